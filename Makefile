@@ -1,0 +1,28 @@
+# Needs Python 3.11 or newer; all else is made in a cache folder (see scripts/environment.py).
+PY ?= python3
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint python comfyui
+
+help:
+	@echo "make demo      run the demo workflow on a ComfyUI server without a screen, print the score table"
+	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server and browser tests"
+	@echo "make lint      style and types only"
+	@echo "make python    path of the environment's Python (use: make -s python)"
+	@echo "make comfyui   path of the ComfyUI folder (use: make -s comfyui)"
+
+demo:
+	@echo "[demo] making sure that the Python environment and ComfyUI are there"
+	@python=$$($(PY) scripts/environment.py python) && COMFYUI_DIR=$$($(PY) scripts/environment.py comfyui) $$python demo/run.py
+
+test:
+	@echo "[test] making sure that the Python environment and ComfyUI are there"
+	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py
+
+lint:
+	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py style types
+
+python:
+	@$(PY) scripts/environment.py python
+
+comfyui:
+	@$(PY) scripts/environment.py comfyui

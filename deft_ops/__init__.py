@@ -1,0 +1,1 @@
+"""Adapter mathematics and adapter files: torch and safetensors only, no ComfyUI."""

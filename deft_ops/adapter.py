@@ -1,0 +1,102 @@
+"""The adapter object: a dict of tensors, which is what ComfyUI's LORA_MODEL socket carries, plus metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from . import methods
+
+# ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
+_COMPANIONS = ("lora_mid.weight", "dora_scale", "reshape_weight")
+
+
+class Adapter(dict[str, Tensor]):
+    """Tensors by key "<layer name>.<suffix>", with `metadata` as in a safetensors header (strings only)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(tensors or {})
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+
+def from_layers(layers: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str] | None = None) -> Adapter:
+    """Build an adapter from tensors by layer name and suffix."""
+    tensors = {f"{name}.{suffix}": tensor for name, group in layers.items() for suffix, tensor in group.items()}
+    return Adapter(tensors, metadata)
+
+
+def _split(key: str) -> tuple[str, str] | None:
+    for suffix in (*methods.SUFFIXES, *_COMPANIONS):
+        if key.endswith("." + suffix):
+            return key.removesuffix("." + suffix), suffix
+    return None
+
+
+def layers(adapter: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by layer name and suffix, for the layers that one of the methods claims, in file order.
+
+    Keys of other formats (any LoRA naming but lora_up / lora_down, LoHa, LoKr, DoRA, ...) are left out: see `foreign`.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in adapter.items():
+        parts = _split(key)
+        if parts:
+            groups.setdefault(parts[0], {})[parts[1]] = tensor
+    return {name: group for name, group in groups.items() if methods.find(group)}
+
+
+def foreign(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that no method claims, keys untouched, for ComfyUI's own loader."""
+    own = {f"{name}.{suffix}" for name, group in layers(adapter).items() for suffix in group}
+    return {key: tensor for key, tensor in adapter.items() if key not in own}
+
+
+def count_parameters(adapter: Mapping[str, Tensor]) -> int:
+    """The number of values in the adapter, alphas left out."""
+    return sum(tensor.numel() for key, tensor in adapter.items() if not key.endswith(".alpha"))
+
+
+def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
+    """method, rank and alpha as the tensors show them: the largest rank, alpha only if all layers agree.
+
+    method is "mixed" where methods or formats are mixed; the result is empty if no method claims a layer.
+    """
+    found = layers(adapter)
+    if not found:
+        return {}
+    names = {methods.method_of(group).NAME for group in found.values()}
+    ranks = [(group["deft_Q"] if "deft_Q" in group else group["lora_up.weight"]).shape[1] for group in found.values()]
+    alphas = {float(group["alpha"]) if "alpha" in group else None for group in found.values()}
+    record = {"method": names.pop() if len(names) == 1 and not foreign(adapter) else "mixed", "rank": str(max(ranks))}
+    alpha = alphas.pop() if len(alphas) == 1 else None
+    return record if alpha is None else {**record, "alpha": f"{alpha:g}"}
+
+
+def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> None:
+    """Raise ValueError, one sentence that starts with `source`, for no tensors or the first with a NaN or infinity."""
+    if not tensors:
+        raise ValueError(f"{source} holds no tensors: save or download it again.")
+    for key, tensor in tensors.items():
+        values = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor  # fp8
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{source} has a NaN or infinity in {key}: it is damaged, use another checkpoint.")
+
+
+def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
+    """Raise ValueError, one sentence that starts with `source`, for the first layer whose tensors do not fit."""
+    for name, group in layers(adapter).items():
+        try:
+            methods.method_of(group).from_tensors(group)
+        except ValueError as error:
+            raise ValueError(f"{source} does not fit together at layer {name}: {error}.") from error
+    for key in foreign(adapter):
+        if key.endswith((".deft_Q", ".deft_right", ".deft_R")):
+            raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
+
+
+def validate(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
+    """`check_values` and `check_shapes`."""
+    check_values(adapter, source)
+    check_shapes(adapter, source)

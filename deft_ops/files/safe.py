@@ -1,0 +1,86 @@
+"""Safe reading and writing: whole files or a clear sentence; temporary file in the same folder, then a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+# safetensors' own words, which were once camel case.
+_REASONS = {
+    "headertoosmall": "it is shorter than a header",
+    "headertoolarge": "its header is larger than any real one, so it is a file of another kind",
+    "invalidheaderlength": "its header reaches beyond its end, so it is cut off or of another kind",
+    "incompletemetadata": "its tensors do not fill it exactly, so it is cut off",
+    "metadataincompletebuffer": "its tensors do not fill it exactly, so it is cut off",
+}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header metadata of a safetensors file, on the CPU.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off or not a safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: download or save it again.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        said = str(error).replace(" ", "").lower()
+        reason = next((text for word, text in _REASONS.items() if word in said), str(error))
+        raise ValueError(f"{path} is not a readable safetensors file ({reason}): download or save it again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
+    return parse_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+def parse_json(text: str, source: str) -> dict[str, Any]:
+    """The object in a JSON text. Raises ValueError naming the source."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not valid JSON ({error}): download or save it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{source} must hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file."""
+    # One copy each: the format refuses tensors that share memory.
+    owned = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    return save(owned, dict(metadata))
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a folder (made if missing): all of them complete in temporary files before any is renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pending = {folder / name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
+    try:
+        for target, temporary in pending.items():
+            temporary.write_bytes(contents[target.name])
+        for target, temporary in pending.items():
+            os.replace(temporary, target)
+    finally:
+        for temporary in pending.values():
+            temporary.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file at once; on failure an older file of that name stays as it was."""
+    write_files(path.parent, {path.name: to_bytes(tensors, metadata)})

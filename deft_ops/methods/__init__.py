@@ -1,0 +1,35 @@
+"""The methods. Each is one module of pure functions of the same shape; a new one is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import ModuleType
+
+from . import deft, lora, para
+from .common import move
+
+__all__ = ["METHODS", "SUFFIXES", "get", "find", "method_of", "move"]
+
+METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora)}
+
+SUFFIXES: tuple[str, ...] = tuple(dict.fromkeys(suffix for module in METHODS.values() for suffix in module.SUFFIXES))
+
+
+def get(name: str) -> ModuleType:
+    """The method of this name. Raises ValueError that lists the known ones."""
+    if name not in METHODS:
+        raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def find(suffixes: Collection[str]) -> ModuleType | None:
+    """The method that claims a layer with these file suffixes, or None."""
+    return next((module for module in METHODS.values() if module.claims(suffixes)), None)
+
+
+def method_of(suffixes: Collection[str]) -> ModuleType:
+    """The method that claims a layer with these file suffixes. Raises ValueError if none does."""
+    module = find(suffixes)
+    if module is None:
+        raise ValueError(f"No method owns a layer with {', '.join(sorted(suffixes))}.")
+    return module

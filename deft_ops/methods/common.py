@@ -1,0 +1,65 @@
+"""What the methods share: capped ranks, scales, private random numbers, moving factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+INIT_STD = 0.02  # of P, R and B in the DEFT repository and in PEFT
+
+FactorsT = TypeVar("FactorsT")
+
+
+def flat(weight: Tensor) -> Tensor:
+    """A weight [out, in, ...] as a float32 matrix [out, in*]."""
+    return weight.flatten(1).float()
+
+
+def capped(rank: int, limit: int) -> int:
+    """The rank, at most `limit`. Raises ValueError below 1."""
+    if rank < 1:
+        raise ValueError(f"The rank must be at least 1, not {rank}.")
+    return min(rank, limit)
+
+
+def scale_of(alpha: float | None, rank: int) -> float:
+    """alpha / rank, or 1 without an alpha. Raises ValueError unless alpha is positive."""
+    if alpha is None:
+        return 1.0
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, not {alpha}: leave it out for a scale of 1.")
+    return float(alpha) / rank
+
+
+def normal(shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """float32 numbers from N(0, 0.02^2), drawn on the generator's device and moved to `device`."""
+    return torch.randn(shape, generator=generator, device=generator.device).mul_(INIT_STD).to(device)
+
+
+def trainable(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as leaves that take a gradient."""
+    return {name: tensor.detach().requires_grad_(True) for name, tensor in params.items()}
+
+
+def alpha_tensor(scale: float, rank: int) -> Tensor:
+    """The alpha that files hold for a scale: scale * rank, 0-d float32."""
+    return torch.tensor(scale * rank, dtype=torch.float32)
+
+
+def file_scale(tensors: Mapping[str, Tensor], rank: int) -> float:
+    """The scale that a layer's tensors name: alpha / rank, or 1 without an alpha."""
+    return float(tensors["alpha"]) / rank if "alpha" in tensors else 1.0
+
+
+def move(factors: FactorsT, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FactorsT:
+    """The same factors on a device and in a dtype (either may be None: unchanged)."""
+    tensors: dict[str, Any] = {}
+    for field in fields(factors):  # type: ignore[arg-type]
+        value = getattr(factors, field.name)
+        if isinstance(value, Tensor):
+            tensors[field.name] = value.to(device=device, dtype=dtype)
+    return replace(factors, **tensors)  # type: ignore[type-var]

@@ -1,0 +1,123 @@
+"""DEFT (arXiv 2509.22793): delta(W) = Q (s R - right^T W), with (Q, right) = project(P) and s = alpha / rank.
+
+Formula and initialisation as in the paper, its repository and PEFT 0.21's `DeftLayer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..layer_ops import LayerOp
+from ..projectors import project
+from .common import alpha_tensor, capped, file_scale, flat, normal, scale_of, trainable
+
+NAME = "deft"
+SUFFIXES = ("deft_Q", "deft_right", "deft_R", "alpha")
+OPTIONS = ("projector", "identity")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One layer's adapter: Q [out, r]; right [out, r] or None (the same as Q); R [r, in*] or None (PaRa); s."""
+
+    Q: Tensor
+    right: Tensor | None = None
+    R: Tensor | None = None
+    scale: float = 1.0
+
+
+def claims(suffixes: Collection[str]) -> bool:
+    """Whether a layer with these suffixes is a DEFT layer."""
+    return {"deft_Q", "deft_R"} <= set(suffixes) <= set(SUFFIXES)
+
+
+def init(
+    weight: Tensor,
+    rank: int,
+    *,
+    generator: torch.Generator,
+    alpha: float | None = None,
+    projector: str = "qr",
+    identity: bool = True,
+) -> dict[str, Tensor]:
+    """Trainable float32 P [out, r] and R [r, in*] for a weight [out, in, ...]; r = min(rank, out).
+
+    P ~ N(0, 0.02^2). identity (PEFT): R = right^T W / s, so the change is zero. Otherwise (paper) R ~ N(0, 0.02^2).
+    """
+    with torch.no_grad():
+        matrix = flat(weight)
+        rank = capped(rank, matrix.shape[0])
+        P = normal((matrix.shape[0], rank), generator, weight.device)
+        _, right = project(P, projector)
+        scale = scale_of(alpha, rank)
+        R = right.T @ matrix / scale if identity else normal((rank, matrix.shape[1]), generator, weight.device)
+    return trainable({"P": P, "R": R})
+
+
+def factors(
+    params: Mapping[str, Tensor], *, alpha: float | None = None, projector: str = "qr", identity: bool = True
+) -> Factors:
+    """What is applied and saved, differentiable in P and R. `identity` matters to `init` only."""
+    Q, right = project(params["P"], projector)
+    return Factors(Q, None if right is Q else right, params["R"], scale_of(alpha, Q.shape[1]))
+
+
+def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The exact LoRA form for this weight [out, in, ...]: up = Q [out, r], down = s R - right^T W [r, in*], float32.
+
+    `removal` and `injection` weigh the two terms.
+    """
+    Q = factors.Q.to(weight.device, torch.float32)
+    right = Q if factors.right is None else factors.right.to(weight.device, torch.float32)
+    down = -removal * (right.T @ flat(weight))
+    if factors.R is not None:
+        down = down + injection * (factors.scale * factors.R.to(weight.device, torch.float32))
+    return Q, down
+
+
+def delta(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> Tensor:
+    """The change of a weight [out, in, ...], of the same shape, float32."""
+    up, down = to_lora(factors, weight, removal=removal, injection=injection)
+    return (up @ down).reshape(weight.shape)
+
+
+def forward(
+    factors: Factors, op: LayerOp, x: Tensor, y: Tensor, *, removal: float = 1.0, injection: float = 1.0
+) -> Tensor:
+    """What to add to the layer's output, in the dtype of x.
+
+    x is the layer's input and y its output without bias, y = W x, so that the weight itself is not needed.
+    """
+    Q = factors.Q.to(x)
+    right = Q if factors.right is None else factors.right.to(x)
+    hidden = -removal * op.up(y.to(x.dtype), right.T)
+    if factors.R is not None:
+        hidden = hidden + (injection * factors.scale) * op.down(x, factors.R.to(x))
+    return op.up(hidden, Q)
+
+
+def to_tensors(factors: Factors) -> dict[str, Tensor]:
+    """The layer's file entries, by suffix; contiguous, as safetensors wants them."""
+    tensors = {"deft_Q": factors.Q.detach().contiguous()}
+    if factors.right is not None:
+        tensors["deft_right"] = factors.right.detach().contiguous()
+    if factors.R is not None:
+        tensors["deft_R"] = factors.R.detach().contiguous()
+        tensors["alpha"] = alpha_tensor(factors.scale, factors.Q.shape[1])
+    return tensors
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
+    """The factors of a layer's file entries. Raises ValueError where the shapes do not fit each other."""
+    Q, right, R = tensors["deft_Q"], tensors.get("deft_right"), tensors.get("deft_R")
+    if Q.ndim != 2:
+        raise ValueError(f"deft_Q has shape {list(Q.shape)}, but a matrix [out, rank] is needed")
+    if right is not None and right.shape != Q.shape:
+        raise ValueError(f"deft_right has shape {list(right.shape)}, but deft_Q has {list(Q.shape)}")
+    if R is not None and (R.ndim < 2 or R.shape[0] != Q.shape[1]):
+        raise ValueError(f"deft_R has shape {list(R.shape)}, but deft_Q has rank {Q.shape[1]}")
+    return Factors(Q, right, None if R is None else R.flatten(1), file_scale(tensors, Q.shape[1]))

@@ -1,0 +1,39 @@
+"""PaRa (arXiv 2406.05641): delta(W) = -Q Q^T W with Q = qr(B). DEFT without an injection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from ..projectors import project
+from .common import capped, normal, trainable
+from .deft import Factors, delta, forward, from_tensors, to_lora, to_tensors
+
+__all__ = ["NAME", "SUFFIXES", "OPTIONS", "Factors", "claims", "init", "factors", "to_lora", "delta", "forward",
+           "to_tensors", "from_tensors"]  # fmt: skip
+
+NAME = "para"
+SUFFIXES = ("deft_Q", "deft_right")
+OPTIONS: tuple[str, ...] = ()
+
+
+def claims(suffixes: Collection[str]) -> bool:
+    """Whether a layer with these suffixes is a PaRa layer; an alpha may be there and means nothing."""
+    return {"deft_Q"} <= set(suffixes) <= {*SUFFIXES, "alpha"}
+
+
+def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:
+    """Trainable float32 B [out, r] ~ N(0, 0.02^2) for a weight [out, in, ...]; r = min(rank, out). alpha is not used.
+
+    The change is not zero at the start: PaRa removes a random subspace from the first step on.
+    """
+    rank = capped(rank, weight.shape[0])
+    return trainable({"B": normal((weight.shape[0], rank), generator, weight.device)})
+
+
+def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Factors:
+    """What is applied and saved, differentiable in B. alpha is not used."""
+    Q, _ = project(params["B"], "qr")
+    return Factors(Q)

@@ -1,0 +1,46 @@
+"""Projectors: how DEFT's trainable matrix P becomes the pair (Q, right) of the update Q (s R - right^T W)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PROJECTORS = ("qr", "relu", "ppt", "svd")
+
+
+def raw_qr(P: Tensor) -> tuple[Tensor, Tensor]:
+    """Reduced QR of P [out, r] in float32: Q [out, k] as torch returns it and the signs [k] of the diagonal.
+
+    k = min(out, r). `Q * signs` is the factor whose triangular partner has a positive diagonal. PEFT uses Q as
+    returned, so its files need the signs.
+    """
+    Q, triangular = torch.linalg.qr(P.float())
+    diagonal = triangular.diagonal()
+    return Q, torch.where(diagonal < 0, -1.0, 1.0).to(Q)
+
+
+def project(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
+    """Turn P [out, r] into (Q, right), each [out, k] float32 and differentiable.
+
+    qr    Q = right = qr(P), positive diagonal of the triangular factor, so qr(Q) = Q; k = min(out, r)
+    relu  (P, relu(P)), the projector of PEFT's default
+    ppt   (P, P)
+    svd   Q = right = left singular vectors of P, signs as torch returns them; k = min(out, r)
+
+    Raises ValueError for an unknown projector or a P that is not a matrix.
+    """
+    if P.ndim != 2:
+        raise ValueError(f"P must be a matrix [out, rank], not of shape {list(P.shape)}.")
+    P = P.float()
+    if projector == "qr":
+        Q, signs = raw_qr(P)
+        Q = Q * signs
+        return Q, Q
+    if projector == "relu":
+        return P, torch.relu(P)
+    if projector == "ppt":
+        return P, P
+    if projector == "svd":
+        U = torch.linalg.svd(P, full_matrices=False).U
+        return U, U
+    raise ValueError(f"Unknown projector {projector!r}: choose one of {', '.join(PROJECTORS)}.")

@@ -1,0 +1,94 @@
+"""The demo's own loaders: what ComfyUI's loading nodes cannot read because of its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+DEMO = Path(__file__).parent.parent / "demo"
+CATEGORY = "DEFT/demo"
+
+
+def register_models() -> None:
+    """Let ComfyUI's Load Diffusion Model and Load VAE offer the demo's files."""
+    for kind in ("diffusion_models", "vae"):
+        folder_paths.add_model_folder_path(kind, str(DEMO / "models" / kind))
+
+
+def subjects() -> list[str]:
+    """Names of the demo's subjects, objects that its model has never seen."""
+    return sorted(folder.name for folder in (DEMO / "subjects").iterdir() if folder.is_dir())
+
+
+class DEFTDemoTextEncoder(io.ComfyNode):
+    """The demo's CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTDemoTextEncoder",
+            display_name="Load Demo Text Encoder",
+            category=CATEGORY,
+            description="The text encoder of the small demo model. Other models use ComfyUI's Load CLIP or Load "
+                        "Checkpoint.",
+            search_aliases=["demo", "clip"],
+            inputs=[],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="The CLIP of the demo model.")],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Load the file that ships with the pack."""
+        from ..demo.text_encoder import load
+
+        return io.NodeOutput(load(str(DEMO / "models" / "deft_demo_text_encoder.safetensors"),
+                                  folder_paths.get_folder_paths("embeddings")))
+
+
+class DEFTDemoSubject(io.ComfyNode):
+    """Five pictures of one object with captions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTDemoSubject",
+            display_name="Demo Subject",
+            category=CATEGORY,
+            description="Five pictures of an object that the demo model has never seen, with captions. For your own "
+                        "pictures use Load Image or ComfyUI's data set nodes.",
+            search_aliases=["demo", "dataset", "training images"],
+            inputs=[
+                io.Combo.Input("subject", options=subjects(), default="teddy_bear", tooltip="The object."),
+                io.String.Input("token", default="sks", tooltip="A rare word put before the object's name in the "
+                                                                "captions, so that the model can tell it from others."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The five pictures, 64 x 64."),
+                io.String.Output(display_name="captions", is_output_list=True, tooltip="One caption for each picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, subject, token) -> io.NodeOutput:
+        """Read the pictures and captions."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        if subject not in subjects():
+            raise ValueError(f"There is no demo subject {subject!r}: choose one of {', '.join(subjects())}.")
+        files = sorted((DEMO / "subjects" / subject).glob("*.png"))
+        pictures = [torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 255)
+                    for file in files]
+        captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]
+        name = subject.replace("_", " ")
+        if token:
+            captions = [caption.replace(name, f"{token} {name}", 1).replace("an sks", "a sks") for caption in captions]
+        return io.NodeOutput(torch.stack(pictures), captions)
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTDemoTextEncoder, DEFTDemoSubject]

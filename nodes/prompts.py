@@ -1,0 +1,58 @@
+"""Prompts."""
+
+from __future__ import annotations
+
+import re
+
+from comfy_api.v0_0_2 import io
+
+
+def lines(text: str) -> list[str]:
+    """The non-empty lines of a text."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def without_token(text: str, token: str) -> str:
+    """The text without the rare word, as CLIP-T is usually scored."""
+    if not token.strip():
+        return text
+    return re.sub(rf"\b{re.escape(token.strip())}\s+", "", text)
+
+
+class DEFTPrompts(io.ComfyNode):
+    """Text lines to a list."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTPrompts",
+            display_name="Prompts",
+            category="DEFT",
+            description="One prompt a line. What is connected behind it runs once for each prompt, so one CLIP Text "
+                        "Encode and one KSampler make a picture of every prompt.",
+            search_aliases=["prompt list", "string list", "multiple prompts"],
+            inputs=[
+                io.String.Input("prompts", multiline=True, default="a sks teddy bear on a red background\n"
+                                                                   "a sks teddy bear on a blue background",
+                                tooltip="One prompt a line; empty lines are skipped."),
+                io.String.Input("token", default="sks", tooltip="The rare word of the training captions. It is left out "
+                                                                "of the scoring text. Empty: nothing is left out."),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompts", is_output_list=True, tooltip="The prompts, as a list."),
+                io.String.Output(display_name="scoring_text", tooltip="The prompts without the rare word, one a line, "
+                                                                      "for Score Images and as labels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, prompts, token) -> io.NodeOutput:
+        """Split."""
+        found = lines(prompts)
+        if not found:
+            raise ValueError("There are no prompts: write at least one line.")
+        return io.NodeOutput(found, "\n".join(without_token(line, token) for line in found))
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTPrompts]

@@ -1,0 +1,142 @@
+"""Save adapters and export them as LoRA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ..deft_ops.adapter import Adapter, describe, validate
+from ..deft_ops.files import native, peft
+from ..deft_ops.version import VERSION
+from ..patches.export import to_lora
+from ..patches.names import module_names
+from .adapters import CATEGORY
+from .sockets import LoraModel
+
+FORMATS = ["native (.safetensors)", "PEFT folder"]
+PLACES = ["models/loras", "output"]
+
+
+def next_path(prefix: str, place: str) -> Path:
+    """Where the next file of this prefix goes, without suffix: folder/name_00001_.
+
+    Raises:
+        ValueError: an unknown place.
+    """
+    if place not in PLACES:
+        raise ValueError(f"Unknown place {place!r}: choose one of {', '.join(PLACES)}.")
+    root = folder_paths.get_folder_paths("loras")[0] if place == PLACES[0] else folder_paths.get_output_directory()
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
+    while (path := Path(folder) / f"{name}_{counter:05}_").exists() or path.with_name(
+            path.name + ".safetensors").exists():
+        counter += 1
+    return path
+
+
+def as_adapter(tensors: dict) -> Adapter:
+    """A LORA_MODEL from anywhere as an Adapter: ComfyUI's own nodes pass plain dicts."""
+    return tensors if isinstance(tensors, Adapter) else Adapter(tensors)
+
+
+def write_native(adapter: Adapter, path: Path) -> Path:
+    """Write a native file with its header; returns the file."""
+    import json
+
+    training = json.loads(adapter.metadata.get("training", "{}"))
+    header = native.native_metadata(
+        adapter, name=path.name.rstrip("_"), version=VERSION, base_name=adapter.metadata.get("base_model", ""),
+        base_hash=adapter.metadata.get("base_hash", ""), training=training)
+    return native.write(adapter, path.with_name(path.name + ".safetensors"), header)
+
+
+class DEFTSaveAdapter(io.ComfyNode):
+    """Native or PEFT files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTSaveAdapter",
+            display_name="Save Adapter",
+            category=CATEGORY,
+            description="Saves an adapter with its settings in the header. Native files are read by this pack and, "
+                        "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers.",
+            search_aliases=["save lora", "save deft", "peft"],
+            is_output_node=True,
+            inputs=[
+                LoraModel.Input("adapter", tooltip="The adapter to save."),
+                io.String.Input("filename_prefix", default="adapters/deft",
+                                tooltip="Folder and name; a counter is added, nothing is overwritten."),
+                io.Combo.Input("format", options=FORMATS, default=FORMATS[0],
+                               tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
+                                       "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
+                                       "needs the model, and holds no convolutions and no fused layers."),
+                io.Combo.Input("place", options=PLACES, default=PLACES[0],
+                               tooltip="models/loras, where loaders find it, or the output folder."),
+                io.Model.Input("model", optional=True, tooltip="For a PEFT folder: the model whose layer names are "
+                                                               "translated."),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="What was written.")],
+        )
+
+    @classmethod
+    def execute(cls, adapter, filename_prefix, format, place, model=None) -> io.NodeOutput:
+        """Write the file or folder."""
+        adapter = as_adapter(adapter)
+        validate(adapter)
+        path = next_path(filename_prefix, place)
+        if format == FORMATS[0]:
+            path = write_native(adapter, path)
+        elif format != FORMATS[1]:
+            raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(FORMATS)}.")
+        elif model is None:
+            raise ValueError("A PEFT folder needs the model that the adapter was trained on: connect it.")
+        else:
+            peft.write(adapter, path, module_names(model))
+        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+
+
+class DEFTExportLoRA(io.ComfyNode):
+    """Adapter and its base to a plain LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTExportLoRA",
+            display_name="Export as LoRA (exact)",
+            category=CATEGORY,
+            description="Turns a DEFT or PaRa adapter into an ordinary LoRA that does exactly the same on this base "
+                        "model, for programs that know LoRA only. On another base it does something else.",
+            search_aliases=["convert", "lora", "extract lora", "deft to lora"],
+            is_output_node=True,
+            inputs=[
+                LoraModel.Input("adapter", tooltip="The adapter to convert."),
+                io.Model.Input("model", tooltip="The base that it was trained on, without other adapters on it."),
+                io.Clip.Input("clip", optional=True, tooltip="The base's CLIP, for adapters of text encoders."),
+                io.String.Input("filename_prefix", default="adapters/exported_lora",
+                                tooltip="Folder and name; a counter is added, nothing is overwritten."),
+                io.Combo.Input("place", options=PLACES, default=PLACES[0],
+                               tooltip="models/loras, where loaders find it, or the output folder."),
+            ],
+            outputs=[
+                LoraModel.Output(display_name="lora", tooltip="The LoRA, for ComfyUI's Load LoRA Model or Apply Adapter."),
+                io.String.Output(display_name="path", tooltip="The file that was written."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, adapter, model, filename_prefix, place, clip=None) -> io.NodeOutput:
+        """Convert and write."""
+        adapter = as_adapter(adapter)
+        validate(adapter)
+        lora = to_lora(adapter, model, clip)
+        lora.metadata |= {name: adapter.metadata[name] for name in ("base_hash", "training") if name in adapter.metadata}
+        lora.metadata |= describe(lora)
+        path = write_native(lora, next_path(filename_prefix, place))
+        return io.NodeOutput(lora, str(path), ui={"text": [str(path)]})
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTSaveAdapter, DEFTExportLoRA]

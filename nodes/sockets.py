@@ -1,0 +1,39 @@
+"""What several node files share: sockets, categories, files of models/loras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+LoraModel = io.Custom("LORA_MODEL")
+LossMap = io.Custom("LOSS_MAP")
+FOLDER = "loras"
+
+
+def adapter_files() -> list[str]:
+    """What the file widgets offer: ComfyUI's LoRA files, PEFT folders by their weights file among them."""
+    return folder_paths.get_filename_list(FOLDER)
+
+
+def adapter_path(name: str) -> Path:
+    """The file of a widget's value, which may come from an API call and be anything.
+
+    Raises:
+        FileNotFoundError: no such file in models/loras.
+    """
+    found = folder_paths.get_full_path(FOLDER, name)
+    if found is None:
+        raise FileNotFoundError(f"There is no adapter file {name!r} in models/loras: put it there and press R to "
+                                "refresh the list.")
+    return Path(found)
+
+
+def file_state(name: str) -> str:
+    """Name, time and size of a file: a node that reads it runs again when one of them changes."""
+    found = folder_paths.get_full_path(FOLDER, name)
+    if found is None:
+        return name
+    stat = Path(found).stat()
+    return f"{name} {stat.st_mtime_ns} {stat.st_size}"

@@ -1,0 +1,141 @@
+"""Train Adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+from comfy_api.v0_0_2 import io
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..deft_ops.projectors import PROJECTORS
+from ..trainers.loop import PRECISIONS, Progress, Settings, train
+from ..trainers.targets import PRESETS
+from .sockets import LoraModel, LossMap
+
+RANK = io.Int.Input("rank", default=4, min=1, max=1024,
+                    tooltip="Rank of the change of each layer: more can learn more and follows prompts less. The papers "
+                            "use 4 and 8.")
+ALPHA = io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=0.5, advanced=True,
+                       tooltip="Scale of the injected part: alpha / rank. 0 means a scale of 1.")
+
+# Each method's own widgets. A new method of deft_ops.methods is one more option here.
+METHODS = [
+    io.DynamicCombo.Option("deft", [
+        RANK, ALPHA,
+        io.Combo.Input("projector", options=list(PROJECTORS), default="qr", advanced=True,
+                       tooltip="How P becomes the projector: qr (orthonormal; best for pictures), relu (PEFT's "
+                               "default), ppt (P P^T), svd."),
+        io.Combo.Input("start", options=["identity", "paper"], default="identity", advanced=True,
+                       tooltip="identity: training starts exactly at the base (PEFT). paper: from small random "
+                               "matrices, so the base is already changed a little."),
+    ]),
+    io.DynamicCombo.Option("para", [RANK]),
+    io.DynamicCombo.Option("lora", [RANK, ALPHA]),
+]
+
+
+def first(value: Any) -> Any:
+    """The value of a widget: this node takes lists, so that data set nodes can feed it, and widgets come as lists too."""
+    if isinstance(value, dict):
+        return {name: first(item) for name, item in value.items()}
+    return value[0] if isinstance(value, list) else value
+
+
+def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the dynamic choice: method, rank, alpha and the method's options."""
+    options: dict[str, Any] = {}
+    if choice["method"] == "deft":
+        options = {"projector": choice["projector"], "identity": choice["start"] == "identity"}
+    return {"method": choice["method"], "rank": choice["rank"], "alpha": choice.get("alpha") or None,
+            "options": options}
+
+
+class StepReporter:
+    """ComfyUI's progress bar, and the loss as text at the node."""
+
+    def __init__(self, steps: int) -> None:
+        self.bar = comfy.utils.ProgressBar(steps)
+        self.smooth: float | None = None
+        context = get_executing_context()
+        self.node_id = context.node_id if context else None
+
+    def __call__(self, progress: Progress) -> None:
+        """Report one step."""
+        self.smooth = progress.loss if self.smooth is None else 0.95 * self.smooth + 0.05 * progress.loss
+        self.bar.update(1)
+        server = getattr(PromptServer, "instance", None)
+        if self.node_id and server and (progress.step % 10 == 0 or progress.step in (1, progress.steps)):
+            server.send_progress_text(
+                f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
+                f"gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step", self.node_id)
+
+
+class DEFTTrainAdapter(io.ComfyNode):
+    """MODEL, latents and captions to an adapter."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTTrainAdapter",
+            display_name="Train Adapter",
+            category="DEFT/training",
+            description="Trains a DEFT, PaRa or LoRA adapter on a few pictures, on the model as ComfyUI loaded it: any "
+                        "architecture, no second copy, the model's own objective. The same seed gives the same adapter.",
+            search_aliases=["train lora", "train deft", "train para", "dreambooth", "fine-tune", "personalise"],
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to train on. It is not changed."),
+                io.Latent.Input("latents", tooltip="The training pictures, encoded: one batch, or a list from ComfyUI's "
+                                                   "data set nodes. All of one size."),
+                io.Conditioning.Input("positive", tooltip="The captions, encoded: one for all pictures, or a list with "
+                                                          "one for each."),
+                io.DynamicCombo.Input("method", options=METHODS,
+                                      tooltip="deft: removes a subspace and injects an update into it. para: only "
+                                              "removes. lora: only adds."),
+                io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="Number of training steps."),
+                io.Float.Input("learning_rate", default=1e-4, min=1e-8, max=1.0, step=1e-6, round=False,
+                               tooltip="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use "
+                                       "5e-5."),
+                io.Int.Input("batch_size", default=1, min=1, max=1024,
+                             tooltip="Pictures a step, at most as many as there are."),
+                io.Combo.Input("layers", options=list(PRESETS), default="attention",
+                               tooltip="Which layers get an adapter. " + "; ".join(
+                                   f"{name}: {text}" for name, text in PRESETS.items()) + "."),
+                io.String.Input("pattern", default="", advanced=True,
+                                tooltip="A regular expression: only layers whose path it finds are kept. Empty keeps "
+                                        "all."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                             tooltip="Seed of the start, the noise, the noise levels and the order of the pictures."),
+                io.Combo.Input("precision", options=list(PRECISIONS), default="auto", advanced=True,
+                               tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32. The adapter "
+                                       "itself is always fp32."),
+                io.Boolean.Input("gradient_checkpointing", default=False, advanced=True,
+                                 tooltip="Recompute each block in the backward pass: less memory for activations, about "
+                                         "a third more time."),
+            ],
+            outputs=[
+                LoraModel.Output(display_name="adapter", tooltip="The trained adapter, for Apply Adapter, Save Adapter, "
+                                                                 "or ComfyUI's own LoRA nodes."),
+                LossMap.Output(display_name="loss_map", tooltip="The losses, for ComfyUI's Plot Loss Graph."),
+                io.String.Output(display_name="report", tooltip="Layers, trained values, time, loss, gradient norms and "
+                                                                "how far the weights moved."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, latents, positive, method, steps, learning_rate, batch_size, layers, pattern, seed,
+                precision, gradient_checkpointing) -> io.NodeOutput:
+        """Train."""
+        settings = Settings(**method_settings(first(method)), steps=first(steps), learning_rate=first(learning_rate),
+                            batch_size=first(batch_size), layers=first(layers), pattern=first(pattern),
+                            seed=first(seed), precision=first(precision),
+                            gradient_checkpointing=first(gradient_checkpointing))
+        result = train(first(model), latents, positive, settings, StepReporter(settings.steps))
+        return io.NodeOutput(result.adapter, {"loss": result.losses}, result.report,
+                             ui={"text": [result.report]})
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTTrainAdapter]

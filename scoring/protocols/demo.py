@@ -1,0 +1,13 @@
+"""The two small scorers that ship with the pack, for its demo. Their numbers compare with no paper's."""
+
+from __future__ import annotations
+
+from ..backbones import BackboneSpec
+from .base import Protocol
+
+SOURCE = "the file from the pack's own demo/models folder, or make it by demo/recipe/train_scorers.py"
+
+DEMO = Protocol(
+    "demo", pairing="all", scale=1.0, truncate=True,
+    clip=BackboneSpec("demo CLIP (64 px)", "clip", ("deft_demo_clip.safetensors",), "4 MB", SOURCE),
+    dino=BackboneSpec("demo DINO (64 px)", "dino", ("deft_demo_dino.safetensors",), "4 MB", SOURCE))

@@ -1,0 +1,12 @@
+"""DreamBooth (arXiv 2208.12242, section 4.1): all pairs, 0..1, DINO ViT-S/16; DINOv2 is an addition.
+
+The paper does not name its CLIP; ViT-B/32 is what later code uses.
+"""
+
+from __future__ import annotations
+
+from .base import Protocol
+from .specs import CLIP_B32, DINO_S16, DINOV2_S14
+
+DREAMBOOTH = Protocol("dreambooth", pairing="all", scale=1.0, truncate=True,
+                      clip=CLIP_B32, dino=DINO_S16, dinov2=DINOV2_S14)

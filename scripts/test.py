@@ -1,0 +1,148 @@
+"""Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server.
+
+Two parts run at a time, each in processes of its own. Every part's whole output goes to a log file; what is printed is
+a line a part, the end of the log of a part that failed, and the totals.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = Path(os.environ.get("DEFT_TEST_LOGS") or tempfile.mkdtemp(prefix="deft-test-logs-"))
+TYPED = ("deft_ops", "patches", "trainers", "nodes", "scoring", "sweeps", "benchmarks")
+THREADS = str(max(1, (os.cpu_count() or 2) // 2))
+
+
+@dataclass
+class Result:
+    """Counts of one part, and its log."""
+
+    part: str
+    passed: int
+    failed: int
+    skipped: list[str]
+    seconds: float
+    log: Path
+
+
+def environment(*what: str) -> str:
+    """What scripts/environment.py prints."""
+    command = [sys.executable, str(ROOT / "scripts" / "environment.py"), *what]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def call(part: str, command: list[str], folder: Path, variables: dict[str, str]) -> tuple[int, Path]:
+    """Run a command with its output in the part's log; its exit status and the log."""
+    log = LOGS / f"{part}.log"
+    with open(log, "w") as out:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": THREADS, "DEFT_TEST_LOGS": str(LOGS)} | variables,
+        )
+    return done.returncode, log
+
+
+def check(part: str, command: list[str], folder: Path = ROOT) -> Result:
+    """A command that passes or fails as a whole."""
+    started = time.monotonic()
+    status, log = call(part, command, folder, {})
+    return Result(part, int(status == 0), int(status != 0), [], time.monotonic() - started, log)
+
+
+def pytest(part: str, folder: str, variables: dict[str, str] | None = None) -> Result:
+    """Run the tests of a folder in a process of their own and count them by pytest's own report."""
+    started = time.monotonic()
+    report = LOGS / f"{part}.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=10", f"--junitxml={report}", folder]
+    status, log = call(part, command, ROOT, variables or {})
+    passed = failed = 0
+    skipped = []
+    if report.is_file():
+        for case in ElementTree.parse(report).iter("testcase"):
+            outcome = {child.tag for child in case}
+            if outcome & {"failure", "error"}:
+                failed += 1
+            elif "skipped" in outcome:
+                skipped.append(next(child.get("message", "") for child in case if child.tag == "skipped"))
+            else:
+                passed += 1
+    if status and not failed:  # pytest itself did not get through, or found no test
+        failed = 1
+    return Result(part, passed, failed, skipped, time.monotonic() - started, log)
+
+
+def style(part: str) -> Result:
+    """Ruff over everything."""
+    return check(part, [sys.executable, "-m", "ruff", "check", "--no-cache", "."])
+
+
+def types(part: str) -> Result:
+    """Mypy over the pack, under a name that Python takes, whatever the checkout's folder is called."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "deft_pack").symlink_to(ROOT, target_is_directory=True)
+        packages = [f"-pdeft_pack.{name}" for name in TYPED if (ROOT / name).is_dir()]
+        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"),
+                   "--cache-dir", os.devnull, *packages]
+        return check(part, command, Path(folder))
+
+
+def unit(part: str) -> Result:
+    """Tests without ComfyUI."""
+    return pytest(part, "tests/unit")
+
+
+def comfy(part: str) -> Result:
+    """Tests inside ComfyUI, of the version in the part's name."""
+    version = part.removeprefix("comfy-")
+    variables = {"DEFT_TEST_COMFYUI": environment("comfyui", version)}
+    if version != "0.30.0":
+        variables["PYTHONPATH"] = environment("pins", version)
+    return pytest(part, "tests/comfy", variables)
+
+
+def server(part: str) -> Result:
+    """Tests over a real server, with comfy-cli and with a browser."""
+    return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui")})
+
+
+PARTS = {"comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "server": server, "unit": unit, "types": types, "style": style}
+
+
+def main() -> None:
+    """Run the parts and print the totals; exit status 1 when anything failed."""
+    names = sys.argv[1:] or list(PARTS)
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        sys.exit(f"unknown part {', '.join(unknown)}; there are: {' '.join(PARTS)}")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    print(f"[test] running {' '.join(names)}, two at a time; logs in {LOGS}", flush=True)
+    results = []
+    with ThreadPoolExecutor(2) as pool:
+        for done in as_completed([pool.submit(PARTS[name], name) for name in names]):
+            result = done.result()
+            results.append(result)
+            counts = f"{result.passed} passed, {result.failed} failed, {len(result.skipped)} skipped"
+            print(f"[test] {result.part}: {counts} in {result.seconds:.0f} s", flush=True)
+            for reason in sorted(set(result.skipped)):
+                print(f"[test] {result.part}: left out: {reason}", flush=True)
+            if result.failed:
+                print("\n".join(result.log.read_text(errors="replace").splitlines()[-60:]), flush=True)
+    passed, failed = sum(r.passed for r in results), sum(r.failed for r in results)
+    skipped = sum(len(r.skipped) for r in results)
+    print(f"[test] {skipped} skipped; {time.monotonic() - started:.0f} s; logs in {LOGS}")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""One real ComfyUI server for all tests of this folder, in a base folder of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def load_script(name: str) -> Any:
+    """A module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running ComfyServer (scripts/comfy_server.py) with the pack."""
+    comfy_server = load_script("comfy_server")
+    base = tmp_path_factory.mktemp("server base")
+    with comfy_server.ComfyServer(comfy_server.find_comfyui(), base) as running:
+        yield running
+    assert running.process.poll() is not None
+    shutil.rmtree(base, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""The pack on a real server: nodes listed, example workflows run by comfy-cli in both formats, opened by a browser."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORKFLOWS = ROOT / "example_workflows"
+UI_FILES = sorted(WORKFLOWS.glob("*.json"))
+API_FILES = sorted((WORKFLOWS / "api").glob("*.json"))
+SHORT_STEPS = 2  # training steps; a test looks at whether a workflow runs, not at what it learns
+
+
+def literal_node_ids() -> set[str]:
+    """The node ids written in the source, as ComfyUI Manager's scanner finds them."""
+    found = set()
+    for path in (ROOT / "nodes").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
+                found |= {ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "node_id"}
+    return found
+
+
+def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Either format of a workflow with short trainings."""
+    if "nodes" in workflow:
+        for node in workflow["nodes"]:
+            if node["type"].startswith("DEFTTrain"):
+                names = []
+                for socket in node["inputs"]:
+                    if "widget" in socket:
+                        names.append(socket["widget"]["name"])
+                        if socket["name"].endswith("seed"):
+                            names.append("control_after_generate")
+                assert len(names) == len(node["widgets_values"]), (names, node["widgets_values"])
+                node["widgets_values"][names.index("steps")] = SHORT_STEPS
+        return workflow
+    for node in workflow.values():
+        if node["class_type"].startswith("DEFTTrain"):
+            node["inputs"]["steps"] = SHORT_STEPS
+    return workflow
+
+
+def test_every_node_is_listed(server: Any) -> None:
+    info = server.get("/object_info")
+    ours = {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{server.pack_name}"}
+    assert ours == literal_node_ids()
+    assert ours
+
+
+def test_both_formats_of_every_example_are_there() -> None:
+    assert [path.name for path in UI_FILES] == [path.name for path in API_FILES]
+    assert API_FILES
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", API_FILES + UI_FILES, ids=lambda path: str(path.relative_to(WORKFLOWS)))
+def test_comfy_cli_runs(server: Any, path: Path, tmp_path: Path) -> None:
+    short = tmp_path / path.name
+    short.write_text(json.dumps(with_few_steps(json.loads(path.read_text()))))
+    command = [
+        str(Path(sys.executable).parent / "comfy"), "--skip-prompt", "run", "--workflow", str(short),
+        "--host", "127.0.0.1", "--port", str(server.port), "--wait", "--timeout", "300", "--json",
+    ]
+    variables = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
+    done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}\n{server.log_tail()}"
+    envelope = json.loads(done.stdout.strip().splitlines()[-1])
+    assert envelope["ok"] and envelope["data"]["status"] == "completed"
+    history = server.get(f"/history/{envelope['data']['prompt_id']}")[envelope["data"]["prompt_id"]]
+    assert history["status"]["status_str"] == "success"
+    assert history["outputs"], "no node showed anything"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
+def test_browser_opens(server: Any, path: Path, tmp_path: Path) -> None:
+    helper = sys.modules["comfy_server"]
+    try:
+        helper.browser_environment()
+    except RuntimeError as missing:
+        pytest.skip(str(missing))
+    screenshot = Path(os.environ.get("DEFT_TEST_LOGS") or tmp_path) / f"{path.stem}.png"
+    seen = json.loads(helper.drive_browser("check", server.url, str(path), str(screenshot)))
+    assert [node for node in seen["nodes"] if not node["registered"]] == []
+    assert seen["errors"] == []
+    assert seen["dialogs"] == []
+    assert screenshot.stat().st_size > 10_000
+    # What the front end would send is what the API file says.
+    for node_id, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items():
+        assert seen["api"][node_id]["class_type"] == node["class_type"]
+        sent = {name: seen["api"][node_id]["inputs"].get(name) for name in node["inputs"]}
+        assert sent == node["inputs"], node_id

@@ -1,0 +1,147 @@
+"""The arrows between the folders, and what may not stand in files that users get; read from the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDERS = ("deft_ops", "patches", "trainers", "nodes", "scoring", "sweeps")
+# Who may import whom (besides itself). The root imports nodes only.
+ARROWS = {
+    "": {"nodes"},
+    "nodes": {"trainers", "scoring", "patches", "deft_ops"},
+    "trainers": {"patches", "deft_ops"},
+    "patches": {"deft_ops"},
+    "deft_ops": set(),
+    "scoring": set(),
+    "sweeps": set(),
+}
+COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "nodes", "server",
+         "execution", "latent_preview", "node_helpers", "app", "utils"}
+MAY_IMPORT_COMFY = {"nodes", "trainers", "patches"}
+UNSAFE_MODULES = {"subprocess", "pickle", "cPickle", "dill", "socket", "requests", "urllib", "http", "httpx", "ctypes",
+                  "marshal", "shelve"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+NOT_IN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "torchsde", "numpy", "transformers", "safetensors",
+                       "kornia", "comfyui", "xformers", "triton"}
+
+
+def shipped_files() -> list[Path]:
+    """The Python files that a user's ComfyUI loads."""
+    return [ROOT / "__init__.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
+
+
+def folder_of(path: Path) -> str:
+    """The pack's folder that a file is in; "" for the root."""
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def own_imports(path: Path, root: Path = ROOT) -> Iterator[tuple[str, int]]:
+    """The pack's folders that a file imports by relative imports, with the line."""
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        above = len(package) - (node.level - 1)
+        assert above >= 0, f"{path}:{node.lineno}: leads out of the pack"
+        target = package[:above] + tuple((node.module or "").split(".") if node.module else ())
+        for name in [target[0]] if target else [alias.name for alias in node.names]:
+            yield name, node.lineno
+
+
+def absolute_imports(path: Path) -> Iterator[tuple[str, int]]:
+    """The top-level names of absolute imports, with the line; importlib.import_module("name") counts."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], node.lineno
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").split(".")[0], node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            for value in node.args:
+                if isinstance(value, ast.Constant):
+                    yield str(value.value).split(".")[0], node.lineno
+
+
+def files_of(*folders: str) -> list[Path]:
+    """Shipped files in the named folders."""
+    return [path for path in shipped_files() if folder_of(path) in folders]
+
+
+def by_path(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_folders_are_there() -> None:
+    assert {folder_of(path) for path in shipped_files()} >= {"", "deft_ops", "patches", "trainers", "nodes", "scoring"}
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_arrows(path: Path) -> None:
+    here = folder_of(path)
+    wrong = [f"line {line}: {name}" for name, line in own_imports(path)
+             if name in FOLDERS and name != here and name not in ARROWS[here]]
+    assert wrong == [], f"{here or 'the root'} may import {sorted(ARROWS[here])} only"
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_own_modules_are_imported_relatively(path: Path) -> None:
+    own = (set(FOLDERS) | {"deft_pack", "demo", "benchmarks", "tests"}) - {"nodes"}  # `nodes` is ComfyUI's there
+    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own] == []
+
+
+@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "sweeps"), ids=by_path)
+def test_comfy_stays_out(path: Path) -> None:
+    assert folder_of(path) not in MAY_IMPORT_COMFY
+    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in COMFY] == []
+
+
+@pytest.mark.parametrize("path", files_of("", "deft_ops", "patches", "trainers", "nodes", "scoring"), ids=by_path)
+def test_nothing_that_scanners_flag(path: Path) -> None:
+    """Registry scanners flag these, and a flagged version is withheld from users. Sweeps talk HTTP, and are apart."""
+    found = [f"line {line}: {name}" for name, line in absolute_imports(path) if name in UNSAFE_MODULES]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in UNSAFE_CALLS or name in {"os.system", "os.popen"}:
+                found.append(f"line {node.lineno}: {name}()")
+            weights_only = [k for k in node.keywords if k.arg == "weights_only" and ast.unparse(k.value) == "True"]
+            if name == "torch.load" and not weights_only:
+                found.append(f"line {node.lineno}: torch.load without weights_only=True")
+            if name in {"torch.manual_seed", "random.seed", "np.random.seed", "torch.cuda.manual_seed_all"}:
+                found.append(f"line {node.lineno}: {name}() changes the seed of everybody")
+    assert found == []
+
+
+def test_requirements_are_loose_extras() -> None:
+    lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    assert lines
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9_.-]+)(>=[0-9.]+)?", line)
+        assert match, f"{line}: only a name and a lower bound"
+        assert match.group(1).lower() not in NOT_IN_REQUIREMENTS, f"{line}: comes with ComfyUI"
+
+
+def test_project_file_names_the_same_requirements() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    found = re.search(r"^dependencies = \[(.*?)\]", text, re.M | re.S)
+    assert found
+    assert re.findall(r'"([^"]+)"', found.group(1)) == (ROOT / "requirements.txt").read_text().split()
+
+
+def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
+    """The readers above on a file that breaks the rules, so that they cannot pass by seeing nothing."""
+    folder = tmp_path / "deft_ops" / "files"
+    folder.mkdir(parents=True)
+    path = folder / "bad.py"
+    path.write_text("from ...scoring import x\nfrom ... import nodes\nfrom ..layers import y\n"
+                    "import comfy.utils, pickle, importlib\nimportlib.import_module('subprocess')\n")
+    assert [name for name, _ in own_imports(path, tmp_path)] == ["scoring", "nodes", "deft_ops"]
+    assert {name for name, _ in absolute_imports(path)} >= {"comfy", "pickle", "subprocess"}

@@ -1,0 +1,41 @@
+"""The benchmark frame: order, warm-up, medians and the printed line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from deft_pack.benchmarks import frame
+
+
+def recorder(name: str, values: list[float], calls: list[str]) -> Callable[[], float]:
+    left = iter(values)
+
+    def measure() -> float:
+        calls.append(name)
+        return next(left)
+
+    return measure
+
+
+def test_sides_take_turns_and_the_warm_up_is_not_counted() -> None:
+    calls: list[str] = []
+    ours = recorder("ours", [100.0, 1.0, 3.0, 2.0], calls)
+    peer = recorder("peer", [200.0, 4.0, 4.0, 8.0], calls)
+    assert frame.alternate(ours, peer, runs=3) == (2.0, 4.0)
+    assert calls == ["ours", "peer", "peer", "ours", "ours", "peer", "peer", "ours"]
+
+
+def test_the_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    frame.compare("a.b", lambda: 2.0, lambda: 3.0, unit="GiB", runs=2)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert json.loads(printed) == {"name": "a.b", "ours": 2.0, "peer": 3.0, "ratio": 0.6667, "unit": "GiB", "runs": 2}
+
+
+def test_seconds_measures_the_call() -> None:
+    import time
+
+    assert 0.02 <= frame.seconds(lambda: time.sleep(0.02))() < 1.0

@@ -1,0 +1,1 @@
+"""Training adapters on ComfyUI's own model object, without a second copy of it."""
