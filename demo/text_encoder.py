@@ -29,8 +29,14 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
     """CLIP's byte pair encoding with the demo's short merge list."""
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: dict | None = None) -> None:
-        super().__init__(str(TOKENIZER), max_length=CONTEXT_LENGTH, embedding_directory=embedding_directory,
-                         embedding_size=WIDTH, embedding_key="clip_l", tokenizer_data=tokenizer_data or {})
+        super().__init__(
+            str(TOKENIZER),
+            max_length=CONTEXT_LENGTH,
+            embedding_directory=embedding_directory,
+            embedding_size=WIDTH,
+            embedding_key="clip_l",
+            tokenizer_data=tokenizer_data or {},
+        )
 
 
 class DemoClipTokenizer(comfy.sd1_clip.SD1Tokenizer):
@@ -46,12 +52,24 @@ class DemoTextModel(comfy.sd1_clip.SDClipModel):
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
         size = vocabulary_size()
         start, end = size - 2, size - 1
-        config = {"hidden_size": WIDTH, "num_attention_heads": 3, "intermediate_size": 4 * WIDTH,
-                  "num_hidden_layers": 2, "hidden_act": "quick_gelu", "max_position_embeddings": CONTEXT_LENGTH,
-                  "eos_token_id": end}
-        super().__init__(device=device, dtype=dtype, max_length=CONTEXT_LENGTH, textmodel_json_config=config,
-                         special_tokens={"start": start, "end": end, "pad": end}, return_projected_pooled=False,
-                         model_options=model_options or {})
+        config = {
+            "hidden_size": WIDTH,
+            "num_attention_heads": 3,
+            "intermediate_size": 4 * WIDTH,
+            "num_hidden_layers": 2,
+            "hidden_act": "quick_gelu",
+            "max_position_embeddings": CONTEXT_LENGTH,
+            "eos_token_id": end,
+        }
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            max_length=CONTEXT_LENGTH,
+            textmodel_json_config=config,
+            special_tokens={"start": start, "end": end, "pad": end},
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
         # ComfyUI's class always makes CLIP's 49408 rows.
         self.transformer.set_input_embeddings(self.operations.Embedding(size, WIDTH, dtype=dtype, device=device))
 

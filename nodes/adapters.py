@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from comfy_api.v0_0_2 import io
+from torch import Tensor
 
 from ..deft_ops import files
 from ..deft_ops.projectors import PROJECTORS
@@ -12,32 +15,45 @@ from ..patches.apply import STACKING, apply
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"
-PROJECTOR_TOOLTIP = ("How the file's P becomes the projector. auto: as the file says; a file that says nothing is taken "
-                     "as qr, and the report says so. qr, relu, ppt and svd overrule it (PEFT: qr or relu; the DEFT "
-                     "repository's SDXL code: ppt).")
-SEARCH = ["deft", "para", "lora", "svdiff", "peft", "adapter", "load lora"]
+PROJECTOR_TOOLTIP = (
+    "How the file's P becomes the projector. auto: as the file says; a file that says nothing is taken "
+    "as qr, and the report says so. qr, relu, ppt and svd overrule it (PEFT: qr or relu; the DEFT "
+    "repository's SDXL code: ppt)."
+)
+SEARCH = ["deft", "para", "lora", "peft", "adapter", "load lora"]
 
 
 def strength_input(name: str, what: str) -> io.Float.Input:
     """A strength widget."""
-    return io.Float.Input(name, default=1.0, min=-20.0, max=20.0, step=0.01,
-                          tooltip=f"How strongly {what} is changed: W + strength x delta. 0 is the base, 1 the adapter "
-                                  "as trained; negative and larger values are allowed.")
+    return io.Float.Input(
+        name,
+        default=1.0,
+        min=-20.0,
+        max=20.0,
+        step=0.01,
+        tooltip=f"How strongly {what} is changed: W + strength x delta. 0 is the base, 1 the adapter "
+        "as trained; negative and larger values are allowed.",
+    )
 
 
 def projector_input() -> io.Combo.Input:
     """The projector override."""
-    return io.Combo.Input("projector", options=["auto", *PROJECTORS], default="auto", advanced=True,
-                          tooltip=PROJECTOR_TOOLTIP)
+    return io.Combo.Input(
+        "projector", options=["auto", *PROJECTORS], default="auto", advanced=True, tooltip=PROJECTOR_TOOLTIP
+    )
 
 
 def stacking_input() -> io.Combo.Input:
     """The stacking choice."""
     return io.Combo.Input(
-        "stacking", options=list(STACKING), default="sequential", advanced=True,
+        "stacking",
+        options=list(STACKING),
+        default="sequential",
+        advanced=True,
         tooltip="With several adapters: sequential computes this one from the weights as changed so far (ComfyUI's "
-                "way, PaRa's paper); from_base computes all DEFT and PaRa adapters from the unchanged weights and adds "
-                "them up (PEFT's way).")
+        "way, PaRa's paper); from_base computes all DEFT and PaRa adapters from the unchanged weights and adds "
+        "them up (PEFT's way).",
+    )
 
 
 class DEFTAdapterLoader(io.ComfyNode):
@@ -48,10 +64,10 @@ class DEFTAdapterLoader(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="DEFTAdapterLoader",
-            display_name="Load Adapter (DEFT, PaRa, LoRA, SVDiff)",
+            display_name="Load Adapter (DEFT, PaRa, LoRA)",
             category=CATEGORY,
             description="Loads a DEFT, PaRa or LoRA file and applies it to the model and the CLIP. The report says how "
-                        "many layers matched and which did not.",
+            "many layers matched and which did not.",
             search_aliases=SEARCH,
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
@@ -74,11 +90,14 @@ class DEFTAdapterLoader(io.ComfyNode):
         return file_state(file)
 
     @classmethod
-    def execute(cls, model, file, strength_model, strength_clip, projector, clip=None) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, file: str, strength_model: float, strength_clip: float, projector: str, clip: Any = None
+    ) -> io.NodeOutput:
         """Read the file and apply it."""
         adapter = files.read(adapter_path(file), projector)
-        model, clip, report = apply(adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip,
-                                    source=file)
+        model, clip, report = apply(
+            adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip, source=file
+        )
         report.notes += [adapter.metadata["note"]] if "note" in adapter.metadata else []
         logging.info(report.text())
         return io.NodeOutput(model, clip, report.text())
@@ -95,14 +114,16 @@ class DEFTLoadAdapterFile(io.ComfyNode):
             display_name="Load Adapter File",
             category=CATEGORY,
             description="Reads a DEFT, PaRa or LoRA file without applying it, for Apply Adapter, Save Adapter or "
-                        "Export as LoRA.",
+            "Export as LoRA.",
             search_aliases=SEARCH,
             inputs=[
                 io.Combo.Input("file", options=adapter_files(), tooltip="A file of models/loras."),
                 projector_input(),
             ],
             outputs=[
-                LoraModel.Output(display_name="adapter", tooltip="The adapter: tensors and what the file says of them."),
+                LoraModel.Output(
+                    display_name="adapter", tooltip="The adapter: tensors and what the file says of them."
+                ),
                 io.String.Output(display_name="info", tooltip="Method, rank, alpha and the other facts of the file."),
             ],
         )
@@ -113,7 +134,7 @@ class DEFTLoadAdapterFile(io.ComfyNode):
         return file_state(file)
 
     @classmethod
-    def execute(cls, file, projector) -> io.NodeOutput:
+    def execute(cls, file: str, projector: str) -> io.NodeOutput:
         """Read the file."""
         adapter = files.read(adapter_path(file), projector)
         return io.NodeOutput(adapter, "\n".join(f"{name}: {value}" for name, value in adapter.metadata.items()))
@@ -130,7 +151,7 @@ class DEFTApplyAdapter(io.ComfyNode):
             display_name="Apply Adapter",
             category=CATEGORY,
             description="Applies an adapter, just trained or loaded, to a model. Use the model that it was trained on, "
-                        "or one of the same architecture.",
+            "or one of the same architecture.",
             search_aliases=SEARCH,
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
@@ -138,10 +159,24 @@ class DEFTApplyAdapter(io.ComfyNode):
                 LoraModel.Input("adapter", tooltip="The adapter, from Train Adapter, Load Adapter File or Train LoRA."),
                 strength_input("strength_model", "the diffusion model"),
                 strength_input("strength_clip", "the CLIP"),
-                io.Float.Input("removal", default=1.0, min=-20.0, max=20.0, step=0.01, advanced=True,
-                               tooltip="Weight of the removed part, Q right^T W. DEFT and PaRa only."),
-                io.Float.Input("injection", default=1.0, min=-20.0, max=20.0, step=0.01, advanced=True,
-                               tooltip="Weight of the injected part, s Q R. DEFT only."),
+                io.Float.Input(
+                    "removal",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Weight of the removed part, Q right^T W. DEFT and PaRa only.",
+                ),
+                io.Float.Input(
+                    "injection",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Weight of the injected part, s Q R. DEFT only.",
+                ),
                 stacking_input(),
             ],
             outputs=[
@@ -152,11 +187,28 @@ class DEFTApplyAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, adapter, strength_model, strength_clip, removal, injection, stacking,
-                clip=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        adapter: Mapping[str, Tensor],
+        strength_model: float,
+        strength_clip: float,
+        removal: float,
+        injection: float,
+        stacking: str,
+        clip: Any = None,
+    ) -> io.NodeOutput:
         """Apply the adapter."""
-        model, clip, report = apply(adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip,
-                                    removal=removal, injection=injection, stacking=stacking)
+        model, clip, report = apply(
+            adapter,
+            model,
+            clip,
+            strength_model=strength_model,
+            strength_clip=strength_clip,
+            removal=removal,
+            injection=injection,
+            stacking=stacking,
+        )
         logging.info(report.text())
         return io.NodeOutput(model, clip, report.text())
 

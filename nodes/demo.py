@@ -33,7 +33,7 @@ class DEFTDemoTextEncoder(io.ComfyNode):
             display_name="Load Demo Text Encoder",
             category=CATEGORY,
             description="The text encoder of the small demo model. Other models use ComfyUI's Load CLIP or Load "
-                        "Checkpoint.",
+            "Checkpoint.",
             search_aliases=["demo", "clip"],
             inputs=[],
             outputs=[io.Clip.Output(display_name="clip", tooltip="The CLIP of the demo model.")],
@@ -44,8 +44,11 @@ class DEFTDemoTextEncoder(io.ComfyNode):
         """Load the file that ships with the pack."""
         from ..demo.text_encoder import load
 
-        return io.NodeOutput(load(str(DEMO / "models" / "deft_demo_text_encoder.safetensors"),
-                                  folder_paths.get_folder_paths("embeddings")))
+        return io.NodeOutput(
+            load(
+                str(DEMO / "models" / "deft_demo_text_encoder.safetensors"), folder_paths.get_folder_paths("embeddings")
+            )
+        )
 
 
 class DEFTDemoSubject(io.ComfyNode):
@@ -59,12 +62,16 @@ class DEFTDemoSubject(io.ComfyNode):
             display_name="Demo Subject",
             category=CATEGORY,
             description="Five pictures of an object that the demo model has never seen, with captions. For your own "
-                        "pictures use Load Image or ComfyUI's data set nodes.",
+            "pictures use Load Image or ComfyUI's data set nodes.",
             search_aliases=["demo", "dataset", "training images"],
             inputs=[
                 io.Combo.Input("subject", options=subjects(), default="teddy_bear", tooltip="The object."),
-                io.String.Input("token", default="sks", tooltip="A rare word put before the object's name in the "
-                                                                "captions, so that the model can tell it from others."),
+                io.String.Input(
+                    "token",
+                    default="sks",
+                    tooltip="A rare word put before the object's name in the "
+                    "captions, so that the model can tell it from others.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The five pictures, 64 x 64."),
@@ -73,7 +80,7 @@ class DEFTDemoSubject(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, subject, token) -> io.NodeOutput:
+    def execute(cls, subject: str, token: str) -> io.NodeOutput:
         """Read the pictures and captions."""
         import numpy as np
         import torch
@@ -82,8 +89,9 @@ class DEFTDemoSubject(io.ComfyNode):
         if subject not in subjects():
             raise ValueError(f"There is no demo subject {subject!r}: choose one of {', '.join(subjects())}.")
         files = sorted((DEMO / "subjects" / subject).glob("*.png"))
-        pictures = [torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 255)
-                    for file in files]
+        pictures = [
+            torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 255) for file in files
+        ]
         captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]
         name = subject.replace("_", " ")
         if token:

@@ -30,24 +30,33 @@ class DEFTPrompts(io.ComfyNode):
             display_name="Prompts",
             category="DEFT",
             description="One prompt a line. What is connected behind it runs once for each prompt, so one CLIP Text "
-                        "Encode and one KSampler make a picture of every prompt.",
+            "Encode and one KSampler make a picture of every prompt.",
             search_aliases=["prompt list", "string list", "multiple prompts"],
             inputs=[
-                io.String.Input("prompts", multiline=True, default="a sks teddy bear on a red background\n"
-                                                                   "a sks teddy bear on a blue background",
-                                tooltip="One prompt a line; empty lines are skipped."),
-                io.String.Input("token", default="sks", tooltip="The rare word of the training captions. It is left out "
-                                                                "of the scoring text. Empty: nothing is left out."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="a sks teddy bear on a red background\na sks teddy bear on a blue background",
+                    tooltip="One prompt a line; empty lines are skipped.",
+                ),
+                io.String.Input(
+                    "token",
+                    default="sks",
+                    tooltip="The rare word of the training captions. It is left out "
+                    "of the scoring text. Empty: nothing is left out.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="prompts", is_output_list=True, tooltip="The prompts, as a list."),
-                io.String.Output(display_name="scoring_text", tooltip="The prompts without the rare word, one a line, "
-                                                                      "for Score Images and as labels."),
+                io.String.Output(
+                    display_name="scoring_text",
+                    tooltip="The prompts without the rare word, one a line, for Score Images and as labels.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, prompts, token) -> io.NodeOutput:
+    def execute(cls, prompts: str, token: str) -> io.NodeOutput:
         """Split."""
         found = lines(prompts)
         if not found:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
+from torch import Tensor
 
 from ..deft_ops.adapter import Adapter, describe, validate
 from ..deft_ops.files import native, peft
@@ -30,24 +33,28 @@ def next_path(prefix: str, place: str) -> Path:
     root = folder_paths.get_folder_paths("loras")[0] if place == PLACES[0] else folder_paths.get_output_directory()
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
     while (path := Path(folder) / f"{name}_{counter:05}_").exists() or path.with_name(
-            path.name + ".safetensors").exists():
+        path.name + ".safetensors"
+    ).exists():
         counter += 1
     return path
 
 
-def as_adapter(tensors: dict) -> Adapter:
+def as_adapter(tensors: dict[str, Tensor]) -> Adapter:
     """A LORA_MODEL from anywhere as an Adapter: ComfyUI's own nodes pass plain dicts."""
     return tensors if isinstance(tensors, Adapter) else Adapter(tensors)
 
 
 def write_native(adapter: Adapter, path: Path) -> Path:
     """Write a native file with its header; returns the file."""
-    import json
-
     training = json.loads(adapter.metadata.get("training", "{}"))
     header = native.native_metadata(
-        adapter, name=path.name.rstrip("_"), version=VERSION, base_name=adapter.metadata.get("base_model", ""),
-        base_hash=adapter.metadata.get("base_hash", ""), training=training)
+        adapter,
+        name=path.name.rstrip("_"),
+        version=VERSION,
+        base_name=adapter.metadata.get("base_model", ""),
+        base_hash=adapter.metadata.get("base_hash", ""),
+        training=training,
+    )
     return native.write(adapter, path.with_name(path.name + ".safetensors"), header)
 
 
@@ -62,27 +69,41 @@ class DEFTSaveAdapter(io.ComfyNode):
             display_name="Save Adapter",
             category=CATEGORY,
             description="Saves an adapter with its settings in the header. Native files are read by this pack and, "
-                        "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers.",
+            "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers.",
             search_aliases=["save lora", "save deft", "peft"],
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter to save."),
-                io.String.Input("filename_prefix", default="adapters/deft",
-                                tooltip="Folder and name; a counter is added, nothing is overwritten."),
-                io.Combo.Input("format", options=FORMATS, default=FORMATS[0],
-                               tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
-                                       "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
-                                       "needs the model, and holds no convolutions and no fused layers."),
-                io.Combo.Input("place", options=PLACES, default=PLACES[0],
-                               tooltip="models/loras, where loaders find it, or the output folder."),
-                io.Model.Input("model", optional=True, tooltip="For a PEFT folder: the model whose layer names are "
-                                                               "translated."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="adapters/deft",
+                    tooltip="Folder and name; a counter is added, nothing is overwritten.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=FORMATS,
+                    default=FORMATS[0],
+                    tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
+                    "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
+                    "needs the model, and holds no convolutions and no fused layers.",
+                ),
+                io.Combo.Input(
+                    "place",
+                    options=PLACES,
+                    default=PLACES[0],
+                    tooltip="models/loras, where loaders find it, or the output folder.",
+                ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="For a PEFT folder: the model whose layer names are translated."
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="What was written.")],
         )
 
     @classmethod
-    def execute(cls, adapter, filename_prefix, format, place, model=None) -> io.NodeOutput:
+    def execute(
+        cls, adapter: dict[str, Tensor], filename_prefix: str, format: str, place: str, model: Any = None
+    ) -> io.NodeOutput:
         """Write the file or folder."""
         adapter = as_adapter(adapter)
         validate(adapter)
@@ -109,31 +130,44 @@ class DEFTExportLoRA(io.ComfyNode):
             display_name="Export as LoRA (exact)",
             category=CATEGORY,
             description="Turns a DEFT or PaRa adapter into an ordinary LoRA that does exactly the same on this base "
-                        "model, for programs that know LoRA only. On another base it does something else.",
+            "model, for programs that know LoRA only. On another base it does something else.",
             search_aliases=["convert", "lora", "extract lora", "deft to lora"],
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter to convert."),
                 io.Model.Input("model", tooltip="The base that it was trained on, without other adapters on it."),
                 io.Clip.Input("clip", optional=True, tooltip="The base's CLIP, for adapters of text encoders."),
-                io.String.Input("filename_prefix", default="adapters/exported_lora",
-                                tooltip="Folder and name; a counter is added, nothing is overwritten."),
-                io.Combo.Input("place", options=PLACES, default=PLACES[0],
-                               tooltip="models/loras, where loaders find it, or the output folder."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="adapters/exported_lora",
+                    tooltip="Folder and name; a counter is added, nothing is overwritten.",
+                ),
+                io.Combo.Input(
+                    "place",
+                    options=PLACES,
+                    default=PLACES[0],
+                    tooltip="models/loras, where loaders find it, or the output folder.",
+                ),
             ],
             outputs=[
-                LoraModel.Output(display_name="lora", tooltip="The LoRA, for ComfyUI's Load LoRA Model or Apply Adapter."),
+                LoraModel.Output(
+                    display_name="lora", tooltip="The LoRA, for ComfyUI's Load LoRA Model or Apply Adapter."
+                ),
                 io.String.Output(display_name="path", tooltip="The file that was written."),
             ],
         )
 
     @classmethod
-    def execute(cls, adapter, model, filename_prefix, place, clip=None) -> io.NodeOutput:
+    def execute(
+        cls, adapter: dict[str, Tensor], model: Any, filename_prefix: str, place: str, clip: Any = None
+    ) -> io.NodeOutput:
         """Convert and write."""
         adapter = as_adapter(adapter)
         validate(adapter)
         lora = to_lora(adapter, model, clip)
-        lora.metadata |= {name: adapter.metadata[name] for name in ("base_hash", "training") if name in adapter.metadata}
+        lora.metadata |= {
+            name: adapter.metadata[name] for name in ("base_hash", "training") if name in adapter.metadata
+        }
         lora.metadata |= describe(lora)
         path = write_native(lora, next_path(filename_prefix, place))
         return io.NodeOutput(lora, str(path), ui={"text": [str(path)]})

@@ -25,8 +25,9 @@ def adapter_path(name: str) -> Path:
     """
     found = folder_paths.get_full_path(FOLDER, name)
     if found is None:
-        raise FileNotFoundError(f"There is no adapter file {name!r} in models/loras: put it there and press R to "
-                                "refresh the list.")
+        raise FileNotFoundError(
+            f"There is no adapter file {name!r} in models/loras: put it there and press R to refresh the list."
+        )
     return Path(found)
 
 

@@ -14,30 +14,55 @@ from ..trainers.loop import PRECISIONS, Progress, Settings, train
 from ..trainers.targets import PRESETS
 from .sockets import LoraModel, LossMap
 
-RANK = io.Int.Input("rank", default=4, min=1, max=1024,
-                    tooltip="Rank of the change of each layer: more can learn more and follows prompts less. The papers "
-                            "use 4 and 8.")
-ALPHA = io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=0.5, advanced=True,
-                       tooltip="Scale of the injected part: alpha / rank. 0 means a scale of 1.")
+RANK = io.Int.Input(
+    "rank",
+    default=4,
+    min=1,
+    max=1024,
+    tooltip="Rank of the change of each layer: more can learn more and follows prompts less. The papers use 4 and 8.",
+)
+ALPHA = io.Float.Input(
+    "alpha",
+    default=0.0,
+    min=0.0,
+    max=4096.0,
+    step=0.5,
+    advanced=True,
+    tooltip="Scale of the injected part: alpha / rank. 0 means a scale of 1.",
+)
 
 # Each method's own widgets. A new method of deft_ops.methods is one more option here.
 METHODS = [
-    io.DynamicCombo.Option("deft", [
-        RANK, ALPHA,
-        io.Combo.Input("projector", options=list(PROJECTORS), default="qr", advanced=True,
-                       tooltip="How P becomes the projector: qr (orthonormal; best for pictures), relu (PEFT's "
-                               "default), ppt (P P^T), svd."),
-        io.Combo.Input("start", options=["identity", "paper"], default="identity", advanced=True,
-                       tooltip="identity: training starts exactly at the base (PEFT). paper: from small random "
-                               "matrices, so the base is already changed a little."),
-    ]),
+    io.DynamicCombo.Option(
+        "deft",
+        [
+            RANK,
+            ALPHA,
+            io.Combo.Input(
+                "projector",
+                options=list(PROJECTORS),
+                default="qr",
+                advanced=True,
+                tooltip="How P becomes the projector: qr (orthonormal; best for pictures), relu (PEFT's "
+                "default), ppt (P P^T), svd.",
+            ),
+            io.Combo.Input(
+                "start",
+                options=["identity", "paper"],
+                default="identity",
+                advanced=True,
+                tooltip="identity: training starts exactly at the base (PEFT). paper: from small random "
+                "matrices, so the base is already changed a little.",
+            ),
+        ],
+    ),
     io.DynamicCombo.Option("para", [RANK]),
     io.DynamicCombo.Option("lora", [RANK, ALPHA]),
 ]
 
 
 def first(value: Any) -> Any:
-    """The value of a widget: this node takes lists, so that data set nodes can feed it, and widgets come as lists too."""
+    """The value of a widget. The node takes lists, so that data set nodes can feed it; widgets come as lists too."""
     if isinstance(value, dict):
         return {name: first(item) for name, item in value.items()}
     return value[0] if isinstance(value, list) else value
@@ -48,8 +73,12 @@ def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if choice["method"] == "deft":
         options = {"projector": choice["projector"], "identity": choice["start"] == "identity"}
-    return {"method": choice["method"], "rank": choice["rank"], "alpha": choice.get("alpha") or None,
-            "options": options}
+    return {
+        "method": choice["method"],
+        "rank": choice["rank"],
+        "alpha": choice.get("alpha") or None,
+        "options": options,
+    }
 
 
 class StepReporter:
@@ -69,7 +98,9 @@ class StepReporter:
         if self.node_id and server and (progress.step % 10 == 0 or progress.step in (1, progress.steps)):
             server.send_progress_text(
                 f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
-                f"gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step", self.node_id)
+                f"gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step",
+                self.node_id,
+            )
 
 
 class DEFTTrainAdapter(io.ComfyNode):
@@ -83,59 +114,119 @@ class DEFTTrainAdapter(io.ComfyNode):
             display_name="Train Adapter",
             category="DEFT/training",
             description="Trains a DEFT, PaRa or LoRA adapter on a few pictures, on the model as ComfyUI loaded it: any "
-                        "architecture, no second copy, the model's own objective. The same seed gives the same adapter.",
+            "architecture, no second copy, the model's own objective. The same seed gives the same adapter.",
             search_aliases=["train lora", "train deft", "train para", "dreambooth", "fine-tune", "personalise"],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to train on. It is not changed."),
-                io.Latent.Input("latents", tooltip="The training pictures, encoded: one batch, or a list from ComfyUI's "
-                                                   "data set nodes. All of one size."),
-                io.Conditioning.Input("positive", tooltip="The captions, encoded: one for all pictures, or a list with "
-                                                          "one for each."),
-                io.DynamicCombo.Input("method", options=METHODS,
-                                      tooltip="deft: removes a subspace and injects an update into it. para: only "
-                                              "removes. lora: only adds."),
+                io.Latent.Input(
+                    "latents",
+                    tooltip="The training pictures, encoded: one batch, or a list from ComfyUI's "
+                    "data set nodes. All of one size.",
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="The captions, encoded: one for all pictures, or a list with one for each."
+                ),
+                io.DynamicCombo.Input(
+                    "method",
+                    options=METHODS,
+                    tooltip="deft: removes a subspace and injects an update into it. para: only "
+                    "removes. lora: only adds.",
+                ),
                 io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="Number of training steps."),
-                io.Float.Input("learning_rate", default=1e-4, min=1e-8, max=1.0, step=1e-6, round=False,
-                               tooltip="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use "
-                                       "5e-5."),
-                io.Int.Input("batch_size", default=1, min=1, max=1024,
-                             tooltip="Pictures a step, at most as many as there are."),
-                io.Combo.Input("layers", options=list(PRESETS), default="attention",
-                               tooltip="Which layers get an adapter. " + "; ".join(
-                                   f"{name}: {text}" for name, text in PRESETS.items()) + "."),
-                io.String.Input("pattern", default="", advanced=True,
-                                tooltip="A regular expression: only layers whose path it finds are kept. Empty keeps "
-                                        "all."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="Seed of the start, the noise, the noise levels and the order of the pictures."),
-                io.Combo.Input("precision", options=list(PRECISIONS), default="auto", advanced=True,
-                               tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32. The adapter "
-                                       "itself is always fp32."),
-                io.Boolean.Input("gradient_checkpointing", default=False, advanced=True,
-                                 tooltip="Recompute each block in the backward pass: less memory for activations, about "
-                                         "a third more time."),
+                io.Float.Input(
+                    "learning_rate",
+                    default=1e-4,
+                    min=1e-8,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                    tooltip="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use 5e-5.",
+                ),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=1024, tooltip="Pictures a step, at most as many as there are."
+                ),
+                io.Combo.Input(
+                    "layers",
+                    options=list(PRESETS),
+                    default="attention",
+                    tooltip="Which layers get an adapter. "
+                    + "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
+                    + ".",
+                ),
+                io.String.Input(
+                    "pattern",
+                    default="",
+                    advanced=True,
+                    tooltip="A regular expression: only layers whose path it finds are kept. Empty keeps all.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the start, the noise, the noise levels and the order of the pictures.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    advanced=True,
+                    tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32. The adapter "
+                    "itself is always fp32.",
+                ),
+                io.Boolean.Input(
+                    "gradient_checkpointing",
+                    default=False,
+                    advanced=True,
+                    tooltip="Recompute each block in the backward pass: less memory for activations, about "
+                    "a third more time.",
+                ),
             ],
             outputs=[
-                LoraModel.Output(display_name="adapter", tooltip="The trained adapter, for Apply Adapter, Save Adapter, "
-                                                                 "or ComfyUI's own LoRA nodes."),
+                LoraModel.Output(
+                    display_name="adapter",
+                    tooltip="The trained adapter, for Apply Adapter, Save Adapter, or ComfyUI's own LoRA nodes.",
+                ),
                 LossMap.Output(display_name="loss_map", tooltip="The losses, for ComfyUI's Plot Loss Graph."),
-                io.String.Output(display_name="report", tooltip="Layers, trained values, time, loss, gradient norms and "
-                                                                "how far the weights moved."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Layers, trained values, time, loss, gradient norms and how far the weights moved.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model, latents, positive, method, steps, learning_rate, batch_size, layers, pattern, seed,
-                precision, gradient_checkpointing) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: list[Any],
+        latents: list[dict[str, Any]],
+        positive: list[list],
+        method: dict[str, Any],
+        steps: list[int],
+        learning_rate: list[float],
+        batch_size: list[int],
+        layers: list[str],
+        pattern: list[str],
+        seed: list[int],
+        precision: list[str],
+        gradient_checkpointing: list[bool],
+    ) -> io.NodeOutput:
         """Train."""
-        settings = Settings(**method_settings(first(method)), steps=first(steps), learning_rate=first(learning_rate),
-                            batch_size=first(batch_size), layers=first(layers), pattern=first(pattern),
-                            seed=first(seed), precision=first(precision),
-                            gradient_checkpointing=first(gradient_checkpointing))
+        settings = Settings(
+            **method_settings(first(method)),
+            steps=first(steps),
+            learning_rate=first(learning_rate),
+            batch_size=first(batch_size),
+            layers=first(layers),
+            pattern=first(pattern),
+            seed=first(seed),
+            precision=first(precision),
+            gradient_checkpointing=first(gradient_checkpointing),
+        )
         result = train(first(model), latents, positive, settings, StepReporter(settings.steps))
-        return io.NodeOutput(result.adapter, {"loss": result.losses}, result.report,
-                             ui={"text": [result.report]})
+        return io.NodeOutput(result.adapter, {"loss": result.losses}, result.report, ui={"text": [result.report]})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTTrainAdapter]

@@ -57,8 +57,13 @@ def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
     return tuple(part[2] if dim == part[0] else size for dim, size in enumerate(shape))
 
 
-def own_patches(groups: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, Target], weights: Mapping[str, Any],
-                removal: float, injection: float) -> tuple[dict[Target, DeftWeightAdapter], list[str]]:
+def own_patches(
+    groups: Mapping[str, Mapping[str, Tensor]],
+    names: Mapping[str, Target],
+    weights: Mapping[str, Any],
+    removal: float,
+    injection: float,
+) -> tuple[dict[Target, DeftWeightAdapter], list[str]]:
     """Patches of the DEFT and PaRa layers that are named here, by target, and what does not fit its weight."""
     patches: dict[Target, DeftWeightAdapter] = {}
     misfits = []
@@ -98,9 +103,18 @@ def sum_from_base(patches: dict[str, list], key: str, part: Any) -> None:
         patches[key] = [(1.0, DeftWeightAdapter(set(), entries), *first[2:]), *others]
 
 
-def apply(adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None, *, strength_model: float = 1.0,
-          strength_clip: float = 1.0, removal: float = 1.0, injection: float = 1.0, stacking: str = "sequential",
-          source: str = "the adapter") -> tuple[Any, Any, Report]:
+def apply(
+    adapter: Mapping[str, Tensor],
+    model: Any = None,
+    clip: Any = None,
+    *,
+    strength_model: float = 1.0,
+    strength_clip: float = 1.0,
+    removal: float = 1.0,
+    injection: float = 1.0,
+    stacking: str = "sequential",
+    source: str = "the adapter",
+) -> tuple[Any, Any, Report]:
     """Apply an adapter to a MODEL and a CLIP (either may be None) and report the matched layers.
 
     W becomes W + strength * delta(W); `removal` and `injection` weigh the two terms of a DEFT delta. `sequential`
@@ -140,8 +154,13 @@ def apply(adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None, *,
             else:
                 owner = patcher
         results.append(owner)
-    report.unmatched = sorted({name for name in own if name not in everything}
-                              | {layer for layer in map(layer_of, rest) if not named(layer, everything)}) + misfits
+    report.unmatched = (
+        sorted(
+            {name for name in own if name not in everything}
+            | {layer for layer in map(layer_of, rest) if not named(layer, everything)}
+        )
+        + misfits
+    )
     if not report.matched:
         raise ValueError(no_match(report, model, clip, bool(misfits)))
     return results[0], results[1], report
@@ -175,8 +194,10 @@ def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:
     if clip is not None:
         sides.append(f"the CLIP has layers such as {describe(clip_names(clip))}")
     reason = "their sizes differ" if misfits else "their layer names differ"
-    return (f"No layer of {report.source} fits ({reason}): it has {describe(dict.fromkeys(report.unmatched))}; "
-            f"{'; '.join(sides)}. Load the base model that the adapter was trained on.")
+    return (
+        f"No layer of {report.source} fits ({reason}): it has {describe(dict.fromkeys(report.unmatched))}; "
+        f"{'; '.join(sides)}. Load the base model that the adapter was trained on."
+    )
 
 
 def native(model: Any) -> dict[str, Target]:

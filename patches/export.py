@@ -33,13 +33,17 @@ def to_lora(adapter: adapters.Adapter, model: Any, clip: Any = None) -> adapters
                 key = target_key(names[name])
                 check_base(key, patcher, state[key])
                 method = methods.method_of(group)
-                pairs.setdefault(key, []).append(layer_pair(method, method.from_tensors(group), names[name], state[key]))
+                pairs.setdefault(key, []).append(
+                    layer_pair(method, method.from_tensors(group), names[name], state[key])
+                )
                 break
         else:
             missing.append(name)
     if missing:
-        raise ValueError(f"{len(missing)} layers of the adapter are not in the base ({', '.join(missing[:3])}): "
-                         "connect the model (and CLIP) that the adapter was trained on.")
+        raise ValueError(
+            f"{len(missing)} layers of the adapter are not in the base ({', '.join(missing[:3])}): "
+            "connect the model (and CLIP) that the adapter was trained on."
+        )
     result = adapters.Adapter(adapters.foreign(adapter), {"base_model": type(model.model).__name__})
     for key, found in pairs.items():
         up = torch.cat([pair[0] for pair in found], dim=1)
@@ -70,11 +74,11 @@ def layer_pair(method: Any, factors: Any, target: Target, weight: Tensor) -> Pai
         up = reorder(up)
     if part is not None:
         if part[0] != 0:
-            raise ValueError(f"{target_key(target)} is fused along its inputs, which a LoRA of the whole weight cannot "
-                             "hold: use the adapter itself.")
+            raise ValueError(
+                f"{target_key(target)} is fused along its inputs, which a LoRA of the whole weight cannot "
+                "hold: use the adapter itself."
+            )
         whole = torch.zeros(weight.shape[0], up.shape[1])
-        whole[part[1]:part[1] + part[2]] = up
+        whole[part[1] : part[1] + part[2]] = up
         up = whole
     return up.cpu(), down.cpu()
-
-

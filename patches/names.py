@@ -32,8 +32,11 @@ def target_slice(target: Target) -> tuple[int, int, int] | None:
 def diffusers_unet(model: Any) -> dict[str, str]:
     """Module path in diffusers -> key, for a UNet; empty for other architectures."""
     config = model.model.model_config.unet_config
-    return {name.removesuffix(".weight"): f"diffusion_model.{key}"
-            for name, key in comfy.utils.unet_to_diffusers(config).items() if name.endswith(".weight")}
+    return {
+        name.removesuffix(".weight"): f"diffusion_model.{key}"
+        for name, key in comfy.utils.unet_to_diffusers(config).items()
+        if name.endswith(".weight")
+    }
 
 
 def model_names(model: Any) -> dict[str, Target]:
@@ -47,7 +50,8 @@ def model_names(model: Any) -> dict[str, Target]:
         if name.startswith("transformer."):
             for prefix in _TRANSFORMER_PREFIXES:
                 names[prefix + name.removeprefix("transformer.")] = target
-    return names | known
+    present = model.model.state_dict().keys()  # ComfyUI's maps also name layers that only a model's relatives have
+    return {name: target for name, target in (names | known).items() if target_key(target) in present}
 
 
 def clip_names(clip: Any) -> dict[str, Target]:
@@ -62,7 +66,7 @@ def clip_names(clip: Any) -> dict[str, Target]:
 
 
 def module_names(model: Any) -> dict[str, str]:
-    """Native layer name ("diffusion_model.<path>") -> module path in diffusers, for weights that are not fused there."""
+    """Native layer name ("diffusion_model.<path>") -> module path in diffusers, for weights that are not fused."""
     names = {key.removesuffix(".weight"): name for name, key in diffusers_unet(model).items()}
     for name, target in model_names(model).items():
         if name.startswith("transformer.") and "base_model" not in name and target_slice(target) is None:

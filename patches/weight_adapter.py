@@ -35,8 +35,14 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         self.weights = weights
 
     @classmethod
-    def load(cls, x: str, lora: Mapping[str, Tensor], alpha: Any = None, dora_scale: Any = None,
-             loaded_keys: set[str] | None = None) -> DeftWeightAdapter | None:
+    def load(
+        cls,
+        x: str,
+        lora: Mapping[str, Tensor],
+        alpha: Any = None,
+        dora_scale: Any = None,
+        loaded_keys: set[str] | None = None,
+    ) -> DeftWeightAdapter | None:
         """ComfyUI's loader asks every adapter class whether layer `x` of a file is its own."""
         if f"{x}.deft_Q" not in lora:
             return None
@@ -47,9 +53,17 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         """The weight keeps its shape."""
         return None
 
-    def calculate_weight(self, weight: Tensor, key: str, strength: float, strength_model: float, offset: Any,
-                         function: Callable[[Tensor], Tensor], intermediate_dtype: torch.dtype = torch.float32,
-                         original_weight: Any = None) -> Tensor:
+    def calculate_weight(
+        self,
+        weight: Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Callable[[Tensor], Tensor],
+        intermediate_dtype: torch.dtype = torch.float32,
+        original_weight: Any = None,
+    ) -> Tensor:
         """Edit `weight` [out, in, ...] in place and return it. `function` re-orders rows (its own inverse)."""
         base = function(weight.float())
         total = None
@@ -73,6 +87,7 @@ def register() -> None:
     Done once for a process, at start-up; the environment variable DEFT_REGISTER=0 leaves ComfyUI's list alone.
     """
     adapters = comfy.weight_adapter.adapters
-    if os.environ.get("DEFT_REGISTER") != "0" and not any(cls.__name__ == DeftWeightAdapter.__name__
-                                                          for cls in adapters):
+    if os.environ.get("DEFT_REGISTER") != "0" and not any(
+        cls.__name__ == DeftWeightAdapter.__name__ for cls in adapters
+    ):
         adapters.append(DeftWeightAdapter)

@@ -99,7 +99,25 @@ async function convert(page, source, target) {
       // An example gives the same result each time it is run.
       for (const widget of node.widgets ?? []) if (widget.name === 'control_after_generate') widget.value = 'fixed'
     }
-    window.app.graph.arrange(60)
+    // Columns by the longest way to the end, so that the same steps of several branches stand below each other.
+    const { nodes, links } = window.app.graph
+    const consumers = (node) => node.outputs.flatMap((output) => output.links ?? [])
+      .map((id) => window.app.graph.getNodeById((links.get?.(id) ?? links[id]).target_id))
+    const known = new Map()
+    const distance = (node) => {
+      if (!known.has(node)) known.set(node, Math.max(-1, ...consumers(node).map(distance)) + 1)
+      return known.get(node)
+    }
+    let x = 60
+    for (let column = Math.max(...nodes.map(distance)); column >= 0; column--) {
+      let y = 60
+      const members = nodes.filter((node) => distance(node) === column).sort((a, b) => a.id - b.id)
+      for (const node of members) {
+        node.pos = [x, y]
+        y += node.size[1] + 80
+      }
+      x += Math.max(...members.map((node) => node.size[0])) + 100
+    }
   }, { api, name })
   await fitView(page)
   const graph = { ...(await page.evaluate(() => window.app.graph.serialize())), id: uuidOf(name) }
@@ -130,14 +148,16 @@ try {
   } else if (command === 'check') {
     const [source, screenshot] = rest
     await load(opened.page, source)
-    const dialogs = await opened.page.locator('[role=dialog]:visible').allInnerTexts()
+    const shown = opened.page.locator('[role=dialog]:visible, [role=alert]:visible')
+    const texts = await shown.or(opened.page.getByText(/\bmissing\b/i)).allInnerTexts()
+    const complaints = texts.filter((text) => text.trim())
     const found = await readGraph(opened.page)
     if (screenshot) {
       await fitView(opened.page)
       await opened.page.waitForTimeout(1500)
       await opened.page.screenshot({ path: screenshot })
     }
-    console.log(JSON.stringify({ ...found, dialogs, errors: opened.errors }))
+    console.log(JSON.stringify({ ...found, complaints, errors: opened.errors }))
   } else {
     throw new Error(`unknown command ${command}`)
   }

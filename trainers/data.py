@@ -51,10 +51,13 @@ def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device:
     shape is that of one latent [1, c, ...].
     """
     blank = torch.zeros(tuple(shape), device=device)
-    conds = comfy.samplers.encode_model_conds(model.extra_conds, comfy.sampler_helpers.convert_cond(entries), blank,
-                                              device, "positive", latent_image=blank)
-    return [{name: cloned(cond.process_cond(batch_size=1, area=None), device)
-             for name, cond in item["model_conds"].items()} for item in conds]
+    conds = comfy.samplers.encode_model_conds(
+        model.extra_conds, comfy.sampler_helpers.convert_cond(entries), blank, device, "positive", latent_image=blank
+    )
+    return [
+        {name: cloned(cond.process_cond(batch_size=1, area=None), device) for name, cond in item["model_conds"].items()}
+        for item in conds
+    ]
 
 
 def cloned(cond: Any, device: torch.device) -> Any:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.ops
 import torch
 from torch import Tensor, nn
 
-CONVOLUTIONS = {nn.Conv1d: torch.nn.grad.conv1d_input, nn.Conv2d: torch.nn.grad.conv2d_input,
-                nn.Conv3d: torch.nn.grad.conv3d_input}
+CONVOLUTIONS = {
+    nn.Conv1d: torch.nn.grad.conv1d_input,
+    nn.Conv2d: torch.nn.grad.conv2d_input,
+    nn.Conv3d: torch.nn.grad.conv3d_input,
+}
 # What an adapter adds: (input, output without bias) -> addition.
 Addition = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,15 +71,18 @@ def bias_like(module: nn.Module, y: Tensor) -> Tensor | None:
     return bias if isinstance(module, nn.Linear) else bias.view(1, -1, *[1] * (y.ndim - 2))
 
 
-def frozen_forward(module: nn.Module, run: Callable[[Tensor], Tensor],
-                   addition: Addition | None) -> Callable[[Tensor], Tensor]:
+def frozen_forward(
+    module: nn.Module, run: Callable[[Tensor], Tensor], addition: Addition | None
+) -> Callable[[Tensor], Tensor]:
     """The forward of a frozen layer, with an adapter's addition on its activations if there is one."""
+
     def forward(x: Tensor) -> Tensor:
         y = FrozenLayer.apply(x, module, run)
         if addition is None:
             return y
         bias = bias_like(module, y)
         return y + addition(x, y if bias is None else y - bias)
+
     return forward
 
 
@@ -89,8 +96,12 @@ def own_forward(module: nn.Module) -> Callable[[], None]:
 
 def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
     """Inference tensors held by the module itself: (dictionary, name, tensor)."""
-    return [(store, name, tensor) for store in (module._parameters, module._buffers)
-            for name, tensor in store.items() if tensor is not None and tensor.is_inference()]
+    return [
+        (store, name, tensor)
+        for store in (module._parameters, module._buffers)
+        for name, tensor in store.items()
+        if tensor is not None and tensor.is_inference()
+    ]
 
 
 @contextmanager
@@ -108,7 +119,7 @@ def frozen(root: nn.Module, additions: dict[str, Addition]) -> Iterator[None]:
                 module.forward = frozen_forward(module, module.forward, additions.get(name))
                 continue
             for store, key, tensor in small_tensors(module):
-                restore.append(lambda store=store, key=key, tensor=tensor: store.__setitem__(key, tensor))
+                restore.append(partial(store.__setitem__, key, tensor))
                 clone = tensor.detach().clone()
                 store[key] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
         yield
@@ -146,10 +157,9 @@ def checkpointing(root: nn.Module) -> Iterator[int]:
 
             def forward(*args: Any, run: Callable = block.forward, **kwargs: Any) -> Any:
                 return checkpoint(run, *args, use_reentrant=False, **kwargs)
+
             block.forward = forward
         yield len(blocks)
     finally:
         for undo in reversed(restore):
             undo()
-
-

@@ -88,8 +88,9 @@ class Trainer:
         self.layers: dict[str, Layer] = {}
         for name, module in select(self.root, settings.layers, settings.pattern).items():
             with weight_of(module, torch.empty(0, device=self.device)) as weight:
-                params = self.method.init(weight, settings.rank, generator=self.generator, alpha=settings.alpha,
-                                          **settings.options)
+                params = self.method.init(
+                    weight, settings.rank, generator=self.generator, alpha=settings.alpha, **settings.options
+                )
             self.layers[name] = Layer(module, op_of(module), params)
         self.parameters = [p for layer in self.layers.values() for p in layer.params.values()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
@@ -121,9 +122,14 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for group in data.groups(captions):
             with self.autocast():
-                losses = objective.loss(self.model.model, x0[group], noise[group], sigma[group],
-                                        data.batch([captions[index] for index in group]),
-                                        dict(self.model.model_options.get("transformer_options", {})))
+                losses = objective.loss(
+                    self.model.model,
+                    x0[group],
+                    noise[group],
+                    sigma[group],
+                    data.batch([captions[index] for index in group]),
+                    dict(self.model.model_options.get("transformer_options", {})),
+                )
             part = losses.sum() / count
             part.backward(retain_graph=len(group) < count)  # groups share the factors' graph
             total += part.detach()
@@ -148,8 +154,10 @@ class Trainer:
                 loss = float(self.loss(latents, conds))
                 norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
                 if not math.isfinite(loss) or not math.isfinite(norm):
-                    raise ValueError(f"The loss is no longer a number at step {step}: lower the learning rate "
-                                     f"({self.settings.learning_rate:g}) or use precision fp32.")
+                    raise ValueError(
+                        f"The loss is no longer a number at step {step}: lower the learning rate "
+                        f"({self.settings.learning_rate:g}) or use precision fp32."
+                    )
                 self.optimizer.step()
                 losses.append(loss)
                 self.gradient_norms.append(norm)
@@ -199,8 +207,13 @@ def summary(trainer: Trainer, losses: list[float], change: dict[str, float], sec
     return "\n".join(lines)
 
 
-def train(model: Any, latents: Sequence[dict[str, Any]], conditioning: Sequence[list], settings: Settings,
-          on_step: Callable[[Progress], None]) -> Result:
+def train(
+    model: Any,
+    latents: Sequence[dict[str, Any]],
+    conditioning: Sequence[list],
+    settings: Settings,
+    on_step: Callable[[Progress], None],
+) -> Result:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
 
     Args:
@@ -228,8 +241,12 @@ def train(model: Any, latents: Sequence[dict[str, Any]], conditioning: Sequence[
                 x0 = model.model.process_latent_in(batch).to(model.load_device)
                 conds = data.encode_conditioning(model.model, entries, (1, *x0.shape[1:]), model.load_device)
             trainer = Trainer(model, settings)
-            logging.info("training %s on %d layers, %d values", settings.method, len(trainer.layers),
-                         sum(p.numel() for p in trainer.parameters))
+            logging.info(
+                "training %s on %d layers, %d values",
+                settings.method,
+                len(trainer.layers),
+                sum(p.numel() for p in trainer.parameters),
+            )
             started = time.perf_counter()
             losses = trainer.run(x0, conds, on_step)
             adapter, change = trainer.finish()
@@ -246,5 +263,8 @@ def metadata(trainer: Trainer, pictures: int, change: dict[str, float]) -> dict[
     settings = trainer.settings
     record = asdict(settings) | {"pictures": pictures, "largest_change": max(change.values())}
     projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
-    return projector | {"base_model": type(trainer.model.model).__name__, "base_hash": trainer.fingerprint(),
-                        "training": json.dumps(record, sort_keys=True)}
+    return projector | {
+        "base_model": type(trainer.model.model).__name__,
+        "base_hash": trainer.fingerprint(),
+        "training": json.dumps(record, sort_keys=True),
+    }

@@ -52,8 +52,9 @@ def is_flow(model_sampling: Any) -> bool:
     return abs(float(model_sampling.sigma_max) - 1.0) < 1e-3
 
 
-def loss(model: Any, x0: Tensor, noise: Tensor, sigma: Tensor, conds: dict[str, Any],
-         transformer_options: dict[str, Any]) -> Tensor:
+def loss(
+    model: Any, x0: Tensor, noise: Tensor, sigma: Tensor, conds: dict[str, Any], transformer_options: dict[str, Any]
+) -> Tensor:
     """Mean squared error [n] of the network's output against its native target.
 
     x0 and noise are [n, ...] as the network sees latents (behind process_latent_in), sigma is [n].

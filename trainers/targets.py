@@ -54,10 +54,15 @@ def select(root: nn.Module, preset: str, pattern: str = "") -> dict[str, nn.Modu
         keep = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"The layer pattern {pattern!r} is not a regular expression: {error}.") from error
-    layers = {name: module for name, module in root.named_modules()
-              if is_frozen_kind(module) and wanted(name, module, preset) and keep.search(name)}
+    layers = {
+        name: module
+        for name, module in root.named_modules()
+        if is_frozen_kind(module) and wanted(name, module, preset) and keep.search(name)
+    }
     if not layers:
         kinds = sorted({name.rpartition(".")[2] for name, module in root.named_modules() if is_frozen_kind(module)})
-        raise ValueError(f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}: "
-                         f"its layers end in {', '.join(kinds[:20])}.")
+        raise ValueError(
+            f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}: "
+            f"its layers end in {', '.join(kinds[:20])}."
+        )
     return layers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import unicodedata
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -19,7 +19,7 @@ from .vocabulary import COLOURS, HELD_OUT, UNICODE_NAMES, caption
 SIZE = 64  # pixels, of a finished picture
 
 
-@lru_cache(maxsize=None)
+@cache
 def asset_files(assets: Path) -> dict[str, Path]:
     """Picture file of each emoji that is one code point, by its Unicode name in lower case."""
     files = {}
@@ -30,7 +30,7 @@ def asset_files(assets: Path) -> dict[str, Path]:
     return files
 
 
-@lru_cache(maxsize=None)
+@cache
 def cutout(assets: Path, name: str) -> Image.Image:
     """The object without a background, cropped to its outline, at most 192 px wide and high, RGBA."""
     wanted = UNICODE_NAMES.get(name, name)
@@ -43,8 +43,15 @@ def cutout(assets: Path, name: str) -> Image.Image:
     return picture
 
 
-def compose(assets: Path, name: str, colour: str, rng: random.Random, size: int = SIZE,
-            scale: tuple[float, float] = (0.62, 0.92), rotation: float = 15.0) -> Image.Image:
+def compose(
+    assets: Path,
+    name: str,
+    colour: str,
+    rng: random.Random,
+    size: int = SIZE,
+    scale: tuple[float, float] = (0.62, 0.92),
+    rotation: float = 15.0,
+) -> Image.Image:
     """One picture [size, size] RGB: the object at a random size, place and rotation on a slightly varied colour."""
     base = COLOURS[colour]
     shift = rng.uniform(-10, 10)
@@ -53,8 +60,9 @@ def compose(assets: Path, name: str, colour: str, rng: random.Random, size: int 
     item = cutout(assets, name).rotate(rng.uniform(-rotation, rotation), Image.Resampling.BICUBIC, expand=True)
     item = item.crop(item.getchannel("A").getbbox())
     factor = rng.uniform(*scale) * size / max(item.size)
-    item = item.resize((max(1, round(item.width * factor)), max(1, round(item.height * factor))),
-                       Image.Resampling.LANCZOS)
+    item = item.resize(
+        (max(1, round(item.width * factor)), max(1, round(item.height * factor))), Image.Resampling.LANCZOS
+    )
     place = (rng.randint(0, size - item.width), rng.randint(0, size - item.height))
     canvas.alpha_composite(item, place)
     return canvas.convert("RGB")

@@ -17,7 +17,8 @@ from .vocabulary import COLOURS, HELD_OUT, TRAINED, caption
 
 WORDS = """
 a an the my this of on in with and at under over beside near background sks photo picture painting drawing cartoon style
-toy pet old new big small tiny large dark light bright plain snow beach forest jungle city street room table wooden floor
+toy pet old new big small tiny large dark light bright
+plain snow beach forest jungle city street room table wooden floor
 sand sky night day water grass mountain wearing hat red blue green yellow two three one front colour color texture
 object animal food thing object vehicle
 """
@@ -43,7 +44,7 @@ def merges_of(word: str, ranks: dict[tuple[str, str], int]) -> set[tuple[str, st
         index = 0
         while index < len(parts) - 1:
             if (parts[index], parts[index + 1]) == best:
-                parts[index:index + 2] = [best[0] + best[1]]
+                parts[index : index + 2] = [best[0] + best[1]]
             index += 1
 
 
@@ -62,8 +63,13 @@ def main() -> None:
     used = set().union(*(merges_of(word, ranks) for word in sorted(words)))
     kept = [merge for merge in merges if merge in used]
     symbols = byte_symbols()
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge) for merge in kept),
-              "<|startoftext|>", "<|endoftext|>"]
+    tokens = [
+        *symbols,
+        *(symbol + "</w>" for symbol in symbols),
+        *("".join(merge) for merge in kept),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False))
     (args.out / "merges.txt").write_text("\n".join([lines[0], *(" ".join(merge) for merge in kept)]) + "\n")

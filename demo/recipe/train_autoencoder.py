@@ -1,7 +1,7 @@
 """Train the demo's autoencoder (TAESD layout, 16 latent channels) and write it as ComfyUI's VAE Loader reads it.
 
-    python -m demo.recipe.train_autoencoder --comfyui DIR --assets DIR --phase 1 --minutes 15
-    python -m demo.recipe.train_autoencoder --comfyui DIR --assets DIR --phase 2 --minutes 15
+python -m demo.recipe.train_autoencoder --comfyui DIR --assets DIR --phase 1 --minutes 15
+python -m demo.recipe.train_autoencoder --comfyui DIR --assets DIR --phase 2 --minutes 15
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ def pictures(assets: Path, count: int, seed: int) -> torch.Tensor:
     held_out = {UNICODE_NAMES.get(name, name) for name in HELD_OUT}
     names = [name for name in asset_files(assets) if name not in held_out]
     rng = random.Random(seed)
-    rows = [np.asarray(compose(assets, rng.choice(names), rng.choice(list(COLOURS)), rng, rotation=30.0))
-            for _ in range(count)]
+    rows = [
+        np.asarray(compose(assets, rng.choice(names), rng.choice(list(COLOURS)), rng, rotation=30.0))
+        for _ in range(count)
+    ]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -79,8 +81,15 @@ def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return F.l1_loss(y, x) + sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
 
 
-def train(encoder: torch.nn.Module, decoder: torch.nn.Module, data: torch.Tensor, minutes: float, learning_rate: float,
-          generator: torch.Generator, train_encoder: bool) -> None:
+def train(
+    encoder: torch.nn.Module,
+    decoder: torch.nn.Module,
+    data: torch.Tensor,
+    minutes: float,
+    learning_rate: float,
+    generator: torch.Generator,
+    train_encoder: bool,
+) -> None:
     """32 px crops first (cheaper), whole pictures at the end. With a frozen encoder only the decoder learns."""
     networks = torch.nn.ModuleList([encoder, decoder]).to(memory_format=torch.channels_last)
     encoder.requires_grad_(train_encoder)
@@ -93,8 +102,12 @@ def train(encoder: torch.nn.Module, decoder: torch.nn.Module, data: torch.Tensor
         crop, batch = (32, 16) if done < 0.7 and train_encoder else (64, 6)
         rows = torch.randint(len(data), (batch,), generator=generator)
         top, left = (int(torch.randint(64 - crop + 1, (), generator=generator)) for _ in range(2))
-        x = data[rows, :, top:top + crop, left:left + crop].float().div(255).contiguous(
-            memory_format=torch.channels_last)
+        x = (
+            data[rows, :, top : top + crop, left : left + crop]
+            .float()
+            .div(255)
+            .contiguous(memory_format=torch.channels_last)
+        )
         with torch.autocast("cpu", torch.bfloat16):
             z = encoder(x)
             y = decoder(z + 0.05 * torch.randn(z.shape, generator=generator))
@@ -128,7 +141,8 @@ def report(model: torch.nn.Module, data: torch.Tensor, folder: Path) -> None:
     print(f"PSNR {-10 * math.log10(F.mse_loss(y, x)):.2f} dB on {len(x)} pictures")
     rows = torch.cat([torch.cat(list(part[:8]), dim=2) for part in (x, y)], dim=1)
     Image.fromarray((rows.permute(1, 2, 0) * 255).round().byte().numpy()).resize(
-        (8 * 128, 256), Image.Resampling.NEAREST).save(folder / "autoencoder.png")
+        (8 * 128, 256), Image.Resampling.NEAREST
+    ).save(folder / "autoencoder.png")
 
 
 def main() -> None:
@@ -151,13 +165,27 @@ def main() -> None:
     data, check = pictures(args.assets, 8000, seed=1), pictures(args.assets, 256, seed=2)
     if args.phase == 1:
         initialise(model)
-        train(without(model.taesd_encoder, IDLE_ENCODER), without(model.taesd_decoder, IDLE_DECODER), data,
-              args.minutes, 2e-3, generator, train_encoder=True)
+        train(
+            without(model.taesd_encoder, IDLE_ENCODER),
+            without(model.taesd_decoder, IDLE_DECODER),
+            data,
+            args.minutes,
+            2e-3,
+            generator,
+            train_encoder=True,
+        )
         normalise(model, check)
     else:
         model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
-        train(without(model.taesd_encoder, IDLE_ENCODER), model.taesd_decoder, data, args.minutes, 6e-4, generator,
-              train_encoder=False)
+        train(
+            without(model.taesd_encoder, IDLE_ENCODER),
+            model.taesd_decoder,
+            data,
+            args.minutes,
+            6e-4,
+            generator,
+            train_encoder=False,
+        )
     (args.out / "vae").mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()}
     save_file(state, file)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .compose import compose
-from .train_autoencoder import LATENT_CHANNELS, SD3_SCALE, SD3_SHIFT, use_comfyui
+from .train_autoencoder import IDLE_ENCODER, LATENT_CHANNELS, SD3_SCALE, SD3_SHIFT, use_comfyui, without
 from .vocabulary import COLOURS, TRAINED, caption
 
 DEPTH = 3
@@ -31,16 +31,17 @@ def dataset(assets: Path, vae: torch.nn.Module, per_caption: int, seed: int) -> 
     """Latents [n, 16, 8, 8] as the denoiser sees them (mean 0, deviation 1) and their captions."""
     rng = random.Random(seed)
     captions, latents, rows = [], [], []
+    encoder = without(vae.taesd_encoder, IDLE_ENCODER).to(memory_format=torch.channels_last)
     for name in TRAINED:
         for colour in COLOURS:
             for _ in range(per_caption):
                 captions.append(caption(name, colour))
                 rows.append(np.asarray(compose(assets, name, colour, rng)))
         if len(rows) >= 256 or name == TRAINED[-1]:
-            x = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            x = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div(255)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                z = vae.encode(x.contiguous(memory_format=torch.channels_last)).float()
-            latents.append((z - SD3_SHIFT) * SD3_SCALE)
+                z = encoder(x.contiguous(memory_format=torch.channels_last)).float()
+            latents.append((z / vae.vae_scale + vae.vae_shift - SD3_SHIFT) * SD3_SCALE)
             rows = []
     return torch.cat(latents).contiguous(), captions
 
@@ -54,11 +55,21 @@ def build(clip: object) -> torch.nn.Module:
 
     hidden = 64 * DEPTH
     model = OpenAISignatureMMDITWrapper(
-        input_size=None, patch_size=2, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, depth=DEPTH,
-        adm_in_channels=WIDTH, num_patches=64, pos_embed_max_size=8, pos_embed_scaling_factor=None, qk_norm="rms",
-        context_embedder_config={"target": "torch.nn.Linear",
-                                 "params": {"in_features": WIDTH, "out_features": hidden}},
-        device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+        input_size=None,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        depth=DEPTH,
+        adm_in_channels=WIDTH,
+        num_patches=64,
+        pos_embed_max_size=8,
+        pos_embed_scaling_factor=None,
+        qk_norm="rms",
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": hidden}},
+        device="cpu",
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             torch.nn.init.xavier_uniform_(parameter.view(parameter.shape[0], -1))
@@ -105,8 +116,9 @@ def encode(transformer: torch.nn.Module, tokens: torch.Tensor) -> tuple[torch.Te
     heads = text.encoder.layers[0].self_attn.heads
     for layer in text.encoder.layers:
         h = layer.layer_norm1(x)
-        q, k, v = (getattr(layer.self_attn, f"{name}_proj")(h).unflatten(-1, (heads, -1)).transpose(1, 2)
-                   for name in "qkv")
+        q, k, v = (
+            getattr(layer.self_attn, f"{name}_proj")(h).unflatten(-1, (heads, -1)).transpose(1, 2) for name in "qkv"
+        )
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + layer.self_attn.out_proj(h)
         x = x + layer.mlp(layer.layer_norm2(x))
@@ -115,8 +127,13 @@ def encode(transformer: torch.nn.Module, tokens: torch.Tensor) -> tuple[torch.Te
     return x, x[torch.arange(len(x)), end]
 
 
-def flow_loss(model: torch.nn.Module, transformer: torch.nn.Module, x0: torch.Tensor, tokens: torch.Tensor,
-              generator: torch.Generator) -> torch.Tensor:
+def flow_loss(
+    model: torch.nn.Module,
+    transformer: torch.nn.Module,
+    x0: torch.Tensor,
+    tokens: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
     """Rectified flow (SD3, arXiv 2403.03206): x_t = (1 - s) x0 + s e, target e - x0, s logit-normal, shifted."""
     s = torch.sigmoid(torch.randn(len(x0), generator=generator))
     shift = 1.8  # between no shift and the sampler's 3: 64 px pictures need less noise than 1024 px ones
@@ -130,8 +147,15 @@ def flow_loss(model: torch.nn.Module, transformer: torch.nn.Module, x0: torch.Te
 
 
 @torch.no_grad()
-def sample(model: torch.nn.Module, transformer: torch.nn.Module, tokens: torch.Tensor, empty: torch.Tensor,
-           seed: int, steps: int = 24, cfg: float = 4.0) -> torch.Tensor:
+def sample(
+    model: torch.nn.Module,
+    transformer: torch.nn.Module,
+    tokens: torch.Tensor,
+    empty: torch.Tensor,
+    seed: int,
+    steps: int = 24,
+    cfg: float = 4.0,
+) -> torch.Tensor:
     """Euler samples [n, 16, 8, 8] with classifier-free guidance."""
     x = torch.randn(len(tokens), LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(seed))
     s = torch.linspace(1, 0, steps + 1)
@@ -148,9 +172,10 @@ def sheet(vae: torch.nn.Module, latents: torch.Tensor, path: Path) -> None:
     """Write 16 decoded samples as a 4 x 4 picture."""
     with torch.no_grad():
         x = vae.decode(latents / SD3_SCALE + SD3_SHIFT).add(1).div(2).clamp(0, 1)
-    rows = torch.cat([torch.cat(list(x[i:i + 4]), dim=2) for i in range(0, 16, 4)], dim=1)
+    rows = torch.cat([torch.cat(list(x[i : i + 4]), dim=2) for i in range(0, 16, 4)], dim=1)
     Image.fromarray((rows.permute(1, 2, 0) * 255).round().byte().numpy()).resize(
-        (512, 512), Image.Resampling.BICUBIC).save(path)
+        (512, 512), Image.Resampling.BICUBIC
+    ).save(path)
 
 
 def sheet_captions() -> list[str]:
@@ -197,8 +222,11 @@ def main() -> None:
     parts = torch.nn.ModuleDict({"model": model, "text": transformer})
     average = copy.deepcopy(parts).requires_grad_(False)
     optimizer = torch.optim.AdamW(parts.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M denoiser, "
-          f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.2f} M text encoder", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M denoiser, "
+        f"{sum(p.numel() for p in transformer.parameters()) / 1e6:.2f} M text encoder",
+        flush=True,
+    )
 
     def write() -> None:
         (args.out / "diffusion_models").mkdir(exist_ok=True)

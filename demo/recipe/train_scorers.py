@@ -16,7 +16,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +127,16 @@ def train_dino(assets: Path, minutes: float, out: Path) -> None:
     model = VisionTransformer(**DINO["timm"], patch_drop_rate=0.5)
     proxies = torch.nn.Parameter(torch.randn(len(names), DINO["timm"]["embed_dim"]) * 0.05)
     optimizer = torch.optim.AdamW([*model.parameters(), proxies], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    objects, colours, smooth = 48, palette(), None
+    colours, smooth = palette(), None
+    # Objects of one colour are told apart by their shape only: two thirds of a batch are like that.
+    seen = data[:, 0].float().flatten(2).sum(2)
+    alike = torch.cdist(*[seen[:, :3] / seen[:, 3:]] * 2).argsort(dim=1)[:, :40]
     for step, done in schedule(optimizer, minutes, peak=1.5e-3):
         if done > 0.75:
             model.patch_drop = torch.nn.Identity()
-        labels = torch.randperm(len(names), generator=generator)[:objects].repeat(2)
+        order = torch.randperm(len(names), generator=generator)
+        near = [alike[anchor][torch.randperm(40, generator=generator)[:16]] for anchor in order[:2]]
+        labels = torch.cat([*near, order[2:18]]).unique().repeat(2)
         views = torch.randint(data.shape[1], (len(labels),), generator=generator)
         colour = colours[torch.randint(len(colours), (len(labels),), generator=generator)]
         x = normalise(paint(data[labels, views], colour, generator), DINO["preprocess"])
@@ -140,7 +145,7 @@ def train_dino(assets: Path, minutes: float, out: Path) -> None:
         y = F.normalize(y.float(), dim=-1)
         classify = F.cross_entropy(20 * y @ F.normalize(proxies, dim=-1).T, labels)
         pairs = (y @ y.T / 0.1).fill_diagonal_(float("-inf"))
-        contrast = F.cross_entropy(pairs, torch.arange(len(y)).roll(objects))
+        contrast = F.cross_entropy(pairs, torch.arange(len(y)).roll(len(y) // 2))
         loss = classify + contrast
         optimizer.zero_grad()
         loss.backward()
@@ -154,7 +159,7 @@ def train_dino(assets: Path, minutes: float, out: Path) -> None:
     report_dino(model.eval(), assets)
 
 
-def tokenizer(merges: Path, context: int):  # -> open_clip.SimpleTokenizer
+def tokenizer(merges: Path, context: int) -> Callable[[Sequence[str]], torch.Tensor]:
     """open_clip's tokenizer over the demo's own merges (it wants them gzipped and without a last line feed)."""
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -188,8 +193,9 @@ def train_clip(assets: Path, minutes: float, out: Path) -> None:
     print(f"{len(TRAINED)} objects, {data.shape[1]} views each", flush=True)
     torch.manual_seed(13)
     generator, rng = torch.Generator().manual_seed(13), random.Random(13)
-    model = Model(**CLIP["open_clip"])
-    tokens = tokenizer(MODELS / CLIP["merges"], CLIP["open_clip"]["text_cfg"]["context_length"])
+    settings = CLIP["open_clip"]
+    model = Model(**settings | {"vision_cfg": settings["vision_cfg"] | {"patch_dropout": 0.5}})
+    tokens = tokenizer(MODELS / CLIP["merges"], settings["text_cfg"]["context_length"])
     # Biases, norms and the temperature are not decayed, as in CLIP.
     groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
               {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
@@ -197,6 +203,8 @@ def train_clip(assets: Path, minutes: float, out: Path) -> None:
     unseen, names, colours, smooth = unseen_pairs(), list(COLOURS), palette(), None
     pairs = [(i, j) for i, name in enumerate(TRAINED) for j, colour in enumerate(names) if (name, colour) not in unseen]
     for step, done in schedule(optimizer, minutes, peak=1.5e-3):
+        if done > 0.75:
+            model.visual.patch_dropout = torch.nn.Identity()
         chosen = [pairs[rng.randrange(len(pairs))] for _ in range(112)]
         texts = tokens([wording(TRAINED[i], names[j], rng) for i, j in chosen])
         labels = torch.tensor([i for i, _ in chosen])
@@ -223,7 +231,8 @@ def train_clip(assets: Path, minutes: float, out: Path) -> None:
 
 
 @torch.no_grad()
-def report_clip(model: torch.nn.Module, tokens, assets: Path, count: int = 600) -> None:
+def report_clip(model: torch.nn.Module, tokens: Callable[[Sequence[str]], torch.Tensor], assets: Path,
+                count: int = 600) -> None:
     """Print how often the right caption of 32 is retrieved for new pictures of (name, colour) pairs never trained."""
     rng, names = random.Random(7), list(COLOURS)
     pairs = rng.sample(sorted(unseen_pairs()), min(count, len(unseen_pairs())))
@@ -254,6 +263,7 @@ def store(model: torch.nn.Module, settings: dict, path: Path) -> None:
     state = {key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()
              if value.is_floating_point()}
     save_file(state, path.with_suffix(".safetensors"))
+    path.with_suffix(".safetensors").chmod(0o644)  # safetensors makes it private
     path.with_suffix(".json").write_text(json.dumps(settings, indent=2) + "\n")
 
 

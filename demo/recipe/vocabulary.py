@@ -7,16 +7,38 @@ another, plainer name, `UNICODE_NAMES` gives the Unicode one.
 from __future__ import annotations
 
 COLOURS = {
-    "red": (214, 48, 49), "orange": (240, 140, 40), "yellow": (248, 214, 72), "green": (60, 166, 80),
-    "teal": (40, 160, 160), "blue": (52, 104, 214), "purple": (130, 70, 190), "pink": (245, 150, 190),
-    "brown": (122, 80, 50), "black": (26, 26, 30), "white": (246, 246, 246), "grey": (140, 144, 150),
+    "red": (214, 48, 49),
+    "orange": (240, 140, 40),
+    "yellow": (248, 214, 72),
+    "green": (60, 166, 80),
+    "teal": (40, 160, 160),
+    "blue": (52, 104, 214),
+    "purple": (130, 70, 190),
+    "pink": (245, 150, 190),
+    "brown": (122, 80, 50),
+    "black": (26, 26, 30),
+    "white": (246, 246, 246),
+    "grey": (140, 144, 150),
 }
 
 # Never shown in training: they are the subjects of the demo's personalisation.
-HELD_OUT = ("teddy bear", "cat", "dog", "robot", "teapot", "backpack", "duck", "sneaker", "sunglasses", "alarm clock",
-            "candle", "sloth")
+HELD_OUT = (
+    "teddy bear",
+    "cat",
+    "dog",
+    "robot",
+    "teapot",
+    "backpack",
+    "duck",
+    "sneaker",
+    "sunglasses",
+    "alarm clock",
+    "candle",
+    "sloth",
+)
 
-TRAINED = tuple("""
+TRAINED = tuple(
+    """
 rat; mouse; ox; cow; tiger; leopard; rabbit; dragon; crocodile; whale; snail; snake; horse; ram; goat; sheep; monkey;
 rooster; chicken; pig; boar; elephant; octopus; spiral shell; bug; ant; honeybee; lady beetle; fish; tropical fish;
 blowfish; turtle; hatching chick; bird; penguin; koala; poodle; dolphin; frog face; hamster face; wolf face; bear face;
@@ -27,7 +49,8 @@ hot dog; taco; chestnut; evergreen tree; palm tree; cactus; hot pepper; tulip; r
 tomato; aubergine; grapes; watermelon; tangerine; lemon; banana; pineapple; red apple; green apple; pear; peach;
 cherries; strawberry; hamburger; slice of pizza; rice ball; bread; french fries; doughnut; cookie; chocolate bar;
 lollipop; honey pot; birthday cake; cupcake; avocado; cucumber; potato; carrot; egg; kiwifruit; pancakes; coconut;
-broccoli; pretzel; sandwich; cheese wedge; onion; garlic; waffle; popcorn; ice cream; wine glass; beer mug; hot beverage;
+broccoli; pretzel; sandwich; cheese wedge; onion; garlic; waffle; popcorn; ice cream; wine glass; beer mug;
+hot beverage;
 jack-o-lantern; christmas tree; balloon; wrapped present; top hat; crown; eyeglasses; necktie; t-shirt; jeans; dress;
 purse; high-heeled shoe; gloves; scarf; socks; ring; gem stone; bomb; money bag; guitar; violin; trumpet; saxophone;
 drum; soccer ball; american football; volleyball; baseball; trophy; bowling; video game; dice; teddy;
@@ -37,18 +60,43 @@ telephone; mobile phone; camera; television; radio; computer; printer; battery; 
 scissors; axe; magnet; microscope; telescope; light bulb; book; envelope; pencil; chair; couch; bed; door; toilet;
 bathtub; broom; basket; bucket; snowman; fire; droplet; star; sun; crescent moon; rainbow; heart; skull; ghost; alien;
 planet; anchor; gear; brain; bone; tooth; moai; kite; magic wand; ladder
-""".replace("\n", " ").strip().split("; "))
+""".replace("\n", " ")
+    .strip()
+    .split("; ")
+)
 TRAINED = tuple(name.strip() for chunk in TRAINED for name in chunk.split(";") if name.strip() not in ("", "teddy"))
 
 UNICODE_NAMES = {
-    "robot": "robot face", "backpack": "school satchel", "sneaker": "athletic shoe", "sunglasses": "dark sunglasses",
-    "pig": "pig face", "cow": "cow face", "tiger": "tiger face", "rabbit": "rabbit face", "mouse": "mouse face",
-    "monkey": "monkey face", "drum": "drum with drumsticks", "dice": "game die", "car": "automobile",
-    "truck": "delivery truck", "house": "house building", "castle": "european castle", "telephone": "black telephone",
-    "computer": "personal computer", "light bulb": "electric light bulb", "book": "orange book",
-    "couch": "couch and lamp", "scissors": "black scissors", "star": "white medium star", "sun": "sun with face",
-    "heart": "heavy black heart", "alien": "extraterrestrial alien", "planet": "ringed planet", "moai": "moyai",
-    "deer": "deer", "basketball": "basketball and hoop",
+    "robot": "robot face",
+    "backpack": "school satchel",
+    "sneaker": "athletic shoe",
+    "sunglasses": "dark sunglasses",
+    "pig": "pig face",
+    "cow": "cow face",
+    "tiger": "tiger face",
+    "rabbit": "rabbit face",
+    "mouse": "mouse face",
+    "monkey": "monkey face",
+    "drum": "drum with drumsticks",
+    "dice": "game die",
+    "car": "automobile",
+    "truck": "delivery truck",
+    "house": "house building",
+    "castle": "european castle",
+    "telephone": "black telephone",
+    "computer": "personal computer",
+    "light bulb": "electric light bulb",
+    "book": "orange book",
+    "couch": "couch and lamp",
+    "scissors": "black scissors",
+    "star": "white medium star",
+    "sun": "sun with face",
+    "heart": "heavy black heart",
+    "alien": "extraterrestrial alien",
+    "planet": "ringed planet",
+    "moai": "moyai",
+    "deer": "deer",
+    "basketball": "basketball and hoop",
 }
 
 

@@ -80,22 +80,38 @@ def test_comfy_cli_runs(server: Any, path: Path, tmp_path: Path) -> None:
     assert history["outputs"], "no node showed anything"
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
-def test_browser_opens(server: Any, path: Path, tmp_path: Path) -> None:
+def open_in_browser(server: Any, path: Path, screenshot: Path) -> Any:
+    """What the front end sees in a UI-format workflow; skips where there is no browser."""
     helper = sys.modules["comfy_server"]
     try:
         helper.browser_environment()
     except RuntimeError as missing:
         pytest.skip(str(missing))
+    return json.loads(helper.drive_browser("check", server.url, str(path), str(screenshot)))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
+def test_browser_opens(server: Any, path: Path, tmp_path: Path) -> None:
     screenshot = Path(os.environ.get("DEFT_TEST_LOGS") or tmp_path) / f"{path.stem}.png"
-    seen = json.loads(helper.drive_browser("check", server.url, str(path), str(screenshot)))
+    seen = open_in_browser(server, path, screenshot)
     assert [node for node in seen["nodes"] if not node["registered"]] == []
     assert seen["errors"] == []
-    assert seen["dialogs"] == []
+    assert seen["complaints"] == []
     assert screenshot.stat().st_size > 10_000
     # What the front end would send is what the API file says.
     for node_id, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items():
         assert seen["api"][node_id]["class_type"] == node["class_type"]
         sent = {name: seen["api"][node_id]["inputs"].get(name) for name in node["inputs"]}
         assert sent == node["inputs"], node_id
+
+
+def test_browser_sees_what_is_missing(server: Any, tmp_path: Path) -> None:
+    """The check above would find a node that is not installed and a model file that is not there."""
+    path = tmp_path / "broken.json"
+    text = (WORKFLOWS / "compare_methods.json").read_text()
+    path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
+    seen = open_in_browser(server, path, tmp_path / "broken.png")
+    assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
+    complaints = " ".join(seen["complaints"])
+    assert "NoSuchNode" in complaints or "no_such_file.safetensors" in complaints

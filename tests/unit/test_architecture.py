@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = ("deft_ops", "patches", "trainers", "nodes", "scoring", "sweeps")
+FOLDERS = ("deft_ops", "patches", "trainers", "nodes", "scoring", "sweeps", "demo")
+NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
 ARROWS = {
     "": {"nodes"},
-    "nodes": {"trainers", "scoring", "patches", "deft_ops"},
+    "nodes": {"trainers", "scoring", "patches", "deft_ops", "demo"},
     "trainers": {"patches", "deft_ops"},
     "patches": {"deft_ops"},
     "deft_ops": set(),
     "scoring": set(),
     "sweeps": set(),
+    "demo": set(),
 }
 COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "nodes", "server",
          "execution", "latent_preview", "node_helpers", "app", "utils"}
-MAY_IMPORT_COMFY = {"nodes", "trainers", "patches"}
+MAY_IMPORT_COMFY = {"nodes", "trainers", "patches", "demo"}
 UNSAFE_MODULES = {"subprocess", "pickle", "cPickle", "dill", "socket", "requests", "urllib", "http", "httpx", "ctypes",
                   "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -31,9 +33,15 @@ NOT_IN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "torchsde", "numpy"
                        "kornia", "comfyui", "xformers", "triton"}
 
 
+def by_path(path: Path) -> str:
+    """The path from the root, with slashes."""
+    return path.relative_to(ROOT).as_posix()
+
+
 def shipped_files() -> list[Path]:
     """The Python files that a user's ComfyUI loads."""
-    return [ROOT / "__init__.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
+    found = [ROOT / "__init__.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
+    return [path for path in found if not by_path(path).startswith(NOT_SHIPPED)]
 
 
 def folder_of(path: Path) -> str:
@@ -74,10 +82,6 @@ def files_of(*folders: str) -> list[Path]:
     return [path for path in shipped_files() if folder_of(path) in folders]
 
 
-def by_path(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
 def test_the_folders_are_there() -> None:
     assert {folder_of(path) for path in shipped_files()} >= {"", "deft_ops", "patches", "trainers", "nodes", "scoring"}
 
@@ -92,7 +96,7 @@ def test_arrows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", shipped_files(), ids=by_path)
 def test_own_modules_are_imported_relatively(path: Path) -> None:
-    own = (set(FOLDERS) | {"deft_pack", "demo", "benchmarks", "tests"}) - {"nodes"}  # `nodes` is ComfyUI's there
+    own = (set(FOLDERS) | {"deft_pack", "benchmarks", "tests"}) - {"nodes"}  # `nodes` is ComfyUI's there
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own] == []
 
 
@@ -102,7 +106,7 @@ def test_comfy_stays_out(path: Path) -> None:
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in COMFY] == []
 
 
-@pytest.mark.parametrize("path", files_of("", "deft_ops", "patches", "trainers", "nodes", "scoring"), ids=by_path)
+@pytest.mark.parametrize("path", files_of("", *(name for name in FOLDERS if name != "sweeps")), ids=by_path)
 def test_nothing_that_scanners_flag(path: Path) -> None:
     """Registry scanners flag these, and a flagged version is withheld from users. Sweeps talk HTTP, and are apart."""
     found = [f"line {line}: {name}" for name, line in absolute_imports(path) if name in UNSAFE_MODULES]
@@ -127,6 +131,11 @@ def test_requirements_are_loose_extras() -> None:
         match = re.fullmatch(r"([A-Za-z0-9_.-]+)(>=[0-9.]+)?", line)
         assert match, f"{line}: only a name and a lower bound"
         assert match.group(1).lower() not in NOT_IN_REQUIREMENTS, f"{line}: comes with ComfyUI"
+
+
+def test_what_is_not_checked_is_not_shipped() -> None:
+    ignored = (ROOT / ".comfyignore").read_text().splitlines()
+    assert {line.rstrip("/") for line in ignored} >= {*NOT_SHIPPED, "tests", "benchmarks", "scripts"}
 
 
 def test_project_file_names_the_same_requirements() -> None:

@@ -1,0 +1,59 @@
+"""The frame of all benchmarks: us and the peer in one run, in turns, and one line of JSON a measurement."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+
+def seconds(work: Callable[[], object]) -> Callable[[], float]:
+    """Make a measurement out of work: how many seconds one call takes."""
+
+    def measure() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return measure
+
+
+def alternate(
+    ours: Callable[[], float], peer: Callable[[], float], runs: int, warm_up: int = 1
+) -> tuple[float, float]:
+    """Medians of `runs` measurements of each side, taken in turns, so that drift of the machine meets both alike.
+
+    Each callable makes one measurement and returns it. The first `warm_up` rounds are not counted. The side that goes
+    first changes from round to round.
+    """
+    counted: tuple[list[float], list[float]] = ([], [])
+    sides = (ours, peer)
+    for index in range(warm_up + runs):
+        for side in (0, 1) if index % 2 == 0 else (1, 0):
+            value = sides[side]()
+            if index >= warm_up:
+                counted[side].append(value)
+    return statistics.median(counted[0]), statistics.median(counted[1])
+
+
+def report(name: str, ours: float, peer: float, unit: str, runs: int) -> dict[str, str | float | int]:
+    """Print one measurement as a line of JSON, and return it. ratio is ours / peer: below 1 we need less."""
+    line: dict[str, str | float | int] = {
+        "name": name, "ours": significant(ours), "peer": significant(peer), "ratio": significant(ours / peer),
+        "unit": unit, "runs": runs,
+    }
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def compare(
+    name: str, ours: Callable[[], float], peer: Callable[[], float], *, unit: str = "s", runs: int = 5, warm_up: int = 1
+) -> dict[str, str | float | int]:
+    """Measure both sides in turns and print the line."""
+    return report(name, *alternate(ours, peer, runs, warm_up), unit, runs)
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """Rounded to so many significant digits."""
+    return float(f"{value:.{digits}g}")

@@ -1,0 +1,179 @@
+"""Small models of ComfyUI's own classes with random weights, and what goes into them.
+
+ComfyUI leaves its layers uninitialised, so every parameter is filled here from a private generator.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+TOKEN_WIDTH = 48  # of the conditioning that every model here takes
+POOLED_WIDTH = 32
+
+
+def generator(seed: int) -> torch.Generator:
+    """A private generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    """Normal numbers."""
+    return torch.randn(shape, generator=generator(seed))
+
+
+def filled(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """Random weights that keep activations near 1: matrices by their fan-in, norms near 1, biases small."""
+    source = generator(seed)
+    state = {}
+    for name, shape in shapes.items():
+        values = torch.randn(shape, generator=source)
+        if len(shape) > 1:
+            state[name] = values / shape[1:].numel() ** 0.5
+        else:
+            state[name] = 0.1 * values + (1.0 if name.endswith("weight") else 0.0)
+    return state
+
+
+def sd3_state(seed: int = 0, depth: int = 1) -> dict[str, Tensor]:
+    """The weights of an SD3 of 64 x depth channels for latents of up to 16 x 16."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": TOKEN_WIDTH, "out_features": 64 * depth}}
+    network = OpenAISignatureMMDITWrapper(
+        input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=depth, adm_in_channels=POOLED_WIDTH,
+        num_patches=64, pos_embed_max_size=8, pos_embed_scaling_factor=None, qk_norm="rms", device="cpu",
+        dtype=torch.float32, context_embedder_config=embedder, operations=comfy.ops.disable_weight_init)
+    return filled({name: value.shape for name, value in network.state_dict().items()}, seed)
+
+
+def sd3(seed: int = 0, depth: int = 1, dtype: torch.dtype = torch.float32) -> Any:
+    """A small SD3 as ComfyUI's loader makes it of its weights."""
+    import comfy.sd
+
+    return comfy.sd.load_diffusion_model_state_dict(sd3_state(seed, depth), model_options={"dtype": dtype})
+
+
+SD15_CONFIG: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2], "transformer_depth": [1, 0], "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 0, 0], "use_linear_in_transformer": False, "context_dim": TOKEN_WIDTH,
+    "use_spatial_transformer": True, "legacy": False, "adm_in_channels": None, "use_temporal_attention": False}
+SDXL_CONFIG: dict[str, Any] = SD15_CONFIG | {
+    "transformer_depth": [0, 2], "transformer_depth_middle": 2, "transformer_depth_output": [0, 0, 2, 2],
+    "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": POOLED_WIDTH + 6 * 256}
+
+
+def unet(kind: str = "sd15", seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A small UNet: "sd15", "v" (the same with v-prediction) or "sdxl"."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    class SmallSD15(comfy.supported_models.SD15):
+        unet_config: dict[str, Any] = {}
+        unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+
+        def model_type(self, state_dict: Any, prefix: str = "") -> Any:
+            types = comfy.model_base.ModelType
+            return types.V_PREDICTION if kind == "v" else types.EPS
+
+    class SmallSDXL(comfy.supported_models.SDXL):
+        unet_config: dict[str, Any] = {}
+        unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
+
+    config = SmallSDXL(SDXL_CONFIG) if kind == "sdxl" else SmallSD15(SD15_CONFIG)
+    config.set_inference_dtype(dtype, None)
+    model = config.get_model({}, "", device=CPU)
+    state = filled({name: value.shape for name, value in model.diffusion_model.state_dict().items()}, seed)
+    model.diffusion_model.load_state_dict(state)
+    model.eval()
+    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+def channels(model: Any) -> int:
+    """Latent channels of a model made here."""
+    return model.model.latent_format.latent_channels
+
+
+def latents(model: Any, count: int = 1, size: int = 8, seed: int = 1) -> dict[str, Tensor]:
+    """A LATENT."""
+    return {"samples": random(count, channels(model), size, size, seed=seed)}
+
+
+def conditioning(seed: int = 2, tokens: int = 7) -> list:
+    """A CONDITIONING of one caption."""
+    return [[random(1, tokens, TOKEN_WIDTH, seed=seed), {"pooled_output": random(1, POOLED_WIDTH, seed=seed + 1)}]]
+
+
+def network_inputs(model: Any, count: int = 1, seed: int = 3) -> dict[str, Tensor | None]:
+    """Keyword arguments of the network itself: x, timesteps, context, y."""
+    adm = model.model.model_config.unet_config.get("adm_in_channels")
+    return {"x": random(count, channels(model), 8, 8, seed=seed), "timesteps": torch.tensor([311.0] * count),
+            "context": random(count, 7, TOKEN_WIDTH, seed=seed + 1),
+            "y": None if adm is None else random(count, adm, seed=seed + 2)}
+
+
+def network_output(model: Any, **inputs: Any) -> Tensor:
+    """The raw output of the network of a model, loaded with its patches as for sampling."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+        return model.model.diffusion_model(**(inputs or network_inputs(model))).clone()
+
+
+def sample(model: Any, seed: int = 5, steps: int = 2) -> Tensor:
+    """A latent from ComfyUI's KSampler node."""
+    import nodes
+
+    with torch.inference_mode():
+        latent = {"samples": torch.zeros(1, channels(model), 8, 8)}
+        positive, negative = conditioning(20), conditioning(30)
+        return nodes.KSampler().sample(model, seed, steps, 3.0, "euler", "simple", positive, negative, latent)[0][
+            "samples"].clone()
+
+
+def weights(model: Any) -> dict[str, Tensor]:
+    """Copies of all weights as they are now, by ComfyUI's keys."""
+    return {name: value.clone() for name, value in model.model.state_dict().items()}
+
+
+def patched_weights(model: Any) -> dict[str, Tensor]:
+    """Copies of all weights with the patches in, made by ComfyUI's own patching, which is undone afterwards."""
+    with torch.inference_mode():
+        model.patch_model(CPU)
+        try:
+            return weights(model)
+        finally:
+            model.unpatch_model(CPU)
+
+
+def deft_layers(shapes: dict[str, tuple[int, ...]], method: Any, rank: int = 4, seed: int = 10, alpha: float | None = 8,
+                **options: Any) -> dict[str, dict[str, Tensor]]:
+    """Random layers of a method of deft_ops, by name: its random start with everything else moved off zero."""
+    layers = {}
+    for index, (name, shape) in enumerate(shapes.items()):
+        params = method.init(random(*shape, seed=seed), rank, generator=generator(seed + index), alpha=alpha, **options)
+        moved = {key: value.detach() + 0.1 * torch.randn(value.shape, generator=generator(seed + 100 + index))
+                 for key, value in params.items()}
+        layers[name] = method.to_tensors(method.factors(moved, alpha=alpha, **options))
+    return layers
+
+
+def save_sd3(path: Path, seed: int = 0, depth: int = 1) -> Path:
+    """Write a small SD3 as a diffusion model file."""
+    from safetensors.torch import save_file
+
+    save_file(sd3_state(seed, depth), path)
+    return path
+
+
+def relative(value: Tensor, expected: Tensor) -> float:
+    """|value - expected| / |expected|."""
+    return float((value.double() - expected.double()).norm() / expected.double().norm())

@@ -1,0 +1,79 @@
+"""Every node of the pack as a person meets it: tooltips, descriptions, search words, ids, cost of loading."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+HEAVY = {"peft", "open_clip", "timm", "matplotlib", "diffusers"}
+
+
+def written_ids() -> list[str]:
+    """The node ids that stand as literals in the source, in the way ComfyUI Manager's scanner reads them."""
+    found = []
+    for path in sorted((ROOT / "nodes").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
+                value = next(keyword.value for keyword in call.keywords if keyword.arg == "node_id")
+                assert isinstance(value, ast.Constant), f"{path.name}: node_id is not a literal"
+                found.append(value.value)
+    return found
+
+
+def with_nested(inputs: list[Any]) -> list[Any]:
+    """Inputs and those that appear with an option of a dynamic choice."""
+    found = []
+    for item in inputs:
+        found.append(item)
+        for option in getattr(item, "options", None) or []:
+            found += with_nested(getattr(option, "inputs", None) or [])
+    return found
+
+
+def test_ids_are_literal_unique_and_all_loaded(comfyui: Any) -> None:
+    ids = written_ids()
+    assert len(ids) == len(set(ids))
+    assert set(ids) == set(comfyui.pack_nodes)
+    assert ids and all(re.fullmatch(r"DEFT[A-Za-z]+", node_id) for node_id in ids)
+
+
+def test_every_node_explains_itself(comfyui: Any) -> None:
+    missing = []
+    for node_id, node in comfyui.pack_nodes.items():
+        schema = node.GET_SCHEMA()
+        if not schema.description:
+            missing.append(f"{node_id}: description")
+        if not schema.search_aliases:
+            missing.append(f"{node_id}: search_aliases")
+        if not schema.display_name or not schema.category:
+            missing.append(f"{node_id}: display name or category")
+        missing += [f"{node_id}: tooltip of input {i.id}" for i in with_nested(schema.inputs) if not i.tooltip]
+        missing += [f"{node_id}: tooltip of output {o.display_name}" for o in schema.outputs if not o.tooltip]
+        missing += [f"{node_id}: name of an output" for o in schema.outputs if not o.display_name]
+    assert missing == []
+
+
+def test_loading_imports_nothing_heavy(comfyui: Any) -> None:
+    assert {name.split(".")[0] for name in comfyui.modules_of_loading} & HEAVY == set()
+
+
+def test_extension_file_settings(comfyui: Any) -> None:
+    """ComfyUI's own reader takes pyproject.toml, and serves the pack's web folder."""
+    from comfy_config import config_parser
+
+    found = config_parser.extract_node_configuration(str(comfyui.pack_path))
+    assert found.project.name == "deft-nodes"
+    assert found.project.supported_comfyui_version == ">=0.24.0"
+    assert found.project.supported_os and found.project.supported_accelerators
+    assert Path(comfyui.nodes.EXTENSION_WEB_DIRS[comfyui.pack_path.name]).resolve() == (ROOT / "web").resolve()
+
+
+@pytest.mark.parametrize("name", ["deft_ops", "nodes"])
+def test_the_pack_is_one_copy(comfyui: Any, name: str) -> None:
+    """Modules reached by the harness are the ones ComfyUI loaded, under the folder's own name."""
+    assert comfyui.module(name).__name__.endswith(f"deft nodes-1_x_0.{name}")

@@ -1,0 +1,44 @@
+"""A training on a real server, interrupted as a person does it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORKFLOW = ROOT / "example_workflows" / "api" / "compare_methods.json"
+
+
+def test_an_interrupted_training_ends_at_once_and_the_queue_goes_on(server: Any) -> None:
+    prompt = json.loads(WORKFLOW.read_text())
+    trainers = {key for key, node in prompt.items() if node["class_type"] == "DEFTTrainAdapter"}
+    for key in trainers:
+        prompt[key]["inputs"] |= {"steps": 1_000_000, "seed": 4321}  # not in the cache of another test
+    steps: list[float] = []
+    interrupted: list[float] = []
+
+    def interrupt_at_the_third_step(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] in trainers:
+            steps.append(time.monotonic())
+            if data["value"] >= 3 and not interrupted:
+                interrupted.append(time.monotonic())
+                server.post("/interrupt", {})
+
+    with pytest.raises(sys.modules["comfy_server"].PromptError, match="DEFTTrainAdapter .*: interrupted"):
+        server.run(prompt, interrupt_at_the_third_step)
+    ended = time.monotonic()
+    longest_step = max(later - earlier for earlier, later in zip(steps, steps[1:]))
+    assert ended - interrupted[0] < 2.0 + 2 * longest_step
+
+    after = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    history = server.run(after)
+    assert history["status"]["status_str"] == "success"
+    assert history["outputs"]["2"]["images"]
