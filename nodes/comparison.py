@@ -5,27 +5,26 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import folder_paths
+import numpy as np
+import torch
 from comfy_api.v0_0_2 import io, ui
+from PIL import Image
 
+from ..scoring import tables
+from ..scoring.grid import comparison_grid
+from ..scoring.scores import METRICS, Scores, join
 from .scoring import ScoresSocket, pictures
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from ..scoring.scores import Scores
 
 MAX_ROWS = 32
 
 
 def as_image(picture: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] -> IMAGE [1, H, W, 3]."""
-    import torch
-
     return torch.from_numpy(picture).float().div(255)[None]
 
 
@@ -44,10 +43,6 @@ def write_file(path: Path, data: bytes) -> None:
 
 def png(picture: np.ndarray) -> bytes:
     """uint8 [H, W, 3] -> PNG file."""
-    from io import BytesIO
-
-    from PIL import Image
-
     target = BytesIO()
     Image.fromarray(picture).save(target, "PNG", optimize=True)
     return target.getvalue()
@@ -113,10 +108,7 @@ class DEFTScoreTable(io.ComfyNode):
     def execute(cls, scores: dict[str, list[Scores]], title: tuple[str, ...] = ("",),
                 filename_prefix: tuple[str, ...] = ("",)) -> io.NodeOutput:
         """Draw, write and preview."""
-        from ..scoring import scores as records
-        from ..scoring import tables
-
-        joined = records.join(part for parts in in_order(scores) for part in parts)
+        joined = join(part for parts in in_order(scores) for part in parts)
         table = tables.tabulate(joined)
         drawn, markdown = tables.picture(table, title[0]), tables.markdown(table, title[0])
         csv, jsonl = tables.csv_text(table), joined.jsonl()
@@ -170,9 +162,6 @@ class DEFTComparisonGrid(io.ComfyNode):
                 subject: list[torch.Tensor] | None = None,
                 scores: dict[str, list[Scores]] | None = None) -> io.NodeOutput:
         """Draw and preview."""
-        from ..scoring.grid import comparison_grid
-        from ..scoring.scores import METRICS, join
-
         rows = [pictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
         measured = [join(parts) for parts in in_order(scores)]
         if measured and len(measured) != len(rows):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import comfy.model_management
+import comfy.model_patcher
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io
+from PIL import Image
 
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
+from ..scoring.preprocessing import to_pictures
+from ..scoring.protocols import PROTOCOLS, get_protocol
+from ..scoring.scorer import Scorer, load_scorer, score
+from ..scoring.scores import METRICS
+from ..scoring.weights import find_weights
 
-    from ..scoring.scorer import Scorer
-
-PROTOCOL_NAMES = ["dreambooth", "dreambench++", "demo"]
 CATEGORIES = ("scorers", "clip_vision", "text_encoders")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 AUTO = "auto"
@@ -86,10 +89,8 @@ class DEFTLoadScorer(io.ComfyNode):
             search_aliases=["clip score", "clip-i", "clip-t", "dino score", "dinov2", "dreambooth metrics",
                             "dreambench", "evaluation"],
             inputs=[
-                io.Combo.Input("protocol", options=PROTOCOL_NAMES, default="dreambooth", tooltip=(
-                    "dreambooth: CLIP ViT-B/32, DINO ViT-S/16 and DINOv2, every image against every reference, 0 to 1. "
-                    "dreambench++: CLIP ViT-B/32, DINO ViT-S/8 and DINOv2, image i against reference i, 0 to 100. "
-                    "demo: the two small scorers that come with the pack, for its demo only.")),
+                io.Combo.Input("protocol", options=list(PROTOCOLS), default="dreambooth", tooltip=" ".join(
+                    f"{name}: {protocol.about}" for name, protocol in PROTOCOLS.items())),
                 override("clip", "CLIP (CLIP-I and CLIP-T)"),
                 override("dino", "DINO"),
                 override("dinov2", "DINOv2"),
@@ -101,9 +102,6 @@ class DEFTLoadScorer(io.ComfyNode):
     def fingerprint_inputs(cls, protocol: str, clip_weights: str = AUTO, dino_weights: str = AUTO,
                            dinov2_weights: str = AUTO) -> list[Any]:
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
-        from ..scoring.protocols import get_protocol
-        from ..scoring.weights import find_weights
-
         overrides = {"clip": clip_weights, "dino": dino_weights, "dinov2": dinov2_weights}
         found: list[Any] = [protocol]
         for kind, spec in get_protocol(protocol).backbones.items():
@@ -119,11 +117,6 @@ class DEFTLoadScorer(io.ComfyNode):
     def execute(cls, protocol: str, clip_weights: str = AUTO, dino_weights: str = AUTO,
                 dinov2_weights: str = AUTO) -> io.NodeOutput:
         """Load in float32: half precision moves a cosine by about 1e-3."""
-        import comfy.model_management
-        import comfy.model_patcher
-
-        from ..scoring.scorer import load_scorer
-
         explicit = explicit_paths(clip=clip_weights, dino=dino_weights, dinov2=dinov2_weights)
         scorer = load_scorer(protocol, weight_folders(), explicit)
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
@@ -134,8 +127,6 @@ class DEFTLoadScorer(io.ComfyNode):
 
 def pictures(batches: list[torch.Tensor] | None, what: str) -> list[Image.Image]:
     """RGB pictures of a list of IMAGE batches (their sizes may differ)."""
-    from ..scoring.preprocessing import to_pictures
-
     return [picture for batch in batches or [] for picture in to_pictures(batch, what)]
 
 
@@ -183,11 +174,6 @@ class DEFTScoreImages(io.ComfyNode):
                 references: list[torch.Tensor] | None = None, text: tuple[str, ...] = ("",),
                 label: tuple[str, ...] = ("",), subject: tuple[str, ...] = ("",)) -> io.NodeOutput:
         """Every input is a list: a list of images is scored as one batch."""
-        import comfy.model_management
-
-        from ..scoring.scorer import score
-        from ..scoring.scores import METRICS
-
         loaded = scorer[0]
         generated, real = pictures(images, "images"), pictures(references, "references")
         comfy.model_management.load_models_gpu(loaded.patchers, force_full_load=True)

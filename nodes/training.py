@@ -203,7 +203,6 @@ class DEFTTrainAdapter(io.ComfyNode):
         model: list[Any],
         latents: list[dict[str, Any]],
         positive: list[list],
-        method: dict[str, Any],
         steps: list[int],
         learning_rate: list[float],
         batch_size: list[int],
@@ -212,8 +211,11 @@ class DEFTTrainAdapter(io.ComfyNode):
         seed: list[int],
         precision: list[str],
         gradient_checkpointing: list[bool],
+        method: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Train."""
+        if method is None:  # ComfyUI drops a dynamic choice that has no such option
+            raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
         settings = Settings(
             **method_settings(first(method)),
             steps=first(steps),

@@ -66,13 +66,17 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
     ) -> Tensor:
         """Edit `weight` [out, in, ...] in place and return it. `function` re-orders rows (its own inverse)."""
         base = function(weight.float())
-        total = None
+        pairs = []
         for Q, right, R, scale, removal, injection, share in self.weights:
             up, down = deft.to_lora(deft.Factors(Q, right, R, scale), base, removal=removal, injection=injection)
-            change = torch.mm(up, down.mul_(strength * share))
-            total = change if total is None else total.add_(change)
-        if total is not None:
-            weight += function(total.reshape(base.shape)).to(weight.dtype)
+            pairs.append((up, down.mul_(strength * share)))
+        if base is weight and weight.is_contiguous():  # float32 and no re-ordering: no temporary of the weight's size
+            matrix = weight.view(len(weight), -1)
+            for up, down in pairs:
+                matrix.addmm_(up, down)
+        elif pairs:
+            change = sum(torch.mm(up, down) for up, down in pairs)
+            weight += function(change.reshape(base.shape)).to(weight.dtype)
         return weight
 
 

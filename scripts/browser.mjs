@@ -131,7 +131,7 @@ async function load(page, source) {
     await window.app.handleFile(new File([JSON.stringify(graph)], name, { type: 'application/json' }))
   }, { graph, name: path.basename(source) })
   await page.waitForFunction((count) => window.app.graph.nodes.length === count, graph.nodes.length, { timeout: 60000 })
-  await page.waitForTimeout(2000) // dialogs about missing nodes and models come after the graph
+  await page.waitForTimeout(3000) // what is missing is told some time after the graph is there
 }
 
 const [command, url, ...rest] = process.argv.slice(2)
@@ -148,9 +148,8 @@ try {
   } else if (command === 'check') {
     const [source, screenshot] = rest
     await load(opened.page, source)
-    const shown = opened.page.locator('[role=dialog]:visible, [role=alert]:visible')
-    const texts = await shown.or(opened.page.getByText(/\bmissing\b/i)).allInnerTexts()
-    const complaints = texts.filter((text) => text.trim())
+    const shown = opened.page.locator('[role=dialog]:visible, [data-testid=error-overlay]:visible')
+    const complaints = (await shown.allInnerTexts()).filter((text) => text.trim())
     const found = await readGraph(opened.page)
     if (screenshot) {
       await fitView(opened.page)

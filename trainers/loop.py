@@ -227,7 +227,10 @@ def train(
     """
     if settings.precision not in PRECISIONS:
         raise ValueError(f"Unknown precision {settings.precision!r}: choose one of {', '.join(PRECISIONS)}.")
-    shape = [settings.batch_size, *latents[0]["samples"].shape[1:]]
+    with torch.inference_mode(False):
+        batch = data.gather_latents(latents)
+    entries = data.gather_conditioning(conditioning, len(batch))
+    shape = [settings.batch_size, *batch.shape[1:]]
     # Loading happens in the node's inference mode, because it writes to inference tensors.
     comfy.model_management.load_models_gpu([model], memory_required=2 * model.memory_required(shape))
     was_training = getattr(comfy.model_management, "in_training", False)
@@ -235,8 +238,6 @@ def train(
         model.pre_run()
         comfy.model_management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
-            batch = data.gather_latents(latents)
-            entries = data.gather_conditioning(conditioning, len(batch))
             with torch.no_grad():
                 x0 = model.model.process_latent_in(batch).to(model.load_device)
                 conds = data.encode_conditioning(model.model, entries, (1, *x0.shape[1:]), model.load_device)

@@ -11,7 +11,7 @@ from .frozen import is_frozen_kind
 # Path parts that mean attention or feed-forward in ComfyUI's models.
 _ATTENTION = re.compile(r"(^|\.)(attn\d?|attn_[a-z]+|self_attn|cross_attn|attention|[a-z]+_attn|linear1|linear2)(\.|$)")
 _CROSS = re.compile(r"(^|\.)(attn2|cross_attn|context_block|txt_attn)(\.|$)")
-_FEED_FORWARD = re.compile(r"(^|\.)(ff|mlp|ffn|feed_forward|img_mlp|txt_mlp)(\.|$)")
+_FEED_FORWARD = re.compile(r"(^|\.)(?<!embedder\.)(ff|mlp|ffn|feed_forward|img_mlp|txt_mlp)(\.|$)")
 _PAPER = re.compile(r"\.(to_q|to_k|to_v|to_out\.0|qkv|attn\.proj)$")
 
 PRESETS = {

@@ -41,7 +41,7 @@ def dataset(assets: Path, vae: torch.nn.Module, per_caption: int, seed: int) -> 
             x = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div(255)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 z = encoder(x.contiguous(memory_format=torch.channels_last)).float()
-            latents.append((z / vae.vae_scale + vae.vae_shift - SD3_SHIFT) * SD3_SCALE)
+            latents.append(((z / vae.vae_scale + vae.vae_shift - SD3_SHIFT) * SD3_SCALE).detach())
             rows = []
     return torch.cat(latents).contiguous(), captions
 

@@ -129,8 +129,9 @@ def train_dino(assets: Path, minutes: float, out: Path) -> None:
     optimizer = torch.optim.AdamW([*model.parameters(), proxies], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     colours, smooth = palette(), None
     # Objects of one colour are told apart by their shape only: two thirds of a batch are like that.
-    seen = data[:, 0].float().flatten(2).sum(2)
-    alike = torch.cdist(*[seen[:, :3] / seen[:, 3:]] * 2).argsort(dim=1)[:, :40]
+    sums = data[:, 0].float().flatten(2).sum(2)
+    mean = sums[:, :3] / sums[:, 3:]
+    alike = torch.cdist(mean, mean).argsort(dim=1)[:, :40]
     for step, done in schedule(optimizer, minutes, peak=1.5e-3):
         if done > 0.75:
             model.patch_drop = torch.nn.Identity()

@@ -12,11 +12,13 @@ from ..backbones import BackboneSpec
 class Protocol:
     """Backbones, pairing and scale. CLIP gives CLIP-I and CLIP-T; a backbone that is None leaves its metric out.
 
+    about: a sentence for the user.
     pairing: `all` compares each image with every reference, `matched` image i with reference i.
     scale: factor on the cosine. truncate: cut texts that are too long (False: an error).
     """
 
     name: str
+    about: str
     pairing: Literal["all", "matched"]
     scale: float
     truncate: bool

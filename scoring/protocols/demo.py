@@ -8,6 +8,7 @@ from .base import Protocol
 SOURCE = "the file from the pack's own demo/models folder, or make it by demo/recipe/train_scorers.py"
 
 DEMO = Protocol(
-    "demo", pairing="all", scale=1.0, truncate=True,
+    "demo", "the two small scorers that come with the pack, for its demo only; every image with every reference.",
+    pairing="all", scale=1.0, truncate=True,
     clip=BackboneSpec("demo CLIP (64 px)", "clip", ("deft_demo_clip.safetensors",), "4 MB", SOURCE),
     dino=BackboneSpec("demo DINO (64 px)", "dino", ("deft_demo_dino.safetensors",), "4 MB", SOURCE))

@@ -5,11 +5,10 @@ ComfyUI leaves its layers uninitialised, so every parameter is filled here from 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CPU = torch.device("cpu")
 TOKEN_WIDTH = 48  # of the conditioning that every model here takes
@@ -166,14 +165,66 @@ def deft_layers(shapes: dict[str, tuple[int, ...]], method: Any, rank: int = 4, 
     return layers
 
 
-def save_sd3(path: Path, seed: int = 0, depth: int = 1) -> Path:
-    """Write a small SD3 as a diffusion model file."""
-    from safetensors.torch import save_file
-
-    save_file(sd3_state(seed, depth), path)
-    return path
-
-
 def relative(value: Tensor, expected: Tensor) -> float:
     """|value - expected| / |expected|."""
     return float((value.double() - expected.double()).norm() / expected.double().norm())
+
+
+def fill(network: nn.Module, seed: int) -> nn.Module:
+    """Random weights in a diffusers model."""
+    state = filled({name: value.shape for name, value in network.state_dict().items()}, seed)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def diffusers_sd15() -> nn.Module:
+    """diffusers' UNet of the same configuration as unet("sd15")."""
+    from diffusers import UNet2DConditionModel
+
+    return fill(UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TOKEN_WIDTH, attention_head_dim=2, norm_num_groups=32), seed=7)
+
+
+def diffusers_sdxl() -> nn.Module:
+    """diffusers' UNet of the same configuration as unet("sdxl")."""
+    from diffusers import UNet2DConditionModel
+
+    return fill(UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=[1, 2], attention_head_dim=[1, 2], use_linear_projection=True,
+        cross_attention_dim=TOKEN_WIDTH, norm_num_groups=32, addition_embed_type="text_time",
+        addition_time_embed_dim=256, projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * 256), seed=8)
+
+
+def diffusers_sd3(depth: int = 2) -> nn.Module:
+    """diffusers' SD3 of the same configuration as sd3(depth=depth)."""
+    from diffusers import SD3Transformer2DModel
+
+    return fill(SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=depth, attention_head_dim=64,
+        num_attention_heads=depth, joint_attention_dim=TOKEN_WIDTH, caption_projection_dim=64 * depth,
+        pooled_projection_dim=POOLED_WIDTH, pos_embed_max_size=8, qk_norm="rms_norm"), seed=9)
+
+
+def comfy_sd15(network: nn.Module) -> Any:
+    """ComfyUI's UNet with the weights of diffusers' one, by ComfyUI's own table."""
+    import comfy.utils
+
+    model = unet("sd15")
+    state = network.state_dict()
+    table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    converted = {key: state[name] for name, key in table.items() if name in state}
+    assert len(converted) == len(state)
+    model.model.diffusion_model.load_state_dict(converted)
+    return model
+
+
+def comfy_sd3(network: nn.Module) -> Any:
+    """ComfyUI's SD3 of diffusers' weights: its own loader converts them."""
+    import comfy.sd
+
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    return comfy.sd.load_diffusion_model_state_dict(state)

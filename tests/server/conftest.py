@@ -25,6 +25,12 @@ def load_script(name: str) -> Any:
 
 
 @pytest.fixture(scope="session")
+def make_locale(server: Any) -> Any:
+    """scripts/make_locale.py; it imports comfy_server, which the server's fixture has loaded."""
+    return load_script("make_locale")
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running ComfyServer (scripts/comfy_server.py) with the pack."""
     comfy_server = load_script("comfy_server")

@@ -35,15 +35,15 @@ def test_small_enough_to_ship():
         assert (MODELS / f"deft_demo_{name}.safetensors").stat().st_size < 4_000_000
 
 
-@pytest.mark.parametrize("kind", ["dino", "clip"])
-def test_pictures_of_one_subject_are_more_alike_than_of_two(scorer: Scorer, subjects, kind: str):
+@pytest.mark.parametrize(("kind", "retrieved"), [("dino", 0.7), ("clip", 0.5)])  # chance: 0.07
+def test_pictures_of_one_subject_are_more_alike_than_of_two(scorer: Scorer, subjects, kind: str, retrieved: float):
     features = scorer.backbones[kind].encode_images(opened([file for files in subjects.values() for file in files]))
     labels = torch.tensor([i for i, files in enumerate(subjects.values()) for _ in files])
     cosines, same = features @ features.T, labels[:, None] == labels[None]
     other = ~torch.eye(len(labels), dtype=torch.bool)
-    assert cosines[same & other].mean() > cosines[~same].mean() + 0.2
+    assert cosines[same & other].mean() > cosines[~same].mean() + 0.4
     nearest = cosines.masked_fill(~other, -2).argmax(1)
-    assert (labels[nearest] == labels).float().mean() > 0.7
+    assert (labels[nearest] == labels).float().mean() > retrieved
 
 
 def test_background_colour_is_read_from_the_caption(scorer: Scorer, subjects):

@@ -1,0 +1,449 @@
+"""The training loop on ComfyUI's own model object: gradients, objective, reproducibility, and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from . import models
+
+METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu", "identity": False}), ("para", {}),
+           ("lora", {})]
+METHOD_IDS = ["deft-qr", "deft-relu-paper", "para", "lora"]
+
+
+class Pack:
+    """The pack's modules as ComfyUI loaded them."""
+
+    def __init__(self, comfyui: Any) -> None:
+        self.methods = comfyui.module("deft_ops.methods")
+        self.adapters = comfyui.module("deft_ops.adapter")
+        self.apply = comfyui.module("patches.apply").apply
+        self.data = comfyui.module("trainers.data")
+        self.loop = comfyui.module("trainers.loop")
+        self.objective = comfyui.module("trainers.objective")
+        self.targets = comfyui.module("trainers.targets")
+        self.frozen = comfyui.module("trainers.frozen")
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui_session: Any) -> Pack:
+    return Pack(comfyui_session)
+
+
+def as_loaded(make: Callable[[], Any]) -> Any:
+    """A model as nodes get it: made in inference mode, so that its weights are inference tensors."""
+    with torch.inference_mode():
+        model = make()
+    assert next(model.model.diffusion_model.parameters()).is_inference()
+    return model
+
+
+def settings(pack: Pack, method: str = "deft", rank: int = 3, steps: int = 3, learning_rate: float = 1e-2,
+             **others: Any) -> Any:
+    return pack.loop.Settings(method, rank, steps, learning_rate, **({"layers": "all linear"} | others))
+
+
+def train(pack: Pack, model: Any, latents: list | None = None, captions: list | None = None,
+          on_step: Callable[[Any], None] = lambda progress: None, **chosen: Any) -> Any:
+    """trainers.loop.train as a node calls it: in inference mode."""
+    with torch.inference_mode():
+        latents = [models.latents(model, 3)] if latents is None else latents
+        captions = [models.conditioning()] if captions is None else captions
+        return pack.loop.train(model, latents, captions, settings(pack, **chosen), on_step)
+
+
+def losses_fall(losses: list[float]) -> bool:
+    """Whether the last third of the losses is clearly below the first."""
+    third = len(losses) // 3
+    return sum(losses[-third:]) < 0.95 * sum(losses[:third])
+
+
+# --------------------------------------------------------------------------------------------------------- gradients
+
+
+def one_step(pack: Pack, model: Any, latents: dict, captions: list, chosen: Any) -> tuple[Any, float]:
+    """The trainer after one step that changes nothing (the learning rate is 0), with its gradients; and the loss."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+        with torch.inference_mode(False), torch.enable_grad():
+            batch = pack.data.gather_latents([latents])
+            x0 = model.model.process_latent_in(batch)
+            conds = pack.data.encode_conditioning(model.model, captions, (1, *x0.shape[1:]), models.CPU)
+            trainer = pack.loop.Trainer(model, chosen)
+            return trainer, trainer.run(x0, conds, lambda progress: None)[0]
+
+
+def reference_step(pack: Pack, model: Any, latents: dict, captions: list, chosen: Any) -> tuple[dict, Tensor]:
+    """Loss and gradients by plain autograd through W + delta(W) on an ordinary model, for the same random numbers.
+
+    Returns the leaves by layer and name (with .grad) and the loss. The noising and the targets are written out.
+    """
+    network, sampling = model.model.diffusion_model, model.model.model_sampling
+    source = torch.Generator().manual_seed(chosen.seed)
+    method = pack.methods.get(chosen.method)
+    layers = pack.targets.select(network, chosen.layers)
+    params = {name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
+              for name, layer in layers.items()}
+    samples = latents["samples"]
+    rows = torch.randperm(len(samples), generator=source)[:chosen.batch_size].tolist()
+    sigma = pack.objective.sample_sigmas(sampling, len(rows), source)
+    x0 = model.model.process_latent_in(samples)[rows]
+    noise = torch.randn(x0.shape, generator=source)
+    merged = {}
+    for name, layer in layers.items():
+        factors = method.factors(params[name], alpha=chosen.alpha, **chosen.options)
+        merged[f"{name}.weight"] = layer.weight.detach() + method.delta(factors, layer.weight.detach())
+    total = torch.zeros(())
+    for index, row in enumerate(rows):
+        level = sigma[index]
+        if models.channels(model) == 16:
+            noisy, time, target = level * noise[index] + (1 - level) * x0[index], level * 1000, noise[index] - x0[index]
+        else:
+            noisy = (x0[index] + level * noise[index]) / (level**2 + 1) ** 0.5
+            time, target = sampling.timestep(level), noise[index]
+        text, extra = captions[row if len(captions) > 1 else 0]
+        y = extra["pooled_output"] if models.channels(model) == 16 else None
+        inputs = (noisy[None], time.float()[None])
+        output = torch.func.functional_call(network, merged, inputs, {"context": text, "y": y})
+        total = total + (output[0] - target).square().mean() / len(rows)
+    total.backward()
+    return params, total.detach()
+
+
+def same_gradients(trainer: Any, params: dict[str, dict[str, Tensor]]) -> bool:
+    """Whether all gradients agree, measured against the gradient of the layer's whole tensor.
+
+    Some are zero but for rounding: a group norm of one channel a group removes what is added before it.
+    """
+    assert trainer.layers.keys() == params.keys()
+    checked = 0
+    for name, layer in trainer.layers.items():
+        for key, leaf in params[name].items():
+            own = layer.params[key]
+            assert torch.equal(own.detach(), leaf.detach()), f"{name} starts elsewhere"
+            if float((own.grad - leaf.grad).norm()) > 1e-4 * float(leaf.grad.norm()) + 1e-6:
+                return False
+            checked += float(leaf.grad.norm()) > 1e-3
+    assert checked > len(params) / 2  # gradients that are all zero would agree as well
+    return True
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
+@pytest.mark.parametrize("kind", ["sd3", "unet"])
+def test_loss_and_gradients_are_those_of_plain_autograd(
+    pack: Pack, kind: str, method: str, options: dict, checkpointing: bool
+) -> None:
+    make = (lambda: models.sd3(depth=2)) if kind == "sd3" else models.unet
+    chosen = settings(pack, method, 3, 1, 0.0, batch_size=2, options=options, seed=11, max_grad_norm=math.inf,
+                      layers="all linear" if kind == "sd3" else "all linear and convolution",
+                      gradient_checkpointing=checkpointing, alpha=None if method == "para" else 6.0)
+    ordinary = make()
+    latents = models.latents(ordinary, 3)
+    captions = [entry for seed in (20, 30, 40) for entry in models.conditioning(seed)]
+    params, expected = reference_step(pack, ordinary, latents, captions, chosen)
+    trainer, loss = one_step(pack, as_loaded(make), latents, captions, chosen)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert same_gradients(trainer, params)
+    modules = dict(ordinary.model.diffusion_model.named_modules())
+    assert kind == "sd3" or any(isinstance(modules[name], nn.Conv2d) for name in params)
+
+
+def test_captions_of_different_lengths_go_in_groups(pack: Pack) -> None:
+    chosen = settings(pack, "deft", 3, 1, 0.0, batch_size=3, seed=4, max_grad_norm=math.inf)
+    ordinary = models.sd3()
+    latents = models.latents(ordinary, 3)
+    captions = [entry for seed, tokens in ((20, 7), (30, 11), (40, 7)) for entry in models.conditioning(seed, tokens)]
+    params, expected = reference_step(pack, ordinary, latents, captions, chosen)
+    trainer, loss = one_step(pack, as_loaded(models.sd3), latents, captions, chosen)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert same_gradients(trainer, params)
+
+
+def test_an_ordinary_model_trains_too_and_gets_no_gradients(pack: Pack) -> None:
+    """Weights that are no inference tensors (a loader outside of the executor)."""
+    model = models.sd3()
+    result = train(pack, model)
+    assert result.losses == train(pack, as_loaded(models.sd3)).losses
+    assert all(parameter.grad is None for parameter in model.model.parameters())
+
+
+def test_checkpointing_recomputes_blocks(pack: Pack) -> None:
+    with pack.frozen.checkpointing(models.sd3(depth=2).model.diffusion_model) as blocks:
+        assert blocks == 2
+    with pack.frozen.checkpointing(models.unet().model.diffusion_model) as blocks:
+        assert blocks >= 8
+
+
+def test_bf16(pack: Pack) -> None:
+    exact = train(pack, as_loaded(models.sd3), steps=4)
+    half = train(pack, as_loaded(lambda: models.sd3(dtype=torch.bfloat16)), steps=4, precision="bf16")
+    assert all(tensor.dtype == torch.float32 for tensor in half.adapter.values())
+    assert half.losses != exact.losses
+    assert half.losses == pytest.approx(exact.losses, rel=0.05)
+
+
+# --------------------------------------------------------------------------------------------------------- objective
+
+
+def ordinary_output(model: Any, noisy: Tensor, times: Tensor, conds: dict[str, Tensor]) -> Tensor:
+    return model.model.diffusion_model(noisy, times, context=conds["c_crossattn"], y=conds.get("y"))
+
+
+@pytest.mark.parametrize("kind", ["sd15", "v"])
+def test_loss_of_epsilon_and_v_models_is_that_of_diffusers(pack: Pack, kind: str) -> None:
+    from diffusers import DDPMScheduler
+
+    model = models.unet(kind)
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                              num_train_timesteps=1000)
+    times = torch.tensor([0, 10, 400, 999])
+    sigma = model.model.model_sampling.sigmas[times]
+    x0, noise = models.random(4, 4, 8, 8, seed=1), models.random(4, 4, 8, 8, seed=2)
+    conds = {"c_crossattn": models.random(4, 7, models.TOKEN_WIDTH, seed=3)}
+    target = noise if kind == "sd15" else scheduler.get_velocity(x0, noise, times)
+    noisy = scheduler.add_noise(x0, noise, times)
+    with torch.no_grad():
+        output = ordinary_output(model, noisy, times.float(), conds)
+        expected = (output - target).square().flatten(1).mean(1)
+        found = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
+        sampling = model.model.model_sampling
+        xt = sampling.noise_scaling(sigma, noise.clone(), x0)
+        assert models.relative(pack.objective.target(sampling, sigma, x0, xt), target) < 1e-4
+    assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_loss_of_flow_models_is_that_of_diffusers(pack: Pack) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    model = models.sd3()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    times = scheduler.timesteps[[0, 300, 700, 999]]
+    sigma = times / 1000
+    x0, noise = models.random(4, 16, 8, 8, seed=1), models.random(4, 16, 8, 8, seed=2)
+    conds = {"c_crossattn": models.random(4, 7, models.TOKEN_WIDTH, seed=3),
+             "y": models.random(4, models.POOLED_WIDTH, seed=4)}
+    with torch.no_grad():
+        output = ordinary_output(model, scheduler.scale_noise(x0, times, noise), times, conds)
+        expected = (output - (noise - x0)).square().flatten(1).mean(1)
+        found = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
+        sampling = model.model.model_sampling
+        xt = sampling.noise_scaling(sigma, noise.clone(), x0)
+        assert models.relative(pack.objective.target(sampling, sigma, x0, xt), noise - x0) < 1e-4
+    assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_raw_output_is_undone(pack: Pack) -> None:
+    sampling = models.unet().model.model_sampling
+    with pytest.raises(RuntimeError), pack.objective.raw_output(sampling):
+        assert sampling.calculate_denoised(None, 3, 4) == 3
+        raise RuntimeError
+    assert "calculate_denoised" not in sampling.__dict__
+
+
+def test_noise_levels(pack: Pack) -> None:
+    discrete = models.unet().model.model_sampling
+    drawn = pack.objective.sample_sigmas(discrete, 4000, models.generator(0))
+    assert torch.isin(drawn, discrete.sigmas).all()
+    quantiles = torch.searchsorted(discrete.sigmas, drawn).float() / 1000
+    assert abs(float(quantiles.mean()) - 0.5) < 0.02 and abs(float(quantiles.std()) - 12**-0.5) < 0.02
+    flow = models.sd3().model.model_sampling
+    drawn = pack.objective.sample_sigmas(flow, 2000, models.generator(0))
+    shift = flow.shift
+    normal = torch.logit(drawn / (shift - (shift - 1) * drawn))  # the shift undone, then the logit
+    assert shift == 3 and float(drawn.min()) > 0 and float(drawn.max()) < 1
+    assert abs(float(normal.mean())) < 0.06 and abs(float(normal.std()) - 1) < 0.05
+
+
+# --------------------------------------------------------------------------------------------------- reproducibility
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
+def test_the_same_seed_gives_the_same_bits(pack: Pack, method: str, options: dict) -> None:
+    torch.manual_seed(1)
+    first = train(pack, as_loaded(models.sd3), method=method, options=options, seed=7, batch_size=2)
+    torch.manual_seed(2)
+    again = train(pack, as_loaded(models.sd3), method=method, options=options, seed=7, batch_size=2)
+    other = train(pack, as_loaded(models.sd3), method=method, options=options, seed=8, batch_size=2)
+    assert first.losses == again.losses and first.losses != other.losses
+    assert first.adapter.keys() == again.adapter.keys() == other.adapter.keys()
+    assert all(torch.equal(first.adapter[key], again.adapter[key]) for key in first.adapter)
+    name = next(key for key in first.adapter if not key.endswith("alpha"))
+    assert not torch.equal(first.adapter[name], other.adapter[name])
+    assert first.adapter.metadata == again.adapter.metadata
+
+
+def test_checkpointing_does_not_change_the_result(pack: Pack) -> None:
+    plain = train(pack, as_loaded(models.unet), layers="attention and feed-forward")
+    saved = train(pack, as_loaded(models.unet), layers="attention and feed-forward", gradient_checkpointing=True)
+    assert plain.losses == pytest.approx(saved.losses, rel=1e-5)
+
+
+def test_global_random_numbers_are_untouched(pack: Pack) -> None:
+    import random
+
+    before, python = torch.get_rng_state(), random.getstate()
+    train(pack, as_loaded(models.sd3))
+    assert torch.equal(torch.get_rng_state(), before) and random.getstate() == python
+
+
+# ------------------------------------------------------------------------------------------------- what is left behind
+
+
+def traces(model: Any) -> dict[str, Any]:
+    """What a training must leave as it was: the objects, not only their values."""
+    import comfy.model_management
+
+    inner = model.model
+    return {
+        "parameters": {name: (id(value), value._version if not value.is_inference() else None)
+                       for name, value in inner.named_parameters()},
+        "buffers": {name: id(value) for name, value in inner.named_buffers()},
+        "forwards": {name: module.__dict__.get("forward") for name, module in inner.named_modules()},
+        "sampling": "calculate_denoised" in inner.model_sampling.__dict__,
+        "hooks": {name: (len(module._forward_hooks), len(module._forward_pre_hooks))
+                  for name, module in inner.named_modules()},
+        "modes": {name: module.training for name, module in inner.named_modules()},
+        "patches": dict(model.patches),
+        "patcher": inner.current_patcher,
+        "in_training": comfy.model_management.in_training,
+    }
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("make", [models.sd3, models.unet], ids=["sd3", "unet"])
+def test_the_model_is_left_as_it_was(pack: Pack, make: Callable[[], Any], checkpointing: bool) -> None:
+    model = as_loaded(make)
+    latent, values, before = models.sample(model), models.weights(model), traces(model)
+    result = train(pack, model, gradient_checkpointing=checkpointing, layers="all linear and convolution")
+    assert traces(model) == before
+    after = models.weights(model)
+    assert all(torch.equal(after[key], values[key]) for key in values)
+    assert torch.equal(models.sample(model), latent)
+    patched, _, report = pack.apply(result.adapter, model)
+    assert not report.unmatched and not torch.equal(models.sample(patched), latent)
+    assert torch.equal(models.sample(model), latent)
+
+
+def test_an_exception_leaves_the_model_as_it_was(pack: Pack) -> None:
+    model = as_loaded(models.sd3)
+    latent, before = models.sample(model), traces(model)
+
+    def fail(progress: Any) -> None:
+        raise RuntimeError("the progress bar broke")
+
+    with pytest.raises(RuntimeError, match="the progress bar broke"):
+        train(pack, model, on_step=fail, gradient_checkpointing=True)
+    assert traces(model) == before
+    assert torch.equal(models.sample(model), latent)
+
+
+def test_interruption_ends_within_one_step(pack: Pack) -> None:
+    import comfy.model_management
+
+    model = as_loaded(models.sd3)
+    latent, before = models.sample(model), traces(model)
+    steps = []
+
+    def interrupt(progress: Any) -> None:
+        steps.append(progress.step)
+        if progress.step == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(pack, model, on_step=interrupt, steps=1000)
+    assert steps == [1, 2]
+    assert traces(model) == before
+    assert torch.equal(models.sample(model), latent)  # the interruption is over, too
+    assert len(train(pack, model).losses) == 3
+
+
+def test_a_patched_model_is_trained_with_its_patches(pack: Pack) -> None:
+    model = as_loaded(models.sd3)
+    result = train(pack, model, method="para")
+    patched = pack.apply(result.adapter, model)[0]
+    on_top = train(pack, patched, seed=3)
+    assert on_top.losses != train(pack, model, seed=3).losses
+    assert on_top.losses == train(pack, patched, seed=3).losses
+
+
+# ------------------------------------------------------------------------------------------------------------- effect
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
+def test_training_lowers_the_loss_and_says_what_it_did(pack: Pack, method: str, options: dict) -> None:
+    seen = []
+    result = train(pack, as_loaded(models.sd3), method=method, options=options, rank=8, steps=60, learning_rate=1e-2,
+                   batch_size=3, on_step=seen.append)
+    assert losses_fall(result.losses)
+    assert [progress.step for progress in seen] == list(range(1, 61)) and seen[-1].steps == 60
+    assert [progress.loss for progress in seen] == result.losses
+    assert all(progress.grad_norm > 0 and progress.seconds > 0 for progress in seen)
+    layers = pack.adapters.layers(result.adapter)
+    assert f"{method} rank 8: {len(layers)} layers" in result.report and "WARNING" not in result.report
+    assert result.adapter.metadata["method"] == method and result.adapter.metadata["base_model"] == "SD3"
+    assert len(result.adapter.metadata["base_hash"]) == 64
+
+
+def test_an_adapter_that_changes_nothing_is_reported(pack: Pack) -> None:
+    result = train(pack, as_loaded(models.sd3), method="lora", learning_rate=0.0, steps=1)
+    assert "WARNING: the adapter changes nothing" in result.report
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def bad(pack: Pack, text: str, **chosen: Any) -> None:
+    model = as_loaded(models.sd3)
+    before = traces(model)
+    with pytest.raises(ValueError, match=text):
+        train(pack, model, **chosen)
+    assert traces(model) == before
+
+
+def test_bad_input_is_told_in_a_sentence(pack: Pack) -> None:
+    broken = {"samples": models.random(2, 16, 8, 8, seed=1)}
+    broken["samples"][1, 3, 2, 2] = float("nan")
+    bad(pack, "The latents hold a NaN or infinity", latents=[broken])
+    sizes = [{"samples": models.random(1, 16, *size, seed=1)} for size in ((8, 8), (8, 16))]
+    bad(pack, r"different sizes \(\[16, 8, 8\], \[16, 8, 16\]\)", latents=sizes)
+    bad(pack, "There are 2 captions for 3 pictures", captions=[models.conditioning(1), models.conditioning(2)])
+    bad(pack, "There are 0 captions for 3 pictures", captions=[])
+    bad(pack, "The latents are empty", latents=[])
+    bad(pack, "The latents are empty", latents=[{"samples": torch.zeros(0, 16, 8, 8)}])
+    bad(pack, "Unknown precision 'fp8': choose one of auto, fp32, bf16", precision="fp8")
+    bad(pack, "Unknown method 'dora': choose one of deft, para, lora", method="dora")
+    bad(pack, "Unknown choice of layers 'some'", layers="some")
+    bad(pack, r"The layer pattern '\(' is not a regular expression", pattern="(")
+    bad(pack, "No layer of OpenAISignatureMMDITWrapper is left .* its layers end in", pattern="nowhere")
+
+
+def test_a_loss_that_explodes_is_told_in_a_sentence(pack: Pack) -> None:
+    bad(pack, "The loss is no longer a number at step .*: lower the learning rate", learning_rate=1e30, method="lora",
+        steps=10)
+
+
+@pytest.mark.parametrize(("preset", "sd3", "unet"), [
+    ("attention", {"qkv", "proj"}, {"to_q", "to_k", "to_v", "to_out.0"}),
+    ("paper (to_q, to_k, to_v, to_out.0)", {"qkv", "proj"}, {"to_q", "to_k", "to_v", "to_out.0"}),
+    ("attention and feed-forward", {"qkv", "proj", "fc1", "fc2"},
+     {"to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"}),
+])
+def test_presets(pack: Pack, preset: str, sd3: set[str], unet: set[str]) -> None:
+    def ends(model: Any) -> set[str]:
+        names = pack.targets.select(model.model.diffusion_model, preset)
+        return {next((end for end in sd3 | unet if name.endswith(f".{end}")), name) for name in names}
+
+    assert ends(models.sd3(depth=2)) == sd3 and ends(models.unet()) == unet
+    root = models.unet().model.diffusion_model
+    without = pack.targets.select(root, "attention without cross-attention")
+    assert without and all("attn1" in name for name in without)
+    assert all("attn2" in name for name in pack.targets.select(root, preset, r"attn2\."))
