@@ -67,7 +67,7 @@ def bias_like(module: nn.Module, y: Tensor) -> Tensor | None:
     """The module's bias, shaped to be subtracted from its output y."""
     if module.bias is None:
         return None
-    bias = module.bias.to(y.device, y.dtype)
+    bias = module.bias.detach().to(y.device, y.dtype)
     return bias if isinstance(module, nn.Linear) else bias.view(1, -1, *[1] * (y.ndim - 2))
 
 
@@ -95,12 +95,12 @@ def own_forward(module: nn.Module) -> Callable[[], None]:
 
 
 def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Inference tensors held by the module itself: (dictionary, name, tensor)."""
+    """Tensors of the module itself that autograd refuses or would give a gradient: (dictionary, name, tensor)."""
     return [
         (store, name, tensor)
         for store in (module._parameters, module._buffers)
         for name, tensor in store.items()
-        if tensor is not None and tensor.is_inference()
+        if tensor is not None and (tensor.is_inference() or tensor.requires_grad)
     ]
 
 

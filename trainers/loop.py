@@ -183,7 +183,7 @@ class Trainer:
         digest = hashlib.sha256()
         for name, layer in self.layers.items():
             with weight_of(layer.module, torch.empty(0, device=self.device)) as weight:
-                digest.update(name.encode() + weight.flatten()[:1024].cpu().numpy().tobytes())
+                digest.update(name.encode() + weight.detach().flatten()[:1024].cpu().numpy().tobytes())
         return digest.hexdigest()
 
 

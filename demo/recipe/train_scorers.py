@@ -127,17 +127,11 @@ def train_dino(assets: Path, minutes: float, out: Path) -> None:
     model = VisionTransformer(**DINO["timm"], patch_drop_rate=0.5)
     proxies = torch.nn.Parameter(torch.randn(len(names), DINO["timm"]["embed_dim"]) * 0.05)
     optimizer = torch.optim.AdamW([*model.parameters(), proxies], lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    colours, smooth = palette(), None
-    # Objects of one colour are told apart by their shape only: two thirds of a batch are like that.
-    sums = data[:, 0].float().flatten(2).sum(2)
-    mean = sums[:, :3] / sums[:, 3:]
-    alike = torch.cdist(mean, mean).argsort(dim=1)[:, :40]
+    objects, colours, smooth = 48, palette(), None
     for step, done in schedule(optimizer, minutes, peak=1.5e-3):
         if done > 0.75:
             model.patch_drop = torch.nn.Identity()
-        order = torch.randperm(len(names), generator=generator)
-        near = [alike[anchor][torch.randperm(40, generator=generator)[:16]] for anchor in order[:2]]
-        labels = torch.cat([*near, order[2:18]]).unique().repeat(2)
+        labels = torch.randperm(len(names), generator=generator)[:objects].repeat(2)
         views = torch.randint(data.shape[1], (len(labels),), generator=generator)
         colour = colours[torch.randint(len(colours), (len(labels),), generator=generator)]
         x = normalise(paint(data[labels, views], colour, generator), DINO["preprocess"])
@@ -146,7 +140,7 @@ def train_dino(assets: Path, minutes: float, out: Path) -> None:
         y = F.normalize(y.float(), dim=-1)
         classify = F.cross_entropy(20 * y @ F.normalize(proxies, dim=-1).T, labels)
         pairs = (y @ y.T / 0.1).fill_diagonal_(float("-inf"))
-        contrast = F.cross_entropy(pairs, torch.arange(len(y)).roll(len(y) // 2))
+        contrast = F.cross_entropy(pairs, torch.arange(len(y)).roll(objects))
         loss = classify + contrast
         optimizer.zero_grad()
         loss.backward()
