@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--phase", type=int, choices=(1, 2), default=1, help="2: only the decoder, from phase 1")
+    parser.add_argument("--resume", action="store_true", help="go on with phase 1 from its file")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models")
     args = parser.parse_args()
@@ -163,8 +164,11 @@ def main() -> None:
     model = TAESD(latent_channels=LATENT_CHANNELS)
     file = args.out / "vae" / "deft_demo_vae.safetensors"
     data, check = pictures(args.assets, 8000, seed=1), pictures(args.assets, 256, seed=2)
-    if args.phase == 1:
+    if args.phase == 2 or args.resume:
+        model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    else:
         initialise(model)
+    if args.phase == 1:
         train(
             without(model.taesd_encoder, IDLE_ENCODER),
             without(model.taesd_decoder, IDLE_DECODER),
@@ -176,7 +180,6 @@ def main() -> None:
         )
         normalise(model, check)
     else:
-        model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
         train(
             without(model.taesd_encoder, IDLE_ENCODER),
             model.taesd_decoder,

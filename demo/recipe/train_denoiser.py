@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--per-caption", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="the highest")
+    parser.add_argument("--resume", action="store_true", help="go on from the files of an earlier run")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models")
     parser.add_argument("--cache", type=Path, help="file to keep the encoded data set in")
     args = parser.parse_args()
@@ -217,6 +219,13 @@ def main() -> None:
     transformer = clip.clip_l.transformer.requires_grad_(True)
     initialise_text(transformer)
     model = build(clip)
+    files = {
+        "model": args.out / "diffusion_models" / "deft_demo_denoiser.safetensors",
+        "text": args.out / "deft_demo_text_encoder.safetensors",
+    }
+    if args.resume:
+        for part, file in ((model, files["model"]), (transformer, files["text"])):
+            part.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     tokens, empty = tokens_of(tokenizer, captions), tokens_of(tokenizer, [""])
     show = tokens_of(tokenizer, sheet_captions())
     parts = torch.nn.ModuleDict({"model": model, "text": transformer})
@@ -229,16 +238,17 @@ def main() -> None:
     )
 
     def write() -> None:
-        (args.out / "diffusion_models").mkdir(exist_ok=True)
-        for name, file in (("model", "diffusion_models/deft_demo_denoiser"), ("text", "deft_demo_text_encoder")):
-            state = {k: v.to(torch.float16).contiguous() for k, v in average[name].state_dict().items()}
-            save_file(state, args.out / f"{file}.safetensors")
+        for name, file in files.items():
+            file.parent.mkdir(exist_ok=True)
+            save_file({k: v.to(torch.float16).contiguous() for k, v in average[name].state_dict().items()}, file)
         sheet(vae, sample(average["model"], average["text"], show, empty, seed=1), args.out.parent / "samples.png")
 
     started, step, smooth, written = time.monotonic(), 0, 1.0, 0.0
     while (done := (time.monotonic() - started) / (60 * args.minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 1.2e-3 * min(1, (step + 1) / 200) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = (
+                args.learning_rate * min(1, (step + 1) / 200) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
         rows = torch.randint(len(latents), (args.batch,), generator=generator)
         text = tokens[rows]
         dropped = torch.rand(args.batch, generator=generator) < 0.1
