@@ -3,8 +3,8 @@
     $(make -s python) benchmarks/train.py [--steps 30] [--runs 3] [--batch 4]
 
 train.<method>.step: seconds of one more step. train.<method>.memory: MiB that the training adds to the process at its
-peak (Linux). Ours trains every linear layer with the method, the peer its LoRA on all weights, which it cannot limit; rank 4,
-fp32, no gradient checkpointing. Each measurement is a process of its own.
+peak (Linux). Ours trains every linear layer with the method, the peer its LoRA on all weights, which it cannot limit;
+rank 4, fp32, no gradient checkpointing. Each measurement is a process of its own.
 """
 
 from __future__ import annotations

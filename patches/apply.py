@@ -12,7 +12,7 @@ from torch import Tensor
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
 from ..deft_ops.methods import deft
-from .names import Target, clip_names, describe, model_names, target_key, target_slice
+from .names import Target, clip_names, describe, model_names, target_function, target_key, target_slice
 from .weight_adapter import DeftWeightAdapter, entry
 
 STACKING = ("sequential", "from_base")
@@ -85,17 +85,18 @@ def add(patcher: Any, patches: Mapping[Target, Any], strength: float, stacking: 
     patcher.add_patches(dict(patches), strength)
     if stacking == "from_base":
         for target in patches:
-            sum_from_base(patcher.patches, target_key(target), target_slice(target))
+            sum_from_base(patcher.patches, target)
     return patcher
 
 
-def sum_from_base(patches: dict[str, list], key: str, part: Any) -> None:
+def sum_from_base(patches: dict[str, list], target: Target) -> None:
     """Merge this pack's adapters of one weight (or slice) into one that computes every delta from the same weight.
 
     It goes first, so that what other packs and LoRAs add does not change what is removed. A patch is ComfyUI's tuple
-    (strength, adapter, strength of the weight, offset, function).
+    (strength, adapter, strength of the weight, offset, function). Adapters of another slice or row order stay apart.
     """
-    own = [patch for patch in patches[key] if isinstance(patch[1], DeftWeightAdapter) and patch[3] == part]
+    key, place = target_key(target), (target_slice(target), target_function(target))
+    own = [patch for patch in patches[key] if isinstance(patch[1], DeftWeightAdapter) and tuple(patch[3:5]) == place]
     others = [patch for patch in patches[key] if not any(patch is mine for mine in own)]
     entries = tuple((*item[:6], item[6] * patch[0]) for patch in own for item in patch[1].weights)
     if entries:

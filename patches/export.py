@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from .names import Target, clip_names, model_names, target_key, target_slice
+from .names import Target, clip_names, model_names, target_function, target_key, target_slice
 
 Pair = tuple[Tensor, Tensor]
 
@@ -67,7 +67,7 @@ def layer_pair(method: Any, factors: Any, target: Target, weight: Tensor) -> Pai
     """up [out, r] and down [r, in*] of one layer on the CPU, in the rows of its whole weight."""
     part = target_slice(target)
     piece = weight if part is None else weight.narrow(*part)
-    reorder = target[2] if not isinstance(target, str) and len(target) > 2 and target[2] is not None else None
+    reorder = target_function(target)
     piece = piece.detach().float().cpu()
     up, down = method.to_lora(factors, piece if reorder is None else reorder(piece))
     if reorder is not None:

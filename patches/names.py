@@ -6,11 +6,12 @@ paths, `unet.` and `base_model.model.` in front of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.lora
 import comfy.utils
+from torch import Tensor
 
 # A weight's key in the model, or (key, (dim, start, length)[, function]) for a slice of a fused weight.
 Target = str | tuple
@@ -27,6 +28,11 @@ def target_key(target: Target) -> str:
 def target_slice(target: Target) -> tuple[int, int, int] | None:
     """(dim, start, length) of a target that is a slice of a fused weight."""
     return None if isinstance(target, str) or len(target) < 2 else target[1]
+
+
+def target_function(target: Target) -> Callable[[Tensor], Tensor] | None:
+    """What re-orders the rows of a target whose order differs from the file's; it is its own inverse."""
+    return None if isinstance(target, str) or len(target) < 3 else target[2]
 
 
 def diffusers_unet(model: Any) -> dict[str, str]:

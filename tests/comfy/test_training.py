@@ -162,6 +162,8 @@ def test_captions_of_different_lengths_go_in_groups(pack: Pack) -> None:
     ordinary = models.sd3()
     latents = models.latents(ordinary, 3)
     captions = [entry for seed, tokens in ((20, 7), (30, 11), (40, 7)) for entry in models.conditioning(seed, tokens)]
+    conds = pack.data.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
+    assert pack.data.groups(conds) == [[0, 2], [1, 3]]
     params, expected = reference_step(pack, ordinary, latents, captions, chosen)
     trainer, loss = one_step(pack, as_loaded(models.sd3), latents, captions, chosen)
     assert loss == pytest.approx(float(expected), rel=1e-5)
@@ -302,6 +304,7 @@ def traces(model: Any) -> dict[str, Any]:
     """What a training must leave as it was: the objects, not only their values."""
     import comfy.model_management
 
+    assert not comfy.model_management.in_training
     inner = model.model
     return {
         "parameters": {name: (id(value), value._version if not value.is_inference() else None)
@@ -314,7 +317,6 @@ def traces(model: Any) -> dict[str, Any]:
         "modes": {name: module.training for name, module in inner.named_modules()},
         "patches": dict(model.patches),
         "patcher": inner.current_patcher,
-        "in_training": comfy.model_management.in_training,
     }
 
 
@@ -440,7 +442,8 @@ def test_a_loss_that_explodes_is_told_in_a_sentence(pack: Pack) -> None:
 def test_presets(pack: Pack, preset: str, sd3: set[str], unet: set[str]) -> None:
     def ends(model: Any) -> set[str]:
         names = pack.targets.select(model.model.diffusion_model, preset)
-        return {next((end for end in sd3 | unet if name.endswith(f".{end}")), name) for name in names}
+        known = sorted(sd3 | unet, key=len, reverse=True)  # net.0.proj before proj
+        return {next((end for end in known if name.endswith(f".{end}")), name) for name in names}
 
     assert ends(models.sd3(depth=2)) == sd3 and ends(models.unet()) == unet
     root = models.unet().model.diffusion_model
