@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
-from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, TRAINED, caption
-from deft_pack.deft_ops.version import VERSION
+import tomllib
 from PIL import Image
+
+from deft_pack.deft_ops.version import VERSION
+from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, TRAINED, caption
 
 
 def test_demo_models_are_small(root: Path) -> None:
