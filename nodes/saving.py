@@ -22,6 +22,23 @@ FORMATS = ["native (.safetensors)", "PEFT folder"]
 PLACES = ["models/loras", "output"]
 
 
+def prefix_input(default: str) -> io.String.Input:
+    """Where a file goes within its place."""
+    return io.String.Input(
+        "filename_prefix", default=default, tooltip="Folder and name; a counter is added, nothing is overwritten."
+    )
+
+
+def place_input() -> io.Combo.Input:
+    """Which of ComfyUI's folders a file goes to."""
+    return io.Combo.Input(
+        "place",
+        options=PLACES,
+        default=PLACES[0],
+        tooltip="models/loras, where loaders find it, or the output folder.",
+    )
+
+
 def next_path(prefix: str, place: str) -> Path:
     """Where the next file of this prefix goes, without suffix: folder/name_00001_.
 
@@ -74,11 +91,7 @@ class DEFTSaveAdapter(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter to save."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="adapters/deft",
-                    tooltip="Folder and name; a counter is added, nothing is overwritten.",
-                ),
+                prefix_input("adapters/deft"),
                 io.Combo.Input(
                     "format",
                     options=FORMATS,
@@ -87,12 +100,7 @@ class DEFTSaveAdapter(io.ComfyNode):
                     "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
                     "needs the model, and holds no convolutions and no fused layers.",
                 ),
-                io.Combo.Input(
-                    "place",
-                    options=PLACES,
-                    default=PLACES[0],
-                    tooltip="models/loras, where loaders find it, or the output folder.",
-                ),
+                place_input(),
                 io.Model.Input(
                     "model", optional=True, tooltip="For a PEFT folder: the model whose layer names are translated."
                 ),
@@ -137,17 +145,8 @@ class DEFTExportLoRA(io.ComfyNode):
                 LoraModel.Input("adapter", tooltip="The adapter to convert."),
                 io.Model.Input("model", tooltip="The base that it was trained on, without other adapters on it."),
                 io.Clip.Input("clip", optional=True, tooltip="The base's CLIP, for adapters of text encoders."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="adapters/exported_lora",
-                    tooltip="Folder and name; a counter is added, nothing is overwritten.",
-                ),
-                io.Combo.Input(
-                    "place",
-                    options=PLACES,
-                    default=PLACES[0],
-                    tooltip="models/loras, where loaders find it, or the output folder.",
-                ),
+                prefix_input("adapters/exported_lora"),
+                place_input(),
             ],
             outputs=[
                 LoraModel.Output(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.lora
+import comfy.weight_adapter
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from ..deft_ops.methods import deft
 from .names import Target, clip_names, describe, model_names, target_function, target_key, target_slice
 from .weight_adapter import DeftWeightAdapter, entry
 
@@ -41,12 +42,9 @@ class Report:
         return "\n".join(lines + self.notes)
 
 
-def fits(factors: deft.Factors, shape: tuple[int, ...]) -> bool:
-    """Whether a layer's factors belong to a weight of this shape."""
-    width = 1
-    for size in shape[1:]:
-        width *= size
-    return factors.Q.shape[0] == shape[0] and (factors.R is None or factors.R.shape[1] == width)
+def fits(rows: int, columns: int | None, shape: tuple[int, ...]) -> bool:
+    """Whether a change of [rows, columns] (None: any) belongs to a weight of this shape [out, in, ...]."""
+    return rows == shape[0] and columns in (None, math.prod(shape[1:]))
 
 
 def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
@@ -72,10 +70,29 @@ def own_patches(
             continue
         factors, target = methods.method_of(group).from_tensors(group), names[name]
         shape = sliced_shape(tuple(weights[target_key(target)].shape), target)
-        if fits(factors, shape):
+        if fits(len(factors.Q), None if factors.R is None else factors.R.shape[1], shape):
             patches[target] = DeftWeightAdapter(set(), (entry(factors, removal, injection),))
         else:
             misfits.append(f"{name} (made for [{factors.Q.shape[0]}, ...], this weight is {list(shape)})")
+    return patches, misfits
+
+
+def foreign_patches(
+    tensors: Mapping[str, Tensor], names: Mapping[str, Target], weights: Mapping[str, Any]
+) -> tuple[dict[Target, Any], list[str]]:
+    """Patches of everything else by ComfyUI's own loader, and the LoRA layers that do not fit their weight.
+
+    ComfyUI itself only logs an error for those, when it samples.
+    """
+    patches = comfy.lora.load_lora(tensors, names, log_missing=False) if tensors else {}
+    misfits = []
+    for target, patch in list(patches.items()):
+        if isinstance(patch, comfy.weight_adapter.LoRAAdapter):
+            up, down, _, middle, _, reshape = patch.weights
+            shape = sliced_shape(tuple(weights[target_key(target)].shape), target)
+            if middle is None and reshape is None and not fits(len(up), down[0].numel(), shape):
+                misfits.append(f"{target_key(target)} (made for [{len(up)}, {down[0].numel()}], is {list(shape)})")
+                del patches[target]
     return patches, misfits
 
 
@@ -141,9 +158,10 @@ def apply(
         names = names_of(owner)
         everything |= names
         patcher = owner if owner is model else owner.patcher
-        mine, wrong = own_patches(own, names, patcher.model.state_dict(), removal, injection)
-        misfits += wrong
-        foreign = comfy.lora.load_lora(rest, names, log_missing=False) if rest else {}
+        weights = patcher.model.state_dict()
+        mine, wrong = own_patches(own, names, weights, removal, injection)
+        foreign, wrong_too = foreign_patches(rest, names, weights)
+        misfits += wrong + wrong_too
         for patch in (*mine.values(), *foreign.values()):
             kind = method_name(patch)
             report.methods[kind] = report.methods.get(kind, 0) + 1

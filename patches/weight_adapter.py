@@ -80,9 +80,9 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         return weight
 
 
-def entry(factors: deft.Factors, removal: float = 1.0, injection: float = 1.0, strength: float = 1.0) -> Entry:
+def entry(factors: deft.Factors, removal: float = 1.0, injection: float = 1.0) -> Entry:
     """One applied adapter of a layer as the plain tuple that ComfyUI can move between devices."""
-    return factors.Q, factors.right, factors.R, factors.scale, removal, injection, strength
+    return factors.Q, factors.right, factors.R, factors.scale, removal, injection, 1.0
 
 
 def register() -> None:

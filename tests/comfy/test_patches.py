@@ -198,6 +198,15 @@ def test_another_architecture_names_both_sides(pack: Pack) -> None:
     assert "cat.safetensors" in text and UNET_LINEAR in text and "SD3" in text and "x_embedder" in text
 
 
+def test_a_lora_of_another_size_is_an_error_not_a_log_line(pack: Pack) -> None:
+    name = SD3_PROJECTION.removesuffix(".weight")
+    lora = {f"{name}.lora_up.weight": torch.ones(128, 4), f"{name}.lora_down.weight": torch.ones(4, 128)}
+    pack.apply(lora, models.sd3(depth=2))
+    with pytest.raises(ValueError, match="their sizes differ") as caught:
+        pack.apply(lora, models.sd3(depth=1))
+    assert name in str(caught.value)
+
+
 def test_sizes_that_differ_are_the_reason(pack: Pack) -> None:
     adapter = pack.adapter(models.sd3(depth=2), [SD3_PROJECTION])
     with pytest.raises(ValueError, match="their sizes differ"):
