@@ -10,7 +10,7 @@ from torch import Tensor
 from . import methods
 
 # ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
-_COMPANIONS = ("lora_mid.weight", "dora_scale", "reshape_weight")
+_COMPANIONS = ("lora_mid.weight", "reshape_weight")
 
 
 class Adapter(dict[str, Tensor]):
@@ -67,7 +67,7 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     if not found:
         return {}
     names = {methods.method_of(group).NAME for group in found.values()}
-    ranks = [(group["deft_Q"] if "deft_Q" in group else group["lora_up.weight"]).shape[1] for group in found.values()]
+    ranks = [methods.method_of(group).rank(group) for group in found.values()]
     alphas = {float(group["alpha"]) if "alpha" in group else None for group in found.values()}
     record = {"method": names.pop() if len(names) == 1 and not foreign(adapter) else "mixed", "rank": str(max(ranks))}
     alpha = alphas.pop() if len(alphas) == 1 else None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.lora
-import comfy.weight_adapter
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from ..deft_ops import methods
+from .matching import Match, layer_names, match
 from .names import Target, clip_names, describe, model_names, target_function, target_key, target_slice
 from .weight_adapter import DeftWeightAdapter, entry
 
@@ -42,60 +39,6 @@ class Report:
         return "\n".join(lines + self.notes)
 
 
-def fits(rows: int, columns: int | None, shape: tuple[int, ...]) -> bool:
-    """Whether a change of [rows, columns] (None: any) belongs to a weight of this shape [out, in, ...]."""
-    return rows == shape[0] and columns in (None, math.prod(shape[1:]))
-
-
-def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
-    """The shape of a target, given the shape of its whole weight."""
-    part = target_slice(target)
-    if part is None:
-        return shape
-    return tuple(part[2] if dim == part[0] else size for dim, size in enumerate(shape))
-
-
-def own_patches(
-    groups: Mapping[str, Mapping[str, Tensor]],
-    names: Mapping[str, Target],
-    weights: Mapping[str, Any],
-    removal: float,
-    injection: float,
-) -> tuple[dict[Target, DeftWeightAdapter], list[str]]:
-    """Patches of the DEFT and PaRa layers that are named here, by target, and what does not fit its weight."""
-    patches: dict[Target, DeftWeightAdapter] = {}
-    misfits = []
-    for name, group in groups.items():
-        if name not in names:
-            continue
-        factors, target = methods.method_of(group).from_tensors(group), names[name]
-        shape = sliced_shape(tuple(weights[target_key(target)].shape), target)
-        if fits(len(factors.Q), None if factors.R is None else factors.R.shape[1], shape):
-            patches[target] = DeftWeightAdapter(set(), (entry(factors, removal, injection),))
-        else:
-            misfits.append(f"{name} (made for [{factors.Q.shape[0]}, ...], this weight is {list(shape)})")
-    return patches, misfits
-
-
-def foreign_patches(
-    tensors: Mapping[str, Tensor], names: Mapping[str, Target], weights: Mapping[str, Any]
-) -> tuple[dict[Target, Any], list[str]]:
-    """Patches of everything else by ComfyUI's own loader, and the LoRA layers that do not fit their weight.
-
-    ComfyUI itself only logs an error for those, when it samples.
-    """
-    patches = comfy.lora.load_lora(tensors, names, log_missing=False) if tensors else {}
-    misfits = []
-    for target, patch in list(patches.items()):
-        if isinstance(patch, comfy.weight_adapter.LoRAAdapter):
-            up, down, _, middle, _, reshape = patch.weights
-            shape = sliced_shape(tuple(weights[target_key(target)].shape), target)
-            if middle is None and reshape is None and not fits(len(up), down[0].numel(), shape):
-                misfits.append(f"{target_key(target)} (made for [{len(up)}, {down[0].numel()}], is {list(shape)})")
-                del patches[target]
-    return patches, misfits
-
-
 def add(patcher: Any, patches: Mapping[Target, Any], strength: float, stacking: str) -> Any:
     """A clone of the model patcher with the patches added."""
     patcher = patcher.clone()
@@ -115,7 +58,7 @@ def sum_from_base(patches: dict[str, list], target: Target) -> None:
     key, place = target_key(target), (target_slice(target), target_function(target))
     own = [patch for patch in patches[key] if isinstance(patch[1], DeftWeightAdapter) and tuple(patch[3:5]) == place]
     others = [patch for patch in patches[key] if not any(patch is mine for mine in own)]
-    entries = tuple((*item[:6], item[6] * patch[0]) for patch in own for item in patch[1].weights)
+    entries = tuple((*item[:4], item[4] * patch[0]) for patch in own for item in patch[1].weights)
     if entries:
         first = own[0]
         patches[key] = [(1.0, DeftWeightAdapter(set(), entries), *first[2:]), *others]
@@ -146,63 +89,51 @@ def apply(
         raise ValueError(f"Unknown stacking {stacking!r}: choose one of {', '.join(STACKING)}.")
     adapters.validate(adapter, source[:1].upper() + source[1:])
     report = Report(source)
-    own = {name: group for name, group in adapters.layers(adapter).items() if "deft_Q" in group}
-    rest = {key: tensor for key, tensor in adapter.items() if key.rpartition(".")[0] not in own}
-    everything: dict[str, Target] = {}
+    found: set[str] = set()
     misfits: list[str] = []
     results: list[Any] = []
     for owner, names_of, strength in ((model, model_names, strength_model), (clip, clip_names, strength_clip)):
         if owner is None:
             results.append(None)
             continue
-        names = names_of(owner)
-        everything |= names
         patcher = owner if owner is model else owner.patcher
-        weights = patcher.model.state_dict()
-        mine, wrong = own_patches(own, names, weights, removal, injection)
-        foreign, wrong_too = foreign_patches(rest, names, weights)
-        misfits += wrong + wrong_too
-        for patch in (*mine.values(), *foreign.values()):
-            kind = method_name(patch)
-            report.methods[kind] = report.methods.get(kind, 0) + 1
-        if strength != 0 and (mine or foreign):
-            patcher = add(patcher, foreign | mine, strength, stacking)
+        matched = match(adapter, names_of(owner), shapes_of(patcher))
+        found |= matched.found
+        misfits += matched.misfits
+        patches = patches_of(matched, removal, injection)
+        for name in [layer.method.NAME for layer in matched.layers] + [kind(p) for p in matched.foreign.values()]:
+            report.methods[name] = report.methods.get(name, 0) + 1
+        if strength != 0 and patches:
+            patcher = add(patcher, patches, strength, stacking)
             if owner is clip:
                 owner = clip.clone()
                 owner.patcher = patcher
             else:
                 owner = patcher
         results.append(owner)
-    report.unmatched = (
-        sorted(
-            {name for name in own if name not in everything}
-            | {layer for layer in map(layer_of, rest) if not named(layer, everything)}
-        )
-        + misfits
-    )
+    report.unmatched = sorted(layer_names(adapter) - found) + misfits
     if not report.matched:
         raise ValueError(no_match(report, model, clip, bool(misfits)))
     return results[0], results[1], report
 
 
-def method_name(patch: Any) -> str:
-    """The method of one patch: ours by its entries, ComfyUI's by the name of its adapter class."""
-    if isinstance(patch, DeftWeightAdapter):
-        return "deft" if patch.weights[0][2] is not None else "para"
+def shapes_of(patcher: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of all weights of a model patcher by key."""
+    return {key: tuple(value.shape) for key, value in patcher.model.state_dict().items()}
+
+
+def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> dict[Target, Any]:
+    """ComfyUI patches of a match, by target: its own loader's, then this pack's."""
+    own = {
+        layer.target: DeftWeightAdapter(set(), (entry(layer.method, layer.factors, removal, injection),))
+        for layer in matched.layers
+    }
+    return matched.foreign | own
+
+
+def kind(patch: Any) -> str:
+    """The method of a patch of ComfyUI's own loader: the name of its adapter class, or diff."""
     return getattr(patch, "name", "diff")
-
-
-def layer_of(key: str) -> str:
-    """The layer name of a tensor key of any LoRA flavour, for a message."""
-    head, _, tail = key.rpartition(".")
-    return head.rpartition(".")[0] if tail == "weight" else head
-
-
-def named(layer: str, names: Mapping[str, Any]) -> bool:
-    """Whether the layer, or a part of its path that names a weight, is known."""
-    while layer and layer not in names:
-        layer = layer.rpartition(".")[0]
-    return bool(layer)
 
 
 def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:

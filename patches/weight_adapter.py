@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import comfy.weight_adapter
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..deft_ops import methods
-from ..deft_ops.methods import deft
 
-# One applied adapter of a layer: Q, right or None, R or None, scale, removal, injection, strength.
-Entry = tuple[Tensor, Tensor | None, Tensor | None, float, float, float, float]
+# One applied adapter of a layer: method, its factors' values, removal, injection, share of the strength. Plain values,
+# so that ComfyUI can move the tensors in it between devices.
+Entry = tuple[str, tuple[Any, ...], float, float, float]
 
 
 class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
@@ -43,11 +44,15 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         dora_scale: Any = None,
         loaded_keys: set[str] | None = None,
     ) -> DeftWeightAdapter | None:
-        """ComfyUI's loader asks every adapter class whether layer `x` of a file is its own."""
-        if f"{x}.deft_Q" not in lora:
+        """ComfyUI's loader asks every adapter class whether layer `x` of a file is its own.
+
+        Layers that ComfyUI has a class for (LoRA, and LoRA with dora_scale) are left to it.
+        """
+        group = {suffix: lora[f"{x}.{suffix}"] for suffix in methods.SUFFIXES if f"{x}.{suffix}" in lora}
+        method = methods.find(group)
+        if method is None or "lora_up.weight" in group:
             return None
-        group = {suffix: lora[f"{x}.{suffix}"] for suffix in deft.SUFFIXES if f"{x}.{suffix}" in lora}
-        return cls({f"{x}.{suffix}" for suffix in group}, (entry(methods.method_of(group).from_tensors(group)),))
+        return cls({f"{x}.{suffix}" for suffix in group}, (entry(method, method.from_tensors(group)),))
 
     def calculate_shape(self, key: str) -> None:
         """The weight keeps its shape."""
@@ -65,24 +70,31 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         original_weight: Any = None,
     ) -> Tensor:
         """Edit `weight` [out, in, ...] in place and return it. `function` re-orders rows (its own inverse)."""
-        base = function(weight.float())
-        pairs = []
-        for Q, right, R, scale, removal, injection, share in self.weights:
-            up, down = deft.to_lora(deft.Factors(Q, right, R, scale), base, removal=removal, injection=injection)
-            pairs.append((up, down.mul_(strength * share)))
-        if base is weight and weight.is_contiguous():  # float32 and no re-ordering: no temporary of the weight's size
-            matrix = weight.view(len(weight), -1)
-            for up, down in pairs:
-                matrix.addmm_(up, down)
-        elif pairs:
-            change = sum(torch.mm(up, down) for up, down in pairs)
-            weight += function(change.reshape(base.shape)).to(weight.dtype)
+        base = function(weight.float()).contiguous()  # the weight itself, if it is float32 and in its own order
+        pairs, changes = [], []
+        for name, values, removal, injection, share in self.weights:
+            method = methods.get(name)
+            factors, part = method.Factors(*values), strength * share
+            if method.LOW_RANK:
+                up, down = method.to_lora(factors, base, removal=removal, injection=injection)
+                pairs.append((up, down.mul_(part)))
+            else:
+                changes.append(method.delta(factors, base, strength=part, removal=removal, injection=injection))
+        # All deltas are there before the first is added, and no temporary of the weight's size is made for a pair.
+        matrix = base.view(len(base), -1)
+        for up, down in pairs:
+            matrix.addmm_(up, down)
+        for change in changes:
+            base += change
+        if base is not weight:
+            weight.copy_(function(base))
         return weight
 
 
-def entry(factors: deft.Factors, removal: float = 1.0, injection: float = 1.0) -> Entry:
+def entry(method: Any, factors: Any, removal: float = 1.0, injection: float = 1.0) -> Entry:
     """One applied adapter of a layer as the plain tuple that ComfyUI can move between devices."""
-    return factors.Q, factors.right, factors.R, factors.scale, removal, injection, 1.0
+    values = tuple(getattr(factors, field.name) for field in fields(factors))
+    return method.NAME, values, removal, injection, 1.0
 
 
 def register() -> None:

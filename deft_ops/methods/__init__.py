@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from types import ModuleType
 
-from . import deft, lora, para
+from . import deft, dora, lora, oft, para, svdiff
 from .common import move
 
-__all__ = ["METHODS", "SUFFIXES", "get", "find", "method_of", "move"]
+__all__ = ["METHODS", "TRAINABLE", "SUFFIXES", "get", "find", "method_of", "move"]
 
-METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora)}
+METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora, dora, svdiff, oft)}
+
+# Those that the trainer can make; the others are read and applied.
+TRAINABLE: tuple[str, ...] = tuple(name for name, module in METHODS.items() if hasattr(module, "init"))
 
 SUFFIXES: tuple[str, ...] = tuple(dict.fromkeys(suffix for module in METHODS.values() for suffix in module.SUFFIXES))
 

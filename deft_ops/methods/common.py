@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -17,6 +18,11 @@ FactorsT = TypeVar("FactorsT")
 def flat(weight: Tensor) -> Tensor:
     """A weight [out, in, ...] as a float32 matrix [out, in*]."""
     return weight.flatten(1).float()
+
+
+def fits_matrix(rows: int, columns: int | None, shape: tuple[int, ...]) -> bool:
+    """Whether a change of [rows, columns] (None: any) belongs to a weight of this shape [out, in, ...]."""
+    return len(shape) > 1 and rows == shape[0] and columns in (None, math.prod(shape[1:]))
 
 
 def capped(rank: int, limit: int) -> int:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ..layer_ops import LayerOp
+from ..products import transposed_product
 from ..projectors import project
-from .common import alpha_tensor, capped, file_scale, flat, normal, scale_of, trainable
+from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, trainable
 
 NAME = "deft"
 SUFFIXES = ("deft_Q", "deft_right", "deft_R", "alpha")
 OPTIONS = ("projector", "identity")
+LOW_RANK = True
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Factors:
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a DEFT layer."""
     return {"deft_Q", "deft_R"} <= set(suffixes) <= set(SUFFIXES)
+
+
+def rank(tensors: Mapping[str, Tensor]) -> int:
+    """The rank of a layer's file entries."""
+    return tensors["deft_Q"].shape[1]
 
 
 def init(
@@ -66,6 +73,11 @@ def factors(
     return Factors(Q, None if right is Q else right, params["R"], scale_of(alpha, Q.shape[1]))
 
 
+def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
+    """Whether the adapter is for a weight of this shape."""
+    return fits_matrix(len(factors.Q), None if factors.R is None else factors.R.shape[1], shape)
+
+
 def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
     """The exact LoRA form for this weight [out, in, ...]: up = Q [out, r], down = s R - right^T W [r, in*], float32.
 
@@ -73,16 +85,18 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
     """
     Q = factors.Q.to(weight.device, torch.float32)
     right = Q if factors.right is None else factors.right.to(weight.device, torch.float32)
-    down = -removal * (right.T @ flat(weight))
+    down = -removal * transposed_product(right, flat(weight))
     if factors.R is not None:
         down = down + injection * (factors.scale * factors.R.to(weight.device, torch.float32))
     return Q, down
 
 
-def delta(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> Tensor:
-    """The change of a weight [out, in, ...], of the same shape, float32."""
+def delta(
+    factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
+) -> Tensor:
+    """strength times the change of a weight [out, in, ...], of the same shape, float32."""
     up, down = to_lora(factors, weight, removal=removal, injection=injection)
-    return (up @ down).reshape(weight.shape)
+    return (up @ (strength * down)).reshape(weight.shape)
 
 
 def forward(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..layer_ops import LayerOp
-from .common import alpha_tensor, capped, file_scale, flat, scale_of, trainable
+from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, trainable
 
 NAME = "lora"
 SUFFIXES = ("lora_up.weight", "lora_down.weight", "alpha")
 OPTIONS: tuple[str, ...] = ()
+LOW_RANK = True
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Factors:
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a plain LoRA layer (no DoRA scale, no middle convolution)."""
     return {"lora_up.weight", "lora_down.weight"} <= set(suffixes) <= set(SUFFIXES)
+
+
+def rank(tensors: Mapping[str, Tensor]) -> int:
+    """The rank of a layer's file entries."""
+    return tensors["lora_down.weight"].shape[0]
 
 
 def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:
@@ -48,16 +54,23 @@ def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Fact
     return Factors(params["up"], params["down"], scale_of(alpha, params["up"].shape[1]))
 
 
+def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
+    """Whether the adapter is for a weight of this shape."""
+    return fits_matrix(len(factors.up), factors.down.shape[1], shape)
+
+
 def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
     """up [out, r] and down [r, in*] with the scale in down, float32. A LoRA has no removal."""
     up = factors.up.to(weight.device, torch.float32)
     return up, (injection * factors.scale) * flat(factors.down.to(weight.device))
 
 
-def delta(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> Tensor:
-    """The change of a weight [out, in, ...], of the same shape, float32. A LoRA has no removal."""
+def delta(
+    factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
+) -> Tensor:
+    """strength times the change of a weight [out, in, ...], of the same shape, float32. A LoRA has no removal."""
     up, down = to_lora(factors, weight, injection=injection)
-    return (up @ down).reshape(weight.shape)
+    return (up @ (strength * down)).reshape(weight.shape)
 
 
 def forward(

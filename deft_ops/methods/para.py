@@ -9,14 +9,15 @@ from torch import Tensor
 
 from ..projectors import project
 from .common import capped, normal, trainable
-from .deft import Factors, delta, forward, from_tensors, to_lora, to_tensors
+from .deft import Factors, delta, fits, forward, from_tensors, rank, to_lora, to_tensors
 
-__all__ = ["NAME", "SUFFIXES", "OPTIONS", "Factors", "claims", "init", "factors", "to_lora", "delta", "forward",
-           "to_tensors", "from_tensors"]  # fmt: skip
+__all__ = ["NAME", "SUFFIXES", "OPTIONS", "LOW_RANK", "Factors", "claims", "rank", "fits", "init", "factors", "to_lora",
+           "delta", "forward", "to_tensors", "from_tensors"]  # fmt: skip
 
 NAME = "para"
 SUFFIXES = ("deft_Q", "deft_right")
 OPTIONS: tuple[str, ...] = ()
+LOW_RANK = True
 
 
 def claims(suffixes: Collection[str]) -> bool:

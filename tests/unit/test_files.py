@@ -419,8 +419,8 @@ def test_other_formats_pass_untouched(tmp_path: Path) -> None:
     assert adapter.keys() == tensors.keys()
     assert all(torch.equal(adapter[key], tensors[key]) for key in tensors)
     assert adapter.metadata["ss_tag_frequency"] == "{}"
-    assert list(adapters.layers(adapter)) == ["lora_unet_down_blocks_0_to_q"]
-    assert set(adapters.foreign(adapter)) == {key for key in tensors if not key.startswith("lora_unet")}
+    assert adapters.layers(adapter).keys() == {"lora_unet_down_blocks_0_to_q", "dora"}
+    assert set(adapters.foreign(adapter)) == {key for key in tensors if not key.startswith(("lora_unet", "dora."))}
     assert adapter.metadata["method"] == "mixed"
 
 

@@ -157,7 +157,7 @@ def test_paper_initialisation_changes_the_weight() -> None:
     assert methods.get("deft").delta(methods.get("deft").factors(params), layer.weight).norm() > 0.1
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", methods.TRAINABLE)
 def test_init_is_private_and_reproducible(name: str) -> None:
     layer, _ = make_layer("linear")
     state = torch.random.get_rng_state()
@@ -169,7 +169,7 @@ def test_init_is_private_and_reproducible(name: str) -> None:
         assert first[key].requires_grad and first[key].is_leaf and first[key].dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", methods.TRAINABLE)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_base(name: str, dtype: torch.dtype) -> None:
     """The change is computed in float32 whatever the weight is; activations keep their dtype."""
@@ -243,11 +243,11 @@ def test_unsupported_layers_are_refused() -> None:
 
 def test_bad_settings_are_named() -> None:
     weight = torch.zeros(4, 4)
-    with pytest.raises(ValueError, match="Unknown method 'dora': choose one of deft, para, lora"):
-        methods.get("dora")
+    with pytest.raises(ValueError, match="Unknown method 'boft': choose one of deft, para, lora"):
+        methods.get("boft")
     with pytest.raises(ValueError, match="Unknown projector 'nmf'"):
         project(weight, "nmf")
-    for name in methods.METHODS:
+    for name in methods.TRAINABLE:
         with pytest.raises(ValueError, match="rank must be at least 1"):
             methods.get(name).init(weight, 0, generator=generator())
     with pytest.raises(ValueError, match="alpha must be positive"):

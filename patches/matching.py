@@ -1,0 +1,165 @@
+"""Which layer of an adapter belongs to which weight of a MODEL or CLIP, and which belongs to none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.lora
+import comfy.weight_adapter
+from torch import Tensor
+
+from ..deft_ops import adapter as adapters
+from ..deft_ops import methods
+from ..deft_ops.methods.common import fits_matrix
+from .names import Target, target_key, target_slice
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an adapter on its weight: its name in the file, the weight (or slice), method and factors."""
+
+    name: str
+    target: Target
+    method: Any
+    factors: Any
+
+
+@dataclass
+class Match:
+    """An adapter laid over one MODEL or CLIP.
+
+    `layers` are of this pack's methods; `foreign` are patches of ComfyUI's own loader by target (plain LoRA among them
+    unless it was asked for as layers); `misfits` say which layers are for a weight of another size; `found` are the
+    file's layer names that mean a weight here, misfits too.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
+    foreign: dict[Target, Any] = field(default_factory=dict)
+    misfits: list[str] = field(default_factory=list)
+    found: set[str] = field(default_factory=set)
+
+
+class _Reads(dict[str, Tensor]):
+    """Tensors that remember which of them were read: ComfyUI's loader does not say what it used."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key in self:
+            self.read.add(key)
+        return super().get(key, default)
+
+
+def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
+    """The shape of a target, given the shape of its whole weight."""
+    part = target_slice(target)
+    if part is None:
+        return shape
+    return tuple(part[2] if dim == part[0] else size for dim, size in enumerate(shape))
+
+
+def layer_of(key: str) -> str:
+    """The layer name of a tensor key of any LoRA flavour, for a message."""
+    head, _, tail = key.rpartition(".")
+    return head.rpartition(".")[0] if tail == "weight" else head
+
+
+def layer_names(adapter: Mapping[str, Tensor]) -> set[str]:
+    """All layer names of an adapter, its own methods' and others'."""
+    return set(adapters.layers(adapter)) | {layer_of(key) for key in adapters.foreign(adapter)}
+
+
+def match(
+    adapter: Mapping[str, Tensor],
+    names: Mapping[str, Target],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    plain_lora: bool = False,
+) -> Match:
+    """Lay an adapter over a model with these layer names and these shapes of its weights by key.
+
+    plain_lora: give plain LoRA layers as layers too; otherwise ComfyUI's own loader makes their patches.
+    Raises ValueError if two layers of the adapter mean the same weight.
+    """
+    result = Match()
+    rest: dict[str, Tensor] = dict(adapters.foreign(adapter))
+    taken: dict[Target, str] = {}
+    for name, group in adapters.layers(adapter).items():
+        method = methods.method_of(group)
+        if method is methods.get("lora") and not plain_lora:
+            rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
+            continue
+        if name not in names:
+            continue
+        result.found.add(name)
+        factors, target = method.from_tensors(group), names[name]
+        shape = sliced_shape(shapes[target_key(target)], target)
+        if not method.fits(factors, shape):
+            result.misfits.append(f"{name} ({method.NAME} of another size, this weight is {list(shape)})")
+            continue
+        _take(taken, target, name)
+        result.layers.append(Layer(name, target, method, factors))
+    _match_foreign(rest, names, shapes, result, taken)
+    return result
+
+
+def _take(taken: dict[Target, str], target: Target, name: str) -> None:
+    if target in taken:
+        raise ValueError(
+            f"Two layers of the adapter mean the same weight {target_key(target)}: {taken[target]} and {name}. "
+            "Remove one of them."
+        )
+    taken[target] = name
+
+
+def _match_foreign(
+    tensors: dict[str, Tensor],
+    names: Mapping[str, Target],
+    shapes: Mapping[str, tuple[int, ...]],
+    result: Match,
+    taken: dict[Target, str],
+) -> None:
+    """What ComfyUI's own loader reads; LoRA layers of another size are taken out: ComfyUI itself only logs those."""
+    if not tensors:
+        return
+    reads = _Reads(tensors)
+    # Name by name, so that two names of one weight are seen; a name that begins no tensor is not asked for.
+    begun = {key[:end] for key in tensors for end in _ends(key)}
+    for name in (name for name in names if name in begun):
+        before = len(reads.read)
+        for target, patch in comfy.lora.load_lora(reads, {name: names[name]}, log_missing=False).items():
+            whole = shapes.get(target_key(target))
+            if whole is None:
+                continue
+            shape = sliced_shape(whole, target)
+            if _misfits(patch, shape):
+                up, down = patch.weights[:2]
+                result.misfits.append(f"{name} (made for [{len(up)}, {down[0].numel()}], this weight is {list(shape)})")
+                continue
+            _take(taken, target, name)
+            result.foreign[target] = patch
+        if len(reads.read) > before:
+            result.found.add(name)
+    result.found |= {layer_of(key) for key in reads.read}
+
+
+def _ends(key: str) -> list[int]:
+    """Where a layer name may end in a tensor key: before a dot, or before diffusers' old "_lora." ending."""
+    ends = [index for index, letter in enumerate(key) if letter == "."]
+    old = key.rfind("_lora.")
+    return [*ends, len(key), *([old] if old >= 0 else [])]
+
+
+def _misfits(patch: Any, shape: tuple[int, ...]) -> bool:
+    if not isinstance(patch, comfy.weight_adapter.LoRAAdapter):
+        return False
+    up, down, _, middle, _, reshape = patch.weights
+    return middle is None and reshape is None and not fits_matrix(len(up), down[0].numel(), shape)
