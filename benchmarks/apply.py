@@ -1,28 +1,53 @@
-"""What it costs to patch weights with DEFT and with ComfyUI's LoRA.
+"""What it costs to put a DEFT adapter on a model, beside ComfyUI's LoRA and PEFT's DEFT of the same rank and layers.
 
-    $(make -s python) benchmarks/apply.py [--layers 0.1] [--runs 5] [--rank 8]
+    $(make -s python) benchmarks/apply.py [patch forward load memory] [--model sd15 sdxl] [--runs 5] [--rank 8]
 
-apply.<dtype>: seconds of ComfyUI's patch_model on the CPU for attention layers of SDXL's shapes, with a DEFT adapter
-(qr) and with a LoRA of the same rank. SDXL has 560 such layers; `--layers` is the share of them that is measured.
+The models are ComfyUI's own SD1.5 and SDXL UNets in their full size with random weights; the layers are all attention
+linears (to_q, to_k, to_v, to_out.0: 128 and 560). The DEFT adapter has the projector qr. On the CPU.
+
+patch.<model>.<dtype>          seconds of ComfyUI's patch_model, ours / ComfyUI's LoRA
+patch_over_pass.<model>.<dtype>  ours / one pass W + up down over the same weights, in place: the floor
+patch_over_peft.<model>.<dtype>  ours / PEFT's merge of its DEFT on linears of the same shapes
+forward.<model>.<dtype>        seconds of a forward with the weights patched on the fly (low VRAM), ours / LoRA
+load.<model>                   seconds from a native file to a patched clone, ours / ComfyUI's Load LoRA of a LoRA file
+memory.<model>.<dtype>         peak MiB of a process that patches, ours / LoRA, each in a process of its own
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 from comfy_server import find_comfyui  # noqa: E402
-from frame import compare  # noqa: E402
+from frame import compare, report, seconds  # noqa: E402
 
-# SDXL's transformer blocks: channels -> number of blocks. Text tokens have 2048 channels.
-BLOCKS = {640: 10, 1280: 60}
-TEXT = 2048
+MODELS = ("sd15", "sdxl")
+DTYPES = ("float32", "float16")
+# As ComfyUI's detection gives it for the two checkpoints.
+COMMON: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True,
+    "legacy": False, "use_temporal_attention": False,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sd15": COMMON | {
+        "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "use_linear_in_transformer": False, "context_dim": 768, "adm_in_channels": None},
+    "sdxl": COMMON | {
+        "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10, "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "use_linear_in_transformer": True, "context_dim": 2048, "num_classes": "sequential", "adm_in_channels": 2816},
+}
+COUNTS = {"sd15": 128, "sdxl": 560}
 
 
 def prepare() -> None:
@@ -39,39 +64,46 @@ def prepare() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules["deft_pack"] = module
     spec.loader.exec_module(module)
+    from deft_pack.patches.weight_adapter import register
+
+    register()
 
 
-def shapes(share: float) -> dict[str, tuple[int, int]]:
-    """Names and shapes of the attention weights of a share of SDXL's transformer blocks."""
-    found = {}
-    for width, count in BLOCKS.items():
-        for block in range(max(1, round(count * share))):
-            for attention, context in (("attn1", width), ("attn2", TEXT)):
-                for name, inputs in (("to_q", width), ("to_k", context), ("to_v", context), ("to_out", width)):
-                    found[f"block{width}_{block}_{attention}_{name}"] = (width, inputs)
-    return found
+def attention(network: Any) -> dict[str, Any]:
+    """The attention linears of a UNet by layer name as in native files."""
+    endings = ("to_q", "to_k", "to_v", "to_out.0")
+    return {f"diffusion_model.{name}": module for name, module in network.named_modules() if name.endswith(endings)}
 
 
-def patcher(weights: dict[str, tuple[int, int]], dtype: Any) -> Any:
-    """A ModelPatcher over a model that holds nothing but these layers."""
+def unet(kind: str, dtype: str, every: bool = False) -> Any:
+    """A ModelPatcher of the full UNet on the CPU. Only the attention weights are filled, unless `every` is set."""
     import comfy.model_patcher
-    import comfy.ops
+    import comfy.supported_models
     import torch
 
+    class SD15(comfy.supported_models.SD15):
+        unet_config: dict[str, Any] = {}
+
+    class SDXL(comfy.supported_models.SDXL):
+        unet_config: dict[str, Any] = {}
+
     device = torch.device("cpu")
-    network = torch.nn.Module()
+    config = {"sd15": SD15, "sdxl": SDXL}[kind](CONFIGS[kind])
+    # fp16 is stored and computed with in fp32, as ComfyUI does on a CPU: there is no fast fp16 product there.
+    config.set_inference_dtype(getattr(torch, dtype), torch.float32 if dtype == "float16" else None)
+    model = config.get_model({}, "", device=device)
     generator = torch.Generator().manual_seed(0)
-    for name, (outputs, inputs) in weights.items():
-        layer = comfy.ops.disable_weight_init.Linear(inputs, outputs, bias=False, device=device, dtype=dtype)
-        layer.weight.data.copy_(torch.randn(outputs, inputs, generator=generator) / inputs**0.5)
-        network.add_module(name, layer)
-    model = torch.nn.Module()
-    model.diffusion_model = network
-    return comfy.model_patcher.ModelPatcher(model, device, device)
+    layers = attention(model.diffusion_model)
+    assert len(layers) == COUNTS[kind]
+    parameters = model.parameters() if every else [layer.weight for layer in layers.values()]
+    for parameter in parameters:
+        values = torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(values / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.01 * values + 1)
+    return comfy.model_patcher.ModelPatcher(model.eval(), device, device)
 
 
-def adapter(weights: dict[str, tuple[int, int]], method: str, rank: int) -> dict[str, Any]:
-    """Random layers of a method, by file key."""
+def adapter(model: Any, method: str, rank: int) -> dict[str, Any]:
+    """Random attention layers of a method, by native file key."""
     import torch
 
     from deft_pack.deft_ops import methods
@@ -79,59 +111,203 @@ def adapter(weights: dict[str, tuple[int, int]], method: str, rank: int) -> dict
     generator = torch.Generator().manual_seed(1)
     module = methods.get(method)
     tensors = {}
-    for name, shape in weights.items():
+    for name, layer in attention(model.model.diffusion_model).items():
+        shape = layer.weight.shape
         factors = module.factors(module.init(torch.zeros(shape), rank, generator=generator))
         for suffix, tensor in module.to_tensors(factors).items():
-            tensors[f"diffusion_model.{name}.{suffix}"] = tensor
+            if suffix in ("deft_R", "lora_up.weight"):  # zero at the start
+                tensor = torch.randn(tensor.shape, generator=generator) / 100
+            tensors[f"{name}.{suffix}"] = tensor
     return tensors
 
 
-def patched(base: Any, tensors: dict[str, Any], keys: dict[str, str]) -> Any:
+def patched(base: Any, tensors: dict[str, Any]) -> Any:
     """A clone of the patcher with the adapter added, as ComfyUI's Load LoRA does it."""
     import comfy.lora
 
     model = base.clone()
+    keys = {name: f"{name}.weight" for name in attention(base.model.diffusion_model)}
     patches = comfy.lora.load_lora(tensors, keys)
     assert len(patches) == len(keys)
     model.add_patches(patches, 0.5)
     return model
 
 
-def seconds_to_patch(model: Any) -> float:
+def patch_once(model: Any) -> Callable[[], float]:
     """Patch all weights, and undo it outside of the measurement."""
     import torch
 
     device = torch.device("cpu")
-    with torch.inference_mode():
-        started = time.perf_counter()
-        model.patch_model(device)
-        seconds = time.perf_counter() - started
-        model.unpatch_model(device)
-    return seconds
+
+    def measure() -> float:
+        with torch.inference_mode():
+            started = time.perf_counter()
+            model.patch_model(device)
+            taken = time.perf_counter() - started
+            model.unpatch_model(device)
+        return taken
+
+    return measure
+
+
+def one_pass(base: Any, rank: int) -> Callable[[], float]:
+    """W + up down for all attention weights, in place, fp16 through one fp32 scratch: what no method can undercut."""
+    import torch
+
+    weights = [layer.weight.data for layer in attention(base.model.diffusion_model).values()]
+    scratch = torch.empty(max(weight.numel() for weight in weights))
+    generator = torch.Generator().manual_seed(2)
+    pairs = {shape: (torch.zeros(shape[0], rank), torch.randn(rank, shape[1], generator=generator))
+             for shape in {tuple(weight.shape) for weight in weights}}
+
+    def work() -> None:
+        with torch.inference_mode():
+            for weight in weights:
+                up, down = pairs[tuple(weight.shape)]
+                if weight.dtype == torch.float32:
+                    weight.addmm_(up, down)
+                else:
+                    part = scratch[:weight.numel()].view(weight.shape)
+                    weight.copy_(part.copy_(weight).addmm_(up, down))
+
+    return seconds(work)
+
+
+def peft_merge(base: Any, dtype: str, rank: int) -> Callable[[], float]:
+    """PEFT's merge of its DEFT (qr) on linears of the same shapes and values; the unmerge is not counted."""
+    import peft
+    import torch
+
+    network = torch.nn.Module()
+    for index, layer in enumerate(attention(base.model.diffusion_model).values()):
+        linear = torch.nn.Linear(*reversed(layer.weight.shape), bias=False, dtype=getattr(torch, dtype))
+        linear.weight.data.copy_(layer.weight.data)
+        network.add_module(f"layer{index}", linear)
+    names = [name for name, _ in network.named_children()]
+    config = peft.DeftConfig(r=rank, decomposition_method="qr", target_modules=names)
+    wrapped = peft.get_peft_model(network, config)
+
+    def measure() -> float:
+        with torch.no_grad():
+            started = time.perf_counter()
+            wrapped.merge_adapter()
+            taken = time.perf_counter() - started
+            wrapped.unmerge_adapter()
+        return taken
+
+    return measure
+
+
+def measure_patching(kind: str, dtype: str, options: argparse.Namespace) -> None:
+    """The three patch lines of one model in one dtype."""
+    base = unet(kind, dtype)
+    ours, peer = (patch_once(patched(base, adapter(base, method, options.rank))) for method in ("deft", "lora"))
+    compare(f"patch.{kind}.{dtype}", ours, peer, runs=options.runs)
+    compare(f"patch_over_pass.{kind}.{dtype}", ours, one_pass(base, options.rank), runs=options.runs)
+    compare(f"patch_over_peft.{kind}.{dtype}", ours, peft_merge(base, dtype, options.rank), runs=options.runs)
+
+
+def measure_forward(kind: str, dtype: str, options: argparse.Namespace) -> None:
+    """A forward of 32 x 32 latents with all weights left where they are and patched at each use."""
+    import torch
+
+    base = unet(kind, dtype, every=True)
+    network = base.model.diffusion_model
+    config = base.model.model_config.unet_config
+    inputs: dict[str, Any] = {
+        "x": torch.randn(1, 4, 32, 32), "timesteps": torch.tensor([500.0]),
+        "context": torch.randn(1, 77, config["context_dim"]),
+        "y": torch.randn(1, config["adm_in_channels"]) if config.get("adm_in_channels") else None}
+
+    def run(model: Any) -> Callable[[], float]:
+        def measure() -> float:
+            with torch.inference_mode():
+                model.load(torch.device("cpu"), lowvram_model_memory=1)
+                started = time.perf_counter()
+                network(**inputs)
+                taken = time.perf_counter() - started
+                model.detach()
+            return taken
+
+        return measure
+
+    ours, peer = (run(patched(base, adapter(base, method, options.rank))) for method in ("deft", "lora"))
+    compare(f"forward.{kind}.{dtype}", ours, peer, runs=options.runs)
+
+
+def measure_loading(kind: str, options: argparse.Namespace) -> None:
+    """Native DEFT file and LoRA file of the same rank, each to a clone that is ready to be patched."""
+    import comfy.sd
+    import comfy.utils
+    from safetensors.torch import save_file
+
+    from deft_pack.deft_ops import files
+    from deft_pack.patches.apply import apply
+
+    base = unet(kind, "float16")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {method: Path(folder) / f"{method}.safetensors" for method in ("deft", "lora")}
+        for method, path in paths.items():
+            save_file(adapter(base, method, options.rank), path, {"format": "pt"})
+
+        def ours() -> object:
+            return apply(files.read(paths["deft"]), base)[0]
+
+        def peer() -> object:
+            lora = comfy.utils.load_torch_file(str(paths["lora"]), safe_load=True)
+            return comfy.sd.load_lora_for_models(base, None, lora, 1.0, 1.0)[0]
+
+        compare(f"load.{kind}", seconds(ours), seconds(peer), runs=4 * options.runs)
+
+
+def measure_memory(kind: str, dtype: str, options: argparse.Namespace) -> None:
+    """Peak memory of a process that patches once."""
+    peaks = []
+    for method in ("deft", "lora"):
+        command = [sys.executable, __file__, "--peak", method, "--model", kind, "--dtype", dtype,
+                   "--rank", str(options.rank)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        peaks.append(float(done.stdout.split()[-1]))
+    report(f"memory.{kind}.{dtype}", peaks[0], peaks[1], "MiB", 1)
+
+
+def print_peak(kind: str, dtype: str, method: str, rank: int) -> None:
+    """In a process of its own: patch, and print the peak of the resident memory in MiB."""
+    import resource
+
+    base = unet(kind, dtype)
+    patch_once(patched(base, adapter(base, method, rank)))()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=float, default=0.1, help="share of SDXL's 560 attention layers")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = ("patch", "forward", "load", "memory")
+    parser.add_argument("what", nargs="*", help=f"which of {', '.join(kinds)} (all)")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--peak", choices=("deft", "lora"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    wanted = options.what or kinds
+    if set(wanted) - set(kinds):
+        parser.error(f"choose from {', '.join(kinds)}")
     prepare()
-    import torch
-
-    from deft_pack.patches.weight_adapter import register
-
-    register()
-    weights = shapes(options.layers)
-    keys = {f"diffusion_model.{name}": f"diffusion_model.{name}.weight" for name in weights}
-    deft, lora = (adapter(weights, method, options.rank) for method in ("deft", "lora"))
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        with torch.inference_mode():
-            base = patcher(weights, dtype)
-        ours, peer = patched(base, deft, keys), patched(base, lora, keys)
-        compare(f"apply.{str(dtype).removeprefix('torch.')}", lambda ours=ours: seconds_to_patch(ours),
-                lambda peer=peer: seconds_to_patch(peer), runs=options.runs)
+    if options.peak:
+        print_peak(options.model[0], options.dtype[0], options.peak, options.rank)
+        return
+    for kind in options.model:
+        if "load" in wanted:
+            measure_loading(kind, options)
+        for dtype in options.dtype:
+            if "patch" in wanted:
+                measure_patching(kind, dtype, options)
+            if "memory" in wanted:
+                measure_memory(kind, dtype, options)
+            if "forward" in wanted and kind == "sd15":  # a forward of SDXL takes minutes on two cores
+                measure_forward(kind, dtype, options)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from . import methods
 
 # ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
 _COMPANIONS = ("lora_mid.weight", "reshape_weight")
+_SUFFIXES = frozenset((*methods.SUFFIXES, *_COMPANIONS))
 
 
 class Adapter(dict[str, Tensor]):
@@ -27,30 +28,44 @@ def from_layers(layers: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[st
     return Adapter(tensors, metadata)
 
 
-def _split(key: str) -> tuple[str, str] | None:
-    for suffix in (*methods.SUFFIXES, *_COMPANIONS):
-        if key.endswith("." + suffix):
-            return key.removesuffix("." + suffix), suffix
-    return None
+def _split_key(key: str) -> tuple[str, str] | None:
+    head, _, suffix = key.rpartition(".")
+    if suffix == "weight":
+        head, _, part = head.rpartition(".")
+        suffix = f"{part}.weight"
+    return (head, suffix) if suffix in _SUFFIXES else None
+
+
+def split(adapter: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """`layers` and `foreign` in one go."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    rest: dict[str, Tensor] = {}
+    for key, tensor in adapter.items():
+        parts = _split_key(key)
+        if parts is None:
+            rest[key] = tensor
+        else:
+            groups.setdefault(parts[0], {})[parts[1]] = tensor
+    found = {}
+    for name, group in groups.items():
+        if methods.find(group):
+            found[name] = group
+        else:
+            rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
+    return found, rest
 
 
 def layers(adapter: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Tensors by layer name and suffix, for the layers that one of the methods claims, in file order.
 
-    Keys of other formats (any LoRA naming but lora_up / lora_down, LoHa, LoKr, DoRA, ...) are left out: see `foreign`.
+    Keys of other formats (any LoRA naming but lora_up / lora_down, LoHa, LoKr, ...) are left out: see `foreign`.
     """
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in adapter.items():
-        parts = _split(key)
-        if parts:
-            groups.setdefault(parts[0], {})[parts[1]] = tensor
-    return {name: group for name, group in groups.items() if methods.find(group)}
+    return split(adapter)[0]
 
 
 def foreign(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that no method claims, keys untouched, for ComfyUI's own loader."""
-    own = {f"{name}.{suffix}" for name, group in layers(adapter).items() for suffix in group}
-    return {key: tensor for key, tensor in adapter.items() if key not in own}
+    return split(adapter)[1]
 
 
 def count_parameters(adapter: Mapping[str, Tensor]) -> int:
@@ -63,13 +78,13 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
 
     method is "mixed" where methods or formats are mixed; the result is empty if no method claims a layer.
     """
-    found = layers(adapter)
+    found, rest = split(adapter)
     if not found:
         return {}
     names = {methods.method_of(group).NAME for group in found.values()}
     ranks = [methods.method_of(group).rank(group) for group in found.values()]
     alphas = {float(group["alpha"]) if "alpha" in group else None for group in found.values()}
-    record = {"method": names.pop() if len(names) == 1 and not foreign(adapter) else "mixed", "rank": str(max(ranks))}
+    record = {"method": names.pop() if len(names) == 1 and not rest else "mixed", "rank": str(max(ranks))}
     alpha = alphas.pop() if len(alphas) == 1 else None
     return record if alpha is None else {**record, "alpha": f"{alpha:g}"}
 
@@ -78,20 +93,29 @@ def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> 
     """Raise ValueError, one sentence that starts with `source`, for no tensors or the first with a NaN or infinity."""
     if not tensors:
         raise ValueError(f"{source} holds no tensors: save or download it again.")
+    # A sum meets every value and makes no temporary. It is not finite if a value is not, or if it overflows.
+    sums = {key: tensor.sum(dtype=torch.float32) for key, tensor in tensors.items() if _plain(tensor)}
+    if sums and torch.isfinite(torch.stack([value.cpu() for value in sums.values()])).all():
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in sums}
     for key, tensor in tensors.items():
         values = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor  # fp8
         if not torch.isfinite(values).all():
             raise ValueError(f"{source} has a NaN or infinity in {key}: it is damaged, use another checkpoint.")
 
 
+def _plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.itemsize > 1
+
+
 def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
     """Raise ValueError, one sentence that starts with `source`, for the first layer whose tensors do not fit."""
-    for name, group in layers(adapter).items():
+    found, rest = split(adapter)
+    for name, group in found.items():
         try:
             methods.method_of(group).from_tensors(group)
         except ValueError as error:
             raise ValueError(f"{source} does not fit together at layer {name}: {error}.") from error
-    for key in foreign(adapter):
+    for key in rest:
         if key.endswith((".deft_Q", ".deft_right", ".deft_R")):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 PROJECTORS = ("qr", "relu", "ppt", "svd")
+READ_PROJECTORS = (*PROJECTORS, "tsvd", "eigen")  # of files only
 
 
 def raw_qr(P: Tensor) -> tuple[Tensor, Tensor]:

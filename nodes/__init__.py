@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..patches.weight_adapter import register
-from . import adapters, comparison, demo, prompts, saving, scoring, training
+from . import adapters, comparison, demo, hooks, info, prompts, saving, scoring, training
 
-NODES: list[type[io.ComfyNode]] = [node for module in (adapters, saving, training, prompts, scoring, comparison, demo)
-                                   for node in module.NODES]
+_MODULES = (adapters, hooks, info, saving, training, prompts, scoring, comparison, demo)
+NODES: list[type[io.ComfyNode]] = [node for module in _MODULES for node in module.NODES]
 
 
 class DEFTExtension(ComfyExtension):

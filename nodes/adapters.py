@@ -10,8 +10,8 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..deft_ops import files
-from ..deft_ops.projectors import PROJECTORS
-from ..patches.apply import STACKING, apply
+from ..deft_ops.projectors import READ_PROJECTORS
+from ..patches.apply import MODES, STACKING, apply
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"
@@ -20,7 +20,7 @@ PROJECTOR_TOOLTIP = (
     "as qr, and the report says so. qr, relu, ppt and svd overrule it (PEFT: qr or relu; the DEFT "
     "repository's SDXL code: ppt)."
 )
-SEARCH = ["deft", "para", "lora", "peft", "adapter", "load lora"]
+SEARCH = ["deft", "para", "svdiff", "lora", "dora", "peft", "adapter", "load lora"]
 
 
 def strength_input(name: str, what: str) -> io.Float.Input:
@@ -39,7 +39,20 @@ def strength_input(name: str, what: str) -> io.Float.Input:
 def projector_input() -> io.Combo.Input:
     """The projector override."""
     return io.Combo.Input(
-        "projector", options=["auto", *PROJECTORS], default="auto", advanced=True, tooltip=PROJECTOR_TOOLTIP
+        "projector", options=["auto", *READ_PROJECTORS], default="auto", advanced=True, tooltip=PROJECTOR_TOOLTIP
+    )
+
+
+def file_format_input() -> io.Combo.Input:
+    """The format override."""
+    return io.Combo.Input(
+        "file_format",
+        options=["auto", *files.FORMAT_NAMES],
+        default="auto",
+        optional=True,  # workflows saved before it was there go on working
+        advanced=True,
+        tooltip="What wrote the file. auto tells it from the tensors' names. para_authors has to be chosen by hand: "
+        "the files of PaRa's authors look like kohya LoRA files, but are subtracted and have no alpha.",
     )
 
 
@@ -56,6 +69,20 @@ def stacking_input() -> io.Combo.Input:
     )
 
 
+def mode_input() -> io.Combo.Input:
+    """Weights or activations."""
+    return io.Combo.Input(
+        "mode",
+        options=list(MODES),
+        default=MODES[0],
+        optional=True,
+        advanced=True,
+        tooltip="weights: the weights are changed, as a LoRA does it. activations: the weights stay, the layers' "
+        "outputs are changed; costs a little in each step, and keeps small changes that fp8 and other quantised weights would "
+        "round away. DEFT, PaRa and plain LoRA only.",
+    )
+
+
 class DEFTAdapterLoader(io.ComfyNode):
     """File and strengths onto MODEL and CLIP."""
 
@@ -64,10 +91,10 @@ class DEFTAdapterLoader(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="DEFTAdapterLoader",
-            display_name="Load Adapter (DEFT, PaRa, LoRA)",
+            display_name="Load Adapter (DEFT, PaRa, LoRA, SVDiff)",
             category=CATEGORY,
-            description="Loads a DEFT, PaRa or LoRA file and applies it to the model and the CLIP. The report says how "
-            "many layers matched and which did not.",
+            description="Loads a DEFT, PaRa, SVDiff or LoRA file (LoHa, LoKr, OFT, DoRA among them) of whatever "
+            "program, and applies it to the model and the CLIP. The report says how many layers matched and which did not.",
             search_aliases=SEARCH,
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
@@ -76,6 +103,8 @@ class DEFTAdapterLoader(io.ComfyNode):
                 strength_input("strength_model", "the diffusion model"),
                 strength_input("strength_clip", "the CLIP"),
                 projector_input(),
+                file_format_input(),
+                mode_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The changed diffusion model."),
@@ -91,12 +120,20 @@ class DEFTAdapterLoader(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, file: str, strength_model: float, strength_clip: float, projector: str, clip: Any = None
+        cls,
+        model: Any,
+        file: str,
+        strength_model: float,
+        strength_clip: float,
+        projector: str,
+        file_format: str = "auto",
+        mode: str = MODES[0],
+        clip: Any = None,
     ) -> io.NodeOutput:
         """Read the file and apply it."""
-        adapter = files.read(adapter_path(file), projector)
+        adapter = files.read(adapter_path(file), projector, file_format)
         model, clip, report = apply(
-            adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip, source=file
+            adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip, mode=mode, source=file
         )
         report.notes += [adapter.metadata["note"]] if "note" in adapter.metadata else []
         logging.info(report.text())
@@ -113,12 +150,13 @@ class DEFTLoadAdapterFile(io.ComfyNode):
             node_id="DEFTLoadAdapterFile",
             display_name="Load Adapter File",
             category=CATEGORY,
-            description="Reads a DEFT, PaRa or LoRA file without applying it, for Apply Adapter, Save Adapter or "
-            "Export as LoRA.",
+            description="Reads a DEFT, PaRa, SVDiff or LoRA file without applying it, for Apply Adapter, Save Adapter, "
+            "Adapter Info or Export as LoRA.",
             search_aliases=SEARCH,
             inputs=[
                 io.Combo.Input("file", options=adapter_files(), tooltip="A file of models/loras."),
                 projector_input(),
+                file_format_input(),
             ],
             outputs=[
                 LoraModel.Output(
@@ -134,9 +172,9 @@ class DEFTLoadAdapterFile(io.ComfyNode):
         return file_state(file)
 
     @classmethod
-    def execute(cls, file: str, projector: str) -> io.NodeOutput:
+    def execute(cls, file: str, projector: str, file_format: str = "auto") -> io.NodeOutput:
         """Read the file."""
-        adapter = files.read(adapter_path(file), projector)
+        adapter = files.read(adapter_path(file), projector, file_format)
         return io.NodeOutput(adapter, "\n".join(f"{name}: {value}" for name, value in adapter.metadata.items()))
 
 
@@ -175,9 +213,10 @@ class DEFTApplyAdapter(io.ComfyNode):
                     max=20.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Weight of the injected part, s Q R. DEFT only.",
+                    tooltip="Weight of the injected part, s Q R; for a LoRA, of all it adds.",
                 ),
                 stacking_input(),
+                mode_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The changed diffusion model."),
@@ -196,6 +235,7 @@ class DEFTApplyAdapter(io.ComfyNode):
         removal: float,
         injection: float,
         stacking: str,
+        mode: str = MODES[0],
         clip: Any = None,
     ) -> io.NodeOutput:
         """Apply the adapter."""
@@ -208,6 +248,7 @@ class DEFTApplyAdapter(io.ComfyNode):
             removal=removal,
             injection=injection,
             stacking=stacking,
+            mode=mode,
         )
         logging.info(report.text())
         return io.NodeOutput(model, clip, report.text())

@@ -9,11 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
+from . import activations
+from .base_weights import Shapes
+from .fingerprint import base_note
 from .matching import Match, layer_names, match
-from .names import Target, clip_names, describe, model_names, target_function, target_key, target_slice
-from .weight_adapter import DeftWeightAdapter, entry
+from .names import Target, clip_names, describe, model_names, target_key
+from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
 
 STACKING = ("sequential", "from_base")
+MODES = ("weights", "activations")
 
 
 @dataclass
@@ -44,24 +48,28 @@ def add(patcher: Any, patches: Mapping[Target, Any], strength: float, stacking: 
     patcher = patcher.clone()
     patcher.add_patches(dict(patches), strength)
     if stacking == "from_base":
-        for target in patches:
-            sum_from_base(patcher.patches, target)
+        for key in {target_key(target) for target in patches}:
+            patcher.patches[key] = summed_from_base(patcher.patches[key])
     return patcher
 
 
-def sum_from_base(patches: dict[str, list], target: Target) -> None:
-    """Merge this pack's adapters of one weight (or slice) into one that computes every delta from the same weight.
+def summed_from_base(patches: list[tuple]) -> list[tuple]:
+    """The patches of one weight with this pack's merged into one that computes every delta from the same weight.
 
     It goes first, so that what other packs and LoRAs add does not change what is removed. A patch is ComfyUI's tuple
-    (strength, adapter, strength of the weight, offset, function). Adapters of another slice or row order stay apart.
+    (strength, adapter, strength of the weight, offset, function).
     """
-    key, place = target_key(target), (target_slice(target), target_function(target))
-    own = [patch for patch in patches[key] if isinstance(patch[1], DeftWeightAdapter) and tuple(patch[3:5]) == place]
-    others = [patch for patch in patches[key] if not any(patch is mine for mine in own)]
-    entries = tuple((*item[:4], item[4] * patch[0]) for patch in own for item in patch[1].weights)
+    own = [patch for patch in patches if isinstance(patch[1], DeftWeightAdapter) and patch[2] == 1.0]
+    others = [patch for patch in patches if not any(patch is mine for mine in own)]
+    entries: dict[Place, tuple[Entry, ...]] = {}
+    for place, items in (found for patch in own for found in places(patch)):
+        entries[place] = entries.get(place, ()) + items
+    if len(entries) == 1:
+        ((offset, function), items) = next(iter(entries.items()))
+        return [(1.0, DeftWeightAdapter(set(), items), 1.0, offset, function), *others]
     if entries:
-        first = own[0]
-        patches[key] = [(1.0, DeftWeightAdapter(set(), entries), *first[2:]), *others]
+        return [(1.0, PlacesWeightAdapter(set(), tuple(entries.items())), 1.0, None, None), *others]
+    return others
 
 
 def apply(
@@ -74,19 +82,23 @@ def apply(
     removal: float = 1.0,
     injection: float = 1.0,
     stacking: str = "sequential",
+    mode: str = "weights",
     source: str = "the adapter",
 ) -> tuple[Any, Any, Report]:
     """Apply an adapter to a MODEL and a CLIP (either may be None) and report the matched layers.
 
     W becomes W + strength * delta(W); `removal` and `injection` weigh the two terms of a DEFT delta. `sequential`
     computes the delta from the weight as patched so far (ComfyUI's way, PaRa's paper), `from_base` from the weight
-    before any of this pack's adapters (PEFT's way).
+    before any of this pack's adapters (PEFT's way). The mode `activations` leaves the weights as they are and changes
+    what the layers give, see `activations`.
 
     Raises:
-        ValueError: a damaged adapter; an unknown stacking; no layer of the adapter is in the model or the CLIP.
+        ValueError: a damaged adapter; an unknown stacking or mode; no layer of the adapter is in the model or the CLIP;
+            two layers mean the same weight; a layer that cannot work on activations.
     """
-    if stacking not in STACKING:
-        raise ValueError(f"Unknown stacking {stacking!r}: choose one of {', '.join(STACKING)}.")
+    for value, known, what in ((stacking, STACKING, "stacking"), (mode, MODES, "mode")):
+        if value not in known:
+            raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(known)}.")
     adapters.validate(adapter, source[:1].upper() + source[1:])
     report = Report(source)
     found: set[str] = set()
@@ -97,14 +109,18 @@ def apply(
             results.append(None)
             continue
         patcher = owner if owner is model else owner.patcher
-        matched = match(adapter, names_of(owner), shapes_of(patcher))
+        # ComfyUI's own LoRA patch has no injection to weigh.
+        own_lora = injection != 1 or mode == "activations"
+        matched = match(adapter, names_of(owner), Shapes(patcher.model), plain_lora=own_lora)
         found |= matched.found
         misfits += matched.misfits
-        patches = patches_of(matched, removal, injection)
         for name in [layer.method.NAME for layer in matched.layers] + [kind(p) for p in matched.foreign.values()]:
             report.methods[name] = report.methods.get(name, 0) + 1
-        if strength != 0 and patches:
-            patcher = add(patcher, patches, strength, stacking)
+        if strength != 0 and (matched.layers or matched.foreign):
+            if mode == "weights":
+                patcher = add(patcher, patches_of(matched, removal, injection), strength, stacking)
+            else:
+                patcher = add_activations(patcher, matched, strength, removal, injection, stacking)
             if owner is clip:
                 owner = clip.clone()
                 owner.patcher = patcher
@@ -114,12 +130,24 @@ def apply(
     report.unmatched = sorted(layer_names(adapter) - found) + misfits
     if not report.matched:
         raise ValueError(no_match(report, model, clip, bool(misfits)))
+    note = None if model is None else base_note(adapter, model)
+    report.notes += [note] if note else []
     return results[0], results[1], report
 
 
-def shapes_of(patcher: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of all weights of a model patcher by key."""
-    return {key: tuple(value.shape) for key, value in patcher.model.state_dict().items()}
+def add_activations(
+    patcher: Any, matched: Match, strength: float, removal: float, injection: float, stacking: str
+) -> Any:
+    """A clone of the model patcher with the layers on its activations.
+
+    Raises ValueError for patches of ComfyUI's own loader: they need the weights.
+    """
+    if matched.foreign:
+        kinds = ", ".join(sorted({kind(patch) for patch in matched.foreign.values()}))
+        raise ValueError(f"The adapter has layers ({kinds}) that cannot work on activations: choose weights.")
+    return activations.add(
+        patcher, matched.layers, strength, removal=removal, injection=injection, stacking=stacking
+    )
 
 
 def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> dict[Target, Any]:

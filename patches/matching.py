@@ -74,7 +74,8 @@ def layer_of(key: str) -> str:
 
 def layer_names(adapter: Mapping[str, Tensor]) -> set[str]:
     """All layer names of an adapter, its own methods' and others'."""
-    return set(adapters.layers(adapter)) | {layer_of(key) for key in adapters.foreign(adapter)}
+    own, rest = adapters.split(adapter)
+    return set(own) | {layer_of(key) for key in rest}
 
 
 def match(
@@ -90,9 +91,9 @@ def match(
     Raises ValueError if two layers of the adapter mean the same weight.
     """
     result = Match()
-    rest: dict[str, Tensor] = dict(adapters.foreign(adapter))
+    own, rest = adapters.split(adapter)
     taken: dict[Target, str] = {}
-    for name, group in adapters.layers(adapter).items():
+    for name, group in own.items():
         method = methods.method_of(group)
         if method is methods.get("lora") and not plain_lora:
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}

@@ -21,6 +21,11 @@ from ..deft_ops import methods
 # so that ComfyUI can move the tensors in it between devices.
 Entry = tuple[str, tuple[Any, ...], float, float, float]
 
+# What no class of ComfyUI's own reads.
+_OWN_SUFFIXES = tuple(
+    suffix for suffix in methods.SUFFIXES if suffix not in ("lora_up.weight", "lora_down.weight", "dora_scale", "alpha")
+)
+
 
 class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
     """W + strength * sum of the entries' deltas, each delta computed from the weight that comes in.
@@ -48,9 +53,11 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
 
         Layers that ComfyUI has a class for (LoRA, and LoRA with dora_scale) are left to it.
         """
+        if not any(f"{x}.{suffix}" in lora for suffix in _OWN_SUFFIXES):  # asked for every weight of the model
+            return None
         group = {suffix: lora[f"{x}.{suffix}"] for suffix in methods.SUFFIXES if f"{x}.{suffix}" in lora}
         method = methods.find(group)
-        if method is None or "lora_up.weight" in group:
+        if method is None:
             return None
         return cls({f"{x}.{suffix}" for suffix in group}, (entry(method, method.from_tensors(group)),))
 
@@ -89,6 +96,55 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         if base is not weight:
             weight.copy_(function(base))
         return weight
+
+
+# The slice (dim, start, length) that entries are for, and what re-orders its rows; None: all of it, as it is.
+Place = tuple[tuple[int, int, int] | None, Callable[[Tensor], Tensor] | None]
+
+
+class PlacesWeightAdapter(DeftWeightAdapter):
+    """Entries for several slices or row orders of one weight, all computed from the weight that comes in.
+
+    `weights` is a tuple of (place, entries), each what a DeftWeightAdapter has.
+    """
+
+    weights: Any
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[tuple[Place, tuple[Entry, ...]], ...]) -> None:
+        self.loaded_keys = loaded_keys
+        self.weights = weights
+
+    def calculate_weight(
+        self,
+        weight: Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Callable[[Tensor], Tensor],
+        intermediate_dtype: torch.dtype = torch.float32,
+        original_weight: Any = None,
+    ) -> Tensor:
+        """Edit the whole `weight` [out, in, ...] in place and return it."""
+        base = weight.to(torch.float32, copy=True)
+        result = base.clone()
+        for (part, reorder), entries in self.weights:
+            piece = base if part is None else base.narrow(*part)
+            changed = DeftWeightAdapter(set(), entries).calculate_weight(
+                piece.clone(), key, strength, 1.0, None, reorder or function
+            )
+            (result if part is None else result.narrow(*part)).add_(changed - piece)
+        return weight.copy_(result)
+
+
+def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
+    """What one of this pack's patches, ComfyUI's (strength, adapter, ..., offset, function), does to which place.
+
+    The strength goes into the entries' shares.
+    """
+    strength, adapter, _, offset, function = patch
+    found = adapter.weights if isinstance(adapter, PlacesWeightAdapter) else (((offset, function), adapter.weights),)
+    return tuple((place, tuple((*item[:4], item[4] * strength) for item in entries)) for place, entries in found)
 
 
 def entry(method: Any, factors: Any, removal: float = 1.0, injection: float = 1.0) -> Entry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import LayerOp, op_of
+from ..patches.fingerprint import fingerprint
 from . import data, objective
 from .frozen import Addition, checkpointing, frozen, weight_of
 from .targets import select
@@ -178,14 +178,6 @@ class Trainer:
                 tensors[f"diffusion_model.{name}.{suffix}"] = tensor.cpu().contiguous()
         return adapters.Adapter(tensors), change
 
-    def fingerprint(self) -> str:
-        """A hash of a part of every adapted weight: tells one base from another without reading all of it."""
-        digest = hashlib.sha256()
-        for name, layer in self.layers.items():
-            with weight_of(layer.module, torch.empty(0, device=self.device)) as weight:
-                digest.update(name.encode() + weight.detach().flatten()[:1024].cpu().numpy().tobytes())
-        return digest.hexdigest()
-
 
 def summary(trainer: Trainer, losses: list[float], change: dict[str, float], seconds: float) -> str:
     """The proof of effect: layers, parameters, gradient norms, how far the weights moved."""
@@ -266,6 +258,6 @@ def metadata(trainer: Trainer, pictures: int, change: dict[str, float]) -> dict[
     projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
     return projector | {
         "base_model": type(trainer.model.model).__name__,
-        "base_hash": trainer.fingerprint(),
+        "base_hash": fingerprint(trainer.model),
         "training": json.dumps(record, sort_keys=True),
     }

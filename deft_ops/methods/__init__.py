@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from types import ModuleType
 
@@ -27,6 +28,11 @@ def get(name: str) -> ModuleType:
 
 def find(suffixes: Collection[str]) -> ModuleType | None:
     """The method that claims a layer with these file suffixes, or None."""
+    return _find(frozenset(suffixes))
+
+
+@functools.cache  # an adapter has hundreds of layers, and a handful of kinds
+def _find(suffixes: frozenset[str]) -> ModuleType | None:
     return next((module for module in METHODS.values() if module.claims(suffixes)), None)
 
 

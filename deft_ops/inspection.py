@@ -1,0 +1,120 @@
+"""How much an adapter changes one weight, and in how many directions. Norms are Frobenius norms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import methods
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one weight W at strength 1.
+
+    `norm` is |delta W|, `base` |W|. The last four are DEFT's and PaRa's: `removed` = |Q right^T W| / |W|, `injected` =
+    |s Q R| / |W|, `overlap` the cosine between what is injected and what is removed (1 with equal norms: nothing
+    changes), `orthonormality` the largest entry of |Q^T Q - I|.
+    """
+
+    norm: float
+    base: float
+    effective_rank: float
+    stable_rank: float
+    removed: float | None = None
+    injected: float | None = None
+    overlap: float | None = None
+    orthonormality: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """|delta W| / |W|."""
+        return share(self.norm, self.base)
+
+
+def share(part: float, whole: float) -> float:
+    """part / whole, for a whole of zero 0 or infinity."""
+    if whole > 0:
+        return part / whole
+    return math.inf if part > 0 else 0.0
+
+
+def effective_rank(sigma: Tensor) -> float:
+    """exp of the entropy of the normalised singular values (Roy and Vetterli 2007): 1 to their number; 0 for zeros."""
+    sigma = sigma.double()
+    total = float(sigma.sum())
+    if total <= 0:
+        return 0.0
+    return float(torch.special.entr(sigma / total).sum().exp())
+
+
+def stable_rank(sigma: Tensor) -> float:
+    """|D|_F^2 / |D|_2^2, from the singular values of D; 0 for zeros."""
+    sigma = sigma.double()
+    largest = float(sigma.max()) if len(sigma) else 0.0
+    return float((sigma / largest).square().sum()) if largest > 0 else 0.0
+
+
+def triangle(matrix: Tensor) -> Tensor:
+    """R of the thin QR of a matrix [n, r]: [min(n, r), r]. |matrix @ M| = |R @ M|, and so for inner products."""
+    return torch.linalg.qr(matrix, mode="r").R
+
+
+def singular_values(up: Tensor, down: Tensor) -> Tensor:
+    """Those of up @ down, of up [out, r] and down [r, in*], largest first, without forming the product."""
+    return torch.linalg.svdvals(triangle(up) @ triangle(down.T).T)
+
+
+def of_delta(delta: Tensor, weight: Tensor) -> Change:
+    """The change delta, of the shape of `weight`."""
+    matrix = delta.float()
+    return _change(torch.linalg.svdvals(matrix[None] if matrix.ndim == 1 else matrix.flatten(1)), weight)
+
+
+def of_pair(up: Tensor, down: Tensor, weight: Tensor) -> Change:
+    """The change up @ down, of up [out, r] and down [r, in*]."""
+    return _change(singular_values(up.float(), down.float()), weight)
+
+
+def measure(method: Any, factors: Any, weight: Tensor) -> Change:
+    """What a layer of one of the methods does to a weight [out, in, ...], on the weight's device."""
+    if not method.LOW_RANK:
+        return of_delta(method.delta(factors, weight), weight)
+    if method in (methods.get("deft"), methods.get("para")):
+        return _of_deft(method, factors, weight)
+    return of_pair(*method.to_lora(factors, weight), weight)
+
+
+def _of_deft(method: Any, factors: Any, weight: Tensor) -> Change:
+    Q, down = method.to_lora(factors, weight, injection=0.0)
+    corner, base = triangle(Q), _norm(weight)
+    removed = corner @ -down
+    injected = torch.zeros_like(removed)
+    if factors.R is not None:
+        injection = factors.scale * factors.R.to(down)
+        down, injected = down + injection, corner @ injection
+    sizes = _norm(removed), _norm(injected)
+    inner = float((removed.double() * injected.double()).sum())
+    change = _change(torch.linalg.svdvals(corner @ triangle(down.T).T), weight)
+    return Change(
+        change.norm,
+        base,
+        change.effective_rank,
+        change.stable_rank,
+        share(sizes[0], base),
+        share(sizes[1], base),
+        inner / (sizes[0] * sizes[1]) if all(sizes) else 0.0,
+        float((Q.T @ Q - torch.eye(Q.shape[1]).to(Q)).abs().max()),
+    )
+
+
+def _change(sigma: Tensor, weight: Tensor) -> Change:
+    return Change(_norm(sigma), _norm(weight), effective_rank(sigma), stable_rank(sigma))
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.float()))

@@ -1,0 +1,72 @@
+"""Adapter Info."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.utils
+from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
+
+from ..patches.inspect import inspect
+from .adapters import CATEGORY
+from .comparison import as_image
+from .plots import adapter_picture
+from .sockets import LoraModel
+
+
+class DEFTAdapterInfo(io.ComfyNode):
+    """What an adapter is and does, as text and as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTAdapterInfo",
+            display_name="Adapter Info",
+            category=CATEGORY,
+            description="Says what an adapter is: method, rank, metadata. With the model also what it changes: how "
+            "large the change of each block is, in how many directions, which layers match, and whether it was trained "
+            "on this base.",
+            search_aliases=["lora info", "metadata", "inspect", "analyse lora", "block weights", "effective rank",
+                            "delta norm"],
+            is_output_node=True,
+            inputs=[
+                LoraModel.Input("adapter", tooltip="The adapter, from Load Adapter File, Train Adapter or Train LoRA."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that it is for: needed for the size of the change and for the base check. It is "
+                    "not changed, and patches that it carries do not count.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The CLIP, for adapters of text encoders."),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Method, matched and unmatched layers, the numbers of each block, metadata.",
+                ),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="|delta W| / |W| and the effective rank of each block; without a model the norm and rank "
+                    "of the file's values.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None) -> io.NodeOutput:
+        """Measure, write and draw."""
+        bar = comfy.utils.ProgressBar(1)
+        info = inspect(adapter, model, clip, progress=bar.update_absolute)
+        if info.warning:
+            logging.warning(info.warning)
+        image, report = as_image(adapter_picture(info)), info.text()
+        return io.NodeOutput(
+            report, image, ui={**ui.PreviewImage(image).as_dict(), **ui.PreviewText(report).as_dict()}
+        )
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTAdapterInfo]

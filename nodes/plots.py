@@ -1,0 +1,92 @@
+"""Pictures of an adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..patches.inspect import Block, Information
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_BLOCKS = 80  # more rows than this cannot be read
+_BLUE, _ORANGE, _GREY = "#3b6ea8", "#d98032", "0.45"
+
+
+def adapter_picture(info: Information) -> np.ndarray:
+    """The blocks of an adapter as bars, uint8 [height, width, 3].
+
+    With numbers of a model: |delta W| / |W| and the effective rank, with the file's rank as a tick. Without: the norm
+    of the file's values and the rank.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    measured = bool(info.changes)
+    every = info.blocks()
+    blocks = _largest(every, measured)
+    height = 0.19 * max(len(blocks), 4) + 1.5
+    figure = Figure(figsize=(10, height), dpi=120, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(_title(info), fontsize=12, fontweight="bold", parse_math=False)
+    left, right = figure.subplots(1, 2, sharey=True)
+    if measured:
+        _bars(left, [block.ratio for block in blocks], _BLUE, "|delta W| / |W| at strength 1")
+        label = "effective rank of delta W (mean of layers)"
+        _bars(right, [block.effective_rank for block in blocks], _ORANGE, label, [block.rank for block in blocks])
+    else:
+        _bars(left, [block.norm for block in blocks], _BLUE, "norm of the file's values (no model: no |delta W| / |W|)")
+        _bars(right, [block.rank for block in blocks], _ORANGE, "rank in the file")
+    left.set_yticks(range(len(blocks)), [_label(block) for block in blocks], fontsize=7, parse_math=False)
+    left.set_ylim(len(blocks) - 0.4, -0.6)  # the first block at the top
+    shown = f"{len(blocks)} largest of {len(every)} blocks" if len(blocks) < len(every) else f"{len(blocks)} blocks"
+    left.set_ylabel(f"{shown} (layers)", fontsize=8)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _largest(blocks: list[Block], measured: bool) -> list[Block]:
+    """The blocks that fit, in their order."""
+
+    def size(block: Block) -> float:
+        return (block.ratio or 0.0) if measured else block.norm
+
+    kept = sorted(blocks, key=size, reverse=True)[:MOST_BLOCKS]
+    return [block for block in blocks if block in kept]
+
+
+def _title(info: Information) -> str:
+    name = info.metadata.get("modelspec.title") or info.metadata.get("ss_output_name") or ""
+    where = f", {info.matched} of {info.layers} layers on {' and '.join(info.bases)}" if info.bases else ""
+    return f"{f'{name}: ' if name else ''}{info.title}{where or f', {info.layers} layers'}"
+
+
+def _label(block: Block) -> str:
+    """The block's name, its end if it is long, and its layers."""
+    name = block.name if len(block.name) <= 40 else f"...{block.name[-37:]}"
+    return f"{name} ({block.layers})"
+
+
+def _bars(
+    axes: Axes, values: Sequence[float | None], colour: str, label: str, ranks: Sequence[int | None] = ()
+) -> None:
+    """Horizontal bars with their values, and ticks at the ranks; what is not known has none."""
+    known = [(row, float(value)) for row, value in enumerate(values) if value is not None and math.isfinite(value)]
+    limits = {row: rank for row, rank in enumerate(ranks) if rank is not None}
+    axes.barh([row for row, _ in known], [value for _, value in known], color=colour, height=0.7)
+    for row, value in known:
+        place = max(value, limits.get(row, 0))
+        axes.annotate(f"  {value:.3g}", (place, row), va="center", fontsize=6, color=_GREY)
+    if limits:
+        axes.plot(list(limits.values()), list(limits), "|", color="black", markersize=8, label="rank in the file")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, frameon=False, borderaxespad=0)
+    axes.margins(x=0.12)
+    axes.set_xlabel(label, fontsize=8, parse_math=False)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,42 @@
+"""Flux.1 and Flux.2: diffusers' FluxTransformer2DModel and Flux2Transformer2DModel.
+
+ComfyUI has one table for both. A Flux.1 has no layers of these names of Flux.2 and the other way round, so that here
+each weight has one name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.utils
+
+from ..tables import from_comfyui
+from ..targets import Target
+
+MODELS = ("Flux",)
+
+_ONLY_FLUX1 = re.compile(
+    r"single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out)|.*\.net\.\d.*|time_text_embed\..*"
+)
+_ONLY_FLUX2 = re.compile(r"single_transformer_blocks\.\d+\.attn\.(to_qkv_mlp_proj|to_out)|.*\.linear_(in|out)")
+# What ComfyUI's table lacks of Flux.2.
+_FLUX2: dict[str, Target] = {
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+}
+
+
+def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
+    """ComfyUI's own table for the generation of this model, and what it lacks."""
+    config = base.model_config.unet_config
+    second = bool(config.get("global_modulation"))
+    other = _ONLY_FLUX1 if second else _ONLY_FLUX2
+    table = from_comfyui(comfy.utils.flux_to_diffusers(config))
+    return {name: target for name, target in table.items() if not other.fullmatch(name)} | (_FLUX2 if second else {})

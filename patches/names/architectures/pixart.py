@@ -1,0 +1,18 @@
+"""PixArt alpha and sigma: diffusers' PixArtTransformer2DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.utils
+
+from ..tables import from_comfyui
+from ..targets import Target
+
+MODELS = ("PixArt",)
+
+
+def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
+    """ComfyUI's own table."""
+    return from_comfyui(comfy.utils.pixart_to_diffusers(base.model_config.unet_config))

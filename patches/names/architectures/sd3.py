@@ -1,0 +1,18 @@
+"""Stable Diffusion 3 and 3.5: diffusers' SD3Transformer2DModel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.utils
+
+from ..tables import from_comfyui
+from ..targets import Target
+
+MODELS = ("SD3",)
+
+
+def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
+    """ComfyUI's own table."""
+    return from_comfyui(comfy.utils.mmdit_to_diffusers(base.model_config.unet_config))

@@ -1,0 +1,531 @@
+"""Adapters as ComfyUI hooks, by its own nodes and by Create Hook Adapter: where they act, when, and what they leave.
+
+A run with a hook is compared with runs in which the adapter is applied in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from . import models
+
+PROJECTION = "diffusion_model.joint_blocks.0.x_block.attn.proj"
+QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
+KINDS = ["sd3", "unet"]
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qr": ("deft", {"projector": "qr"}), "relu": ("deft", {"projector": "relu"}), "para": ("para", {}),
+    "lora": ("lora", {})}
+STEPS = 4
+
+
+class Pack:
+    """The pack's modules as ComfyUI loaded them, and ComfyUI's own nodes."""
+
+    def __init__(self, comfyui: Any) -> None:
+        self.adapters = comfyui.module("deft_ops.adapter")
+        self.methods = comfyui.module("deft_ops.methods")
+        self.native = comfyui.module("deft_ops.files.native")
+        self.apply = comfyui.module("patches.apply").apply
+        self.create_hook = comfyui.module("patches.hooks").create_hook
+        self.node = comfyui.module("nodes.hooks").DEFTCreateHookAdapter
+        self.loras = comfyui.base / "models" / "loras"
+        self.core = comfyui.nodes.NODE_CLASS_MAPPINGS
+
+    def call(self, node: str, **inputs: Any) -> Any:
+        """The first output of one of ComfyUI's own nodes."""
+        cls = self.core[node]
+        return getattr(cls(), cls.FUNCTION)(**inputs)[0]
+
+    def adapter(self, label: str, model: Any, names: list[str] | None = None, seed: int = 10) -> Any:
+        """A random adapter of all layers of a model, or of the named ones."""
+        method, options = METHODS[label]
+        state = model.model.state_dict()
+        shapes = {name: tuple(state[f"{name}.weight"].shape) for name in names or every_layer(model)}
+        return self.adapters.from_layers(models.deft_layers(shapes, self.methods.get(method), seed=seed, **options))
+
+    def save(self, adapter: Any, name: str) -> str:
+        """Write a native file to models/loras, and return its name there."""
+        path = self.loras / f"hook_{name}.safetensors"
+        self.native.write(adapter, path, self.native.native_metadata(adapter, name=name, version="test"))
+        return path.name
+
+    def hook(self, adapter: Any, model: Any, **options: Any) -> Any:
+        """Create Hook Adapter."""
+        inputs = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0,
+                  "stacking": "from_base"}
+        return self.node.execute(adapter, model, **(inputs | options)).result[0]
+
+    def keyframes(self, hooks: Any, *points: tuple[float, float]) -> Any:
+        """Hooks with a schedule of (strength, start percent)."""
+        frames = None
+        for strength, start in points:
+            frames = self.call("CreateHookKeyframe", strength_mult=strength, start_percent=start, prev_hook_kf=frames)
+        return self.call("SetHookKeyframes", hooks=hooks, hook_kf=frames)
+
+    def hooked(self, conditioning: list, hooks: Any) -> list:
+        """Cond Set Props."""
+        return self.call("ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default",
+                         hooks=hooks)
+
+
+@pytest.fixture(scope="module")
+def pack(comfyui_session: Any) -> Iterator[Pack]:
+    pack = Pack(comfyui_session)
+    yield pack
+    for path in pack.loras.glob("hook_*"):
+        path.unlink()
+
+
+def every_layer(model: Any) -> list[str]:
+    """Native names of all linear and convolution weights."""
+    root = model.model.diffusion_model
+    return [f"diffusion_model.{name}" for name, module in root.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d))]
+
+
+def fresh(kind: str = "sd3", **options: Any) -> Any:
+    """A small model that remembers its weights."""
+    model = models.sd3(**options) if kind == "sd3" else models.unet(**options)
+    model.model.untouched = models.weights(model)
+    return model
+
+
+def is_untouched(model: Any) -> bool:
+    """Whether all weights are what they were when the model was made, bit for bit."""
+    now = models.weights(model)
+    return all(torch.equal(now[key], value) for key, value in model.model.untouched.items())
+
+
+def patched_weights(model: Any) -> dict[str, Tensor]:
+    """Copies of the weights under the model's patches."""
+    unload()
+    return models.patched_weights(model)
+
+
+def unload() -> None:
+    """Take all patches of all models off."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+
+
+POSITIVE, NEGATIVE = models.conditioning(20), models.conditioning(30)
+
+
+def sample(model: Any, positive: list = POSITIVE, negative: list = NEGATIVE, *, cfg: float = 3.0, steps: int = STEPS,
+           ) -> Tensor:
+    """A latent of KSampler; a model without patches has its own weights again after it, bit for bit."""
+    import nodes
+
+    with torch.inference_mode():
+        latent = {"samples": torch.zeros(1, models.channels(model), 8, 8)}
+        result = nodes.KSampler().sample(model, 5, steps, cfg, "euler", "simple", positive, negative, latent)[0]
+    assert model.patches or is_untouched(model)
+    assert not model.hook_backup and not model.cached_hook_patches and model.current_hooks is None
+    return result["samples"].clone()
+
+
+def staged(first: Any, second: Any, step: int, positive: list = POSITIVE, negative: list = NEGATIVE) -> Tensor:
+    """A latent of two KSamplerAdvanced: steps before `step` with one model, the others with another."""
+    import nodes
+
+    latent = {"samples": torch.zeros(1, models.channels(first), 8, 8)}
+    sampler = nodes.KSamplerAdvanced()
+    with torch.inference_mode():
+        latent = sampler.sample(first, "enable", 5, STEPS, 3.0, "euler", "simple", positive, negative, latent,
+                                0, step, "enable")[0]
+        latent = sampler.sample(second, "disable", 5, STEPS, 3.0, "euler", "simple", positive, negative, latent,
+                                step, 1000, "disable")[0]
+    return latent["samples"].clone()
+
+
+def step_of(model: Any, percent: float) -> int:
+    """The first step of the run at or after a point of a hook's schedule."""
+    import comfy.samplers
+
+    sampling = model.model.model_sampling
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS)
+    step = next(index for index, sigma in enumerate(sigmas) if float(sigma) <= sampling.percent_to_sigma(percent))
+    assert 0 < step < STEPS
+    return step
+
+
+# ------------------------------------------------------------------------------------- ComfyUI's own Create Hook LoRA
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("label", ["qr", "para"])
+def test_a_native_file_in_core_create_hook_lora(pack: Pack, kind: str, label: str) -> None:
+    model = fresh(kind)
+    adapter = pack.adapter(label, model)
+    hooks = pack.call("CreateHookLora", lora_name=pack.save(adapter, f"{kind}_{label}"), strength_model=0.8,
+                      strength_clip=1.0)
+    positive, negative = pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks)
+    base = sample(model)
+    applied = sample(pack.apply(adapter, model, strength_model=0.8)[0])
+    assert models.relative(applied, base) > 1e-2
+    assert torch.equal(sample(model, positive, negative), applied)
+    assert torch.equal(sample(model, positive, negative), applied)  # a second run of the same hooks
+    assert torch.equal(sample(model), base)
+
+    off = pack.keyframes(hooks, (0.0, 0.0))
+    assert torch.equal(sample(model, pack.hooked(POSITIVE, off), pack.hooked(NEGATIVE, off)), base)
+
+
+@pytest.mark.parametrize("maker", ["core", "ours"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schedule_is_sampling_in_stages(pack: Pack, kind: str, maker: str) -> None:
+    model = fresh(kind)
+    adapter = pack.adapter("qr", model)
+    if maker == "core":
+        hooks = pack.call("CreateHookLoraModelOnly", lora_name=pack.save(adapter, f"schedule_{kind}"),
+                          strength_model=0.8)
+    else:
+        hooks = pack.hook(adapter, model, strength_model=0.8)
+    for first, second in ((1.0, 0.25), (0.0, 1.0), (1.0, -0.5)):
+        scheduled = pack.keyframes(hooks, (first, 0.0), (second, 0.4))
+        found = sample(model, pack.hooked(POSITIVE, scheduled), pack.hooked(NEGATIVE, scheduled))
+        stages = [pack.apply(adapter, model, strength_model=0.8 * part)[0] for part in (first, second)]
+        assert models.relative(found, staged(*stages, step_of(model, 0.4))) < 1e-5
+        assert all(models.relative(found, sample(stage)) > 1e-3 for stage in stages)
+
+
+@pytest.mark.parametrize("maker", ["core", "ours"])
+def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
+    """After one step of Euler the latent is the prediction, and guidance mixes two of them that can be had alone."""
+    model = fresh()
+    adapter = pack.adapter("relu", model)
+    hooks = (pack.hook(adapter, model) if maker == "ours" else pack.call(
+        "CreateHookLora", lora_name=pack.save(adapter, "one_side"), strength_model=1.0, strength_clip=1.0))
+    patched = pack.apply(adapter, model)[0]
+    ways = {(which, caption): sample(which_model, which_caption, which_caption, cfg=1.0, steps=1)
+            for which, which_model in (("base", model), ("patched", patched))
+            for caption, which_caption in (("positive", POSITIVE), ("negative", NEGATIVE))}
+    for hooked in ({"positive"}, {"negative"}, set(), {"positive", "negative"}):
+        found = sample(model, pack.hooked(POSITIVE, hooks) if "positive" in hooked else POSITIVE,
+                       pack.hooked(NEGATIVE, hooks) if "negative" in hooked else NEGATIVE, steps=1)
+        one, other = (ways["patched" if side in hooked else "base", side] for side in ("positive", "negative"))
+        assert models.relative(found, other + 3.0 * (one - other)) < 1e-5
+    assert models.relative(ways["patched", "positive"], ways["base", "positive"]) > 1e-2
+
+
+def test_two_hooks_on_two_conditionings(pack: Pack) -> None:
+    """Core keeps the weights of both groups and swaps them at every step."""
+    model = fresh()
+    one, two = (pack.adapter(label, model, seed=seed) for label, seed in (("qr", 10), ("para", 50)))
+    found = sample(model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)),
+                   steps=1)
+    first, second = (sample(pack.apply(adapter, model)[0], caption, caption, cfg=1.0, steps=1)
+                     for adapter, caption in ((one, POSITIVE), (two, NEGATIVE)))
+    assert models.relative(found, second + 3.0 * (first - second)) < 1e-5
+    again = [sample(model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)))
+             for _ in range(2)]
+    assert torch.equal(*again)
+
+
+# --------------------------------------------------------------------------------------------- Create Hook Adapter
+
+
+def effective(model: Any, hooks: Any) -> dict[str, Tensor]:
+    """The weights of a loaded model under hooks; it is as before afterwards."""
+    import comfy.hooks
+
+    if not model.patches:
+        unload()
+    with torch.inference_mode():
+        model.register_all_hook_patches(
+            hooks, comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model), {})
+        model.patch_hooks(hooks)
+        try:
+            return models.weights(model)
+        finally:
+            model.patch_hooks(None)
+            model.clean_hooks()
+            model.restore_hook_patches()
+
+
+@pytest.mark.parametrize("stacking", ["sequential", "from_base"])
+@pytest.mark.parametrize("label", list(METHODS))
+def test_every_strength_in_a_hook(pack: Pack, label: str, stacking: str) -> None:
+    model = fresh()
+    adapter = pack.adapter(label, model)
+    for strength, removal, injection in ((1.0, 1.0, 1.0), (-1.5, 1.0, 1.0), (2.5, 0.5, 1.0), (0.7, 1.0, -2.0),
+                                         (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)):
+        parts = {"removal": removal, "injection": injection}
+        wanted = patched_weights(pack.apply(adapter, model, strength_model=strength, **parts)[0])
+        found = effective(model, pack.hook(adapter, model, strength_model=strength, stacking=stacking, **parts))
+        for key in wanted:
+            assert models.relative(found[key], wanted[key]) < 1e-6, key
+        assert is_untouched(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("stacking", ["sequential", "from_base"])
+def test_hooks_on_half_precision_and_fp8(pack: Pack, dtype: torch.dtype, stacking: str) -> None:
+    """A hook is rounded like a patch, by ComfyUI and once; at strength 0 nothing changes."""
+    model = fresh(dtype=dtype)
+    adapter = pack.adapter("qr", model)
+    base = sample(model)
+    off = pack.keyframes(pack.hook(adapter, model, stacking=stacking), (0.0, 0.0))
+    assert torch.equal(sample(model, pack.hooked(POSITIVE, off), pack.hooked(NEGATIVE, off)), base)
+    found = effective(model, pack.hook(adapter, model, stacking=stacking))
+    wanted = patched_weights(pack.apply(adapter, model)[0])
+    step = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float8_e4m3fn: 2**-3}[dtype]
+    for key, value in found.items():
+        assert value.dtype == wanted[key].dtype
+        distance = (value.float() - wanted[key].float()).abs()
+        assert torch.all(distance <= step * wanted[key].float().abs() + 2**-9)
+        assert (distance > 0).float().mean() < 1e-2  # the same rounding but where float32 sums end differently
+
+
+def test_the_node(pack: Pack) -> None:
+    model = fresh()
+    adapter = pack.adapter("qr", model)
+    adapter |= pack.adapters.from_layers(models.deft_layers(
+        {"somewhere.else": (64, 64)}, pack.methods.get("deft"), projector="qr"))
+    inputs: dict[str, Any] = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0,
+                              "stacking": "from_base"}
+    first, report = pack.node.execute(adapter, model, **inputs).result
+    assert f"{len(every_layer(model))} layers" in report and "somewhere.else" in report
+    both, _ = pack.node.execute(pack.adapter("para", model), model, prev_hooks=first, **inputs).result
+    assert len(first) == 1 and len(both) == 2 and both.contains(first.hooks[0])
+    none, _ = pack.node.execute(adapter, model, **(inputs | {"strength_model": 0.0, "strength_clip": 0.0})).result
+    assert len(none) == 0
+    assert not model.patches and not model.hook_patches
+    with pytest.raises(ValueError, match="No layer of the adapter fits"):
+        pack.node.execute(adapter, fresh("unet"), **inputs)
+    with pytest.raises(ValueError, match="Unknown stacking 'both'"):
+        pack.node.execute(adapter, model, **(inputs | {"stacking": "both"}))
+
+
+def test_names_that_core_does_not_read(pack: Pack) -> None:
+    """A file of PEFT's names: core's Create Hook LoRA drops all of it in silence, ours matches it."""
+    model = fresh("unet")
+    native = pack.adapter("qr", model, ["diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"])
+    name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    adapter = pack.adapters.Adapter({f"{name}.{key.rpartition('.')[2]}": value for key, value in native.items()})
+    base, wanted = sample(model), sample(pack.apply(native, model)[0])
+    assert models.relative(wanted, base) > 1e-4
+    for hooks, latent in (
+        (pack.call("CreateHookLora", lora_name=pack.save(adapter, "peft_names"), strength_model=1.0, strength_clip=1.0),
+         base), (pack.hook(adapter, model), wanted)):
+        found = sample(model, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
+        assert models.relative(found, latent) < 1e-5
+
+
+def test_slices_and_rows_of_another_order(pack: Pack) -> None:
+    model = fresh()
+    shapes = {"transformer_blocks.0.attn.to_q": (64, 64), "transformer_blocks.0.attn.to_v": (64, 64),
+              "norm_out.linear": (128, 64)}
+    adapter = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="relu"))
+    wanted = patched_weights(pack.apply(adapter, model)[0])
+    for stacking in ("sequential", "from_base"):
+        found = effective(model, pack.hook(adapter, model, stacking=stacking))
+        assert all(models.relative(found[key], wanted[key]) < 1e-6 for key in wanted)
+    assert models.relative(wanted[f"{QKV}.weight"], models.weights(model)[f"{QKV}.weight"]) > 1e-2
+
+
+def test_a_model_that_the_hook_was_not_made_for(pack: Pack) -> None:
+    small, large, other = fresh(), fresh(depth=2), fresh("unet")
+    hooks = pack.hook(pack.adapter("qr", small), small)
+    for model, words in ((large, "should be"), (other, "does not exist")):
+        with pytest.raises(ValueError, match=words) as caught:
+            sample(model, pack.hooked(POSITIVE, hooks))
+        assert "Create Hook Adapter" in str(caught.value)
+        sample(model)
+
+
+# ----------------------------------------------------------------- several hooks, and removal apart from injection
+
+
+def formula(adapter: Any, name: str, base: Tensor, removal: float, injection: float) -> Tensor:
+    """Q (t_i s R - t_r right^T W) in float64."""
+    Q, R = adapter[f"{name}.deft_Q"].double(), adapter[f"{name}.deft_R"].double()
+    right = adapter.get(f"{name}.deft_right", Q).double()
+    return Q @ (injection * float(adapter[f"{name}.alpha"]) / len(R) * R - removal * right.T @ base.double())
+
+
+@pytest.mark.parametrize("order", ["removal first", "injection first"])
+@pytest.mark.parametrize("stacking", ["sequential", "from_base"])
+def test_removal_and_injection_as_two_hooks(pack: Pack, stacking: str, order: str) -> None:
+    """From the base they add up to both at once; in sequence a later removal takes the injection away again."""
+    model = fresh()
+    base = models.weights(model)[f"{PROJECTION}.weight"].double()
+    adapter = pack.adapter("qr", model, [PROJECTION])
+    removing = pack.hook(adapter, model, injection=0.0, stacking=stacking)
+    injecting = pack.hook(adapter, model, removal=0.0, stacking=stacking)
+    pair = (removing, injecting) if order == "removal first" else (injecting, removing)
+    found = effective(model, pack.call("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1]))[f"{PROJECTION}.weight"]
+    both = base + formula(adapter, PROJECTION, base, 1, 1)
+    removed = base + formula(adapter, PROJECTION, base, 1, 0)
+    assert models.relative(both, removed) > 1e-2
+    # With orthonormal Q, Q Q^T (Q s R) = Q s R: nothing is left of what was injected.
+    wanted = removed if (stacking, order) == ("sequential", "injection first") else both
+    assert models.relative(found, wanted) < 1e-6
+
+
+def test_removal_and_injection_on_schedules_of_their_own(pack: Pack) -> None:
+    model = fresh()
+    adapter = pack.adapter("qr", model)
+    removing = pack.keyframes(pack.hook(adapter, model, injection=0.0), (1.0, 0.0), (0.25, 0.4))
+    injecting = pack.keyframes(pack.hook(adapter, model, removal=0.0), (0.5, 0.0), (2.0, 0.4))
+    stages = [pack.apply(adapter, model, removal=removal, injection=injection)[0]
+              for removal, injection in ((1.0, 0.5), (0.25, 2.0))]
+    wanted = staged(*stages, step_of(model, 0.4))
+    for pair in ((removing, injecting), (injecting, removing)):
+        hooks = pack.call("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1])
+        found = sample(model, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
+        assert models.relative(found, wanted) < 1e-5
+    assert all(models.relative(wanted, sample(stage)) > 1e-3 for stage in stages)
+
+
+@pytest.mark.parametrize("stacking", ["sequential", "from_base"])
+def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: str) -> None:
+    """Over a model with an adapter and a LoRA: the same as applying all of them in that order and way."""
+    model = fresh()
+    key = f"{PROJECTION}.weight"
+    lora, one, two, three = (pack.adapter(label, model, seed=seed) for label, seed in
+                             (("lora", 5), ("qr", 10), ("relu", 30), ("para", 50)))
+    patched = pack.apply(one, pack.apply(lora, model)[0], strength_model=0.5, stacking=stacking)[0]
+    wanted = patched
+    hooks = None
+    for adapter, strength in ((two, 0.7), (three, -0.4)):
+        wanted = pack.apply(adapter, wanted, strength_model=strength, stacking=stacking)[0]
+        hooks = pack.hook(adapter, model, strength_model=strength, stacking=stacking, prev_hooks=hooks)
+    weights = patched_weights(wanted)
+    with torch.inference_mode():
+        patched.patch_model(models.CPU)
+        found = effective(patched, hooks)
+        before = models.weights(patched)
+        patched.unpatch_model(models.CPU)
+    assert models.relative(found[key], weights[key]) < 1e-6
+    assert models.relative(before[key], found[key]) > 1e-2
+    latent = sample(patched, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
+    assert models.relative(latent, sample(wanted)) < 1e-5
+    unload()
+    assert is_untouched(model)
+
+
+def test_the_two_ways_differ(pack: Pack) -> None:
+    model = fresh()
+    key = f"{PROJECTION}.weight"
+    found = {}
+    for stacking in ("sequential", "from_base"):
+        hooks = None
+        for label, seed in (("qr", 10), ("relu", 30)):
+            hooks = pack.hook(pack.adapter(label, model, [PROJECTION], seed), model, stacking=stacking,
+                              prev_hooks=hooks)
+        found[stacking] = effective(model, hooks)[key]
+    assert models.relative(found["sequential"], found["from_base"]) > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------- low VRAM
+
+
+@pytest.mark.parametrize("stacking", ["sequential", "from_base"])
+def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
+    """Layers that are patched while they are cast: a hook changes the stored weight, the model's patches come after."""
+    model = fresh()
+    own, hook = pack.adapter("para", model, seed=50), pack.adapter("qr", model)
+    inputs = models.network_inputs(model)
+
+    def low_vram_output(patched: Any, hooks: Any) -> Tensor:
+        import comfy.hooks
+
+        unload()
+        with torch.inference_mode():
+            patched.patch_model(models.CPU, lowvram_model_memory=1)
+            if patched.patches:
+                assert any(getattr(module, "weight_function", None) for module in model.model.modules())
+            target = comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model)
+            patched.register_all_hook_patches(hooks, target, {})
+            patched.patch_hooks(hooks)
+            output = model.model.diffusion_model(**inputs).clone()
+            patched.clean_hooks()
+            patched.restore_hook_patches()
+            patched.detach()
+        return output
+
+    hooks = pack.hook(hook, model, stacking=stacking)
+    hooked = models.network_output(pack.apply(hook, model)[0], **inputs)
+    assert models.relative(low_vram_output(model.clone(), hooks), hooked) < 1e-5
+    lora = pack.apply(pack.adapter("lora", model, seed=70), model)[0]  # its change is the same on any weight
+    wanted = models.network_output(pack.apply(hook, lora, stacking="from_base")[0], **inputs)
+    assert models.relative(low_vram_output(lora, hooks), wanted) < 1e-5
+    hook_first = models.network_output(pack.apply(own, pack.apply(hook, model)[0])[0], **inputs)
+    own_first = models.network_output(pack.apply(hook, pack.apply(own, model)[0], stacking=stacking)[0], **inputs)
+    found = low_vram_output(pack.apply(own, model)[0], hooks)
+    assert models.relative(found, hook_first) < 1e-5 < models.relative(found, own_first)
+    assert is_untouched(model)
+
+
+# ------------------------------------------------------------------------------------------------------------ CLIP
+
+
+@pytest.fixture(scope="module")
+def demo(pack: Pack, comfyui_session: Any) -> Any:
+    """The demo's denoiser and text encoder, and an adapter of the linear layers of both."""
+    model = pack.call("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default")
+    model.model.untouched = models.weights(model)
+    clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
+    names = comfyui_session.module("patches.names").clip_names(clip)
+    keys = {name for name, module in clip.cond_stage_model.named_modules() if isinstance(module, nn.Linear)}
+    found = [name for name, target in names.items() if name.startswith("text_encoders.") and isinstance(target, str)
+             and target.removesuffix(".weight") in keys]
+    state = clip.patcher.model.state_dict()
+    shapes = {name: tuple(state[names[name]].shape) for name in found}
+    text = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="qr", seed=90))
+    adapter = pack.adapters.Adapter(pack.adapter("qr", model) | text)
+    assert len(shapes) > 3
+    return types.SimpleNamespace(model=model, clip=clip, adapter=adapter)
+
+
+def encode(clip: Any) -> list:
+    """CLIP Text Encode."""
+    import nodes
+
+    with torch.inference_mode():
+        return nodes.CLIPTextEncode().encode(clip, "a sks teddy bear on a red background")[0]
+
+
+@pytest.mark.parametrize("maker", ["core", "ours"])
+def test_hooks_on_the_text_encoder(pack: Pack, demo: Any, maker: str) -> None:
+    """Set CLIP Hooks hands the hooks on to the conditioning: one node for both models."""
+    if maker == "core":
+        hooks = pack.call("CreateHookLora", lora_name=pack.save(demo.adapter, "both"), strength_model=0.5,
+                          strength_clip=0.8)
+    else:
+        hooks = pack.hook(demo.adapter, demo.model, clip=demo.clip, strength_model=0.5, strength_clip=0.8)
+    before = {key: value.clone() for key, value in demo.clip.patcher.model.state_dict().items()}
+    plain = encode(demo.clip)
+    patched, patched_clip, _ = pack.apply(demo.adapter, demo.model, demo.clip, strength_model=0.5, strength_clip=0.8)
+    wanted = encode(patched_clip)
+    hooked_clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=False, hooks=hooks)
+    hooked = encode(hooked_clip)
+    assert models.relative(wanted[0][0], plain[0][0]) > 1e-2
+    assert models.relative(hooked[0][0], wanted[0][0]) < (1e-6 if maker == "core" else 1e-5)
+    assert models.relative(sample(demo.model, hooked, hooked), sample(patched, wanted, wanted)) < 1e-5
+    assert torch.equal(encode(demo.clip)[0][0], plain[0][0])
+
+    scheduled = pack.keyframes(hooks, (1.0, 0.0), (0.0, 0.5))
+    hooked_clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=True, hooks=scheduled)
+    early, late = encode(hooked_clip)
+    assert (early[1]["clip_start_percent"], late[1]["clip_start_percent"]) == (0.0, 0.5)
+    assert models.relative(early[0], wanted[0][0]) < 1e-5
+    assert torch.equal(late[0], plain[0][0])
+    unload()
+    now = demo.clip.patcher.model.state_dict()
+    assert all(torch.equal(now[key], before[key]) for key in before)
+
+
+def test_a_hook_made_without_the_clip_leaves_it_alone(pack: Pack, demo: Any) -> None:
+    hooks, report = pack.create_hook(demo.adapter, demo.model)
+    assert report.unmatched and all(name.startswith("text_encoders.") for name in report.unmatched)
+    clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=False, schedule_clip=False, hooks=hooks)
+    assert torch.equal(encode(clip)[0][0], encode(demo.clip)[0][0])
