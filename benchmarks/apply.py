@@ -7,7 +7,9 @@ linears (to_q, to_k, to_v, to_out.0: 128 and 560). The DEFT adapter has the proj
 
 patch.<model>.<dtype>          seconds of ComfyUI's patch_model, ours / ComfyUI's LoRA
 patch_over_pass.<model>.<dtype>  ours / one pass W + up down over the same weights, in place: the floor
-patch_over_peft.<model>.<dtype>  ours / PEFT's merge of its DEFT on linears of the same shapes
+patch_over_peft.<model>.<dtype>  ours / PEFT's merge of its DEFT on linears of the same shapes; PEFT works in place,
+                               ComfyUI keeps the old weights, so the first touch of new memory is in ours only
+file_over_peft.<model>.<dtype> seconds from a file to merged weights, ours / PEFT's from_pretrained and merge
 forward.<model>.<dtype>        seconds of a forward with the weights patched on the fly (low VRAM), ours / LoRA
 load.<model>                   seconds from a native file to a patched clone, ours / ComfyUI's Load LoRA of a LoRA file
 memory.<model>.<dtype>         peak MiB of a process that patches, ours / LoRA, each in a process of its own
@@ -173,8 +175,11 @@ def one_pass(base: Any, rank: int) -> Callable[[], float]:
     return seconds(work)
 
 
-def peft_merge(base: Any, dtype: str, rank: int) -> Callable[[], float]:
-    """PEFT's merge of its DEFT (qr) on linears of the same shapes and values; the unmerge is not counted."""
+def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> tuple[Callable[[], float], Callable[[], float]]:
+    """PEFT's DEFT (qr) on linears of the same shapes and values: its merge, and the way from its file to merged weights.
+
+    What undoes either is not counted.
+    """
     import peft
     import torch
 
@@ -185,26 +190,56 @@ def peft_merge(base: Any, dtype: str, rank: int) -> Callable[[], float]:
         network.add_module(f"layer{index}", linear)
     names = [name for name, _ in network.named_children()]
     config = peft.DeftConfig(r=rank, decomposition_method="qr", target_modules=names)
-    wrapped = peft.get_peft_model(network, config)
+    made = peft.get_peft_model(network, config)
+    made.save_pretrained(folder)
+    made.unload()
 
-    def measure() -> float:
+    def from_file() -> float:
         with torch.no_grad():
+            started = time.perf_counter()
+            wrapped = peft.PeftModel.from_pretrained(network, folder)
+            wrapped.merge_adapter()
+            taken = time.perf_counter() - started
+            wrapped.unmerge_adapter()
+            wrapped.unload()
+        return taken
+
+    def merge() -> float:
+        with torch.no_grad():
+            wrapped = peft.PeftModel.from_pretrained(network, folder)
             started = time.perf_counter()
             wrapped.merge_adapter()
             taken = time.perf_counter() - started
             wrapped.unmerge_adapter()
+            wrapped.unload()
         return taken
 
-    return measure
+    return merge, from_file
 
 
 def measure_patching(kind: str, dtype: str, options: argparse.Namespace) -> None:
-    """The three patch lines of one model in one dtype."""
+    """The patch lines of one model in one dtype."""
+    from safetensors.torch import save_file
+
+    from deft_pack.deft_ops import files
+    from deft_pack.patches.apply import apply
+
     base = unet(kind, dtype)
     ours, peer = (patch_once(patched(base, adapter(base, method, options.rank))) for method in ("deft", "lora"))
     compare(f"patch.{kind}.{dtype}", ours, peer, runs=options.runs)
     compare(f"patch_over_pass.{kind}.{dtype}", ours, one_pass(base, options.rank), runs=options.runs)
-    compare(f"patch_over_peft.{kind}.{dtype}", ours, peft_merge(base, dtype, options.rank), runs=options.runs)
+    with tempfile.TemporaryDirectory() as folder:
+        merge, peft_from_file = peft_side(base, dtype, options.rank, Path(folder))
+        compare(f"patch_over_peft.{kind}.{dtype}", ours, merge, runs=options.runs)
+        path = Path(folder) / "native.safetensors"
+        save_file(adapter(base, "deft", options.rank), path, {"format": "pt"})
+
+        def from_file() -> float:
+            started = time.perf_counter()
+            model = apply(files.read(path), base)[0]
+            return time.perf_counter() - started + patch_once(model)()
+
+        compare(f"file_over_peft.{kind}.{dtype}", from_file, peft_from_file, runs=options.runs)
 
 
 def measure_forward(kind: str, dtype: str, options: argparse.Namespace) -> None:
