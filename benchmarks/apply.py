@@ -90,7 +90,7 @@ def unet(kind: str, dtype: str, every: bool = False) -> Any:
         unet_config: dict[str, Any] = {}
 
     device = torch.device("cpu")
-    config = {"sd15": SD15, "sdxl": SDXL}[kind](CONFIGS[kind])
+    config: Any = {"sd15": SD15, "sdxl": SDXL}[kind](CONFIGS[kind])
     # fp16 is stored and computed with in fp32, as ComfyUI does on a CPU: there is no fast fp16 product there.
     config.set_inference_dtype(getattr(torch, dtype), torch.float32 if dtype == "float16" else None)
     model = config.get_model({}, "", device=device)
@@ -176,7 +176,7 @@ def one_pass(base: Any, rank: int) -> Callable[[], float]:
 
 
 def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> tuple[Callable[[], float], Callable[[], float]]:
-    """PEFT's DEFT (qr) on linears of the same shapes and values: its merge, and the way from its file to merged weights.
+    """PEFT's DEFT (qr) on linears of the same shapes and values: its merge, and the way from its file to merged ones.
 
     What undoes either is not counted.
     """

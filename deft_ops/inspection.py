@@ -45,7 +45,7 @@ def share(part: float, whole: float) -> float:
 
 def effective_rank(sigma: Tensor) -> float:
     """exp of the entropy of the normalised singular values (Roy and Vetterli 2007): 1 to their number; 0 for zeros."""
-    sigma = sigma.double()
+    sigma = sigma.cpu().double()
     total = float(sigma.sum())
     if total <= 0:
         return 0.0
@@ -54,7 +54,7 @@ def effective_rank(sigma: Tensor) -> float:
 
 def stable_rank(sigma: Tensor) -> float:
     """|D|_F^2 / |D|_2^2, from the singular values of D; 0 for zeros."""
-    sigma = sigma.double()
+    sigma = sigma.cpu().double()
     largest = float(sigma.max()) if len(sigma) else 0.0
     return float((sigma / largest).square().sum()) if largest > 0 else 0.0
 
@@ -86,7 +86,8 @@ def measure(method: Any, factors: Any, weight: Tensor) -> Change:
         return of_delta(method.delta(factors, weight), weight)
     if method in (methods.get("deft"), methods.get("para")):
         return _of_deft(method, factors, weight)
-    return of_pair(*method.to_lora(factors, weight), weight)
+    up, down = method.to_lora(factors, weight)
+    return of_pair(up, down, weight)
 
 
 def _of_deft(method: Any, factors: Any, weight: Tensor) -> Change:
@@ -98,7 +99,7 @@ def _of_deft(method: Any, factors: Any, weight: Tensor) -> Change:
         injection = factors.scale * factors.R.to(down)
         down, injected = down + injection, corner @ injection
     sizes = _norm(removed), _norm(injected)
-    inner = float((removed.double() * injected.double()).sum())
+    inner = float((removed.cpu().double() * injected.cpu().double()).sum())
     change = _change(torch.linalg.svdvals(corner @ triangle(down.T).T), weight)
     return Change(
         change.norm,

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 PROJECTORS = ("qr", "relu", "ppt", "svd")
-READ_PROJECTORS = (*PROJECTORS, "tsvd", "eigen")  # of files only
+# Those that only files have: of PaRa in the DEFT repository.
+READ_PROJECTORS = (*PROJECTORS, "tsvd", "eigen")
 
 
 def raw_qr(P: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +28,8 @@ def project(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
     relu  (P, relu(P)), the projector of PEFT's default
     ppt   (P, P)
     svd   Q = right = left singular vectors of P, signs as torch returns them; k = min(out, r)
+    tsvd  (U S, U) of P's SVD
+    eigen (U (S^2 + 1e-6), U): the eigenvalues of P P^T + 1e-6 I in P's columns
 
     Raises ValueError for an unknown projector or a P that is not a matrix.
     """
@@ -44,4 +47,7 @@ def project(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
     if projector == "svd":
         U = torch.linalg.svd(P, full_matrices=False).U
         return U, U
-    raise ValueError(f"Unknown projector {projector!r}: choose one of {', '.join(PROJECTORS)}.")
+    if projector in ("tsvd", "eigen"):
+        U, S, _ = torch.linalg.svd(P, full_matrices=False)
+        return U * (S if projector == "tsvd" else S**2 + 1e-6), U
+    raise ValueError(f"Unknown projector {projector!r}: choose one of {', '.join(READ_PROJECTORS)}.")

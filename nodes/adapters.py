@@ -78,7 +78,7 @@ def mode_input() -> io.Combo.Input:
         optional=True,
         advanced=True,
         tooltip="weights: the weights are changed, as a LoRA does it. activations: the weights stay, the layers' "
-        "outputs are changed; costs a little in each step, and keeps small changes that fp8 and other quantised weights would "
+        "outputs are changed; costs a little in each step, and keeps small changes that quantised weights would "
         "round away. DEFT, PaRa and plain LoRA only.",
     )
 
@@ -94,7 +94,8 @@ class DEFTAdapterLoader(io.ComfyNode):
             display_name="Load Adapter (DEFT, PaRa, LoRA, SVDiff)",
             category=CATEGORY,
             description="Loads a DEFT, PaRa, SVDiff or LoRA file (LoHa, LoKr, OFT, DoRA among them) of whatever "
-            "program, and applies it to the model and the CLIP. The report says how many layers matched and which did not.",
+            "program, and applies it to the model and the CLIP. The report says how many layers matched and which "
+            "did not.",
             search_aliases=SEARCH,
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),

@@ -64,9 +64,7 @@ class DEFTAdapterInfo(io.ComfyNode):
         if info.warning:
             logging.warning(info.warning)
         image, report = as_image(adapter_picture(info)), info.text()
-        return io.NodeOutput(
-            report, image, ui={**ui.PreviewImage(image).as_dict(), **ui.PreviewText(report).as_dict()}
-        )
+        return io.NodeOutput(report, image, ui={**ui.PreviewImage(image).as_dict(), **ui.PreviewText(report).as_dict()})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTAdapterInfo]

@@ -168,7 +168,8 @@ def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:
     """The sentence for an adapter of which nothing fits: both sides by name."""
     sides = []
     if model is not None:
-        sides.append(f"the model is {type(model.model).__name__} with layers such as {describe(native(model))}")
+        examples = describe(dict.fromkeys(native(model)))
+        sides.append(f"the model is {type(model.model).__name__} with layers such as {examples}")
     if clip is not None:
         sides.append(f"the CLIP has layers such as {describe(clip_names(clip))}")
     reason = "their sizes differ" if misfits else "their layer names differ"
@@ -178,6 +179,7 @@ def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:
     )
 
 
-def native(model: Any) -> dict[str, Target]:
+def native(model: Any) -> list[str]:
     """The layer names that ComfyUI itself uses for this MODEL."""
-    return {name: key for name, key in model_names(model).items() if name.startswith("diffusion_model.")}
+    own = [key for key in model.model.state_dict() if key.startswith("diffusion_model.")]
+    return [key.removesuffix(".weight") for key in own if key.endswith(".weight")]

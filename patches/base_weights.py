@@ -7,6 +7,7 @@ from typing import Any
 import comfy.model_patcher
 import comfy.utils
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 
@@ -18,7 +19,7 @@ class Shapes(dict[str, tuple[int, ...]]):
         self._model = model
 
     def __missing__(self, key: str) -> tuple[int, ...]:
-        self[key] = tuple(comfy.utils.get_attr(self._model, key).shape)
+        self[key] = logical_shape(self._model, key)
         return self[key]
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -29,38 +30,65 @@ class Shapes(dict[str, tuple[int, ...]]):
             return default
 
 
+def logical_shape(model: Any, key: str) -> tuple[int, ...]:
+    """The shape [out, in, ...] that the values of a weight have. Raises AttributeError if there is no such weight."""
+    weight = comfy.utils.get_attr(model, key)
+    module = comfy.utils.get_attr(model, key.rpartition(".")[0])
+    if not weight.is_floating_point() and hasattr(module, "in_features") and key.endswith(".weight"):
+        return module.out_features, module.in_features  # packed formats (4 bits) store another shape
+    return tuple(weight.shape)
+
+
 def base_weight(patcher: Any, key: str) -> tuple[Tensor, str | None]:
     """The weight [out, in, ...] before any patch as float32, and a note if it had to be dequantised.
 
-    A new tensor on the device where the weight lies. fp8, ComfyUI's scaled formats (QuantizedTensor) and layers that
-    dequantise when asked (`get_weight`, as GGUF loaders have) are read. Raises ValueError for what none of this fits.
+    A new tensor on the device where the weight lies. Raises ValueError for a format that `dequantised` does not read.
     """
-    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    module = comfy.utils.get_attr(patcher.model, key.rpartition(".")[0])
+    weight = comfy.utils.get_attr(patcher.model, key)
     if key in patcher.backup:
         weight = patcher.backup[key].weight
     elif key in getattr(patcher, "hook_backup", {}):
         weight = patcher.hook_backup[key][0]
     stored = quantised(weight)
-    module = comfy.utils.get_attr(patcher.model, key.rpartition(".")[0])
-    if convert is not None:
-        # Layers of ComfyUI that can be quantised; a plain weight passes unchanged.
-        plain = convert(weight, inplace=False)
-    elif stored and hasattr(module, "get_weight"):
-        plain = module.get_weight(weight, torch.float32)
+    try:
+        return dequantised(weight, module), f"dequantised from {stored}" if stored else None
+    except ValueError as error:
+        raise ValueError(f"{key} {error}") from error
+
+
+def dequantised(weight: Any, module: Any = None) -> Tensor:
+    """The values of a weight as a new float32 tensor; `module` is the layer that holds it.
+
+    Read are plain and fp8 tensors, ComfyUI's quantised ones, and those of layers that dequantise when asked (ComfyUI's
+    `convert_weight`, or `get_weight` as GGUF loaders have it). Raises ValueError for any other format.
+    """
+    if isinstance(weight, QuantizedTensor):
+        plain = weight.dequantize()
+    elif hasattr(module, "convert_weight"):
+        plain = module.convert_weight(weight, inplace=False)
+    elif hasattr(module, "get_weight") and (quantised(weight) or type(weight) not in (Tensor, torch.nn.Parameter)):
+        # GGUF loaders hang a model's patches on the tensor and apply them there.
+        patches = getattr(weight, "patches", None)
+        try:
+            if patches:
+                weight.patches = []
+            plain = module.get_weight(weight, torch.float32)
+        finally:
+            if patches:
+                weight.patches = patches
     else:
         plain = weight
     if not plain.is_floating_point():
-        raise ValueError(f"{key} is stored as {plain.dtype}, which is not read: load the base in fp16, bf16 or fp32.")
-    plain = plain.detach().to(torch.float32, copy=True)
-    return plain, f"dequantised from {stored}" if stored else None
+        raise ValueError(f"is stored as {plain.dtype}, which is not read: load the base in fp16, bf16 or fp32.")
+    return plain.detach().to(torch.float32, copy=True)
 
 
 def quantised(weight: Any) -> str | None:
-    """What a weight is quantised as ("float8_e4m3fn", a layout's name), or None if it is plain."""
-    layout = getattr(weight, "_layout_cls", None)
-    if layout is not None:
-        return str(getattr(layout, "__name__", layout))
-    if isinstance(weight, torch.nn.Parameter) or type(weight) is Tensor:
-        plain = weight.is_floating_point() and weight.element_size() > 1
-        return None if plain else str(weight.dtype).removeprefix("torch.")
-    return type(weight).__name__
+    """What a weight is quantised as ("float8_e4m3fn", a layout's or GGUF type's name), or None if it is plain."""
+    if isinstance(weight, QuantizedTensor):
+        return str(weight._layout_cls)
+    if weight.is_floating_point() and weight.element_size() > 1:
+        return None
+    kind = getattr(weight, "tensor_type", None)  # of GGUF tensors
+    return str(getattr(kind, "name", None) or weight.dtype).removeprefix("torch.")

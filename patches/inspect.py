@@ -294,7 +294,7 @@ def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[st
     piece = weight if part is None else weight.narrow(*part)
     pair = _pair_of(patch)
     if pair is not None:
-        change = inspection.of_pair(*(matrix.to(weight) for matrix in pair), piece)
+        change = inspection.of_pair(pair[0].to(weight), pair[1].to(weight), piece)
     else:
         patches = [(1.0, patch, 1.0, part, target_function(target))]
         changed = comfy.lora.calculate_weight(patches, weight.clone(), key)
@@ -379,7 +379,8 @@ def _table(blocks: list[Block]) -> list[str]:
         lines.append([block.name, *("" if value is None else form.format(value) for value, form in values)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [[text.rjust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
-    return ["  ".join([line[0].ljust(widths[0]), *texts[1:]]) for line, texts in zip(lines, padded, strict=True)]
+    pairs = zip(lines, padded, strict=True)
+    return ["  ".join([line[0].ljust(widths[0]), *texts[1:]]).rstrip() for line, texts in pairs]
 
 
 def _metadata_lines(metadata: Mapping[str, str]) -> list[str]:

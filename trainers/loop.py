@@ -80,7 +80,7 @@ class Trainer:
 
     def __init__(self, model: Any, settings: Settings) -> None:
         self.model, self.settings = model, settings
-        self.method = methods.get(settings.method)
+        self.method = methods.trainable(settings.method)
         self.device = model.load_device
         self.root = model.model.diffusion_model
         # Everything random comes from here, on the CPU: the same numbers on every device.

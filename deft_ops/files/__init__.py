@@ -6,29 +6,41 @@ from pathlib import Path
 from types import ModuleType
 
 from ..adapter import Adapter, check_shapes, check_values, describe
-from ..projectors import PROJECTORS
-from . import native, peft
+from ..projectors import READ_PROJECTORS
+from . import deft_omnigen, deft_sdxl, native, para_authors, para_deft, peft, svdiff
 from .source import open_source
 
-__all__ = ["FORMATS", "read"]
+__all__ = ["FORMATS", "FORMAT_NAMES", "read"]
 
 # The first whose matches(source) is true reads the file; native takes what is left.
-FORMATS: tuple[ModuleType, ...] = (peft, native)
+FORMATS: tuple[ModuleType, ...] = (peft, deft_sdxl, deft_omnigen, para_deft, para_authors, svdiff, native)
+FORMAT_NAMES: tuple[str, ...] = tuple(module.NAME for module in FORMATS)
 
 
-def read(path: str | Path, projector: str = "auto") -> Adapter:
-    """Read an adapter from a .safetensors file or a PEFT folder, whatever its format.
+def read(path: str | Path, projector: str = "auto", file_format: str = "auto") -> Adapter:
+    """Read an adapter from a file or a PEFT folder, whatever its format.
 
-    `projector` says how a stored P becomes Q: "auto" goes by the file's record, one of PROJECTORS overrides it.
-    `metadata["file_format"]` names the format and `metadata["note"]` what had to be assumed, if anything.
+    `projector` says how a stored P becomes Q: "auto" goes by the file's record, one of READ_PROJECTORS overrides it.
+    `file_format` picks the format by name where "auto" would take another. `metadata["file_format"]` names the format
+    and `metadata["note"]` what had to be assumed, if anything.
     Raises FileNotFoundError or ValueError: one sentence that names the file, and the tensor where there is one.
     """
-    if projector not in ("auto", *PROJECTORS):
-        raise ValueError(f"Unknown projector {projector!r}: choose auto or one of {', '.join(PROJECTORS)}.")
+    if projector not in ("auto", *READ_PROJECTORS):
+        raise ValueError(f"Unknown projector {projector!r}: choose auto or one of {', '.join(READ_PROJECTORS)}.")
+    if file_format not in ("auto", *FORMAT_NAMES):
+        raise ValueError(f"Unknown file format {file_format!r}: choose auto or one of {', '.join(FORMAT_NAMES)}.")
     source = open_source(path)
     check_values(source.tensors, str(source.path))
-    reader = next(module for module in FORMATS if module.matches(source))
+    if file_format == "auto":
+        reader = next(module for module in FORMATS if module.matches(source))
+    else:
+        reader = next(module for module in FORMATS if file_format == module.NAME)
     adapter: Adapter = reader.read(source, projector)
     check_shapes(adapter, str(source.path))
+    if file_format != "auto" and not describe(adapter) and adapter.keys() == source.tensors.keys():
+        raise ValueError(f"{source.path} has no layer of the format {file_format}: choose auto, or another format.")
+    notes = [note for note in (adapter.metadata.get("note"), source.note) if note]
     adapter.metadata |= {**describe(adapter), "file_format": reader.NAME}
+    if notes:
+        adapter.metadata["note"] = " ".join(notes)
     return adapter

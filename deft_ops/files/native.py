@@ -52,9 +52,9 @@ def native_metadata(
 ) -> dict[str, str]:
     """The header of a native file: our record, and the modelspec.* / ss_* fields that LoRA managers show.
 
-    `name` is the adapter's title, `version` the pack's version, `base_name` and `base_hash` the base model's file name
-    and SHA-256, `architecture` its ModelSpec id, `training` the settings (steps, learning_rate, seed, ...).
-    Empty values are left out.
+    `name` is the adapter's title, `version` the pack's version, `base_name` the base model's name, `base_hash` its
+    fingerprint (no file hash, so not in ss_sd_model_hash), `architecture` its ModelSpec id, `training` the settings
+    (steps, learning_rate, seed, ...). Empty values are left out.
     """
     record = {**adapter.metadata, **describe(adapter)}
     method = record.get("method", "")
@@ -74,7 +74,6 @@ def native_metadata(
         "modelspec.implementation": "deft-nodes",
         "ss_output_name": name,
         "ss_sd_model_name": base_name,
-        "ss_sd_model_hash": base_hash,
         "ss_network_module": f"deft-nodes.{method}",
         "ss_network_dim": record.get("rank", ""),
         "ss_network_alpha": record.get("alpha", ""),

@@ -1,4 +1,6 @@
-"""PEFT's DEFT and LoRA files: the folder, its bare .safetensors, and diffusers' form with the record in the header.
+"""PEFT's files: the folder, its bare weights file, and diffusers' form with the record in the header.
+
+DEFT, PaRa, LoRA (rsLoRA and DoRA among it), LoHa, LoKr and OFT are read; DEFT, PaRa and LoRA are written.
 
 PEFT stores P and R per layer and one configuration for all (peft/tuners/deft, 0.20 and later). Its qr takes Q as torch
 returns it, so R follows the signs of that factorisation. `alpha` scales the injection only, by alpha / layer rank.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch import Tensor
 from .. import methods
 from ..adapter import Adapter, foreign, from_layers, layers, validate
 from ..projectors import project, raw_qr
-from . import safe
+from . import peft_kinds, safe
 from .source import PEFT_CONFIG, PEFT_WEIGHTS, Source
 
 NAME = "peft"
@@ -31,32 +34,63 @@ _LORA_PARTS = {
     "lora.down.weight": "lora_down.weight",
     "lora.up.weight": "lora_up.weight",
 }
+_HADAMARD = tuple(f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))
+_KRONECKER = tuple(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
+_PARTS = ("deft_P", "deft_R", *_LORA_PARTS, "lora_magnitude_vector", *_HADAMARD, *_KRONECKER, "oft_R")
+_KINDS = ("DEFT", "LORA", "LOHA", "LOKR", "OFT")
+# The name of the adapter within PEFT's model, which some programs leave in, and endings that come and go.
+_SPELLINGS = re.compile(
+    r"\.(deft_P|deft_R|lora_A|lora_B|lora_magnitude_vector|oft_R|hada_\w+|lokr_\w+)(\.(?!weight$)[^.]+)?(\.weight)?$"
+)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
 def matches(source: Source) -> bool:
-    """Whether the file has PEFT's DEFT matrices, or LoRA matrices with PEFT's record of their alpha."""
-    if any(key.endswith(".deft_P") for key in source.tensors):
+    """Whether the file has PEFT's own tensors, or tensors that others write too with PEFT's record or names."""
+    own = (".deft_P", ".lora_magnitude_vector", ".oft_R")
+    if any(_plain(key).endswith(own) for key in source.tensors):
         return True
-    has_record = HEADER_KEY in source.metadata or (source.path.name == PEFT_WEIGHTS and source.config is not None)
-    return has_record and any(key.endswith(f".{part}") for key in source.tensors for part in _LORA_PARTS)
+    has_record = HEADER_KEY in source.metadata or source.is_peft_weights
+    return any(
+        _plain(key).endswith(f".{part}")
+        for key in source.tensors
+        if has_record or key.startswith(MODEL_PREFIX)
+        for part in _PARTS
+    )
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """The adapter with Q instead of P; layer names as in the file without "base_model.model.".
+    """The adapter under this pack's and ComfyUI's suffixes; layer names as in the file without "base_model.model.".
 
-    The projector and alpha come from the record (header first, then adapter_config.json). Without a record the
-    projector is `projector`, or qr if that is "auto", and metadata["note"] says so. A `projector` other than "auto"
-    overrides the record. Raises ValueError for PEFT methods other than DEFT and LoRA, and for DoRA.
+    Projector, alpha and the rest come from the record (header first, then adapter_config.json). Without a record the
+    projector is `projector`, or qr if that is "auto", alpha is the rank, and metadata["note"] says so. A `projector`
+    other than "auto" overrides the record. Raises ValueError for other PEFT methods, fan_in_fan_out, and a layer that
+    is there twice.
     """
     records = _records(source)
     for record in records.values():
         _check_record(record, source.path)
-    if any(key.endswith(".deft_P") for key in source.tensors):
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in source.tensors.items():
+        plain = _plain(key).removeprefix(MODEL_PREFIX)
+        if plain in tensors:
+            raise ValueError(f"{source.path} has {plain} twice, under two spellings: remove one of them.")
+        tensors[plain] = tensor
+    source = replace(source, tensors=tensors)
+    if any(key.endswith(".deft_P") for key in tensors):
         return _read_deft(source, records, projector)
-    return _read_lora(source, records)
+    return _read_others(source, records)
+
+
+def _plain(key: str) -> str:
+    """A key without the adapter's name: "x.lora_A.default.weight" is "x.lora_A.weight"."""
+    found = _SPELLINGS.search(key)
+    if found is None:
+        return key
+    ending = ".weight" if found[1] in ("lora_A", "lora_B") else ""
+    return f"{key[: found.start()]}.{found[1]}{ending}"
 
 
 def _records(source: Source) -> dict[str, dict[str, Any]]:
@@ -75,10 +109,13 @@ def _records(source: Source) -> dict[str, dict[str, Any]]:
 
 def _check_record(record: Mapping[str, Any], path: Path) -> None:
     kind = record.get("peft_type", "LORA" if "lora_alpha" in record else "DEFT")
-    if kind not in ("DEFT", "LORA"):
-        raise ValueError(f"{path} holds a PEFT adapter of type {kind}: only DEFT and LORA are read here.")
-    if record.get("use_dora"):
-        raise ValueError(f"{path} holds a DoRA adapter in PEFT's form: convert it to a form that ComfyUI reads.")
+    if kind not in _KINDS:
+        raise ValueError(
+            f"{path} holds a PEFT adapter of type {kind}, but {', '.join(_KINDS)} are read here: merge it into its "
+            "base with PEFT and use Extract Adapter on the two models."
+        )
+    if record.get("fan_in_fan_out"):
+        raise ValueError(f"{path} is for transposed weights (fan_in_fan_out), which no image model here has.")
 
 
 def _record_of(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -124,29 +161,60 @@ def _read_deft(source: Source, records: Mapping[str, dict[str, Any]], projector:
     return adapter
 
 
-def _read_lora(source: Source, records: Mapping[str, dict[str, Any]]) -> Adapter:
+def _read_others(source: Source, records: Mapping[str, dict[str, Any]]) -> Adapter:
+    groups: dict[str, dict[str, Tensor]] = {}
     tensors: dict[str, Tensor] = {}
     for key, tensor in source.tensors.items():
-        part = next((part for part in _LORA_PARTS if key.endswith(f".{part}")), None)
+        part = next((part for part in _PARTS if key.endswith(f".{part}")), None)
         if part is None:
             tensors[key] = tensor
-            continue
-        name = key.removesuffix(f".{part}").removeprefix(MODEL_PREFIX)
-        tensors[f"{name}.{_LORA_PARTS[part]}"] = tensor
-        if _LORA_PARTS[part] == "lora_down.weight":
-            alpha = _lora_alpha(name, tensor.shape[0], records)
-            tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
-    return Adapter(tensors)
+        else:
+            groups.setdefault(key.removesuffix(f".{part}"), {})[part] = tensor
+    for name, group in groups.items():
+        try:
+            layer = _layer(name, group, records)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{source.path} does not fit together at layer {name}: {error}.") from error
+        tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in layer.items()}
+    adapter = Adapter(tensors)
+    if not records:
+        adapter.metadata["note"] = f"{source.path.name} has no record of its alpha: taken as the rank."
+    return adapter
+
+
+def _layer(name: str, group: dict[str, Tensor], records: Mapping[str, dict[str, Any]]) -> dict[str, Tensor]:
+    """One layer's tensors under the suffixes of the method that computes it."""
+    record = _record_of(name, records)
+    if "oft_R" in group:
+        return {"oft_rotation": peft_kinds.rotation(group["oft_R"], record)}
+    if any(part in group for part in (*_HADAMARD, *_KRONECKER)):
+        # Their own decomposition may have another rank than the record's, which is the one in the scale.
+        rank = float(_pattern(name, "rank_pattern", records, record.get("r", 1)))
+        alpha = float(_pattern(name, "alpha_pattern", records, record.get("alpha", rank)))
+        return peft_kinds.scaled(group, alpha / rank)
+    parts = {_LORA_PARTS.get(part, part): tensor for part, tensor in group.items()}
+    if not {"lora_up.weight", "lora_down.weight"} <= parts.keys():
+        return parts  # left out by the method, and reported
+    if not parts["lora_down.weight"].ndim:
+        raise ValueError("lora_A is a single number, but a matrix is needed")
+    alpha = _lora_alpha(name, len(parts["lora_down.weight"]), records)
+    if "lora_magnitude_vector" in group:
+        return peft_kinds.dora(group, alpha)
+    return parts | {"alpha": torch.tensor(alpha, dtype=torch.float32)}
 
 
 def _lora_alpha(name: str, rank: int, records: Mapping[str, dict[str, Any]]) -> float:
-    """alpha of a layer, patterns looked up as PEFT's get_pattern_key does; rsLoRA's alpha / sqrt(r) made alpha / r."""
+    """alpha of a layer; rsLoRA's alpha / sqrt(r) made alpha / r."""
     record = _record_of(name, records)
-    patterns: dict[str, float] = record.get("alpha_pattern") or {}
-    module = name if "" in records else name.partition(".")[2]
-    found = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), None)
-    alpha = float(record.get("lora_alpha", rank) if found is None else found)
+    alpha = float(_pattern(name, "alpha_pattern", records, record.get("lora_alpha", rank)))
     return alpha * rank**0.5 if record.get("use_rslora") else alpha
+
+
+def _pattern(name: str, field: str, records: Mapping[str, dict[str, Any]], default: Any) -> Any:
+    """A layer's entry in alpha_pattern or rank_pattern, looked up as PEFT's get_pattern_key does."""
+    patterns: dict[str, Any] = _record_of(name, records).get(field) or {}
+    module = name if "" in records else name.partition(".")[2]
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

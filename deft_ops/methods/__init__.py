@@ -9,7 +9,7 @@ from types import ModuleType
 from . import deft, dora, lora, oft, para, svdiff
 from .common import move
 
-__all__ = ["METHODS", "TRAINABLE", "SUFFIXES", "get", "find", "method_of", "move"]
+__all__ = ["METHODS", "TRAINABLE", "SUFFIXES", "get", "trainable", "find", "method_of", "move"]
 
 METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora, dora, svdiff, oft)}
 
@@ -23,6 +23,13 @@ def get(name: str) -> ModuleType:
     """The method of this name. Raises ValueError that lists the known ones."""
     if name not in METHODS:
         raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def trainable(name: str) -> ModuleType:
+    """The method of this name, which can be trained. Raises ValueError that lists those that can."""
+    if name not in TRAINABLE:
+        raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(TRAINABLE)}.")
     return METHODS[name]
 
 

@@ -64,7 +64,8 @@ def model_names(model: Any) -> dict[str, Target]:
         names |= {prefix + name: target for name, target in theirs.items()}
     for prefix in _UNDERSCORED:
         names |= {prefix + name.replace(".", "_"): target for name, target in theirs.items()}
-    return _present(names, shapes) | _present(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
+    known = _present(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
+    return known | _present({name: target for name, target in names.items() if name not in known}, shapes)
 
 
 def clip_names(clip: Any) -> dict[str, Target]:

@@ -26,6 +26,7 @@ class Pack:
     """The pack's modules as ComfyUI loaded them."""
 
     def __init__(self, comfyui: Any) -> None:
+        self.comfyui = comfyui
         self.adapters = comfyui.module("deft_ops.adapter")
         self.methods = comfyui.module("deft_ops.methods")
         self.files = comfyui.module("deft_ops.files")

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ..targets import Target
-from . import auraflow, flux, hunyuan_dit, lumina2, pixart, same, sd3, unet, wan, z_image
+from . import auraflow, flux, hunyuan_dit, ltx, lumina2, pixart, same, sd3, unet, wan, z_image
 
 ARCHITECTURES: tuple[ModuleType, ...] = (
     unet,
@@ -24,6 +24,7 @@ ARCHITECTURES: tuple[ModuleType, ...] = (
     lumina2,
     z_image,
     wan,
+    ltx,
     same,
 )
 

@@ -1,7 +1,7 @@
-"""Flux.1 and Flux.2: diffusers' FluxTransformer2DModel and Flux2Transformer2DModel.
+"""Flux.1, Flux.2 and Chroma: diffusers' FluxTransformer2DModel, Flux2Transformer2DModel, ChromaTransformer2DModel.
 
-ComfyUI has one table for both. A Flux.1 has no layers of these names of Flux.2 and the other way round, so that here
-each weight has one name.
+ComfyUI has one table for all. Flux.1 and Chroma have no layers of some names of Flux.2 and the other way round, so that
+here each weight has one name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import comfy.utils
 
-from ..tables import from_comfyui
+from ..tables import from_comfyui, indices, within
 from ..targets import Target
 
 MODELS = ("Flux",)
@@ -31,6 +31,10 @@ _FLUX2: dict[str, Target] = {
     "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
     "single_stream_modulation.linear": "single_stream_modulation.lin",
 }
+# What it lacks of Chroma.
+_APPROXIMATOR = "distilled_guidance_layer"
+_CHROMA: dict[str, Target] = {f"{_APPROXIMATOR}.in_proj": f"{_APPROXIMATOR}.in_proj",
+                              f"{_APPROXIMATOR}.out_proj": f"{_APPROXIMATOR}.out_proj"}
 
 
 def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
@@ -39,4 +43,9 @@ def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
     second = bool(config.get("global_modulation"))
     other = _ONLY_FLUX1 if second else _ONLY_FLUX2
     table = from_comfyui(comfy.utils.flux_to_diffusers(config))
-    return {name: target for name, target in table.items() if not other.fullmatch(name)} | (_FLUX2 if second else {})
+    table = {name: target for name, target in table.items() if not other.fullmatch(name)}
+    table |= _FLUX2 if second else _CHROMA
+    for index in indices(paths, f"{_APPROXIMATOR}.layers"):
+        table |= within(f"{_APPROXIMATOR}.layers.{index}", {"linear_1": "in_layer", "linear_2": "out_layer"})
+        table[f"{_APPROXIMATOR}.norms.{index}"] = f"{_APPROXIMATOR}.norms.{index}"
+    return table

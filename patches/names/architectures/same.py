@@ -1,4 +1,8 @@
-"""Architectures whose layers have diffusers' names in ComfyUI too: QwenImageTransformer2DModel and OmniGen2."""
+"""Architectures whose layers have diffusers' names in ComfyUI too.
+
+QwenImageTransformer2DModel, HiDreamImageTransformer2DModel, Kandinsky5Transformer3DModel, ErnieImageTransformer2DModel,
+and OmniGen2, whose own repository writes diffusers' names.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 
 from ..targets import Target
 
-MODELS = ("QwenImage", "Omnigen2")
+MODELS = ("QwenImage", "Omnigen2", "HiDream", "Kandinsky5", "ErnieImage")
 
 
 def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:

@@ -1,0 +1,44 @@
+"""Files of PaRa's authors: kohya's LoRA names, but W - up down, whatever alpha says (their forward uses none).
+
+They cannot be told from a LoRA by their tensors: choose the format by hand. The name that their code gives files is
+recognised. Their "light" variant has no lora_down: W - up up^T W.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..adapter import Adapter, from_layers
+from .layout import by_layer, put
+from .source import Source
+
+NAME = "para_authors"
+_UP, _DOWN, _ALPHA = ".lora_up.weight", ".lora_down.weight", ".alpha"
+_HINT = "left_column_learn_Q"
+
+
+def matches(source: Source) -> bool:
+    """Whether the file has the name that the authors' code gives it."""
+    return _HINT in source.path.name and any(key.endswith(_UP) for key in source.tensors)
+
+
+def read(source: Source, projector: str = "auto") -> Adapter:
+    """LoRA layers with the sign in the up matrix and alpha = rank, or PaRa layers where there is no down matrix."""
+    groups, rest = by_layer(source, (_UP, _DOWN, _ALPHA))
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, group in groups.items():
+        if _UP not in group:
+            raise ValueError(f"{source.path} has layer {name} without its lora_up: is it of PaRa's authors?")
+        up = group[_UP]
+        if _DOWN in group:
+            if not group[_DOWN].ndim:
+                raise ValueError(f"{source.path} has {name}{_DOWN} as a single number, but a matrix is needed.")
+            alpha = torch.tensor(float(len(group[_DOWN])))
+            put(found, name, {"lora_up.weight": -up, "lora_down.weight": group[_DOWN], "alpha": alpha}, source)
+        else:
+            put(found, name, {"deft_Q": up.flatten(1).contiguous()}, source)
+    adapter = from_layers(found)
+    adapter.update(rest)
+    adapter.metadata["note"] = f"{source.path.name} is taken as a file of PaRa's authors: subtracted, alpha ignored."
+    return adapter

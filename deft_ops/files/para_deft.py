@@ -1,0 +1,41 @@
+"""PaRa as the DEFT repository saves it, `para_rank_state.bin`: `<layer>.B` [out, r].
+
+Its projectors: qr (Q Q^T, the only one that its training code really makes), tsvd (U diag(S) U^T) and eigen (of
+B B^T + 1e-6 I; the part outside of B's columns, 1e-6 W, is left out). The file does not say which: the widget does.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..adapter import Adapter, from_layers
+from ..projectors import project
+from .layout import by_layer, matrix, put
+from .source import Source
+
+NAME = "para_deft"
+_OTHERS = (".B_dense", ".sparse_mask")
+
+
+def matches(source: Source) -> bool:
+    """Whether a B is there."""
+    return any(key.endswith((".B", *_OTHERS)) for key in source.tensors)
+
+
+def read(source: Source, projector: str = "auto") -> Adapter:
+    """PaRa layers. Raises ValueError for the repository's sparse variant."""
+    sparse = next((key for key in source.tensors if key.endswith(_OTHERS)), None)
+    if sparse:
+        raise ValueError(f"{source.path} has {sparse}: PaRa with a sparse mask is not read, train it without.")
+    groups, rest = by_layer(source, (".B",))
+    chosen = "qr" if projector == "auto" else projector
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, group in groups.items():
+        Q, right = project(matrix(source, f"{name}.B", group[".B"]), chosen)
+        put(found, name, {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}, source)
+    adapter = from_layers(found)
+    adapter.update(rest)
+    adapter.metadata["projector"] = chosen
+    if projector == "auto":
+        adapter.metadata["note"] = f"{source.path.name} does not say its projector: taken as qr."
+    return adapter

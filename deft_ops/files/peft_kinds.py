@@ -1,0 +1,62 @@
+"""PEFT's other tuners in forms that this pack and ComfyUI compute exactly: DoRA, OFT, LoHa, LoKr.
+
+Checked against `peft/tuners/{lora/dora,oft/layer,loha/layer,lokr/layer}.py` of PEFT 0.21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DORA = {"lora_A.weight": "dora_down", "lora_B.weight": "dora_up", "lora_magnitude_vector": "dora_magnitude"}
+
+
+def rotation(entries: Tensor, record: Mapping[str, Any], inputs: int | None = None) -> Tensor:
+    """OFT's rotations [blocks, k, k] of its entries [blocks, k (k - 1) / 2], so that W' = W diag(rotations).
+
+    The Cayley transform of the skew-symmetric matrices, or its Neumann series (the default since OFTv2), and before
+    that COFT's bound on their size, as the record says. Raises ValueError if the entries are no triangle.
+    """
+    entries = entries.float()
+    if entries.ndim != 2:
+        raise ValueError(f"oft_R has shape {list(entries.shape)}, but [blocks, k (k - 1) / 2] is needed")
+    size = round((1 + (1 + 8 * entries.shape[-1]) ** 0.5) / 2)
+    if size * (size - 1) // 2 != entries.shape[1]:
+        raise ValueError(f"oft_R has shape {list(entries.shape)}, which holds no skew-symmetric blocks")
+    rows, columns = torch.triu_indices(size, size, 1)
+    skew = torch.zeros(len(entries), size, size)
+    skew[:, rows, columns] = entries
+    skew = skew - skew.transpose(1, 2)
+    if record.get("coft"):
+        bound = float(record.get("eps", 6e-5)) / len(entries) ** 0.5
+        norms = skew.norm(dim=(1, 2), keepdim=True)
+        skew = torch.where(norms <= bound, skew, bound * skew / norms)
+    identity = torch.eye(size).expand_as(skew)
+    if record.get("use_cayley_neumann", True):
+        terms = int(record.get("num_cayley_neumann_terms", 5))
+        # I + 2 S + 2 S^2 + ... + S^last; PEFT's 3 terms are its 4, and its 2 are I + 2 S.
+        last = max(terms - 1, 3) if terms > 2 else 0
+        turned, power = identity.clone(), identity
+        for index in range(1, max(terms, last + 1)):
+            power = power @ skew
+            turned = turned + (power if index == last else 2 * power)
+    else:
+        turned = torch.linalg.solve(identity + skew, identity - skew, left=False)
+    # PEFT turns the inputs, x R, so the weight is W R^T.
+    return turned.transpose(1, 2).contiguous()
+
+
+def scaled(group: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """LoHa or LoKr entries with the scale in the first factor and no alpha, which ComfyUI takes as a scale of 1."""
+    first = next(part for part in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if part in group)
+    return group | {first: group[first].float() * scale}
+
+
+def dora(group: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """DoRA's three tensors under this pack's names; a convolution's magnitude [1, out, 1, 1] becomes [out]."""
+    found = {name: group[part] for part, name in DORA.items()}
+    found["dora_magnitude"] = found["dora_magnitude"].reshape(-1)
+    return found | {"alpha": torch.tensor(float(alpha), dtype=torch.float32)}

@@ -1,0 +1,97 @@
+"""PyTorch's pickled files, read without running anything that is in them.
+
+Only torch's own zip form, and of its instructions only those that rebuild plain tensors and dictionaries. What a file
+declares is held against its size before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+
+_ALLOWED = {
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+}
+_AGAIN = "save its tensors as .safetensors, or with a current torch.save"
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a pickled file by name, on the CPU, and a note about what was left out ("" if nothing).
+
+    A dictionary one level down ({"state_dict": ...}) is taken. Raises FileNotFoundError or ValueError for a missing,
+    empty, damaged or foreign file, one that would run code or needs more memory than its size, unusual tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: download or save it again.")
+    _check(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its parts raise: unpickling, zip, key and type errors
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({first}): it is damaged, {_AGAIN}.") from error
+    return _tensors(content, path)
+
+
+def _check(path: Path) -> None:
+    """Refuse what is no plain zip of torch's, what is packed, and what asks for other things than tensors."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ValueError(f"{path} is a compressed archive, which torch does not write: {_AGAIN}.")
+            if sum(entry.file_size for entry in entries) > size:
+                raise ValueError(f"{path} declares more data than it has: it is damaged or made to fill the memory.")
+            names = [entry.filename for entry in entries if entry.filename.split("/")[-1] == "data.pkl"]
+            if len(names) != 1:
+                raise ValueError(f"{path} is a zip archive but no file of torch.save: check what it is.")
+            program = archive.read(names[0])
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no zip file of torch.save (cut off, old or of another kind): {_AGAIN}.") from error
+    _check_program(program, path)
+
+
+def _check_program(program: bytes, path: Path) -> None:
+    try:
+        operations = list(pickletools.genops(program))
+    except Exception as error:  # pickletools raises ValueError and others for bytes that are no pickle
+        raise ValueError(f"{path} cannot be read: its table of tensors is damaged.") from error
+    for operation, argument, _ in operations:
+        if operation.name in ("GLOBAL", "INST"):
+            module, _, name = str(argument).partition(" ")
+            if f"{module} {name}" not in _ALLOWED and not (module == "torch" and name.endswith("Storage")):
+                raise ValueError(f"{path} is refused: it asks for {module}.{name}, which tensors do not need.")
+        elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "OBJ"):
+            raise ValueError(f"{path} is refused: it makes objects ({operation.name}) as torch.save does not.")
+
+
+def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors: check what it is.")
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        inner = [value for value in content.values() if isinstance(value, dict)]
+        content = next((value for value in inner if any(isinstance(one, Tensor) for one in value.values())), {})
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(value, Tensor) or not isinstance(key, str):
+            continue
+        if value.layout != torch.strided or value.is_quantized:
+            raise ValueError(f"{path} has {key} in an unusual form ({value.layout}): {_AGAIN}.")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path} has {key} with more values than the file holds: it is damaged or hostile.")
+        tensors[key] = value.detach().contiguous()
+    left = [str(key) for key in content if key not in tensors]
+    return tensors, f"{path.name}: {', '.join(left[:3])} left out, no tensors." if left else ""

@@ -1,0 +1,272 @@
+"""Files of other programs against their authors' formulas, written out here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deft_pack.deft_ops import adapter as adapters
+from deft_pack.deft_ops import files, methods
+
+OUT, IN, RANK = 24, 20, 4
+LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+OMNI = "llm.layers.0.self_attn.qkv_proj"
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(value: Tensor, reference: Tensor) -> float:
+    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
+
+
+W = random(OUT, IN, seed=1)
+P, R, GATE = random(OUT, RANK, seed=2), random(RANK, IN, seed=3), torch.tensor([0.7])
+
+
+def changed(adapter: Any, name: str, weight: Tensor = W) -> Tensor:
+    """The weight with one layer of the adapter."""
+    group = adapters.layers(adapter)[name]
+    method = methods.method_of(group)
+    return weight + method.delta(method.from_tensors(group), weight)
+
+
+def projection(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
+    """(Q, P_proj [out, out]) as the DEFT repository's two layers and its PaRa layer compute them, in float64."""
+    P = P.double()
+    U, S, _ = torch.linalg.svd(P, full_matrices=False)
+    Q = torch.linalg.qr(P).Q
+    return {
+        "qr": (Q, Q @ Q.T), "ppt": (P, P @ P.T), "relu": (P, P @ torch.relu(P).T), "svd": (U, U @ U.T),
+        "tsvd": (U, U @ torch.diag(S) @ U.T), "eigen": (U, P @ P.T + 1e-6 * torch.eye(len(P))),
+    }[projector]
+
+
+# ------------------------------------------------------------------------------------------- the DEFT repository, SDXL
+
+
+@pytest.mark.parametrize("projector", ["auto", "ppt", "qr"])
+@pytest.mark.parametrize("gate", [False, True])
+def test_deft_sdxl(tmp_path: Path, projector: str, gate: bool) -> None:
+    tensors = {f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.R_new": R}
+    if gate:
+        tensors[f"{LAYER}.lora_layer.gate"] = GATE
+    torch.save(tensors, tmp_path / "project_replace.pt")
+    adapter = files.read(tmp_path, projector)
+    assert adapter.metadata["file_format"] == "deft_sdxl" and adapter.metadata["method"] == "deft"
+    assert ("note" in adapter.metadata) == (projector == "auto")
+    Q, proj = projection(P, "ppt" if projector == "auto" else projector)
+    signs = torch.ones(RANK) if projector != "qr" else torch.sign(torch.linalg.qr(P).R.diagonal())
+    weight = torch.sigmoid(GATE.double()) if gate else 1.0
+    expected = W.double() - proj @ W.double() + weight * (Q * signs) @ R.double()
+    assert relative(changed(adapter, LAYER), expected) < 1e-6
+
+
+def test_para_of_the_sdxl_code(tmp_path: Path) -> None:
+    """Without any R_new the repository calls it PaRa; its gate multiplies nothing."""
+    torch.save({f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.gate": GATE}, tmp_path / "a.pt")
+    adapter = files.read(tmp_path / "a.pt")
+    assert adapter.metadata["method"] == "para" and "PaRa" in adapter.metadata["note"]
+    _, proj = projection(P, "qr")
+    assert relative(changed(adapter, LAYER), W.double() - proj @ W.double()) < 1e-6
+
+
+# ---------------------------------------------------------------------------------------- the DEFT repository, OmniGen
+
+
+def save_omnigen(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any] | None) -> Path:
+    torch.save({f"{OMNI}.{key}": value for key, value in tensors.items()}, folder / "knowledge_injection_state.bin")
+    if record is not None:
+        config = {"layer_configs": {OMNI: record}}
+        (folder / "knowledge_injection_config.json").write_text(json.dumps(config))
+    (folder / "knowledge_injection_config.bin").write_bytes(b"never opened")
+    return folder
+
+
+@pytest.mark.parametrize(("method", "projector"), [("qr", "qr"), ("svd", "svd"), ("None", "relu")])
+def test_deft_omnigen(tmp_path: Path, method: str, projector: str) -> None:
+    folder = save_omnigen(tmp_path, {"P": P, "R_new": R, "gate": GATE}, {"decomposition_method": method,
+                                                                        "use_gating": False})
+    adapter = files.read(folder)
+    assert adapter.metadata["file_format"] == "deft_omnigen" and "note" not in adapter.metadata
+    Q, proj = projection(P, projector)
+    if projector == "qr":
+        Q = Q * torch.sign(torch.linalg.qr(P.double()).R.diagonal())
+    if projector == "svd":  # signs of singular vectors: those of this machine's routine
+        Q = torch.linalg.svd(P, full_matrices=False).U.double()
+    assert relative(changed(adapter, OMNI), W.double() - proj @ W.double() + Q @ R.double()) < 1e-6
+
+
+def test_omnigen_prefers_the_cached_factor(tmp_path: Path) -> None:
+    cached = torch.linalg.qr(random(OUT, RANK, seed=9)).Q
+    folder = save_omnigen(tmp_path, {"P": P, "R_new": R, "Q_P_cached": cached, "gate": GATE},
+                          {"decomposition_method": "qr", "use_gating": True})
+    expected = W - cached @ cached.T @ W + torch.sigmoid(GATE) * cached @ R
+    assert relative(changed(files.read(folder), OMNI), expected) < 1e-6
+
+
+def test_omnigen_without_settings_and_its_lora(tmp_path: Path) -> None:
+    adapter = files.read(save_omnigen(tmp_path, {"P": P, "R_new": R}, None))
+    assert "taken as relu" in adapter.metadata["note"]
+    up, down = random(OUT, RANK, seed=11), random(RANK, IN, seed=12)
+    folder = save_omnigen(tmp_path, {"lora_A": up, "lora_B": down},
+                          {"injection_method": "additive_update", "lora_alpha": 8})
+    adapter = files.read(folder)
+    assert adapter.metadata["method"] == "lora"
+    assert relative(changed(adapter, OMNI), W + 8 / RANK * up @ down) < 1e-6
+    save_omnigen(tmp_path, {"P": P, "R_new": R}, {"decomposition_method": "nmf"})
+    with pytest.raises(ValueError, match="unknown projector 'nmf'"):
+        files.read(folder)
+
+
+# ------------------------------------------------------------------------------------------------------ PaRa and SVDiff
+
+
+@pytest.mark.parametrize("projector", ["auto", "qr", "tsvd", "eigen"])
+def test_para_of_the_deft_repository(tmp_path: Path, projector: str) -> None:
+    torch.save({f"{OMNI}.B": P}, tmp_path / "para_rank_state.bin")
+    adapter = files.read(tmp_path, projector)
+    assert adapter.metadata["file_format"] == "para_deft" and adapter.metadata["method"] == "para"
+    _, proj = projection(P, "qr" if projector == "auto" else projector)
+    # eigen leaves out 1e-6 W outside of B's columns.
+    assert relative(changed(adapter, OMNI), W.double() - proj @ W.double()) < 2e-6
+
+
+@pytest.mark.parametrize("shape", [(OUT, IN), (12, 6, 3, 3)], ids=["linear", "conv"])
+def test_para_of_its_authors(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    weight = random(*shape, seed=1)
+    up = random(shape[0], RANK, *[1] * (len(shape) - 2), seed=5)
+    down = random(RANK, *shape[1:], seed=6)
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
+    change = (up.flatten(1) @ down.flatten(1)).reshape(shape)
+    torch.save(tensors, tmp_path / "cat.pt")
+    subtracted = files.read(tmp_path / "cat.pt", file_format="para_authors")
+    assert relative(changed(subtracted, name, weight), weight - change) < 1e-6
+    assert "subtracted" in subtracted.metadata["note"]
+    as_lora = files.read(tmp_path / "cat.pt")
+    assert as_lora.metadata["file_format"] == "native"
+    assert relative(changed(as_lora, name, weight), weight + change / RANK) < 1e-6
+    known = tmp_path / "catXL_left_column_learn_Q_Linear_and_Conv2_alpha1.0_rank4_noxattn_last.pt"
+    torch.save(tensors, known)
+    assert relative(changed(files.read(known), name, weight), weight - change) < 1e-6
+    torch.save({f"{name}.lora_up.weight": up}, known)  # the light variant
+    light = files.read(known)
+    flat = weight.flatten(1)
+    assert relative(changed(light, name, weight), (flat - up.flatten(1) @ up.flatten(1).T @ flat).reshape(shape)) < 1e-6
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_svdiff(tmp_path: Path, suffix: str) -> None:
+    shifts = {f"{LAYER}.delta": random(IN, seed=8), "conv_norm_out.delta": torch.tensor([0.3])}
+    path = tmp_path / f"spectral_shifts{suffix}"
+    torch.save(shifts, path) if suffix == ".pt" else save_file(shifts, path)
+    adapter = files.read(tmp_path if suffix == ".safetensors" else path)
+    assert adapter.metadata["file_format"] == adapter.metadata["method"] == "svdiff"
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    expected = U @ torch.diag(torch.relu(S + shifts[f"{LAYER}.delta"])) @ Vh
+    assert relative(changed(adapter, LAYER), expected) < 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------------------- PEFT
+
+
+def peft_model(config: Any, layer: Callable[[], nn.Module] = lambda: nn.Linear(IN, OUT)) -> tuple[Any, Tensor]:
+    """A PEFT model over one layer "block.to_q" with everything trainable moved off its start; the base weight."""
+    import peft
+
+    block = nn.Module()
+    block.to_q = layer()
+    network = nn.Module()
+    network.block = block
+    wrapped = peft.get_peft_model(network, config)
+    for index, (_, parameter) in enumerate(wrapped.named_parameters()):
+        if parameter.requires_grad:
+            parameter.data.add_(0.2 * random(*parameter.shape, seed=60 + index))
+    return wrapped, block.to_q.get_base_layer().weight.detach().clone()
+
+
+def peft_merged(wrapped: Any) -> Tensor:
+    wrapped.merge_adapter()
+    return wrapped.base_model.model.block.to_q.get_base_layer().weight.detach()
+
+
+@pytest.mark.parametrize("options", [{"coft": False}, {"use_cayley_neumann": False}, {"num_cayley_neumann_terms": 3},
+                                     {"num_cayley_neumann_terms": 2}, {"block_share": True},
+                                     {"coft": True, "eps": 0.5}],
+                         ids=str)
+def test_peft_oft(tmp_path: Path, options: dict[str, Any]) -> None:
+    import peft
+
+    wrapped, base = peft_model(peft.OFTConfig(r=0, oft_block_size=5, target_modules=["to_q"], **options))
+    wrapped.save_pretrained(tmp_path)
+    adapter = files.read(tmp_path)
+    assert adapter.metadata["method"] == "oft"
+    merged = peft_merged(wrapped)
+    assert relative(merged, base) > 1e-2
+    assert relative(changed(adapter, "block.to_q", base), merged) < 1e-6
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"alpha_pattern": {"to_q": 3}}], ids=str)
+@pytest.mark.parametrize("dora", [False, True])
+def test_peft_lora_and_dora(tmp_path: Path, conv: bool, options: dict[str, Any], dora: bool) -> None:
+    import peft
+
+    config = peft.LoraConfig(r=RANK, lora_alpha=7, use_dora=dora, target_modules=["to_q"], **options)
+    wrapped, base = peft_model(config, (lambda: nn.Conv2d(6, 12, 3)) if conv else lambda: nn.Linear(IN, OUT))
+    wrapped.save_pretrained(tmp_path)
+    adapter = files.read(tmp_path)
+    assert adapter.metadata["method"] == ("dora" if dora else "lora")
+    merged = peft_merged(wrapped)
+    assert relative(merged, base) > 1e-2
+    assert relative(changed(adapter, "block.to_q", base), merged) < 1e-6
+
+
+def test_peft_names_with_the_adapters_name_and_as_a_pickle(tmp_path: Path) -> None:
+    import peft
+
+    wrapped, base = peft_model(peft.DeftConfig(r=RANK, decomposition_method="qr", target_modules=["to_q"]))
+    wrapped.save_pretrained(tmp_path / "plain")
+    expected = files.read(tmp_path / "plain")
+    folder = tmp_path / "named"
+    folder.mkdir()
+    state = {key: value for key, value in wrapped.state_dict().items() if "deft_" in key}
+    assert all(key.endswith(".default") for key in state)
+    torch.save(state, folder / "adapter_model.bin")
+    (folder / "adapter_config.json").write_text((tmp_path / "plain" / "adapter_config.json").read_text())
+    named = files.read(folder)
+    assert named.keys() == expected.keys()
+    assert all(torch.equal(named[key], expected[key]) for key in expected)
+    assert relative(changed(named, "block.to_q", base), peft_merged(wrapped)) < 1e-6
+
+
+def test_peft_lora_without_a_record(tmp_path: Path) -> None:
+    layer = "base_model.model.block.to_q"
+    tensors = {f"{layer}.lora_A.weight": random(RANK, IN), f"{layer}.lora_B.weight": random(OUT, RANK)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    adapter = files.read(tmp_path / "a.safetensors")
+    assert "alpha: taken as the rank" in adapter.metadata["note"]
+    down, up = tensors.values()
+    assert relative(changed(adapter, "block.to_q"), W + up @ down) < 1e-6
+
+
+def test_formats_by_hand(tmp_path: Path) -> None:
+    save_file({"x.lora_up.weight": random(OUT, 2), "x.lora_down.weight": random(2, IN)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="Unknown file format 'nothing': choose auto or one of peft, "):
+        files.read(tmp_path / "a.safetensors", file_format="nothing")
+    for name in ("deft_sdxl", "deft_omnigen", "para_deft"):
+        adapter = None
+        try:
+            adapter = files.read(tmp_path / "a.safetensors", file_format=name)
+        except ValueError as error:
+            assert "a.safetensors" in str(error)
+        assert adapter is None or adapter.metadata["method"] == "lora"
