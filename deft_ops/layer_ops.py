@@ -1,4 +1,4 @@
-"""How a rank-r pair acts on the activations of a layer: linear (channels last) and 2-D convolution (channels first)."""
+"""How a rank-r pair acts on the activations of a layer: linear (channels last) and convolution (channels first)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @dataclass(frozen=True)
@@ -21,31 +23,39 @@ class LinearOp:
         """Mix channels with matrix [c_out, c_in]: [..., c_in] -> [..., c_out]."""
         return F.linear(h, matrix)
 
+    def channel(self, output: Tensor) -> int:
+        """Which dimension of the layer's output holds the channels."""
+        return output.ndim - 1
+
 
 @dataclass(frozen=True)
-class Conv2dOp:
-    """A 2-D convolution with zero padding and one group: x is [n, in, h, w]."""
+class ConvOp:
+    """A convolution of 1 to 3 dimensions with zero padding and one group: x is [n, in, ...] or [in, ...]."""
 
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] | str = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
 
     def down(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """Convolve with matrix [r, in * kh * kw] as with the layer's weight: [n, in, h, w] -> [n, r, h', w']."""
+        """Convolve with matrix [r, in * kernel] as with the layer's weight: [n, in, ...] -> [n, r, ...]."""
         kernel = matrix.unflatten(1, (-1, *self.kernel_size))
-        return F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation)
+        return _CONVOLUTIONS[len(self.kernel_size)](x, kernel, None, self.stride, self.padding, self.dilation)
 
     def up(self, h: Tensor, matrix: Tensor) -> Tensor:
-        """Mix channels with matrix [c_out, c_in], a 1 x 1 convolution: [n, c_in, h, w] -> [n, c_out, h, w]."""
-        return F.conv2d(h, matrix[:, :, None, None])
+        """Mix channels with matrix [c_out, c_in], a convolution of size 1: [n, c_in, ...] -> [n, c_out, ...]."""
+        return _CONVOLUTIONS[len(self.kernel_size)](h, matrix.reshape(*matrix.shape, *(1 for _ in self.kernel_size)))
+
+    def channel(self, output: Tensor) -> int:
+        """Which dimension of the layer's output holds the channels."""
+        return output.ndim - len(self.kernel_size) - 1
 
 
-LayerOp = LinearOp | Conv2dOp
+LayerOp = LinearOp | ConvOp
 
 
 def op_of(module: Any) -> LayerOp:
-    """The operation of a linear or 2-D convolution module, told by its attributes.
+    """The operation of a linear or convolution module, told by its attributes.
 
     Raises ValueError for grouped, transposed or non-zero-padded convolutions and for any other kind of layer.
     """
@@ -54,12 +64,12 @@ def op_of(module: Any) -> LayerOp:
     if kernel_size is None:
         if hasattr(module, "in_features") and hasattr(module, "out_features"):
             return LinearOp()
-        raise ValueError(f"{name} layers cannot carry an adapter on activations: only linear and 2-D convolution can.")
-    if len(kernel_size) != 2 or module.transposed:
-        raise ValueError(f"{name} layers cannot carry an adapter on activations: only linear and 2-D convolution can.")
+        raise ValueError(f"{name} layers cannot carry an adapter on activations: only linear and convolution can.")
+    if len(kernel_size) not in _CONVOLUTIONS or module.transposed:
+        raise ValueError(f"{name} layers cannot carry an adapter on activations: only linear and convolution can.")
     if module.groups != 1:
         raise ValueError(f"A {name} with {module.groups} groups cannot carry an adapter: leave grouped layers out.")
     if module.padding_mode != "zeros":
         raise ValueError(f"A {name} with padding mode {module.padding_mode!r} cannot carry an adapter: leave it out.")
     padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
-    return Conv2dOp(tuple(kernel_size), tuple(module.stride), padding, tuple(module.dilation))
+    return ConvOp(tuple(kernel_size), tuple(module.stride), padding, tuple(module.dilation))

@@ -8,22 +8,22 @@ part of W x. Here all of a model's adapters are forward hooks of one injection.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.utils
 import torch
-from comfy.patcher_extension import PatcherInjection
+from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from torch import Tensor
 
 from ..deft_ops import methods
-from ..deft_ops.layer_ops import LayerOp, LinearOp, op_of
+from ..deft_ops.layer_ops import LayerOp, op_of
 from .matching import Layer
 from .names import target_function, target_key, target_slice
 
-_KEY = "deft_activations"
+KEY = "deft"
 
 
 @dataclass(frozen=True)
@@ -38,72 +38,141 @@ class Item:
 
 
 class Activations(PatcherInjection):
-    """The hooks of a model, by weight key in the order of application."""
+    """The adapters on the activations of a model, by weight key in the order of application.
+
+    Clones of a patcher share this object, and several GPUs have a model each, so the hooks are kept by model.
+    """
 
     def __init__(self, items: dict[str, tuple[Item, ...]]) -> None:
         super().__init__(self.attach, self.detach)
         self.items = items
-        self._handles: list[Any] = []
-        self._hooks: dict[str, _Hook] = {}
+        self._attached: WeakKeyDictionary[Any, _Attached] = WeakKeyDictionary()
+        self._told: set[str] = set()
 
     def attach(self, patcher: Any) -> None:
-        """Put the hooks on. ComfyUI calls it when it loads the model, and may do so twice."""
-        self.detach(patcher)
-        for key, items in self.items.items():
-            module = comfy.utils.get_attr(patcher.model, key.rpartition(".")[0])
-            self._hooks[key] = _Hook(op_of(module), items)
-            self._handles.append(module.register_forward_hook(self._hooks[key], with_kwargs=True))
+        """Put the hooks on the patcher's model. ComfyUI calls it when it has loaded the model, and may do so twice."""
+        found = self._attached.pop(patcher.model, None)
+        if found is not None:
+            found.remove()
+        self._attached[patcher.model] = _Attached(patcher, self.items)
 
     def detach(self, patcher: Any) -> None:
-        """Take the hooks off, and say which layers ran past theirs."""
-        for handle in self._handles:
+        """Take off the hooks that this patcher has put on, and free their copies of the factors."""
+        found = self._attached.get(patcher.model)
+        if found is not None and found.owner == id(patcher):
+            self.report(patcher)
+            self._attached.pop(patcher.model).remove()
+
+    def report(self, patcher: Any) -> None:
+        """Log, once each, the layers that the model has not called though it has run."""
+        found = self._attached.get(patcher.model)
+        if found is None or not found.ran():
+            return
+        idle = [key for key, hook in found.hooks.items() if not hook.called and key not in self._told]
+        if idle:
+            self._told |= set(idle)
+            logging.warning(
+                f"{len(idle)} adapter layers on activations did nothing, because the model does not call them as "
+                f"layers: {', '.join(idle[:3])}. If it uses them in another way, choose weights."
+            )
+
+
+class _Attached:
+    """The hooks on one model, and the id of the patcher that put them on."""
+
+    def __init__(self, patcher: Any, items: dict[str, tuple[Item, ...]]) -> None:
+        self.owner = id(patcher)
+        self.hooks: dict[str, _Hook] = {}
+        self.handles: list[Any] = []
+        for key in items:
+            module = comfy.utils.get_attr(patcher.model, key.rpartition(".")[0])
+            self.hooks[key] = _Hook(op_of(module), items[key])
+            self.handles.append(module.register_forward_hook(self.hooks[key], with_kwargs=True))
+        self.finished = False
+        if hasattr(patcher.model, "diffusion_model"):
+            self.handles.append(patcher.model.diffusion_model.register_forward_hook(self._finish))
+
+    def _finish(self, *call: Any) -> None:
+        self.finished = True
+
+    def ran(self) -> bool:
+        """Whether the network has run to its end, or a CLIP, which is not called as a module, has begun to."""
+        return self.finished or (len(self.handles) == len(self.hooks) and any(h.called for h in self.hooks.values()))
+
+    def remove(self) -> None:
+        for handle in self.handles:
             handle.remove()
-        idle = [key for key, hook in self._hooks.items() if not hook.calls]
-        if idle and len(idle) < len(self._hooks):
-            logging.warning(f"{len(idle)} adapter layers on activations were never called: {', '.join(idle[:3])}")
-        self._handles, self._hooks = [], {}
 
 
 class _Hook:
+    """The adapters of one layer: adds to its output what they change."""
+
     def __init__(self, op: LayerOp, items: Sequence[Item]) -> None:
         self.op = op
         self.items = items
-        self.calls = 0
-        self._moved: dict[torch.device, list[Any]] = {}  # factors by device; gone when the hooks are taken off
+        self.called = False
+        self._factors: dict[tuple[torch.device, torch.dtype, bool], list[Any]] = {}
 
     def __call__(self, module: Any, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        self.calls += 1
+        self.called = True
         x = args[0] if args else kwargs["input"]
-        channel = output.ndim - 1 if isinstance(self.op, LinearOp) else 1
-        if x.device not in self._moved:
-            self._moved[x.device] = [methods.move(item.layer.factors, device=x.device) for item in self.items]
-        plain = output - bias_of(module, output, channel)
-        change = torch.zeros_like(plain)
-        for item, factors in zip(self.items, self._moved[x.device], strict=True):
-            source = plain if item.from_base else plain + change
+        channel = self.op.channel(output)
+        bias = bias_of(module, output, channel)
+        plain = output if bias is None else output - bias
+        change: Tensor | None = None
+        for item, factors in zip(self.items, self.factors(x), strict=True):
             part, reorder = target_slice(item.layer.target), target_function(item.layer.target)
+            source = plain if item.from_base or change is None else plain + change
             if part is not None:
                 source = source.narrow(channel, *part[1:])
+            # The change is linear in the two weights, so they take the strength.
             added = item.layer.method.forward(
-                factors, self.op, x, _reordered(source, reorder, channel),
-                removal=item.removal, injection=item.injection,
-            )  # fmt: skip
-            added = _reordered(added, reorder, channel).mul(item.strength).to(change)
+                factors,
+                self.op,
+                x,
+                _reordered(source, reorder, channel),
+                removal=item.strength * item.removal,
+                injection=item.strength * item.injection,
+            )
+            added = _reordered(added, reorder, channel).to(output)
+            if change is None and part is None:
+                change = added
+                continue
+            change = torch.zeros_like(output) if change is None else change
             (change if part is None else change.narrow(channel, *part[1:])).add_(added)
-        return output + change
+        return output if change is None else output + change
+
+    def factors(self, x: Tensor) -> list[Any]:
+        """The factors where and as x is. float32 products of half-precision activations were measured not to help."""
+        place = (x.device, x.dtype, torch.is_inference_mode_enabled())
+        if place not in self._factors:
+            self._factors[place] = [_moved(item.layer.factors, x) for item in self.items]
+        return self._factors[place]
+
+
+def _moved(factors: Any, x: Tensor) -> Any:
+    moved = methods.move(factors, x.device, x.dtype)
+    if torch.is_inference_mode_enabled():
+        return moved
+    # Training on this model: what nodes have read are inference tensors, which autograd does not take.
+    tensors = {field.name: getattr(moved, field.name) for field in fields(moved)}
+    return replace(moved, **{name: value.clone() for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
 def _reordered(y: Tensor, reorder: Any, channel: int) -> Tensor:
     return y if reorder is None else reorder(y.movedim(channel, 0)).movedim(0, channel)
 
 
-def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | float:
+def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
     """The bias as the layer has just added it, patches of partly loaded layers included, shaped for its output."""
     bias = getattr(module, "bias", None)
     if bias is None:
-        return 0.0
-    bias = bias.to(output, copy=True)
-    for function in getattr(module, "bias_function", []):
+        return None
+    functions = list(getattr(module, "bias_function", []))
+    if hasattr(module, "_v") and getattr(module, "bias_lowvram_function", None) is not None:  # dynamic VRAM
+        functions.insert(0, module.bias_lowvram_function)
+    bias = bias.to(output, copy=bool(functions))
+    for function in functions:
         bias = function(bias)
     return bias.view([-1 if dim == channel else 1 for dim in range(output.ndim)])
 
@@ -123,26 +192,39 @@ def add(
     earlier ones made of it. Weight patches of the model come first in either case: they are in W x.
 
     Raises ValueError, before anything is changed, for a method that needs the weight, for layers that are neither
-    linear nor a plain 2-D convolution, and for slices of inputs.
+    linear nor a plain convolution, and for slices of inputs.
     """
-    _check(patcher, layers)
+    check(patcher, layers)
     clone = patcher.clone()
-    items: dict[str, tuple[Item, ...]] = {}
-    for name in [name for name in clone.injections if name.startswith(_KEY)]:
-        items |= clone.injections.pop(name)[0].items
+    earlier = clone.get_injections(KEY)
+    items: dict[str, tuple[Item, ...]] = dict(earlier[0].items) if earlier else {}
     from_base = stacking == "from_base"
     for layer in layers:
         key = target_key(layer.target)
-        earlier = items.get(key, ())
+        before = items.get(key, ())
         if from_base:
-            earlier = tuple(replace(item, from_base=True) for item in earlier)
-        items[key] = (*earlier, Item(layer, strength, removal, injection, from_base))
-    # A name of its own each time: ComfyUI takes two clones with the same names for the same model.
-    clone.set_injections(f"{_KEY}_{uuid.uuid4().hex}", [Activations(items)])
+            before = tuple(replace(item, from_base=True) for item in before)
+        items[key] = (*before, Item(layer, strength, removal, injection, from_base))
+    clone.set_injections(KEY, [Activations(items)])
+    for call, function in ((CallbacksMP.ON_CLONE, _not_injected), (CallbacksMP.ON_CLEANUP, _report)):
+        clone.remove_callbacks_with_key(call, KEY)
+        clone.add_callback_with_key(call, KEY, function)
+    _not_injected(patcher, clone)
     return clone
 
 
-def _check(patcher: Any, layers: Sequence[Layer]) -> None:
+def _not_injected(patcher: Any, clone: Any) -> None:
+    """A clone has put nothing on the model. ComfyUI copies the flag, and a clone that dies would take the hooks off."""
+    clone.is_injected = False
+
+
+def _report(patcher: Any) -> None:
+    for injection in patcher.get_injections(KEY) or []:
+        injection.report(patcher)
+
+
+def check(patcher: Any, layers: Sequence[Layer]) -> None:
+    """Raise ValueError, with the layer's name and the reason, for the first layer that cannot work on activations."""
     for layer in layers:
         if not layer.method.LOW_RANK:
             raise ValueError(

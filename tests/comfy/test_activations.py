@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
 
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
+    found = Pack(comfyui_session)
+    found.activations = comfyui_session.module("patches.activations")
+    return found
 
 
 def both(pack: Pack, adapter: Any, model: Any, **options: Any) -> tuple[Tensor, Tensor, Any]:
@@ -173,12 +176,213 @@ def test_what_cannot_work_on_activations_is_said(pack: Pack) -> None:
         pack.apply(svdiff, model, mode="both")
 
 
-def test_a_layer_that_is_never_called_is_logged(pack: Pack, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("others", [[SD3_PROJECTION], []], ids=["one of two", "all"])
+def test_a_layer_that_is_never_called_is_logged(
+        pack: Pack, caplog: pytest.LogCaptureFixture, others: list[str]) -> None:
     model = models.sd3()
     extra = nn.Linear(8, 8)
     model.model.diffusion_model.unused = extra
     name = "diffusion_model.unused"
-    adapter = pack.adapter(model, [SD3_PROJECTION, name])
-    models.network_output(pack.apply(adapter, model, mode="activations")[0])
+    adapter = pack.adapter(model, [*others, name])
+    patched = pack.apply(adapter, model, mode="activations")[0]
+    patched.inject_model()
+    patched.eject_model()
+    assert not caplog.text  # not run yet
+    models.sample(patched)
+    assert "1 adapter layers on activations did nothing" in caplog.text and name in caplog.text  # right after sampling
+    models.sample(patched)
     models.network_output(model)  # takes the hooks off
-    assert "never called" in caplog.text and name in caplog.text
+    assert caplog.text.count("did nothing") == 1
+
+
+# ------------------------------------------------------------------------------------------------ loading and clones
+
+
+def output_now(model: Any) -> Tensor:
+    """The network's output as it is loaded at the moment."""
+    with torch.inference_mode():
+        return model.model.diffusion_model(**models.network_inputs(model)).clone()
+
+
+def hooks_on(model: Any) -> int:
+    """Forward hooks on the layers of a model; one more on the network notes that it ran."""
+    root = model.model.diffusion_model
+    return sum(len(module._forward_hooks) for module in root.modules() if module is not root)
+
+
+def test_a_clone_that_dies_takes_nothing_off(pack: Pack) -> None:
+    """ComfyUI copies the flag is_injected to clones, and a patcher that is deleted ejects what it is said to have."""
+    model = models.sd3()
+    patched = pack.apply(pack.adapter(model, [SD3_PROJECTION]), model, mode="activations")[0]
+    expected = models.network_output(patched)
+    for use in (lambda clone: None, lambda clone: clone.model_state_dict(), lambda clone: clone.detach(False)):
+        clone = patched.clone()
+        use(clone)
+        assert torch.equal(output_now(patched), expected)
+        del clone
+        gc.collect()
+        assert torch.equal(output_now(patched), expected)
+    kept = patched.clone()
+    kept.add_patches({f"{SD3_QKV}.weight": ("diff", (torch.zeros(192, 64),))}, 1.0)
+    base = models.network_output(model)  # the original is the base though the clone lives
+    assert models.relative(base, expected) > 1e-2 and not hooks_on(model)
+    assert models.relative(models.network_output(kept), expected) < 1e-6
+
+
+def test_ejecting_twice_and_loading_twice(pack: Pack) -> None:
+    model = models.sd3()
+    adapter = pack.adapter(model, [SD3_PROJECTION, SD3_QKV])
+    patched = pack.apply(adapter, pack.apply(adapter, model, mode="activations")[0], mode="activations")[0]
+    expected = models.network_output(pack.apply(adapter, pack.apply(adapter, model)[0])[0])  # applied twice
+    for _ in range(2):
+        assert models.relative(models.network_output(patched), expected) < 1e-5
+        assert patched.is_injected and hooks_on(model) == 2  # one hook a layer, however many adapters
+        patched.inject_model()
+        with patched.use_ejected():
+            assert not hooks_on(model)
+        assert hooks_on(model) == 2
+        patched.eject_model()
+        patched.eject_model()
+        assert not patched.is_injected and not hooks_on(model)
+
+
+def test_weights_moved_out_while_loaded(pack: Pack) -> None:
+    model = models.sd3()
+    patched = pack.apply(pack.adapter(model, [SD3_PROJECTION, SD3_QKV]), model, mode="activations")[0]
+    expected = models.network_output(patched)
+    with torch.inference_mode():
+        patched.partially_unload(models.CPU, 1e9)
+    assert model.model.model_lowvram and hooks_on(model) == 2
+    assert models.relative(output_now(patched), expected) < 1e-6
+
+
+def test_copies_of_the_factors_are_freed(pack: Pack) -> None:
+    model = models.sd3(dtype=torch.bfloat16)
+    patched = pack.apply(pack.adapter(model, [SD3_PROJECTION]), model, mode="activations")[0]
+    ((injection,),) = patched.injections.values()
+    factors = injection.items[f"{SD3_PROJECTION}.weight"][0].layer.factors
+    inputs = {name: value.bfloat16() for name, value in models.network_inputs(model).items()}
+    models.network_output(patched, **inputs)
+    (attached,) = injection._attached.values()
+    ((place, moved),) = attached.hooks[f"{SD3_PROJECTION}.weight"]._factors.items()
+    assert place[:2] == (models.CPU, torch.bfloat16) and moved[0].Q.dtype == torch.bfloat16  # cast once only
+    assert factors.Q.dtype == torch.float32
+    patched.detach()
+    assert not len(injection._attached) and not model.model.diffusion_model._forward_hooks
+
+
+# --------------------------------------------------------------------------------------------------- kinds of layers
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
+@pytest.mark.parametrize(("layer", "shape"), [
+    (nn.Linear(12, 16), (3, 2, 5, 12)), (nn.Linear(12, 16, bias=False), (12,)),
+    (nn.Conv1d(12, 16, 3, 2, 1), (2, 12, 9)), (nn.Conv2d(12, 16, (1, 3), padding="same"), (2, 12, 6, 5)),
+    (nn.Conv2d(12, 16, 3, bias=False), (12, 6, 5)), (nn.Conv3d(12, 16, (1, 2, 2), (1, 2, 2)), (2, 12, 3, 4, 6)),
+], ids=["linear-4d", "linear-vector", "conv1d", "conv2d-same", "conv2d-no-batch", "conv3d"])
+def test_kinds_of_layers(pack: Pack, layer: nn.Module, shape: tuple[int, ...], method: str, options: dict) -> None:
+    """Against the layer with the changed weight, for two adapters in a row and three dimensions of input."""
+    model = models.sd3()
+    model.model.diffusion_model.extra = layer
+    name = "diffusion_model.extra"
+    x = models.random(*shape, seed=4)
+    with torch.inference_mode():
+        weight, patched = layer.weight.detach().clone(), model
+        before = layer(x).clone()
+        for seed in (10, 60):
+            adapter = pack.adapter(model, [name], method, seed=seed, **options)
+            weight += 0.7 * pack.delta(adapter, name, weight)
+            patched = pack.apply(adapter, patched, strength_model=0.7, mode="activations")[0]
+        patched.inject_model()
+        found = layer(x).clone()
+        assert torch.equal(layer(input=x), found)
+        patched.eject_model()
+        assert torch.equal(layer(x), before)
+        layer.weight.copy_(weight)
+        assert models.relative(layer(x), before) > 1e-2
+        assert models.relative(found, layer(x)) < 1e-5
+
+
+def test_layers_that_cannot_are_named(pack: Pack) -> None:
+    model = models.sd3()
+    model.model.diffusion_model.extra = nn.Conv2d(8, 8, 3, groups=2)
+    name = "diffusion_model.extra"
+    adapter = pack.adapter(model, [name])
+    pack.apply(adapter, model)
+    with pytest.raises(ValueError, match=f"{name}: A Conv2d with 2 groups .* Choose weights"):
+        pack.apply(adapter, model, mode="activations")
+
+
+def test_a_bias_with_patches_of_its_own(pack: Pack) -> None:
+    """The bias is not a part of W x, also where ComfyUI patches it at each use (partly loaded, and dynamic VRAM)."""
+    import comfy.model_patcher
+
+    bias_of = pack.activations.bias_of
+    layer = nn.Linear(4, 6)
+    with torch.inference_mode():
+        change = models.random(6, seed=1)
+        patch = comfy.model_patcher.LowVramPatch("bias", {"bias": [(0.5, ("diff", (change,)), 1.0, None, None)]})
+        before = layer.bias.clone()
+        layer.bias_function = [patch]
+        assert torch.allclose(bias_of(layer, torch.zeros(2, 3, 6), 2), (before + 0.5 * change).view(1, 1, 6))
+        layer.bias_function, layer.bias_lowvram_function, layer._v = [], patch, object()
+        assert torch.allclose(bias_of(layer, torch.zeros(2, 6), 1), (before + 0.5 * change).view(1, 6))
+        assert torch.equal(layer.bias, before)
+    assert bias_of(nn.Linear(4, 6, bias=False), torch.zeros(2, 6), 1) is None
+
+
+def test_a_patched_bias_of_a_partly_loaded_model(pack: Pack) -> None:
+    model = models.sd3()
+    adapter = pack.adapter(model, [SD3_PROJECTION], "para")
+    bias = {f"{SD3_PROJECTION}.bias": ("diff", (models.random(64, seed=8),))}
+    outputs = []
+    for mode in ("weights", "activations"):
+        patched = pack.apply(adapter, model, mode=mode)[0]
+        patched.add_patches(bias, 1.0)
+        with torch.inference_mode():
+            patched.patch_model(models.CPU, lowvram_model_memory=1)
+            outputs.append(output_now(patched))
+            patched.detach()
+    assert models.relative(outputs[1], outputs[0]) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------- CLIP and training
+
+
+@pytest.mark.parametrize("method", ["deft", "lora"])
+def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
+    clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
+    clip.cond_stage_model.float()  # its fp16 weights would be rounded by patching
+    names = comfyui_session.module("patches.names").clip_names(clip)
+    state = clip.patcher.model.state_dict()
+    linear = {f"{name}.weight" for name, module in clip.patcher.model.named_modules() if isinstance(module, nn.Linear)}
+    found = {name: tuple(state[key].shape) for name, key in names.items()
+             if name.startswith("text_encoders.") and key in linear and "text_projection" not in name}
+    layers = models.deft_layers(found, pack.methods.get(method))
+    adapter = pack.adapters.from_layers(layers)
+
+    def encoded(clip: Any) -> Tensor:
+        with torch.inference_mode():
+            return clip.encode_from_tokens(clip.tokenize("a (red:1.3) cat")).clone()
+
+    base = encoded(clip)
+    expected = encoded(pack.apply(adapter, None, clip, strength_clip=0.6)[1])
+    _, patched, report = pack.apply(adapter, None, clip, strength_clip=0.6, mode="activations")
+    assert report.matched == len(found) > 10 and models.relative(expected, base) > 1e-2
+    assert models.relative(encoded(patched), expected) < 1e-5
+    assert models.relative(encoded(patched.clone()), expected) < 1e-5
+    assert torch.equal(encoded(clip), base)
+
+
+def test_training_on_a_model_with_activations(pack: Pack, comfyui_session: Any) -> None:
+    """A base whose adapter is on activations can be trained on: the factors may be inference tensors."""
+    loop = comfyui_session.module("trainers.loop")
+    with torch.inference_mode():
+        model = models.sd3()
+        adapter = pack.adapters.Adapter({key: value.clone() for key, value in
+                                         pack.adapter(model, [SD3_PROJECTION, SD3_QKV]).items()})
+        patched = pack.apply(adapter, model, mode="activations")[0]
+        settings = loop.Settings("deft", 2, 2, 1e-2, layers="all linear")
+        result = loop.train(patched, [models.latents(model)], [models.conditioning()], settings, lambda progress: None)
+        plain = loop.train(model, [models.latents(model)], [models.conditioning()], settings, lambda progress: None)
+    assert all(loss == loss for loss in result.losses) and result.losses[0] != plain.losses[0]

@@ -1,12 +1,13 @@
 """Adapters on quantised and partly loaded bases: nothing is dropped, and how far the result is from the fp32 truth.
 
 The truth is the same network in float32 with the dequantised weights plus the exact change. Errors are of the adapter's
-effect: |(y_adapter - y_base) - (truth_adapter - truth_base)| / |truth_adapter - truth_base|.
+effect: |(y_adapter - y_base) - (truth_adapter - truth_base)| / |truth_adapter - truth_base|. `-s` prints them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,28 +15,52 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, Pack, every_layer
 
-WIDTH = 64
-# What patching may lose: each format rounds the changed weight again. Small means |dW| / |W| of about 0.02.
-FORMATS = ["fp8_e4m3", "fp8_e5m2", "scaled_fp8", "int8_tensorwise", "mxfp8", "nvfp4"]
+PLAIN = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+ROTATION = {"convrot": True, "convrot_groupsize": 64}
+# Ours -> ComfyUI's name of the format, what its marker says besides, and how to make it.
+MIXED: dict[str, tuple[str, dict, dict]] = {
+    "scaled_fp8": ("", {}, {}),
+    "mixed_fp8_e4m3": ("float8_e4m3fn", {}, {"scale": "recalculate"}),
+    "mixed_fp8_e5m2": ("float8_e5m2", {}, {"scale": "recalculate"}),
+    "mxfp8": ("mxfp8", {}, {}),
+    "nvfp4": ("nvfp4", {}, {"scale": "recalculate"}),
+    "int8": ("int8_tensorwise", {}, {}),
+    "int8_convrot": ("int8_tensorwise", ROTATION, ROTATION | {"per_channel": True}),
+    "convrot_w4a4": ("convrot_w4a4", {}, {}),
+}
+FORMATS = [*PLAIN, *MIXED]
+ROUNDS_INPUTS = ("int8", "int8_convrot", "convrot_w4a4")  # ComfyUI quantises what goes into these layers, too
+METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("para", {}), ("lora", {})]
+METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
 
 
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
+    found = Pack(comfyui_session)
+    found.base_weight = comfyui_session.module("patches.base_weights").base_weight
+    found.export = comfyui_session.module("patches.export").export
+    return found
 
 
-def quant_layouts() -> dict[str, str]:
-    """ComfyUI's formats of quantised layers here, with the names of their tensor layouts."""
-    from comfy.quant_ops import QUANT_ALGOS
+@pytest.fixture(autouse=True)
+def unloaded() -> Iterator[None]:
+    """No quantised model stays loaded: it can be unloaded in inference mode only."""
+    yield
+    unload()
 
-    return {name: value["comfy_tensor_layout"] for name, value in QUANT_ALGOS.items()}
+
+def depth_of(kind: str) -> int:
+    """Rotations of 256 inputs need a wider network."""
+    return 4 if kind == "convrot_w4a4" else 1
 
 
 def quantised_state(kind: str) -> dict[str, Tensor]:
     """The small SD3's weights with all matrices of its blocks in a format of ComfyUI's, as a file would hold them."""
-    state = models.sd3_state()
+    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+    state = models.sd3_state(depth=depth_of(kind))
     names = [key for key, value in state.items() if key.startswith("joint_blocks") and value.ndim == 2]
     if kind == "scaled_fp8":  # the older form: a marker, and one scale a layer
         state["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
@@ -44,12 +69,11 @@ def quantised_state(kind: str) -> dict[str, Tensor]:
             state[key] = (state[key] / scale).to(torch.float8_e4m3fn)
             state[key.replace(".weight", ".scale_weight")] = scale
         return state
-    from comfy.quant_ops import QuantizedTensor
-
+    name, said, made = MIXED[kind]
     for key in names:
-        tensor = QuantizedTensor.from_float(state.pop(key), quant_layouts()[kind])
-        state |= {name: value.clone() for name, value in tensor.state_dict(key).items()}
-        marker = json.dumps({"format": kind}).encode()
+        tensor = QuantizedTensor.from_float(state.pop(key), QUANT_ALGOS[name]["comfy_tensor_layout"], **made)
+        state |= {part: value.clone() for part, value in tensor.state_dict(key).items()}
+        marker = json.dumps({"format": name, **said}).encode()
         state[key.replace(".weight", ".comfy_quant")] = torch.tensor(list(marker), dtype=torch.uint8)
     return state
 
@@ -57,178 +81,400 @@ def quantised_state(kind: str) -> dict[str, Tensor]:
 def quantised_sd3(kind: str) -> Any:
     """The small SD3 with a quantised base, through ComfyUI's own loader; computes in float32."""
     import comfy.sd
+    from comfy.quant_ops import QUANT_ALGOS
 
-    if kind.startswith("fp8"):
-        dtype = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}[kind]
-        return comfy.sd.load_diffusion_model_state_dict(models.sd3_state(), model_options={"dtype": dtype})
+    if kind in PLAIN:
+        return comfy.sd.load_diffusion_model_state_dict(models.sd3_state(), model_options={"dtype": PLAIN[kind]})
+    if MIXED[kind][0] not in ("", *QUANT_ALGOS):
+        pytest.skip(f"this ComfyUI has no {kind}")
     with torch.inference_mode():  # as nodes run: quantised tensors cannot change sides
         model = comfy.sd.load_diffusion_model_state_dict(quantised_state(kind))
     assert model is not None
     return model
 
 
-def available() -> list[str]:
-    """The formats that this ComfyUI knows and can make on a CPU."""
-    found = []
-    for kind in FORMATS:
-        if kind.startswith("fp8") or kind == "scaled_fp8":
-            found.append(kind)
-        elif kind in quant_layouts():
-            try:
-                quantised_state(kind)
-            except (NotImplementedError, RuntimeError, AttributeError):  # needs a GPU's kernels
-                continue
-            found.append(kind)
-    return found
-
-
-def truth(pack: Pack, model: Any, comfyui: Any) -> Any:
+def truth(pack: Pack, model: Any, depth: int = 1) -> Any:
     """The float32 network with the same weights, dequantised."""
-    base_weight = comfyui.module("patches.base_weights").base_weight
-    plain = models.sd3()
+    plain = models.sd3(depth=depth)
     state = plain.model.state_dict()
     assert len(state) > 20
     for key in state:
         if key.startswith("diffusion_model."):
-            state[key].copy_(base_weight(model, key)[0])
+            state[key].copy_(pack.base_weight(model, key)[0])
     return plain
 
 
+def block_layers(model: Any) -> list[str]:
+    """The layers of the blocks: all that are quantised."""
+    return [name for name in every_layer(model) if "joint_blocks" in name]
+
+
 def output(model: Any) -> Tensor:
-    """The network's output in the dtype that the model computes in."""
-    dtype = model.model.get_dtype_inference() if hasattr(model.model, "get_dtype_inference") else torch.float32
-    inputs = {name: value if name == "timesteps" else value.to(dtype)
-              for name, value in models.network_inputs(model).items()}
-    return models.network_output(model, **inputs).float()
+    """The network's output; float32 in and out."""
+    found = models.network_output(model)
+    assert found.dtype == torch.float32
+    return found
 
 
-def effect_errors(pack: Pack, comfyui: Any, kind: str, strength: float, method: str = "deft") -> dict[str, float]:
-    """The error of the adapter's effect on weights and on activations."""
+def unload() -> None:
+    """Unload what ComfyUI has loaded, before a model is loaded by hand. In inference mode, as all that nodes do."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        comfy.model_management.unload_all_models()
+
+
+def output_of_low_vram(model: Any) -> Tensor:
+    """The same with all layers' weights outside, patched at each use."""
+    unload()
+    with torch.inference_mode():
+        model.patch_model(models.CPU, lowvram_model_memory=1)
+        try:
+            assert model.model.model_lowvram
+            return model.model.diffusion_model(**models.network_inputs(model)).clone()
+        finally:
+            model.detach()
+
+
+# ------------------------------------------------------------------------------------------------------------ formats
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "convrot_w4a4"])
+def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options: dict) -> None:
+    """For |dW| / |W| of 0.1 and 0.001: on the weights, on the activations, and patched at each use (low VRAM)."""
     model = quantised_sd3(kind)
-    plain = truth(pack, model, comfyui)
-    adapter = pack.adapter(plain, [SD3_PROJECTION, SD3_QKV], method)
+    plain = truth(pack, model, depth_of(kind))
+    names = block_layers(plain)
+    adapter = pack.adapter(plain, names, method, **options)
+    weights = models.weights(plain)
+    squares = [(pack.delta(adapter, name, weights[f"{name}.weight"]).square().sum(),
+                weights[f"{name}.weight"].square().sum()) for name in names]
+    size = float(sum(change for change, _ in squares) / sum(whole for _, whole in squares)) ** 0.5
     base, expected_base = output(model), output(plain)
-    assert models.relative(base, expected_base) < 2e-2
-    expected = output(pack.apply(adapter, plain, strength_model=strength)[0]) - expected_base
-    errors = {}
-    for mode in ("weights", "activations"):
-        patched, _, report = pack.apply(adapter, model, strength_model=strength, mode=mode)
-        assert report.matched == 2 and not report.unmatched
-        errors[mode] = models.relative(output(patched) - base, expected)
+    assert models.relative(base, expected_base) < (0.25 if kind in ROUNDS_INPUTS else 1e-5)
+    errors: dict[tuple[float, str], float] = {}
+    for wanted in (0.1, 0.001):
+        strength = wanted / size
+        expected = output(pack.apply(adapter, plain, strength_model=strength)[0])
+        found = {}
+        for mode in ("weights", "activations"):
+            patched, _, report = pack.apply(adapter, model, strength_model=strength, mode=mode)
+            assert report.matched == len(names) and not report.unmatched
+            found[mode] = output(patched)
+        low = output_of_low_vram(pack.apply(adapter, model, strength_model=strength)[0])
+        low_base = output_of_low_vram(model)
+        for mode, change in (*((mode, value - base) for mode, value in found.items()), ("low", low - low_base)):
+            errors[wanted, mode] = models.relative(change, expected - expected_base)
+        whole = {mode: models.relative(value, expected) for mode, value in found.items()}
+        print(f"\n{kind} {method} {options.get('projector', '')} |dW|/|W| {wanted}: effect "
+              + ", ".join(f"{mode} {errors[wanted, mode]:.2g}" for mode in ("weights", "activations", "low"))
+              + "; output " + ", ".join(f"{mode} {value:.2g}" for mode, value in whole.items()), end="")
     assert torch.equal(output(model), base)  # and back
-    return errors
+    assert errors[0.1, "weights"] < (2.5 if kind == "nvfp4" else 1)  # as far as the format goes
+    assert errors[0.001, "weights"] > 1  # drowned in the rounding
+    if kind not in ROUNDS_INPUTS:
+        assert errors[0.1, "activations"] < 1e-4 and errors[0.1, "low"] < 1e-4
+        assert errors[0.001, "activations"] < 1e-2 and errors[0.001, "low"] < 1e-2
+    else:
+        assert errors[0.1, "activations"] < 1
 
 
-def test_the_formats_that_a_cpu_can_make(comfyui_session: Any) -> None:
-    assert {"fp8_e4m3", "fp8_e5m2", "scaled_fp8"} <= set(available())
+@pytest.mark.parametrize("mode", ["weights", "activations"])
+def test_a_format_of_four_bits_and_rotated_inputs(pack: Pack, mode: str) -> None:
+    """Everything in it is rounded to four bits, inputs too, so only a large change is seen: the layers are matched."""
+    kind = "convrot_w4a4"
+    model = quantised_sd3(kind)
+    plain = truth(pack, model, depth_of(kind))
+    adapter = pack.adapter(plain, block_layers(plain))
+    expected = output(pack.apply(adapter, plain)[0]) - output(plain)
+    patched, _, report = pack.apply(adapter, model, mode=mode)
+    assert report.matched == len(block_layers(plain)) and not report.unmatched
+    assert models.relative(output(patched) - output(model), expected) < 0.5
 
 
-@pytest.mark.parametrize("method", ["deft", "para", "lora"])
+@pytest.mark.parametrize("kind", ["fp8_e4m3", "scaled_fp8", "nvfp4"])
+def test_slices_of_quantised_weights(pack: Pack, kind: str) -> None:
+    model = quantised_sd3(kind)
+    plain = truth(pack, model)
+    names = [f"transformer_blocks.0.attn.to_{part}" for part in "qv"]
+    adapter = pack.adapter(plain, names, shapes=dict.fromkeys(names, (64, 64)))
+    expected = output(pack.apply(adapter, plain)[0])
+    patched, _, report = pack.apply(adapter, model, mode="activations")
+    assert report.matched == 2 and models.relative(expected, output(plain)) > 1e-2
+    assert models.relative(output(patched), expected) < 1e-5
+    assert models.relative(output_of_low_vram(pack.apply(adapter, model)[0]), expected) < 1e-5
+    assert models.relative(output(pack.apply(adapter, model)[0]), expected) < (0.3 if kind == "nvfp4" else 0.1)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
-def test_effect_on_a_quantised_base(pack: Pack, comfyui_session: Any, kind: str, method: str) -> None:
-    if kind not in available():
-        pytest.skip(f"{kind} does not exist in ComfyUI {comfyui_session.version}, or not on a CPU")
-    large = effect_errors(pack, comfyui_session, kind, 1.0, method)
-    small = effect_errors(pack, comfyui_session, kind, 0.01, method)
-    print(f"{kind} {method}: large {large}, small {small}")
-    # nvfp4 has 4 bits a weight; int8 rounds what goes into a layer, too, so that its effects differ in any mode.
-    assert large["weights"] < (0.75 if kind == "nvfp4" else 0.25)
-    assert large["activations"] < (0.1 if kind == "int8_tensorwise" else 1e-5)
-    assert small["activations"] < small["weights"]
-    assert kind == "int8_tensorwise" or small["activations"] < 1e-3 < 1 < small["weights"]  # lost, and kept
-
-
-def test_dequantised_values(pack: Pack, comfyui_session: Any) -> None:
-    """What base_weight gives is what the format means, with a note that says so, patched or not."""
-    base_weight = comfyui_session.module("patches.base_weights").base_weight
-    key = f"{SD3_PROJECTION}.weight"
-    original = models.sd3_state()[key.removeprefix("diffusion_model.")]
-    value, note = base_weight(models.sd3(), key)
+def test_dequantised_values(pack: Pack, kind: str) -> None:
+    """What base_weight gives is what the format means, with a note that says so, patched, half loaded or not."""
+    model = quantised_sd3(kind)
+    depth = depth_of(kind)
+    key = f"{SD3_QKV}.weight"
+    original = models.sd3_state(depth=depth)[key.removeprefix("diffusion_model.")]
+    value, note = pack.base_weight(model, key)
+    assert note and note.startswith("dequantised from ")
+    assert value.shape == original.shape and value.dtype == torch.float32 and type(value) is Tensor
+    if kind in PLAIN:
+        assert note == f"dequantised from {str(PLAIN[kind]).removeprefix('torch.')}"
+        assert torch.equal(value, original.to(PLAIN[kind]).float())
+    elif kind == "scaled_fp8":
+        scale = original.abs().max() / 448
+        assert torch.equal(value, (original / scale).to(torch.float8_e4m3fn).float() * scale)
+    elif kind == "int8":
+        scale = original.abs().max() / 127
+        assert torch.allclose(value, (original / scale).round() * scale, atol=1e-6)
+    assert models.relative(value, original) < {"nvfp4": 0.15, "convrot_w4a4": 0.15}.get(kind, 0.06)
+    value, note = pack.base_weight(models.sd3(depth=depth), key)
     assert note is None and torch.equal(value, original)
-    value, note = base_weight(quantised_sd3("fp8_e4m3"), key)
-    assert note == "dequantised from float8_e4m3fn"
-    assert torch.equal(value, original.to(torch.float8_e4m3fn).float())
+
+    value, _ = pack.base_weight(model, key)
+    unload()
+    patched = pack.apply(pack.adapter(models.sd3(depth=depth), [SD3_QKV]), model)[0]
+    with torch.inference_mode():
+        for memory in (0, 1):
+            patched.patch_model(models.CPU, lowvram_model_memory=memory)
+            assert torch.equal(pack.base_weight(patched, key)[0], value)
+            patched.detach()
+    assert torch.equal(pack.base_weight(model, key)[0], value)
+
+
+def test_a_quantised_embedding_or_bias_is_read(pack: Pack) -> None:
     model = quantised_sd3("scaled_fp8")
-    value, note = base_weight(model, key)
-    scale = original.abs().max() / 448
-    assert note and "dequantised" in note
-    assert models.relative(value, (original / scale).to(torch.float8_e4m3fn).float() * scale) < 5e-3  # in its dtype
-    patched = pack.apply(pack.adapter(models.sd3(), [SD3_PROJECTION]), model)[0]
-    output(patched)
-    assert torch.equal(base_weight(patched, key)[0], value)
+    bias, note = pack.base_weight(model, f"{SD3_QKV}.bias")
+    assert note is None and bias.shape == (192,)
 
 
-class LazyLinear(nn.Module):
-    """Dequantises at each call and applies ComfyUI's patches to the result, as GGUF loaders do it."""
+@pytest.mark.parametrize("kind", ["fp8_e4m3", "scaled_fp8", "nvfp4"])
+def test_the_exported_lora_is_of_the_dequantised_base(pack: Pack, kind: str) -> None:
+    import comfy.sd
 
-    def __init__(self, linear: nn.Module) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.scale = linear.weight.data.abs().max() / 127
-        self.weight = nn.Parameter((linear.weight.data / self.scale).round().to(torch.int8), requires_grad=False)
-        self.bias = linear.bias
-        self.weight_function: list = []
-        self.bias_function: list = []
-        self.patches: list = []
-
-    def get_weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        import comfy.lora
-
-        plain = weight.to(dtype) * self.scale
-        return comfy.lora.calculate_weight(self.patches, plain, "lazy") if self.patches else plain
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.get_weight(self.weight.data, x.dtype), self.bias)
+    model = quantised_sd3(kind)
+    plain = truth(pack, model)
+    adapter = pack.adapter(plain, [SD3_PROJECTION, SD3_QKV])
+    lora, report = pack.export(adapter, model)
+    assert "dequantised from" in report.text()
+    with_lora = comfy.sd.load_lora_for_models(plain, None, dict(lora), 1.0, 0)[0]
+    assert models.relative(output(with_lora), output(pack.apply(adapter, plain)[0])) < 1e-5
 
 
-@pytest.mark.parametrize("method", ["deft", "para"])
-def test_a_layer_that_dequantises_itself(pack: Pack, comfyui_session: Any, method: str) -> None:
-    """Patches that are applied at call time by the layer itself, and activations."""
+def test_another_size_is_told_by_the_values_not_the_storage(pack: Pack) -> None:
+    model = quantised_sd3("nvfp4")  # two values a byte
+    adapter = pack.adapter(models.sd3(), [SD3_PROJECTION, SD3_QKV], shapes={SD3_QKV: (192, 32)})
+    _, _, report = pack.apply(adapter, model)
+    assert report.matched == 1 and "this weight is [192, 64]" in report.text()
+
+
+# ------------------------------------------------------------------------------------------- formats of other loaders
+
+
+class BlockTensor(torch.Tensor):
+    """Packed blocks of 32 values, as GGUF's Q8_0: a scale in fp16 and 32 bytes. Its shape is that of the values.
+
+    Patches hang on the tensor, and are applied where it is dequantised: the way of the GGUF loader that is in use.
+    """
+
+    @staticmethod
+    def __new__(cls, data: Tensor, values: torch.Size) -> BlockTensor:
+        found = torch.Tensor._make_subclass(cls, data)
+        found.values_shape, found.patches = values, []
+        return found
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        return self.values_shape
+
+    def to(self, *args: Any, **kwargs: Any) -> BlockTensor:
+        found = super().to(*args, **kwargs)
+        found.values_shape, found.patches = self.values_shape, self.patches.copy()
+        return found
+
+    def detach(self) -> BlockTensor:
+        return self
+
+    def clone(self, *args: Any, **kwargs: Any) -> BlockTensor:
+        return self
+
+    tensor_type = type("Kind", (), {"name": "Q8_0"})
+
+
+def packed(weight: Tensor) -> BlockTensor:
+    """A matrix as blocks of bytes."""
+    blocks = weight.reshape(-1, 32)
+    scale = (blocks.abs().amax(1, keepdim=True) / 127).half()
+    data = torch.cat([scale.view(torch.uint8), (blocks / scale.float()).round().to(torch.int8).view(torch.uint8)], 1)
+    return BlockTensor(data.reshape(len(weight), -1), weight.shape)
+
+
+def unpacked(tensor: BlockTensor) -> Tensor:
+    """The values of such a tensor."""
+    data = torch.Tensor.view(tensor.as_subclass(Tensor), -1, 34)
+    values = data[:, 2:].contiguous().view(torch.int8).float() * data[:, :2].contiguous().view(torch.float16).float()
+    return values.reshape(tuple(tensor.shape))
+
+
+def lazy_operations() -> Any:
+    """ComfyUI operations whose linear layers dequantise at each call."""
+    import comfy.lora
+    import comfy.ops
+
+    class Lazy(comfy.ops.manual_cast):
+        class Linear(comfy.ops.manual_cast.Linear):
+            def _load_from_state_dict(self, state: dict, prefix: str, *others: Any) -> None:
+                self.weight = nn.Parameter(state[f"{prefix}weight"], requires_grad=False)
+                if f"{prefix}bias" in state:
+                    self.bias = nn.Parameter(state[f"{prefix}bias"], requires_grad=False)
+
+            def get_weight(self, tensor: Any, dtype: torch.dtype) -> Any:
+                if not isinstance(tensor, BlockTensor):
+                    return tensor.to(dtype)
+                weight = unpacked(tensor).to(dtype)
+                for patches, key in tensor.patches:
+                    weight = comfy.lora.calculate_weight(patches, weight, key)
+                return weight
+
+            def forward_comfy_cast_weights(self, x: Tensor) -> Tensor:
+                bias = None if self.bias is None else self.bias.to(x)
+                return nn.functional.linear(x, self.get_weight(self.weight, x.dtype), bias)
+
+    return Lazy
+
+
+def lazy_sd3() -> Any:
+    """The small SD3 with packed blocks, and a model patcher that leaves patches to the layers."""
+    import comfy.model_patcher
+    import comfy.sd
+    import comfy.utils
+
+    class LazyPatcher(comfy.model_patcher.ModelPatcher):
+        def patch_weight_to_device(self, key: str, device_to: Any = None, *others: Any, **more: Any) -> Any:
+            weight = comfy.utils.get_attr(self.model, key)
+            if key not in self.patches or not isinstance(weight, BlockTensor):
+                return super().patch_weight_to_device(key, device_to, *others, **more)
+            weight.patches = [(self.patches[key], key)]
+            return None
+
+        def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
+            for weight in self.model.parameters() if unpatch_weights else ():
+                if isinstance(weight, BlockTensor):
+                    weight.patches = []
+            super().unpatch_model(device_to, unpatch_weights)
+
+        def load(self, *args: Any, force_patch_weights: bool = False, **kwargs: Any) -> None:
+            super().load(*args, force_patch_weights=True, **kwargs)
+
+    state = models.sd3_state()
+    for key, value in state.items():
+        if key.startswith("joint_blocks") and value.ndim == 2:
+            state[key] = packed(value)
+    model = comfy.sd.load_diffusion_model_state_dict(state, model_options={"custom_operations": lazy_operations()})
+    model.__class__ = LazyPatcher
+    return model
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
+def test_a_loader_that_dequantises_lazily(pack: Pack, method: str, options: dict) -> None:
+    """Packed weights, patched by their layers at each call: exact on the weights and on the activations."""
+    model = lazy_sd3()
+    key = f"{SD3_QKV}.weight"
+    original = models.sd3_state()[key.removeprefix("diffusion_model.")]
+    value, note = pack.base_weight(model, key)
+    assert note == "dequantised from Q8_0" and value.shape == original.shape and type(value) is Tensor
+    assert 0 < models.relative(value, original) < 1e-2
+    plain = truth(pack, model)
+    slices = [f"transformer_blocks.0.attn.to_{part}" for part in "qk"]
+    names = [name for name in block_layers(plain) if name != SD3_QKV] + slices
+    adapter = pack.adapter(plain, names, method, shapes=dict.fromkeys(slices, (64, 64)), **options)
+    expected = output(pack.apply(adapter, plain, strength_model=0.3)[0])
+    base = output(model)
+    assert models.relative(base, output(plain)) < 1e-6 < 1e-2 < models.relative(base, expected)
+    for mode in ("weights", "activations"):
+        patched, _, report = pack.apply(adapter, model, strength_model=0.3, mode=mode)
+        assert report.matched == len(names) and not report.unmatched
+        assert models.relative(output(patched), expected) < 1e-5
+        assert torch.equal(pack.base_weight(patched, key)[0], value)  # without what is patched at the moment
+        assert models.relative(output(patched), expected) < 1e-5  # and the patches are still there
+        assert models.relative(output_of_low_vram(patched), expected) < 1e-5
+    assert torch.equal(output(model), base)
+
+
+def test_a_format_that_is_not_known(pack: Pack) -> None:
+    """As NF4 loaders store weights: bytes of another shape. Activations do not need them; reading them is refused."""
+
+    class Nibbles(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.kept, self.bias)
+
     model = models.sd3()
     attention = model.model.diffusion_model.joint_blocks[0].x_block.attn
-    attention.proj = LazyLinear(attention.proj)
-    key = f"{SD3_PROJECTION}.weight"
-    value, note = comfyui_session.module("patches.base_weights").base_weight(model, key)
-    assert note and value.shape == (WIDTH, WIDTH) and value.dtype == torch.float32
-    adapter = pack.adapter(models.sd3(), [SD3_PROJECTION], method)
-    plain = models.sd3()
-    plain.model.state_dict()[key].copy_(value)
-    expected = models.network_output(pack.apply(adapter, plain)[0])
-    assert models.relative(expected, models.network_output(plain)) > 1e-3
+    layer = Nibbles(64, 64)
+    layer.kept, layer.bias = attention.proj.weight.detach(), attention.proj.bias
+    layer.weight = nn.Parameter(torch.zeros(64 * 32, 1, dtype=torch.uint8), requires_grad=False)
+    attention.proj = layer
+    adapter = pack.adapter(models.sd3(), [SD3_PROJECTION])
+    expected = output(pack.apply(adapter, models.sd3())[0])
+    patched, _, report = pack.apply(adapter, model, mode="activations")
+    assert report.matched == 1 and models.relative(output(patched), expected) < 1e-5
+    with pytest.raises(ValueError, match=rf"{SD3_PROJECTION}.weight is stored as torch.uint8, which is not read: load"):
+        pack.base_weight(model, f"{SD3_PROJECTION}.weight")
 
-    on_activations = pack.apply(adapter, model, mode="activations")[0]
-    assert models.relative(models.network_output(on_activations), expected) < 1e-5
 
-    patched = pack.apply(adapter, model)[0]
-    attention.proj.patches = patched.patches[key]
-    with torch.inference_mode():
-        found = model.model.diffusion_model(**models.network_inputs(model))
-    assert models.relative(found, expected) < 1e-5
+# ------------------------------------------------------------------------------------------------------ partly loaded
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp8_e4m3", "scaled_fp8"])
-def test_partly_loaded(pack: Pack, comfyui_session: Any, kind: str) -> None:
-    """Weights that are patched at each use, straight and from a prefetch buffer, match the fp32 truth."""
+@pytest.mark.parametrize("mode", ["weights", "activations"])
+def test_partly_loaded(pack: Pack, kind: str, mode: str) -> None:
+    """All outside, a part outside, and more loaded step by step: no layer is dropped."""
+    model = models.sd3(depth=2) if kind == "fp32" else quantised_sd3(kind)
+    plain = truth(pack, model, 2 if kind == "fp32" else 1)
+    adapter = pack.adapter(plain, block_layers(plain))
+    expected, base = output(pack.apply(adapter, plain)[0]), output(model)
+    patched = pack.apply(adapter, model, mode=mode)[0]
+    inputs = models.network_inputs(model)
+    unload()
+    size = patched.model_size()
+    exact = 1e-5 if kind == "fp32" or mode == "activations" else 0.2  # loaded fp8 weights are rounded
+    with torch.inference_mode():
+        patched.patch_model(models.CPU, lowvram_model_memory=1)
+        assert models.relative(model.model.diffusion_model(**inputs), expected) < 1e-5
+        for share in (0.3, 0.6, 0.9):
+            patched.partially_load(models.CPU, int(share * size))
+            assert models.relative(model.model.diffusion_model(**inputs), expected) < exact
+        patched.partially_unload(models.CPU, size // 2)
+        assert models.relative(model.model.diffusion_model(**inputs), expected) < exact
+        patched.detach()
+    assert torch.equal(output(model), base)
+
+
+@pytest.mark.parametrize("method", ["deft", "deft-relu", "para", "lora"])
+def test_patches_from_a_prefetch_buffer(pack: Pack, method: str) -> None:
+    """What low-VRAM streaming does with an adapter, and dynamic VRAM in two steps: room first, then the values."""
     import comfy.model_patcher
 
-    model = models.sd3() if kind == "fp32" else quantised_sd3(kind)
-    plain = truth(pack, model, comfyui_session)
-    adapter = pack.adapter(plain, [SD3_PROJECTION, SD3_QKV])
-    expected = output(pack.apply(adapter, plain)[0])
-    patched = pack.apply(adapter, model)[0]
-    inputs = models.network_inputs(model)
-    with torch.inference_mode():
-        patched.load(models.CPU, lowvram_model_memory=1)
-        found = patched.model.diffusion_model(**inputs).float()
-        patched.detach()
-    assert models.relative(found, expected) < (1e-5 if kind == "fp32" else 2e-2)
-
-    if kind == "fp32" and hasattr(comfy.model_patcher.LowVramPatch, "prepare"):
-        key = f"{SD3_PROJECTION}.weight"
-        patch = comfy.model_patcher.LowVramPatch(key, patched.patches)
-        buffer = torch.empty(patch.memory_required(), dtype=torch.uint8)
-        patch.prepare(buffer, None)
+    model = models.sd3()
+    name, _, projector = method.partition("-")
+    slices = ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_v"]
+    patched = model
+    for stacking in ("sequential", "from_base"):
+        adapter = pack.adapter(model, [*slices, SD3_PROJECTION], name, shapes=dict.fromkeys(slices, (64, 64)),
+                               **({"projector": projector} if projector else {}))
+        patched = pack.apply(adapter, patched, stacking=stacking)[0]
+    for key in (f"{SD3_QKV}.weight", f"{SD3_PROJECTION}.weight"):
         base = models.weights(model)[key]
         straight = comfy.model_patcher.LowVramPatch(key, patched.patches)(base.clone())
         assert models.relative(straight, base) > 1e-3
+        patch = comfy.model_patcher.LowVramPatch(key, patched.patches)
+        room = torch.empty(patch.memory_required(), dtype=torch.uint8)
+        patch.prepare(room, None)
+        assert torch.equal(patch(base.clone()), straight)
+        patch = comfy.model_patcher.LowVramPatch(key, patched.patches)
+        room.zero_()
+        patch.prepare(room, None, copy=False, commit=True)
+        assert torch.equal(patch(base.clone()), base)  # nothing there yet
+        patch.prepare(room, None, copy=True, commit=False)
+        assert torch.equal(patch(base.clone()), straight)
+        patch.clear_prepared()
         assert torch.equal(patch(base.clone()), straight)
