@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from ..patches.core_training import register_core_training
 from ..patches.weight_adapter import register
-from . import adapters, comparison, demo, hooks, info, prompts, saving, scoring, training
+from . import adapters, comparison, demo, extraction, hooks, info, prompts, saving, scoring, training
 
-_MODULES = (adapters, hooks, info, saving, training, prompts, scoring, comparison, demo)
+_MODULES = (adapters, hooks, info, saving, extraction, training, prompts, scoring, comparison, demo)
 NODES: list[type[io.ComfyNode]] = [node for module in _MODULES for node in module.NODES]
 
 
@@ -15,8 +16,9 @@ class DEFTExtension(ComfyExtension):
     """What ComfyUI asks for the nodes of the pack."""
 
     async def on_load(self) -> None:
-        """Tell ComfyUI's own loaders of the native format and of the demo's models."""
+        """Tell ComfyUI's own loaders and trainer of the methods, and of the demo's models."""
         register()
+        register_core_training()
         demo.register_models()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..deft_ops.adapter import Adapter, describe, validate
+from ..deft_ops.adapter import Adapter, validate
 from ..deft_ops.files import native, peft
 from ..deft_ops.version import VERSION
-from ..patches.export import to_lora
+from ..patches.export import export
+from ..patches.lora_naming import NAMINGS
 from ..patches.names import module_names
 from .adapters import CATEGORY
 from .sockets import LoraModel
@@ -137,9 +139,9 @@ class DEFTExportLoRA(io.ComfyNode):
             node_id="DEFTExportLoRA",
             display_name="Export as LoRA (exact)",
             category=CATEGORY,
-            description="Turns a DEFT or PaRa adapter into an ordinary LoRA that does exactly the same on this base "
-            "model, for programs that know LoRA only. On another base it does something else.",
-            search_aliases=["convert", "lora", "extract lora", "deft to lora"],
+            description="Turns an adapter into an ordinary LoRA that does exactly the same on this base model, for "
+            "programs that know LoRA only. On another base it does something else.",
+            search_aliases=["convert", "lora", "deft to lora", "kohya", "diffusers"],
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter to convert."),
@@ -147,29 +149,55 @@ class DEFTExportLoRA(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, tooltip="The base's CLIP, for adapters of text encoders."),
                 prefix_input("adapters/exported_lora"),
                 place_input(),
+                io.Combo.Input(
+                    "naming",
+                    options=list(NAMINGS),
+                    default="comfyui",
+                    optional=True,
+                    tooltip="Whose layer names the file has. ComfyUI reads all three. "
+                    + " ".join(f"{name}: {what}." for name, what in NAMINGS.items()),
+                ),
+                io.Int.Input(
+                    "rank_limit",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
+                    tooltip="0: exact. DEFT, PaRa and LoRA keep their rank; SVDiff, DoRA, OFT and others become a LoRA "
+                    "of full rank, as large as the model's own layers. Another number cuts every layer to the best "
+                    "approximation of that rank, and the report says how much of the change is kept.",
+                ),
             ],
             outputs=[
                 LoraModel.Output(
                     display_name="lora", tooltip="The LoRA, for ComfyUI's Load LoRA Model or Apply Adapter."
                 ),
                 io.String.Output(display_name="path", tooltip="The file that was written."),
+                io.String.Output(
+                    display_name="report", tooltip="Layers, ranks, what was assumed, and a warning for another base."
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, adapter: dict[str, Tensor], model: Any, filename_prefix: str, place: str, clip: Any = None
+        cls,
+        adapter: dict[str, Tensor],
+        model: Any,
+        filename_prefix: str,
+        place: str,
+        naming: str = "comfyui",
+        rank_limit: int = 0,
+        clip: Any = None,
     ) -> io.NodeOutput:
         """Convert and write."""
         adapter = as_adapter(adapter)
         validate(adapter)
-        lora = to_lora(adapter, model, clip)
-        lora.metadata |= {
-            name: adapter.metadata[name] for name in ("base_hash", "training") if name in adapter.metadata
-        }
-        lora.metadata |= describe(lora)
+        lora, report = export(adapter, model, clip, naming=naming, rank=rank_limit)
         path = write_native(lora, next_path(filename_prefix, place))
-        return io.NodeOutput(lora, str(path), ui={"text": [str(path)]})
+        logging.info(report.text())
+        return io.NodeOutput(lora, str(path), report.text(), ui={"text": [str(path), report.text()]})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTSaveAdapter, DEFTExportLoRA]

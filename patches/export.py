@@ -1,84 +1,251 @@
-"""The exact LoRA form of an adapter for one base model."""
+"""The exact LoRA form of an adapter for one base model, under the names of ComfyUI, kohya's scripts or diffusers."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.lora
+import comfy.model_management
+import comfy.utils
+import comfy.weight_adapter
 import torch
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from ..deft_ops import methods
-from .names import Target, clip_names, model_names, target_function, target_key, target_slice
+from ..deft_ops.extraction import limit_rank, share
+from .base_weights import base_weight
+from .fingerprint import base_note, fingerprint
+from .lora_naming import NAMINGS, Change, Side, Written, lora_layer, named, overlap, part_of, peft_record, tensors_of
+from .lora_naming import vectors as named_vectors
+from .matching import Match, layer_names, layer_of, match
+from .names import target_key
 
-Pair = tuple[Tensor, Tensor]
+HEADER_KEY = "lora_adapter_metadata"  # where diffusers looks for ranks and alphas
 
 
-def to_lora(adapter: adapters.Adapter, model: Any, clip: Any = None) -> adapters.Adapter:
-    """The adapter as a plain LoRA under ComfyUI's own layer names, exact for this MODEL (and CLIP).
+@dataclass
+class Report:
+    """What an export made: LoRA layers by rank, what they came from, and what a user has to know."""
 
-    up = Q, down = s R - right^T W; layers that mean slices of one fused weight become one LoRA of their summed rank.
-    LoRA layers are carried over. The result holds for this base only: W is part of it.
+    naming: str
+    ranks: list[int] = field(default_factory=list)
+    methods: Counter[str] = field(default_factory=Counter)
+    others: int = 0
+    energy: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """One line a fact, for the report output and the log."""
+        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
+        lines = [f"{sum(self.methods.values())} layers ({kinds}) exported under {NAMINGS[self.naming]}"]
+        if self.ranks:
+            low, high = min(self.ranks), max(self.ranks)
+            rank = f"rank {low}" if low == high else f"ranks {low} to {high}"
+            lines.append(f"{len(self.ranks)} LoRA layers of {rank}")
+        if self.others:
+            lines.append(f"{self.others} tensors carried over as they are")
+        if self.energy is None:
+            lines.append("exact: the same change at strength 1, on this base only")
+        else:
+            lines.append(f"cut to the rank: {self.energy:.4%} of the change's squared norm is kept")
+        return "\n".join(lines + self.notes)
+
+
+class _Base(Side):
+    """A side whose base weights are read, once each, with what there is to say about them."""
+
+    def __init__(self, owner: Any, *, clip: bool) -> None:
+        super().__init__(owner, clip=clip)
+        self.notes: dict[str, list[str]] = {}
+        self._last: tuple[str, Tensor] | None = None
+
+    def weight(self, key: str) -> Tensor:
+        """The base weight, float32 on the CPU. Raises ValueError if the base is already patched there."""
+        if self.patcher.patches.get(key):
+            raise ValueError(
+                f"The model is already patched at {key}: connect it before any adapter or LoRA is applied."
+            )
+        if self._last is None or self._last[0] != key:
+            weight, note = base_weight(self.patcher, key)
+            if note:
+                self.notes.setdefault(note, []).append(key)
+            self._last = key, weight.detach().float().cpu()
+        return self._last[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def to_lora(
+    adapter: Mapping[str, Tensor], model: Any, clip: Any = None, naming: str = "comfyui", rank: int = 0
+) -> adapters.Adapter:
+    """`export` without its report."""
+    return export(adapter, model, clip, naming=naming, rank=rank)[0]
+
+
+def export(
+    adapter: Mapping[str, Tensor], model: Any, clip: Any = None, *, naming: str = "comfyui", rank: int = 0
+) -> tuple[adapters.Adapter, Report]:
+    """The adapter as a plain LoRA under one of NAMINGS, exact for this MODEL (and CLIP), with a report.
+
+    W is part of the result, so it holds for this base only. DEFT and PaRa keep their rank; methods that change a weight
+    as a whole (SVDiff, DoRA, OFT, LoHa, LoKr, ...) become a LoRA of full rank, unless `rank` limits it (0: it does
+    not). Under ComfyUI's and kohya's names, layers that mean slices of one fused weight become one LoRA of their
+    summed rank, and changes of vectors a `.diff`; under diffusers' names a fused weight becomes a LoRA for each part.
 
     Raises:
-        ValueError: the base is already patched or quantised, or a layer of the adapter is not in it.
+        ValueError: an unknown naming; a base that is already patched; a layer that is not in the base, is of another
+            size or has no name in this naming; a change that a LoRA of this naming cannot hold.
     """
-    pairs: dict[str, list[Pair]] = {}
-    missing = []
-    sources = [(model_names(model), model)] + ([(clip_names(clip), clip.patcher)] if clip is not None else [])
-    weights = [patcher.model.state_dict() for _, patcher in sources]
-    for name, group in adapters.layers(adapter).items():
-        for (names, patcher), state in zip(sources, weights, strict=True):
-            if name in names:
-                key = target_key(names[name])
-                check_base(key, patcher, state[key])
-                method = methods.method_of(group)
-                pairs.setdefault(key, []).append(
-                    layer_pair(method, method.from_tensors(group), names[name], state[key])
-                )
-                break
-        else:
-            missing.append(name)
+    if naming not in NAMINGS:
+        raise ValueError(f"Unknown naming {naming!r}: choose one of {', '.join(NAMINGS)}.")
+    if rank < 0:
+        raise ValueError(f"The rank limit must be 0 (exact) or more, not {rank}.")
+    report = Report(naming)
+    sides = [_Base(model, clip=False)] + ([_Base(clip, clip=True)] if clip is not None else [])
+    matches = [match(adapter, side.names, side.shapes, plain_lora=True) for side in sides]
+    check_complete(adapter, matches)
+    result = adapters.Adapter({key: adapter[key] for key in carried(adapter, sides, matches, naming)})
+    report.others = len(result)
+    written: list[Written] = []
+    progress = comfy.utils.ProgressBar(sum(len(matched.layers) + len(matched.foreign) for matched in matches))
+    for side, matched in zip(sides, matches, strict=True):
+        pairs, vectors = changes(side, matched, report, progress, keep_others=not report.others)
+        written += named(side, pairs, naming)
+        result |= named_vectors(side, vectors, naming)
+    kept = []
+    for layer in written:
+        up, down, part, total = limit_rank(layer.up, layer.down, rank or None)
+        kept.append((part, total))
+        report.ranks.append(up.shape[1])
+        result |= tensors_of(layer, up, down, naming)
+    report.energy = share(kept) if rank else None
+    result.metadata = {"method": "lora", "base_model": type(model.model).__name__, "base_hash": fingerprint(model)}
+    if report.ranks:
+        result.metadata["rank"] = str(max(report.ranks))
+    metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
+    if "training" in metadata:
+        result.metadata["training"] = metadata["training"]
+    if naming == "diffusers":
+        result.metadata[HEADER_KEY] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
+    report.notes += notes(adapter, model, sides, result)
+    return result, report
+
+
+def notes(adapter: Mapping[str, Tensor], model: Any, sides: Iterable[_Base], result: Mapping[str, Tensor]) -> list[str]:
+    """Another base, names that ComfyUI's own loader does not know, and what was done to read the base weights."""
+    found = [note] if (note := base_note(adapter, model)) else []
+    known = {name for side in sides for name in side.core}
+    strange = sorted({name for name in map(lora_layer, result) if name not in known})
+    if strange:
+        found.append(
+            f"{len(strange)} of the names are not read by ComfyUI's own loader, but by this pack's: "
+            f"{', '.join(strange[:3])}"
+        )
+    for side in sides:
+        found += [f"{note} ({len(keys)} weights, such as {keys[0]})" for note, keys in side.notes.items()]
+    return found
+
+
+def check_complete(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> None:
+    """Raise ValueError for layers that have no weight in the base, or one of another size."""
+    found: set[str] = set()
+    misfits: list[str] = []
+    for matched in matches:
+        found |= matched.found
+        misfits += matched.misfits
+    if misfits:
+        raise ValueError(f"The adapter is for another model, whose layers have other sizes: {', '.join(misfits[:3])}.")
+    missing = sorted(layer_names(adapter) - found)
     if missing:
         raise ValueError(
             f"{len(missing)} layers of the adapter are not in the base ({', '.join(missing[:3])}): "
             "connect the model (and CLIP) that the adapter was trained on."
         )
-    result = adapters.Adapter(adapters.foreign(adapter), {"base_model": type(model.model).__name__})
-    for key, found in pairs.items():
-        up = torch.cat([pair[0] for pair in found], dim=1)
-        name = key.removesuffix(".weight")
-        name = name if name.startswith("diffusion_model.") else f"text_encoders.{name}"
-        result[f"{name}.lora_up.weight"] = up.contiguous()
-        result[f"{name}.lora_down.weight"] = torch.cat([pair[1] for pair in found], dim=0).contiguous()
-        result[f"{name}.alpha"] = torch.tensor(float(up.shape[1]))
-    return result
 
 
-def check_base(key: str, patcher: Any, weight: Tensor) -> None:
-    """Refuse a base whose weight is not the plain one: the export would hold for something else."""
-    if patcher.patches.get(key):
-        raise ValueError(f"The model is already patched at {key}: connect it before any adapter or LoRA is applied.")
-    if not weight.is_floating_point() or weight.element_size() < 2 or type(weight) not in (Tensor, torch.nn.Parameter):
-        raise ValueError(f"{key} is quantised ({weight.dtype}): load the base in fp16, bf16 or fp32 to export a LoRA.")
+# ------------------------------------------------------------------------------------------------- what is to be held
 
 
-def layer_pair(method: Any, factors: Any, target: Target, weight: Tensor) -> Pair:
-    """up [out, r] and down [r, in*] of one layer on the CPU, in the rows of its whole weight."""
-    part = target_slice(target)
-    piece = weight if part is None else weight.narrow(*part)
-    reorder = target_function(target)
-    piece = piece.detach().float().cpu()
-    up, down = method.to_lora(factors, piece if reorder is None else reorder(piece))
-    if reorder is not None:
-        up = reorder(up)
-    if part is not None:
-        if part[0] != 0:
+def is_plain_lora(patch: Any) -> bool:
+    """Whether a patch of ComfyUI's loader is up and down and nothing else."""
+    return isinstance(patch, comfy.weight_adapter.LoRAAdapter) and all(part is None for part in patch.weights[3:6])
+
+
+def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Match], naming: str) -> list[str]:
+    """The keys of what is neither this pack's nor a plain LoRA and can stay as it is.
+
+    That is all of it, or nothing: under ComfyUI's naming, where its own loader reads all of the names.
+    """
+    plain = [patch.loaded_keys for matched in matches for patch in matched.foreign.values() if is_plain_lora(patch)]
+    rest = [key for key in adapters.foreign(adapter) if not any(key in keys for keys in plain)]
+    readable = all(any(layer_of(key) in side.core for side in sides) for key in rest)
+    return rest if naming == "comfyui" and readable else []
+
+
+def changes(
+    side: _Base, matched: Match, report: Report, progress: Any, *, keep_others: bool
+) -> tuple[dict[str, list[Change]], dict[str, Tensor]]:
+    """By the model's keys: the LoRA pairs of its matrices, and the changes of its vectors.
+
+    `keep_others`: what is no plain LoRA of ComfyUI's loader becomes a pair as well; otherwise it is left out.
+    """
+    pairs: dict[str, list[Change]] = {}
+    vectors: dict[str, Tensor] = {}
+    for layer in matched.layers:
+        _step(progress)
+        report.methods[layer.method.NAME] += 1
+        piece = part_of(side.weight(target_key(layer.target)), layer.target)
+        if piece.ndim < 2:
+            vectors[target_key(layer.target)] = layer.method.delta(layer.factors, piece)
+            continue
+        _add(pairs, Change(layer.name, layer.target, *layer.method.to_lora(layer.factors, piece)))
+    for target, patch in matched.foreign.items():
+        _step(progress)
+        key = target_key(target)
+        if not (is_plain_lora(patch) or keep_others):
+            continue
+        report.methods[getattr(patch, "name", "diff")] += 1
+        weight = side.weight(key)
+        if weight.ndim < 2:
             raise ValueError(
-                f"{target_key(target)} is fused along its inputs, which a LoRA of the whole weight cannot "
-                "hold: use the adapter itself."
+                f"The adapter changes the vector {key}, which a LoRA cannot hold: export under ComfyUI's names from a "
+                "file with names that ComfyUI reads, or use the adapter itself."
             )
-        whole = torch.zeros(weight.shape[0], up.shape[1])
-        whole[part[1] : part[1] + part[2]] = up
-        up = whole
-    return up.cpu(), down.cpu()
+        if is_plain_lora(patch):
+            up, down, alpha = patch.weights[:3]
+            scale = 1.0 if alpha is None else float(alpha) / len(down)
+            pair = up.flatten(1).float().cpu(), scale * down.flatten(1).float().cpu()
+        else:
+            pair = whole_change(patch, part_of(weight, target), key)
+        _add(pairs, Change(key, target, *pair))
+    return pairs, vectors
+
+
+def _step(progress: Any) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    progress.update(1)
+
+
+def whole_change(patch: Any, piece: Tensor, key: str) -> tuple[Tensor, Tensor]:
+    """The change that a patch of ComfyUI's makes to a matrix, as a pair of full rank."""
+    patched = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], piece.clone(), key)
+    if patched.shape != piece.shape:
+        raise ValueError(f"The adapter gives {key} another shape, which a LoRA cannot do: use the adapter itself.")
+    U, sigma, Vh = torch.linalg.svd((patched - piece).flatten(1).double(), full_matrices=False)
+    return (U * sigma).float(), Vh.float()
+
+
+def _add(pairs: dict[str, list[Change]], change: Change) -> None:
+    found = pairs.setdefault(target_key(change.target), [])
+    for other in found:
+        if overlap(other.target, change.target):
+            raise ValueError(
+                f"Two layers of the adapter change the same part of {target_key(change.target)}: {other.name} and "
+                f"{change.name}. Their order is not in the adapter: remove one of them."
+            )
+    found.append(change)

@@ -61,6 +61,12 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
             return None
         return cls({f"{x}.{suffix}" for suffix in group}, (entry(method, method.from_tensors(group)),))
 
+    def to_train(self) -> Any:
+        """ComfyUI's Train LoRA goes on with a loaded adapter. Raises ValueError for what it cannot go on with."""
+        from .core_training import to_train
+
+        return to_train(self)
+
     def calculate_shape(self, key: str) -> None:
         """The weight keeps its shape."""
         return None

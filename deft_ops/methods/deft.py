@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..layer_ops import LayerOp
 from ..products import transposed_product
-from ..projectors import project
+from ..projectors import project, raw_qr
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, trainable
 
 NAME = "deft"
-SUFFIXES = ("deft_Q", "deft_right", "deft_R", "alpha")
+# deft_P, in place of deft_Q, is what ComfyUI's own Train LoRA keeps: P of the projector qr with PEFT's signs.
+SUFFIXES = ("deft_Q", "deft_right", "deft_R", "alpha", "deft_P")
 OPTIONS = ("projector", "identity")
 LOW_RANK = True
 
@@ -34,12 +35,14 @@ class Factors:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a DEFT layer."""
-    return {"deft_Q", "deft_R"} <= set(suffixes) <= set(SUFFIXES)
+    found = set(suffixes)
+    from_training = {"deft_P", "deft_R"} <= found <= {"deft_P", "deft_R", "alpha"}
+    return from_training or {"deft_Q", "deft_R"} <= found <= {*SUFFIXES} - {"deft_P"}
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
     """The rank of a layer's file entries."""
-    return tensors["deft_Q"].shape[1]
+    return tensors["deft_Q"].shape[1] if "deft_Q" in tensors else min(tensors["deft_P"].shape)
 
 
 def init(
@@ -127,9 +130,12 @@ def to_tensors(factors: Factors) -> dict[str, Tensor]:
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     """The factors of a layer's file entries. Raises ValueError where the shapes do not fit each other."""
-    Q, right, R = tensors["deft_Q"], tensors.get("deft_right"), tensors.get("deft_R")
+    name = "deft_Q" if "deft_Q" in tensors else "deft_P"
+    Q, right, R = tensors[name], tensors.get("deft_right"), tensors.get("deft_R")
     if Q.ndim != 2:
-        raise ValueError(f"deft_Q has shape {list(Q.shape)}, but a matrix [out, rank] is needed")
+        raise ValueError(f"{name} has shape {list(Q.shape)}, but a matrix [out, rank] is needed")
+    if name == "deft_P":
+        Q = raw_qr(Q)[0]
     if right is not None and right.shape != Q.shape:
         raise ValueError(f"deft_right has shape {list(right.shape)}, but deft_Q has {list(Q.shape)}")
     if R is not None and (R.ndim < 2 or R.shape[0] != Q.shape[1]):

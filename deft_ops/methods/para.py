@@ -15,14 +15,15 @@ __all__ = ["NAME", "SUFFIXES", "OPTIONS", "LOW_RANK", "Factors", "claims", "rank
            "delta", "forward", "to_tensors", "from_tensors"]  # fmt: skip
 
 NAME = "para"
-SUFFIXES = ("deft_Q", "deft_right")
+SUFFIXES = ("deft_Q", "deft_right", "deft_P")
 OPTIONS: tuple[str, ...] = ()
 LOW_RANK = True
 
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a PaRa layer; an alpha may be there and means nothing."""
-    return {"deft_Q"} <= set(suffixes) <= {*SUFFIXES, "alpha"}
+    found = set(suffixes) - {"alpha"}
+    return found in ({"deft_Q"}, {"deft_Q", "deft_right"}, {"deft_P"})
 
 
 def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:

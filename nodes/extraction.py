@@ -1,0 +1,111 @@
+"""Low-rank adapters from the difference of two models."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ..deft_ops.extraction import METHODS
+from ..patches.extract import extract
+from .adapters import CATEGORY
+from .sockets import LoraModel
+
+
+class DEFTExtractAdapter(io.ComfyNode):
+    """Two models to an adapter."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTExtractAdapter",
+            display_name="Extract Adapter (low rank)",
+            category=CATEGORY,
+            description="Makes a DEFT or LoRA adapter of what differs between a tuned model and its base: a full "
+            "fine-tune, a merge, or a model with LoRAs and adapters on it. Each layer gets the best change of its "
+            "rank, and the report says how much of the difference that is.",
+            search_aliases=["extract lora", "svd", "difference", "subtract", "fine-tune to lora", "merge"],
+            inputs=[
+                io.Model.Input("model_tuned", tooltip="The model to imitate, with whatever is applied to it."),
+                io.Model.Input(
+                    "model_base", tooltip="The model that the adapter will be used on, of the same architecture."
+                ),
+                io.Clip.Input("clip_tuned", optional=True, tooltip="The tuned CLIP, to extract text encoders as well."),
+                io.Clip.Input("clip_base", optional=True, tooltip="The base's CLIP; needed with the tuned one."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="deft",
+                    tooltip="The same change on this base. On another one they differ: lora adds the same matrix to "
+                    "it, deft replaces the output directions that changed most by those of the tuned model.",
+                ),
+                io.Int.Input(
+                    "rank", default=16, min=1, max=4096, tooltip="The largest rank of a layer: size against accuracy."
+                ),
+                io.Float.Input(
+                    "energy",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0: every layer has the rank above. Otherwise each gets the smallest rank that keeps this "
+                    "share of its change's squared norm, at most the rank above: 0.9 keeps 90 %.",
+                ),
+                io.Boolean.Input("convolutions", default=True, tooltip="Extract convolutions as well."),
+                io.Boolean.Input(
+                    "vectors",
+                    default=False,
+                    tooltip="Also hold changes of biases and norms, as they are. ComfyUI reads them, this pack too; "
+                    "most other programs do not. Off: they are left out, and the report says their share.",
+                ),
+                io.String.Input(
+                    "pattern",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="A regular expression: only layers whose name it finds. Empty: all layers.",
+                ),
+            ],
+            outputs=[
+                LoraModel.Output(display_name="adapter", tooltip="The adapter, for Apply, Save or Export."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Retained energy, the layers that lose most, and what was left out.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model_tuned: Any,
+        model_base: Any,
+        method: str,
+        rank: int,
+        energy: float,
+        convolutions: bool,
+        vectors: bool,
+        pattern: str = "",
+        clip_tuned: Any = None,
+        clip_base: Any = None,
+    ) -> io.NodeOutput:
+        """Extract."""
+        adapter, report = extract(
+            model_base,
+            model_tuned,
+            clip_base,
+            clip_tuned,
+            method=method,
+            rank=rank,
+            energy=energy,
+            convolutions=convolutions,
+            vectors=vectors,
+            pattern=pattern,
+        )
+        logging.info(report.text())
+        return io.NodeOutput(adapter, report.text(), ui={"text": [report.text()]})
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTExtractAdapter]
