@@ -9,6 +9,8 @@ patch.<model>.<dtype>          seconds of ComfyUI's patch_model, ours / ComfyUI'
 patch_over_pass.<model>.<dtype>  ours / one pass W + up down over the same weights, in place: the floor
 patch_over_peft.<model>.<dtype>  ours / PEFT's merge of its DEFT on linears of the same shapes; PEFT works in place,
                                ComfyUI keeps the old weights, so the first touch of new memory is in ours only
+patch_over_safe_peft.<model>.<dtype>  ours / the same merge with safe_merge, which makes new weights, too
+patch_over_bare.<model>.<dtype>  ours / ComfyUI's patch_model with patches that do nothing: its copies of the weights
 file_over_peft.<model>.<dtype> seconds from a file to merged weights, ours / PEFT's from_pretrained and merge
 forward.<model>.<dtype>        seconds of a forward with the weights patched on the fly (low VRAM), ours / LoRA
 load.<model>                   seconds from a native file to a patched clone, ours / ComfyUI's Load LoRA of a LoRA file
@@ -175,8 +177,18 @@ def one_pass(base: Any, rank: int) -> Callable[[], float]:
     return seconds(work)
 
 
-def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> tuple[Callable[[], float], Callable[[], float]]:
-    """PEFT's DEFT (qr) on linears of the same shapes and values: its merge, and the way from its file to merged ones.
+def bare(base: Any) -> Any:
+    """A clone with a patch of ComfyUI's that adds nothing on each of the layers."""
+    import torch
+
+    model = base.clone()
+    nothing = ("diff", (torch.zeros(1),))
+    model.add_patches({f"{name}.weight": nothing for name in attention(base.model.diffusion_model)}, 0.0)
+    return model
+
+
+def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[], float]]:
+    """PEFT's DEFT (qr) on linears of the same shapes and values: its merge, its safe merge, from its file to merged.
 
     What undoes either is not counted.
     """
@@ -204,17 +216,17 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> tuple[Callable[
             wrapped.unload()
         return taken
 
-    def merge() -> float:
+    def merge(safe: bool) -> float:
         with torch.no_grad():
             wrapped = peft.PeftModel.from_pretrained(network, folder)
             started = time.perf_counter()
-            wrapped.merge_adapter()
+            wrapped.merge_adapter(safe_merge=safe)
             taken = time.perf_counter() - started
             wrapped.unmerge_adapter()
             wrapped.unload()
         return taken
 
-    return merge, from_file
+    return [lambda: merge(False), lambda: merge(True), from_file]
 
 
 def measure_patching(kind: str, dtype: str, options: argparse.Namespace) -> None:
@@ -227,10 +239,12 @@ def measure_patching(kind: str, dtype: str, options: argparse.Namespace) -> None
     base = unet(kind, dtype)
     ours, peer = (patch_once(patched(base, adapter(base, method, options.rank))) for method in ("deft", "lora"))
     compare(f"patch.{kind}.{dtype}", ours, peer, runs=options.runs)
+    compare(f"patch_over_bare.{kind}.{dtype}", ours, patch_once(bare(base)), runs=options.runs)
     compare(f"patch_over_pass.{kind}.{dtype}", ours, one_pass(base, options.rank), runs=options.runs)
     with tempfile.TemporaryDirectory() as folder:
-        merge, peft_from_file = peft_side(base, dtype, options.rank, Path(folder))
+        merge, safe_merge, peft_from_file = peft_side(base, dtype, options.rank, Path(folder))
         compare(f"patch_over_peft.{kind}.{dtype}", ours, merge, runs=options.runs)
+        compare(f"patch_over_safe_peft.{kind}.{dtype}", ours, safe_merge, runs=options.runs)
         path = Path(folder) / "native.safetensors"
         save_file(adapter(base, "deft", options.rank), path, {"format": "pt"})
 
