@@ -65,8 +65,8 @@ def train(method: str, steps: int, batch: int, model: Any, latents: list, captio
             "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False}
         TrainLoraNode.execute([model], latents, captions, **{name: [value] for name, value in values.items()})
         return
-    from deft_pack.trainers.loop import Settings
     from deft_pack.trainers.loop import train as train_adapter
+    from deft_pack.trainers.settings import Settings
 
     settings = Settings(method, RANK, steps, 1e-4, batch_size=batch, layers="all linear", precision="fp32")
     train_adapter(model, latents, captions, settings, lambda progress: None)

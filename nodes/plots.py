@@ -1,4 +1,4 @@
-"""Pictures of an adapter."""
+"""Pictures of an adapter and of a training."""
 
 from __future__ import annotations
 
@@ -90,3 +90,42 @@ def _bars(
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def training_picture(losses: Sequence[float], rates: Sequence[float], title: str = "") -> np.ndarray:
+    """The loss of each step and its moving average, uint8 [height, width, 3]; the learning rate beside if it changes.
+
+    rates may be shorter than losses: those of a resumed run's own steps.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    steps = np.arange(1, len(losses) + 1)
+    axes.plot(steps, losses, color="0.8", linewidth=0.7, label="loss")
+    axes.plot(steps, smoothed(losses), color=_BLUE, linewidth=1.6, label="moving average")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(color="0.93")
+    axes.set_axisbelow(True)
+    if len(set(rates)) > 1:
+        second = axes.twinx()
+        second.plot(steps[len(steps) - len(rates) :], rates, color=_ORANGE, linewidth=1, label="learning rate")
+        second.set_ylabel("learning rate", color=_ORANGE)
+        second.set_ylim(bottom=0)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def smoothed(values: Sequence[float]) -> np.ndarray:
+    """The mean over a window of a twentieth of the values (5 at least) that ends at each of them."""
+    window = max(5, len(values) // 20)
+    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    means: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
+    return means

@@ -9,6 +9,8 @@ from comfy_api.v0_0_2 import io
 
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
+TrainingSettings = io.Custom("DEFT_TRAINING_SETTINGS")
+TrainingPreviews = io.Custom("DEFT_TRAINING_PREVIEWS")
 FOLDER = "loras"
 
 

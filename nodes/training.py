@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.utils
+import torch
 from comfy_api.v0_0_2 import io
+from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..deft_ops.projectors import PROJECTORS
-from ..trainers.loop import PRECISIONS, Progress, Settings, train
+from ..scoring.preprocessing import to_pictures
+from ..trainers.loop import Progress, Result, train
+from ..trainers.material import Material
+from ..trainers.settings import PRECISIONS, Settings
 from ..trainers.targets import PRESETS
-from .sockets import LoraModel, LossMap
+from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
+from .training_settings import RUN_DEFAULT, run_folder
 
 RANK = io.Int.Input(
     "rank",
@@ -82,7 +89,7 @@ def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 class StepReporter:
-    """ComfyUI's progress bar, and the loss as text at the node."""
+    """ComfyUI's progress bar with the newest preview, and the loss as text at the node."""
 
     def __init__(self, steps: int) -> None:
         self.bar = comfy.utils.ProgressBar(steps)
@@ -90,17 +97,50 @@ class StepReporter:
         context = get_executing_context()
         self.node_id = context.node_id if context else None
 
+    def say(self, text: str) -> None:
+        """Text at the node."""
+        server = getattr(PromptServer, "instance", None)
+        if self.node_id and server:
+            server.send_progress_text(text, self.node_id)
+
+    def start(self, text: str) -> None:
+        """Before the first step."""
+        logging.info(text)
+        self.say(text)
+
     def __call__(self, progress: Progress) -> None:
         """Report one step."""
         self.smooth = progress.loss if self.smooth is None else 0.95 * self.smooth + 0.05 * progress.loss
-        self.bar.update(1)
-        server = getattr(PromptServer, "instance", None)
-        if self.node_id and server and (progress.step % 10 == 0 or progress.step in (1, progress.steps)):
-            server.send_progress_text(
+        if progress.step % 10 == 0 or progress.step in (1, progress.steps):
+            self.say(
                 f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
-                f"gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step",
-                self.node_id,
+                f"rate {progress.rate:.3g}, gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step"
             )
+        preview = None
+        if progress.pictures is not None:
+            row = torch.cat(list(progress.pictures), dim=1)[None]
+            preview = ("JPEG", to_pictures(row)[0], 1024)
+        self.bar.update_absolute(progress.step, preview=preview)
+
+
+def contact_sheet(result: Result) -> Any:
+    """The previews with their steps as one IMAGE; without previews what stops the nodes behind it."""
+    if not result.pictures:
+        return ExecutionBlocker(None)
+    from ..scoring.grid import comparison_grid
+    from .comparison import as_image
+
+    rows = [to_pictures(pictures) for _, pictures in result.pictures]
+    return as_image(comparison_grid(rows, [f"step {step}" for step, _ in result.pictures]))
+
+
+def loss_plot(result: Result, settings: Settings) -> Any:
+    """The loss as IMAGE."""
+    from .comparison import as_image
+    from .plots import training_picture
+
+    title = f"{settings.method} rank {settings.rank}, {settings.optimizer} {settings.learning_rate:g}"
+    return as_image(training_picture(result.losses, result.rates, title))
 
 
 class DEFTTrainAdapter(io.ComfyNode):
@@ -121,8 +161,8 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to train on. It is not changed."),
                 io.Latent.Input(
                     "latents",
-                    tooltip="The training pictures, encoded: one batch, or a list from ComfyUI's "
-                    "data set nodes. All of one size.",
+                    tooltip="The training pictures, encoded: one batch, or a list from ComfyUI's data set nodes, of "
+                    "one or several sizes. A latent's noise mask says which part of the picture to learn.",
                 ),
                 io.Conditioning.Input(
                     "positive", tooltip="The captions, encoded: one for all pictures, or a list with one for each."
@@ -183,6 +223,33 @@ class DEFTTrainAdapter(io.ComfyNode):
                     tooltip="Recompute each block in the backward pass: less memory for activations, about "
                     "a third more time.",
                 ),
+                TrainingSettings.Input(
+                    "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
+                ),
+                TrainingPreviews.Input("previews", optional=True, tooltip="Training Previews, to see it learn."),
+                io.Latent.Input(
+                    "prior_latents",
+                    optional=True,
+                    tooltip="Prior preservation: pictures of other things of the subject's kind, encoded. As many as "
+                    "the batch size are added to each batch.",
+                ),
+                io.Conditioning.Input(
+                    "prior_positive", optional=True, tooltip="Captions of the prior pictures: one, or one for each."
+                ),
+                io.Conditioning.Input(
+                    "empty_caption", optional=True, tooltip="An empty text, encoded: needed for caption dropout only."
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Connect to train the text encoder as well, with the captions as text.",
+                ),
+                io.String.Input(
+                    "captions",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The captions as text, in the order of the encoded ones: to train the text encoder.",
+                ),
             ],
             outputs=[
                 LoraModel.Output(
@@ -193,6 +260,11 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.String.Output(
                     display_name="report",
                     tooltip="Layers, trained values, time, loss, gradient norms and how far the weights moved.",
+                ),
+                io.Image.Output(display_name="loss_plot", tooltip="The loss and its moving average."),
+                io.Image.Output(
+                    display_name="preview_sheet",
+                    tooltip="The previews, a row each with its step. Nothing comes out without Training Previews.",
                 ),
             ],
         )
@@ -212,11 +284,19 @@ class DEFTTrainAdapter(io.ComfyNode):
         precision: list[str],
         gradient_checkpointing: list[bool],
         method: dict[str, Any] | None = None,
+        settings: list[dict[str, Any]] | None = None,
+        previews: list[Any] | None = None,
+        prior_latents: list[dict[str, Any]] | None = None,
+        prior_positive: list[list] | None = None,
+        empty_caption: list[list] | None = None,
+        clip: list[Any] | None = None,
+        captions: list[str] | None = None,
     ) -> io.NodeOutput:
         """Train."""
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
             raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
-        settings = Settings(
+        more = first(settings) if settings else {"settings": {}, "run": RUN_DEFAULT}
+        chosen = Settings(
             **method_settings(first(method)),
             steps=first(steps),
             learning_rate=first(learning_rate),
@@ -226,9 +306,35 @@ class DEFTTrainAdapter(io.ComfyNode):
             seed=first(seed),
             precision=first(precision),
             gradient_checkpointing=first(gradient_checkpointing),
+            **more["settings"],
         )
-        result = train(first(model), latents, positive, settings, StepReporter(settings.steps))
-        return io.NodeOutput(result.adapter, {"loss": result.losses}, result.report, ui={"text": [result.report]})
+        material = Material(
+            latents,
+            positive,
+            prior_latents or (),
+            prior_positive or (),
+            empty_caption or (),
+            first(clip) if clip else None,
+            captions or (),
+        )
+        reporter = StepReporter(chosen.steps)
+        result = train(
+            first(model),
+            material,
+            chosen,
+            reporter,
+            folder=run_folder(more["run"]),
+            shown=first(previews) if previews else None,
+            on_start=reporter.start,
+        )
+        return io.NodeOutput(
+            result.adapter,
+            {"loss": result.losses},
+            result.report,
+            loss_plot(result, chosen),
+            contact_sheet(result),
+            ui={"text": [result.report]},
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTTrainAdapter]

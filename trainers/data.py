@@ -1,8 +1,10 @@
-"""Latents and conditioning as the training loop wants them."""
+"""Latents, masks and captions as the training loop wants them, and the order in which they come."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.sampler_helpers
@@ -10,39 +12,111 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-Conds = dict[str, Any]  # one caption: ComfyUI's COND objects by name
+from . import objective
+
+Conds = dict[str, Any]  # one caption for one size: ComfyUI's COND objects by name
 
 
-def gather_latents(latents: Sequence[dict[str, Any]]) -> Tensor:
-    """All latents as one batch [n, c, ...] float32 of ordinary (not inference) tensors.
+@dataclass(frozen=True)
+class Example:
+    """A picture, on the CPU: its latent [c, ...] in float32, a mask [1, ...] of its size, the place of its caption."""
 
-    Raises:
-        ValueError: none at all, different sizes, or a NaN or infinity.
-    """
-    samples = [item["samples"] for item in latents]
-    count = sum(len(sample) for sample in samples)
-    if count == 0:
-        raise ValueError("The latents are empty: connect at least one encoded picture.")
-    shapes = sorted({tuple(sample.shape[1:]) for sample in samples})
-    if len(shapes) > 1:
-        sizes = ", ".join(str(list(shape)) for shape in shapes)
-        raise ValueError(f"The latents have different sizes ({sizes}): scale or crop the pictures to one size first.")
-    batch = torch.cat([sample.float() for sample in samples]).clone()
-    if not torch.isfinite(batch).all():
-        raise ValueError("The latents hold a NaN or infinity: check the pictures and the VAE (fp16 VAEs overflow).")
-    return batch
+    latent: Tensor
+    mask: Tensor | None
+    caption: int
 
 
-def gather_conditioning(conditioning: Sequence[list], count: int) -> list:
-    """All captions as one conditioning list, of length 1 or `count`.
+def gather(latents: Sequence[dict[str, Any]], captions: int, what: str = "pictures") -> list[Example]:
+    """All latents one by one, as ordinary (not inference) tensors. Sizes may differ; masks come with the latents.
 
     Raises:
-        ValueError: the number of captions is neither 1 nor the number of pictures.
+        ValueError: none at all, nested latents, another number of captions than 1 or one each, a NaN or infinity.
     """
-    entries = [entry for group in conditioning for entry in group]
-    if len(entries) not in (1, count):
-        raise ValueError(f"There are {len(entries)} captions for {count} pictures: give one for all, or one for each.")
-    return entries
+    examples: list[tuple[Tensor, Tensor | None]] = []
+    for item in latents:
+        samples = item["samples"]
+        if getattr(samples, "is_nested", False):
+            raise ValueError("Latents of picture and sound together cannot be trained: connect those of pictures.")
+        masks = item.get("noise_mask")
+        for index, sample in enumerate(samples):
+            latent = sample.detach().float().cpu().clone()
+            if not torch.isfinite(latent).all():
+                raise ValueError(
+                    f"The latent of {what[:-1]} {len(examples) + 1} holds a NaN or infinity: check the picture and the "
+                    "VAE (fp16 VAEs overflow)."
+                )
+            mask = None
+            if masks is not None:
+                mask = objective.latent_mask(masks[index % len(masks)].cpu().clone(), tuple(latent.shape))
+                if not mask.any():
+                    raise ValueError(f"The mask of {what[:-1]} {len(examples) + 1} is empty: paint what to learn.")
+            examples.append((latent, mask))
+    if not examples:
+        raise ValueError(f"The latents of the {what} are empty: connect at least one encoded picture.")
+    if captions not in (1, len(examples)):
+        raise ValueError(
+            f"There are {captions} captions for {len(examples)} {what}: give one for all, or one for each."
+        )
+    return [Example(latent, mask, index if captions > 1 else 0) for index, (latent, mask) in enumerate(examples)]
+
+
+def as_network(model: Any, latent: Tensor) -> Tensor:
+    """A latent [c, ...] as the network sees it, [1, c, ...]: scaled, and with a time axis where videos have one.
+
+    Raises:
+        ValueError: another model's number of channels.
+    """
+    wanted = model.latent_format.latent_channels
+    if len(latent) != wanted:
+        raise ValueError(
+            f"The latents have {len(latent)} channels, but {type(model).__name__} wants {wanted}: encode the pictures "
+            "with this model's VAE."
+        )
+    batch = latent[None]
+    if model.latent_format.latent_dimensions == 3 and batch.ndim == 4:
+        batch = batch.unsqueeze(2)
+    scaled: Tensor = model.process_latent_in(batch)
+    return scaled
+
+
+def gather_conditioning(conditioning: Sequence[list]) -> list:
+    """All captions as one conditioning list."""
+    return [entry for group in conditioning for entry in group]
+
+
+def dataset_hash(*parts: Sequence[Example] | Sequence[Any]) -> str:
+    """SHA-256 over the values of examples and of encoded captions."""
+    found = hashlib.sha256()
+    for part in parts:
+        for item in part:
+            tensors = (item.latent, item.mask) if isinstance(item, Example) else (item[0],)
+            for tensor in tensors:
+                if isinstance(tensor, Tensor):
+                    found.update(str(tuple(tensor.shape)).encode())
+                    found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------- captions
+
+
+class Captions:
+    """What the network wants beside the latent, by caption and latent size; encoded when first asked for.
+
+    Some models want the picture's size (SDXL) or tensors of it. Kept on the CPU; a batch is moved when it is used.
+    """
+
+    def __init__(self, model: Any, entries: Sequence[Any], device: torch.device) -> None:
+        self.model, self.entries, self.device = model, entries, device
+        self._known: dict[tuple[int, tuple[int, ...]], Conds] = {}
+
+    def conds(self, caption: int, shape: tuple[int, ...]) -> Conds:
+        """Of one caption for latents [1, c, ...] of this shape."""
+        key = caption, shape
+        if key not in self._known:
+            (encoded,) = encode_conditioning(self.model, [self.entries[caption]], shape, self.device)
+            self._known[key] = {name: moved(cond, torch.device("cpu")) for name, cond in encoded.items()}
+        return {name: moved(cond, self.device) for name, cond in self._known[key].items()}
 
 
 def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device: torch.device) -> list[Conds]:
@@ -55,17 +129,24 @@ def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device:
         model.extra_conds, comfy.sampler_helpers.convert_cond(entries), blank, device, "positive", latent_image=blank
     )
     return [
-        {name: cloned(cond.process_cond(batch_size=1, area=None), device) for name, cond in item["model_conds"].items()}
+        {
+            name: moved(cond.process_cond(batch_size=1, area=None), device, copy=True)
+            for name, cond in item["model_conds"].items()
+        }
         for item in conds
     ]
 
 
-def cloned(cond: Any, device: torch.device) -> Any:
-    """The same COND object with its tensors cloned: inference tensors cannot be saved for the backward pass."""
+def moved(cond: Any, device: torch.device, copy: bool = False) -> Any:
+    """The same COND object on a device; copied, because inference tensors cannot be saved for the backward pass."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device).clone() if copy else tensor.to(device)
+
     if isinstance(cond.cond, Tensor):
-        return cond._copy_with(cond.cond.to(device).clone())
+        return cond._copy_with(move(cond.cond))
     if isinstance(cond.cond, (list, tuple)):
-        return cond._copy_with([item.to(device).clone() if isinstance(item, Tensor) else item for item in cond.cond])
+        return cond._copy_with([move(item) if isinstance(item, Tensor) else item for item in cond.cond])
     return cond
 
 
@@ -91,3 +172,27 @@ def batch(conds: Sequence[Conds]) -> dict[str, Any]:
     """The captions of one forward pass as the model's keyword arguments."""
     joined = comfy.samplers.cond_cat(list(conds))
     return {name: value.cond if hasattr(value, "cond") else value for name, value in joined.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- order
+
+
+class Order:
+    """Batches of places without end, each of one latent size; every place comes once before any comes again."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, generator: torch.Generator) -> None:
+        self.shapes, self.batch_size, self.generator = shapes, batch_size, generator
+        self.waiting: list[list[int]] = []
+
+    def next(self) -> list[int]:
+        """The next batch: full ones first, then what is left of each size."""
+        if not self.waiting:
+            open_batches: dict[tuple[int, ...], list[int]] = {}
+            for place in torch.randperm(len(self.shapes), generator=self.generator).tolist():
+                filling = open_batches.setdefault(self.shapes[place], [])
+                filling.append(place)
+                if len(filling) == self.batch_size:
+                    self.waiting.append(open_batches.pop(self.shapes[place]))
+            self.waiting += open_batches.values()
+        first, *self.waiting = self.waiting
+        return first

@@ -86,6 +86,11 @@ def frozen_forward(
     return forward
 
 
+def of_a_copy(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same forward on a copy of its input."""
+    return lambda x, *args, **kwargs: run(x.clone(), *args, **kwargs)
+
+
 def own_forward(module: nn.Module) -> Callable[[], None]:
     """Remember whether the module has a forward of its own (an instance attribute), and return what restores it."""
     if "forward" in module.__dict__:
@@ -105,11 +110,13 @@ def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]
 
 
 @contextmanager
-def frozen(root: nn.Module, additions: dict[str, Addition]) -> Iterator[None]:
+def frozen(root: nn.Module, additions: dict[str, Addition], in_place: bool = False) -> Iterator[None]:
     """Run `root` frozen inside the context, with adapters on the named layers; everything is restored after it.
 
-    Linear and convolution layers run through FrozenLayer. What other modules hold themselves (norms, embeddings,
-    position tables) is small: it is cloned for the time of the training, because those tensors do get saved.
+    Linear and convolution layers run through FrozenLayer. What other modules hold themselves (norms, position tables)
+    is small: it is cloned for the time of the training, because those tensors do get saved. Tables of token embeddings
+    are large and never saved. `in_place`: the network adds to a norm's input in place (ComfyUI's text encoders do), so
+    norms keep a copy of it.
     """
     restore: list[Callable[[], Any]] = []
     try:
@@ -118,9 +125,12 @@ def frozen(root: nn.Module, additions: dict[str, Addition]) -> Iterator[None]:
                 restore.append(own_forward(module))
                 module.forward = frozen_forward(module, module.forward, additions.get(name))
                 continue
+            if in_place and type(module).__name__.endswith("Norm"):
+                restore.append(own_forward(module))
+                module.forward = of_a_copy(module.forward)
             for store, key, tensor in small_tensors(module):
                 restore.append(partial(store.__setitem__, key, tensor))
-                clone = tensor.detach().clone()
+                clone = tensor.detach() if isinstance(module, nn.Embedding) else tensor.detach().clone()
                 store[key] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
         yield
     finally:

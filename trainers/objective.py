@@ -1,18 +1,28 @@
-"""The training objective that the model itself was trained with.
+"""The training objective that the model itself was trained with, its noise levels, weights and losses.
 
 ComfyUI's model_sampling turns a network's output into the clean latent: x0 = a(s) x_t + b(s) output, for every kind of
 model it knows (epsilon, v, flow, EDM ...). Solved for the output, this gives the target without a case for each kind:
 noise for epsilon, sqrt(abar) noise - sqrt(1 - abar) x0 for v, noise - x0 for flow.
+
+A weight w on the error of x0 is b^2 w on the error of the output. So one formula serves all kinds: with
+SNR = (signal / noise)^2 of x_t, Min-SNR is min(SNR, gamma) on x0 (arXiv 2303.09556, section 3.4), which is
+min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v; the debiased loss is sqrt(SNR) on x0, 1 /
+sqrt(SNR) for epsilon (arXiv 2310.08442, equation 14).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+MODE_SCALE = 1.29  # of SD3's paper, table 1
+MOST_SNR = 1000.0  # kohya's cap in the debiased loss: the last steps are nearly free of noise
 
 
 @contextmanager
@@ -25,26 +35,69 @@ def raw_output(model_sampling: Any) -> Iterator[None]:
         del model_sampling.calculate_denoised
 
 
-def target(model_sampling: Any, sigma: Tensor, x0: Tensor, xt: Tensor) -> Tensor:
-    """What the network should have returned for x_t [n, ...] at sigma [n], given x0."""
-    one = torch.ones([len(sigma)] + [1] * (x0.ndim - 1), device=x0.device, dtype=torch.float64)
+def _coefficients(model_sampling: Any, sigma: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+    """a and b [n, 1, ...] of x0 = a x_t + b output, float64."""
+    one = torch.ones([len(sigma)] + [1] * (ndim - 1), device=sigma.device, dtype=torch.float64)
     denoised = type(model_sampling).calculate_denoised
     sigma = sigma.double()
-    a = denoised(model_sampling, sigma, torch.zeros_like(one), one)
-    b = denoised(model_sampling, sigma, one, torch.zeros_like(one))
+    zero = torch.zeros_like(one)
+    return denoised(model_sampling, sigma, zero, one), denoised(model_sampling, sigma, one, zero)
+
+
+def target(model_sampling: Any, sigma: Tensor, x0: Tensor, xt: Tensor) -> Tensor:
+    """What the network should have returned for x_t [n, ...] at sigma [n], given x0."""
+    a, b = _coefficients(model_sampling, sigma, x0.ndim)
     return ((x0.double() - a * xt.double()) / b).float()
 
 
-def sample_sigmas(model_sampling: Any, count: int, generator: torch.Generator) -> Tensor:
-    """Noise levels [count]: uniform over the model's own steps, or logit-normal with the model's shift for flow models.
+# --------------------------------------------------------------------------------------------------------- noise levels
 
-    Sources: DDPM (arXiv 2006.11239) section 3.2; SD3 (arXiv 2403.03206) section 3.1.
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=generator)
+
+
+def _logit_normal(count: int, generator: torch.Generator) -> Tensor:
+    return torch.sigmoid(torch.randn(count, generator=generator))
+
+
+def _mode(count: int, generator: torch.Generator) -> Tensor:
+    u = torch.rand(count, generator=generator)
+    return 1 - u - MODE_SCALE * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
+
+
+# How the share of noise u in (0, 1) is drawn. Sources: SD3 (arXiv 2403.03206) section 3.1, equations 19 and 20.
+TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
+    "auto": None,  # logit-normal for flow models, uniform for others
+    "uniform": _uniform,
+    "logit-normal": _logit_normal,
+    "mode": _mode,
+}
+
+
+def sample_sigmas(
+    model_sampling: Any, count: int, generator: torch.Generator, timesteps: str = "auto", shift: float = 0.0
+) -> Tensor:
+    """Noise levels [count].
+
+    Flow models: u with the model's own shift, or with `shift` if it is not 0: sigma = s u / (1 + (s - 1) u) (SD3's
+    paper, section 5.3.2). Others: u of the model's own steps (DDPM, arXiv 2006.11239, section 3.2), shifted only if
+    asked for.
     """
-    if is_flow(model_sampling):
-        u = torch.sigmoid(torch.randn(count, generator=generator))
-        return torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
-    sigmas = model_sampling.sigmas
-    return sigmas.detach().cpu().float()[torch.randint(len(sigmas), (count,), generator=generator)]
+    flow = is_flow(model_sampling)
+    draw = TIMESTEPS[timesteps]
+    if draw is None and not flow and not shift:
+        sigmas = model_sampling.sigmas
+        return sigmas.detach().cpu().float()[torch.randint(len(sigmas), (count,), generator=generator)]
+    if draw is None:
+        draw = _logit_normal if flow else _uniform
+    u = draw(count, generator)
+    if shift:
+        u = shift * u / (1 + (shift - 1) * u)
+    if flow:
+        return u if shift else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
+    sigmas = model_sampling.sigmas.detach().cpu().float()
+    return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
 
 
 def is_flow(model_sampling: Any) -> bool:
@@ -52,15 +105,108 @@ def is_flow(model_sampling: Any) -> bool:
     return abs(float(model_sampling.sigma_max) - 1.0) < 1e-3
 
 
-def loss(
-    model: Any, x0: Tensor, noise: Tensor, sigma: Tensor, conds: dict[str, Any], transformer_options: dict[str, Any]
-) -> Tensor:
-    """Mean squared error [n] of the network's output against its native target.
+# -------------------------------------------------------------------------------------------------------------- weights
 
-    x0 and noise are [n, ...] as the network sees latents (behind process_latent_in), sigma is [n].
+
+def _no_weight(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    return torch.ones_like(snr)
+
+
+def _min_snr(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    return snr.clamp(max=gamma) * b.square()
+
+
+def _debiased(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    return snr * b.square() / snr.clamp(max=MOST_SNR).sqrt()
+
+
+def _sigma_sqrt(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    return sigma**-2.0
+
+
+def _cosmap(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
+    return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
+
+
+# The last two are SD3's (section 3.1), for flow models only.
+WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "none": _no_weight,
+    "min-SNR": _min_snr,
+    "debiased": _debiased,
+    "sigma_sqrt": _sigma_sqrt,
+    "cosmap": _cosmap,
+}
+FLOW_WEIGHTINGS = ("sigma_sqrt", "cosmap")
+
+
+def weights(model_sampling: Any, sigma: Tensor, weighting: str, gamma: float = 5.0) -> Tensor:
+    """Weights [n] of the output's error at sigma [n].
+
+    Raises:
+        ValueError: a weighting of flow models on another model.
+    """
+    if weighting in FLOW_WEIGHTINGS and not is_flow(model_sampling):
+        raise ValueError(f"The weighting {weighting} is for flow models (SD3, Flux ...): choose none or min-SNR.")
+    level = sigma.double()
+    one = torch.ones_like(level)
+    signal = model_sampling.noise_scaling(level, torch.zeros_like(one), one.clone())
+    noise = model_sampling.noise_scaling(level, one.clone(), torch.zeros_like(one))
+    _, b = _coefficients(model_sampling, sigma, 1)
+    return WEIGHTINGS[weighting]((signal / noise).square(), b, level, gamma).float()
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+
+
+def _squared(output: Tensor, wanted: Tensor, huber: float) -> Tensor:
+    return (output - wanted).square()
+
+
+def _pseudo_huber(output: Tensor, wanted: Tensor, huber: float) -> Tensor:
+    return 2 * huber * (((output - wanted).square() + huber**2).sqrt() - huber)
+
+
+def _absolute(output: Tensor, wanted: Tensor, huber: float) -> Tensor:
+    return (output - wanted).abs()
+
+
+# huber is the pseudo-Huber loss as diffusers' and kohya's scripts scale it: close to mse below the threshold.
+LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "mse": _squared,
+    "huber": _pseudo_huber,
+    "l1": _absolute,
+}
+
+
+def loss(
+    model: Any,
+    x0: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    conds: dict[str, Any],
+    transformer_options: dict[str, Any],
+    kind: str = "mse",
+    huber: float = 0.1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Loss [n] of the network's output against its native target.
+
+    x0 and noise are [n, c, ...] as the network sees latents (behind process_latent_in), sigma is [n]. A mask
+    [n, 1, ...] of the latents' size weights the places; it is normalised, so that a small mask does not train less.
     """
     sampling = model.model_sampling
     xt = sampling.noise_scaling(sigma, noise.clone(), x0)
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)
-    return (output.float() - target(sampling, sigma, x0, xt)).square().flatten(1).mean(1)
+    errors = LOSSES[kind](output.float(), target(sampling, sigma, x0, xt), huber)
+    if mask is None:
+        return errors.flatten(1).mean(1)
+    mask = mask.to(errors)
+    return (errors * mask).flatten(1).sum(1) / (mask.flatten(1).sum(1) * errors.shape[1]).clamp(min=1e-6)
+
+
+def latent_mask(mask: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A picture's mask [1, 1, h, w] or [1, h, w] as one of a latent [c, ..., h, w]: [1, ..., h, w], averaged."""
+    flat = mask.float().reshape(-1, 1, *mask.shape[-2:])[:1]
+    small = F.interpolate(flat, size=size[-2:], mode="area")[0]
+    return small if len(size) == 3 else small[:, None].expand(1, *size[1:]).contiguous()

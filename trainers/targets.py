@@ -1,4 +1,4 @@
-"""Which layers of a model an adapter is put on."""
+"""Which layers of a model an adapter is put on, and with which rank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import nn
 from .frozen import is_frozen_kind
 
 # Path parts that mean attention or feed-forward in ComfyUI's models.
-_ATTENTION = re.compile(r"(^|\.)(attn\d?|attn_[a-z]+|self_attn|cross_attn|attention|[a-z]+_attn|linear1|linear2)(\.|$)")
+_ATTENTION = re.compile(
+    r"(^|\.)(attn\d?|attn_[a-z]+|self_attn|cross_attn|attention|[a-z]+_attn|SelfAttention|linear1|linear2)(\.|$)"
+)
 _CROSS = re.compile(r"(^|\.)(attn2|cross_attn|context_block|txt_attn)(\.|$)")
 _FEED_FORWARD = re.compile(r"(^|\.)(?<!embedder\.)(ff|mlp|ffn|feed_forward|img_mlp|txt_mlp)(\.|$)")
 _PAPER = re.compile(r"\.(to_q|to_k|to_v|to_out\.0|qkv|attn\.proj)$")
@@ -44,25 +46,88 @@ def wanted(name: str, module: nn.Module, preset: str) -> bool:
     raise ValueError(f"Unknown choice of layers {preset!r}: choose one of {', '.join(PRESETS)}.")
 
 
-def select(root: nn.Module, preset: str, pattern: str = "") -> dict[str, nn.Module]:
-    """The layers of `root` by path that the preset takes and, if given, the regular expression finds.
+def expression(text: str, what: str) -> re.Pattern[str]:
+    """A regular expression from a widget. Raises ValueError if it is none."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"The {what} {text!r} is not a regular expression: {error}.") from error
+
+
+def block_rules(text: str) -> list[tuple[str, range | None]]:
+    """The widget "input_blocks.4-8, middle_block": paths of blocks, the last with a number or a range of numbers.
+
+    Raises ValueError for a range that is none.
+    """
+    rules: list[tuple[str, range | None]] = []
+    for item in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+        found = re.fullmatch(r"([\w.]*[A-Za-z_]\w*)(?:\.(\d+)(?:-(\d+))?)?", item)
+        if found is None:
+            raise ValueError(f"The block {item!r} is not understood: write input_blocks, or input_blocks.4-8.")
+        path, low, high = found.groups()
+        if low is not None and high is not None and int(high) < int(low):
+            raise ValueError(f"The block range {item!r} is empty: write the smaller number first.")
+        rules.append((path, None if low is None else range(int(low), int(high or low) + 1)))
+    return rules
+
+
+def in_blocks(name: str, rules: list[tuple[str, range | None]]) -> bool:
+    """Whether a layer lies in one of the blocks; in all of them if there are no rules."""
+    for path, numbers in rules:
+        if name != path and not name.startswith(f"{path}."):
+            continue
+        number = name.removeprefix(f"{path}.").partition(".")[0]
+        if numbers is None or (number.isdigit() and int(number) in numbers):
+            return True
+    return not rules
+
+
+def rank_rules(text: str) -> list[tuple[re.Pattern[str], int]]:
+    """The widget "pattern = rank", one a line; the first that finds a layer counts. Raises ValueError for others."""
+    rules = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        pattern, equals, rank = line.rpartition("=")
+        if not equals or not rank.strip().isdigit() or int(rank) < 1:
+            raise ValueError(f"The rank rule {line!r} is not understood: write a pattern, '=', and a rank: attn2 = 4.")
+        rules.append((expression(pattern.strip(), "pattern of a rank rule"), int(rank)))
+    return rules
+
+
+def rank_of(name: str, out: int, rank: int, rules: list[tuple[re.Pattern[str], int]], cap: float = 0.0) -> int:
+    """The rank of a layer with `out` rows: of the first rule that finds it, else `rank`; at most out / cap, at least 1.
+
+    Source of the cap: PaRa (arXiv 2406.05641), whose code has r = out / 40 for smaller layers.
+    """
+    chosen = next((value for pattern, value in rules if pattern.search(name)), rank)
+    return max(1, min(chosen, int(out / cap))) if cap else chosen
+
+
+def select(
+    root: nn.Module, preset: str, pattern: str = "", exclude: str = "", blocks: str = ""
+) -> dict[str, nn.Module]:
+    """The layers of `root` by path that the preset takes and, if given, `pattern` finds, `exclude` does not and
+    `blocks` has.
 
     Raises:
-        ValueError: an unknown preset, a pattern that is no regular expression, or no layer left.
+        ValueError: an unknown preset, a pattern that is no regular expression, blocks that are none, no layer left.
     """
-    try:
-        keep = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"The layer pattern {pattern!r} is not a regular expression: {error}.") from error
+    keep, drop = expression(pattern, "layer pattern"), expression(exclude, "exclude pattern")
+    rules = block_rules(blocks)
     layers = {
         name: module
         for name, module in root.named_modules()
-        if is_frozen_kind(module) and wanted(name, module, preset) and keep.search(name)
+        if is_frozen_kind(module)
+        and wanted(name, module, preset)
+        and keep.search(name)
+        and not (exclude and drop.search(name))
+        and in_blocks(name, rules)
     }
     if not layers:
         kinds = sorted({name.rpartition(".")[2] for name, module in root.named_modules() if is_frozen_kind(module)})
+        tops = sorted({name.partition(".")[0] for name, module in root.named_modules() if is_frozen_kind(module)})
+        limits = "".join(f" and {what} {text!r}" for what, text in (("exclude", exclude), ("blocks", blocks)) if text)
         raise ValueError(
-            f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}: "
-            f"its layers end in {', '.join(kinds[:20])}."
+            f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}{limits}: "
+            f"its layers end in {', '.join(kinds[:20])}; its blocks are {', '.join(tops[:20])}."
         )
     return layers

@@ -73,7 +73,10 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     pending = {folder / name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
     try:
         for target, temporary in pending.items():
-            temporary.write_bytes(contents[target.name])
+            with temporary.open("wb") as file:
+                file.write(contents[target.name])
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
         for target, temporary in pending.items():
             os.replace(temporary, target)
     finally:

@@ -382,7 +382,9 @@ def test_training_on_a_model_with_activations(pack: Pack, comfyui_session: Any) 
         adapter = pack.adapters.Adapter({key: value.clone() for key, value in
                                          pack.adapter(model, [SD3_PROJECTION, SD3_QKV]).items()})
         patched = pack.apply(adapter, model, mode="activations")[0]
-        settings = loop.Settings("deft", 2, 2, 1e-2, layers="all linear")
-        result = loop.train(patched, [models.latents(model)], [models.conditioning()], settings, lambda progress: None)
-        plain = loop.train(model, [models.latents(model)], [models.conditioning()], settings, lambda progress: None)
+        settings = comfyui_session.module("trainers.settings").Settings("deft", 2, 2, 1e-2, layers="all linear")
+        material = comfyui_session.module("trainers.material").Material(
+            [models.latents(model)], [models.conditioning()])
+        result = loop.train(patched, material, settings, lambda progress: None)
+        plain = loop.train(model, material, settings, lambda progress: None)
     assert all(loss == loss for loss in result.losses) and result.losses[0] != plain.losses[0]

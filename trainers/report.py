@@ -1,0 +1,116 @@
+"""What is told of a training: before it, in its report, and in the adapter's file."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ..deft_ops.version import VERSION
+from ..patches.fingerprint import fingerprint
+from .settings import digest
+from .trainer import Trainer
+
+
+def identity_of(trainer: Trainer) -> dict[str, Any]:
+    """What decides the result: settings, data, the base, what is patched onto it and how it is sampled."""
+    patches = trainer.model.patches
+    sampling = trainer.model.model.model_sampling
+    return trainer.settings.identity() | {
+        "data": trainer.dataset.hash(),
+        "base": fingerprint(trainer.model),
+        "patches": digest({key: described(patches[key]) for key in sorted(patches)}),
+        "sampling": [type(sampling).__name__, float(sampling.percent_to_sigma(0.5))],
+        "text_encoder": bool(trainer.text_layers),
+    }
+
+
+def described(value: Any) -> Any:
+    """A patch as numbers and texts: tensors by their shape and sum."""
+    if isinstance(value, torch.Tensor):
+        return [list(value.shape), float(value.double().sum())]
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    if hasattr(value, "weights"):
+        return [type(value).__name__, described(value.weights)]
+    return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def opening(trainer: Trainer) -> str:
+    """What is going to be trained."""
+    layers = len(trainer.layers) + len(trainer.text_layers)
+    text = f" ({len(trainer.text_layers)} of text encoders)" if trainer.text_layers else ""
+    values = sum(parameter.numel() for parameter in trainer.parameters)
+    return f"{trainer.settings.method} rank {trainer.settings.rank}: {layers} layers{text}, {values:,} trained values"
+
+
+def patched_notes(trainer: Trainer) -> list[str]:
+    """That the base is not the plain model, if so."""
+    if not trainer.model.patches:
+        return []
+    return [
+        f"trained on top of what is already on the model ({len(trainer.model.patches)} patched weights): apply the "
+        "adapter after the same"
+    ]
+
+
+def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: int) -> str:
+    """The proof of effect: layers, parameters, gradient norms, how far the weights moved."""
+    losses, norms = trainer.losses, trainer.gradient_norms
+    tenth = max(1, len(losses) // 10)
+    first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
+    values = sorted(change.values())
+    masks = sum(example.mask is not None for example in trainer.dataset.examples)
+    data_line = f"{len(trainer.dataset.examples)} pictures"
+    if trainer.dataset.prior:
+        data_line += f", {len(trainer.dataset.prior)} prior pictures"
+    if masks:
+        data_line += f", {masks} with a mask"
+    sizes = trainer.dataset.sizes()
+    return "\n".join(
+        [
+            f"{opening(trainer)}, {steps} steps in {seconds:.1f} s ({seconds / max(1, steps):.3f} s a step)",
+            data_line + (f", {len(sizes)} sizes" if len(sizes) > 1 else ""),
+            f"loss {first:.4f} (first tenth) -> {last:.4f} (last tenth)",
+            f"gradient norm {norms[0]:.3g} at the first step, {norms[-1]:.3g} at the last",
+            f"|delta W| / |W|: median {values[len(values) // 2]:.4f}, smallest {values[0]:.4f}, "
+            f"largest {values[-1]:.4f}",
+        ]
+    )
+
+
+def effect(change: dict[str, float]) -> None:
+    """Raise ValueError for an adapter that is no use."""
+    broken = [name for name, value in change.items() if not math.isfinite(value)]
+    if broken:
+        raise ValueError(
+            f"The trained adapter is not finite at {len(broken)} layers ({broken[0]}): lower the learning rate."
+        )
+    if not any(change.values()):
+        raise ValueError("The trained adapter changes nothing: raise the learning rate or the number of steps.")
+
+
+def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float] | None = None) -> dict[str, str]:
+    """What a file of this adapter is to say of its making."""
+    settings = trainer.settings
+    record = asdict(settings) | {
+        "steps": trainer.step,
+        "pictures": len(trainer.dataset.examples),
+        "prior_pictures": len(trainer.dataset.prior),
+        "text_encoder": bool(trainer.text_layers),
+        "dataset_hash": identity["data"],
+        "final_loss": trainer.losses[-1],
+        "versions": {"pack": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    if change is not None:
+        record["largest_change"] = max(change.values())
+    projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
+    return projector | {
+        "base_model": type(trainer.model.model).__name__,
+        "base_hash": identity["base"],
+        "training": json.dumps(record, sort_keys=True),
+    }
