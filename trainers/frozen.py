@@ -15,7 +15,10 @@ from typing import Any
 
 import comfy.ops
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
+
+from ..patches.activations import bias_of
 
 CONVOLUTIONS = {
     nn.Conv1d: torch.nn.grad.conv1d_input,
@@ -26,17 +29,28 @@ CONVOLUTIONS = {
 Addition = Callable[[Tensor, Tensor], Tensor]
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a linear layer; ComfyUI's layers of quantised weights are no torch.nn.Linear."""
+    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+
+
 def is_frozen_kind(module: nn.Module) -> bool:
     """Whether the module is a linear or convolution layer, which this file can run frozen."""
-    return isinstance(module, (nn.Linear, *CONVOLUTIONS)) and getattr(module, "weight", None) is not None
+    known = is_linear(module) or isinstance(module, tuple(CONVOLUTIONS))
+    return known and getattr(module, "weight", None) is not None
 
 
 @contextmanager
 def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
-    """The module's weight on the device and in the dtype of `like`, wherever ComfyUI keeps it."""
+    """The module's weight on the device and in the dtype of `like`, wherever ComfyUI keeps it; dequantised."""
+    stored: Any = module.weight
+    if hasattr(module, "get_weight") and type(stored) not in (Tensor, nn.Parameter):  # GGUF loaders, with patches
+        yield module.get_weight(stored.to(like.device), like.dtype).to(like.dtype)
+        return
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
-        yield weight
+        # Products with quantised tensors would round the gradient as well, or know only x W^T.
+        yield weight.dequantize().to(like.dtype) if isinstance(weight, QuantizedTensor) else weight
     finally:
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
@@ -44,7 +58,7 @@ def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
 def input_gradient(module: nn.Module, grad: Tensor, shape: torch.Size) -> Tensor:
     """The gradient of the module's input [shape] from that of its output."""
     with weight_of(module, grad) as weight:
-        if isinstance(module, nn.Linear):
+        if is_linear(module):
             return (grad @ weight).reshape(shape)
         conv = next(function for kind, function in CONVOLUTIONS.items() if isinstance(module, kind))
         return conv(shape, weight, grad, module.stride, module.padding, module.dilation, module.groups)
@@ -63,14 +77,6 @@ class FrozenLayer(torch.autograd.Function):
         return input_gradient(ctx.module, grad, ctx.shape).to(ctx.dtype), None, None
 
 
-def bias_like(module: nn.Module, y: Tensor) -> Tensor | None:
-    """The module's bias, shaped to be subtracted from its output y."""
-    if module.bias is None:
-        return None
-    bias = module.bias.detach().to(y.device, y.dtype)
-    return bias if isinstance(module, nn.Linear) else bias.view(1, -1, *[1] * (y.ndim - 2))
-
-
 def frozen_forward(
     module: nn.Module, run: Callable[[Tensor], Tensor], addition: Addition | None
 ) -> Callable[[Tensor], Tensor]:
@@ -80,7 +86,7 @@ def frozen_forward(
         y = FrozenLayer.apply(x, module, run)
         if addition is None:
             return y
-        bias = bias_like(module, y)
+        bias = bias_of(module, y, y.ndim - 1 if is_linear(module) else 1)
         return y + addition(x, y if bias is None else y - bias)
 
     return forward

@@ -65,9 +65,10 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
     first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
     values = sorted(change.values())
     masks = sum(example.mask is not None for example in trainer.dataset.examples)
-    data_line = f"{len(trainer.dataset.examples)} pictures"
-    if trainer.dataset.prior:
-        data_line += f", {len(trainer.dataset.prior)} prior pictures"
+    pictures, prior = len(trainer.dataset.examples), len(trainer.dataset.prior)
+    data_line = f"{pictures} picture{'s' * (pictures > 1)}"
+    if prior:
+        data_line += f", {prior} prior picture{'s' * (prior > 1)}"
     if masks:
         data_line += f", {masks} with a mask"
     sizes = trainer.dataset.sizes()

@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from .frozen import is_frozen_kind
+from .frozen import is_frozen_kind, is_linear
 
 # Path parts that mean attention or feed-forward in ComfyUI's models.
 _ATTENTION = re.compile(
@@ -29,8 +29,8 @@ PRESETS = {
 def wanted(name: str, module: nn.Module, preset: str) -> bool:
     """Whether the preset takes this layer."""
     if preset == "all linear and convolution":
-        return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    if not isinstance(module, nn.Linear):
+        return is_linear(module) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    if not is_linear(module):
         return False
     if preset == "all linear":
         return True

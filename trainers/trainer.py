@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,12 @@ class Trainer:
         self.root = model.model.diffusion_model
         # Everything random comes from here, on the CPU: the same numbers on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.layers = self.make_layers(self.root, settings.layers, settings.pattern)
+        self.layers = self.make_layers(self.root, settings.layers, settings.pattern, self.generator)
         self.text_layers: dict[str, Layer] = {}
         if dataset.text is not None:
-            self.text_layers = self.make_layers(dataset.text.root, "attention", "", text=True)
+            # Numbers of its own, so that the model learns from the same noise with and without it.
+            own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
+            self.text_layers = self.make_layers(dataset.text.root, "attention", "", own, text=True)
         self.optimizer = optimisation.make_optimizer(
             settings.optimizer,
             self.groups(),
@@ -65,7 +67,9 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------- what is trained
 
-    def make_layers(self, root: nn.Module, preset: str, pattern: str, text: bool = False) -> dict[str, Layer]:
+    def make_layers(
+        self, root: nn.Module, preset: str, pattern: str, generator: torch.Generator, text: bool = False
+    ) -> dict[str, Layer]:
         """The chosen layers with new parameters."""
         settings = self.settings
         chosen = select(root, preset, pattern, *(() if text else (settings.exclude, settings.blocks)))
@@ -76,7 +80,7 @@ class Trainer:
             with weight_of(module, torch.empty(0, device=self.device)) as weight:
                 rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
                 params = self.method.init(
-                    weight, rank, generator=self.generator, alpha=settings.alpha, **settings.options
+                    weight, rank, generator=generator, alpha=settings.alpha, **settings.options
                 )
             if dtype != torch.float32:
                 params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
@@ -138,13 +142,11 @@ class Trainer:
             wanted = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
         return torch.autocast(self.device.type, torch.bfloat16) if wanted == "bf16" else contextlib.nullcontext()
 
-    def batch(self) -> list[tuple[list[data.Example], float]]:
-        """The next examples with the weight of their mean: pictures, and prior pictures if there are any."""
-        parts = [([self.dataset.examples[place] for place in self.order.next()], 1.0)]
+    def batch(self) -> Iterator[tuple[list[data.Example], float]]:
+        """The next examples with the weight of their mean: pictures, then prior pictures if there are any."""
+        yield [self.dataset.examples[place] for place in self.order.next()], 1.0
         if self.dataset.prior:
-            prior = [self.dataset.prior[place] for place in self.prior_order.next()]
-            parts.append((prior, self.settings.prior_weight))
-        return parts
+            yield [self.dataset.prior[place] for place in self.prior_order.next()], self.settings.prior_weight
 
     def backward(self) -> float:
         """One random batch, forward and backward; the loss."""

@@ -202,7 +202,8 @@ def test_interruption_through_the_executor(comfyui: Any) -> None:
         failed = comfyui.fail(training_prompt(steps=100_000), want=["train"])
     finally:
         comfy.utils.set_progress_bar_global_hook(hook)
-    assert (failed.node_type, failed.kind) == ("DEFTTrainAdapter", "interrupted") and seen == [4]  # it went on where the first run of the same settings had ended
+    assert (failed.node_type, failed.kind) == ("DEFTTrainAdapter", "interrupted")
+    assert seen == [4]  # it went on where the first run of the same settings had ended
     assert len(comfyui.run(training_prompt(seed=9), want=["train"]).output("train", 1)["loss"]) == 3
 
 

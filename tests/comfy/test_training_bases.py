@@ -1,0 +1,94 @@
+"""Training on bases that are not plain float32 in memory: fp8, scaled fp8, other quantised formats, partly loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from . import models
+from .test_quantised import (  # noqa: F401 (unloaded is a fixture)
+    FORMATS,
+    ROUNDS_INPUTS,
+    depth_of,
+    lazy_sd3,
+    quantised_sd3,
+    truth,
+    unload,
+    unloaded,
+)
+from .test_quantised import pack as applying  # noqa: F401 (a fixture)
+from .test_training import traces
+from .test_training_runs import pack, train  # noqa: F401 (a fixture)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_quantised_bases(pack: Any, applying: Any, kind: str) -> None:  # noqa: F811
+    """The losses are those of the dequantised network in float32, step after step; nothing of the base changes."""
+    model = quantised_sd3(kind)
+    plain = truth(applying, model, depth_of(kind))
+    models.network_output(model)  # loading makes new parameters of some formats
+    before = traces(model)
+    chosen: dict[str, Any] = {"layers": "attention and feed-forward", "steps": 4, "precision": "fp32", "method": "deft"}
+    found, expected = train(pack, model, **chosen), train(pack, plain, **chosen)
+    limit = 0.05 if kind in ROUNDS_INPUTS else 1e-4
+    assert found.losses == pytest.approx(expected.losses, rel=limit)
+    assert found.losses[-1] != found.losses[0]
+    assert found.adapter.keys() == expected.adapter.keys()
+    if kind not in ROUNDS_INPUTS:
+        for key in found.adapter:
+            assert models.relative(found.adapter[key], expected.adapter[key]) < 1e-2, key
+    assert traces(model) == before
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp8_e4m3", "scaled_fp8"])
+def test_offloaded_bases(pack: Any, kind: str) -> None:  # noqa: F811
+    """All weights outside and brought in at each use, as ComfyUI does when the memory is short."""
+    model = models.sd3() if kind == "fp32" else quantised_sd3(kind)
+    chosen: dict[str, Any] = {"layers": "all linear", "steps": 3, "precision": "fp32"}
+    expected = train(pack, model, **chosen)
+    unload()
+    load = model.load
+
+    def partly(device: torch.device, **options: Any) -> None:
+        load(device, **options | {"lowvram_model_memory": 1, "full_load": False})
+
+    model.load = partly
+    lowvram: list[bool] = []
+    try:
+        found = train(pack, model, on_step=lambda progress: lowvram.append(model.model.model_lowvram), **chosen)
+    finally:
+        del model.load
+    assert lowvram == [True] * 3
+    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert all(models.relative(found.adapter[key], expected.adapter[key]) < 1e-3 for key in found.adapter)
+
+
+def test_a_patched_base_that_is_offloaded(pack: Any) -> None:  # noqa: F811
+    """The patches of an adapter below are in what is trained on, though they are only applied at each use."""
+    model = models.sd3()
+    below = train(pack, model, steps=2, learning_rate=0.1).adapter
+    patched = pack.apply(below, model)[0]
+    expected = train(pack, patched, steps=3)
+    unload()
+    load = patched.load
+    patched.load = lambda device, **options: load(device, **options | {"lowvram_model_memory": 1, "full_load": False})
+    try:
+        found = train(pack, patched, steps=3)
+    finally:
+        del patched.load
+    assert found.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert found.losses != pytest.approx(train(pack, model, steps=3).losses, rel=1e-3)
+
+
+def test_a_base_that_is_dequantised_lazily(pack: Any, applying: Any) -> None:  # noqa: F811
+    """As GGUF loaders do it, with and without an adapter below."""
+    model = lazy_sd3()
+    plain = truth(applying, model)
+    adapter = train(pack, plain, steps=2, learning_rate=0.1).adapter
+    for base, expected in ((model, plain), (pack.apply(adapter, model)[0], pack.apply(adapter, plain)[0])):
+        found = train(pack, base, steps=3, layers="attention and feed-forward")
+        wanted = train(pack, expected, steps=3, layers="attention and feed-forward")
+        assert found.losses == pytest.approx(wanted.losses, rel=1e-4)
+        assert all(models.relative(found.adapter[key], wanted.adapter[key]) < 1e-2 for key in found.adapter)
