@@ -124,14 +124,15 @@ class StepReporter:
 
 
 def contact_sheet(result: Result) -> Any:
-    """The previews with their steps as one IMAGE; without previews what stops the nodes behind it."""
+    """The previews as one IMAGE, a column a step; without previews what stops the nodes behind it."""
     if not result.pictures:
         return ExecutionBlocker(None)
     from ..scoring.grid import comparison_grid
     from .comparison import as_image
 
-    rows = [to_pictures(pictures) for _, pictures in result.pictures]
-    return as_image(comparison_grid(rows, [f"step {step}" for step, _ in result.pictures]))
+    columns = [to_pictures(pictures) for _, pictures in result.pictures]
+    labels = [f"step {step}" for step, _ in result.pictures]
+    return as_image(comparison_grid(list(zip(*columns, strict=True)), column_labels=labels))
 
 
 def loss_plot(result: Result, settings: Settings) -> Any:
@@ -264,7 +265,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.Image.Output(display_name="loss_plot", tooltip="The loss and its moving average."),
                 io.Image.Output(
                     display_name="preview_sheet",
-                    tooltip="The previews, a row each with its step. Nothing comes out without Training Previews.",
+                    tooltip="The previews, a column each with its step. Nothing comes out without Training Previews.",
                 ),
             ],
         )

@@ -33,8 +33,13 @@ class Estimate:
 
     def text(self) -> str:
         """For the log and the report."""
-        gib = [value / 2**30 for value in (self.model, self.adapter, self.activations)]
-        return f"memory estimate: model {gib[0]:.2f} GiB, adapter {gib[1]:.2f} GiB, activations {gib[2]:.2f} GiB"
+        model, adapter, activations = map(readable, (self.model, self.adapter, self.activations))
+        return f"memory estimate: model {model}, adapter {adapter}, activations {activations}"
+
+
+def readable(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def adapter_bytes(parameters: Sequence[Tensor], optimizer: str, ema: bool) -> int:

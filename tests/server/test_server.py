@@ -33,7 +33,7 @@ def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
     """Either format of a workflow with short trainings."""
     if "nodes" in workflow:
         for node in workflow["nodes"]:
-            if node["type"].startswith("DEFTTrain"):
+            if node["type"] == "DEFTTrainAdapter":
                 names = []
                 for socket in node["inputs"]:
                     if "widget" in socket:
@@ -44,7 +44,7 @@ def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
                 node["widgets_values"][names.index("steps")] = SHORT_STEPS
         return workflow
     for node in workflow.values():
-        if node["class_type"].startswith("DEFTTrain"):
+        if node["class_type"] == "DEFTTrainAdapter":
             node["inputs"]["steps"] = SHORT_STEPS
     return workflow
 
