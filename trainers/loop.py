@@ -210,7 +210,7 @@ def trained(trainer: Trainer, run: Run, needed: memory.Estimate) -> Result:
         *report.patched_notes(trainer),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
-        *(f"WARNING: {problem}" for problem in (run.folder.problems if run.folder else [])),
+        *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     return Result(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import platform
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -61,8 +63,7 @@ def patched_notes(trainer: Trainer) -> list[str]:
 def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: int) -> str:
     """The proof of effect: layers, parameters, gradient norms, how far the weights moved."""
     losses, norms = trainer.losses, trainer.gradient_norms
-    tenth = max(1, len(losses) // 10)
-    first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))
+    first, last = ends(losses)
     values = sorted(change.values())
     masks = sum(example.mask is not None for example in trainer.dataset.examples)
     pictures, prior = len(trainer.dataset.examples), len(trainer.dataset.prior)
@@ -82,6 +83,23 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
             f"largest {values[-1]:.4f}",
         ]
     )
+
+
+def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[str]) -> list[str]:
+    """What did not go well and did not end the run."""
+    found = list(problems)
+    first, last = ends(trainer.losses)
+    if last > 1.5 * first:
+        found.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
+    if (middle := statistics.median(change.values())) > 1:
+        found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
+    return [f"WARNING: {problem}" for problem in found]
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float]:
+    """The mean of the first and of the last tenth."""
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
 
 def effect(change: dict[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from .frozen import Addition, checkpointing, frozen, weight_of
 from .material import Dataset
 from .settings import Settings
 from .targets import rank_of, rank_rules, select
+
+WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 
 
 @dataclass
@@ -79,9 +82,7 @@ class Trainer:
         for name, module in chosen.items():
             with weight_of(module, torch.empty(0, device=self.device)) as weight:
                 rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
-                params = self.method.init(
-                    weight, rank, generator=generator, alpha=settings.alpha, **settings.options
-                )
+                params = self.method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
             if dtype != torch.float32:
                 params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
             layers[name] = Layer(module, op_of(module), params)
@@ -240,7 +241,19 @@ class Trainer:
             self.average.update(self.parameters, self.step)
         self.losses.append(loss)
         self.gradient_norms.append(norm)
+        self.check_growth()
         return loss, norm, settings.learning_rate * factor
+
+    def check_growth(self) -> None:
+        """Raise ValueError if the losses have left all that a training does: far above the start, and above 1, which is
+        what a network has that knows nothing. Median, because single ones jump.
+        """
+        now = statistics.median(self.losses[-WINDOW:])
+        if len(self.losses) >= WINDOW and now > GROWTH * max(1.0, self.losses[0]):
+            raise ValueError(
+                f"The training diverges: the loss was {self.losses[0]:.3g} at first and is {now:.3g} at step "
+                f"{self.step}. Lower the learning rate ({self.settings.learning_rate:g})."
+            )
 
     @contextlib.contextmanager
     def prepared(self) -> Any:

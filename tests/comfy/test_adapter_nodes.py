@@ -20,6 +20,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "para": {"method": "para", "method.rank": 4},
     "lora": {"method": "lora", "method.rank": 4, "method.alpha": 2},
 }
+# Training Settings as they come, but without checkpoints: each test trains anew.
+SETTINGS: dict[str, Any] = {
+    "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1, "max_grad_norm": 1.0,
+    "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0, "text_rate": 1.0, "timesteps": "auto",
+    "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse", "huber": 0.1, "noise_offset": 0.0,
+    "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "", "ranks": "", "rank_cap": 0.0,
+    "adapter_precision": "fp32", "run_name": "tests/run", "checkpoint_every": 0, "keep": 2, "resume": False}
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -33,8 +40,13 @@ def trainer(kind: str = "deft", **changed: Any) -> dict[str, Any]:
     inputs: dict[str, Any] = METHODS[kind] | {
         "model": ["model", 0], "latents": ["latents", 0], "positive": ["captions", 0], "steps": 3,
         "learning_rate": 0.01, "batch_size": 2, "layers": "attention", "pattern": "", "seed": 1, "precision": "fp32",
-        "gradient_checkpointing": False}
+        "gradient_checkpointing": False, "settings": ["settings", 0]}
     return node("DEFTTrainAdapter", **(inputs | changed))
+
+
+def settings(**changed: Any) -> dict[str, Any]:
+    """Training Settings."""
+    return node("DEFTTrainingSettings", **(SETTINGS | changed))
 
 
 def training_prompt(kind: str = "deft", **changed: Any) -> Prompt:
@@ -46,6 +58,7 @@ def training_prompt(kind: str = "deft", **changed: Any) -> Prompt:
         "subject": node("DEFTDemoSubject", subject="teddy_bear", token="sks"),
         "latents": node("VAEEncode", pixels=["subject", 0], vae=["vae", 0]),
         "captions": node("CLIPTextEncode", text=["subject", 1], clip=["clip", 0]),
+        "settings": settings(),
         "train": trainer(kind, **changed),
     }
 
@@ -203,7 +216,7 @@ def test_interruption_through_the_executor(comfyui: Any) -> None:
     finally:
         comfy.utils.set_progress_bar_global_hook(hook)
     assert (failed.node_type, failed.kind) == ("DEFTTrainAdapter", "interrupted")
-    assert seen == [4]  # it went on where the first run of the same settings had ended
+    assert seen == [1]
     assert len(comfyui.run(training_prompt(seed=9), want=["train"]).output("train", 1)["loss"]) == 3
 
 
@@ -284,9 +297,9 @@ def test_a_peft_folder_of_a_unet_is_read_by_peft(comfyui: Any, loras: Path) -> N
     network = models.diffusers_sd15()
     with torch.inference_mode():
         model = models.comfy_sd15(network)
-        settings = comfyui.module("trainers.loop").Settings("deft", 3, 3, 0.02, layers="all linear")
-        result = comfyui.module("trainers.loop").train(
-            model, [models.latents(model, 2)], [models.conditioning()], settings, lambda progress: None)
+        chosen = comfyui.module("trainers.settings").Settings("deft", 3, 3, 0.02, layers="all linear")
+        material = comfyui.module("trainers.material").Material([models.latents(model, 2)], [models.conditioning()])
+        result = comfyui.module("trainers.loop").train(model, material, chosen, lambda progress: None)
         save = comfyui.pack_nodes["DEFTSaveAdapter"].execute
         folder = Path(save(result.adapter, "tests/peft", "PEFT folder", "models/loras", model).result[0])
         patched, _, report = comfyui.module("patches.apply").apply(result.adapter, model)

@@ -1,0 +1,174 @@
+"""Training Settings, Training Previews and Train Adapter's other inputs through ComfyUI's executor, on the demo "
+"model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from . import models
+from .test_adapter_nodes import Prompt, applied, latent, node, sampling, settings, training_prompt
+
+
+def previews(**changed: Any) -> dict[str, Any]:
+    """Training Previews of two steps, every second training step."""
+    inputs: dict[str, Any] = {
+        "vae": ["vae", 0], "positive": ["prompt", 0], "negative": ["prompt", 0], "latent": ["empty", 0], "every": 2,
+        "steps": 2, "cfg": 3.0, "sampler": "euler", "scheduler": "simple", "seed": 3}
+    return node("DEFTTrainingPreviews", **(inputs | changed))
+
+
+def without_settings(prompt: Prompt) -> Prompt:
+    """Train Adapter alone."""
+    del prompt["train"]["inputs"]["settings"], prompt["settings"]
+    return prompt
+
+
+def test_the_settings_start_where_train_adapter_is_without_them(comfyui: Any) -> None:
+    alone = comfyui.run(without_settings(training_prompt(seed=31)), want=["train"]).output("train")
+    with_node = comfyui.run(training_prompt(seed=31), want=["train"]).output("train")
+    assert all(torch.equal(alone[key], with_node[key]) for key in alone)
+    spec = comfyui.module("trainers.settings").Settings("deft", 4, 1, 1e-4)
+    widgets = comfyui.run({"settings": settings()}, want=["settings"]).output("settings")["settings"]
+    assert {name: getattr(spec, name) for name in widgets} == widgets
+
+
+def test_settings_reach_the_trainer(comfyui: Any) -> None:
+    prompt = training_prompt(steps=4)
+    changed = {"schedule": "linear", "warm_up": 1, "ema": 0.9, "ranks": "qkv = 2", "exclude": "proj$", "p_rate": 0.1,
+               "optimizer": "Adafactor", "weighting": "sigma_sqrt", "loss": "huber", "timesteps": "mode"}
+    prompt["settings"] = settings(**changed)
+    adapter = comfyui.run(prompt, want=["train"]).output("train")
+    training = json.loads(adapter.metadata["training"])
+    assert {name: training[name] for name in changed} == changed
+    layers = comfyui.module("deft_ops.adapter").layers(adapter)
+    assert layers and all(name.endswith("qkv") and group["deft_Q"].shape[1] == 2 for name, group in layers.items())
+
+
+def test_a_queue_that_is_run_again_goes_on(comfyui: Any) -> None:
+    """As after a stop: the same workflow with the defaults, and then with more steps."""
+    prompt = without_settings(training_prompt(seed=32))
+    first = comfyui.run(prompt, want=["train"]).output("train")
+    comfyui.reset()
+    longer = comfyui.run(without_settings(training_prompt(seed=32, steps=5)), want=["train"])
+    assert "resumed at step 3" in longer.text("train") and len(longer.output("train", 1)["loss"]) == 5
+    straight = comfyui.run(training_prompt(seed=32, steps=5), want=["train"]).output("train")
+    assert all(torch.equal(longer.output("train")[key], straight[key]) for key in straight)
+    runs = sorted((comfyui.base / "output" / "training").glob("adapter_*"))
+    assert any((run / "checkpoint_00000005.pt").exists() and (run / "log.jsonl").exists() for run in runs)
+    assert first.keys() == straight.keys()
+
+
+def test_previews_are_shown_and_come_out_as_a_sheet(comfyui: Any) -> None:
+    import comfy.utils
+
+    prompt = training_prompt(steps=4, previews=["previews", 0]) | sampling(["train model", 0], "final")
+    prompt |= {"previews": previews(), "train model": applied(["train", 0]), "decode": node(
+        "VAEDecode", samples=["final", 0], vae=["vae", 0]), "sheet": node("PreviewImage", images=["train", 4]),
+        "loss": node("PreviewImage", images=["train", 3])}
+    hook, live = comfy.utils.PROGRESS_BAR_HOOK, []
+
+    def watch(value: float, total: float, preview: Any, node_id: str | None = None) -> None:
+        if total == 4:
+            live.append(preview)
+        hook(value, total, preview, node_id=node_id)
+
+    comfy.utils.set_progress_bar_global_hook(watch)
+    try:
+        run = comfyui.run(prompt, want=["train", "decode"])
+    finally:
+        comfy.utils.set_progress_bar_global_hook(hook)
+    sheet, plot = run.output("train", 4), run.output("train", 3)
+    assert sheet.shape[0] == plot.shape[0] == 1 and sheet.shape[-1] == plot.shape[-1] == 3
+    assert run.ui["sheet"]["images"] and run.ui["loss"]["images"]
+    live = [preview for preview in live if preview is not None]  # ComfyUI leaves out other reports that come too fast
+    assert [(kind, picture.size) for kind, picture, _ in live] == 2 * [("JPEG", (64, 64))]
+    # The sheet's last picture is what a sampler makes with the adapter: enlarged threefold, so every third pixel.
+    picture = run.output("decode")[0]
+    size = picture.shape[0] * 3
+    cell = sheet[0, -size - 6:-6, -size - 6:-6][1::3, 1::3]
+    assert (cell - picture.clamp(0, 1)).abs().mean() < 0.02
+
+
+def test_without_previews_nothing_comes_out_of_the_sheet(comfyui: Any) -> None:
+    prompt = training_prompt() | {"sheet": node("PreviewImage", images=["train", 4]),
+                                  "loss": node("PreviewImage", images=["train", 3])}
+    run = comfyui.run(prompt, want=["train"])
+    assert "sheet" not in run.ui and run.ui["loss"]["images"]
+
+
+def test_prior_pictures_masks_and_the_text_encoder(comfyui: Any) -> None:
+    prompt = training_prompt(steps=6, latents=["masked", 0], prior_latents=["prior", 0], prior_positive=["kind", 0],
+                             empty_caption=["nothing", 0], clip=["clip", 0], captions=["subject", 1])
+    prompt["settings"] = settings(caption_dropout=0.3, prior_weight=0.5)
+    prompt |= {
+        "mask": node("SolidMask", value=1.0, width=64, height=64),
+        "masked": node("SetLatentNoiseMask", samples=["latents", 0], mask=["mask", 0]),
+        "kind": node("CLIPTextEncode", text="a teddy bear", clip=["clip", 0]),
+        "nothing": node("CLIPTextEncode", text="", clip=["clip", 0]),
+        **sampling(["model", 0], "prior"),
+        "both": applied(["train", 0], clip=["clip", 0]),
+    }
+    run = comfyui.run(prompt, want=["train", "both", "prior"])
+    report = run.text("train")
+    assert "(8 of text encoders)" in report and "5 pictures, 1 prior picture, 5 with a mask" in report
+    matched = run.output("both", 2)
+    assert "19 layers applied (19 deft)" in matched, matched
+
+
+@pytest.mark.parametrize(("changed", "chosen", "text"), [
+    ({}, {"run_name": "../outside"}, "The run name '../outside' is not within the output folder"),
+    ({}, {"caption_dropout": 0.5}, "Caption dropout needs the empty caption"),
+    ({}, {"blocks": "joint_blocks.7-9"}, "No layer of .* and blocks 'joint_blocks.7-9'"),
+    ({}, {"ranks": "attn"}, "The rank rule 'attn' is not understood"),
+    ({"clip": ["clip", 0]}, {}, "connect the captions as text: there are 0 texts for 5 encoded captions"),
+])
+def test_bad_input_is_told_at_the_node_and_the_queue_goes_on(
+        comfyui: Any, changed: dict, chosen: dict, text: str) -> None:
+    prompt = training_prompt(**changed)
+    prompt["settings"] = settings(**chosen)
+    failed = comfyui.fail(prompt, want=["train"])
+    assert failed.node_type in ("DEFTTrainAdapter", "DEFTTrainingSettings")
+    assert re.search(text, failed.message), failed.message
+    assert comfyui.run(training_prompt(steps=1), want=["train"]).output("train")
+
+
+def test_a_learning_rate_that_is_too_high_is_told(comfyui: Any) -> None:
+    prompt = training_prompt(learning_rate=1.0, steps=20)
+    assert "WARNING: the weights moved by" in comfyui.run(prompt, want=["train"]).text("train")
+    assert "WARNING" not in comfyui.run(training_prompt(steps=20), want=["train"]).text("train")
+
+
+def test_too_little_memory_through_the_executor(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator's own error in the midst of a step; then the same model samples and trains."""
+    objective = comfyui.module("trainers.objective")
+    own, calls = objective.loss, []
+
+    def greedy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            torch.empty(2**55)
+        return own(*args, **kwargs)
+
+    base = latent(comfyui.run(training_prompt() | sampling(["model", 0], "base"), want=["base"]), "base")
+    with monkeypatch.context() as patch:
+        patch.setattr(objective, "loss", greedy)
+        failed = comfyui.fail(training_prompt(steps=5, seed=33), want=["train"])
+    assert "There is not enough memory for this training: switch gradient checkpointing on" in failed.message
+    run = comfyui.run(training_prompt(steps=5, seed=33) | sampling(["model", 0], "base"), want=["train", "base"])
+    assert models.relative(latent(run, "base"), base) == 0 and run.output("train")
+
+
+def test_a_run_s_log_is_json_lines(comfyui: Any) -> None:
+    prompt = training_prompt(seed=34)
+    prompt["settings"] = settings(run_name="training/log_test", checkpoint_every=2)
+    comfyui.run(prompt, want=["train"])
+    (run,) = (comfyui.base / "output" / "training").glob("log_test_*")
+    lines = [json.loads(line) for line in Path(run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(set(line) == {"step", "loss", "rate", "grad_norm", "seconds"} for line in lines)
