@@ -51,7 +51,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "transformer_depth_middle": 10, "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
         "use_linear_in_transformer": True, "context_dim": 2048, "num_classes": "sequential", "adm_in_channels": 2816},
 }
-COUNTS = {"sd15": 128, "sdxl": 560}
+CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}  # for benchmarks/train.py
+COUNTS = {"sd15": 128, "sdxl": 560, "mid": 128}
 
 
 def prepare() -> None:
@@ -92,7 +93,7 @@ def unet(kind: str, dtype: str, every: bool = False) -> Any:
         unet_config: dict[str, Any] = {}
 
     device = torch.device("cpu")
-    config: Any = {"sd15": SD15, "sdxl": SDXL}[kind](CONFIGS[kind])
+    config: Any = {"sd15": SD15, "sdxl": SDXL, "mid": SD15}[kind](CONFIGS[kind])
     # fp16 is stored and computed with in fp32, as ComfyUI does on a CPU: there is no fast fp16 product there.
     config.set_inference_dtype(getattr(torch, dtype), torch.float32 if dtype == "float16" else None)
     model = config.get_model({}, "", device=device)

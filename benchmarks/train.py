@@ -1,10 +1,17 @@
-"""What a training step costs: Train Adapter against ComfyUI's Train LoRA, on the demo model.
+"""What a training step costs, beside its floor, ComfyUI's Train LoRA, and PEFT's LoRA in diffusers' UNet.
 
-    $(make -s python) benchmarks/train.py [--steps 30] [--runs 3] [--batch 4]
+    $(make -s python) benchmarks/train.py [--model mid sd15] [--precision fp32 bf16] [--lines NAME ...] [--runs 3]
 
-train.<method>.step: seconds of one more step. train.<method>.memory: MiB that the training adds to the process at its
-peak (Linux). Ours trains every linear layer with the method, the peer its LoRA on all weights, which it cannot limit;
-rank 4, fp32, no gradient checkpointing. Each measurement is a process of its own.
+The models are ComfyUI's SD1.5 UNet in its full size (860 M) and with 128 base channels (mid, 138 M), random weights, on
+the CPU; batch 1, 32 x 32 latents, 77 tokens, rank 8, AdamW. "attention": to_q, to_k, to_v and to_out.0, 128 layers.
+Each measurement is a process of its own: the median seconds of its steps, and the MiB that they add to the loaded model
+at their peak (Linux). The floor is a forward and the gradient of its input, with weights that take none, and with the
+attention that training uses (PyTorch's); floor_chunked has ComfyUI's own on a CPU. With bf16 the base is stored in it.
+
+deft_over_*     DEFT on attention / floor, floor_chunked, LoRA by us, Train LoRA on attention in weight and bypass mode,
+                Train LoRA as it comes (all layers, weight mode, gradient checkpointing), PEFT's LoRA, PEFT's DEFT
+all_over_core   DEFT on all linear and convolution layers with gradient checkpointing / Train LoRA as it comes
+memory_over_*   the same for the memory; over_floor: / that of the floor and of the adapter (values, gradients, moments)
 """
 
 from __future__ import annotations
@@ -13,21 +20,37 @@ import argparse
 import ctypes
 import gc
 import json
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from apply import prepare  # noqa: E402
+from apply import CONFIGS, prepare, unet  # noqa: E402
 from frame import alternate, report  # noqa: E402
 
-METHODS = ("lora", "deft")
-PEER = "core"
-RANK = 4
+MODELS = {"mid": "mid", "sd15": "sd15"}
+RANK = 8
+ENDINGS = ("to_q", "to_k", "to_v", "to_out.0")
 MIB = 1 << 20
+# Line -> our side and the peer's.
+LINES = {
+    "deft_over_floor": ("deft", "floor"),
+    "deft_over_floor_chunked": ("deft", "floor_chunked"),
+    "deft_over_lora": ("deft", "lora"),
+    "deft_over_peft_lora": ("deft", "peft_lora"),
+    "deft_over_peft_deft": ("deft", "peft_deft"),
+    "deft_over_core_bypass": ("deft", "core_bypass"),
+    "deft_over_core_weight": ("deft", "core_weight"),
+    "deft_over_core": ("deft", "core"),
+    "all_over_core": ("deft_all", "core"),
+}
+SLOW = ("core",)  # half a minute a step: fewer of them
 
 
 def memory(field: str) -> float:
@@ -36,94 +59,217 @@ def memory(field: str) -> float:
     return next(float(line.split()[1]) * 1024 / MIB for line in lines if line.startswith(field))
 
 
-def material() -> tuple[Any, list[dict[str, Any]], list[Any]]:
-    """The demo model and a subject's five pictures and captions, encoded, as ComfyUI's nodes give them."""
-    import folder_paths
-    import nodes
+class Meter:
+    """Starts when the model is there; then takes the end of each step."""
 
-    from deft_pack.nodes import demo
+    def __init__(self) -> None:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the training would reuse what the set-up has freed
+        self.start = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        self.ends = [time.perf_counter()]
 
-    for kind in ("diffusion_models", "vae"):
-        folder_paths.add_model_folder_path(kind, str(ROOT / "demo" / "models" / kind))
-    images, captions = demo.NODES[1].execute("teddy_bear", "sks").result
-    clip = demo.NODES[0].execute().result[0]
-    vae = nodes.VAELoader().load_vae("deft_demo_vae.safetensors")[0]
-    model = nodes.UNETLoader().load_unet("deft_demo_denoiser.safetensors", "default")[0]
-    latents = [nodes.VAEEncode().encode(vae, images)[0]]
-    return model, latents, [nodes.CLIPTextEncode().encode(clip, caption)[0] for caption in captions]
+    def step(self, *ignored: Any, **named: Any) -> None:
+        """A step has ended."""
+        self.ends.append(time.perf_counter())
 
-
-def train(method: str, steps: int, batch: int, model: Any, latents: list, captions: list) -> None:
-    """Run the training node of one side."""
-    if method == PEER:
-        from comfy_extras.nodes_train import TrainLoraNode
-
-        values = {
-            "batch_size": batch, "steps": steps, "grad_accumulation_steps": 1, "learning_rate": 1e-4, "rank": RANK,
-            "optimizer": "AdamW", "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32",
-            "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False, "checkpoint_depth": 1,
-            "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False}
-        TrainLoraNode.execute([model], latents, captions, **{name: [value] for name, value in values.items()})
-        return
-    from deft_pack.trainers.loop import train as train_adapter
-    from deft_pack.trainers.settings import Settings
-
-    settings = Settings(method, RANK, steps, 1e-4, batch_size=batch, layers="all linear", precision="fp32")
-    train_adapter(model, latents, captions, settings, lambda progress: None)
+    def result(self, adapter: int = 0) -> dict[str, float]:
+        """Seconds of a step but the first, which pays what happens once; MiB; bytes of the adapter's training."""
+        seconds = [later - earlier for earlier, later in zip(self.ends[1:], self.ends[2:], strict=False)]
+        added = memory("VmHWM") - self.start
+        return {"step": statistics.median(seconds), "memory": added, "adapter": 16 * adapter / MIB}
 
 
-def measure(method: str, steps: int, batch: int) -> dict[str, float]:
-    """In a fresh process: the seconds of a step after the first, and the memory that the training adds."""
-    prepare()
+def model_of(kind: str, precision: str) -> Any:
+    """The UNet as nodes get it."""
+    return unet(MODELS[kind], "bfloat16" if precision == "bf16" else "float32", every=True)
+
+
+def context(kind: str) -> Any:
+    """77 tokens."""
     import torch
 
+    return torch.randn(1, 77, CONFIGS[MODELS[kind]]["context_dim"], generator=torch.Generator().manual_seed(3))
+
+
+def latent() -> Any:
+    """One of 32 x 32."""
+    import torch
+
+    return torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(4))
+
+
+def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, float]:
+    """Forward, and the gradient of the input."""
+    import contextlib
+
+    import torch
+
+    from deft_pack.trainers.attention import pytorch_attention
+
+    network = model_of(kind, precision).model.diffusion_model.requires_grad_(False)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    meter = Meter()
+    with contextlib.nullcontext() if chunked else pytorch_attention():
+        for _ in range(steps + 1):
+            x = latent().to(dtype).requires_grad_()
+            network(x, torch.tensor([500.0]), context=context(kind).to(dtype)).float().square().mean().backward()
+            meter.step()
+    return meter.result()
+
+
+def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkpointing: bool) -> dict[str, float]:
+    """Train Adapter."""
+    import torch
+
+    from deft_pack.trainers.loop import train
+    from deft_pack.trainers.material import Material
+    from deft_pack.trainers.settings import Settings
+
+    settings = Settings(method, RANK, steps + 1, 1e-4, layers=layers, pattern="", precision=precision,
+                        gradient_checkpointing=checkpointing)
     with torch.inference_mode():
-        inputs = material()
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the training would reuse what the encoding has freed
-        start = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        seconds = []
-        for count in (1, 1, steps + 1):  # the first call pays what happens once in a process
-            started = time.perf_counter()
-            train(method, count, batch, *inputs)
-            seconds.append(time.perf_counter() - started)
-        return {"step": (seconds[2] - seconds[1]) / steps, "memory": memory("VmHWM") - start}
+        model = model_of(kind, precision)
+        material = Material([{"samples": latent()}], [[[context(kind), {}]]])
+        meter = Meter()
+        result = train(model, material, settings, meter.step)
+    return meter.result(sum(value.numel() for value in result.adapter.values()))
 
 
-def child(method: str, steps: int, batch: int) -> dict[str, float]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--child", method, "--steps", str(steps), "--batch", str(batch)]
+def core(
+    kind: str, precision: str, steps: int, only_attention: bool, bypass: bool, checkpointing: bool
+) -> dict[str, float]:
+    """ComfyUI's Train LoRA. Its copy of the model comes from the function that loaders leave with a model."""
+    import comfy_extras.nodes_train as core_train
+    import torch
+
+    def limited(setup: Callable) -> Callable:
+        def run(mp: Any, *args: Any) -> Any:
+            every = [(name, module) for name, module in mp.model.named_modules() if name.endswith(ENDINGS)]
+            mp.model.named_modules = lambda: iter(every)
+            try:
+                return setup(mp, *args)
+            finally:
+                del mp.model.named_modules
+        return run
+
+    if only_attention:
+        for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass"):
+            setattr(core_train, name, limited(getattr(core_train, name)))
+    model = model_of(kind, precision)
+    model.cached_patcher_init = (lambda disable_dynamic=False: model_of(kind, precision), ())
+    meter = Meter()
+    own = torch.optim.AdamW.step
+    torch.optim.AdamW.step = lambda *args, **named: (own(*args, **named), meter.step())  # type: ignore[assignment,method-assign]
+    values: dict[str, Any] = {
+        "model": model, "latents": {"samples": latent()}, "positive": [[context(kind), {}]], "batch_size": 1,
+        "grad_accumulation_steps": 1, "steps": steps + 1, "learning_rate": 1e-4, "rank": RANK, "optimizer": "AdamW",
+        "loss_function": "MSE", "seed": 0, "training_dtype": precision, "lora_dtype": "fp32",
+        "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": checkpointing,
+        "checkpoint_depth": 1, "offloading": False, "existing_lora": "[None]", "bucket_mode": False,
+        "bypass_mode": bypass}
+    with torch.inference_mode():
+        core_train.TrainLoraNode.execute(**{name: [value] for name, value in values.items()})
+    return meter.result()
+
+
+def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, float]:
+    """PEFT in diffusers' UNet of the same sizes: mean squared error on the noise, AdamW, clipped gradients."""
+    import peft
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    config = CONFIGS[MODELS[kind]]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    channels = tuple(config["model_channels"] * factor for factor in config["channel_mult"])
+    network = UNet2DConditionModel(sample_size=32, block_out_channels=channels, attention_head_dim=8,
+                                   cross_attention_dim=config["context_dim"]).to(dtype)
+    meter = Meter()
+    targets = list(ENDINGS)
+    made = peft.LoraConfig(r=RANK, target_modules=targets) if method == "lora" else peft.DeftConfig(
+        r=RANK, decomposition_method="qr", target_modules=targets)
+    network = peft.get_peft_model(network, made)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.0)
+    for _ in range(steps + 1):
+        noise = torch.randn(1, 4, 32, 32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output = network((latent() + noise).to(dtype), torch.tensor([500]), context(kind).to(dtype)).sample
+            loss = (output.float() - noise).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.step()
+    return meter.result(sum(parameter.numel() for parameter in parameters))
+
+
+PAPER = "paper (to_q, to_k, to_v, to_out.0)"
+SIDES: dict[str, Callable[[str, str, int], dict[str, float]]] = {
+    "floor": partial(floor, chunked=False),
+    "floor_chunked": partial(floor, chunked=True),
+    "deft": partial(ours, method="deft", layers=PAPER, checkpointing=False),
+    "lora": partial(ours, method="lora", layers=PAPER, checkpointing=False),
+    "deft_all": partial(ours, method="deft", layers="all linear and convolution", checkpointing=True),
+    "core": partial(core, only_attention=False, bypass=False, checkpointing=True),
+    "core_weight": partial(core, only_attention=True, bypass=False, checkpointing=False),
+    "core_bypass": partial(core, only_attention=True, bypass=True, checkpointing=False),
+    "peft_lora": partial(peft_side, method="lora"),
+    "peft_deft": partial(peft_side, method="deft"),
+}
+
+
+def child(side: str, kind: str, precision: str, steps: int) -> dict[str, float]:
+    """One measurement in a process of its own."""
+    command = [
+        sys.executable, __file__, "--child", side, "--model", kind, "--precision", precision, "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise RuntimeError(done.stderr[-3000:])
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
+def compare_line(line: str, kind: str, precision: str, options: argparse.Namespace) -> None:
+    """Measure both sides in turns and print seconds and memory."""
+    sides = LINES[line]
+    seen: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    slow = any(side in SLOW for side in sides)
+
+    def step(side: str) -> float:
+        seen[side].append(child(side, kind, precision, 2 if side in SLOW else options.steps))
+        return seen[side][-1]["step"]
+
+    runs = 1 if slow and kind == "sd15" else options.runs
+    our, peer = alternate(lambda: step(sides[0]), lambda: step(sides[1]), runs, warm_up=0)
+    name = f"train.{kind}.{precision}.{line}"
+    report(name, our, peer, "s", runs)
+    first, second = (statistics.median(found["memory"] for found in seen[side]) for side in sides)
+    if line == "deft_over_floor":
+        second += statistics.median(found["adapter"] for found in seen[sides[0]])
+    report(name.replace("deft_over", "memory_over").replace("all_over", "memory_all_over"), first, second, "MiB", runs)
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=4)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=["mid"])
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
+    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options.child, options.steps, options.batch)))
+        prepare()
+        print(json.dumps(SIDES[options.child](options.model[0], options.precision[0], options.steps)))
         return
-    for method in METHODS:
-        seen: dict[str, list[float]] = {method: [], PEER: []}
-
-        def step(side: str, seen: dict[str, list[float]] = seen) -> float:
-            found = child(side, options.steps, options.batch)
-            seen[side].append(found["memory"])
-            return found["step"]
-
-        ours, peer = alternate(lambda method=method: step(method), lambda: step(PEER), options.runs, warm_up=0)
-        report(f"train.{method}.step", ours, peer, "s", options.runs)
-        middle = [sorted(values)[len(values) // 2] for values in (seen[method], seen[PEER])]
-        report(f"train.{method}.memory", *middle, "MiB", options.runs)
+    for kind in options.model:
+        for precision in options.precision:
+            for line in options.lines:
+                compare_line(line, kind, precision, options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,13 @@ READ_PROJECTORS = (*PROJECTORS, "tsvd", "eigen")
 
 
 def raw_qr(P: Tensor) -> tuple[Tensor, Tensor]:
-    """Reduced QR of P [out, r] in float32: Q [out, k] as torch returns it and the signs [k] of the diagonal.
+    """Reduced QR of P [..., out, r] in float32: Q [..., out, k] as torch gives it, the signs [..., k] of the diagonal.
 
     k = min(out, r). `Q * signs` is the factor whose triangular partner has a positive diagonal. PEFT uses Q as
     returned, so its files need the signs.
     """
     Q, triangular = torch.linalg.qr(P.float())
-    diagonal = triangular.diagonal()
+    diagonal = triangular.diagonal(dim1=-2, dim2=-1)
     return Q, torch.where(diagonal < 0, -1.0, 1.0).to(Q)
 
 
@@ -51,3 +53,17 @@ def project(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
         U, S, _ = torch.linalg.svd(P, full_matrices=False)
         return U * (S if projector == "tsvd" else S**2 + 1e-6), U
     raise ValueError(f"Unknown projector {projector!r}: choose one of {', '.join(READ_PROJECTORS)}.")
+
+
+def project_all(matrices: Sequence[Tensor], projector: str) -> list[tuple[Tensor, Tensor]]:
+    """`project` of each matrix. Those of one shape share a QR: its backward pass has many small steps."""
+    if projector != "qr":
+        return [project(P, projector) for P in matrices]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, P in enumerate(matrices):
+        groups.setdefault(tuple(P.shape), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in groups.values():
+        Q, signs = raw_qr(torch.stack([matrices[place] for place in places]))
+        found |= zip(places, (Q * signs.unsqueeze(-2)).unbind(), strict=True)
+    return [(found[place], found[place]) for place in range(len(matrices))]

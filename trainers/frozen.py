@@ -18,6 +18,8 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
+from ..deft_ops.layer_ops import op_of
+from ..deft_ops.low_rank import LowRank
 from ..patches.activations import bias_of
 
 CONVOLUTIONS = {
@@ -25,8 +27,8 @@ CONVOLUTIONS = {
     nn.Conv2d: torch.nn.grad.conv2d_input,
     nn.Conv3d: torch.nn.grad.conv3d_input,
 }
-# What an adapter adds: (input, output without bias) -> addition.
-Addition = Callable[[Tensor, Tensor], Tensor]
+# Gives what an adapter changes of a layer, as it is in this step.
+Change = Callable[[], LowRank]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -40,12 +42,27 @@ def is_frozen_kind(module: nn.Module) -> bool:
     return known and getattr(module, "weight", None) is not None
 
 
+def is_at_hand(module: Any, like: Tensor) -> bool:
+    """Whether the weight can be used as it lies there, which saves a tenth of a millisecond in each layer."""
+    weight = module.weight
+    return (
+        type(weight) in (Tensor, nn.Parameter)
+        and weight.dtype == like.dtype
+        and weight.device == like.device
+        and not getattr(module, "weight_function", ())
+        and not hasattr(module, "_v")  # of dynamic VRAM
+    )
+
+
 @contextmanager
 def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
     """The module's weight on the device and in the dtype of `like`, wherever ComfyUI keeps it; dequantised."""
     stored: Any = module.weight
     if hasattr(module, "get_weight") and type(stored) not in (Tensor, nn.Parameter):  # GGUF loaders, with patches
         yield module.get_weight(stored.to(like.device), like.dtype).to(like.dtype)
+        return
+    if is_at_hand(module, like):
+        yield stored
         return
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
@@ -77,19 +94,79 @@ class FrozenLayer(torch.autograd.Function):
         return input_gradient(ctx.module, grad, ctx.shape).to(ctx.dtype), None, None
 
 
+class AdaptedLinear(torch.autograd.Function):
+    """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b.
+
+    Kept for the backward pass are x, the hidden h [n, r] and the factors; neither y nor z: with the gradients G of z
+    and g = G up of h, those of the factors are G^T h (up), scale (x^T g)^T (down) and -W (x^T g) (right), and x gets
+    (G - g right^T) W + scale g down. W comes from the module.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor, down: Tensor | None, right: Tensor | None, scale: float, module: nn.Module,
+        run: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # fmt: skip
+        z = run(x)
+        rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
+        with torch.autocast(z.device.type, enabled=False):
+            hidden = None if down is None else (flat_x.to(z.dtype) @ down.to(z.dtype).T).mul_(scale)
+            if right is not None:
+                plain = right.to(z.dtype)
+                removed = rows @ plain
+                bias = bias_of(module, rows, 1)
+                if bias is not None:
+                    removed -= bias @ plain
+                hidden = removed.neg_() if hidden is None else hidden.sub_(removed)
+            rows.addmm_(hidden, up.to(z.dtype).T)
+        ctx.module, ctx.scale = module, scale
+        ctx.save_for_backward(x, hidden, up, down, right)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, up, down, right = ctx.saved_tensors
+        dtype, scale = grad.dtype, ctx.scale
+        rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(dtype)
+        inner = rows @ up.to(dtype)
+        of_up = (rows.T @ hidden).to(up.dtype)
+        product = flat_x.T @ inner
+        of_down = None if down is None else (scale * product.T).to(down.dtype)
+        of_right = of_x = None
+        with weight_of(ctx.module, grad) as weight:
+            if right is not None:
+                of_right = (weight @ product).neg_().to(right.dtype)
+            if ctx.needs_input_grad[0]:
+                if right is not None:
+                    rows = torch.addmm(rows, inner, right.to(dtype).T, alpha=-1)
+                of_x = rows @ weight
+                if down is not None:
+                    of_x.addmm_(inner, down.to(dtype), alpha=scale)
+                of_x = of_x.view(x.shape).to(x.dtype)
+        return of_x, of_up, of_down, of_right, None, None, None
+
+
 def frozen_forward(
-    module: nn.Module, run: Callable[[Tensor], Tensor], addition: Addition | None
+    module: nn.Module, run: Callable[[Tensor], Tensor], change: Change | None
 ) -> Callable[[Tensor], Tensor]:
-    """The forward of a frozen layer, with an adapter's addition on its activations if there is one."""
+    """The forward of a frozen layer, with an adapter's change if there is one."""
+    if change is None:
+        return lambda x: FrozenLayer.apply(x, module, run)
+    if is_linear(module):
 
-    def forward(x: Tensor) -> Tensor:
+        def linear(x: Tensor) -> Tensor:
+            found = change()
+            return AdaptedLinear.apply(x, found.up, found.down, found.right, found.scale, module, run)
+
+        return linear
+    op = op_of(module)
+
+    def convolution(x: Tensor) -> Tensor:
         y = FrozenLayer.apply(x, module, run)
-        if addition is None:
-            return y
-        bias = bias_of(module, y, y.ndim - 1 if is_linear(module) else 1)
-        return y + addition(x, y if bias is None else y - bias)
+        bias = bias_of(module, y, op.channel(y))
+        return y + change().forward(op, x, y if bias is None else y - bias)
 
-    return forward
+    return convolution
 
 
 def of_a_copy(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -116,7 +193,7 @@ def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]
 
 
 @contextmanager
-def frozen(root: nn.Module, additions: dict[str, Addition], in_place: bool = False) -> Iterator[None]:
+def frozen(root: nn.Module, changes: dict[str, Change], in_place: bool = False) -> Iterator[None]:
     """Run `root` frozen inside the context, with adapters on the named layers; everything is restored after it.
 
     Linear and convolution layers run through FrozenLayer. What other modules hold themselves (norms, position tables)
@@ -129,7 +206,7 @@ def frozen(root: nn.Module, additions: dict[str, Addition], in_place: bool = Fal
         for name, module in root.named_modules():
             if is_frozen_kind(module):
                 restore.append(own_forward(module))
-                module.forward = frozen_forward(module, module.forward, additions.get(name))
+                module.forward = frozen_forward(module, module.forward, changes.get(name))
                 continue
             if in_place and type(module).__name__.endswith("Norm"):
                 restore.append(own_forward(module))

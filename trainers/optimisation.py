@@ -27,8 +27,10 @@ def make_optimizer(
     """The optimizer over parameter groups, each with its `rate` relative to the learning rate.
 
     Raises:
-        ValueError: a package that is not installed, with its name.
+        ValueError: a package that is not installed, with its name; several rates for Prodigy, which finds one for all.
     """
+    if name == "Prodigy" and len({group["rate"] for group in groups} - {0.0}) > 1:
+        raise ValueError("Prodigy finds one learning rate for all: set p_rate and text_rate to 1, or choose AdamW.")
     module, cls, package = OPTIMIZERS[name]
     try:
         make = getattr(importlib.import_module(module), cls)
@@ -38,6 +40,11 @@ def make_optimizer(
             "Python, or choose AdamW."
         ) from error
     options: dict[str, Any] = {"betas": betas} if name in _WITH_BETAS else {}
+    if name == "AdamW" and all(value.device.type in ("cpu", "cuda") for group in groups for value in group["params"]):
+        options["fused"] = True  # one pass over a parameter instead of ten
+    if name == "Adafactor":
+        # Its steps are relative to a parameter's size, at least the second of these: an adapter starts at or near 0.
+        options["eps"] = (None, 1.0)
     made: torch.optim.Optimizer = make(
         [group | {"lr": rate * group["rate"]} for group in groups], lr=rate, weight_decay=weight_decay, **options
     )

@@ -17,7 +17,7 @@ from ..deft_ops import methods
 from ..deft_ops.layer_ops import LayerOp, op_of
 from . import data, memory, objective, optimisation
 from .attention import pytorch_attention, without_override
-from .frozen import Addition, checkpointing, frozen, weight_of
+from .frozen import Change, checkpointing, frozen, weight_of
 from .material import Dataset
 from .settings import Settings
 from .targets import rank_of, rank_rules, select
@@ -106,14 +106,15 @@ class Trainer:
 
     def refresh(self) -> None:
         """Compute every layer's factors from its parameters, once a step."""
-        for layers in (self.layers, self.text_layers):
-            for layer in layers.values():
-                params = {name: value.float() for name, value in layer.params.items()}
-                layer.factors = self.method.factors(params, alpha=self.settings.alpha, **self.settings.options)
+        layers = [*self.layers.values(), *self.text_layers.values()]
+        params = [{name: value.float() for name, value in layer.params.items()} for layer in layers]
+        found = self.method.factors_of(params, alpha=self.settings.alpha, **self.settings.options)
+        for layer, factors in zip(layers, found, strict=True):
+            layer.factors = factors
 
-    def addition(self, layer: Layer) -> Addition:
-        """What the layer's adapter adds to its activations."""
-        return lambda x, y: self.method.forward(layer.factors, layer.op, x, y)
+    def change(self, layer: Layer) -> Change:
+        """What the layer's adapter changes, as of the last `refresh`."""
+        return lambda: self.method.low_rank(layer.factors)
 
     @contextlib.contextmanager
     def averaged(self) -> Any:
@@ -260,10 +261,10 @@ class Trainer:
         """Frozen networks with the adapters on their activations, PyTorch's attention; all undone afterwards."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(pytorch_attention())
-            additions = {name: self.addition(layer) for name, layer in self.layers.items()}
-            stack.enter_context(frozen(self.root, additions))
+            changes = {name: self.change(layer) for name, layer in self.layers.items()}
+            stack.enter_context(frozen(self.root, changes))
             if self.dataset.text is not None:
-                own = {name: self.addition(layer) for name, layer in self.text_layers.items()}
+                own = {name: self.change(layer) for name, layer in self.text_layers.items()}
                 stack.enter_context(frozen(self.dataset.text.root, own, in_place=True))
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointing(self.root))

@@ -5,15 +5,16 @@ Formula and initialisation as in the paper, its repository and PEFT 0.21's `Deft
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..layer_ops import LayerOp
+from ..low_rank import LowRank
 from ..products import transposed_product
-from ..projectors import project, raw_qr
+from ..projectors import project, project_all, raw_qr
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, trainable
 
 NAME = "deft"
@@ -72,8 +73,23 @@ def factors(
     params: Mapping[str, Tensor], *, alpha: float | None = None, projector: str = "qr", identity: bool = True
 ) -> Factors:
     """What is applied and saved, differentiable in P and R. `identity` matters to `init` only."""
-    Q, right = project(params["P"], projector)
-    return Factors(Q, None if right is Q else right, params["R"], scale_of(alpha, Q.shape[1]))
+    (found,) = factors_of([params], alpha=alpha, projector=projector)
+    return found
+
+
+def factors_of(
+    layers: Sequence[Mapping[str, Tensor]],
+    *,
+    alpha: float | None = None,
+    projector: str = "qr",
+    identity: bool = True,
+) -> list[Factors]:
+    """`factors` of many layers at once."""
+    pairs = project_all([params["P"] for params in layers], projector)
+    return [
+        Factors(Q, None if right is Q else right, params["R"], scale_of(alpha, Q.shape[1]))
+        for params, (Q, right) in zip(layers, pairs, strict=True)
+    ]
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
@@ -102,6 +118,11 @@ def delta(
     return (up @ (strength * down)).reshape(weight.shape)
 
 
+def low_rank(factors: Factors) -> LowRank:
+    """The form on activations."""
+    return LowRank(factors.Q, factors.R, factors.Q if factors.right is None else factors.right, factors.scale)
+
+
 def forward(
     factors: Factors, op: LayerOp, x: Tensor, y: Tensor, *, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
@@ -109,12 +130,7 @@ def forward(
 
     x is the layer's input and y its output without bias, y = W x, so that the weight itself is not needed.
     """
-    Q = factors.Q.to(x)
-    right = Q if factors.right is None else factors.right.to(x)
-    hidden = -removal * op.up(y.to(x.dtype), right.T)
-    if factors.R is not None:
-        hidden = hidden + (injection * factors.scale) * op.down(x, factors.R.to(x))
-    return op.up(hidden, Q)
+    return low_rank(factors).forward(op, x, y, removal=removal, injection=injection)
 
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:

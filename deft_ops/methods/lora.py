@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..layer_ops import LayerOp
+from ..low_rank import LowRank
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, trainable
 
 NAME = "lora"
@@ -54,6 +55,11 @@ def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Fact
     return Factors(params["up"], params["down"], scale_of(alpha, params["up"].shape[1]))
 
 
+def factors_of(layers: Sequence[Mapping[str, Tensor]], *, alpha: float | None = None) -> list[Factors]:
+    """`factors` of many layers."""
+    return [factors(params, alpha=alpha) for params in layers]
+
+
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
     """Whether the adapter is for a weight of this shape."""
     return fits_matrix(len(factors.up), factors.down.shape[1], shape)
@@ -73,12 +79,16 @@ def delta(
     return (up @ (strength * down)).reshape(weight.shape)
 
 
+def low_rank(factors: Factors) -> LowRank:
+    """The form on activations."""
+    return LowRank(factors.up, factors.down, None, factors.scale)
+
+
 def forward(
     factors: Factors, op: LayerOp, x: Tensor, y: Tensor, *, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
     """What to add to the layer's output, in the dtype of x. y and the removal are not used."""
-    hidden = (injection * factors.scale) * op.down(x, factors.down.to(x))
-    return op.up(hidden, factors.up.to(x))
+    return low_rank(factors).forward(op, x, y, injection=injection)
 
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..projectors import project
+from ..projectors import project_all
 from .common import capped, normal, trainable
-from .deft import Factors, delta, fits, forward, from_tensors, rank, to_lora, to_tensors
+from .deft import Factors, delta, fits, forward, from_tensors, low_rank, rank, to_lora, to_tensors
 
-__all__ = ["NAME", "SUFFIXES", "OPTIONS", "LOW_RANK", "Factors", "claims", "rank", "fits", "init", "factors", "to_lora",
-           "delta", "forward", "to_tensors", "from_tensors"]  # fmt: skip
+__all__ = ["NAME", "SUFFIXES", "OPTIONS", "LOW_RANK", "Factors", "claims", "rank", "fits", "init", "factors",
+           "factors_of", "to_lora", "delta", "low_rank", "forward", "to_tensors", "from_tensors"]  # fmt: skip
 
 NAME = "para"
 SUFFIXES = ("deft_Q", "deft_right", "deft_P")
@@ -37,5 +37,10 @@ def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float 
 
 def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Factors:
     """What is applied and saved, differentiable in B. alpha is not used."""
-    Q, _ = project(params["B"], "qr")
-    return Factors(Q)
+    (found,) = factors_of([params])
+    return found
+
+
+def factors_of(layers: Sequence[Mapping[str, Tensor]], *, alpha: float | None = None) -> list[Factors]:
+    """`factors` of many layers at once."""
+    return [Factors(Q) for Q, _ in project_all([params["B"] for params in layers], "qr")]

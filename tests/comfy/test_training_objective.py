@@ -1,0 +1,328 @@
+"""The objective against diffusers: loss and adapter gradients, weightings, noise levels, schedules, moving average."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import models
+from .architectures import comfyui_sd3, diffusers_sd3
+from .test_training_runs import Pack, as_loaded, settings
+
+SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui_session: Any) -> Pack:
+    found = Pack(comfyui_session)
+    for name in ("objective", "optimisation"):
+        setattr(found, name, comfyui_session.module(f"trainers.{name}"))
+    found.names = comfyui_session.module("patches.names")
+    found.methods = comfyui_session.module("deft_ops.methods")
+    return found
+
+
+def scheduler() -> Any:
+    """That of SD 1 and 2."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
+
+
+# -------------------------------------------------------------------------------------- loss and adapter gradients
+
+
+def pair(kind: str) -> tuple[nn.Module, Any]:
+    """diffusers' network and ComfyUI's model with its weights."""
+    if kind == "flow":
+        from .test_architectures import ARCHITECTURES, NAMES, convert
+
+        network, model = diffusers_sd3(), comfyui_sd3()
+        convert(ARCHITECTURES[NAMES.index("SD3")], network, model, pair.names)  # type: ignore[attr-defined]
+        return network, model
+    network = models.diffusers_sd15()
+    model = models.comfy_sd15(network)
+    if kind == "v":
+        other = models.unet("v")
+        other.model.diffusion_model.load_state_dict(model.model.diffusion_model.state_dict())
+        model = other
+    return network, model
+
+
+def with_peft(network: nn.Module, method: str, paths: list[str]) -> nn.Module:
+    """PEFT's adapter on the layers, with values that change something."""
+    import peft
+
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=paths) if method == "lora" else peft.DeftConfig(
+        r=4, alpha=6, decomposition_method="qr", target_modules=paths)
+    wrapped = peft.get_peft_model(network, config)
+    source = models.generator(5)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=source))
+            elif "deft_R" in name:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=source))
+    return wrapped
+
+
+def peft_values(wrapped: nn.Module, path: str, method: str) -> list[nn.Parameter]:
+    """The trained tensors of a layer: A and B, or P and R."""
+    kinds = ("lora_A", "lora_B") if method == "lora" else ("deft_P", "deft_R")
+    return [next(p for name, p in wrapped.named_parameters() if f"{path}.{kind}." in name) for kind in kinds]
+
+
+@pytest.mark.parametrize("method", ["lora", "deft"])
+@pytest.mark.parametrize("kind", ["epsilon", "v", "flow"])
+def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: str, method: str) -> None:
+    """What diffusers' training scripts compute, with PEFT's adapter in diffusers' network, on the same numbers."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pair.names = pack.names  # type: ignore[attr-defined]
+    network, model = pair(kind)
+    chosen = settings(pack, method=method, rank=4, alpha=6.0, batch_size=2,
+                      layers="all linear" if kind == "flow" else "paper (to_q, to_k, to_v, to_out.0)",
+                      pattern=SD3_LAYERS if kind == "flow" else "")
+    channels = 16 if kind == "flow" else 4
+    x0, noise = models.random(2, channels, 8, 8, seed=1), models.random(2, channels, 8, 8, seed=2)
+    text, pooled = models.random(1, 7, models.TOKEN_WIDTH, seed=3), models.random(1, models.POOLED_WIDTH, seed=4)
+    with torch.inference_mode(False), torch.enable_grad():
+        latents = model.model.latent_format.process_out(x0)
+        material = pack.material.Material([{"samples": latents}], [[[text, {"pooled_output": pooled}]]])
+        trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
+        keys = {pack.names.target_key(target): path for path, target in pack.names.diffusers_names(model).items()}
+        paths = {name: keys[f"diffusion_model.{name}.weight"] for name in trainer.layers}
+        wrapped = with_peft(copy.deepcopy(network), method, sorted(paths.values()))
+        signs: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for name, layer in trainer.layers.items():
+                one, two = peft_values(wrapped, paths[name], method)
+                if method == "lora":
+                    layer.params["down"].copy_(one)
+                    layer.params["up"].copy_(two)
+                else:
+                    # PEFT takes Q as torch's QR returns it, we make R's partner positive: R differs by signs.
+                    diagonal = torch.linalg.qr(one).R.diagonal()
+                    signs[name] = torch.where(diagonal < 0, -1.0, 1.0)[:, None]
+                    layer.params["P"].copy_(one)
+                    layer.params["R"].copy_(signs[name] * two)
+        # diffusers
+        if kind == "flow":
+            flow = FlowMatchEulerDiscreteScheduler()
+            times = flow.timesteps[[200, 700]]
+            sigma = times / 1000
+            output = wrapped(hidden_states=flow.scale_noise(x0, times, noise), timestep=times,
+                             encoder_hidden_states=text.expand(2, -1, -1),
+                             pooled_projections=pooled.expand(2, -1)).sample
+            target = noise - x0
+        else:
+            times, ddpm = torch.tensor([250, 800]), scheduler()
+            sigma = model.model.model_sampling.sigmas[times]
+            output = wrapped(ddpm.add_noise(x0, noise, times), times, text.expand(2, -1, -1)).sample
+            target = noise if kind == "epsilon" else ddpm.get_velocity(x0, noise, times)
+        expected = F.mse_loss(output.float(), target.float())
+        expected.backward()
+        # ours
+        examples = trainer.dataset.examples
+        conds = [trainer.conds(0, tuple(examples[0].latent.shape)) for _ in examples]
+        trainer.refresh()
+        with trainer.prepared():
+            found = trainer.loss(examples, noise, sigma, conds)
+            found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    worst = 0.0
+    for name, layer in trainer.layers.items():
+        one, two = (parameter.grad for parameter in peft_values(wrapped, paths[name], method))
+        assert one is not None and two is not None
+        if method == "lora":
+            pairs = [(layer.params["down"].grad, one), (layer.params["up"].grad, two)]
+        else:
+            pairs = [(layer.params["P"].grad, one), (layer.params["R"].grad, signs[name] * two)]
+        for own, theirs in pairs:
+            assert float(theirs.norm()) > 0
+            worst = max(worst, models.relative(own, theirs))
+    assert len(trainer.layers) >= 8 and worst < 1e-3, worst
+
+
+# ------------------------------------------------------------------------------------------------------- weightings
+
+
+@pytest.mark.parametrize("kind", ["sd15", "v"])
+def test_min_snr_is_that_of_diffusers_scripts(pack: Pack, kind: str) -> None:
+    from diffusers.training_utils import compute_snr
+
+    sampling = models.unet(kind).model.model_sampling
+    times = torch.tensor([0, 20, 300, 600, 999])
+    snr = compute_snr(scheduler(), times)
+    expected = snr.clamp(max=5.0) / (snr + (1 if kind == "v" else 0))
+    found = pack.objective.weights(sampling, sampling.sigmas[times], "min-SNR", 5.0)
+    assert torch.allclose(found, expected, rtol=1e-3)
+    if kind == "sd15":  # kohya's apply_debiased_estimation
+        found = pack.objective.weights(sampling, sampling.sigmas[times], "debiased")
+        assert torch.allclose(found, 1 / snr.clamp(max=1000).sqrt(), rtol=1e-3)
+
+
+def test_weightings_of_flow_models_are_those_of_diffusers(pack: Pack) -> None:
+    from diffusers.training_utils import compute_loss_weighting_for_sd3
+
+    sampling = models.sd3().model.model_sampling
+    sigma = torch.tensor([0.02, 0.3, 0.5, 0.9, 0.999])
+    for name in ("sigma_sqrt", "cosmap"):
+        found = pack.objective.weights(sampling, sigma, name)
+        assert torch.allclose(found, compute_loss_weighting_for_sd3(name, sigma))
+    # Min-SNR on the clean picture's error, which is sigma times the velocity's.
+    snr = ((1 - sigma) / sigma) ** 2
+    assert torch.allclose(pack.objective.weights(sampling, sigma, "min-SNR", 5.0), snr.clamp(max=5) * sigma**2)
+    assert torch.equal(pack.objective.weights(sampling, sigma, "none"), torch.ones(5))
+    with pytest.raises(ValueError, match="The weighting cosmap is for flow models"):
+        pack.objective.weights(models.unet().model.model_sampling, sigma, "cosmap")
+
+
+# ----------------------------------------------------------------------------------------------------- noise levels
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("logit-normal", "logit_normal"), ("mode", "mode"), ("uniform", "none")])
+def test_noise_levels_are_drawn_as_in_diffusers(pack: Pack, ours: str, theirs: str) -> None:
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    count = 40_000
+    expected = compute_density_for_timestep_sampling(
+        theirs, count, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=models.generator(1)).sort().values
+    found = pack.objective.TIMESTEPS[ours](count, models.generator(2)).sort().values
+    assert float((found - expected).abs().max()) < 0.02  # the two distributions' quantiles
+
+
+def test_shifts_of_noise_levels(pack: Pack) -> None:
+    flow, discrete = models.sd3().model.model_sampling, models.unet().model.model_sampling
+    u = pack.objective.TIMESTEPS["uniform"](500, models.generator(3))
+    found = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform", 5.0)
+    assert torch.allclose(found, 5 * u / (1 + 4 * u))
+    own = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform")
+    assert torch.allclose(own, 3 * u / (1 + 2 * u), atol=1e-5)  # SD3's own shift is 3
+    plain, shifted = (pack.objective.sample_sigmas(discrete, 4000, models.generator(3), "uniform", shift)
+                      for shift in (0.0, 3.0))
+    assert torch.isin(shifted, discrete.sigmas).all() and shifted.median() > 2 * plain.median()
+
+
+# ------------------------------------------------------------------------------------------------- losses and masks
+
+
+def test_losses(pack: Pack) -> None:
+    output, wanted = models.random(2, 4, 3, 3, seed=1), models.random(2, 4, 3, 3, seed=2)
+    d = output - wanted
+    expected = {"mse": d**2, "l1": d.abs(), "huber": 2 * 0.1 * (torch.sqrt(d**2 + 0.1**2) - 0.1)}
+    for name, value in expected.items():
+        assert torch.allclose(pack.objective.LOSSES[name](output, wanted, 0.1), value, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["mse", "huber", "l1"])
+def test_a_masked_loss_is_that_of_its_places(pack: Pack, kind: str) -> None:
+    model = models.sd3()
+    x0, noise, sigma = models.random(2, 16, 8, 8, seed=1), models.random(2, 16, 8, 8, seed=2), torch.tensor([0.3, 0.8])
+    conds = {"c_crossattn": models.random(2, 7, models.TOKEN_WIDTH, seed=3),
+             "y": models.random(2, models.POOLED_WIDTH, seed=4)}
+    mask = (models.random(2, 1, 8, 8, seed=5) > 0).float()
+    with torch.no_grad():
+        noisy = sigma.view(2, 1, 1, 1) * noise + (1 - sigma.view(2, 1, 1, 1)) * x0
+        output = model.model.diffusion_model(noisy, sigma * 1000, context=conds["c_crossattn"], y=conds["y"])
+        errors = pack.objective.LOSSES[kind](output, noise - x0, 0.1)
+        expected = torch.stack([errors[i][:, mask[i, 0] > 0].mean() for i in range(2)])
+        for scale in (1.0, 0.25):
+            found = pack.objective.loss(
+                model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)
+            assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_masks_of_latents(pack: Pack) -> None:
+    mask = torch.arange(64.0).reshape(1, 8, 8)
+    small = pack.objective.latent_mask(mask, (4, 2, 2))
+    assert small.shape == (1, 2, 2)
+    assert torch.allclose(small[0], torch.stack([torch.stack([mask[0, 4 * i:4 * i + 4, 4 * j:4 * j + 4].mean()
+                                                             for j in range(2)]) for i in range(2)]))
+    assert pack.objective.latent_mask(mask, (16, 3, 2, 2)).shape == (1, 3, 2, 2)  # the same for each frame
+
+
+# ----------------------------------------------------------------------------------------------------- optimisation
+
+
+@pytest.mark.parametrize(("ours", "theirs", "more"), [
+    ("constant", "constant_with_warmup", {}), ("linear", "linear", {}), ("cosine", "cosine", {}),
+    ("cosine with restarts", "cosine_with_restarts", {"num_cycles": 3}),
+])
+def test_schedules_are_those_of_diffusers(pack: Pack, ours: str, theirs: str, more: dict) -> None:
+    from diffusers.optimization import get_scheduler
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = get_scheduler(theirs, optimizer, num_warmup_steps=7, num_training_steps=50, **more)
+    for step in range(50):
+        found = pack.optimisation.rate_factor(ours, step, 50, 7, more.get("num_cycles", 1))
+        assert found == pytest.approx(reference.get_last_lr()[0], abs=1e-6), step
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.parametrize("name", ["AdamW", "AdamW 8-bit", "Lion", "Adafactor", "Prodigy"])
+def test_optimizers_lower_a_loss_and_mind_their_groups(pack: Pack, name: str) -> None:
+    wanted = models.random(2, 80, 80, seed=1)
+    first, second = (nn.Parameter(torch.zeros(80, 80)) for _ in range(2))
+    rate, slower = {"Prodigy": 1.0, "Lion": 1e-2}.get(name, 3e-2), 0.0 if name == "Prodigy" else 0.1
+    groups = [{"params": [first], "rate": 1.0}, {"params": [second], "rate": slower}]
+    optimizer = pack.optimisation.make_optimizer(name, groups, rate, 0.0, (0.9, 0.99))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, slower * rate])
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = (first - wanted[0]).square().mean() + (second - wanted[1]).square().mean()
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    losses = [step() for _ in range(60)]
+    assert losses[-1] < 0.95 * losses[0]
+    assert float(second.detach().abs().mean()) < 0.5 * float(first.detach().abs().mean())
+    if name == "Prodigy":
+        groups[1]["rate"] = 0.1
+        with pytest.raises(ValueError, match="Prodigy finds one learning rate for all"):
+            pack.optimisation.make_optimizer(name, groups, rate, 0.0, (0.9, 0.99))
+
+
+def test_a_package_that_is_missing_is_named(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for name, package in (("Lion", "lion-pytorch"), ("Prodigy", "prodigyopt"), ("AdamW 8-bit", "bitsandbytes")):
+        monkeypatch.setitem(sys.modules, pack.optimisation.OPTIMIZERS[name][0], None)
+        with pytest.raises(ValueError, match=f"needs the package '{package}', which is not installed"):
+            pack.optimisation.make_optimizer(name, [], 1e-3, 0.0, (0.9, 0.99))
+
+
+def test_the_moving_average_is_that_of_diffusers(pack: Pack) -> None:
+    from diffusers.training_utils import EMAModel
+
+    parameter = nn.Parameter(models.random(5, 4, seed=1))
+    average = pack.optimisation.Average([parameter], 0.95)
+    reference = EMAModel([parameter], decay=0.95)
+    for step in range(1, 200):
+        with torch.no_grad():
+            parameter.add_(0.1 * models.random(5, 4, seed=step))
+        average.update([parameter], step)
+        reference.step([parameter])
+    # diffusers counts its first step as no step, and takes the parameters there.
+    assert models.relative(average.values[0], reference.shadow_params[0]) < 0.02
+    late = average.values[0].clone()
+    with torch.no_grad():
+        parameter.add_(1.0)
+    average.update([parameter], 10_000)
+    assert torch.allclose(average.values[0], 0.95 * late + 0.05 * parameter.detach(), atol=1e-6)
+
+
+def test_model_kinds_are_told_apart(pack: Pack) -> None:
+    assert pack.objective.is_flow(as_loaded(models.sd3).model.model_sampling)
+    assert not pack.objective.is_flow(models.unet("v").model.model_sampling)
+    assert math.isclose(pack.objective.MODE_SCALE, 1.29)
