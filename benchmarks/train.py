@@ -160,7 +160,13 @@ def core(
     model.cached_patcher_init = (lambda disable_dynamic=False: model_of(kind, precision), ())
     meter = Meter()
     own = torch.optim.AdamW.step
-    torch.optim.AdamW.step = lambda *args, **named: (own(*args, **named), meter.step())  # type: ignore[assignment,method-assign]
+
+    def step(*args: Any, **named: Any) -> Any:
+        found = own(*args, **named)
+        meter.step()
+        return found
+
+    torch.optim.AdamW.step = step
     values: dict[str, Any] = {
         "model": model, "latents": {"samples": latent()}, "positive": [[context(kind), {}]], "batch_size": 1,
         "grad_accumulation_steps": 1, "steps": steps + 1, "learning_rate": 1e-4, "rank": RANK, "optimizer": "AdamW",

@@ -172,3 +172,45 @@ def test_a_run_s_log_is_json_lines(comfyui: Any) -> None:
     lines = [json.loads(line) for line in Path(run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(set(line) == {"step", "loss", "rate", "grad_norm", "seconds"} for line in lines)
+
+
+@pytest.fixture
+def photo_folder(comfyui: Any) -> Any:
+    """Five pictures of two sizes with captions in ComfyUI's input folder."""
+    import shutil
+
+    from PIL import Image
+
+    folder = comfyui.base / "input" / "photos"
+    folder.mkdir()
+    for index, size in enumerate([(64, 64), (64, 64), (96, 64), (64, 64), (96, 64)]):
+        pixels = models.random(size[1], size[0], 3, seed=index).sigmoid().mul(255).byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"a sks cat, number {index}")
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree(comfyui.base / "output" / "photos_set", ignore_errors=True)
+
+
+def test_a_folder_of_photos_in_buckets_and_as_a_saved_dataset(comfyui: Any, photo_folder: Path) -> None:
+    """ComfyUI's own data set nodes: the list, its buckets, and the list from disk give the same training."""
+    photos: Prompt = {
+        "photos": node("LoadImageTextDataSetFromFolder", folder="photos"),
+        "set": node("MakeTrainingDataset", images=["photos", 0], vae=["vae", 0], clip=["clip", 0], texts=["photos", 1]),
+    }
+    listed = training_prompt(latents=["set", 0], positive=["set", 1], steps=6) | photos
+    run = comfyui.run(listed, want=["train"])
+    assert "5 pictures, 2 sizes" in run.text("train")
+
+    bucketed = training_prompt(latents=["bucket", 0], positive=["bucket", 1], steps=6) | photos
+    bucketed["bucket"] = node("ResolutionBucket", latents=["set", 0], conditioning=["set", 1])
+    assert "5 pictures, 2 sizes" in comfyui.run(bucketed, want=["train"]).text("train")
+
+    saved = {key: value for key, value in listed.items() if key in ("vae", "clip")} | photos
+    saved["save"] = node("SaveTrainingDataset", latents=["set", 0], conditioning=["set", 1], folder_name="photos_set",
+                         shard_size=1000)
+    comfyui.run(saved)
+    loaded = training_prompt(latents=["load", 0], positive=["load", 1], steps=6)
+    loaded["load"] = node("LoadTrainingDataset", folder_name="photos_set")
+    again = comfyui.run(loaded, want=["train"])
+    assert again.output("train", 1)["loss"] == pytest.approx(run.output("train", 1)["loss"], rel=1e-5)

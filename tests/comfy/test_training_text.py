@@ -1,0 +1,62 @@
+"""Gradients of every text encoder's adapters against PEFT's in transformers' model of the same weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from . import models
+from .architectures import tokens
+from .test_architectures import ENCODERS, text_pairs  # noqa: F401 (a fixture)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: Any, name: str) -> None:  # noqa: F811
+    """All attention layers of the preset; ComfyUI's encoders add in place, which ordinary autograd does not survive."""
+    import peft
+
+    entry, network, clip = text_pairs(name)
+    targets, frozen = comfyui_session.module("trainers.targets"), comfyui_session.module("trainers.frozen")
+    low_rank = comfyui_session.module("deft_ops.low_rank").LowRank
+    table = comfyui_session.module("patches.names").clip_names(clip)
+    root = clip.patcher.model
+    chosen = [layer for layer in targets.select(root, "attention") if layer.startswith(f"{entry.part}.")]
+    paths = {table[f"{entry.component}.{path}"].removesuffix(".weight"): path
+             for path, module in network.named_modules() if isinstance(module, nn.Linear)
+             and f"{entry.component}.{path}" in table}
+    assert len(chosen) >= 4 and all(layer in paths for layer in chosen)
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=[paths[layer] for layer in chosen])
+    wrapped = peft.get_peft_model(copy.deepcopy(network), config)
+    source = models.generator(5)
+    values: dict[str, dict[str, nn.Parameter]] = {layer: {} for layer in chosen}
+    layer_of = {f"base_model.model.{path}": layer for layer, path in paths.items()}
+    for full, parameter in wrapped.named_parameters():
+        for kind in ("lora_A", "lora_B"):
+            if f".{kind}." in full:
+                values[layer_of[full.partition(f".{kind}.")[0]]][kind] = parameter
+                with torch.no_grad():
+                    parameter.copy_(0.1 * torch.randn(parameter.shape, generator=source))
+    own = {layer: {kind: value.detach().clone().requires_grad_() for kind, value in pair.items()}
+           for layer, pair in values.items()}
+    ids = tokens(network)
+    expected = wrapped(ids).last_hidden_state
+    weights = torch.randn(expected.shape, generator=source)
+    (expected * weights).sum().backward()
+    changes = {layer: lambda pair=pair: low_rank(pair["lora_B"], pair["lora_A"]) for layer, pair in own.items()}
+    with torch.inference_mode(False), torch.enable_grad(), frozen.frozen(root, changes, in_place=True):
+        transformer = getattr(clip.cond_stage_model, entry.part).transformer
+        found = transformer(ids, attention_mask=torch.ones_like(ids), dtype=torch.float32)[0]
+        (found * weights).sum().backward()
+    assert models.relative(found.detach(), expected.detach()) < 1e-4
+    checked = 0
+    for layer in chosen:
+        for kind, value in values[layer].items():
+            if value.grad is None or float(value.grad.norm()) == 0:
+                continue  # what the last hidden state does not depend on
+            assert models.relative(own[layer][kind].grad, value.grad) < 1e-3, (layer, kind)
+            checked += 1
+    assert checked > len(chosen)
