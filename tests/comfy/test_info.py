@@ -27,8 +27,9 @@ class Pack:
         self.fingerprint = comfyui.module("patches.fingerprint")
         self.inspect = comfyui.module("patches.inspect")
         self.plots = comfyui.module("nodes.plots")
+        self.material = comfyui.module("trainers.material").Material
         self.train = comfyui.module("trainers.loop").train
-        self.settings = comfyui.module("trainers.loop").Settings
+        self.settings = comfyui.module("trainers.settings").Settings
 
     def adapter(self, model: Any, names: list[str], method: str = "deft", shapes: dict | None = None,
                 metadata: dict[str, str] | None = None, **options: Any) -> Any:
@@ -210,8 +211,8 @@ def test_what_is_trained_says_its_base(pack: Pack, tmp_path: Path) -> None:
         patched = pack.apply(pack.adapter(model, [PROJECTION]), model)[0]
         for trained_on in (model, patched):
             settings = pack.settings("deft", 2, 2, 1e-3, layers="attention")
-            adapter = pack.train(trained_on, [models.latents(model)], [models.conditioning()], settings, lambda _: None
-                                 ).adapter
+            material = pack.material([models.latents(model)], [models.conditioning()])
+        adapter = pack.train(trained_on, material, settings, lambda _: None).adapter
             assert adapter.metadata["base_hash"] == recorded
     header = pack.native.native_metadata(adapter, name="dog", version="1", base_hash=adapter.metadata["base_hash"])
     path = pack.native.write(adapter, tmp_path / "dog.safetensors", header)
