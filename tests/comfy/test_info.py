@@ -212,7 +212,7 @@ def test_what_is_trained_says_its_base(pack: Pack, tmp_path: Path) -> None:
         for trained_on in (model, patched):
             settings = pack.settings("deft", 2, 2, 1e-3, layers="attention")
             material = pack.material([models.latents(model)], [models.conditioning()])
-        adapter = pack.train(trained_on, material, settings, lambda _: None).adapter
+            adapter = pack.train(trained_on, material, settings, lambda _: None).adapter
             assert adapter.metadata["base_hash"] == recorded
     header = pack.native.native_metadata(adapter, name="dog", version="1", base_hash=adapter.metadata["base_hash"])
     path = pack.native.write(adapter, tmp_path / "dog.safetensors", header)
