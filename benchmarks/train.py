@@ -11,6 +11,7 @@ attention that training uses (PyTorch's); floor_chunked has ComfyUI's own on a C
 deft_over_*     DEFT on attention / floor, floor_chunked, LoRA by us, Train LoRA on attention in weight and bypass mode,
                 Train LoRA as it comes (all layers, weight mode, gradient checkpointing), PEFT's LoRA, PEFT's DEFT
 all_over_core   DEFT on all linear and convolution layers with gradient checkpointing / Train LoRA as it comes
+floor_over_*    floor / the peers: what no training of an adapter on this network can undercut
 memory_over_*   the same for the memory; over_floor: / that of the floor and of the adapter (values, gradients, moments)
 """
 
@@ -49,6 +50,9 @@ LINES = {
     "deft_over_core_weight": ("deft", "core_weight"),
     "deft_over_core": ("deft", "core"),
     "all_over_core": ("deft_all", "core"),
+    "floor_over_peft_lora": ("floor", "peft_lora"),
+    "floor_over_core_bypass": ("floor", "core_bypass"),
+    "floor_over_core_weight": ("floor", "core_weight"),
 }
 SLOW = ("core",)  # half a minute a step: fewer of them
 
@@ -255,7 +259,9 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
     first, second = (statistics.median(found["memory"] for found in seen[side]) for side in sides)
     if line == "deft_over_floor":
         second += statistics.median(found["adapter"] for found in seen[sides[0]])
-    report(name.replace("deft_over", "memory_over").replace("all_over", "memory_all_over"), first, second, "MiB", runs)
+    head, _, tail = line.partition("_over_")
+    name = f"train.{kind}.{precision}.memory{'' if head == 'deft' else f'_{head}'}_over_{tail}"
+    report(name, first, second, "MiB", runs)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,11 +99,3 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for value, parameter in zip(self.values, parameters, strict=True):
             value.lerp_(parameter.detach().float(), 1 - decay)
-
-
-def tensors_of(state: Any) -> int:
-    """Bytes of all tensors in an optimizer's state."""
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    values = state.values() if isinstance(state, Mapping) else state if isinstance(state, (list, tuple)) else ()
-    return sum(tensors_of(value) for value in values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..deft_ops import methods
@@ -129,6 +129,3 @@ def digest(*parts: Mapping[str, Any]) -> str:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The names of what differs between two records."""
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-NAMES = frozenset(item.name for item in fields(Settings))
