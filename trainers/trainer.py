@@ -142,7 +142,12 @@ class Trainer:
         wanted = self.settings.precision
         if wanted == "auto":
             wanted = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted == "bf16" else contextlib.nullcontext()
+        inner = self.model.model
+        own = inner.manual_cast_dtype or inner.get_dtype()
+        # A network that computes in bf16 by itself does not need it: autocast would take its norms to float32 and back.
+        if wanted != "bf16" or own == torch.bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def batch(self) -> Iterator[tuple[list[data.Example], float]]:
         """The next examples with the weight of their mean: pictures, then prior pictures if there are any."""
