@@ -40,7 +40,7 @@ class RunFolder:
         return sorted((int(match[1]), file) for match, file in found)
 
     def save(self, state: dict[str, Any], adapter: adapters.Adapter) -> None:
-        """Write a checkpoint and the adapter as it is, then remove all but the newest."""
+        """Write a checkpoint and the adapter as it is, then remove all but the newest up to this step."""
         step = state["step"]
         self._guarded(f"the checkpoint of step {step}", lambda: self._save(state, adapter))
 
@@ -51,7 +51,8 @@ class RunFolder:
         buffer = io.BytesIO()  # torch turns a full disk into an error of its own
         torch.save({"format": FORMAT, **state}, buffer)
         safe.write_files(self.path, {f"checkpoint_{step:08}.pt": buffer.getvalue()})
-        for old, file in self.checkpoints()[: -self.keep or None]:
+        # Later ones are of a run that went further: not in the way, and not to be lost.
+        for old, file in [entry for entry in self.checkpoints() if entry[0] <= step][: -self.keep]:
             file.unlink()
             (self.path / f"adapter_{old:08}.safetensors").unlink(missing_ok=True)
 

@@ -85,10 +85,13 @@ def gather_conditioning(conditioning: Sequence[list]) -> list:
 
 
 def dataset_hash(*parts: Sequence[Example] | Sequence[Any]) -> str:
-    """SHA-256 over the values of examples and of encoded captions."""
+    """SHA-256 over the values of examples, of encoded captions, and over texts."""
     found = hashlib.sha256()
     for part in parts:
         for item in part:
+            if isinstance(item, str):
+                found.update(f"{len(item)} {item}".encode())
+                continue
             tensors = (item.latent, item.mask) if isinstance(item, Example) else (item[0],)
             for tensor in tensors:
                 if isinstance(tensor, Tensor):

@@ -65,7 +65,7 @@ class Dataset:
 
     def hash(self) -> str:
         """Of all values."""
-        return data.dataset_hash(self.examples, self.prior, self.entries, [(word,) for word in self.words])
+        return data.dataset_hash(self.examples, self.prior, self.entries, self.words)
 
     def sizes(self) -> list[tuple[int, ...]]:
         """Of all latents, without repetition, the largest first."""

@@ -39,13 +39,13 @@ def scheduler() -> Any:
 # -------------------------------------------------------------------------------------- loss and adapter gradients
 
 
-def pair(kind: str) -> tuple[nn.Module, Any]:
+def pair(kind: str, names: Any) -> tuple[nn.Module, Any]:
     """diffusers' network and ComfyUI's model with its weights."""
     if kind == "flow":
         from .test_architectures import ARCHITECTURES, NAMES, convert
 
         network, model = diffusers_sd3(), comfyui_sd3()
-        convert(ARCHITECTURES[NAMES.index("SD3")], network, model, pair.names)  # type: ignore[attr-defined]
+        convert(ARCHITECTURES[NAMES.index("SD3")], network, model, names)
         return network, model
     network = models.diffusers_sd15()
     model = models.comfy_sd15(network)
@@ -85,8 +85,7 @@ def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: st
     """What diffusers' training scripts compute, with PEFT's adapter in diffusers' network, on the same numbers."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    pair.names = pack.names  # type: ignore[attr-defined]
-    network, model = pair(kind)
+    network, model = pair(kind, pack.names)
     chosen = settings(pack, method=method, rank=4, alpha=6.0, batch_size=2,
                       layers="all linear" if kind == "flow" else "paper (to_q, to_k, to_v, to_out.0)",
                       pattern=SD3_LAYERS if kind == "flow" else "")

@@ -161,6 +161,20 @@ def test_a_checkpoint_of_other_settings_is_an_error(pack: Any, tmp_path: Path) -
         train(pack, model, folder=folder, rank=4, seed=2)
 
 
+def test_starting_over_keeps_its_own_checkpoints_and_those_that_went_further(pack: Any, tmp_path: Path) -> None:
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 2, keep=1)
+    model = as_loaded(models.sd3)
+    train(pack, model, folder=folder, steps=8)
+    train(pack, model, folder=pack.checkpoints.RunFolder(folder.path, 2, keep=1, resume=False), steps=4)
+    assert names(run_of(folder.path)) == ["adapter_00000004.safetensors", "adapter_00000008.safetensors",
+                                          "checkpoint_00000004.pt", "checkpoint_00000008.pt", "log.jsonl"]
+
+
+def test_texts_are_part_of_the_data(pack: Any) -> None:
+    one, other = (pack.data.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
+    assert one != other == pack.data.dataset_hash([], [], ["a dog"])
+
+
 def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 2, keep=3)
     model = as_loaded(models.sd3)
