@@ -15,10 +15,12 @@ from typing import Any
 
 import comfy.ops
 import torch
+import torch.nn.functional as F
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
-from ..deft_ops.layer_ops import op_of
+from ..deft_ops import convolution
+from ..deft_ops.layer_ops import ConvOp, LayerOp, op_of
 from ..deft_ops.low_rank import LowRank
 from ..patches.activations import bias_of
 
@@ -72,13 +74,47 @@ def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
 
+def plain_op(module: nn.Module) -> LayerOp | None:
+    """The layer's operation, or None for what no adapter can be on: several groups, padding with other than zeros."""
+    try:
+        return op_of(module)
+    except ValueError:
+        return None
+
+
 def input_gradient(module: nn.Module, grad: Tensor, shape: torch.Size) -> Tensor:
     """The gradient of the module's input [shape] from that of its output."""
     with weight_of(module, grad) as weight:
         if is_linear(module):
             return (grad @ weight).reshape(shape)
+        op = plain_op(module)
+        if op is not None and convolution.suits(op, shape, weight):
+            return convolution.input_gradient(op, shape, weight, grad)  # type: ignore[arg-type]
         conv = next(function for kind, function in CONVOLUTIONS.items() if isinstance(module, kind))
-        return conv(shape, weight, grad, module.stride, module.padding, module.dilation, module.groups)
+        arguments = module.dilation, module.groups
+        if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            return conv(shape, weight, grad, module.stride, module.padding, *arguments)
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        pad = partial(F.pad, pad=module._reversed_padding_repeated_twice, mode=mode)
+        padded, through_padding = torch.func.vjp(pad, grad.new_zeros(shape))
+        (of_x,) = through_padding(conv(padded.shape, weight, grad, module.stride, 0, *arguments))
+        return of_x
+
+
+def quick_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The module's forward; of a convolution whose weight can be used as it lies, as a product if that is faster."""
+    run, op = module.forward, plain_op(module)
+    if "forward" in module.__dict__ or not isinstance(op, ConvOp):  # somebody else's forward is not to be passed over
+        return run
+
+    def forward(x: Tensor) -> Tensor:
+        weight, bias = module.weight, module.bias
+        plain = is_at_hand(module, x) and not getattr(module, "bias_function", ())
+        if not plain or (bias is not None and bias.dtype != x.dtype) or not convolution.suits(op, x.shape, weight):
+            return run(x)
+        return convolution.convolve(op, x, weight, bias)
+
+    return forward
 
 
 class FrozenLayer(torch.autograd.Function):
@@ -94,11 +130,20 @@ class FrozenLayer(torch.autograd.Function):
         return input_gradient(ctx.module, grad, ctx.shape).to(ctx.dtype), None, None
 
 
+def hidden_of(removed: Tensor | None, x: Tensor, down: Tensor | None, scale: float) -> Tensor:
+    """scale x down^T - removed [n, r]; either term may be missing."""
+    if down is None:
+        assert removed is not None
+        return removed.neg_()
+    matrix = down.to(x.dtype).T
+    return (x @ matrix).mul_(scale) if removed is None else torch.addmm(removed, x, matrix, beta=-1, alpha=scale)
+
+
 class AdaptedLinear(torch.autograd.Function):
     """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b.
 
     Kept for the backward pass are x, the hidden h [n, r] and the factors; neither y nor z: with the gradients G of z
-    and g = G up of h, those of the factors are G^T h (up), scale (x^T g)^T (down) and -W (x^T g) (right), and x gets
+    and g = G up of h, those of the factors are G^T h (up), scale g^T x (down) and -W x^T g (right), and x gets
     (G - g right^T) W + scale g down. W comes from the module.
     """
 
@@ -107,17 +152,17 @@ class AdaptedLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, up: Tensor, down: Tensor | None, right: Tensor | None, scale: float, module: nn.Module,
         run: Callable[[Tensor], Tensor],
     ) -> Tensor:  # fmt: skip
-        z = run(x)
+        z = run(x).contiguous()
         rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
         with torch.autocast(z.device.type, enabled=False):
-            hidden = None if down is None else (flat_x.to(z.dtype) @ down.to(z.dtype).T).mul_(scale)
+            removed = None
             if right is not None:
                 plain = right.to(z.dtype)
                 removed = rows @ plain
                 bias = bias_of(module, rows, 1)
                 if bias is not None:
                     removed -= bias @ plain
-                hidden = removed.neg_() if hidden is None else hidden.sub_(removed)
+            hidden = hidden_of(removed, flat_x.to(z.dtype), down, scale)
             rows.addmm_(hidden, up.to(z.dtype).T)
         ctx.module, ctx.scale = module, scale
         ctx.save_for_backward(x, hidden, up, down, right)
@@ -129,20 +174,20 @@ class AdaptedLinear(torch.autograd.Function):
         dtype, scale = grad.dtype, ctx.scale
         rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(dtype)
         inner = rows @ up.to(dtype)
-        of_up = (rows.T @ hidden).to(up.dtype)
-        product = flat_x.T @ inner
-        of_down = None if down is None else (scale * product.T).to(down.dtype)
+        # Few rows on the left: the same products with few columns on the right take up to twice as long.
+        of_up = (hidden.T @ rows).T.to(up.dtype)
+        product = inner.T @ flat_x
+        of_down = None if down is None else (scale * product).to(down.dtype)
         of_right = of_x = None
         with weight_of(ctx.module, grad) as weight:
-            if right is not None:
-                of_right = (weight @ product).neg_().to(right.dtype)
             if ctx.needs_input_grad[0]:
-                if right is not None:
-                    rows = torch.addmm(rows, inner, right.to(dtype).T, alpha=-1)
-                of_x = rows @ weight
+                of_y = rows if right is None else torch.addmm(rows, inner, right.to(dtype).T, alpha=-1)
+                of_x = of_y @ weight
                 if down is not None:
                     of_x.addmm_(inner, down.to(dtype), alpha=scale)
                 of_x = of_x.view(x.shape).to(x.dtype)
+            if right is not None:
+                of_right = (product @ weight.T).neg_().T.to(right.dtype)
         return of_x, of_up, of_down, of_right, None, None, None
 
 
@@ -206,7 +251,7 @@ def frozen(root: nn.Module, changes: dict[str, Change], in_place: bool = False) 
         for name, module in root.named_modules():
             if is_frozen_kind(module):
                 restore.append(own_forward(module))
-                module.forward = frozen_forward(module, module.forward, changes.get(name))
+                module.forward = frozen_forward(module, quick_forward(module), changes.get(name))
                 continue
             if in_place and type(module).__name__.endswith("Norm"):
                 restore.append(own_forward(module))

@@ -187,6 +187,73 @@ def test_checkpointing_recomputes_blocks(pack: Pack) -> None:
         assert blocks >= 8
 
 
+@pytest.mark.parametrize("padding", [1, "same"], ids=["number", "word"])
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "circular", "reflect"])
+@pytest.mark.parametrize("size", [3, 16], ids=["product", "convolution"])
+def test_frozen_convolutions_of_any_padding(pack: Pack, size: int, mode: str, padding: Any) -> None:
+    """Nodes for seamless pictures set circular padding; some of ComfyUI's models replicate."""
+    import comfy.ops
+
+    with torch.inference_mode():
+        root = nn.Sequential(comfy.ops.manual_cast.Conv2d(4, 64, 3, padding=padding, padding_mode=mode))
+        for parameter in root.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    x, grad = torch.randn(1, 4, size, size, requires_grad=True), torch.randn(1, 64, size, size)
+    with pack.frozen.frozen(root, {}):
+        y = root(x)
+        (found,) = torch.autograd.grad(y, x, grad)
+    ordinary = nn.Conv2d(4, 64, 3, padding=padding, padding_mode=mode)
+    ordinary.load_state_dict({name: value.clone() for name, value in root[0].state_dict().items()})
+    expected = ordinary(x)
+    assert torch.allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(found, torch.autograd.grad(expected, x, grad)[0], rtol=1e-5, atol=1e-4)
+
+
+def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both directions; but a forward of somebody else, and weights that are patched on the fly, are left alone."""
+    import comfy.ops
+
+    calls: list[str] = []
+    for name in ("convolve", "input_gradient"):
+        own = getattr(pack.frozen.convolution, name)
+        monkeypatch.setattr(
+            pack.frozen.convolution, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1])
+
+    def run(change: Callable[[Any], None]) -> tuple[Tensor, list[str]]:
+        calls.clear()
+        with torch.inference_mode():
+            layer = comfy.ops.manual_cast.Conv2d(4, 64, 3, padding=1)
+            layer.weight.fill_(1.0)
+            layer.bias.fill_(0.0)
+            change(layer)
+        x = torch.ones(1, 4, 1, 1, requires_grad=True)
+        root = nn.Sequential(layer)
+        with pack.frozen.frozen(root, {}):
+            y = root(x)
+            y.sum().backward()
+        return y, list(calls)
+
+    def forward(layer: Any) -> None:
+        before = layer.forward
+        layer.forward = lambda x: 2 * before(x)
+
+    def weight(layer: Any) -> None:
+        layer.weight_function = [lambda value: 3 * value]
+
+    def bias(layer: Any) -> None:
+        layer.bias_function = [lambda value: value + 1]
+
+    expected = {
+        "plain": (lambda layer: None, 4.0, ["convolve", "input_gradient"]),
+        "forward": (forward, 8.0, ["input_gradient"]),
+        "weight": (weight, 12.0, ["input_gradient"]),
+        "bias": (bias, 5.0, ["input_gradient"]),
+    }
+    for name, (change, value, wanted) in expected.items():
+        y, found = run(change)
+        assert (float(y.detach().mean()), found) == (value, wanted), name
+
+
 def test_bf16(pack: Pack) -> None:
     exact = train(pack, as_loaded(models.sd3), steps=4)
     half = train(pack, as_loaded(lambda: models.sd3(dtype=torch.bfloat16)), steps=4, precision="bf16")
