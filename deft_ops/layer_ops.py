@@ -23,6 +23,10 @@ class LinearOp:
         """Mix channels with matrix [c_out, c_in]: [..., c_in] -> [..., c_out]."""
         return F.linear(h, matrix)
 
+    def scaled(self, h: Tensor, factors: Tensor) -> Tensor:
+        """Channels times factors [c]."""
+        return h * factors
+
     def channel(self, output: Tensor) -> int:
         """Which dimension of the layer's output holds the channels."""
         return output.ndim - 1
@@ -45,6 +49,10 @@ class ConvOp:
     def up(self, h: Tensor, matrix: Tensor) -> Tensor:
         """Mix channels with matrix [c_out, c_in], a convolution of size 1: [n, c_in, ...] -> [n, c_out, ...]."""
         return _CONVOLUTIONS[len(self.kernel_size)](h, matrix.reshape(*matrix.shape, *(1 for _ in self.kernel_size)))
+
+    def scaled(self, h: Tensor, factors: Tensor) -> Tensor:
+        """Channels times factors [c]."""
+        return h * factors.view(-1, *(1 for _ in self.kernel_size))
 
     def channel(self, output: Tensor) -> int:
         """Which dimension of the layer's output holds the channels."""

@@ -12,7 +12,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..deft_ops.adapter import Adapter, validate
-from ..deft_ops.files import native, peft
+from ..deft_ops.files import native, peft, svdiff
 from ..deft_ops.version import VERSION
 from ..patches.export import export
 from ..patches.lora_naming import NAMINGS
@@ -20,7 +20,9 @@ from ..patches.names import module_names
 from .adapters import CATEGORY
 from .sockets import LoraModel
 
-FORMATS = ["native (.safetensors)", "PEFT folder"]
+# Folders under diffusers' names, by what they are called in the widget; the native format is another one.
+FOLDERS = {"PEFT folder": peft.write, "SVDiff folder": svdiff.write}
+FORMATS = ["native (.safetensors)", *FOLDERS]
 PLACES = ["models/loras", "output"]
 
 
@@ -88,7 +90,8 @@ class DEFTSaveAdapter(io.ComfyNode):
             display_name="Save Adapter",
             category=CATEGORY,
             description="Saves an adapter with its settings in the header. Native files are read by this pack and, "
-            "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers.",
+            "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers; SVDiff folders by "
+            "its common implementation.",
             search_aliases=["save lora", "save deft", "peft"],
             is_output_node=True,
             inputs=[
@@ -100,11 +103,13 @@ class DEFTSaveAdapter(io.ComfyNode):
                     default=FORMATS[0],
                     tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
                     "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
-                    "needs the model, and holds no convolutions and no fused layers.",
+                    "needs the model, and holds no convolutions and no fused layers. SVDiff folder: "
+                    "spectral_shifts.safetensors under diffusers' names, and ..._te for a text encoder; it needs the "
+                    "model, too.",
                 ),
                 place_input(),
                 io.Model.Input(
-                    "model", optional=True, tooltip="For a PEFT folder: the model whose layer names are translated."
+                    "model", optional=True, tooltip="For a folder: the model whose layer names are translated."
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="What was written.")],
@@ -120,12 +125,12 @@ class DEFTSaveAdapter(io.ComfyNode):
         path = next_path(filename_prefix, place)
         if format == FORMATS[0]:
             path = write_native(adapter, path)
-        elif format != FORMATS[1]:
+        elif format not in FOLDERS:
             raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(FORMATS)}.")
         elif model is None:
-            raise ValueError("A PEFT folder needs the model that the adapter was trained on: connect it.")
+            raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:
-            peft.write(adapter, path, module_names(model))
+            FOLDERS[format](adapter, path, module_names(model))
         return io.NodeOutput(str(path), ui={"text": [str(path)]})
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.utils
+import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -16,6 +18,7 @@ from ..deft_ops.projectors import PROJECTORS
 from ..scoring.preprocessing import to_pictures
 from ..trainers.loop import Progress, Result, train
 from ..trainers.material import Material
+from ..trainers.report import title
 from ..trainers.settings import PRECISIONS, Settings
 from ..trainers.targets import PRESETS
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
@@ -63,8 +66,47 @@ METHODS = [
             ),
         ],
     ),
-    io.DynamicCombo.Option("para", [RANK]),
+    io.DynamicCombo.Option(
+        "para",
+        [
+            RANK,
+            io.Float.Input(
+                "rank_cap",
+                default=0.0,
+                min=0.0,
+                max=1000.0,
+                step=1.0,
+                round=False,
+                advanced=True,
+                tooltip="Ranks are at most a layer's rows / this; 0: off. The paper has 40.",
+            ),
+        ],
+    ),
     io.DynamicCombo.Option("lora", [RANK, ALPHA]),
+    io.DynamicCombo.Option(
+        "svdiff",
+        [
+            io.Float.Input(
+                "norm_rate",
+                default=0.001,
+                min=0.0,
+                max=100.0,
+                step=0.001,
+                round=False,
+                advanced=True,
+                tooltip="Learning rate of norms relative to that of other layers, where layers is everything. The "
+                "common implementation has 1e-6 beside 1e-3.",
+            ),
+            io.Boolean.Input(
+                "keep_decomposition",
+                default=True,
+                advanced=True,
+                tooltip="Keep the decomposition of the base in ComfyUI's user folder, for the next run: it takes "
+                "minutes for a large model, and up to three times the disk space of the trained layers.",
+            ),
+        ],
+    ),
+    io.DynamicCombo.Option("dreambooth", []),
 ]
 
 
@@ -82,8 +124,10 @@ def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
         options = {"projector": choice["projector"], "identity": choice["start"] == "identity"}
     return {
         "method": choice["method"],
-        "rank": choice["rank"],
+        "rank": choice.get("rank", 1),
         "alpha": choice.get("alpha") or None,
+        "norm_rate": choice.get("norm_rate", 1.0),
+        "rank_cap": choice.get("rank_cap", 0.0),
         "options": options,
     }
 
@@ -140,8 +184,13 @@ def loss_plot(result: Result, settings: Settings) -> Any:
     from .comparison import as_image
     from .plots import training_picture
 
-    title = f"{settings.method} rank {settings.rank}, {settings.optimizer} {settings.learning_rate:g}"
-    return as_image(training_picture(result.losses, result.rates, title))
+    label = f"{title(settings)}, {settings.optimizer} {settings.learning_rate:g}"
+    return as_image(training_picture(result.losses, result.rates, label))
+
+
+def cache_folder() -> Path:
+    """Where what takes long to compute of a base is kept: ComfyUI empties its temporary folder at every start."""
+    return Path(folder_paths.get_user_directory()) / "deft_nodes" / "decompositions"
 
 
 class DEFTTrainAdapter(io.ComfyNode):
@@ -154,9 +203,10 @@ class DEFTTrainAdapter(io.ComfyNode):
             node_id="DEFTTrainAdapter",
             display_name="Train Adapter",
             category="DEFT/training",
-            description="Trains a DEFT, PaRa or LoRA adapter on a few pictures, on the model as ComfyUI loaded it: any "
-            "architecture, no second copy, the model's own objective. The same seed gives the same adapter.",
-            search_aliases=["train lora", "train deft", "train para", "dreambooth", "fine-tune", "personalise"],
+            description="Trains a DEFT, PaRa, LoRA, SVDiff or DreamBooth adapter on a few pictures, on the model as "
+            "ComfyUI loaded it: any architecture, no second copy, the model's own objective. The same seed gives the "
+            "same adapter.",
+            search_aliases=["train lora", "train deft", "train para", "svdiff", "dreambooth", "fine-tune"],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to train on. It is not changed."),
@@ -171,8 +221,9 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=METHODS,
-                    tooltip="deft: removes a subspace and injects an update into it. para: only "
-                    "removes. lora: only adds.",
+                    tooltip="deft: removes a subspace and injects an update into it. para: only removes. lora: only "
+                    "adds. svdiff: scales what is there; learning rate 1e-3. dreambooth: all values of the chosen "
+                    "layers; learning rate 2.5e-6, and memory of four times their size.",
                 ),
                 io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="Number of training steps."),
                 io.Float.Input(
@@ -327,6 +378,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             folder=run_folder(more["run"]),
             shown=first(previews) if previews else None,
             on_start=reporter.start,
+            cache=cache_folder() if first(method).get("keep_decomposition") else None,
         )
         return io.NodeOutput(
             result.adapter,

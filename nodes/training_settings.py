@@ -147,9 +147,6 @@ class DEFTTrainingSettings(io.ComfyNode):
                     tooltip="Other ranks, one rule a line: a pattern, '=', a rank, as in attn2 = 4. The first that "
                     "finds a layer counts.",
                 ),
-                number(
-                    "rank_cap", 0.0, 1000.0, 1.0, "Ranks are at most a layer's rows / this; 0: off. PaRa: 40.", True
-                ),
                 combo(
                     "adapter_precision",
                     ADAPTER_PRECISIONS,

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
+from ..patches.fingerprint import fingerprint
 from . import memory, previews, report
 from .checkpoints import RunFolder
+from .decompositions import Decompositions
 from .material import Dataset, Material
 from .settings import Settings, digest
 from .trainer import Trainer
@@ -136,6 +138,7 @@ def train(
     folder: RunFolder | None = None,
     shown: previews.Previews | None = None,
     on_start: Callable[[str], None] = logging.info,
+    cache: Path | None = None,
 ) -> Result:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
 
@@ -147,6 +150,7 @@ def train(
             and from where an earlier run of the same goes on.
         shown: preview pictures.
         on_start: called with layers, trained values and the memory estimate before the first step.
+        cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
 
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
@@ -166,7 +170,8 @@ def train(
         model.pre_run()
         comfy.model_management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
-            trainer = Trainer(model, settings, dataset)
+            known = Decompositions(None if cache is None else cache / fingerprint(model))
+            trainer = Trainer(model, settings, dataset, known)
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)

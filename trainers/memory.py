@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import comfy.model_management
 import torch
 from torch import Tensor, nn
 
-from .frozen import checkpointed_blocks
+from .network import checkpointed_blocks
 from .settings import Settings
 
 # Bytes of the backward pass over those of all layers' outputs: 0.6 (SD3) to 0.8 (UNets) are kept, and gradients come.
@@ -47,6 +49,21 @@ def adapter_bytes(parameters: Sequence[Tensor], optimizer: str, ema: bool) -> in
     values = sum(parameter.numel() for parameter in parameters)
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     return int(3 * size + STATE[optimizer] * values + (4 * values if ema else 0))
+
+
+def check_free(device: torch.device, modules: Iterable[Any], method: ModuleType, settings: Settings) -> None:
+    """Raise ValueError where a method that keeps as much as the layers' own size has no room for it."""
+    if not hasattr(method, "kept_values"):
+        return
+    kept = [method.kept_values(module.weight.shape) for module in modules]
+    bytes_of_one = 2 if settings.adapter_precision == "bf16" else 4
+    trained = sum(count for count, _ in kept) * (2 * bytes_of_one + STATE[settings.optimizer])
+    needed, free = trained + 4 * sum(count for _, count in kept), comfy.model_management.get_free_memory(device)
+    if needed > free:
+        raise ValueError(
+            f"Training {method.NAME} on these {len(kept)} layers keeps {readable(int(needed))} beside the model, and "
+            f"{readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
+        )
 
 
 @torch.no_grad()

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from ..deft_ops import methods
 from ..deft_ops.version import VERSION
 from ..patches.fingerprint import fingerprint
-from .settings import digest
+from .settings import Settings, digest
 from .trainer import Trainer
 
 
@@ -47,7 +48,13 @@ def opening(trainer: Trainer) -> str:
     layers = len(trainer.layers) + len(trainer.text_layers)
     text = f" ({len(trainer.text_layers)} of text encoders)" if trainer.text_layers else ""
     values = sum(parameter.numel() for parameter in trainer.parameters)
-    return f"{trainer.settings.method} rank {trainer.settings.rank}: {layers} layers{text}, {values:,} trained values"
+    return f"{title(trainer.settings)}: {layers} layers{text}, {values:,} trained values"
+
+
+def title(settings: Settings) -> str:
+    """The method, with its rank if it has one."""
+    ranked = methods.get(settings.method).LOW_RANK
+    return f"{settings.method} rank {settings.rank}" if ranked else settings.method
 
 
 def patched_notes(trainer: Trainer) -> list[str]:
@@ -93,6 +100,9 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
         found.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
     if (middle := statistics.median(change.values())) > 1:
         found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
+    idle = [name for name, value in change.items() if not value]
+    if idle:
+        found.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")
     return [f"WARNING: {problem}" for problem in found]
 
 
@@ -129,6 +139,7 @@ def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float
         record["largest_change"] = max(change.values())
     projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
     return projector | {
+        "method": settings.method,
         "base_model": type(trainer.model.model).__name__,
         "base_hash": identity["base"],
         "training": json.dumps(record, sort_keys=True),

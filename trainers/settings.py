@@ -10,7 +10,7 @@ from typing import Any
 
 from ..deft_ops import methods
 from . import objective, optimisation
-from .targets import rank_rules
+from .targets import EVERYTHING, rank_rules
 
 PRECISIONS = ("auto", "fp32", "bf16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
@@ -21,7 +21,7 @@ class Settings:
     """All of it. alpha None means a scale of 1; options go to the method's init and factors.
 
     Sources: the authors' code trains P with a tenth of R's learning rate (p_rate 0.1); PaRa (arXiv 2406.05641) keeps
-    r below out / 40 (rank_cap 40).
+    r below out / 40 (rank_cap 40). SVDiff's common implementation trains norms with a thousandth (norm_rate 0.001).
     """
 
     method: str
@@ -53,6 +53,7 @@ class Settings:
     optimizer: str = "AdamW"
     p_rate: float = 1.0
     text_rate: float = 1.0
+    norm_rate: float = 1.0
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -88,6 +89,8 @@ class Settings:
             if not low <= value <= high:
                 raise ValueError(f"The setting {name} must be from {low:g} to {high:g}, not {value:g}.")
         rank_rules(self.ranks)
+        if self.layers == EVERYTHING and methods.get(self.method).LOW_RANK:
+            raise ValueError(f"Norms cannot have a rank: choose other layers than {EVERYTHING!r} for {self.method}.")
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of a step: everything but the number of steps where the schedule does not use it."""
@@ -113,6 +116,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("caption_dropout", 0, 1),
     ("p_rate", 0, float("inf")),
     ("text_rate", 0, float("inf")),
+    ("norm_rate", 0, float("inf")),
     ("weight_decay", 0, float("inf")),
     ("beta1", 0, 0.999999),
     ("beta2", 0, 0.999999),

@@ -23,11 +23,20 @@ PRESETS = {
     "attention and feed-forward": "attention and the layers between",
     "all linear": "every linear layer",
     "all linear and convolution": "every linear layer and every 2-D convolution",
+    "everything": "all layers, norms too; for svdiff and dreambooth",
 }
+EVERYTHING = "everything"
+
+
+def is_small_kind(module: nn.Module) -> bool:
+    """Whether the module is a norm with a weight, which has one dimension."""
+    return getattr(getattr(module, "weight", None), "ndim", 0) == 1
 
 
 def wanted(name: str, module: nn.Module, preset: str) -> bool:
     """Whether the preset takes this layer."""
+    if preset == EVERYTHING:
+        return is_linear(module) or getattr(module, "groups", 1) == 1
     if preset == "all linear and convolution":
         return is_linear(module) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     if not is_linear(module):
@@ -102,11 +111,16 @@ def rank_of(name: str, out: int, rank: int, rules: list[tuple[re.Pattern[str], i
     return max(1, min(chosen, int(out / cap))) if cap else chosen
 
 
+def is_table(name: str, module: nn.Module) -> bool:
+    """Whether the module is a table of token embeddings; those of positions are not looked up but added whole."""
+    return isinstance(module, nn.Embedding) and not name.endswith("position_embedding")
+
+
 def select(
-    root: nn.Module, preset: str, pattern: str = "", exclude: str = "", blocks: str = ""
+    root: nn.Module, preset: str, pattern: str = "", exclude: str = "", blocks: str = "", tables: bool = False
 ) -> dict[str, nn.Module]:
     """The layers of `root` by path that the preset takes and, if given, `pattern` finds, `exclude` does not and
-    `blocks` has.
+    `blocks` has. `tables`: everything has tables of token embeddings in it.
 
     Raises:
         ValueError: an unknown preset, a pattern that is no regular expression, blocks that are none, no layer left.
@@ -116,8 +130,12 @@ def select(
     layers = {
         name: module
         for name, module in root.named_modules()
-        if is_frozen_kind(module)
-        and wanted(name, module, preset)
+        if (
+            is_frozen_kind(module)
+            and wanted(name, module, preset)
+            or preset == EVERYTHING
+            and (is_small_kind(module) or (tables and is_table(name, module)))
+        )
         and keep.search(name)
         and not (exclude and drop.search(name))
         and in_blocks(name, rules)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,34 +14,43 @@ from torch import Tensor, nn
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from ..deft_ops.layer_ops import LayerOp, op_of
+from ..deft_ops.layer_ops import op_of
 from . import data, memory, objective, optimisation
+from .adapted import Change
 from .attention import pytorch_attention, without_override
-from .frozen import Change, checkpointing, frozen, weight_of
+from .decompositions import Decompositions
+from .frozen import is_frozen_kind, weight_of
 from .material import Dataset
+from .network import checkpointing, frozen
 from .settings import Settings
-from .targets import rank_of, rank_rules, select
+from .targets import EVERYTHING, is_small_kind, rank_of, rank_rules, select
 
 WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 
 
 @dataclass
 class Layer:
-    """One trained layer: its module, how matrices act on its activations, and the trainable tensors."""
+    """One trained layer: its module, the trainable tensors, and what its method knows of the base (SVDiff only)."""
 
     module: nn.Module
-    op: LayerOp
     params: dict[str, Tensor]
+    known: dict[str, Any] = field(default_factory=dict)
     factors: Any = None
 
 
 class Trainer:
-    """One run. `model` is a loaded ComfyUI model patcher; call inside torch.inference_mode(False)."""
+    """One run. `model` is a loaded ComfyUI model patcher; call inside torch.inference_mode(False).
 
-    def __init__(self, model: Any, settings: Settings, dataset: Dataset) -> None:
+    `decompositions` keeps what SVDiff needs of the base, for the next run.
+    """
+
+    def __init__(
+        self, model: Any, settings: Settings, dataset: Dataset, decompositions: Decompositions | None = None
+    ) -> None:
         self.model, self.settings, self.dataset = model, settings, dataset
         self.method = methods.trainable(settings.method)
         self.device = model.load_device
+        self.decompositions = decompositions or Decompositions(None)
         self.root = model.model.diffusion_model
         # Everything random comes from here, on the CPU: the same numbers on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -50,7 +59,8 @@ class Trainer:
         if dataset.text is not None:
             # Numbers of its own, so that the model learns from the same noise with and without it.
             own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
-            self.text_layers = self.make_layers(dataset.text.root, "attention", "", own, text=True)
+            preset = EVERYTHING if settings.layers == EVERYTHING else "attention"
+            self.text_layers = self.make_layers(dataset.text.root, preset, "", own, text=True)
         self.optimizer = optimisation.make_optimizer(
             settings.optimizer,
             self.groups(),
@@ -74,18 +84,28 @@ class Trainer:
         self, root: nn.Module, preset: str, pattern: str, generator: torch.Generator, text: bool = False
     ) -> dict[str, Layer]:
         """The chosen layers with new parameters."""
-        settings = self.settings
-        chosen = select(root, preset, pattern, *(() if text else (settings.exclude, settings.blocks)))
+        settings, method = self.settings, self.method
+        exclude, blocks = ("", "") if text else (settings.exclude, settings.blocks)
+        chosen = select(root, preset, pattern, exclude, blocks, tables=hasattr(method, "decompose"))
         dtype = torch.bfloat16 if settings.adapter_precision == "bf16" else torch.float32
+        memory.check_free(self.device, chosen.values(), method, settings)
         rules = rank_rules(settings.ranks)
         layers = {}
         for name, module in chosen.items():
+            if is_frozen_kind(module):
+                op_of(module)  # says which layers cannot have an adapter
+            known = {}
             with weight_of(module, torch.empty(0, device=self.device)) as weight:
                 rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
-                params = self.method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
+                params = method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
+                if hasattr(method, "decompose"):
+                    known["decomposition"] = self.decompositions.of(f"text.{name}" if text else name, weight, method)
+            bias = getattr(module, "bias", None)
+            if hasattr(method, "init_bias") and bias is not None:
+                params |= method.init_bias(bias.to(self.device))
             if dtype != torch.float32:
                 params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
-            layers[name] = Layer(module, op_of(module), params)
+            layers[name] = Layer(module, params, known)
         return layers
 
     @property
@@ -101,6 +121,7 @@ class Trainer:
             for layer in layers.values():
                 for name, parameter in layer.params.items():
                     own = rate * (self.settings.p_rate if name == "P" else 1.0)
+                    own *= self.settings.norm_rate if is_small_kind(layer.module) else 1.0
                     found.setdefault(own, []).append(parameter)
         return [{"params": parameters, "rate": rate} for rate, parameters in found.items()]
 
@@ -114,7 +135,7 @@ class Trainer:
 
     def change(self, layer: Layer) -> Change:
         """What the layer's adapter changes, as of the last `refresh`."""
-        return lambda: self.method.low_rank(layer.factors)
+        return lambda: self.method.change(layer.factors, **layer.known)
 
     @contextlib.contextmanager
     def averaged(self) -> Any:
@@ -288,7 +309,9 @@ class Trainer:
         batch = min(settings.batch_size, len(self.dataset.examples))
         with pytorch_attention():
             activations = memory.activation_bytes(self.root, run, settings.gradient_checkpointing, batch)
-        adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema))
+        adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema)) + sum(
+            value.numel() * value.element_size() for value in self.decompositions.tensors()
+        )
         return memory.Estimate(self.model.model_size(), adapter, activations)
 
     # ----------------------------------------------------------------------------------------------------------- state
@@ -337,7 +360,7 @@ class Trainer:
             for prefix, layers in (("diffusion_model", self.layers), ("text_encoders", self.text_layers)):
                 for name, layer in layers.items():
                     with weight_of(layer.module, torch.empty(0, device=self.device)) as weight:
-                        delta = self.method.delta(layer.factors, weight)
+                        delta = self.method.delta(layer.factors, weight, **layer.known)
                         change[f"{prefix}.{name}"] = float(delta.norm() / weight.norm())
                     for suffix, tensor in self.method.to_tensors(layer.factors).items():
                         tensors[f"{prefix}.{name}.{suffix}"] = tensor.cpu().contiguous()

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Collection
 from types import ModuleType
 
-from . import deft, dora, lora, oft, para, svdiff
+from . import deft, dora, dreambooth, lora, oft, para, svdiff
 from .common import move
 
 __all__ = ["METHODS", "TRAINABLE", "SUFFIXES", "get", "trainable", "find", "method_of", "move"]
 
-METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora, dora, svdiff, oft)}
+METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora, svdiff, dreambooth, dora, oft)}
 
 # Those that the trainer can make; the others are read and applied.
 TRAINABLE: tuple[str, ...] = tuple(name for name, module in METHODS.items() if hasattr(module, "init"))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..changes import LowRank
 from ..layer_ops import LayerOp
-from ..low_rank import LowRank
 from ..products import transposed_product
 from ..projectors import project, project_all, raw_qr
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, trainable
@@ -118,7 +118,7 @@ def delta(
     return (up @ (strength * down)).reshape(weight.shape)
 
 
-def low_rank(factors: Factors) -> LowRank:
+def change(factors: Factors) -> LowRank:
     """The form on activations."""
     return LowRank(factors.Q, factors.R, factors.Q if factors.right is None else factors.right, factors.scale)
 
@@ -130,7 +130,7 @@ def forward(
 
     x is the layer's input and y its output without bias, y = W x, so that the weight itself is not needed.
     """
-    return low_rank(factors).forward(op, x, y, removal=removal, injection=injection)
+    return change(factors).forward(op, x, y, removal=removal, injection=injection)
 
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:

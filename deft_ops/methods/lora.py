@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..changes import LowRank
 from ..layer_ops import LayerOp
-from ..low_rank import LowRank
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, trainable
 
 NAME = "lora"
@@ -79,7 +79,7 @@ def delta(
     return (up @ (strength * down)).reshape(weight.shape)
 
 
-def low_rank(factors: Factors) -> LowRank:
+def change(factors: Factors) -> LowRank:
     """The form on activations."""
     return LowRank(factors.up, factors.down, None, factors.scale)
 
@@ -88,7 +88,7 @@ def forward(
     factors: Factors, op: LayerOp, x: Tensor, y: Tensor, *, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
     """What to add to the layer's output, in the dtype of x. y and the removal are not used."""
-    return low_rank(factors).forward(op, x, y, injection=injection)
+    return change(factors).forward(op, x, y, injection=injection)
 
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..projectors import project_all
 from .common import capped, normal, trainable
-from .deft import Factors, delta, fits, forward, from_tensors, low_rank, rank, to_lora, to_tensors
+from .deft import Factors, change, delta, fits, forward, from_tensors, rank, to_lora, to_tensors
 
 __all__ = ["NAME", "SUFFIXES", "OPTIONS", "LOW_RANK", "Factors", "claims", "rank", "fits", "init", "factors",
-           "factors_of", "to_lora", "delta", "low_rank", "forward", "to_tensors", "from_tensors"]  # fmt: skip
+           "factors_of", "to_lora", "delta", "change", "forward", "to_tensors", "from_tensors"]  # fmt: skip
 
 NAME = "para"
 SUFFIXES = ("deft_Q", "deft_right", "deft_P")

@@ -17,15 +17,17 @@ from . import models
 METHODS: dict[str, dict[str, Any]] = {
     "deft": {"method": "deft", "method.rank": 4, "method.alpha": 0, "method.projector": "qr",
              "method.start": "identity"},
-    "para": {"method": "para", "method.rank": 4},
+    "para": {"method": "para", "method.rank": 4, "method.rank_cap": 0.0},
     "lora": {"method": "lora", "method.rank": 4, "method.alpha": 2},
+    "svdiff": {"method": "svdiff", "method.norm_rate": 0.001, "method.keep_decomposition": False},
+    "dreambooth": {"method": "dreambooth", "learning_rate": 1e-3},
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
 SETTINGS: dict[str, Any] = {
     "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1, "max_grad_norm": 1.0,
     "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0, "text_rate": 1.0, "timesteps": "auto",
     "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse", "huber": 0.1, "noise_offset": 0.0,
-    "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "", "ranks": "", "rank_cap": 0.0,
+    "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "", "ranks": "",
     "adapter_precision": "fp32", "run_name": "tests/run", "checkpoint_every": 0, "keep": 2, "resume": False}
 Prompt = dict[str, dict[str, Any]]
 
@@ -37,11 +39,11 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 def trainer(kind: str = "deft", **changed: Any) -> dict[str, Any]:
     """Train Adapter: three steps that change something."""
-    inputs: dict[str, Any] = METHODS[kind] | {
+    inputs: dict[str, Any] = {
         "model": ["model", 0], "latents": ["latents", 0], "positive": ["captions", 0], "steps": 3,
         "learning_rate": 0.01, "batch_size": 2, "layers": "attention", "pattern": "", "seed": 1, "precision": "fp32",
         "gradient_checkpointing": False, "settings": ["settings", 0]}
-    return node("DEFTTrainAdapter", **(inputs | changed))
+    return node("DEFTTrainAdapter", **(inputs | METHODS[kind] | changed))
 
 
 def settings(**changed: Any) -> dict[str, Any]:
@@ -135,9 +137,12 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     run = comfyui.run(prompt, want=["train", "apply", "ours", "theirs", "base"])
     adapter, losses, report = (run.output("train", slot) for slot in range(3))
     assert len(losses["loss"]) == 3 and report == run.text("train")
-    assert f"{method} rank 4: 11 layers" in report and "WARNING" not in report
+    title = method if method in ("svdiff", "dreambooth") else f"{method} rank 4"
+    assert f"{title}: 11 layers" in report and "WARNING" not in report
     assert all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in adapter.values())
-    assert run.output("apply", 2) == f"the adapter: 11 layers applied (11 {method})"
+    kind = "diff" if method == "dreambooth" else method  # ComfyUI's own patch
+    layers = len(adapter) if method == "dreambooth" else 11  # weights and biases
+    assert run.output("apply", 2) == f"the adapter: {layers} layers applied ({layers} {kind})"
     assert torch.equal(latent(run, "ours"), latent(run, "theirs"))
     assert models.relative(latent(run, "ours"), latent(run, "base")) > 1e-3
     (saved,) = (comfyui.base / "output" / "tests").glob(f"core_{method}_*.safetensors")
@@ -378,7 +383,8 @@ def test_a_nan_in_a_file(comfyui: Any, lora_file: Callable[..., str]) -> None:
 def test_values_that_no_widget_offers(comfyui: Any, changed: dict[str, Any], named: str) -> None:
     failed = comfyui.fail(training_prompt(**changed), want=["train"])
     assert failed.node_type == "DEFTTrainAdapter" and named in failed.message
-    assert failed.stage == "validation" or "Unknown method: choose one of deft, para, lora." in failed.message
+    known = "Unknown method: choose one of deft, para, lora, svdiff, dreambooth."
+    assert failed.stage == "validation" or known in failed.message
 
 
 def test_values_of_the_other_nodes(comfyui: Any) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from . import models
 
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu", "identity": False}), ("para", {}),
-           ("lora", {})]
-METHOD_IDS = ["deft-qr", "deft-relu-paper", "para", "lora"]
+           ("lora", {}), ("svdiff", {}), ("dreambooth", {})]
+METHOD_IDS = ["deft-qr", "deft-relu-paper", "para", "lora", "svdiff", "dreambooth"]
+FULL_RANK = ("svdiff", "dreambooth")
 
 
 class Pack:
@@ -32,6 +33,7 @@ class Pack:
         self.objective = comfyui.module("trainers.objective")
         self.targets = comfyui.module("trainers.targets")
         self.frozen = comfyui.module("trainers.frozen")
+        self.network = comfyui.module("trainers.network")
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +105,9 @@ def reference_step(pack: Pack, model: Any, latents: dict, captions: list, chosen
     for name, layer in layers.items():
         factors = method.factors(params[name], alpha=chosen.alpha, **chosen.options)
         merged[f"{name}.weight"] = layer.weight.detach() + method.delta(factors, layer.weight.detach())
+        if hasattr(method, "init_bias") and getattr(layer, "bias", None) is not None:
+            params[name] |= method.init_bias(layer.bias)
+            merged[f"{name}.bias"] = layer.bias.detach() + params[name]["bias"]
     total = torch.zeros(())
     for index, row in enumerate(rows):
         level = sigma[index]
@@ -146,7 +151,8 @@ def test_loss_and_gradients_are_those_of_plain_autograd(
 ) -> None:
     make = (lambda: models.sd3(depth=2)) if kind == "sd3" else models.unet
     chosen = settings(pack, method, 3, 1, 0.0, batch_size=2, options=options, seed=11, max_grad_norm=math.inf,
-                      layers="all linear" if kind == "sd3" else "all linear and convolution",
+                      layers="everything" if method in FULL_RANK else
+                      "all linear" if kind == "sd3" else "all linear and convolution",
                       gradient_checkpointing=checkpointing, alpha=None if method == "para" else 6.0)
     ordinary = make()
     latents = models.latents(ordinary, 3)
@@ -181,9 +187,9 @@ def test_an_ordinary_model_trains_too_and_gets_no_gradients(pack: Pack) -> None:
 
 
 def test_checkpointing_recomputes_blocks(pack: Pack) -> None:
-    with pack.frozen.checkpointing(models.sd3(depth=2).model.diffusion_model) as blocks:
+    with pack.network.checkpointing(models.sd3(depth=2).model.diffusion_model) as blocks:
         assert blocks == 2
-    with pack.frozen.checkpointing(models.unet().model.diffusion_model) as blocks:
+    with pack.network.checkpointing(models.unet().model.diffusion_model) as blocks:
         assert blocks >= 8
 
 
@@ -199,7 +205,7 @@ def test_frozen_convolutions_of_any_padding(pack: Pack, size: int, mode: str, pa
         for parameter in root.parameters():
             parameter.copy_(torch.randn(parameter.shape))
     x, grad = torch.randn(1, 4, size, size, requires_grad=True), torch.randn(1, 64, size, size)
-    with pack.frozen.frozen(root, {}):
+    with pack.network.frozen(root, {}):
         y = root(x)
         (found,) = torch.autograd.grad(y, x, grad)
     ordinary = nn.Conv2d(4, 64, 3, padding=padding, padding_mode=mode)
@@ -228,7 +234,7 @@ def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest
             change(layer)
         x = torch.ones(1, 4, 1, 1, requires_grad=True)
         root = nn.Sequential(layer)
-        with pack.frozen.frozen(root, {}):
+        with pack.network.frozen(root, {}):
             y = root(x)
             y.sum().backward()
         return y, list(calls)
@@ -452,14 +458,16 @@ def test_a_patched_model_is_trained_with_its_patches(pack: Pack) -> None:
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
 def test_training_lowers_the_loss_and_says_what_it_did(pack: Pack, method: str, options: dict) -> None:
     seen = []
-    result = train(pack, as_loaded(models.sd3), method=method, options=options, rank=8, steps=60, learning_rate=1e-2,
+    model = as_loaded(models.sd3)
+    result = train(pack, model, method=method, options=options, rank=8, steps=60, learning_rate=1e-2,
                    batch_size=3, on_step=seen.append)
     assert losses_fall(result.losses)
     assert [progress.step for progress in seen] == list(range(1, 61)) and seen[-1].steps == 60
     assert [progress.loss for progress in seen] == result.losses
     assert all(progress.grad_norm > 0 and progress.seconds > 0 for progress in seen)
-    layers = pack.adapters.layers(result.adapter)
-    assert f"{method} rank 8: {len(layers)} layers" in result.report and "WARNING" not in result.report
+    layers = pack.targets.select(model.model.diffusion_model, "all linear")
+    title = method if method in FULL_RANK else f"{method} rank 8"
+    assert f"{title}: {len(layers)} layers" in result.report and "WARNING" not in result.report
     assert result.adapter.metadata["method"] == method and result.adapter.metadata["base_model"] == "SD3"
     assert len(result.adapter.metadata["base_hash"]) == 64
 

@@ -538,7 +538,13 @@ def test_a_preview_is_what_the_adapter_makes(pack: Any) -> None:
 # -------------------------------------------------------------------------------------------------------- text encoders
 
 
-def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: Any) -> None:
+TEXT_METHODS = [("deft", "all linear"), ("svdiff", "everything"), ("dreambooth", "everything")]
+
+
+@pytest.mark.parametrize(("method", "layers"), TEXT_METHODS)
+def test_text_encoders_are_trained_with_the_model(
+    pack: Any, comfyui_session: Any, method: str, layers: str
+) -> None:
     model = as_loaded(models.sd3)
     with torch.inference_mode():
         clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
@@ -559,8 +565,9 @@ def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: An
             captions = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in words]
         material = pack.material.Material([models.latents(model, 2)], captions, clip=clip, words=words)
         seen: list[str] = []
-        result = train(pack, model, material, on_start=seen.append, steps=40, text_rate=0.5, batch_size=2)
-        alone = train(pack, model, pack.material.Material([models.latents(model, 2)], captions), steps=40, batch_size=2)
+        chosen = {"steps": 40, "batch_size": 2, "method": method, "layers": layers, "learning_rate": 3e-3}
+        result = train(pack, model, material, on_start=seen.append, text_rate=0.5, **chosen)
+        alone = train(pack, model, pack.material.Material([models.latents(model, 2)], captions), **chosen)
         with pytest.raises(ValueError, match="connect the captions as text: there are 1 texts for 2 encoded captions"):
             train(pack, model, pack.material.Material([models.latents(model, 2)], captions, clip=clip, words=words[:1]))
     finally:
@@ -568,6 +575,8 @@ def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: An
     assert result.losses[0] == pytest.approx(alone.losses[0], rel=1e-4)  # it starts as the same captions
     text = {name: value for name, value in result.adapter.items() if name.startswith("text_encoders.")}
     assert text and "of text encoders" in seen[0]
+    assert any("embedding" in name for name in text) == (method == "svdiff")
+    assert any("norm" in name for name in text) == (layers == "everything")
     _, patched, report = pack.apply(result.adapter, model, clip)
     assert not report.unmatched
     with torch.inference_mode():
@@ -576,7 +585,8 @@ def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: An
         assert torch.equal(clip.encode_from_tokens(clip.tokenize(words[0])), before)
 
 
-def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any) -> None:
+@pytest.mark.parametrize(("method", "layers"), TEXT_METHODS)
+def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any, method: str, layers: str) -> None:
     """Against finite differences of the loss along the gradient."""
     model = as_loaded(models.sd3)
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
@@ -587,7 +597,7 @@ def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any) -> None:
         own(tokens)[0] @ project, (own(tokens)[0] @ project)[:, 0, : models.POOLED_WIDTH])
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            chosen = settings(pack, layers="attention", seed=3)
+            chosen = settings(pack, method=method, layers=layers, seed=3)
             captions = clip.encode_from_tokens_scheduled(clip.tokenize("a sks cat"))
             material = pack.material.Material([models.latents(model, 1)], [captions], clip=clip, words=["a sks cat"])
             trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
@@ -601,6 +611,7 @@ def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any) -> None:
 
             with trainer.prepared():
                 loss(True)
+                parameters = [p for p in parameters if p.grad is not None]  # the projection is not used here
                 gradients = [p.grad.clone() for p in parameters]
                 length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
                 step = 2e-2 / length

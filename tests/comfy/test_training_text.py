@@ -20,8 +20,8 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
     import peft
 
     entry, network, clip = text_pairs(name)
-    targets, frozen = comfyui_session.module("trainers.targets"), comfyui_session.module("trainers.frozen")
-    low_rank = comfyui_session.module("deft_ops.low_rank").LowRank
+    targets, training = comfyui_session.module("trainers.targets"), comfyui_session.module("trainers.network")
+    low_rank = comfyui_session.module("deft_ops.changes").LowRank
     table = comfyui_session.module("patches.names").clip_names(clip)
     root = clip.patcher.model
     chosen = [layer for layer in targets.select(root, "attention") if layer.startswith(f"{entry.part}.")]
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
     weights = torch.randn(expected.shape, generator=source)
     (expected * weights).sum().backward()
     changes = {layer: lambda pair=pair: low_rank(pair["lora_B"], pair["lora_A"]) for layer, pair in own.items()}
-    with torch.inference_mode(False), torch.enable_grad(), frozen.frozen(root, changes, in_place=True):
+    with torch.inference_mode(False), torch.enable_grad(), training.frozen(root, changes, in_place=True):
         transformer = getattr(clip.cond_stage_model, entry.part).transformer
         found = transformer(ids, attention_mask=torch.ones_like(ids), dtype=torch.float32)[0]
         (found * weights).sum().backward()
