@@ -12,7 +12,7 @@ from ..deft_ops import adapter as adapters
 from . import activations
 from .base_weights import Shapes
 from .fingerprint import base_note
-from .matching import Match, layer_names, match
+from .matching import Match, advice, layer_names, match
 from .names import Target, clip_names, describe, model_names, target_key
 from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
 
@@ -129,7 +129,8 @@ def apply(
         results.append(owner)
     report.unmatched = sorted(layer_names(adapter) - found) + misfits
     if not report.matched:
-        raise ValueError(no_match(report, model, clip, bool(misfits)))
+        usual = "Load the base model that the adapter was trained on."
+        raise ValueError(f"{no_match(report, model, clip, bool(misfits))} {advice(adapter, usual)}")
     note = None if model is None else base_note(adapter, model)
     report.notes += [note] if note else []
     return results[0], results[1], report
@@ -175,7 +176,7 @@ def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:
     reason = "their sizes differ" if misfits else "their layer names differ"
     return (
         f"No layer of {report.source} fits ({reason}): it has {describe(dict.fromkeys(report.unmatched))}; "
-        f"{'; '.join(sides)}. Load the base model that the adapter was trained on."
+        f"{'; '.join(sides)}."
     )
 
 

@@ -21,7 +21,7 @@ from .base_weights import base_weight
 from .fingerprint import base_note, fingerprint
 from .lora_naming import NAMINGS, Change, Side, Written, lora_layer, named, overlap, part_of, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
-from .matching import Match, layer_names, layer_of, match
+from .matching import Match, advice, layer_names, layer_of, match
 from .names import target_key
 
 HEADER_KEY = "lora_adapter_metadata"  # where diffusers looks for ranks and alphas
@@ -162,9 +162,10 @@ def check_complete(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> N
         raise ValueError(f"The adapter is for another model, whose layers have other sizes: {', '.join(misfits[:3])}.")
     missing = sorted(layer_names(adapter) - found)
     if missing:
+        usual = "Connect the model (and CLIP) that the adapter was trained on."
         raise ValueError(
-            f"{len(missing)} layers of the adapter are not in the base ({', '.join(missing[:3])}): "
-            "connect the model (and CLIP) that the adapter was trained on."
+            f"{len(missing)} layers of the adapter are not in the base ({', '.join(missing[:3])}). "
+            f"{advice(adapter, usual)}"
         )
 
 

@@ -78,6 +78,12 @@ def layer_names(adapter: Mapping[str, Tensor]) -> set[str]:
     return set(own) | {layer_of(key) for key in rest}
 
 
+def advice(adapter: Mapping[str, Tensor], usual: str) -> str:
+    """What to do about an adapter that does not fit: the usual, unless its reader knows that no model will."""
+    metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
+    return metadata.get("if_nothing_fits", usual)
+
+
 def match(
     adapter: Mapping[str, Tensor],
     names: Mapping[str, Target],

@@ -80,24 +80,46 @@ def as_network(model: Any, latent: Tensor) -> Tensor:
 
 
 def gather_conditioning(conditioning: Sequence[list]) -> list:
-    """All captions as one conditioning list."""
-    return [entry for group in conditioning for entry in group]
+    """All captions as one conditioning list.
+
+    Raises:
+        ValueError: a reference picture (ComfyUI's ReferenceLatent) that is a batch.
+    """
+    entries = [entry for group in conditioning for entry in group]
+    for place, (_, extras) in enumerate(entries, 1):
+        # A caption is of one picture, so ComfyUI would take the first of the batch and drop the others.
+        count = max((len(latent) for latent in extras.get("reference_latents", ())), default=1)
+        if count > 1:
+            raise ValueError(
+                f"The reference of caption {place} is a batch of {count} pictures: connect one, or split the batch "
+                "with Rebatch Latents, so that each caption gets its own."
+            )
+    return entries
 
 
-def dataset_hash(*parts: Sequence[Example] | Sequence[Any]) -> str:
-    """SHA-256 over the values of examples, of encoded captions, and over texts."""
+def dataset_hash(*parts: Sequence[Any]) -> str:
+    """SHA-256 over the values of examples, of encoded captions with all that belongs to them, and over texts."""
     found = hashlib.sha256()
     for part in parts:
         for item in part:
-            if isinstance(item, str):
-                found.update(f"{len(item)} {item}".encode())
-                continue
-            tensors = (item.latent, item.mask) if isinstance(item, Example) else (item[0],)
-            for tensor in tensors:
-                if isinstance(tensor, Tensor):
-                    found.update(str(tuple(tensor.shape)).encode())
-                    found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            _add_to_hash(found, (item.latent, item.mask) if isinstance(item, Example) else item)
     return found.hexdigest()
+
+
+def _add_to_hash(found: Any, value: Any) -> None:
+    """Add tensors, numbers and texts, in lists and dictionaries of any depth. Other objects have no values to see."""
+    if isinstance(value, Tensor):
+        found.update(str(tuple(value.shape)).encode())
+        found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            _add_to_hash(found, (key, value[key]))
+    elif isinstance(value, (list, tuple)):
+        found.update(f"[{len(value)}]".encode())
+        for item in value:
+            _add_to_hash(found, item)
+    elif isinstance(value, (str, int, float)):
+        found.update(f"{len(str(value))} {value}".encode())
 
 
 # ------------------------------------------------------------------------------------------------------------- captions

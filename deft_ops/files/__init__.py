@@ -22,7 +22,8 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto") -
 
     `projector` says how a stored P becomes Q: "auto" goes by the file's record, one of READ_PROJECTORS overrides it.
     `file_format` picks the format by name where "auto" would take another. `metadata["file_format"]` names the format
-    and `metadata["note"]` what had to be assumed, if anything.
+    and `metadata["note"]` what had to be assumed, if anything; `metadata["if_nothing_fits"]` is for a model that no
+    layer fits, where the format knows why.
     Raises FileNotFoundError or ValueError: one sentence that names the file, and the tensor where there is one.
     """
     if projector not in ("auto", *READ_PROJECTORS):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..adapter import Adapter, from_layers
 from ..projectors import project
 from . import safe
-from .layout import by_layer, matrix, put
+from .layout import by_layer, matrix, of_omnigen, put
 from .source import Source
 
 NAME = "deft_omnigen"
@@ -53,7 +53,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         chosen = _projector(record, group, projector, source, name)
         projectors.add(chosen)
         put(found, name, _layer(group, chosen, record, source, name), source)
-    adapter = from_layers(found)
+    adapter = from_layers(found, of_omnigen(found))
     adapter.update(rest)
     if projectors:
         adapter.metadata["projector"] = "/".join(sorted(projectors))

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from .source import Source
 
+_NO_MODEL = (
+    "It was trained on OmniGen (v1), which ComfyUI has no model of, and cannot be used on any other model, OmniGen2 "
+    "included."
+)
+
 
 def by_layer(source: Source, endings: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """Tensors by what stands before one of the endings (".P", ...), and the rest of the file."""
@@ -35,3 +40,8 @@ def put(found: dict[str, dict[str, Tensor]], name: str, group: dict[str, Tensor]
     if name in found:
         raise ValueError(f"{source.path} has layer {name} twice, under two spellings: remove one of them.")
     found[name] = group
+
+
+def of_omnigen(names: Iterable[str]) -> dict[str, str]:
+    """Metadata for layers of OmniGen (v1), whose transformer is called llm: the end of the error that nothing fits."""
+    return {"if_nothing_fits": _NO_MODEL} if any(name.startswith("llm.") for name in names) else {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..adapter import Adapter, from_layers
 from ..projectors import project
-from .layout import by_layer, matrix, put
+from .layout import by_layer, matrix, of_omnigen, put
 from .source import Source
 
 NAME = "para_deft"
@@ -33,7 +33,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     for name, group in groups.items():
         Q, right = project(matrix(source, f"{name}.B", group[".B"]), chosen)
         put(found, name, {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}, source)
-    adapter = from_layers(found)
+    adapter = from_layers(found, of_omnigen(found))
     adapter.update(rest)
     adapter.metadata["projector"] = chosen
     if projector == "auto":

@@ -626,10 +626,10 @@ class OmniGen2(nn.Module):
         return out.reshape(1, self.channels, height, width)
 
 
-def comfyui_omnigen2() -> Any:
-    """ComfyUI's OmniGen2."""
+def comfyui_omnigen2(channels: int = 4) -> Any:
+    """ComfyUI's OmniGen2; 16 channels are those of its latents."""
     return small("Omnigen2", {
-        "image_model": "omnigen2", "patch_size": 2, "in_channels": 4, "hidden_size": 72, "num_layers": 2,
+        "image_model": "omnigen2", "patch_size": 2, "in_channels": channels, "hidden_size": 72, "num_layers": 2,
         "num_refiner_layers": 1, "num_attention_heads": 3, "num_kv_heads": 1, "multiple_of": 8, "norm_eps": 1e-5,
         "axes_dim_rope": (8, 8, 8), "axes_lens": (30, 16, 16), "text_feat_dim": WIDTH, "timestep_scale": 1.0})
 
