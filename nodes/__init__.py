@@ -6,9 +6,35 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..patches.core_training import register_core_training
 from ..patches.weight_adapter import register
-from . import adapters, comparison, demo, extraction, hooks, info, prompts, saving, scoring, training, training_settings
+from . import (
+    adapters,
+    comparison,
+    demo,
+    extraction,
+    hooks,
+    info,
+    prompts,
+    saving,
+    scoring,
+    textual_inversion,
+    training,
+    training_settings,
+)
 
-_MODULES = (adapters, hooks, info, saving, extraction, training, training_settings, prompts, scoring, comparison, demo)
+_MODULES = (
+    adapters,
+    hooks,
+    info,
+    saving,
+    extraction,
+    training,
+    training_settings,
+    textual_inversion,
+    prompts,
+    scoring,
+    comparison,
+    demo,
+)
 NODES: list[type[io.ComfyNode]] = [node for module in _MODULES for node in module.NODES]
 
 

@@ -18,7 +18,6 @@ from ..deft_ops.projectors import PROJECTORS
 from ..scoring.preprocessing import to_pictures
 from ..trainers.loop import Progress, Result, train
 from ..trainers.material import Material
-from ..trainers.report import title
 from ..trainers.settings import PRECISIONS, Settings
 from ..trainers.targets import PRESETS
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
@@ -184,7 +183,7 @@ def loss_plot(result: Result, settings: Settings) -> Any:
     from .comparison import as_image
     from .plots import training_picture
 
-    label = f"{title(settings)}, {settings.optimizer} {settings.learning_rate:g}"
+    label = f"{result.title}, {settings.optimizer} {settings.learning_rate:g}"
     return as_image(training_picture(result.losses, result.rates, label))
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..patches.fingerprint import fingerprint
-from . import memory, previews, report
+from . import memory, previews, report, token
 from .checkpoints import RunFolder
 from .decompositions import Decompositions
 from .material import Dataset, Material
 from .settings import Settings, digest
+from .token import TokenTrainer
 from .trainer import Trainer
 
 
@@ -38,13 +39,17 @@ class Progress:
 
 @dataclass
 class Result:
-    """A trained adapter with what is to be told about it. pictures: (step, [n, h, w, 3]) of each preview."""
+    """A trained adapter with what is to be told about it. pictures: (step, [n, h, w, 3]) of each preview.
+
+    title: the method, its rank if it has one, and the number of layers.
+    """
 
     adapter: adapters.Adapter
     losses: list[float]
     report: str
     rates: list[float] = field(default_factory=list)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
+    title: str = ""
 
 
 class Run:
@@ -171,7 +176,8 @@ def train(
         comfy.model_management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
             known = Decompositions(None if cache is None else cache / fingerprint(model))
-            trainer = Trainer(model, settings, dataset, known)
+            make = TokenTrainer if settings.method == token.NAME else Trainer
+            trainer = make(model, settings, dataset, known)
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
@@ -218,4 +224,4 @@ def trained(trainer: Trainer, run: Run, needed: memory.Estimate) -> Result:
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
-    return Result(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures)
+    return Result(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())

@@ -42,6 +42,9 @@ class Dataset:
         self.examples = data.gather(material.latents, len(entries))
         self.words = list(material.words)
         self.prior: list[data.Example] = []
+        if bool(material.prior_latents) != bool(material.prior_captions):
+            missing = "latents" if material.prior_captions else "captions"
+            raise ValueError(f"Prior preservation needs pictures and captions: connect prior {missing}, or neither.")
         if material.prior_latents:
             prior = data.gather_conditioning(material.prior_captions)
             found = data.gather(material.prior_latents, len(prior), "prior pictures")

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from ..deft_ops import methods
 from ..deft_ops.version import VERSION
 from ..patches.fingerprint import fingerprint
-from .settings import Settings, digest
+from .settings import digest
 from .trainer import Trainer
 
 
@@ -45,16 +44,7 @@ def described(value: Any) -> Any:
 
 def opening(trainer: Trainer) -> str:
     """What is going to be trained."""
-    layers = len(trainer.layers) + len(trainer.text_layers)
-    text = f" ({len(trainer.text_layers)} of text encoders)" if trainer.text_layers else ""
-    values = sum(parameter.numel() for parameter in trainer.parameters)
-    return f"{title(trainer.settings)}: {layers} layers{text}, {values:,} trained values"
-
-
-def title(settings: Settings) -> str:
-    """The method, with its rank if it has one."""
-    ranked = methods.get(settings.method).LOW_RANK
-    return f"{settings.method} rank {settings.rank}" if ranked else settings.method
+    return f"{trainer.title()}, {sum(parameter.numel() for parameter in trainer.parameters):,} trained values"
 
 
 def patched_notes(trainer: Trainer) -> list[str]:

@@ -12,6 +12,7 @@ from ..deft_ops import methods
 from . import objective, optimisation
 from .targets import EVERYTHING, rank_rules
 
+TOKEN = "textual_inversion"  # the method that has no layers: trainers/token.py
 PRECISIONS = ("auto", "fp32", "bf16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
 
@@ -70,7 +71,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise ValueError, with the name of the setting, for a value that is none of the known or out of range."""
-        methods.trainable(self.method)
+        if self.method != TOKEN:
+            methods.trainable(self.method)
         for name, known in (
             ("precision", PRECISIONS),
             ("adapter_precision", ADAPTER_PRECISIONS),
@@ -89,7 +91,7 @@ class Settings:
             if not low <= value <= high:
                 raise ValueError(f"The setting {name} must be from {low:g} to {high:g}, not {value:g}.")
         rank_rules(self.ranks)
-        if self.layers == EVERYTHING and methods.get(self.method).LOW_RANK:
+        if self.layers == EVERYTHING and methods.trainable(self.method).LOW_RANK:
             raise ValueError(f"Norms cannot have a rank: choose other layers than {EVERYTHING!r} for {self.method}.")
 
     def identity(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,8 +26,10 @@ class Text:
             )
         self.clip = clip
         self.root: nn.Module = clip.patcher.model
-        self.entries = entries
-        self.tokens = [clip.tokenize(text) for text in words]
+        self.entries, self.words = entries, words
+        tokens = {text: clip.tokenize(text) for text in words}
+        # A caption's tokens; Textual Inversion puts its own in.
+        self.tokens_of: Callable[[int], Any] = lambda caption: tokens[words[caption]]
 
     def conds(self, model: Any, caption: int, shape: tuple[int, ...], device: torch.device) -> data.Conds:
         """What the network wants beside the latent [1, c, ...], with a gradient to the text encoder's adapters."""
@@ -37,7 +39,7 @@ class Text:
         if self.clip.layer_idx is not None:
             stage.set_clip_options({"layer": self.clip.layer_idx})
         stage.set_clip_options({"execution_device": self.clip.patcher.load_device})
-        cond, pooled, *others = stage.encode_token_weights(self.tokens[caption])
+        cond, pooled, *others = stage.encode_token_weights(self.tokens_of(caption))
         extras = {name: ordinary(value) for name, value in self.entries[caption][1].items()}
         extras |= {"pooled_output": pooled} | (others[0] if others else {})
         (conds,) = data.encode_conditioning(model, [[cond, extras]], shape, device)

@@ -48,19 +48,14 @@ class Trainer:
         self, model: Any, settings: Settings, dataset: Dataset, decompositions: Decompositions | None = None
     ) -> None:
         self.model, self.settings, self.dataset = model, settings, dataset
-        self.method = methods.trainable(settings.method)
         self.device = model.load_device
         self.decompositions = decompositions or Decompositions(None)
         self.root = model.model.diffusion_model
         # Everything random comes from here, on the CPU: the same numbers on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.layers = self.make_layers(self.root, settings.layers, settings.pattern, self.generator)
+        self.layers: dict[str, Layer] = {}
         self.text_layers: dict[str, Layer] = {}
-        if dataset.text is not None:
-            # Numbers of its own, so that the model learns from the same noise with and without it.
-            own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
-            preset = EVERYTHING if settings.layers == EVERYTHING else "attention"
-            self.text_layers = self.make_layers(dataset.text.root, preset, "", own, text=True)
+        self.build()
         self.optimizer = optimisation.make_optimizer(
             settings.optimizer,
             self.groups(),
@@ -79,6 +74,24 @@ class Trainer:
         self.gradient_norms: list[float] = []
 
     # ------------------------------------------------------------------------------------------------- what is trained
+
+    def build(self) -> None:
+        """Make what is trained."""
+        settings, text = self.settings, self.dataset.text
+        self.method = methods.trainable(settings.method)
+        self.layers = self.make_layers(self.root, settings.layers, settings.pattern, self.generator)
+        if text is not None:
+            # Numbers of its own, so that the model learns from the same noise with and without it.
+            own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
+            preset = EVERYTHING if settings.layers == EVERYTHING else "attention"
+            self.text_layers = self.make_layers(text.root, preset, "", own, text=True)
+
+    def title(self) -> str:
+        """What is trained, for the report."""
+        layers = len(self.layers) + len(self.text_layers)
+        text = f" ({len(self.text_layers)} of text encoders)" if self.text_layers else ""
+        rank = f" rank {self.settings.rank}" if self.method.LOW_RANK else ""
+        return f"{self.settings.method}{rank}: {layers} layers{text}"
 
     def make_layers(
         self, root: nn.Module, preset: str, pattern: str, generator: torch.Generator, text: bool = False

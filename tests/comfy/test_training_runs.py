@@ -305,6 +305,9 @@ def test_prior_pictures_have_their_weight(pack: Any) -> None:
     assert half.losses[0] - without.losses[0] == pytest.approx(0.5 * (whole.losses[0] - without.losses[0]), rel=1e-4)
     assert whole.losses[0] > without.losses[0] == train(pack, model, pack.material.Material(*own), steps=1).losses[0]
     assert "2 pictures, 3 prior pictures" in whole.report
+    for half in ({"prior_latents": prior[0]}, {"prior_captions": prior[1]}):
+        with pytest.raises(ValueError, match="Prior preservation needs pictures and captions: connect prior"):
+            train(pack, model, pack.material.Material(*own, **half))
     with pytest.raises(ValueError, match="There are 2 captions for 3 prior pictures"):
         train(pack, model, pack.material.Material(*own, prior[0], [models.conditioning(1), models.conditioning(2)]))
 

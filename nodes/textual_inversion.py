@@ -1,0 +1,205 @@
+"""Train Textual Inversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..deft_ops.files import safe
+from ..trainers.loop import train
+from ..trainers.material import Material
+from ..trainers.settings import PRECISIONS, TOKEN, Settings
+from ..trainers.token import TEMPLATES, captions_of, check_name
+from .sockets import LossMap, TrainingSettings
+from .training import StepReporter, first, loss_plot
+from .training_settings import RUN_DEFAULT, run_folder
+
+
+def embedding_path(name: str, overwrite: bool) -> Path:
+    """Where the embedding goes.
+
+    Raises:
+        ValueError: there is one of this name, under any of ComfyUI's endings, and it is not to be overwritten.
+    """
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths("embeddings")]
+    for folder in folders:
+        for file in folder.rglob("*"):
+            if file.stem == name and file.suffix in (".safetensors", ".pt", ".bin") and not overwrite:
+                raise ValueError(f"There is an embedding {name!r} already ({file}): choose another name or overwrite.")
+    return folders[0] / f"{name}.safetensors"
+
+
+class DEFTTrainTextualInversion(io.ComfyNode):
+    """MODEL, CLIP and latents to the embedding of a new token."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTTrainTextualInversion",
+            display_name="Train Textual Inversion",
+            category="DEFT/training",
+            description="Learns the vectors of a new token from a few pictures, and nothing else: a file of some "
+            "kilobytes in models/embeddings, used at once as embedding:name in any prompt. For models with CLIP text "
+            "encoders: SD 1.5, SD 2, SDXL.",
+            search_aliases=["embedding", "train embedding", "textual inversion", "token", "personalise"],
+            is_input_list=True,
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to learn with. It is not changed."),
+                io.Clip.Input("clip", tooltip="Its text encoder. It is not changed."),
+                io.Latent.Input("latents", tooltip="The pictures, encoded: one batch or a list, of any sizes."),
+                io.String.Input(
+                    "token",
+                    default="sks-1",
+                    tooltip="The name: embedding:sks-1 in prompts. One word that the text encoder does not know.",
+                ),
+                io.Int.Input(
+                    "vectors", default=1, min=1, max=64, tooltip="Vectors of the token: more can learn more. 1 to 8."
+                ),
+                io.String.Input(
+                    "start", default="", tooltip="Words to start from: the kind of thing, as dog or oil painting."
+                ),
+                io.Combo.Input(
+                    "template",
+                    options=list(TEMPLATES),
+                    default="object",
+                    tooltip="Captions to learn with: for a thing, or for a style.",
+                ),
+                io.Int.Input("steps", default=3000, min=1, max=1_000_000, tooltip="Number of training steps."),
+                io.Float.Input(
+                    "learning_rate",
+                    default=5e-4,
+                    min=1e-8,
+                    max=1.0,
+                    step=1e-6,
+                    round=False,
+                    tooltip="Step size of AdamW. 5e-4 times the batch size in the diffusers script.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures a step."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise, the noise levels and the order of pictures and captions.",
+                ),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Replace an embedding of this name; otherwise it is an error."
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    advanced=True,
+                    tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32.",
+                ),
+                io.Boolean.Input(
+                    "gradient_checkpointing",
+                    default=False,
+                    advanced=True,
+                    tooltip="Recompute each block in the backward pass: less memory, about a third more time.",
+                ),
+                TrainingSettings.Input(
+                    "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
+                ),
+                io.String.Input(
+                    "captions",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Captions of your own instead of the template, with the token in each: a list with one for "
+                    "all pictures, or one for each.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="embedding", tooltip="What to write in prompts: embedding:name."),
+                LossMap.Output(display_name="loss_map", tooltip="The losses, for ComfyUI's Plot Loss Graph."),
+                io.String.Output(display_name="report", tooltip="Vectors, time, loss, gradient norms, file."),
+                io.Image.Output(display_name="loss_plot", tooltip="The loss and its moving average."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: list[Any],
+        clip: list[Any],
+        latents: list[dict[str, Any]],
+        token: list[str],
+        vectors: list[int],
+        start: list[str],
+        template: list[str],
+        steps: list[int],
+        learning_rate: list[float],
+        batch_size: list[int],
+        seed: list[int],
+        overwrite: list[bool],
+        precision: list[str],
+        gradient_checkpointing: list[bool],
+        settings: list[dict[str, Any]] | None = None,
+        captions: list[str] | None = None,
+    ) -> io.NodeOutput:
+        """Train and write the embedding."""
+        name = first(token)
+        check_name(first(clip), name)
+        path = embedding_path(name, first(overwrite))
+        more = first(settings) if settings else {"settings": {}, "run": RUN_DEFAULT}
+        chosen = Settings(
+            method=TOKEN,
+            rank=1,
+            steps=first(steps),
+            learning_rate=first(learning_rate),
+            batch_size=first(batch_size),
+            seed=first(seed),
+            precision=first(precision),
+            gradient_checkpointing=first(gradient_checkpointing),
+            options={"token": name, "vectors": first(vectors), "words": first(start)},
+            **more["settings"],
+        )
+        material = material_of(first(clip), latents, captions_of(name, first(template), captions or ()), bool(captions),
+                               first(start))
+        reporter = StepReporter(chosen.steps)
+        result = train(
+            first(model), material, chosen, reporter, folder=run_folder(more["run"]), on_start=reporter.start
+        )
+        safe.write_tensors(result.adapter, path, {"format": "pt", **result.adapter.metadata})
+        report = f"{result.report}\nwritten to {path}; write embedding:{name} in prompts"
+        return io.NodeOutput(
+            f"embedding:{name}", {"loss": result.losses}, report, loss_plot(result, chosen), ui={"text": [report]}
+        )
+
+
+def material_of(
+    clip: Any, latents: list[dict[str, Any]], captions: list[str], own: bool, start: str
+) -> Material:
+    """Pictures and captions, with {} for the token: own captions as they come, templates each with each picture.
+
+    The captions are also encoded, with the words that the token starts from, for what belongs to them besides.
+
+    Raises:
+        ValueError: as many own captions as neither 1 nor the pictures.
+    """
+    pictures: list[dict[str, Any]] = []
+    for item in latents:
+        samples: Tensor = item["samples"]
+        masks = item.get("noise_mask")
+        for place in range(len(samples)):
+            mask = {} if masks is None else {"noise_mask": masks[place % len(masks)][None]}
+            pictures.append({"samples": samples[place : place + 1]} | mask)
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(caption.replace("{}", start))) for caption in captions]
+    if own:
+        return Material(pictures, encoded, clip=clip, words=captions)
+    return Material(
+        [picture for picture in pictures for _ in captions],
+        [entry for _ in pictures for entry in encoded],
+        clip=clip,
+        words=[caption for _ in pictures for caption in captions],
+    )
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTTrainTextualInversion]
