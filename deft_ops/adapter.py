@@ -15,11 +15,16 @@ _SUFFIXES = frozenset((*methods.SUFFIXES, *_COMPANIONS))
 
 
 class Adapter(dict[str, Tensor]):
-    """Tensors by key "<layer name>.<suffix>", with `metadata` as in a safetensors header (strings only)."""
+    """Tensors by key "<layer name>.<suffix>", with `metadata` as in a safetensors header (strings only).
+
+    training_seconds: what the training took that has just made it. It is not in the metadata, because the same training
+    again gives the same file.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(tensors or {})
         self.metadata: dict[str, str] = dict(metadata or {})
+        self.training_seconds: float | None = None
 
 
 def from_layers(layers: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str] | None = None) -> Adapter:

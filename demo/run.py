@@ -1,5 +1,7 @@
 """`make demo`: run example_workflows/api/compare_methods.json on a real ComfyUI server without a screen.
 
+METHODS=all takes compare_all_methods.json instead, which has all methods and takes some minutes.
+
 Starts a server in a temporary folder with this checkout as a custom node, queues the workflow over HTTP, shows what
 runs, prints the score table, and copies table and grid into demo/out/. The server is ended afterwards.
 """
@@ -7,6 +9,7 @@ runs, prints the score table, and copies table and grid into demo/out/. The serv
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -17,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 from comfy_server import ComfyServer, PromptError, find_comfyui  # noqa: E402
 
-WORKFLOW = ROOT / "example_workflows" / "api" / "compare_methods.json"
+ALL = os.environ.get("METHODS") == "all"
+WORKFLOW = ROOT / "example_workflows" / "api" / f"compare_{'all_' if ALL else ''}methods.json"
 OUT = ROOT / "demo" / "out"
 SECONDS_BETWEEN_LINES = 5.0
 

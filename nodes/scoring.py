@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
+from ..deft_ops.adapter import count_parameters
 from ..scoring.preprocessing import to_pictures
 from ..scoring.protocols import PROTOCOLS, get_protocol
 from ..scoring.scorer import Scorer, load_scorer, score
-from ..scoring.scores import METRICS
+from ..scoring.scores import METRICS, Cost
 from ..scoring.weights import find_weights
+from .sockets import LoraModel
 
 CATEGORIES = ("scorers", "clip_vision", "text_encoders")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -130,6 +132,13 @@ def pictures(batches: list[torch.Tensor] | None, what: str) -> list[Image.Image]
     return [picture for batch in batches or [] for picture in to_pictures(batch, what)]
 
 
+def cost_of(adapter: dict[str, torch.Tensor], label: str) -> Cost:
+    """What an adapter has cost. The training time is known of those that come from a training node."""
+    seconds = getattr(adapter, "training_seconds", None)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.values())
+    return Cost(label, seconds, count_parameters(adapter), size)
+
+
 class DEFTScoreImages(io.ComfyNode):
     """Scores of pictures against references and text."""
 
@@ -158,6 +167,9 @@ class DEFTScoreImages(io.ComfyNode):
                 io.String.Input("label", default="", optional=True, tooltip=(
                     "Name of the row in the table, for example 'DEFT r4'.")),
                 io.String.Input("subject", default="", optional=True, tooltip="Name of the subject, for the records."),
+                LoraModel.Input("adapter", optional=True, tooltip=(
+                    "The trained adapter behind the images, from the training node: its training time, values and size "
+                    "become columns of the table.")),
             ],
             outputs=[
                 ScoresSocket.Output("scores", tooltip="All scores with backbone, preprocessing and protocol."),
@@ -172,12 +184,15 @@ class DEFTScoreImages(io.ComfyNode):
     @classmethod
     def execute(cls, scorer: list[LoadedScorer], images: list[torch.Tensor],
                 references: list[torch.Tensor] | None = None, text: tuple[str, ...] = ("",),
-                label: tuple[str, ...] = ("",), subject: tuple[str, ...] = ("",)) -> io.NodeOutput:
+                label: tuple[str, ...] = ("",), subject: tuple[str, ...] = ("",),
+                adapter: list[dict[str, torch.Tensor]] | None = None) -> io.NodeOutput:
         """Every input is a list: a list of images is scored as one batch."""
         loaded = scorer[0]
         generated, real = pictures(images, "images"), pictures(references, "references")
         comfy.model_management.load_models_gpu(loaded.patchers, force_full_load=True)
         result = score(loaded.scorer, generated, real, "\n".join(text), label[0], subject[0])
+        if adapter:
+            result = replace(result, costs=(cost_of(adapter[0], label[0]),))
         return io.NodeOutput(result, *(result.value(metric) for metric in METRICS), result.report())
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..deft_ops.files import safe
 from ..trainers.loop import train
 from ..trainers.material import Material
-from ..trainers.settings import PRECISIONS, TOKEN, Settings
+from ..trainers.settings import PRECISIONS, TOKEN
 from ..trainers.token import TEMPLATES, captions_of, check_name
-from .sockets import LossMap, TrainingSettings
+from .sockets import LoraModel, LossMap, TrainingSettings
 from .training import StepReporter, first, loss_plot
-from .training_settings import RUN_DEFAULT, run_folder
+from .training_settings import gathered, run_folder
 
 
 def embedding_path(name: str, overwrite: bool) -> Path:
@@ -121,6 +121,9 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                 LossMap.Output(display_name="loss_map", tooltip="The losses, for ComfyUI's Plot Loss Graph."),
                 io.String.Output(display_name="report", tooltip="Vectors, time, loss, gradient norms, file."),
                 io.Image.Output(display_name="loss_plot", tooltip="The loss and its moving average."),
+                LoraModel.Output(
+                    display_name="vectors", tooltip="The embedding's tensors, for Score Images: what the token cost."
+                ),
             ],
         )
 
@@ -148,8 +151,8 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         name = first(token)
         check_name(first(clip), name)
         path = embedding_path(name, first(overwrite))
-        more = first(settings) if settings else {"settings": {}, "run": RUN_DEFAULT}
-        chosen = Settings(
+        chosen, run, notes = gathered(
+            first(settings) if settings else None,
             method=TOKEN,
             rank=1,
             steps=first(steps),
@@ -159,18 +162,22 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             precision=first(precision),
             gradient_checkpointing=first(gradient_checkpointing),
             options={"token": name, "vectors": first(vectors), "words": first(start)},
-            **more["settings"],
         )
         material = material_of(first(clip), latents, captions_of(name, first(template), captions or ()), bool(captions),
                                first(start))
         reporter = StepReporter(chosen.steps)
         result = train(
-            first(model), material, chosen, reporter, folder=run_folder(more["run"]), on_start=reporter.start
+            first(model), material, chosen, reporter, folder=run_folder(run), on_start=reporter.start
         )
         safe.write_tensors(result.adapter, path, {"format": "pt", **result.adapter.metadata})
-        report = f"{result.report}\nwritten to {path}; write embedding:{name} in prompts"
+        report = "\n".join([result.report, *notes, f"written to {path}; write embedding:{name} in prompts"])
         return io.NodeOutput(
-            f"embedding:{name}", {"loss": result.losses}, report, loss_plot(result, chosen), ui={"text": [report]}
+            f"embedding:{name}",
+            {"loss": result.losses},
+            report,
+            loss_plot(result, chosen),
+            result.adapter,
+            ui={"text": [report]},
         )
 
 

@@ -21,7 +21,7 @@ from ..trainers.material import Material
 from ..trainers.settings import PRECISIONS, Settings
 from ..trainers.targets import PRESETS
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
-from .training_settings import RUN_DEFAULT, run_folder
+from .training_settings import gathered, run_folder
 
 RANK = io.Int.Input(
     "rank",
@@ -346,8 +346,8 @@ class DEFTTrainAdapter(io.ComfyNode):
         """Train."""
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
             raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
-        more = first(settings) if settings else {"settings": {}, "run": RUN_DEFAULT}
-        chosen = Settings(
+        chosen, run, notes = gathered(
+            first(settings) if settings else None,
             **method_settings(first(method)),
             steps=first(steps),
             learning_rate=first(learning_rate),
@@ -357,7 +357,6 @@ class DEFTTrainAdapter(io.ComfyNode):
             seed=first(seed),
             precision=first(precision),
             gradient_checkpointing=first(gradient_checkpointing),
-            **more["settings"],
         )
         material = Material(
             latents,
@@ -374,18 +373,19 @@ class DEFTTrainAdapter(io.ComfyNode):
             material,
             chosen,
             reporter,
-            folder=run_folder(more["run"]),
+            folder=run_folder(run),
             shown=first(previews) if previews else None,
             on_start=reporter.start,
             cache=cache_folder() if first(method).get("keep_decomposition") else None,
         )
+        report = "\n".join([result.report, *notes])
         return io.NodeOutput(
             result.adapter,
             {"loss": result.losses},
-            result.report,
+            report,
             loss_plot(result, chosen),
             contact_sheet(result),
-            ui={"text": [result.report]},
+            ui={"text": [report]},
         )
 
 

@@ -13,6 +13,7 @@ from comfy_api.v0_0_2 import io
 from ..trainers.checkpoints import RunFolder
 from ..trainers.objective import LOSSES, TIMESTEPS, WEIGHTINGS
 from ..trainers.optimisation import OPTIMIZERS, SCHEDULES
+from ..trainers.presets import NONE, PRESETS, with_preset
 from ..trainers.previews import Previews
 from ..trainers.settings import ADAPTER_PRECISIONS, Settings
 from .sockets import TrainingPreviews, TrainingSettings
@@ -38,6 +39,14 @@ def number(
     return io.Float.Input(
         name, default=DEFAULT[name], min=low, max=high, step=step, round=False, tooltip=tooltip, advanced=advanced
     )
+
+
+def gathered(connected: dict[str, Any] | None, **own: Any) -> tuple[Settings, dict[str, Any], list[str]]:
+    """The settings of a training node with those of the connected Training Settings; its run; lines for the report."""
+    more = connected or {"preset": NONE, "settings": {}, "run": RUN_DEFAULT}
+    name = more["preset"]
+    chosen = with_preset(Settings(**{**more["settings"], **own}), name)
+    return chosen, more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
 
 
 def run_folder(run: dict[str, Any]) -> RunFolder:
@@ -67,6 +76,14 @@ class DEFTTrainingSettings(io.ComfyNode):
             "starts at the value that Train Adapter uses without this node.",
             search_aliases=["optimizer", "scheduler", "min snr", "ema", "checkpoint", "resume", "warmup"],
             inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=[NONE, *PRESETS],
+                    default=NONE,
+                    tooltip="Settings as published, instead of those here and at the training node (method excepted): "
+                    + "; ".join(f"{name}: {preset.source}" for name, preset in PRESETS.items())
+                    + ".",
+                ),
                 combo(
                     "optimizer",
                     OPTIMIZERS,
@@ -186,7 +203,7 @@ class DEFTTrainingSettings(io.ComfyNode):
         """Pack them."""
         run = {name: values.pop(name) for name in RUN_DEFAULT}
         run_folder(run)
-        return io.NodeOutput({"settings": values, "run": run})
+        return io.NodeOutput({"preset": values.pop("preset"), "settings": values, "run": run})
 
 
 class DEFTTrainingPreviews(io.ComfyNode):

@@ -34,10 +34,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the adapter behind a label has cost: seconds of training if known, values, bytes of its file's tensors."""
+
+    label: str
+    training_seconds: float | None
+    values: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Scores:
-    """Scores of one or more batches (the DEFT_SCORES socket)."""
+    """Scores of one or more batches (the DEFT_SCORES socket), and what the adapters behind them have cost, if known."""
 
     rows: tuple[Score, ...]
+    costs: tuple[Cost, ...] = ()
 
     def value(self, metric: str) -> float:
         """The mean of a metric over all images, or NaN where the protocol does not have it."""
@@ -53,10 +64,12 @@ class Scores:
         return "\n".join(lines)
 
     def jsonl(self) -> str:
-        """One JSON object a line and score."""
-        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
+        """One JSON object a line and score, then one a line and cost."""
+        lines = [asdict(row) for row in self.rows] + [asdict(cost) for cost in self.costs]
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def join(parts: Iterable[Scores]) -> Scores:
     """All rows of several Scores, in order."""
-    return Scores(tuple(row for part in parts for row in part.rows))
+    parts = list(parts)
+    return Scores(tuple(row for part in parts for row in part.rows), tuple(c for part in parts for c in part.costs))

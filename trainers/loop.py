@@ -224,4 +224,5 @@ def trained(trainer: Trainer, run: Run, needed: memory.Estimate) -> Result:
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
+    adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
     return Result(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())

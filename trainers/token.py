@@ -76,11 +76,17 @@ def captions_of(name: str, template: str, own: Sequence[str] = ()) -> list[str]:
     return list(TEMPLATES[template])
 
 
+def is_mark(token: Tensor) -> bool:
+    """Whether a row among the tokens stands for a vector of the new token."""
+    return float(token.flatten()[-1]) == _MARK
+
+
 class Token:
     """A new token of `count` vectors an encoder, and captions with it as tokens of ComfyUI's.
 
     Raises:
-        ValueError: a text encoder that takes no embeddings, words that are none.
+        ValueError: a text encoder that takes no embeddings, words that are none; in captions, an embedding of another
+            width.
     """
 
     def __init__(self, clip: Any, name: str, count: int, words: str, device: torch.device) -> None:
@@ -113,10 +119,27 @@ class Token:
                 for key, tokenizer in self.tokenizers.items():
                     others = before[key] or []
                     tokenizer.embedding_directory = [folder, *([others] if isinstance(others, str) else others)]
-                return [self.clip.tokenize(caption.replace("{}", f"embedding:{name} ")) for caption in captions]
+                found = [self.clip.tokenize(caption.replace("{}", f"embedding:{name} ")) for caption in captions]
             finally:
                 for key, tokenizer in self.tokenizers.items():
                     tokenizer.embedding_directory = before[key]
+        for caption, tokens in zip(captions, found, strict=True):
+            self.check_widths(caption, tokens)
+        return found
+
+    def check_widths(self, caption: str, tokens: Any) -> None:
+        """Raise ValueError for another embedding in a caption that is of another model: ComfyUI would leave it out."""
+        for name, chunks in tokens.items():
+            key = next((key for key in self.vectors if key.endswith(f"_{name}")), None)
+            for token in (item[0] for chunk in chunks for item in chunk):
+                if key is None or not isinstance(token, Tensor) or is_mark(token):
+                    continue
+                width = self.vectors[key].shape[1]
+                if token.shape[-1] != width:
+                    raise ValueError(
+                        f"An embedding in the caption {caption!r} has {token.shape[-1]} values a vector, but {key} "
+                        f"takes {width}: it is of another model."
+                    )
 
     def placed(self, tokens: Any) -> Any:
         """The tokens of a caption with the vectors as they are now."""
@@ -124,7 +147,7 @@ class Token:
 
         def place(item: tuple) -> tuple:
             token = item[0]
-            if not isinstance(token, Tensor) or float(token.flatten()[-1]) != _MARK:
+            if not isinstance(token, Tensor) or not is_mark(token):
                 return item
             row, encoder = int(token[0]), int(token[1])
             return (self.vectors[keys[encoder]][row], *item[1:])

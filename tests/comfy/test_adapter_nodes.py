@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import models
 
+DENOISER = Path(__file__).resolve().parents[2] / "demo/models/diffusion_models/deft_demo_denoiser.safetensors"
 METHODS: dict[str, dict[str, Any]] = {
     "deft": {"method": "deft", "method.rank": 4, "method.alpha": 0, "method.projector": "qr",
              "method.start": "identity"},
@@ -24,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
 SETTINGS: dict[str, Any] = {
+    "preset": "none",
     "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1, "max_grad_norm": 1.0,
     "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0, "text_rate": 1.0, "timesteps": "auto",
     "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse", "huber": 0.1, "noise_offset": 0.0,
@@ -149,10 +151,66 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     tensors = load_file(saved)
     assert tensors.keys() == adapter.keys() and all(torch.equal(tensors[key], adapter[key]) for key in tensors)
     assert run.ui["graph"]["images"]
+    cost = comfyui.module("nodes.scoring").cost_of(adapter, method)
+    assert cost.training_seconds is not None and 0 < cost.training_seconds < 60 and cost.bytes >= 4 * cost.values > 0
+    assert f"{cost.values:,} trained values" in report
     progress = [data["value"] for event, data in run.messages if event == "progress" and data["node"] == "train"]
     assert progress[0] == 1 and progress[-1] == 3  # ComfyUI leaves out those that come too fast
     texts = [str(data) for _, data in run.messages if "loss" in str(data) and "train" in str(data)]
     assert any("step 1/3" in text for text in texts) and any("step 3/3" in text for text in texts)
+
+
+def test_dreambooth_becomes_a_whole_model_by_core_nodes(comfyui: Any) -> None:
+    """Train, apply, and ComfyUI's own node that saves a model: its weights are the base's and the difference."""
+    prompt = training_prompt("dreambooth") | {
+        "apply": applied(["train", 0]),
+        "whole": node("ModelSave", model=["apply", 0], filename_prefix="tests/whole"),
+    }
+    adapter = comfyui.run(prompt, want=["train"]).output("train")
+    (saved,) = (comfyui.base / "output" / "tests").glob("whole_*.safetensors")
+    tensors, base = load_file(saved), load_file(DENOISER)
+    for key, change in adapter.items():
+        layer, _, suffix = key.rpartition(".")
+        name = f"{layer.removeprefix('diffusion_model.')}.{'weight' if suffix == 'diff' else 'bias'}"
+        stored, plain = tensors[f"model.diffusion_model.{name}"].float(), base[name].float()
+        assert change.any() and torch.allclose(stored, plain + change, atol=1e-3)
+        assert (stored - plain).norm() > 0.5 * change.norm()
+
+
+def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
+    presets = comfyui.module("trainers.presets").PRESETS
+    name = "PaRa (its paper, SDXL)"
+    prompt = training_prompt("para", steps=3) | {"settings": settings(preset=name, p_rate=0.5)}
+    prompt["train"]["inputs"]["pattern"] = "no such layer"  # the preset has none
+    wanted = {"steps": 1000, "learning_rate": 1e-4, "rank_cap": 40.0, "layers": "attention without cross-attention"}
+    assert wanted.items() <= presets[name].values.items()
+    short = {**presets[name].values, "steps": 2}
+    gathered = comfyui.module("nodes.training_settings").gathered
+    connected = {"preset": name, "settings": {"p_rate": 0.5}, "run": {}}
+    chosen, _, notes = gathered(connected, method="para", rank=9, steps=3, learning_rate=1.0, pattern="x")
+    assert wanted.items() <= vars(chosen).items() and chosen.rank == 4 and chosen.p_rate == 0.5 and chosen.pattern == ""
+    assert notes == [f"preset {name}: {presets[name].source}"]
+    previous = presets[name]
+    presets[name] = type(previous)(previous.method, previous.source, short)  # 1000 steps are too many for a test
+    try:
+        report = comfyui.run(prompt, want=["train"]).text("train")
+    finally:
+        presets[name] = previous
+    assert report.startswith("para rank 4: ") and ", 2 steps in" in report and report.endswith(notes[0])
+    failed = comfyui.fail(training_prompt("lora") | {"settings": settings(preset=name)}, want=["train"])
+    assert f"The preset {name!r} is for the method para, not lora." in failed.message
+
+
+def test_every_preset_is_valid(comfyui: Any) -> None:
+    presets, settings_of = comfyui.module("trainers.presets"), comfyui.module("trainers.settings").Settings
+    for name, preset in presets.PRESETS.items():
+        options = {"token": "a-1", "vectors": 1, "words": "a"} if preset.method == "textual_inversion" else {}
+        chosen = presets.with_preset(settings_of(preset.method, 1, 1, 1.0, options=options), name)
+        chosen.check()
+        assert chosen.learning_rate < 1 and preset.source
+        assert all(vars(chosen)[key] == value for key, value in preset.values.items())
+    methods = {preset.method for preset in presets.PRESETS.values()}
+    assert methods == {"deft", "para", "lora", "svdiff", "dreambooth", "textual_inversion"}
 
 
 def test_the_same_seed_gives_the_same_adapter_through_the_executor(comfyui: Any) -> None:

@@ -65,6 +65,18 @@ def test_the_vectors_do_what_comfyui_does_with_the_file(pack: Any, tmp_path: Pat
     assert clip.tokenize("none") == tokens[3]
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_another_embedding_in_a_caption_fits_or_is_refused(pack: Any, tmp_path: Path, kind: str) -> None:
+    clip = clip_of(kind, tmp_path)
+    token = pack.token.Token(clip, "sks-1", 1, "dog", torch.device("cpu"))
+    fitting = {key: torch.ones(2, value.shape[1]) for key, value in token.vectors.items()}
+    save_file(fitting, tmp_path / "grass.safetensors")
+    token.tokenize(["{} on embedding:grass"])
+    save_file(fitting | {"clip_l": torch.ones(2, 7)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="embedding:other' has 7 values a vector, but clip_l takes 32"):
+        token.tokenize(["{} on embedding:grass", "{} on embedding:other"])
+
+
 def material(pack: Any, model: Any, clip: Any, captions: list[str]) -> Any:
     with torch.inference_mode():
         return pack.nodes.material_of(clip, [models.latents(model, 2)], captions, False, "dog")

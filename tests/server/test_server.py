@@ -18,6 +18,7 @@ WORKFLOWS = ROOT / "example_workflows"
 UI_FILES = sorted(WORKFLOWS.glob("*.json"))
 API_FILES = sorted((WORKFLOWS / "api").glob("*.json"))
 SHORT_STEPS = 2  # training steps; a test looks at whether a workflow runs, not at what it learns
+TRAINERS = ("DEFTTrainAdapter", "DEFTTrainTextualInversion")
 # Files of gigabytes. The examples that name them run in tests/comfy/test_reference.py, with small models instead.
 NOT_HERE = {"omnigen2_fp16.safetensors", "qwen_2.5_vl_fp16.safetensors", "ae.safetensors"}
 
@@ -46,7 +47,7 @@ def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
     """Either format of a workflow with short trainings."""
     if "nodes" in workflow:
         for node in workflow["nodes"]:
-            if node["type"] == "DEFTTrainAdapter":
+            if node["type"] in TRAINERS:
                 names = []
                 for socket in node["inputs"]:
                     if "widget" in socket:
@@ -57,7 +58,7 @@ def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
                 node["widgets_values"][names.index("steps")] = SHORT_STEPS
         return workflow
     for node in workflow.values():
-        if node["class_type"] == "DEFTTrainAdapter":
+        if node["class_type"] in TRAINERS:
             node["inputs"]["steps"] = SHORT_STEPS
     return workflow
 

@@ -18,7 +18,7 @@ from deft_pack.scoring import tables
 from deft_pack.scoring.backbones import load_backbone
 from deft_pack.scoring.protocols import get_protocol
 from deft_pack.scoring.scorer import Scorer, load_scorer, score
-from deft_pack.scoring.scores import Score, Scores, join
+from deft_pack.scoring.scores import Cost, Score, Scores, join
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:
@@ -136,6 +136,23 @@ def test_csv_and_jsonl_can_be_read_back(results: Scores):
     assert float(rows[2][3]) == pytest.approx(0.7)
     records = [json.loads(line) for line in results.jsonl().splitlines()]
     assert [Score(**{**record, "values": tuple(record["values"])}) for record in records] == list(results.rows)
+
+
+def test_costs_are_columns_where_they_are_known(results: Scores):
+    measured = [Cost("DEFT|r4", 10.0, 1000, 2**20), Cost("DEFT|r4", None, 3000, 3 * 2**20)]
+    table = tables.tabulate(replace(results, costs=tuple(measured)))
+    assert table.costs == ((None, None, None), (10.0, 2000.0, 2.0))  # means of what is known
+    lines = tables.markdown(table).splitlines()
+    assert lines[0] == "| method | images | CLIP-T | DINO | training s | values | MiB |"
+    assert lines[1].count("---:|") == 6
+    assert lines[2].endswith("| 0.300 |  |  |  |") and lines[3].endswith("| **0.700** | 10 | 2,000 | 2.000 |")
+    rows = list(csv.reader(io.StringIO(tables.csv_text(table))))
+    assert rows[0][4:] == ["training s", "values", "MiB"] and rows[1][4:] == ["", "", ""]
+    assert [float(value) for value in rows[2][4:]] == [10.0, 2000.0, 2.0]
+    assert tables.picture(table).shape[1] > tables.picture(tables.tabulate(results)).shape[1]
+    joined = join([results, Scores((), tuple(measured))])
+    last = [json.loads(line) for line in joined.jsonl().splitlines()][-1]
+    assert last == {"label": "DEFT|r4", "training_seconds": None, "values": 3000, "bytes": 3 * 2**20}
 
 
 def test_missing_cells_and_several_protocols(results: Scores):
