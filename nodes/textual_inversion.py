@@ -12,10 +12,10 @@ from torch import Tensor
 from ..deft_ops.files import safe
 from ..trainers.loop import train
 from ..trainers.material import Material
-from ..trainers.settings import PRECISIONS, TOKEN
+from ..trainers.settings import TOKEN
 from ..trainers.token import TEMPLATES, captions_of, check_name
 from .sockets import LoraModel, LossMap, TrainingSettings
-from .training import StepReporter, first, loss_plot
+from .training import CHECKPOINTING, PRECISION, StepReporter, first, loss_plot
 from .training_settings import gathered, run_folder
 
 
@@ -92,19 +92,8 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Replace an embedding of this name; otherwise it is an error."
                 ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(PRECISIONS),
-                    default="auto",
-                    advanced=True,
-                    tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32.",
-                ),
-                io.Boolean.Input(
-                    "gradient_checkpointing",
-                    default=False,
-                    advanced=True,
-                    tooltip="Recompute each block in the backward pass: less memory, about a third more time.",
-                ),
+                PRECISION,
+                CHECKPOINTING,
                 TrainingSettings.Input(
                     "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
                 ),

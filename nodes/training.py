@@ -40,6 +40,20 @@ ALPHA = io.Float.Input(
     tooltip="Scale of the injected part: alpha / rank. 0 means a scale of 1.",
 )
 
+PRECISION = io.Combo.Input(
+    "precision",
+    options=list(PRECISIONS),
+    default="auto",
+    advanced=True,
+    tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32. What is trained is not touched by it.",
+)
+CHECKPOINTING = io.Boolean.Input(
+    "gradient_checkpointing",
+    default=False,
+    advanced=True,
+    tooltip="Recompute each block in the backward pass: less memory for activations, about a third more time.",
+)
+
 # Each method's own widgets. A new method of deft_ops.methods is one more option here.
 METHODS = [
     io.DynamicCombo.Option(
@@ -101,7 +115,7 @@ METHODS = [
                 default=True,
                 advanced=True,
                 tooltip="Keep the decomposition of the base in ComfyUI's user folder, for the next run: it takes "
-                "minutes for a large model, and up to three times the disk space of the trained layers.",
+                "minutes for a large model, and up to twice the trained layers' size in float32.",
             ),
         ],
     ),
@@ -259,21 +273,8 @@ class DEFTTrainAdapter(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the start, the noise, the noise levels and the order of the pictures.",
                 ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(PRECISIONS),
-                    default="auto",
-                    advanced=True,
-                    tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32. The adapter "
-                    "itself is always fp32.",
-                ),
-                io.Boolean.Input(
-                    "gradient_checkpointing",
-                    default=False,
-                    advanced=True,
-                    tooltip="Recompute each block in the backward pass: less memory for activations, about "
-                    "a third more time.",
-                ),
+                PRECISION,
+                CHECKPOINTING,
                 TrainingSettings.Input(
                     "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
                 ),
