@@ -7,13 +7,11 @@ from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
-from torch import Tensor
 
 from ..deft_ops.files import safe
 from ..trainers.loop import train
-from ..trainers.material import Material
 from ..trainers.settings import TOKEN
-from ..trainers.token import TEMPLATES, captions_of, check_name
+from ..trainers.token import TEMPLATES, captions_of, check_name, material_of
 from .sockets import LoraModel, LossMap, TrainingSettings
 from .training import CHECKPOINTING, PRECISION, StepReporter, first, loss_plot
 from .training_settings import gathered, run_folder
@@ -152,8 +150,8 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             gradient_checkpointing=first(gradient_checkpointing),
             options={"token": name, "vectors": first(vectors), "words": first(start)},
         )
-        material = material_of(first(clip), latents, captions_of(name, first(template), captions or ()), bool(captions),
-                               first(start))
+        texts = captions_of(name, first(template), captions or ())
+        material = material_of(first(clip), latents, texts, bool(captions), first(start))
         reporter = StepReporter(chosen.steps)
         result = train(
             first(model), material, chosen, reporter, folder=run_folder(run), on_start=reporter.start
@@ -168,34 +166,6 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             result.adapter,
             ui={"text": [report]},
         )
-
-
-def material_of(
-    clip: Any, latents: list[dict[str, Any]], captions: list[str], own: bool, start: str
-) -> Material:
-    """Pictures and captions, with {} for the token: own captions as they come, templates each with each picture.
-
-    The captions are also encoded, with the words that the token starts from, for what belongs to them besides.
-
-    Raises:
-        ValueError: as many own captions as neither 1 nor the pictures.
-    """
-    pictures: list[dict[str, Any]] = []
-    for item in latents:
-        samples: Tensor = item["samples"]
-        masks = item.get("noise_mask")
-        for place in range(len(samples)):
-            mask = {} if masks is None else {"noise_mask": masks[place % len(masks)][None]}
-            pictures.append({"samples": samples[place : place + 1]} | mask)
-    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(caption.replace("{}", start))) for caption in captions]
-    if own:
-        return Material(pictures, encoded, clip=clip, words=captions)
-    return Material(
-        [picture for picture in pictures for _ in captions],
-        [entry for _ in pictures for entry in encoded],
-        clip=clip,
-        words=[caption for _ in pictures for caption in captions],
-    )
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTTrainTextualInversion]

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..patches.fingerprint import fingerprint
-from . import memory, previews, report, token
+from . import memory, previews, report
 from .checkpoints import RunFolder
 from .decompositions import Decompositions
 from .material import Dataset, Material
-from .settings import Settings, digest
+from .settings import TOKEN, Settings, digest
 from .token import TokenTrainer
 from .trainer import Trainer
 
@@ -176,7 +176,7 @@ def train(
         comfy.model_management.in_training = True
         with torch.inference_mode(False), torch.enable_grad():
             known = Decompositions(None if cache is None else cache / fingerprint(model))
-            make = TokenTrainer if settings.method == token.NAME else Trainer
+            make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, known)
             needed = trainer.estimate()
         with torch.inference_mode():

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops.files import safe
-from .settings import TOKEN as NAME
+from .material import Material
+from .settings import TOKEN
 from .trainer import Trainer
 
 # What the token stands for, and captions for it; {} is the token.
@@ -155,6 +156,31 @@ class Token:
         return {name: [[place(item) for item in chunk] for chunk in chunks] for name, chunks in tokens.items()}
 
 
+def material_of(
+    clip: Any, latents: Sequence[dict[str, Any]], captions: Sequence[str], own: bool, start: str
+) -> Material:
+    """Pictures and captions, with {} for the token: own captions as they come, templates each with each picture.
+
+    The captions are also encoded, with the words that the token starts from, for what belongs to them besides.
+    """
+    pictures: list[dict[str, Any]] = []
+    for item in latents:
+        samples: Tensor = item["samples"]
+        masks = item.get("noise_mask")
+        for place in range(len(samples)):
+            mask = {} if masks is None else {"noise_mask": masks[place % len(masks)][None]}
+            pictures.append({"samples": samples[place : place + 1]} | mask)
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(caption.replace("{}", start))) for caption in captions]
+    if own:
+        return Material(pictures, encoded, clip=clip, words=captions)
+    return Material(
+        [picture for picture in pictures for _ in captions],
+        [entry for _ in pictures for entry in encoded],
+        clip=clip,
+        words=[caption for _ in pictures for caption in captions],
+    )
+
+
 class TokenTrainer(Trainer):
     """A run that trains a token; its adapter is the embedding, [count, width] by the encoder's name."""
 
@@ -180,7 +206,7 @@ class TokenTrainer(Trainer):
 
     def title(self) -> str:
         """For the report."""
-        return f"{NAME}: {self.token.name}, {self.token.count} vectors in {', '.join(self.token.vectors)}"
+        return f"{TOKEN}: {self.token.name}, {self.token.count} vectors in {', '.join(self.token.vectors)}"
 
     @torch.no_grad()
     def finish(self) -> tuple[adapters.Adapter, dict[str, float]]:

@@ -21,7 +21,7 @@ from .test_training_runs import Pack, as_loaded
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
     found.token = comfyui_session.module("trainers.token")  # type: ignore[attr-defined]
-    found.nodes = comfyui_session.module("nodes.textual_inversion")  # type: ignore[attr-defined]
+    found.network = comfyui_session.module("trainers.network")  # type: ignore[attr-defined]
     return found
 
 
@@ -66,6 +66,34 @@ def test_the_vectors_do_what_comfyui_does_with_the_file(pack: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_every_encoder_gets_its_gradient(pack: Any, tmp_path: Path, kind: str) -> None:
+    """Of the encoded caption, through the frozen encoders, against finite differences, each encoder by itself."""
+    clip = clip_of(kind, tmp_path)
+    stage = clip.cond_stage_model
+    token = pack.token.Token(clip, "sks-1", 2, "dog", torch.device("cpu"))
+    (tokens,) = token.tokenize(["a photo of (a {}:1.2) here"])
+    with pack.network.frozen(stage, {}, in_place=True):
+
+        def value() -> Tensor:
+            cond, pooled, *_ = stage.encode_token_weights(token.placed(tokens))
+            weights = models.random(*cond.shape, seed=3), models.random(*pooled.shape, seed=4)
+            return (cond * weights[0]).sum() + (pooled * weights[1]).sum()
+
+        value().backward()
+        for vectors in token.vectors.values():
+            gradient = vectors.grad.clone()
+            step = 1e-2 / float(gradient.norm())
+            with torch.no_grad():
+                vectors.add_(step * gradient)
+                up = value()
+                vectors.sub_(2 * step * gradient)
+                down = value()
+                vectors.add_(step * gradient)
+            assert gradient[0].any() and gradient[1].any()
+            assert float((up - down) / (2 * step)) == pytest.approx(float(gradient.square().sum()), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_another_embedding_in_a_caption_fits_or_is_refused(pack: Any, tmp_path: Path, kind: str) -> None:
     clip = clip_of(kind, tmp_path)
     token = pack.token.Token(clip, "sks-1", 1, "dog", torch.device("cpu"))
@@ -79,7 +107,7 @@ def test_another_embedding_in_a_caption_fits_or_is_refused(pack: Any, tmp_path: 
 
 def material(pack: Any, model: Any, clip: Any, captions: list[str]) -> Any:
     with torch.inference_mode():
-        return pack.nodes.material_of(clip, [models.latents(model, 2)], captions, False, "dog")
+        return pack.token.material_of(clip, [models.latents(model, 2)], captions, False, "dog")
 
 
 def settings(pack: Any, **others: Any) -> Any:
