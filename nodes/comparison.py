@@ -1,123 +1,21 @@
-"""Score Table and Comparison Grid."""
+"""Comparison Grid and Fidelity Plot."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterable
-from io import BytesIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import folder_paths
-import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 from PIL import Image
 
-from ..scoring import tables
-from ..scoring.grid import comparison_grid
-from ..scoring.scores import METRICS, Scores, join
-from .scoring import ScoresSocket, pictures
-
-MAX_ROWS = 32
-
-
-def as_image(picture: np.ndarray) -> torch.Tensor:
-    """uint8 [H, W, 3] -> IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(picture).float().div(255)[None]
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def png(picture: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] -> PNG file."""
-    target = BytesIO()
-    Image.fromarray(picture).save(target, "PNG", optimize=True)
-    return target.getvalue()
-
-
-def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
-    """Write files by suffix into the output folder as prefix_00001_.suffix; the counter goes on from what is there.
-
-    Raises ComfyUI's own error for a prefix that leads out of the output folder.
-    """
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    paths = [Path(folder) / f"{name}_{counter:05}_.{suffix}" for suffix in files]
-    for path, data in zip(paths, files.values(), strict=True):
-        write_file(path, data)
-    return paths
-
-
-def lines(text: Iterable[str]) -> list[str]:
-    """The lines of a multiline widget without empty ones at the end."""
-    return "\n".join(text).rstrip().split("\n") if "".join(text).strip() else []
-
-
-def in_order(grown: dict[str, list[Any]] | None) -> list[list[Any]]:
-    """Values of a growing input, each a list, in the order of their sockets (name0, name1, ...)."""
-    found = {name: values for name, values in (grown or {}).items() if values is not None}
-    return [found[name] for name in sorted(found, key=lambda name: int("".join(filter(str.isdigit, name))))]
-
-
-class DEFTScoreTable(io.ComfyNode):
-    """Many scores side by side."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
-        return io.Schema(
-            node_id="DEFTScoreTable",
-            display_name="Score Table",
-            category="DEFT/scoring",
-            description="Puts the scores of several methods into one table, one row a label and the best of each "
-                        "metric in bold: as a picture, Markdown, CSV and JSON lines.",
-            search_aliases=["compare methods", "results table", "csv", "markdown", "leaderboard", "benchmark"],
-            is_input_list=True,
-            is_output_node=True,
-            inputs=[
-                io.Autogrow.Input("scores", tooltip="Scores of Score Images, one socket a method.",
-                                  template=io.Autogrow.TemplatePrefix(
-                                      ScoresSocket.Input("scores", tooltip="From Score Images."),
-                                      prefix="scores", min=1, max=MAX_ROWS)),
-                io.String.Input("title", default="", optional=True, tooltip="Title above the table."),
-                io.String.Input("filename_prefix", default="", optional=True, tooltip=(
-                    "If not empty, the table is saved into the output folder under this name as .png, .md, .csv and "
-                    ".jsonl, with a counter.")),
-            ],
-            outputs=[
-                io.Image.Output("image", tooltip="The table as a picture."),
-                io.String.Output("markdown", tooltip="The table in Markdown, with the backbones and preprocessing."),
-                io.String.Output("csv", tooltip="The table as CSV, with all digits."),
-                io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object a line."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, scores: dict[str, list[Scores]], title: tuple[str, ...] = ("",),
-                filename_prefix: tuple[str, ...] = ("",)) -> io.NodeOutput:
-        """Draw, write and preview."""
-        joined = join(part for parts in in_order(scores) for part in parts)
-        table = tables.tabulate(joined)
-        drawn, markdown = tables.picture(table, title[0]), tables.markdown(table, title[0])
-        csv, jsonl = tables.csv_text(table), joined.jsonl()
-        if filename_prefix[0].strip():
-            save_files(filename_prefix[0].strip(), {"png": png(drawn), "md": markdown.encode(), "csv": csv.encode(),
-                                                    "jsonl": jsonl.encode()})
-        image = as_image(drawn)
-        shown = {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(markdown).as_dict()}
-        return io.NodeOutput(image, markdown, csv, jsonl, ui=shown)
+from ..scoring import scatter
+from ..scoring.arrangement import Placed, columns_of, row_scores
+from ..scoring.grid import Row, comparison_grid
+from ..scoring.metrics import METRICS
+from ..scoring.pictures import TensorPictures
+from ..scoring.scores import Scores, join
+from .output import MAX_ROWS, as_image, file_name, in_order, lines, png, save_files, save_pngs, workflow_info
+from .sockets import ScoresSocket
 
 
 class DEFTComparisonGrid(io.ComfyNode):
@@ -131,19 +29,25 @@ class DEFTComparisonGrid(io.ComfyNode):
             display_name="Comparison Grid",
             category="DEFT/scoring",
             description="Draws image batches as the rows of one labelled picture: methods down, prompts across, with "
-                        "the subject's own pictures at the side and scores under the row labels if connected.",
+                        "the subject's own pictures at the side and scores under the row labels and the pictures if "
+                        "connected. What a row lacks is drawn as missing.",
             search_aliases=["image grid", "xy plot", "compare methods", "labelled grid", "contact sheet"],
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.Autogrow.Input("images", tooltip="One image batch a row; every row needs as many images.",
+                io.Autogrow.Input("images", tooltip=(
+                    "One image batch a row. A row with fewer images than others ends in missing cells."),
                                   template=io.Autogrow.TemplatePrefix(
                                       io.Image.Input("images", tooltip="The images of one row."),
                                       prefix="images", min=1, max=MAX_ROWS)),
                 io.String.Input("row_labels", multiline=True, default="", optional=True, tooltip=(
-                    "One line for each row, from top to bottom. Empty: the labels of the scores, if connected.")),
+                    "One line for each row, from top to bottom; a line more is a row whose images are all missing. "
+                    "Empty: the labels of the scores, if connected.")),
                 io.String.Input("column_labels", multiline=True, default="", optional=True, tooltip=(
-                    "One line for each column, from left to right; for example the prompts.")),
+                    "One line for each column, from left to right, or for each batch of a list; for example the "
+                    "prompts. A row whose scores carry "
+                    "the prompt of each image, all of them among these lines, is sorted into the columns of its "
+                    "prompts and the others stay missing; other rows are filled from the left.")),
                 io.Combo.Input("sizes", options=["same", "fit"], default="same", optional=True, advanced=True, tooltip=(
                     "same: all images must have one size. fit: others are scaled into the first one's size, on "
                     "white.")),
@@ -152,6 +56,16 @@ class DEFTComparisonGrid(io.ComfyNode):
                                   template=io.Autogrow.TemplatePrefix(
                                       ScoresSocket.Input("scores", optional=True, tooltip="Scores of one row."),
                                       prefix="scores", min=0, max=MAX_ROWS)),
+                io.Boolean.Input("scores_under_pictures", default=True, optional=True, tooltip=(
+                    "Print each image's own scores under it, where the connected scores have one value an image. The "
+                    "means stay under the row labels.")),
+                io.String.Input("save_pictures", default="", optional=True, tooltip=(
+                    "If not empty, each image is also saved singly into the output folder, in its full size and with "
+                    "the workflow: under this prefix, its row label and its column number, with a counter.")),
+                io.Float.Input("max_megapixels", default=40.0, min=1.0, max=400.0, step=1.0, optional=True,
+                               advanced=True, tooltip=(
+                                   "The grid's largest size in millions of pixels: the cells are shrunk until it "
+                                   "fits.")),
             ],
             outputs=[io.Image.Output("image", tooltip="The grid as one picture.")],
         )
@@ -159,20 +73,104 @@ class DEFTComparisonGrid(io.ComfyNode):
     @classmethod
     def execute(cls, images: dict[str, list[torch.Tensor]], row_labels: tuple[str, ...] = ("",),
                 column_labels: tuple[str, ...] = ("",), sizes: tuple[str, ...] = ("same",),
-                subject: list[torch.Tensor] | None = None,
-                scores: dict[str, list[Scores]] | None = None) -> io.NodeOutput:
-        """Draw and preview."""
-        rows = [pictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
-        measured = [join(parts) for parts in in_order(scores)]
-        if measured and len(measured) != len(rows):
-            raise ValueError(f"scores: {len(measured)} connected for {len(rows)} rows; connect one for each row, or "
+                subject: list[torch.Tensor] | None = None, scores: dict[str, list[Scores]] | None = None,
+                scores_under_pictures: tuple[bool, ...] = (True,), save_pictures: tuple[str, ...] = ("",),
+                max_megapixels: tuple[float, ...] = (40.0,)) -> io.NodeOutput:
+        """Draw, save and preview."""
+        given = [TensorPictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
+        parts = [join(each) for each in in_order(scores)]
+        if parts and len(parts) != len(given):
+            raise ValueError(f"scores: {len(parts)} connected for {len(given)} rows; connect one for each row, or "
                              "none.")
-        notes = ["\n".join(f"{metric} {part.value(metric):.3f}" for metric in METRICS
-                           if any(row.metric == metric for row in part.rows)) for part in measured]
-        labels = lines(row_labels) or [part.rows[0].label for part in measured]
-        image = as_image(comparison_grid(rows, labels, lines(column_labels), notes, pictures(subject, "subject"),
-                                         fit=sizes[0] == "fit"))
+        measured = [row_scores(part, len(row)) for part, row in zip(parts, given, strict=False)]
+        labels = lines(row_labels) or [part.label for part in measured]
+        titles = repeated(lines(column_labels), [row.sizes for row in given])
+        rows: list[Row] = list(given)
+        prints = [list(part.prints) for part in measured]
+        for index, part in enumerate(measured):
+            places = next(filter(None, (columns_of(texts, titles) for texts in part.texts)), None)
+            if places:
+                rows[index] = Placed(given[index], places)
+                prints[index] = ["" if place is None or not part.prints else part.prints[place] for place in places]
+        image = as_image(comparison_grid(
+            rows, labels, titles, [part.note for part in measured], TensorPictures(subject or [], "subject"),
+            fit=sizes[0] == "fit", cell_notes=prints if scores_under_pictures[0] else (),
+            max_pixels=round(max_megapixels[0] * 1e6)))
+        if save_pictures[0].strip():
+            save_each(save_pictures[0].strip(), rows, labels, cls)
         return io.NodeOutput(image, ui=ui.PreviewImage(image))
 
 
-NODES: list[type[io.ComfyNode]] = [DEFTScoreTable, DEFTComparisonGrid]
+def repeated(titles: list[str], sizes: Sequence[Sequence[int]]) -> list[str]:
+    """Column labels once for each picture, where every row is a list of one batch a label and all batches are alike."""
+    counts = {count for row in sizes for count in row}
+    if len(titles) < 2 or len(counts) != 1 or any(len(row) != len(titles) for row in sizes):
+        return titles
+    return [title for title in titles for _ in range(max(counts))]
+
+
+def save_each(prefix: str, rows: Sequence[Row], labels: Sequence[str], node: type[io.ComfyNode]) -> None:
+    """Save the pictures of a grid singly as prefix_<row label>_<column number>_00001_.png."""
+    names: list[str] = []
+    for index in range(len(rows)):
+        name = file_name(labels[index] if labels else "") or f"row{index + 1}"
+        while name.casefold() in map(str.casefold, names):
+            name = f"{name}_{index + 1}"
+        names.append(name)
+
+    def each() -> Iterator[tuple[str, Image.Image]]:
+        for name, row in zip(names, rows, strict=True):
+            for column in range(len(row)):
+                picture = row[column]
+                if picture is not None:
+                    yield f"{name}_{column + 1:02}", picture
+
+    save_pngs(prefix, each(), workflow_info(node))
+
+
+class DEFTFidelityPlot(io.ComfyNode):
+    """Two metrics against each other."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets and sockets."""
+        return io.Schema(
+            node_id="DEFTFidelityPlot",
+            display_name="Fidelity Plot",
+            category="DEFT/scoring",
+            description="Subject likeness against prompt following, one point a method with its 95% intervals: how to "
+                        "choose between methods.",
+            search_aliases=["scatter plot", "pareto", "trade-off", "clip-t against dino", "compare methods",
+                            "confidence interval"],
+            is_input_list=True,
+            is_output_node=True,
+            inputs=[
+                io.Autogrow.Input("scores", tooltip="Scores of Score Images, one socket a method.",
+                                  template=io.Autogrow.TemplatePrefix(
+                                      ScoresSocket.Input("scores", tooltip="From Score Images."),
+                                      prefix="scores", min=1, max=MAX_ROWS)),
+                io.Combo.Input("x", options=list(METRICS), default="CLIP-T", optional=True, tooltip=(
+                    "The metric to the right. " + " ".join(f"{m.name}: {m.about}." for m in METRICS.values()))),
+                io.Combo.Input("y", options=list(METRICS), default="DINO", optional=True, tooltip=(
+                    "The metric upwards. Methods without one of the two metrics are left out and named below.")),
+                io.String.Input("title", default="", optional=True, tooltip="Title above the plot."),
+                io.String.Input("filename_prefix", default="", optional=True, tooltip=(
+                    "If not empty, the plot is saved into the output folder under this name as .png, with a counter.")),
+            ],
+            outputs=[io.Image.Output("image", tooltip="The plot as a picture.")],
+        )
+
+    @classmethod
+    def execute(cls, scores: dict[str, list[Scores]], x: tuple[str, ...] = ("CLIP-T",), y: tuple[str, ...] = ("DINO",),
+                title: tuple[str, ...] = ("",), filename_prefix: tuple[str, ...] = ("",)) -> io.NodeOutput:
+        """Draw, write and preview."""
+        joined = join(part for parts in in_order(scores) for part in parts)
+        points, notes = scatter.points_of(joined, x[0], y[0])
+        drawn = scatter.scatter(points, x[0], y[0], title[0], notes)
+        if filename_prefix[0].strip():
+            save_files(filename_prefix[0].strip(), {"png": png(drawn)})
+        image = as_image(drawn)
+        return io.NodeOutput(image, ui=ui.PreviewImage(image))
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTComparisonGrid, DEFTFidelityPlot]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..patches.inspect import inspect
 from .adapters import CATEGORY
-from .comparison import as_image
+from .output import as_image
 from .plots import adapter_picture
 from .sockets import LoraModel
 

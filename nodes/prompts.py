@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from comfy_api.v0_0_2 import io
+
+from ..scoring.texts import without_token
 
 
 def lines(text: str) -> list[str]:
     """The non-empty lines of a text."""
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def without_token(text: str, token: str) -> str:
-    """The text without the rare word, as CLIP-T is usually scored."""
-    if not token.strip():
-        return text
-    return re.sub(rf"\b{re.escape(token.strip())}\s+", "", text)
 
 
 class DEFTPrompts(io.ComfyNode):

@@ -11,6 +11,8 @@ LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 TrainingSettings = io.Custom("DEFT_TRAINING_SETTINGS")
 TrainingPreviews = io.Custom("DEFT_TRAINING_PREVIEWS")
+ScorerSocket = io.Custom("DEFT_SCORER")
+ScoresSocket = io.Custom("DEFT_SCORES")
 FOLDER = "loras"
 
 

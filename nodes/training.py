@@ -15,7 +15,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..deft_ops.projectors import PROJECTORS
-from ..scoring.preprocessing import to_pictures
+from ..scoring.pictures import to_pictures
 from ..trainers.loop import Progress, Result, train
 from ..trainers.material import Material
 from ..trainers.settings import PRECISIONS, Settings
@@ -185,7 +185,7 @@ def contact_sheet(result: Result) -> Any:
     if not result.pictures:
         return ExecutionBlocker(None)
     from ..scoring.grid import comparison_grid
-    from .comparison import as_image
+    from .output import as_image
 
     columns = [to_pictures(pictures) for _, pictures in result.pictures]
     labels = [f"step {step}" for step, _ in result.pictures]
@@ -194,7 +194,7 @@ def contact_sheet(result: Result) -> Any:
 
 def loss_plot(result: Result, settings: Settings) -> Any:
     """The loss as IMAGE."""
-    from .comparison import as_image
+    from .output import as_image
     from .plots import training_picture
 
     label = f"{result.title}, {settings.optimizer} {settings.learning_rate:g}"

@@ -1,29 +1,29 @@
-"""Scores as records: each carries what is needed to compare it fairly with another."""
+"""Scores as records: each carries what is needed to compare it fairly with another, and to make it again."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-
-METRICS = ("CLIP-I", "CLIP-T", "DINO", "DINOv2")
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Score:
     """One metric of one batch of pictures.
 
-    value: mean of `values`, which has one number an image (already multiplied by `scale`). text: the text that was
-    scored against (CLIP-T), else empty. pairing: `all`, `matched` or `text`.
+    metric: a name of `metrics.METRICS`, or of a custom model. values: one number a picture (a pair, for drift and
+    diversity), already scaled. texts: the prompt of each value, "" where none was given; for CLIP-T what was scored
+    against. pictures: a digest of the content of each picture. label, method, rank, subject: which row of a table this
+    is; what is not known is empty. pairing: `all`, `matched`, `text`, `base` or `within`. provenance: weights (file
+    and SHA-256), seeds, model files and versions, as far as they are known.
     """
 
     metric: str
-    value: float
     values: tuple[float, ...]
     label: str
     subject: str
-    text: str
     images: int
     references: int
     protocol: str
@@ -31,6 +31,27 @@ class Score:
     scale: float
     backbone: str
     preprocessing: str
+    texts: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    method: str = ""
+    rank: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The mean of `values`."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def made(self) -> str:
+        """How the number was made; numbers that differ in this cannot be compared."""
+        return f"{self.backbone}, {self.pairing} pairs, scale {self.scale:g}, {self.preprocessing}"
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Where the score belongs: two scores of one place are two measurements of the same thing."""
+        return (self.label, self.method, self.rank, self.subject, self.metric, self.protocol, self.made, self.texts,
+                tuple(self.provenance.get("seeds", ())))
 
 
 @dataclass(frozen=True)
@@ -41,35 +62,90 @@ class Cost:
     training_seconds: float | None
     values: int
     bytes: int
+    method: str = ""
+    rank: int | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one or more batches (the DEFT_SCORES socket), and what the adapters behind them have cost, if known."""
+    """Scores of one or more batches (the DEFT_SCORES socket), and what the adapters behind them have cost, if known.
+
+    remarks: what the user should know of the measurement (texts that were cut, metrics that were left out).
+    """
 
     rows: tuple[Score, ...]
     costs: tuple[Cost, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def value(self, metric: str) -> float:
-        """The mean of a metric over all images, or NaN where the protocol does not have it."""
+        """The mean of a metric over all its values, or NaN where there is none."""
         values = [value for row in self.rows if row.metric == metric for value in row.values]
-        return sum(values) / len(values) if values else math.nan
+        return math.fsum(values) / len(values) if values else math.nan
 
     def report(self) -> str:
         """A few lines to read."""
         lines = [f"{row.label or 'images'}{' of ' + row.subject if row.subject else ''}: {row.metric} {row.value:.4f} "
-                 f"({row.images} images, {row.references} {'texts' if row.pairing == 'text' else 'references'}; "
-                 f"{row.protocol}: {row.backbone}, {row.pairing} pairs, scale {row.scale:g}, {row.preprocessing})"
-                 for row in self.rows]
-        return "\n".join(lines)
+                 f"({row.images} images{_against(row)}; {row.protocol}: {row.made})" for row in self.rows]
+        return "\n".join([*lines, *self.remarks])
 
     def jsonl(self) -> str:
-        """One JSON object a line and score, then one a line and cost."""
-        lines = [asdict(row) for row in self.rows] + [asdict(cost) for cost in self.costs]
+        """One JSON object a line and score, then one a line and cost. `from_jsonl` reads them back."""
+        lines = [{"metric": row.metric, "value": row.value} | asdict(row) for row in self.rows]
+        lines += [asdict(cost) for cost in self.costs]
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _against(row: Score) -> str:
+    what = {"text": "texts", "base": "pictures of the base"}.get(row.pairing, "references")
+    return f", {row.references} {what}" if row.references else ""
 
 
 def join(parts: Iterable[Scores]) -> Scores:
     """All rows of several Scores, in order."""
     parts = list(parts)
-    return Scores(tuple(row for part in parts for row in part.rows), tuple(c for part in parts for c in part.costs))
+    return Scores(tuple(row for part in parts for row in part.rows), tuple(c for part in parts for c in part.costs),
+                  tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)))
+
+
+def merge(old: Scores, new: Scores) -> Scores:
+    """Old and new scores without duplicates, in order of first appearance.
+
+    Two scores of one place (label, method, rank, subject, metric, protocol, prompts, seeds) replace each other if the
+    seeds are known, or if the pictures are the same: the newer one stays. Without known seeds other pictures are more
+    samples of the same thing, and both stay. Costs of one adapter's place replace each other.
+    """
+    rows: dict[Any, Score] = {}
+    for row in (*old.rows, *new.rows):
+        rows[(row.place, () if row.provenance.get("seeds") else row.pictures)] = row
+    costs = {(cost.label, cost.method, cost.rank, cost.subject): cost for cost in (*old.costs, *new.costs)}
+    return Scores(tuple(rows.values()), tuple(costs.values()), tuple(dict.fromkeys((*old.remarks, *new.remarks))))
+
+
+def from_jsonl(text: str, what: str = "the score file") -> Scores:
+    """What `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
+    rows, costs = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if "metric" in record:
+                rows.append(_read(Score, record))
+            else:
+                costs.append(_read(Cost, record))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{what}, line {number}, is not a score that this pack has written ({error}); "
+                             "repair or remove the line, or choose another file.") from error
+    return Scores(tuple(rows), tuple(costs))
+
+
+def _read(kind: type[Any], record: Any) -> Any:
+    """A record of that kind. Lists become tuples; numbers must be finite."""
+    known = {item.name: item for item in fields(kind)}
+    values = {name: tuple(value) if isinstance(value, list) else value
+              for name, value in record.items() if name in known}
+    result = kind(**values)
+    if kind is Score and not (result.values and all(math.isfinite(float(value)) for value in result.values)):
+        raise ValueError("values must be finite numbers")
+    return result

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+
+from .hub import Hub
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,3 +36,27 @@ if "deft_pack" not in sys.modules:
 def root() -> Path:
     """The repository root."""
     return ROOT
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """The server in a thread of its own, as HF_ENDPOINT."""
+    made, loop, ready = Hub(), asyncio.new_event_loop(), threading.Event()
+
+    async def serve() -> None:
+        application = web.Application()
+        application.add_routes([web.get("/{owner}/{model}/resolve/main/{name}", made.resolve),
+                                web.get("/store/file", made.file)])
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}")
+        ready.set()
+
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(serve()), loop.run_forever()), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    yield made
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)

@@ -1,13 +1,20 @@
-"""Scoring protocols as data: one file each, one line in PROTOCOLS."""
+"""Scoring protocols as data: one file each, one line in PROTOCOLS. `custom` makes one from model names."""
 
 from __future__ import annotations
 
-from .base import Protocol
+from .base import Measure, Protocol
+from .clip_image import CLIP_IMAGE
+from .custom import custom
+from .custom_diffusion import CUSTOM_DIFFUSION
 from .demo import DEMO
 from .dreambench_plus import DREAMBENCH_PLUS
 from .dreambooth import DREAMBOOTH
+from .peft import PEFT
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (DREAMBOOTH, DREAMBENCH_PLUS, DEMO)}
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
+    DREAMBOOTH, DREAMBENCH_PLUS, CLIP_IMAGE, CUSTOM_DIFFUSION, PEFT, DEMO)}
+
+__all__ = ["PROTOCOLS", "Measure", "Protocol", "custom", "get_protocol"]
 
 
 def get_protocol(name: str) -> Protocol:

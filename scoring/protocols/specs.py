@@ -5,7 +5,10 @@ CLIP and DINOv2 as DreamBench++ reads them (transformers), DINO as torch.hub's u
 
 from __future__ import annotations
 
-from ..backbones import BackboneSpec, Settings
+from dataclasses import replace
+
+from ..backbones import BackboneSpec, HubFile, Settings
+from ..backbones.lpips import AS_THEY_ARE
 from ..preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 
 # OpenAI's weights were trained with QuickGELU; the plain "ViT-B-32" architecture gives other features.
@@ -15,9 +18,16 @@ CLIP_B32 = BackboneSpec(
     size="about 605 MB",
     files=("clip-vit-base-patch32.safetensors", "clip-vit-base-patch32/model.safetensors",
            "vit_base_patch32_clip_224.openai.safetensors",
-           "vit_base_patch32_clip_224.openai/open_clip_model.safetensors"),
-    source="model.safetensors of openai/clip-vit-base-patch32 or open_clip_model.safetensors of "
-           "timm/vit_base_patch32_clip_224.openai on Hugging Face")
+           "vit_base_patch32_clip_224.openai/open_clip_model.safetensors", "ViT-B-32.pt"),
+    source="open_clip_model.safetensors of timm/vit_base_patch32_clip_224.openai or model.safetensors of "
+           "openai/clip-vit-base-patch32 on Hugging Face, or OpenAI's own ViT-B-32.pt",
+    hub=(HubFile("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors"),
+         HubFile("openai/clip-vit-base-patch32", "model.safetensors"),
+         HubFile("openai/clip-vit-base-patch32", "pytorch_model.bin")))
+
+# The same weights with torchvision's margins, as OpenAI's own preprocessing has them.
+CLIP_B32_TORCHVISION = replace(
+    CLIP_B32, settings=Settings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP)))
 
 DINO_S16 = BackboneSpec(
     name="DINO ViT-S/16", kind="dino",
@@ -25,8 +35,10 @@ DINO_S16 = BackboneSpec(
     size="about 87 MB",
     files=("dino_deitsmall16_pretrain.pth", "dino_deitsmall16_pretrain.safetensors", "dino_vits16.safetensors",
            "vit_small_patch16_224.dino.safetensors", "vit_small_patch16_224.dino/model.safetensors"),
-    source="dino_deitsmall16_pretrain.pth of facebookresearch/dino or model.safetensors of "
-           "timm/vit_small_patch16_224.dino on Hugging Face")
+    source="model.safetensors of timm/vit_small_patch16_224.dino on Hugging Face, or dino_deitsmall16_pretrain.pth of "
+           "facebookresearch/dino",
+    hub=(HubFile("timm/vit_small_patch16_224.dino", "model.safetensors"),
+         HubFile("facebook/dino-vits16", "pytorch_model.bin")))
 
 DINO_S8 = BackboneSpec(
     name="DINO ViT-S/8", kind="dino",
@@ -34,8 +46,10 @@ DINO_S8 = BackboneSpec(
     size="about 87 MB",
     files=("dino_deitsmall8_pretrain.pth", "dino_deitsmall8_pretrain.safetensors", "dino_vits8.safetensors",
            "vit_small_patch8_224.dino.safetensors", "vit_small_patch8_224.dino/model.safetensors"),
-    source="dino_deitsmall8_pretrain.pth of facebookresearch/dino or model.safetensors of "
-           "timm/vit_small_patch8_224.dino on Hugging Face")
+    source="model.safetensors of timm/vit_small_patch8_224.dino on Hugging Face, or dino_deitsmall8_pretrain.pth of "
+           "facebookresearch/dino",
+    hub=(HubFile("timm/vit_small_patch8_224.dino", "model.safetensors"),
+         HubFile("facebook/dino-vits8", "pytorch_model.bin")))
 
 DINOV2_S14 = BackboneSpec(
     name="DINOv2 ViT-S/14", kind="dinov2",
@@ -44,4 +58,26 @@ DINOV2_S14 = BackboneSpec(
     files=("dinov2-small.safetensors", "dinov2-small/model.safetensors", "dinov2_vits14_pretrain.pth",
            "vit_small_patch14_dinov2.lvd142m.safetensors", "vit_small_patch14_dinov2.lvd142m/model.safetensors"),
     source="model.safetensors of facebook/dinov2-small or of timm/vit_small_patch14_dinov2.lvd142m on Hugging Face, "
-           "or dinov2_vits14_pretrain.pth of facebookresearch/dinov2")
+           "or dinov2_vits14_pretrain.pth of facebookresearch/dinov2",
+    hub=(HubFile("facebook/dinov2-small", "model.safetensors"),
+         HubFile("timm/vit_small_patch14_dinov2.lvd142m", "model.safetensors")))
+
+DINOV2_B14 = BackboneSpec(
+    name="DINOv2 ViT-B/14", kind="dinov2",
+    settings=Settings("vit_base_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
+    size="about 346 MB",
+    files=("dinov2-base.safetensors", "dinov2-base/model.safetensors", "dinov2_vitb14_pretrain.pth",
+           "vit_base_patch14_dinov2.lvd142m.safetensors", "vit_base_patch14_dinov2.lvd142m/model.safetensors"),
+    source="model.safetensors of facebook/dinov2-base or of timm/vit_base_patch14_dinov2.lvd142m on Hugging Face, "
+           "or dinov2_vitb14_pretrain.pth of facebookresearch/dinov2",
+    hub=(HubFile("facebook/dinov2-base", "model.safetensors"),
+         HubFile("timm/vit_base_patch14_dinov2.lvd142m", "model.safetensors")))
+
+# torchvision's AlexNet, whose file name begins with its checksum; the heads of LPIPS come with the lpips package.
+ALEXNET = BackboneSpec(
+    name="LPIPS (AlexNet)", kind="lpips",
+    settings=Settings("alexnet", AS_THEY_ARE),
+    size="about 233 MB",
+    files=("alexnet-owt-7be5be79.pth",),
+    source="alexnet-owt-7be5be79.pth of download.pytorch.org/models",
+    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", sha256="7be5be79")

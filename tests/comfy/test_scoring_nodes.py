@@ -13,52 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from .scorers import make_files, scoring
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)
 def files(comfyui_session) -> None:
-    """Pictures in the input folder, and small random scorers where the demo's would be found first."""
-    from open_clip.model import CLIP
-    from timm.models.vision_transformer import VisionTransformer
-
-    rng = np.random.default_rng(0)
-    base = comfyui_session.base
-    for index in range(4):
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(base / "input" / f"score{index}.png")
-    Image.fromarray(rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)).save(base / "input" / "wide.png")
-    folder = base / "models" / "scorers"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    clip = {"embed_dim": 32, "vision_cfg": {"image_size": 64, "patch_size": 16, "layers": 1, "width": 64},
-            "text_cfg": {"context_length": 16, "vocab_size": 514, "width": 64, "heads": 2, "layers": 1}}
-    dino = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 1, "num_heads": 3, "num_classes": 0}
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    preprocess = {"resize": 64, "crop": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
-    for name, module, own in (("clip", CLIP(**clip), {"open_clip": clip, "merges": "merges.txt"}),
-                              ("dino", VisionTransformer(**dino), {"timm": dino})):
-        save_file(module.state_dict(), folder / f"deft_demo_{name}.safetensors")
-        (folder / f"deft_demo_{name}.json").write_text(json.dumps(own | {"preprocess": preprocess}))
-
-
-def images(*names: str) -> dict:
-    """LoadImage nodes, and batches of them."""
-    prompt = {f"load {name}": {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}} for name in names}
-    batch = {f"images.image{i}": [f"load {name}", 0] for i, name in enumerate(names)}
-    return prompt | {"batch": {"class_type": "BatchImagesNode", "inputs": batch}}
-
-
-def scoring(text: str = "a dog", **inputs) -> dict:
-    """A prompt that scores two pictures against two others."""
-    prompt = images("score0", "score1", "score2", "score3")
-    for name, start in (("generated", 0), ("real", 2)):
-        prompt[name] = {"class_type": "ImageFromBatch",
-                        "inputs": {"image": ["batch", 0], "batch_index": start, "length": 2}}
-    return prompt | {
-        "scorer": {"class_type": "DEFTLoadScorer", "inputs": {"protocol": "demo"} | inputs.pop("scorer", {})},
-        "score": {"class_type": "DEFTScoreImages", "inputs": {
-            "scorer": ["scorer", 0], "images": ["generated", 0], "references": ["real", 0], "text": text,
-            "label": "DEFT r4", "subject": "dog"} | inputs}}
+    make_files(comfyui_session.base)
 
 
 def test_scores_come_out_as_numbers_and_text(comfyui):
@@ -92,7 +54,192 @@ def test_a_list_is_scored_as_one_batch(comfyui):
     prompt = scoring("one\ntwo\nthree\nfour", images=["list", 0])
     prompt["list"] = {"class_type": "RebatchImages", "inputs": {"images": ["batch", 0], "batch_size": 1}}
     rows = comfyui.run(prompt, want=["score"]).output("score").rows
-    assert {row.images for row in rows} == {4} and rows[1].text == "one\ntwo\nthree\nfour"
+    assert {row.images for row in rows} == {4} and rows[1].texts == ("one", "two", "three", "four")
+
+
+def test_a_line_of_text_serves_a_batch_of_a_list_and_the_token_is_left_out(comfyui):
+    prompt = scoring("a sks dog\na cat", images=["list", 0])
+    prompt["list"] = {"class_type": "RebatchImages", "inputs": {"images": ["batch", 0], "batch_size": 2}}
+    rows = comfyui.run(prompt, want=["score"]).output("score").rows
+    assert {row.texts for row in rows} == {("a dog", "a dog", "a cat", "a cat")}
+    prompt["score"]["inputs"]["token"] = ""
+    assert comfyui.run(prompt, want=["score"]).output("score").rows[0].texts[0] == "a sks dog"
+
+
+def drift(**inputs) -> dict:
+    """A prompt that compares two pictures with two others as the base's."""
+    prompt = scoring()
+    prompt["score"] = {"class_type": "DEFTScoreDrift", "inputs": {
+        "scorer": ["scorer", 0], "images": ["generated", 0], "base_images": ["real", 0], "references": ["real", 0],
+        "text": "a cat\na car", "label": "DEFT r4"} | inputs}
+    return prompt
+
+
+def test_drift_and_prior_preservation(comfyui):
+    run = comfyui.run(drift(), want=["score"])
+    scores = run.output("score")
+    assert [row.metric for row in scores.rows] == ["drift", "PRES"] and scores.rows[0].texts == ("a cat", "a car")
+    assert run.output("score", 1) == pytest.approx(scores.value("drift")) and 0 < run.output("score", 1) < 1
+    assert "DEFT r4: PRES" in run.output("score", 3)
+    same = comfyui.run(drift(base_images=["generated", 0]), want=["score"])
+    assert same.output("score", 1) == pytest.approx(0, abs=1e-6)
+    alone = drift()
+    del alone["score"]["inputs"]["references"]
+    assert math.isnan(comfyui.run(alone, want=["score"]).output("score", 2))
+    failed = comfyui.fail(drift(base_images=["batch", 0]), want=["score"])
+    assert failed.node_type == "DEFTScoreDrift" and "there are 2 and 4; sample both" in failed.message
+
+
+def test_diversity_over_the_pictures_of_a_prompt(comfyui):
+    prompt = scoring()
+    prompt["score"] = {"class_type": "DEFTScoreDiversity", "inputs": {
+        "scorer": ["scorer", 0], "images": ["batch", 0], "text": "a\nb\na\na", "label": "DEFT r4"}}
+    run = comfyui.run(prompt, want=["score"])
+    scores = run.output("score")
+    assert [(row.metric, len(row.values)) for row in scores.rows] == [("diversity", 3)]
+    assert run.output("score", 1) == pytest.approx(scores.value("diversity")) and math.isnan(run.output("score", 2))
+    prompt["score"]["inputs"]["text"] = "a\nb\nc\nd"
+    assert "no prompt has two" in comfyui.fail(prompt, want=["score"]).message
+
+
+def test_seeds_files_and_the_adapters_method_are_written_down(comfyui):
+    whole = json.loads((ROOT / "example_workflows" / "api" / "compare_all_methods.json").read_text())
+    score = next(key for key, node in whole.items()
+                 if node["class_type"] == "DEFTScoreImages" and "adapter" in node["inputs"])
+    prompt, waiting = {}, [score]
+    while waiting:
+        key = waiting.pop()
+        prompt[key] = whole[key]
+        waiting += [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
+    for node in prompt.values():
+        if node["class_type"] == "DEFTTrainAdapter":
+            node["inputs"]["steps"] = 1
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 1
+    prompt["seed"] = {"class_type": "PrimitiveInt", "inputs": {"value": 77}}
+    images = prompt[prompt[score]["inputs"]["images"][0]]
+    prompt[images["inputs"]["samples"][0]]["inputs"]["seed"] = ["seed", 0]
+    scores = comfyui.run(prompt, want=[score]).output(score)
+    made = scores.rows[0].provenance
+    train = prompt[prompt[score]["inputs"]["adapter"][0]]["inputs"]
+    assert made["seeds"] == [77] and made["training_seeds"] == [train["seed"]]
+    assert made["files"] == ["deft_demo_denoiser.safetensors", "deft_demo_vae.safetensors"]
+    assert scores.rows[0].method == train["method"] and scores.rows[0].rank == train["method.rank"]
+    assert (scores.costs[0].method, scores.costs[0].rank) == (train["method"], train["method.rank"])
+    json.loads(scores.jsonl().splitlines()[0])
+
+
+def test_a_second_score_of_the_same_pictures_needs_no_forward(comfyui, monkeypatch):
+    base = comfyui.module("scoring.backbones.base").Backbone
+    calls = []
+    original = base.encode_pixels
+    monkeypatch.setattr(base, "encode_pixels", lambda self, pixels: calls.append(len(pixels)) or original(self, pixels))
+    comfyui.module("scoring.embeddings").STORE.clear()
+    first = comfyui.run(scoring(label="one"), want=["score"]).output("score")
+    assert sum(calls) == 8  # four pictures, two backbones
+    second = comfyui.run(scoring(label="two"), want=["score"]).output("score")
+    assert sum(calls) == 8 and [row.values for row in second.rows] == [row.values for row in first.rows]
+
+
+def test_verification_of_the_demos_scorers(comfyui):
+    """Those of the pack itself, not the random ones that stand in for them here."""
+    models = ROOT / "demo" / "models"
+    verify = comfyui.module("scoring.verify")
+    assert verify.verify(verify.load_file(models / "deft_demo_clip.safetensors")).passed is True
+    prompt = {"scorer": {"class_type": "DEFTLoadScorer", "inputs": {"protocol": "demo"}},
+              "verify": {"class_type": "DEFTVerifyScorer", "inputs": {"scorer": ["scorer", 0]}}}
+    run = comfyui.run(prompt, want=["verify"])
+    assert run.output("verify", 1) is True and run.text("verify") == run.output("verify")
+    assert "demo DINO (64 px)" in run.output("verify") and "nobody has published" in run.output("verify")
+
+
+def test_a_custom_protocol_of_timms_and_open_clips_models(comfyui):
+    import timm
+
+    folder = comfyui.base / "models" / "scorers"
+    model = timm.create_model("test_vit.r160_in1k", pretrained=False)
+    save_file(model.state_dict(), folder / "test_vit.r160_in1k.safetensors")
+    own = {"protocol": "custom", "protocol.clip_model": "", "protocol.image_model": "test_vit.r160_in1k",
+           "protocol.image_weights": "auto", "protocol.pairing": "matched", "protocol.scale": 100.0}
+    rows = comfyui.run(scoring(scorer=own), want=["score"]).output("score").rows
+    assert [(row.metric, row.pairing, row.scale) for row in rows] == [("likeness (test_vit.r160_in1k)", "matched", 100)]
+    failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": "no_such_model"}), want=["score"])
+    assert failed.node_type == "DEFTLoadScorer" and "timm has no model 'no_such_model'" in failed.message
+    failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": ""}), want=["score"])
+    assert "custom protocol needs a model" in failed.message
+
+
+def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
+    import timm
+    from safetensors.torch import save
+
+    hub.offer(save(timm.create_model("test_vit2.r160_in1k", pretrained=False).state_dict()))
+    own = {"protocol": "custom", "protocol.clip_model": "", "protocol.image_model": "test_vit2.r160_in1k",
+           "protocol.image_weights": "auto", "protocol.pairing": "all", "protocol.scale": 1.0}
+    failed = comfyui.fail(scoring(scorer=own), want=["score"])
+    assert "weights of timm test_vit2.r160_in1k are missing" in failed.message and hub.asked == []
+    rows = comfyui.run(scoring(scorer=own | {"download": True}), want=["score"]).output("score").rows
+    assert hub.asked == ["/timm/test_vit2.r160_in1k/resolve/main/model.safetensors"]
+    path = comfyui.base / "models" / "scorers" / "test_vit2.r160_in1k.safetensors"
+    assert path.read_bytes() == hub.content and rows[0].provenance["weights_sha256"] == hub.promised
+    path.unlink()
+    hub.promised = "0" * 64
+    failed = comfyui.fail(scoring(scorer=own | {"download": True, "protocol.scale": 2.0}), want=["score"])
+    assert failed.node_type == "DEFTLoadScorer" and "is not the promised file" in failed.message
+    assert not path.exists()
+
+
+def test_missing_weights_can_be_left_out(comfyui):
+    folder = comfyui.base / "models" / "scorers"
+    from timm import create_model
+
+    save_file(create_model("vit_small_patch16_224", num_classes=0).state_dict(), folder / "dino_vits16.safetensors")
+    prompt = scoring(scorer={"protocol": "dreambooth", "missing": "leave out"})
+    run = comfyui.run(prompt, want=["score", "scorer"])
+    assert [row.metric for row in run.output("score").rows] == ["DINO"]
+    report = run.output("scorer", 1)
+    assert "DINO, PRES, diversity: DINO ViT-S/16 from dino_vits16.safetensors (SHA-256 " in report
+    assert "CLIP-I and CLIP-T left out: The weights of CLIP ViT-B/32" in report
+    assert "CLIP-I and CLIP-T left out" in run.output("score", 5)
+    (folder / "dino_vits16.safetensors").unlink()
+    assert "no weights to measure with" in comfyui.fail(prompt, want=["score"]).message
+
+
+def small_clip_vision(comfyui_clip_vision):
+    """ComfyUI's CLIP_VISION with two layers, and transformers' model with the same random weights."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "image_size": 64, "patch_size": 16, "projection_dim": 48, "hidden_act": "quick_gelu", "num_channels": 3,
+              "layer_norm_eps": 1e-5}
+    theirs = CLIPVisionModelWithProjection(CLIPVisionConfig(**config)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_((0.1 * torch.randn(parameter.shape, generator=generator)).half())  # ComfyUI keeps halves
+    ours = comfyui_clip_vision.ClipVisionModel(config | {"model_type": "clip_vision_model"})
+    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("position_ids")}
+    ours.load_sd({key if key.startswith(("vision_model", "visual")) else f"vision_model.{key}": value
+                  for key, value in state.items()})
+    return ours, theirs
+
+
+def test_a_clip_vision_measures_clip_i(comfyui):
+    import comfy.clip_vision
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    ours, theirs = small_clip_vision(comfy.clip_vision)
+    encoder = comfyui.module("nodes.scorers").clip_vision_encoder(ours)
+    assert encoder.kind == "clip_vision" and "the CLIP_VISION, float16" in encoder.name
+    pictures = [Image.open(comfyui.base / "input" / f"{name}.png").convert("RGB") for name in ("score0", "wide")]
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    with torch.no_grad():
+        expected = theirs(torch.as_tensor(np.stack(processor(pictures)["pixel_values"])).float()).image_embeds
+    found = encoder.encode_images(pictures)
+    assert (found - torch.nn.functional.normalize(expected, dim=-1)).abs().max() <= 1e-5
+    ours.model_type = "siglip_vision_model"
+    with pytest.raises(ValueError, match="not the image encoder of a CLIP with its projection"):
+        comfyui.module("nodes.scorers").clip_vision_encoder(ours)
 
 
 def test_missing_weights_are_named(comfyui):
@@ -121,66 +268,3 @@ def test_a_replaced_weight_file_is_loaded_again(comfyui):
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10 ** 9))
     assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
     path.write_bytes(before)
-
-
-def test_table_in_all_its_forms(comfyui):
-    prompt = scoring()
-    prompt["score2"] = {"class_type": "DEFTScoreImages",
-                        "inputs": prompt["score"]["inputs"] | {"images": ["real", 0], "label": "upper bound"}}
-    prompt["table"] = {"class_type": "DEFTScoreTable", "inputs": {
-        "scores.scores0": ["score", 0], "scores.scores1": ["score2", 0], "title": "Dog",
-        "filename_prefix": "tables/dog"}}
-    run = comfyui.run(prompt, want=["table"])
-    markdown, csv, jsonl = (run.output("table", slot) for slot in (1, 2, 3))
-    assert run.text("table") == markdown and "| upper bound | 2 | **" in markdown
-    assert csv.splitlines()[0] == "method,images,CLIP-I,CLIP-T,DINO"
-    assert [json.loads(line)["label"] for line in jsonl.splitlines()] == ["DEFT r4"] * 3 + ["upper bound"] * 3
-    assert run.output("table").shape[0] == 1 and run.output("table").shape[3] == 3
-    assert len(run.ui["table"]["images"]) == 1
-    folder = comfyui.base / "output" / "tables"
-    assert {path.name for path in folder.iterdir()} == {f"dog_00001_.{end}" for end in ("png", "md", "csv", "jsonl")}
-    assert (folder / "dog_00001_.csv").read_text() == csv
-    prompt["table"]["inputs"]["title"] = "Dog again"
-    comfyui.run(prompt)
-    assert (folder / "dog_00002_.md").read_text().startswith("### Dog again")
-
-
-def test_files_stay_in_the_output_folder(comfyui):
-    prompt = scoring()
-    prompt["table"] = {"class_type": "DEFTScoreTable",
-                       "inputs": {"scores.scores0": ["score", 0], "filename_prefix": "../../escaped"}}
-    assert "outside the output folder" in comfyui.fail(prompt).message
-
-
-def test_grid_with_labels_scores_and_subject(comfyui):
-    prompt = scoring()
-    prompt["grid"] = {"class_type": "DEFTComparisonGrid", "inputs": {
-        "images.images0": ["generated", 0], "images.images1": ["real", 0], "column_labels": "seed 1\nseed 2",
-        "subject": ["batch", 0], "scores.scores0": ["score", 0], "scores.scores1": ["score", 0]}}
-    run = comfyui.run(prompt, want=["grid"])
-    height, width = run.output("grid").shape[1:3]
-    assert height > 2 * 192 and width > 3 * 192
-    del prompt["grid"]["inputs"]["scores.scores1"]
-    assert "1 connected for 2 rows" in comfyui.fail(prompt).message
-
-
-def test_grid_without_scores_and_with_other_sizes(comfyui):
-    prompt = images("score0", "score1") | {"wide": {"class_type": "LoadImage", "inputs": {"image": "wide.png"}}}
-    prompt["grid"] = {"class_type": "DEFTComparisonGrid", "inputs": {
-        "images.images0": ["load score0", 0], "images.images1": ["wide", 0], "row_labels": "a\nb"}}
-    assert "different sizes (64 x 64 and 64 x 32)" in comfyui.fail(prompt).message
-    prompt["grid"]["inputs"]["sizes"] = "fit"
-    assert len(comfyui.run(prompt).ui["grid"]["images"]) == 1
-    prompt["grid"]["inputs"]["row_labels"] = "a\nb\nc"
-    assert "3 row labels for 2 rows" in comfyui.fail(prompt).message
-
-
-def test_rows_stay_in_order_beyond_ten(comfyui):
-    prompt = images("score0", "score1")
-    inputs = {f"images.images{i}": ["load score0", 0] for i in range(12)}
-    prompt["grid"] = {"class_type": "DEFTComparisonGrid", "inputs": inputs}
-    first = comfyui.run(prompt, want=["grid"]).output("grid")
-    inputs["images.images11"] = ["load score1", 0]
-    last = comfyui.run(prompt, want=["grid"]).output("grid")
-    changed = (first != last).any(dim=3).any(dim=2)[0].nonzero()
-    assert changed.min() > 0.9 * first.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from deft_pack.scoring.backbones import Backbone, BackboneSpec, Settings, build, load_backbone, resample_positions
-from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess, to_pictures
+from deft_pack.scoring.backbones import BackboneSpec, Settings, WeightFile, dino, load_backbone
+from deft_pack.scoring.backbones.dino import resample_positions
+from deft_pack.scoring.pictures import to_pictures
+from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 
 VOCABULARY = 49408
 
@@ -69,6 +72,10 @@ def clip_spec(quick_gelu: bool, file: str = "model.safetensors") -> BackboneSpec
         "vision_cfg": {"image_size": 64, "patch_size": 16, "layers": 3, "width": 128, "head_width": 64},
         "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 64, "heads": 4, "layers": 2},
     }, Preprocess(64, 64, *OPENAI_CLIP, as_transformers=True), file)
+
+
+def prepared(preprocess: Preprocess, images: list[Image.Image]) -> torch.Tensor:
+    return torch.stack([preprocess(image) for image in images])
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -185,7 +192,7 @@ def test_dino_equals_its_definition(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     preprocess = Preprocess(56, 48, *IMAGENET)
     ours = load_backbone(spec("dino", small, preprocess, "w.pth"), [tmp_path])
-    expected = F.normalize(dino_class_token(state, preprocess(pictures()), 3, 3), dim=-1)
+    expected = F.normalize(dino_class_token(state, prepared(preprocess, pictures()), 3, 3), dim=-1)
     assert difference(ours.encode_images(pictures()), expected) <= 1e-5
 
 
@@ -193,14 +200,13 @@ def test_dino_equals_its_definition(tmp_path):
 def test_the_protocols_dino_is_the_vit_small_of_the_definition(name: str, patch: int):
     from deft_pack.scoring.protocols import get_protocol
 
-    own = get_protocol(name).dino
-    module = build(own.kind, own.settings)
+    own = get_protocol(name).backbones["dino"]
     state = dino_state(384, 12, patch, 224 // patch)
-    module.load_state_dict(state)  # strict: every name and shape of DINO's file
+    ours = dino.load(own, own.settings, state, Path("dino.pth"), WeightFile("dino.pth", ""))  # every name and shape
     picture = pictures()[:1] if patch == 16 else []
     if picture:  # once at full size; the other differs in the patch only
-        expected = F.normalize(dino_class_token(state, own.settings.preprocess(picture), 12, 6), dim=-1)
-        assert difference(Backbone(own.name, own.kind, own.settings, module).encode_images(picture), expected) <= 1e-5
+        expected = F.normalize(dino_class_token(state, prepared(own.settings.preprocess, picture), 12, 6), dim=-1)
+        assert difference(ours.encode_images(picture), expected) <= 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +228,7 @@ def test_dinov2_equals_transformers_with_resampled_positions(dinov2_pair):
     theirs, own, folder = dinov2_pair
     ours = load_backbone(own, [folder])
     with torch.no_grad():
-        expected = theirs(pixel_values=own.settings.preprocess(pictures())).last_hidden_state[:, 0]
+        expected = theirs(pixel_values=prepared(own.settings.preprocess, pictures())).last_hidden_state[:, 0]
     assert difference(ours.encode_images(pictures()), F.normalize(expected, dim=-1)) <= 1e-5
 
 
@@ -239,8 +245,8 @@ def test_dinov2_original_file_has_a_mask_token_and_other_positions(dinov2_pair, 
 def test_dinov2_of_the_protocols_has_the_small_models_names():
     from deft_pack.scoring.protocols import get_protocol
 
-    own = get_protocol("dreambooth").dinov2
-    module = build(own.kind, own.settings)
+    own = get_protocol("dreambooth").backbones["dinov2"]
+    module = dino.build(own.settings)
     assert module.pos_embed.shape == (1, 257, 384) and len(module.blocks) == 12
     assert "blocks.11.ls2.gamma" in module.state_dict()
 
@@ -269,4 +275,4 @@ def test_settings_beside_the_weights(tmp_path):
     (tmp_path / "own.json").write_text(json.dumps(settings))
     ours = load_backbone(own, [tmp_path])
     assert ours.encode_images(pictures()).shape == (5, 24)
-    assert str(ours.settings.preprocess) == "resize 16 bicubic, centre crop 16, own mean and std"
+    assert str(ours.preprocess) == "resize 16 bicubic, centre crop 16, own mean and std"

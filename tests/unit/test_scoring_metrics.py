@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from deft_pack.scoring import metrics, weights
-from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess, to_pictures
-from deft_pack.scoring.protocols import PROTOCOLS, get_protocol
+from deft_pack.scoring.pictures import FilePictures, digest, is_flat, picture_files, to_pictures
+from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
+from deft_pack.scoring.protocols import PROTOCOLS, custom, get_protocol
+from deft_pack.scoring.texts import split_texts
 
 
 def features(count: int, seed: int, width: int = 32) -> torch.Tensor:
@@ -92,14 +94,14 @@ def test_preprocessing_equals_the_processors_of_transformers(size: tuple[int, in
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     picture = Image.fromarray(noise(*size))
-    cases = [(get_protocol("dreambench++").clip.settings.preprocess, CLIPImageProcessorPil()),
-             (get_protocol("dreambench++").dinov2.settings.preprocess,
+    cases = [(get_protocol("dreambench++").backbones["clip"].settings.preprocess, CLIPImageProcessorPil()),
+             (get_protocol("dreambench++").backbones["dinov2"].settings.preprocess,
               BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3,
                                    do_center_crop=True, image_mean=list(IMAGENET[0]), image_std=list(IMAGENET[1])))]
     for ours, theirs in cases:
         expected = torch.as_tensor(np.asarray(theirs(picture)["pixel_values"][0]))
         # The 8-bit pixels are equal; mean and deviation are applied in another order of float operations.
-        torch.testing.assert_close(ours([picture])[0], expected.float(), atol=2e-6, rtol=0)
+        torch.testing.assert_close(ours(picture), expected.float(), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(333, 250), (638, 250)])
@@ -110,33 +112,66 @@ def test_preprocessing_equals_torchvision(size: tuple[int, int]):
     picture = Image.fromarray(noise(*size))
     transform = v2.Compose([v2.Resize(256, interpolation=3), v2.CenterCrop(224), v2.PILToTensor(),
                             v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])
-    ours = get_protocol("dreambench++").dino.settings.preprocess([picture])[0]
+    ours = get_protocol("dreambench++").backbones["dino"].settings.preprocess(picture)
     torch.testing.assert_close(ours, transform(picture), atol=1e-6, rtol=0)
 
 
 def test_margins_of_transformers_and_torchvision_differ_by_one_pixel():
     picture = Image.fromarray(noise(638, 250))  # resized to 571 x 224: 347 columns to cut
-    plain, floor = (Preprocess(224, 224, *OPENAI_CLIP, as_transformers=value)([picture])[0] for value in (False, True))
+    plain, floor = (Preprocess(224, 224, *OPENAI_CLIP, as_transformers=value)(picture) for value in (False, True))
     assert torch.equal(plain[..., :-1], floor[..., 1:]) and not torch.equal(plain, floor)
 
 
+def rules(name: str) -> dict[str, tuple]:
+    """What a protocol says of each metric: backbone, pairing, scale."""
+    return {measure.metric: (measure.backbone.name, measure.pairing, measure.scale)
+            for measure in get_protocol(name).measures}
+
+
 def test_protocols_say_what_the_papers_say():
-    dreambooth, bench = get_protocol("dreambooth"), get_protocol("dreambench++")
-    assert (dreambooth.pairing, dreambooth.scale) == ("all", 1.0)
-    assert (bench.pairing, bench.scale, bench.truncate) == ("matched", 100.0, False)
-    assert dreambooth.dino.settings.architecture == "vit_small_patch16_224"
-    assert bench.dino.settings.architecture == "vit_small_patch8_224"
-    for protocol in (dreambooth, bench):
-        assert protocol.clip.settings.architecture == "ViT-B-32-quickgelu"
-        assert (protocol.dino.settings.preprocess.resize, protocol.dino.settings.preprocess.crop) == (256, 224)
-    assert set(get_protocol("demo").backbones) == {"clip", "dino"}
+    assert list(PROTOCOLS) == ["dreambooth", "dreambench++", "clip-image", "custom-diffusion", "peft", "demo"]
+    clip, s16, s8, v2 = "CLIP ViT-B/32 (OpenAI)", "DINO ViT-S/16", "DINO ViT-S/8", "DINOv2 ViT-S/14"
+    assert rules("dreambooth") == {
+        "CLIP-I": (clip, "all", 1.0), "CLIP-T": (clip, "text", 1.0), "DINO": (s16, "all", 1.0),
+        "DINOv2": (v2, "all", 1.0), "drift": (v2, "base", 1.0), "PRES": (s16, "prior", 1.0),
+        "DIV": ("LPIPS (AlexNet)", "within", 1.0), "diversity": (s16, "within", 1.0)}
+    assert rules("dreambench++") == {
+        "CLIP-I": (clip, "matched", 100.0), "CLIP-T": (clip, "text", 100.0), "DINO": (s8, "matched", 100.0),
+        "DINOv2": (v2, "matched", 100.0)}
+    assert rules("clip-image") == {"CLIP-I": (clip, "all", 1.0)}
+    assert rules("custom-diffusion") == {
+        "CLIP-I": (clip, "all", 1.0), "CLIP-T": (clip, "text", 2.5), "DINO": (s16, "all", 1.0)}
+    assert rules("peft") == {"DINOv2": ("DINOv2 ViT-B/14", "matched", 1.0), "drift": ("DINOv2 ViT-B/14", "base", 1.0)}
+    assert [measure.floor for measure in get_protocol("custom-diffusion").measures] == [None, 0.0, None]
+    assert [protocol.name for protocol in PROTOCOLS.values() if not protocol.truncate] == ["dreambench++"]
+    architectures = {spec.name: spec.settings.architecture for protocol in PROTOCOLS.values()
+                     for spec in protocol.backbones.values() if spec.settings}
+    assert architectures == {
+        clip: "ViT-B-32-quickgelu", s16: "vit_small_patch16_224", s8: "vit_small_patch8_224",
+        v2: "vit_small_patch14_dinov2", "DINOv2 ViT-B/14": "vit_base_patch14_dinov2", "LPIPS (AlexNet)": "alexnet"}
     with pytest.raises(ValueError, match=r"no scoring protocol 'dreambooht'; known are dreambooth, dreambench\+\+"):
         get_protocol("dreambooht")
-    assert list(PROTOCOLS) == ["dreambooth", "dreambench++", "demo"]
+
+
+def test_a_custom_protocol_takes_the_names_of_open_clip_and_timm():
+    protocol = custom("ViT-B-16/openai", "vit_base_patch14_dinov2.lvd142m", "matched", 100.0)
+    assert {measure.metric: (measure.pairing, measure.scale) for measure in protocol.measures} == {
+        "CLIP-I": ("matched", 100.0), "CLIP-T": ("text", 100.0), "DINOv2": ("matched", 100.0), "drift": ("base", 1.0),
+        "PRES": ("prior", 100.0), "diversity": ("within", 1.0)}
+    # OpenAI's weights want QuickGELU, also where the name does not say so; others do not.
+    assert protocol.backbones["clip"].settings.architecture == "ViT-B-16-quickgelu"
+    assert custom("ViT-B-32/laion2b_s34b_b79k").backbones["clip"].settings.architecture == "ViT-B-32"
+    assert str(protocol.backbones["timm"].settings.preprocess).startswith("resize 518 bicubic, centre crop 518")
+    assert [measure.metric for measure in custom(image="resnet50.a1_in1k").measures][0] == "likeness (resnet50.a1_in1k)"
+    for arguments, words in ((("", ""), "needs a model"), (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
+                             (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
+                             (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_")):
+        with pytest.raises(ValueError, match=words):
+            custom(*arguments)
 
 
 def test_missing_weights_name_file_folder_size_and_source(tmp_path):
-    spec = get_protocol("dreambooth").dino
+    spec = get_protocol("dreambooth").backbones["dino"]
     with pytest.raises(FileNotFoundError) as caught:
         weights.find_weights(spec, [tmp_path / "a", tmp_path / "b"])
     text = str(caught.value)
@@ -148,7 +183,7 @@ def test_missing_weights_name_file_folder_size_and_source(tmp_path):
 
 
 def test_first_folder_wins(tmp_path):
-    spec = get_protocol("dreambooth").dinov2
+    spec = get_protocol("dreambooth").backbones["dinov2"]
     for folder in ("a", "b"):
         (tmp_path / folder / "dinov2-small").mkdir(parents=True)
         (tmp_path / folder / "dinov2-small" / "model.safetensors").touch()
@@ -168,9 +203,108 @@ def test_unreadable_weights(tmp_path, capsys):
     torch.save({"a": Surprise()}, code)
     torch.save({"teacher": {"a": torch.zeros(1)}}, more)
     torch.save({"a": torch.tensor([1.0, float("nan")])}, nan)
+    page, pointer, hole, script = (tmp_path / f"{name}.pt" for name in ("page", "pointer", "hole", "script"))
+    page.write_text("<!DOCTYPE html><title>404</title>")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    hole.write_bytes(bytes(1000))
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(script))
     for path, words in ((cut, "cannot be read"), (code, "cannot be read"), (more, "holds more than the tensors"),
-                        (nan, "tensor a holds NaN")):
+                        (nan, "tensor a holds NaN"), (page, "it is a web page"),
+                        (pointer, "the pointer that git keeps"), (hole, "begins with zeros"),
+                        (script, "TorchScript archive, which holds code")):
         with pytest.raises(ValueError, match=words) as caught:
             weights.read_weights(path)
         assert str(path) in str(caught.value)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_the_tensors_of_a_known_archive_and_of_a_training_checkpoint_are_read(tmp_path):
+    module = torch.nn.Linear(3, 2)
+    torch.jit.script(module).save(str(tmp_path / "known.pt"))
+    path = tmp_path / "known.pt"
+    assert torch.equal(weights.read_weights(path, [weights.checksum(path)])["weight"], module.weight)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in module.state_dict().items()}, "epoch": 3},
+               tmp_path / "epoch.pt")
+    assert weights.read_weights(tmp_path / "epoch.pt").keys() == {"weight", "bias"}
+
+
+def test_caches_of_other_programs_come_after_the_folders(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    spec = get_protocol("dreambooth").backbones["dino"]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    with pytest.raises(FileNotFoundError):
+        weights.find_weights(spec, [tmp_path])
+    last = tmp_path / "torch" / "checkpoints" / "dino_deitsmall16_pretrain.pth"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    assert weights.find_weights(spec, [tmp_path]) == last
+    commit = tmp_path / "hub" / "models--timm--vit_small_patch16_224.dino"
+    for folder, name, text in (("refs", "main", "abc"), ("snapshots/abc", "model.safetensors", "")):
+        (commit / folder).mkdir(parents=True)
+        (commit / folder / name).write_text(text)
+    assert weights.find_weights(spec, [tmp_path]) == commit / "snapshots" / "abc" / "model.safetensors"
+    first = tmp_path / "dino_vits16.safetensors"
+    first.touch()
+    assert weights.find_weights(spec, [tmp_path]) == first
+    assert weights.find_weights(spec, [tmp_path], last) == last
+
+
+@pytest.mark.parametrize(("mode", "colour", "seen"), [
+    ("L", 100, (100, 100, 100)), ("RGBA", (10, 20, 30, 0), (255, 255, 255)), ("LA", (0, 0), (255, 255, 255)),
+    ("I;16", 40000, (156, 156, 156)), ("CMYK", (0, 0, 0, 255), (0, 0, 0)), ("P", 0, None), ("1", 1, (255, 255, 255))])
+def test_picture_files_of_every_mode_are_read_as_rgb(tmp_path, mode: str, colour, seen):
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
+    Image.new(mode, (4, 3), colour).save(path)
+    picture = FilePictures([path])[0]
+    assert picture.mode == "RGB" and picture.size == (4, 3)
+    assert seen is None or picture.getpixel((0, 0)) == seen
+
+
+def test_picture_files_are_turned_and_bad_ones_named(tmp_path):
+    picture = Image.new("RGB", (8, 4))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert FilePictures([tmp_path / "turned.jpg"])[0].size == (4, 8)
+    whole = (tmp_path / "turned.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("cut.jpg", "text.png", "gone.png"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
+            FilePictures([tmp_path / name])[0]
+    assert [path.name for path in picture_files(tmp_path)] == ["cut.jpg", "text.png", "turned.jpg"]
+    with pytest.raises(FileNotFoundError, match="no pictures in"):
+        picture_files(tmp_path / "nowhere")
+
+
+def test_digests_stand_for_content_and_size():
+    wide, tall = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
+    assert digest(wide) == digest(wide.copy()) and digest(wide) != digest(tall)
+    other = wide.copy()
+    other.putpixel((0, 0), (0, 0, 1))
+    assert digest(wide) != digest(other)
+    assert is_flat(wide) and not is_flat(other)
+
+
+def test_texts_one_or_one_each_or_one_a_batch():
+    assert split_texts("a dog", [2, 1]) == ["a dog"] * 3
+    assert split_texts("a\n\nb \nc\n", [3]) == ["a", "b", "c"]
+    assert split_texts("a\nb", [2, 1]) == ["a", "a", "b"] and split_texts(" \n", [2]) == []
+    with pytest.raises(ValueError, match="text: 2 lines for 3 images;"):
+        split_texts("a\nb", [3])
+    with pytest.raises(ValueError, match="text: 4 lines for 3 images in 2 batches"):
+        split_texts("a\nb\nc\nd", [2, 1])
+
+
+def test_drift_and_diversity_follow_their_formulas():
+    images, base = features(5, 1).double(), features(5, 2).double()
+    cosines = torch.tensor([float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(images, base, strict=True)])
+    # PEFT's measure_drift: (1 - mean cosine) / 2
+    assert metrics.drift(images, base).mean().item() == pytest.approx((1 - cosines.mean().item()) / 2, abs=1e-7)
+    assert metrics.drift(images, images).abs().max() < 1e-6
+    pairs = [1 - float(images[i] @ images[j]) for i in range(5) for j in range(i + 1, 5)]
+    assert metrics.distances_within(images).tolist() == pytest.approx(pairs, abs=1e-12)
+    with pytest.raises(ValueError, match="there are 5 and 4; sample both"):
+        metrics.drift(images, base[:4])

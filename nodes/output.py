@@ -1,0 +1,104 @@
+"""What output nodes share: pictures as IMAGE, files in the output folder, inputs that come as lists."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+import torch
+from comfy.cli_args import args
+from comfy_api.v0_0_2 import io
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+MAX_ROWS = 32
+
+
+def as_image(picture: np.ndarray) -> torch.Tensor:
+    """uint8 [H, W, 3] -> IMAGE [1, H, W, 3]."""
+    return torch.from_numpy(picture).float().div_(255)[None]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)  # mkstemp makes it private
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def png(picture: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] -> PNG file."""
+    target = BytesIO()
+    Image.fromarray(picture).save(target, "PNG", optimize=True)
+    return target.getvalue()
+
+
+def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
+    """Write files by suffix into the output folder as prefix_00001_.suffix; the counter goes on from what is there.
+
+    Raises ComfyUI's own error for a prefix that leads out of the output folder.
+    """
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    paths = [Path(folder) / f"{name}_{counter:05}_.{suffix}" for suffix in files]
+    for path, data in zip(paths, files.values(), strict=True):
+        write_file(path, data)
+    return paths
+
+
+def workflow_info(node: type[io.ComfyNode]) -> PngInfo | None:
+    """What ComfyUI's Save Image writes into a PNG: prompt and workflow. None under --disable-metadata."""
+    if args.disable_metadata:
+        return None
+    info = PngInfo()
+    for name, value in {"prompt": node.hidden.prompt, **(node.hidden.extra_pnginfo or {})}.items():
+        if value is not None:
+            info.add_text(name, json.dumps(value))
+    return info
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name: letters, digits, dots and hyphens, 40 characters at most."""
+    return re.sub(r"[^\w.-]+", "_", label).strip("._")[:40]
+
+
+def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: PngInfo | None) -> list[Path]:
+    """Write named pictures as PNG into the output folder: prefix_name_00001_.png, one counter for all of them.
+
+    The names have to differ. The pictures may be made one by one. Raises ComfyUI's own error for a prefix that leads
+    out of the output folder.
+    """
+    folder, start, _, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    form = re.compile(re.escape(start) + r"_.+_(\d+)_\.png", re.IGNORECASE)
+    counter = 1 + max((int(found[1]) for file in os.listdir(folder) if (found := form.fullmatch(file))), default=0)
+    paths = []
+    for name, picture in pictures:
+        target = BytesIO()
+        picture.save(target, "PNG", pnginfo=info, compress_level=4)
+        paths.append(Path(folder) / f"{start}_{name}_{counter:05}_.png")
+        write_file(paths[-1], target.getvalue())
+    return paths
+
+
+def lines(text: Iterable[str]) -> list[str]:
+    """The lines of a multiline widget without empty ones at the end."""
+    return "\n".join(text).rstrip().split("\n") if "".join(text).strip() else []
+
+
+def in_order(grown: dict[str, list[Any]] | None) -> list[list[Any]]:
+    """Values of a growing input, each a list, in the order of their sockets (name0, name1, ...)."""
+    found = {name: values for name, values in (grown or {}).items() if values is not None}
+    return [found[name] for name in sorted(found, key=lambda name: int("".join(filter(str.isdigit, name))))]

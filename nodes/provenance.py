@@ -1,0 +1,49 @@
+"""What a workflow says of how pictures were made: the seeds and files of the nodes behind an input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
+SEEDS = ("seed", "noise_seed")
+
+
+def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -> dict[str, list[Any]]:
+    """`seeds` of sampling, `training_seeds`, and `files` of models behind the input `name` of a node.
+
+    prompt: the workflow in ComfyUI's API form (the hidden input of that name). Names of a growing input begin with
+    `name`. What is not there is left out.
+    """
+    found: dict[str, list[Any]] = {"seeds": [], "training_seeds": [], "files": []}
+    if not prompt or node_id is None or node_id not in prompt:
+        return {}
+    inputs = prompt[node_id]["inputs"]
+    waiting = [value[0] for key, value in inputs.items() if key.split(".")[0] == name and is_link(value)]
+    seen: set[str] = set()
+    while waiting:
+        here = waiting.pop(0)
+        if here in seen or here not in prompt:
+            continue
+        seen.add(here)
+        inputs = prompt[here]["inputs"]
+        for key, value in inputs.items():
+            if key in SEEDS and isinstance(seed := constant(prompt, value), int):
+                found["training_seeds" if "learning_rate" in inputs else "seeds"].append(seed)
+            elif isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES):
+                found["files"].append(value)
+            if is_link(value):
+                waiting.append(value[0])
+    return {kind: sorted(set(values)) for kind, values in found.items() if values}
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input is connected to another node's output."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def constant(prompt: Mapping[str, Any], value: Any) -> Any:
+    """An input's value, or that of the primitive node that it is connected to."""
+    if is_link(value):
+        return prompt.get(value[0], {}).get("inputs", {}).get("value")
+    return value

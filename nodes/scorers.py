@@ -1,0 +1,264 @@
+"""Load Scorer and Verify Scorer."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..scoring.backbones import Backbone, BackboneSpec
+from ..scoring.backbones.identify import identify
+from ..scoring.preprocessing import Preprocess
+from ..scoring.protocols import PROTOCOLS, Protocol, custom, get_protocol
+from ..scoring.scorer import Scorer, load_scorer
+from ..scoring.verify import verify
+from ..scoring.weights import find_weights
+from .sockets import ScorerSocket
+
+OWN = "scorers"
+CATEGORIES = ("clip_vision", "text_encoders", OWN)  # in the order in which they are looked through
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+AUTO = "auto"
+CUSTOM = "custom"
+MISSING = ("error", "leave out")
+GPU_BATCH = 32
+
+
+def register_folder() -> None:
+    """Make models/scorers known to ComfyUI, so that extra_model_paths.yaml can add to it."""
+    folder_paths.add_model_folder_path(OWN, str(Path(folder_paths.models_dir) / OWN))
+
+
+def weight_folders() -> list[Path]:
+    """Where weight files are looked for, in order; the pack's own demo models last."""
+    register_folder()
+    named = [Path(folder) for category in CATEGORIES for folder in folder_paths.get_folder_paths(category)]
+    return [*named, Path(__file__).parent.parent / "demo" / "models"]
+
+
+def weight_files() -> list[str]:
+    """What the override widgets offer."""
+    register_folder()
+    found = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
+    return [AUTO, *sorted(name for name in found if name.endswith(SUFFIXES))]
+
+
+def explicit_path(name: str) -> Path:
+    """The file that an override widget names. Raises FileNotFoundError if it is in none of the folders."""
+    register_folder()
+    for category in CATEGORIES:
+        if found := folder_paths.get_full_path(category, name):
+            return Path(found)
+    raise FileNotFoundError(f"There is no weight file {name!r} in models/{', models/'.join(CATEGORIES)}.")
+
+
+def chosen_protocol(protocol: dict[str, Any]) -> Protocol:
+    """What the protocol widget says."""
+    name = protocol["protocol"]
+    if name != CUSTOM:
+        return get_protocol(name)
+    return custom(protocol["clip_model"], protocol["image_model"], protocol["pairing"], protocol["scale"])
+
+
+def explicit_files(protocol: dict[str, Any], clip: str, dino: str, dinov2: str) -> dict[str, Path]:
+    """The overrides by kind, without those left at auto."""
+    names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", AUTO)}
+    return {kind: explicit_path(name) for kind, name in names.items() if name != AUTO}
+
+
+def clip_vision_encoder(clip_vision: Any) -> Backbone:
+    """A CLIP_VISION as an image encoder, with CLIP's own preprocessing and in the precision it was loaded in.
+
+    Raises ValueError for one that is not CLIP's or has no projection.
+    """
+    state = clip_vision.get_sd()
+    projection = state.get("visual_projection.weight")
+    if clip_vision.model_type != "clip_vision_model" or projection is None:
+        raise ValueError("clip_vision: this is not the image encoder of a CLIP with its projection, which CLIP-I "
+                         "needs; load one such as CLIP ViT-L/14, or disconnect it.")
+    content = hashlib.sha256()
+    for key in sorted(state):  # the ends of all tensors stand for the whole
+        content.update(f"{key} {list(state[key].shape)}".encode())
+        content.update(state[key].flatten()[:64].float().cpu().numpy().tobytes())
+    precision = str(clip_vision.dtype).removeprefix("torch.")
+    name = f"{identify(state).split(' (')[0]} (the CLIP_VISION, {precision})"
+    side = clip_vision.image_size
+    preprocess = Preprocess(side, side, tuple(clip_vision.image_mean), tuple(clip_vision.image_std),
+                            as_transformers=True)
+    backbone = Backbone(name, "clip_vision", preprocess, clip_vision.model,
+                        fingerprint=f"{content.hexdigest()} {precision}",
+                        encode_image=lambda pixels: clip_vision.model(pixel_values=pixels, intermediate_output=-2)[2])
+    manage(backbone, clip_vision.patcher, clip_vision.load_device)
+    return backbone
+
+
+def manage(backbone: Backbone, patcher: Any, device: torch.device) -> None:
+    """Let ComfyUI's memory management load a backbone before it is used, and take it away when others need room."""
+    backbone.place = device
+    backbone.batch = backbone.batch if device.type == "cpu" else GPU_BATCH
+    backbone.before_use = lambda: comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+
+
+async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:
+    """Download the weights that are not there into models/scorers, with a progress bar."""
+    from ..scoring.download import download
+
+    register_folder()
+    for kind, spec in protocol.backbones.items():
+        if kind not in explicit and not there(spec):
+            bar = comfy.utils.ProgressBar(100)
+
+            def progress(done: int, total: int, bar: Any = bar) -> None:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                bar.update_absolute(done, total or done)
+
+            await download(spec, Path(folder_paths.get_folder_paths(OWN)[0]), progress)
+
+
+def there(spec: BackboneSpec) -> bool:
+    """Whether the weights of a backbone are on this machine."""
+    try:
+        find_weights(spec, weight_folders())
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class DEFTLoadScorer(io.ComfyNode):
+    """Backbones of a protocol from local files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets and sockets."""
+        def override(name: str, what: str) -> io.Combo.Input:
+            return io.Combo.Input(
+                name, options=weight_files(), default=AUTO, optional=True, advanced=True,
+                tooltip=f"Weight file for {what}. auto looks for the usual file names in models/clip_vision, "
+                        "models/text_encoders and models/scorers, then in the caches of Hugging Face, torch.hub and "
+                        "OpenAI's clip.")
+
+        own = io.DynamicCombo.Option(CUSTOM, [
+            io.String.Input("clip_model", default="ViT-L-14/openai", tooltip=(
+                "A CLIP by open_clip's names, MODEL/WEIGHTS, for CLIP-I and CLIP-T. Empty: none.")),
+            io.String.Input("image_model", default="", tooltip=(
+                "An image model by timm's name, such as vit_base_patch14_dinov2.lvd142m. Empty: none.")),
+            override("image_weights", "the image model"),
+            io.Combo.Input("pairing", options=["all", "matched"], default="all", tooltip=(
+                "all: each image with every reference. matched: image i with reference i.")),
+            io.Float.Input("scale", default=1.0, min=0.01, max=100.0, step=0.01, tooltip="Factor on the cosines.")])
+        return io.Schema(
+            node_id="DEFTLoadScorer",
+            display_name="Load Scorer",
+            category="DEFT/scoring",
+            description="Loads the encoders that measure subject and prompt fidelity, with the preprocessing and "
+                        "the rules of one paper. Only local files are read unless download is on; a missing one is "
+                        "named with its source.",
+            search_aliases=["clip score", "clip-i", "clip-t", "dino score", "dinov2", "dreambooth metrics",
+                            "dreambench", "evaluation", "lpips"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "protocol", options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), own],
+                    tooltip=". ".join(f"{name}: {protocol.about}" for name, protocol in PROTOCOLS.items())
+                    + f". {CUSTOM}: models of your choice."),
+                override("clip_weights", "CLIP (CLIP-I and CLIP-T)"),
+                override("dino_weights", "DINO"),
+                override("dinov2_weights", "DINOv2"),
+                io.Combo.Input("missing", options=list(MISSING), default=MISSING[0], optional=True, advanced=True,
+                               tooltip="What to do where weights are missing. leave out: the other metrics are "
+                                       "measured, and the report says what was left out."),
+                io.Boolean.Input("download", default=False, optional=True, tooltip=(
+                    "Fetch missing weights from Hugging Face into models/scorers, with their checksum. Off: the "
+                    "network is not used.")),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip=(
+                    "A loaded CLIP Vision to measure CLIP-I with instead of the protocol's CLIP, if you have no other "
+                    "file. Its numbers are those of its own model, not the protocol's.")),
+            ],
+            outputs=[
+                ScorerSocket.Output("scorer", tooltip="Connect to Score Images, Score Drift and Score Diversity."),
+                io.String.Output("report", display_name="report", tooltip="The models, their files, what is left out."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, protocol: dict[str, Any], clip_weights: str = AUTO, dino_weights: str = AUTO,
+                           dinov2_weights: str = AUTO, **_: Any) -> list[Any]:
+        """Name, time and size of each weight file, so that a replaced file is loaded again."""
+        found: list[Any] = [str(protocol)]
+        try:
+            explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
+            for kind, spec in chosen_protocol(protocol).backbones.items():
+                if kind in explicit or there(spec):
+                    path = find_weights(spec, weight_folders(), explicit.get(kind))
+                    found.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
+        except (FileNotFoundError, ValueError) as error:  # execute says so to the user
+            found.append(str(error))
+        return found
+
+    @classmethod
+    async def execute(cls, protocol: dict[str, Any], clip_weights: str = AUTO, dino_weights: str = AUTO,
+                      dinov2_weights: str = AUTO, missing: str = MISSING[0], download: bool = False,
+                      clip_vision: Any = None) -> io.NodeOutput:
+        """Load in float32: half precision moves a cosine by about 1e-3."""
+        chosen = chosen_protocol(protocol)
+        explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
+        encoder = None if clip_vision is None else clip_vision_encoder(clip_vision)
+        if download:
+            await fetch_missing(chosen if encoder is None else chosen.with_clip_encoder(encoder.name, encoder.kind),
+                                explicit)
+        scorer = load_scorer(chosen, weight_folders(), explicit, missing == "leave out", encoder)
+        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        for backbone in scorer.backbones.values():
+            if backbone is not encoder:
+                patcher = comfy.model_patcher.ModelPatcher(backbone.module.to(offload), device, offload)
+                manage(backbone, patcher, device)
+        return io.NodeOutput(scorer, describe(scorer))
+
+
+def describe(scorer: Scorer) -> str:
+    """The metrics of a scorer with their backbones and files."""
+    lines = [f"{scorer.protocol.name}: {scorer.protocol.about}"]
+    for kind, backbone in scorer.backbones.items():
+        metrics = ", ".join(measure.metric for measure in scorer.protocol.measures if measure.backbone.kind == kind)
+        file = f" from {backbone.weights.name} (SHA-256 {backbone.weights.sha256[:16]}...)" if backbone.weights else ""
+        lines.append(f"{metrics}: {backbone.name}{file}")
+    return "\n".join([*lines, *scorer.remarks])
+
+
+class DEFTVerifyScorer(io.ComfyNode):
+    """Whether weights give the numbers that others have published."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets."""
+        return io.Schema(
+            node_id="DEFTVerifyScorer",
+            display_name="Verify Scorer",
+            category="DEFT/scoring",
+            description="Says which models the weight files of a scorer are, and compares them with numbers that "
+                        "others have published for them. It needs no picture.",
+            search_aliases=["check weights", "clip self test", "which model"],
+            is_output_node=True,
+            inputs=[ScorerSocket.Input("scorer", tooltip="From Load Scorer.")],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="A few lines for each model."),
+                io.Boolean.Output("right", display_name="right", tooltip=(
+                    "False if a published number is not met. Models without published numbers do not count.")),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, scorer: Scorer) -> io.NodeOutput:
+        """Verify each backbone that makes features."""
+        found = [verify(backbone) for kind, backbone in scorer.backbones.items() if kind != "lpips"]
+        report = "\n".join(result.report() for result in found)
+        return io.NodeOutput(report, all(result.passed is not False for result in found), ui={"text": (report,)})
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTLoadScorer, DEFTVerifyScorer]

@@ -1,0 +1,153 @@
+"""Score Table."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+from comfy_api.v0_0_2 import io, ui
+from PIL import Image
+
+from ..scoring.published import PUBLISHED
+from ..scoring.report import html_page, report_page
+from ..scoring.scores import Scores, from_jsonl, join, merge
+from ..scoring.tables import FORMS, Rows, tabulate
+from .output import MAX_ROWS, as_image, in_order, save_files, write_file
+from .sockets import ScoresSocket
+
+ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
+NONE = "none"
+
+
+def score_file(name: str) -> Path:
+    """The .jsonl file of that name in the output folder; the suffix may be left out.
+
+    Raises:
+        ValueError: the name leads out of the output folder, or names a folder.
+    """
+    folder = Path(folder_paths.get_output_directory()).resolve()
+    path = (folder / f"{name.removesuffix('.jsonl')}.jsonl").resolve()
+    if not path.is_relative_to(folder) or path.name == ".jsonl":
+        raise ValueError(f"append_to: {name!r} is not a file inside the output folder; write a name such as "
+                         "comparison/scores.")
+    return path
+
+
+def read_scores(path: Path) -> Scores:
+    """The scores of a file, none if there is no file. Raises ValueError that names file and line if it is damaged."""
+    data = path.read_bytes() if path.exists() else b""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"append_to: {path}, line {number}, is not UTF-8; repair or remove the line, or choose "
+                         "another file.") from error
+    return from_jsonl(text, f"append_to: {path}")
+
+
+def write_scores(path: Path, data: bytes) -> None:
+    """Write the score file, if that changes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != data:
+        write_file(path, data)
+
+
+class DEFTScoreTable(io.ComfyNode):
+    """Many scores side by side."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets and sockets."""
+        return io.Schema(
+            node_id="DEFTScoreTable",
+            display_name="Score Table",
+            category="DEFT/scoring",
+            description="Puts the scores of several methods into one table with 95% intervals, the best of each metric "
+                        "in bold and what cannot be told apart from it marked: as a picture, Markdown, CSV, LaTeX and "
+                        "JSON lines. Can add to the scores of earlier runs, and compare with a published table.",
+            search_aliases=["compare methods", "results table", "csv", "markdown", "latex", "leaderboard", "benchmark",
+                            "confidence interval", "bootstrap", "published results"],
+            is_input_list=True,
+            is_output_node=True,
+            inputs=[
+                io.Autogrow.Input("scores", tooltip="Scores of Score Images, one socket a method.",
+                                  template=io.Autogrow.TemplatePrefix(
+                                      ScoresSocket.Input("scores", tooltip="From Score Images."),
+                                      prefix="scores", min=1, max=MAX_ROWS)),
+                io.String.Input("title", default="", optional=True, tooltip="Title above the table."),
+                io.String.Input("filename_prefix", default="", optional=True, tooltip=(
+                    "If not empty, the table is saved into the output folder under this name as .png, .md, .csv, .tex "
+                    "and .jsonl, with a counter.")),
+                io.Combo.Input("rows", options=list(ROWS), default="method", optional=True, tooltip=(
+                    "method: one row each, averaged over the subjects. method x subject: one row for each subject, and "
+                    "the best of each subject in bold.")),
+                io.String.Input("append_to", default="", optional=True, tooltip=(
+                    "A name in the output folder, for example comparison/scores. The scores of earlier runs are read "
+                    "from that .jsonl file, the new ones are added and written back, and the table shows all. Scores "
+                    "of the same row, prompts and seeds replace the earlier ones. Empty: off.")),
+                io.Combo.Input("published", options=[NONE, *PUBLISHED], default=NONE, optional=True, tooltip=(
+                    "A published table: the report sets the measured numbers beside it. With filename_prefix it is "
+                    "saved as .report.html and .report.md, too.")),
+            ],
+            outputs=[
+                io.Image.Output("image", tooltip="The table as a picture."),
+                io.String.Output("markdown", tooltip="The table in Markdown, with the backbones and preprocessing."),
+                io.String.Output("csv", tooltip="The table as CSV, with all digits."),
+                io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object a line."),
+                io.String.Output("latex", tooltip="The table in LaTeX, for the booktabs package."),
+                io.String.Output("report", tooltip="What the numbers say, in sentences; with a published table the "
+                                                   "comparison with it in Markdown."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, append_to: list[str | None] | tuple[str, ...] = ("",), **_: object) -> Any:
+        """The state of the score file: where it was changed since the last run, the node runs again.
+
+        The node's own writing is such a change, so the next run goes through once more; it adds nothing, leaves the
+        file as it is, and the runs after it come from the cache. Without a file, and where the name comes through a
+        link and is not known here, the node always runs: NaN equals nothing.
+        """
+        if append_to[0] is None:
+            return float("nan")
+        name = append_to[0].strip()
+        if not name:
+            return ""
+        try:
+            stat = score_file(name).stat()
+        except (ValueError, OSError):  # execute says to the user what is wrong with the name
+            return float("nan")
+        return f"{stat.st_mtime_ns} {stat.st_size}"
+
+    @classmethod
+    def execute(cls, scores: dict[str, list[Scores]], title: tuple[str, ...] = ("",),
+                filename_prefix: tuple[str, ...] = ("",), rows: tuple[str, ...] = ("method",),
+                append_to: tuple[str, ...] = ("",), published: tuple[str, ...] = (NONE,)) -> io.NodeOutput:
+        """Merge, draw, write and preview. Nothing is written before all forms of the table are there."""
+        shown = join(part for parts in in_order(scores) for part in parts)
+        name, prefix = append_to[0].strip(), filename_prefix[0].strip()
+        if name:
+            shown = merge(read_scores(score_file(name)), shown)
+        table = tabulate(shown, ROWS[rows[0]])
+        files = {suffix: form(table, title[0]) for suffix, form in FORMS.items()}
+        files["jsonl"] = shown.jsonl().encode()
+        report = "\n".join(table.findings)
+        if published[0] != NONE:
+            page = report_page(shown, PUBLISHED[published[0]], title[0])
+            files["report.md"] = page.encode()
+            files["report.html"] = html_page(shown, PUBLISHED[published[0]], title[0]).encode()
+            report += f"\n\n{page}"
+        if name:
+            write_scores(score_file(name), files["jsonl"])
+        if prefix:
+            save_files(prefix, files)
+        image = as_image(np.array(Image.open(BytesIO(files["png"]))))
+        markdown, csv, jsonl, latex = (files[suffix].decode() for suffix in ("md", "csv", "jsonl", "tex"))
+        preview = {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(markdown).as_dict()}
+        return io.NodeOutput(image, markdown, csv, jsonl, latex, report, ui=preview)
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTScoreTable]

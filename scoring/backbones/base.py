@@ -1,0 +1,142 @@
+"""What a backbone is: an encoder of pictures (and, for CLIP, texts) with its weights and its preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ..preprocessing import Preprocess
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What belongs to a set of weights and must not drift from it.
+
+    architecture: a model name of open_clip (clip) or timm (dino, dinov2, timm), or the arguments of open_clip's CLIP or
+    timm's VisionTransformer. merges: the tokenizer's file, if not CLIP's own. checks: numbers that right weights give,
+    for `verify` (see there).
+    """
+
+    architecture: str | dict[str, Any]
+    preprocess: Preprocess
+    merges: Path | None = None
+    checks: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on Hugging Face. sha256: its checksum or the first digits of it, where they are known from elsewhere."""
+
+    repository: str
+    name: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a backbone is and which files may hold it. The name is written beside each score.
+
+    kind: a key of `backbones.KINDS`. files: names in the user's folders. hub: files that are looked for in the Hugging
+    Face cache; the first is what a download takes. url: another source of the first of `files`, with its checksum in
+    `sha256`. settings None: a JSON file beside the weights gives them
+    ({"open_clip" or "timm": {...}, "preprocess": {...}, "merges": file, "checks": [...]}).
+    """
+
+    name: str
+    kind: str
+    files: tuple[str, ...]
+    size: str
+    source: str
+    settings: Settings | None = None
+    hub: tuple[HubFile, ...] = ()
+    url: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The file that a backbone's weights came from, for the records."""
+
+    name: str
+    sha256: str
+
+
+class Backbone:
+    """A loaded encoder, in float32 and evaluation mode.
+
+    name: written beside each score. identity: what the weights look like. fingerprint: stands for weights and
+    preprocessing, so that features can be kept. module: the network. place, batch, before_use: where and how many
+    pictures a forward computes, and what is called before; ComfyUI's memory management sets them.
+    """
+
+    def __init__(self, name: str, kind: str, preprocess: Preprocess, module: Any, *, fingerprint: str,
+                 encode_image: Callable[[torch.Tensor], torch.Tensor],
+                 encode_text: Callable[[torch.Tensor], torch.Tensor] | None = None, tokenizer: Any = None,
+                 context: int = 0, weights: WeightFile | None = None, checks: tuple[dict[str, Any], ...] = ()) -> None:
+        """Use `load_backbone`. encode_image: [n, 3, h, w] -> [n, d]. encode_text: [n, context] -> [n, d]."""
+        self.name, self.kind, self.preprocess = name, kind, preprocess
+        self.module = module.eval().requires_grad_(False)
+        self.fingerprint = f"{fingerprint} {preprocess}"
+        self.weights, self.checks, self.identity = weights, checks, name
+        self.tokenizer, self.context = tokenizer, context
+        self.place = torch.device("cpu")
+        self.batch = 4  # a CPU gains nothing from more
+        self.before_use: Callable[[], None] = lambda: None
+        self._encode_image, self._encode_text = encode_image, encode_text
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether there is a text encoder."""
+        return self._encode_text is not None
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Preprocessed pictures [n, 3, h, w] -> L2-normalised features, float32 [n, d], on the CPU."""
+        self.before_use()
+        return F.normalize(self._encode_image(pixels.to(self.place)).float().cpu(), dim=-1)
+
+    def encode_images(self, pictures: Sequence[Image.Image], batch: int = 16) -> torch.Tensor:
+        """RGB pictures of any sizes -> L2-normalised features, float32 [count, d], on the CPU."""
+        return torch.cat([self.encode_pixels(torch.stack([self.preprocess(picture)
+                                                          for picture in pictures[start:start + batch]]))
+                          for start in range(0, len(pictures), batch)])
+
+    def tokens(self, text: str) -> int:
+        """How many tokens a text has, with the marks at both ends."""
+        return len(self.tokenizer.encode(text)) + 2
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str], truncate: bool = True) -> torch.Tensor:
+        """Texts -> L2-normalised features, float32 [count, d], on the CPU. Only where `reads_text`.
+
+        Longer texts than the model reads are cut (the end mark stays), or raise ValueError if not `truncate`.
+        """
+        assert self._encode_text is not None, f"{self.name} has no text encoder"
+        for text in () if truncate else texts:
+            if (length := self.tokens(text)) > self.context:
+                raise ValueError(f"{self.name} reads {self.context} tokens, this text has {length}; shorten it: {text}")
+        self.before_use()
+        features = self._encode_text(self.tokenizer(list(texts)).to(self.place))
+        return F.normalize(features.float().cpu(), dim=-1)
+
+
+def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
+    """Load every tensor. Raises ValueError that says what is missing, unknown or of another shape."""
+    from .identify import identify
+
+    own = module.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+              for key in sorted(own.keys() & state.keys()) if own[key].shape != state[key].shape]
+    if missing or unknown or shapes:
+        parts = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
+        what = "; ".join(f"{len(keys)} tensors {word}, such as {keys[0]}" for word, keys in parts if keys)
+        looks = identify(state)
+        raise ValueError(f"{path} does not hold {name}: {what}." + (f" It looks like {looks}." if looks else ""))
+    module.load_state_dict(state)

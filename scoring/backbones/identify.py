@@ -1,0 +1,38 @@
+"""Which model a set of weights is, told from names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+PATCHES = {  # where each format keeps the patch embedding
+    "vision_model.embeddings.patch_embedding.weight": "transformers",
+    "visual.conv1.weight": "open_clip",
+    "embeddings.patch_embeddings.projection.weight": "transformers",
+    "patch_embed.proj.weight": "timm or original",
+}
+CLIPS = {(768, 12): "ViT-B", (1024, 24): "ViT-L", (1280, 32): "ViT-H", (1408, 40): "ViT-g", (1664, 48): "ViT-bigG"}
+VITS = {(192, 12): "ViT-Ti", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L", (1536, 40): "ViT-g"}
+
+
+def identify(state: Mapping[str, torch.Tensor]) -> str:
+    """Such as "CLIP ViT-B/32 (transformers names)"; "" if the weights look like none that is known here."""
+    key = next((key for key in PATCHES if key in state), None)
+    if key is None or state[key].ndim != 4:
+        return "a text encoder" if any("token_embedding" in name for name in state) else ""
+    width, _, patch, _ = state[key].shape
+    vision = [name for name in state if not name.startswith(("text_model.", "transformer."))]
+    depth = len({found.group(1) for name in vision if (found := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.",
+                                                                          name))})
+    if "visual" in key or "vision_model" in key:
+        family, sizes = "CLIP", CLIPS
+        text = any("token_embedding" in name for name in state)
+        note = "" if text else ", image encoder only"
+    else:
+        second = any(name.endswith((".ls1.gamma", ".layer_scale1.lambda1")) for name in state)
+        family, sizes = ("DINOv2" if second else "DINO or another ViT"), VITS
+        note = ", with registers" if any("reg" in name.split(".")[-1] for name in state) else ""
+    size = sizes.get((width, depth), f"ViT of width {width} and {depth} layers")
+    return f"{family} {size}/{patch} ({PATCHES[key]} names{note})"

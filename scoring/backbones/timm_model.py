@@ -1,0 +1,65 @@
+"""Any image model of timm's, with timm's own preprocessing and its own reading of weight files."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from ..preprocessing import Preprocess
+from .base import Backbone, BackboneSpec, HubFile, Settings, WeightFile
+from .identify import identify
+
+HEADS = ("head", "fc", "classifier", "mask_token")  # tensors of a file that features do not need
+
+
+def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path,
+         weights: WeightFile) -> Backbone:
+    """The model without its classifier. timm renames keys and resamples position embeddings for its architectures.
+
+    Raises ValueError for a file of another model.
+    """
+    name = str(settings.architecture)
+    try:
+        module, again = (_filled(name, state) for _ in range(2))
+    except (RuntimeError, KeyError, AttributeError) as error:  # what timm's renaming and torch say to other files
+        raise ValueError(f"{path} does not hold {spec.name} ({str(error).splitlines()[0]}). It looks like "
+                         f"{identify(state) or 'another model'}.") from error
+    # timm does not say which tensors it did not find; those are random, and differ between two models.
+    own, other = module.state_dict(), again.state_dict()
+    missing = [key for key in own if not torch.equal(own[key], other[key])]
+    extra = sorted(key for key in state.keys() - own.keys() if not key.startswith(HEADS))
+    unknown = extra if own.keys() <= state.keys() else []  # otherwise timm has renamed them
+    if wrong := missing or unknown:
+        what = f"{len(wrong)} tensors {'missing' if missing else 'unknown'}, such as {wrong[0]}"
+        raise ValueError(f"{path} does not hold {spec.name}: {what}.")
+    return Backbone(spec.name, spec.kind, settings.preprocess, module, fingerprint=weights.sha256, encode_image=module,
+                    weights=weights)
+
+
+def _filled(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    from timm import create_model
+
+    return create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": dict(state)})
+
+
+def spec_of(name: str) -> BackboneSpec:
+    """What timm says of one of its models, such as vit_small_patch16_224.dino.
+
+    Raises ValueError for a name that timm does not know.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 5, 0.3)
+        raise ValueError(f"timm has no model {name!r}; near are {', '.join(near) or 'none'}. See timm.list_models().")
+    config = timm.get_pretrained_cfg(name)
+    side = config.input_size[-1]
+    preprocess = Preprocess(int(side / config.crop_pct), side, tuple(config.mean), tuple(config.std),
+                            interpolation=config.interpolation)
+    full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    hub = (HubFile(config.hf_hub_id, "model.safetensors"),) if config.hf_hub_id else ()
+    return BackboneSpec(f"timm {full}", "timm", (f"{full}.safetensors", f"{full}/model.safetensors"),
+                        "", f"model.safetensors of {config.hf_hub_id} on Hugging Face",
+                        Settings(full, preprocess), hub)

@@ -1,0 +1,160 @@
+"""Features of many pictures by several backbones: each picture is read once, and what is known is not computed again.
+
+Pictures are read, hashed and preprocessed by other threads while the backbones work. Only a few batches are in memory
+at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import torch
+from PIL import Image
+
+from .backbones import Backbone
+from .pictures import digest, is_flat
+
+TEXTS = 32  # texts a forward
+
+
+class FeatureStore:
+    """Features by backbone and content, the least used forgotten beyond `limit` bytes."""
+
+    def __init__(self, limit: int = 256 * 2**20) -> None:
+        """256 MiB hold 170,000 features of DINO ViT-S."""
+        self.limit, self.size = limit, 0
+        self._features: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, backbone: Backbone, content: str) -> torch.Tensor | None:
+        """The feature [d], or None."""
+        with self._lock:
+            feature = self._features.get((backbone.fingerprint, content))
+            if feature is not None:
+                self._features.move_to_end((backbone.fingerprint, content))
+            return feature
+
+    def put(self, backbone: Backbone, content: str, feature: torch.Tensor) -> None:
+        """Keep a feature [d]."""
+        key = (backbone.fingerprint, content)
+        with self._lock:
+            if key not in self._features:
+                self._features[key] = feature.clone()  # not a view of its whole batch
+                self.size += feature.numel() * feature.element_size()
+            while self.size > self.limit:
+                _, old = self._features.popitem(last=False)
+                self.size -= old.numel() * old.element_size()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._features.clear()
+            self.size = 0
+
+
+STORE = FeatureStore()
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """features: [count, d] by kind of backbone, L2-normalised. digests: of each picture. flat: those of one colour."""
+
+    features: dict[str, torch.Tensor]
+    digests: tuple[str, ...]
+    flat: tuple[int, ...]
+
+
+@dataclass
+class _Prepared:
+    """A picture for the backbones: its feature where it is known, else its pixels, by kind."""
+
+    digest: str
+    flat: bool
+    features: dict[str, torch.Tensor]
+    pixels: dict[str, torch.Tensor]
+
+
+def embed_images(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Image],
+                 progress: Callable[[int], None] = lambda done: None, store: FeatureStore = STORE,
+                 batch: int | None = None) -> Embedded:
+    """Features of RGB pictures, which may be made or read when they are asked for.
+
+    progress: called with the number of pictures done; what it raises ends the work. batch: pictures a forward.
+    """
+    batch = batch or max((backbone.batch for backbone in backbones.values()), default=1)
+    digests: list[str] = []
+    flat: list[int] = []
+    rows: dict[str, list[torch.Tensor]] = {kind: [] for kind in backbones}
+    for group in _batches(_prepared(backbones, pictures, batch, store), batch):
+        flat += [len(digests) + index for index, item in enumerate(group) if item.flat]
+        digests += [item.digest for item in group]
+        for kind, backbone in backbones.items():
+            known = {item.digest: item.features[kind] for item in group if kind in item.features}
+            for item in group:  # an equal picture may have come since this one was prepared
+                if item.digest not in known and (feature := store.get(backbone, item.digest)) is not None:
+                    known[item.digest] = feature
+            new = {item.digest: item.pixels[kind] for item in group if item.digest not in known}
+            if new:
+                features = backbone.encode_pixels(torch.stack(list(new.values())))
+                known |= dict(zip(new, features, strict=True))
+                for content in new:
+                    store.put(backbone, content, known[content])
+            rows[kind] += [known[item.digest] for item in group]
+        progress(len(digests))
+    return Embedded({kind: torch.stack(found) for kind, found in rows.items()}, tuple(digests), tuple(flat))
+
+
+def _prepared(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Image], batch: int,
+              store: FeatureStore) -> Iterator[_Prepared]:
+    """Pictures made ready by other threads, in order, at most two batches ahead."""
+
+    def prepare(index: int) -> _Prepared:
+        picture = pictures[index]
+        content = digest(picture)
+        features = {kind: feature for kind, backbone in backbones.items()
+                    if (feature := store.get(backbone, content)) is not None}
+        pixels = {kind: backbone.preprocess(picture) for kind, backbone in backbones.items() if kind not in features}
+        return _Prepared(content, is_flat(picture), features, pixels)
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "scoring") as pool:
+        waiting: deque[Future[_Prepared]] = deque()
+        try:
+            for index in range(len(pictures)):
+                waiting.append(pool.submit(prepare, index))
+                if len(waiting) > 2 * batch:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # after an error or a cancellation nothing more is read
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(items: Iterator[_Prepared], size: int) -> Iterator[list[_Prepared]]:
+    """Lists of `size` items, the last one shorter."""
+    group: list[_Prepared] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def embed_texts(backbone: Backbone, texts: Sequence[str], truncate: bool, store: FeatureStore = STORE) -> torch.Tensor:
+    """Features [count, d] of texts, each different text computed once. Raises ValueError as `encode_texts`."""
+    keys = {text: f"text {truncate} {text}" for text in texts}
+    new = [text for text in keys if store.get(backbone, keys[text]) is None]
+    known = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
+    for start in range(0, len(new), TEXTS):
+        part = new[start:start + TEXTS]
+        known |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
+    for text in new:
+        store.put(backbone, keys[text], known[text])
+    return torch.stack([known[text] for text in texts])

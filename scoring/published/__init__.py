@@ -1,0 +1,13 @@
+"""Published tables as data: one file each, one line in PUBLISHED."""
+
+from __future__ import annotations
+
+from .base import Key, PublishedTable
+from .deft_dreambench import DEFT_DREAMBENCH
+from .deft_subjects import DEFT_SUBJECTS
+from .dreambooth import DREAMBOOTH_BASELINES
+
+PUBLISHED: dict[str, PublishedTable] = {
+    table.name: table for table in (DEFT_SUBJECTS, DEFT_DREAMBENCH, DREAMBOOTH_BASELINES)}
+
+__all__ = ["PUBLISHED", "Key", "PublishedTable"]

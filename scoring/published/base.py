@@ -1,0 +1,60 @@
+"""A published table as data, and which measured row is which of its rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Key = tuple[str, int | None, str]
+ALIASES = {"ti": "textualinversion", "textureinversion": "textualinversion"}
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """values[method, rank, subject][metric]: rank None where none is stated, subject "" for a mean over subjects.
+
+    protocol: the name of ours that measures what the table does, or comes nearest to it (the oddities say so). scale:
+    factor on the cosine. oddities: what a reader should know before comparing, in sentences.
+    """
+
+    name: str
+    source: str
+    protocol: str
+    scale: float
+    metrics: tuple[str, ...]
+    values: Mapping[Key, Mapping[str, float]]
+    oddities: tuple[str, ...]
+
+    @property
+    def by_subject(self) -> bool:
+        """Whether the rows are of single subjects."""
+        return any(subject for _, _, subject in self.values)
+
+    @property
+    def decimals(self) -> int:
+        """How many the most exact number has."""
+        return max(len(repr(value).partition(".")[2]) for row in self.values.values() for value in row.values())
+
+    def matches(self, key: Key, label: str, method: str, rank: int | None, subject: str) -> bool:
+        """Whether a measured row is the published one, by label or method, rank and subject.
+
+        Case, spaces and punctuation do not count, and a label may carry the rank ("DEFT r4"). A published row that
+        states no rank matches every rank.
+        """
+        written, of_label = split_rank(label)
+        rank = of_label if rank is None else rank
+        return (plain(key[0]) in {plain(written), plain(method)} and key[1] in (None, rank)
+                and plain(key[2]) == plain(subject))
+
+
+def plain(name: str) -> str:
+    """Letters and digits only, in lower case; a short form becomes the long one."""
+    letters = "".join(re.findall(r"[^\W_]+", name.casefold()))
+    return ALIASES.get(letters, letters)
+
+
+def split_rank(label: str) -> tuple[str, int | None]:
+    """("DEFT", 4) for "DEFT r4", "deft_rank_4" or "DEFT (r=4)"; None where the label ends in no rank."""
+    found = re.fullmatch(r"(.*?)[\W_]+(?:r|rank)[\W_]*(\d+)[\W_]*", label, re.IGNORECASE)
+    return (found[1], int(found[2])) if found else (label, None)

@@ -1,0 +1,17 @@
+"""Tables of scores. A new form of output is one file here and one line in FORMS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .csv_file import csv_file
+from .latex import latex
+from .markdown import markdown
+from .picture import png
+from .table import Rows, Table, tabulate
+
+Form = Callable[[Table, str], bytes]
+
+FORMS: dict[str, Form] = {"png": png, "md": markdown, "csv": csv_file, "tex": latex}
+
+__all__ = ["FORMS", "Form", "Rows", "Table", "tabulate"]

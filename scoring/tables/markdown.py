@@ -1,0 +1,28 @@
+"""The table in Markdown."""
+
+from __future__ import annotations
+
+from .table import TEXTS, TIED, Cell, Table, interval_text, mean_text
+
+
+def markdown(table: Table, title: str = "") -> bytes:
+    """The best of each column in bold, intervals in brackets; findings and notes below. UTF-8."""
+    lines = [f"### {title}", ""] if title else []
+    titles = [*table.leading, *(column.title for column in table.columns), *table.cost_titles]
+    lines += [line(titles), "|" + "".join("---|" if title in TEXTS else "---:|" for title in titles)]
+    lines += [line([*table.lead(row), *map(_cell, row.cells), *row.cost_texts]) for row in table.rows]
+    lines += ["", *(f"* {text}" for text in (table.legend, *table.findings) if text)]
+    lines += ["", *(f"* {note}" for note in table.notes)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def line(cells: list[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    mean = f"**{mean_text(cell)}**" if cell.best else f"{TIED if cell.tied else ''}{mean_text(cell)}"
+    return f"{mean} {interval_text(cell)}".rstrip()

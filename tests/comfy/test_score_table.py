@@ -1,0 +1,196 @@
+"""Score Table in a real ComfyUI: its forms, the score file over several runs, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .scorers import make_files, scoring
+
+SUFFIXES = ("png", "md", "csv", "tex", "jsonl")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(comfyui_session) -> None:
+    make_files(comfyui_session.base)
+
+
+def table(label: str = "DEFT r4", **inputs: Any) -> dict:
+    """A prompt with a table of one row."""
+    prompt = scoring(label=label)
+    prompt["table"] = {"class_type": "DEFTScoreTable", "inputs": {"scores.scores0": ["score", 0]} | inputs}
+    return prompt
+
+
+def two_rows(other: dict, **inputs: Any) -> dict:
+    """A prompt with a second row, of other inputs of Score Images."""
+    prompt = table(**inputs)
+    prompt["score2"] = {"class_type": "DEFTScoreImages", "inputs": prompt["score"]["inputs"] | other}
+    prompt["table"]["inputs"]["scores.scores1"] = ["score2", 0]
+    return prompt
+
+
+def labels(text: str) -> list[str]:
+    """The labels in a score file."""
+    return [json.loads(line)["label"] for line in text.splitlines()]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_inputs_and_outputs_keep_their_places(comfyui):
+    """Saved workflows know them by number."""
+    schema = comfyui.pack_nodes["DEFTScoreTable"].GET_SCHEMA()
+    assert [item.id for item in schema.inputs] == [
+        "scores", "title", "filename_prefix", "rows", "append_to", "published"]
+    assert [item.display_name for item in schema.outputs] == ["image", "markdown", "csv", "jsonl", "latex", "report"]
+    assert all(item.optional for item in schema.inputs[1:])
+
+
+def test_table_in_all_its_forms(comfyui):
+    prompt = two_rows({"images": ["real", 0], "label": "upper bound"}, title="Dog", filename_prefix="tables/dog")
+    run = comfyui.run(prompt, want=["table"])
+    markdown, csv, jsonl, latex, report = (run.output("table", slot) for slot in range(1, 6))
+    assert run.text("table") == markdown and "| upper bound | 2 | **" in markdown
+    assert csv.splitlines()[0] == ("method,images,CLIP-I,CLIP-I low,CLIP-I high,CLIP-T,CLIP-T low,CLIP-T high,"
+                                   "DINO,DINO low,DINO high")
+    assert labels(jsonl) == ["DEFT r4"] * 3 + ["upper bound"] * 3
+    assert "\\caption{Dog}" in latex and "upper bound & 2 & \\textbf{" in latex
+    assert [line.split(":")[0] for line in report.splitlines()[:3]] == ["CLIP-I", "CLIP-T", "DINO"]
+    assert all(line in markdown for line in report.splitlines())
+    assert run.output("table").shape[0] == 1 and run.output("table").shape[3] == 3
+    assert len(run.ui["table"]["images"]) == 1
+    folder = comfyui.base / "output" / "tables"
+    assert names(folder) == {f"dog_00001_.{suffix}" for suffix in SUFFIXES}
+    assert (folder / "dog_00001_.csv").read_text() == csv and (folder / "dog_00001_.tex").read_text() == latex
+    prompt["table"]["inputs"]["title"] = "Dog again"
+    comfyui.run(prompt)
+    assert (folder / "dog_00002_.md").read_text().startswith("### Dog again")
+
+
+def test_files_stay_in_the_output_folder(comfyui):
+    assert "outside the output folder" in comfyui.fail(table(filename_prefix="../../escaped")).message
+
+
+def test_a_hostile_label_stays_a_label(comfyui):
+    run = comfyui.run(table("50% a_b & \\input{x} | c"), want=["table"])
+    assert "| 50% a_b & \\input{x} \\| c | 2 |" in run.output("table", 1)
+    assert "50\\% a\\_b \\& \\textbackslash{}input\\{x\\} \\textbar{} c & 2 &" in run.output("table", 4)
+
+
+def test_equal_rows_tie(comfyui):
+    run = comfyui.run(two_rows({"label": "the same"}), want=["table"])
+    assert "| the same | 2 | ~" in run.output("table", 1)
+    assert ("DINO: DEFT r4 has the best mean, but nothing is distinguishable from it (95% interval of the paired "
+            "difference contains 0).") in run.output("table", 5)
+
+
+def test_rows_by_subject(comfyui):
+    other = {"images": ["real", 0], "subject": "cat"}
+    run = comfyui.run(two_rows(other), want=["table"])
+    assert "| DEFT r4 | 4 |" in run.output("table", 1)
+    run = comfyui.run(two_rows(other, rows="method x subject"), want=["table"])
+    lines = run.output("table", 1).splitlines()
+    assert lines[0].startswith("| method | subject | images | CLIP-I |")
+    assert lines[2].startswith("| DEFT r4 | dog | 2 |") and lines[3].startswith("| DEFT r4 | cat | 2 |")
+
+
+def test_runs_append_without_duplicates(comfyui):
+    path = comfyui.base / "output" / "appended" / "scores.jsonl"
+    first = comfyui.run(table("first", append_to="appended/scores"), want=["table"])
+    assert path.read_text() == first.output("table", 3) and labels(path.read_text()) == ["first"] * 3
+    second = comfyui.run(table("second", append_to="appended/scores.jsonl"), want=["table"])
+    assert path.read_text() == second.output("table", 3)
+    assert labels(path.read_text()) == ["first"] * 3 + ["second"] * 3
+    assert second.output("table", 2).count("\nfirst,") == second.output("table", 2).count("\nsecond,") == 1
+    before = path.read_bytes()
+    again = comfyui.run(table("first", append_to="appended/scores"), want=["table"])
+    assert path.read_bytes() == before and again.output("table", 1) == second.output("table", 1)
+    assert names(path.parent) == {"scores.jsonl"}  # no temporary file is left
+
+
+def test_a_changed_or_deleted_file_is_noticed(comfyui):
+    """Once more after its own writing, then from the cache, and again when somebody else touches the file."""
+    folder = comfyui.base / "output" / "noticed"
+    prompt = table("mine", append_to="noticed/scores", filename_prefix="noticed/table")
+
+    def runs() -> int:
+        comfyui.run(prompt)
+        return len(list(folder.glob("table_*_.md")))
+
+    path = folder / "scores.jsonl"
+    assert [runs() for _ in range(4)] == [1, 2, 2, 2]
+    path.write_text(path.read_text().replace('"mine"', '"theirs"'))
+    assert runs() == 3 and labels(path.read_text()) == ["theirs"] * 3 + ["mine"] * 3
+    assert [runs() for _ in range(2)] == [4, 4]
+    path.unlink()
+    assert runs() == 5 and labels(path.read_text()) == ["mine"] * 3
+    path.unlink()
+    assert runs() == 6 and path.exists()
+
+
+def test_without_a_score_file_runs_come_from_the_cache(comfyui):
+    folder = comfyui.base / "output" / "cached"
+    for _ in range(3):
+        comfyui.run(table(filename_prefix="cached/table"))
+    assert names(folder) == {f"table_00001_.{suffix}" for suffix in SUFFIXES}
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "{outside}/escaped", "folder/", "linked/escaped"])
+def test_the_score_file_stays_in_the_output_folder(comfyui, tmp_path, name):
+    link = comfyui.base / "output" / "linked"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path, target_is_directory=True)
+    name = name.format(outside=tmp_path)
+    failed = comfyui.fail(table(append_to=name))
+    assert failed.node_type == "DEFTScoreTable" and f"append_to: {name!r} is not a file inside" in failed.message
+    assert list(comfyui.base.rglob("escaped*")) == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"{broken\n", b'{"metric": "DINO"}\n', b"\xff\xfe\n", b"17\n"])
+def test_a_damaged_file_is_named_and_left_alone(comfyui, damage):
+    path = comfyui.base / "output" / "damaged" / "scores.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    comfyui.run(table("good", append_to="damaged/scores"))
+    before = path.read_bytes() + damage
+    path.write_bytes(before)
+    failed = comfyui.fail(table("new", append_to="damaged/scores", filename_prefix="damaged/table"))
+    assert f"append_to: {path}, line 4, is not" in failed.message
+    assert path.read_bytes() == before and names(path.parent) == {"scores.jsonl"}
+
+
+def test_scores_that_do_not_compare_leave_the_file_alone(comfyui):
+    path = comfyui.base / "output" / "other" / "scores.jsonl"
+    comfyui.run(table("first", append_to="other/scores"))
+    before = path.read_bytes().replace(b"demo DINO", b"other DINO")
+    path.write_bytes(before)
+    assert "measured in two ways" in comfyui.fail(table("second", append_to="other/scores")).message
+    assert path.read_bytes() == before
+
+
+def test_report_beside_a_published_table(comfyui):
+    prompt = table("deft_r4", published="DEFT supplement, Table 1", filename_prefix="reports/cat", title="Mine")
+    prompt["score"]["inputs"]["subject"] = "cat"
+    run = comfyui.run(prompt, want=["table"])
+    report = run.output("table", 5)
+    assert "\n# Mine\n" in report and "1 of 27 published rows have a measured one." in report
+    assert "| DEFT | 4 | CAT | 0.9280 | deft_r4 | " in report and "| TI" not in report
+    assert "| DEFT | 8 | CAT | 0.9504 | not measured |  |  |" in report
+    assert "**Warning:** CLIP-I was measured under the protocol demo at scale 1" in report
+    assert "The best number of DOG8 is that of PaRa r8 (0.8955), not DEFT's." in report
+    folder = comfyui.base / "output" / "reports"
+    assert names(folder) == {f"cat_00001_.{suffix}" for suffix in (*SUFFIXES, "report.md", "report.html")}
+    assert report.endswith((folder / "cat_00001_.report.md").read_text())
+    assert "<h1>Mine</h1>" in (folder / "cat_00001_.report.html").read_text()
+    comfyui.run(prompt | {"table": {**prompt["table"], "inputs": prompt["table"]["inputs"] | {"title": "2"}}})
+    assert (folder / "cat_00002_.report.html").exists()
+
+
+@pytest.mark.parametrize("inputs", [{"published": "Table 3"}, {"rows": "subject"}])
+def test_unknown_choices_do_not_pass(comfyui, inputs):
+    assert comfyui.fail(table(**inputs)).stage == "validation"

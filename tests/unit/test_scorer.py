@@ -1,0 +1,483 @@
+"""The scorer, the store of features, verification and download."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import threading
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from deft_pack.scoring import scorer as scoring
+from deft_pack.scoring.backbones import BackboneSpec, HubFile, load_backbone
+from deft_pack.scoring.download import download
+from deft_pack.scoring.embeddings import FeatureStore, embed_images, embed_texts
+from deft_pack.scoring.pictures import FilePictures, digest
+from deft_pack.scoring.protocols import Measure, Protocol, get_protocol
+from deft_pack.scoring.scorer import Row, Scorer, load_scorer, score, score_diversity, score_drift
+from deft_pack.scoring.verify import PUBLISHED, verify
+from deft_pack.scoring.verify import load_file as load_for_check
+
+from ..hub import Hub
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODELS, SUBJECTS = ROOT / "demo" / "models", ROOT / "demo" / "subjects"
+
+
+def pictures(count: int, seed: int = 0) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    return [Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((64, 64)) for _ in range(count)]
+
+
+@pytest.fixture
+def scorer() -> Scorer:
+    """The demo's scorers with a store of their own."""
+    return replace(load_scorer("demo", [MODELS]), store=FeatureStore())
+
+
+@pytest.fixture
+def forwards(scorer: Scorer, monkeypatch) -> dict[str, int]:
+    """How many pictures and texts have gone through each backbone."""
+    counts: dict[str, int] = {}
+    for kind, backbone in scorer.backbones.items():
+        for name in ("encode_pixels", "encode_texts"):
+            original = getattr(backbone, name)
+
+            def counted(items, *rest, key=f"{kind} {name}", call=original):
+                counts[key] = counts.get(key, 0) + len(items)
+                return call(items, *rest)
+
+            monkeypatch.setattr(backbone, name, counted)
+    return counts
+
+
+def test_scores_follow_from_the_features(scorer: Scorer):
+    images, references, texts = pictures(3), pictures(5, seed=1), ["a dog"] * 3
+    result = score(scorer, images, references, texts, Row("DEFT r4", "dog", "deft", 4, {"seeds": [7]}))
+    assert [row.metric for row in result.rows] == ["CLIP-I", "CLIP-T", "DINO"]
+    clip, dino = (scorer.backbones[kind] for kind in ("clip", "dino"))
+    cosines = dino.encode_images(images) @ dino.encode_images(references).T
+    assert result.rows[2].values == pytest.approx(cosines.mean(1).tolist(), abs=1e-6)
+    assert result.value("CLIP-T") == pytest.approx(
+        (clip.encode_images(images) @ clip.encode_texts(["a dog"])[0]).mean().item(), abs=1e-6)
+    assert math.isnan(result.value("DINOv2"))
+    row = result.rows[0]
+    assert (row.images, row.references, row.pairing, row.scale, row.protocol) == (3, 5, "all", 1.0, "demo")
+    assert (row.label, row.subject, row.method, row.rank) == ("DEFT r4", "dog", "deft", 4)
+    assert row.texts == ("a dog",) * 3 and row.pictures == tuple(digest(picture) for picture in images)
+    weights = MODELS / "deft_demo_clip.safetensors"
+    assert row.provenance["weights"] == weights.name and row.provenance["seeds"] == [7]
+    assert row.provenance["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert row.provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "demo DINO (64 px), all pairs, scale 1, resize 64 bicubic" in result.report()
+
+
+def test_own_merges_make_the_vocabulary(tmp_path):
+    from deft_pack.scoring.backbones.clip import build_tokenizer
+
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nd o\ndo g</w>\n")
+    settings = replace(get_protocol("dreambooth").backbones["clip"].settings, merges=tmp_path / "merges.txt")
+    tokenizer = build_tokenizer(settings, 12)
+    assert tokenizer.vocab_size == 516  # 512 bytes, 2 merges, start and end
+    assert tokenizer.encode("dog") == [513]
+    assert tokenizer(["dog"])[0, :4].tolist() == [514, 513, 515, 0]
+
+
+def only(scorer: Scorer, *measures: Measure, **changes) -> Scorer:
+    return replace(scorer, protocol=Protocol("test", "", measures, **changes))
+
+
+def test_matched_pairs_scale_and_floor(scorer: Scorer):
+    dino, clip = (get_protocol("demo").backbones[kind] for kind in ("dino", "clip"))
+    images, one = pictures(3), pictures(1, seed=1)
+    matched = only(scorer, Measure("DINO", dino, "matched", 100.0))
+    assert score(matched, images, images).rows[0].values == pytest.approx([100.0] * 3, abs=1e-4)
+    assert score(matched, images, one).value("DINO") == pytest.approx(
+        100 * score(scorer, images, one).value("DINO"), abs=1e-4)
+    with pytest.raises(ValueError, match="3 images and 2 references"):
+        score(matched, images, pictures(2))
+    texts = ["a dog", "a red background", "a cat"]
+    plain = score(scorer, images, texts=texts).rows[0].values
+    middle = sorted(plain)[1]
+    cut = score(only(scorer, Measure("CLIP-T", clip, "text", 2.5, floor=middle)), images, texts=texts).rows[0].values
+    assert cut == pytest.approx([2.5 * max(value, middle) for value in plain], abs=1e-6) and max(plain) > min(plain)
+
+
+def test_nothing_to_score_is_said(scorer: Scorer):
+    with pytest.raises(ValueError, match="nothing to score against"):
+        score(scorer, pictures(1))
+    with pytest.raises(ValueError, match="no pictures to score"):
+        score(scorer, [], pictures(1))
+    image_only = only(scorer, Measure("CLIP-I", get_protocol("demo").backbones["clip"], "all"))
+    with pytest.raises(ValueError, match="measures nothing of what is connected"):
+        score(image_only, pictures(1), texts=["a dog"])
+
+
+def test_a_picture_of_one_colour_and_a_long_text_are_remarked(scorer: Scorer):
+    images = [*pictures(1), Image.new("RGB", (64, 64)), *pictures(1, 2)]
+    long = "a teddy bear " * 8
+    result = score(scorer, images, pictures(1, 3), [long, "a cat", long])
+    assert [remark.split(";")[0] for remark in result.remarks] == [
+        "images: picture 1 has one colour only (a failed sampling, or a picture that was blocked?)",
+        f"text cut: demo CLIP (64 px) reads 16 tokens, this has 26: {long[:60]}..."]
+    assert result.report().endswith(result.remarks[-1])
+    strict = only(scorer, Measure("CLIP-T", get_protocol("demo").backbones["clip"], "text"), truncate=False)
+    with pytest.raises(ValueError, match="reads 16 tokens, this text has 26; shorten it"):
+        score(strict, images, texts=[long] * 3)
+
+
+def test_drift_and_prior_preservation(scorer: Scorer):
+    images, base, references = pictures(4), pictures(4, 1), pictures(3, 2)
+    result = score_drift(scorer, images, base, references, ["a", "b", "c", "d"], Row("DEFT"))
+    dino = scorer.backbones["dino"]
+    ours = dino.encode_images(images)
+    assert result.value("drift") == pytest.approx(
+        (1 - (ours * dino.encode_images(base)).sum(1).mean().item()) / 2, abs=1e-6)
+    assert result.value("PRES") == pytest.approx((ours @ dino.encode_images(references).T).mean().item(), abs=1e-6)
+    assert [(row.pairing, row.references, row.label) for row in result.rows] == [
+        ("base", 4, "DEFT"), ("prior", 3, "DEFT")]
+    assert score_drift(scorer, images, images).value("drift") == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="there are 4 and 3; sample both"):
+        score_drift(scorer, images, base[:3])
+    with pytest.raises(ValueError, match="nothing to compare with"):
+        score_drift(scorer, images)
+    with pytest.raises(ValueError, match="protocol clip-image measures nothing of what is connected"):
+        score_drift(replace(scorer, protocol=get_protocol("clip-image")), images, base)
+
+
+def test_diversity_compares_the_pictures_of_each_prompt(scorer: Scorer):
+    images, texts = pictures(5), ["a", "b", "a", "a", "c"]
+    result = score_diversity(scorer, images, texts)
+    features = scorer.backbones["dino"].encode_images(images)
+    expected = [1 - float(features[i] @ features[j]) for i, j in ((0, 2), (0, 3), (2, 3))]
+    assert result.rows[0].values == pytest.approx(expected, abs=1e-6) and result.rows[0].texts == ("a",) * 3
+    assert len(score_diversity(scorer, images).rows[0].values) == 10
+    with pytest.raises(ValueError, match="no prompt has two"):
+        score_diversity(scorer, images[:2], ["a", "b"])
+    with pytest.raises(ValueError, match="has no diversity"):
+        score_diversity(replace(scorer, protocol=get_protocol("peft")), images)
+
+
+def test_every_picture_reference_and_text_is_computed_once(scorer: Scorer, forwards):
+    images = pictures(3)
+    first = score(scorer, [*images, *images], [*pictures(2, 1), images[0]], ["a", "b", "a"] * 2)
+    assert forwards == {"clip encode_pixels": 5, "dino encode_pixels": 5, "clip encode_texts": 2}
+    again = score(scorer, [*images, *images], [*pictures(2, 1), images[0]], ["a", "b", "a"] * 2)
+    assert sum(forwards.values()) == 12 and again == first
+    score(scorer, [image.copy() for image in images], texts=["c"] * 3)
+    assert forwards["clip encode_pixels"] == 5 and forwards["clip encode_texts"] == 3
+
+
+def test_batches_do_not_change_features_and_order_is_kept(scorer: Scorer):
+    images = pictures(9)
+    dino = {"dino": scorer.backbones["dino"]}
+    expected = torch.cat([scorer.backbones["dino"].encode_images([image]) for image in images])
+    for batch in (1, 4, 16):
+        found = embed_images(dino, images, store=FeatureStore(), batch=batch)
+        torch.testing.assert_close(found.features["dino"], expected, atol=1e-6, rtol=0)
+
+
+def test_a_full_store_forgets_the_least_used_and_stays_right(scorer: Scorer, forwards):
+    images, dino = pictures(20), {"dino": scorer.backbones["dino"]}
+    store = FeatureStore(limit=2 * 192 * 4)  # two features
+    found = embed_images(dino, [*images, *images], store=store, batch=2).features["dino"]
+    torch.testing.assert_close(found[:20], found[20:], atol=1e-6, rtol=0)
+    assert store.size == 2 * 192 * 4 and 20 < forwards["dino encode_pixels"] <= 40
+    store.clear()
+    assert store.size == 0 and store.get(scorer.backbones["dino"], digest(images[0])) is None
+
+
+class Counted(list):
+    """Pictures that are made when they are asked for, and counted while they live."""
+
+    alive = most = 0
+    lock = threading.Lock()
+
+    def __getitem__(self, index):
+        picture = pictures(1, index)[0]
+        with Counted.lock:
+            Counted.alive += 1
+            Counted.most = max(Counted.most, Counted.alive)
+        weakref.finalize(picture, Counted.gone)
+        return picture
+
+    @staticmethod
+    def gone() -> None:
+        with Counted.lock:
+            Counted.alive -= 1
+
+
+def test_only_a_few_pictures_are_in_memory_and_a_cancellation_ends_the_reading(scorer: Scorer):
+    Counted.alive = Counted.most = 0
+    dino = {"dino": scorer.backbones["dino"]}
+    found = embed_images(dino, Counted(range(200)), store=FeatureStore(), batch=4)
+    assert len(found.digests) == len(set(found.digests)) == 200
+    assert 0 < Counted.most <= 16
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(done: int) -> None:
+        if done >= 8:
+            raise Cancelled
+
+    seen: list[int] = []
+
+    class Lazy(list):
+        def __getitem__(self, index):
+            seen.append(index)
+            return pictures(1, index)[0]
+
+    with pytest.raises(Cancelled):
+        embed_images(dino, Lazy(range(500)), cancel, FeatureStore(), batch=4)
+    assert len(seen) < 40
+
+
+def test_texts_are_batched_and_stored(scorer: Scorer):
+    clip, store = scorer.backbones["clip"], FeatureStore()
+    texts = [f"a {word} on a {colour} background" for word in ("dog", "cat", "duck") for colour in "abcdefghijklmnop"]
+    found = embed_texts(clip, texts, True, store)
+    torch.testing.assert_close(found, torch.cat([clip.encode_texts([text]) for text in texts]), atol=1e-6, rtol=0)
+    assert torch.equal(embed_texts(clip, texts[::-1], True, store), found.flip(0))
+
+
+def test_missing_weights_are_an_error_or_left_out(tmp_path):
+    with pytest.raises(FileNotFoundError, match="demo CLIP.*deft_demo_clip.safetensors"):
+        load_scorer("demo", [tmp_path])
+    for name in ("deft_demo_dino.safetensors", "deft_demo_dino.json"):
+        (tmp_path / name).write_bytes((MODELS / name).read_bytes())
+    partly = load_scorer("demo", [tmp_path], leave_out=True)
+    assert list(partly.backbones) == ["dino"]
+    result = score(partly, pictures(2), pictures(1, 1), ["a", "b"])
+    assert [row.metric for row in result.rows] == ["DINO"]
+    assert result.remarks[0].startswith("CLIP-I and CLIP-T left out: The weights of demo CLIP (64 px) are missing")
+    assert score_diversity(partly, pictures(2)).remarks == ()  # nothing of that is left out
+    with pytest.raises(ValueError, match="nothing could be measured. CLIP-I and CLIP-T left out"):
+        score(partly, pictures(2), texts=["a", "b"])
+    with pytest.raises(ValueError, match="no weights to measure with"):
+        load_scorer("demo", [tmp_path / "empty"], leave_out=True)
+
+
+def test_an_optional_metric_needs_no_weights(scorer: Scorer, tmp_path):
+    spec = BackboneSpec("LPIPS (AlexNet)", "lpips", ("alexnet.pth",), "1 MB", "nowhere")
+    protocol = Protocol("test", "", (*get_protocol("demo").measures, Measure("DIV", spec, "within", optional=True)))
+    loaded = load_scorer(protocol, [MODELS])
+    result = score_diversity(loaded, pictures(2))
+    assert [row.metric for row in result.rows] == ["diversity"]
+    assert result.remarks[0].startswith("DIV left out: The weights of LPIPS (AlexNet) are missing")
+
+
+def test_lpips_is_that_of_its_package(tmp_path):
+    """With AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
+    lpips = pytest.importorskip("lpips")
+    from torchvision.models import alexnet
+    from torchvision.transforms.functional import to_tensor
+
+    network = alexnet(weights=None)
+    torch.save(network.state_dict(), tmp_path / "alexnet-owt-7be5be79.pth")
+    spec = get_protocol("dreambooth").backbones["lpips"]
+    protocol = Protocol("test", "", (Measure("DIV", spec, "within", optional=True),))
+    images = pictures(3)
+    result = score_diversity(load_scorer(protocol, [tmp_path]), images)
+    theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    for index, layer in enumerate(network.features):  # by place, not by name
+        if isinstance(layer, torch.nn.Conv2d):
+            own = [part for part in theirs.net.modules() if isinstance(part, torch.nn.Conv2d)]
+            place = [i for i, other in enumerate(network.features) if isinstance(other, torch.nn.Conv2d)].index(index)
+            own[place].load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        pixels = [to_tensor(image)[None] * 2 - 1 for image in images]
+        expected = [float(theirs(pixels[i], pixels[j])) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert result.rows[0].values == pytest.approx(expected, abs=1e-6) and min(expected) > 0
+    assert result.rows[0].preprocessing == "as they are"
+    with pytest.raises(ValueError, match="LPIPS compares pictures of one size"):
+        score_diversity(load_scorer(protocol, [tmp_path]), [images[0], Image.new("RGB", (80, 64))])
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
+    with pytest.raises(ValueError, match="does not hold LPIPS .AlexNet.: 9 tensors missing"):
+        load_scorer(protocol, [], {"lpips": tmp_path / "wrong.safetensors"})
+
+
+def test_the_image_encoder_of_a_clip_alone_gives_clip_i(tmp_path):
+    state = load_file(MODELS / "deft_demo_clip.safetensors")
+    save_file({key: value for key, value in state.items() if key.startswith("visual.")},
+              tmp_path / "deft_demo_clip.safetensors")
+    settings = json.loads((MODELS / "deft_demo_clip.json").read_text())
+    del settings["merges"]
+    (tmp_path / "deft_demo_clip.json").write_text(json.dumps(settings))
+    half = load_scorer("demo", [tmp_path, MODELS])
+    images, references = pictures(2), pictures(2, 1)
+    result = score(half, images, references, ["a", "b"])
+    assert [row.metric for row in result.rows] == ["CLIP-I", "DINO"]
+    assert result.remarks == ("CLIP-T left out: the file of demo CLIP (64 px) has no text encoder.",)
+    whole = score(load_scorer("demo", [MODELS]), images, references)
+    assert result.value("CLIP-I") == pytest.approx(whole.value("CLIP-I"), abs=1e-6)
+
+
+def test_another_encoder_takes_the_place_of_clip_i(scorer: Scorer, tmp_path):
+    other = load_backbone(get_protocol("demo").backbones["dino"], [MODELS])
+    other.name, other.kind = "another encoder", "clip_vision"
+    loaded = load_scorer("demo", [MODELS], encoder=other)
+    images, references = pictures(2), pictures(2, 1)
+    result = score(loaded, images, references, ["a", "b"])
+    assert [(row.metric, row.backbone) for row in result.rows] == [
+        ("CLIP-I", "another encoder"), ("CLIP-T", "demo CLIP (64 px)"), ("DINO", "demo DINO (64 px)")]
+    assert result.rows[0].value == pytest.approx(result.rows[2].value, abs=1e-6)
+    for name in ("deft_demo_dino.safetensors", "deft_demo_dino.json"):
+        (tmp_path / name).write_bytes((MODELS / name).read_bytes())
+    without = score(load_scorer("demo", [tmp_path], encoder=other), images, references, ["a", "b"])
+    assert [row.metric for row in without.rows] == ["CLIP-I", "DINO"]
+    assert without.remarks[0].startswith("CLIP-T left out: The weights of demo CLIP")
+
+
+def test_picture_files_are_scored_as_they_are_opened(scorer: Scorer):
+    files = sorted((SUBJECTS / "cat").glob("*.png"))
+    opened = [Image.open(file).convert("RGB") for file in files]
+    lazy = score(scorer, FilePictures(files), FilePictures(files[:2]))
+    assert lazy.rows == score(replace(scorer, store=FeatureStore()), opened, opened[:2]).rows
+
+
+def test_the_command_line_scores_folders(tmp_path, monkeypatch, capsys):
+    from deft_pack.scoring import __main__ as command
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", ["scoring", *map(str, arguments)])
+        command.main()
+        return capsys.readouterr().out
+
+    folder, out = SUBJECTS / "cat", tmp_path / "out.jsonl"
+    text = run("score", "--protocol", "demo", "--images", folder, "--references", SUBJECTS / "dog", "--texts", folder,
+               "--weights", MODELS, "--out", out)
+    assert [line.split()[0] for line in text.splitlines()] == ["CLIP-I", "CLIP-T", "DINO"]
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert f"{records[2]['value']:.4f}" in text and records[1]["texts"][0] == (folder / "0.txt").read_text().strip()
+    with pytest.raises(SystemExit, match="There are no pictures in"):
+        run("score", "--images", tmp_path / "none", "--weights", MODELS, "--protocol", "demo")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / f"{name}.png")
+    with pytest.raises(SystemExit, match="compares pictures of equal names"):
+        run("score", "--protocol", "peft", "--images", tmp_path / "a", "--references", tmp_path / "b", "--leave-out",
+            "--weights", small_dinov2(tmp_path))
+
+
+def small_dinov2(folder: Path) -> Path:
+    """DINOv2-base's true architecture would take 346 MB; its name with zeros is enough to get to the folders."""
+    from deft_pack.scoring.backbones import dino
+
+    spec = get_protocol("peft").backbones["dinov2"]
+    save_file({key: torch.zeros_like(value) for key, value in dino.build(spec.settings).state_dict().items()},
+              folder / "dinov2-base.safetensors")
+    return folder
+
+
+def test_the_demos_numbers_are_those_of_transformers_and_verify(monkeypatch, capsys):
+    """The numbers beside the demo's weights were made by transformers' CLIPModel and DINO's own definition."""
+    from deft_pack.scoring import __main__ as command
+
+    monkeypatch.setattr("sys.argv", ["scoring", "verify", *(str(MODELS / f"deft_demo_{name}.safetensors")
+                                                            for name in ("clip", "dino"))])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and text.count("gives the published numbers") == 2 and "WRONG" not in text
+    assert text.count("right: ") == 3 and "SHA-256 718dfc" in text
+
+
+def test_verification_fails_for_other_weights(tmp_path):
+    for name in ("deft_demo_clip.json", "tokenizer/merges.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((MODELS / name).read_bytes())
+    state = load_file(MODELS / "deft_demo_clip.safetensors")
+    state["visual.proj"] = state["visual.proj"] * torch.linspace(0.9, 1.1, state["visual.proj"].shape[1])
+    save_file(state, tmp_path / "deft_demo_clip.safetensors")
+    found = verify(load_for_check(tmp_path / "deft_demo_clip.safetensors"))
+    assert found.passed is False and "does NOT give the published numbers" in found.report()
+    assert [result.passed for result in found.results] == [False, True, None]  # pixels, text, soundness
+
+
+def test_openais_numbers_are_asked_of_files_that_look_like_openais(tmp_path):
+    """A ViT-B/32 of another kind is told by its numbers; a DINO has no published ones."""
+    from deft_pack.scoring.backbones import clip, dino
+
+    spec = get_protocol("dreambooth").backbones["clip"]
+    generator = torch.Generator().manual_seed(0)
+    state = {key: 0.02 * torch.randn(value.shape, generator=generator)
+             for key, value in clip.build(spec.settings).state_dict().items()}
+    save_file(state, tmp_path / "other.safetensors")
+    found = verify(load_for_check(tmp_path / "other.safetensors"))
+    assert found.model == "CLIP ViT-B/32 (open_clip names)" and found.passed is False
+    assert [result.source for result in found.results[:2]] == [check.source for check in PUBLISHED["CLIP ViT-B/32"]]
+    spec = get_protocol("dreambooth").backbones["dino"]
+    state = {key: 0.02 * torch.randn(value.shape, generator=generator)
+             for key, value in dino.build(spec.settings).state_dict().items()}
+    save_file(state, tmp_path / "dino.safetensors")
+    found = verify(load_for_check(tmp_path / "dino.safetensors"))
+    assert found.passed is None and found.name == "DINO ViT-S/16" and "nobody has published" in found.report()
+    save_file({"a": torch.zeros(1)}, tmp_path / "nothing.safetensors")
+    with pytest.raises(ValueError, match="looks like no model that is known here; known are CLIP ViT-B/32"):
+        load_for_check(tmp_path / "nothing.safetensors")
+
+
+def test_a_file_of_another_model_is_said_to_be_what_it_looks_like(tmp_path):
+    from deft_pack.scoring.backbones import dino
+
+    spec = get_protocol("dreambooth").backbones["dinov2"]
+    save_file(dino.build(spec.settings).state_dict(), tmp_path / "dino_vits16.safetensors")
+    with pytest.raises(ValueError, match="does not hold DINO ViT-S/16.*It looks like DINOv2 ViT-S/14"):
+        load_backbone(get_protocol("dreambooth").backbones["dino"], [tmp_path])
+
+
+SPEC = BackboneSpec("a model", "dino", ("model.pth", "model.safetensors"), "3 MB", "owner/model by hand",
+                    hub=(HubFile("owner/model", "model.safetensors"),))
+
+
+def test_a_download_is_checked_and_put_where_it_is_looked_for(hub: Hub, tmp_path):
+    seen: list[tuple[int, int]] = []
+    path = asyncio.run(download(SPEC, tmp_path / "new", lambda done, total: seen.append((done, total))))
+    assert path == tmp_path / "new" / "model.safetensors" and path.read_bytes() == hub.content
+    assert hub.asked == ["/owner/model/resolve/main/model.safetensors"]
+    assert seen[-1] == (len(hub.content), len(hub.content)) and len(seen) > 1
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"promised": "0" * 64}, "is not the promised file"), ({"promised": "short"}, "comes without a checksum"),
+    ({"sent": 1_000_000}, "could not be downloaded")])
+def test_a_bad_download_leaves_nothing(hub: Hub, tmp_path, change, words: str):
+    for name, value in change.items():
+        setattr(hub, name, value)
+    with pytest.raises((ValueError, OSError), match=words):
+        asyncio.run(download(SPEC, tmp_path, lambda done, total: None))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cancelled_download_and_a_server_that_is_away(hub: Hub, tmp_path, monkeypatch):
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        asyncio.run(download(SPEC, tmp_path, cancel))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="weights of a model could not be downloaded from http://127.0.0.1:9/owner/model"):
+        asyncio.run(download(SPEC, tmp_path, lambda done, total: None))
+    with pytest.raises(ValueError, match="There is no download for a model: get owner/model by hand"):
+        asyncio.run(download(replace(SPEC, hub=()), tmp_path, lambda done, total: None))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_are_those_of_the_packages():
+    import timm
+
+    assert scoring.versions()["timm"] == timm.__version__

@@ -1,0 +1,271 @@
+"""Tables of scores in all their forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deft_pack.scoring.scores import Cost, Score, Scores, join
+from deft_pack.scoring.tables import FORMS, tabulate
+from deft_pack.scoring.tables.latex import escape
+from deft_pack.scoring.tables.picture import picture
+
+
+def row(label: str, metric: str, values: tuple[float, ...], **changes) -> Score:
+    base = Score(metric, values, label, "dog", len(values), 5, "dreambooth", "all", 1.0, "DINO ViT-S/16", "resize 256")
+    return replace(base, **changes)
+
+
+def markdown(scores: Scores, title: str = "", rows: str = "label") -> str:
+    return FORMS["md"](tabulate(scores, rows), title).decode()
+
+
+def csv_rows(scores: Scores) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(FORMS["csv"](tabulate(scores), "").decode())))
+
+
+def latex(scores: Scores, title: str = "") -> str:
+    return FORMS["tex"](tabulate(scores), title).decode()
+
+
+@pytest.fixture
+def results() -> Scores:
+    return join([Scores((row("base", "DINO", (0.2, 0.4)), row("base", "CLIP-T", (0.31, 0.33)))),
+                 Scores((row("DEFT|r4", "DINO", (0.7, 0.6)), row("DEFT|r4", "CLIP-T", (0.3,)),
+                         row("DEFT|r4", "DINO", (0.8,), subject="cat")))])
+
+
+@pytest.fixture
+def three() -> Scores:
+    """Eight prompts of very different difficulty: B is as good as A, C is worse on every prompt."""
+    prompts = tuple(f"prompt {place}" for place in range(8))
+    easy = np.linspace(0.1, 0.9, 8)
+    around = 0.02 * np.array([1, -1, 1, -1, -1, 1, -1, 1])
+    return Scores(tuple(row(label, "CLIP-I", tuple(values.tolist()), texts=prompts) for label, values in (
+        ("C", easy - 0.05), ("A", easy + 0.001), ("B", easy + around))))
+
+
+def test_means_are_over_images_and_the_best_is_found(results: Scores):
+    table = tabulate(results)
+    assert [column.title for column in table.columns] == ["CLIP-T", "DINO"]
+    assert [line.name for line in table.rows] == ["base", "DEFT|r4"]
+    assert [line.images for line in table.rows] == [2, 3] and table.leading == ("method", "images")
+    means = [[cell.mean for cell in line.cells] for line in table.rows]
+    assert means == [pytest.approx((0.32, 0.3)), pytest.approx((0.3, 0.7))]
+    assert [[cell.best for cell in line.cells] for line in table.rows] == [[True, False], [False, True]]
+    assert [[cell.count for cell in line.cells] for line in table.rows] == [[2, 2], [1, 3]]
+
+
+def test_intervals_hold_the_mean_and_are_none_for_one_value(results: Scores):
+    cells = [cell for line in tabulate(results).rows for cell in line.cells]
+    assert [cell.low is None for cell in cells] == [False, False, True, False]
+    assert all(cell.low <= cell.mean <= cell.high for cell in cells if cell.low is not None)
+    assert (cells[1].low, cells[1].high) == pytest.approx((0.2, 0.4))
+
+
+def test_markdown(results: Scores):
+    assert markdown(results, "Dog").splitlines() == [
+        "### Dog", "", "| method | images | CLIP-T | DINO |", "|---|---:|---:|---:|",
+        "| base | 2 | **0.320** [0.310, 0.330] | 0.300 [0.200, 0.400] |",
+        "| DEFT\\|r4 | 3 | 0.300 | **0.700** [0.625, 0.800] |", "",
+        "* Bold: the best. In brackets: 95% interval of the mean.",
+        "* CLIP-T: base has the best mean, but there are too few pictures for an interval.",
+        "* DINO: DEFT|r4 is best, distinguishable from base (95% interval of the difference excludes 0). The intervals "
+        "are unpaired, as the prompts or the numbers of pictures differ, for base.",
+        "* Intervals of fewer than 10 values come out too narrow; take them as a hint.", "",
+        "* CLIP-T (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
+        "* DINO (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256"]
+
+
+def test_ties_are_found_in_pairs(three: Scores):
+    """The prompts differ by far more than the methods do; only pairs can tell C from A."""
+    table = tabulate(three)
+    assert [(line.cells[0].best, line.cells[0].tied) for line in table.rows] == [
+        (False, False), (True, False), (False, True)]
+    assert table.findings[0] == ("CLIP-I: A is best; B is not distinguishable from it (95% interval of the paired "
+                                 "difference contains 0).")
+    assert "| B | 8 | ~0.500 [" in markdown(three) and "~: not distinguishable from the best." in table.legend
+    assert "B & 8 & $\\sim$0.500 {\\scriptsize [" in latex(three)
+    unpaired = replace(three, rows=(replace(three.rows[0], texts=("other",) * 8), *three.rows[1:]))
+    table = tabulate(unpaired)
+    assert [line.cells[0].tied for line in table.rows] == [True, False, True]
+    assert table.findings[0] == (
+        "CLIP-I: A has the best mean, but nothing is distinguishable from it (95% interval of the difference contains "
+        "0). The intervals are unpaired, as the prompts or the numbers of pictures differ, for C.")
+
+
+def test_findings_of_clear_and_missing_cases(three: Scores):
+    worse = replace(three.rows[0], label="D", values=tuple(value - 0.1 for value in three.rows[0].values))
+    assert tabulate(Scores((*three.rows[:2], worse))).findings[0] == (
+        "CLIP-I: A is best, distinguishable from every other row (95% interval of the paired difference excludes 0).")
+    one = row("E", "CLIP-I", (0.1,))
+    assert tabulate(Scores((*three.rows, one))).findings[0].endswith("Too few pictures for an interval: E.")
+    lonely = tabulate(Scores((three.rows[0],)))
+    assert lonely.findings == ("There is nothing to compare: no metric has values of two rows.",
+                               "Intervals of fewer than 10 values come out too narrow; take them as a hint.")
+    assert not lonely.rows[0].cells[0].best
+
+
+def test_single_pictures_tie_only_where_they_are_equal():
+    table = tabulate(Scores(tuple(row(label, "DINO", (value,)) for label, value in zip("abc", (0.5, 0.4, 0.5)))))
+    assert [(line.cells[0].best, line.cells[0].tied) for line in table.rows] == [
+        (True, False), (False, False), (False, True)]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("drift", "low"), ("PRES", "low"), ("DIV", "high"), ("my model", "high")])
+def test_the_good_direction_is_the_metrics_own(metric: str, best: str):
+    table = tabulate(Scores((row("low", metric, (0.1, 0.11)), row("high", metric, (0.5, 0.51)))))
+    assert [line.name for line in table.rows if line.cells[0].best] == [best]
+    assert table.findings[0].startswith(f"{metric}: {best} is best")
+    assert table.notes[0].endswith("lower is better") == (best == "low")
+
+
+def test_columns_are_in_the_order_of_the_metrics():
+    names = ["my model", "drift", "DINOv2", "CLIP-I"]
+    assert [column.title for column in tabulate(Scores(tuple(row("a", name, (0.1,)) for name in names))).columns] == [
+        "CLIP-I", "DINOv2", "drift", "my model"]
+
+
+def test_rows_of_rank_and_method():
+    table = tabulate(Scores((row("DEFT", "DINO", (0.5, 0.6), method="deft", rank=4),
+                             row("DEFT", "DINO", (0.1, 0.2), method="deft", rank=8),
+                             row("", "DINO", (0.3, 0.4), method="para", rank=4), row("", "DINO", (0.2, 0.3)))))
+    assert table.leading == ("method", "rank", "images")
+    assert [table.lead(line) for line in table.rows] == [
+        ["DEFT", "4", "2"], ["DEFT", "8", "2"], ["para", "4", "2"], ["images", "", "2"]]
+    assert table.findings[0].startswith("DINO: DEFT r4 is best")
+
+
+def test_one_label_of_two_methods_is_two_rows():
+    table = tabulate(Scores((row("mine", "DINO", (0.5,), method="deft"), row("mine", "DINO", (0.6,)))))
+    assert [line.name for line in table.rows] == ["mine (deft)", "mine (method unknown)"]
+
+
+def test_rows_by_subject_have_a_best_each():
+    scores = Scores(tuple(row(label, "DINO", values, subject=subject) for label, subject, values in (
+        ("A", "dog", (0.5, 0.6)), ("A", "cat", (0.1, 0.2)), ("B", "dog", (0.3, 0.4)), ("B", "cat", (0.7, 0.8)))))
+    table = tabulate(scores, "label x subject")
+    assert table.leading == ("method", "subject", "images")
+    assert [(line.name, line.subject, line.cells[0].best) for line in table.rows] == [
+        ("A", "dog", True), ("A", "cat", False), ("B", "dog", False), ("B", "cat", True)]
+    assert [text.split(" is best")[0] for text in table.findings[:2]] == ["DINO of dog: A", "DINO of cat: B"]
+    assert "| method | subject | images | DINO |\n|---|---|---:|---:|\n| A | dog | 2 |" in markdown(
+        scores, rows="label x subject")
+    assert len(tabulate(scores).rows) == 2
+
+
+def test_csv_has_mean_and_interval_with_all_digits(results: Scores):
+    rows = csv_rows(results)
+    assert rows[0] == ["method", "images", "CLIP-T", "CLIP-T low", "CLIP-T high", "DINO", "DINO low", "DINO high"]
+    assert rows[2][:5] == ["DEFT|r4", "3", "0.3", "", ""]
+    cell = tabulate(results).rows[1].cells[1]
+    assert [float(value) for value in rows[2][5:]] == [cell.mean, cell.low, cell.high]
+
+
+def test_costs_are_columns_where_they_are_known(results: Scores):
+    measured = [Cost("DEFT|r4", 10.0, 1000, 2**20), Cost("DEFT|r4", None, 3000, 3 * 2**20)]
+    known = replace(results, costs=tuple(measured))
+    table = tabulate(known)
+    assert [line.costs for line in table.rows] == [(None, None, None), (10.0, 2000.0, 2.0)]  # means of what is known
+    lines = markdown(known).splitlines()
+    assert lines[0] == "| method | images | CLIP-T | DINO | training s | values | MiB |"
+    assert lines[1].count("---:|") == 6
+    assert lines[2].endswith("|  |  |  |") and lines[3].endswith("| 10 | 2,000 | 2.000 |")
+    rows = csv_rows(known)
+    assert rows[0][-3:] == ["training s", "values", "MiB"] and rows[1][-3:] == ["", "", ""]
+    assert [float(value) for value in rows[2][-3:]] == [10.0, 2000.0, 2.0]
+    assert "& 10 & 2,000 & 2.000 \\\\" in latex(known)
+    assert picture(table).shape[1] > picture(tabulate(results)).shape[1]
+
+
+def test_costs_go_to_the_row_of_their_adapter():
+    rows = tuple(row("DEFT", "DINO", (0.5,), method="deft", rank=rank, subject=subject)
+                 for rank in (4, 8) for subject in ("dog", "cat"))
+    costs = (Cost("DEFT", 1.0, 10, 0, "deft", 4, "dog"), Cost("DEFT", 3.0, 10, 0, "deft", 4, "cat"),
+             Cost("DEFT", 7.0, 20, 0, "deft", 8))
+    scores = Scores(rows, costs)
+    assert [line.costs[0] for line in tabulate(scores).rows] == [2.0, 7.0]
+    assert [line.costs[0] for line in tabulate(scores, "label x subject").rows] == [1.0, 3.0, 7.0, 7.0]
+
+
+def test_missing_cells_and_several_protocols(results: Scores):
+    more = join([results, Scores((row("PaRa", "DINO", (71.0, 73.0), protocol="dreambench++", scale=100.0),))])
+    table = tabulate(more)
+    assert [column.title for column in table.columns] == [
+        "CLIP-T (dreambooth)", "DINO (dreambench++)", "DINO (dreambooth)"]
+    assert [column.scale for column in table.columns] == [1, 100, 1]
+    assert [cell is None for cell in table.rows[2].cells] == [True, False, True]
+    assert not table.rows[2].cells[1].best  # nothing to compare with
+    assert "| PaRa | 2 |  | 72.00 [71.00, 73.00] |  |" in markdown(more)
+    assert csv_rows(more)[3] == ["PaRa", "2", "", "", "", "72.0", "71.0", "73.0", "", "", ""]
+
+
+def test_scores_of_different_backbones_do_not_share_a_column(results: Scores):
+    other = Scores((row("LoRA", "DINO", (0.5,), backbone="DINO ViT-B/8"),))
+    with pytest.raises(ValueError, match="DINO of protocol dreambooth was measured in two ways"):
+        tabulate(join([results, other]))
+    with pytest.raises(ValueError, match="no scores"):
+        tabulate(Scores(()))
+
+
+def test_remarks_of_the_scores_are_notes(results: Scores):
+    assert markdown(replace(results, remarks=("Two texts were cut.",))).endswith("\n* Two texts were cut.\n")
+
+
+@pytest.mark.parametrize(("text", "printed"), [
+    ("a_b & 50% $x^2$ #1", r"a\_b \& 50\% \$x\textasciicircum{}2\$ \#1"),
+    (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+    ("[2] ~ *|<>\n", r"{[}2] \textasciitilde{} {*}\textbar{}\textless{}\textgreater{} ")])
+def test_latex_escapes(text: str, printed: str):
+    assert escape(text) == printed
+
+
+def test_latex_is_a_booktabs_table(results: Scores):
+    hostile = replace(results, rows=tuple(replace(score, label=score.label + "_{%}") for score in results.rows),
+                      remarks=("50% \\end{table}",))
+    text = latex(hostile, "Dog & cat")
+    assert text.splitlines()[1:8] == [
+        r"\begin{table}", r"\centering", r"\caption{Dog \& cat}", r"\begin{tabular}{lrrr}", r"\toprule",
+        r"method & images & CLIP-T & DINO \\", r"\midrule"]
+    assert (r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [0.625, 0.800]} \\" "\n\\bottomrule"
+            in text)
+    body = text.split("\n", 1)[1]  # behind the first line, which is a comment, no percent sign may start one
+    assert not re.search(r"(?<!\\)%", body) and body.count(r"\end{table}") == 1
+    plain = re.sub(r"\\[{}]", "", body)
+    assert plain.count("{") == plain.count("}")
+    assert latex(results).count(r"\caption") == 0
+
+
+def test_picture_shows_text_and_grows_with_rows(results: Scores):
+    table = tabulate(results)
+    drawn = picture(table, "Dog $x^2$")
+    assert drawn.dtype == np.uint8 and drawn.ndim == 3 and drawn.shape[2] == 3
+    assert (drawn < 128).any() and (drawn[:3] == 255).all()
+    tall = picture(tabulate(join([results] + [Scores((row(str(i), "DINO", (0.1,)),)) for i in range(5)])))
+    assert tall.shape[0] > drawn.shape[0]
+    with Image.open(io.BytesIO(FORMS["png"](table, "Dog $x^2$"))) as saved:
+        assert np.array_equal(np.asarray(saved), drawn)
+
+
+@pytest.mark.parametrize("change", [{"best": False}, {"tied": True}, {"low": None}])
+def test_picture_shows_best_ties_and_intervals(results: Scores, change: dict):
+    wide = ("A note that is wider than the table. " * 6,)  # holds the columns still
+    table = tabulate(replace(results, remarks=wide))
+    first = table.rows[0]
+    cells = (replace(first.cells[0], **change), *first.cells[1:])
+    drawn, other = (picture(one)[:len(table.rows) * 52 + 66]  # header and rows without the legend
+                    for one in (table, replace(table, rows=(replace(first, cells=cells), *table.rows[1:]))))
+    assert drawn.shape == other.shape and not np.array_equal(drawn, other)
+
+
+def test_forms_are_by_suffix(results: Scores):
+    table = tabulate(results)
+    made = {suffix: form(table, "Dog") for suffix, form in FORMS.items()}
+    assert set(made) == {"png", "md", "csv", "tex"}
+    assert made["png"].startswith(b"\x89PNG") and all(isinstance(data, bytes) for data in made.values())
