@@ -3,7 +3,7 @@
 METHODS=all takes compare_all_methods.json instead, which has all methods and takes some minutes.
 
 Starts a server in a temporary folder with this checkout as a custom node, queues the workflow over HTTP, shows what
-runs, prints the score table, and copies table and grid into demo/out/. The server is ended afterwards.
+runs, prints the score table, and copies table, grid and plot into demo/out/. The server is ended afterwards.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from comfy_server import ComfyServer, PromptError, find_comfyui  # noqa: E402
 ALL = os.environ.get("METHODS") == "all"
 WORKFLOW = ROOT / "example_workflows" / "api" / f"compare_{'all_' if ALL else ''}methods.json"
 OUT = ROOT / "demo" / "out"
+PICTURES = (("table", "DEFTScoreTable"), ("grid", "DEFTComparisonGrid"), ("plot", "DEFTFidelityPlot"))
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -67,10 +68,10 @@ def titles(prompt: dict[str, Any], info: dict[str, Any]) -> dict[str, str]:
 
 
 def collect(server: ComfyServer, prompt: dict[str, Any], outputs: dict[str, Any]) -> tuple[str, list[Path]]:
-    """The score table in Markdown, and the pictures of table and grid, copied into demo/out/."""
+    """The score table in Markdown, and the pictures of table, grid and plot, copied into demo/out/."""
     OUT.mkdir(exist_ok=True)
     table, files = "", []
-    for name, class_type in (("table", "DEFTScoreTable"), ("grid", "DEFTComparisonGrid")):
+    for name, class_type in PICTURES:
         shown = next((outputs[key] for key, node in prompt.items()
                       if node["class_type"] == class_type and key in outputs), None)
         if shown is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -19,25 +18,14 @@ from comfy_api.v0_0_2 import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..deft_ops.files.safe import write_files
+
 MAX_ROWS = 32
 
 
 def as_image(picture: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] -> IMAGE [1, H, W, 3]."""
     return torch.from_numpy(picture).float().div_(255)[None]
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -53,10 +41,9 @@ def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
     Raises ComfyUI's own error for a prefix that leads out of the output folder.
     """
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    paths = [Path(folder) / f"{name}_{counter:05}_.{suffix}" for suffix in files]
-    for path, data in zip(paths, files.values(), strict=True):
-        write_file(path, data)
-    return paths
+    named = {f"{name}_{counter:05}_.{suffix}": data for suffix, data in files.items()}
+    write_files(Path(folder), named)
+    return [Path(folder) / file for file in named]
 
 
 def workflow_info(node: type[io.ComfyNode]) -> PngInfo | None:
@@ -89,7 +76,7 @@ def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: Pn
         target = BytesIO()
         picture.save(target, "PNG", pnginfo=info, compress_level=4)
         paths.append(Path(folder) / f"{start}_{name}_{counter:05}_.png")
-        write_file(paths[-1], target.getvalue())
+        write_files(paths[-1].parent, {paths[-1].name: target.getvalue()})
     return paths
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from comfy_api.v0_0_2 import io, ui
 from PIL import Image
 
+from ..deft_ops.files.safe import write_files
 from ..scoring.published import PUBLISHED
 from ..scoring.report import html_page, report_page
 from ..scoring.scores import Scores, from_jsonl, join, merge
 from ..scoring.tables import FORMS, Rows, tabulate
-from .output import MAX_ROWS, as_image, in_order, save_files, write_file
+from .output import MAX_ROWS, as_image, in_order, save_files
 from .sockets import ScoresSocket
 
 ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
@@ -50,9 +51,8 @@ def read_scores(path: Path) -> Scores:
 
 def write_scores(path: Path, data: bytes) -> None:
     """Write the score file, if that changes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != data:
-        write_file(path, data)
+        write_files(path.parent, {path.name: data})
 
 
 class DEFTScoreTable(io.ComfyNode):

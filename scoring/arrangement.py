@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from .metrics import order
-from .scores import Score, Scores
+from .scores import Score, Scores, score_text
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
     metrics = [metric for metric, _ in groups]
     named = {f"{metric} ({protocol})" if metrics.count(metric) > 1 else metric: rows
              for (metric, protocol), rows in groups.items()}
-    means = [f"{name} {_number(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
+    means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
     own = {name: rows for name, rows in named.items()
            if len(_values(rows)) == pictures and rows[0].pairing != "within"}
     first = next((_digests(rows) for rows in own.values()), ())
     own = {name: rows for name, rows in own.items() if _digests(rows) == first}
-    columns = [[f"{name} {_number(value)}" for value in _values(rows)] for name, rows in own.items()]
+    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in own.items()]
     texts = [tuple(text for row in rows for text in row.texts) for rows in own.values()]
     label = next((row.label or row.method for row in scores.rows), "")
     return RowScores(label, "\n".join(means), tuple("  ".join(line) for line in zip(*columns, strict=True)),
@@ -54,11 +54,6 @@ def _values(rows: Sequence[Score]) -> list[float]:
 
 def _digests(rows: Sequence[Score]) -> tuple[str, ...]:
     return tuple(digest for row in rows for digest in row.pictures)
-
-
-def _number(value: float) -> str:
-    """Three decimals for cosines, two for values of 100 times that."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 class Placed:

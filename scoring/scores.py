@@ -101,6 +101,11 @@ def _against(row: Score) -> str:
     return f", {row.references} {what}" if row.references else ""
 
 
+def score_text(value: float, like: float | None = None) -> str:
+    """Three decimals for cosines, two for values of 100 times that; `like` says which of them it is, if given."""
+    return f"{value:.3f}" if abs(value if like is None else like) < 10 else f"{value:.2f}"
+
+
 def join(parts: Iterable[Scores]) -> Scores:
     """All rows of several Scores, in order."""
     parts = list(parts)

@@ -103,7 +103,7 @@ class Result:
         """A line to read."""
         mark = {True: "right", False: "WRONG", None: "not compared"}[self.passed]
         numbers = ", ".join(f"{value:.4f}" for value in self.measured)
-        wanted = f", published {', '.join(f'{value:.4f}' for value in self.expected)} ({self.source})"
+        wanted = f", expected {', '.join(f'{value:.4f}' for value in self.expected)} ({self.source})"
         return f"{mark}: {self.what}: {numbers}{wanted if self.expected else ''}"
 
 
@@ -124,8 +124,8 @@ class Verification:
 
     def report(self) -> str:
         """A few lines to read."""
-        verdict = {True: "gives the published numbers",
-                   False: "does NOT give the published numbers: other weights of this architecture, not OpenAI's, or "
+        verdict = {True: "gives the expected numbers",
+                   False: "does NOT give the expected numbers: other weights of this architecture, not OpenAI's, or "
                           "a damaged file",
                    None: "names and shapes are right; nobody has published a number that needs no picture"}[self.passed]
         return "\n".join([f"{self.name} ({self.model}; {self.weights}): {verdict}.",
@@ -186,6 +186,6 @@ def load_file(path: Path) -> Backbone:
 def known_models() -> dict[str, BackboneSpec]:
     """The backbones by the beginning of what `identify` says of them."""
     return {"CLIP ViT-B/32": specs.CLIP_B32, "CLIP ViT-B/16": clip_spec("ViT-B-16/openai"),
-            "CLIP ViT-L/14": clip_spec("ViT-L-14/openai"), "DINO or another ViT ViT-S/16": specs.DINO_S16,
-            "DINO or another ViT ViT-S/8": specs.DINO_S8, "DINOv2 ViT-S/14": specs.DINOV2_S14,
+            "CLIP ViT-L/14": clip_spec("ViT-L-14/openai"), "DINO-like ViT-S/16": specs.DINO_S16,
+            "DINO-like ViT-S/8": specs.DINO_S8, "DINOv2 ViT-S/14": specs.DINOV2_S14,
             "DINOv2 ViT-B/14": specs.DINOV2_B14}

@@ -32,7 +32,7 @@ def identify(state: Mapping[str, torch.Tensor]) -> str:
         note = "" if text else ", image encoder only"
     else:
         second = any(name.endswith((".ls1.gamma", ".layer_scale1.lambda1")) for name in state)
-        family, sizes = ("DINOv2" if second else "DINO or another ViT"), VITS
+        family, sizes = ("DINOv2" if second else "DINO-like"), VITS
         note = ", with registers" if any("reg" in name.split(".")[-1] for name in state) else ""
     size = sizes.get((width, depth), f"ViT of width {width} and {depth} layers")
     return f"{family} {size}/{patch} ({PATCHES[key]} names{note})"

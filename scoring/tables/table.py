@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from ..metrics import better, order
-from ..scores import Cost, Score, Scores
+from ..scores import Cost, Score, Scores, score_text
 from ..statistics import Values, by_prompt, interval
 from .findings import FEW, FEW_TEXT, NOTHING, judge
 
@@ -106,21 +106,16 @@ class Table:
         return " ".join(filter(None, (best, tied, brackets)))
 
 
-def number(value: float, like: float) -> str:
-    """Three decimals for cosines, two for values of 100 times that; `like` says which of them it is."""
-    return f"{value:.3f}" if abs(like) < 10 else f"{value:.2f}"
-
-
 def mean_text(cell: Cell) -> str:
     """A cell's mean as people read it."""
-    return number(cell.mean, cell.mean)
+    return score_text(cell.mean)
 
 
 def interval_text(cell: Cell) -> str:
     """A cell's interval in brackets; "" without one."""
     if cell.low is None or cell.high is None:
         return ""
-    return f"[{number(cell.low, cell.mean)}, {number(cell.high, cell.mean)}]"
+    return f"[{score_text(cell.low, cell.mean)}, {score_text(cell.high, cell.mean)}]"
 
 
 class Key(NamedTuple):

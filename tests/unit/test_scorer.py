@@ -388,7 +388,7 @@ def test_the_demos_numbers_are_those_of_transformers_and_verify(monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         command.main()
     text = capsys.readouterr().out
-    assert ended.value.code == 0 and text.count("gives the published numbers") == 2 and "WRONG" not in text
+    assert ended.value.code == 0 and text.count("gives the expected numbers") == 2 and "WRONG" not in text
     assert text.count("right: ") == 3 and "SHA-256 718dfc" in text
 
 
@@ -400,7 +400,7 @@ def test_verification_fails_for_other_weights(tmp_path):
     state["visual.proj"] = state["visual.proj"] * torch.linspace(0.9, 1.1, state["visual.proj"].shape[1])
     save_file(state, tmp_path / "deft_demo_clip.safetensors")
     found = verify(load_for_check(tmp_path / "deft_demo_clip.safetensors"))
-    assert found.passed is False and "does NOT give the published numbers" in found.report()
+    assert found.passed is False and "does NOT give the expected numbers" in found.report()
     assert [result.passed for result in found.results] == [False, True, None]  # pixels, text, soundness
 
 
