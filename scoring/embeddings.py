@@ -20,41 +20,63 @@ from .backbones import Backbone
 from .pictures import digest, is_flat
 
 TEXTS = 32  # texts a forward
+BLOCK = 1024  # features that are allocated at once
+
+Place = tuple[torch.Tensor, int]  # a block [BLOCK, d] and a row in it
 
 
 class FeatureStore:
-    """Features by backbone and content, the least used forgotten beyond `limit` bytes."""
+    """Features by backbone and content, the least used forgotten beyond `limit` bytes.
+
+    They lie in large blocks: thousands of small pieces between the short-lived pixels would keep the memory of those.
+    """
 
     def __init__(self, limit: int = 256 * 2**20) -> None:
         """256 MiB hold 170,000 features of DINO ViT-S."""
         self.limit, self.size = limit, 0
-        self._features: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
+        self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
+        self._free: dict[int, list[Place]] = {}
         self._lock = Lock()
 
     def get(self, backbone: Backbone, content: str) -> torch.Tensor | None:
         """The feature [d], or None."""
+        key = (backbone.fingerprint, content)
         with self._lock:
-            feature = self._features.get((backbone.fingerprint, content))
-            if feature is not None:
-                self._features.move_to_end((backbone.fingerprint, content))
-            return feature
+            if key not in self._places:
+                return None
+            self._places.move_to_end(key)
+            block, row = self._places[key]
+            return block[row].clone()
 
     def put(self, backbone: Backbone, content: str, feature: torch.Tensor) -> None:
         """Keep a feature [d]."""
         key = (backbone.fingerprint, content)
         with self._lock:
-            if key not in self._features:
-                self._features[key] = feature.clone()  # not a view of its whole batch
-                self.size += feature.numel() * feature.element_size()
+            if key in self._places:
+                return
+            free = self._free.setdefault(len(feature), [])
+            if not free:
+                block = torch.empty(BLOCK, len(feature))
+                free += [(block, row) for row in range(BLOCK)]
+            block, row = self._places[key] = free.pop()
+            block[row] = feature
+            self.size += _bytes(block)
             while self.size > self.limit:
-                _, old = self._features.popitem(last=False)
-                self.size -= old.numel() * old.element_size()
+                _, place = self._places.popitem(last=False)
+                self._free[place[0].shape[1]].append(place)
+                self.size -= _bytes(place[0])
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._features.clear()
+            self._places.clear()
+            self._free.clear()
             self.size = 0
+
+
+def _bytes(block: torch.Tensor) -> int:
+    """Of one feature in a block."""
+    return block.shape[1] * block.element_size()
 
 
 STORE = FeatureStore()
@@ -89,7 +111,7 @@ def embed_images(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Ima
     batch = batch or max((backbone.batch for backbone in backbones.values()), default=1)
     digests: list[str] = []
     flat: list[int] = []
-    rows: dict[str, list[torch.Tensor]] = {kind: [] for kind in backbones}
+    rows: dict[str, torch.Tensor] = {}
     for group in _batches(_prepared(backbones, pictures, batch, store), batch):
         flat += [len(digests) + index for index, item in enumerate(group) if item.flat]
         digests += [item.digest for item in group]
@@ -104,9 +126,12 @@ def embed_images(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Ima
                 known |= dict(zip(new, features, strict=True))
                 for content in new:
                     store.put(backbone, content, known[content])
-            rows[kind] += [known[item.digest] for item in group]
+            found = torch.stack([known[item.digest] for item in group])
+            if kind not in rows:
+                rows[kind] = torch.empty(len(pictures), found.shape[1])
+            rows[kind][len(digests) - len(group):len(digests)] = found
         progress(len(digests))
-    return Embedded({kind: torch.stack(found) for kind, found in rows.items()}, tuple(digests), tuple(flat))
+    return Embedded(rows, tuple(digests), tuple(flat))
 
 
 def _prepared(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Image], batch: int,

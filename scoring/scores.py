@@ -90,9 +90,9 @@ class Scores:
         return "\n".join([*lines, *self.remarks])
 
     def jsonl(self) -> str:
-        """One JSON object a line and score, then one a line and cost. `from_jsonl` reads them back."""
+        """One JSON object a line: scores, then costs, then remarks. `from_jsonl` reads them back."""
         lines = [{"metric": row.metric, "value": row.value} | asdict(row) for row in self.rows]
-        lines += [asdict(cost) for cost in self.costs]
+        lines += [asdict(cost) for cost in self.costs] + [{"remark": remark} for remark in self.remarks]
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
@@ -122,27 +122,31 @@ def merge(old: Scores, new: Scores) -> Scores:
     """
     rows: dict[Any, Score] = {}
     for row in (*old.rows, *new.rows):
-        rows[(row.place, () if row.provenance.get("seeds") else row.pictures)] = row
+        rows[(row.place, () if row.provenance.get("seeds") else row.pictures or row.values)] = row
     costs = {(cost.label, cost.method, cost.rank, cost.subject): cost for cost in (*old.costs, *new.costs)}
     return Scores(tuple(rows.values()), tuple(costs.values()), tuple(dict.fromkeys((*old.remarks, *new.remarks))))
 
 
 def from_jsonl(text: str, what: str = "the score file") -> Scores:
     """What `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
-    rows, costs = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    rows, costs, remarks = [], [], []
+    for number, line in enumerate(text.split("\n"), 1):  # prompts may hold other separators of lines
         if not line.strip():
             continue
         try:
             record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not a JSON object")
             if "metric" in record:
                 rows.append(_read(Score, record))
+            elif "remark" in record:
+                remarks.append(str(record["remark"]))
             else:
                 costs.append(_read(Cost, record))
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{what}, line {number}, is not a score that this pack has written ({error}); "
                              "repair or remove the line, or choose another file.") from error
-    return Scores(tuple(rows), tuple(costs))
+    return Scores(tuple(rows), tuple(costs), tuple(remarks))
 
 
 def _read(kind: type[Any], record: Any) -> Any:
@@ -151,6 +155,9 @@ def _read(kind: type[Any], record: Any) -> Any:
     values = {name: tuple(value) if isinstance(value, list) else value
               for name, value in record.items() if name in known}
     result = kind(**values)
-    if kind is Score and not (result.values and all(math.isfinite(float(value)) for value in result.values)):
-        raise ValueError("values must be finite numbers")
+    if kind is Score:
+        numbers = result.values
+        if not isinstance(numbers, tuple) or not numbers or not all(
+                isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+            raise ValueError("values must be finite numbers")
     return result

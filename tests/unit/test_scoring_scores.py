@@ -28,9 +28,11 @@ def test_lines_are_read_back():
 
 
 @pytest.mark.parametrize(("line", "reason"), [
-    ("{", "Expecting property name"), ('{"metric": "DINO"}', "missing"), ("5", "not iterable"),
+    ("{", "Expecting property name"), ('{"metric": "DINO"}', "missing"), ("5", "not a JSON object"), ('["metric"]', "not a JSON object"),
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("0.5]", "NaN]"), "finite"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", "[]"), "finite")])
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", "[]"), "finite"),
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '"123"'), "finite"),
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '["1"]'), "finite")])
 def test_a_damaged_line_is_named(line: str, reason: str):
     good = Scores((row("DEFT", (0.1,)),)).jsonl()
     with pytest.raises(ValueError, match=rf"runs.jsonl, line 2, is not a score.*{reason}"):
@@ -63,3 +65,13 @@ def test_costs_of_one_adapter_replace_each_other():
     other = Cost("DEFT", 7.0, 5, 20)
     merged = merge(Scores((), (old,), ("a", "b")), Scores((), (new, other), ("b",)))
     assert merged.costs == (new, other) and merged.remarks == ("a", "b")
+
+
+def test_other_line_separators_in_a_prompt_and_remarks_survive():
+    scores = Scores((row("DEFT", (0.1,), texts=("one\u2028two\x85three",)),), remarks=("text cut: ...",))
+    assert from_jsonl(scores.jsonl()) == scores
+
+
+def test_scores_without_pictures_and_seeds_are_told_apart_by_their_values():
+    one, other = (Scores((row("DEFT", (value,)),)) for value in (0.1, 0.2))
+    assert merge(one, other).rows == one.rows + other.rows and merge(one, one) == one

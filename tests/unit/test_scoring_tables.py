@@ -255,8 +255,8 @@ def test_picture_shows_text_and_grows_with_rows(results: Scores):
 
 @pytest.mark.parametrize("change", [{"best": False}, {"tied": True}, {"low": None}])
 def test_picture_shows_best_ties_and_intervals(results: Scores, change: dict):
-    wide = ("A note that is wider than the table. " * 6,)  # holds the columns still
-    table = tabulate(replace(results, remarks=wide))
+    wide = "A note that is wider than the table, so that the picture's width stays the same. " * 3
+    table = tabulate(replace(results, remarks=(wide,)))
     first = table.rows[0]
     cells = (replace(first.cells[0], **change), *first.cells[1:])
     drawn, other = (picture(one)[:len(table.rows) * 52 + 66]  # header and rows without the legend
