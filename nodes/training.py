@@ -244,7 +244,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                     default=1e-4,
                     min=1e-8,
                     max=1.0,
-                    step=1e-6,
+                    step=1e-7,  # the front end cuts off what is smaller, and DreamBooth has 2.5e-6
                     round=False,
                     tooltip="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use 5e-5.",
                 ),

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
 
 from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
+from make_tables import TABLES, arrange
 
 WORKFLOWS = ROOT / "example_workflows"
 
@@ -20,8 +22,12 @@ def main() -> None:
     pairs = [str(path) for name in names for path in (WORKFLOWS / "api" / f"{name}.json", WORKFLOWS / f"{name}.json")]
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
         drive_browser("convert", server.url, *pairs)
-    for path in pairs[1::2]:
-        print(f"[workflows] wrote {Path(path).relative_to(ROOT)}")
+    for path in map(Path, pairs[1::2]):
+        if path.stem in TABLES:
+            graph = json.loads(path.read_text())
+            arrange(TABLES[path.stem], graph)
+            path.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n")
+        print(f"[workflows] wrote {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def test_lines_are_read_back():
 
 
 @pytest.mark.parametrize(("line", "reason"), [
-    ("{", "Expecting property name"), ('{"metric": "DINO"}', "missing"), ("5", "not a JSON object"), ('["metric"]', "not a JSON object"),
+    ("{", "Expecting property name"), ('{"metric": "DINO"}', "missing"), ("5", "not a JSON object"),
+    ('["metric"]', "not a JSON object"),
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("0.5]", "NaN]"), "finite"),
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", "[]"), "finite"),
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '"123"'), "finite"),

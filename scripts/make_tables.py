@@ -1,0 +1,447 @@
+"""Write example_workflows/api/deft_table1.json and deft_table2.json: the two tables of the DEFT paper's supplement.
+
+    $(make -s python) scripts/make_tables.py && $(make -s python) scripts/make_workflows.py deft_table1 deft_table2
+
+What the workflows do, what they need and why they are as they are is in docs/tables.md.
+
+A node's id says where it stands: below 1000 what all subjects share, then a thousand for each subject and the last one
+for the table; within a subject ten for each line (its pictures and prompts, a line a method, the grid).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+API = Path(__file__).resolve().parent.parent / "example_workflows" / "api"
+
+# More inputs of Score Table, for both workflows; {name} and {number} are filled in.
+EXTRA: dict[str, str] = {
+    "rows": "method x subject", "append_to": "{name}/all_scores", "published": "DEFT supplement, Table {number}",
+}  # fmt: skip
+
+TOKEN = "sks"
+SEED = 42
+PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
+
+# Training Settings as the node has them, but a checkpoint every 100 steps.
+SETTINGS: dict[str, Any] = {
+    "preset": "none", "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1,
+    "max_grad_norm": 1.0, "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0,
+    "text_rate": 1.0, "timesteps": "auto", "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse",
+    "huber": 0.1, "noise_offset": 0.0, "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "",
+    "ranks": "", "adapter_precision": "fp32", "run_name": "", "checkpoint_every": 100, "keep": 1, "resume": True,
+}  # fmt: skip
+
+# The prompts of DreamBooth's data set (prompts_and_classes.txt).
+PLACES = [
+    "a {} in the jungle", "a {} in the snow", "a {} on the beach", "a {} on a cobblestone street",
+    "a {} on top of pink fabric", "a {} on top of a wooden floor", "a {} with a city in the background",
+    "a {} with a mountain in the background", "a {} with a blue house in the background",
+    "a {} on top of a purple rug in a forest",
+]  # fmt: skip
+LOOKS = ["a red {}", "a purple {}", "a shiny {}", "a wet {}", "a cube shaped {}"]
+OBJECT = [
+    *PLACES, "a {} with a wheat field in the background", "a {} with a tree and autumn leaves in the background",
+    "a {} with the Eiffel Tower in the background", "a {} floating on top of water",
+    "a {} floating in an ocean of milk", "a {} on top of green grass with sunflowers around it",
+    "a {} on top of a mirror", "a {} on top of the sidewalk in a crowded street", "a {} on top of a dirt road",
+    "a {} on top of a white rug", *LOOKS,
+]  # fmt: skip
+LIVE = [
+    *PLACES, "a {} wearing a red hat", "a {} wearing a santa hat", "a {} wearing a rainbow scarf",
+    "a {} wearing a black top hat and a monocle", "a {} in a chef outfit", "a {} in a firefighter outfit",
+    "a {} in a police outfit", "a {} wearing pink glasses", "a {} wearing a yellow shirt",
+    "a {} in a purple wizard outfit", *LOOKS,
+]  # fmt: skip
+
+# In the manner of DreamBench++: four photographs, three styles, two imagined scenes. These are not its own prompts.
+NINE = [
+    "a photo of a {} in a meadow at sunrise", "a photo of a {} beside a calm lake", "a photo of a {} in a snowy forest",
+    "a photo of a {} on a cobblestone street in the rain", "a watercolor painting of a {} among wildflowers",
+    "an oil painting of a {} under a starry sky in the style of Van Gogh",
+    "a Japanese woodblock print of a {} in front of waves", "a {} in a space suit floating above the Earth",
+    "a giant {} walking between the towers of a city at night",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table: its name, the training node's inputs, and what differs from SETTINGS.
+
+    prior: with pictures of the class, made by the base model. inversion: trained by Train Textual Inversion.
+    """
+
+    label: str
+    training: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prior: bool = False
+    inversion: bool = False
+
+    @property
+    def name(self) -> str:
+        """The label for file names."""
+        return self.label.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """name: in the table. folder: below ComfyUI's input folder. kind: the class word."""
+
+    name: str
+    folder: str
+    kind: str
+    prompts: list[str]
+
+    @property
+    def id(self) -> str:
+        """The name for file names. Without a space's "_": ComfyUI would take kitten_2 for the second file of kitten."""
+        return self.name.replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One workflow. batch: pictures a prompt; one of each is shown in the grid, which is shrunk by `shrink`."""
+
+    number: int
+    title: str
+    checkpoint: str
+    side: int
+    token: str
+    caption: str
+    protocol: str
+    batch: int
+    sampling: Mapping[str, Any]
+    subjects: list[Subject]
+    methods: list[Method]
+    shrink: float
+
+    @property
+    def name(self) -> str:
+        """The workflow's file, and the folder of all that it writes."""
+        return f"deft_table{self.number}"
+
+
+def method(kind: str, **options: Any) -> dict[str, Any]:
+    """The dynamic widget `method` of Train Adapter."""
+    return {"method": kind} | {f"method.{name}": value for name, value in options.items()}
+
+
+def low_rank(kind: str, rank: int) -> dict[str, Any]:
+    """DEFT from random matrices through QR, as the authors' deftQR and --ortho=True; PaRa; LoRA."""
+    own: dict[str, dict[str, Any]] = {
+        "deft": {"alpha": 0.0, "projector": "qr", "start": "paper"}, "para": {"rank_cap": 0.0}, "lora": {"alpha": 0.0},
+    }  # fmt: skip
+    return method(kind, rank=rank, **own[kind])
+
+
+def training(steps: int, rate: float, layers: str, precision: str = "auto", checkpointing: bool = False) -> dict:
+    """The other widgets of Train Adapter."""
+    return {"steps": steps, "learning_rate": rate, "batch_size": 1, "layers": layers, "pattern": "", "seed": SEED,
+            "precision": precision, "gradient_checkpointing": checkpointing}  # fmt: skip
+
+
+# Published for SDXL only; 1e-4 is what LoRA has for SD 1.5 in DreamBench++, DEFT in PEFT's example, and PaRa.
+LOW_RANK = training(500, 1e-4, PAPER_LAYERS)
+# What a preset sets is written at the nodes, too, so that they show what is done (tests/comfy/test_tables.py compares).
+SVDIFF = Method(
+    "SVDiff", method("svdiff", norm_rate=1e-3, keep_decomposition=True) | training(1000, 1e-3, "everything"),
+    {"preset": "SVDiff (SD 1.5)", "weight_decay": 1e-2, "prior_weight": 1.0}, prior=True,
+)  # fmt: skip
+# fp32, because bf16 would round most of so small a change away. No checkpoints: 10 GB each, for minutes of work.
+DREAMBOOTH = Method(
+    "DreamBooth", method("dreambooth") | training(250, 2.5e-6, "everything", "fp32", True),
+    {"preset": "DreamBooth (SD 1.5)", "weight_decay": 1e-2, "checkpoint_every": 0, "resume": False},
+)  # fmt: skip
+INVERSION = Method(
+    "Textual Inversion",
+    {"vectors": 1, "template": "object", "steps": 3000, "learning_rate": 1e-3, "batch_size": 1, "seed": SEED,
+     "overwrite": True, "precision": "auto", "gradient_checkpointing": False},
+    {"preset": "Textual Inversion (SD 1.5)", "weight_decay": 1e-2}, inversion=True,
+)  # fmt: skip
+
+SDXL = training(500, 5e-5, PAPER_LAYERS, checkpointing=True)
+
+NOTE = """## Table {number} of the DEFT paper's supplement
+
+**Before you run it**
+
+1. Put `{checkpoint}` into `models/checkpoints`.
+2. Put the photos into these folders of `input`, then reload the page (R):
+{folders}
+3. Put the scorer's weights into `models/scorers`, or switch *download* on in *Load Scorer*.
+
+It takes hours. What is trained is saved as it comes, and a run that was stopped goes on where it was.
+
+What it does, what it needs and what is not known of the original: `docs/tables.md` in this pack's folder.
+"""
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            1, "DEFT supplement, Table 1: CLIP image similarity on SD 1.5", "v1-5-pruned-emaonly-fp16.safetensors", 512,
+            TOKEN, f"a photo of {TOKEN} {{}}", "clip-image", 4,
+            {"steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
+            [
+                Subject("bear_plushie", "dreambooth/bear_plushie", "stuffed animal", OBJECT),
+                Subject("cat", "dreambooth/cat", "cat", LIVE),
+                Subject("dog8", "dreambooth/dog8", "dog", LIVE),
+            ],
+            [
+                *(Method(label, low_rank(kind, rank) | LOW_RANK) for label, kind, rank in (
+                    ("DEFT r8", "deft", 8), ("DEFT r4", "deft", 4), ("PaRa r4", "para", 4), ("PaRa r8", "para", 8),
+                    ("LoRA r4", "lora", 4), ("LoRA r8", "lora", 8),
+                )),
+                SVDIFF, DREAMBOOTH, INVERSION,
+            ],
+            0.5,
+        ),
+        Table(
+            2, "DEFT supplement, Table 2: DreamBench++ on SDXL", "sd_xl_base_1.0.safetensors", 1024,
+            "", "a photo of {}", "dreambench++", 1,
+            {"steps": 100, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"},
+            [
+                Subject("kitten", "dreambench_plus/live_subject_animal_00_kitten", "kitten", NINE),
+                Subject("stork", "dreambench_plus/live_subject_animal_01_stork", "stork", NINE),
+                Subject("kitten 2", "dreambench_plus/live_subject_animal_02_kitten", "kitten", NINE),
+                Subject("horse", "dreambench_plus/live_subject_animal_03_horse", "horse", NINE),
+            ],
+            [
+                Method("DEFT r4", low_rank("deft", 4) | SDXL, {"preset": "DEFT r4 (SDXL)"}),
+                Method("LoRA r4", low_rank("lora", 4) | SDXL, {"preset": "LoRA r4 (SDXL)"}),
+            ],
+            0.25,
+        ),
+    )
+}  # fmt: skip
+
+Link = list[Any]  # [node, output]
+
+
+class Prompt(dict[str, Any]):
+    """A workflow in ComfyUI's API form."""
+
+    def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
+        """A node; its first output."""
+        self[str(node_id)] = {"class_type": kind, "inputs": dict(inputs), "_meta": {"title": title}}
+        return [str(node_id), 0]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The outputs that all subjects use. settings: by the row's label."""
+
+    model: Link
+    clip: Link
+    vae: Link
+    empty: Link
+    latent: Link
+    scorer: Link
+    settings: dict[str, Link]
+    class_latents: Link | None
+
+
+def make(table: Table) -> Prompt:
+    """The whole workflow."""
+    prompt = Prompt()
+    shared = add_shared(prompt, table)
+    scores = [link for number, subject in enumerate(table.subjects, 1)
+              for link in add_subject(prompt, table, shared, subject, 1000 * number)]  # fmt: skip
+    extra = {name: text.format(name=table.name, number=table.number) for name, text in EXTRA.items()}
+    prompt.add(1000 * (len(table.subjects) + 1), "DEFTScoreTable", "The table", {
+        **{f"scores.scores{place}": link for place, link in enumerate(scores)},
+        "title": table.title, "filename_prefix": f"{table.name}/scores", **extra,
+    })  # fmt: skip
+    return prompt
+
+
+def add_shared(prompt: Prompt, table: Table) -> Shared:
+    """Model, scorer, latents, and the settings of each method."""
+    model = prompt.add(1, "CheckpointLoaderSimple", "Base model", {"ckpt_name": table.checkpoint})
+    clip, vae = [model[0], 1], [model[0], 2]
+    empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
+    size = {"width": table.side, "height": table.side}
+    latent = prompt.add(3, "EmptyLatentImage", f"{table.batch} of each prompt, {table.side} x {table.side}",
+                        size | {"batch_size": table.batch})  # fmt: skip
+    scorer = prompt.add(4, "DEFTLoadScorer", "Scorer", {
+        "protocol": table.protocol, "clip_weights": "auto", "dino_weights": "auto", "dinov2_weights": "auto",
+    })  # fmt: skip
+    class_latents = None
+    if any(row.prior for row in table.methods):
+        whole = prompt.add(5, "EmptyLatentImage", "200 pictures of a class", size | {"batch_size": 200})
+        class_latents = prompt.add(6, "RebatchLatents", "Eight at a time", {"latents": whole, "batch_size": 8})
+    settings = {}
+    for line, row in enumerate(table.methods, 1):
+        own = {**SETTINGS, **row.settings, "run_name": f"{table.name}/{row.name}"}
+        settings[row.label] = prompt.add(10 * line, "DEFTTrainingSettings", f"Settings of {row.label}", own)
+    return Shared(model, clip, vae, empty, latent, scorer, settings, class_latents)
+
+
+def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, first: int) -> list[Link]:
+    """A subject's nodes, with ids from `first` on; the scores of its rows."""
+    name = subject.name
+    called = f"{table.token} {subject.kind}".strip()
+
+    def add(node: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
+        return prompt.add(first + node, kind, f"{title}, {name}", inputs)
+
+    def encode(node: int, title: str, text: str | Link) -> Link:
+        return add(node, "CLIPTextEncode", title, {"text": text, "clip": shared.clip})
+
+    def sample(node: int, title: str, model: Link, positive: Link, latent: Link) -> Link:
+        return add(node, "KSampler", title, {
+            "model": model, "positive": positive, "negative": shared.empty, "latent_image": latent, "seed": SEED,
+            **table.sampling, "denoise": 1.0,
+        })  # fmt: skip
+
+    photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
+    cut = add(1, "ImageScale", f"{table.side} x {table.side}", {
+        "image": photos, "upscale_method": "lanczos", "width": table.side, "height": table.side, "crop": "center",
+    })  # fmt: skip
+    latents = add(2, "VAEEncode", "Encode the photos", {"pixels": cut, "vae": shared.vae})
+    caption = encode(3, "Caption", table.caption.format(subject.kind))
+    lines = "\n".join(line.format(called) for line in subject.prompts)
+    prompts = add(4, "DEFTPrompts", "Prompts", {"prompts": lines, "token": table.token})
+    encoded = encode(5, "Encode the prompts", prompts)
+    text = [prompts[0], 1]
+    prior: dict[str, Link] = {}
+    if shared.class_latents:
+        of_class = encode(6, "Caption of the class", f"a photo of a {subject.kind}")
+        pictures = sample(7, "Pictures of the class", shared.model, of_class, shared.class_latents)
+        prior = {"prior_latents": pictures, "prior_positive": of_class}
+
+    scores, shown = [], []
+    for line, row in enumerate(table.methods, 1):
+        here, label = 10 * line, row.label
+        settings = {"settings": shared.settings[label]}
+        if row.inversion:
+            trained = add(here, "DEFTTrainTextualInversion", f"Train {label}", {
+                "model": shared.model, "clip": shared.clip, "latents": latents,
+                "token": f"{table.name.replace('_', '-')}-{subject.id}", "start": subject.kind, **row.training,
+                **settings,
+            })  # fmt: skip
+            renamed = add(here + 1, "StringReplace", "The new token in the prompts",
+                          {"string": prompts, "find": called, "replace": trained})  # fmt: skip
+            model, positive = shared.model, encode(here + 2, "Encode them", renamed)
+            adapter = [trained[0], 4]
+        else:
+            adapter = add(here, "DEFTTrainAdapter", f"Train {label}", {
+                "model": shared.model, "latents": latents, "positive": caption, **row.training, **settings,
+                **(prior if row.prior else {}),
+            })  # fmt: skip
+            add(here + 1, "DEFTSaveAdapter", f"Save {label}", {
+                "adapter": adapter, "filename_prefix": f"{table.name}/{subject.id}_{row.name}",
+                "format": "native (.safetensors)", "place": "models/loras",
+            })  # fmt: skip
+            positive = encoded
+            model = add(here + 2, "DEFTApplyAdapter", f"Apply {label}", {
+                "model": shared.model, "adapter": adapter, "strength_model": 1.0, "strength_clip": 1.0,
+                "removal": 1.0, "injection": 1.0, "stacking": "sequential",
+            })  # fmt: skip
+        latent = sample(here + 3, f"Sample {label}", model, positive, shared.latent)
+        images = add(here + 4, "VAEDecode", f"Decode {label}", {"samples": latent, "vae": shared.vae})
+        scores.append(add(here + 5, "DEFTScoreImages", f"Score {label}", {
+            "scorer": shared.scorer, "images": images, "references": photos, "text": text, "label": label,
+            "subject": name, "adapter": adapter, "token": table.token,
+        }))  # fmt: skip
+        if table.batch > 1:
+            images = add(here + 6, "ImageFromBatch", f"The first of each prompt, {label}",
+                         {"image": images, "batch_index": 0, "length": 1})  # fmt: skip
+        shown.append(images)
+
+    end = 10 * (len(table.methods) + 1)
+    grid = add(end, "DEFTComparisonGrid", "Side by side", {
+        "row_labels": "\n".join(row.label for row in table.methods), "column_labels": text, "subject": photos,
+        **{f"images.images{place}": link for place, link in enumerate(shown)},
+        **{f"scores.scores{place}": link for place, link in enumerate(scores)},
+    })  # fmt: skip
+    small = add(end + 1, "ImageScaleBy", "Smaller",
+                {"image": grid, "upscale_method": "area", "scale_by": table.shrink})  # fmt: skip
+    add(end + 2, "SaveImage", "Save the grid",
+        {"images": small, "filename_prefix": f"{table.name}/grid_{subject.id}"})  # fmt: skip
+    return scores
+
+
+# ------------------------------------------------------------------------------------------------- on the front end
+
+GAP, MARGIN, TITLE = 60, 40, 60
+
+
+def arrange(table: Table, graph: dict[str, Any]) -> None:
+    """Place the nodes of the front end's form: a block each for what is shared, for each subject, and for the table.
+
+    A subject's block has a line a method, from training on the left to the scores on the right. A note says what is
+    needed.
+    """
+    for node in graph["nodes"]:
+        node["pos"] = [0, 0]
+    folders = "\n".join(f"   * `{subject.folder}`" for subject in table.subjects)
+    note = {
+        "id": graph["last_node_id"] + 1, "type": "MarkdownNote", "pos": [0, 0], "size": [560, 420], "flags": {},
+        "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {},
+        "widgets_values": [NOTE.format(number=table.number, checkpoint=table.checkpoint, folders=folders)],
+    }  # fmt: skip
+    blocks: list[tuple[str, dict[tuple[int, int], dict[str, Any]]]] = [
+        (title, {}) for title in ("For all subjects", *(subject.name for subject in table.subjects), "The table")
+    ]
+    for node in graph["nodes"]:
+        block, place = divmod(node["id"], 1000)
+        line, column = divmod(place, 10)
+        if not block:  # two columns: single nodes, and the methods' settings
+            line, column = (column, 0) if not line else (line, 1)
+        blocks[block][1][line, column] = node
+    blocks[0][1][0, 0] = note
+    graph["nodes"].append(note)
+    graph["last_node_id"] = note["id"]
+    graph["groups"], x = [], 0
+    for number, (title, block) in enumerate(blocks, 1):
+        width, height = lay_out(block, x, columns_apart=number == 1)
+        graph["groups"].append({
+            "id": number, "title": title, "bounding": [x, 0, width, height], "color": "#3f789e", "font_size": 24,
+            "flags": {},
+        })  # fmt: skip
+        x += width + GAP
+    # The note and the nodes around it can be read when the workflow is opened.
+    graph["extra"]["ds"] = {"scale": 0.6, "offset": [60, 100]}
+
+
+def lay_out(block: dict[tuple[int, int], dict[str, Any]], x: int, columns_apart: bool) -> tuple[int, int]:
+    """Set the positions of a block's nodes by line and column; its width and height.
+
+    columns_apart: each column has its own lines, with no regard to the others.
+    """
+    widths: dict[int, float] = {}
+    for (_, column), node in block.items():
+        widths[column] = max(widths.get(column, 0), node["size"][0])
+    lefts, right = {}, float(x + MARGIN)
+    for column in sorted(widths):
+        lefts[column] = right
+        right += widths[column] + GAP
+    tops: dict[int, float] = {}
+    bottom = float(TITLE)
+    for line in sorted({line for line, _ in block}):
+        tallest = 0.0
+        for (row, column), node in sorted(block.items()):
+            if row == line:
+                top = tops.get(column, TITLE + 40.0) if columns_apart else bottom + 40
+                node["pos"] = [lefts[column], top]
+                tops[column] = top + node["size"][1] + GAP
+                tallest = max(tallest, node["size"][1])
+        bottom += tallest + GAP
+    return round(right - GAP + MARGIN) - x, round(max(tops.values()) - GAP + MARGIN)
+
+
+def main() -> None:
+    """Write both files."""
+    for table in TABLES.values():
+        path = API / f"{table.name}.json"
+        path.write_text(json.dumps(make(table), indent=2) + "\n")
+        print(f"[tables] wrote {path.relative_to(API.parent.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The examples of the DEFT paper's two tables: made by their script, true to the presets, run with the demo's model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import BASE, ROOT
+
+NAMES = ("deft_table1", "deft_table2")
+
+
+def load_script() -> Any:
+    """scripts/make_tables.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "scripts" / "make_tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_tables"] = module  # its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+tables = load_script()
+
+
+def prompt_of(name: str) -> dict[str, Any]:
+    """The committed workflow."""
+    return json.loads((ROOT / "example_workflows" / "api" / f"{name}.json").read_text())
+
+
+def of_kind(prompt: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
+    """The inputs of all nodes of some kinds, in order."""
+    return [node["inputs"] for node in prompt.values() if node["class_type"] in kinds]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_script_makes_the_files(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "example_workflows" / "api"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(tables, "API", folder)
+    tables.main()
+    committed = ROOT / "example_workflows" / "api" / f"{name}.json"
+    assert (folder / f"{name}.json").read_bytes() == committed.read_bytes(), "run scripts/make_tables.py"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_front_ends_form_has_no_node_on_another(name: str) -> None:
+    graph = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
+             for node in graph["nodes"]]
+    groups = [(x, y, x + width, y + height) for x, y, width, height in (one["bounding"] for one in graph["groups"])]
+    for place, (left, top, right, bottom) in enumerate(boxes):
+        assert not [other for other in boxes[:place]
+                    if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom]
+        assert len([g for g in groups if g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3]]) == 1
+    note = next(node for node in graph["nodes"] if node["type"] == "MarkdownNote")["widgets_values"][0]
+    prompt = prompt_of(name)
+    assert all(inputs["folder"] in note for inputs in of_kind(prompt, "LoadImageDataSetFromFolder"))
+    assert of_kind(prompt, "CheckpointLoaderSimple")[0]["ckpt_name"] in note
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_show_what_their_preset_sets(comfyui: Any, name: str) -> None:
+    """A preset overrides the widgets; here they say the same, so that nobody reads one number and gets another."""
+    training, settings = comfyui.module("nodes.training"), comfyui.module("nodes.training_settings")
+    prompt, seen = prompt_of(name), set()
+    for node in of_kind(prompt, "DEFTTrainAdapter", "DEFTTrainTextualInversion"):
+        given = prompt[node["settings"][0]]["inputs"]
+        (connected,) = settings.DEFTTrainingSettings.execute(**given).result
+        if "method" in node:
+            chosen = {"method": node["method"]} | {key.partition(".")[2]: value for key, value in node.items()
+                                                   if key.startswith("method.")}
+            own = training.method_settings(chosen)
+        else:
+            own = {"method": "textual_inversion", "rank": 1}
+        names = ("steps", "learning_rate", "batch_size", "layers", "pattern", "seed", "precision",
+                 "gradient_checkpointing")
+        own |= {key: node[key] for key in names if key in node}
+        with_preset, _, _ = settings.gathered(connected, **own)
+        without, _, _ = settings.gathered({**connected, "preset": "none"}, **own)
+        assert with_preset == without
+        seen.add(given["preset"])
+    assert seen == {"deft_table1": {"none", "SVDiff (SD 1.5)", "DreamBooth (SD 1.5)", "Textual Inversion (SD 1.5)"},
+                    "deft_table2": {"DEFT r4 (SDXL)", "LoRA r4 (SDXL)"}}[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_the_nodes_own(comfyui: Any, name: str) -> None:
+    """What the script writes for Training Settings is what the node starts with, but for what the table wants."""
+    settings = comfyui.module("nodes.training_settings")
+    known = {item.id: item.default for item in settings.DEFTTrainingSettings.define_schema().inputs}
+    assert set(tables.SETTINGS) == set(known)
+    changed = {key for key, value in tables.SETTINGS.items() if value != known[key]} - {"preset"}
+    assert changed == {"run_name", "checkpoint_every", "keep"}
+
+
+def test_the_prompts_are_those_of_dreambooth() -> None:
+    assert len(set(tables.OBJECT)) == len(set(tables.LIVE)) == 25
+    assert len(set(tables.OBJECT) & set(tables.LIVE)) == 15 and len(set(tables.NINE)) == 9
+    nodes = of_kind(prompt_of("deft_table1"), "DEFTPrompts")
+    first, second, third = (inputs["prompts"].splitlines() for inputs in nodes)
+    assert first[0] == "a sks stuffed animal in the jungle" and first[-1] == "a cube shaped sks stuffed animal"
+    assert second[10] == "a sks cat wearing a red hat" and third[24] == "a cube shaped sks dog"
+    assert not any("." in line for inputs in of_kind(prompt_of("deft_table2"), "DEFTPrompts")
+                   for line in inputs["prompts"].splitlines())
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+@pytest.fixture
+def photos() -> Iterator[None]:
+    """The folders of the examples in ComfyUI's input folder, with two of the demo's pictures, or one for table 2."""
+    teddy = sorted((ROOT / "demo" / "subjects" / "teddy_bear").glob("*.png"))
+    for name, count in zip(NAMES, (2, 1), strict=True):
+        for inputs in of_kind(prompt_of(name), "LoadImageDataSetFromFolder"):
+            folder = BASE / "input" / inputs["folder"]
+            folder.mkdir(parents=True)
+            for file in teddy[:count]:
+                shutil.copy(file, folder)
+    yield
+    for folder in ("input/dreambooth", "input/dreambench_plus",
+                   *(f"{place}/{name}" for place in ("models/loras", "output") for name in NAMES)):
+        shutil.rmtree(BASE / folder, ignore_errors=True)
+    for file in (BASE / "models" / "embeddings").glob("deft-table1-*"):
+        file.unlink()
+
+
+def small(name: str) -> dict[str, Any]:
+    """A workflow with the demo's model and scorers, small pictures and few steps, prompts and class pictures."""
+    prompt = prompt_of(name)
+    changed: dict[str, dict[str, Any]] = {
+        "DEFTLoadScorer": {"protocol": "demo"}, "ImageScale": {"width": 64, "height": 64},
+        "EmptyLatentImage": {"width": 64, "height": 64}, "RebatchLatents": {"batch_size": 1},
+        "DEFTTrainingSettings": {"preset": "none", "checkpoint_every": 2}, "DEFTTrainAdapter": {"steps": 2},
+        "DEFTTrainTextualInversion": {"steps": 2}, "KSampler": {"steps": 2}, "ImageScaleBy": {"scale_by": 1.0},
+    }
+    for node in prompt.values():
+        inputs = node["inputs"]
+        inputs |= changed.get(node["class_type"], {})
+        if node["class_type"] == "EmptyLatentImage":
+            inputs["batch_size"] = min(2, inputs["batch_size"])
+        if node["class_type"] == "DEFTPrompts":
+            inputs["prompts"] = "\n".join(inputs["prompts"].splitlines()[:2])
+        for key, value in inputs.items():
+            if value in (["1", 1], ["1", 2]):
+                inputs[key] = ["clip" if value[1] == 1 else "vae", 0]
+    prompt["1"] = {"class_type": "UNETLoader",
+                   "inputs": {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"}}
+    prompt["clip"] = {"class_type": "DEFTDemoTextEncoder", "inputs": {}}
+    prompt["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": "deft_demo_vae.safetensors"}}
+    return prompt
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
+    table = tables.TABLES[name]
+    end = str(1000 * (len(table.subjects) + 1))
+    prompt = small(name)
+    run = comfyui.run(prompt, want=[end])
+    records = [json.loads(line) for line in run.output(end, 3).splitlines()]
+    metrics = ("CLIP-I", "CLIP-T", "DINO")  # of the demo's protocol
+    labels, subjects = [row.label for row in table.methods], [subject.name for subject in table.subjects]
+    wanted = {(label, subject, metric) for label in labels for subject in subjects for metric in metrics}
+    assert "## Oddities of the published table" in run.output(end, 5)
+    measured = [record for record in records if "metric" in record]
+    scores = {(record["label"], record["subject"], record["metric"]): record for record in measured}
+    assert scores.keys() == wanted and len(wanted) == len(measured)
+    for record in scores.values():
+        assert math.isfinite(record["value"]) and record["images"] == 2 * min(2, table.batch)
+        assert record["provenance"]["seeds"] == [42]
+        assert not any(table.token and table.token in text for text in record["texts"])
+    costs = [(record["label"], record["subject"]) for record in records if "training_seconds" in record]
+    assert set(costs) == {(label, subject) for label in labels for subject in subjects}
+    # Rows are of their own methods: no two of a subject have the same values.
+    for subject in subjects:
+        of_subject = [tuple(scores[label, subject, "DINO"]["values"]) for label in labels]
+        assert len(set(of_subject)) == len(of_subject)
+    saved = [f"{subject.id}_{row.name}" for subject in table.subjects for row in table.methods if not row.inversion]
+    loras = BASE / "models" / "loras" / name
+    assert sorted(file.name for file in loras.iterdir()) == sorted(f"{one}_00001_.safetensors" for one in saved)
+    written = {file.name for file in (BASE / "output" / name).iterdir() if file.is_file()}
+    grids = {f"grid_{subject.id}_00001_.png" for subject in table.subjects}
+    assert {*grids, *(f"scores_00001_.{suffix}" for suffix in ("png", "md", "csv", "jsonl"))} <= written
+    # Trained once more after a restart: all runs with checkpoints are found.
+    comfyui.reset()
+    nodes = [key for key, node in prompt.items() if node["class_type"] == "DEFTTrainAdapter" and int(key) < 2000]
+    kept = {key: node for key, node in prompt.items() if not key.isdigit() or int(key) < 2000}
+    again = comfyui.run({key: node for key, node in kept.items()
+                         if node["class_type"] not in ("SaveImage", "DEFTSaveAdapter")}, want=nodes)
+    assert ["resumed at step 2" in again.text(key) for key in nodes] == [
+        row.settings.get("resume", True) for row in table.methods if not row.inversion]
