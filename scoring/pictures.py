@@ -14,7 +14,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class TensorPictures(Sequence[Image.Image]):
+class Pictures(Sequence[Image.Image]):
+    """RGB pictures, each made anew when it is asked for."""
+
+    def make(self, index: int) -> Image.Image:
+        """The picture of that place."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        """One picture, or a list of them."""
+        if isinstance(index, slice):
+            return [self.make(i) for i in range(*index.indices(len(self)))]
+        return self.make(index)
+
+
+class TensorPictures(Pictures):
     """IMAGE batches [B, H, W, C] in 0..1 as RGB pictures; each is made when it is asked for.
 
     8 bits as ComfyUI's Save Image writes them (truncated). C is 1 (grey), 3, or 4: alpha is laid on white, as
@@ -37,20 +57,11 @@ class TensorPictures(Sequence[Image.Image]):
         """How many pictures."""
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Image.Image]: ...
-
-    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
-        """One picture, or a list of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def make(self, index: int) -> Image.Image:
+        """One picture."""
         batch, place = self._places[index]
         row = np.clip(255.0 * batch[place].detach().cpu().float().numpy(), 0, 255).astype(np.uint8)
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}[row.shape[-1]]
-        return as_rgb(Image.fromarray(row[..., 0] if mode == "L" else row, mode))
+        return as_rgb(Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row))
 
 
 def _checked(batch: torch.Tensor, what: str) -> int:
@@ -67,7 +78,7 @@ def to_pictures(images: torch.Tensor, what: str = "images") -> list[Image.Image]
     return TensorPictures([images], what)[:]
 
 
-class FilePictures(Sequence[Image.Image]):
+class FilePictures(Pictures):
     """Picture files as RGB pictures, turned as their EXIF data says; each is read when it is asked for."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -78,16 +89,8 @@ class FilePictures(Sequence[Image.Image]):
         """How many pictures."""
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Image.Image]: ...
-
-    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
-        """One picture, or a list of them. Raises ValueError for a file that is no whole picture."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def make(self, index: int) -> Image.Image:
+        """One picture. Raises ValueError for a file that is no whole picture."""
         try:
             with Image.open(self.paths[index]) as opened:
                 return as_rgb(ImageOps.exif_transpose(opened))

@@ -28,7 +28,8 @@ def clip_spec(name: str) -> BackboneSpec:
     if tag and not weights:
         raise ValueError(f"open_clip has no weights {tag!r} of {model}; it has "
                          f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}.")
-    if weights.get("quick_gelu") and not config.get("quick_gelu"):
+    # Older releases of open_clip do not say it of OpenAI's weights.
+    if (weights.get("quick_gelu") or tag == "openai") and not config.get("quick_gelu"):
         model = f"{model}-quickgelu"
     side = config["vision_cfg"].get("image_size", 224)
     mean, std = (tuple(weights.get(key) or standard)
