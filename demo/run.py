@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -90,6 +91,7 @@ def collect(server: ComfyServer, prompt: dict[str, Any], outputs: dict[str, Any]
 def main() -> None:
     """Run the demo; exit status 1 and the reason when it does not get through."""
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("[demo] ended"))  # so that the server is ended, too
     prompt = json.loads(WORKFLOW.read_text())
     with tempfile.TemporaryDirectory(prefix="deft-demo-") as folder:
         server = ComfyServer(find_comfyui(), Path(folder))
