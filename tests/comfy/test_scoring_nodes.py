@@ -268,3 +268,14 @@ def test_a_replaced_weight_file_is_loaded_again(comfyui):
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10 ** 9))
     assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
     path.write_bytes(before)
+
+
+def test_comfyuis_memory_management_has_the_encoders(comfyui):
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    comfyui.module("scoring.embeddings").STORE.clear()
+    run = comfyui.run(scoring(label="managed"), want=["scorer", "score"])
+    modules = [backbone.module for backbone in run.output("scorer").backbones.values()]
+    loaded = [entry.model.model for entry in comfy.model_management.current_loaded_models]
+    assert len(modules) == 2 and all(any(module is one for one in loaded) for module in modules)
