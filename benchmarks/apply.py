@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 from comfy_server import find_comfyui  # noqa: E402
-from frame import compare, report, seconds  # noqa: E402
+from frame import compare, memory, report, seconds  # noqa: E402
 
 MODELS = ("sd15", "sdxl")
 DTYPES = ("float32", "float16")
@@ -323,11 +323,9 @@ def measure_memory(kind: str, dtype: str, options: argparse.Namespace) -> None:
 
 def print_peak(kind: str, dtype: str, method: str, rank: int) -> None:
     """In a process of its own: patch, and print the peak of the resident memory in MiB."""
-    import resource
-
     base = unet(kind, dtype)
     patch_once(patched(base, adapter(base, method, rank)))()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(memory("VmHWM"))
 
 
 def main() -> None:

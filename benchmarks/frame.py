@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def seconds(work: Callable[[], object]) -> Callable[[], float]:
@@ -17,6 +18,12 @@ def seconds(work: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - started
 
     return measure
+
+
+def memory(field: str) -> float:
+    """MiB of this process: VmRSS now, or VmHWM, its peak (Linux). ru_maxrss would count what its parent had, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def alternate(

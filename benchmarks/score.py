@@ -112,10 +112,9 @@ def measure_pairs(options: argparse.Namespace, again: bool, pairs: bool) -> bool
 
 
 def count_forwards(scorer: Any) -> list[int]:
-    """A list that grows by the number of pictures of every forward from now on."""
+    """A list that grows by one with every forward of a backbone from now on."""
     seen: list[int] = []
     for backbone in scorer.backbones.values():
-        backbone.module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
         backbone.before_use = lambda: seen.append(1)
     return seen
 
@@ -136,15 +135,14 @@ def measure_memory() -> None:
 
 def print_peak(folder: Path, count: int) -> None:
     """In a process of its own: score so many pictures with the demo's scorers, print the peak in MiB."""
-    import resource
-
+    from deft_pack.benchmarks.frame import memory
     from deft_pack.scoring.pictures import FilePictures
     from deft_pack.scoring.scorer import load_scorer, score
 
     scorer = load_scorer("demo", [ROOT / "demo" / "models"])
     files = FilePictures(sorted(folder.glob("*.jpg"))[:count])
     score(scorer, files, FilePictures(files.paths[:5]), ["a dog"] * count)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(memory("VmHWM"))
 
 
 def main() -> None:

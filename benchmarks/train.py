@@ -33,7 +33,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from apply import CONFIGS, prepare, unet  # noqa: E402
-from frame import alternate, report  # noqa: E402
+from frame import alternate, memory, report  # noqa: E402
 
 MODELS = {"mid": "mid", "sd15": "sd15"}
 RANK = 8
@@ -55,12 +55,6 @@ LINES = {
     "floor_over_core_weight": ("floor", "core_weight"),
 }
 SLOW = ("core",)  # half a minute a step: fewer of them
-
-
-def memory(field: str) -> float:
-    """MiB of this process: VmRSS now, or VmHWM, its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) * 1024 / MIB for line in lines if line.startswith(field))
 
 
 class Meter:

@@ -14,7 +14,18 @@ from ..scoring.grid import Row, comparison_grid
 from ..scoring.metrics import METRICS
 from ..scoring.pictures import TensorPictures
 from ..scoring.scores import Scores, join
-from .output import MAX_ROWS, as_image, file_name, in_order, lines, png, save_files, save_pngs, workflow_info
+from .output import (
+    MAX_ROWS,
+    as_image,
+    file_name,
+    in_order,
+    lines,
+    png,
+    save_files,
+    save_pngs,
+    scores_input,
+    workflow_info,
+)
 from .sockets import ScoresSocket
 
 
@@ -45,9 +56,9 @@ class DEFTComparisonGrid(io.ComfyNode):
                     "Empty: the labels of the scores, if connected.")),
                 io.String.Input("column_labels", multiline=True, default="", optional=True, tooltip=(
                     "One line for each column, from left to right, or for each batch of a list; for example the "
-                    "prompts. A row whose scores carry "
-                    "the prompt of each image, all of them among these lines, is sorted into the columns of its "
-                    "prompts and the others stay missing; other rows are filled from the left.")),
+                    "prompts. A row whose scores carry the prompt of each image, all of them among these lines, is "
+                    "sorted into the columns of its prompts and the others stay missing; other rows are filled from "
+                    "the left.")),
                 io.Combo.Input("sizes", options=["same", "fit"], default="same", optional=True, advanced=True, tooltip=(
                     "same: all images must have one size. fit: others are scaled into the first one's size, on "
                     "white.")),
@@ -145,10 +156,7 @@ class DEFTFidelityPlot(io.ComfyNode):
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.Autogrow.Input("scores", tooltip="Scores of Score Images, one socket a method.",
-                                  template=io.Autogrow.TemplatePrefix(
-                                      ScoresSocket.Input("scores", tooltip="From Score Images."),
-                                      prefix="scores", min=1, max=MAX_ROWS)),
+                scores_input(),
                 io.Combo.Input("x", options=list(METRICS), default="CLIP-T", optional=True, tooltip=(
                     "The metric to the right. " + " ".join(f"{m.name}: {m.about}." for m in METRICS.values()))),
                 io.Combo.Input("y", options=list(METRICS), default="DINO", optional=True, tooltip=(

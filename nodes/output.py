@@ -19,8 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..deft_ops.files.safe import write_files
+from .sockets import ScoresSocket
 
-MAX_ROWS = 32
+MAX_ROWS = 100  # as many as a growing input may have
 
 
 def as_image(picture: np.ndarray) -> torch.Tensor:
@@ -78,6 +79,13 @@ def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: Pn
         paths.append(Path(folder) / f"{start}_{name}_{counter:05}_.png")
         write_files(paths[-1].parent, {paths[-1].name: target.getvalue()})
     return paths
+
+
+def scores_input() -> io.Input:
+    """A socket for the scores of each of any number of methods."""
+    one = ScoresSocket.Input("scores", tooltip="From Score Images, Score Drift or Score Diversity.")
+    return io.Autogrow.Input("scores", tooltip="One socket for the scores of each node.",
+                             template=io.Autogrow.TemplatePrefix(one, prefix="scores", min=1, max=MAX_ROWS))
 
 
 def lines(text: Iterable[str]) -> list[str]:

@@ -228,7 +228,7 @@ def describe(scorer: Scorer) -> str:
         metrics = ", ".join(measure.metric for measure in scorer.protocol.measures if measure.backbone.kind == kind)
         file = f" from {backbone.weights.name} (SHA-256 {backbone.weights.sha256[:16]}...)" if backbone.weights else ""
         lines.append(f"{metrics}: {backbone.name}{file}")
-    return "\n".join([*lines, *scorer.remarks])
+    return "\n".join([*lines, *scorer.remarks(scorer.protocol.measures)])
 
 
 class DEFTVerifyScorer(io.ComfyNode):

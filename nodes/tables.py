@@ -16,8 +16,7 @@ from ..scoring.published import PUBLISHED
 from ..scoring.report import html_page, report_page
 from ..scoring.scores import Scores, from_jsonl, join, merge
 from ..scoring.tables import FORMS, Rows, tabulate
-from .output import MAX_ROWS, as_image, in_order, save_files
-from .sockets import ScoresSocket
+from .output import as_image, in_order, save_files, scores_input
 
 ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
 NONE = "none"
@@ -73,10 +72,7 @@ class DEFTScoreTable(io.ComfyNode):
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.Autogrow.Input("scores", tooltip="Scores of Score Images, one socket a method.",
-                                  template=io.Autogrow.TemplatePrefix(
-                                      ScoresSocket.Input("scores", tooltip="From Score Images."),
-                                      prefix="scores", min=1, max=MAX_ROWS)),
+                scores_input(),
                 io.String.Input("title", default="", optional=True, tooltip="Title above the table."),
                 io.String.Input("filename_prefix", default="", optional=True, tooltip=(
                     "If not empty, the table is saved into the output folder under this name as .png, .md, .csv, .tex "

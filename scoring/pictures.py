@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -17,9 +18,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 class Pictures(Sequence[Image.Image]):
     """RGB pictures, each made anew when it is asked for."""
 
+    @abstractmethod
     def make(self, index: int) -> Image.Image:
         """The picture of that place."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...

@@ -27,13 +27,19 @@ LONGEST = 60  # characters of a text that a remark quotes
 class Scorer:
     """A protocol and its backbones by kind (the DEFT_SCORER socket).
 
-    remarks: which metrics are left out, and why. store: where features are kept.
+    left_out: why a backbone is not there, by kind. store: where features are kept.
     """
 
     protocol: Protocol
     backbones: dict[str, Backbone]
-    remarks: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
     store: FeatureStore = STORE
+
+    def remarks(self, measures: Sequence[Measure]) -> list[str]:
+        """Which of some measures are left out, and why."""
+        names = {kind: [measure.metric for measure in measures if measure.backbone.kind == kind]
+                 for kind in self.left_out}
+        return [f"{' and '.join(names[kind])} left out: {why}" for kind, why in self.left_out.items() if names[kind]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def load_scorer(protocol: str | Protocol, folders: Sequence[Path], explicit: Map
     if encoder is not None:
         protocol = protocol.with_clip_encoder(encoder.name, encoder.kind)
         backbones[encoder.kind] = encoder
-    remarks: list[str] = []
+    left_out: dict[str, str] = {}
     for kind, spec in protocol.backbones.items():
         if kind in backbones:
             continue
@@ -76,11 +82,10 @@ def load_scorer(protocol: str | Protocol, folders: Sequence[Path], explicit: Map
         except (FileNotFoundError, ImportError) as error:
             if protocol.needs(kind) and not leave_out:
                 raise
-            names = [measure.metric for measure in protocol.measures if measure.backbone.kind == kind]
-            remarks.append(f"{' and '.join(names)} left out: {_reason(error, spec.name)}")
+            left_out[kind] = _reason(error, spec.name)
     if not backbones:
-        raise ValueError(f"the protocol {protocol.name} has no weights to measure with. " + " ".join(remarks))
-    return Scorer(protocol, backbones, tuple(remarks))
+        raise ValueError(f"the protocol {protocol.name} has no weights to measure with. " + " ".join(left_out.values()))
+    return Scorer(protocol, backbones, left_out)
 
 
 def _reason(error: Exception, name: str) -> str:
@@ -193,9 +198,7 @@ class _Batch:
                  progress: Callable[[int], None]) -> None:
         self.scorer, self.row, self.texts = scorer, row, tuple(texts)
         self.measures = [measure for measure in measures if measure.backbone.kind in scorer.backbones]
-        wanted = {measure.metric for measure in measures}
-        self.remarks = [remark for remark in scorer.remarks
-                        if wanted & set(remark.split(" left out")[0].split(" and "))]
+        self.remarks = scorer.remarks(measures)
         self.rows: list[Score] = []
         self.digests: tuple[str, ...] = ()
         self.done, self.progress = 0, progress

@@ -172,9 +172,10 @@ def load_file(path: Path) -> Backbone:
 
     Raises ValueError for a file that looks like none of them.
     """
-    if path.with_suffix(".json").is_file():
-        kind = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["kind"]
-        return load_backbone(BackboneSpec(path.stem, kind, (), "", ""), (), path)
+    beside = path.with_suffix(".json")
+    settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if "kind" in settings:  # other programs put JSON files beside weights, too
+        return load_backbone(BackboneSpec(path.stem, settings["kind"], (), "", ""), (), path)
     found = identify(read_weights(path))
     for start, spec in known_models().items():
         if found.startswith(start):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,14 @@ def test_seconds_measures_the_call() -> None:
     import time
 
     assert 0.02 <= frame.seconds(lambda: time.sleep(0.02))() < 1.0
+
+
+def test_a_childs_peak_is_its_own() -> None:
+    """Not what its parent held when it was started."""
+    held = bytearray(600 * 2**20)
+    held[::4096] = b"x" * len(held[::4096])
+    assert frame.memory("VmRSS") > 600
+    done = subprocess.run([sys.executable, "-c", "import frame; print(frame.memory('VmHWM'))"], capture_output=True,
+                          cwd=Path(frame.__file__).parent, text=True, check=True)
+    peak = float(done.stdout)
+    assert 1 < peak < 300

@@ -7,6 +7,8 @@ the scale of cosines.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from deft_pack.scoring.embeddings import FeatureStore, embed_images
 from deft_pack.scoring.pictures import FilePictures, TensorPictures
 from deft_pack.scoring.protocols import Measure, Protocol, custom, get_protocol
 from deft_pack.scoring.scorer import Scorer, load_scorer, score, score_drift
+from deft_pack.scoring.verify import CHEF, PUBLISHED
 
 LIMIT = 1e-5
 SIZES = {  # width, height, channels
@@ -172,14 +175,8 @@ def test_dreambooths_mean_over_all_pairs(dreambooth: Scorer, loop: Loop, dino16)
     assert abs(result.value("CLIP-T") - sum(cosines) / 2) <= LIMIT
 
 
-def test_torchmetrics_clip_score(dreambooth: Scorer, loop: Loop):
-    """Its functional form takes any model with a processor; pictures are uint8 tensors."""
-    from torchmetrics.functional.multimodal import clip_score
-
-    images = [picture(kind) for kind in ("wide", "odd")]
-    # It puts the mean to 0 if it is negative, so each picture gets the text that suits it best.
-    texts = [max(TEXTS, key=lambda text, image=image: float((loop.clip_image(image) * loop.clip_text(text)).sum()))
-             for image in images]
+def for_torchmetrics(loop: Loop) -> Callable[[], tuple[Any, Any]]:
+    """What torchmetrics' CLIPScore takes in place of a name: a model and its processor. Pictures are uint8 tensors."""
 
     class Processor:
         tokenizer = SimpleNamespace(model_max_length=77)
@@ -207,11 +204,47 @@ def test_torchmetrics_clip_score(dreambooth: Scorer, loop: Loop):
         def get_text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return loop.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
 
+    return lambda: (Model(), Processor())
+
+
+def test_torchmetrics_clip_score(dreambooth: Scorer, loop: Loop):
+    from torchmetrics.functional.multimodal import clip_score
+
+    images = [picture(kind) for kind in ("wide", "odd")]
+    # It puts the mean to 0 if it is negative, so each picture gets the text that suits it best.
+    texts = [max(TEXTS, key=lambda text, image=image: float((loop.clip_image(image) * loop.clip_text(text)).sum()))
+             for image in images]
     pixels = [torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) for image in images]
-    theirs = float(clip_score(pixels, texts, lambda: (Model(), Processor())))
+    theirs = float(clip_score(pixels, texts, for_torchmetrics(loop)))
     mine = score(dreambooth, images, texts=texts).value("CLIP-T")
     assert theirs > 0
     assert abs(100 * mine - theirs) <= 100 * LIMIT
+
+
+def test_verification_does_what_the_publishers_of_its_numbers_do(dreambooth: Scorer, loop: Loop):
+    """Their examples with the weights that are here; only OpenAI's own give the published numbers."""
+    from torchmetrics.functional.multimodal import clip_score
+
+    clip = dreambooth.backbones["clip"]
+    one, other = (torch.randint(255, (3, 224, 224), generator=torch.Generator().manual_seed(seed)) for seed in (42, 43))
+    noise, pictures, texts = (check.measure(clip)[0] for check in PUBLISHED["CLIP ViT-B/16"])
+    assert abs(pictures - float(clip_score(one, other, for_torchmetrics(loop)))) <= 100 * LIMIT
+    assert abs(texts - float(clip_score(*CHEF, for_torchmetrics(loop)))) <= 100 * LIMIT
+    image = Image.fromarray(one.permute(1, 2, 0).to(torch.uint8).numpy())
+    assert abs(noise - 100 * float((loop.clip_image(image) * loop.clip_text("a photo of a cat")).sum())) <= 100 * LIMIT
+    with torch.no_grad():  # bumblebee: pixel_values 0.5, embedding 1..3
+        pooled = loop.clip.vision_model(pixel_values=torch.full((1, 3, 224, 224), 0.5)).pooler_output
+        embedding = loop.clip.visual_projection(pooled)[0]
+    pixels, text = (check.measure(clip) for check in PUBLISHED["CLIP ViT-B/32"])
+    assert pixels == pytest.approx(F.normalize(embedding[1:4], dim=0).tolist(), abs=10 * LIMIT)
+    assert text == pytest.approx(loop.clip_text("hello world")[0, :5].tolist(), abs=LIMIT)
+
+
+def test_the_published_numbers_are_those_of_torchmetrics_examples():
+    from torchmetrics.functional.multimodal import clip_score
+
+    examples = re.findall(r"tensor\((\d+\.\d+)\)", inspect.getdoc(clip_score) or "")
+    assert [check.expected for check in PUBLISHED["CLIP ViT-B/16"]] == [(float(number),) for number in examples]
 
 
 def test_custom_diffusions_formulas(loop: Loop, folder: Path, dino16):
