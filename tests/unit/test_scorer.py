@@ -196,6 +196,18 @@ def test_a_full_store_forgets_the_least_used_and_stays_right(scorer: Scorer, for
     assert store.size == 0 and store.get(scorer.backbones["dino"], digest(images[0])) is None
 
 
+def test_the_room_of_what_is_forgotten_is_used_again(scorer: Scorer, monkeypatch):
+    from deft_pack.scoring import embeddings
+
+    monkeypatch.setattr(embeddings, "BLOCK", 4)
+    dino, store, blocks = scorer.backbones["dino"], FeatureStore(limit=2 * 192 * 4), []
+    for index in range(20):
+        store.put(dino, str(index), torch.full((192,), float(index)))
+        blocks += [block for block, _ in store._places.values() if not any(block is other for other in blocks)]
+        assert store.get(dino, str(index))[0] == index
+    assert len(blocks) == 1 and store.get(dino, "17") is None and store.get(dino, "18")[0] == 18
+
+
 class Counted(list):
     """Pictures that are made when they are asked for, and counted while they live."""
 
