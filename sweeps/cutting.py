@@ -1,0 +1,141 @@
+"""Cutting training out of a workflow: a training cell saves the adapter, the picture cells load its file.
+
+A training node whose adapter is used by other nodes is run once with what it needs, with a Save Adapter behind it. In
+the picture cells a Load Adapter File stands in its place. What else the training node gives (a loss plot) goes to
+output nodes that run in the training cell.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .files import FOLDER
+from .schema import Info, default_of, inputs_of, links_of
+from .workflow import Prompt, needed_by, title_of
+
+# Class type of a training node -> slot of its LORA_MODEL output. A further trainer is a further line.
+TRAINERS = {"DEFTTrainAdapter": 0, "TrainLoraNode": 0}
+SAVER, LOADER, SCORE_SAVER = "DEFTSaveAdapter", "DEFTLoadAdapterFile", "DEFTSaveScores"
+SCORES = "DEFT_SCORES"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one workflow is divided. trainers: training node -> output nodes that run in its training cell.
+
+    pictures: output nodes of the picture cell. remarks: training nodes that could not be cut out, and why.
+    """
+
+    trainers: dict[str, tuple[str, ...]]
+    pictures: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info) -> Cut:
+    """Which training nodes are cut out, and which output nodes run where."""
+    candidates = [node_id for node_id, node in prompt.items() if node["class_type"] in TRAINERS
+                  and any(_is_adapter(prompt, source, slot) and source == node_id
+                          for other in prompt.values() for _, source, slot in links_of(other["inputs"]))]
+    remarks = []
+    if candidates and not {SAVER, LOADER} <= set(info):
+        remarks.append("This ComfyUI has no Save Adapter and no Load Adapter File (the pack is not installed there), "
+                       "so every cell trains for itself.")
+        candidates = []
+    while True:
+        apart = _without_adapters(prompt, candidates)
+        owners = {output: needed_by(apart, [output]) & set(candidates) for output in outputs}
+        wrong = next(((output, sorted(found)) for output, found in owners.items() if len(found) > 1 or any(
+            _uses_adapter(prompt, apart, output, trainer) for trainer in found)), None)
+        if wrong is None:
+            break
+        output, found = wrong
+        for trainer in found:
+            candidates.remove(trainer)
+            remarks.append(f"{title_of(prompt, trainer, info)} trains in every cell that needs it: "
+                           f"{title_of(prompt, output, info)} needs more of it than the adapter.")
+    pictures = tuple(output for output in outputs if not owners[output])
+    if not pictures:
+        return Cut({}, tuple(outputs), tuple(remarks))
+    return Cut({trainer: tuple(output for output in outputs if trainer in owners[output]) for trainer in candidates},
+               pictures, tuple(remarks))
+
+
+def _is_adapter(prompt: Prompt, source: str, slot: int) -> bool:
+    return TRAINERS.get(prompt[source]["class_type"]) == slot
+
+
+def _without_adapters(prompt: Prompt, trainers: Sequence[str]) -> Prompt:
+    """The workflow without the connections that carry adapters of these training nodes."""
+    return {node_id: {**node, "inputs": {name: value for name, value in node["inputs"].items() if not (
+        isinstance(value, list) and len(value) == 2 and value[0] in trainers and _is_adapter(prompt, *value))}}
+            for node_id, node in prompt.items()}
+
+
+def _uses_adapter(prompt: Prompt, apart: Prompt, output: str, trainer: str) -> bool:
+    """Whether the output node needs the adapter, too, and not only what else the training node gives."""
+    return any(source == trainer and _is_adapter(prompt, source, slot)
+               for node_id in needed_by(apart, [output]) for _, source, slot in links_of(prompt[node_id]["inputs"]))
+
+
+def training_prompt(prompt: Prompt, trainer: str, outputs: Sequence[str], adapters: Mapping[str, str], key: str,
+                    info: Info) -> Prompt:
+    """What a training cell runs: the training node, a Save Adapter behind it, and the output nodes beside it.
+
+    adapters: training node -> name of the file that stands in its place (for a training on top of another one).
+    """
+    result = _loading(prompt, {node: name for node, name in adapters.items() if node != trainer}, info)
+    saver = _free_id(result)
+    result[saver] = _node(SAVER, info, adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]]],
+                          filename_prefix=f"{FOLDER}/{key}", place="output")
+    return _only(result, [*outputs, saver])
+
+
+def picture_prompt(prompt: Prompt, outputs: Sequence[str], adapters: Mapping[str, str], info: Info) -> Prompt:
+    """What a picture cell runs, with a Save Scores behind every node whose scores nothing writes to a file."""
+    result = _only(_loading(prompt, adapters, info), outputs)
+    if SCORE_SAVER in info:
+        saved = [node_id for node_id, node in result.items() if node["class_type"] == SCORE_SAVER]
+        behind = needed_by(result, saved)
+        for node_id, node in list(result.items()):
+            types = info[node["class_type"]].get("output", [])
+            if SCORES in types and node_id not in behind:
+                result[_free_id(result)] = _node(SCORE_SAVER, info, filename_prefix=f"{FOLDER}/scores", **{
+                    "scores.scores0": [node_id, types.index(SCORES)]})
+    return result
+
+
+def _loading(prompt: Prompt, adapters: Mapping[str, str], info: Info) -> Prompt:
+    """The workflow with a loader in the place of each of these training nodes' adapters."""
+    result = copy.deepcopy(prompt)
+    for trainer, name in adapters.items():
+        loader = _free_id(result)
+        for node in result.values():
+            for place, source, slot in links_of(node["inputs"]):
+                if source == trainer and _is_adapter(prompt, trainer, slot):
+                    node["inputs"][place] = [loader, 0]
+        result[loader] = _node(LOADER, info, file=name)
+    return result
+
+
+def _node(class_type: str, info: Info, **inputs: Any) -> dict[str, Any]:
+    """A node with its defaults, but for these inputs."""
+    known = inputs_of(info[class_type], {})
+    defaults = {name: value for name, item in known.items()
+                if item.required and (value := default_of(item)) is not None}
+    return {"class_type": class_type, "inputs": {**defaults, **inputs}}
+
+
+def _only(prompt: Prompt, outputs: Sequence[str]) -> Prompt:
+    keep = needed_by(prompt, list(outputs))
+    return {node_id: node for node_id, node in prompt.items() if node_id in keep}
+
+
+def _free_id(prompt: Prompt) -> str:
+    """An id that no node has."""
+    number = len(prompt) + 1
+    while (name := f"sweep{number}") in prompt:
+        number += 1
+    return name

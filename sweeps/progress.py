@@ -1,0 +1,116 @@
+"""What a person sees while a sweep runs: a line a cell, and on a terminal what is running at this moment."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import deque
+from typing import Any, TextIO
+
+from .records import Cell, Run
+from .worker import Job
+
+TEXT = 60  # characters of a label that are shown
+
+
+class Progress:
+    """Lines on a stream. quiet: only what went wrong."""
+
+    def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
+        self.out = out or sys.stdout
+        self.live = self.out.isatty() and not quiet
+        self.quiet = quiet
+        self.total = self.count = 0
+        self.started = time.monotonic()
+        self.recent: deque[float] = deque(maxlen=50)  # times at which cells ended
+        self.running: dict[str, Job] = {}
+        self.last_line = 0.0
+        self.waited: list[str] = []
+
+    def begin(self, total: int) -> None:
+        """That many cells are to be run."""
+        self.total, self.started = total, time.monotonic()
+        self.recent.append(self.started)
+        if not self.quiet:
+            self.say(f"{total} cells to run" if total else "every cell is in the store already")
+
+    def say(self, text: str) -> None:
+        """A line."""
+        self._clear()
+        print(text, file=self.out, flush=True)
+
+    def start(self, worker: str, job: Job) -> None:
+        """A cell is sent to a server."""
+        self.running[worker] = job
+
+    def event(self, worker: str, kind: str, data: dict[str, Any]) -> None:
+        """A message of a server: shown on a terminal, a few times a second."""
+        now = time.monotonic()
+        if not self.live or now - self.last_line < 0.2 or kind not in ("progress", "executing") or not data.get("node"):
+            return
+        job = self.running.get(worker)
+        if job is None:
+            return
+        self.last_line = now
+        title = job.titles.get(str(data["node"]), str(data["node"]))
+        steps = f" {data['value']:.0f}/{data['max']:.0f}" if kind == "progress" else ""
+        text = f"[{self.count}/{self.total}] {describe(job.labels)}: {title}{steps}"
+        print(f"\r\033[K{text[:118]}", end="", file=self.out, flush=True)
+
+    def end(self, cell: Cell, run: Run) -> None:
+        """A cell has ended."""
+        self.count += 1
+        self.recent.append(time.monotonic())
+        if self.quiet and run.status == "done":
+            return
+        what = "trained" if cell.kind == "training" and run.status == "done" else run.status
+        text = f"[{self.count}/{self.total}] {what} {run.seconds:.1f} s  {describe(cell.labels)}{self._left()}"
+        if run.error:
+            text += f"\n    {run.error.splitlines()[0]}"
+        self.say(text)
+
+    def blocked(self, count: int) -> None:
+        """Cells that cannot be run, because their training failed."""
+        self.total -= count
+        if count:
+            self.say(f"    {count} cells need that adapter and are left out")
+
+    def elsewhere(self, count: int) -> None:
+        """Cells that another runner has finished."""
+        self.total -= count
+        if count and not self.quiet:
+            self.say(f"{count} cells were finished by another runner")
+
+    def waiting(self, holders: list[str]) -> None:
+        """Other runners hold what is left."""
+        if holders and holders != self.waited:
+            self.say(f"waiting for {', '.join(holders)}")
+        self.waited = holders
+
+    def _left(self) -> str:
+        """How long the rest will take, from the median of the last cells."""
+        times = list(self.recent)
+        if len(times) < 4 or self.count >= self.total:
+            return ""
+        step = statistics.median(later - earlier for earlier, later in zip(times, times[1:]))
+        return f"  ({duration(step * (self.total - self.count))} left)"
+
+    def _clear(self) -> None:
+        if self.live:
+            print("\r\033[K", end="", file=self.out)
+
+
+def describe(labels: dict[str, str]) -> str:
+    """The labels of a cell on one line."""
+    shown = [label if len(label) <= TEXT else f"{label[:TEXT - 3]}..." for label in labels.values()]
+    return " · ".join(shown) or "the one cell"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,95 @@
+"""What the store knows of a cell that has been run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["training", "picture"]
+Status = Literal["done", "failed", "cancelled"]
+
+CELL_FILE, RUN_FILE = "cell.json", "run.json"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that an output node has made. name: in the cell's folder. node, title, class_type: which node made it."""
+
+    name: str
+    node: str
+    title: str
+    class_type: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell is, the same in every run of it: the content of cell.json.
+
+    key: hash of the resolved prompt and of the files that it names. labels: axis -> name of the value, in the plan's
+    order; of a training cell, those axes that it depends on. needs: keys of the training cells whose adapters it used.
+    prompt: the whole workflow in API form, as dragging a picture into ComfyUI restores it. numbers: values that the
+    plan's output rules took from texts.
+    """
+
+    key: str
+    kind: Kind
+    labels: dict[str, str]
+    needs: tuple[str, ...] = ()
+    prompt: dict[str, Any] = field(default_factory=dict)
+    files: tuple[StoredFile, ...] = ()
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the cell was run: the content of run.json.
+
+    seconds: from the start of its execution to its end. node_seconds: by node id. memory: highest values seen while it
+    ran, in MiB: `process` (resident memory of the server, where it is our own) and `torch` (memory that PyTorch holds
+    on the GPU), sampled every second. versions: ComfyUI, PyTorch, Python, device. worker: which server ran it.
+    """
+
+    status: Status
+    error: str = ""
+    seconds: float = 0.0
+    node_seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    worker: str = ""
+    attempts: int = 1
+    finished: str = ""
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A cell of the store. folder: where its files are."""
+
+    cell: Cell
+    run: Run
+    folder: Path
+
+    def path(self, file: StoredFile) -> Path:
+        """Where a file lies."""
+        return self.folder / file.name
+
+
+def to_json(value: Cell | Run) -> bytes:
+    """The content of cell.json or run.json."""
+    return (json.dumps(asdict(value), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def read_record(folder: Path) -> Record:
+    """The cell in a folder of the store. Raises ValueError that names the file if it is damaged."""
+    values = {}
+    for name in (CELL_FILE, RUN_FILE):
+        try:
+            values[name] = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder / name} cannot be read ({error}): remove the folder, and run the sweep again to "
+                             "make this cell once more.") from error
+    cell, run = values[CELL_FILE], values[RUN_FILE]
+    files = tuple(StoredFile(**item) for item in cell.pop("files"))
+    return Record(Cell(**cell | {"needs": tuple(cell["needs"]), "files": files}), Run(**run), folder)

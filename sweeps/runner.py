@@ -1,0 +1,265 @@
+"""Runs the cells of a plan on one or more servers until all are in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from .cells import Cells, Compiler, PlannedTraining
+from .client import OnEvent, ServerLost
+from .progress import Progress
+from .records import Cell, Run
+from .schedule import Planned, Schedule, Taken
+from .store import BEAT, Store
+from .worker import ADAPTER, Job
+
+ATTEMPTS = 2  # a cell whose server died is run once more
+POLL = 1.0  # seconds between looks at what other runners have done
+
+
+class Runs(Protocol):
+    """What a runner needs of a worker: one ComfyUI server, here or elsewhere."""
+
+    name: str
+    slots: int
+    holds: set[str]
+
+    async def start(self) -> None:
+        """Start and connect."""
+
+    async def stop(self) -> None:
+        """Disconnect and end."""
+
+    async def restart(self) -> None:
+        """After the server was lost."""
+
+    async def run(self, job: Job, scratch: Any, on_event: OnEvent) -> tuple[Cell, Run]:
+        """Run a cell and put its files into `scratch`."""
+
+
+@dataclass
+class Result:
+    """How a run of the plan has ended. counts: cells by status. blocked: cells whose training failed.
+
+    stopped: why it ended early, "" if it did not.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    blocked: int = 0
+    stopped: str = ""
+
+
+class Runner:
+    """One run of a plan. `stop` may be called at any time, from a signal."""
+
+    def __init__(self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Runs],
+                 progress: Progress) -> None:
+        self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
+        done = store.keys("done")
+        for key in done & set(cells.trainings):
+            if not (store.folder(key) / ADAPTER).is_file():  # removed by hand, to save room
+                store.forget(key)
+                done.remove(key)
+        self.schedule = Schedule(cells, done)
+        self.result = Result()
+        self.held: set[str] = set()
+        self.stopping = False
+        self.tasks: dict[asyncio.Task[None], str] = {}
+        self.lost: Counter[str] = Counter()
+        self.failed_before = store.keys("failed") | store.keys("cancelled")
+        self._changed = asyncio.Event()
+
+    def stop(self) -> None:
+        """First: what runs is finished, nothing new is begun. Again: what runs is cancelled."""
+        if self.stopping:
+            self.progress.say("cancelling the running cells")
+            for task in self.tasks:
+                task.cancel()
+        else:
+            self.stopping = True
+            self.result.stopped = "stopped by hand; the same command goes on from here"
+            self.progress.say("finishing the running cells; once more cancels them")
+        self._changed.set()
+
+    async def run(self) -> Result:
+        """Run everything. Raises RuntimeError if no server comes up."""
+        self.progress.begin(self.schedule.total)
+        if not self.schedule.total:
+            return self.result
+        beating = asyncio.create_task(self._beat())
+        try:
+            loops = [asyncio.create_task(self._serve(worker)) for worker in self.workers]
+            outcomes = await asyncio.gather(*loops, return_exceptions=True)
+            errors = [error for error in outcomes if isinstance(error, BaseException)]
+            for error in errors:
+                if len(errors) == len(loops) or not isinstance(error, RuntimeError):
+                    raise error
+                self.progress.say(f"a server is out: {error}")
+            return self.result
+        finally:
+            beating.cancel()
+            for key in list(self.held):
+                self.store.release(key)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            await asyncio.to_thread(self.store.beat, list(self.held))
+
+    # One worker
+
+    async def _serve(self, worker: Runs) -> None:
+        """Keep a worker busy until nothing is left."""
+        try:
+            await worker.start()
+            running: set[asyncio.Task[None]] = set()
+            while True:
+                while not self.stopping and len(running) < worker.slots:
+                    cell = self.schedule.next(worker.name, worker.holds, self._take)
+                    if cell is None:
+                        break
+                    task = asyncio.create_task(self._run(worker, cell))
+                    self.tasks[task] = cell.key
+                    task.add_done_callback(lambda task: self.tasks.pop(task, None))
+                    running.add(task)
+                if not running and (self.stopping or not self._more()):
+                    return
+                await self._something(running)
+                for task in [task for task in running if task.done()]:
+                    running.remove(task)
+                    if task.cancelled():
+                        continue
+                    error = task.exception()
+                    if isinstance(error, ServerLost):
+                        await asyncio.gather(*running, return_exceptions=True)
+                        running = {task for task in running if not task.done()}
+                        self.progress.say(f"{worker.name}: {error}; starting it again")
+                        await worker.restart()
+                        break
+                    if error is not None:
+                        raise error
+        finally:
+            await asyncio.shield(worker.stop())
+
+    def _more(self) -> bool:
+        """Whether there is, or may come, something for a worker to do."""
+        return bool(self.tasks) or not self.schedule.empty
+
+    async def _something(self, running: set[asyncio.Task[None]]) -> None:
+        """Wait until a cell has ended somewhere, or for a moment if other runners hold what is left."""
+        self._changed.clear()
+        change = asyncio.create_task(self._changed.wait())
+        await asyncio.wait({*running, change}, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
+        change.cancel()
+        if not running and not self.stopping:
+            self._look_at_others()
+
+    def _look_at_others(self) -> None:
+        """What other runners have finished meanwhile, and for whom we wait."""
+        self.progress.elsewhere(self.schedule.drop(self.store.keys("done")))
+        holders = {str(owner) for name, owner in self.store.claims() if owner and owner != self.store.owner
+                   and not name.startswith("server-")}
+        self.progress.waiting(sorted(holders))
+
+    def _take(self, cell: Planned) -> Taken:
+        """Claim a cell, unless another runner is at it or has finished it."""
+        if not self.store.claim(cell.key):
+            return "busy"
+        self.held.add(cell.key)
+        status = self.store.status(cell.key)
+        if status == "done" or (status is not None and cell.key not in self.failed_before):
+            self._give_up(cell.key)
+            self.progress.elsewhere(1)
+            return "done"
+        return "ours"
+
+    def _give_up(self, key: str) -> None:
+        self.held.discard(key)
+        self.store.release(key)
+
+    # One cell
+
+    async def _run(self, worker: Runs, cell: Planned) -> None:
+        scratch = self.store.scratch()
+        try:
+            job = self.job(cell)
+            self.progress.start(worker.name, job)
+            attempt = 1 + self.lost[cell.key]
+            begun = False
+
+            def event(kind: str, data: dict[str, Any]) -> None:
+                nonlocal begun
+                begun = begun or kind == "execution_start"
+                self.progress.event(worker.name, kind, data)
+
+            try:
+                record, run = await worker.run(job, scratch, event)
+            except ServerLost as error:
+                self.lost[cell.key] += begun  # a cell that only waited there is not to blame
+                if not begun or attempt < ATTEMPTS:
+                    self.schedule.back(cell)
+                    raise
+                record, run = self._ended(job, f"the server died {attempt} times while it ran this cell: {error}")
+                await self._keep(cell, record, replace(run, attempts=attempt), scratch)
+                raise
+            except asyncio.CancelledError:
+                record, run = self._ended(job, "cancelled by hand", "cancelled")
+                await self._keep(cell, record, run, scratch)
+                return
+            await self._keep(cell, record, replace(run, attempts=attempt), scratch)
+        except OSError as error:
+            self.stopping = True
+            self.result.stopped = (f"the store {self.store.root} cannot be used ({error}); mend that, and run the same "
+                                   "command again: nothing that is done is lost")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            self._give_up(cell.key)
+            self._changed.set()
+
+    def _ended(self, job: Job, error: str, status: Any = "failed") -> tuple[Cell, Run]:
+        return Cell(job.key, job.kind, job.labels, job.needs, job.whole), Run(status, error)
+
+    async def _keep(self, cell: Planned, record: Cell, run: Run, scratch: Any) -> None:
+        await asyncio.to_thread(self.store.put, record, run, scratch)
+        self.result.counts[run.status] += 1
+        if run.status == "done":
+            self.schedule.finished(cell.key)
+        elif isinstance(cell, PlannedTraining):
+            blocked = self.schedule.failed(cell.key)
+            self.result.blocked += len(blocked)
+            self.progress.blocked(len(blocked))
+        self.progress.end(record, run)
+
+    def job(self, cell: Planned) -> Job:
+        """A cell with all that a server needs for it."""
+        compiler = self.compiler
+        kind = compiler.kind_of(cell)
+        prompt = compiler.prompt_of(cell)
+        whole = compiler.whole(cell.choice)
+        axes = cell.axes if isinstance(cell, PlannedTraining) else None
+        return Job(
+            cell.key, kind, compiler.plan.name, compiler.labels(cell.choice, axes), cell.needs, prompt, whole,
+            compiler.plan.outputs, compiler.titles(prompt),
+            {key: self.store.folder(key) / ADAPTER for key in cell.needs}, compiler.uploads(cell.choice))
+
+
+async def run_until_signal(runner: Runner) -> Result:
+    """Run, and stop gently at Ctrl-C: once to finish what runs, twice to cancel it."""
+    import signal
+
+    loop = asyncio.get_running_loop()
+    signals = [signal.SIGINT, signal.SIGTERM]
+    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C ends the program, and the store stays whole
+        for each in signals:
+            loop.add_signal_handler(each, runner.stop)
+    try:
+        return await runner.run()
+    finally:
+        with contextlib.suppress(NotImplementedError):
+            for each in signals:
+                loop.remove_signal_handler(each)

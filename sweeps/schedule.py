@@ -1,0 +1,159 @@
+"""Which cell is next: training cells before the pictures that need them, pictures of one adapter on one server."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from .cells import Cells, PlannedCell, PlannedTraining
+
+Planned = PlannedCell | PlannedTraining
+Needs = tuple[str, ...]
+# What came of the wish to take a cell: it is ours now, it is done already, or another runner is at it.
+Taken = Literal["ours", "done", "busy"]
+
+
+class Schedule:
+    """The cells that are still to be run. Nothing here waits or talks to anybody.
+
+    Cells come in groups with the same adapters. A server stays with its group as long as that has cells, then takes the
+    first group that nobody works on, then a training, then helps with the largest group.
+    """
+
+    def __init__(self, cells: Cells, done: set[str]) -> None:
+        self.done = set(done)
+        self.broken: set[str] = set()  # trainings that failed
+        self.groups: dict[Needs, deque[PlannedCell]] = {}
+        seen = set(done)
+        for cell in cells.pictures:
+            if cell.key not in seen:
+                seen.add(cell.key)
+                self.groups.setdefault(cell.needs, deque()).append(cell)
+        needed: dict[str, PlannedTraining] = {}
+        for needs in self.groups:
+            self._need(needs, cells.trainings, needed)
+        self.trainings = deque(needed.values())
+        self.at: dict[str, Needs] = {}  # worker -> its group
+        self.total = len(self.trainings) + sum(map(len, self.groups.values()))
+
+    def _need(self, keys: Iterable[str], trainings: dict[str, PlannedTraining],
+              found: dict[str, PlannedTraining]) -> None:
+        for key in keys:
+            if key not in self.done and key not in found:
+                self._need(trainings[key].needs, trainings, found)
+                found[key] = trainings[key]
+
+    def next(self, worker: str, holds: set[str], take: Callable[[Planned], Taken]) -> Planned | None:
+        """The next cell for a worker; None if nothing can be run now.
+
+        holds: training cells whose adapters are on the worker already. take: tries to claim a cell.
+        """
+        for needs in self._choices(worker, holds):
+            cell = self._take(self.groups[needs], take)
+            if cell:
+                self.at[worker] = needs
+            self._clear(needs)
+            if cell:
+                return cell
+        ready = deque(training for training in self.trainings if self._ready(training.needs))
+        before = set(ready)
+        training = self._take(ready, take)
+        gone = before.difference(ready)
+        self.trainings = deque(each for each in self.trainings if each not in gone)
+        if training:
+            return training
+        for needs in sorted(self.groups, key=lambda needs: -len(self.groups[needs])):
+            if self._ready(needs):
+                cell = self._take(self.groups[needs], take, last=True)  # from the other end than its own server
+                self._clear(needs)
+                if cell:
+                    return cell
+        return None
+
+    def _take(self, cells: deque[Any], take: Callable[[Planned], Taken], last: bool = False) -> Any:
+        """Take the first (or last) cell that can be had out of the queue; cells that are done already leave it, too."""
+        busy: deque[Any] = deque()
+        found = None
+        while cells and found is None:
+            cell = cells.pop() if last else cells.popleft()
+            taken = take(cell)
+            if taken == "ours":
+                found = cell
+            elif taken == "done":
+                self.done.add(cell.key)
+            elif last:
+                busy.appendleft(cell)
+            else:
+                busy.append(cell)
+        if last:
+            cells.extend(busy)
+        else:
+            cells.extendleft(reversed(busy))
+        return found
+
+    def _choices(self, worker: str, holds: set[str]) -> list[Needs]:
+        """The worker's own group, then groups that nobody is at, those whose adapters it holds first."""
+        mine = self.at.get(worker)
+        taken = {needs for name, needs in self.at.items() if name != worker}
+        free = [needs for needs in self.groups if needs != mine and needs not in taken and self._ready(needs)]
+        free.sort(key=lambda needs: not (needs and set(needs) <= holds))
+        return ([mine] if mine is not None and mine in self.groups and self._ready(mine) else []) + free
+
+    def _ready(self, needs: Needs) -> bool:
+        return self.done.issuperset(needs)
+
+    def _clear(self, needs: Needs) -> None:
+        if needs in self.groups and not self.groups[needs]:
+            del self.groups[needs]
+            for worker in [name for name, group in self.at.items() if group == needs]:
+                del self.at[worker]
+
+    def back(self, cell: Planned) -> None:
+        """A cell that was taken and not run after all."""
+        if isinstance(cell, PlannedTraining):
+            self.trainings.appendleft(cell)
+        else:
+            self.groups.setdefault(cell.needs, deque()).appendleft(cell)
+
+    def finished(self, key: str) -> None:
+        """A cell is done, here or by another runner."""
+        self.done.add(key)
+
+    def failed(self, key: str) -> list[Planned]:
+        """A training has failed: what needs it cannot be run and is taken out; returned."""
+        self.broken.add(key)
+        lost: list[Planned] = []
+        while True:
+            trainings = [training for training in self.trainings if self.broken.intersection(training.needs)]
+            if not trainings:
+                break
+            for training in trainings:
+                self.trainings.remove(training)
+                self.broken.add(training.key)
+                lost.append(training)
+        for needs in [needs for needs in self.groups if self.broken.intersection(needs)]:
+            lost += self.groups.pop(needs)
+        return lost
+
+    def drop(self, keys: set[str]) -> int:
+        """Take out cells that another runner has finished meanwhile; how many they were."""
+        before = len(self.waiting())
+        self.done |= keys
+        for needs in list(self.groups):
+            kept = deque(cell for cell in self.groups[needs] if cell.key not in keys)
+            if kept:
+                self.groups[needs] = kept
+            else:
+                del self.groups[needs]
+        self.trainings = deque(training for training in self.trainings if training.key not in keys)
+        return before - len(self.waiting())
+
+    @property
+    def empty(self) -> bool:
+        """Whether every cell is taken or out."""
+        return not self.trainings and not self.groups
+
+    def waiting(self) -> list[Planned]:
+        """All cells that are neither taken nor out."""
+        return [*self.trainings, *(cell for group in self.groups.values() for cell in group)]

@@ -1,0 +1,157 @@
+"""A ComfyUI server of our own, without a screen, as a child process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def find_comfyui(pack: Path, named: Path | None = None) -> Path:
+    """The ComfyUI folder: the named one, COMFYUI_DIR, or the one whose custom_nodes folder holds the pack.
+
+    Raises ValueError that says how to name it.
+    """
+    folder = named or (Path(os.environ["COMFYUI_DIR"]) if os.environ.get("COMFYUI_DIR") else None)
+    if folder is not None:
+        if not (folder / "main.py").is_file():
+            raise ValueError(f"{folder} is not a ComfyUI folder: it has no main.py.")
+        return folder.resolve()
+    above = pack.resolve().parent.parent
+    if pack.resolve().parent.name == "custom_nodes" and (above / "main.py").is_file():
+        return above
+    raise ValueError("no ComfyUI is found: name its folder with --comfyui, or a running one with --server.")
+
+
+class Server:
+    """A ComfyUI process. comfyui: its folder. work: a folder for its output, temporary and user files and its log.
+
+    arguments: more of ComfyUI's own, such as --base-directory or --cpu. Not started until `start`.
+    """
+
+    def __init__(self, comfyui: Path, work: Path, arguments: Sequence[str] = (), python: str = sys.executable,
+                 environment: dict[str, str] | None = None) -> None:
+        self.comfyui, self.work, self.arguments, self.python = comfyui, work, list(arguments), python
+        self.environment = environment or {}
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.seconds_to_start = 0.0
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log_file(self) -> Path:
+        """What the server writes to its screen."""
+        return self.work / "server.log"
+
+    def command(self) -> list[str]:
+        """The command line of the process."""
+        folders = []
+        for option, name in (("--output-directory", "output"), ("--temp-directory", "."), ("--user-directory", "user")):
+            if option not in self.arguments:
+                folders += [option, str(self.work / name)]
+        return [self.python, str(self.comfyui / "main.py"), "--listen", HOST, "--port", str(self.port),
+                "--disable-auto-launch", *folders, "--database-url", f"sqlite:///{self.work / 'comfyui.db'}",
+                *self.arguments]
+
+    def start(self, timeout: float = 300.0) -> None:
+        """Start the process and wait for its first answer. Raises RuntimeError with the log's end when none comes."""
+        for name in ("output", "user"):
+            (self.work / name).mkdir(parents=True, exist_ok=True)
+        self._end_orphan()
+        self.port = free_port()
+        started = time.monotonic()
+        with open(self.log_file, "wb") as log:
+            self.process = subprocess.Popen(
+                self.command(), cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=os.environ | self.environment, start_new_session=True)  # or Ctrl-C would end it, too
+        try:
+            self.pid_file.write_text(f"{self.process.pid} {_created(self.process.pid)}")
+            while not self._answers():
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"ComfyUI ended at start-up; the end of {self.log_file}:\n{self.log_tail()}")
+                if time.monotonic() - started > timeout:
+                    raise RuntimeError(f"ComfyUI gave no answer in {timeout:.0f} s; the end of {self.log_file}:\n"
+                                       f"{self.log_tail()}")
+                time.sleep(0.05)
+            self.seconds_to_start = time.monotonic() - started
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid_file(self) -> Path:
+        """Which process works in this folder."""
+        return self.work / "server.pid"
+
+    def _end_orphan(self) -> None:
+        """End the server that a killed runner has left in this folder."""
+        import psutil
+
+        try:
+            pid, created = self.pid_file.read_text().split()
+            if _created(int(pid)) == created:
+                psutil.Process(int(pid)).kill()
+                psutil.Process(int(pid)).wait(10)
+        except (OSError, ValueError, psutil.Error):
+            pass
+        self.pid_file.unlink(missing_ok=True)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        if self.process is None:
+            return
+        self.pid_file.unlink(missing_ok=True)
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:  # busy inside a long native call
+            self.process.kill()
+            self.process.wait()
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the log."""
+        try:
+            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+
+def _created(pid: int) -> str:
+    """When a process began, so that another one of the same number is not taken for it; "" if there is none."""
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.Error:
+        return ""

@@ -1,0 +1,280 @@
+"""The store: a folder that holds what every cell has given. Any number of runners may share it.
+
+    store.json                  whose plan it is
+    plan/                       the cells of the plan as it was last run, its YAML, the layout of its report
+    done/ab/abcd.../            a cell: cell.json (what it is), run.json (how it was run), its files
+    failed/, cancelled/         the same for cells that ended otherwise
+    claims/abcd...              which runner is at that cell now
+    tmp/, work/                 what is being written; the folders of the servers
+    report/                     what `sweeps report` has written
+
+A cell's folder is written whole in tmp/ and then renamed, so it is there entirely or not at all. The names of the
+folders are the index: nothing else has to be read, or kept in step, to know what is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from .records import CELL_FILE, RUN_FILE, Cell, Record, Run, Status, read_record, to_json
+
+FORMAT = 1
+STALE = 60.0  # seconds without a sign of life after which a claim of another machine is taken over
+BEAT = 10.0  # seconds between signs of life
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a claim. token: unlike that of any other runner."""
+
+    host: str
+    pid: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"{self.host} (process {self.pid})"
+
+
+class Store:
+    """The store in a folder.
+
+    Raises ValueError from `open` for a folder that is something else, or the store of another plan.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.owner = Owner(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+
+    @classmethod
+    def open(cls, root: Path, plan: str = "", join: bool = False) -> Store:
+        """The store in that folder, made if it is not there yet (with `plan`, the name of whose plan it is).
+
+        join: the plan may use the store of another plan; equal cells are the same cell.
+        """
+        store, marker = cls(root), root / "store.json"
+        if not marker.is_file():
+            if not plan:
+                raise ValueError(f"{root} is not the store of a sweep: name the folder that `sweeps run` has made.")
+            if root.exists() and any(root.iterdir()):
+                raise ValueError(f"{root} is not empty and not the store of a sweep: name another folder with --store.")
+            root.mkdir(parents=True, exist_ok=True)
+            store.write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
+            return store
+        try:
+            known = json.loads(marker.read_bytes())
+            plans = list(known["plans"])
+            if known["format"] != FORMAT:
+                raise ValueError(f"format {known['format']}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{marker} cannot be read ({error}): it was written by another version or is damaged; "
+                             "name another folder with --store.") from error
+        if plan and plan not in plans:
+            if not join:
+                raise ValueError(f"{root} is the store of the plan {' and '.join(map(repr, plans))}, not of {plan!r}: "
+                                 "name another folder with --store, or let both plans use it with --join.")
+            store.write(marker, json.dumps({"format": FORMAT, "plans": [*plans, plan]}).encode())
+        return store
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file at once: a temporary file beside it, then a rename."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            _write_synced(temporary, data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def folder(self, key: str, status: Status = "done") -> Path:
+        """Where a cell of that key and status is kept."""
+        return self.root / status / key[:2] / key
+
+    def keys(self, status: Status = "done") -> set[str]:
+        """The keys of all cells of that status."""
+        found: set[str] = set()
+        try:
+            with os.scandir(self.root / status) as groups:
+                for group in groups:
+                    with os.scandir(group.path) as cells:
+                        found.update(cell.name for cell in cells if not cell.name.startswith("."))
+        except FileNotFoundError:
+            pass
+        return found
+
+    def status(self, key: str) -> Status | None:
+        """The status of a cell; None if it was not run."""
+        return next((status for status in STATUSES if self.folder(key, status).is_dir()), None)
+
+    def read(self, key: str) -> Record | None:
+        """What is known of a cell; None if it was not run. Raises ValueError for a damaged record."""
+        status = self.status(key)
+        return read_record(self.folder(key, status)) if status else None
+
+    def scratch(self) -> Path:
+        """A new empty folder, to be filled and then given to `put`."""
+        folder = self.root / "tmp" / f"{self.owner.token[:12]}-{uuid.uuid4().hex}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def put(self, cell: Cell, run: Run, scratch: Path) -> bool:
+        """Keep a cell whose files are in `scratch`, which is gone afterwards. False if another runner was first.
+
+        Raises OSError if the disk is full; then nothing of the cell is kept.
+        """
+        try:
+            for file in scratch.iterdir():
+                _sync(file)
+            _write_synced(scratch / CELL_FILE, to_json(cell))
+            _write_synced(scratch / RUN_FILE, to_json(run))
+            target = self.folder(cell.key, run.status)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if run.status != "done":
+                self.forget(cell.key, ("failed", "cancelled"))
+            try:
+                os.rename(scratch, target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+                return False
+            if run.status == "done":
+                self.forget(cell.key, ("failed", "cancelled"))
+            return True
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def forget(self, key: str, statuses: Iterable[Status] = STATUSES) -> None:
+        """Remove a cell. The folder goes out of the way first, so that no half of a cell is ever seen."""
+        for status in statuses:
+            folder = self.folder(key, status)
+            if folder.is_dir():
+                away = self.root / "tmp" / f"away-{uuid.uuid4().hex}"
+                away.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(folder, away)
+                shutil.rmtree(away, ignore_errors=True)
+
+    # Claims
+
+    def claim(self, name: str) -> bool:
+        """Take a cell (or anything of that name) for this runner. False while another living runner holds it."""
+        path = self._claim_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = json.dumps({"host": self.owner.host, "pid": self.owner.pid, "token": self.owner.token}).encode()
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+            return True
+        except FileExistsError:
+            pass
+        seen = self._read_claim(path)
+        if seen is not None and (seen == self.owner or not self._dead(path, seen)):
+            return seen == self.owner
+        # Only one may take over: who makes this file. It is removed again at once.
+        lock = path.with_name(f"{name}.takeover")
+        try:
+            with open(lock, "xb"):
+                pass
+        except FileExistsError:
+            if _age(lock) > STALE:
+                lock.unlink(missing_ok=True)
+            return False
+        try:
+            if self._read_claim(path) != seen:
+                return False
+            self.write(path, data)
+            return True
+        finally:
+            lock.unlink(missing_ok=True)
+
+    def release(self, name: str) -> None:
+        """Give a claim back."""
+        path = self._claim_path(name)
+        if self._read_claim(path) == self.owner:
+            path.unlink(missing_ok=True)
+
+    def beat(self, names: Iterable[str]) -> None:
+        """A sign of life of the holder of these claims."""
+        for name in names:
+            try:
+                os.utime(self._claim_path(name))
+            except OSError:
+                continue
+
+    def holder(self, name: str) -> Owner | None:
+        """The living runner that holds a claim, if any."""
+        path = self._claim_path(name)
+        owner = self._read_claim(path)
+        return None if owner is None or self._dead(path, owner) else owner
+
+    def claims(self) -> Iterator[tuple[str, Owner | None]]:
+        """All claims; None for those whose holder is dead."""
+        folder = self.root / "claims"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.suffix != ".takeover" and not path.name.startswith("."):
+                yield path.name, self.holder(path.name)
+
+    def _claim_path(self, name: str) -> Path:
+        return self.root / "claims" / name
+
+    def _read_claim(self, path: Path) -> Owner | None:
+        try:
+            return Owner(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _dead(self, path: Path, owner: Owner) -> bool:
+        """Whether a holder is gone: its process here, or no sign of life elsewhere."""
+        if owner.host == self.owner.host and owner.pid != self.owner.pid:
+            import psutil
+
+            if not psutil.pid_exists(owner.pid):
+                return True
+        return _age(path) > STALE
+
+    # The plan
+
+    def write_plan(self, name: str, files: dict[str, bytes]) -> None:
+        """Keep what `status` and `report` need of a plan."""
+        for file, data in files.items():
+            self.write(self.root / "plan" / name / file, data)
+
+    def plan_file(self, name: str, file: str) -> bytes:
+        """A file that `write_plan` has kept. Raises ValueError if there is none."""
+        try:
+            return (self.root / "plan" / name / file).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{self.root} does not hold the cells of the plan {name!r}: run `sweeps plan` or `sweeps "
+                             "run` first.") from error
+
+    def plans(self) -> list[str]:
+        """Names of the plans that use the store, the first one first."""
+        known: dict[str, Any] = json.loads((self.root / "store.json").read_bytes())
+        return list(known["plans"])
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave the name with nothing behind it
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

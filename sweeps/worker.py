@@ -1,0 +1,291 @@
+"""Runs one cell at a time on one ComfyUI server: sends what it needs, waits, and brings what it has given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .cells import adapter_name
+from .client import Client, Facts, Finished, Interrupted, NodeFailed, OnEvent, Refused, ServerLost, facts_of
+from .cutting import SAVER
+from .files import FOLDER
+from .plan import Outputs
+from .png import with_text
+from .records import Cell, Kind, Run, StoredFile
+from .server import Server
+from .workflow import Prompt
+
+ADAPTER = "adapter.safetensors"
+SAMPLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell as a server runs it.
+
+    prompt: what is sent. whole: the workflow that the pictures restore. adapters: training key -> file. uploads: name
+    on the server -> file or folder here. titles: node id -> title, of the nodes of the prompt.
+    """
+
+    key: str
+    kind: Kind
+    plan: str
+    labels: dict[str, str]
+    needs: tuple[str, ...]
+    prompt: Prompt
+    whole: Prompt
+    outputs: Outputs
+    titles: dict[str, str]
+    adapters: dict[str, Path] = field(default_factory=dict)
+    uploads: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether a Save Adapter was put into the prompt."""
+        return any(node_id not in self.whole and node["class_type"] == SAVER for node_id, node in self.prompt.items())
+
+
+class Worker:
+    """A ComfyUI server at an address, or one of our own that is started, and started anew when it has died."""
+
+    slots = 2  # cells that are with the server at a time: while one runs, the next one waits there
+
+    def __init__(self, name: str, url: str = "", server: Server | None = None) -> None:
+        self.name, self.url, self.server = name, url, server
+        self.client: Client = None  # type: ignore[assignment]
+        self.facts: Facts = None  # type: ignore[assignment]
+        self.holds: set[str] = set()  # keys of adapters that are on the server
+        self._sent: set[str] = set()
+        self._running: dict[str, dict[str, float]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last_files: dict[str, set[Path]] = {}
+        self._sending = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the server if it is our own, and connect, unless that is done. Raises RuntimeError if it stays away."""
+        if self.client is not None:
+            return
+        if self.server is not None:
+            await asyncio.to_thread(self.server.start)
+            self.url = self.server.url
+        self.client = await Client(self.url).__aenter__()
+        self.facts = await facts_of(self.client)
+        self.holds, self._sent, self._last_files = set(), set(), {}
+        self._tasks = [asyncio.create_task(self._sample())]
+        if self.server is not None:
+            self._tasks.append(asyncio.create_task(self._watch(self.server)))
+
+    async def stop(self) -> None:
+        """Disconnect, and end the server if it is our own."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.client is not None:
+            await self.client.__aexit__()
+            self.client = None  # type: ignore[assignment]
+        if self.server is not None:
+            await asyncio.to_thread(self.server.stop)
+
+    async def restart(self) -> None:
+        """After the server was lost: a new one of our own, or the same address again."""
+        await self.stop()
+        await self.start()
+
+    async def _watch(self, server: Server) -> None:
+        while server.alive:
+            await asyncio.sleep(0.1)
+        self.client.give_up()
+
+    async def run(self, job: Job, scratch: Path, on_event: OnEvent) -> tuple[Cell, Run]:
+        """Run a cell and put its files into `scratch`. What fails on the server is in the record, not raised.
+
+        Raises ServerLost if the server is gone, OSError if files cannot be written here.
+        """
+        peaks: dict[str, float] = {}
+
+        def event(kind: str, data: dict[str, Any]) -> None:
+            if kind == "execution_start":
+                self._running[job.key] = peaks
+            on_event(kind, data)
+
+        files: tuple[StoredFile, ...] = ()
+        texts: dict[str, list[str]] = {}
+        numbers: dict[str, float] = {}
+        status: Any = "done"
+        error, finished = "", Finished({}, 0.0)
+        try:
+            await self._send(job)
+            note = {"deft_sweep": {"cell": job.key, "plan": job.plan, "axes": job.labels}}
+            finished = await self.client.run(job.prompt, note, event)
+            ended = time.time()
+            await self._measure()
+            texts = self._texts(job, finished)
+            files = await self._bring(job, finished, scratch)
+            if job.kind == "training" and self.server is not None:
+                await asyncio.to_thread(_drop_checkpoints, self.server.work / "output", ended)
+            numbers = _numbers(job, texts)
+            if job.kind == "training" and not any(file.name == ADAPTER for file in files) and job.saves_adapter:
+                raise NodeFailed("the training has given no file of its adapter: look into ComfyUI's log", "")
+        except (Refused, Interrupted) as reason:
+            status, error = "cancelled" if isinstance(reason, Interrupted) else "failed", str(reason)
+        except NodeFailed as reason:
+            status, error = "failed", f"{reason}\n{reason.traceback}".rstrip()
+        finally:
+            self._running.pop(job.key, None)
+        if status != "done":
+            for path in scratch.iterdir():
+                path.unlink()
+            files = ()
+        cell = Cell(job.key, job.kind, job.labels, job.needs, job.whole, files, numbers)
+        return cell, Run(status, error, round(finished.seconds, 3),
+                         {node: round(seconds, 3) for node, seconds in finished.node_seconds.items()},
+                         {name: round(value, 1) for name, value in peaks.items()}, self.facts.versions, self.name,
+                         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"), texts=texts)
+
+    # What a cell needs on the server
+
+    async def _send(self, job: Job) -> None:
+        async with self._sending:
+            for key, path in job.adapters.items():
+                if key not in self.holds:
+                    name = adapter_name(key)
+                    if self.server is not None:
+                        await asyncio.to_thread(_place, path, self.server.work / "output" / "loras" / name)
+                    else:
+                        await self.client.upload(path, f"loras/{FOLDER}", Path(name).name, "output")
+                    self.holds.add(key)
+            for name, path in job.uploads.items():
+                if name not in self._sent:
+                    inside = [item for item in sorted(path.rglob("*")) if item.is_file()] if path.is_dir() else []
+                    parent = str(Path(name).parent.as_posix())
+                    for item in inside:
+                        place = (Path(name) / item.relative_to(path).parent).as_posix()
+                        await self.client.upload(item, place, item.name, "input")
+                    if not path.is_dir():
+                        await self.client.upload(path, parent, Path(name).name, "input")
+                    self._sent.add(name)
+
+    # What a cell has given
+
+    def _texts(self, job: Job, finished: Finished) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for node_id, shown in finished.outputs.items():
+            lines = [str(line) for line in shown.get("text") or () if line is not None]
+            if lines:
+                found.setdefault(job.titles.get(node_id, node_id), []).extend(lines)
+        return found
+
+    async def _bring(self, job: Job, finished: Finished, scratch: Path) -> tuple[StoredFile, ...]:
+        """Fetch all files that output nodes have named, pictures with the workflow in them."""
+        stored = []
+        for node_id in sorted(finished.outputs):
+            here: set[Path] = set()
+            title = job.titles.get(node_id, "")
+            class_type = job.prompt[node_id]["class_type"] if node_id in job.prompt else ""
+            items = [item for values in finished.outputs[node_id].values() if isinstance(values, list)
+                     for item in values if isinstance(item, Mapping) and item.get("filename")]
+            for number, item in enumerate(items):
+                if item.get("type") == "temp" and not job.outputs.previews:
+                    continue
+                name = _file_name(job, node_id, title, number, str(item["filename"]))
+                await self.client.fetch(item, scratch / name)
+                if name.lower().endswith(".png"):
+                    await asyncio.to_thread(_label_png, scratch / name, job)
+                stored.append(StoredFile(name, node_id, title, class_type))
+                if self.server is not None and item.get("type") == "output":
+                    here.add(self.server.work / "output" / str(item.get("subfolder") or "") / str(item["filename"]))
+            # ComfyUI may show the last files of a node again, so only older ones can go.
+            for old in self._last_files.get(node_id, set()) - here if here else ():
+                old.unlink(missing_ok=True)
+            if here:
+                self._last_files[node_id] = here
+        return tuple(stored)
+
+    # Memory
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            if self._running:
+                with contextlib.suppress(ServerLost):
+                    await self._measure()
+
+    async def _measure(self) -> None:
+        """Keep the highest values seen while each of the running cells ran."""
+        seen: dict[str, float] = {}
+        if self.server is not None and self.server.process is not None:
+            import psutil
+
+            with contextlib.suppress(psutil.Error):
+                seen["process"] = psutil.Process(self.server.process.pid).memory_info().rss / 2**20
+        if (self.facts.stats.get("devices") or [{}])[0].get("type") != "cpu":
+            stats = await self.client.get("/system_stats")
+            devices = (stats or {}).get("devices") or []
+            if devices:
+                seen["torch"] = devices[0].get("torch_vram_total", 0) / 2**20
+        for peaks in self._running.values():
+            for name, value in seen.items():
+                peaks[name] = max(value, peaks.get(name, 0.0))
+
+
+def _place(path: Path, target: Path) -> None:
+    """The file under another name: a link where the file system has them, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{time.monotonic_ns()}.tmp")
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _drop_checkpoints(output: Path, before: float) -> None:
+    """Remove the checkpoints of trainings that have ended: folders in which nothing was written since `before`."""
+    for folder in {path.parent for path in output.rglob("checkpoint_*.pt")}:
+        if all(path.stat().st_mtime < before for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _file_name(job: Job, node_id: str, title: str, number: int, original: str) -> str:
+    """What a file is called in the store: by title, node and number, whatever the server's counter says."""
+    suffix = Path(original).suffix.lower()
+    if job.kind == "training" and suffix == ".safetensors" and node_id not in job.whole:
+        return ADAPTER
+    words = re.sub(r"[^\w.-]+", "_", title).strip("._")[:40] or "output"
+    return f"{words}-{re.sub(r'[^0-9A-Za-z-]+', '_', node_id)}-{number}{suffix}"
+
+
+def _label_png(path: Path, job: Job) -> None:
+    """Write the whole workflow and the cell into a picture's text, whatever its saver has written."""
+    note = {"cell": job.key, "plan": job.plan, "axes": job.labels}
+    data = with_text(path.read_bytes(), {"prompt": json.dumps(job.whole), "deft_sweep": json.dumps(note)})
+    path.write_bytes(data)
+
+
+def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
+    """What the plan's output rules take from the texts. Raises NodeFailed where there is nothing to take."""
+    found = {}
+    for number in job.outputs.numbers:
+        text = "\n".join(texts.get(job.titles.get(number.node, number.node), ()))
+        match = number.pattern.search(text)
+        try:
+            if match is None:
+                raise ValueError
+            found[number.name] = float(match.group(1) if match.re.groups else match.group())
+        except (ValueError, TypeError):
+            raise NodeFailed(f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}) but "
+                             f"{text[:200]!r}", "") from None
+    return found
