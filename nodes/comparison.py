@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from comfy_api.v0_0_2 import io, ui
@@ -20,6 +21,7 @@ from .output import (
     file_name,
     in_order,
     lines,
+    listed,
     png,
     save_files,
     save_pngs,
@@ -107,9 +109,9 @@ class DEFTComparisonGrid(io.ComfyNode):
             rows, labels, titles, [part.note for part in measured], TensorPictures(subject or [], "subject"),
             fit=sizes[0] == "fit", cell_notes=prints if scores_under_pictures[0] else (),
             max_pixels=round(max_megapixels[0] * 1e6)))
-        if save_pictures[0].strip():
-            save_each(save_pictures[0].strip(), rows, labels, cls)
-        return io.NodeOutput(image, ui=ui.PreviewImage(image))
+        prefix = save_pictures[0].strip()
+        written = save_each(prefix, rows, labels, cls) if prefix else []
+        return io.NodeOutput(image, ui={**ui.PreviewImage(image).as_dict(), **listed(written)})
 
 
 def repeated(titles: list[str], sizes: Sequence[Sequence[int]]) -> list[str]:
@@ -120,8 +122,8 @@ def repeated(titles: list[str], sizes: Sequence[Sequence[int]]) -> list[str]:
     return [title for title in titles for _ in range(max(counts))]
 
 
-def save_each(prefix: str, rows: Sequence[Row], labels: Sequence[str], node: type[io.ComfyNode]) -> None:
-    """Save the pictures of a grid singly as prefix_<row label>_<column number>_00001_.png."""
+def save_each(prefix: str, rows: Sequence[Row], labels: Sequence[str], node: type[io.ComfyNode]) -> list[Path]:
+    """Save the pictures of a grid singly as prefix_<row label>_<column number>_00001_.png; the files."""
     names: list[str] = []
     for index in range(len(rows)):
         name = file_name(labels[index] if labels else "") or f"row{index + 1}"
@@ -136,7 +138,7 @@ def save_each(prefix: str, rows: Sequence[Row], labels: Sequence[str], node: typ
                 if picture is not None:
                     yield f"{name}_{column + 1:02}", picture
 
-    save_pngs(prefix, each(), workflow_info(node))
+    return save_pngs(prefix, each(), workflow_info(node))
 
 
 class DEFTFidelityPlot(io.ComfyNode):
@@ -175,10 +177,10 @@ class DEFTFidelityPlot(io.ComfyNode):
         joined = join(part for parts in in_order(scores) for part in parts)
         points, notes = scatter.points_of(joined, x[0], y[0])
         drawn = scatter.scatter(points, x[0], y[0], title[0], notes)
-        if filename_prefix[0].strip():
-            save_files(filename_prefix[0].strip(), {"png": png(drawn)})
+        prefix = filename_prefix[0].strip()
+        written = save_files(prefix, {"png": png(drawn)}) if prefix else []
         image = as_image(drawn)
-        return io.NodeOutput(image, ui=ui.PreviewImage(image))
+        return io.NodeOutput(image, ui={**ui.PreviewImage(image).as_dict(), **listed(written)})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTComparisonGrid, DEFTFidelityPlot]

@@ -47,6 +47,17 @@ def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
     return [Path(folder) / file for file in named]
 
 
+def listed(paths: Iterable[Path]) -> dict[str, list[dict[str, str]]]:
+    """Files of the output folder as a node's UI output names them, for programs that read it; no key without files."""
+    root = Path(folder_paths.get_output_directory())
+    found = []
+    for path in paths:
+        part = path.relative_to(root if path.is_relative_to(root) else root.resolve())
+        subfolder = "" if part.parent == Path() else part.parent.as_posix()
+        found.append({"filename": part.name, "subfolder": subfolder, "type": "output"})
+    return {"files": found} if found else {}
+
+
 def workflow_info(node: type[io.ComfyNode]) -> PngInfo | None:
     """What ComfyUI's Save Image writes into a PNG: prompt and workflow. None under --disable-metadata."""
     if args.disable_metadata:

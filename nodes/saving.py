@@ -18,6 +18,7 @@ from ..patches.export import export
 from ..patches.lora_naming import NAMINGS
 from ..patches.names import module_names
 from .adapters import CATEGORY
+from .output import listed
 from .sockets import LoraModel
 
 # Folders under diffusers' names, by what they are called in the widget; the native format is another one.
@@ -123,15 +124,17 @@ class DEFTSaveAdapter(io.ComfyNode):
         adapter = as_adapter(adapter)
         validate(adapter)
         path = next_path(filename_prefix, place)
+        files: dict[str, list[dict[str, str]]] = {}
         if format == FORMATS[0]:
             path = write_native(adapter, path)
+            files = listed([path]) if place == PLACES[1] else {}
         elif format not in FOLDERS:
             raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(FORMATS)}.")
         elif model is None:
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:
             FOLDERS[format](adapter, path, module_names(model))
-        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+        return io.NodeOutput(str(path), ui={"text": [str(path)], **files})
 
 
 class DEFTExportLoRA(io.ComfyNode):

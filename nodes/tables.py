@@ -1,4 +1,4 @@
-"""Score Table."""
+"""Score Table and Save Scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..scoring.published import PUBLISHED
 from ..scoring.report import html_page, report_page
 from ..scoring.scores import Scores, from_jsonl, join, merge
 from ..scoring.tables import FORMS, Rows, tabulate
-from .output import as_image, in_order, save_files, scores_input
+from .output import as_image, in_order, listed, save_files, scores_input
 
 ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
 NONE = "none"
@@ -136,14 +136,49 @@ class DEFTScoreTable(io.ComfyNode):
             files["report.md"] = page.encode()
             files["report.html"] = html_page(shown, PUBLISHED[published[0]], title[0]).encode()
             report += f"\n\n{page}"
+        written = []
         if name:
-            write_scores(score_file(name), files["jsonl"])
+            written.append(score_file(name))
+            write_scores(written[0], files["jsonl"])
         if prefix:
-            save_files(prefix, files)
+            written += save_files(prefix, files)
         image = as_image(np.array(Image.open(BytesIO(files["png"]))))
         markdown, csv, jsonl, latex = (files[suffix].decode() for suffix in ("md", "csv", "jsonl", "tex"))
-        preview = {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(markdown).as_dict()}
-        return io.NodeOutput(image, markdown, csv, jsonl, latex, report, ui=preview)
+        shown_ui = {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(markdown).as_dict(), **listed(written)}
+        return io.NodeOutput(image, markdown, csv, jsonl, latex, report, ui=shown_ui)
 
 
-NODES: list[type[io.ComfyNode]] = [DEFTScoreTable]
+class DEFTSaveScores(io.ComfyNode):
+    """Scores to a file, without a table."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Widgets and sockets."""
+        return io.Schema(
+            node_id="DEFTSaveScores",
+            display_name="Save Scores",
+            category="DEFT/scoring",
+            description="Saves scores with all of their settings into the output folder, one JSON object a line, and "
+                        "draws nothing. For workflows that are run many times: each run writes a file of its own, and "
+                        "one table is made of all of them later.",
+            search_aliases=["jsonl", "json lines", "export scores", "save results", "sweep", "batch"],
+            is_input_list=True,
+            is_output_node=True,
+            inputs=[
+                scores_input(),
+                io.String.Input("filename_prefix", default="scores/scores", tooltip=(
+                    "Folder and name in the output folder; a counter and .jsonl are added, nothing is overwritten.")),
+            ],
+            outputs=[io.String.Output("jsonl", tooltip="What was written: one JSON object a line.")],
+        )
+
+    @classmethod
+    def execute(cls, scores: dict[str, list[Scores]], filename_prefix: list[str]) -> io.NodeOutput:
+        """Write one file."""
+        joined = join(part for parts in in_order(scores) for part in parts)
+        text = joined.jsonl()
+        written = save_files(filename_prefix[0].strip(), {"jsonl": text.encode()})
+        return io.NodeOutput(text, ui={**ui.PreviewText(joined.report()).as_dict(), **listed(written)})
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTScoreTable, DEFTSaveScores]

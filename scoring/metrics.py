@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -86,5 +87,7 @@ def drift(images: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
 
 def distances_within(features: torch.Tensor) -> torch.Tensor:
     """1 - cosine of every pair of pictures: [n, d] -> [n (n - 1) / 2]."""
+    import torch  # tables need this module, and no tensors
+
     rows, columns = torch.triu_indices(len(features), len(features), 1)
     return 1 - (features @ features.T)[rows, columns]

@@ -6,11 +6,13 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import torch
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -47,6 +49,8 @@ class TensorPictures(Pictures):
 
     def __init__(self, batches: Sequence[torch.Tensor], what: str = "images") -> None:
         """Check the batches; nothing is converted yet. sizes: how many pictures each batch has."""
+        import torch  # picture files need no tensors
+
         self.sizes = [len(batch) for batch in batches]
         self._places = [(batch, index) for batch in batches for index in range(_checked(batch, what))]
         bad = [str(i) for i, (batch, index) in enumerate(self._places) if not torch.isfinite(batch[index]).all()]

@@ -162,7 +162,8 @@ def _provenance(scores: Scores) -> list[str]:
             names = found.setdefault(key, {}).setdefault(_flat(value), [])
             names += [row.label or row.method or "images"]
     return [f"{key}: " + "; ".join(text if len(texts) == 1 else f"{text} ({', '.join(dict.fromkeys(names))})"
-                                   for text, names in texts.items()) for key, texts in found.items()]
+                                   for text, names in list(texts.items())[:LISTED])
+            + (f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else "") for key, texts in found.items()]
 
 
 def _flat(value: Any) -> str:

@@ -56,12 +56,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the adapter behind a label has cost: seconds of training if known, values, bytes of its file's tensors."""
+    """What the adapter behind a label has cost: seconds of training, values, bytes of its file's tensors.
+
+    None is what is not known.
+    """
 
     label: str
     training_seconds: float | None
-    values: int
-    bytes: int
+    values: int | None
+    bytes: int | None
     method: str = ""
     rank: int | None = None
     subject: str = ""
@@ -143,10 +146,17 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
                 remarks.append(str(record["remark"]))
             else:
                 costs.append(_read(Cost, record))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{what}, line {number}, is not a score that this pack has written ({error}); "
                              "repair or remove the line, or choose another file.") from error
     return Scores(tuple(rows), tuple(costs), tuple(remarks))
+
+
+# What a field of a record may hold; text where nothing is said.
+NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
+KINDS: dict[str, Any] = {"images": int, "references": int, "scale": NUMBER, "texts": tuple, "pictures": tuple,
+                         "rank": (int, type(None)), "provenance": dict, "training_seconds": MAYBE_NUMBER,
+                         "bytes": MAYBE_NUMBER}
 
 
 def _read(kind: type[Any], record: Any) -> Any:
@@ -155,7 +165,14 @@ def _read(kind: type[Any], record: Any) -> Any:
     values = {name: tuple(value) if isinstance(value, list) else value
               for name, value in record.items() if name in known}
     result = kind(**values)
+    kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
+    wrong = [name for name in known if not isinstance(getattr(result, name), kinds.get(name, str))]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: not of the right kind")
     if kind is Score:
+        if not all(isinstance(text, str) for text in (*result.texts, *result.pictures)) or not isinstance(
+                result.provenance.get("seeds", ()), (list, tuple)):
+            raise ValueError("texts, pictures and seeds must be lists")
         numbers = result.values
         if not isinstance(numbers, tuple) or not numbers or not all(
                 isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):

@@ -10,13 +10,23 @@ for the table; within a subject ten for each line (its pictures and prompts, a l
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-API = Path(__file__).resolve().parent.parent / "example_workflows" / "api"
+ROOT = Path(__file__).resolve().parent.parent
+API = ROOT / "example_workflows" / "api"
+PLANS = ROOT / "sweeps" / "plans"
+
+
+def table_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of sweeps/plans."""
+    with open(PLANS / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
 
 # More inputs of Score Table, for both workflows; {name} and {number} are filled in.
 EXTRA: dict[str, str] = {
@@ -36,27 +46,13 @@ SETTINGS: dict[str, Any] = {
     "ranks": "", "adapter_precision": "fp32", "run_name": "", "checkpoint_every": 100, "keep": 1, "resume": True,
 }  # fmt: skip
 
-# The prompts of DreamBooth's data set (prompts_and_classes.txt).
-PLACES = [
-    "a {} in the jungle", "a {} in the snow", "a {} on the beach", "a {} on a cobblestone street",
-    "a {} on top of pink fabric", "a {} on top of a wooden floor", "a {} with a city in the background",
-    "a {} with a mountain in the background", "a {} with a blue house in the background",
-    "a {} on top of a purple rug in a forest",
-]  # fmt: skip
-LOOKS = ["a red {}", "a purple {}", "a shiny {}", "a wet {}", "a cube shaped {}"]
-OBJECT = [
-    *PLACES, "a {} with a wheat field in the background", "a {} with a tree and autumn leaves in the background",
-    "a {} with the Eiffel Tower in the background", "a {} floating on top of water",
-    "a {} floating in an ocean of milk", "a {} on top of green grass with sunflowers around it",
-    "a {} on top of a mirror", "a {} on top of the sidewalk in a crowded street", "a {} on top of a dirt road",
-    "a {} on top of a white rug", *LOOKS,
-]  # fmt: skip
-LIVE = [
-    *PLACES, "a {} wearing a red hat", "a {} wearing a santa hat", "a {} wearing a rainbow scarf",
-    "a {} wearing a black top hat and a monocle", "a {} in a chef outfit", "a {} in a firefighter outfit",
-    "a {} in a police outfit", "a {} wearing pink glasses", "a {} wearing a yellow shirt",
-    "a {} in a purple wizard outfit", *LOOKS,
-]  # fmt: skip
+# DreamBooth's subjects and prompts, as the sweeps have them.
+SUBJECTS = {row["name"]: row for row in table_rows("dreambooth_subjects.csv")}
+PROMPTS = {
+    kind: [row["prompt"].replace("%token% %class%", "{}") for row in table_rows("dreambooth_prompts.csv")
+           if row["kind"] == kind]
+    for kind in ("object", "live")
+}  # fmt: skip
 
 # In the manner of DreamBench++: four photographs, three styles, two imagined scenes. These are not its own prompts.
 NINE = [
@@ -187,9 +183,8 @@ TABLES = {
             TOKEN, f"a photo of {TOKEN} {{}}", "clip-image", 4,
             {"steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
             [
-                Subject("bear_plushie", "dreambooth/bear_plushie", "stuffed animal", OBJECT),
-                Subject("cat", "dreambooth/cat", "cat", LIVE),
-                Subject("dog8", "dreambooth/dog8", "dog", LIVE),
+                Subject(name, SUBJECTS[name]["folder"], SUBJECTS[name]["class"], PROMPTS[SUBJECTS[name]["kind"]])
+                for name in ("bear_plushie", "cat", "dog8")
             ],
             [
                 *(Method(label, low_rank(kind, rank) | LOW_RANK) for label, kind, rank in (
@@ -371,6 +366,16 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
 GAP, MARGIN, TITLE = 60, 40, 60
 
 
+def note_node(graph: dict[str, Any], text: str, place: list[int]) -> dict[str, Any]:
+    """A note for a graph, which gets a new id for it."""
+    graph["last_node_id"] += 1
+    return {
+        "id": graph["last_node_id"], "type": "MarkdownNote", "pos": place, "size": [560, 420], "flags": {},
+        "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {},
+        "widgets_values": [text],
+    }  # fmt: skip
+
+
 def arrange(table: Table, graph: dict[str, Any]) -> None:
     """Place the nodes of the front end's form: a block each for what is shared, for each subject, and for the table.
 
@@ -380,11 +385,7 @@ def arrange(table: Table, graph: dict[str, Any]) -> None:
     for node in graph["nodes"]:
         node["pos"] = [0, 0]
     folders = "\n".join(f"   * `{subject.folder}`" for subject in table.subjects)
-    note = {
-        "id": graph["last_node_id"] + 1, "type": "MarkdownNote", "pos": [0, 0], "size": [560, 420], "flags": {},
-        "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {},
-        "widgets_values": [NOTE.format(number=table.number, checkpoint=table.checkpoint, folders=folders)],
-    }  # fmt: skip
+    note = note_node(graph, NOTE.format(number=table.number, checkpoint=table.checkpoint, folders=folders), [0, 0])
     blocks: list[tuple[str, dict[tuple[int, int], dict[str, Any]]]] = [
         (title, {}) for title in ("For all subjects", *(subject.name for subject in table.subjects), "The table")
     ]
@@ -396,7 +397,6 @@ def arrange(table: Table, graph: dict[str, Any]) -> None:
         blocks[block][1][line, column] = node
     blocks[0][1][0, 0] = note
     graph["nodes"].append(note)
-    graph["last_node_id"] = note["id"]
     graph["groups"], x = [], 0
     for number, (title, block) in enumerate(blocks, 1):
         width, height = lay_out(block, x, columns_apart=number == 1)

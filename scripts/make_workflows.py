@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
-from make_tables import TABLES, arrange
+from make_plans import NOTES
+from make_tables import TABLES, arrange, note_node
 
 WORKFLOWS = ROOT / "example_workflows"
 
@@ -23,9 +24,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
         drive_browser("convert", server.url, *pairs)
     for path in map(Path, pairs[1::2]):
-        if path.stem in TABLES:
+        if path.stem in TABLES or path.stem in NOTES:
             graph = json.loads(path.read_text())
-            arrange(TABLES[path.stem], graph)
+            if path.stem in TABLES:
+                arrange(TABLES[path.stem], graph)
+            else:  # left of all nodes, and to be read when the workflow is opened
+                graph["nodes"].append(note_node(graph, NOTES[path.stem], [-600, 60]))
+                graph["extra"]["ds"] = {"scale": 0.6, "offset": [660, 100]}
             path.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n")
         print(f"[workflows] wrote {path.relative_to(ROOT)}")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .schema import near
 
 SOURCES = ("values", "range", "seeds", "csv", "files", "folders")
 KEYS = (*SOURCES, "into", "first", "label", "only", "match", "upload")
-SWITCHES = ("mute", "bypass")
+SWITCHES = ("mute", "bypass", "without")
 MOST_VALUES = 1_000_000
 
 
@@ -25,16 +26,17 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Value:
-    """One value of an axis. targets: what it sets. mute, bypass: nodes that it switches off. facts: its CSV row."""
+    """One value of an axis. targets: what it sets. mute, bypass: nodes that it switches off. facts: its CSV row.
+
+    without: axes that mean nothing beside this value; it is combined with their first value only.
+    """
 
     label: str
     targets: tuple[tuple[str, Any], ...] = ()
     mute: tuple[str, ...] = ()
     bypass: tuple[str, ...] = ()
-    facts: Mapping[str, str] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "facts", dict(self.facts or {}))
+    without: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,14 @@ def _named(label: str, value: Any, into: Any) -> Value:
         if target not in SWITCHES and isinstance(item, (list, Mapping)):
             raise ValueError(f"{label}: {target} is set to {item!r}; write a plain value.")
     targets = tuple((str(target), item) for target, item in value.items() if target not in SWITCHES)
-    return Value(label, targets, switches["mute"], switches["bypass"])
+    return Value(label, targets, switches["mute"], switches["bypass"], switches["without"])
 
 
 def _range(spec: Mapping[str, Any], folder: Path) -> list[Value]:
     bounds = spec["range"]
     if not isinstance(bounds, Mapping) or set(bounds) - {"from", "to", "step"} or not {"from", "to"} <= set(bounds):
         raise ValueError("`range` needs `from` and `to`, both of them included, and may have a `step`.")
-    start, stop, step = bounds["from"], bounds["to"], bounds.get("step", 1)
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (start, stop, step)):
-        raise ValueError("`range` takes numbers only.")
+    start, stop, step = (_number(value) for value in (bounds["from"], bounds["to"], bounds.get("step", 1)))
     if step == 0 or (stop - start) / step < 0:
         raise ValueError(f"`range` from {start} to {stop} is never reached in steps of {step}.")
     count = int((stop - start) / step + 1e-9) + 1
@@ -131,6 +131,17 @@ def _range(spec: Mapping[str, Any], folder: Path) -> list[Value]:
     if any(isinstance(value, float) for value in (start, stop, step)):
         values = [float(f"{value:.12g}") for value in values]  # 0.30000000000000004 is not what the plan says
     return [Value(str(value), _targets(spec.get("into"), value)) for value in values]
+
+
+def _number(value: Any) -> int | float:
+    """A number of the plan; YAML takes 1e-4 for a word."""
+    try:
+        found = float(value) if isinstance(value, str) else value
+        if isinstance(found, bool) or not math.isfinite(found):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError("`range` takes numbers only.") from None
+    return found
 
 
 def _seeds(spec: Mapping[str, Any], folder: Path) -> list[Value]:

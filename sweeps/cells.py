@@ -125,9 +125,9 @@ class Compiler:
         """Axes from the one that varies most slowly: what is muted, models, training, texts, the rest."""
         starts = [[0] * len(self.plan.axes)]
         for index, axis in enumerate(self.plan.axes):
-            for number, value in enumerate(axis.values):
-                if value.mute or value.bypass:
-                    starts.append([number if place == index else 0 for place in range(len(self.plan.axes))])
+            if any(value.mute or value.bypass for value in axis.values):
+                starts += [[number if place == index else 0 for place in range(len(self.plan.axes))]
+                           for number in range(len(axis.values))]
         every = [self.compiled(tuple(start)) for start in starts]
 
         def rank(axis: int) -> int:
@@ -181,6 +181,11 @@ class Compiler:
             rules[depth].append(lambda choice, names=names: not all(
                 any(table[choice[index]] for index, table in each) for each in names.values()))
         for index, axis in enumerate(self.plan.axes):
+            for other, name in enumerate(each.name for each in self.plan.axes):
+                alone = [name in value.without for value in axis.values]
+                if any(alone):
+                    rules[max(position[index], position[other])].append(
+                        lambda choice, one=index, two=other, alone=alone: not (alone[choice[one]] and choice[two]))
             for column in axis.match:
                 for other in range(index):
                     if column in self.plan.axes[other].facts:
@@ -192,9 +197,15 @@ class Compiler:
         return rules
 
     def labels(self, choice: Choice, axes: tuple[int, ...] | None = None) -> dict[str, str]:
-        """Axis -> label of its value, of all axes or of these."""
-        return {axis.name: axis.values[choice[index]].label for index, axis in enumerate(self.plan.axes)
-                if axes is None or index in axes}
+        """Axis -> label of its value, of all axes or of these, without those that mean nothing here."""
+        values = [axis.values[index] for axis, index in zip(self.plan.axes, choice)]
+        absent = {name for value in values if value.without for name in value.without}
+        return {axis.name: value.label for index, (axis, value) in enumerate(zip(self.plan.axes, values))
+                if (axes is None or index in axes) and axis.name not in absent}
+
+    def labels_of(self, cell: PlannedCell | PlannedTraining) -> dict[str, str]:
+        """The labels of a cell: of a training, those of the axes that it depends on."""
+        return self.labels(cell.choice, cell.axes if isinstance(cell, PlannedTraining) else None)
 
     def whole(self, choice: Choice) -> Prompt:
         """The whole workflow of a cell, as a person would run it."""

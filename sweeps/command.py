@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .axes import words
 from .cells import Cells, Compiler
 from .client import Client, Facts, facts_of
 from .files import Files, LocalFiles, ServerFiles
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.function(options))
+    except BrokenPipeError:  # `| head`
+        return 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"sweeps: {error}", file=sys.stderr)
         return 2
@@ -276,9 +279,8 @@ def print_plan(compiler: Compiler, cells: Cells, store: Store, every: bool) -> N
             if key not in trained:
                 trained.add(key)
                 training = cells.trainings[key]
-                text = describe(compiler.labels(training.choice, training.axes))
-                print(f"    {'done' if key in done else '    '} train  {text}")
-        print(f"    {'done' if cell.key in done else '    '} sample {describe(compiler.labels(cell.choice))}")
+                print(f"    {'done' if key in done else '    '} train  {describe(compiler.labels_of(training))}")
+        print(f"    {'done' if cell.key in done else '    '} sample {describe(compiler.labels_of(cell))}")
     if len(shown) < len(pictures):
         print(f"    ... and {len(pictures) - len(shown)} more (--all)")
     left = {"training": [key for key in cells.trainings if key not in done],
@@ -367,8 +369,8 @@ def report_command(options: argparse.Namespace) -> int:
     entries = read_index(store.plan_file(name, INDEX_FILE))
     layout: dict[str, Any] = json.loads(store.plan_file(name, REPORT_FILE))
     for word in ("rows", "columns", "metrics", "grid_rows", "grid_columns"):
-        if getattr(options, word) is not None:
-            layout[word] = _split(getattr(options, word))
+        chosen = getattr(options, word)
+        layout[word] = tuple(words(layout.get(word)) if chosen is None else _split(chosen))
     if options.picture is not None:
         layout["picture"] = options.picture
     out = options.out or store.root / "report"
@@ -378,7 +380,7 @@ def report_command(options: argparse.Namespace) -> int:
 
 
 def _wanted(kind: Any, store: Store, entry: Entry) -> Any:
-    return kind(entry.key, entry.kind, entry.labels, lambda: store.read(entry.key))
+    return kind(entry.key, entry.labels, entry.kind, lambda: store.read(entry.key))
 
 
 def _split(text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from .cells import Cells, Compiler
+from .cells import Cells, Compiler, PlannedCell, PlannedTraining
 from .records import Kind
 
 INDEX_FILE = "cells.jsonl"
@@ -23,14 +23,12 @@ class Entry:
 
 def write_index(compiler: Compiler, cells: Cells) -> bytes:
     """All cells, trainings first, a line each; the first line names the axes."""
-    axes = compiler.plan.axes
-    values = [[value.label for value in axis.values] for axis in axes]
-    lines = [json.dumps([axis.name for axis in axes])]
-    for training in cells.trainings.values():
-        labels = [values[axis][index] if axis in training.axes else None for axis, index in enumerate(training.choice)]
-        lines.append(json.dumps([training.key, "training", labels, training.needs]))
-    lines += [json.dumps([cell.key, "picture", [names[index] for names, index in zip(values, cell.choice)], cell.needs])
-              for cell in cells.pictures]
+    axes = [axis.name for axis in compiler.plan.axes]
+    lines = [json.dumps(axes)]
+    every: list[PlannedCell | PlannedTraining] = [*cells.trainings.values(), *cells.pictures]
+    for cell in every:
+        labels = compiler.labels_of(cell)
+        lines.append(json.dumps([cell.key, compiler.kind_of(cell), [labels.get(axis) for axis in axes], cell.needs]))
     return ("\n".join(lines) + "\n").encode()
 
 

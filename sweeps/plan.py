@@ -12,7 +12,7 @@ from .axes import Axis, read_axis, words
 from .schema import near
 
 KEYS = ("name", "about", "workflow", "set", "axes", "exclude", "outputs", "report")
-REPORT_KEYS = ("rows", "columns", "metrics", "picture", "grid_rows", "grid_columns", "subject")
+REPORT_KEYS = ("rows", "columns", "metrics", "picture", "grid_rows", "grid_columns")
 PLACEHOLDER = re.compile(r"%([A-Za-z_][\w-]*)%")
 
 
@@ -86,6 +86,10 @@ def _plan(data: Any, path: Path) -> Plan:
     known = {axis.name for axis in axes} | {fact for axis in axes for fact in axis.facts}
     for axis in axes:
         _check_match(axis, axes)
+        for other in {name for value in axis.values for name in value.without}:
+            if other == axis.name or other not in {each.name for each in axes}:
+                raise ValueError(f"the axis {axis.name}: `without` names {other!r}, which is no other axis; "
+                                 f"{near(other, [each.name for each in axes])}.")
     return Plan(
         name, " ".join(str(values.get("about") or "").split()), path.parent / values["workflow"], path,
         dict(mapping(values.get("set"), "`set`")), axes,

@@ -241,9 +241,8 @@ class Runner:
         kind = compiler.kind_of(cell)
         prompt = compiler.prompt_of(cell)
         whole = compiler.whole(cell.choice)
-        axes = cell.axes if isinstance(cell, PlannedTraining) else None
         return Job(
-            cell.key, kind, compiler.plan.name, compiler.labels(cell.choice, axes), cell.needs, prompt, whole,
+            cell.key, kind, compiler.plan.name, compiler.labels_of(cell), cell.needs, prompt, whole,
             compiler.plan.outputs, compiler.titles(prompt),
             {key: self.store.folder(key) / ADAPTER for key in cell.needs}, compiler.uploads(cell.choice))
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .records import CELL_FILE, RUN_FILE, Cell, Record, Run, Status, read_record, to_json
+from .writing import sync, write, write_synced
 
 FORMAT = 1
 STALE = 60.0  # seconds without a sign of life after which a claim of another machine is taken over
@@ -68,7 +69,7 @@ class Store:
             if root.exists() and any(root.iterdir()):
                 raise ValueError(f"{root} is not empty and not the store of a sweep: name another folder with --store.")
             root.mkdir(parents=True, exist_ok=True)
-            store.write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
+            write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
             return store
         try:
             known = json.loads(marker.read_bytes())
@@ -82,18 +83,8 @@ class Store:
             if not join:
                 raise ValueError(f"{root} is the store of the plan {' and '.join(map(repr, plans))}, not of {plan!r}: "
                                  "name another folder with --store, or let both plans use it with --join.")
-            store.write(marker, json.dumps({"format": FORMAT, "plans": [*plans, plan]}).encode())
+            write(marker, json.dumps({"format": FORMAT, "plans": [*plans, plan]}).encode())
         return store
-
-    def write(self, path: Path, data: bytes) -> None:
-        """Write a file at once: a temporary file beside it, then a rename."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            _write_synced(temporary, data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def folder(self, key: str, status: Status = "done") -> Path:
         """Where a cell of that key and status is kept."""
@@ -133,9 +124,9 @@ class Store:
         """
         try:
             for file in scratch.iterdir():
-                _sync(file)
-            _write_synced(scratch / CELL_FILE, to_json(cell))
-            _write_synced(scratch / RUN_FILE, to_json(run))
+                sync(file)
+            write_synced(scratch / CELL_FILE, to_json(cell))
+            write_synced(scratch / RUN_FILE, to_json(run))
             target = self.folder(cell.key, run.status)
             target.parent.mkdir(parents=True, exist_ok=True)
             if run.status != "done":
@@ -176,8 +167,11 @@ class Store:
         except FileExistsError:
             pass
         seen = self._read_claim(path)
-        if seen is not None and (seen == self.owner or not self._dead(path, seen)):
-            return seen == self.owner
+        if seen == self.owner:
+            return True
+        # One that cannot be read is being written at this moment, unless it is old.
+        if not (self._dead(path, seen) if seen else _age(path) > STALE):
+            return False
         # Only one may take over: who makes this file. It is removed again at once.
         lock = path.with_name(f"{name}.takeover")
         try:
@@ -190,7 +184,7 @@ class Store:
         try:
             if self._read_claim(path) != seen:
                 return False
-            self.write(path, data)
+            write(path, data)
             return True
         finally:
             lock.unlink(missing_ok=True)
@@ -245,7 +239,7 @@ class Store:
     def write_plan(self, name: str, files: dict[str, bytes]) -> None:
         """Keep what `status` and `report` need of a plan."""
         for file, data in files.items():
-            self.write(self.root / "plan" / name / file, data)
+            write(self.root / "plan" / name / file, data)
 
     def plan_file(self, name: str, file: str) -> bytes:
         """A file that `write_plan` has kept. Raises ValueError if there is none."""
@@ -266,15 +260,3 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave the name with nothing behind it
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())

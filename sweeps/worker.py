@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import shutil
 import time
@@ -24,6 +23,7 @@ from .png import with_text
 from .records import Cell, Kind, Run, StoredFile
 from .server import Server
 from .workflow import Prompt
+from .writing import link
 
 ADAPTER = "adapter.safetensors"
 SAMPLE_SECONDS = 1.0
@@ -160,7 +160,7 @@ class Worker:
                 if key not in self.holds:
                     name = adapter_name(key)
                     if self.server is not None:
-                        await asyncio.to_thread(_place, path, self.server.work / "output" / "loras" / name)
+                        await asyncio.to_thread(link, path, self.server.work / "output" / "loras" / name)
                     else:
                         await self.client.upload(path, f"loras/{FOLDER}", Path(name).name, "output")
                     self.holds.add(key)
@@ -236,20 +236,6 @@ class Worker:
         for peaks in self._running.values():
             for name, value in seen.items():
                 peaks[name] = max(value, peaks.get(name, 0.0))
-
-
-def _place(path: Path, target: Path) -> None:
-    """The file under another name: a link where the file system has them, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{time.monotonic_ns()}.tmp")
-    try:
-        try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copyfile(path, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _drop_checkpoints(output: Path, before: float) -> None:

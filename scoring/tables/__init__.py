@@ -1,4 +1,7 @@
-"""Tables of scores. A new form of output is one file here and one line in FORMS."""
+"""Tables of scores. A new form of output is one file here and one line in FORMS.
+
+`html_file` is no form of its own: it makes a part of a page.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from .csv_file import csv_file
 from .latex import latex
 from .markdown import markdown
 from .picture import png
-from .table import Rows, Table, tabulate
+from .table import Rows, Table, pivot, tabulate
 
 Form = Callable[[Table, str], bytes]
 
 FORMS: dict[str, Form] = {"png": png, "md": markdown, "csv": csv_file, "tex": latex}
 
-__all__ = ["FORMS", "Form", "Rows", "Table", "tabulate"]
+__all__ = ["FORMS", "Form", "Rows", "Table", "pivot", "tabulate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import TEXTS, TIED, Cell, Table, interval_text, mean_text
+from .table import TIED, Cell, Table, interval_text, mean_text
 
 TIE = r"$\sim$"
 # A bracket or star at the start of a row would be read as the argument of the line break before it.
@@ -14,11 +14,10 @@ ESCAPES = str.maketrans({
 
 def latex(table: Table, title: str = "") -> bytes:
     """A table environment: the best of each column in bold, intervals small; findings and notes below. UTF-8."""
-    titles = [*table.leading, *(column.title for column in table.columns), *table.cost_titles]
     lines = ["% Needs \\usepackage{booktabs}.", r"\begin{table}", r"\centering"]
     lines += [rf"\caption{{{escape(title)}}}"] if title else []
-    lines += [rf"\begin{{tabular}}{{{''.join('l' if name in TEXTS else 'r' for name in titles)}}}", r"\toprule",
-              _line([escape(name) for name in titles]), r"\midrule"]
+    lines += [rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in table.flush_left)}}}", r"\toprule",
+              _line([escape(name) for name in table.titles]), r"\midrule"]
     for row in table.rows:
         lines.append(_line([*map(escape, table.lead(row)), *map(_cell, row.cells), *row.cost_texts]))
     lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip\raggedright\footnotesize"]

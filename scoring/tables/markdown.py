@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from .table import TEXTS, TIED, Cell, Table, interval_text, mean_text
+from .table import TIED, Cell, Table, interval_text, mean_text
 
 
 def markdown(table: Table, title: str = "") -> bytes:
     """The best of each column in bold, intervals in brackets; findings and notes below. UTF-8."""
     lines = [f"### {title}", ""] if title else []
-    titles = [*table.leading, *(column.title for column in table.columns), *table.cost_titles]
-    lines += [line(titles), "|" + "".join("---|" if title in TEXTS else "---:|" for title in titles)]
+    lines += [line(list(table.titles)), "|" + "".join("---|" if left else "---:|" for left in table.flush_left)]
     lines += [line([*table.lead(row), *map(_cell, row.cells), *row.cost_texts]) for row in table.rows]
     lines += ["", *(f"* {text}" for text in (table.legend, *table.findings) if text)]
     lines += ["", *(f"* {note}" for note in table.notes)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from .table import TEXTS, TIED, Table, interval_text, mean_text
+from .table import TIED, Table, interval_text, mean_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    titles = [*table.leading, *(column.title for column in table.columns), *table.cost_titles]
+    titles, flush_left = table.titles, table.flush_left
     # Each entry: its text, the small text after it, whether it is bold.
     rows = [[(name, "", True) for name in titles]]
     for row in table.rows:
@@ -44,7 +44,7 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     widths = [max(len(line[column][0]) + small[column] * (place > 0) for place, line in enumerate(rows)) + 3
               for column in range(len(titles))]
     notes = [*filter(None, (table.legend,)), *table.notes]
-    width = max(sum(widths) * CHARACTER, max(map(len, notes)) * 0.058, len(title) * 0.13, 4) + 0.4
+    width = max(sum(widths) * CHARACTER, max(map(len, notes), default=0) * 0.058, len(title) * 0.13, 4) + 0.4
     height = LINE * len(rows) + (0.45 if title else 0.1) + 0.16 * len(notes) + 0.35
     figure = Figure(figsize=(width, height), dpi=144, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -57,12 +57,11 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     for place, line in enumerate(rows):
         middle = (top - (place + 0.5) * LINE) / height
         for column, (text, beside, bold) in enumerate(line):
-            flush_left = titles[column] in TEXTS and column < len(table.leading)
-            x = edges[column] + (2 * CHARACTER if column else 0) if flush_left else edges[column + 1]
+            x = edges[column] + (2 * CHARACTER if column else 0) if flush_left[column] else edges[column + 1]
             if place > 0 and small[column]:
                 figure.text(x / width, middle, beside, fontsize=7, color="0.35", va="center", ha="right")
                 x -= small[column] * CHARACTER
-            figure.text(x / width, middle, text, fontsize=10, va="center", ha="left" if flush_left else "right",
+            figure.text(x / width, middle, text, fontsize=10, va="center", ha="left" if flush_left[column] else "right",
                         fontweight="bold" if bold else "normal", parse_math=False)
         if place in (0, len(rows) - 1):
             _rule(figure, left / width, (top - (place + 1) * LINE) / height)

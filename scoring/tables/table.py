@@ -1,10 +1,10 @@
-"""A table of scores before it takes a form: methods down, metrics across."""
+"""A table of scores before it takes a form: methods down, metrics or the values of something else across."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,6 @@ Rows = Literal["label", "label x subject"]
 
 COSTS = ("training s", "values", "MiB")
 COST_FORMS = ("{:.0f}", "{:,.0f}", "{:.3f}")
-TEXTS = ("method", "subject")  # the columns that are set flush left
 TIED = "~"
 
 
@@ -38,13 +37,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric under a protocol. title: with the protocol only where the table has several. made: how it was made."""
+    """A metric under a protocol. title: with the protocol only where the table has several. made: how it was made.
+
+    across: of a pivot, the value that this column is of, and the title; else None.
+    """
 
     title: str
     metric: str
     protocol: str
     scale: float
     made: str
+    across: str | None = None
+
+    @property
+    def what(self) -> str:
+        """What the column is called in a sentence."""
+        return self.title if self.across is None else f"{self.metric}, {self.across}"
 
 
 @dataclass(frozen=True)
@@ -71,25 +79,40 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores."""
+    """findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores.
+
+    heading: what the names of the rows are. counted: what each row's number of images is called.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     by_subject: bool
     findings: tuple[str, ...]
     notes: tuple[str, ...]
+    heading: str = "method"
+    counted: str = "images"
 
     @property
     def leading(self) -> tuple[str, ...]:
         """Titles of the columns before the metrics."""
         ranked = any(row.rank is not None for row in self.rows)
-        return "method", *(("rank",) if ranked else ()), *(("subject",) if self.by_subject else ()), "images"
+        return self.heading, *(("rank",) if ranked else ()), *(("subject",) if self.by_subject else ()), self.counted
 
     def lead(self, row: Row) -> list[str]:
         """What a row has under `leading`."""
-        known = {"method": row.name, "rank": "" if row.rank is None else str(row.rank), "subject": row.subject,
-                 "images": str(row.images)}
-        return [known[title] for title in self.leading]
+        ranked = ["" if row.rank is None else str(row.rank)] if "rank" in self.leading[1:] else []
+        return [row.name, *ranked, *([row.subject] if self.by_subject else []), str(row.images)]
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Titles of all columns."""
+        return *self.leading, *(column.title for column in self.columns), *self.cost_titles
+
+    @property
+    def flush_left(self) -> list[bool]:
+        """Of each column, whether it is set flush left: names are, numbers are not."""
+        return [place == 0 or (place < len(self.leading) and title == "subject")
+                for place, title in enumerate(self.titles)]
 
     @property
     def cost_titles(self) -> tuple[str, ...]:
@@ -127,56 +150,92 @@ class Key(NamedTuple):
     subject: str
 
 
-def tabulate(scores: Scores, rows: Rows = "label") -> Table:
+def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", compare: bool = True) -> Table:
     """One row a label, method and rank (and subject) in order of appearance; one column a metric and protocol.
 
     With rows "label", scores of several subjects and prompts are averaged over all their values, costs over their
-    adapters. With "label x subject" the best is found for each subject by itself. Raises ValueError for no scores, and
-    where one column would mix backbones or preprocessing.
+    adapters. With "label x subject" the best is found for each subject by itself. heading: what the rows' names are.
+    compare: whether rows are marked and judged; not for numbers of which nobody knows the good direction.
+    Raises ValueError for no scores, and where one column would mix backbones or preprocessing.
     """
+    return _table(scores, rows == "label x subject", heading, compare, None)
+
+
+def pivot(scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
+          ) -> dict[str, Table]:
+    """For each metric (and protocol, where there are several) a table with the values of something else across.
+
+    across: which column a score belongs to. Columns are in order of appearance; there are no costs in them.
+    The keys are titles as `tabulate` gives its columns. Raises ValueError as `tabulate` does.
+    """
+    return {column.title: _table(
+        Scores(tuple(score for score in scores.rows if _metric_of(score) == (column.metric, column.protocol)),
+               remarks=scores.remarks), False, heading, compare, across) for column in _columns(scores.rows, None)}
+
+
+def _table(scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
+           ) -> Table:
+    """See `tabulate` and `pivot`."""
     if not scores.rows:
         raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
-    by_subject = rows == "label x subject"
-    columns = _columns(scores.rows)
+    columns = _columns(scores.rows, across)
     found: dict[Key, list[Score]] = {}
     for score in scores.rows:
         name = score.label or score.method or "images"
         found.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
     keys = list(found)
-    parts = [[[score for score in group if (score.metric, score.protocol) == (column.metric, column.protocol)]
-              for column in columns] for group in found.values()]
-    values = [[by_prompt(part) for part in line] for line in parts]
+    parts = [_parted(group, across) for group in found.values()]
+    places = [(column.metric, column.protocol, column.across) for column in columns]
+    values = [[by_prompt(part.get(place, ())) for place in places] for part in parts]
     names = _names(keys)
-    cells, findings = _compared(keys, names, columns, values)
+    cells, findings = _compared(keys, names, columns, values) if compare else (
+        [[_cell(cell) for cell in line] for line in values], [])
     counts = [cell.count for line in cells for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
     lines = []
     for row, (key, group) in enumerate(found.items()):
-        images = max(sum(score.images for score in part) for part in parts[row])
+        images: Counter[tuple[str, str]] = Counter()
+        for score in group:
+            images[_metric_of(score)] += score.images
         costs = _costs(key, by_subject, scores.costs) if scores.costs else ()
-        lines.append(Row(names[row], group[0].label, key.method, key.rank, key.subject, images, tuple(cells[row]),
-                         costs))
-    return Table(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks))
+        lines.append(Row(names[row], group[0].label, key.method, key.rank, key.subject, max(images.values()),
+                         tuple(cells[row]), costs))
+    return Table(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks), heading)
 
 
-def _columns(scores: Sequence[Score]) -> tuple[Column, ...]:
-    """A column for each metric and protocol, in the order of the metrics."""
+def _metric_of(score: Score) -> tuple[str, str]:
+    return score.metric, score.protocol
+
+
+def _parted(group: Sequence[Score], across: Callable[[Score], str] | None
+            ) -> Mapping[tuple[str, str, str | None], list[Score]]:
+    """The scores of a row by column."""
+    parts: dict[tuple[str, str, str | None], list[Score]] = {}
+    for score in group:
+        parts.setdefault((*_metric_of(score), across(score) if across else None), []).append(score)
+    return parts
+
+
+def _columns(scores: Sequence[Score], across: Callable[[Score], str] | None) -> tuple[Column, ...]:
+    """A column for each metric and protocol, in the order of the metrics; of a pivot, for each value as well."""
     made: dict[tuple[str, str], Score] = {}
     for score in scores:
-        first = made.setdefault((score.metric, score.protocol), score)
+        first = made.setdefault(_metric_of(score), score)
         if first.made != score.made:
             raise ValueError(f"{score.metric} of protocol {score.protocol} was measured in two ways that do not "
                              f"compare: {first.made}; and {score.made}.")
     several = len({protocol for _, protocol in made}) > 1
-    return tuple(Column(f"{metric} ({protocol})" if several else metric, metric, protocol,
-                        made[metric, protocol].scale, made[metric, protocol].made)
-                 for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1])))
+    values = dict.fromkeys(across(score) for score in scores) if across else (None,)
+    return tuple(Column((f"{metric} ({protocol})" if several else metric) if value is None else value, metric, protocol,
+                        made[metric, protocol].scale, made[metric, protocol].made, value)
+                 for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1])) for value in values)
 
 
 def _notes(columns: Sequence[Column]) -> list[str]:
     """How each column was made, and which of them are the better the lower."""
-    return [f"{column.metric} ({column.protocol}): {column.made}"
-            + ("; lower is better" if better(column.metric) == "lower" else "") for column in columns]
+    return list(dict.fromkeys(f"{column.metric} ({column.protocol}): {column.made}"
+                              + ("; lower is better" if better(column.metric) == "lower" else "")
+                              for column in columns))
 
 
 def _cell(values: Values) -> Cell | None:
@@ -198,7 +257,7 @@ def _compared(keys: Sequence[Key], names: Sequence[str], columns: Sequence[Colum
             rivals = [row for row, key in enumerate(keys) if key.subject == subject and values[row][place]]
             if len(rivals) < 2:
                 continue
-            verdict = judge(f"{column.title} of {subject}" if subject else column.title,
+            verdict = judge(f"{column.what} of {subject}" if subject else column.what,
                             _told_apart([names[row] for row in rivals], [keys[row].rank for row in rivals]),
                             [values[row][place] for row in rivals], better(column.metric))
             findings.append(verdict.sentence)
@@ -229,6 +288,7 @@ def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | N
             one == other or one in (None, "") or other in (None, "") for one, other in same)
 
     found = [cost for cost in costs if belongs(cost)]
-    seconds = [cost.training_seconds for cost in found if cost.training_seconds is not None]
-    return tuple(sum(known) / len(known) if known else None for known in (
-        seconds, [cost.values for cost in found], [cost.bytes / 2**20 for cost in found]))
+    columns = ([cost.training_seconds for cost in found], [cost.values for cost in found],
+               [None if cost.bytes is None else cost.bytes / 2**20 for cost in found])
+    known = [[value for value in column if value is not None] for column in columns]
+    return tuple(sum(values) / len(values) if values else None for values in known)

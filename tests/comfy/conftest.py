@@ -98,6 +98,12 @@ class PromptRun:
         """The text that a node showed."""
         return "\n".join(self.ui[node_id]["text"])
 
+    def files(self, node_id: str) -> list[str]:
+        """The files of the output folder that a node says it has written, as paths in it."""
+        listed = self.ui[node_id].get("files", [])
+        assert all(item["type"] == "output" and set(item) == {"filename", "subfolder", "type"} for item in listed)
+        return [f"{item['subfolder']}/{item['filename']}" if item["subfolder"] else item["filename"] for item in listed]
+
 
 class ComfyUI:
     """ComfyUI in this process. One object a test session; `reset()` between tests."""

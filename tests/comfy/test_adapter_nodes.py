@@ -331,8 +331,12 @@ def test_a_changed_file_is_read_again(comfyui: Any, lora_file: Callable[..., str
 
 def test_save_into_the_output_folder(comfyui: Any) -> None:
     prompt = training_prompt("para") | {"save": saver(place="output")}
-    path = Path(comfyui.run(prompt, want=["save"]).output("save"))
+    run = comfyui.run(prompt, want=["save"])
+    path = Path(run.output("save"))
     assert path.is_file() and path.is_relative_to(comfyui.base / "output")
+    assert run.files("save") == [path.relative_to(comfyui.base / "output").as_posix()]
+    prompt["save"] = saver(place="models/loras")
+    assert comfyui.run(prompt).files("save") == []
 
 
 @pytest.mark.parametrize("method", ["deft", "para"])

@@ -49,7 +49,8 @@ def test_grid_without_scores_and_with_other_sizes(comfyui):
     prompt = grid(prompt, images__images0=["load score0", 0], images__images1=["wide", 0], row_labels="a\nb")
     assert "different sizes (64 x 64 and 64 x 32)" in comfyui.fail(prompt).message
     prompt["grid"]["inputs"]["sizes"] = "fit"
-    assert len(comfyui.run(prompt).ui["grid"]["images"]) == 1
+    run = comfyui.run(prompt)
+    assert len(run.ui["grid"]["images"]) == 1 and run.files("grid") == []
     prompt["grid"]["inputs"]["row_labels"] = "a"
     assert "1 row labels for 2 rows" in comfyui.fail(prompt).message
 
@@ -132,7 +133,8 @@ def test_saved_pictures_stay_in_the_output_folder(comfyui):
 def test_rows_of_one_label_are_saved_under_names_of_their_own(comfyui):
     prompt = grid(images("score0", "score1"), images__images0=["load score0", 0], images__images1=["load score1", 0],
                   images__images2=["load score0", 0], row_labels="LoRA\nlora\n???", save_pictures="twice/x")
-    comfyui.run(prompt)
+    listed = comfyui.run(prompt).files("grid")
+    assert listed == [f"twice/{name}" for name in saved(comfyui, "twice")]
     assert list(saved(comfyui, "twice")) == ["x_LoRA_01_00001_.png", "x_lora_2_01_00001_.png",
                                              "x_row3_01_00001_.png"]
 
@@ -161,6 +163,7 @@ def test_fidelity_plot(comfyui):
     assert image.shape == one.output("plot").shape and not image.equal(one.output("plot"))
     found = saved(comfyui, "plots")
     assert list(found) == ["dog_00001_.png", "dog_00002_.png"]
+    assert [run.files("plot") for run in (one, two)] == [[f"plots/{name}"] for name in found]
     assert np.array_equal(np.array(found["dog_00002_.png"]), (image[0] * 255).round().byte().numpy())
 
 

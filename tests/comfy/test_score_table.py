@@ -1,4 +1,4 @@
-"""Score Table in a real ComfyUI: its forms, the score file over several runs, and the report."""
+"""Score Table in a real ComfyUI: its forms, the score file over several runs, and the report; and Save Scores."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def test_table_in_all_its_forms(comfyui):
     assert len(run.ui["table"]["images"]) == 1
     folder = comfyui.base / "output" / "tables"
     assert names(folder) == {f"dog_00001_.{suffix}" for suffix in SUFFIXES}
+    assert set(run.files("table")) == {f"tables/dog_00001_.{suffix}" for suffix in SUFFIXES}
     assert (folder / "dog_00001_.csv").read_text() == csv and (folder / "dog_00001_.tex").read_text() == latex
     prompt["table"]["inputs"]["title"] = "Dog again"
     comfyui.run(prompt)
@@ -78,6 +79,7 @@ def test_files_stay_in_the_output_folder(comfyui):
 
 def test_a_hostile_label_stays_a_label(comfyui):
     run = comfyui.run(table("50% a_b & \\input{x} | c"), want=["table"])
+    assert run.files("table") == []
     assert "| 50% a_b & \\input{x} \\| c | 2 |" in run.output("table", 1)
     assert "50\\% a\\_b \\& \\textbackslash{}input\\{x\\} \\textbar{} c & 2 &" in run.output("table", 4)
 
@@ -103,6 +105,7 @@ def test_runs_append_without_duplicates(comfyui):
     path = comfyui.base / "output" / "appended" / "scores.jsonl"
     first = comfyui.run(table("first", append_to="appended/scores"), want=["table"])
     assert path.read_text() == first.output("table", 3) and labels(path.read_text()) == ["first"] * 3
+    assert first.files("table") == ["appended/scores.jsonl"]
     second = comfyui.run(table("second", append_to="appended/scores.jsonl"), want=["table"])
     assert path.read_text() == second.output("table", 3)
     assert labels(path.read_text()) == ["first"] * 3 + ["second"] * 3
@@ -194,3 +197,62 @@ def test_report_beside_a_published_table(comfyui):
 @pytest.mark.parametrize("inputs", [{"published": "Table 3"}, {"rows": "subject"}])
 def test_unknown_choices_do_not_pass(comfyui, inputs):
     assert comfyui.fail(table(**inputs)).stage == "validation"
+
+
+# -------------------------------------------------------------------------------------------------------- Save Scores
+
+
+def saving(label: str = "DEFT r4", **inputs: Any) -> dict:
+    """A prompt that saves the scores of one row."""
+    prompt = scoring(label=label)
+    prompt["save"] = {"class_type": "DEFTSaveScores",
+                      "inputs": {"scores.scores0": ["score", 0], "filename_prefix": "saved/dog"} | inputs}
+    return prompt
+
+
+def test_scores_are_saved_one_file_a_run(comfyui):
+    prompt = saving()
+    prompt["score2"] = {"class_type": "DEFTScoreImages",
+                        "inputs": prompt["score"]["inputs"] | {"images": ["real", 0], "label": "upper bound"}}
+    prompt["save"]["inputs"]["scores.scores1"] = ["score2", 0]
+    run = comfyui.run(prompt, want=["save", "score"])
+    folder = comfyui.base / "output" / "saved"
+    text = run.output("save")
+    assert run.files("save") == ["saved/dog_00001_.jsonl"] and names(folder) == {"dog_00001_.jsonl"}
+    assert (folder / "dog_00001_.jsonl").read_text() == text
+    assert labels(text) == ["DEFT r4"] * 3 + ["upper bound"] * 3
+    assert json.loads(text.splitlines()[0])["provenance"] and text.startswith(run.output("score").jsonl())
+    assert run.output("score", 5) in run.text("save") and "upper bound of dog: DINO" in run.text("save")
+    # The same again comes from the cache; something new gets a number of its own.
+    assert comfyui.run(prompt).files("save") == ["saved/dog_00001_.jsonl"] and len(names(folder)) == 1
+    assert comfyui.run(saving("LoRA r4")).files("save") == ["saved/dog_00002_.jsonl"]
+    # Score Table reads such a file as its own.
+    shown = comfyui.run(table("new", append_to="saved/dog_00001_"), want=["table"])
+    assert labels(shown.output("table", 3)) == ["DEFT r4"] * 3 + ["upper bound"] * 3 + ["new"] * 3
+
+
+def test_scores_are_saved_without_a_folder(comfyui):
+    assert comfyui.run(saving(filename_prefix=" only ")).files("save") == ["only_00001_.jsonl"]
+    assert (comfyui.base / "output" / "only_00001_.jsonl").is_file()
+
+
+def test_saved_scores_stay_in_the_output_folder(comfyui):
+    failed = comfyui.fail(saving(filename_prefix="../../escaped"))
+    assert failed.node_type == "DEFTSaveScores" and "outside the output folder" in failed.message
+    assert list(comfyui.base.rglob("escaped*")) == []
+
+
+def test_a_score_file_behind_a_link_is_listed_where_it_lies(comfyui):
+    """The output folder itself may be a link to another disk."""
+    import folder_paths
+
+    output = comfyui.base / "output"
+    link = comfyui.base / "linked output"
+    link.symlink_to(output, target_is_directory=True)
+    try:
+        folder_paths.set_output_directory(str(link))
+        run = comfyui.run(table("first", append_to="behind/scores", filename_prefix="behind/table"))
+    finally:
+        folder_paths.set_output_directory(str(output))
+        link.unlink()
+    assert set(run.files("table")) == {"behind/scores.jsonl", *(f"behind/table_00001_.{end}" for end in SUFFIXES)}

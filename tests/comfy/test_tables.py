@@ -18,17 +18,17 @@ from .conftest import BASE, ROOT
 NAMES = ("deft_table1", "deft_table2")
 
 
-def load_script() -> Any:
-    """scripts/make_tables.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "scripts" / "make_tables.py")
+def load_script(name: str) -> Any:
+    """A file of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["make_tables"] = module  # its dataclasses look for it
+    sys.modules[name] = module  # its dataclasses look for it, and other scripts
     spec.loader.exec_module(module)
     return module
 
 
-tables = load_script()
+tables = load_script("make_tables")
 
 
 def prompt_of(name: str) -> dict[str, Any]:
@@ -103,8 +103,9 @@ def test_settings_are_the_nodes_own(comfyui: Any, name: str) -> None:
 
 
 def test_the_prompts_are_those_of_dreambooth() -> None:
-    assert len(set(tables.OBJECT)) == len(set(tables.LIVE)) == 25
-    assert len(set(tables.OBJECT) & set(tables.LIVE)) == 15 and len(set(tables.NINE)) == 9
+    objects, live = tables.PROMPTS["object"], tables.PROMPTS["live"]
+    assert len(set(objects)) == len(set(live)) == 25
+    assert len(set(objects) & set(live)) == 15 and len(set(tables.NINE)) == 9
     nodes = of_kind(prompt_of("deft_table1"), "DEFTPrompts")
     first, second, third = (inputs["prompts"].splitlines() for inputs in nodes)
     assert first[0] == "a sks stuffed animal in the jungle" and first[-1] == "a cube shaped sks stuffed animal"
@@ -134,9 +135,8 @@ def photos() -> Iterator[None]:
         file.unlink()
 
 
-def small(name: str) -> dict[str, Any]:
+def small(prompt: dict[str, Any]) -> dict[str, Any]:
     """A workflow with the demo's model and scorers, small pictures and few steps, prompts and class pictures."""
-    prompt = prompt_of(name)
     changed: dict[str, dict[str, Any]] = {
         "DEFTLoadScorer": {"protocol": "demo"}, "ImageScale": {"width": 64, "height": 64},
         "EmptyLatentImage": {"width": 64, "height": 64}, "RebatchLatents": {"batch_size": 1},
@@ -165,7 +165,7 @@ def small(name: str) -> dict[str, Any]:
 def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
     table = tables.TABLES[name]
     end = str(1000 * (len(table.subjects) + 1))
-    prompt = small(name)
+    prompt = small(prompt_of(name))
     run = comfyui.run(prompt, want=[end])
     records = [json.loads(line) for line in run.output(end, 3).splitlines()]
     metrics = ("CLIP-I", "CLIP-T", "DINO")  # of the demo's protocol

@@ -33,7 +33,12 @@ def test_lines_are_read_back():
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("0.5]", "NaN]"), "finite"),
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", "[]"), "finite"),
     (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '"123"'), "finite"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '["1"]'), "finite")])
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '["1"]'), "finite"),
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"images": 1', '"images": "1"'), "images: not of the right kind"),
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"DEFT"', '["DEFT"]'), "label.*: not of the right kind"),
+    (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"provenance": {}', '"provenance": {"seeds": 1}'), "lists"),
+    ('{"label": "DEFT", "training_seconds": "1", "values": 1, "bytes": 2}', "training_seconds: not of the right kind"),
+    ("[" * 100_000, "recursion|nest")])
 def test_a_damaged_line_is_named(line: str, reason: str):
     good = Scores((row("DEFT", (0.1,)),)).jsonl()
     with pytest.raises(ValueError, match=rf"runs.jsonl, line 2, is not a score.*{reason}"):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from deft_pack.scoring.scores import Cost, Score, Scores, join
-from deft_pack.scoring.tables import FORMS, tabulate
+from deft_pack.scoring.tables import FORMS, pivot, tabulate
+from deft_pack.scoring.tables.html_file import fragment
 from deft_pack.scoring.tables.latex import escape
 from deft_pack.scoring.tables.picture import picture
 
@@ -269,3 +270,56 @@ def test_forms_are_by_suffix(results: Scores):
     made = {suffix: form(table, "Dog") for suffix, form in FORMS.items()}
     assert set(made) == {"png", "md", "csv", "tex"}
     assert made["png"].startswith(b"\x89PNG") and all(isinstance(data, bytes) for data in made.values())
+
+
+def test_pivot(three: Scores):
+    """Prompts across: one table a metric, each cell the mean of that prompt's values."""
+    scores = Scores(tuple(replace(score, values=(value,), texts=(text,), images=1)
+                          for score in three.rows for value, text in zip(score.values, score.texts))
+                    + (row("A", "DINO", (0.3, 0.5), texts=("prompt 1", "prompt 1")),),
+                    (Cost("A", 1.0, 2, 3),), ("a remark",))
+    tables = pivot(scores, lambda score: score.texts[0], "who")
+    assert list(tables) == ["CLIP-I", "DINO"]
+    table = tables["CLIP-I"]
+    assert table.titles == ("who", "images", *(f"prompt {place}" for place in range(8)))
+    assert [line.images for line in table.rows] == [8, 8, 8] and table.cost_titles == ()
+    for line in table.rows:
+        values = next(score.values for score in three.rows if score.label == line.name)
+        assert [cell.mean for cell in line.cells] == pytest.approx(values)
+    assert [[cell.best for cell in line.cells] for line in table.rows][0] == [False] * 8
+    assert table.findings[0] == "CLIP-I, prompt 0: B has the best mean, but there are too few pictures for an interval."
+    assert table.notes == ("CLIP-I (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256", "a remark")
+    assert [[cell and (cell.mean, cell.count) for cell in line.cells] for line in tables["DINO"].rows] == [[(0.4, 2)]]
+    assert tables["DINO"].titles == ("who", "images", "prompt 1")
+    with pytest.raises(ValueError, match="two ways"):
+        pivot(Scores((*scores.rows, replace(scores.rows[0], backbone="x"))), lambda score: "")
+
+
+def test_pivot_cells_without_values_are_empty():
+    scores = Scores((row("A", "DINO", (0.1,)), row("B", "DINO", (0.2,), subject="images")))
+    table = pivot(scores, lambda score: score.subject)["DINO"]
+    assert [[cell and cell.mean for cell in line.cells] for line in table.rows] == [[0.1, None], [None, 0.2]]
+    assert table.flush_left == [True, False, False, False]
+    assert FORMS["csv"](table, "").decode().splitlines()[1:] == ["A,1,0.1,,,,,", "B,1,,,,0.2,,"]
+    assert all(form(table, "title") for form in FORMS.values())
+
+
+def test_a_table_without_verdicts(three: Scores):
+    table = tabulate(three, heading="rank", compare=False)
+    assert table.leading == ("rank", "images") and table.legend == "In brackets: 95% interval of the mean."
+    assert [line.cells[0].mean for line in table.rows] == [line.cells[0].mean for line in tabulate(three).rows]
+    assert not any(cell.best or cell.tied for line in table.rows for cell in line.cells)
+    assert table.findings == ("Intervals of fewer than 10 values come out too narrow; take them as a hint.",)
+    assert FORMS["png"](replace(table, notes=(), rows=(replace(table.rows[0], cells=(None,)),)), "")
+
+
+def test_costs_that_are_not_known_are_empty(results: Scores):
+    table = tabulate(replace(results, costs=(Cost("base", 3.0, None, None), Cost("base", 5.0, 7, None))))
+    assert [line.costs for line in table.rows] == [(4.0, 7.0, None), (None, None, None)]
+    assert table.rows[0].cost_texts == ["4", "7", ""]
+
+
+def test_html(results: Scores):
+    text = fragment(tabulate(replace(results, remarks=("<b> & more",))))
+    assert text.count("<tr>") == 3 and '<td>DEFT|r4</td><td class="number">3</td><td class="number">0.300</td>' in text
+    assert "<b>0.320</b> <small>[0.310, 0.330]</small>" in text and "<li>&lt;b&gt; &amp; more</li>" in text

@@ -1,0 +1,80 @@
+"""Writes the whole report into a folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..png import with_text
+from ..writing import write, writing
+from .grids import KEYWORD, sweep_text, write_grids
+from .page import markdown_page, write_pages
+from .pivot import Titled, tables
+from .reading import Material, read
+from .wanted import Layout, Wanted, completed, values_of
+
+OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
+
+
+def write_report(cells: Sequence[Wanted], out: Path, title: str, layout: Layout) -> list[Path]:
+    """Write the report of these cells into the folder `out`, which is made; returns its files, index.html first.
+
+    index.html shows everything; pictures/ holds the pictures (as hard links where the file system can do that, and not
+    among the returned files), so that the folder can be moved. report.md and table.tex hold the tables as text,
+    scores.csv (and a CSV for each other table) their numbers, scores.jsonl each score with all settings, cells.csv
+    each cell; grid-1.png and so on are the grids, scores.png the table as a picture. Files of an earlier report are
+    replaced, and those that this one no longer has are removed, except for pictures. Records are read one at a time.
+    Raises ValueError for no cells, and for an axis of the layout that no cell has. What is damaged in the store is
+    left out, and named in the report under Problems.
+    """
+    if not cells:
+        raise ValueError("there are no cells to report; check the plan's axes and its exclude.")
+    layout = completed(layout, cells)
+    out.mkdir(parents=True, exist_ok=True)
+    with writing(out / "scores.jsonl") as target:
+        material = read(cells, layout, target)
+    written = [out / "scores.jsonl", _write_cells(material, list(values_of(cells)), out / "cells.csv")]
+    shown = tables(material)
+    written += _write_tables(shown, material, out)
+    grids = write_grids(material, out)
+    written += [grid.path for grid in grids]
+    for path in sorted(out.iterdir()):  # before the pages, which link what is there
+        if OURS.fullmatch(path.name) and path not in written:
+            path.unlink()
+    pages = write_pages(out, title, material, shown, grids)
+    written.append(write(out / "report.md", markdown_page(title, material, shown, grids)))
+    return [*pages, *written]
+
+
+def _write_tables(shown: Sequence[Titled], material: Material, out: Path) -> list[Path]:
+    """Every table as CSV and, if it is small enough, as a picture; all of them in table.tex."""
+    written = []
+    about = sweep_text([cell.key for cell in material.cells],
+                       {"rows": material.layout.rows, "columns": material.layout.columns})
+    for one in shown:
+        written.append(write(out / f"{one.name}.csv", one.form("csv")))
+        if one.drawable:
+            written.append(write(out / f"{one.name}.png", with_text(one.form("png"), {KEYWORD: about})))
+    tex = b"\n".join(one.form("tex") for one in shown) or b"% There are no scores and no numbers.\n"
+    return [*written, write(out / "table.tex", tex)]
+
+
+def _write_cells(material: Material, axes: Sequence[str], path: Path) -> Path:
+    """One line a cell: labels, how it was run, numbers."""
+    memory = list(dict.fromkeys(what for cell in material.cells for what in cell.memory))
+    numbers = list(dict.fromkeys(name for cell in material.cells for name in cell.numbers))
+    with writing(path) as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["cell", "kind", *axes, "state", "seconds", "training seconds", "attempts", "finished", "worker",
+                        *(f"memory {what}, MiB" for what in memory), *numbers, "error"])
+        for cell in material.cells:
+            ran = cell.state != "not run"
+            lines.writerow([
+                cell.key, cell.kind, *(cell.labels.get(axis, "") for axis in axes), cell.state,
+                cell.seconds if ran else "", "" if cell.training_seconds is None else cell.training_seconds,
+                cell.attempts if ran else "", cell.finished, cell.worker,
+                *(cell.memory.get(what, "") for what in memory),
+                *(cell.numbers.get(name, "") for name in numbers), cell.error])
+    return path

@@ -1,0 +1,76 @@
+"""Files that are written whole or not at all: under another name first, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a file at once: a reader sees the old one or the new one. Its folder is made. Returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path)
+    try:
+        write_synced(part, content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait for the disk; or a power cut could leave its name with nothing behind it."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Wait until a file that was written is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file (UTF-8) to write into, which takes its name when all is written, and is dropped on an error."""
+    part = _part(path)
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make target the same file as source (a hard link), or a copy of it where the file system cannot do that.
+
+    Raises OSError where the source cannot be read.
+    """
+    if target.exists():
+        new, old = source.stat(), target.stat()
+        if os.path.samestat(new, old) or (new.st_size, new.st_mtime_ns) == (old.st_size, old.st_mtime_ns):
+            return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(target)
+    try:
+        try:
+            os.link(source, part)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copy2(source, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -1,0 +1,169 @@
+"""The store: a cell is there whole or not at all, and no two runners are at one cell."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from deft_pack.sweeps import store as module
+from deft_pack.sweeps.records import Cell, Run, StoredFile
+from deft_pack.sweeps.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KEY = "ab" * 16
+
+
+def cell(key: str = KEY) -> Cell:
+    return Cell(key, "picture", {"seed": "1"}, ("cd" * 16,), {"1": {"class_type": "X", "inputs": {}}},
+                (StoredFile("a.png", "1", "Save", "SaveImage"),), {"score": 0.5})
+
+
+def fill(store: Store, text: bytes = b"picture") -> Path:
+    scratch = store.scratch()
+    (scratch / "a.png").write_bytes(text)
+    return scratch
+
+
+def test_a_cell_is_kept_and_read_back(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", "plan")
+    assert store.read(KEY) is None and store.keys() == set()
+    run = Run("done", seconds=1.5, memory={"process": 10.0}, versions={"torch": "2"}, texts={"Show": ["a\u2028b"]})
+    assert store.put(cell(), run, fill(store))
+    found = store.read(KEY)
+    assert found is not None and (found.cell, found.run) == (cell(), run)
+    assert found.path(found.cell.files[0]).read_bytes() == b"picture"
+    assert store.keys() == {KEY} and list((store.root / "tmp").iterdir()) == []
+
+
+def test_the_second_of_two_results_is_dropped(tmp_path: Path) -> None:
+    one, two = Store.open(tmp_path, "plan"), Store.open(tmp_path, "plan")
+    assert one.put(cell(), Run("done"), fill(one, b"first"))
+    assert not two.put(cell(), Run("done"), fill(two, b"second"))
+    assert (one.folder(KEY) / "a.png").read_bytes() == b"first"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_failed_then_done(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, "plan")
+    store.put(cell(), Run("failed", "first"), fill(store))
+    store.put(cell(), Run("failed", "second"), fill(store))
+    found = store.read(KEY)
+    assert found is not None and found.run.error == "second"
+    store.put(cell(), Run("cancelled"), fill(store))
+    assert (store.status(KEY), store.keys("failed")) == ("cancelled", set())
+    store.put(cell(), Run("done"), fill(store))
+    assert store.status(KEY) == "done" and store.keys("failed") | store.keys("cancelled") == set()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(tmp_path, "plan")
+    scratch = fill(store)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.put(cell(), Run("done"), scratch)
+    assert store.keys() == set() and list((tmp_path / "tmp").iterdir()) == []
+    assert store.put(cell(), Run("done"), fill(store))
+
+
+def test_damaged_records_are_named(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, "plan")
+    store.put(cell(), Run("done"), fill(store))
+    (store.folder(KEY) / "run.json").write_text('{"status": "do')
+    with pytest.raises(ValueError, match=r"run\.json cannot be read .* remove the folder"):
+        store.read(KEY)
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not the store of a sweep"):
+        Store.open(tmp_path / "none")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="is not empty and not the store"):
+        Store.open(tmp_path / "full", "plan")
+    Store.open(tmp_path / "store", "one")
+    with pytest.raises(ValueError, match="is the store of the plan 'one', not of 'two'.*--join"):
+        Store.open(tmp_path / "store", "two")
+    assert Store.open(tmp_path / "store", "two", join=True).plans() == ["one", "two"]
+    Store.open(tmp_path / "store", "two")
+    for text in ("{", '{"format": 99, "plans": []}', "[]"):
+        (tmp_path / "store" / "store.json").write_text(text)
+        with pytest.raises(ValueError, match=r"store\.json cannot be read"):
+            Store.open(tmp_path / "store", "one")
+
+
+def test_claims_of_living_and_dead(tmp_path: Path) -> None:
+    mine, other = Store.open(tmp_path, "plan"), Store.open(tmp_path, "plan")
+    assert mine.claim(KEY) and mine.claim(KEY) and not other.claim(KEY)
+    other.release(KEY)  # not its own
+    assert mine.holder(KEY) == mine.owner and not other.claim(KEY)
+    mine.release(KEY)
+    assert other.claim(KEY)
+    # A process of this machine that is gone.
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, text=True)
+    claim = {"host": mine.owner.host, "pid": int(dead.stdout), "token": "x"}
+    (tmp_path / "claims" / KEY).write_text(json.dumps(claim))
+    assert mine.holder(KEY) is None and mine.claim(KEY) and mine.holder(KEY) == mine.owner
+    # Another machine: alive as long as it gives signs of life.
+    (tmp_path / "claims" / KEY).write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "y"}))
+    assert not mine.claim(KEY)
+    os.utime(tmp_path / "claims" / KEY, (time.time() - module.STALE - 1,) * 2)
+    assert mine.claim(KEY) and dict(mine.claims()) == {KEY: mine.owner}
+    os.utime(tmp_path / "claims" / KEY, (time.time() - 30,) * 2)
+    mine.beat([KEY, "gone"])
+    assert time.time() - (tmp_path / "claims" / KEY).stat().st_mtime < 10
+    # A claim that was cut off while it was written.
+    (tmp_path / "claims" / KEY).write_text("")
+    os.utime(tmp_path / "claims" / KEY, (time.time() - module.STALE - 1,) * 2)
+    assert mine.claim(KEY)
+
+
+WRESTLE = """
+import importlib, sys, time
+sys.path.insert(0, sys.argv[1])
+store = importlib.import_module("sweeps.store")
+mine = store.Store.open(store.Path(sys.argv[2]), "plan")
+while not (mine.root / "go").exists():
+    time.sleep(0.001)
+for number in range(300):
+    name = f"cell{number}"
+    if mine.claim(name):
+        with open(mine.root / "won.txt", "a") as file:
+            file.write(name + "\\n")
+while not (mine.root / "stop").exists():  # a claim of a process that has ended may be taken over
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["free", "left by a dead runner"])
+def test_many_runners_never_hold_the_same(tmp_path: Path, stale: bool) -> None:
+    store = Store.open(tmp_path, "plan")
+    if stale:
+        (tmp_path / "claims").mkdir()
+        for number in range(300):
+            claim = tmp_path / "claims" / f"cell{number}"
+            claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
+            os.utime(claim, (1, 1))
+    runners = [subprocess.Popen([sys.executable, "-c", WRESTLE, str(ROOT), str(tmp_path)]) for _ in range(4)]
+    time.sleep(1)
+    (tmp_path / "go").touch()
+    time.sleep(3)
+    (tmp_path / "stop").touch()
+    assert [runner.wait(60) for runner in runners] == [0] * 4
+    won = Counter((tmp_path / "won.txt").read_text().split())
+    assert set(won.values()) == {1}
+    if not stale:  # a stale one that two have tried for at once may be left for the next look
+        assert len(won) == 300
+    assert len(won) > 200 and not list(store.root.glob("claims/*.takeover"))
