@@ -7,6 +7,7 @@ equal keys.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from .cutting import Cut, find_cut, picture_prompt, training_prompt
 from .files import FOLDER, Files
 from .plan import PLACEHOLDER, Plan
 from .records import Kind
-from .schema import Info, is_link, near
+from .schema import Info, converted, inputs_of, is_link, near
 from .template import Finder, Template
 from .workflow import Prompt, needed_by, order, title_of
 
@@ -310,7 +311,12 @@ class _Compiled:
         """What is hashed: bytes, and (node id, slot) for connections. Neighbouring bytes are joined."""
         node = self.template.prompt[node_id]
         parts: list[bytes | tuple[str, bytes]] = [node["class_type"].encode()]
-        for name, value in sorted(self.template.inputs(node_id, choice).items()):
+        values = self.template.inputs(node_id, choice)
+        known = inputs_of(self.template.info[node["class_type"]], values)
+        for name, value in sorted(values.items()):
+            if name in known and known[name].type in ("INT", "FLOAT"):
+                with contextlib.suppress(ValueError):
+                    value = converted(known[name], value)  # 1 and 1.0 are the same strength
             if is_link(value):
                 parts += [b"\0" + name.encode() + b"\0>", (value[0], b"%d" % value[1])]
             else:

@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
                            help="a running ComfyUI, such as http://127.0.0.1:8188; may be given several times. Without "
                                 "it, one is started and ended")
         found.add_argument("--comfyui-args", default="", metavar="TEXT",
-                           help="more words of ComfyUI's command line for servers that are started, as one text")
+                           help="more words of ComfyUI's command line for servers that are started, as one text: "
+                                "--comfyui-args=\"--lowvram --fast\"")
         found.add_argument("--join", action="store_true", help="use the store of another plan, too")
         if name == "plan":
             found.add_argument("--offline", action="store_true",
@@ -143,7 +144,7 @@ def run_command(options: argparse.Namespace) -> int:
         async with _workers(options, store) as workers:
             if not options.server:
                 progress.say("starting ComfyUI")
-            await workers[0].start()
+            workers = await _started(workers, progress)
             compiler, cells = await asyncio.to_thread(compiled, plan, workers[0].facts, "" if not options.server
                                                       else options.server[0], store)
             for remark in cells.remarks:
@@ -209,7 +210,12 @@ async def _workers(options: argparse.Namespace, store: Store) -> AsyncIterator[l
         async with ray_workers(options.ray, options.comfyui, shlex.split(options.comfyui_args), store.root) as found:
             yield found
     elif options.server:
-        yield [Worker(url, url) for url in options.server]
+        given = [Worker(url, url) for url in options.server]
+        try:
+            yield given
+        finally:
+            for worker in given:
+                await worker.stop()
     else:
         async with _own_servers(options, store, max(1, options.workers)) as own:
             yield own
@@ -237,6 +243,17 @@ async def _own_servers(options: argparse.Namespace, store: Store, count: int) ->
         for name in names:
             _tidy(store.root / "work" / name)
             store.release(name)
+
+
+async def _started(workers: Sequence[Any], progress: Progress) -> list[Any]:
+    """Those workers that come up, started side by side. Raises what the first one says if none does."""
+    outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if len(errors) == len(workers):
+        raise errors[0]
+    for error in errors:
+        progress.say(f"a server is out: {error}")
+    return [worker for worker, outcome in zip(workers, outcomes) if not isinstance(outcome, BaseException)]
 
 
 async def _keep_alive(store: Store, names: list[str]) -> None:

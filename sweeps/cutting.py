@@ -8,6 +8,7 @@ output nodes that run in the training cell.
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,12 +85,13 @@ def training_prompt(prompt: Prompt, trainer: str, outputs: Sequence[str], adapte
                     info: Info) -> Prompt:
     """What a training cell runs: the training node, a Save Adapter behind it, and the output nodes beside it.
 
-    adapters: training node -> name of the file that stands in its place (for a training on top of another one).
+    adapters: training node -> name of the file that stands in its place (for a training on top of another one). The
+    adapter is saved into a folder of its own, so that its name, which is written into it, is the same in every run.
     """
     result = _loading(prompt, {node: name for node, name in adapters.items() if node != trainer}, info)
     saver = _free_id(result)
     result[saver] = _node(SAVER, info, adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]]],
-                          filename_prefix=f"{FOLDER}/{key}", place="output")
+                          filename_prefix=f"{FOLDER}/{uuid.uuid4().hex}/{key}", place="output")
     return _only(result, [*outputs, saver])
 
 

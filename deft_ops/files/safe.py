@@ -61,10 +61,18 @@ def parse_json(text: str, source: str) -> dict[str, Any]:
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file."""
+    """The content of a safetensors file; the same for the same tensors and metadata in every process."""
     # One copy each: the format refuses tensors that share memory.
     owned = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    return save(owned, dict(metadata))
+    data = save(owned, dict(metadata))
+    # safetensors writes metadata in an order that differs from process to process.
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length:]
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:

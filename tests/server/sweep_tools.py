@@ -1,0 +1,95 @@
+"""What the tests of sweeps share: workflows cut down from an example, plans, the command line as a process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TRIVIAL = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 0},
+          "_meta": {"title": "Paint"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sweeps/trivial"},
+          "_meta": {"title": "Save picture"}},
+}  # fmt: skip
+
+
+def trained(steps: int = 3, sampling: int = 2) -> dict[str, Any]:
+    """example_workflows/api/sweep_demo.json with few steps, and what the trainer says of its loss beside it."""
+    prompt = json.loads((ROOT / "example_workflows" / "api" / "sweep_demo.json").read_text())
+    ids = {node["_meta"]["title"]: node_id for node_id, node in prompt.items()}
+    prompt[ids["Train"]]["inputs"]["steps"] = steps
+    prompt[ids["Sample"]]["inputs"]["steps"] = sampling
+    prompt["loss"] = {"class_type": "PreviewImage", "inputs": {"images": [ids["Train"], 3]}, "_meta": {"title": "Loss"}}
+    return prompt
+
+
+def write_plan(folder: Path, workflow: dict[str, Any], text: str, name: str = "plan") -> Path:
+    """A workflow and a plan beside each other; the plan's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "workflow.json").write_text(json.dumps(workflow))
+    path = folder / f"{name}.yaml"
+    path.write_text(f"name: {name}\nworkflow: workflow.json\n{text}")
+    return path
+
+
+def own(base: Path) -> list[str]:
+    """Options for servers of the runner's own, with the pack in this base folder."""
+    return ["--comfyui-args", f"--cpu --disable-api-nodes --base-directory {shlex.quote(str(base))}"]
+
+
+def command(*words: str | Path) -> list[str]:
+    """The command line of `python -m sweeps`."""
+    return [sys.executable, "-m", "sweeps", *map(str, words)]
+
+
+def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """A running `python -m sweeps`, both of its outputs in one pipe."""
+    return subprocess.Popen(command(*words), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, **options)
+
+
+def sweeps(*words: str | Path, status: int = 0, timeout: float = 200) -> str:
+    """Run `python -m sweeps` to its end, with this exit status; what it has printed."""
+    done = subprocess.run(command(*words), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=timeout)
+    assert done.returncode == status, f"exit status {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """What a process prints up to the line that has the word in it."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if word in line:
+            return "".join(seen)
+    raise AssertionError(f"{word!r} was not printed:\n{''.join(seen)}")
+
+
+def contents(store: Path, status: str = "done") -> dict[str, str]:
+    """Every file of the cells of a store with a hash of its content; run.json tells of one run and is left out."""
+    return {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((store / status).rglob("*")) if path.is_file() and path.name != "run.json"}
+
+
+def runs(store: Path, status: str = "done") -> dict[str, dict[str, Any]]:
+    """run.json of every cell, by its key."""
+    return {path.parent.name: json.loads(path.read_text()) for path in (store / status).rglob("run.json")}
+
+
+def cells(store: Path, status: str = "done") -> dict[str, dict[str, Any]]:
+    """cell.json of every cell, by its key."""
+    return {path.parent.name: json.loads(path.read_text()) for path in (store / status).rglob("cell.json")}
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment with these variables."""
+    return os.environ | variables
