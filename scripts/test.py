@@ -111,7 +111,8 @@ def comfy(part: str) -> Result:
 
 def server(part: str) -> Result:
     """Tests over a real server, with comfy-cli and with a browser."""
-    return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui")})
+    oldest = {"DEFT_OLD_COMFYUI": environment("comfyui", "0.24.0"), "DEFT_OLD_PINS": environment("pins", "0.24.0")}
+    return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui"), **oldest})
 
 
 PARTS = {"comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "server": server, "unit": unit, "types": types, "style": style}

@@ -15,24 +15,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .axes import LocalFile
-from .cutting import Cut, find_cut, picture_prompt, training_prompt
+from .cutting import TRAINERS, Cut, find_cut, is_embedding, picture_prompt, training_prompt
 from .files import FOLDER, Files
 from .plan import PLACEHOLDER, Plan
 from .records import Kind
-from .schema import Info, converted, inputs_of, is_link, near
+from .schema import Info, converted, inputs_of, is_link, links_of, near
 from .template import Finder, Template
 from .workflow import Prompt, needed_by, order, title_of
 
+MODELS = {"MODEL", "CLIP", "VAE"}
 Choice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCell:
-    """One picture cell. needs: keys of its training cells."""
+    """One picture cell. needs: keys of its training cells. models: equal for cells with the same models in memory."""
 
     key: str
     choice: Choice
     needs: tuple[str, ...]
+    models: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,9 @@ class Cells:
 class Compiler:
     """Turns a plan and a workflow into cells, and cells into prompts."""
 
-    def __init__(self, plan: Plan, prompt: Prompt, info: Info, files: Files) -> None:
-        self.plan, self.prompt, self.info, self.files = plan, prompt, info, files
+    def __init__(self, plan: Plan, prompt: Prompt, info: Info, files: Files, embeddings: bool = False) -> None:
+        """embeddings: the servers are our own, so that they can be given files of embeddings."""
+        self.plan, self.prompt, self.info, self.files, self.embeddings = plan, prompt, info, files, embeddings
         self.upload_names = {target: files.upload_name(target.path) for axis in plan.axes for value in axis.values
                              for _, target in value.targets if isinstance(target, LocalFile)}
         self.upload_names |= {value: files.upload_name(value.path) for value in plan.fixed.values()
@@ -80,12 +83,13 @@ class Compiler:
         if (muted, bypassed) not in self.templates:
             template = Template(self.plan, self.prompt, self.info, {"mute": muted, "bypass": bypassed},
                                 self.upload_names)
-            self.templates[muted, bypassed] = _Compiled(template, self.files)
+            self.templates[muted, bypassed] = _Compiled(template, self.files, self.embeddings)
         return self.templates[muted, bypassed]
 
     def cells(self) -> Cells:
         """All cells. Raises ValueError for the first value that a node would refuse, and for a plan without cells."""
         cells = Cells()
+        shared: dict[Any, Any] = {}  # one object for all equal ones
         axes = self.axis_order()
         last: tuple[_Compiled | None, Choice] = (None, ())
         structural = any(value.mute or value.bypass for axis in self.plan.axes for value in axis.values)
@@ -99,11 +103,13 @@ class Compiler:
             if last[0] is compiled:
                 changed = min((position[axis] for axis, (one, other) in enumerate(zip(last[1], choice))
                                if one != other), default=len(axes))
-            key, trainings = compiled.keys(choice, changed, position)
+            key, models, trainings = compiled.keys(choice, changed, position)
             last = (compiled, choice)
             for training in trainings:
                 cells.trainings.setdefault(training.key, training)
-            cells.pictures.append(PlannedCell(key, choice, tuple(training.key for training in trainings)))
+            needs = tuple(training.key for training in trainings)
+            cells.pictures.append(PlannedCell(key, choice, shared.setdefault(needs, needs),
+                                              shared.setdefault(models, models)))
         if not cells.pictures:
             raise ValueError("the plan has no cells: `exclude`, `only` and `match` leave nothing.")
         self._check_placeholders()
@@ -123,7 +129,7 @@ class Compiler:
                                      f"{near(f'%{name}%', sorted(there))}.")
 
     def axis_order(self) -> list[int]:
-        """Axes from the one that varies most slowly: what is muted, models, training, texts, the rest."""
+        """Axes from the one that varies most slowly: models, what is muted, training and adapters, texts, the rest."""
         starts = [[0] * len(self.plan.axes)]
         for index, axis in enumerate(self.plan.axes):
             if any(value.mute or value.bypass for value in axis.values):
@@ -133,14 +139,15 @@ class Compiler:
 
         def rank(axis: int) -> int:
             values = self.plan.axes[axis].values
-            texts = [value for each in values for _, value in each.targets if isinstance(value, str)]
-            if any(value.mute or value.bypass for value in values):
+            touched = [(compiled, node) for compiled in every for node, axes in compiled.template.direct.items()
+                       if axis in axes]
+            if any(compiled.loads_model(node) for compiled, node in touched):
                 return 0
-            if any(axis in compiled.template.direct[node] for compiled in every for node in compiled.before_training):
-                return 2
-            if any(self.files.digest(text, combo=True) for text in texts):
+            if any(value.mute or value.bypass for value in values):
                 return 1
-            return 3 if texts else 4
+            if any(node in compiled.before_training or compiled.changes_model(node) for compiled, node in touched):
+                return 2
+            return 3 if any(isinstance(value, str) for each in values for _, value in each.targets) else 4
 
         return sorted(range(len(self.plan.axes)), key=rank)
 
@@ -232,6 +239,10 @@ class Compiler:
         """The titles of a prompt's nodes, by id."""
         return {node_id: title_of(prompt, node_id, self.info) for node_id in prompt}
 
+    def is_embedding(self, training: PlannedTraining) -> bool:
+        """Whether a training cell gives an embedding, not an adapter."""
+        return is_embedding(self.prompt[training.node])
+
     def kind_of(self, cell: PlannedCell | PlannedTraining) -> Kind:
         """Training cells train; all others make pictures."""
         return "training" if isinstance(cell, PlannedTraining) else "picture"
@@ -240,10 +251,10 @@ class Compiler:
 class _Compiled:
     """A template, and its keys: a node is hashed again only if an axis that it depends on has moved."""
 
-    def __init__(self, template: Template, files: Files) -> None:
+    def __init__(self, template: Template, files: Files, embeddings: bool) -> None:
         self.template, self.files = template, files
         prompt = template.prompt
-        self.cut: Cut = find_cut(prompt, template.outputs, template.info)
+        self.cut: Cut = find_cut(prompt, template.outputs, template.info, embeddings)
         self.order = order(prompt)
         self.before_training = needed_by(prompt, list(self.cut.trainers))
         self.all_axes: dict[str, set[int]] = {}
@@ -263,9 +274,24 @@ class _Compiled:
                                        and other in needed_by(prompt, [node, *self.cut.trainers[node]]))
                           for node in self.trainer_order}
         self.used = needed_by(prompt, list(self.cut.pictures))
+        # What is slow to have in memory: models, and trainings that could not be cut out.
+        self.heavy = [node for node in self.order if node in self.used and (self.loads_model(node) or (
+            prompt[node]["class_type"] in TRAINERS and node not in self.cut.trainers))]
 
-    def keys(self, choice: Choice, changed: int, position: Mapping[int, int]) -> tuple[str, list[PlannedTraining]]:
-        """The key of the picture cell, and its training cells. changed: from which position on axes have moved."""
+    def changes_model(self, node_id: str) -> bool:
+        """Whether a node gives a model: it loads one, or changes one by an adapter."""
+        return not MODELS.isdisjoint(self.template.info[self.template.prompt[node_id]["class_type"]].get("output", ()))
+
+    def loads_model(self, node_id: str) -> bool:
+        """Whether a node gives a model and takes nothing from other nodes."""
+        return self.changes_model(node_id) and not any(links_of(self.template.prompt[node_id]["inputs"]))
+
+    def keys(self, choice: Choice, changed: int,
+             position: Mapping[int, int]) -> tuple[str, bytes, list[PlannedTraining]]:
+        """The key of the picture cell, its models, its training cells. changed: from which position on axes have moved.
+
+        position: axis -> its place in the order of axes.
+        """
         if not self.moved:
             deepest = {node_id: max((position[axis] for axis in axes), default=-1)
                        for node_id, axes in self.all_axes.items()}
@@ -274,9 +300,11 @@ class _Compiled:
         for node_id in (self.moved[changed] if self.digests else self.order):
             self.digests[node_id] = self._digest(node_id, choice)
         key = _key(b"picture", (self.digests[node_id] for node_id in self.cut.pictures))
+        models = b"".join([self.digests[node] for node in self.heavy])
         if not self.cut.trainers:
-            return key, []
-        return key, [training for node, training in self.trainings(choice, fresh=True).items() if node in self.used]
+            return key, models, []
+        trainings = self.trainings(choice, fresh=True).items()
+        return key, models, [training for node, training in trainings if node in self.used]
 
     def trainings(self, choice: Choice, fresh: bool = False) -> dict[str, PlannedTraining]:
         """The training cell of each training node. fresh: the digests are those of this choice already."""

@@ -168,7 +168,7 @@ def compiled(plan: Plan, facts: Facts, url: str, store: Store) -> tuple[Compiler
     Raises ValueError that names the plan and what is wrong with it.
     """
     try:
-        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, _files(facts, url))
+        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, _files(facts, url), not url)
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error

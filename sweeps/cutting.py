@@ -1,8 +1,8 @@
 """Cutting training out of a workflow: a training cell saves the adapter, the picture cells load its file.
 
 A training node whose adapter is used by other nodes is run once with what it needs, with a Save Adapter behind it. In
-the picture cells a Load Adapter File stands in its place. What else the training node gives (a loss plot) goes to
-output nodes that run in the training cell.
+the picture cells a Load Adapter File stands in its place, or for Textual Inversion the text "embedding:name". What else
+the training node gives (a loss plot) goes to output nodes that run in the training cell.
 """
 
 from __future__ import annotations
@@ -17,8 +17,19 @@ from .files import FOLDER
 from .schema import Info, default_of, inputs_of, links_of
 from .workflow import Prompt, needed_by, title_of
 
-# Class type of a training node -> slot of its LORA_MODEL output. A further trainer is a further line.
-TRAINERS = {"DEFTTrainAdapter": 0, "TrainLoraNode": 0}
+
+@dataclass(frozen=True)
+class Trainer:
+    """used: slot of what other nodes use. saved: slot of the tensors. embedding: `used` is a text that names them."""
+
+    used: int
+    saved: int
+    embedding: bool = False
+
+
+# The training nodes that are cut out, by class type. A further one is a further line.
+TRAINERS = {"DEFTTrainAdapter": Trainer(0, 0), "TrainLoraNode": Trainer(0, 0),
+            "DEFTTrainTextualInversion": Trainer(0, 4, embedding=True)}
 SAVER, LOADER, SCORE_SAVER = "DEFTSaveAdapter", "DEFTLoadAdapterFile", "DEFTSaveScores"
 SCORES = "DEFT_SCORES"
 
@@ -35,8 +46,11 @@ class Cut:
     remarks: tuple[str, ...] = ()
 
 
-def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info) -> Cut:
-    """Which training nodes are cut out, and which output nodes run where."""
+def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: bool) -> Cut:
+    """Which training nodes are cut out, and which output nodes run where.
+
+    embeddings: the server takes files of embeddings, which only one of our own does.
+    """
     candidates = [node_id for node_id, node in prompt.items() if node["class_type"] in TRAINERS
                   and any(_is_adapter(prompt, source, slot) and source == node_id
                           for other in prompt.values() for _, source, slot in links_of(other["inputs"]))]
@@ -45,6 +59,10 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info) -> Cut:
         remarks.append("This ComfyUI has no Save Adapter and no Load Adapter File (the pack is not installed there), "
                        "so every cell trains for itself.")
         candidates = []
+    for trainer in [] if embeddings else [node for node in candidates if is_embedding(prompt[node])]:
+        candidates.remove(trainer)
+        remarks.append(f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server that is "
+                       "started here (without --server) can be given an embedding.")
     while True:
         apart = _without_adapters(prompt, candidates)
         owners = {output: needed_by(apart, [output]) & set(candidates) for output in outputs}
@@ -65,7 +83,13 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info) -> Cut:
 
 
 def _is_adapter(prompt: Prompt, source: str, slot: int) -> bool:
-    return TRAINERS.get(prompt[source]["class_type"]) == slot
+    trainer = TRAINERS.get(prompt[source]["class_type"])
+    return trainer is not None and trainer.used == slot
+
+
+def is_embedding(node: Mapping[str, Any]) -> bool:
+    """Whether a training node makes an embedding."""
+    return TRAINERS[node["class_type"]].embedding
 
 
 def _without_adapters(prompt: Prompt, trainers: Sequence[str]) -> Prompt:
@@ -90,7 +114,7 @@ def training_prompt(prompt: Prompt, trainer: str, outputs: Sequence[str], adapte
     """
     result = _loading(prompt, {node: name for node, name in adapters.items() if node != trainer}, info)
     saver = _free_id(result)
-    result[saver] = _node(SAVER, info, adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]]],
+    result[saver] = _node(SAVER, info, adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]].saved],
                           filename_prefix=f"{FOLDER}/{uuid.uuid4().hex}/{key}", place="output")
     return _only(result, [*outputs, saver])
 
@@ -110,15 +134,19 @@ def picture_prompt(prompt: Prompt, outputs: Sequence[str], adapters: Mapping[str
 
 
 def _loading(prompt: Prompt, adapters: Mapping[str, str], info: Info) -> Prompt:
-    """The workflow with a loader in the place of each of these training nodes' adapters."""
+    """The workflow with a loader, or an embedding's name, in the place of each of these training nodes' adapters."""
     result = copy.deepcopy(prompt)
     for trainer, name in adapters.items():
         loader = _free_id(result)
+        stands: Any = [loader, 0]
+        if is_embedding(prompt[trainer]):
+            stands = f"embedding:{name.removesuffix('.safetensors')}"
+        else:
+            result[loader] = _node(LOADER, info, file=name)
         for node in result.values():
             for place, source, slot in links_of(node["inputs"]):
                 if source == trainer and _is_adapter(prompt, trainer, slot):
-                    node["inputs"][place] = [loader, 0]
-        result[loader] = _node(LOADER, info, file=name)
+                    node["inputs"][place] = stands
     return result
 
 

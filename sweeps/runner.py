@@ -59,6 +59,7 @@ class Runner:
 
     def __init__(self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Runs],
                  progress: Progress) -> None:
+        self.cells = cells
         self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
         done = store.keys("done")
         for key in done & set(cells.trainings):
@@ -244,7 +245,8 @@ class Runner:
         return Job(
             cell.key, kind, compiler.plan.name, compiler.labels_of(cell), cell.needs, prompt, whole,
             compiler.plan.outputs, compiler.titles(prompt),
-            {key: self.store.folder(key) / ADAPTER for key in cell.needs}, compiler.uploads(cell.choice))
+            {key: self.store.folder(key) / ADAPTER for key in cell.needs}, compiler.uploads(cell.choice),
+            frozenset(key for key in cell.needs if compiler.is_embedding(self.cells.trainings[key])))
 
 
 async def run_until_signal(runner: Runner) -> Result:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .cells import Cells, PlannedCell, PlannedTraining
 
 Planned = PlannedCell | PlannedTraining
-Needs = tuple[str, ...]
+Group = tuple[bytes, tuple[str, ...]]  # models and adapters
 # What came of the wish to take a cell: it is ours now, it is done already, or another runner is at it.
 Taken = Literal["ours", "done", "busy"]
 
@@ -17,24 +17,24 @@ Taken = Literal["ours", "done", "busy"]
 class Schedule:
     """The cells that are still to be run. Nothing here waits or talks to anybody.
 
-    Cells come in groups with the same adapters. A server stays with its group as long as that has cells, then takes the
-    first group that nobody works on, then a training, then helps with the largest group.
+    Cells come in groups with the same models and adapters. A server stays with its group as long as that has cells,
+    then takes the first group that nobody works on, then a training, then helps with the largest group.
     """
 
     def __init__(self, cells: Cells, done: set[str]) -> None:
         self.done = set(done)
         self.broken: set[str] = set()  # trainings that failed
-        self.groups: dict[Needs, deque[PlannedCell]] = {}
+        self.groups: dict[Group, deque[PlannedCell]] = {}
         seen = set(done)
         for cell in cells.pictures:
             if cell.key not in seen:
                 seen.add(cell.key)
-                self.groups.setdefault(cell.needs, deque()).append(cell)
+                self.groups.setdefault(_group(cell), deque()).append(cell)
         needed: dict[str, PlannedTraining] = {}
-        for needs in self.groups:
+        for _, needs in self.groups:
             self._need(needs, cells.trainings, needed)
         self.trainings = deque(needed.values())
-        self.at: dict[str, Needs] = {}  # worker -> its group
+        self.at: dict[str, Group] = {}  # worker -> its group
         self.total = len(self.trainings) + sum(map(len, self.groups.values()))
 
     def _need(self, keys: Iterable[str], trainings: dict[str, PlannedTraining],
@@ -49,11 +49,11 @@ class Schedule:
 
         holds: training cells whose adapters are on the worker already. take: tries to claim a cell.
         """
-        for needs in self._choices(worker, holds):
-            cell = self._take(self.groups[needs], take)
+        for group in self._choices(worker, holds):
+            cell = self._take(self.groups[group], take)
             if cell:
-                self.at[worker] = needs
-            self._clear(needs)
+                self.at[worker] = group
+            self._clear(group)
             if cell:
                 return cell
         ready = deque(training for training in self.trainings if self._ready(training.needs))
@@ -63,10 +63,10 @@ class Schedule:
         self.trainings = deque(each for each in self.trainings if each not in gone)
         if training:
             return training
-        for needs in sorted(self.groups, key=lambda needs: -len(self.groups[needs])):
-            if self._ready(needs):
-                cell = self._take(self.groups[needs], take, last=True)  # from the other end than its own server
-                self._clear(needs)
+        for group in sorted(self.groups, key=lambda group: -len(self.groups[group])):
+            if self._ready(group[1]):
+                cell = self._take(self.groups[group], take, last=True)  # from the other end than its own server
+                self._clear(group)
                 if cell:
                     return cell
         return None
@@ -92,21 +92,21 @@ class Schedule:
             cells.extendleft(reversed(busy))
         return found
 
-    def _choices(self, worker: str, holds: set[str]) -> list[Needs]:
+    def _choices(self, worker: str, holds: set[str]) -> list[Group]:
         """The worker's own group, then groups that nobody is at, those whose adapters it holds first."""
         mine = self.at.get(worker)
-        taken = {needs for name, needs in self.at.items() if name != worker}
-        free = [needs for needs in self.groups if needs != mine and needs not in taken and self._ready(needs)]
-        free.sort(key=lambda needs: not (needs and set(needs) <= holds))
-        return ([mine] if mine is not None and mine in self.groups and self._ready(mine) else []) + free
+        taken = {group for name, group in self.at.items() if name != worker}
+        free = [group for group in self.groups if group != mine and group not in taken and self._ready(group[1])]
+        free.sort(key=lambda group: not (group[1] and holds.issuperset(group[1])))
+        return ([mine] if mine is not None and mine in self.groups and self._ready(mine[1]) else []) + free
 
-    def _ready(self, needs: Needs) -> bool:
+    def _ready(self, needs: tuple[str, ...]) -> bool:
         return self.done.issuperset(needs)
 
-    def _clear(self, needs: Needs) -> None:
-        if needs in self.groups and not self.groups[needs]:
-            del self.groups[needs]
-            for worker in [name for name, group in self.at.items() if group == needs]:
+    def _clear(self, group: Group) -> None:
+        if group in self.groups and not self.groups[group]:
+            del self.groups[group]
+            for worker in [name for name, at in self.at.items() if at == group]:
                 del self.at[worker]
 
     def back(self, cell: Planned) -> None:
@@ -114,7 +114,7 @@ class Schedule:
         if isinstance(cell, PlannedTraining):
             self.trainings.appendleft(cell)
         else:
-            self.groups.setdefault(cell.needs, deque()).appendleft(cell)
+            self.groups.setdefault(_group(cell), deque()).appendleft(cell)
 
     def finished(self, key: str) -> None:
         """A cell is done, here or by another runner."""
@@ -132,20 +132,20 @@ class Schedule:
                 self.trainings.remove(training)
                 self.broken.add(training.key)
                 lost.append(training)
-        for needs in [needs for needs in self.groups if self.broken.intersection(needs)]:
-            lost += self.groups.pop(needs)
+        for group in [group for group in self.groups if self.broken.intersection(group[1])]:
+            lost += self.groups.pop(group)
         return lost
 
     def drop(self, keys: set[str]) -> int:
         """Take out cells that another runner has finished meanwhile; how many they were."""
         before = len(self.waiting())
         self.done |= keys
-        for needs in list(self.groups):
-            kept = deque(cell for cell in self.groups[needs] if cell.key not in keys)
+        for group in list(self.groups):
+            kept = deque(cell for cell in self.groups[group] if cell.key not in keys)
             if kept:
-                self.groups[needs] = kept
+                self.groups[group] = kept
             else:
-                del self.groups[needs]
+                del self.groups[group]
         self.trainings = deque(training for training in self.trainings if training.key not in keys)
         return before - len(self.waiting())
 
@@ -157,3 +157,7 @@ class Schedule:
     def waiting(self) -> list[Planned]:
         """All cells that are neither taken nor out."""
         return [*self.trainings, *(cell for group in self.groups.values() for cell in group)]
+
+
+def _group(cell: PlannedCell) -> Group:
+    return cell.models, cell.needs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -67,13 +68,17 @@ class Server:
             if option not in self.arguments:
                 folders += [option, str(self.work / name)]
         return [self.python, str(self.comfyui / "main.py"), "--listen", HOST, "--port", str(self.port),
-                "--disable-auto-launch", *folders, "--database-url", f"sqlite:///{self.work / 'comfyui.db'}",
+                "--disable-auto-launch", *folders, "--extra-model-paths-config", str(self.work / "models.yaml"),
+                "--database-url", f"sqlite:///{self.work / 'comfyui.db'}",
                 *self.arguments]
 
     def start(self, timeout: float = 300.0) -> None:
         """Start the process and wait for its first answer. Raises RuntimeError with the log's end when none comes."""
         for name in ("output", "user"):
             (self.work / name).mkdir(parents=True, exist_ok=True)
+        # ComfyUI looks into output/loras by itself, but not for embeddings.
+        (self.work / "models.yaml").write_text(json.dumps({"sweeps": {
+            "base_path": str(self.work / "output"), "embeddings": "embeddings"}}))
         self._end_orphan()
         self.port = free_port()
         started = time.monotonic()

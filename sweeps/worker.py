@@ -33,8 +33,9 @@ SAMPLE_SECONDS = 1.0
 class Job:
     """A cell as a server runs it.
 
-    prompt: what is sent. whole: the workflow that the pictures restore. adapters: training key -> file. uploads: name
-    on the server -> file or folder here. titles: node id -> title, of the nodes of the prompt.
+    prompt: what is sent. whole: the workflow that the pictures restore. adapters: training key -> file. embeddings:
+    those of them that are embeddings. uploads: name on the server -> file or folder here. titles: node id -> title, of
+    the nodes of the prompt.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Job:
     titles: dict[str, str]
     adapters: dict[str, Path] = field(default_factory=dict)
     uploads: dict[str, Path] = field(default_factory=dict)
+    embeddings: frozenset[str] = frozenset()
 
     @property
     def saves_adapter(self) -> bool:
@@ -160,7 +162,8 @@ class Worker:
                 if key not in self.holds:
                     name = adapter_name(key)
                     if self.server is not None:
-                        await asyncio.to_thread(link, path, self.server.work / "output" / "loras" / name)
+                        folder = "embeddings" if key in job.embeddings else "loras"
+                        await asyncio.to_thread(link, path, self.server.work / "output" / folder / name)
                     else:
                         await self.client.upload(path, f"loras/{FOLDER}", Path(name).name, "output")
                     self.holds.add(key)

@@ -68,8 +68,8 @@ axes:
     for cell in cells.pictures:
         alone = Compiler(compiler.plan, compiler.prompt, info, Files())
         fresh = alone.compiled(cell.choice)
-        key, trainings = fresh.keys(cell.choice, 0, {axis: axis for axis in range(5)})
-        assert (key, tuple(each.key for each in trainings)) == (cell.key, cell.needs)
+        key, models, trainings = fresh.keys(cell.choice, 0, {axis: axis for axis in range(5)})
+        assert (key, models, tuple(each.key for each in trainings)) == (cell.key, cell.models, cell.needs)
     # "a cat" does not change with the thing, and the base model has no rank: equal cells have equal keys.
     labels = {json.dumps(compiler.labels(cell.choice)): cell.key for cell in cells.pictures}
     assert len(labels) == len(cells.pictures) and len(set(labels.values())) == 2 * 3 * (1 + 2 * 2)
@@ -86,9 +86,10 @@ axes:
 """
     compiler, cells = compile_(tmp_path, trained(), text, info)
     assert [compiler.plan.axes[index].name for index in compiler.axis_order()] == [
-        "method", "rank", "model", "prompt", "seed"]
-    needs = [cell.needs for cell in cells.pictures]
-    assert len([one for one, other in zip(needs, needs[1:]) if one != other]) == len(set(needs)) - 1  # no coming back
+        "model", "method", "rank", "prompt", "seed"]
+    groups = [(cell.models, cell.needs) for cell in cells.pictures]
+    assert len(set(groups)) == 2 * (1 + 2)
+    assert sum(one != other for one, other in zip(groups, groups[1:])) == len(set(groups)) - 1  # no coming back
 
 
 def test_training_is_cut_out(tmp_path: Path, info: dict[str, Any]) -> None:
@@ -174,7 +175,8 @@ def test_files_are_told_apart_by_content(tmp_path: Path, info: dict[str, Any]) -
     (tmp_path / "models").mkdir()
     picture, model = tmp_path / "input" / "cat.png", tmp_path / "models" / "base.safetensors"
     workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
-                "2": {"class_type": "UNETLoader", "inputs": {"unet_name": "base.safetensors", "weight_dtype": "default"}},
+                "2": {"class_type": "UNETLoader",
+                      "inputs": {"unet_name": "base.safetensors", "weight_dtype": "default"}},
                 "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
                 "4": {"class_type": "ModelSave", "inputs": {"model": ["2", 0], "filename_prefix": "x"}}}
 
@@ -216,7 +218,8 @@ def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str,
             assert from_ui[node_id]["class_type"] == node["class_type"]
             for key, value in node["inputs"].items():
                 assert from_ui[node_id]["inputs"][key] == value, (name, node_id, key)
-            node["inputs"] = {**from_ui[node_id]["inputs"], **node["inputs"]}  # optional widgets that the file leaves out
+            # Optional widgets, which the file leaves out.
+            node["inputs"] = {**from_ui[node_id]["inputs"], **node["inputs"]}
         _, by_api = compile_(tmp_path, api, "", info)
         assert [cell.key for cell in by_api.pictures] == [cell.key for cell in by_ui.pictures]
         assert list(by_api.trainings) == list(by_ui.trainings)
@@ -235,7 +238,8 @@ REFUSED = {
     "axes: {a: {into: Save picture.images, values: [1]}}\n": "a socket of type IMAGE takes a connection only",
     "axes: {a: {values: {x: {mute: Nothing}}}}\n": "the workflow has no node 'Nothing'",
     "axes: {a: {values: {x: {mute: Save picture}}}}\n": "no output node left to run",
-    "outputs: {only: [Paint]}\n": "`outputs` names 'Paint', a node (EmptyImage) that is no output node; there are: Save picture",
+    "outputs: {only: [Paint]}\n":
+        "`outputs` names 'Paint', a node (EmptyImage) that is no output node; there are: Save picture",
     "outputs: {numbers: {n: {node: Paint}}}\n": "`outputs` names 'Paint'",
     "axes: {a: {into: Paint.color, values: [1]}}\nexclude: [{a: 1}]\n": "the plan has no cells",
 }  # fmt: skip
@@ -249,7 +253,7 @@ def test_what_cannot_run_is_said_before_anything_runs(tmp_path: Path, info: dict
 
 
 def test_a_choice_that_is_none(tmp_path: Path, info: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"Sample \(\d+\): `sampler_name` is 'eular', which is not a choice; near: euler"):
+    with pytest.raises(ValueError, match=r"Sample \(\d+\): `sampler_name` is 'eular', which is not a choice; near"):
         compile_(tmp_path, trained(), "axes: {s: {into: Sample.sampler_name, values: [euler, eular]}}\n", info)
     with pytest.raises(ValueError, match="`method` is 'loraa', which is not a choice; near: lora"):
         compile_(tmp_path, trained(), "axes: {m: {into: Train.method, values: [loraa]}}\n", info)

@@ -111,6 +111,36 @@ def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> No
     assert len({picture.read_bytes() for picture in (store / "done").rglob("Save_picture*.png")}) == PICTURES
 
 
+def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
+    """Textual Inversion: the embedding lies in the store, and every picture cell of a server of our own gets it."""
+    workflow = trained()
+    ids = {node["_meta"]["title"]: node_id for node_id, node in workflow.items()}
+    for title in ("Train", "Apply"):
+        del workflow[ids[title]]
+    del workflow["loss"], workflow[ids["Score"]]["inputs"]["adapter"]
+    workflow[ids["Sample"]]["inputs"]["model"] = [ids["Model"], 0]
+    workflow["ti"] = {"class_type": "DEFTTrainTextualInversion", "_meta": {"title": "Train token"}, "inputs": {
+        "model": [ids["Model"], 0], "clip": [ids["Text encoder"], 0], "latents": [ids["Encode photos"], 0],
+        "token": "sweep-token", "vectors": 1, "start": "bear", "template": "object", "steps": 3, "learning_rate": 0.1,
+        "batch_size": 5, "seed": 1, "overwrite": True, "precision": "fp32", "gradient_checkpointing": False}}
+    workflow["join"] = {"class_type": "StringConcatenate", "_meta": {"title": "Join"}, "inputs": {
+        "string_a": "a picture of a", "string_b": ["ti", 0], "delimiter": " "}}
+    workflow[ids["Prompt"]]["inputs"]["text"] = ["join", 0]
+    plan = write_plan(tmp_path, workflow, "axes: {seed: {into: Sample.seed, seeds: 2}}\n"
+                      "outputs: {only: [Save picture, Save scores]}\n")
+    cut, uncut = tmp_path / "cut", tmp_path / "uncut"
+    assert "3 done, 0 failed" in sweeps("run", plan, "--store", cut, *own(server.base))
+    out = sweeps("run", plan, "--store", uncut, "--server", server.url)
+    assert "2 done, 0 failed" in out and "Train token trains in every cell" in out
+
+    def pictures(store: Path) -> dict[str, str]:
+        return {name: digest for name, digest in contents(store).items() if name.endswith(".png")}
+
+    assert pictures(cut) == pictures(uncut) and len(set(pictures(cut).values())) == 2
+    embedding = next((cut / "done").rglob("adapter.safetensors"))
+    assert "sweep-token" in embedding.read_bytes()[:4000].decode(errors="replace")
+
+
 def test_killed_and_run_again(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
     """SIGKILL twice, while a picture and while a training runs; in the end all is as in a clean run."""
     plan, wanted = clean
