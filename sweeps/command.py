@@ -187,8 +187,8 @@ def _remembered(store: Store, plan: str) -> Facts:
 
 def _files(facts: Facts, url: str) -> Files:
     """How to tell the server's files apart: by looking at them where they are here, else by asking."""
-    host = urlsplit(url).hostname if url else HOST
-    if host in ("127.0.0.1", "localhost", "::1"):
+    here = any(folder.is_dir() for folder in facts.models)  # a container's folders are not here, whatever its address
+    if not url or (here and urlsplit(url).hostname in (HOST, "localhost", "::1")):
         return LocalFiles(facts.models, facts.places)
 
     def get(path: str, query: Any) -> bytes | None:

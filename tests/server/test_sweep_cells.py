@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import urllib.error
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from deft_pack.sweeps.cells import Cells, Compiler
-from deft_pack.sweeps.files import Files, LocalFiles
+from deft_pack.sweeps.files import Files, LocalFiles, ServerFiles
 from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.workflow import read_workflow
 
@@ -195,6 +198,28 @@ def test_files_are_told_apart_by_content(tmp_path: Path, info: dict[str, Any]) -
     assert key() == first
     save_file({"w": numpy.zeros(4, dtype="float32")}, model, {"name": "b"})
     assert key() != first
+
+
+def test_files_of_a_server_elsewhere(server: Any) -> None:
+    """Pictures of its input folder by their content, models by size and metadata, over HTTP alone."""
+    def get(path: str, query: Any) -> bytes | None:
+        try:
+            body: bytes = server.get_bytes(f"{path}?{urllib.parse.urlencode(query)}")
+            return body
+        except urllib.error.HTTPError:
+            return None
+
+    picture = server.base / "input" / "elsewhere" / "cat.png"
+    picture.parent.mkdir(parents=True)
+    found = []
+    for content in (b"one", b"two"):
+        picture.write_bytes(content)
+        found.append(ServerFiles(get).digest("elsewhere/cat.png", combo=True))
+    assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
+    files = ServerFiles(get)
+    model = files.digest("deft_demo_denoiser.safetensors", combo=True)
+    assert len(model) == 64 and model != files.digest("deft_demo_vae.safetensors", combo=True)
+    assert files.digest("euler", combo=True) == files.digest("none.png", combo=True) == ""
 
 
 def test_local_files_are_named_by_their_content(tmp_path: Path, info: dict[str, Any]) -> None:
