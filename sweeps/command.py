@@ -34,7 +34,7 @@ from .plan import Plan, read_plan
 from .progress import Progress, describe, duration
 from .runner import Result, Runner, run_until_signal
 from .server import HOST, Server, find_comfyui
-from .store import STATUSES, Store
+from .store import BEAT, SERVERS, STATUSES, Store
 from .worker import Worker
 from .workflow import read_workflow
 
@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
             found.add_argument("--workers", type=int, default=1, metavar="N", help="how many servers to start here")
             found.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS",
                                help="run on a Ray cluster, one ComfyUI a GPU (needs the package ray)")
+            found.add_argument("--ray-workers", type=int, metavar="N",
+                               help="with --ray: at most N of them; by default one a GPU, or one for every four CPUs "
+                                    "where the cluster has no GPU")
             found.add_argument("--quiet", action="store_true", help="print only what goes wrong")
     command("status", status_command, "Say how far the sweep is.")
     found = command("report", report_command, "Write tables, grids and a page with all pictures.")
@@ -146,7 +149,8 @@ def run_command(options: argparse.Namespace) -> int:
                 progress.say("starting ComfyUI")
             workers = await _started(workers, progress)
             compiler, cells = await asyncio.to_thread(compiled, plan, workers[0].facts, "" if not options.server
-                                                      else options.server[0], store)
+                                                      else options.server[0], store,
+                                                      getattr(workers[0], "files", None))
             for remark in cells.remarks:
                 progress.say(remark)
             return await run_until_signal(Runner(compiler, cells, store, workers, progress))
@@ -162,13 +166,16 @@ def run_command(options: argparse.Namespace) -> int:
     return 1 if result.stopped or result.blocked or counts["failed"] or counts["cancelled"] else 0
 
 
-def compiled(plan: Plan, facts: Facts, url: str, store: Store) -> tuple[Compiler, Cells]:
+def compiled(plan: Plan, facts: Facts, url: str, store: Store, files: Files | None = None) -> tuple[Compiler, Cells]:
     """The cells of a plan on a server, kept in the store for `status` and `report`.
+
+    files: how to tell the server's files apart, if it is neither here nor at a URL.
 
     Raises ValueError that names the plan and what is wrong with it.
     """
     try:
-        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, _files(facts, url), not url)
+        files = files or _files(facts, url)
+        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, files, not url)
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error
@@ -207,7 +214,8 @@ async def _workers(options: argparse.Namespace, store: Store) -> AsyncIterator[l
     if options.ray:
         from .remote import ray_workers
 
-        async with ray_workers(options.ray, options.comfyui, shlex.split(options.comfyui_args), store.root) as found:
+        async with ray_workers(options.ray, options.comfyui, shlex.split(options.comfyui_args), store.root,
+                               options.ray_workers) as found:
             yield found
     elif options.server:
         given = [Worker(url, url) for url in options.server]
@@ -240,8 +248,9 @@ async def _own_servers(options: argparse.Namespace, store: Store, count: int) ->
         beat.cancel()
         for worker in workers:
             await worker.stop()
+            if worker.server is not None:
+                worker.server.tidy()
         for name in names:
-            _tidy(store.root / "work" / name)
             store.release(name)
 
 
@@ -257,17 +266,9 @@ async def _started(workers: Sequence[Any], progress: Progress) -> list[Any]:
 
 
 async def _keep_alive(store: Store, names: list[str]) -> None:
-    from .store import BEAT
-
     while True:
         await asyncio.sleep(BEAT)
         store.beat(names)
-
-
-def _tidy(work: Path) -> None:
-    """Remove what the server has made, but its log, and checkpoints of trainings that were not finished."""
-    for name in ("temp", "user", "output/loras", "output/deft_sweeps"):
-        shutil.rmtree(work / name, ignore_errors=True)
 
 
 def print_plan(compiler: Compiler, cells: Cells, store: Store, every: bool) -> None:
@@ -366,7 +367,7 @@ def status_command(options: argparse.Namespace) -> int:
             rest = ", ".join(f"{counts[each]} {each}" for each in ("failed", "cancelled", "not run") if counts[each])
             print(f"  {kind}: {counts['done']} of {len(keys)} done" + (f"; {rest}" if rest else ""))
     for claim, owner in store.claims():
-        if owner and not claim.startswith("server-"):
+        if owner and not claim.startswith(SERVERS):
             print(f"  running: {claim[:12]} by {owner}")
     failed = [entry for entry in entries if status.get(entry.key) == "failed"]
     for entry in failed[:10]:

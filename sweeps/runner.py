@@ -15,7 +15,7 @@ from .client import OnEvent, ServerLost
 from .progress import Progress
 from .records import Cell, Run
 from .schedule import Planned, Schedule, Taken
-from .store import BEAT, Store
+from .store import BEAT, SERVERS, Store
 from .worker import ADAPTER, Job
 
 ATTEMPTS = 2  # a cell whose server died is run once more
@@ -164,7 +164,7 @@ class Runner:
         """What other runners have finished meanwhile, and for whom we wait."""
         self.progress.elsewhere(self.schedule.drop(self.store.keys("done")))
         holders = {str(owner) for name, owner in self.store.claims() if owner and owner != self.store.owner
-                   and not name.startswith("server-")}
+                   and not name.startswith(SERVERS)}
         self.progress.waiting(sorted(holders))
 
     def _take(self, cell: Planned) -> Taken:
@@ -246,7 +246,8 @@ class Runner:
             cell.key, kind, compiler.plan.name, compiler.labels_of(cell), cell.needs, prompt, whole,
             compiler.plan.outputs, compiler.titles(prompt),
             {key: self.store.folder(key) / ADAPTER for key in cell.needs}, compiler.uploads(cell.choice),
-            frozenset(key for key in cell.needs if compiler.is_embedding(self.cells.trainings[key])))
+            frozenset(key for key in (*cell.needs, cell.key) if key in self.cells.trainings
+                      and compiler.is_embedding(self.cells.trainings[key])))
 
 
 async def run_until_signal(runner: Runner) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -143,6 +144,11 @@ class Server:
         except subprocess.TimeoutExpired:  # busy inside a long native call
             self.process.kill()
             self.process.wait()
+
+    def tidy(self) -> None:
+        """Remove what the server has made, but its log, and checkpoints of trainings that were not finished."""
+        for name in ("temp", "user", "output/loras", "output/embeddings", "output/deft_sweeps"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the log."""

@@ -31,6 +31,7 @@ from .writing import sync, write, write_synced
 FORMAT = 1
 STALE = 60.0  # seconds without a sign of life after which a claim of another machine is taken over
 BEAT = 10.0  # seconds between signs of life
+SERVERS = ("server-", "ray-")  # how claims of the folders of servers begin; all others are of cells
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,8 +34,8 @@ class Job:
     """A cell as a server runs it.
 
     prompt: what is sent. whole: the workflow that the pictures restore. adapters: training key -> file. embeddings:
-    those of them that are embeddings. uploads: name on the server -> file or folder here. titles: node id -> title, of
-    the nodes of the prompt.
+    those of them, and of the cell itself, that are embeddings. uploads: name on the server -> file or folder here.
+    titles: node id -> title, of the nodes of the prompt.
     """
 
     key: str
@@ -133,6 +133,7 @@ class Worker:
             await self._measure()
             texts = self._texts(job, finished)
             files = await self._bring(job, finished, scratch)
+            await self._keep_adapter(job, files, scratch)
             if job.kind == "training" and self.server is not None:
                 await asyncio.to_thread(_drop_checkpoints, self.server.work / "output", ended)
             numbers = _numbers(job, texts)
@@ -213,6 +214,14 @@ class Worker:
             if here:
                 self._last_files[node_id] = here
         return tuple(stored)
+
+    async def _keep_adapter(self, job: Job, files: Sequence[StoredFile], scratch: Path) -> None:
+        """Leave a trained adapter where the server's loaders find it: its pictures may be made here."""
+        if self.server is not None and job.kind == "training" and any(file.name == ADAPTER for file in files):
+            folder = "embeddings" if job.key in job.embeddings else "loras"
+            target = self.server.work / "output" / folder / adapter_name(job.key)
+            await asyncio.to_thread(link, scratch / ADAPTER, target)
+            self.holds.add(job.key)
 
     # Memory
 

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "para": {"method.rank": 4, "method.rank_cap": 0.0}, "lora": {"method.rank": 4, "method.alpha": 0.0},
 }
 
+SWITCHES = ("mute", "bypass", "without")  # what is no input among the things that a value sets
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -74,7 +75,7 @@ def values_of(axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def targets_of(plan: Mapping[str, Any]) -> set[str]:
     """All inputs that a plan sets."""
     sets = [plan["set"], *(one for axis in plan["axes"].values() for one in values_of(axis).values())]
-    return {name for one in sets for name in one if name not in ("mute", "bypass") and not name.startswith("%")}
+    return {name for one in sets for name in one if name not in SWITCHES and not name.startswith("%")}
 
 
 def cell(name: str, **labels: str) -> Prompt:
@@ -93,7 +94,7 @@ def cell(name: str, **labels: str) -> Prompt:
         train |= {key: kept.get(key, value) for key, value in own.items()}
     for target, value in sets.items():
         title, _, key = target.partition(".")
-        if target not in words and target not in ("mute", "bypass"):
+        if target not in words and target not in SWITCHES:
             prompt[ids[title]]["inputs"][key] = value
     for title in sets.get("bypass", []):
         through = prompt.pop(ids[title])["inputs"][PASSED_ON[title]]
@@ -224,7 +225,7 @@ def test_the_demo_plan_sets_each_method_and_the_base_once() -> None:
     assert of_kind(deft, "DEFTTrainAdapter")[0]["method.rank"] == 2
     assert of_kind(deft, "DEFTScoreImages")[0]["label"] == "DEFT r2"
     plan = plan_of("demo")
-    assert plan["exclude"] == [{"method": "Base", "rank": plan["axes"]["rank"]["values"][1]}]
+    assert plan["axes"]["method"]["values"]["Base"]["without"] == ["rank"]
     # The demo's text encoder has learnt colours of backgrounds; a prompt of other words would mean nothing to it.
     vocabulary = (ROOT / "demo" / "recipe" / "vocabulary.py").read_text()
     assert all(f'"{re.findall("on an? (.*) background", line)[0]}"' in vocabulary

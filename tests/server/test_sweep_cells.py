@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import hashlib
 import json
 import urllib.error
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 from deft_pack.sweeps.cells import Cells, Compiler
 from deft_pack.sweeps.files import Files, LocalFiles, ServerFiles
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.schema import growing, inputs_of
 from deft_pack.sweeps.workflow import read_workflow
 
 from .sweep_tools import ROOT, TRIVIAL, trained, write_plan
@@ -250,7 +252,33 @@ def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str,
         assert list(by_api.trainings) == list(by_ui.trainings)
 
 
-AXIS = "axes: {a: {into: %s}}\n"
+@pytest.mark.parametrize(("name", "trainings", "tokens", "pictures"), [
+    ("demo", 6, 0, 56), ("table1", 24, 3, 675), ("table2", 8, 0, 72), ("dreambooth", 240, 30, 27000)])
+def test_ready_plans_are_what_they_say(server: Any, name: str, trainings: int, tokens: int, pictures: int) -> None:
+    """With folders of photos where they want them; the checkpoints that they name are not looked for before a run."""
+    with open(ROOT / "sweeps" / "plans" / "dreambooth_subjects.csv", newline="") as file:
+        subjects = [row["folder"] for row in csv.DictReader(file)]
+    subjects += [f"dreambench_plus/live_subject_animal_{animal}" for animal in ("00_kitten", "01_stork", "02_kitten",
+                                                                                  "03_horse")]
+    for folder in subjects:
+        (server.base / "input" / folder).mkdir(parents=True, exist_ok=True)
+    plan = read_plan(ROOT / "sweeps" / "plans" / f"{name}.yaml")
+    info = server.get("/object_info")
+    compiler = Compiler(plan, read_workflow(plan.workflow, info), info, Files(), embeddings=True)
+    cells = compiler.cells()
+    made = [compiler.is_embedding(training) for training in cells.trainings.values()]
+    assert (made.count(False), made.count(True)) == (trainings, tokens)
+    assert len(cells.pictures) == len({cell.key for cell in cells.pictures}) == pictures
+    for cell in [*cells.pictures[:: max(1, pictures // 50)], *cells.trainings.values()]:
+        prompt = compiler.prompt_of(cell)
+        assert not [value for node in prompt.values() for value in node["inputs"].values()
+                    if isinstance(value, str) and "%" in value], "a placeholder was left"
+        for node in prompt.values():  # nothing that ComfyUI would refuse as missing
+            known = inputs_of(info[node["class_type"]], node["inputs"])
+            assert [item.name for item in known.values() if item.required and item.name not in node["inputs"]
+                    and not growing(item)] == [], node
+
+
 REFUSED = {
     "axes: {a: {into: Pant.color, values: [1]}}\n": "'Pant.color' names no node of the workflow; near: Paint",
     "axes: {a: {into: Paint.colour, values: [1]}}\n": "(EmptyImage) has no input 'colour'; near: color",
