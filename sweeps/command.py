@@ -160,6 +160,7 @@ def run_command(options: argparse.Namespace) -> int:
     if not options.quiet:
         print(f"{counts['done']} done, {counts['failed']} failed, {counts['cancelled']} cancelled"
               + (f", {result.blocked} left out because their training failed" if result.blocked else "")
+              + (f", {result.elsewhere} by other runners" if result.elsewhere else "")
               + f"; the results are in {store.root}")
     if result.stopped:
         print(f"sweeps: {result.stopped}", file=sys.stderr)

@@ -22,7 +22,6 @@ class Progress:
         self.live = self.out.isatty() and not quiet
         self.quiet = quiet
         self.total = self.count = 0
-        self.started = time.monotonic()
         self.recent: deque[float] = deque(maxlen=50)  # times at which cells ended
         self.running: dict[str, Job] = {}
         self.last_line = 0.0
@@ -30,8 +29,8 @@ class Progress:
 
     def begin(self, total: int) -> None:
         """That many cells are to be run."""
-        self.total, self.started = total, time.monotonic()
-        self.recent.append(self.started)
+        self.total = total
+        self.recent.append(time.monotonic())
         if not self.quiet:
             self.say(f"{total} cells to run" if total else "every cell is in the store already")
 
@@ -58,9 +57,10 @@ class Progress:
         text = f"[{self.count}/{self.total}] {describe(job.labels)}: {title}{steps}"
         print(f"\r\033[K{text[:118]}", end="", file=self.out, flush=True)
 
-    def end(self, cell: Cell, run: Run) -> None:
-        """A cell has ended."""
+    def end(self, cell: Cell, run: Run, left: int) -> None:
+        """A cell has ended; that many are still to be run, here or elsewhere."""
         self.count += 1
+        self.total = self.count + left
         self.recent.append(time.monotonic())
         if self.quiet and run.status == "done":
             return
@@ -69,18 +69,6 @@ class Progress:
         if run.error:
             text += f"\n    {run.error.splitlines()[0]}"
         self.say(text)
-
-    def blocked(self, count: int) -> None:
-        """Cells that cannot be run, because their training failed."""
-        self.total -= count
-        if count:
-            self.say(f"    {count} cells need that adapter and are left out")
-
-    def elsewhere(self, count: int) -> None:
-        """Cells that another runner has finished."""
-        self.total -= count
-        if count and not self.quiet:
-            self.say(f"{count} cells were finished by another runner")
 
     def waiting(self, holders: list[str]) -> None:
         """Other runners hold what is left."""

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from .cells import Cells, Compiler, PlannedTraining
@@ -44,13 +45,15 @@ class Runs(Protocol):
 
 @dataclass
 class Result:
-    """How a run of the plan has ended. counts: cells by status. blocked: cells whose training failed.
+    """How a run of the plan has ended.
 
+    counts: cells by status. blocked: cells whose training failed. elsewhere: cells that other runners have ended.
     stopped: why it ended early, "" if it did not.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     blocked: int = 0
+    elsewhere: int = 0
     stopped: str = ""
 
 
@@ -89,8 +92,8 @@ class Runner:
 
     async def run(self) -> Result:
         """Run everything. Raises RuntimeError if no server comes up."""
-        self.progress.begin(self.schedule.total)
-        if not self.schedule.total:
+        self.progress.begin(self.schedule.left)
+        if not self.schedule.left:
             return self.result
         beating = asyncio.create_task(self._beat())
         try:
@@ -101,6 +104,7 @@ class Runner:
                 if len(errors) == len(loops) or not isinstance(error, RuntimeError):
                     raise error
                 self.progress.say(f"a server is out: {error}")
+            self.result.blocked, self.result.elsewhere = self.schedule.blocked, self.schedule.elsewhere
             return self.result
         finally:
             beating.cancel()
@@ -149,7 +153,7 @@ class Runner:
 
     def _more(self) -> bool:
         """Whether there is, or may come, something for a worker to do."""
-        return bool(self.tasks) or not self.schedule.empty
+        return bool(self.tasks) or self.schedule.left > 0
 
     async def _something(self, running: set[asyncio.Task[None]]) -> None:
         """Wait until a cell has ended somewhere, or for a moment if other runners hold what is left."""
@@ -162,7 +166,7 @@ class Runner:
 
     def _look_at_others(self) -> None:
         """What other runners have finished meanwhile, and for whom we wait."""
-        self.progress.elsewhere(self.schedule.drop(self.store.keys("done")))
+        self.schedule.drop(self.store.keys("done"))
         holders = {str(owner) for name, owner in self.store.claims() if owner and owner != self.store.owner
                    and not name.startswith(SERVERS)}
         self.progress.waiting(sorted(holders))
@@ -175,8 +179,7 @@ class Runner:
         status = self.store.status(cell.key)
         if status == "done" or (status is not None and cell.key not in self.failed_before):
             self._give_up(cell.key)
-            self.progress.elsewhere(1)
-            return "done"
+            return "done" if status == "done" else "failed"
         return "ours"
 
     def _give_up(self, key: str) -> None:
@@ -186,8 +189,9 @@ class Runner:
     # One cell
 
     async def _run(self, worker: Runs, cell: Planned) -> None:
-        scratch = self.store.scratch()
+        scratch: Path | None = None
         try:
+            scratch = self.store.scratch()
             job = self.job(cell)
             self.progress.start(worker.name, job)
             attempt = 1 + self.lost[cell.key]
@@ -218,7 +222,8 @@ class Runner:
             self.result.stopped = (f"the store {self.store.root} cannot be used ({error}); mend that, and run the same "
                                    "command again: nothing that is done is lost")
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
             self._give_up(cell.key)
             self._changed.set()
 
@@ -231,10 +236,8 @@ class Runner:
         if run.status == "done":
             self.schedule.finished(cell.key)
         elif isinstance(cell, PlannedTraining):
-            blocked = self.schedule.failed(cell.key)
-            self.result.blocked += len(blocked)
-            self.progress.blocked(len(blocked))
-        self.progress.end(record, run)
+            self.schedule.failed(cell.key)
+        self.progress.end(record, run, self.schedule.left + len(self.held) - 1)
 
     def job(self, cell: Planned) -> Job:
         """A cell with all that a server needs for it."""

@@ -10,8 +10,8 @@ from .cells import Cells, PlannedCell, PlannedTraining
 
 Planned = PlannedCell | PlannedTraining
 Group = tuple[bytes, tuple[str, ...]]  # models and adapters
-# What came of the wish to take a cell: it is ours now, it is done already, or another runner is at it.
-Taken = Literal["ours", "done", "busy"]
+# What came of the wish to take a cell: it is ours now, another runner is at it, or has done it, or has failed at it.
+Taken = Literal["ours", "busy", "done", "failed"]
 
 
 class Schedule:
@@ -24,6 +24,8 @@ class Schedule:
     def __init__(self, cells: Cells, done: set[str]) -> None:
         self.done = set(done)
         self.broken: set[str] = set()  # trainings that failed
+        self.blocked = 0  # cells that were taken out because their training failed
+        self.elsewhere = 0  # cells that other runners have ended
         self.groups: dict[Group, deque[PlannedCell]] = {}
         seen = set(done)
         for cell in cells.pictures:
@@ -35,7 +37,6 @@ class Schedule:
             self._need(needs, cells.trainings, needed)
         self.trainings = deque(needed.values())
         self.at: dict[str, Group] = {}  # worker -> its group
-        self.total = len(self.trainings) + sum(map(len, self.groups.values()))
 
     def _need(self, keys: Iterable[str], trainings: dict[str, PlannedTraining],
               found: dict[str, PlannedTraining]) -> None:
@@ -63,6 +64,8 @@ class Schedule:
         self.trainings = deque(each for each in self.trainings if each not in gone)
         if training:
             return training
+        if gone:  # done elsewhere: their pictures can be made now
+            return self.next(worker, holds, take)
         for group in sorted(self.groups, key=lambda group: -len(self.groups[group])):
             if self._ready(group[1]):
                 cell = self._take(self.groups[group], take, last=True)  # from the other end than its own server
@@ -72,7 +75,7 @@ class Schedule:
         return None
 
     def _take(self, cells: deque[Any], take: Callable[[Planned], Taken], last: bool = False) -> Any:
-        """Take the first (or last) cell that can be had out of the queue; cells that are done already leave it, too."""
+        """Take the first (or last) cell that can be had out of the queue; cells that have ended leave it, too."""
         busy: deque[Any] = deque()
         found = None
         while cells and found is None:
@@ -80,8 +83,12 @@ class Schedule:
             taken = take(cell)
             if taken == "ours":
                 found = cell
-            elif taken == "done":
-                self.done.add(cell.key)
+            elif taken != "busy":
+                self.elsewhere += 1
+                if taken == "done":
+                    self.done.add(cell.key)
+                elif isinstance(cell, PlannedTraining):
+                    self.failed(cell.key)
             elif last:
                 busy.appendleft(cell)
             else:
@@ -120,25 +127,19 @@ class Schedule:
         """A cell is done, here or by another runner."""
         self.done.add(key)
 
-    def failed(self, key: str) -> list[Planned]:
-        """A training has failed: what needs it cannot be run and is taken out; returned."""
+    def failed(self, key: str) -> None:
+        """A training has failed: what needs it cannot be run, and is taken out."""
         self.broken.add(key)
-        lost: list[Planned] = []
-        while True:
-            trainings = [training for training in self.trainings if self.broken.intersection(training.needs)]
-            if not trainings:
-                break
-            for training in trainings:
-                self.trainings.remove(training)
-                self.broken.add(training.key)
-                lost.append(training)
+        while lost := {training for training in self.trainings if self.broken.intersection(training.needs)}:
+            self.trainings = deque(training for training in self.trainings if training not in lost)
+            self.broken |= {training.key for training in lost}
+            self.blocked += len(lost)
         for group in [group for group in self.groups if self.broken.intersection(group[1])]:
-            lost += self.groups.pop(group)
-        return lost
+            self.blocked += len(self.groups.pop(group))
 
-    def drop(self, keys: set[str]) -> int:
-        """Take out cells that another runner has finished meanwhile; how many they were."""
-        before = len(self.waiting())
+    def drop(self, keys: set[str]) -> None:
+        """Take out cells that another runner has finished meanwhile."""
+        before = self.left
         self.done |= keys
         for group in list(self.groups):
             kept = deque(cell for cell in self.groups[group] if cell.key not in keys)
@@ -147,16 +148,12 @@ class Schedule:
             else:
                 del self.groups[group]
         self.trainings = deque(training for training in self.trainings if training.key not in keys)
-        return before - len(self.waiting())
+        self.elsewhere += before - self.left
 
     @property
-    def empty(self) -> bool:
-        """Whether every cell is taken or out."""
-        return not self.trainings and not self.groups
-
-    def waiting(self) -> list[Planned]:
-        """All cells that are neither taken nor out."""
-        return [*self.trainings, *(cell for group in self.groups.values() for cell in group)]
+    def left(self) -> int:
+        """How many cells are neither taken nor out."""
+        return len(self.trainings) + sum(map(len, self.groups.values()))
 
 
 def _group(cell: PlannedCell) -> Group:
