@@ -23,7 +23,6 @@ class Progress:
         self.quiet = quiet
         self.total = self.count = 0
         self.recent: deque[float] = deque(maxlen=50)  # times at which cells ended
-        self.running: dict[str, Job] = {}
         self.last_line = 0.0
         self.waited: list[str] = []
 
@@ -39,17 +38,10 @@ class Progress:
         self._clear()
         print(text, file=self.out, flush=True)
 
-    def start(self, worker: str, job: Job) -> None:
-        """A cell is sent to a server."""
-        self.running[worker] = job
-
-    def event(self, worker: str, kind: str, data: dict[str, Any]) -> None:
-        """A message of a server: shown on a terminal, a few times a second."""
+    def event(self, worker: str, job: Job, kind: str, data: dict[str, Any]) -> None:
+        """A message of a server about a cell: shown on a terminal, a few times a second."""
         now = time.monotonic()
         if not self.live or now - self.last_line < 0.2 or kind not in ("progress", "executing") or not data.get("node"):
-            return
-        job = self.running.get(worker)
-        if job is None:
             return
         self.last_line = now
         title = job.titles.get(str(data["node"]), str(data["node"]))

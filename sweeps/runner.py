@@ -193,14 +193,13 @@ class Runner:
         try:
             scratch = self.store.scratch()
             job = self.job(cell)
-            self.progress.start(worker.name, job)
             attempt = 1 + self.lost[cell.key]
             begun = False
 
             def event(kind: str, data: dict[str, Any]) -> None:
                 nonlocal begun
                 begun = begun or kind == "execution_start"
-                self.progress.event(worker.name, kind, data)
+                self.progress.event(worker.name, job, kind, data)
 
             try:
                 record, run = await worker.run(job, scratch, event)

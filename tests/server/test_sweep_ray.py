@@ -92,7 +92,7 @@ class Murder(Progress):
         self.name, self.kill = name, kill
         self.seen: set[str] = set()
 
-    def event(self, worker: str, kind: str, data: dict[str, Any]) -> None:
+    def event(self, worker: str, job: Any, kind: str, data: dict[str, Any]) -> None:
         """A message of a server."""
         self.seen.add(kind)
         if worker == self.name and kind == "progress" and self.kill:
