@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -10,6 +11,7 @@ import resource
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,23 @@ outputs: {previews: true}
 TRAININGS, PICTURES = 4, 4 * (1 + 2 * 2)
 
 
+SEEN: list[psutil.Process] = []
+
+
 def server_of(process: subprocess.Popen[str]) -> psutil.Process:
     """The ComfyUI that a runner has started."""
-    return next(child for child in psutil.Process(process.pid).children() if "main.py" in " ".join(child.cmdline()))
+    found = next(child for child in psutil.Process(process.pid).children() if "main.py" in " ".join(child.cmdline()))
+    SEEN.append(found)
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_server_stays() -> Iterator[None]:
+    """Servers of runners that were killed, after a test that has failed in between."""
+    yield
+    for process in SEEN:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def wait_for(there: Any, seconds: float = 60) -> None:
