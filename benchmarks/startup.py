@@ -2,7 +2,7 @@
 
     $(make -s python) benchmarks/startup.py [--runs 3]
 
-startup.server: seconds from the start of the process to the first answer of /system_stats, with the pack (ours) and
+startup.server: seconds from the start of the process until the server takes connections, with the pack (ours) and
 without (peer). startup.import: seconds to load the pack and its node list (ours) or an empty pack (peer) beside
 ComfyUI's own modules; ComfyUI's log says the same with a resolution of 0.1 s only.
 """
@@ -53,7 +53,7 @@ async def comfy_entrypoint():
 
 
 def server_seconds(comfyui: Path, pack: Path | None) -> float:
-    """Start a server in a new folder, wait for its first answer, end it."""
+    """Start a server in a new folder, wait until it takes connections, end it."""
     with tempfile.TemporaryDirectory() as folder, ComfyServer(comfyui, Path(folder), pack=pack) as server:
         return server.seconds_to_start
 

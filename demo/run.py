@@ -99,8 +99,8 @@ def main() -> None:
         with server:
             say(f"ComfyUI is up after {server.seconds_to_start:.0f} s; running {WORKFLOW.relative_to(ROOT)}")
             try:
-                history = server.run(prompt, Progress(titles(prompt, server.get("/object_info"))))
-                table, files = collect(server, prompt, history["outputs"])
+                finished = server.run(prompt, Progress(titles(prompt, server.get("/object_info"))))
+                table, files = collect(server, prompt, finished.outputs)
             except PromptError as error:
                 sys.exit(f"[demo] failed: {error}")
     print(f"\n{table}\n")

@@ -2,9 +2,11 @@
 //
 //   node browser.mjs convert SERVER_URL IN_API.json OUT_UI.json [IN_API.json OUT_UI.json ...]
 //   node browser.mjs check   SERVER_URL UI.json [SCREENSHOT.png]
+//   node browser.mjs drop    SERVER_URL PICTURE.png [PICTURE.png ...]
 //
 // convert: loads an API-format workflow, lays it out and writes what the front end would save.
 // check: opens a UI-format workflow as a person does and prints one JSON object with what the front end sees.
+// drop: drops pictures onto the canvas, one after the other, and prints a JSON list with what each has opened.
 // DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
 
 import { createHash } from 'node:crypto'
@@ -134,6 +136,22 @@ async function load(page, source) {
   await page.waitForTimeout(3000) // what is missing is told some time after the graph is there
 }
 
+// A file let go over the canvas. The graph is emptied first, so that what is there afterwards comes from the file.
+async function drop(page, source) {
+  await page.evaluate(() => window.app.graph.clear())
+  const data = fs.readFileSync(source).toString('base64')
+  await page.evaluate(({ data, name }) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([bytes], name, { type: 'image/png' }))
+    const { left, top, width, height } = window.app.canvasEl.getBoundingClientRect()
+    const event = { dataTransfer, bubbles: true, cancelable: true, clientX: left + width / 2, clientY: top + height / 2 }
+    for (const kind of ['dragenter', 'dragover', 'drop']) window.app.canvasEl.dispatchEvent(new DragEvent(kind, event))
+  }, { data, name: path.basename(source) })
+  await page.waitForFunction(() => window.app.graph.nodes.length > 0, null, { timeout: 60000 })
+  await page.waitForTimeout(3000) // nodes, values and connections come one after the other
+}
+
 const [command, url, ...rest] = process.argv.slice(2)
 const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'deft-browser-'))
 let context
@@ -157,6 +175,13 @@ try {
       await opened.page.screenshot({ path: screenshot })
     }
     console.log(JSON.stringify({ ...found, complaints, errors: opened.errors }))
+  } else if (command === 'drop') {
+    const found = []
+    for (const source of rest) {
+      await drop(opened.page, source)
+      found.push(await readGraph(opened.page))
+    }
+    console.log(JSON.stringify(found.map((graph) => ({ ...graph, errors: opened.errors }))))
   } else {
     throw new Error(`unknown command ${command}`)
   }

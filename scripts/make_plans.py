@@ -295,13 +295,12 @@ def plans() -> dict[str, str]:
     dreambooth = "the folders of DreamBooth's photos in input/dreambooth"
     three = [subject.name for subject in ONE.subjects]
     subjects, prompts = inline(TWO)
-    trained = sum(not row.inversion for row in ONE.methods)
     every = len(ONE.methods)
     return {
         "table1": plan(
             ONE, "sweep_sd15", "table1", "Table 1 of the DEFT paper's supplement, CLIP image similarity on SD 1.5",
             NEEDS.format(checkpoint=ONE.checkpoint, photos=dreambooth, cells=(
-                f"{trained * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as the "
+                f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as the "
                 "example deft_table1 makes them.")),
             FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"), PROMPTS_CSV, 1,
             {"rows": ["method"], "columns": ["subject"]}, Scorer__protocol=ONE.protocol, Size__batch_size=ONE.batch,
@@ -318,7 +317,7 @@ def plans() -> dict[str, str]:
             ONE, "sweep_sd15", "dreambooth",
             "DreamBooth's whole protocol, 30 subjects x 25 prompts x 4 pictures, on SD 1.5",
             NEEDS.format(checkpoint=ONE.checkpoint, photos=dreambooth, cells=(
-                f"{trained * 30} trainings; {every} x 30 x 25 x 4 = {every * 3000} pictures.\n"
+                f"{every * 30} trainings; {every} x 30 x 25 x 4 = {every * 3000} pictures.\n"
                 "# Leave out what is too much: methods, subjects (only: {name: [...]}), seeds.")),
             FROM_CSV.format(only=""), PROMPTS_CSV, 4,
             {"rows": ["method"], "grid_columns": ["subject"]}, Scorer__protocol="dreambooth", Size__batch_size=1,

@@ -60,11 +60,11 @@ class _Waiting:
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Keep the seconds of each node, and pass the message on."""
-        if kind == "executing":
+        if kind in ("executing", "execution_success"):
             now = time.monotonic()
             if self.node is not None:
                 self.node_seconds[self.node] = self.node_seconds.get(self.node, 0.0) + now - self.since
-            self.node, self.since = data.get("node"), now
+            self.node, self.since = data.get("node"), now  # no node: it is over
         self.on_event(kind, data)
 
 
@@ -247,8 +247,9 @@ def _finished(entry: Mapping[str, Any], prompt: Prompt, waiting: _Waiting) -> Fi
         text = f"{error['exception_type']}: {str(error['exception_message']).strip()}"
         raise NodeFailed(f"{_named(prompt, error['node_id'], error['node_type'])}: {text}",
                          "".join(error.get("traceback") or ()))
-    if "execution_interrupted" in messages:
-        raise Interrupted("cancelled on the server")
+    stopped = messages.get("execution_interrupted")
+    if stopped:
+        raise Interrupted(f"{_named(prompt, stopped['node_id'], stopped['node_type'])}: cancelled on the server")
     start, end = (messages.get(kind, {}).get("timestamp") for kind in ("execution_start", "execution_success"))
     seconds = (end - start) / 1000 if start and end else 0.0
     return Finished(entry.get("outputs") or {}, seconds, waiting.node_seconds)

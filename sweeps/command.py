@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
 def plan_command(options: argparse.Namespace) -> int:
     """Compile the plan and print it."""
     plan = read_plan(options.plan)
-    store = Store.open(_store_folder(options, plan.name), plan.name, options.join)
+    folder = _store_folder(options, plan.name)
+    store = Store.open(folder) if options.offline else Store.open(folder, plan.name, options.join)
 
     async def compile_() -> tuple[Compiler, Cells]:
         if options.offline:
@@ -159,7 +160,7 @@ def run_command(options: argparse.Namespace) -> int:
     counts = result.counts
     if not options.quiet:
         print(f"{counts['done']} done, {counts['failed']} failed, {counts['cancelled']} cancelled"
-              + (f", {result.blocked} left out because their training failed" if result.blocked else "")
+              + (f", {result.blocked} left out because their training was not made" if result.blocked else "")
               + (f", {result.elsewhere} by other runners" if result.elsewhere else "")
               + f"; the results are in {store.root}")
     if result.stopped:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any, TextIO
 
-from .records import Cell, Run
+from .records import Cell, Kind, Run
 from .worker import Job
 
 TEXT = 60  # characters of a label that are shown
+FEW: dict[Kind, int] = {"training": 1, "picture": 3}  # cells that have to be seen before the rest is guessed
 
 
 class Progress:
@@ -22,14 +23,15 @@ class Progress:
         self.live = self.out.isatty() and not quiet
         self.quiet = quiet
         self.total = self.count = 0
-        self.recent: deque[float] = deque(maxlen=50)  # times at which cells ended
+        # Seconds between the end of a cell and that of the one before it.
+        self.steps: dict[Kind, deque[float]] = {kind: deque(maxlen=50) for kind in FEW}
+        self.last_end = 0.0
         self.last_line = 0.0
         self.waited: list[str] = []
 
     def begin(self, total: int) -> None:
         """That many cells are to be run."""
-        self.total = total
-        self.recent.append(time.monotonic())
+        self.total, self.last_end = total, time.monotonic()
         if not self.quiet:
             self.say(f"{total} cells to run" if total else "every cell is in the store already")
 
@@ -49,15 +51,17 @@ class Progress:
         text = f"[{self.count}/{self.total}] {describe(job.labels)}: {title}{steps}"
         print(f"\r\033[K{text[:118]}", end="", file=self.out, flush=True)
 
-    def end(self, cell: Cell, run: Run, left: int) -> None:
-        """A cell has ended; that many are still to be run, here or elsewhere."""
+    def end(self, cell: Cell, run: Run, left: Counter[Kind]) -> None:
+        """A cell has ended; that many of each kind are still to be run."""
         self.count += 1
-        self.total = self.count + left
-        self.recent.append(time.monotonic())
+        self.total = self.count + left.total()
+        now = time.monotonic()
+        self.steps[cell.kind].append(now - self.last_end)
+        self.last_end = now
         if self.quiet and run.status == "done":
             return
         what = "trained" if cell.kind == "training" and run.status == "done" else run.status
-        text = f"[{self.count}/{self.total}] {what} {run.seconds:.1f} s  {describe(cell.labels)}{self._left()}"
+        text = f"[{self.count}/{self.total}] {what} {run.seconds:.1f} s  {describe(cell.labels)}{self._left(left)}"
         if run.error:
             text += f"\n    {run.error.splitlines()[0]}"
         self.say(text)
@@ -68,13 +72,12 @@ class Progress:
             self.say(f"waiting for {', '.join(holders)}")
         self.waited = holders
 
-    def _left(self) -> str:
-        """How long the rest will take, from the median of the last cells."""
-        times = list(self.recent)
-        if len(times) < 4 or self.count >= self.total:
+    def _left(self, left: Counter[Kind]) -> str:
+        """How long the rest will take, by the medians of the last cells of each kind; nothing while one is unknown."""
+        kinds = [kind for kind, count in left.items() if count]
+        if not kinds or any(len(self.steps[kind]) < FEW[kind] for kind in kinds):
             return ""
-        step = statistics.median(later - earlier for earlier, later in zip(times, times[1:]))
-        return f"  ({duration(step * (self.total - self.count))} left)"
+        return f"  ({duration(sum(statistics.median(self.steps[kind]) * left[kind] for kind in kinds))} left)"
 
     def _clear(self) -> None:
         if self.live:

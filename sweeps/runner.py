@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from .cells import Cells, Compiler, PlannedTraining
 from .client import OnEvent, ServerLost
 from .progress import Progress
-from .records import Cell, Run
+from .records import Cell, Kind, Run
 from .schedule import Planned, Schedule, Taken
 from .store import BEAT, SERVERS, Store
 from .worker import ADAPTER, Job
@@ -65,11 +65,11 @@ class Runner:
         self.cells = cells
         self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
         done = store.keys("done")
-        for key in done & set(cells.trainings):
-            if not (store.folder(key) / ADAPTER).is_file():  # removed by hand, to save room
-                store.forget(key)
-                done.remove(key)
-        self.schedule = Schedule(cells, done)
+        # Adapters that were removed by hand, to save room: they are made again where a picture needs them.
+        lacking = {key for key in done & set(cells.trainings) if not (store.folder(key) / ADAPTER).is_file()}
+        self.schedule = Schedule(cells, done - lacking)
+        for key in lacking.intersection(training.key for training in self.schedule.trainings):
+            store.forget(key)
         self.result = Result()
         self.held: set[str] = set()
         self.stopping = False
@@ -91,7 +91,7 @@ class Runner:
         self._changed.set()
 
     async def run(self) -> Result:
-        """Run everything. Raises RuntimeError if no server comes up."""
+        """Run everything that can be run."""
         self.progress.begin(self.schedule.left)
         if not self.schedule.left:
             return self.result
@@ -101,9 +101,11 @@ class Runner:
             outcomes = await asyncio.gather(*loops, return_exceptions=True)
             errors = [error for error in outcomes if isinstance(error, BaseException)]
             for error in errors:
-                if len(errors) == len(loops) or not isinstance(error, RuntimeError):
+                if not isinstance(error, RuntimeError):
                     raise error
                 self.progress.say(f"a server is out: {error}")
+            if len(errors) == len(loops):
+                self.result.stopped = "no server is left; the same command goes on from here"
             self.result.blocked, self.result.elsewhere = self.schedule.blocked, self.schedule.elsewhere
             return self.result
         finally:
@@ -143,7 +145,7 @@ class Runner:
                     if isinstance(error, ServerLost):
                         await asyncio.gather(*running, return_exceptions=True)
                         running = {task for task in running if not task.done()}
-                        self.progress.say(f"{worker.name}: {error}; starting it again")
+                        self.progress.say(f"{worker.name}: {error}; trying again")
                         await worker.restart()
                         break
                     if error is not None:
@@ -236,7 +238,9 @@ class Runner:
             self.schedule.finished(cell.key)
         elif isinstance(cell, PlannedTraining):
             self.schedule.failed(cell.key)
-        self.progress.end(record, run, self.schedule.left + len(self.held) - 1)
+        running: Counter[Kind] = Counter("training" if key in self.cells.trainings else "picture"
+                                         for key in self.held - {cell.key})
+        self.progress.end(record, run, self.schedule.left_by_kind + running)
 
     def job(self, cell: Planned) -> Job:
         """A cell with all that a server needs for it."""

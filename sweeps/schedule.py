@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from .cells import Cells, PlannedCell, PlannedTraining
+from .records import Kind
 
 Planned = PlannedCell | PlannedTraining
 Group = tuple[bytes, tuple[str, ...]]  # models and adapters
@@ -151,9 +152,14 @@ class Schedule:
         self.elsewhere += before - self.left
 
     @property
+    def left_by_kind(self) -> Counter[Kind]:
+        """How many cells of each kind are neither taken nor out."""
+        return Counter({"training": len(self.trainings), "picture": sum(map(len, self.groups.values()))})
+
+    @property
     def left(self) -> int:
         """How many cells are neither taken nor out."""
-        return len(self.trainings) + sum(map(len, self.groups.values()))
+        return self.left_by_kind.total()
 
 
 def _group(cell: PlannedCell) -> Group:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield running
     assert running.process.poll() is not None
     shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def drive_browser(server: Any) -> Callable[..., Any]:
+    """Runs a command of scripts/browser.mjs on the server and reads its JSON; skips where there is no browser."""
+    helper = sys.modules["comfy_server"]
+    try:
+        helper.browser_environment()
+    except RuntimeError as missing:
+        pytest.skip(str(missing))
+
+    def drive(command: str, *arguments: object) -> Any:
+        return json.loads(helper.drive_browser(command, server.url, *map(str, arguments)))
+
+    return drive

@@ -121,21 +121,11 @@ def test_nothing_but_files_and_folders_is_missing(server: Any, path: Path) -> No
     assert {error["extra_info"]["received_value"] for error in found} == missing_files(path)
 
 
-def open_in_browser(server: Any, path: Path, screenshot: Path) -> Any:
-    """What the front end sees in a UI-format workflow; skips where there is no browser."""
-    helper = sys.modules["comfy_server"]
-    try:
-        helper.browser_environment()
-    except RuntimeError as missing:
-        pytest.skip(str(missing))
-    return json.loads(helper.drive_browser("check", server.url, str(path), str(screenshot)))
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
-def test_browser_opens(server: Any, path: Path, tmp_path: Path) -> None:
+def test_browser_opens(drive_browser: Any, path: Path, tmp_path: Path) -> None:
     screenshot = Path(os.environ.get("DEFT_TEST_LOGS") or tmp_path) / f"{path.stem}.png"
-    seen = open_in_browser(server, path, screenshot)
+    seen = drive_browser("check", path, screenshot)
     assert [node for node in seen["nodes"] if not node["registered"]] == []
     assert seen["errors"] == []
     # The front end looks for model files only; a single one it names.
@@ -150,11 +140,11 @@ def test_browser_opens(server: Any, path: Path, tmp_path: Path) -> None:
         assert sent == node["inputs"], node_id
 
 
-def test_browser_sees_what_is_missing(server: Any, tmp_path: Path) -> None:
+def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> None:
     """The check above would find a node that is not installed and a model file that is not there."""
     path = tmp_path / "broken.json"
     text = (WORKFLOWS / "compare_methods.json").read_text()
     path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
-    seen = open_in_browser(server, path, tmp_path / "broken.png")
+    seen = drive_browser("check", path, tmp_path / "broken.png")
     assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
     assert "2 errors found" in " ".join(seen["complaints"])

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -118,8 +119,7 @@ def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> No
     # A picture from the saved adapter is the picture of the whole workflow, trained and sampled in one go.
     cell = next(cell for cell in found.values() if cell["labels"] == {
         "method": "DEFT", "rank": "3", "prompt": "a sks teddy bear", "seed": "1"})
-    history = server.run(cell["prompt"])
-    saved = next(shown["images"][0] for node, shown in history["outputs"].items()
+    saved = next(shown["images"][0] for node, shown in server.run(cell["prompt"]).outputs.items()
                  if cell["prompt"][node]["class_type"] == "SaveImage")
     name = next(file["name"] for file in cell["files"] if file["title"] == "Save picture")
     mine = Image.open(store / "done" / cell["key"][:2] / cell["key"] / name)
@@ -157,6 +157,22 @@ def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
     assert "sweep-token" in embedding.read_bytes()[:4000].decode(errors="replace")
 
 
+def test_an_adapter_that_was_removed_is_made_when_it_is_needed(server: Any, clean: tuple[Path, Path],
+                                                               tmp_path: Path) -> None:
+    plan, wanted = clean
+    store = tmp_path / "store"
+    shutil.copytree(wanted, store)
+    removed = next(cell for cell in cells(store).values() if cell["labels"] == {"method": "DEFT", "rank": "3"})["key"]
+    (store / "done" / removed[:2] / removed / "adapter.safetensors").unlink()
+    assert "every cell is in the store already" in sweeps("run", plan, "--store", store, "--server", server.url)
+    assert "4 of 4 done" in sweeps("status", store)
+    more = write_plan(tmp_path, trained(), TRAINED.replace("seeds: 2", "seeds: 3"))
+    out = sweeps("run", more, "--store", store, "--server", server.url)
+    assert out.count("trained") == 1 and f"{1 + PICTURES // 2} done, 0 failed" in out
+    found = contents(store)
+    assert {name: found[name] for name in contents(wanted)} == contents(wanted)
+
+
 def test_killed_and_run_again(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
     """SIGKILL twice, while a picture and while a training runs; in the end all is as in a clean run."""
     plan, wanted = clean
@@ -187,7 +203,7 @@ def test_a_server_that_dies(server: Any, clean: tuple[Path, Path], tmp_path: Pat
     server_of(process).kill()
     rest = process.communicate(timeout=200)[0]
     assert process.returncode == 0, rest
-    assert "starting it again" in rest and contents(tmp_path / "store") == contents(wanted)
+    assert "trying again" in rest and contents(tmp_path / "store") == contents(wanted)
 
 
 def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_path: Path) -> None:
@@ -205,7 +221,7 @@ def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_pat
         time.sleep(1)
     rest = process.communicate(timeout=200)[0]
     assert process.returncode == 1, rest
-    assert "4 done, 1 failed, 0 cancelled, 4 left out because their training failed" in rest
+    assert "4 done, 1 failed, 0 cancelled, 4 left out because their training was not made" in rest
     (failed,) = runs(tmp_path / "store", "failed").values()
     assert "died 2 times while it ran this cell" in failed["error"] and failed["attempts"] == 2
     assert "failed: DEFT · 2" in sweeps("status", tmp_path / "store", status=1)

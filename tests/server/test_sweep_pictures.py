@@ -1,0 +1,88 @@
+"""Pictures of a sweep on a real server: dropped into ComfyUI's front end they give back the workflow of their cell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EMPTY = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 48, "height": 32, "batch_size": 1, "color": 0},
+          "_meta": {"title": "Sheet"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "test_sweep_pictures/sheet"},
+          "_meta": {"title": "Save sheet"}},
+}
+PLANS = {
+    "colours": {
+        "workflow": "workflow.json", "axes": {"colour": {"into": "Sheet.color", "values": [0x3366CC, 0xCC6633]}},
+    },
+    # The base model of the demo's plan. Other inputs than the plan's own test, so that ComfyUI has to sample.
+    "base_model": {
+        "workflow": str(ROOT / "example_workflows" / "api" / "sweep_demo.json"),
+        "set": {"Sample.steps": 3, "Save picture.filename_prefix": "test_sweep_pictures/sample",
+                "Prompt.text": "a teddy bear on a %ground% background, caf\u00e9"},
+        "axes": {"method": {"values": {"Base": {"mute": ["Train"], "bypass": ["Apply"]}}},
+                 "ground": ["red", "white"]},
+        "outputs": {"only": ["Save picture"]},
+    },
+}
+
+
+def run_sweep(folder: Path, name: str, url: str) -> list[Path]:
+    """Run a plan of PLANS on the server; the folders of its cells."""
+    (folder / "workflow.json").write_text(json.dumps(EMPTY))
+    plan = folder / f"{name}.yaml"
+    plan.write_text(json.dumps(PLANS[name]))  # JSON is YAML, too
+    store = folder / "store"
+    command = [sys.executable, "-m", "sweeps", "run", str(plan), "--server", url, "--store", str(store)]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 done, 0 failed, 0 cancelled" in done.stdout
+    return sorted((store / "done").glob("*/*"))
+
+
+def pixels(data: bytes) -> tuple[Any, ...]:
+    """What a picture shows: mode, size, bytes."""
+    picture = Image.open(BytesIO(data))
+    return picture.mode, picture.size, picture.tobytes()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", PLANS)
+def test_a_stored_picture_is_its_workflow(server: Any, drive_browser: Any, tmp_path: Path, name: str) -> None:
+    cells = run_sweep(tmp_path, name, server.url)
+    known = [json.loads((folder / "cell.json").read_text()) for folder in cells]
+    pictures = [folder / cell["files"][0]["name"] for folder, cell in zip(cells, known)]
+
+    # The server's own files, by the cell that SaveImage has written into them.
+    made = {}
+    for path in (server.base / "output" / "test_sweep_pictures").glob("*.png"):
+        with Image.open(path) as picture:
+            made[json.loads(picture.info["deft_sweep"])["cell"]] = path.read_bytes()
+    for cell, path in zip(known, pictures):
+        assert [file["class_type"] for file in cell["files"]] == ["SaveImage"]
+        with Image.open(path) as picture:
+            texts = dict(picture.info)
+        assert json.loads(texts["deft_sweep"]) == {"cell": cell["key"], "plan": name, "axes": cell["labels"]}
+        assert json.loads(texts["prompt"]) == cell["prompt"]
+        assert pixels(path.read_bytes()) == pixels(made[cell["key"]])
+    assert len({pixels(path.read_bytes()) for path in pictures}) == 2  # each cell has a picture of its own
+
+    for cell, seen in zip(known, drive_browser("drop", *pictures)):
+        assert [node["type"] for node in seen["nodes"] if not node["registered"]] == []
+        assert seen["errors"] == []
+        assert {node["id"]: node["title"] for node in seen["nodes"]} == {
+            node_id: node["_meta"]["title"] for node_id, node in cell["prompt"].items()}
+        assert without_titles(seen["api"]) == without_titles(cell["prompt"])
+
+
+def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Types and inputs of all nodes."""
+    return {node_id: {"class_type": node["class_type"], "inputs": node["inputs"]} for node_id, node in prompt.items()}
