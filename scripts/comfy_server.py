@@ -119,7 +119,7 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
 
         async def run() -> Any:
             async with sweeps_client.Client(self.url) as client:
-                return await client.run(prompt, {}, on_event or (lambda kind, data: None))
+                return await client.run(prompt, on_event or (lambda kind, data: None))
 
         try:
             return asyncio.run(run())

@@ -202,11 +202,11 @@ class Client:
             except (aiohttp.ClientError, OSError) as error:
                 raise ServerLost(f"the server {self.url} broke off while it got {path.name} ({error})") from error
 
-    async def run(self, prompt: Prompt, extra: Mapping[str, Any], on_event: OnEvent) -> Finished:
+    async def run(self, prompt: Prompt, on_event: OnEvent) -> Finished:
         """Run a prompt to its end.
 
-        extra: what output nodes write into pictures beside the prompt. Raises Refused, NodeFailed, Interrupted,
-        ServerLost. When cancelled, the prompt is taken from the queue or interrupted.
+        Raises Refused, NodeFailed, Interrupted, ServerLost. When cancelled, the prompt is taken from the queue or
+        interrupted.
         """
         prompt_id = str(uuid.uuid4())
         waiting = _Waiting(asyncio.get_running_loop().create_future(), on_event)
@@ -214,8 +214,8 @@ class Client:
         try:
             if self.lost:
                 raise ServerLost(f"the server {self.url} is gone")
-            status, answer = await self.post("/prompt", {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.id,
-                                                         "extra_data": {"extra_pnginfo": dict(extra)}})
+            status, answer = await self.post("/prompt", {"prompt": prompt, "prompt_id": prompt_id,
+                                                         "client_id": self.id})
             if status != 200 or answer.get("error") or answer.get("node_errors"):
                 if status == 200:  # other outputs are valid and would run
                     await self.cancel(prompt_id)

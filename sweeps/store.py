@@ -67,11 +67,11 @@ class Store:
         if not marker.is_file():
             if not plan:
                 raise ValueError(f"{root} is not the store of a sweep: name the folder that `sweeps run` has made.")
-            if root.exists() and any(root.iterdir()):
+            foreign = root.exists() and any(not path.name.startswith(".store.json.") for path in root.iterdir())
+            if foreign and not marker.is_file():  # another runner may just have made it
                 raise ValueError(f"{root} is not empty and not the store of a sweep: name another folder with --store.")
-            root.mkdir(parents=True, exist_ok=True)
-            write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
-            return store
+            if not foreign:
+                write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
         try:
             known = json.loads(marker.read_bytes())
             plans = list(known["plans"])

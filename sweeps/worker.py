@@ -127,8 +127,7 @@ class Worker:
         error, finished = "", Finished({}, 0.0)
         try:
             await self._send(job)
-            note = {"deft_sweep": {"cell": job.key, "plan": job.plan, "axes": job.labels}}
-            finished = await self.client.run(job.prompt, note, event)
+            finished = await self.client.run(job.prompt, event)
             ended = time.time()
             await self._measure()
             texts = self._texts(job, finished)

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,21 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         (tmp_path / "store" / "store.json").write_text(text)
         with pytest.raises(ValueError, match=r"store\.json cannot be read"):
             Store.open(tmp_path / "store", "one")
+
+
+def test_many_make_the_same_store_at_once(tmp_path: Path) -> None:
+    """None of them takes what another is writing for a foreign folder."""
+    for number in range(50):
+        barrier = threading.Barrier(8)
+
+        def make(root: Path, barrier: threading.Barrier = barrier) -> list[str]:
+            barrier.wait()
+            store = Store.open(root, "plan")
+            (store.root / "claims").mkdir(exist_ok=True)
+            return store.plans()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(make, [tmp_path / str(number)] * 8)) == [["plan"]] * 8
 
 
 def test_claims_of_living_and_dead(tmp_path: Path) -> None:
