@@ -13,35 +13,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import shlex
 import shutil
-import statistics
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .axes import words
 from .cells import Cells, Compiler
-from .client import Client, Facts, facts_of
-from .files import Files, LocalFiles, ServerFiles
-from .index import INDEX_FILE, Entry, read_index, write_index
-from .plan import Plan, read_plan
-from .progress import Progress, describe, duration
+from .client import Client, facts_of
+from .index import INDEX_FILE, Entry, read_index
+from .launch import PACK, REPORT_FILE, Launch, compiled, own_servers, remembered, started, workers_of
+from .plan import read_plan
+from .preview import SHOWN, print_plan
+from .progress import Progress, describe
 from .runner import Result, Runner, run_until_signal
-from .server import HOST, Server, find_comfyui
-from .store import BEAT, SERVERS, STATUSES, Store
-from .worker import Worker
-from .workflow import read_workflow
-
-PACK = Path(__file__).resolve().parent.parent
-SAMPLE = 50  # records that an estimate looks at
-SHOWN = 20  # cells that `plan` prints
-FACTS_FILE, REPORT_FILE = "facts.json", "report.json"
+from .server import find_comfyui
+from .store import SERVERS, STATUSES, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,12 +113,12 @@ def plan_command(options: argparse.Namespace) -> int:
 
     async def compile_() -> tuple[Compiler, Cells]:
         if options.offline:
-            return compiled(plan, _remembered(store, plan.name), "", store)
+            return compiled(plan, remembered(store, plan.name), "", store)
         if options.server:
             async with Client(options.server[0]) as client:
                 facts = await facts_of(client)
                 return await asyncio.to_thread(compiled, plan, facts, options.server[0], store)
-        async with _own_servers(options, store, 1) as workers:
+        async with own_servers(_launch(options), store, 1) as workers:
             await workers[0].start()
             facts = workers[0].facts
             await workers[0].stop()
@@ -138,6 +129,13 @@ def plan_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _launch(options: argparse.Namespace) -> Launch:
+    arguments = shlex.split(options.comfyui_args)
+    if options.function is plan_command:
+        return Launch(options.server, options.comfyui, arguments)
+    return Launch(options.server, options.comfyui, arguments, options.workers, options.ray or "", options.ray_workers)
+
+
 def run_command(options: argparse.Namespace) -> int:
     """Run the plan."""
     plan = read_plan(options.plan)
@@ -145,10 +143,10 @@ def run_command(options: argparse.Namespace) -> int:
     progress = Progress(quiet=options.quiet)
 
     async def run() -> Result:
-        async with _workers(options, store) as workers:
+        async with workers_of(_launch(options), store) as workers:
             if not options.server:
                 progress.say("starting ComfyUI")
-            workers = await _started(workers, progress)
+            workers = await started(workers, progress)
             compiler, cells = await asyncio.to_thread(compiled, plan, workers[0].facts, "" if not options.server
                                                       else options.server[0], store,
                                                       getattr(workers[0], "files", None))
@@ -166,171 +164,6 @@ def run_command(options: argparse.Namespace) -> int:
     if result.stopped:
         print(f"sweeps: {result.stopped}", file=sys.stderr)
     return 1 if result.stopped or result.blocked or counts["failed"] or counts["cancelled"] else 0
-
-
-def compiled(plan: Plan, facts: Facts, url: str, store: Store, files: Files | None = None) -> tuple[Compiler, Cells]:
-    """The cells of a plan on a server, kept in the store for `status` and `report`.
-
-    files: how to tell the server's files apart, if it is neither here nor at a URL.
-
-    Raises ValueError that names the plan and what is wrong with it.
-    """
-    try:
-        files = files or _files(facts, url)
-        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, files, not url)
-        cells = compiler.cells()
-    except ValueError as error:
-        raise ValueError(f"{plan.source}: {error}") from error
-    store.write_plan(plan.name, {
-        INDEX_FILE: write_index(compiler, cells), "plan.yaml": plan.source.read_bytes(),
-        REPORT_FILE: json.dumps(plan.report).encode(),
-        FACTS_FILE: json.dumps({"info": facts.info, "stats": facts.stats,
-                                "models": list(map(str, facts.models))}).encode()})
-    return compiler, cells
-
-
-def _remembered(store: Store, plan: str) -> Facts:
-    data = json.loads(store.plan_file(plan, FACTS_FILE))
-    return Facts(data["info"], data["stats"], [Path(folder) for folder in data["models"]])
-
-
-def _files(facts: Facts, url: str) -> Files:
-    """How to tell the server's files apart: by looking at them where they are here, else by asking."""
-    here = any(folder.is_dir() for folder in facts.models)  # a container's folders are not here, whatever its address
-    if not url or (here and urlsplit(url).hostname in (HOST, "localhost", "::1")):
-        return LocalFiles(facts.models, facts.places)
-
-    def get(path: str, query: Any) -> bytes | None:
-        async def ask() -> bytes | None:
-            async with Client(url) as client:
-                return await client.get_bytes(path, **query)
-
-        return asyncio.run(ask())
-
-    return ServerFiles(get)
-
-
-@contextlib.asynccontextmanager
-async def _workers(options: argparse.Namespace, store: Store) -> AsyncIterator[list[Any]]:
-    """The servers that a run uses, not started yet."""
-    if options.ray:
-        from .remote import ray_workers
-
-        async with ray_workers(options.ray, options.comfyui, shlex.split(options.comfyui_args), store.root,
-                               options.ray_workers) as found:
-            yield found
-    elif options.server:
-        given = [Worker(url, url) for url in options.server]
-        try:
-            yield given
-        finally:
-            for worker in given:
-                await worker.stop()
-    else:
-        async with _own_servers(options, store, max(1, options.workers)) as own:
-            yield own
-
-
-@contextlib.asynccontextmanager
-async def _own_servers(options: argparse.Namespace, store: Store, count: int) -> AsyncIterator[list[Worker]]:
-    """Servers of our own, each in a work folder that no other runner uses; ended afterwards."""
-    comfyui = find_comfyui(PACK, options.comfyui)
-    arguments = shlex.split(options.comfyui_args)
-    names: list[str] = []
-    number = 0
-    while len(names) < count:
-        number += 1
-        if store.claim(f"server-{number}"):
-            names.append(f"server-{number}")
-    workers = [Worker(name, server=Server(comfyui, store.root / "work" / name, arguments)) for name in names]
-    beat = asyncio.create_task(_keep_alive(store, names))
-    try:
-        yield workers
-    finally:
-        beat.cancel()
-        for worker in workers:
-            await worker.stop()
-            if worker.server is not None:
-                worker.server.tidy()
-        for name in names:
-            store.release(name)
-
-
-async def _started(workers: Sequence[Any], progress: Progress) -> list[Any]:
-    """Those workers that come up, started side by side. Raises what the first one says if none does."""
-    outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    if len(errors) == len(workers):
-        raise errors[0]
-    for error in errors:
-        progress.say(f"a server is out: {error}")
-    return [worker for worker, outcome in zip(workers, outcomes) if not isinstance(outcome, BaseException)]
-
-
-async def _keep_alive(store: Store, names: list[str]) -> None:
-    while True:
-        await asyncio.sleep(BEAT)
-        store.beat(names)
-
-
-def print_plan(compiler: Compiler, cells: Cells, store: Store, every: bool) -> None:
-    """Cells, order, what is done, and how long the rest may take."""
-    plan, done = compiler.plan, store.keys("done")
-    print(f"{plan.name}: {plan.about}" if plan.about else plan.name)
-    for axis in plan.axes:
-        labels = [value.label for value in axis.values]
-        print(f"  {axis.name}: {len(labels)} ({_shortened(labels)})")
-    if plan.axes:
-        print("  slowest to fastest: " + ", ".join(plan.axes[index].name for index in compiler.axis_order()))
-    pictures = {cell.key: cell for cell in reversed(cells.pictures)}  # of equal ones the first
-    pictures = dict(reversed(pictures.items()))
-    for what, keys in (("training", list(cells.trainings)), ("picture", list(pictures))):
-        if keys or what == "picture":
-            ready = sum(key in done for key in keys)
-            print(f"  {len(keys)} {what} cells, {ready} of them in the store")
-    if len(pictures) < len(cells.pictures):
-        print(f"  {len(cells.pictures)} combinations, some of which are the same cell")
-    for remark in cells.remarks:
-        print(f"  {remark}")
-    shown = list(pictures.values()) if every else list(pictures.values())[:SHOWN]
-    trained: set[str] = set()
-    for cell in shown:
-        for key in cell.needs:
-            if key not in trained:
-                trained.add(key)
-                training = cells.trainings[key]
-                print(f"    {'done' if key in done else '    '} train  {describe(compiler.labels_of(training))}")
-        print(f"    {'done' if cell.key in done else '    '} sample {describe(compiler.labels_of(cell))}")
-    if len(shown) < len(pictures):
-        print(f"    ... and {len(pictures) - len(shown)} more (--all)")
-    left = {"training": [key for key in cells.trainings if key not in done],
-            "picture": [key for key in pictures if key not in done]}
-    print(f"  estimate: {_estimate(store, cells, done, left)}")
-
-
-def _shortened(labels: Sequence[str]) -> str:
-    text = ", ".join(label if len(label) < 40 else f"{label[:37]}..." for label in labels[:6])
-    return text + (", ..." if len(labels) > 6 else "")
-
-
-def _estimate(store: Store, cells: Cells, done: set[str], left: dict[str, list[str]]) -> str:
-    """From the medians of the cells that are in the store; for one server."""
-    if not any(left.values()):
-        return "everything is done"
-    known = {"training": [key for key in cells.trainings if key in done],
-             "picture": [cell.key for cell in cells.pictures if cell.key in done]}
-    total, unknown = 0.0, []
-    for kind, keys in left.items():
-        if keys:
-            records = [store.read(key) for key in known[kind][:: max(1, len(known[kind]) // SAMPLE)]]
-            seconds = [record.run.seconds for record in records if record]
-            if seconds:
-                total += statistics.median(seconds) * len(keys)
-            else:
-                unknown.append(kind)
-    if unknown:
-        return f"not known yet: no {' and no '.join(unknown)} cell of this plan has been run"
-    return f"{duration(total)} on one server, by the cells that are done"
 
 
 # status, report, clean

@@ -136,7 +136,7 @@ class Node:
 
     async def lacks(self, names: list[str]) -> set[str]:
         """Those of these adapters and uploads that the server does not have."""
-        return set(names) - self.worker.holds - self.worker._sent
+        return set(names) - self.worker.holds - self.worker.sent
 
     async def begin(self, ticket: str, job: Job, adapters: Sent, uploads: Sent, scratch: str) -> None:
         """Begin a cell. adapters, uploads: files that were sent with it."""

@@ -67,7 +67,7 @@ class Worker:
         self.client: Client = None  # type: ignore[assignment]
         self.facts: Facts = None  # type: ignore[assignment]
         self.holds: set[str] = set()  # keys of adapters that are on the server
-        self._sent: set[str] = set()
+        self.sent: set[str] = set()  # names of uploads that are on the server
         self._running: dict[str, dict[str, float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._last_files: dict[str, set[Path]] = {}
@@ -82,7 +82,7 @@ class Worker:
             self.url = self.server.url
         self.client = await Client(self.url).__aenter__()
         self.facts = await facts_of(self.client)
-        self.holds, self._sent, self._last_files = set(), set(), {}
+        self.holds, self.sent, self._last_files = set(), set(), {}
         self._tasks = [asyncio.create_task(self._sample())]
         if self.server is not None:
             self._tasks.append(asyncio.create_task(self._watch(self.server)))
@@ -168,7 +168,7 @@ class Worker:
                         await self.client.upload(path, f"loras/{FOLDER}", Path(name).name, "output")
                     self.holds.add(key)
             for name, path in job.uploads.items():
-                if name not in self._sent:
+                if name not in self.sent:
                     inside = [item for item in sorted(path.rglob("*")) if item.is_file()] if path.is_dir() else []
                     parent = str(Path(name).parent.as_posix())
                     for item in inside:
@@ -176,7 +176,7 @@ class Worker:
                         await self.client.upload(item, place, item.name, "input")
                     if not path.is_dir():
                         await self.client.upload(path, parent, Path(name).name, "input")
-                    self._sent.add(name)
+                    self.sent.add(name)
 
     # What a cell has given
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from .sweep_tools import ROOT, sweeps
+
 EMPTY = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 48, "height": 32, "batch_size": 1, "color": 0},
           "_meta": {"title": "Sheet"}},
@@ -41,10 +40,7 @@ def run_sweep(folder: Path, name: str, url: str) -> list[Path]:
     plan = folder / f"{name}.yaml"
     plan.write_text(json.dumps(PLANS[name]))  # JSON is YAML, too
     store = folder / "store"
-    command = [sys.executable, "-m", "sweeps", "run", str(plan), "--server", url, "--store", str(store)]
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 done, 0 failed, 0 cancelled" in done.stdout
+    assert "2 done, 0 failed, 0 cancelled" in sweeps("run", plan, "--server", url, "--store", store)
     return sorted((store / "done").glob("*/*"))
 
 
@@ -61,18 +57,18 @@ def test_a_stored_picture_is_its_workflow(server: Any, drive_browser: Any, tmp_p
     known = [json.loads((folder / "cell.json").read_text()) for folder in cells]
     pictures = [folder / cell["files"][0]["name"] for folder, cell in zip(cells, known)]
 
-    # The server's own files, by the cell that SaveImage has written into them.
+    # The server's own files, by the prompt that SaveImage has written into them.
     made = {}
     for path in (server.base / "output" / "test_sweep_pictures").glob("*.png"):
         with Image.open(path) as picture:
-            made[json.loads(picture.info["deft_sweep"])["cell"]] = path.read_bytes()
+            made[picture.info["prompt"]] = path.read_bytes()
     for cell, path in zip(known, pictures):
         assert [file["class_type"] for file in cell["files"]] == ["SaveImage"]
         with Image.open(path) as picture:
             texts = dict(picture.info)
         assert json.loads(texts["deft_sweep"]) == {"cell": cell["key"], "plan": name, "axes": cell["labels"]}
         assert json.loads(texts["prompt"]) == cell["prompt"]
-        assert pixels(path.read_bytes()) == pixels(made[cell["key"]])
+        assert pixels(path.read_bytes()) == pixels(made[json.dumps(cell["prompt"])])
     assert len({pixels(path.read_bytes()) for path in pictures}) == 2  # each cell has a picture of its own
 
     for cell, seen in zip(known, drive_browser("drop", *pictures)):

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from deft_pack.sweeps import remote
-from deft_pack.sweeps.command import compiled
+from deft_pack.sweeps.launch import compiled
 from deft_pack.sweeps.node import work_folder
 from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.progress import Progress
