@@ -232,8 +232,8 @@ class Runner:
         return Cell(job.key, job.kind, job.labels, job.needs, job.whole), Run(status, error)
 
     async def _keep(self, cell: Planned, record: Cell, run: Run, scratch: Any) -> None:
-        await asyncio.to_thread(self.store.put, record, run, scratch)
-        self.result.counts[run.status] += 1
+        kept = await asyncio.to_thread(self.store.put, record, run, scratch)
+        self.result.counts[run.status] += kept  # not if another runner was first
         if run.status == "done":
             self.schedule.finished(cell.key)
         elif isinstance(cell, PlannedTraining):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def order(prompt: Prompt) -> list[str]:
     return result
 
 
-def needed_by(prompt: Prompt, wanted: Mapping[str, Any] | set[str] | list[str]) -> set[str]:
+def needed_by(prompt: Prompt, wanted: Iterable[str]) -> set[str]:
     """The nodes that these nodes need, with themselves."""
     found: set[str] = set()
     waiting = list(wanted)

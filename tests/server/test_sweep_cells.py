@@ -236,7 +236,6 @@ def test_local_files_are_named_by_their_content(tmp_path: Path, info: dict[str, 
 
 
 def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str, Any]) -> None:
-    pytest.importorskip("comfy_cli")
     for name in ("sweep_demo", "compare_methods", "train_with_everything"):
         path = ROOT / "example_workflows" / f"{name}.json"
         _, by_ui = compile_(tmp_path, json.loads(path.read_text()), "", info)

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from PIL import Image
 
 from deft_pack.sweeps import remote
@@ -30,8 +31,6 @@ from deft_pack.sweeps.worker import ADAPTER, Worker
 
 from .conftest import load_script
 from .sweep_tools import contents
-
-ray = pytest.importorskip("ray")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLAN = """
