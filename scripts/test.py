@@ -62,7 +62,7 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None) -> R
     """Run the tests of a folder in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=10", f"--junitxml={report}", folder]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--durations=10", f"--junitxml={report}", folder]
     status, log = call(part, command, ROOT, variables or {})
     passed = failed = 0
     skipped = []

@@ -1,0 +1,30 @@
+// Drops pictures onto the canvas, one after the other, and tells what each has opened.
+
+import fs from 'node:fs'
+import path from 'node:path'
+import { readGraph } from './page.mjs'
+
+// A file let go over the canvas. The graph is emptied first, so that what is there afterwards comes from the file.
+async function drop(page, source) {
+  await page.evaluate(() => window.app.graph.clear())
+  const data = fs.readFileSync(source).toString('base64')
+  await page.evaluate(({ data, name }) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([bytes], name, { type: 'image/png' }))
+    const { left, top, width, height } = window.app.canvasEl.getBoundingClientRect()
+    const event = { dataTransfer, bubbles: true, cancelable: true, clientX: left + width / 2, clientY: top + height / 2 }
+    for (const kind of ['dragenter', 'dragover', 'drop']) window.app.canvasEl.dispatchEvent(new DragEvent(kind, event))
+  }, { data, name: path.basename(source) })
+  await page.waitForFunction(() => window.app.graph.nodes.length > 0, null, { timeout: 60000 })
+  await page.waitForTimeout(3000) // nodes, values and connections come one after the other
+}
+
+export default async function ({ page, errors }, pictures) {
+  const found = []
+  for (const source of pictures) {
+    await drop(page, source)
+    found.push({ ...(await readGraph(page)), errors })
+  }
+  return found
+}
