@@ -252,7 +252,11 @@ class Worker:
 def _drop_checkpoints(output: Path, before: float) -> None:
     """Remove the checkpoints of trainings that have ended: folders in which nothing was written since `before`."""
     for folder in {path.parent for path in output.rglob("checkpoint_*.pt")}:
-        if all(path.stat().st_mtime < before for path in folder.iterdir()):
+        try:
+            ended = all(path.stat().st_mtime < before for path in folder.iterdir())
+        except FileNotFoundError:  # renamed or removed in between: a training is at work there
+            continue
+        if ended:
             shutil.rmtree(folder, ignore_errors=True)
 
 

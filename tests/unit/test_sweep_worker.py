@@ -1,0 +1,34 @@
+"""What a worker does in the folders of its own server."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from deft_pack.sweeps.server import HOST, free_port
+from deft_pack.sweeps.worker import _drop_checkpoints
+
+
+def test_checkpoints_of_ended_trainings_go(tmp_path: Path) -> None:
+    """Those of a training that runs stay, also where one of its files goes while we look."""
+    long_ago = time.time() - 100
+    for name in ("ended", "running", "renaming"):
+        folder = tmp_path / "training" / name
+        folder.mkdir(parents=True)
+        for file in ("checkpoint_10.pt", "log.jsonl"):
+            (folder / file).write_text("x")
+            os.utime(folder / file, (long_ago, long_ago))
+    (tmp_path / "training" / "running" / "log.jsonl").write_text("more")
+    (tmp_path / "training" / "renaming" / "checkpoint_20.pt.part").symlink_to(tmp_path / "gone")  # listed, not there
+    _drop_checkpoints(tmp_path, time.time() - 50)
+    assert sorted(folder.name for folder in (tmp_path / "training").iterdir()) == ["renaming", "running"]
+
+
+def test_a_free_port_is_free() -> None:
+    import socket
+
+    ports = {free_port() for _ in range(20)}
+    assert len(ports) > 1 and all(20000 <= port < 32000 for port in ports)
+    with socket.socket() as probe:
+        probe.bind((HOST, ports.pop()))
