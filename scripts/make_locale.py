@@ -1,28 +1,64 @@
-"""Write locales/en/nodeDefs.json, the texts that translators start from, out of the nodes themselves.
+"""Write locales/en/nodeDefs.json out of the nodes, and say what the translations lack.
 
-    $(make -s python) scripts/make_locale.py
+    $(make -s python) scripts/make_locale.py                 # after a text of a node has changed
+    $(make -s python) scripts/make_locale.py --translated    # after its translations were brought up to date
+
+A translation is written by hand: locales/<language>/nodeDefs.json. Beside it source.json holds a mark of the English
+text that each entry was made from, so that an entry whose English has changed since is told (and a test fails).
+ComfyUI reads main, nodeDefs, commands and settings.json of a language and nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from comfy_server import ROOT, ComfyServer, find_comfyui
 
-TARGET = ROOT / "locales" / "en" / "nodeDefs.json"
+LOCALES = ROOT / "locales"
+TARGET = LOCALES / "en" / "nodeDefs.json"
+SOURCE = "source.json"
+GROWN = 8  # slots of a growing input that get a text; each has one of its own, and more rows are rare
+
+
+def key_of(name: str) -> str:
+    """An input's name as the front end looks it up: method.rank is method_rank."""
+    return name.replace(".", "_")
+
+
+def inputs_of(groups: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and options of all inputs of /object_info, also those that appear with an option or by connecting.
+
+    An input of a dynamic choice is called choice.input, a slot of a growing input input.slot0.
+    """
+    for group, members in groups.items():
+        if group == "hidden":
+            continue
+        for name, (kind, *rest) in members.items():
+            options = rest[0] if rest else {}
+            yield prefix + name, options
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                for option in options["options"]:
+                    yield from inputs_of(option["inputs"], f"{prefix}{name}.")
+            elif kind == "COMFY_AUTOGROW_V3":
+                template = options["template"]
+                ((_, slot),) = inputs_of(template["input"])
+                for number in range(GROWN):
+                    yield f"{prefix}{name}.{template['prefix']}{number}", slot
 
 
 def texts(node: dict[str, Any]) -> dict[str, Any]:
     """The part of a node's description in /object_info that people read, in the form of ComfyUI's locale files."""
     inputs = {}
-    for group in node["input"].values():
-        for name, definition in group.items():
-            options = definition[1] if len(definition) > 1 else {}
-            inputs[name] = {"name": options.get("display_name") or name, "tooltip": options.get("tooltip", "")}
+    for name, options in inputs_of(node["input"]):
+        shown = options.get("display_name") or name.rpartition(".")[2]
+        inputs[key_of(name)] = {"name": shown, "tooltip": options.get("tooltip", "")}
     outputs = {}
     for index, name in enumerate(node["output_name"]):
         outputs[str(index)] = {"name": name, "tooltip": (node.get("output_tooltips") or [""])[index] or ""}
@@ -30,16 +66,64 @@ def texts(node: dict[str, Any]) -> dict[str, Any]:
             "outputs": outputs}
 
 
+def entries(found: dict[str, Any]) -> dict[str, Any]:
+    """The texts of all nodes by path: DEFTPrompts, DEFTPrompts.inputs.token, DEFTPrompts.outputs.0."""
+    result: dict[str, Any] = {}
+    for node, parts in found.items():
+        result[node] = {name: parts.get(name) for name in ("display_name", "description")}
+        for group in ("inputs", "outputs"):
+            result |= {f"{node}.{group}.{name}": entry for name, entry in parts.get(group, {}).items()}
+    return result
+
+
+def marks(found: dict[str, Any]) -> dict[str, str]:
+    """A short mark of the text of each entry."""
+    return {path: hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
+            for path, entry in entries(found).items()}
+
+
+def lacking(english: dict[str, Any], translation: dict[str, Any], source: dict[str, str]) -> list[str]:
+    """What a translation lacks, a line each: entries that are missing or empty, left over, or of an older English."""
+    wanted, there, now = entries(english), entries(translation), marks(english)
+    lines = [f"{path}: not translated" for path, entry in wanted.items()
+             if not all(there.get(path, {}).get(part) for part in entry)]
+    lines += [f"{path}: left over, no node has it" for path in there if path not in wanted]
+    lines += [f"{path}: the English has changed: {json.dumps(wanted[path])}" for path in wanted
+              if path in there and source.get(path) != now[path]]
+    return lines
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file, empty where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    print(f"[locale] wrote {path.relative_to(ROOT)}")
+
+
+def translations() -> list[Path]:
+    """The folders of the other languages."""
+    return sorted(folder for folder in LOCALES.iterdir() if folder.is_dir() and folder != TARGET.parent)
+
+
 def main() -> None:
-    """Ask a server for the nodes and write the file."""
+    """Ask a server for the nodes, write the English file, and compare the others with it."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
         found = {name: texts(node) for name, node in sorted(server.get("/object_info").items())
                  if node["python_module"] == f"custom_nodes.{server.pack_name}"}
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    part = TARGET.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, TARGET)
-    print(f"[locale] wrote {TARGET.relative_to(ROOT)}: {len(found)} nodes")
+    write(TARGET, found)
+    for folder in translations():
+        if "--translated" in sys.argv[1:]:
+            write(folder / SOURCE, marks(found))
+        for line in lacking(found, read(folder / TARGET.name), read(folder / SOURCE)):
+            print(f"[locale] {folder.name}: {line}")
 
 
 if __name__ == "__main__":

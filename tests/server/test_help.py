@@ -1,0 +1,52 @@
+"""The help of every node opened in a browser, in both languages, and the names that the nodes show there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import load_script
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LAST_HEADING = {"en": "Mistakes", "zh": "常见错误"}
+NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The pack under the name that Manager gives it: the front end asks for help up to a dot in the name only."""
+    comfy_server = sys.modules.get("comfy_server") or load_script("comfy_server")
+    base = tmp_path_factory.mktemp("help base")
+    with comfy_server.ComfyServer(comfy_server.find_comfyui(), base, pack_name="deft-nodes") as running:
+        yield running
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def names(language: str, node_id: str) -> dict[str, Any]:
+    """A node's entry of a locale file."""
+    found: dict[str, Any] = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())[node_id]
+    return found
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_node_has_help_and_names(drive_browser: Callable[..., Any], language: str) -> None:
+    seen = drive_browser("help", language, *NODES)
+    assert (seen["refused"], seen["errors"]) == ([], [])
+    for node_id in NODES:
+        node, wanted = seen["nodes"][node_id], names(language, node_id)
+        assert node["title"] == node["heading"] == wanted["display_name"]
+        ((picture),) = node["pictures"]
+        assert picture["src"].endswith(f"/extensions/deft-nodes/docs/{node_id}/node.png")
+        assert picture["width"] >= 300
+        assert f"\n{LAST_HEADING[language]}\n" in node["text"], node_id
+        own = {name: shown for name, shown in node["inputs"].items() if name != "control_after_generate"}
+        assert own == {name: wanted["inputs"][name.replace(".", "_")]["name"] for name in own}, node_id
+        assert [name for name in own if name.rpartition(".")[2] not in node["text"]] == [], node_id
+        assert node["outputs"] == [output["name"] for output in wanted["outputs"].values()]
