@@ -6,7 +6,7 @@ PY ?= python3
 help:
 	@echo "make demo      run the demo workflow on a ComfyUI server without a screen, print the score table"
 	@echo "make demo METHODS=all   the same with all methods, some minutes"
-	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server and browser tests"
+	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server, browser and installation tests"
 	@echo "make lint      style and types only"
 	@echo "make python    path of the environment's Python (use: make -s python)"
 	@echo "make comfyui   path of the ComfyUI folder (use: make -s comfyui)"

@@ -22,6 +22,7 @@ from . import (
     training,
     training_settings,
 )
+from .replaced import register_replaced
 
 _MODULES = (
     adapters,
@@ -46,10 +47,11 @@ class DEFTExtension(ComfyExtension):
     """What ComfyUI asks for the nodes of the pack."""
 
     async def on_load(self) -> None:
-        """Tell ComfyUI's own loaders and trainer of the methods, and of the demo's models."""
+        """Tell ComfyUI's own loaders and trainer of the methods, and ComfyUI of the demo's models and former nodes."""
         register()
         register_core_training()
         demo.register_models()
+        await register_replaced()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All node classes."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.v0_0_2 import io, ui
 from PIL import Image
 
-from ..scoring import scatter
-from ..scoring.arrangement import Placed, columns_of, row_scores
-from ..scoring.grid import Row, comparison_grid
 from ..scoring.metrics import METRICS
 from ..scoring.pictures import TensorPictures
 from ..scoring.scores import Scores, join
@@ -29,6 +27,9 @@ from .output import (
     workflow_info,
 )
 from .sockets import ScoresSocket
+
+if TYPE_CHECKING:
+    from ..scoring.grid import Row
 
 
 class DEFTComparisonGrid(io.ComfyNode):
@@ -90,6 +91,9 @@ class DEFTComparisonGrid(io.ComfyNode):
                 scores_under_pictures: tuple[bool, ...] = (True,), save_pictures: tuple[str, ...] = ("",),
                 max_megapixels: tuple[float, ...] = (40.0,)) -> io.NodeOutput:
         """Draw, save and preview."""
+        from ..scoring.arrangement import Placed, columns_of, row_scores
+        from ..scoring.grid import comparison_grid
+
         given = [TensorPictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
         parts = [join(each) for each in in_order(scores)]
         if parts and len(parts) != len(given):
@@ -174,9 +178,11 @@ class DEFTFidelityPlot(io.ComfyNode):
     def execute(cls, scores: dict[str, list[Scores]], x: tuple[str, ...] = ("CLIP-T",), y: tuple[str, ...] = ("DINO",),
                 title: tuple[str, ...] = ("",), filename_prefix: tuple[str, ...] = ("",)) -> io.NodeOutput:
         """Draw, write and preview."""
+        from ..scoring.scatter import points_of, scatter
+
         joined = join(part for parts in in_order(scores) for part in parts)
-        points, notes = scatter.points_of(joined, x[0], y[0])
-        drawn = scatter.scatter(points, x[0], y[0], title[0], notes)
+        points, notes = points_of(joined, x[0], y[0])
+        drawn = scatter(points, x[0], y[0], title[0], notes)
         prefix = filename_prefix[0].strip()
         written = save_files(prefix, {"png": png(drawn)}) if prefix else []
         image = as_image(drawn)

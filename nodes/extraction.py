@@ -8,7 +8,6 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.extraction import METHODS
-from ..patches.extract import extract
 from .adapters import CATEGORY
 from .sockets import LoraModel
 
@@ -92,6 +91,8 @@ class DEFTExtractAdapter(io.ComfyNode):
         clip_base: Any = None,
     ) -> io.NodeOutput:
         """Extract."""
+        from ..patches.extract import extract
+
         adapter, report = extract(
             model_base,
             model_tuned,

@@ -10,10 +10,8 @@ import comfy.utils
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ..patches.inspect import inspect
 from .adapters import CATEGORY
 from .output import as_image
-from .plots import adapter_picture
 from .sockets import LoraModel
 
 
@@ -59,6 +57,9 @@ class DEFTAdapterInfo(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None) -> io.NodeOutput:
         """Measure, write and draw."""
+        from ..patches.inspect import inspect
+        from .plots import adapter_picture
+
         bar = comfy.utils.ProgressBar(1)
         info = inspect(adapter, model, clip, progress=bar.update_absolute)
         if info.warning:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..patches.inspect import Block, Information
+from ..scoring.packages import needed_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +24,9 @@ def adapter_picture(info: Information) -> np.ndarray:
     With numbers of a model: |delta W| / |W| and the effective rank, with the file's rank as a tick. Without: the norm
     of the file's values and the rank.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_by("The plot of an adapter"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     measured = bool(info.changes)
     every = info.blocks()
@@ -97,8 +99,9 @@ def training_picture(losses: Sequence[float], rates: Sequence[float], title: str
 
     rates may be shorter than losses: those of a resumed run's own steps.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_by("The plot of the loss"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..deft_ops.adapter import Adapter, validate
 from ..deft_ops.files import native, peft, svdiff
 from ..deft_ops.version import VERSION
-from ..patches.export import export
 from ..patches.lora_naming import NAMINGS
 from ..patches.names import module_names
 from .adapters import CATEGORY
@@ -200,6 +199,8 @@ class DEFTExportLoRA(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         """Convert and write."""
+        from ..patches.export import export
+
         adapter = as_adapter(adapter)
         validate(adapter)
         lora, report = export(adapter, model, clip, naming=naming, rank=rank_limit)

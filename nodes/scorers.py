@@ -15,10 +15,10 @@ from comfy_api.v0_0_2 import io
 
 from ..scoring.backbones import Backbone, BackboneSpec
 from ..scoring.backbones.identify import identify
+from ..scoring.packages import MissingPackage
 from ..scoring.preprocessing import Preprocess
 from ..scoring.protocols import PROTOCOLS, Protocol, custom, get_protocol
 from ..scoring.scorer import Scorer, load_scorer
-from ..scoring.verify import verify
 from ..scoring.weights import find_weights
 from .sockets import ScorerSocket
 
@@ -197,7 +197,7 @@ class DEFTLoadScorer(io.ComfyNode):
                 if kind in explicit or there(spec):
                     path = find_weights(spec, weight_folders(), explicit.get(kind))
                     found.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
-        except (FileNotFoundError, ValueError) as error:  # execute says so to the user
+        except (FileNotFoundError, MissingPackage, ValueError) as error:  # execute says so to the user
             found.append(str(error))
         return found
 
@@ -256,6 +256,8 @@ class DEFTVerifyScorer(io.ComfyNode):
     @classmethod
     def execute(cls, scorer: Scorer) -> io.NodeOutput:
         """Verify each backbone that makes features."""
+        from ..scoring.verify import verify
+
         found = [verify(backbone) for kind, backbone in scorer.backbones.items() if kind != "lpips"]
         report = "\n".join(result.report() for result in found)
         return io.NodeOutput(report, all(result.passed is not False for result in found), ui={"text": (report,)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 import numpy as np
@@ -13,10 +13,11 @@ from PIL import Image
 
 from ..deft_ops.files.safe import write_files
 from ..scoring.published import PUBLISHED
-from ..scoring.report import html_page, report_page
 from ..scoring.scores import Scores, from_jsonl, join, merge
-from ..scoring.tables import FORMS, Rows, tabulate
 from .output import as_image, in_order, listed, save_files, scores_input
+
+if TYPE_CHECKING:
+    from ..scoring.tables import Rows
 
 ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
 NONE = "none"
@@ -123,6 +124,9 @@ class DEFTScoreTable(io.ComfyNode):
                 filename_prefix: tuple[str, ...] = ("",), rows: tuple[str, ...] = ("method",),
                 append_to: tuple[str, ...] = ("",), published: tuple[str, ...] = (NONE,)) -> io.NodeOutput:
         """Merge, draw, write and preview. Nothing is written before all forms of the table are there."""
+        from ..scoring.report import html_page, report_page
+        from ..scoring.tables import FORMS, tabulate
+
         shown = join(part for parts in in_order(scores) for part in parts)
         name, prefix = append_to[0].strip(), filename_prefix[0].strip()
         if name:

@@ -9,7 +9,6 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files import safe
-from ..trainers.loop import train
 from ..trainers.settings import TOKEN
 from ..trainers.token import TEMPLATES, captions_of, check_name, material_of
 from .sockets import LoraModel, LossMap, TrainingSettings
@@ -135,6 +134,8 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         captions: list[str] | None = None,
     ) -> io.NodeOutput:
         """Train and write the embedding."""
+        from ..trainers.loop import train
+
         name = first(token)
         check_name(first(clip), name)
         path = embedding_path(name, first(overwrite))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.utils
 import folder_paths
@@ -15,13 +15,15 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..deft_ops.projectors import PROJECTORS
+from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
-from ..trainers.loop import Progress, Result, train
-from ..trainers.material import Material
 from ..trainers.settings import PRECISIONS, Settings
 from ..trainers.targets import PRESETS
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
+
+if TYPE_CHECKING:
+    from ..trainers.loop import Progress, Result
 
 RANK = io.Int.Input(
     "rank",
@@ -193,12 +195,16 @@ def contact_sheet(result: Result) -> Any:
 
 
 def loss_plot(result: Result, settings: Settings) -> Any:
-    """The loss as IMAGE."""
+    """The loss as IMAGE; without matplotlib what says so at the node behind it, for the training is done."""
     from .output import as_image
     from .plots import training_picture
 
     label = f"{result.title}, {settings.optimizer} {settings.learning_rate:g}"
-    return as_image(training_picture(result.losses, result.rates, label))
+    try:
+        return as_image(training_picture(result.losses, result.rates, label))
+    except MissingPackage as error:
+        logging.warning(str(error))
+        return ExecutionBlocker(str(error))
 
 
 def cache_folder() -> Path:
@@ -345,6 +351,9 @@ class DEFTTrainAdapter(io.ComfyNode):
         captions: list[str] | None = None,
     ) -> io.NodeOutput:
         """Train."""
+        from ..trainers.loop import train
+        from ..trainers.material import Material
+
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
             raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
         chosen, run, notes = gathered(

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from .metrics import order
+from .packages import MissingPackage
 from .pictures import FilePictures, picture_files
 from .protocols import PROTOCOLS, get_protocol
 from .scorer import Row, load_scorer, score
@@ -83,7 +84,7 @@ def main() -> None:
             score_folders(options)
             return
         results = [verify(load_file(path)) for path in options.files]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingPackage) as error:
         sys.exit(str(error))
     print("\n".join(result.report() for result in results))
     sys.exit(any(result.passed is False for result in results))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .metrics import better, order
+from .packages import needed_by
 from .scores import Score, Scores
 from .statistics import Interval, Values, by_prompt, interval
 
@@ -103,8 +104,9 @@ def scatter(points: Sequence[Point], x: str = "CLIP-T", y: str = "DINO", title: 
     x, y: the metrics of the axes, whose good ends are marked. notes: small print below. More than MOST_NAMES points are
     numbered, with their names at the right.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_by("The plot"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     numbered = len(points) > MOST_NAMES
     names = [_short(point.label) for point in points]

@@ -17,6 +17,7 @@ from .backbones import Backbone, load_backbone
 from .backbones.lpips import Lpips
 from .embeddings import STORE, FeatureStore, embed_images, embed_texts
 from .metrics import all_pairs, check_drift, check_matched, distances_within, drift, matched_pairs, text_pairs
+from .packages import MissingPackage
 from .protocols import Measure, Protocol, get_protocol
 from .scores import Score, Scores
 
@@ -66,6 +67,7 @@ def load_scorer(protocol: str | Protocol, folders: Sequence[Path], explicit: Map
 
     Raises:
         FileNotFoundError: weights that are needed are missing.
+        MissingPackage: a package that is needed is not installed.
         ValueError: a file of another model, or nothing left to measure.
     """
     protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -79,19 +81,13 @@ def load_scorer(protocol: str | Protocol, folders: Sequence[Path], explicit: Map
             continue
         try:
             backbones[kind] = load_backbone(spec, folders, (explicit or {}).get(kind))
-        except (FileNotFoundError, ImportError) as error:
+        except (FileNotFoundError, MissingPackage) as error:
             if protocol.needs(kind) and not leave_out:
                 raise
-            left_out[kind] = _reason(error, spec.name)
+            left_out[kind] = str(error)
     if not backbones:
         raise ValueError(f"the protocol {protocol.name} has no weights to measure with. " + " ".join(left_out.values()))
     return Scorer(protocol, backbones, left_out)
-
-
-def _reason(error: Exception, name: str) -> str:
-    if isinstance(error, ImportError):
-        return f"the package {error.name} that {name} needs is not installed."
-    return str(error)
 
 
 def score(scorer: Scorer, images: Sequence[Image.Image], references: Sequence[Image.Image] = (),

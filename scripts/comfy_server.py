@@ -59,14 +59,15 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
 
     comfyui: ComfyUI's folder. base: an empty or own folder for models, input, output, user data and the log.
     pack: the pack's folder, linked into custom_nodes under `pack_name`; None starts ComfyUI without it.
+    python: that of another environment.
     """
 
     def __init__(
         self, comfyui: Path, base: Path, pack: Path | None = ROOT, pack_name: str = "deft nodes-1.0",
-        environment: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None, python: str = sys.executable,
     ) -> None:
         arguments = ["--cpu", "--base-directory", str(base), "--disable-api-nodes"]
-        super().__init__(comfyui, base, arguments, environment=environment)
+        super().__init__(comfyui, base, arguments, python, environment)
         self.base, self.pack, self.pack_name = base, pack, pack_name
 
     def __enter__(self) -> ComfyServer:

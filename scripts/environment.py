@@ -3,6 +3,7 @@
     python3 scripts/environment.py python            path of the environment's Python
     python3 scripts/environment.py comfyui [0.24.0]  path of a ComfyUI folder
     python3 scripts/environment.py pins [0.24.0]     path of the packages that this older ComfyUI pins otherwise
+    python3 scripts/environment.py bare [0.24.0]     path of a Python with what this ComfyUI and its Manager require
     python3 scripts/environment.py browser           path of a node_modules folder with playwright-core
 
 All are made when missing and kept outside the checkout, in $DEFT_CACHE (default ~/.cache/deft-nodes): the environment
@@ -134,6 +135,35 @@ def pins_dir(version: str = "0.24.0") -> Path:
     return target
 
 
+def copy_linked(source: Path, target: Path) -> None:
+    """A copy of a folder in hard links, at once and in no space. Nothing may write into its files; pip does not."""
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link)
+
+
+def bare_python(version: str = DEFAULT_COMFYUI) -> Path:
+    """Path of the Python of a freshly installed ComfyUI `version` with its Manager, for tests of the installation.
+
+    It is the environment in hard links, without all that ComfyUI does not bring, and with this ComfyUI's own pins.
+    """
+    complete = environment_python().parent.parent
+    comfyui = comfyui_dir(version)
+    files = [comfyui / "requirements.txt", comfyui / "manager_requirements.txt"]
+    digest = hashlib.sha256(b"".join([complete.name.encode(), *(file.read_bytes() for file in files)]))
+    target = cache_dir() / f"bare-{version}-{digest.hexdigest()[:12]}"
+    if not target.is_dir():
+        say(f"making the Python environment {target} (hard links, a minute, once)")
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+            made = Path(folder) / "made"
+            copy_linked(complete, made)
+            python, wanted = str(made / "bin" / "python"), Path(folder) / "requirements.txt"
+            lines = [line for file in files for line in file.read_text().splitlines()]
+            wanted.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
+            run(python, "-m", "pip", "install", "-qq", "-r", str(wanted))
+            run(python, str(ROOT / "scripts" / "keep_packages.py"), str(wanted))
+            shutil.move(str(made), target)
+    return target / "bin" / "python"
+
+
 def browser_dir() -> Path:
     """Path of a node_modules folder that holds playwright-core, which drives an installed Chromium."""
     target = cache_dir() / f"playwright-core-{PLAYWRIGHT}"
@@ -150,7 +180,8 @@ def browser_dir() -> Path:
 def main() -> None:
     """Command line."""
     commands = {
-        "python": environment_python, "comfyui": comfyui_dir, "pins": pins_dir, "browser": browser_dir,
+        "python": environment_python, "comfyui": comfyui_dir, "pins": pins_dir, "bare": bare_python,
+        "browser": browser_dir,
     }
     what = sys.argv[1:]
     if not what or what[0] not in commands or not all(re.fullmatch(r"[\w.]+", word) for word in what):

@@ -1,4 +1,5 @@
-"""Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server.
+"""Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server
+install.
 
 Two parts run at a time, each in processes of its own. Every part's whole output goes to a log file; what is printed is
 a line a part, the end of the log of a part that failed, and the totals.
@@ -115,8 +116,14 @@ def server(part: str) -> Result:
     return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui"), **oldest})
 
 
+def install(part: str) -> Result:
+    """The pack installed by ComfyUI Manager into environments of their own, and the archive for the registry."""
+    return pytest(part, "tests/install")
+
+
 # The longest first: two run at a time.
-PARTS = {"server": server, "comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "unit": unit, "types": types, "style": style}
+PARTS = {"server": server, "install": install, "comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "unit": unit,
+         "types": types, "style": style}
 
 
 def main() -> None:

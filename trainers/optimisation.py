@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,8 +37,8 @@ def make_optimizer(
         make = getattr(importlib.import_module(module), cls)
     except ImportError as error:
         raise ValueError(
-            f"The optimizer {name} needs the package {package!r}, which is not installed: install it into ComfyUI's "
-            "Python, or choose AdamW."
+            f"The optimizer {name} needs the package {package!r}, which is not installed: install it with "
+            f"`{sys.executable} -m pip install {package}` and start ComfyUI again, or choose AdamW."
         ) from error
     options: dict[str, Any] = {"betas": betas} if name in _WITH_BETAS else {}
     if name == "AdamW" and all(value.device.type in ("cpu", "cuda") for group in groups for value in group["params"]):

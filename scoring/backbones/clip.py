@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..packages import needed_by
 from .base import Backbone, BackboneSpec, Settings, WeightFile, load_state
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def build(settings: Settings) -> torch.nn.Module:
 
     Raises ValueError for a name that open_clip does not know.
     """
-    from open_clip import get_model_config
-    from open_clip.model import CLIP, CustomTextCLIP
+    with needed_by("CLIP"):
+        from open_clip import get_model_config
+        from open_clip.model import CLIP, CustomTextCLIP
 
     architecture = settings.architecture
     if isinstance(architecture, str):

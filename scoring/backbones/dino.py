@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..packages import needed_by
 from .base import Backbone, BackboneSpec, Settings, WeightFile, load_state
 
 
@@ -22,12 +23,12 @@ def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor],
 
 def build(settings: Settings) -> torch.nn.Module:
     """The model with random weights. timm is only asked for the architecture: no network."""
-    if isinstance(settings.architecture, dict):
+    with needed_by("DINO"):
+        from timm import create_model
         from timm.models.vision_transformer import VisionTransformer
 
+    if isinstance(settings.architecture, dict):
         return VisionTransformer(**settings.architecture)
-    from timm import create_model
-
     return create_model(settings.architecture, pretrained=False, num_classes=0, img_size=settings.preprocess.crop)
 
 

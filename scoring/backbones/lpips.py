@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..packages import needed_by
 from ..preprocessing import Preprocess
 from .base import Backbone, BackboneSpec, Settings, WeightFile
 
@@ -29,8 +30,9 @@ class Lpips(Backbone):
 
 def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path,
          weights: WeightFile) -> Backbone:
-    """LPIPS with AlexNet. Raises ImportError without the package, ValueError for weights of another network."""
-    from lpips import LPIPS
+    """LPIPS with AlexNet. Raises MissingPackage without the package, ValueError for weights of another network."""
+    with needed_by("LPIPS"):
+        from lpips import LPIPS
 
     module = LPIPS(net="alex", pnet_rand=True, verbose=False)
     own = dict(module.net.named_parameters())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..packages import needed_by
 from ..preprocessing import Preprocess
 from .base import Backbone, BackboneSpec, HubFile, Settings, WeightFile
 from .identify import identify
@@ -39,7 +40,8 @@ def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor],
 
 
 def _filled(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    from timm import create_model
+    with needed_by("An image model of timm's"):
+        from timm import create_model
 
     return create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": dict(state)})
 
@@ -49,7 +51,8 @@ def spec_of(name: str) -> BackboneSpec:
 
     Raises ValueError for a name that timm does not know.
     """
-    import timm
+    with needed_by("An image model of timm's"):
+        import timm
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), 5, 0.3)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..backbones import BackboneSpec, HubFile, Settings
 from ..backbones.timm_model import spec_of
+from ..packages import needed_by
 from ..preprocessing import OPENAI_CLIP, Preprocess
 from .base import Measure, Protocol
 
@@ -17,7 +18,8 @@ def clip_spec(name: str) -> BackboneSpec:
     The weights' name says whether it is QuickGELU that they were trained with, and how they want pictures.
     Raises ValueError for a name that open_clip does not know.
     """
-    from open_clip import get_model_config, get_pretrained_cfg, list_pretrained_tags_by_model
+    with needed_by("CLIP"):
+        from open_clip import get_model_config, get_pretrained_cfg, list_pretrained_tags_by_model
 
     model, _, tag = (part.strip() for part in name.partition("/"))
     config = get_model_config(model)

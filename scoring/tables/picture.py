@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..packages import needed_by
 from .table import TIED, Table, interval_text, mean_text
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def png(table: Table, title: str = "") -> bytes:
 
 def picture(table: Table, title: str = "") -> np.ndarray:
     """uint8 [height, width, 3]: the best of each column in bold, intervals small beside; legend and notes below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needed_by("The table's picture"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     titles, flush_left = table.titles, table.flush_left
     # Each entry: its text, the small text after it, whether it is bold.
