@@ -12,13 +12,13 @@ CATEGORY = "DEFT/demo"
 
 
 def register_models() -> None:
-    """Let ComfyUI's Load Diffusion Model and Load VAE offer the demo's files."""
-    for kind in ("diffusion_models", "vae"):
+    """Let ComfyUI's Load Diffusion Model and Load VAE and the adapters' loaders offer the demo's files."""
+    for kind in ("diffusion_models", "vae", "loras"):
         folder_paths.add_model_folder_path(kind, str(DEMO / "models" / kind))
 
 
 def subjects() -> list[str]:
-    """Names of the demo's subjects, objects that its model has never seen."""
+    """Names of the demo's subjects, objects and scenes that its model has never seen."""
     return sorted(folder.name for folder in (DEMO / "subjects").iterdir() if folder.is_dir())
 
 
@@ -52,7 +52,7 @@ class DEFTDemoTextEncoder(io.ComfyNode):
 
 
 class DEFTDemoSubject(io.ComfyNode):
-    """Five pictures of one object with captions."""
+    """Five pictures of one object or scene with captions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -61,11 +61,16 @@ class DEFTDemoSubject(io.ComfyNode):
             node_id="DEFTDemoSubject",
             display_name="Demo Subject",
             category=CATEGORY,
-            description="Five pictures of an object that the demo model has never seen, with captions. For your own "
-            "pictures use Load Image or ComfyUI's data set nodes.",
+            description="Five pictures of an object or scene that the demo model has never seen, with captions. For "
+            "your own pictures use Load Image or ComfyUI's data set nodes.",
             search_aliases=["demo", "dataset", "training images"],
             inputs=[
-                io.Combo.Input("subject", options=subjects(), default="teddy_bear", tooltip="The object."),
+                io.Combo.Input(
+                    "subject",
+                    options=subjects(),
+                    default="teddy_bear",
+                    tooltip="The object; table and garden are scenes with two objects in each picture.",
+                ),
                 io.String.Input(
                     "token",
                     default="sks",

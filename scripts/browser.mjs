@@ -5,6 +5,7 @@
 //   node browser.mjs drop    SERVER_URL PICTURE.png [PICTURE.png ...]
 //   node browser.mjs nodes   SERVER_URL NODE_ID PICTURE.png [NODE_ID PICTURE.png ...]
 //   node browser.mjs help    SERVER_URL LANGUAGE NODE_ID [NODE_ID ...]
+//   node browser.mjs save    SERVER_URL UI.json [UI.json ...]
 //
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
 // printed as JSON. DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
@@ -14,7 +15,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { openPage } from './browser/page.mjs'
 
-const COMMANDS = ['convert', 'check', 'drop', 'nodes', 'help']
+const COMMANDS = ['convert', 'check', 'drop', 'nodes', 'help', 'save']
 
 const [command, url, ...rest] = process.argv.slice(2)
 if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)

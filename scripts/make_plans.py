@@ -136,26 +136,6 @@ def workflows() -> dict[str, Prompt]:
     }  # fmt: skip
 
 
-NOTE = """## A line to be swept
-
-A plan in `sweeps/plans` names these nodes by their titles and varies them: {plans}. It runs by itself, too.
-
-1. Put `{checkpoint}` into `models/checkpoints`.
-2. Put photos of each subject into a folder of its own in `input`, then reload the page (R).
-3. Put the scorer's weights into `models/scorers`, or switch *download* on in *Scorer*.
-{more}"""
-WITH_TOKEN = f"""
-As it is saved, both trainings are run, each some minutes long: the adapter, which makes the picture, and Textual
-Inversion. The latter's word stands where the prompt has `{TOKEN_MARK}`. For a single one mute the other: *Train token*,
-with *Replace* bypassed; or *Train*, with *Apply* bypassed. *Class prompt* and *Class pictures* are for methods with
-pictures of the class; mute both for the others.
-"""
-NOTES = {
-    "sweep_sd15": NOTE.format(plans="`table1.yaml`, `dreambooth.yaml`", checkpoint=ONE.checkpoint, more=WITH_TOKEN),
-    "sweep_sdxl": NOTE.format(plans="`table2.yaml`", checkpoint=TWO.checkpoint, more=""),
-}
-
-
 # -------------------------------------------------------------------------------------------------------------- plans
 
 

@@ -2,7 +2,8 @@
 
     $(make -s python) scripts/make_tables.py && $(make -s python) scripts/make_workflows.py deft_table1 deft_table2
 
-What the workflows do, what they need and why they are as they are is in docs/tables.md.
+What the workflows do, what they need and why they are as they are is in docs/tables.md; layouts/ has how their graphs
+are laid out.
 
 A node's id says where it stands: below 1000 what all subjects share, then a thousand for each subject and the last one
 for the table; within a subject ten for each line (its pictures and prompts, a line a method, the grid).
@@ -160,20 +161,6 @@ INVERSION = Method(
 )  # fmt: skip
 
 SDXL = training(500, 5e-5, PAPER_LAYERS, checkpointing=True)
-
-NOTE = """## Table {number} of the DEFT paper's supplement
-
-**Before you run it**
-
-1. Put `{checkpoint}` into `models/checkpoints`.
-2. Put the photos into these folders of `input`, then reload the page (R):
-{folders}
-3. Put the scorer's weights into `models/scorers`, or switch *download* on in *Load Scorer*.
-
-It takes hours. What is trained is saved as it comes, and a run that was stopped goes on where it was.
-
-What it does, what it needs and what is not known of the original: `docs/tables.md` in this pack's folder.
-"""
 
 TABLES = {
     table.name: table
@@ -359,80 +346,6 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
     add(end + 2, "SaveImage", "Save the grid",
         {"images": small, "filename_prefix": f"{table.name}/grid_{subject.id}"})  # fmt: skip
     return scores
-
-
-# ------------------------------------------------------------------------------------------------- on the front end
-
-GAP, MARGIN, TITLE = 60, 40, 60
-
-
-def note_node(graph: dict[str, Any], text: str, place: list[int]) -> dict[str, Any]:
-    """A note for a graph, which gets a new id for it."""
-    graph["last_node_id"] += 1
-    return {
-        "id": graph["last_node_id"], "type": "MarkdownNote", "pos": place, "size": [560, 420], "flags": {},
-        "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {},
-        "widgets_values": [text],
-    }  # fmt: skip
-
-
-def arrange(table: Table, graph: dict[str, Any]) -> None:
-    """Place the nodes of the front end's form: a block each for what is shared, for each subject, and for the table.
-
-    A subject's block has a line a method, from training on the left to the scores on the right. A note says what is
-    needed.
-    """
-    for node in graph["nodes"]:
-        node["pos"] = [0, 0]
-    folders = "\n".join(f"   * `{subject.folder}`" for subject in table.subjects)
-    note = note_node(graph, NOTE.format(number=table.number, checkpoint=table.checkpoint, folders=folders), [0, 0])
-    blocks: list[tuple[str, dict[tuple[int, int], dict[str, Any]]]] = [
-        (title, {}) for title in ("For all subjects", *(subject.name for subject in table.subjects), "The table")
-    ]
-    for node in graph["nodes"]:
-        block, place = divmod(node["id"], 1000)
-        line, column = divmod(place, 10)
-        if not block:  # two columns: single nodes, and the methods' settings
-            line, column = (column, 0) if not line else (line, 1)
-        blocks[block][1][line, column] = node
-    blocks[0][1][0, 0] = note
-    graph["nodes"].append(note)
-    graph["groups"], x = [], 0
-    for number, (title, block) in enumerate(blocks, 1):
-        width, height = lay_out(block, x, columns_apart=number == 1)
-        graph["groups"].append({
-            "id": number, "title": title, "bounding": [x, 0, width, height], "color": "#3f789e", "font_size": 24,
-            "flags": {},
-        })  # fmt: skip
-        x += width + GAP
-    # The note and the nodes around it can be read when the workflow is opened.
-    graph["extra"]["ds"] = {"scale": 0.6, "offset": [60, 100]}
-
-
-def lay_out(block: dict[tuple[int, int], dict[str, Any]], x: int, columns_apart: bool) -> tuple[int, int]:
-    """Set the positions of a block's nodes by line and column; its width and height.
-
-    columns_apart: each column has its own lines, with no regard to the others.
-    """
-    widths: dict[int, float] = {}
-    for (_, column), node in block.items():
-        widths[column] = max(widths.get(column, 0), node["size"][0])
-    lefts, right = {}, float(x + MARGIN)
-    for column in sorted(widths):
-        lefts[column] = right
-        right += widths[column] + GAP
-    tops: dict[int, float] = {}
-    bottom = float(TITLE)
-    for line in sorted({line for line, _ in block}):
-        tallest = 0.0
-        for (row, column), node in sorted(block.items()):
-            if row == line:
-                top = tops.get(column, TITLE + 40.0) if columns_apart else bottom + 40
-                node["pos"] = [lefts[column], top]
-                tops[column] = top + node["size"][1] + GAP
-                tallest = max(tallest, node["size"][1])
-        bottom += tallest + GAP
-    return round(right - GAP + MARGIN) - x, round(max(tops.values()) - GAP + MARGIN)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ another, plainer name, `UNICODE_NAMES` gives the Unicode one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 COLOURS = {
     "red": (214, 48, 49),
     "orange": (240, 140, 40),
@@ -66,6 +68,24 @@ planet; anchor; gear; brain; bone; tooth; moai; kite; magic wand; ladder
 )
 TRAINED = tuple(name.strip() for chunk in TRAINED for name in chunk.split(";") if name.strip() not in ("", "teddy"))
 
+# Scenes of the demo's subjects: what is in each of the five pictures, from left to right, and the colour behind it.
+SCENES = {
+    "table": (
+        ("candle", "red apple", "blue"),
+        ("hot beverage", "candle", "yellow"),
+        ("red apple", "hot beverage", "teal"),
+        ("book", "candle", "pink"),
+        ("hot beverage", "book", "grey"),
+    ),
+    "garden": (
+        ("evergreen tree", "tulip", "blue"),
+        ("sunflower", "house", "teal"),
+        ("tulip", "sunflower", "pink"),
+        ("house", "evergreen tree", "orange"),
+        ("sunflower", "evergreen tree", "purple"),
+    ),
+}
+
 UNICODE_NAMES = {
     "robot": "robot face",
     "backpack": "school satchel",
@@ -100,7 +120,16 @@ UNICODE_NAMES = {
 }
 
 
+def with_article(name: str) -> str:
+    """The name behind a or an."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def caption(name: str, colour: str) -> str:
     """The caption of one picture, in the words that the demo model was trained on."""
-    article = "an" if name[0] in "aeiou" else "a"
-    return f"{article} {name} on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background"
+    return f"{with_article(name)} on {with_article(colour)} background"
+
+
+def scene_caption(scene: str, objects: Sequence[str], colour: str) -> str:
+    """The caption of a scene: it names the objects, so that they are not learnt as part of the scene."""
+    return f"{with_article(scene)} with {with_article(' and '.join(objects))} on {with_article(colour)} background"

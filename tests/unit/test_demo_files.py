@@ -8,14 +8,52 @@ import pytest
 import tomllib
 from PIL import Image
 
+from deft_pack.deft_ops import files
 from deft_pack.deft_ops.version import VERSION
-from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, TRAINED, caption
+from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, SCENES, TRAINED, caption, scene_caption
 
 
 def test_demo_models_are_small(root: Path) -> None:
-    files = list((root / "demo" / "models").rglob("*.safetensors"))
-    assert len(files) == 5
-    assert sum(file.stat().st_size for file in files) < 25e6
+    found = list((root / "demo" / "models").rglob("*.safetensors"))
+    assert len(found) == 8
+    assert sum(file.stat().st_size for file in found) < 25e6
+
+
+def test_adapters_are_small_and_say_what_they_are(root: Path) -> None:
+    found = sorted((root / "demo" / "models" / "loras").iterdir())
+    assert [file.stem for file in found] == [f"deft_demo_{name}" for name in ("duck_deft", "teddy_bear_deft",
+                                                                              "teddy_bear_lora")]  # fmt: skip
+    for file in found:
+        assert file.stat().st_size < 300e3
+        adapter = files.read(file)
+        assert adapter.metadata["method"] == file.stem.rsplit("_", 1)[1]
+        assert adapter.metadata["base_hash"]
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_every_scene_has_five_pictures_whose_captions_name_what_is_there(root: Path, name: str) -> None:
+    folder = root / "demo" / "subjects" / name
+    captions = [picture.with_suffix(".txt").read_text().strip() for picture in sorted(folder.glob("*.png"))]
+    assert captions == [scene_caption(name, objects, colour) for *objects, colour in SCENES[name]]
+    assert len(set(captions)) == 5
+    assert {Image.open(picture).size for picture in folder.glob("*.png")} == {(64, 64)}
+    known = set(HELD_OUT + TRAINED)
+    assert all(thing in known for *objects, _ in SCENES[name] for thing in objects)
+
+
+def test_subjects_are_these_and_no_others(root: Path) -> None:
+    found = {folder.name for folder in (root / "demo" / "subjects").iterdir() if folder.is_dir()}
+    assert found == {name.replace(" ", "_") for name in (*HELD_OUT, *SCENES)}
+
+
+def test_folders_of_pictures_have_captions(root: Path) -> None:
+    folders = sorted((root / "demo" / "pictures").iterdir())
+    assert [folder.name for folder in folders] == ["teddy_bear_base", "teddy_bear_deft", "teddy_bear_lora"]
+    for folder in folders:
+        pictures = sorted(folder.glob("*.png"))
+        assert len(pictures) == 8 and {Image.open(picture).size for picture in pictures} == {(64, 64)}
+        assert all(picture.with_suffix(".txt").read_text().startswith("a teddy bear on a") for picture in pictures)
+        assert all("workflow" not in Image.open(picture).info for picture in pictures)
 
 
 @pytest.mark.parametrize("name", HELD_OUT)
@@ -43,6 +81,7 @@ def test_captions_fit_the_text_encoder(root: Path) -> None:
 
     tokenizer = CLIPTokenizer.from_pretrained(root / "demo" / "models" / "tokenizer")
     texts = [caption(f"sks {name}", colour) for name in HELD_OUT + TRAINED for colour in COLOURS]
+    texts += [scene_caption(f"sks {name}", objects, colour) for name in SCENES for *objects, colour in SCENES[name]]
     assert max(map(len, tokenizer(texts)["input_ids"])) <= 16
 
 

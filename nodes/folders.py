@@ -1,0 +1,117 @@
+"""Pictures of a folder, with their captions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ..scoring.pictures import SUFFIXES
+from .adapters import CATEGORY
+
+DEMO = Path(__file__).parent.parent / "demo" / "pictures"
+
+
+def roots() -> dict[str, Path]:
+    """Where folders are looked for, by the word that their names begin with."""
+    return {
+        "input": Path(folder_paths.get_input_directory()),
+        "output": Path(folder_paths.get_output_directory()),
+        "demo": DEMO,
+    }
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files that lie in a folder itself, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def folders() -> list[str]:
+    """All folders below the roots that hold pictures, as root/relative path."""
+    found = []
+    for word, root in roots().items():
+        for place, _, names in os.walk(root):
+            if any(name.lower().endswith(SUFFIXES) for name in names) and Path(place) != root:
+                found.append(f"{word}/{Path(place).relative_to(root).as_posix()}")
+    return sorted(found)
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a widget's value, which may come from an API call and be anything.
+
+    Raises:
+        ValueError: no such folder, or one outside the roots.
+    """
+    word, _, rest = name.partition("/")
+    root = roots().get(word)
+    if root is None or not rest or not (root / rest).resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{name!r} is no folder in ComfyUI's input or output folder: choose one of the list.")
+    if not (root / rest).is_dir():
+        raise ValueError(f"There is no folder {name!r}: put it there and press R to refresh the list.")
+    return root / rest
+
+
+class DEFTLoadFolder(io.ComfyNode):
+    """All pictures of a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="DEFTLoadFolder",
+            display_name="Load Pictures of a Folder",
+            category=CATEGORY,
+            description="Reads all pictures of a folder of ComfyUI's input or output, in the order of their names, and "
+            "their captions: to score what was made before, or elsewhere.",
+            search_aliases=["load folder", "load images", "dataset", "directory", "batch load", "score a folder"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=folders(),
+                    tooltip="input/... and output/... are ComfyUI's folders, demo/... comes with the pack. Press R for "
+                    "new ones.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", is_output_list=True, tooltip="The pictures, in any sizes."),
+                io.String.Output(
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="The text of the .txt file beside each picture; empty where there is none.",
+                ),
+                io.String.Output(display_name="names", is_output_list=True, tooltip="The file names without suffix."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str) -> list[tuple[str, int, int]]:
+        """Run again when a file has come, gone or changed."""
+        try:
+            files = sorted(folder_of(folder).iterdir())
+        except ValueError:  # execute says to the user what is wrong with the name
+            return []
+        return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+
+    @classmethod
+    def execute(cls, folder: str) -> io.NodeOutput:
+        """Read the files."""
+        import numpy as np
+        import torch
+        from PIL import Image, ImageOps
+
+        files = pictures_in(folder_of(folder))
+        if not files:
+            raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(SUFFIXES)}).")
+        images, captions = [], []
+        for file in files:
+            with Image.open(file) as picture:
+                pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), dtype=np.float32) / 255
+            images.append(torch.from_numpy(pixels)[None])
+            text = file.with_suffix(".txt")
+            captions.append(text.read_text(encoding="utf-8").strip() if text.is_file() else "")
+        return io.NodeOutput(images, captions, [file.stem for file in files])
+
+
+NODES: list[type[io.ComfyNode]] = [DEFTLoadFolder]

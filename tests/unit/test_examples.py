@@ -1,0 +1,250 @@
+"""The example workflows as a person opens them: a note, groups, nodes that do not lie on each other, a thumbnail."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORKFLOWS = ROOT / "example_workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+TITLE = 30  # height of a node's title, above its position
+FAR = 1500  # pixels that a link may run without a reroute
+WANTED = {
+    "load_and_apply", "compare_methods", "diverse_prompts", "deft_against_lora", "scene_personalisation",
+    "train_with_previews", "stack_two_concepts", "export_as_lora", "score_a_folder", "strength_ladder",
+    "compare_all_methods", "deft_table1", "deft_table2",
+}  # fmt: skip
+RESULTS = {  # nodes that something can end with
+    "SaveImage", "PreviewImage", "PreviewAny", "DEFTSaveAdapter", "DEFTSaveScores", "DEFTScoreTable",
+    "DEFTFidelityPlot", "DEFTComparisonGrid", "DEFTVerifyScorer",
+}  # fmt: skip
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def ui(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def api(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def box(node: dict[str, Any]) -> Box:
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE, x + width, y + height
+
+
+def group_box(group: dict[str, Any]) -> Box:
+    x, y, width, height = group["bounding"]
+    return x, y, x + width, y + height
+
+
+def overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def inside(small: Box, large: Box) -> bool:
+    return large[0] <= small[0] and large[1] <= small[1] and small[2] <= large[2] and small[3] <= large[3]
+
+
+def spans(graph: dict[str, Any]) -> list[tuple[int, float]]:
+    """Each link's id, and how far its ends are apart from left to right, in pixels."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    return [(number, nodes[target]["pos"][0] - box(nodes[origin])[2])
+            for number, origin, _, target, _, _ in graph["links"]]  # fmt: skip
+
+
+def problems(graph: dict[str, Any]) -> list[str]:
+    """What is not as it should be in the arrangement of a graph."""
+    found = []
+    groups = [group_box(group) for group in graph["groups"]]
+    titles = [group["title"] for group in graph["groups"]]
+    for one, other in combinations(range(len(groups)), 2):
+        if overlap(groups[one], groups[other]):
+            found.append(f"groups {titles[one]} and {titles[other]} lie on each other")
+    for node in graph["nodes"]:
+        if sum(inside(box(node), group) for group in groups) != 1:
+            found.append(f"node {node['id']} is not inside one group")
+    for one, other in combinations(graph["nodes"], 2):
+        if overlap(box(one), box(other)):
+            found.append(f"nodes {one['id']} and {other['id']} lie on each other")
+    rerouted = {extension["id"] for extension in graph["extra"]["linkExtensions"]}
+    links = spans(graph)
+    found += [f"link {number} runs {apart:.0f} pixels without a reroute" for number, apart in links
+              if apart > FAR and number not in rerouted]  # fmt: skip
+    backwards = [number for number, apart in links if apart < 0]
+    if len(backwards) > 0.1 * len(links):
+        found.append(f"links {backwards} of {len(links)} run from right to left")
+    return found
+
+
+def test_all_examples_are_there() -> None:
+    assert set(NAMES) >= WANTED
+    for folder, ending in (("api", ".json"), (".", ".jpg")):
+        assert sorted(path.stem for path in (WORKFLOWS / folder).glob(f"*{ending}")) == NAMES
+    assert sorted(path.stem for path in (ROOT / "scripts" / "layouts").glob("*.yaml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_graph_can_be_read(name: str) -> None:
+    assert problems(ui(name)) == []
+
+
+def test_bad_arrangements_are_found() -> None:
+    """The check above would find each kind of fault."""
+    graph = ui("load_and_apply")
+    first, second = graph["nodes"][:2]
+    second["pos"] = first["pos"]
+    graph["nodes"][2]["pos"] = [-5000, -5000]
+    graph["groups"][1]["bounding"] = graph["groups"][2]["bounding"]
+    graph["extra"]["linkExtensions"] = []
+    text = " ".join(problems(graph))
+    for words in ("nodes 1 and 2", "node 3 is not inside", "lie on each other", "without a reroute"):
+        assert words in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_note_says_what_it_shows(name: str) -> None:
+    graph = ui(name)
+    notes = [node for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+    assert len(notes) == 1
+    (text,) = notes[0]["widgets_values"]
+    title = graph["groups"][0]["title"]
+    assert text.startswith(f"# {title}\n")
+    assert "What you will see" in text
+    assert re.search("your own|Before you run it|models/checkpoints", text)
+    named = set(re.findall(r"(?<!\*)\*([a-z]+(?:_[a-z0-9]+)+)\*(?!\*)", text))
+    assert {word for word in named if word not in NAMES} == set()
+    for number in notes[0]["pos"]:  # it is what one sees first
+        assert 0 <= number < 100
+    assert all(point["pos"][0] >= notes[0]["size"][0] for point in graph["extra"]["reroutes"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_are_words(name: str) -> None:
+    graph = ui(name)
+    titles = [group["title"] for group in graph["groups"]]
+    assert len(titles) >= 3 and len(set(titles)) == len(titles)
+    for node in graph["nodes"]:
+        title = node.get("title") or node["type"]
+        assert re.match(r"[A-Z0-9]", title), title
+        assert "_" not in title.replace("from_base", "").replace("bear_plushie", ""), title
+        assert title != node["type"] or node["type"] == "MarkdownNote", node["id"]
+    shown = [node["title"] for node in graph["nodes"]]
+    assert len(set(shown)) == len(shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reroutes_hold_together(name: str) -> None:
+    """Each point has its links, each link's way leads back without a loop, as the front end reads it."""
+    graph = ui(name)
+    points = {point["id"]: point for point in graph["extra"]["reroutes"]}
+    assert len(points) == len(graph["extra"]["reroutes"])
+    passed: dict[int, set[int]] = {number: set() for number in points}
+    sources = {link[0]: (link[1], link[2]) for link in graph["links"]}
+    for extension in graph["extra"]["linkExtensions"]:
+        point: int | None = extension["parentId"]
+        while point is not None:
+            assert extension["id"] not in passed[point]
+            passed[point].add(extension["id"])
+            point = points[point].get("parentId")
+    for number, links in passed.items():
+        assert links == set(points[number]["linkIds"]) and links
+        assert len({sources[link] for link in links}) == 1  # a point carries one value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_forms_say_the_same(name: str) -> None:
+    graph, prompt = ui(name), api(name)
+    nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] != "MarkdownNote"}
+    assert set(nodes) == set(prompt)
+    links = {number: [str(origin), slot] for number, origin, slot, *_ in graph["links"]}
+    for node_id, node in nodes.items():
+        assert node["type"] == prompt[node_id]["class_type"]
+        assert node["title"] == prompt[node_id]["_meta"]["title"]
+        joined = {item["name"]: links[item["link"]] for item in node["inputs"] if item["link"] is not None}
+        inputs = prompt[node_id]["inputs"]
+        assert joined == {key: value for key, value in inputs.items() if isinstance(value, list)}
+        assert node["mode"] == 0
+        values = [value for value in inputs.values() if not isinstance(value, list)]
+        assert [value for value in values if value not in node["widgets_values"]] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_leads_to_a_result(name: str) -> None:
+    prompt = api(name)
+    used = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    ends = {node["class_type"] for node_id, node in prompt.items() if node_id not in used}
+    assert ends <= RESULTS
+
+
+def test_ids_of_graphs_are_their_own() -> None:
+    """The front end keeps drafts by them."""
+    ids = [ui(name)["id"] for name in NAMES]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_one_machine(name: str) -> None:
+    for path in (WORKFLOWS / f"{name}.json", WORKFLOWS / "api" / f"{name}.json"):
+        assert not re.search(r'"(/|[A-Za-z]:\\\\|~/)|/home/|/root/|/tmp/|file://', path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_go_to_a_folder_of_its_name(name: str) -> None:
+    keys = ("filename_prefix", "run_name", "append_to")
+    found = [node["inputs"][key] for node in api(name).values() for key in keys if node["inputs"].get(key)]
+    assert [value for value in found if not value.startswith(f"{name}/")] == []
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_thumbnail(name: str) -> None:
+    path = WORKFLOWS / f"{name}.jpg"
+    assert path.stat().st_size <= 60_000
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (512, 512))
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+def test_every_example_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"`{name}`" not in text or f"examples/{name}.jpg" not in text] == []
+
+
+def test_files_are_what_the_scripts_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layouts of scripts/layouts on the front end's graphs, and the prompts of scripts/make_examples.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import layout
+    import make_examples
+
+    for name in make_examples.EXAMPLES:
+        assert make_examples.make(name) == api(name), f"run scripts/make_examples.py, then make_workflows.py {name}"
+    for name in NAMES:
+        graph, committed = ui(name), ui(name)
+        graph["nodes"] = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
+        layout.arrange(graph, name)
+        assert graph == committed, f"run scripts/make_workflows.py {name}"
+
+
+def test_layout_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import layout
+
+    given = layout.read("load_and_apply")
+    graph = ui("load_and_apply")
+    graph["nodes"] = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
+    twice = {**given, "groups": [*given["groups"], {"title": "Again", "role": "result", "lines": [[70]]}]}
+    with pytest.raises(ValueError, match="node 70 stands twice"):
+        layout.Arrangement(graph, twice)
+    without = {**given, "groups": given["groups"][:-1]}
+    graph["nodes"] = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
+    with pytest.raises(ValueError, match=r"nodes \[70, 72\] are in no group"):
+        layout.Arrangement(graph, without)
