@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 from comfy_api.v0_0_2 import io
 
-from ..scoring.pictures import SUFFIXES
+from ..scoring.pictures import SUFFIXES, FilePictures
 from .adapters import CATEGORY
+from .output import as_image
 
 DEMO = Path(__file__).parent.parent / "demo" / "pictures"
 
@@ -96,21 +98,13 @@ class DEFTLoadFolder(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
-        """Read the files."""
-        import numpy as np
-        import torch
-        from PIL import Image, ImageOps
-
+        """Read the files. Raises ValueError for no folder, an empty one, or a file that is no whole picture."""
         files = pictures_in(folder_of(folder))
         if not files:
             raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(SUFFIXES)}).")
-        images, captions = [], []
-        for file in files:
-            with Image.open(file) as picture:
-                pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), dtype=np.float32) / 255
-            images.append(torch.from_numpy(pixels)[None])
-            text = file.with_suffix(".txt")
-            captions.append(text.read_text(encoding="utf-8").strip() if text.is_file() else "")
+        texts = [file.with_suffix(".txt") for file in files]
+        captions = [text.read_text(encoding="utf-8").strip() if text.is_file() else "" for text in texts]
+        images = [as_image(np.array(picture)) for picture in FilePictures(files)]
         return io.NodeOutput(images, captions, [file.stem for file in files])
 
 

@@ -70,3 +70,20 @@ def test_other_places_are_refused(comfyui: Any, name: str, words: str) -> None:
         folder_of(name)
     failed = comfyui.fail(prompt(name), want=["1"])
     assert failed.stage == "validation"
+
+
+def test_a_broken_file_is_named(comfyui: Any) -> None:
+    """A picture that was cut off while it was copied."""
+    folder = comfyui.base / "input" / "broken"
+    folder.mkdir(exist_ok=True)
+    whole = ROOT / "demo" / "pictures" / "teddy_bear_deft" / "0.png"
+    (folder / "cut.png").write_bytes(whole.read_bytes()[:800])
+    failed = comfyui.fail(prompt("input/broken"), want=["1"])
+    assert "cut.png cannot be read as a picture" in str(failed) and "replace or remove it" in str(failed)
+
+
+def test_transparency_lies_on_white(comfyui: Any) -> None:
+    folder = comfyui.base / "input" / "see through"
+    folder.mkdir(exist_ok=True)
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(folder / "clear.png")
+    assert comfyui.run(prompt("input/see through"), want=["1"]).output("1")[0].min() == 1
