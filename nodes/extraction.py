@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 
 from ..deft_ops.extraction import METHODS
 from .adapters import CATEGORY
+from .output import text_ui
 from .sockets import LoraModel
 
 
@@ -106,7 +107,7 @@ class DEFTExtractAdapter(io.ComfyNode):
             pattern=pattern,
         )
         logging.info(report.text())
-        return io.NodeOutput(adapter, report.text(), ui={"text": [report.text()]})
+        return io.NodeOutput(adapter, report.text(), ui=text_ui(report.text()))
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTExtractAdapter]

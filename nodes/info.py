@@ -11,7 +11,7 @@ from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
 from .adapters import CATEGORY
-from .output import as_image
+from .output import as_image, text_ui
 from .sockets import LoraModel
 
 
@@ -65,7 +65,7 @@ class DEFTAdapterInfo(io.ComfyNode):
         if info.warning:
             logging.warning(info.warning)
         image, report = as_image(adapter_picture(info)), info.text()
-        return io.NodeOutput(report, image, ui={**ui.PreviewImage(image).as_dict(), **ui.PreviewText(report).as_dict()})
+        return io.NodeOutput(report, image, ui={**ui.PreviewImage(image).as_dict(), **text_ui(report)})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTAdapterInfo]

@@ -15,13 +15,28 @@ import numpy as np
 import torch
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import io
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from server import PromptServer
 
 from ..deft_ops.files.safe import write_files
 from .sockets import ScoresSocket
 
 MAX_ROWS = 100  # as many as a growing input may have
+
+
+def say(text: str) -> None:
+    """Text at the node that runs, in the page."""
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context and server:
+        server.send_progress_text(text, context.node_id)
+
+
+def text_ui(*texts: str) -> dict[str, list[str]]:
+    """A node's UI output `text`, for programs; the front end shows it nowhere, so it is said as well."""
+    say("\n".join(texts))
+    return {"text": list(texts)}
 
 
 def as_image(picture: np.ndarray) -> torch.Tensor:

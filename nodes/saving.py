@@ -17,7 +17,7 @@ from ..deft_ops.version import VERSION
 from ..patches.lora_naming import NAMINGS
 from ..patches.names import module_names
 from .adapters import CATEGORY
-from .output import listed
+from .output import listed, text_ui
 from .sockets import LoraModel
 
 # Folders under diffusers' names, by what they are called in the widget; the native format is another one.
@@ -133,7 +133,7 @@ class DEFTSaveAdapter(io.ComfyNode):
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:
             FOLDERS[format](adapter, path, module_names(model))
-        return io.NodeOutput(str(path), ui={"text": [str(path)], **files})
+        return io.NodeOutput(str(path), ui={**text_ui(str(path)), **files})
 
 
 class DEFTExportLoRA(io.ComfyNode):
@@ -206,7 +206,7 @@ class DEFTExportLoRA(io.ComfyNode):
         lora, report = export(adapter, model, clip, naming=naming, rank=rank_limit)
         path = write_native(lora, next_path(filename_prefix, place))
         logging.info(report.text())
-        return io.NodeOutput(lora, str(path), report.text(), ui={"text": [str(path), report.text()]})
+        return io.NodeOutput(lora, str(path), report.text(), ui=text_ui(str(path), report.text()))
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTSaveAdapter, DEFTExportLoRA]

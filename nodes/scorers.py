@@ -20,6 +20,7 @@ from ..scoring.preprocessing import Preprocess
 from ..scoring.protocols import PROTOCOLS, Protocol, custom, get_protocol
 from ..scoring.scorer import Scorer, load_scorer
 from ..scoring.weights import find_weights
+from .output import text_ui
 from .sockets import ScorerSocket
 
 OWN = "scorers"
@@ -260,7 +261,7 @@ class DEFTVerifyScorer(io.ComfyNode):
 
         found = [verify(backbone) for kind, backbone in scorer.backbones.items() if kind != "lpips"]
         report = "\n".join(result.report() for result in found)
-        return io.NodeOutput(report, all(result.passed is not False for result in found), ui={"text": (report,)})
+        return io.NodeOutput(report, all(result.passed is not False for result in found), ui=text_ui(report))
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTLoadScorer, DEFTVerifyScorer]

@@ -14,7 +14,7 @@ from PIL import Image
 from ..deft_ops.files.safe import write_files
 from ..scoring.published import PUBLISHED
 from ..scoring.scores import Scores, from_jsonl, join, merge
-from .output import as_image, in_order, listed, save_files, scores_input
+from .output import as_image, in_order, listed, save_files, scores_input, text_ui
 
 if TYPE_CHECKING:
     from ..scoring.tables import Rows
@@ -182,7 +182,7 @@ class DEFTSaveScores(io.ComfyNode):
         joined = join(part for parts in in_order(scores) for part in parts)
         text = joined.jsonl()
         written = save_files(filename_prefix[0].strip(), {"jsonl": text.encode()})
-        return io.NodeOutput(text, ui={**ui.PreviewText(joined.report()).as_dict(), **listed(written)})
+        return io.NodeOutput(text, ui={**text_ui(joined.report()), **listed(written)})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTScoreTable, DEFTSaveScores]

@@ -11,6 +11,7 @@ from comfy_api.v0_0_2 import io
 from ..deft_ops.files import safe
 from ..trainers.settings import TOKEN
 from ..trainers.token import TEMPLATES, captions_of, check_name, material_of
+from .output import text_ui
 from .sockets import LoraModel, LossMap, TrainingSettings
 from .training import CHECKPOINTING, PRECISION, StepReporter, first, loss_plot
 from .training_settings import gathered, run_folder
@@ -165,7 +166,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             report,
             loss_plot(result, chosen),
             result.adapter,
-            ui={"text": [report]},
+            ui=text_ui(report),
         )
 
 

@@ -11,14 +11,13 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..deft_ops.projectors import PROJECTORS
 from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
 from ..trainers.settings import PRECISIONS, Settings
 from ..trainers.targets import PRESETS
+from .output import say
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
 
@@ -153,25 +152,17 @@ class StepReporter:
     def __init__(self, steps: int) -> None:
         self.bar = comfy.utils.ProgressBar(steps)
         self.smooth: float | None = None
-        context = get_executing_context()
-        self.node_id = context.node_id if context else None
-
-    def say(self, text: str) -> None:
-        """Text at the node."""
-        server = getattr(PromptServer, "instance", None)
-        if self.node_id and server:
-            server.send_progress_text(text, self.node_id)
 
     def start(self, text: str) -> None:
         """Before the first step."""
         logging.info(text)
-        self.say(text)
+        say(text)
 
     def __call__(self, progress: Progress) -> None:
         """Report one step."""
         self.smooth = progress.loss if self.smooth is None else 0.95 * self.smooth + 0.05 * progress.loss
         if progress.step % 10 == 0 or progress.step in (1, progress.steps):
-            self.say(
+            say(
                 f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
                 f"rate {progress.rate:.3g}, gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step"
             )

@@ -15,7 +15,9 @@ import os from 'node:os'
 import path from 'node:path'
 import { openPage } from './browser/page.mjs'
 
-const COMMANDS = ['convert', 'check', 'drop', 'nodes', 'help', 'save']
+const COMMANDS = [
+  'convert', 'check', 'drop', 'nodes', 'help', 'save', 'run', 'widgets', 'templates', 'fail'
+]
 
 const [command, url, ...rest] = process.argv.slice(2)
 if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)

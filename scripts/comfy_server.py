@@ -59,11 +59,11 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
 
     comfyui: ComfyUI's folder. base: an empty or own folder for models, input, output, user data and the log.
     pack: the pack's folder, linked into custom_nodes under `pack_name`; None starts ComfyUI without it.
-    python: that of another environment.
+    python: that of another environment. (ComfyUI serves no templates and no help of a folder with a space in its name.)
     """
 
     def __init__(
-        self, comfyui: Path, base: Path, pack: Path | None = ROOT, pack_name: str = "deft nodes-1.0",
+        self, comfyui: Path, base: Path, pack: Path | None = ROOT, pack_name: str = "deft-nodes",
         environment: dict[str, str] | None = None, python: str = sys.executable,
     ) -> None:
         arguments = ["--cpu", "--base-directory", str(base), "--disable-api-nodes"]

@@ -1,16 +1,36 @@
-// Opens a UI-format workflow as a person does and tells what the front end sees.
+// Opens UI-format workflows as a person does, one after the other, and tells what the front end sees.
+//
+// Options: vue (nodes of HTML instead of the canvas), pictures (a folder for NAME.jpg), told (by file name: a text about
+// what is missing, to wait for).
 
-import { fitView, load, readGraph } from './page.mjs'
+import path from 'node:path'
+import { complaints, each, load, readGraph, setVue } from './page.mjs'
+import { screenshot } from './picture.mjs'
 
-export default async function ({ page, errors }, [source, screenshot]) {
-  await load(page, source)
-  const shown = page.locator('[role=dialog]:visible, [data-testid=error-overlay]:visible')
-  const complaints = (await shown.allInnerTexts()).filter((text) => text.trim())
-  const found = await readGraph(page)
-  if (screenshot) {
-    await fitView(page)
-    await page.waitForTimeout(1500)
-    await page.screenshot({ path: screenshot })
-  }
-  return { ...found, complaints, errors }
+// By id, what stands in the page for a node of the Vue front end.
+function readElements(page) {
+  return page.evaluate(() => Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map((element) => [
+    element.dataset.nodeId,
+    {
+      width: element.getBoundingClientRect().width,
+      title: element.querySelector('[data-testid=node-title]')?.innerText ?? '',
+      broken: Boolean(element.querySelector('.node-error')) || /Render Error/.test(element.innerText),
+      error: Boolean(element.querySelector('[data-testid=node-inner-wrapper].ring-destructive-background'))
+    }
+  ])))
+}
+
+export default async function ({ page, errors }, [options, ...files]) {
+  const { vue = false, pictures, told = {} } = JSON.parse(options)
+  await setVue(page, vue)
+  return each(files, errors, async (source) => {
+    await load(page, source)
+    const seen = { complaints: await complaints(page, told[path.basename(source)]), ...(await readGraph(page)) }
+    if (vue) seen.elements = await readElements(page)
+    if (pictures) {
+      seen.picture = path.join(pictures, `${path.basename(source, '.json')}.jpg`)
+      await screenshot(page, seen.picture)
+    }
+    return seen
+  })
 }

@@ -23,6 +23,27 @@ function watchErrors(page) {
   return errors
 }
 
+// Resolves when the page has asked the server for nothing for half a second, and has time on its hands.
+function watchQuiet(page) {
+  const open = new Set()
+  let last = Date.now()
+  page.on('request', (request) => open.add(request))
+  for (const end of ['requestfinished', 'requestfailed']) {
+    page.on(end, (request) => {
+      open.delete(request)
+      last = Date.now()
+    })
+  }
+  return async () => {
+    const limit = Date.now() + 30000
+    while ((open.size || Date.now() - last < 500) && Date.now() < limit) await page.waitForTimeout(50)
+    await page.evaluate(() => new Promise((resolve) => requestIdleCallback(resolve, { timeout: 5000 })))
+  }
+}
+
+const quietOf = new WeakMap()
+export const quiet = (page) => quietOf.get(page)()
+
 export async function openPage(profile, url) {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
@@ -34,11 +55,12 @@ export async function openPage(profile, url) {
     executablePath: process.env.DEFT_CHROMIUM, args: FLAGS, viewport: { width: 1920, height: 1080 }
   })
   const page = context.pages()[0] ?? (await context.newPage())
+  quietOf.set(page, watchQuiet(page))
   await page.goto(url, { waitUntil: 'domcontentloaded', timeout: 120000 })
   await page.waitForFunction(
-    () => window.app?.graph && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
+    () => window.app?.graph?.nodes.length && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
   )
-  await page.waitForTimeout(3000) // the front end opens its own default workflow, and complains that its models are missing
+  await quiet(page) // the front end opens its own default workflow, and complains that its models are missing
   return { context, page, errors: watchErrors(page) }
 }
 
@@ -56,19 +78,24 @@ export async function readGraph(page) {
   })
 }
 
-// The whole graph in view; a saved workflow opens with the view it was saved with.
-export async function fitView(page) {
-  await page.evaluate(() => {
-    const nodes = window.app.graph.nodes
-    if (!nodes.length) return
-    const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 40
-    const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]))
-    const bottom = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]))
-    const ds = window.app.canvas.ds
-    ds.scale = Math.min(1, (window.innerWidth - 160) / (right - left), (window.innerHeight - 160) / (bottom - top))
-    ds.offset = [100 / ds.scale - left, 100 / ds.scale - top]
-    window.app.canvas.setDirty(true, true)
-  })
+// The whole graph in view, with so many pixels around it; a saved workflow opens with the view it was saved with.
+// Returns the graph's size.
+export async function fitView(page, margin) {
+  return page.evaluate((margin) => {
+    const { graph, canvas, canvasEl } = window.app
+    const boxes = [...graph.nodes, ...graph.groups, ...graph.reroutes.values()].map((item) => item.boundingRect)
+    const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]))
+    const width = Math.max(...boxes.map((box) => box[0] + box[2])) - left
+    const height = Math.max(...boxes.map((box) => box[1] + box[3])) - top
+    const view = canvasEl.getBoundingClientRect()
+    const scale = Math.min(1, (view.width - 2 * margin) / width, (view.height - 2 * margin) / height)
+    canvas.ds.scale = scale
+    canvas.ds.offset = [
+      (view.width / scale - width) / 2 - left, (view.height / scale - height) / 2 - top
+    ]
+    canvas.setDirty(true, true)
+    return { width, height }
+  }, margin)
 }
 
 // A workflow file opened as a person opens it.
@@ -78,5 +105,35 @@ export async function load(page, source) {
     await window.app.handleFile(new File([JSON.stringify(graph)], name, { type: 'application/json' }))
   }, { graph, name: path.basename(source) })
   await page.waitForFunction((count) => window.app.graph.nodes.length === count, graph.nodes.length, { timeout: 60000 })
-  await page.waitForTimeout(3000) // what is missing is told some time after the graph is there
+  await quiet(page)
+}
+
+// The same by the page's own settings: which of the two kinds of nodes, and nothing over the canvas in a picture.
+export async function setSettings(page, settings) {
+  await page.evaluate(async (settings) => {
+    for (const [name, value] of Object.entries(settings)) await window.app.extensionManager.setting.set(name, value)
+  }, settings)
+}
+
+export const setVue = (page, vue) => setSettings(page, { 'Comfy.VueNodes.Enabled': vue })
+
+// Dialogs, the box that tells of errors, and warnings in the corner.
+const COMPLAINTS = '[role=dialog], [data-testid=error-overlay], .p-toast-message-error, .p-toast-message-warn'
+
+// What the page complains about; `expected` is a text to wait for, since what is missing is told after the graph is there.
+export async function complaints(page, expected) {
+  const shown = page.locator(COMPLAINTS).locator('visible=true')
+  if (expected) await shown.filter({ hasText: expected }).first().waitFor({ timeout: 30000 }).catch(() => {})
+  return (await shown.allInnerTexts()).filter((text) => text.trim())
+}
+
+// One result a workflow: what failed for one is told as its own, and the others are still looked at.
+export async function each(jobs, errors, look) {
+  const found = []
+  for (const job of jobs) {
+    errors.length = 0
+    const seen = await look(job).catch((failure) => ({ failed: String(failure) }))
+    found.push({ ...seen, errors: [...errors] })
+  }
+  return found
 }

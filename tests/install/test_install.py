@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ..server.test_server import WORKFLOWS, literal_node_ids, with_few_steps
+from ..server.example_files import WORKFLOWS, with_few_steps
+from ..server.test_server import literal_node_ids
 from .conftest import CM_CLI
 
 VERSIONS = ("0.30.0", "0.24.0")

@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     shutil.rmtree(base, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive_browser(server: Any) -> Callable[..., Any]:
     """Runs a command of scripts/browser.mjs on the server and reads its JSON; skips where there is no browser."""
     helper = sys.modules["comfy_server"]

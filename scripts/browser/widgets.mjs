@@ -1,0 +1,98 @@
+// Chooses each value of a node's dynamic combo with the mouse, and tells which widgets the page shows for it.
+//
+// Options: vue, and combos: a list of {type, name, options, values}; values are put into the node's widgets first, by
+// their name, to see what a change of the choice and a saved and opened graph leave of them.
+
+import { quiet, setVue } from './page.mjs'
+
+// The node alone on the canvas, at its full size.
+async function place(page, type) {
+  await page.evaluate((type) => {
+    const { app, LiteGraph } = window
+    for (const old of [...app.graph.nodes]) app.graph.remove(old)
+    const node = LiteGraph.createNode(type)
+    node.pos = [0, 0]
+    app.graph.add(node)
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [300, 100]
+    app.canvas.setDirty(true, true)
+  }, type)
+  await quiet(page)
+}
+
+function setValues(page, values) {
+  return page.evaluate((values) => {
+    for (const widget of window.app.graph.nodes[0].widgets) {
+      if (!(widget.name in values)) continue
+      widget.value = values[widget.name]
+      widget.callback?.(widget.value)
+    }
+  }, values)
+}
+
+const values = (page) => page.evaluate(
+  () => Object.fromEntries(window.app.graph.nodes[0].widgets.map((widget) => [widget.name, widget.value]))
+)
+
+async function chooseOnCanvas(page, name, value) {
+  const { x, y } = await page.evaluate((name) => {
+    const node = window.app.graph.nodes[0]
+    const { y } = node.widgets.find((widget) => widget.name === name)
+    const [left, top] = window.app.canvasPosToClientPos([node.pos[0] + node.size[0] / 2, node.pos[1] + y + 10])
+    return { x: left, y: top }
+  }, name)
+  await page.mouse.click(x, y)
+  await page.locator('.litemenu-entry').getByText(value, { exact: true }).click()
+}
+
+async function chooseInVue(page, name, value) {
+  await page.locator('[data-testid=node-widget]').getByRole('combobox', { name, exact: true }).click()
+  await page.getByRole('option', { name: value, exact: true }).click()
+}
+
+// What a person can see of the widgets: the canvas shows all, the Vue front end those without "advanced" first.
+async function shown(page, vue) {
+  if (!vue) {
+    return page.evaluate(() => window.app.graph.nodes[0].widgets
+      .filter((widget) => !widget.hidden && !widget.options?.hidden).map((widget) => widget.name))
+  }
+  const read = async (advanced) => {
+    await page.evaluate((advanced) => { window.app.graph.nodes[0].showAdvanced = advanced }, advanced)
+    await quiet(page)
+    return page.locator('[data-testid=node-widget]').evaluateAll((found) => found.map((element) => (
+      element.querySelector('[data-testid=widget-layout-field-label]') ?? element.querySelector('label') ?? element
+    ).innerText.trim()))
+  }
+  return { first: await read(false), all: await read(true) }
+}
+
+export default async function ({ page, errors }, [options]) {
+  const { vue, combos } = JSON.parse(options)
+  await setVue(page, vue)
+  const found = []
+  for (const combo of combos) {
+    await place(page, combo.type)
+    await setValues(page, combo.values)
+    const choices = []
+    // Once through all of them and back to the first.
+    for (const option of [...combo.options, combo.options[0]]) {
+      await (vue ? chooseInVue : chooseOnCanvas)(page, combo.name, option)
+      await page.waitForFunction(
+        ([name, option]) => window.app.graph.nodes[0].widgets.find((widget) => widget.name === name).value === option,
+        [combo.name, option]
+      )
+      const before = await values(page)
+      const saved = await page.evaluate(() => window.app.graph.serialize())
+      choices.push({ option, shown: await shown(page, vue), values: before, saved })
+    }
+    // Each of the saved graphs is opened again.
+    for (const choice of choices) {
+      await page.evaluate((graph) => window.app.loadGraphData(graph), choice.saved)
+      await quiet(page)
+      Object.assign(choice, { opened: await values(page), shownAgain: await shown(page, vue) })
+      delete choice.saved
+    }
+    found.push(choices)
+  }
+  return { found, errors }
+}

@@ -1,0 +1,52 @@
+"""The examples: which there are, which need files that the tests do not have, and how they are made short."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORKFLOWS = ROOT / "example_workflows"
+UI_FILES = sorted(WORKFLOWS.glob("*.json"))
+API_FILES = sorted((WORKFLOWS / "api").glob("*.json"))
+SHORT_STEPS = 2  # training steps; a test looks at whether a workflow runs, not at what it learns
+TRAINERS = ("DEFTTrainAdapter", "DEFTTrainTextualInversion")
+# Files of gigabytes and folders of photos. The examples that name them run in tests/comfy/test_reference.py and
+# test_tables.py, with small models and the demo's pictures instead.
+NOT_HERE = {
+    "omnigen2_fp16.safetensors", "qwen_2.5_vl_fp16.safetensors", "ae.safetensors",
+    "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors",
+    *(f"dreambooth/{name}" for name in ("bear_plushie", "cat", "dog8")),
+    *(f"dreambench_plus/live_subject_animal_{name}" for name in ("00_kitten", "01_stork", "02_kitten", "03_horse")),
+}
+
+
+def missing_files(path: Path) -> set[str]:
+    """Those of NOT_HERE that an example names."""
+    nodes = json.loads((WORKFLOWS / "api" / path.name).read_text()).values()
+    return {value for node in nodes for value in node["inputs"].values() if isinstance(value, str)} & NOT_HERE
+
+
+COMPLETE = [path for path in API_FILES + UI_FILES if not missing_files(path)]
+INCOMPLETE = [path for path in API_FILES if missing_files(path)]
+
+
+def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Either format of a workflow with short trainings."""
+    if "nodes" in workflow:
+        for node in workflow["nodes"]:
+            if node["type"] in TRAINERS:
+                names = []
+                for socket in node["inputs"]:
+                    if "widget" in socket:
+                        names.append(socket["widget"]["name"])
+                        if socket["name"].endswith("seed"):
+                            names.append("control_after_generate")
+                assert len(names) == len(node["widgets_values"]), (names, node["widgets_values"])
+                node["widgets_values"][names.index("steps")] = SHORT_STEPS
+        return workflow
+    for node in workflow.values():
+        if node["class_type"] in TRAINERS:
+            node["inputs"]["steps"] = SHORT_STEPS
+    return workflow

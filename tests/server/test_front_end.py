@@ -1,0 +1,279 @@
+"""The examples and nodes in ComfyUI's own front end, with both kinds of nodes: those of the canvas and Vue's."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
+
+# One start of the browser looks at many examples, so that the first test of each kind takes minutes.
+pytestmark = pytest.mark.timeout(900)
+
+MODES = {"canvas": False, "vue": True}
+STEPS = 6
+SET = {
+    **{trainer: {"steps": STEPS} for trainer in TRAINERS},
+    "DEFTTrainingPreviews": {"every": 2, "steps": 2},
+    "KSampler": {"steps": 2},
+}
+# Which are run, and with which nodes: each example once, in turns; the first two with both.
+RUN_FILES = [path for path in UI_FILES if path in COMPLETE]
+BOTH = ("train_with_everything.json", "load_and_apply.json")
+RUNS = sorted(
+    {(list(MODES)[number % 2], path) for number, path in enumerate(RUN_FILES)}
+    | {(mode, path) for mode in MODES for path in RUN_FILES if path.name in BOTH}
+)
+SEED = random.SystemRandom().randrange(1, 2**31)  # the server gives what it has where nothing has changed
+
+
+def cases(pairs: list[tuple[str, Path]]) -> Any:
+    """Parametrisation by kind of nodes and example."""
+    return pytest.mark.parametrize("mode, path", pairs, ids=[f"{mode}-{path.stem}" for mode, path in pairs])
+
+
+def named(path: Path, kind: str = "class_type") -> dict[str, str]:
+    """The node classes of an example, by the nodes' ids."""
+    return {key: node[kind] for key, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items()}
+
+
+def told(path: Path) -> str:
+    """How the page begins to tell what is missing. It looks for model files only, and names a single one."""
+    missing = sorted(name for name in missing_files(path) if name.endswith(".safetensors"))
+    if len(missing) > 1:
+        return f"{len(missing)} errors found"
+    return f"{missing[0]} is missing" if missing else ""
+
+
+Look = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for pictures: DEFT_TEST_PICTURES, that of the logs, or one that is thrown away."""
+    for name in ("DEFT_TEST_PICTURES", "DEFT_TEST_LOGS"):
+        if os.environ.get(name):
+            return Path(os.environ[name])
+    return tmp_path_factory.mktemp("pictures")
+
+
+def once(make: Look) -> Look:
+    """What has been looked at is kept, by its kind of nodes."""
+    kept: dict[str, Any] = {}
+
+    def look(mode: str) -> dict[str, Any]:
+        if mode not in kept:
+            kept[mode] = make(mode)
+        return kept[mode]
+
+    return look
+
+
+@pytest.fixture(scope="module")
+def opened(drive_browser: Any, pictures: Path) -> Look:
+    """What the page shows of each example that is opened, by its name."""
+
+    def look(mode: str) -> dict[str, Any]:
+        folder = pictures / mode
+        folder.mkdir(parents=True, exist_ok=True)
+        expected = {path.name: told(path) for path in UI_FILES}
+        options = {"vue": MODES[mode], "pictures": str(folder), "told": expected}
+        found = drive_browser("check", json.dumps(options), *UI_FILES)
+        return dict(zip((path.name for path in UI_FILES), found, strict=True))
+
+    return once(look)
+
+
+@pytest.fixture(scope="module")
+def ran(drive_browser: Any) -> Look:
+    """What the page shows of each example that is run, by its name."""
+
+    def look(mode: str) -> dict[str, Any]:
+        files = [path for kind, path in RUNS if kind == mode]
+        options = {"vue": MODES[mode], "set": SET, "seed": SEED + MODES[mode]}
+        found = drive_browser("run", json.dumps(options), *files)
+        return dict(zip((path.name for path in files), found, strict=True))
+
+    return once(look)
+
+
+@cases([(mode, path) for mode in MODES for path in UI_FILES])
+def test_opens(opened: Look, mode: str, path: Path) -> None:
+    seen = opened(mode)[path.name]
+    assert "failed" not in seen, seen
+    assert [node for node in seen["nodes"] if not node["registered"]] == []
+    assert seen["errors"] == []
+    assert [text.splitlines()[0] for text in seen["complaints"]] == ([told(path)] if told(path) else [])
+    # What the front end would send is what the API file says.
+    for node_id, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items():
+        assert seen["api"][node_id]["class_type"] == node["class_type"]
+        sent = {name: seen["api"][node_id]["inputs"].get(name) for name in node["inputs"]}
+        assert sent == node["inputs"], node_id
+    picture = Path(seen["picture"])
+    assert 10_000 < picture.stat().st_size < 200_000
+
+
+@cases([("vue", path) for path in UI_FILES])
+def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
+    """With Vue each node of the graph is an element of the page, and red only where its model file is missing."""
+    seen = opened(mode)[path.name]
+    assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
+    files = {key: node["inputs"].values() for key, node in seen["api"].items()}
+    for node_id, element in seen["elements"].items():
+        assert element["width"] > 0 and element["title"] and not element["broken"], (node_id, element)
+        models = {name for name in missing_files(path) if name.endswith(".safetensors")}
+        assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
+
+
+def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> None:
+    """The checks above would find a node that is not installed and a model file that is not there."""
+    path = tmp_path / "broken.json"
+    text = (WORKFLOWS / "compare_methods.json").read_text()
+    path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
+    for vue in MODES.values():
+        options = {"vue": vue, "told": {path.name: "2 errors found"}}
+        (seen,) = drive_browser("check", json.dumps(options), path)
+        assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
+        assert "2 errors found" in " ".join(seen["complaints"])
+        if vue:
+            loaders = {node["id"] for node in seen["nodes"] if node["type"] == "UNETLoader"}
+            assert loaders <= {node_id for node_id, element in seen["elements"].items() if element["error"]}
+
+
+def test_template_browser(server: Any, drive_browser: Any) -> None:
+    """It lists the pack's examples with their thumbnails, and a click opens one."""
+    path = WORKFLOWS / "train_with_previews.json"
+    seen = drive_browser("templates", server.pack_name, path.stem)
+    assert sorted(card["name"] for card in seen["listed"]) == [path.stem for path in UI_FILES]
+    for card in seen["listed"]:
+        # The page keeps a thumbnail that it has loaded as a blob, and shows its own picture where there is none.
+        assert card["src"].startswith("blob:") and card["width"] == 512, card
+    assert {node["id"]: node["type"] for node in seen["nodes"]}.items() >= named(path).items()
+    # ComfyUI's own templates are a package of their own, which a server for tests does not have.
+    assert [text for text in seen["errors"] if "/templates/" not in text and "getCoreWorkflowTemplates" not in text
+            and "getFuseOptions" not in text] == []
+    assert seen["complaints"] == []
+
+
+@cases(RUNS)
+def test_runs_from_the_page(ran: Look, mode: str, path: Path) -> None:
+    """Progress, previews, texts and pictures are seen in the page, and nothing is complained about."""
+    seen = ran(mode)[path.name]
+    assert "failed" not in seen, seen
+    assert seen["end"]["kind"] == "execution_success"
+    assert seen["errors"] == [] and seen["complaints"] == []
+    during, types = seen["seen"], named(path)
+    assert during["running"] and during["title"], during
+    trainers = {node_id for node_id, kind in types.items() if kind in TRAINERS}
+    if trainers:
+        assert any(0 < width <= 100 for width in during["overlay"])
+    for node_id in trainers:
+        assert any(0 < value <= 1 for value in during["progress"][node_id])
+        if MODES[mode]:
+            assert any(0 < width <= 100 for width in during["bars"][node_id])
+        assert any(f"step {STEPS}/{STEPS}" in text for text in during["texts"][node_id])
+    if "DEFTTrainingPreviews" in types.values():
+        assert len(set().union(*(during["previews"].get(node_id, ()) for node_id in trainers))) >= 2, "no previews"
+    shown_pictures = 0
+    for node_id, output in seen["outputs"].items():
+        shown = seen["shown"][node_id]
+        if output.get("images"):
+            # Vue shows one of several at a time.
+            assert len(shown["pictures"]) == (1 if MODES[mode] else len(output["images"])), (node_id, shown)
+            assert all(shown["pictures"])
+            shown_pictures += 1
+        elif output.get("text"):
+            assert_told(shown["text"], output["text"], types[node_id])
+    assert shown_pictures or not any("Image" in kind or "Grid" in kind for kind in types.values())
+
+
+def assert_told(shown: str, texts: list[str], kind: str) -> None:
+    """A text at the node: the trainers keep their last step, all others what they have made."""
+    if kind not in TRAINERS:
+        assert "".join("".join(texts).split()) in "".join(shown.split()), (kind, shown)
+
+
+def dynamic_combos(server: Any) -> list[dict[str, Any]]:
+    """All dynamic choices of the pack's nodes, with the widgets that the server names for each."""
+    found = []
+    for name, node in server.get("/object_info").items():
+        if node["python_module"] != f"custom_nodes.{server.pack_name}":
+            continue
+        for inputs in node["input"].values():
+            for key, (kind, *rest) in inputs.items():
+                if kind == "COMFY_DYNAMICCOMBO_V3":
+                    options = {option["key"]: {**option["inputs"].get("required", {}),
+                                               **option["inputs"].get("optional", {})} for option in rest[0]["options"]}
+                    found.append({"type": name, "name": key, "own": options, "node": node["input"]})
+    return found
+
+
+def widgets_behind(node: dict[str, Any], name: str) -> dict[str, bool]:
+    """Names of a node's ordinary widgets, and whether each is an advanced one."""
+    found = {}
+    for inputs in node.values():
+        for key, (kind, *rest) in inputs.items():
+            settings = rest[0] if rest else {}
+            widget = isinstance(kind, list) or kind in ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
+            if widget and key != name and not settings.get("forceInput"):
+                found[key] = bool(settings.get("advanced"))
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: str) -> None:
+    """Each choice shows its own widgets and no other's; the node's keep their values, saved and opened too."""
+    combos = dynamic_combos(server)
+    assert {(combo["type"], combo["name"]) for combo in combos} >= {
+        ("DEFTTrainAdapter", "method"), ("DEFTLoadScorer", "protocol")}
+    values = {
+        "DEFTTrainAdapter": {"steps": 123, "layers": "all linear", "seed": 77}, "DEFTLoadScorer": {"download": True}
+    }
+    jobs = [{**combo, "options": list(combo["own"]), "values": values[combo["type"]]} for combo in combos]
+    seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs}))
+    assert seen["errors"] == []
+    for combo, choices in zip(jobs, seen["found"], strict=True):
+        assert [choice["option"] for choice in choices] == [*combo["options"], combo["options"][0]]
+        behind = widgets_behind(combo["node"], combo["name"])
+        for choice in choices:
+            own = combo["own"][choice["option"]]
+            advanced = {name: bool(rest[0].get("advanced")) if rest else False for name, (_, *rest) in own.items()}
+            if MODES[mode]:
+                everything = {combo["name"]: False, **advanced, **behind}
+                assert sorted(choice["shown"]["all"]) == sorted(everything)
+                assert set(choice["shown"]["first"]) == {key for key, hidden in everything.items() if not hidden}
+            else:
+                added = {"control_after_generate"} if "seed" in behind else set()
+                named_own = {f"{combo['name']}.{key}" for key in own}
+                assert set(choice["shown"]) == {combo["name"], *named_own, *behind, *added}
+            assert combo["values"].items() <= choice["values"].items()
+            assert choice["opened"] == choice["values"] and choice["shownAgain"] == choice["shown"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind, bad, sentence", [
+    ("DEFTTrainAdapter", {"pattern": "no_such_layer"}, "is left by 'all linear' and pattern 'no_such_layer'"),
+    ("DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
+])
+def test_page_tells_what_failed(
+    drive_browser: Any, mode: str, kind: str, bad: dict[str, Any], sentence: str
+) -> None:
+    """Our sentence is in the page, the node is marked, and the next run works and takes both away."""
+    path = WORKFLOWS / "train_with_previews.json"
+    options = {"vue": MODES[mode], "type": kind, "bad": bad, "set": SET, "seed": SEED + 10 + MODES[mode]}
+    seen = drive_browser("fail", json.dumps(options), path)
+    failed, again = seen["failed"], seen["again"]
+    assert failed["end"]["kind"] == "execution_error"
+    assert named(path)[failed["marked"][0]] == kind and len(failed["marked"]) == 1
+    assert sentence in failed["panel"]
+    assert len(failed["complaints"]) == 1 and "failed" in failed["complaints"][0]
+    assert again["end"]["kind"] == "execution_success"
+    assert again["complaints"] == [] and again["marked"] == []
+    # The panel looks nodes up in the registry, which a server for tests has no way to.
+    assert [text for text in seen["errors"] if "https://api.comfy.org/" not in text] == []
