@@ -1,12 +1,17 @@
 // ComfyUI's own front end in a headless Chromium, driven by playwright-core.
 //
-//   node browser.mjs convert SERVER_URL IN_API.json OUT_UI.json [IN_API.json OUT_UI.json ...]
-//   node browser.mjs check   SERVER_URL UI.json [SCREENSHOT.png]
-//   node browser.mjs drop    SERVER_URL PICTURE.png [PICTURE.png ...]
-//   node browser.mjs nodes   SERVER_URL NODE_ID PICTURE.png [NODE_ID PICTURE.png ...]
-//   node browser.mjs help    SERVER_URL LANGUAGE NODE_ID [NODE_ID ...]
-//   node browser.mjs save    SERVER_URL UI.json [UI.json ...]
+//   node browser.mjs convert   SERVER_URL IN_API.json OUT_UI.json [IN_API.json OUT_UI.json ...]
+//   node browser.mjs save      SERVER_URL UI.json [UI.json ...]
+//   node browser.mjs check     SERVER_URL OPTIONS UI.json [UI.json ...]
+//   node browser.mjs run       SERVER_URL OPTIONS UI.json [UI.json ...]
+//   node browser.mjs fail      SERVER_URL OPTIONS UI.json
+//   node browser.mjs widgets   SERVER_URL OPTIONS
+//   node browser.mjs templates SERVER_URL PACK NAME
+//   node browser.mjs drop      SERVER_URL PICTURE.png [PICTURE.png ...]
+//   node browser.mjs nodes     SERVER_URL NODE_ID PICTURE.png [NODE_ID PICTURE.png ...]
+//   node browser.mjs help      SERVER_URL LANGUAGE NODE_ID [NODE_ID ...]
 //
+// OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
 // printed as JSON. DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
 
@@ -16,7 +21,7 @@ import path from 'node:path'
 import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
-  'convert', 'check', 'drop', 'nodes', 'help', 'save', 'run', 'widgets', 'templates', 'fail'
+  'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help'
 ]
 
 const [command, url, ...rest] = process.argv.slice(2)

@@ -14,7 +14,7 @@ import yaml
 
 from .conftest import ROOT
 from .sweep_tools import sweeps
-from .test_server import with_few_steps
+from .example_files import with_few_steps
 
 
 @pytest.mark.timeout(600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,12 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 SAVED = ("compare_methods", "strength_ladder", "deft_table2")  # a usual one, one with many lines, a large one
 
 
-@pytest.fixture
-def installed(server: Any, tmp_path: Path) -> Iterator[Any]:
-    """A server with the pack in the folder that ComfyUI Manager gives it.
-
-    The other server's folder has a space in its name: for such a one ComfyUI lists the examples, but its web server
-    (aiohttp's static routes) does not find the files.
-    """
-    with type(server)(server.comfyui, tmp_path, pack_name="deft-nodes") as running:
-        yield running
-
-
-def test_template_browser_lists_all_with_thumbnails(installed: Any) -> None:
-    assert sorted(installed.get("/api/workflow_templates")["deft-nodes"]) == NAMES
+def test_template_browser_lists_all_with_thumbnails(server: Any) -> None:
+    assert sorted(server.get("/api/workflow_templates")[server.pack_name]) == NAMES
     for name in NAMES:
-        served = installed.get_bytes(f"/api/workflow_templates/deft-nodes/{name}.jpg")
+        served = server.get_bytes(f"/api/workflow_templates/{server.pack_name}/{name}.jpg")
         assert served == (WORKFLOWS / f"{name}.jpg").read_bytes()
-        assert installed.get(f"/api/workflow_templates/deft-nodes/{name}.json") == json.loads(
+        assert server.get(f"/api/workflow_templates/{server.pack_name}/{name}.json") == json.loads(
             (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))  # fmt: skip
 
 

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import load_script
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAST_HEADING = {"en": "Mistakes", "zh": "常见错误"}
 NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The pack under the name that Manager gives it: the front end asks for help up to a dot in the name only."""
-    comfy_server = sys.modules.get("comfy_server") or load_script("comfy_server")
-    base = tmp_path_factory.mktemp("help base")
-    with comfy_server.ComfyServer(comfy_server.find_comfyui(), base, pack_name="deft-nodes") as running:
-        yield running
-    shutil.rmtree(base, ignore_errors=True)
 
 
 def names(language: str, node_id: str) -> dict[str, Any]:
