@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from .conftest import ROOT
-from .sweep_tools import sweeps
 from .example_files import with_few_steps
+from .sweep_tools import sweeps
 
 
 @pytest.mark.timeout(600)
