@@ -1,13 +1,14 @@
 # Needs Python 3.11 or newer; all else is made in a cache folder (see scripts/environment.py).
 PY ?= python3
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint python comfyui
+.PHONY: help demo test lint screenshots python comfyui
 
 help:
 	@echo "make demo      run the demo workflow on a ComfyUI server without a screen, print the score table"
 	@echo "make demo METHODS=all   the same with all methods, some minutes"
 	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server, browser and installation tests"
 	@echo "make lint      style and types only"
+	@echo "make screenshots   pictures of all examples in the browser, for docs/examples"
 	@echo "make python    path of the environment's Python (use: make -s python)"
 	@echo "make comfyui   path of the ComfyUI folder (use: make -s comfyui)"
 
@@ -22,6 +23,12 @@ test:
 
 lint:
 	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py style types
+
+screenshots: export DEFT_TEST_PICTURES = $(CURDIR)/docs/examples/made
+screenshots:
+	@python=$$($(PY) scripts/environment.py python) && COMFYUI_DIR=$$($(PY) scripts/environment.py comfyui) \
+		$$python -m pytest -q tests/server/test_front_end.py -k "test_opens and canvas"
+	@mv docs/examples/made/canvas/*.jpg docs/examples/ && rm -r docs/examples/made
 
 python:
 	@$(PY) scripts/environment.py python
