@@ -51,7 +51,7 @@ function watch(page) {
         if (text) note((seen.texts[id] ??= []), text)
       }
     }
-    window.deftRun = { seen, end: null, timer: setInterval(look, 20) }
+    window.deftRun = { seen, end: null, look, timer: setInterval(look, 20) }
     const run = window.deftRun
     const ended = ({ type, detail }) => { run.end = { kind: type, prompt_id: detail.prompt_id } }
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted']) {
@@ -93,6 +93,7 @@ export async function runFromPage(page) {
   await page.waitForFunction(() => window.deftRun.end, null, { timeout: 300000 })
   const run = await page.evaluate(() => {
     clearInterval(window.deftRun.timer)
+    window.deftRun.look()
     return { end: window.deftRun.end, seen: window.deftRun.seen }
   })
   await quiet(page)

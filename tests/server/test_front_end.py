@@ -171,21 +171,21 @@ def test_runs_from_the_page(ran: Look, mode: str, path: Path) -> None:
     during, types = seen["seen"], named(path)
     assert during["running"] and during["title"], during
     trainers = {node_id for node_id, kind in types.items() if kind in TRAINERS}
-    if trainers:
-        assert any(0 < width <= 100 for width in during["overlay"])
     for node_id in trainers:
-        assert any(0 < value <= 1 for value in during["progress"][node_id])
-        if MODES[mode]:
-            assert any(0 < width <= 100 for width in during["bars"][node_id])
         assert any(f"step {STEPS}/{STEPS}" in text for text in during["texts"][node_id])
     if "DEFTTrainingPreviews" in types.values():
-        assert len(set().union(*(during["previews"].get(node_id, ()) for node_id in trainers))) >= 2, "no previews"
+        # A training of seconds; others are over before the page has drawn a bar.
+        assert any(0 < width <= 100 for width in during["overlay"])
+        training = max(trainers, key=lambda node_id: len(during["previews"].get(node_id, ())))
+        assert any(0 < value < 1 for value in during["progress"][training])
+        assert len(during["previews"][training]) >= 2
+        if MODES[mode]:
+            assert any(0 < width < 100 for width in during["bars"][training])
     shown_pictures = 0
     for node_id, output in seen["outputs"].items():
         shown = seen["shown"][node_id]
         if output.get("images"):
-            # Vue shows one of several at a time.
-            assert len(shown["pictures"]) == (1 if MODES[mode] else len(output["images"])), (node_id, shown)
+            assert len(shown["pictures"]) == len(output["images"]), (node_id, shown)
             assert all(shown["pictures"])
             shown_pictures += 1
         elif output.get("text"):
