@@ -62,7 +62,8 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
     """Run the tests of a folder in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--durations=10", f"--junitxml={report}", *options, folder]
+    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--durations=10", f"--junitxml={report}", *options,
+               folder]
     status, log = call(part, command, ROOT, variables or {})
     passed = failed = 0
     skipped = []

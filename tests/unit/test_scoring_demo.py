@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deft_pack.demo.recipe.vocabulary import SCENES
 from deft_pack.scoring.scorer import Scorer, load_scorer, score
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -22,8 +23,9 @@ def scorer() -> Scorer:
 
 @pytest.fixture(scope="module")
 def subjects() -> dict[str, list[Path]]:
-    """The pictures of each subject."""
-    return {folder.name: sorted(folder.glob("*.png")) for folder in sorted(SUBJECTS.iterdir()) if folder.is_dir()}
+    """The pictures of each object. Scenes are left out: what differs between their pictures is an object."""
+    return {folder.name: sorted(folder.glob("*.png")) for folder in sorted(SUBJECTS.iterdir())
+            if folder.is_dir() and folder.name not in SCENES}
 
 
 def opened(files: list[Path]) -> list[Image.Image]:
