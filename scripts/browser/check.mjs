@@ -7,12 +7,14 @@ import path from 'node:path'
 import { complaints, each, load, readGraph, setVue } from './page.mjs'
 import { screenshot } from './picture.mjs'
 
-// By id, what stands in the page for a node of the Vue front end.
+// By id, what stands in the page for a node of the Vue front end, and its place in the graph's units.
 function readElements(page) {
   return page.evaluate(() => Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map((element) => [
     element.dataset.nodeId,
     {
-      width: element.getBoundingClientRect().width,
+      box: (({ x, y, width, height }) => [x, y, width, height].map((length) => length / window.app.canvas.ds.scale))(
+        element.getBoundingClientRect()
+      ),
       title: element.querySelector('[data-testid=node-title]')?.innerText ?? '',
       broken: Boolean(element.querySelector('.node-error')) || /Render Error/.test(element.innerText),
       error: Boolean(element.querySelector('[data-testid=node-inner-wrapper].ring-destructive-background'))

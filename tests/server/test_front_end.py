@@ -126,7 +126,7 @@ def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
     files = {key: node["inputs"].values() for key, node in seen["api"].items()}
     for node_id, element in seen["elements"].items():
-        assert element["width"] > 0 and element["title"] and not element["broken"], (node_id, element)
+        assert min(element["box"][2:]) > 0 and element["title"] and not element["broken"], (node_id, element)
         models = {name for name in missing_files(path) if name.endswith(".safetensors")}
         assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
 
