@@ -3,12 +3,30 @@
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
+import { fitView, quiet, setVue } from './page.mjs'
 
 // A name's own UUID: the front end keeps drafts by it, so that two examples must not share one.
 function uuidOf(name) {
   const hex = createHash('sha1').update(name).digest('hex')
   const variant = ((parseInt(hex[16], 16) & 3) | 8).toString(16)
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-5${hex.slice(13, 16)}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`
+}
+
+// With Vue some nodes are higher than on the canvas: the layout has to leave room for either.
+async function makeRoom(page) {
+  const sizes = await page.evaluate(() => window.app.graph.nodes.map((node) => [node.id, ...node.size]))
+  await setVue(page, true)
+  await fitView(page, 0)
+  await quiet(page)
+  const heights = await page.evaluate(() => Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map(
+    (element) => [element.dataset.nodeId, element.offsetHeight - window.LiteGraph.NODE_TITLE_HEIGHT]
+  )))
+  await setVue(page, false)
+  await page.evaluate(({ sizes, heights }) => {
+    for (const [id, width, height] of sizes) {
+      window.app.graph.getNodeById(id).setSize([width, Math.max(height, heights[id])])
+    }
+  }, { sizes, heights })
 }
 
 async function convert(page, source, target) {
@@ -24,6 +42,7 @@ async function convert(page, source, target) {
       for (const widget of node.widgets ?? []) if (widget.name === 'control_after_generate') widget.value = 'fixed'
     }
   }, { api, name })
+  await makeRoom(page)
   const graph = { ...(await page.evaluate(() => window.app.graph.serialize())), id: uuidOf(name) }
   fs.writeFileSync(`${target}.part`, JSON.stringify(graph, null, 2) + '\n')
   fs.renameSync(`${target}.part`, target)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_opens(opened: Look, mode: str, path: Path) -> None:
 
 @cases([("vue", path) for path in UI_FILES])
 def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
-    """With Vue each node of the graph is an element of the page, and red only where its model file is missing."""
+    """With Vue each node is an element of the page, on no other, and red only where its model file is missing."""
     seen = opened(mode)[path.name]
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
     files = {key: node["inputs"].values() for key, node in seen["api"].items()}
@@ -129,6 +130,14 @@ def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
         assert min(element["box"][2:]) > 0 and element["title"] and not element["broken"], (node_id, element)
         models = {name for name in missing_files(path) if name.endswith(".safetensors")}
         assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
+    boxes = {node_id: element["box"] for node_id, element in seen["elements"].items()}
+    assert [pair for pair in combinations(boxes, 2) if on_each_other(*(boxes[node_id] for node_id in pair))] == []
+
+
+def on_each_other(one: list[float], other: list[float]) -> bool:
+    """Whether two boxes [x, y, width, height] cover each other by more than a border's width."""
+    return all(min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - max(one[axis], other[axis]) > 4
+               for axis in (0, 1))
 
 
 def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> None:
@@ -224,6 +233,12 @@ def widgets_behind(node: dict[str, Any], name: str) -> dict[str, bool]:
             if widget and key != name and not settings.get("forceInput"):
                 found[key] = bool(settings.get("advanced"))
     return found
+
+
+def test_no_choice_has_a_single_widget(server: Any) -> None:
+    """Such an option makes the front end 1.47 lose the last widget of the node."""
+    for combo in dynamic_combos(server):
+        assert [option for option, own in combo["own"].items() if len(own) == 1] == [], combo["type"]
 
 
 @pytest.mark.parametrize("mode", MODES)
