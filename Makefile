@@ -24,11 +24,10 @@ test:
 lint:
 	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py style types
 
-screenshots: export DEFT_TEST_PICTURES = $(CURDIR)/docs/examples/made
+screenshots: export DEFT_TEST_PICTURES = $(CURDIR)/docs/examples
 screenshots:
 	@python=$$($(PY) scripts/environment.py python) && COMFYUI_DIR=$$($(PY) scripts/environment.py comfyui) \
 		$$python -m pytest -q tests/server/test_front_end.py -k "test_opens and canvas"
-	@mv docs/examples/made/canvas/*.jpg docs/examples/ && rm -r docs/examples/made
 
 python:
 	@$(PY) scripts/environment.py python

@@ -3,7 +3,7 @@
 import fs from 'node:fs'
 import { fitView, quiet, setSettings } from './page.mjs'
 
-const WIDTH = 1600
+const WIDTHS = [900, 1600]
 const HEIGHTS = [500, 1200]
 const LARGEST = 200_000 // bytes
 
@@ -11,7 +11,7 @@ const BARE = {
   'Comfy.Minimap.Visible': false, 'Comfy.Graph.CanvasMenu': false, 'Comfy.Graph.CanvasInfo': false,
   'LiteGraph.Canvas.MinFontSizeForLOD': 0 // text stays text when it is small
 }
-const HIDDEN = '[role=dialog], [data-testid=error-overlay], .p-toast { visibility: hidden !important }'
+const HIDDEN = '[role=dialog], [data-testid=error-overlay], .p-toast, .no-drag:has(.pi-bars) { visibility: hidden !important }'
 
 const toggleBars = (page) => page.evaluate(
   () => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')
@@ -27,9 +27,11 @@ export async function screenshot(page, target) {
   await toggleBars(page)
   const style = await page.addStyleTag({ content: HIDDEN })
   const { width, height } = await fitView(page, 0)
-  const tall = Math.round(Math.min(Math.max(WIDTH * height / width, HEIGHTS[0]), HEIGHTS[1]))
-  await page.setViewportSize({ width: WIDTH, height: tall })
-  await page.waitForFunction((tall) => Math.abs(window.app.canvasEl.getBoundingClientRect().height - tall) < 60, tall)
+  const within = (length, [least, most]) => Math.round(Math.min(Math.max(length, least), most))
+  const tall = within(WIDTHS[1] * height / width, HEIGHTS)
+  const wide = within(tall * width / height, WIDTHS)
+  await page.setViewportSize({ width: wide, height: tall })
+  await page.waitForFunction((wide) => Math.abs(window.app.canvasEl.getBoundingClientRect().width - wide) < 60, wide)
   await fitView(page, 20)
   await quiet(page)
   for (const quality of [85, 70, 55, 40]) {
