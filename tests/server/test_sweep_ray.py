@@ -84,19 +84,25 @@ def cluster() -> Iterator[None]:
 
 
 class Murder(Progress):
-    """Calls `kill` once, when a worker of that name is in the midst of a cell."""
+    """Calls `kill` once, when a worker of that name is in the midst of a cell after its first one.
 
-    def __init__(self, name: str, kill: Any) -> None:
+    It has a cell in the store then, also if the other worker does all that is left before it is back.
+    """
+
+    def __init__(self, name: str, kill: Any, after: int = 1) -> None:
         super().__init__(out=io.StringIO())
-        self.name, self.kill = name, kill
+        self.name, self.kill, self.after = name, kill, after
         self.seen: set[str] = set()
+        self.begun: set[str] = set()
 
     def event(self, worker: str, job: Any, kind: str, data: dict[str, Any]) -> None:
         """A message of a server."""
         self.seen.add(kind)
         if worker == self.name and kind == "progress" and self.kill:
-            self.kill, kill = None, self.kill
-            kill()
+            self.begun.add(job.key)
+            if len(self.begun) > self.after:
+                self.kill, kill = None, self.kill
+                kill()
 
 
 async def sweep(folder: Path, store: Store, workers: list[Any], progress: Progress) -> Result:
@@ -223,7 +229,7 @@ def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: 
         runner[0].stop()
         runner[0].stop()
 
-    progress = Murder("ray-1", kill)
+    progress = Murder("ray-1", kill, after=0)
 
     async def run() -> tuple[Result, dict[str, Any]]:
         async with remote.ray_workers("auto", comfyui, arguments(folder), store.root, 1, share=False) as (worker,):
