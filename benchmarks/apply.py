@@ -1,9 +1,10 @@
 """What it costs to put a DEFT adapter on a model, beside ComfyUI's LoRA and PEFT's DEFT of the same rank and layers.
 
-    $(make -s python) benchmarks/apply.py [patch forward load memory] [--model sd15 sdxl] [--runs 5] [--rank 8]
+    $(make -s python) benchmarks/apply.py [patch forward load memory] [--model sd15 sdxl] [--device cpu] [--runs 5]
 
 The models are ComfyUI's own SD1.5 and SDXL UNets in their full size with random weights; the layers are all attention
-linears (to_q, to_k, to_v, to_out.0: 128 and 560). The DEFT adapter has the projector qr. On the CPU.
+linears (to_q, to_k, to_v, to_out.0: 128 and 560). The DEFT adapter has the projector qr, rank 8 unless --rank says
+otherwise. On the CPU, or with --device cuda on a GPU (weights there before, memory of the GPU; without dynamic VRAM).
 
 patch.<model>.<dtype>          seconds of ComfyUI's patch_model, ours / ComfyUI's LoRA
 patch_over_pass.<model>.<dtype>  ours / one pass W + up down over the same weights, in place: the floor
@@ -55,13 +56,29 @@ CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}  
 COUNTS = {"sd15": 128, "sdxl": 560, "mid": 128}
 
 
-def prepare() -> None:
-    """Make ComfyUI importable in this process, on the CPU, and the pack under the name deft_pack."""
+def prepare(device: str = "cpu", dynamic: bool = False) -> None:
+    """Make ComfyUI importable in this process, on "cpu" or "cuda", and the pack under the name deft_pack.
+
+    dynamic: with ComfyUI's dynamic VRAM, as its main.py turns it on where there is CUDA.
+    """
     sys.path.insert(0, str(find_comfyui()))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = device == "cpu"
+    if dynamic:
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()  # before PyTorch is imported
     import utils.extra_config  # noqa: F401  (before nodes: comfy/utils.py would take its name)
+
+    if dynamic:
+        import comfy.memory_management
+        import comfy.model_patcher
+
+        if not comfy_aimdo.control.init_devices([(0, int(args.vram_headroom * 1024**3))]):
+            raise RuntimeError("dynamic VRAM cannot be had on this machine")
+        comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+        comfy.memory_management.aimdo_enabled = True
 
     spec = importlib.util.spec_from_file_location(
         "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
@@ -81,7 +98,11 @@ def attention(network: Any) -> dict[str, Any]:
 
 
 def unet(kind: str, dtype: str, every: bool = False) -> Any:
-    """A ModelPatcher of the full UNet on the CPU. Only the attention weights are filled, unless `every` is set."""
+    """A ModelPatcher of the full UNet for ComfyUI's device, its weights on the CPU. Only those of the attention are
+    filled, unless `every` is set.
+    """
+    import comfy.memory_management
+    import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
     import torch
@@ -92,19 +113,22 @@ def unet(kind: str, dtype: str, every: bool = False) -> Any:
     class SDXL(comfy.supported_models.SDXL):
         unet_config: dict[str, Any] = {}
 
-    device = torch.device("cpu")
+    cpu, device = torch.device("cpu"), comfy.model_management.get_torch_device()
     config: Any = {"sd15": SD15, "sdxl": SDXL, "mid": SD15}[kind](CONFIGS[kind])
     # fp16 is stored and computed with in fp32, as ComfyUI does on a CPU: there is no fast fp16 product there.
-    config.set_inference_dtype(getattr(torch, dtype), torch.float32 if dtype == "float16" else None)
-    model = config.get_model({}, "", device=device)
-    generator = torch.Generator().manual_seed(0)
+    cast = torch.float32 if dtype == "float16" and device == cpu else None
+    config.set_inference_dtype(getattr(torch, dtype), cast)
+    dynamic, comfy.memory_management.aimdo_enabled = comfy.memory_management.aimdo_enabled, False
+    model = config.get_model({}, "", device=cpu)  # with dynamic VRAM there would be no weights before a file is loaded
+    comfy.memory_management.aimdo_enabled = dynamic
+    generator = torch.Generator(device).manual_seed(0)
     layers = attention(model.diffusion_model)
     assert len(layers) == COUNTS[kind]
     parameters = model.parameters() if every else [layer.weight for layer in layers.values()]
     for parameter in parameters:
-        values = torch.randn(parameter.shape, generator=generator)
+        values = torch.randn(parameter.shape, generator=generator, device=device)
         parameter.data.copy_(values / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.01 * values + 1)
-    return comfy.model_patcher.ModelPatcher(model.eval(), device, device)
+    return comfy.model_patcher.CoreModelPatcher(model.eval(), device, cpu)
 
 
 def adapter(model: Any, method: str, rank: int) -> dict[str, Any]:
@@ -139,15 +163,18 @@ def patched(base: Any, tensors: dict[str, Any]) -> Any:
 
 
 def patch_once(model: Any) -> Callable[[], float]:
-    """Patch all weights, and undo it outside of the measurement."""
+    """Patch all weights where they are computed with, and undo it outside of the measurement."""
     import torch
 
-    device = torch.device("cpu")
+    device = model.load_device
+    model.model.to(device)
 
     def measure() -> float:
         with torch.inference_mode():
+            finish(device)
             started = time.perf_counter()
             model.patch_model(device)
+            finish(device)
             taken = time.perf_counter() - started
             model.unpatch_model(device)
         return taken
@@ -155,17 +182,28 @@ def patch_once(model: Any) -> Callable[[], float]:
     return measure
 
 
+def finish(device: Any) -> None:
+    """Wait for what a GPU still does."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def one_pass(base: Any, rank: int) -> Callable[[], float]:
     """W + up down for all attention weights, in place, fp16 through one fp32 scratch: what no method can undercut."""
     import torch
 
-    weights = [layer.weight.data for layer in attention(base.model.diffusion_model).values()]
-    scratch = torch.empty(max(weight.numel() for weight in weights))
+    device = base.load_device
+    weights = [layer.weight.data.to(device) for layer in attention(base.model.diffusion_model).values()]
+    scratch = torch.empty(max(weight.numel() for weight in weights), device=device)
     generator = torch.Generator().manual_seed(2)
-    pairs = {shape: (torch.zeros(shape[0], rank), torch.randn(rank, shape[1], generator=generator))
+    pairs = {shape: (torch.zeros(shape[0], rank, device=device),
+                     torch.randn(rank, shape[1], generator=generator).to(device))
              for shape in {tuple(weight.shape) for weight in weights}}
 
     def work() -> None:
+        finish(device)
         with torch.inference_mode():
             for weight in weights:
                 up, down = pairs[tuple(weight.shape)]
@@ -174,6 +212,7 @@ def one_pass(base: Any, rank: int) -> Callable[[], float]:
                 else:
                     part = scratch[:weight.numel()].view(weight.shape)
                     weight.copy_(part.copy_(weight).addmm_(up, down))
+        finish(device)
 
     return seconds(work)
 
@@ -198,7 +237,8 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[
 
     network = torch.nn.Module()
     for index, layer in enumerate(attention(base.model.diffusion_model).values()):
-        linear = torch.nn.Linear(*reversed(layer.weight.shape), bias=False, dtype=getattr(torch, dtype))
+        linear = torch.nn.Linear(*reversed(layer.weight.shape), bias=False, dtype=getattr(torch, dtype),
+                                 device=base.load_device)
         linear.weight.data.copy_(layer.weight.data)
         network.add_module(f"layer{index}", linear)
     names = [name for name, _ in network.named_children()]
@@ -212,6 +252,7 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[
             started = time.perf_counter()
             wrapped = peft.PeftModel.from_pretrained(network, folder)
             wrapped.merge_adapter()
+            finish(base.load_device)
             taken = time.perf_counter() - started
             wrapped.unmerge_adapter()
             wrapped.unload()
@@ -220,8 +261,10 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[
     def merge(safe: bool) -> float:
         with torch.no_grad():
             wrapped = peft.PeftModel.from_pretrained(network, folder)
+            finish(base.load_device)
             started = time.perf_counter()
             wrapped.merge_adapter(safe_merge=safe)
+            finish(base.load_device)
             taken = time.perf_counter() - started
             wrapped.unmerge_adapter()
             wrapped.unload()
@@ -264,17 +307,21 @@ def measure_forward(kind: str, dtype: str, options: argparse.Namespace) -> None:
     base = unet(kind, dtype, every=True)
     network = base.model.diffusion_model
     config = base.model.model_config.unet_config
+    device = base.load_device
     inputs: dict[str, Any] = {
         "x": torch.randn(1, 4, 32, 32), "timesteps": torch.tensor([500.0]),
-        "context": torch.randn(1, 77, config["context_dim"]),
-        "y": torch.randn(1, config["adm_in_channels"]) if config.get("adm_in_channels") else None}
+        "context": torch.randn(1, 77, config["context_dim"])}
+    inputs = {name: value.to(device, base.model.get_dtype() if dtype == "float16" and device.type == "cuda" else None)
+              for name, value in inputs.items()}
 
     def run(model: Any) -> Callable[[], float]:
         def measure() -> float:
             with torch.inference_mode():
-                model.load(torch.device("cpu"), lowvram_model_memory=1)
+                model.load(device, lowvram_model_memory=1)
+                finish(device)
                 started = time.perf_counter()
                 network(**inputs)
+                finish(device)
                 taken = time.perf_counter() - started
                 model.detach()
             return taken
@@ -315,17 +362,20 @@ def measure_memory(kind: str, dtype: str, options: argparse.Namespace) -> None:
     peaks = []
     for method in ("deft", "lora"):
         command = [sys.executable, __file__, "--peak", method, "--model", kind, "--dtype", dtype,
-                   "--rank", str(options.rank)]
+                   "--rank", str(options.rank), "--device", options.device]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         peaks.append(float(done.stdout.split()[-1]))
     report(f"memory.{kind}.{dtype}", peaks[0], peaks[1], "MiB", 1)
 
 
 def print_peak(kind: str, dtype: str, method: str, rank: int) -> None:
-    """In a process of its own: patch, and print the peak of the resident memory in MiB."""
+    """In a process of its own: patch, and print the peak of the resident memory, or of the GPU's, in MiB."""
+    import torch
+
     base = unet(kind, dtype)
     patch_once(patched(base, adapter(base, method, rank)))()
-    print(memory("VmHWM"))
+    cuda = base.load_device.type == "cuda"
+    print(torch.cuda.max_memory_allocated(base.load_device) / 2**20 if cuda else memory("VmHWM"))
 
 
 def main() -> None:
@@ -337,12 +387,13 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak", choices=("deft", "lora"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     wanted = options.what or kinds
     if set(wanted) - set(kinds):
         parser.error(f"choose from {', '.join(kinds)}")
-    prepare()
+    prepare(options.device)
     if options.peak:
         print_peak(options.model[0], options.dtype[0], options.peak, options.rank)
         return

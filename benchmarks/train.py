@@ -1,12 +1,13 @@
 """What a training step costs, beside its floor, ComfyUI's Train LoRA, and PEFT's LoRA in diffusers' UNet.
 
-    $(make -s python) benchmarks/train.py [--model mid sd15] [--precision fp32 bf16] [--lines NAME ...] [--runs 3]
+    $(make -s python) benchmarks/train.py [--model mid sd15] [--precision fp32 bf16] [--device cpu] [--lines NAME ...]
 
 The models are ComfyUI's SD1.5 UNet in its full size (860 M) and with 128 base channels (mid, 138 M), random weights, on
-the CPU; batch 1, 32 x 32 latents, 77 tokens, rank 8, AdamW. "attention": to_q, to_k, to_v and to_out.0, 128 layers.
-Each measurement is a process of its own: the median seconds of its steps, and the MiB that they add to the loaded model
-at their peak (Linux). The floor is a forward and the gradient of its input, with weights that take none, and with the
-attention that training uses (PyTorch's); floor_chunked has ComfyUI's own on a CPU. With bf16 the base is stored in it.
+the CPU or with --device cuda on a GPU; batch 1, 32 x 32 latents, 77 tokens, rank 8, AdamW. "attention": to_q, to_k,
+to_v and to_out.0, 128 layers. Each measurement is a process of its own: the median seconds of its steps, and the MiB
+that they add to the loaded model at their peak (Linux; of the GPU's memory there). The floor is a forward and the
+gradient of its input, with weights that take none, and with the attention that training uses (PyTorch's); floor_chunked
+has ComfyUI's own on a CPU. With bf16 the base is stored in it. --dynamic-vram: our sides with ComfyUI's dynamic VRAM.
 
 deft_over_*     DEFT on attention / floor, floor_chunked, LoRA by us, Train LoRA on attention in weight and bypass mode,
                 Train LoRA as it comes (all layers, weight mode, gradient checkpointing), PEFT's LoRA, PEFT's DEFT
@@ -32,7 +33,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from apply import CONFIGS, prepare, unet  # noqa: E402
+from apply import CONFIGS, finish, prepare, unet  # noqa: E402
 from frame import alternate, memory, report  # noqa: E402
 
 MODELS = {"mid": "mid", "sd15": "sd15"}
@@ -54,28 +55,44 @@ LINES = {
     "floor_over_core_bypass": ("floor", "core_bypass"),
     "floor_over_core_weight": ("floor", "core_weight"),
 }
-SLOW = ("core",)  # half a minute a step: fewer of them
+SLOW = ("core",)  # half a minute a step on a CPU: fewer of them
+OURS = ("deft", "lora", "deft_all")
 
 
 class Meter:
     """Starts when the model is there; then takes the end of each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Any) -> None:
+        self.device = device_of()
         gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the training would reuse what the set-up has freed
-        self.start = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        if self.device.type == "cuda":  # the model may be there or not yet
+            self.start = sum(value.numel() * value.element_size() for value in network.parameters()) / MIB
+        else:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the training would reuse what the set-up has freed
+            self.start = memory("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         self.ends = [time.perf_counter()]
 
     def step(self, *ignored: Any, **named: Any) -> None:
         """A step has ended."""
+        finish(self.device)
         self.ends.append(time.perf_counter())
 
     def result(self, adapter: int = 0) -> dict[str, float]:
         """Seconds of a step but the first, which pays what happens once; MiB; bytes of the adapter's training."""
+        import torch
+
         seconds = [later - earlier for earlier, later in zip(self.ends[1:], self.ends[2:], strict=False)]
-        added = memory("VmHWM") - self.start
+        cuda = self.device.type == "cuda"
+        added = (torch.cuda.max_memory_allocated(self.device) / MIB if cuda else memory("VmHWM")) - self.start
         return {"step": statistics.median(seconds), "memory": added, "adapter": 16 * adapter / MIB}
+
+
+def device_of() -> Any:
+    """Where ComfyUI computes."""
+    import comfy.model_management
+
+    return comfy.model_management.get_torch_device()
 
 
 def model_of(kind: str, precision: str) -> Any:
@@ -105,13 +122,15 @@ def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, flo
 
     from deft_pack.trainers.attention import pytorch_attention
 
-    network = model_of(kind, precision).model.diffusion_model.requires_grad_(False)
+    device = device_of()
+    network = model_of(kind, precision).model.diffusion_model.requires_grad_(False).to(device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    meter = Meter()
+    time_step, text = torch.tensor([500.0], device=device), context(kind).to(device, dtype)
+    meter = Meter(network)
     with contextlib.nullcontext() if chunked else pytorch_attention():
         for _ in range(steps + 1):
-            x = latent().to(dtype).requires_grad_()
-            network(x, torch.tensor([500.0]), context=context(kind).to(dtype)).float().square().mean().backward()
+            x = latent().to(device, dtype).requires_grad_()
+            network(x, time_step, context=text).float().square().mean().backward()
             meter.step()
     return meter.result()
 
@@ -129,7 +148,7 @@ def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkp
     with torch.inference_mode():
         model = model_of(kind, precision)
         material = Material([{"samples": latent()}], [[[context(kind), {}]]])
-        meter = Meter()
+        meter = Meter(model.model)
         result = train(model, material, settings, meter.step)
     return meter.result(sum(value.numel() for value in result.adapter.values()))
 
@@ -156,7 +175,7 @@ def core(
             setattr(core_train, name, limited(getattr(core_train, name)))
     model = model_of(kind, precision)
     model.cached_patcher_init = (lambda disable_dynamic=False: model_of(kind, precision), ())
-    meter = Meter()
+    meter = Meter(model.model)
     own = torch.optim.AdamW.step
 
     def step(*args: Any, **named: Any) -> Any:
@@ -187,8 +206,10 @@ def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, f
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     channels = tuple(config["model_channels"] * factor for factor in config["channel_mult"])
     network = UNet2DConditionModel(sample_size=32, block_out_channels=channels, attention_head_dim=8,
-                                   cross_attention_dim=config["context_dim"]).to(dtype)
-    meter = Meter()
+                                   cross_attention_dim=config["context_dim"]).to(device_of(), dtype)
+    device, text = device_of(), context(kind).to(device_of(), dtype)
+    time_step = torch.tensor([500], device=device)
+    meter = Meter(network)
     targets = list(ENDINGS)
     made = peft.LoraConfig(r=RANK, target_modules=targets) if method == "lora" else peft.DeftConfig(
         r=RANK, decomposition_method="qr", target_modules=targets)
@@ -198,9 +219,9 @@ def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, f
         parameter.data = parameter.data.float()
     optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.0)
     for _ in range(steps + 1):
-        noise = torch.randn(1, 4, 32, 32)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            output = network((latent() + noise).to(dtype), torch.tensor([500]), context(kind).to(dtype)).sample
+        noise = torch.randn(1, 4, 32, 32).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = network((latent().to(device) + noise).to(dtype), time_step, text).sample
             loss = (output.float() - noise).square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -225,10 +246,11 @@ SIDES: dict[str, Callable[[str, str, int], dict[str, float]]] = {
 }
 
 
-def child(side: str, kind: str, precision: str, steps: int) -> dict[str, float]:
+def child(side: str, kind: str, precision: str, steps: int, options: argparse.Namespace) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [
-        sys.executable, __file__, "--child", side, "--model", kind, "--precision", precision, "--steps", str(steps)]
+        sys.executable, __file__, "--child", side, "--model", kind, "--precision", precision, "--steps", str(steps),
+        "--device", options.device, *(["--dynamic-vram"] if options.dynamic_vram and side in OURS else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -240,21 +262,25 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
     """Measure both sides in turns and print seconds and memory."""
     sides = LINES[line]
     seen: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    slow = any(side in SLOW for side in sides)
+    slow = options.device == "cpu" and any(side in SLOW for side in sides)
 
     def step(side: str) -> float:
-        seen[side].append(child(side, kind, precision, 2 if side in SLOW else options.steps))
+        fewer = side in SLOW and options.device == "cpu"
+        seen[side].append(child(side, kind, precision, 2 if fewer else options.steps, options))
         return seen[side][-1]["step"]
 
     runs = 1 if slow and kind == "sd15" else options.runs
     our, peer = alternate(lambda: step(sides[0]), lambda: step(sides[1]), runs, warm_up=0)
-    name = f"train.{kind}.{precision}.{line}"
+    place = "" if options.device == "cpu" else f"{options.device}{'.dynamic' if options.dynamic_vram else ''}."
+    name = f"train.{place}{kind}.{precision}.{line}"
     report(name, our, peer, "s", runs)
+    if options.dynamic_vram:
+        return  # the weights are not in PyTorch's memory
     first, second = (statistics.median(found["memory"] for found in seen[side]) for side in sides)
     if line == "deft_over_floor":
         second += statistics.median(found["adapter"] for found in seen[sides[0]])
     head, _, tail = line.partition("_over_")
-    name = f"train.{kind}.{precision}.memory{'' if head == 'deft' else f'_{head}'}_over_{tail}"
+    name = f"train.{place}{kind}.{precision}.memory{'' if head == 'deft' else f'_{head}'}_over_{tail}"
     report(name, first, second, "MiB", runs)
 
 
@@ -266,10 +292,12 @@ def main() -> None:
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dynamic-vram", action="store_true", help="our sides with ComfyUI's dynamic VRAM (cuda)")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        prepare()
+        prepare(options.device, options.dynamic_vram)
         print(json.dumps(SIDES[options.child](options.model[0], options.precision[0], options.steps)))
         return
     for kind in options.model:

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,14 +60,17 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
 
     comfyui: ComfyUI's folder. base: an empty or own folder for models, input, output, user data and the log.
     pack: the pack's folder, linked into custom_nodes under `pack_name`; None starts ComfyUI without it.
-    python: that of another environment. (ComfyUI serves no templates and no help of a folder with a space in its name.)
+    python: that of another environment. It computes on the CPU; DEFT_COMFYUI_ARGS, if set, is given to ComfyUI instead
+    of `--cpu` ("" is ComfyUI's own choice: a GPU where there is one).
+    (ComfyUI serves no templates and no help of a folder with a space in its name.)
     """
 
     def __init__(
         self, comfyui: Path, base: Path, pack: Path | None = ROOT, pack_name: str = "deft-nodes",
         environment: dict[str, str] | None = None, python: str = sys.executable,
     ) -> None:
-        arguments = ["--cpu", "--base-directory", str(base), "--disable-api-nodes"]
+        device = shlex.split(os.environ.get("DEFT_COMFYUI_ARGS", "--cpu"))
+        arguments = [*device, "--base-directory", str(base), "--disable-api-nodes"]
         super().__init__(comfyui, base, arguments, python, environment)
         self.base, self.pack, self.pack_name = base, pack, pack_name
 

@@ -62,6 +62,9 @@ def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
     if is_at_hand(module, like):
         yield stored
         return
+    if not hasattr(module, "comfy_cast_weights"):  # PyTorch's own layer: ComfyUI moves it as a whole
+        yield stored.to(like.device, like.dtype)
+        return
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
         # Products with quantised tensors would round the gradient as well, or know only x W^T.

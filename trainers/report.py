@@ -90,6 +90,9 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
         found.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
     if (middle := statistics.median(change.values())) > 1:
         found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
+    if trainer.varying:
+        found.append(f"the same training again gives slightly other numbers: PyTorch's {trainer.varying} has no "
+                     "deterministic algorithm on this device")
     idle = [name for name, value in change.items() if not value]
     if idle:
         found.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")

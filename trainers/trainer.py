@@ -22,6 +22,7 @@ from .decompositions import Decompositions
 from .frozen import is_frozen_kind, weight_of
 from .material import Dataset
 from .network import checkpointing, frozen
+from .reproducible import deterministic, not_deterministic
 from .settings import Settings
 from .targets import EVERYTHING, is_small_kind, rank_of, rank_rules, select
 
@@ -72,6 +73,7 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
+        self.varying = ""  # an operation without a deterministic algorithm on this device
 
     # ------------------------------------------------------------------------------------------------- what is trained
 
@@ -252,6 +254,32 @@ class Trainer:
             losses = losses * objective.weights(model.model_sampling, sigma, settings.weighting, settings.gamma)
         return losses.mean()
 
+    def gradients(self) -> float:
+        """Those of one step, the same bits whenever it is taken; the loss.
+
+        Where the model has an operation that cannot give them, they are taken as they come, and `varying` names it.
+        """
+        random = self.random_state()
+        try:
+            with deterministic(self.device, strict=not self.varying):
+                return self.accumulated()
+        except RuntimeError as error:
+            self.varying = self.varying or not_deterministic(error)
+            if not not_deterministic(error):
+                raise
+        self.set_random_state(random)
+        with deterministic(self.device, strict=False):
+            return self.accumulated()
+
+    def accumulated(self) -> float:
+        """The gradients of all batches of a step; the mean loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for _ in range(self.settings.accumulation):
+            self.refresh()
+            loss += self.backward()
+        return loss
+
     def take_step(self) -> tuple[float, float, float]:
         """One step of the optimizer; loss, gradient norm before clipping, and learning rate.
 
@@ -264,11 +292,7 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for _ in range(settings.accumulation):
-            self.refresh()
-            loss += self.backward()
+        loss = self.gradients()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise ValueError(
@@ -337,6 +361,12 @@ class Trainer:
             "prior_order": list(self.prior_order.waiting),
         }
 
+    def set_random_state(self, random: dict[str, Any]) -> None:
+        """Go back to where the random numbers were."""
+        self.generator.set_state(random["generator"])
+        self.order.waiting = [list(batch) for batch in random["order"]]
+        self.prior_order.waiting = [list(batch) for batch in random["prior_order"]]
+
     def state(self, random: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
         """All that a run needs to go on: tensors, numbers and lists only."""
         return {
@@ -359,9 +389,7 @@ class Trainer:
                 value.copy_(saved)
         self.step, self.losses = state["step"], list(state["losses"])
         self.gradient_norms = list(state["gradient_norms"])
-        self.generator.set_state(state["random"]["generator"])
-        self.order.waiting = [list(batch) for batch in state["random"]["order"]]
-        self.prior_order.waiting = [list(batch) for batch in state["random"]["prior_order"]]
+        self.set_random_state(state["random"])
 
     @torch.no_grad()
     def finish(self) -> tuple[adapters.Adapter, dict[str, float]]:

@@ -1,7 +1,9 @@
-"""A real ComfyUI in this process, on the CPU: its loader, validator and executor, with the pack as a custom node.
+"""A real ComfyUI in this process: its loader, validator and executor, with the pack as a custom node.
 
-DEFT_TEST_COMFYUI names the ComfyUI folder; without it scripts/environment.py says where one is. ComfyUI has to be first
-on sys.path and to know its base folder before any of its modules is imported, so that happens when this file is read.
+DEFT_TEST_COMFYUI names the ComfyUI folder; without it scripts/environment.py says where one is. DEFT_TEST_DEVICE says
+where it computes: cpu (default), cuda (with dynamic VRAM, as ComfyUI has it) or cuda-static (without). ComfyUI has to
+be first on sys.path and to know its base folder before any of its modules is imported, so that happens when this file
+is read.
 
 The pack is loaded by ComfyUI's own loader from a folder with an awkward name, so its modules are not those of
 `deft_pack`. Tests here reach them with `comfyui.module("patches.keys")`.
@@ -31,6 +33,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER_NAME = "deft nodes-1.0"  # a space, a hyphen, a dot: no code may count on the folder's name
 BASE = Path(tempfile.mkdtemp(prefix="deft-comfy-"))
+DEVICE = os.environ.get("DEFT_TEST_DEVICE") or "cpu"
 atexit.register(shutil.rmtree, BASE, ignore_errors=True)
 
 
@@ -49,7 +52,14 @@ def prepare() -> Path:
     sys.path.insert(0, str(folder))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = DEVICE == "cpu"
+    # What is compared with references is computed as exactly as on the CPU.
+    args.force_fp32 = args.fp32_vae = args.fp32_text_enc = DEVICE != "cpu"
+    args.disable_dynamic_vram = DEVICE == "cuda-static"
+    if DEVICE == "cuda":
+        import comfy_aimdo.control
+
+        comfy_aimdo.control.init()  # before PyTorch is imported, as in ComfyUI's main.py
     args.base_directory = str(BASE)
     args.disable_api_nodes = True
     args.disable_auto_launch = True
@@ -58,11 +68,29 @@ def prepare() -> Path:
     (custom_nodes / FOLDER_NAME).symlink_to(ROOT, target_is_directory=True)
     import utils.extra_config  # noqa: F401  (before nodes: comfy/utils.py would take its name)
 
+    if DEVICE != "cpu":
+        prepare_cuda()
     for name in ("input", "output", "temp", "user"):
         (BASE / name).mkdir(exist_ok=True)
     for name in ("loras", "embeddings", "checkpoints", "vae", "text_encoders", "diffusion_models"):
         (BASE / "models" / name).mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def prepare_cuda() -> None:
+    """Exact products, and dynamic VRAM as ComfyUI's main.py turns it on."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if DEVICE == "cuda":
+        import comfy.memory_management
+        import comfy.model_patcher
+        import comfy_aimdo.control
+        from comfy.cli_args import args
+
+        assert comfy_aimdo.control.init_devices([(0, int(args.vram_headroom * 1024**3))]), "no dynamic VRAM here"
+        comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+        comfy.memory_management.aimdo_enabled = True
 
 
 COMFYUI = prepare()

@@ -5,12 +5,15 @@ ComfyUI leaves its layers uninitialised, so every parameter is filled here from 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
+# Where the models here compute (see conftest.py).
+DEVICE = torch.device("cuda", 0) if os.environ.get("DEFT_TEST_DEVICE", "cpu").startswith("cuda") else CPU
 TOKEN_WIDTH = 48  # of the conditioning that every model here takes
 POOLED_WIDTH = 32
 
@@ -92,7 +95,7 @@ def unet(kind: str = "sd15", seed: int = 0, dtype: torch.dtype = torch.float32) 
     state = filled({name: value.shape for name, value in model.diffusion_model.state_dict().items()}, seed)
     model.diffusion_model.load_state_dict(state)
     model.eval()
-    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+    return comfy.model_patcher.ModelPatcher(model, load_device=DEVICE, offload_device=CPU)
 
 
 def channels(model: Any) -> int:
@@ -124,7 +127,9 @@ def network_output(model: Any, **inputs: Any) -> Tensor:
 
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model])
-        return model.model.diffusion_model(**(inputs or network_inputs(model))).clone()
+        inputs = {name: value.to(DEVICE) if isinstance(value, Tensor) else value
+                  for name, value in (inputs or network_inputs(model)).items()}
+        return model.model.diffusion_model(**inputs).clone().to(CPU)
 
 
 def sample(model: Any, seed: int = 5, steps: int = 2) -> Tensor:
@@ -140,17 +145,37 @@ def sample(model: Any, seed: int = 5, steps: int = 2) -> Tensor:
 
 def weights(model: Any) -> dict[str, Tensor]:
     """Copies of all weights as they are now, by ComfyUI's keys."""
-    return {name: value.clone() for name, value in model.model.state_dict().items()}
+    return {name: value.clone().to(CPU) for name, value in model.model.state_dict().items()}
 
 
 def patched_weights(model: Any) -> dict[str, Tensor]:
     """Copies of all weights with the patches in, made by ComfyUI's own patching, which is undone afterwards."""
     with torch.inference_mode():
-        model.patch_model(CPU)
+        if model.is_dynamic():
+            return dynamic_weights(model)
+        model.patch_model(DEVICE)
         try:
             return weights(model)
         finally:
             model.unpatch_model(CPU)
+
+
+def dynamic_weights(model: Any) -> dict[str, Tensor]:
+    """Copies of all weights as ComfyUI's dynamic VRAM gives them to the layers."""
+    import comfy.model_management
+    import comfy.ops
+
+    comfy.model_management.load_models_gpu([model])
+    found = weights(model)
+    for name, module in model.model.named_modules():
+        if hasattr(module, "_v"):
+            place = {"device": DEVICE, "dtype": module.weight.dtype, "bias_dtype": module.weight.dtype}
+            weight, bias, stream = comfy.ops.cast_bias_weight(module, offloadable=True, **place)
+            found[f"{name}.weight"] = weight.clone().to(CPU)
+            if bias is not None:
+                found[f"{name}.bias"] = bias.clone().to(CPU)
+            comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+    return found
 
 
 def deft_layers(shapes: dict[str, tuple[int, ...]], method: Any, rank: int = 4, seed: int = 10, alpha: float | None = 8,

@@ -136,7 +136,7 @@ def test_on_a_partly_loaded_model(pack: Pack) -> None:
     expected = models.network_output(pack.apply(adapter, model)[0])
     patched = pack.apply(adapter, model, mode="activations")[0]
     with torch.inference_mode():
-        patched.load(models.CPU, lowvram_model_memory=1)
+        patched.load(models.DEVICE, lowvram_model_memory=1)
         patched.inject_model()
         found = patched.model.diffusion_model(**models.network_inputs(patched)).clone()
         patched.detach()
@@ -340,7 +340,7 @@ def test_a_patched_bias_of_a_partly_loaded_model(pack: Pack) -> None:
         patched = pack.apply(adapter, model, mode=mode)[0]
         patched.add_patches(bias, 1.0)
         with torch.inference_mode():
-            patched.patch_model(models.CPU, lowvram_model_memory=1)
+            patched.patch_model(models.DEVICE, lowvram_model_memory=1)
             outputs.append(output_now(patched))
             patched.detach()
     assert models.relative(outputs[1], outputs[0]) < 1e-5

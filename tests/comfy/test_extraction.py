@@ -188,7 +188,7 @@ def test_text_encoders(pack: Pack) -> None:
     model, base = models.sd3(), small_clip("sd15")
     tuned = base.clone()
     tuned.cond_stage_model = copy.deepcopy(base.cond_stage_model)
-    tuned.patcher = type(base.patcher)(tuned.cond_stage_model, load_device=models.CPU, offload_device=models.CPU)
+    tuned.patcher = type(base.patcher)(tuned.cond_stage_model, load_device=models.DEVICE, offload_device=models.CPU)
     linear = [name for name, module in tuned.cond_stage_model.named_modules()
               if isinstance(module, nn.Linear) and ".layers." in name]
     with torch.inference_mode():

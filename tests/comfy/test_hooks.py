@@ -400,7 +400,7 @@ def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: st
         hooks = pack.hook(adapter, model, strength_model=strength, stacking=stacking, prev_hooks=hooks)
     weights = patched_weights(wanted)
     with torch.inference_mode():
-        patched.patch_model(models.CPU)
+        patched.patch_model(models.DEVICE)
         found = effective(patched, hooks)
         before = models.weights(patched)
         patched.unpatch_model(models.CPU)
@@ -440,7 +440,7 @@ def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
 
         unload()
         with torch.inference_mode():
-            patched.patch_model(models.CPU, lowvram_model_memory=1)
+            patched.patch_model(models.DEVICE, lowvram_model_memory=1)
             if patched.patches:
                 assert any(getattr(module, "weight_function", None) for module in model.model.modules())
             target = comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model)

@@ -149,7 +149,7 @@ def test_what_is_on_the_model_does_not_count(pack: Pack) -> None:
     assert pack.fingerprint.fingerprint(patched) == recorded
     with torch.inference_mode():
         for memory in (0, 1):  # 0: all of it
-            patched.patch_model(models.CPU, lowvram_model_memory=memory)
+            patched.patch_model(models.DEVICE, lowvram_model_memory=memory)
             assert bool(patched.backup) is (memory == 0)
             assert pack.fingerprint.fingerprint(patched) == recorded
             assert pack.fingerprint.fingerprint(model) == recorded  # a clone of the same network
@@ -341,7 +341,7 @@ def test_other_patches_do_not_change_the_numbers(pack: Pack) -> None:
     clean = pack.inspect.inspect(adapter, model)
     patched = pack.apply(other, model)[0]
     with torch.inference_mode():
-        patched.patch_model(models.CPU)
+        patched.patch_model(models.DEVICE)
         loaded = pack.inspect.inspect(adapter, patched)
         patched.unpatch_model(models.CPU)
     assert [row.change for row in loaded.rows] == [row.change for row in clean.rows]

@@ -254,11 +254,11 @@ def test_a_model_that_does_not_fit_gives_the_same_output(pack: Pack) -> None:
     patched = pack.apply(pack.adapter(model, every_layer(model)), model)[0]
     inputs = models.network_inputs(model)
     with torch.inference_mode():
-        patched.patch_model(models.CPU)
+        patched.patch_model(models.DEVICE)
         full = model.model.diffusion_model(**inputs)
         patched.unpatch_model(models.CPU)
         plain = model.model.diffusion_model(**inputs)
-        patched.patch_model(models.CPU, lowvram_model_memory=1)
+        patched.patch_model(models.DEVICE, lowvram_model_memory=1)
         assert any(module.weight_function for module in model.model.modules() if hasattr(module, "weight_function"))
         low = model.model.diffusion_model(**inputs)
         patched.unpatch_model(models.CPU)

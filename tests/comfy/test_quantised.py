@@ -128,7 +128,7 @@ def output_of_low_vram(model: Any) -> Tensor:
     """The same with all layers' weights outside, patched at each use."""
     unload()
     with torch.inference_mode():
-        model.patch_model(models.CPU, lowvram_model_memory=1)
+        model.patch_model(models.DEVICE, lowvram_model_memory=1)
         try:
             assert model.model.model_lowvram
             return model.model.diffusion_model(**models.network_inputs(model)).clone()
@@ -235,7 +235,7 @@ def test_dequantised_values(pack: Pack, kind: str) -> None:
     patched = pack.apply(pack.adapter(models.sd3(depth=depth), [SD3_QKV]), model)[0]
     with torch.inference_mode():
         for memory in (0, 1):
-            patched.patch_model(models.CPU, lowvram_model_memory=memory)
+            patched.patch_model(models.DEVICE, lowvram_model_memory=memory)
             assert torch.equal(pack.base_weight(patched, key)[0], value)
             patched.detach()
     assert torch.equal(pack.base_weight(model, key)[0], value)
@@ -438,10 +438,10 @@ def test_partly_loaded(pack: Pack, kind: str, mode: str) -> None:
     size = patched.model_size()
     exact = 1e-5 if kind == "fp32" or mode == "activations" else 0.2  # loaded fp8 weights are rounded
     with torch.inference_mode():
-        patched.patch_model(models.CPU, lowvram_model_memory=1)
+        patched.patch_model(models.DEVICE, lowvram_model_memory=1)
         assert models.relative(model.model.diffusion_model(**inputs), expected) < 1e-5
         for share in (0.3, 0.6, 0.9):
-            patched.partially_load(models.CPU, int(share * size))
+            patched.partially_load(models.DEVICE, int(share * size))
             assert models.relative(model.model.diffusion_model(**inputs), expected) < exact
         patched.partially_unload(models.CPU, size // 2)
         assert models.relative(model.model.diffusion_model(**inputs), expected) < exact

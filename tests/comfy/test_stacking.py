@@ -431,17 +431,17 @@ def test_low_vram_and_partial_loading(pack: Pack, kind: str, stacking: str) -> N
 
     with torch.inference_mode():
         plain = model.model.diffusion_model(**inputs)
-        patched.patch_model(models.CPU)
+        patched.patch_model(models.DEVICE)
         full = model.model.diffusion_model(**inputs)
         patched.detach()
         counts = []
-        patched.patch_model(models.CPU, lowvram_model_memory=1)
+        patched.patch_model(models.DEVICE, lowvram_model_memory=1)
         counts.append(patched_on_the_fly())
         low = model.model.diffusion_model(**inputs)
-        patched.partially_load(models.CPU, extra_memory=int(0.7 * model.model_size()))
+        patched.partially_load(models.DEVICE, extra_memory=int(0.7 * model.model_size()))
         counts.append(patched_on_the_fly())
         part = model.model.diffusion_model(**inputs)
-        patched.partially_load(models.CPU, extra_memory=2 * model.model_size())
+        patched.partially_load(models.DEVICE, extra_memory=2 * model.model_size())
         counts.append(patched_on_the_fly())
         loaded = model.model.diffusion_model(**inputs)
         patched.partially_unload(models.CPU, model.model_size() // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ class Pack:
         self.targets = comfyui.module("trainers.targets")
         self.frozen = comfyui.module("trainers.frozen")
         self.network = comfyui.module("trainers.network")
+        self.reproducible = comfyui.module("trainers.reproducible")
 
 
 @pytest.fixture(scope="session")
@@ -356,6 +358,58 @@ def test_the_same_seed_gives_the_same_bits(pack: Pack, method: str, options: dic
     name = next(key for key in first.adapter if not key.endswith("alpha"))
     assert not torch.equal(first.adapter[name], other.adapter[name])
     assert first.adapter.metadata == again.adapter.metadata
+
+
+def flags() -> tuple[bool, ...]:
+    """What PyTorch is to be deterministic in."""
+    return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory)
+
+
+def test_deterministic_algorithms_for_the_time_of_a_step(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    deterministic, gpu = pack.reproducible.deterministic, torch.device("cuda")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = flags()
+    with deterministic(torch.device("cpu")):
+        assert flags() == before
+    with deterministic(gpu):
+        assert flags() == (True, False, True, False) and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    with deterministic(gpu, strict=False):
+        assert flags() == (False, False, True, False) and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with pytest.raises(KeyError), deterministic(gpu):
+        raise KeyError
+    assert flags() == before and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_an_operation_that_cannot_be_deterministic(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch says it: the step is taken all the same, with the same random numbers, and the report tells."""
+    wanted = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
+    own, calls = pack.objective.loss, []
+
+    def loss(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:  # 1 is the estimate's, 2 and 3 the first step's
+            raise RuntimeError("grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you "
+                               "set 'torch.use_deterministic_algorithms(True)'.")
+        return own(*arguments)
+
+    monkeypatch.setattr(pack.objective, "loss", loss)
+    found = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
+    assert len(calls) == 7
+    assert all(torch.equal(found.adapter[key], wanted.adapter[key]) for key in wanted.adapter)
+    assert "PyTorch's grid_sampler_2d_backward_cuda has no deterministic algorithm" in found.report
+    assert "deterministic" not in wanted.report
+    monkeypatch.setattr(pack.objective, "loss", lambda *arguments: [][0])
+    with pytest.raises(IndexError):
+        train(pack, as_loaded(models.sd3))
+
+
+@pytest.mark.parametrize("module", [nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 5)])
+def test_weights_of_pytorchs_own_layers(pack: Pack, module: nn.Module) -> None:
+    """A text encoder may have them, in half precision on a GPU; not all of them have a bias."""
+    module.to(torch.bfloat16)
+    with pack.frozen.weight_of(module, torch.empty(0)) as weight:
+        assert torch.equal(weight, module.weight.float())
 
 
 def test_checkpointing_does_not_change_the_result(pack: Pack) -> None:
