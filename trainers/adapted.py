@@ -27,16 +27,20 @@ def hidden_of(removed: Tensor | None, x: Tensor, down: Tensor | None, scale: flo
     if down is None:
         assert removed is not None
         return removed.neg_()
-    matrix = down.to(x.dtype).T
-    return (x @ matrix).mul_(scale) if removed is None else torch.addmm(removed, x, matrix, beta=-1, alpha=scale)
+    return (x @ down.T).mul_(scale) if removed is None else torch.addmm(removed, x, down.T, beta=-1, alpha=scale)
+
+
+def in_dtype(factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The factor, if there is one, in another dtype."""
+    return None if factor is None else factor.to(dtype)
 
 
 class AdaptedLinear(torch.autograd.Function):
     """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b.
 
-    Kept for the backward pass are x, the hidden h [n, r] and the factors; neither y nor z: with the gradients G of z
-    and g = G up of h, those of the factors are G^T h (up), scale g^T x (down) and -W x^T g (right), and x gets
-    (G - g right^T) W + scale g down. W comes from the module.
+    Kept for the backward pass are x, the hidden h [n, r] and the factors in the dtype of z, neither y nor z: with the
+    gradients G of z and g = G up of h, those of the factors are G^T h (up), scale g^T x (down) and -W x^T g (right),
+    and x gets (G - g right^T) W + scale g down. W comes from the module.
     """
 
     @staticmethod
@@ -46,40 +50,41 @@ class AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         z = run(x).contiguous().detach()  # autograd lets nobody write into a view, and OmniGen2 does
         rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
+        ctx.module, ctx.scale = module, scale
+        ctx.dtypes = [None if factor is None else factor.dtype for factor in (up, down, right)]
+        up, down, right = up.to(z.dtype), in_dtype(down, z.dtype), in_dtype(right, z.dtype)
         with torch.autocast(z.device.type, enabled=False):
             removed = None
             if right is not None:
-                plain = right.to(z.dtype)
-                removed = rows @ plain
+                removed = rows @ right
                 bias = bias_of(module, rows, 1)
                 if bias is not None:
-                    removed -= bias @ plain
+                    removed -= bias @ right
             hidden = hidden_of(removed, flat_x.to(z.dtype), down, scale)
-            rows.addmm_(hidden, up.to(z.dtype).T)
-        ctx.module, ctx.scale = module, scale
+            rows.addmm_(hidden, up.T)
         ctx.save_for_backward(x, hidden, up, down, right)
         return z
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, up, down, right = ctx.saved_tensors
-        dtype, scale = grad.dtype, ctx.scale
-        rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(dtype)
-        inner = rows @ up.to(dtype)
+        (up_dtype, down_dtype, right_dtype), scale = ctx.dtypes, ctx.scale
+        rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(grad.dtype)
+        inner = rows @ up
         # Few rows on the left: the same products with few columns on the right take up to twice as long.
-        of_up = (hidden.T @ rows).T.to(up.dtype)
+        of_up = (hidden.T @ rows).T.to(up_dtype)
         product = inner.T @ flat_x
-        of_down = None if down is None else (scale * product).to(down.dtype)
+        of_down = None if down is None else (scale * product).to(down_dtype)
         of_right = of_x = None
         with weight_of(ctx.module, grad) as weight:
             if ctx.needs_input_grad[0]:
-                of_y = rows if right is None else torch.addmm(rows, inner, right.to(dtype).T, alpha=-1)
+                of_y = rows if right is None else torch.addmm(rows, inner, right.T, alpha=-1)
                 of_x = of_y @ weight
                 if down is not None:
-                    of_x.addmm_(inner, down.to(dtype), alpha=scale)
+                    of_x.addmm_(inner, down, alpha=scale)
                 of_x = of_x.view(x.shape).to(x.dtype)
             if right is not None:
-                of_right = (product @ weight.T).neg_().T.to(right.dtype)
+                of_right = (product @ weight.T).neg_().T.to(right_dtype)
         return of_x, of_up, of_down, of_right, None, None, None
 
 

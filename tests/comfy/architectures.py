@@ -59,9 +59,11 @@ def small(
 
     made = Small(dict(config))
     made.set_inference_dtype(torch.float32, None)
-    model = made.get_model({}, "", device=device)
+    with models.with_all_weights():
+        model = made.get_model({}, "", device=device)
     model.eval()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    load_device = models.DEVICE if device == models.CPU else device
+    return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=device)
 
 
 def fill(network: nn.Module, seed: int) -> nn.Module:
@@ -85,7 +87,7 @@ def native(model: Any, *args: Any, **kwargs: Any) -> Tensor:
 
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model])
-        return model.model.diffusion_model(*args, **kwargs).clone()
+        return models.forward(model, *args, **kwargs)
 
 
 # UNets
@@ -745,13 +747,12 @@ def text_model(folder: str, kind: str, **options: Any) -> Any:
     import importlib
     import types
 
-    import comfy.sd
 
     target = types.SimpleNamespace(params=options, clip=getattr(importlib.import_module(folder), kind),
                                    tokenizer=lambda **_: None)
     sizes = {"clip_l": CLIP_SIZES, "clip_g": CLIP_G_SIZES, "t5xxl": T5_SIZES, "umt5xxl": T5_SIZES, "mt5xl": T5_SIZES,
              "hydit_clip": BERT_SIZES, "gemma2_2b": LLM_SIZES, "qwen3_4b": LLM_SIZES}
-    return comfy.sd.CLIP(target, model_options={
+    return models.clip_of(target, {
         "dtype": torch.float32, **{f"{name}_model_config": value for name, value in sizes.items()}})
 
 

@@ -6,10 +6,13 @@ ComfyUI leaves its layers uninitialised, so every parameter is filled here from 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 CPU = torch.device("cpu")
 # Where the models here compute (see conftest.py).
@@ -41,16 +44,38 @@ def filled(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
     return state
 
 
+@contextmanager
+def with_all_weights() -> Iterator[None]:
+    """Layers get their weights when they are made: with dynamic VRAM they would wait for those of a file."""
+    import comfy.memory_management
+
+    before = comfy.memory_management.aimdo_enabled
+    comfy.memory_management.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        comfy.memory_management.aimdo_enabled = before
+
+
+def clip_of(target: Any, model_options: dict[str, Any]) -> Any:
+    """A CLIP with weights that nobody has set."""
+    import comfy.sd
+
+    with with_all_weights():
+        return comfy.sd.CLIP(target, model_options=model_options)
+
+
 def sd3_state(seed: int = 0, depth: int = 1) -> dict[str, Tensor]:
     """The weights of an SD3 of 64 x depth channels for latents of up to 16 x 16."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 
     embedder = {"target": "torch.nn.Linear", "params": {"in_features": TOKEN_WIDTH, "out_features": 64 * depth}}
-    network = OpenAISignatureMMDITWrapper(
-        input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=depth, adm_in_channels=POOLED_WIDTH,
-        num_patches=64, pos_embed_max_size=8, pos_embed_scaling_factor=None, qk_norm="rms", device="cpu",
-        dtype=torch.float32, context_embedder_config=embedder, operations=comfy.ops.disable_weight_init)
+    with with_all_weights():
+        network = OpenAISignatureMMDITWrapper(
+            input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=depth, adm_in_channels=POOLED_WIDTH,
+            num_patches=64, pos_embed_max_size=8, pos_embed_scaling_factor=None, qk_norm="rms", device="cpu",
+            dtype=torch.float32, context_embedder_config=embedder, operations=comfy.ops.disable_weight_init)
     return filled({name: value.shape for name, value in network.state_dict().items()}, seed)
 
 
@@ -91,7 +116,8 @@ def unet(kind: str = "sd15", seed: int = 0, dtype: torch.dtype = torch.float32) 
 
     config = SmallSDXL(SDXL_CONFIG) if kind == "sdxl" else SmallSD15(SD15_CONFIG)
     config.set_inference_dtype(dtype, None)
-    model = config.get_model({}, "", device=CPU)
+    with with_all_weights():
+        model = config.get_model({}, "", device=CPU)
     state = filled({name: value.shape for name, value in model.diffusion_model.state_dict().items()}, seed)
     model.diffusion_model.load_state_dict(state)
     model.eval()
@@ -121,15 +147,19 @@ def network_inputs(model: Any, count: int = 1, seed: int = 3) -> dict[str, Tenso
             "y": None if adm is None else random(count, adm, seed=seed + 2)}
 
 
+def forward(model: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """What the network gives as it is, computed where the model is: a copy on the CPU."""
+    args, kwargs = tree_map_only(Tensor, lambda value: value.to(model.load_device), (args, kwargs))
+    return model.model.diffusion_model(*args, **kwargs).clone().cpu()
+
+
 def network_output(model: Any, **inputs: Any) -> Tensor:
     """The raw output of the network of a model, loaded with its patches as for sampling."""
     import comfy.model_management
 
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model])
-        inputs = {name: value.to(DEVICE) if isinstance(value, Tensor) else value
-                  for name, value in (inputs or network_inputs(model)).items()}
-        return model.model.diffusion_model(**inputs).clone().to(CPU)
+        return forward(model, **(inputs or network_inputs(model)))
 
 
 def sample(model: Any, seed: int = 5, steps: int = 2) -> Tensor:

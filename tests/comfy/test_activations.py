@@ -138,7 +138,7 @@ def test_on_a_partly_loaded_model(pack: Pack) -> None:
     with torch.inference_mode():
         patched.load(models.DEVICE, lowvram_model_memory=1)
         patched.inject_model()
-        found = patched.model.diffusion_model(**models.network_inputs(patched)).clone()
+        found = models.forward(patched, **models.network_inputs(patched))
         patched.detach()
     assert models.relative(found, expected) < 1e-5
 
@@ -201,7 +201,7 @@ def test_a_layer_that_is_never_called_is_logged(
 def output_now(model: Any) -> Tensor:
     """The network's output as it is loaded at the moment."""
     with torch.inference_mode():
-        return model.model.diffusion_model(**models.network_inputs(model)).clone()
+        return models.forward(model, **models.network_inputs(model))
 
 
 def hooks_on(model: Any) -> int:

@@ -298,7 +298,7 @@ def small_clip(kind: str) -> Any:
     classes = {"sd15": (comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer),
                "sdxl": (comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer)}[kind]
     target = types.SimpleNamespace(params={}, clip=classes[0], tokenizer=classes[1])
-    clip = comfy.sd.CLIP(target, model_options={
+    clip = models.clip_of(target, {
         "dtype": torch.float32, "clip_l_model_config": CLIP_CONFIG,
         "clip_g_model_config": CLIP_CONFIG})
     state = clip.cond_stage_model.state_dict()

@@ -446,7 +446,7 @@ def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
             target = comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model)
             patched.register_all_hook_patches(hooks, target, {})
             patched.patch_hooks(hooks)
-            output = model.model.diffusion_model(**inputs).clone()
+            output = models.forward(model, **inputs)
             patched.clean_hooks()
             patched.restore_hook_patches()
             patched.detach()

@@ -255,12 +255,12 @@ def test_a_model_that_does_not_fit_gives_the_same_output(pack: Pack) -> None:
     inputs = models.network_inputs(model)
     with torch.inference_mode():
         patched.patch_model(models.DEVICE)
-        full = model.model.diffusion_model(**inputs)
+        full = models.forward(model, **inputs)
         patched.unpatch_model(models.CPU)
-        plain = model.model.diffusion_model(**inputs)
+        plain = models.forward(model, **inputs)
         patched.patch_model(models.DEVICE, lowvram_model_memory=1)
         assert any(module.weight_function for module in model.model.modules() if hasattr(module, "weight_function"))
-        low = model.model.diffusion_model(**inputs)
+        low = models.forward(model, **inputs)
         patched.unpatch_model(models.CPU)
     assert models.relative(plain, full) > 1e-2
     assert models.relative(low, full) < 1e-5

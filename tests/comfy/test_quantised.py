@@ -131,7 +131,7 @@ def output_of_low_vram(model: Any) -> Tensor:
         model.patch_model(models.DEVICE, lowvram_model_memory=1)
         try:
             assert model.model.model_lowvram
-            return model.model.diffusion_model(**models.network_inputs(model)).clone()
+            return models.forward(model, **models.network_inputs(model))
         finally:
             model.detach()
 
@@ -439,12 +439,12 @@ def test_partly_loaded(pack: Pack, kind: str, mode: str) -> None:
     exact = 1e-5 if kind == "fp32" or mode == "activations" else 0.2  # loaded fp8 weights are rounded
     with torch.inference_mode():
         patched.patch_model(models.DEVICE, lowvram_model_memory=1)
-        assert models.relative(model.model.diffusion_model(**inputs), expected) < 1e-5
+        assert models.relative(models.forward(model, **inputs), expected) < 1e-5
         for share in (0.3, 0.6, 0.9):
             patched.partially_load(models.DEVICE, int(share * size))
-            assert models.relative(model.model.diffusion_model(**inputs), expected) < exact
+            assert models.relative(models.forward(model, **inputs), expected) < exact
         patched.partially_unload(models.CPU, size // 2)
-        assert models.relative(model.model.diffusion_model(**inputs), expected) < exact
+        assert models.relative(models.forward(model, **inputs), expected) < exact
         patched.detach()
     assert torch.equal(output(model), base)
 

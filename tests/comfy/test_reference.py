@@ -92,11 +92,10 @@ class SmallQwen(SmallOmniGen2):
     RETURN_TYPES = ("CLIP",)
 
     def load(self) -> tuple[Any]:
-        import comfy.sd
         import comfy.text_encoders.omnigen2 as encoder
 
         target = types.SimpleNamespace(params={}, clip=encoder.te(), tokenizer=encoder.Omnigen2Tokenizer)
-        clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32, "qwen25_3b_model_config": {
+        clip = models.clip_of(target, {"dtype": torch.float32, "qwen25_3b_model_config": {
             "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 1}})
         models.fill(clip.cond_stage_model, 29)

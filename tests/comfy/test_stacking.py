@@ -430,25 +430,25 @@ def test_low_vram_and_partial_loading(pack: Pack, kind: str, stacking: str) -> N
                    if hasattr(module, "weight_function"))
 
     with torch.inference_mode():
-        plain = model.model.diffusion_model(**inputs)
+        plain = models.forward(model, **inputs)
         patched.patch_model(models.DEVICE)
-        full = model.model.diffusion_model(**inputs)
+        full = models.forward(model, **inputs)
         patched.detach()
         counts = []
         patched.patch_model(models.DEVICE, lowvram_model_memory=1)
         counts.append(patched_on_the_fly())
-        low = model.model.diffusion_model(**inputs)
+        low = models.forward(model, **inputs)
         patched.partially_load(models.DEVICE, extra_memory=int(0.7 * model.model_size()))
         counts.append(patched_on_the_fly())
-        part = model.model.diffusion_model(**inputs)
+        part = models.forward(model, **inputs)
         patched.partially_load(models.DEVICE, extra_memory=2 * model.model_size())
         counts.append(patched_on_the_fly())
-        loaded = model.model.diffusion_model(**inputs)
+        loaded = models.forward(model, **inputs)
         patched.partially_unload(models.CPU, model.model_size() // 2)
         counts.append(patched_on_the_fly())
-        unloaded = model.model.diffusion_model(**inputs)
+        unloaded = models.forward(model, **inputs)
         patched.detach()
-        after = model.model.diffusion_model(**inputs)
+        after = models.forward(model, **inputs)
     assert models.relative(full, plain) > 1e-2
     assert counts[0] > counts[1] > counts[2] == 0 < counts[3]
     for output in (low, part, loaded, unloaded):
