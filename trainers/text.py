@@ -31,6 +31,12 @@ class Text:
         # A caption's tokens; Textual Inversion puts its own in.
         self.tokens_of: Callable[[int], Any] = lambda caption: tokens[words[caption]]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the text encoders compute: ComfyUI may have them on the CPU beside a model on a GPU."""
+        found: torch.device = self.clip.patcher.load_device
+        return found
+
     def conds(self, model: Any, caption: int, shape: tuple[int, ...], device: torch.device) -> data.Conds:
         """What the network wants beside the latent [1, c, ...], with a gradient to the text encoder's adapters."""
         # Not through CLIP's own function: it may load and move weights, which cannot be done in the midst of a step.
@@ -38,7 +44,7 @@ class Text:
         stage.reset_clip_options()
         if self.clip.layer_idx is not None:
             stage.set_clip_options({"layer": self.clip.layer_idx})
-        stage.set_clip_options({"execution_device": self.clip.patcher.load_device})
+        stage.set_clip_options({"execution_device": self.device})
         cond, pooled, *others = stage.encode_token_weights(self.tokens_of(caption))
         extras = {name: ordinary(value) for name, value in self.entries[caption][1].items()}
         extras |= {"pooled_output": pooled} | (others[0] if others else {})

@@ -31,9 +31,12 @@ WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 
 @dataclass
 class Layer:
-    """One trained layer: its module, the trainable tensors, and what its method knows of the base (SVDiff only)."""
+    """One trained layer: its module, where that computes, the trainable tensors, and what its method knows of the base
+    (SVDiff only).
+    """
 
     module: nn.Module
+    device: torch.device
     params: dict[str, Tensor]
     known: dict[str, Any] = field(default_factory=dict)
     factors: Any = None
@@ -103,24 +106,25 @@ class Trainer:
         exclude, blocks = ("", "") if text else (settings.exclude, settings.blocks)
         chosen = select(root, preset, pattern, exclude, blocks, tables=hasattr(method, "decompose"))
         dtype = torch.bfloat16 if settings.adapter_precision == "bf16" else torch.float32
-        memory.check_free(self.device, chosen.values(), method, settings)
+        device = self.dataset.text.device if text and self.dataset.text else self.device
+        memory.check_free(device, chosen.values(), method, settings)
         rules = rank_rules(settings.ranks)
         layers = {}
         for name, module in chosen.items():
             if is_frozen_kind(module):
                 op_of(module)  # says which layers cannot have an adapter
             known = {}
-            with weight_of(module, torch.empty(0, device=self.device)) as weight:
+            with weight_of(module, torch.empty(0, device=device)) as weight:
                 rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
                 params = method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
                 if hasattr(method, "decompose"):
                     known["decomposition"] = self.decompositions.of(f"text.{name}" if text else name, weight, method)
             bias = getattr(module, "bias", None)
             if hasattr(method, "init_bias") and bias is not None:
-                params |= method.init_bias(bias.to(self.device))
+                params |= method.init_bias(bias.to(device))
             if dtype != torch.float32:
                 params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
-            layers[name] = Layer(module, params, known)
+            layers[name] = Layer(module, device, params, known)
         return layers
 
     @property
@@ -142,11 +146,11 @@ class Trainer:
 
     def refresh(self) -> None:
         """Compute every layer's factors from its parameters, once a step."""
-        layers = [*self.layers.values(), *self.text_layers.values()]
-        params = [{name: value.float() for name, value in layer.params.items()} for layer in layers]
-        found = self.method.factors_of(params, alpha=self.settings.alpha, **self.settings.options)
-        for layer, factors in zip(layers, found, strict=True):
-            layer.factors = factors
+        for layers in (self.layers.values(), self.text_layers.values()):  # these may be on another device
+            params = [{name: value.float() for name, value in layer.params.items()} for layer in layers]
+            found = self.method.factors_of(params, alpha=self.settings.alpha, **self.settings.options)
+            for layer, factors in zip(layers, found, strict=True):
+                layer.factors = factors
 
     def change(self, layer: Layer) -> Change:
         """What the layer's adapter changes, as of the last `refresh`."""
@@ -400,7 +404,7 @@ class Trainer:
             self.refresh()
             for prefix, layers in (("diffusion_model", self.layers), ("text_encoders", self.text_layers)):
                 for name, layer in layers.items():
-                    with weight_of(layer.module, torch.empty(0, device=self.device)) as weight:
+                    with weight_of(layer.module, torch.empty(0, device=layer.device)) as weight:
                         delta = self.method.delta(layer.factors, weight, **layer.known)
                         change[f"{prefix}.{name}"] = float(delta.norm() / weight.norm())
                     for suffix, tensor in self.method.to_tensors(layer.factors).items():

@@ -53,7 +53,8 @@ def as_loaded(make: Callable[[], Any]) -> Any:
 
 def settings(pack: Pack, method: str = "deft", rank: int = 3, steps: int = 3, learning_rate: float = 1e-2,
              **others: Any) -> Any:
-    return pack.settings.Settings(method, rank, steps, learning_rate, **({"layers": "all linear"} | others))
+    others = {"layers": "all linear", "precision": "fp32"} | others
+    return pack.settings.Settings(method, rank, steps, learning_rate, **others)
 
 
 def train(pack: Pack, model: Any, latents: list | None = None, captions: list | None = None,
