@@ -27,7 +27,9 @@ def hidden_of(removed: Tensor | None, x: Tensor, down: Tensor | None, scale: flo
     if down is None:
         assert removed is not None
         return removed.neg_()
-    return (x @ down.T).mul_(scale) if removed is None else torch.addmm(removed, x, down.T, beta=-1, alpha=scale)
+    if removed is not None:
+        return torch.addmm(removed, x, down.T, beta=-1, alpha=scale)
+    return x @ down.T if scale == 1 else (x @ down.T).mul_(scale)
 
 
 def in_dtype(factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -74,7 +76,7 @@ class AdaptedLinear(torch.autograd.Function):
         # Few rows on the left: the same products with few columns on the right take up to twice as long.
         of_up = (hidden.T @ rows).T.to(up_dtype)
         product = inner.T @ flat_x
-        of_down = None if down is None else (scale * product).to(down_dtype)
+        of_down = None if down is None else (product if scale == 1 else scale * product).to(down_dtype)
         of_right = of_x = None
         with weight_of(ctx.module, grad) as weight:
             if ctx.needs_input_grad[0]:

@@ -2,7 +2,7 @@
 
 import fs from 'node:fs'
 import path from 'node:path'
-import { readGraph } from './page.mjs'
+import { quiet, readGraph } from './page.mjs'
 
 // A file let go over the canvas. The graph is emptied first, so that what is there afterwards comes from the file.
 async function drop(page, source) {
@@ -17,7 +17,7 @@ async function drop(page, source) {
     for (const kind of ['dragenter', 'dragover', 'drop']) window.app.canvasEl.dispatchEvent(new DragEvent(kind, event))
   }, { data, name: path.basename(source) })
   await page.waitForFunction(() => window.app.graph.nodes.length > 0, null, { timeout: 60000 })
-  await page.waitForTimeout(3000) // nodes, values and connections come one after the other
+  await quiet(page) // nodes, values and connections come one after the other
 }
 
 export default async function ({ page, errors }, pictures) {

@@ -1,28 +1,23 @@
 // Opens the help of nodes as a person does, in one language, and tells what the node and its help show.
 
+import { placeAlone, quiet } from './page.mjs'
+
 const HELP = '.node-help-content'
 
-// The names that a person reads at a node, by the ids that they stand for.
-function names(page, type) {
-  return page.evaluate((type) => {
-    const { app, LiteGraph } = window
-    for (const old of [...app.graph.nodes]) app.graph.remove(old)
-    const node = LiteGraph.createNode(type)
-    if (!node) throw new Error(`there is no node ${type}`)
-    node.pos = [0, 0]
-    app.graph.add(node)
-    node.showAdvanced = true
-    app.canvas.ds.scale = 1
-    app.canvas.ds.offset = [300, 200]
+// The names that a person reads at a node, by the ids that they stand for; the node is chosen.
+async function names(page, type) {
+  await placeAlone(page, type, [300, 200])
+  return page.evaluate(() => {
+    const { app } = window
+    const node = app.graph.nodes[0]
     app.canvas.selectNode(node)
-    app.canvas.setDirty(true, true)
     const shown = (slot) => [slot.name, slot.label ?? slot.localized_name ?? slot.name]
     return {
       title: node.title,
       inputs: Object.fromEntries([...node.inputs, ...(node.widgets ?? [])].map(shown)),
       outputs: node.outputs.map((output) => shown(output)[1])
     }
-  }, type)
+  })
 }
 
 export default async function ({ page, errors }, [locale, ...types]) {
@@ -33,7 +28,7 @@ export default async function ({ page, errors }, [locale, ...types]) {
   await page.waitForFunction(
     () => window.app?.graph && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
   )
-  await page.waitForTimeout(3000) // the default workflow, as in openPage
+  await quiet(page) // the default workflow, as in openPage
   errors.length = 0
   const refused = []
   page.on('response', (response) => {

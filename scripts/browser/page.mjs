@@ -98,6 +98,35 @@ export async function fitView(page, margin) {
   }, margin)
 }
 
+// The only node on the canvas, with all of its widgets, at its full size; its corner lies so many pixels from the view's.
+// On a busy machine the page's own default workflow may come after it: then it is placed again.
+export async function placeAlone(page, type, corner) {
+  for (let tries = 0; tries < 3; tries++) {
+    const id = await page.evaluate(({ type, corner }) => {
+      const { app, LiteGraph } = window
+      // Not clear(): the front end keeps the values of widgets by the node's number, which would be given again.
+      for (const old of [...app.graph.nodes]) app.graph.remove(old)
+      const node = LiteGraph.createNode(type)
+      if (!node) throw new Error(`there is no node ${type}`)
+      node.pos = [0, 0]
+      app.graph.add(node)
+      node.showAdvanced = true
+      app.canvas.ds.scale = 1
+      app.canvas.ds.offset = corner
+      app.canvas.setDirty(true, true)
+      return String(node.id)
+    }, { type, corner })
+    await quiet(page)
+    const there = await page.evaluate(({ id, type }) => {
+      const { graph } = window.app
+      const drawn = !window.LiteGraph.vueNodesMode || document.querySelector(`[data-node-id="${id}"]`)
+      return Boolean(drawn && graph.nodes.length === 1 && graph.nodes[0].type === type)
+    }, { id, type })
+    if (there) return
+  }
+  throw new Error(`the page does not show ${type} alone`)
+}
+
 // A workflow file opened as a person opens it.
 export async function load(page, source) {
   const graph = JSON.parse(fs.readFileSync(source, 'utf8'))

@@ -3,22 +3,7 @@
 // Options: vue, and combos: a list of {type, name, options, values}; values are put into the node's widgets first, by
 // their name, to see what a change of the choice and a saved and opened graph leave of them.
 
-import { quiet, setVue } from './page.mjs'
-
-// The node alone on the canvas, at its full size.
-async function place(page, type) {
-  await page.evaluate((type) => {
-    const { app, LiteGraph } = window
-    for (const old of [...app.graph.nodes]) app.graph.remove(old)
-    const node = LiteGraph.createNode(type)
-    node.pos = [0, 0]
-    app.graph.add(node)
-    app.canvas.ds.scale = 1
-    app.canvas.ds.offset = [300, 100]
-    app.canvas.setDirty(true, true)
-  }, type)
-  await quiet(page)
-}
+import { placeAlone, quiet, setVue } from './page.mjs'
 
 function setValues(page, values) {
   return page.evaluate((values) => {
@@ -71,7 +56,7 @@ export default async function ({ page, errors }, [options]) {
   await setVue(page, vue)
   const found = []
   for (const combo of combos) {
-    await place(page, combo.type)
+    await placeAlone(page, combo.type, [300, 100])
     await setValues(page, combo.values)
     const choices = []
     // Once through all of them and back to the first.

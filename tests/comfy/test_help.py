@@ -8,16 +8,15 @@ wider than the front end's help panel.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from ..scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "web" / "docs"
@@ -30,16 +29,6 @@ WORDS = {
            "default": "默认：", "empty": "空", "on": "开", "off": "关", "optional": "，可选"},
 }  # fmt: skip
 LANGUAGES = list(WORDS)
-
-
-def load_script(name: str) -> ModuleType:
-    """A module of scripts/, which is no package."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,9 @@ from typing import Any
 
 import pytest
 
+from ..scripts import load_script
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def load_script(name: str) -> Any:
-    """A file of scripts/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 make_interface = load_script("make_interface")

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ..scripts import load_script
 from .conftest import BASE, ROOT
-from .test_tables import load_script, of_kind, prompt_of, small, tables
+from .test_tables import of_kind, prompt_of, small, tables
 
 plans = load_script("make_plans")
 FOLDER = ROOT / "sweeps" / "plans"

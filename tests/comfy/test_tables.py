@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..scripts import load_script
 from .conftest import BASE, ROOT
 
 NAMES = ("deft_table1", "deft_table2")
-
-
-def load_script(name: str) -> Any:
-    """A file of scripts/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look for it, and other scripts
-    spec.loader.exec_module(module)
-    return module
 
 
 tables = load_script("make_tables")

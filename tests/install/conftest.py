@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from ..server.conftest import ROOT, load_script
+from ..scripts import load_script
+from ..server.conftest import ROOT
 
 environment = load_script("environment")
 comfy_server = load_script("comfy_server")

@@ -29,7 +29,7 @@ from deft_pack.sweeps.server import Server, find_comfyui
 from deft_pack.sweeps.store import Store
 from deft_pack.sweeps.worker import ADAPTER, Worker
 
-from .conftest import load_script
+from ..scripts import load_script
 from .sweep_tools import contents
 
 ROOT = Path(__file__).resolve().parent.parent.parent
