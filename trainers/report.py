@@ -91,8 +91,7 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
     if (middle := statistics.median(change.values())) > 1:
         found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
     if trainer.varying:
-        found.append(f"the same training again gives slightly other numbers: PyTorch's {trainer.varying} has no "
-                     "deterministic algorithm on this device")
+        found.append(f"the same training again gives slightly other numbers: {trainer.varying}")
     idle = [name for name, value in change.items() if not value]
     if idle:
         found.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
-# PyTorch refuses cuBLAS without this. It gives each stream a workspace of its own, whatever this says.
-CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
@@ -18,31 +14,33 @@ def deterministic(device: torch.device, strict: bool = True) -> Iterator[None]:
     """Let everything on a GPU give the same bits again; what was set before is set afterwards. No effect on a CPU.
 
     Without it the gradients of attention and of convolutions are summed in whatever order their parts are ready.
-    With `strict`, an operation that has no deterministic algorithm raises RuntimeError (see `not_deterministic`);
-    without, such operations run as they are.
+    With `strict`, what cannot give the same bits raises RuntimeError (see `varying`); without, it runs as it is.
     """
     if device.type == "cpu":
         yield
         return
     was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled, cudnn = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.deterministic
-    workspace = os.environ.get(CUBLAS)
     try:
         torch.utils.deterministic.fill_uninitialized_memory = False  # nobody reads what nobody has written
         torch.backends.cudnn.deterministic = True
         if strict:
-            os.environ.setdefault(CUBLAS, ":4096:8")
+            # With warn_only attention would keep to its other algorithm.
             torch.use_deterministic_algorithms(True)
         yield
     finally:
         torch.use_deterministic_algorithms(was[0], warn_only=was[1])
         torch.backends.cudnn.deterministic = cudnn
         torch.utils.deterministic.fill_uninitialized_memory = filled
-        if workspace is None:
-            os.environ.pop(CUBLAS, None)
 
 
-def not_deterministic(error: BaseException) -> str:
-    """The operation that has no deterministic algorithm, where an error says so; else ""."""
-    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
-    return found[1] if found else ""
+def varying(error: BaseException) -> str:
+    """Why the same bits cannot be had, if that is what an error of `deterministic` says; else ""."""
+    said = str(error)
+    found = re.match(r"(\S+) does not have a deterministic implementation", said)
+    if found:
+        return f"PyTorch's {found[1]} has no deterministic algorithm on this device"
+    # Older versions (2.11 does not) ask for a variable of the environment, before the first product of all.
+    if said.startswith("Deterministic behavior was enabled") and "CuBLAS" in said:
+        return "this version of PyTorch needs ComfyUI to be started with --deterministic for that"
+    return ""

@@ -22,7 +22,7 @@ from .decompositions import Decompositions
 from .frozen import is_frozen_kind, weight_of
 from .material import Dataset
 from .network import checkpointing, frozen
-from .reproducible import deterministic, not_deterministic
+from .reproducible import deterministic, varying
 from .settings import Settings
 from .targets import EVERYTHING, is_small_kind, rank_of, rank_rules, select
 
@@ -76,7 +76,7 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
-        self.varying = ""  # an operation without a deterministic algorithm on this device
+        self.varying = ""  # why the same training would give other bits
 
     # ------------------------------------------------------------------------------------------------- what is trained
 
@@ -261,16 +261,17 @@ class Trainer:
     def gradients(self) -> float:
         """Those of one step, the same bits whenever it is taken; the loss.
 
-        Where the model has an operation that cannot give them, they are taken as they come, and `varying` names it.
+        Where those cannot be had, they are taken as they come, and `varying` says why.
         """
         random = self.random_state()
         try:
             with deterministic(self.device, strict=not self.varying):
                 return self.accumulated()
         except RuntimeError as error:
-            self.varying = self.varying or not_deterministic(error)
-            if not not_deterministic(error):
+            reason = varying(error)
+            if not reason:
                 raise
+            self.varying = reason
         self.set_random_state(random)
         with deterministic(self.device, strict=False):
             return self.accumulated()
