@@ -73,8 +73,9 @@ class AdaptedLinear(torch.autograd.Function):
         (up_dtype, down_dtype, right_dtype), scale = ctx.dtypes, ctx.scale
         rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(grad.dtype)
         inner = rows @ up
-        # Few rows on the left: the same products with few columns on the right take up to twice as long.
-        of_up = (hidden.T @ rows).T.to(up_dtype)
+        # Few rows on the left: the same products with few columns on the right take up to twice as long. Contiguous,
+        # or autograd would copy it once more.
+        of_up = (hidden.T @ rows).T.to(up_dtype, memory_format=torch.contiguous_format)
         product = inner.T @ flat_x
         of_down = None if down is None else (product if scale == 1 else scale * product).to(down_dtype)
         of_right = of_x = None

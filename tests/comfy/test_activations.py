@@ -265,7 +265,7 @@ def test_copies_of_the_factors_are_freed(pack: Pack) -> None:
     models.network_output(patched, **inputs)
     (attached,) = injection._attached.values()
     ((place, moved),) = attached.hooks[f"{SD3_PROJECTION}.weight"]._factors.items()
-    assert place[:2] == (models.CPU, torch.bfloat16) and moved[0].Q.dtype == torch.bfloat16  # cast once only
+    assert place[:2] == (models.DEVICE, torch.bfloat16) and moved[0].Q.dtype == torch.bfloat16  # cast once only
     assert factors.Q.dtype == torch.float32
     patched.detach()
     assert not len(injection._attached) and not model.model.diffusion_model._forward_hooks
