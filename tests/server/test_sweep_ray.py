@@ -86,7 +86,8 @@ def cluster() -> Iterator[None]:
 class Murder(Progress):
     """Calls `kill` once, when a worker of that name is in the midst of a cell after its first one.
 
-    It has a cell in the store then, also if the other worker does all that is left before it is back.
+    It has a cell in the store then, also if the other worker does all that is left before it is back. And it has no
+    other that has ended and is not in the store yet: that would be lost as well.
     """
 
     def __init__(self, name: str, kill: Any, after: int = 1) -> None:
@@ -94,15 +95,21 @@ class Murder(Progress):
         self.name, self.kill, self.after = name, kill, after
         self.seen: set[str] = set()
         self.begun: set[str] = set()
+        self.stored: set[str] = set()
 
     def event(self, worker: str, job: Any, kind: str, data: dict[str, Any]) -> None:
         """A message of a server."""
         self.seen.add(kind)
         if worker == self.name and kind == "progress" and self.kill:
             self.begun.add(job.key)
-            if len(self.begun) > self.after:
+            if len(self.begun) > self.after and self.begun - self.stored == {job.key}:
                 self.kill, kill = None, self.kill
                 kill()
+
+    def end(self, cell: Any, run: Any, left: Any) -> None:
+        """A cell is in the store."""
+        self.stored.add(cell.key)
+        super().end(cell, run, left)
 
 
 async def sweep(folder: Path, store: Store, workers: list[Any], progress: Progress) -> Result:
