@@ -10,15 +10,14 @@ export default async function ({ page, errors }, [pack, name]) {
   const cards = dialog.locator('[data-testid^="template-workflow-"]')
   await cards.first().waitFor()
   const listed = []
-  for (const card of await cards.all()) {
-    await card.scrollIntoViewIfNeeded() // a thumbnail is loaded when it comes into view
-    const picture = card.locator('img').first()
-    await picture.waitFor()
-    await page.waitForFunction((img) => img.complete && img.naturalWidth, await picture.elementHandle())
-    listed.push(await card.evaluate((element) => {
-      const img = element.querySelector('img')
-      return { name: element.dataset.testid.replace('template-workflow-', ''), src: img.src, width: img.naturalWidth }
-    }))
+  // By their ids: while thumbnails come, the page makes its elements anew.
+  for (const id of await cards.evaluateAll((found) => found.map((card) => card.dataset.testid))) {
+    await dialog.getByTestId(id).scrollIntoViewIfNeeded() // a thumbnail is loaded when it comes into view
+    const picture = await page.waitForFunction((id) => {
+      const img = document.querySelector(`[data-testid="${id}"] img`)
+      return img?.complete && img.naturalWidth && { src: img.src, width: img.naturalWidth }
+    }, id)
+    listed.push({ name: id.replace('template-workflow-', ''), ...(await picture.jsonValue()) })
   }
   await dialog.getByTestId(`template-workflow-${name}`).click()
   await dialog.waitFor({ state: 'hidden' })
