@@ -262,11 +262,10 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
     """Measure both sides in turns and print seconds and memory."""
     sides = LINES[line]
     seen: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    slow = options.device == "cpu" and any(side in SLOW for side in sides)
+    slow = set(SLOW) & set(sides) if options.device == "cpu" else set()
 
     def step(side: str) -> float:
-        fewer = side in SLOW and options.device == "cpu"
-        seen[side].append(child(side, kind, precision, 2 if fewer else options.steps, options))
+        seen[side].append(child(side, kind, precision, 2 if side in slow else options.steps, options))
         return seen[side][-1]["step"]
 
     runs = 1 if slow and kind == "sd15" else options.runs
