@@ -152,23 +152,30 @@ def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: 
     return forward
 
 
-def small_forward(module: nn.Module, run: Callable[..., Tensor], change: Change) -> Callable[..., Tensor]:
-    """The forward of a norm whose weight is changed, or of a table of embeddings with a low-rank change."""
+def table_forward(run: Callable[..., Tensor], change: Change) -> Callable[..., Tensor]:
+    """The forward of a large table of embeddings with a low-rank change. `run` is its own."""
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         found = change()
-        if isinstance(found, LowRank):
-            assert found.down is not None and found.middle is not None
-            y = run(x, *args, **kwargs)
-            return y + ((found.up[x] * found.middle) @ found.down).to(y)
-        kept = dict(module._parameters)
-        weight, bias = module.weight, getattr(module, "bias", None)
-        module._parameters["weight"] = added(weight, found.weight)
-        if found.bias is not None:
-            module._parameters["bias"] = added(bias, found.bias)
-        try:
-            return run(x, *args, **kwargs)
-        finally:
-            module._parameters.update(kept)
+        assert isinstance(found, LowRank) and found.down is not None and found.middle is not None
+        y = run(x, *args, **kwargs)
+        return y + ((found.up[x] * found.middle) @ found.down).to(y)
 
     return forward
+
+
+def place_change(module: nn.Module, kept: dict[str, Tensor], change: Change, dtype: torch.dtype) -> None:
+    """Give a small module (a norm, a small table) its own weights `kept` with the change, as of this step.
+
+    Not inside of its forward: some networks take a norm's weight themselves. The sum is in the finer of the stored and
+    the computation's dtype.
+    """
+    found = change()
+    if isinstance(found, LowRank):
+        assert found.down is not None and found.middle is not None
+        found = WeightChange((found.up * found.middle) @ found.down)
+    for name, value in (("weight", found.weight), ("bias", found.bias)):
+        if value is not None:
+            stored = kept[name].to(value.device)
+            finer = torch.promote_types(stored.dtype, dtype)
+            module._parameters[name] = added(stored.to(finer), value)

@@ -52,6 +52,12 @@ def is_at_hand(module: Any, like: Tensor) -> bool:
     )
 
 
+def effective(module: nn.Module, weight: Tensor) -> Tensor:
+    """The weight as it acts on the layer's input, which some quantised layers (AWQ) scale by a vector first."""
+    scale = getattr(module, "pre_quant_scale", None)
+    return weight if scale is None else weight * scale.to(weight)
+
+
 @contextmanager
 def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
     """The module's weight on the device and in the dtype of `like`, wherever ComfyUI keeps it; dequantised."""
@@ -68,7 +74,7 @@ def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
         # Products with quantised tensors would round the gradient as well, or know only x W^T.
-        yield weight.dequantize().to(like.dtype) if isinstance(weight, QuantizedTensor) else weight
+        yield effective(module, weight.dequantize().to(like.dtype) if isinstance(weight, QuantizedTensor) else weight)
     finally:
         comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 

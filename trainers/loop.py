@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..patches.fingerprint import fingerprint
-from . import memory, previews, report
+from . import bases, memory, previews, report
 from .checkpoints import RunFolder
 from .decompositions import Decompositions
+from .inference_only import without_inference_features
 from .material import Dataset, Material
 from .settings import TOKEN, Settings, digest
 from .token import TokenTrainer
@@ -163,8 +165,10 @@ def train(
             little memory.
     """
     settings.check()
+    bases.check(model.model)
     was_training = getattr(comfy.model_management, "in_training", False)
     message = ""
+    stack = contextlib.ExitStack()
     try:
         with torch.inference_mode(False):
             dataset = Dataset(model.model, material, settings)
@@ -174,10 +178,12 @@ def train(
         comfy.model_management.load_models_gpu(patchers, memory_required=2 * model.memory_required(shape))
         model.pre_run()
         comfy.model_management.in_training = True
+        switched_off = stack.enter_context(without_inference_features(*patchers))
         with torch.inference_mode(False), torch.enable_grad():
             known = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, known)
+            trainer.switched_off = switched_off
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
@@ -190,6 +196,7 @@ def train(
             raise
         message = memory.advice(settings, error)
     finally:
+        stack.close()
         comfy.model_management.in_training = was_training
         model.cleanup()
     # Outside of the handler: the error's frames hold the tensors that filled the memory.

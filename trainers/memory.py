@@ -67,12 +67,14 @@ def check_free(device: torch.device, modules: Iterable[Any], method: ModuleType,
 
 
 @torch.no_grad()
-def activation_bytes(root: nn.Module, run: Callable[[], object], checkpointing: bool, batch: int) -> int:
-    """Bytes that the backward pass of a batch needs, from a forward pass `run` of one example.
+def activation_bytes(
+    root: nn.Module, run: Callable[[], Tensor], checkpointing: bool, batch: int
+) -> tuple[Tensor, int]:
+    """What a forward pass `run` of one example gives, and the bytes that the backward pass of a batch needs by it.
 
     With gradient checkpointing: the outputs of all blocks, and the largest block's inside.
     """
-    blocks = checkpointed_blocks(root) if checkpointing else []
+    blocks = list(checkpointed_blocks(root).values()) if checkpointing else []
     inside = {module: index for index, block in enumerate(blocks) for module in block.modules()}
     parts = [0] * (len(blocks) + 1)  # the last: outside of all blocks
     kept = 0
@@ -88,12 +90,12 @@ def activation_bytes(root: nn.Module, run: Callable[[], object], checkpointing: 
     handles = [module.register_forward_hook(count) for module in leaves]
     handles += [block.register_forward_hook(count_block) for block in blocks]
     try:
-        run()
+        loss = run()
     finally:
         for handle in handles:
             handle.remove()
     *within, outside = parts
-    return int(batch * (KEPT * (outside + max(within, default=0)) + kept))
+    return loss, int(batch * (KEPT * (outside + max(within, default=0)) + kept))
 
 
 def size_of(output: object) -> int:

@@ -7,23 +7,24 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .adapted import Change, adapted_forward, small_forward
+from .adapted import Change, adapted_forward, place_change, table_forward
 from .frozen import frozen_forward, is_frozen_kind, quick_forward
+from .saved import Region, checkpointed
 
 
-def of_a_copy(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same forward on a copy of its input."""
-    return lambda x, *args, **kwargs: run(x.clone(), *args, **kwargs)
+def own_attribute(module: nn.Module, name: str) -> Callable[[], Any]:
+    """Remember whether the module has an attribute of its own (not of its class), and return what restores it."""
+    if name in module.__dict__:
+        return partial(setattr, module, name, module.__dict__[name])
+    return partial(module.__dict__.pop, name, None)
 
 
-def own_forward(module: nn.Module) -> Callable[[], None]:
-    """Remember whether the module has a forward of its own (an instance attribute), and return what restores it."""
-    if "forward" in module.__dict__:
-        before = module.__dict__["forward"]
-        return lambda: setattr(module, "forward", before)
-    return lambda: module.__dict__.pop("forward", None)
+def own_forward(module: nn.Module) -> Callable[[], Any]:
+    """Remember the module's forward, and return what restores it."""
+    return own_attribute(module, "forward")
 
 
 def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
@@ -36,16 +37,22 @@ def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]
     ]
 
 
+LARGE = 2**18  # values of a table of embeddings that is not made anew in each step
+
+
 @contextmanager
-def frozen(root: nn.Module, changes: dict[str, Change], in_place: bool = False) -> Iterator[None]:
+def frozen(
+    root: nn.Module, changes: dict[str, Change], dtype: torch.dtype = torch.float32
+) -> Iterator[list[Callable[[], None]]]:
     """Run `root` frozen inside the context, with adapters on the named layers; everything is restored after it.
 
     Linear and convolution layers run through FrozenLayer. What other modules hold themselves (norms, position tables)
     is small: it is cloned for the time of the training, because those tensors do get saved. Tables of token embeddings
-    are large and never saved. Both may have a change as well. `in_place`: the network adds to a norm's input in place
-    (ComfyUI's text encoders do), so norms keep a copy of it.
+    are large and never saved. Both may have a change as well: yields what has to be called for it in each step, before
+    the forward pass. dtype: in which the network computes.
     """
     restore: list[Callable[[], Any]] = []
+    place: list[Callable[[], None]] = []
     try:
         for name, module in root.named_modules():
             change = changes.get(name)
@@ -54,54 +61,85 @@ def frozen(root: nn.Module, changes: dict[str, Change], in_place: bool = False) 
                 run = quick_forward(module)
                 module.forward = frozen_forward(module, run) if change is None else adapted_forward(module, run, change)
                 continue
-            if in_place and type(module).__name__.endswith("Norm"):
+            if change is not None and isinstance(module, nn.Embedding) and module.weight.numel() > LARGE:
                 restore.append(own_forward(module))
-                module.forward = of_a_copy(module.forward)
-            if change is not None:
-                restore.append(own_forward(module))
-                module.forward = small_forward(module, module.forward, change)
+                module.forward = table_forward(module.forward, change)
+                change = None
             for store, key, tensor in small_tensors(module):
                 restore.append(partial(store.__setitem__, key, tensor))
                 clone = tensor.detach() if isinstance(module, nn.Embedding) else tensor.detach().clone()
                 store[key] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
-        yield
+            if change is not None:
+                kept = {key: value for key, value in module._parameters.items() if value is not None}
+                restore += [partial(module._parameters.__setitem__, key, value) for key, value in kept.items()]
+                place.append(partial(place_change, module, kept, change, dtype))
+        yield place
     finally:
         for undo in reversed(restore):
             undo()
 
 
-def checkpointed_blocks(root: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a network: children of its outermost module lists, sequences taken apart."""
-    blocks: list[nn.Module] = []
+def checkpointed_blocks(root: nn.Module) -> dict[str, nn.Module]:
+    """The repeated blocks of a network by path: children of its outermost module lists, sequences taken apart."""
+    blocks: dict[str, nn.Module] = {}
 
-    def visit(module: nn.Module) -> None:
-        for child in module.children():
+    def visit(path: str, module: nn.Module) -> None:
+        for name, child in module.named_children():
+            where = f"{path}{name}"
             if isinstance(child, nn.ModuleList):
-                for item in child:
-                    blocks.extend(item.children() if isinstance(item, nn.Sequential) else [item])
+                for place, item in child.named_children():
+                    if isinstance(item, nn.Sequential):
+                        blocks.update({f"{where}.{place}.{number}": part for number, part in item.named_children()})
+                    else:
+                        blocks[f"{where}.{place}"] = item
             elif not is_frozen_kind(child):
-                visit(child)
+                visit(f"{where}.", child)
 
-    visit(root)
+    visit("", root)
     return blocks
 
 
 @contextmanager
-def checkpointing(root: nn.Module) -> Iterator[int]:
-    """Recompute each block in the backward pass instead of keeping its activations; yields the number of blocks."""
-    from torch.utils.checkpoint import checkpoint
+def checkpointing(root: nn.Module, regions: dict[str, Region]) -> Iterator[int]:
+    """Recompute each block in the backward pass instead of keeping its activations; yields the number of blocks.
 
+    `regions` holds what is known of each block, by its path; what is missing there is added.
+    """
     restore = []
     blocks = checkpointed_blocks(root)
     try:
-        for block in blocks:
+        for name, block in blocks.items():
             restore.append(own_forward(block))
-
-            def forward(*args: Any, run: Callable = block.forward, **kwargs: Any) -> Any:
-                return checkpoint(run, *args, use_reentrant=False, **kwargs)
-
-            block.forward = forward
+            block.forward = partial(checkpointed, regions.setdefault(name, Region(name)), block.forward)
         yield len(blocks)
     finally:
+        for undo in reversed(restore):
+            undo()
+
+
+@contextmanager
+def computing_in(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
+    """Let ComfyUI's model (a BaseModel) compute in `dtype`, whatever it is stored in: every layer casts its weights.
+
+    None: as ComfyUI has chosen.
+    """
+    if dtype is None:
+        yield
+        return
+    restore: list[Callable[[], Any]] = []
+    before = model.manual_cast_dtype
+    try:
+        model.manual_cast_dtype = dtype
+        for module in model.diffusion_model.modules():
+            if hasattr(module, "comfy_cast_weights"):
+                restore.append(own_attribute(module, "comfy_cast_weights"))
+                module.comfy_cast_weights = True
+            for name in ("dtype", "embedder_dtype"):  # what some networks turn their inputs into
+                if isinstance(module.__dict__.get(name), torch.dtype):
+                    restore.append(own_attribute(module, name))
+                    setattr(module, name, dtype)
+        yield
+    finally:
+        model.manual_cast_dtype = before
         for undo in reversed(restore):
             undo()

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MODE_SCALE = 1.29  # of SD3's paper, table 1
+MOST_DRAWS = 1000  # of noise levels, until all lie in a caption's range
 MOST_SNR = 1000.0  # kohya's cap in the debiased loss: the last steps are nearly free of noise
 
 
@@ -35,19 +36,40 @@ def raw_output(model_sampling: Any) -> Iterator[None]:
         del model_sampling.calculate_denoised
 
 
-def _coefficients(model_sampling: Any, sigma: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
-    """a and b [n, 1, ...] of x0 = a x_t + b output, float64."""
-    one = torch.ones([len(sigma)] + [1] * (ndim - 1), device=sigma.device, dtype=torch.float64)
+def _linear(function: Callable[[Tensor, Tensor], Tensor], sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The coefficients [n] of a function that is linear in both of its arguments."""
+    one, zero = torch.ones_like(sigma), torch.zeros_like(sigma)
+    return function(one.clone(), zero.clone()), function(zero.clone(), one.clone())
+
+
+def _denoised(model_sampling: Any, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """a and b [n] of x0 = a x_t + b output, at sigma [n]."""
     denoised = type(model_sampling).calculate_denoised
-    sigma = sigma.double()
-    zero = torch.zeros_like(one)
-    return denoised(model_sampling, sigma, zero, one), denoised(model_sampling, sigma, one, zero)
+    return _linear(lambda xt, output: denoised(model_sampling, sigma, output, xt), sigma)
 
 
-def target(model_sampling: Any, sigma: Tensor, x0: Tensor, xt: Tensor) -> Tensor:
-    """What the network should have returned for x_t [n, ...] at sigma [n], given x0."""
-    a, b = _coefficients(model_sampling, sigma, x0.ndim)
-    return ((x0.double() - a * xt.double()) / b).float()
+def _noised(model_sampling: Any, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The coefficients [n] of x0 and noise in x_t, at sigma [n]."""
+    return _linear(lambda x0, noise: model_sampling.noise_scaling(sigma, noise, x0), sigma)
+
+
+def _exact(sigma: Tensor) -> Tensor:
+    """Noise levels in float64, on the CPU: some devices do not have it."""
+    return sigma.cpu().double()
+
+
+def target(model_sampling: Any, sigma: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """What the network should return at sigma [n] for x0 [n, ...] and noise of the same shape.
+
+    With x_t = p x0 + q noise and x0 = a x_t + b output it is ((1 - a p) x0 - a q noise) / b.
+    """
+    level = _exact(sigma)
+    a, b = _denoised(model_sampling, level)
+    p, q = _noised(model_sampling, level)
+    of_x0, of_noise = (
+        value.to(x0).view(-1, *[1] * (x0.ndim - 1)) for value in ((1 - a * p) / b, -a * q / b)
+    )
+    return of_x0 * x0 + of_noise * noise
 
 
 # --------------------------------------------------------------------------------------------------------- noise levels
@@ -76,33 +98,79 @@ TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
 
 
 def sample_sigmas(
-    model_sampling: Any, count: int, generator: torch.Generator, timesteps: str = "auto", shift: float = 0.0
+    model_sampling: Any,
+    count: int,
+    generator: torch.Generator,
+    timesteps: str = "auto",
+    shift: float = 0.0,
+    within: tuple[float, float] | None = None,
 ) -> Tensor:
     """Noise levels [count].
 
     Flow models: u with the model's own shift, or with `shift` if it is not 0: sigma = s u / (1 + (s - 1) u) (SD3's
     paper, section 5.3.2). Others: u of the model's own steps (DDPM, arXiv 2006.11239, section 3.2), shifted only if
-    asked for.
+    asked for. `within`: the lowest and the highest sigma; levels outside are drawn again.
+
+    Raises:
+        ValueError: hardly any level lies within.
     """
+    sigmas = _drawn(model_sampling, count, generator, timesteps, shift)
+    if within is None:
+        return sigmas
+    low, high = within
+    for _ in range(MOST_DRAWS):
+        outside = ((sigmas < low) | (sigmas > high)).nonzero().flatten()
+        if not len(outside):
+            return sigmas
+        sigmas[outside] = _drawn(model_sampling, len(outside), generator, timesteps, shift)
+    raise ValueError(
+        f"Hardly any noise level that is trained lies between {low:.4g} and {high:.4g}, the timestep range of a "
+        "caption: widen that range."
+    )
+
+
+def _drawn(model_sampling: Any, count: int, generator: torch.Generator, timesteps: str, shift: float) -> Tensor:
+    """Noise levels [count] of the whole range."""
     flow = is_flow(model_sampling)
     draw = TIMESTEPS[timesteps]
     if draw is None and not flow and not shift:
-        sigmas = model_sampling.sigmas
-        return sigmas.detach().cpu().float()[torch.randint(len(sigmas), (count,), generator=generator)]
+        sigmas = model_sampling.sigmas.detach().cpu().float()
+        return sigmas[torch.randint(len(sigmas), (count,), generator=generator)]
     if draw is None:
         draw = _logit_normal if flow else _uniform
     u = draw(count, generator)
     if shift:
         u = shift * u / (1 + (shift - 1) * u)
-    if flow:
-        return u if shift else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
-    sigmas = model_sampling.sigmas.detach().cpu().float()
-    return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
+    if not flow:
+        sigmas = model_sampling.sigmas.detach().cpu().float()
+        return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
+    if _is_unbounded(model_sampling):
+        # Its maker draws log-normal sigmas, which are logit-normal shares, and has no shift.
+        return (u / (1 - u)).clamp(float(model_sampling.sigma_min), float(model_sampling.sigma_max))
+    return u if shift else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
+
+
+def _is_unbounded(model_sampling: Any) -> bool:
+    """Whether noise levels go beyond 1."""
+    return float(model_sampling.sigma_max) > 1.001
+
+
+def share_of_noise(model_sampling: Any, sigma: Tensor) -> Tensor:
+    """t [n] of a flow model, whose network sees (1 - t) x0 + t noise."""
+    return sigma / (1 + sigma) if _is_unbounded(model_sampling) else sigma
 
 
 def is_flow(model_sampling: Any) -> bool:
-    """Whether the model is a rectified flow: its pure noise has level 1."""
-    return abs(float(model_sampling.sigma_max) - 1.0) < 1e-3
+    """Whether the model is a rectified flow: its network sees (1 - t) x0 + t noise and gives noise - x0.
+
+    t is sigma, or sigma / (1 + sigma) where sigma goes beyond 1 (Cosmos Predict 2). Noise may have a scale of its own.
+    """
+    sigma = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    p, q = _linear(
+        lambda x0, noise: model_sampling.calculate_input(sigma, model_sampling.noise_scaling(sigma, noise, x0)), sigma
+    )
+    t = share_of_noise(model_sampling, sigma)
+    return torch.allclose(p, 1 - t) and torch.allclose(q, t * getattr(model_sampling, "noise_scale", 1.0))
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -140,19 +208,18 @@ FLOW_WEIGHTINGS = ("sigma_sqrt", "cosmap")
 
 
 def weights(model_sampling: Any, sigma: Tensor, weighting: str, gamma: float = 5.0) -> Tensor:
-    """Weights [n] of the output's error at sigma [n].
+    """Weights [n] of the output's error at sigma [n], float32 on sigma's device.
 
     Raises:
         ValueError: a weighting of flow models on another model.
     """
     if weighting in FLOW_WEIGHTINGS and not is_flow(model_sampling):
         raise ValueError(f"The weighting {weighting} is for flow models (SD3, Flux ...): choose none or min-SNR.")
-    level = sigma.double()
-    one = torch.ones_like(level)
-    signal = model_sampling.noise_scaling(level, torch.zeros_like(one), one.clone())
-    noise = model_sampling.noise_scaling(level, one.clone(), torch.zeros_like(one))
-    _, b = _coefficients(model_sampling, sigma, 1)
-    return WEIGHTINGS[weighting]((signal / noise).square(), b, level, gamma).float()
+    level = _exact(sigma)
+    signal, noise = _noised(model_sampling, level)
+    _, b = _denoised(model_sampling, level)
+    share = share_of_noise(model_sampling, level)
+    return WEIGHTINGS[weighting]((signal / noise).square(), b, share, gamma).float().to(sigma.device)
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
@@ -196,13 +263,20 @@ def loss(
     """
     sampling = model.model_sampling
     xt = sampling.noise_scaling(sigma, noise.clone(), x0)
+    # As the sampler says it. Mean-flow models look up the level that they go to there: the same one is plain flow.
+    transformer_options = transformer_options | {"sigmas": sigma, "sample_sigmas": sigma.repeat_interleave(2)}
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)
-    errors = LOSSES[kind](output.float(), target(sampling, sigma, x0, xt), huber)
+    errors = LOSSES[kind](output.float(), target(sampling, sigma, x0, noise), huber)
     if mask is None:
         return errors.flatten(1).mean(1)
     mask = mask.to(errors)
     return (errors * mask).flatten(1).sum(1) / (mask.flatten(1).sum(1) * errors.shape[1]).clamp(min=1e-6)
+
+
+def takes_one(network: Any) -> bool:
+    """Whether a network has to see pictures one by one: of mean flow, ComfyUI has one target level for a batch."""
+    return getattr(network, "time_r_in", None) is not None
 
 
 def latent_mask(mask: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from ..deft_ops.version import VERSION
 from ..patches.fingerprint import fingerprint
+from . import targets
 from .settings import digest
 from .trainer import Trainer
 
@@ -34,7 +35,7 @@ def identity_of(trainer: Trainer) -> dict[str, Any]:
 def described(value: Any) -> Any:
     """A patch as numbers and texts: tensors by their shape and sum."""
     if isinstance(value, torch.Tensor):
-        return [list(value.shape), float(value.double().sum())]
+        return [list(value.shape), float(value.detach().cpu().double().sum())]
     if isinstance(value, (list, tuple)):
         return [described(item) for item in value]
     if hasattr(value, "weights"):
@@ -61,7 +62,7 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
     """The proof of effect: layers, parameters, gradient norms, how far the weights moved."""
     losses, norms = trainer.losses, trainer.gradient_norms
     first, last = ends(losses)
-    values = sorted(change.values())
+    values = sorted(value for value in change.values() if math.isfinite(value)) or [math.inf]
     masks = sum(example.mask is not None for example in trainer.dataset.examples)
     pictures, prior = len(trainer.dataset.examples), len(trainer.dataset.prior)
     data_line = f"{pictures} picture{'s' * (pictures > 1)}"
@@ -74,12 +75,42 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
         [
             f"{opening(trainer)}, {steps} steps in {seconds:.1f} s ({seconds / max(1, steps):.3f} s a step)",
             data_line + (f", {len(sizes)} sizes" if len(sizes) > 1 else ""),
+            *trainer.dataset.notes,
             f"loss {first:.4f} (first tenth) -> {last:.4f} (last tenth)",
             f"gradient norm {norms[0]:.3g} at the first step, {norms[-1]:.3g} at the last",
             f"|delta W| / |W|: median {values[len(values) // 2]:.4f}, smallest {values[0]:.4f}, "
             f"largest {values[-1]:.4f}",
+            *how(trainer),
         ]
     )
+
+
+def how(trainer: Trainer) -> list[str]:
+    """What was done otherwise than asked for or than ComfyUI does it, and what was not taken."""
+    precision, scale = trainer.precision, trainer.scale
+    lines = []
+    if precision.compute is not None:
+        lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.own)}")
+    if scale is not None:
+        lines.append(
+            f"loss scaling for fp16: {scale.skipped} passes skipped and taken again, scale {scale.value:g} at the end"
+        )
+    if trainer.cut:
+        name, rank = next(iter(trainer.cut.items()))
+        lines.append(f"the rank was cut at {len(trainer.cut)} layers that have no more (to {rank} at {name})")
+    if trainer.unfit:
+        lines.append(f"{len(trainer.unfit)} chosen convolutions cannot have an adapter: {', '.join(trainer.unfit[:5])}")
+    if trainer.zeros:
+        lines.append(f"{len(trainer.zeros)} trained layers are zero in the base: {', '.join(trainer.zeros[:5])}")
+    if trainer.switched_off:
+        lines.append(f"switched off for the training: {', '.join(trainer.switched_off)}")
+    lines += [targets.note_of(trainer.root, trainer.settings.layers), trainer.repairs.text_line(), trainer.checked]
+    return [line for line in lines if line]
+
+
+def names_of(dtype: torch.dtype) -> str:
+    """A dtype for people."""
+    return str(dtype).removeprefix("torch.")
 
 
 def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[str]) -> list[str]:
@@ -88,7 +119,8 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
     first, last = ends(trainer.losses)
     if last > 1.5 * first:
         found.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
-    if (middle := statistics.median(change.values())) > 1:
+    finite = [value for value in change.values() if math.isfinite(value)]
+    if (middle := statistics.median(finite or [0.0])) > 1:
         found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
     if trainer.varying:
         found.append(f"the same training again gives slightly other numbers: {trainer.varying}")
@@ -106,7 +138,7 @@ def ends(losses: Sequence[float]) -> tuple[float, float]:
 
 def effect(change: dict[str, float]) -> None:
     """Raise ValueError for an adapter that is no use."""
-    broken = [name for name, value in change.items() if not math.isfinite(value)]
+    broken = [name for name, value in change.items() if math.isnan(value)]
     if broken:
         raise ValueError(
             f"The trained adapter is not finite at {len(broken)} layers ({broken[0]}): lower the learning rate."
@@ -128,7 +160,7 @@ def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float
         "versions": {"pack": VERSION, "torch": torch.__version__, "python": platform.python_version()},
     }
     if change is not None:
-        record["largest_change"] = max(change.values())
+        record["largest_change"] = max((value for value in change.values() if math.isfinite(value)), default=0.0)
     projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
     return projector | {
         "method": settings.method,

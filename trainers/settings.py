@@ -10,10 +10,10 @@ from typing import Any
 
 from ..deft_ops import methods
 from . import objective, optimisation
+from .precision import PRECISIONS
 from .targets import EVERYTHING, rank_rules
 
 TOKEN = "textual_inversion"  # the method that has no layers: trainers/token.py
-PRECISIONS = ("auto", "fp32", "bf16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from torch import nn
 
+from . import layer_kinds
 from .frozen import is_frozen_kind, is_linear
-
-# Path parts that mean attention or feed-forward in ComfyUI's models.
-_ATTENTION = re.compile(
-    r"(^|\.)(attn\d?|attn_[a-z]+|self_attn|cross_attn|attention|[a-z]+_attn|SelfAttention|linear1|linear2)(\.|$)"
-)
-_CROSS = re.compile(r"(^|\.)(attn2|cross_attn|context_block|txt_attn)(\.|$)")
-_FEED_FORWARD = re.compile(r"(^|\.)(?<!embedder\.)(ff|mlp|ffn|feed_forward|img_mlp|txt_mlp)(\.|$)")
-_PAPER = re.compile(r"\.(to_q|to_k|to_v|to_out\.0|qkv|attn\.proj)$")
+from .layer_kinds import Kinds
 
 PRESETS = {
     "attention": "every projection of the attention layers",
@@ -33,26 +28,44 @@ def is_small_kind(module: nn.Module) -> bool:
     return getattr(getattr(module, "weight", None), "ndim", 0) == 1
 
 
-def wanted(name: str, module: nn.Module, preset: str) -> bool:
-    """Whether the preset takes this layer."""
+def of_kinds(kinds: Kinds, preset: str) -> frozenset[str] | None:
+    """The layers that the preset takes by what they are; None if it goes by their classes alone.
+
+    Raises ValueError for an unknown preset.
+    """
+    if preset.startswith("paper"):
+        return kinds.paper
+    if preset == "attention":
+        return kinds.attention
+    if preset == "attention without cross-attention":
+        return kinds.attention - kinds.cross
+    if preset == "attention and feed-forward":
+        return kinds.attention | kinds.feed_forward
+    if preset in PRESETS:
+        return None
+    raise ValueError(f"Unknown choice of layers {preset!r}: choose one of {', '.join(PRESETS)}.")
+
+
+def wanted(name: str, module: nn.Module, preset: str, chosen: frozenset[str] | None) -> bool:
+    """Whether the preset takes this layer. `chosen`: what it takes by kinds, of `of_kinds`."""
+    if chosen is not None:
+        return name in chosen
     if preset == EVERYTHING:
         return is_linear(module) or getattr(module, "groups", 1) == 1
     if preset == "all linear and convolution":
         return is_linear(module) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    if not is_linear(module):
-        return False
-    if preset == "all linear":
-        return True
-    if preset.startswith("paper"):
-        return bool(_PAPER.search(name))
-    attention = bool(_ATTENTION.search(name))
-    if preset == "attention":
-        return attention
-    if preset == "attention without cross-attention":
-        return attention and not _CROSS.search(name)
-    if preset == "attention and feed-forward":
-        return attention or bool(_FEED_FORWARD.search(name))
-    raise ValueError(f"Unknown choice of layers {preset!r}: choose one of {', '.join(PRESETS)}.")
+    return is_linear(module)
+
+
+def note_of(root: nn.Module, preset: str) -> str:
+    """What the user is told of how the preset's layers were found; empty if there is nothing to tell."""
+    kinds = layer_kinds.kinds_of(root)
+    if of_kinds(kinds, preset) is None or not kinds.general:
+        return ""
+    return (
+        f"{type(root).__name__} is no architecture that this pack knows: its layers of {preset!r} were found by general"
+        " rules, by what they are called and how they are built"
+    )
 
 
 def expression(text: str, what: str) -> re.Pattern[str]:
@@ -127,12 +140,13 @@ def select(
     """
     keep, drop = expression(pattern, "layer pattern"), expression(exclude, "exclude pattern")
     rules = block_rules(blocks)
+    chosen = of_kinds(layer_kinds.kinds_of(root), preset)
     layers = {
         name: module
         for name, module in root.named_modules()
         if (
             is_frozen_kind(module)
-            and wanted(name, module, preset)
+            and wanted(name, module, preset, chosen)
             or preset == EVERYTHING
             and (is_small_kind(module) or (tables and is_table(name, module)))
         )
@@ -140,6 +154,7 @@ def select(
         and not (exclude and drop.search(name))
         and in_blocks(name, rules)
     }
+    note = note_of(root, preset)
     if not layers:
         kinds = sorted({name.rpartition(".")[2] for name, module in root.named_modules() if is_frozen_kind(module)})
         tops = sorted({name.partition(".")[0] for name, module in root.named_modules() if is_frozen_kind(module)})
@@ -147,5 +162,8 @@ def select(
         raise ValueError(
             f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}{limits}: "
             f"its layers end in {', '.join(kinds[:20])}; its blocks are {', '.join(tops[:20])}."
+            + (f" {note}." if note else "")
         )
+    if note:
+        logging.info(f"{note}.")
     return layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +15,20 @@ from torch import Tensor, nn
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import op_of
-from . import data, memory, objective, optimisation
+from . import checking, data, looking, memory, objective, optimisation, precision
 from .adapted import Change
 from .attention import pytorch_attention, without_override
 from .decompositions import Decompositions
 from .frozen import is_frozen_kind, weight_of
 from .material import Dataset
-from .network import checkpointing, frozen
+from .network import checkpointing, computing_in, frozen
+from .repairs import Repairs
 from .reproducible import deterministic, varying
 from .settings import Settings
 from .targets import EVERYTHING, is_small_kind, rank_of, rank_rules, select
 
 WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
+TRIES = 100  # of a step: each finds what the one before could not
 
 
 @dataclass
@@ -55,10 +57,15 @@ class Trainer:
         self.device = model.load_device
         self.decompositions = decompositions or Decompositions(None)
         self.root = model.model.diffusion_model
+        self.precision = precision.resolve(settings.precision, model.model, self.device)
         # Everything random comes from here, on the CPU: the same numbers on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.layers: dict[str, Layer] = {}
         self.text_layers: dict[str, Layer] = {}
+        self.placing: list[Callable[[], None]] = []  # what changes small modules, once a step
+        self.zeros: list[str] = []  # trained layers of zeros
+        self.cut: dict[str, int] = {}  # ranks that are lower than asked for, because the layer has no more
+        self.unfit: list[str] = []  # chosen layers that cannot have an adapter
         self.build()
         self.optimizer = optimisation.make_optimizer(
             settings.optimizer,
@@ -77,6 +84,10 @@ class Trainer:
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
         self.varying = ""  # why the same training would give other bits
+        self.repairs = Repairs(type(model.model).__name__)
+        self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
+        self.checked = ""  # how the first step's gradient was checked
+        self.switched_off: list[str] = []  # what ComfyUI does when it samples and not while this trains
 
     # ------------------------------------------------------------------------------------------------- what is trained
 
@@ -109,12 +120,13 @@ class Trainer:
         device = self.dataset.text.device if text and self.dataset.text else self.device
         memory.check_free(device, chosen.values(), method, settings)
         rules = rank_rules(settings.ranks)
+        chosen = self.fitting(chosen)
         layers = {}
         for name, module in chosen.items():
-            if is_frozen_kind(module):
-                op_of(module)  # says which layers cannot have an adapter
             known = {}
             with weight_of(module, torch.empty(0, device=device)) as weight:
+                if looking.check(name, weight):
+                    self.zeros.append(name)
                 rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
                 params = method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
                 if hasattr(method, "decompose"):
@@ -122,10 +134,32 @@ class Trainer:
             bias = getattr(module, "bias", None)
             if hasattr(method, "init_bias") and bias is not None:
                 params |= method.init_bias(bias.to(device))
+            if method.LOW_RANK and (got := min(next(iter(params.values())).shape)) < rank:
+                self.cut[name] = got
             if dtype != torch.float32:
                 params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
             layers[name] = Layer(module, device, params, known)
         return layers
+
+    def fitting(self, chosen: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        """The layers that an adapter can be on: not convolutions of several groups or with padding of other than zeros.
+
+        Raises:
+            ValueError: there is none.
+        """
+        kept: dict[str, nn.Module] = {}
+        reason: ValueError | None = None
+        for name, module in chosen.items():
+            try:
+                if is_frozen_kind(module):
+                    op_of(module)
+                kept[name] = module
+            except ValueError as error:
+                self.unfit.append(name)
+                reason = error
+        if reason is not None and not kept:
+            raise reason
+        return kept
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -151,6 +185,8 @@ class Trainer:
             found = self.method.factors_of(params, alpha=self.settings.alpha, **self.settings.options)
             for layer, factors in zip(layers, found, strict=True):
                 layer.factors = factors
+        for place in self.placing:
+            place()
 
     def change(self, layer: Layer) -> Change:
         """What the layer's adapter changes, as of the last `refresh`."""
@@ -177,18 +213,6 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------------------- a step
 
-    def autocast(self) -> Any:
-        """The compute precision of the forward pass."""
-        wanted = self.settings.precision
-        if wanted == "auto":
-            wanted = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-        inner = self.model.model
-        own = inner.manual_cast_dtype or inner.get_dtype()
-        # A network that computes in bf16 by itself does not need it: autocast would take its norms to float32 and back.
-        if wanted != "bf16" or own == torch.bfloat16:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
     def batch(self) -> Iterator[tuple[list[data.Example], float]]:
         """The next examples with the weight of their mean: pictures, then prior pictures if there are any."""
         yield [self.dataset.examples[place] for place in self.order.next()], 1.0
@@ -196,13 +220,13 @@ class Trainer:
             yield [self.dataset.prior[place] for place in self.prior_order.next()], self.settings.prior_weight
 
     def backward(self) -> float:
-        """One random batch, forward and backward; the loss."""
+        """One random batch, forward and, where gradients are enabled, backward; the loss."""
         settings, sampling = self.settings, self.model.model.model_sampling
         total = torch.zeros((), device=self.device)
         pending: list[tuple[list[data.Example], Tensor, Tensor, list[data.Conds], float]] = []
         for examples, weight in self.batch():
             count = len(examples)
-            sigma = objective.sample_sigmas(sampling, count, self.generator, settings.timesteps, settings.shift)
+            sigma = data.noise_levels(sampling, examples, self.generator, settings.timesteps, settings.shift)
             latents = torch.cat([example.latent for example in examples])
             noise = torch.randn(latents.shape, generator=self.generator)
             if settings.noise_offset:
@@ -211,25 +235,31 @@ class Trainer:
             captions = [example.caption for example in examples]
             if self.dataset.empty is not None:
                 dropped = torch.rand(count, generator=self.generator) < settings.caption_dropout
-                captions = [self.dataset.empty if drop else own for own, drop in zip(captions, dropped, strict=True)]
+                both = zip(examples, dropped, strict=True)
+                captions = [example.stand_in if drop else example.caption for example, drop in both]
             shape = tuple(latents[:1].shape)
-            conds = [self.conds(caption, shape) for caption in captions]
-            for group in data.groups(conds):
+            origins = [example.origin for example in examples]
+            conds = [self.conds(caption, shape, origin) for caption, origin in zip(captions, origins, strict=True)]
+            for group in data.groups(conds, alone=objective.takes_one(self.root)):
                 part = [examples[index] for index in group]
                 share = weight * len(group) / count / settings.accumulation
                 pending.append((part, noise[group], sigma[group], [conds[index] for index in group], share))
         for place, (examples, noise, sigma, conds, share) in enumerate(pending):
             loss = share * self.loss(examples, noise.to(self.device), sigma.to(self.device), conds)
-            loss.backward(retain_graph=place + 1 < len(pending))  # groups share the graphs of factors and captions
+            if torch.is_grad_enabled():
+                scaled = loss if self.scale is None else loss * self.scale.value
+                scaled.backward(retain_graph=place + 1 < len(pending))  # groups share graphs of factors and captions
             total += loss.detach()
         return float(total)
 
-    def conds(self, caption: int, shape: tuple[int, ...]) -> data.Conds:
+    def conds(self, caption: int, shape: tuple[int, ...], origin: data.Origin = data.UNKNOWN) -> data.Conds:
         """A caption for the network: encoded once, or in each step where the text encoder is trained."""
         text = self.dataset.text
         if text is not None and caption < len(text.entries):
-            return text.conds(self.model.model, caption, shape, self.device)
-        return self.captions.conds(caption, shape)
+            with self.repairs.text.watching():
+                told = data.Told(self.model.model, text.entries[caption], shape, origin)
+                return text.conds(told, caption, origin.whole or shape, self.device)
+        return self.captions.conds(caption, shape, origin)
 
     def loss(
         self, examples: Sequence[data.Example], noise: Tensor, sigma: Tensor, conds: Sequence[data.Conds]
@@ -242,7 +272,7 @@ class Trainer:
             one = torch.ones(1, *x0.shape[2:])
             masks = [one if example.mask is None else example.mask.view_as(one) for example in examples]
             mask = torch.stack(masks).to(self.device)
-        with self.autocast():
+        with data.sizes_told(self, examples), self.precision.context(self.device), self.repairs.network.watching():
             losses = objective.loss(
                 model,
                 x0,
@@ -256,28 +286,43 @@ class Trainer:
             )
         if settings.weighting != "none":
             losses = losses * objective.weights(model.model_sampling, sigma, settings.weighting, settings.gamma)
+        strengths = [example.weight for example in examples]
+        if any(strength != 1 for strength in strengths):
+            losses = losses * losses.new_tensor(strengths)
         return losses.mean()
 
     def gradients(self) -> float:
         """Those of one step, the same bits whenever it is taken; the loss.
 
-        Where those cannot be had, they are taken as they come, and `varying` says why.
+        Where the same bits cannot be had, they are taken as they come, and `varying` says why. What the network needs
+        to be differentiable is found out, and gradients that overflow in fp16 are taken again with a smaller scale.
         """
         random = self.random_state()
-        try:
-            with deterministic(self.device, strict=not self.varying):
-                return self.accumulated()
-        except RuntimeError as error:
-            reason = varying(error)
-            if not reason:
-                raise
-            self.varying = reason
-        self.set_random_state(random)
-        with deterministic(self.device, strict=False):
-            return self.accumulated()
+        for _ in range(TRIES):
+            try:
+                with deterministic(self.device, strict=not self.varying), self.repairs.active():
+                    loss = self.accumulated()
+            except RuntimeError as error:
+                if memory.out_of_memory(error):
+                    raise
+                reason = varying(error)
+                if not reason and not self.repairs.learn(error):
+                    raise
+                self.varying = reason or self.varying
+            else:
+                if not self.repairs.learnt() and self.unscaled(loss):
+                    return loss
+            self.set_random_state(random)
+        raise ValueError(f"The gradients of {self.repairs.model_name} cannot be had in {TRIES} tries: report this.")
+
+    def unscaled(self, loss: float) -> bool:
+        """Take the loss scale out of the gradients; False where they overflowed and a smaller scale is to be tried."""
+        if self.scale is None:
+            return True
+        return self.scale.undo(self.parameters) or not math.isfinite(loss) or not self.scale.overflowed()
 
     def accumulated(self) -> float:
-        """The gradients of all batches of a step; the mean loss."""
+        """The gradients of all batches of a step, where those are enabled; the mean loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for _ in range(self.settings.accumulation):
@@ -297,13 +342,15 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * factor
+        random = None if self.losses else self.random_state()
         loss = self.gradients()
+        if random is not None and math.isfinite(loss):
+            self.checked = checking.first_step(self, random)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise ValueError(
-                f"The loss is no longer a number at step {self.step + 1}: lower the learning rate "
-                f"({settings.learning_rate:g}) or use precision fp32."
-            )
+            raise ValueError(f"The loss is no longer a number at step {self.step + 1}: {self.advice()}.")
+        if self.scale is not None:
+            self.scale.succeeded()
         self.optimizer.step()
         self.step += 1
         if self.average is not None:
@@ -312,6 +359,20 @@ class Trainer:
         self.gradient_norms.append(norm)
         self.check_growth()
         return loss, norm, settings.learning_rate * factor
+
+    def advice(self) -> str:
+        """What can still be changed where numbers have left their range."""
+        settings, changes = self.settings, []
+        if self.precision.dtype != torch.float32:
+            changes.append(f"use precision fp32 (now {self.precision.name})")
+        if self.losses:
+            changes.append(f"lower the learning rate ({settings.learning_rate:g})")
+        if not changes:
+            changes.append(
+                "the base gives no number for these pictures and captions before anything is trained, so check its "
+                "file, the pictures and the captions"
+            )
+        return " or ".join(changes)
 
     def check_growth(self) -> None:
         """Raise ValueError if the losses have left all that a training does: far above the start, and above 1, which is
@@ -324,33 +385,50 @@ class Trainer:
                 f"{self.step}. Lower the learning rate ({self.settings.learning_rate:g})."
             )
 
+    def encode_captions(self) -> None:
+        """Encode the captions of all examples, with the model as it is without adapters."""
+        for example in [*self.dataset.examples, *self.dataset.prior]:
+            shape = tuple(example.latent.shape)
+            for caption in {example.caption, example.stand_in} - {None}:
+                if self.dataset.text is None or caption >= len(self.dataset.text.entries):
+                    self.captions.conds(caption, shape, example.origin)
+
     @contextlib.contextmanager
     def prepared(self) -> Any:
         """Frozen networks with the adapters on their activations, PyTorch's attention; all undone afterwards."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(pytorch_attention())
+            stack.enter_context(computing_in(self.model.model, self.precision.compute))
+            self.encode_captions()
             changes = {name: self.change(layer) for name, layer in self.layers.items()}
-            stack.enter_context(frozen(self.root, changes))
+            stack.callback(lambda: setattr(self, "placing", []))
+            self.placing = stack.enter_context(frozen(self.root, changes, self.precision.dtype))
             if self.dataset.text is not None:
                 own = {name: self.change(layer) for name, layer in self.text_layers.items()}
-                stack.enter_context(frozen(self.dataset.text.root, own, in_place=True))
+                self.placing += stack.enter_context(frozen(self.dataset.text.root, own))
             if self.settings.gradient_checkpointing:
-                stack.enter_context(checkpointing(self.root))
+                stack.enter_context(checkpointing(self.root, self.repairs.blocks))
             yield
 
     def estimate(self) -> memory.Estimate:
-        """The memory that the run will need, by a forward pass of its largest example."""
+        """The memory that the run will need, by a forward pass of its largest example.
+
+        Raises:
+            ValueError: the base gives no number for it.
+        """
         example = max(self.dataset.examples, key=lambda item: item.latent.numel())
         settings, shape = self.settings, tuple(example.latent.shape)
 
-        def run() -> None:
+        def run() -> Tensor:
             sigma = self.model.model.model_sampling.sigma_max.reshape(1).to(self.device)
-            conds = [self.captions.conds(example.caption, shape)]
-            self.loss([example], torch.zeros(shape, device=self.device), sigma, conds)
+            conds = [self.captions.conds(example.caption, shape, example.origin)]
+            return self.loss([example], torch.zeros(shape, device=self.device), sigma, conds)
 
         batch = min(settings.batch_size, len(self.dataset.examples))
-        with pytorch_attention():
-            activations = memory.activation_bytes(self.root, run, settings.gradient_checkpointing, batch)
+        with pytorch_attention(), computing_in(self.model.model, self.precision.compute):
+            loss, activations = memory.activation_bytes(self.root, run, settings.gradient_checkpointing, batch)
+            if not torch.isfinite(loss):
+                raise ValueError(looking.explain(self.root, self.precision.name))
         adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema)) + sum(
             value.numel() * value.element_size() for value in self.decompositions.tensors()
         )
@@ -383,6 +461,7 @@ class Trainer:
             "average": None if self.average is None else [value.cpu() for value in self.average.values],
             "optimizer": self.optimizer.state_dict(),
             "random": random,
+            "loss_scale": None if self.scale is None else self.scale.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -395,6 +474,8 @@ class Trainer:
         self.step, self.losses = state["step"], list(state["losses"])
         self.gradient_norms = list(state["gradient_norms"])
         self.set_random_state(state["random"])
+        if self.scale is not None and state.get("loss_scale"):
+            self.scale.load(state["loss_scale"])
 
     @torch.no_grad()
     def finish(self) -> tuple[adapters.Adapter, dict[str, float]]:
@@ -407,7 +488,7 @@ class Trainer:
                 for name, layer in layers.items():
                     with weight_of(layer.module, torch.empty(0, device=layer.device)) as weight:
                         delta = self.method.delta(layer.factors, weight, **layer.known)
-                        change[f"{prefix}.{name}"] = float(delta.norm() / weight.norm())
+                        change[f"{prefix}.{name}"] = looking.relative_change(delta, weight)
                     for suffix, tensor in self.method.to_tensors(layer.factors).items():
                         tensors[f"{prefix}.{name}.{suffix}"] = tensor.cpu().contiguous()
         return adapters.Adapter(tensors), change

@@ -42,7 +42,7 @@ class Architecture:
 
 def small(
     base: str, config: dict[str, Any], extra: dict[str, Any] | None = None, v_prediction: bool = False,
-    device: torch.device = models.CPU,
+    device: torch.device = models.CPU, dtype: torch.dtype = torch.float32,
 ) -> Any:
     """A ModelPatcher of one of ComfyUI's supported models with this configuration, weights uninitialised."""
     import comfy.model_base
@@ -58,7 +58,7 @@ def small(
             return types.V_PREDICTION if v_prediction else super().model_type(state_dict, prefix)
 
     made = Small(dict(config))
-    made.set_inference_dtype(torch.float32, None)
+    made.set_inference_dtype(dtype, None)
     with models.with_all_weights():
         model = made.get_model({}, "", device=device)
     model.eval()

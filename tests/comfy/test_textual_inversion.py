@@ -14,6 +14,7 @@ from torch import Tensor
 from . import models
 from .architectures import text_model
 from .test_adapter_nodes import node, training_prompt
+from .test_training import backward
 from .test_training_runs import Pack, as_loaded
 
 
@@ -22,6 +23,7 @@ def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
     found.token = comfyui_session.module("trainers.token")  # type: ignore[attr-defined]
     found.network = comfyui_session.module("trainers.network")  # type: ignore[attr-defined]
+    found.repairs = comfyui_session.module("trainers.repairs")  # type: ignore[attr-defined]
     return found
 
 
@@ -72,14 +74,14 @@ def test_every_encoder_gets_its_gradient(pack: Any, tmp_path: Path, kind: str) -
     stage = clip.cond_stage_model
     token = pack.token.Token(clip, "sks-1", 2, "dog", torch.device("cpu"))
     (tokens,) = token.tokenize(["a photo of (a {}:1.2) here"])
-    with pack.network.frozen(stage, {}, in_place=True):
+    with pack.network.frozen(stage, {}):
 
         def value() -> Tensor:
             cond, pooled, *_ = stage.encode_token_weights(token.placed(tokens))
             weights = models.random(*cond.shape, seed=3), models.random(*pooled.shape, seed=4)
             return (cond * weights[0]).sum() + (pooled * weights[1]).sum()
 
-        value().backward()
+        backward(pack.repairs.Repairs("CLIP"), value, list(token.vectors.values()))
         for vectors in token.vectors.values():
             gradient = vectors.grad.clone()
             step = 1e-2 / float(gradient.norm())
@@ -144,7 +146,7 @@ def test_gradient_of_the_vectors(pack: Any, projected: Any) -> None:
         def loss() -> float:
             trainer.generator.manual_seed(11)
             trainer.order.waiting = []
-            return trainer.backward()
+            return trainer.gradients()
 
         with trainer.prepared():
             loss()

@@ -65,6 +65,24 @@ def train(pack: Pack, model: Any, latents: list | None = None, captions: list | 
         return pack.loop.train(model, pack.material.Material(latents, captions), settings(pack, **chosen), on_step)
 
 
+def backward(repairs: Any, value: Callable[[], Tensor], leaves: list[Tensor]) -> None:
+    """The gradients of a value by the leaves through ComfyUI's text encoders, as a trainer takes them."""
+    for _ in range(5):
+        for leaf in leaves:
+            leaf.grad = None
+        try:
+            with repairs.active():
+                with repairs.text.watching():
+                    found = value()
+                found.backward()
+        except RuntimeError as error:
+            assert repairs.learn(error), error
+        else:
+            if not repairs.learnt():
+                return
+    raise AssertionError("the repairs find no end")
+
+
 def losses_fall(losses: list[float]) -> bool:
     """Whether the last third of the losses is clearly below the first."""
     third = len(losses) // 3
@@ -189,9 +207,9 @@ def test_an_ordinary_model_trains_too_and_gets_no_gradients(pack: Pack) -> None:
 
 
 def test_checkpointing_recomputes_blocks(pack: Pack) -> None:
-    with pack.network.checkpointing(models.sd3(depth=2).model.diffusion_model) as blocks:
+    with pack.network.checkpointing(models.sd3(depth=2).model.diffusion_model, {}) as blocks:
         assert blocks == 2
-    with pack.network.checkpointing(models.unet().model.diffusion_model) as blocks:
+    with pack.network.checkpointing(models.unet().model.diffusion_model, {}) as blocks:
         assert blocks >= 8
 
 
@@ -294,9 +312,7 @@ def test_loss_of_epsilon_and_v_models_is_that_of_diffusers(pack: Pack, kind: str
         output = ordinary_output(model, noisy, times.float(), conds)
         expected = (output - target).square().flatten(1).mean(1)
         found = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
-        sampling = model.model.model_sampling
-        xt = sampling.noise_scaling(sigma, noise.clone(), x0)
-        assert models.relative(pack.objective.target(sampling, sigma, x0, xt), target) < 1e-4
+        assert models.relative(pack.objective.target(model.model.model_sampling, sigma, x0, noise), target) < 1e-5
     assert torch.allclose(found, expected, rtol=1e-4)
 
 
@@ -314,9 +330,7 @@ def test_loss_of_flow_models_is_that_of_diffusers(pack: Pack) -> None:
         output = ordinary_output(model, scheduler.scale_noise(x0, times, noise), times, conds)
         expected = (output - (noise - x0)).square().flatten(1).mean(1)
         found = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
-        sampling = model.model.model_sampling
-        xt = sampling.noise_scaling(sigma, noise.clone(), x0)
-        assert models.relative(pack.objective.target(sampling, sigma, x0, xt), noise - x0) < 1e-4
+        assert models.relative(pack.objective.target(model.model.model_sampling, sigma, x0, noise), noise - x0) < 1e-6
     assert torch.allclose(found, expected, rtol=1e-4)
 
 

@@ -345,9 +345,7 @@ def test_accumulation_is_a_larger_batch(pack: Any) -> None:
                 losses = [trainer.take_step()[0]] if accumulation == 2 else []
                 gradients = [[p.grad.clone() for p in trainer.parameters]] if accumulation == 2 else []
                 while len(losses) < 2 and accumulation == 1:
-                    trainer.optimizer.zero_grad()
-                    trainer.refresh()
-                    losses.append(trainer.backward())
+                    losses.append(trainer.gradients())
                     gradients.append([p.grad.clone() for p in trainer.parameters])
             found.append((sum(losses) / len(losses), [sum(parts) / len(parts) for parts in zip(*gradients)]))
     (first, mean), (second, own) = found
@@ -609,8 +607,7 @@ def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any, method: str
             def loss(backward: bool) -> float:
                 trainer.generator.manual_seed(11)
                 trainer.order.waiting = []
-                trainer.refresh()
-                return trainer.backward()
+                return trainer.gradients()
 
             with trainer.prepared():
                 loss(True)

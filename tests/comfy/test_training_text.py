@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import models
 from .architectures import tokens
 from .test_architectures import ENCODERS, text_pairs  # noqa: F401 (a fixture)
+from .test_training import backward
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -47,10 +48,17 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
     weights = torch.randn(expected.shape, generator=source)
     (expected * weights).sum().backward()
     changes = {layer: lambda pair=pair: low_rank(pair["lora_B"], pair["lora_A"]) for layer, pair in own.items()}
-    with torch.inference_mode(False), torch.enable_grad(), training.frozen(root, changes, in_place=True):
+    outputs = []
+
+    def output() -> Tensor:
         transformer = getattr(clip.cond_stage_model, entry.part).transformer
-        found = transformer(ids, attention_mask=torch.ones_like(ids), dtype=torch.float32)[0]
-        (found * weights).sum().backward()
+        outputs.append(transformer(ids, attention_mask=torch.ones_like(ids), dtype=torch.float32)[0])
+        return (outputs[-1] * weights).sum()
+
+    leaves = [value for pair in own.values() for value in pair.values()]
+    with torch.inference_mode(False), torch.enable_grad(), training.frozen(root, changes):
+        backward(comfyui_session.module("trainers.repairs").Repairs(name), output, leaves)
+    found = outputs[-1]
     assert models.relative(found.detach(), expected.detach()) < 1e-4
     checked = 0
     for layer in chosen:

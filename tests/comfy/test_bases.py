@@ -1,0 +1,249 @@
+"""Every base that ComfyUI loads is trained through the real loop, with the gradients of plain autograd, or refused.
+
+The reference is the network itself with ordinary weights W + delta(W), in which PyTorch's own
+allow_mutation_on_saved_tensors takes care of what ComfyUI's code writes in place. It costs minutes for all methods on
+all bases, so each base has two of them, and each kind of base has all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .bases import BASES
+from .bases.base import Base
+from .test_training import Pack, as_loaded, settings
+
+METHODS = ("lora", "deft", "para", "svdiff", "dreambooth")
+FULL_RANK = ("svdiff", "dreambooth")
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui_session: Any) -> Pack:
+    found = Pack(comfyui_session)
+    found.bases = comfyui_session.module("trainers.bases")
+    found.without_inference_features = comfyui_session.module("trainers.inference_only").without_inference_features
+    return found
+
+
+def here(bases: list[Base]) -> list[Base]:
+    """Those whose class this ComfyUI has."""
+    import comfy.supported_models
+
+    names = {cls.__name__ for cls in comfy.supported_models.models}
+    return [base for base in bases if base.name in names]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base with how it is trained. stored: the dtype of its weights; precision: of the computation."""
+
+    base: Base
+    method: str
+    checkpointing: bool
+    stored: torch.dtype
+    precision: str
+
+    def __str__(self) -> str:
+        stored = str(self.stored).removeprefix("torch.")
+        return f"{self.base.title}-{self.method}-{stored}-{self.precision}{'-checkpointed' * self.checkpointing}"
+
+
+def cases() -> list[Case]:
+    """Two methods for each base: one as it comes, one checkpointed; one of them on weights stored in bf16."""
+    found, places = [], dict.fromkeys({base.kind for base in BASES}, 0)
+    for base in BASES:
+        place = places[base.kind]
+        places[base.kind] += 1
+        first, second = METHODS[(2 * place) % 5], METHODS[(2 * place + 1) % 5]
+        found.append(Case(base, first, bool(place % 2), torch.float32, "fp32"))
+        found.append(Case(base, second, not place % 2, torch.bfloat16, ("fp32", "bf16")[place // 2 % 2]))
+    return found
+
+
+@dataclass
+class Trained:
+    """What a training was given and what it came to: of the first step all that is needed to take it by hand."""
+
+    result: Any = None
+    trainer: Any = None
+    forwards: list[tuple] = field(default_factory=list)
+    start: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    gradients: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    loss: float = 0.0
+
+
+def training(pack: Pack, case: Case, model: Any, patch: pytest.MonkeyPatch, **chosen: Any) -> Trained:
+    """Two steps of the real loop."""
+    seen = Trained()
+    trainers = pack.trainer.Trainer
+    take_step, loss, accumulated = trainers.take_step, trainers.loss, trainers.accumulated
+
+    def watched_step(trainer: Any) -> Any:
+        if seen.trainer is None:
+            seen.trainer = trainer
+            seen.start = {name: {key: value.detach().clone() for key, value in layer.params.items()}
+                          for name, layer in trainer.layers.items()}
+        found = take_step(trainer)
+        if not seen.gradients:
+            seen.loss = found[0]
+            seen.gradients = {name: {key: value.grad.clone() for key, value in layer.params.items()
+                                     if value.grad is not None} for name, layer in trainer.layers.items()}
+        return found
+
+    def watched_loss(trainer: Any, examples: Any, noise: Tensor, sigma: Tensor, conds: Any) -> Tensor:
+        if trainer is seen.trainer and not seen.gradients and torch.is_grad_enabled():
+            seen.forwards.append((examples, noise, sigma, conds))
+        return loss(trainer, examples, noise, sigma, conds)
+
+    def watched_pass(trainer: Any) -> float:
+        if not seen.gradients and torch.is_grad_enabled():
+            seen.forwards.clear()  # what needs repairs is taken again
+        return accumulated(trainer)
+
+    patch.setattr(pack.trainer.Trainer, "take_step", watched_step)
+    patch.setattr(pack.trainer.Trainer, "accumulated", watched_pass)
+    patch.setattr(pack.trainer.Trainer, "loss", watched_loss)
+    everything = {"layers": "everything" if case.method in FULL_RANK else "all linear and convolution"}
+    wanted = settings(pack, case.method, 2, 2, 1e-3, precision=case.precision, batch_size=2, max_grad_norm=0.0,
+                      gradient_checkpointing=case.checkpointing, seed=3, **everything | chosen)
+    with torch.inference_mode():
+        material = pack.material.Material([case.base.latents()], [case.base.conditioning(5)])
+        seen.result = pack.loop.train(model, material, wanted, lambda progress: None)
+    return seen
+
+
+@contextlib.contextmanager
+def weights_in_place(network: Any, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Other tensors as the network's weights."""
+    kept = []
+    try:
+        for name, value in weights.items():
+            path, _, key = name.rpartition(".")
+            module = network.get_submodule(path)
+            kept.append((module, key, module._parameters[key]))
+            module._parameters[key] = value
+        yield
+    finally:
+        for module, key, value in kept:
+            module._parameters[key] = value
+
+
+def reference(
+    pack: Pack, seen: Trained, model: Any, patch: pytest.MonkeyPatch
+) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """The trained tensors with gradients by plain autograd through W + delta(W), and the loss."""
+    import comfy.model_management
+
+    trainer = seen.trainer
+    network, method = model.model.diffusion_model, trainer.method
+    modules = dict(network.named_modules())
+    leaves, merged = {}, {}
+    for name, start in seen.start.items():
+        leaves[name] = {key: value.clone().requires_grad_() for key, value in start.items()}
+        factors = method.factors(leaves[name], alpha=trainer.settings.alpha, **trainer.settings.options)
+        weight, bias = modules[name].weight.detach(), getattr(modules[name], "bias", None)
+        change = method.delta(factors, weight.float(), **trainer.layers[name].known)
+        merged[f"{name}.weight"] = (weight.float() + change).to(weight.dtype)
+        if "bias" in start:
+            merged[f"{name}.bias"] = (bias.detach().float() + leaves[name]["bias"]).to(bias.dtype)
+    patch.setattr(comfy.model_management, "in_training", True)
+    with (
+        pack.without_inference_features(model),
+        weights_in_place(network, merged),
+        torch.autograd.graph.allow_mutation_on_saved_tensors(),
+    ):
+        losses = [
+            pack.objective.loss(model.model, torch.cat([example.latent for example in examples]), noise, sigma,
+                                pack.data.batch(conds), {})
+            for examples, noise, sigma, conds in seen.forwards
+        ]
+        loss = torch.cat(losses).mean()
+        loss.backward()
+    return leaves, float(loss)
+
+
+def errors(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> tuple[float, float]:
+    """The relative error of all gradients, and the largest of a tensor whose gradient is not zero but for rounding."""
+    leaves = [(name, key, leaf.grad) for name, params in expected.items() for key, leaf in params.items()]
+    largest = max(float(grad.norm()) for _, _, grad in leaves if grad is not None)
+    worst, compared, total, wrong = 0.0, 0, 0.0, 0.0
+    for name, key, grad in leaves:
+        own = found[name].get(key)
+        if grad is None:
+            assert own is None or not own.any(), f"{name} is not used, and has a gradient"
+            continue
+        assert own is not None, f"{name} has no gradient"
+        size, error = float(grad.norm()), float((own - grad).norm())
+        worst = max(worst, error / (size + 1e-3 * largest))
+        total, wrong = total + size**2, wrong + error**2
+        compared += size > 1e-3 * largest
+    assert compared > 1
+    return (wrong / total) ** 0.5, worst
+
+
+LIMITS = {"fp32": 1e-4, "bf16": 0.1}
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_it_trains(pack: Pack, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps; the gradients of the first are those of plain autograd in the same precision.
+
+    In bf16 a network may be far from itself in float32 (Flux's guidance is rounded), whoever computes it.
+    """
+    if case.base not in here(BASES):
+        pytest.skip("not in this ComfyUI")
+    seen = training(pack, case, as_loaded(lambda: case.base.model(case.stored)), monkeypatch)
+    ordinary = case.base.model(case.stored)
+    if case.precision == "fp32":
+        values = {name: value.float() for name, value in ordinary.model.diffusion_model.state_dict().items()}
+        ordinary = case.base.model(torch.float32)
+        ordinary.model.diffusion_model.load_state_dict(values)
+    expected, loss = reference(pack, seen, ordinary, monkeypatch)
+    assert seen.loss == pytest.approx(loss, rel=LIMITS[case.precision])
+    of_all, worst = errors(seen.gradients, expected)
+    assert of_all < (0.05 if case.base.coarse and case.stored != torch.float32 else LIMITS[case.precision])
+    assert worst < 3e-4 or case.precision == "bf16" or case.base.coarse
+    assert seen.result.losses[1] != seen.result.losses[0]
+    assert all(bool(torch.isfinite(value).all()) for value in seen.result.adapter.values())
+
+
+def test_each_kind_of_base_has_each_method() -> None:
+    found = {(case.base.kind, case.method) for case in cases()}
+    kinds = {base.kind for base in BASES}
+    assert found == {(kind, method) for kind in kinds for method in METHODS}
+    for kind in kinds:
+        of_kind = [case for case in cases() if case.base.kind == kind]
+        assert {case.checkpointing for case in of_kind} == {True, False}
+        assert {case.precision for case in of_kind} == {"fp32", "bf16"}
+
+
+def test_every_class_of_comfyui_is_trained_or_refused(pack: Pack) -> None:
+    import comfy.supported_models
+
+    names = {cls.__name__ for cls in comfy.supported_models.models}
+    listed = pack.bases.TRAINED | set(pack.bases.REFUSED) | pack.bases.UNTRIED
+    assert not names - listed, "ComfyUI has classes that trainers/bases.py lacks"
+    assert not pack.bases.TRAINED & set(pack.bases.REFUSED)
+    assert {base.name for base in BASES} == pack.bases.TRAINED
+
+
+def test_refused_bases_are_refused_by_name(pack: Pack) -> None:
+    """Before anything is looked at: their latents and captions are of another kind."""
+    import types
+
+    import comfy.supported_models
+
+    for name, what in pack.bases.REFUSED.items():
+        if not hasattr(comfy.supported_models, name):
+            continue  # of a newer ComfyUI
+        cls = getattr(comfy.supported_models, name)
+        model = types.SimpleNamespace(model=types.SimpleNamespace(model_config=cls.__new__(cls)))
+        with pytest.raises(ValueError, match=f"{name} cannot be trained: {what}. Choose a model that makes pictures"):
+            pack.loop.train(model, pack.material.Material([], []), settings(pack), lambda progress: None)

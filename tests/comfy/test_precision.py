@@ -1,0 +1,131 @@
+"""What `precision` says is what is computed in: float32 on any base, fp16 with loss scaling, and advice that helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from . import models
+from .test_training import Pack, as_loaded, one_step, settings, train
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui_session: Any) -> Pack:
+    found = Pack(comfyui_session)
+    found.precision = comfyui_session.module("trainers.precision")
+    return found
+
+
+def half_in_float() -> Any:
+    """The small UNet with the values of a float16 one, in float32."""
+    model = models.unet("sd15")
+    model.model.diffusion_model.half().float()
+    return model
+
+
+def half() -> Any:
+    return models.unet("sd15", dtype=torch.float16)
+
+
+def gradients(pack: Pack, model: Any, size: int, **chosen: Any) -> tuple[float, Tensor]:
+    wanted = settings(pack, "lora", steps=1, learning_rate=0.0, layers="all linear", **chosen)
+    trainer, loss = one_step(pack, model, models.latents(model, 2, size=size), models.conditioning(), wanted)
+    return loss, torch.cat([parameter.grad.flatten().float() for parameter in trainer.parameters])
+
+
+@pytest.mark.parametrize("chosen", [{}, {"batch_size": 2, "accumulation": 2}], ids=["one", "accumulated"])
+@pytest.mark.parametrize("size", [8, 64])
+def test_float32_is_float32_whatever_is_stored(pack: Pack, size: int, chosen: dict) -> None:
+    loss, expected = gradients(pack, as_loaded(half_in_float), size, precision="fp32", **chosen)
+    found_loss, found = gradients(pack, as_loaded(half), size, precision="fp32", **chosen)
+    assert found_loss == pytest.approx(loss, rel=1e-5)
+    assert models.relative(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_loss_scaling_keeps_the_gradients_of_half_precision(
+    pack: Pack, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it most are less than the smallest number: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
+    # No attention at the full size, which takes half a minute on a CPU.
+    for key, value in (("transformer_depth", [0, 1]), ("transformer_depth_output", [0, 0, 1, 1])):
+        monkeypatch.setitem(models.SD15_CONFIG, key, value)
+    _, expected = gradients(pack, as_loaded(half_in_float), size, precision="fp32")
+    _, found = gradients(pack, as_loaded(half), size, precision="fp16")
+    assert models.relative(found, expected) < 1e-2
+
+
+def test_what_auto_is(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = {dtype: models.unet("sd15", dtype=dtype).model for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def found(device: torch.device) -> list[str]:
+        return [pack.precision.resolve("auto", model, device).name for model in bases.values()]
+
+    assert found(cpu) == ["fp32", "fp32", "fp32"]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert found(cuda) == ["fp32", "fp16", "fp32"]  # a T4, which has bf16 in software only
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert found(cuda) == ["bf16", "bf16", "bf16"]
+    resolved = [pack.precision.resolve("bf16", model, cpu) for model in bases.values()]
+    assert [(one.compute, one.autocast) for one in resolved] == [
+        (None, True), (torch.bfloat16, False), (None, False)]
+
+
+def test_the_rule_of_the_scale_is_pytorch_s(pack: Pack) -> None:
+    scaler, own = torch.amp.GradScaler("cpu"), pack.precision.LossScale
+    assert (scaler._init_scale, scaler.get_growth_interval()) == (own.FIRST, own.GROWS_AFTER)
+    assert (scaler.get_growth_factor(), scaler.get_backoff_factor()) == (2.0, 0.5)
+    scale = own()
+    assert scale.overflowed() and scale.value == 2.0**15
+    for _ in range(2000):
+        scale.succeeded()
+    assert (scale.value, scale.skipped) == (2.0**16, 1)
+    again = own()
+    again.load(scale.state())
+    assert again.state() == scale.state()
+    scale.value = 1.0
+    assert not scale.overflowed()
+
+
+def test_an_overflow_is_taken_again_and_counted(pack: Pack) -> None:
+    """With a scale that is far too large at first: the same steps, the same pictures, the same adapter."""
+    chosen: dict[str, Any] = {"method": "lora", "steps": 3, "precision": "fp16"}
+    plain = train(pack, as_loaded(half), **chosen)
+    first = pack.precision.LossScale.FIRST
+    try:
+        pack.precision.LossScale.FIRST = 2.0**24
+        scaled = train(pack, as_loaded(half), **chosen)
+    finally:
+        pack.precision.LossScale.FIRST = first
+    assert "loss scaling for fp16: 0 passes skipped" in plain.report
+    skipped = int(scaled.report.partition("loss scaling for fp16: ")[2].split()[0])
+    assert skipped > 0 and f"scale {2.0 ** (24 - skipped):g} at the end" in scaled.report
+    assert scaled.losses == pytest.approx(plain.losses, rel=1e-3)
+    assert len(scaled.losses) == 3
+
+
+def overflowing(dtype: torch.dtype) -> Any:
+    """A network whose activations leave the range of fp16, which ends at 65504."""
+    model = models.unet("sd15", dtype=dtype)
+    with torch.no_grad():
+        model.model.diffusion_model.input_blocks[0][0].weight.mul_(3e4)
+    return model
+
+
+def test_the_advice_can_be_followed(pack: Pack) -> None:
+    with pytest.raises(ValueError, match=r"no longer a number at step 1: use precision fp32 \(now fp16\)\.$"):
+        train(pack, as_loaded(lambda: overflowing(torch.float16)), method="lora", precision="fp16")
+    found = train(pack, as_loaded(lambda: overflowing(torch.float16)), method="lora", precision="fp32")
+    exact = train(pack, as_loaded(lambda: overflowing(torch.float32)), method="lora", precision="fp32")
+    assert found.losses == pytest.approx(exact.losses, rel=1e-2)
+    assert "computed in fp32, for ComfyUI's own float16" in found.report
+
+
+def test_a_divergence_in_float32_does_not_advise_float32(pack: Pack) -> None:
+    with pytest.raises(ValueError, match="no longer a number at step .*: lower the learning rate") as caught:
+        train(pack, as_loaded(lambda: models.unet("sd15")), method="lora", steps=30, learning_rate=1e15)
+    assert "precision" not in str(caught.value)

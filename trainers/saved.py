@@ -1,0 +1,178 @@
+"""What autograd keeps of a forward pass, where the network writes into its own tensors, and gradient checkpointing.
+
+ComfyUI is written for inference: it adds to tensors in place that an earlier operation has kept for its gradient.
+PyTorch finds that out in the backward pass, and refuses. So a `Region` (a network, or one block of it) remembers which
+of its saved tensors are changed later, by their place in the order of saving, and keeps copies of those alone. What is
+changed shows in the first step, which is then taken again; later steps know it. A region that nothing is changed in is
+never looked at and costs nothing.
+
+PyTorch's own checkpointing hands out tensors that a block has changed after saving them, without a word (its hooks have
+no version check). `checkpointed` looks at the versions of what it hands out, and of the block's inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+
+def version_of(value: Tensor) -> int:
+    """How often a tensor has been written into. Inference tensors do not count; nobody may write into them here."""
+    return 0 if value.is_inference() else int(value._version)
+
+
+class Region:
+    """A part of a network: which of the tensors that it saves are written into afterwards.
+
+    copies: their places in the order of saving. inputs: whether it writes into its own inputs, or others do before the
+    backward pass. changed: whether something was found since this was last set to False; gradients are wrong then.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.copies: set[int] = set()
+        self.inputs = False
+        self.changed = False
+        self.watched = False  # whether `watching` has an effect
+
+    def keep(self, place: int, value: Tensor) -> tuple[Tensor, int]:
+        """A saved tensor with its version; a copy of one that is written into later."""
+        kept = value.detach()
+        if place in self.copies:
+            kept = kept.clone()
+        return kept, version_of(kept)
+
+    def checked(self, place: int, kept: Tensor, version: int) -> Tensor:
+        """The same back. Written into in the meantime, it is wrong now and copied from the next pass on."""
+        if version_of(kept) != version:
+            self.copies.add(place)
+            self.changed = True
+        return kept
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around one forward pass: keeps copies where they are needed, and finds out where they are."""
+        if not self.watched:
+            yield
+            return
+        count = 0
+
+        def pack(value: Tensor) -> tuple[int, Tensor, int]:
+            nonlocal count
+            count += 1
+            return count - 1, *self.keep(count - 1, value)
+
+        with saved_tensors_hooks(pack, lambda packed: self.checked(*packed)):
+            yield
+
+
+class Changed(RuntimeError):
+    """A block cannot be computed again: its region knows now what to copy, and the pass has to be taken again."""
+
+
+class _Complete(Exception):
+    """All tensors that the backward pass needs are there again."""
+
+
+class _Recomputed:
+    """The tensors that one call of a block would have saved, made again when the first of them is asked for."""
+
+    def __init__(self, region: Region, run: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        self.region, self.run = region, run
+        leaves, self.structure = tree_flatten((args, kwargs))
+        self.copied = region.inputs
+        self.leaves = [
+            value.detach().clone() if self.copied and isinstance(value, Tensor) else value for value in leaves
+        ]
+        # Copies for the inputs have no history, but have to be saved by what saved the inputs.
+        self.wanted = [isinstance(value, Tensor) and value.requires_grad for value in leaves]
+        self.versions = [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
+        self.autocast = _autocast(leaves)
+        self.count = 0
+        self.values: dict[int, tuple[Tensor, int]] = {}
+
+    def pack(self, value: Tensor) -> int:
+        """Instead of a tensor, its place is saved."""
+        self.count += 1
+        return self.count - 1
+
+    def unpack(self, place: int) -> Tensor:
+        """The tensor of that place."""
+        if place not in self.values:
+            self.compute()
+        kept, version = self.values.pop(place)  # nobody asks twice in one backward pass
+        return self.region.checked(place, kept, version)
+
+    def check_inputs(self) -> bool:
+        """Whether the inputs are as they were; if not, they are copied from the next pass on."""
+        same = self.versions == [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
+        if not same:
+            self.region.inputs = self.region.changed = True
+        return same
+
+    def inputs(self) -> list[Any]:
+        """What the block is called with again; of inputs that are written into, a copy for each time."""
+        if not self.copied:
+            return self.leaves
+        return [
+            # clone() twice: a leaf that wants a gradient cannot be written into.
+            value.clone().requires_grad_(wanted).clone() if isinstance(value, Tensor) else value
+            for value, wanted in zip(self.leaves, self.wanted, strict=True)
+        ]
+
+    def compute(self) -> None:
+        """Run the block again."""
+        if not self.check_inputs():
+            raise Changed(f"the inputs of {self.region.name} have been written into")
+        values: dict[int, tuple[Tensor, int]] = {}
+
+        def keep(value: Tensor) -> None:
+            place = len(values)
+            values[place] = self.region.keep(place, value)
+            if len(values) == self.count:
+                raise _Complete
+
+        with torch.enable_grad(), self.autocast():  # neither is on in a backward pass
+            args, kwargs = tree_unflatten(self.inputs(), self.structure)
+            with saved_tensors_hooks(keep, _never), contextlib.suppress(_Complete):
+                self.run(*args, **kwargs)
+        if len(values) != self.count:
+            raise RuntimeError(
+                f"{self.region.name} saves {self.count} tensors in the forward pass and {len(values)} when it is "
+                "computed again for gradient checkpointing: switch gradient checkpointing off."
+            )
+        self.values = values
+
+
+def _never(packed: Any) -> Tensor:
+    """No backward pass goes through what is computed again."""
+    raise AssertionError("a block that is computed again has no backward pass of its own")
+
+
+def _autocast(values: list[Any]) -> Callable[[], Any]:
+    """What sets the autocast of this moment again: the backward pass has none, and may run in another thread."""
+    kinds = {value.device.type for value in values if isinstance(value, Tensor)}
+    active = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
+    if not active:
+        return contextlib.nullcontext
+    return lambda: torch.autocast(active[0], torch.get_autocast_dtype(active[0]))
+
+
+def checkpointed(region: Region, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """run(*args, **kwargs), keeping nothing for the backward pass but the inputs (arXiv 1604.06174).
+
+    What else is needed is computed again there. Nothing random may happen in `run`.
+    """
+    if not torch.is_grad_enabled():
+        return run(*args, **kwargs)
+    again = _Recomputed(region, run, args, kwargs)
+    with saved_tensors_hooks(again.pack, again.unpack):
+        made = run(*args, **kwargs)
+    again.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
+    return made
