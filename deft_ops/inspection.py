@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import methods
+from .host import on_host
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,28 @@ def stable_rank(sigma: Tensor) -> float:
 
 def triangle(matrix: Tensor) -> Tensor:
     """R of the thin QR of a matrix [n, r]: [min(n, r), r]. |matrix @ M| = |R @ M|, and so for inner products."""
+    return on_host(_triangle, matrix)
+
+
+def _triangle(matrix: Tensor) -> Tensor:
     return torch.linalg.qr(matrix, mode="r").R
 
 
 def singular_values(up: Tensor, down: Tensor) -> Tensor:
     """Those of up @ down, of up [out, r] and down [r, in*], largest first, without forming the product."""
-    return torch.linalg.svdvals(triangle(up) @ triangle(down.T).T)
+    return on_host(_singular_values, up, down.T)
+
+
+def _singular_values(up: Tensor, right: Tensor) -> Tensor:
+    return torch.linalg.svdvals(_triangle(up) @ _triangle(right).T)
 
 
 def of_delta(delta: Tensor, weight: Tensor) -> Change:
     """The change delta, of the shape of `weight`."""
     matrix = delta.float()
-    return _change(torch.linalg.svdvals(matrix[None] if matrix.ndim == 1 else matrix.flatten(1)), weight)
+    matrix = matrix[None] if matrix.ndim == 1 else matrix.flatten(1)
+    sigma = on_host(torch.linalg.svdvals, matrix, slow="Singular values of whole changes")
+    return _change(sigma, weight)
 
 
 def of_pair(up: Tensor, down: Tensor, weight: Tensor) -> Change:
@@ -100,7 +111,7 @@ def _of_deft(method: Any, factors: Any, weight: Tensor) -> Change:
         down, injected = down + injection, corner @ injection
     sizes = _norm(removed), _norm(injected)
     inner = float((removed.cpu().double() * injected.cpu().double()).sum())
-    change = _change(torch.linalg.svdvals(corner @ triangle(down.T).T), weight)
+    change = _change(on_host(torch.linalg.svdvals, corner @ triangle(down.T).T), weight)
     return Change(
         change.norm,
         base,

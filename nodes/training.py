@@ -46,7 +46,8 @@ PRECISION = io.Combo.Input(
     options=list(PRECISIONS),
     default="auto",
     advanced=True,
-    tooltip="Of the forward pass: auto is bf16 where the GPU has it, else fp32. What is trained is not touched by it.",
+    tooltip="What the network computes in, whatever it is stored in. auto: bf16 where the GPU has it; else fp32, or "
+    "fp16 with loss scaling for a model that ComfyUI runs in fp16. What is trained stays in fp32.",
 )
 CHECKPOINTING = io.Boolean.Input(
     "gradient_checkpointing",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
+from ..deft_ops.host import on_host
 from .base_weights import base_weight
 from .fingerprint import base_note, fingerprint
 from .lora_naming import NAMINGS, Change, Side, Written, lora_layer, named, overlap, part_of, peft_record, tensors_of
@@ -237,7 +238,11 @@ def whole_change(patch: Any, piece: Tensor, key: str) -> tuple[Tensor, Tensor]:
     patched = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], piece.clone(), key)
     if patched.shape != piece.shape:
         raise ValueError(f"The adapter gives {key} another shape, which a LoRA cannot do: use the adapter itself.")
-    U, sigma, Vh = torch.linalg.svd((patched - piece).flatten(1).double(), full_matrices=False)
+    return on_host(_exact_pair, (patched - piece).flatten(1))
+
+
+def _exact_pair(change: Tensor) -> tuple[Tensor, Tensor]:
+    U, sigma, Vh = torch.linalg.svd(change.double(), full_matrices=False)
     return (U * sigma).float(), Vh.float()
 
 

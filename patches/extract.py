@@ -17,6 +17,7 @@ from torch import Tensor
 from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import METHODS, share
 from ..deft_ops.extraction import extract as extract_layer
+from ..deft_ops.host import on_host, trusted
 from .base_weights import base_weight
 from .fingerprint import fingerprint
 
@@ -159,6 +160,8 @@ def extract(
     work = [(pair, key) for pair in _pairs(base, tuned, base_clip, tuned_clip, report) for key in pair.parameters()]
     progress = comfy.utils.ProgressBar(len(work))
     device = _device(base)
+    if device.type != torch.device(base.load_device).type:
+        report.notes.append(f"computed on the CPU, because {torch.device(base.load_device).type} has no float64")
     notes: dict[str, int] = {}
     for pair, key in work:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -172,7 +175,7 @@ def extract(
             notes[remark] = notes.get(remark, 0) + 1
         name = pair.name(key)
         _check(name, before, after)
-        total = float((after - before).double().square().sum())
+        total = on_host(_square, after - before)
         matrix = key.endswith(".weight") and before.ndim > 1
         if not keep.search(name) or (matrix and before.ndim > 2 and not convolutions):
             report.left_out[name] = total
@@ -222,9 +225,13 @@ def _pairs(base: Any, tuned: Any, base_clip: Any, tuned_clip: Any, report: Repor
 
 
 def _device(patcher: Any) -> torch.device:
-    """Where the model would be sampled, if it can count in float64."""
+    """Where the model would be sampled, or the CPU if that device cannot count in float64."""
     device = torch.device(patcher.load_device)
-    return device if device.type == "cuda" else torch.device("cpu")
+    return device if trusted(device) else torch.device("cpu")
+
+
+def _square(change: Tensor) -> float:
+    return float(change.double().square().sum())
 
 
 def _check(name: str, before: Tensor, after: Tensor) -> None:

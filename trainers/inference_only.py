@@ -56,6 +56,7 @@ def without_inference_features(*patchers: Any) -> Iterator[list[str]]:
                     note(found, name)
         for root in roots:
             stack.enter_context(without_prefetch(root))
+            stack.callback(drop_graphs, root)
             stack.enter_context(uncompiled(root, found))
             stack.enter_context(without_cache(root, found))
         if dynamic:
@@ -122,6 +123,14 @@ def without_cache(root: nn.Module, found: list[str]) -> Iterator[None]:
     finally:
         handle.remove()
         clear()
+
+
+def drop_graphs(root: nn.Module) -> None:
+    """Free what a network keeps of its last forward pass, and with it the adapters: Anima keeps its caption."""
+    for module in root.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import comfy.ops
 import torch
 from torch import Tensor, nn
 
@@ -37,19 +38,44 @@ def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]
     ]
 
 
+def own_tensors(module: nn.Module, device: torch.device | None) -> tuple[dict[str, Tensor], Callable[[], Any]]:
+    """A module's weight and bias on the device, wherever ComfyUI keeps them, and what undoes it.
+
+    Until then ComfyUI takes the module's own tensors, and does not fetch them from where it has put them.
+    """
+    kept = {key: value for key, value in module._parameters.items() if value is not None}
+    device = device or module.weight.device
+    elsewhere = hasattr(module, "_v") or module.weight.device != device  # _v: of dynamic VRAM
+    patched = getattr(module, "weight_function", ()) or getattr(module, "bias_function", ())
+    if not hasattr(module, "comfy_cast_weights") or not (elsewhere or patched):
+        return kept, lambda: None
+    like = torch.empty(0, dtype=module.weight.dtype, device=device)
+    with torch.no_grad():
+        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+        kept = {key: value.clone() for key, value in (("weight", weight), ("bias", bias)) if value is not None}
+        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+    module._parameters.update({key: nn.Parameter(value, requires_grad=False) for key, value in kept.items()})
+    names = ("_v", "weight_function", "bias_function")
+    hidden = {name: module.__dict__.pop(name) for name in names if name in module.__dict__}
+    return kept, partial(module.__dict__.update, hidden)
+
+
 LARGE = 2**18  # values of a table of embeddings that is not made anew in each step
 
 
 @contextmanager
 def frozen(
-    root: nn.Module, changes: dict[str, Change], dtype: torch.dtype = torch.float32
+    root: nn.Module,
+    changes: dict[str, Change],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> Iterator[list[Callable[[], None]]]:
     """Run `root` frozen inside the context, with adapters on the named layers; everything is restored after it.
 
     Linear and convolution layers run through FrozenLayer. What other modules hold themselves (norms, position tables)
     is small: it is cloned for the time of the training, because those tensors do get saved. Tables of token embeddings
     are large and never saved. Both may have a change as well: yields what has to be called for it in each step, before
-    the forward pass. dtype: in which the network computes.
+    the forward pass. dtype, device: in which and where the network computes.
     """
     restore: list[Callable[[], Any]] = []
     place: list[Callable[[], None]] = []
@@ -70,8 +96,10 @@ def frozen(
                 clone = tensor.detach() if isinstance(module, nn.Embedding) else tensor.detach().clone()
                 store[key] = nn.Parameter(clone, requires_grad=False) if isinstance(tensor, nn.Parameter) else clone
             if change is not None:
-                kept = {key: value for key, value in module._parameters.items() if value is not None}
-                restore += [partial(module._parameters.__setitem__, key, value) for key, value in kept.items()]
+                before = dict(module._parameters)
+                restore.append(partial(module._parameters.update, before))
+                kept, undo = own_tensors(module, device)
+                restore.append(undo)
                 place.append(partial(place_change, module, kept, change, dtype))
         yield place
     finally:

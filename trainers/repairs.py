@@ -69,6 +69,8 @@ class Repairs:
             return True
         if any(words in said for words in functional.SAYS) and not self.functional:
             self.functional = True
+            for region in self.regions():
+                region.around = functional.Differentiable
             return True
         if any(words in said for words in (_WRITTEN_INTO, *functional.SAYS, *_NO_GRADIENT)):
             raise ValueError(self.refusal(error)) from error

@@ -40,6 +40,8 @@ class Region:
         self.inputs = False
         self.changed = False
         self.watched = False  # whether `watching` has an effect
+        # Around a block when it is computed again: PyTorch's modes are off in a backward pass.
+        self.around: Callable[[], Any] = contextlib.nullcontext
 
     def keep(self, place: int, value: Tensor) -> tuple[Tensor, int]:
         """A saved tensor with its version; a copy of one that is written into later."""
@@ -138,7 +140,7 @@ class _Recomputed:
             if len(values) == self.count:
                 raise _Complete
 
-        with torch.enable_grad(), self.autocast():  # neither is on in a backward pass
+        with torch.enable_grad(), self.autocast(), self.region.around():  # neither is on in a backward pass
             args, kwargs = tree_unflatten(self.inputs(), self.structure)
             with saved_tensors_hooks(keep, _never), contextlib.suppress(_Complete):
                 self.run(*args, **kwargs)

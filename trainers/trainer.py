@@ -245,7 +245,7 @@ class Trainer:
                 share = weight * len(group) / count / settings.accumulation
                 pending.append((part, noise[group], sigma[group], [conds[index] for index in group], share))
         for place, (examples, noise, sigma, conds, share) in enumerate(pending):
-            loss = share * self.loss(examples, noise.to(self.device), sigma.to(self.device), conds)
+            loss = share * self.loss(examples, noise.to(self.device), sigma, conds)
             if torch.is_grad_enabled():
                 scaled = loss if self.scale is None else loss * self.scale.value
                 scaled.backward(retain_graph=place + 1 < len(pending))  # groups share graphs of factors and captions
@@ -285,7 +285,8 @@ class Trainer:
                 mask,
             )
         if settings.weighting != "none":
-            losses = losses * objective.weights(model.model_sampling, sigma, settings.weighting, settings.gamma)
+            weights = objective.weights(model.model_sampling, sigma, settings.weighting, settings.gamma)
+            losses = losses * weights.to(losses)
         strengths = [example.weight for example in examples]
         if any(strength != 1 for strength in strengths):
             losses = losses * losses.new_tensor(strengths)
@@ -402,10 +403,11 @@ class Trainer:
             self.encode_captions()
             changes = {name: self.change(layer) for name, layer in self.layers.items()}
             stack.callback(lambda: setattr(self, "placing", []))
-            self.placing = stack.enter_context(frozen(self.root, changes, self.precision.dtype))
+            self.placing = stack.enter_context(frozen(self.root, changes, self.precision.dtype, self.device))
             if self.dataset.text is not None:
                 own = {name: self.change(layer) for name, layer in self.text_layers.items()}
-                self.placing += stack.enter_context(frozen(self.dataset.text.root, own))
+                text = self.dataset.text
+                self.placing += stack.enter_context(frozen(text.root, own, device=text.device))
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointing(self.root, self.repairs.blocks))
             yield

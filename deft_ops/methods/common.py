@@ -20,6 +20,12 @@ def flat(weight: Tensor) -> Tensor:
     return weight.flatten(1).float()
 
 
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U [out, k], sigma [k] and V^T [k, in] of a matrix [out, in], k = min(out, in): call it by `on_host`."""
+    U, sigma, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    return U, sigma, Vh
+
+
 def fits_matrix(rows: int, columns: int | None, shape: tuple[int, ...]) -> bool:
     """Whether a change of [rows, columns] (None: any) belongs to a weight of this shape [out, in, ...]."""
     return len(shape) > 1 and rows == shape[0] and columns in (None, math.prod(shape[1:]))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .common import flat
+from ..host import on_host
+from .common import flat, svd
 
 NAME = "oft"
 SUFFIXES = ("oft_rotation",)
@@ -61,7 +62,7 @@ def delta(
 
 def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
     """The exact LoRA form at strength 1, of full rank k = min(out, in*): the SVD of the change."""
-    U, sigma, Vh = torch.linalg.svd(delta(factors, weight).flatten(1), full_matrices=False)
+    U, sigma, Vh = on_host(svd, delta(factors, weight).flatten(1))
     return U * sigma, Vh
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..changes import Change, LowRank, WeightChange
-from .common import trainable
+from ..host import on_host
+from .common import svd, trainable
 
 NAME = "svdiff"
 SUFFIXES = ("delta",)
@@ -42,7 +43,7 @@ def decompose(weight: Tensor) -> Decomposition:
     """Of a weight [out, in, ...] or [n]."""
     matrix = weight.float()
     matrix = matrix[None] if matrix.ndim == 1 else matrix.flatten(1)
-    return Decomposition(*torch.linalg.svd(matrix, full_matrices=False))
+    return Decomposition(*on_host(svd, matrix, slow="Singular value decompositions of the base"))
 
 
 def claims(suffixes: Collection[str]) -> bool:

@@ -186,12 +186,14 @@ def test_norms_keep_weights_of_their_own(without: Any, monkeypatch: pytest.Monke
     torch.testing.assert_close(given, expected)
 
 
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
 def test_a_training_with_streamed_norms_has_the_right_gradients(
-    pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch
+    pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
+    """Of DreamBooth those of the norms' own weights as well, which then come from the trainer."""
     import comfy.ops
 
-    chosen = settings(pack, "lora")
+    chosen = settings(pack, method, layers="everything" if method == "dreambooth" else "all linear")
     latents, captions = models.latents(models.unet(), 2), models.conditioning()
     leaves, loss = reference_step(pack, models.unet(), latents, captions, chosen)
     model = models.unet()

@@ -42,6 +42,31 @@ def test_quantised_bases(pack: Any, applying: Any, kind: str) -> None:  # noqa: 
     assert traces(model) == before
 
 
+def test_the_input_gradient_of_a_layer_that_scales_its_input(pack: Any) -> None:  # noqa: F811
+    """AWQ: y = W (s x). A matrix product in full precision, so that only the gradient is looked at."""
+    import inspect
+    import json
+
+    import comfy.ops
+    from comfy.quant_ops import QuantizedTensor
+
+    kind = comfy.ops.mixed_precision_ops(compute_dtype=torch.float32, full_precision_mm=True).Linear
+    if "pre_quant_scale" not in inspect.getsource(kind):
+        pytest.skip("this ComfyUI has no such layers")
+    layer = kind(16, 16, bias=False)
+    weight = QuantizedTensor.from_float(models.random(16, 16, seed=1), "TensorCoreFP8E4M3Layout", scale="recalculate")
+    marker = json.dumps({"format": "float8_e4m3fn", "full_precision_matrix_mult": True}).encode()
+    state = weight.state_dict("weight") | {"comfy_quant": torch.tensor(list(marker), dtype=torch.uint8)}
+    layer.load_state_dict(state)
+    scale = models.random(16, seed=2).exp()
+    layer.register_parameter("pre_quant_scale", torch.nn.Parameter(scale, requires_grad=False))
+    x, grad = models.random(3, 16, seed=3), models.random(3, 16, seed=4)
+    ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    pack.comfyui.module("trainers.frozen").FrozenLayer.apply(ours, layer, layer.forward).backward(grad)
+    ((plain * scale) @ layer.weight.dequantize().T).backward(grad)
+    torch.testing.assert_close(ours.grad, plain.grad)
+
+
 @pytest.mark.parametrize("kind", ["fp32", "fp8_e4m3", "scaled_fp8"])
 def test_offloaded_bases(pack: Any, kind: str) -> None:  # noqa: F811
     """All weights outside and brought in at each use, as ComfyUI does when the memory is short."""

@@ -210,6 +210,47 @@ def test_shifts_of_noise_levels(pack: Pack) -> None:
     assert torch.isin(shifted, discrete.sigmas).all() and shifted.median() > 2 * plain.median()
 
 
+def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
+    """Its sigma goes to 80, and t = sigma / (1 + sigma): logit-normal as its maker draws it, 0.22, 0.50 and 0.78."""
+    from .bases import BASES
+
+    model = next(base for base in BASES if base.name == "CosmosT2IPredict2").model()
+    sampling = model.model.model_sampling
+    assert float(sampling.sigma_max) == pytest.approx(80, rel=1e-3) and pack.objective.is_flow(sampling)
+    sigma = pack.objective.sample_sigmas(sampling, 40_000, models.generator(1))
+    quantiles = torch.quantile(sigma / (1 + sigma), torch.tensor([0.1, 0.5, 0.9]))
+    assert torch.allclose(quantiles, torch.tensor([0.217, 0.5, 0.783]), atol=0.01)
+    shifted = pack.objective.sample_sigmas(sampling, 40_000, models.generator(1), "uniform", 3.0)
+    u = pack.objective.TIMESTEPS["uniform"](40_000, models.generator(1))
+    assert torch.allclose(shifted / (1 + shifted), (3 * u / (1 + 2 * u)).clamp(max=80 / 81), atol=1e-2)
+    # What the network sees and has to give: (1 - t) x0 + t noise, and noise - x0, at the time t.
+    sigma = torch.tensor([0.2, 3.0])
+    t = (sigma / (1 + sigma)).view(2, 1, 1, 1, 1)
+    x0, noise = models.random(2, 16, 1, 4, 4, seed=1), models.random(2, 16, 1, 4, 4, seed=2)
+    seen: list[Tensor] = []
+    model.model.diffusion_model.forward = lambda x, time, **others: (seen.extend((x, time)), x)[1]
+    with torch.no_grad():
+        found = pack.objective.loss(model.model, x0, noise.clone(), sigma, {}, {})
+    assert torch.allclose(seen[0], (1 - t) * x0 + t * noise, atol=1e-6)
+    assert torch.allclose(seen[1].flatten(), t.flatten())
+    assert torch.allclose(found, (seen[0] - (noise - x0)).square().flatten(1).mean(1), rtol=1e-4)
+    weights = pack.objective.weights(sampling, sigma, "cosmap")
+    assert torch.allclose(weights, 2 / (math.pi * (1 - 2 * t.flatten() + 2 * t.flatten() ** 2)))
+
+
+@pytest.mark.parametrize("kind", ["sd3", "unet"])
+def test_noise_levels_within_a_range(pack: Pack, kind: str) -> None:
+    sampling = getattr(models, kind)().model.model_sampling
+    whole = pack.objective.sample_sigmas(sampling, 4000, models.generator(2))
+    low, high = (float(torch.quantile(whole, share)) for share in (0.3, 0.6))
+    found = pack.objective.sample_sigmas(sampling, 4000, models.generator(2), within=(low, high))
+    assert float(found.min()) >= low and float(found.max()) <= high
+    inside = whole[(whole >= low) & (whole <= high)]
+    assert abs(float(found.mean()) - float(inside.mean())) < 0.02 * float(inside.mean())
+    with pytest.raises(ValueError, match="Hardly any noise level .* between 5000 and 6000"):
+        pack.objective.sample_sigmas(sampling, 2, models.generator(2), within=(5000.0, 6000.0))
+
+
 # ------------------------------------------------------------------------------------------------- losses and masks
 
 

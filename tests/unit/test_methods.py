@@ -206,7 +206,7 @@ def test_projectors(projector: str, shape: tuple[int, int]) -> None:
         assert torch.allclose(project(Q, "qr")[0], Q, atol=1e-6)
         raw, signs = raw_qr(P)
         assert torch.equal(raw, torch.linalg.qr(P).Q)
-        assert torch.equal(raw * signs, Q)
+        assert torch.allclose(raw * signs, Q, rtol=0, atol=2e-7)
     if projector == "relu":
         assert torch.equal(Q, P) and torch.equal(right, P.clamp(min=0))
     if projector == "ppt":

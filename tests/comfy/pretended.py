@@ -1,0 +1,138 @@
+"""A device that is not there, such as Apple's MPS or an Intel GPU: it refuses what these lack.
+
+A tensor on it is a wrapper around one of the CPU that says that it is on another device, and is computed with as that
+device would: what is made on the device stays there, `.cpu()` takes it away, and tensors of two devices do not mix. So
+work that goes to the CPU on purpose needs no exception, and one that forgets to is seen. PyTorch knows the device by
+the name "meta", the only one beside the CPU that every build of it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+CPU, DEVICE = torch.device("cpu"), torch.device("meta")
+WIDE = (torch.float64, torch.complex128)
+
+
+class Refused(AssertionError):
+    """Something that the device cannot do."""
+
+
+class Pretended(Tensor):
+    """A tensor on the device; `inner` holds its values."""
+
+    inner: Tensor
+    refused: frozenset[str] = frozenset()  # names of operations, without overloads
+    is_meta = False  # for ComfyUI, which takes such tensors for weights that are still to be made
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Pretended:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
+            device=DEVICE)
+        made.inner = inner
+        return made
+
+    def __repr__(self, **options: Any) -> str:
+        return f"Pretended({self.inner!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+def on_device(value: Any) -> bool:
+    """Whether it is a tensor on the device."""
+    return isinstance(value, Pretended)
+
+
+def name_of(func: Any) -> str:
+    """The name of an operation, without its overload."""
+    return func._schema.name.removeprefix("aten::")
+
+
+def compute(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """An operation on tensors of the device, or one that makes such."""
+    name = name_of(func)
+    if name == "_has_compatible_shallow_copy_type":  # Module.to asks
+        return False
+    leaves = tree_leaves((args, kwargs))
+    refuse(func, [leaf for leaf in leaves if isinstance(leaf, Tensor)])
+    wanted = next((leaf for leaf in leaves if isinstance(leaf, torch.device)), DEVICE)
+    plain = tree_map_only(Pretended, lambda tensor: tensor.inner, (args, kwargs))
+    plain_args, plain_kwargs = tree_map_only(torch.device, lambda device: CPU, plain)
+    found = func(*plain_args, **plain_kwargs)
+    if wanted.type == CPU.type:
+        return found
+    if name.endswith("_"):  # into a tensor that is somewhere already
+        return args[0]
+    if "out" in kwargs:
+        return kwargs["out"]
+    if any(leaf.dtype in WIDE for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
+        raise Refused(f"{func} makes float64 on the device")
+    return tree_map_only(Tensor, Pretended, found)
+
+
+def refuse(func: Any, tensors: list[Tensor]) -> None:
+    """Raise Refused for what the device does not have."""
+    name = name_of(func)
+    if name in Pretended.refused:
+        raise Refused(f"{func} is not there on the device")
+    if any(on_device(tensor) and tensor.dtype in WIDE for tensor in tensors):
+        raise Refused(f"{func} of float64 on the device")
+    # A number of no dimensions may come from the CPU, and indices may.
+    others = [tensor for tensor in tensors if not on_device(tensor) and tensor.ndim]
+    if others and any(map(on_device, tensors)) and name not in ("copy_", "index", "index_put_", "index_put"):
+        raise Refused(f"{func} of tensors on two devices")
+
+
+class _Factories(TorchDispatchMode):
+    """What is made on the device, or copied to it, is made there."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        if any(on_device(leaf) or (isinstance(leaf, torch.device) and leaf == DEVICE) for leaf in leaves):
+            return compute(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def pretended(refused: Iterable[str]) -> Iterator[torch.device]:
+    """The device is there inside the context, without these operations."""
+    names = "autocast", "is_autocast_enabled", "get_autocast_dtype", "tensor", "as_tensor"
+    before: dict[str, Any] = {name: getattr(torch, name) for name in names}
+
+    def known(device_type: str) -> str:
+        """The CPU in place of the device, of which autocast knows nothing."""
+        return CPU.type if device_type == DEVICE.type else device_type
+
+    def from_data(name: str, data: Any, *args: Any, device: Any = None, **options: Any) -> Tensor:
+        """torch.tensor and torch.as_tensor; PyTorch's own would read no values for this device."""
+        made = before[name](data, *args, **options)
+        return made if device is None else made.to(device)
+
+    class Autocast(torch.autocast):
+        def __init__(self, device_type: str, *args: Any, **options: Any) -> None:
+            super().__init__(known(device_type), *args, **options)
+
+    Pretended.refused = frozenset(refused)
+    torch.autocast = Autocast  # type: ignore[misc]
+    torch.tensor, torch.as_tensor = partial(from_data, "tensor"), partial(from_data, "as_tensor")
+    torch.is_autocast_enabled = lambda *kind: before["is_autocast_enabled"](*map(known, kind))
+    torch.get_autocast_dtype = lambda kind: before["get_autocast_dtype"](known(kind))
+    try:
+        with _Factories():
+            yield DEVICE
+    finally:
+        Pretended.refused = frozenset()
+        for name, value in before.items():
+            setattr(torch, name, value)
