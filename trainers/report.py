@@ -95,13 +95,7 @@ def how(trainer: Trainer) -> list[str]:
         lines.append(
             f"loss scaling for fp16: {scale.skipped} passes skipped and taken again, scale {scale.value:g} at the end"
         )
-    if trainer.cut:
-        name, rank = next(iter(trainer.cut.items()))
-        lines.append(f"the rank was cut at {len(trainer.cut)} layers that have no more (to {rank} at {name})")
-    if trainer.unfit:
-        lines.append(f"{len(trainer.unfit)} chosen convolutions cannot have an adapter: {', '.join(trainer.unfit[:5])}")
-    if trainer.zeros:
-        lines.append(f"{len(trainer.zeros)} trained layers are zero in the base: {', '.join(trainer.zeros[:5])}")
+    lines += trainer.notes.lines()
     if trainer.switched_off:
         lines.append(f"switched off for the training: {', '.join(trainer.switched_off)}")
     lines += [targets.note_of(trainer.root, trainer.settings.layers), trainer.repairs.text_line(), trainer.checked]

@@ -6,7 +6,6 @@ import contextlib
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,34 +13,22 @@ from torch import Tensor, nn
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from ..deft_ops.layer_ops import op_of
 from . import checking, data, looking, memory, objective, optimisation, precision
 from .adapted import Change
 from .attention import pytorch_attention, without_override
 from .decompositions import Decompositions
-from .frozen import is_frozen_kind, weight_of
+from .frozen import weight_of
+from .layers import Layer, Notes, choose, make_layers
 from .material import Dataset
 from .network import checkpointing, computing_in, frozen
 from .repairs import Repairs
 from .reproducible import deterministic, varying
 from .settings import Settings
-from .targets import EVERYTHING, is_small_kind, rank_of, rank_rules, select
+from .targets import is_small_kind
 
 WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 TRIES = 100  # of a step: each finds what the one before could not
-
-
-@dataclass
-class Layer:
-    """One trained layer: its module, where that computes, the trainable tensors, and what its method knows of the base
-    (SVDiff only).
-    """
-
-    module: nn.Module
-    device: torch.device
-    params: dict[str, Tensor]
-    known: dict[str, Any] = field(default_factory=dict)
-    factors: Any = None
+LOST = 10  # batches in a row whose loss overflows in fp16
 
 
 class Trainer:
@@ -63,9 +50,7 @@ class Trainer:
         self.layers: dict[str, Layer] = {}
         self.text_layers: dict[str, Layer] = {}
         self.placing: list[Callable[[], None]] = []  # what changes small modules, once a step
-        self.zeros: list[str] = []  # trained layers of zeros
-        self.cut: dict[str, int] = {}  # ranks that are lower than asked for, because the layer has no more
-        self.unfit: list[str] = []  # chosen layers that cannot have an adapter
+        self.notes = Notes()
         self.build()
         self.optimizer = optimisation.make_optimizer(
             settings.optimizer,
@@ -86,6 +71,7 @@ class Trainer:
         self.varying = ""  # why the same training would give other bits
         self.repairs = Repairs(type(model.model).__name__)
         self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
+        self.first = True  # whether no step was taken yet, since a resume
         self.checked = ""  # how the first step's gradient was checked
         self.switched_off: list[str] = []  # what ComfyUI does when it samples and not while this trains
 
@@ -95,12 +81,17 @@ class Trainer:
         """Make what is trained."""
         settings, text = self.settings, self.dataset.text
         self.method = methods.trainable(settings.method)
-        self.layers = self.make_layers(self.root, settings.layers, settings.pattern, self.generator)
+        chosen = choose(self.root, settings, self.method)
+        self.layers = make_layers(
+            chosen, settings, self.method, self.device, self.generator, self.decompositions, self.notes
+        )
         if text is not None:
             # Numbers of its own, so that the model learns from the same noise with and without it.
             own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
-            preset = EVERYTHING if settings.layers == EVERYTHING else "attention"
-            self.text_layers = self.make_layers(text.root, preset, "", own, text=True)
+            chosen = choose(text.root, settings, self.method, text=True)
+            self.text_layers = make_layers(
+                chosen, settings, self.method, text.device, own, self.decompositions, self.notes, "text."
+            )
 
     def title(self) -> str:
         """What is trained, for the report."""
@@ -108,58 +99,6 @@ class Trainer:
         text = f" ({len(self.text_layers)} of text encoders)" if self.text_layers else ""
         rank = f" rank {self.settings.rank}" if self.method.LOW_RANK else ""
         return f"{self.settings.method}{rank}: {layers} layers{text}"
-
-    def make_layers(
-        self, root: nn.Module, preset: str, pattern: str, generator: torch.Generator, text: bool = False
-    ) -> dict[str, Layer]:
-        """The chosen layers with new parameters."""
-        settings, method = self.settings, self.method
-        exclude, blocks = ("", "") if text else (settings.exclude, settings.blocks)
-        chosen = select(root, preset, pattern, exclude, blocks, tables=hasattr(method, "decompose"))
-        dtype = torch.bfloat16 if settings.adapter_precision == "bf16" else torch.float32
-        device = self.dataset.text.device if text and self.dataset.text else self.device
-        memory.check_free(device, chosen.values(), method, settings)
-        rules = rank_rules(settings.ranks)
-        chosen = self.fitting(chosen)
-        layers = {}
-        for name, module in chosen.items():
-            known = {}
-            with weight_of(module, torch.empty(0, device=device)) as weight:
-                if looking.check(name, weight):
-                    self.zeros.append(name)
-                rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
-                params = method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
-                if hasattr(method, "decompose"):
-                    known["decomposition"] = self.decompositions.of(f"text.{name}" if text else name, weight, method)
-            bias = getattr(module, "bias", None)
-            if hasattr(method, "init_bias") and bias is not None:
-                params |= method.init_bias(bias.to(device))
-            if method.LOW_RANK and (got := min(next(iter(params.values())).shape)) < rank:
-                self.cut[name] = got
-            if dtype != torch.float32:
-                params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
-            layers[name] = Layer(module, device, params, known)
-        return layers
-
-    def fitting(self, chosen: dict[str, nn.Module]) -> dict[str, nn.Module]:
-        """The layers that an adapter can be on: not convolutions of several groups or with padding of other than zeros.
-
-        Raises:
-            ValueError: there is none.
-        """
-        kept: dict[str, nn.Module] = {}
-        reason: ValueError | None = None
-        for name, module in chosen.items():
-            try:
-                if is_frozen_kind(module):
-                    op_of(module)
-                kept[name] = module
-            except ValueError as error:
-                self.unfit.append(name)
-                reason = error
-        if reason is not None and not kept:
-            raise reason
-        return kept
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -296,9 +235,10 @@ class Trainer:
         """Those of one step, the same bits whenever it is taken; the loss.
 
         Where the same bits cannot be had, they are taken as they come, and `varying` says why. What the network needs
-        to be differentiable is found out, and gradients that overflow in fp16 are taken again with a smaller scale.
+        to be differentiable is found out. In fp16, gradients that overflow are taken again with a smaller scale, and
+        pictures whose loss does are passed over for the next ones.
         """
-        random = self.random_state()
+        random, lost = self.random_state(), 0
         for _ in range(TRIES):
             try:
                 with deterministic(self.device, strict=not self.varying), self.repairs.active():
@@ -311,16 +251,17 @@ class Trainer:
                     raise
                 self.varying = reason or self.varying
             else:
-                if not self.repairs.learnt() and self.unscaled(loss):
-                    return loss
+                if not self.repairs.learnt():
+                    if self.scale is None or self.scale.undo(self.parameters):
+                        return loss
+                    if not math.isfinite(loss) and lost < LOST:
+                        random, lost = self.random_state(), lost + 1
+                        self.scale.skipped += 1
+                        continue
+                    if not math.isfinite(loss) or not self.scale.overflowed():
+                        return loss
             self.set_random_state(random)
         raise ValueError(f"The gradients of {self.repairs.model_name} cannot be had in {TRIES} tries: report this.")
-
-    def unscaled(self, loss: float) -> bool:
-        """Take the loss scale out of the gradients; False where they overflowed and a smaller scale is to be tried."""
-        if self.scale is None:
-            return True
-        return self.scale.undo(self.parameters) or not math.isfinite(loss) or not self.scale.overflowed()
 
     def accumulated(self) -> float:
         """The gradients of all batches of a step, where those are enabled; the mean loss."""
@@ -343,10 +284,11 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * factor
-        random = None if self.losses else self.random_state()
+        random = self.random_state()
         loss = self.gradients()
-        if random is not None and math.isfinite(loss):
+        if self.first and math.isfinite(loss):
             self.checked = checking.first_step(self, random)
+        self.first = False
         norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise ValueError(f"The loss is no longer a number at step {self.step + 1}: {self.advice()}.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training import Pack, as_loaded, train
+from .test_training import Pack, as_loaded, backward, train
 
 
 @pytest.fixture(scope="session")
@@ -81,24 +81,6 @@ def leaves() -> tuple[Tensor, list[Tensor]]:
     return models.random(3, 5, 8, seed=1), [(0.3 * models.random(8, 8, seed=seed)).requires_grad_() for seed in (2, 3)]
 
 
-def taken(repairs: Any, value: Callable[[], Tensor], weights: list[Tensor]) -> int:
-    """The gradients as a trainer takes them; the number of passes."""
-    for passes in range(1, 20):
-        for weight in weights:
-            weight.grad = None
-        try:
-            with repairs.active():
-                with repairs.network.watching():
-                    found = value()
-                found.backward()
-        except RuntimeError as error:
-            assert repairs.learn(error), error
-        else:
-            if not repairs.learnt():
-                return passes
-    raise AssertionError("no end")
-
-
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_gradients_are_those_of_the_same_without_writing_in_place(pack: Pack, kind: str, checkpointing: bool) -> None:
@@ -118,12 +100,12 @@ def test_gradients_are_those_of_the_same_without_writing_in_place(pack: Pack, ki
             y = pack.saved.checkpointed(region, written, y, weight) if checkpointing else written(y, weight)
         return y.sin().sum()
 
-    passes = taken(repairs, value, weights)
+    passes = backward(repairs, value, weights)
     for weight, gradient in zip(weights, expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient)
     assert passes > 1 and repairs.text_line().startswith("Net is written for inference: ")
     # What was found out holds for the next step.
-    assert taken(repairs, value, weights) == 1
+    assert backward(repairs, value, weights) == 1
 
 
 @pytest.mark.parametrize("how", ["tuple", "dictionary", "afterwards"])
@@ -154,7 +136,7 @@ def test_inputs_of_checkpointed_blocks_that_are_written_into(pack: Pack, how: st
         return (z.sin() * 2).sum() + (after + 1.0).square().sum()
 
     expected = torch.autograd.grad(plain(), (first, second))
-    taken(repairs, value, [first, second])
+    backward(repairs, value, [first, second])
     torch.testing.assert_close(first.grad, expected[0])
     torch.testing.assert_close(second.grad, expected[1])
     assert region.inputs
@@ -208,7 +190,7 @@ def test_tensors_that_were_made_in_inference_mode(pack: Pack) -> None:
     def value() -> Tensor:
         return ((x @ weights[0]) * table).square().sum()
 
-    assert taken(repairs, value, weights) == 2
+    assert backward(repairs, value, weights) == 2
     (expected,) = torch.autograd.grad(((x @ weights[0]) * models.random(8, seed=9)).square().sum(), weights[:1])
     torch.testing.assert_close(weights[0].grad, expected)
     shared = pack.functional.alias(table)
@@ -227,7 +209,7 @@ def test_what_has_no_gradient_is_an_error_that_names_it(pack: Pack) -> None:
 
     x, weights = leaves()
     with pytest.raises(ValueError, match="ComfyUI's code of Net cannot be trained through.*through fused::rope"):
-        taken(pack.repairs.Repairs("Net"), lambda: Fused.apply(x @ weights[0]).sum(), weights)
+        backward(pack.repairs.Repairs("Net"), lambda: Fused.apply(x @ weights[0]).sum(), weights)
     other = RuntimeError("CUDA error: an illegal memory access was encountered")
     assert not pack.repairs.Repairs("Net").learn(other)
 

@@ -65,21 +65,21 @@ def train(pack: Pack, model: Any, latents: list | None = None, captions: list | 
         return pack.loop.train(model, pack.material.Material(latents, captions), settings(pack, **chosen), on_step)
 
 
-def backward(repairs: Any, value: Callable[[], Tensor], leaves: list[Tensor]) -> None:
-    """The gradients of a value by the leaves through ComfyUI's text encoders, as a trainer takes them."""
-    for _ in range(5):
+def backward(repairs: Any, value: Callable[[], Tensor], leaves: list[Tensor]) -> int:
+    """The gradients of a value by the leaves through ComfyUI's code, as a trainer takes them; the number of passes."""
+    for passes in range(1, 20):
         for leaf in leaves:
             leaf.grad = None
         try:
             with repairs.active():
-                with repairs.text.watching():
+                with repairs.network.watching():
                     found = value()
                 found.backward()
         except RuntimeError as error:
             assert repairs.learn(error), error
         else:
             if not repairs.learnt():
-                return
+                return passes
     raise AssertionError("the repairs find no end")
 
 
