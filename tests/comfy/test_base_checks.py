@@ -114,3 +114,30 @@ def test_a_wrong_gradient_is_never_silent(
     with pytest.raises(ValueError, match=r"The gradient of SD3 is wrong \(ComfyUI is newer than 0.1.0"):
         train(pack, as_loaded(lambda: models.sd3(depth=2)), method="lora", precision=precision,
               layers="all linear", pattern="context_embedder|x_embedder|joint_blocks.0")
+
+
+def test_a_gradient_of_zero_is_never_silent(pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a block had been replayed, so that nothing of the loss reaches the adapters."""
+    def nothing(module: Any, weight: torch.Tensor, grad: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        return grad.new_zeros(shape)
+
+    monkeypatch.setattr(pack.frozen, "input_gradient", nothing)
+    with pytest.raises(ValueError, match="The gradient of SD3 is zero at the first step"):
+        train(pack, as_loaded(lambda: models.sd3(depth=2)), method="lora", layers="attention", pattern="joint_blocks.0")
+
+
+def test_a_loss_that_is_all_rounding_is_a_warning(
+    pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where finite differences do not agree among themselves, they say nothing of the gradient."""
+    import random
+
+    noise, accumulated = random.Random(0), pack.trainer.Trainer.accumulated
+
+    def rounded(trainer: Any) -> float:
+        found = accumulated(trainer)
+        return found if torch.is_grad_enabled() else found + noise.uniform(-10, 10)
+
+    monkeypatch.setattr(pack.trainer.Trainer, "accumulated", rounded)
+    result = train(pack, as_loaded(models.sd3), method="lora", steps=2)
+    assert "WARNING: the gradient could not be checked (ComfyUI is newer than 0.1.0" in result.report
