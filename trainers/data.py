@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import memory, objective
+from .bases import class_of
 from .latents import UNKNOWN, Example, Origin
 
 Conds = dict[str, Any]  # one caption for one size: ComfyUI's COND objects by name
@@ -257,7 +258,7 @@ def sizes_told(trainer: Any, examples: Sequence[Example]) -> Iterator[None]:
             inner = trainer.model.model
             pixels = getattr(inner.latent_format, "spacial_downscale_ratio", 8)
             raise ValueError(
-                f"{type(inner).__name__} cannot take the latent of {_name(trainer.dataset, examples[0])}, {width} x "
+                f"{class_of(inner)} cannot take the latent of {_name(trainer.dataset, examples[0])}, {width} x "
                 f"{height} (width x height): the next size that it takes is {fitting[1]} x {fitting[0]}, a picture of "
                 f"{fitting[1] * pixels} x {fitting[0] * pixels}."
             ) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import objective
+from .bases import class_of
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
         )
     if not len(samples):
         raise ValueError("The latents of the pictures are empty: connect at least one encoded picture.")
-    layout, name = model.latent_format, type(model).__name__
+    layout, name = model.latent_format, class_of(model)
     channels, axes = layout.latent_channels, layout.latent_dimensions
     wanted = {
         1: "no pictures, and this pack trains none but those",
@@ -156,7 +157,7 @@ def as_network(model: Any, latent: Tensor) -> Tensor:
     wanted = layout.process_out(torch.zeros(1, layout.latent_channels, *[1] * layout.latent_dimensions)).shape[1]
     if len(latent) != wanted:
         raise ValueError(
-            f"The latents have {len(latent)} channels, but {type(model).__name__} wants {wanted}: encode the pictures "
+            f"The latents have {len(latent)} channels, but {class_of(model)} wants {wanted}: encode the pictures "
             "with this model's VAE."
         )
     batch = latent[None]

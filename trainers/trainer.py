@@ -16,6 +16,7 @@ from ..deft_ops import methods
 from . import checking, data, looking, memory, objective, optimisation, precision
 from .adapted import Change
 from .attention import pytorch_attention, without_override
+from .bases import class_of
 from .decompositions import Decompositions
 from .frozen import weight_of
 from .layers import Layer, Notes, choose, make_layers
@@ -69,7 +70,7 @@ class Trainer:
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
         self.varying = ""  # why the same training would give other bits
-        self.repairs = Repairs(type(model.model).__name__)
+        self.repairs = Repairs(class_of(model.model))
         self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
         self.first = True  # whether no step was taken yet, since a resume
         self.checked = ""  # how the first step's gradient was checked
