@@ -598,7 +598,7 @@ def nested() -> Any:
     ("sd3", lambda: {"samples": torch.zeros(1, 16, 0, 8)}, r"picture 2 is empty \(1 x 16 x 0 x 8\)"),
     ("sd3", lambda: {"samples": torch.zeros(0, 16, 8, 8)}, "The latents of the pictures are empty"),
     ("wan", lambda: {"samples": torch.zeros(1, 16, 64)},
-     r"picture 2 has 3 dimensions .* WAN21 wants pictures or videos: \[batch, 16, frames, height, width\]"),
+     r"picture 2 has 3 dimensions .* WAN21_T2V wants pictures or videos: \[batch, 16, frames, height, width\]"),
     ("wan", lambda: {"samples": torch.zeros(1, 2, 16, 1, 8, 8)}, "picture 2 has 6 dimensions")])
 def test_latents_of_another_kind(pack: Pack, kind: str, latent: Callable[[], dict], said: str) -> None:
     from .architectures import comfyui_wan
