@@ -133,6 +133,7 @@ class Run:
             # Sampling ends with the model put away, and the VAE may have pushed it out.
             comfy.model_management.load_models_gpu([trainer.model])
             trainer.model.pre_run()
+            trainer.loaded_again()
         return pictures.clone()
 
 

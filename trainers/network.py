@@ -60,6 +60,7 @@ def own_tensors(module: nn.Module, device: torch.device | None) -> tuple[dict[st
     return kept, partial(module.__dict__.update, hidden)
 
 
+_BEFORE = "prev_comfy_cast_weights"  # where ComfyUI remembers it of a layer whose weights it has put away
 LARGE = 2**18  # values of a table of embeddings that is not made anew in each step
 
 
@@ -145,6 +146,34 @@ def checkpointing(root: nn.Module, regions: dict[str, Region]) -> Iterator[int]:
             undo()
 
 
+def own_cast(module: nn.Module) -> Callable[[], Any]:
+    """Remember whether a layer casts its weights, and return what restores it.
+
+    Where ComfyUI has moved the layer in between (for a preview), what it will restore itself is put right instead:
+    layers that it has put away cast, and remember what they did before.
+    """
+    undo, value = own_attribute(module, "comfy_cast_weights"), module.comfy_cast_weights
+    before = module.__dict__.get(_BEFORE)
+
+    def restore() -> None:
+        away = _BEFORE in module.__dict__
+        if away and before is None:
+            setattr(module, _BEFORE, value)
+        elif not away and before is not None:
+            module.comfy_cast_weights = before
+        else:
+            undo()
+
+    return restore
+
+
+def cast_weights(network: nn.Module) -> None:
+    """Let every layer cast its weights to what it gets."""
+    for module in network.modules():
+        if hasattr(module, "comfy_cast_weights"):
+            module.comfy_cast_weights = True
+
+
 @contextmanager
 def computing_in(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
     """Let ComfyUI's model (a BaseModel) compute in `dtype`, whatever it is stored in: every layer casts its weights.
@@ -160,12 +189,12 @@ def computing_in(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         model.manual_cast_dtype = dtype
         for module in model.diffusion_model.modules():
             if hasattr(module, "comfy_cast_weights"):
-                restore.append(own_attribute(module, "comfy_cast_weights"))
-                module.comfy_cast_weights = True
+                restore.append(own_cast(module))
             for name in ("dtype", "embedder_dtype"):  # what some networks turn their inputs into
                 if isinstance(module.__dict__.get(name), torch.dtype):
                     restore.append(own_attribute(module, name))
                     setattr(module, name, dtype)
+        cast_weights(model.diffusion_model)
         yield
     finally:
         model.manual_cast_dtype = before

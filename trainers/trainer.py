@@ -21,7 +21,7 @@ from .decompositions import Decompositions
 from .frozen import weight_of
 from .layers import Layer, Notes, choose, make_layers
 from .material import Dataset
-from .network import checkpointing, computing_in, frozen
+from .network import cast_weights, checkpointing, computing_in, frozen
 from .repairs import Repairs
 from .reproducible import deterministic, varying
 from .settings import Settings
@@ -354,6 +354,11 @@ class Trainer:
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointing(self.root, self.repairs.blocks))
             yield
+
+    def loaded_again(self) -> None:
+        """ComfyUI has loaded the model again in the midst of a training, which sets how layers compute."""
+        if self.precision.compute is not None:
+            cast_weights(self.root)
 
     def estimate(self) -> memory.Estimate:
         """The memory that the run will need, by a forward pass of its largest example.

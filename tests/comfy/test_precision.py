@@ -119,6 +119,37 @@ def test_a_picture_that_overflows_is_passed_over_and_counted(pack: Pack) -> None
     assert all(bool(torch.isfinite(value).all()) for value in result.adapter.values())
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["put away while it trains", "brought back while it trains"])
+def test_a_model_that_comfyui_moves_while_it_trains(pack: Pack, first: bool) -> None:
+    """As for a preview, when memory is short: it goes on in float32, and ComfyUI puts everything back afterwards."""
+    import comfy.model_management
+
+    network_module = pack.network
+    model = as_loaded(half)
+    network = model.model.diffusion_model
+    layers = [module for module in network.modules() if hasattr(module, "comfy_cast_weights")]
+    flags = [module.comfy_cast_weights for module in layers]
+
+    def load(away: bool) -> None:
+        with torch.inference_mode():
+            model.unpatch_model(model.offload_device)
+            model.load(model.load_device, lowvram_model_memory=1 if away else 0, full_load=not away)
+
+    inputs = models.network_inputs(model)
+    with torch.inference_mode():
+        expected = as_loaded(half_in_float).model.diffusion_model(**inputs)
+    load(not first)
+    with network_module.computing_in(model.model, torch.float32):
+        load(first)
+        network_module.cast_weights(network)
+        with torch.inference_mode():
+            assert models.relative(network(**inputs), expected) < 1e-5
+    assert all(module.comfy_cast_weights for module in layers) is first
+    load(False)
+    assert [module.comfy_cast_weights for module in layers] == flags
+    comfy.model_management.unload_all_models()
+
+
 def overflowing(dtype: torch.dtype) -> Any:
     """A network whose activations leave the range of fp16, which ends at 65504."""
     model = models.unet("sd15", dtype=dtype)
