@@ -38,26 +38,40 @@ def small_tensors(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]
     ]
 
 
-def own_tensors(module: nn.Module, device: torch.device | None) -> tuple[dict[str, Tensor], Callable[[], Any]]:
-    """A module's weight and bias on the device, wherever ComfyUI keeps them, and what undoes it.
+class OwnTensors:
+    """A small module's weight and bias on the device, wherever ComfyUI keeps them: `kept`.
 
-    Until then ComfyUI takes the module's own tensors, and does not fetch them from where it has put them.
+    While `hide` was called last, ComfyUI takes the module's own tensors, and does not fetch them from where it has put
+    them; `undo` ends that.
     """
-    kept = {key: value for key, value in module._parameters.items() if value is not None}
-    device = device or module.weight.device
-    elsewhere = hasattr(module, "_v") or module.weight.device != device  # _v: of dynamic VRAM
-    patched = getattr(module, "weight_function", ()) or getattr(module, "bias_function", ())
-    if not hasattr(module, "comfy_cast_weights") or not (elsewhere or patched):
-        return kept, lambda: None
-    like = torch.empty(0, dtype=module.weight.dtype, device=device)
-    with torch.no_grad():
-        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-        kept = {key: value.clone() for key, value in (("weight", weight), ("bias", bias)) if value is not None}
-        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
-    module._parameters.update({key: nn.Parameter(value, requires_grad=False) for key, value in kept.items()})
-    names = ("_v", "weight_function", "bias_function")
-    hidden = {name: module.__dict__.pop(name) for name in names if name in module.__dict__}
-    return kept, partial(module.__dict__.update, hidden)
+
+    NAMES = ("_v", "weight_function", "bias_function")  # _v: of dynamic VRAM
+
+    def __init__(self, module: nn.Module, device: torch.device | None) -> None:
+        self.module = module
+        self.hidden: dict[str, Any] = {}
+        self.kept = {key: value for key, value in module._parameters.items() if value is not None}
+        self.streams = hasattr(module, "comfy_cast_weights")
+        device = device or module.weight.device
+        if self.streams and (module.weight.device != device or any(getattr(module, name, ()) for name in self.NAMES)):
+            like = torch.empty(0, dtype=module.weight.dtype, device=device)
+            with torch.no_grad():
+                weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+                own = {"weight": weight, "bias": bias}
+                self.kept = {key: value.clone() for key, value in own.items() if value is not None}
+                comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+        self.hide()
+
+    def hide(self) -> None:
+        """Once a step: ComfyUI may have put the module away again, for a preview."""
+        if self.streams:
+            for name in self.NAMES:
+                if name in self.module.__dict__:
+                    self.hidden[name] = self.module.__dict__.pop(name)
+
+    def undo(self) -> None:
+        """Back to what ComfyUI had."""
+        self.module.__dict__.update(self.hidden)
 
 
 _BEFORE = "prev_comfy_cast_weights"  # where ComfyUI remembers it of a layer whose weights it has put away
@@ -99,9 +113,9 @@ def frozen(
             if change is not None:
                 before = dict(module._parameters)
                 restore.append(partial(module._parameters.update, before))
-                kept, undo = own_tensors(module, device)
-                restore.append(undo)
-                place.append(partial(place_change, module, kept, change, dtype))
+                own = OwnTensors(module, device)
+                restore.append(own.undo)
+                place += [own.hide, partial(place_change, module, own.kept, change, dtype)]
         yield place
     finally:
         for undo in reversed(restore):

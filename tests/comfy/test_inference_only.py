@@ -213,6 +213,31 @@ def test_a_training_with_streamed_norms_has_the_right_gradients(
             torch.testing.assert_close(parameter.grad, leaves[name][key].grad, rtol=1e-3, atol=1e-6)
 
 
+def test_norms_that_are_put_away_again_for_a_preview(
+    pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of a DreamBooth training, which has given them weights of their own."""
+    import comfy.ops
+
+    chosen = settings(pack, "dreambooth", layers="everything", max_grad_norm=0.0)
+    model = models.unet()
+    network = model.model.diffusion_model
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", reused_buffer())
+    with torch.inference_mode(False), torch.enable_grad(), without(model):
+        material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
+        trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
+        with trainer.prepared():
+            random = trainer.random_state()
+            trainer.gradients()
+            before = [parameter.grad.clone() for parameter in trainer.parameters]
+            stream(network)
+            trainer.set_random_state(random)
+            trainer.gradients()
+    for parameter, gradient in zip(trainer.parameters, before, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    assert all(hasattr(module, "_v") for module in network.modules() if isinstance(module, nn.GroupNorm))
+
+
 def test_tables_of_embeddings_are_not_copied(without: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.ops
 
