@@ -95,9 +95,13 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> None:
-    """Raise ValueError, one sentence that starts with `source`, for no tensors or the first with a NaN or infinity."""
+    """Raise ValueError, one sentence that starts with `source`: no tensors, complex numbers, a NaN or an infinity."""
     if not tensors:
         raise ValueError(f"{source} holds no tensors: save or download it again.")
+    for key, tensor in tensors.items():
+        if tensor.is_complex():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{source} has complex numbers ({kind}) in {key}, which are not read: save real numbers.")
     # A sum meets every value and makes no temporary. It is not finite if a value is not, or if it overflows.
     sums = {key: tensor.sum(dtype=torch.float32) for key, tensor in tensors.items() if _plain(tensor)}
     if sums and torch.isfinite(torch.stack([value.cpu() for value in sums.values()])).all():

@@ -12,13 +12,15 @@ from torch import Tensor
 from ..deft_ops import files
 from ..deft_ops.projectors import READ_PROJECTORS
 from ..patches.apply import MODES, STACKING, apply
+from ..patches.wording import cut
+from ..patches.weights_by_name import weights_by_name
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"
 PROJECTOR_TOOLTIP = (
-    "How the file's P becomes the projector. auto: as the file says; a file that says nothing is taken "
-    "as qr, and the report says so. qr, relu, ppt and svd overrule it (PEFT: qr or relu; the DEFT "
-    "repository's SDXL code: ppt)."
+    "How the file's P becomes the projector. auto: as the file says. For PEFT's DEFT without its record "
+    "Load Adapter asks the model's weights, and what they do not tell has to be chosen here. qr, relu, ppt and svd "
+    "overrule it (PEFT: qr or relu; the DEFT repository's SDXL code: ppt)."
 )
 SEARCH = ["deft", "para", "svdiff", "lora", "dora", "peft", "adapter", "load lora"]
 
@@ -132,7 +134,7 @@ class DEFTAdapterLoader(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         """Read the file and apply it."""
-        adapter = files.read(adapter_path(file), projector, file_format)
+        adapter = files.read(adapter_path(file), projector, file_format, weights_by_name(model, clip))
         model, clip, report = apply(
             adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip, mode=mode, source=file
         )
@@ -176,7 +178,8 @@ class DEFTLoadAdapterFile(io.ComfyNode):
     def execute(cls, file: str, projector: str, file_format: str = "auto") -> io.NodeOutput:
         """Read the file."""
         adapter = files.read(adapter_path(file), projector, file_format)
-        return io.NodeOutput(adapter, "\n".join(f"{name}: {value}" for name, value in adapter.metadata.items()))
+        facts = (f"{name}: {cut(value)}" for name, value in adapter.metadata.items())
+        return io.NodeOutput(adapter, "\n".join(facts))
 
 
 class DEFTApplyAdapter(io.ComfyNode):

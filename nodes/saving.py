@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..deft_ops import modelspec
 from ..deft_ops.adapter import Adapter, validate
 from ..deft_ops.files import native, peft, svdiff
 from ..deft_ops.version import VERSION
@@ -20,8 +21,19 @@ from .adapters import CATEGORY
 from .output import listed, text_ui
 from .sockets import LoraModel
 
+
+def write_peft(adapter: Adapter, folder: Path, names: Mapping[str, str], header: Mapping[str, str]) -> None:
+    """The PEFT folder, with what managers read in the header of its weights."""
+    peft.write(adapter, folder, names, metadata=modelspec.of_managers({**adapter.metadata, **header}))
+
+
+def write_svdiff(adapter: Adapter, folder: Path, names: Mapping[str, str], header: Mapping[str, str]) -> None:
+    """The SVDiff folder, whose files have no header of their own."""
+    svdiff.write(adapter, folder, names)
+
+
 # Folders under diffusers' names, by what they are called in the widget; the native format is another one.
-FOLDERS = {"PEFT folder": peft.write, "SVDiff folder": svdiff.write}
+FOLDERS = {"PEFT folder": write_peft, "SVDiff folder": write_svdiff}
 FORMATS = ["native (.safetensors)", *FOLDERS]
 PLACES = ["models/loras", "output"]
 
@@ -65,18 +77,26 @@ def as_adapter(tensors: dict[str, Tensor]) -> Adapter:
     return tensors if isinstance(tensors, Adapter) else Adapter(tensors)
 
 
-def write_native(adapter: Adapter, path: Path) -> Path:
-    """Write a native file with its header; returns the file."""
-    training = json.loads(adapter.metadata.get("training", "{}"))
-    header = native.native_metadata(
+def header_of(adapter: Adapter, path: Path) -> dict[str, str]:
+    """What a native file of this adapter says of itself."""
+    return native.native_metadata(
         adapter,
         name=path.name.rstrip("_"),
         version=VERSION,
         base_name=adapter.metadata.get("base_model", ""),
         base_hash=adapter.metadata.get("base_hash", ""),
-        training=training,
     )
-    return native.write(adapter, path.with_name(path.name + ".safetensors"), header)
+
+
+def write_native(adapter: Adapter, path: Path) -> Path:
+    """Write a native file with its header; returns the file."""
+    return native.write(adapter, path.with_name(path.name + ".safetensors"), header_of(adapter, path))
+
+
+def of_base(adapter: Adapter, model: Any) -> Adapter:
+    """The adapter with what managers are told of its base, as far as it does not say it itself: by its MODEL."""
+    base = None if model is None else modelspec.base_of(model.model)
+    return Adapter(adapter, adapter.metadata | modelspec.completed(adapter.metadata, base))
 
 
 class DEFTSaveAdapter(io.ComfyNode):
@@ -120,7 +140,7 @@ class DEFTSaveAdapter(io.ComfyNode):
         cls, adapter: dict[str, Tensor], filename_prefix: str, format: str, place: str, model: Any = None
     ) -> io.NodeOutput:
         """Write the file or folder."""
-        adapter = as_adapter(adapter)
+        adapter = of_base(as_adapter(adapter), model)
         validate(adapter)
         path = next_path(filename_prefix, place)
         files: dict[str, list[dict[str, str]]] = {}
@@ -132,7 +152,7 @@ class DEFTSaveAdapter(io.ComfyNode):
         elif model is None:
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:
-            FOLDERS[format](adapter, path, module_names(model))
+            FOLDERS[format](adapter, path, module_names(model), header_of(adapter, path))
         return io.NodeOutput(str(path), ui={**text_ui(str(path)), **files})
 
 
@@ -204,7 +224,8 @@ class DEFTExportLoRA(io.ComfyNode):
         adapter = as_adapter(adapter)
         validate(adapter)
         lora, report = export(adapter, model, clip, naming=naming, rank=rank_limit)
-        path = write_native(lora, next_path(filename_prefix, place))
+        lora.metadata = modelspec.about_words(adapter.metadata) | lora.metadata
+        path = write_native(of_base(lora, model), next_path(filename_prefix, place))
         logging.info(report.text())
         return io.NodeOutput(lora, str(path), report.text(), ui=text_ui(str(path), report.text()))
 

@@ -12,9 +12,11 @@ from ..deft_ops import adapter as adapters
 from . import activations
 from .base_weights import Shapes
 from .fingerprint import base_note
+from .foreign import kind
 from .matching import Match, advice, layer_names, match
 from .names import Target, clip_names, describe, model_names, target_key
 from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
+from .wording import of_text_encoder, shortened
 
 STACKING = ("sequential", "from_base")
 MODES = ("weights", "activations")
@@ -22,11 +24,12 @@ MODES = ("weights", "activations")
 
 @dataclass
 class Report:
-    """What an application did: layers by method, and the names that found no weight."""
+    """What an application did: layers by method, and those left out (`misfits`: the ones that found their weight)."""
 
     source: str
     methods: dict[str, int] = field(default_factory=dict)
     unmatched: list[str] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -38,8 +41,10 @@ class Report:
         """One line a fact, for the report output and the log."""
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
         lines = [f"{self.source}: {self.matched} layers applied ({kinds})"]
-        if self.unmatched:
-            lines.append(f"{len(self.unmatched)} layers left out, no such weight: {', '.join(self.unmatched)}")
+        nameless = [name for name in self.unmatched if name not in self.misfits]
+        for found, reason in ((nameless, "no such weight"), (self.misfits, "they do not fit their weight")):
+            if found:
+                lines.append(f"{len(found)} layers left out, {reason}: {shortened(found)}")
         return "\n".join(lines + self.notes)
 
 
@@ -127,10 +132,19 @@ def apply(
             else:
                 owner = patcher
         results.append(owner)
+    report.misfits = misfits
     report.unmatched = sorted(layer_names(adapter) - found) + misfits
+    encoders = [name for name in report.unmatched if of_text_encoder(name)] if clip is None else []
     if not report.matched:
+        if encoders and len(encoders) == len(report.unmatched):
+            raise ValueError(
+                f"All layers of {source} are of text encoders ({shortened(encoders, 2)}), and there is no CLIP: "
+                "connect the CLIP."
+            )
         usual = "Load the base model that the adapter was trained on."
         raise ValueError(f"{no_match(report, model, clip, bool(misfits))} {advice(adapter, usual)}")
+    if encoders:
+        report.notes.append(f"{len(encoders)} of the layers left out are of text encoders: connect the CLIP for them")
     note = None if model is None else base_note(adapter, model)
     report.notes += [note] if note else []
     return results[0], results[1], report
@@ -158,11 +172,6 @@ def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> 
         for layer in matched.layers
     }
     return matched.foreign | own
-
-
-def kind(patch: Any) -> str:
-    """The method of a patch of ComfyUI's own loader: the name of its adapter class, or diff."""
-    return getattr(patch, "name", "diff")
 
 
 def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:

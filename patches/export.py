@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 import comfy.utils
 import comfy.weight_adapter
@@ -20,6 +19,7 @@ from ..deft_ops.extraction import limit_rank, share
 from ..deft_ops.host import on_host
 from .base_weights import base_weight
 from .fingerprint import base_note, fingerprint
+from .foreign import change_of
 from .lora_naming import NAMINGS, Change, Side, Written, lora_layer, named, overlap, part_of, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
 from .matching import Match, advice, layer_names, layer_of, match
@@ -160,7 +160,10 @@ def check_complete(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> N
         found |= matched.found
         misfits += matched.misfits
     if misfits:
-        raise ValueError(f"The adapter is for another model, whose layers have other sizes: {', '.join(misfits[:3])}.")
+        raise ValueError(
+            f"{len(misfits)} layers of the adapter do not fit the base: {', '.join(misfits[:3])}. Connect the model "
+            "that the adapter was trained on, or remove these layers."
+        )
     missing = sorted(layer_names(adapter) - found)
     if missing:
         usual = "Connect the model (and CLIP) that the adapter was trained on."
@@ -181,11 +184,13 @@ def is_plain_lora(patch: Any) -> bool:
 def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Match], naming: str) -> list[str]:
     """The keys of what is neither this pack's nor a plain LoRA and can stay as it is.
 
-    That is all of it, or nothing: under ComfyUI's naming, where its own loader reads all of the names.
+    That is all of it, or nothing: under ComfyUI's naming, where its own loader reads all of the names and its classes
+    compute all of the changes.
     """
     plain = [patch.loaded_keys for matched in matches for patch in matched.foreign.values() if is_plain_lora(patch)]
     rest = [key for key in adapters.foreign(adapter) if not any(key in keys for keys in plain)]
     readable = all(any(layer_of(key) in side.core for side in sides) for key in rest)
+    readable = readable and not any(matched.repaired for matched in matches)
     return rest if naming == "comfyui" and readable else []
 
 
@@ -235,10 +240,10 @@ def _step(progress: Any) -> None:
 
 def whole_change(patch: Any, piece: Tensor, key: str) -> tuple[Tensor, Tensor]:
     """The change that a patch of ComfyUI's makes to a matrix, as a pair of full rank."""
-    patched = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], piece.clone(), key)
-    if patched.shape != piece.shape:
+    change = change_of(patch, piece, key)
+    if change.shape != piece.shape:
         raise ValueError(f"The adapter gives {key} another shape, which a LoRA cannot do: use the adapter itself.")
-    return on_host(_exact_pair, (patched - piece).flatten(1))
+    return on_host(_exact_pair, change.flatten(1))
 
 
 def _exact_pair(change: Tensor) -> tuple[Tensor, Tensor]:

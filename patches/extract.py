@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
+from ..deft_ops import modelspec
 from ..deft_ops.extraction import METHODS, share
 from ..deft_ops.extraction import extract as extract_layer
 from ..deft_ops.host import on_host, trusted
@@ -195,6 +196,7 @@ def extract(
     facts = {"rank": rank, "energy": energy, "retained": round(report.energy, 6), "layers": len(report.kept)}
     adapter.metadata = {
         **adapters.describe(adapter),
+        **modelspec.base_fields(modelspec.base_of(base.model)),
         "base_model": type(base.model).__name__,
         "base_hash": fingerprint(base),
         "extraction": json.dumps(facts, sort_keys=True),

@@ -33,6 +33,7 @@ _HEAD = "df1"  # tells these fingerprints, of 64 hex digits, from SHA-256 hashes
 _TOLERANCES = (1e-4, 5e-4, 4e-3, 0.12, 0.2, 0.45)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn)
 _QUANTISED = len(_DTYPES)
+_TELLING = 0.05  # above this tolerance fine-tunes are not told from their base
 
 
 def fingerprint(patcher: Any) -> str:
@@ -82,21 +83,34 @@ def same_base(recorded: str, patcher: Any) -> bool | None:
 
 
 def base_note(adapter: Mapping[str, Tensor], model: Any) -> str | None:
-    """A warning if an adapter's metadata name another base than this MODEL, else None."""
+    """What to know of an adapter's base: a warning if this MODEL is another one, or that it could not be told; or None.
+    """
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     recorded = metadata.get("base_hash", "")
     if _parse(recorded) is None:
         return None
     current = fingerprint(model)
-    difference = compare(recorded, current)
-    if difference is None or difference <= tolerance(recorded, current):
+    difference, allowed = compare(recorded, current), tolerance(recorded, current)
+    if difference is None:
         return None
+    if difference <= allowed:
+        return _untold(recorded, current) if allowed > _TELLING else None
     base = f" ({metadata['base_model']})" if metadata.get("base_model") else ""
     apart = "are unrelated to" if difference > 0.5 else f"differ by about {100 * difference:.2g} % from"
     return (
         f"WARNING: the adapter was trained on another base{base}: the weights of the connected "
         f"{type(model.model).__name__} {apart} that one's. Load the checkpoint that it was trained on; on this one it "
         "does something else."
+    )
+
+
+def _untold(recorded: str, current: str) -> str:
+    """That a fine-tune of the base would have looked like the base."""
+    coarse = max(recorded, current, key=lambda text: int(text[len(_HEAD)], 16))
+    which = "the connected model" if coarse == current else "the model that the adapter was trained on"
+    return (
+        f"Whether the base is the one that the adapter was trained on could not be told: {which} is stored in so few "
+        "bits (fp8, GGUF or the like) that a fine-tune looks like its base; only unrelated weights would have shown."
     )
 
 

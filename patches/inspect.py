@@ -10,22 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 import comfy.weight_adapter
-import torch
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import inspection, methods
 from ..deft_ops.inspection import Change
-from .apply import kind
 from .base_weights import Shapes, base_weight
 from .fingerprint import base_note
+from .foreign import change_of, kind
 from .matching import Layer, Match, layer_names, layer_of, match
 from .names import Target, clip_names, model_names, target_function, target_key, target_slice
+from .wording import cut, shortened
 
-_LONG = 200  # characters of a metadata value that are shown
 # How the tensors of layers that ComfyUI's own loader reads are told; the first that is found in a key.
 _KINDS = {"hada_w": "loha", "lokr_w": "lokr", "oft_blocks": "oft", "oft_diag": "oft", "dora_scale": "dora",
           "lora": "lora", "diff": "diff"}  # fmt: skip
@@ -119,7 +117,7 @@ class Information:
         if self.bases:
             lines.append(f"matched: {self.matched} weights of {' and '.join(self.bases)}")
         if self.unmatched:
-            lines.append(f"unmatched: {len(self.unmatched)} layers: {', '.join(self.unmatched)}")
+            lines.append(f"unmatched: {len(self.unmatched)} layers: {shortened(self.unmatched)}")
         lines += self.notes
         lines += self._numbers()
         lines += ["", *_table(self.blocks())]
@@ -296,9 +294,7 @@ def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[st
     if pair is not None:
         change = inspection.of_pair(pair[0].to(weight), pair[1].to(weight), piece)
     else:
-        patches = [(1.0, patch, 1.0, part, target_function(target))]
-        changed = comfy.lora.calculate_weight(patches, weight.clone(), key)
-        delta = changed - _padded(weight, changed.shape)
+        delta = change_of(patch, weight, key, part, target_function(target))
         change = inspection.of_delta(delta if part is None else delta.narrow(*part), piece)
     group = {name: adapter[name] for name in sorted(getattr(patch, "loaded_keys", ())) if name in adapter}
     if not group:  # a difference, which ComfyUI keeps without its name
@@ -306,15 +302,6 @@ def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[st
     name = layer_of(next(iter(group)))
     method = _kind_of(group) if kind(patch) == "lora" else kind(patch)
     return Row(name, key, method, _rank_of(group), *_size(group), change)
-
-
-def _padded(weight: Tensor, shape: torch.Size) -> Tensor:
-    """The weight, or it in a corner of zeros where a patch makes it larger, as ComfyUI does."""
-    if weight.shape == shape:
-        return weight
-    larger = weight.new_zeros(shape)
-    larger[tuple(slice(size) for size in weight.shape)] = weight
-    return larger
 
 
 def _pair_of(patch: Any) -> tuple[Tensor, Tensor] | None:
@@ -389,7 +376,7 @@ def _metadata_lines(metadata: Mapping[str, str]) -> list[str]:
     for name, value in metadata.items():
         if name == "training":
             value = _settings(value)
-        lines.append(f"{name}: {value if len(value) <= _LONG else f'{value[:_LONG]} ... ({len(value)} characters)'}")
+        lines.append(f"{name}: {cut(value)}")
     return lines or ["none"]
 
 
@@ -397,6 +384,6 @@ def _settings(text: str) -> str:
     """Training settings in JSON as a list; what another program wrote as it is."""
     try:
         settings = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return ", ".join(f"{name} {value}" for name, value in settings.items()) if isinstance(settings, dict) else text

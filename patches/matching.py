@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.lora
-import comfy.weight_adapter
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from ..deft_ops.methods.common import fits_matrix
-from .names import Target, target_key, target_slice
+from .foreign import misfit, repaired
+from .names import Target, target_key, target_slice, with_key
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ class Match:
     """An adapter laid over one MODEL or CLIP.
 
     `layers` are of this pack's methods; `foreign` are patches of ComfyUI's own loader by target (plain LoRA among them
-    unless it was asked for as layers); `misfits` say which layers are for a weight of another size; `found` are the
-    file's layer names that mean a weight here, misfits too.
+    unless it was asked for as layers), `repaired` those of them that ComfyUI's classes could not compute as they are in
+    the file; `misfits` say which layers do not fit their weight; `found` are the file's layer names that mean a weight
+    here, misfits too.
     """
 
     layers: list[Layer] = field(default_factory=list)
     foreign: dict[Target, Any] = field(default_factory=dict)
+    repaired: set[Target] = field(default_factory=set)
     misfits: list[str] = field(default_factory=list)
     found: set[str] = field(default_factory=set)
 
@@ -134,7 +135,7 @@ def _match_foreign(
     result: Match,
     taken: dict[Target, str],
 ) -> None:
-    """What ComfyUI's own loader reads; LoRA layers of another size are taken out: ComfyUI itself only logs those."""
+    """What ComfyUI's own loader reads; layers that do not fit are taken out: ComfyUI itself only logs those."""
     if not tensors:
         return
     reads = _Reads(tensors)
@@ -142,17 +143,22 @@ def _match_foreign(
     begun = {key[:end] for key in tensors for end in _ends(key)}
     for name in (name for name in names if name in begun):
         before = len(reads.read)
-        for target, patch in comfy.lora.load_lora(reads, {name: names[name]}, log_missing=False).items():
+        for read, loaded in _loaded(reads, name, names[name], result).items():
+            target = bias_of(names[name]) if read == _LOST_BIAS else read
             whole = shapes.get(target_key(target))
             if whole is None:
+                result.misfits.append(f"{name} (does not fit: the model has no {target_key(target)})")
                 continue
-            shape = sliced_shape(whole, target)
-            if _misfits(patch, shape):
-                up, down = patch.weights[:2]
-                result.misfits.append(f"{name} (made for [{len(up)}, {down[0].numel()}], this weight is {list(shape)})")
+            patch, shape = repaired(loaded), sliced_shape(whole, target)
+            reason = misfit(patch, shape, target_slice(target))
+            if reason is not None:
+                what = name if target == names[name] else f"{name}, {target_key(target)}"
+                result.misfits.append(f"{what} ({reason})")
                 continue
             _take(taken, target, name)
             result.foreign[target] = patch
+            if patch is not loaded:
+                result.repaired.add(target)
         if len(reads.read) > before:
             result.found.add(name)
     result.found |= {layer_of(key) for key in reads.read}
@@ -165,8 +171,21 @@ def _ends(key: str) -> list[int]:
     return [*ends, len(key), *([old] if old >= 0 else [])]
 
 
-def _misfits(patch: Any, shape: tuple[int, ...]) -> bool:
-    if not isinstance(patch, comfy.weight_adapter.LoRAAdapter):
-        return False
-    up, down, _, middle, _, reshape = patch.weights
-    return middle is None and reshape is None and not fits_matrix(len(up), down[0].numel(), shape)
+# What ComfyUI's loader takes the bias of a slice for: its key is cut out of the target as if that were a string.
+_LOST_BIAS = "().bias"
+
+
+def bias_of(target: Target) -> Target:
+    """The bias that belongs to a weight or to a slice of its rows."""
+    key = target_key(target).removesuffix("weight") + "bias"
+    part = target_slice(target)
+    return key if part is not None and part[0] != 0 else with_key(target, key)
+
+
+def _loaded(reads: _Reads, name: str, target: Target, result: Match) -> dict[Target, Any]:
+    """ComfyUI's patches of one layer; a layer that lacks a tensor is a misfit."""
+    try:
+        return dict(comfy.lora.load_lora(reads, {name: target}, log_missing=False))
+    except KeyError as error:
+        result.misfits.append(f"{name} (does not fit: the file has no {error.args[0]})")
+        return {}

@@ -1,7 +1,8 @@
 """DEFT and PaRa as a ComfyUI weight adapter, and its registration with ComfyUI's own loaders.
 
 The contract with ComfyUI (0.24 to 0.30): `__init__(loaded_keys, weights)` and no other state, because the low-VRAM path
-rebuilds adapters from these two; the weight is edited in place, because a slice's return value is dropped.
+rebuilds adapters from these two; the weight is edited in place, because a slice's return value is dropped. What the
+bypass loaders ask for is in bypass.py.
 """
 
 from __future__ import annotations
@@ -35,10 +36,36 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
     """
 
     name = "deft"
+    _multiplier = 1.0
+    _bypassed: Any = None
 
     def __init__(self, loaded_keys: set[str], weights: tuple[Entry, ...]) -> None:
         self.loaded_keys = loaded_keys
         self.weights = weights
+
+    @property
+    def multiplier(self) -> float:
+        """The strength in ComfyUI's bypass. It is set in the loader: the place to say what cannot be bypassed."""
+        return self._multiplier
+
+    @multiplier.setter
+    def multiplier(self, strength: float) -> None:
+        from .bypass import check
+
+        if strength != 0:
+            check(self)
+        self._multiplier = strength
+
+    def bypass_forward(self, org_forward: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the layer gives, with the change added. Raises ValueError, with the layer's name, where it cannot be."""
+        from .bypass import bypassed, layer_of
+
+        if self.multiplier == 0:
+            return org_forward(x, *args, **kwargs)
+        module = layer_of(self, org_forward)
+        if self._bypassed is None or self._bypassed.module is not module:
+            self._bypassed = bypassed(self, module)
+        return self._bypassed.change(x, org_forward(x, *args, **kwargs), self.multiplier)
 
     @classmethod
     def load(

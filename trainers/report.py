@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from ..deft_ops import modelspec
 from ..deft_ops.version import VERSION
 from ..patches.fingerprint import fingerprint
 from . import targets
-from .settings import digest
+from .settings import TOKEN, digest
 from .trainer import Trainer
 
 
@@ -156,7 +157,13 @@ def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float
     if change is not None:
         record["largest_change"] = max((value for value in change.values() if math.isfinite(value)), default=0.0)
     projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
-    return projector | {
+    base = modelspec.base_of(trainer.model.model)
+    if settings.method == TOKEN:  # written as it is, and its captions have a mark for the token
+        managed = modelspec.base_fields(base, "textual-inversion") | modelspec.own_fields(settings.options["token"])
+    else:
+        managed = modelspec.base_fields(base)
+        managed |= modelspec.caption_fields(trainer.dataset.words, len(trainer.dataset.examples))
+    return projector | managed | {
         "method": settings.method,
         "base_model": type(trainer.model.model).__name__,
         "base_hash": identity["base"],

@@ -8,6 +8,7 @@ from types import ModuleType
 from ..adapter import Adapter, check_shapes, check_values, describe
 from ..projectors import READ_PROJECTORS
 from . import deft_omnigen, deft_sdxl, native, para_authors, para_deft, peft, svdiff
+from .peft_projector import Base
 from .source import open_source
 
 __all__ = ["FORMATS", "FORMAT_NAMES", "read"]
@@ -17,10 +18,11 @@ FORMATS: tuple[ModuleType, ...] = (peft, deft_sdxl, deft_omnigen, para_deft, par
 FORMAT_NAMES: tuple[str, ...] = tuple(module.NAME for module in FORMATS)
 
 
-def read(path: str | Path, projector: str = "auto", file_format: str = "auto") -> Adapter:
+def read(path: str | Path, projector: str = "auto", file_format: str = "auto", base: Base | None = None) -> Adapter:
     """Read an adapter from a file or a PEFT folder, whatever its format.
 
     `projector` says how a stored P becomes Q: "auto" goes by the file's record, one of READ_PROJECTORS overrides it.
+    `base`, the weights of the base model by layer names, tells it where a file of PEFT has no record.
     `file_format` picks the format by name where "auto" would take another. `metadata["file_format"]` names the format
     and `metadata["note"]` what had to be assumed, if anything; `metadata["if_nothing_fits"]` is for a model that no
     layer fits, where the format knows why.
@@ -36,7 +38,8 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto") -
         reader = next(module for module in FORMATS if module.matches(source))
     else:
         reader = next(module for module in FORMATS if file_format == module.NAME)
-    adapter: Adapter = reader.read(source, projector)
+    options = {"base": base} if reader is peft else {}
+    adapter: Adapter = reader.read(source, projector, **options)
     check_shapes(adapter, str(source.path))
     if file_format != "auto" and not describe(adapter) and adapter.keys() == source.tensors.keys():
         raise ValueError(f"{source.path} has no layer of the format {file_format}: choose auto, or another format.")

@@ -1,22 +1,23 @@
 """The DEFT repository's files for OmniGen: `knowledge_injection_state.bin` and `knowledge_injection_config.json`.
 
-Per layer `.P`, `.R_new`, and `.Q_P_cached` (the Q that a run with a fixed factorisation used), `.gate`, or `.lora_A`
-[out, r] and `.lora_B` [r, in] for its LoRA. The .json says the projector ("None" is P relu(P)^T); the .bin beside it
-with the same settings needs full unpickling and is not opened.
+Per layer `.P`, `.R_new`, and `.Q_P_cached` (the Q that a run with a fixed factorisation used), `.gate`, and `.lora_A`
+[out, r] and `.lora_B` [r, in] for its LoRA, additive_update: W + sigmoid(gate) alpha / r A B, where P and R_new are
+there, too, and are not used. The .json says the projector ("None" is P relu(P)^T), whether it is computed anew in each
+step (then a `.Q_P_cached` is not used) and the LoRA's alpha; the .bin beside it with the same settings needs full
+unpickling and is not opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..adapter import Adapter, from_layers
-from ..projectors import project
 from . import safe
-from .layout import by_layer, matrix, of_omnigen, put
+from .layout import SVD_SIGNS, by_layer, factors_of_authors, gate_weight, lora_of_authors, matrix, of_omnigen, put
 from .source import Source
 
 NAME = "deft_omnigen"
@@ -38,31 +39,55 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     path = source.path.parent / CONFIG
     settings = safe.read_json(path) if path.is_file() else {}
     layers: Mapping[str, Any] = settings.get("layer_configs", {})
+    if not isinstance(layers, dict):
+        raise ValueError(f"{path} has no object layer_configs: save or download it again.")
     groups, rest = by_layer(source, _ENDINGS)
     found: dict[str, dict[str, Tensor]] = {}
     projectors = set()
+    notes: dict[str, None] = {}
     for name, group in groups.items():
         record = layers.get(name, {})
         if not isinstance(record, dict):
             raise ValueError(f"{path} has no settings object for {name}: save or download it again.")
-        if ".lora_A" in group and ".lora_B" in group:
-            down = group[".lora_B"]
-            alpha = torch.tensor(float(record.get("lora_alpha", down.shape[0])))
-            put(found, name, {"lora_up.weight": group[".lora_A"], "lora_down.weight": down, "alpha": alpha}, source)
+        gated = ".gate" in group and record.get("use_gating", True)
+        gate = gate_weight(source, f"{name}.gate", group.get(".gate") if gated else None)
+        if ".lora_A" in group or ".lora_B" in group:
+            alpha = _alpha(record, path, name)
+            lora = lora_of_authors(source, name, group.get(".lora_A"), group.get(".lora_B"), alpha, gate)
+            put(found, name, lora, source)
+            if alpha is None:
+                notes[f"No alpha of its LoRA is beside {source.path.name}: taken as the rank."] = None
             continue
         chosen = _projector(record, group, projector, source, name)
         projectors.add(chosen)
-        put(found, name, _layer(group, chosen, record, source, name), source)
+        layer = _layer(group, chosen, record, source, name)
+        if ".R_new" in group:
+            layer["deft_R"] = group[".R_new"].float() * gate
+            if chosen == "svd" and not _fixed(group, record):
+                notes[SVD_SIGNS] = None
+        put(found, name, layer, source)
     adapter = from_layers(found, of_omnigen(found))
     adapter.update(rest)
     if projectors:
         adapter.metadata["projector"] = "/".join(sorted(projectors))
     if not layers and projector == "auto" and projectors:
-        adapter.metadata["note"] = (
+        notes[
             f"{CONFIG} is not beside {source.path.name}: taken as {adapter.metadata['projector']}, with the gate if "
             "there is one."
-        )
+        ] = None
+    if notes:
+        adapter.metadata["note"] = " ".join(notes)
     return adapter
+
+
+def _alpha(record: Mapping[str, Any], path: Path, name: str) -> float | None:
+    """lora_alpha of a layer's settings; None if there is none, where the repository's script gives it the rank."""
+    value = record.get("lora_alpha")
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9:
+        return float(value)
+    raise ValueError(f"{path} has lora_alpha {str(value)[:40]!r} for {name}, but a number below 1e9 is needed.")
 
 
 def _projector(
@@ -78,17 +103,19 @@ def _projector(
     return _PROJECTORS[method]
 
 
+def _fixed(group: Mapping[str, Tensor], record: Mapping[str, Any]) -> bool:
+    """Whether the layer goes by its stored Q, not by the P of the file."""
+    return ".Q_P_cached" in group and not (record.get("compute_svd_each_forward") is True and ".P" in group)
+
+
 def _layer(
     group: Mapping[str, Tensor], chosen: str, record: Mapping[str, Any], source: Source, name: str
 ) -> dict[str, Tensor]:
-    if ".Q_P_cached" in group and chosen in ("qr", "svd"):
+    """Q and, where it differs, right."""
+    if chosen in ("qr", "svd") and _fixed(group, record):
         Q = right = matrix(source, f"{name}.Q_P_cached", group[".Q_P_cached"]).float()
     elif ".P" in group:
-        Q, right = project(matrix(source, f"{name}.P", group[".P"]), chosen)
+        Q, right = factors_of_authors(matrix(source, f"{name}.P", group[".P"]), chosen)
     else:
         raise ValueError(f"{source.path} has layer {name} without its P: save or download it again.")
-    layer = {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}
-    if ".R_new" in group:
-        gated = ".gate" in group and record.get("use_gating", True)
-        layer["deft_R"] = group[".R_new"].float() * (torch.sigmoid(group[".gate"].float()) if gated else 1.0)
-    return layer
+    return {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}

@@ -2,50 +2,65 @@
 
 Its layer is W - P_proj W + sigmoid(gate) Q R_new with P_proj = P P^T (no option) or qr; the file does not say which.
 Without any R_new it is what the repository calls PaRa there (trained with qr). The gate of such a file means nothing.
+
+With `.lora_A` [out, r] and `.lora_B` [r, in] the layer is that of additive_update, a LoRA: W + sigmoid(gate) 8 / r A B.
+Its P and R_new are there as well, untrained, and are not used.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..adapter import Adapter, from_layers
-from ..projectors import project
-from .layout import by_layer, matrix, put
+from .layout import SVD_SIGNS, by_layer, factors_of_authors, gate_weight, lora_of_authors, matrix, put
 from .source import Source
 
 NAME = "deft_sdxl"
 _LAYER = ".lora_layer"
-_ENDINGS = tuple(f"{_LAYER}{part}" for part in (".P", ".R_new", ".gate"))
+_P, _R, _GATE, _A, _B = _ENDINGS = tuple(f"{_LAYER}{part}" for part in (".P", ".R_new", ".gate", ".lora_A", ".lora_B"))
+# What the repository's layer takes for lora_alpha; nothing there gives it another, and the file does not hold it.
+_ALPHA = 8.0
 
 
 def matches(source: Source) -> bool:
     """Whether a layer of this kind is there."""
-    return any(key.endswith(_ENDINGS[0]) for key in source.tensors)
+    return any(key.endswith((_P, _A)) for key in source.tensors)
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """DEFT layers, or PaRa layers if the file has no R_new. Raises ValueError for tensors without their P."""
+    """DEFT layers, PaRa layers if the file has no R_new, or LoRA layers. Raises ValueError for one without its P."""
     groups, rest = by_layer(source, _ENDINGS)
-    para = not any(_ENDINGS[1] in group for group in groups.values())
+    loras = {name for name, group in groups.items() if _A in group or _B in group}
+    others = groups.keys() - loras
+    para = not any(_R in groups[name] for name in others)
     chosen = projector if projector != "auto" else "qr" if para else "ppt"
     found: dict[str, dict[str, Tensor]] = {}
     for name, group in groups.items():
-        if _ENDINGS[0] not in group:
+        gate = gate_weight(source, f"{name}{_GATE}", group.get(_GATE))
+        if name in loras:
+            layer = lora_of_authors(source, f"{name}{_LAYER}", group.get(_A), group.get(_B), _ALPHA, gate)
+        elif _P not in group:
             raise ValueError(f"{source.path} has {name}{_LAYER} without its P: save or download it again.")
-        Q, right = project(matrix(source, f"{name}{_ENDINGS[0]}", group[_ENDINGS[0]]), chosen)
-        layer = {"deft_Q": Q} if right is Q or torch.equal(Q, right) else {"deft_Q": Q, "deft_right": right}
-        if _ENDINGS[1] in group:
-            gate = group.get(_ENDINGS[2])
-            R = group[_ENDINGS[1]].float()
-            layer["deft_R"] = R if gate is None else torch.sigmoid(gate.float()) * R
+        else:
+            Q, right = factors_of_authors(matrix(source, f"{name}{_P}", group[_P]), chosen)
+            layer = {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}
+            if _R in group:
+                layer["deft_R"] = gate * group[_R].float()
         put(found, name, layer, source)
     adapter = from_layers(found)
     adapter.update(rest)
-    adapter.metadata["projector"] = chosen
-    if projector == "auto":
-        kind = "PaRa, as it has no R" if para else "DEFT"
-        adapter.metadata["note"] = (
-            f"{source.path.name} does not say its projector: taken as {chosen} ({kind}); the widget overrules it."
-        )
+    notes = []
+    if others:
+        adapter.metadata["projector"] = chosen
+        if projector == "auto":
+            kind = "PaRa, as it has no R" if para else "DEFT"
+            notes.append(
+                f"{source.path.name} does not say its projector: taken as {chosen} ({kind}); the widget overrules it."
+            )
+        if chosen == "svd" and not para:
+            notes.append(SVD_SIGNS)
+    if loras:
+        notes.append(f"{source.path.name} does not say the alpha of its LoRA: taken as 8, its repository's default.")
+    if notes:
+        adapter.metadata["note"] = " ".join(notes)
     return adapter

@@ -1,12 +1,20 @@
-"""What the readers share: tensors by layer, and layers that must not come twice."""
+"""What the readers share: tensors by layer, layers that must not come twice, and what the DEFT repository computes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
+from ..projectors import project, raw_qr
 from .source import Source
+
+# Where R belongs to the signs of singular vectors, which no two routines agree on.
+SVD_SIGNS = (
+    "The projector svd without its stored Q: R belongs to signs that the machine which wrote the file chose, and those "
+    "of this machine may differ."
+)
 
 _NO_MODEL = (
     "It was trained on OmniGen (v1), which ComfyUI has no model of, and cannot be used on any other model, OmniGen2 "
@@ -33,6 +41,48 @@ def matrix(source: Source, key: str, tensor: Tensor) -> Tensor:
     if tensor.ndim != 2:
         raise ValueError(f"{source.path} has {key} of shape {list(tensor.shape)}, but a matrix is needed.")
     return tensor
+
+
+def factors_of_authors(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
+    """(Q, right) of P [out, r] as the DEFT repository's layers have it; its files hold the R that belongs to this Q.
+
+    Its qr is Q as torch.linalg.qr returns it, computed in float32 and rounded to the dtype of P, as for svd. That Q has
+    no positive diagonal beside it: its signs are those of LAPACK's Householder reflections, where each entry of the
+    diagonal is against the sign of what was eliminated. The machine that wrote the file is assumed to have them, too.
+    """
+    if projector not in ("qr", "svd"):
+        return project(P, projector)
+    Q = raw_qr(P)[0] if projector == "qr" else project(P, projector)[0]
+    if P.dtype in (torch.bfloat16, torch.float16):
+        Q = Q.to(P.dtype)
+    return Q, Q
+
+
+def gate_weight(source: Source, key: str, gate: Tensor | None) -> Tensor:
+    """sigmoid(gate), the DEFT repository's weight of what is added; 1 without a gate.
+
+    Raises ValueError, naming the file and the tensor, if the gate is not one number.
+    """
+    if gate is None:
+        return torch.tensor(1.0)
+    if gate.numel() != 1:
+        raise ValueError(f"{source.path} has {key} of shape {list(gate.shape)}, but one number is needed.")
+    return torch.sigmoid(gate.float()).reshape(())
+
+
+def lora_of_authors(
+    source: Source, name: str, up: Tensor | None, down: Tensor | None, alpha: float | None, gate: Tensor
+) -> dict[str, Tensor]:
+    """A layer of the DEFT repository's additive_update: its lora_A [out, r] and lora_B [r, in], gate * alpha / r.
+
+    `alpha` None is the rank. Raises ValueError if one of the two is missing.
+    """
+    if up is None or down is None:
+        missing = "lora_A" if up is None else "lora_B"
+        raise ValueError(f"{source.path} has layer {name} without its {missing}: save or download it again.")
+    up, down = matrix(source, f"{name}.lora_A", up), matrix(source, f"{name}.lora_B", down)
+    scaled = gate * (len(down) if alpha is None else alpha)
+    return {"lora_up.weight": up, "lora_down.weight": down, "alpha": scaled}
 
 
 def put(found: dict[str, dict[str, Tensor]], name: str, group: dict[str, Tensor], source: Source) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import modelspec
 from ..adapter import Adapter, describe, validate
 from . import safe
 from .source import Source
@@ -34,7 +35,8 @@ def write(adapter: Adapter, path: str | Path, metadata: Mapping[str, str] | None
     """
     path = Path(path)
     validate(adapter, f"The adapter for {path.name}")
-    own = {key: value for key, value in adapter.metadata.items() if key not in ("file_format", "note")}  # of the reader
+    left = ("file_format", "note", *modelspec.HASHES)  # of the reader; of the file that was read
+    own = {key: value for key, value in adapter.metadata.items() if key not in left}
     safe.write_tensors(adapter, path, {"format": "pt", **own, **(metadata or {})})
     return path
 
@@ -53,12 +55,15 @@ def native_metadata(
     """The header of a native file: our record, and the modelspec.* / ss_* fields that LoRA managers show.
 
     `name` is the adapter's title, `version` the pack's version, `base_name` the base model's name, `base_hash` its
-    fingerprint (no file hash, so not in ss_sd_model_hash), `architecture` its ModelSpec id, `training` the settings
-    (steps, learning_rate, seed, ...). Empty values are left out.
+    fingerprint (no file hash, so not in ss_sd_model_hash), `architecture` its ModelSpec id, which is otherwise what the
+    adapter's own metadata say, or the base model's class; `training` the settings (steps, learning_rate, seed, ...),
+    otherwise the adapter's own. Empty values are left out, and so is what is not known of a base.
     """
     record = {**adapter.metadata, **describe(adapter)}
     method = record.get("method", "")
-    settings = dict(training or {})
+    settings = dict(training or settings_of(record.get("training", "")))
+    named = modelspec.named(base_name or record.get("base_model", ""))
+    base = {} if architecture else modelspec.completed(record, named)
     fields = {
         "method": method,
         "projector": projector or record.get("projector", ""),
@@ -66,15 +71,13 @@ def native_metadata(
         "alpha": record.get("alpha", ""),
         "base_model": base_name or record.get("base_model", ""),
         "base_hash": base_hash or record.get("base_hash", ""),
-        "training": json.dumps(settings, sort_keys=True) if settings else record.get("training", ""),
+        "training": json.dumps(dict(training), sort_keys=True) if training else record.get("training", ""),
         "pack_version": version,
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.title": name,
-        "modelspec.architecture": f"{architecture}/{'lora' if method == 'lora' else method}" if architecture else "",
-        "modelspec.implementation": "deft-nodes",
+        **base,
+        **modelspec.own_fields(name),
         "ss_output_name": name,
         "ss_sd_model_name": base_name,
-        "ss_network_module": f"deft-nodes.{method}",
+        "ss_network_module": f"deft-nodes.{method}" if method else "",
         "ss_network_dim": record.get("rank", ""),
         "ss_network_alpha": record.get("alpha", ""),
         "ss_learning_rate": _text(settings.get("learning_rate")),
@@ -82,8 +85,19 @@ def native_metadata(
         "ss_steps": _text(settings.get("steps")),
         "ss_seed": _text(settings.get("seed")),
     }
+    if architecture:
+        fields["modelspec.architecture"] = f"{architecture}/lora"
     return {key: value for key, value in fields.items() if value}
 
 
+def settings_of(text: str) -> dict[str, Any]:
+    """The settings in a header's `training`; none where another program has something else under that name."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""

@@ -21,12 +21,13 @@ from torch import Tensor
 from .. import methods
 from ..adapter import Adapter, foreign, from_layers, layers, validate
 from ..projectors import project, raw_qr
-from . import peft_kinds, safe
+from . import peft_kinds, peft_projector, safe
 from .source import PEFT_CONFIG, PEFT_WEIGHTS, Source
 
 NAME = "peft"
 HEADER_KEY = "lora_adapter_metadata"
 MODEL_PREFIX = "base_model.model."
+_COMFYUI = "diffusion_model."  # what PEFT never writes
 
 _LORA_PARTS = {
     "lora_A.weight": "lora_down.weight",
@@ -37,6 +38,7 @@ _LORA_PARTS = {
 _HADAMARD = tuple(f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))
 _KRONECKER = tuple(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
 _PARTS = ("deft_P", "deft_R", *_LORA_PARTS, "lora_magnitude_vector", *_HADAMARD, *_KRONECKER, "oft_R")
+_WRITTEN = ("deft", "para", "lora")  # the methods of which there is a writer
 _KINDS = ("DEFT", "LORA", "LOHA", "LOKR", "OFT")
 # The name of the adapter within PEFT's model, which some programs leave in, and endings that come and go.
 _SPELLINGS = re.compile(
@@ -61,13 +63,13 @@ def matches(source: Source) -> bool:
     )
 
 
-def read(source: Source, projector: str = "auto") -> Adapter:
+def read(source: Source, projector: str = "auto", base: peft_projector.Base | None = None) -> Adapter:
     """The adapter under this pack's and ComfyUI's suffixes; layer names as in the file without "base_model.model.".
 
     Projector, alpha and the rest come from the record (header first, then adapter_config.json). Without a record the
-    projector is `projector`, or qr if that is "auto", alpha is the rank, and metadata["note"] says so. A `projector`
-    other than "auto" overrides the record. Raises ValueError for other PEFT methods, fan_in_fan_out, and a layer that
-    is there twice.
+    projector is `projector`, or, if that is "auto", what the weights of `base` tell, alpha is the rank, and
+    metadata["note"] says so. A `projector` other than "auto" overrides the record. Raises ValueError for other PEFT
+    methods, fan_in_fan_out, a layer that is there twice, and a projector that nothing tells.
     """
     records = _records(source)
     for record in records.values():
@@ -80,7 +82,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         tensors[plain] = tensor
     source = replace(source, tensors=tensors)
     if any(key.endswith(".deft_P") for key in tensors):
-        return _read_deft(source, records, projector)
+        return _read_deft(source, records, projector, base)
     return _read_others(source, records)
 
 
@@ -122,11 +124,13 @@ def _record_of(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, An
     return records.get(name.partition(".")[0], records.get("", {}))
 
 
-def _read_deft(source: Source, records: Mapping[str, dict[str, Any]], projector: str) -> Adapter:
+def _read_deft(
+    source: Source, records: Mapping[str, dict[str, Any]], projector: str, base: peft_projector.Base | None
+) -> Adapter:
     result: dict[str, dict[str, Tensor]] = {}
     used: set[str] = set()
     projectors: set[str] = set()
-    unrecorded = False
+    told = reason = ""
     for key, P in source.tensors.items():
         if not key.endswith(".deft_P"):
             continue
@@ -135,8 +139,11 @@ def _read_deft(source: Source, records: Mapping[str, dict[str, Any]], projector:
         stem = key.removesuffix(".deft_P")
         name = stem.removeprefix(MODEL_PREFIX)
         record = _record_of(name, records)
-        unrecorded = unrecorded or "decomposition_method" not in record
-        chosen = record.get("decomposition_method", "qr") if projector == "auto" else projector
+        chosen = record.get("decomposition_method", "") if projector == "auto" else projector
+        if not chosen:
+            if not told:
+                told, reason = _told(source, base)
+            chosen = told
         projectors.add(chosen)
         # Q as torch returns it: the R of the file belongs to these signs.
         Q, right = (raw_qr(P)[0], None) if chosen == "qr" else project(P, chosen)
@@ -154,11 +161,30 @@ def _read_deft(source: Source, records: Mapping[str, dict[str, Any]], projector:
     adapter = from_layers(result)
     adapter.update({key: tensor for key, tensor in source.tensors.items() if key not in used})
     adapter.metadata["projector"] = "/".join(sorted(projectors))
-    if unrecorded and projector == "auto":
+    if told:
         adapter.metadata["note"] = (
-            f"{source.path.name} has no record of its projector and alpha: assumed the projector qr and no alpha."
+            f"{source.path.name} has no record of its projector and alpha: taken as {told} ({reason}), without alpha."
         )
     return adapter
+
+
+def _told(source: Source, base: peft_projector.Base | None) -> tuple[str, str]:
+    """The projector of a file without a record, and what it is known from. Raises ValueError if nothing tells."""
+    names = [key.removesuffix(".deft_P") for key in source.tensors if key.endswith(".deft_P")]
+    pairs = {
+        name: (source.tensors[f"{name}.deft_P"], source.tensors[f"{name}.deft_R"])
+        for name in names
+        if f"{name}.deft_R" in source.tensors
+    }
+    found = None if base is None else peft_projector.told(pairs, base)
+    if found:
+        return found, "R is near its start from this base"
+    if all(name.startswith(_COMFYUI) for name in names):
+        return "qr", "as ComfyUI's Train LoRA writes with this pack"
+    raise ValueError(
+        f"{source.path} has no record of its projector (adapter_config.json beside it): choose relu, PEFT's default, "
+        "or qr in the widget projector, whichever it was trained with."
+    )
 
 
 def _read_others(source: Source, records: Mapping[str, dict[str, Any]]) -> Adapter:
@@ -225,19 +251,21 @@ def write(
     folder: str | Path,
     names: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the PEFT folder (adapter_model.safetensors, adapter_config.json); returns it.
 
     `names` gives each layer's module name in the diffusers or transformers model. `shapes`, the base weights' shapes by
-    layer name, lets convolutions be told from linear layers. Raises ValueError for what PEFT cannot hold: the ppt
-    projector, convolutions, mixed methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
+    layer name, lets convolutions be told from linear layers. `metadata` goes into the header of the weights. Raises
+    ValueError for what PEFT cannot hold: other methods than DEFT, PaRa and LoRA, the ppt projector, convolutions, mixed
+    methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
     """
     folder = Path(folder)
     tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {folder.name}")
     prefixed = {f"{MODEL_PREFIX}{key}": tensor for key, tensor in tensors.items()}
     contents = {
         PEFT_CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
-        PEFT_WEIGHTS: safe.to_bytes(prefixed, {"format": "pt"}),
+        PEFT_WEIGHTS: safe.to_bytes(prefixed, {**(metadata or {}), "format": "pt"}),
     }
     safe.write_files(folder, contents)
     return folder
@@ -249,18 +277,19 @@ def write_diffusers(
     names: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     prefix: str = "",
+    metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write one .safetensors with the record in its header, as diffusers' save_lora_adapter does; returns the path.
 
     `prefix` ("unet", "transformer"), if given, stands before all keys and record fields, as in pipelines' files.
-    Raises ValueError as `write` does.
+    `metadata` goes into the header too. Raises ValueError as `write` does.
     """
     path = Path(path)
     tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {path.name}")
     start = f"{prefix}." if prefix else ""
     record = json.dumps({f"{start}{key}": value for key, value in config.items()}, indent=2, sort_keys=True)
     prefixed = {f"{start}{key}": tensor for key, tensor in tensors.items()}
-    safe.write_tensors(prefixed, path, {"format": "pt", HEADER_KEY: record})
+    safe.write_tensors(prefixed, path, {**(metadata or {}), "format": "pt", HEADER_KEY: record})
     return path
 
 
@@ -274,6 +303,11 @@ def _export(
         raise ValueError(f"{source} cannot be written for PEFT: {next(iter(others))} is of another format.")
     found = layers(adapter)
     for name, group in found.items():
+        if (method := methods.method_of(group).NAME) not in _WRITTEN:
+            raise ValueError(
+                f"{source} cannot be written for PEFT: layer {name} is of the method {method}, and only "
+                f"{', '.join(_WRITTEN)} are written for it. Choose the native format."
+            )
         if name not in names:
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no module name there.")
         if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):

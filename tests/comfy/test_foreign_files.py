@@ -136,3 +136,103 @@ def model_names(pack: Pack, model: Any) -> dict[str, str]:
               "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
               "down_blocks.0.attentions.0.transformer_blocks.0.norm1", "time_embedding.linear_1")
     return {name: names[name] for name in wanted}
+
+
+# -------------------------------------------------------------------------------------------- the DEFT repository, SDXL
+
+
+def authors_weight(layer: dict[str, Tensor], W: Tensor, ortho: bool) -> Tensor:
+    """The weight in the forward of dreambench_plus/modules/main.py of the DEFT repository."""
+    gate = torch.sigmoid(layer["gate"]) if "gate" in layer else 1.0
+    if "lora_A" in layer:
+        return W + layer["lora_A"] @ layer["lora_B"] * (8.0 / len(layer["lora_B"])) * gate
+    Q = torch.linalg.qr(layer["P"]).Q if ortho else layer["P"]
+    return W - (Q @ Q.T) @ W + Q @ layer["R_new"] * gate
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize(("kind", "projector"), [("deft", "auto"), ("deft", "qr"), ("lora", "auto")])
+def test_the_deft_repositorys_files_do_what_its_layers_compute(
+    pack: Pack, tmp_path: Path, kind: str, projector: str, gate: bool
+) -> None:
+    """On a UNet's weights, and after it was saved as a native file."""
+    model = models.unet()
+    names = {name: key for name, key in model_names(pack, model).items() if name.endswith("to_q")}
+    names["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"] = (
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight")
+    weights = models.weights(model)
+    expected, tensors = {}, {}
+    for index, (name, key) in enumerate(names.items()):
+        out, inputs = weights[key].shape
+        layer = {"P": 0.3 * models.random(out, 4, seed=index), "R_new": models.random(4, inputs, seed=10 + index)}
+        if kind == "lora":
+            layer |= {"lora_A": 0.3 * models.random(out, 4, seed=20 + index),
+                      "lora_B": models.random(4, inputs, seed=30 + index)}
+        if gate:
+            layer["gate"] = torch.tensor([0.7])
+        tensors |= {f"{name}.lora_layer.{part}": tensor for part, tensor in layer.items()}
+        expected[key] = authors_weight(layer, weights[key], projector == "qr")
+        assert models.relative(expected[key], weights[key]) > 1e-2
+    torch.save(tensors, tmp_path / "project_replace.pt")
+    adapter = pack.files.read(tmp_path, projector)
+    patched, _, report = pack.apply(adapter, model)
+    assert report.methods == {kind: 2} and not report.unmatched
+    native = pack.files.native.write(adapter, tmp_path / "native" / "a.safetensors")
+    again = pack.apply(pack.files.read(native), model)[0]
+    for key, value in expected.items():
+        assert models.relative(models.patched_weights(patched)[key], value) < 1e-5
+        assert models.relative(models.patched_weights(again)[key], value) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------- PEFT's DEFT, no record
+
+
+@pytest.mark.parametrize("projector", ["relu", "qr"])
+def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, projector: str) -> None:
+    """By the weights under diffusers' names, on the slices that ComfyUI fuses; what another base does not tell."""
+    import peft
+
+    model = models.sd3()
+    weights = models.weights(model)
+    key = "diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"
+    attention = nn.Module()
+    slices = {"to_q": slice(0, 64), "to_v": slice(128, 192)}
+    for name, rows in slices.items():
+        setattr(attention, name, nn.Linear(64, 64, bias=False))
+        getattr(attention, name).weight.data.copy_(weights[key][rows])
+    block = nn.Module()
+    block.attn = attention
+    network = nn.Module()
+    network.transformer_blocks = nn.ModuleList([block])
+    config = peft.DeftConfig(r=4, decomposition_method=projector, target_modules=list(slices))
+    wrapped = peft.get_peft_model(network, config)
+    for index, parameter in enumerate(wrapped.parameters()):
+        if parameter.requires_grad:
+            size = parameter.data.abs().mean()
+            parameter.data.add_(0.1 * size * models.random(*parameter.shape, seed=50 + index))
+    wrapped.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "bare.safetensors")
+    wrapped.merge_adapter()
+    weights_by_name = pack.comfyui.module("patches.weights_by_name").weights_by_name
+    adapter = pack.files.read(path, base=weights_by_name(model))
+    assert f"taken as {projector}" in adapter.metadata["note"]
+    found = models.patched_weights(pack.apply(adapter, model)[0])[key]
+    for name, rows in slices.items():
+        change = getattr(attention, name).get_base_layer().weight.detach() - weights[key][rows]
+        assert change.norm() > 1e-4 * weights[key][rows].norm()
+        assert models.relative(found[rows] - weights[key][rows], change) < 1e-2
+    # A patched model tells the same: its weights before any patch are looked at.
+    patched = pack.apply(adapter, model)[0]
+    models.patched_weights(patched)
+    assert pack.files.read(path, base=weights_by_name(patched)).metadata["projector"] == projector
+    with pytest.raises(ValueError, match=r"bare.safetensors has no record of its projector"):
+        pack.files.read(path, base=weights_by_name(models.unet()))
+    target = pack.comfyui.base / "models" / "loras" / f"bare_{projector}.safetensors"
+    path.rename(target)
+    try:
+        node = pack.comfyui.module("nodes.adapters").DEFTAdapterLoader
+        loaded, _, report = node.execute(model, target.name, 1.0, 1.0, "auto").result
+        assert torch.equal(models.patched_weights(loaded)[key], found) and f"taken as {projector}" in report
+    finally:
+        target.unlink()

@@ -143,21 +143,90 @@ def test_reading_by_bare_file_and_by_folder_agree(tmp_path: Path) -> None:
     assert folder.metadata["alpha"] == "8"
 
 
-def test_without_a_record_the_projector_is_assumed_or_given(tmp_path: Path) -> None:
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def without_record(model: nn.Module, folder: Path) -> Path:
+    """PEFT's weights file alone."""
+    model.save_pretrained(folder)
+    (folder / "adapter_config.json").unlink()
+    return (folder / "adapter_model.safetensors").rename(folder / "mine.safetensors")
+
+
+def test_without_a_record_the_projector_is_asked_for(tmp_path: Path) -> None:
     from peft import DeftConfig
 
     relu = peft_model(DeftConfig(r=4, decomposition_method="relu", target_modules=TARGETS), Model())
-    relu.save_pretrained(tmp_path)
-    (tmp_path / "adapter_config.json").unlink()
-    path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "mine.safetensors")
+    path = without_record(relu, tmp_path)
     theirs = weights(relu.merge_and_unload())
-    assumed = files.read(path)
-    assert "mine.safetensors has no record" in assumed.metadata["note"]
-    assert assumed.metadata["projector"] == "qr"
-    assert worst(merged(Model(), assumed), theirs) > 0.01
+    with pytest.raises(ValueError, match="mine.safetensors has no record of its projector .*: choose relu, PEFT's"):
+        files.read(path)
     given = files.read(path, projector="relu")
     assert "note" not in given.metadata
     assert worst(merged(Model(), given), theirs) < 1e-5
+    assert worst(merged(Model(), files.read(path, projector="qr")), theirs) > 0.01
+
+
+@pytest.mark.parametrize("projector", ["relu", "qr"])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_without_a_record_the_base_tells_the_projector(tmp_path: Path, projector: str, rank: int) -> None:
+    """PEFT starts with R = right^T W, and some steps of training do not hide it."""
+    from peft import DeftConfig, get_peft_model
+
+    torch.manual_seed(5)
+    wide = nn.ModuleDict({"to_q": nn.Linear(96, 80), "to_v": nn.Linear(64, 112)})
+    base = {name: layer.weight.detach().clone() for name, layer in wide.items()}
+    model = get_peft_model(wide, DeftConfig(r=rank, decomposition_method=projector, target_modules=["to_q", "to_v"]))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for step in range(5):
+        loss = model.base_model.model["to_q"](random(16, 96, seed=step)).square().mean()
+        loss = loss + model.base_model.model["to_v"](random(16, 64, seed=step)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = without_record(model, tmp_path)
+    adapter = files.read(path, base=base.get)
+    assert adapter.metadata["projector"] == projector
+    assert f"taken as {projector} (R is near its start from this base), without alpha" in adapter.metadata["note"]
+    theirs = model.merge_and_unload()
+    for name, group in adapters.layers(adapter).items():
+        method = methods.method_of(group)
+        change = theirs[name].weight.detach() - base[name]
+        assert change.norm() > 1e-3 * base[name].norm()
+        assert (method.delta(method.from_tensors(group), base[name]) - change).norm() < 1e-3 * change.norm()
+    # Another base tells nothing, nor do weights that are missing or of other sizes.
+    other = {name: random(*weight.shape, seed=9) for name, weight in base.items()}
+    for weight_of in (other.get, {}.get, lambda _: random(3, 3, seed=1)):
+        with pytest.raises(ValueError, match="mine.safetensors has no record of its projector"):
+            files.read(path, base=weight_of)
+
+
+@pytest.mark.parametrize("options", [{"para": True}, {"init_weights": False}], ids=str)
+@pytest.mark.parametrize("projector", ["relu", "qr"])
+def test_without_a_start_from_the_base_nothing_tells_the_projector(
+    tmp_path: Path, projector: str, options: dict[str, bool]
+) -> None:
+    from peft import DeftConfig, get_peft_model
+
+    torch.manual_seed(5)
+    wide = nn.ModuleDict({"to_q": nn.Linear(96, 80)})
+    base = {"to_q": wide["to_q"].weight.detach().clone()}
+    model = get_peft_model(wide, DeftConfig(r=4, decomposition_method=projector, target_modules=["to_q"], **options))
+    with pytest.raises(ValueError, match="mine.safetensors has no record of its projector"):
+        files.read(without_record(model, tmp_path), base=base.get)
+
+
+def test_comfyuis_names_are_those_of_its_own_training(tmp_path: Path) -> None:
+    """ComfyUI's Train LoRA keeps P and R of this pack's DEFT, whose projector is qr, and no record."""
+    P, R, W = torch.randn(12, 3), torch.randn(3, 8), torch.randn(12, 8)
+    save_file({"diffusion_model.layer.deft_P": P, "diffusion_model.layer.deft_R": R}, tmp_path / "a.safetensors")
+    adapter = files.read(tmp_path / "a.safetensors")
+    assert "taken as qr (as ComfyUI's Train LoRA writes with this pack)" in adapter.metadata["note"]
+    (group,) = adapters.layers(adapter).values()
+    Q = torch.linalg.qr(P).Q
+    deft = methods.get("deft")
+    assert torch.allclose(deft.delta(deft.from_tensors(group), W), Q @ R - Q @ Q.T @ W, atol=1e-5)
 
 
 @pytest.mark.parametrize("projector", ["ppt", "svd"])
@@ -383,7 +452,7 @@ def test_native_round_trip(tmp_path: Path, name: str, options: dict, alpha: floa
     expected = {
         "method": name, "rank": "4", "base_model": "base.safetensors", "base_hash": "ab" * 32, "pack_version": "0.1.0",
         "modelspec.title": "my dog", "ss_network_dim": "4", "ss_learning_rate": "0.0001", "ss_seed": "0",
-        "file_format": "native", "modelspec.architecture": f"stable-diffusion-v3-medium/{name}", **options,
+        "file_format": "native", "modelspec.architecture": "stable-diffusion-v3-medium/lora", **options,
     }  # fmt: skip
     assert {key: again.metadata.get(key) for key in expected} == expected
     assert json.loads(again.metadata["training"]) == {"steps": 100, "learning_rate": 1e-4, "seed": 0}
@@ -525,7 +594,7 @@ def test_wrong_shapes_name_the_layer(tmp_path: Path) -> None:
         ({"x.y.lora_up.weight": z(6, 3), "x.y.lora_down.weight": z(2, 5)}, ["layer x.y", "lora_up.weight", "[2, 5]"]),
         ({"x.y.deft_R": z(3, 5)}, ["x.y.deft_R without"]),
         ({"x.y.deft_P": z(6), "x.y.deft_R": z(3, 5)}, ["x.y.deft_P of shape [6]"]),
-        ({"x.y.deft_P": z(6, 3) + 1, "x.y.deft_R": z(2, 5)}, ["layer x.y", "deft_R has shape [2, 5]"]),
+        ({f"{PREFIX}y.deft_P": z(6, 3) + 1, f"{PREFIX}y.deft_R": z(2, 5)}, ["deft_R has shape [2, 5]"]),
     ]:
         save_file(tensors, path)
         raises(path, *words)

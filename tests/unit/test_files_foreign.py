@@ -39,15 +39,52 @@ def changed(adapter: Any, name: str, weight: Tensor = W) -> Tensor:
     return weight + method.delta(method.from_tensors(group), weight)
 
 
-def projection(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
-    """(Q, P_proj [out, out]) as the DEFT repository's two layers and its PaRa layer compute them, in float64."""
-    P = P.double()
-    U, S, _ = torch.linalg.svd(P, full_matrices=False)
-    Q = torch.linalg.qr(P).Q
-    return {
-        "qr": (Q, Q @ Q.T), "ppt": (P, P @ P.T), "relu": (P, P @ torch.relu(P).T), "svd": (U, U @ U.T),
-        "tsvd": (U, U @ torch.diag(S) @ U.T), "eigen": (U, P @ P.T + 1e-6 * torch.eye(len(P))),
-    }[projector]
+def orthogonalized(P: Tensor, method: str = "qr") -> Tensor:
+    """Q as both of the DEFT repository's layers make it: in float32, as torch returns it, rounded to the dtype of P."""
+    factor = torch.linalg.qr(P.float()).Q if method == "qr" else torch.linalg.svd(P.float(), full_matrices=False).U
+    return factor[:, : P.shape[1]].to(P.dtype).double()
+
+
+def householder(P: Tensor) -> Tensor:
+    """Q [out, r] of Householder's reflections with LAPACK's signs (dlarfg), in float64.
+
+    Each reflection turns the rest of a column to beta e_1, where beta is the norm against the sign of the first entry.
+    """
+    A, Q = P.double().clone(), torch.eye(len(P), dtype=torch.float64)
+    for k in range(A.shape[1]):
+        v = A[k:, k].clone()
+        v[0] += torch.copysign(v.norm(), v[0])
+        v /= v.norm()
+        A[k:] -= 2 * torch.outer(v, v @ A[k:])
+        Q[:, k:] -= 2 * torch.outer(Q[:, k:] @ v, v)
+    return Q[:, : A.shape[1]]
+
+
+def of_sdxl_code(P: Tensor, R: Tensor | None, ortho: bool, gate: Tensor | None = None) -> Tensor:
+    """W as dreambench_plus/modules/main.py makes it in its forward, but in float64; no R is its use_gating "0"."""
+    Q = orthogonalized(P) if ortho else P.double()
+    kept = W.double() - (Q @ Q.T) @ W.double()
+    if R is None:
+        return kept
+    injected = Q @ R.double()
+    return kept + (injected if gate is None else injected * torch.sigmoid(gate.double()))
+
+
+def of_omnigen_code(tensors: dict[str, Tensor], record: dict[str, Any]) -> Tensor:
+    """W as deft/injection.py makes it in its forward, but in float64."""
+    gate = torch.sigmoid(tensors["gate"].double()) if record["use_gating"] else 1.0
+    if record["injection_method"] == "additive_update":
+        scaling = record["lora_alpha"] / record["r"]
+        return W.double() + tensors["lora_A"].double() @ tensors["lora_B"].double() * scaling * gate
+    method = record["decomposition_method"]
+    if method == "None":
+        Q = tensors["P"].double()
+        removed = Q @ torch.relu(Q).T
+    else:
+        cached = None if record["compute_svd_each_forward"] else tensors.get("Q_P_cached")
+        Q = orthogonalized(tensors["P"], method) if cached is None else cached.double()
+        removed = Q @ Q.T
+    return W.double() - removed @ W.double() + (Q @ tensors["R_new"].double()) * gate
 
 
 # ------------------------------------------------------------------------------------------- the DEFT repository, SDXL
@@ -55,19 +92,30 @@ def projection(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("projector", ["auto", "ppt", "qr"])
 @pytest.mark.parametrize("gate", [False, True])
-def test_deft_sdxl(tmp_path: Path, projector: str, gate: bool) -> None:
-    tensors = {f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.R_new": R}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_deft_sdxl(tmp_path: Path, projector: str, gate: bool, dtype: torch.dtype) -> None:
+    tensors = {f"{LAYER}.lora_layer.P": P.to(dtype), f"{LAYER}.lora_layer.R_new": R}
     if gate:
         tensors[f"{LAYER}.lora_layer.gate"] = GATE
     torch.save(tensors, tmp_path / "project_replace.pt")
     adapter = files.read(tmp_path, projector)
     assert adapter.metadata["file_format"] == "deft_sdxl" and adapter.metadata["method"] == "deft"
     assert ("note" in adapter.metadata) == (projector == "auto")
-    Q, proj = projection(P, "ppt" if projector == "auto" else projector)
-    signs = torch.ones(RANK) if projector != "qr" else torch.sign(torch.linalg.qr(P).R.diagonal())
-    weight = torch.sigmoid(GATE.double()) if gate else 1.0
-    expected = W.double() - proj @ W.double() + weight * (Q * signs) @ R.double()
+    expected = of_sdxl_code(P.to(dtype), R, projector == "qr", GATE if gate else None)
     assert relative(changed(adapter, LAYER), expected) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(OUT, RANK), (320, 8), (64, 1)], ids=str)
+def test_the_signs_of_qr_are_those_of_lapacks_householder(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """What is assumed of the machine that wrote a file: R belongs to these signs, which the file does not hold."""
+    start = random(*shape, seed=2)
+    start[:, 0] = start[:, 0].abs()
+    torch.save({f"{LAYER}.lora_layer.P": start, f"{LAYER}.lora_layer.R_new": random(shape[1], IN)}, tmp_path / "a.pt")
+    Q = files.read(tmp_path / "a.pt", "qr")[f"{LAYER}.deft_Q"]
+    expected = householder(start)
+    assert relative(expected @ expected.T @ start.double(), start) < 1e-9  # a basis of P's columns
+    assert (expected * start).sum(dim=0)[0] < 0  # not the signs of a positive diagonal
+    assert relative(Q, expected) < 1e-5
 
 
 def test_para_of_the_sdxl_code(tmp_path: Path) -> None:
@@ -75,11 +123,36 @@ def test_para_of_the_sdxl_code(tmp_path: Path) -> None:
     torch.save({f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.gate": GATE}, tmp_path / "a.pt")
     adapter = files.read(tmp_path / "a.pt")
     assert adapter.metadata["method"] == "para" and "PaRa" in adapter.metadata["note"]
-    _, proj = projection(P, "qr")
-    assert relative(changed(adapter, LAYER), W.double() - proj @ W.double()) < 1e-6
+    assert relative(changed(adapter, LAYER), of_sdxl_code(P, None, True)) < 1e-6
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_additive_update_of_the_sdxl_code_is_its_lora(tmp_path: Path, gate: bool, whole: bool) -> None:
+    """lora_alpha is 8 there, whatever the rank; P and R_new, which it registers as well, do nothing."""
+    up, down = random(OUT, RANK, seed=11), random(RANK, IN, seed=12)
+    tensors = {"lora_A": up, "lora_B": down}
+    if whole:
+        tensors |= {"P": P, "R_new": torch.zeros(RANK, IN)}
+    if gate:
+        tensors["gate"] = GATE
+    torch.save({f"{LAYER}.lora_layer.{key}": value for key, value in tensors.items()}, tmp_path / "project_replace.pt")
+    adapter = files.read(tmp_path)
+    assert adapter.metadata["file_format"] == "deft_sdxl" and adapter.metadata["method"] == "lora"
+    assert "alpha of its LoRA: taken as 8" in adapter.metadata["note"] and "projector" not in adapter.metadata
+    weight = torch.sigmoid(GATE.double()) if gate else 1.0
+    expected = W.double() + up.double() @ down.double() * (8.0 / RANK) * weight
+    assert relative(changed(adapter, LAYER), expected) < 1e-6
 
 
 # ---------------------------------------------------------------------------------------- the DEFT repository, OmniGen
+
+
+def recorded(**settings: Any) -> dict[str, Any]:
+    """A layer's settings as the repository writes them, with these of them changed."""
+    return {"r": RANK, "injection_method": "residual_projection", "lora_alpha": 8.0, "lora_dropout": 0.0,
+            "in_features": IN, "out_features": OUT, "init_scale": 1.0, "use_gating": False,
+            "decomposition_method": "qr", "compute_svd_each_forward": False} | settings
 
 
 def save_omnigen(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any] | None) -> Path:
@@ -91,39 +164,72 @@ def save_omnigen(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any
     return folder
 
 
-@pytest.mark.parametrize(("method", "projector"), [("qr", "qr"), ("svd", "svd"), ("None", "relu")])
-def test_deft_omnigen(tmp_path: Path, method: str, projector: str) -> None:
-    folder = save_omnigen(tmp_path, {"P": P, "R_new": R, "gate": GATE}, {"decomposition_method": method,
-                                                                        "use_gating": False})
-    adapter = files.read(folder)
-    assert adapter.metadata["file_format"] == "deft_omnigen" and "note" not in adapter.metadata
-    Q, proj = projection(P, projector)
-    if projector == "qr":
-        Q = Q * torch.sign(torch.linalg.qr(P.double()).R.diagonal())
-    if projector == "svd":  # signs of singular vectors: those of this machine's routine
-        Q = torch.linalg.svd(P, full_matrices=False).U.double()
-    assert relative(changed(adapter, OMNI), W.double() - proj @ W.double() + Q @ R.double()) < 1e-6
+@pytest.mark.parametrize("method", ["qr", "svd", "None"])
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_deft_omnigen(tmp_path: Path, method: str, each: bool, cached: bool, gate: bool, dtype: torch.dtype) -> None:
+    record = recorded(decomposition_method=method, compute_svd_each_forward=each, use_gating=gate)
+    tensors = {"P": P.to(dtype), "R_new": R.to(dtype)}
+    if gate:
+        tensors["gate"] = GATE.to(dtype)
+    if cached:  # of another P, as when P was loaded anew
+        tensors["Q_P_cached"] = torch.linalg.qr(random(OUT, RANK, seed=9)).Q.to(dtype)
+    adapter = files.read(save_omnigen(tmp_path, tensors, record))
+    assert adapter.metadata["file_format"] == "deft_omnigen"
+    assert ("note" in adapter.metadata) == (method == "svd" and (each or not cached))
+    assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, record)) < 1e-6
 
 
-def test_omnigen_prefers_the_cached_factor(tmp_path: Path) -> None:
-    cached = torch.linalg.qr(random(OUT, RANK, seed=9)).Q
-    folder = save_omnigen(tmp_path, {"P": P, "R_new": R, "Q_P_cached": cached, "gate": GATE},
-                          {"decomposition_method": "qr", "use_gating": True})
-    expected = W - cached @ cached.T @ W + torch.sigmoid(GATE) * cached @ R
-    assert relative(changed(files.read(folder), OMNI), expected) < 1e-6
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("alpha", [8.0, 4.0, 1.5])
+def test_additive_update_of_omnigen(tmp_path: Path, gate: bool, alpha: float) -> None:
+    record = recorded(injection_method="additive_update", lora_alpha=alpha, use_gating=gate)
+    tensors = {"P": P, "R_new": torch.zeros(RANK, IN), "Q_P_cached": torch.linalg.qr(P).Q,
+               "lora_A": random(OUT, RANK, seed=11), "lora_B": random(RANK, IN, seed=12)}
+    if gate:
+        tensors["gate"] = GATE
+    adapter = files.read(save_omnigen(tmp_path, tensors, record))
+    assert adapter.metadata["method"] == "lora" and "note" not in adapter.metadata
+    assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, record)) < 1e-6
 
 
-def test_omnigen_without_settings_and_its_lora(tmp_path: Path) -> None:
+def test_omnigen_without_settings(tmp_path: Path) -> None:
     adapter = files.read(save_omnigen(tmp_path, {"P": P, "R_new": R}, None))
     assert "taken as relu" in adapter.metadata["note"]
-    up, down = random(OUT, RANK, seed=11), random(RANK, IN, seed=12)
-    folder = save_omnigen(tmp_path, {"lora_A": up, "lora_B": down},
-                          {"injection_method": "additive_update", "lora_alpha": 8})
-    adapter = files.read(folder)
-    assert adapter.metadata["method"] == "lora"
-    assert relative(changed(adapter, OMNI), W + 8 / RANK * up @ down) < 1e-6
-    save_omnigen(tmp_path, {"P": P, "R_new": R}, {"decomposition_method": "nmf"})
-    with pytest.raises(ValueError, match="unknown projector 'nmf'"):
+    assert relative(changed(adapter, OMNI), of_omnigen_code({"P": P, "R_new": R}, recorded(decomposition_method="None"))
+                    ) < 1e-6
+    cached = torch.linalg.qr(random(OUT, RANK, seed=9)).Q
+    tensors = {"P": P, "R_new": R, "Q_P_cached": cached}
+    adapter = files.read(save_omnigen(tmp_path, tensors, None))
+    assert "taken as qr" in adapter.metadata["note"]
+    assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, recorded())) < 1e-6
+    tensors = {"P": P, "R_new": R, "lora_A": random(OUT, RANK, seed=11), "lora_B": random(RANK, IN, seed=12)}
+    adapter = files.read(save_omnigen(tmp_path, tensors, None))
+    assert adapter.metadata["note"].endswith("taken as the rank.")
+    record = recorded(injection_method="additive_update", lora_alpha=RANK)
+    assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, record)) < 1e-6
+
+
+@pytest.mark.parametrize(("tensors", "record", "message"), [
+    ({"P": P, "R_new": R}, {"decomposition_method": "nmf"}, "unknown projector 'nmf'"),
+    ({"lora_A": P, "lora_B": R, "R_new": R}, {"lora_alpha": "much"}, "config.json has lora_alpha 'much' for llm.*proj"),
+    ({"lora_A": P, "lora_B": R, "R_new": R}, {"lora_alpha": 10**400}, "config.json has lora_alpha '1000"),
+    ({"lora_A": P, "R_new": R}, {}, "state.bin has layer llm.*qkv_proj without its lora_B"),
+    ({"lora_B": R, "R_new": R}, {}, "state.bin has layer llm.*qkv_proj without its lora_A"),
+    ({"P": P, "R_new": R, "gate": torch.ones(2)}, {}, r"state.bin has llm.*qkv_proj.gate of shape \[2\]"),
+    ({"R_new": R}, {}, "state.bin has layer llm.*qkv_proj without its P"),
+])
+def test_damaged_files_of_omnigen(tmp_path: Path, tensors: dict[str, Tensor], record: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        files.read(save_omnigen(tmp_path, tensors, record))
+
+
+def test_settings_of_omnigen_that_are_a_list(tmp_path: Path) -> None:
+    folder = save_omnigen(tmp_path, {"P": P, "R_new": R}, None)
+    (folder / "knowledge_injection_config.json").write_text('{"layer_configs": []}')
+    with pytest.raises(ValueError, match="config.json has no object layer_configs"):
         files.read(folder)
 
 
@@ -135,7 +241,10 @@ def test_para_of_the_deft_repository(tmp_path: Path, projector: str) -> None:
     torch.save({f"{OMNI}.B": P}, tmp_path / "para_rank_state.bin")
     adapter = files.read(tmp_path, projector)
     assert adapter.metadata["file_format"] == "para_deft" and adapter.metadata["method"] == "para"
-    _, proj = projection(P, "qr" if projector == "auto" else projector)
+    U, S, _ = torch.linalg.svd(P.double(), full_matrices=False)
+    Q = torch.linalg.qr(P.double()).Q
+    proj = {"tsvd": U @ torch.diag(S) @ U.T, "eigen": P.double() @ P.double().T + 1e-6 * torch.eye(OUT)}.get(
+        projector, Q @ Q.T)
     # eigen leaves out 1e-6 W outside of B's columns.
     assert relative(changed(adapter, OMNI), W.double() - proj @ W.double()) < 2e-6
 

@@ -1,0 +1,29 @@
+"""How messages and reports name many things, and long ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+LONG = 200  # characters of a metadata value that are shown
+# How files name the layers of text encoders: ComfyUI, diffusers' pipelines, kohya's scripts, transformers.
+_TEXT_ENCODER = re.compile(
+    r"^(base_model\.model\.)?(text_encoders?(_\d+)?\.|lora_te\d*_|text_model\.|encoder\.block\.\d+\.layer\.)"
+)
+
+
+def shortened(names: Collection[str], count: int = 10) -> str:
+    """The first names, and how many more there are: a file can have hundreds of layers."""
+    shown = list(names)[:count]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def cut(text: str) -> str:
+    """A text, or its start and how long it is."""
+    return text if len(text) <= LONG else f"{text[:LONG]} ... ({len(text)} characters)"
+
+
+def of_text_encoder(name: str) -> bool:
+    """Whether a layer's name in a file is that of a text encoder's layer."""
+    return _TEXT_ENCODER.match(name) is not None

@@ -1,0 +1,240 @@
+"""What files say of themselves to LoRA managers, and what is not written: by the rules of those that read and write."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from deft_pack.deft_ops import adapter as adapters
+from deft_pack.deft_ops import files, modelspec
+from deft_pack.deft_ops.adapter import Adapter
+from deft_pack.deft_ops.files import native, peft
+
+from .test_files import LAYERS, make_adapter
+
+NAMES = {layer: layer for layer in LAYERS}
+# What kohya's sd-scripts (library/sai_model_spec.py, model_util.py, flux_utils.py, lumina_util.py, ...) writes for a
+# LoRA of each base; SD3 by sd3_utils.py: without qk_norm medium, with it 5-large, with dual attention 5-medium.
+KOHYA = {
+    "SD15": ("stable-diffusion-v1/lora", "sd_v1", "512x512"),
+    "SD20": ("stable-diffusion-v2-512/lora", "sd_v2", "512x512"),
+    "SDXL": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0", "1024x1024"),
+    "SD3": ("stable-diffusion-3-medium/lora", "sd3", "1024x1024"),
+    "Flux": ("flux-1-dev/lora", "flux1", "1024x1024"),
+    "FluxSchnell": ("flux-1-schnell/lora", "flux1", "1024x1024"),
+    "Chroma": ("chroma/lora", "chroma", "1024x1024"),
+    "Lumina2": ("lumina-2/lora", "lumina2", "1024x1024"),
+    "Anima": ("anima-preview/lora", "anima", "1024x1024"),
+    "HunyuanImage21": ("hunyuan-image-2.1/lora", "hunyuan-image-2.1", None),
+}
+MUSUBI = {  # its utils/sai_model_spec.py and dataset/architectures.py
+    "ZImage": ("Z-Image/lora", "z_image", None),
+    "QwenImage": ("Qwen-Image/lora", "qwen_image", None),
+    "HunyuanVideo": ("hunyuan-video/lora", "hunyuan_video", None),
+    "HunyuanVideo15": ("hunyuan-video-1.5/lora", "hunyuan_video_1_5", None),
+    "WAN21_T2V": ("wan2.1/lora", "wan", None),
+    "HiDreamO1": ("HiDream-O1-Image/lora", "hidream_o1_image", None),
+    "Ideogram4": ("Ideogram-4/lora", "ideogram4", None),
+    "Krea2": ("Krea-2/lora", "krea2", None),
+}
+
+
+def model_of(config: str, kind: str = "EPS", **unet_config: Any) -> Any:
+    """ComfyUI's model as far as it is asked: its configuration's class and settings, and its kind of prediction."""
+    made = type(config, (), {"unet_config": unet_config})()
+    return types.SimpleNamespace(model_config=made, model_type=types.SimpleNamespace(name=kind))
+
+
+def fields_of(model: Any) -> tuple[str | None, str | None, str | None]:
+    found = modelspec.base_fields(modelspec.base_of(model))
+    keys = ("modelspec.architecture", "ss_base_model_version", "modelspec.resolution")
+    return tuple(found.get(key) for key in keys)  # type: ignore[return-value]
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def as_lora_manager_reads(path: Path) -> tuple[str, list[tuple[str, int]], str | None]:
+    """Base, words by frequency and class words, by the rules of ComfyUI LoRA Manager (py/utils/lora_metadata.py)."""
+    said = header(path)
+    version = said.get("ss_base_model_version", "Unknown")
+    shown = {"sdxl": "SDXL 1.0", "flux1": "Flux.1 D"}
+    base = next((name for mark, name in shown.items() if mark in version.lower()), version)
+    tags = json.loads(said.get("ss_tag_frequency", "{}"))
+    first = next(iter(tags.values()), {})
+    datasets = json.loads(said.get("ss_datasets", "[]"))
+    token = datasets[0]["subsets"][0]["class_tokens"] if datasets else None
+    return base, sorted(first.items(), key=lambda item: -item[1]), token
+
+
+# ------------------------------------------------------------------------------------------------- what managers read
+
+
+@pytest.mark.parametrize("config", [*KOHYA, *MUSUBI])
+def test_bases_are_called_as_the_training_scripts_call_them(config: str) -> None:
+    assert fields_of(model_of(config)) == (KOHYA | MUSUBI)[config]
+
+
+def test_variants_of_one_configuration() -> None:
+    assert fields_of(model_of("SD20", "V_PREDICTION")) == ("stable-diffusion-v2-768-v/lora", "sd_v2_v", "768x768")
+    assert fields_of(model_of("SD15", "V_PREDICTION"))[:2] == ("stable-diffusion-v1/lora", "sd_v1_v")
+    large = model_of("SD3", qk_norm="rms", x_block_self_attn_layers=[])
+    assert fields_of(large)[0] == "stable-diffusion-3-5-large/lora"
+    medium = model_of("SD3", qk_norm="rms", x_block_self_attn_layers=[0, 1])
+    assert fields_of(medium)[0] == "stable-diffusion-3-5-medium/lora"
+    assert modelspec.base_fields(modelspec.base_of(model_of("SD20")))["ss_v2"] == "True"
+    assert modelspec.base_fields(modelspec.base_of(model_of("SDXL")))["ss_v2"] == "False"
+
+
+@pytest.mark.parametrize("config", ["SSD1B", "KOALA_700M", "SDXLRefiner", "LotusD", "AuraFlow", "Flux2", "Kandinsky5"])
+def test_an_unknown_base_is_not_called_anything(config: str, tmp_path: Path) -> None:
+    assert modelspec.base_fields(modelspec.base_of(model_of(config))) == {}
+    for name in ("BaseModel", "SDXL", "Lumina2", "WAN21", "whatever", ""):  # several bases, or none, of this class
+        path = native.write(make_adapter(), tmp_path / "a.safetensors", native.native_metadata(
+            Adapter(make_adapter(), {"base_model": name}), name="dog", version="1"))  # fmt: skip
+        assert not {"modelspec.architecture", "ss_base_model_version", "ss_v2"} & header(path).keys()
+    assert as_lora_manager_reads(path) == ("Unknown", [], None)
+
+
+@pytest.mark.parametrize("method", ["deft", "para", "lora", "svdiff"])
+def test_a_native_file_is_shown_by_lora_manager(tmp_path: Path, method: str) -> None:
+    captions = ["sks dog, sitting, Grass", "sks dog, running", "sks dog, grass"]
+    metadata = modelspec.base_fields(modelspec.base_of(model_of("SDXL"))) | modelspec.caption_fields(captions, 3)
+    adapter = Adapter(make_adapter(method), metadata | {"base_model": "SDXL"})
+    path = native.write(adapter, tmp_path / "dog.safetensors", native.native_metadata(adapter, name="dog", version="1"))
+    base, words, token = as_lora_manager_reads(path)
+    assert base == "SDXL 1.0" and token == "sks dog"
+    assert words[:2] == [("sks dog", 3), ("grass", 2)] and dict(words[2:]) == {"sitting": 1, "running": 1}
+    said = header(path)
+    required = ("sai_model_spec", "architecture", "implementation", "title", "resolution")  # of ModelSpec 1.0.1
+    assert all(said[f"modelspec.{name}"] for name in required)
+    assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert said["modelspec.trigger_phrase"] == "sks dog" and said["ss_network_module"] == f"deft-nodes.{method}"
+    assert method == "svdiff" or said["ss_network_dim"] == "4"
+    first = path.read_bytes()
+    native.write(adapter, path, native.native_metadata(adapter, name="dog", version="1"))
+    assert path.read_bytes() == first  # nothing in it is of the day or the run
+    assert "modelspec.date" not in said and files.read(path).keys() == adapter.keys()
+
+
+def test_captions_are_counted_as_kohya_counts_them() -> None:
+    """By its DreamBooth data set: between commas, without spaces around, in lower case, once a picture."""
+    def kohya(texts: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for text in texts:
+            for tag in text.split(","):
+                if tag.strip():
+                    found[tag.strip().lower()] = found.get(tag.strip().lower(), 0) + 1
+        return found
+
+    def counted(captions: list[str], pictures: int) -> dict[str, int]:
+        return json.loads(modelspec.caption_fields(captions, pictures)["ss_tag_frequency"])["img"]
+
+    several = ["A Cat, red ,, sofa", "a cat,Red", ",", "blue,"]
+    assert counted(several, 4) == kohya(several)
+    assert counted(["a photo of sks dog"], 5) == kohya(["a photo of sks dog"] * 5) == {"a photo of sks dog": 5}
+    assert modelspec.caption_fields([], 3) == modelspec.caption_fields(["", "  "], 2) == {}
+    assert modelspec.caption_fields(["a photo of sks dog"] * 2, 2)["modelspec.trigger_phrase"] == "a photo of sks dog"
+    for nothing_shared in (several, ["sks dog", ""], ["a dog", "a cat"], ["x" * 101]):
+        assert "modelspec.trigger_phrase" not in modelspec.caption_fields(nothing_shared, len(nothing_shared))
+
+
+def test_a_peft_folder_carries_them_too(tmp_path: Path) -> None:
+    from peft import load_peft_weights
+
+    said = {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1", "format": "other"}
+    adapter = make_adapter("lora")
+    folder = peft.write(adapter, tmp_path / "folder", NAMES, metadata=said)
+    assert header(folder / "adapter_model.safetensors") == said | {"format": "pt"}
+    assert as_lora_manager_reads(folder / "adapter_model.safetensors")[0] == "Flux.1 D"
+    plain = load_peft_weights(str(peft.write(adapter, tmp_path / "plain", NAMES)), device="cpu")
+    found = load_peft_weights(str(folder), device="cpu")
+    assert found.keys() == plain.keys() and all(torch.equal(found[key], plain[key]) for key in plain)
+    file = peft.write_diffusers(adapter, tmp_path / "a.safetensors", NAMES, metadata=said)
+    assert header(file)["ss_base_model_version"] == "flux1" and "lora_adapter_metadata" in header(file)
+
+
+def test_hashes_of_the_file_that_was_read_are_left_out(tmp_path: Path) -> None:
+    """Managers look a file up by them without reading its tensors."""
+    said = {"sshs_model_hash": "ab" * 32, "sshs_legacy_hash": "12345678", "modelspec.hash_sha256": "0x" + "ab" * 32,
+            "ss_base_model_version": "sdxl_base_v1-0", "ss_tag_frequency": '{"img": {"dog": 2}}', "mine": "kept"}
+    save_file(dict(make_adapter()), tmp_path / "a.safetensors", said)
+    adapter = files.read(tmp_path / "a.safetensors")
+    written = header(native.write(adapter, tmp_path / "b.safetensors", native.native_metadata(
+        adapter, name="b", version="1")))  # fmt: skip
+    assert not {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"} & written.keys()
+    assert {key: written[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")} == {
+        key: said[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")}
+    assert not {"modelspec.hash_sha256", "sshs_model_hash"} & modelspec.of_managers(said).keys()
+
+
+def test_a_base_that_a_file_names_itself_stays(tmp_path: Path) -> None:
+    sdxl = modelspec.base_of(model_of("SDXL"))
+    assert modelspec.completed({"ss_base_model_version": "sd_v1"}, sdxl) == {}
+    assert modelspec.completed({"modelspec.architecture": "flux-1-dev/lora"}, modelspec.named("Flux")) == {}
+    found = modelspec.completed({"ss_base_model_version": "sdxl_base_v1-0"}, sdxl)
+    assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert "ss_base_model_version" not in found
+    adapter = Adapter(make_adapter(), {"base_model": "Flux"})
+    assert native.native_metadata(adapter, name="a", version="1")["modelspec.architecture"] == "flux-1/lora"
+
+
+# ------------------------------------------------------------------------------------------------- what is not written
+
+
+@pytest.mark.parametrize("training", ["not JSON", "[1, 2]", '"a text"', "3", "null", "{", "[" * 100_000,
+                                      '{"steps": [1], "seed": {"a": 1}, "learning_rate": null}'])
+def test_a_foreign_training_header_is_kept_and_does_not_stop_the_saving(tmp_path: Path, training: str) -> None:
+    save_file(dict(make_adapter()), tmp_path / "a.safetensors", {"training": training})
+    adapter = files.read(tmp_path / "a.safetensors")
+    written = native.write(adapter, tmp_path / "b.safetensors", native.native_metadata(adapter, name="b", version="1"))
+    assert header(written)["training"] == training
+    assert not {"ss_steps", "ss_seed", "ss_learning_rate", "ss_max_train_steps"} & header(written).keys()
+
+
+def test_our_own_training_header_still_fills_the_fields(tmp_path: Path) -> None:
+    adapter = Adapter(make_adapter(), {"training": '{"learning_rate": 0.001, "seed": 0, "steps": 5}'})
+    said = native.native_metadata(adapter, name="b", version="1")
+    assert (said["ss_steps"], said["ss_seed"], said["ss_learning_rate"]) == ("5", "0", "0.001")
+    assert said["training"] == adapter.metadata["training"]
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_tensors_are_refused_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = dict(make_adapter()) | {"diffusion_model.x.deft_R": torch.ones(2, 3, dtype=dtype)}
+    said = f"complex numbers \\({str(dtype)[6:]}\\) in diffusion_model.x.deft_R"
+    with pytest.raises(ValueError, match=f"^The adapter for a.safetensors has {said}"):
+        native.write(Adapter(tensors), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=said):
+        adapters.validate(tensors)
+    torch.save({"x.B": torch.ones(8, 2, dtype=dtype)}, tmp_path / "para_rank_state.bin")
+    with pytest.raises(ValueError, match=r"para_rank_state.bin has complex numbers .* in x.B, which are not read"):
+        files.read(tmp_path / "para_rank_state.bin")
+
+
+@pytest.mark.parametrize("method", ["svdiff", "dora", "oft"])
+def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -> None:
+    layers = {
+        "svdiff": {"delta": torch.randn(16)},
+        "dora": {"dora_up": torch.randn(24, 2), "dora_down": torch.randn(2, 16), "dora_magnitude": torch.rand(24)},
+        "oft": {"oft_rotation": torch.linalg.qr(torch.randn(2, 8, 8))[0]},
+    }[method]
+    adapter = adapters.from_layers({"blocks.0.to_q": layers})
+    assert adapters.describe(adapter)["method"] == method
+    for write, path in ((peft.write, "folder"), (peft.write_diffusers, "a.safetensors")):
+        with pytest.raises(ValueError) as caught:
+            write(adapter, tmp_path / path, NAMES)
+        assert str(caught.value) == (
+            f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, and "
+            "only deft, para, lora are written for it. Choose the native format.")
+    assert not list(tmp_path.iterdir())
