@@ -12,8 +12,8 @@ from torch import Tensor
 from ..deft_ops import files
 from ..deft_ops.projectors import READ_PROJECTORS
 from ..patches.apply import MODES, STACKING, apply
-from ..patches.wording import cut
 from ..patches.weights_by_name import weights_by_name
+from ..patches.wording import cut
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"
