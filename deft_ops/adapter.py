@@ -19,12 +19,20 @@ class Adapter(dict[str, Tensor]):
 
     training_seconds: what the training took that has just made it. It is not in the metadata, because the same training
     again gives the same file.
+    spelled: the file's own name of each tensor that has another one here.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(tensors or {})
         self.metadata: dict[str, str] = dict(metadata or {})
         self.training_seconds: float | None = None
+        self.spelled: dict[str, str] = {}
+
+
+def spelling(adapter: Mapping[str, Tensor], key: str) -> str:
+    """The name that a tensor of the adapter has in its file."""
+    spelled: Mapping[str, str] = getattr(adapter, "spelled", {})
+    return spelled.get(key, key)
 
 
 def from_layers(layers: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str] | None = None) -> Adapter:

@@ -11,9 +11,10 @@ from torch import Tensor
 from ..deft_ops import adapter as adapters
 from . import activations
 from .base_weights import Shapes
+from .conversions import converted
 from .fingerprint import base_note
 from .foreign import kind
-from .matching import Match, advice, layer_names, match
+from .matching import Match, advice, left_of, match
 from .names import Target, clip_names, describe, model_names, target_key
 from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
 from .wording import of_text_encoder, shortened
@@ -24,11 +25,16 @@ MODES = ("weights", "activations")
 
 @dataclass
 class Report:
-    """What an application did: layers by method, and those left out (`misfits`: the ones that found their weight)."""
+    """What an application did: layers by method, and what was skipped.
+
+    `unmatched` are all of it: layers without a weight, single tensors of layers that are applied (`unused`), and layers
+    that do not fit the weight they have found (`misfits`).
+    """
 
     source: str
     methods: dict[str, int] = field(default_factory=dict)
     unmatched: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -41,10 +47,15 @@ class Report:
         """One line a fact, for the report output and the log."""
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
         lines = [f"{self.source}: {self.matched} layers applied ({kinds})"]
-        nameless = [name for name in self.unmatched if name not in self.misfits]
-        for found, reason in ((nameless, "no such weight"), (self.misfits, "they do not fit their weight")):
+        known = {*self.misfits, *self.unused}
+        nameless = [name for name in self.unmatched if name not in known]
+        for found, reason in (
+            (nameless, "layers left out, no such weight"),
+            (self.misfits, "layers left out, they do not fit their weight"),
+            (self.unused, "tensors not used, of layers that are applied"),
+        ):
             if found:
-                lines.append(f"{len(found)} layers left out, {reason}: {shortened(found)}")
+                lines.append(f"{len(found)} {reason}: {shortened(found)}")
         return "\n".join(lines + self.notes)
 
 
@@ -105,9 +116,9 @@ def apply(
         if value not in known:
             raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(known)}.")
     adapters.validate(adapter, source[:1].upper() + source[1:])
+    adapter = converted(adapter)
     report = Report(source)
-    found: set[str] = set()
-    misfits: list[str] = []
+    matches: list[Match] = []
     results: list[Any] = []
     for owner, names_of, strength in ((model, model_names, strength_model), (clip, clip_names, strength_clip)):
         if owner is None:
@@ -117,8 +128,7 @@ def apply(
         # ComfyUI's own LoRA patch has no injection to weigh.
         own_lora = injection != 1 or mode == "activations"
         matched = match(adapter, names_of(owner), Shapes(patcher.model), plain_lora=own_lora)
-        found |= matched.found
-        misfits += matched.misfits
+        matches.append(matched)
         for name in [layer.method.NAME for layer in matched.layers] + [kind(p) for p in matched.foreign.values()]:
             report.methods[name] = report.methods.get(name, 0) + 1
         if strength != 0 and (matched.layers or matched.foreign):
@@ -132,8 +142,8 @@ def apply(
             else:
                 owner = patcher
         results.append(owner)
-    report.misfits = misfits
-    report.unmatched = sorted(layer_names(adapter) - found) + misfits
+    left = left_of(adapter, matches)
+    report.misfits, report.unused, report.unmatched = left.misfits, left.tensors, left.all
     encoders = [name for name in report.unmatched if of_text_encoder(name)] if clip is None else []
     if not report.matched:
         if encoders and len(encoders) == len(report.unmatched):
@@ -142,7 +152,7 @@ def apply(
                 "connect the CLIP."
             )
         usual = "Load the base model that the adapter was trained on."
-        raise ValueError(f"{no_match(report, model, clip, bool(misfits))} {advice(adapter, usual)}")
+        raise ValueError(f"{no_match(report, model, clip, bool(left.misfits))} {advice(adapter, usual)}")
     if encoders:
         report.notes.append(f"{len(encoders)} of the layers left out are of text encoders: connect the CLIP for them")
     note = None if model is None else base_note(adapter, model)

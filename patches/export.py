@@ -10,7 +10,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import comfy.weight_adapter
 import torch
 from torch import Tensor
 
@@ -18,12 +17,14 @@ from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
 from ..deft_ops.host import on_host
 from .base_weights import base_weight
+from .conversions import converted
 from .fingerprint import base_note, fingerprint
-from .foreign import change_of
-from .lora_naming import NAMINGS, Change, Side, Written, lora_layer, named, overlap, part_of, peft_record, tensors_of
+from .foreign import change_of, is_plain_lora
+from .lora_naming import NAMINGS, Change, Side, Written, named, overlap, part_of, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
-from .matching import Match, advice, layer_names, layer_of, match
+from .matching import Left, Match, advice, layer_of, left_of, match
 from .names import target_key
+from .wording import shortened
 
 HEADER_KEY = "lora_adapter_metadata"  # where diffusers looks for ranks and alphas
 
@@ -106,10 +107,12 @@ def export(
         raise ValueError(f"Unknown naming {naming!r}: choose one of {', '.join(NAMINGS)}.")
     if rank < 0:
         raise ValueError(f"The rank limit must be 0 (exact) or more, not {rank}.")
+    adapter = converted(adapter)
     report = Report(naming)
     sides = [_Base(model, clip=False)] + ([_Base(clip, clip=True)] if clip is not None else [])
     matches = [match(adapter, side.names, side.shapes, plain_lora=True) for side in sides]
-    check_complete(adapter, matches)
+    left = left_of(adapter, matches)
+    check_complete(adapter, left)
     result = adapters.Adapter({key: adapter[key] for key in carried(adapter, sides, matches, naming)})
     report.others = len(result)
     written: list[Written] = []
@@ -134,6 +137,8 @@ def export(
     if naming == "diffusers":
         result.metadata[HEADER_KEY] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
     report.notes += notes(adapter, model, sides, result)
+    if left.tensors:
+        report.notes.append(f"{len(left.tensors)} tensors of the file are not read: {shortened(left.tensors, 3)}")
     return result, report
 
 
@@ -141,7 +146,7 @@ def notes(adapter: Mapping[str, Tensor], model: Any, sides: Iterable[_Base], res
     """Another base, names that ComfyUI's own loader does not know, and what was done to read the base weights."""
     found = [note] if (note := base_note(adapter, model)) else []
     known = {name for side in sides for name in side.core}
-    strange = sorted({name for name in map(lora_layer, result) if name not in known})
+    strange = sorted({name for name in map(layer_of, result) if name not in known})
     if strange:
         found.append(
             f"{len(strange)} of the names are not read by ComfyUI's own loader, but by this pack's: "
@@ -152,33 +157,22 @@ def notes(adapter: Mapping[str, Tensor], model: Any, sides: Iterable[_Base], res
     return found
 
 
-def check_complete(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> None:
+def check_complete(adapter: Mapping[str, Tensor], left: Left) -> None:
     """Raise ValueError for layers that have no weight in the base, or one of another size."""
-    found: set[str] = set()
-    misfits: list[str] = []
-    for matched in matches:
-        found |= matched.found
-        misfits += matched.misfits
-    if misfits:
+    if left.misfits:
         raise ValueError(
-            f"{len(misfits)} layers of the adapter do not fit the base: {', '.join(misfits[:3])}. Connect the model "
-            "that the adapter was trained on, or remove these layers."
+            f"{len(left.misfits)} layers of the adapter do not fit the base: {shortened(left.misfits, 3)}. Connect the "
+            "model that the adapter was trained on, or remove these layers."
         )
-    missing = sorted(layer_names(adapter) - found)
-    if missing:
+    if left.layers:
         usual = "Connect the model (and CLIP) that the adapter was trained on."
         raise ValueError(
-            f"{len(missing)} layers of the adapter are not in the base ({', '.join(missing[:3])}). "
+            f"{len(left.layers)} layers of the adapter are not in the base ({shortened(left.layers, 3)}). "
             f"{advice(adapter, usual)}"
         )
 
 
 # ------------------------------------------------------------------------------------------------- what is to be held
-
-
-def is_plain_lora(patch: Any) -> bool:
-    """Whether a patch of ComfyUI's loader is up and down and nothing else."""
-    return isinstance(patch, comfy.weight_adapter.LoRAAdapter) and all(part is None for part in patch.weights[3:6])
 
 
 def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Match], naming: str) -> list[str]:
@@ -188,7 +182,8 @@ def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Mat
     compute all of the changes.
     """
     plain = [patch.loaded_keys for matched in matches for patch in matched.foreign.values() if is_plain_lora(patch)]
-    rest = [key for key in adapters.foreign(adapter) if not any(key in keys for keys in plain)]
+    used = set().union(*(matched.used for matched in matches))
+    rest = [key for key in adapters.foreign(adapter) if key in used and not any(key in keys for keys in plain)]
     readable = all(any(layer_of(key) in side.core for side in sides) for key in rest)
     readable = readable and not any(matched.repaired for matched in matches)
     return rest if naming == "comfyui" and readable else []

@@ -28,6 +28,11 @@ def kind(patch: Any) -> str:
     return getattr(patch, "name", "diff")
 
 
+def is_plain_lora(patch: Any) -> bool:
+    """Whether a patch of ComfyUI's loader is up and down and nothing else."""
+    return isinstance(patch, core.LoRAAdapter) and all(part is None for part in patch.weights[3:6])
+
+
 # ---------------------------------------------------------------------------------------- what ComfyUI cannot compute
 
 
@@ -50,6 +55,18 @@ def repaired(patch: Any) -> Any:
         blocks, rescale, _, dora = patch.weights
         return core.BOFTAdapter(patch.loaded_keys, (blocks, rescale, 0.0, dora))
     return patch
+
+
+def with_difference(patch: Any, difference: Any, shape: Shape) -> Any:
+    """A plain LoRA and a `.diff` of the same weight as one difference, their sum; None for any other two patches.
+
+    ComfyUI's loader has one patch a weight and keeps the difference only.
+    """
+    if not is_plain_lora(patch) or kind(difference) != "diff" or difference[0] != "diff" or len(difference[1]) > 1:
+        return None
+    up, down, alpha = patch.weights[:3]
+    change = (up.flatten(1).float() @ down.flatten(1).float()) * (1.0 if alpha is None else alpha / len(down))
+    return "diff", (change.reshape(shape) + difference[1][0].to(change),)
 
 
 def _plain_lokr(patch: Any) -> Any:

@@ -18,9 +18,10 @@ from ..deft_ops import adapter as adapters
 from ..deft_ops import inspection, methods
 from ..deft_ops.inspection import Change
 from .base_weights import Shapes, base_weight
+from .conversions import converted
 from .fingerprint import base_note
 from .foreign import change_of, kind
-from .matching import Layer, Match, layer_names, layer_of, match
+from .matching import Layer, Match, layer_names, layer_of, left_of, match
 from .names import Target, clip_names, model_names, target_function, target_key, target_slice
 from .wording import cut, shortened
 
@@ -88,6 +89,7 @@ class Information:
     matched: int | None = None
     bases: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warning: str | None = None
 
@@ -118,6 +120,8 @@ class Information:
             lines.append(f"matched: {self.matched} weights of {' and '.join(self.bases)}")
         if self.unmatched:
             lines.append(f"unmatched: {len(self.unmatched)} layers: {shortened(self.unmatched)}")
+        if self.unused:
+            lines.append(f"not used: {len(self.unused)} tensors of matched layers: {shortened(self.unused)}")
         lines += self.notes
         lines += self._numbers()
         lines += ["", *_table(self.blocks())]
@@ -168,6 +172,7 @@ def inspect(
         ValueError: a damaged adapter, or two layers of it mean the same weight.
     """
     adapters.validate(adapter, source[:1].upper() + source[1:])
+    adapter = converted(adapter)
     names, metadata = layer_names(adapter), dict(getattr(adapter, "metadata", {}))
     info = Information("", None, adapters.count_parameters(adapter), len(names), metadata, _rows(adapter))
     kinds = {row.method for row in info.rows}
@@ -179,7 +184,7 @@ def inspect(
         return info
     if model is not None:
         info.warning = base_note(adapter, model)
-    _measure(info, adapter, model, clip, names, progress)
+    _measure(info, adapter, model, clip, progress)
     return info
 
 
@@ -195,7 +200,6 @@ def _measure(
     adapter: Mapping[str, Tensor],
     model: Any,
     clip: Any,
-    names: set[str],
     progress: Callable[[int, int], None],
 ) -> None:
     """Replace the rows by those of the weights that match, with their changes."""
@@ -233,8 +237,8 @@ def _measure(
             )
     info.matched = len(rows)
     info.rows = rows or info.rows
-    info.unmatched = sorted(names - {name for _, found in sides for name in found.found})
-    info.unmatched += [misfit for _, found in sides for misfit in found.misfits]
+    left = left_of(adapter, [found for _, found in sides])
+    info.unmatched, info.unused = left.layers + left.misfits, left.tensors
     info.notes += [f"{note} ({count} weights)" if count > 1 else note for note, count in notes.items()]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .base_weights import Shapes
-from .matching import layer_of, sliced_shape
+from .matching import sliced_shape
 from .names import Target, clip_names, diffusers_names, model_names, target_function, target_key, target_slice
 
 Pair = tuple[Tensor, Tensor]  # up [out, r], down [r, in*]
@@ -278,14 +278,6 @@ def tensors_of(layer: Written, up: Tensor, down: Tensor, naming: str) -> dict[st
         return {f"{layer.name}.lora_A.weight": down, f"{layer.name}.lora_B.weight": up}
     stem = f"{layer.name}_lora" if ".processor." in layer.name else f"{layer.name}.lora"
     return {f"{stem}.down.weight": down, f"{stem}.up.weight": up}
-
-
-def lora_layer(key: str) -> str:
-    """The layer name in a tensor key, diffusers' older endings too."""
-    for part in ("_lora.up.weight", "_lora.down.weight", ".lora.up.weight", ".lora.down.weight"):
-        if key.endswith(part):
-            return key.removesuffix(part)
-    return layer_of(key)
 
 
 def peft_record(written: list[Written], ranks: list[int]) -> dict[str, Any]:

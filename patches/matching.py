@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from .foreign import misfit, repaired
+from .foreign import misfit, repaired, with_difference
 from .names import Target, target_key, target_slice, with_key
 
 
@@ -31,32 +32,46 @@ class Match:
 
     `layers` are of this pack's methods; `foreign` are patches of ComfyUI's own loader by target (plain LoRA among them
     unless it was asked for as layers), `repaired` those of them that ComfyUI's classes could not compute as they are in
-    the file; `misfits` say which layers do not fit their weight; `found` are the file's layer names that mean a weight
-    here, misfits too.
+    the file. `misfits` say which layers do not fit their weight, `misfit_keys` are their tensors; `used` are the
+    tensors that the layers and patches are made of.
     """
 
     layers: list[Layer] = field(default_factory=list)
     foreign: dict[Target, Any] = field(default_factory=dict)
     repaired: set[Target] = field(default_factory=set)
     misfits: list[str] = field(default_factory=list)
-    found: set[str] = field(default_factory=set)
+    misfit_keys: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
 
 
-class _Reads(dict[str, Tensor]):
-    """Tensors that remember which of them were read: ComfyUI's loader does not say what it used."""
+@dataclass
+class Left:
+    """What of an adapter is not used: whole layers, tensors of layers that are used otherwise, and misfits."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.read: set[str] = set()
+    layers: list[str]
+    tensors: list[str]
+    misfits: list[str]
 
-    def __getitem__(self, key: str) -> Tensor:
-        self.read.add(key)
-        return super().__getitem__(key)
+    @property
+    def all(self) -> list[str]:
+        """Layers, tensors and misfits, for a list."""
+        return self.layers + self.tensors + self.misfits
 
-    def get(self, key: str, default: Any = None) -> Any:
-        if key in self:
-            self.read.add(key)
-        return super().get(key, default)
+
+def left_of(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> Left:
+    """What no match uses, by the names that the tensors have in the file."""
+    used: set[str] = set()
+    unfit: set[str] = set()
+    misfits: list[str] = []
+    for matched in matches:
+        used |= matched.used
+        unfit |= matched.misfit_keys
+        misfits += matched.misfits
+    known = {layer_of(key) for key in used | unfit}
+    rest = [key for key in adapter if key not in used and key not in unfit]
+    layers = {layer_of(key) for key in rest} - known
+    tensors = sorted(adapters.spelling(adapter, key) for key in rest if layer_of(key) not in layers)
+    return Left(sorted(layers), tensors, misfits)
 
 
 def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
@@ -67,22 +82,33 @@ def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
     return tuple(part[2] if dim == part[0] else size for dim, size in enumerate(shape))
 
 
+# What stands behind a layer's name in the tensors of the LoRA flavours, with or without the adapter's name within PEFT.
+_PART = re.compile(
+    r"(_lora\.(up|down)|\.lora\.(up|down)|\.lora_linear_layer\.(up|down)"
+    r"|\.(lora_(A|B|up|down|mid|E|magnitude_vector)|oft_R|[ab][12])(\.[^.]+)?)\.(weight|bias)$"
+)
+
+
 def layer_of(key: str) -> str:
-    """The layer name of a tensor key of any LoRA flavour, for a message."""
-    head, _, tail = key.rpartition(".")
-    return head.rpartition(".")[0] if tail == "weight" else head
+    """The layer name of a tensor key of any LoRA flavour; never empty."""
+    found = _PART.search(key)
+    return (key[: found.start()] if found else key.rpartition(".")[0]) or key
 
 
 def layer_names(adapter: Mapping[str, Tensor]) -> set[str]:
     """All layer names of an adapter, its own methods' and others'."""
-    own, rest = adapters.split(adapter)
-    return set(own) | {layer_of(key) for key in rest}
+    return {layer_of(key) for key in adapter}
 
 
 def advice(adapter: Mapping[str, Tensor], usual: str) -> str:
     """What to do about an adapter that does not fit: the usual, unless its reader knows that no model will."""
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     return metadata.get("if_nothing_fits", usual)
+
+
+# Tensors that ComfyUI's loader reads last: the first overwrite a layer's other patch.
+_WHOLE = (".diff", ".w_norm", ".set_weight")
+_DIFFERENCES = (*_WHOLE, ".diff_b", ".b_norm")
 
 
 def match(
@@ -102,24 +128,28 @@ def match(
     taken: dict[Target, str] = {}
     for name, group in own.items():
         method = methods.method_of(group)
-        if method is methods.get("lora") and not plain_lora:
+        if method is methods.get("lora") and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
             continue
         if name not in names:
             continue
-        result.found.add(name)
+        keys = {f"{name}.{suffix}" for suffix in group}
         factors, target = method.from_tensors(group), names[name]
         shape = sliced_shape(shapes[target_key(target)], target)
         if not method.fits(factors, shape):
             result.misfits.append(f"{name} ({method.NAME} of another size, this weight is {list(shape)})")
+            result.misfit_keys |= keys
             continue
         _take(taken, target, name)
+        result.used |= keys
         result.layers.append(Layer(name, target, method, factors))
     _match_foreign(rest, names, shapes, result, taken)
     return result
 
 
 def _take(taken: dict[Target, str], target: Target, name: str) -> None:
+    if taken.get(target) == name:
+        raise ValueError(f"Layer {name} of the adapter has two kinds of change of one weight: remove one of them.")
     if target in taken:
         raise ValueError(
             f"Two layers of the adapter mean the same weight {target_key(target)}: {taken[target]} and {name}. "
@@ -136,32 +166,42 @@ def _match_foreign(
     taken: dict[Target, str],
 ) -> None:
     """What ComfyUI's own loader reads; layers that do not fit are taken out: ComfyUI itself only logs those."""
-    if not tensors:
-        return
-    reads = _Reads(tensors)
     # Name by name, so that two names of one weight are seen; a name that begins no tensor is not asked for.
-    begun = {key[:end] for key in tensors for end in _ends(key)}
+    begun: dict[str, list[str]] = {}
+    for key in tensors:
+        for start in {key[:end] for end in _ends(key)}:
+            if start in names:
+                begun.setdefault(start, []).append(key)
     for name in (name for name in names if name in begun):
-        before = len(reads.read)
-        for read, loaded in _loaded(reads, name, names[name], result).items():
+        group = {key: tensors[key] for key in begun[name]}
+        differences = {key: group.pop(key) for key in list(group) if key.endswith(_DIFFERENCES)}
+        fitting: dict[Target, tuple[Any, set[str], bool]] = {}
+        for read, loaded, keys in [
+            *_loaded(group, name, names[name], result), *_loaded(differences, name, names[name], result)
+        ]:  # fmt: skip
             target = bias_of(names[name]) if read == _LOST_BIAS else read
             whole = shapes.get(target_key(target))
             if whole is None:
                 result.misfits.append(f"{name} (does not fit: the model has no {target_key(target)})")
+                result.misfit_keys |= keys
                 continue
             patch, shape = repaired(loaded), sliced_shape(whole, target)
             reason = misfit(patch, shape, target_slice(target))
             if reason is not None:
                 what = name if target == names[name] else f"{name}, {target_key(target)}"
                 result.misfits.append(f"{what} ({reason})")
+                result.misfit_keys |= keys
                 continue
+            if target in fitting and (both := with_difference(fitting[target][0], patch, shape)) is not None:
+                patch, keys = both, keys | fitting[target][1]
+            # Of another two ComfyUI keeps the last; the tensors of the first are then reported as not used.
+            fitting[target] = patch, keys, patch is not loaded
+        for target, (patch, keys, changed) in fitting.items():
             _take(taken, target, name)
             result.foreign[target] = patch
-            if patch is not loaded:
+            result.used |= keys
+            if changed:
                 result.repaired.add(target)
-        if len(reads.read) > before:
-            result.found.add(name)
-    result.found |= {layer_of(key) for key in reads.read}
 
 
 def _ends(key: str) -> list[int]:
@@ -182,10 +222,30 @@ def bias_of(target: Target) -> Target:
     return key if part is not None and part[0] != 0 else with_key(target, key)
 
 
-def _loaded(reads: _Reads, name: str, target: Target, result: Match) -> dict[Target, Any]:
-    """ComfyUI's patches of one layer; a layer that lacks a tensor is a misfit."""
+def _loaded(
+    group: dict[str, Tensor], name: str, target: Target, result: Match
+) -> list[tuple[Target, Any, set[str]]]:
+    """ComfyUI's patches of one layer, each with the tensors it is made of; a layer that lacks a tensor is a misfit."""
+    if not group:
+        return []
+    alpha = group.get(f"{name}.alpha")
     try:
-        return dict(comfy.lora.load_lora(reads, {name: target}, log_missing=False))
+        if alpha is not None and alpha.numel() != 1:
+            raise ValueError(f"its alpha is {list(alpha.shape)}, not one number")
+        found: dict[Target, Any] = comfy.lora.load_lora(group, {name: target}, log_missing=False)
     except KeyError as error:
-        result.misfits.append(f"{name} (does not fit: the file has no {error.args[0]})")
-        return {}
+        reason = f"the file has no {error.args[0]}"
+    except (ValueError, IndexError, RuntimeError, TypeError) as error:
+        reason = str(error)
+    else:
+        return [(read, patch, _made_of(patch, group)) for read, patch in found.items()]
+    result.misfits.append(f"{name} (does not fit: {reason})")
+    result.misfit_keys |= group.keys()
+    return []
+
+
+def _made_of(patch: Any, group: Mapping[str, Tensor]) -> set[str]:
+    """The tensors of a layer that a patch is made of."""
+    if isinstance(patch, tuple):
+        return {key for key, tensor in group.items() if tensor is patch[1][0]}
+    return set(patch.loaded_keys) & group.keys()
