@@ -74,6 +74,7 @@ class Trainer:
         self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
         self.first = True  # whether no step was taken yet, since a resume
         self.checked = ""  # how the first step's gradient was checked
+        self.drawn: dict[str, Any] = {}  # where the random numbers of the last gradients began
         self.switched_off: list[str] = []  # what ComfyUI does when it samples and not while this trains
 
     # ------------------------------------------------------------------------------------------------- what is trained
@@ -253,6 +254,7 @@ class Trainer:
                 self.varying = reason or self.varying
             else:
                 if not self.repairs.learnt():
+                    self.drawn = random
                     if self.scale is None or self.scale.undo(self.parameters):
                         return loss
                     if not math.isfinite(loss) and lost < LOST:
@@ -285,10 +287,9 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * factor
-        random = self.random_state()
         loss = self.gradients()
         if self.first and math.isfinite(loss):
-            self.checked = checking.first_step(self, random)
+            self.checked = checking.first_step(self, self.drawn)
         self.first = False
         norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
         if not math.isfinite(loss) or not math.isfinite(norm):

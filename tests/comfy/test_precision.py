@@ -16,6 +16,7 @@ from .test_training import Pack, as_loaded, one_step, settings, train
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
     found.precision = comfyui_session.module("trainers.precision")
+    found.checking = comfyui_session.module("trainers.checking")
     return found
 
 
@@ -117,6 +118,22 @@ def test_a_picture_that_overflows_is_passed_over_and_counted(pack: Pack) -> None
     assert len(result.losses) == 6 and max(result.losses) < 10
     assert int(result.report.partition("loss scaling for fp16: ")[2].split()[0]) > 0
     assert all(bool(torch.isfinite(value).all()) for value in result.adapter.values())
+
+
+def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not on those before them, whose loss had overflowed."""
+    monkeypatch.setattr(pack.checking, "reason", lambda trainer: "test")
+    passed_over = 0
+    for seed in range(4):
+        samples = models.random(3, 4, 8, 8, seed=4)
+        samples[1:] *= 1e6
+        result = train(pack, as_loaded(half), latents=[{"samples": samples}], method="lora", steps=1, precision="fp16",
+                       seed=seed)
+        passed_over += int(result.report.partition("loss scaling for fp16: ")[2].split()[0])
+        assert "gradient checked by finite differences (test)" in result.report, result.report
+    assert passed_over > 0
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["put away while it trains", "brought back while it trains"])
