@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..scoring.training_nodes import trains
+
 MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
 SEEDS = ("seed", "noise_seed")
 
@@ -29,7 +31,7 @@ def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -
         inputs = prompt[here]["inputs"]
         for key, value in inputs.items():
             if key in SEEDS and isinstance(seed := constant(prompt, value), int):
-                found["training_seeds" if "learning_rate" in inputs else "seeds"].append(seed)
+                found["training_seeds" if trains(prompt[here]) else "seeds"].append(seed)
             elif isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES):
                 found["files"].append(value)
             if is_link(value):

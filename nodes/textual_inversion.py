@@ -11,9 +11,10 @@ from comfy_api.v0_0_2 import io
 from ..deft_ops.files import safe
 from ..trainers.settings import TOKEN
 from ..trainers.token import TEMPLATES, captions_of, check_name, material_of
+from .fields import widget
 from .output import text_ui
 from .sockets import LoraModel, LossMap, TrainingSettings
-from .training import CHECKPOINTING, PRECISION, StepReporter, first, loss_plot
+from .training import StepReporter, first, loss_plot
 from .training_settings import gathered, run_folder
 
 
@@ -68,30 +69,20 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                     default="object",
                     tooltip="Captions to learn with: for a thing, or for a style.",
                 ),
-                io.Int.Input("steps", default=3000, min=1, max=1_000_000, tooltip="Number of training steps."),
-                io.Float.Input(
+                widget("steps", start=3000),
+                widget(
                     "learning_rate",
-                    default=5e-4,
-                    min=1e-8,
-                    max=1.0,
+                    start=5e-4,
                     step=1e-6,
-                    round=False,
-                    tooltip="Step size of AdamW. 5e-4 times the batch size in the diffusers script.",
+                    words="Step size of AdamW. 5e-4 times the batch size in the diffusers script.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=1024, tooltip="Pictures a step."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise, the noise levels and the order of pictures and captions.",
-                ),
+                widget("batch_size", words="Pictures a step."),
+                widget("seed", words="Seed of the noise, the noise levels and the order of pictures and captions."),
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Replace an embedding of this name; otherwise it is an error."
                 ),
-                PRECISION,
-                CHECKPOINTING,
+                widget("precision"),
+                widget("gradient_checkpointing"),
                 TrainingSettings.Input(
                     "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
                 ),

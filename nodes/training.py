@@ -15,8 +15,9 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..deft_ops.projectors import PROJECTORS
 from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
-from ..trainers.settings import PRECISIONS, Settings
-from ..trainers.targets import PRESETS
+from ..trainers.fields import TRAINING, described
+from ..trainers.settings import Settings
+from .fields import widget, widgets
 from .output import say
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
@@ -24,37 +25,7 @@ from .training_settings import gathered, run_folder
 if TYPE_CHECKING:
     from ..trainers.loop import Progress, Result
 
-RANK = io.Int.Input(
-    "rank",
-    default=4,
-    min=1,
-    max=1024,
-    tooltip="Rank of the change of each layer: more can learn more and follows prompts less. The papers use 4 and 8.",
-)
-ALPHA = io.Float.Input(
-    "alpha",
-    default=0.0,
-    min=0.0,
-    max=4096.0,
-    step=0.5,
-    advanced=True,
-    tooltip="Scale of the injected part: alpha / rank. 0 means a scale of 1.",
-)
-
-PRECISION = io.Combo.Input(
-    "precision",
-    options=list(PRECISIONS),
-    default="auto",
-    advanced=True,
-    tooltip="What the network computes in, whatever it is stored in. auto: bf16 where the GPU has it; else fp32, or "
-    "fp16 with loss scaling for a model that ComfyUI runs in fp16. What is trained stays in fp32.",
-)
-CHECKPOINTING = io.Boolean.Input(
-    "gradient_checkpointing",
-    default=False,
-    advanced=True,
-    tooltip="Recompute each block in the backward pass: less memory for activations, about a third more time.",
-)
+RANK, ALPHA = widget("rank"), widget("alpha")
 
 # Each method's own widgets. A new method of deft_ops.methods is one more option here.
 METHODS = [
@@ -81,37 +52,12 @@ METHODS = [
             ),
         ],
     ),
-    io.DynamicCombo.Option(
-        "para",
-        [
-            RANK,
-            io.Float.Input(
-                "rank_cap",
-                default=0.0,
-                min=0.0,
-                max=1000.0,
-                step=1.0,
-                round=False,
-                advanced=True,
-                tooltip="Ranks are at most a layer's rows / this; 0: off. The paper has 40.",
-            ),
-        ],
-    ),
+    io.DynamicCombo.Option("para", [RANK, widget("rank_cap")]),
     io.DynamicCombo.Option("lora", [RANK, ALPHA]),
     io.DynamicCombo.Option(
         "svdiff",
         [
-            io.Float.Input(
-                "norm_rate",
-                default=0.001,
-                min=0.0,
-                max=100.0,
-                step=0.001,
-                round=False,
-                advanced=True,
-                tooltip="Learning rate of norms relative to that of other layers, where layers is everything. The "
-                "common implementation has 1e-6 beside 1e-3.",
-            ),
+            widget("norm_rate"),
             io.Boolean.Input(
                 "keep_decomposition",
                 default=True,
@@ -133,18 +79,12 @@ def first(value: Any) -> Any:
 
 
 def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the dynamic choice: method, rank, alpha and the method's options."""
+    """Settings of the dynamic choice: the method, those that it shows, and its options."""
     options: dict[str, Any] = {}
     if choice["method"] == "deft":
         options = {"projector": choice["projector"], "identity": choice["start"] == "identity"}
-    return {
-        "method": choice["method"],
-        "rank": choice.get("rank", 1),
-        "alpha": choice.get("alpha") or None,
-        "norm_rate": choice.get("norm_rate", 1.0),
-        "rank_cap": choice.get("rank_cap", 0.0),
-        "options": options,
-    }
+    own = {name: choice[name] for name in described(Settings) if name in choice}
+    return {"rank": 1, **own, "method": choice["method"], "alpha": choice.get("alpha") or None, "options": options}
 
 
 class StepReporter:
@@ -236,43 +176,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "adds. svdiff: scales what is there; learning rate 1e-3. dreambooth: all values of the chosen "
                     "layers; learning rate 2.5e-6, and memory of four times their size.",
                 ),
-                io.Int.Input("steps", default=500, min=1, max=1_000_000, tooltip="Number of training steps."),
-                io.Float.Input(
-                    "learning_rate",
-                    default=1e-4,
-                    min=1e-8,
-                    max=1.0,
-                    step=1e-7,  # the front end cuts off what is smaller, and DreamBooth has 2.5e-6
-                    round=False,
-                    tooltip="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use 5e-5.",
-                ),
-                io.Int.Input(
-                    "batch_size", default=1, min=1, max=1024, tooltip="Pictures a step, at most as many as there are."
-                ),
-                io.Combo.Input(
-                    "layers",
-                    options=list(PRESETS),
-                    default="attention",
-                    tooltip="Which layers get an adapter. "
-                    + "; ".join(f"{name}: {text}" for name, text in PRESETS.items())
-                    + ".",
-                ),
-                io.String.Input(
-                    "pattern",
-                    default="",
-                    advanced=True,
-                    tooltip="A regular expression: only layers whose path it finds are kept. Empty keeps all.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the start, the noise, the noise levels and the order of the pictures.",
-                ),
-                PRECISION,
-                CHECKPOINTING,
+                *widgets(Settings, TRAINING, later=False),
                 TrainingSettings.Input(
                     "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
                 ),
@@ -300,6 +204,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                     force_input=True,
                     tooltip="The captions as text, in the order of the encoded ones: to train the text encoder.",
                 ),
+                *widgets(Settings, TRAINING, later=True),
             ],
             outputs=[
                 LoraModel.Output(
@@ -325,14 +230,6 @@ class DEFTTrainAdapter(io.ComfyNode):
         model: list[Any],
         latents: list[dict[str, Any]],
         positive: list[list],
-        steps: list[int],
-        learning_rate: list[float],
-        batch_size: list[int],
-        layers: list[str],
-        pattern: list[str],
-        seed: list[int],
-        precision: list[str],
-        gradient_checkpointing: list[bool],
         method: dict[str, Any] | None = None,
         settings: list[dict[str, Any]] | None = None,
         previews: list[Any] | None = None,
@@ -341,6 +238,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         empty_caption: list[list] | None = None,
         clip: list[Any] | None = None,
         captions: list[str] | None = None,
+        **own: list[Any],
     ) -> io.NodeOutput:
         """Train."""
         from ..trainers.loop import train
@@ -351,14 +249,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         chosen, run, notes = gathered(
             first(settings) if settings else None,
             **method_settings(first(method)),
-            steps=first(steps),
-            learning_rate=first(learning_rate),
-            batch_size=first(batch_size),
-            layers=first(layers),
-            pattern=first(pattern),
-            seed=first(seed),
-            precision=first(precision),
-            gradient_checkpointing=first(gradient_checkpointing),
+            **first(own),
         )
         material = Material(
             latents,

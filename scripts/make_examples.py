@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from make_tables import API, ROOT, Link, Prompt
+from make_tables import API, ROOT, SETTINGS, Link, Prompt
 
 TOKEN = "sks"
 APPLY = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0, "stacking": "sequential"}
@@ -292,12 +292,7 @@ def train_with_previews(it: Example) -> None:
         "sampler": "euler", "scheduler": "simple", "seed": 7,
     })  # fmt: skip
     settings = it.add(15, "DEFTTrainingSettings", "A checkpoint every 50 steps", {
-        "preset": "none", "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1,
-        "max_grad_norm": 1.0, "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0,
-        "text_rate": 1.0, "timesteps": "auto", "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse",
-        "huber": 0.1, "noise_offset": 0.0, "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "",
-        "ranks": "", "adapter_precision": "fp32", "run_name": f"{it.name}/training", "checkpoint_every": 50, "keep": 2,
-        "resume": True,
+        **SETTINGS, "run_name": f"{it.name}/training", "checkpoint_every": 50, "keep": 2,
     })  # fmt: skip
     adapter = it.train(20, "DEFT r4", settings=settings, previews=previews, steps=200)
     it.add(70, "PreviewImage", "Loss", {"images": ["20", 3]})

@@ -11,6 +11,7 @@ for the table; within a subject ten for each line (its pictures and prompts, a l
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 from collections.abc import Mapping
@@ -38,14 +39,23 @@ TOKEN = "sks"
 SEED = 42
 PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
 
-# Training Settings as the node has them, but a checkpoint every 100 steps.
-SETTINGS: dict[str, Any] = {
-    "preset": "none", "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1,
-    "max_grad_norm": 1.0, "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0,
-    "text_rate": 1.0, "timesteps": "auto", "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse",
-    "huber": 0.1, "noise_offset": 0.0, "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "",
-    "ranks": "", "adapter_precision": "fp32", "run_name": "", "checkpoint_every": 100, "keep": 1, "resume": True,
-}  # fmt: skip
+
+def defaults() -> dict[str, Any]:
+    """What Training Settings starts with: the entries of trainers/settings.py that have their widget there.
+
+    They are read from the source, since its modules import ComfyUI. Those that came later are optional.
+    """
+    found: dict[str, Any] = {"preset": "none"}
+    for item in ast.walk(ast.parse((ROOT / "trainers" / "settings.py").read_text(encoding="utf-8"))):
+        if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Call) and len(item.value.args) == 2:
+            setting, default = item.value.args
+            if isinstance(setting, ast.Call) and not {"at", "later"} & {word.arg for word in setting.keywords}:
+                found[ast.unparse(item.target)] = ast.literal_eval(default)
+    return found
+
+
+# As the node has them, but a checkpoint every 100 steps.
+SETTINGS = defaults() | {"run_name": "", "checkpoint_every": 100, "keep": 1}
 
 # DreamBooth's subjects and prompts, as the sweeps have them.
 SUBJECTS = {row["name"]: row for row in table_rows("dreambooth_subjects.csv")}

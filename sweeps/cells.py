@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..scoring.training_nodes import TRAINERS
 from .axes import LocalFile
-from .cutting import TRAINERS, Cut, find_cut, is_embedding, picture_prompt, training_prompt
+from .cutting import Cut, find_cut, is_embedding, picture_prompt, training_prompt
 from .files import FOLDER, Files
 from .plan import PLACEHOLDER, Plan
 from .records import Kind

@@ -15,7 +15,7 @@ from . import looking, memory
 from .decompositions import Decompositions
 from .frozen import is_frozen_kind, weight_of
 from .settings import Settings
-from .targets import EVERYTHING, rank_of, rank_rules, select
+from .targets import choice_of, rank_of, rank_rules, select
 
 
 @dataclass
@@ -62,7 +62,7 @@ def choose(root: nn.Module, settings: Settings, method: ModuleType, text: bool =
     """
     tables = hasattr(method, "decompose")
     if text:
-        return select(root, EVERYTHING if settings.layers == EVERYTHING else "attention", tables=tables)
+        return select(root, settings.layers if choice_of(settings.layers).small else "attention", tables=tables)
     return select(root, settings.layers, settings.pattern, settings.exclude, settings.blocks, tables)
 
 

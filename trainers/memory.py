@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -12,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .network import checkpointed_blocks
+from .optimizers import OPTIMIZERS
 from .settings import Settings
 
 # Bytes of the backward pass over those of all layers' outputs: 0.6 (SD3) to 0.8 (UNets) are kept, and gradients come.
 KEPT = 1.0
-# Bytes of an optimizer's state for each trained value, over those of the value itself in float32.
-STATE = {"AdamW": 8, "AdamW 8-bit": 2, "Lion": 4, "Adafactor": 0.1, "Prodigy": 16}
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,21 @@ def adapter_bytes(parameters: Sequence[Tensor], optimizer: str, ema: bool) -> in
     """Values, gradients, optimizer's state, moving average, and the factors that are made of them each step."""
     values = sum(parameter.numel() for parameter in parameters)
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    return int(3 * size + STATE[optimizer] * values + (4 * values if ema else 0))
+    state = sum(OPTIMIZERS[optimizer].state(parameter.shape, parameter.element_size()) for parameter in parameters)
+    return 3 * size + state + (4 * values if ema else 0)
 
 
 def check_free(device: torch.device, modules: Iterable[Any], method: ModuleType, settings: Settings) -> None:
     """Raise ValueError where a method that keeps as much as the layers' own size has no room for it."""
     if not hasattr(method, "kept_values"):
         return
-    kept = [method.kept_values(module.weight.shape) for module in modules]
-    bytes_of_one = 2 if settings.adapter_precision == "bf16" else 4
-    trained = sum(count for count, _ in kept) * (2 * bytes_of_one + STATE[settings.optimizer])
+    shapes = [module.weight.shape for module in modules]
+    kept = [method.kept_values(shape) for shape in shapes]
+    bytes_of_one, state = 2 if settings.adapter_precision == "bf16" else 4, OPTIMIZERS[settings.optimizer].state
+    trained = sum(
+        2 * count * bytes_of_one + state(shape if count == math.prod(shape) else (count,), bytes_of_one)
+        for shape, (count, _) in zip(shapes, kept, strict=True)
+    )
     needed, free = trained + 4 * sum(count for _, count in kept), comfy.model_management.get_free_memory(device)
     if needed > free:
         raise ValueError(
@@ -126,8 +131,8 @@ def advice(settings: Settings, error: BaseException) -> str:
         changes.append(f"lower the batch size ({settings.batch_size}) and raise accumulation instead")
     if settings.precision == "fp32":
         changes.append("use precision bf16")
-    if settings.optimizer == "AdamW":
-        changes.append("use AdamW 8-bit")
+    if smaller := OPTIMIZERS[settings.optimizer].smaller:
+        changes.append(f"use {smaller}")
     changes.append("train on smaller pictures")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"There is not enough memory for this training: {', or '.join(changes)}. Everything was freed. ({reason})"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,14 +13,42 @@ from . import layer_kinds
 from .frozen import is_frozen_kind, is_linear
 from .layer_kinds import Kinds
 
-PRESETS = {
-    "attention": "every projection of the attention layers",
-    "attention without cross-attention": "attention, but not where pictures look at text (PaRa's best choice)",
-    "paper (to_q, to_k, to_v, to_out.0)": "the four projections that DEFT's SDXL code trains, or their fused forms",
-    "attention and feed-forward": "attention and the layers between",
-    "all linear": "every linear layer",
-    "all linear and convolution": "every linear layer and every 2-D convolution",
-    "everything": "all layers, norms too; for svdiff and dreambooth",
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """words: the tooltip. kinds: the layers, by what they are in the network. rule: which, by their class alone, where
+    `kinds` is None. small: with norms (and, for methods that train them, tables of token embeddings).
+    """
+
+    words: str
+    kinds: Callable[[Kinds], frozenset[str]] | None = None
+    rule: Callable[[nn.Module], bool] = is_linear
+    small: bool = False
+
+
+# By the name in the widget.
+CHOICES: dict[str, LayerChoice] = {
+    "attention": LayerChoice("every projection of the attention layers", lambda kinds: kinds.attention),
+    "attention without cross-attention": LayerChoice(
+        "attention, but not where pictures look at text (PaRa's best choice)",
+        lambda kinds: kinds.attention - kinds.cross,
+    ),
+    "paper (to_q, to_k, to_v, to_out.0)": LayerChoice(
+        "the four projections that DEFT's SDXL code trains, or their fused forms", lambda kinds: kinds.paper
+    ),
+    "attention and feed-forward": LayerChoice(
+        "attention and the layers between", lambda kinds: kinds.attention | kinds.feed_forward
+    ),
+    "all linear": LayerChoice("every linear layer"),
+    "all linear and convolution": LayerChoice(
+        "every linear layer and every 2-D convolution",
+        rule=lambda module: is_linear(module) or (isinstance(module, nn.Conv2d) and module.groups == 1),
+    ),
+    "everything": LayerChoice(
+        "all layers, norms too; for svdiff and dreambooth",
+        rule=lambda module: is_linear(module) or getattr(module, "groups", 1) == 1,
+        small=True,
+    ),
 }
 EVERYTHING = "everything"
 
@@ -28,39 +58,17 @@ def is_small_kind(module: nn.Module) -> bool:
     return getattr(getattr(module, "weight", None), "ndim", 0) == 1
 
 
-def of_kinds(kinds: Kinds, preset: str) -> frozenset[str] | None:
-    """The layers that the preset takes by what they are; None if it goes by their classes alone.
-
-    Raises ValueError for an unknown preset.
-    """
-    if preset.startswith("paper"):
-        return kinds.paper
-    if preset == "attention":
-        return kinds.attention
-    if preset == "attention without cross-attention":
-        return kinds.attention - kinds.cross
-    if preset == "attention and feed-forward":
-        return kinds.attention | kinds.feed_forward
-    if preset in PRESETS:
-        return None
-    raise ValueError(f"Unknown choice of layers {preset!r}: choose one of {', '.join(PRESETS)}.")
-
-
-def wanted(name: str, module: nn.Module, preset: str, chosen: frozenset[str] | None) -> bool:
-    """Whether the preset takes this layer. `chosen`: what it takes by kinds, of `of_kinds`."""
-    if chosen is not None:
-        return name in chosen
-    if preset == EVERYTHING:
-        return is_linear(module) or getattr(module, "groups", 1) == 1
-    if preset == "all linear and convolution":
-        return is_linear(module) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-    return is_linear(module)
+def choice_of(name: str) -> LayerChoice:
+    """The choice of this name. Raises ValueError for an unknown one."""
+    if name not in CHOICES:
+        raise ValueError(f"Unknown choice of layers {name!r}: choose one of {', '.join(CHOICES)}.")
+    return CHOICES[name]
 
 
 def note_of(root: nn.Module, preset: str) -> str:
     """What the user is told of how the preset's layers were found; empty if there is nothing to tell."""
     kinds = layer_kinds.kinds_of(root)
-    if of_kinds(kinds, preset) is None or not kinds.general:
+    if choice_of(preset).kinds is None or not kinds.general:
         return ""
     return (
         f"{type(root).__name__} is no architecture that this pack knows: its layers of {preset!r} were found by general"
@@ -133,21 +141,22 @@ def select(
     root: nn.Module, preset: str, pattern: str = "", exclude: str = "", blocks: str = "", tables: bool = False
 ) -> dict[str, nn.Module]:
     """The layers of `root` by path that the preset takes and, if given, `pattern` finds, `exclude` does not and
-    `blocks` has. `tables`: everything has tables of token embeddings in it.
+    `blocks` has. `tables`: where norms are taken, so are tables of token embeddings.
 
     Raises:
         ValueError: an unknown preset, a pattern that is no regular expression, blocks that are none, no layer left.
     """
     keep, drop = expression(pattern, "layer pattern"), expression(exclude, "exclude pattern")
     rules = block_rules(blocks)
-    chosen = of_kinds(layer_kinds.kinds_of(root), preset)
+    choice = choice_of(preset)
+    named = None if choice.kinds is None else choice.kinds(layer_kinds.kinds_of(root))
     layers = {
         name: module
         for name, module in root.named_modules()
         if (
             is_frozen_kind(module)
-            and wanted(name, module, preset, chosen)
-            or preset == EVERYTHING
+            and (choice.rule(module) if named is None else name in named)
+            or choice.small
             and (is_small_kind(module) or (tables and is_table(name, module)))
         )
         and keep.search(name)

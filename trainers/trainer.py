@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from . import checking, data, looking, memory, objective, optimisation, precision
+from . import checking, data, looking, memory, objective, optimisation, optimizers, precision
 from .adapted import Change
 from .attention import pytorch_attention, without_override
 from .bases import class_of
@@ -53,7 +53,7 @@ class Trainer:
         self.placing: list[Callable[[], None]] = []  # what changes small modules, once a step
         self.notes = Notes()
         self.build()
-        self.optimizer = optimisation.make_optimizer(
+        self.optimizer = optimizers.make_optimizer(
             settings.optimizer,
             self.groups(),
             settings.learning_rate,

@@ -14,13 +14,13 @@ from typing import Literal, TextIO
 from ...scoring.arrangement import row_scores
 from ...scoring.pictures import SUFFIXES
 from ...scoring.scores import Cost, Score, Scores, from_jsonl, merge
+from ...scoring.training_nodes import trains
 from ..records import Kind, Record
 from .wanted import Layout, Wanted, is_seed, joined, subject_axis, values_of
 
 State = Literal["done", "failed", "cancelled", "not run"]
 
 STATES: tuple[State, ...] = ("done", "failed", "cancelled", "not run")
-TRAINING_NODE = re.compile(r"Train(?!ing)")  # DEFTTrainAdapter, TrainLoraNode; not DEFTTrainingSettings
 # In a kept score's provenance: which column of a pivot it belongs to, and whether its row has it already.
 ACROSS, AGAIN = "across", "again"
 
@@ -247,5 +247,5 @@ class _Reader:
 def _training_seconds(record: Record) -> float | None:
     """What the training nodes of a cell took, or None where that is not known."""
     found = [seconds for node, seconds in record.run.node_seconds.items()
-             if TRAINING_NODE.search(str(record.cell.prompt.get(node, {}).get("class_type", "")))]
+             if trains(record.cell.prompt.get(node, {}))]
     return math.fsum(found) if found else None

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deft_pack.trainers.optimizers import OPTIMIZERS
+
 from . import models
 from .architectures import comfyui_sd3, diffusers_sd3
 from .test_training_runs import Pack, as_loaded, settings
@@ -21,7 +23,7 @@ SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    for name in ("objective", "optimisation"):
+    for name in ("objective", "optimisation", "optimizers"):
         setattr(found, name, comfyui_session.module(f"trainers.{name}"))
     found.names = comfyui_session.module("patches.names")
     found.methods = comfyui_session.module("deft_ops.methods")
@@ -308,13 +310,13 @@ def test_schedules_are_those_of_diffusers(pack: Pack, ours: str, theirs: str, mo
         reference.step()
 
 
-@pytest.mark.parametrize("name", ["AdamW", "AdamW 8-bit", "Lion", "Adafactor", "Prodigy"])
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_optimizers_lower_a_loss_and_mind_their_groups(pack: Pack, name: str) -> None:
     wanted = models.random(2, 80, 80, seed=1)
     first, second = (nn.Parameter(torch.zeros(80, 80)) for _ in range(2))
-    rate, slower = {"Prodigy": 1.0, "Lion": 1e-2}.get(name, 3e-2), 0.0 if name == "Prodigy" else 0.1
+    rate, slower = {"Prodigy": 1.0, "Lion": 1e-2}.get(name, 3e-2), 0.0 if OPTIMIZERS[name].one_rate else 0.1
     groups = [{"params": [first], "rate": 1.0}, {"params": [second], "rate": slower}]
-    optimizer = pack.optimisation.make_optimizer(name, groups, rate, 0.0, (0.9, 0.99))
+    optimizer = pack.optimizers.make_optimizer(name, groups, rate, 0.0, (0.9, 0.99))
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, slower * rate])
 
     def step() -> float:
@@ -327,19 +329,21 @@ def test_optimizers_lower_a_loss_and_mind_their_groups(pack: Pack, name: str) ->
     losses = [step() for _ in range(60)]
     assert losses[-1] < 0.95 * losses[0]
     assert float(second.detach().abs().mean()) < 0.5 * float(first.detach().abs().mean())
-    if name == "Prodigy":
+    if OPTIMIZERS[name].one_rate:
         groups[1]["rate"] = 0.1
-        with pytest.raises(ValueError, match="Prodigy finds one learning rate for all"):
-            pack.optimisation.make_optimizer(name, groups, rate, 0.0, (0.9, 0.99))
+        with pytest.raises(ValueError, match=f"{name} finds one learning rate for all"):
+            pack.optimizers.make_optimizer(name, groups, rate, 0.0, (0.9, 0.99))
 
 
 def test_a_package_that_is_missing_is_named(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name, package in (("Lion", "lion-pytorch"), ("Prodigy", "prodigyopt"), ("AdamW 8-bit", "bitsandbytes")):
-        monkeypatch.setitem(sys.modules, pack.optimisation.OPTIMIZERS[name][0], None)
-        with pytest.raises(ValueError, match=f"needs the package '{package}', which is not installed"):
-            pack.optimisation.make_optimizer(name, [], 1e-3, 0.0, (0.9, 0.99))
+    packages = {name: record for name, record in OPTIMIZERS.items() if record.package}
+    assert {"AdamW 8-bit", "Lion", "Prodigy"} <= set(packages)
+    for name, record in packages.items():
+        monkeypatch.setitem(sys.modules, record.module, None)
+        with pytest.raises(ValueError, match=f"needs the package '{record.package}', which is not installed"):
+            pack.optimizers.make_optimizer(name, [], 1e-3, 0.0, (0.9, 0.99))
 
 
 def test_the_moving_average_is_that_of_diffusers(pack: Pack) -> None:

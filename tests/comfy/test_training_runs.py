@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from deft_pack.trainers.optimizers import OPTIMIZERS
+
 from . import killed_training, models
 from .conftest import ROOT
 from .test_training import as_loaded, traces
@@ -390,7 +392,7 @@ def test_ranks_by_pattern_blocks_and_cap(pack: Any) -> None:
         train(pack, model, blocks="nowhere")
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW 8-bit", "Lion", "Adafactor", "Prodigy"])
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_every_optimizer_resumes(pack: Any, tmp_path: Path, optimizer: str) -> None:
     model = as_loaded(models.sd3)
     chosen = {"optimizer": optimizer, "learning_rate": 1.0 if optimizer == "Prodigy" else 1e-3, "steps": 6}

@@ -1,0 +1,63 @@
+"""A training takes the steps of PyTorch's own optimizer, and says beforehand what that keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from . import models
+from .test_training_runs import Pack, as_loaded, pack, settings  # noqa: F401 (a fixture)
+
+
+@pytest.mark.parametrize("method", ["deft", "dreambooth"])
+def test_adafactor_takes_pytorch_s_steps(
+    pack: Pack, method: str, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    """Beside each step, torch.optim.Adafactor takes one with the same gradients from the same start."""
+    optimizers, memory = (pack.comfyui.module(f"trainers.{name}") for name in ("optimizers", "memory"))
+    made, seen = optimizers.make_optimizer, []
+    pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+
+    def make(name: str, groups: list[dict[str, Any]], rate: float, decay: float, betas: tuple[float, float]) -> Any:
+        found = made(name, groups, rate, decay, betas)
+        assert type(found) is torch.optim.Adafactor
+        theirs = []
+        for group in groups:
+            copies = [nn.Parameter(value.detach().clone()) for value in group["params"]]
+            pairs.extend(zip(group["params"], copies, strict=True))
+            theirs.append({"params": copies, "lr": rate * group["rate"]})
+        # Relative to a parameter's size, at least to 1: an adapter starts at or near zero.
+        other = torch.optim.Adafactor(theirs, lr=rate, weight_decay=decay, eps=(None, 1.0))
+
+        def before(*_: Any) -> None:
+            for own, twin in pairs:
+                twin.grad = None if own.grad is None else own.grad.clone()
+            for own, twin in zip(found.param_groups, other.param_groups, strict=True):
+                twin["lr"] = own["lr"]
+
+        def after(*_: Any) -> None:
+            with torch.inference_mode(False):
+                other.step()
+            assert all(torch.equal(own, twin) for own, twin in pairs)
+            kept = [value for state in found.state.values() for value in state.values() if isinstance(value, Tensor)]
+            told = memory.adapter_bytes([own for own, _ in pairs], name, False)
+            state = sum(value.numel() * 4 for value in kept if value.ndim)
+            assert told == 3 * 4 * sum(own.numel() for own, _ in pairs) + state
+            seen.append(state)
+
+        found.register_step_pre_hook(before)
+        found.register_step_post_hook(after)
+        return found
+
+    monkeypatch.setattr(optimizers, "make_optimizer", make)
+    model = as_loaded(models.unet)
+    chosen = settings(pack, method=method, optimizer="Adafactor", layers="all linear and convolution", steps=20,
+                      learning_rate=3e-3, weight_decay=0.01, p_rate=0.5, schedule="cosine")
+    with torch.inference_mode():
+        material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
+        result = pack.loop.train(model, material, chosen, lambda progress: None)
+    assert len(seen) == 20 and seen[0] > 0
+    assert sum(result.losses[-5:]) < sum(result.losses[:5])

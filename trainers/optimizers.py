@@ -1,0 +1,93 @@
+"""The optimizers, from well-kept packages. A new one is one entry here."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+# From the shape of a parameter and the bytes of one of its values to the bytes of the optimizer's state.
+State = Callable[[Sequence[int], int], int]
+
+
+def copies(count: int) -> State:
+    """So many tensors of the parameter's shape and type."""
+    return lambda shape, size: count * math.prod(shape) * size
+
+
+def two_in_8_bit(shape: Sequence[int], size: int) -> int:
+    """bitsandbytes: two tensors of bytes with a scale for each 256 values; in float32 for less than 4096 values."""
+    count = math.prod(shape)
+    return 8 * count if count < 4096 else 2 * (count + 4 * math.ceil(count / 256))
+
+
+def rows_and_columns(shape: Sequence[int], size: int) -> int:
+    """A mean for each row and each column of the last two dimensions; for vectors all values."""
+    if len(shape) < 2:
+        return math.prod(shape) * size
+    *outer, rows, columns = shape
+    return math.prod(outer) * (rows + columns) * size
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """module, name: where the class is. package: what to install for it, if PyTorch does not bring it.
+
+    state: bytes of memory. betas: it takes beta1 and beta2. fused: it has one pass over a parameter instead of ten, on
+    CPUs and CUDA. one_rate: it finds one learning rate for all. smaller: what to choose where memory is short.
+    """
+
+    module: str
+    name: str
+    state: State
+    package: str = ""
+    betas: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fused: bool = False
+    one_rate: bool = False
+    smaller: str = ""
+
+
+# By the name in the widget.
+OPTIMIZERS: dict[str, Optimizer] = {
+    "AdamW": Optimizer("torch.optim", "AdamW", copies(2), fused=True, smaller="AdamW 8-bit"),
+    "AdamW 8-bit": Optimizer("bitsandbytes.optim", "AdamW8bit", two_in_8_bit, "bitsandbytes"),
+    "Lion": Optimizer("lion_pytorch", "Lion", copies(1), "lion-pytorch"),
+    # Its steps are relative to a parameter's size, at least the second of eps: an adapter starts at or near 0.
+    "Adafactor": Optimizer("torch.optim", "Adafactor", rows_and_columns, betas=False, options={"eps": (None, 1.0)}),
+    "Prodigy": Optimizer("prodigyopt", "Prodigy", copies(4), "prodigyopt", one_rate=True),
+}
+
+
+def make_optimizer(
+    name: str, groups: list[dict[str, Any]], rate: float, weight_decay: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """The optimizer over parameter groups, each with its `rate` relative to the learning rate.
+
+    Raises:
+        ValueError: a package that is not installed, with its name; several rates for one that finds one for all.
+    """
+    record = OPTIMIZERS[name]
+    if record.one_rate and len({group["rate"] for group in groups} - {0.0}) > 1:
+        raise ValueError(f"{name} finds one learning rate for all: set p_rate and text_rate to 1, or choose AdamW.")
+    try:
+        make = getattr(importlib.import_module(record.module), record.name)
+    except ImportError as error:
+        raise ValueError(
+            f"The optimizer {name} needs the package {record.package!r}, which is not installed: install it with "
+            f"`{sys.executable} -m pip install {record.package}` and start ComfyUI again, or choose AdamW."
+        ) from error
+    options = dict(record.options)
+    if record.betas:
+        options["betas"] = betas
+    if record.fused and all(value.device.type in ("cpu", "cuda") for group in groups for value in group["params"]):
+        options["fused"] = True
+    made: torch.optim.Optimizer = make(
+        [group | {"lr": rate * group["rate"]} for group in groups], lr=rate, weight_decay=weight_decay, **options
+    )
+    return made
