@@ -259,7 +259,7 @@ class DEFTVerifyScorer(io.ComfyNode):
         """Verify each backbone that makes features."""
         from ..scoring.verify import verify
 
-        found = [verify(backbone) for kind, backbone in scorer.backbones.items() if kind != "lpips"]
+        found = [verify(backbone) for backbone in scorer.encoders(scorer.protocol.measures).values()]
         report = "\n".join(result.report() for result in found)
         return io.NodeOutput(report, all(result.passed is not False for result in found), ui=text_ui(report))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import comfy.model_management
@@ -13,13 +13,12 @@ from comfy_api.v0_0_2 import io
 from ..deft_ops.adapter import count_parameters
 from ..deft_ops.adapter import describe as describe_adapter
 from ..scoring.pictures import TensorPictures
-from ..scoring.scorer import Row, Scorer, score, score_diversity, score_drift
+from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Row, Scorer, Task, score
 from ..scoring.scores import Cost
 from ..scoring.texts import split_texts, without_token
 from .provenance import upstream
 from .sockets import LoraModel, ScorerSocket, ScoresSocket
 
-OUTPUTS = ("CLIP-I", "CLIP-T", "DINO", "DINOv2")
 RANKED = ("deft", "para", "lora", "dora")  # methods whose rank says how large they are
 CATEGORY = "DEFT/scoring"
 SCORES_TOOLTIP = "The scores with backbone, preprocessing, protocol, seeds and files; for Score Table."
@@ -56,6 +55,21 @@ def reporter(*batches: TensorPictures) -> Callable[[int], None]:
 def texts_of(text: tuple[str, ...], token: str, images: TensorPictures) -> list[str]:
     """The texts of the pictures without the rare word."""
     return [without_token(line, token) for line in split_texts("\n".join(text), images.sizes)]
+
+
+def scored(node: type[io.ComfyNode], task: Task, metrics: Sequence[str], scorer: list[Scorer],
+           images: list[torch.Tensor], base_images: list[torch.Tensor] | None, references: list[torch.Tensor] | None,
+           text: tuple[str, ...], label: tuple[str, ...], subject: tuple[str, ...],
+           adapter: list[dict[str, torch.Tensor]] | None, token: tuple[str, ...]) -> io.NodeOutput:
+    """What all three nodes do with their inputs, which are lists: the scores, the means of some metrics, the report."""
+    generated, base = TensorPictures(images), TensorPictures(base_images or [], "base_images")
+    real = TensorPictures(references or [], "references")
+    row = row_of(node, label[0], subject[0], adapter[0] if adapter else None)
+    result = score(scorer[0], generated, real, texts_of(text, token[0], generated), row,
+                   reporter(generated, base, real), base=base, task=task)
+    if adapter:
+        result = replace(result, costs=(cost_of(adapter[0], row),))
+    return io.NodeOutput(result, *(result.value(metric) for metric in metrics), result.report())
 
 
 def common_inputs() -> list[io.Input]:
@@ -116,13 +130,8 @@ class DEFTScoreImages(io.ComfyNode):
                 adapter: list[dict[str, torch.Tensor]] | None = None, token: tuple[str, ...] = ("sks",)
                 ) -> io.NodeOutput:
         """Every input is a list: a list of images is scored as one batch."""
-        generated, real = TensorPictures(images), TensorPictures(references or [], "references")
-        row = row_of(cls, label[0], subject[0], adapter[0] if adapter else None)
-        result = score(scorer[0], generated, real, texts_of(text, token[0], generated), row,
-                       reporter(generated, real))
-        if adapter:
-            result = replace(result, costs=(cost_of(adapter[0], row),))
-        return io.NodeOutput(result, *(result.value(metric) for metric in OUTPUTS), result.report())
+        return scored(cls, FIDELITY, ("CLIP-I", "CLIP-T", "DINO", "DINOv2"), scorer, images, None, references, text,
+                      label, subject, adapter, token)
 
 
 class DEFTScoreDrift(io.ComfyNode):
@@ -170,12 +179,8 @@ class DEFTScoreDrift(io.ComfyNode):
                 adapter: list[dict[str, torch.Tensor]] | None = None, token: tuple[str, ...] = ("sks",)
                 ) -> io.NodeOutput:
         """Every input is a list."""
-        generated, base = TensorPictures(images), TensorPictures(base_images or [], "base_images")
-        real = TensorPictures(references or [], "references")
-        row = row_of(cls, label[0], subject[0], adapter[0] if adapter else None)
-        result = score_drift(scorer[0], generated, base, real, texts_of(text, token[0], generated), row,
-                             reporter(generated, base, real))
-        return io.NodeOutput(result, result.value("drift"), result.value("PRES"), result.report())
+        return scored(cls, DRIFT, ("drift", "PRES"), scorer, images, base_images, references, text, label, subject,
+                      adapter, token)
 
 
 class DEFTScoreDiversity(io.ComfyNode):
@@ -215,11 +220,8 @@ class DEFTScoreDiversity(io.ComfyNode):
                 adapter: list[dict[str, torch.Tensor]] | None = None, token: tuple[str, ...] = ("sks",)
                 ) -> io.NodeOutput:
         """Every input is a list."""
-        generated = TensorPictures(images)
-        row = row_of(cls, label[0], subject[0], adapter[0] if adapter else None)
-        result = score_diversity(scorer[0], generated, texts_of(text, token[0], generated), row,
-                                 reporter(generated))
-        return io.NodeOutput(result, result.value("diversity"), result.value("DIV"), result.report())
+        return scored(cls, DIVERSITY, ("diversity", "DIV"), scorer, images, None, None, text, label, subject, adapter,
+                      token)
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTScoreImages, DEFTScoreDrift, DEFTScoreDiversity]

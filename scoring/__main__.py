@@ -33,7 +33,7 @@ def score_folders(options: argparse.Namespace) -> None:
     images = picture_files(options.images)
     names = stems(options.images, images)
     references = picture_files(options.references) if options.references else []
-    matched = scorer.protocol.of("matched")
+    matched = any(measure.comparison.by_place for measure in scorer.protocol.of("references"))
     if references and matched and stems(options.references, references) != names:
         raise ValueError(f"{scorer.protocol.name} compares pictures of equal names, but those of {options.images} and "
                          f"{options.references} differ.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .metrics import order
+from .metrics import order, role_of
 from .scores import Score, Scores, score_text
 
 
@@ -38,7 +38,7 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
              for (metric, protocol), rows in groups.items()}
     means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
     own = {name: rows for name, rows in named.items()
-           if len(_values(rows)) == pictures and rows[0].pairing != "within"}
+           if len(_values(rows)) == pictures and role_of(rows[0].pairing) != "within"}
     first = next((_digests(rows) for rows in own.values()), ())
     own = {name: rows for name, rows in own.items() if _digests(rows) == first}
     columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in own.items()]

@@ -104,6 +104,22 @@ class FilePictures(Pictures):
                              ) from error
 
 
+class ChosenPictures(Pictures):
+    """Some pictures of a sequence."""
+
+    def __init__(self, pictures: Sequence[Image.Image], places: Sequence[int]) -> None:
+        """`pictures` are asked for one at a time."""
+        self.pictures, self.places = pictures, places
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.places)
+
+    def make(self, index: int) -> Image.Image:
+        """One picture."""
+        return self.pictures[self.places[index]]
+
+
 def picture_files(folder: Path) -> list[Path]:
     """The picture files below a folder, sorted by path. Raises FileNotFoundError for none."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())

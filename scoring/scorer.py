@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import torch
 from PIL import Image
 
 from .backbones import Backbone, load_backbone
-from .backbones.lpips import Lpips
 from .embeddings import STORE, FeatureStore, embed_images, embed_texts
-from .metrics import all_pairs, check_drift, check_matched, distances_within, drift, matched_pairs, text_pairs
+from .metrics import OfFeatures, OfPictures, Role
 from .packages import MissingPackage
+from .pictures import ChosenPictures
 from .protocols import Measure, Protocol, get_protocol
 from .scores import Score, Scores
 
@@ -35,6 +34,11 @@ class Scorer:
     backbones: dict[str, Backbone]
     left_out: dict[str, str] = field(default_factory=dict)
     store: FeatureStore = STORE
+
+    def encoders(self, measures: Sequence[Measure]) -> dict[str, Backbone]:
+        """The backbones by kind whose features some measures compare."""
+        kinds = {measure.backbone.kind for measure in measures if isinstance(measure.comparison, OfFeatures)}
+        return {kind: backbone for kind, backbone in self.backbones.items() if kind in kinds}
 
     def remarks(self, measures: Sequence[Measure]) -> list[str]:
         """Which of some measures are left out, and why."""
@@ -90,120 +94,124 @@ def load_scorer(protocol: str | Protocol, folders: Sequence[Path], explicit: Map
     return Scorer(protocol, backbones, left_out)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a call measures: the protocol's metrics that compare with one of `roles`, where it is given.
+
+    nothing: what is said where none of them is given. lacking: what is said where the protocol has no metric of what is
+    given; {name} and {about} stand for what it says of itself.
+    """
+
+    roles: tuple[Role, ...]
+    nothing: str
+    lacking: str
+
+
+FIDELITY = Task(
+    ("references", "text"), "there is nothing to score against: connect reference images, or write a text.",
+    "the protocol {name} measures nothing of what is connected: {about}.")
+# What an adapter does to pictures that are not of its subject.
+DRIFT = Task(
+    ("base", "prior"), "there is nothing to compare with: connect the base model's pictures of the same prompts and "
+    "seeds (drift), or photos of the subject (prior preservation).",
+    "the protocol {name} measures nothing of what is connected; choose dreambooth, demo or custom, or peft for drift "
+    "alone.")
+# How different the pictures of each prompt are, over seeds.
+DIVERSITY = Task(("within",), "", "the protocol {name} has no diversity; choose dreambooth, demo or custom.")
+
+# What remarks call the pictures of a role.
+CALLED: dict[Role, str] = {"references": "references", "base": "the base's pictures", "prior": "references"}
+
+
 def score(scorer: Scorer, images: Sequence[Image.Image], references: Sequence[Image.Image] = (),
-          texts: Sequence[str] = (), row: Row = EMPTY, progress: Callable[[int], None] = lambda done: None) -> Scores:
-    """Scores of generated RGB pictures against references and texts (one each), under the scorer's protocol.
+          texts: Sequence[str] = (), row: Row = EMPTY, progress: Callable[[int], None] = lambda done: None, *,
+          base: Sequence[Image.Image] = (), task: Task = FIDELITY) -> Scores:
+    """Scores of generated RGB pictures, under the scorer's protocol, of what is given for the roles of a task.
 
-    Without references there are only text scores, and without texts only image scores.
-    Raises ValueError for no pictures and for counts that do not fit the protocol's pairing.
+    references: photos of the subject, for the roles `references` and `prior`. base: the base model's pictures, for
+    `base`. texts: the prompt of each picture, for `text`; `within` compares the pictures of each of them, and without
+    them all.
+
+    Raises:
+        ValueError: no pictures, nothing to compare them with, a protocol without such metrics, or numbers of pictures
+            that a metric's check refuses.
     """
     if not images:
         raise ValueError("images: there are no pictures to score.")
-    if not texts and not references:
-        raise ValueError("there is nothing to score against: connect reference images, or write a text.")
-    measures = [measure for measure in scorer.protocol.of("all", "matched", "text")
-                if (texts if measure.pairing == "text" else references)]
+    given: dict[Role, Sequence[Any]] = {"references": references, "text": texts, "base": base, "prior": references,
+                                        "within": images}
+    roles = [role for role in task.roles if given[role]]
+    if not roles:
+        raise ValueError(task.nothing)
+    measures = scorer.protocol.of(*roles)
     if not measures:
-        raise ValueError(f"the protocol {scorer.protocol.name} measures nothing of what is connected: "
-                         f"{scorer.protocol.about}.")
-    if any(measure.pairing == "matched" for measure in measures):
-        check_matched(len(images), len(references))
+        raise ValueError(task.lacking.format(name=scorer.protocol.name, about=scorer.protocol.about))
+    groups = _by_text(texts if "within" in roles else (), len(images))
+    counts = {role: len(given[role]) for role in roles} | {"within": max(map(len, groups.values())) - 1}
+    for measure in measures:
+        measure.comparison.check(len(images), counts[measure.comparison.role])
     batch = _Batch(scorer, measures, row, texts, progress)
-    features = batch.embed(images, "images")
-    real = batch.embed(references, "references") if references else {}
+    ours = batch.embed(images, "images")
+    others = {role: batch.embed(given[role], CALLED[role]) for role in roles if role in CALLED}
     for measure in batch.measures:
-        kind = measure.backbone.kind
-        if measure.pairing == "text":
-            batch.add_text(measure, features[kind])
-        else:
-            pair = all_pairs if measure.pairing == "all" else matched_pairs
-            batch.add(measure, pair(features[kind].double(), real[kind].double()), len(references))
+        role, backbone = measure.comparison.role, scorer.backbones[measure.backbone.kind]
+        if role == "within":
+            parts = [(text, ours.part(places)) for text, places in groups.items() if len(places) > 1]
+            found = [_compared(measure, backbone, part, part) for _, part in parts]
+            prompts = [text for (text, _), values in zip(parts, found, strict=True) for _ in values]
+            batch.add(measure, torch.cat(found), 0, prompts)
+        elif role != "text":
+            batch.add(measure, _compared(measure, backbone, ours, others[role]), len(given[role]), texts)
+        elif (read := batch.read(measure)) is not None:
+            batch.add(measure, _compared(measure, backbone, ours, read), len(set(texts)), texts)
     return batch.scores()
 
 
-def score_drift(scorer: Scorer, images: Sequence[Image.Image], base: Sequence[Image.Image] = (),
-                references: Sequence[Image.Image] = (), texts: Sequence[str] = (), row: Row = EMPTY,
-                progress: Callable[[int], None] = lambda done: None) -> Scores:
-    """What an adapter does to pictures that are not of its subject.
-
-    images: of unrelated prompts (drift) or of other members of the class (prior preservation), with the adapter.
-    base: the same prompts and seeds without it, for drift. references: photos of the subject, for PRES.
-    Raises ValueError for nothing to compare with, other counts, and a protocol without these metrics.
-    """
-    if not images:
-        raise ValueError("images: there are no pictures to score.")
-    if not base and not references:
-        raise ValueError("there is nothing to compare with: connect the base model's pictures of the same prompts and "
-                         "seeds (drift), or photos of the subject (prior preservation).")
-    measures = [measure for measure in scorer.protocol.of("base", "prior")
-                if (base if measure.pairing == "base" else references)]
-    if not measures:
-        raise ValueError(f"the protocol {scorer.protocol.name} measures nothing of what is connected; choose "
-                         "dreambooth, demo or custom, or peft for drift alone.")
-    if base:
-        check_drift(len(images), len(base))
-    batch = _Batch(scorer, measures, row, texts, progress)
-    features = batch.embed(images, "images")
-    others = {"base": batch.embed(base, "the base's pictures") if base else {},
-              "prior": batch.embed(references, "references") if references else {}}
-    for measure in batch.measures:
-        kind = measure.backbone.kind
-        ours, other = features[kind].double(), others[measure.pairing][kind].double()
-        batch.add(measure, drift(ours, other) if measure.pairing == "base" else all_pairs(ours, other), len(other))
-    return batch.scores()
-
-
-def score_diversity(scorer: Scorer, images: Sequence[Image.Image], texts: Sequence[str] = (), row: Row = EMPTY,
-                    progress: Callable[[int], None] = lambda done: None) -> Scores:
-    """Mean distance between the pictures of each prompt, over seeds: one value a pair.
-
-    texts: the prompt of each picture; none: all are of one. Raises ValueError where no prompt has two pictures, and for
-    a protocol without these metrics.
-    """
-    measures = scorer.protocol.of("within")
-    if not measures:
-        raise ValueError(f"the protocol {scorer.protocol.name} has no diversity; choose dreambooth, demo or custom.")
+def _by_text(texts: Sequence[str], pictures: int) -> dict[str, list[int]]:
+    """The places of the pictures by their prompt; without texts all are of one."""
     groups: dict[str, list[int]] = {}
-    for index in range(len(images)):
-        groups.setdefault(texts[index] if texts else "", []).append(index)
-    groups = {text: places for text, places in groups.items() if len(places) > 1}
-    if not groups:
-        raise ValueError("diversity compares pictures of one prompt with each other, but no prompt has two; sample "
-                         "several seeds of each prompt.")
-    batch = _Batch(scorer, measures, row, texts, progress)
-    features = batch.embed(images, "images")
-    for measure in batch.measures:
-        backbone = scorer.backbones[measure.backbone.kind]
-        values: list[float] = []
-        prompts: list[str] = []
-        for text, places in groups.items():
-            if isinstance(backbone, Lpips):
-                found = [backbone.distance(images[a], images[b]) for a, b in combinations(places, 2)]
-            else:
-                found = distances_within(features[measure.backbone.kind][places].double()).tolist()
-            values += found
-            prompts += [text] * len(found)
-        batch.add(measure, torch.tensor(values, dtype=torch.float64), 0, prompts)
-    return batch.scores()
+    for place in range(pictures):
+        groups.setdefault(texts[place] if texts else "", []).append(place)
+    return groups
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a comparison: pictures, and the features of these or of texts by kind of backbone."""
+
+    pictures: Sequence[Image.Image]
+    features: Mapping[str, torch.Tensor]
+
+    def part(self, places: Sequence[int]) -> _Side:
+        """Some of the pictures."""
+        return _Side(ChosenPictures(self.pictures, places),
+                     {kind: values[places] for kind, values in self.features.items()})
+
+
+def _compared(measure: Measure, backbone: Backbone, ours: _Side, others: _Side) -> torch.Tensor:
+    """What the metric's formula gives, in float64."""
+    comparison = measure.comparison
+    if isinstance(comparison, OfPictures):
+        return comparison.formula(backbone, ours.pictures, others.pictures)
+    features = ours.features[backbone.kind].double()
+    return comparison.formula(features, features if others is ours else others.features[backbone.kind].double())
 
 
 class _Batch:
-    """One call of a scoring function: the measures that there are weights for, and the scores made so far."""
+    """One call of `score`: the measures that there are weights for, and the scores made so far."""
 
     def __init__(self, scorer: Scorer, measures: Sequence[Measure], row: Row, texts: Sequence[str],
                  progress: Callable[[int], None]) -> None:
-        self.scorer, self.row, self.texts = scorer, row, tuple(texts)
+        self.scorer, self.row, self.texts = scorer, row, texts
         self.measures = [measure for measure in measures if measure.backbone.kind in scorer.backbones]
         self.remarks = scorer.remarks(measures)
         self.rows: list[Score] = []
         self.digests: tuple[str, ...] = ()
         self.done, self.progress = 0, progress
 
-    def embed(self, pictures: Sequence[Image.Image], what: str) -> dict[str, torch.Tensor]:
-        """Features by kind of backbone, with a remark on pictures of one colour. The first call is of the images."""
-        kinds = {measure.backbone.kind for measure in self.measures}
-        encoders = {kind: backbone for kind, backbone in self.scorer.backbones.items()
-                    if kind in kinds and not isinstance(backbone, Lpips)}
+    def embed(self, pictures: Sequence[Image.Image], what: str) -> _Side:
+        """Their features, with a remark on pictures of one colour. The first call is of the images."""
+        encoders = self.scorer.encoders(self.measures)
         before = self.done
         result = embed_images(encoders, pictures, lambda done: self.progress(before + done), self.scorer.store)
         self.done += len(pictures)
@@ -212,36 +220,34 @@ class _Batch:
             numbers = ", ".join(str(index) for index in result.flat[:8]) + (", ..." if len(result.flat) > 8 else "")
             self.remarks.append(f"{what}: picture {numbers} has one colour only (a failed sampling, or a picture that "
                                 "was blocked?); its scores mean little.")
-        return result.features
+        return _Side(pictures, result.features)
 
-    def add_text(self, measure: Measure, features: torch.Tensor) -> None:
-        """Likeness to the texts; says which are cut."""
+    def read(self, measure: Measure) -> _Side | None:
+        """The features of the texts; says which are cut, and where there is no encoder for them."""
         backbone, truncate = self.scorer.backbones[measure.backbone.kind], self.scorer.protocol.truncate
         if not backbone.reads_text:
             self.remarks.append(f"{measure.metric} left out: the file of {backbone.name} has no text encoder.")
-            return
+            return None
         for text in dict.fromkeys(self.texts if truncate else ()):
             if (length := backbone.tokens(text)) > backbone.context:
                 short = text if len(text) <= LONGEST else text[:LONGEST] + "..."
                 self.remarks.append(f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: "
                                     f"{short}")
-        texts = embed_texts(backbone, self.texts, truncate, self.scorer.store)
-        self.add(measure, text_pairs(features.double(), texts.double()), len(set(self.texts)))
+        return _Side((), {backbone.kind: embed_texts(backbone, self.texts, truncate, self.scorer.store)})
 
-    def add(self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str] | None = None) -> None:
+    def add(self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str]) -> None:
         """One score of float64 values [n]."""
         backbone, row, protocol = self.scorer.backbones[measure.backbone.kind], self.row, self.scorer.protocol
         if measure.floor is not None:
             values = values.clamp(min=measure.floor)
-        preprocessing = "as they are" if isinstance(backbone, Lpips) else str(backbone.preprocess)
+        preprocessing = "as they are" if isinstance(measure.comparison, OfPictures) else str(backbone.preprocess)
         weights: dict[str, Any] = {"versions": versions()}
         if backbone.weights:
             weights |= {"weights": backbone.weights.name, "weights_sha256": backbone.weights.sha256}
         self.rows.append(Score(
             measure.metric, tuple((values * measure.scale).tolist()), row.label, row.subject, len(self.digests),
-            references, protocol.name, measure.pairing, measure.scale, backbone.name, preprocessing,
-            tuple(self.texts if texts is None else texts), self.digests, row.method, row.rank,
-            row.provenance | weights))
+            references, protocol.name, measure.pairing, measure.scale, backbone.name, preprocessing, tuple(texts),
+            self.digests, row.method, row.rank, row.provenance | weights))
 
     def scores(self) -> Scores:
         """What has been measured. Raises ValueError for nothing."""

@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .metrics import Role, role_of
+
+# What is counted as the references of a score, where it is no photo of the subject.
+COUNTED: dict[Role | None, str] = {"text": "texts", "base": "pictures of the base"}
+
 
 @dataclass(frozen=True)
 class Score:
@@ -16,8 +21,8 @@ class Score:
     metric: a name of `metrics.METRICS`, or of a custom model. values: one number a picture (a pair, for drift and
     diversity), already scaled. texts: the prompt of each value, "" where none was given; for CLIP-T what was scored
     against. pictures: a digest of the content of each picture. label, method, rank, subject: which row of a table this
-    is; what is not known is empty. pairing: `all`, `matched`, `text`, `base` or `within`. provenance: weights (file
-    and SHA-256), seeds, model files and versions, as far as they are known.
+    is; what is not known is empty. pairing: of the metric's comparison, such as `all`. provenance: weights (file and
+    SHA-256), seeds, model files and versions, as far as they are known.
     """
 
     metric: str
@@ -100,8 +105,7 @@ class Scores:
 
 
 def _against(row: Score) -> str:
-    what = {"text": "texts", "base": "pictures of the base"}.get(row.pairing, "references")
-    return f", {row.references} {what}" if row.references else ""
+    return f", {row.references} {COUNTED.get(role_of(row.pairing), 'references')}" if row.references else ""
 
 
 def score_text(value: float, like: float | None = None) -> str:

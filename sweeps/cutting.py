@@ -13,23 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..scoring.training_nodes import TRAINERS
 from .files import FOLDER
 from .schema import Info, default_of, inputs_of, links_of
 from .workflow import Prompt, needed_by, title_of
 
-
-@dataclass(frozen=True)
-class Trainer:
-    """used: slot of what other nodes use. saved: slot of the tensors. embedding: `used` is a text that names them."""
-
-    used: int
-    saved: int
-    embedding: bool = False
-
-
-# The training nodes that are cut out, by class type. A further one is a further line.
-TRAINERS = {"DEFTTrainAdapter": Trainer(0, 0), "TrainLoraNode": Trainer(0, 0),
-            "DEFTTrainTextualInversion": Trainer(0, 4, embedding=True)}
 SAVER, LOADER, SCORE_SAVER = "DEFTSaveAdapter", "DEFTLoadAdapterFile", "DEFTSaveScores"
 SCORES = "DEFT_SCORES"
 

@@ -76,10 +76,13 @@ class Backbone:
     """
 
     def __init__(self, name: str, kind: str, preprocess: Preprocess, module: Any, *, fingerprint: str,
-                 encode_image: Callable[[torch.Tensor], torch.Tensor],
+                 encode_image: Callable[[torch.Tensor], torch.Tensor] | None,
                  encode_text: Callable[[torch.Tensor], torch.Tensor] | None = None, tokenizer: Any = None,
                  context: int = 0, weights: WeightFile | None = None, checks: tuple[dict[str, Any], ...] = ()) -> None:
-        """Use `load_backbone`. encode_image: [n, 3, h, w] -> [n, d]. encode_text: [n, context] -> [n, d]."""
+        """Use `load_backbone`. encode_image: [n, 3, h, w] -> [n, d]. encode_text: [n, context] -> [n, d].
+
+        Without encode_image it has no features, and a metric gives pictures to the module.
+        """
         self.name, self.kind, self.preprocess = name, kind, preprocess
         self.module = module.eval().requires_grad_(False)
         self.fingerprint = f"{fingerprint} {preprocess}"
@@ -98,6 +101,7 @@ class Backbone:
     @torch.no_grad()
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Preprocessed pictures [n, 3, h, w] -> L2-normalised features, float32 [n, d], on the CPU."""
+        assert self._encode_image is not None, f"{self.name} has no features"
         self.before_use()
         return F.normalize(self._encode_image(pixels.to(self.place)).float().cpu(), dim=-1)
 

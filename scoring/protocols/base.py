@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from ..backbones import BackboneSpec
-
-Pairing = Literal["all", "matched", "text", "base", "prior", "within"]
+from ..metrics import OfFeatures, OfPictures, Role, get_metric
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric of a protocol.
+    """One metric of a protocol. Raises ValueError for a pairing that the metric does not have.
 
-    pairing: `all` compares each picture with every reference, `matched` picture i with reference i, `text` picture i
-    with its text; `base` picture i with the base model's (drift), `prior` pictures of the class with every reference
-    (prior preservation), `within` the pictures of one prompt with each other (diversity).
+    pairing: which of the metric's comparisons: `all` compares each picture with every reference, `matched` picture i
+    with reference i, `text` picture i with its text; `base` picture i with the base model's (drift), `prior` pictures
+    of the class with every reference (prior preservation), `within` the pictures of one prompt with each other.
     scale: factor on the cosine. floor: cosines below it count as it. optional: left out, and said, where the weights
     are not there.
     """
 
     metric: str
     backbone: BackboneSpec
-    pairing: Pairing
+    pairing: str
     scale: float = 1.0
     floor: float | None = None
     optional: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the pairing."""
+        get_metric(self.metric).comparison(self.pairing)
+
+    @property
+    def comparison(self) -> OfFeatures | OfPictures:
+        """What is compared with what, and how."""
+        return get_metric(self.metric).comparison(self.pairing)
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class Protocol:
         spec = BackboneSpec(name, kind, (), "", "")
         return replace(self, measures=tuple(
             measure if measure.backbone.kind != "clip" else replace(measure, optional=True)
-            if measure.pairing == "text" else replace(measure, backbone=spec) for measure in self.measures))
+            if measure.comparison.role == "text" else replace(measure, backbone=spec) for measure in self.measures))
 
-    def of(self, *pairings: Pairing) -> tuple[Measure, ...]:
-        """The measures of some pairings."""
-        return tuple(measure for measure in self.measures if measure.pairing in pairings)
+    def of(self, *roles: Role) -> tuple[Measure, ...]:
+        """The measures that compare with some roles."""
+        return tuple(measure for measure in self.measures if measure.comparison.role in roles)

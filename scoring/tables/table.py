@@ -287,7 +287,7 @@ def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | N
         return (cost.label or cost.method or "images") == key.name and all(
             one == other or one in (None, "") or other in (None, "") for one, other in same)
 
-    found = [cost for cost in costs if belongs(cost)]
+    found = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may tell of one adapter
     columns = ([cost.training_seconds for cost in found], [cost.values for cost in found],
                [None if cost.bytes is None else cost.bytes / 2**20 for cost in found])
     known = [[value for value in column if value is not None] for column in columns]

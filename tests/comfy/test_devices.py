@@ -420,8 +420,8 @@ def test_scoring(pack: Any, device: torch.device, tmp_path: Path) -> None:
             backbone.module.to(where)
             backbone.place = where
         ours, others, texts = pictures(3, 0), pictures(3, 1), ["a dog"] * 3
-        found = [scoring.score(scorer, ours, others, texts), scoring.score_diversity(scorer, ours),
-                 scoring.score_drift(scorer, ours, others, pictures(2, 2))]
+        found = [scoring.score(scorer, ours, others, texts), scoring.score(scorer, ours, task=scoring.DIVERSITY),
+                 scoring.score(scorer, ours, pictures(2, 2), base=others, task=scoring.DRIFT)]
         return [(row.metric, row.values) for result in found for row in result.rows]
 
     found, expected = scores(device), scores(models.CPU)

@@ -102,6 +102,30 @@ def test_diversity_over_the_pictures_of_a_prompt(comfyui):
     assert "no prompt has two" in comfyui.fail(prompt, want=["score"]).message
 
 
+@pytest.mark.parametrize(("kind", "inputs"), [
+    ("DEFTScoreImages", {"images": ["generated", 0], "references": ["real", 0]}),
+    ("DEFTScoreDrift", {"images": ["generated", 0], "base_images": ["real", 0]}),
+    ("DEFTScoreDiversity", {"images": ["batch", 0]})])
+def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
+    tensors = {"diffusion_model.a.deft_Q": torch.eye(8, 2), "diffusion_model.a.deft_R": torch.zeros(2, 6),
+               "diffusion_model.a.alpha": torch.tensor(1.0)}
+    save_file(tensors, comfyui.base / "models" / "loras" / "costs.safetensors")
+    prompt = scoring()
+    prompt["adapter"] = {"class_type": "DEFTLoadAdapterFile",
+                         "inputs": {"file": "costs.safetensors", "projector": "auto"}}
+    prompt["score"] = {"class_type": kind, "inputs": {
+        "scorer": ["scorer", 0], "label": "DEFT r2", "subject": "dog", "adapter": ["adapter", 0]} | inputs}
+    prompt["table"] = {"class_type": "DEFTScoreTable", "inputs": {"scores.scores0": ["score", 0]}}
+    run = comfyui.run(prompt, want=["score", "table"])
+    (cost,) = run.output("score").costs
+    assert (cost.label, cost.method, cost.rank, cost.subject) == ("DEFT r2", "deft", 2, "dog")
+    assert (cost.training_seconds, cost.values, cost.bytes) == (None, 28, 116)  # the alpha is 4 bytes and no value
+    header, _, line = run.output("table", 1).splitlines()[:3]
+    assert header.endswith("| training s | values | MiB |") and line.endswith("|  | 28 | 0.000 |")
+    del prompt["score"]["inputs"]["adapter"], prompt["table"]
+    assert comfyui.run(prompt, want=["score"]).output("score").costs == ()
+
+
 def test_seeds_files_and_the_adapters_method_are_written_down(comfyui):
     whole = json.loads((ROOT / "example_workflows" / "api" / "compare_all_methods.json").read_text())
     score = next(key for key, node in whole.items()

@@ -20,7 +20,7 @@ ARROWS = {
     "patches": {"deft_ops"},
     "deft_ops": set(),
     "scoring": set(),
-    "sweeps": {"scoring"},  # the report; all else is HTTP
+    "sweeps": {"scoring"},  # the report, and which nodes train; all else is HTTP
     "demo": set(),
 }
 COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "nodes", "server",

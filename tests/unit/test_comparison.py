@@ -233,7 +233,7 @@ def test_scores_of_a_row_become_its_note_and_one_print_a_picture():
 
 def test_only_a_picture_s_own_scores_are_printed_under_it():
     assert row_scores(Scores((CLIP_I, DINO)), 3).prints == ()
-    pairs = replace(CLIP_I, metric="DIV", values=(0.1, 0.2), pairing="within")
+    pairs = replace(CLIP_I, metric="DIV", values=(0.1, 0.2), pairing="within", pictures=("1", "2"))
     other = replace(DINO, metric="PRES", pictures=("3", "4"))
     mine = replace(CLIP_I, pictures=("1", "2"))
     found = row_scores(Scores((mine, pairs, other)), 2)

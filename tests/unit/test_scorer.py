@@ -8,6 +8,7 @@ import json
 import math
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from deft_pack.scoring import scorer as scoring
 from deft_pack.scoring.backbones import BackboneSpec, HubFile, load_backbone
 from deft_pack.scoring.download import download
 from deft_pack.scoring.embeddings import FeatureStore, embed_images, embed_texts
+from deft_pack.scoring.metrics import METRICS, Metric, OfPictures, likeness
 from deft_pack.scoring.pictures import FilePictures, digest
 from deft_pack.scoring.protocols import Measure, Protocol, get_protocol
-from deft_pack.scoring.scorer import Row, Scorer, load_scorer, score, score_diversity, score_drift
+from deft_pack.scoring.scorer import DIVERSITY, DRIFT, Row, Scorer, load_scorer, score
+from deft_pack.scoring.scores import Scores
 from deft_pack.scoring.verify import PUBLISHED, verify
 from deft_pack.scoring.verify import load_file as load_for_check
 
@@ -42,6 +45,16 @@ def pictures(count: int, seed: int = 0) -> list[Image.Image]:
 def scorer() -> Scorer:
     """The demo's scorers with a store of their own."""
     return replace(load_scorer("demo", [MODELS]), store=FeatureStore())
+
+
+def drift(scorer: Scorer, images: list, base: list, references: Sequence[Image.Image] = (), *rest) -> Scores:
+    """What Score Drift measures."""
+    return score(scorer, images, references, *rest, base=base, task=DRIFT)
+
+
+def diversity(scorer: Scorer, images: list, texts: Sequence[str] = ()) -> Scores:
+    """What Score Diversity measures."""
+    return score(scorer, images, texts=texts, task=DIVERSITY)
 
 
 @pytest.fixture
@@ -112,6 +125,16 @@ def test_matched_pairs_scale_and_floor(scorer: Scorer):
     assert cut == pytest.approx([2.5 * max(value, middle) for value in plain], abs=1e-6) and max(plain) > min(plain)
 
 
+def test_texts_are_one_for_all_or_one_each(scorer: Scorer):
+    images = pictures(3)
+    each = score(scorer, images, texts=["a dog", "a cat", "a dog"]).rows[0]
+    assert (each.references, each.texts) == (2, ("a dog", "a cat", "a dog"))
+    one = score(scorer, images, texts=["a dog"]).rows[0]
+    assert (one.references, one.texts) == (1, ("a dog",)) and one.values[::2] == each.values[::2]
+    with pytest.raises(ValueError, match="2 texts for 3 images; give one text for all"):
+        score(scorer, images, texts=["a dog", "a cat"])
+
+
 def test_nothing_to_score_is_said(scorer: Scorer):
     with pytest.raises(ValueError, match="nothing to score against"):
         score(scorer, pictures(1))
@@ -137,7 +160,7 @@ def test_a_picture_of_one_colour_and_a_long_text_are_remarked(scorer: Scorer):
 
 def test_drift_and_prior_preservation(scorer: Scorer):
     images, base, references = pictures(4), pictures(4, 1), pictures(3, 2)
-    result = score_drift(scorer, images, base, references, ["a", "b", "c", "d"], Row("DEFT"))
+    result = drift(scorer, images, base, references, ["a", "b", "c", "d"], Row("DEFT"))
     dino = scorer.backbones["dino"]
     ours = dino.encode_images(images)
     assert result.value("drift") == pytest.approx(
@@ -145,26 +168,46 @@ def test_drift_and_prior_preservation(scorer: Scorer):
     assert result.value("PRES") == pytest.approx((ours @ dino.encode_images(references).T).mean().item(), abs=1e-6)
     assert [(row.pairing, row.references, row.label) for row in result.rows] == [
         ("base", 4, "DEFT"), ("prior", 3, "DEFT")]
-    assert score_drift(scorer, images, images).value("drift") == pytest.approx(0, abs=1e-6)
+    assert "(4 images, 4 pictures of the base; demo" in result.report()
+    assert "(4 images, 3 references; demo" in result.report()
+    assert drift(scorer, images, images).value("drift") == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="there are 4 and 3; sample both"):
-        score_drift(scorer, images, base[:3])
+        drift(scorer, images, base[:3])
     with pytest.raises(ValueError, match="nothing to compare with"):
-        score_drift(scorer, images)
+        drift(scorer, images, [])
     with pytest.raises(ValueError, match="protocol clip-image measures nothing of what is connected"):
-        score_drift(replace(scorer, protocol=get_protocol("clip-image")), images, base)
+        drift(replace(scorer, protocol=get_protocol("clip-image")), images, base)
+
+
+def test_a_metric_may_compare_pictures_with_any_role(scorer: Scorer, monkeypatch):
+    """As LPIPS does within a prompt: here the mean difference of brightness to the references, from no features."""
+    def darker(backbone, images, others):
+        return torch.tensor([np.mean(other) - np.mean(image) for image, other in zip(images, others, strict=True)])
+
+    monkeypatch.setitem(METRICS, "darker", Metric("darker", "lower", "how much darker than the reference", (
+        OfPictures(pairing="beside", role="references", check=likeness.check_matched, by_place=True, formula=darker),)))
+    images, references = pictures(3), pictures(3, seed=1)
+    own = only(scorer, Measure("darker", get_protocol("demo").backbones["dino"], "beside", 2.0))
+    result = score(own, images, references)
+    assert result.rows[0].values == pytest.approx([2 * (np.mean(other) - np.mean(image)) for image, other in
+                                                   zip(images, references, strict=True)])
+    assert result.rows[0].preprocessing == "as they are" and result.rows[0].references == 3
+    assert own.encoders(own.protocol.measures) == {} and scorer.store.size == 0
+    with pytest.raises(ValueError, match="3 images and 2 references"):
+        score(own, images, references[:2])
 
 
 def test_diversity_compares_the_pictures_of_each_prompt(scorer: Scorer):
     images, texts = pictures(5), ["a", "b", "a", "a", "c"]
-    result = score_diversity(scorer, images, texts)
+    result = diversity(scorer, images, texts)
     features = scorer.backbones["dino"].encode_images(images)
     expected = [1 - float(features[i] @ features[j]) for i, j in ((0, 2), (0, 3), (2, 3))]
     assert result.rows[0].values == pytest.approx(expected, abs=1e-6) and result.rows[0].texts == ("a",) * 3
-    assert len(score_diversity(scorer, images).rows[0].values) == 10
+    assert len(diversity(scorer, images).rows[0].values) == 10
     with pytest.raises(ValueError, match="no prompt has two"):
-        score_diversity(scorer, images[:2], ["a", "b"])
+        diversity(scorer, images[:2], ["a", "b"])
     with pytest.raises(ValueError, match="has no diversity"):
-        score_diversity(replace(scorer, protocol=get_protocol("peft")), images)
+        diversity(replace(scorer, protocol=get_protocol("peft")), images)
 
 
 def test_every_picture_reference_and_text_is_computed_once(scorer: Scorer, forwards):
@@ -272,7 +315,7 @@ def test_missing_weights_are_an_error_or_left_out(tmp_path):
     result = score(partly, pictures(2), pictures(1, 1), ["a", "b"])
     assert [row.metric for row in result.rows] == ["DINO"]
     assert result.remarks[0].startswith("CLIP-I and CLIP-T left out: The weights of demo CLIP (64 px) are missing")
-    assert score_diversity(partly, pictures(2)).remarks == ()  # nothing of that is left out
+    assert diversity(partly, pictures(2)).remarks == ()  # nothing of that is left out
     with pytest.raises(ValueError, match="nothing could be measured. CLIP-T left out: The weights of demo CLIP"):
         score(partly, pictures(2), texts=["a", "b"])
     with pytest.raises(ValueError, match="no weights to measure with"):
@@ -283,7 +326,7 @@ def test_an_optional_metric_needs_no_weights(scorer: Scorer, tmp_path):
     spec = BackboneSpec("LPIPS (AlexNet)", "lpips", ("alexnet.pth",), "1 MB", "nowhere")
     protocol = Protocol("test", "", (*get_protocol("demo").measures, Measure("DIV", spec, "within", optional=True)))
     loaded = load_scorer(protocol, [MODELS])
-    result = score_diversity(loaded, pictures(2))
+    result = diversity(loaded, pictures(2))
     assert [row.metric for row in result.rows] == ["diversity"]
     assert result.remarks[0].startswith("DIV left out: The weights of LPIPS (AlexNet) are missing")
 
@@ -299,7 +342,10 @@ def test_lpips_is_that_of_its_package(tmp_path):
     spec = get_protocol("dreambooth").backbones["lpips"]
     protocol = Protocol("test", "", (Measure("DIV", spec, "within", optional=True),))
     images = pictures(3)
-    result = score_diversity(load_scorer(protocol, [tmp_path]), images)
+    loaded, calls = load_scorer(protocol, [tmp_path]), []
+    loaded.backbones["lpips"].before_use = lambda: calls.append(1)  # where ComfyUI brings it to the GPU
+    result = diversity(loaded, images)
+    assert len(calls) == 3 and loaded.encoders(protocol.measures) == {}
     theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     for index, layer in enumerate(network.features):  # by place, not by name
         if isinstance(layer, torch.nn.Conv2d):
@@ -310,9 +356,10 @@ def test_lpips_is_that_of_its_package(tmp_path):
         pixels = [to_tensor(image)[None] * 2 - 1 for image in images]
         expected = [float(theirs(pixels[i], pixels[j])) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert result.rows[0].values == pytest.approx(expected, abs=1e-6) and min(expected) > 0
+    assert diversity(loaded, images, ["a", "b", "b"]).rows[0].values == result.rows[0].values[2:]
     assert result.rows[0].preprocessing == "as they are"
     with pytest.raises(ValueError, match="LPIPS compares pictures of one size"):
-        score_diversity(load_scorer(protocol, [tmp_path]), [images[0], Image.new("RGB", (80, 64))])
+        diversity(load_scorer(protocol, [tmp_path]), [images[0], Image.new("RGB", (80, 64))])
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
     with pytest.raises(ValueError, match="does not hold LPIPS .AlexNet.: 9 tensors missing"):
         load_scorer(protocol, [], {"lpips": tmp_path / "wrong.safetensors"})

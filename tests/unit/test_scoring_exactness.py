@@ -27,7 +27,7 @@ from deft_pack.scoring.backbones import Backbone, load_backbone
 from deft_pack.scoring.embeddings import FeatureStore, embed_images
 from deft_pack.scoring.pictures import FilePictures, TensorPictures
 from deft_pack.scoring.protocols import Measure, Protocol, custom, get_protocol
-from deft_pack.scoring.scorer import Scorer, load_scorer, score, score_drift
+from deft_pack.scoring.scorer import DRIFT, Scorer, load_scorer, score
 from deft_pack.scoring.verify import CHEF, PUBLISHED
 
 LIMIT = 1e-5
@@ -295,7 +295,7 @@ def test_pefts_similarity_and_drift(loop: Loop, bench: Scorer):
     cosine = (torch.cat([loop.dinov2_image(image) for image in images])
               * torch.cat([loop.dinov2_image(image) for image in other])).sum(dim=-1).mean().item()
     assert abs(score(scorer, images, other).value("DINOv2") - cosine) <= LIMIT
-    assert abs(score_drift(scorer, images, other).value("drift") - (1 - cosine) / 2.0) <= LIMIT
+    assert abs(score(scorer, images, base=other, task=DRIFT).value("drift") - (1 - cosine) / 2.0) <= LIMIT
 
 
 def test_dino_in_transformers_format(tmp_path: Path):

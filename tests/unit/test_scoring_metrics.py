@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from deft_pack.scoring import metrics, weights
+from deft_pack.scoring.metrics import METRICS, clip_t, diversity, drift, get_metric, likeness, role_of
 from deft_pack.scoring.pictures import FilePictures, digest, is_flat, picture_files, to_pictures
 from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
-from deft_pack.scoring.protocols import PROTOCOLS, custom, get_protocol
+from deft_pack.scoring.protocols import PROTOCOLS, Measure, custom, get_protocol
 from deft_pack.scoring.texts import split_texts
 
 
@@ -30,33 +34,68 @@ def as_tensor(row: np.ndarray) -> torch.Tensor:
 
 def test_all_pairs_is_the_dot_of_the_mean_features():
     images, references = features(7, 1).double(), features(5, 2).double()
-    assert metrics.all_pairs(images, references).mean().item() == pytest.approx(
+    assert likeness.all_pairs(images, references).mean().item() == pytest.approx(
         (images.mean(0) @ references.mean(0)).item(), abs=1e-12)
     expected = torch.tensor([[F.cosine_similarity(a, b, dim=0) for b in references] for a in images]).mean(1)
-    torch.testing.assert_close(metrics.all_pairs(images, references), expected.double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(likeness.all_pairs(images, references), expected.double(), atol=1e-6, rtol=0)
 
 
 def test_cosine_with_itself_is_one_and_order_does_not_matter():
     images, references = features(6, 3), features(6, 4)
-    torch.testing.assert_close(metrics.matched_pairs(images, images), torch.ones(6))
-    assert torch.equal(metrics.matched_pairs(images, references), metrics.matched_pairs(references, images))
+    torch.testing.assert_close(likeness.matched_pairs(images, images), torch.ones(6))
+    assert torch.equal(likeness.matched_pairs(images, references), likeness.matched_pairs(references, images))
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(metrics.all_pairs(images, references[order]), metrics.all_pairs(images, references))
-    torch.testing.assert_close(metrics.all_pairs(images[order], references),
-                               metrics.all_pairs(images, references)[order])
+    torch.testing.assert_close(likeness.all_pairs(images, references[order]), likeness.all_pairs(images, references))
+    torch.testing.assert_close(likeness.all_pairs(images[order], references),
+                               likeness.all_pairs(images, references)[order])
 
 
 def test_pairings_agree_with_one_reference_and_differ_otherwise():
     images, one, many = features(4, 5), features(1, 6), features(4, 7)
-    torch.testing.assert_close(metrics.matched_pairs(images, one), metrics.all_pairs(images, one))
-    assert not torch.allclose(metrics.matched_pairs(images, many), metrics.all_pairs(images, many))
+    torch.testing.assert_close(likeness.matched_pairs(images, one), likeness.all_pairs(images, one))
+    assert not torch.allclose(likeness.matched_pairs(images, many), likeness.all_pairs(images, many))
 
 
 def test_wrong_counts_name_both():
     with pytest.raises(ValueError, match="4 images and 3 references"):
-        metrics.matched_pairs(features(4, 0), features(3, 0))
+        likeness.check_matched(4, 3)
     with pytest.raises(ValueError, match="2 texts for 4 images"):
-        metrics.text_pairs(features(4, 0), features(2, 0))
+        clip_t.check_texts(4, 2)
+    with pytest.raises(ValueError, match="there are 5 and 4; sample both"):
+        drift.check_drift(5, 4)
+    with pytest.raises(ValueError, match="no prompt has two"):
+        diversity.check_several(3, 0)
+    for fits in (likeness.check_matched, clip_t.check_texts):
+        fits(4, 1)
+        fits(4, 4)
+
+
+def test_a_metric_is_one_file_and_one_line():
+    files = {file.stem for file in Path(metrics.__file__).parent.glob("*.py")} - {"__init__", "base", "likeness"}
+    found = [importlib.import_module(f"deft_pack.scoring.metrics.{name}").METRIC for name in files]
+    assert sorted(metric.name for metric in found) == sorted(METRICS)
+    assert all(METRICS[metric.name] is metric and metric.about and metric.comparisons for metric in found)
+
+
+def test_the_metrics_keep_their_order_and_direction():
+    directions = {"CLIP-I": "higher", "CLIP-T": "higher", "DINO": "higher", "DINOv2": "higher", "drift": "lower",
+                  "PRES": "lower", "DIV": "higher", "diversity": "higher"}
+    assert [name for name in METRICS if name in directions] == list(directions)
+    assert {name: metrics.better(name) for name in directions} == directions
+    assert sorted([*directions, "of one's own"], key=metrics.order) == [*directions, "of one's own"]
+
+
+def test_a_pairing_says_what_is_compared_and_belongs_to_the_metric():
+    roles = {(comparison.pairing, comparison.role) for metric in METRICS.values() for comparison in metric.comparisons}
+    assert roles >= {("all", "references"), ("matched", "references"), ("text", "text"), ("base", "base"),
+                     ("prior", "prior"), ("within", "within")}
+    assert len({pairing for pairing, _ in roles}) == len(roles)
+    assert all(role_of(pairing) == role for pairing, role in roles) and role_of("of another version") is None
+    spec = get_protocol("demo").backbones["dino"]
+    with pytest.raises(ValueError, match="DINO is not measured in pairs 'within', but in 'all' or 'matched'"):
+        Measure("DINO", spec, "within")
+    own = get_metric("likeness (resnet50)")
+    assert own.better == "higher" and [comparison.pairing for comparison in own.comparisons] == ["all", "matched"]
 
 
 def test_pictures_are_truncated_to_8_bits_and_survive_the_round_trip():
@@ -129,7 +168,8 @@ def rules(name: str) -> dict[str, tuple]:
 
 
 def test_protocols_say_what_the_papers_say():
-    assert list(PROTOCOLS) == ["dreambooth", "dreambench++", "clip-image", "custom-diffusion", "peft", "demo"]
+    saved = ["dreambooth", "dreambench++", "clip-image", "custom-diffusion", "peft", "demo"]
+    assert [name for name in PROTOCOLS if name in saved] == saved
     clip, s16, s8, v2 = "CLIP ViT-B/32 (OpenAI)", "DINO ViT-S/16", "DINO ViT-S/8", "DINOv2 ViT-S/14"
     assert rules("dreambooth") == {
         "CLIP-I": (clip, "all", 1.0), "CLIP-T": (clip, "text", 1.0), "DINO": (s16, "all", 1.0),
@@ -302,9 +342,7 @@ def test_drift_and_diversity_follow_their_formulas():
     images, base = features(5, 1).double(), features(5, 2).double()
     cosines = torch.tensor([float(F.cosine_similarity(a, b, dim=0)) for a, b in zip(images, base, strict=True)])
     # PEFT's measure_drift: (1 - mean cosine) / 2
-    assert metrics.drift(images, base).mean().item() == pytest.approx((1 - cosines.mean().item()) / 2, abs=1e-7)
-    assert metrics.drift(images, images).abs().max() < 1e-6
+    assert drift.drift(images, base).mean().item() == pytest.approx((1 - cosines.mean().item()) / 2, abs=1e-7)
+    assert drift.drift(images, images).abs().max() < 1e-6
     pairs = [1 - float(images[i] @ images[j]) for i in range(5) for j in range(i + 1, 5)]
-    assert metrics.distances_within(images).tolist() == pytest.approx(pairs, abs=1e-12)
-    with pytest.raises(ValueError, match="there are 5 and 4; sample both"):
-        metrics.drift(images, base[:4])
+    assert diversity.distances_within(images, images).tolist() == pytest.approx(pairs, abs=1e-12)

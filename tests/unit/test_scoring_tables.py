@@ -193,6 +193,8 @@ def test_costs_go_to_the_row_of_their_adapter():
     scores = Scores(rows, costs)
     assert [line.costs[0] for line in tabulate(scores).rows] == [2.0, 7.0]
     assert [line.costs[0] for line in tabulate(scores, "label x subject").rows] == [1.0, 3.0, 7.0, 7.0]
+    several = Scores(rows, (*costs, costs[0], costs[0]))  # Score Images, Score Drift and Score Diversity of one adapter
+    assert tabulate(several).rows == tabulate(scores).rows
 
 
 def test_missing_cells_and_several_protocols(results: Scores):

@@ -1,0 +1,44 @@
+"""What is measured: one file a metric, one line in METRICS, whose order is that of tables. No tensors are needed here.
+
+`likeness` is what several metrics have in common, and what a metric by the name of a custom model is.
+"""
+
+from __future__ import annotations
+
+from . import clip_i, clip_t, dino, dinov2, diversity, drift, likeness, lpips, pres
+from .base import Better, Comparison, Metric, OfFeatures, OfPictures, Role
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (
+    clip_i.METRIC,
+    clip_t.METRIC,
+    dino.METRIC,
+    dinov2.METRIC,
+    drift.METRIC,
+    pres.METRIC,
+    lpips.METRIC,
+    diversity.METRIC,
+)}
+
+__all__ = ["METRICS", "Comparison", "Metric", "OfFeatures", "OfPictures", "Role", "better", "get_metric", "order",
+           "role_of"]
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of that name; of a name that is not in METRICS, the likeness by a custom model."""
+    return METRICS.get(name) or likeness.metric(name, "likeness to the subject's pictures, by a custom model")
+
+
+def better(metric: str) -> Better:
+    """The good direction of a metric."""
+    return get_metric(metric).better
+
+
+def order(metric: str) -> tuple[int, str]:
+    """Sort key: in the order of METRICS, custom ones last."""
+    return (list(METRICS).index(metric) if metric in METRICS else len(METRICS)), metric
+
+
+def role_of(pairing: str) -> Role | None:
+    """With what a pairing of a record compares; None for one that is not known here."""
+    return next((comparison.role for metric in METRICS.values() for comparison in metric.comparisons
+                 if comparison.pairing == pairing), None)
