@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 PREFIXES = ("modelspec.", "ss_")
 # Of a file's own tensors and header, so they are never of another one.
 HASHES = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
-_LONGEST_TRIGGER = 100  # characters; a longer text is a description
+LONGEST_TRIGGER = 100  # characters; a longer text is a description
 
 
 class Base(NamedTuple):
@@ -135,7 +135,7 @@ def caption_fields(captions: Sequence[str], pictures: int) -> dict[str, str]:
     others = [{tag.lower() for tag in _tags(text)} for text in texts] if len(texts) == len(captions) else [set()]
     shared = [tag for tag in dict.fromkeys(_tags(texts[0])) if all(tag.lower() in other for other in others)]
     trigger = ", ".join(shared)
-    if trigger and len(trigger) <= _LONGEST_TRIGGER:
+    if trigger and len(trigger) <= LONGEST_TRIGGER:
         fields["modelspec.trigger_phrase"] = trigger
         fields["ss_datasets"] = json.dumps([{"subsets": [{"class_tokens": trigger, "img_count": pictures}]}])
     return fields

@@ -18,6 +18,7 @@ from . import (
     saving,
     scorers,
     scoring,
+    stack,
     tables,
     textual_inversion,
     training,
@@ -27,6 +28,7 @@ from .replaced import register_replaced
 
 _MODULES = (
     adapters,
+    stack,
     hooks,
     info,
     saving,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..deft_ops import files
 from ..deft_ops.projectors import READ_PROJECTORS
-from ..patches.apply import MODES, STACKING, apply
+from ..patches.apply import MODES, STACKING, Report, apply
 from ..patches.weights_by_name import weights_by_name
 from ..patches.wording import cut
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
@@ -58,12 +58,13 @@ def file_format_input() -> io.Combo.Input:
     )
 
 
-def stacking_input() -> io.Combo.Input:
+def stacking_input(optional: bool = False) -> io.Combo.Input:
     """The stacking choice."""
     return io.Combo.Input(
         "stacking",
         options=list(STACKING),
         default="sequential",
+        optional=optional,
         advanced=True,
         tooltip="With several adapters: sequential computes this one from the weights as changed so far (ComfyUI's "
         "way, PaRa's paper); from_base computes all DEFT and PaRa adapters from the unchanged weights and adds "
@@ -83,6 +84,19 @@ def mode_input() -> io.Combo.Input:
         "outputs are changed; costs a little in each step, and keeps small changes that quantised weights would "
         "round away. DEFT, PaRa and plain LoRA only.",
     )
+
+
+def apply_file(
+    file: str, model: Any, clip: Any, *, projector: str = "auto", file_format: str = "auto", **how: Any
+) -> tuple[Any, Any, Report]:
+    """Read a file of models/loras and put it onto a MODEL and a CLIP (either may be None); `how` is that of `apply`.
+
+    Raises FileNotFoundError or ValueError: the file is missing or damaged, or nothing of it fits.
+    """
+    adapter = files.read(adapter_path(file), projector, file_format, weights_by_name(model, clip))
+    model, clip, report = apply(adapter, model, clip, source=file, **how)
+    report.notes += [adapter.metadata["note"]] if "note" in adapter.metadata else []
+    return model, clip, report
 
 
 class DEFTAdapterLoader(io.ComfyNode):
@@ -134,11 +148,16 @@ class DEFTAdapterLoader(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         """Read the file and apply it."""
-        adapter = files.read(adapter_path(file), projector, file_format, weights_by_name(model, clip))
-        model, clip, report = apply(
-            adapter, model, clip, strength_model=strength_model, strength_clip=strength_clip, mode=mode, source=file
+        model, clip, report = apply_file(
+            file,
+            model,
+            clip,
+            projector=projector,
+            file_format=file_format,
+            strength_model=strength_model,
+            strength_clip=strength_clip,
+            mode=mode,
         )
-        report.notes += [adapter.metadata["note"]] if "note" in adapter.metadata else []
         logging.info(report.text())
         return io.NodeOutput(model, clip, report.text())
 

@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
+LoraStack = io.Custom("LORA_STACK")  # of other packs: see stack.entries_of
 TrainingSettings = io.Custom("DEFT_TRAINING_SETTINGS")
 TrainingPreviews = io.Custom("DEFT_TRAINING_PREVIEWS")
 ScorerSocket = io.Custom("DEFT_SCORER")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off or not a safetensors file.
     """
+    with _opened(path) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, dict(file.metadata() or {})
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header metadata of a safetensors file, without its tensors. Raises as `read_tensors`."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: download or save it again.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            return tensors, dict(file.metadata() or {})
+            yield file
     except SafetensorError as error:
         said = str(error).replace(" ", "").lower()
         reason = next((text for word, text in _REASONS.items() if word in said), str(error))
@@ -46,14 +59,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
-    return parse_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    # Windows' editors write a mark of the encoding first.
+    return parse_json(path.read_text(encoding="utf-8-sig", errors="replace"), str(path))
 
 
 def parse_json(text: str, source: str) -> dict[str, Any]:
     """The object in a JSON text. Raises ValueError naming the source."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits, and brackets too deep
         raise ValueError(f"{source} is not valid JSON ({error}): download or save it again.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{source} must hold a JSON object, not a {type(value).__name__}.")
