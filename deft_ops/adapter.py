@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +14,13 @@ from . import methods
 # ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
 _COMPANIONS = ("lora_mid.weight", "reshape_weight")
 _SUFFIXES = frozenset((*methods.SUFFIXES, *_COMPANIONS))
+_OF_ANY_KIND = ("peft", "replaced")  # methods whose layers may hold whole numbers: indices, counters, masks
+_ENDS = frozenset(suffix.rpartition(".")[2] for suffix in _SUFFIXES if "." in suffix)  # "weight" and the like
+# Tensors of ComfyUI's own classes that it computes with as they are: of whole numbers they are damaged.
+_FACTOR = re.compile(
+    r"(\.(lora_(up|down|mid|[AB])(\.default)?|[ab][12])\.weight|[._]lora(_linear_layer)?\.(up|down)\.weight"
+    r"|\.(hada_\w+|lokr_\w+|oft_blocks|dora_scale|diff|diff_b|w_norm|b_norm|set_weight))$"
+)
 
 
 class Adapter(dict[str, Tensor]):
@@ -20,6 +29,7 @@ class Adapter(dict[str, Tensor]):
     training_seconds: what the training took that has just made it. It is not in the metadata, because the same training
     again gives the same file.
     spelled: the file's own name of each tensor that has another one here.
+    source: the name of the file that it was read from, for messages; empty if it was made here.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, str] | None = None) -> None:
@@ -27,6 +37,12 @@ class Adapter(dict[str, Tensor]):
         self.metadata: dict[str, str] = dict(metadata or {})
         self.training_seconds: float | None = None
         self.spelled: dict[str, str] = {}
+        self.source = ""
+
+
+def source_of(adapter: Mapping[str, Tensor]) -> str:
+    """What messages call an adapter: the name of its file, or "the adapter"."""
+    return str(getattr(adapter, "source", "")) or "the adapter"
 
 
 def spelling(adapter: Mapping[str, Tensor], key: str) -> str:
@@ -43,9 +59,9 @@ def from_layers(layers: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[st
 
 def _split_key(key: str) -> tuple[str, str] | None:
     head, _, suffix = key.rpartition(".")
-    if suffix == "weight":
+    if suffix in _ENDS:
         head, _, part = head.rpartition(".")
-        suffix = f"{part}.weight"
+        suffix = f"{part}.{suffix}"
     return (head, suffix) if suffix in _SUFFIXES else None
 
 
@@ -128,12 +144,23 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
     """Raise ValueError, one sentence that starts with `source`, for the first layer whose tensors do not fit."""
     found, rest = split(adapter)
     for name, group in found.items():
+        method = methods.method_of(group)
+        spelled = {suffix: spelling(adapter, f"{name}.{suffix}") for suffix in group}
+        for suffix, tensor in group.items() if method.NAME not in _OF_ANY_KIND else ():
+            if suffix not in ("alpha", "oft_R.scaled_oft") and not tensor.is_floating_point():
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise ValueError(f"{source} has {spelled[suffix]} of {kind}, but floating numbers are needed.")
         try:
-            methods.method_of(group).from_tensors(group)
+            method.from_tensors(group)
         except ValueError as error:
-            raise ValueError(f"{source} does not fit together at layer {name}: {error}.") from error
-    for key in rest:
-        if key.endswith((".deft_Q", ".deft_right", ".deft_R")):
+            tensors = ", ".join(dict.fromkeys(spelled.values()))
+            raise ValueError(f"{source} does not fit together at layer {name} ({tensors}): {error}.") from error
+    for key, tensor in rest.items():
+        if not tensor.is_floating_point() and _FACTOR.search(key):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{source} has {spelling(adapter, key)} of {kind}, but floating numbers are needed.")
+    for key in map(partial(spelling, adapter), rest):
+        if key.endswith((".deft_Q", ".deft_right", ".deft_P", ".deft_R")):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
 
 

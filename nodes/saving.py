@@ -12,24 +12,41 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..deft_ops import modelspec
-from ..deft_ops.adapter import Adapter, validate
+from ..deft_ops.adapter import Adapter, layers, validate
 from ..deft_ops.files import native, peft, svdiff
 from ..deft_ops.version import VERSION
 from ..patches.lora_naming import NAMINGS
-from ..patches.names import module_names
+from ..patches.matching import sliced_shape
+from ..patches.names import diffusers_names, model_names, module_names, target_key
 from .adapters import CATEGORY
 from .output import listed, text_ui
 from .sockets import LoraModel
 
 
-def write_peft(adapter: Adapter, folder: Path, names: Mapping[str, str], header: Mapping[str, str]) -> None:
+def write_peft(adapter: Adapter, folder: Path, model: Any, header: Mapping[str, str]) -> None:
     """The PEFT folder, with what managers read in the header of its weights."""
-    peft.write(adapter, folder, names, metadata=modelspec.of_managers({**adapter.metadata, **header}))
+    names, shapes = in_diffusers(adapter, model)
+    peft.write(adapter, folder, names, shapes, modelspec.of_managers({**adapter.metadata, **header}))
 
 
-def write_svdiff(adapter: Adapter, folder: Path, names: Mapping[str, str], header: Mapping[str, str]) -> None:
+def write_svdiff(adapter: Adapter, folder: Path, model: Any, header: Mapping[str, str]) -> None:
     """The SVDiff folder, whose files have no header of their own."""
-    svdiff.write(adapter, folder, names)
+    svdiff.write(adapter, folder, in_diffusers(adapter, model)[0])
+
+
+def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """The names in diffusers of an adapter's layers, whatever it calls them, and the shapes of their weights."""
+    names, state = module_names(model), model.model.state_dict()
+    shapes = {name: tuple(state[f"{name}.weight"].shape) for name in names}
+    theirs = {target: name for name, target in diffusers_names(model).items()}
+    theirs |= {f"{name}.weight": module for name, module in names.items()}
+    meant = model_names(model)
+    for layer in layers(adapter):
+        target = meant.get(layer)
+        if layer not in names and target in theirs:
+            names[layer] = theirs[target]
+            shapes[layer] = sliced_shape(tuple(state[target_key(target)].shape), target)
+    return names, shapes
 
 
 # Folders under diffusers' names, by what they are called in the widget; the native format is another one.
@@ -152,7 +169,7 @@ class DEFTSaveAdapter(io.ComfyNode):
         elif model is None:
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:
-            FOLDERS[format](adapter, path, module_names(model), header_of(adapter, path))
+            FOLDERS[format](adapter, path, model, header_of(adapter, path))
         return io.NodeOutput(str(path), ui={**text_ui(str(path)), **files})
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from . import activations
+from . import activations, parameters
 from .base_weights import Shapes
-from .conversions import converted
+from .conversions import converted, remarks
 from .fingerprint import base_note
 from .foreign import kind
-from .matching import Match, advice, left_of, match
+from .matching import Match, advice, left_of, match, with_plain_loras
 from .names import Target, clip_names, describe, model_names, target_key
 from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
 from .wording import of_text_encoder, shortened
@@ -62,7 +62,7 @@ class Report:
 def add(patcher: Any, patches: Mapping[Target, Any], strength: float, stacking: str) -> Any:
     """A clone of the model patcher with the patches added."""
     patcher = patcher.clone()
-    patcher.add_patches(dict(patches), strength)
+    parameters.add_patches(patcher, patches, strength)
     if stacking == "from_base":
         for key in {target_key(target) for target in patches}:
             patcher.patches[key] = summed_from_base(patcher.patches[key])
@@ -99,7 +99,7 @@ def apply(
     injection: float = 1.0,
     stacking: str = "sequential",
     mode: str = "weights",
-    source: str = "the adapter",
+    source: str = "",
 ) -> tuple[Any, Any, Report]:
     """Apply an adapter to a MODEL and a CLIP (either may be None) and report the matched layers.
 
@@ -115,6 +115,7 @@ def apply(
     for value, known, what in ((stacking, STACKING, "stacking"), (mode, MODES, "mode")):
         if value not in known:
             raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(known)}.")
+    source = source or adapters.source_of(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     report = Report(source)
@@ -127,7 +128,8 @@ def apply(
         patcher = owner if owner is model else owner.patcher
         # ComfyUI's own LoRA patch has no injection to weigh.
         own_lora = injection != 1 or mode == "activations"
-        matched = match(adapter, names_of(owner), Shapes(patcher.model), plain_lora=own_lora)
+        matched = match(adapter, names_of(owner), Shapes(patcher.model, patcher), plain_lora=own_lora, source=source)
+        matched = with_plain_loras(matched) if own_lora else matched
         matches.append(matched)
         for name in [layer.method.NAME for layer in matched.layers] + [kind(p) for p in matched.foreign.values()]:
             report.methods[name] = report.methods.get(name, 0) + 1
@@ -135,7 +137,7 @@ def apply(
             if mode == "weights":
                 patcher = add(patcher, patches_of(matched, removal, injection), strength, stacking)
             else:
-                patcher = add_activations(patcher, matched, strength, removal, injection, stacking)
+                patcher = add_activations(patcher, matched, strength, removal, injection, stacking, source)
             if owner is clip:
                 owner = clip.clone()
                 owner.patcher = patcher
@@ -157,11 +159,12 @@ def apply(
         report.notes.append(f"{len(encoders)} of the layers left out are of text encoders: connect the CLIP for them")
     note = None if model is None else base_note(adapter, model)
     report.notes += [note] if note else []
+    report.notes += remarks(adapter)
     return results[0], results[1], report
 
 
 def add_activations(
-    patcher: Any, matched: Match, strength: float, removal: float, injection: float, stacking: str
+    patcher: Any, matched: Match, strength: float, removal: float, injection: float, stacking: str, source: str
 ) -> Any:
     """A clone of the model patcher with the layers on its activations.
 
@@ -169,7 +172,7 @@ def add_activations(
     """
     if matched.foreign:
         kinds = ", ".join(sorted({kind(patch) for patch in matched.foreign.values()}))
-        raise ValueError(f"The adapter has layers ({kinds}) that cannot work on activations: choose weights.")
+        raise ValueError(f"Layers of {source} ({kinds}) cannot work on activations: choose weights.")
     return activations.add(
         patcher, matched.layers, strength, removal=removal, injection=injection, stacking=stacking
     )

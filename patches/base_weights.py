@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_patcher
@@ -12,11 +13,15 @@ from torch import Tensor
 
 
 class Shapes(dict[str, tuple[int, ...]]):
-    """Shape of each weight of a model by key, looked up when asked for. Quantised weights have that of their values."""
+    """Shape of each weight of a model by key, looked up when asked for. Quantised weights have that of their values.
 
-    def __init__(self, model: Any) -> None:
+    `patcher`, if given, tells the weights from before its patches.
+    """
+
+    def __init__(self, model: Any, patcher: Any = None) -> None:
         super().__init__()
         self._model = model
+        self._patcher = patcher
 
     def __missing__(self, key: str) -> tuple[int, ...]:
         self[key] = logical_shape(self._model, key)
@@ -28,6 +33,10 @@ class Shapes(dict[str, tuple[int, ...]]):
             return self[key]
         except AttributeError:
             return default
+
+    def weight(self, key: str) -> Tensor:
+        """The weight itself, as `base_weight`."""
+        return base_weight(self._patcher or SimpleNamespace(model=self._model, backup={}), key)[0]
 
 
 def logical_shape(model: Any, key: str) -> tuple[int, ...]:

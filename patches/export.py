@@ -17,13 +17,13 @@ from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
 from ..deft_ops.host import on_host
 from .base_weights import base_weight
-from .conversions import converted
+from .conversions import converted, remarks
 from .fingerprint import base_note, fingerprint
 from .foreign import change_of, is_plain_lora
 from .lora_naming import NAMINGS, Change, Side, Written, named, overlap, part_of, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
 from .matching import Left, Match, advice, layer_of, left_of, match
-from .names import target_key
+from .names import Target, target_function, target_key, target_slice
 from .wording import shortened
 
 HEADER_KEY = "lora_adapter_metadata"  # where diffusers looks for ranks and alphas
@@ -118,7 +118,9 @@ def export(
     written: list[Written] = []
     progress = comfy.utils.ProgressBar(sum(len(matched.layers) + len(matched.foreign) for matched in matches))
     for side, matched in zip(sides, matches, strict=True):
-        pairs, vectors = changes(side, matched, report, progress, keep_others=not report.others)
+        pairs, vectors = changes(
+            side, matched, report, progress, keep_others=not report.others, source=adapters.source_of(adapter)
+        )
         written += named(side, pairs, naming)
         result |= named_vectors(side, vectors, naming)
     kept = []
@@ -136,7 +138,7 @@ def export(
         result.metadata["training"] = metadata["training"]
     if naming == "diffusers":
         result.metadata[HEADER_KEY] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
-    report.notes += notes(adapter, model, sides, result)
+    report.notes += remarks(adapter) + notes(adapter, model, sides, result)
     if left.tensors:
         report.notes.append(f"{len(left.tensors)} tensors of the file are not read: {shortened(left.tensors, 3)}")
     return result, report
@@ -159,15 +161,16 @@ def notes(adapter: Mapping[str, Tensor], model: Any, sides: Iterable[_Base], res
 
 def check_complete(adapter: Mapping[str, Tensor], left: Left) -> None:
     """Raise ValueError for layers that have no weight in the base, or one of another size."""
+    source = adapters.source_of(adapter)
     if left.misfits:
         raise ValueError(
-            f"{len(left.misfits)} layers of the adapter do not fit the base: {shortened(left.misfits, 3)}. Connect the "
+            f"{len(left.misfits)} layers of {source} do not fit the base: {shortened(left.misfits, 3)}. Connect the "
             "model that the adapter was trained on, or remove these layers."
         )
     if left.layers:
         usual = "Connect the model (and CLIP) that the adapter was trained on."
         raise ValueError(
-            f"{len(left.layers)} layers of the adapter are not in the base ({shortened(left.layers, 3)}). "
+            f"{len(left.layers)} layers of {source} are not in the base ({shortened(left.layers, 3)}). "
             f"{advice(adapter, usual)}"
         )
 
@@ -190,22 +193,24 @@ def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Mat
 
 
 def changes(
-    side: _Base, matched: Match, report: Report, progress: Any, *, keep_others: bool
+    side: _Base, matched: Match, report: Report, progress: Any, *, keep_others: bool, source: str
 ) -> tuple[dict[str, list[Change]], dict[str, Tensor]]:
     """By the model's keys: the LoRA pairs of its matrices, and the changes of its vectors.
 
-    `keep_others`: what is no plain LoRA of ComfyUI's loader becomes a pair as well; otherwise it is left out.
+    `source` is what messages call the adapter. `keep_others`: what is no plain LoRA of ComfyUI's loader becomes a pair
+    as well; otherwise it is left out.
     """
     pairs: dict[str, list[Change]] = {}
     vectors: dict[str, Tensor] = {}
     for layer in matched.layers:
         _step(progress)
         report.methods[layer.method.NAME] += 1
-        piece = part_of(side.weight(target_key(layer.target)), layer.target)
+        weight = side.weight(target_key(layer.target))
+        piece = part_of(weight, layer.target)
         if piece.ndim < 2:
-            vectors[target_key(layer.target)] = layer.method.delta(layer.factors, piece)
+            _add_vector(vectors, layer.target, layer.method.delta(layer.factors, piece), len(weight))
             continue
-        _add(pairs, Change(layer.name, layer.target, *layer.method.to_lora(layer.factors, piece)))
+        _add(pairs, Change(layer.name, layer.target, *layer.method.to_lora(layer.factors, piece)), source)
     for target, patch in matched.foreign.items():
         _step(progress)
         key = target_key(target)
@@ -214,18 +219,24 @@ def changes(
         report.methods[getattr(patch, "name", "diff")] += 1
         weight = side.weight(key)
         if weight.ndim < 2:
-            raise ValueError(
-                f"The adapter changes the vector {key}, which a LoRA cannot hold: export under ComfyUI's names from a "
-                "file with names that ComfyUI reads, or use the adapter itself."
-            )
+            change = change_of(patch, part_of(weight, target), key, source=source)
+            _add_vector(vectors, target, change, len(weight))
+            continue
         if is_plain_lora(patch):
             up, down, alpha = patch.weights[:3]
             scale = 1.0 if alpha is None else float(alpha) / len(down)
             pair = up.flatten(1).float().cpu(), scale * down.flatten(1).float().cpu()
         else:
-            pair = whole_change(patch, part_of(weight, target), key)
-        _add(pairs, Change(key, target, *pair))
+            pair = whole_change(patch, part_of(weight, target), key, source)
+        _add(pairs, Change(key, target, *pair), source)
     return pairs, vectors
+
+
+def _add_vector(vectors: dict[str, Tensor], target: Target, change: Tensor, size: int) -> None:
+    """Add what a target of a vector changes, in the target's order, to the change of the whole vector of this size."""
+    key, part, reorder = target_key(target), target_slice(target), target_function(target)
+    whole = vectors.setdefault(key, torch.zeros(size))
+    (whole if part is None else whole.narrow(*part)).add_(change if reorder is None else reorder(change))
 
 
 def _step(progress: Any) -> None:
@@ -233,11 +244,11 @@ def _step(progress: Any) -> None:
     progress.update(1)
 
 
-def whole_change(patch: Any, piece: Tensor, key: str) -> tuple[Tensor, Tensor]:
+def whole_change(patch: Any, piece: Tensor, key: str, source: str) -> tuple[Tensor, Tensor]:
     """The change that a patch of ComfyUI's makes to a matrix, as a pair of full rank."""
-    change = change_of(patch, piece, key)
+    change = change_of(patch, piece, key, source=source)
     if change.shape != piece.shape:
-        raise ValueError(f"The adapter gives {key} another shape, which a LoRA cannot do: use the adapter itself.")
+        raise ValueError(f"{key} gets another shape by {source}, which a LoRA cannot do: use the adapter itself.")
     return on_host(_exact_pair, change.flatten(1))
 
 
@@ -246,12 +257,12 @@ def _exact_pair(change: Tensor) -> tuple[Tensor, Tensor]:
     return (U * sigma).float(), Vh.float()
 
 
-def _add(pairs: dict[str, list[Change]], change: Change) -> None:
+def _add(pairs: dict[str, list[Change]], change: Change, source: str) -> None:
     found = pairs.setdefault(target_key(change.target), [])
     for other in found:
         if overlap(other.target, change.target):
             raise ValueError(
-                f"Two layers of the adapter change the same part of {target_key(change.target)}: {other.name} and "
+                f"Two layers of {source} change the same part of {target_key(change.target)}: {other.name} and "
                 f"{change.name}. Their order is not in the adapter: remove one of them."
             )
     found.append(change)

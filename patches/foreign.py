@@ -39,10 +39,11 @@ def is_plain_lora(patch: Any) -> bool:
 def repaired(patch: Any) -> Any:
     """The same change in a form that ComfyUI's classes compute, or the patch itself if they do (or nothing helps).
 
-    A Tucker LoKr becomes a plain one: ComfyUI's Kronecker product fails on the strides of the rebuilt factor (its
-    issue 11245). LoKr and Tucker LoRA of 1-D and 3-D convolutions get their kernel dimensions; a BOFT without
-    constraint a constraint of 0.
+    LoKr and Tucker LoRA of 1-D and 3-D convolutions get their kernel dimensions; factors of LoHa and LoKr lose those
+    that they have where ComfyUI takes matrices.
     """
+    if isinstance(patch, core.LoHaAdapter):
+        return _plain_loha(patch)
     if isinstance(patch, core.LoKrAdapter):
         return _plain_lokr(patch)
     if isinstance(patch, core.LoRAAdapter):
@@ -51,10 +52,17 @@ def repaired(patch: Any) -> Any:
             return patch
         down = torch.einsum("m n ..., n j -> m j ...", middle.float(), down.flatten(1).float()).contiguous()
         return core.LoRAAdapter(patch.loaded_keys, (up, down, alpha, None, *rest))
-    if isinstance(patch, core.BOFTAdapter) and patch.weights[2] is None:
-        blocks, rescale, _, dora = patch.weights
-        return core.BOFTAdapter(patch.loaded_keys, (blocks, rescale, 0.0, dora))
     return patch
+
+
+def _plain_loha(patch: Any) -> Any:
+    """OneTrainer gives the factors of a convolution its kernel."""
+    w1_a, w1_b, alpha, w2_a, w2_b, *rest = patch.weights
+    factors = (w1_a, w1_b, w2_a, w2_b)
+    if rest[0] is not None or not any(factor.ndim > 2 for factor in factors):
+        return patch
+    w1_a, w1_b, w2_a, w2_b = (factor.flatten(1) if factor.ndim > 2 else factor for factor in factors)
+    return core.LoHaAdapter(patch.loaded_keys, (w1_a, w1_b, alpha, w2_a, w2_b, *rest))
 
 
 def with_difference(patch: Any, difference: Any, shape: Shape) -> Any:
@@ -71,15 +79,12 @@ def with_difference(patch: Any, difference: Any, shape: Shape) -> Any:
 
 def _plain_lokr(patch: Any) -> Any:
     w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, dora = patch.weights
-    tucker = w2 is None and t2 is not None
     if (w1 is None and (w1_a is None or w1_b is None)) or (w2 is None and (w2_a is None or w2_b is None)):
         return patch
-    if tucker:
-        if t2.ndim < 3 or w2_a.ndim != 2 or w2_b.ndim != 2 or t2.shape[:2] != (len(w2_a), len(w2_b)):
-            return patch
-        scale = 1.0 if alpha is None else alpha / len(w2_b)
-        w2 = scale * torch.einsum("i j ..., i p, j r -> p r ...", t2.float(), w2_a.float(), w2_b.float()).contiguous()
-        alpha = None
+    if w1 is not None and w1.ndim > 2 and math.prod(w1.shape[2:]) == 1:
+        w1 = w1.flatten(1)
+    if w2 is None and t2 is None and w2_b.ndim > 2:
+        w2_b = w2_b.flatten(1)
     if w2 is not None and w2.ndim in (3, 5) and (w1 if w1 is not None else w1_a).ndim == 2:
         if w1 is None:
             if w1_b.ndim != 2 or w1_a.shape[1] != len(w1_b):
@@ -87,19 +92,22 @@ def _plain_lokr(patch: Any) -> Any:
             w1 = (1.0 if alpha is None else alpha / len(w1_b)) * (w1_a.float() @ w1_b.float())
             w1_a = w1_b = alpha = None
         w1 = w1.reshape(*w1.shape, *[1] * (w2.ndim - 2))
-    elif not tucker:
+    if w1 is patch.weights[0] and w2_b is patch.weights[6]:
         return patch
-    return core.LoKrAdapter(patch.loaded_keys, (w1, w2, alpha, w1_a, w1_b, None, None, None, dora))
+    return core.LoKrAdapter(patch.loaded_keys, (w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, dora))
 
 
 # ----------------------------------------------------------------------------------------------------------- the sizes
 
 
-def misfit(patch: Any, shape: Shape, part: Slice | None = None) -> str | None:
+def misfit(patch: Any, shape: Shape) -> str | None:
     """Why a patch does not fit a weight (or slice) of this shape, None if it fits. The values are not looked at.
 
     What ComfyUI would spread over a weight of another size, as torch spreads tensors of size 1, does not fit either.
+    OFT of ComfyUI's own class is OFT with more tensors than the method here takes.
     """
+    if isinstance(patch, (core.OFTAdapter, core.BOFTAdapter)):
+        return f"not computed: {kind(patch)} with tensors that no program writes beside it"
     change: Shape | None
     try:
         if isinstance(patch, tuple):
@@ -111,8 +119,6 @@ def misfit(patch: Any, shape: Shape, part: Slice | None = None) -> str | None:
             scale = patch.weights[_DORA[type(patch)]]
             if fits and scale is not None:
                 _check_dora(scale, whole)
-            if fits and part is not None and part[0] != 0 and type(patch) in (core.OFTAdapter, core.BOFTAdapter):
-                raise ValueError(f"{kind(patch)} cannot change a slice of a weight's columns")
         else:
             return None
     except ValueError as error:
@@ -175,6 +181,8 @@ def _lora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
     up, down, _, middle, _, reshape = weights
     whole = shape
     if reshape is not None:
+        if not isinstance(reshape, list) or not all(isinstance(size, (int, float)) for size in reshape):
+            raise ValueError("its reshape_weight is no list of sizes")
         whole = tuple(int(size) for size in reshape)
         if len(whole) != len(shape) or any(new < old for new, old in zip(whole, shape, strict=True)):
             raise ValueError(f"it makes a larger weight of {list(whole)}")
@@ -237,42 +245,16 @@ def _glora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
     return (left[0], right[1]), shape
 
 
-def _oft(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
-    blocks = weights[0]
-    if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2]:
-        raise ValueError(f"its blocks are {list(blocks.shape)}")
-    return (blocks.shape[0] * blocks.shape[1], *shape[1:]), shape
-
-
-def _boft(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
-    blocks, rescale = weights[:2]
-    if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3] or blocks.shape[2] % 2:
-        raise ValueError(f"its blocks are {list(blocks.shape)}")
-    steps, count, size = blocks.shape[:3]
-    rows = count * size
-    if steps and rows % (2 ** (steps - 1) * size):
-        raise ValueError(f"its blocks are {list(blocks.shape)}, too many steps for {rows} rows")
-    if rescale is not None and tuple(rescale.shape) != (rows, *[1] * (len(shape) - 1)):
-        raise ValueError(f"its rescale is {list(rescale.shape)}")
-    return (rows, *shape[1:]), shape
-
-
 _SIZES: dict[type, Callable[[Any, Shape], tuple[Shape, Shape]]] = {
     core.LoRAAdapter: _lora,
     core.LoHaAdapter: _loha,
     core.LoKrAdapter: _lokr,
     core.GLoRAAdapter: _glora,
-    core.OFTAdapter: _oft,
-    core.BOFTAdapter: _boft,
 }
-# What changes a weight by the weight itself, and how much is clearly a change.
-_OF_THE_WEIGHT = (core.GLoRAAdapter, core.OFTAdapter, core.BOFTAdapter)
+# How much of a change by the weight itself is clearly one.
 _CLEAR = 1e-3
 # Where a class has its dora_scale.
-_DORA = {
-    core.LoRAAdapter: 4, core.LoHaAdapter: 7, core.LoKrAdapter: 8, core.GLoRAAdapter: 5, core.OFTAdapter: 3,
-    core.BOFTAdapter: 3,
-}  # fmt: skip
+_DORA = {core.LoRAAdapter: 4, core.LoHaAdapter: 7, core.LoKrAdapter: 8, core.GLoRAAdapter: 5}
 
 
 def _check_dora(scale: Tensor, shape: Shape) -> None:
@@ -291,6 +273,7 @@ def change_of(
     key: str,
     part: Slice | None = None,
     reorder: Callable[[Tensor], Tensor] | None = None,
+    source: str = "the adapter",
 ) -> Tensor:
     """What ComfyUI's own computation adds to a whole weight, at strength 1; as large as the weight becomes.
 
@@ -298,18 +281,18 @@ def change_of(
         ValueError: ComfyUI logs that it could not apply the patch, or nothing changes although its tensors are not
             zero.
     """
-    changed = _calculated(patch, weight, key, part, reorder)
+    changed = _calculated(patch, weight, key, part, reorder, source)
     change = changed - padded(weight, changed.shape)
     if bool(change.any()) or not _active(patch):
         return change
-    if not isinstance(patch, _OF_THE_WEIGHT):
+    if not isinstance(patch, core.GLoRAAdapter):
         # What is smaller than the weight's own rounding is no failure: without the weight it is there.
-        alone = _calculated(_without_dora(patch), torch.zeros_like(weight), key, part, reorder)
+        alone = _calculated(_without_dora(patch), torch.zeros_like(weight), key, part, reorder, source)
         if bool(alone.any()) and alone.abs().amax() <= torch.finfo(weight.dtype).eps * weight.abs().amax():
             return change if _has_dora(patch) else alone
     raise ValueError(
-        f"The adapter changes nothing of {key}, though its {kind(patch)} tensors for it are not zero: ComfyUI "
-        "could not compute the change. Remove this layer from the adapter."
+        f"{source[:1].upper()}{source[1:]} changes nothing of {key}, though its {kind(patch)} tensors for it are not "
+        "zero: ComfyUI could not compute the change. Remove this layer from the file."
     )
 
 
@@ -336,7 +319,7 @@ class _Logged(logging.Handler):
 
 
 def _calculated(
-    patch: Any, weight: Tensor, key: str, part: Slice | None, reorder: Callable[[Tensor], Tensor] | None
+    patch: Any, weight: Tensor, key: str, part: Slice | None, reorder: Callable[[Tensor], Tensor] | None, source: str
 ) -> Tensor:
     logged, root = _Logged(), logging.getLogger()
     root.addHandler(logged)
@@ -345,7 +328,8 @@ def _calculated(
     finally:
         root.removeHandler(logged)
     if logged.messages:
-        raise ValueError(f"ComfyUI could not apply the adapter's {kind(patch)} to {key}: {'; '.join(logged.messages)}")
+        said = "; ".join(logged.messages)
+        raise ValueError(f"ComfyUI could not apply the {kind(patch)} of {source} to {key}: {said}")
     return changed
 
 
@@ -372,9 +356,6 @@ def _active(patch: Any) -> bool:
     if isinstance(patch, core.GLoRAAdapter):
         largest = [float(tensor.abs().amax()) for tensor in patch.weights[:4]]
         return patch.weights[4] != 0 and max(largest[0] * largest[1], largest[2] * largest[3]) > _CLEAR
-    if isinstance(patch, (core.OFTAdapter, core.BOFTAdapter)):
-        blocks = patch.weights[0].float()
-        return float((blocks - blocks.mT).abs().amax()) > _CLEAR
     if not isinstance(patch, (core.LoRAAdapter, core.LoHaAdapter, core.LoKrAdapter)):
         return False
     values = list(patch.weights)

@@ -133,7 +133,7 @@ def create_hook(
     removal: float = 1.0,
     injection: float = 1.0,
     stacking: str = "from_base",
-    source: str = "the adapter",
+    source: str = "",
 ) -> tuple[comfy.hooks.HookGroup, Report]:
     """An adapter as a group of one weight hook for this MODEL (and CLIP), and the matched layers.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import inspection, methods
+from ..deft_ops.files import peft_tuners
 from ..deft_ops.inspection import Change
 from .base_weights import Shapes, base_weight
 from .conversions import converted
@@ -160,7 +161,7 @@ def inspect(
     model: Any = None,
     clip: Any = None,
     *,
-    source: str = "the adapter",
+    source: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Information:
     """All that can be said of an adapter: of itself, and of what it changes in a MODEL and a CLIP (either may be None).
@@ -171,6 +172,7 @@ def inspect(
     Raises:
         ValueError: a damaged adapter, or two layers of it mean the same weight.
     """
+    source = source or adapters.source_of(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     names, metadata = layer_names(adapter), dict(getattr(adapter, "metadata", {}))
@@ -208,7 +210,7 @@ def _measure(
     for owner, names_of in ((model, model_names), (clip, clip_names)):
         if owner is not None:
             patcher = owner if owner is model else owner.patcher
-            sides.append((patcher, match(adapter, names_of(owner), Shapes(patcher.model), plain_lora=True)))
+            sides.append((patcher, match(adapter, names_of(owner), Shapes(patcher.model, patcher), plain_lora=True)))
             network = patcher.model if owner is model else owner.cond_stage_model
             info.bases.append(type(network).__name__)
     total = sum(len(found.layers) + len(found.foreign) for _, found in sides)
@@ -252,13 +254,14 @@ def _rows(adapter: Mapping[str, Tensor]) -> list[Row]:
     rows = []
     for name, group in own.items():
         method = methods.method_of(group)
-        rank = method.rank(group) if method.LOW_RANK or method is methods.get("dora") else None
+        rank = method.rank(group) if method.LOW_RANK or method.NAME in ("dora", "loha", "lokr") else None
         rows.append(Row(name, "", method.NAME, rank, *_size(group)))
     others: dict[str, dict[str, Tensor]] = {}
     for key, tensor in rest.items():
         others.setdefault(layer_of(key), {})[key] = tensor
+    tuners = peft_tuners.names_of(adapter)
     for name, group in others.items():
-        rows.append(Row(name, "", _kind_of(group), _rank_of(group), *_size(group)))
+        rows.append(Row(name, "", tuners.get(name) or _kind_of(group), _rank_of(group), *_size(group)))
     return sorted(rows, key=lambda row: _natural(row.name))
 
 
@@ -280,7 +283,7 @@ def _kind_of(keys: Mapping[str, Tensor]) -> str:
 
 def _rank_of(group: Mapping[str, Tensor]) -> int | None:
     """The rank of such a layer where a tensor tells it."""
-    return next((tensor.shape[0] for key, tensor in group.items() if _RANK_OF.search(key)), None)
+    return next((tensor.shape[0] for key, tensor in group.items() if tensor.ndim and _RANK_OF.search(key)), None)
 
 
 def _own_row(layer: Layer, weight: Tensor, row: Row) -> Row:
@@ -298,7 +301,7 @@ def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[st
     if pair is not None:
         change = inspection.of_pair(pair[0].to(weight), pair[1].to(weight), piece)
     else:
-        delta = change_of(patch, weight, key, part, target_function(target))
+        delta = change_of(patch, weight, key, part, target_function(target), adapters.source_of(adapter))
         change = inspection.of_delta(delta if part is None else delta.narrow(*part), piece)
     group = {name: adapter[name] for name in sorted(getattr(patch, "loaded_keys", ())) if name in adapter}
     if not group:  # a difference, which ComfyUI keeps without its name

@@ -65,7 +65,7 @@ class Side:
             if clip
             else comfy.lora.model_lora_keys_unet(owner.model, {})
         )
-        self.shapes = Shapes(self.patcher.model)
+        self.shapes = Shapes(self.patcher.model, self.patcher)
 
 
 # --------------------------------------------------------------------------------------------------- slices of a weight
@@ -129,14 +129,19 @@ def named(side: Side, pairs: Mapping[str, list[Change]], naming: str) -> list[Wr
 
 
 def vectors(side: Side, changes: Mapping[str, Tensor], naming: str) -> dict[str, Tensor]:
-    """The changes of vectors (norms) as `.diff` tensors, which ComfyUI's loader adds to the weight."""
+    """The changes of vectors (norms, biases) as `.diff` and `.diff_b`, which ComfyUI's loader adds to them."""
     if changes and naming == "diffusers":
         raise ValueError(
             f"The adapter changes {len(changes)} vectors ({next(iter(changes))}, ...), which a LoRA under diffusers' "
             "names cannot hold: choose comfyui."
         )
     name_of = namer(side, naming)
-    return {f"{name_of(key)}.diff": value.contiguous() for key, value in changes.items()}
+    result = {}
+    for key, value in changes.items():
+        layer, _, part = key.rpartition(".")
+        end = ".diff_b" if part == "bias" else ".diff"
+        result[name_of(f"{layer}.weight" if part == "bias" else key) + end] = value.contiguous()
+    return result
 
 
 def namer(side: Side, naming: str) -> Callable[[str], str]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from .foreign import misfit, repaired, with_difference
+from . import peft_tuners
+from .foreign import is_plain_lora, kind, misfit, repaired, with_difference
 from .names import Target, target_key, target_slice, with_key
 
 
@@ -85,7 +86,7 @@ def sliced_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
 # What stands behind a layer's name in the tensors of the LoRA flavours, with or without the adapter's name within PEFT.
 _PART = re.compile(
     r"(_lora\.(up|down)|\.lora\.(up|down)|\.lora_linear_layer\.(up|down)"
-    r"|\.(lora_(A|B|up|down|mid|E|magnitude_vector)|oft_R|[ab][12])(\.[^.]+)?)\.(weight|bias)$"
+    r"|\.(lora_(A|B|up|down|mid|E|magnitude_vector)|oft_R|[ab][12])(\.[^.]+)?)\.(weight|bias|scaled_oft)$"
 )
 
 
@@ -106,6 +107,19 @@ def advice(adapter: Mapping[str, Tensor], usual: str) -> str:
     return metadata.get("if_nothing_fits", usual)
 
 
+def with_plain_loras(matched: Match) -> Match:
+    """The match with the plain LoRA patches of ComfyUI's loader, of any naming, as layers of this pack's."""
+    lora = methods.get("lora")
+    for target, patch in list(matched.foreign.items()):
+        if is_plain_lora(patch):
+            up, down, alpha = patch.weights[:3]
+            scale = 1.0 if alpha is None else float(alpha) / len(down)
+            factors = lora.Factors(up.flatten(1), down.flatten(1), scale)
+            matched.layers.append(Layer(layer_of(min(patch.loaded_keys)), target, lora, factors))
+            del matched.foreign[target]
+    return matched
+
+
 # Tensors that ComfyUI's loader reads last: the first overwrite a layer's other patch.
 _WHOLE = (".diff", ".w_norm", ".set_weight")
 _DIFFERENCES = (*_WHOLE, ".diff_b", ".b_norm")
@@ -117,42 +131,75 @@ def match(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     plain_lora: bool = False,
+    source: str = "",
 ) -> Match:
     """Lay an adapter over a model with these layer names and these shapes of its weights by key.
 
     plain_lora: give plain LoRA layers as layers too; otherwise ComfyUI's own loader makes their patches.
-    Raises ValueError if two layers of the adapter mean the same weight.
+    `source` names the adapter in messages. Raises ValueError if two layers of it mean the same weight, or the tensors
+    of one do not fit together.
     """
     result = Match()
+    source = source or adapters.source_of(adapter)
     own, rest = adapters.split(adapter)
     taken: dict[Target, str] = {}
+    _match_peft(peft_tuners.lay(adapter, names, shapes), rest, result, taken, source)
     for name, group in own.items():
         method = methods.method_of(group)
         if method is methods.get("lora") and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
             continue
-        if name not in names:
+        target = target_of(name, names)
+        if target is None:
             continue
         keys = {f"{name}.{suffix}" for suffix in group}
-        factors, target = method.from_tensors(group), names[name]
-        shape = sliced_shape(shapes[target_key(target)], target)
-        if not method.fits(factors, shape):
-            result.misfits.append(f"{name} ({method.NAME} of another size, this weight is {list(shape)})")
+        try:
+            factors = method.from_tensors(group)
+        except ValueError as error:
+            raise ValueError(f"Layer {name} of {source} does not fit together: {error}.") from error
+        reason = _misfit_of(method, factors, target, shapes.get(target_key(target)))
+        if reason is not None:
+            result.misfits.append(f"{name} ({reason})")
             result.misfit_keys |= keys
             continue
-        _take(taken, target, name)
+        _take(taken, target, name, source)
         result.used |= keys
         result.layers.append(Layer(name, target, method, factors))
-    _match_foreign(rest, names, shapes, result, taken)
+    _match_foreign(rest, names, shapes, result, taken, source)
     return result
 
 
-def _take(taken: dict[Target, str], target: Target, name: str) -> None:
+def _match_peft(
+    laid: peft_tuners.Laid, rest: dict[str, Tensor], result: Match, taken: dict[Target, str], source: str
+) -> None:
+    """The layers that PEFT itself computes; nobody else is asked about their tensors."""
+    for key in laid.keys & rest.keys():
+        del rest[key]
+    for name, target, factors in laid.layers:
+        _take(taken, target, name, source)
+        result.layers.append(Layer(name, target, methods.get("peft"), factors))
+    result.used |= laid.used
+    result.misfits += laid.misfits
+    result.misfit_keys |= laid.misfit_keys
+
+
+def _misfit_of(method: Any, factors: Any, target: Target, whole: tuple[int, ...] | None) -> str | None:
+    """Why a layer of one of this pack's methods does not belong to its target, in a whole weight of this shape."""
+    if whole is None:
+        return f"does not fit: the model has no {target_key(target)}"
+    shape = sliced_shape(whole, target)
+    if method.fits(factors, shape):
+        return None
+    special: str | None = method.misfit(factors, shape) if hasattr(method, "misfit") else None
+    return special or f"{method.NAME} of another size, this weight is {list(shape)}"
+
+
+def _take(taken: dict[Target, str], target: Target, name: str, source: str) -> None:
     if taken.get(target) == name:
-        raise ValueError(f"Layer {name} of the adapter has two kinds of change of one weight: remove one of them.")
+        raise ValueError(f"Layer {name} of {source} has two kinds of change of one weight: remove one of them.")
     if target in taken:
         raise ValueError(
-            f"Two layers of the adapter mean the same weight {target_key(target)}: {taken[target]} and {name}. "
+            f"Two layers of {source} mean the same weight {target_key(target)}: {taken[target]} and {name}. "
             "Remove one of them."
         )
     taken[target] = name
@@ -164,6 +211,7 @@ def _match_foreign(
     shapes: Mapping[str, tuple[int, ...]],
     result: Match,
     taken: dict[Target, str],
+    source: str,
 ) -> None:
     """What ComfyUI's own loader reads; layers that do not fit are taken out: ComfyUI itself only logs those."""
     # Name by name, so that two names of one weight are seen; a name that begins no tensor is not asked for.
@@ -186,7 +234,7 @@ def _match_foreign(
                 result.misfit_keys |= keys
                 continue
             patch, shape = repaired(loaded), sliced_shape(whole, target)
-            reason = misfit(patch, shape, target_slice(target))
+            reason = misfit(patch, shape)
             if reason is not None:
                 what = name if target == names[name] else f"{name}, {target_key(target)}"
                 result.misfits.append(f"{what} ({reason})")
@@ -197,7 +245,7 @@ def _match_foreign(
             # Of another two ComfyUI keeps the last; the tensors of the first are then reported as not used.
             fitting[target] = patch, keys, patch is not loaded
         for target, (patch, keys, changed) in fitting.items():
-            _take(taken, target, name)
+            _take(taken, target, name, source)
             result.foreign[target] = patch
             result.used |= keys
             if changed:
@@ -213,6 +261,14 @@ def _ends(key: str) -> list[int]:
 
 # What ComfyUI's loader takes the bias of a slice for: its key is cut out of the target as if that were a string.
 _LOST_BIAS = "().bias"
+
+
+def target_of(name: str, names: Mapping[str, Target]) -> Target | None:
+    """What a layer name means: the weight of this name, or the bias of the layer before ".bias"."""
+    if name in names or not name.endswith(".bias"):
+        return names.get(name)
+    weight = names.get(name.removesuffix(".bias"))
+    return None if weight is None else bias_of(weight)
 
 
 def bias_of(target: Target) -> Target:
@@ -248,4 +304,6 @@ def _made_of(patch: Any, group: Mapping[str, Tensor]) -> set[str]:
     """The tensors of a layer that a patch is made of."""
     if isinstance(patch, tuple):
         return {key for key, tensor in group.items() if tensor is patch[1][0]}
-    return set(patch.loaded_keys) & group.keys()
+    keys = set(patch.loaded_keys) & group.keys()
+    # ComfyUI's LoKr marks it before it has seen that the layer is none of its own.
+    return keys if kind(patch) == "lokr" else {key for key in keys if not key.endswith(".lokr_t2")}

@@ -24,8 +24,17 @@ Entry = tuple[str, tuple[Any, ...], float, float, float]
 
 # What no class of ComfyUI's own reads.
 _OWN_SUFFIXES = tuple(
-    suffix for suffix in methods.SUFFIXES if suffix not in ("lora_up.weight", "lora_down.weight", "dora_scale", "alpha")
+    suffix
+    for suffix in methods.SUFFIXES
+    if not suffix.startswith(("lora_", "hada_", "lokr_", "oft_blocks", "rescale", "dora_scale", "alpha"))
 )
+
+# Tensors that PEFT writes too, and which layer names tell that it did: ComfyUI's Train LoRA has its own names, and
+# OneTrainer has not PEFT's.
+_OF_PEFT: dict[str, Callable[[str], bool]] = {
+    "deft_P": lambda name: not name.startswith("diffusion_model."),
+    "oft_R.weight": lambda name: name.startswith("base_model.model."),
+}
 
 
 class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
@@ -78,10 +87,17 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
     ) -> DeftWeightAdapter | None:
         """ComfyUI's loader asks every adapter class whether layer `x` of a file is its own.
 
-        Layers that ComfyUI has a class for (LoRA, and LoRA with dora_scale) are left to it.
+        Layers that ComfyUI has a class for (LoRA, LoHa, LoKr, OFT of outputs, each with companions) are left to it.
+        Raises ValueError for PEFT's tensors: their meaning is in a record that this loader is not given.
         """
         if not any(f"{x}.{suffix}" in lora for suffix in _OWN_SUFFIXES):  # asked for every weight of the model
             return None
+        for suffix, apart in _OF_PEFT.items():
+            if f"{x}.{suffix}" in lora and apart(x):
+                raise ValueError(
+                    f"{x}.{suffix} is PEFT's, and what it means is in a record (adapter_config.json, or the file's "
+                    "header) that ComfyUI's own loader does not read: use Load Adapter for this file."
+                )
         group = {suffix: lora[f"{x}.{suffix}"] for suffix in methods.SUFFIXES if f"{x}.{suffix}" in lora}
         method = methods.find(group)
         if method is None:

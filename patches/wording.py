@@ -8,7 +8,8 @@ from collections.abc import Collection
 LONG = 200  # characters of a metadata value that are shown
 # How files name the layers of text encoders: ComfyUI, diffusers' pipelines, kohya's scripts, transformers.
 _TEXT_ENCODER = re.compile(
-    r"^(base_model\.model\.)?(text_encoders?(_\d+)?\.|lora_te\d*_|text_model\.|encoder\.block\.\d+\.layer\.)"
+    r"^(base_model\.model\.)?"
+    r"(text_encoders?(_\d+)?\.|lora_te\d*_|text_model\.|encoder\.block\.\d+\.layer\.|text_embedding_projection)"
 )
 
 

@@ -7,14 +7,32 @@ from types import ModuleType
 
 from ..adapter import Adapter, check_shapes, check_values, describe
 from ..projectors import READ_PROJECTORS
-from . import deft_omnigen, deft_sdxl, native, para_authors, para_deft, peft, svdiff
+from . import (
+    deft_omnigen,
+    deft_sdxl,
+    native,
+    para_authors,
+    para_deft,
+    peft,
+    peft_tuners,
+    svdiff,
+)
 from .peft_projector import Base
 from .source import open_source
 
 __all__ = ["FORMATS", "FORMAT_NAMES", "read"]
 
 # The first whose matches(source) is true reads the file; native takes what is left.
-FORMATS: tuple[ModuleType, ...] = (peft, deft_sdxl, deft_omnigen, para_deft, para_authors, svdiff, native)
+FORMATS: tuple[ModuleType, ...] = (
+    peft_tuners,
+    peft,
+    deft_sdxl,
+    deft_omnigen,
+    para_deft,
+    para_authors,
+    svdiff,
+    native,
+)
 FORMAT_NAMES: tuple[str, ...] = tuple(module.NAME for module in FORMATS)
 
 
@@ -43,6 +61,7 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto", b
     check_shapes(adapter, str(source.path))
     if file_format != "auto" and not describe(adapter) and adapter.keys() == source.tensors.keys():
         raise ValueError(f"{source.path} has no layer of the format {file_format}: choose auto, or another format.")
+    adapter.source = source.path.name
     notes = [note for note in (adapter.metadata.get("note"), source.note) if note]
     adapter.metadata |= {**describe(adapter), "file_format": reader.NAME}
     if notes:

@@ -17,13 +17,32 @@ from torch import Tensor
 
 from ..adapter import Adapter, from_layers
 from . import safe
-from .layout import SVD_SIGNS, by_layer, factors_of_authors, gate_weight, lora_of_authors, matrix, of_omnigen, put
+from .layout import (
+    SVD_SIGNS,
+    by_layer,
+    factors_of_authors,
+    gate_weight,
+    lacking,
+    lora_of_authors,
+    matrix,
+    of_omnigen,
+    put,
+    spell,
+)
 from .source import Source
 
 NAME = "deft_omnigen"
 CONFIG = "knowledge_injection_config.json"
 _PROJECTORS = {"qr": "qr", "svd": "svd", "None": "relu"}
+_CACHED = ("qr", "svd")  # projectors whose Q the repository stores
 _ENDINGS = (".P", ".R_new", ".Q_P_cached", ".gate", ".lora_A", ".lora_B")
+_SPELLED = {
+    "deft_Q": ".P",
+    "deft_right": ".P",
+    "deft_R": ".R_new",
+    "lora_up.weight": ".lora_A",
+    "lora_down.weight": ".lora_B",
+}
 
 
 def matches(source: Source) -> bool:
@@ -44,6 +63,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     groups, rest = by_layer(source, _ENDINGS)
     found: dict[str, dict[str, Tensor]] = {}
     projectors = set()
+    cached = []
     notes: dict[str, None] = {}
     for name, group in groups.items():
         record = layers.get(name, {})
@@ -61,12 +81,16 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         chosen = _projector(record, group, projector, source, name)
         projectors.add(chosen)
         layer = _layer(group, chosen, record, source, name)
-        if ".R_new" in group:
-            layer["deft_R"] = group[".R_new"].float() * gate
-            if chosen == "svd" and not _fixed(group, record):
-                notes[SVD_SIGNS] = None
+        cached += [name] if chosen in _CACHED and _fixed(group, record) else []
+        if ".R_new" not in group:
+            raise lacking(source, f"{name}{next(iter(group))}", f"{name}.R_new")
+        layer["deft_R"] = matrix(source, f"{name}.R_new", group[".R_new"]).float() * gate
+        if chosen == "svd" and not _fixed(group, record):
+            notes[SVD_SIGNS] = None
         put(found, name, layer, source)
     adapter = from_layers(found, of_omnigen(found))
+    spell(adapter, source, _SPELLED)
+    adapter.spelled |= {f"{name}.deft_Q": f"{name}.Q_P_cached" for name in cached}
     adapter.update(rest)
     if projectors:
         adapter.metadata["projector"] = "/".join(sorted(projectors))
@@ -112,10 +136,10 @@ def _layer(
     group: Mapping[str, Tensor], chosen: str, record: Mapping[str, Any], source: Source, name: str
 ) -> dict[str, Tensor]:
     """Q and, where it differs, right."""
-    if chosen in ("qr", "svd") and _fixed(group, record):
+    if chosen in _CACHED and _fixed(group, record):
         Q = right = matrix(source, f"{name}.Q_P_cached", group[".Q_P_cached"]).float()
     elif ".P" in group:
         Q, right = factors_of_authors(matrix(source, f"{name}.P", group[".P"]), chosen)
     else:
-        raise ValueError(f"{source.path} has layer {name} without its P: save or download it again.")
+        raise lacking(source, f"{name}{next(iter(group))}", f"{name}.P")
     return {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}

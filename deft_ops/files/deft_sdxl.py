@@ -12,12 +12,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..adapter import Adapter, from_layers
-from .layout import SVD_SIGNS, by_layer, factors_of_authors, gate_weight, lora_of_authors, matrix, put
+from .layout import SVD_SIGNS, by_layer, factors_of_authors, gate_weight, lacking, lora_of_authors, matrix, put, spell
 from .source import Source
 
 NAME = "deft_sdxl"
 _LAYER = ".lora_layer"
 _P, _R, _GATE, _A, _B = _ENDINGS = tuple(f"{_LAYER}{part}" for part in (".P", ".R_new", ".gate", ".lora_A", ".lora_B"))
+_SPELLED = {"deft_Q": _P, "deft_right": _P, "deft_R": _R, "lora_up.weight": _A, "lora_down.weight": _B}
 # What the repository's layer takes for lora_alpha; nothing there gives it another, and the file does not hold it.
 _ALPHA = 8.0
 
@@ -28,7 +29,7 @@ def matches(source: Source) -> bool:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """DEFT layers, PaRa layers if the file has no R_new, or LoRA layers. Raises ValueError for one without its P."""
+    """DEFT layers, PaRa layers if the file has no R_new, or LoRA layers. Raises ValueError for half a layer."""
     groups, rest = by_layer(source, _ENDINGS)
     loras = {name for name, group in groups.items() if _A in group or _B in group}
     others = groups.keys() - loras
@@ -40,14 +41,17 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         if name in loras:
             layer = lora_of_authors(source, f"{name}{_LAYER}", group.get(_A), group.get(_B), _ALPHA, gate)
         elif _P not in group:
-            raise ValueError(f"{source.path} has {name}{_LAYER} without its P: save or download it again.")
+            raise lacking(source, f"{name}{next(iter(group))}", f"{name}{_P}")
+        elif not para and _R not in group:
+            raise lacking(source, f"{name}{_P}", f"{name}{_R}")
         else:
             Q, right = factors_of_authors(matrix(source, f"{name}{_P}", group[_P]), chosen)
             layer = {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}
             if _R in group:
-                layer["deft_R"] = gate * group[_R].float()
+                layer["deft_R"] = gate * matrix(source, f"{name}{_R}", group[_R]).float()
         put(found, name, layer, source)
     adapter = from_layers(found)
+    spell(adapter, source, _SPELLED)
     adapter.update(rest)
     notes = []
     if others:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from ..adapter import Adapter
 from ..projectors import project, raw_qr
 from .source import Source
 
@@ -36,11 +37,32 @@ def by_layer(source: Source, endings: Iterable[str]) -> tuple[dict[str, dict[str
     return groups, rest
 
 
-def matrix(source: Source, key: str, tensor: Tensor) -> Tensor:
-    """The tensor, which has to be a matrix [out, rank]. Raises ValueError naming the file and the tensor."""
-    if tensor.ndim != 2:
-        raise ValueError(f"{source.path} has {key} of shape {list(tensor.shape)}, but a matrix is needed.")
+def numbers(source: Source, key: str, tensor: Tensor) -> Tensor:
+    """The tensor, which has to be of floating numbers. Raises ValueError naming the file and the tensor."""
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{source.path} has {key} of {kind}, but floating numbers are needed: save it as they are.")
     return tensor
+
+
+def matrix(source: Source, key: str, tensor: Tensor) -> Tensor:
+    """The tensor, which has to be a matrix of floating numbers. Raises ValueError naming the file and the tensor."""
+    if tensor.ndim != 2 or not tensor.numel():
+        raise ValueError(f"{source.path} has {key} of shape {list(tensor.shape)}, but a matrix is needed.")
+    return numbers(source, key, tensor)
+
+
+def lacking(source: Source, key: str, missing: str) -> ValueError:
+    """The error of a file that has one tensor of a layer without another that belongs to it."""
+    return ValueError(f"{source.path} has {key} without {missing}: save or download it again.")
+
+
+def spell(adapter: Adapter, source: Source, endings: Mapping[str, str]) -> None:
+    """Note the file's own names of the adapter's tensors, by what stands there for each suffix here."""
+    for key in adapter:
+        for suffix, ending in endings.items():
+            if key.endswith(f".{suffix}") and (own := key.removesuffix(f".{suffix}") + ending) in source.tensors:
+                adapter.spelled[key] = own
 
 
 def factors_of_authors(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
@@ -78,8 +100,8 @@ def lora_of_authors(
     `alpha` None is the rank. Raises ValueError if one of the two is missing.
     """
     if up is None or down is None:
-        missing = "lora_A" if up is None else "lora_B"
-        raise ValueError(f"{source.path} has layer {name} without its {missing}: save or download it again.")
+        there, missing = ("lora_B", "lora_A") if up is None else ("lora_A", "lora_B")
+        raise lacking(source, f"{name}.{there}", f"{name}.{missing}")
     up, down = matrix(source, f"{name}.lora_A", up), matrix(source, f"{name}.lora_B", down)
     scaled = gate * (len(down) if alpha is None else alpha)
     return {"lora_up.weight": up, "lora_down.weight": down, "alpha": scaled}

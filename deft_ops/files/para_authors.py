@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Adapter, from_layers
-from .layout import by_layer, put
+from .layout import by_layer, numbers, put, spell
 from .source import Source
 
 NAME = "para_authors"
@@ -29,8 +29,9 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     found: dict[str, dict[str, Tensor]] = {}
     for name, group in groups.items():
         if _UP not in group:
-            raise ValueError(f"{source.path} has layer {name} without its lora_up: is it of PaRa's authors?")
-        up = group[_UP]
+            there = next(iter(group))
+            raise ValueError(f"{source.path} has {name}{there} without {name}{_UP}: is it of PaRa's authors?")
+        up = numbers(source, f"{name}{_UP}", group[_UP])
         if _DOWN in group:
             if not group[_DOWN].ndim:
                 raise ValueError(f"{source.path} has {name}{_DOWN} as a single number, but a matrix is needed.")
@@ -39,6 +40,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         else:
             put(found, name, {"deft_Q": up.flatten(1).contiguous()}, source)
     adapter = from_layers(found)
+    spell(adapter, source, {"deft_Q": _UP})
     adapter.update(rest)
     adapter.metadata["note"] = f"{source.path.name} is taken as a file of PaRa's authors: subtracted, alpha ignored."
     return adapter

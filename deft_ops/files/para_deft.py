@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..adapter import Adapter, from_layers
 from ..projectors import project
-from .layout import by_layer, matrix, of_omnigen, put
+from .layout import by_layer, matrix, of_omnigen, put, spell
 from .source import Source
 
 NAME = "para_deft"
@@ -34,6 +34,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         Q, right = project(matrix(source, f"{name}.B", group[".B"]), chosen)
         put(found, name, {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}, source)
     adapter = from_layers(found, of_omnigen(found))
+    spell(adapter, source, {"deft_Q": ".B", "deft_right": ".B"})
     adapter.update(rest)
     adapter.metadata["projector"] = chosen
     if projector == "auto":

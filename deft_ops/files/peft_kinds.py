@@ -5,27 +5,37 @@ Checked against `peft/tuners/{lora/dora,oft/layer,loha/layer,lokr/layer}.py` of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+
+class BadTensor(ValueError):
+    """A tensor of a layer is not what it has to be: `part` is its name in the layer, the text what is wrong."""
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(reason)
+        self.part = part
+
+
 DORA = {"lora_A.weight": "dora_down", "lora_B.weight": "dora_up", "lora_magnitude_vector": "dora_magnitude"}
 
 
-def rotation(entries: Tensor, record: Mapping[str, Any], inputs: int | None = None) -> Tensor:
+def rotation(entries: Tensor, record: Mapping[str, Any]) -> Tensor:
     """OFT's rotations [blocks, k, k] of its entries [blocks, k (k - 1) / 2], so that W' = W diag(rotations).
 
     The Cayley transform of the skew-symmetric matrices, or its Neumann series (the default since OFTv2), and before
-    that COFT's bound on their size, as the record says. Raises ValueError if the entries are no triangle.
+    that COFT's bound on their size, as the record says. Raises BadTensor if the entries are no triangle.
     """
     entries = entries.float()
     if entries.ndim != 2:
-        raise ValueError(f"oft_R has shape {list(entries.shape)}, but [blocks, k (k - 1) / 2] is needed")
+        raise BadTensor("oft_R", f"of shape {list(entries.shape)}, but [blocks, k (k - 1) / 2] is needed")
     size = round((1 + (1 + 8 * entries.shape[-1]) ** 0.5) / 2)
     if size * (size - 1) // 2 != entries.shape[1]:
-        raise ValueError(f"oft_R has shape {list(entries.shape)}, which holds no skew-symmetric blocks")
+        raise BadTensor("oft_R", f"of shape {list(entries.shape)}, which holds no skew-symmetric blocks")
     rows, columns = torch.triu_indices(size, size, 1)
     skew = torch.zeros(len(entries), size, size)
     skew[:, rows, columns] = entries
@@ -37,8 +47,9 @@ def rotation(entries: Tensor, record: Mapping[str, Any], inputs: int | None = No
     identity = torch.eye(size).expand_as(skew)
     if record.get("use_cayley_neumann", True):
         terms = int(record.get("num_cayley_neumann_terms", 5))
-        # I + 2 S + 2 S^2 + ... + S^last; PEFT's 3 terms are its 4, and its 2 are I + 2 S.
-        last = max(terms - 1, 3) if terms > 2 else 0
+        # I + 2 S + 2 S^2 + ... + S^last; PEFT's 3 terms are its 4, and its 2 are I + 2 S. Before PEFT 0.18 the last
+        # power had a 2, too.
+        last = max(terms - 1, 3) if terms > 2 and not _before_0_18(record) else 0
         turned, power = identity.clone(), identity
         for index in range(1, max(terms, last + 1)):
             power = power @ skew
@@ -49,9 +60,19 @@ def rotation(entries: Tensor, record: Mapping[str, Any], inputs: int | None = No
     return turned.transpose(1, 2).contiguous()
 
 
+def _before_0_18(record: Mapping[str, Any]) -> bool:
+    """Whether PEFT before 0.18, which wrote no version yet, made an OFT whose record has the Neumann series."""
+    if "use_cayley_neumann" not in record:
+        return False
+    found = re.match(r"(\d+)\.(\d+)", str(record.get("peft_version") or "0.0"))
+    return found is not None and (int(found[1]), int(found[2])) < (0, 18)
+
+
 def scaled(group: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     """LoHa or LoKr entries with the scale in the first factor and no alpha, which ComfyUI takes as a scale of 1."""
-    first = next(part for part in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if part in group)
+    first = next((part for part in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if part in group), None)
+    if first is None:
+        return group  # not complete: left out, and reported
     return group | {first: group[first].float() * scale}
 
 

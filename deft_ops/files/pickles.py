@@ -23,6 +23,7 @@ _ALLOWED = {
     "torch Size",
     "torch device",
 }
+_NEWER = "torch._utils _rebuild_tensor_v3"  # its storage is of bytes, for any size
 _AGAIN = "save its tensors as .safetensors, or with a current torch.save"
 
 
@@ -72,6 +73,11 @@ def _check_program(program: bytes, path: Path) -> None:
     for operation, argument, _ in operations:
         if operation.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")
+            if f"{module} {name}" == _NEWER:
+                raise ValueError(
+                    f"{path} has tensors of a newer dtype (float8 and others), which are read from safetensors files "
+                    "only: save it as .safetensors."
+                )
             if f"{module} {name}" not in _ALLOWED and not (module == "torch" and name.endswith("Storage")):
                 raise ValueError(f"{path} is refused: it asks for {module}.{name}, which tensors do not need.")
         elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "OBJ"):

@@ -6,12 +6,41 @@ import functools
 from collections.abc import Collection
 from types import ModuleType
 
-from . import deft, dora, dreambooth, lora, oft, para, svdiff
+from . import (
+    deft,
+    dora,
+    dreambooth,
+    ia3,
+    loha,
+    lokr,
+    lora,
+    oft,
+    para,
+    peft_tuner,
+    replaced,
+    svdiff,
+    tlora,
+)
 from .common import move
 
 __all__ = ["METHODS", "TRAINABLE", "SUFFIXES", "get", "trainable", "find", "method_of", "move"]
 
-METHODS: dict[str, ModuleType] = {module.NAME: module for module in (deft, para, lora, svdiff, dreambooth, dora, oft)}
+_MODULES = (
+    deft,
+    para,
+    lora,
+    svdiff,
+    dreambooth,
+    dora,
+    oft,
+    loha,
+    lokr,
+    replaced,
+    ia3,
+    tlora,
+    peft_tuner,
+)
+METHODS: dict[str, ModuleType] = {module.NAME: module for module in _MODULES}
 
 # Those that the trainer can make; the others are read and applied.
 TRAINABLE: tuple[str, ...] = tuple(name for name, module in METHODS.items() if hasattr(module, "init"))

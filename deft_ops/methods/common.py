@@ -62,9 +62,20 @@ def alpha_tensor(scale: float, rank: int) -> Tensor:
     return torch.tensor(scale * rank, dtype=torch.float32)
 
 
+def alpha_of(tensors: Mapping[str, Tensor]) -> float | None:
+    """The alpha of a layer's tensors, None without one. Raises ValueError if it is not one number."""
+    alpha = tensors.get("alpha")
+    if alpha is not None and alpha.numel() != 1:
+        raise ValueError(f"alpha has shape {list(alpha.shape)}, but one number is needed")
+    return None if alpha is None else float(alpha)
+
+
 def file_scale(tensors: Mapping[str, Tensor], rank: int) -> float:
-    """The scale that a layer's tensors name: alpha / rank, or 1 without an alpha."""
-    return float(tensors["alpha"]) / rank if "alpha" in tensors else 1.0
+    """The scale that a layer's tensors name: alpha / rank, or 1 without an alpha. Raises ValueError without a rank."""
+    alpha = alpha_of(tensors)
+    if rank < 1:
+        raise ValueError("a factor has the rank 0")
+    return 1.0 if alpha is None else alpha / rank
 
 
 def move(factors: FactorsT, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FactorsT:

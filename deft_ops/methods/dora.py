@@ -1,7 +1,8 @@
 """DoRA (arXiv 2402.09353): W' = m V / |V| with V = W + s up down; |V| for each output row, or for each input column.
 
-PEFT's layers are `dora_up`, `dora_down`, `dora_magnitude`. LyCORIS's and kohya's are a LoRA with `dora_scale`, whose
-shape says which side the norms are of. ComfyUI's own loader takes the norm of W instead of V for output rows.
+PEFT's layers are `dora_up`, `dora_down`, `dora_magnitude`. LyCORIS's, kohya's and OneTrainer's are a LoRA (OneTrainer's
+also with the names of diffusers) with `dora_scale`, whose shape says which side the norms are of; `lora_mid.weight`
+makes it one in Tucker form. ComfyUI's own loader takes the norm of W instead of V for output rows.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..host import on_host
-from .common import alpha_tensor, file_scale, fits_matrix, flat, svd
+from .common import alpha_tensor, file_scale, fits_matrix
+from .factored import exact_pair, fits_magnitude, magnitude_of, of_rows, shapes_of, weighed
 
 NAME = "dora"
 _PEFT = ("dora_up", "dora_down", "dora_magnitude")
 _LYCORIS = ("lora_up.weight", "lora_down.weight", "dora_scale")
-SUFFIXES = (*_PEFT, *_LYCORIS, "alpha")
+_DIFFUSERS = ("lora_B.weight", "lora_A.weight", "dora_scale")
+_MIDDLE = "lora_mid.weight"
+SUFFIXES = (*_PEFT, *_LYCORIS, *_DIFFUSERS[:2], _MIDDLE, "alpha")
 OPTIONS: tuple[str, ...] = ()
 LOW_RANK = False
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One layer's adapter: up [out, r], down [r, in*], m [out, 1] or [1, in, 1...], and the scale s."""
+    """One layer's adapter: up [out, r], down [r, in*], m [out, 1] or [1, in, 1...], and the scale s.
+
+    A middle convolution is in down.
+    """
 
     up: Tensor
     down: Tensor
@@ -34,21 +40,19 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """Whether a layer with these suffixes is a DoRA layer, in either naming."""
-    return any(set(names) <= set(suffixes) <= {*names, "alpha"} for names in (_PEFT, _LYCORIS))
+    """Whether a layer with these suffixes is a DoRA layer, in any of the namings."""
+    found = set(suffixes) - {"alpha"}
+    return found in (set(_PEFT), set(_LYCORIS), set(_DIFFUSERS), {*_LYCORIS, _MIDDLE})
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
     """The rank of a layer's file entries."""
-    return (tensors["dora_down"] if "dora_down" in tensors else tensors["lora_down.weight"]).shape[0]
+    return _pair(tensors)[1].shape[0]
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
     """Whether the adapter is for a weight of this shape."""
-    rows = factors.magnitude.shape[0] == factors.magnitude.numel()
-    return fits_matrix(len(factors.up), factors.down.shape[1], shape) and (
-        factors.magnitude.numel() == shape[0 if rows else 1]
-    )
+    return fits_matrix(len(factors.up), factors.down.shape[1], shape) and fits_magnitude(factors.magnitude, shape)
 
 
 def delta(
@@ -58,27 +62,18 @@ def delta(
 
     `removal` and `injection` mean nothing.
     """
-    base = weight.float()
-    up, down = factors.up.to(base), factors.down.to(base)
-    merged = (flat(weight) + factors.scale * (up @ down)).reshape(weight.shape)
-    magnitude = factors.magnitude.to(base)
-    rows = magnitude.shape[0] == magnitude.numel()
-    others = [dim for dim in range(weight.ndim) if dim != (0 if rows else 1)]
-    norms = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
-    # The smallest step above 1, as LyCORIS adds it, so that a row of zeros stays one.
-    norms = norms + torch.finfo(norms.dtype).eps
-    return (merged * (magnitude.reshape(norms.shape) / norms) - base) * strength
+    up, down = (factor.to(weight.device, torch.float32) for factor in (factors.up, factors.down))
+    return weighed(factors.scale * (up @ down), weight, factors.magnitude, strength)
 
 
 def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
     """The exact LoRA form at strength 1, of full rank k = min(out, in*): the SVD of the change."""
-    U, sigma, Vh = on_host(svd, delta(factors, weight).flatten(1))
-    return U * sigma, Vh
+    return exact_pair(delta(factors, weight))
 
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:
     """The layer's file entries, by suffix. Column norms keep LyCORIS's names, the only ones that have them."""
-    names = _PEFT if factors.magnitude.shape[0] == factors.magnitude.numel() else _LYCORIS
+    names = _PEFT if of_rows(factors.magnitude) else _LYCORIS
     tensors = dict(zip(names, (factors.up, factors.down, factors.magnitude), strict=True))
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()} | {
         "alpha": alpha_tensor(factors.scale, factors.up.shape[1])
@@ -87,15 +82,24 @@ def to_tensors(factors: Factors) -> dict[str, Tensor]:
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     """The factors of a layer's file entries; convolution factors are flattened. Raises ValueError if shapes differ."""
-    up, down, magnitude = (tensors[name] for name in (_PEFT if "dora_up" in tensors else _LYCORIS))
-    if up.ndim < 2 or down.ndim < 2 or up.flatten(1).shape[1] != down.shape[0]:
+    up, down = _pair(tensors)
+    if up.ndim < 2 or down.ndim < 2:
         raise ValueError(f"the up matrix has shape {list(up.shape)}, but the down matrix has {list(down.shape)}")
-    if "dora_up" in tensors:
-        magnitude = magnitude.reshape(-1, 1)
-    elif magnitude.ndim < 2 or magnitude.numel() != max(magnitude.shape):
-        raise ValueError(f"dora_scale has shape {list(magnitude.shape)}, but a row or a column of norms is needed")
-    elif magnitude.shape[0] == magnitude.numel():
-        magnitude = magnitude.reshape(-1, 1)
-    if magnitude.shape[1] == 1 and magnitude.shape[0] != up.shape[0]:
-        raise ValueError(f"the magnitude has {magnitude.numel()} rows, but the up matrix has {up.shape[0]}")
-    return Factors(up.flatten(1), down.flatten(1), magnitude, file_scale(tensors, down.shape[0]))
+    up, down, rank = up.flatten(1), down.flatten(1), len(down)
+    if _MIDDLE in tensors:
+        middle = tensors[_MIDDLE]
+        if middle.ndim < 3 or middle.shape[:2] != (up.shape[1], rank):
+            raise ValueError(f"the up, mid and down tensors have the shapes {shapes_of(up, middle, down)}")
+        down = torch.einsum("m n ..., n c -> m c ...", middle.float(), down.float()).flatten(1)
+    if up.shape[1] != len(down):
+        raise ValueError(f"the up matrix has shape {list(up.shape)}, but the down matrix has {list(down.shape)}")
+    magnitude = tensors["dora_magnitude"].reshape(-1, 1) if "dora_up" in tensors else magnitude_of(tensors)
+    assert magnitude is not None
+    if of_rows(magnitude) and len(magnitude) != len(up):
+        raise ValueError(f"the magnitude has {magnitude.numel()} rows, but the up matrix has {len(up)}")
+    return Factors(up, down, magnitude, file_scale(tensors, rank))
+
+
+def _pair(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    names = next(names for names in (_PEFT, _LYCORIS, _DIFFUSERS) if names[0] in tensors)
+    return tensors[names[0]], tensors[names[1]]

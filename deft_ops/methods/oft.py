@@ -1,7 +1,15 @@
-"""OFT in PEFT's form (arXiv 2306.07280, 2506.19847): W' = W diag(R_1, ..., R_b), rotations R of the inputs' blocks.
+"""OFT (arXiv 2306.07280, 2506.19847) in the forms that there are: W' is W with its inputs or its outputs rotated.
 
-The reader turns PEFT's skew-symmetric entries into the rotations (see files), so that nothing depends on its settings.
-LyCORIS's and kohya's OFT rotates outputs and is left to ComfyUI's own loader.
+| tensors | writer | W' |
+|---|---|---|
+| `oft_rotation` | the reader of PEFT's files, so that nothing depends on PEFT's settings | W diag(R) |
+| `oft_R.weight`, `oft_R.scaled_oft` | OneTrainer | W diag(R)^T, and for convolutions W diag(R) |
+| `oft_blocks` [b, k, k], `rescale`, `alpha` | LyCORIS' diag-oft, kohya's scripts | rescale diag(R)^T W |
+| `oft_blocks` [steps, b, k, k], `rescale`, `alpha` | LyCORIS' BOFT | rescale times the steps' rotations of W |
+| `oft_diag` | LyCORIS up to February 2024 | diag(R)^T W |
+
+Their alpha is the constraint for each output. ComfyUI's own class leaves the rescaling out, takes alpha for the whole
+constraint, and squares the strength.
 """
 
 from __future__ import annotations
@@ -14,36 +22,72 @@ import torch
 from torch import Tensor
 
 from ..host import on_host
-from .common import flat, svd
+from .common import alpha_of, flat
+from .factored import exact_pair
+from .rotations import block_size, cayley, neumann, skew, turn_butterfly, turn_columns, turn_rows
 
 NAME = "oft"
-SUFFIXES = ("oft_rotation",)
+_PEFT, _ENTRIES, _BLOCKS, _DIAGONAL = "oft_rotation", "oft_R.weight", "oft_blocks", "oft_diag"
+_SCALED, _RESCALE = "oft_R.scaled_oft", "rescale"
+# What each form may have beside its first tensor.
+_BESIDE: dict[str, set[str]] = {_PEFT: set(), _ENTRIES: {_SCALED}, _BLOCKS: {_RESCALE, "alpha"}, _DIAGONAL: set()}
+SUFFIXES = (*_BESIDE, _SCALED, _RESCALE, "alpha")
 OPTIONS: tuple[str, ...] = ()
 LOW_RANK = False
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One layer's adapter: the rotations [blocks, k, k] of in* = blocks * k inputs; one block serves all of them."""
+    """One layer's adapter: the first tensor of its form and that tensor's name, and what is beside it.
+
+    `scaled`: OneTrainer's entries are divided by 2 sqrt(k - 1). `constraint`: alpha, None without one.
+    """
 
     rotation: Tensor
+    form: str = _PEFT
+    rescale: Tensor | None = None
+    constraint: float | None = None
+    scaled: bool = False
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """Whether a layer with these suffixes is an OFT layer of PEFT's kind."""
-    return set(suffixes) == set(SUFFIXES)
+    """Whether a layer with these suffixes is an OFT layer of one of the forms."""
+    found = set(suffixes)
+    return any({form} <= found <= {form} | beside for form, beside in _BESIDE.items())
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
     """The size k of a block."""
-    return tensors["oft_rotation"].shape[1]
+    return block_size(tensors[_ENTRIES]) if _ENTRIES in tensors else next(iter(_first(tensors).values())).shape[-1]
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
     """Whether the adapter is for a weight of this shape."""
-    blocks, size, _ = factors.rotation.shape
-    width = math.prod(shape[1:])
-    return len(shape) > 1 and width % size == 0 and blocks in (1, width // size)
+    if len(shape) < 2:
+        return False
+    if factors.form in (_PEFT, _ENTRIES):
+        blocks, width = len(factors.rotation), math.prod(shape[1:])
+        size = block_size(factors.rotation) if factors.form == _ENTRIES else factors.rotation.shape[1]
+        return width % size == 0 and blocks in (1, width // size) and not _of_patches(factors, shape)
+    *steps, blocks, size, _ = factors.rotation.shape
+    if factors.rescale is not None and factors.rescale.numel() != shape[0]:
+        return False
+    return blocks * size == shape[0] and not (steps and shape[0] % (2 ** (steps[0] - 1) * size))
+
+
+def misfit(factors: Factors, shape: tuple[int, ...]) -> str | None:
+    """Why an adapter whose sizes are right does not belong to a weight of this shape, None without such a reason."""
+    if not _of_patches(factors, shape):
+        return None
+    return (
+        f"an {NAME} of PEFT for a convolution of kernel {list(shape[2:])}: PEFT's layer adds up its rotated patches, "
+        "which no weight can do: train it without such layers"
+    )
+
+
+def _of_patches(factors: Factors, shape: tuple[int, ...]) -> bool:
+    """Whether PEFT's layer would rotate patches of the image and fold them again, summing where they overlap."""
+    return factors.form == _PEFT and math.prod(shape[2:]) > 1
 
 
 def delta(
@@ -54,26 +98,54 @@ def delta(
     `removal` and `injection` mean nothing.
     """
     matrix = flat(weight)
-    rotation = factors.rotation.to(matrix)
-    pieces = matrix.reshape(len(matrix), -1, rotation.shape[1])
-    turned = torch.einsum("obi,bij->obj", pieces, rotation.expand(pieces.shape[1], -1, -1))
-    return ((turned - pieces) * strength).reshape(weight.shape)
+    values = factors.rotation.to(matrix)
+    if factors.form == _PEFT:
+        turned = turn_columns(matrix, values)
+    elif factors.form == _ENTRIES:
+        size = block_size(values)
+        rotation = neumann(skew(values / (2 * math.sqrt(size - 1)) if factors.scaled else values))
+        # OneTrainer turns the inputs of a linear layer, x R, but the weight of a convolution, W R.
+        turned = turn_columns(matrix, rotation if weight.ndim > 2 else rotation.mT)
+    elif factors.form == _DIAGONAL:
+        turned = turn_rows(matrix, values)
+    else:
+        rotation = on_host(cayley, values, (factors.constraint or 0.0) * len(matrix))
+        turned = turn_rows(matrix, rotation) if rotation.ndim == 3 else turn_butterfly(matrix, rotation)
+        if factors.rescale is not None:
+            turned = factors.rescale.to(matrix).reshape(-1, 1) * turned
+    return ((turned - matrix) * strength).reshape(weight.shape)
 
 
 def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
     """The exact LoRA form at strength 1, of full rank k = min(out, in*): the SVD of the change."""
-    U, sigma, Vh = on_host(svd, delta(factors, weight).flatten(1))
-    return U * sigma, Vh
+    return exact_pair(delta(factors, weight))
 
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:
     """The layer's file entries, by suffix."""
-    return {"oft_rotation": factors.rotation.detach().contiguous()}
+    tensors = {factors.form: factors.rotation.detach().contiguous()}
+    if factors.rescale is not None:
+        tensors[_RESCALE] = factors.rescale.detach().contiguous()
+    if factors.constraint is not None:
+        tensors["alpha"] = torch.tensor(factors.constraint, dtype=torch.float32)
+    if factors.scaled:
+        tensors[_SCALED] = torch.tensor(True)
+    return tensors
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
-    """The factors of a layer's file entries. Raises ValueError if the rotations are not square."""
-    rotation = tensors["oft_rotation"]
-    if rotation.ndim != 3 or rotation.shape[1] != rotation.shape[2]:
-        raise ValueError(f"oft_rotation has shape {list(rotation.shape)}, but rotations [blocks, k, k] are needed")
-    return Factors(rotation)
+    """The factors of a layer's file entries. Raises ValueError for shapes that hold no rotations."""
+    ((form, values),) = _first(tensors).items()
+    if form == _ENTRIES:
+        block_size(values)
+        return Factors(values, form, scaled=_SCALED in tensors)
+    dims = (3, 4) if form == _BLOCKS else (3,)
+    if values.ndim not in dims or values.shape[-1] != values.shape[-2]:
+        raise ValueError(f"{form} has shape {list(values.shape)}, but rotations [blocks, k, k] are needed")
+    if values.ndim == 4 and values.shape[-1] % 2:
+        raise ValueError(f"{form} has shape {list(values.shape)}, but BOFT's blocks are of an even size")
+    return Factors(values, form, tensors.get(_RESCALE), alpha_of(tensors))
+
+
+def _first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {form: tensors[form] for form in _BESIDE if form in tensors}

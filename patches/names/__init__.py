@@ -11,7 +11,8 @@ from typing import Any
 
 import comfy.lora
 
-from .architectures import table_of
+from .architectures import spellings_of, table_of
+from .spellings import dotted, fused
 from .tables import WEIGHT
 from .targets import Target, describe, target_function, target_key, target_slice, with_key
 from .text_encoders import encoder_names
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _NETWORK = "diffusion_model."
+_PEFT = "base_model.model."
 # What stands before a module path of diffusers, in PEFT's files, in pipelines' files and in old training scripts'.
 _PREFIXES = (
     "",
@@ -41,6 +43,8 @@ _PREFIXES = (
 )
 # What stands before a path with underscores: kohya and its relatives, OneTrainer, SimpleTuner.
 _UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
+# What stands before a path in a file that musubi-tuner has converted, by default the first.
+_CONVERTED = (_NETWORK, "transformer.")
 # What stands before a path of the original repository, which is ComfyUI's.
 _ORIGINAL = ("", "model.", "base_model.model.", "transformer.", "unet.", f"model.{_NETWORK}")
 
@@ -54,17 +58,24 @@ def diffusers_names(model: Any) -> dict[str, Target]:
 def model_names(model: Any) -> dict[str, Target]:
     """Every layer name that means a weight of this MODEL.
 
-    Where names clash, ComfyUI's own meaning goes before diffusers', and diffusers' before the original repository's.
+    Where names clash, ComfyUI's own meaning goes before diffusers', diffusers' before the original repository's, and
+    what other programs write last.
     """
     shapes = _shapes(model)
     theirs = _diffusers_names(model, shapes)
-    original = {path: f"{_NETWORK}{path}{WEIGHT}" for path in _paths(shapes)}
-    names: dict[str, Target] = {prefix + path: key for prefix in _ORIGINAL for path, key in original.items()}
-    for prefix in _PREFIXES:
-        names |= {prefix + name: target for name, target in theirs.items()}
-    for prefix in _UNDERSCORED:
-        names |= {prefix + name.replace(".", "_"): target for name, target in theirs.items()}
+    paths = _paths(shapes)
+    original: dict[str, Target] = {path: f"{_NETWORK}{path}{WEIGHT}" for path in paths}
+    others = _in_network(spellings_of(model.model, paths)) | fused(theirs, shapes)
     known = _present(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
+    # The reader of PEFT's files takes the prefix off, also where ComfyUI reads such names.
+    names: dict[str, Target] = {name.removeprefix(_PEFT): known[name] for name in known if name.startswith(_PEFT)}
+    for table in (original, others, theirs):
+        spelled = {dotted(name): target for name, target in table.items()}
+        names |= {prefix + name: target for prefix in _CONVERTED for name, target in spelled.items()}
+    for prefixes, table in (((*_ORIGINAL, *_PREFIXES), others), (_ORIGINAL, original), (_PREFIXES, theirs)):
+        names |= {prefix + name: target for prefix in prefixes for name, target in table.items()}
+    for prefix in _UNDERSCORED:
+        names |= {prefix + name.replace(".", "_"): target for name, target in (original | others | theirs).items()}
     return known | _present({name: target for name, target in names.items() if name not in known}, shapes)
 
 
@@ -100,7 +111,11 @@ def _paths(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def _diffusers_names(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
-    table = table_of(model.model, _paths(shapes))
+    return _in_network(table_of(model.model, _paths(shapes)))
+
+
+def _in_network(table: Mapping[str, Target]) -> dict[str, Target]:
+    """A table of modules with the model's keys in place of their paths."""
     return {name: with_key(target, f"{_NETWORK}{target_key(target)}{WEIGHT}") for name, target in table.items()}
 
 

@@ -15,6 +15,7 @@ _FIXED = {
     "HunyuanVideoClipModel": ("llama", "clip_l"),
     "Kandinsky5TEModel": ("qwen25_7b", "clip_l"),
 }
+_PROJECTION = "text_embedding_projection"
 
 
 def component(number: int) -> str:
@@ -70,4 +71,8 @@ def encoder_names(network: Any) -> dict[str, str]:
         if not any(path in names for path in table):
             prefixes += ["", "base_model.model."]
         names |= {prefix + path: key for prefix in prefixes for path, key in table.items()}
-    return names
+    # LTX-2's projection, by its name in the published weights (ComfyUI's LTXAVTEModel.load_sd) and in diffusers.
+    projections = {key.removesuffix(WEIGHT): key for key in keys if key.startswith(_PROJECTION)}
+    if _PROJECTION in projections:
+        names |= dict.fromkeys((f"{_PROJECTION}.aggregate_embed", "connectors.text_proj_in"), projections[_PROJECTION])
+    return projections | names

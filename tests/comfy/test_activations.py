@@ -59,6 +59,22 @@ def test_the_same_as_on_the_weights(pack: Pack, kind: str, method: str, options:
     assert torch.equal(models.network_output(model), base_output)  # and the original is the base again
 
 
+@pytest.mark.parametrize(("up", "down"), [("lora_B.weight", "lora_A.weight"), ("lora.up.weight", "lora.down.weight"),
+                                          ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight")])
+def test_plain_lora_of_any_naming(pack: Pack, up: str, down: str) -> None:
+    """Also weighed by `injection`, which ComfyUI's own patch does not know."""
+    model = models.sd3()
+    adapter = pack.adapters.Adapter({f"{SD3_QKV}.{up}": 0.3 * models.random(192, 4, seed=1), f"{SD3_QKV}.alpha":
+                                     torch.tensor(2.0), f"{SD3_QKV}.{down}": models.random(4, 64, seed=2)})
+    plain = models.network_output(pack.apply(adapter, model)[0])
+    assert models.relative(plain, models.network_output(model)) > 1e-2
+    expected, found, _ = both(pack, adapter, model)
+    assert models.relative(found, expected) < 1e-5 and models.relative(plain, expected) < 1e-5
+    half = models.network_output(pack.apply(adapter, model, strength_model=0.5)[0])
+    for found in both(pack, adapter, model, injection=0.5)[:2]:
+        assert models.relative(found, half) < 1e-5
+
+
 def test_knobs(pack: Pack) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION, SD3_QKV])

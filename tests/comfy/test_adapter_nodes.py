@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..scripts import load_script
 from . import models
 
 DENOISER = Path(__file__).resolve().parents[2] / "demo/models/diffusion_models/deft_demo_denoiser.safetensors"
@@ -24,13 +25,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": "dreambooth", "learning_rate": 1e-3},
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
-SETTINGS: dict[str, Any] = {
-    "preset": "none",
-    "optimizer": "AdamW", "schedule": "constant", "warm_up": 0, "cycles": 1, "accumulation": 1, "max_grad_norm": 1.0,
-    "ema": 0.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "p_rate": 1.0, "text_rate": 1.0, "timesteps": "auto",
-    "shift": 0.0, "weighting": "none", "gamma": 5.0, "loss": "mse", "huber": 0.1, "noise_offset": 0.0,
-    "caption_dropout": 0.0, "prior_weight": 1.0, "exclude": "", "blocks": "", "ranks": "",
-    "adapter_precision": "fp32", "run_name": "tests/run", "checkpoint_every": 0, "keep": 2, "resume": False}
+SETTINGS: dict[str, Any] = load_script("make_tables").SETTINGS | {
+    "run_name": "tests/run", "checkpoint_every": 0, "keep": 2, "resume": False}
 Prompt = dict[str, dict[str, Any]]
 
 

@@ -99,7 +99,11 @@ def layer_shapes(model: Any, method: str) -> dict[str, tuple[int, ...]]:
         shapes |= {"transformer_blocks.0.attn.to_q": (128, 128), "transformer_blocks.0.attn.to_v": (128, 128),
                    "norm_out.linear": (256, 128)}
     if method == "oft":
-        shapes = {name: shape for name, shape in shapes.items() if torch.Size(shape[1:]).numel() % 4 == 0}
+        # PEFT's, which larger kernels do not have (see test_peft_records).
+        shapes = {
+            name: shape for name, shape in shapes.items()
+            if torch.Size(shape[1:]).numel() % 4 == 0 and torch.Size(shape[2:]).numel() == 1
+        }
     return shapes
 
 
@@ -455,7 +459,7 @@ def test_a_patched_base_is_refused_by_name(pack: Pack) -> None:
     with pytest.raises(ValueError, match="not in the base"):
         pack.to_lora(adapter, models.unet())
     large = pack.adapter(model, [SD3_QKV], shapes={SD3_QKV: (192, 96)})
-    with pytest.raises(ValueError, match="1 layers of the adapter do not fit the base"):
+    with pytest.raises(ValueError, match="1 layers of .* do not fit the base"):
         pack.to_lora(large, model)
 
 
@@ -546,8 +550,11 @@ def test_layers_of_other_methods(pack: Pack, exporter: Any, bases: Any) -> None:
         assert models.relative(models.sample(by_core(path, model)), latent) < 1e-4, naming
     adapter[f"{UNET_LINEAR.replace('to_q', 'to_out.0')}.diff_b"] = torch.ones(32)
     assert "diff_b" in " ".join(pack.to_lora(adapter, model))
-    with pytest.raises(ValueError, match=r"to_out\.0\.bias, which a LoRA cannot hold"):
-        pack.to_lora(adapter, model, naming="kohya")
+    written = pack.to_lora(adapter, model, naming="kohya")
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    assert torch.allclose(written[f"{name}.diff_b"], torch.ones(32))
+    with pytest.raises(ValueError, match="vectors .*which a LoRA under diffusers' names cannot hold"):
+        pack.to_lora(adapter, model, naming="diffusers")
 
 
 def test_vectors_of_svdiff(pack: Pack, exporter: Any, bases: Any) -> None:

@@ -20,6 +20,21 @@ def test_describe(comfyui_session: Any) -> None:
     assert describe(dict.fromkeys("abc")) == "a, b, ..."
 
 
+def test_projections_of_ltx_2_under_the_names_of_its_published_weights(comfyui_session: Any) -> None:
+    """ComfyUI's LTXAVTEModel.load_sd, and diffusers' conversion of LoRA files; LTX-2.3 has two with their own names."""
+    from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_ltx2_lora_to_diffusers
+
+    encoder_names = comfyui_session.module("patches.names.text_encoders").encoder_names
+    name, key = "text_embedding_projection", "text_embedding_projection.weight"
+    network = nn.Module()
+    network.text_embedding_projection = nn.Linear(8, 4, bias=False)
+    (theirs,) = _convert_non_diffusers_ltx2_lora_to_diffusers({f"{name}.aggregate_embed.lora_A.weight": 0}, name)
+    assert encoder_names(network) == dict.fromkeys(
+        (name, f"{name}.aggregate_embed", theirs.removesuffix(".lora_A.weight")), key)
+    network.text_embedding_projection = nn.ModuleDict({"video_aggregate_embed": nn.Linear(8, 4)})
+    assert encoder_names(network) == {f"{name}.video_aggregate_embed": f"{name}.video_aggregate_embed.weight"}
+
+
 def peft_adapter(network: nn.Module, folder: Path, targets: list[str], **options: Any) -> Any:
     """Put a random PEFT DEFT adapter on the diffusers model, and save it."""
     import peft

@@ -24,7 +24,7 @@ def pip_changes_nothing(before: dict[str, str], after: dict[str, str]) -> None:
     """All that was there is there in the same version; what is new is what the pack asks for."""
     changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
     assert changed == {}
-    assert {"open_clip_torch", "timm", "matplotlib"} <= after.keys() - before.keys()
+    assert {"open_clip_torch", "timm", "matplotlib", "peft"} <= after.keys() - before.keys()
 
 
 def works(server: Any, folder: str) -> None:
@@ -70,7 +70,7 @@ def test_zip(fresh: Any, registry: str, version: str) -> None:
 def test_a_changed_version_would_be_seen() -> None:
     """The comparison above finds an upgrade, a removal, and an installation that installed nothing."""
     before = {"numpy": "2.4.6", "pillow": "13.0.0"}
-    new = {"open_clip_torch": "3.3.0", "timm": "1.0.31", "matplotlib": "3.11.2"}
+    new = {"open_clip_torch": "3.3.0", "timm": "1.0.31", "matplotlib": "3.11.2", "peft": "0.21.2"}
     pip_changes_nothing(before, before | new)
     for after in (before | new | {"numpy": "1.26.4"}, {"numpy": "2.4.6"} | new, before):
         with pytest.raises(AssertionError):

@@ -64,6 +64,8 @@ NAMES = {"svdiff": "svdiff", "oft": "oft", "dora": "dora", "dora rows": "dora", 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_method(name: str, shape: tuple[int, ...]) -> None:
+    if name == "oft" and len(shape) > 2:
+        shape = (12, 8, 1, 1)  # PEFT's OFT of larger kernels is no change of the weight
     tensors, weight = tensors_of(name, shape), random(*shape, seed=1)
     method = methods.method_of(tensors)
     assert method is methods.get(NAMES[name]) and not method.LOW_RANK

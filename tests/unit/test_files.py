@@ -610,8 +610,8 @@ def test_bad_peft_records(tmp_path: Path) -> None:
     config.write_text("[]")
     with pytest.raises(ValueError, match="adapter_config.json must hold a JSON object"):
         files.read(tmp_path)
-    config.write_text('{"peft_type": "IA3"}')
-    raises(path, "of type IA3")
+    config.write_text('{"peft_type": "POLY"}')
+    raises(path, "of type POLY", "cannot be merged")
     config.write_text('{"peft_type": "DEFT", "decomposition_method": "nmf"}')
     with pytest.raises(ValueError, match="Unknown projector 'nmf'"):
         files.read(tmp_path)

@@ -132,6 +132,77 @@ def test_ranks_that_differ_inside_a_layer(tmp_path: Path, kind: str) -> None:
     refused(write(tmp_path, kind, tensors))
 
 
+# A tensor that is damaged: what becomes of it, and what the sentence says of it besides file and tensor.
+DAMAGED: dict[str, tuple[Any, str]] = {
+    "a number": (lambda value: torch.tensor(1.0), ""),
+    "five dimensions": (lambda value: torch.ones(4, 3, 2, 2, 2), ""),
+    "whole numbers": (lambda value: torch.ones_like(value).to(torch.int64), "floating numbers are needed"),
+    "bytes": (lambda value: torch.ones_like(value).to(torch.uint8), "floating numbers are needed"),
+    "truths": (lambda value: torch.ones_like(value).bool(), "floating numbers are needed"),
+    "complex numbers": (lambda value: value.to(torch.complex64), "complex numbers"),
+    "not a number": (lambda value: torch.full_like(value, torch.nan), "NaN or infinity"),
+}
+SINGLE = (".gate", ".alpha")  # of one number, in any dtype
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("kind", [kind for kind in VALID if not kind.startswith("peft")])
+def test_a_damaged_tensor_is_named(tmp_path: Path, kind: str, name: str) -> None:
+    """Every tensor of every file in turn, by the name that it has in the file."""
+    damage, said = DAMAGED[name]
+    for key, value in VALID[kind][1].items():
+        if key.endswith(SINGLE) and name != "not a number":
+            continue
+        refused(write(tmp_path, kind, {**VALID[kind][1], key: damage(value)}), key, said)
+
+
+HALVES: dict[str, tuple[str, str, str]] = {
+    "deft_sdxl, P": ("deft_sdxl", f"{X}.lora_layer.P", f"{X}.lora_layer.R_new without {X}.lora_layer.P:"),
+    "deft_sdxl, R": ("deft_sdxl", f"{X}.lora_layer.R_new", f"{X}.lora_layer.P without {X}.lora_layer.R_new:"),
+    "deft_omnigen, P": ("deft_omnigen", f"{X}.P", f"{X}.R_new without {X}.P:"),
+    "para_authors, up": (
+        "para_authors", "lora_unet_x.lora_up.weight",
+        "lora_unet_x.lora_down.weight without lora_unet_x.lora_up.weight:"),
+    "native, Q": ("native", f"diffusion_model.{X}.deft_Q", f"diffusion_model.{X}.deft_R without the tensors that"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_a_layer_is_named(tmp_path: Path, name: str) -> None:
+    kind, missing, said = HALVES[name]
+    tensors = dict(VALID[kind][1])
+    if kind == "para_authors":  # another layer, so that the file is still told
+        tensors |= {"lora_unet_y.lora_up.weight": random(8, 2), "lora_unet_y.lora_down.weight": random(2, 6)}
+    del tensors[missing]
+    refused(write(tmp_path, kind, tensors), said)
+
+
+def test_half_a_layer_of_omnigen_without_its_r(tmp_path: Path) -> None:
+    more = {f"{Y}.P": random(8, 2), f"{Y}.gate": random(1)}
+    refused(write(tmp_path, "deft_omnigen", VALID["deft_omnigen"][1] | more), f"{Y}.P without {Y}.R_new:")
+
+
+@pytest.mark.parametrize("kind", PICKLED)
+def test_newer_dtypes_in_a_pickle(tmp_path: Path, kind: str) -> None:
+    tensors = {key: value.to(torch.float8_e4m3fn) for key, value in VALID[kind][1].items()}
+    refused(write(tmp_path, kind, tensors), "newer dtype", "as .safetensors")
+
+
+@pytest.mark.parametrize("text", ['{"peft_type": "DEFT"', "[1]", '{"r": ' + "9" * 9999 + "}", '{"a": ' + "[" * 99_999])
+def test_records_that_are_no_json(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, "peft-deft")
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"adapter_config\.json (is not valid JSON|must hold a JSON object)"):
+        files.read(path)
+
+
+def test_a_record_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Windows' editors save it."""
+    path = write(tmp_path, "peft-deft")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(VALID["peft-deft"][2]), encoding="utf-8-sig")
+    assert files.read(path).metadata["projector"] == "qr"
+
+
 @pytest.mark.parametrize("kind", VALID)
 def test_wrong_shapes(tmp_path: Path, kind: str) -> None:
     for shape in ((4, 3, 2, 2, 2), ()):

@@ -37,6 +37,26 @@ _CHROMA: dict[str, Target] = {f"{_APPROXIMATOR}.in_proj": f"{_APPROXIMATOR}.in_p
                               f"{_APPROXIMATOR}.out_proj": f"{_APPROXIMATOR}.out_proj"}
 
 
+# DiffSynth-Studio's names in its blocks (models/flux_dit.py).
+_DIFFSYNTH_DOUBLE: dict[str, Target] = {
+    "norm1_a.linear": "img_mod.lin",
+    "norm1_b.linear": "txt_mod.lin",
+    "attn.a_to_qkv": "img_attn.qkv",
+    "attn.b_to_qkv": "txt_attn.qkv",
+    "attn.a_to_out": "img_attn.proj",
+    "attn.b_to_out": "txt_attn.proj",
+    "ff_a.0": "img_mlp.0",
+    "ff_a.2": "img_mlp.2",
+    "ff_b.0": "txt_mlp.0",
+    "ff_b.2": "txt_mlp.2",
+}
+_DIFFSYNTH_SINGLE: dict[str, Target] = {
+    "norm.linear": "modulation.lin",
+    "to_qkv_mlp": "linear1",
+    "proj_out": "linear2",
+}
+
+
 def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
     """ComfyUI's own table for the generation of this model, and what it lacks."""
     config = base.model_config.unet_config
@@ -48,4 +68,14 @@ def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
     for index in indices(paths, f"{_APPROXIMATOR}.layers"):
         table |= within(f"{_APPROXIMATOR}.layers.{index}", {"linear_1": "in_layer", "linear_2": "out_layer"})
         table[f"{_APPROXIMATOR}.norms.{index}"] = f"{_APPROXIMATOR}.norms.{index}"
+    return table
+
+
+def spellings(base: Any, paths: Sequence[str]) -> dict[str, Target]:
+    """DiffSynth-Studio's names."""
+    table: dict[str, Target] = {}
+    for index in indices(paths, "double_blocks"):
+        table |= within(f"blocks.{index}", _DIFFSYNTH_DOUBLE, f"double_blocks.{index}")
+    for index in indices(paths, "single_blocks"):
+        table |= within(f"single_blocks.{index}", _DIFFSYNTH_SINGLE)
     return table

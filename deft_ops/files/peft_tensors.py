@@ -1,0 +1,497 @@
+"""Which tensors a layer of each of PEFT's tuners has, and of which sizes.
+
+So a file is checked before PEFT sees it: PEFT keeps a random start where a tensor is missing, and makes tensors of any
+size that a record asks for. Checked against `peft/tuners/*/layer.py` of PEFT 0.21.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from . import peft_records
+
+# What the values of a record may lead to where they are of another kind than PEFT writes.
+UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
+
+# What the tensors of a tuner begin with, where it is not its own name.
+_BEGINNINGS = {"LORA": "lora_", "ADALORA": "lora_"}
+
+# The fields of the record that the change depends on. PEFT gets these and no others.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "ADALORA": ("init_r", "lora_alpha", "rank_pattern"),
+    "ADAMSS": ("init_weights", "num_subspaces", "r", "random_seed", "subspace_rank", "svd_threshold",
+               "use_dynamic_rank"),
+    "BEFT": (),
+    "BOFT": ("boft_block_num", "boft_block_size", "boft_n_butterfly_factor"),
+    "C3A": ("block_size", "block_size_pattern"),
+    "DELORA": ("r", "rank_pattern"),
+    "FOURIERFT": ("n_frequency", "n_frequency_pattern", "random_loc_seed", "scaling"),
+    "FROD": ("save_projection", "sparse_rate"),
+    "GLORA": ("config_A_B", "config_C", "config_D_E", "r"),
+    "GRALORA": ("alpha", "gralora_k", "hybrid_r", "r"),
+    "HIRA": ("r", "rank_pattern"),
+    "HRA": ("apply_GS", "r"),
+    "IA3": ("feedforward_modules",),
+    "LN_TUNING": (),
+    "LORA": ("alpha_pattern", "init_lora_weights", "kasa_config", "lora_alpha", "lora_bias", "monteclora_config", "r",
+             "rank_pattern", "target_parameters", "use_bdlora", "use_dora", "use_rslora", "velora_config"),
+    "MISS": ("init_weights", "mini_r", "r"),
+    "OSF": (),
+    "PEANUT": ("act_fn", "depth", "r", "scaling"),
+    "PSOFT": ("ab_svd_init", "cayley_neumann_eps", "num_cayley_neumann_terms", "psoft_alpha", "psoft_mag_a",
+              "psoft_mag_b", "psoft_orth", "psoft_svd", "psoft_svd_lowrank_niter", "r", "random_seed",
+              "use_cayley_neumann"),
+    "PVERA": ("projection_prng_key", "r", "save_projection"),
+    "RANDLORA": ("projection_prng_key", "r", "randlora_alpha", "save_projection", "sparse", "very_sparse"),
+    "ROAD": ("group_size", "variant"),
+    "SHIRA": ("r",),
+    "SUPERTUNING": ("lora_alpha", "r", "save_precomputed_indices", "select_top", "sparsity"),
+    "TINYLORA": ("projection_seed", "r", "save_projection", "u", "weight_tying"),
+    "UNILORA": ("r", "save_indices", "theta_d_length"),
+    "VBLORA": ("num_vectors", "r", "save_only_topk_weights", "topk", "vector_length"),
+    "VERA": ("projection_prng_key", "r", "save_projection"),
+    "WAVEFT": ("n_frequency", "n_frequency_pattern", "proportional_parameters", "random_loc_seed", "scaling",
+               "use_idwt", "wavelet_family"),
+}  # fmt: skip
+
+# Fields that are about training, about what the tensors say themselves, or about a start that the tensors replace.
+_HARMLESS = frozenset((
+    "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "d_initial", "delora_lambda",
+    "ensure_weight_tying", "eva_config", "exclude_modules", "generator_seed", "inference_mode", "init_logits_std",
+    "init_ia3_weights", "init_theta_d_bound", "init_v_bound", "init_vector_bank_bound", "init_weights",
+    "init_lora_weights", "lambda_pattern", "layers_pattern", "layers_to_transform", "loftq_config", "lora_ga_config",
+    "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version", "progressbar", "proj_seed",
+    "qalora_group_size", "random_seed", "regularization_alpha", "revision", "runtime_config",
+    "runtime_offload_base_weight", "sample_at_inference", "target_modules", "task_type", "use_qalora",
+    "mask_type", "projection_prng_key", "effective_rank", "target_svd_config", "use_rslora", "rank_dropout",
+    "module_dropout",
+    # AdaLoRA's and AdaMSS' ways to a rank, which the tensors have already.
+    "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "use_asa",
+    "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta",
+    "asa_uncertainty_beta", "asa_schedule_exponent",
+))  # fmt: skip
+
+# The patterns by layer names, and the field that they take the place of.
+_PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha", "block_size_pattern": "block_size",
+             "n_frequency_pattern": "n_frequency"}  # fmt: skip
+
+# What a record may make PEFT repeat.
+_LIMITS = {"num_cayley_neumann_terms": 100, "psoft_svd_lowrank_niter": 100, "num_subspaces": 10000, "depth": 1000}
+
+# Fields that are numbers, whatever the tensors are.
+_NUMBERS = ("alpha", "lora_alpha", "projection_seed", "psoft_alpha", "randlora_alpha", "scaling", "sparse_rate",
+            "sparsity", "weight_tying")  # fmt: skip
+
+# Tensors that all layers of a file share, with sizes; ">" means at least.
+_SHARED: dict[str, dict[str, str]] = {
+    "PVERA": {"pvera_A": "2r >i", "pvera_B": ">o r"},
+    "RANDLORA": {"randlora_A": "r 1 >min", "randlora_B": ">max * r"},
+    "UNILORA": {"unilora_theta_d": "theta_d_length"},
+    "VBLORA": {"vblora_vector_bank": "num_vectors vector_length"},
+    "VERA": {"vera_A": "r >i", "vera_B": ">o r"},
+}
+
+
+def beginning_of(kind: str) -> str:
+    """What the tensors of a tuner begin with in their layer."""
+    return _BEGINNINGS.get(kind, {"PVERA": "pvera_"}.get(kind, f"{kind.lower()}_"))
+
+
+def shared_of(kind: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """The tensors that all layers share, by name, with their sizes; without those that PEFT draws again."""
+    if record.get("save_projection", True) is False:
+        return {}
+    return _SHARED.get(kind, {})
+
+
+def knows(kind: str, field: str) -> bool:
+    """Whether a field of a record is one that is computed with, or is harmless whatever it says."""
+    if (kind, field) == ("OSF", "rank_pattern"):
+        return True  # its tensors have their ranks
+    return field in FIELDS[kind] or field in _HARMLESS or field.endswith("_dropout")
+
+
+def check_record(kind: str, record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raise ValueError, the rest of a sentence that starts with the file, for fields that may change the result.
+
+    `known` are the fields of the PEFT that is installed, with their defaults.
+    """
+    for field, value in record.items():
+        if not value or knows(kind, field):
+            continue
+        if field == "fan_in_fan_out":
+            raise ValueError("is for transposed weights (fan_in_fan_out), which no image model here has")
+        if field not in known or known[field] != value:
+            raise ValueError(
+                f"has the field {field} = {_shown(value)} in its record, which is not known here and may change the "
+                "result: update this pack, or merge it into its base with PEFT and use Extract Adapter on the models"
+            )
+    check_values(record)
+
+
+def check_values(record: Mapping[str, Any]) -> None:
+    """Raise ValueError for patterns that cannot be matched, and for numbers that are none or take too long."""
+    for field in _PATTERNS:
+        patterns = record.get(field) or {}
+        if not isinstance(patterns, dict):
+            raise ValueError(f"has {field} = {_shown(patterns)} in its record, but an object is needed")
+        for pattern in patterns:
+            peft_records.check_pattern(field, pattern)
+    feedforward = record.get("feedforward_modules")
+    if isinstance(feedforward, str):
+        peft_records.check_pattern("feedforward_modules", feedforward)
+    for field, limit in _LIMITS.items():
+        value = record.get(field)
+        if value is not None and not (_is_number(value) and abs(value) <= limit):
+            raise ValueError(f"has {field} = {_shown(value)} in its record, but at most {limit} is read")
+    for field in _NUMBERS:
+        value = record.get(field)
+        if value is not None and not (_is_number(value) and abs(value) < 1e30):
+            raise ValueError(f"has {field} = {_shown(value)} in its record, but a number is needed")
+
+
+def layer_record(kind: str, record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The record of one layer: patterns looked up by its module path, as PEFT does, and taken out."""
+    found = {field: record[field] for field in FIELDS[kind] if field in record}
+    for field, replaced in _PATTERNS.items():
+        patterns = found.pop(field, None) or {}
+        if kind == "ADALORA":
+            bits = next((value for key, value in patterns.items() if key in (f"{name}.lora_E", name)), None)
+            found |= {} if bits is None else {"kept": bits}
+        else:
+            for pattern, value in patterns.items():
+                peft_records.check_pattern(field, pattern)
+                if re.match(rf"(.*\.)?({pattern})$", name):
+                    found[replaced] = value
+                    break
+    if kind == "IA3":
+        feedforward = found.pop("feedforward_modules", None) or ()
+        found["feedforward"] = (
+            re.fullmatch(feedforward, name) is not None
+            if isinstance(feedforward, str)
+            else any(name.endswith(str(end)) for end in feedforward)
+        )
+    if kind == "LORA":
+        blocks = found.pop("use_bdlora", None)
+        if blocks:
+            found["blocks"] = _count(blocks, "nblocks", "use_bdlora")
+            for side in "ab":
+                marks = blocks.get(f"target_modules_bd_{side}") or ()
+                found[f"blocks_{side}"] = any(str(mark) in name for mark in marks)
+        parameters = found.pop("target_parameters", None) or ()
+        found["is_parameter"] = any(f"{name}.weight".endswith(str(end)) for end in parameters)
+    return found
+
+
+def tensors_of(kind: str, record: Mapping[str, Any], *, bias: bool | None) -> dict[str, str]:
+    """The tensors of a layer by name, with their sizes; `bias` says whether the layer has one, None if not known.
+
+    Sizes are numbers, letters (o outputs, i inputs with the kernel, r the rank, other names of `_values`), one divided
+    by another, or * for any. A "~" before them means that the tensor is taken as a matrix or a vector, a "?" that it
+    may be missing.
+    """
+    if kind == "LORA":
+        return _of_lora(record)
+    if kind == "GLORA":
+        return _of_glora(record, bias)
+    if kind == "MISS":
+        shape = {"bat": "o/r r r", "mini": "r mini_r"}.get(str(record.get("init_weights")), "r o")
+        return {"miss_block": shape}
+    if kind == "GRALORA":
+        found = {"gralora_A": "gralora_k i/gralora_k r", "gralora_B": "gralora_k r o/gralora_k"}
+        if record.get("hybrid_r"):
+            found |= {"gralora_A_general.weight": "hybrid_r i", "gralora_B_general.weight": "o hybrid_r"}
+        return found
+    if kind == "PEANUT":
+        sides, depth = ("encoders", "decoders"), range(int(record["depth"]))
+        inner = [f"peanut_{side}.{index}.weight" for side in sides for index in depth]
+        return {"peanut_A.weight": "r o", "peanut_B.weight": "o r"} | dict.fromkeys(inner, "r r")
+    if kind == "PSOFT":
+        found = {"psoft_R.weight": "triangle" if record.get("psoft_orth") else "r r"}
+        vectors = [f"psoft_R.vector_{side}" for side in "ab" if record.get(f"psoft_mag_{side}")]
+        return found | dict.fromkeys(vectors if record.get("psoft_orth") else [], "r")
+    if kind == "SUPERTUNING":
+        found = {"supertuning_values": "chosen"}
+        if record.get("save_precomputed_indices"):
+            found["supertuning_indices"] = "chosen"
+        if record.get("r") is not None:
+            found |= {"supertuning_lora_A.weight": "r i", "supertuning_lora_B.weight": "o r"}
+        return found
+    if kind == "TINYLORA":
+        found = {"tinylora_A": "m i", "tinylora_B": "o m"}
+        return found | {"tinylora_P": "u m m"}
+    if kind == "VBLORA" and record.get("save_only_topk_weights"):
+        logits = {"vblora_logits_A": "r i/vector_length", "vblora_logits_B": "o/vector_length r"}
+        found = {f"{name}_topk_indices": f"{sizes} topk" for name, sizes in logits.items()}
+        return found | {f"{name}_topk_weights": f"{sizes} topk-1" for name, sizes in logits.items()}
+    return _TENSORS[kind]
+
+
+_TENSORS: dict[str, dict[str, str]] = {
+    "ADALORA": {"lora_A": "kept i", "lora_B": "o kept", "lora_E": "kept 1"},
+    "BEFT": {"beft_bias": "1 o"},
+    "BOFT": {"boft_R": "boft_n_butterfly_factor blocks block block", "boft_s": "~ o"},
+    "C3A": {"c3a_kernel": "o/block_size i/block_size block_size"},
+    "DELORA": {"delora_A": "r i", "delora_B": "o r", "delora_lambda": "1", "delora_w_norm": "i"},
+    "FOURIERFT": {"fourierft_spectrum": "n_frequency"},
+    "FROD": {"frod_lambda_l": "i", "frod_lambda_s_values": "sparse"},
+    "HIRA": {"hira_A": "~ r i", "hira_B": "~ o r"},
+    "HRA": {"hra_u": "i r"},
+    "IA3": {"ia3_l": "~ scaled"},
+    "OSF": {"osf_svd_params.U_low": "o low", "osf_svd_params.S_low": "low", "osf_svd_params.V_low": "low i"},
+    "PVERA": {"pvera_lambda_b": "o", "pvera_lambda_d": "2r"},
+    "RANDLORA": {"randlora_lambda": "r bases", "randlora_gamma": "bases min"},
+    "ROAD": {"road_theta": "angles", "road_alpha": "angles"},
+    "SHIRA": {"shira_weight": "sparse", "shira_indices": "2 sparse"},
+    "UNILORA": {"unilora_indices_A": "r i", "unilora_indices_B": "o r", "unilora_scales_A": "r i",
+                "unilora_scales_B": "o r"},
+    "VBLORA": {"vblora_logits_A": "r i/vector_length num_vectors", "vblora_logits_B": "o/vector_length r num_vectors"},
+    "VERA": {"vera_lambda_b": "o", "vera_lambda_d": "r"},
+    "WAVEFT": {"waveft_spectrum": "n_frequency"},
+}  # fmt: skip
+
+
+def _of_lora(record: Mapping[str, Any]) -> dict[str, str]:
+    found = {
+        "lora_A.weight": "~ r i/blocks" if record.get("blocks_a") else "~ r i",
+        "lora_B.weight": "~ o r/blocks" if record.get("blocks_b") else "~ o r",
+    }
+    if record.get("lora_bias"):
+        found["lora_B.bias"] = "o"
+    if record.get("use_dora"):
+        found["lora_magnitude_vector"] = "~ o"
+    if record.get("kasa_config"):
+        found["lora_diag"] = "r"
+    if record.get("velora_config"):
+        found["lora_velora_embed"] = "? *"
+    if record.get("monteclora_config"):
+        sampler = "lora_monteclora_sampler"
+        found |= {f"{sampler}.std_prior": "r", f"{sampler}.expert_weights_prior": "samples",
+                  f"{sampler}.gaussian_var_prior": "r r", f"{sampler}.expert_weights": "samples"}  # fmt: skip
+    return found
+
+
+def _of_glora(record: Mapping[str, Any], bias: bool | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    mark = "?" if bias is None else ""
+    parts = [(side, record["config_A_B"], "o", "i", "") for side in "AB"]
+    if bias is not False:
+        parts += [("C", record["config_C"], "i", "1", mark)]
+        parts += [(side, record["config_D_E"], "o", "", mark) for side in "DE"]
+    for side, form, rows, columns, optional in parts:
+        if form == "lora" and columns:
+            found |= {f"glora_{side}.Xd": f"{optional} {rows} r", f"glora_{side}.Xu": f"{optional} r {columns}"}
+        elif form == "vector":
+            found[f"glora_{side}.X"] = f"{optional} {rows}{' 1' if columns else ''}"
+        elif form == "constant" and side != "C":
+            found[f"glora_{side}.X"] = f"{optional} 1"
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ checking
+
+
+def check_names(kind: str, record: Mapping[str, Any], found: Collection[str], *, bias: bool | None) -> None:
+    """Raise ValueError for the first tensor of a layer that is missing or does not belong to it."""
+    if kind == "ADAMSS":
+        count = sum(name.startswith("adamss_A.") for name in found)
+        wanted = {f"adamss_{side}.{index}" for side in "AB" for index in range(count)} | {"adamss_newB"}
+        optional: set[str] = set()
+    else:
+        sizes = tensors_of(kind, record, bias=bias)
+        wanted = {name for name, text in sizes.items() if not text.startswith("?")}
+        optional = set(sizes) - wanted
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    strange = sorted(set(found) - wanted - optional)
+    if strange:
+        raise ValueError(f"{strange[0]} does not belong to {kind} with this record")
+
+
+def check_sizes(
+    kind: str,
+    record: Mapping[str, Any],
+    group: Mapping[str, Tensor],
+    shared: Mapping[str, Tensor],
+    *,
+    out: int | None = None,
+    inputs: int | None = None,
+    bias: bool | None = None,
+) -> None:
+    """Raise ValueError for the first tensor whose size is not that of the record, or of a weight [out, inputs]."""
+    if kind == "ADAMSS":
+        _check_adamss(record, group, out, inputs, bias)
+        return
+    values = _values(kind, record, group, out, inputs)
+    sizes = {**tensors_of(kind, record, bias=bias), **shared_of(kind, record)}
+    for name, text in sizes.items():
+        tensor = group.get(name, shared.get(name))
+        if tensor is not None:
+            _check(name, tensor, text.removeprefix("?").strip(), values)
+    _check_indices(kind, group, shared, out, inputs)
+
+
+def _check(name: str, tensor: Tensor, text: str, values: Mapping[str, int]) -> None:
+    actual = list(tensor.shape)
+    if text.startswith("~"):
+        text = text.removeprefix("~").strip()
+        if len(text.split()) == 1:
+            actual = [tensor.numel()]
+        elif tensor.ndim >= 2:
+            actual = [len(tensor), math.prod(tensor.shape[1:])]
+    wanted = [(token.startswith(">"), _size(token.removeprefix(">"), values)) for token in text.split()]
+    fits = len(actual) == len(wanted) and all(
+        size is None or (have >= size if least else have == size)
+        for have, (least, size) in zip(actual, wanted, strict=True)
+    )
+    if not fits:
+        shown = ", ".join("any" if size is None else f"{'at least ' * least}{size}" for least, size in wanted)
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, but [{shown}] is needed")
+
+
+def _size(token: str, values: Mapping[str, int]) -> int | None:
+    """A size, None if it is not known yet."""
+    if token == "*":
+        return None
+    if token.isdigit():
+        return int(token)
+    if token.endswith("-1"):
+        return values[token[:-2]] - 1
+    whole, _, part = token.partition("/")
+    if whole not in values or not part:
+        return values.get(whole)
+    if values[part] < 1 or values[whole] % values[part]:
+        raise ValueError(f"{values[whole]} cannot be divided into {part} = {values[part]}")
+    return values[whole] // values[part]
+
+
+def _values(
+    kind: str, record: Mapping[str, Any], group: Mapping[str, Tensor], out: int | None, inputs: int | None
+) -> dict[str, int]:
+    """What the letters in sizes mean for a layer; those that are not known are left out."""
+    named = ("r", "block_size", "n_frequency", "gralora_k", "hybrid_r", "mini_r", "u", "theta_d_length", "num_vectors",
+             "vector_length", "topk", "boft_n_butterfly_factor", "blocks")  # fmt: skip
+    optional = ("hybrid_r",) if kind != "SUPERTUNING" else ("r",)
+    found = {name: _count(record, name) for name in named if name in record and (record[name] or name not in optional)}
+    found |= {name: size for name, size in (("o", out), ("i", inputs)) if size is not None}
+    r = found.get("r", 0)
+    found |= {"2r": 2 * r, "triangle": r * (r - 1) // 2}
+    known = out is not None and inputs is not None
+    if known:
+        least = min(out or 0, inputs or 0)
+        found |= {"min": least, "max": max(out or 0, inputs or 0), "m": min(r, least)}
+        if r:
+            found |= {"bases": -(-least // r), "sparse": r * ((out or 0) + (inputs or 0))}
+    if kind == "ADALORA":
+        bits = record.get("kept")
+        found["kept"] = count = _count(record, "init_r")
+        if bits is not None:
+            if not isinstance(bits, list) or len(bits) != count or any(bit not in (True, False) for bit in bits):
+                raise ValueError(f"rank_pattern does not have {count} entries, true or false")
+            found["kept"] = sum(bits)
+    elif kind == "BOFT":
+        found |= _boft(record, inputs)
+    elif kind == "OSF":
+        found["low"] = group["osf_svd_params.S_low"].numel()
+    elif kind == "IA3":
+        tensor = group["ia3_l"]
+        rows = tensor.ndim == 2 and tensor.shape[1] == 1 or tensor.ndim != 2 and not record.get("feedforward")
+        if tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] == 1:
+            rows = not record.get("feedforward")
+        scaled = out if rows else inputs
+        if scaled is not None and tensor.ndim != 2 and not rows:
+            scaled = tensor.numel()  # of a convolution, one for a channel: PEFT's own check
+        found |= {} if scaled is None else {"scaled": scaled}
+    elif kind == "ROAD" and out is not None:
+        parts = {"road_1": 1, "road_2": 2, "road_4": 4}.get(str(record.get("variant")))
+        if parts is None or out % 2:
+            raise ValueError(f"the variant {record.get('variant')} has no angles for {out} outputs")
+        found["angles"] = out * parts // 2
+    elif kind == "SUPERTUNING" and known:
+        found["chosen"] = int((out or 0) * (inputs or 0) * (1 - float(record["sparsity"])))
+    elif kind == "FROD" and inputs is not None:
+        rate = float(record["sparse_rate"])
+        found["sparse"] = max(min(int(inputs * inputs * rate), inputs * (inputs - 1)), int(rate > 0 and inputs > 1))
+    elif kind == "WAVEFT" and record.get("proportional_parameters"):
+        found["n_frequency"] = group["waveft_spectrum"].numel()
+    elif kind == "LORA" and record.get("monteclora_config"):
+        found["samples"] = _count(record["monteclora_config"], "num_samples", "monteclora_config")
+    return found
+
+
+def _boft(record: Mapping[str, Any], inputs: int | None) -> dict[str, int]:
+    count, size = record.get("boft_block_num") or 0, record.get("boft_block_size") or 0
+    found = {name: value for name, value in (("blocks", count), ("block", size)) if value}
+    for value in found.values():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"the size of a block is {_shown(value)}")
+    if inputs is not None and len(found) == 1:
+        given = next(iter(found.values()))
+        if inputs % given:
+            raise ValueError(f"{inputs} inputs cannot be divided into {given}")
+        found["block" if count else "blocks"] = inputs // given
+    return found
+
+
+def _check_adamss(
+    record: Mapping[str, Any], group: Mapping[str, Tensor], out: int | None, inputs: int | None, bias: bool | None
+) -> None:
+    rank = _count(record, "r")
+    for field in ("num_subspaces", "subspace_rank"):
+        _count(record, field)
+    width = None if inputs is None or bias is None else inputs + bias
+    if rank > len(group["adamss_newB"]) or (width is not None and list(group["adamss_newB"].shape) != [rank, width]):
+        raise ValueError(f"adamss_newB has shape {list(group['adamss_newB'].shape)}, but [{rank}, inputs] is needed")
+    rows = 0
+    for index in range(sum(name.startswith("adamss_A.") for name in group)):
+        A, B = group[f"adamss_A.{index}"], group[f"adamss_B.{index}"]
+        if A.ndim != 2 or B.ndim != 2 or A.shape[1] != rank or B.shape[1] != len(A):
+            raise ValueError(f"adamss_A.{index} and adamss_B.{index} have shapes {list(A.shape)} and {list(B.shape)}")
+        rows += len(B)
+    if out is not None and rows > out:
+        raise ValueError(f"the adamss_B have {rows} rows, but this weight has {out}")
+
+
+# Tensors of places, and how many places there are for each row of them.
+def _check_indices(
+    kind: str, group: Mapping[str, Tensor], shared: Mapping[str, Tensor], out: int | None, inputs: int | None
+) -> None:
+    limits: dict[str, list[int]] = {}
+    if kind == "UNILORA":
+        places = shared["unilora_theta_d"].numel()
+        limits = {"unilora_indices_A": [places], "unilora_indices_B": [places]}
+    elif kind == "VBLORA":
+        places = len(shared["vblora_vector_bank"])
+        limits = {name: [places] for name in group if name.endswith("_topk_indices")}
+    elif out is not None and inputs is not None:
+        limits = {"supertuning_indices": [out * inputs], "shira_indices": [out, inputs]}
+    for name, sizes in limits.items():
+        if name not in group or not group[name].numel():
+            continue
+        rows = group[name] if len(sizes) > 1 else group[name].reshape(1, -1)
+        for row, size in zip(rows, sizes, strict=True):
+            if float(row.min()) < 0 or float(row.max()) >= size:
+                raise ValueError(f"{name} names places up to {int(row.max())}, but there are {size}")
+
+
+def _count(record: Mapping[str, Any], field: str, where: str = "") -> int:
+    value = record.get(field)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        place = f" of {where}" if where else ""
+        raise ValueError(f"the record has {field} = {_shown(value)}{place}, but a number of at least 1 is needed")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,276 @@
+"""PEFT's other tuners, and LoRAs that change their base: read here, computed by PEFT itself (see methods/peft_tuner).
+
+The adapter has the file's tensors by "<module path>.<PEFT's name>", with slashes for the dots in PEFT's name, so that
+nobody takes them for a LoRA's; those that all layers share by their name alone; and the record, in JSON by component,
+under metadata[RECORD]. A file is checked against its record when it is read, and
+against the weights when it is laid over a model (patches/peft_tuners.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..adapter import Adapter
+from . import peft_records, peft_tensors
+from .peft import HEADER_KEY, MODEL_PREFIX, records_of
+from .source import Source
+
+NAME = "peft_tuners"
+RECORD = "peft_record"
+_MODEL = MODEL_PREFIX.partition(".")[0] + "."  # before what the layers share
+_SHARED = re.compile(r"(tinylora_v\.\d+|frod_(?:V|s_indices|s_size)\.[^.]+|[a-z]+_(?:A|B|vector_bank|theta_d))$")
+_OWN_VALUES = re.compile(r"(?:\.modules_to_save(?:\.[^.]+)?|\.base_layer)?\.(weight|bias)$")
+_DEFAULT = ".default"
+_ADVICE = "merge it into its base with PEFT and use Extract Adapter on the two models"
+# Decompositions of the base that the file does not have: on another device or in another precision they may differ.
+_OF_THE_BASE = {
+    "PSOFT": "the signs of a decomposition of the base",
+    "ADAMSS": "a grouping of the base's rows",
+}
+
+
+@dataclass
+class Part:
+    """What a file has of one record: tensors by layer and PEFT's name, and those that all layers share."""
+
+    component: str
+    record: dict[str, Any]
+    layers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The peft_type."""
+        return str(self.record["peft_type"])
+
+    def record_of(self, name: str) -> dict[str, Any]:
+        """The record of a layer."""
+        return peft_tensors.layer_record(self.kind, self.record, name.removeprefix(f"{self.component}."))
+
+
+def matches(source: Source) -> bool:
+    """Whether the file's record is one that this pack does not compute by itself."""
+    if HEADER_KEY not in source.metadata and not source.is_peft_weights:
+        return False
+    try:
+        readings = [_reading(record) for record in records_of(source).values()]
+    except ValueError:
+        return False
+    return "peft" in readings
+
+
+def _reading(record: Mapping[str, Any]) -> str:
+    """As peft_records; what is refused of a type that this pack computes is left to the reader of those."""
+    try:
+        return peft_records.reading_of(record)
+    except ValueError:
+        return "own" if peft_records.kind_of(record) in peft_records.OWN else "peft"
+
+
+def read(source: Source, projector: str = "auto") -> Adapter:
+    """The adapter, with its record in the metadata. `projector` means nothing.
+
+    Raises ValueError, one sentence that names the file: a type or a field that is not read, a tensor that is missing,
+    that does not belong to the record or has another size, a PEFT that is too old or not installed.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    if not records_of(source):
+        raise ValueError(f"{source.path} has no record of PEFT (adapter_config.json beside it): choose auto.")
+    for component, record in records_of(source).items():
+        where = f" (of its part {component})" if component else ""
+        try:
+            peft_records.reading_of(record)
+            records[component] = _completed(record)
+        except ValueError as error:
+            raise ValueError(f"{source.path} {error}{where}.") from error
+    adapter = Adapter()
+    for key, tensor in source.tensors.items():
+        name = key.removeprefix(MODEL_PREFIX).removeprefix(_MODEL)
+        kind = _record_of(name, records)["peft_type"]
+        found = split(name, kind)
+        if found is not None:  # with the name of the adapter, which PEFT takes out when it saves
+            name = f"{found[0]}.{found[1].replace(_DEFAULT, '')}"
+            found = split(name, kind)
+        elif _SHARED.match(name.replace(_DEFAULT, "")):
+            name = name.replace(_DEFAULT, "")
+        if kind == "RANDLORA" and name.endswith((".randlora_A", ".randlora_B")):
+            continue  # what the layers share, once more for each of them
+        if kind == "GLORA" and name.endswith(".zeros") and not tensor.any():
+            continue
+        if kind == "LN_TUNING" and found is not None and found[1].startswith("ln_tuning_layers."):
+            name = _replaced(name.replace(".ln_tuning_layers.", "."), key, source)
+        elif found is not None:
+            name = key_of(*found)
+        elif not _SHARED.match(name):
+            name = _replaced(name, key, source)
+        if name in adapter:
+            raise ValueError(f"{source.path} has {name} twice, as {adapter.spelled.get(name, name)} and {key}.")
+        adapter[name] = tensor
+        if name != key:
+            adapter.spelled[name] = key
+    adapter.metadata = {RECORD: json.dumps(records), "method": "/".join(sorted({_name(r) for r in records.values()}))}
+    for part in parts_of(adapter) or []:
+        _check(part, source)
+    notes = [
+        f"{_name(record)} depends on {_OF_THE_BASE[record['peft_type']]}, which is not in the file: on another device "
+        "or in another precision than in its training it may change the model in another way."
+        for record in records.values()
+        if record["peft_type"] in _OF_THE_BASE
+    ]
+    if notes:
+        adapter.metadata["note"] = " ".join(notes)
+    return adapter
+
+
+def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
+    """The layers of an adapter that PEFT has to compute, by record; None of any other adapter.
+
+    Raises ValueError for a record that cannot be read.
+    """
+    metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
+    if RECORD not in metadata:
+        return None
+    try:
+        records = json.loads(metadata[RECORD])
+        parts = {name: Part(name, dict(record)) for name, record in records.items()}
+        known = all(set(peft_tensors.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"The adapter's {RECORD} cannot be read ({error}): load its file again.") from error
+    if not known:
+        raise ValueError(f"The adapter's {RECORD} lacks fields of PEFT's configuration: load its file again.")
+    for each in parts.values():
+        peft_tensors.check_values(each.record)
+    for key, tensor in adapter.items():
+        part = parts.get(key.partition(".")[0], parts.get(""))
+        if part is None:
+            continue
+        found = split(key, part.kind)
+        if found is not None:
+            part.layers.setdefault(found[0], {})[found[1]] = tensor
+        elif _SHARED.match(key):
+            part.shared[key] = tensor
+    return list(parts.values())
+
+
+def names_of(adapter: Mapping[str, Tensor]) -> dict[str, str]:
+    """The name of the tuner of each layer that PEFT has to compute, and of what they share."""
+    found: dict[str, str] = {}
+    for part in parts_of(adapter) or []:
+        shared = {key.partition(".")[0] for key in part.shared}
+        found |= dict.fromkeys([*part.layers, *shared], _name(part.record))
+    return found
+
+
+def split(key: str, kind: str) -> tuple[str, str] | None:
+    """Layer and PEFT's name of a tensor; None if it is not one of a layer of this tuner."""
+    place = key.find(f".{peft_tensors.beginning_of(kind)}")
+    return None if place < 1 else (key[:place], key[place + 1 :].replace("/", "."))
+
+
+def key_of(layer: str, name: str) -> str:
+    """The key of a layer's tensor in the adapter."""
+    return f"{layer}.{name.replace('.', '/')}"
+
+
+def _record_of(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    return records.get(name.partition(".")[0], records.get("", next(iter(records.values()))))
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    """What a user calls the tuner."""
+    start = record.get("init_lora_weights")
+    return start.lower() if isinstance(start, str) else str(record["peft_type"]).lower()
+
+
+def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the change depends on, with the defaults of the PEFT that is installed.
+
+    Raises ValueError, the rest of a sentence that starts with the file.
+    """
+    kind = peft_records.kind_of(record)
+    if kind not in peft_tensors.FIELDS:
+        raise ValueError(f"holds a PEFT adapter of type {kind}, which this pack computes itself: choose auto")
+    try:
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    except ImportError as error:
+        raise ValueError(
+            f"holds a PEFT adapter of type {kind}, which needs the package peft, and it cannot be imported ({error}): "
+            f"install it with `{sys.executable} -m pip install peft`"
+        ) from error
+    known: Any = PEFT_TYPE_TO_CONFIG_MAPPING  # its keys are strings, too
+    if kind not in known:
+        raise ValueError(
+            f"holds a PEFT adapter of type {kind}, which the installed PEFT does not have: upgrade it with "
+            f"`{sys.executable} -m pip install --upgrade peft`"
+        )
+    defaults = {entry.name: _default(entry) for entry in dataclasses.fields(known[kind])}
+    peft_tensors.check_record(kind, record, defaults)
+    _check_kind(kind, record)
+    fields = {name: record.get(name, defaults.get(name)) for name in peft_tensors.FIELDS[kind]}
+    return {"peft_type": kind, **fields}
+
+
+def _default(entry: Any) -> Any:
+    return entry.default_factory() if callable(entry.default_factory) else entry.default
+
+
+def _check_kind(kind: str, record: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings with which a file does not say enough."""
+    if kind == "UNILORA" and not record.get("save_indices"):
+        raise ValueError(
+            "is a UniLoRA without its indices, which depend on the order of all layers in the program that made it: "
+            f"save it with save_indices=True, or {_ADVICE}"
+        )
+    if kind == "FROD" and record.get("save_projection") is False:
+        raise ValueError(
+            "is a FRoD without its projections, which depend on all weights of the base: save it with "
+            f"save_projection=True, or {_ADVICE}"
+        )
+    if kind == "TINYLORA" and record.get("save_projection") is False:
+        raise ValueError(
+            "is a TinyLoRA without its projections, which depend on the order of all layers in the program that made "
+            f"it: save it with save_projection=True, or {_ADVICE}"
+        )
+    if kind == "ADAMSS":
+        try:
+            import sklearn  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                "is an AdaMSS, for which PEFT needs the package scikit-learn, which is not installed: install it with "
+                f"`{sys.executable} -m pip install scikit-learn`"
+            ) from error
+
+
+def _replaced(name: str, key: str, source: Source) -> str:
+    """This pack's name for a weight or a bias that replaces the base's. Raises ValueError for any other tensor."""
+    found = _OWN_VALUES.search(name)
+    if found is None or not found.start():
+        raise ValueError(
+            f"{source.path} has {key}, which is no tensor of its tuner: save it with PEFT, or remove the tensor."
+        )
+    return f"{name[: found.start()]}{'.bias' if found[1] == 'bias' else ''}.replaced"
+
+
+def _check(part: Part, source: Source) -> None:
+    """Raise ValueError for tensors that are missing, do not belong to the record or have other sizes."""
+    names = peft_tensors.shared_of(part.kind, part.record)
+    missing = [name for name in names if name not in part.shared]
+    if missing and part.layers:
+        raise ValueError(f"{source.path} has no {_MODEL}{missing[0]}, which all of its layers need: save it again.")
+    for name, group in part.layers.items():
+        try:
+            record = part.record_of(name)
+            peft_tensors.check_names(part.kind, record, group, bias=None)
+            peft_tensors.check_sizes(part.kind, record, group, part.shared)
+        except peft_tensors.UNUSABLE as error:
+            raise ValueError(
+                f"{source.path} does not fit together at layer {name}: {error}. Save or download it again."
+            ) from error

@@ -1,0 +1,141 @@
+"""LoKr of LyCORIS (arXiv 2212.10650): delta(W) = s (w1 kron w2), each whole or a product, w2 in Tucker form too.
+
+Only what ComfyUI's own class does not compute as LyCORIS does: the Tucker form of convolutions (its issue 11245), and
+`dora_scale`, where it takes the norm of W for output rows and LyCORIS the merged weight's. PEFT's LoKr has the same
+form, its scale in w1 or w1_a.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .common import alpha_tensor, file_scale, flat
+from .factored import (
+    exact_pair,
+    fits_magnitude,
+    fits_weight,
+    magnitude_of,
+    product,
+    product_shape,
+    shapes_of,
+    weighed,
+)
+
+NAME = "lokr"
+_WHOLE = ("lokr_w1", "lokr_w2")
+_FACTORS = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
+_CORE = "lokr_t2"
+SUFFIXES = (*_WHOLE, *_FACTORS, _CORE, "dora_scale", "alpha")
+OPTIONS: tuple[str, ...] = ()
+LOW_RANK = False
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One layer's adapter: w1 and w2 whole or their factors (t2: w2's Tucker core), the scale, DoRA's magnitude."""
+
+    w1: Tensor | None
+    w2: Tensor | None
+    w1_a: Tensor | None = None
+    w1_b: Tensor | None = None
+    w2_a: Tensor | None = None
+    w2_b: Tensor | None = None
+    t2: Tensor | None = None
+    scale: float = 1.0
+    magnitude: Tensor | None = None
+
+
+def claims(suffixes: Collection[str]) -> bool:
+    """Whether a layer with these suffixes is a LoKr in Tucker form or with a DoRA scale."""
+    found = set(suffixes)
+    if not found <= set(SUFFIXES) or not found & {_CORE, "dora_scale"}:
+        return False
+    for whole, pair in ((_WHOLE[0], set(_FACTORS[:2])), (_WHOLE[1], set(_FACTORS[2:]))):
+        if (whole in found) == bool(found & pair) or found & pair not in (set(), pair):
+            return False
+    return _CORE not in found or _WHOLE[1] not in found
+
+
+def rank(tensors: Mapping[str, Tensor]) -> int:
+    """The rank of a layer's file entries; without any product that of w2."""
+    name = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in tensors), None)
+    return tensors[name].shape[0] if name else min(tensors["lokr_w2"].flatten(1).shape)
+
+
+def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
+    """Whether the adapter is for a weight of this shape."""
+    left = _shape(factors.w1, factors.w1_a, factors.w1_b, None)
+    right = _shape(factors.w2, factors.w2_a, factors.w2_b, factors.t2)
+    if len(right) == 2 and right[1] % math.prod(shape[2:]):
+        return False  # w2 holds the kernel, in its columns
+    change = (left[0] * right[0], left[1] * right[1], *right[2:])
+    return fits_weight(change, shape) and fits_magnitude(factors.magnitude, shape)
+
+
+def delta(
+    factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
+) -> Tensor:
+    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+
+    `removal` and `injection` mean nothing.
+    """
+    left = _matrix(weight, factors.w1, factors.w1_a, factors.w1_b, None)
+    right = _matrix(weight, factors.w2, factors.w2_a, factors.w2_b, factors.t2)
+    # A kernel is the last of the columns, so that it is in its place in the product of the matrices, too.
+    return weighed(torch.kron(left * factors.scale, right), weight, factors.magnitude, strength)
+
+
+def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The exact LoRA form at strength 1, of full rank k = min(out, in*): the SVD of the change."""
+    return exact_pair(delta(factors, weight))
+
+
+def to_tensors(factors: Factors) -> dict[str, Tensor]:
+    """The layer's file entries, by suffix."""
+    values = (factors.w1, factors.w2, factors.w1_a, factors.w1_b, factors.w2_a, factors.w2_b, factors.t2,
+              factors.magnitude)  # fmt: skip
+    named = zip((*_WHOLE, *_FACTORS, _CORE, "dora_scale"), values, strict=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in named if tensor is not None}
+    return tensors | {"alpha": alpha_tensor(factors.scale, rank(tensors))}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
+    """The factors of a layer's file entries. Raises ValueError if their shapes do not go together.
+
+    The scale is alpha / rank, and 1 where w1 and w2 are whole, as LyCORIS has it.
+    """
+    w1, w2 = (tensors.get(name) for name in _WHOLE)
+    w1_a, w1_b, w2_a, w2_b = (tensors.get(name) for name in _FACTORS)
+    t2 = tensors.get(_CORE)
+    left = _shape(w1, w1_a, w1_b, None)
+    _shape(w2, w2_a, w2_b, t2)
+    if math.prod(left[2:]) != 1:
+        raise ValueError(f"lokr_w1 has the shape {list(left)}, but a matrix is needed")
+    scale = 1.0 if w1 is not None and w2 is not None else file_scale(tensors, rank(tensors))
+    return Factors(w1, w2, w1_a, w1_b, w2_a, w2_b, t2, scale, magnitude_of(tensors))
+
+
+def _matrix(
+    weight: Tensor, whole: Tensor | None, rows: Tensor | None, columns: Tensor | None, core: Tensor | None
+) -> Tensor:
+    """w1 or w2 as a float32 matrix on the weight's device."""
+    if whole is not None:
+        return flat(whole.to(weight.device))
+    assert rows is not None and columns is not None
+    core = None if core is None else core.to(weight.device)
+    return product(rows.to(weight.device), columns.to(weight.device), core)
+
+
+def _shape(whole: Tensor | None, rows: Tensor | None, columns: Tensor | None, core: Tensor | None) -> tuple[int, ...]:
+    """The shape of w1 or w2. Raises ValueError if it has none."""
+    if whole is None:
+        assert rows is not None and columns is not None
+        return product_shape(rows, columns, core)
+    if whole.ndim < 2:
+        raise ValueError(f"a factor has the shape {shapes_of(whole)}, but a matrix is needed")
+    return tuple(whole.shape)
