@@ -215,6 +215,7 @@ def _check_number(field: str, value: Any, *, positive: bool = False) -> None:
 
 
 def check_pattern(field: str, pattern: str) -> None:
+    """Raise ValueError for a pattern of a record that is no regular expression, or could take hours to match."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
