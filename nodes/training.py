@@ -202,8 +202,8 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="The captions as text, in the order of the encoded ones: to train the text encoder. Their tags "
-                    "and what all of them share, as trigger words, also go into the file's header.",
+                    tooltip="The captions as text, in the order of the encoded ones: to train the text encoder. Their "
+                    "tags and what all of them share, as trigger words, also go into the file's header.",
                 ),
                 *widgets(Settings, TRAINING, later=True),
             ],

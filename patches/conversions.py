@@ -203,6 +203,8 @@ def _tlora(tensors: Renamed, said: list[str]) -> Renamed:
         if not all(key in tensors for key in keys):
             continue
         if all(key in tensors for key in starts):
+            if not all(tensors[key][0].is_floating_point() for key in keys + starts):
+                raise ValueError(f"has whole numbers as factors of layer {name}: save or download it again.")
             P, scale, Q, P0, scale0, Q0 = (tensors[key][0].float() for key in keys + starts)
             fit = P.ndim == Q.ndim == 2 and P.shape[1] == scale.numel() == scale0.numel() == len(Q)
             if not fit or P.shape != P0.shape or Q.shape != Q0.shape:

@@ -166,7 +166,25 @@ def match(
         result.used |= keys
         result.layers.append(Layer(name, target, method, factors))
     _match_foreign(rest, names, shapes, result, taken, source)
+    _find_halves(adapter, rest, names, result)
     return result
+
+
+def _find_halves(
+    adapter: Mapping[str, Tensor], tensors: Iterable[str], names: Mapping[str, Target], result: Match
+) -> None:
+    """Layers that the model has, with tensors of which nobody makes anything: misfits, not unknown names."""
+    done = result.used | result.misfit_keys
+    left = [key for key in tensors if key not in done]
+    known = {layer_of(key) for key in done} if left else set()
+    halves: dict[str, list[str]] = {}
+    for key in left:
+        if (name := layer_of(key)) in names and name not in known:
+            halves.setdefault(name, []).append(key)
+    for name, keys in halves.items():
+        ends = ", ".join(adapters.spelling(adapter, key).removeprefix(f"{name}.") for key in keys)
+        result.misfits.append(f"{name} (not computed: {ends} without what belongs to it, or of an unknown kind)")
+        result.misfit_keys |= set(keys)
 
 
 def _match_peft(

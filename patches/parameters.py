@@ -39,4 +39,4 @@ def add_patches(patcher: Any, patches: Mapping[Target, Any], strength: float) ->
 def _is_inner(model: Any, key: str) -> bool:
     """Whether the module that a weight belongs to holds others that have weights."""
     module = comfy.utils.get_attr(model, key.rpartition(".")[0])
-    return any(next(child.parameters(), None) is not None for child in module.children())
+    return bool(module._modules) and any(next(child.parameters(), None) is not None for child in module.children())

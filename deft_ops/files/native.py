@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import modelspec
-from ..adapter import Adapter, describe, validate
+from ..adapter import Adapter, describe, layers, validate
 from . import safe
 from .source import Source
 
@@ -24,8 +24,19 @@ def matches(source: Source) -> bool:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """The tensors as they are. `projector` is not used: a native file stores the projected Q."""
-    return Adapter(source.tensors, source.metadata)
+    """The tensors as they are. `projector` is not used: a native file stores the projected Q.
+
+    Raises ValueError for half a layer of a file that is of DEFT by its header.
+    """
+    adapter = Adapter(source.tensors, source.metadata)
+    if source.metadata.get("method") == "deft":  # otherwise half a layer would be one of PaRa
+        for name, group in layers(adapter).items():
+            if "deft_Q" in group and "deft_R" not in group:
+                raise ValueError(
+                    f"{source.path} has {name}.deft_Q without {name}.deft_R, which belongs to it: save or download it "
+                    "again."
+                )
+    return adapter
 
 
 def write(adapter: Adapter, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:

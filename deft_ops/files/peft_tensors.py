@@ -337,7 +337,14 @@ def check_sizes(
     _check_indices(kind, group, shared, out, inputs)
 
 
+# Tensors that may hold whole numbers: places and sizes. PEFT takes whole numbers as factors without a word.
+_WHOLE = re.compile(r"indices|_size")
+
+
 def _check(name: str, tensor: Tensor, text: str, values: Mapping[str, int]) -> None:
+    if not tensor.is_floating_point() and not _WHOLE.search(name):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is of {kind}, but floating numbers are needed")
     actual = list(tensor.shape)
     if text.startswith("~"):
         text = text.removeprefix("~").strip()

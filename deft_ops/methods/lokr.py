@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .common import alpha_tensor, file_scale, flat
+from .common import alpha_of, alpha_tensor, file_scale, flat
 from .factored import (
     exact_pair,
     fits_magnitude,
@@ -116,6 +116,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     _shape(w2, w2_a, w2_b, t2)
     if math.prod(left[2:]) != 1:
         raise ValueError(f"lokr_w1 has the shape {list(left)}, but a matrix is needed")
+    alpha_of(tensors)  # one number, also where it counts for nothing
     scale = 1.0 if w1 is not None and w2 is not None else file_scale(tensors, rank(tensors))
     return Factors(w1, w2, w1_a, w1_b, w2_a, w2_b, t2, scale, magnitude_of(tensors))
 

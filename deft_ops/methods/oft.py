@@ -140,7 +140,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
         block_size(values)
         return Factors(values, form, scaled=_SCALED in tensors)
     dims = (3, 4) if form == _BLOCKS else (3,)
-    if values.ndim not in dims or values.shape[-1] != values.shape[-2]:
+    if values.ndim not in dims or values.shape[-1] != values.shape[-2] or not values.numel():
         raise ValueError(f"{form} has shape {list(values.shape)}, but rotations [blocks, k, k] are needed")
     if values.ndim == 4 and values.shape[-1] % 2:
         raise ValueError(f"{form} has shape {list(values.shape)}, but BOFT's blocks are of an even size")

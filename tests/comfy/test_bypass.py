@@ -282,3 +282,23 @@ def test_without_registration(
         found = loaded("LoraLoaderBypassModelOnly", model)
     assert f"lora key not loaded: {SD3_PROJECTION}.deft_Q" in caplog.messages
     assert torch.equal(models.network_output(found), models.network_output(model))
+
+
+@pytest.mark.parametrize("node", ["LoraLoaderModelOnly", "LoraLoaderBypassModelOnly"])
+@pytest.mark.parametrize("tensors", [
+    {"deft_P": models.random(64, 4, seed=1), "deft_R": models.random(4, 64, seed=2)},
+    {"deft_P": models.random(64, 4, seed=1)},
+    {"oft_R.weight": models.random(8, 28, seed=3)},
+], ids=["deft", "para", "oft"])
+def test_pefts_tensors_in_comfyuis_own_loaders(
+    comfyui_session: Any, node: str, tensors: dict[str, torch.Tensor]
+) -> None:
+    """What they mean is in a record, which those loaders do not read: a relu would become a qr without a word."""
+    name = "base_model.model.transformer_blocks.0.attn.to_out.0"
+    path = comfyui_session.base / "models" / "loras" / FILE
+    save_file({f"{name}.{end}": value for end, value in tensors.items()}, path)
+    try:
+        with pytest.raises(ValueError, match=f"^{name}.{next(iter(tensors))} is PEFT's.*: use Load Adapter"):
+            loaded(node, models.sd3())
+    finally:
+        path.unlink()

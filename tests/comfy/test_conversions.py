@@ -901,6 +901,11 @@ BROKEN: dict[str, tuple[Callable[[], Tensors], str]] = {
     "two numbers for on_input": (
         lambda: {"lora_unet_x.weight": torch.ones(4), "lora_unet_x.on_input": torch.ones(2)},
         r"does not fit together at layer lora_unet_x\b.*: on_input has shape \[2\]"),
+    "T-LoRA in whole numbers": (
+        lambda: {f"lora_unet_x.{name}": torch.ones(shape, dtype=torch.int64) for name, shape in {
+            "q_layer.weight": (2, 8), "p_layer.weight": (8, 2), "lambda_layer": (1, 2), "base_q.weight": (2, 8),
+            "base_p.weight": (8, 2), "base_lambda": (1, 2)}.items()},
+        r"has whole numbers as factors of layer lora_unet_x"),
     "T-LoRA of three ranks": (
         lambda: {"lora_unet_x.q_layer.weight": torch.ones(2, 8), "lora_unet_x.p_layer.weight": torch.ones(8, 3),
                  "lora_unet_x.lambda_layer": torch.ones(1, 4)},

@@ -411,6 +411,13 @@ def test_nothing_fits(pack: Pack) -> None:
     assert pack.plots.adapter_picture(info).shape[2] == 3
 
 
+@pytest.mark.parametrize("end", ["lora_down.weight", "hada_w1_b"])
+def test_a_factor_that_is_a_number_has_no_rank(pack: Pack, end: str) -> None:
+    adapter = pack.adapters.Adapter({f"{PROJECTION}.{end}": torch.tensor(1.0)})
+    for info in (pack.inspect.inspect(adapter), pack.inspect.inspect(adapter, models.sd3())):
+        assert [row.rank for row in info.rows] == [None]
+
+
 def test_bad_adapters(pack: Pack) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [PROJECTION])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,31 @@ def test_every_tensor_is_one_of_four(pack: Pack) -> None:
     assert len(report.misfits) == 1 and report.misfits[0].startswith(f"{UNET_CONVOLUTION} (")
     assert report.unmatched == ["diffusion_model.nowhere.1", "to_q", "weight", "x", *report.unused, *report.misfits]
     assert "4 layers left out, no such weight: diffusion_model.nowhere.1, to_q, weight, x" in report.text()
+
+
+@pytest.mark.parametrize("name", [UNET_LINEAR, KOHYA])
+@pytest.mark.parametrize("end", ["lora_down.weight", "lora_A.weight", "hada_t1", "weight", "of_2027"])
+def test_half_a_layer_is_no_unknown_name(pack: Pack, end: str, name: str) -> None:
+    """The model has the weight, and the report says what of the layer there is."""
+    model, key = models.unet(), f"{name}.{end}"
+    alone = pack.adapters.Adapter({key: models.random(4, 32, seed=3)})
+    said = f"{name} (not computed: {end} without what belongs to it, or of an unknown kind)"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pack.apply(alone, model)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pack.export(alone, model)
+    beside = pack.adapters.Adapter(alone | named(UNET_CONVOLUTION, {"diff_b": torch.ones(32)}))
+    report = pack.apply(beside, model)[2]
+    assert report.misfits == report.unmatched == [said] and "no such weight" not in report.text()
+    assert pack.inspect(beside, model).unmatched == [said]
+
+
+def test_the_core_of_a_lokr_beside_a_lora_is_not_used(pack: Pack) -> None:
+    """ComfyUI's LoKr counts it as loaded, and then takes the layer for none of its own."""
+    key = f"{UNET_LINEAR}.lokr_t2"
+    adapter = pack.adapters.Adapter(named(UNET_LINEAR, lora()) | {key: models.random(2, 2, 3, 3, seed=3)})
+    report = pack.apply(adapter, models.unet())[2]
+    assert report.methods == {"lora": 1} and report.unused == [key]
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.5])

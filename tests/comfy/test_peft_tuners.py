@@ -400,6 +400,14 @@ def filled(end: str, value: float) -> Any:
     return change
 
 
+def whole(end: str) -> Any:
+    """Whole numbers in the first tensor of such a name."""
+    def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        name = min(other for other in tensors if other.endswith(end))
+        return tensors | {name: torch.ones_like(tensors[name], dtype=torch.int64)}
+    return change
+
+
 def strange(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | {f"base_model.model.{LINEAR['sd15'][0]}.vera_extra": torch.ones(2)}
 
@@ -431,6 +439,7 @@ CASES: list[tuple[str, str, Any, dict[str, Any] | None, str]] = [
     ("size", "vera", cut(".vera_lambda_d"), None, r"vera_lambda_d has shape \[3\], but \[4\] is needed"),
     ("places", "unilora", filled("unilora_indices_A", 64), None, "unilora_indices_A names places up to 64"),
     ("not-finite", "hra", filled("hra_u", float("nan")), None, "NaN or infinity"),
+    ("whole-numbers", "hira", whole("hira_A"), None, "hira_A is of int64, but floating numbers are needed"),
     ("field", "hra", None, {"new_field": 3}, "has the field new_field = 3 in its record, which is not known here"),
     ("transposed", "hira", None, {"fan_in_fan_out": True}, "for transposed weights"),
     ("pattern", "hira", None, {"rank_pattern": {"(a*)*b": 3}}, "pattern"),

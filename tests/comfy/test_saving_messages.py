@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from . import models
 from .test_adapter_nodes import loras, node, training_prompt  # noqa: F401 (a fixture)
 from .test_info import PROJECTION, cast, moved
-from .test_patches import SD3_PROJECTION, Pack
+from .test_patches import SD3_PROJECTION, UNET_CONVOLUTION, Pack
 from .test_quantised import lazy_sd3
 from .test_textual_inversion import embeddings, inversion  # noqa: F401 (a fixture)
 from .test_training import as_loaded
@@ -173,6 +173,35 @@ def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: st
                                          "deft, para, lora are written for it. Choose the native format"):
         run("DEFTSaveAdapter", adapter, "saved/no", "PEFT folder", "models/loras", model)
     assert not list((loras / "saved").glob("no*"))
+
+
+@pytest.mark.parametrize("method", ["deft", "para", "lora"])
+def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, loras: Path) -> None:  # noqa: F811
+    """A convolution's factors are flat in an adapter: its weight tells."""
+    model = models.unet()
+    adapter = pack.adapter(model, [UNET_CONVOLUTION], method)
+    with pytest.raises(ValueError, match=rf"layer {re.escape(UNET_CONVOLUTION)} is a convolution"):
+        run("DEFTSaveAdapter", adapter, "saved/no", "PEFT folder", "models/loras", model)
+    assert not list((loras / "saved").glob("no*"))
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model.", "transformer."])
+@pytest.mark.parametrize("method", ["deft", "para", "lora"])
+def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method: str, prefix: str) -> None:
+    """As files of PEFT and of the DEFT repository have; a slice of a fused weight is a layer of its own there."""
+    model = models.sd3()
+    names = [f"{prefix}transformer_blocks.0.attn.{part}" for part in ("to_out.0", "to_q", "add_v_proj")]
+    adapter = pack.adapter(model, names, method, dict.fromkeys(names, (64, 64)))
+    (folder,) = run("DEFTSaveAdapter", adapter, "saved/theirs", "PEFT folder", "models/loras", model)
+    record = json.loads((Path(folder) / "adapter_config.json").read_text())
+    assert set(record["target_modules"]) == {name.removeprefix(prefix) for name in names}
+    again, _, report = pack.apply(pack.files.read(folder), model)
+    assert report.matched == 3 and not report.unmatched
+    base, found = models.weights(model), models.patched_weights(again)
+    wanted = models.patched_weights(pack.apply(adapter, model)[0])
+    changed = [key for key in base if not torch.equal(base[key], wanted[key])]
+    assert len(changed) == 3
+    assert all(models.relative(found[key] - base[key], wanted[key] - base[key]) < 1e-5 for key in changed)
 
 
 @pytest.mark.parametrize("training", ["by someone else", "[1]", "null", '{"steps": {"all": 3}}'])

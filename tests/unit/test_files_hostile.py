@@ -177,6 +177,32 @@ def test_half_a_layer_is_named(tmp_path: Path, name: str) -> None:
     refused(write(tmp_path, kind, tensors), said)
 
 
+def test_half_a_layer_of_a_native_deft_file(tmp_path: Path) -> None:
+    tensors = VALID["native"][1] | {f"diffusion_model.{Y}.deft_Q": random(8, 2)}
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path, {"method": "deft"})
+    refused(path, f"diffusion_model.{Y}.deft_Q without diffusion_model.{Y}.deft_R")
+    save_file(tensors, path, {"method": "mixed"})
+    assert files.read(path).keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+@pytest.mark.parametrize("key", [
+    "lora_unet_x.hada_w1_a", "lora_unet_x.lokr_w2", "lora_unet_x.a1.weight", "x.diff", "x.diff_b", "x.w_norm",
+    "lora_unet_x.lora_mid.weight", "x.lora_linear_layer.up.weight", "x.attn1.processor.to_q_lora.down.weight",
+    "unet.x.lora.up.weight", "lora_unet_x.lora_up.weight",
+])  # fmt: skip
+def test_factors_of_comfyuis_own_classes_are_floating(tmp_path: Path, key: str, dtype: torch.dtype) -> None:
+    save_file({key: torch.ones(2, 2).to(dtype)}, tmp_path / "a.safetensors")
+    refused(tmp_path / "a.safetensors", f"has {key} of {str(dtype).removeprefix('torch.')}, but floating numbers")
+
+
+@pytest.mark.parametrize("key", ["x.alpha", "x.reshape_weight", "lora_unet_x.on_input", "position_ids", "x.lora_A"])
+def test_other_tensors_may_be_whole_numbers(tmp_path: Path, key: str) -> None:
+    save_file({key: torch.ones(2, dtype=torch.int64)}, tmp_path / "a.safetensors")
+    assert key in files.read(tmp_path / "a.safetensors")
+
+
 def test_half_a_layer_of_omnigen_without_its_r(tmp_path: Path) -> None:
     more = {f"{Y}.P": random(8, 2), f"{Y}.gate": random(1)}
     refused(write(tmp_path, "deft_omnigen", VALID["deft_omnigen"][1] | more), f"{Y}.P without {Y}.R_new:")
