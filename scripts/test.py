@@ -1,7 +1,8 @@
 """Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server install.
 
-Two parts run at a time, each in processes of its own. Every part's whole output goes to a log file; what is printed is
-a line a part, the end of the log of a part that failed, and the totals.
+Three parts run at a time, each in processes of its own, also on two cores: those with servers and a browser wait for
+much of their time. Every part's whole output goes to a log file; what is printed is a line a part, the end of the log
+of a part that failed, and the totals.
 """
 
 from __future__ import annotations
@@ -109,7 +110,11 @@ def comfy(part: str) -> Result:
         return pytest(part, "tests/comfy", variables)
     variables["PYTHONPATH"] = environment("pins", version)
     # What the documents say, and what no version of ComfyUI has a part in, is tried once.
-    once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices")]
+    once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
+    # The smaller of two cases of one test shows it there.
+    once += [f"--deselect=tests/comfy/test_{name}" for name in (
+        "tables.py::test_the_examples_run[deft_table1]",
+        "precision.py::test_loss_scaling_keeps_the_gradients_of_half_precision[128]")]
     return pytest(part, "tests/comfy", variables, *once)
 
 
@@ -124,8 +129,9 @@ def install(part: str) -> Result:
     return pytest(part, "tests/install")
 
 
-# The longest first: two run at a time.
-PARTS = {"server": server, "install": install, "comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "unit": unit,
+AT_A_TIME = 3
+# The longest first.
+PARTS = {"server": server, "comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "install": install, "unit": unit,
          "types": types, "style": style}
 
 
@@ -137,9 +143,9 @@ def main() -> None:
         sys.exit(f"unknown part {', '.join(unknown)}; there are: {' '.join(PARTS)}")
     LOGS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    print(f"[test] running {' '.join(names)}, two at a time; logs in {LOGS}", flush=True)
+    print(f"[test] running {' '.join(names)}, {AT_A_TIME} at a time; logs in {LOGS}", flush=True)
     results = []
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
         for done in as_completed([pool.submit(PARTS[name], name) for name in names]):
             result = done.result()
             results.append(result)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..scoring.training_nodes import TRAINERS
 from .axes import LocalFile
 from .cutting import Cut, find_cut, is_embedding, picture_prompt, training_prompt
 from .files import FOLDER, Files
@@ -22,6 +21,7 @@ from .plan import PLACEHOLDER, Plan
 from .records import Kind
 from .schema import Info, converted, inputs_of, is_link, links_of, near
 from .template import Finder, Template
+from .training_nodes import TRAINERS
 from .workflow import Prompt, needed_by, order, title_of
 
 MODELS = {"MODEL", "CLIP", "VAE"}

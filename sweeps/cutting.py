@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..scoring.training_nodes import TRAINERS
 from .files import FOLDER
 from .schema import Info, default_of, inputs_of, links_of
+from .training_nodes import TRAINERS
 from .workflow import Prompt, needed_by, title_of
 
 SAVER, LOADER, SCORE_SAVER = "DEFTSaveAdapter", "DEFTLoadAdapterFile", "DEFTSaveScores"

@@ -14,8 +14,8 @@ from typing import Literal, TextIO
 from ...scoring.arrangement import row_scores
 from ...scoring.pictures import SUFFIXES
 from ...scoring.scores import Cost, Score, Scores, from_jsonl, merge
-from ...scoring.training_nodes import trains
 from ..records import Kind, Record
+from ..training_nodes import trains
 from .wanted import Layout, Wanted, is_seed, joined, subject_axis, values_of
 
 State = Literal["done", "failed", "cancelled", "not run"]

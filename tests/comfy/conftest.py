@@ -159,6 +159,7 @@ class ComfyUI:
         self.modules_of_loading = set(sys.modules) - modules
         self._hook_progress()
         self.reset()
+        gc.freeze()  # what stays for the whole session is not looked through at each collection
 
     @property
     def version(self) -> str:

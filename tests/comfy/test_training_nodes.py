@@ -219,7 +219,7 @@ def test_a_folder_of_photos_in_buckets_and_as_a_saved_dataset(comfyui: Any, phot
 def test_the_seed_of_a_training_is_not_that_of_a_picture(comfyui: Any) -> None:
     """In what scores say of how pictures were made, for every training node of the table."""
     upstream = comfyui.module("nodes.provenance").upstream
-    for kind in comfyui.module("scoring.training_nodes").TRAINERS:
+    for kind in comfyui.module("sweeps.training_nodes").TRAINERS:
         prompt = {"1": node(kind, seed=3), "2": node("KSampler", model=["1", 0], seed=5),
                   "3": node("DEFTScoreImages", images=["2", 0])}
         assert upstream(prompt, "3", "images") == {"seeds": [5], "training_seeds": [3]}

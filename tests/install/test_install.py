@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ def pip_changes_nothing(before: dict[str, str], after: dict[str, str]) -> None:
     assert {"open_clip_torch", "timm", "matplotlib", "peft"} <= after.keys() - before.keys()
 
 
-def works(server: Any, folder: str) -> None:
-    """The running server has all nodes, and the demo goes through."""
+def has_all_nodes(server: Any, folder: str) -> None:
+    """The running server lists every node, as those of this folder."""
     info = server.get("/object_info")
     assert {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{folder}"} \
         == literal_node_ids()
+
+
+def works(server: Any) -> None:
+    """The demo goes through."""
     finished = server.run(demo())
     table = next(text for output in finished.outputs.values() for text in output.get("text", ()) if "CLIP-I" in text)
     assert all(method in table for method in ("DEFT r4", "PaRa r4", "LoRA r4"))
@@ -39,32 +44,28 @@ def works(server: Any, folder: str) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_git_checkout(fresh: Any, checkout: Path, version: str) -> None:
-    made = fresh(version)
-    before = made.packages()
-    said = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
-    assert "[INSTALLED]" in said and "ERROR" not in said, said
-    pip_changes_nothing(before, made.packages())
-    made.run("-m", "pip", "check")
-    folder = made.comfyui / "custom_nodes" / "comfyui_DEFT"  # Manager cuts off what looks like a suffix
-    assert (folder / ".git").is_dir()
-    with made.server() as server:
-        works(server, folder.name)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_zip(fresh: Any, registry: str, version: str) -> None:
+def test_zip_and_git_checkout(fresh: Any, registry: str, checkout: Path, version: str) -> None:
+    """The archive in a fresh installation, and then the repository in its place: the packages are there by then."""
     made = fresh(version)
     before = made.packages()
     said = made.run("-c", CM_CLI, registry, "install", "deft-nodes@0.1.0")
     assert "[INSTALLED] deft-nodes" in said and "ERROR" not in said, said
-    pip_changes_nothing(before, made.packages())
+    after = made.packages()
+    pip_changes_nothing(before, after)
     made.run("-m", "pip", "check")
     folder = made.comfyui / "custom_nodes" / "deft-nodes"
     assert (folder / ".tracking").is_file() and not (folder / "tests").exists()
     with made.server() as server:
-        works(server, folder.name)
+        has_all_nodes(server, folder.name)
+        works(server)
+    shutil.rmtree(folder)
+    said = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
+    assert "[INSTALLED]" in said and "ERROR" not in said, said
+    assert made.packages() == after
+    folder = made.comfyui / "custom_nodes" / "comfyui_DEFT"  # Manager cuts off what looks like a suffix
+    assert (folder / ".git").is_dir()
+    with made.server() as server:
+        has_all_nodes(server, folder.name)
 
 
 def test_a_changed_version_would_be_seen() -> None:

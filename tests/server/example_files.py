@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 UI_FILES = sorted(WORKFLOWS.glob("*.json"))
 API_FILES = sorted((WORKFLOWS / "api").glob("*.json"))
-SHORT_STEPS = 2  # training steps; a test looks at whether a workflow runs, not at what it learns
+SHORT_STEPS = 2  # of trainings and samplings; a test looks at whether a workflow runs, not at what it learns
 TRAINERS = ("DEFTTrainAdapter", "DEFTTrainTextualInversion")
+SHORTENED = (*TRAINERS, "KSampler")
 # Files of gigabytes and folders of photos. The examples that name them run in tests/comfy/test_reference.py and
 # test_tables.py, with small models and the demo's pictures instead.
 NOT_HERE = {
@@ -33,10 +34,10 @@ INCOMPLETE = [path for path in API_FILES if missing_files(path)]
 
 
 def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
-    """Either format of a workflow with short trainings."""
+    """Either format of a workflow with short trainings and samplings."""
     if "nodes" in workflow:
         for node in workflow["nodes"]:
-            if node["type"] in TRAINERS:
+            if node["type"] in SHORTENED:
                 names = []
                 for socket in node["inputs"]:
                     if "widget" in socket:
@@ -47,6 +48,6 @@ def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
                 node["widgets_values"][names.index("steps")] = SHORT_STEPS
         return workflow
     for node in workflow.values():
-        if node["class_type"] in TRAINERS:
+        if node["class_type"] in SHORTENED:
             node["inputs"]["steps"] = SHORT_STEPS
     return workflow

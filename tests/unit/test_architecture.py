@@ -15,12 +15,12 @@ NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
 ARROWS = {
     "": {"nodes"},
-    "nodes": {"trainers", "scoring", "patches", "deft_ops", "demo"},
+    "nodes": {"trainers", "scoring", "patches", "deft_ops", "demo", "sweeps"},  # of sweeps: which nodes train
     "trainers": {"patches", "deft_ops"},
     "patches": {"deft_ops"},
     "deft_ops": set(),
     "scoring": set(),
-    "sweeps": {"scoring"},  # the report, and which nodes train; all else is HTTP
+    "sweeps": {"scoring"},  # the report; all else is HTTP
     "demo": set(),
 }
 COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "nodes", "server",
@@ -92,6 +92,13 @@ def test_arrows(path: Path) -> None:
     wrong = [f"line {line}: {name}" for name, line in own_imports(path)
              if name in FOLDERS and name != here and name not in ARROWS[here]]
     assert wrong == [], f"{here or 'the root'} may import {sorted(ARROWS[here])} only"
+
+
+@pytest.mark.parametrize("path", [path for path in files_of("sweeps") if path.parent.name == "sweeps"], ids=by_path)
+def test_a_ray_worker_needs_no_other_folder(path: Path) -> None:
+    """It is sent this folder alone."""
+    others = set(FOLDERS) - {"sweeps"}
+    assert [f"line {line}: {name}" for name, line in own_imports(path) if name in others] == []
 
 
 @pytest.mark.parametrize("path", shipped_files(), ids=by_path)

@@ -18,7 +18,7 @@ PROGRAMS = ("python", "pip", "make", "comfy", "cm-cli", "git", "tail", "$(make")
 
 # Which test runs a command, as file::test. Options that stand in brackets may be left out.
 RUN_BY = {
-    "pip install -r requirements.txt": "tests/install/test_install.py::test_git_checkout",
+    "pip install -r requirements.txt": "tests/install/test_install.py::test_zip_and_git_checkout",
     "make demo": "tests/server/test_docs.py::test_make_demo",
     "python -m sweeps run sweeps/plans/demo.yaml": "tests/server/test_docs.py::test_the_first_sweep",
     "python -m sweeps report sweeps/plans/demo.yaml": "tests/server/test_docs.py::test_the_first_sweep",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deft_pack.scoring.training_nodes import TRAINERS, trains
+from deft_pack.sweeps.training_nodes import TRAINERS, trains
 
 
 @pytest.mark.parametrize(("kind", "inputs", "expected"), [
