@@ -1,8 +1,7 @@
 """Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server install.
 
-Three parts run at a time, each in processes of its own, also on two cores: those with servers and a browser wait for
-much of their time. Every part's whole output goes to a log file; what is printed is a line a part, the end of the log
-of a part that failed, and the totals.
+Two parts run at a time, each in processes of its own. Every part's whole output goes to a log file; what is printed is
+a line a part, the end of the log of a part that failed, and the totals.
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ def install(part: str) -> Result:
     return pytest(part, "tests/install")
 
 
-AT_A_TIME = 3
+AT_A_TIME = 2
 # The longest first.
 PARTS = {"server": server, "comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "install": install, "unit": unit,
          "types": types, "style": style}
