@@ -24,6 +24,7 @@ import tempfile
 import time
 import types
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,9 +258,10 @@ class ComfyUI:
 
 
 @pytest.fixture(scope="session")
-def comfyui_session() -> ComfyUI:
+def comfyui_session() -> Iterator[ComfyUI]:
     """ComfyUI, started once."""
-    return ComfyUI()
+    yield ComfyUI()
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -350,7 +350,7 @@ def test_files_of_omnigen_v1_say_that_no_model_can_take_them(pack: Pack, tmp_pat
     adapter = pack.files.read(tmp_path / file)
     text = "on OmniGen .v1., which ComfyUI has no model of, and cannot be used on any other model, OmniGen2 included"
     for make in (omnigen2, models.sd3):
-        with pytest.raises(ValueError, match=f"No layer of the adapter fits .*{name}.*{text}") as caught:
+        with pytest.raises(ValueError, match=f"No layer of .* fits .*{name}.*{text}") as caught:
             pack.apply(adapter, make())
         assert "Load the base model" not in str(caught.value)
     with pytest.raises(ValueError, match=f"not in the base .*{text}"):

@@ -16,8 +16,9 @@ const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'deft-browser-'))
 
 // The front end anew, without what it has kept in the browser.
 async function again({ page, errors }) {
+  // From a page of the server's that is not the front end: that one saves its workflow when it is left.
+  await page.goto(new URL('/system_stats', url).href)
   await page.evaluate(() => { localStorage.clear(); sessionStorage.clear() })
-  await page.goto('about:blank')
   await page.goto(url, { waitUntil: 'domcontentloaded', timeout: 120000 })
   await page.waitForFunction(
     () => window.app?.graph?.nodes.length && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
