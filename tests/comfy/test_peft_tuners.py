@@ -198,8 +198,6 @@ def changed(network: nn.Module, merged: nn.Module) -> dict[str, float]:
 @pytest.mark.parametrize("name", KINDS)
 def test_tuner_changes_what_peft_merges(pack: Pack, tmp_path: Path, name: str, model: str) -> None:
     """On slices and re-ordered rows of fused weights too; at other strengths a part of it; the same as a LoRA."""
-    if name == "adamss":
-        pytest.importorskip("sklearn")
     kind = KINDS[name]
     network, patcher = twins(model)
     merged = saved(kind, model, tmp_path)
