@@ -39,18 +39,38 @@ MODELS = ("sd15", "sdxl")
 DTYPES = ("float32", "float16")
 # As ComfyUI's detection gives it for the two checkpoints.
 COMMON: dict[str, Any] = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True,
-    "legacy": False, "use_temporal_attention": False,
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_temporal_attention": False,
 }
 CONFIGS: dict[str, dict[str, Any]] = {
-    "sd15": COMMON | {
-        "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        "use_linear_in_transformer": False, "context_dim": 768, "adm_in_channels": None},
-    "sdxl": COMMON | {
-        "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_middle": 10, "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-        "use_linear_in_transformer": True, "context_dim": 2048, "num_classes": "sequential", "adm_in_channels": 2816},
+    "sd15": COMMON
+    | {
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "use_linear_in_transformer": False,
+        "context_dim": 768,
+        "adm_in_channels": None,
+    },
+    "sdxl": COMMON
+    | {
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "use_linear_in_transformer": True,
+        "context_dim": 2048,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+    },
 }
 CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}  # for benchmarks/train.py
 COUNTS = {"sd15": 128, "sdxl": 560, "mid": 128}
@@ -81,7 +101,8 @@ def prepare(device: str = "cpu", dynamic: bool = False) -> None:
         comfy.memory_management.aimdo_enabled = True
 
     spec = importlib.util.spec_from_file_location(
-        "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+        "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["deft_pack"] = module
@@ -198,9 +219,10 @@ def one_pass(base: Any, rank: int) -> Callable[[], float]:
     weights = [layer.weight.data.to(device) for layer in attention(base.model.diffusion_model).values()]
     scratch = torch.empty(max(weight.numel() for weight in weights), device=device)
     generator = torch.Generator().manual_seed(2)
-    pairs = {shape: (torch.zeros(shape[0], rank, device=device),
-                     torch.randn(rank, shape[1], generator=generator).to(device))
-             for shape in {tuple(weight.shape) for weight in weights}}
+    pairs = {
+        shape: (torch.zeros(shape[0], rank, device=device), torch.randn(rank, shape[1], generator=generator).to(device))
+        for shape in {tuple(weight.shape) for weight in weights}
+    }
 
     def work() -> None:
         finish(device)
@@ -210,7 +232,7 @@ def one_pass(base: Any, rank: int) -> Callable[[], float]:
                 if weight.dtype == torch.float32:
                     weight.addmm_(up, down)
                 else:
-                    part = scratch[:weight.numel()].view(weight.shape)
+                    part = scratch[: weight.numel()].view(weight.shape)
                     weight.copy_(part.copy_(weight).addmm_(up, down))
         finish(device)
 
@@ -237,8 +259,9 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[
 
     network = torch.nn.Module()
     for index, layer in enumerate(attention(base.model.diffusion_model).values()):
-        linear = torch.nn.Linear(*reversed(layer.weight.shape), bias=False, dtype=getattr(torch, dtype),
-                                 device=base.load_device)
+        linear = torch.nn.Linear(
+            *reversed(layer.weight.shape), bias=False, dtype=getattr(torch, dtype), device=base.load_device
+        )
         linear.weight.data.copy_(layer.weight.data)
         network.add_module(f"layer{index}", linear)
     names = [name for name, _ in network.named_children()]
@@ -309,10 +332,14 @@ def measure_forward(kind: str, dtype: str, options: argparse.Namespace) -> None:
     config = base.model.model_config.unet_config
     device = base.load_device
     inputs: dict[str, Any] = {
-        "x": torch.randn(1, 4, 32, 32), "timesteps": torch.tensor([500.0]),
-        "context": torch.randn(1, 77, config["context_dim"])}
-    inputs = {name: value.to(device, base.model.get_dtype() if dtype == "float16" and device.type == "cuda" else None)
-              for name, value in inputs.items()}
+        "x": torch.randn(1, 4, 32, 32),
+        "timesteps": torch.tensor([500.0]),
+        "context": torch.randn(1, 77, config["context_dim"]),
+    }
+    inputs = {
+        name: value.to(device, base.model.get_dtype() if dtype == "float16" and device.type == "cuda" else None)
+        for name, value in inputs.items()
+    }
 
     def run(model: Any) -> Callable[[], float]:
         def measure() -> float:
@@ -361,8 +388,20 @@ def measure_memory(kind: str, dtype: str, options: argparse.Namespace) -> None:
     """Peak memory of a process that patches once."""
     peaks = []
     for method in ("deft", "lora"):
-        command = [sys.executable, __file__, "--peak", method, "--model", kind, "--dtype", dtype,
-                   "--rank", str(options.rank), "--device", options.device]
+        command = [
+            sys.executable,
+            __file__,
+            "--peak",
+            method,
+            "--model",
+            kind,
+            "--dtype",
+            dtype,
+            "--rank",
+            str(options.rank),
+            "--device",
+            options.device,
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         peaks.append(float(done.stdout.split()[-1]))
     report(f"memory.{kind}.{dtype}", peaks[0], peaks[1], "MiB", 1)

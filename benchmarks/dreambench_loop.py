@@ -43,8 +43,9 @@ class DinoBlock(torch.nn.Module):
         super().__init__()
         self.norm1, self.norm2 = (torch.nn.LayerNorm(width, eps=1e-6) for _ in range(2))
         self.attn = DinoAttention(width, heads)
-        self.mlp = torch.nn.ModuleDict({"fc1": torch.nn.Linear(width, 4 * width),
-                                        "fc2": torch.nn.Linear(4 * width, width)})
+        self.mlp = torch.nn.ModuleDict(
+            {"fc1": torch.nn.Linear(width, 4 * width), "fc2": torch.nn.Linear(4 * width, width)}
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, tokens, width] -> the same."""
@@ -141,11 +142,15 @@ class Loop:
         pairs = list(zip(images, references, strict=True))
         scores = {}
         for name, embed in (("CLIP-I", self.clip_image), ("DINO", self.dino_image), ("DINOv2", self.dinov2_image)):
-            found = [100 * float((embed(read_picture(reference)) * embed(read_picture(image))).sum())
-                     for image, reference in pairs]
+            found = [
+                100 * float((embed(read_picture(reference)) * embed(read_picture(image))).sum())
+                for image, reference in pairs
+            ]
             scores[name] = sum(found) / len(found)
-        found = [100 * float((self.clip_text(text) * self.clip_image(read_picture(image))).sum())
-                 for image, text in zip(images, texts, strict=True)]
+        found = [
+            100 * float((self.clip_text(text) * self.clip_image(read_picture(image))).sum())
+            for image, text in zip(images, texts, strict=True)
+        ]
         return scores | {"CLIP-T": sum(found) / len(found)}
 
 
@@ -163,12 +168,22 @@ def make_loop(folder: Path, seed: int = 0) -> Loop:
     # transformers' defaults are OpenAI's ViT-B/32, but for the id of the end token.
     clip = randomise(CLIPModel(CLIPConfig(text_config={"eos_token_id": 49407, "bos_token_id": 49406})), seed)
     dino = randomise(Dino(8), seed + 1)
-    dinov2 = randomise(Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, num_hidden_layers=12,
-                                                image_size=518, patch_size=14)), seed + 2)
+    dinov2 = randomise(
+        Dinov2Model(
+            Dinov2Config(hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=518, patch_size=14)
+        ),
+        seed + 2,
+    )
     clip.save_pretrained(folder / "clip-vit-base-patch32")
     dinov2.save_pretrained(folder / "dinov2-small")
     torch.save(dino.state_dict(), folder / "dino_deitsmall8_pretrain.pth")
     transform = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224), ToTensor(), Normalize(*IMAGENET)])
-    processor = BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3,
-                                     do_center_crop=True, image_mean=list(IMAGENET[0]), image_std=list(IMAGENET[1]))
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        resample=3,
+        do_center_crop=True,
+        image_mean=list(IMAGENET[0]),
+        image_std=list(IMAGENET[1]),
+    )
     return Loop(clip, dino, dinov2, CLIPImageProcessorPil(), transform, processor, SimpleTokenizer().encode)

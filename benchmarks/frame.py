@@ -26,9 +26,7 @@ def memory(field: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def alternate(
-    ours: Callable[[], float], peer: Callable[[], float], runs: int, warm_up: int = 1
-) -> tuple[float, float]:
+def alternate(ours: Callable[[], float], peer: Callable[[], float], runs: int, warm_up: int = 1) -> tuple[float, float]:
     """Medians of `runs` measurements of each side, taken in turns, so that drift of the machine meets both alike.
 
     Each callable makes one measurement and returns it. The first `warm_up` rounds are not counted. The side that goes
@@ -47,8 +45,12 @@ def alternate(
 def report(name: str, ours: float, peer: float, unit: str, runs: int) -> dict[str, str | float | int]:
     """Print one measurement as a line of JSON, and return it. ratio is ours / peer: below 1 we need less."""
     line: dict[str, str | float | int] = {
-        "name": name, "ours": significant(ours), "peer": significant(peer), "ratio": significant(ours / peer),
-        "unit": unit, "runs": runs,
+        "name": name,
+        "ours": significant(ours),
+        "peer": significant(peer),
+        "ratio": significant(ours / peer),
+        "unit": unit,
+        "runs": runs,
     }
     print(json.dumps(line), flush=True)
     return line

@@ -30,8 +30,9 @@ MANY, FEW = 10_000, 1_000
 
 def load_pack() -> None:
     """The pack under a name that Python takes, without ComfyUI."""
-    spec = importlib.util.spec_from_file_location("deft_pack", ROOT / "__init__.py",
-                                                  submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     sys.modules["deft_pack"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -99,8 +100,18 @@ def measure_pairs(options: argparse.Namespace, again: bool, pairs: bool) -> bool
             compare("score.pairs", lambda: ours(FeatureStore()), peer, runs=options.runs, warm_up=0)
             difference = max(abs(results["ours"][metric] - results["peer"][metric]) / 100 for metric in METRICS)
             equal = difference <= LIMIT
-            print(json.dumps({"name": "score.difference", "largest": float(f"{difference:.3g}"), "limit": LIMIT,
-                              "ours": results["ours"], "peer": results["peer"]}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "name": "score.difference",
+                        "largest": float(f"{difference:.3g}"),
+                        "limit": LIMIT,
+                        "ours": results["ours"],
+                        "peer": results["peer"],
+                    }
+                ),
+                flush=True,
+            )
         if again:
             store = FeatureStore()
             first = ours(store)

@@ -67,8 +67,12 @@ def import_seconds(comfyui: Path, pack: Path, bytecode: Path | None) -> float:
     bytecode: folder where Python keeps it from run to run; None compiles everything anew.
     """
     variables = {"PYTHONPYCACHEPREFIX": str(bytecode or os.devnull), "PYTHONDONTWRITEBYTECODE": "" if bytecode else "1"}
-    done = subprocess.run([sys.executable, "-c", IMPORT, str(comfyui), str(pack)], capture_output=True, text=True,
-                          env=os.environ | variables)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(comfyui), str(pack)],
+        capture_output=True,
+        text=True,
+        env=os.environ | variables,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     return float(done.stdout.split("seconds")[-1])
@@ -87,6 +91,7 @@ def main() -> None:
         (empty / "__init__.py").write_text(EMPTY_PACK)
         # The uncounted first run of each side fills the folder.
         for name, bytecode in (("startup.import", Path(folder) / "bytecode"), ("startup.first_import", None)):
+
             def seconds(pack: Path, bytecode: Path | None = bytecode) -> float:
                 return import_seconds(comfyui, pack, bytecode)
 

@@ -49,7 +49,8 @@ LISTING = "import os, sys; print(sum(len(os.listdir(group.path)) for group in os
 def load_pack() -> None:
     """Make the pack importable as deft_pack; none of ComfyUI's modules are needed."""
     spec = importlib.util.spec_from_file_location(
-        "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+        "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     sys.modules["deft_pack"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -73,29 +74,46 @@ class Colours:
 def graph(prefix: str, colour: int = 0) -> dict[str, Any]:
     """The trivial workflow."""
     return {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": colour},
-              "_meta": {"title": "Sheet"}},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix},
-              "_meta": {"title": "Save"}},
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": colour},
+            "_meta": {"title": "Sheet"},
+        },
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": prefix},
+            "_meta": {"title": "Save"},
+        },
     }
 
 
 async def through_the_runner(server: ComfyServer, colours: Colours, folder: Path) -> tuple[float, float]:
     """Seconds of a run of the plan, from its cells to their records, and those of the executions alone."""
     files, cells_module, runner, store_module, worker_module, progress, plan_module, workflow = (
-        importlib.import_module(f"deft_pack.sweeps.{name}") for name in (
-            "files", "cells", "runner", "store", "worker", "progress", "plan", "workflow"))
+        importlib.import_module(f"deft_pack.sweeps.{name}")
+        for name in ("files", "cells", "runner", "store", "worker", "progress", "plan", "workflow")
+    )
     prefix, taken = colours.take()
     source = folder / f"{taken.start}.json"
     source.write_text(json.dumps(graph(prefix)))
     plan_file = folder / f"{taken.start}.yaml"
-    plan_file.write_text(json.dumps({"workflow": source.name, "axes": {"color": {
-        "into": "Sheet.color", "seeds": len(taken), "first": taken.start}}}))
+    plan_file.write_text(
+        json.dumps(
+            {
+                "workflow": source.name,
+                "axes": {"color": {"into": "Sheet.color", "seeds": len(taken), "first": taken.start}},
+            }
+        )
+    )
     plan = plan_module.read_plan(plan_file)
     worker = worker_module.Worker("server", server.url)
     await worker.start()
-    compiler = cells_module.Compiler(plan, workflow.read_workflow(source, worker.facts.info), worker.facts.info,
-                                     files.LocalFiles(worker.facts.models, worker.facts.places))
+    compiler = cells_module.Compiler(
+        plan,
+        workflow.read_workflow(source, worker.facts.info),
+        worker.facts.info,
+        files.LocalFiles(worker.facts.models, worker.facts.places),
+    )
     cells = compiler.cells()
     store = store_module.Store.open(folder / f"store {taken.start}", plan.name)
     run = runner.Runner(compiler, cells, store, [worker], progress.Progress(quiet=True))
@@ -115,15 +133,19 @@ async def through_a_loop(server: ComfyServer, colours: Colours) -> tuple[float, 
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId={client}") as events:
         started = time.perf_counter()
         for colour in taken:
-            async with session.post(f"{server.url}/prompt", json={"prompt": graph(prefix, colour),
-                                                                  "client_id": client}) as answer:
+            async with session.post(
+                f"{server.url}/prompt", json={"prompt": graph(prefix, colour), "client_id": client}
+            ) as answer:
                 prompt_id = (await answer.json())["prompt_id"]
             async for event in events:
                 if event.type is not aiohttp.WSMsgType.TEXT:
                     continue
                 message = json.loads(event.data)
-                if message["type"] == "executing" and message["data"].get("prompt_id") == prompt_id and (
-                        message["data"]["node"] is None):
+                if (
+                    message["type"] == "executing"
+                    and message["data"].get("prompt_id") == prompt_id
+                    and (message["data"]["node"] is None)
+                ):
                     break
             async with session.get(f"{server.url}/history/{prompt_id}") as answer:
                 entry = (await answer.json())[prompt_id]
@@ -151,7 +173,7 @@ def measure_cells(options: argparse.Namespace) -> None:
         ours = side("ours", lambda: through_the_runner(server, colours, Path(folder)))
         peer = side("peer", lambda: through_a_loop(server, colours))
         report("sweep.cell", *alternate(ours, peer, options.runs), "s", options.runs)
-    counted = [statistics.median(overheads[name][-options.runs:]) for name in ("ours", "peer")]
+    counted = [statistics.median(overheads[name][-options.runs :]) for name in ("ours", "peer")]
     report("sweep.overhead", counted[0], counted[1], "ms", options.runs)
 
 
@@ -161,10 +183,16 @@ def measure_cells(options: argparse.Namespace) -> None:
 def plan_of(seeds: int) -> dict[str, Any]:
     """The large plan."""
     return {
-        "name": "large", "workflow": str(WORKFLOW), "set": {"Captions.text": "a photo of sks %class%"},
+        "name": "large",
+        "workflow": str(WORKFLOW),
+        "set": {"Captions.text": "a photo of sks %class%"},
         "axes": {
-            "method": {"values": {label: {"Train.method": method, "Apply.strength_model": strength}
-                                  for label, (method, strength) in METHODS.items()}},
+            "method": {
+                "values": {
+                    label: {"Train.method": method, "Apply.strength_model": strength}
+                    for label, (method, strength) in METHODS.items()
+                }
+            },
             "rank": {"into": "Train.method.rank", "values": list(RANKS)},
             "subject": {"into": "%class%", "values": list(SUBJECTS)},
             "prompt": {"into": ["Prompt.text", "Score.text"], "values": list(PROMPTS)},
@@ -179,7 +207,8 @@ def print_naive_plan(seeds: int) -> None:
     prompt = json.loads(WORKFLOW.read_text())
     keys = []
     for (method, strength), rank, subject, text, seed in itertools.product(
-            METHODS.values(), RANKS, SUBJECTS, PROMPTS, range(42, 42 + seeds)):
+        METHODS.values(), RANKS, SUBJECTS, PROMPTS, range(42, 42 + seeds)
+    ):
         filled = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in prompt.items()}
         filled["20"]["inputs"] |= {"method": method, "method.rank": rank}
         filled["12"]["inputs"]["text"] = f"a photo of sks {subject}"
@@ -216,8 +245,9 @@ def prepare_plan(folder: Path, seeds: int) -> tuple[Path, Path]:
 
 def sweeps(*words: object, status: int = 0) -> None:
     """Run the command line in a new process. status: what it has to end with."""
-    done = subprocess.run([sys.executable, "-m", "sweeps", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeps", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert done.returncode == status, done.stdout
 
 
@@ -231,7 +261,10 @@ def measure_plans(wanted: list[str], options: argparse.Namespace) -> None:
             peaks: dict[str, list[float]] = {"ours": [], "peer": []}
             times = alternate(
                 seconds(lambda: peaks["ours"].append(float(child("--plan", str(plan), str(store))))),
-                seconds(lambda: peaks["peer"].append(float(child("--naive", str(seeds))))), options.runs, warm_up=0)
+                seconds(lambda: peaks["peer"].append(float(child("--naive", str(seeds))))),
+                options.runs,
+                warm_up=0,
+            )
             report("sweep.plan", *times, "s", options.runs)
             report("sweep.plan_memory", *map(statistics.median, peaks.values()), "MiB", options.runs)
         if "status" in wanted:
@@ -241,10 +274,20 @@ def measure_plans(wanted: list[str], options: argparse.Namespace) -> None:
             assert len(keys) > COMBINATIONS * seeds  # the trainings, too
             for key in keys:
                 os.makedirs(store / "done" / key[:2] / key)
-            report("sweep.status", *alternate(
-                seconds(lambda: sweeps("status", plan, "--store", store)),
-                seconds(lambda: subprocess.run([sys.executable, "-c", LISTING, str(store / "done")],
-                                               stdout=subprocess.PIPE, check=True)), options.runs), "s", options.runs)
+            report(
+                "sweep.status",
+                *alternate(
+                    seconds(lambda: sweeps("status", plan, "--store", store)),
+                    seconds(
+                        lambda: subprocess.run(
+                            [sys.executable, "-c", LISTING, str(store / "done")], stdout=subprocess.PIPE, check=True
+                        )
+                    ),
+                    options.runs,
+                ),
+                "s",
+                options.runs,
+            )
 
 
 def main() -> None:

@@ -143,8 +143,16 @@ def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkp
     from deft_pack.trainers.material import Material
     from deft_pack.trainers.settings import Settings
 
-    settings = Settings(method, RANK, steps + 1, 1e-4, layers=layers, pattern="", precision=precision,
-                        gradient_checkpointing=checkpointing)
+    settings = Settings(
+        method,
+        RANK,
+        steps + 1,
+        1e-4,
+        layers=layers,
+        pattern="",
+        precision=precision,
+        gradient_checkpointing=checkpointing,
+    )
     with torch.inference_mode():
         model = model_of(kind, precision)
         material = Material([{"samples": latent()}], [[[context(kind), {}]]])
@@ -168,6 +176,7 @@ def core(
                 return setup(mp, *args)
             finally:
                 del mp.model.named_modules
+
         return run
 
     if only_attention:
@@ -185,12 +194,28 @@ def core(
 
     torch.optim.AdamW.step = step
     values: dict[str, Any] = {
-        "model": model, "latents": {"samples": latent()}, "positive": [[context(kind), {}]], "batch_size": 1,
-        "grad_accumulation_steps": 1, "steps": steps + 1, "learning_rate": 1e-4, "rank": RANK, "optimizer": "AdamW",
-        "loss_function": "MSE", "seed": 0, "training_dtype": precision, "lora_dtype": "fp32",
-        "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": checkpointing,
-        "checkpoint_depth": 1, "offloading": False, "existing_lora": "[None]", "bucket_mode": False,
-        "bypass_mode": bypass}
+        "model": model,
+        "latents": {"samples": latent()},
+        "positive": [[context(kind), {}]],
+        "batch_size": 1,
+        "grad_accumulation_steps": 1,
+        "steps": steps + 1,
+        "learning_rate": 1e-4,
+        "rank": RANK,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": 0,
+        "training_dtype": precision,
+        "lora_dtype": "fp32",
+        "quantized_backward": False,
+        "algorithm": "LoRA",
+        "gradient_checkpointing": checkpointing,
+        "checkpoint_depth": 1,
+        "offloading": False,
+        "existing_lora": "[None]",
+        "bucket_mode": False,
+        "bypass_mode": bypass,
+    }
     with torch.inference_mode():
         core_train.TrainLoraNode.execute(**{name: [value] for name, value in values.items()})
     return meter.result()
@@ -205,14 +230,18 @@ def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, f
     config = CONFIGS[MODELS[kind]]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     channels = tuple(config["model_channels"] * factor for factor in config["channel_mult"])
-    network = UNet2DConditionModel(sample_size=32, block_out_channels=channels, attention_head_dim=8,
-                                   cross_attention_dim=config["context_dim"]).to(device_of(), dtype)
+    network = UNet2DConditionModel(
+        sample_size=32, block_out_channels=channels, attention_head_dim=8, cross_attention_dim=config["context_dim"]
+    ).to(device_of(), dtype)
     device, text = device_of(), context(kind).to(device_of(), dtype)
     time_step = torch.tensor([500], device=device)
     meter = Meter(network)
     targets = list(ENDINGS)
-    made = peft.LoraConfig(r=RANK, target_modules=targets) if method == "lora" else peft.DeftConfig(
-        r=RANK, decomposition_method="qr", target_modules=targets)
+    made = (
+        peft.LoraConfig(r=RANK, target_modules=targets)
+        if method == "lora"
+        else peft.DeftConfig(r=RANK, decomposition_method="qr", target_modules=targets)
+    )
     network = peft.get_peft_model(network, made)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
@@ -249,8 +278,20 @@ SIDES: dict[str, Callable[[str, str, int], dict[str, float]]] = {
 def child(side: str, kind: str, precision: str, steps: int, options: argparse.Namespace) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [
-        sys.executable, __file__, "--child", side, "--model", kind, "--precision", precision, "--steps", str(steps),
-        "--device", options.device, *(["--dynamic-vram"] if options.dynamic_vram and side in OURS else [])]
+        sys.executable,
+        __file__,
+        "--child",
+        side,
+        "--model",
+        kind,
+        "--precision",
+        precision,
+        "--steps",
+        str(steps),
+        "--device",
+        options.device,
+        *(["--dynamic-vram"] if options.dynamic_vram and side in OURS else []),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])

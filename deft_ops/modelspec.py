@@ -152,6 +152,14 @@ def of_managers(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def about_words(metadata: Mapping[str, str]) -> dict[str, str]:
     """The fields that say what an adapter was trained with: they hold for whatever it is converted to."""
-    names = ("ss_tag_frequency", "ss_datasets", "modelspec.trigger_phrase", "modelspec.tags", "modelspec.author",
-             "modelspec.description", "modelspec.license", "modelspec.usage_hint")  # fmt: skip
+    names = (
+        "ss_tag_frequency",
+        "ss_datasets",
+        "modelspec.trigger_phrase",
+        "modelspec.tags",
+        "modelspec.author",
+        "modelspec.description",
+        "modelspec.license",
+        "modelspec.usage_hint",
+    )
     return {name: metadata[name] for name in names if name in metadata}

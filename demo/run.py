@@ -73,8 +73,9 @@ def collect(server: ComfyServer, prompt: dict[str, Any], outputs: dict[str, Any]
     OUT.mkdir(exist_ok=True)
     table, files = "", []
     for name, class_type in PICTURES:
-        shown = next((outputs[key] for key, node in prompt.items()
-                      if node["class_type"] == class_type and key in outputs), None)
+        shown = next(
+            (outputs[key] for key, node in prompt.items() if node["class_type"] == class_type and key in outputs), None
+        )
         if shown is None:
             raise PromptError(f"{WORKFLOW.name} has no {class_type} node that showed anything")
         path = OUT / f"{name}.png"

@@ -43,53 +43,109 @@ class DEFTComparisonGrid(io.ComfyNode):
             display_name="Comparison Grid",
             category="DEFT/scoring",
             description="Draws image batches as the rows of one labelled picture: methods down, prompts across, with "
-                        "the subject's own pictures at the side and scores under the row labels and the pictures if "
-                        "connected. What a row lacks is drawn as missing.",
+            "the subject's own pictures at the side and scores under the row labels and the pictures if "
+            "connected. What a row lacks is drawn as missing.",
             search_aliases=["image grid", "xy plot", "compare methods", "labelled grid", "contact sheet"],
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.Autogrow.Input("images", tooltip=(
-                    "One image batch a row. A row with fewer images than others ends in missing cells."),
-                                  template=io.Autogrow.TemplatePrefix(
-                                      io.Image.Input("images", tooltip="The images of one row."),
-                                      prefix="images", min=1, max=MAX_ROWS)),
-                io.String.Input("row_labels", multiline=True, default="", optional=True, tooltip=(
-                    "One line for each row, from top to bottom; a line more is a row whose images are all missing. "
-                    "Empty: the labels of the scores, if connected.")),
-                io.String.Input("column_labels", multiline=True, default="", optional=True, tooltip=(
-                    "One line for each column, from left to right, or for each batch of a list; for example the "
-                    "prompts. A row whose scores carry the prompt of each image, all of them among these lines, is "
-                    "sorted into the columns of its prompts and the others stay missing; other rows are filled from "
-                    "the left.")),
-                io.Combo.Input("sizes", options=["same", "fit"], default="same", optional=True, advanced=True, tooltip=(
-                    "same: all images must have one size. fit: others are scaled into the first one's size, on "
-                    "white.")),
+                io.Autogrow.Input(
+                    "images",
+                    tooltip=("One image batch a row. A row with fewer images than others ends in missing cells."),
+                    template=io.Autogrow.TemplatePrefix(
+                        io.Image.Input("images", tooltip="The images of one row."), prefix="images", min=1, max=MAX_ROWS
+                    ),
+                ),
+                io.String.Input(
+                    "row_labels",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "One line for each row, from top to bottom; a line more is a row whose images are all missing. "
+                        "Empty: the labels of the scores, if connected."
+                    ),
+                ),
+                io.String.Input(
+                    "column_labels",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "One line for each column, from left to right, or for each batch of a list; for example the "
+                        "prompts. A row whose scores carry the prompt of each image, all of them among these lines, is "
+                        "sorted into the columns of its prompts and the others stay missing; other rows are filled "
+                        "from the left."
+                    ),
+                ),
+                io.Combo.Input(
+                    "sizes",
+                    options=["same", "fit"],
+                    default="same",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "same: all images must have one size. fit: others are scaled into the first one's size, on "
+                        "white."
+                    ),
+                ),
                 io.Image.Input("subject", optional=True, tooltip="Pictures of the subject, shown at the left."),
-                io.Autogrow.Input("scores", optional=True, tooltip="Scores of each row, in the order of the rows.",
-                                  template=io.Autogrow.TemplatePrefix(
-                                      ScoresSocket.Input("scores", optional=True, tooltip="Scores of one row."),
-                                      prefix="scores", min=0, max=MAX_ROWS)),
-                io.Boolean.Input("scores_under_pictures", default=True, optional=True, tooltip=(
-                    "Print each image's own scores under it, where the connected scores have one value an image. The "
-                    "means stay under the row labels.")),
-                io.String.Input("save_pictures", default="", optional=True, tooltip=(
-                    "If not empty, each image is also saved singly into the output folder, in its full size and with "
-                    "the workflow: under this prefix, its row label and its column number, with a counter.")),
-                io.Float.Input("max_megapixels", default=40.0, min=1.0, max=400.0, step=1.0, optional=True,
-                               advanced=True, tooltip=(
-                                   "The grid's largest size in millions of pixels: the cells are shrunk until it "
-                                   "fits.")),
+                io.Autogrow.Input(
+                    "scores",
+                    optional=True,
+                    tooltip="Scores of each row, in the order of the rows.",
+                    template=io.Autogrow.TemplatePrefix(
+                        ScoresSocket.Input("scores", optional=True, tooltip="Scores of one row."),
+                        prefix="scores",
+                        min=0,
+                        max=MAX_ROWS,
+                    ),
+                ),
+                io.Boolean.Input(
+                    "scores_under_pictures",
+                    default=True,
+                    optional=True,
+                    tooltip=(
+                        "Print each image's own scores under it, where the connected scores have one value an image. "
+                        "The means stay under the row labels."
+                    ),
+                ),
+                io.String.Input(
+                    "save_pictures",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "If not empty, each image is also saved singly into the output folder, in its full size and "
+                        "with the workflow: under this prefix, its row label and its column number, with a counter."
+                    ),
+                ),
+                io.Float.Input(
+                    "max_megapixels",
+                    default=40.0,
+                    min=1.0,
+                    max=400.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip=("The grid's largest size in millions of pixels: the cells are shrunk until it fits."),
+                ),
             ],
             outputs=[io.Image.Output("image", tooltip="The grid as one picture.")],
         )
 
     @classmethod
-    def execute(cls, images: dict[str, list[torch.Tensor]], row_labels: tuple[str, ...] = ("",),
-                column_labels: tuple[str, ...] = ("",), sizes: tuple[str, ...] = ("same",),
-                subject: list[torch.Tensor] | None = None, scores: dict[str, list[Scores]] | None = None,
-                scores_under_pictures: tuple[bool, ...] = (True,), save_pictures: tuple[str, ...] = ("",),
-                max_megapixels: tuple[float, ...] = (40.0,)) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: dict[str, list[torch.Tensor]],
+        row_labels: tuple[str, ...] = ("",),
+        column_labels: tuple[str, ...] = ("",),
+        sizes: tuple[str, ...] = ("same",),
+        subject: list[torch.Tensor] | None = None,
+        scores: dict[str, list[Scores]] | None = None,
+        scores_under_pictures: tuple[bool, ...] = (True,),
+        save_pictures: tuple[str, ...] = ("",),
+        max_megapixels: tuple[float, ...] = (40.0,),
+    ) -> io.NodeOutput:
         """Draw, save and preview."""
         from ..scoring.arrangement import Placed, columns_of, row_scores
         from ..scoring.grid import comparison_grid
@@ -97,8 +153,9 @@ class DEFTComparisonGrid(io.ComfyNode):
         given = [TensorPictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
         parts = [join(each) for each in in_order(scores)]
         if parts and len(parts) != len(given):
-            raise ValueError(f"scores: {len(parts)} connected for {len(given)} rows; connect one for each row, or "
-                             "none.")
+            raise ValueError(
+                f"scores: {len(parts)} connected for {len(given)} rows; connect one for each row, or none."
+            )
         measured = [row_scores(part, len(row)) for part, row in zip(parts, given, strict=False)]
         labels = lines(row_labels) or [part.label for part in measured]
         titles = repeated(lines(column_labels), [row.sizes for row in given])
@@ -109,10 +166,18 @@ class DEFTComparisonGrid(io.ComfyNode):
             if places:
                 rows[index] = Placed(given[index], places)
                 prints[index] = ["" if place is None or not part.prints else part.prints[place] for place in places]
-        image = as_image(comparison_grid(
-            rows, labels, titles, [part.note for part in measured], TensorPictures(subject or [], "subject"),
-            fit=sizes[0] == "fit", cell_notes=prints if scores_under_pictures[0] else (),
-            max_pixels=round(max_megapixels[0] * 1e6)))
+        image = as_image(
+            comparison_grid(
+                rows,
+                labels,
+                titles,
+                [part.note for part in measured],
+                TensorPictures(subject or [], "subject"),
+                fit=sizes[0] == "fit",
+                cell_notes=prints if scores_under_pictures[0] else (),
+                max_pixels=round(max_megapixels[0] * 1e6),
+            )
+        )
         prefix = save_pictures[0].strip()
         written = save_each(prefix, rows, labels, cls) if prefix else []
         return io.NodeOutput(image, ui={**ui.PreviewImage(image).as_dict(), **listed(written)})
@@ -156,27 +221,58 @@ class DEFTFidelityPlot(io.ComfyNode):
             display_name="Fidelity Plot",
             category="DEFT/scoring",
             description="Subject likeness against prompt following, one point a method with its 95% intervals: how to "
-                        "choose between methods.",
-            search_aliases=["scatter plot", "pareto", "trade-off", "clip-t against dino", "compare methods",
-                            "confidence interval"],
+            "choose between methods.",
+            search_aliases=[
+                "scatter plot",
+                "pareto",
+                "trade-off",
+                "clip-t against dino",
+                "compare methods",
+                "confidence interval",
+            ],
             is_input_list=True,
             is_output_node=True,
             inputs=[
                 scores_input(),
-                io.Combo.Input("x", options=list(METRICS), default="CLIP-T", optional=True, tooltip=(
-                    "The metric to the right. " + " ".join(f"{m.name}: {m.about}." for m in METRICS.values()))),
-                io.Combo.Input("y", options=list(METRICS), default="DINO", optional=True, tooltip=(
-                    "The metric upwards. Methods without one of the two metrics are left out and named below.")),
+                io.Combo.Input(
+                    "x",
+                    options=list(METRICS),
+                    default="CLIP-T",
+                    optional=True,
+                    tooltip=("The metric to the right. " + " ".join(f"{m.name}: {m.about}." for m in METRICS.values())),
+                ),
+                io.Combo.Input(
+                    "y",
+                    options=list(METRICS),
+                    default="DINO",
+                    optional=True,
+                    tooltip=(
+                        "The metric upwards. Methods without one of the two metrics are left out and named below."
+                    ),
+                ),
                 io.String.Input("title", default="", optional=True, tooltip="Title above the plot."),
-                io.String.Input("filename_prefix", default="", optional=True, tooltip=(
-                    "If not empty, the plot is saved into the output folder under this name as .png, with a counter.")),
+                io.String.Input(
+                    "filename_prefix",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "If not empty, the plot is saved into the output folder under this name as .png, with a "
+                        "counter."
+                    ),
+                ),
             ],
             outputs=[io.Image.Output("image", tooltip="The plot as a picture.")],
         )
 
     @classmethod
-    def execute(cls, scores: dict[str, list[Scores]], x: tuple[str, ...] = ("CLIP-T",), y: tuple[str, ...] = ("DINO",),
-                title: tuple[str, ...] = ("",), filename_prefix: tuple[str, ...] = ("",)) -> io.NodeOutput:
+    def execute(
+        cls,
+        scores: dict[str, list[Scores]],
+        x: tuple[str, ...] = ("CLIP-T",),
+        y: tuple[str, ...] = ("DINO",),
+        title: tuple[str, ...] = ("",),
+        filename_prefix: tuple[str, ...] = ("",),
+    ) -> io.NodeOutput:
         """Draw, write and preview."""
         from ..scoring.scatter import points_of, scatter
 

@@ -28,8 +28,15 @@ class DEFTAdapterInfo(io.ComfyNode):
             description="Says what an adapter is: method, rank, metadata. With the model also what it changes: how "
             "large the change of each block is, in how many directions, which layers match, and whether it was trained "
             "on this base.",
-            search_aliases=["lora info", "metadata", "inspect", "analyse lora", "block weights", "effective rank",
-                            "delta norm"],
+            search_aliases=[
+                "lora info",
+                "metadata",
+                "inspect",
+                "analyse lora",
+                "block weights",
+                "effective rank",
+                "delta norm",
+            ],
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter, from Load Adapter File, Train Adapter or Train LoRA."),
@@ -52,7 +59,7 @@ class DEFTAdapterInfo(io.ComfyNode):
                     "of the file's values.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None) -> io.NodeOutput:

@@ -110,8 +110,11 @@ def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: Pn
 def scores_input() -> io.Input:
     """A socket for the scores of each of any number of methods."""
     one = ScoresSocket.Input("scores", tooltip="From Score Images, Score Drift or Score Diversity.")
-    return io.Autogrow.Input("scores", tooltip="One socket for the scores of each node.",
-                             template=io.Autogrow.TemplatePrefix(one, prefix="scores", min=1, max=MAX_ROWS))
+    return io.Autogrow.Input(
+        "scores",
+        tooltip="One socket for the scores of each node.",
+        template=io.Autogrow.TemplatePrefix(one, prefix="scores", min=1, max=MAX_ROWS),
+    )
 
 
 def lines(text: Iterable[str]) -> list[str]:

@@ -82,8 +82,10 @@ def clip_vision_encoder(clip_vision: Any) -> Backbone:
     state = clip_vision.get_sd()
     projection = state.get("visual_projection.weight")
     if clip_vision.model_type != "clip_vision_model" or projection is None:
-        raise ValueError("clip_vision: this is not the image encoder of a CLIP with its projection, which CLIP-I "
-                         "needs; load one such as CLIP ViT-L/14, or disconnect it.")
+        raise ValueError(
+            "clip_vision: this is not the image encoder of a CLIP with its projection, which CLIP-I "
+            "needs; load one such as CLIP ViT-L/14, or disconnect it."
+        )
     content = hashlib.sha256()
     for key in sorted(state):  # the ends of all tensors stand for the whole
         content.update(f"{key} {list(state[key].shape)}".encode())
@@ -91,11 +93,17 @@ def clip_vision_encoder(clip_vision: Any) -> Backbone:
     precision = str(clip_vision.dtype).removeprefix("torch.")
     name = f"{identify(state).split(' (')[0]} (the CLIP_VISION, {precision})"
     side = clip_vision.image_size
-    preprocess = Preprocess(side, side, tuple(clip_vision.image_mean), tuple(clip_vision.image_std),
-                            as_transformers=True)
-    backbone = Backbone(name, "clip_vision", preprocess, clip_vision.model,
-                        fingerprint=f"{content.hexdigest()} {precision}",
-                        encode_image=lambda pixels: clip_vision.model(pixel_values=pixels, intermediate_output=-2)[2])
+    preprocess = Preprocess(
+        side, side, tuple(clip_vision.image_mean), tuple(clip_vision.image_std), as_transformers=True
+    )
+    backbone = Backbone(
+        name,
+        "clip_vision",
+        preprocess,
+        clip_vision.model,
+        fingerprint=f"{content.hexdigest()} {precision}",
+        encode_image=lambda pixels: clip_vision.model(pixel_values=pixels, intermediate_output=-2)[2],
+    )
     manage(backbone, clip_vision.patcher, clip_vision.load_device)
     return backbone
 
@@ -138,48 +146,96 @@ class DEFTLoadScorer(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Widgets and sockets."""
+
         def override(name: str, what: str) -> io.Combo.Input:
             return io.Combo.Input(
-                name, options=weight_files(), default=AUTO, optional=True, advanced=True,
+                name,
+                options=weight_files(),
+                default=AUTO,
+                optional=True,
+                advanced=True,
                 tooltip=f"Weight file for {what}. auto looks for the usual file names in models/clip_vision, "
-                        "models/text_encoders and models/scorers, then in the caches of Hugging Face, torch.hub and "
-                        "OpenAI's clip.")
+                "models/text_encoders and models/scorers, then in the caches of Hugging Face, torch.hub and "
+                "OpenAI's clip.",
+            )
 
-        own = io.DynamicCombo.Option(CUSTOM, [
-            io.String.Input("clip_model", default="ViT-L-14/openai", tooltip=(
-                "A CLIP by open_clip's names, MODEL/WEIGHTS, for CLIP-I and CLIP-T. Empty: none.")),
-            io.String.Input("image_model", default="", tooltip=(
-                "An image model by timm's name, such as vit_base_patch14_dinov2.lvd142m. Empty: none.")),
-            override("image_weights", "the image model"),
-            io.Combo.Input("pairing", options=["all", "matched"], default="all", tooltip=(
-                "all: each image with every reference. matched: image i with reference i.")),
-            io.Float.Input("scale", default=1.0, min=0.01, max=100.0, step=0.01, tooltip="Factor on the cosines.")])
+        own = io.DynamicCombo.Option(
+            CUSTOM,
+            [
+                io.String.Input(
+                    "clip_model",
+                    default="ViT-L-14/openai",
+                    tooltip=("A CLIP by open_clip's names, MODEL/WEIGHTS, for CLIP-I and CLIP-T. Empty: none."),
+                ),
+                io.String.Input(
+                    "image_model",
+                    default="",
+                    tooltip=("An image model by timm's name, such as vit_base_patch14_dinov2.lvd142m. Empty: none."),
+                ),
+                override("image_weights", "the image model"),
+                io.Combo.Input(
+                    "pairing",
+                    options=["all", "matched"],
+                    default="all",
+                    tooltip=("all: each image with every reference. matched: image i with reference i."),
+                ),
+                io.Float.Input("scale", default=1.0, min=0.01, max=100.0, step=0.01, tooltip="Factor on the cosines."),
+            ],
+        )
         return io.Schema(
             node_id="DEFTLoadScorer",
             display_name="Load Scorer",
             category="DEFT/scoring",
             description="Loads the encoders that measure subject and prompt fidelity, with the preprocessing and "
-                        "the rules of one paper. Only local files are read unless download is on; a missing one is "
-                        "named with its source.",
-            search_aliases=["clip score", "clip-i", "clip-t", "dino score", "dinov2", "dreambooth metrics",
-                            "dreambench", "evaluation", "lpips"],
+            "the rules of one paper. Only local files are read unless download is on; a missing one is "
+            "named with its source.",
+            search_aliases=[
+                "clip score",
+                "clip-i",
+                "clip-t",
+                "dino score",
+                "dinov2",
+                "dreambooth metrics",
+                "dreambench",
+                "evaluation",
+                "lpips",
+            ],
             inputs=[
                 io.DynamicCombo.Input(
-                    "protocol", options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), own],
+                    "protocol",
+                    options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), own],
                     tooltip=". ".join(f"{name}: {protocol.about}" for name, protocol in PROTOCOLS.items())
-                    + f". {CUSTOM}: models of your choice."),
+                    + f". {CUSTOM}: models of your choice.",
+                ),
                 override("clip_weights", "CLIP (CLIP-I and CLIP-T)"),
                 override("dino_weights", "DINO"),
                 override("dinov2_weights", "DINOv2"),
-                io.Combo.Input("missing", options=list(MISSING), default=MISSING[0], optional=True, advanced=True,
-                               tooltip="What to do where weights are missing. leave out: the other metrics are "
-                                       "measured, and the report says what was left out."),
-                io.Boolean.Input("download", default=False, optional=True, tooltip=(
-                    "Fetch missing weights from Hugging Face into models/scorers, with their checksum. Off: the "
-                    "network is not used.")),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip=(
-                    "A loaded CLIP Vision to measure CLIP-I with instead of the protocol's CLIP, if you have no other "
-                    "file. Its numbers are those of its own model, not the protocol's.")),
+                io.Combo.Input(
+                    "missing",
+                    options=list(MISSING),
+                    default=MISSING[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="What to do where weights are missing. leave out: the other metrics are "
+                    "measured, and the report says what was left out.",
+                ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Fetch missing weights from Hugging Face into models/scorers, with their checksum. Off: the "
+                        "network is not used."
+                    ),
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip=(
+                        "A loaded CLIP Vision to measure CLIP-I with instead of the protocol's CLIP, if you have no "
+                        "other file. Its numbers are those of its own model, not the protocol's."
+                    ),
+                ),
             ],
             outputs=[
                 ScorerSocket.Output("scorer", tooltip="Connect to Score Images, Score Drift and Score Diversity."),
@@ -188,8 +244,14 @@ class DEFTLoadScorer(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, protocol: dict[str, Any], clip_weights: str = AUTO, dino_weights: str = AUTO,
-                           dinov2_weights: str = AUTO, **_: Any) -> list[Any]:
+    def fingerprint_inputs(
+        cls,
+        protocol: dict[str, Any],
+        clip_weights: str = AUTO,
+        dino_weights: str = AUTO,
+        dinov2_weights: str = AUTO,
+        **_: Any,
+    ) -> list[Any]:
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
         found: list[Any] = [str(protocol)]
         try:
@@ -203,16 +265,24 @@ class DEFTLoadScorer(io.ComfyNode):
         return found
 
     @classmethod
-    async def execute(cls, protocol: dict[str, Any], clip_weights: str = AUTO, dino_weights: str = AUTO,
-                      dinov2_weights: str = AUTO, missing: str = MISSING[0], download: bool = False,
-                      clip_vision: Any = None) -> io.NodeOutput:
+    async def execute(
+        cls,
+        protocol: dict[str, Any],
+        clip_weights: str = AUTO,
+        dino_weights: str = AUTO,
+        dinov2_weights: str = AUTO,
+        missing: str = MISSING[0],
+        download: bool = False,
+        clip_vision: Any = None,
+    ) -> io.NodeOutput:
         """Load in float32: half precision moves a cosine by about 1e-3."""
         chosen = chosen_protocol(protocol)
         explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
         encoder = None if clip_vision is None else clip_vision_encoder(clip_vision)
         if download:
-            await fetch_missing(chosen if encoder is None else chosen.with_clip_encoder(encoder.name, encoder.kind),
-                                explicit)
+            await fetch_missing(
+                chosen if encoder is None else chosen.with_clip_encoder(encoder.name, encoder.kind), explicit
+            )
         scorer = load_scorer(chosen, weight_folders(), explicit, missing == "leave out", encoder)
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         for backbone in scorer.backbones.values():
@@ -243,14 +313,17 @@ class DEFTVerifyScorer(io.ComfyNode):
             display_name="Verify Scorer",
             category="DEFT/scoring",
             description="Says which models the weight files of a scorer are, and compares them with numbers that "
-                        "others have published for them. It needs no picture.",
+            "others have published for them. It needs no picture.",
             search_aliases=["check weights", "clip self test", "which model"],
             is_output_node=True,
             inputs=[ScorerSocket.Input("scorer", tooltip="From Load Scorer.")],
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="A few lines for each model."),
-                io.Boolean.Output("right", display_name="right", tooltip=(
-                    "False if a published number is not met. Models without published numbers do not count.")),
+                io.Boolean.Output(
+                    "right",
+                    display_name="right",
+                    tooltip=("False if a published number is not met. Models without published numbers do not count."),
+                ),
             ],
         )
 

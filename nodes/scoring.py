@@ -57,16 +57,34 @@ def texts_of(text: tuple[str, ...], token: str, images: TensorPictures) -> list[
     return [without_token(line, token) for line in split_texts("\n".join(text), images.sizes)]
 
 
-def scored(node: type[io.ComfyNode], task: Task, metrics: Sequence[str], scorer: list[Scorer],
-           images: list[torch.Tensor], base_images: list[torch.Tensor] | None, references: list[torch.Tensor] | None,
-           text: tuple[str, ...], label: tuple[str, ...], subject: tuple[str, ...],
-           adapter: list[dict[str, torch.Tensor]] | None, token: tuple[str, ...]) -> io.NodeOutput:
+def scored(
+    node: type[io.ComfyNode],
+    task: Task,
+    metrics: Sequence[str],
+    scorer: list[Scorer],
+    images: list[torch.Tensor],
+    base_images: list[torch.Tensor] | None,
+    references: list[torch.Tensor] | None,
+    text: tuple[str, ...],
+    label: tuple[str, ...],
+    subject: tuple[str, ...],
+    adapter: list[dict[str, torch.Tensor]] | None,
+    token: tuple[str, ...],
+) -> io.NodeOutput:
     """What all three nodes do with their inputs, which are lists: the scores, the means of some metrics, the report."""
     generated, base = TensorPictures(images), TensorPictures(base_images or [], "base_images")
     real = TensorPictures(references or [], "references")
     row = row_of(node, label[0], subject[0], adapter[0] if adapter else None)
-    result = score(scorer[0], generated, real, texts_of(text, token[0], generated), row,
-                   reporter(generated, base, real), base=base, task=task)
+    result = score(
+        scorer[0],
+        generated,
+        real,
+        texts_of(text, token[0], generated),
+        row,
+        reporter(generated, base, real),
+        base=base,
+        task=task,
+    )
     if adapter:
         result = replace(result, costs=(cost_of(adapter[0], row),))
     return io.NodeOutput(result, *(result.value(metric) for metric in metrics), result.report())
@@ -75,14 +93,29 @@ def scored(node: type[io.ComfyNode], task: Task, metrics: Sequence[str], scorer:
 def common_inputs() -> list[io.Input]:
     """The inputs that all three nodes end with."""
     return [
-        io.String.Input("label", default="", optional=True, tooltip=(
-            "Name of the row in the table, for example 'DEFT r4'. Empty: the adapter's method.")),
+        io.String.Input(
+            "label",
+            default="",
+            optional=True,
+            tooltip=("Name of the row in the table, for example 'DEFT r4'. Empty: the adapter's method."),
+        ),
         io.String.Input("subject", default="", optional=True, tooltip="Name of the subject, for the records."),
-        LoraModel.Input("adapter", optional=True, tooltip=(
-            "The trained adapter behind the images, from the training node: its method, rank, training time, values "
-            "and size become columns of the table.")),
-        io.String.Input("token", default="sks", optional=True, tooltip=(
-            "The rare word of the prompts; it is left out of the text, as the papers' CLIP-T is usually measured.")),
+        LoraModel.Input(
+            "adapter",
+            optional=True,
+            tooltip=(
+                "The trained adapter behind the images, from the training node: its method, rank, training time, "
+                "values and size become columns of the table."
+            ),
+        ),
+        io.String.Input(
+            "token",
+            default="sks",
+            optional=True,
+            tooltip=(
+                "The rare word of the prompts; it is left out of the text, as the papers' CLIP-T is usually measured."
+            ),
+        ),
     ]
 
 
@@ -98,20 +131,40 @@ class DEFTScoreImages(io.ComfyNode):
             display_name="Score Images",
             category=CATEGORY,
             description="Measures how much generated images look like the subject (CLIP-I, DINO, DINOv2) and follow "
-                        "their text (CLIP-T), as the chosen protocol defines it. Images may come as a batch or a list.",
-            search_aliases=["clip score", "clip-i", "clip-t", "dino score", "subject fidelity", "image similarity",
-                            "prompt fidelity", "evaluation"],
+            "their text (CLIP-T), as the chosen protocol defines it. Images may come as a batch or a list.",
+            search_aliases=[
+                "clip score",
+                "clip-i",
+                "clip-t",
+                "dino score",
+                "subject fidelity",
+                "image similarity",
+                "prompt fidelity",
+                "evaluation",
+            ],
             is_input_list=True,
             hidden=list(PROVENANCE),
             inputs=[
                 ScorerSocket.Input("scorer", tooltip="From Load Scorer."),
                 io.Image.Input("images", tooltip="The generated images."),
-                io.Image.Input("references", optional=True, tooltip=(
-                    "Pictures of the subject. Most protocols compare each image with all of them; dreambench++ and "
-                    "peft need as many as images, or one. Without them only CLIP-T is measured.")),
-                io.String.Input("text", multiline=True, default="", optional=True, tooltip=(
-                    "Text to score against: one line for all images, or one line for each image or each batch of a "
-                    "list. By default the prompt with the class word; the rare token is left out. Empty: no CLIP-T.")),
+                io.Image.Input(
+                    "references",
+                    optional=True,
+                    tooltip=(
+                        "Pictures of the subject. Most protocols compare each image with all of them; dreambench++ and "
+                        "peft need as many as images, or one. Without them only CLIP-T is measured."
+                    ),
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "Text to score against: one line for all images, or one line for each image or each batch of a "
+                        "list. By default the prompt with the class word; the rare token is left out. Empty: no CLIP-T."
+                    ),
+                ),
                 *common_inputs(),
             ],
             outputs=[
@@ -125,13 +178,32 @@ class DEFTScoreImages(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, scorer: list[Scorer], images: list[torch.Tensor], references: list[torch.Tensor] | None = None,
-                text: tuple[str, ...] = ("",), label: tuple[str, ...] = ("",), subject: tuple[str, ...] = ("",),
-                adapter: list[dict[str, torch.Tensor]] | None = None, token: tuple[str, ...] = ("sks",)
-                ) -> io.NodeOutput:
+    def execute(
+        cls,
+        scorer: list[Scorer],
+        images: list[torch.Tensor],
+        references: list[torch.Tensor] | None = None,
+        text: tuple[str, ...] = ("",),
+        label: tuple[str, ...] = ("",),
+        subject: tuple[str, ...] = ("",),
+        adapter: list[dict[str, torch.Tensor]] | None = None,
+        token: tuple[str, ...] = ("sks",),
+    ) -> io.NodeOutput:
         """Every input is a list: a list of images is scored as one batch."""
-        return scored(cls, FIDELITY, ("CLIP-I", "CLIP-T", "DINO", "DINOv2"), scorer, images, None, references, text,
-                      label, subject, adapter, token)
+        return scored(
+            cls,
+            FIDELITY,
+            ("CLIP-I", "CLIP-T", "DINO", "DINOv2"),
+            scorer,
+            images,
+            None,
+            references,
+            text,
+            label,
+            subject,
+            adapter,
+            token,
+        )
 
 
 class DEFTScoreDrift(io.ComfyNode):
@@ -145,42 +217,70 @@ class DEFTScoreDrift(io.ComfyNode):
             display_name="Score Drift",
             category=CATEGORY,
             description="Measures what an adapter has spoilt: how far pictures of unrelated prompts move from the base "
-                        "model's (drift, as PEFT's benchmark), and how much other members of the class look like the "
-                        "subject (prior preservation, PRES, as DreamBooth). Lower is better.",
+            "model's (drift, as PEFT's benchmark), and how much other members of the class look like the "
+            "subject (prior preservation, PRES, as DreamBooth). Lower is better.",
             search_aliases=["drift", "prior preservation", "forgetting", "overfitting", "language drift", "pres"],
             is_input_list=True,
             hidden=list(PROVENANCE),
             inputs=[
                 ScorerSocket.Input("scorer", tooltip="From Load Scorer."),
-                io.Image.Input("images", tooltip=(
-                    "Pictures with the adapter: of prompts without the subject (drift), or of the class, such as "
-                    "'a dog' (prior preservation).")),
-                io.Image.Input("base_images", optional=True, tooltip=(
-                    "The base model's pictures of the same prompts and seeds, in the same order. Needed for drift.")),
-                io.Image.Input("references", optional=True, tooltip=(
-                    "Photos of the subject. Needed for prior preservation.")),
-                io.String.Input("text", multiline=True, default="", optional=True, tooltip=(
-                    "The prompts: one line for all images, or one for each image or batch. Intervals are over them.")),
+                io.Image.Input(
+                    "images",
+                    tooltip=(
+                        "Pictures with the adapter: of prompts without the subject (drift), or of the class, such as "
+                        "'a dog' (prior preservation)."
+                    ),
+                ),
+                io.Image.Input(
+                    "base_images",
+                    optional=True,
+                    tooltip=(
+                        "The base model's pictures of the same prompts and seeds, in the same order. Needed for drift."
+                    ),
+                ),
+                io.Image.Input(
+                    "references", optional=True, tooltip=("Photos of the subject. Needed for prior preservation.")
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "The prompts: one line for all images, or one for each image or batch. Intervals are over them."
+                    ),
+                ),
                 *common_inputs(),
             ],
             outputs=[
                 ScoresSocket.Output("scores", tooltip=SCORES_TOOLTIP),
-                io.Float.Output("drift", display_name="drift", tooltip=(
-                    "Mean of (1 - cosine) / 2, 0 to 1. NaN without the base's pictures.")),
+                io.Float.Output(
+                    "drift",
+                    display_name="drift",
+                    tooltip=("Mean of (1 - cosine) / 2, 0 to 1. NaN without the base's pictures."),
+                ),
                 io.Float.Output("pres", display_name="PRES", tooltip="Mean cosine. NaN without references."),
                 io.String.Output("report", display_name="report", tooltip="The scores as text."),
             ],
         )
 
     @classmethod
-    def execute(cls, scorer: list[Scorer], images: list[torch.Tensor], base_images: list[torch.Tensor] | None = None,
-                references: list[torch.Tensor] | None = None, text: tuple[str, ...] = ("",),
-                label: tuple[str, ...] = ("",), subject: tuple[str, ...] = ("",),
-                adapter: list[dict[str, torch.Tensor]] | None = None, token: tuple[str, ...] = ("sks",)
-                ) -> io.NodeOutput:
+    def execute(
+        cls,
+        scorer: list[Scorer],
+        images: list[torch.Tensor],
+        base_images: list[torch.Tensor] | None = None,
+        references: list[torch.Tensor] | None = None,
+        text: tuple[str, ...] = ("",),
+        label: tuple[str, ...] = ("",),
+        subject: tuple[str, ...] = ("",),
+        adapter: list[dict[str, torch.Tensor]] | None = None,
+        token: tuple[str, ...] = ("sks",),
+    ) -> io.NodeOutput:
         """Every input is a list."""
-        return scored(cls, DRIFT, ("drift", "PRES"), scorer, images, base_images, references, text, label, subject,
-                      adapter, token)
+        return scored(
+            cls, DRIFT, ("drift", "PRES"), scorer, images, base_images, references, text, label, subject, adapter, token
+        )
 
 
 class DEFTScoreDiversity(io.ComfyNode):
@@ -194,16 +294,23 @@ class DEFTScoreDiversity(io.ComfyNode):
             display_name="Score Diversity",
             category=CATEGORY,
             description="Measures how different the pictures of one prompt are over several seeds: mean distance of "
-                        "features, and mean LPIPS (DIV, as DreamBooth) where the lpips package and AlexNet's weights "
-                        "are there. An adapter that always gives the same picture has learnt too much.",
+            "features, and mean LPIPS (DIV, as DreamBooth) where the lpips package and AlexNet's weights "
+            "are there. An adapter that always gives the same picture has learnt too much.",
             search_aliases=["diversity", "lpips", "overfitting", "mode collapse", "div"],
             is_input_list=True,
             hidden=list(PROVENANCE),
             inputs=[
                 ScorerSocket.Input("scorer", tooltip="From Load Scorer."),
                 io.Image.Input("images", tooltip="Pictures of several seeds, of one or more prompts."),
-                io.String.Input("text", multiline=True, default="", optional=True, tooltip=(
-                    "The prompts: one line for each image or batch. One line or none: all images are of one prompt.")),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "The prompts: one line for each image or batch. One line or none: all images are of one prompt."
+                    ),
+                ),
                 *common_inputs(),
             ],
             outputs=[
@@ -215,13 +322,20 @@ class DEFTScoreDiversity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, scorer: list[Scorer], images: list[torch.Tensor], text: tuple[str, ...] = ("",),
-                label: tuple[str, ...] = ("",), subject: tuple[str, ...] = ("",),
-                adapter: list[dict[str, torch.Tensor]] | None = None, token: tuple[str, ...] = ("sks",)
-                ) -> io.NodeOutput:
+    def execute(
+        cls,
+        scorer: list[Scorer],
+        images: list[torch.Tensor],
+        text: tuple[str, ...] = ("",),
+        label: tuple[str, ...] = ("",),
+        subject: tuple[str, ...] = ("",),
+        adapter: list[dict[str, torch.Tensor]] | None = None,
+        token: tuple[str, ...] = ("sks",),
+    ) -> io.NodeOutput:
         """Every input is a list."""
-        return scored(cls, DIVERSITY, ("diversity", "DIV"), scorer, images, None, None, text, label, subject, adapter,
-                      token)
+        return scored(
+            cls, DIVERSITY, ("diversity", "DIV"), scorer, images, None, None, text, label, subject, adapter, token
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTScoreImages, DEFTScoreDrift, DEFTScoreDiversity]

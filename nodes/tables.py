@@ -32,8 +32,9 @@ def score_file(name: str) -> Path:
     folder = Path(folder_paths.get_output_directory()).resolve()
     path = (folder / f"{name.removesuffix('.jsonl')}.jsonl").resolve()
     if not path.is_relative_to(folder) or path.name == ".jsonl":
-        raise ValueError(f"append_to: {name!r} is not a file inside the output folder; write a name such as "
-                         "comparison/scores.")
+        raise ValueError(
+            f"append_to: {name!r} is not a file inside the output folder; write a name such as comparison/scores."
+        )
     return path
 
 
@@ -44,8 +45,9 @@ def read_scores(path: Path) -> Scores:
         text = data.decode()
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"append_to: {path}, line {number}, is not UTF-8; repair or remove the line, or choose "
-                         "another file.") from error
+        raise ValueError(
+            f"append_to: {path}, line {number}, is not UTF-8; repair or remove the line, or choose another file."
+        ) from error
     return from_jsonl(text, f"append_to: {path}")
 
 
@@ -66,28 +68,64 @@ class DEFTScoreTable(io.ComfyNode):
             display_name="Score Table",
             category="DEFT/scoring",
             description="Puts the scores of several methods into one table with 95% intervals, the best of each metric "
-                        "in bold and what cannot be told apart from it marked: as a picture, Markdown, CSV, LaTeX and "
-                        "JSON lines. Can add to the scores of earlier runs, and compare with a published table.",
-            search_aliases=["compare methods", "results table", "csv", "markdown", "latex", "leaderboard", "benchmark",
-                            "confidence interval", "bootstrap", "published results"],
+            "in bold and what cannot be told apart from it marked: as a picture, Markdown, CSV, LaTeX and "
+            "JSON lines. Can add to the scores of earlier runs, and compare with a published table.",
+            search_aliases=[
+                "compare methods",
+                "results table",
+                "csv",
+                "markdown",
+                "latex",
+                "leaderboard",
+                "benchmark",
+                "confidence interval",
+                "bootstrap",
+                "published results",
+            ],
             is_input_list=True,
             is_output_node=True,
             inputs=[
                 scores_input(),
                 io.String.Input("title", default="", optional=True, tooltip="Title above the table."),
-                io.String.Input("filename_prefix", default="", optional=True, tooltip=(
-                    "If not empty, the table is saved into the output folder under this name as .png, .md, .csv, .tex "
-                    "and .jsonl, with a counter.")),
-                io.Combo.Input("rows", options=list(ROWS), default="method", optional=True, tooltip=(
-                    "method: one row each, averaged over the subjects. method x subject: one row for each subject, and "
-                    "the best of each subject in bold.")),
-                io.String.Input("append_to", default="", optional=True, tooltip=(
-                    "A name in the output folder, for example comparison/scores. The scores of earlier runs are read "
-                    "from that .jsonl file, the new ones are added and written back, and the table shows all. Scores "
-                    "of the same row, prompts and seeds replace the earlier ones. Empty: off.")),
-                io.Combo.Input("published", options=[NONE, *PUBLISHED], default=NONE, optional=True, tooltip=(
-                    "A published table: the report sets the measured numbers beside it. With filename_prefix it is "
-                    "saved as .report.html and .report.md, too.")),
+                io.String.Input(
+                    "filename_prefix",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "If not empty, the table is saved into the output folder under this name as .png, .md, .csv, "
+                        ".tex and .jsonl, with a counter."
+                    ),
+                ),
+                io.Combo.Input(
+                    "rows",
+                    options=list(ROWS),
+                    default="method",
+                    optional=True,
+                    tooltip=(
+                        "method: one row each, averaged over the subjects. method x subject: one row for each subject, "
+                        "and the best of each subject in bold."
+                    ),
+                ),
+                io.String.Input(
+                    "append_to",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "A name in the output folder, for example comparison/scores. The scores of earlier runs are "
+                        "read from that .jsonl file, the new ones are added and written back, and the table shows all. "
+                        "Scores of the same row, prompts and seeds replace the earlier ones. Empty: off."
+                    ),
+                ),
+                io.Combo.Input(
+                    "published",
+                    options=[NONE, *PUBLISHED],
+                    default=NONE,
+                    optional=True,
+                    tooltip=(
+                        "A published table: the report sets the measured numbers beside it. With filename_prefix it is "
+                        "saved as .report.html and .report.md, too."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output("image", tooltip="The table as a picture."),
@@ -95,8 +133,11 @@ class DEFTScoreTable(io.ComfyNode):
                 io.String.Output("csv", tooltip="The table as CSV, with all digits."),
                 io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object a line."),
                 io.String.Output("latex", tooltip="The table in LaTeX, for the booktabs package."),
-                io.String.Output("report", tooltip="What the numbers say, in sentences; with a published table the "
-                                                   "comparison with it in Markdown."),
+                io.String.Output(
+                    "report",
+                    tooltip="What the numbers say, in sentences; with a published table the "
+                    "comparison with it in Markdown.",
+                ),
             ],
         )
 
@@ -120,9 +161,15 @@ class DEFTScoreTable(io.ComfyNode):
         return f"{stat.st_mtime_ns} {stat.st_size}"
 
     @classmethod
-    def execute(cls, scores: dict[str, list[Scores]], title: tuple[str, ...] = ("",),
-                filename_prefix: tuple[str, ...] = ("",), rows: tuple[str, ...] = ("method",),
-                append_to: tuple[str, ...] = ("",), published: tuple[str, ...] = (NONE,)) -> io.NodeOutput:
+    def execute(
+        cls,
+        scores: dict[str, list[Scores]],
+        title: tuple[str, ...] = ("",),
+        filename_prefix: tuple[str, ...] = ("",),
+        rows: tuple[str, ...] = ("method",),
+        append_to: tuple[str, ...] = ("",),
+        published: tuple[str, ...] = (NONE,),
+    ) -> io.NodeOutput:
         """Merge, draw, write and preview. Nothing is written before all forms of the table are there."""
         from ..scoring.report import html_page, report_page
         from ..scoring.tables import FORMS, tabulate
@@ -163,15 +210,20 @@ class DEFTSaveScores(io.ComfyNode):
             display_name="Save Scores",
             category="DEFT/scoring",
             description="Saves scores with all of their settings into the output folder, one JSON object a line, and "
-                        "draws nothing. For workflows that are run many times: each run writes a file of its own, and "
-                        "one table is made of all of them later.",
+            "draws nothing. For workflows that are run many times: each run writes a file of its own, and "
+            "one table is made of all of them later.",
             search_aliases=["jsonl", "json lines", "export scores", "save results", "sweep", "batch"],
             is_input_list=True,
             is_output_node=True,
             inputs=[
                 scores_input(),
-                io.String.Input("filename_prefix", default="scores/scores", tooltip=(
-                    "Folder and name in the output folder; a counter and .jsonl are added, nothing is overwritten.")),
+                io.String.Input(
+                    "filename_prefix",
+                    default="scores/scores",
+                    tooltip=(
+                        "Folder and name in the output folder; a counter and .jsonl are added, nothing is overwritten."
+                    ),
+                ),
             ],
             outputs=[io.String.Output("jsonl", tooltip="What was written: one JSON object a line.")],
         )

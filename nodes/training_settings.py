@@ -19,6 +19,8 @@ from .fields import widgets
 from .sockets import TrainingPreviews, TrainingSettings
 
 CATEGORY = "DEFT/training"
+
+
 def gathered(connected: dict[str, Any] | None, **own: Any) -> tuple[Settings, dict[str, Any], list[str]]:
     """The settings of a training node with those of the connected Training Settings; its run; lines for the report."""
     more = connected or {"preset": NONE, "settings": {}, "run": asdict(Run())}

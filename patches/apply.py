@@ -173,9 +173,7 @@ def add_activations(
     if matched.foreign:
         kinds = ", ".join(sorted({kind(patch) for patch in matched.foreign.values()}))
         raise ValueError(f"Layers of {source} ({kinds}) cannot work on activations: choose weights.")
-    return activations.add(
-        patcher, matched.layers, strength, removal=removal, injection=injection, stacking=stacking
-    )
+    return activations.add(patcher, matched.layers, strength, removal=removal, injection=injection, stacking=stacking)
 
 
 def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> dict[Target, Any]:

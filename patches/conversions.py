@@ -325,5 +325,10 @@ def _lora_bias(tensors: Renamed, said: list[str]) -> Renamed:
 
 
 COMPUTED: tuple[Callable[[Renamed, list[str]], Renamed], ...] = (
-    _ia3, _tlora, _kohya_oft, _apart, _by_heads, _lora_bias,
-)  # fmt: skip
+    _ia3,
+    _tlora,
+    _kohya_oft,
+    _apart,
+    _by_heads,
+    _lora_bias,
+)

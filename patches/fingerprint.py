@@ -83,8 +83,7 @@ def same_base(recorded: str, patcher: Any) -> bool | None:
 
 
 def base_note(adapter: Mapping[str, Tensor], model: Any) -> str | None:
-    """What to know of an adapter's base: a warning if this MODEL is another one, or that it could not be told; or None.
-    """
+    """What to know of an adapter's base: a warning if MODEL is another one, or that it cannot be known; or None."""
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     recorded = metadata.get("base_hash", "")
     if _parse(recorded) is None:

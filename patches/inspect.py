@@ -27,8 +27,15 @@ from .names import Target, clip_names, model_names, target_function, target_key,
 from .wording import cut, shortened
 
 # How the tensors of layers that ComfyUI's own loader reads are told; the first that is found in a key.
-_KINDS = {"hada_w": "loha", "lokr_w": "lokr", "oft_blocks": "oft", "oft_diag": "oft", "dora_scale": "dora",
-          "lora": "lora", "diff": "diff"}  # fmt: skip
+_KINDS = {
+    "hada_w": "loha",
+    "lokr_w": "lokr",
+    "oft_blocks": "oft",
+    "oft_diag": "oft",
+    "dora_scale": "dora",
+    "lora": "lora",
+    "diff": "diff",
+}
 # Tensors whose first dimension is the rank.
 _RANK_OF = re.compile(r"(lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b)")
 _MIDDLE = re.compile(r"\.transformer(\.text_model)?\.encoder(?=\.)|_text_model_encoder(?=_)")

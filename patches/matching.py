@@ -243,8 +243,9 @@ def _match_foreign(
         differences = {key: group.pop(key) for key in list(group) if key.endswith(_DIFFERENCES)}
         fitting: dict[Target, tuple[Any, set[str], bool]] = {}
         for read, loaded, keys in [
-            *_loaded(group, name, names[name], result), *_loaded(differences, name, names[name], result)
-        ]:  # fmt: skip
+            *_loaded(group, name, names[name], result),
+            *_loaded(differences, name, names[name], result),
+        ]:
             target = bias_of(names[name]) if read == _LOST_BIAS else read
             whole = shapes.get(target_key(target))
             if whole is None:
@@ -296,9 +297,7 @@ def bias_of(target: Target) -> Target:
     return key if part is not None and part[0] != 0 else with_key(target, key)
 
 
-def _loaded(
-    group: dict[str, Tensor], name: str, target: Target, result: Match
-) -> list[tuple[Target, Any, set[str]]]:
+def _loaded(group: dict[str, Tensor], name: str, target: Target, result: Match) -> list[tuple[Target, Any, set[str]]]:
     """ComfyUI's patches of one layer, each with the tensors it is made of; a layer that lacks a tensor is a misfit."""
     if not group:
         return []

@@ -35,8 +35,10 @@ def score_folders(options: argparse.Namespace) -> None:
     references = picture_files(options.references) if options.references else []
     matched = any(measure.comparison.by_place for measure in scorer.protocol.of("references"))
     if references and matched and stems(options.references, references) != names:
-        raise ValueError(f"{scorer.protocol.name} compares pictures of equal names, but those of {options.images} and "
-                         f"{options.references} differ.")
+        raise ValueError(
+            f"{scorer.protocol.name} compares pictures of equal names, but those of {options.images} and "
+            f"{options.references} differ."
+        )
     texts = []
     for name in names if options.texts else ():
         path = options.texts / f"{name}.txt"
@@ -49,8 +51,9 @@ def score_folders(options: argparse.Namespace) -> None:
         if sys.stderr.isatty():
             print(f"\r{done} of {total} pictures", end="" if done < total else "\n", file=sys.stderr)
 
-    result = score(scorer, FilePictures(images), FilePictures(references), texts, Row(options.label, options.subject),
-                   progress)
+    result = score(
+        scorer, FilePictures(images), FilePictures(references), texts, Row(options.label, options.subject), progress
+    )
     for row in sorted(result.rows, key=lambda row: order(row.metric)):
         print(f"{row.metric:8} {row.value:9.4f}  {row.protocol}: {row.made}")
     for remark in result.remarks:
@@ -62,12 +65,17 @@ def score_folders(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the command line; exit status 1 with a sentence for bad input and for weights that fail."""
-    parser = argparse.ArgumentParser(prog="python -m scoring", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scoring", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("score", help="score a folder of pictures")
-    command.add_argument("--protocol", choices=PROTOCOLS, default="dreambooth", help=" | ".join(
-        f"{name}: {get_protocol(name).about}".replace("%", "%%") for name in PROTOCOLS))
+    command.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="dreambooth",
+        help=" | ".join(f"{name}: {get_protocol(name).about}".replace("%", "%%") for name in PROTOCOLS),
+    )
     command.add_argument("--images", type=Path, required=True)
     command.add_argument("--references", type=Path)
     command.add_argument("--texts", type=Path)

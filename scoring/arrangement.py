@@ -34,18 +34,27 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
     for row in sorted(scores.rows, key=lambda row: (order(row.metric), row.protocol)):
         groups.setdefault((row.metric, row.protocol), []).append(row)
     metrics = [metric for metric, _ in groups]
-    named = {f"{metric} ({protocol})" if metrics.count(metric) > 1 else metric: rows
-             for (metric, protocol), rows in groups.items()}
+    named = {
+        f"{metric} ({protocol})" if metrics.count(metric) > 1 else metric: rows
+        for (metric, protocol), rows in groups.items()
+    }
     means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
-    own = {name: rows for name, rows in named.items()
-           if len(_values(rows)) == pictures and role_of(rows[0].pairing) != "within"}
+    own = {
+        name: rows
+        for name, rows in named.items()
+        if len(_values(rows)) == pictures and role_of(rows[0].pairing) != "within"
+    }
     first = next((_digests(rows) for rows in own.values()), ())
     own = {name: rows for name, rows in own.items() if _digests(rows) == first}
     columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in own.items()]
     texts = [tuple(text for row in rows for text in row.texts) for rows in own.values()]
     label = next((row.label or row.method for row in scores.rows), "")
-    return RowScores(label, "\n".join(means), tuple("  ".join(line) for line in zip(*columns, strict=True)),
-                     tuple(dict.fromkeys(text for text in texts if len(text) == pictures)))
+    return RowScores(
+        label,
+        "\n".join(means),
+        tuple("  ".join(line) for line in zip(*columns, strict=True)),
+        tuple(dict.fromkeys(text for text in texts if len(text) == pictures)),
+    )
 
 
 def _values(rows: Sequence[Score]) -> list[float]:
@@ -89,7 +98,9 @@ def columns_of(texts: Sequence[str], labels: Sequence[str]) -> list[int | None] 
         if not free and len(set(texts)) == 1:
             return None
         if not free:
-            raise ValueError(f"{texts.count(text)} pictures of the prompt {text!r} for {labels.count(text)} columns of "
-                             "that label; write the column label once for each of them.")
+            raise ValueError(
+                f"{texts.count(text)} pictures of the prompt {text!r} for {labels.count(text)} columns of "
+                "that label; write the column label once for each of them."
+            )
         places[free[0]] = index
     return places

@@ -47,8 +47,10 @@ async def download(spec: BackboneSpec, folder: Path, progress: Progress) -> Path
             return await _fetch(session, address, sha256, folder / name, progress)
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
-        raise OSError(f"The weights of {spec.name} could not be downloaded from {address} ({reason}). Check the "
-                      f"connection, or get {spec.source} by hand.") from error
+        raise OSError(
+            f"The weights of {spec.name} could not be downloaded from {address} ({reason}). Check the "
+            f"connection, or get {spec.source} by hand."
+        ) from error
 
 
 def hub_address(file: HubFile) -> str:
@@ -77,8 +79,10 @@ async def _fetch(session: ClientSession, address: str, sha256: str, target: Path
                     done += len(block)
                     progress(done, total)
             if not content.hexdigest().startswith(promised):
-                raise ValueError(f"What came from {address} is not the promised file (SHA-256 {content.hexdigest()} "
-                                 f"instead of {promised}); try again later.")
+                raise ValueError(
+                    f"What came from {address} is not the promised file (SHA-256 {content.hexdigest()} "
+                    f"instead of {promised}); try again later."
+                )
             os.chmod(part, 0o644)  # mkstemp makes it private
             os.replace(part, target)
         except BaseException:

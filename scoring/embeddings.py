@@ -101,9 +101,13 @@ class _Prepared:
     pixels: dict[str, torch.Tensor]
 
 
-def embed_images(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Image],
-                 progress: Callable[[int], None] = lambda done: None, store: FeatureStore = STORE,
-                 batch: int | None = None) -> Embedded:
+def embed_images(
+    backbones: Mapping[str, Backbone],
+    pictures: Sequence[Image.Image],
+    progress: Callable[[int], None] = lambda done: None,
+    store: FeatureStore = STORE,
+    batch: int | None = None,
+) -> Embedded:
     """Features of RGB pictures, which may be made or read when they are asked for.
 
     progress: called with the number of pictures done; what it raises ends the work. batch: pictures a forward.
@@ -129,20 +133,24 @@ def embed_images(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Ima
             found = torch.stack([known[item.digest] for item in group])
             if kind not in rows:
                 rows[kind] = torch.empty(len(pictures), found.shape[1])
-            rows[kind][len(digests) - len(group):len(digests)] = found
+            rows[kind][len(digests) - len(group) : len(digests)] = found
         progress(len(digests))
     return Embedded(rows, tuple(digests), tuple(flat))
 
 
-def _prepared(backbones: Mapping[str, Backbone], pictures: Sequence[Image.Image], batch: int,
-              store: FeatureStore) -> Iterator[_Prepared]:
+def _prepared(
+    backbones: Mapping[str, Backbone], pictures: Sequence[Image.Image], batch: int, store: FeatureStore
+) -> Iterator[_Prepared]:
     """Pictures made ready by other threads, in order, at most two batches ahead."""
 
     def prepare(index: int) -> _Prepared:
         picture = pictures[index]
         content = digest(picture)
-        features = {kind: feature for kind, backbone in backbones.items()
-                    if (feature := store.get(backbone, content)) is not None}
+        features = {
+            kind: feature
+            for kind, backbone in backbones.items()
+            if (feature := store.get(backbone, content)) is not None
+        }
         pixels = {kind: backbone.preprocess(picture) for kind, backbone in backbones.items() if kind not in features}
         return _Prepared(content, is_flat(picture), features, pixels)
 
@@ -178,7 +186,7 @@ def embed_texts(backbone: Backbone, texts: Sequence[str], truncate: bool, store:
     new = [text for text in keys if store.get(backbone, keys[text]) is None]
     known = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
     for start in range(0, len(new), TEXTS):
-        part = new[start:start + TEXTS]
+        part = new[start : start + TEXTS]
         known |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
     for text in new:
         store.put(backbone, keys[text], known[text])

@@ -70,9 +70,16 @@ class _Layout:
         return self.size[0] * self.size[1]
 
 
-def comparison_grid(rows: Sequence[Row], row_labels: Sequence[str] = (), column_labels: Sequence[str] = (),
-                    row_notes: Sequence[str] = (), subject: Pictures[Picture] = (), fit: bool = False,
-                    cell_notes: Sequence[Sequence[str]] = (), max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def comparison_grid(
+    rows: Sequence[Row],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    row_notes: Sequence[str] = (),
+    subject: Pictures[Picture] = (),
+    fit: bool = False,
+    cell_notes: Sequence[Sequence[str]] = (),
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """Draw rows of RGB pictures with labels: uint8 [height, width, 3].
 
     row_notes: small print under each row label (scores). cell_notes: small print under each picture, by row and column;
@@ -89,12 +96,18 @@ def comparison_grid(rows: Sequence[Row], row_labels: Sequence[str] = (), column_
         if labels and len(labels) < count:
             raise ValueError(f"{len(labels)} {name} for {count} {name.split()[0]}s; write one line each, or none.")
     prints = [_padded(notes, width) for notes in cell_notes]
-    words = _Words(_padded(row_labels, height), _padded(row_notes, height), _padded(column_labels, width),
-                   prints + [[""] * width] * (height - len(prints)))
+    words = _Words(
+        _padded(row_labels, height),
+        _padded(row_notes, height),
+        _padded(column_labels, width),
+        prints + [[""] * width] * (height - len(prints)),
+    )
     layout = _largest(size, max_pixels, lambda cell: _lay_out(cell, words, len(subject)))
     if layout is None:
-        raise ValueError(f"{height} x {width} = {height * width:,} cells do not fit into {max_pixels:,} pixels at "
-                         f"{SMALLEST} px a cell and with their labels; make several grids with fewer rows or columns.")
+        raise ValueError(
+            f"{height} x {width} = {height * width:,} cells do not fit into {max_pixels:,} pixels at "
+            f"{SMALLEST} px a cell and with their labels; make several grids with fewer rows or columns."
+        )
     canvas = Image.new("RGB", layout.size, PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_words(draw, layout)
@@ -162,8 +175,11 @@ def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
     notes = [note.splitlines() for note in words.row_notes]
     titles = [wrap(label, small, room) for label in words.column_labels]
     prints = [[wrap(note, small, room, 8, "  ") for note in line] for line in words.cell_notes]
-    side = max([_width(line, font) for lines in names for line in lines]
-               + [_width(line, small) for lines in notes for line in lines], default=0)
+    side = max(
+        [_width(line, font) for lines in names for line in lines]
+        + [_width(line, small) for lines in notes for line in lines],
+        default=0,
+    )
     side = side + 2 * GAP if side else 0
     head = max(map(len, titles)) * _step(small)
     head = head + GAP if head or not subjects else _step(small) + GAP
@@ -176,8 +192,22 @@ def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
     each, across = _stacked(subjects, max(width, LABEL_WIDTH), top - head - GAP)
     stack = max(across * (each + GAP), _width("subject", small)) + GAP if subjects else 0
     left, pitch = GAP + stack + side, room + GAP
-    return _Layout(cell, pitch, tops, GAP + stack, left, head, (left + len(titles) * pitch, top), font, small, names,
-                   notes, titles, prints, (each, across))
+    return _Layout(
+        cell,
+        pitch,
+        tops,
+        GAP + stack,
+        left,
+        head,
+        (left + len(titles) * pitch, top),
+        font,
+        small,
+        names,
+        notes,
+        titles,
+        prints,
+        (each, across),
+    )
 
 
 def _stacked(count: int, width: int, height: int) -> tuple[int, int]:
@@ -222,8 +252,10 @@ def _cell(picture: Picture | None, size: tuple[int, int], layout: _Layout, fit: 
         return _missing(layout)
     if picture.size != size:
         if not fit:
-            raise ValueError(f"the pictures have different sizes ({size[0]} x {size[1]} and {picture.width} x "
-                             f"{picture.height}); choose sizes = fit, or resize them first.")
+            raise ValueError(
+                f"the pictures have different sizes ({size[0]} x {size[1]} and {picture.width} x "
+                f"{picture.height}); choose sizes = fit, or resize them first."
+            )
         picture = _fitted(picture, *size)
     enlarged = layout.cell[0] >= size[0]
     return picture.resize(layout.cell, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
@@ -247,8 +279,9 @@ def _missing(layout: _Layout) -> Picture:
 def _fitted(picture: Picture, width: int, height: int) -> Picture:
     """The whole picture, scaled into width x height, on white."""
     factor = min(width / picture.width, height / picture.height)
-    inner = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))),
-                           Image.Resampling.LANCZOS)
+    inner = picture.resize(
+        (max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.LANCZOS
+    )
     canvas = Image.new("RGB", (width, height), PAPER)
     canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
     return canvas
@@ -267,7 +300,7 @@ def wrap(text: str, font: Font, width: int, lines: int = 4, between: str = " ") 
         else:
             result.append(_cut(word, font, width))
     if len(result) > lines:
-        result = [*result[:lines - 1], _cut(result[lines - 1] + "...", font, width)]
+        result = [*result[: lines - 1], _cut(result[lines - 1] + "...", font, width)]
     return result
 
 
@@ -289,8 +322,9 @@ def _step(font: Font) -> int:
     return int(font.getbbox("Ag|")[3]) + 4
 
 
-def _lines(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Font,
-           colour: tuple[int, int, int]) -> int:
+def _lines(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Font, colour: tuple[int, int, int]
+) -> int:
     """Write lines downwards; returns the y below them."""
     for index, line in enumerate(lines):
         draw.text((place[0], place[1] + index * _step(font)), line, colour, font)

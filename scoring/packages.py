@@ -23,5 +23,8 @@ def needed_by(what: str) -> Iterator[None]:
         name = str(error.name).partition(".")[0]
         package = DISTRIBUTIONS.get(name, name)
         python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
-        raise MissingPackage(f"{what} needs the package {package}, which is not installed: install it with "
-                             f"`{python} -m pip install {package}` and start ComfyUI again.", name=name) from error
+        raise MissingPackage(
+            f"{what} needs the package {package}, which is not installed: install it with "
+            f"`{python} -m pip install {package}` and start ComfyUI again.",
+            name=name,
+        ) from error

@@ -55,8 +55,9 @@ class TensorPictures(Pictures):
         self._places = [(batch, index) for batch in batches for index in range(_checked(batch, what))]
         bad = [str(i) for i, (batch, index) in enumerate(self._places) if not torch.isfinite(batch[index]).all()]
         if bad:
-            raise ValueError(f"{what}: picture {', '.join(bad)} holds NaN or infinite values; check the node that made "
-                             "it.")
+            raise ValueError(
+                f"{what}: picture {', '.join(bad)} holds NaN or infinite values; check the node that made it."
+            )
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -100,8 +101,9 @@ class FilePictures(Pictures):
             with Image.open(self.paths[index]) as opened:
                 return as_rgb(ImageOps.exif_transpose(opened))
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{self.paths[index]} cannot be read as a picture ({error}); replace or remove it."
-                             ) from error
+            raise ValueError(
+                f"{self.paths[index]} cannot be read as a picture ({error}); replace or remove it."
+            ) from error
 
 
 class ChosenPictures(Pictures):

@@ -44,5 +44,4 @@ class Preprocess:
         """What is written beside each score."""
         statistics = {IMAGENET: "ImageNet", OPENAI_CLIP: "CLIP"}.get((self.mean, self.std), "own")
         margin = " (margins as transformers)" if self.as_transformers else ""
-        return (f"resize {self.resize} {self.interpolation}, centre crop {self.crop}{margin}, {statistics} mean and "
-                "std")
+        return f"resize {self.resize} {self.interpolation}, centre crop {self.crop}{margin}, {statistics} mean and std"

@@ -65,9 +65,22 @@ def html_page(scores: Scores, published: PublishedTable, title: str = "") -> str
             body += ["<table>", _html_line(HEADER, "th"), *(_html_line(row, "td") for row in section.rows), "</table>"]
         if section.items:
             body += ["<ul>", *(f"<li>{escape(item)}</li>" for item in section.items), "</ul>"]
-    return "\n".join(['<!DOCTYPE html>', '<html lang="en">', "<head>", '<meta charset="utf-8">',
-                      f"<title>{name}</title>", f"<style>{STYLE}</style>", "</head>", "<body>", *body, "</body>",
-                      "</html>", ""])
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f"<title>{name}</title>",
+            f"<style>{STYLE}</style>",
+            "</head>",
+            "<body>",
+            *body,
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
 
 
 def _html_line(cells: Sequence[str], tag: str) -> str:
@@ -81,10 +94,15 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
     table = tabulate(scores, "label x subject" if published.by_subject else "label")
     pairs = _pairs(table, published)
     found = sum(bool(rows) for rows in pairs.values())
-    yield Section("What is compared", text=(
-        f"Published: {published.source}.",
-        f"{found} of {len(pairs)} published rows have a measured one. Rows are matched by method (or label), rank and "
-        "subject; a label as the published one sets a row beside it. In brackets: 95% interval of the measured mean."))
+    yield Section(
+        "What is compared",
+        text=(
+            f"Published: {published.source}.",
+            f"{found} of {len(pairs)} published rows have a measured one. Rows are matched by method (or label), rank "
+            "and subject; a label as the published one sets a row beside it. In brackets: 95% interval of the measured "
+            "mean.",
+        ),
+    )
     for metric in published.metrics:
         columns = [column for column in table.columns if column.metric == metric]
         columns.sort(key=lambda column: bool(_mismatch(column, published)))
@@ -92,30 +110,43 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
             yield Section(metric, (f"{metric} was not measured.",), rows=tuple(_lines(pairs, table, published, metric)))
         for column in columns:
             wrong = _mismatch(column, published)
-            yield Section(metric if len(columns) == 1 else f"{metric} ({column.protocol})", (wrong,) if wrong else (),
-                          rows=tuple(_lines(pairs, table, published, metric, column)))
+            yield Section(
+                metric if len(columns) == 1 else f"{metric} ({column.protocol})",
+                (wrong,) if wrong else (),
+                rows=tuple(_lines(pairs, table, published, metric, column)),
+            )
     yield Section("Oddities of the published table", items=published.oddities)
     yield Section("How the measured numbers were made", items=(*table.notes, *_subjects(scores), *_provenance(scores)))
 
 
 def _pairs(table: Table, published: PublishedTable) -> dict[Key, list[Row]]:
     """The measured rows of each published row."""
-    return {key: [row for row in table.rows if published.matches(key, row.label, row.method, row.rank, row.subject)]
-            for key in published.values}
+    return {
+        key: [row for row in table.rows if published.matches(key, row.label, row.method, row.rank, row.subject)]
+        for key in published.values
+    }
 
 
 def _mismatch(column: Column, published: PublishedTable) -> str:
     """Why a measured column does not compare with the published table; "" if it does."""
     if (column.protocol, column.scale) == (published.protocol, published.scale):
         return ""
-    return (f"{column.metric} was measured under the protocol {column.protocol} at scale {column.scale:g}, but the "
-            f"published table is of {published.protocol} at scale {published.scale:g}. The numbers do not compare, and "
-            "no difference is given.")
+    return (
+        f"{column.metric} was measured under the protocol {column.protocol} at scale {column.scale:g}, but the "
+        f"published table is of {published.protocol} at scale {published.scale:g}. The numbers do not compare, and "
+        "no difference is given."
+    )
 
 
-def _lines(pairs: Mapping[Key, Sequence[Row]], table: Table, published: PublishedTable, metric: str,
-           column: Column | None = None) -> Iterator[tuple[str, ...]]:
+def _lines(
+    pairs: Mapping[Key, Sequence[Row]],
+    table: Table,
+    published: PublishedTable,
+    metric: str,
+    column: Column | None = None,
+) -> Iterator[tuple[str, ...]]:
     """Rows under HEADER for one metric: the published ones, then the measured ones that are not published."""
+
     def cell(row: Row) -> Cell | None:
         return row.cells[table.columns.index(column)] if column else None
 
@@ -125,8 +156,13 @@ def _lines(pairs: Mapping[Key, Sequence[Row]], table: Table, published: Publishe
         known = [(row, shown) for row in rows if (shown := cell(row))]
         for row, shown in known:
             same = value is not None and column is not None and not _mismatch(column, published)
-            yield (*_texts(key), "" if value is None else format(value, digits), row.name, _measured(shown, digits),
-                   format(shown.mean - value, "+" + digits) if same and value is not None else "")
+            yield (
+                *_texts(key),
+                "" if value is None else format(value, digits),
+                row.name,
+                _measured(shown, digits),
+                format(shown.mean - value, "+" + digits) if same and value is not None else "",
+            )
         if not known and value is not None:
             yield *_texts(key), format(value, digits), "not measured", "", ""
     taken = [row for rows in pairs.values() for row in rows]
@@ -144,8 +180,11 @@ def _texts(key: Key) -> tuple[str, str, str]:
 def _measured(cell: Cell, digits: str) -> str:
     """A mean with its interval, with as many decimals as the published numbers."""
     mean = format(cell.mean, digits)
-    return mean if cell.low is None or cell.high is None else \
-        f"{mean} [{format(cell.low, digits)}, {format(cell.high, digits)}]"
+    return (
+        mean
+        if cell.low is None or cell.high is None
+        else f"{mean} [{format(cell.low, digits)}, {format(cell.high, digits)}]"
+    )
 
 
 def _subjects(scores: Scores) -> list[str]:
@@ -161,9 +200,15 @@ def _provenance(scores: Scores) -> list[str]:
         for key, value in row.provenance.items():
             names = found.setdefault(key, {}).setdefault(_flat(value), [])
             names += [row.label or row.method or "images"]
-    return [f"{key}: " + "; ".join(text if len(texts) == 1 else f"{text} ({', '.join(dict.fromkeys(names))})"
-                                   for text, names in list(texts.items())[:LISTED])
-            + (f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else "") for key, texts in found.items()]
+    return [
+        f"{key}: "
+        + "; ".join(
+            text if len(texts) == 1 else f"{text} ({', '.join(dict.fromkeys(names))})"
+            for text, names in list(texts.items())[:LISTED]
+        )
+        + (f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else "")
+        for key, texts in found.items()
+    ]
 
 
 def _flat(value: Any) -> str:

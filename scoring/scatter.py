@@ -49,8 +49,10 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
     both = [label for label in labels if label in across and label in up]
     if not both:
         raise ValueError(f"no method has both {x} and {y}; measure both metrics of the same pictures.")
-    points = [Point(label, _mean(across[label]), _mean(up[label]), _ends(interval(across[label])),
-                    _ends(interval(up[label]))) for label in both]
+    points = [
+        Point(label, _mean(across[label]), _mean(up[label]), _ends(interval(across[label])), _ends(interval(up[label])))
+        for label in both
+    ]
     bars = "Bars: 95% bootstrap intervals of the mean, over subjects and prompts."
     if any(None in (point.x_interval, point.y_interval) for point in points):
         bars += " No bar: too few of them to tell."
@@ -71,11 +73,15 @@ def _made(scores: Scores, metric: str) -> str:
     made = list(dict.fromkeys(f"{row.protocol}: {row.made}" for row in scores.rows if row.metric == metric))
     if not made:
         known = sorted({row.metric for row in scores.rows}, key=order)
-        raise ValueError(f"there is no {metric} among the scores, only {', '.join(known) or 'nothing'}; choose one of "
-                         "these, or measure it.")
+        raise ValueError(
+            f"there is no {metric} among the scores, only {', '.join(known) or 'nothing'}; choose one of "
+            "these, or measure it."
+        )
     if len(made) > 1:
-        raise ValueError(f"{metric} was measured in {len(made)} ways that do not compare ({'; '.join(made)}); plot the "
-                         "scores of each by themselves.")
+        raise ValueError(
+            f"{metric} was measured in {len(made)} ways that do not compare ({'; '.join(made)}); plot the "
+            "scores of each by themselves."
+        )
     return f"{metric} ({made[0]})"
 
 
@@ -97,8 +103,9 @@ def _ends(found: Interval | None) -> tuple[float, float] | None:
     return (found.low, found.high) if found else None
 
 
-def scatter(points: Sequence[Point], x: str = "CLIP-T", y: str = "DINO", title: str = "",
-            notes: Sequence[str] = ()) -> np.ndarray:
+def scatter(
+    points: Sequence[Point], x: str = "CLIP-T", y: str = "DINO", title: str = "", notes: Sequence[str] = ()
+) -> np.ndarray:
     """Draw points with names and error bars: uint8 [height, width, 3].
 
     x, y: the metrics of the axes, whose good ends are marked. notes: small print below. More than MOST_NAMES points are
@@ -133,11 +140,13 @@ def scatter(points: Sequence[Point], x: str = "CLIP-T", y: str = "DINO", title: 
         for text in legend.get_texts():
             text.set_parse_math(False)
     if title:
-        figure.text(left / width, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", va="center",
-                    parse_math=False)
+        figure.text(
+            left / width, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False
+        )
     for index, line in enumerate(reversed(small)):
-        figure.text(0.15 / width, (0.1 + 0.14 * index) / height, line, fontsize=6.5, color="0.35", va="bottom",
-                    parse_math=False)
+        figure.text(
+            0.15 / width, (0.1 + 0.14 * index) / height, line, fontsize=6.5, color="0.35", va="bottom", parse_math=False
+        )
     _write_names(canvas, axes, points, [str(index + 1) for index in range(len(points))] if numbered else names)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -168,8 +177,17 @@ def _name_axes(axes: Axes, x: str, y: str, below: float, beside: float) -> None:
     """The metrics' names, and at the good end of each axis a word with an arrow; distances in parts of the axes."""
     style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": "#3d7d4a"}
     axes.text(0.5, -below, x, transform=axes.transAxes, ha="center", va="top", fontweight="bold", parse_math=False)
-    axes.text(-beside, 0.5, y, transform=axes.transAxes, ha="right", va="center", rotation=90, fontweight="bold",
-              parse_math=False)
+    axes.text(
+        -beside,
+        0.5,
+        y,
+        transform=axes.transAxes,
+        ha="right",
+        va="center",
+        rotation=90,
+        fontweight="bold",
+        parse_math=False,
+    )
     if better(x) == "higher":
         axes.text(1, -below, "better \N{RIGHTWARDS ARROW}", ha="right", va="top", **style)
     else:
@@ -184,8 +202,10 @@ def _write_names(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[Point], n
     """Each name near its point."""
     figure = canvas.figure
     width, height = canvas.get_width_height()
-    texts = [figure.text(0, 0, name, fontsize=8.5, color=_look(index)[0], va="bottom", parse_math=False)
-             for index, name in enumerate(names)]
+    texts = [
+        figure.text(0, 0, name, fontsize=8.5, color=_look(index)[0], va="bottom", parse_math=False)
+        for index, name in enumerate(names)
+    ]
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
     frame = axes.get_window_extent()
     axes.autoscale_view()  # or transData goes by limits that are not yet those of the points
@@ -196,19 +216,27 @@ def _write_names(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[Point], n
         bars += [(ends[0][0], up - 2, ends[1][0], up + 2)] if ends else []
         ends = [axes.transData.transform((end, end)) for end in point.y_interval or ()]
         bars += [(across - 2, ends[0][1], across + 2, ends[1][1])] if ends else []
-    places = place_names(anchors, [(box.width, box.height) for box in boxes], bars,
-                         (frame.x0, frame.y0, frame.x1, frame.y1))
+    places = place_names(
+        anchors, [(box.width, box.height) for box in boxes], bars, (frame.x0, frame.y0, frame.x1, frame.y1)
+    )
     for index, (text, (left, bottom, right, top)) in enumerate(zip(texts, places, strict=True)):
         text.set_position((left / width, bottom / height))
         across, up = anchors[index]
         end = min(max(across, left), right), min(max(up, bottom), top)
         if max(abs(end[0] - across), abs(end[1] - up)) > NEAR:
-            axes.annotate("", (across, up), end, "figure pixels", "figure pixels",
-                          arrowprops={"arrowstyle": "-", "color": _look(index)[0], "linewidth": 0.5, "alpha": 0.6})
+            axes.annotate(
+                "",
+                (across, up),
+                end,
+                "figure pixels",
+                "figure pixels",
+                arrowprops={"arrowstyle": "-", "color": _look(index)[0], "linewidth": 0.5, "alpha": 0.6},
+            )
 
 
-def place_names(anchors: Sequence[tuple[float, ...]], sizes: Sequence[tuple[float, float]], bars: Sequence[Box],
-                frame: Box) -> list[Box]:
+def place_names(
+    anchors: Sequence[tuple[float, ...]], sizes: Sequence[tuple[float, float]], bars: Sequence[Box], frame: Box
+) -> list[Box]:
     """Where each name goes, one after the other, all in px: as near to its point as it can without covering anything.
 
     anchors: the points. sizes: width and height of the names. bars: what should rather not be covered. frame: where the
@@ -223,9 +251,11 @@ def place_names(anchors: Sequence[tuple[float, ...]], sizes: Sequence[tuple[floa
                 left = across + side * far - width * (1 - side) / 2
                 bottom = up + rise * far * (0.6 if side else 1) - height * (1 - rise) / 2
                 box = left, bottom, left + width, bottom + height
-                covered = (sum(_shared(box, other) for other in (*placed, *marks)) * 10
-                           + sum(_shared(box, other) for other in bars)
-                           + (width * height - _shared(box, frame)) * 20)
+                covered = (
+                    sum(_shared(box, other) for other in (*placed, *marks)) * 10
+                    + sum(_shared(box, other) for other in bars)
+                    + (width * height - _shared(box, frame)) * 20
+                )
                 candidates.append((covered + far, box))
         placed.append(min(candidates, key=lambda candidate: candidate[0])[1])
     return placed

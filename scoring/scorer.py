@@ -42,8 +42,9 @@ class Scorer:
 
     def remarks(self, measures: Sequence[Measure]) -> list[str]:
         """Which of some measures are left out, and why."""
-        names = {kind: [measure.metric for measure in measures if measure.backbone.kind == kind]
-                 for kind in self.left_out}
+        names = {
+            kind: [measure.metric for measure in measures if measure.backbone.kind == kind] for kind in self.left_out
+        }
         return [f"{' and '.join(names[kind])} left out: {why}" for kind, why in self.left_out.items() if names[kind]]
 
 
@@ -61,8 +62,13 @@ class Row:
 EMPTY = Row()
 
 
-def load_scorer(protocol: str | Protocol, folders: Sequence[Path], explicit: Mapping[str, Path] | None = None,
-                leave_out: bool = False, encoder: Backbone | None = None) -> Scorer:
+def load_scorer(
+    protocol: str | Protocol,
+    folders: Sequence[Path],
+    explicit: Mapping[str, Path] | None = None,
+    leave_out: bool = False,
+    encoder: Backbone | None = None,
+) -> Scorer:
     """Load the backbones of a protocol from local files.
 
     explicit: single files by kind of backbone (clip, dino, dinov2, timm). leave_out: metrics whose weights are missing
@@ -108,14 +114,18 @@ class Task:
 
 
 FIDELITY = Task(
-    ("references", "text"), "there is nothing to score against: connect reference images, or write a text.",
-    "the protocol {name} measures nothing of what is connected: {about}.")
+    ("references", "text"),
+    "there is nothing to score against: connect reference images, or write a text.",
+    "the protocol {name} measures nothing of what is connected: {about}.",
+)
 # What an adapter does to pictures that are not of its subject.
 DRIFT = Task(
-    ("base", "prior"), "there is nothing to compare with: connect the base model's pictures of the same prompts and "
+    ("base", "prior"),
+    "there is nothing to compare with: connect the base model's pictures of the same prompts and "
     "seeds (drift), or photos of the subject (prior preservation).",
     "the protocol {name} measures nothing of what is connected; choose dreambooth, demo or custom, or peft for drift "
-    "alone.")
+    "alone.",
+)
 # How different the pictures of each prompt are, over seeds.
 DIVERSITY = Task(("within",), "", "the protocol {name} has no diversity; choose dreambooth, demo or custom.")
 
@@ -123,9 +133,17 @@ DIVERSITY = Task(("within",), "", "the protocol {name} has no diversity; choose 
 CALLED: dict[Role, str] = {"references": "references", "base": "the base's pictures", "prior": "references"}
 
 
-def score(scorer: Scorer, images: Sequence[Image.Image], references: Sequence[Image.Image] = (),
-          texts: Sequence[str] = (), row: Row = EMPTY, progress: Callable[[int], None] = lambda done: None, *,
-          base: Sequence[Image.Image] = (), task: Task = FIDELITY) -> Scores:
+def score(
+    scorer: Scorer,
+    images: Sequence[Image.Image],
+    references: Sequence[Image.Image] = (),
+    texts: Sequence[str] = (),
+    row: Row = EMPTY,
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    base: Sequence[Image.Image] = (),
+    task: Task = FIDELITY,
+) -> Scores:
     """Scores of generated RGB pictures, under the scorer's protocol, of what is given for the roles of a task.
 
     references: photos of the subject, for the roles `references` and `prior`. base: the base model's pictures, for
@@ -138,8 +156,13 @@ def score(scorer: Scorer, images: Sequence[Image.Image], references: Sequence[Im
     """
     if not images:
         raise ValueError("images: there are no pictures to score.")
-    given: dict[Role, Sequence[Any]] = {"references": references, "text": texts, "base": base, "prior": references,
-                                        "within": images}
+    given: dict[Role, Sequence[Any]] = {
+        "references": references,
+        "text": texts,
+        "base": base,
+        "prior": references,
+        "within": images,
+    }
     roles = [role for role in task.roles if given[role]]
     if not roles:
         raise ValueError(task.nothing)
@@ -184,8 +207,9 @@ class _Side:
 
     def part(self, places: Sequence[int]) -> _Side:
         """Some of the pictures."""
-        return _Side(ChosenPictures(self.pictures, places),
-                     {kind: values[places] for kind, values in self.features.items()})
+        return _Side(
+            ChosenPictures(self.pictures, places), {kind: values[places] for kind, values in self.features.items()}
+        )
 
 
 def _compared(measure: Measure, backbone: Backbone, ours: _Side, others: _Side) -> torch.Tensor:
@@ -200,8 +224,14 @@ def _compared(measure: Measure, backbone: Backbone, ours: _Side, others: _Side) 
 class _Batch:
     """One call of `score`: the measures that there are weights for, and the scores made so far."""
 
-    def __init__(self, scorer: Scorer, measures: Sequence[Measure], row: Row, texts: Sequence[str],
-                 progress: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        measures: Sequence[Measure],
+        row: Row,
+        texts: Sequence[str],
+        progress: Callable[[int], None],
+    ) -> None:
         self.scorer, self.row, self.texts = scorer, row, texts
         self.measures = [measure for measure in measures if measure.backbone.kind in scorer.backbones]
         self.remarks = scorer.remarks(measures)
@@ -218,8 +248,10 @@ class _Batch:
         self.digests = self.digests or result.digests
         if result.flat:
             numbers = ", ".join(str(index) for index in result.flat[:8]) + (", ..." if len(result.flat) > 8 else "")
-            self.remarks.append(f"{what}: picture {numbers} has one colour only (a failed sampling, or a picture that "
-                                "was blocked?); its scores mean little.")
+            self.remarks.append(
+                f"{what}: picture {numbers} has one colour only (a failed sampling, or a picture that "
+                "was blocked?); its scores mean little."
+            )
         return _Side(pictures, result.features)
 
     def read(self, measure: Measure) -> _Side | None:
@@ -231,8 +263,9 @@ class _Batch:
         for text in dict.fromkeys(self.texts if truncate else ()):
             if (length := backbone.tokens(text)) > backbone.context:
                 short = text if len(text) <= LONGEST else text[:LONGEST] + "..."
-                self.remarks.append(f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: "
-                                    f"{short}")
+                self.remarks.append(
+                    f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: {short}"
+                )
         return _Side((), {backbone.kind: embed_texts(backbone, self.texts, truncate, self.scorer.store)})
 
     def add(self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str]) -> None:
@@ -244,10 +277,26 @@ class _Batch:
         weights: dict[str, Any] = {"versions": versions()}
         if backbone.weights:
             weights |= {"weights": backbone.weights.name, "weights_sha256": backbone.weights.sha256}
-        self.rows.append(Score(
-            measure.metric, tuple((values * measure.scale).tolist()), row.label, row.subject, len(self.digests),
-            references, protocol.name, measure.pairing, measure.scale, backbone.name, preprocessing, tuple(texts),
-            self.digests, row.method, row.rank, row.provenance | weights))
+        self.rows.append(
+            Score(
+                measure.metric,
+                tuple((values * measure.scale).tolist()),
+                row.label,
+                row.subject,
+                len(self.digests),
+                references,
+                protocol.name,
+                measure.pairing,
+                measure.scale,
+                backbone.name,
+                preprocessing,
+                tuple(texts),
+                self.digests,
+                row.method,
+                row.rank,
+                row.provenance | weights,
+            )
+        )
 
     def scores(self) -> Scores:
         """What has been measured. Raises ValueError for nothing."""

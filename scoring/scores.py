@@ -55,8 +55,17 @@ class Score:
     @property
     def place(self) -> tuple[Any, ...]:
         """Where the score belongs: two scores of one place are two measurements of the same thing."""
-        return (self.label, self.method, self.rank, self.subject, self.metric, self.protocol, self.made, self.texts,
-                tuple(self.provenance.get("seeds", ())))
+        return (
+            self.label,
+            self.method,
+            self.rank,
+            self.subject,
+            self.metric,
+            self.protocol,
+            self.made,
+            self.texts,
+            tuple(self.provenance.get("seeds", ())),
+        )
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,11 @@ class Scores:
 
     def report(self) -> str:
         """A few lines to read."""
-        lines = [f"{row.label or 'images'}{' of ' + row.subject if row.subject else ''}: {row.metric} {row.value:.4f} "
-                 f"({row.images} images{_against(row)}; {row.protocol}: {row.made})" for row in self.rows]
+        lines = [
+            f"{row.label or 'images'}{' of ' + row.subject if row.subject else ''}: {row.metric} {row.value:.4f} "
+            f"({row.images} images{_against(row)}; {row.protocol}: {row.made})"
+            for row in self.rows
+        ]
         return "\n".join([*lines, *self.remarks])
 
     def jsonl(self) -> str:
@@ -116,8 +128,11 @@ def score_text(value: float, like: float | None = None) -> str:
 def join(parts: Iterable[Scores]) -> Scores:
     """All rows of several Scores, in order."""
     parts = list(parts)
-    return Scores(tuple(row for part in parts for row in part.rows), tuple(c for part in parts for c in part.costs),
-                  tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)))
+    return Scores(
+        tuple(row for part in parts for row in part.rows),
+        tuple(c for part in parts for c in part.costs),
+        tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
+    )
 
 
 def merge(old: Scores, new: Scores) -> Scores:
@@ -151,23 +166,34 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
             else:
                 costs.append(_read(Cost, record))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"{what}, line {number}, is not a score that this pack has written ({error}); "
-                             "repair or remove the line, or choose another file.") from error
+            raise ValueError(
+                f"{what}, line {number}, is not a score that this pack has written ({error}); "
+                "repair or remove the line, or choose another file."
+            ) from error
     return Scores(tuple(rows), tuple(costs), tuple(remarks))
 
 
 # What a field of a record may hold; text where nothing is said.
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
-KINDS: dict[str, Any] = {"images": int, "references": int, "scale": NUMBER, "texts": tuple, "pictures": tuple,
-                         "rank": (int, type(None)), "provenance": dict, "training_seconds": MAYBE_NUMBER,
-                         "bytes": MAYBE_NUMBER}
+KINDS: dict[str, Any] = {
+    "images": int,
+    "references": int,
+    "scale": NUMBER,
+    "texts": tuple,
+    "pictures": tuple,
+    "rank": (int, type(None)),
+    "provenance": dict,
+    "training_seconds": MAYBE_NUMBER,
+    "bytes": MAYBE_NUMBER,
+}
 
 
 def _read(kind: type[Any], record: Any) -> Any:
     """A record of that kind. Lists become tuples; numbers must be finite."""
     known = {item.name: item for item in fields(kind)}
-    values = {name: tuple(value) if isinstance(value, list) else value
-              for name, value in record.items() if name in known}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in known
+    }
     result = kind(**values)
     kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
     wrong = [name for name in known if not isinstance(getattr(result, name), kinds.get(name, str))]
@@ -175,10 +201,14 @@ def _read(kind: type[Any], record: Any) -> Any:
         raise ValueError(f"{', '.join(wrong)}: not of the right kind")
     if kind is Score:
         if not all(isinstance(text, str) for text in (*result.texts, *result.pictures)) or not isinstance(
-                result.provenance.get("seeds", ()), (list, tuple)):
+            result.provenance.get("seeds", ()), (list, tuple)
+        ):
             raise ValueError("texts, pictures and seeds must be lists")
         numbers = result.values
-        if not isinstance(numbers, tuple) or not numbers or not all(
-                isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+        if (
+            not isinstance(numbers, tuple)
+            or not numbers
+            or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers)
+        ):
             raise ValueError("values must be finite numbers")
     return result

@@ -28,5 +28,6 @@ def split_texts(text: str, batches: Sequence[int]) -> list[str]:
     if len(texts) == len(batches):
         return [line for line, count in zip(texts, batches, strict=True) for _ in range(count)]
     several = f" in {len(batches)} batches" if len(batches) > 1 else ""
-    raise ValueError(f"text: {len(texts)} lines for {images} images{several}; write one line for all of them, or one "
-                     "each.")
+    raise ValueError(
+        f"text: {len(texts)} lines for {images} images{several}; write one line for all of them, or one each."
+    )

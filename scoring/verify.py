@@ -23,8 +23,10 @@ from .protocols.custom import clip_spec
 from .weights import read_weights
 
 TORCHMETRICS = "torchmetrics, CLIPScore's examples"
-CHEF = ("28-year-old chef found dead in San Francisco mall",
-        "A 28-year-old chef who recently moved to San Francisco was found dead.")
+CHEF = (
+    "28-year-old chef found dead in San Francisco mall",
+    "A 28-year-old chef who recently moved to San Francisco was found dead.",
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,15 @@ class Check:
 
 def noise_pictures() -> list[Image.Image]:
     """The two pictures of torchmetrics' examples: integers below 255 from seeds 42 and 43."""
-    return [Image.fromarray(torch.randint(255, (3, 224, 224), generator=torch.Generator().manual_seed(seed))
-                            .permute(1, 2, 0).to(torch.uint8).numpy()) for seed in (42, 43)]
+    return [
+        Image.fromarray(
+            torch.randint(255, (3, 224, 224), generator=torch.Generator().manual_seed(seed))
+            .permute(1, 2, 0)
+            .to(torch.uint8)
+            .numpy()
+        )
+        for seed in (42, 43)
+    ]
 
 
 def constant(backbone: Backbone, value: float = 0.5) -> torch.Tensor:
@@ -76,16 +85,27 @@ PUBLISHED: dict[str, tuple[Check, ...]] = {
     # Of openai/clip-vit-base-patch32 bumblebee gives the projection [-0.3381, -0.0196, -0.4053] of pixels 0.5 before
     # normalisation; fastembed the first five of the normalised "hello world".
     "CLIP ViT-B/32": (
-        Check("pixels of 0.5: direction of features 1 to 3", lambda b: _direction(constant(b)[1:4]),
-              tuple(_direction(torch.tensor([-0.3381, -0.0196, -0.4053]))), 5e-4,
-              "elixir-nx/bumblebee, test/bumblebee/vision/clip_vision_test.exs"),
-        Check('text "hello world": features 0 to 4', lambda b: b.encode_texts(["hello world"])[0, :5].tolist(),
-              (0.0083, 0.0103, -0.0138, 0.0199, -0.0069), 1e-3,
-              "qdrant/fastembed, tests/test_text_onnx_embeddings.py", text=True)),
+        Check(
+            "pixels of 0.5: direction of features 1 to 3",
+            lambda b: _direction(constant(b)[1:4]),
+            tuple(_direction(torch.tensor([-0.3381, -0.0196, -0.4053]))),
+            5e-4,
+            "elixir-nx/bumblebee, test/bumblebee/vision/clip_vision_test.exs",
+        ),
+        Check(
+            'text "hello world": features 0 to 4',
+            lambda b: b.encode_texts(["hello world"])[0, :5].tolist(),
+            (0.0083, 0.0103, -0.0138, 0.0199, -0.0069),
+            1e-3,
+            "qdrant/fastembed, tests/test_text_onnx_embeddings.py",
+            text=True,
+        ),
+    ),
     "CLIP ViT-B/16": (
         Check('100 x cosine of noise and "a photo of a cat"', _cosine, (24.426,), 0.05, TORCHMETRICS, text=True),
         Check("100 x cosine of two noise pictures", _pictures, (99.486,), 0.05, TORCHMETRICS),
-        Check("100 x cosine of two texts", _texts, (91.395,), 0.05, TORCHMETRICS, text=True)),
+        Check("100 x cosine of two texts", _texts, (91.395,), 0.05, TORCHMETRICS, text=True),
+    ),
 }
 
 
@@ -124,18 +144,23 @@ class Verification:
 
     def report(self) -> str:
         """A few lines to read."""
-        verdict = {True: "gives the expected numbers",
-                   False: "does NOT give the expected numbers: other weights of this architecture, not OpenAI's, or "
-                          "a damaged file",
-                   None: "names and shapes are right; nobody has published a number that needs no picture"}[self.passed]
-        return "\n".join([f"{self.name} ({self.model}; {self.weights}): {verdict}.",
-                          *(f"  {result}" for result in self.results)])
+        verdict = {
+            True: "gives the expected numbers",
+            False: "does NOT give the expected numbers: other weights of this architecture, not OpenAI's, or "
+            "a damaged file",
+            None: "names and shapes are right; nobody has published a number that needs no picture",
+        }[self.passed]
+        return "\n".join(
+            [f"{self.name} ({self.model}; {self.weights}): {verdict}.", *(f"  {result}" for result in self.results)]
+        )
 
 
 def verify(backbone: Backbone) -> Verification:
     """Compare a loaded backbone with the published numbers of its model, and with those beside its weights."""
-    checks = [*(check for model, found in PUBLISHED.items() if backbone.identity.startswith(model) for check in found),
-              *(beside_weights(record) for record in backbone.checks)]
+    checks = [
+        *(check for model, found in PUBLISHED.items() if backbone.identity.startswith(model) for check in found),
+        *(beside_weights(record) for record in backbone.checks),
+    ]
     results = [_run(check, backbone) for check in checks if backbone.reads_text or not check.text]
     one, other = backbone.encode_images(noise_pictures())
     likeness = float(one @ other)
@@ -160,11 +185,18 @@ def beside_weights(record: Mapping[str, Any]) -> Check:
     count = len(expected)
     if "text" in record:
         text = str(record["text"])
-        return Check(f'text "{text}": first features', lambda b: b.encode_texts([text])[0, :count].tolist(), expected,
-                     1e-5, source, text=True)
+        return Check(
+            f'text "{text}": first features',
+            lambda b: b.encode_texts([text])[0, :count].tolist(),
+            expected,
+            1e-5,
+            source,
+            text=True,
+        )
     value = float(record["pixels"])
-    return Check(f"pixels of {value:g}: first features", lambda b: constant(b, value)[:count].tolist(), expected, 1e-5,
-                 source)
+    return Check(
+        f"pixels of {value:g}: first features", lambda b: constant(b, value)[:count].tolist(), expected, 1e-5, source
+    )
 
 
 def load_file(path: Path) -> Backbone:
@@ -180,13 +212,19 @@ def load_file(path: Path) -> Backbone:
     for start, spec in known_models().items():
         if found.startswith(start):
             return load_backbone(spec, (), path)
-    raise ValueError(f"{path} looks like {found or 'no model that is known here'}; known are "
-                     f"{', '.join(known_models())}.")
+    raise ValueError(
+        f"{path} looks like {found or 'no model that is known here'}; known are {', '.join(known_models())}."
+    )
 
 
 def known_models() -> dict[str, BackboneSpec]:
     """The backbones by the beginning of what `identify` says of them."""
-    return {"CLIP ViT-B/32": specs.CLIP_B32, "CLIP ViT-B/16": clip_spec("ViT-B-16/openai"),
-            "CLIP ViT-L/14": clip_spec("ViT-L-14/openai"), "DINO-like ViT-S/16": specs.DINO_S16,
-            "DINO-like ViT-S/8": specs.DINO_S8, "DINOv2 ViT-S/14": specs.DINOV2_S14,
-            "DINOv2 ViT-B/14": specs.DINOV2_B14}
+    return {
+        "CLIP ViT-B/32": specs.CLIP_B32,
+        "CLIP ViT-B/16": clip_spec("ViT-B-16/openai"),
+        "CLIP ViT-L/14": clip_spec("ViT-L-14/openai"),
+        "DINO-like ViT-S/16": specs.DINO_S16,
+        "DINO-like ViT-S/8": specs.DINO_S8,
+        "DINOv2 ViT-S/14": specs.DINOV2_S14,
+        "DINOv2 ViT-B/14": specs.DINOV2_B14,
+    }

@@ -44,7 +44,8 @@ def find_weights(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | N
     size = f" ({spec.size})" if spec.size else ""
     raise FileNotFoundError(
         f"The weights of {spec.name} are missing{size}: get {spec.source}, and put the file as "
-        f"{' or '.join(spec.files)} into one of {', '.join(str(folder) for folder in folders)}.")
+        f"{' or '.join(spec.files)} into one of {', '.join(str(folder) for folder in folders)}."
+    )
 
 
 def find_cached(spec: BackboneSpec) -> Path | None:
@@ -93,8 +94,10 @@ def read_weights(path: Path, archives: Sequence[str] = tuple(OPENAI_ARCHIVES)) -
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zip and unpickler each raise their own kind
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a weight file ({reason}). A download may have stopped: get it "
-                         "again; a .safetensors file of the same model is the safe choice.") from error
+        raise ValueError(
+            f"{path} cannot be read as a weight file ({reason}). A download may have stopped: get it "
+            "again; a .safetensors file of the same model is the safe choice."
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # open_clip's training checkpoints
         state = {key.removeprefix("module."): value for key, value in state["state_dict"].items()}
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -32,8 +32,9 @@ def load_sweeps(module: str) -> Any:
     name = "deft_sweeps"
     if name not in sys.modules:
         folder = ROOT / "sweeps"
-        spec = importlib.util.spec_from_file_location(name, folder / "__init__.py",
-                                                      submodule_search_locations=[str(folder)])
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
         assert spec is not None and spec.loader is not None
         sys.modules[name] = package = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(package)
@@ -66,8 +67,13 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
     """
 
     def __init__(
-        self, comfyui: Path, base: Path, pack: Path | None = ROOT, pack_name: str = "deft-nodes",
-        environment: dict[str, str] | None = None, python: str = sys.executable,
+        self,
+        comfyui: Path,
+        base: Path,
+        pack: Path | None = ROOT,
+        pack_name: str = "deft-nodes",
+        environment: dict[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         device = shlex.split(os.environ.get("DEFT_COMFYUI_ARGS", "--cpu"))
         arguments = [*device, "--base-directory", str(base), "--disable-api-nodes"]
@@ -153,8 +159,12 @@ def browser_environment() -> dict[str, str]:
 def drive_browser(*arguments: str, timeout: float = 300.0) -> str:
     """Run scripts/browser.mjs and return what it prints; RuntimeError with its words when it fails."""
     done = subprocess.run(
-        ["node", str(ROOT / "scripts" / "browser.mjs"), *arguments], env=os.environ | browser_environment(),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+        ["node", str(ROOT / "scripts" / "browser.mjs"), *arguments],
+        env=os.environ | browser_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
     if done.returncode:
         raise RuntimeError(f"browser.mjs {arguments[0]} failed:\n{done.stdout}\n{done.stderr}")

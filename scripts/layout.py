@@ -22,9 +22,14 @@ import yaml
 
 LAYOUTS = Path(__file__).resolve().parent / "layouts"
 COLOURS = {  # ComfyUI's own group colours, by what a group holds
-    "note": "#444", "model": "#3f789e", "subject": "#8A8", "prompts": "#88A", "train": "#b58b2a", "sample": "#A88",
+    "note": "#444",
+    "model": "#3f789e",
+    "subject": "#8A8",
+    "prompts": "#88A",
+    "train": "#b58b2a",
+    "sample": "#A88",
     "result": "#8AA",
-}  # fmt: skip
+}
 MOST_SKIPPED = 1  # columns of nodes below which a value may run without reroutes
 TITLE = 30  # height of a node's title, which is above its position
 HEAD, FONT = 60, 36  # height of a group's title, and its font size
@@ -65,8 +70,10 @@ class Group:
 
     def widths(self) -> list[float]:
         """The widest node of each column."""
-        return [max((line[column]["size"][0] for line in self.lines if column < len(line) and line[column]), default=0)
-                for column in range(self.columns)]  # type: ignore[index]
+        return [
+            max((line[column]["size"][0] for line in self.lines if column < len(line) and line[column]), default=0)
+            for column in range(self.columns)
+        ]  # type: ignore[index]
 
     def top(self, lane: int) -> float:
         """The height of a lane along its top."""
@@ -77,10 +84,21 @@ def note_node(number: int, text: str) -> Node:
     """The note, as high as its text needs."""
     lines = sum(max(1, math.ceil(len(line) / 68)) for line in text.splitlines())
     return {
-        "id": number, "type": "MarkdownNote", "pos": [0, 0], "size": [NOTE_WIDTH, 60 + 21 * lines], "flags": {},
-        "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "Read me", "properties": {},
-        "widgets_values": [text], "color": "#432", "bgcolor": "#653",
-    }  # fmt: skip
+        "id": number,
+        "type": "MarkdownNote",
+        "pos": [0, 0],
+        "size": [NOTE_WIDTH, 60 + 21 * lines],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+        "title": "Read me",
+        "properties": {},
+        "widgets_values": [text],
+        "color": "#432",
+        "bgcolor": "#653",
+    }
 
 
 def row(line: list[Any], nodes: dict[int, Node]) -> list[Node | None]:
@@ -110,8 +128,15 @@ class Arrangement:
         self.groups = [Group(layout["title"], "note", [[note]], 0)]
         for group in layout["groups"]:
             stack = self.groups[-1].stack + (not group.get("below"))
-            self.groups.append(Group(group["title"], group["role"], [row(line, self.nodes) for line in group["lines"]],
-                                     stack, group.get("row")))  # fmt: skip
+            self.groups.append(
+                Group(
+                    group["title"],
+                    group["role"],
+                    [row(line, self.nodes) for line in group["lines"]],
+                    stack,
+                    group.get("row"),
+                )
+            )
         graph["nodes"].append(note)
         graph["last_node_id"] = max(graph["last_node_id"], note["id"])
         self.places: dict[int, tuple[Group, int, int]] = {}
@@ -239,7 +264,8 @@ class Arrangement:
             points = self.reroute(start["pos"][0] + start["size"][0] + 24, height, None)
             self.drop(group, columns, group.inside[line][value], height, points)
         between: dict[tuple[Value, int], dict[int, dict[int, list[int]]]] = defaultdict(
-            lambda: defaultdict(lambda: defaultdict(list)))  # fmt: skip
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
         for number, value, target in ways["between"]:
             group, _, column = self.places[target]
             between[value, group.stack][self.groups.index(group)][column].append(number)
@@ -288,10 +314,16 @@ class Arrangement:
         self.place()
         self.lead()
         self.graph["groups"] = [
-            {"id": number, "title": group.title, "font_size": FONT, "color": COLOURS[group.role], "flags": {},
-             "bounding": [round(group.x), round(group.y), round(group.width), round(group.height)]}
+            {
+                "id": number,
+                "title": group.title,
+                "font_size": FONT,
+                "color": COLOURS[group.role],
+                "flags": {},
+                "bounding": [round(group.x), round(group.y), round(group.width), round(group.height)],
+            }
             for number, group in enumerate(self.groups, 1)
-        ]  # fmt: skip
+        ]
         extra = self.graph["extra"]
         extra["reroutes"] = self.reroutes
         extra["linkExtensions"] = [{"id": number, "parentId": point} for number, point in sorted(self.parents.items())]

@@ -21,11 +21,27 @@ DOCS = ROOT / "web" / "docs"
 # A line: the name, what the language calls it, in brackets the type or default, and words.
 LINE = re.compile(r"^- `([^`]+)`([^(（`]*)[(（]((?:`[^`]*`|[^`)）])+)[)）][:：] ?(.*)$")
 WORDS = {
-    "en": {"inputs": "Inputs", "outputs": "Outputs", "default": "default: ", "empty": "empty", "on": "on", "off": "off",
-           "optional": ", optional", "line": "- `{id}` ({said}): {words}"},
-    "zh": {"inputs": "输入", "outputs": "输出", "default": "默认：", "empty": "空", "on": "开", "off": "关",
-           "optional": "，可选", "line": "- `{id}`{called}（{said}）：{words}"},
-}  # fmt: skip
+    "en": {
+        "inputs": "Inputs",
+        "outputs": "Outputs",
+        "default": "default: ",
+        "empty": "empty",
+        "on": "on",
+        "off": "off",
+        "optional": ", optional",
+        "line": "- `{id}` ({said}): {words}",
+    },
+    "zh": {
+        "inputs": "输入",
+        "outputs": "输出",
+        "default": "默认：",
+        "empty": "空",
+        "on": "开",
+        "off": "关",
+        "optional": "，可选",
+        "line": "- `{id}`{called}（{said}）：{words}",
+    },
+}
 
 
 def brackets(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str = "") -> dict[str, str | None]:
@@ -116,8 +132,11 @@ def page_of(page: str, node: Mapping[str, Any], texts: Mapping[str, Any], langua
 def main() -> None:
     """Ask a server for the nodes; write the pages that are not up to date."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        nodes = {name: info for name, info in server.get("/object_info").items()
-                 if info["python_module"] == f"custom_nodes.{server.pack_name}"}
+        nodes = {
+            name: info
+            for name, info in server.get("/object_info").items()
+            if info["python_module"] == f"custom_nodes.{server.pack_name}"
+        }
     for language in WORDS:
         texts = read(LOCALES / language / "nodeDefs.json")
         for name, node in nodes.items():

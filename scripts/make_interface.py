@@ -41,7 +41,7 @@ def _inputs(inputs: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
         kind = "COMBO" if isinstance(kind, list) else kind
         template = options.get("template")
         if template:  # many inputs of one kind: images.images0, images.images1 ...
-            (_, (inner, *_), _), = _definitions(template["input"])
+            ((_, (inner, *_), _),) = _definitions(template["input"])
             kind += f" {template.get('prefix', '')} {inner}"
         marks = [kind]
         if optional:
@@ -59,8 +59,10 @@ def _inputs(inputs: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
 
 def describe(info: Mapping[str, Any]) -> Node:
     """The record of one node, from its entry in ComfyUI's /object_info."""
-    outputs = [f"{name}: {'COMBO' if isinstance(kind, list) else kind}"
-               for name, kind in zip(info["output_name"], info["output"], strict=True)]
+    outputs = [
+        f"{name}: {'COMBO' if isinstance(kind, list) else kind}"
+        for name, kind in zip(info["output_name"], info["output"], strict=True)
+    ]
     return {"inputs": dict(_inputs(info["input"])), "outputs": outputs}
 
 
@@ -70,7 +72,7 @@ def layouts(node: Node) -> Layout:
     options: dict[str, list[str]] = {}
     for name, what in node["inputs"].items():
         if what == "option":
-            options.setdefault(name[:name.rindex("[")], []).append(name)
+            options.setdefault(name[: name.rindex("[")], []).append(name)
     for name, what in node["inputs"].items():
         marks = what.split(", ")
         if "widget" in marks:
@@ -102,16 +104,22 @@ def broken(name: str, old: Node, new: Node) -> list[str]:
             found.append(f"{name}: input {key} {'was' if 'widget' in kind else 'is'} a widget")
     for key, what in new["inputs"].items():
         inside = key.rpartition("].")[0]
-        if key not in old["inputs"] and what != "option" and "optional" not in what.split(", ") \
-                and (not inside or f"{inside}]" in old["inputs"]):
+        if (
+            key not in old["inputs"]
+            and what != "option"
+            and "optional" not in what.split(", ")
+            and (not inside or f"{inside}]" in old["inputs"])
+        ):
             found.append(f"{name}: input {key} is new and not optional")
     now_by_choice = layouts(new)
     for chosen, widgets in layouts(old).items():
         now_widgets = next((own for choice, own in now_by_choice.items() if set(chosen) <= set(choice)), None)
-        if now_widgets is not None and now_widgets[:len(widgets)] != widgets:
+        if now_widgets is not None and now_widgets[: len(widgets)] != widgets:
             choice = f" with {', '.join(chosen)}" if chosen else ""
-            found.append(f"{name}: the widgets{choice} were {', '.join(widgets)}, and are {', '.join(now_widgets)}; "
-                         "new ones belong at the end")
+            found.append(
+                f"{name}: the widgets{choice} were {', '.join(widgets)}, and are {', '.join(now_widgets)}; "
+                "new ones belong at the end"
+            )
     for index, output in enumerate(old["outputs"]):
         now_output = new["outputs"][index] if index < len(new["outputs"]) else "gone"
         if output != now_output:
@@ -119,8 +127,9 @@ def broken(name: str, old: Node, new: Node) -> list[str]:
     return found
 
 
-def problems(record: Mapping[str, Any], nodes: Mapping[str, Node], replaced: Mapping[str, str], changelog: str
-             ) -> list[str]:
+def problems(
+    record: Mapping[str, Any], nodes: Mapping[str, Node], replaced: Mapping[str, str], changelog: str
+) -> list[str]:
     """What breaks workflows that were saved with the recorded nodes, a sentence each.
 
     replaced: new id by old one, of nodes/replaced.py.
@@ -128,14 +137,19 @@ def problems(record: Mapping[str, Any], nodes: Mapping[str, Node], replaced: Map
     found = []
     for name, old in record["nodes"].items():
         if name in nodes:
-            found += [f"{text}. Give the changed node a new id, and {name} an entry in nodes/replaced.py."
-                      for text in broken(name, old, nodes[name])]
+            found += [
+                f"{text}. Give the changed node a new id, and {name} an entry in nodes/replaced.py."
+                for text in broken(name, old, nodes[name])
+            ]
         else:
             found += _missing(name, nodes, replaced, changelog)
     for name in record["replaced"]:
         found += _missing(name, nodes, replaced, changelog)
-    found += [f"{name} stands in nodes/replaced.py, but is a node: ComfyUI would not replace it."
-              for name in replaced if name in nodes]
+    found += [
+        f"{name} stands in nodes/replaced.py, but is a node: ComfyUI would not replace it."
+        for name in replaced
+        if name in nodes
+    ]
     return found
 
 
@@ -159,10 +173,17 @@ def main() -> None:
     from comfy_server import ComfyServer, find_comfyui
 
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        nodes = {name: describe(info) for name, info in server.get("/object_info").items()
-                 if info["python_module"] == f"custom_nodes.{server.pack_name}"}
-        replaced = {item["old_node_id"]: item["new_node_id"] for items in server.get("/node_replacements").values()
-                    for item in items if item["new_node_id"] in nodes}
+        nodes = {
+            name: describe(info)
+            for name, info in server.get("/object_info").items()
+            if info["python_module"] == f"custom_nodes.{server.pack_name}"
+        }
+        replaced = {
+            item["old_node_id"]: item["new_node_id"]
+            for items in server.get("/node_replacements").values()
+            for item in items
+            if item["new_node_id"] in nodes
+        }
     if TARGET.is_file():
         found = problems(json.loads(TARGET.read_text()), nodes, replaced, (ROOT / "CHANGELOG.md").read_text())
         if found:

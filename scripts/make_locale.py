@@ -62,8 +62,12 @@ def texts(node: dict[str, Any]) -> dict[str, Any]:
     outputs = {}
     for index, name in enumerate(node["output_name"]):
         outputs[str(index)] = {"name": name, "tooltip": (node.get("output_tooltips") or [""])[index] or ""}
-    return {"display_name": node["display_name"], "description": node["description"], "inputs": inputs,
-            "outputs": outputs}
+    return {
+        "display_name": node["display_name"],
+        "description": node["description"],
+        "inputs": inputs,
+        "outputs": outputs,
+    }
 
 
 def entries(found: dict[str, Any]) -> dict[str, Any]:
@@ -78,18 +82,26 @@ def entries(found: dict[str, Any]) -> dict[str, Any]:
 
 def marks(found: dict[str, Any]) -> dict[str, str]:
     """A short mark of the text of each entry."""
-    return {path: hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
-            for path, entry in entries(found).items()}
+    return {
+        path: hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
+        for path, entry in entries(found).items()
+    }
 
 
 def lacking(english: dict[str, Any], translation: dict[str, Any], source: dict[str, str]) -> list[str]:
     """What a translation lacks, a line each: entries that are missing or empty, left over, or of an older English."""
     wanted, there, now = entries(english), entries(translation), marks(english)
-    lines = [f"{path}: not translated" for path, entry in wanted.items()
-             if not all(there.get(path, {}).get(part) for part in entry)]
+    lines = [
+        f"{path}: not translated"
+        for path, entry in wanted.items()
+        if not all(there.get(path, {}).get(part) for part in entry)
+    ]
     lines += [f"{path}: left over, no node has it" for path in there if path not in wanted]
-    lines += [f"{path}: the English has changed: {json.dumps(wanted[path])}" for path in wanted
-              if path in there and source.get(path) != now[path]]
+    lines += [
+        f"{path}: the English has changed: {json.dumps(wanted[path])}"
+        for path in wanted
+        if path in there and source.get(path) != now[path]
+    ]
     return lines
 
 
@@ -116,8 +128,11 @@ def translations() -> list[Path]:
 def main() -> None:
     """Ask a server for the nodes, write the English file, and compare the others with it."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        found = {name: texts(node) for name, node in sorted(server.get("/object_info").items())
-                 if node["python_module"] == f"custom_nodes.{server.pack_name}"}
+        found = {
+            name: texts(node)
+            for name, node in sorted(server.get("/object_info").items())
+            if node["python_module"] == f"custom_nodes.{server.pack_name}"
+        }
     write(TARGET, found)
     for folder in translations():
         if "--translated" in sys.argv[1:]:

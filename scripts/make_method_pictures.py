@@ -33,10 +33,21 @@ from deft_ops.methods import dreambooth  # noqa: E402
 WORKFLOW = ROOT / "example_workflows" / "api" / "compare_all_methods.json"
 MODELS = ROOT / "demo" / "models"
 LAYER = "joint_blocks.1.x_block.attn.proj"  # 192 x 192: what the image tokens' attention gives, in the second block
-TITLES = {"deft": "Train DEFT r4", "para": "Train PaRa r4", "lora": "Train LoRA r4", "svdiff": "Train SVDiff",
-          "dreambooth": "Train DreamBooth"}
-NAMES = {"deft": "DEFT, rank 4", "para": "PaRa, rank 4", "lora": "LoRA, rank 4", "svdiff": "SVDiff",
-         "dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion, 2 vectors"}
+TITLES = {
+    "deft": "Train DEFT r4",
+    "para": "Train PaRa r4",
+    "lora": "Train LoRA r4",
+    "svdiff": "Train SVDiff",
+    "dreambooth": "Train DreamBooth",
+}
+NAMES = {
+    "deft": "DEFT, rank 4",
+    "para": "PaRa, rank 4",
+    "lora": "LoRA, rank 4",
+    "svdiff": "SVDiff",
+    "dreambooth": "DreamBooth",
+    "textual_inversion": "Textual Inversion, 2 vectors",
+}
 WORDS = ("teddy", "bear")  # what the demo's new token starts from
 DIRECTIONS = 8
 CORNER = 64  # rows and columns of a weight that are shown: more are smaller than a dot
@@ -64,8 +75,12 @@ def train(folder: Path) -> None:
     for method, title in TITLES.items():
         prompt[f"save_{method}"] = {
             "class_type": "DEFTSaveAdapter",
-            "inputs": {"adapter": [ids[title], 0], "filename_prefix": method, "format": "native (.safetensors)",
-                       "place": "output"},
+            "inputs": {
+                "adapter": [ids[title], 0],
+                "filename_prefix": method,
+                "format": "native (.safetensors)",
+                "place": "output",
+            },
         }
     # its file is all that is wanted; any output node makes ComfyUI run it
     prompt["token"] = {"class_type": "PreviewAny", "inputs": {"source": [token, 0]}}
@@ -116,11 +131,15 @@ def draw_weight(method: str, weight: Tensor, change: Tensor, file: Path) -> None
     after = weight + change
     picture, (first, second, third, values, bars) = figure(method)
     for place, matrix, title, scale in (
-        (first, weight, "W", weight), (second, change, "change", change), (third, after, "W + change", weight)
+        (first, weight, "W", weight),
+        (second, change, "change", change),
+        (third, after, "W + change", weight),
     ):
         heat(place, matrix[:CORNER, :CORNER], title, limit_of(scale))
     for matrix, label, colour, line in (
-        (weight, "W", BEFORE, "-"), (after, "W + change", AFTER, "--"), (change, "change", CHANGE, "-")
+        (weight, "W", BEFORE, "-"),
+        (after, "W + change", AFTER, "--"),
+        (change, "change", CHANGE, "-"),
     ):
         values.semilogy(torch.linalg.svdvals(matrix).clamp(min=1e-4).numpy(), line, label=label, color=colour)
     values.set_ylim(bottom=1e-3)
@@ -140,7 +159,7 @@ def draw_token(vectors: Tensor, table: Tensor, words: list[int], file: Path) -> 
     """The table of tokens with the new rows below, their way from the words they started from, and their neighbours."""
     picture, (first, second, third, values, bars) = figure("textual_inversion")
     start = table[words]
-    heat(first, table[max(0, words[0] - 60):words[0] + 1], "a part of the table, unchanged", limit_of(table))
+    heat(first, table[max(0, words[0] - 60) : words[0] + 1], "a part of the table, unchanged", limit_of(table))
     heat(second, start, "rows that it starts from: teddy, bear", limit_of(table))
     heat(third, vectors, "the two rows that are added", limit_of(vectors))
     values.hist(table.norm(dim=1).numpy(), bins=40, color=BEFORE)
@@ -170,8 +189,10 @@ def main() -> None:
             draw_weight(method, weight, change, ROOT / "docs" / f"methods_{method}.png")
             found = inspection.of_delta(change, weight)
             lost = 1 - float(torch.linalg.svdvals(weight + change).sum() / torch.linalg.svdvals(weight).sum())
-            print(f"{NAMES[method]}: |change| / |W| {found.ratio:.3f}, effective rank {found.effective_rank:.1f}, "
-                  f"sum of the singular values {-100 * lost:+.1f} %")
+            print(
+                f"{NAMES[method]}: |change| / |W| {found.ratio:.3f}, effective rank {found.effective_rank:.1f}, "
+                f"sum of the singular values {-100 * lost:+.1f} %"
+            )
         (vectors,) = load_file(folder / "textual_inversion.safetensors").values()
         table = load_file(MODELS / "deft_demo_text_encoder.safetensors")["text_model.embeddings.token_embedding.weight"]
         vocabulary = json.loads((MODELS / "tokenizer" / "vocab.json").read_text())

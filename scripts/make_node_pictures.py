@@ -1,6 +1,6 @@
 """Write web/docs/<NodeId>/node.png, the pictures of the help pages: each node as the real front end draws it.
 
-    $(make -s python) scripts/make_node_pictures.py [NODE_ID ...]
+$(make -s python) scripts/make_node_pictures.py [NODE_ID ...]
 """
 
 from __future__ import annotations

@@ -32,8 +32,10 @@ def table_rows(name: str) -> list[dict[str, str]]:
 
 # More inputs of Score Table, for both workflows; {name} and {number} are filled in.
 EXTRA: dict[str, str] = {
-    "rows": "method x subject", "append_to": "{name}/all_scores", "published": "DEFT supplement, Table {number}",
-}  # fmt: skip
+    "rows": "method x subject",
+    "append_to": "{name}/all_scores",
+    "published": "DEFT supplement, Table {number}",
+}
 
 TOKEN = "sks"
 SEED = 42
@@ -60,19 +62,26 @@ SETTINGS = defaults() | {"run_name": "", "checkpoint_every": 100, "keep": 1}
 # DreamBooth's subjects and prompts, as the sweeps have them.
 SUBJECTS = {row["name"]: row for row in table_rows("dreambooth_subjects.csv")}
 PROMPTS = {
-    kind: [row["prompt"].replace("%token% %class%", "{}") for row in table_rows("dreambooth_prompts.csv")
-           if row["kind"] == kind]
+    kind: [
+        row["prompt"].replace("%token% %class%", "{}")
+        for row in table_rows("dreambooth_prompts.csv")
+        if row["kind"] == kind
+    ]
     for kind in ("object", "live")
-}  # fmt: skip
+}
 
 # In the manner of DreamBench++: four photographs, three styles, two imagined scenes. These are not its own prompts.
 NINE = [
-    "a photo of a {} in a meadow at sunrise", "a photo of a {} beside a calm lake", "a photo of a {} in a snowy forest",
-    "a photo of a {} on a cobblestone street in the rain", "a watercolor painting of a {} among wildflowers",
+    "a photo of a {} in a meadow at sunrise",
+    "a photo of a {} beside a calm lake",
+    "a photo of a {} in a snowy forest",
+    "a photo of a {} on a cobblestone street in the rain",
+    "a watercolor painting of a {} among wildflowers",
     "an oil painting of a {} under a starry sky in the style of Van Gogh",
-    "a Japanese woodblock print of a {} in front of waves", "a {} in a space suit floating above the Earth",
+    "a Japanese woodblock print of a {} in front of waves",
+    "a {} in a space suit floating above the Earth",
     "a giant {} walking between the towers of a city at night",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
@@ -140,35 +149,58 @@ def method(kind: str, **options: Any) -> dict[str, Any]:
 def low_rank(kind: str, rank: int) -> dict[str, Any]:
     """DEFT from random matrices through QR, as the authors' deftQR and --ortho=True; PaRa; LoRA."""
     own: dict[str, dict[str, Any]] = {
-        "deft": {"alpha": 0.0, "projector": "qr", "start": "paper"}, "para": {"rank_cap": 0.0}, "lora": {"alpha": 0.0},
-    }  # fmt: skip
+        "deft": {"alpha": 0.0, "projector": "qr", "start": "paper"},
+        "para": {"rank_cap": 0.0},
+        "lora": {"alpha": 0.0},
+    }
     return method(kind, rank=rank, **own[kind])
 
 
 def training(steps: int, rate: float, layers: str, precision: str = "auto", checkpointing: bool = False) -> dict:
     """The other widgets of Train Adapter."""
-    return {"steps": steps, "learning_rate": rate, "batch_size": 1, "layers": layers, "pattern": "", "seed": SEED,
-            "precision": precision, "gradient_checkpointing": checkpointing}  # fmt: skip
+    return {
+        "steps": steps,
+        "learning_rate": rate,
+        "batch_size": 1,
+        "layers": layers,
+        "pattern": "",
+        "seed": SEED,
+        "precision": precision,
+        "gradient_checkpointing": checkpointing,
+    }
 
 
 # Published for SDXL only; 1e-4 is what LoRA has for SD 1.5 in DreamBench++, DEFT in PEFT's example, and PaRa.
 LOW_RANK = training(500, 1e-4, PAPER_LAYERS)
 # What a preset sets is written at the nodes, too, so that they show what is done (tests/comfy/test_tables.py compares).
 SVDIFF = Method(
-    "SVDiff", method("svdiff", norm_rate=1e-3, keep_decomposition=True) | training(1000, 1e-3, "everything"),
-    {"preset": "SVDiff (SD 1.5)", "weight_decay": 1e-2, "prior_weight": 1.0}, prior=True,
-)  # fmt: skip
+    "SVDiff",
+    method("svdiff", norm_rate=1e-3, keep_decomposition=True) | training(1000, 1e-3, "everything"),
+    {"preset": "SVDiff (SD 1.5)", "weight_decay": 1e-2, "prior_weight": 1.0},
+    prior=True,
+)
 # fp32, because bf16 would round most of so small a change away. No checkpoints: 10 GB each, for minutes of work.
 DREAMBOOTH = Method(
-    "DreamBooth", method("dreambooth") | training(250, 2.5e-6, "everything", "fp32", True),
+    "DreamBooth",
+    method("dreambooth") | training(250, 2.5e-6, "everything", "fp32", True),
     {"preset": "DreamBooth (SD 1.5)", "weight_decay": 1e-2, "checkpoint_every": 0, "resume": False},
-)  # fmt: skip
+)
 INVERSION = Method(
     "Textual Inversion",
-    {"vectors": 1, "template": "object", "steps": 3000, "learning_rate": 1e-3, "batch_size": 1, "seed": SEED,
-     "overwrite": True, "precision": "auto", "gradient_checkpointing": False},
-    {"preset": "Textual Inversion (SD 1.5)", "weight_decay": 1e-2}, inversion=True,
-)  # fmt: skip
+    {
+        "vectors": 1,
+        "template": "object",
+        "steps": 3000,
+        "learning_rate": 1e-3,
+        "batch_size": 1,
+        "seed": SEED,
+        "overwrite": True,
+        "precision": "auto",
+        "gradient_checkpointing": False,
+    },
+    {"preset": "Textual Inversion (SD 1.5)", "weight_decay": 1e-2},
+    inversion=True,
+)
 
 SDXL = training(500, 5e-5, PAPER_LAYERS, checkpointing=True)
 
@@ -176,25 +208,46 @@ TABLES = {
     table.name: table
     for table in (
         Table(
-            1, "DEFT supplement, Table 1: CLIP image similarity on SD 1.5", "v1-5-pruned-emaonly-fp16.safetensors", 512,
-            TOKEN, f"a photo of {TOKEN} {{}}", "clip-image", 4,
+            1,
+            "DEFT supplement, Table 1: CLIP image similarity on SD 1.5",
+            "v1-5-pruned-emaonly-fp16.safetensors",
+            512,
+            TOKEN,
+            f"a photo of {TOKEN} {{}}",
+            "clip-image",
+            4,
             {"steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
             [
                 Subject(name, SUBJECTS[name]["folder"], SUBJECTS[name]["class"], PROMPTS[SUBJECTS[name]["kind"]])
                 for name in ("bear_plushie", "cat", "dog8")
             ],
             [
-                *(Method(label, low_rank(kind, rank) | LOW_RANK) for label, kind, rank in (
-                    ("DEFT r8", "deft", 8), ("DEFT r4", "deft", 4), ("PaRa r4", "para", 4), ("PaRa r8", "para", 8),
-                    ("LoRA r4", "lora", 4), ("LoRA r8", "lora", 8),
-                )),
-                SVDIFF, DREAMBOOTH, INVERSION,
+                *(
+                    Method(label, low_rank(kind, rank) | LOW_RANK)
+                    for label, kind, rank in (
+                        ("DEFT r8", "deft", 8),
+                        ("DEFT r4", "deft", 4),
+                        ("PaRa r4", "para", 4),
+                        ("PaRa r8", "para", 8),
+                        ("LoRA r4", "lora", 4),
+                        ("LoRA r8", "lora", 8),
+                    )
+                ),
+                SVDIFF,
+                DREAMBOOTH,
+                INVERSION,
             ],
             0.5,
         ),
         Table(
-            2, "DEFT supplement, Table 2: DreamBench++ on SDXL", "sd_xl_base_1.0.safetensors", 1024,
-            "", "a photo of {}", "dreambench++", 1,
+            2,
+            "DEFT supplement, Table 2: DreamBench++ on SDXL",
+            "sd_xl_base_1.0.safetensors",
+            1024,
+            "",
+            "a photo of {}",
+            "dreambench++",
+            1,
             {"steps": 100, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"},
             [
                 Subject("kitten", "dreambench_plus/live_subject_animal_00_kitten", "kitten", NINE),
@@ -209,7 +262,7 @@ TABLES = {
             0.25,
         ),
     )
-}  # fmt: skip
+}
 
 Link = list[Any]  # [node, output]
 
@@ -241,13 +294,23 @@ def make(table: Table) -> Prompt:
     """The whole workflow."""
     prompt = Prompt()
     shared = add_shared(prompt, table)
-    scores = [link for number, subject in enumerate(table.subjects, 1)
-              for link in add_subject(prompt, table, shared, subject, 1000 * number)]  # fmt: skip
+    scores = [
+        link
+        for number, subject in enumerate(table.subjects, 1)
+        for link in add_subject(prompt, table, shared, subject, 1000 * number)
+    ]
     extra = {name: text.format(name=table.name, number=table.number) for name, text in EXTRA.items()}
-    prompt.add(1000 * (len(table.subjects) + 1), "DEFTScoreTable", "The table", {
-        **{f"scores.scores{place}": link for place, link in enumerate(scores)},
-        "title": table.title, "filename_prefix": f"{table.name}/scores", **extra,
-    })  # fmt: skip
+    prompt.add(
+        1000 * (len(table.subjects) + 1),
+        "DEFTScoreTable",
+        "The table",
+        {
+            **{f"scores.scores{place}": link for place, link in enumerate(scores)},
+            "title": table.title,
+            "filename_prefix": f"{table.name}/scores",
+            **extra,
+        },
+    )
     return prompt
 
 
@@ -257,11 +320,23 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
     clip, vae = [model[0], 1], [model[0], 2]
     empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
     size = {"width": table.side, "height": table.side}
-    latent = prompt.add(3, "EmptyLatentImage", f"{table.batch} of each prompt, {table.side} x {table.side}",
-                        size | {"batch_size": table.batch})  # fmt: skip
-    scorer = prompt.add(4, "DEFTLoadScorer", "Scorer", {
-        "protocol": table.protocol, "clip_weights": "auto", "dino_weights": "auto", "dinov2_weights": "auto",
-    })  # fmt: skip
+    latent = prompt.add(
+        3,
+        "EmptyLatentImage",
+        f"{table.batch} of each prompt, {table.side} x {table.side}",
+        size | {"batch_size": table.batch},
+    )
+    scorer = prompt.add(
+        4,
+        "DEFTLoadScorer",
+        "Scorer",
+        {
+            "protocol": table.protocol,
+            "clip_weights": "auto",
+            "dino_weights": "auto",
+            "dinov2_weights": "auto",
+        },
+    )
     class_latents = None
     if any(row.prior for row in table.methods):
         whole = prompt.add(5, "EmptyLatentImage", "200 pictures of a class", size | {"batch_size": 200})
@@ -285,15 +360,34 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
         return add(node, "CLIPTextEncode", title, {"text": text, "clip": shared.clip})
 
     def sample(node: int, title: str, model: Link, positive: Link, latent: Link) -> Link:
-        return add(node, "KSampler", title, {
-            "model": model, "positive": positive, "negative": shared.empty, "latent_image": latent, "seed": SEED,
-            **table.sampling, "denoise": 1.0,
-        })  # fmt: skip
+        return add(
+            node,
+            "KSampler",
+            title,
+            {
+                "model": model,
+                "positive": positive,
+                "negative": shared.empty,
+                "latent_image": latent,
+                "seed": SEED,
+                **table.sampling,
+                "denoise": 1.0,
+            },
+        )
 
     photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
-    cut = add(1, "ImageScale", f"{table.side} x {table.side}", {
-        "image": photos, "upscale_method": "lanczos", "width": table.side, "height": table.side, "crop": "center",
-    })  # fmt: skip
+    cut = add(
+        1,
+        "ImageScale",
+        f"{table.side} x {table.side}",
+        {
+            "image": photos,
+            "upscale_method": "lanczos",
+            "width": table.side,
+            "height": table.side,
+            "crop": "center",
+        },
+    )
     latents = add(2, "VAEEncode", "Encode the photos", {"pixels": cut, "vae": shared.vae})
     caption = encode(3, "Caption", table.caption.format(subject.kind))
     lines = "\n".join(line.format(called) for line in subject.prompts)
@@ -311,50 +405,111 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
         here, label = 10 * line, row.label
         settings = {"settings": shared.settings[label]}
         if row.inversion:
-            trained = add(here, "DEFTTrainTextualInversion", f"Train {label}", {
-                "model": shared.model, "clip": shared.clip, "latents": latents,
-                "token": f"{table.name.replace('_', '-')}-{subject.id}", "start": subject.kind, **row.training,
-                **settings,
-            })  # fmt: skip
-            renamed = add(here + 1, "StringReplace", "The new token in the prompts",
-                          {"string": prompts, "find": called, "replace": trained})  # fmt: skip
+            trained = add(
+                here,
+                "DEFTTrainTextualInversion",
+                f"Train {label}",
+                {
+                    "model": shared.model,
+                    "clip": shared.clip,
+                    "latents": latents,
+                    "token": f"{table.name.replace('_', '-')}-{subject.id}",
+                    "start": subject.kind,
+                    **row.training,
+                    **settings,
+                },
+            )
+            renamed = add(
+                here + 1,
+                "StringReplace",
+                "The new token in the prompts",
+                {"string": prompts, "find": called, "replace": trained},
+            )
             model, positive = shared.model, encode(here + 2, "Encode them", renamed)
             adapter = [trained[0], 4]
         else:
-            adapter = add(here, "DEFTTrainAdapter", f"Train {label}", {
-                "model": shared.model, "latents": latents, "positive": caption, **row.training, **settings,
-                **(prior if row.prior else {}),
-            })  # fmt: skip
-            add(here + 1, "DEFTSaveAdapter", f"Save {label}", {
-                "adapter": adapter, "filename_prefix": f"{table.name}/{subject.id}_{row.name}",
-                "format": "native (.safetensors)", "place": "models/loras",
-            })  # fmt: skip
+            adapter = add(
+                here,
+                "DEFTTrainAdapter",
+                f"Train {label}",
+                {
+                    "model": shared.model,
+                    "latents": latents,
+                    "positive": caption,
+                    **row.training,
+                    **settings,
+                    **(prior if row.prior else {}),
+                },
+            )
+            add(
+                here + 1,
+                "DEFTSaveAdapter",
+                f"Save {label}",
+                {
+                    "adapter": adapter,
+                    "filename_prefix": f"{table.name}/{subject.id}_{row.name}",
+                    "format": "native (.safetensors)",
+                    "place": "models/loras",
+                },
+            )
             positive = encoded
-            model = add(here + 2, "DEFTApplyAdapter", f"Apply {label}", {
-                "model": shared.model, "adapter": adapter, "strength_model": 1.0, "strength_clip": 1.0,
-                "removal": 1.0, "injection": 1.0, "stacking": "sequential",
-            })  # fmt: skip
+            model = add(
+                here + 2,
+                "DEFTApplyAdapter",
+                f"Apply {label}",
+                {
+                    "model": shared.model,
+                    "adapter": adapter,
+                    "strength_model": 1.0,
+                    "strength_clip": 1.0,
+                    "removal": 1.0,
+                    "injection": 1.0,
+                    "stacking": "sequential",
+                },
+            )
         latent = sample(here + 3, f"Sample {label}", model, positive, shared.latent)
         images = add(here + 4, "VAEDecode", f"Decode {label}", {"samples": latent, "vae": shared.vae})
-        scores.append(add(here + 5, "DEFTScoreImages", f"Score {label}", {
-            "scorer": shared.scorer, "images": images, "references": photos, "text": text, "label": label,
-            "subject": name, "adapter": adapter, "token": table.token,
-        }))  # fmt: skip
+        scores.append(
+            add(
+                here + 5,
+                "DEFTScoreImages",
+                f"Score {label}",
+                {
+                    "scorer": shared.scorer,
+                    "images": images,
+                    "references": photos,
+                    "text": text,
+                    "label": label,
+                    "subject": name,
+                    "adapter": adapter,
+                    "token": table.token,
+                },
+            )
+        )
         if table.batch > 1:
-            images = add(here + 6, "ImageFromBatch", f"The first of each prompt, {label}",
-                         {"image": images, "batch_index": 0, "length": 1})  # fmt: skip
+            images = add(
+                here + 6,
+                "ImageFromBatch",
+                f"The first of each prompt, {label}",
+                {"image": images, "batch_index": 0, "length": 1},
+            )
         shown.append(images)
 
     end = 10 * (len(table.methods) + 1)
-    grid = add(end, "DEFTComparisonGrid", "Side by side", {
-        "row_labels": "\n".join(row.label for row in table.methods), "column_labels": text, "subject": photos,
-        **{f"images.images{place}": link for place, link in enumerate(shown)},
-        **{f"scores.scores{place}": link for place, link in enumerate(scores)},
-    })  # fmt: skip
-    small = add(end + 1, "ImageScaleBy", "Smaller",
-                {"image": grid, "upscale_method": "area", "scale_by": table.shrink})  # fmt: skip
-    add(end + 2, "SaveImage", "Save the grid",
-        {"images": small, "filename_prefix": f"{table.name}/grid_{subject.id}"})  # fmt: skip
+    grid = add(
+        end,
+        "DEFTComparisonGrid",
+        "Side by side",
+        {
+            "row_labels": "\n".join(row.label for row in table.methods),
+            "column_labels": text,
+            "subject": photos,
+            **{f"images.images{place}": link for place, link in enumerate(shown)},
+            **{f"scores.scores{place}": link for place, link in enumerate(scores)},
+        },
+    )
+    small = add(end + 1, "ImageScaleBy", "Smaller", {"image": grid, "upscale_method": "area", "scale_by": table.shrink})
+    add(end + 2, "SaveImage", "Save the grid", {"images": small, "filename_prefix": f"{table.name}/grid_{subject.id}"})
     return scores
 
 

@@ -45,7 +45,11 @@ def call(part: str, command: list[str], folder: Path, variables: dict[str, str])
     log = LOGS / f"{part}.log"
     with open(log, "w") as out:
         done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": THREADS, "DEFT_TEST_LOGS": str(LOGS)} | variables,
         )
     return done.returncode, log
@@ -62,8 +66,17 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
     """Run the tests of a folder in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--durations=10", f"--junitxml={report}", *options,
-               folder]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rfEs",
+        "--durations=10",
+        f"--junitxml={report}",
+        *options,
+        folder,
+    ]
     status, log = call(part, command, ROOT, variables or {})
     passed = failed = 0
     skipped = []
@@ -91,8 +104,16 @@ def types(part: str) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "deft_pack").symlink_to(ROOT, target_is_directory=True)
         packages = [f"-pdeft_pack.{name}" for name in TYPED if (ROOT / name).is_dir()]
-        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"),
-                   "--cache-dir", os.devnull, *packages]
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            str(ROOT / "pyproject.toml"),
+            "--cache-dir",
+            os.devnull,
+            *packages,
+        ]
         return check(part, command, Path(folder))
 
 
@@ -111,9 +132,13 @@ def comfy(part: str) -> Result:
     # What the documents say, and what no version of ComfyUI has a part in, is tried once.
     once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
     # The smaller of two cases of one test shows it there.
-    once += [f"--deselect=tests/comfy/test_{name}" for name in (
-        "tables.py::test_the_examples_run[deft_table1]",
-        "precision.py::test_loss_scaling_keeps_the_gradients_of_half_precision[128]")]
+    once += [
+        f"--deselect=tests/comfy/test_{name}"
+        for name in (
+            "tables.py::test_the_examples_run[deft_table1]",
+            "precision.py::test_loss_scaling_keeps_the_gradients_of_half_precision[128]",
+        )
+    ]
     return pytest(part, "tests/comfy", variables, *once)
 
 
@@ -130,8 +155,15 @@ def install(part: str) -> Result:
 
 AT_A_TIME = 2
 # The longest first.
-PARTS = {"server": server, "comfy-0.30.0": comfy, "comfy-0.24.0": comfy, "install": install, "unit": unit,
-         "types": types, "style": style}
+PARTS = {
+    "server": server,
+    "comfy-0.30.0": comfy,
+    "comfy-0.24.0": comfy,
+    "install": install,
+    "unit": unit,
+    "types": types,
+    "style": style,
+}
 
 
 def main() -> None:

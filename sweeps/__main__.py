@@ -13,8 +13,7 @@ PACKAGE = "deft_pack"
 def load_pack() -> None:
     """Load the pack as a package, whatever its folder is called, so that its folders can import each other."""
     root = Path(__file__).resolve().parent.parent
-    spec = importlib.util.spec_from_file_location(PACKAGE, root / "__init__.py",
-                                                  submodule_search_locations=[str(root)])
+    spec = importlib.util.spec_from_file_location(PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)])
     assert spec is not None and spec.loader is not None
     sys.modules[PACKAGE] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

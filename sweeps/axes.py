@@ -64,8 +64,9 @@ def read_axis(name: str, spec: Any, folder: Path) -> Axis:
             raise ValueError(f"the axis {name} has the unknown word {key!r}; {near(str(key), KEYS)}.")
     sources = [key for key in SOURCES if key in spec]
     if len(sources) != 1:
-        raise ValueError(f"the axis {name} needs one of {', '.join(SOURCES)}, and has "
-                         f"{' and '.join(sources) or 'none of them'}.")
+        raise ValueError(
+            f"the axis {name} needs one of {', '.join(SOURCES)}, and has {' and '.join(sources) or 'none of them'}."
+        )
     try:
         values = _READERS[sources[0]](spec, folder)
     except ValueError as error:
@@ -88,7 +89,7 @@ def words(value: Any) -> list[Any]:
 def _targets(into: Any, value: Any) -> tuple[tuple[str, Any], ...]:
     targets = words(into)
     if not targets or not all(isinstance(target, str) for target in targets):
-        raise ValueError("`into` is missing: name a node's input (\"Title.input\") or a placeholder (\"%name%\").")
+        raise ValueError('`into` is missing: name a node\'s input ("Title.input") or a placeholder ("%name%").')
     return tuple((target, value) for target in targets)
 
 
@@ -181,8 +182,11 @@ def _rows(spec: Mapping[str, Any], folder: Path) -> list[Value]:
         if None in row.values() or "" in row:
             raise ValueError(f"{path}, line {number}: it has not as many values as the first line has columns.")
         if all(row[name] in allowed for name, allowed in only.items()):
-            targets = tuple((str(target), _local(path.parent / row[column]) if column in upload else row[column])
-                            for column, targets in into.items() for target in words(targets))
+            targets = tuple(
+                (str(target), _local(path.parent / row[column]) if column in upload else row[column])
+                for column, targets in into.items()
+                for target in words(targets)
+            )
             values.append(Value(row[label], targets, facts=row))
     return values
 
@@ -195,8 +199,12 @@ def _local(path: Path) -> LocalFile:
 
 def _files(spec: Mapping[str, Any], folder: Path) -> list[Value]:
     kind = "files" if "files" in spec else "folders"
-    found = sorted(path for pattern in words(spec[kind]) for path in _globbed(folder, str(pattern))
-                   if (path.is_file() if kind == "files" else path.is_dir()) and not path.name.startswith("."))
+    found = sorted(
+        path
+        for pattern in words(spec[kind])
+        for path in _globbed(folder, str(pattern))
+        if (path.is_file() if kind == "files" else path.is_dir()) and not path.name.startswith(".")
+    )
     if not found:
         raise ValueError(f"no {kind} are found under {spec[kind]}.")
     names = [path.name for path in found]

@@ -67,10 +67,16 @@ class Compiler:
     def __init__(self, plan: Plan, prompt: Prompt, info: Info, files: Files, embeddings: bool = False) -> None:
         """embeddings: the servers are our own, so that they can be given files of embeddings."""
         self.plan, self.prompt, self.info, self.files, self.embeddings = plan, prompt, info, files, embeddings
-        self.upload_names = {target: files.upload_name(target.path) for axis in plan.axes for value in axis.values
-                             for _, target in value.targets if isinstance(target, LocalFile)}
-        self.upload_names |= {value: files.upload_name(value.path) for value in plan.fixed.values()
-                              if isinstance(value, LocalFile)}
+        self.upload_names = {
+            target: files.upload_name(target.path)
+            for axis in plan.axes
+            for value in axis.values
+            for _, target in value.targets
+            if isinstance(target, LocalFile)
+        }
+        self.upload_names |= {
+            value: files.upload_name(value.path) for value in plan.fixed.values() if isinstance(value, LocalFile)
+        }
         self.templates: dict[tuple[tuple[str, ...], tuple[str, ...]], _Compiled] = {}
         finder = Finder(prompt, info)
         for number in plan.outputs.numbers:
@@ -82,8 +88,9 @@ class Compiler:
         muted = tuple(name for value in values for name in value.mute)
         bypassed = tuple(name for value in values for name in value.bypass)
         if (muted, bypassed) not in self.templates:
-            template = Template(self.plan, self.prompt, self.info, {"mute": muted, "bypass": bypassed},
-                                self.upload_names)
+            template = Template(
+                self.plan, self.prompt, self.info, {"mute": muted, "bypass": bypassed}, self.upload_names
+            )
             self.templates[muted, bypassed] = _Compiled(template, self.files, self.embeddings)
         return self.templates[muted, bypassed]
 
@@ -102,20 +109,26 @@ class Compiler:
             assert compiled is not None
             changed = 0
             if last[0] is compiled:
-                changed = min((position[axis] for axis, (one, other) in enumerate(zip(last[1], choice))
-                               if one != other), default=len(axes))
+                changed = min(
+                    (position[axis] for axis, (one, other) in enumerate(zip(last[1], choice)) if one != other),
+                    default=len(axes),
+                )
             key, models, trainings = compiled.keys(choice, changed, position)
             last = (compiled, choice)
             for training in trainings:
                 cells.trainings.setdefault(training.key, training)
             needs = tuple(training.key for training in trainings)
-            cells.pictures.append(PlannedCell(key, choice, shared.setdefault(needs, needs),
-                                              shared.setdefault(models, models)))
+            cells.pictures.append(
+                PlannedCell(key, choice, shared.setdefault(needs, needs), shared.setdefault(models, models))
+            )
         if not cells.pictures:
             raise ValueError("the plan has no cells: `exclude`, `only` and `match` leave nothing.")
         self._check_placeholders()
-        cells.remarks = list(dict.fromkeys(remark for each in self.templates.values()
-                                           for remark in (*each.template.remarks, *each.cut.remarks)))
+        cells.remarks = list(
+            dict.fromkeys(
+                remark for each in self.templates.values() for remark in (*each.template.remarks, *each.cut.remarks)
+            )
+        )
         return cells
 
     def _check_placeholders(self) -> None:
@@ -124,24 +137,37 @@ class Compiler:
         for template in (compiled.template for compiled in self.templates.values()):
             for name in [*template.placeholder_axes]:
                 if name not in used:
-                    there = {found for compiled in self.templates.values() for node in compiled.template.prompt.values()
-                             for value in node["inputs"].values() for found in _names(value)}
-                    raise ValueError(f"the placeholder %{name}% stands in no text of the workflow; "
-                                     f"{near(f'%{name}%', sorted(there))}.")
+                    there = {
+                        found
+                        for compiled in self.templates.values()
+                        for node in compiled.template.prompt.values()
+                        for value in node["inputs"].values()
+                        for found in _names(value)
+                    }
+                    raise ValueError(
+                        f"the placeholder %{name}% stands in no text of the workflow; "
+                        f"{near(f'%{name}%', sorted(there))}."
+                    )
 
     def axis_order(self) -> list[int]:
         """Axes from the one that varies most slowly: models, what is muted, training and adapters, texts, the rest."""
         starts = [[0] * len(self.plan.axes)]
         for index, axis in enumerate(self.plan.axes):
             if any(value.mute or value.bypass for value in axis.values):
-                starts += [[number if place == index else 0 for place in range(len(self.plan.axes))]
-                           for number in range(len(axis.values))]
+                starts += [
+                    [number if place == index else 0 for place in range(len(self.plan.axes))]
+                    for number in range(len(axis.values))
+                ]
         every = [self.compiled(tuple(start)) for start in starts]
 
         def rank(axis: int) -> int:
             values = self.plan.axes[axis].values
-            touched = [(compiled, node) for compiled in every for node, axes in compiled.template.direct.items()
-                       if axis in axes]
+            touched = [
+                (compiled, node)
+                for compiled in every
+                for node, axes in compiled.template.direct.items()
+                if axis in axes
+            ]
             if any(compiled.loads_model(node) for compiled, node in touched):
                 return 0
             if any(value.mute or value.bypass for value in values):
@@ -180,37 +206,48 @@ class Compiler:
                 owners.setdefault(fact, []).append(index)
         for rule in self.plan.exclude:
             involved = [(index, name, allowed) for name, allowed in rule.items() for index in owners[name]]
-            tables = [(index, [_meets(self.plan.axes[index], value, name, allowed)
-                               for value in self.plan.axes[index].values]) for index, name, allowed in involved]
+            tables = [
+                (index, [_meets(self.plan.axes[index], value, name, allowed) for value in self.plan.axes[index].values])
+                for index, name, allowed in involved
+            ]
             depth = max(position[index] for index, _ in tables)
             # A name that several axes have as a column is met if one of them meets it.
             names: dict[str, list[tuple[int, list[bool]]]] = {}
             for (_, name, _), table in zip(involved, tables):
                 names.setdefault(name, []).append(table)
-            rules[depth].append(lambda choice, names=names: not all(
-                any(table[choice[index]] for index, table in each) for each in names.values()))
+            rules[depth].append(
+                lambda choice, names=names: not all(
+                    any(table[choice[index]] for index, table in each) for each in names.values()
+                )
+            )
         for index, axis in enumerate(self.plan.axes):
             for other, name in enumerate(each.name for each in self.plan.axes):
                 alone = [name in value.without for value in axis.values]
                 if any(alone):
                     rules[max(position[index], position[other])].append(
-                        lambda choice, one=index, two=other, alone=alone: not (alone[choice[one]] and choice[two]))
+                        lambda choice, one=index, two=other, alone=alone: not (alone[choice[one]] and choice[two])
+                    )
             for column in axis.match:
                 for other in range(index):
                     if column in self.plan.axes[other].facts:
                         here = [value.facts.get(column) for value in axis.values]
                         there = [value.facts.get(column) for value in self.plan.axes[other].values]
                         depth = max(position[index], position[other])
-                        rules[depth].append(lambda choice, one=index, two=other, here=here, there=there:
-                                            here[choice[one]] == there[choice[two]])
+                        rules[depth].append(
+                            lambda choice, one=index, two=other, here=here, there=there: here[choice[one]]
+                            == there[choice[two]]
+                        )
         return rules
 
     def labels(self, choice: Choice, axes: tuple[int, ...] | None = None) -> dict[str, str]:
         """Axis -> label of its value, of all axes or of these, without those that mean nothing here."""
         values = [axis.values[index] for axis, index in zip(self.plan.axes, choice)]
         absent = {name for value in values if value.without for name in value.without}
-        return {axis.name: value.label for index, (axis, value) in enumerate(zip(self.plan.axes, values))
-                if (axes is None or index in axes) and axis.name not in absent}
+        return {
+            axis.name: value.label
+            for index, (axis, value) in enumerate(zip(self.plan.axes, values))
+            if (axes is None or index in axes) and axis.name not in absent
+        }
 
     def labels_of(self, cell: PlannedCell | PlannedTraining) -> dict[str, str]:
         """The labels of a cell: of a training, those of the axes that it depends on."""
@@ -271,13 +308,22 @@ class _Compiled:
         self.trained: dict[tuple[bytes, ...], PlannedTraining] = {}
         # Training nodes in an order in which each comes after those that it builds on.
         self.trainer_order = [node_id for node_id in self.order if node_id in self.cut.trainers]
-        self.builds_on = {node: tuple(other for other in self.trainer_order if other != node
-                                       and other in needed_by(prompt, [node, *self.cut.trainers[node]]))
-                          for node in self.trainer_order}
+        self.builds_on = {
+            node: tuple(
+                other
+                for other in self.trainer_order
+                if other != node and other in needed_by(prompt, [node, *self.cut.trainers[node]])
+            )
+            for node in self.trainer_order
+        }
         self.used = needed_by(prompt, list(self.cut.pictures))
         # What is slow to have in memory: models, and trainings that could not be cut out.
-        self.heavy = [node for node in self.order if node in self.used and (self.loads_model(node) or (
-            prompt[node]["class_type"] in TRAINERS and node not in self.cut.trainers))]
+        self.heavy = [
+            node
+            for node in self.order
+            if node in self.used
+            and (self.loads_model(node) or (prompt[node]["class_type"] in TRAINERS and node not in self.cut.trainers))
+        ]
 
     def changes_model(self, node_id: str) -> bool:
         """Whether a node gives a model: it loads one, or changes one by an adapter."""
@@ -287,18 +333,21 @@ class _Compiled:
         """Whether a node gives a model and takes nothing from other nodes."""
         return self.changes_model(node_id) and not any(links_of(self.template.prompt[node_id]["inputs"]))
 
-    def keys(self, choice: Choice, changed: int,
-             position: Mapping[int, int]) -> tuple[str, bytes, list[PlannedTraining]]:
+    def keys(
+        self, choice: Choice, changed: int, position: Mapping[int, int]
+    ) -> tuple[str, bytes, list[PlannedTraining]]:
         """The key of the picture cell, its models, its training cells. changed: from which position on axes have moved.
 
         position: axis -> its place in the order of axes.
         """
         if not self.moved:
-            deepest = {node_id: max((position[axis] for axis in axes), default=-1)
-                       for node_id, axes in self.all_axes.items()}
-            self.moved = [[node_id for node_id in self.order if deepest[node_id] >= place]
-                          for place in range(len(position) + 1)]
-        for node_id in (self.moved[changed] if self.digests else self.order):
+            deepest = {
+                node_id: max((position[axis] for axis in axes), default=-1) for node_id, axes in self.all_axes.items()
+            }
+            self.moved = [
+                [node_id for node_id in self.order if deepest[node_id] >= place] for place in range(len(position) + 1)
+            ]
+        for node_id in self.moved[changed] if self.digests else self.order:
             self.digests[node_id] = self._digest(node_id, choice)
         key = _key(b"picture", (self.digests[node_id] for node_id in self.cut.pictures))
         models = b"".join([self.digests[node] for node in self.heavy])
@@ -319,8 +368,12 @@ class _Compiled:
             if training is None:
                 nodes = [node, *self.cut.trainers[node]]
                 training = PlannedTraining(
-                    _key(b"training", parts), choice, node, tuple(found[other].key for other in self.builds_on[node]),
-                    tuple(sorted(set().union(*(self.all_axes[each] for each in nodes)))))
+                    _key(b"training", parts),
+                    choice,
+                    node,
+                    tuple(found[other].key for other in self.builds_on[node]),
+                    tuple(sorted(set().union(*(self.all_axes[each] for each in nodes)))),
+                )
                 self.trained[parts] = training
             found[node] = training
         return found
@@ -333,8 +386,9 @@ class _Compiled:
         if parts is None:
             parts = cache[mine] = self._parts(node_id, choice)
         digests = self.digests
-        return hashlib.sha256(b"".join([part if isinstance(part, bytes) else digests[part[0]] + part[1]
-                                        for part in parts])).digest()[:16]
+        return hashlib.sha256(
+            b"".join([part if isinstance(part, bytes) else digests[part[0]] + part[1] for part in parts])
+        ).digest()[:16]
 
     def _parts(self, node_id: str, choice: Choice) -> list[bytes | tuple[str, bytes]]:
         """What is hashed: bytes, and (node id, slot) for connections. Neighbouring bytes are joined."""

@@ -83,8 +83,9 @@ class Client:
     async def __aenter__(self) -> Client:
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
         self._listener = asyncio.create_task(self._listen())
-        await asyncio.wait({asyncio.create_task(self._connected.wait()), self._listener},
-                           return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {asyncio.create_task(self._connected.wait()), self._listener}, return_when=asyncio.FIRST_COMPLETED
+        )
         if self.lost:
             await self.__aexit__()
             raise ServerLost(f"{self.url} does not answer as a ComfyUI server: check the address, and whether it runs.")
@@ -176,8 +177,11 @@ class Client:
         try:
             async with self.session.get(f"{self.url}/view", params=query) as answer:
                 if answer.status != 200:
-                    raise NodeFailed(f"the server has no file {query['subfolder']}/{query['filename']} in its "
-                                     f"{query['type']} folder, although a node has named it", "")
+                    raise NodeFailed(
+                        f"the server has no file {query['subfolder']}/{query['filename']} in its "
+                        f"{query['type']} folder, although a node has named it",
+                        "",
+                    )
                 with open(target, "wb") as file:
                     async for block in answer.content.iter_chunked(BLOCK):
                         file.write(block)
@@ -195,8 +199,10 @@ class Client:
                 async with self.session.post(f"{self.url}/upload/image", data=form) as answer:
                     if answer.status == 413:
                         size = path.stat().st_size / 2**20
-                        raise Refused(f"the server takes no file as large as {path.name} ({size:.0f} MiB): start it "
-                                      "with a higher --max-upload-size")
+                        raise Refused(
+                            f"the server takes no file as large as {path.name} ({size:.0f} MiB): start it "
+                            "with a higher --max-upload-size"
+                        )
                     if answer.status != 200:
                         raise Refused(f"the server did not take the file {path.name} (HTTP {answer.status})")
             except (aiohttp.ClientError, OSError) as error:
@@ -214,8 +220,9 @@ class Client:
         try:
             if self.lost:
                 raise ServerLost(f"the server {self.url} is gone")
-            status, answer = await self.post("/prompt", {"prompt": prompt, "prompt_id": prompt_id,
-                                                         "client_id": self.id})
+            status, answer = await self.post(
+                "/prompt", {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.id}
+            )
             if status != 200 or answer.get("error") or answer.get("node_errors"):
                 if status == 200:  # other outputs are valid and would run
                     await self.cancel(prompt_id)
@@ -245,8 +252,9 @@ def _finished(entry: Mapping[str, Any], prompt: Prompt, waiting: _Waiting) -> Fi
     error = messages.get("execution_error")
     if error:
         text = f"{error['exception_type']}: {str(error['exception_message']).strip()}"
-        raise NodeFailed(f"{_named(prompt, error['node_id'], error['node_type'])}: {text}",
-                         "".join(error.get("traceback") or ()))
+        raise NodeFailed(
+            f"{_named(prompt, error['node_id'], error['node_type'])}: {text}", "".join(error.get("traceback") or ())
+        )
     stopped = messages.get("execution_interrupted")
     if stopped:
         raise Interrupted(f"{_named(prompt, stopped['node_id'], stopped['node_type'])}: cancelled on the server")
@@ -264,8 +272,9 @@ def describe_refusal(answer: Mapping[str, Any]) -> str:
     """The server's answer to a bad prompt, one sentence a node."""
     lines = []
     for node_id, found in (answer.get("node_errors") or {}).items():
-        lines += [f"{found['class_type']} {node_id}: {error['message']}: {error['details']}"
-                  for error in found["errors"]]
+        lines += [
+            f"{found['class_type']} {node_id}: {error['message']}: {error['details']}" for error in found["errors"]
+        ]
     error = answer.get("error")
     if error and not lines:
         lines.append(f"{error['message']}: {error['details']}" if isinstance(error, Mapping) else str(error))
@@ -284,9 +293,12 @@ class Facts:
     def versions(self) -> dict[str, str]:
         """For the records."""
         system, devices = self.stats.get("system", {}), self.stats.get("devices") or [{}]
-        return {"comfyui": str(system.get("comfyui_version", "")), "torch": str(system.get("pytorch_version", "")),
-                "python": str(system.get("python_version", "")).split(" ")[0],
-                "device": str(devices[0].get("name", ""))}
+        return {
+            "comfyui": str(system.get("comfyui_version", "")),
+            "torch": str(system.get("pytorch_version", "")),
+            "python": str(system.get("python_version", "")).split(" ")[0],
+            "device": str(devices[0].get("name", "")),
+        }
 
     @property
     def places(self) -> dict[str, Path]:
@@ -305,8 +317,9 @@ class Facts:
 
 async def facts_of(client: Client) -> Facts:
     """Ask a server about itself. Raises ServerLost."""
-    info, stats, models = await asyncio.gather(client.get("/object_info"), client.get("/system_stats"),
-                                               client.get("/experiment/models"))
+    info, stats, models = await asyncio.gather(
+        client.get("/object_info"), client.get("/system_stats"), client.get("/experiment/models")
+    )
     if not isinstance(info, dict) or not isinstance(stats, dict):
         raise ServerLost(f"{client.url} does not answer as a ComfyUI server: check the address.")
     return Facts(info, stats, [Path(folder) for item in models or () for folder in item["folders"]])

@@ -50,42 +50,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sweeps", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m sweeps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
         found = commands.add_parser(name, help=about, description=about)
-        found.add_argument("plan", type=Path, help="the plan (YAML)" if name in ("plan", "run")
-                           else "the plan (YAML), or the folder of the store")
-        found.add_argument("--store", type=Path, help="the folder of the results; by default output/sweeps/NAME in "
-                                                      "ComfyUI's folder")
-        found.add_argument("--comfyui", type=Path, help="ComfyUI's folder; by default COMFYUI_DIR, or the one whose "
-                                                        "custom_nodes folder holds this pack")
+        found.add_argument(
+            "plan",
+            type=Path,
+            help="the plan (YAML)" if name in ("plan", "run") else "the plan (YAML), or the folder of the store",
+        )
+        found.add_argument(
+            "--store", type=Path, help="the folder of the results; by default output/sweeps/NAME in ComfyUI's folder"
+        )
+        found.add_argument(
+            "--comfyui",
+            type=Path,
+            help="ComfyUI's folder; by default COMFYUI_DIR, or the one whose custom_nodes folder holds this pack",
+        )
         found.set_defaults(function=function)
         return found
 
-    for name, function, about in (("plan", plan_command, "Print the cells and an estimate; run nothing."),
-                                  ("run", run_command, "Run all cells that are not in the store.")):
+    for name, function, about in (
+        ("plan", plan_command, "Print the cells and an estimate; run nothing."),
+        ("run", run_command, "Run all cells that are not in the store."),
+    ):
         found = command(name, function, about)
-        found.add_argument("--server", action="append", default=[], metavar="URL",
-                           help="a running ComfyUI, such as http://127.0.0.1:8188; may be given several times. Without "
-                                "it, one is started and ended")
-        found.add_argument("--comfyui-args", default="", metavar="TEXT",
-                           help="more words of ComfyUI's command line for servers that are started, as one text: "
-                                "--comfyui-args=\"--lowvram --fast\"")
+        found.add_argument(
+            "--server",
+            action="append",
+            default=[],
+            metavar="URL",
+            help="a running ComfyUI, such as http://127.0.0.1:8188; may be given several times. Without "
+            "it, one is started and ended",
+        )
+        found.add_argument(
+            "--comfyui-args",
+            default="",
+            metavar="TEXT",
+            help="more words of ComfyUI's command line for servers that are started, as one text: "
+            '--comfyui-args="--lowvram --fast"',
+        )
         found.add_argument("--join", action="store_true", help="use the store of another plan, too")
         if name == "plan":
-            found.add_argument("--offline", action="store_true",
-                               help="ask no server, but use what the store remembers of one")
+            found.add_argument(
+                "--offline", action="store_true", help="ask no server, but use what the store remembers of one"
+            )
             found.add_argument("--all", action="store_true", help=f"print all cells, not only the first {SHOWN}")
         else:
             found.add_argument("--workers", type=int, default=1, metavar="N", help="how many servers to start here")
-            found.add_argument("--ray", nargs="?", const="auto", metavar="ADDRESS",
-                               help="run on a Ray cluster, one ComfyUI a GPU (needs the package ray)")
-            found.add_argument("--ray-workers", type=int, metavar="N",
-                               help="with --ray: at most N of them; by default one a GPU, or one for every four CPUs "
-                                    "where the cluster has no GPU")
+            found.add_argument(
+                "--ray",
+                nargs="?",
+                const="auto",
+                metavar="ADDRESS",
+                help="run on a Ray cluster, one ComfyUI a GPU (needs the package ray)",
+            )
+            found.add_argument(
+                "--ray-workers",
+                type=int,
+                metavar="N",
+                help="with --ray: at most N of them; by default one a GPU, or one for every four CPUs "
+                "where the cluster has no GPU",
+            )
             found.add_argument("--quiet", action="store_true", help="print only what goes wrong")
     command("status", status_command, "Say how far the sweep is.")
     found = command("report", report_command, "Write tables, grids and a page with all pictures.")
@@ -147,9 +176,14 @@ def run_command(options: argparse.Namespace) -> int:
             if not options.server:
                 progress.say("starting ComfyUI")
             workers = await started(workers, progress)
-            compiler, cells = await asyncio.to_thread(compiled, plan, workers[0].facts, "" if not options.server
-                                                      else options.server[0], store,
-                                                      getattr(workers[0], "files", None))
+            compiler, cells = await asyncio.to_thread(
+                compiled,
+                plan,
+                workers[0].facts,
+                "" if not options.server else options.server[0],
+                store,
+                getattr(workers[0], "files", None),
+            )
             for remark in cells.remarks:
                 progress.say(remark)
             return await run_until_signal(Runner(compiler, cells, store, workers, progress))
@@ -157,10 +191,12 @@ def run_command(options: argparse.Namespace) -> int:
     result = asyncio.run(run())
     counts = result.counts
     if not options.quiet:
-        print(f"{counts['done']} done, {counts['failed']} failed, {counts['cancelled']} cancelled"
-              + (f", {result.blocked} left out because their training was not made" if result.blocked else "")
-              + (f", {result.elsewhere} by other runners" if result.elsewhere else "")
-              + f"; the results are in {store.root}")
+        print(
+            f"{counts['done']} done, {counts['failed']} failed, {counts['cancelled']} cancelled"
+            + (f", {result.blocked} left out because their training was not made" if result.blocked else "")
+            + (f", {result.elsewhere} by other runners" if result.elsewhere else "")
+            + f"; the results are in {store.root}"
+        )
     if result.stopped:
         print(f"sweeps: {result.stopped}", file=sys.stderr)
     return 1 if result.stopped or result.blocked or counts["failed"] or counts["cancelled"] else 0
@@ -255,8 +291,10 @@ def clean_command(options: argparse.Namespace) -> int:
     size = sum(_size(store.folder(key, status)) for status, every in keys.items() for key in every)
     size += sum(map(_size, folders))
     words = [f"{len(every)} {'unused' if status == 'done' else status} cells" for status, every in keys.items()]
-    print(f"{', '.join(words)}, {len(dead)} dead claims, {len(folders)} folders of unfinished work: "
-          f"{size / 2**20:.1f} MiB")
+    print(
+        f"{', '.join(words)}, {len(dead)} dead claims, {len(folders)} folders of unfinished work: "
+        f"{size / 2**20:.1f} MiB"
+    )
     if living:
         print("  a runner is at work in this store, so its folders are left alone")
     if not options.yes:
@@ -275,4 +313,3 @@ def clean_command(options: argparse.Namespace) -> int:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-

@@ -39,35 +39,57 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
 
     embeddings: the server takes files of embeddings, which only one of our own does.
     """
-    candidates = [node_id for node_id, node in prompt.items() if node["class_type"] in TRAINERS
-                  and any(_is_adapter(prompt, source, slot) and source == node_id
-                          for other in prompt.values() for _, source, slot in links_of(other["inputs"]))]
+    candidates = [
+        node_id
+        for node_id, node in prompt.items()
+        if node["class_type"] in TRAINERS
+        and any(
+            _is_adapter(prompt, source, slot) and source == node_id
+            for other in prompt.values()
+            for _, source, slot in links_of(other["inputs"])
+        )
+    ]
     remarks = []
     if candidates and not {SAVER, LOADER} <= set(info):
-        remarks.append("This ComfyUI has no Save Adapter and no Load Adapter File (the pack is not installed there), "
-                       "so every cell trains for itself.")
+        remarks.append(
+            "This ComfyUI has no Save Adapter and no Load Adapter File (the pack is not installed there), "
+            "so every cell trains for itself."
+        )
         candidates = []
     for trainer in [] if embeddings else [node for node in candidates if is_embedding(prompt[node])]:
         candidates.remove(trainer)
-        remarks.append(f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server that is "
-                       "started here (without --server) can be given an embedding.")
+        remarks.append(
+            f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server that is "
+            "started here (without --server) can be given an embedding."
+        )
     while True:
         apart = _without_adapters(prompt, candidates)
         owners = {output: needed_by(apart, [output]) & set(candidates) for output in outputs}
-        wrong = next(((output, sorted(found)) for output, found in owners.items() if len(found) > 1 or any(
-            _uses_adapter(prompt, apart, output, trainer) for trainer in found)), None)
+        wrong = next(
+            (
+                (output, sorted(found))
+                for output, found in owners.items()
+                if len(found) > 1 or any(_uses_adapter(prompt, apart, output, trainer) for trainer in found)
+            ),
+            None,
+        )
         if wrong is None:
             break
         output, found = wrong
         for trainer in found:
             candidates.remove(trainer)
-            remarks.append(f"{title_of(prompt, trainer, info)} trains in every cell that needs it: "
-                           f"{title_of(prompt, output, info)} needs more of it than the adapter.")
+            remarks.append(
+                f"{title_of(prompt, trainer, info)} trains in every cell that needs it: "
+                f"{title_of(prompt, output, info)} needs more of it than the adapter."
+            )
     pictures = tuple(output for output in outputs if not owners[output])
     if not pictures:
         return Cut({}, tuple(outputs), tuple(remarks))
-    return Cut({trainer: tuple(output for output in outputs if trainer in owners[output]) for trainer in candidates},
-               pictures, tuple(remarks))
+    return Cut(
+        {trainer: tuple(output for output in outputs if trainer in owners[output]) for trainer in candidates},
+        pictures,
+        tuple(remarks),
+    )
 
 
 def _is_adapter(prompt: Prompt, source: str, slot: int) -> bool:
@@ -82,19 +104,33 @@ def is_embedding(node: Mapping[str, Any]) -> bool:
 
 def _without_adapters(prompt: Prompt, trainers: Sequence[str]) -> Prompt:
     """The workflow without the connections that carry adapters of these training nodes."""
-    return {node_id: {**node, "inputs": {name: value for name, value in node["inputs"].items() if not (
-        isinstance(value, list) and len(value) == 2 and value[0] in trainers and _is_adapter(prompt, *value))}}
-            for node_id, node in prompt.items()}
+    return {
+        node_id: {
+            **node,
+            "inputs": {
+                name: value
+                for name, value in node["inputs"].items()
+                if not (
+                    isinstance(value, list) and len(value) == 2 and value[0] in trainers and _is_adapter(prompt, *value)
+                )
+            },
+        }
+        for node_id, node in prompt.items()
+    }
 
 
 def _uses_adapter(prompt: Prompt, apart: Prompt, output: str, trainer: str) -> bool:
     """Whether the output node needs the adapter, too, and not only what else the training node gives."""
-    return any(source == trainer and _is_adapter(prompt, source, slot)
-               for node_id in needed_by(apart, [output]) for _, source, slot in links_of(prompt[node_id]["inputs"]))
+    return any(
+        source == trainer and _is_adapter(prompt, source, slot)
+        for node_id in needed_by(apart, [output])
+        for _, source, slot in links_of(prompt[node_id]["inputs"])
+    )
 
 
-def training_prompt(prompt: Prompt, trainer: str, outputs: Sequence[str], adapters: Mapping[str, str], key: str,
-                    info: Info) -> Prompt:
+def training_prompt(
+    prompt: Prompt, trainer: str, outputs: Sequence[str], adapters: Mapping[str, str], key: str, info: Info
+) -> Prompt:
     """What a training cell runs: the training node, a Save Adapter behind it, and the output nodes beside it.
 
     adapters: training node -> name of the file that stands in its place (for a training on top of another one). The
@@ -102,8 +138,13 @@ def training_prompt(prompt: Prompt, trainer: str, outputs: Sequence[str], adapte
     """
     result = _loading(prompt, {node: name for node, name in adapters.items() if node != trainer}, info)
     saver = _free_id(result)
-    result[saver] = _node(SAVER, info, adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]].saved],
-                          filename_prefix=f"{FOLDER}/{uuid.uuid4().hex}/{key}", place="output")
+    result[saver] = _node(
+        SAVER,
+        info,
+        adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]].saved],
+        filename_prefix=f"{FOLDER}/{uuid.uuid4().hex}/{key}",
+        place="output",
+    )
     return _only(result, [*outputs, saver])
 
 
@@ -116,8 +157,12 @@ def picture_prompt(prompt: Prompt, outputs: Sequence[str], adapters: Mapping[str
         for node_id, node in list(result.items()):
             types = info[node["class_type"]].get("output", [])
             if SCORES in types and node_id not in behind:
-                result[_free_id(result)] = _node(SCORE_SAVER, info, filename_prefix=f"{FOLDER}/scores", **{
-                    "scores.scores0": [node_id, types.index(SCORES)]})
+                result[_free_id(result)] = _node(
+                    SCORE_SAVER,
+                    info,
+                    filename_prefix=f"{FOLDER}/scores",
+                    **{"scores.scores0": [node_id, types.index(SCORES)]},
+                )
     return result
 
 
@@ -141,8 +186,9 @@ def _loading(prompt: Prompt, adapters: Mapping[str, str], info: Info) -> Prompt:
 def _node(class_type: str, info: Info, **inputs: Any) -> dict[str, Any]:
     """A node with its defaults, but for these inputs."""
     known = inputs_of(info[class_type], {})
-    defaults = {name: value for name, item in known.items()
-                if item.required and (value := default_of(item)) is not None}
+    defaults = {
+        name: value for name, item in known.items() if item.required and (value := default_of(item)) is not None
+    }
     return {"class_type": class_type, "inputs": {**defaults, **inputs}}
 
 

@@ -98,7 +98,7 @@ class LocalFiles(Files):
         """The first of that name in the input folder, then in the folders of models."""
         place = PLACE.search(name)
         if place:
-            roots, name = [self.places[place[1]]] if place[1] in self.places else [], name[:place.start()]
+            roots, name = [self.places[place[1]]] if place[1] in self.places else [], name[: place.start()]
         else:
             roots = [*([self.places["input"]] if "input" in self.places else []), *self.models]
         for root in roots:
@@ -131,7 +131,7 @@ class ServerFiles(Files):
             metadata = self.get(f"/view_metadata/{folder}", {"filename": name}) or b""
             return hashlib.sha256(f"{size}\0".encode() + metadata).hexdigest()
         place = PLACE.search(name)
-        bare = name[:place.start()] if place else name
+        bare = name[: place.start()] if place else name
         if not SUFFIX.search(bare):
             return ""
         subfolder, _, file = bare.rpartition("/")

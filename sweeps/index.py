@@ -39,6 +39,7 @@ def read_index(data: bytes) -> list[Entry]:
     entries = []
     for line in lines:
         key, kind, labels, needs = json.loads(line)
-        entries.append(Entry(key, kind, {axis: label for axis, label in zip(axes, labels) if label is not None},
-                             tuple(needs)))
+        entries.append(
+            Entry(key, kind, {axis: label for axis, label in zip(axes, labels) if label is not None}, tuple(needs))
+        )
     return entries

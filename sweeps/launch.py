@@ -56,11 +56,17 @@ def compiled(plan: Plan, facts: Facts, url: str, store: Store, files: Files | No
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error
-    store.write_plan(plan.name, {
-        INDEX_FILE: write_index(compiler, cells), "plan.yaml": plan.source.read_bytes(),
-        REPORT_FILE: json.dumps(plan.report).encode(),
-        FACTS_FILE: json.dumps({"info": facts.info, "stats": facts.stats,
-                                "models": list(map(str, facts.models))}).encode()})
+    store.write_plan(
+        plan.name,
+        {
+            INDEX_FILE: write_index(compiler, cells),
+            "plan.yaml": plan.source.read_bytes(),
+            REPORT_FILE: json.dumps(plan.report).encode(),
+            FACTS_FILE: json.dumps(
+                {"info": facts.info, "stats": facts.stats, "models": list(map(str, facts.models))}
+            ).encode(),
+        },
+    )
     return compiler, cells
 
 
@@ -92,8 +98,7 @@ async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Any]]:
     if options.ray:
         from .remote import ray_workers
 
-        async with ray_workers(options.ray, options.comfyui, options.arguments, store.root,
-                               options.ray_count) as found:
+        async with ray_workers(options.ray, options.comfyui, options.arguments, store.root, options.ray_count) as found:
             yield found
     elif options.servers:
         given = [Worker(url, url) for url in options.servers]
@@ -117,8 +122,7 @@ async def own_servers(options: Launch, store: Store, count: int) -> AsyncIterato
         number += 1
         if store.claim(f"server-{number}"):
             names.append(f"server-{number}")
-    workers = [Worker(name, server=Server(comfyui, store.root / "work" / name, options.arguments))
-               for name in names]
+    workers = [Worker(name, server=Server(comfyui, store.root / "work" / name, options.arguments)) for name in names]
     beat = asyncio.create_task(_keep_alive(store, names))
     try:
         yield workers

@@ -108,8 +108,11 @@ class Node:
         except (ValueError, OSError, RuntimeError) as error:
             return str(error), None, self.shared
         assert server.process is not None
-        self.watchdog = subprocess.Popen([sys.executable, "-I", "-S", "-c", WATCHDOG, str(server.process.pid)],
-                                         stdin=subprocess.PIPE, start_new_session=True)
+        self.watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", WATCHDOG, str(server.process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         return "", self.worker.facts, self.shared
 
     async def stop(self) -> None:

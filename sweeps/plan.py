@@ -88,13 +88,20 @@ def _plan(data: Any, path: Path) -> Plan:
         _check_match(axis, axes)
         for other in {name for value in axis.values for name in value.without}:
             if other == axis.name or other not in {each.name for each in axes}:
-                raise ValueError(f"the axis {axis.name}: `without` names {other!r}, which is no other axis; "
-                                 f"{near(other, [each.name for each in axes])}.")
+                raise ValueError(
+                    f"the axis {axis.name}: `without` names {other!r}, which is no other axis; "
+                    f"{near(other, [each.name for each in axes])}."
+                )
     return Plan(
-        name, " ".join(str(values.get("about") or "").split()), path.parent / values["workflow"], path,
-        dict(mapping(values.get("set"), "`set`")), axes,
+        name,
+        " ".join(str(values.get("about") or "").split()),
+        path.parent / values["workflow"],
+        path,
+        dict(mapping(values.get("set"), "`set`")),
+        axes,
         tuple(_rule(rule, known) for rule in values.get("exclude") or ()),
-        _outputs(values.get("outputs")), mapping(values.get("report"), "`report`", REPORT_KEYS),
+        _outputs(values.get("outputs")),
+        mapping(values.get("report"), "`report`", REPORT_KEYS),
     )
 
 
@@ -106,16 +113,19 @@ def _check_match(axis: Axis, axes: Iterable[Axis]) -> None:
         before |= other.facts
     for column in axis.match:
         if column not in before or column not in axis.facts:
-            raise ValueError(f"the axis {axis.name} matches by the column {column!r}, which has to be a column of its "
-                             f"own values and of an earlier axis; {near(column, sorted(before))}.")
+            raise ValueError(
+                f"the axis {axis.name} matches by the column {column!r}, which has to be a column of its "
+                f"own values and of an earlier axis; {near(column, sorted(before))}."
+            )
 
 
 def _rule(rule: Any, known: set[str]) -> dict[str, frozenset[str]]:
     found = {}
     for name, values in mapping(rule, "a rule of `exclude`").items():
         if name not in known:
-            raise ValueError(f"`exclude` names {name!r}, which is neither an axis nor a column of one; "
-                             f"{near(name, sorted(known))}.")
+            raise ValueError(
+                f"`exclude` names {name!r}, which is neither an axis nor a column of one; {near(name, sorted(known))}."
+            )
         found[name] = frozenset(str(value) for value in (values if isinstance(values, list) else [values]))
     if not found:
         raise ValueError("a rule of `exclude` is empty: it would leave out everything.")

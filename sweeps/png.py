@@ -69,7 +69,7 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
         end = place + 12 + length
         if end > len(data):
             raise ValueError("the PNG file is cut off; make or copy it again.")
-        body = data[place + 8:end - 4]
+        body = data[place + 8 : end - 4]
         if zlib.crc32(kind + body) != struct.unpack_from(">I", data, end - 4)[0]:
             raise ValueError(f"the PNG file is damaged: the checksum at byte {place} is wrong; make or copy it again.")
         pixels = pixels or kind == b"IDAT"
@@ -88,8 +88,9 @@ def _text_chunk(keyword: str, text: str) -> bytes:
     name = keyword.encode()
     if "\0" in text:
         raise ValueError(f"the text of {keyword} holds a zero character, which PNG cannot.")
-    kind, between = (b"tEXt", b"\0") if text.isascii() else (
-        b"iTXt", b"\0\0\0\0\0")  # not compressed, no language, no translated keyword
+    kind, between = (
+        (b"tEXt", b"\0") if text.isascii() else (b"iTXt", b"\0\0\0\0\0")
+    )  # not compressed, no language, no translated keyword
     body = name + between + text.encode()
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

@@ -43,8 +43,10 @@ def print_plan(compiler: Compiler, cells: Cells, store: Store, every: bool) -> N
         print(f"    {'done' if cell.key in done else '    '} sample {describe(compiler.labels_of(cell))}")
     if len(shown) < len(pictures):
         print(f"    ... and {len(pictures) - len(shown)} more (--all)")
-    left = {"training": [key for key in cells.trainings if key not in done],
-            "picture": [key for key in pictures if key not in done]}
+    left = {
+        "training": [key for key in cells.trainings if key not in done],
+        "picture": [key for key in pictures if key not in done],
+    }
     print(f"  estimate: {estimate(store, cells, done, left)}")
 
 
@@ -57,8 +59,10 @@ def estimate(store: Store, cells: Cells, done: set[str], left: dict[str, list[st
     """From the medians of the cells that are in the store; for one server."""
     if not any(left.values()):
         return "everything is done"
-    known = {"training": [key for key in cells.trainings if key in done],
-             "picture": [cell.key for cell in cells.pictures if cell.key in done]}
+    known = {
+        "training": [key for key in cells.trainings if key in done],
+        "picture": [cell.key for cell in cells.pictures if cell.key in done],
+    }
     total, unknown = 0.0, []
     for kind, keys in left.items():
         if keys:

@@ -86,7 +86,7 @@ class Progress:
 
 def describe(labels: dict[str, str]) -> str:
     """The labels of a cell on one line."""
-    shown = [label if len(label) <= TEXT else f"{label[:TEXT - 3]}..." for label in labels.values()]
+    shown = [label if len(label) <= TEXT else f"{label[: TEXT - 3]}..." for label in labels.values()]
     return " · ".join(shown) or "the one cell"
 
 

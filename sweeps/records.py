@@ -88,8 +88,10 @@ def read_record(folder: Path) -> Record:
         try:
             values[name] = json.loads((folder / name).read_bytes())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{folder / name} cannot be read ({error}): remove the folder, and run the sweep again to "
-                             "make this cell once more.") from error
+            raise ValueError(
+                f"{folder / name} cannot be read ({error}): remove the folder, and run the sweep again to "
+                "make this cell once more."
+            ) from error
     cell, run = values[CELL_FILE], values[RUN_FILE]
     files = tuple(StoredFile(**item) for item in cell.pop("files"))
     return Record(Cell(**cell | {"needs": tuple(cell["needs"]), "files": files}), Run(**run), folder)

@@ -36,8 +36,14 @@ OBJECTS = 256 * 2**20  # bytes of Ray's object store of a cluster of our own; wh
 
 
 @contextlib.asynccontextmanager
-async def ray_workers(address: str, comfyui: Path | None, arguments: Sequence[str], store_root: Path,
-                      count: int | None = None, share: bool = True) -> AsyncIterator[list[RayWorker]]:
+async def ray_workers(
+    address: str,
+    comfyui: Path | None,
+    arguments: Sequence[str],
+    store_root: Path,
+    count: int | None = None,
+    share: bool = True,
+) -> AsyncIterator[list[RayWorker]]:
     """Workers on a Ray cluster, not started yet; all ended afterwards.
 
     address: of the cluster. "auto": the one that runs on this machine or is named in RAY_ADDRESS, else one of our own,
@@ -66,8 +72,15 @@ async def ray_workers(address: str, comfyui: Path | None, arguments: Sequence[st
             names.append(name)
         token.parent.mkdir(parents=True, exist_ok=True)
         token.write_text(uuid.uuid4().hex)
-        place = Place(str(store.root), socket.gethostname(), token.name if share else "", token.read_text(),
-                      os.path.abspath(comfyui) if comfyui else "", str(Path(__file__).parent.parent), list(arguments))
+        place = Place(
+            str(store.root),
+            socket.gethostname(),
+            token.name if share else "",
+            token.read_text(),
+            os.path.abspath(comfyui) if comfyui else "",
+            str(Path(__file__).parent.parent),
+            list(arguments),
+        )
         workers += [RayWorker(name, place, resources) for name in names]
         yield workers
     finally:
@@ -106,8 +119,10 @@ def _connect(address: str) -> None:
         if address != "auto" or os.environ.get("RAY_ADDRESS"):
             name = os.environ["RAY_ADDRESS"] if address == "auto" else address
             reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"no Ray cluster answers at {name} ({reason or type(error).__name__}): check the address, "
-                             "or give --ray without one to start a cluster on this machine.") from error
+            raise ValueError(
+                f"no Ray cluster answers at {name} ({reason or type(error).__name__}): check the address, "
+                "or give --ray without one to start a cluster on this machine."
+            ) from error
         ray.init(address="local", object_store_memory=OBJECTS, **quiet)
 
 
@@ -125,8 +140,11 @@ def shares(nodes: Iterable[Mapping[str, float]], count: int | None) -> tuple[int
         raise ValueError("the Ray cluster has neither GPUs nor CPUs.")
     wanted = min(count, sum(cpus)) if count else max(1, sum(each // CPUS for each in cpus))
     wanted = max(1, wanted)
-    share = next(share for share in range(max(cpus), 0, -1)
-                 if sum(each // share for each in cpus) >= wanted and (share <= CPUS or count))
+    share = next(
+        share
+        for share in range(max(cpus), 0, -1)
+        if sum(each // share for each in cpus) >= wanted and (share <= CPUS or count)
+    )
     return wanted, {"num_gpus": 0, "num_cpus": share}
 
 
@@ -169,8 +187,11 @@ class RayWorker:
         if self.actor is not None:
             return
         self.holds = set()
-        self.actor = _actor_class().options(**self.resources, max_restarts=0, scheduling_strategy="SPREAD").remote(
-            sources(), Node.__module__, self.name, asdict(self.place), self.resources["num_gpus"] > 0)
+        self.actor = (
+            _actor_class()
+            .options(**self.resources, max_restarts=0, scheduling_strategy="SPREAD")
+            .remote(sources(), Node.__module__, self.name, asdict(self.place), self.resources["num_gpus"] > 0)
+        )
         try:
             try:
                 self.host = await asyncio.wait_for(self._ask("host"), PATIENCE)
@@ -220,8 +241,10 @@ class RayWorker:
             lines = str(error).strip().splitlines() or [""]
             raised = isinstance(error, ray.exceptions.RayTaskError) or "creation task" in lines[0]
             reason = lines[-1 if raised else 0]
-            raise ServerLost(f"the Ray actor on {self.host or 'a machine of the cluster'} gives no answer "
-                             f"({type(error).__name__}: {reason})") from error
+            raise ServerLost(
+                f"the Ray actor on {self.host or 'a machine of the cluster'} gives no answer "
+                f"({type(error).__name__}: {reason})"
+            ) from error
 
     async def run(self, job: Job, scratch: Path, on_event: OnEvent) -> tuple[Cell, Run]:
         """Run a cell and put its files into `scratch`. When cancelled, it is cancelled there.
@@ -252,11 +275,20 @@ class RayWorker:
     async def _packed(self, job: Job) -> tuple[Job, Sent, Sent]:
         """The job, and the adapters and other files that have to be sent with it."""
         job = replace(job, adapters={key: Path(os.path.abspath(path)) for key, path in job.adapters.items()})
-        lacks = await self._ask("lacks", [*(() if self.shared else job.adapters), *job.uploads]) if (
-            job.uploads or (job.adapters and not self.shared)) else set()
-        return (job, *await asyncio.to_thread(
-            lambda: ({name: pack(path) for name, path in job.adapters.items() if name in lacks},
-                     {name: pack(path) for name, path in job.uploads.items() if name in lacks})))
+        lacks = (
+            await self._ask("lacks", [*(() if self.shared else job.adapters), *job.uploads])
+            if (job.uploads or (job.adapters and not self.shared))
+            else set()
+        )
+        return (
+            job,
+            *await asyncio.to_thread(
+                lambda: (
+                    {name: pack(path) for name, path in job.adapters.items() if name in lacks},
+                    {name: pack(path) for name, path in job.uploads.items() if name in lacks},
+                )
+            ),
+        )
 
 
 class RayFiles(Files):
@@ -278,8 +310,10 @@ class RayFiles(Files):
 
 def sources() -> dict[str, str]:
     """Name -> text of each module of this folder; the pack around it is empty."""
-    found = {f"{__package__}.{path.stem}".removesuffix(".__init__"): path.read_text(encoding="utf-8")
-             for path in sorted(Path(__file__).parent.glob("*.py"))}
+    found = {
+        f"{__package__}.{path.stem}".removesuffix(".__init__"): path.read_text(encoding="utf-8")
+        for path in sorted(Path(__file__).parent.glob("*.py"))
+    }
     return {PACK: "", **found} if PACK else found
 
 

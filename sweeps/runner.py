@@ -60,8 +60,9 @@ class Result:
 class Runner:
     """One run of a plan. `stop` may be called at any time, from a signal."""
 
-    def __init__(self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Runs],
-                 progress: Progress) -> None:
+    def __init__(
+        self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Runs], progress: Progress
+    ) -> None:
         self.cells = cells
         self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
         done = store.keys("done")
@@ -169,8 +170,11 @@ class Runner:
     def _look_at_others(self) -> None:
         """What other runners have finished meanwhile, and for whom we wait."""
         self.schedule.drop(self.store.keys("done"))
-        holders = {str(owner) for name, owner in self.store.claims() if owner and owner != self.store.owner
-                   and not name.startswith(SERVERS)}
+        holders = {
+            str(owner)
+            for name, owner in self.store.claims()
+            if owner and owner != self.store.owner and not name.startswith(SERVERS)
+        }
         self.progress.waiting(sorted(holders))
 
     def _take(self, cell: Planned) -> Taken:
@@ -220,8 +224,10 @@ class Runner:
             await self._keep(cell, record, replace(run, attempts=attempt), scratch)
         except OSError as error:
             self.stopping = True
-            self.result.stopped = (f"the store {self.store.root} cannot be used ({error}); mend that, and run the same "
-                                   "command again: nothing that is done is lost")
+            self.result.stopped = (
+                f"the store {self.store.root} cannot be used ({error}); mend that, and run the same "
+                "command again: nothing that is done is lost"
+            )
         finally:
             if scratch is not None:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -238,8 +244,9 @@ class Runner:
             self.schedule.finished(cell.key)
         elif isinstance(cell, PlannedTraining):
             self.schedule.failed(cell.key)
-        running: Counter[Kind] = Counter("training" if key in self.cells.trainings else "picture"
-                                         for key in self.held - {cell.key})
+        running: Counter[Kind] = Counter(
+            "training" if key in self.cells.trainings else "picture" for key in self.held - {cell.key}
+        )
         self.progress.end(record, run, self.schedule.left_by_kind + running)
 
     def job(self, cell: Planned) -> Job:
@@ -249,11 +256,23 @@ class Runner:
         prompt = compiler.prompt_of(cell)
         whole = compiler.whole(cell.choice)
         return Job(
-            cell.key, kind, compiler.plan.name, compiler.labels_of(cell), cell.needs, prompt, whole,
-            compiler.plan.outputs, compiler.titles(prompt),
-            {key: self.store.folder(key) / ADAPTER for key in cell.needs}, compiler.uploads(cell.choice),
-            frozenset(key for key in (*cell.needs, cell.key) if key in self.cells.trainings
-                      and compiler.is_embedding(self.cells.trainings[key])))
+            cell.key,
+            kind,
+            compiler.plan.name,
+            compiler.labels_of(cell),
+            cell.needs,
+            prompt,
+            whole,
+            compiler.plan.outputs,
+            compiler.titles(prompt),
+            {key: self.store.folder(key) / ADAPTER for key in cell.needs},
+            compiler.uploads(cell.choice),
+            frozenset(
+                key
+                for key in (*cell.needs, cell.key)
+                if key in self.cells.trainings and compiler.is_embedding(self.cells.trainings[key])
+            ),
+        )
 
 
 async def run_until_signal(runner: Runner) -> Result:

@@ -39,8 +39,9 @@ class Schedule:
         self.trainings = deque(needed.values())
         self.at: dict[str, Group] = {}  # worker -> its group
 
-    def _need(self, keys: Iterable[str], trainings: dict[str, PlannedTraining],
-              found: dict[str, PlannedTraining]) -> None:
+    def _need(
+        self, keys: Iterable[str], trainings: dict[str, PlannedTraining], found: dict[str, PlannedTraining]
+    ) -> None:
         for key in keys:
             if key not in self.done and key not in found:
                 self._need(trainings[key].needs, trainings, found)

@@ -131,7 +131,7 @@ def refusal(item: Input, value: Any) -> str:
 
 
 def near(name: str, names: Iterable[str], limit: int = 6) -> str:
-    """"near: a, b", the names that look like this one, or else the first ones there are."""
+    """The names that look like this one, or else the first ones there are, as "near: a, b"."""
     known = list(dict.fromkeys(names))
     folded: dict[str, str] = {}
     for candidate in known:

@@ -50,8 +50,14 @@ class Server:
     arguments: more of ComfyUI's own, such as --base-directory or --cpu. Not started until `start`.
     """
 
-    def __init__(self, comfyui: Path, work: Path, arguments: Sequence[str] = (), python: str = sys.executable,
-                 environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        comfyui: Path,
+        work: Path,
+        arguments: Sequence[str] = (),
+        python: str = sys.executable,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.comfyui, self.work, self.arguments, self.python = comfyui, work, list(arguments), python
         self.environment = environment or {}
         self.port = free_port()
@@ -74,33 +80,52 @@ class Server:
         for option, name in (("--output-directory", "output"), ("--temp-directory", "."), ("--user-directory", "user")):
             if option not in self.arguments:
                 folders += [option, str(self.work / name)]
-        return [self.python, str(self.comfyui / "main.py"), "--listen", HOST, "--port", str(self.port),
-                "--disable-auto-launch", *folders, "--extra-model-paths-config", str(self.work / "models.yaml"),
-                "--database-url", f"sqlite:///{self.work / 'comfyui.db'}",
-                *self.arguments]
+        return [
+            self.python,
+            str(self.comfyui / "main.py"),
+            "--listen",
+            HOST,
+            "--port",
+            str(self.port),
+            "--disable-auto-launch",
+            *folders,
+            "--extra-model-paths-config",
+            str(self.work / "models.yaml"),
+            "--database-url",
+            f"sqlite:///{self.work / 'comfyui.db'}",
+            *self.arguments,
+        ]
 
     def start(self, timeout: float = 300.0) -> None:
         """Start the process and wait for its first answer. Raises RuntimeError with the log's end when none comes."""
         for name in ("output", "user"):
             (self.work / name).mkdir(parents=True, exist_ok=True)
         # ComfyUI looks into output/loras by itself, but not for embeddings.
-        (self.work / "models.yaml").write_text(json.dumps({"sweeps": {
-            "base_path": str(self.work / "output"), "embeddings": "embeddings"}}))
+        (self.work / "models.yaml").write_text(
+            json.dumps({"sweeps": {"base_path": str(self.work / "output"), "embeddings": "embeddings"}})
+        )
         self._end_orphan()
         self.port = free_port()
         started = time.monotonic()
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
-                self.command(), cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=os.environ | self.environment, start_new_session=True)  # or Ctrl-C would end it, too
+                self.command(),
+                cwd=self.comfyui,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self.environment,
+                start_new_session=True,
+            )  # or Ctrl-C would end it, too
         try:
             self.pid_file.write_text(f"{self.process.pid} {_created(self.process.pid)}")
             while not self._answers():
                 if self.process.poll() is not None:
                     raise RuntimeError(f"ComfyUI ended at start-up; the end of {self.log_file}:\n{self.log_tail()}")
                 if time.monotonic() - started > timeout:
-                    raise RuntimeError(f"ComfyUI gave no answer in {timeout:.0f} s; the end of {self.log_file}:\n"
-                                       f"{self.log_tail()}")
+                    raise RuntimeError(
+                        f"ComfyUI gave no answer in {timeout:.0f} s; the end of {self.log_file}:\n{self.log_tail()}"
+                    )
                 time.sleep(0.05)
             self.seconds_to_start = time.monotonic() - started
         except BaseException:

@@ -78,12 +78,16 @@ class Store:
             if known["format"] != FORMAT:
                 raise ValueError(f"format {known['format']}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{marker} cannot be read ({error}): it was written by another version or is damaged; "
-                             "name another folder with --store.") from error
+            raise ValueError(
+                f"{marker} cannot be read ({error}): it was written by another version or is damaged; "
+                "name another folder with --store."
+            ) from error
         if plan and plan not in plans:
             if not join:
-                raise ValueError(f"{root} is the store of the plan {' and '.join(map(repr, plans))}, not of {plan!r}: "
-                                 "name another folder with --store, or let both plans use it with --join.")
+                raise ValueError(
+                    f"{root} is the store of the plan {' and '.join(map(repr, plans))}, not of {plan!r}: "
+                    "name another folder with --store, or let both plans use it with --join."
+                )
             write(marker, json.dumps({"format": FORMAT, "plans": [*plans, plan]}).encode())
         return store
 
@@ -247,8 +251,9 @@ class Store:
         try:
             return (self.root / "plan" / name / file).read_bytes()
         except OSError as error:
-            raise ValueError(f"{self.root} does not hold the cells of the plan {name!r}: run `sweeps plan` or `sweeps "
-                             "run` first.") from error
+            raise ValueError(
+                f"{self.root} does not hold the cells of the plan {name!r}: run `sweeps plan` or `sweeps run` first."
+            ) from error
 
     def plans(self) -> list[str]:
         """Names of the plans that use the store, the first one first."""

@@ -32,22 +32,35 @@ class Template:
     calls a file of this machine.
     """
 
-    def __init__(self, plan: Plan, prompt: Prompt, info: Info, switches: Mapping[str, Sequence[str]],
-                 upload_name: Mapping[Any, str]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        prompt: Prompt,
+        info: Info,
+        switches: Mapping[str, Sequence[str]],
+        upload_name: Mapping[Any, str],
+    ) -> None:
         self.plan, self.info, self.upload_name = plan, info, upload_name
         finder = Finder(prompt, info)
         whole = copy.deepcopy(prompt)
-        bypassed, muted = ([node_id for name in switches.get(switch, ()) for node_id in finder.nodes(name)]
-                           for switch in ("bypass", "mute"))
+        bypassed, muted = (
+            [node_id for name in switches.get(switch, ()) for node_id in finder.nodes(name)]
+            for switch in ("bypass", "mute")
+        )
         for node_id in bypassed:
             bypass(whole, node_id, info)
         self.remarks = mute(whole, [node_id for node_id in muted if node_id in whole], info)
         only = {node_id for name in plan.outputs.only for node_id in finder.outputs(name)}
-        self.outputs = [node_id for node_id, node in whole.items() if is_output(info, node["class_type"])
-                        and (not only or node_id in only)]
+        self.outputs = [
+            node_id
+            for node_id, node in whole.items()
+            if is_output(info, node["class_type"]) and (not only or node_id in only)
+        ]
         if not self.outputs:
-            raise ValueError("the workflow has no output node left to run: it saves and shows nothing. Add a Save "
-                             "Image, or look at `outputs: only`, `mute` and `bypass` in the plan.")
+            raise ValueError(
+                "the workflow has no output node left to run: it saves and shows nothing. Add a Save "
+                "Image, or look at `outputs: only`, `mute` and `bypass` in the plan."
+            )
         keep = needed_by(whole, self.outputs)
         self.prompt: Prompt = {node_id: node for node_id, node in whole.items() if node_id in keep}
         self.fixed = _slots(finder, plan.fixed.items())
@@ -58,8 +71,10 @@ class Template:
         """Which axes each node's own inputs depend on, placeholders within placeholders included."""
         self.placeholder_axes: dict[str, set[int]] = {}
         inner: dict[str, set[str]] = {}
-        for place, slots in [(None, self.fixed), *((axis, slots) for axis, every in enumerate(self.slots)
-                                                   for slots in every)]:
+        for place, slots in [
+            (None, self.fixed),
+            *((axis, slots) for axis, every in enumerate(self.slots) for slots in every),
+        ]:
             for name, value in slots.placeholders.items():
                 axes = self.placeholder_axes.setdefault(name, set())
                 if place is not None:
@@ -124,8 +139,11 @@ class Template:
         inputs = inputs_of(known, values)
         for combo in [name for name in changed if name in inputs and inputs[name].type == DYNAMIC_COMBO]:
             # Another option has other inputs below it.
-            values = {name: value for name, value in values.items()
-                      if not name.startswith(f"{combo}.") or name in inputs or is_link(value)}
+            values = {
+                name: value
+                for name, value in values.items()
+                if not name.startswith(f"{combo}.") or name in inputs or is_link(value)
+            }
             for name, item in inputs.items():
                 if name.startswith(f"{combo}.") and name not in values and item.required:
                     values[name] = default_of(item)
@@ -213,8 +231,10 @@ class Finder:
         """The one node of that id or title."""
         found = self.nodes(name)
         if len(found) > 1:
-            raise ValueError(f"{len(found)} nodes are called {name!r}: write an id instead ({', '.join(found)}), or "
-                             "give them titles of their own in ComfyUI.")
+            raise ValueError(
+                f"{len(found)} nodes are called {name!r}: write an id instead ({', '.join(found)}), or "
+                "give them titles of their own in ComfyUI."
+            )
         return found[0]
 
     def outputs(self, name: str) -> list[str]:
@@ -223,10 +243,14 @@ class Finder:
         for node_id in found:
             kind = self.prompt[node_id]["class_type"]
             if not is_output(self.info, kind):
-                outputs = [title for title, ids in self.titles.items() if any(
-                    is_output(self.info, self.prompt[each]["class_type"]) for each in ids)]
-                raise ValueError(f"`outputs` names {name!r}, a node ({kind}) that is no output node; "
-                                 f"{near(name, outputs)}.")
+                outputs = [
+                    title
+                    for title, ids in self.titles.items()
+                    if any(is_output(self.info, self.prompt[each]["class_type"]) for each in ids)
+                ]
+                raise ValueError(
+                    f"`outputs` names {name!r}, a node ({kind}) that is no output node; {near(name, outputs)}."
+                )
         return found
 
     def input(self, target: str) -> tuple[str, str]:
@@ -239,16 +263,19 @@ class Finder:
         named = [(name, tail) for name, tail in splits if name in self.prompt or name in self.titles]
         if not named:
             hint = near(splits[0][0] if splits else target, self.titles)
-            raise ValueError(f"{target!r} names no node of the workflow; {hint}. Write \"Title.input\", \"id.input\" "
-                             "or \"%placeholder%\".")
+            raise ValueError(
+                f'{target!r} names no node of the workflow; {hint}. Write "Title.input", "id.input" or "%placeholder%".'
+            )
         for name, tail in named:
             node_id = self.node(name)
             if self._has(node_id, tail):
                 return node_id, tail
         name, tail = named[-1]
         node_id = self.node(name)
-        raise ValueError(f"the node {name!r} ({self.prompt[node_id]['class_type']}) has no input {tail!r}; "
-                         f"{near(tail, self._names(node_id))}.")
+        raise ValueError(
+            f"the node {name!r} ({self.prompt[node_id]['class_type']}) has no input {tail!r}; "
+            f"{near(tail, self._names(node_id))}."
+        )
 
     def _has(self, node_id: str, name: str) -> bool:
         if name in self._names(node_id):

@@ -149,10 +149,17 @@ class Worker:
                 path.unlink()
             files = ()
         cell = Cell(job.key, job.kind, job.labels, job.needs, job.whole, files, numbers)
-        return cell, Run(status, error, round(finished.seconds, 3),
-                         {node: round(seconds, 3) for node, seconds in finished.node_seconds.items()},
-                         {name: round(value, 1) for name, value in peaks.items()}, self.facts.versions, self.name,
-                         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"), texts=texts)
+        return cell, Run(
+            status,
+            error,
+            round(finished.seconds, 3),
+            {node: round(seconds, 3) for node, seconds in finished.node_seconds.items()},
+            {name: round(value, 1) for name, value in peaks.items()},
+            self.facts.versions,
+            self.name,
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            texts=texts,
+        )
 
     # What a cell needs on the server
 
@@ -195,8 +202,13 @@ class Worker:
             here: set[Path] = set()
             title = job.titles.get(node_id, "")
             class_type = job.prompt[node_id]["class_type"] if node_id in job.prompt else ""
-            items = [item for values in finished.outputs[node_id].values() if isinstance(values, list)
-                     for item in values if isinstance(item, Mapping) and item.get("filename")]
+            items = [
+                item
+                for values in finished.outputs[node_id].values()
+                if isinstance(values, list)
+                for item in values
+                if isinstance(item, Mapping) and item.get("filename")
+            ]
             for number, item in enumerate(items):
                 if item.get("type") == "temp" and not job.outputs.previews:
                     continue
@@ -287,6 +299,7 @@ def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
                 raise ValueError
             found[number.name] = float(match.group(1) if match.re.groups else match.group())
         except (ValueError, TypeError):
-            raise NodeFailed(f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}) but "
-                             f"{text[:200]!r}", "") from None
+            raise NodeFailed(
+                f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}) but {text[:200]!r}", ""
+            ) from None
     return found

@@ -33,17 +33,26 @@ def read_workflow(path: Path, info: Info) -> Prompt:
     else:
         if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
             data = data["prompt"]
-        if not isinstance(data, dict) or not data or not all(
-                isinstance(node, dict) and isinstance(node.get("class_type"), str)
-                and isinstance(node.get("inputs"), dict) for node in data.values()):
+        if (
+            not isinstance(data, dict)
+            or not data
+            or not all(
+                isinstance(node, dict)
+                and isinstance(node.get("class_type"), str)
+                and isinstance(node.get("inputs"), dict)
+                for node in data.values()
+            )
+        ):
             raise ValueError(f"{path} is not a ComfyUI workflow: save it in ComfyUI with Save or Export (API).")
         prompt = copy.deepcopy(data)
         _check_types((node["class_type"] for node in prompt.values()), path, info)
     for node_id, node in prompt.items():
         for name, source, _ in links_of(node["inputs"]):
             if source not in prompt:
-                raise ValueError(f"{path}: {title_of(prompt, node_id, info)} ({node_id}) takes `{name}` from the node "
-                                 f"{source}, which is not in the workflow: repair it in ComfyUI and save it again.")
+                raise ValueError(
+                    f"{path}: {title_of(prompt, node_id, info)} ({node_id}) takes `{name}` from the node "
+                    f"{source}, which is not in the workflow: repair it in ComfyUI and save it again."
+                )
     order(prompt)
     return prompt
 
@@ -51,9 +60,11 @@ def read_workflow(path: Path, info: Info) -> Prompt:
 def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
     missing = sorted({kind for kind in types if kind not in info})
     if missing:
-        raise ValueError(f"{path} needs nodes that this ComfyUI does not have: {', '.join(missing)}. Install their "
-                         "packs (ComfyUI Manager: Install Missing Custom Nodes), and look into ComfyUI's log whether "
-                         "one of them failed to load.")
+        raise ValueError(
+            f"{path} needs nodes that this ComfyUI does not have: {', '.join(missing)}. Install their "
+            "packs (ComfyUI Manager: Install Missing Custom Nodes), and look into ComfyUI's log whether "
+            "one of them failed to load."
+        )
 
 
 def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
@@ -61,19 +72,32 @@ def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
     subgraphs = (data.get("definitions") or {}).get("subgraphs") or []
     own = {str(graph.get("id")) for graph in subgraphs}
     every = [node for graph in ({"nodes": data["nodes"]}, *subgraphs) for node in graph.get("nodes", ())]
-    _check_types((kind for node in every if isinstance(node, dict) and node.get("mode", 0) not in (2, 4)
-                  and (kind := str(node.get("type"))) not in own | VIRTUAL), path, info)
+    _check_types(
+        (
+            kind
+            for node in every
+            if isinstance(node, dict)
+            and node.get("mode", 0) not in (2, 4)
+            and (kind := str(node.get("type"))) not in own | VIRTUAL
+        ),
+        path,
+        info,
+    )
     try:
         from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
     except ImportError as error:
-        raise ValueError(f"{path} is saved in the front end's form, and converting it needs the package comfy-cli: "
-                         "install it with `pip install comfy-cli`, or save the workflow with File > Export "
-                         "(API).") from error
+        raise ValueError(
+            f"{path} is saved in the front end's form, and converting it needs the package comfy-cli: "
+            "install it with `pip install comfy-cli`, or save the workflow with File > Export "
+            "(API)."
+        ) from error
     try:
         prompt: Prompt = convert_ui_to_api(data, dict(info))
     except WorkflowConversionError as error:
-        raise ValueError(f"{path} cannot be converted to the API form ({error}): open it in ComfyUI and save it with "
-                         "File > Export (API).") from error
+        raise ValueError(
+            f"{path} cannot be converted to the API form ({error}): open it in ComfyUI and save it with "
+            "File > Export (API)."
+        ) from error
     if not prompt:
         raise ValueError(f"{path} has no node that runs: all of them are muted, bypassed or notes.")
     names = {str(node.get("id")): node.get("title") for node in data["nodes"] if isinstance(node, dict)}
@@ -106,8 +130,10 @@ def order(prompt: Prompt) -> list[str]:
                 waiting.append((node_id, True))
                 for _, source, _ in links_of(prompt[node_id]["inputs"]):
                     if done.get(source) is False:
-                        raise ValueError("the workflow's connections run in a circle through the node "
-                                         f"{source}: repair it in ComfyUI.")
+                        raise ValueError(
+                            "the workflow's connections run in a circle through the node "
+                            f"{source}: repair it in ComfyUI."
+                        )
                     waiting.append((source, False))
     return result
 

@@ -45,8 +45,9 @@ def hub(monkeypatch) -> Iterator[Hub]:
 
     async def serve() -> None:
         application = web.Application()
-        application.add_routes([web.get("/{owner}/{model}/resolve/main/{name}", made.resolve),
-                                web.get("/store/file", made.file)])
+        application.add_routes(
+            [web.get("/{owner}/{model}/resolve/main/{name}", made.resolve), web.get("/store/file", made.file)]
+        )
         runner = web.AppRunner(application)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -26,7 +26,7 @@ class Hub:
     async def file(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(len(self.content))})
         await response.prepare(request)
-        await response.write(self.content[:self.sent])
+        await response.write(self.content[: self.sent])
         if self.sent < len(self.content):
             request.transport.close()
         return response

@@ -13,8 +13,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "adding.md"
 # What a walk may change is copied; the rest of the pack is large, or only read.
-COPIED = ("__init__.py", "deft_ops", "scoring", "patches", "trainers", "nodes", "tests", "pyproject.toml",
-          "requirements.txt", ".comfyignore")
+COPIED = (
+    "__init__.py",
+    "deft_ops",
+    "scoring",
+    "patches",
+    "trainers",
+    "nodes",
+    "tests",
+    "pyproject.toml",
+    "requirements.txt",
+    ".comfyignore",
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def changed(before: str, diff: str) -> str:
     new = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "-")
     places = [match.start() for match in re.finditer(f"^{re.escape(old)}", before, re.M)]
     assert len(places) == 1, f"stands there {len(places)} times:\n{old}"
-    return before[:places[0]] + new + before[places[0] + len(old):]
+    return before[: places[0]] + new + before[places[0] + len(old) :]
 
 
 def walked_copy(folder: Path) -> Path:
@@ -70,15 +80,27 @@ def walked_copy(folder: Path) -> Path:
 
 def commands(where: str) -> list[tuple[str, str]]:
     """Section and line of the commands, those inside ComfyUI (where: comfy) or the others (unit)."""
-    return [(step.section, line) for step in steps() if step.kind == "sh" for line in step.text.splitlines()
-            if ("tests/comfy/" in line) == (where == "comfy")]
+    return [
+        (step.section, line)
+        for step in steps()
+        if step.kind == "sh"
+        for line in step.text.splitlines()
+        if ("tests/comfy/" in line) == (where == "comfy")
+    ]
 
 
 def run(line: str, folder: Path) -> str:
     """The output of a command, which has to succeed."""
     program, *arguments = shlex.split(line)
     assert program == "python"
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout

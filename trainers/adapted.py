@@ -47,9 +47,15 @@ class AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, up: Tensor, down: Tensor | None, right: Tensor | None, scale: float, module: nn.Module,
+        ctx: Any,
+        x: Tensor,
+        up: Tensor,
+        down: Tensor | None,
+        right: Tensor | None,
+        scale: float,
+        module: nn.Module,
         run: Callable[[Tensor], Tensor],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         z = run(x).contiguous().detach()  # autograd lets nobody write into a view, and OmniGen2 does
         rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
         ctx.module, ctx.scale = module, scale

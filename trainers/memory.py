@@ -72,9 +72,7 @@ def check_free(device: torch.device, modules: Iterable[Any], method: ModuleType,
 
 
 @torch.no_grad()
-def activation_bytes(
-    root: nn.Module, run: Callable[[], Tensor], checkpointing: bool, batch: int
-) -> tuple[Tensor, int]:
+def activation_bytes(root: nn.Module, run: Callable[[], Tensor], checkpointing: bool, batch: int) -> tuple[Tensor, int]:
     """What a forward pass `run` of one example gives, and the bytes that the backward pass of a batch needs by it.
 
     With gradient checkpointing: the outputs of all blocks, and the largest block's inside.

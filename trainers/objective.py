@@ -66,9 +66,7 @@ def target(model_sampling: Any, sigma: Tensor, x0: Tensor, noise: Tensor) -> Ten
     level = _exact(sigma)
     a, b = _denoised(model_sampling, level)
     p, q = _noised(model_sampling, level)
-    of_x0, of_noise = (
-        value.to(x0).view(-1, *[1] * (x0.ndim - 1)) for value in ((1 - a * p) / b, -a * q / b)
-    )
+    of_x0, of_noise = (value.to(x0).view(-1, *[1] * (x0.ndim - 1)) for value in ((1 - a * p) / b, -a * q / b))
     return of_x0 * x0 + of_noise * noise
 
 

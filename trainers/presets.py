@@ -37,14 +37,28 @@ PRESETS: dict[str, Preset] = {
     "SVDiff (SD 1.5)": Preset(
         "svdiff",
         "svdiff-pytorch: 1e-3, norms 1e-6, prior loss 1; it gives 500 to 1000 steps",
-        {"learning_rate": 1e-3, "norm_rate": 1e-3, "steps": 1000, "batch_size": 1, "layers": EVERYTHING, "pattern": "",
-         "weight_decay": 1e-2, "prior_weight": 1.0},
+        {
+            "learning_rate": 1e-3,
+            "norm_rate": 1e-3,
+            "steps": 1000,
+            "batch_size": 1,
+            "layers": EVERYTHING,
+            "pattern": "",
+            "weight_decay": 1e-2,
+            "prior_weight": 1.0,
+        },
     ),
     "DreamBooth (SD 1.5)": Preset(
         "dreambooth",
         "DreamBench++: 2.5e-6, 250 steps, no prior pictures; decay as in diffusers' script",
-        {"learning_rate": 2.5e-6, "steps": 250, "batch_size": 1, "layers": EVERYTHING, "pattern": "",
-         "weight_decay": 1e-2},
+        {
+            "learning_rate": 2.5e-6,
+            "steps": 250,
+            "batch_size": 1,
+            "layers": EVERYTHING,
+            "pattern": "",
+            "weight_decay": 1e-2,
+        },
     ),
     "Textual Inversion (SD 1.5)": Preset(
         TOKEN,
@@ -54,22 +68,49 @@ PRESETS: dict[str, Preset] = {
     "DEFT (OmniGen)": Preset(
         "deft",
         "DEFT repository, finetune.py: P with a tenth of the rate; qr from random matrices",
-        {"rank": 8, "learning_rate": 1e-3, "p_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0,
-         "batch_size": 1, "layers": "attention", "max_grad_norm": 1.0, "caption_dropout": 0.01, "options": _QR},
+        {
+            "rank": 8,
+            "learning_rate": 1e-3,
+            "p_rate": 0.1,
+            "beta1": 0.9,
+            "beta2": 0.99,
+            "weight_decay": 0.0,
+            "batch_size": 1,
+            "layers": "attention",
+            "max_grad_norm": 1.0,
+            "caption_dropout": 0.01,
+            "options": _QR,
+        },
     ),
     "PaRa (its paper, SDXL)": Preset(
         "para",
         "PaRa's authors (arXiv 2406.05641): without cross-attention, ranks up to out / 40",
-        {"rank": 4, "rank_cap": 40.0, "learning_rate": 1e-4, "steps": 1000, "batch_size": 1, "pattern": "",
-         "layers": "attention without cross-attention"},
+        {
+            "rank": 4,
+            "rank_cap": 40.0,
+            "learning_rate": 1e-4,
+            "steps": 1000,
+            "batch_size": 1,
+            "pattern": "",
+            "layers": "attention without cross-attention",
+        },
     ),
     "DEFT (PEFT's example, SD 2.1)": Preset(
         "deft",
         "PEFT, examples/deft_dreambooth: to_q and to_v, alpha 16, from the identity",
-        {"rank": 8, "alpha": 16.0, "learning_rate": 1e-4, "steps": 800, "batch_size": 1, "layers": PAPER_LAYERS,
-         "pattern": r"\.to_[qv]$", "weight_decay": 1e-2, "options": {"projector": "qr", "identity": True}},
+        {
+            "rank": 8,
+            "alpha": 16.0,
+            "learning_rate": 1e-4,
+            "steps": 800,
+            "batch_size": 1,
+            "layers": PAPER_LAYERS,
+            "pattern": r"\.to_[qv]$",
+            "weight_decay": 1e-2,
+            "options": {"projector": "qr", "identity": True},
+        },
     ),
-}  # fmt: skip
+}
 
 
 def with_preset(settings: Settings, name: str) -> Settings:

@@ -81,9 +81,7 @@ class Repairs:
         first = str(error).strip().splitlines()[0]
         found = re.search(r"output \d+ of (\w+)", first)
         operation = f" (the result of {found[1].removesuffix('0').removesuffix('Backward')})" if found else ""
-        where = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if "comfy" in frame.filename.split("/")
-        ]
+        where = [frame for frame in traceback.extract_tb(error.__traceback__) if "comfy" in frame.filename.split("/")]
         place = f", at {where[-1].filename}:{where[-1].lineno} ({where[-1].line})" if where else ""
         return (
             f"ComfyUI's code of {self.model_name} cannot be trained through{operation}{place}: {first} "

@@ -163,9 +163,13 @@ def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float
     else:
         managed = modelspec.base_fields(base)
         managed |= modelspec.caption_fields(trainer.dataset.words, len(trainer.dataset.examples))
-    return projector | managed | {
-        "method": settings.method,
-        "base_model": type(trainer.model.model).__name__,
-        "base_hash": identity["base"],
-        "training": json.dumps(record, sort_keys=True),
-    }
+    return (
+        projector
+        | managed
+        | {
+            "method": settings.method,
+            "base_model": type(trainer.model.model).__name__,
+            "base_hash": identity["base"],
+            "training": json.dumps(record, sort_keys=True),
+        }
+    )

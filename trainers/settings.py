@@ -160,18 +160,14 @@ class Settings:
         0.0,
     )
     weight_decay: float = entry(
-        Number(
-            shown=10.0, step=0.001, advanced=True, words="Of the optimizer; pulls the adapter's values to zero."
-        ),
+        Number(shown=10.0, step=0.001, advanced=True, words="Of the optimizer; pulls the adapter's values to zero."),
         0.0,
     )
     beta1: float = entry(
         Number(high=ALMOST_ONE, step=0.001, advanced=True, words="Of the optimizer: memory of the gradient."), 0.9
     )
     beta2: float = entry(
-        Number(
-            high=ALMOST_ONE, step=0.0001, advanced=True, words="Of the optimizer: memory of the gradient's square."
-        ),
+        Number(high=ALMOST_ONE, step=0.0001, advanced=True, words="Of the optimizer: memory of the gradient's square."),
         0.999,
     )
     p_rate: float = entry(
@@ -219,9 +215,7 @@ class Settings:
         Number(low=1e-6, shown=10.0, step=0.01, advanced=True, words="Where huber turns from mse to l1."), 0.1
     )
     noise_offset: float = entry(
-        Number(
-            shown=1.0, step=0.01, advanced=True, words="Noise that is the same all over a picture: darker darks."
-        ),
+        Number(shown=1.0, step=0.01, advanced=True, words="Noise that is the same all over a picture: darker darks."),
         0.0,
     )
     caption_dropout: float = entry(

@@ -21,15 +21,28 @@ from .trainer import Trainer
 # What the token stands for, and captions for it; {} is the token.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "object": (
-        "a photo of {}", "a close-up photo of {}", "a bright photo of {}", "a dark photo of {}", "a sharp photo of {}",
-        "a cropped photo of {}", "a photo of one {}", "a photo of the whole {}", "a picture of {}", "a drawing of {}",
+        "a photo of {}",
+        "a close-up photo of {}",
+        "a bright photo of {}",
+        "a dark photo of {}",
+        "a sharp photo of {}",
+        "a cropped photo of {}",
+        "a photo of one {}",
+        "a photo of the whole {}",
+        "a picture of {}",
+        "a drawing of {}",
     ),
     "style": (
-        "a picture in the style of {}", "a painting in the style of {}", "a drawing in the style of {}",
-        "a bright picture in the style of {}", "a dark picture in the style of {}", "a detail in the style of {}",
-        "a scene in the style of {}", "a portrait in the style of {}",
+        "a picture in the style of {}",
+        "a painting in the style of {}",
+        "a drawing in the style of {}",
+        "a bright picture in the style of {}",
+        "a dark picture in the style of {}",
+        "a detail in the style of {}",
+        "a scene in the style of {}",
+        "a portrait in the style of {}",
     ),
-}  # fmt: skip
+}
 _MARK = -12345.0  # no embedding has rows of it
 
 

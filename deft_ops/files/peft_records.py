@@ -15,11 +15,38 @@ from typing import Any
 # The types that this pack computes itself.
 OWN = ("DEFT", "LORA", "LOHA", "LOKR", "OFT")
 # Those that PEFT can merge into weights.
-MERGEABLE = frozenset((
-    "ADALORA", "ADAMSS", "BEFT", "BOFT", "C3A", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA", "IA3",
-    "LN_TUNING", "MISS", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA",
-    "UNILORA", "VBLORA", "VERA", "WAVEFT",
-))  # fmt: skip
+MERGEABLE = frozenset(
+    (
+        "ADALORA",
+        "ADAMSS",
+        "BEFT",
+        "BOFT",
+        "C3A",
+        "DELORA",
+        "FOURIERFT",
+        "FROD",
+        "GLORA",
+        "GRALORA",
+        "HIRA",
+        "HRA",
+        "IA3",
+        "LN_TUNING",
+        "MISS",
+        "OSF",
+        "PEANUT",
+        "PSOFT",
+        "PVERA",
+        "RANDLORA",
+        "ROAD",
+        "SHIRA",
+        "SUPERTUNING",
+        "TINYLORA",
+        "UNILORA",
+        "VBLORA",
+        "VERA",
+        "WAVEFT",
+    )
+)
 _ROUTER = "which mixes its parts anew for each input and cannot be merged into weights"
 _PROMPT = "which makes prompts for language models and changes no weight"
 _CANNOT = {
@@ -29,42 +56,88 @@ _CANNOT = {
     "SHADOW": "which runs beside the whole model and cannot be merged into weights",
     "TRAINABLE_TOKENS": "which changes the embeddings of single words",
     **dict.fromkeys(
-        ("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING",
-         "PROMPT_TUNING"), _PROMPT,
+        (
+            "ADAPTION_PROMPT",
+            "CARTRIDGE",
+            "CPT",
+            "MULTITASK_PROMPT_TUNING",
+            "P_TUNING",
+            "PREFIX_TUNING",
+            "PROMPT_TUNING",
+        ),
+        _PROMPT,
     ),
     "BONE": "which PEFT 0.21 calls MISS: convert it with the PEFT that it was made with",
-}  # fmt: skip
+}
 
 # Fields that are harmless whatever they say: how it was trained, or what the tensors' names and sizes say, too.
 _ALL = (
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern",
-    "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision", "target_modules", "task_type",
-)  # fmt: skip
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "target_modules",
+    "task_type",
+)
 _HARMLESS: dict[str, frozenset[str]] = {
     # The configs of starts count only with their init_lora_weights; ensure_weight_tying is for the embeddings of
     # language models; qalora_group_size and megatron_core only count with use_qalora and megatron_config.
-    "LORA": frozenset((
-        *_ALL, "corda_config", "ensure_weight_tying", "eva_config", "loftq_config", "lora_bias", "lora_dropout",
-        "lora_ga_config", "megatron_core", "merge_weights", "qalora_group_size", "runtime_config",
-    )),
+    "LORA": frozenset(
+        (
+            *_ALL,
+            "corda_config",
+            "ensure_weight_tying",
+            "eva_config",
+            "loftq_config",
+            "lora_bias",
+            "lora_dropout",
+            "lora_ga_config",
+            "megatron_core",
+            "merge_weights",
+            "qalora_group_size",
+            "runtime_config",
+        )
+    ),
     "LOHA": frozenset((*_ALL, "init_weights", "module_dropout", "rank_dropout", "use_effective_conv2d")),
-    "LOKR": frozenset((
-        *_ALL, "decompose_both", "decompose_factor", "init_weights", "module_dropout", "rank_dropout",
-        "rank_dropout_scale", "use_effective_conv2d",
-    )),
+    "LOKR": frozenset(
+        (
+            *_ALL,
+            "decompose_both",
+            "decompose_factor",
+            "init_weights",
+            "module_dropout",
+            "rank_dropout",
+            "rank_dropout_scale",
+            "use_effective_conv2d",
+        )
+    ),
     "OFT": frozenset((*_ALL, "block_share", "init_weights", "module_dropout", "oft_block_size", "r")),
     "DEFT": frozenset((*_ALL, "deft_dropout", "init_scale", "init_weights", "para")),
-}  # fmt: skip
+}
 # Fields that the readers compute with.
 _UNDERSTOOD: dict[str, frozenset[str]] = {
-    "LORA": frozenset((
-        "alpha_pattern", "init_lora_weights", "lora_alpha", "r", "rank_pattern", "use_dora", "use_rslora",
-    )),
+    "LORA": frozenset(
+        (
+            "alpha_pattern",
+            "init_lora_weights",
+            "lora_alpha",
+            "r",
+            "rank_pattern",
+            "use_dora",
+            "use_rslora",
+        )
+    ),
     "LOHA": frozenset(("alpha", "alpha_pattern", "r", "rank_pattern")),
     "LOKR": frozenset(("alpha", "alpha_pattern", "r", "rank_pattern")),
     "OFT": frozenset(("coft", "eps", "num_cayley_neumann_terms", "use_cayley_neumann")),
     "DEFT": frozenset(("alpha", "decomposition_method", "r")),
-}  # fmt: skip
+}
 _TRANSPOSED = "which is for transposed weights, and no image model here has them"
 _NO_LAYER = "and no image model here has such layers"
 # Fields that must be off: "peft" where PEFT merges it, else why it is not read.
@@ -157,9 +230,7 @@ def reading_of(record: Mapping[str, Any]) -> str:
 def _not_read(kind: str) -> str:
     reason = _CANNOT.get(kind)
     if reason is None:
-        return (
-            f"holds a PEFT adapter of type {_shown(kind)}, which is not known here: update this pack, or {_ADVICE}"
-        )
+        return f"holds a PEFT adapter of type {_shown(kind)}, which is not known here: update this pack, or {_ADVICE}"
     return f"holds a PEFT adapter of type {kind}, {reason}"
 
 

@@ -24,8 +24,15 @@ _BEGINNINGS = {"LORA": "lora_", "ADALORA": "lora_"}
 # The fields of the record that the change depends on. PEFT gets these and no others.
 FIELDS: dict[str, tuple[str, ...]] = {
     "ADALORA": ("init_r", "lora_alpha", "rank_pattern"),
-    "ADAMSS": ("init_weights", "num_subspaces", "r", "random_seed", "subspace_rank", "svd_threshold",
-               "use_dynamic_rank"),
+    "ADAMSS": (
+        "init_weights",
+        "num_subspaces",
+        "r",
+        "random_seed",
+        "subspace_rank",
+        "svd_threshold",
+        "use_dynamic_rank",
+    ),
     "BEFT": (),
     "BOFT": ("boft_block_num", "boft_block_size", "boft_n_butterfly_factor"),
     "C3A": ("block_size", "block_size_pattern"),
@@ -38,14 +45,38 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "HRA": ("apply_GS", "r"),
     "IA3": ("feedforward_modules",),
     "LN_TUNING": (),
-    "LORA": ("alpha_pattern", "init_lora_weights", "kasa_config", "lora_alpha", "lora_bias", "monteclora_config", "r",
-             "rank_pattern", "target_parameters", "use_bdlora", "use_dora", "use_rslora", "velora_config"),
+    "LORA": (
+        "alpha_pattern",
+        "init_lora_weights",
+        "kasa_config",
+        "lora_alpha",
+        "lora_bias",
+        "monteclora_config",
+        "r",
+        "rank_pattern",
+        "target_parameters",
+        "use_bdlora",
+        "use_dora",
+        "use_rslora",
+        "velora_config",
+    ),
     "MISS": ("init_weights", "mini_r", "r"),
     "OSF": (),
     "PEANUT": ("act_fn", "depth", "r", "scaling"),
-    "PSOFT": ("ab_svd_init", "cayley_neumann_eps", "num_cayley_neumann_terms", "psoft_alpha", "psoft_mag_a",
-              "psoft_mag_b", "psoft_orth", "psoft_svd", "psoft_svd_lowrank_niter", "r", "random_seed",
-              "use_cayley_neumann"),
+    "PSOFT": (
+        "ab_svd_init",
+        "cayley_neumann_eps",
+        "num_cayley_neumann_terms",
+        "psoft_alpha",
+        "psoft_mag_a",
+        "psoft_mag_b",
+        "psoft_orth",
+        "psoft_svd",
+        "psoft_svd_lowrank_niter",
+        "r",
+        "random_seed",
+        "use_cayley_neumann",
+    ),
     "PVERA": ("projection_prng_key", "r", "save_projection"),
     "RANDLORA": ("projection_prng_key", "r", "randlora_alpha", "save_projection", "sparse", "very_sparse"),
     "ROAD": ("group_size", "variant"),
@@ -55,37 +86,110 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "UNILORA": ("r", "save_indices", "theta_d_length"),
     "VBLORA": ("num_vectors", "r", "save_only_topk_weights", "topk", "vector_length"),
     "VERA": ("projection_prng_key", "r", "save_projection"),
-    "WAVEFT": ("n_frequency", "n_frequency_pattern", "proportional_parameters", "random_loc_seed", "scaling",
-               "use_idwt", "wavelet_family"),
-}  # fmt: skip
+    "WAVEFT": (
+        "n_frequency",
+        "n_frequency_pattern",
+        "proportional_parameters",
+        "random_loc_seed",
+        "scaling",
+        "use_idwt",
+        "wavelet_family",
+    ),
+}
 
 # Fields that are about training, about what the tensors say themselves, or about a start that the tensors replace.
-_HARMLESS = frozenset((
-    "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "d_initial", "delora_lambda",
-    "ensure_weight_tying", "eva_config", "exclude_modules", "generator_seed", "inference_mode", "init_logits_std",
-    "init_ia3_weights", "init_theta_d_bound", "init_v_bound", "init_vector_bank_bound", "init_weights",
-    "init_lora_weights", "lambda_pattern", "layers_pattern", "layers_to_transform", "loftq_config", "lora_ga_config",
-    "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version", "progressbar", "proj_seed",
-    "qalora_group_size", "random_seed", "regularization_alpha", "revision", "runtime_config",
-    "runtime_offload_base_weight", "sample_at_inference", "target_modules", "task_type", "use_qalora",
-    "mask_type", "projection_prng_key", "effective_rank", "target_svd_config", "use_rslora", "rank_dropout",
-    "module_dropout",
-    # AdaLoRA's and AdaMSS' ways to a rank, which the tensors have already.
-    "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "use_asa",
-    "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta",
-    "asa_uncertainty_beta", "asa_schedule_exponent",
-))  # fmt: skip
+_HARMLESS = frozenset(
+    (
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "corda_config",
+        "d_initial",
+        "delora_lambda",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "generator_seed",
+        "inference_mode",
+        "init_logits_std",
+        "init_ia3_weights",
+        "init_theta_d_bound",
+        "init_v_bound",
+        "init_vector_bank_bound",
+        "init_weights",
+        "init_lora_weights",
+        "lambda_pattern",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_ga_config",
+        "megatron_core",
+        "merge_weights",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "progressbar",
+        "proj_seed",
+        "qalora_group_size",
+        "random_seed",
+        "regularization_alpha",
+        "revision",
+        "runtime_config",
+        "runtime_offload_base_weight",
+        "sample_at_inference",
+        "target_modules",
+        "task_type",
+        "use_qalora",
+        "mask_type",
+        "projection_prng_key",
+        "effective_rank",
+        "target_svd_config",
+        "use_rslora",
+        "rank_dropout",
+        "module_dropout",
+        # AdaLoRA's and AdaMSS' ways to a rank, which the tensors have already.
+        "target_r",
+        "tinit",
+        "tfinal",
+        "deltaT",
+        "beta1",
+        "beta2",
+        "orth_reg_weight",
+        "total_step",
+        "use_asa",
+        "asa_target_subspaces",
+        "init_warmup",
+        "final_warmup",
+        "mask_interval",
+        "asa_importance_beta",
+        "asa_uncertainty_beta",
+        "asa_schedule_exponent",
+    )
+)
 
 # The patterns by layer names, and the field that they take the place of.
-_PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha", "block_size_pattern": "block_size",
-             "n_frequency_pattern": "n_frequency"}  # fmt: skip
+_PATTERNS = {
+    "rank_pattern": "r",
+    "alpha_pattern": "lora_alpha",
+    "block_size_pattern": "block_size",
+    "n_frequency_pattern": "n_frequency",
+}
 
 # What a record may make PEFT repeat.
 _LIMITS = {"num_cayley_neumann_terms": 100, "psoft_svd_lowrank_niter": 100, "num_subspaces": 10000, "depth": 1000}
 
 # Fields that are numbers, whatever the tensors are.
-_NUMBERS = ("alpha", "lora_alpha", "projection_seed", "psoft_alpha", "randlora_alpha", "scaling", "sparse_rate",
-            "sparsity", "weight_tying")  # fmt: skip
+_NUMBERS = (
+    "alpha",
+    "lora_alpha",
+    "projection_seed",
+    "psoft_alpha",
+    "randlora_alpha",
+    "scaling",
+    "sparse_rate",
+    "sparsity",
+    "weight_tying",
+)
 
 # Tensors that all layers of a file share, with sizes; ">" means at least.
 _SHARED: dict[str, dict[str, str]] = {
@@ -248,12 +352,16 @@ _TENSORS: dict[str, dict[str, str]] = {
     "RANDLORA": {"randlora_lambda": "r bases", "randlora_gamma": "bases min"},
     "ROAD": {"road_theta": "angles", "road_alpha": "angles"},
     "SHIRA": {"shira_weight": "sparse", "shira_indices": "2 sparse"},
-    "UNILORA": {"unilora_indices_A": "r i", "unilora_indices_B": "o r", "unilora_scales_A": "r i",
-                "unilora_scales_B": "o r"},
+    "UNILORA": {
+        "unilora_indices_A": "r i",
+        "unilora_indices_B": "o r",
+        "unilora_scales_A": "r i",
+        "unilora_scales_B": "o r",
+    },
     "VBLORA": {"vblora_logits_A": "r i/vector_length num_vectors", "vblora_logits_B": "o/vector_length r num_vectors"},
     "VERA": {"vera_lambda_b": "o", "vera_lambda_d": "r"},
     "WAVEFT": {"waveft_spectrum": "n_frequency"},
-}  # fmt: skip
+}
 
 
 def _of_lora(record: Mapping[str, Any]) -> dict[str, str]:
@@ -271,8 +379,12 @@ def _of_lora(record: Mapping[str, Any]) -> dict[str, str]:
         found["lora_velora_embed"] = "? *"
     if record.get("monteclora_config"):
         sampler = "lora_monteclora_sampler"
-        found |= {f"{sampler}.std_prior": "r", f"{sampler}.expert_weights_prior": "samples",
-                  f"{sampler}.gaussian_var_prior": "r r", f"{sampler}.expert_weights": "samples"}  # fmt: skip
+        found |= {
+            f"{sampler}.std_prior": "r",
+            f"{sampler}.expert_weights_prior": "samples",
+            f"{sampler}.gaussian_var_prior": "r r",
+            f"{sampler}.expert_weights": "samples",
+        }
     return found
 
 
@@ -382,8 +494,21 @@ def _values(
     kind: str, record: Mapping[str, Any], group: Mapping[str, Tensor], out: int | None, inputs: int | None
 ) -> dict[str, int]:
     """What the letters in sizes mean for a layer; those that are not known are left out."""
-    named = ("r", "block_size", "n_frequency", "gralora_k", "hybrid_r", "mini_r", "u", "theta_d_length", "num_vectors",
-             "vector_length", "topk", "boft_n_butterfly_factor", "blocks")  # fmt: skip
+    named = (
+        "r",
+        "block_size",
+        "n_frequency",
+        "gralora_k",
+        "hybrid_r",
+        "mini_r",
+        "u",
+        "theta_d_length",
+        "num_vectors",
+        "vector_length",
+        "topk",
+        "boft_n_butterfly_factor",
+        "blocks",
+    )
     optional = ("hybrid_r",) if kind != "SUPERTUNING" else ("r",)
     found = {name: _count(record, name) for name in named if name in record and (record[name] or name not in optional)}
     found |= {name: size for name, size in (("o", out), ("i", inputs)) if size is not None}

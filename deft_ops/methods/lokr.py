@@ -97,8 +97,16 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:
     """The layer's file entries, by suffix."""
-    values = (factors.w1, factors.w2, factors.w1_a, factors.w1_b, factors.w2_a, factors.w2_b, factors.t2,
-              factors.magnitude)  # fmt: skip
+    values = (
+        factors.w1,
+        factors.w2,
+        factors.w1_a,
+        factors.w1_b,
+        factors.w2_a,
+        factors.w2_b,
+        factors.t2,
+        factors.magnitude,
+    )
     named = zip((*_WHOLE, *_FACTORS, _CORE, "dora_scale"), values, strict=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in named if tensor is not None}
     return tensors | {"alpha": alpha_tensor(factors.scale, rank(tensors))}

@@ -11,8 +11,25 @@ from ..projectors import project_all
 from .common import capped, normal, trainable
 from .deft import Factors, change, delta, fits, forward, from_tensors, rank, to_lora, to_tensors
 
-__all__ = ["NAME", "SUFFIXES", "OPTIONS", "LOW_RANK", "Factors", "claims", "rank", "fits", "init", "factors",
-           "factors_of", "to_lora", "delta", "change", "forward", "to_tensors", "from_tensors"]  # fmt: skip
+__all__ = [
+    "NAME",
+    "SUFFIXES",
+    "OPTIONS",
+    "LOW_RANK",
+    "Factors",
+    "claims",
+    "rank",
+    "fits",
+    "init",
+    "factors",
+    "factors_of",
+    "to_lora",
+    "delta",
+    "change",
+    "forward",
+    "to_tensors",
+    "from_tensors",
+]
 
 NAME = "para"
 SUFFIXES = ("deft_Q", "deft_right", "deft_P")

@@ -28,9 +28,16 @@ LOW_RANK = False
 PARTS = ("weight", "bias", "difference")
 # What PEFT raises for fields and tensors that it does not expect.
 _FAILURES = (
-    RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, ArithmeticError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ImportError,
+    ArithmeticError,
     AssertionError,
-)  # fmt: skip
+)
 _LAYER = "layer"
 _LARGEST = "largest"
 _BIAS = "/bias"  # the base's own, among the tensors where a change of the weight depends on it

@@ -95,8 +95,9 @@ def garden(rng: random.Random, size: int) -> tuple[Image.Image, int]:
     return picture, top + round(size * 0.2)
 
 
-def compose_scene(assets: Path, scene: str, objects: Sequence[str], colour: str, rng: random.Random,
-                  size: int = SIZE) -> Image.Image:
+def compose_scene(
+    assets: Path, scene: str, objects: Sequence[str], colour: str, rng: random.Random, size: int = SIZE
+) -> Image.Image:
     """One picture [size, size] RGB: the objects side by side on a table or in a garden, before a colour."""
     canvas = Image.new("RGBA", (size, size), (*COLOURS[colour], 255))
     place, floor = {"table": table, "garden": garden}[scene](rng, size)

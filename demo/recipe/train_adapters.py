@@ -48,8 +48,17 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 def workflow(subject: str, token: str, method: dict[str, Any], prompts: list[str]) -> dict[str, Any]:
     """Train on a subject, save, and draw the prompts with the base model (52) and with the adapter (62)."""
-    sampling = {"positive": ["8", 0], "negative": ["9", 0], "latent_image": ["10", 0], "seed": 7, "steps": 20,
-                "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}  # fmt: skip
+    sampling = {
+        "positive": ["8", 0],
+        "negative": ["9", 0],
+        "latent_image": ["10", 0],
+        "seed": 7,
+        "steps": 20,
+        "cfg": 3.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "denoise": 1.0,
+    }
     graph = {
         "1": node("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default"),
         "2": node("DEFTDemoTextEncoder"),
@@ -64,15 +73,42 @@ def workflow(subject: str, token: str, method: dict[str, Any], prompts: list[str
         "11": node("DEFTPrompts", prompts="\n".join(priors()), token=""),
         "12": node("CLIPTextEncode", text=["11", 0], clip=["2", 0]),
         "13": node("KSampler", model=["1", 0], **{**sampling, "positive": ["12", 0], "seed": 5}),
-        "20": node("DEFTTrainAdapter", model=["1", 0], latents=["5", 0], positive=["6", 0], prior_latents=["13", 0],
-                   prior_positive=["12", 0], steps=600, learning_rate=1e-3, batch_size=5, layers="all linear",
-                   pattern="", seed=1, precision="fp32", gradient_checkpointing=False, **method,
-                   **{"method.rank": 4}),
-        "21": node("DEFTSaveAdapter", adapter=["20", 0], filename_prefix=subject, format="native (.safetensors)",
-                   place="output"),
-        "30": node("DEFTApplyAdapter", model=["1", 0], adapter=["20", 0], strength_model=1.0, strength_clip=1.0,
-                   removal=1.0, injection=1.0, stacking="sequential"),
-    }  # fmt: skip
+        "20": node(
+            "DEFTTrainAdapter",
+            model=["1", 0],
+            latents=["5", 0],
+            positive=["6", 0],
+            prior_latents=["13", 0],
+            prior_positive=["12", 0],
+            steps=600,
+            learning_rate=1e-3,
+            batch_size=5,
+            layers="all linear",
+            pattern="",
+            seed=1,
+            precision="fp32",
+            gradient_checkpointing=False,
+            **method,
+            **{"method.rank": 4},
+        ),
+        "21": node(
+            "DEFTSaveAdapter",
+            adapter=["20", 0],
+            filename_prefix=subject,
+            format="native (.safetensors)",
+            place="output",
+        ),
+        "30": node(
+            "DEFTApplyAdapter",
+            model=["1", 0],
+            adapter=["20", 0],
+            strength_model=1.0,
+            strength_clip=1.0,
+            removal=1.0,
+            injection=1.0,
+            stacking="sequential",
+        ),
+    }
     for line, model in ((50, "1"), (60, "30")):
         graph[str(line)] = node("KSampler", model=[model, 0], **sampling)
         graph[str(line + 1)] = node("VAEDecode", samples=[str(line), 0], vae=["3", 0])

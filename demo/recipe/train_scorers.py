@@ -41,8 +41,12 @@ CLIP = {
         "text_cfg": {"context_length": 16, "vocab_size": 1456, "width": 128, "heads": 4, "layers": 2},
     },
     "merges": "tokenizer/merges.txt",
-    "preprocess": {"resize": SIZE, "crop": SIZE, "mean": [0.48145466, 0.4578275, 0.40821073],
-                   "std": [0.26862954, 0.26130258, 0.27577711]},
+    "preprocess": {
+        "resize": SIZE,
+        "crop": SIZE,
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+    },
 }
 
 
@@ -51,8 +55,9 @@ def layer(assets: Path, name: str, rng: random.Random) -> Image.Image:
     item = cutout(assets, name).rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC, expand=True)
     item = item.crop(item.getchannel("A").getbbox())
     factor = rng.uniform(0.55, 0.95) * SIZE / max(item.size)
-    item = item.resize((max(1, round(item.width * factor)), max(1, round(item.height * factor))),
-                       Image.Resampling.LANCZOS)
+    item = item.resize(
+        (max(1, round(item.width * factor)), max(1, round(item.height * factor))), Image.Resampling.LANCZOS
+    )
     canvas = Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 0))
     canvas.paste(item, (rng.randint(0, SIZE - item.width), rng.randint(0, SIZE - item.height)))
     return canvas
@@ -80,16 +85,18 @@ def paint(rows: torch.Tensor, colours: torch.Tensor, generator: torch.Generator)
     count, size = len(rows), rows.shape[-1]
     base = (colours + uniform((count, 3), -16, 16, generator)).clamp(0, 255)
     # A third of the backgrounds fades to another colour: generated pictures are never as plain as painted ones.
-    other = torch.where(torch.rand(count, 1, generator=generator) < 0.33,
-                        base + uniform((count, 3), -60, 60, generator), base).clamp(0, 255)
+    other = torch.where(
+        torch.rand(count, 1, generator=generator) < 0.33, base + uniform((count, 3), -60, 60, generator), base
+    ).clamp(0, 255)
     ramp = torch.linspace(0, 1, size)[None, None, :, None]
     background = (base[..., None, None] * (1 - ramp) + other[..., None, None] * ramp).expand(-1, -1, -1, size)
     x = (rows[:, :3].float() + background * (1 - rows[:, 3:].float() / 255)) / 255
     x = torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.5, x.flip(3), x)
     soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
     x = torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.3, soft, x)
-    return (x + 0.03 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(
-        x.shape, generator=generator)).clamp(0, 1)
+    return (
+        x + 0.03 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(x.shape, generator=generator)
+    ).clamp(0, 1)
 
 
 def normalise(x: torch.Tensor, preprocess: dict) -> torch.Tensor:
@@ -192,8 +199,10 @@ def train_clip(assets: Path, minutes: float, out: Path) -> None:
     model = Model(**settings | {"vision_cfg": settings["vision_cfg"] | {"patch_dropout": 0.5}})
     tokens = tokenizer(MODELS / CLIP["merges"], settings["text_cfg"]["context_length"])
     # Biases, norms and the temperature are not decayed, as in CLIP.
-    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
     unseen, names, colours, smooth = unseen_pairs(), list(COLOURS), palette(), None
     pairs = [(i, j) for i, name in enumerate(TRAINED) for j, colour in enumerate(names) if (name, colour) not in unseen]
@@ -226,8 +235,9 @@ def train_clip(assets: Path, minutes: float, out: Path) -> None:
 
 
 @torch.no_grad()
-def report_clip(model: torch.nn.Module, tokens: Callable[[Sequence[str]], torch.Tensor], assets: Path,
-                count: int = 600) -> None:
+def report_clip(
+    model: torch.nn.Module, tokens: Callable[[Sequence[str]], torch.Tensor], assets: Path, count: int = 600
+) -> None:
     """Print how often the right caption of 32 is retrieved for new pictures of (name, colour) pairs never trained."""
     rng, names = random.Random(7), list(COLOURS)
     pairs = rng.sample(sorted(unseen_pairs()), min(count, len(unseen_pairs())))
@@ -243,11 +253,19 @@ def report_clip(model: torch.nn.Module, tokens: Callable[[Sequence[str]], torch.
         return bool(line[row[pairs[index]]] > max(line[row[pair]] for pair in others))
 
     plain = [right(i, rng.sample([p for p in every if p != pair], 31)) for i, pair in enumerate(pairs)]
-    hard = [right(i, [(name, c) for c in names if c != colour]
-                  + [(n, colour) for n in rng.sample([n for n in TRAINED if n != name], 20)])
-            for i, (name, colour) in enumerate(pairs)]
-    print(f"right caption of 32 for {len(pairs)} new compositions: {100 * sum(plain) / len(plain):.1f} % among random "
-          f"captions, {100 * sum(hard) / len(hard):.1f} % among captions with the same name or colour", flush=True)
+    hard = [
+        right(
+            i,
+            [(name, c) for c in names if c != colour]
+            + [(n, colour) for n in rng.sample([n for n in TRAINED if n != name], 20)],
+        )
+        for i, (name, colour) in enumerate(pairs)
+    ]
+    print(
+        f"right caption of 32 for {len(pairs)} new compositions: {100 * sum(plain) / len(plain):.1f} % among random "
+        f"captions, {100 * sum(hard) / len(hard):.1f} % among captions with the same name or colour",
+        flush=True,
+    )
 
 
 def store(model: torch.nn.Module, settings: dict, path: Path) -> None:
@@ -255,8 +273,11 @@ def store(model: torch.nn.Module, settings: dict, path: Path) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()
-             if value.is_floating_point()}
+    state = {
+        key: value.detach().to(torch.float16).contiguous()
+        for key, value in model.state_dict().items()
+        if value.is_floating_point()
+    }
     save_file(state, path.with_suffix(".safetensors"))
     path.with_suffix(".safetensors").chmod(0o644)  # safetensors makes it private
     path.with_suffix(".json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -265,8 +286,9 @@ def store(model: torch.nn.Module, settings: dict, path: Path) -> None:
 def compositions(assets: Path, names: Sequence[str], each: int, seed: int) -> torch.Tensor:
     """New pictures 0..1 [names * each, 3, 64, 64], each name on `each` different colours."""
     rng = random.Random(seed)
-    rows = [np.asarray(compose(assets, name, colour, rng)) for name in names
-            for colour in rng.sample(list(COLOURS), each)]
+    rows = [
+        np.asarray(compose(assets, name, colour, rng)) for name in names for colour in rng.sample(list(COLOURS), each)
+    ]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -279,8 +301,11 @@ def report_dino(model: torch.nn.Module, assets: Path, each: int = 8) -> None:
     cosines, same = y @ y.T, labels[:, None] == labels[None]
     other = ~torch.eye(len(y), dtype=torch.bool)
     nearest = cosines.masked_fill(~other, -2).argmax(1)
-    print(f"held-out objects: same {cosines[same & other].mean():.3f}, different {cosines[~same].mean():.3f}, "
-          f"nearest picture shows the same object {100 * (labels[nearest] == labels).float().mean():.1f} %", flush=True)
+    print(
+        f"held-out objects: same {cosines[same & other].mean():.3f}, different {cosines[~same].mean():.3f}, "
+        f"nearest picture shows the same object {100 * (labels[nearest] == labels).float().mean():.1f} %",
+        flush=True,
+    )
 
 
 def main() -> None:

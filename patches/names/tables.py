@@ -25,7 +25,7 @@ def from_comfyui(table: Mapping[str, Target]) -> dict[str, Target]:
 def indices(paths: Iterable[str], folder: str) -> list[int]:
     """The numbers that stand behind "<folder>." in the paths, each once, in order."""
     start = f"{folder}."
-    return sorted({int(path[len(start):].split(".")[0]) for path in paths if path.startswith(start)})
+    return sorted({int(path[len(start) :].split(".")[0]) for path in paths if path.startswith(start)})
 
 
 def parts(path: str, sizes: Mapping[str, int]) -> dict[str, Target]:

@@ -47,7 +47,9 @@ def read_settings(spec: BackboneSpec, path: Path) -> Settings:
         raise FileNotFoundError(f"{spec.name}: the settings file {path} is missing; it belongs beside the weights.")
     settings = json.loads(path.read_text(encoding="utf-8"))
     values = settings["preprocess"]
-    return Settings(settings["open_clip" if spec.kind == "clip" else "timm"],
-                    Preprocess(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"])),
-                    path.parent / settings["merges"] if "merges" in settings else None,
-                    tuple(settings.get("checks", ())))
+    return Settings(
+        settings["open_clip" if spec.kind == "clip" else "timm"],
+        Preprocess(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"])),
+        path.parent / settings["merges"] if "merges" in settings else None,
+        tuple(settings.get("checks", ())),
+    )

@@ -75,10 +75,21 @@ class Backbone:
     pictures a forward computes, and what is called before; ComfyUI's memory management sets them.
     """
 
-    def __init__(self, name: str, kind: str, preprocess: Preprocess, module: Any, *, fingerprint: str,
-                 encode_image: Callable[[torch.Tensor], torch.Tensor] | None,
-                 encode_text: Callable[[torch.Tensor], torch.Tensor] | None = None, tokenizer: Any = None,
-                 context: int = 0, weights: WeightFile | None = None, checks: tuple[dict[str, Any], ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        preprocess: Preprocess,
+        module: Any,
+        *,
+        fingerprint: str,
+        encode_image: Callable[[torch.Tensor], torch.Tensor] | None,
+        encode_text: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        tokenizer: Any = None,
+        context: int = 0,
+        weights: WeightFile | None = None,
+        checks: tuple[dict[str, Any], ...] = (),
+    ) -> None:
         """Use `load_backbone`. encode_image: [n, 3, h, w] -> [n, d]. encode_text: [n, context] -> [n, d].
 
         Without encode_image it has no features, and a metric gives pictures to the module.
@@ -107,9 +118,14 @@ class Backbone:
 
     def encode_images(self, pictures: Sequence[Image.Image], batch: int = 16) -> torch.Tensor:
         """RGB pictures of any sizes -> L2-normalised features, float32 [count, d], on the CPU."""
-        return torch.cat([self.encode_pixels(torch.stack([self.preprocess(picture)
-                                                          for picture in pictures[start:start + batch]]))
-                          for start in range(0, len(pictures), batch)])
+        return torch.cat(
+            [
+                self.encode_pixels(
+                    torch.stack([self.preprocess(picture) for picture in pictures[start : start + batch]])
+                )
+                for start in range(0, len(pictures), batch)
+            ]
+        )
 
     def tokens(self, text: str) -> int:
         """How many tokens a text has, with the marks at both ends."""
@@ -136,8 +152,11 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Pa
 
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-              for key in sorted(own.keys() & state.keys()) if own[key].shape != state[key].shape]
+    shapes = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
     if missing or unknown or shapes:
         parts = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
         what = "; ".join(f"{len(keys)} tensors {word}, such as {keys[0]}" for word, keys in parts if keys)

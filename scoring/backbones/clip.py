@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
 
 
-def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path,
-         weights: WeightFile) -> Backbone:
+def load(
+    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+) -> Backbone:
     """CLIP with both towers, or without a text encoder if the file has none."""
     module = build(settings)
     state = clip_state(state)
@@ -24,10 +25,19 @@ def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor],
     tower = module if reads_text else torch.nn.ModuleDict({"visual": module.visual})
     load_state(tower, state, path, spec.name)
     context = module.context_length
-    return Backbone(spec.name, spec.kind, settings.preprocess, tower, fingerprint=weights.sha256,
-                    encode_image=module.encode_image, encode_text=module.encode_text if reads_text else None,
-                    tokenizer=build_tokenizer(settings, context) if reads_text else None, context=context,
-                    weights=weights, checks=settings.checks)
+    return Backbone(
+        spec.name,
+        spec.kind,
+        settings.preprocess,
+        tower,
+        fingerprint=weights.sha256,
+        encode_image=module.encode_image,
+        encode_text=module.encode_text if reads_text else None,
+        tokenizer=build_tokenizer(settings, context) if reads_text else None,
+        context=context,
+        weights=weights,
+        checks=settings.checks,
+    )
 
 
 def build(settings: Settings) -> torch.nn.Module:
@@ -45,8 +55,10 @@ def build(settings: Settings) -> torch.nn.Module:
         if config is None:
             raise ValueError(f"open_clip has no model {architecture!r}; see open_clip.list_models().")
         if "hf_model_name" in config.get("text_cfg", {}):
-            raise ValueError(f"{architecture} reads text with a model of Hugging Face's, which this pack does not load;"
-                             " choose a CLIP whose text encoder is open_clip's own.")
+            raise ValueError(
+                f"{architecture} reads text with a model of Hugging Face's, which this pack does not load;"
+                " choose a CLIP whose text encoder is open_clip's own."
+            )
         config = {name: value for name, value in config.items() if name not in ("custom_text", "multimodal_cfg")}
         custom = get_model_config(architecture).get("custom_text", False)
         return (CustomTextCLIP if custom else CLIP)(**config)
@@ -70,8 +82,11 @@ def build_tokenizer(settings: Settings, context: int) -> SimpleTokenizer:
 def clip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """State of open_clip's CLIP from its own names, OpenAI's (three numbers more) or transformers' CLIPModel's."""
     if not any(key.startswith(("vision_model.", "text_model.")) for key in state):
-        return {key: value for key, value in state.items()
-                if key not in ("input_resolution", "context_length", "vocab_size")}
+        return {
+            key: value
+            for key, value in state.items()
+            if key not in ("input_resolution", "context_length", "vocab_size")
+        }
     result = {}
     for key, value in state.items():
         if key.endswith("position_ids") or re.search(r"\.[kv]_proj\.", key):

@@ -12,13 +12,22 @@ from ..packages import needed_by
 from .base import Backbone, BackboneSpec, Settings, WeightFile, load_state
 
 
-def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path,
-         weights: WeightFile) -> Backbone:
+def load(
+    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+) -> Backbone:
     """A vision transformer whose feature is its class token after the last norm."""
     module = build(settings)
     load_state(module, vit_state(state, module.patch_embed.grid_size), path, spec.name)
-    return Backbone(spec.name, spec.kind, settings.preprocess, module, fingerprint=weights.sha256, encode_image=module,
-                    weights=weights, checks=settings.checks)
+    return Backbone(
+        spec.name,
+        spec.kind,
+        settings.preprocess,
+        module,
+        fingerprint=weights.sha256,
+        encode_image=module,
+        weights=weights,
+        checks=settings.checks,
+    )
 
 
 def build(settings: Settings) -> torch.nn.Module:

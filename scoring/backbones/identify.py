@@ -24,8 +24,9 @@ def identify(state: Mapping[str, torch.Tensor]) -> str:
         return "a text encoder" if any("token_embedding" in name for name in state) else ""
     width, _, patch, _ = state[key].shape
     vision = [name for name in state if not name.startswith(("text_model.", "transformer."))]
-    depth = len({found.group(1) for name in vision if (found := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.",
-                                                                          name))})
+    depth = len(
+        {found.group(1) for name in vision if (found := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.", name))}
+    )
     if "visual" in key or "vision_model" in key:
         family, sizes = "CLIP", CLIPS
         text = any("token_embedding" in name for name in state)

@@ -11,8 +11,9 @@ from ..preprocessing import Preprocess
 from .base import Backbone, BackboneSpec, Settings, WeightFile
 
 
-def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path,
-         weights: WeightFile) -> Backbone:
+def load(
+    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+) -> Backbone:
     """LPIPS with AlexNet, which reads two pictures.
 
     Raises MissingPackage without the package, ValueError for weights of another network.
@@ -27,8 +28,15 @@ def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor],
     if wrong := [name for name in names.values() if name not in state]:
         raise ValueError(f"{path} does not hold {spec.name}: {len(wrong)} tensors missing, such as {wrong[0]}.")
     module.net.load_state_dict({name: state[source] for name, source in names.items()})
-    return Backbone(spec.name, spec.kind, settings.preprocess, module, fingerprint=weights.sha256, encode_image=None,
-                    weights=weights)
+    return Backbone(
+        spec.name,
+        spec.kind,
+        settings.preprocess,
+        module,
+        fingerprint=weights.sha256,
+        encode_image=None,
+        weights=weights,
+    )
 
 
 # LPIPS takes pictures as they are.

@@ -15,8 +15,9 @@ from .identify import identify
 HEADS = ("head", "fc", "classifier", "mask_token")  # tensors of a file that features do not need
 
 
-def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path,
-         weights: WeightFile) -> Backbone:
+def load(
+    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+) -> Backbone:
     """The model without its classifier. timm renames keys and resamples position embeddings for its architectures.
 
     Raises ValueError for a file of another model.
@@ -25,8 +26,10 @@ def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor],
     try:
         module, again = (_filled(name, state) for _ in range(2))
     except (RuntimeError, KeyError, AttributeError) as error:  # what timm's renaming and torch say to other files
-        raise ValueError(f"{path} does not hold {spec.name} ({str(error).splitlines()[0]}). It looks like "
-                         f"{identify(state) or 'another model'}.") from error
+        raise ValueError(
+            f"{path} does not hold {spec.name} ({str(error).splitlines()[0]}). It looks like "
+            f"{identify(state) or 'another model'}."
+        ) from error
     # timm does not say which tensors it did not find; those are random, and differ between two models.
     own, other = module.state_dict(), again.state_dict()
     missing = [key for key in own if not torch.equal(own[key], other[key])]
@@ -35,8 +38,15 @@ def load(spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor],
     if wrong := missing or unknown:
         what = f"{len(wrong)} tensors {'missing' if missing else 'unknown'}, such as {wrong[0]}"
         raise ValueError(f"{path} does not hold {spec.name}: {what}.")
-    return Backbone(spec.name, spec.kind, settings.preprocess, module, fingerprint=weights.sha256, encode_image=module,
-                    weights=weights)
+    return Backbone(
+        spec.name,
+        spec.kind,
+        settings.preprocess,
+        module,
+        fingerprint=weights.sha256,
+        encode_image=module,
+        weights=weights,
+    )
 
 
 def _filled(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -59,10 +69,17 @@ def spec_of(name: str) -> BackboneSpec:
         raise ValueError(f"timm has no model {name!r}; near are {', '.join(near) or 'none'}. See timm.list_models().")
     config = timm.get_pretrained_cfg(name)
     side = config.input_size[-1]
-    preprocess = Preprocess(int(side / config.crop_pct), side, tuple(config.mean), tuple(config.std),
-                            interpolation=config.interpolation)
+    preprocess = Preprocess(
+        int(side / config.crop_pct), side, tuple(config.mean), tuple(config.std), interpolation=config.interpolation
+    )
     full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
     hub = (HubFile(config.hf_hub_id, "model.safetensors"),) if config.hf_hub_id else ()
-    return BackboneSpec(f"timm {full}", "timm", (f"{full}.safetensors", f"{full}/model.safetensors"),
-                        "", f"model.safetensors of {config.hf_hub_id} on Hugging Face",
-                        Settings(full, preprocess), hub)
+    return BackboneSpec(
+        f"timm {full}",
+        "timm",
+        (f"{full}.safetensors", f"{full}/model.safetensors"),
+        "",
+        f"model.safetensors of {config.hf_hub_id} on Hugging Face",
+        Settings(full, preprocess),
+        hub,
+    )

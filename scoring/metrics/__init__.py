@@ -8,19 +8,32 @@ from __future__ import annotations
 from . import clip_i, clip_t, dino, dinov2, diversity, drift, likeness, lpips, pres
 from .base import Better, Comparison, Metric, OfFeatures, OfPictures, Role
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (
-    clip_i.METRIC,
-    clip_t.METRIC,
-    dino.METRIC,
-    dinov2.METRIC,
-    drift.METRIC,
-    pres.METRIC,
-    lpips.METRIC,
-    diversity.METRIC,
-)}
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        clip_i.METRIC,
+        clip_t.METRIC,
+        dino.METRIC,
+        dinov2.METRIC,
+        drift.METRIC,
+        pres.METRIC,
+        lpips.METRIC,
+        diversity.METRIC,
+    )
+}
 
-__all__ = ["METRICS", "Comparison", "Metric", "OfFeatures", "OfPictures", "Role", "better", "get_metric", "order",
-           "role_of"]
+__all__ = [
+    "METRICS",
+    "Comparison",
+    "Metric",
+    "OfFeatures",
+    "OfPictures",
+    "Role",
+    "better",
+    "get_metric",
+    "order",
+    "role_of",
+]
 
 
 def get_metric(name: str) -> Metric:
@@ -40,5 +53,12 @@ def order(metric: str) -> tuple[int, str]:
 
 def role_of(pairing: str) -> Role | None:
     """With what a pairing of a record compares; None for one that is not known here."""
-    return next((comparison.role for metric in METRICS.values() for comparison in metric.comparisons
-                 if comparison.pairing == pairing), None)
+    return next(
+        (
+            comparison.role
+            for metric in METRICS.values()
+            for comparison in metric.comparisons
+            if comparison.pairing == pairing
+        ),
+        None,
+    )

@@ -70,5 +70,7 @@ class Metric:
         for comparison in self.comparisons:
             if comparison.pairing == pairing:
                 return comparison
-        raise ValueError(f"{self.name} is not measured in pairs {pairing!r}, but in "
-                         f"{' or '.join(repr(comparison.pairing) for comparison in self.comparisons)}.")
+        raise ValueError(
+            f"{self.name} is not measured in pairs {pairing!r}, but in "
+            f"{' or '.join(repr(comparison.pairing) for comparison in self.comparisons)}."
+        )

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 def check_several(images: int, others: int) -> None:
     """Raises ValueError where no picture has another one of its prompt."""
     if not others:
-        raise ValueError("diversity compares pictures of one prompt with each other, but no prompt has two; sample "
-                         "several seeds of each prompt.")
+        raise ValueError(
+            "diversity compares pictures of one prompt with each other, but no prompt has two; sample "
+            "several seeds of each prompt."
+        )
 
 
 def distances_within(features: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
@@ -25,5 +27,9 @@ def distances_within(features: torch.Tensor, same: torch.Tensor) -> torch.Tensor
     return 1 - (features @ same.T)[rows, columns]
 
 
-METRIC = Metric("diversity", "higher", "mean distance of features between pictures of one prompt", (
-    OfFeatures(pairing="within", role="within", check=check_several, formula=distances_within),))
+METRIC = Metric(
+    "diversity",
+    "higher",
+    "mean distance of features between pictures of one prompt",
+    (OfFeatures(pairing="within", role="within", check=check_several, formula=distances_within),),
+)

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def check_drift(images: int, base: int) -> None:
     """Raises ValueError where picture i has no picture i of the base model's."""
     if images != base:
-        raise ValueError(f"drift compares picture i with the base model's picture i, but there are {images} and {base};"
-                         " sample both with the same prompts and seeds.")
+        raise ValueError(
+            f"drift compares picture i with the base model's picture i, but there are {images} and {base};"
+            " sample both with the same prompts and seeds."
+        )
 
 
 def drift(images: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
@@ -25,5 +27,9 @@ def drift(images: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return (1 - (images * base).sum(dim=1)) / 2
 
 
-METRIC = Metric("drift", "lower", "how far pictures of unrelated prompts move from the base model's", (
-    OfFeatures(pairing="base", role="base", check=check_drift, by_place=True, formula=drift),))
+METRIC = Metric(
+    "drift",
+    "lower",
+    "how far pictures of unrelated prompts move from the base model's",
+    (OfFeatures(pairing="base", role="base", check=check_drift, by_place=True, formula=drift),),
+)

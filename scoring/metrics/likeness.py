@@ -21,8 +21,10 @@ def all_pairs(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
 def check_matched(images: int, references: int) -> None:
     """Raises ValueError where picture i has no reference i; one reference serves all."""
     if references not in (1, images):
-        raise ValueError(f"this protocol compares image i with reference i, but there are {images} images and "
-                         f"{references} references; give as many references as images, or one.")
+        raise ValueError(
+            f"this protocol compares image i with reference i, but there are {images} images and "
+            f"{references} references; give as many references as images, or one."
+        )
 
 
 def matched_pairs(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -32,6 +34,12 @@ def matched_pairs(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 def metric(name: str, about: str) -> Metric:
     """A metric that compares with every reference, or image i with reference i, as the protocol says."""
-    return Metric(name, "higher", about, (
-        OfFeatures(pairing="all", role="references", formula=all_pairs),
-        OfFeatures(pairing="matched", role="references", check=check_matched, by_place=True, formula=matched_pairs)))
+    return Metric(
+        name,
+        "higher",
+        about,
+        (
+            OfFeatures(pairing="all", role="references", formula=all_pairs),
+            OfFeatures(pairing="matched", role="references", check=check_matched, by_place=True, formula=matched_pairs),
+        ),
+    )

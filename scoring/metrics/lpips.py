@@ -22,8 +22,10 @@ def lpips(backbone: Backbone, one: Image.Image, other: Image.Image) -> float:
     from torchvision.transforms.functional import to_tensor
 
     if one.size != other.size:
-        raise ValueError(f"LPIPS compares pictures of one size, these are {one.width} x {one.height} and "
-                         f"{other.width} x {other.height}.")
+        raise ValueError(
+            f"LPIPS compares pictures of one size, these are {one.width} x {one.height} and "
+            f"{other.width} x {other.height}."
+        )
     backbone.before_use()
     pair = [to_tensor(picture)[None].to(backbone.place) * 2 - 1 for picture in (one, other)]
     with torch.no_grad():
@@ -34,9 +36,15 @@ def lpips_within(backbone: Backbone, images: Sequence[Image.Image], same: Sequen
     """LPIPS of every pair of pictures: n twice -> [n (n - 1) / 2]. Raises ValueError for pictures of several sizes."""
     import torch
 
-    return torch.tensor([lpips(backbone, images[one], same[other])
-                         for one, other in combinations(range(len(images)), 2)], dtype=torch.float64)
+    return torch.tensor(
+        [lpips(backbone, images[one], same[other]) for one, other in combinations(range(len(images)), 2)],
+        dtype=torch.float64,
+    )
 
 
-METRIC = Metric("DIV", "higher", "mean LPIPS between pictures of one prompt (DreamBooth's diversity)", (
-    OfPictures(pairing="within", role="within", check=check_several, formula=lpips_within),))
+METRIC = Metric(
+    "DIV",
+    "higher",
+    "mean LPIPS between pictures of one prompt (DreamBooth's diversity)",
+    (OfPictures(pairing="within", role="within", check=check_several, formula=lpips_within),),
+)

@@ -6,5 +6,8 @@ from .base import Metric, OfFeatures
 from .likeness import all_pairs
 
 METRIC = Metric(
-    "PRES", "lower", "likeness of other members of the class to the subject (DreamBooth's prior preservation)",
-    (OfFeatures(pairing="prior", role="prior", formula=all_pairs),))
+    "PRES",
+    "lower",
+    "likeness of other members of the class to the subject (DreamBooth's prior preservation)",
+    (OfFeatures(pairing="prior", role="prior", formula=all_pairs),),
+)

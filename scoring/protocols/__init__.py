@@ -11,8 +11,9 @@ from .dreambench_plus import DREAMBENCH_PLUS
 from .dreambooth import DREAMBOOTH
 from .peft import PEFT
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
-    DREAMBOOTH, DREAMBENCH_PLUS, CLIP_IMAGE, CUSTOM_DIFFUSION, PEFT, DEMO)}
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol for protocol in (DREAMBOOTH, DREAMBENCH_PLUS, CLIP_IMAGE, CUSTOM_DIFFUSION, PEFT, DEMO)
+}
 
 __all__ = ["PROTOCOLS", "Measure", "Protocol", "custom", "get_protocol"]
 

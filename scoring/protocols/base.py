@@ -57,9 +57,17 @@ class Protocol:
     def with_clip_encoder(self, name: str, kind: str) -> Protocol:
         """The protocol with CLIP-I by another image encoder; what else its CLIP measures is then optional."""
         spec = BackboneSpec(name, kind, (), "", "")
-        return replace(self, measures=tuple(
-            measure if measure.backbone.kind != "clip" else replace(measure, optional=True)
-            if measure.comparison.role == "text" else replace(measure, backbone=spec) for measure in self.measures))
+        return replace(
+            self,
+            measures=tuple(
+                measure
+                if measure.backbone.kind != "clip"
+                else replace(measure, optional=True)
+                if measure.comparison.role == "text"
+                else replace(measure, backbone=spec)
+                for measure in self.measures
+            ),
+        )
 
     def of(self, *roles: Role) -> tuple[Measure, ...]:
         """The measures that compare with some roles."""

@@ -9,5 +9,8 @@ from __future__ import annotations
 from .base import Measure, Protocol
 from .specs import CLIP_B32
 
-CLIP_IMAGE = Protocol("clip-image", "CLIP ViT-B/32 image similarity alone; every image with every reference, 0 to 1",
-                      (Measure("CLIP-I", CLIP_B32, "all"),))
+CLIP_IMAGE = Protocol(
+    "clip-image",
+    "CLIP ViT-B/32 image similarity alone; every image with every reference, 0 to 1",
+    (Measure("CLIP-I", CLIP_B32, "all"),),
+)

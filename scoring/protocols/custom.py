@@ -24,25 +24,35 @@ def clip_spec(name: str) -> BackboneSpec:
     model, _, tag = (part.strip() for part in name.partition("/"))
     config = get_model_config(model)
     if config is None:
-        raise ValueError(f"open_clip has no model {model!r}; write a name such as ViT-L-14/openai. See "
-                         "open_clip.list_pretrained().")
+        raise ValueError(
+            f"open_clip has no model {model!r}; write a name such as ViT-L-14/openai. See open_clip.list_pretrained()."
+        )
     weights = get_pretrained_cfg(model, tag) if tag else {}
     if tag and not weights:
-        raise ValueError(f"open_clip has no weights {tag!r} of {model}; it has "
-                         f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}.")
+        raise ValueError(
+            f"open_clip has no weights {tag!r} of {model}; it has "
+            f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}."
+        )
     # Older releases of open_clip do not say it of OpenAI's weights.
     if (weights.get("quick_gelu") or tag == "openai") and not config.get("quick_gelu"):
         model = f"{model}-quickgelu"
     side = config["vision_cfg"].get("image_size", 224)
-    mean, std = (tuple(weights.get(key) or standard)
-                 for key, standard in zip(("mean", "std"), OPENAI_CLIP, strict=True))
+    mean, std = (
+        tuple(weights.get(key) or standard) for key, standard in zip(("mean", "std"), OPENAI_CLIP, strict=True)
+    )
     repository = str(weights.get("hf_hub", "")).strip("/")
     file = re.sub(r"[^A-Za-z0-9._-]", "_", f"{model}_{tag}" if tag else model)
     hub = tuple(HubFile(repository, found) for found in ("open_clip_model.safetensors", "model.safetensors"))
     where = f"open_clip_model.safetensors of {repository} on Hugging Face" if repository else "the model's file"
-    return BackboneSpec(f"CLIP {model}" + (f" ({tag})" if tag else ""), "clip", (f"{file}.safetensors", f"{file}.pt"),
-                        "", where, Settings(model, Preprocess(side, side, mean, std)),
-                        hub if repository else ())
+    return BackboneSpec(
+        f"CLIP {model}" + (f" ({tag})" if tag else ""),
+        "clip",
+        (f"{file}.safetensors", f"{file}.pt"),
+        "",
+        where,
+        Settings(model, Preprocess(side, side, mean, std)),
+        hub if repository else (),
+    )
 
 
 def timm_metric(name: str) -> str:
@@ -62,8 +72,12 @@ def custom(clip: str = "", image: str = "", pairing: Literal["all", "matched"] =
         measures += [Measure("CLIP-I", spec, pairing, scale), Measure("CLIP-T", spec, "text", scale)]
     if image.strip():
         spec = spec_of(image.strip())
-        measures += [Measure(timm_metric(image), spec, pairing, scale), Measure("drift", spec, "base"),
-                     Measure("PRES", spec, "prior", scale), Measure("diversity", spec, "within")]
+        measures += [
+            Measure(timm_metric(image), spec, pairing, scale),
+            Measure("drift", spec, "base"),
+            Measure("PRES", spec, "prior", scale),
+            Measure("diversity", spec, "within"),
+        ]
     if not measures:
         raise ValueError("the custom protocol needs a model: write an open_clip name, a timm name, or both.")
     return Protocol("custom", "models of your choice", tuple(measures))

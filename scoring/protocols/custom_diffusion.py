@@ -10,6 +10,11 @@ from .base import Measure, Protocol
 from .specs import CLIP_B32_TORCHVISION, DINO_S16
 
 CUSTOM_DIFFUSION = Protocol(
-    "custom-diffusion", "CLIP ViT-B/32 with CLIP-T as CLIPScore (2.5 x, never negative), DINO ViT-S/16; all pairs",
-    (Measure("CLIP-I", CLIP_B32_TORCHVISION, "all"), Measure("CLIP-T", CLIP_B32_TORCHVISION, "text", 2.5, floor=0.0),
-     Measure("DINO", DINO_S16, "all")))
+    "custom-diffusion",
+    "CLIP ViT-B/32 with CLIP-T as CLIPScore (2.5 x, never negative), DINO ViT-S/16; all pairs",
+    (
+        Measure("CLIP-I", CLIP_B32_TORCHVISION, "all"),
+        Measure("CLIP-T", CLIP_B32_TORCHVISION, "text", 2.5, floor=0.0),
+        Measure("DINO", DINO_S16, "all"),
+    ),
+)

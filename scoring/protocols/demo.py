@@ -10,6 +10,14 @@ CLIP = BackboneSpec("demo CLIP (64 px)", "clip", ("deft_demo_clip.safetensors",)
 DINO = BackboneSpec("demo DINO (64 px)", "dino", ("deft_demo_dino.safetensors",), "4 MB", SOURCE)
 
 DEMO = Protocol(
-    "demo", "the two small scorers that come with the pack, for its demo only; every image with every reference",
-    (Measure("CLIP-I", CLIP, "all"), Measure("CLIP-T", CLIP, "text"), Measure("DINO", DINO, "all"),
-     Measure("drift", DINO, "base"), Measure("PRES", DINO, "prior"), Measure("diversity", DINO, "within")))
+    "demo",
+    "the two small scorers that come with the pack, for its demo only; every image with every reference",
+    (
+        Measure("CLIP-I", CLIP, "all"),
+        Measure("CLIP-T", CLIP, "text"),
+        Measure("DINO", DINO, "all"),
+        Measure("drift", DINO, "base"),
+        Measure("PRES", DINO, "prior"),
+        Measure("diversity", DINO, "within"),
+    ),
+)

@@ -11,7 +11,16 @@ from .base import Measure, Protocol
 from .specs import ALEXNET, CLIP_B32, DINO_S16, DINOV2_S14
 
 DREAMBOOTH = Protocol(
-    "dreambooth", "CLIP ViT-B/32, DINO ViT-S/16 and DINOv2-small; every image with every reference, 0 to 1",
-    (Measure("CLIP-I", CLIP_B32, "all"), Measure("CLIP-T", CLIP_B32, "text"), Measure("DINO", DINO_S16, "all"),
-     Measure("DINOv2", DINOV2_S14, "all"), Measure("drift", DINOV2_S14, "base"), Measure("PRES", DINO_S16, "prior"),
-     Measure("DIV", ALEXNET, "within", optional=True), Measure("diversity", DINO_S16, "within")))
+    "dreambooth",
+    "CLIP ViT-B/32, DINO ViT-S/16 and DINOv2-small; every image with every reference, 0 to 1",
+    (
+        Measure("CLIP-I", CLIP_B32, "all"),
+        Measure("CLIP-T", CLIP_B32, "text"),
+        Measure("DINO", DINO_S16, "all"),
+        Measure("DINOv2", DINOV2_S14, "all"),
+        Measure("drift", DINOV2_S14, "base"),
+        Measure("PRES", DINO_S16, "prior"),
+        Measure("DIV", ALEXNET, "within", optional=True),
+        Measure("diversity", DINO_S16, "within"),
+    ),
+)

@@ -9,5 +9,8 @@ from __future__ import annotations
 from .base import Measure, Protocol
 from .specs import DINOV2_B14
 
-PEFT = Protocol("peft", "DINOv2-base; image i with photo i, 0 to 1; drift of unrelated prompts",
-                (Measure("DINOv2", DINOV2_B14, "matched"), Measure("drift", DINOV2_B14, "base")))
+PEFT = Protocol(
+    "peft",
+    "DINOv2-base; image i with photo i, 0 to 1; drift of unrelated prompts",
+    (Measure("DINOv2", DINOV2_B14, "matched"), Measure("drift", DINOV2_B14, "base")),
+)

@@ -13,71 +13,117 @@ from ..preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 
 # OpenAI's weights were trained with QuickGELU; the plain "ViT-B-32" architecture gives other features.
 CLIP_B32 = BackboneSpec(
-    name="CLIP ViT-B/32 (OpenAI)", kind="clip",
+    name="CLIP ViT-B/32 (OpenAI)",
+    kind="clip",
     settings=Settings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP, as_transformers=True)),
     size="about 605 MB",
-    files=("clip-vit-base-patch32.safetensors", "clip-vit-base-patch32/model.safetensors",
-           "vit_base_patch32_clip_224.openai.safetensors",
-           "vit_base_patch32_clip_224.openai/open_clip_model.safetensors", "ViT-B-32.pt"),
+    files=(
+        "clip-vit-base-patch32.safetensors",
+        "clip-vit-base-patch32/model.safetensors",
+        "vit_base_patch32_clip_224.openai.safetensors",
+        "vit_base_patch32_clip_224.openai/open_clip_model.safetensors",
+        "ViT-B-32.pt",
+    ),
     source="open_clip_model.safetensors of timm/vit_base_patch32_clip_224.openai or model.safetensors of "
-           "openai/clip-vit-base-patch32 on Hugging Face, or OpenAI's own ViT-B-32.pt",
-    hub=(HubFile("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors"),
-         HubFile("openai/clip-vit-base-patch32", "model.safetensors"),
-         HubFile("openai/clip-vit-base-patch32", "pytorch_model.bin")))
+    "openai/clip-vit-base-patch32 on Hugging Face, or OpenAI's own ViT-B-32.pt",
+    hub=(
+        HubFile("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors"),
+        HubFile("openai/clip-vit-base-patch32", "model.safetensors"),
+        HubFile("openai/clip-vit-base-patch32", "pytorch_model.bin"),
+    ),
+)
 
 # The same weights with torchvision's margins, as OpenAI's own preprocessing has them.
-CLIP_B32_TORCHVISION = replace(
-    CLIP_B32, settings=Settings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP)))
+CLIP_B32_TORCHVISION = replace(CLIP_B32, settings=Settings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP)))
 
 DINO_S16 = BackboneSpec(
-    name="DINO ViT-S/16", kind="dino",
+    name="DINO ViT-S/16",
+    kind="dino",
     settings=Settings("vit_small_patch16_224", Preprocess(256, 224, *IMAGENET)),
     size="about 87 MB",
-    files=("dino_deitsmall16_pretrain.pth", "dino_deitsmall16_pretrain.safetensors", "dino_vits16.safetensors",
-           "vit_small_patch16_224.dino.safetensors", "vit_small_patch16_224.dino/model.safetensors"),
+    files=(
+        "dino_deitsmall16_pretrain.pth",
+        "dino_deitsmall16_pretrain.safetensors",
+        "dino_vits16.safetensors",
+        "vit_small_patch16_224.dino.safetensors",
+        "vit_small_patch16_224.dino/model.safetensors",
+    ),
     source="model.safetensors of timm/vit_small_patch16_224.dino on Hugging Face, or dino_deitsmall16_pretrain.pth of "
-           "facebookresearch/dino",
-    hub=(HubFile("timm/vit_small_patch16_224.dino", "model.safetensors"),
-         HubFile("facebook/dino-vits16", "pytorch_model.bin")))
+    "facebookresearch/dino",
+    hub=(
+        HubFile("timm/vit_small_patch16_224.dino", "model.safetensors"),
+        HubFile("facebook/dino-vits16", "pytorch_model.bin"),
+    ),
+)
 
 DINO_S8 = BackboneSpec(
-    name="DINO ViT-S/8", kind="dino",
+    name="DINO ViT-S/8",
+    kind="dino",
     settings=Settings("vit_small_patch8_224", Preprocess(256, 224, *IMAGENET)),
     size="about 87 MB",
-    files=("dino_deitsmall8_pretrain.pth", "dino_deitsmall8_pretrain.safetensors", "dino_vits8.safetensors",
-           "vit_small_patch8_224.dino.safetensors", "vit_small_patch8_224.dino/model.safetensors"),
+    files=(
+        "dino_deitsmall8_pretrain.pth",
+        "dino_deitsmall8_pretrain.safetensors",
+        "dino_vits8.safetensors",
+        "vit_small_patch8_224.dino.safetensors",
+        "vit_small_patch8_224.dino/model.safetensors",
+    ),
     source="model.safetensors of timm/vit_small_patch8_224.dino on Hugging Face, or dino_deitsmall8_pretrain.pth of "
-           "facebookresearch/dino",
-    hub=(HubFile("timm/vit_small_patch8_224.dino", "model.safetensors"),
-         HubFile("facebook/dino-vits8", "pytorch_model.bin")))
+    "facebookresearch/dino",
+    hub=(
+        HubFile("timm/vit_small_patch8_224.dino", "model.safetensors"),
+        HubFile("facebook/dino-vits8", "pytorch_model.bin"),
+    ),
+)
 
 DINOV2_S14 = BackboneSpec(
-    name="DINOv2 ViT-S/14", kind="dinov2",
+    name="DINOv2 ViT-S/14",
+    kind="dinov2",
     settings=Settings("vit_small_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
     size="about 88 MB",
-    files=("dinov2-small.safetensors", "dinov2-small/model.safetensors", "dinov2_vits14_pretrain.pth",
-           "vit_small_patch14_dinov2.lvd142m.safetensors", "vit_small_patch14_dinov2.lvd142m/model.safetensors"),
+    files=(
+        "dinov2-small.safetensors",
+        "dinov2-small/model.safetensors",
+        "dinov2_vits14_pretrain.pth",
+        "vit_small_patch14_dinov2.lvd142m.safetensors",
+        "vit_small_patch14_dinov2.lvd142m/model.safetensors",
+    ),
     source="model.safetensors of facebook/dinov2-small or of timm/vit_small_patch14_dinov2.lvd142m on Hugging Face, "
-           "or dinov2_vits14_pretrain.pth of facebookresearch/dinov2",
-    hub=(HubFile("facebook/dinov2-small", "model.safetensors"),
-         HubFile("timm/vit_small_patch14_dinov2.lvd142m", "model.safetensors")))
+    "or dinov2_vits14_pretrain.pth of facebookresearch/dinov2",
+    hub=(
+        HubFile("facebook/dinov2-small", "model.safetensors"),
+        HubFile("timm/vit_small_patch14_dinov2.lvd142m", "model.safetensors"),
+    ),
+)
 
 DINOV2_B14 = BackboneSpec(
-    name="DINOv2 ViT-B/14", kind="dinov2",
+    name="DINOv2 ViT-B/14",
+    kind="dinov2",
     settings=Settings("vit_base_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
     size="about 346 MB",
-    files=("dinov2-base.safetensors", "dinov2-base/model.safetensors", "dinov2_vitb14_pretrain.pth",
-           "vit_base_patch14_dinov2.lvd142m.safetensors", "vit_base_patch14_dinov2.lvd142m/model.safetensors"),
+    files=(
+        "dinov2-base.safetensors",
+        "dinov2-base/model.safetensors",
+        "dinov2_vitb14_pretrain.pth",
+        "vit_base_patch14_dinov2.lvd142m.safetensors",
+        "vit_base_patch14_dinov2.lvd142m/model.safetensors",
+    ),
     source="model.safetensors of facebook/dinov2-base or of timm/vit_base_patch14_dinov2.lvd142m on Hugging Face, "
-           "or dinov2_vitb14_pretrain.pth of facebookresearch/dinov2",
-    hub=(HubFile("facebook/dinov2-base", "model.safetensors"),
-         HubFile("timm/vit_base_patch14_dinov2.lvd142m", "model.safetensors")))
+    "or dinov2_vitb14_pretrain.pth of facebookresearch/dinov2",
+    hub=(
+        HubFile("facebook/dinov2-base", "model.safetensors"),
+        HubFile("timm/vit_base_patch14_dinov2.lvd142m", "model.safetensors"),
+    ),
+)
 
 # torchvision's AlexNet, whose file name begins with its checksum; the heads of LPIPS come with the lpips package.
 ALEXNET = BackboneSpec(
-    name="LPIPS (AlexNet)", kind="lpips",
+    name="LPIPS (AlexNet)",
+    kind="lpips",
     settings=Settings("alexnet", AS_THEY_ARE),
     size="about 233 MB",
     files=("alexnet-owt-7be5be79.pth",),
     source="alexnet-owt-7be5be79.pth of download.pytorch.org/models",
-    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", sha256="7be5be79")
+    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    sha256="7be5be79",
+)

@@ -8,6 +8,7 @@ from .deft_subjects import DEFT_SUBJECTS
 from .dreambooth import DREAMBOOTH_BASELINES
 
 PUBLISHED: dict[str, PublishedTable] = {
-    table.name: table for table in (DEFT_SUBJECTS, DEFT_DREAMBENCH, DREAMBOOTH_BASELINES)}
+    table.name: table for table in (DEFT_SUBJECTS, DEFT_DREAMBENCH, DREAMBOOTH_BASELINES)
+}
 
 __all__ = ["PUBLISHED", "Key", "PublishedTable"]

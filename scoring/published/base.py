@@ -44,8 +44,11 @@ class PublishedTable:
         """
         written, of_label = split_rank(label)
         rank = of_label if rank is None else rank
-        return (plain(key[0]) in {plain(written), plain(method)} and key[1] in (None, rank)
-                and plain(key[2]) == plain(subject))
+        return (
+            plain(key[0]) in {plain(written), plain(method)}
+            and key[1] in (None, rank)
+            and plain(key[2]) == plain(subject)
+        )
 
 
 def plain(name: str) -> str:

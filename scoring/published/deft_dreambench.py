@@ -19,8 +19,10 @@ ROWS = {
 DEFT_DREAMBENCH = PublishedTable(
     name="DEFT supplement, Table 2",
     source="supplement of DEFT (arXiv 2509.22793), Table 2: DreamBench++ subjects on SDXL, 100 x cosine; its DINOv1 is "
-           "called DINO here",
-    protocol="dreambench++", scale=100.0, metrics=METRICS,
+    "called DINO here",
+    protocol="dreambench++",
+    scale=100.0,
+    metrics=METRICS,
     values={(method, None, subject): dict(zip(METRICS, values)) for (method, subject), values in ROWS.items()},
     oddities=(
         "The rows of Kitten 2 and HORSE are identical in all four metrics for both methods: one of them is a copy.",
@@ -36,4 +38,5 @@ DEFT_DREAMBENCH = PublishedTable(
         "kittens.",
         "The table states no rank: a measured row of any rank is set beside it.",
         "The scale is 100 times that of Table 1.",
-    ))
+    ),
+)

@@ -20,10 +20,15 @@ ROWS: dict[tuple[str, int | None], tuple[float, float, float]] = {
 DEFT_SUBJECTS = PublishedTable(
     name="DEFT supplement, Table 1",
     source="supplement of DEFT (arXiv 2509.22793), Table 1: CLIP image similarity of three DreamBooth subjects, cosine "
-           "from 0 to 1",
-    protocol="clip-image", scale=1.0, metrics=("CLIP-I",),
-    values={(method, rank, subject): {"CLIP-I": value}
-            for (method, rank), values in ROWS.items() for subject, value in zip(SUBJECTS, values)},
+    "from 0 to 1",
+    protocol="clip-image",
+    scale=1.0,
+    metrics=("CLIP-I",),
+    values={
+        (method, rank, subject): {"CLIP-I": value}
+        for (method, rank), values in ROWS.items()
+        for subject, value in zip(SUBJECTS, values)
+    },
     oddities=(
         "No public script computes this table: which references and how many samples it rests on is not known. The "
         "protocol clip-image (every picture with every reference, CLIP ViT-B/32) follows the authors' other scripts.",
@@ -34,4 +39,5 @@ DEFT_SUBJECTS = PublishedTable(
         "The text calls this similarity of two images image-text alignment.",
         "The table writes Texture Inversion for Textual Inversion, and its reference numbers disagree among themselves "
         "(PaRa [1] and [2], LoRA [2] and [7], DreamBooth [7]).",
-    ))
+    ),
+)

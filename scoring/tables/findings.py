@@ -33,14 +33,19 @@ def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Lit
     best = (max if better == "higher" else min)(range(len(means)), key=means.__getitem__)
     found = {row: difference(values[row], values[best]) for row in range(len(means)) if row != best}
     known = {row: shown for row, shown in found.items() if shown}
-    tied = frozenset(row for row in found if (not known[row].distinguishable if row in known
-                                              else means[row] == means[best]))
-    return Verdict(best, tied, _sentence(what, names, best, known, sorted(tied & set(known)),
-                                         [row for row in found if row not in known]))
+    tied = frozenset(
+        row for row in found if (not known[row].distinguishable if row in known else means[row] == means[best])
+    )
+    return Verdict(
+        best,
+        tied,
+        _sentence(what, names, best, known, sorted(tied & set(known)), [row for row in found if row not in known]),
+    )
 
 
-def _sentence(what: str, names: Sequence[str], best: int, known: dict[int, Difference], close: list[int],
-              unknown: list[int]) -> str:
+def _sentence(
+    what: str, names: Sequence[str], best: int, known: dict[int, Difference], close: list[int], unknown: list[int]
+) -> str:
     """The verdict in words. known: differences to the best by row; close: those around 0; unknown: without interval."""
     leader = names[best]
     if not known:
@@ -51,15 +56,21 @@ def _sentence(what: str, names: Sequence[str], best: int, known: dict[int, Diffe
         others = _list([names[row] for row in known]) if unknown or len(known) == 1 else "every other row"
         text = f"{what}: {leader} is best, distinguishable from {others} (95% interval of the {kind} excludes 0)."
     elif len(close) == len(known):
-        text = (f"{what}: {leader} has the best mean, but nothing is distinguishable from it (95% interval of the "
-                f"{kind} contains 0).")
+        text = (
+            f"{what}: {leader} has the best mean, but nothing is distinguishable from it (95% interval of the "
+            f"{kind} contains 0)."
+        )
     else:
         verb = "is" if len(close) == 1 else "are"
-        text = (f"{what}: {leader} is best; {_list([names[row] for row in close])} {verb} not distinguishable from it "
-                f"(95% interval of the {kind} contains 0).")
+        text = (
+            f"{what}: {leader} is best; {_list([names[row] for row in close])} {verb} not distinguishable from it "
+            f"(95% interval of the {kind} contains 0)."
+        )
     if unpaired:
-        text += (" The intervals are unpaired, as the prompts or the numbers of pictures differ, for "
-                 f"{_list([names[row] for row in unpaired])}.")
+        text += (
+            " The intervals are unpaired, as the prompts or the numbers of pictures differ, for "
+            f"{_list([names[row] for row in unpaired])}."
+        )
     if unknown:
         text += f" Too few pictures for an interval: {_list([names[row] for row in unknown])}."
     return text

@@ -20,8 +20,9 @@ def fragment(table: Table) -> str:
     for row in table.rows:
         texts = [*table.lead(row), *row.cost_texts]
         leading = len(table.leading)
-        lines.append(_line("td", left, [*map(escape, texts[:leading]), *map(_cell, row.cells),
-                                        *map(escape, texts[leading:])]))
+        lines.append(
+            _line("td", left, [*map(escape, texts[:leading]), *map(_cell, row.cells), *map(escape, texts[leading:])])
+        )
     lines.append("</table>")
     lines += [f'<p class="legend">{escape(table.legend)}</p>'] if table.legend else []
     findings = _list("findings", table.findings)

@@ -6,18 +6,38 @@ from .table import TIED, Cell, Table, interval_text, mean_text
 
 TIE = r"$\sim$"
 # A bracket or star at the start of a row would be read as the argument of the line break before it.
-ESCAPES = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "[": "{[}", "*": "{*}", "\n": " "})
+ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        "*": "{*}",
+        "\n": " ",
+    }
+)
 
 
 def latex(table: Table, title: str = "") -> bytes:
     """A table environment: the best of each column in bold, intervals small; findings and notes below. UTF-8."""
     lines = ["% Needs \\usepackage{booktabs}.", r"\begin{table}", r"\centering"]
     lines += [rf"\caption{{{escape(title)}}}"] if title else []
-    lines += [rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in table.flush_left)}}}", r"\toprule",
-              _line([escape(name) for name in table.titles]), r"\midrule"]
+    lines += [
+        rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in table.flush_left)}}}",
+        r"\toprule",
+        _line([escape(name) for name in table.titles]),
+        r"\midrule",
+    ]
     for row in table.rows:
         lines.append(_line([*map(escape, table.lead(row)), *map(_cell, row.cells), *row.cost_texts]))
     lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip\raggedright\footnotesize"]

@@ -36,15 +36,26 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     # Each entry: its text, the small text after it, whether it is bold.
     rows = [[(name, "", True) for name in titles]]
     for row in table.rows:
-        cells = [(TIED * cell.tied + mean_text(cell), interval_text(cell), cell.best) if cell else ("", "", False)
-                 for cell in row.cells]
-        rows.append([*((text.replace("\n", " "), "", False) for text in table.lead(row)), *cells,
-                     *((text, "", False) for text in row.cost_texts)])
+        cells = [
+            (TIED * cell.tied + mean_text(cell), interval_text(cell), cell.best) if cell else ("", "", False)
+            for cell in row.cells
+        ]
+        rows.append(
+            [
+                *((text.replace("\n", " "), "", False) for text in table.lead(row)),
+                *cells,
+                *((text, "", False) for text in row.cost_texts),
+            ]
+        )
     # In characters: what the small texts of each column need, and what the widest entry needs with them.
-    small = [SMALL * (max(len(line[column][1]) for line in rows) + 2) if any(line[column][1] for line in rows) else 0.0
-             for column in range(len(titles))]
-    widths = [max(len(line[column][0]) + small[column] * (place > 0) for place, line in enumerate(rows)) + 3
-              for column in range(len(titles))]
+    small = [
+        SMALL * (max(len(line[column][1]) for line in rows) + 2) if any(line[column][1] for line in rows) else 0.0
+        for column in range(len(titles))
+    ]
+    widths = [
+        max(len(line[column][0]) + small[column] * (place > 0) for place, line in enumerate(rows)) + 3
+        for column in range(len(titles))
+    ]
     notes = [*filter(None, (table.legend,)), *table.notes]
     width = max(sum(widths) * CHARACTER, max(map(len, notes), default=0) * 0.058, len(title) * 0.13, 4) + 0.4
     height = LINE * len(rows) + (0.45 if title else 0.1) + 0.16 * len(notes) + 0.35
@@ -54,8 +65,9 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     scale = (width - 0.4) / sum(widths)
     edges = np.concatenate([[0], np.cumsum(widths)]) * scale + left
     if title:
-        figure.text(left / width, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center",
-                    parse_math=False)
+        figure.text(
+            left / width, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False
+        )
     for place, line in enumerate(rows):
         middle = (top - (place + 0.5) * LINE) / height
         for column, (text, beside, bold) in enumerate(line):
@@ -63,12 +75,21 @@ def picture(table: Table, title: str = "") -> np.ndarray:
             if place > 0 and small[column]:
                 figure.text(x / width, middle, beside, fontsize=7, color="0.35", va="center", ha="right")
                 x -= small[column] * CHARACTER
-            figure.text(x / width, middle, text, fontsize=10, va="center", ha="left" if flush_left[column] else "right",
-                        fontweight="bold" if bold else "normal", parse_math=False)
+            figure.text(
+                x / width,
+                middle,
+                text,
+                fontsize=10,
+                va="center",
+                ha="left" if flush_left[column] else "right",
+                fontweight="bold" if bold else "normal",
+                parse_math=False,
+            )
         if place in (0, len(rows) - 1):
             _rule(figure, left / width, (top - (place + 1) * LINE) / height)
-    figure.text(left / width, 0.12 / height, "\n".join(notes), fontsize=6.5, color="0.35", va="bottom",
-                parse_math=False)
+    figure.text(
+        left / width, 0.12 / height, "\n".join(notes), fontsize=6.5, color="0.35", va="bottom", parse_math=False
+    )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -111,8 +111,9 @@ class Table:
     @property
     def flush_left(self) -> list[bool]:
         """Of each column, whether it is set flush left: names are, numbers are not."""
-        return [place == 0 or (place < len(self.leading) and title == "subject")
-                for place, title in enumerate(self.titles)]
+        return [
+            place == 0 or (place < len(self.leading) and title == "subject") for place, title in enumerate(self.titles)
+        ]
 
     @property
     def cost_titles(self) -> tuple[str, ...]:
@@ -161,20 +162,32 @@ def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", comp
     return _table(scores, rows == "label x subject", heading, compare, None)
 
 
-def pivot(scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
-          ) -> dict[str, Table]:
+def pivot(
+    scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
+) -> dict[str, Table]:
     """For each metric (and protocol, where there are several) a table with the values of something else across.
 
     across: which column a score belongs to. Columns are in order of appearance; there are no costs in them.
     The keys are titles as `tabulate` gives its columns. Raises ValueError as `tabulate` does.
     """
-    return {column.title: _table(
-        Scores(tuple(score for score in scores.rows if _metric_of(score) == (column.metric, column.protocol)),
-               remarks=scores.remarks), False, heading, compare, across) for column in _columns(scores.rows, None)}
+    return {
+        column.title: _table(
+            Scores(
+                tuple(score for score in scores.rows if _metric_of(score) == (column.metric, column.protocol)),
+                remarks=scores.remarks,
+            ),
+            False,
+            heading,
+            compare,
+            across,
+        )
+        for column in _columns(scores.rows, None)
+    }
 
 
-def _table(scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
-           ) -> Table:
+def _table(
+    scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
+) -> Table:
     """See `tabulate` and `pivot`."""
     if not scores.rows:
         raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
@@ -188,8 +201,11 @@ def _table(scores: Scores, by_subject: bool, heading: str, compare: bool, across
     places = [(column.metric, column.protocol, column.across) for column in columns]
     values = [[by_prompt(part.get(place, ())) for place in places] for part in parts]
     names = _names(keys)
-    cells, findings = _compared(keys, names, columns, values) if compare else (
-        [[_cell(cell) for cell in line] for line in values], [])
+    cells, findings = (
+        _compared(keys, names, columns, values)
+        if compare
+        else ([[_cell(cell) for cell in line] for line in values], [])
+    )
     counts = [cell.count for line in cells for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
     lines = []
@@ -198,8 +214,18 @@ def _table(scores: Scores, by_subject: bool, heading: str, compare: bool, across
         for score in group:
             images[_metric_of(score)] += score.images
         costs = _costs(key, by_subject, scores.costs) if scores.costs else ()
-        lines.append(Row(names[row], group[0].label, key.method, key.rank, key.subject, max(images.values()),
-                         tuple(cells[row]), costs))
+        lines.append(
+            Row(
+                names[row],
+                group[0].label,
+                key.method,
+                key.rank,
+                key.subject,
+                max(images.values()),
+                tuple(cells[row]),
+                costs,
+            )
+        )
     return Table(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks), heading)
 
 
@@ -207,8 +233,9 @@ def _metric_of(score: Score) -> tuple[str, str]:
     return score.metric, score.protocol
 
 
-def _parted(group: Sequence[Score], across: Callable[[Score], str] | None
-            ) -> Mapping[tuple[str, str, str | None], list[Score]]:
+def _parted(
+    group: Sequence[Score], across: Callable[[Score], str] | None
+) -> Mapping[tuple[str, str, str | None], list[Score]]:
     """The scores of a row by column."""
     parts: dict[tuple[str, str, str | None], list[Score]] = {}
     for score in group:
@@ -222,20 +249,35 @@ def _columns(scores: Sequence[Score], across: Callable[[Score], str] | None) -> 
     for score in scores:
         first = made.setdefault(_metric_of(score), score)
         if first.made != score.made:
-            raise ValueError(f"{score.metric} of protocol {score.protocol} was measured in two ways that do not "
-                             f"compare: {first.made}; and {score.made}.")
+            raise ValueError(
+                f"{score.metric} of protocol {score.protocol} was measured in two ways that do not "
+                f"compare: {first.made}; and {score.made}."
+            )
     several = len({protocol for _, protocol in made}) > 1
     values = dict.fromkeys(across(score) for score in scores) if across else (None,)
-    return tuple(Column((f"{metric} ({protocol})" if several else metric) if value is None else value, metric, protocol,
-                        made[metric, protocol].scale, made[metric, protocol].made, value)
-                 for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1])) for value in values)
+    return tuple(
+        Column(
+            (f"{metric} ({protocol})" if several else metric) if value is None else value,
+            metric,
+            protocol,
+            made[metric, protocol].scale,
+            made[metric, protocol].made,
+            value,
+        )
+        for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1]))
+        for value in values
+    )
 
 
 def _notes(columns: Sequence[Column]) -> list[str]:
     """How each column was made, and which of them are the better the lower."""
-    return list(dict.fromkeys(f"{column.metric} ({column.protocol}): {column.made}"
-                              + ("; lower is better" if better(column.metric) == "lower" else "")
-                              for column in columns))
+    return list(
+        dict.fromkeys(
+            f"{column.metric} ({column.protocol}): {column.made}"
+            + ("; lower is better" if better(column.metric) == "lower" else "")
+            for column in columns
+        )
+    )
 
 
 def _cell(values: Values) -> Cell | None:
@@ -247,8 +289,9 @@ def _cell(values: Values) -> Cell | None:
     return Cell(math.fsum(flat) / len(flat), found.low if found else None, found.high if found else None, len(flat))
 
 
-def _compared(keys: Sequence[Key], names: Sequence[str], columns: Sequence[Column],
-              values: Sequence[Sequence[Values]]) -> tuple[list[list[Cell | None]], list[str]]:
+def _compared(
+    keys: Sequence[Key], names: Sequence[str], columns: Sequence[Column], values: Sequence[Sequence[Values]]
+) -> tuple[list[list[Cell | None]], list[str]]:
     """The cells of values[row][column] with the best of each column and subject marked, and what that says."""
     cells = [[_cell(cell) for cell in line] for line in values]
     findings = []
@@ -257,9 +300,12 @@ def _compared(keys: Sequence[Key], names: Sequence[str], columns: Sequence[Colum
             rivals = [row for row, key in enumerate(keys) if key.subject == subject and values[row][place]]
             if len(rivals) < 2:
                 continue
-            verdict = judge(f"{column.what} of {subject}" if subject else column.what,
-                            _told_apart([names[row] for row in rivals], [keys[row].rank for row in rivals]),
-                            [values[row][place] for row in rivals], better(column.metric))
+            verdict = judge(
+                f"{column.what} of {subject}" if subject else column.what,
+                _told_apart([names[row] for row in rivals], [keys[row].rank for row in rivals]),
+                [values[row][place] for row in rivals],
+                better(column.metric),
+            )
             findings.append(verdict.sentence)
             for rival, row in enumerate(rivals):
                 cell = cells[row][place]
@@ -270,8 +316,10 @@ def _compared(keys: Sequence[Key], names: Sequence[str], columns: Sequence[Colum
 def _names(keys: Sequence[Key]) -> list[str]:
     """What the rows are called: the method behind the name where two rows would look the same."""
     seen = Counter((key.name, key.rank, key.subject) for key in keys)
-    return [f"{key.name} ({key.method or 'method unknown'})" if seen[key.name, key.rank, key.subject] > 1 else key.name
-            for key in keys]
+    return [
+        f"{key.name} ({key.method or 'method unknown'})" if seen[key.name, key.rank, key.subject] > 1 else key.name
+        for key in keys
+    ]
 
 
 def _told_apart(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
@@ -282,13 +330,18 @@ def _told_apart(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
 
 def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | None, ...]:
     """Means of what is known of the adapters behind a row. What either side does not know does not part them."""
+
     def belongs(cost: Cost) -> bool:
         same = [(cost.method, key.method), (cost.rank, key.rank), (cost.subject, key.subject if by_subject else "")]
         return (cost.label or cost.method or "images") == key.name and all(
-            one == other or one in (None, "") or other in (None, "") for one, other in same)
+            one == other or one in (None, "") or other in (None, "") for one, other in same
+        )
 
     found = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may tell of one adapter
-    columns = ([cost.training_seconds for cost in found], [cost.values for cost in found],
-               [None if cost.bytes is None else cost.bytes / 2**20 for cost in found])
+    columns = (
+        [cost.training_seconds for cost in found],
+        [cost.values for cost in found],
+        [None if cost.bytes is None else cost.bytes / 2**20 for cost in found],
+    )
     known = [[value for value in column if value is not None] for column in columns]
     return tuple(sum(values) / len(values) if values else None for values in known)

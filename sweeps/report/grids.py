@@ -87,24 +87,34 @@ def write_grids(material: Material, out: Path) -> list[Grid]:
             left_out += 1
             continue
         rows = [_Row([picture.path if picture else None for picture in row], problems) for row in pictures]
-        prints = [[cell.scores if cell and picture else "" for cell, picture in zip(line, row)]
-                  for line, row in zip(page.cells, pictures)]
+        prints = [
+            [cell.scores if cell and picture else "" for cell, picture in zip(line, row)]
+            for line, row in zip(page.cells, pictures)
+        ]
         try:
-            drawn = comparison_grid(rows, page.rows, page.columns, page.notes, fit=True, cell_notes=prints,
-                                    max_pixels=MAX_PIXELS)
+            drawn = comparison_grid(
+                rows, page.rows, page.columns, page.notes, fit=True, cell_notes=prints, max_pixels=MAX_PIXELS
+            )
         except ValueError as error:
             problems[f"{page.caption or 'A grid'} is not drawn: {error}"] = None
             continue
         target = BytesIO()
         Image.fromarray(drawn).save(target, "PNG")
-        about = sweep_text([cell.key for row in page.cells for cell in row if cell], {
-            "rows": material.layout.grid_rows, "columns": material.layout.grid_columns, "shown": page.caption})
-        grids.append(Grid(write(out / f"grid-{len(grids) + 1}.png", with_text(target.getvalue(), {KEYWORD: about})),
-                          page.caption))
+        about = sweep_text(
+            [cell.key for row in page.cells for cell in row if cell],
+            {"rows": material.layout.grid_rows, "columns": material.layout.grid_columns, "shown": page.caption},
+        )
+        grids.append(
+            Grid(
+                write(out / f"grid-{len(grids) + 1}.png", with_text(target.getvalue(), {KEYWORD: about})), page.caption
+            )
+        )
     material.problems += problems
     if left_out:
-        material.problems.append(f"{left_out} more grids are not drawn, as there are {MAX_GRIDS} already; choose other "
-                                 "grid rows and columns.")
+        material.problems.append(
+            f"{left_out} more grids are not drawn, as there are {MAX_GRIDS} already; choose other "
+            "grid rows and columns."
+        )
     return grids
 
 
@@ -116,13 +126,16 @@ def sweep_text(keys: Sequence[str], axes: dict[str, object]) -> str:
 
 def picture_title(material: Material) -> str | None:
     """Title of the node whose pictures the grids show; None where there are none, which is a problem if any exist."""
-    titles = dict.fromkeys(picture.title for cell in material.cells if cell.kind == "picture"
-                           for picture in cell.pictures)
+    titles = dict.fromkeys(
+        picture.title for cell in material.cells if cell.kind == "picture" for picture in cell.pictures
+    )
     chosen = material.layout.picture or next(iter(titles), None)
     if chosen not in titles:
         if titles:
-            material.problems.append(f"No cell has pictures of a node {chosen!r}, so there are no grids; there are "
-                                     f"{', '.join(map(repr, titles))}.")
+            material.problems.append(
+                f"No cell has pictures of a node {chosen!r}, so there are no grids; there are "
+                f"{', '.join(map(repr, titles))}."
+            )
         return None
     return chosen
 
@@ -148,14 +161,19 @@ def _pages(material: Material) -> Iterator[_Page]:
             first.setdefault((joined(cell.labels, layout.grid_rows), joined(cell.labels, layout.grid_columns)), cell)
         rows, columns = (list(dict.fromkeys(place[index] for place in first)) for index in (0, 1))
         caption = ", ".join(_common([cell.labels for cell in first.values()], used))
-        parts = [(down, across) for down in range(0, len(rows), PAGE_ROWS)
-                 for across in range(0, len(columns), PAGE_COLUMNS)]
+        parts = [
+            (down, across) for down in range(0, len(rows), PAGE_ROWS) for across in range(0, len(columns), PAGE_COLUMNS)
+        ]
         for place, (down, across) in enumerate(parts, 1):
-            names, titles = rows[down:down + PAGE_ROWS], columns[across:across + PAGE_COLUMNS]
+            names, titles = rows[down : down + PAGE_ROWS], columns[across : across + PAGE_COLUMNS]
             part = f"part {place} of {len(parts)}" if len(parts) > 1 else ""
-            yield _Page(names, [notes.get((row, subject), "") for row in names], titles,
-                        [[first.get((row, column)) for column in titles] for row in names],
-                        ", ".join(filter(None, (caption, part))))
+            yield _Page(
+                names,
+                [notes.get((row, subject), "") for row in names],
+                titles,
+                [[first.get((row, column)) for column in titles] for row in names],
+                ", ".join(filter(None, (caption, part))),
+            )
 
 
 def _common(labels: Sequence[Mapping[str, str]], used: set[str]) -> list[str]:

@@ -46,19 +46,23 @@ pre { white-space: pre-wrap; margin: 0; font-size: 0.85em; }
 """
 
 
-def write_pages(out: Path, title: str, material: Material, tables: Sequence[Titled], grids: Sequence[Grid]
-                ) -> list[Path]:
+def write_pages(
+    out: Path, title: str, material: Material, tables: Sequence[Titled], grids: Sequence[Grid]
+) -> list[Path]:
     """Write index.html, and pictures-1.html and so on where there are more than TILES cells; index.html comes first."""
     cells = [cell for cell in material.cells if cell.kind == "picture"]
     order = {row: place for place, row in enumerate(dict.fromkeys(cell.row for cell in cells))}
     cells.sort(key=lambda cell: order[cell.row])
-    parts = [cells[first:first + TILES] for first in range(0, len(cells), TILES)]
+    parts = [cells[first : first + TILES] for first in range(0, len(cells), TILES)]
     pages = [out / f"pictures-{place}.html" for place in range(1, len(parts) + 1)] if len(parts) > 1 else []
     ready = _link_pictures(material, out / PICTURES)
     with writing(out / "index.html") as file:
         _start(file, title)
-        file.write(f"<h1>{escape(title)}</h1>\n<nav>" + "".join(
-            f'<a href="#{name.lower()}">{name}</a>' for name in _sections(material, tables, grids)) + "</nav>\n")
+        file.write(
+            f"<h1>{escape(title)}</h1>\n<nav>"
+            + "".join(f'<a href="#{name.lower()}">{name}</a>' for name in _sections(material, tables, grids))
+            + "</nav>\n"
+        )
         _tables(file, tables, out)
         _grids(file, grids)
         _counts(file, material)
@@ -66,21 +70,32 @@ def write_pages(out: Path, title: str, material: Material, tables: Sequence[Titl
         if cells:
             file.write('<h2 id="pictures">Pictures</h2>\n')
         if pages:
-            file.write("<ul>" + "".join(
-                f'<li><a href="{page.name}">{escape(_range(part))}</a> ({len(part)} cells)</li>\n'
-                for page, part in zip(pages, parts)) + "</ul>\n")
+            file.write(
+                "<ul>"
+                + "".join(
+                    f'<li><a href="{page.name}">{escape(_range(part))}</a> ({len(part)} cells)</li>\n'
+                    for page, part in zip(pages, parts)
+                )
+                + "</ul>\n"
+            )
         elif cells:
             _tiles(file, cells, material, ready)
         _trainings(file, material)
         _made(file, material)
         file.write("</body>\n</html>\n")
     for place, (page, part) in enumerate(zip(pages, parts)):
-        near = [(pages[there], word) for there, word in ((place - 1, "previous"), (place + 1, "next"))
-                if 0 <= there < len(pages)]
+        near = [
+            (pages[there], word)
+            for there, word in ((place - 1, "previous"), (place + 1, "next"))
+            if 0 <= there < len(pages)
+        ]
         with writing(page) as file:
             _start(file, f"{title}: pictures {place + 1} of {len(pages)}")
-            file.write('<nav><a href="index.html">report</a>' + "".join(
-                f'<a href="{other.name}">{word}</a>' for other, word in near) + "</nav>\n")
+            file.write(
+                '<nav><a href="index.html">report</a>'
+                + "".join(f'<a href="{other.name}">{word}</a>' for other, word in near)
+                + "</nav>\n"
+            )
             _tiles(file, part, material, ready)
             file.write("</body>\n</html>\n")
     return [out / "index.html", *pages]
@@ -90,32 +105,49 @@ def markdown_page(title: str, material: Material, tables: Sequence[Titled], grid
     """The report without the single pictures. `<` is escaped, as Markdown passes HTML on."""
     parts = [f"# {_flat(title)}\n"]
     parts += [one.form("md").decode() for one in tables]
-    parts += [f"## Grids\n\n{_flat(grid.caption)}\n\n![grid]({grid.path.name})\n" if place == 0 else
-              f"{_flat(grid.caption)}\n\n![grid]({grid.path.name})\n" for place, grid in enumerate(grids)]
+    parts += [
+        f"## Grids\n\n{_flat(grid.caption)}\n\n![grid]({grid.path.name})\n"
+        if place == 0
+        else f"{_flat(grid.caption)}\n\n![grid]({grid.path.name})\n"
+        for place, grid in enumerate(grids)
+    ]
     header, *rows = counts(material)
-    parts.append("\n".join(["## Cells", "", line(header), "|" + "---|" * 2 + "---:|" * (len(header) - 2),
-                            *map(line, rows)]) + "\n")
+    parts.append(
+        "\n".join(["## Cells", "", line(header), "|" + "---|" * 2 + "---:|" * (len(header) - 2), *map(line, rows)])
+        + "\n"
+    )
     failed = [f"* {_about(cell)} ({cell.key}): {cell.state}: {_flat(cell.error)}" for cell in _failed(material)]
     if failed:
         parts.append("\n".join(["## Failures", "", *_limited(failed, "* {} more: see cells.csv")]) + "\n")
     if material.problems:
-        parts.append("\n".join(["## Problems", "", *_limited([f"* {_flat(text)}" for text in material.problems],
-                                                             "* {} more")]) + "\n")
+        parts.append(
+            "\n".join(["## Problems", "", *_limited([f"* {_flat(text)}" for text in material.problems], "* {} more")])
+            + "\n"
+        )
     parts.append("\n".join(["## Made with", "", *(f"* {text}" for text in _versions(material))]) + "\n")
     return "\n".join(parts).replace("<", "&lt;").encode()
 
 
 def _start(file: TextIO, title: str) -> None:
-    file.write(f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-               f"<style>{STYLE}</style>\n</head>\n<body>\n")
+    file.write(
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n"
+    )
 
 
 def _sections(material: Material, tables: Sequence[Titled], grids: Sequence[Grid]) -> list[str]:
     """What index.html has, in order."""
     kinds = {cell.kind for cell in material.cells}
-    there = {"Tables": tables, "Grids": grids, "Cells": True, "Failures": _failed(material),
-             "Problems": material.problems, "Pictures": "picture" in kinds, "Trainings": "training" in kinds,
-             "Versions": True}
+    there = {
+        "Tables": tables,
+        "Grids": grids,
+        "Cells": True,
+        "Failures": _failed(material),
+        "Problems": material.problems,
+        "Pictures": "picture" in kinds,
+        "Trainings": "training" in kinds,
+        "Versions": True,
+    }
     return [name for name, content in there.items() if content]
 
 
@@ -123,21 +155,28 @@ def _tables(file: TextIO, tables: Sequence[Titled], out: Path) -> None:
     if tables:
         file.write('<h2 id="tables">Tables</h2>\n')
     for one in tables:
-        links = [f'<a href="{name}">{name}</a>' for name in (f"{one.name}.csv", f"{one.name}.png")
-                 if (out / name).exists()]
-        file.write(f'<h3>{escape(one.title)}</h3>\n<div class="wide">{fragment(one.table)}</div>\n'
-                   f'<p class="about">{" ".join(links)}</p>\n')
+        links = [
+            f'<a href="{name}">{name}</a>' for name in (f"{one.name}.csv", f"{one.name}.png") if (out / name).exists()
+        ]
+        file.write(
+            f'<h3>{escape(one.title)}</h3>\n<div class="wide">{fragment(one.table)}</div>\n'
+            f'<p class="about">{" ".join(links)}</p>\n'
+        )
     if tables:
-        file.write('<p class="about">All tables: <a href="report.md">report.md</a> <a href="table.tex">table.tex</a>; '
-                   'each score with its settings: <a href="scores.jsonl">scores.jsonl</a></p>\n')
+        file.write(
+            '<p class="about">All tables: <a href="report.md">report.md</a> <a href="table.tex">table.tex</a>; '
+            'each score with its settings: <a href="scores.jsonl">scores.jsonl</a></p>\n'
+        )
 
 
 def _grids(file: TextIO, grids: Sequence[Grid]) -> None:
     if grids:
         file.write('<h2 id="grids">Grids</h2>\n')
     for grid in grids:
-        file.write(f'<figure class="grid"><figcaption>{escape(grid.caption)}</figcaption><a href="{grid.path.name}">'
-                   f'<img loading="lazy" src="{grid.path.name}" alt="{escape(grid.caption or "grid")}"></a></figure>\n')
+        file.write(
+            f'<figure class="grid"><figcaption>{escape(grid.caption)}</figcaption><a href="{grid.path.name}">'
+            f'<img loading="lazy" src="{grid.path.name}" alt="{escape(grid.caption or "grid")}"></a></figure>\n'
+        )
 
 
 def _counts(file: TextIO, material: Material) -> None:
@@ -146,8 +185,10 @@ def _counts(file: TextIO, material: Material) -> None:
     _table(file, header, rows, 2)
     cells = material.unique()
     hours = sum(cell.seconds for cell in cells) / 3600
-    file.write(f'<p class="about">{len(cells):,} cells, {hours:,.2f} hours in all. Each of them: '
-               '<a href="cells.csv">cells.csv</a></p>\n')
+    file.write(
+        f'<p class="about">{len(cells):,} cells, {hours:,.2f} hours in all. Each of them: '
+        '<a href="cells.csv">cells.csv</a></p>\n'
+    )
 
 
 def _failures(file: TextIO, material: Material) -> None:
@@ -159,25 +200,42 @@ def _failures(file: TextIO, material: Material) -> None:
         if len(failed) > LISTED:
             file.write(f'<p>{len(failed) - LISTED:,} more: see <a href="cells.csv">cells.csv</a>.</p>\n')
     if material.problems:
-        file.write('<h2 id="problems">Problems</h2>\n<ul class="bad">' + "".join(
-            f"<li>{escape(text)}</li>\n" for text in _limited(material.problems, "{} more")) + "</ul>\n")
+        file.write(
+            '<h2 id="problems">Problems</h2>\n<ul class="bad">'
+            + "".join(f"<li>{escape(text)}</li>\n" for text in _limited(material.problems, "{} more"))
+            + "</ul>\n"
+        )
 
 
 def _trainings(file: TextIO, material: Material) -> None:
     cells = material.unique("training")
     if cells:
         file.write('<h2 id="trainings">Trainings</h2>\n')
-        _table(file, ["cell", "state", "seconds", "of them training", "highest memory, MiB"], [
-            [f"{_about(cell)} ({cell.key})", cell.state, f"{cell.seconds:,.1f}",
-             "" if cell.training_seconds is None else f"{cell.training_seconds:,.1f}", _memory(cell)]
-            for cell in cells[:LISTED]], 2)
+        _table(
+            file,
+            ["cell", "state", "seconds", "of them training", "highest memory, MiB"],
+            [
+                [
+                    f"{_about(cell)} ({cell.key})",
+                    cell.state,
+                    f"{cell.seconds:,.1f}",
+                    "" if cell.training_seconds is None else f"{cell.training_seconds:,.1f}",
+                    _memory(cell),
+                ]
+                for cell in cells[:LISTED]
+            ],
+            2,
+        )
         if len(cells) > LISTED:
             file.write(f'<p>{len(cells) - LISTED:,} more: see <a href="cells.csv">cells.csv</a>.</p>\n')
 
 
 def _made(file: TextIO, material: Material) -> None:
-    file.write('<h2 id="versions">Versions</h2>\n<ul>' + "".join(
-        f"<li>{escape(text)}</li>\n" for text in _versions(material)) + "</ul>\n")
+    file.write(
+        '<h2 id="versions">Versions</h2>\n<ul>'
+        + "".join(f"<li>{escape(text)}</li>\n" for text in _versions(material))
+        + "</ul>\n"
+    )
 
 
 def _tiles(file: TextIO, cells: Iterable[Shown], material: Material, ready: set[str]) -> None:
@@ -185,8 +243,9 @@ def _tiles(file: TextIO, cells: Iterable[Shown], material: Material, ready: set[
     row: str | None = None
     for cell in cells:
         if cell.row != row:
-            file.write(("</div>\n" if row is not None else "") + f"<h3>{escape(cell.row or 'all')}</h3>\n"
-                       '<div class="tiles">\n')
+            file.write(
+                ("</div>\n" if row is not None else "") + f'<h3>{escape(cell.row or "all")}</h3>\n<div class="tiles">\n'
+            )
             row = cell.row
         file.write(_tile(cell, material.layout.rows, ready))
     file.write("</div>\n" if row is not None else "")
@@ -194,16 +253,29 @@ def _tiles(file: TextIO, cells: Iterable[Shown], material: Material, ready: set[
 
 def _tile(cell: Shown, rows: Sequence[str], ready: set[str]) -> str:
     pictures = [picture for picture in cell.pictures if picture.name in ready]
-    first = _thumbnail(pictures[0], cell) if pictures else (
-        f'<div class="none">{escape("no picture" if cell.state == "done" else cell.state)}</div>')
-    more = f'<div class="more">{"".join(_thumbnail(picture, cell) for picture in pictures[1:])}</div>' \
-        if len(pictures) > 1 else ""
+    first = (
+        _thumbnail(pictures[0], cell)
+        if pictures
+        else (f'<div class="none">{escape("no picture" if cell.state == "done" else cell.state)}</div>')
+    )
+    more = (
+        f'<div class="more">{"".join(_thumbnail(picture, cell) for picture in pictures[1:])}</div>'
+        if len(pictures) > 1
+        else ""
+    )
     others = [named(axis, label) for axis, label in cell.labels.items() if axis not in rows]
     numbers = [f"{name} {value:g}" for name, value in cell.numbers.items()]
-    texts = [", ".join(others), *cell.scores.split("  "), *numbers,
-             f"{cell.seconds:,.1f} s" if cell.state == "done" else ""]
-    return (f'<figure class="tile {"failed" if cell.state == "failed" else ""}">{first}{more}<figcaption>'
-            + "<br>".join(escape(text) for text in texts if text) + "</figcaption></figure>\n")
+    texts = [
+        ", ".join(others),
+        *cell.scores.split("  "),
+        *numbers,
+        f"{cell.seconds:,.1f} s" if cell.state == "done" else "",
+    ]
+    return (
+        f'<figure class="tile {"failed" if cell.state == "failed" else ""}">{first}{more}<figcaption>'
+        + "<br>".join(escape(text) for text in texts if text)
+        + "</figcaption></figure>\n"
+    )
 
 
 def _thumbnail(picture: Picture, cell: Shown) -> str:
@@ -230,14 +302,19 @@ def _link_pictures(material: Material, folder: Path) -> set[str]:
 
 def _table(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> None:
     """A plain table; its first columns are texts, the others numbers."""
+
     def cells(tag: str, row: Sequence[str]) -> Iterator[str]:
         for place, text in enumerate(row):
             kind = ' class="number"' if place >= texts else ""
             yield f"<{tag}{kind}>{escape(text)}</{tag}>"
 
-    file.write('<div class="wide"><table>\n' + "".join(
-        f"<tr>{''.join(cells(tag, row))}</tr>\n" for tag, lines in (("th", [header]), ("td", rows)) for row in lines)
-        + "</table></div>\n")
+    file.write(
+        '<div class="wide"><table>\n'
+        + "".join(
+            f"<tr>{''.join(cells(tag, row))}</tr>\n" for tag, lines in (("th", [header]), ("td", rows)) for row in lines
+        )
+        + "</table></div>\n"
+    )
 
 
 def _failed(material: Material) -> list[Shown]:

@@ -38,15 +38,18 @@ class Titled:
 def tables(material: Material) -> list[Titled]:
     """All tables; the first of the scores is called "scores". What cannot be tabulated becomes a problem."""
     found: list[Titled] = []
-    for name, title, scores, counted in (("scores", "Scores", material.scores, "images"),
-                                         ("numbers", "Numbers of the workflow", material.numbers, "cells")):
+    for name, title, scores, counted in (
+        ("scores", "Scores", material.scores, "images"),
+        ("numbers", "Numbers of the workflow", material.numbers, "cells"),
+    ):
         if not scores.rows:
             continue
         try:
             found += _tables(name, title, scores, material, counted)
         except ValueError as error:
-            material.problems.append(f"{title}: {error} No table is made of them; report the cells of each way by "
-                                     "themselves.")
+            material.problems.append(
+                f"{title}: {error} No table is made of them; report the cells of each way by themselves."
+            )
     return found
 
 
@@ -75,9 +78,15 @@ def _tables(name: str, title: str, scores: Scores, material: Material, counted: 
 
 def missing(cells: Sequence[Shown]) -> list[str]:
     """A note that counts the cells that are not in a table; empty if all are done."""
-    parts = [f"{count} {'was' if count == 1 else 'were'} {state}" if state == "cancelled" else
-             f"{count} {state}" if state == "failed" else f"{count} {'has' if count == 1 else 'have'} not been run"
-             for state in STATES[1:] if (count := sum(cell.state == state for cell in cells))]
+    parts = [
+        f"{count} {'was' if count == 1 else 'were'} {state}"
+        if state == "cancelled"
+        else f"{count} {state}"
+        if state == "failed"
+        else f"{count} {'has' if count == 1 else 'have'} not been run"
+        for state in STATES[1:]
+        if (count := sum(cell.state == state for cell in cells))
+    ]
     text = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
     return [f"Of {len(cells):,} cells {text}: they are not in the table."] if parts else []
 
@@ -98,8 +107,15 @@ def counts(material: Material) -> list[list[str]]:
         for cell in cells:
             for what, size in cell.memory.items():
                 memory[what] = max(memory.get(what, 0.0), size)
-        lines.append([
-            row or "all", kind, str(len(cells)), *(str(sum(cell.state == state for cell in cells)) for state in STATES),
-            f"{sum(seconds):,.1f}", f"{fmean(seconds):,.2f}" if seconds else "",
-            ", ".join(f"{what} {size:,.0f}" for what, size in memory.items())])
+        lines.append(
+            [
+                row or "all",
+                kind,
+                str(len(cells)),
+                *(str(sum(cell.state == state for cell in cells)) for state in STATES),
+                f"{sum(seconds):,.1f}",
+                f"{fmean(seconds):,.2f}" if seconds else "",
+                ", ".join(f"{what} {size:,.0f}" for what, size in memory.items()),
+            ]
+        )
     return lines

@@ -102,8 +102,9 @@ def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> Material:
         known = {row.metric for row in (*reader.rows, *reader.numbers)}
         missing = [metric for metric in layout.metrics if metric not in known]
         if missing and known:
-            reader.problems.append(f"No cell has the metric {', '.join(missing)} yet; there are "
-                                   f"{', '.join(sorted(known))}.")
+            reader.problems.append(
+                f"No cell has the metric {', '.join(missing)} yet; there are {', '.join(sorted(known))}."
+            )
         scores = replace(scores, rows=tuple(row for row in scores.rows if row.metric in wanted))
     numbers = Scores(tuple(row for row in reader.numbers if not wanted or row.metric in wanted))
     return Material(layout, [shown[place] for place in range(len(cells))], scores, numbers, reader.problems)
@@ -137,11 +138,24 @@ class _Reader:
         pictures = tuple(self._pictures(wanted.key, record)) if done else ()
         numbers = self._numbers(wanted, row, cell.numbers) if done else {}
         shown = Shown(
-            wanted.key, wanted.kind, wanted.labels, row, run.status, run.error, run.seconds, run.memory,
+            wanted.key,
+            wanted.kind,
+            wanted.labels,
+            row,
+            run.status,
+            run.error,
+            run.seconds,
+            run.memory,
             tuple((sys.intern(name), sys.intern(value)) for name, value in run.versions.items()),
-            sys.intern(run.worker), run.attempts, run.finished, pictures, numbers,
-            self._scores(wanted, row, record, len(pictures)) if done else "", cell.needs,
-            _training_seconds(record) if done and wanted.kind == "training" else None)
+            sys.intern(run.worker),
+            run.attempts,
+            run.finished,
+            pictures,
+            numbers,
+            self._scores(wanted, row, record, len(pictures)) if done else "",
+            cell.needs,
+            _training_seconds(record) if done and wanted.kind == "training" else None,
+        )
         if wanted.kind == "training":
             self.trained[wanted.key] = shown
         self.seen |= {(wanted.key, row), (wanted.key, row, joined(wanted.labels, self.layout.columns))}
@@ -187,8 +201,9 @@ class _Reader:
         about = {"cell": wanted.key, "labels": dict(wanted.labels)}
         for score in found.rows:
             name = label(score.label or score.method)
-            kept = replace(score, label=name, subject=subject or score.subject,
-                           provenance=score.provenance | {"sweep": about})
+            kept = replace(
+                score, label=name, subject=subject or score.subject, provenance=score.provenance | {"sweep": about}
+            )
             if (wanted.key, row) not in self.seen:
                 self.target.write(Scores((kept,)).jsonl())
             self._keep(self.rows, wanted, row, score, name)
@@ -197,11 +212,20 @@ class _Reader:
         for cost in costs:
             place = (record.cell.needs or wanted.key, cost.label, cost.method, cost.rank, row, subject or cost.subject)
             known = seconds if cost.training_seconds is None else cost.training_seconds
-            new = replace(cost, label=label(cost.label or cost.method), training_seconds=known, method="", rank=None,
-                          subject=subject or cost.subject)
+            new = replace(
+                cost,
+                label=label(cost.label or cost.method),
+                training_seconds=known,
+                method="",
+                rank=None,
+                subject=subject or cost.subject,
+            )
             if place not in self.costs:
-                self.target.write(Scores((), (replace(new, method=cost.method, rank=cost.rank),)).jsonl()
-                                  if new.values is not None else "")
+                self.target.write(
+                    Scores((), (replace(new, method=cost.method, rank=cost.rank),)).jsonl()
+                    if new.values is not None
+                    else ""
+                )
                 self.costs[place] = new
         self.remarks += found.remarks
         return "  ".join(row_scores(found, pictures).note.splitlines()) if found.rows else ""
@@ -216,17 +240,30 @@ class _Reader:
         column = joined(wanted.labels, self.layout.columns)
         if (wanted.key, row, column) in self.seen:
             return
-        axes = [axis for axis in wanted.labels
-                if axis not in self.layout.rows and axis != self.subject and not is_seed(axis)]
+        axes = [
+            axis
+            for axis in wanted.labels
+            if axis not in self.layout.rows and axis != self.subject and not is_seed(axis)
+        ]
         texts = score.texts if any(score.texts) else (joined(wanted.labels, axes),) * len(score.values)
         kept = {ACROSS: column, AGAIN: (wanted.key, row) in self.seen}
         seeds = score.provenance.get("seeds")
-        target.append(replace(
-            score, metric=sys.intern(score.metric), label=sys.intern(label), method="", rank=None,
-            subject=sys.intern(wanted.labels.get(self.subject or "", "") or score.subject),
-            protocol=sys.intern(score.protocol), backbone=sys.intern(score.backbone), pictures=(),
-            preprocessing=sys.intern(score.preprocessing), texts=tuple(map(sys.intern, texts)),
-            provenance=kept | ({"seeds": seeds} if seeds else {})))
+        target.append(
+            replace(
+                score,
+                metric=sys.intern(score.metric),
+                label=sys.intern(label),
+                method="",
+                rank=None,
+                subject=sys.intern(wanted.labels.get(self.subject or "", "") or score.subject),
+                protocol=sys.intern(score.protocol),
+                backbone=sys.intern(score.backbone),
+                pictures=(),
+                preprocessing=sys.intern(score.preprocessing),
+                texts=tuple(map(sys.intern, texts)),
+                provenance=kept | ({"seeds": seeds} if seeds else {}),
+            )
+        )
 
     def _seconds_behind(self, needs: Iterable[str]) -> float | None:
         """What the trainings of these cells, and of those that they need, took; None where one is not known."""
@@ -246,6 +283,5 @@ class _Reader:
 
 def _training_seconds(record: Record) -> float | None:
     """What the training nodes of a cell took, or None where that is not known."""
-    found = [seconds for node, seconds in record.run.node_seconds.items()
-             if trains(record.cell.prompt.get(node, {}))]
+    found = [seconds for node, seconds in record.run.node_seconds.items() if trains(record.cell.prompt.get(node, {}))]
     return math.fsum(found) if found else None

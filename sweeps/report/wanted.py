@@ -81,8 +81,12 @@ def completed(layout: Layout, cells: Sequence[Wanted]) -> Layout:
     rows = layout.rows or tuple(axis for axis in plain if axis in trained) or tuple(plain[:1]) or tuple(axes)[:1]
     grid_rows = layout.grid_rows or rows
     others = [axis for axis in plain if axis not in grid_rows]
-    grid_columns = layout.grid_columns or tuple(axis for axis in layout.columns if axis not in grid_rows) or tuple(
-        others[-1:]) or tuple(axis for axis in several if is_seed(axis))[:1]
+    grid_columns = (
+        layout.grid_columns
+        or tuple(axis for axis in layout.columns if axis not in grid_rows)
+        or tuple(others[-1:])
+        or tuple(axis for axis in several if is_seed(axis))[:1]
+    )
     return replace(layout, rows=rows, grid_rows=grid_rows, grid_columns=grid_columns)
 
 

@@ -51,8 +51,9 @@ def write_report(cells: Sequence[Wanted], out: Path, title: str, layout: Layout)
 def _write_tables(shown: Sequence[Titled], material: Material, out: Path) -> list[Path]:
     """Every table as CSV and, if it is small enough, as a picture; all of them in table.tex."""
     written = []
-    about = sweep_text([cell.key for cell in material.cells],
-                       {"rows": material.layout.rows, "columns": material.layout.columns})
+    about = sweep_text(
+        [cell.key for cell in material.cells], {"rows": material.layout.rows, "columns": material.layout.columns}
+    )
     for one in shown:
         written.append(write(out / f"{one.name}.csv", one.form("csv")))
         if one.drawable:
@@ -67,14 +68,38 @@ def _write_cells(material: Material, axes: Sequence[str], path: Path) -> Path:
     numbers = list(dict.fromkeys(name for cell in material.cells for name in cell.numbers))
     with writing(path) as file:
         lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["cell", "kind", *axes, "state", "seconds", "training seconds", "attempts", "finished", "worker",
-                        *(f"memory {what}, MiB" for what in memory), *numbers, "error"])
+        lines.writerow(
+            [
+                "cell",
+                "kind",
+                *axes,
+                "state",
+                "seconds",
+                "training seconds",
+                "attempts",
+                "finished",
+                "worker",
+                *(f"memory {what}, MiB" for what in memory),
+                *numbers,
+                "error",
+            ]
+        )
         for cell in material.cells:
             ran = cell.state != "not run"
-            lines.writerow([
-                cell.key, cell.kind, *(cell.labels.get(axis, "") for axis in axes), cell.state,
-                cell.seconds if ran else "", "" if cell.training_seconds is None else cell.training_seconds,
-                cell.attempts if ran else "", cell.finished, cell.worker,
-                *(cell.memory.get(what, "") for what in memory),
-                *(cell.numbers.get(name, "") for name in numbers), cell.error])
+            lines.writerow(
+                [
+                    cell.key,
+                    cell.kind,
+                    *(cell.labels.get(axis, "") for axis in axes),
+                    cell.state,
+                    cell.seconds if ran else "",
+                    "" if cell.training_seconds is None else cell.training_seconds,
+                    cell.attempts if ran else "",
+                    cell.finished,
+                    cell.worker,
+                    *(cell.memory.get(what, "") for what in memory),
+                    *(cell.numbers.get(name, "") for name in numbers),
+                    cell.error,
+                ]
+            )
     return path

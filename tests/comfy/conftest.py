@@ -211,8 +211,14 @@ class ComfyUI:
         messages = self._messages()
         for event, data in self.executor.status_messages:
             if event == "execution_error":
-                raise PromptFailed("execution", data["node_id"], data["node_type"], data["exception_type"],
-                                   data["exception_message"].strip(), "".join(data["traceback"]))
+                raise PromptFailed(
+                    "execution",
+                    data["node_id"],
+                    data["node_type"],
+                    data["exception_type"],
+                    data["exception_message"].strip(),
+                    "".join(data["traceback"]),
+                )
             if event == "execution_interrupted":
                 raise PromptFailed("execution", data["node_id"], data["node_type"], "interrupted", "interrupted")
         assert self.executor.success

@@ -1,6 +1,6 @@
 """A training in a process of its own that is killed (SIGKILL) in the midst of it.
 
-    python -m tests.comfy.killed_training FOLDER STEP
+python -m tests.comfy.killed_training FOLDER STEP
 """
 
 from __future__ import annotations
@@ -19,8 +19,20 @@ STEPS, EVERY = 20, 5
 def settings(module: Any) -> Any:
     """With everything that has a state: order, moments, moving average, schedule, dropout."""
     return module.Settings(
-        "deft", 3, STEPS, 1e-2, batch_size=2, layers="all linear", seed=5, ema=0.9, schedule="cosine", warm_up=3,
-        caption_dropout=0.3, accumulation=2, options={"projector": "qr"})
+        "deft",
+        3,
+        STEPS,
+        1e-2,
+        batch_size=2,
+        layers="all linear",
+        seed=5,
+        ema=0.9,
+        schedule="cosine",
+        warm_up=3,
+        caption_dropout=0.3,
+        accumulation=2,
+        options={"projector": "qr"},
+    )
 
 
 def material(module: Any, models: Any, model: Any) -> Any:
@@ -46,8 +58,13 @@ def main() -> None:
 
     with torch.inference_mode():
         model = models.sd3()
-        loop.train(model, material(comfyui.module("trainers.material"), models, model),
-                   settings(comfyui.module("trainers.settings")), die, folder=checkpoints.RunFolder(folder, EVERY))
+        loop.train(
+            model,
+            material(comfyui.module("trainers.material"), models, model),
+            settings(comfyui.module("trainers.settings")),
+            die,
+            folder=checkpoints.RunFolder(folder, EVERY),
+        )
 
 
 if __name__ == "__main__":

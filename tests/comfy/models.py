@@ -73,9 +73,21 @@ def sd3_state(seed: int = 0, depth: int = 1) -> dict[str, Tensor]:
     embedder = {"target": "torch.nn.Linear", "params": {"in_features": TOKEN_WIDTH, "out_features": 64 * depth}}
     with with_all_weights():
         network = OpenAISignatureMMDITWrapper(
-            input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=depth, adm_in_channels=POOLED_WIDTH,
-            num_patches=64, pos_embed_max_size=8, pos_embed_scaling_factor=None, qk_norm="rms", device="cpu",
-            dtype=torch.float32, context_embedder_config=embedder, operations=comfy.ops.disable_weight_init)
+            input_size=None,
+            patch_size=2,
+            in_channels=16,
+            out_channels=16,
+            depth=depth,
+            adm_in_channels=POOLED_WIDTH,
+            num_patches=64,
+            pos_embed_max_size=8,
+            pos_embed_scaling_factor=None,
+            qk_norm="rms",
+            device="cpu",
+            dtype=torch.float32,
+            context_embedder_config=embedder,
+            operations=comfy.ops.disable_weight_init,
+        )
     return filled({name: value.shape for name, value in network.state_dict().items()}, seed)
 
 
@@ -87,13 +99,30 @@ def sd3(seed: int = 0, depth: int = 1, dtype: torch.dtype = torch.float32) -> An
 
 
 SD15_CONFIG: dict[str, Any] = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2], "transformer_depth": [1, 0], "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 0, 0], "use_linear_in_transformer": False, "context_dim": TOKEN_WIDTH,
-    "use_spatial_transformer": True, "legacy": False, "adm_in_channels": None, "use_temporal_attention": False}
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 0, 0],
+    "use_linear_in_transformer": False,
+    "context_dim": TOKEN_WIDTH,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+}
 SDXL_CONFIG: dict[str, Any] = SD15_CONFIG | {
-    "transformer_depth": [0, 2], "transformer_depth_middle": 2, "transformer_depth_output": [0, 0, 2, 2],
-    "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": POOLED_WIDTH + 6 * 256}
+    "transformer_depth": [0, 2],
+    "transformer_depth_middle": 2,
+    "transformer_depth_output": [0, 0, 2, 2],
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": POOLED_WIDTH + 6 * 256,
+}
 
 
 def unet(kind: str = "sd15", seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
@@ -142,9 +171,12 @@ def conditioning(seed: int = 2, tokens: int = 7) -> list:
 def network_inputs(model: Any, count: int = 1, seed: int = 3) -> dict[str, Tensor | None]:
     """Keyword arguments of the network itself: x, timesteps, context, y."""
     adm = model.model.model_config.unet_config.get("adm_in_channels")
-    return {"x": random(count, channels(model), 8, 8, seed=seed), "timesteps": torch.tensor([311.0] * count),
-            "context": random(count, 7, TOKEN_WIDTH, seed=seed + 1),
-            "y": None if adm is None else random(count, adm, seed=seed + 2)}
+    return {
+        "x": random(count, channels(model), 8, 8, seed=seed),
+        "timesteps": torch.tensor([311.0] * count),
+        "context": random(count, 7, TOKEN_WIDTH, seed=seed + 1),
+        "y": None if adm is None else random(count, adm, seed=seed + 2),
+    }
 
 
 def forward(model: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -169,8 +201,11 @@ def sample(model: Any, seed: int = 5, steps: int = 2) -> Tensor:
     with torch.inference_mode():
         latent = {"samples": torch.zeros(1, channels(model), 8, 8)}
         positive, negative = conditioning(20), conditioning(30)
-        return nodes.KSampler().sample(model, seed, steps, 3.0, "euler", "simple", positive, negative, latent)[0][
-            "samples"].clone()
+        return (
+            nodes.KSampler()
+            .sample(model, seed, steps, 3.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+            .clone()
+        )
 
 
 def weights(model: Any) -> dict[str, Tensor]:
@@ -208,14 +243,22 @@ def dynamic_weights(model: Any) -> dict[str, Tensor]:
     return found
 
 
-def deft_layers(shapes: dict[str, tuple[int, ...]], method: Any, rank: int = 4, seed: int = 10, alpha: float | None = 8,
-                **options: Any) -> dict[str, dict[str, Tensor]]:
+def deft_layers(
+    shapes: dict[str, tuple[int, ...]],
+    method: Any,
+    rank: int = 4,
+    seed: int = 10,
+    alpha: float | None = 8,
+    **options: Any,
+) -> dict[str, dict[str, Tensor]]:
     """Random layers of a method of deft_ops, by name: its random start with everything else moved off zero."""
     layers = {}
     for index, (name, shape) in enumerate(shapes.items()):
         params = method.init(random(*shape, seed=seed), rank, generator=generator(seed + index), alpha=alpha, **options)
-        moved = {key: value.detach() + 0.1 * torch.randn(value.shape, generator=generator(seed + 100 + index))
-                 for key, value in params.items()}
+        moved = {
+            key: value.detach() + 0.1 * torch.randn(value.shape, generator=generator(seed + 100 + index))
+            for key, value in params.items()
+        }
         layers[name] = method.to_tensors(method.factors(moved, alpha=alpha, **options))
     return layers
 
@@ -236,32 +279,70 @@ def diffusers_sd15() -> nn.Module:
     """diffusers' UNet of the same configuration as unet("sd15")."""
     from diffusers import UNet2DConditionModel
 
-    return fill(UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=TOKEN_WIDTH, attention_head_dim=2, norm_num_groups=32), seed=7)
+    return fill(
+        UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=TOKEN_WIDTH,
+            attention_head_dim=2,
+            norm_num_groups=32,
+        ),
+        seed=7,
+    )
 
 
 def diffusers_sdxl() -> nn.Module:
     """diffusers' UNet of the same configuration as unet("sdxl")."""
     from diffusers import UNet2DConditionModel
 
-    return fill(UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=[1, 2], attention_head_dim=[1, 2], use_linear_projection=True,
-        cross_attention_dim=TOKEN_WIDTH, norm_num_groups=32, addition_embed_type="text_time",
-        addition_time_embed_dim=256, projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * 256), seed=8)
+    return fill(
+        UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=[1, 2],
+            attention_head_dim=[1, 2],
+            use_linear_projection=True,
+            cross_attention_dim=TOKEN_WIDTH,
+            norm_num_groups=32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=POOLED_WIDTH + 6 * 256,
+        ),
+        seed=8,
+    )
 
 
 def diffusers_sd3(depth: int = 2) -> nn.Module:
     """diffusers' SD3 of the same configuration as sd3(depth=depth)."""
     from diffusers import SD3Transformer2DModel
 
-    return fill(SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=depth, attention_head_dim=64,
-        num_attention_heads=depth, joint_attention_dim=TOKEN_WIDTH, caption_projection_dim=64 * depth,
-        pooled_projection_dim=POOLED_WIDTH, pos_embed_max_size=8, qk_norm="rms_norm"), seed=9)
+    return fill(
+        SD3Transformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=16,
+            out_channels=16,
+            num_layers=depth,
+            attention_head_dim=64,
+            num_attention_heads=depth,
+            joint_attention_dim=TOKEN_WIDTH,
+            caption_projection_dim=64 * depth,
+            pooled_projection_dim=POOLED_WIDTH,
+            pos_embed_max_size=8,
+            qk_norm="rms_norm",
+        ),
+        seed=9,
+    )
 
 
 def comfy_sd15(network: nn.Module) -> Any:

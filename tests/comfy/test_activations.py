@@ -59,13 +59,24 @@ def test_the_same_as_on_the_weights(pack: Pack, kind: str, method: str, options:
     assert torch.equal(models.network_output(model), base_output)  # and the original is the base again
 
 
-@pytest.mark.parametrize(("up", "down"), [("lora_B.weight", "lora_A.weight"), ("lora.up.weight", "lora.down.weight"),
-                                          ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight")])
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        ("lora_B.weight", "lora_A.weight"),
+        ("lora.up.weight", "lora.down.weight"),
+        ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight"),
+    ],
+)
 def test_plain_lora_of_any_naming(pack: Pack, up: str, down: str) -> None:
     """Also weighed by `injection`, which ComfyUI's own patch does not know."""
     model = models.sd3()
-    adapter = pack.adapters.Adapter({f"{SD3_QKV}.{up}": 0.3 * models.random(192, 4, seed=1), f"{SD3_QKV}.alpha":
-                                     torch.tensor(2.0), f"{SD3_QKV}.{down}": models.random(4, 64, seed=2)})
+    adapter = pack.adapters.Adapter(
+        {
+            f"{SD3_QKV}.{up}": 0.3 * models.random(192, 4, seed=1),
+            f"{SD3_QKV}.alpha": torch.tensor(2.0),
+            f"{SD3_QKV}.{down}": models.random(4, 64, seed=2),
+        }
+    )
     plain = models.network_output(pack.apply(adapter, model)[0])
     assert models.relative(plain, models.network_output(model)) > 1e-2
     expected, found, _ = both(pack, adapter, model)
@@ -92,17 +103,21 @@ def test_slices_and_swapped_rows(pack: Pack) -> None:
     expected, found, _ = both(pack, adapter, model)
     assert models.relative(expected, models.network_output(model)) > 1e-2
     assert models.relative(found, expected) < 1e-5
-    assert f"{SD3_MODULATION}.weight" in next(iter(pack.apply(adapter, model, mode="activations")[0]
-                                                   .injections.values()))[0].items
+    assert (
+        f"{SD3_MODULATION}.weight"
+        in next(iter(pack.apply(adapter, model, mode="activations")[0].injections.values()))[0].items
+    )
 
 
 @pytest.mark.parametrize("stacking", ["sequential", "from_base"])
 def test_stacking(pack: Pack, stacking: str) -> None:
     model = models.sd3()
     slices = {"transformer_blocks.0.attn.to_q": (64, 64), "transformer_blocks.0.attn.to_v": (64, 64)}
-    adapters = [pack.adapter(model, [SD3_PROJECTION, SD3_QKV], seed=10),
-                pack.adapter(model, [SD3_QKV], "para", seed=50),
-                pack.adapter(model, list(slices), shapes=slices, seed=90)]
+    adapters = [
+        pack.adapter(model, [SD3_PROJECTION, SD3_QKV], seed=10),
+        pack.adapter(model, [SD3_QKV], "para", seed=50),
+        pack.adapter(model, list(slices), shapes=slices, seed=90),
+    ]
     on_weights = on_activations = other_order = model
     for adapter in adapters:
         on_weights = pack.apply(adapter, on_weights, stacking=stacking)[0]
@@ -129,8 +144,15 @@ def test_clones_reuse_and_repeated_loading(pack: Pack) -> None:
         "two": models.network_output(pack.apply(other, pack.apply(adapter, first)[0])[0]),
         "second": models.network_output(pack.apply(adapter, second)[0]),
     }
-    for model, name in ((one, "one"), (two, "two"), (copy, "two"), (on_second, "second"), (one, "one"), (copy, "two"),
-                        (two, "two")):
+    for model, name in (
+        (one, "one"),
+        (two, "two"),
+        (copy, "two"),
+        (on_second, "second"),
+        (one, "one"),
+        (copy, "two"),
+        (two, "two"),
+    ):
         assert models.relative(models.network_output(model), expected[name]) < 1e-5, name
         assert torch.equal(models.network_output(first), base)
     hooks = [module for module in first.model.modules() if module._forward_hooks]
@@ -163,8 +185,10 @@ def test_sampling_and_the_nodes(pack: Pack, comfyui_session: Any) -> None:
     model = models.unet()
     adapter = pack.adapter(model, [UNET_LINEAR, UNET_CONVOLUTION])
     node = comfyui_session.pack_nodes["DEFTApplyAdapter"]
-    latents = [models.sample(node.execute(model, adapter, 1.0, 1.0, 1.0, 1.0, "sequential", mode).result[0])
-               for mode in ("weights", "activations")]
+    latents = [
+        models.sample(node.execute(model, adapter, 1.0, 1.0, 1.0, 1.0, "sequential", mode).result[0])
+        for mode in ("weights", "activations")
+    ]
     assert models.relative(latents[0], models.sample(model)) > 1e-3
     assert models.relative(latents[1], latents[0]) < 1e-4
 
@@ -184,8 +208,12 @@ def test_what_cannot_work_on_activations_is_said(pack: Pack) -> None:
     svdiff = pack.adapters.Adapter({f"{SD3_PROJECTION}.delta": torch.ones(64)})
     with pytest.raises(ValueError, match="svdiff layers such as .*choose weights"):
         pack.apply(svdiff, model, mode="activations")
-    loha = pack.adapters.Adapter({f"{SD3_PROJECTION}.hada_{part}": torch.ones(64, 2) if part.endswith("a") else
-                                  torch.ones(2, 64) for part in ("w1_a", "w1_b", "w2_a", "w2_b")})
+    loha = pack.adapters.Adapter(
+        {
+            f"{SD3_PROJECTION}.hada_{part}": torch.ones(64, 2) if part.endswith("a") else torch.ones(2, 64)
+            for part in ("w1_a", "w1_b", "w2_a", "w2_b")
+        }
+    )
     with pytest.raises(ValueError, match="loha.*choose weights"):
         pack.apply(loha, model, mode="activations")
     with pytest.raises(ValueError, match="Unknown mode 'both'"):
@@ -194,7 +222,8 @@ def test_what_cannot_work_on_activations_is_said(pack: Pack) -> None:
 
 @pytest.mark.parametrize("others", [[SD3_PROJECTION], []], ids=["one of two", "all"])
 def test_a_layer_that_is_never_called_is_logged(
-        pack: Pack, caplog: pytest.LogCaptureFixture, others: list[str]) -> None:
+    pack: Pack, caplog: pytest.LogCaptureFixture, others: list[str]
+) -> None:
     model = models.sd3()
     extra = nn.Linear(8, 8)
     model.model.diffusion_model.unused = extra
@@ -291,11 +320,18 @@ def test_copies_of_the_factors_are_freed(pack: Pack) -> None:
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
-@pytest.mark.parametrize(("layer", "shape"), [
-    (nn.Linear(12, 16), (3, 2, 5, 12)), (nn.Linear(12, 16, bias=False), (12,)),
-    (nn.Conv1d(12, 16, 3, 2, 1), (2, 12, 9)), (nn.Conv2d(12, 16, (1, 3), padding="same"), (2, 12, 6, 5)),
-    (nn.Conv2d(12, 16, 3, bias=False), (12, 6, 5)), (nn.Conv3d(12, 16, (1, 2, 2), (1, 2, 2)), (2, 12, 3, 4, 6)),
-], ids=["linear-4d", "linear-vector", "conv1d", "conv2d-same", "conv2d-no-batch", "conv3d"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(12, 16), (3, 2, 5, 12)),
+        (nn.Linear(12, 16, bias=False), (12,)),
+        (nn.Conv1d(12, 16, 3, 2, 1), (2, 12, 9)),
+        (nn.Conv2d(12, 16, (1, 3), padding="same"), (2, 12, 6, 5)),
+        (nn.Conv2d(12, 16, 3, bias=False), (12, 6, 5)),
+        (nn.Conv3d(12, 16, (1, 2, 2), (1, 2, 2)), (2, 12, 3, 4, 6)),
+    ],
+    ids=["linear-4d", "linear-vector", "conv1d", "conv2d-same", "conv2d-no-batch", "conv3d"],
+)
 def test_kinds_of_layers(pack: Pack, layer: nn.Module, shape: tuple[int, ...], method: str, options: dict) -> None:
     """Against the layer with the changed weight, for two adapters in a row and three dimensions of input."""
     model = models.sd3()
@@ -372,8 +408,11 @@ def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
     names = comfyui_session.module("patches.names").clip_names(clip)
     state = clip.patcher.model.state_dict()
     linear = {f"{name}.weight" for name, module in clip.patcher.model.named_modules() if isinstance(module, nn.Linear)}
-    found = {name: tuple(state[key].shape) for name, key in names.items()
-             if name.startswith("text_encoders.") and key in linear and "text_projection" not in name}
+    found = {
+        name: tuple(state[key].shape)
+        for name, key in names.items()
+        if name.startswith("text_encoders.") and key in linear and "text_projection" not in name
+    }
     layers = models.deft_layers(found, pack.methods.get(method))
     adapter = pack.adapters.from_layers(layers)
 
@@ -395,12 +434,14 @@ def test_training_on_a_model_with_activations(pack: Pack, comfyui_session: Any) 
     loop = comfyui_session.module("trainers.loop")
     with torch.inference_mode():
         model = models.sd3()
-        adapter = pack.adapters.Adapter({key: value.clone() for key, value in
-                                         pack.adapter(model, [SD3_PROJECTION, SD3_QKV]).items()})
+        adapter = pack.adapters.Adapter(
+            {key: value.clone() for key, value in pack.adapter(model, [SD3_PROJECTION, SD3_QKV]).items()}
+        )
         patched = pack.apply(adapter, model, mode="activations")[0]
         settings = comfyui_session.module("trainers.settings").Settings("deft", 2, 2, 1e-2, layers="all linear")
         material = comfyui_session.module("trainers.material").Material(
-            [models.latents(model)], [models.conditioning()])
+            [models.latents(model)], [models.conditioning()]
+        )
         result = loop.train(patched, material, settings, lambda progress: None)
         plain = loop.train(model, material, settings, lambda progress: None)
     assert all(loss == loss for loss in result.losses) and result.losses[0] != plain.losses[0]

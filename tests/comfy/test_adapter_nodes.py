@@ -17,8 +17,13 @@ from . import models
 
 DENOISER = Path(__file__).resolve().parents[2] / "demo/models/diffusion_models/deft_demo_denoiser.safetensors"
 METHODS: dict[str, dict[str, Any]] = {
-    "deft": {"method": "deft", "method.rank": 4, "method.alpha": 0, "method.projector": "qr",
-             "method.start": "identity"},
+    "deft": {
+        "method": "deft",
+        "method.rank": 4,
+        "method.alpha": 0,
+        "method.projector": "qr",
+        "method.start": "identity",
+    },
     "para": {"method": "para", "method.rank": 4, "method.rank_cap": 0.0},
     "lora": {"method": "lora", "method.rank": 4, "method.alpha": 2},
     "svdiff": {"method": "svdiff", "method.norm_rate": 0.001, "method.keep_decomposition": False},
@@ -26,7 +31,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
 SETTINGS: dict[str, Any] = load_script("make_tables").SETTINGS | {
-    "run_name": "tests/run", "checkpoint_every": 0, "keep": 2, "resume": False}
+    "run_name": "tests/run",
+    "checkpoint_every": 0,
+    "keep": 2,
+    "resume": False,
+}
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -38,9 +47,19 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 def trainer(kind: str = "deft", **changed: Any) -> dict[str, Any]:
     """Train Adapter: three steps that change something."""
     inputs: dict[str, Any] = {
-        "model": ["model", 0], "latents": ["latents", 0], "positive": ["captions", 0], "steps": 3,
-        "learning_rate": 0.01, "batch_size": 2, "layers": "attention", "pattern": "", "seed": 1, "precision": "fp32",
-        "gradient_checkpointing": False, "settings": ["settings", 0]}
+        "model": ["model", 0],
+        "latents": ["latents", 0],
+        "positive": ["captions", 0],
+        "steps": 3,
+        "learning_rate": 0.01,
+        "batch_size": 2,
+        "layers": "attention",
+        "pattern": "",
+        "seed": 1,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "settings": ["settings", 0],
+    }
     return node("DEFTTrainAdapter", **(inputs | METHODS[kind] | changed))
 
 
@@ -68,29 +87,56 @@ def sampling(model: list, key: str) -> Prompt:
     return {
         "prompt": node("CLIPTextEncode", text="a sks teddy bear on a red background", clip=["clip", 0]),
         "empty": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
-        key: node("KSampler", model=model, seed=3, steps=2, cfg=3.0, sampler_name="euler", scheduler="simple",
-                  positive=["prompt", 0], negative=["prompt", 0], latent_image=["empty", 0], denoise=1.0),
+        key: node(
+            "KSampler",
+            model=model,
+            seed=3,
+            steps=2,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="simple",
+            positive=["prompt", 0],
+            negative=["prompt", 0],
+            latent_image=["empty", 0],
+            denoise=1.0,
+        ),
     }
 
 
 def applied(adapter: list, **changed: Any) -> dict[str, Any]:
     """Apply Adapter with its defaults."""
-    inputs: dict[str, Any] = {"model": ["model", 0], "adapter": adapter, "strength_model": 1.0, "strength_clip": 1.0,
-                              "removal": 1.0, "injection": 1.0, "stacking": "sequential"}
+    inputs: dict[str, Any] = {
+        "model": ["model", 0],
+        "adapter": adapter,
+        "strength_model": 1.0,
+        "strength_clip": 1.0,
+        "removal": 1.0,
+        "injection": 1.0,
+        "stacking": "sequential",
+    }
     return node("DEFTApplyAdapter", **(inputs | changed))
 
 
 def loader(file: str, **changed: Any) -> dict[str, Any]:
     """Load Adapter with its defaults."""
-    inputs: dict[str, Any] = {"model": ["model", 0], "file": file, "strength_model": 1.0, "strength_clip": 1.0,
-                              "projector": "auto"}
+    inputs: dict[str, Any] = {
+        "model": ["model", 0],
+        "file": file,
+        "strength_model": 1.0,
+        "strength_clip": 1.0,
+        "projector": "auto",
+    }
     return node("DEFTAdapterLoader", **(inputs | changed))
 
 
 def saver(**changed: Any) -> dict[str, Any]:
     """Save Adapter of what node "train" made."""
-    inputs: dict[str, Any] = {"adapter": ["train", 0], "filename_prefix": "tests/round", "place": "models/loras",
-                              "format": "native (.safetensors)"}
+    inputs: dict[str, Any] = {
+        "adapter": ["train", 0],
+        "filename_prefix": "tests/round",
+        "place": "models/loras",
+        "format": "native (.safetensors)",
+    }
     return node("DEFTSaveAdapter", **(inputs | changed))
 
 
@@ -126,9 +172,11 @@ def lora_file(loras: Path) -> Any:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, method: str) -> None:
     prompt = training_prompt(method) | {
-        "apply": applied(["train", 0]), **sampling(["apply", 0], "ours"),
+        "apply": applied(["train", 0]),
+        **sampling(["apply", 0], "ours"),
         "core": node("LoraModelLoader", model=["model", 0], lora=["train", 0], strength_model=1.0, bypass=False),
-        **sampling(["core", 0], "theirs"), **sampling(["model", 0], "base"),
+        **sampling(["core", 0], "theirs"),
+        **sampling(["model", 0], "base"),
         "save": node("SaveLoRA", lora=["train", 0], prefix=f"tests/core_{method}"),
         "graph": node("LossGraphNode", loss=["train", 1], filename_prefix="tests/loss"),
     }
@@ -147,8 +195,7 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     tensors = load_file(saved)
     assert tensors.keys() == adapter.keys() and all(torch.equal(tensors[key], adapter[key]) for key in tensors)
     assert run.ui["graph"]["images"]
-    cost = comfyui.module("nodes.scoring").cost_of(
-        adapter, comfyui.module("scoring.scorer").Row(method))
+    cost = comfyui.module("nodes.scoring").cost_of(adapter, comfyui.module("scoring.scorer").Row(method))
     assert cost.training_seconds is not None and 0 < cost.training_seconds < 60 and cost.bytes >= 4 * cost.values > 0
     assert f"{cost.values:,} trained values" in report
     progress = [data["value"] for event, data in run.messages if event == "progress" and data["node"] == "train"]
@@ -220,8 +267,15 @@ def test_the_same_seed_gives_the_same_adapter_through_the_executor(comfyui: Any)
 
 
 def test_the_choice_of_method_reaches_the_trainer(comfyui: Any) -> None:
-    changed = {"method.rank": 2, "method.alpha": 6.0, "method.projector": "relu", "method.start": "paper",
-               "steps": 1, "layers": "all linear", "pattern": r"joint_blocks\.0\."}
+    changed = {
+        "method.rank": 2,
+        "method.alpha": 6.0,
+        "method.projector": "relu",
+        "method.start": "paper",
+        "steps": 1,
+        "layers": "all linear",
+        "pattern": r"joint_blocks\.0\.",
+    }
     run = comfyui.run(training_prompt(**changed), want=["train"])
     adapter = run.output("train")
     layers = comfyui.module("deft_ops.adapter").layers(adapter)
@@ -237,8 +291,9 @@ def test_a_list_from_core_dataset_nodes(comfyui: Any) -> None:
     prompt = training_prompt(latents=["dataset", 0], positive=["dataset", 1])
     single = comfyui.run(training_prompt(), want=["train"])
     prompt["images"] = node("RebatchImages", images=["subject", 0], batch_size=1)
-    prompt["dataset"] = node("MakeTrainingDataset", images=["images", 0], vae=["vae", 0], clip=["clip", 0],
-                             texts=["subject", 1])
+    prompt["dataset"] = node(
+        "MakeTrainingDataset", images=["images", 0], vae=["vae", 0], clip=["clip", 0], texts=["subject", 1]
+    )
     run = comfyui.run(prompt, want=["train", "dataset"])
     assert len(run.outputs["dataset"][0]) == 5 and len(run.outputs["dataset"][1]) == 5
     assert run.output("train").keys() == single.output("train").keys()
@@ -293,8 +348,10 @@ def test_round_trip_of_a_native_file(comfyui: Any, loras: Path) -> None:
         name = f"tests/{path.name}"
         prompt = training_prompt() | {
             "file": node("DEFTLoadAdapterFile", file=name, projector="auto"),
-            "apply": applied(["train", 0], strength_model=0.7), **sampling(["apply", 0], "trained"),
-            "load": loader(name, strength_model=0.7), **sampling(["load", 0], "loaded"),
+            "apply": applied(["train", 0], strength_model=0.7),
+            **sampling(["apply", 0], "trained"),
+            "load": loader(name, strength_model=0.7),
+            **sampling(["load", 0], "loaded"),
             "core": node("LoraLoaderModelOnly", model=["model", 0], lora_name=name, strength_model=0.7),
             **sampling(["core", 0], "theirs"),
         }
@@ -338,16 +395,20 @@ def test_save_into_the_output_folder(comfyui: Any) -> None:
 @pytest.mark.parametrize("method", ["deft", "para"])
 def test_exported_lora(comfyui: Any, method: str) -> None:
     prompt = training_prompt(method, layers="all linear and convolution") | {
-        "export": node("DEFTExportLoRA", adapter=["train", 0], model=["model", 0], filename_prefix="tests/lora",
-                       place="output"),
+        "export": node(
+            "DEFTExportLoRA", adapter=["train", 0], model=["model", 0], filename_prefix="tests/lora", place="output"
+        ),
         "core": node("LoraModelLoader", model=["model", 0], lora=["export", 0], strength_model=1.0, bypass=False),
         **sampling(["core", 0], "theirs"),
-        "apply": applied(["train", 0]), **sampling(["apply", 0], "ours"), **sampling(["model", 0], "base"),
+        "apply": applied(["train", 0]),
+        **sampling(["apply", 0], "ours"),
+        **sampling(["model", 0], "base"),
     }
     run = comfyui.run(prompt, want=["train", "export", "theirs", "ours", "base"])
     lora, path = run.output("export"), Path(run.output("export", 1))
     assert {key.partition(".lora_")[0] for key in lora if "lora_up" in key} == {
-        key.removesuffix(".deft_Q") for key in run.output("train") if key.endswith("deft_Q")}
+        key.removesuffix(".deft_Q") for key in run.output("train") if key.endswith("deft_Q")
+    }
     assert models.relative(latent(run, "base"), latent(run, "ours")) > 1e-3
     # The demo's weights are fp16: both sides round W + delta to fp16, each its own way.
     assert models.relative(latent(run, "theirs"), latent(run, "ours")) < 1e-3
@@ -395,15 +456,20 @@ def one(prompt: dict[str, Any]) -> Prompt:
 def test_a_missing_file(comfyui: Any, loras: Path) -> None:
     failed = comfyui.fail(one(loader("no_such.safetensors")), want=["it"])
     assert failed.stage == "validation" and "no_such.safetensors" in failed.message
-    for node_id, inputs in (("DEFTAdapterLoader", (None, "gone.safetensors", 1.0, 1.0, "auto")),
-                            ("DEFTLoadAdapterFile", ("gone.safetensors", "auto"))):
+    for node_id, inputs in (
+        ("DEFTAdapterLoader", (None, "gone.safetensors", 1.0, 1.0, "auto")),
+        ("DEFTLoadAdapterFile", ("gone.safetensors", "auto")),
+    ):
         with pytest.raises(FileNotFoundError, match=r"no adapter file 'gone\.safetensors' in models/loras: put it"):
             comfyui.pack_nodes[node_id].execute(*inputs)
 
 
 def test_unreadable_files(comfyui: Any, loras: Path) -> None:
-    for name, content, reason in (("empty", b"", "is empty"), ("short", b"\x08", "not a readable safetensors file"),
-                                  ("text", b"<!doctype html>" * 100, "not a readable safetensors file")):
+    for name, content, reason in (
+        ("empty", b"", "is empty"),
+        ("short", b"\x08", "not a readable safetensors file"),
+        ("text", b"<!doctype html>" * 100, "not a readable safetensors file"),
+    ):
         path = loras / f"tests_{name}.safetensors"
         path.write_bytes(content)
         try:
@@ -425,20 +491,25 @@ def test_a_file_for_another_architecture(comfyui: Any, lora_file: Callable[..., 
 def test_a_nan_in_a_file(comfyui: Any, lora_file: Callable[..., str]) -> None:
     name = "diffusion_model.joint_blocks.0.x_block.attn.proj.deft_Q"
     file = lora_file("tests_nan.safetensors", {name: torch.full((192, 2), float("nan"))})
-    for failed in (comfyui.fail(one(loader(file)), want=["it"]),
-                   comfyui.fail(one(node("DEFTLoadAdapterFile", file=file, projector="auto")), want=["it"])):
+    for failed in (
+        comfyui.fail(one(loader(file)), want=["it"]),
+        comfyui.fail(one(node("DEFTLoadAdapterFile", file=file, projector="auto")), want=["it"]),
+    ):
         assert failed.kind == "ValueError" and file in failed.message
         assert "NaN or infinity" in failed.message and name in failed.message
 
 
-@pytest.mark.parametrize(("changed", "named"), [
-    ({"method": "dora"}, "method"),
-    ({"method.projector": "gram"}, "projector"),
-    ({"layers": "some"}, "layers"),
-    ({"precision": "fp8"}, "precision"),
-    ({"steps": 0}, "steps"),
-    ({"method.rank": 0}, "rank"),
-])
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"method": "dora"}, "method"),
+        ({"method.projector": "gram"}, "projector"),
+        ({"layers": "some"}, "layers"),
+        ({"precision": "fp8"}, "precision"),
+        ({"steps": 0}, "steps"),
+        ({"method.rank": 0}, "rank"),
+    ],
+)
 def test_values_that_no_widget_offers(comfyui: Any, changed: dict[str, Any], named: str) -> None:
     failed = comfyui.fail(training_prompt(**changed), want=["train"])
     assert failed.node_type == "DEFTTrainAdapter" and named in failed.message

@@ -45,8 +45,7 @@ class Pair:
 
 
 def convert(architecture: Architecture, network: nn.Module, model: Any, names: Any) -> None:
-    """Write a diffusers model's weights into ComfyUI's network by the table; each place is written once, none is left.
-    """
+    """Write a diffusers model's weights into ComfyUI's network by the table; each place is written once."""
     table = names.diffusers_names(model)
     state = {key: torch.full_like(value, torch.nan) for key, value in model.model.diffusion_model.state_dict().items()}
     for name, value in network.state_dict().items():
@@ -165,8 +164,11 @@ def adapted(network: nn.Module, config: Any, folder: Path, without: str) -> tupl
     import peft
 
     kinds = LAYERS if isinstance(config, peft.LoraConfig) else nn.Linear
-    targets = [layer for layer, module in network.named_modules()
-               if isinstance(module, kinds) and not re.fullmatch(without, layer)]
+    targets = [
+        layer
+        for layer, module in network.named_modules()
+        if isinstance(module, kinds) and not re.fullmatch(without, layer)
+    ]
     config.target_modules = targets
     wrapped = peft.get_peft_model(copy.deepcopy(network), config)
     for index, (name, parameter) in enumerate(wrapped.named_parameters()):

@@ -49,8 +49,9 @@ def test_a_number_that_is_none_names_its_layer(pack: Pack, key: str, number: str
 @pytest.mark.parametrize("method", ["lora", "deft", "para", "dreambooth"])
 def test_a_layer_of_zeros_is_trained(pack: Pack, method: str) -> None:
     """A division by 0 once threw the whole training away after its last step."""
-    result = train(pack, as_loaded(lambda: sd3_with(ATTENTION, torch.zeros_like)), method=method, layers="attention",
-                   steps=4)
+    result = train(
+        pack, as_loaded(lambda: sd3_with(ATTENTION, torch.zeros_like)), method=method, layers="attention", steps=4
+    )
     assert "1 trained layers are zero in the base: joint_blocks.0.x_block.attn.qkv" in result.report
     assert "nan" not in result.report and "inf" not in result.report
     assert all(bool(torch.isfinite(value).all()) for value in result.adapter.values())
@@ -85,8 +86,10 @@ def newer(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack.checking, "NEWEST_TESTED", (0, 1, 0))
 
 
-@pytest.mark.parametrize(("method", "precision"), [("lora", "fp32"), ("deft", "fp32"), ("para", "bf16"),
-                                                   ("dreambooth", "bf16"), ("lora", "fp16")])
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("lora", "fp32"), ("deft", "fp32"), ("para", "bf16"), ("dreambooth", "bf16"), ("lora", "fp16")],
+)
 def test_a_newer_comfyui_is_checked(pack: Pack, newer: None, method: str, precision: str) -> None:
     """And nothing else changes: the same bits as without."""
     chosen: dict[str, Any] = {"method": method, "precision": precision, "steps": 3}
@@ -112,12 +115,19 @@ def test_a_wrong_gradient_is_never_silent(
 
     monkeypatch.setattr(pack.frozen, "input_gradient", wrong)
     with pytest.raises(ValueError, match=r"The gradient of SD3 is wrong \(ComfyUI is newer than 0.1.0"):
-        train(pack, as_loaded(lambda: models.sd3(depth=2)), method="lora", precision=precision,
-              layers="all linear", pattern="context_embedder|x_embedder|joint_blocks.0")
+        train(
+            pack,
+            as_loaded(lambda: models.sd3(depth=2)),
+            method="lora",
+            precision=precision,
+            layers="all linear",
+            pattern="context_embedder|x_embedder|joint_blocks.0",
+        )
 
 
 def test_a_gradient_of_zero_is_never_silent(pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a block had been replayed, so that nothing of the loss reaches the adapters."""
+
     def nothing(module: Any, weight: torch.Tensor, grad: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         return grad.new_zeros(shape)
 
@@ -126,9 +136,7 @@ def test_a_gradient_of_zero_is_never_silent(pack: Pack, newer: None, monkeypatch
         train(pack, as_loaded(lambda: models.sd3(depth=2)), method="lora", layers="attention", pattern="joint_blocks.0")
 
 
-def test_a_loss_that_is_all_rounding_is_a_warning(
-    pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_all_rounding_is_a_warning(pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where finite differences do not agree among themselves, they say nothing of the gradient."""
     import random
 

@@ -102,13 +102,17 @@ def training(pack: Pack, case: Case, model: Any, patch: pytest.MonkeyPatch, **ch
     def watched_step(trainer: Any) -> Any:
         if seen.trainer is None:
             seen.trainer = trainer
-            seen.start = {name: {key: value.detach().clone() for key, value in layer.params.items()}
-                          for name, layer in trainer.layers.items()}
+            seen.start = {
+                name: {key: value.detach().clone() for key, value in layer.params.items()}
+                for name, layer in trainer.layers.items()
+            }
         found = take_step(trainer)
         if not seen.gradients:
             seen.loss = found[0]
-            seen.gradients = {name: {key: value.grad.clone() for key, value in layer.params.items()
-                                     if value.grad is not None} for name, layer in trainer.layers.items()}
+            seen.gradients = {
+                name: {key: value.grad.clone() for key, value in layer.params.items() if value.grad is not None}
+                for name, layer in trainer.layers.items()
+            }
         return found
 
     def watched_loss(trainer: Any, examples: Any, noise: Tensor, sigma: Tensor, conds: Any) -> Tensor:
@@ -125,8 +129,19 @@ def training(pack: Pack, case: Case, model: Any, patch: pytest.MonkeyPatch, **ch
     patch.setattr(pack.trainer.Trainer, "accumulated", watched_pass)
     patch.setattr(pack.trainer.Trainer, "loss", watched_loss)
     everything = {"layers": "everything" if case.method in FULL_RANK else "all linear and convolution"}
-    wanted = settings(pack, case.method, 2, 2, 1e-3, precision=case.precision, batch_size=2, max_grad_norm=0.0,
-                      gradient_checkpointing=case.checkpointing, seed=3, **everything | chosen)
+    wanted = settings(
+        pack,
+        case.method,
+        2,
+        2,
+        1e-3,
+        precision=case.precision,
+        batch_size=2,
+        max_grad_norm=0.0,
+        gradient_checkpointing=case.checkpointing,
+        seed=3,
+        **everything | chosen,
+    )
     with torch.inference_mode():
         material = pack.material.Material([case.base.latents()], [case.base.conditioning(5)])
         seen.result = pack.loop.train(model, material, wanted, lambda progress: None)
@@ -176,8 +191,14 @@ def reference(
         torch.autograd.graph.allow_mutation_on_saved_tensors(),
     ):
         losses = [
-            pack.objective.loss(model.model, torch.cat([example.latent for example in examples]), noise, sigma,
-                                pack.data.batch(conds), {})
+            pack.objective.loss(
+                model.model,
+                torch.cat([example.latent for example in examples]),
+                noise,
+                sigma,
+                pack.data.batch(conds),
+                {},
+            )
             for examples, noise, sigma, conds in seen.forwards
         ]
         loss = torch.cat(losses).mean()

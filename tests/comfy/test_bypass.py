@@ -127,14 +127,20 @@ def test_kinds_of_layers(pack: Pack, layer: Any, method: str, options: dict) -> 
         layer.bias.data.fill_(7.0)
     weight = layer.weight.detach().clone()
     cls = pack.weight_adapter.DeftWeightAdapter
-    first, second = (cls.load("a", {f"a.{suffix}": value for suffix, value in found.items()})
-                     for seed in (10, 40)
-                     for found in models.deft_layers({"a": tuple(weight.shape)}, pack.methods.get(method), seed=seed,
-                                                     **options).values())  # fmt: skip
+    first, second = (
+        cls.load("a", {f"a.{suffix}": value for suffix, value in found.items()})
+        for seed in (10, 40)
+        for found in models.deft_layers(
+            {"a": tuple(weight.shape)}, pack.methods.get(method), seed=seed, **options
+        ).values()
+    )
     both = cls(first.loaded_keys, (first.weights[0], (*second.weights[0][:4], 0.5)))
     sides = {1: 20, 3: 9, 4: 8, 5: 7}
-    x = models.random(2, 5, 20, seed=9) if isinstance(layer, nn.Linear) else (
-        models.random(2, 6, *[sides[weight.ndim]] * (weight.ndim - 2), seed=9))
+    x = (
+        models.random(2, 5, 20, seed=9)
+        if isinstance(layer, nn.Linear)
+        else (models.random(2, 6, *[sides[weight.ndim]] * (weight.ndim - 2), seed=9))
+    )
     with torch.no_grad():
         plain = layer(x)
         hook = comfy.weight_adapter.BypassForwardHook(layer, both, multiplier=0.8)
@@ -179,8 +185,10 @@ def test_gradients_go_through(pack: Pack, write: Callable[[Any], None]) -> None:
     patched = loaded("LoraLoaderBypassModelOnly", model)
     with torch.inference_mode(False):
         comfy.model_management.load_models_gpu([patched])
-        inputs = {name: None if value is None else value.to(models.DEVICE)
-                  for name, value in models.network_inputs(patched).items()}
+        inputs = {
+            name: None if value is None else value.to(models.DEVICE)
+            for name, value in models.network_inputs(patched).items()
+        }
         x = inputs["x"].requires_grad_()
         patched.model.diffusion_model(**inputs).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
@@ -203,7 +211,8 @@ def test_svdiff_is_refused_in_the_loader(comfyui: Any, write: Callable[[Any], No
         failed = comfyui.fail(prompt | sampling(["core", 0], "latent"), want=["latent"])
         assert (failed.node_type, failed.kind) == (kind, "ValueError")
         assert failed.message == (
-            f"svdiff layers such as {name} need the weight, and bypass does not have it: load the file without bypass.")
+            f"svdiff layers such as {name} need the weight, and bypass does not have it: load the file without bypass."
+        )
     prompt["core"] = node("LoraLoaderModelOnly", model=["model", 0], lora_name=FILE, strength_model=1.0)
     prompt |= sampling(["core", 0], "latent") | sampling(["model", 0], "base")
     run = comfyui.run(prompt, want=["latent", "base"])
@@ -285,11 +294,15 @@ def test_without_registration(
 
 
 @pytest.mark.parametrize("node", ["LoraLoaderModelOnly", "LoraLoaderBypassModelOnly"])
-@pytest.mark.parametrize("tensors", [
-    {"deft_P": models.random(64, 4, seed=1), "deft_R": models.random(4, 64, seed=2)},
-    {"deft_P": models.random(64, 4, seed=1)},
-    {"oft_R.weight": models.random(8, 28, seed=3)},
-], ids=["deft", "para", "oft"])
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"deft_P": models.random(64, 4, seed=1), "deft_R": models.random(4, 64, seed=2)},
+        {"deft_P": models.random(64, 4, seed=1)},
+        {"oft_R.weight": models.random(8, 28, seed=3)},
+    ],
+    ids=["deft", "para", "oft"],
+)
 def test_pefts_tensors_in_comfyuis_own_loaders(
     comfyui_session: Any, node: str, tensors: dict[str, torch.Tensor]
 ) -> None:

@@ -44,7 +44,11 @@ def inpaint() -> Any:
 
 
 MAKE: dict[str, Callable[[], Any]] = {
-    "sd15": models.unet, "sdxl": lambda: models.unet("sdxl"), "sd3": models.sd3, "inpaint": inpaint}
+    "sd15": models.unet,
+    "sdxl": lambda: models.unet("sdxl"),
+    "sd3": models.sd3,
+    "inpaint": inpaint,
+}
 
 
 def caption(seed: int = 2, **extras: Any) -> list:
@@ -111,8 +115,14 @@ def test_rows_of_a_batch_are_captions_one_a_picture(pack: Pack, kind: str) -> No
 def test_row_i_is_what_the_sampler_gives_to_picture_i(pack: Pack, kind: str) -> None:
     model = MAKE[kind]()
     latents = models.latents(model, 3)
-    extras = {"concat_latent_image": models.random(3, 4, 8, 8, seed=9), "concat_mask": torch.rand(
-        3, 1, 64, 64, generator=models.generator(4))} if kind == "inpaint" else {}
+    extras = (
+        {
+            "concat_latent_image": models.random(3, 4, 8, 8, seed=9),
+            "concat_mask": torch.rand(3, 1, 64, 64, generator=models.generator(4)),
+        }
+        if kind == "inpaint"
+        else {}
+    )
     given = rows(*(caption(seed) for seed in (20, 30, 40)))
     given[0][1].update(extras)
     (cond,) = resolved(model, given, latents["samples"])
@@ -172,7 +182,8 @@ def test_prior_and_empty_captions_have_rows_too(pack: Pack) -> None:
     first, second, third, fourth = (caption(seed) for seed in (20, 30, 40, 50))
     batched, listed = (
         trained(pack, model, latents, [first], prior_latents=other, prior_captions=prior).losses
-        for prior in ([rows(second, third)], [second, third]))
+        for prior in ([rows(second, third)], [second, third])
+    )
     assert batched == listed
     # With all captions dropped, each picture is trained with its empty one.
     dropped = trained(pack, model, latents, [fourth], empty=[rows(second, third)], caption_dropout=1.0).losses
@@ -200,9 +211,12 @@ def test_an_area_is_shown_to_the_network_as_by_the_sampler(pack: Pack, kind: str
     """With the sizes of the whole picture (SDXL), and cut where it is a picture (inpainting)."""
     model = MAKE[kind]()
     latents = {"samples": models.random(1, 4, 8, 12, seed=5)}
-    given = caption(area=("percentage", 0.5, 0.5, 0.25, 0.25), strength=1.0,
-                    concat_latent_image=models.random(1, 4, 8, 12, seed=9),
-                    concat_mask=torch.rand(1, 1, 64, 96, generator=models.generator(4)))
+    given = caption(
+        area=("percentage", 0.5, 0.5, 0.25, 0.25),
+        strength=1.0,
+        concat_latent_image=models.random(1, 4, 8, 12, seed=9),
+        concat_mask=torch.rand(1, 1, 64, 96, generator=models.generator(4)),
+    )
     (cond,) = resolved(model, given, latents["samples"])
     wanted = shown(cond, model.model.process_latent_in(latents["samples"]), 0.5)
     (example,) = (made := dataset(pack, model, [latents], [given])).examples
@@ -218,14 +232,14 @@ def test_areas_of_each_caption(pack: Pack) -> None:
     latents = models.latents(model, 2)
     made = dataset(pack, model, [latents], [caption(20, area=(4, 6, 0, 2)), caption(30)])
     assert [tuple(example.latent.shape[2:]) for example in made.examples] == [(4, 6), (8, 8)]
-    assert made.notes == ["2 captions, one for each picture",
-                          "captions: 1 of 2 has an area, which alone is trained"]
+    assert made.notes == ["2 captions, one for each picture", "captions: 1 of 2 has an area, which alone is trained"]
     found = train(pack, as_loaded(models.sd3), [latents], [caption(20, area=(4, 6, 0, 2)), caption(30)], steps=2)
     assert "2 pictures, 2 sizes\n2 captions, one for each picture\n" in found.report
 
 
-@pytest.mark.parametrize("area", [(4, 4, 8, 0), (4, 4, 0, 9), (0, 4, 0, 0), (4, 4, -1, 0),
-                                  ("percentage", 0.5, 0.5, 1.0, 0.0)], ids=str)
+@pytest.mark.parametrize(
+    "area", [(4, 4, 8, 0), (4, 4, 0, 9), (0, 4, 0, 0), (4, 4, -1, 0), ("percentage", 0.5, 0.5, 1.0, 0.0)], ids=str
+)
 def test_an_area_outside_of_the_latent(pack: Pack, area: tuple) -> None:
     model = models.sd3()
     with pytest.raises(ValueError, match="The area of caption 1 lies outside of picture 1, whose latent is 8 x 8"):
@@ -237,14 +251,21 @@ def test_the_area_of_a_video(pack: Pack) -> None:
 
     model = comfyui_wan(False)
     latents = {"samples": models.random(1, 16, 3, 8, 8, seed=1)}
-    shapes = {(4, 4, 2, 2): (3, 4, 4), ("percentage", 0.5, 0.5, 0.25, 0.25): (3, 4, 4),
-              ("percentage", 0.4, 0.5, 0.5, 0.7, 0.0, 0.0): (1, 4, 4)}  # the last with frames
+    shapes = {
+        (4, 4, 2, 2): (3, 4, 4),
+        ("percentage", 0.5, 0.5, 0.25, 0.25): (3, 4, 4),
+        ("percentage", 0.4, 0.5, 0.5, 0.7, 0.0, 0.0): (1, 4, 4),
+    }  # the last with frames
     for area, wanted in shapes.items():
         (example,) = dataset(pack, model, [latents], [caption(area=area)]).examples
         assert tuple(example.latent.shape[2:]) == wanted
     # frames of an area mean nothing to pictures
-    (example,) = dataset(pack, models.sd3(), [models.latents(models.sd3(), 1)],
-                         [caption(area=("percentage", 0.4, 0.5, 0.75, 0.7, 0.0, 0.25))]).examples
+    (example,) = dataset(
+        pack,
+        models.sd3(),
+        [models.latents(models.sd3(), 1)],
+        [caption(area=("percentage", 0.4, 0.5, 0.75, 0.7, 0.0, 0.25))],
+    ).examples
     assert tuple(example.latent.shape[2:]) == (4, 6) and example.origin.area == (4, 6, 0, 2)
     # a single picture has one frame
     (example,) = dataset(pack, model, [models.latents(model)], [caption(area=(4, 6, 0, 0))]).examples
@@ -338,8 +359,9 @@ def test_noise_levels_are_those_of_the_captions_range(pack: Pack, kind: str, tim
     found = seen_levels(pack, model, [ranged, caption(30)], timesteps=timesteps)
     (cond,) = resolved(model, ranged, models.latents(model)["samples"])
     latent = torch.zeros(1, models.channels(model), 8, 8)
-    inside = {place: [shown(cond, latent, level) is not None for own, level in found if own == place]
-              for place in (0, 1)}
+    inside = {
+        place: [shown(cond, latent, level) is not None for own, level in found if own == place] for place in (0, 1)
+    }
     assert all(inside[0]) and len(inside[0]) == 12
     assert not all(inside[1])
 
@@ -364,9 +386,13 @@ def test_a_whole_range_is_none(pack: Pack) -> None:
 def test_ranges_that_are_empty(pack: Pack) -> None:
     model = models.sd3()
     latents = [models.latents(model, 1)]
-    for given in ({"start_percent": 0.6, "end_percent": 0.6}, {"start_percent": 0.7, "end_percent": 0.2},
-                  {"start_percent": 1.0}, {"end_percent": 0.0}, {"end_percent": 0.3, "clip_start_percent": 0.3,
-                                                                  "clip_end_percent": 1.0}):
+    for given in (
+        {"start_percent": 0.6, "end_percent": 0.6},
+        {"start_percent": 0.7, "end_percent": 0.2},
+        {"start_percent": 1.0},
+        {"end_percent": 0.0},
+        {"end_percent": 0.3, "clip_start_percent": 0.3, "clip_end_percent": 1.0},
+    ):
         with pytest.raises(ValueError, match="The timestep range of caption 1 is empty"):
             dataset(pack, model, latents, [caption(**given)])
     with pytest.raises(ValueError, match="Hardly any noise level that is trained lies between .* the timestep range"):
@@ -396,15 +422,27 @@ def refused(name: str) -> dict[str, Any]:
 
     group = comfy.hooks.HookGroup()
     group.add(comfy.hooks.WeightHook())
-    return {"control": {"control": object(), "control_apply_to_uncond": True}, "hooks": {"hooks": group},
-            "gligen": {"gligen": ("position", object(), [])}, "default": {"default": True}}[name]
+    return {
+        "control": {"control": object(), "control_apply_to_uncond": True},
+        "hooks": {"hooks": group},
+        "gligen": {"gligen": ("position", object(), [])},
+        "default": {"default": True},
+    }[name]
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("control", "Caption 2 has a ControlNet, which a training cannot use: connect the caption to the trainer before "
-                "Apply ControlNet"),
-    ("hooks", "Caption 2 has hooks"), ("gligen", "Caption 2 has GLIGEN boxes"),
-    ("default", "Caption 2 has the mark of a default")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "control",
+            "Caption 2 has a ControlNet, which a training cannot use: connect the caption to the trainer before "
+            "Apply ControlNet",
+        ),
+        ("hooks", "Caption 2 has hooks"),
+        ("gligen", "Caption 2 has GLIGEN boxes"),
+        ("default", "Caption 2 has the mark of a default"),
+    ],
+)
 def test_what_changes_the_model_is_refused(pack: Pack, name: str, said: str) -> None:
     model = models.sd3()
     latents, other = [models.latents(model, 2)], caption(30, **refused(name))
@@ -424,8 +462,16 @@ def test_hooks_that_are_none_are_no_hooks(pack: Pack) -> None:
     assert len(dataset(pack, model, [models.latents(model, 1)], given).examples) == 1
 
 
-@pytest.mark.parametrize("extras", [{"area": (4, 4, 0, 0)}, {"mask": torch.ones(1, 64, 64)}, {"strength": 0.5},
-                                    {"start_percent": 0.5, "end_percent": 1.0}], ids=lambda value: next(iter(value)))
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"area": (4, 4, 0, 0)},
+        {"mask": torch.ones(1, 64, 64)},
+        {"strength": 0.5},
+        {"start_percent": 0.5, "end_percent": 1.0},
+    ],
+    ids=lambda value: next(iter(value)),
+)
 def test_an_empty_caption_has_no_place_of_its_own(pack: Pack, extras: dict) -> None:
     model = models.sd3()
     with pytest.raises(ValueError, match="The empty caption has its own "):
@@ -438,17 +484,33 @@ def test_an_empty_caption_has_no_place_of_its_own(pack: Pack, extras: dict) -> N
 def test_what_is_used_is_said(pack: Pack) -> None:
     model = models.sd3()
     mask = torch.ones(1, 64, 64)
-    given = [caption(20, start_percent=0.25, end_percent=1.0), caption(30, mask=mask, strength=0.5),
-             caption(40, strength=0.5)]
+    given = [
+        caption(20, start_percent=0.25, end_percent=1.0),
+        caption(30, mask=mask, strength=0.5),
+        caption(40, strength=0.5),
+    ]
     result = train(pack, as_loaded(models.sd3), [models.latents(model, 3)], given, steps=2)
-    lines = ["3 captions, one for each picture", "captions: 1 of 3 has a mask",
-             "timestep range of caption 1: 25 % to 100 % of the sampling", "strength of caption 2, 3: 0.5"]
+    lines = [
+        "3 captions, one for each picture",
+        "captions: 1 of 3 has a mask",
+        "timestep range of caption 1: 25 % to 100 % of the sampling",
+        "strength of caption 2, 3: 0.5",
+    ]
     assert "\n".join(lines) in result.report
     many = [caption(seed, strength=0.1 * seed) for seed in range(1, 7)]
-    made = dataset(pack, model, [models.latents(model, 6)], [rows(*(caption(seed) for seed in range(6)))],
-                   prior_latents=[models.latents(model, 6)], prior_captions=many)
-    assert made.notes == ["6 captions, rows of a batch, one for each picture",
-                          "6 prior captions, one for each picture", "prior captions: 6 of 6 have a strength"]
+    made = dataset(
+        pack,
+        model,
+        [models.latents(model, 6)],
+        [rows(*(caption(seed) for seed in range(6)))],
+        prior_latents=[models.latents(model, 6)],
+        prior_captions=many,
+    )
+    assert made.notes == [
+        "6 captions, rows of a batch, one for each picture",
+        "6 prior captions, one for each picture",
+        "prior captions: 6 of 6 have a strength",
+    ]
     assert dataset(pack, model, [models.latents(model, 3)], [caption()]).notes == []
 
 
@@ -472,8 +534,9 @@ def told(pack: Pack, model: Any, latents: list, captions: list) -> list[Tensor]:
     """The vectors that SDXL gets for each picture."""
     made = dataset(pack, model, latents, captions)
     known = pack.data.Captions(model.model, made.entries, models.CPU)
-    return [known.conds(example.caption, tuple(example.latent.shape), example.origin)["y"].cond
-            for example in made.examples]
+    return [
+        known.conds(example.caption, tuple(example.latent.shape), example.origin)["y"].cond for example in made.examples
+    ]
 
 
 def test_sizes_of_a_caption_and_of_pictures(pack: Pack) -> None:
@@ -484,8 +547,10 @@ def test_sizes_of_a_caption_and_of_pictures(pack: Pack) -> None:
     pooled = caption()[0][1]["pooled_output"]
 
     def same(found: list[Tensor], *wanted: tuple) -> bool:
-        return all(torch.allclose(value, embedded(model, pooled, *values), atol=1e-5)
-                   for value, values in zip(found, wanted, strict=True))
+        return all(
+            torch.allclose(value, embedded(model, pooled, *values), atol=1e-5)
+            for value, values in zip(found, wanted, strict=True)
+        )
 
     assert same(told(pack, model, [latents], [caption()]), *[(96, 64, 0, 0, 96, 64)] * 2)
     assert same(told(pack, model, [latents], [caption(**sizes(*own))]), own, own)
@@ -505,7 +570,8 @@ def test_sizes_are_trained(pack: Pack) -> None:
     # a base that has no use for them learns the same
     plain = models.latents(models.sd3(), 2)
     assert losses(pack, "sd3", [plain | {"original_sizes": [(9, 9)] * 2}], [caption()]) == losses(
-        pack, "sd3", [plain], [caption()])
+        pack, "sd3", [plain], [caption()]
+    )
 
 
 def test_texts_are_kept_once_for_all_sizes(pack: Pack) -> None:
@@ -543,11 +609,15 @@ def test_sizes_with_a_trained_text_encoder(pack: Pack, comfyui_session: Any) -> 
         del stage.encode_token_weights
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ({"original_sizes": [(8, 8)]}, "have 2 pictures, but 1 original sizes"),
-    ({"crops": [(0, 0)] * 3}, "have 2 pictures, but 3 crops"),
-    ({"original_sizes": [(8, 8), (0, 8)]}, "original sizes of the latents from picture 1 on must be at least 1"),
-    ({"crops": [(0, 0), (0, -1)]}, "crops of the latents from picture 1 on must be at least 0")])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"original_sizes": [(8, 8)]}, "have 2 pictures, but 1 original sizes"),
+        ({"crops": [(0, 0)] * 3}, "have 2 pictures, but 3 crops"),
+        ({"original_sizes": [(8, 8), (0, 8)]}, "original sizes of the latents from picture 1 on must be at least 1"),
+        ({"crops": [(0, 0), (0, -1)]}, "crops of the latents from picture 1 on must be at least 0"),
+    ],
+)
 def test_sizes_that_are_wrong(pack: Pack, given: dict, said: str) -> None:
     model = models.unet("sdxl")
     with pytest.raises(ValueError, match=said):
@@ -567,13 +637,26 @@ def test_all_that_changes_the_result_is_part_of_a_runs_identity(pack: Pack) -> N
     for seed, output in enumerate(vision):
         output["image_embeds"] = models.random(1, 8, seed=seed)
     known = latents | {"original_sizes": [(8, 9)] * 2}
-    hashes = [dataset(pack, model, [latent], [given]).hash() for latent, given in (
-        (latents, caption()), (latents, caption(area=(4, 4, 0, 0))), (latents, caption(area=(4, 4, 0, 1))),
-        (latents, caption(mask=mask)), (latents, caption(strength=0.5)), (latents, caption(start_percent=0.5)),
-        (latents, caption(end_percent=0.5)), (latents, caption(**sizes(1, 2, 3, 4, 5, 6))), (known, caption()),
-        (latents | {"original_sizes": [(9, 8)] * 2}, caption()), (latents | {"crops": [(8, 9)] * 2}, caption()),
-        (latents, caption(clip_vision_output=vision[0])), (latents, caption(clip_vision_output=vision[1])),
-        (latents, rows(caption(2), caption(3))), (latents, rows(caption(3), caption(2))))]
+    hashes = [
+        dataset(pack, model, [latent], [given]).hash()
+        for latent, given in (
+            (latents, caption()),
+            (latents, caption(area=(4, 4, 0, 0))),
+            (latents, caption(area=(4, 4, 0, 1))),
+            (latents, caption(mask=mask)),
+            (latents, caption(strength=0.5)),
+            (latents, caption(start_percent=0.5)),
+            (latents, caption(end_percent=0.5)),
+            (latents, caption(**sizes(1, 2, 3, 4, 5, 6))),
+            (known, caption()),
+            (latents | {"original_sizes": [(9, 8)] * 2}, caption()),
+            (latents | {"crops": [(8, 9)] * 2}, caption()),
+            (latents, caption(clip_vision_output=vision[0])),
+            (latents, caption(clip_vision_output=vision[1])),
+            (latents, rows(caption(2), caption(3))),
+            (latents, rows(caption(3), caption(2))),
+        )
+    ]
     assert len(set(hashes)) == len(hashes)
     assert dataset(pack, model, [dict(known)], [caption()]).hash() in hashes
 
@@ -587,19 +670,33 @@ def nested() -> Any:
     return comfy.nested_tensor.NestedTensor([torch.zeros(1, 16, 1, 8, 8), torch.zeros(1, 8, 16)])
 
 
-@pytest.mark.parametrize(("kind", "latent", "said"), [
-    ("sd15", lambda: {"samples": torch.zeros(2, 4, 1, 8, 8)},
-     r"picture 2 has 5 dimensions \(2 x 4 x 1 x 8 x 8\), but SD15 wants pictures: \[batch, 4, height, width\]"),
-    ("sd3", lambda: {"samples": torch.zeros(1, 16, 3, 8, 8)}, "picture 2 has 5 dimensions"),
-    ("sd3", lambda: {"samples": torch.zeros(1, 16, 8)}, "picture 2 has 3 dimensions"),
-    ("sd3", lambda: {"samples": torch.zeros(1, 64, 100), "type": "audio"}, "picture 2 is sound, but SD3 wants pict"),
-    ("sd3", lambda: {"samples": torch.zeros(1, 64, 64), "type": "hunyuan3dv2"}, "picture 2 is a 3D shape, but SD3"),
-    ("sd3", lambda: {"samples": nested()}, "picture 2 is of picture and sound together"),
-    ("sd3", lambda: {"samples": torch.zeros(1, 16, 0, 8)}, r"picture 2 is empty \(1 x 16 x 0 x 8\)"),
-    ("sd3", lambda: {"samples": torch.zeros(0, 16, 8, 8)}, "The latents of the pictures are empty"),
-    ("wan", lambda: {"samples": torch.zeros(1, 16, 64)},
-     r"picture 2 has 3 dimensions .* WAN21_T2V wants pictures or videos: \[batch, 16, frames, height, width\]"),
-    ("wan", lambda: {"samples": torch.zeros(1, 2, 16, 1, 8, 8)}, "picture 2 has 6 dimensions")])
+@pytest.mark.parametrize(
+    ("kind", "latent", "said"),
+    [
+        (
+            "sd15",
+            lambda: {"samples": torch.zeros(2, 4, 1, 8, 8)},
+            r"picture 2 has 5 dimensions \(2 x 4 x 1 x 8 x 8\), but SD15 wants pictures: \[batch, 4, height, width\]",
+        ),
+        ("sd3", lambda: {"samples": torch.zeros(1, 16, 3, 8, 8)}, "picture 2 has 5 dimensions"),
+        ("sd3", lambda: {"samples": torch.zeros(1, 16, 8)}, "picture 2 has 3 dimensions"),
+        (
+            "sd3",
+            lambda: {"samples": torch.zeros(1, 64, 100), "type": "audio"},
+            "picture 2 is sound, but SD3 wants pict",
+        ),
+        ("sd3", lambda: {"samples": torch.zeros(1, 64, 64), "type": "hunyuan3dv2"}, "picture 2 is a 3D shape, but SD3"),
+        ("sd3", lambda: {"samples": nested()}, "picture 2 is of picture and sound together"),
+        ("sd3", lambda: {"samples": torch.zeros(1, 16, 0, 8)}, r"picture 2 is empty \(1 x 16 x 0 x 8\)"),
+        ("sd3", lambda: {"samples": torch.zeros(0, 16, 8, 8)}, "The latents of the pictures are empty"),
+        (
+            "wan",
+            lambda: {"samples": torch.zeros(1, 16, 64)},
+            r"picture 2 has 3 dimensions .* WAN21_T2V wants pictures or videos: \[batch, 16, frames, height, width\]",
+        ),
+        ("wan", lambda: {"samples": torch.zeros(1, 2, 16, 1, 8, 8)}, "picture 2 has 6 dimensions"),
+    ],
+)
 def test_latents_of_another_kind(pack: Pack, kind: str, latent: Callable[[], dict], said: str) -> None:
     from .architectures import comfyui_wan
 
@@ -622,8 +719,10 @@ def test_a_size_that_the_network_cannot_take(pack: Pack, where: str) -> None:
     """One place at the UNet's bottom is too few for its norms."""
     tiny, ordinary = {"samples": models.random(1, 4, 1, 1, seed=4)}, models.latents(models.unet(), 2)
     given = [tiny] if where == "first" else [ordinary, tiny]
-    said = (f"SD15 cannot take the latent of picture {1 if where == 'first' else 3}, 1 x 1 .width x height.: the "
-            "next size that it takes is 4 x 4, a picture of 32 x 32")
+    said = (
+        f"SD15 cannot take the latent of picture {1 if where == 'first' else 3}, 1 x 1 .width x height.: the "
+        "next size that it takes is 4 x 4, a picture of 32 x 32"
+    )
     with pytest.raises(ValueError, match=said):
         losses(pack, "sd15", given, [caption()], steps=6)
     odd = {"samples": models.random(1, 4, 1, 9, seed=4)}
@@ -633,8 +732,9 @@ def test_a_size_that_the_network_cannot_take(pack: Pack, where: str) -> None:
 def test_another_error_is_not_laid_on_the_size(pack: Pack) -> None:
     """A caption of another text encoder fails whatever the size of the latent."""
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        losses(pack, "sd15", [{"samples": models.random(1, 4, 7, 9, seed=4)}],
-               [[[models.random(1, 7, 13, seed=1), {}]]])
+        losses(
+            pack, "sd15", [{"samples": models.random(1, 4, 7, 9, seed=4)}], [[[models.random(1, 7, 13, seed=1), {}]]]
+        )
 
 
 def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
@@ -653,6 +753,7 @@ def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
 
 def test_a_model_that_reads_the_area_gets_it_in_latent_pixels(pack: Pack) -> None:
     """HiDream O1 does; ComfyUI resolves shares before it asks."""
+
     class Reading:
         def extra_conds(self, **given: Any) -> dict[str, Any]:
             return {"read": given["area"]}

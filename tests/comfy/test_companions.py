@@ -39,19 +39,25 @@ LYCORIS: dict[str, tuple[str, dict[str, Any], str]] = {
     "dora-tucker-lokr": ("lokr.LokrModule", {"weight_decompose": True, "use_tucker": True, "lora_dim": 1}, "lokr"),
     "dora-tucker-lora": ("locon.LoConModule", {"weight_decompose": True, "use_tucker": True}, "dora"),
     "dora-tucker-lora-columns": (
-        "locon.LoConModule", {"weight_decompose": True, "use_tucker": True, "wd_on_out": False}, "dora"),
+        "locon.LoConModule",
+        {"weight_decompose": True, "use_tucker": True, "wd_on_out": False},
+        "dora",
+    ),
     "oft": ("diag_oft.DiagOFTModule", {"lora_dim": 8}, "oft"),
     "oft-rescaled": ("diag_oft.DiagOFTModule", {"lora_dim": 8, "rescaled": True}, "oft"),
     "oft-constrained": ("diag_oft.DiagOFTModule", {"lora_dim": 8, "constraint": 0.01}, "oft"),
     "boft": ("boft.ButterflyOFTModule", {"lora_dim": 8, "rescaled": True, "constraint": 0.01}, "oft"),
-}  # fmt: skip
+}
 ONETRAINER = ("onetrainer", "onetrainer-scaled", "onetrainer-shared")
 
 
 def layer_of(weight: Tensor) -> nn.Module:
     """A layer of torch with a weight."""
-    layer = (nn.Conv2d(weight.shape[1], len(weight), weight.shape[2:], bias=False) if weight.ndim == 4
-             else nn.Linear(weight.shape[1], len(weight), bias=False))
+    layer = (
+        nn.Conv2d(weight.shape[1], len(weight), weight.shape[2:], bias=False)
+        if weight.ndim == 4
+        else nn.Linear(weight.shape[1], len(weight), bias=False)
+    )
     layer.weight.data = weight.clone()
     return layer.requires_grad_(False)
 
@@ -63,7 +69,8 @@ def lycoris(case: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     path, options, _ = LYCORIS[case]
     place, cls = path.split(".")
     module = getattr(importlib.import_module(f"lycoris.modules.{place}"), cls)(
-        "layer", layer_of(weight), 1.0, **{"lora_dim": 4, "alpha": 3.0} | options)
+        "layer", layer_of(weight), 1.0, **{"lora_dim": 4, "alpha": 3.0} | options
+    )
     for index, (name, parameter) in enumerate(module.named_parameters()):
         value = models.random(*parameter.shape, seed=30 + index)
         parameter.data = parameter.data * (1 + 0.2 * value) if name in ("dora_scale", "rescale") else 0.3 * value
@@ -109,8 +116,12 @@ def written(case: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor, str]:
 
 
 def cases() -> list[tuple[str, str]]:
-    return [(name, case) for case in (*LYCORIS, *ONETRAINER) for name in (UNET_LINEAR, UNET_CONVOLUTION)
-            if name == UNET_CONVOLUTION or "tucker" not in case]
+    return [
+        (name, case)
+        for case in (*LYCORIS, *ONETRAINER)
+        for name in (UNET_LINEAR, UNET_CONVOLUTION)
+        if name == UNET_CONVOLUTION or "tucker" not in case
+    ]
 
 
 @pytest.mark.parametrize(("name", "case"), cases(), ids=lambda value: value.rpartition(".")[2])
@@ -193,6 +204,7 @@ def test_tensors_of_onetrainer_are_named(pack: Pack) -> None:
     model = models.unet()
     tensors, _ = onetrainer("onetrainer-scaled", models.weights(model)[f"{UNET_LINEAR}.weight"])
     adapter = pack.adapters.Adapter(
-        {f"{name}.{suffix}": tensor for name in (UNET_LINEAR, "nowhere.1") for suffix, tensor in tensors.items()})
+        {f"{name}.{suffix}": tensor for name in (UNET_LINEAR, "nowhere.1") for suffix, tensor in tensors.items()}
+    )
     _, _, report = pack.apply(adapter, model)
     assert report.methods == {"oft": 1} and report.unmatched == ["nowhere.1"]

@@ -19,8 +19,10 @@ def files(comfyui_session) -> None:
 
 def grid(prompt: dict, **inputs) -> dict:
     """The prompt with a grid; names of growing inputs have __ for their dot."""
-    node = {"class_type": "DEFTComparisonGrid",
-            "inputs": {name.replace("__", "."): value for name, value in inputs.items()}}
+    node = {
+        "class_type": "DEFTComparisonGrid",
+        "inputs": {name.replace("__", "."): value for name, value in inputs.items()},
+    }
     return prompt | {"grid": node}
 
 
@@ -34,9 +36,15 @@ def original(comfyui, name: str) -> np.ndarray:
 
 
 def test_grid_with_labels_scores_and_subject(comfyui):
-    prompt = grid(scoring(), images__images0=["generated", 0], images__images1=["real", 0],
-                  column_labels="seed 1\nseed 2", subject=["batch", 0], scores__scores0=["score", 0],
-                  scores__scores1=["score", 0])
+    prompt = grid(
+        scoring(),
+        images__images0=["generated", 0],
+        images__images1=["real", 0],
+        column_labels="seed 1\nseed 2",
+        subject=["batch", 0],
+        scores__scores0=["score", 0],
+        scores__scores1=["score", 0],
+    )
     run = comfyui.run(prompt, want=["grid"])
     height, width = run.output("grid").shape[1:3]
     assert height > 2 * 192 and width > 3 * 192
@@ -77,14 +85,21 @@ def test_scores_under_pictures_can_be_left_out(comfyui):
 
 
 def test_pictures_go_to_the_columns_of_their_prompts(comfyui):
-    prompt = grid(scoring("on the moon\na dog"), images__images0=["generated", 0], images__images1=["batch", 0],
-                  scores__scores0=["score", 0], scores__scores1=["score", 0], save_pictures="columns/dog",
-                  column_labels="a dog\na cat\non the moon\nin a hat")
+    prompt = grid(
+        scoring("on the moon\na dog"),
+        images__images0=["generated", 0],
+        images__images1=["batch", 0],
+        scores__scores0=["score", 0],
+        scores__scores1=["score", 0],
+        save_pictures="columns/dog",
+        column_labels="a dog\na cat\non the moon\nin a hat",
+    )
     comfyui.run(prompt)
     found = saved(comfyui, "columns")
     # The two scored pictures are placed; four with two texts fill their row from the left.
     expected = {"dog_DEFT_r4_01_00001_.png": 1, "dog_DEFT_r4_03_00001_.png": 0} | {
-        f"dog_DEFT_r4_2_{i + 1:02}_00001_.png": i for i in range(4)}
+        f"dog_DEFT_r4_2_{i + 1:02}_00001_.png": i for i in range(4)
+    }
     assert set(found) == set(expected)
     for name, index in expected.items():
         assert np.array_equal(np.array(found[name]), original(comfyui, f"score{index}"))
@@ -101,11 +116,18 @@ def test_extra_labels_are_missing_rows_and_columns(comfyui):
 
 
 def test_saved_pictures_carry_the_workflow(comfyui, monkeypatch):
-    prompt = grid(images("score0", "score1"), images__images0=["batch", 0], row_labels="../DEFT r4: best?",
-                  save_pictures="single/run")
+    prompt = grid(
+        images("score0", "score1"),
+        images__images0=["batch", 0],
+        row_labels="../DEFT r4: best?",
+        save_pictures="single/run",
+    )
     execute, workflow = comfyui.executor.execute, {"workflow": {"nodes": [1, 2, 3]}}
-    monkeypatch.setattr(comfyui.executor, "execute", lambda prompt, number, data, outputs: execute(
-        prompt, number, data | {"extra_pnginfo": workflow}, outputs))
+    monkeypatch.setattr(
+        comfyui.executor,
+        "execute",
+        lambda prompt, number, data, outputs: execute(prompt, number, data | {"extra_pnginfo": workflow}, outputs),
+    )
     comfyui.run(prompt)
     found = saved(comfyui, "single")
     assert set(found) == {f"run_DEFT_r4_best_{column:02}_00001_.png" for column in (1, 2)}
@@ -131,17 +153,25 @@ def test_saved_pictures_stay_in_the_output_folder(comfyui):
 
 
 def test_rows_of_one_label_are_saved_under_names_of_their_own(comfyui):
-    prompt = grid(images("score0", "score1"), images__images0=["load score0", 0], images__images1=["load score1", 0],
-                  images__images2=["load score0", 0], row_labels="LoRA\nlora\n???", save_pictures="twice/x")
+    prompt = grid(
+        images("score0", "score1"),
+        images__images0=["load score0", 0],
+        images__images1=["load score1", 0],
+        images__images2=["load score0", 0],
+        row_labels="LoRA\nlora\n???",
+        save_pictures="twice/x",
+    )
     listed = comfyui.run(prompt).files("grid")
     assert listed == [f"twice/{name}" for name in saved(comfyui, "twice")]
-    assert list(saved(comfyui, "twice")) == ["x_LoRA_01_00001_.png", "x_lora_2_01_00001_.png",
-                                             "x_row3_01_00001_.png"]
+    assert list(saved(comfyui, "twice")) == ["x_LoRA_01_00001_.png", "x_lora_2_01_00001_.png", "x_row3_01_00001_.png"]
 
 
 def test_a_large_grid_is_shrunk(comfyui):
-    prompt = grid(images("score0", "score1", "score2", "score3"),
-                  **{f"images__images{i}": ["batch", 0] for i in range(12)}, max_megapixels=1.0)
+    prompt = grid(
+        images("score0", "score1", "score2", "score3"),
+        **{f"images__images{i}": ["batch", 0] for i in range(12)},
+        max_megapixels=1.0,
+    )
     shape = comfyui.run(prompt, want=["grid"]).output("grid").shape
     assert 500_000 < shape[1] * shape[2] <= 1_000_000
 
@@ -153,8 +183,10 @@ def plot(prompt: dict, **inputs) -> dict:
 
 def test_fidelity_plot(comfyui):
     prompt = plot(scoring(), title="Dog", filename_prefix="plots/dog")
-    prompt["score2"] = {"class_type": "DEFTScoreImages",
-                        "inputs": prompt["score"]["inputs"] | {"images": ["real", 0], "label": "upper bound"}}
+    prompt["score2"] = {
+        "class_type": "DEFTScoreImages",
+        "inputs": prompt["score"]["inputs"] | {"images": ["real", 0], "label": "upper bound"},
+    }
     one = comfyui.run(prompt, want=["plot"])
     prompt["plot"]["inputs"]["scores.scores1"] = ["score2", 0]
     two = comfyui.run(prompt, want=["plot"])
@@ -167,10 +199,13 @@ def test_fidelity_plot(comfyui):
     assert np.array_equal(np.array(found["dog_00002_.png"]), (image[0] * 255).round().byte().numpy())
 
 
-@pytest.mark.parametrize(("axes", "message"), [
-    ({"y": "DINOv2"}, "no DINOv2 among the scores, only CLIP-I, CLIP-T, DINO"),
-    ({"x": "beauty"}, "Value not in list"),
-])
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"y": "DINOv2"}, "no DINOv2 among the scores, only CLIP-I, CLIP-T, DINO"),
+        ({"x": "beauty"}, "Value not in list"),
+    ],
+)
 def test_a_metric_that_is_not_there_is_named(comfyui, axes, message):
     assert message in comfyui.fail(plot(scoring(), **axes)).message
 

@@ -113,8 +113,13 @@ def pairs_for(
 
 def wan_fun(model: Any) -> Tensors:
     """Wan-Fun (VideoX-Fun): kohya's names with one more underscore."""
-    return pairs_for(model, lambda path: f"lora_unet__{path.replace('.', '_')}" if "blocks" in path else None,
-                     "lora_up.weight", "lora_down.weight", 4.0)[0]
+    return pairs_for(
+        model,
+        lambda path: f"lora_unet__{path.replace('.', '_')}" if "blocks" in path else None,
+        "lora_up.weight",
+        "lora_down.weight",
+        4.0,
+    )[0]
 
 
 def flux_control(model: Any) -> Tensors:
@@ -133,10 +138,17 @@ def flux_control(model: Any) -> Tensors:
 
 def xlabs(prefix: str = "", double: int = 1, single: int = 2) -> Tensors:
     """XLabs' processors for the small Flux, in so many blocks of each kind."""
-    layers = {f"double_blocks.{index}.processor.{kind}_lora{number}": rows
-              for index in range(double) for number in "12" for kind, rows in (("qkv", 144), ("proj", 48))}
-    layers |= {f"single_blocks.{index}.processor.{kind}_lora": rows
-               for index in range(single) for kind, rows in (("qkv", 144), ("proj", 48))}
+    layers = {
+        f"double_blocks.{index}.processor.{kind}_lora{number}": rows
+        for index in range(double)
+        for number in "12"
+        for kind, rows in (("qkv", 144), ("proj", 48))
+    }
+    layers |= {
+        f"single_blocks.{index}.processor.{kind}_lora": rows
+        for index in range(single)
+        for kind, rows in (("qkv", 144), ("proj", 48))
+    }
     tensors = {}
     for index, (name, rows) in enumerate(layers.items()):
         columns = 240 if name.endswith("proj_lora") else 48
@@ -147,9 +159,24 @@ def xlabs(prefix: str = "", double: int = 1, single: int = 2) -> Tensors:
 
 def flux_of_published_depth() -> Any:
     """A small Flux of 19 and 38 blocks, which ComfyUI's conversion of XLabs' and USO's files asks for."""
-    config = {"image_model": "flux", "guidance_embed": True, "in_channels": 4, "out_channels": 4, "patch_size": 2,
-              "vec_in_dim": 16, "context_in_dim": 48, "hidden_size": 48, "mlp_ratio": 4.0, "num_heads": 2, "depth": 19,
-              "depth_single_blocks": 38, "axes_dim": [8, 8, 8], "theta": 10000, "qkv_bias": True, "txt_ids_dims": []}
+    config = {
+        "image_model": "flux",
+        "guidance_embed": True,
+        "in_channels": 4,
+        "out_channels": 4,
+        "patch_size": 2,
+        "vec_in_dim": 16,
+        "context_in_dim": 48,
+        "hidden_size": 48,
+        "mlp_ratio": 4.0,
+        "num_heads": 2,
+        "depth": 19,
+        "depth_single_blocks": 38,
+        "axes_dim": [8, 8, 8],
+        "theta": 10000,
+        "qkv_bias": True,
+        "txt_ids_dims": [],
+    }
     patcher = small.small("Flux", config)
     network = patcher.model.diffusion_model
     network.load_state_dict(models.filled({key: value.shape for key, value in network.state_dict().items()}, 3))
@@ -212,8 +239,10 @@ def dots(name: str) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["diffusion_model.", "transformer."])
-@pytest.mark.parametrize("base", ["Flux.1", "Flux.2", "Wan 2.1 I2V", "Z-Image", "Kandinsky5", "HunyuanVideo", "Krea2",
-                                  "Ideogram4", "ErnieImage"])
+@pytest.mark.parametrize(
+    "base",
+    ["Flux.1", "Flux.2", "Wan 2.1 I2V", "Z-Image", "Kandinsky5", "HunyuanVideo", "Krea2", "Ideogram4", "ErnieImage"],
+)
 def test_names_that_musubi_tuner_has_converted(pack: Pack, tmp_path: Path, base: str, prefix: str) -> None:
     model = model_of(base)
     tensors, expected = pairs_for(model, lambda path: prefix + dots(path.replace(".", "_")))
@@ -234,7 +263,9 @@ OWN_NETWORKS = {
         "single_blocks_1_linear1": ("single_blocks.1.linear1", None),
         "time_in_mlp_0": ("time_in.in_layer", None),
         "txt_in_individual_token_refiner_blocks_0_self_attn_qkv": (
-            "txt_in.individual_token_refiner.blocks.0.self_attn.qkv", None),
+            "txt_in.individual_token_refiner.blocks.0.self_attn.qkv",
+            None,
+        ),
         "txt_in_individual_token_refiner_blocks_0_mlp_fc1": ("txt_in.individual_token_refiner.blocks.0.mlp.0", None),
         "txt_in_t_embedder_mlp_2": ("txt_in.t_embedder.out_layer", None),
         "txt_in_c_embedder_linear_1": ("txt_in.c_embedder.in_layer", None),
@@ -288,10 +319,21 @@ def test_names_of_musubi_tuners_own_networks(pack: Pack, tmp_path: Path, base: s
 def diffsynth(path: str) -> str | None:
     """DiffSynth-Studio, utils/lora/flux.py: the layers of its Flux by the names that kohya's files have for them."""
     found = re.fullmatch(r"(double|single)_blocks\.(\d+)\.(.+)", path)
-    layers = {"img_mod.lin": "norm1_a.linear", "txt_mod.lin": "norm1_b.linear", "img_attn.qkv": "attn.a_to_qkv",
-              "txt_attn.qkv": "attn.b_to_qkv", "img_attn.proj": "attn.a_to_out", "txt_attn.proj": "attn.b_to_out",
-              "img_mlp.0": "ff_a.0", "img_mlp.2": "ff_a.2", "txt_mlp.0": "ff_b.0", "txt_mlp.2": "ff_b.2",
-              "modulation.lin": "norm.linear", "linear1": "to_qkv_mlp", "linear2": "proj_out"}
+    layers = {
+        "img_mod.lin": "norm1_a.linear",
+        "txt_mod.lin": "norm1_b.linear",
+        "img_attn.qkv": "attn.a_to_qkv",
+        "txt_attn.qkv": "attn.b_to_qkv",
+        "img_attn.proj": "attn.a_to_out",
+        "txt_attn.proj": "attn.b_to_out",
+        "img_mlp.0": "ff_a.0",
+        "img_mlp.2": "ff_a.2",
+        "txt_mlp.0": "ff_b.0",
+        "txt_mlp.2": "ff_b.2",
+        "modulation.lin": "norm.linear",
+        "linear1": "to_qkv_mlp",
+        "linear2": "proj_out",
+    }
     if found is None or found[3] not in layers:
         return None
     return f"{'blocks' if found[1] == 'double' else 'single_blocks'}.{found[2]}.{layers[found[3]]}"
@@ -307,30 +349,58 @@ WRITERS: dict[str, tuple[str, Callable[[str], str | None], tuple[Any, ...]]] = {
     "DiffSynth-Studio, Wan": ("Wan 2.1 T2V", in_pipe, ("lora_B.default.weight", "lora_A.default.weight")),
     "DiffSynth-Studio, Qwen": ("Qwen-Image", in_pipe, ("lora_B.default.weight", "lora_A.default.weight", 4.0)),
     "DiffSynth-Studio, VACE": (
-        "WAN21_Vace", lambda path: f"pipe.vace.{path}" if path.startswith("vace_blocks") else None,
-        ("lora_B.default.weight", "lora_A.default.weight")),
+        "WAN21_Vace",
+        lambda path: f"pipe.vace.{path}" if path.startswith("vace_blocks") else None,
+        ("lora_B.default.weight", "lora_A.default.weight"),
+    ),
     "Ideogram 4": ("Ideogram4", lambda path: f"conditional_transformer.{path}", ()),
-    "TheLastBen, Flux": ("Flux.1", lambda path: f"lora_unet_{path.replace('.', '_')}_",
-                         ("lora_up.weight", "lora_down.weight", 4.0)),
-    "Flux.2 export": ("Flux.2", {"double_blocks.0.img_attn.proj": "diffusion_model.sformer_blocks.0.attn.to_out.0",
-                                 "single_blocks.1.linear2": "diffusion_model.single_transformer_blocks.1.attn.to_out",
-                                 }.get, ()),
+    "TheLastBen, Flux": (
+        "Flux.1",
+        lambda path: f"lora_unet_{path.replace('.', '_')}_",
+        ("lora_up.weight", "lora_down.weight", 4.0),
+    ),
+    "Flux.2 export": (
+        "Flux.2",
+        {
+            "double_blocks.0.img_attn.proj": "diffusion_model.sformer_blocks.0.attn.to_out.0",
+            "single_blocks.1.linear2": "diffusion_model.single_transformer_blocks.1.attn.to_out",
+        }.get,
+        (),
+    ),
     "ai-toolkit, HiDream": ("HiDream", lambda path: f"diffusion_model.{path}", ()),
     "LTX-Video": ("LTXV", lambda path: f"diffusion_model.{path}", ()),
     "LTX-2": ("LTXAV", lambda path: f"diffusion_model.{path}", ()),
-    "kohya, Qwen": ("Qwen-Image", lambda path: f"lora_unet_{path.replace('.', '_')}",
-                    ("lora_up.weight", "lora_down.weight", 4.0)),
-    "kohya, Anima": ("Anima", lambda path: f"lora_unet_{path.replace('.', '_')}",
-                     ("lora_up.weight", "lora_down.weight", 4.0)),
-    "kohya, Lumina 2": ("Lumina 2", lambda path: f"lora_unet_{path.replace('.', '_')}",
-                        ("lora_up.weight", "lora_down.weight", 4.0)),
+    "kohya, Qwen": (
+        "Qwen-Image",
+        lambda path: f"lora_unet_{path.replace('.', '_')}",
+        ("lora_up.weight", "lora_down.weight", 4.0),
+    ),
+    "kohya, Anima": (
+        "Anima",
+        lambda path: f"lora_unet_{path.replace('.', '_')}",
+        ("lora_up.weight", "lora_down.weight", 4.0),
+    ),
+    "kohya, Lumina 2": (
+        "Lumina 2",
+        lambda path: f"lora_unet_{path.replace('.', '_')}",
+        ("lora_up.weight", "lora_down.weight", 4.0),
+    ),
     "ai-toolkit, Lumina 2": ("Lumina 2", lambda path: f"diffusion_model.{path}", ()),
-    "musubi-tuner, Wan": ("Wan 2.1 I2V", lambda path: f"lora_unet_{path.replace('.', '_')}",
-                          ("lora_up.weight", "lora_down.weight", 4.0)),
+    "musubi-tuner, Wan": (
+        "Wan 2.1 I2V",
+        lambda path: f"lora_unet_{path.replace('.', '_')}",
+        ("lora_up.weight", "lora_down.weight", 4.0),
+    ),
     "diffusion-pipe, HunyuanVideo": (
-        "HunyuanVideo", lambda path: f"transformer.{path.replace('.img_attn.qkv', '.img_attn_qkv')}", ()),
-    "LyCORIS on the original's Wan": ("Wan 2.1 T2V", lambda path: f"lycoris_{path.replace('.', '_')}",
-                                      ("lora_up.weight", "lora_down.weight", 4.0)),
+        "HunyuanVideo",
+        lambda path: f"transformer.{path.replace('.img_attn.qkv', '.img_attn_qkv')}",
+        (),
+    ),
+    "LyCORIS on the original's Wan": (
+        "Wan 2.1 T2V",
+        lambda path: f"lycoris_{path.replace('.', '_')}",
+        ("lora_up.weight", "lora_down.weight", 4.0),
+    ),
     "PEFT's names in Wan": ("Wan 2.1 T2V", lambda path: path, ("lora_B.my style.weight", "lora_A.my style.weight")),
     "fal, Flux Kontext": ("Flux.1", lambda path: f"base_model.model.{path}", ()),
 }
@@ -349,16 +419,20 @@ def test_names_of_other_programs(pack: Pack, tmp_path: Path, writer: str) -> Non
 # Layers of text encoders by the names of kohya's scripts and of ComfyUI's own files.
 TEXT = {
     "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (
-        "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj"),
+        "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+    ),
     "lora_te1_text_model_encoder_layers_2_mlp_fc1": "clip_l.transformer.text_model.encoder.layers.2.mlp.fc1",
     "text_encoders.clip_l.transformer.text_model.encoder.layers.1.self_attn.out_proj": (
-        "clip_l.transformer.text_model.encoder.layers.1.self_attn.out_proj"),
+        "clip_l.transformer.text_model.encoder.layers.1.self_attn.out_proj"
+    ),
     "text_encoders.clip_l.transformer.text_model.embeddings.position_embedding": (
-        "clip_l.transformer.text_model.embeddings.position_embedding"),
+        "clip_l.transformer.text_model.embeddings.position_embedding"
+    ),
     "lora_te3_encoder_block_0_layer_0_SelfAttention_q": "t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q",
     "lora_te3_encoder_block_1_layer_1_DenseReluDense_wo": "t5xxl.transformer.encoder.block.1.layer.1.DenseReluDense.wo",
     "text_encoders.t5xxl.transformer.encoder.block.1.layer.0.SelfAttention.v": (
-        "t5xxl.transformer.encoder.block.1.layer.0.SelfAttention.v"),
+        "t5xxl.transformer.encoder.block.1.layer.0.SelfAttention.v"
+    ),
 }
 
 
@@ -404,7 +478,8 @@ def test_hunyuan_video_as_diffusers_converts_it(pack: Pack, tmp_path: Path) -> N
     model = model_of("HunyuanVideo")
     weights = models.weights(model)
     table = pack.comfyui.module("patches.names.architectures.hunyuan_video").spellings(
-        model.model, list(matrices(model)))
+        model.model, list(matrices(model))
+    )
     named = {path: name for name, path in table.items() if isinstance(path, str)}
 
     def original(path: str) -> str | None:
@@ -432,8 +507,10 @@ CONVERTED: dict[str, tuple[str, str]] = {
     "MiniMaxH3": (r".*", "_convert_non_diffusers_minimax_h3_lora_to_diffusers"),
     # It leaves the last norm as it is, though diffusers' own has its rows in the other order (test_architectures.py).
     "Flux.2": (r"(?!final_layer\.adaLN).*", "_convert_non_diffusers_flux2_lora_to_diffusers"),
-    "Krea2": (r"(blocks|first|last\.linear|tmlp|txtmlp|tproj|txtfusion).*",
-              "_convert_non_diffusers_krea2_lora_to_diffusers"),
+    "Krea2": (
+        r"(blocks|first|last\.linear|tmlp|txtmlp|tproj|txtfusion).*",
+        "_convert_non_diffusers_krea2_lora_to_diffusers",
+    ),
 }
 
 
@@ -446,7 +523,8 @@ def test_names_that_diffusers_makes_of_the_originals(pack: Pack, tmp_path: Path,
     model = SMALL[base]() if base in SMALL else model_of(base)
     prefix = "base_model.model." if base == "ACEStep15" else "diffusion_model."
     tensors, expected = pairs_for(
-        model, lambda path: prefix + path.removeprefix("decoder.") if re.fullmatch(known, path) else None)
+        model, lambda path: prefix + path.removeprefix("decoder.") if re.fullmatch(known, path) else None
+    )
     weights, count = models.weights(model), len(tensors) // 2
     assert_same(applied(pack, tensors, model, tmp_path, {"lora": count}), expected, weights, count)
     theirs = getattr(lora_conversion_utils, name)(dict(tensors))
@@ -467,16 +545,44 @@ def made(kind: str, config: dict[str, Any]) -> Any:
 
 
 SMALL: dict[str, Callable[[], Any]] = {
-    "MiniMaxH3": lambda: made("MiniMaxH3", {
-        "image_model": "minimax_h3", "num_layers": 2, "token_refiner_num_layers": 1, "hidden_size": 48,
-        "latents_dim": 8, "audio_latents_dim": 8, "attention_head_dim": 24, "num_attention_heads": 2,
-        "ffn_hidden_size": 40, "text_dim": 32, "timestep_input_dim": 16, "time_embed_hidden_size": 32,
-        "time_embed_dim": 24}),
-    "ACEStep15": lambda: made("ACEStep15", {
-        "audio_model": "ace1.5", "hidden_size": 64, "num_dit_layers": 2, "num_lyric_layers": 1, "num_timbre_layers": 1,
-        "num_tokenizer_layers": 1, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "intermediate_size": 64,
-        "text_hidden_dim": 32, "encoder_hidden_size": 64, "encoder_intermediate_size": 64, "encoder_num_heads": 4,
-        "fsq_dim": 64}),
+    "MiniMaxH3": lambda: made(
+        "MiniMaxH3",
+        {
+            "image_model": "minimax_h3",
+            "num_layers": 2,
+            "token_refiner_num_layers": 1,
+            "hidden_size": 48,
+            "latents_dim": 8,
+            "audio_latents_dim": 8,
+            "attention_head_dim": 24,
+            "num_attention_heads": 2,
+            "ffn_hidden_size": 40,
+            "text_dim": 32,
+            "timestep_input_dim": 16,
+            "time_embed_hidden_size": 32,
+            "time_embed_dim": 24,
+        },
+    ),
+    "ACEStep15": lambda: made(
+        "ACEStep15",
+        {
+            "audio_model": "ace1.5",
+            "hidden_size": 64,
+            "num_dit_layers": 2,
+            "num_lyric_layers": 1,
+            "num_timbre_layers": 1,
+            "num_tokenizer_layers": 1,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 64,
+            "text_hidden_dim": 32,
+            "encoder_hidden_size": 64,
+            "encoder_intermediate_size": 64,
+            "encoder_num_heads": 4,
+            "fsq_dim": 64,
+        },
+    ),
 }
 
 
@@ -486,12 +592,14 @@ def test_rows_of_fused_layers_of_hunyuan_video(pack: Pack, tmp_path: Path) -> No
     weights, expected = models.weights(model), models.weights(model)
     tensors: Tensors = {}
     single, refiner = "single_transformer_blocks.1", "context_embedder.token_refiner.refiner_blocks.0"
-    for index, (name, path, rows) in enumerate((
-        (f"{single}.attn.to_q", "single_blocks.1.linear1", slice(0, 48)),
-        (f"{single}.attn.to_v", "single_blocks.1.linear1", slice(96, 144)),
-        (f"{single}.proj_mlp", "single_blocks.1.linear1", slice(144, 336)),
-        (f"{refiner}.attn.to_k", "txt_in.individual_token_refiner.blocks.0.self_attn.qkv", slice(48, 96)),
-    )):
+    for index, (name, path, rows) in enumerate(
+        (
+            (f"{single}.attn.to_q", "single_blocks.1.linear1", slice(0, 48)),
+            (f"{single}.attn.to_v", "single_blocks.1.linear1", slice(96, 144)),
+            (f"{single}.proj_mlp", "single_blocks.1.linear1", slice(144, 336)),
+            (f"{refiner}.attn.to_k", "txt_in.individual_token_refiner.blocks.0.self_attn.qkv", slice(48, 96)),
+        )
+    ):
         part = expected[f"{NETWORK}{path}.weight"][rows]
         up, down = 0.3 * models.random(len(part), 2, seed=index), models.random(2, 48, seed=9 + index)
         part += up @ down
@@ -509,10 +617,14 @@ def test_differences_of_the_modulation(pack: Pack, tmp_path: Path, prefix: str) 
     model = model_of("Wan 2.1 T2V")
     weights, expected = models.weights(model), models.weights(model)
     tensors: Tensors = {}
-    for index, (path, part, ending) in enumerate((
-        ("blocks.0", "modulation", "diff_m"), ("head", "modulation", "diff_m"),
-        ("blocks.1.self_attn.q", "bias", "diff_b"), ("blocks.1.norm3", "weight", "diff"),
-    )):
+    for index, (path, part, ending) in enumerate(
+        (
+            ("blocks.0", "modulation", "diff_m"),
+            ("head", "modulation", "diff_m"),
+            ("blocks.1.self_attn.q", "bias", "diff_b"),
+            ("blocks.1.norm3", "weight", "diff"),
+        )
+    ):
         key = f"{NETWORK}{path}.{part}"
         tensors[f"{prefix}{path}.{ending}"] = 0.3 * models.random(*weights[key].shape, seed=index)
         expected[key] += tensors[f"{prefix}{path}.{ending}"]
@@ -526,9 +638,17 @@ def test_the_modulation_is_what_the_model_computes_with(pack: Pack) -> None:
     keys = ["blocks.0.modulation", "head.modulation"]
     weights = models.weights(model)
     plain = small.call_wan_natively(model)
-    adapters = [pack.adapters.Adapter({
-        f"diffusion_model.{key.removesuffix('.modulation')}.diff_m": models.random(
-            *weights[f"{NETWORK}{key}"].shape, seed=7 + index) for key in keys}) for index in range(2)]
+    adapters = [
+        pack.adapters.Adapter(
+            {
+                f"diffusion_model.{key.removesuffix('.modulation')}.diff_m": models.random(
+                    *weights[f"{NETWORK}{key}"].shape, seed=7 + index
+                )
+                for key in keys
+            }
+        )
+        for index in range(2)
+    ]
     once = pack.apply(adapters[0], model, strength_model=0.5)[0]
     twice = pack.apply(adapters[1], once)[0]
     found = small.call_wan_natively(twice)
@@ -550,9 +670,13 @@ def test_a_hook_of_the_modulation(comfyui_session: Any, pack: Pack) -> None:
     base = next(base for base in BASES if base.name == "WAN21_T2V")
     model, hooks = base.model(), HookPack(comfyui_session)
     positive, negative = base.conditioning(20), base.conditioning(30)
-    adapter = pack.adapters.Adapter({
-        "diffusion_model.blocks.0.diff_m": models.random(
-            *models.weights(model)[f"{NETWORK}blocks.0.modulation"].shape, seed=7)})
+    adapter = pack.adapters.Adapter(
+        {
+            "diffusion_model.blocks.0.diff_m": models.random(
+                *models.weights(model)[f"{NETWORK}blocks.0.modulation"].shape, seed=7
+            )
+        }
+    )
 
     def sampled(model: Any, *captions: list) -> Tensor:
         with torch.inference_mode():
@@ -573,7 +697,8 @@ def test_a_bias_beside_the_up_matrix(pack: Pack, tmp_path: Path, alpha: float | 
     model = model_of("Wan 2.1 T2V")
     weights = models.weights(model)
     tensors, expected = pairs_for(
-        model, lambda path: f"diffusion_model.{path}" if path == "blocks.0.ffn.2" else None, alpha=alpha)
+        model, lambda path: f"diffusion_model.{path}" if path == "blocks.0.ffn.2" else None, alpha=alpha
+    )
     bias = models.random(48, seed=7)
     tensors["diffusion_model.blocks.0.ffn.2.lora_B.bias"] = bias
     expected[f"{NETWORK}blocks.0.ffn.2.bias"] += bias if alpha is None else alpha / 2 * bias
@@ -598,10 +723,15 @@ def test_oft_of_kohyas_scripts_for_flux(pack: Pack, tmp_path: Path, alpha: float
     """Parts of fused layers are turned one by one, other layers are lists of one."""
     model = model_of("Flux.1")
     weights, expected = models.weights(model), models.weights(model)
-    layers = {"double_blocks.0.img_attn.qkv": [48, 48, 48], "double_blocks.0.txt_attn.qkv": [48, 48, 48],
-              "double_blocks.0.img_attn.proj": [48], "double_blocks.0.txt_mlp.0": [192],
-              "single_blocks.1.linear1": [48, 48, 48, 192], "single_blocks.0.linear2": [48],
-              "single_blocks.0.modulation.lin": [144]}
+    layers = {
+        "double_blocks.0.img_attn.qkv": [48, 48, 48],
+        "double_blocks.0.txt_attn.qkv": [48, 48, 48],
+        "double_blocks.0.img_attn.proj": [48],
+        "double_blocks.0.txt_mlp.0": [192],
+        "single_blocks.1.linear1": [48, 48, 48, 192],
+        "single_blocks.0.linear2": [48],
+        "single_blocks.0.modulation.lin": [144],
+    }
     tensors: Tensors = {}
     for path, sizes in layers.items():
         name, W = f"oft_unet_{path.replace('.', '_')}", weights[f"{NETWORK}{path}.weight"]
@@ -621,9 +751,12 @@ def test_oft_of_kohyas_scripts_for_unets(pack: Pack, tmp_path: Path) -> None:
     """sd-scripts, networks/oft.py: the same, and a convolution."""
     model = models.unet()
     weights, expected = models.weights(model), models.weights(model)
-    layers = {"down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (
-                  "input_blocks.1.1.transformer_blocks.0.attn1.to_q"),
-              "down_blocks_0_resnets_0_conv1": "input_blocks.1.0.in_layers.2"}
+    layers = {
+        "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (
+            "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+        ),
+        "down_blocks_0_resnets_0_conv1": "input_blocks.1.0.in_layers.2",
+    }
     tensors: Tensors = {}
     for index, (name, path) in enumerate(layers.items()):
         W = weights[f"{NETWORK}{path}.weight"]
@@ -636,9 +769,13 @@ def test_oft_of_kohyas_scripts_for_unets(pack: Pack, tmp_path: Path) -> None:
 
 IA3 = {
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k": (
-        "input_blocks.1.1.transformer_blocks.0.attn1.to_k", False),
+        "input_blocks.1.1.transformer_blocks.0.attn1.to_k",
+        False,
+    ),
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_2": (
-        "input_blocks.1.1.transformer_blocks.0.ff.net.2", True),
+        "input_blocks.1.1.transformer_blocks.0.ff.net.2",
+        True,
+    ),
     "lora_unet_down_blocks_0_resnets_0_conv1": ("input_blocks.1.0.in_layers.2", False),
     "lora_unet_down_blocks_0_resnets_0_conv2": ("input_blocks.1.0.out_layers.3", True),
 }
@@ -705,11 +842,16 @@ def tlora(model: Any, prefix: str) -> tuple[Tensors, Tensors]:
             path = f"input_blocks.1.1.transformer_blocks.0.{attention}.{layer}{'.0' if layer == 'to_out' else ''}"
             W = weights[f"{NETWORK}{path}.weight"]
             seed = len(tensors)
-            group = {"q_layer.weight": models.random(4, W.shape[1], seed=seed),
-                     "p_layer.weight": 0.3 * models.random(len(W), 4, seed=seed + 1),
-                     "lambda_layer": models.random(1, 4, seed=seed + 2)}
-            start = {"base_q.weight": group["q_layer.weight"] + 0.1, "base_p.weight": group["p_layer.weight"] + 0.1,
-                     "base_lambda": group["lambda_layer"] + 0.1}
+            group = {
+                "q_layer.weight": models.random(4, W.shape[1], seed=seed),
+                "p_layer.weight": 0.3 * models.random(len(W), 4, seed=seed + 1),
+                "lambda_layer": models.random(1, 4, seed=seed + 2),
+            }
+            start = {
+                "base_q.weight": group["q_layer.weight"] + 0.1,
+                "base_p.weight": group["p_layer.weight"] + 0.1,
+                "base_lambda": group["lambda_layer"] + 0.1,
+            }
             stem = f"{prefix}down_blocks.0.attentions.0.transformer_blocks.0.{attention}.processor.{layer}_lora"
             tensors |= {f"{stem}.{key}": value for key, value in (group | start).items()}
             W += group["p_layer.weight"] @ (group["lambda_layer"].T * group["q_layer.weight"])
@@ -738,21 +880,30 @@ def lycoris_tlora(weights: Tensors, part: str, rank: int = 4) -> tuple[Tensors, 
     """
     tensors, changes = {}, {}
     for index, layer in enumerate(("attn1_to_q", "attn2_to_k", "ff_net_2", "proj_in")):
-        path = "input_blocks.1.1." + ("proj_in" if layer == "proj_in" else
-                                      "transformer_blocks.0." + {"attn1_to_q": "attn1.to_q", "attn2_to_k": "attn2.to_k",
-                                                                 "ff_net_2": "ff.net.2"}[layer])
+        path = "input_blocks.1.1." + (
+            "proj_in"
+            if layer == "proj_in"
+            else "transformer_blocks.0."
+            + {"attn1_to_q": "attn1.to_q", "attn2_to_k": "attn2.to_k", "ff_net_2": "ff.net.2"}[layer]
+        )
         W = weights[f"{NETWORK}{path}.weight"]
         u, s, vh = torch.linalg.svd(W.flatten(1), full_matrices=False)
         first = {"principal": 0, "last": len(s) - rank, "middle": (len(s) - rank) // 2}[part]
         P0, s0, Q0 = u[:, first : first + rank], s[None, first : first + rank], vh[first : first + rank]
-        P, s1, Q = (value + 0.03 * models.random(*value.shape, seed=3 * index + place)
-                    for place, value in enumerate((P0, s0, Q0)))
+        P, s1, Q = (
+            value + 0.03 * models.random(*value.shape, seed=3 * index + place)
+            for place, value in enumerate((P0, s0, Q0))
+        )
         kernel = [1] * (W.ndim - 2)
         stem = "lora_unet_down_blocks_0_attentions_0_" + (
-            layer if layer == "proj_in" else f"transformer_blocks_0_{layer}")
-        tensors |= {f"{stem}.q_layer.weight": Q.reshape(*Q.shape, *kernel),
-                    f"{stem}.p_layer.weight": P.reshape(*P.shape, *kernel), f"{stem}.lambda_layer": s1,
-                    f"{stem}.alpha": torch.tensor(2.0)}
+            layer if layer == "proj_in" else f"transformer_blocks_0_{layer}"
+        )
+        tensors |= {
+            f"{stem}.q_layer.weight": Q.reshape(*Q.shape, *kernel),
+            f"{stem}.p_layer.weight": P.reshape(*P.shape, *kernel),
+            f"{stem}.lambda_layer": s1,
+            f"{stem}.alpha": torch.tensor(2.0),
+        }
         change = 2.0 / rank * (P @ (s1.T * Q) - P0 @ (s0.T * Q0))
         changes[f"{NETWORK}{path}.weight"] = change.reshape(W.shape)
     return tensors, changes
@@ -803,8 +954,10 @@ def test_t_lora_for_flux(pack: Pack, tmp_path: Path, blocks: str) -> None:
         up, down = 0.3 * models.random(48, 2, seed=index), models.random(2, 48, seed=50 + index)
         stem = f"{blocks}.attn.processor.{processor}_lora"
         tensors |= {f"{stem}.up.weight": up, f"{stem}.down.weight": down}
-        theirs |= {f"transformer.{blocks}.attn.{layer}.lora_B.weight": up,
-                   f"transformer.{blocks}.attn.{layer}.lora_A.weight": down}
+        theirs |= {
+            f"transformer.{blocks}.attn.{layer}.lora_B.weight": up,
+            f"transformer.{blocks}.attn.{layer}.lora_A.weight": down,
+        }
     found = applied(pack, tensors, model, tmp_path, {"lora": len(layers)})
     assert_same(found, by_core(theirs, model), models.weights(model), 3 if blocks.startswith("transformer") else 1)
 
@@ -819,8 +972,10 @@ def test_z_image_with_query_key_and_value_both_apart_and_fused(pack: Pack, tmp_p
     rows = {"to_q": width, "to_k": width, "to_v": width, "to_out_0": width, "qkv": 3 * width, "out": width}
     for index, (name, size) in enumerate(rows.items()):
         stem = f"lora_unet_layers_0_attention_{name}"
-        tensors |= {f"{stem}.lora_up.weight": 0.3 * models.random(size, 2, seed=index),
-                    f"{stem}.lora_down.weight": models.random(2, width, seed=9 + index)}
+        tensors |= {
+            f"{stem}.lora_up.weight": 0.3 * models.random(size, 2, seed=index),
+            f"{stem}.lora_down.weight": models.random(2, width, seed=9 + index),
+        }
     theirs = _convert_non_diffusers_z_image_lora_to_diffusers(dict(tensors))
     assert len(theirs) == 8
     found = applied(pack, tensors, model, tmp_path, {"lora": 4})
@@ -835,8 +990,10 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
     if convert is None:
         pytest.skip("this diffusers has no MiniMax H3")
     stem = "blocks.0.attn.qkv_proj"
-    tensors = {f"{stem}.lora_A.default.weight": models.random(2, 16, seed=1),
-               f"{stem}.lora_B.default.weight": models.random(3 * 2 * 128, 2, seed=2)}
+    tensors = {
+        f"{stem}.lora_A.default.weight": models.random(2, 16, seed=1),
+        f"{stem}.lora_B.default.weight": models.random(3 * 2 * 128, 2, seed=2),
+    }
     theirs = convert(dict(tensors))
     parts = [theirs[f"transformer.transformer_blocks.0.attn.to_{part}.lora_B.weight"] for part in "qkv"]
     adapter = pack.adapters.Adapter(tensors)
@@ -862,7 +1019,8 @@ def test_the_adapter_stays_as_it_is_and_the_names_of_the_file_are_kept(pack: Pac
     assert adapter.metadata == {"alpha": "4"} and any("timestep" in note for note in conversions.remarks(found))
     assert found.spelled["diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight"] == "in the file"
     assert found.spelled["diffusion_model.double_blocks.0.txt_attn.proj.lora_down.weight"] == (
-        "diffusion_model.double_blocks.0.processor.proj_lora2.down.weight")
+        "diffusion_model.double_blocks.0.processor.proj_lora2.down.weight"
+    )
     assert all(pack.adapters.spelling(found, key) in {*before, "in the file"} for key in found)
 
 
@@ -885,8 +1043,10 @@ def test_newer_conversions_of_comfyui(pack: Pack, monkeypatch: pytest.MonkeyPatc
 
 def test_an_adapter_with_names_that_are_read_is_returned_itself(pack: Pack) -> None:
     conversions = pack.comfyui.module("patches.conversions")
-    for tensors in (pairs_for(model_of("Flux.1"), lambda path: f"diffusion_model.{path}")[0],
-                    pairs_for(models.unet(), lambda path: f"lora_unet_{path.replace('.', '_')}")[0]):
+    for tensors in (
+        pairs_for(model_of("Flux.1"), lambda path: f"diffusion_model.{path}")[0],
+        pairs_for(models.unet(), lambda path: f"lora_unet_{path.replace('.', '_')}")[0],
+    ):
         adapter = pack.adapters.Adapter(tensors)
         assert conversions.converted(adapter) is adapter
 
@@ -894,22 +1054,38 @@ def test_an_adapter_with_names_that_are_read_is_returned_itself(pack: Pack) -> N
 BROKEN: dict[str, tuple[Callable[[], Tensors], str]] = {
     "two spellings": (
         lambda: {f"{stem}.lora_A.weight": torch.ones(2, 4) for stem in ("pipe.dit.blocks.0.ffn.0", "blocks.0.ffn.0")},
-        r"has blocks.0.ffn.0.lora_A.weight twice, .*pipe.dit.blocks.0.ffn.0.*remove one"),
+        r"has blocks.0.ffn.0.lora_A.weight twice, .*pipe.dit.blocks.0.ffn.0.*remove one",
+    ),
     "control without a part": (
         lambda: {"img_in.lora_A.weight": torch.ones(2, 4), "single_blocks.0.norm.key_norm.scale": torch.ones(4)},
-        r"is of a kind that ComfyUI converts, and lacks .*img_in.lora_B.weight"),
+        r"is of a kind that ComfyUI converts, and lacks .*img_in.lora_B.weight",
+    ),
     "two numbers for on_input": (
         lambda: {"lora_unet_x.weight": torch.ones(4), "lora_unet_x.on_input": torch.ones(2)},
-        r"does not fit together at layer lora_unet_x\b.*: on_input has shape \[2\]"),
+        r"does not fit together at layer lora_unet_x\b.*: on_input has shape \[2\]",
+    ),
     "T-LoRA in whole numbers": (
-        lambda: {f"lora_unet_x.{name}": torch.ones(shape, dtype=torch.int64) for name, shape in {
-            "q_layer.weight": (2, 8), "p_layer.weight": (8, 2), "lambda_layer": (1, 2), "base_q.weight": (2, 8),
-            "base_p.weight": (8, 2), "base_lambda": (1, 2)}.items()},
-        r"has whole numbers as factors of layer lora_unet_x"),
+        lambda: {
+            f"lora_unet_x.{name}": torch.ones(shape, dtype=torch.int64)
+            for name, shape in {
+                "q_layer.weight": (2, 8),
+                "p_layer.weight": (8, 2),
+                "lambda_layer": (1, 2),
+                "base_q.weight": (2, 8),
+                "base_p.weight": (8, 2),
+                "base_lambda": (1, 2),
+            }.items()
+        },
+        r"has whole numbers as factors of layer lora_unet_x",
+    ),
     "T-LoRA of three ranks": (
-        lambda: {"lora_unet_x.q_layer.weight": torch.ones(2, 8), "lora_unet_x.p_layer.weight": torch.ones(8, 3),
-                 "lora_unet_x.lambda_layer": torch.ones(1, 4)},
-        r"does not fit together at layer lora_unet_x\b.*: p_layer, lambda_layer and q_layer have the shapes"),
+        lambda: {
+            "lora_unet_x.q_layer.weight": torch.ones(2, 8),
+            "lora_unet_x.p_layer.weight": torch.ones(8, 3),
+            "lora_unet_x.lambda_layer": torch.ones(1, 4),
+        },
+        r"does not fit together at layer lora_unet_x\b.*: p_layer, lambda_layer and q_layer have the shapes",
+    ),
 }
 
 
@@ -929,9 +1105,12 @@ def test_a_conversion_costs_milliseconds(pack: Pack) -> None:
     """Of some 600 layers, the size of the largest files that people have."""
     converted = pack.comfyui.module("patches.conversions").converted
     value = torch.zeros(1)
-    tensors = {f"pipe.dit.blocks.{index}.{layer}.{part}.default.weight": value for index in range(60)
-               for layer in ("ffn.0", "ffn.2", *(f"{kind}_attn.{x}" for kind in ("self", "cross") for x in "qkvo"))
-               for part in ("lora_A", "lora_B")}
+    tensors = {
+        f"pipe.dit.blocks.{index}.{layer}.{part}.default.weight": value
+        for index in range(60)
+        for layer in ("ffn.0", "ffn.2", *(f"{kind}_attn.{x}" for kind in ("self", "cross") for x in "qkvo"))
+        for part in ("lora_A", "lora_B")
+    }
     adapter = pack.adapters.Adapter(tensors)
     spent = []
     for _ in range(5):

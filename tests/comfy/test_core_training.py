@@ -32,11 +32,28 @@ def train(model: Any, algorithm: str, **options: Any) -> tuple[dict[str, Tensor]
     from comfy_extras.nodes_train import TrainLoraNode
 
     values: dict[str, Any] = {
-        "model": model, "latents": models.latents(model), "positive": models.conditioning(), "batch_size": 1,
-        "grad_accumulation_steps": 1, "steps": 3, "learning_rate": 1e-2, "rank": 4, "optimizer": "AdamW",
-        "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32", "quantized_backward": False,
-        "algorithm": algorithm, "gradient_checkpointing": False, "checkpoint_depth": 1, "offloading": False,
-        "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False} | options
+        "model": model,
+        "latents": models.latents(model),
+        "positive": models.conditioning(),
+        "batch_size": 1,
+        "grad_accumulation_steps": 1,
+        "steps": 3,
+        "learning_rate": 1e-2,
+        "rank": 4,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": 0,
+        "training_dtype": "fp32",
+        "lora_dtype": "fp32",
+        "quantized_backward": False,
+        "algorithm": algorithm,
+        "gradient_checkpointing": False,
+        "checkpoint_depth": 1,
+        "offloading": False,
+        "existing_lora": "[None]",
+        "bucket_mode": False,
+        "bypass_mode": False,
+    } | options
     with torch.inference_mode():
         result = TrainLoraNode.execute(**{name: [value] for name, value in values.items()}).result
     return result[0], result[1]

@@ -37,11 +37,11 @@ CLIP_WIDTH = CLIP_CONFIG["hidden_size"]
 # (comfy.model_management.supports_fp64).
 LACKING = {
     "linalg_qr": "MPS: missing until 2026 (177370), then 25 to 250 times as slow as on the CPU (187567). XPU: fallback "
-                 "until June 2026 (torch-xpu-ops 4043)",
+    "until June 2026 (torch-xpu-ops 4043)",
     "geqrf": "MPS: yaml. XPU: fallback until torch-xpu-ops 4043, which itself computes it on the CPU (2399)",
     "ormqr": "MPS: yaml, 195276. XPU: fallback",
     "_linalg_svd": "MPS: yaml; MPSFallback.mm takes linalg_svd to the CPU, svdvals is missing; the first of its own "
-                   "(185954) gave a U that is not orthogonal (196112). XPU: fallback",
+    "(185954) gave a U that is not orthogonal (196112). XPU: fallback",
     "linalg_pinv": "put together of the one before and the one after",
     "_linalg_eigh": "MPS: yaml, 151874. XPU: fallback",
     "linalg_eig": "MPS: yaml, 195278. XPU: fallback",
@@ -53,7 +53,7 @@ LACKING = {
     "_linalg_solve_ex": "MPS: missing until 2025 (148547)",
     "linalg_cholesky_ex": "MPS: since 2025 (146799). XPU: fallback",
     "linalg_solve_triangular": "MPS: up to 13 times as slow as on the CPU for stacks of small matrices (198304). XPU: "
-                               "a warning that it is a fallback without oneMKL (BatchLinearAlgebra.cpp)",
+    "a warning that it is a fallback without oneMKL (BatchLinearAlgebra.cpp)",
     "triangular_solve": "XPU: fallback",
     "cholesky_inverse": "XPU: fallback",
     "linalg_lu": "XPU: fallback",
@@ -164,8 +164,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "convolutions": {"method": "deft", "layers": "all linear and convolution"},
     "checkpointing": {"method": "deft", "gradient_checkpointing": True},
     "weights of the loss": {"method": "para", "weighting": "min-SNR", "loss": "huber", "noise_offset": 0.1},
-    "debiased, averaged": {"method": "lora", "weighting": "debiased", "loss": "l1", "ema": 0.9, "optimizer":
-                           "Adafactor"},
+    "debiased, averaged": {
+        "method": "lora",
+        "weighting": "debiased",
+        "loss": "l1",
+        "ema": 0.9,
+        "optimizer": "Adafactor",
+    },
 }
 OF_FLOW: dict[str, dict[str, Any]] = {
     "flow": {"method": "deft"},
@@ -230,8 +235,13 @@ def test_training_of_texts(pack: Any, device: torch.device, what: str) -> None:
             else:
                 material = token.material_of(clip, [models.latents(model, 2)], ["a photo of {}"], False, "dog")
                 chosen = pack.settings(
-                    method="textual_inversion", rank=1, steps=2, learning_rate=1e-3, precision="fp32",
-                    options={"token": "sks-1", "vectors": 2, "words": "dog"})
+                    method="textual_inversion",
+                    rank=1,
+                    steps=2,
+                    learning_rate=1e-3,
+                    precision="fp32",
+                    options={"token": "sks-1", "vectors": 2, "words": "dog"},
+                )
             return pack.train(model, material, chosen, lambda progress: None).losses
 
     assert losses(device) == pytest.approx(losses(models.CPU), rel=1e-3)
@@ -252,8 +262,14 @@ def widen(clip: Any, project: Tensor) -> None:
 # ------------------------------------------------------------------------------------------------------------- applying
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deft qr": ("deft", {"projector": "qr"}), "deft relu": ("deft", {"projector": "relu"}), "para": ("para", {}),
-    "lora": ("lora", {}), "svdiff": ("svdiff", {}), "dora": ("dora", {}), "oft": ("oft", {})}
+    "deft qr": ("deft", {"projector": "qr"}),
+    "deft relu": ("deft", {"projector": "relu"}),
+    "para": ("para", {}),
+    "lora": ("lora", {}),
+    "svdiff": ("svdiff", {}),
+    "dora": ("dora", {}),
+    "oft": ("oft", {}),
+}
 
 
 def adapter_of(pack: Any, kind: str, model: Any) -> Any:
@@ -304,8 +320,9 @@ def test_hooks(pack: Any, device: torch.device) -> None:
 
     def hooked(where: torch.device) -> Tensor:
         patch, originals = adapter_class(set(), (entry,)), {"key": [(base.to(where), lambda value, inplace: value)]}
-        return patch.calculate_weight(weight.clone().to(where), "key", 0.5, 1.0, None, lambda value: value,
-                                      original_weight=originals)
+        return patch.calculate_weight(
+            weight.clone().to(where), "key", 0.5, 1.0, None, lambda value: value, original_weight=originals
+        )
 
     assert torch.allclose(hooked(device).cpu(), hooked(models.CPU), atol=1e-6)
 
@@ -420,8 +437,11 @@ def test_scoring(pack: Any, device: torch.device, tmp_path: Path) -> None:
             backbone.module.to(where)
             backbone.place = where
         ours, others, texts = pictures(3, 0), pictures(3, 1), ["a dog"] * 3
-        found = [scoring.score(scorer, ours, others, texts), scoring.score(scorer, ours, task=scoring.DIVERSITY),
-                 scoring.score(scorer, ours, pictures(2, 2), base=others, task=scoring.DRIFT)]
+        found = [
+            scoring.score(scorer, ours, others, texts),
+            scoring.score(scorer, ours, task=scoring.DIVERSITY),
+            scoring.score(scorer, ours, pictures(2, 2), base=others, task=scoring.DRIFT),
+        ]
         return [(row.metric, row.values) for result in found for row in result.rows]
 
     found, expected = scores(device), scores(models.CPU)

@@ -24,8 +24,14 @@ from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR, Pack, every_laye
 
 NAMINGS = ["comfyui", "kohya", "diffusers"]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deft-qr": ("deft", {"projector": "qr"}), "deft-relu": ("deft", {"projector": "relu"}), "para": ("para", {}),
-    "lora": ("lora", {}), "svdiff": ("svdiff", {}), "dora": ("dora", {}), "oft": ("oft", {})}
+    "deft-qr": ("deft", {"projector": "qr"}),
+    "deft-relu": ("deft", {"projector": "relu"}),
+    "para": ("para", {}),
+    "lora": ("lora", {}),
+    "svdiff": ("svdiff", {}),
+    "dora": ("dora", {}),
+    "oft": ("oft", {}),
+}
 CLIP_CONFIG = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3}
 
 
@@ -44,7 +50,8 @@ def exporter(comfyui_session: Any) -> Iterator[Any]:
 
     def run(adapter: Any, model: Any, clip: Any = None, **options: Any) -> tuple[Path, str]:
         output = comfyui_session.pack_nodes["DEFTExportLoRA"].execute(
-            adapter, model, "exported/test", "models/loras", clip=clip, **options)
+            adapter, model, "exported/test", "models/loras", clip=clip, **options
+        )
         path, report = Path(output.result[1]), output.result[2]
         made.append(path)
         return path, report
@@ -77,9 +84,12 @@ def random_layers(pack: Pack, shapes: dict[str, tuple[int, ...]], method: str, s
         if method == "svdiff":
             layers[name] = {"delta": 0.3 * torch.randn(min(out, width), generator=numbers)}
         elif method == "dora":
-            layers[name] = {"dora_up": 0.2 * torch.randn(out, rank, generator=numbers),
-                            "dora_down": 0.2 * torch.randn(rank, width, generator=numbers),
-                            "dora_magnitude": 0.5 + torch.rand(out, generator=numbers), "alpha": torch.tensor(2.0)}
+            layers[name] = {
+                "dora_up": 0.2 * torch.randn(out, rank, generator=numbers),
+                "dora_down": 0.2 * torch.randn(rank, width, generator=numbers),
+                "dora_magnitude": 0.5 + torch.rand(out, generator=numbers),
+                "alpha": torch.tensor(2.0),
+            }
         elif method == "oft":
             skew = torch.randn(1, 4, 4, generator=numbers)
             layers[name] = {"oft_rotation": torch.matrix_exp(0.2 * (skew - skew.mT))}
@@ -96,12 +106,16 @@ def layer_shapes(model: Any, method: str) -> dict[str, tuple[int, ...]]:
     shapes = {name: tuple(state[f"{name}.weight"].shape) for name in every_layer(model)}
     if "diffusion_model.joint_blocks.0.x_block.attn.qkv" in shapes:
         del shapes[SD3_QKV], shapes["diffusion_model.final_layer.adaLN_modulation.1"]
-        shapes |= {"transformer_blocks.0.attn.to_q": (128, 128), "transformer_blocks.0.attn.to_v": (128, 128),
-                   "norm_out.linear": (256, 128)}
+        shapes |= {
+            "transformer_blocks.0.attn.to_q": (128, 128),
+            "transformer_blocks.0.attn.to_v": (128, 128),
+            "norm_out.linear": (256, 128),
+        }
     if method == "oft":
         # PEFT's, which larger kernels do not have (see test_peft_records).
         shapes = {
-            name: shape for name, shape in shapes.items()
+            name: shape
+            for name, shape in shapes.items()
             if torch.Size(shape[1:]).numel() % 4 == 0 and torch.Size(shape[2:]).numel() == 1
         }
     return shapes
@@ -140,29 +154,41 @@ def test_core_loader_gives_the_picture_of_the_adapter(
 def test_names_of_the_three_namings(pack: Pack, bases: Any) -> None:
     """Written out, as kohya's sd-scripts and diffusers name the layers."""
     expected = {
-        "sd15": ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
-                 "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"),
-        "sdxl": ("lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q",
-                 "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora")}
+        "sd15": (
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora",
+        ),
+        "sdxl": (
+            "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q",
+            "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora",
+        ),
+    }
     for kind, (kohya, diffusers) in expected.items():
         model = bases[kind][0]
         name = UNET_LINEAR if kind == "sd15" else UNET_LINEAR.replace("input_blocks.1", "input_blocks.3")
         adapter = pack.adapter(model, [name])
         assert set(pack.to_lora(adapter, model)) == {
-            f"{name}.{part}" for part in ("lora_up.weight", "lora_down.weight", "alpha")}
+            f"{name}.{part}" for part in ("lora_up.weight", "lora_down.weight", "alpha")
+        }
         assert set(pack.to_lora(adapter, model, naming="kohya")) == {
-            f"{kohya}.{part}" for part in ("lora_up.weight", "lora_down.weight", "alpha")}
+            f"{kohya}.{part}" for part in ("lora_up.weight", "lora_down.weight", "alpha")
+        }
         assert set(pack.to_lora(adapter, model, naming="diffusers")) == {
-            f"{diffusers}.{part}.weight" for part in ("up", "down")}
+            f"{diffusers}.{part}.weight" for part in ("up", "down")
+        }
     model = bases["sd3"][0]
     lora = pack.to_lora(pack.adapter(model, [SD3_QKV]), model, naming="kohya")
     assert "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight" in lora
     lora = pack.to_lora(pack.adapter(model, [SD3_QKV]), model, naming="diffusers")
-    assert set(lora) == {f"transformer.transformer_blocks.0.attn.to_{part}.lora_{side}.weight"
-                         for part in "qkv" for side in "AB"}
+    assert set(lora) == {
+        f"transformer.transformer_blocks.0.attn.to_{part}.lora_{side}.weight" for part in "qkv" for side in "AB"
+    }
     lora = pack.to_lora(pack.adapter(model, ["diffusion_model.x_embedder.proj"]), model, naming="kohya")
     assert {key.partition(".")[2]: list(value.shape) for key, value in lora.items()} == {
-        "lora_up.weight": [128, 4, 1, 1], "lora_down.weight": [4, 16, 2, 2], "alpha": []}
+        "lora_up.weight": [128, 4, 1, 1],
+        "lora_down.weight": [4, 16, 2, 2],
+        "alpha": [],
+    }
     with pytest.raises(ValueError, match="Unknown naming 'novel'"):
         pack.to_lora(lora, model, naming="novel")
 
@@ -199,8 +225,9 @@ def pairs() -> dict[str, Any]:
 
         def output(network: Any = network, inputs: Any = inputs, extra: Any = extra) -> Tensor:
             with torch.no_grad():
-                return network(inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"],
-                               **extra).sample
+                return network(
+                    inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"], **extra
+                ).sample
 
         assert models.relative(models.network_output(model, **inputs), output()) < 1e-5
         made[kind] = types.SimpleNamespace(network=network, model=model, inputs=inputs, output=output)
@@ -210,8 +237,9 @@ def pairs() -> dict[str, Any]:
 @contextlib.contextmanager
 def in_diffusers(network: Any, path: Path, prefix: str) -> Iterator[None]:
     """A LoRA file in diffusers' network, loaded by diffusers and taken out again."""
-    network.load_lora_adapter(str(path.parent), weight_name=path.name, prefix=prefix, local_files_only=True,
-                              use_safetensors=True)
+    network.load_lora_adapter(
+        str(path.parent), weight_name=path.name, prefix=prefix, local_files_only=True, use_safetensors=True
+    )
     try:
         yield
     finally:
@@ -233,9 +261,21 @@ def test_diffusers_gives_the_output_of_the_adapter_in_comfyui(
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["lora_adapter_metadata"])
     component = "transformer" if kind == "sd3" else "unet"
-    assert set(record) == {f"{component}.{field}" for field in (
-        "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "lora_dropout", "bias",
-        "use_dora", "use_rslora")}
+    assert set(record) == {
+        f"{component}.{field}"
+        for field in (
+            "peft_type",
+            "r",
+            "lora_alpha",
+            "rank_pattern",
+            "alpha_pattern",
+            "target_modules",
+            "lora_dropout",
+            "bias",
+            "use_dora",
+            "use_rslora",
+        )
+    }
     assert record[f"{component}.rank_pattern"]  # the ranks differ
     with in_diffusers(pair.network, path, component):
         assert models.relative(pair.output(), expected) < 1e-4
@@ -270,8 +310,9 @@ def test_every_architecture(pack: Pack, exporter: Any, comfyui_session: Any, arc
     table, state = names.diffusers_names(pair.model), pair.model.model.state_dict()
     skipped = re.compile(pair.architecture.without_effect)
     keys = {names.target_key(target) for path, target in table.items() if not skipped.fullmatch(path)}
-    shapes = {layer: tuple(state[f"{layer}.weight"].shape) for layer in every_layer(pair.model)
-              if f"{layer}.weight" in keys}
+    shapes = {
+        layer: tuple(state[f"{layer}.weight"].shape) for layer in every_layer(pair.model) if f"{layer}.weight" in keys
+    }
     adapter = random_layers(pack, shapes, "deft")
     patched, _, report = pack.apply(adapter, pair.model)
     assert report.matched == len(shapes) > 10 and not report.unmatched
@@ -299,12 +340,14 @@ def small_clip(kind: str) -> Any:
     import comfy.sd1_clip
     import comfy.sdxl_clip
 
-    classes = {"sd15": (comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer),
-               "sdxl": (comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer)}[kind]
+    classes = {
+        "sd15": (comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer),
+        "sdxl": (comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer),
+    }[kind]
     target = types.SimpleNamespace(params={}, clip=classes[0], tokenizer=classes[1])
-    clip = models.clip_of(target, {
-        "dtype": torch.float32, "clip_l_model_config": CLIP_CONFIG,
-        "clip_g_model_config": CLIP_CONFIG})
+    clip = models.clip_of(
+        target, {"dtype": torch.float32, "clip_l_model_config": CLIP_CONFIG, "clip_g_model_config": CLIP_CONFIG}
+    )
     state = clip.cond_stage_model.state_dict()
     floating = {name: value.shape for name, value in state.items() if value.is_floating_point() and value.ndim}
     clip.cond_stage_model.load_state_dict(state | models.filled(floating, seed=11))
@@ -316,9 +359,14 @@ def transformers_clip(clip: Any, part: str) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     weights = getattr(clip.cond_stage_model, part).transformer.state_dict()
-    config = CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, eos_token_id=49407, bos_token_id=49406,
-                            hidden_act="quick_gelu" if part == "clip_l" else "gelu",
-                            **CLIP_CONFIG)
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        max_position_embeddings=77,
+        eos_token_id=49407,
+        bos_token_id=49406,
+        hidden_act="quick_gelu" if part == "clip_l" else "gelu",
+        **CLIP_CONFIG,
+    )
     network = CLIPTextModel(config).eval()
     own = network.state_dict()
     named = {key if key in own else key.removeprefix("text_model."): value for key, value in weights.items()}
@@ -329,9 +377,11 @@ def transformers_clip(clip: Any, part: str) -> nn.Module:
 
 def clip_adapter(pack: Pack, clip: Any, method: str) -> Any:
     """Random layers of all linear layers of the text models' blocks."""
-    shapes = {f"text_encoders.{name}": tuple(module.weight.shape)
-              for name, module in clip.cond_stage_model.named_modules()
-              if isinstance(module, nn.Linear) and ".layers." in name}
+    shapes = {
+        f"text_encoders.{name}": tuple(module.weight.shape)
+        for name, module in clip.cond_stage_model.named_modules()
+        if isinstance(module, nn.Linear) and ".layers." in name
+    }
     name, options = METHODS[method]
     return random_layers(pack, shapes, name, seed=60, **options)
 
@@ -354,9 +404,11 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
     adapter.update(pack.adapter(model, [every_layer(model)[5]]))
     wanted = encode(pack.apply(adapter, model, clip)[1])
     assert models.relative(encode(clip), wanted) > 1e-2
-    starts = {"comfyui": ["text_encoders.clip_l.transformer.text_model.", "text_encoders.clip_g."],
-              "kohya": ["lora_te_text_model_" if kind == "sd15" else "lora_te1_text_model_", "lora_te2_text_model_"],
-              "diffusers": ["text_encoder.text_model.encoder.", "text_encoder_2.text_model.encoder."]}
+    starts = {
+        "comfyui": ["text_encoders.clip_l.transformer.text_model.", "text_encoders.clip_g."],
+        "kohya": ["lora_te_text_model_" if kind == "sd15" else "lora_te1_text_model_", "lora_te2_text_model_"],
+        "diffusers": ["text_encoder.text_model.encoder.", "text_encoder_2.text_model.encoder."],
+    }
     for naming in NAMINGS:
         path, report = exporter(adapter, model, clip, naming=naming)
         texts = [key for key in load_file(path) if not key.startswith(("unet.", "lora_unet_", "diffusion_model."))]
@@ -376,8 +428,9 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
             own = getattr(patched.cond_stage_model, part).transformer
             expected = own(ids, dtype=torch.float32)[0].clone()
             plain = network(ids).last_hidden_state
-        _load_lora_into_text_encoder(load_file(path), None, network, prefix=prefix, text_encoder_name=prefix,
-                                     metadata=record)
+        _load_lora_into_text_encoder(
+            load_file(path), None, network, prefix=prefix, text_encoder_name=prefix, metadata=record
+        )
         with torch.inference_mode():
             found = network(ids).last_hidden_state
         assert models.relative(plain, expected) > 1e-2
@@ -387,8 +440,10 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
 # ----------------------------------------------------------------------------------------------------- slices and ranks
 
 
-@pytest.mark.parametrize(("shape", "part"), [((6, 8), (0, 2, 3)), ((6, 8), (1, 2, 3)), ((6, 8, 3, 3), (1, 4, 4)),
-                                             ((6, 8, 3, 3), (0, 1, 2)), ((6, 8), None)])
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [((6, 8), (0, 2, 3)), ((6, 8), (1, 2, 3)), ((6, 8, 3, 3), (1, 4, 4)), ((6, 8, 3, 3), (0, 1, 2)), ((6, 8), None)],
+)
 def test_a_slice_in_its_whole_weight_and_back(pack: Pack, shape: tuple[int, ...], part: Any) -> None:
     naming = pack.naming
     piece = list(shape)
@@ -416,8 +471,15 @@ def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: s
     """Slices of what is whole in all namings, as a file with finer names may have them."""
     side = pack.naming.Side(bases["sd15"][0], clip=False)
     key = f"{UNET_LINEAR}.weight"
-    halves = [pack.naming.Change(f"half {start}", (key, (0, start, 16)), models.random(16, 2, seed=start),
-                                 models.random(2, 32, seed=start + 1)) for start in (0, 16)]
+    halves = [
+        pack.naming.Change(
+            f"half {start}",
+            (key, (0, start, 16)),
+            models.random(16, 2, seed=start),
+            models.random(2, 32, seed=start + 1),
+        )
+        for start in (0, 16)
+    ]
     (layer,) = pack.naming.named(side, {key: halves}, naming)
     expected = torch.cat([half.up @ half.down for half in halves])
     assert layer.shape == (32, 32) and models.relative(layer.up @ layer.down, expected) < 1e-6
@@ -504,8 +566,9 @@ def test_another_base_is_said(pack: Pack, exporter: Any) -> None:
 def test_two_layers_of_one_weight_are_refused(pack: Pack) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_QKV])
-    adapter.update(pack.adapter(model, ["transformer_blocks.0.attn.to_q"],
-                                shapes={"transformer_blocks.0.attn.to_q": (64, 64)}))
+    adapter.update(
+        pack.adapter(model, ["transformer_blocks.0.attn.to_q"], shapes={"transformer_blocks.0.attn.to_q": (64, 64)})
+    )
     with pytest.raises(ValueError, match="same part of diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"):
         pack.to_lora(adapter, model)
 
@@ -524,13 +587,17 @@ def foreign_layers(model: Any) -> dict[str, Tensor]:
         return 0.3 * models.random(*size, seed=next(seeds))
 
     return {
-        f"{loha}.hada_w1_a": numbers(shape[loha][0], 2), f"{loha}.hada_w1_b": numbers(2, shape[loha][1]),
-        f"{loha}.hada_w2_a": numbers(shape[loha][0], 2), f"{loha}.hada_w2_b": numbers(2, shape[loha][1]),
+        f"{loha}.hada_w1_a": numbers(shape[loha][0], 2),
+        f"{loha}.hada_w1_b": numbers(2, shape[loha][1]),
+        f"{loha}.hada_w2_a": numbers(shape[loha][0], 2),
+        f"{loha}.hada_w2_b": numbers(2, shape[loha][1]),
         f"{loha}.alpha": torch.tensor(1.0),
         f"{lokr}.lokr_w1": numbers(4, 4),
         f"{lokr}.lokr_w2": numbers(shape[lokr][0] // 4, shape[lokr][1] // 4, 3, 3),
         f"{full}.diff": 0.1 * numbers(*shape[full]),
-        f"{lora}.lora_A.weight": numbers(2, shape[lora][1]), f"{lora}.lora_B.weight": numbers(shape[lora][0], 2)}
+        f"{lora}.lora_A.weight": numbers(2, shape[lora][1]),
+        f"{lora}.lora_B.weight": numbers(shape[lora][0], 2),
+    }
 
 
 def test_layers_of_other_methods(pack: Pack, exporter: Any, bases: Any) -> None:
@@ -573,27 +640,44 @@ def test_vectors_of_svdiff(pack: Pack, exporter: Any, bases: Any) -> None:
 def test_the_node_in_a_graph(comfyui: Any) -> None:
     """A file loaded and exported under diffusers' names, on the demo model."""
     loras = comfyui.base / "models" / "loras"
-    model = {"class_type": "UNETLoader",
-             "inputs": {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"}}
+    model = {
+        "class_type": "UNETLoader",
+        "inputs": {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"},
+    }
     name = "joint_blocks.0.x_block.attn.proj"
-    save_file({f"diffusion_model.{name}.lora_up.weight": models.random(192, 2, seed=1),
-               f"diffusion_model.{name}.lora_down.weight": models.random(2, 192, seed=2)}, loras / "plain.safetensors")
+    save_file(
+        {
+            f"diffusion_model.{name}.lora_up.weight": models.random(192, 2, seed=1),
+            f"diffusion_model.{name}.lora_down.weight": models.random(2, 192, seed=2),
+        },
+        loras / "plain.safetensors",
+    )
     prompt = {
         "model": model,
         "file": {"class_type": "DEFTLoadAdapterFile", "inputs": {"file": "plain.safetensors", "projector": "auto"}},
-        "export": {"class_type": "DEFTExportLoRA", "inputs": {
-            "adapter": ["file", 0], "model": ["model", 0], "filename_prefix": "exported/graph",
-            "place": "models/loras", "naming": "diffusers", "rank_limit": 0}},
+        "export": {
+            "class_type": "DEFTExportLoRA",
+            "inputs": {
+                "adapter": ["file", 0],
+                "model": ["model", 0],
+                "filename_prefix": "exported/graph",
+                "place": "models/loras",
+                "naming": "diffusers",
+                "rank_limit": 0,
+            },
+        },
     }
     try:
         run = comfyui.run(prompt, want=["export"])
         path = Path(run.output("export", 1))
         assert "1 layers (1 lora)" in run.output("export", 2) and "1 layers (1 lora)" in run.text("export")
-        assert set(load_file(path)) == {f"transformer.transformer_blocks.0.attn.to_out.0.lora_{part}.weight"
-                                        for part in "AB"}
+        assert set(load_file(path)) == {
+            f"transformer.transformer_blocks.0.attn.to_out.0.lora_{part}.weight" for part in "AB"
+        }
         path.unlink()
-        bad = comfyui.fail(prompt | {"export": prompt["export"] | {"inputs": prompt["export"]["inputs"] | {
-            "naming": "novel"}}})
+        bad = comfyui.fail(
+            prompt | {"export": prompt["export"] | {"inputs": prompt["export"]["inputs"] | {"naming": "novel"}}}
+        )
         assert bad.stage == "validation"
     finally:
         (loras / "plain.safetensors").unlink()

@@ -55,8 +55,11 @@ def lora_file(comfyui_session: Any) -> Iterator[Any]:
 def fine_tuned(make: Any, size: float = 0.05, keep: str = "") -> Any:
     """A model of which every parameter (whose name has no `keep` in it) is moved, matrices by a full-rank change."""
     model = make()
-    state = {name: value for name, value in model.model.diffusion_model.state_dict().items()
-             if value.is_floating_point() and not (keep and keep in name)}
+    state = {
+        name: value
+        for name, value in model.model.diffusion_model.state_dict().items()
+        if value.is_floating_point() and not (keep and keep in name)
+    }
     noise = models.filled({name: value.shape for name, value in state.items()}, seed=91)
     moved = {name: value + size * noise[name] for name, value in state.items()}
     model.model.diffusion_model.load_state_dict(moved, strict=False)
@@ -96,8 +99,11 @@ def test_a_fine_tune_against_numpy(pack: Pack) -> None:
     before, after = models.weights(base), models.weights(tuned)
     layers = every_layer(base)
     squares = {name: np.linalg.svd(difference(before, after, name), compute_uv=False) ** 2 for name in layers}
-    rest = sum(float((after[key].double() - before[key].double()).square().sum()) for key in before
-               if key.startswith("diffusion_model.") and key.removesuffix(".weight") not in layers)
+    rest = sum(
+        float((after[key].double() - before[key].double()).square().sum())
+        for key in before
+        if key.startswith("diffusion_model.") and key.removesuffix(".weight") not in layers
+    )
     whole = sum(values.sum() for values in squares.values())
     base_output, tuned_output = models.network_output(base), models.network_output(tuned)
     assert models.relative(base_output, tuned_output) > 1e-2
@@ -189,8 +195,11 @@ def test_text_encoders(pack: Pack) -> None:
     tuned = base.clone()
     tuned.cond_stage_model = copy.deepcopy(base.cond_stage_model)
     tuned.patcher = type(base.patcher)(tuned.cond_stage_model, load_device=models.DEVICE, offload_device=models.CPU)
-    linear = [name for name, module in tuned.cond_stage_model.named_modules()
-              if isinstance(module, nn.Linear) and ".layers." in name]
+    linear = [
+        name
+        for name, module in tuned.cond_stage_model.named_modules()
+        if isinstance(module, nn.Linear) and ".layers." in name
+    ]
     with torch.inference_mode():
         for index, name in enumerate(linear):
             module = tuned.cond_stage_model.get_submodule(name)
@@ -224,8 +233,12 @@ def test_what_cannot_be_extracted_is_said(pack: Pack) -> None:
     with pytest.raises(ValueError, match=rf"No layer .* 1 others have \({SD3_NORM}\)"):
         pack.extract(base, tuned)
     tuned = fine_tuned(models.sd3)
-    for options, sentence in (({"method": "para"}, "Unknown method"), ({"rank": 0}, "at least 1"),
-                              ({"energy": 2.0}, "energy"), ({"pattern": "("}, "not a regular expression")):
+    for options, sentence in (
+        ({"method": "para"}, "Unknown method"),
+        ({"rank": 0}, "at least 1"),
+        ({"energy": 2.0}, "energy"),
+        ({"pattern": "("}, "not a regular expression"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             pack.extract(base, tuned, **options)
     with torch.inference_mode():
@@ -258,8 +271,13 @@ def test_the_node_in_a_graph(comfyui: Any) -> None:
     """The demo model and itself with a LoRA, by ComfyUI's executor: extract, apply, sample."""
     loras = comfyui.base / "models" / "loras"
     name = "diffusion_model.joint_blocks.0.x_block.attn.proj"
-    save_file({f"{name}.lora_up.weight": 0.1 * models.random(192, 2, seed=1),
-               f"{name}.lora_down.weight": models.random(2, 192, seed=2)}, loras / "graph_lora.safetensors")
+    save_file(
+        {
+            f"{name}.lora_up.weight": 0.1 * models.random(192, 2, seed=1),
+            f"{name}.lora_down.weight": models.random(2, 192, seed=2),
+        },
+        loras / "graph_lora.safetensors",
+    )
 
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
@@ -267,10 +285,23 @@ def test_the_node_in_a_graph(comfyui: Any) -> None:
     prompt = {
         "model": node("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default"),
         "lora": node("LoraLoaderModelOnly", model=["model", 0], lora_name="graph_lora.safetensors", strength_model=1.0),
-        "extract": node("DEFTExtractAdapter", model_tuned=["lora", 0], model_base=["model", 0], method="deft", rank=2,
-                        energy=0.0, convolutions=True, vectors=False),
-        "save": node("DEFTSaveAdapter", adapter=["extract", 0], filename_prefix="extracted/graph",
-                     format="native (.safetensors)", place="models/loras"),
+        "extract": node(
+            "DEFTExtractAdapter",
+            model_tuned=["lora", 0],
+            model_base=["model", 0],
+            method="deft",
+            rank=2,
+            energy=0.0,
+            convolutions=True,
+            vectors=False,
+        ),
+        "save": node(
+            "DEFTSaveAdapter",
+            adapter=["extract", 0],
+            filename_prefix="extracted/graph",
+            format="native (.safetensors)",
+            place="models/loras",
+        ),
     }
     run = types.SimpleNamespace()
     try:
@@ -279,8 +310,10 @@ def test_the_node_in_a_graph(comfyui: Any) -> None:
         assert "retained energy: 100.0000% of these layers' change" in run.output("extract", 1)
         assert set(run.output("extract")) == {f"{name}.{part}" for part in ("deft_Q", "deft_R", "alpha")}
         Path(run.output("save")).unlink()
-        same = comfyui.fail(prompt | {"extract": prompt["extract"] | {
-            "inputs": prompt["extract"]["inputs"] | {"model_tuned": ["model", 0]}}})
+        same = comfyui.fail(
+            prompt
+            | {"extract": prompt["extract"] | {"inputs": prompt["extract"]["inputs"] | {"model_tuned": ["model", 0]}}}
+        )
         assert same.node_id == "extract" and "nothing to extract" in same.message
     finally:
         (loras / "graph_lora.safetensors").unlink()

@@ -32,8 +32,10 @@ def pack(comfyui_session: Any) -> Pack:
 
 def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
     """Random tensors by the ends of their names; "__" is a dot."""
-    return {name.replace("__", "."): 0.3 * models.random(*shape, seed=100 * seed + index)
-            for index, (name, shape) in enumerate(shapes.items())}
+    return {
+        name.replace("__", "."): 0.3 * models.random(*shape, seed=100 * seed + index)
+        for index, (name, shape) in enumerate(shapes.items())
+    }
 
 
 def named(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,20 +47,29 @@ def loha(rows: int, columns: int, other: int | None = None) -> dict[str, Tensor]
 
 
 def tucker_loha(rows: int, columns: int, kernel: tuple[int, ...] = (3, 3)) -> dict[str, Tensor]:
-    return numbers(2, hada_t1=(4, 4, *kernel), hada_w1_a=(4, rows), hada_w1_b=(4, columns),
-                   hada_t2=(4, 4, *kernel), hada_w2_a=(4, rows), hada_w2_b=(4, columns))
+    return numbers(
+        2,
+        hada_t1=(4, 4, *kernel),
+        hada_w1_a=(4, rows),
+        hada_w1_b=(4, columns),
+        hada_t2=(4, 4, *kernel),
+        hada_w2_a=(4, rows),
+        hada_w2_b=(4, columns),
+    )
 
 
 def tucker_lora(rows: int, columns: int, kernel: tuple[int, ...] = (3, 3)) -> dict[str, Tensor]:
     ones = (1,) * len(kernel)
-    return numbers(3, lora_up__weight=(rows, 4, *ones), lora_mid__weight=(4, 4, *kernel),
-                   lora_down__weight=(4, columns, *ones)) | {"alpha": torch.tensor(2.0)}
+    return numbers(
+        3, lora_up__weight=(rows, 4, *ones), lora_mid__weight=(4, 4, *kernel), lora_down__weight=(4, columns, *ones)
+    ) | {"alpha": torch.tensor(2.0)}
 
 
 def tucker_lokr(rows: int, columns: int, kernel: tuple[int, ...] = (3, 3), both: bool = False) -> dict[str, Tensor]:
     first = {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 8)} if both else {"lokr_w1": (4, 8)}
     return numbers(4, **first, lokr_t2=(2, 2, *kernel), lokr_w2_a=(2, rows // 4), lokr_w2_b=(2, columns // 8)) | {
-        "alpha": torch.tensor(3.0)}
+        "alpha": torch.tensor(3.0)
+    }
 
 
 def glora(rows: int, columns: int) -> dict[str, Tensor]:
@@ -108,15 +119,21 @@ MISFITS: dict[str, tuple[str, dict[str, Tensor], str]] = {
     "diff_b-no-bias": (UNET_LINEAR, sized(diff_b=(32,)), f"the model has no {UNET_LINEAR}.bias"),
     "lora-ranks": (UNET_LINEAR, sized(lora_B__weight=(32, 4), lora_A__weight=(3, 32)), "its factors are"),
     "lora-vector": (UNET_LINEAR, sized(lora_B__weight=(32,), lora_A__weight=(1, 32)), "its tensors are [32] and"),
-    "lora-reshape": (UNET_LINEAR, sized(lora_B__weight=(32, 4), lora_A__weight=(4, 32), reshape_weight=(2, 2)),
-                     "its reshape_weight is no list of sizes"),
-    "lora-reshape-number": (UNET_LINEAR, sized(lora_B__weight=(32, 4), lora_A__weight=(4, 32), reshape_weight=()),
-                            "its reshape_weight is no list of sizes"),
+    "lora-reshape": (
+        UNET_LINEAR,
+        sized(lora_B__weight=(32, 4), lora_A__weight=(4, 32), reshape_weight=(2, 2)),
+        "its reshape_weight is no list of sizes",
+    ),
+    "lora-reshape-number": (
+        UNET_LINEAR,
+        sized(lora_B__weight=(32, 4), lora_A__weight=(4, 32), reshape_weight=()),
+        "its reshape_weight is no list of sizes",
+    ),
     "tucker-lora": (UNET_CONVOLUTION, tucker_lora(32, 16), "made for [32, 16, 3, 3], this weight is [32, 32, 3, 3]"),
     "tucker-lora-ranks": (UNET_CONVOLUTION, tucker_lora(32, 32) | sized(lora_mid__weight=(4, 2, 3, 3)), "its factors"),
     "dora": (UNET_LINEAR, dora(32, 32, (64, 1)), "loha of another size, this weight is [32, 32]"),
     "loha-incomplete": (UNET_LINEAR, {k: v for k, v in loha(32, 32).items() if k != "hada_w2_b"}, "hada_w2_b"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MISFITS)
@@ -125,7 +142,9 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
     model = models.unet()
     base = models.weights(model)
     assert {name: tuple(base[f"{name}.weight"].shape) for name in (UNET_LINEAR, UNET_CONVOLUTION)} == {
-        UNET_LINEAR: LINEAR, UNET_CONVOLUTION: CONVOLUTION}
+        UNET_LINEAR: LINEAR,
+        UNET_CONVOLUTION: CONVOLUTION,
+    }
     alone = pack.adapters.Adapter(named(name, tensors))
     with pytest.raises(ValueError, match="their sizes differ") as error:
         pack.apply(alone, model)
@@ -146,11 +165,17 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
     assert info.unmatched == [text] and info.matched == 1
 
 
-@pytest.mark.parametrize(("tensors", "said"), [
-    (tucker_lokr(32, 32) | sized(lokr_w2_a=(3, 8)), "the factors have the shapes [2, 2, 3, 3] and [3, 8] and [2, 4]"),
-    (dora(32, 32, (32, 2)), "dora_scale has shape [32, 2]"),
-    (sized(oft_blocks=(4, 8, 7)), "oft_blocks has shape [4, 8, 7]"),
-])
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (
+            tucker_lokr(32, 32) | sized(lokr_w2_a=(3, 8)),
+            "the factors have the shapes [2, 2, 3, 3] and [3, 8] and [2, 4]",
+        ),
+        (dora(32, 32, (32, 2)), "dora_scale has shape [32, 2]"),
+        (sized(oft_blocks=(4, 8, 7)), "oft_blocks has shape [4, 8, 7]"),
+    ],
+)
 def test_a_damaged_layer_is_refused_by_name(pack: Pack, tensors: dict[str, Tensor], said: str) -> None:
     adapter = pack.adapters.Adapter(named(UNET_CONVOLUTION, tensors) | named(BESIDE, loha(*LINEAR)))
     for refuse in (pack.apply, pack.export, pack.inspect):
@@ -173,7 +198,7 @@ FITTING: dict[str, tuple[str, dict[str, Tensor]]] = {
     "diff": (UNET_LINEAR, sized(diff=(32, 32))),
     "diff_b": (UNET_CONVOLUTION, sized(diff_b=(32,))),
     "tucker-lora": (UNET_CONVOLUTION, tucker_lora(32, 32)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FITTING)
@@ -255,12 +280,20 @@ def onetrainer_loha(tensors: dict[str, Tensor]) -> Tensor:
     return (W1 * W2).view(CONVOLUTION) * (float(tensors["alpha"]) / len(A1))
 
 
-@pytest.mark.parametrize("tensors", [
-    {"hada_w1_a": (32, 4, 1, 1), "hada_w1_b": (4, 32, 3, 3), "hada_w2_a": (32, 4, 1, 1), "hada_w2_b": (4, 32, 3, 3)},
-    {"lokr_w1": (4, 8), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4, 3, 3)},
-    {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 8), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4, 3, 3)},
-    {"lokr_w1": (4, 8, 1, 1), "lokr_w2": (8, 4, 3, 3)},
-])
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {
+            "hada_w1_a": (32, 4, 1, 1),
+            "hada_w1_b": (4, 32, 3, 3),
+            "hada_w2_a": (32, 4, 1, 1),
+            "hada_w2_b": (4, 32, 3, 3),
+        },
+        {"lokr_w1": (4, 8), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4, 3, 3)},
+        {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 8), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4, 3, 3)},
+        {"lokr_w1": (4, 8, 1, 1), "lokr_w2": (8, 4, 3, 3)},
+    ],
+)
 def test_factors_of_four_dimensions(pack: Pack, tensors: dict[str, tuple[int, ...]]) -> None:
     """What OneTrainer writes, and LyCORIS' functional.lokr.weight_gen makes, for a convolution.
 
@@ -340,8 +373,11 @@ def test_no_change_where_none_is_meant(pack: Pack) -> None:
     """Factors that were never trained are zero; a change below the weight's rounding is there all the same."""
     model = models.sd3()
     key = f"{SD3_PROJECTION}.weight"
-    for tensors in (loha(64, 64) | {"hada_w1_b": torch.zeros(4, 64)}, sized(oft_blocks=(8, 8, 8)) | {
-            "oft_blocks": torch.ones(8, 8, 8)}, loha(64, 64) | {"alpha": torch.tensor(0.0)}):
+    for tensors in (
+        loha(64, 64) | {"hada_w1_b": torch.zeros(4, 64)},
+        sized(oft_blocks=(8, 8, 8)) | {"oft_blocks": torch.ones(8, 8, 8)},
+        loha(64, 64) | {"alpha": torch.tensor(0.0)},
+    ):
         adapter = pack.adapters.Adapter(named(SD3_PROJECTION, tensors))
         (row,) = pack.inspect(adapter, model).rows
         assert row.key == key and row.change.norm == 0

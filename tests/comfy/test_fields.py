@@ -41,8 +41,11 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
 def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> None:
     """At Train Adapter, with a method there, or at Training Settings: once, with its default."""
     settings, fields, _ = modules.values()
-    nodes = {name: node.GET_NODE_INFO_V1()["input"]["required"] for name, node in comfyui.pack_nodes.items()
-             if name in ("DEFTTrainAdapter", "DEFTTrainingSettings")}
+    nodes = {
+        name: node.GET_NODE_INFO_V1()["input"]["required"]
+        for name, node in comfyui.pack_nodes.items()
+        if name in ("DEFTTrainAdapter", "DEFTTrainingSettings")
+    }
     methods = [option["inputs"]["required"] for option in nodes["DEFTTrainAdapter"]["method"][1]["options"]]
     own = {name for option in methods for name in option} - {"projector", "start", "keep_decomposition"}
     for name, (setting, default) in fields.described(settings.Settings).items():

@@ -59,10 +59,15 @@ def test_demo_pictures_are_those_of_the_files(comfyui: Any) -> None:
     assert np.array_equal(images[0][0].numpy(), first)
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("output/../..", "is no folder in ComfyUI's input or output folder"), ("/etc", "is no folder in ComfyUI's input"),
-    ("elsewhere/x", "is no folder in ComfyUI's input"), ("output/no such", "There is no folder 'output/no such'"),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("output/../..", "is no folder in ComfyUI's input or output folder"),
+        ("/etc", "is no folder in ComfyUI's input"),
+        ("elsewhere/x", "is no folder in ComfyUI's input"),
+        ("output/no such", "There is no folder 'output/no such'"),
+    ],
+)
 def test_other_places_are_refused(comfyui: Any, name: str, words: str) -> None:
     """The node's own check, for what gets past ComfyUI's list of values."""
     folder_of = comfyui.module("nodes.folders").folder_of

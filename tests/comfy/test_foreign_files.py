@@ -81,8 +81,12 @@ def test_lycoris_dora_follows_its_authors(pack: Pack, tmp_path: Path) -> None:
     for shape, dim in (((64, 1), 1), ((1, 64), 0)):
         scale = models.random(*shape, seed=3).abs() + 0.5
         name = "lora_unet_joint_blocks_0_x_block_attn_proj"
-        tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(8.0),
-                   f"{name}.dora_scale": scale}
+        tensors = {
+            f"{name}.lora_up.weight": up,
+            f"{name}.lora_down.weight": down,
+            f"{name}.alpha": torch.tensor(8.0),
+            f"{name}.dora_scale": scale,
+        }
         save_file(tensors, tmp_path / "a.safetensors")
         patched, _, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), model)
         assert report.methods == {"dora": 1}
@@ -90,9 +94,17 @@ def test_lycoris_dora_follows_its_authors(pack: Pack, tmp_path: Path) -> None:
         assert models.relative(models.patched_weights(patched)[KEY], expected) < 1e-5
 
 
-@pytest.mark.parametrize("key", [
-    "unet.{}.lora.up.weight", "{}.lora_linear_layer.up.weight", "unet.{}.lora_B.weight",
-    "base_model.model.{}.lora_B.weight", "unet.base_model.model.{}.lora_B.default.weight", "{}.lora_up.weight"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "unet.{}.lora.up.weight",
+        "{}.lora_linear_layer.up.weight",
+        "unet.{}.lora_B.weight",
+        "base_model.model.{}.lora_B.weight",
+        "unet.base_model.model.{}.lora_B.default.weight",
+        "{}.lora_up.weight",
+    ],
+)
 def test_lora_of_diffusers_names_on_a_unet(pack: Pack, tmp_path: Path, key: str) -> None:
     """Names that ComfyUI itself does not map for Stable Diffusion 1.5 and XL."""
     model = models.unet()
@@ -132,9 +144,14 @@ def test_svdiff_on_a_unet_with_norms_and_convolutions(pack: Pack, tmp_path: Path
 def model_names(pack: Pack, model: Any) -> dict[str, str]:
     """A few layers of each kind by their names in diffusers: linear, convolution, norm."""
     names = pack.comfyui.module("patches.names").diffusers_names(model)
-    wanted = ("conv_in", "down_blocks.0.resnets.0.norm1", "down_blocks.0.resnets.0.conv1",
-              "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
-              "down_blocks.0.attentions.0.transformer_blocks.0.norm1", "time_embedding.linear_1")
+    wanted = (
+        "conv_in",
+        "down_blocks.0.resnets.0.norm1",
+        "down_blocks.0.resnets.0.conv1",
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+        "down_blocks.0.attentions.0.transformer_blocks.0.norm1",
+        "time_embedding.linear_1",
+    )
     return {name: names[name] for name in wanted}
 
 
@@ -159,15 +176,18 @@ def test_the_deft_repositorys_files_do_what_its_layers_compute(
     model = models.unet()
     names = {name: key for name, key in model_names(pack, model).items() if name.endswith("to_q")}
     names["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"] = (
-        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight")
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.weight"
+    )
     weights = models.weights(model)
     expected, tensors = {}, {}
     for index, (name, key) in enumerate(names.items()):
         out, inputs = weights[key].shape
         layer = {"P": 0.3 * models.random(out, 4, seed=index), "R_new": models.random(4, inputs, seed=10 + index)}
         if kind == "lora":
-            layer |= {"lora_A": 0.3 * models.random(out, 4, seed=20 + index),
-                      "lora_B": models.random(4, inputs, seed=30 + index)}
+            layer |= {
+                "lora_A": 0.3 * models.random(out, 4, seed=20 + index),
+                "lora_B": models.random(4, inputs, seed=30 + index),
+            }
         if gate:
             layer["gate"] = torch.tensor([0.7])
         tensors |= {f"{name}.lora_layer.{part}": tensor for part, tensor in layer.items()}

@@ -34,7 +34,7 @@ def table() -> dict[str, dict[str, str]]:
     lines = (ROOT / "docs" / "file_formats.md").read_text().splitlines()
     start = next(index for index, line in enumerate(lines) if cells(line) == COLUMNS)
     rows: dict[str, dict[str, str]] = {}
-    for line in lines[start + 2:]:
+    for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
         row = dict(zip(COLUMNS, cells(line), strict=True))

@@ -1,5 +1,6 @@
 """Training of methods without a rank, SVDiff and DreamBooth: what comes out, what is kept on disk, what is refused."""
 
+# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 import errno
@@ -20,7 +21,11 @@ ENDINGS = {"svdiff": {"delta"}, "dreambooth": {"diff", "diff_b"}}
 @pytest.mark.parametrize("make", [models.sd3, models.unet], ids=["sd3", "unet"])
 @pytest.mark.parametrize("method", ENDINGS)
 def test_every_layer_is_trained_saved_and_applied(
-    pack: Any, comfyui_session: Any, method: str, make: Any, tmp_path: Path  # noqa: F811
+    pack: Any,
+    comfyui_session: Any,
+    method: str,
+    make: Any,
+    tmp_path: Path,
 ) -> None:
     """The weights that come from the file are those that the training ended with, in our loader and in ComfyUI's."""
     import comfy.sd
@@ -63,7 +68,7 @@ def test_every_layer_is_trained_saved_and_applied(
 
 
 @pytest.mark.parametrize("method", ENDINGS)
-def test_what_training_sees_is_what_the_adapter_gives(pack: Any, method: str) -> None:  # noqa: F811
+def test_what_training_sees_is_what_the_adapter_gives(pack: Any, method: str) -> None:
     """The first loss of a training on top of the adapter is that of going on with it."""
     model = as_loaded(models.unet)
     chosen = {"method": method, "layers": "everything", "learning_rate": 1e-3, "seed": 4}
@@ -86,7 +91,7 @@ def test_what_training_sees_is_what_the_adapter_gives(pack: Any, method: str) ->
             assert trainer.gradients() == pytest.approx(longer.losses[4], rel=1e-4)
 
 
-def test_decompositions_are_kept_and_checked(pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_decompositions_are_kept_and_checked(pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = as_loaded(models.sd3)
     method = pack.methods.get("svdiff")
     counted: list[int] = []
@@ -119,7 +124,11 @@ def test_decompositions_are_kept_and_checked(pack: Any, tmp_path: Path, monkeypa
 
 
 def test_a_full_disk_does_not_stop_the_decomposition(
-    pack: Any, comfyui_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any  # noqa: F811
+    pack: Any,
+    comfyui_session: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
 ) -> None:
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -130,7 +139,7 @@ def test_a_full_disk_does_not_stop_the_decomposition(
     assert found.sigma.shape == (3,) and "could not be kept (No space left on device)" in caplog.text
 
 
-def test_the_rate_of_norms(pack: Any) -> None:  # noqa: F811
+def test_the_rate_of_norms(pack: Any) -> None:
     model = as_loaded(models.unet)
     chosen = {"method": "svdiff", "layers": "everything", "steps": 1, "learning_rate": 1e-3}
     adapter = train(pack, model, norm_rate=0.1, **chosen).adapter
@@ -143,7 +152,7 @@ def test_the_rate_of_norms(pack: Any) -> None:  # noqa: F811
     assert all(moved <= (1e-4 if norm else 1e-3) for norm, moved in kinds)
 
 
-def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:  # noqa: F811
+def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:
     bad(pack, "Norms cannot have a rank: choose other layers than 'everything' for deft", layers="everything")
     memory = comfyui_session.module("trainers.memory")
     huge = nn.Linear(10**7, 10**7, device="meta")
@@ -156,7 +165,10 @@ def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("text", [False, True], ids=["model", "with text encoder"])
 def test_svdiff_files_of_the_common_implementation(
-    pack: Any, comfyui_session: Any, text: bool, tmp_path: Path  # noqa: F811
+    pack: Any,
+    comfyui_session: Any,
+    text: bool,
+    tmp_path: Path,
 ) -> None:
     """Trained here, written under diffusers' names, the paths and sizes are those of diffusers' network; read back."""
     from safetensors.torch import load_file
@@ -173,7 +185,8 @@ def test_svdiff_files_of_the_common_implementation(
     modules = dict(network.named_modules())
     expected = {
         f"{name}.delta": 1 if module.weight.ndim == 1 else min(module.weight.flatten(1).shape)
-        for name, module in modules.items() if getattr(module, "weight", None) is not None
+        for name, module in modules.items()
+        if getattr(module, "weight", None) is not None
     }
     assert {key: len(value) for key, value in written.items()} == expected
     assert (folder / "spectral_shifts_te.safetensors").is_file() == text
@@ -186,7 +199,9 @@ def test_svdiff_files_of_the_common_implementation(
 
 
 def test_svdiff_folders_hold_svdiff_of_one_text_encoder(
-    pack: Any, comfyui_session: Any, tmp_path: Path  # noqa: F811
+    pack: Any,
+    comfyui_session: Any,
+    tmp_path: Path,
 ) -> None:
     write = comfyui_session.module("deft_ops.files.svdiff").write
     shifts = torch.ones(4)
@@ -194,15 +209,17 @@ def test_svdiff_folders_hold_svdiff_of_one_text_encoder(
         ({"diffusion_model.a.deft_Q": torch.ones(4, 2)}, "An SVDiff folder holds SVDiff layers only"),
         ({"diffusion_model.a.diff": torch.ones(4, 2)}, "An SVDiff folder holds SVDiff layers only"),
         ({"diffusion_model.qkv.delta": shifts}, "Layer diffusion_model.qkv has no name in diffusers"),
-        ({f"text_encoders.clip_{kind}.transformer.{ENCODER}.delta": shifts for kind in "lg"},
-         "room for one text encoder, not text_encoders.clip_g, text_encoders.clip_l"),
+        (
+            {f"text_encoders.clip_{kind}.transformer.{ENCODER}.delta": shifts for kind in "lg"},
+            "room for one text encoder, not text_encoders.clip_g, text_encoders.clip_l",
+        ),
     ):
         with pytest.raises(ValueError, match=text):
             write(pack.adapters.Adapter(tensors), tmp_path / "none", {})
     assert not (tmp_path / "none").exists()
 
 
-def test_dreambooth_becomes_a_small_lora(pack: Any, comfyui_session: Any) -> None:  # noqa: F811
+def test_dreambooth_becomes_a_small_lora(pack: Any, comfyui_session: Any) -> None:
     """Extract Adapter between base and trained model: all of the change at full rank, a part of it at rank 2."""
     model = as_loaded(models.unet)
     adapter = train(pack, model, method="dreambooth", layers="attention", steps=20, learning_rate=1e-3).adapter
@@ -213,7 +230,9 @@ def test_dreambooth_becomes_a_small_lora(pack: Any, comfyui_session: Any) -> Non
     for rank, full in ((64, True), (2, False)):
         extracted = node.execute(applied, models.unet(), "lora", rank, 0.0, True, False).result[0]
         found = models.patched_weights(pack.apply(extracted, models.unet())[0])
-        errors = [models.relative(found[key] - value, wanted[key] - value)
-                  for key, value in models.weights(models.unet()).items() if (wanted[key] - value).norm() > 1e-6
-                  and value.ndim > 1]
+        errors = [
+            models.relative(found[key] - value, wanted[key] - value)
+            for key, value in models.weights(models.unet()).items()
+            if (wanted[key] - value).norm() > 1e-6 and value.ndim > 1
+        ]
         assert errors and (max(errors) < 1e-3 if full else min(errors) > 0.05 and max(errors) < 1)

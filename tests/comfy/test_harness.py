@@ -8,8 +8,16 @@ from typing import Any
 def latent_prompt() -> dict[str, Any]:
     return {
         "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 32, "batch_size": 2}},
-        "2": {"class_type": "LatentUpscale", "inputs": {
-            "samples": ["1", 0], "upscale_method": "nearest-exact", "width": 128, "height": 64, "crop": "disabled"}},
+        "2": {
+            "class_type": "LatentUpscale",
+            "inputs": {
+                "samples": ["1", 0],
+                "upscale_method": "nearest-exact",
+                "width": 128,
+                "height": 64,
+                "crop": "disabled",
+            },
+        },
         "3": {"class_type": "PreviewAny", "inputs": {"source": "seen"}},
     }
 

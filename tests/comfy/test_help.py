@@ -23,11 +23,29 @@ DOCS = ROOT / "web" / "docs"
 CODE = ("nodes", "patches", "trainers", "scoring", "deft_ops", "demo")
 LARGEST = 40_000  # bytes of a picture
 WORDS = {
-    "en": {"inputs": "Inputs", "outputs": "Outputs", "typical": "Typical values", "mistakes": "Mistakes",
-           "default": "default: ", "empty": "empty", "on": "on", "off": "off", "optional": ", optional"},
-    "zh": {"inputs": "输入", "outputs": "输出", "typical": "常用值", "mistakes": "常见错误",
-           "default": "默认：", "empty": "空", "on": "开", "off": "关", "optional": "，可选"},
-}  # fmt: skip
+    "en": {
+        "inputs": "Inputs",
+        "outputs": "Outputs",
+        "typical": "Typical values",
+        "mistakes": "Mistakes",
+        "default": "default: ",
+        "empty": "empty",
+        "on": "on",
+        "off": "off",
+        "optional": ", optional",
+    },
+    "zh": {
+        "inputs": "输入",
+        "outputs": "输出",
+        "typical": "常用值",
+        "mistakes": "常见错误",
+        "default": "默认：",
+        "empty": "空",
+        "on": "开",
+        "off": "关",
+        "optional": "，可选",
+    },
+}
 LANGUAGES = list(WORDS)
 
 
@@ -106,8 +124,11 @@ def test_help_names_every_input_and_output(nodes: dict[str, Any], language: str)
         wanted, there = expected(node["input"], words), listed(parts.get(words["inputs"], ""))
         wrong += [f"{node_id}: input {name} is not in the help" for name in wanted.keys() - there.keys()]
         wrong += [f"{node_id}: the help has {name}, the node does not" for name in there.keys() - wanted.keys()]
-        wrong += [f"{node_id}: {name} ({said}), but the help has ({there[name]})" for name, said in wanted.items()
-                  if name in there and said not in (None, there[name])]
+        wrong += [
+            f"{node_id}: {name} ({said}), but the help has ({there[name]})"
+            for name, said in wanted.items()
+            if name in there and said not in (None, there[name])
+        ]
         outputs = {name: f"`{kind}`" for name, kind in zip(node["output_name"], node["output"], strict=True)}
         if listed(parts.get(words["outputs"], "")) != outputs:
             wrong.append(f"{node_id}: the help's outputs are not {', '.join(outputs)}")
@@ -214,8 +235,9 @@ def test_names_and_descriptions_are_not_messages_with_syntax(make_locale: Any, l
 
 def test_chinese_is_chinese(make_locale: Any) -> None:
     """Each Chinese text has Chinese characters, but for names that are the same in both."""
-    english, chinese = (make_locale.entries(make_locale.read(make_locale.LOCALES / name / "nodeDefs.json"))
-                        for name in LANGUAGES)
+    english, chinese = (
+        make_locale.entries(make_locale.read(make_locale.LOCALES / name / "nodeDefs.json")) for name in LANGUAGES
+    )
     for path, entry in chinese.items():
         for part, text in entry.items():
             same = part == "name" and text.casefold() == english[path]["name"].casefold()

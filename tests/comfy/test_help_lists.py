@@ -30,8 +30,10 @@ def test_pages_of_training_are_up_to_date(comfyui: Any, make_help: Any, name: st
     assert make_help.page_of(page, described(comfyui, name), texts, language) == page
 
 
-@pytest.mark.parametrize(("language", "new"), [
-    ("en", "- `lowest_rate` (default: 0.5): Not below."), ("zh", "- `lowest_rate` 最低（默认：0.5）：不低于。")])
+@pytest.mark.parametrize(
+    ("language", "new"),
+    [("en", "- `lowest_rate` (default: 0.5): Not below."), ("zh", "- `lowest_rate` 最低（默认：0.5）：不低于。")],
+)
 def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, new: str) -> None:
     name = "DEFTTrainingSettings"
     node, path = described(comfyui, name), make_help.DOCS / name / f"{language}.md"
@@ -39,8 +41,10 @@ def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, ne
     node["input"]["optional"] = {"lowest_rate": ["FLOAT", {"default": 0.5}]}
     node["input"]["required"]["ema"][1]["default"] = 0.25
     del node["input"]["required"]["gamma"]
-    texts["inputs"]["lowest_rate"] = {"en": {"name": "lowest_rate", "tooltip": "Not below."},
-                                      "zh": {"name": "最低", "tooltip": "不低于。"}}[language]
+    texts["inputs"]["lowest_rate"] = {
+        "en": {"name": "lowest_rate", "tooltip": "Not below."},
+        "zh": {"name": "最低", "tooltip": "不低于。"},
+    }[language]
     made = make_help.page_of(page, node, texts, language).splitlines()
     before = page.splitlines()
     assert set(made) - set(before) == {new, *(row for row in made if row.startswith("- `ema`"))}

@@ -19,8 +19,11 @@ PROJECTION = "diffusion_model.joint_blocks.0.x_block.attn.proj"
 QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
 KINDS = ["sd3", "unet"]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "qr": ("deft", {"projector": "qr"}), "relu": ("deft", {"projector": "relu"}), "para": ("para", {}),
-    "lora": ("lora", {})}
+    "qr": ("deft", {"projector": "qr"}),
+    "relu": ("deft", {"projector": "relu"}),
+    "para": ("para", {}),
+    "lora": ("lora", {}),
+}
 STEPS = 4
 
 
@@ -57,8 +60,13 @@ class Pack:
 
     def hook(self, adapter: Any, model: Any, **options: Any) -> Any:
         """Create Hook Adapter."""
-        inputs = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0,
-                  "stacking": "from_base"}
+        inputs = {
+            "strength_model": 1.0,
+            "strength_clip": 1.0,
+            "removal": 1.0,
+            "injection": 1.0,
+            "stacking": "from_base",
+        }
         return self.node.execute(adapter, model, **(inputs | options)).result[0]
 
     def keyframes(self, hooks: Any, *points: tuple[float, float]) -> Any:
@@ -70,8 +78,9 @@ class Pack:
 
     def hooked(self, conditioning: list, hooks: Any) -> list:
         """Cond Set Props."""
-        return self.call("ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default",
-                         hooks=hooks)
+        return self.call(
+            "ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default", hooks=hooks
+        )
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +94,9 @@ def pack(comfyui_session: Any) -> Iterator[Pack]:
 def every_layer(model: Any) -> list[str]:
     """Native names of all linear and convolution weights."""
     root = model.model.diffusion_model
-    return [f"diffusion_model.{name}" for name, module in root.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return [
+        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
 
 
 def fresh(kind: str = "sd3", **options: Any) -> Any:
@@ -118,8 +128,14 @@ def unload() -> None:
 POSITIVE, NEGATIVE = models.conditioning(20), models.conditioning(30)
 
 
-def sample(model: Any, positive: list = POSITIVE, negative: list = NEGATIVE, *, cfg: float = 3.0, steps: int = STEPS,
-           ) -> Tensor:
+def sample(
+    model: Any,
+    positive: list = POSITIVE,
+    negative: list = NEGATIVE,
+    *,
+    cfg: float = 3.0,
+    steps: int = STEPS,
+) -> Tensor:
     """A latent of KSampler; a model without patches has its own weights again after it, bit for bit."""
     import nodes
 
@@ -138,10 +154,12 @@ def staged(first: Any, second: Any, step: int, positive: list = POSITIVE, negati
     latent = {"samples": torch.zeros(1, models.channels(first), 8, 8)}
     sampler = nodes.KSamplerAdvanced()
     with torch.inference_mode():
-        latent = sampler.sample(first, "enable", 5, STEPS, 3.0, "euler", "simple", positive, negative, latent,
-                                0, step, "enable")[0]
-        latent = sampler.sample(second, "disable", 5, STEPS, 3.0, "euler", "simple", positive, negative, latent,
-                                step, 1000, "disable")[0]
+        latent = sampler.sample(
+            first, "enable", 5, STEPS, 3.0, "euler", "simple", positive, negative, latent, 0, step, "enable"
+        )[0]
+        latent = sampler.sample(
+            second, "disable", 5, STEPS, 3.0, "euler", "simple", positive, negative, latent, step, 1000, "disable"
+        )[0]
     return latent["samples"].clone()
 
 
@@ -164,8 +182,9 @@ def step_of(model: Any, percent: float) -> int:
 def test_a_native_file_in_core_create_hook_lora(pack: Pack, kind: str, label: str) -> None:
     model = fresh(kind)
     adapter = pack.adapter(label, model)
-    hooks = pack.call("CreateHookLora", lora_name=pack.save(adapter, f"{kind}_{label}"), strength_model=0.8,
-                      strength_clip=1.0)
+    hooks = pack.call(
+        "CreateHookLora", lora_name=pack.save(adapter, f"{kind}_{label}"), strength_model=0.8, strength_clip=1.0
+    )
     positive, negative = pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks)
     base = sample(model)
     applied = sample(pack.apply(adapter, model, strength_model=0.8)[0])
@@ -184,8 +203,9 @@ def test_a_schedule_is_sampling_in_stages(pack: Pack, kind: str, maker: str) -> 
     model = fresh(kind)
     adapter = pack.adapter("qr", model)
     if maker == "core":
-        hooks = pack.call("CreateHookLoraModelOnly", lora_name=pack.save(adapter, f"schedule_{kind}"),
-                          strength_model=0.8)
+        hooks = pack.call(
+            "CreateHookLoraModelOnly", lora_name=pack.save(adapter, f"schedule_{kind}"), strength_model=0.8
+        )
     else:
         hooks = pack.hook(adapter, model, strength_model=0.8)
     for first, second in ((1.0, 0.25), (0.0, 1.0), (1.0, -0.5)):
@@ -201,15 +221,26 @@ def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
     """After one step of Euler the latent is the prediction, and guidance mixes two of them that can be had alone."""
     model = fresh()
     adapter = pack.adapter("relu", model)
-    hooks = (pack.hook(adapter, model) if maker == "ours" else pack.call(
-        "CreateHookLora", lora_name=pack.save(adapter, "one_side"), strength_model=1.0, strength_clip=1.0))
+    hooks = (
+        pack.hook(adapter, model)
+        if maker == "ours"
+        else pack.call(
+            "CreateHookLora", lora_name=pack.save(adapter, "one_side"), strength_model=1.0, strength_clip=1.0
+        )
+    )
     patched = pack.apply(adapter, model)[0]
-    ways = {(which, caption): sample(which_model, which_caption, which_caption, cfg=1.0, steps=1)
-            for which, which_model in (("base", model), ("patched", patched))
-            for caption, which_caption in (("positive", POSITIVE), ("negative", NEGATIVE))}
+    ways = {
+        (which, caption): sample(which_model, which_caption, which_caption, cfg=1.0, steps=1)
+        for which, which_model in (("base", model), ("patched", patched))
+        for caption, which_caption in (("positive", POSITIVE), ("negative", NEGATIVE))
+    }
     for hooked in ({"positive"}, {"negative"}, set(), {"positive", "negative"}):
-        found = sample(model, pack.hooked(POSITIVE, hooks) if "positive" in hooked else POSITIVE,
-                       pack.hooked(NEGATIVE, hooks) if "negative" in hooked else NEGATIVE, steps=1)
+        found = sample(
+            model,
+            pack.hooked(POSITIVE, hooks) if "positive" in hooked else POSITIVE,
+            pack.hooked(NEGATIVE, hooks) if "negative" in hooked else NEGATIVE,
+            steps=1,
+        )
         one, other = (ways["patched" if side in hooked else "base", side] for side in ("positive", "negative"))
         assert models.relative(found, other + 3.0 * (one - other)) < 1e-5
     assert models.relative(ways["patched", "positive"], ways["base", "positive"]) > 1e-2
@@ -219,13 +250,18 @@ def test_two_hooks_on_two_conditionings(pack: Pack) -> None:
     """Core keeps the weights of both groups and swaps them at every step."""
     model = fresh()
     one, two = (pack.adapter(label, model, seed=seed) for label, seed in (("qr", 10), ("para", 50)))
-    found = sample(model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)),
-                   steps=1)
-    first, second = (sample(pack.apply(adapter, model)[0], caption, caption, cfg=1.0, steps=1)
-                     for adapter, caption in ((one, POSITIVE), (two, NEGATIVE)))
+    found = sample(
+        model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)), steps=1
+    )
+    first, second = (
+        sample(pack.apply(adapter, model)[0], caption, caption, cfg=1.0, steps=1)
+        for adapter, caption in ((one, POSITIVE), (two, NEGATIVE))
+    )
     assert models.relative(found, second + 3.0 * (first - second)) < 1e-5
-    again = [sample(model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)))
-             for _ in range(2)]
+    again = [
+        sample(model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)))
+        for _ in range(2)
+    ]
     assert torch.equal(*again)
 
 
@@ -239,8 +275,7 @@ def effective(model: Any, hooks: Any) -> dict[str, Tensor]:
     if not model.patches:
         unload()
     with torch.inference_mode():
-        model.register_all_hook_patches(
-            hooks, comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model), {})
+        model.register_all_hook_patches(hooks, comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model), {})
         model.patch_hooks(hooks)
         try:
             return models.weights(model)
@@ -255,8 +290,14 @@ def effective(model: Any, hooks: Any) -> dict[str, Tensor]:
 def test_every_strength_in_a_hook(pack: Pack, label: str, stacking: str) -> None:
     model = fresh()
     adapter = pack.adapter(label, model)
-    for strength, removal, injection in ((1.0, 1.0, 1.0), (-1.5, 1.0, 1.0), (2.5, 0.5, 1.0), (0.7, 1.0, -2.0),
-                                         (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)):
+    for strength, removal, injection in (
+        (1.0, 1.0, 1.0),
+        (-1.5, 1.0, 1.0),
+        (2.5, 0.5, 1.0),
+        (0.7, 1.0, -2.0),
+        (1.0, 0.0, 1.0),
+        (1.0, 1.0, 0.0),
+    ):
         parts = {"removal": removal, "injection": injection}
         wanted = patched_weights(pack.apply(adapter, model, strength_model=strength, **parts)[0])
         found = effective(model, pack.hook(adapter, model, strength_model=strength, stacking=stacking, **parts))
@@ -287,10 +328,16 @@ def test_hooks_on_half_precision_and_fp8(pack: Pack, dtype: torch.dtype, stackin
 def test_the_node(pack: Pack) -> None:
     model = fresh()
     adapter = pack.adapter("qr", model)
-    adapter |= pack.adapters.from_layers(models.deft_layers(
-        {"somewhere.else": (64, 64)}, pack.methods.get("deft"), projector="qr"))
-    inputs: dict[str, Any] = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0,
-                              "stacking": "from_base"}
+    adapter |= pack.adapters.from_layers(
+        models.deft_layers({"somewhere.else": (64, 64)}, pack.methods.get("deft"), projector="qr")
+    )
+    inputs: dict[str, Any] = {
+        "strength_model": 1.0,
+        "strength_clip": 1.0,
+        "removal": 1.0,
+        "injection": 1.0,
+        "stacking": "from_base",
+    }
     first, report = pack.node.execute(adapter, model, **inputs).result
     assert f"{len(every_layer(model))} layers" in report and "somewhere.else" in report
     both, _ = pack.node.execute(pack.adapter("para", model), model, prev_hooks=first, **inputs).result
@@ -313,16 +360,25 @@ def test_names_that_core_does_not_read(pack: Pack) -> None:
     base, wanted = sample(model), sample(pack.apply(native, model)[0])
     assert models.relative(wanted, base) > 1e-4
     for hooks, latent in (
-        (pack.call("CreateHookLora", lora_name=pack.save(adapter, "peft_names"), strength_model=1.0, strength_clip=1.0),
-         base), (pack.hook(adapter, model), wanted)):
+        (
+            pack.call(
+                "CreateHookLora", lora_name=pack.save(adapter, "peft_names"), strength_model=1.0, strength_clip=1.0
+            ),
+            base,
+        ),
+        (pack.hook(adapter, model), wanted),
+    ):
         found = sample(model, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
         assert models.relative(found, latent) < 1e-5
 
 
 def test_slices_and_rows_of_another_order(pack: Pack) -> None:
     model = fresh()
-    shapes = {"transformer_blocks.0.attn.to_q": (64, 64), "transformer_blocks.0.attn.to_v": (64, 64),
-              "norm_out.linear": (128, 64)}
+    shapes = {
+        "transformer_blocks.0.attn.to_q": (64, 64),
+        "transformer_blocks.0.attn.to_v": (64, 64),
+        "norm_out.linear": (128, 64),
+    }
     adapter = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="relu"))
     wanted = patched_weights(pack.apply(adapter, model)[0])
     for stacking in ("sequential", "from_base"):
@@ -375,8 +431,10 @@ def test_removal_and_injection_on_schedules_of_their_own(pack: Pack) -> None:
     adapter = pack.adapter("qr", model)
     removing = pack.keyframes(pack.hook(adapter, model, injection=0.0), (1.0, 0.0), (0.25, 0.4))
     injecting = pack.keyframes(pack.hook(adapter, model, removal=0.0), (0.5, 0.0), (2.0, 0.4))
-    stages = [pack.apply(adapter, model, removal=removal, injection=injection)[0]
-              for removal, injection in ((1.0, 0.5), (0.25, 2.0))]
+    stages = [
+        pack.apply(adapter, model, removal=removal, injection=injection)[0]
+        for removal, injection in ((1.0, 0.5), (0.25, 2.0))
+    ]
     wanted = staged(*stages, step_of(model, 0.4))
     for pair in ((removing, injecting), (injecting, removing)):
         hooks = pack.call("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1])
@@ -390,8 +448,9 @@ def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: st
     """Over a model with an adapter and a LoRA: the same as applying all of them in that order and way."""
     model = fresh()
     key = f"{PROJECTION}.weight"
-    lora, one, two, three = (pack.adapter(label, model, seed=seed) for label, seed in
-                             (("lora", 5), ("qr", 10), ("relu", 30), ("para", 50)))
+    lora, one, two, three = (
+        pack.adapter(label, model, seed=seed) for label, seed in (("lora", 5), ("qr", 10), ("relu", 30), ("para", 50))
+    )
     patched = pack.apply(one, pack.apply(lora, model)[0], strength_model=0.5, stacking=stacking)[0]
     wanted = patched
     hooks = None
@@ -419,8 +478,9 @@ def test_the_two_ways_differ(pack: Pack) -> None:
     for stacking in ("sequential", "from_base"):
         hooks = None
         for label, seed in (("qr", 10), ("relu", 30)):
-            hooks = pack.hook(pack.adapter(label, model, [PROJECTION], seed), model, stacking=stacking,
-                              prev_hooks=hooks)
+            hooks = pack.hook(
+                pack.adapter(label, model, [PROJECTION], seed), model, stacking=stacking, prev_hooks=hooks
+            )
         found[stacking] = effective(model, hooks)[key]
     assert models.relative(found["sequential"], found["from_base"]) > 1e-3
 
@@ -476,8 +536,11 @@ def demo(pack: Pack, comfyui_session: Any) -> Any:
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     names = comfyui_session.module("patches.names").clip_names(clip)
     keys = {name for name, module in clip.cond_stage_model.named_modules() if isinstance(module, nn.Linear)}
-    found = [name for name, target in names.items() if name.startswith("text_encoders.") and isinstance(target, str)
-             and target.removesuffix(".weight") in keys]
+    found = [
+        name
+        for name, target in names.items()
+        if name.startswith("text_encoders.") and isinstance(target, str) and target.removesuffix(".weight") in keys
+    ]
     state = clip.patcher.model.state_dict()
     shapes = {name: tuple(state[names[name]].shape) for name in found}
     text = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="qr", seed=90))
@@ -498,8 +561,9 @@ def encode(clip: Any) -> list:
 def test_hooks_on_the_text_encoder(pack: Pack, demo: Any, maker: str) -> None:
     """Set CLIP Hooks hands the hooks on to the conditioning: one node for both models."""
     if maker == "core":
-        hooks = pack.call("CreateHookLora", lora_name=pack.save(demo.adapter, "both"), strength_model=0.5,
-                          strength_clip=0.8)
+        hooks = pack.call(
+            "CreateHookLora", lora_name=pack.save(demo.adapter, "both"), strength_model=0.5, strength_clip=0.8
+        )
     else:
         hooks = pack.hook(demo.adapter, demo.model, clip=demo.clip, strength_model=0.5, strength_clip=0.8)
     before = {key: value.clone() for key, value in demo.clip.patcher.model.state_dict().items()}

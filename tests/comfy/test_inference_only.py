@@ -38,8 +38,12 @@ def dynamic(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def run(model: Any) -> Tensor:
     """One forward pass through ComfyUI's model."""
     x = models.random(1, models.channels(model), 8, 8, seed=1)
-    return model.model.apply_model(x, torch.tensor([0.5]), c_crossattn=models.random(1, 4, models.TOKEN_WIDTH, seed=2),
-                                   y=models.random(1, models.POOLED_WIDTH, seed=3))
+    return model.model.apply_model(
+        x,
+        torch.tensor([0.5]),
+        c_crossattn=models.random(1, 4, models.TOKEN_WIDTH, seed=2),
+        y=models.random(1, models.POOLED_WIDTH, seed=3),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ options and prefetch
@@ -170,8 +174,12 @@ def test_norms_keep_weights_of_their_own(without: Any, monkeypatch: pytest.Monke
     import comfy.ops
 
     plain = nn.Sequential(nn.LayerNorm(16), nn.GroupNorm(4, 16), nn.LayerNorm(16))
-    ours = nn.Sequential(*(getattr(comfy.ops.manual_cast, type(norm).__name__)(*shape)
-                           for norm, shape in zip(plain, [(16,), (4, 16), (16,)])))
+    ours = nn.Sequential(
+        *(
+            getattr(comfy.ops.manual_cast, type(norm).__name__)(*shape)
+            for norm, shape in zip(plain, [(16,), (4, 16), (16,)])
+        )
+    )
     state = models.filled({name: value.shape for name, value in plain.state_dict().items()}, seed=4)
     plain.load_state_dict(state)
     ours.load_state_dict(state)
@@ -213,9 +221,7 @@ def test_a_training_with_streamed_norms_has_the_right_gradients(
             torch.testing.assert_close(parameter.grad, leaves[name][key].grad, rtol=1e-3, atol=1e-6)
 
 
-def test_norms_that_are_put_away_again_for_a_preview(
-    pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_norms_that_are_put_away_again_for_a_preview(pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the midst of a DreamBooth training, which has given them weights of their own."""
     import comfy.ops
 

@@ -31,8 +31,15 @@ class Pack:
         self.train = comfyui.module("trainers.loop").train
         self.settings = comfyui.module("trainers.settings").Settings
 
-    def adapter(self, model: Any, names: list[str], method: str = "deft", shapes: dict | None = None,
-                metadata: dict[str, str] | None = None, **options: Any) -> Any:
+    def adapter(
+        self,
+        model: Any,
+        names: list[str],
+        method: str = "deft",
+        shapes: dict | None = None,
+        metadata: dict[str, str] | None = None,
+        **options: Any,
+    ) -> Any:
         """A random adapter for layers of a model."""
         shapes = shapes or {name: tuple(model.model.get_parameter(f"{name}.weight").shape) for name in names}
         layers = models.deft_layers(shapes, self.methods.get(method), **options)
@@ -68,8 +75,11 @@ def cast(model: Any, *dtypes: torch.dtype) -> Any:
     return model
 
 
-MAKERS = {"sd3": models.sd3, "sd15": lambda seed=0: models.unet("sd15", seed),
-          "sdxl": lambda seed=0: models.unet("sdxl", seed)}
+MAKERS = {
+    "sd3": models.sd3,
+    "sd15": lambda seed=0: models.unet("sd15", seed),
+    "sdxl": lambda seed=0: models.unet("sdxl", seed),
+}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn)
 
 
@@ -92,9 +102,17 @@ def test_every_pair_of_precisions_is_one_base(pack: Pack, kind: str) -> None:
     assert pack.fingerprint.fingerprint(loaded_finer) == found[torch.float8_e4m3fn]
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 3e-4), (torch.float32, 1e-3), (torch.float16, 1e-3),
-                                             (torch.bfloat16, 1e-2), (torch.float8_e5m2, 0.3),
-                                             (torch.float8_e4m3fn, 0.5)])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (torch.float32, 3e-4),
+        (torch.float32, 1e-3),
+        (torch.float16, 1e-3),
+        (torch.bfloat16, 1e-2),
+        (torch.float8_e5m2, 0.3),
+        (torch.float8_e4m3fn, 0.5),
+    ],
+)
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_fine_tune_is_told_from_its_base(pack: Pack, kind: str, dtype: torch.dtype, size: float) -> None:
     recorded = pack.fingerprint.fingerprint(MAKERS[kind]())
@@ -143,8 +161,11 @@ def test_what_is_on_the_model_does_not_count(pack: Pack) -> None:
     """Patches, before and after they are put into the weights, low VRAM, hooks' backup, and the order of the layers."""
     model = models.sd3()
     recorded = pack.fingerprint.fingerprint(model)
-    names = [key.removesuffix(".weight") for key, value in model.model.state_dict().items()
-             if key.endswith(".weight") and value.ndim == 2]
+    names = [
+        key.removesuffix(".weight")
+        for key, value in model.model.state_dict().items()
+        if key.endswith(".weight") and value.ndim == 2
+    ]
     patched = pack.apply(pack.adapter(model, names), model)[0]
     assert pack.fingerprint.fingerprint(patched) == recorded
     with torch.inference_mode():
@@ -188,13 +209,15 @@ def test_one_number_by_hand(pack: Pack) -> None:
 def test_the_warning(pack: Pack) -> None:
     note = pack.fingerprint.base_note
     model = models.sd3()
-    adapter = pack.adapter(model, [PROJECTION], metadata={
-        "base_hash": pack.fingerprint.fingerprint(model), "base_model": "SD3"})
+    adapter = pack.adapter(
+        model, [PROJECTION], metadata={"base_hash": pack.fingerprint.fingerprint(model), "base_model": "SD3"}
+    )
     assert note(adapter, model) is None and note(adapter, cast(models.sd3(), torch.bfloat16)) is None
     assert note(adapter, pack.apply(adapter, model)[0]) is None
     tuned = note(adapter, moved(models.sd3(), 0.03))
-    assert tuned.startswith("WARNING: the adapter was trained on another base (SD3): the weights of the connected SD3 "
-                            "differ by about ")
+    assert tuned.startswith(
+        "WARNING: the adapter was trained on another base (SD3): the weights of the connected SD3 differ by about "
+    )
     percent = float(tuned.split("about ")[1].split(" %")[0])
     assert 2 < percent < 5 and "Load the checkpoint that it was trained on" in tuned
     assert "are unrelated to" in note(adapter, models.sd3(seed=1))
@@ -245,41 +268,67 @@ def check(change: Any, after: Tensor, before: Tensor) -> None:
 
 def mixed(pack: Pack, model: Any) -> tuple[Any, dict[str, str]]:
     """Layers of every kind on a UNet, and the method of each weight."""
+
     def key(index: int, part: str) -> str:
         return f"diffusion_model.{'middle_block' if index == 0 else 'output_blocks.3'}.1.transformer_blocks.0.{part}"
 
-    names = {"deft": key(0, "attn1.to_q"), "para": key(0, "attn1.to_k"), "lora": key(0, "attn2.to_k"),
-             "svdiff": key(1, "attn1.to_k"), "oft": key(1, "attn1.to_v"), "dora": key(1, "attn2.to_v"),
-             "conv": "diffusion_model.input_blocks.1.0.in_layers.2"}
+    names = {
+        "deft": key(0, "attn1.to_q"),
+        "para": key(0, "attn1.to_k"),
+        "lora": key(0, "attn2.to_k"),
+        "svdiff": key(1, "attn1.to_k"),
+        "oft": key(1, "attn1.to_v"),
+        "dora": key(1, "attn2.to_v"),
+        "conv": "diffusion_model.input_blocks.1.0.in_layers.2",
+    }
     state = model.model.state_dict()
     shape = {label: tuple(state[f"{name}.weight"].shape) for label, name in names.items()}
     tensors: dict[str, Tensor] = {}
     for label in ("deft", "para", "lora", "conv"):
         method = "deft" if label == "conv" else label
-        tensors |= pack.adapter(model, [names[label]], method, projector="relu") if label == "deft" else pack.adapter(
-            model, [names[label]], method)
+        tensors |= (
+            pack.adapter(model, [names[label]], method, projector="relu")
+            if label == "deft"
+            else pack.adapter(model, [names[label]], method)
+        )
     tensors[f"{names['svdiff']}.delta"] = 0.3 * models.random(min(shape["svdiff"]), seed=60)
     tensors[f"{names['oft']}.oft_rotation"] = torch.linalg.qr(
-        torch.eye(8) + 0.2 * models.random(shape["oft"][1] // 8, 8, 8, seed=61))[0]
+        torch.eye(8) + 0.2 * models.random(shape["oft"][1] // 8, 8, 8, seed=61)
+    )[0]
     rows, columns = shape["dora"]
-    tensors |= {f"{names['dora']}.{suffix}": value for suffix, value in {
-        "dora_up": models.random(rows, 3, seed=62), "dora_down": models.random(3, columns, seed=63),
-        "dora_magnitude": models.random(rows, seed=64).abs(), "alpha": torch.tensor(2.0)}.items()}
+    tensors |= {
+        f"{names['dora']}.{suffix}": value
+        for suffix, value in {
+            "dora_up": models.random(rows, 3, seed=62),
+            "dora_down": models.random(3, columns, seed=63),
+            "dora_magnitude": models.random(rows, seed=64).abs(),
+            "alpha": torch.tensor(2.0),
+        }.items()
+    }
     own = {names[label]: "deft" if label == "conv" else label for label in names}
     # What ComfyUI's own loader reads, under other namings.
     size = state[f"{key(1, 'attn1.to_q')}.weight"].shape[0]
     kohya = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v"
-    tensors |= {f"{kohya}.lora_up.weight": models.random(64, 4, seed=65), f"{kohya}.alpha": torch.tensor(2.0),
-                f"{kohya}.lora_down.weight": models.random(4, 64, seed=66)}
+    tensors |= {
+        f"{kohya}.lora_up.weight": models.random(64, 4, seed=65),
+        f"{kohya}.alpha": torch.tensor(2.0),
+        f"{kohya}.lora_down.weight": models.random(4, 64, seed=66),
+    }
     loha, lokr, diff, old = (key(1, part) for part in ("attn1.to_q", "attn2.to_q", "norm1", "attn2.to_out.0"))
     for index, (a, b) in enumerate((("w1_a", "w1_b"), ("w2_a", "w2_b"))):
-        tensors |= {f"{loha}.hada_{a}": models.random(size, 2, seed=67 + index),
-                    f"{loha}.hada_{b}": models.random(2, size, seed=70 + index)}
-    tensors |= {f"{lokr}.lokr_w1": models.random(4, 8, seed=73),
-                f"{lokr}.lokr_w2": models.random(size // 4, size // 8, seed=74)}
+        tensors |= {
+            f"{loha}.hada_{a}": models.random(size, 2, seed=67 + index),
+            f"{loha}.hada_{b}": models.random(2, size, seed=70 + index),
+        }
+    tensors |= {
+        f"{lokr}.lokr_w1": models.random(4, 8, seed=73),
+        f"{lokr}.lokr_w2": models.random(size // 4, size // 8, seed=74),
+    }
     tensors |= {f"{diff}.diff": models.random(size, seed=75)}
-    tensors |= {f"{old}.lora_A.weight": models.random(3, size, seed=76),
-                f"{old}.lora_B.weight": models.random(size, 3, seed=77)}
+    tensors |= {
+        f"{old}.lora_A.weight": models.random(3, size, seed=76),
+        f"{old}.lora_B.weight": models.random(size, 3, seed=77),
+    }
     others = {key(0, "attn1.to_v"): "lora", loha: "loha", lokr: "lokr", diff: "diff", old: "lora"}
     return pack.adapters.Adapter(tensors), {f"{name}.weight": kind for name, kind in (own | others).items()}
 
@@ -299,8 +348,9 @@ def test_every_kind_against_comfyuis_own_patching(pack: Pack) -> None:
     ranks = {row.method: row.rank for row in info.rows if row.key != PROJECTION}
     assert ranks["dora"] == 3 and ranks["loha"] == 2 and ranks["svdiff"] is None and ranks["oft"] is None
     assert info.method == f"mixed ({', '.join(sorted(set(kinds.values())))})"
-    assert [row.block for row in info.rows] == sorted((row.block for row in info.rows), key=[
-        "input_blocks.1.0", "middle_block.1", "output_blocks.3.1"].index)
+    assert [row.block for row in info.rows] == sorted(
+        (row.block for row in info.rows), key=["input_blocks.1.0", "middle_block.1", "output_blocks.3.1"].index
+    )
     assert all(torch.equal(value, before[key]) for key, value in models.weights(model).items())
 
 
@@ -319,15 +369,20 @@ def test_coarser_bases(pack: Pack, dtype: torch.dtype) -> None:
 
 def test_slices_and_swapped_rows(pack: Pack) -> None:
     model = models.sd3()
-    shapes = {"transformer_blocks.0.attn.to_q": (64, 64), "transformer_blocks.0.attn.to_v": (64, 64),
-              "norm_out.linear": (128, 64)}
+    shapes = {
+        "transformer_blocks.0.attn.to_q": (64, 64),
+        "transformer_blocks.0.attn.to_v": (64, 64),
+        "norm_out.linear": (128, 64),
+    }
     adapter = pack.adapter(model, [], shapes=shapes)
     before, after = models.weights(model), models.patched_weights(pack.apply(adapter, model)[0])
     info = pack.inspect.inspect(adapter, model)
     rows = {row.name: row for row in info.rows}
     key = f"{QKV}.weight"
-    for name, part in (("transformer_blocks.0.attn.to_q", slice(64)),
-                       ("transformer_blocks.0.attn.to_v", slice(128, 192))):
+    for name, part in (
+        ("transformer_blocks.0.attn.to_q", slice(64)),
+        ("transformer_blocks.0.attn.to_v", slice(128, 192)),
+    ):
         assert rows[name].key == key and rows[name].block == "joint_blocks.0"
         check(rows[name].change, after[key][part], before[key][part])
     row = rows["norm_out.linear"]
@@ -374,15 +429,23 @@ def test_blocks_together(pack: Pack) -> None:
 def test_matched_unmatched_and_misfits(pack: Pack) -> None:
     model = models.sd3()
     shapes = {PROJECTION: (64, 64), QKV: (63, 64), "diffusion_model.joint_blocks.7.x_block.attn.proj": (64, 64)}
-    adapter = pack.adapter(model, [], shapes=shapes, metadata={"method": "deft", "projector": "qr", "ss_tag": "t" * 900,
-                                                               "training": '{"steps": 70, "seed": 4}'})
-    adapter |= {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": models.random(8, 2, seed=1),
-                "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": models.random(2, 8, seed=1)}
+    adapter = pack.adapter(
+        model,
+        [],
+        shapes=shapes,
+        metadata={"method": "deft", "projector": "qr", "ss_tag": "t" * 900, "training": '{"steps": 70, "seed": 4}'},
+    )
+    adapter |= {
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": models.random(8, 2, seed=1),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": models.random(2, 8, seed=1),
+    }
     info = pack.inspect.inspect(adapter, model)
     report = info.text()
     assert info.matched == 1 and "matched: 1 weights of SD3" in report
-    assert info.unmatched[:2] == ["diffusion_model.joint_blocks.7.x_block.attn.proj",
-                                  "lora_te_text_model_encoder_layers_0_mlp_fc1"]
+    assert info.unmatched[:2] == [
+        "diffusion_model.joint_blocks.7.x_block.attn.proj",
+        "lora_te_text_model_encoder_layers_0_mlp_fc1",
+    ]
     assert "unmatched: 3 layers: " in report and f"{QKV} (deft of another size" in report
     assert "projector: qr" in report and "training: steps 70, seed 4" in report and "(900 characters)" in report
     applied = pack.apply(adapter, model)[2]
@@ -430,20 +493,23 @@ def test_bad_adapters(pack: Pack) -> None:
     assert "training: not json" in pack.inspect.inspect(foreign, model).text()
 
 
-@pytest.mark.parametrize(("name", "block"), [
-    ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight", "input_blocks.4.1"),
-    ("diffusion_model.middle_block.1.proj_in.weight", "middle_block.1"),
-    ("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "joint_blocks.0"),
-    ("diffusion_model.double_blocks.3.img_attn.qkv.weight", "double_blocks.3"),
-    ("diffusion_model.x_embedder.proj.weight", "x_embedder"),
-    ("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight", "clip_l.layers.3"),
-    ("t5xxl.transformer.encoder.block.10.layer.0.SelfAttention.q.weight", "t5xxl.block.10"),
-    ("base_model.model.down_blocks.0.attentions.1.proj_in", "down_blocks.0"),
-    ("unet.base_model.model.up_blocks.2.resnets.0.conv1", "up_blocks.2"),
-    ("lora_unet_down_blocks_0_attentions_1_proj_in", "down_blocks_0"),
-    ("lora_unet_input_blocks_4_1_proj_in", "input_blocks_4_1"),
-    ("lora_te1_text_model_encoder_layers_11_mlp_fc1", "lora_te1_layers_11"),
-])
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight", "input_blocks.4.1"),
+        ("diffusion_model.middle_block.1.proj_in.weight", "middle_block.1"),
+        ("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "joint_blocks.0"),
+        ("diffusion_model.double_blocks.3.img_attn.qkv.weight", "double_blocks.3"),
+        ("diffusion_model.x_embedder.proj.weight", "x_embedder"),
+        ("clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.weight", "clip_l.layers.3"),
+        ("t5xxl.transformer.encoder.block.10.layer.0.SelfAttention.q.weight", "t5xxl.block.10"),
+        ("base_model.model.down_blocks.0.attentions.1.proj_in", "down_blocks.0"),
+        ("unet.base_model.model.up_blocks.2.resnets.0.conv1", "up_blocks.2"),
+        ("lora_unet_down_blocks_0_attentions_1_proj_in", "down_blocks_0"),
+        ("lora_unet_input_blocks_4_1_proj_in", "input_blocks_4_1"),
+        ("lora_te1_text_model_encoder_layers_11_mlp_fc1", "lora_te1_layers_11"),
+    ],
+)
 def test_block_names(pack: Pack, name: str, block: str) -> None:
     assert pack.inspect.block_of(name) == block
 
@@ -463,24 +529,51 @@ def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch:
 
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setitem(matplotlib.rcParams, "backend", "TkAgg")
-    rows = [pack.inspect.Row(f"layer {index}", f"diffusion_model.double_blocks.{index}.a.weight", "deft", 4, 10, 1.0,
-                             pack.inspect.Change(0.1 + index, 100.0, 2.0, 1.5)) for index in range(blocks)]
-    info = pack.inspect.Information("deft", 4, 10 * blocks, blocks, {"modelspec.title": "a $dog$ _x_"}, rows, blocks,
-                                    ["Flux"])
+    rows = [
+        pack.inspect.Row(
+            f"layer {index}",
+            f"diffusion_model.double_blocks.{index}.a.weight",
+            "deft",
+            4,
+            10,
+            1.0,
+            pack.inspect.Change(0.1 + index, 100.0, 2.0, 1.5),
+        )
+        for index in range(blocks)
+    ]
+    info = pack.inspect.Information(
+        "deft", 4, 10 * blocks, blocks, {"modelspec.title": "a $dog$ _x_"}, rows, blocks, ["Flux"]
+    )
     picture = pack.plots.adapter_picture(info)
     shown = min(blocks, pack.plots.MOST_BLOCKS)
     assert picture.shape[1] == 1200 and picture.dtype.name == "uint8" and 0.02 < ink(picture) < 0.7
     assert abs(picture.shape[0] - 120 * (0.19 * max(shown, 4) + 1.5)) <= 1
-    shorter = [row if index else pack.inspect.Row(row.name, row.key, row.method, 4, 10, 1.0, pack.inspect.Change(
-        1e-9, 100.0, 2.0, 1.5)) for index, row in enumerate(rows)]
+    shorter = [
+        row
+        if index
+        else pack.inspect.Row(row.name, row.key, row.method, 4, 10, 1.0, pack.inspect.Change(1e-9, 100.0, 2.0, 1.5))
+        for index, row in enumerate(rows)
+    ]
     if blocks == 5:
-        assert (pack.plots.adapter_picture(pack.inspect.Information("deft", 4, 50, 5, info.metadata, shorter, 5,
-                                                                    ["Flux"])) != picture).any()
+        assert (
+            pack.plots.adapter_picture(pack.inspect.Information("deft", 4, 50, 5, info.metadata, shorter, 5, ["Flux"]))
+            != picture
+        ).any()
 
 
 def test_the_largest_blocks_are_kept_when_there_are_too_many(pack: Pack) -> None:
-    rows = [pack.inspect.Row(f"layer {index}", f"b.{index}.weight", "deft", 4, 10, 1.0,
-                             pack.inspect.Change(float(index % 97), 100.0, 2.0, 1.5)) for index in range(97)]
+    rows = [
+        pack.inspect.Row(
+            f"layer {index}",
+            f"b.{index}.weight",
+            "deft",
+            4,
+            10,
+            1.0,
+            pack.inspect.Change(float(index % 97), 100.0, 2.0, 1.5),
+        )
+        for index in range(97)
+    ]
     info = pack.inspect.Information("deft", 4, 10, 97, {}, rows)
     kept = pack.plots._largest(info.blocks(), True)
     assert [block.name for block in kept] == [f"b.{index}" for index in range(97 - pack.plots.MOST_BLOCKS, 97)]
@@ -492,23 +585,41 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 def test_the_node_on_a_trained_adapter(comfyui: Any, pack: Pack) -> None:
     """Train, then look at the result: alone, on its base, and on its base in fp8, all through the executor."""
+
     def denoiser(dtype: str) -> dict[str, Any]:
         return node("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype=dtype)
 
-    run = comfyui.run({
-        "model": denoiser("default"), "fp8": denoiser("fp8_e4m3fn"), "clip": node("DEFTDemoTextEncoder"),
-        "vae": node("VAELoader", vae_name="deft_demo_vae.safetensors"),
-        "subject": node("DEFTDemoSubject", subject="teddy_bear", token="sks"),
-        "latents": node("VAEEncode", pixels=["subject", 0], vae=["vae", 0]),
-        "captions": node("CLIPTextEncode", text=["subject", 1], clip=["clip", 0]),
-        "train": node("DEFTTrainAdapter", model=["model", 0], latents=["latents", 0], positive=["captions", 0],
-                      method="deft", **{"method.rank": 4, "method.alpha": 0, "method.projector": "qr",
-                                        "method.start": "identity"}, steps=2, learning_rate=0.01, batch_size=2,
-                      layers="attention", pattern="", seed=1, precision="fp32", gradient_checkpointing=False),
-        "alone": node("DEFTAdapterInfo", adapter=["train", 0]),
-        "base": node("DEFTAdapterInfo", adapter=["train", 0], model=["model", 0], clip=["clip", 0]),
-        "coarse": node("DEFTAdapterInfo", adapter=["train", 0], model=["fp8", 0]),
-    }, want=["train", "alone", "base", "coarse"])
+    run = comfyui.run(
+        {
+            "model": denoiser("default"),
+            "fp8": denoiser("fp8_e4m3fn"),
+            "clip": node("DEFTDemoTextEncoder"),
+            "vae": node("VAELoader", vae_name="deft_demo_vae.safetensors"),
+            "subject": node("DEFTDemoSubject", subject="teddy_bear", token="sks"),
+            "latents": node("VAEEncode", pixels=["subject", 0], vae=["vae", 0]),
+            "captions": node("CLIPTextEncode", text=["subject", 1], clip=["clip", 0]),
+            "train": node(
+                "DEFTTrainAdapter",
+                model=["model", 0],
+                latents=["latents", 0],
+                positive=["captions", 0],
+                method="deft",
+                **{"method.rank": 4, "method.alpha": 0, "method.projector": "qr", "method.start": "identity"},
+                steps=2,
+                learning_rate=0.01,
+                batch_size=2,
+                layers="attention",
+                pattern="",
+                seed=1,
+                precision="fp32",
+                gradient_checkpointing=False,
+            ),
+            "alone": node("DEFTAdapterInfo", adapter=["train", 0]),
+            "base": node("DEFTAdapterInfo", adapter=["train", 0], model=["model", 0], clip=["clip", 0]),
+            "coarse": node("DEFTAdapterInfo", adapter=["train", 0], model=["fp8", 0]),
+        },
+        want=["train", "alone", "base", "coarse"],
+    )
     adapter = run.output("train")
     for key in ("alone", "base", "coarse"):
         report, plot = run.output(key, 0), run.output(key, 1)
@@ -521,8 +632,11 @@ def test_the_node_on_a_trained_adapter(comfyui: Any, pack: Pack) -> None:
     assert "matched: 11 weights of" in run.output("base") and "|delta W| / |W| at strength 1" in run.output("base")
     assert "dequantised from float8_e4m3fn" in run.output("coarse")
     other = models.sd3(seed=9)
-    shown = comfyui.pack_nodes["DEFTAdapterInfo"].execute(
-        pack.adapter(other, [PROJECTION], metadata={"base_hash": adapter.metadata["base_hash"]}), other).result
+    shown = (
+        comfyui.pack_nodes["DEFTAdapterInfo"]
+        .execute(pack.adapter(other, [PROJECTION], metadata={"base_hash": adapter.metadata["base_hash"]}), other)
+        .result
+    )
     assert "WARNING: the adapter was trained on another base" in shown[0]
 
 
@@ -532,8 +646,14 @@ def test_text_encoder_layers(comfyui_session: Any, pack: Pack) -> None:
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     names = comfyui_session.module("patches.names").clip_names(clip)
     state = clip.patcher.model.state_dict()
-    found = [name for name, target in names.items() if name.startswith("text_encoders.") and isinstance(target, str)
-             and state[target].ndim == 2 and ".layers." in target]
+    found = [
+        name
+        for name, target in names.items()
+        if name.startswith("text_encoders.")
+        and isinstance(target, str)
+        and state[target].ndim == 2
+        and ".layers." in target
+    ]
     assert len(found) > 3
     adapter = pack.adapter(None, [], shapes={name: tuple(state[names[name]].shape) for name in found})
     patched = pack.apply(adapter, None, clip)[1]

@@ -52,21 +52,29 @@ def first(inputs: dict[str, str], name: str, what: str) -> dict[str, str]:
 # What is done to Train Adapter or Apply Adapter, and what has to be said of it.
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a renamed input": (
-        lambda node: node.update(inputs=renamed(node["inputs"], "model", "base_model")), "input model is gone"),
+        lambda node: node.update(inputs=renamed(node["inputs"], "model", "base_model")),
+        "input model is gone",
+    ),
     "a renamed input of an option": (
         lambda node: node.update(inputs=renamed(node["inputs"], "method[deft].alpha", "method[deft].scale")),
-        "input method[deft].alpha is gone"),
+        "input method[deft].alpha is gone",
+    ),
     "a removed option": (lambda node: node["inputs"].pop("method[dreambooth]"), "input method[dreambooth] is gone"),
     "another type": (lambda node: node["inputs"].update(steps="FLOAT, widget"), "input steps was INT and is FLOAT"),
     "a widget that becomes a socket": (lambda node: node["inputs"].update(steps="INT"), "input steps was a widget"),
     "an optional input that is asked for": (lambda node: node["inputs"].update(clip="CLIP"), "clip was optional"),
     "a new input that is asked for": (lambda node: node["inputs"].update(new="INT, widget"), "new and not optional"),
     "a new widget before others": (
-        lambda node: node.update(inputs=first(node["inputs"], "new", "INT, optional, widget")), "belong at the end"),
+        lambda node: node.update(inputs=first(node["inputs"], "new", "INT, optional, widget")),
+        "belong at the end",
+    ),
     "a new widget of an option before others": (
-        lambda node: node.update(inputs=renamed(node["inputs"], "method[para].rank_cap", "method[para].new")
-                                 | {"method[para].rank_cap": "FLOAT, widget"}),
-        "the widgets with method[para] were"),
+        lambda node: node.update(
+            inputs=renamed(node["inputs"], "method[para].rank_cap", "method[para].new")
+            | {"method[para].rank_cap": "FLOAT, widget"}
+        ),
+        "the widgets with method[para] were",
+    ),
     "a second widget of a seed that goes": (lambda node: node["inputs"].update(seed="INT, widget"), "seed control"),
     "exchanged outputs": (lambda node: node["outputs"].reverse(), "output 0 was adapter: LORA_MODEL"),
     "an output before others": (lambda node: node["outputs"].insert(0, "new: INT"), "output 0 was"),
@@ -83,8 +91,10 @@ def test_a_change_that_breaks_is_found(change: str) -> None:
     found = make_interface.problems(RECORD, nodes, {}, "")
     assert any(said in text for text in found), found
     assert all(text.startswith("DEFTTrainAdapter") for text in found)
-    assert len(make_interface.problems(RECORD, nodes, {"DEFTTrainAdapter": "DEFTApplyAdapter"}, "DEFTTrainAdapter")) \
+    assert (
+        len(make_interface.problems(RECORD, nodes, {"DEFTTrainAdapter": "DEFTApplyAdapter"}, "DEFTTrainAdapter"))
         == len(found) + 1
+    )
 
 
 def test_what_breaks_nothing_passes() -> None:
@@ -102,7 +112,8 @@ def test_a_node_that_is_gone_needs_a_replacement_and_the_changelog() -> None:
     nodes["DEFTTrainAdapterTwo"] = nodes.pop("DEFTTrainAdapter")
     there = {"DEFTTrainAdapter": "DEFTTrainAdapterTwo"}
     for replaced, changelog, said in (
-        ({}, "", "DEFTTrainAdapter is gone"), ({"DEFTTrainAdapter": "DEFTNothing"}, "", "which is no node"),
+        ({}, "", "DEFTTrainAdapter is gone"),
+        ({"DEFTTrainAdapter": "DEFTNothing"}, "", "which is no node"),
         (there, "- DEFTTrainAdapterTwo is new.", "CHANGELOG.md does not name it"),
     ):
         (found,) = make_interface.problems(RECORD, nodes, replaced, changelog)
@@ -121,14 +132,25 @@ def test_comfyui_replaces_what_is_listed(comfyui: Any, monkeypatch: pytest.Monke
     from comfy_api.v0_0_2 import io
 
     replaced, manager = comfyui.module("nodes.replaced"), comfyui.server.node_replace_manager
-    monkeypatch.setattr(replaced, "REPLACED", [io.NodeReplace(
-        "DEFTPrompts", "DEFTOldPrompts", ["lines"], [{"new_id": "prompts", "old_id": "lines"},
-                                                     {"new_id": "token", "set_value": "sks"}],
-        [{"old_idx": 1, "new_idx": 0}])])
+    monkeypatch.setattr(
+        replaced,
+        "REPLACED",
+        [
+            io.NodeReplace(
+                "DEFTPrompts",
+                "DEFTOldPrompts",
+                ["lines"],
+                [{"new_id": "prompts", "old_id": "lines"}, {"new_id": "token", "set_value": "sks"}],
+                [{"old_idx": 1, "new_idx": 0}],
+            )
+        ],
+    )
     monkeypatch.setattr(manager, "_replacements", dict(manager._replacements))
     comfyui.loop.run_until_complete(comfyui.module("nodes").DEFTExtension().on_load())
-    prompt = {"1": {"class_type": "DEFTOldPrompts", "inputs": {"lines": "a sks cat"}, "_meta": {"title": "old"}},
-              "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}, "_meta": {"title": "shown"}}}
+    prompt = {
+        "1": {"class_type": "DEFTOldPrompts", "inputs": {"lines": "a sks cat"}, "_meta": {"title": "old"}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}, "_meta": {"title": "shown"}},
+    }
     manager.apply_replacements(prompt)
     assert prompt["1"]["class_type"] == "DEFTPrompts"
     assert comfyui.run(prompt).text("2") == "a sks cat"

@@ -20,23 +20,41 @@ from .conftest import ROOT
 
 BASES: list[Base] = [*sd_flux.BASES, *image_transformers.BASES, *video.BASES]
 ATTENTION, WITHOUT_CROSS, PAPER, FEED_FORWARD = CHOICES = (
-    "attention", "attention without cross-attention", "paper (to_q, to_k, to_v, to_out.0)",
-    "attention and feed-forward")
+    "attention",
+    "attention without cross-attention",
+    "paper (to_q, to_k, to_v, to_out.0)",
+    "attention and feed-forward",
+)
 OTHERS = ("all linear", "all linear and convolution", "everything")
 # Refiners, adapters and encoders of something else than the caption, which the reference trainers leave out, by the
 # word in their paths. musubi-tuner: double and single blocks of HunyuanVideo and HunyuanImage, Z-Image without
 # "_refiner", Wan's blocks alone; sd-scripts: Anima without llm_adapter; LTX-2's trainer, for video without sound: attn1
 # and attn2; musubi-tuner and DiffSynth-Studio: HiDream O1 without its vision tower where no picture is given.
 LEFT_OUT = {
-    "HunyuanVideo": "txt_in", "HunyuanVideoI2V": "txt_in", "HunyuanVideoSkyreelsI2V": "txt_in",
-    "HunyuanVideo15": "txt_in", "HunyuanVideo15_SR_Distilled": "txt_in", "HunyuanImage21": "txt_in",
-    "HunyuanImage21Refiner": "txt_in", "ZImage": "refiner", "ZImagePixelSpace": "refiner", "Anima": "llm_adapter",
-    "LTXAV": "audio", "HiDreamO1": "visual", "WAN21_HuMo": "audio", "WAN22_S2V": "audio", "WAN22_WanDancer": "music",
-    "Chroma": "distilled_guidance_layer", "ChromaRadiance": "nerf_blocks", "GenmoMochi": "t5_y_embedder",
-    "HunyuanDiT": "pooler"}
+    "HunyuanVideo": "txt_in",
+    "HunyuanVideoI2V": "txt_in",
+    "HunyuanVideoSkyreelsI2V": "txt_in",
+    "HunyuanVideo15": "txt_in",
+    "HunyuanVideo15_SR_Distilled": "txt_in",
+    "HunyuanImage21": "txt_in",
+    "HunyuanImage21Refiner": "txt_in",
+    "ZImage": "refiner",
+    "ZImagePixelSpace": "refiner",
+    "Anima": "llm_adapter",
+    "LTXAV": "audio",
+    "HiDreamO1": "visual",
+    "WAN21_HuMo": "audio",
+    "WAN22_S2V": "audio",
+    "WAN22_WanDancer": "music",
+    "Chroma": "distilled_guidance_layer",
+    "ChromaRadiance": "nerf_blocks",
+    "GenmoMochi": "t5_y_embedder",
+    "HunyuanDiT": "pooler",
+}
 # Modulation, embedders and heads are neither attention nor feed-forward anywhere.
 NEVER = re.compile(
-    r"[mM]odulation|ada[lL][nN]|(^|\.|_)mod[A-Z]*(\.|_|$)|embed|final_layer|norm|(^|\.)(img_in|txt_in|head)\.")
+    r"[mM]odulation|ada[lL][nN]|(^|\.|_)mod[A-Z]*(\.|_|$)|embed|final_layer|norm|(^|\.)(img_in|txt_in|head)\."
+)
 
 
 @cache
@@ -120,8 +138,11 @@ def test_left_out_layers_are_there() -> None:
         titles = [base.title for base in BASES if base.name == name]
         if not titles or not hasattr(comfy.supported_models, name):
             continue
-        assert any(word in path and isinstance(module, nn.Linear)
-                   for title in titles for path, module in network(title).named_modules()), name
+        assert any(
+            word in path and isinstance(module, nn.Linear)
+            for title in titles
+            for path, module in network(title).named_modules()
+        ), name
 
 
 # ------------------------------------------------------------------------------------------------ written out by hand
@@ -130,95 +151,175 @@ def test_left_out_layers_are_there() -> None:
 UNET = "{input_blocks.N.N,middle_block.N,output_blocks.N.N}.transformer_blocks.N"
 UNET_FF = f"{UNET}.ff.net.N {UNET}.ff.net.N.proj"
 STREAMS = "double_blocks.N.{img_attn,txt_attn}.{qkv,proj}"
-FLUX = (f"{STREAMS} single_blocks.N.{{linear1,linear2}}", "double_blocks.N.txt_attn.{qkv,proj}", STREAMS,
-        "double_blocks.N.{img_mlp,txt_mlp}.N single_blocks.N.{linear1,linear2}")
-QWEN = ("transformer_blocks.N.attn.{to_q,to_k,to_v,to_out.N,add_q_proj,add_k_proj,add_v_proj,to_add_out}",
-        "transformer_blocks.N.attn.{add_q_proj,add_k_proj,add_v_proj,to_add_out}",
-        "transformer_blocks.N.attn.{to_q,to_k,to_v,to_out.N}",
-        "transformer_blocks.N.{img_mlp,txt_mlp}.net.{N.proj,N}")
-COSMOS = ("blocks.N.{self_attn,cross_attn}.{q_proj,k_proj,v_proj,output_proj}",
-          "blocks.N.cross_attn.{q_proj,k_proj,v_proj,output_proj}", "=", "blocks.N.mlp.{layer1,layer2}")
+FLUX = (
+    f"{STREAMS} single_blocks.N.{{linear1,linear2}}",
+    "double_blocks.N.txt_attn.{qkv,proj}",
+    STREAMS,
+    "double_blocks.N.{img_mlp,txt_mlp}.N single_blocks.N.{linear1,linear2}",
+)
+QWEN = (
+    "transformer_blocks.N.attn.{to_q,to_k,to_v,to_out.N,add_q_proj,add_k_proj,add_v_proj,to_add_out}",
+    "transformer_blocks.N.attn.{add_q_proj,add_k_proj,add_v_proj,to_add_out}",
+    "transformer_blocks.N.attn.{to_q,to_k,to_v,to_out.N}",
+    "transformer_blocks.N.{img_mlp,txt_mlp}.net.{N.proj,N}",
+)
+COSMOS = (
+    "blocks.N.{self_attn,cross_attn}.{q_proj,k_proj,v_proj,output_proj}",
+    "blocks.N.cross_attn.{q_proj,k_proj,v_proj,output_proj}",
+    "=",
+    "blocks.N.mlp.{layer1,layer2}",
+)
 WAN = ("blocks.N.{self_attn,cross_attn}.{q,k,v,o}", "blocks.N.cross_attn.{q,k,v,o}", "=", "blocks.N.ffn.N")
-LTX = ("transformer_blocks.N.{attn1,attn2}.{to_q,to_k,to_v,to_out.N}",
-       "transformer_blocks.N.attn2.{to_q,to_k,to_v,to_out.N}", "=", "transformer_blocks.N.ff.net.{N.proj,N}")
+LTX = (
+    "transformer_blocks.N.{attn1,attn2}.{to_q,to_k,to_v,to_out.N}",
+    "transformer_blocks.N.attn2.{to_q,to_k,to_v,to_out.N}",
+    "=",
+    "transformer_blocks.N.ff.net.{N.proj,N}",
+)
 Z_IMAGE = ("layers.N.attention.{qkv,out}", "-", "=", "layers.N.feed_forward.{w1,w2,w3}")
 ALL_LUMINA = "{layers,noise_refiner,context_refiner}"
 ALL_OMNIGEN = "{layers,noise_refiner,context_refiner,ref_image_refiner}"
 HIDREAM = "{double_stream_blocks,single_stream_blocks}.N.block"
-KANDINSKY = ("{text_transformer_blocks.N.self_attention,visual_transformer_blocks.N.self_attention,"
-             "visual_transformer_blocks.N.cross_attention}.{to_query,to_key,to_value,out_layer}")
+KANDINSKY = (
+    "{text_transformer_blocks.N.self_attention,visual_transformer_blocks.N.self_attention,"
+    "visual_transformer_blocks.N.cross_attention}.{to_query,to_key,to_value,out_layer}"
+)
 KREA = "{blocks,txtfusion.layerwise_blocks,txtfusion.refiner_blocks}.N"
 
 EXACT: dict[str, tuple[str, str, str, str]] = {
     # diffusers: to_k, to_q, to_v, to_out.0; sd-scripts: all of the transformers' attention and ff
-    "SD15": (f"{UNET}.{{attn1,attn2}}.{{to_q,to_k,to_v,to_out.N}}", f"{UNET}.attn2.{{to_q,to_k,to_v,to_out.N}}", "=",
-             UNET_FF),
-    "SD20": (f"{UNET}.{{attn1,attn2}}.{{to_q,to_k,to_v,to_out.N}}", f"{UNET}.attn2.{{to_q,to_k,to_v,to_out.N}}", "=",
-             UNET_FF),
+    "SD15": (
+        f"{UNET}.{{attn1,attn2}}.{{to_q,to_k,to_v,to_out.N}}",
+        f"{UNET}.attn2.{{to_q,to_k,to_v,to_out.N}}",
+        "=",
+        UNET_FF,
+    ),
+    "SD20": (
+        f"{UNET}.{{attn1,attn2}}.{{to_q,to_k,to_v,to_out.N}}",
+        f"{UNET}.attn2.{{to_q,to_k,to_v,to_out.N}}",
+        "=",
+        UNET_FF,
+    ),
     # diffusers: attn.to_q ... of both streams
-    "SD3": ("joint_blocks.N.{x_block,context_block}.attn.{qkv,proj}", "joint_blocks.N.context_block.attn.{qkv,proj}",
-            "=", "joint_blocks.N.{x_block,context_block}.mlp.{fc1,fc2}"),
+    "SD3": (
+        "joint_blocks.N.{x_block,context_block}.attn.{qkv,proj}",
+        "joint_blocks.N.context_block.attn.{qkv,proj}",
+        "=",
+        "joint_blocks.N.{x_block,context_block}.mlp.{fc1,fc2}",
+    ),
     "SD3 3.5 medium": (
         "joint_blocks.N.{x_block,context_block}.attn.{qkv,proj} joint_blocks.N.x_block.attn2.{qkv,proj}",
-        "joint_blocks.N.context_block.attn.{qkv,proj}", "=",
-        "joint_blocks.N.{x_block,context_block}.mlp.{fc1,fc2}"),
+        "joint_blocks.N.context_block.attn.{qkv,proj}",
+        "=",
+        "joint_blocks.N.{x_block,context_block}.mlp.{fc1,fc2}",
+    ),
     # sd-scripts and musubi-tuner: DoubleStreamBlock and SingleStreamBlock, without mod.lin and modulation.lin
-    "Flux": FLUX, "FluxInpaint": FLUX, "FluxSchnell": FLUX, "Flux2": FLUX, "LongCatImage": FLUX, "Chroma": FLUX,
-    "ChromaRadiance": FLUX, "HunyuanImage21": FLUX, "HunyuanVideo": FLUX,
+    "Flux": FLUX,
+    "FluxInpaint": FLUX,
+    "FluxSchnell": FLUX,
+    "Flux2": FLUX,
+    "LongCatImage": FLUX,
+    "Chroma": FLUX,
+    "ChromaRadiance": FLUX,
+    "HunyuanImage21": FLUX,
+    "HunyuanVideo": FLUX,
     # SimpleTuner: the eight projections
     "AuraFlow": (
         "double_layers.N.attn.{w1q,w1k,w1v,w1o,w2q,w2k,w2v,w2o} single_layers.N.attn.{w1q,w1k,w1v,w1o}",
         "double_layers.N.attn.{w1q,w1k,w1v,w1o}",
         "double_layers.N.attn.{w2q,w2k,w2v,w2o} single_layers.N.attn.{w1q,w1k,w1v,w1o}",
-        "double_layers.N.{mlpC,mlpX}.{c_fc1,c_fc2,c_proj} single_layers.N.mlp.{c_fc1,c_fc2,c_proj}"),
+        "double_layers.N.{mlpC,mlpX}.{c_fc1,c_fc2,c_proj} single_layers.N.mlp.{c_fc1,c_fc2,c_proj}",
+    ),
     # its maker's script: to_q, to_k, to_v, to_out.0 of both, and ff
-    "PixArtSigma": ("blocks.N.attn.{qkv,proj} blocks.N.cross_attn.{q_linear,kv_linear,proj}",
-                    "blocks.N.cross_attn.{q_linear,kv_linear,proj}", "=", "blocks.N.mlp.{fc1,fc2}"),
+    "PixArtSigma": (
+        "blocks.N.attn.{qkv,proj} blocks.N.cross_attn.{q_linear,kv_linear,proj}",
+        "blocks.N.cross_attn.{q_linear,kv_linear,proj}",
+        "=",
+        "blocks.N.mlp.{fc1,fc2}",
+    ),
     # its maker's script: Wqkv, q_proj, kv_proj, out_proj
-    "HunyuanDiT": ("blocks.N.attn1.{Wqkv,out_proj} blocks.N.attn2.{q_proj,kv_proj,out_proj}",
-                   "blocks.N.attn2.{q_proj,kv_proj,out_proj}", "=", "blocks.N.mlp.{fc1,fc2}"),
+    "HunyuanDiT": (
+        "blocks.N.attn1.{Wqkv,out_proj} blocks.N.attn2.{q_proj,kv_proj,out_proj}",
+        "blocks.N.attn2.{q_proj,kv_proj,out_proj}",
+        "=",
+        "blocks.N.mlp.{fc1,fc2}",
+    ),
     # OneTrainer: attn1, ff_i
     "HiDream": (
         f"{HIDREAM}.attn1.{{to_q,to_k,to_v,to_out}} "
         "double_stream_blocks.N.block.attn1.{to_q_t,to_k_t,to_v_t,to_out_t}",
         "double_stream_blocks.N.block.attn1.{to_q_t,to_k_t,to_v_t,to_out_t}",
         f"{HIDREAM}.attn1.{{to_q,to_k,to_v,to_out}}",
-        f"{HIDREAM}.ff_i.{{shared_experts,experts.N}}.{{w1,w2,w3}} double_stream_blocks.N.block.ff_t.{{w1,w2,w3}}"),
+        f"{HIDREAM}.ff_i.{{shared_experts,experts.N}}.{{w1,w2,w3}} double_stream_blocks.N.block.ff_t.{{w1,w2,w3}}",
+    ),
     # musubi-tuner: ZImageTransformerBlock without _modulation and _refiner; OneTrainer: attention, feed_forward without
     # refiner
-    "ZImage": Z_IMAGE, "ZImage omni": Z_IMAGE, "ZImagePixelSpace": Z_IMAGE,
+    "ZImage": Z_IMAGE,
+    "ZImage omni": Z_IMAGE,
+    "ZImagePixelSpace": Z_IMAGE,
     # sd-scripts: JointTransformerBlock, refiners with it; diffusers: to_q ... wherever it is
     "Lumina2": (f"{ALL_LUMINA}.N.attention.{{qkv,out}}", "-", "=", f"{ALL_LUMINA}.N.feed_forward.{{w1,w2,w3}}"),
     # its maker: to_k, to_q, to_v, to_out.0 wherever they are
-    "Omnigen2": (f"{ALL_OMNIGEN}.N.attn.{{to_q,to_k,to_v,to_out.N}}", "-", "=",
-                 f"{ALL_OMNIGEN}.N.feed_forward.{{linear_1,linear_2,linear_3}}"),
+    "Omnigen2": (
+        f"{ALL_OMNIGEN}.N.attn.{{to_q,to_k,to_v,to_out.N}}",
+        "-",
+        "=",
+        f"{ALL_OMNIGEN}.N.feed_forward.{{linear_1,linear_2,linear_3}}",
+    ),
     # OneTrainer: attn, img_mlp, txt_mlp; diffusers: to_k, to_q, to_v, to_out.0
-    "QwenImage": QWEN, "MageFlow": QWEN,
+    "QwenImage": QWEN,
+    "MageFlow": QWEN,
     "Ideogram4": ("layers.N.attention.{qkv,o}", "-", "=", "layers.N.feed_forward.{w1,w2,w3}"),
     # diffusers: to_q, to_k, to_v, to_out.0, to_gate, ff.up, ff.down, wherever they are
     "Krea2": (f"{KREA}.attn.{{wq,wk,wv,wo,gate}}", "-", f"{KREA}.attn.{{wq,wk,wv,wo}}", f"{KREA}.mlp.{{gate,up,down}}"),
-    "ErnieImage": ("layers.N.self_attention.{to_q,to_k,to_v,to_out.N}", "-", "=",
-                   "layers.N.mlp.{gate_proj,up_proj,linear_fc2}"),
+    "ErnieImage": (
+        "layers.N.self_attention.{to_q,to_k,to_v,to_out.N}",
+        "-",
+        "=",
+        "layers.N.mlp.{gate_proj,up_proj,linear_fc2}",
+    ),
     "Kandinsky5Image": (
-        KANDINSKY, "visual_transformer_blocks.N.cross_attention.{to_query,to_key,to_value,out_layer}", "=",
-        "{text_transformer_blocks,visual_transformer_blocks}.N.feed_forward.{in_layer,out_layer}"),
+        KANDINSKY,
+        "visual_transformer_blocks.N.cross_attention.{to_query,to_key,to_value,out_layer}",
+        "=",
+        "{text_transformer_blocks,visual_transformer_blocks}.N.feed_forward.{in_layer,out_layer}",
+    ),
     # their makers: q_proj, k_proj, v_proj, output_proj, mlp.layer1, mlp.layer2; sd-scripts: no llm_adapter
-    "CosmosT2IPredict2": COSMOS, "Anima": COSMOS,
+    "CosmosT2IPredict2": COSMOS,
+    "Anima": COSMOS,
     # musubi-tuner: WanAttentionBlock without norms, embeddings and the head
-    "WAN21_T2V": WAN, "WAN22_T2V": WAN, "WAN22_S2V": WAN,
+    "WAN21_T2V": WAN,
+    "WAN22_T2V": WAN,
+    "WAN22_S2V": WAN,
     # its maker's trainers: attn1 and attn2, ff
-    "LTXV": LTX, "LTXAV": LTX,
+    "LTXV": LTX,
+    "LTXAV": LTX,
     # OneTrainer: attention
-    "Stable_Cascade_C": ("{down_blocks,up_blocks}.N.N.attention.attn.{to_q,to_k,to_v,out_proj}", "-", "=",
-                         "{down_blocks,up_blocks}.N.N.channelwise.N"),
-    "Lens": ("transformer_blocks.N.attn.{img_qkv,txt_qkv,to_out.N,to_add_out}",
-             "transformer_blocks.N.attn.{txt_qkv,to_add_out}", "transformer_blocks.N.attn.{img_qkv,to_out.N}",
-             "transformer_blocks.N.{img_mlp,txt_mlp}.{w1,w2,w3}"),
+    "Stable_Cascade_C": (
+        "{down_blocks,up_blocks}.N.N.attention.attn.{to_q,to_k,to_v,out_proj}",
+        "-",
+        "=",
+        "{down_blocks,up_blocks}.N.N.channelwise.N",
+    ),
+    "Lens": (
+        "transformer_blocks.N.attn.{img_qkv,txt_qkv,to_out.N,to_add_out}",
+        "transformer_blocks.N.attn.{txt_qkv,to_add_out}",
+        "transformer_blocks.N.attn.{img_qkv,to_out.N}",
+        "transformer_blocks.N.{img_mlp,txt_mlp}.{w1,w2,w3}",
+    ),
     # its blocks are attention, cross attention and feed-forward
-    "CosmosT2V": ("blocks.blockN.blocks.N.block.attn.{to_q,to_k,to_v,to_out}.N", "?", "=",
-                  "blocks.blockN.blocks.N.block.{layer1,layer2}"),
-    "GenmoMochi": ("blocks.N.attn.{qkv_x,qkv_y,proj_x,proj_y}", "blocks.N.attn.{qkv_y,proj_y}",
-                   "blocks.N.attn.{qkv_x,proj_x}", "blocks.N.{mlp_x,mlp_y}.{w1,w2}"),
+    "CosmosT2V": (
+        "blocks.blockN.blocks.N.block.attn.{to_q,to_k,to_v,to_out}.N",
+        "?",
+        "=",
+        "blocks.blockN.blocks.N.block.{layer1,layer2}",
+    ),
+    "GenmoMochi": (
+        "blocks.N.attn.{qkv_x,qkv_y,proj_x,proj_y}",
+        "blocks.N.attn.{qkv_y,proj_y}",
+        "blocks.N.attn.{qkv_x,proj_x}",
+        "blocks.N.{mlp_x,mlp_y}.{w1,w2}",
+    ),
     "CogVideoX_T2V": ("blocks.N.{q,k,v,attn_out}", "-", "=", "blocks.N.{ff_proj,ff_out}"),
 }
 
@@ -247,24 +348,52 @@ PEFT_LISTS: list[tuple[str, str, list[str]]] = [
     ("Omnigen2", ATTENTION, ["to_k", "to_q", "to_v", "to_out.0"]),  # its maker
     ("LTXV", ATTENTION, ["to_k", "to_q", "to_v", "to_out.0"]),  # its maker
     # DiffSynth-Studio
-    ("QwenImage", ATTENTION, ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0",
-                              "to_add_out"]),
-    ("Boogu", ATTENTION, ["to_q", "to_k", "to_v", "to_out.0", "img_to_q", "img_to_k", "img_to_v", "img_out",
-                          "instruct_to_q", "instruct_to_k", "instruct_to_v", "instruct_out"]),
+    (
+        "QwenImage",
+        ATTENTION,
+        ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"],
+    ),
+    (
+        "Boogu",
+        ATTENTION,
+        [
+            "to_q",
+            "to_k",
+            "to_v",
+            "to_out.0",
+            "img_to_q",
+            "img_to_k",
+            "img_to_v",
+            "img_out",
+            "instruct_to_q",
+            "instruct_to_k",
+            "instruct_to_v",
+            "instruct_out",
+        ],
+    ),
     ("JoyImage", ATTENTION, ["img_attn_qkv", "txt_attn_qkv", "img_attn_proj", "txt_attn_proj"]),
     ("Krea2", FEED_FORWARD, ["wq", "wk", "wv", "gate", "wo", "up", "down"]),
     ("WAN21_T2V", FEED_FORWARD, ["q", "k", "v", "o", "ffn.0", "ffn.2"]),
     ("HiDreamO1", FEED_FORWARD, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
-    ("Ideogram4", FEED_FORWARD, ["attention.qkv", "attention.o", "feed_forward.w1", "feed_forward.w2",
-                                 "feed_forward.w3"]),
+    (
+        "Ideogram4",
+        FEED_FORWARD,
+        ["attention.qkv", "attention.o", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"],
+    ),
     # Cosmos Predict 2's maker
     ("CosmosT2IPredict2", FEED_FORWARD, ["q_proj", "k_proj", "v_proj", "output_proj", "mlp.layer1", "mlp.layer2"]),
 ]
 # Regular expressions of musubi-tuner's, which the whole path begins with.
 MUSUBI_LISTS: list[tuple[str, list[str]]] = [
-    ("Kandinsky5", [rf".*{kind}_attention\.{part}.*" for kind in ("self", "cross")
-                    for part in ("to_query", "to_key", "to_value", "out_layer")]
-     + [r".*feed_forward\.in_layer.*", r".*feed_forward\.out_layer.*"]),
+    (
+        "Kandinsky5",
+        [
+            rf".*{kind}_attention\.{part}.*"
+            for kind in ("self", "cross")
+            for part in ("to_query", "to_key", "to_value", "out_layer")
+        ]
+        + [r".*feed_forward\.in_layer.*", r".*feed_forward\.out_layer.*"],
+    ),
     ("MageFlow", [r"transformer_blocks\.\d+\.(?:attn|img_mlp|txt_mlp)\..*"]),
     ("Ideogram4", [r".*attention\.(qkv|o)", r".*feed_forward\.w[123]"]),
 ]
@@ -277,16 +406,22 @@ def test_lists_of_target_modules(targets: Any, title: str, choice: str, modules:
 
     root = base_network(next(base for base in BASES if base.title == title))
     config = LoraConfig(target_modules=modules)
-    expected = {name for name, module in root.named_modules()
-                if isinstance(module, nn.Linear) and check_target_module_exists(config, name)}
+    expected = {
+        name
+        for name, module in root.named_modules()
+        if isinstance(module, nn.Linear) and check_target_module_exists(config, name)
+    }
     assert expected and set(targets.select(root, choice)) == expected
 
 
 @pytest.mark.parametrize(("title", "patterns"), MUSUBI_LISTS, ids=[title for title, _ in MUSUBI_LISTS])
 def test_musubi_tuners_lists(targets: Any, title: str, patterns: list[str]) -> None:
     root = base_network(next(base for base in BASES if base.title == title))
-    expected = {name for name, module in root.named_modules()
-                if isinstance(module, nn.Linear) and any(re.match(pattern, name) for pattern in patterns)}
+    expected = {
+        name
+        for name, module in root.named_modules()
+        if isinstance(module, nn.Linear) and any(re.match(pattern, name) for pattern in patterns)
+    }
     assert expected and set(targets.select(root, FEED_FORWARD)) == expected
 
 
@@ -328,8 +463,7 @@ class LatestNetwork(nn.Module):
 def test_an_unknown_network(targets: Any, caplog: pytest.LogCaptureFixture) -> None:
     root = LatestNetwork()
     cross = "layers.N.cross_attn.{to_q,to_k,to_v,to_out}"
-    attention = spelled(
-        f"layers.N.{{q_proj,k_proj,v_proj,look.query_and_more}} {cross} fused.{{linear1,linear2}}")
+    attention = spelled(f"layers.N.{{q_proj,k_proj,v_proj,look.query_and_more}} {cross} fused.{{linear1,linear2}}")
     with caplog.at_level(logging.INFO):
         found = kinds_in(targets.select(root, ATTENTION)) - {"layers.N.look.last"}
     assert found == attention
@@ -398,8 +532,11 @@ def test_a_class_made_of_a_known_one(layer_kinds: Any) -> None:
 def test_the_table(layer_kinds: Any) -> None:
     """No class stands in two entries that do not tell them apart; the documentation has a row for each entry."""
     page = (ROOT / "docs" / "architectures.md").read_text()
-    rows = [line.split("|")[1].strip() for line in page.partition("## Which layers a choice takes")[2].splitlines()
-            if line.startswith("| ")]
+    rows = [
+        line.split("|")[1].strip()
+        for line in page.partition("## Which layers a choice takes")[2].splitlines()
+        if line.startswith("| ")
+    ]
     assert rows[1:] == [family.title for family in layer_kinds.FAMILIES]
     seen: set[str] = set()
     for family in layer_kinds.FAMILIES:
@@ -416,7 +553,8 @@ def test_cosmos_1_looks_at_the_text_in_its_second_layers(targets: Any) -> None:
         return root.get_submodule(name.partition(".attn.")[0] + ".attn").is_selfattn
 
     assert {name for name in targets.select(root, ATTENTION) if of_itself(name)} == set(
-        targets.select(root, WITHOUT_CROSS))
+        targets.select(root, WITHOUT_CROSS)
+    )
 
 
 def test_text_encoders(targets: Any) -> None:
@@ -425,14 +563,30 @@ def test_text_encoders(targets: Any) -> None:
     import comfy.text_encoders.llama
     import comfy.text_encoders.t5
 
-    sizes = {"num_layers": 2, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "vocab_size": 10,
-             "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True, "model_type": "t5"}
+    sizes = {
+        "num_layers": 2,
+        "d_model": 16,
+        "d_ff": 32,
+        "d_kv": 8,
+        "num_heads": 2,
+        "vocab_size": 10,
+        "dense_act_fn": "gelu_pytorch_tanh",
+        "is_gated_act": True,
+        "model_type": "t5",
+    }
     t5 = comfy.text_encoders.t5.T5(sizes, torch.float32, "meta", comfy.ops.disable_weight_init)
     assert kinds_in(targets.select(t5, ATTENTION)) == spelled("encoder.block.N.layer.N.SelfAttention.{q,k,v,o}")
     assert kinds_in(targets.select(t5, FEED_FORWARD)) == spelled(
-        "encoder.block.N.layer.N.SelfAttention.{q,k,v,o} encoder.block.N.layer.N.DenseReluDense.{wi_0,wi_1,wo}")
-    small = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2,
-             "num_key_value_heads": 1, "vocab_size": 10}
+        "encoder.block.N.layer.N.SelfAttention.{q,k,v,o} encoder.block.N.layer.N.DenseReluDense.{wi_0,wi_1,wo}"
+    )
+    small = {
+        "num_hidden_layers": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 10,
+    }
     llama = comfy.text_encoders.llama.Qwen3_4B(small, torch.float32, "meta", comfy.ops.disable_weight_init)
     assert kinds_in(targets.select(llama, ATTENTION)) == spelled("model.layers.N.self_attn.{q,k,v,o}_proj")
     assert targets.note_of(llama, ATTENTION) == ""

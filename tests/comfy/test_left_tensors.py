@@ -82,11 +82,15 @@ def test_every_tensor_is_one_of_four(pack: Pack) -> None:
     model = models.unet()
     convolution = tucker_lokr(32, 64)
     adapter = {
-        **named(UNET_LINEAR, lora()), f"{UNET_LINEAR}.magic": torch.ones(1),
+        **named(UNET_LINEAR, lora()),
+        f"{UNET_LINEAR}.magic": torch.ones(1),
         **named(UNET_CONVOLUTION, convolution),
-        **named("diffusion_model.nowhere.1", lora()), "diffusion_model.nowhere.1.magic": torch.ones(1),
-        "to_q.weight": torch.ones(2, 2), "weight": torch.ones(1), "x.ia3_l": torch.ones(1),
-    }  # fmt: skip
+        **named("diffusion_model.nowhere.1", lora()),
+        "diffusion_model.nowhere.1.magic": torch.ones(1),
+        "to_q.weight": torch.ones(2, 2),
+        "weight": torch.ones(1),
+        "x.ia3_l": torch.ones(1),
+    }
     _, _, report = pack.apply(pack.adapters.Adapter(adapter), model)
     assert report.methods == {"lora": 1}
     assert report.unused == [f"{UNET_LINEAR}.magic"]

@@ -63,7 +63,8 @@ def test_a_file_of_text_encoders_without_a_clip(pack: Pack, kind: str) -> None: 
     with pytest.raises(ValueError) as caught:
         pack.apply(adapter, model, source="words.safetensors")
     assert str(caught.value) == (
-        f"All layers of words.safetensors are of text encoders ({name}), and there is no CLIP: connect the CLIP.")
+        f"All layers of words.safetensors are of text encoders ({name}), and there is no CLIP: connect the CLIP."
+    )
     both = pack.adapter(model, [SD3_PROJECTION]) | adapter
     text = pack.apply(both, model)[2].text()
     assert "1 of the layers left out are of text encoders: connect the CLIP for them" in text

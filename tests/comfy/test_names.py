@@ -30,7 +30,8 @@ def test_projections_of_ltx_2_under_the_names_of_its_published_weights(comfyui_s
     network.text_embedding_projection = nn.Linear(8, 4, bias=False)
     (theirs,) = _convert_non_diffusers_ltx2_lora_to_diffusers({f"{name}.aggregate_embed.lora_A.weight": 0}, name)
     assert encoder_names(network) == dict.fromkeys(
-        (name, f"{name}.aggregate_embed", theirs.removesuffix(".lora_A.weight")), key)
+        (name, f"{name}.aggregate_embed", theirs.removesuffix(".lora_A.weight")), key
+    )
     network.text_embedding_projection = nn.ModuleDict({"video_aggregate_embed": nn.Linear(8, 4)})
     assert encoder_names(network) == {f"{name}.video_aggregate_embed": f"{name}.video_aggregate_embed.weight"}
 
@@ -61,8 +62,9 @@ def test_a_peft_file_does_the_same_in_comfyui_and_in_diffusers(
     def diffusers_output() -> Tensor:
         with torch.no_grad():
             extra = {} if kind == "sd15" else {"pooled_projections": inputs["y"]}
-            return network(inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"],
-                           **extra).sample
+            return network(
+                inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"], **extra
+            ).sample
 
     plain = diffusers_output()
     assert models.relative(models.network_output(model, **inputs), plain) < 1e-5
@@ -82,13 +84,17 @@ def test_a_file_of_diffusers_with_its_record_in_the_header(comfyui_session: Any,
     """What our PEFT writer makes for pipelines ("unet." before all names) is applied to the same layers."""
     model = models.unet("sd15")
     names = comfyui_session.module("patches.names").module_names(model)
-    layers = [f"diffusion_model.{name}" for name, module in model.model.diffusion_model.named_modules()
-              if isinstance(module, nn.Linear)]
+    layers = [
+        f"diffusion_model.{name}"
+        for name, module in model.model.diffusion_model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
     methods = comfyui_session.module("deft_ops.methods")
     shapes = {name: tuple(model.model.state_dict()[f"{name}.weight"].shape) for name in layers}
     adapter = comfyui_session.module("deft_ops.adapter").from_layers(models.deft_layers(shapes, methods.get("deft")))
     path = comfyui_session.module("deft_ops.files.peft").write_diffusers(
-        adapter, tmp_path / "pytorch_lora_weights.safetensors", names, prefix="unet")
+        adapter, tmp_path / "pytorch_lora_weights.safetensors", names, prefix="unet"
+    )
     apply = comfyui_session.module("patches.apply").apply
     again, _, report = apply(comfyui_session.module("deft_ops.files").read(path), model)
     assert report.matched == len(layers) and not report.unmatched

@@ -1,5 +1,6 @@
 """A training takes the steps of PyTorch's own optimizer, and says beforehand what that keeps."""
 
+# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 from typing import Any
@@ -14,7 +15,9 @@ from .test_training_runs import Pack, as_loaded, pack, settings  # noqa: F401 (a
 
 @pytest.mark.parametrize("method", ["deft", "dreambooth"])
 def test_adafactor_takes_pytorch_s_steps(
-    pack: Pack, method: str, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    pack: Pack,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Beside each step, torch.optim.Adafactor takes one with the same gradients from the same start."""
     optimizers, memory = (pack.comfyui.module(f"trainers.{name}") for name in ("optimizers", "memory"))
@@ -54,8 +57,17 @@ def test_adafactor_takes_pytorch_s_steps(
 
     monkeypatch.setattr(optimizers, "make_optimizer", make)
     model = as_loaded(models.unet)
-    chosen = settings(pack, method=method, optimizer="Adafactor", layers="all linear and convolution", steps=20,
-                      learning_rate=3e-3, weight_decay=0.01, p_rate=0.5, schedule="cosine")
+    chosen = settings(
+        pack,
+        method=method,
+        optimizer="Adafactor",
+        layers="all linear and convolution",
+        steps=20,
+        learning_rate=3e-3,
+        weight_decay=0.01,
+        p_rate=0.5,
+        schedule="cosine",
+    )
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
         result = pack.loop.train(model, material, chosen, lambda progress: None)

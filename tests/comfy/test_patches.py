@@ -35,8 +35,15 @@ class Pack:
         self.weight_adapter = comfyui.module("patches.weight_adapter")
         self.to_lora = comfyui.module("patches.export").to_lora
 
-    def adapter(self, model: Any, names: list[str], method: str = "deft", shapes: dict[str, tuple] | None = None,
-                seed: int = 10, **options: Any) -> Any:
+    def adapter(
+        self,
+        model: Any,
+        names: list[str],
+        method: str = "deft",
+        shapes: dict[str, tuple] | None = None,
+        seed: int = 10,
+        **options: Any,
+    ) -> Any:
         """A random adapter for layers that are named as in the model (or of the given shapes)."""
         state = model.model.state_dict()
         found = {name: (shapes or {}).get(name) or tuple(state[f"{name}.weight"].shape) for name in names}
@@ -57,8 +64,9 @@ def pack(comfyui_session: Any) -> Pack:
 def every_layer(model: Any) -> list[str]:
     """Native names of all linear and convolution weights."""
     root = model.model.diffusion_model
-    return [f"diffusion_model.{name}" for name, module in root.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return [
+        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- one adapter
@@ -315,11 +323,16 @@ def test_a_lora_beside_an_adapter(pack: Pack) -> None:
     deft = pack.adapter(model, [SD3_PROJECTION], "deft")
     added = pack.delta(lora, SD3_PROJECTION, base)
     both = pack.apply(deft, pack.apply(lora, model)[0])[0]
-    assert models.relative(models.patched_weights(both)[key],
-                           base + added + pack.delta(deft, SD3_PROJECTION, base + added)) < 1e-6
+    assert (
+        models.relative(
+            models.patched_weights(both)[key], base + added + pack.delta(deft, SD3_PROJECTION, base + added)
+        )
+        < 1e-6
+    )
     both = pack.apply(deft, pack.apply(lora, model)[0], stacking="from_base")[0]
-    assert models.relative(models.patched_weights(both)[key],
-                           base + added + pack.delta(deft, SD3_PROJECTION, base)) < 1e-6
+    assert (
+        models.relative(models.patched_weights(both)[key], base + added + pack.delta(deft, SD3_PROJECTION, base)) < 1e-6
+    )
     other = pack.adapter(model, [SD3_QKV], "lora", seed=70)
     _, _, report = pack.apply(pack.adapters.Adapter(deft | other), model)  # one adapter may hold both
     assert report.methods == {"deft": 1, "lora": 1} and not report.unmatched
@@ -342,8 +355,10 @@ def test_from_base_is_the_sum_that_peft_computes(pack: Pack, tmp_path: Path, pro
     network.transformer_blocks = nn.ModuleList([block])
     attention.to_out[0].weight.data.copy_(base)
 
-    configs = [peft.DeftConfig(r=rank, alpha=alpha, decomposition_method=projector, target_modules=[name])
-               for rank, alpha in ((4, None), (3, 6))]
+    configs = [
+        peft.DeftConfig(r=rank, alpha=alpha, decomposition_method=projector, target_modules=[name])
+        for rank, alpha in ((4, None), (3, 6))
+    ]
     wrapped = peft.get_peft_model(network, configs[0], adapter_name="one")
     wrapped.add_adapter("two", configs[1])
     wrapped.base_model.set_adapter(["one", "two"])
@@ -456,8 +471,12 @@ def test_registration_can_be_switched_off(pack: Pack, monkeypatch: pytest.Monkey
 
 def test_load_claims_nothing_but_its_own_keys(pack: Pack) -> None:
     cls = pack.weight_adapter.DeftWeightAdapter
-    keys = {"a.lora_up.weight": torch.zeros(2, 1), "a.lora_down.weight": torch.zeros(1, 2), "a.alpha": torch.ones(()),
-            "b.deft_Q": torch.eye(2)[:, :1]}
+    keys = {
+        "a.lora_up.weight": torch.zeros(2, 1),
+        "a.lora_down.weight": torch.zeros(1, 2),
+        "a.alpha": torch.ones(()),
+        "b.deft_Q": torch.eye(2)[:, :1],
+    }
     assert cls.load("a", keys) is None
     loaded = cls.load("b", keys)
     assert loaded is not None and loaded.loaded_keys == {"b.deft_Q"} and loaded.calculate_shape("b.weight") is None

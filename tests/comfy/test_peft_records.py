@@ -32,8 +32,9 @@ def pack(comfyui_session: Any) -> Pack:
 
 
 TWINS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "sd15": (models.diffusers_sd15, models.comfy_sd15), "sd3": (models.diffusers_sd3, models.comfy_sd3),
-}  # fmt: skip
+    "sd15": (models.diffusers_sd15, models.comfy_sd15),
+    "sd3": (models.diffusers_sd3, models.comfy_sd3),
+}
 
 
 def trained(twin: str, config: Any, folder: Path) -> tuple[Any, Any]:
@@ -71,32 +72,71 @@ def config_of(case: str) -> tuple[str, Any]:
 
     saved = ["conv_norm_out", "time_embedding.linear_1", UNET_CONVOLUTION]
     return {
-        "unet-bias-only": ("sd15", peft.LoraConfig(r=2, bias="lora_only",
-                                                   target_modules=[UNET_OUT, UNET_CONVOLUTION])),
-        "unet-lora_bias": ("sd15", peft.LoraConfig(r=2, lora_alpha=3, lora_bias=True,
-                                                   target_modules=[UNET_OUT, UNET_CONVOLUTION])),
+        "unet-bias-only": ("sd15", peft.LoraConfig(r=2, bias="lora_only", target_modules=[UNET_OUT, UNET_CONVOLUTION])),
+        "unet-lora_bias": (
+            "sd15",
+            peft.LoraConfig(r=2, lora_alpha=3, lora_bias=True, target_modules=[UNET_OUT, UNET_CONVOLUTION]),
+        ),
         "unet-saved": ("sd15", peft.LoraConfig(r=2, modules_to_save=saved, target_modules=[UNET_OUT])),
         "unet-dora": ("sd15", peft.LoraConfig(r=2, use_dora=True, modules_to_save=saved, target_modules=[UNET_Q])),
         "unet-loha": ("sd15", peft.LoHaConfig(r=2, modules_to_save=saved, target_modules=[UNET_Q])),
         "unet-lokr": ("sd15", peft.LoKrConfig(r=2, modules_to_save=saved, target_modules=[UNET_Q])),
-        "unet-deft": ("sd15", peft.DeftConfig(r=2, decomposition_method="qr", bias="deft_only",
-                                              target_modules=[UNET_Q, UNET_OUT])),
+        "unet-deft": (
+            "sd15",
+            peft.DeftConfig(r=2, decomposition_method="qr", bias="deft_only", target_modules=[UNET_Q, UNET_OUT]),
+        ),
         "sd3-bias-all": ("sd3", peft.LoraConfig(r=2, bias="all", target_modules=["to_q", "norm_out.linear"])),
-        "sd3-lora_bias": ("sd3", peft.LoraConfig(r=2, lora_alpha=3, lora_bias=True, use_rslora=True, target_modules=[
-            "to_q", "to_v", "add_k_proj", "norm_out.linear", "to_out.0"])),
-        "sd3-lora_bias-bias-all": ("sd3", peft.LoraConfig(r=2, lora_bias=True, bias="all",
-                                                          target_modules=["to_k", "norm_out.linear"])),
-        "sd3-saved": ("sd3", peft.LoraConfig(r=2, modules_to_save=["norm_out.linear", "to_k", "norm_q", "proj"],
-                                             target_modules=["to_q"])),
-        "sd3-oft": ("sd3", peft.OFTConfig(oft_block_size=8, bias="oft_only", modules_to_save=["proj_out"],
-                                          target_modules=["to_q", "norm_out.linear"])),
-        "sd3-para": ("sd3", peft.DeftConfig(r=2, para=True, decomposition_method="qr", bias="all",
-                                            target_modules=["to_q"])),
-    }[case]  # fmt: skip
+        "sd3-lora_bias": (
+            "sd3",
+            peft.LoraConfig(
+                r=2,
+                lora_alpha=3,
+                lora_bias=True,
+                use_rslora=True,
+                target_modules=["to_q", "to_v", "add_k_proj", "norm_out.linear", "to_out.0"],
+            ),
+        ),
+        "sd3-lora_bias-bias-all": (
+            "sd3",
+            peft.LoraConfig(r=2, lora_bias=True, bias="all", target_modules=["to_k", "norm_out.linear"]),
+        ),
+        "sd3-saved": (
+            "sd3",
+            peft.LoraConfig(
+                r=2, modules_to_save=["norm_out.linear", "to_k", "norm_q", "proj"], target_modules=["to_q"]
+            ),
+        ),
+        "sd3-oft": (
+            "sd3",
+            peft.OFTConfig(
+                oft_block_size=8,
+                bias="oft_only",
+                modules_to_save=["proj_out"],
+                target_modules=["to_q", "norm_out.linear"],
+            ),
+        ),
+        "sd3-para": (
+            "sd3",
+            peft.DeftConfig(r=2, para=True, decomposition_method="qr", bias="all", target_modules=["to_q"]),
+        ),
+    }[case]
 
 
-CASES = ["unet-bias-only", "unet-lora_bias", "unet-saved", "unet-dora", "unet-loha", "unet-lokr", "unet-deft",
-         "sd3-bias-all", "sd3-lora_bias", "sd3-lora_bias-bias-all", "sd3-saved", "sd3-oft", "sd3-para"]  # fmt: skip
+CASES = [
+    "unet-bias-only",
+    "unet-lora_bias",
+    "unet-saved",
+    "unet-dora",
+    "unet-loha",
+    "unet-lokr",
+    "unet-deft",
+    "sd3-bias-all",
+    "sd3-lora_bias",
+    "sd3-lora_bias-bias-all",
+    "sd3-saved",
+    "sd3-oft",
+    "sd3-para",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -146,8 +186,11 @@ def test_diffusers_form_with_the_record_in_the_header(pack: Pack, tmp_path: Path
     record = json.loads((tmp_path / "adapter_config.json").read_text())
     header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in record.items()})}
     tensors = load_file(tmp_path / "adapter_model.safetensors")
-    save_file({key.replace("base_model.model", "unet"): value for key, value in tensors.items()},
-              tmp_path / "a.safetensors", header)
+    save_file(
+        {key.replace("base_model.model", "unet"): value for key, value in tensors.items()},
+        tmp_path / "a.safetensors",
+        header,
+    )
     patched, _, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), model)
     assert not report.unmatched and len(compare(patched, merged, models.weights(model))) == 4
 
@@ -159,8 +202,12 @@ def test_what_does_not_fit_is_named_as_in_the_file(pack: Pack, tmp_path: Path) -
     model, _ = trained("sd15", peft.LoraConfig(r=2, target_modules=[UNET_Q]), tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     start = "base_model.model."
-    tensors |= {f"{start}{UNET_Q}.base_layer.bias": torch.ones(32), f"{start}conv_norm_out.weight": torch.ones(5),
-                f"{start}conv_norm_out.bias": torch.ones(32), f"{start}score.weight": torch.ones(2, 2)}
+    tensors |= {
+        f"{start}{UNET_Q}.base_layer.bias": torch.ones(32),
+        f"{start}conv_norm_out.weight": torch.ones(5),
+        f"{start}conv_norm_out.bias": torch.ones(32),
+        f"{start}score.weight": torch.ones(2, 2),
+    }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     _, _, report = pack.apply(pack.files.read(tmp_path), model)
     assert report.methods == {"lora": 1, "replaced": 1}
@@ -192,8 +239,9 @@ def test_biases_and_saved_modules_of_a_text_encoder(pack: Pack, tmp_path: Path) 
 
     clip = small_clip("sd15")
     base = models.weights(clip.patcher)
-    config = peft.LoraConfig(r=2, lora_bias=True, bias="all", target_modules=["q_proj", "fc1"],
-                             modules_to_save=["final_layer_norm"])
+    config = peft.LoraConfig(
+        r=2, lora_bias=True, bias="all", target_modules=["q_proj", "fc1"], modules_to_save=["final_layer_norm"]
+    )
     wrapped = peft.get_peft_model(transformers_clip(clip, "clip_l"), config)
     for index, (_, parameter) in enumerate(wrapped.named_parameters()):
         if parameter.requires_grad:

@@ -23,12 +23,24 @@ from .test_patches import Pack as PatchesPack
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LINEAR = {
     "sd15": [f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_k", f"{BLOCK}.attn1.to_out.0", f"{BLOCK}.ff.net.2"],
-    "sd3": ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k", "transformer_blocks.0.attn.to_v",
-            "transformer_blocks.0.attn.add_k_proj", "transformer_blocks.1.ff.net.0.proj", "norm_out.linear"]}
-CONVOLUTIONS = ["down_blocks.0.resnets.0.conv1", "down_blocks.0.downsamplers.0.conv",
-                "down_blocks.0.attentions.0.proj_in"]
-NORMS = {"sd15": ["down_blocks.0.resnets.0.norm1", f"{BLOCK}.norm1", f"{BLOCK}.attn1.to_out.0"],
-         "sd3": ["transformer_blocks.0.attn.to_k", "norm_out.linear"]}
+    "sd3": [
+        "transformer_blocks.0.attn.to_q",
+        "transformer_blocks.0.attn.to_k",
+        "transformer_blocks.0.attn.to_v",
+        "transformer_blocks.0.attn.add_k_proj",
+        "transformer_blocks.1.ff.net.0.proj",
+        "norm_out.linear",
+    ],
+}
+CONVOLUTIONS = [
+    "down_blocks.0.resnets.0.conv1",
+    "down_blocks.0.downsamplers.0.conv",
+    "down_blocks.0.attentions.0.proj_in",
+]
+NORMS = {
+    "sd15": ["down_blocks.0.resnets.0.norm1", f"{BLOCK}.norm1", f"{BLOCK}.attn1.to_out.0"],
+    "sd3": ["transformer_blocks.0.attn.to_k", "norm_out.linear"],
+}
 
 
 class Pack(PatchesPack):
@@ -119,20 +131,50 @@ KINDS = {
     "waveft-proportional": Kind("WaveFTConfig", {"n_frequency": 20, "proportional_parameters": True}),
     "pissa": Kind("LoraConfig", {**LORA, "init_lora_weights": "pissa"}),
     "olora": Kind("LoraConfig", {**LORA, "init_lora_weights": "olora"}),
-    "olora-patterns": Kind("LoraConfig", {**LORA, "init_lora_weights": "olora", "rank_pattern": {"to_k": 2},
-                                          "alpha_pattern": {"attn.?.to_q": 3}, "use_rslora": True}),
+    "olora-patterns": Kind(
+        "LoraConfig",
+        {
+            **LORA,
+            "init_lora_weights": "olora",
+            "rank_pattern": {"to_k": 2},
+            "alpha_pattern": {"attn.?.to_q": 3},
+            "use_rslora": True,
+        },
+    ),
     "pissa-dora": Kind("LoraConfig", {**LORA, "init_lora_weights": "pissa", "use_dora": True}),
     "kasa": Kind("LoraConfig", {**LORA, "kasa_config": {}}),
     "monteclora": Kind("LoraConfig", {**LORA, "monteclora_config": {"num_samples": 3}}),
-    "bdlora": Kind("LoraConfig", {**LORA, "use_bdlora": {"target_modules_bd_a": ["to_q"], "nblocks": 2,
-                                                         "target_modules_bd_b": ["to_k"], "match_strict": False}}),
+    "bdlora": Kind(
+        "LoraConfig",
+        {
+            **LORA,
+            "use_bdlora": {
+                "target_modules_bd_a": ["to_q"],
+                "nblocks": 2,
+                "target_modules_bd_b": ["to_k"],
+                "match_strict": False,
+            },
+        },
+    ),
     "velora": Kind("LoraConfig", {**LORA, "velora_config": {"num_groups": 8}}),
     "parameters": Kind("LoraConfig", LORA, layers="parameters"),
     "qalora": Kind("LoraConfig", {**LORA, "use_qalora": True}, True),
 }
 SCALES = {"ia3": 0.3, "boft": 0.3, "tinylora": 1.0, "unilora": 0.3, "vblora": 1.0}
-REFUSED = {"ADAPTION_PROMPT", "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "PREFIX_TUNING",
-           "PROMPT_TUNING", "P_TUNING", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
+REFUSED = {
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "LILY",
+    "MULTITASK_PROMPT_TUNING",
+    "POLY",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "SHADOW",
+    "TRAINABLE_TOKENS",
+    "XLORA",
+}
 HERE = {"DEFT", "LORA", "LOHA", "LOKR", "OFT"}
 
 
@@ -378,31 +420,38 @@ def damaged(kind: Kind, folder: Path, tensors: Any = None, record: Any = None) -
 
 def without(end: str) -> Any:
     """Take out the first tensor of such a name."""
-    return lambda tensors: {name: value for name, value in tensors.items()
-                            if name != min(other for other in tensors if other.endswith(end))}
+    return lambda tensors: {
+        name: value for name, value in tensors.items() if name != min(other for other in tensors if other.endswith(end))
+    }
 
 
 def cut(end: str) -> Any:
     """Take the last row off the first tensor of such a name."""
+
     def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = min(other for other in tensors if other.endswith(end))
         return tensors | {name: tensors[name][:-1]}
+
     return change
 
 
 def filled(end: str, value: float) -> Any:
     """Another value in the first tensor of such a name."""
+
     def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = min(other for other in tensors if other.endswith(end))
         return tensors | {name: torch.full_like(tensors[name], value)}
+
     return change
 
 
 def whole(end: str) -> Any:
     """Whole numbers in the first tensor of such a name."""
+
     def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = min(other for other in tensors if other.endswith(end))
         return tensors | {name: torch.ones_like(tensors[name], dtype=torch.int64)}
+
     return change
 
 
@@ -447,8 +496,9 @@ CASES: list[tuple[str, str, Any, dict[str, Any] | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "tensors", "record", "message"), [case[1:] for case in CASES],
-                         ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("name", "tensors", "record", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 def test_damaged_and_hostile_files_are_refused_at_once(
     pack: Pack, tmp_path: Path, name: str, tensors: Any, record: dict[str, Any] | None, message: str
 ) -> None:
@@ -474,10 +524,14 @@ def test_targets_are_the_tensors_and_no_pattern_of_the_file(pack: Pack, tmp_path
     assert report.matched == 3 and "shira_indices names places up to" in report.text()
 
 
-@pytest.mark.parametrize(("name", "record", "reason"), [
-    ("peanut", {"act_fn": "nonsense"}, "PEFT could not compute PEANUT for a weight of .*nonsense"),
-    ("waveft", {"wavelet_family": "nonsense"}, "PEFT could not compute WAVEFT for a weight of .*nonsense"),
-    ("pissa", {"lora_alpha": 0}, "PEFT computes a NaN or infinity from LORA")])
+@pytest.mark.parametrize(
+    ("name", "record", "reason"),
+    [
+        ("peanut", {"act_fn": "nonsense"}, "PEFT could not compute PEANUT for a weight of .*nonsense"),
+        ("waveft", {"wavelet_family": "nonsense"}, "PEFT could not compute WAVEFT for a weight of .*nonsense"),
+        ("pissa", {"lora_alpha": 0}, "PEFT computes a NaN or infinity from LORA"),
+    ],
+)
 def test_what_peft_cannot_compute_is_told_before_anything_is_patched(
     pack: Pack, tmp_path: Path, name: str, record: dict[str, Any], reason: str
 ) -> None:
@@ -490,9 +544,12 @@ def test_a_record_in_a_native_file_is_not_trusted(pack: Pack, tmp_path: Path) ->
     saved(KINDS["vera"], "sd15", tmp_path)
     adapter = pack.files.read(tmp_path)
     record = json.loads(adapter.metadata["peft_record"])
-    for change, reason in (({"r": HUGE}, r"vera_lambda_d has shape \[4\], but \[10000000\] is needed"),
-                           ({"r": None}, "r = None"), ({"peft_type": "LILY"}, "cannot be read"),
-                           (None, "lacks fields")):
+    for change, reason in (
+        ({"r": HUGE}, r"vera_lambda_d has shape \[4\], but \[10000000\] is needed"),
+        ({"r": None}, "r = None"),
+        ({"peft_type": "LILY"}, "cannot be read"),
+        (None, "lacks fields"),
+    ):
         changed_record = {"": record[""] | change} if change else {"": {"peft_type": "VERA"}}
         adapter.metadata["peft_record"] = json.dumps(changed_record)
         path = pack.native.write(adapter, tmp_path / "native" / "a.safetensors")
@@ -520,12 +577,13 @@ def test_files_of_half_precision(pack: Pack, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["vera", "hra", "tinylora", "olora"])
 def test_the_adapters_name_may_be_left_in(pack: Pack, tmp_path: Path, name: str) -> None:
     """As in a raw state dictionary."""
+
     def named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {}
         for key, value in tensors.items():
             parts = key.split(".")
             place = next(index for index, part in enumerate(parts) if part.startswith(name.replace("olora", "lora")))
-            found[".".join([*parts[:place + 1], "default", *parts[place + 1:]])] = value
+            found[".".join([*parts[: place + 1], "default", *parts[place + 1 :]])] = value
         return found
 
     patcher = twins("sd15")[1]

@@ -72,8 +72,7 @@ def test_what_auto_is(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert found(cuda) == ["bf16", "bf16", "bf16"]
     resolved = [pack.precision.resolve("bf16", model, cpu) for model in bases.values()]
-    assert [(one.compute, one.autocast) for one in resolved] == [
-        (None, True), (torch.bfloat16, False), (None, False)]
+    assert [(one.compute, one.autocast) for one in resolved] == [(None, True), (torch.bfloat16, False), (None, False)]
 
 
 def test_the_rule_of_the_scale_is_pytorch_s(pack: Pack) -> None:
@@ -129,8 +128,9 @@ def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
     for seed in range(4):
         samples = models.random(3, 4, 8, 8, seed=4)
         samples[1:] *= 1e6
-        result = train(pack, as_loaded(half), latents=[{"samples": samples}], method="lora", steps=1, precision="fp16",
-                       seed=seed)
+        result = train(
+            pack, as_loaded(half), latents=[{"samples": samples}], method="lora", steps=1, precision="fp16", seed=seed
+        )
         passed_over += int(result.report.partition("loss scaling for fp16: ")[2].split()[0])
         assert "gradient checked by finite differences (test)" in result.report, result.report
     assert passed_over > 0

@@ -148,8 +148,10 @@ def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options:
     names = block_layers(plain)
     adapter = pack.adapter(plain, names, method, **options)
     weights = models.weights(plain)
-    squares = [(pack.delta(adapter, name, weights[f"{name}.weight"]).square().sum(),
-                weights[f"{name}.weight"].square().sum()) for name in names]
+    squares = [
+        (pack.delta(adapter, name, weights[f"{name}.weight"]).square().sum(), weights[f"{name}.weight"].square().sum())
+        for name in names
+    ]
     size = float(sum(change for change, _ in squares) / sum(whole for _, whole in squares)) ** 0.5
     base, expected_base = output(model), output(plain)
     assert models.relative(base, expected_base) < (0.25 if kind in ROUNDS_INPUTS else 1e-5)
@@ -167,9 +169,13 @@ def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options:
         for mode, change in (*((mode, value - base) for mode, value in found.items()), ("low", low - low_base)):
             errors[wanted, mode] = models.relative(change, expected - expected_base)
         whole = {mode: models.relative(value, expected) for mode, value in found.items()}
-        print(f"\n{kind} {method} {options.get('projector', '')} |dW|/|W| {wanted}: effect "
-              + ", ".join(f"{mode} {errors[wanted, mode]:.2g}" for mode in ("weights", "activations", "low"))
-              + "; output " + ", ".join(f"{mode} {value:.2g}" for mode, value in whole.items()), end="")
+        print(
+            f"\n{kind} {method} {options.get('projector', '')} |dW|/|W| {wanted}: effect "
+            + ", ".join(f"{mode} {errors[wanted, mode]:.2g}" for mode in ("weights", "activations", "low"))
+            + "; output "
+            + ", ".join(f"{mode} {value:.2g}" for mode, value in whole.items()),
+            end="",
+        )
     assert torch.equal(output(model), base)  # and back
     assert errors[0.1, "weights"] < (2.5 if kind == "nvfp4" else 1)  # as far as the format goes
     assert errors[0.001, "weights"] > 1  # drowned in the rounding
@@ -459,8 +465,13 @@ def test_patches_from_a_prefetch_buffer(pack: Pack, method: str) -> None:
     slices = ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_v"]
     patched = model
     for stacking in ("sequential", "from_base"):
-        adapter = pack.adapter(model, [*slices, SD3_PROJECTION], name, shapes=dict.fromkeys(slices, (64, 64)),
-                               **({"projector": projector} if projector else {}))
+        adapter = pack.adapter(
+            model,
+            [*slices, SD3_PROJECTION],
+            name,
+            shapes=dict.fromkeys(slices, (64, 64)),
+            **({"projector": projector} if projector else {}),
+        )
         patched = pack.apply(adapter, patched, stacking=stacking)[0]
     for key in (f"{SD3_QKV}.weight", f"{SD3_PROJECTION}.weight"):
         base = models.weights(model)[key]

@@ -69,8 +69,13 @@ def caption(*references: Tensor, seed: int = 2) -> list:
 def captions() -> list:
     """A CONDITIONING of five captions: references of one size twice, of another size, two of them, and none."""
     small, other, tall = picture(), picture(seed=32), picture(8, 4, seed=33)
-    return [*caption(small, seed=20), *caption(other, seed=30), *caption(tall, seed=40),
-            *caption(small, tall, seed=50), *caption(seed=60)]
+    return [
+        *caption(small, seed=20),
+        *caption(other, seed=30),
+        *caption(tall, seed=40),
+        *caption(small, tall, seed=50),
+        *caption(seed=60),
+    ]
 
 
 class SmallOmniGen2:
@@ -95,9 +100,19 @@ class SmallQwen(SmallOmniGen2):
         import comfy.text_encoders.omnigen2 as encoder
 
         target = types.SimpleNamespace(params={}, clip=encoder.te(), tokenizer=encoder.Omnigen2Tokenizer)
-        clip = models.clip_of(target, {"dtype": torch.float32, "qwen25_3b_model_config": {
-            "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1}})
+        clip = models.clip_of(
+            target,
+            {
+                "dtype": torch.float32,
+                "qwen25_3b_model_config": {
+                    "hidden_size": WIDTH,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 1,
+                },
+            },
+        )
         models.fill(clip.cond_stage_model, 29)
         return (clip,)
 
@@ -124,10 +139,12 @@ def by_hand(pack: Pack, model: Any, latents: dict, conditioning: list, chosen: A
     network, source = model.model.diffusion_model, torch.Generator().manual_seed(chosen.seed)
     method = pack.methods.get(chosen.method)
     layers = pack.targets.select(network, chosen.layers, "", chosen.exclude)
-    params = {name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
-              for name, layer in layers.items()}
+    params = {
+        name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
+        for name, layer in layers.items()
+    }
     samples = latents["samples"]
-    rows = torch.randperm(len(samples), generator=source)[:chosen.batch_size].tolist()
+    rows = torch.randperm(len(samples), generator=source)[: chosen.batch_size].tolist()
     sigma = pack.objective.sample_sigmas(model.model.model_sampling, len(rows), source)
     noise = torch.randn(samples.shape, generator=source)
     merged = {}
@@ -137,12 +154,12 @@ def by_hand(pack: Pack, model: Any, latents: dict, conditioning: list, chosen: A
         merged[f"model.diffusion_model.{name}.weight"] = weight + method.delta(factors, weight)
     total = torch.zeros(())
     for index, row in enumerate(rows):
-        x0, level = (samples[row:row + 1] - SHIFT) * SCALE, sigma[index]
+        x0, level = (samples[row : row + 1] - SHIFT) * SCALE, sigma[index]
         text, extras = conditioning[row if len(conditioning) > 1 else 0]
         conds = {"c_crossattn": text, "num_tokens": text.shape[1]}
         if "reference_latents" in extras:
             conds["ref_latents"] = [(latent - SHIFT) * SCALE for latent in extras["reference_latents"]]
-        noisy = level * noise[index:index + 1] + (1 - level) * x0
+        noisy = level * noise[index : index + 1] + (1 - level) * x0
         denoised = torch.func.functional_call(Whole(model.model), merged, (noisy, level[None]), conds)
         # noisy - level x output is the clean picture, so the output's error is that of the picture over the level.
         total = total + ((denoised - x0) / level).square().mean() / len(rows)
@@ -151,7 +168,10 @@ def by_hand(pack: Pack, model: Any, latents: dict, conditioning: list, chosen: A
 
 
 CONDITIONING: dict[str, Callable[[], list]] = {
-    "none": caption, "one for all": lambda: caption(picture()), "different": captions}
+    "none": caption,
+    "one for all": lambda: caption(picture()),
+    "different": captions,
+}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
@@ -164,8 +184,19 @@ def test_loss_and_gradients_are_those_of_apply_model(
 
     monkeypatch.setattr(comfy.model_management, "in_training", True)  # else ComfyUI's rotations have no gradient
     options = {"projector": "qr"} if method == "deft" else {}
-    chosen = settings(pack, method, 3, 1, 0.0, batch_size=5, seed=11, max_grad_norm=math.inf, options=options,
-                      gradient_checkpointing=checkpointing, exclude="ref_image" if kind == "none" else "")
+    chosen = settings(
+        pack,
+        method,
+        3,
+        1,
+        0.0,
+        batch_size=5,
+        seed=11,
+        max_grad_norm=math.inf,
+        options=options,
+        gradient_checkpointing=checkpointing,
+        exclude="ref_image" if kind == "none" else "",
+    )
     latents = {"samples": picture(8, 8, seed=1, count=5)}
     params, expected = by_hand(pack, omnigen2(), latents, CONDITIONING[kind](), chosen)
     with torch.inference_mode():  # as they come out of nodes
@@ -185,7 +216,8 @@ def test_training_refers_to_the_reference(pack: Pack, method: str, layers: str) 
     chosen = {"method": method, "layers": layers, "batch_size": 2}
     with_it, without, other, again = (
         train(pack, as_loaded(omnigen2), captions=[caption(*references)], **chosen).losses
-        for references in ([picture()], [], [picture(seed=32)], [picture()]))
+        for references in ([picture()], [], [picture(seed=32)], [picture()])
+    )
     assert with_it == again and with_it != without and with_it != other
     assert all(map(math.isfinite, with_it))
 
@@ -275,8 +307,11 @@ def sampled(model: Any, *references: Tensor) -> Tensor:
         latent = {"samples": torch.zeros(1, 16, 8, 8)}
         positive, negative = caption(seed=20), caption(seed=30)
         if not references:
-            return nodes.KSampler().sample(model, 5, 3, 5.0, "euler", "simple", positive, negative, latent)[0][
-                "samples"].clone()
+            return (
+                nodes.KSampler()
+                .sample(model, 5, 3, 5.0, "euler", "simple", positive, negative, latent)[0]["samples"]
+                .clone()
+            )
         (guider,) = custom.DualCFGGuider.execute(
             model, referring(positive, *references), referring(negative, *references), negative, 5.0, 2.0, "regular"
         ).result
@@ -292,8 +327,11 @@ def test_one_adapter_samples_with_and_without_the_reference(pack: Pack, trained_
     adapter = train(pack, model, captions=[caption(*references)], method="para", layers="attention").adapter
     patched, _, report = pack.apply(adapter, model)
     assert not report.unmatched
-    latents = [sampled(used, *shown) for used in (model, patched)
-               for shown in ([], [picture()], [picture(seed=32)], [picture(), picture(8, 4)])]
+    latents = [
+        sampled(used, *shown)
+        for used in (model, patched)
+        for shown in ([], [picture()], [picture(seed=32)], [picture(), picture(8, 4)])
+    ]
     assert all(torch.isfinite(latent).all() for latent in latents)
     assert all(models.relative(one, other) > 1e-3 for place, one in enumerate(latents) for other in latents[:place])
     assert torch.equal(sampled(patched), latents[4]) and torch.equal(sampled(patched, picture()), latents[5])
@@ -304,12 +342,20 @@ def test_one_adapter_samples_with_and_without_the_reference(pack: Pack, trained_
 
 def example(name: str) -> dict[str, Any]:
     """An example workflow with small models in the place of the files it names, small pictures and few steps."""
-    small = {"UNETLoader": {"class_type": "SmallOmniGen2", "inputs": {}},
-             "CLIPLoader": {"class_type": "SmallQwen", "inputs": {}}}
-    changed = {"VAELoader": {"vae_name": "deft_demo_vae.safetensors"}, "DEFTLoadScorer": {"protocol": "demo"},
-               "ImageScaleToTotalPixels": {"megapixels": 0.01}, "EmptySD3LatentImage": {"width": 64, "height": 64},
-               "DEFTTrainAdapter": {"steps": 2}, "KSampler": {"steps": 2}, "BasicScheduler": {"steps": 2},
-               "DEFTPrompts": {"prompts": "a sks teddy bear on a beach\na sks teddy bear in a forest"}}
+    small = {
+        "UNETLoader": {"class_type": "SmallOmniGen2", "inputs": {}},
+        "CLIPLoader": {"class_type": "SmallQwen", "inputs": {}},
+    }
+    changed = {
+        "VAELoader": {"vae_name": "deft_demo_vae.safetensors"},
+        "DEFTLoadScorer": {"protocol": "demo"},
+        "ImageScaleToTotalPixels": {"megapixels": 0.01},
+        "EmptySD3LatentImage": {"width": 64, "height": 64},
+        "DEFTTrainAdapter": {"steps": 2},
+        "KSampler": {"steps": 2},
+        "BasicScheduler": {"steps": 2},
+        "DEFTPrompts": {"prompts": "a sks teddy bear on a beach\na sks teddy bear in a forest"},
+    }
     prompt = json.loads((ROOT / "example_workflows" / "api" / f"omnigen2_{name}.json").read_text())
     for key, node in prompt.items():
         prompt[key] = small.get(node["class_type"], node)
@@ -333,8 +379,9 @@ def test_the_examples_run_and_share_one_adapter(comfyui: Any, monkeypatch: pytes
     assert all(torch.equal(adapter[key], second.output("12")[key]) for key in adapter)
     pictures = [torch.cat(run.outputs[key][0]) for run in (first, second) for key in ("50", "51")]
     assert all(found.shape == (2, 64, 64, 3) and torch.isfinite(found).all() for found in pictures)
-    assert all(float((one - other).abs().max()) > 1e-3 for place, one in enumerate(pictures)
-               for other in pictures[:place])
+    assert all(
+        float((one - other).abs().max()) > 1e-3 for place, one in enumerate(pictures) for other in pictures[:place]
+    )
     for run, label in ((first, "PaRa"), (second, "PaRa + Uncond.")):
         assert label in run.text("71") and run.ui["72"]["images"]
 

@@ -73,8 +73,11 @@ def into_its_input_plain(x: Tensor, w: Tensor) -> Tensor:
 
 
 BLOCKS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "in place": (gated, gated_plain), "views": (of_views, of_views_plain),
-    "out": (into_a_buffer, into_a_buffer_plain), "out is the input": (into_its_input, into_its_input_plain)}
+    "in place": (gated, gated_plain),
+    "views": (of_views, of_views_plain),
+    "out": (into_a_buffer, into_a_buffer_plain),
+    "out is the input": (into_its_input, into_its_input_plain),
+}
 
 
 def leaves() -> tuple[Tensor, list[Tensor]]:
@@ -227,10 +230,19 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
         result = train(pack, as_loaded(models.unet), method="lora", steps=2)
     assert "written for inference" not in result.report
     base = next(base for base in BASES if base.name == "Flux")
-    for checkpointing, said in ((False, r"tensors that it writes into are kept as copies"),
-                                (True, "so are the inputs of [1-9] blocks")):
-        result = train(pack, as_loaded(base.model), [base.latents()], [base.conditioning(5)], method="lora", steps=2,
-                       gradient_checkpointing=checkpointing)
+    for checkpointing, said in (
+        (False, r"tensors that it writes into are kept as copies"),
+        (True, "so are the inputs of [1-9] blocks"),
+    ):
+        result = train(
+            pack,
+            as_loaded(base.model),
+            [base.latents()],
+            [base.conditioning(5)],
+            method="lora",
+            steps=2,
+            gradient_checkpointing=checkpointing,
+        )
         (line,) = [line for line in result.report.splitlines() if line.startswith("Flux is written for inference")]
         import re
 
@@ -241,8 +253,9 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
 def test_networks_are_left_as_they_were(pack: Pack) -> None:
     """Attributes of the modules after a training that checkpoints, in another precision than the stored one."""
     model = as_loaded(partial(models.sd3, dtype=torch.float16))
-    models.network_output(model, **{name: None if value is None else value.half() for name, value in
-                                    models.network_inputs(model).items()})  # loading sets attributes
+    models.network_output(
+        model, **{name: None if value is None else value.half() for name, value in models.network_inputs(model).items()}
+    )  # loading sets attributes
     modules = {name: dict(vars(module)) for name, module in model.model.named_modules()}
     own = model.model.manual_cast_dtype
 

@@ -71,8 +71,10 @@ def test_every_base_is_one_of_comfyuis(pack: Pack) -> None:
     known = {config.__name__: config for config in comfy.supported_models.models}
     for name in ("SD15", "SD20", "SDXL", "SD3", "Flux", "FluxSchnell", "Chroma", "Lumina2", "ZImage", "QwenImage"):
         assert name in known and name in pack.modelspec._CONFIGS
-    made = {name: set(re.findall(r"model_base\.(\w+)\(", inspect.getsource(config.get_model)))
-            for name, config in known.items()}
+    made = {
+        name: set(re.findall(r"model_base\.(\w+)\(", inspect.getsource(config.get_model)))
+        for name, config in known.items()
+    }
     for name in pack.modelspec._CLASSES:
         several = {config for config, kinds in made.items() if name in kinds}
         assert several <= {name, "FluxInpaint", "FluxSchnell"}  # which are Flux by ModelSpec's way of counting
@@ -96,8 +98,14 @@ def test_models_of_comfyuis_own_making(pack: Pack) -> None:
 def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> None:
     model = as_loaded(models.sd3)
     captions = ["sks bear, on a hill", "sks bear, in a car"]
-    first, second = (Path(run("DEFTSaveAdapter", trained(pack, model, captions), "saved/bear", pack.saving.FORMATS[0],
-                              "models/loras")[0]) for _ in range(2))
+    first, second = (
+        Path(
+            run(
+                "DEFTSaveAdapter", trained(pack, model, captions), "saved/bear", pack.saving.FORMATS[0], "models/loras"
+            )[0]
+        )
+        for _ in range(2)
+    )
     said = header(first)
     assert said["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
     assert said["ss_base_model_version"] == "sd3" and said["modelspec.resolution"] == "1024x1024"
@@ -107,7 +115,8 @@ def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> Non
     assert said["modelspec.title"] == "bear_00001" and said["ss_network_dim"] == "2"
     named = ("modelspec.title", "ss_output_name")  # after the counter
     assert {key: value for key, value in header(second).items() if key not in named} == {
-        key: value for key, value in said.items() if key not in named}
+        key: value for key, value in said.items() if key not in named
+    }
     without = trained(pack, model, [])
     assert not {"ss_tag_frequency", "ss_datasets", "modelspec.trigger_phrase"} & without.metadata.keys()
     assert without.metadata["modelspec.architecture"] == said["modelspec.architecture"]
@@ -169,8 +178,11 @@ def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: st
     layers = {"svdiff": {"delta": torch.ones(64)}, "dora": dora}[method]
     adapter = pack.adapters.from_layers({SD3_PROJECTION: layers})
     assert pack.adapters.describe(adapter)["method"] == method
-    with pytest.raises(ValueError, match=rf"layer {re.escape(SD3_PROJECTION)} is of the method {method}, and only "
-                                         "deft, para, lora are written for it. Choose the native format"):
+    with pytest.raises(
+        ValueError,
+        match=rf"layer {re.escape(SD3_PROJECTION)} is of the method {method}, and only "
+        "deft, para, lora are written for it. Choose the native format",
+    ):
         run("DEFTSaveAdapter", adapter, "saved/no", "PEFT folder", "models/loras", model)
     assert not list((loras / "saved").glob("no*"))
 
@@ -223,8 +235,11 @@ def test_complex_numbers_are_refused_where_they_are_met(pack: Pack, run: Any) ->
     adapter = pack.adapter(model, [SD3_PROJECTION])
     adapter["other.lora_up.weight"] = torch.ones(3, 2, dtype=torch.complex64)
     said = r"has complex numbers \(complex64\) in other.lora_up.weight, which are not read"
-    for call in (lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.FORMATS[0], "models/loras"),
-                 lambda: pack.apply(adapter, model), lambda: pack.inspect(adapter, model)):
+    for call in (
+        lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.FORMATS[0], "models/loras"),
+        lambda: pack.apply(adapter, model),
+        lambda: pack.inspect(adapter, model),
+    ):
         with pytest.raises(ValueError, match=said):
             call()
 
@@ -234,8 +249,11 @@ def test_complex_numbers_are_refused_where_they_are_met(pack: Pack, run: Any) ->
 
 def reports(pack: Pack, adapter: Any, model: Any) -> list[str]:
     """What Apply, Adapter Info and Export say."""
-    return [pack.apply(adapter, model)[2].text(), pack.inspect(adapter, model).text(),
-            pack.export(adapter, model)[1].text()]
+    return [
+        pack.apply(adapter, model)[2].text(),
+        pack.inspect(adapter, model).text(),
+        pack.export(adapter, model)[1].text(),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["fp8_e4m3", "fp8_e5m2", "gguf"])

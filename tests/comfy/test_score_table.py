@@ -46,7 +46,13 @@ def test_inputs_and_outputs_keep_their_places(comfyui):
     """Saved workflows know them by number."""
     schema = comfyui.pack_nodes["DEFTScoreTable"].GET_SCHEMA()
     assert [item.id for item in schema.inputs] == [
-        "scores", "title", "filename_prefix", "rows", "append_to", "published"]
+        "scores",
+        "title",
+        "filename_prefix",
+        "rows",
+        "append_to",
+        "published",
+    ]
     assert [item.display_name for item in schema.outputs] == ["image", "markdown", "csv", "jsonl", "latex", "report"]
     assert all(item.optional for item in schema.inputs[1:])
 
@@ -56,8 +62,9 @@ def test_table_in_all_its_forms(comfyui):
     run = comfyui.run(prompt, want=["table"])
     markdown, csv, jsonl, latex, report = (run.output("table", slot) for slot in range(1, 6))
     assert run.text("table") == markdown and "| upper bound | 2 | **" in markdown
-    assert csv.splitlines()[0] == ("method,images,CLIP-I,CLIP-I low,CLIP-I high,CLIP-T,CLIP-T low,CLIP-T high,"
-                                   "DINO,DINO low,DINO high")
+    assert csv.splitlines()[0] == (
+        "method,images,CLIP-I,CLIP-I low,CLIP-I high,CLIP-T,CLIP-T low,CLIP-T high,DINO,DINO low,DINO high"
+    )
     assert labels(jsonl) == ["DEFT r4"] * 3 + ["upper bound"] * 3
     assert "\\caption{Dog}" in latex and "upper bound & 2 & \\textbf{" in latex
     assert [line.split(":")[0] for line in report.splitlines()[:3]] == ["CLIP-I", "CLIP-T", "DINO"]
@@ -87,8 +94,10 @@ def test_a_hostile_label_stays_a_label(comfyui):
 def test_equal_rows_tie(comfyui):
     run = comfyui.run(two_rows({"label": "the same"}), want=["table"])
     assert "| the same | 2 | ~" in run.output("table", 1)
-    assert ("DINO: DEFT r4 has the best mean, but nothing is distinguishable from it (95% interval of the paired "
-            "difference contains 0).") in run.output("table", 5)
+    assert (
+        "DINO: DEFT r4 has the best mean, but nothing is distinguishable from it (95% interval of the paired "
+        "difference contains 0)."
+    ) in run.output("table", 5)
 
 
 def test_rows_by_subject(comfyui):
@@ -205,15 +214,19 @@ def test_unknown_choices_do_not_pass(comfyui, inputs):
 def saving(label: str = "DEFT r4", **inputs: Any) -> dict:
     """A prompt that saves the scores of one row."""
     prompt = scoring(label=label)
-    prompt["save"] = {"class_type": "DEFTSaveScores",
-                      "inputs": {"scores.scores0": ["score", 0], "filename_prefix": "saved/dog"} | inputs}
+    prompt["save"] = {
+        "class_type": "DEFTSaveScores",
+        "inputs": {"scores.scores0": ["score", 0], "filename_prefix": "saved/dog"} | inputs,
+    }
     return prompt
 
 
 def test_scores_are_saved_one_file_a_run(comfyui):
     prompt = saving()
-    prompt["score2"] = {"class_type": "DEFTScoreImages",
-                        "inputs": prompt["score"]["inputs"] | {"images": ["real", 0], "label": "upper bound"}}
+    prompt["score2"] = {
+        "class_type": "DEFTScoreImages",
+        "inputs": prompt["score"]["inputs"] | {"images": ["real", 0], "label": "upper bound"},
+    }
     prompt["save"]["inputs"]["scores.scores1"] = ["score2", 0]
     run = comfyui.run(prompt, want=["save", "score"])
     folder = comfyui.base / "output" / "saved"

@@ -69,9 +69,18 @@ def test_a_line_of_text_serves_a_batch_of_a_list_and_the_token_is_left_out(comfy
 def drift(**inputs) -> dict:
     """A prompt that compares two pictures with two others as the base's."""
     prompt = scoring()
-    prompt["score"] = {"class_type": "DEFTScoreDrift", "inputs": {
-        "scorer": ["scorer", 0], "images": ["generated", 0], "base_images": ["real", 0], "references": ["real", 0],
-        "text": "a cat\na car", "label": "DEFT r4"} | inputs}
+    prompt["score"] = {
+        "class_type": "DEFTScoreDrift",
+        "inputs": {
+            "scorer": ["scorer", 0],
+            "images": ["generated", 0],
+            "base_images": ["real", 0],
+            "references": ["real", 0],
+            "text": "a cat\na car",
+            "label": "DEFT r4",
+        }
+        | inputs,
+    }
     return prompt
 
 
@@ -92,8 +101,10 @@ def test_drift_and_prior_preservation(comfyui):
 
 def test_diversity_over_the_pictures_of_a_prompt(comfyui):
     prompt = scoring()
-    prompt["score"] = {"class_type": "DEFTScoreDiversity", "inputs": {
-        "scorer": ["scorer", 0], "images": ["batch", 0], "text": "a\nb\na\na", "label": "DEFT r4"}}
+    prompt["score"] = {
+        "class_type": "DEFTScoreDiversity",
+        "inputs": {"scorer": ["scorer", 0], "images": ["batch", 0], "text": "a\nb\na\na", "label": "DEFT r4"},
+    }
     run = comfyui.run(prompt, want=["score"])
     scores = run.output("score")
     assert [(row.metric, len(row.values)) for row in scores.rows] == [("diversity", 3)]
@@ -102,19 +113,30 @@ def test_diversity_over_the_pictures_of_a_prompt(comfyui):
     assert "no prompt has two" in comfyui.fail(prompt, want=["score"]).message
 
 
-@pytest.mark.parametrize(("kind", "inputs"), [
-    ("DEFTScoreImages", {"images": ["generated", 0], "references": ["real", 0]}),
-    ("DEFTScoreDrift", {"images": ["generated", 0], "base_images": ["real", 0]}),
-    ("DEFTScoreDiversity", {"images": ["batch", 0]})])
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("DEFTScoreImages", {"images": ["generated", 0], "references": ["real", 0]}),
+        ("DEFTScoreDrift", {"images": ["generated", 0], "base_images": ["real", 0]}),
+        ("DEFTScoreDiversity", {"images": ["batch", 0]}),
+    ],
+)
 def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
-    tensors = {"diffusion_model.a.deft_Q": torch.eye(8, 2), "diffusion_model.a.deft_R": torch.zeros(2, 6),
-               "diffusion_model.a.alpha": torch.tensor(1.0)}
+    tensors = {
+        "diffusion_model.a.deft_Q": torch.eye(8, 2),
+        "diffusion_model.a.deft_R": torch.zeros(2, 6),
+        "diffusion_model.a.alpha": torch.tensor(1.0),
+    }
     save_file(tensors, comfyui.base / "models" / "loras" / "costs.safetensors")
     prompt = scoring()
-    prompt["adapter"] = {"class_type": "DEFTLoadAdapterFile",
-                         "inputs": {"file": "costs.safetensors", "projector": "auto"}}
-    prompt["score"] = {"class_type": kind, "inputs": {
-        "scorer": ["scorer", 0], "label": "DEFT r2", "subject": "dog", "adapter": ["adapter", 0]} | inputs}
+    prompt["adapter"] = {
+        "class_type": "DEFTLoadAdapterFile",
+        "inputs": {"file": "costs.safetensors", "projector": "auto"},
+    }
+    prompt["score"] = {
+        "class_type": kind,
+        "inputs": {"scorer": ["scorer", 0], "label": "DEFT r2", "subject": "dog", "adapter": ["adapter", 0]} | inputs,
+    }
     prompt["table"] = {"class_type": "DEFTScoreTable", "inputs": {"scores.scores0": ["score", 0]}}
     run = comfyui.run(prompt, want=["score", "table"])
     (cost,) = run.output("score").costs
@@ -128,8 +150,9 @@ def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
 
 def test_seeds_files_and_the_adapters_method_are_written_down(comfyui):
     whole = json.loads((ROOT / "example_workflows" / "api" / "compare_all_methods.json").read_text())
-    score = next(key for key, node in whole.items()
-                 if node["class_type"] == "DEFTScoreImages" and "adapter" in node["inputs"])
+    score = next(
+        key for key, node in whole.items() if node["class_type"] == "DEFTScoreImages" and "adapter" in node["inputs"]
+    )
     prompt, waiting = {}, [score]
     while waiting:
         key = waiting.pop()
@@ -170,8 +193,10 @@ def test_verification_of_the_demos_scorers(comfyui):
     models = ROOT / "demo" / "models"
     verify = comfyui.module("scoring.verify")
     assert verify.verify(verify.load_file(models / "deft_demo_clip.safetensors")).passed is True
-    prompt = {"scorer": {"class_type": "DEFTLoadScorer", "inputs": {"protocol": "demo"}},
-              "verify": {"class_type": "DEFTVerifyScorer", "inputs": {"scorer": ["scorer", 0]}}}
+    prompt = {
+        "scorer": {"class_type": "DEFTLoadScorer", "inputs": {"protocol": "demo"}},
+        "verify": {"class_type": "DEFTVerifyScorer", "inputs": {"scorer": ["scorer", 0]}},
+    }
     run = comfyui.run(prompt, want=["verify"])
     assert run.output("verify", 1) is True and run.text("verify") == run.output("verify")
     assert "demo DINO (64 px)" in run.output("verify") and "nobody has published" in run.output("verify")
@@ -183,8 +208,14 @@ def test_a_custom_protocol_of_timms_and_open_clips_models(comfyui):
     folder = comfyui.base / "models" / "scorers"
     model = timm.create_model("test_vit.r160_in1k", pretrained=False)
     save_file(model.state_dict(), folder / "test_vit.r160_in1k.safetensors")
-    own = {"protocol": "custom", "protocol.clip_model": "", "protocol.image_model": "test_vit.r160_in1k",
-           "protocol.image_weights": "auto", "protocol.pairing": "matched", "protocol.scale": 100.0}
+    own = {
+        "protocol": "custom",
+        "protocol.clip_model": "",
+        "protocol.image_model": "test_vit.r160_in1k",
+        "protocol.image_weights": "auto",
+        "protocol.pairing": "matched",
+        "protocol.scale": 100.0,
+    }
     rows = comfyui.run(scoring(scorer=own), want=["score"]).output("score").rows
     assert [(row.metric, row.pairing, row.scale) for row in rows] == [("likeness (test_vit.r160_in1k)", "matched", 100)]
     failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": "no_such_model"}), want=["score"])
@@ -198,8 +229,14 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
     from safetensors.torch import save
 
     hub.offer(save(timm.create_model("test_vit2.r160_in1k", pretrained=False).state_dict()))
-    own = {"protocol": "custom", "protocol.clip_model": "", "protocol.image_model": "test_vit2.r160_in1k",
-           "protocol.image_weights": "auto", "protocol.pairing": "all", "protocol.scale": 1.0}
+    own = {
+        "protocol": "custom",
+        "protocol.clip_model": "",
+        "protocol.image_model": "test_vit2.r160_in1k",
+        "protocol.image_weights": "auto",
+        "protocol.pairing": "all",
+        "protocol.scale": 1.0,
+    }
     failed = comfyui.fail(scoring(scorer=own), want=["score"])
     assert "weights of timm test_vit2.r160_in1k are missing" in failed.message and hub.asked == []
     rows = comfyui.run(scoring(scorer=own | {"download": True}), want=["score"]).output("score").rows
@@ -233,9 +270,18 @@ def small_clip_vision(comfyui_clip_vision):
     """ComfyUI's CLIP_VISION with two layers, and transformers' model with the same random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    config = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 64, "patch_size": 16, "projection_dim": 48, "hidden_act": "quick_gelu", "num_channels": 3,
-              "layer_norm_eps": 1e-5}
+    config = {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 16,
+        "projection_dim": 48,
+        "hidden_act": "quick_gelu",
+        "num_channels": 3,
+        "layer_norm_eps": 1e-5,
+    }
     theirs = CLIPVisionModelWithProjection(CLIPVisionConfig(**config)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -243,8 +289,12 @@ def small_clip_vision(comfyui_clip_vision):
             parameter.copy_((0.1 * torch.randn(parameter.shape, generator=generator)).half())  # ComfyUI keeps halves
     ours = comfyui_clip_vision.ClipVisionModel(config | {"model_type": "clip_vision_model"})
     state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("position_ids")}
-    ours.load_sd({key if key.startswith(("vision_model", "visual")) else f"vision_model.{key}": value
-                  for key, value in state.items()})
+    ours.load_sd(
+        {
+            key if key.startswith(("vision_model", "visual")) else f"vision_model.{key}": value
+            for key, value in state.items()
+        }
+    )
     return ours, theirs
 
 
@@ -269,8 +319,13 @@ def test_a_clip_vision_measures_clip_i(comfyui):
 def test_missing_weights_are_named(comfyui):
     failed = comfyui.fail(scoring(scorer={"protocol": "dreambooth"}), want=["score"])
     assert failed.node_type == "DEFTLoadScorer"
-    for part in ("CLIP ViT-B/32", "clip-vit-base-patch32.safetensors", "scorers", "605 MB",
-                 "openai/clip-vit-base-patch32"):
+    for part in (
+        "CLIP ViT-B/32",
+        "clip-vit-base-patch32.safetensors",
+        "scorers",
+        "605 MB",
+        "openai/clip-vit-base-patch32",
+    ):
         assert part in failed.message
 
 
@@ -289,7 +344,7 @@ def test_a_replaced_weight_file_is_loaded_again(comfyui):
     state = load_file(path)
     state["cls_token"] = state["cls_token"] + torch.linspace(-3, 3, state["cls_token"].shape[-1])
     save_file(state, path)
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10 ** 9))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
     assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
     path.write_bytes(before)
 

@@ -50,8 +50,10 @@ def files(pack: Pack) -> Iterator[Files]:
         found[label] = (f"stack/{label}.safetensors", adapter)
     for seed, kind in enumerate(("loha", "lokr")):
         tensors, change = foreign_tensors(kind, 64, 64, 100 + 20 * seed)
-        save_file({f"{PROJECTION}.{suffix}": value.contiguous() for suffix, value in tensors.items()},
-                  folder / f"{kind}.safetensors")
+        save_file(
+            {f"{PROJECTION}.{suffix}": value.contiguous() for suffix, value in tensors.items()},
+            folder / f"{kind}.safetensors",
+        )
         found[kind] = (f"stack/{kind}.safetensors", change)
     yield found
     for path in sorted(folder.iterdir()):
@@ -77,8 +79,17 @@ def one_by_one(model: Any, chosen: list[tuple[str, float]]) -> Any:
 # ------------------------------------------------------------------------------------------------------------ applying
 
 
-@pytest.mark.parametrize("order", [("qr", "para"), ("para", "qr"), ("lora", "qr", "loha", "para", "lokr"),
-                                   ("lokr", "para", "lora", "qr", "loha"), ("qr", "qr")], ids="+".join)
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("qr", "para"),
+        ("para", "qr"),
+        ("lora", "qr", "loha", "para", "lokr"),
+        ("lokr", "para", "lora", "qr", "loha"),
+        ("qr", "qr"),
+    ],
+    ids="+".join,
+)
 def test_rows_are_applied_one_after_the_other(stack: Any, files: Files, order: tuple[str, ...]) -> None:
     model = models.sd3()
     base = models.weights(model)
@@ -94,7 +105,7 @@ def test_rows_are_applied_one_after_the_other(stack: Any, files: Files, order: t
     assert clip is None and same_weights(model, base)
     assert given == [(file, strength, strength) for file, strength in chosen]
     starts = [f"Row {number}: {file}: 1 layers applied (1 " for number, (file, _) in enumerate(chosen, start=1)]
-    assert [line[:len(start)] for line, start in zip(report.splitlines()[::2], starts)] == starts
+    assert [line[: len(start)] for line, start in zip(report.splitlines()[::2], starts)] == starts
 
 
 @pytest.mark.parametrize("stacking", ["sequential", "from_base"])
@@ -115,8 +126,10 @@ def test_stacking_is_that_of_apply_adapter(stack: Any, files: Files, order: tupl
 def test_on_activations(stack: Any, files: Files) -> None:
     model = models.sd3()
     chosen = rows(*((files[label][0], 0.7) for label in ("qr", "para", "lora")))
-    outputs = [models.network_output(stack.execute(model, **chosen, mode=mode).result[0])
-               for mode in ("weights", "activations")]
+    outputs = [
+        models.network_output(stack.execute(model, **chosen, mode=mode).result[0])
+        for mode in ("weights", "activations")
+    ]
     assert models.relative(outputs[1], outputs[0]) < 1e-4
     assert models.relative(models.network_output(model), outputs[0]) > 1e-3
     with pytest.raises(ValueError, match=r"^Row 2: Layers of .* \(loha\) cannot work on activations"):
@@ -203,8 +216,9 @@ def comfyroll_apply(model: Any, clip: Any, lora_stack: Stack) -> tuple[Any, Any]
 def test_round_trip_with_another_pack(stack: Any, files: Files) -> None:
     """Its stack in, ours out, and its reader does with that what this node has done."""
     model = models.sd3()
-    theirs = comfyroll_stack([("On", files["lora"][0], 0.7, 0.2), ("Off", files["loha"][0], 1.0, 1.0),
-                              ("On", files["para"][0], 0.5, 0.5)])
+    theirs = comfyroll_stack(
+        [("On", files["lora"][0], 0.7, 0.2), ("Off", files["loha"][0], 1.0, 1.0), ("On", files["para"][0], 0.5, 0.5)]
+    )
     given = stack.execute(model, None, theirs, **rows((files["qr"][0], 0.9))).result
     assert given[2] == [*theirs, (files["qr"][0], 0.9, 0.9)]
     wanted = models.patched_weights(comfyroll_apply(model, None, given[2])[0])[KEY]
@@ -213,7 +227,10 @@ def test_round_trip_with_another_pack(stack: Any, files: Files) -> None:
     assert models.relative(first, wanted) > 1e-3  # what came in goes first
     assert given[3] == "lora word, para word, qr word"
     assert [line.partition(":")[0] for line in given[4].splitlines()[::2]] == [
-        "Entry 1 of lora_stack", "Entry 2 of lora_stack", "Row 1"]
+        "Entry 1 of lora_stack",
+        "Entry 2 of lora_stack",
+        "Row 1",
+    ]
     assert comfyroll_stack([("On", files["loha"][0], 1.0, 1.0)], given[2])[:3] == given[2]
 
 
@@ -223,8 +240,13 @@ def test_forms_that_other_packs_pass_on(pack: Pack, stack: Any, files: Files) ->
     The stack that goes out has names that every reader finds.
     """
     qr, para, lora, loha = (files[label][0] for label in ("qr", "para", "lora", "loha"))
-    theirs = [[str(pack.loras / qr), 1, 0], [[(para, 0.5)], [[lora, 0.25, -1.0]], []], ("None", 1.0, 1.0),
-              ("", 1.0, 1.0), (loha.replace("/", "\\"), 2.0, 2.0)]
+    theirs = [
+        [str(pack.loras / qr), 1, 0],
+        [[(para, 0.5)], [[lora, 0.25, -1.0]], []],
+        ("None", 1.0, 1.0),
+        ("", 1.0, 1.0),
+        (loha.replace("/", "\\"), 2.0, 2.0),
+    ]
     given = stack.execute(None, None, theirs).result
     names = [qr, para, lora, loha if sys.platform != "win32" else loha.replace("/", "\\")]
     assert given[2] == list(zip(names, (1.0, 0.5, 0.25, 2.0), (0.0, 0.5, -1.0, 2.0)))
@@ -252,7 +274,7 @@ NONSENSE: dict[str, tuple[Any, str]] = {
     "a missing file": ([("a.safetensors", 1.0, 1.0)], r"Entry 1 .*: There is no adapter file 'a\.safetensors' in"),
     "a file elsewhere": ([("/etc/hostname", 1.0, 1.0)], r"Entry 1 .*: There is no adapter file '/etc/hostname' in"),
     "a way out": ([("../../x.safetensors", 1.0, 1.0)], r"Entry 1 .*: There is no adapter file '\.\./\.\./x"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NONSENSE)
@@ -317,16 +339,28 @@ def stacked(**inputs: Any) -> dict[str, Any]:
 def test_in_a_prompt_as_a_chain_of_load_lora(comfyui: Any, demo_files: list[str]) -> None:
     """All widgets, as the page sends them, and only those that are needed, as a person writes them."""
     first, second = demo_files
-    whole = {**rows((first, 0.7, True), (second, 1.2, True), ("None", 1.0, True), ("None", 1.0, True),
-                    ("gone.safetensors", 1.0, False)), "stacking": "sequential", "mode": "weights"}
+    whole = {
+        **rows(
+            (first, 0.7, True),
+            (second, 1.2, True),
+            ("None", 1.0, True),
+            ("None", 1.0, True),
+            ("gone.safetensors", 1.0, False),
+        ),
+        "stacking": "sequential",
+        "mode": "weights",
+    }
     prompt = training_prompt() | {
-        "whole": stacked(**whole), **sampling(["whole", 0], "ours"),
+        "whole": stacked(**whole),
+        **sampling(["whole", 0], "ours"),
         "short": stacked(file_1=first, strength_1=0.7, file_2=second, strength_2=1.2),
         **sampling(["short", 0], "brief"),
         "one": node("LoraLoaderModelOnly", model=["model", 0], lora_name=first, strength_model=0.7),
         "two": node("LoraLoaderModelOnly", model=["one", 0], lora_name=second, strength_model=1.2),
-        **sampling(["two", 0], "theirs"), **sampling(["model", 0], "base"),
-        "behind": stacked(lora_stack=["whole", 2]), **sampling(["behind", 0], "again"),
+        **sampling(["two", 0], "theirs"),
+        **sampling(["model", 0], "base"),
+        "behind": stacked(lora_stack=["whole", 2]),
+        **sampling(["behind", 0], "again"),
     }
     run = comfyui.run(prompt, want=["ours", "brief", "theirs", "base", "again"])
     assert all(torch.equal(latent(run, key), latent(run, "theirs")) for key in ("ours", "brief", "again"))

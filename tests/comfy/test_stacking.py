@@ -25,8 +25,11 @@ QKV = f"{BLOCK}.x_block.attn.qkv"
 CONVOLUTION = "diffusion_model.input_blocks.1.0.in_layers.2"
 STACKINGS = ["sequential", "from_base"]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "qr": ("deft", {"projector": "qr"}), "relu": ("deft", {"projector": "relu"}), "para": ("para", {}),
-    "lora": ("lora", {})}
+    "qr": ("deft", {"projector": "qr"}),
+    "relu": ("deft", {"projector": "relu"}),
+    "para": ("para", {}),
+    "lora": ("lora", {}),
+}
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 
 
@@ -47,8 +50,7 @@ class Pack:
         state = {} if model is None else model.model.state_dict()
         method, options = METHODS[label]
         found = {name: shapes.get(name.rpartition(".")[2]) or tuple(state[f"{name}.weight"].shape) for name in names}
-        return self.adapters.from_layers(
-            models.deft_layers(found, self.methods.get(method), seed=seed, **options))
+        return self.adapters.from_layers(models.deft_layers(found, self.methods.get(method), seed=seed, **options))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,7 @@ def pack(comfyui_session: Any) -> Pack:
 
 def delta(adapter: Any, name: str, weight: Tensor, removal: float = 1.0, injection: float = 1.0) -> Tensor:
     """The change of a weight by one layer of an adapter, float64: Q (t_i s R - t_r right^T W), or t_i s up down."""
+
     def part(suffix: str) -> Tensor | None:
         value = adapter.get(f"{name}.{suffix}")
         return None if value is None else value.double()
@@ -123,15 +126,18 @@ def whole_weight(kind: str, size: int, seed: int) -> tuple[dict[str, Tensor], Ca
 def foreign_tensors(kind: str, rows: int, columns: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     """A layer of a format that ComfyUI reads itself, by suffix, and its change [rows, columns] in float64."""
     rank = 4
-    values = [0.1 * models.random(*shape, seed=seed + index) for index, shape in enumerate(
-        [(rows, rank), (rank, columns), (rows, rank), (rank, columns)])]
+    values = [
+        0.1 * models.random(*shape, seed=seed + index)
+        for index, shape in enumerate([(rows, rank), (rank, columns), (rows, rank), (rank, columns)])
+    ]
     a, b, c, d = (value.double() for value in values)
     if kind == "lora":
         return {"lora_A.weight": values[1], "lora_B.weight": values[0]}, a @ b
     if kind == "loha":
         names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
         return dict(zip(names, [10 * v for v in values], strict=True)) | {"alpha": torch.tensor(2.0)}, (
-            1e4 * (a @ b) * (c @ d) * 2 / rank)
+            1e4 * (a @ b) * (c @ d) * 2 / rank
+        )
     first, second = models.random(4, 8, seed=seed), 0.1 * models.random(rows // 4, columns // 8, seed=seed + 1)
     return {"lokr_w1": first, "lokr_w2": second}, torch.kron(first.double(), second.double())
 
@@ -300,8 +306,15 @@ def test_a_multiplicative_patch_of_core_sees_what_ours_did(pack: Pack) -> None:
     up, down = models.random(64, 4, seed=1), 0.1 * models.random(4, 64, seed=2)
     scale = 1 + models.random(64, 1, seed=3).abs()
     path = pack.loras / "stack_dora.safetensors"
-    save_file({f"{PROJECTION}.lora_up.weight": up, f"{PROJECTION}.lora_down.weight": down,
-               f"{PROJECTION}.dora_scale": scale, f"{PROJECTION}.alpha": torch.tensor(4.0)}, path)
+    save_file(
+        {
+            f"{PROJECTION}.lora_up.weight": up,
+            f"{PROJECTION}.lora_down.weight": down,
+            f"{PROJECTION}.dora_scale": scale,
+            f"{PROJECTION}.alpha": torch.tensor(4.0),
+        },
+        path,
+    )
 
     def dora(weight: Tensor) -> Tensor:
         merged = weight + up.double() @ down.double()
@@ -318,8 +331,9 @@ def test_a_multiplicative_patch_of_core_sees_what_ours_did(pack: Pack) -> None:
         ("from_base", "deft first", dora(ours)),
         ("from_base", "dora first", dora(ours)),
     ):
-        patched = (loaded(deft.put(model, 1.0, stacking)) if order == "deft first"
-                   else deft.put(loaded(model), 1.0, stacking))
+        patched = (
+            loaded(deft.put(model, 1.0, stacking)) if order == "deft first" else deft.put(loaded(model), 1.0, stacking)
+        )
         assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-5, (stacking, order)
     assert models.relative(dora(base) + deft.change(dora(base)), dora(ours)) > 1e-3
 
@@ -340,8 +354,10 @@ def test_slices_and_the_whole_of_a_fused_weight(pack: Pack, stacking: str, order
     key = f"{QKV}.weight"
     base = models.weights(model)[key]
     names = {part: f"transformer_blocks.0.attn.to_{part}" for part in "qk"}
-    slices = [pack.adapter(label, list(names.values()), seed=seed, to_q=(64, 64), to_k=(64, 64))
-              for label, seed in (("qr", 10), ("para", 30))]
+    slices = [
+        pack.adapter(label, list(names.values()), seed=seed, to_q=(64, 64), to_k=(64, 64))
+        for label, seed in (("qr", 10), ("para", 30))
+    ]
     whole = pack.adapter("relu", [QKV], model, seed=50)
     stack = [*slices, whole] if order == "slices first" else [whole, *slices]
     patched, wanted = model, base.double()
@@ -354,8 +370,12 @@ def test_slices_and_the_whole_of_a_fused_weight(pack: Pack, stacking: str, order
             for part, name in names.items():
                 wanted[rows_of(part)] += 0.7 * delta(adapter, name, seen[rows_of(part)])
     other = models.patched_weights(
-        pack.apply(stack[2], pack.apply(stack[1], pack.apply(stack[0], model, strength_model=0.7)[0],
-                                        strength_model=0.7)[0], strength_model=0.7)[0])[key]
+        pack.apply(
+            stack[2],
+            pack.apply(stack[1], pack.apply(stack[0], model, strength_model=0.7)[0], strength_model=0.7)[0],
+            strength_model=0.7,
+        )[0]
+    )[key]
     assert (models.relative(other, wanted) < 1e-6) is (stacking == "sequential")
     assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
     for prepared in (False, True):
@@ -387,15 +407,20 @@ def test_convolutions(pack: Pack, stacking: str) -> None:
     model = models.unet()
     key = f"{CONVOLUTION}.weight"
     base = models.weights(model)[key]
-    members = [member(pack, label, model, seed, CONVOLUTION)
-               for label, seed in (("qr", 10), ("para", 30), ("lora", 50))]
+    members = [
+        member(pack, label, model, seed, CONVOLUTION) for label, seed in (("qr", 10), ("para", 30), ("lora", 50))
+    ]
     patched = model
     for one in members:
         patched = one.put(patched, 0.7, stacking)
     wanted = expected(members, [0.7] * 3, base, stacking)
     assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
-    assert models.relative(expected(members, [0.7] * 3, base, "sequential"),
-                           expected(members, [0.7] * 3, base, "from_base")) > 1e-3
+    assert (
+        models.relative(
+            expected(members, [0.7] * 3, base, "sequential"), expected(members, [0.7] * 3, base, "from_base")
+        )
+        > 1e-3
+    )
 
 
 # --------------------------------------------------------------------------------- one object, many models and runs
@@ -404,15 +429,17 @@ def test_convolutions(pack: Pack, stacking: str) -> None:
 def every_layer(model: Any) -> list[str]:
     """Native names of all linear and convolution weights."""
     root = model.model.diffusion_model
-    return [f"diffusion_model.{name}" for name, module in root.named_modules()
-            if isinstance(module, (nn.Linear, nn.Conv2d))]
+    return [
+        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
 
 
 def whole_stack(pack: Pack, model: Any, stacking: str) -> Any:
     """Three adapters of all layers on a model."""
     for label, seed, strength in (("qr", 10, 0.6), ("para", 30, 0.5), ("relu", 50, 0.4)):
-        model = pack.apply(pack.adapter(label, every_layer(model), model, seed), model, strength_model=strength,
-                           stacking=stacking)[0]
+        model = pack.apply(
+            pack.adapter(label, every_layer(model), model, seed), model, strength_model=strength, stacking=stacking
+        )[0]
     return model
 
 
@@ -426,8 +453,9 @@ def test_low_vram_and_partial_loading(pack: Pack, kind: str, stacking: str) -> N
     inputs = models.network_inputs(model)
 
     def patched_on_the_fly() -> int:
-        return sum(len(module.weight_function) for module in model.model.modules()
-                   if hasattr(module, "weight_function"))
+        return sum(
+            len(module.weight_function) for module in model.model.modules() if hasattr(module, "weight_function")
+        )
 
     with torch.inference_mode():
         plain = models.forward(model, **inputs)
@@ -466,8 +494,14 @@ def test_clones_do_not_see_each_other(pack: Pack, stacking: str) -> None:
     second = two.put(first.clone(), 1.0, stacking)
     third = three.put(second.clone().clone(), 1.0, stacking)
     sibling = three.put(first, 1.0, stacking)
-    for patched, members in ((first, [one]), (second, [one, two]), (third, [one, two, three]), (sibling, [one, three]),
-                             (first, [one]), (third.clone(), [one, two, three])):
+    for patched, members in (
+        (first, [one]),
+        (second, [one, two]),
+        (third, [one, two, three]),
+        (sibling, [one, three]),
+        (first, [one]),
+        (third.clone(), [one, two, three]),
+    ):
         found = models.patched_weights(patched)[key]
         assert models.relative(found, expected(members, [1.0] * len(members), base[key], stacking)) < 1e-6
         assert same_weights(model, base)
@@ -556,8 +590,10 @@ def peft_adapters(network: nn.Module, targets: list[str], kinds: list[str], fold
     import peft
 
     options: dict[str, dict[str, Any]] = {
-        "qr": {"decomposition_method": "qr", "alpha": 6}, "relu": {"decomposition_method": "relu"},
-        "para": {"decomposition_method": "qr", "para": True}}
+        "qr": {"decomposition_method": "qr", "alpha": 6},
+        "relu": {"decomposition_method": "relu"},
+        "para": {"decomposition_method": "qr", "para": True},
+    }
     names = [f"{kind}{index}" for index, kind in enumerate(kinds)]
     wrapped: Any = None
     for index, (name, kind) in enumerate(zip(names, kinds, strict=True)):

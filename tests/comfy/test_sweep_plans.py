@@ -28,7 +28,8 @@ PASSED_ON = {"Apply": "model", "Replace": "string"}  # what goes through a bypas
 # What a choice of method has where the plan says nothing.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "deft": {"method.rank": 4, "method.alpha": 0.0, "method.projector": "qr", "method.start": "identity"},
-    "para": {"method.rank": 4, "method.rank_cap": 0.0}, "lora": {"method.rank": 4, "method.alpha": 0.0},
+    "para": {"method.rank": 4, "method.rank_cap": 0.0},
+    "lora": {"method.rank": 4, "method.alpha": 0.0},
 }
 
 SWITCHES = ("mute", "bypass", "without")  # what is no input among the things that a value sets
@@ -100,8 +101,11 @@ def cell(name: str, **labels: str) -> Prompt:
     for title in sets.get("bypass", []):
         through = prompt.pop(ids[title])["inputs"][PASSED_ON[title]]
         for node in prompt.values():
-            node["inputs"] |= {key: through for key, value in node["inputs"].items()
-                               if isinstance(value, list) and value[0] == ids[title]}
+            node["inputs"] |= {
+                key: through
+                for key, value in node["inputs"].items()
+                if isinstance(value, list) and value[0] == ids[title]
+            }
     for title in sets.get("mute", []):
         del prompt[ids[title]]
     for node in prompt.values():
@@ -117,8 +121,10 @@ def cell(name: str, **labels: str) -> Prompt:
 
 
 def test_the_script_makes_the_files() -> None:
-    written = {ROOT / "example_workflows" / "api" / f"{name}.json": json.dumps(prompt, indent=2) + "\n"
-               for name, prompt in plans.workflows().items()}
+    written = {
+        ROOT / "example_workflows" / "api" / f"{name}.json": json.dumps(prompt, indent=2) + "\n"
+        for name, prompt in plans.workflows().items()
+    }
     written |= {FOLDER / f"{name}.yaml": text for name, text in plans.plans().items()}
     assert {path.stem for path in written} == {*WORKFLOWS, *PLANS} - {"demo"}
     assert [path for path, text in written.items() if path.read_text() != text] == [], "run scripts/make_plans.py"
@@ -141,7 +147,8 @@ def test_the_csv_files_are_those_of_dreambooth() -> None:
     objects, live = (re.findall(r"'(.*?)'\.format", part) for part in text.split("prompt_list")[1:])
     for kind, lines in (("object", objects), ("live", live)):
         assert [row["prompt"] for row in prompts if row["kind"] == kind] == [
-            line.format("%token%", "%class%") for line in lines]
+            line.format("%token%", "%class%") for line in lines
+        ]
     assert len(prompts) == 50
 
 
@@ -152,11 +159,15 @@ def test_titles_are_unique_and_no_node_is_on_another(name: str) -> None:
     assert not any(set(title) & set(".%") for title in titled(prompt))
     assert "%" not in json.dumps(prompt)  # it runs as it is
     graph = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
-    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
-             for node in graph["nodes"]]
+    boxes = [
+        (*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in graph["nodes"]
+    ]
     for place, (left, top, right, bottom) in enumerate(boxes):
-        assert not [other for other in boxes[:place]
-                    if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom]
+        assert not [
+            other
+            for other in boxes[:place]
+            if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
+        ]
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -176,8 +187,9 @@ def test_plans_name_nodes_and_inputs_that_are_there(comfyui: Any, name: str) -> 
     assert plan["name"] == name
 
 
-@pytest.mark.parametrize(("name", "table"), [("table1", "deft_table1"), ("table2", "deft_table2"),
-                                             ("dreambooth", "deft_table1")])
+@pytest.mark.parametrize(
+    ("name", "table"), [("table1", "deft_table1"), ("table2", "deft_table2"), ("dreambooth", "deft_table1")]
+)
 def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
     """Every training, sampling and scoring of the example of the table, with the same values."""
     made, whole = tables.TABLES[table], prompt_of(table)
@@ -192,7 +204,8 @@ def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
             settings = here[ours.pop("settings")[0]]["inputs"] | {"run_name": ""}
             assert settings == whole[node["settings"][0]]["inputs"] | {"run_name": ""}
             fixed = {key: value for key, value in node.items() if not isinstance(value, list)} | (
-                {"token": f"deft-{name}-{subject.name}"} if row.inversion else {})
+                {"token": f"deft-{name}-{subject.name}"} if row.inversion else {}
+            )
             assert {key: value for key, value in ours.items() if not isinstance(value, list)} == fixed
             assert ("prior_latents" in ours, "prior_positive" in ours) == (row.prior, row.prior)
             ids = titled(here)
@@ -205,17 +218,20 @@ def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
                 theirs = whole[str(1000 * number + 10 * line + place)]["inputs"]
                 own = here[ids[title]]["inputs"]
                 assert {key: value for key, value in own.items() if not isinstance(value, list)} == {
-                    key: value for key, value in theirs.items() if not isinstance(value, list)}
-            assert here[ids["Scorer"]]["inputs"]["protocol"] == ("dreambooth" if name == "dreambooth"
-                                                                 else made.protocol)
+                    key: value for key, value in theirs.items() if not isinstance(value, list)
+                }
+            assert here[ids["Scorer"]]["inputs"]["protocol"] == (
+                "dreambooth" if name == "dreambooth" else made.protocol
+            )
     if name == "table1":
         assert here[ids["Size"]]["inputs"]["batch_size"] == made.batch
 
 
 def test_prompts_of_table_2_are_those_of_its_example() -> None:
     prompts = values_of(plan_of("table2")["axes"]["prompt"])
-    assert [line.replace("%class%", "stork") for line in prompts] == of_kind(
-        prompt_of("deft_table2"), "DEFTPrompts")[1]["prompts"].splitlines()
+    assert [line.replace("%class%", "stork") for line in prompts] == of_kind(prompt_of("deft_table2"), "DEFTPrompts")[
+        1
+    ]["prompts"].splitlines()
 
 
 def test_the_demo_plan_sets_each_method_and_the_base_once() -> None:
@@ -229,8 +245,9 @@ def test_the_demo_plan_sets_each_method_and_the_base_once() -> None:
     assert plan["axes"]["method"]["values"]["Base"]["without"] == ["rank"]
     # The demo's text encoder has learnt colours of backgrounds; a prompt of other words would mean nothing to it.
     vocabulary = (ROOT / "demo" / "recipe" / "vocabulary.py").read_text()
-    assert all(f'"{re.findall("on an? (.*) background", line)[0]}"' in vocabulary
-               for line in plan["axes"]["prompt"]["values"])
+    assert all(
+        f'"{re.findall("on an? (.*) background", line)[0]}"' in vocabulary for line in plan["axes"]["prompt"]["values"]
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -240,8 +257,11 @@ def test_the_demo_plan_sets_each_method_and_the_base_once() -> None:
 def photos() -> Iterator[None]:
     """The folders that the workflows name, with the demo's pictures."""
     teddy = sorted((ROOT / "demo" / "subjects" / "teddy_bear").glob("*.png"))
-    for folder, count in (("dreambooth/bear_plushie", 2), ("dreambooth/dog8", 2),
-                          ("dreambench_plus/live_subject_animal_00_kitten", 1)):
+    for folder, count in (
+        ("dreambooth/bear_plushie", 2),
+        ("dreambooth/dog8", 2),
+        ("dreambench_plus/live_subject_animal_00_kitten", 1),
+    ):
         (BASE / "input" / folder).mkdir(parents=True)
         for file in teddy[:count]:
             shutil.copy(file, BASE / "input" / folder)
@@ -286,11 +306,13 @@ def test_every_row_of_a_plan_runs(comfyui: Any, photos: None, name: str) -> None
         records = run_cell(comfyui, cell(name, method=row.label, subject=subject))
         scores = [record for record in records if "metric" in record]
         assert {(record["label"], record["subject"], record["images"]) for record in scores} == {
-            (row.label, subject, count)}
+            (row.label, subject, count)
+        }
         assert scores[0]["provenance"]["seeds"] == [42]
         texts = {text for record in scores if record["metric"] == "CLIP-T" for text in record["texts"]}
-        assert texts == {"a stuffed animal in the jungle" if name == "table1"
-                         else "a photo of a kitten in a meadow at sunrise"}
+        assert texts == {
+            "a stuffed animal in the jungle" if name == "table1" else "a photo of a kitten in a meadow at sunrise"
+        }
         if " r" in row.label:
             assert {f"{record['method']} r{record['rank']}" for record in scores} == {row.label.lower()}
         seen[row.label] = tuple(scores[-1]["values"])
@@ -303,8 +325,10 @@ def test_every_row_of_a_plan_runs(comfyui: Any, photos: None, name: str) -> None
 def test_the_demo_plan_runs(comfyui: Any) -> None:
     """Whole cells but short trainings."""
     seen = set()
-    for labels in ({"method": "Base"}, *({"method": kind, "rank": rank} for kind in ("DEFT", "PaRa", "LoRA")
-                                         for rank in ("2", "4"))):
+    for labels in (
+        {"method": "Base"},
+        *({"method": kind, "rank": rank} for kind in ("DEFT", "PaRa", "LoRA") for rank in ("2", "4")),
+    ):
         prompt = cell("demo", **labels)
         for inputs in of_kind(prompt, "DEFTTrainAdapter"):
             inputs["steps"] = 2

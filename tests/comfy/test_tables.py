@@ -43,12 +43,16 @@ def test_the_script_makes_the_files(name: str, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_front_ends_form_has_no_node_on_another(name: str) -> None:
     graph = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
-    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1])
-             for node in graph["nodes"]]
+    boxes = [
+        (*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in graph["nodes"]
+    ]
     groups = [(x, y, x + width, y + height) for x, y, width, height in (one["bounding"] for one in graph["groups"])]
     for place, (left, top, right, bottom) in enumerate(boxes):
-        assert not [other for other in boxes[:place]
-                    if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom]
+        assert not [
+            other
+            for other in boxes[:place]
+            if left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
+        ]
         assert len([g for g in groups if g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3]]) == 1
     note = next(node for node in graph["nodes"] if node["type"] == "MarkdownNote")["widgets_values"][0]
     prompt = prompt_of(name)
@@ -65,20 +69,34 @@ def test_nodes_show_what_their_preset_sets(comfyui: Any, name: str) -> None:
         given = prompt[node["settings"][0]]["inputs"]
         (connected,) = settings.DEFTTrainingSettings.execute(**given).result
         if "method" in node:
-            chosen = {"method": node["method"]} | {key.partition(".")[2]: value for key, value in node.items()
-                                                   if key.startswith("method.")}
+            chosen = {"method": node["method"]} | {
+                key.partition(".")[2]: value for key, value in node.items() if key.startswith("method.")
+            }
             own = training.method_settings(chosen)
         else:
             own = {"method": "textual_inversion", "rank": 1}
-        names = ("steps", "learning_rate", "batch_size", "layers", "pattern", "seed", "precision",
-                 "gradient_checkpointing")
+        names = (
+            "steps",
+            "learning_rate",
+            "batch_size",
+            "layers",
+            "pattern",
+            "seed",
+            "precision",
+            "gradient_checkpointing",
+        )
         own |= {key: node[key] for key in names if key in node}
         with_preset, _, _ = settings.gathered(connected, **own)
         without, _, _ = settings.gathered({**connected, "preset": "none"}, **own)
         assert with_preset == without
         seen.add(given["preset"])
-    assert seen == {"deft_table1": {"none", "SVDiff (SD 1.5)", "DreamBooth (SD 1.5)", "Textual Inversion (SD 1.5)"},
-                    "deft_table2": {"DEFT r4 (SDXL)", "LoRA r4 (SDXL)"}}[name]
+    assert (
+        seen
+        == {
+            "deft_table1": {"none", "SVDiff (SD 1.5)", "DreamBooth (SD 1.5)", "Textual Inversion (SD 1.5)"},
+            "deft_table2": {"DEFT r4 (SDXL)", "LoRA r4 (SDXL)"},
+        }[name]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,8 +119,11 @@ def test_the_prompts_are_those_of_dreambooth() -> None:
     first, second, third = (inputs["prompts"].splitlines() for inputs in nodes)
     assert first[0] == "a sks stuffed animal in the jungle" and first[-1] == "a cube shaped sks stuffed animal"
     assert second[10] == "a sks cat wearing a red hat" and third[24] == "a cube shaped sks dog"
-    assert not any("." in line for inputs in of_kind(prompt_of("deft_table2"), "DEFTPrompts")
-                   for line in inputs["prompts"].splitlines())
+    assert not any(
+        "." in line
+        for inputs in of_kind(prompt_of("deft_table2"), "DEFTPrompts")
+        for line in inputs["prompts"].splitlines()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -119,8 +140,11 @@ def photos() -> Iterator[None]:
             for file in teddy[:count]:
                 shutil.copy(file, folder)
     yield
-    for folder in ("input/dreambooth", "input/dreambench_plus",
-                   *(f"{place}/{name}" for place in ("models/loras", "output") for name in NAMES)):
+    for folder in (
+        "input/dreambooth",
+        "input/dreambench_plus",
+        *(f"{place}/{name}" for place in ("models/loras", "output") for name in NAMES),
+    ):
         shutil.rmtree(BASE / folder, ignore_errors=True)
     for file in (BASE / "models" / "embeddings").glob("deft-table1-*"):
         file.unlink()
@@ -129,10 +153,15 @@ def photos() -> Iterator[None]:
 def small(prompt: dict[str, Any]) -> dict[str, Any]:
     """A workflow with the demo's model and scorers, small pictures and few steps, prompts and class pictures."""
     changed: dict[str, dict[str, Any]] = {
-        "DEFTLoadScorer": {"protocol": "demo"}, "ImageScale": {"width": 64, "height": 64},
-        "EmptyLatentImage": {"width": 64, "height": 64}, "RebatchLatents": {"batch_size": 1},
-        "DEFTTrainingSettings": {"preset": "none", "checkpoint_every": 2}, "DEFTTrainAdapter": {"steps": 2},
-        "DEFTTrainTextualInversion": {"steps": 2}, "KSampler": {"steps": 2}, "ImageScaleBy": {"scale_by": 1.0},
+        "DEFTLoadScorer": {"protocol": "demo"},
+        "ImageScale": {"width": 64, "height": 64},
+        "EmptyLatentImage": {"width": 64, "height": 64},
+        "RebatchLatents": {"batch_size": 1},
+        "DEFTTrainingSettings": {"preset": "none", "checkpoint_every": 2},
+        "DEFTTrainAdapter": {"steps": 2},
+        "DEFTTrainTextualInversion": {"steps": 2},
+        "KSampler": {"steps": 2},
+        "ImageScaleBy": {"scale_by": 1.0},
     }
     for node in prompt.values():
         inputs = node["inputs"]
@@ -144,8 +173,10 @@ def small(prompt: dict[str, Any]) -> dict[str, Any]:
         for key, value in inputs.items():
             if value in (["1", 1], ["1", 2]):
                 inputs[key] = ["clip" if value[1] == 1 else "vae", 0]
-    prompt["1"] = {"class_type": "UNETLoader",
-                   "inputs": {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"}}
+    prompt["1"] = {
+        "class_type": "UNETLoader",
+        "inputs": {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"},
+    }
     prompt["clip"] = {"class_type": "DEFTDemoTextEncoder", "inputs": {}}
     prompt["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": "deft_demo_vae.safetensors"}}
     return prompt
@@ -186,7 +217,10 @@ def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
     comfyui.reset()
     nodes = [key for key, node in prompt.items() if node["class_type"] == "DEFTTrainAdapter" and int(key) < 2000]
     kept = {key: node for key, node in prompt.items() if not key.isdigit() or int(key) < 2000}
-    again = comfyui.run({key: node for key, node in kept.items()
-                         if node["class_type"] not in ("SaveImage", "DEFTSaveAdapter")}, want=nodes)
+    again = comfyui.run(
+        {key: node for key, node in kept.items() if node["class_type"] not in ("SaveImage", "DEFTSaveAdapter")},
+        want=nodes,
+    )
     assert ["resumed at step 2" in again.text(key) for key in nodes] == [
-        row.settings.get("resume", True) for row in table.methods if not row.inversion]
+        row.settings.get("resume", True) for row in table.methods if not row.inversion
+    ]

@@ -113,8 +113,18 @@ def material(pack: Any, model: Any, clip: Any, captions: list[str]) -> Any:
 
 
 def settings(pack: Any, **others: Any) -> Any:
-    return pack.settings.Settings(**({"method": "textual_inversion", "rank": 1, "steps": 4, "learning_rate": 1e-2,
-                                      "options": {"token": "sks-1", "vectors": 2, "words": "dog"}} | others))
+    return pack.settings.Settings(
+        **(
+            {
+                "method": "textual_inversion",
+                "rank": 1,
+                "steps": 4,
+                "learning_rate": 1e-2,
+                "options": {"token": "sks-1", "vectors": 2, "words": "dog"},
+            }
+            | others
+        )
+    )
 
 
 @pytest.fixture
@@ -192,9 +202,22 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(pack: Any, projected: A
 
 def inversion(**changed: Any) -> dict[str, Any]:
     inputs: dict[str, Any] = {
-        "model": ["model", 0], "clip": ["clip", 0], "latents": ["latents", 0], "token": "deft-test", "vectors": 2,
-        "start": "bear", "template": "object", "steps": 60, "learning_rate": 1e-2, "batch_size": 2, "seed": 1,
-        "overwrite": False, "precision": "fp32", "gradient_checkpointing": False, "settings": ["settings", 0]}
+        "model": ["model", 0],
+        "clip": ["clip", 0],
+        "latents": ["latents", 0],
+        "token": "deft-test",
+        "vectors": 2,
+        "start": "bear",
+        "template": "object",
+        "steps": 60,
+        "learning_rate": 1e-2,
+        "batch_size": 2,
+        "seed": 1,
+        "overwrite": False,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "settings": ["settings", 0],
+    }
     return node("DEFTTrainTextualInversion", **(inputs | changed))
 
 
@@ -232,15 +255,18 @@ def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Pat
     assert not torch.equal(load_file(embeddings / "deft-test.safetensors")["clip_l"], tensors["clip_l"])
 
 
-@pytest.mark.parametrize(("changed", "text"), [
-    ({"token": "bear"}, "'bear' is a word that the text encoder knows: choose another, as bear-1"),
-    ({"token": "two words"}, "'two words' must be one word"),
-    ({"token": "../deft-up"}, "must be one word"),
-    ({"token": ""}, "must be one word"),
-    ({"start": ""}, "Write words for the token to start from"),
-    ({"captions": ["wrong", 0]}, "'a picture of nothing' does not have the token 'deft-test' in it"),
-    ({"template": "person"}, "template"),
-])
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"token": "bear"}, "'bear' is a word that the text encoder knows: choose another, as bear-1"),
+        ({"token": "two words"}, "'two words' must be one word"),
+        ({"token": "../deft-up"}, "must be one word"),
+        ({"token": ""}, "must be one word"),
+        ({"start": ""}, "Write words for the token to start from"),
+        ({"captions": ["wrong", 0]}, "'a picture of nothing' does not have the token 'deft-test' in it"),
+        ({"template": "person"}, "template"),
+    ],
+)
 def test_what_the_node_refuses(comfyui: Any, embeddings: Path, changed: dict[str, Any], text: str) -> None:
     wrong = node("PrimitiveString", value="a picture of nothing")
     prompt = training_prompt() | {"train": inversion(**changed), "wrong": wrong}

@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from . import models
 
-METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu", "identity": False}), ("para", {}),
-           ("lora", {}), ("svdiff", {}), ("dreambooth", {})]
+METHODS = [
+    ("deft", {"projector": "qr"}),
+    ("deft", {"projector": "relu", "identity": False}),
+    ("para", {}),
+    ("lora", {}),
+    ("svdiff", {}),
+    ("dreambooth", {}),
+]
 METHOD_IDS = ["deft-qr", "deft-relu-paper", "para", "lora", "svdiff", "dreambooth"]
 FULL_RANK = ("svdiff", "dreambooth")
 
@@ -50,14 +56,21 @@ def as_loaded(make: Callable[[], Any]) -> Any:
     return model
 
 
-def settings(pack: Pack, method: str = "deft", rank: int = 3, steps: int = 3, learning_rate: float = 1e-2,
-             **others: Any) -> Any:
+def settings(
+    pack: Pack, method: str = "deft", rank: int = 3, steps: int = 3, learning_rate: float = 1e-2, **others: Any
+) -> Any:
     others = {"layers": "all linear", "precision": "fp32"} | others
     return pack.settings.Settings(method, rank, steps, learning_rate, **others)
 
 
-def train(pack: Pack, model: Any, latents: list | None = None, captions: list | None = None,
-          on_step: Callable[[Any], None] = lambda progress: None, **chosen: Any) -> Any:
+def train(
+    pack: Pack,
+    model: Any,
+    latents: list | None = None,
+    captions: list | None = None,
+    on_step: Callable[[Any], None] = lambda progress: None,
+    **chosen: Any,
+) -> Any:
     """trainers.loop.train as a node calls it: in inference mode."""
     with torch.inference_mode():
         latents = [models.latents(model, 3)] if latents is None else latents
@@ -114,10 +127,12 @@ def reference_step(pack: Pack, model: Any, latents: dict, captions: list, chosen
     source = torch.Generator().manual_seed(chosen.seed)
     method = pack.methods.get(chosen.method)
     layers = pack.targets.select(network, chosen.layers)
-    params = {name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
-              for name, layer in layers.items()}
+    params = {
+        name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
+        for name, layer in layers.items()
+    }
     samples = latents["samples"]
-    rows = torch.randperm(len(samples), generator=source)[:chosen.batch_size].tolist()
+    rows = torch.randperm(len(samples), generator=source)[: chosen.batch_size].tolist()
     sigma = pack.objective.sample_sigmas(sampling, len(rows), source)
     x0 = model.model.process_latent_in(samples)[rows]
     noise = torch.randn(x0.shape, generator=source)
@@ -170,10 +185,20 @@ def test_loss_and_gradients_are_those_of_plain_autograd(
     pack: Pack, kind: str, method: str, options: dict, checkpointing: bool
 ) -> None:
     make = (lambda: models.sd3(depth=2)) if kind == "sd3" else models.unet
-    chosen = settings(pack, method, 3, 1, 0.0, batch_size=2, options=options, seed=11, max_grad_norm=math.inf,
-                      layers="everything" if method in FULL_RANK else
-                      "all linear" if kind == "sd3" else "all linear and convolution",
-                      gradient_checkpointing=checkpointing, alpha=None if method == "para" else 6.0)
+    chosen = settings(
+        pack,
+        method,
+        3,
+        1,
+        0.0,
+        batch_size=2,
+        options=options,
+        seed=11,
+        max_grad_norm=math.inf,
+        layers="everything" if method in FULL_RANK else "all linear" if kind == "sd3" else "all linear and convolution",
+        gradient_checkpointing=checkpointing,
+        alpha=None if method == "para" else 6.0,
+    )
     ordinary = make()
     latents = models.latents(ordinary, 3)
     captions = [entry for seed in (20, 30, 40) for entry in models.conditioning(seed)]
@@ -243,7 +268,8 @@ def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest
     for name in ("convolve", "input_gradient"):
         own = getattr(pack.frozen.convolution, name)
         monkeypatch.setattr(
-            pack.frozen.convolution, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1])
+            pack.frozen.convolution, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1]
+        )
 
     def run(change: Callable[[Any], None]) -> tuple[Tensor, list[str]]:
         calls.clear()
@@ -300,8 +326,9 @@ def test_loss_of_epsilon_and_v_models_is_that_of_diffusers(pack: Pack, kind: str
     from diffusers import DDPMScheduler
 
     model = models.unet(kind)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                              num_train_timesteps=1000)
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
+    )
     times = torch.tensor([0, 10, 400, 999])
     sigma = model.model.model_sampling.sigmas[times]
     x0, noise = models.random(4, 4, 8, 8, seed=1), models.random(4, 4, 8, 8, seed=2)
@@ -324,8 +351,10 @@ def test_loss_of_flow_models_is_that_of_diffusers(pack: Pack) -> None:
     times = scheduler.timesteps[[0, 300, 700, 999]]
     sigma = times / 1000
     x0, noise = models.random(4, 16, 8, 8, seed=1), models.random(4, 16, 8, 8, seed=2)
-    conds = {"c_crossattn": models.random(4, 7, models.TOKEN_WIDTH, seed=3),
-             "y": models.random(4, models.POOLED_WIDTH, seed=4)}
+    conds = {
+        "c_crossattn": models.random(4, 7, models.TOKEN_WIDTH, seed=3),
+        "y": models.random(4, models.POOLED_WIDTH, seed=4),
+    }
     with torch.no_grad():
         output = ordinary_output(model, scheduler.scale_noise(x0, times, noise), times, conds)
         expected = (output - (noise - x0)).square().flatten(1).mean(1)
@@ -376,8 +405,12 @@ def test_the_same_seed_gives_the_same_bits(pack: Pack, method: str, options: dic
 
 def flags() -> tuple[bool, ...]:
     """What PyTorch is to be deterministic in."""
-    return (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory)
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
 
 
 def test_deterministic_algorithms_for_the_time_of_a_step(pack: Pack) -> None:
@@ -394,14 +427,23 @@ def test_deterministic_algorithms_for_the_time_of_a_step(pack: Pack) -> None:
     assert flags() == before
 
 
-@pytest.mark.parametrize(("said", "told"), [
-    ("grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set "
-     "'torch.use_deterministic_algorithms(True)'.",
-     "PyTorch's grid_sampler_2d_backward_cuda has no deterministic algorithm"),
-    ("Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
-     "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses CuBLAS "
-     "and you have CUDA >= 10.2.", "needs ComfyUI to be started with --deterministic"),
-], ids=["operation", "cublas"])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'.",
+            "PyTorch's grid_sampler_2d_backward_cuda has no deterministic algorithm",
+        ),
+        (
+            "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
+            "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses "
+            "CuBLAS and you have CUDA >= 10.2.",
+            "needs ComfyUI to be started with --deterministic",
+        ),
+    ],
+    ids=["operation", "cublas"],
+)
 def test_what_cannot_be_deterministic(pack: Pack, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
     """As PyTorch says it: the step is taken all the same, with the same random numbers, and the report tells."""
     wanted = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
@@ -467,13 +509,16 @@ def traces(model: Any) -> dict[str, Any]:
     assert not comfy.model_management.in_training
     inner = model.model
     return {
-        "parameters": {name: (id(value), value._version if not value.is_inference() else None)
-                       for name, value in inner.named_parameters()},
+        "parameters": {
+            name: (id(value), value._version if not value.is_inference() else None)
+            for name, value in inner.named_parameters()
+        },
         "buffers": {name: id(value) for name, value in inner.named_buffers()},
         "forwards": {name: module.__dict__.get("forward") for name, module in inner.named_modules()},
         "sampling": "calculate_denoised" in inner.model_sampling.__dict__,
-        "hooks": {name: (len(module._forward_hooks), len(module._forward_pre_hooks))
-                  for name, module in inner.named_modules()},
+        "hooks": {
+            name: (len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in inner.named_modules()
+        },
         "modes": {name: module.training for name, module in inner.named_modules()},
         "patches": dict(model.patches),
         "patcher": inner.current_patcher,
@@ -544,8 +589,17 @@ def test_a_patched_model_is_trained_with_its_patches(pack: Pack) -> None:
 def test_training_lowers_the_loss_and_says_what_it_did(pack: Pack, method: str, options: dict) -> None:
     seen = []
     model = as_loaded(models.sd3)
-    result = train(pack, model, method=method, options=options, rank=8, steps=60, learning_rate=1e-2,
-                   batch_size=3, on_step=seen.append)
+    result = train(
+        pack,
+        model,
+        method=method,
+        options=options,
+        rank=8,
+        steps=60,
+        learning_rate=1e-2,
+        batch_size=3,
+        on_step=seen.append,
+    )
     assert losses_fall(result.losses)
     assert [progress.step for progress in seen] == list(range(1, 61)) and seen[-1].steps == 60
     assert [progress.loss for progress in seen] == result.losses
@@ -589,16 +643,27 @@ def test_bad_input_is_told_in_a_sentence(pack: Pack) -> None:
 
 
 def test_a_loss_that_explodes_is_told_in_a_sentence(pack: Pack) -> None:
-    bad(pack, "The loss is no longer a number at step .*: lower the learning rate", learning_rate=1e30, method="lora",
-        steps=10)
+    bad(
+        pack,
+        "The loss is no longer a number at step .*: lower the learning rate",
+        learning_rate=1e30,
+        method="lora",
+        steps=10,
+    )
 
 
-@pytest.mark.parametrize(("preset", "sd3", "unet"), [
-    ("attention", {"qkv", "proj"}, {"to_q", "to_k", "to_v", "to_out.0"}),
-    ("paper (to_q, to_k, to_v, to_out.0)", {"qkv", "proj"}, {"to_q", "to_k", "to_v", "to_out.0"}),
-    ("attention and feed-forward", {"qkv", "proj", "fc1", "fc2"},
-     {"to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"}),
-])
+@pytest.mark.parametrize(
+    ("preset", "sd3", "unet"),
+    [
+        ("attention", {"qkv", "proj"}, {"to_q", "to_k", "to_v", "to_out.0"}),
+        ("paper (to_q, to_k, to_v, to_out.0)", {"qkv", "proj"}, {"to_q", "to_k", "to_v", "to_out.0"}),
+        (
+            "attention and feed-forward",
+            {"qkv", "proj", "fc1", "fc2"},
+            {"to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"},
+        ),
+    ],
+)
 def test_presets(pack: Pack, preset: str, sd3: set[str], unet: set[str]) -> None:
     def ends(model: Any) -> set[str]:
         names = pack.targets.select(model.model.diffusion_model, preset)

@@ -18,8 +18,17 @@ from .test_adapter_nodes import Prompt, applied, latent, node, sampling, setting
 def previews(**changed: Any) -> dict[str, Any]:
     """Training Previews of two steps, every second training step."""
     inputs: dict[str, Any] = {
-        "vae": ["vae", 0], "positive": ["prompt", 0], "negative": ["prompt", 0], "latent": ["empty", 0], "every": 2,
-        "steps": 2, "cfg": 3.0, "sampler": "euler", "scheduler": "simple", "seed": 3}
+        "vae": ["vae", 0],
+        "positive": ["prompt", 0],
+        "negative": ["prompt", 0],
+        "latent": ["empty", 0],
+        "every": 2,
+        "steps": 2,
+        "cfg": 3.0,
+        "sampler": "euler",
+        "scheduler": "simple",
+        "seed": 3,
+    }
     return node("DEFTTrainingPreviews", **(inputs | changed))
 
 
@@ -40,8 +49,18 @@ def test_the_settings_start_where_train_adapter_is_without_them(comfyui: Any) ->
 
 def test_settings_reach_the_trainer(comfyui: Any) -> None:
     prompt = training_prompt(steps=4)
-    changed = {"schedule": "linear", "warm_up": 1, "ema": 0.9, "ranks": "qkv = 2", "exclude": "proj$", "p_rate": 0.1,
-               "optimizer": "Adafactor", "weighting": "sigma_sqrt", "loss": "huber", "timesteps": "mode"}
+    changed = {
+        "schedule": "linear",
+        "warm_up": 1,
+        "ema": 0.9,
+        "ranks": "qkv = 2",
+        "exclude": "proj$",
+        "p_rate": 0.1,
+        "optimizer": "Adafactor",
+        "weighting": "sigma_sqrt",
+        "loss": "huber",
+        "timesteps": "mode",
+    }
     prompt["settings"] = settings(**changed)
     adapter = comfyui.run(prompt, want=["train"]).output("train")
     training = json.loads(adapter.metadata["training"])
@@ -68,9 +87,13 @@ def test_previews_are_shown_and_come_out_as_a_sheet(comfyui: Any) -> None:
     import comfy.utils
 
     prompt = training_prompt(steps=4, previews=["previews", 0]) | sampling(["train model", 0], "final")
-    prompt |= {"previews": previews(), "train model": applied(["train", 0]), "decode": node(
-        "VAEDecode", samples=["final", 0], vae=["vae", 0]), "sheet": node("PreviewImage", images=["train", 4]),
-        "loss": node("PreviewImage", images=["train", 3])}
+    prompt |= {
+        "previews": previews(),
+        "train model": applied(["train", 0]),
+        "decode": node("VAEDecode", samples=["final", 0], vae=["vae", 0]),
+        "sheet": node("PreviewImage", images=["train", 4]),
+        "loss": node("PreviewImage", images=["train", 3]),
+    }
     hook, live = comfy.utils.PROGRESS_BAR_HOOK, []
 
     def watch(value: float, total: float, preview: Any, node_id: str | None = None) -> None:
@@ -91,20 +114,29 @@ def test_previews_are_shown_and_come_out_as_a_sheet(comfyui: Any) -> None:
     # The sheet's last picture is what a sampler makes with the adapter: enlarged threefold, so every third pixel.
     picture = run.output("decode")[0]
     size = picture.shape[0] * 3
-    cell = sheet[0, -size - 6:-6, -size - 6:-6][1::3, 1::3]
+    cell = sheet[0, -size - 6 : -6, -size - 6 : -6][1::3, 1::3]
     assert (cell - picture.clamp(0, 1)).abs().mean() < 0.02
 
 
 def test_without_previews_nothing_comes_out_of_the_sheet(comfyui: Any) -> None:
-    prompt = training_prompt() | {"sheet": node("PreviewImage", images=["train", 4]),
-                                  "loss": node("PreviewImage", images=["train", 3])}
+    prompt = training_prompt() | {
+        "sheet": node("PreviewImage", images=["train", 4]),
+        "loss": node("PreviewImage", images=["train", 3]),
+    }
     run = comfyui.run(prompt, want=["train"])
     assert "sheet" not in run.ui and run.ui["loss"]["images"]
 
 
 def test_prior_pictures_masks_and_the_text_encoder(comfyui: Any) -> None:
-    prompt = training_prompt(steps=6, latents=["masked", 0], prior_latents=["prior", 0], prior_positive=["kind", 0],
-                             empty_caption=["nothing", 0], clip=["clip", 0], captions=["subject", 1])
+    prompt = training_prompt(
+        steps=6,
+        latents=["masked", 0],
+        prior_latents=["prior", 0],
+        prior_positive=["kind", 0],
+        empty_caption=["nothing", 0],
+        clip=["clip", 0],
+        captions=["subject", 1],
+    )
     prompt["settings"] = settings(caption_dropout=0.3, prior_weight=0.5)
     prompt |= {
         "mask": node("SolidMask", value=1.0, width=64, height=64),
@@ -121,15 +153,19 @@ def test_prior_pictures_masks_and_the_text_encoder(comfyui: Any) -> None:
     assert "19 layers applied (19 deft)" in matched, matched
 
 
-@pytest.mark.parametrize(("changed", "chosen", "text"), [
-    ({}, {"run_name": "../outside"}, "The run name '../outside' is not within the output folder"),
-    ({}, {"caption_dropout": 0.5}, "Caption dropout needs the empty caption"),
-    ({}, {"blocks": "joint_blocks.7-9"}, "No layer of .* and blocks 'joint_blocks.7-9'"),
-    ({}, {"ranks": "attn"}, "The rank rule 'attn' is not understood"),
-    ({"clip": ["clip", 0]}, {}, "connect the captions as text: there are 0 texts for 5 encoded captions"),
-])
+@pytest.mark.parametrize(
+    ("changed", "chosen", "text"),
+    [
+        ({}, {"run_name": "../outside"}, "The run name '../outside' is not within the output folder"),
+        ({}, {"caption_dropout": 0.5}, "Caption dropout needs the empty caption"),
+        ({}, {"blocks": "joint_blocks.7-9"}, "No layer of .* and blocks 'joint_blocks.7-9'"),
+        ({}, {"ranks": "attn"}, "The rank rule 'attn' is not understood"),
+        ({"clip": ["clip", 0]}, {}, "connect the captions as text: there are 0 texts for 5 encoded captions"),
+    ],
+)
 def test_bad_input_is_told_at_the_node_and_the_queue_goes_on(
-        comfyui: Any, changed: dict, chosen: dict, text: str) -> None:
+    comfyui: Any, changed: dict, chosen: dict, text: str
+) -> None:
     prompt = training_prompt(**changed)
     prompt["settings"] = settings(**chosen)
     failed = comfyui.fail(prompt, want=["train"])
@@ -207,8 +243,9 @@ def test_a_folder_of_photos_in_buckets_and_as_a_saved_dataset(comfyui: Any, phot
     assert "5 pictures, 2 sizes" in comfyui.run(bucketed, want=["train"]).text("train")
 
     saved = {key: value for key, value in listed.items() if key in ("vae", "clip")} | photos
-    saved["save"] = node("SaveTrainingDataset", latents=["set", 0], conditioning=["set", 1], folder_name="photos_set",
-                         shard_size=1000)
+    saved["save"] = node(
+        "SaveTrainingDataset", latents=["set", 0], conditioning=["set", 1], folder_name="photos_set", shard_size=1000
+    )
     comfyui.run(saved)
     loaded = training_prompt(latents=["load", 0], positive=["load", 1], steps=6)
     loaded["load"] = node("LoadTrainingDataset", folder_name="photos_set")
@@ -220,6 +257,9 @@ def test_the_seed_of_a_training_is_not_that_of_a_picture(comfyui: Any) -> None:
     """In what scores say of how pictures were made, for every training node of the table."""
     upstream = comfyui.module("nodes.provenance").upstream
     for kind in comfyui.module("sweeps.training_nodes").TRAINERS:
-        prompt = {"1": node(kind, seed=3), "2": node("KSampler", model=["1", 0], seed=5),
-                  "3": node("DEFTScoreImages", images=["2", 0])}
+        prompt = {
+            "1": node(kind, seed=3),
+            "2": node("KSampler", model=["1", 0], seed=5),
+            "3": node("DEFTScoreImages", images=["2", 0]),
+        }
         assert upstream(prompt, "3", "images") == {"seeds": [5], "training_seeds": [3]}

@@ -34,8 +34,7 @@ def scheduler() -> Any:
     """That of SD 1 and 2."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
 
 
 # -------------------------------------------------------------------------------------- loss and adapter gradients
@@ -62,8 +61,11 @@ def with_peft(network: nn.Module, method: str, paths: list[str]) -> nn.Module:
     """PEFT's adapter on the layers, with values that change something."""
     import peft
 
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=paths) if method == "lora" else peft.DeftConfig(
-        r=4, alpha=6, decomposition_method="qr", target_modules=paths)
+    config = (
+        peft.LoraConfig(r=4, lora_alpha=6, target_modules=paths)
+        if method == "lora"
+        else peft.DeftConfig(r=4, alpha=6, decomposition_method="qr", target_modules=paths)
+    )
     wrapped = peft.get_peft_model(network, config)
     source = models.generator(5)
     with torch.no_grad():
@@ -88,9 +90,15 @@ def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: st
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     network, model = pair(kind, pack.names)
-    chosen = settings(pack, method=method, rank=4, alpha=6.0, batch_size=2,
-                      layers="all linear" if kind == "flow" else "paper (to_q, to_k, to_v, to_out.0)",
-                      pattern=SD3_LAYERS if kind == "flow" else "")
+    chosen = settings(
+        pack,
+        method=method,
+        rank=4,
+        alpha=6.0,
+        batch_size=2,
+        layers="all linear" if kind == "flow" else "paper (to_q, to_k, to_v, to_out.0)",
+        pattern=SD3_LAYERS if kind == "flow" else "",
+    )
     channels = 16 if kind == "flow" else 4
     x0, noise = models.random(2, channels, 8, 8, seed=1), models.random(2, channels, 8, 8, seed=2)
     text, pooled = models.random(1, 7, models.TOKEN_WIDTH, seed=3), models.random(1, models.POOLED_WIDTH, seed=4)
@@ -119,9 +127,12 @@ def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: st
             flow = FlowMatchEulerDiscreteScheduler()
             times = flow.timesteps[[200, 700]]
             sigma = times / 1000
-            output = wrapped(hidden_states=flow.scale_noise(x0, times, noise), timestep=times,
-                             encoder_hidden_states=text.expand(2, -1, -1),
-                             pooled_projections=pooled.expand(2, -1)).sample
+            output = wrapped(
+                hidden_states=flow.scale_noise(x0, times, noise),
+                timestep=times,
+                encoder_hidden_states=text.expand(2, -1, -1),
+                pooled_projections=pooled.expand(2, -1),
+            ).sample
             target = noise - x0
         else:
             times, ddpm = torch.tensor([250, 800]), scheduler()
@@ -194,8 +205,13 @@ def test_noise_levels_are_drawn_as_in_diffusers(pack: Pack, ours: str, theirs: s
     from diffusers.training_utils import compute_density_for_timestep_sampling
 
     count = 40_000
-    expected = compute_density_for_timestep_sampling(
-        theirs, count, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=models.generator(1)).sort().values
+    expected = (
+        compute_density_for_timestep_sampling(
+            theirs, count, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=models.generator(1)
+        )
+        .sort()
+        .values
+    )
     found = pack.objective.TIMESTEPS[ours](count, models.generator(2)).sort().values
     assert float((found - expected).abs().max()) < 0.02  # the two distributions' quantiles
 
@@ -207,8 +223,9 @@ def test_shifts_of_noise_levels(pack: Pack) -> None:
     assert torch.allclose(found, 5 * u / (1 + 4 * u))
     own = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform")
     assert torch.allclose(own, 3 * u / (1 + 2 * u), atol=1e-5)  # SD3's own shift is 3
-    plain, shifted = (pack.objective.sample_sigmas(discrete, 4000, models.generator(3), "uniform", shift)
-                      for shift in (0.0, 3.0))
+    plain, shifted = (
+        pack.objective.sample_sigmas(discrete, 4000, models.generator(3), "uniform", shift) for shift in (0.0, 3.0)
+    )
     assert torch.isin(shifted, discrete.sigmas).all() and shifted.median() > 2 * plain.median()
 
 
@@ -268,8 +285,10 @@ def test_losses(pack: Pack) -> None:
 def test_a_masked_loss_is_that_of_its_places(pack: Pack, kind: str) -> None:
     model = models.sd3()
     x0, noise, sigma = models.random(2, 16, 8, 8, seed=1), models.random(2, 16, 8, 8, seed=2), torch.tensor([0.3, 0.8])
-    conds = {"c_crossattn": models.random(2, 7, models.TOKEN_WIDTH, seed=3),
-             "y": models.random(2, models.POOLED_WIDTH, seed=4)}
+    conds = {
+        "c_crossattn": models.random(2, 7, models.TOKEN_WIDTH, seed=3),
+        "y": models.random(2, models.POOLED_WIDTH, seed=4),
+    }
     mask = (models.random(2, 1, 8, 8, seed=5) > 0).float()
     with torch.no_grad():
         noisy = sigma.view(2, 1, 1, 1) * noise + (1 - sigma.view(2, 1, 1, 1)) * x0
@@ -277,8 +296,7 @@ def test_a_masked_loss_is_that_of_its_places(pack: Pack, kind: str) -> None:
         errors = pack.objective.LOSSES[kind](output, noise - x0, 0.1)
         expected = torch.stack([errors[i][:, mask[i, 0] > 0].mean() for i in range(2)])
         for scale in (1.0, 0.25):
-            found = pack.objective.loss(
-                model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)
+            found = pack.objective.loss(model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)
             assert torch.allclose(found, expected, rtol=1e-4)
 
 
@@ -286,18 +304,27 @@ def test_masks_of_latents(pack: Pack) -> None:
     mask = torch.arange(64.0).reshape(1, 8, 8)
     small = pack.objective.latent_mask(mask, (4, 2, 2))
     assert small.shape == (1, 2, 2)
-    assert torch.allclose(small[0], torch.stack([torch.stack([mask[0, 4 * i:4 * i + 4, 4 * j:4 * j + 4].mean()
-                                                             for j in range(2)]) for i in range(2)]))
+    assert torch.allclose(
+        small[0],
+        torch.stack(
+            [torch.stack([mask[0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean() for j in range(2)]) for i in range(2)]
+        ),
+    )
     assert pack.objective.latent_mask(mask, (16, 3, 2, 2)).shape == (1, 3, 2, 2)  # the same for each frame
 
 
 # ----------------------------------------------------------------------------------------------------- optimisation
 
 
-@pytest.mark.parametrize(("ours", "theirs", "more"), [
-    ("constant", "constant_with_warmup", {}), ("linear", "linear", {}), ("cosine", "cosine", {}),
-    ("cosine with restarts", "cosine_with_restarts", {"num_cycles": 3}),
-])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "more"),
+    [
+        ("constant", "constant_with_warmup", {}),
+        ("linear", "linear", {}),
+        ("cosine", "cosine", {}),
+        ("cosine with restarts", "cosine_with_restarts", {"num_cycles": 3}),
+    ],
+)
 def test_schedules_are_those_of_diffusers(pack: Pack, ours: str, theirs: str, more: dict) -> None:
     from diffusers.optimization import get_scheduler
 

@@ -43,19 +43,28 @@ def pack(comfyui_session: Any) -> Pack:
 
 
 def settings(pack: Any, steps: int = 4, **others: Any) -> Any:
-    return pack.settings.Settings(**({"method": "deft", "rank": 3, "learning_rate": 1e-2, "layers": "all linear"}
-                                     | {"steps": steps} | others))
+    return pack.settings.Settings(
+        **({"method": "deft", "rank": 3, "learning_rate": 1e-2, "layers": "all linear"} | {"steps": steps} | others)
+    )
 
 
-def train(pack: Any, model: Any, material: Any = None, folder: Any = None, shown: Any = None,
-          on_step: Callable[[Any], None] = lambda progress: None, on_start: Callable[[str], None] = lambda text: None,
-          **chosen: Any) -> Any:
+def train(
+    pack: Any,
+    model: Any,
+    material: Any = None,
+    folder: Any = None,
+    shown: Any = None,
+    on_step: Callable[[Any], None] = lambda progress: None,
+    on_start: Callable[[str], None] = lambda text: None,
+    **chosen: Any,
+) -> Any:
     """trainers.loop.train as a node calls it: in inference mode."""
     with torch.inference_mode():
         if material is None:
             material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
-        return pack.loop.train(model, material, settings(pack, **chosen), on_step, folder=folder, shown=shown,
-                               on_start=on_start)
+        return pack.loop.train(
+            model, material, settings(pack, **chosen), on_step, folder=folder, shown=shown, on_start=on_start
+        )
 
 
 def same(one: Any, other: Any) -> bool:
@@ -82,8 +91,13 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(pack: Any, tmp_path: Path) -
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     run = run_of(folder)
-    assert names(run) == ["adapter_00000005.safetensors", "adapter_00000010.safetensors", "checkpoint_00000005.pt",
-                          "checkpoint_00000010.pt", "log.jsonl"]
+    assert names(run) == [
+        "adapter_00000005.safetensors",
+        "adapter_00000010.safetensors",
+        "checkpoint_00000005.pt",
+        "checkpoint_00000010.pt",
+        "log.jsonl",
+    ]
     assert len((run / "log.jsonl").read_text().splitlines()) == 12
     seen: list[int] = []
 
@@ -103,8 +117,12 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(pack: Any, tmp_path: Path) -
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert [line["loss"] for line in lines] == straight.losses
     assert all(line["rate"] > 0 or line["step"] == 1 for line in lines)
-    assert names(run)[:4] == ["adapter_00000015.safetensors", "adapter_00000020.safetensors", "checkpoint_00000015.pt",
-                              "checkpoint_00000020.pt"]
+    assert names(run)[:4] == [
+        "adapter_00000015.safetensors",
+        "adapter_00000020.safetensors",
+        "checkpoint_00000015.pt",
+        "checkpoint_00000020.pt",
+    ]
     written = pack.files.read(run / "adapter_00000020.safetensors")
     assert same(written, straight.adapter)
     again = whole(pack.checkpoints.RunFolder(folder, 5))  # it is done already
@@ -168,8 +186,13 @@ def test_starting_over_keeps_its_own_checkpoints_and_those_that_went_further(pac
     model = as_loaded(models.sd3)
     train(pack, model, folder=folder, steps=8)
     train(pack, model, folder=pack.checkpoints.RunFolder(folder.path, 2, keep=1, resume=False), steps=4)
-    assert names(run_of(folder.path)) == ["adapter_00000004.safetensors", "adapter_00000008.safetensors",
-                                          "checkpoint_00000004.pt", "checkpoint_00000008.pt", "log.jsonl"]
+    assert names(run_of(folder.path)) == [
+        "adapter_00000004.safetensors",
+        "adapter_00000008.safetensors",
+        "checkpoint_00000004.pt",
+        "checkpoint_00000008.pt",
+        "log.jsonl",
+    ]
 
 
 def test_texts_are_part_of_the_data(pack: Any) -> None:
@@ -319,8 +342,10 @@ def test_dropped_captions_are_the_empty_one(pack: Any) -> None:
     latents = [models.latents(model, 2)]
     caption, empty = [models.conditioning(20)], [models.conditioning(90)]
     all_dropped = train(pack, model, pack.material.Material(latents, caption, empty=empty), caption_dropout=1.0)
-    assert all_dropped.losses == train(pack, model, pack.material.Material(latents, empty, empty=empty),
-                                       caption_dropout=1.0).losses
+    assert (
+        all_dropped.losses
+        == train(pack, model, pack.material.Material(latents, empty, empty=empty), caption_dropout=1.0).losses
+    )
     with pytest.raises(ValueError, match="Caption dropout needs the empty caption"):
         train(pack, model, pack.material.Material(latents, caption), caption_dropout=0.1)
 
@@ -369,8 +394,16 @@ def test_rates_of_p_and_r(pack: Any) -> None:
 
 def test_ranks_by_pattern_blocks_and_cap(pack: Any) -> None:
     model = as_loaded(models.unet)
-    adapter = train(pack, model, steps=1, ranks="attn2 = 2\nattn1\\.to_q = 5", exclude="ff\\.", rank=3,
-                    blocks="input_blocks.0-2, middle_block", layers="attention and feed-forward").adapter
+    adapter = train(
+        pack,
+        model,
+        steps=1,
+        ranks="attn2 = 2\nattn1\\.to_q = 5",
+        exclude="ff\\.",
+        rank=3,
+        blocks="input_blocks.0-2, middle_block",
+        layers="attention and feed-forward",
+    ).adapter
     layers = pack.adapters.layers(adapter)
     assert {name.split(".")[1] for name in layers} == {"input_blocks", "middle_block"}
     assert not any(".ff." in name for name in layers)
@@ -379,7 +412,8 @@ def test_ranks_by_pattern_blocks_and_cap(pack: Any) -> None:
         assert tensors["deft_Q"].shape[1] == expected, name
     capped = pack.adapters.layers(train(pack, model, steps=1, rank=30, rank_cap=8.0, method="para").adapter)
     assert {tensors["deft_Q"].shape[1] for tensors in capped.values()} == {
-        min(30, max(1, int(len(tensors["deft_Q"]) / 8))) for tensors in capped.values()}
+        min(30, max(1, int(len(tensors["deft_Q"]) / 8))) for tensors in capped.values()
+    }
     assert pack.targets.rank_of("a", 640, 30, [], 40.0) == 16  # PaRa's boundary
     for text, error in (("attn2", "rank rule 'attn2' is not understood"), ("( = 2", "is not a regular expression")):
         with pytest.raises(ValueError, match=error):
@@ -422,8 +456,10 @@ def test_settings_out_of_range(pack: Any) -> None:
     for name, value, text in (
         ("optimizer", "SGD", "Unknown optimizer 'SGD': choose one of AdamW"),
         ("weighting", "x", "Unknown weighting 'x'"),
-        ("caption_dropout", 1.5, "caption_dropout must be from 0 to 1, not 1.5"), ("steps", 0, "steps must be from 1"),
-        ("adapter_precision", "fp8", "Unknown adapter precision"), ("ema", 1.0, "The setting ema must be"),
+        ("caption_dropout", 1.5, "caption_dropout must be from 0 to 1, not 1.5"),
+        ("steps", 0, "steps must be from 1"),
+        ("adapter_precision", "fp8", "Unknown adapter precision"),
+        ("ema", 1.0, "The setting ema must be"),
     ):
         with pytest.raises(ValueError, match=text):
             train(pack, model, **{name: value})
@@ -438,8 +474,12 @@ def test_pytorch_s_attention_for_the_time_of_a_training(pack: Any) -> None:
 
     chosen, seen = attention.optimized_attention, []
     assert chosen is not attention.attention_pytorch  # on a CPU
-    train(pack, as_loaded(models.sd3), on_step=lambda progress: seen.append(
-        (mmdit.optimized_attention, attention.optimized_attention_masked)), steps=1)
+    train(
+        pack,
+        as_loaded(models.sd3),
+        on_step=lambda progress: seen.append((mmdit.optimized_attention, attention.optimized_attention_masked)),
+        steps=1,
+    )
     assert seen == [(attention.attention_pytorch, attention.attention_pytorch)]
     assert mmdit.optimized_attention is attention.optimized_attention is chosen
     assert pack.attention.without_override({"optimized_attention_override": 1, "a": 2}) == {"a": 2}
@@ -521,7 +561,12 @@ def test_previews_change_nothing_but_time(pack: Any) -> None:
     result = train(pack, model, steps=5, ema=0.5, shown=shown(pack, model, Vae()), on_step=seen.append)
     assert result.losses == plain.losses and same(result.adapter, plain.adapter)
     assert [step for step, _ in result.pictures] == [2, 4] and [p.pictures is not None for p in seen] == [
-        False, True, False, True, False]
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     assert result.pictures[0][1].shape == (2, 8, 8, 3)
     assert not torch.equal(result.pictures[0][1], result.pictures[1][1])
     assert traces(model) == before and torch.equal(torch.get_rng_state(), state)
@@ -545,9 +590,7 @@ TEXT_METHODS = [("deft", "all linear"), ("svdiff", "everything"), ("dreambooth",
 
 
 @pytest.mark.parametrize(("method", "layers"), TEXT_METHODS)
-def test_text_encoders_are_trained_with_the_model(
-    pack: Any, comfyui_session: Any, method: str, layers: str
-) -> None:
+def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: Any, method: str, layers: str) -> None:
     model = as_loaded(models.sd3)
     with torch.inference_mode():
         clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
@@ -597,7 +640,9 @@ def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any, method: str
     project = models.random(width, models.TOKEN_WIDTH, seed=3) / math.sqrt(width)
     stage, own = clip.cond_stage_model, clip.cond_stage_model.encode_token_weights
     stage.encode_token_weights = lambda tokens: (
-        own(tokens)[0] @ project, (own(tokens)[0] @ project)[:, 0, : models.POOLED_WIDTH])
+        own(tokens)[0] @ project,
+        (own(tokens)[0] @ project)[:, 0, : models.POOLED_WIDTH],
+    )
     try:
         with torch.inference_mode(False), torch.enable_grad():
             chosen = settings(pack, method=method, layers=layers, seed=3)

@@ -26,9 +26,11 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
     table = comfyui_session.module("patches.names").clip_names(clip)
     root = clip.patcher.model
     chosen = [layer for layer in targets.select(root, "attention") if layer.startswith(f"{entry.part}.")]
-    paths = {table[f"{entry.component}.{path}"].removesuffix(".weight"): path
-             for path, module in network.named_modules() if isinstance(module, nn.Linear)
-             and f"{entry.component}.{path}" in table}
+    paths = {
+        table[f"{entry.component}.{path}"].removesuffix(".weight"): path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear) and f"{entry.component}.{path}" in table
+    }
     assert len(chosen) >= 4 and all(layer in paths for layer in chosen)
     config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=[paths[layer] for layer in chosen])
     wrapped = peft.get_peft_model(copy.deepcopy(network), config)
@@ -41,8 +43,10 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
                 values[layer_of[full.partition(f".{kind}.")[0]]][kind] = parameter
                 with torch.no_grad():
                     parameter.copy_(0.1 * torch.randn(parameter.shape, generator=source))
-    own = {layer: {kind: value.detach().clone().requires_grad_() for kind, value in pair.items()}
-           for layer, pair in values.items()}
+    own = {
+        layer: {kind: value.detach().clone().requires_grad_() for kind, value in pair.items()}
+        for layer, pair in values.items()
+    }
     ids = tokens(network)
     expected = wrapped(ids).last_hidden_state
     weights = torch.randn(expected.shape, generator=source)

@@ -54,11 +54,23 @@ class Installation:
 
     def run(self, *arguments: str) -> str:
         """Run its Python; what it prints, also on standard error. Fails with all of it."""
-        variables = os.environ | {"COMFYUI_PATH": str(self.comfyui), "HOME": str(self.comfyui.parent),
-                                  "PIP_CACHE_DIR": pip_cache(), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        variables = os.environ | {
+            "COMFYUI_PATH": str(self.comfyui),
+            "HOME": str(self.comfyui.parent),
+            "PIP_CACHE_DIR": pip_cache(),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
         variables.pop("PYTHONPATH", None)
-        done = subprocess.run([str(self.python), *arguments], cwd=self.comfyui, env=variables, timeout=280,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [str(self.python), *arguments],
+            cwd=self.comfyui,
+            env=variables,
+            timeout=280,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -110,8 +122,17 @@ def fresh(workshop: Path) -> Iterator[Any]:
 def checkout(workshop: Path) -> Path:
     """A git repository whose only commit is the work tree as it is, with what is not committed."""
     folder, made = workshop / "comfyui_DEFT.nodes", workshop / "made.git"
-    mine = ["git", "--git-dir", str(made), "--work-tree", str(ROOT), "-c", "user.name=test",
-            "-c", "user.email=test@example.org"]
+    mine = [
+        "git",
+        "--git-dir",
+        str(made),
+        "--work-tree",
+        str(ROOT),
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.org",
+    ]
     for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "work tree"]):
         subprocess.run([*mine, *command], check=True)
     # A clone, because `made` goes on thinking that its files are in ROOT.
@@ -132,8 +153,16 @@ def comfy(folder: Path, *arguments: str) -> str:
     """Run comfy-cli in a folder; what it prints. Fails with that."""
     variables = os.environ | {"HOME": str(folder.parent), "XDG_CONFIG_HOME": str(folder.parent), "DO_NOT_TRACK": "1"}
     command = [str(Path(sys.executable).parent / "comfy"), "--skip-prompt", *arguments]
-    done = subprocess.run(command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=120)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -150,8 +179,14 @@ def registry(archive: Path) -> Iterator[str]:
             if self.path == "/node.zip":
                 body = archive.read_bytes()
             elif self.path == "/nodes/deft-nodes/install?version=0.1.0":
-                body = json.dumps({"id": "1", "version": "0.1.0", "status": "NodeVersionStatusActive",
-                                   "downloadUrl": f"{address}/node.zip"}).encode()
+                body = json.dumps(
+                    {
+                        "id": "1",
+                        "version": "0.1.0",
+                        "status": "NodeVersionStatusActive",
+                        "downloadUrl": f"{address}/node.zip",
+                    }
+                ).encode()
             else:
                 self.send_error(404)
                 return

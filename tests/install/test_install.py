@@ -31,8 +31,9 @@ def pip_changes_nothing(before: dict[str, str], after: dict[str, str]) -> None:
 def has_all_nodes(server: Any, folder: str) -> None:
     """The running server lists every node, as those of this folder."""
     info = server.get("/object_info")
-    assert {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{folder}"} \
-        == literal_node_ids()
+    assert {
+        name for name, node in info.items() if node["python_module"] == f"custom_nodes.{folder}"
+    } == literal_node_ids()
 
 
 def works(server: Any) -> None:

@@ -51,8 +51,9 @@ def command(server: Any, package: str) -> str:
 
 def test_all_nodes_load(server: Any) -> None:
     info = server.get("/object_info")
-    assert {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{FOLDER}"} \
-        == literal_node_ids()
+    assert {
+        name for name, node in info.items() if node["python_module"] == f"custom_nodes.{FOLDER}"
+    } == literal_node_ids()
     assert "Traceback" not in server.log_file.read_text(errors="replace")
 
 
@@ -65,8 +66,16 @@ def test_training_and_sampling_work(server: Any) -> None:
 def test_the_plot_of_the_loss_asks_for_matplotlib_and_the_adapter_is_there(server: Any) -> None:
     prompt = part("20") | {
         "90": {"class_type": "PreviewImage", "inputs": {"images": ["20", 3]}},
-        "91": {"class_type": "DEFTSaveAdapter", "inputs": {
-            "adapter": ["20", 0], "filename_prefix": "made", "format": "native (.safetensors)", "place": "output"}}}
+        "91": {
+            "class_type": "DEFTSaveAdapter",
+            "inputs": {
+                "adapter": ["20", 0],
+                "filename_prefix": "made",
+                "format": "native (.safetensors)",
+                "place": "output",
+            },
+        },
+    }
     errors = []
     finished = server.run(prompt, lambda kind, data: errors.append(data) if kind == "execution_error" else None)
     (error,) = errors
@@ -83,9 +92,16 @@ def test_the_scorer_asks_for_open_clip(server: Any) -> None:
 
 
 def test_a_scorer_of_timms_asks_for_timm(server: Any) -> None:
-    scorer = {"class_type": "DEFTLoadScorer", "inputs": {
-        "protocol": "custom", "protocol.clip_model": "", "protocol.image_model": "vit_tiny_patch16_224",
-        "protocol.pairing": "all", "protocol.scale": 1.0}}
+    scorer = {
+        "class_type": "DEFTLoadScorer",
+        "inputs": {
+            "protocol": "custom",
+            "protocol.clip_model": "",
+            "protocol.image_model": "vit_tiny_patch16_224",
+            "protocol.pairing": "all",
+            "protocol.scale": 1.0,
+        },
+    }
     said = told(server, {"1": scorer, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}})
     assert "needs the package timm, which is not installed" in said and command(server, "timm") in said
 
@@ -97,8 +113,12 @@ def test_adapter_info_asks_for_matplotlib(server: Any) -> None:
 
 def test_an_optimizer_asks_for_its_package(server: Any) -> None:
     settings = server.get("/object_info/DEFTTrainingSettings")["DEFTTrainingSettings"]["input"]
-    given = {name: definition[1]["default"] for group in ("required", "optional")
-             for name, definition in settings.get(group, {}).items() if "default" in definition[1]}
+    given = {
+        name: definition[1]["default"]
+        for group in ("required", "optional")
+        for name, definition in settings.get(group, {}).items()
+        if "default" in definition[1]
+    }
     prompt = part("20")
     prompt["90"] = {"class_type": "DEFTTrainingSettings", "inputs": given | {"optimizer": "Prodigy"}}
     prompt["20"]["inputs"]["settings"] = ["90", 0]

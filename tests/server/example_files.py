@@ -16,8 +16,11 @@ SHORTENED = (*TRAINERS, "KSampler")
 # Files of gigabytes and folders of photos. The examples that name them run in tests/comfy/test_reference.py and
 # test_tables.py, with small models and the demo's pictures instead.
 NOT_HERE = {
-    "omnigen2_fp16.safetensors", "qwen_2.5_vl_fp16.safetensors", "ae.safetensors",
-    "v1-5-pruned-emaonly-fp16.safetensors", "sd_xl_base_1.0.safetensors",
+    "omnigen2_fp16.safetensors",
+    "qwen_2.5_vl_fp16.safetensors",
+    "ae.safetensors",
+    "v1-5-pruned-emaonly-fp16.safetensors",
+    "sd_xl_base_1.0.safetensors",
     *(f"dreambooth/{name}" for name in ("bear_plushie", "cat", "dog8")),
     *(f"dreambench_plus/live_subject_animal_{name}" for name in ("00_kitten", "01_stork", "02_kitten", "03_horse")),
 }

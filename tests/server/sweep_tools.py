@@ -13,11 +13,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRIVIAL = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 0},
-          "_meta": {"title": "Paint"}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sweeps/trivial"},
-          "_meta": {"title": "Save picture"}},
-}  # fmt: skip
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 0},
+        "_meta": {"title": "Paint"},
+    },
+    "2": {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["1", 0], "filename_prefix": "sweeps/trivial"},
+        "_meta": {"title": "Save picture"},
+    },
+}
 
 
 def trained(steps: int = 3, sampling: int = 2) -> dict[str, Any]:
@@ -51,14 +57,28 @@ def command(*words: str | Path) -> list[str]:
 
 def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
     """A running `python -m sweeps`, both of its outputs in one pipe."""
-    return subprocess.Popen(command(*words), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, **options)
+    return subprocess.Popen(
+        command(*words),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
 
 
 def sweeps(*words: str | Path, status: int = 0, timeout: float = 200) -> str:
     """Run `python -m sweeps` to its end, with this exit status; what it has printed."""
-    done = subprocess.run(command(*words), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=timeout)
+    done = subprocess.run(
+        command(*words),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
     assert done.returncode == status, f"exit status {done.returncode}:\n{done.stdout}"
     return done.stdout
 
@@ -76,8 +96,11 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
 
 def contents(store: Path, status: str = "done") -> dict[str, str]:
     """Every file of the cells of a store with a hash of its content; run.json tells of one run and is left out."""
-    return {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted((store / status).rglob("*")) if path.is_file() and path.name != "run.json"}
+    return {
+        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((store / status).rglob("*"))
+        if path.is_file() and path.name != "run.json"
+    }
 
 
 def runs(store: Path, status: str = "done") -> dict[str, dict[str, Any]]:

@@ -49,8 +49,20 @@ def test_the_first_sweep(server: Any, tmp_path: Path) -> None:
     path, store, out = tmp_path / "demo.yaml", tmp_path / "store", tmp_path / "report"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     assert "0 failed" in sweeps("run", path, "--store", store, "--server", server.url)
-    sweeps("report", path, "--store", store, "--rows", "method,rank", "--grid-columns", "prompt",
-           "--metrics", "CLIP-I,DINO", "--out", out)
+    sweeps(
+        "report",
+        path,
+        "--store",
+        store,
+        "--rows",
+        "method,rank",
+        "--grid-columns",
+        "prompt",
+        "--metrics",
+        "CLIP-I,DINO",
+        "--out",
+        out,
+    )
     assert (out / "index.html").is_file() and (out / "grid-1.png").is_file()
     (head, *rows) = csv.reader((out / "scores.csv").read_text().splitlines())
     assert {"CLIP-I", "DINO"} <= set(head) and "CLIP-T" not in head and len(rows) == 4

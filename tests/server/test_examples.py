@@ -20,13 +20,17 @@ def test_template_browser_lists_all_with_thumbnails(server: Any) -> None:
         served = server.get_bytes(f"/api/workflow_templates/{server.pack_name}/{name}.jpg")
         assert served == (WORKFLOWS / f"{name}.jpg").read_bytes()
         assert server.get(f"/api/workflow_templates/{server.pack_name}/{name}.json") == json.loads(
-            (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))  # fmt: skip
+            (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
+        )
 
 
 def test_no_example_uses_a_node_that_is_going_away(server: Any) -> None:
     info = server.get("/object_info")
-    used = {node["class_type"] for name in NAMES
-            for node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text()).values()}  # fmt: skip
+    used = {
+        node["class_type"]
+        for name in NAMES
+        for node in json.loads((WORKFLOWS / "api" / f"{name}.json").read_text()).values()
+    }
     assert used <= set(info)
     assert [kind for kind in sorted(used) if info[kind].get("deprecated")] == []
 
@@ -41,11 +45,13 @@ def test_front_end_keeps_groups_and_reroutes(drive_browser: Any) -> None:
         for key in ("reroutes", "linkExtensions"):
             assert by_id(saved["extra"][key]) == by_id(graph["extra"][key]), (path.name, key)
         assert {group["title"]: group["bounding"] for group in saved["groups"]} == {
-            group["title"]: group["bounding"] for group in graph["groups"]}  # fmt: skip
+            group["title"]: group["bounding"] for group in graph["groups"]
+        }
         places, wanted = ({node["id"]: node["pos"] for node in each["nodes"]} for each in (saved, graph))
         assert places == wanted
 
 
 def by_id(items: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    return {item["id"]: {**item, **({"linkIds": sorted(item["linkIds"])} if "linkIds" in item else {})}
-            for item in items}  # fmt: skip
+    return {
+        item["id"]: {**item, **({"linkIds": sorted(item["linkIds"])} if "linkIds" in item else {})} for item in items
+    }

@@ -29,12 +29,16 @@ SET = {
 # with Vue's nodes, which are part of the page, and the canvas and its pictures with these.
 PICTURES = os.environ.get("DEFT_TEST_PICTURES")
 ON_CANVAS = ("compare_methods.json", "deft_table1.json", "train_with_previews.json")
-OPENED = [(mode, path) for mode, vue in MODES.items() for path in UI_FILES
-          if vue or PICTURES or path.name in ON_CANVAS]
+OPENED = [(mode, path) for mode, vue in MODES.items() for path in UI_FILES if vue or PICTURES or path.name in ON_CANVAS]
 # Run from the page: all kinds of nodes that the examples have. comfy-cli runs each example (test_server.py), and
 # train_with_previews is run below. Each with one of the two, in turns; the first two with both.
-ELSEWHERE = ("compare_methods.json", "deft_against_lora.json", "scene_personalisation.json", "strength_ladder.json",
-             "train_with_previews.json")
+ELSEWHERE = (
+    "compare_methods.json",
+    "deft_against_lora.json",
+    "scene_personalisation.json",
+    "strength_ladder.json",
+    "train_with_previews.json",
+)
 RUN_FILES = [path for path in UI_FILES if path in COMPLETE and path.name not in ELSEWHERE]
 BOTH = ("train_with_everything.json", "load_and_apply.json")
 RUNS = sorted(
@@ -145,8 +149,10 @@ def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
 
 def on_each_other(one: list[float], other: list[float]) -> bool:
     """Whether two boxes [x, y, width, height] cover each other by more than a border's width."""
-    return all(min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - max(one[axis], other[axis]) > 4
-               for axis in (0, 1))
+    return all(
+        min(one[axis] + one[axis + 2], other[axis] + other[axis + 2]) - max(one[axis], other[axis]) > 4
+        for axis in (0, 1)
+    )
 
 
 def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> None:
@@ -174,8 +180,11 @@ def test_template_browser(server: Any, drive_browser: Any) -> None:
         assert card["src"].startswith("blob:") and card["width"] == 512, card
     assert {node["id"]: node["type"] for node in seen["nodes"]}.items() >= named(path).items()
     # ComfyUI's own templates are a package of their own, which a server for tests does not have.
-    assert [text for text in seen["errors"] if "/templates/" not in text and "getCoreWorkflowTemplates" not in text
-            and "getFuseOptions" not in text] == []
+    assert [
+        text
+        for text in seen["errors"]
+        if "/templates/" not in text and "getCoreWorkflowTemplates" not in text and "getFuseOptions" not in text
+    ] == []
     assert seen["complaints"] == []
 
 
@@ -232,8 +241,10 @@ def dynamic_combos(server: Any) -> list[dict[str, Any]]:
         for inputs in node["input"].values():
             for key, (kind, *rest) in inputs.items():
                 if kind == "COMFY_DYNAMICCOMBO_V3":
-                    options = {option["key"]: {**option["inputs"].get("required", {}),
-                                               **option["inputs"].get("optional", {})} for option in rest[0]["options"]}
+                    options = {
+                        option["key"]: {**option["inputs"].get("required", {}), **option["inputs"].get("optional", {})}
+                        for option in rest[0]["options"]
+                    }
                     found.append({"type": name, "name": key, "own": options, "node": node["input"]})
     return found
 
@@ -261,9 +272,12 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
     """Each choice shows its own widgets and no other's; the node's keep their values, saved and opened too."""
     combos = dynamic_combos(server)
     assert {(combo["type"], combo["name"]) for combo in combos} >= {
-        ("DEFTTrainAdapter", "method"), ("DEFTLoadScorer", "protocol")}
+        ("DEFTTrainAdapter", "method"),
+        ("DEFTLoadScorer", "protocol"),
+    }
     values = {
-        "DEFTTrainAdapter": {"steps": 123, "layers": "all linear", "seed": 77}, "DEFTLoadScorer": {"download": True}
+        "DEFTTrainAdapter": {"steps": 123, "layers": "all linear", "seed": 77},
+        "DEFTLoadScorer": {"download": True},
     }
     jobs = [{**combo, "options": list(combo["own"]), "values": values[combo["type"]]} for combo in combos]
     seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs}))
@@ -286,13 +300,19 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
             assert choice["opened"] == choice["values"] and choice["shownAgain"] == choice["shown"]
 
 
-@pytest.mark.parametrize("mode, kind, bad, sentence", [
-    ("vue", "DEFTTrainAdapter", {"pattern": "no_such_layer"}, "is left by 'all linear' and pattern 'no_such_layer'"),
-    ("canvas", "DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
-])
-def test_page_tells_what_failed(
-    drive_browser: Any, mode: str, kind: str, bad: dict[str, Any], sentence: str
-) -> None:
+@pytest.mark.parametrize(
+    "mode, kind, bad, sentence",
+    [
+        (
+            "vue",
+            "DEFTTrainAdapter",
+            {"pattern": "no_such_layer"},
+            "is left by 'all linear' and pattern 'no_such_layer'",
+        ),
+        ("canvas", "DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
+    ],
+)
+def test_page_tells_what_failed(drive_browser: Any, mode: str, kind: str, bad: dict[str, Any], sentence: str) -> None:
     """Our sentence is in the page, the node is marked, and the next run works and takes both away."""
     path = WORKFLOWS / "train_with_previews.json"
     options = {"vue": MODES[mode], "type": kind, "bad": bad, "set": SET, "seed": SEED + 10 + MODES[mode]}

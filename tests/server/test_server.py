@@ -45,15 +45,29 @@ def test_both_formats_of_every_example_are_there() -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", sorted(COMPLETE, key=lambda path: (path.name, path.parent == WORKFLOWS)),
-                         ids=lambda path: str(path.relative_to(WORKFLOWS)))
+@pytest.mark.parametrize(
+    "path",
+    sorted(COMPLETE, key=lambda path: (path.name, path.parent == WORKFLOWS)),
+    ids=lambda path: str(path.relative_to(WORKFLOWS)),
+)
 def test_comfy_cli_runs(server: Any, path: Path, tmp_path: Path) -> None:
     # Both formats of an example come one after the other: as far as they are one prompt, ComfyUI has computed it.
     short = tmp_path / path.name
     short.write_text(json.dumps(with_few_steps(json.loads(path.read_text()))))
     command = [
-        str(Path(sys.executable).parent / "comfy"), "--skip-prompt", "run", "--workflow", str(short),
-        "--host", "127.0.0.1", "--port", str(server.port), "--wait", "--timeout", "300", "--json",
+        str(Path(sys.executable).parent / "comfy"),
+        "--skip-prompt",
+        "run",
+        "--workflow",
+        str(short),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(server.port),
+        "--wait",
+        "--timeout",
+        "300",
+        "--json",
     ]
     variables = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
     done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580)

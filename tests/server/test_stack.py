@@ -26,7 +26,7 @@ def files(server: Any) -> Iterator[tuple[str, ...]]:
     loras = server.base / "models" / "loras"
     loras.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(NAMES):
-        kept = torch.eye(192)[:, 60 * number:60 * number + 50].contiguous()
+        kept = torch.eye(192)[:, 60 * number : 60 * number + 50].contiguous()
         save_file({f"{LAYER}.deft_Q": kept}, loras / name, {"modelspec.trigger_phrase": f"word {number}, sks"})
     server.get("/object_info/DEFTAdapterStack")  # lists the folder again
     yield NAMES
@@ -36,10 +36,19 @@ def files(server: Any) -> Iterator[tuple[str, ...]]:
 
 def workflow(files: tuple[str, ...], **changed: Any) -> dict[str, Any]:
     """The demo model, both files, a picture, and the stack's words and report as texts."""
-    rows: dict[str, Any] = {"file_1": files[0], "strength_1": 0.8, "on_1": True,
-                            "file_2": files[1], "strength_2": 1.0, "on_2": False}
-    rows |= {f"{name}_{number}": value for number in (3, 4, 5)
-             for name, value in (("file", "None"), ("strength", 1.0), ("on", True))}
+    rows: dict[str, Any] = {
+        "file_1": files[0],
+        "strength_1": 0.8,
+        "on_1": True,
+        "file_2": files[1],
+        "strength_2": 1.0,
+        "on_2": False,
+    }
+    rows |= {
+        f"{name}_{number}": value
+        for number in (3, 4, 5)
+        for name, value in (("file", "None"), ("strength", 1.0), ("on", True))
+    }
     stack = {"model": ["1", 0], **rows, "stacking": "sequential", "mode": "weights", **changed}
     nodes: dict[str, tuple[str, dict[str, Any]]] = {
         "1": ("UNETLoader", {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"}),
@@ -47,9 +56,21 @@ def workflow(files: tuple[str, ...], **changed: Any) -> dict[str, Any]:
         "3": ("DEFTDemoTextEncoder", {}),
         "4": ("CLIPTextEncode", {"clip": ["3", 0], "text": ["2", 3]}),
         "5": ("EmptySD3LatentImage", {"width": 64, "height": 64, "batch_size": 1}),
-        "6": ("KSampler", {"model": ["2", 0], "positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0],
-                           "seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
-                           "denoise": 1.0}),
+        "6": (
+            "KSampler",
+            {
+                "model": ["2", 0],
+                "positive": ["4", 0],
+                "negative": ["4", 0],
+                "latent_image": ["5", 0],
+                "seed": 1,
+                "steps": 1,
+                "cfg": 1.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        ),
         "7": ("VAELoader", {"vae_name": "deft_demo_vae.safetensors"}),
         "8": ("VAEDecode", {"samples": ["6", 0], "vae": ["7", 0]}),
         "9": ("SaveImage", {"images": ["8", 0], "filename_prefix": "stack/picture"}),
@@ -57,8 +78,10 @@ def workflow(files: tuple[str, ...], **changed: Any) -> dict[str, Any]:
         "11": ("PreviewAny", {"source": ["2", 4]}),
     }
     titles = {"2": "Stack", "11": "Report"}
-    return {key: {"class_type": kind, "inputs": inputs, "_meta": {"title": titles.get(key, kind)}}
-            for key, (kind, inputs) in nodes.items()}
+    return {
+        key: {"class_type": kind, "inputs": inputs, "_meta": {"title": titles.get(key, kind)}}
+        for key, (kind, inputs) in nodes.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +110,25 @@ def test_rows_that_are_set_in_the_page_run(drive_browser: Any, files: tuple[str,
     assert seen["end"]["kind"] == "execution_success" and seen["errors"] == [] and seen["complaints"] == []
     assert seen["outputs"]["10"]["text"] == ["word 1, sks, word 0"]
     assert seen["outputs"]["11"]["text"][0].splitlines()[::2] == [
-        f"Row 2: {files[1]}: 1 layers applied (1 para)", f"Row 4: {files[0]}: 1 layers applied (1 para)"]
+        f"Row 2: {files[1]}: 1 layers applied (1 para)",
+        f"Row 4: {files[0]}: 1 layers applied (1 para)",
+    ]
 
 
 def test_rows_in_a_sweep(server: Any, files: tuple[str, ...], saved: Path, tmp_path: Path) -> None:
     """Of the workflow that the page has saved: the file of one row and whether another is on, as axes."""
-    plan = write_plan(tmp_path, json.loads(saved.read_text()), f"""
+    plan = write_plan(
+        tmp_path,
+        json.loads(saved.read_text()),
+        f"""
 axes:
   file: {{into: Stack.file_1, values: {json.dumps(["None", *files])}}}
   second: {{into: Stack.on_2, values: [true, false]}}
-""")
+""",
+    )
     assert "6 done, 0 failed" in sweeps("run", plan, "--store", tmp_path / "store", "--server", server.url)
-    found = {(cell["prompt"]["2"]["inputs"]["file_1"], cell["prompt"]["2"]["inputs"]["on_2"])
-             for cell in cells(tmp_path / "store").values()}
+    found = {
+        (cell["prompt"]["2"]["inputs"]["file_1"], cell["prompt"]["2"]["inputs"]["on_2"])
+        for cell in cells(tmp_path / "store").values()
+    }
     assert found == {(file, on) for file in ("None", *files) for on in (True, False)}

@@ -30,8 +30,9 @@ def info(server: Any) -> dict[str, Any]:
     return found
 
 
-def compile_(folder: Path, workflow: dict[str, Any], text: str, info: dict[str, Any],
-             files: Files | None = None) -> tuple[Compiler, Cells]:
+def compile_(
+    folder: Path, workflow: dict[str, Any], text: str, info: dict[str, Any], files: Files | None = None
+) -> tuple[Compiler, Cells]:
     plan = read_plan(write_plan(folder, workflow, text))
     compiler = Compiler(plan, read_workflow(plan.workflow, info), info, files or Files())
     return compiler, compiler.cells()
@@ -43,8 +44,11 @@ COLORS = "axes: {color: {into: Paint.color, values: [1, 2, 3]}}\n"
 def test_a_key_is_what_is_run(tmp_path: Path, info: dict[str, Any]) -> None:
     """Ids, titles and the order of nodes are nothing; every value that reaches an output is something."""
     _, first = compile_(tmp_path / "a", TRIVIAL, COLORS, info)
-    renamed = {"x": copy.deepcopy(TRIVIAL["2"]), "y": {**TRIVIAL["1"], "_meta": {"title": "Paint"}},
-               "unused": {"class_type": "EmptyImage", "inputs": {}, "_meta": {"title": "not connected"}}}
+    renamed = {
+        "x": copy.deepcopy(TRIVIAL["2"]),
+        "y": {**TRIVIAL["1"], "_meta": {"title": "Paint"}},
+        "unused": {"class_type": "EmptyImage", "inputs": {}, "_meta": {"title": "not connected"}},
+    }
     renamed["x"]["inputs"]["images"] = ["y", 0]
     _, second = compile_(tmp_path / "b", renamed, COLORS, info)
     keys = [cell.key for cell in first.pictures]
@@ -91,7 +95,12 @@ axes:
 """
     compiler, cells = compile_(tmp_path, trained(), text, info)
     assert [compiler.plan.axes[index].name for index in compiler.axis_order()] == [
-        "model", "method", "rank", "prompt", "seed"]
+        "model",
+        "method",
+        "rank",
+        "prompt",
+        "seed",
+    ]
     groups = [(cell.models, cell.needs) for cell in cells.pictures]
     assert len(set(groups)) == 2 * (1 + 2)
     assert sum(one != other for one, other in zip(groups, groups[1:])) == len(set(groups)) - 1  # no coming back
@@ -139,15 +148,20 @@ def test_a_trainer_on_top_of_another(tmp_path: Path, info: dict[str, Any]) -> No
     assert more.needs == (first.key,) and set(cells.pictures[0].needs) == {first.key, more.key}
     prompt = compiler.prompt_of(more)
     assert [node["_meta"]["title"] for node in prompt.values() if node["class_type"] == "DEFTTrainAdapter"] == [
-        "Train more"]
+        "Train more"
+    ]
 
 
 def test_another_option_of_a_dynamic_combo(tmp_path: Path, info: dict[str, Any]) -> None:
     """What the old option has alone goes, what the new one needs comes with its default, the common stays."""
     text = "axes: {method: {into: Train.method, values: [deft, para, svdiff]}}\nset: {Train.method.rank: 7}\n"
     compiler, cells = compile_(tmp_path, trained(), text, info)
-    inputs = [next(node["inputs"] for node in compiler.whole(cell.choice).values()
-                   if node["class_type"] == "DEFTTrainAdapter") for cell in cells.pictures]
+    inputs = [
+        next(
+            node["inputs"] for node in compiler.whole(cell.choice).values() if node["class_type"] == "DEFTTrainAdapter"
+        )
+        for cell in cells.pictures
+    ]
     below = [{name: value for name, value in each.items() if name.startswith("method.")} for each in inputs]
     assert set(below[0]) == {"method.rank", "method.alpha", "method.projector", "method.start"}
     assert below[1] == {"method.rank": 7, "method.rank_cap": 0.0}
@@ -169,8 +183,14 @@ exclude:
   - {prompt: "a red %name%"}
 """
     compiler, cells = compile_(tmp_path, trained(), text, info)
-    texts = [next(node["inputs"]["text"] for node in compiler.whole(cell.choice).values()
-                  if node.get("_meta", {}).get("title") == "Prompt") for cell in cells.pictures]
+    texts = [
+        next(
+            node["inputs"]["text"]
+            for node in compiler.whole(cell.choice).values()
+            if node.get("_meta", {}).get("title") == "Prompt"
+        )
+        for cell in cells.pictures
+    ]
     assert sorted(texts) == sorted(["a running cat"] * 2 + ["a broken vase"] * 2 + ["a running dog"])
 
 
@@ -179,11 +199,12 @@ def test_files_are_told_apart_by_content(tmp_path: Path, info: dict[str, Any]) -
     (tmp_path / "input").mkdir()
     (tmp_path / "models").mkdir()
     picture, model = tmp_path / "input" / "cat.png", tmp_path / "models" / "base.safetensors"
-    workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
-                "2": {"class_type": "UNETLoader",
-                      "inputs": {"unet_name": "base.safetensors", "weight_dtype": "default"}},
-                "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-                "4": {"class_type": "ModelSave", "inputs": {"model": ["2", 0], "filename_prefix": "x"}}}
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+        "2": {"class_type": "UNETLoader", "inputs": {"unet_name": "base.safetensors", "weight_dtype": "default"}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        "4": {"class_type": "ModelSave", "inputs": {"model": ["2", 0], "filename_prefix": "x"}},
+    }
 
     def key() -> str:
         files = LocalFiles([tmp_path / "models"], {"input": tmp_path / "input"})
@@ -204,6 +225,7 @@ def test_files_are_told_apart_by_content(tmp_path: Path, info: dict[str, Any]) -
 
 def test_files_of_a_server_elsewhere(server: Any) -> None:
     """Pictures of its input folder by their content, models by size and metadata, over HTTP alone."""
+
     def get(path: str, query: Any) -> bytes | None:
         try:
             body: bytes = server.get_bytes(f"{path}?{urllib.parse.urlencode(query)}")
@@ -227,8 +249,10 @@ def test_files_of_a_server_elsewhere(server: Any) -> None:
 def test_local_files_are_named_by_their_content(tmp_path: Path, info: dict[str, Any]) -> None:
     for name, text in (("a", b"one"), ("b", b"two")):
         (tmp_path / f"{name}.png").write_bytes(text)
-    workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}, "_meta": {"title": "Load"}},
-                "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}, "_meta": {"title": "Load"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
     compiler, cells = compile_(tmp_path, workflow, "axes: {photo: {into: Load.image, files: '*.png'}}\n", info)
     names = [compiler.whole(cell.choice)["1"]["inputs"]["image"] for cell in cells.pictures]
     assert names[0] != names[1] and all(name.startswith("deft_sweeps/") for name in names)
@@ -251,14 +275,17 @@ def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str,
         assert list(by_api.trainings) == list(by_ui.trainings)
 
 
-@pytest.mark.parametrize(("name", "trainings", "tokens", "pictures"), [
-    ("demo", 6, 0, 56), ("table1", 24, 3, 675), ("table2", 8, 0, 72), ("dreambooth", 240, 30, 27000)])
+@pytest.mark.parametrize(
+    ("name", "trainings", "tokens", "pictures"),
+    [("demo", 6, 0, 56), ("table1", 24, 3, 675), ("table2", 8, 0, 72), ("dreambooth", 240, 30, 27000)],
+)
 def test_ready_plans_are_what_they_say(server: Any, name: str, trainings: int, tokens: int, pictures: int) -> None:
     """With folders of photos where they want them; the checkpoints that they name are not looked for before a run."""
     with open(ROOT / "sweeps" / "plans" / "dreambooth_subjects.csv", newline="") as file:
         subjects = [row["folder"] for row in csv.DictReader(file)]
-    subjects += [f"dreambench_plus/live_subject_animal_{animal}" for animal in ("00_kitten", "01_stork", "02_kitten",
-                                                                                  "03_horse")]
+    subjects += [
+        f"dreambench_plus/live_subject_animal_{animal}" for animal in ("00_kitten", "01_stork", "02_kitten", "03_horse")
+    ]
     for folder in subjects:
         (server.base / "input" / folder).mkdir(parents=True, exist_ok=True)
     plan = read_plan(ROOT / "sweeps" / "plans" / f"{name}.yaml")
@@ -270,12 +297,19 @@ def test_ready_plans_are_what_they_say(server: Any, name: str, trainings: int, t
     assert len(cells.pictures) == len({cell.key for cell in cells.pictures}) == pictures
     for cell in [*cells.pictures[:: max(1, pictures // 50)], *cells.trainings.values()]:
         prompt = compiler.prompt_of(cell)
-        assert not [value for node in prompt.values() for value in node["inputs"].values()
-                    if isinstance(value, str) and "%" in value], "a placeholder was left"
+        assert not [
+            value
+            for node in prompt.values()
+            for value in node["inputs"].values()
+            if isinstance(value, str) and "%" in value
+        ], "a placeholder was left"
         for node in prompt.values():  # nothing that ComfyUI would refuse as missing
             known = inputs_of(info[node["class_type"]], node["inputs"])
-            assert [item.name for item in known.values() if item.required and item.name not in node["inputs"]
-                    and not growing(item)] == [], node
+            assert [
+                item.name
+                for item in known.values()
+                if item.required and item.name not in node["inputs"] and not growing(item)
+            ] == [], node
 
 
 REFUSED = {
@@ -290,11 +324,11 @@ REFUSED = {
     "axes: {a: {into: Save picture.images, values: [1]}}\n": "a socket of type IMAGE takes a connection only",
     "axes: {a: {values: {x: {mute: Nothing}}}}\n": "the workflow has no node 'Nothing'",
     "axes: {a: {values: {x: {mute: Save picture}}}}\n": "no output node left to run",
-    "outputs: {only: [Paint]}\n":
-        "`outputs` names 'Paint', a node (EmptyImage) that is no output node; there are: Save picture",
+    "outputs: {only: [Paint]}\n": "`outputs` names 'Paint', a node (EmptyImage) that is no output node; "
+    "there are: Save picture",
     "outputs: {numbers: {n: {node: Paint}}}\n": "`outputs` names 'Paint'",
     "axes: {a: {into: Paint.color, values: [1]}}\nexclude: [{a: 1}]\n": "the plan has no cells",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: REFUSED[text][:40])
@@ -334,8 +368,10 @@ def test_workflows_that_cannot_be_read(tmp_path: Path, info: dict[str, Any]) -> 
     lost = copy.deepcopy(TRIVIAL)
     lost["2"]["inputs"]["images"] = ["7", 0]
     assert "takes `images` from the node 7, which is not in the workflow" in said(lost)
-    circle = {"1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
-              "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}}
+    circle = {
+        "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    }
     assert "run in a circle" in said(circle)
     ui = json.loads((ROOT / "example_workflows" / "sweep_demo.json").read_text())
     foreign = copy.deepcopy(ui)

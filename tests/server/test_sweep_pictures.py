@@ -13,22 +13,31 @@ from PIL import Image
 from .sweep_tools import ROOT, sweeps
 
 EMPTY = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 48, "height": 32, "batch_size": 1, "color": 0},
-          "_meta": {"title": "Sheet"}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "test_sweep_pictures/sheet"},
-          "_meta": {"title": "Save sheet"}},
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 48, "height": 32, "batch_size": 1, "color": 0},
+        "_meta": {"title": "Sheet"},
+    },
+    "2": {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["1", 0], "filename_prefix": "test_sweep_pictures/sheet"},
+        "_meta": {"title": "Save sheet"},
+    },
 }
 PLANS = {
     "colours": {
-        "workflow": "workflow.json", "axes": {"colour": {"into": "Sheet.color", "values": [0x3366CC, 0xCC6633]}},
+        "workflow": "workflow.json",
+        "axes": {"colour": {"into": "Sheet.color", "values": [0x3366CC, 0xCC6633]}},
     },
     # The base model of the demo's plan. Other inputs than the plan's own test, so that ComfyUI has to sample.
     "base_model": {
         "workflow": str(ROOT / "example_workflows" / "api" / "sweep_demo.json"),
-        "set": {"Sample.steps": 3, "Save picture.filename_prefix": "test_sweep_pictures/sample",
-                "Prompt.text": "a teddy bear on a %ground% background, caf\u00e9"},
-        "axes": {"method": {"values": {"Base": {"mute": ["Train"], "bypass": ["Apply"]}}},
-                 "ground": ["red", "white"]},
+        "set": {
+            "Sample.steps": 3,
+            "Save picture.filename_prefix": "test_sweep_pictures/sample",
+            "Prompt.text": "a teddy bear on a %ground% background, caf\u00e9",
+        },
+        "axes": {"method": {"values": {"Base": {"mute": ["Train"], "bypass": ["Apply"]}}}, "ground": ["red", "white"]},
         "outputs": {"only": ["Save picture"]},
     },
 }
@@ -75,7 +84,8 @@ def test_a_stored_picture_is_its_workflow(server: Any, drive_browser: Any, tmp_p
         assert [node["type"] for node in seen["nodes"] if not node["registered"]] == []
         assert seen["errors"] == []
         assert {node["id"]: node["title"] for node in seen["nodes"]} == {
-            node_id: node["_meta"]["title"] for node_id, node in cell["prompt"].items()}
+            node_id: node["_meta"]["title"] for node_id, node in cell["prompt"].items()
+        }
         assert without_titles(seen["api"]) == without_titles(cell["prompt"])
 
 

@@ -57,8 +57,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workflow["20"]["_meta"]["title"] = "Train"
     workflow["43"]["inputs"].update({"model": ["30", 0], "steps": 3})
     workflow["43"]["_meta"]["title"] = "Sample"
-    workflow["72"] = {"class_type": "SaveImage", "inputs": {"images": ["53", 0], "filename_prefix": "picture"},
-                      "_meta": {"title": "Save"}}
+    workflow["72"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["53", 0], "filename_prefix": "picture"},
+        "_meta": {"title": "Save"},
+    }
     (folder / "workflow.json").write_text(json.dumps(workflow))
     (folder / "small.yaml").write_text(PLAN)
     (folder / "photos").mkdir()
@@ -77,8 +80,14 @@ def comfyui() -> Path:
 def cluster() -> Iterator[None]:
     """A Ray cluster of this machine that has two CPUs, however many the machine has."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False,
-             object_store_memory=remote.OBJECTS)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+        object_store_memory=remote.OBJECTS,
+    )
     yield
     ray.shutdown()
 
@@ -116,8 +125,9 @@ async def sweep(folder: Path, store: Store, workers: list[Any], progress: Progre
     """What `sweeps run` does, but that all servers are up before it begins: the cells take a second each."""
     plan = read_plan(folder / "small.yaml")
     await asyncio.gather(*(worker.start() for worker in workers))
-    compiler, cells = await asyncio.to_thread(compiled, plan, workers[0].facts, "", store,
-                                              getattr(workers[0], "files", None))
+    compiler, cells = await asyncio.to_thread(
+        compiled, plan, workers[0].facts, "", store, getattr(workers[0], "files", None)
+    )
     return await Runner(compiler, cells, store, workers, progress).run()
 
 
@@ -138,8 +148,10 @@ def plain(folder: Path, comfyui: Path) -> dict[str, str]:
 
 def servers(store: Store) -> dict[str, psutil.Process]:
     """Name of a worker -> its ComfyUI."""
-    return {path.parent.name: psutil.Process(int(path.read_text().split()[0]))
-            for path in (store.root / "work").glob("*/server.pid")}
+    return {
+        path.parent.name: psutil.Process(int(path.read_text().split()[0]))
+        for path in (store.root / "work").glob("*/server.pid")
+    }
 
 
 def ended(process: psutil.Process, seconds: float = 10.0) -> bool:
@@ -247,8 +259,9 @@ def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: 
             stop, worker.stop = worker.stop, _nothing  # it has to be asked, still
             result = await runner[0].run()
             worker.stop = stop
-            server = psutil.Process(int((work_folder("ray-1", worker.place, False) / "server.pid")
-                                        .read_text().split()[0])).cmdline()
+            server = psutil.Process(
+                int((work_folder("ray-1", worker.place, False) / "server.pid").read_text().split()[0])
+            ).cmdline()
             end = time.monotonic() + 10
             while True:
                 with urllib.request.urlopen(f"http://127.0.0.1:{server[server.index('--port') + 1]}/queue") as answer:
@@ -267,15 +280,18 @@ async def _nothing() -> None:
     pass
 
 
-@pytest.mark.parametrize(("nodes", "count", "expected"), [
-    ([{"GPU": 8, "CPU": 64}, {"GPU": 4, "CPU": 8}, {"CPU": 4}], None, (12, {"num_gpus": 1, "num_cpus": 0})),
-    ([{"GPU": 2, "CPU": 64}], 1, (1, {"num_gpus": 1, "num_cpus": 0})),
-    ([{"GPU": 2, "CPU": 64}], 5, (2, {"num_gpus": 1, "num_cpus": 0})),
-    ([{"CPU": 6}, {"CPU": 9}], None, (3, {"num_gpus": 0, "num_cpus": 4})),
-    ([{"CPU": 2}, {"CPU": 1}], None, (1, {"num_gpus": 0, "num_cpus": 2})),
-    ([{"CPU": 2}], 2, (2, {"num_gpus": 0, "num_cpus": 1})),
-    ([{"CPU": 2}], 9, (2, {"num_gpus": 0, "num_cpus": 1})),
-    ([{"CPU": 16}, {"CPU": 4}], 2, (2, {"num_gpus": 0, "num_cpus": 8})),
-])
+@pytest.mark.parametrize(
+    ("nodes", "count", "expected"),
+    [
+        ([{"GPU": 8, "CPU": 64}, {"GPU": 4, "CPU": 8}, {"CPU": 4}], None, (12, {"num_gpus": 1, "num_cpus": 0})),
+        ([{"GPU": 2, "CPU": 64}], 1, (1, {"num_gpus": 1, "num_cpus": 0})),
+        ([{"GPU": 2, "CPU": 64}], 5, (2, {"num_gpus": 1, "num_cpus": 0})),
+        ([{"CPU": 6}, {"CPU": 9}], None, (3, {"num_gpus": 0, "num_cpus": 4})),
+        ([{"CPU": 2}, {"CPU": 1}], None, (1, {"num_gpus": 0, "num_cpus": 2})),
+        ([{"CPU": 2}], 2, (2, {"num_gpus": 0, "num_cpus": 1})),
+        ([{"CPU": 2}], 9, (2, {"num_gpus": 0, "num_cpus": 1})),
+        ([{"CPU": 16}, {"CPU": 4}], 2, (2, {"num_gpus": 0, "num_cpus": 8})),
+    ],
+)
 def test_shares(nodes: list[dict[str, float]], count: int | None, expected: Any) -> None:
     assert remote.shares(nodes, count) == expected

@@ -125,10 +125,16 @@ def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> No
             assert run["seconds"] > 0 and run["memory"]["process"] > 100 and run["versions"]["comfyui"]
             assert {file["title"] for file in cell["files"]} == {"Save picture", "Save scores"}
     # A picture from the saved adapter is the picture of the whole workflow, trained and sampled in one go.
-    cell = next(cell for cell in found.values() if cell["labels"] == {
-        "method": "DEFT", "rank": "3", "prompt": "a sks teddy bear", "seed": "1"})
-    saved = next(shown["images"][0] for node, shown in server.run(cell["prompt"]).outputs.items()
-                 if cell["prompt"][node]["class_type"] == "SaveImage")
+    cell = next(
+        cell
+        for cell in found.values()
+        if cell["labels"] == {"method": "DEFT", "rank": "3", "prompt": "a sks teddy bear", "seed": "1"}
+    )
+    saved = next(
+        shown["images"][0]
+        for node, shown in server.run(cell["prompt"]).outputs.items()
+        if cell["prompt"][node]["class_type"] == "SaveImage"
+    )
     name = next(file["name"] for file in cell["files"] if file["title"] == "Save picture")
     mine = Image.open(store / "done" / cell["key"][:2] / cell["key"] / name)
     assert (np.array(mine) == np.array(Image.open(io.BytesIO(server.image(saved))))).all()
@@ -143,15 +149,37 @@ def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
         del workflow[ids[title]]
     del workflow["loss"], workflow[ids["Score"]]["inputs"]["adapter"]
     workflow[ids["Sample"]]["inputs"]["model"] = [ids["Model"], 0]
-    workflow["ti"] = {"class_type": "DEFTTrainTextualInversion", "_meta": {"title": "Train token"}, "inputs": {
-        "model": [ids["Model"], 0], "clip": [ids["Text encoder"], 0], "latents": [ids["Encode photos"], 0],
-        "token": "sweep-token", "vectors": 1, "start": "bear", "template": "object", "steps": 3, "learning_rate": 0.1,
-        "batch_size": 5, "seed": 1, "overwrite": True, "precision": "fp32", "gradient_checkpointing": False}}
-    workflow["join"] = {"class_type": "StringConcatenate", "_meta": {"title": "Join"}, "inputs": {
-        "string_a": "a picture of a", "string_b": ["ti", 0], "delimiter": " "}}
+    workflow["ti"] = {
+        "class_type": "DEFTTrainTextualInversion",
+        "_meta": {"title": "Train token"},
+        "inputs": {
+            "model": [ids["Model"], 0],
+            "clip": [ids["Text encoder"], 0],
+            "latents": [ids["Encode photos"], 0],
+            "token": "sweep-token",
+            "vectors": 1,
+            "start": "bear",
+            "template": "object",
+            "steps": 3,
+            "learning_rate": 0.1,
+            "batch_size": 5,
+            "seed": 1,
+            "overwrite": True,
+            "precision": "fp32",
+            "gradient_checkpointing": False,
+        },
+    }
+    workflow["join"] = {
+        "class_type": "StringConcatenate",
+        "_meta": {"title": "Join"},
+        "inputs": {"string_a": "a picture of a", "string_b": ["ti", 0], "delimiter": " "},
+    }
     workflow[ids["Prompt"]]["inputs"]["text"] = ["join", 0]
-    plan = write_plan(tmp_path, workflow, "axes: {seed: {into: Sample.seed, seeds: 2}}\n"
-                      "outputs: {only: [Save picture, Save scores]}\n")
+    plan = write_plan(
+        tmp_path,
+        workflow,
+        "axes: {seed: {into: Sample.seed, seeds: 2}}\noutputs: {only: [Save picture, Save scores]}\n",
+    )
     cut, uncut = tmp_path / "cut", tmp_path / "uncut"
     assert "3 done, 0 failed" in sweeps("run", plan, "--store", cut, *own(server.base))
     out = sweeps("run", plan, "--store", uncut, "--server", server.url)
@@ -165,8 +193,9 @@ def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
     assert "sweep-token" in embedding.read_bytes()[:4000].decode(errors="replace")
 
 
-def test_an_adapter_that_was_removed_is_made_when_it_is_needed(server: Any, clean: tuple[Path, Path],
-                                                               tmp_path: Path) -> None:
+def test_an_adapter_that_was_removed_is_made_when_it_is_needed(
+    server: Any, clean: tuple[Path, Path], tmp_path: Path
+) -> None:
     plan, wanted = clean
     store = tmp_path / "store"
     shutil.copytree(wanted, store)
@@ -216,8 +245,11 @@ def test_a_server_that_dies(server: Any, clean: tuple[Path, Path], tmp_path: Pat
 
 def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_path: Path) -> None:
     """The same cell is killed twice: it is written down as failed, the others are done."""
-    plan = write_plan(tmp_path, trained(steps=4000), TRAINED.replace("values: [2, 3]", "values: [2]").replace(
-        "      LoRA: {Train.method: lora}\n", ""))
+    plan = write_plan(
+        tmp_path,
+        trained(steps=4000),
+        TRAINED.replace("values: [2, 3]", "values: [2]").replace("      LoRA: {Train.method: lora}\n", ""),
+    )
     process = start("run", plan, "--store", tmp_path / "store", *own(server.base))
     read_until(process, "[4/")
     work = tmp_path / "store" / "work" / "server-1"
@@ -319,9 +351,14 @@ def test_files_of_this_machine_are_sent(server: Any, tmp_path: Path) -> None:
     for folder, color in (("one", 10), ("two", 200)):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (16, 16), (color, 0, 0)).save(tmp_path / folder / "photo.png")
-    workflow = {"1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}, "_meta": {"title": "Load"}},
-                "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sent/picture"},
-                      "_meta": {"title": "Save picture"}}}
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}, "_meta": {"title": "Load"}},
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": "sent/picture"},
+            "_meta": {"title": "Save picture"},
+        },
+    }
     plan = write_plan(tmp_path, workflow, "axes: {photo: {into: Load.image, files: '*/photo.png'}}\n")
     sweeps("run", plan, "--store", tmp_path / "store", "--server", server.url)
     red = {int(np.array(Image.open(path))[0, 0, 0]) for path in (tmp_path / "store" / "done").rglob("*.png")}
@@ -334,13 +371,17 @@ def test_files_of_this_machine_are_sent(server: Any, tmp_path: Path) -> None:
 
 
 def test_numbers_from_texts_and_previews(server: Any, tmp_path: Path) -> None:
-    workflow = {"1": {"class_type": "PrimitiveInt", "inputs": {"value": 3}, "_meta": {"title": "Number"}},
-                "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}, "_meta": {"title": "Show"}}}
+    workflow = {
+        "1": {"class_type": "PrimitiveInt", "inputs": {"value": 3}, "_meta": {"title": "Number"}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}, "_meta": {"title": "Show"}},
+    }
     text = "axes: {n: {into: Number.value, values: [3, 12]}}\noutputs: {numbers: {found: {node: Show}}}\n"
     plan, store = write_plan(tmp_path, workflow, text), tmp_path / "store"
     sweeps("run", plan, "--store", store, "--server", server.url)
     assert {cell["labels"]["n"]: cell["numbers"] for cell in cells(store).values()} == {
-        "3": {"found": 3.0}, "12": {"found": 12.0}}
+        "3": {"found": 3.0},
+        "12": {"found": 12.0},
+    }
     assert {tuple(run["texts"]["Show"]) for run in runs(store).values()} == {("3",), ("12",)}
     none = write_plan(tmp_path / "none", workflow, "outputs: {numbers: {n: {node: Show, pattern: 'x(.)'}}}\n")
     sweeps("run", none, "--store", tmp_path / "other", "--server", server.url, status=1)
@@ -356,8 +397,15 @@ def test_a_full_disk(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> N
     plan = write_plan(tmp_path, workflow, "axes: {photo: {into: Load.image, files: '*.png'}}\n")
     store = tmp_path / "store"
     most = (tmp_path / "noise.png").stat().st_size - 1000
-    process = start("run", plan, "--store", store, "--server", server.url,
-                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    process = start(
+        "run",
+        plan,
+        "--store",
+        store,
+        "--server",
+        server.url,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )
     out = process.communicate(timeout=100)[0]
     assert process.returncode == 1 and "cannot be used" in out and "the same command again" in out, out
     assert contents(store) == {} and list((store / "tmp").iterdir()) == [] and not list((store / "claims").iterdir())
@@ -376,8 +424,11 @@ def test_bad_input_is_one_sentence(server: Any, tmp_path: Path) -> None:
     assert "does not exist" in said("run", tmp_path / "none.yaml", *on)
     wrong = write_plan(tmp_path, TRIVIAL, "axes: {a: {into: Paint.colour, values: [1]}}\n", "wrong")
     assert "wrong.yaml: the node 'Paint' (EmptyImage) has no input 'colour'; near: color" in said(
-        "run", wrong, "--store", tmp_path / "w", "--server", server.url)
-    assert "does not answer as a ComfyUI server" in said("run", plan, "--store", store, "--server", "http://127.0.0.1:9")
+        "run", wrong, "--store", tmp_path / "w", "--server", server.url
+    )
+    assert "does not answer as a ComfyUI server" in said(
+        "run", plan, "--store", store, "--server", "http://127.0.0.1:9"
+    )
     assert "is not a ComfyUI folder" in said("run", plan, "--store", store, "--comfyui", tmp_path)
     sweeps("run", plan, *on)
     other = write_plan(tmp_path / "other", TRIVIAL, COLORS % 1, "other")
@@ -405,13 +456,15 @@ def test_cleaning_what_no_plan_has(server: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("DEFT_OLD_COMFYUI"), reason="no older ComfyUI is named")
-def test_on_the_oldest_comfyui(server: Any, clean: tuple[Path, Path], tmp_path: Path,
-                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_oldest_comfyui(
+    server: Any, clean: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same plan on ComfyUI 0.24.0: all cells are done, and go on after a server that died."""
     plan, _ = clean
     monkeypatch.setenv("PYTHONPATH", os.environ["DEFT_OLD_PINS"])
-    process = start("run", plan, "--store", tmp_path / "store", "--comfyui", os.environ["DEFT_OLD_COMFYUI"],
-                    *own(server.base))
+    process = start(
+        "run", plan, "--store", tmp_path / "store", "--comfyui", os.environ["DEFT_OLD_COMFYUI"], *own(server.base)
+    )
     read_until(process, "[6/")
     server_of(process).kill()
     out = process.communicate(timeout=200)[0]

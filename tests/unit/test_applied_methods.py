@@ -30,11 +30,15 @@ def tensors_of(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
         size = 5 if width % 5 == 0 else 4
         skew = random(width // size, size, size, seed=4)
         return {"oft_rotation": torch.linalg.matrix_exp(skew - skew.transpose(1, 2))}
-    prefix = ("dora_up", "dora_down", "dora_magnitude") if name == "dora" else (
-        "lora_up.weight", "lora_down.weight", "dora_scale")
+    prefix = (
+        ("dora_up", "dora_down", "dora_magnitude")
+        if name == "dora"
+        else ("lora_up.weight", "lora_down.weight", "dora_scale")
+    )
     rows = name in ("dora", "dora rows")
-    scale_shape = (out,) if name == "dora" else (out, *[1] * (len(shape) - 1)) if rows else (
-        1, shape[1], *[1] * (len(shape) - 2))
+    scale_shape = (
+        (out,) if name == "dora" else (out, *[1] * (len(shape) - 1)) if rows else (1, shape[1], *[1] * (len(shape) - 2))
+    )
     values = random(out, 3, seed=5), random(3, *shape[1:], seed=6), random(*scale_shape, seed=7).abs() + 0.5
     return dict(zip(prefix, values)) | {"alpha": torch.tensor(6.0)}
 
@@ -111,8 +115,12 @@ def test_dora_is_what_peft_merges(conv: bool) -> None:
             parameter.data.add_(0.3 * random(*parameter.shape, seed=40 + index))
     state = {key.split(".lora_")[1]: value for key, value in peft.get_peft_model_state_dict(wrapped).items()}
     base = wrapped.base_model.model[0].get_base_layer().weight.detach().clone()
-    tensors = {"dora_up": state["B.weight"], "dora_down": state["A.weight"],
-               "dora_magnitude": state["magnitude_vector"], "alpha": torch.tensor(6.0)}
+    tensors = {
+        "dora_up": state["B.weight"],
+        "dora_down": state["A.weight"],
+        "dora_magnitude": state["magnitude_vector"],
+        "alpha": torch.tensor(6.0),
+    }
     method = methods.method_of(tensors)
     change = method.delta(method.from_tensors(tensors), base)
     wrapped.merge_adapter()
@@ -121,14 +129,23 @@ def test_dora_is_what_peft_merges(conv: bool) -> None:
     assert relative(base + change, merged) < 1e-6
 
 
-@pytest.mark.parametrize(("tensors", "words"), [
-    ({"delta": torch.zeros(3, 3)}, "a vector of spectral shifts"),
-    ({"oft_rotation": torch.zeros(2, 3, 4)}, "rotations"),
-    ({"dora_up": torch.zeros(4, 2), "dora_down": torch.zeros(3, 5), "dora_magnitude": torch.ones(4)}, "up matrix"),
-    ({"dora_up": torch.zeros(4, 2), "dora_down": torch.zeros(2, 5), "dora_magnitude": torch.ones(5)}, "5 rows"),
-    ({"lora_up.weight": torch.zeros(4, 2), "lora_down.weight": torch.zeros(2, 5), "dora_scale": torch.ones(4, 5)},
-     "a row or a column"),
-])
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"delta": torch.zeros(3, 3)}, "a vector of spectral shifts"),
+        ({"oft_rotation": torch.zeros(2, 3, 4)}, "rotations"),
+        ({"dora_up": torch.zeros(4, 2), "dora_down": torch.zeros(3, 5), "dora_magnitude": torch.ones(4)}, "up matrix"),
+        ({"dora_up": torch.zeros(4, 2), "dora_down": torch.zeros(2, 5), "dora_magnitude": torch.ones(5)}, "5 rows"),
+        (
+            {
+                "lora_up.weight": torch.zeros(4, 2),
+                "lora_down.weight": torch.zeros(2, 5),
+                "dora_scale": torch.ones(4, 5),
+            },
+            "a row or a column",
+        ),
+    ],
+)
 def test_shapes_that_do_not_fit(tensors: dict[str, Tensor], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         methods.method_of(tensors).from_tensors(tensors)

@@ -23,14 +23,50 @@ ARROWS = {
     "sweeps": {"scoring"},  # the report; all else is HTTP
     "demo": set(),
 }
-COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "comfy_config", "folder_paths", "nodes", "server",
-         "execution", "latent_preview", "node_helpers", "app", "utils"}
+COMFY = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "comfy_config",
+    "folder_paths",
+    "nodes",
+    "server",
+    "execution",
+    "latent_preview",
+    "node_helpers",
+    "app",
+    "utils",
+}
 MAY_IMPORT_COMFY = {"nodes", "trainers", "patches", "demo"}
-UNSAFE_MODULES = {"subprocess", "pickle", "cPickle", "dill", "socket", "requests", "urllib", "http", "httpx", "ctypes",
-                  "marshal", "shelve"}
+UNSAFE_MODULES = {
+    "subprocess",
+    "pickle",
+    "cPickle",
+    "dill",
+    "socket",
+    "requests",
+    "urllib",
+    "http",
+    "httpx",
+    "ctypes",
+    "marshal",
+    "shelve",
+}
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
-NOT_IN_REQUIREMENTS = {"torch", "torchvision", "torchaudio", "torchsde", "numpy", "transformers", "safetensors",
-                       "kornia", "comfyui", "xformers", "triton"}
+NOT_IN_REQUIREMENTS = {
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "torchsde",
+    "numpy",
+    "transformers",
+    "safetensors",
+    "kornia",
+    "comfyui",
+    "xformers",
+    "triton",
+}
 
 
 def by_path(path: Path) -> str:
@@ -89,8 +125,11 @@ def test_the_folders_are_there() -> None:
 @pytest.mark.parametrize("path", shipped_files(), ids=by_path)
 def test_arrows(path: Path) -> None:
     here = folder_of(path)
-    wrong = [f"line {line}: {name}" for name, line in own_imports(path)
-             if name in FOLDERS and name != here and name not in ARROWS[here]]
+    wrong = [
+        f"line {line}: {name}"
+        for name, line in own_imports(path)
+        if name in FOLDERS and name != here and name not in ARROWS[here]
+    ]
     assert wrong == [], f"{here or 'the root'} may import {sorted(ARROWS[here])} only"
 
 
@@ -157,7 +196,9 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     folder = tmp_path / "deft_ops" / "files"
     folder.mkdir(parents=True)
     path = folder / "bad.py"
-    path.write_text("from ...scoring import x\nfrom ... import nodes\nfrom ..layers import y\n"
-                    "import comfy.utils, pickle, importlib\nimportlib.import_module('subprocess')\n")
+    path.write_text(
+        "from ...scoring import x\nfrom ... import nodes\nfrom ..layers import y\n"
+        "import comfy.utils, pickle, importlib\nimportlib.import_module('subprocess')\n"
+    )
     assert [name for name, _ in own_imports(path, tmp_path)] == ["scoring", "nodes", "deft_ops"]
     assert {name for name, _ in absolute_imports(path)} >= {"comfy", "pickle", "subprocess"}

@@ -49,7 +49,12 @@ def test_a_childs_peak_is_its_own() -> None:
     held = bytearray(600 * 2**20)
     held[::4096] = b"x" * len(held[::4096])
     assert frame.memory("VmRSS") > 600
-    done = subprocess.run([sys.executable, "-c", "import frame; print(frame.memory('VmHWM'))"], capture_output=True,
-                          cwd=Path(frame.__file__).parent, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import frame; print(frame.memory('VmHWM'))"],
+        capture_output=True,
+        cwd=Path(frame.__file__).parent,
+        text=True,
+        check=True,
+    )
     peak = float(done.stdout)
     assert 1 < peak < 300

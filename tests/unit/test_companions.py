@@ -84,8 +84,13 @@ def lycoris(cls: str, layer: nn.Module, **options: Any) -> Any:
     import lycoris.modules.loha
     import lycoris.modules.lokr
 
-    places = {"LoConModule": "locon", "LohaModule": "loha", "LokrModule": "lokr", "DiagOFTModule": "diag_oft",
-              "ButterflyOFTModule": "boft"}
+    places = {
+        "LoConModule": "locon",
+        "LohaModule": "loha",
+        "LokrModule": "lokr",
+        "DiagOFTModule": "diag_oft",
+        "ButterflyOFTModule": "boft",
+    }
     module = getattr(getattr(lycoris.modules, places[cls]), cls)("layer", layer, 1.0, **options)
     for index, (name, parameter) in enumerate(module.named_parameters()):
         value = random(*parameter.shape, seed=30 + index)
@@ -106,8 +111,16 @@ def test_factors_with_companions_are_what_lycoris_computes(cls: str, layer: str,
     forms = itertools.product((1, 2, 9), (False, True), (-1, 4)) if cls == "LokrModule" else [(3, False, -1)]
     for rank, both, factor in forms:
         more = {"decompose_both": both, "factor": factor} if cls == "LokrModule" else {}
-        reference = lycoris(cls, module, lora_dim=rank, alpha=5.0, use_tucker=tucker, weight_decompose=bool(dora),
-                            wd_on_out=dora == "rows", **more)
+        reference = lycoris(
+            cls,
+            module,
+            lora_dim=rank,
+            alpha=5.0,
+            use_tucker=tucker,
+            weight_decompose=bool(dora),
+            wd_on_out=dora == "rows",
+            **more,
+        )
         tensors = dict(reference.state_dict())
         assert any(name.endswith(("_t1", "_t2", "mid.weight")) for name in tensors) <= has_core
         if not dora and (cls == "LoConModule" or not any("_t2" in name for name in tensors)):
@@ -120,8 +133,9 @@ def test_factors_with_companions_are_what_lycoris_computes(cls: str, layer: str,
 
 
 @pytest.mark.parametrize("layer", ["linear", "3x3", "1-D"])
-@pytest.mark.parametrize(("cls", "size"), [("DiagOFTModule", 4), ("DiagOFTModule", 16), ("ButterflyOFTModule", 4),
-                                           ("ButterflyOFTModule", 8)])
+@pytest.mark.parametrize(
+    ("cls", "size"), [("DiagOFTModule", 4), ("DiagOFTModule", 16), ("ButterflyOFTModule", 4), ("ButterflyOFTModule", 8)]
+)
 @pytest.mark.parametrize("constraint", [0, 0.01, 10])
 @pytest.mark.parametrize("rescaled", [False, True])
 def test_oft_of_outputs_is_what_lycoris_computes(
@@ -236,8 +250,10 @@ def test_onetrainers_dora(tmp_path: Path, layer: str, rows: bool, suffixes: tupl
     check(tensors, module, x, expected, "dora")
     if rows:  # as a vector, which others write
         check(tensors | {"dora_scale": dora_scale.flatten()}, module, x, expected, "dora")
-    save_file({f"diffusion_model.a.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()},
-              tmp_path / "a.safetensors")
+    save_file(
+        {f"diffusion_model.a.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()},
+        tmp_path / "a.safetensors",
+    )
     found = adapters.layers(files.read(tmp_path / "a.safetensors"))
     assert found.keys() == {"diffusion_model.a"} and found["diffusion_model.a"].keys() == tensors.keys()
 
@@ -286,72 +302,126 @@ def test_pefts_convolutions_in_tucker_form(tmp_path: Path, kind: str, effective:
 
 
 def loha(rows: int, columns: int, *scale: int) -> dict[str, tuple[int, ...]]:
-    return {"hada_w1_a": (rows, 2), "hada_w1_b": (2, columns), "hada_w2_a": (rows, 2), "hada_w2_b": (2, columns),
-            "dora_scale": scale}
+    return {
+        "hada_w1_a": (rows, 2),
+        "hada_w1_b": (2, columns),
+        "hada_w2_a": (rows, 2),
+        "hada_w2_b": (2, columns),
+        "dora_scale": scale,
+    }
 
 
-@pytest.mark.parametrize(("tensors", "words"), [
-    ({"hada_w1_a": (8, 2), "hada_w1_b": (3, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 6), "dora_scale": (8, 1)},
-     r"\[8, 2\] and \[3, 6\]"),
-    ({"hada_w1_a": (8, 2), "hada_w1_b": (2, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 5), "dora_scale": (8, 1)},
-     r"for \[8, 6\] and \[8, 5\]"),
-    (loha(8, 6, 8, 2), "a row or a column of norms"),
-    (loha(8, 6), "a row or a column of norms"),
-    ({"hada_w1_a": (2, 8), "hada_w1_b": (2, 6), "hada_w2_a": (2, 8), "hada_w2_b": (2, 6), "hada_t1": (2, 3, 3),
-      "hada_t2": (2, 2, 3)}, "no Tucker form"),
-    ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (3, 4), "lokr_t2": (2, 2, 3, 3)}, "no Tucker form"),
-    ({"lokr_w1": (2, 2, 3), "lokr_w2": (4, 4), "dora_scale": (8, 1)}, "lokr_w1"),
-    ({"lokr_w1": (2,), "lokr_w2": (4, 4), "dora_scale": (8, 1)}, "a matrix is needed"),
-    ({"lokr_w1": (2, 2), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 4), "dora_scale": (8, 1), "alpha": (2,)}, "one number"),
-    ({"lokr_w1": (2, 2), "lokr_w2_a": (4, 0), "lokr_w2_b": (0, 4), "dora_scale": (8, 1)}, "the rank 0"),
-    ({"lora_up.weight": (8, 2), "lora_down.weight": (2, 6), "lora_mid.weight": (2, 3, 3, 3), "dora_scale": (8, 1)},
-     "up, mid and down"),
-    ({"lokr_w1": (2, 2), "lokr_w2": (4, 4), "dora_scale": (8, 1), "alpha": (2,)}, "one number"),
-    ({"oft_blocks": (2, 4, 3)}, r"rotations \[blocks, k, k\]"),
-    ({"oft_blocks": (0, 2, 4, 4)}, r"rotations \[blocks, k, k\]"),
-    ({"oft_diag": (0, 4, 4)}, r"rotations \[blocks, k, k\]"),
-    ({"oft_blocks": (2, 2, 3, 3)}, "of an even size"),
-    ({"oft_blocks": (2, 4, 4), "alpha": (2,)}, "one number"),
-    ({"oft_R.weight": (2, 5)}, r"k \(k - 1\) / 2"),
-    ({"oft_R.weight": (6,)}, r"k \(k - 1\) / 2"),
-])
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            {"hada_w1_a": (8, 2), "hada_w1_b": (3, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 6), "dora_scale": (8, 1)},
+            r"\[8, 2\] and \[3, 6\]",
+        ),
+        (
+            {"hada_w1_a": (8, 2), "hada_w1_b": (2, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 5), "dora_scale": (8, 1)},
+            r"for \[8, 6\] and \[8, 5\]",
+        ),
+        (loha(8, 6, 8, 2), "a row or a column of norms"),
+        (loha(8, 6), "a row or a column of norms"),
+        (
+            {
+                "hada_w1_a": (2, 8),
+                "hada_w1_b": (2, 6),
+                "hada_w2_a": (2, 8),
+                "hada_w2_b": (2, 6),
+                "hada_t1": (2, 3, 3),
+                "hada_t2": (2, 2, 3),
+            },
+            "no Tucker form",
+        ),
+        ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (3, 4), "lokr_t2": (2, 2, 3, 3)}, "no Tucker form"),
+        ({"lokr_w1": (2, 2, 3), "lokr_w2": (4, 4), "dora_scale": (8, 1)}, "lokr_w1"),
+        ({"lokr_w1": (2,), "lokr_w2": (4, 4), "dora_scale": (8, 1)}, "a matrix is needed"),
+        (
+            {"lokr_w1": (2, 2), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 4), "dora_scale": (8, 1), "alpha": (2,)},
+            "one number",
+        ),
+        ({"lokr_w1": (2, 2), "lokr_w2_a": (4, 0), "lokr_w2_b": (0, 4), "dora_scale": (8, 1)}, "the rank 0"),
+        (
+            {
+                "lora_up.weight": (8, 2),
+                "lora_down.weight": (2, 6),
+                "lora_mid.weight": (2, 3, 3, 3),
+                "dora_scale": (8, 1),
+            },
+            "up, mid and down",
+        ),
+        ({"lokr_w1": (2, 2), "lokr_w2": (4, 4), "dora_scale": (8, 1), "alpha": (2,)}, "one number"),
+        ({"oft_blocks": (2, 4, 3)}, r"rotations \[blocks, k, k\]"),
+        ({"oft_blocks": (0, 2, 4, 4)}, r"rotations \[blocks, k, k\]"),
+        ({"oft_diag": (0, 4, 4)}, r"rotations \[blocks, k, k\]"),
+        ({"oft_blocks": (2, 2, 3, 3)}, "of an even size"),
+        ({"oft_blocks": (2, 4, 4), "alpha": (2,)}, "one number"),
+        ({"oft_R.weight": (2, 5)}, r"k \(k - 1\) / 2"),
+        ({"oft_R.weight": (6,)}, r"k \(k - 1\) / 2"),
+    ],
+)
 def test_shapes_that_do_not_go_together(tensors: dict[str, tuple[int, ...]], words: str) -> None:
     group = {name: torch.ones(shape) for name, shape in tensors.items()}
     with pytest.raises(ValueError, match=words):
         methods.method_of(group).from_tensors(group)
 
 
-@pytest.mark.parametrize(("tensors", "shape"), [
-    # As many values, but not these rows, columns or kernels.
-    (loha(16, 4, 16, 1), (8, 8)),
-    (loha(8, 8, 4, 1), (8, 8)),
-    (loha(8, 8, 1, 4), (8, 8)),
-    (loha(8, 4, 4), (8, 4)),  # a vector is of rows
-    ({"hada_w1_a": (2, 8), "hada_w1_b": (2, 8), "hada_w2_a": (2, 8), "hada_w2_b": (2, 8), "hada_t1": (2, 2, 9),
-      "hada_t2": (2, 2, 9)}, (8, 8, 3, 3)),
-    ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 4), "lokr_t2": (2, 2, 3, 1)}, (8, 8, 1, 3)),
-    ({"lokr_w1": (2, 6), "lokr_w2": (4, 6), "dora_scale": (8, 1)}, (8, 4, 3, 3)),  # a kernel across both factors
-    ({"oft_blocks": (2, 4, 4)}, (4, 8)),
-    ({"oft_blocks": (2, 4, 4), "rescale": (4, 1)}, (8, 8)),
-    ({"oft_blocks": (3, 2, 4, 4)}, (8, 8)),  # three steps are too many for 8 rows
-    ({"oft_blocks": (2, 4, 4)}, (8,)),
-    ({"oft_R.weight": (2, 6)}, (8, 16)),
-    ({"oft_R.weight": (1, 6)}, (8, 6)),
-])
+@pytest.mark.parametrize(
+    ("tensors", "shape"),
+    [
+        # As many values, but not these rows, columns or kernels.
+        (loha(16, 4, 16, 1), (8, 8)),
+        (loha(8, 8, 4, 1), (8, 8)),
+        (loha(8, 8, 1, 4), (8, 8)),
+        (loha(8, 4, 4), (8, 4)),  # a vector is of rows
+        (
+            {
+                "hada_w1_a": (2, 8),
+                "hada_w1_b": (2, 8),
+                "hada_w2_a": (2, 8),
+                "hada_w2_b": (2, 8),
+                "hada_t1": (2, 2, 9),
+                "hada_t2": (2, 2, 9),
+            },
+            (8, 8, 3, 3),
+        ),
+        ({"lokr_w1": (2, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 4), "lokr_t2": (2, 2, 3, 1)}, (8, 8, 1, 3)),
+        ({"lokr_w1": (2, 6), "lokr_w2": (4, 6), "dora_scale": (8, 1)}, (8, 4, 3, 3)),  # a kernel across both factors
+        ({"oft_blocks": (2, 4, 4)}, (4, 8)),
+        ({"oft_blocks": (2, 4, 4), "rescale": (4, 1)}, (8, 8)),
+        ({"oft_blocks": (3, 2, 4, 4)}, (8, 8)),  # three steps are too many for 8 rows
+        ({"oft_blocks": (2, 4, 4)}, (8,)),
+        ({"oft_R.weight": (2, 6)}, (8, 16)),
+        ({"oft_R.weight": (1, 6)}, (8, 6)),
+    ],
+)
 def test_weights_of_another_size(tensors: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> None:
     group = {name: torch.ones(size) for name, size in tensors.items()}
     method = methods.method_of(group)
     assert not method.fits(method.from_tensors(group), shape)
 
 
-@pytest.mark.parametrize("suffixes", [
-    {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"}, {"lokr_w1", "lokr_w2", "alpha"},
-    {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1"}, {"hada_w1_a", "dora_scale"},
-    {"lokr_w1", "dora_scale"}, {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "dora_scale"},
-    {"lokr_w1", "lokr_w2_a", "dora_scale"}, {"lokr_w1", "lokr_w2", "lokr_t2"}, {"oft_blocks", "dora_scale"},
-    {"oft_R.weight", "alpha"}, {"oft_R.scaled_oft"}, {"rescale", "alpha"},
-    {"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha"}, {"lora_A.weight", "lora_B.weight", "alpha"},
-    {"lora_A.weight", "lora_B.weight", "lora_mid.weight", "dora_scale"},
-])
+@pytest.mark.parametrize(
+    "suffixes",
+    [
+        {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"},
+        {"lokr_w1", "lokr_w2", "alpha"},
+        {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1"},
+        {"hada_w1_a", "dora_scale"},
+        {"lokr_w1", "dora_scale"},
+        {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "dora_scale"},
+        {"lokr_w1", "lokr_w2_a", "dora_scale"},
+        {"lokr_w1", "lokr_w2", "lokr_t2"},
+        {"oft_blocks", "dora_scale"},
+        {"oft_R.weight", "alpha"},
+        {"oft_R.scaled_oft"},
+        {"rescale", "alpha"},
+        {"lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha"},
+        {"lora_A.weight", "lora_B.weight", "alpha"},
+        {"lora_A.weight", "lora_B.weight", "lora_mid.weight", "dora_scale"},
+    ],
+)
 def test_what_is_left_to_comfyui(suffixes: set[str]) -> None:
     assert methods.find(suffixes) is None

@@ -52,13 +52,19 @@ def test_rows_and_columns_are_where_they_belong():
 def test_labels_notes_and_subject_take_room_and_show():
     rows = [[flat(RED)], [flat(BLUE)]]
     plain = comparison_grid(rows)
-    labelled = comparison_grid(rows, ["base", "DEFT"], ["a red cat"], ["DINO 0.300", "DINO 0.700"],
-                               [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))])
+    labelled = comparison_grid(
+        rows,
+        ["base", "DEFT"],
+        ["a red cat"],
+        ["DINO 0.300", "DINO 0.700"],
+        [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))],
+    )
     assert labelled.shape[0] > plain.shape[0] and labelled.shape[1] > plain.shape[1] + 192
     assert area(labelled, RED) == 192 * 192
     assert area(labelled, GREEN) > 0 and area(labelled, YELLOW) > 0
-    noteless = comparison_grid(rows, ["base", "DEFT"], ["a red cat"], (),
-                               [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))])
+    noteless = comparison_grid(
+        rows, ["base", "DEFT"], ["a red cat"], (), [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))]
+    )
     assert not np.array_equal(noteless, labelled)
 
 
@@ -83,9 +89,9 @@ def test_what_is_missing_is_crossed_out_in_the_size_of_a_cell():
     grid = comparison_grid([[flat(RED), None, flat(BLUE)], [flat(GREEN)]])
     top, left, bottom, right = box(grid, GREEN)
     step = box(grid, BLUE)[1] - box(grid, RED)[1]
-    second, third = (grid[top:bottom, left + i * step // 2:right + i * step // 2] for i in (1, 2))
+    second, third = (grid[top:bottom, left + i * step // 2 : right + i * step // 2] for i in (1, 2))
     assert np.array_equal(second, third)
-    assert np.array_equal(second, grid[box(grid, RED)[0]:box(grid, RED)[2], left + step // 2:right + step // 2])
+    assert np.array_equal(second, grid[box(grid, RED)[0] : box(grid, RED)[2], left + step // 2 : right + step // 2])
     assert 0.8 * second.size / 3 < area(second, PALE) < second.size / 3
     assert (second[0] != 255).all() and (second[:, -1] != 255).all()  # to its edges
     assert (second.min(axis=2) < 128).sum() > 30  # the word
@@ -106,7 +112,7 @@ def test_scores_stand_under_their_own_picture():
     assert printed.shape[0] > plain.shape[0] and printed.shape[1] == plain.shape[1]
     assert np.array_equal(box(printed, RED), box(plain, RED))
     _, left, bottom, right = box(printed, BLUE)
-    dark = np.argwhere(printed[bottom:box(printed, YELLOW)[0]].min(axis=2) < 200)
+    dark = np.argwhere(printed[bottom : box(printed, YELLOW)[0]].min(axis=2) < 200)
     assert len(dark) > 100 and left <= dark[:, 1].min() and dark[:, 1].max() < right
 
 
@@ -159,20 +165,22 @@ def test_cells_shrink_until_they_fit_but_stay_visible():
 def test_labels_of_small_cells_keep_room_to_be_read():
     big = (256, 256)
     row = [flat(RED, big), flat(BLUE, big), *[flat(GREEN, big)] * 6]
-    grid = comparison_grid([row] * 4, [], ["a teddy bear in the jungle"] * 8, cell_notes=[["DINO 0.640"] * 8] * 4,
-                           max_pixels=250_000)
+    grid = comparison_grid(
+        [row] * 4, [], ["a teddy bear in the jungle"] * 8, cell_notes=[["DINO 0.640"] * 8] * 4, max_pixels=250_000
+    )
     _, left, _, right = box(grid, RED)
     assert 16 <= right - left < LABEL_WIDTH <= box(grid, BLUE)[1] - left
 
 
 def test_a_row_is_as_high_as_its_label():
     big = (256, 256)
-    grid = comparison_grid([[flat(RED, big)] * 8, [flat(BLUE, big)] * 8], ["base", "DEFT"], (), ["a\nb\nc\nd"] * 2,
-                           max_pixels=100_000)
+    grid = comparison_grid(
+        [[flat(RED, big)] * 8, [flat(BLUE, big)] * 8], ["base", "DEFT"], (), ["a\nb\nc\nd"] * 2, max_pixels=100_000
+    )
     top, left, bottom, _ = box(grid, RED)
     # The label and its four scores.
     assert bottom - top < 5 * 14 < box(grid, BLUE)[0] - top
-    dark = np.argwhere(grid[top:box(grid, BLUE)[0] - 4, :left].min(axis=2) < 200)
+    dark = np.argwhere(grid[top : box(grid, BLUE)[0] - 4, :left].min(axis=2) < 200)
     assert dark[:, 0].max() > bottom - top
 
 

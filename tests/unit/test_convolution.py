@@ -19,10 +19,20 @@ def relative(value: Tensor, reference: Tensor) -> float:
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["fp32", "bf16"])
 @pytest.mark.parametrize("count", [1, 3], ids=["one", "batch"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
-@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [
-    (1, 1, 0, 1), (1, 2, 0, 1), (1, 1, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 2, 0, 1), (3, 1, 2, 2),
-    ((2, 3), (1, 2), (0, 2), (2, 1)), ((4, 1), (3, 1), (1, 0), 1),
-])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        (1, 1, 0, 1),
+        (1, 2, 0, 1),
+        (1, 1, 1, 1),
+        (3, 1, 1, 1),
+        (3, 2, 1, 1),
+        (3, 2, 0, 1),
+        (3, 1, 2, 2),
+        ((2, 3), (1, 2), (0, 2), (2, 1)),
+        ((4, 1), (3, 1), (1, 0), 1),
+    ],
+)
 def test_output_and_gradient_are_those_of_pytorch(
     kernel: object, stride: object, padding: object, dilation: object, bias: bool, count: int, dtype: torch.dtype
 ) -> None:
@@ -41,19 +51,22 @@ def test_output_and_gradient_are_those_of_pytorch(
     assert relative(own, y) < TOLERANCE[dtype] and relative(gradient, expected) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize(("layer", "shape", "suits"), [
-    (nn.Conv2d(4, 64, 3, padding=1), (1, 4, 3, 3), True),
-    (nn.Conv2d(4, 64, 3, padding=1), (1, 4, 4, 4), False),  # 64 rows are less than five times 16 pixels
-    (nn.Conv2d(4, 64, 3, padding=1, stride=2), (1, 4, 4, 4), True),
-    (nn.Conv2d(4, 64, 3, padding=1), (2, 4, 3, 3), False),
-    (nn.Conv2d(4, 8, 1), (1, 4, 64, 64), True),
-    (nn.Conv2d(4, 8, 1, stride=2), (1, 4, 64, 64), False),
-    (nn.Conv2d(4, 64, 3, padding="same"), (1, 4, 3, 3), False),
-    (nn.Conv2d(4, 64, 3, padding=1).half(), (1, 4, 3, 3), False),
-    (nn.Conv1d(4, 64, 1), (1, 4, 3), False),
-    (nn.Conv3d(4, 64, 1), (1, 4, 1, 3, 3), False),
-    (nn.Linear(4, 64), (1, 4), False),
-    (nn.Conv2d(4, 64, 3, padding=1, device="meta"), (1, 4, 3, 3), False),
-])
+@pytest.mark.parametrize(
+    ("layer", "shape", "suits"),
+    [
+        (nn.Conv2d(4, 64, 3, padding=1), (1, 4, 3, 3), True),
+        (nn.Conv2d(4, 64, 3, padding=1), (1, 4, 4, 4), False),  # 64 rows are less than five times 16 pixels
+        (nn.Conv2d(4, 64, 3, padding=1, stride=2), (1, 4, 4, 4), True),
+        (nn.Conv2d(4, 64, 3, padding=1), (2, 4, 3, 3), False),
+        (nn.Conv2d(4, 8, 1), (1, 4, 64, 64), True),
+        (nn.Conv2d(4, 8, 1, stride=2), (1, 4, 64, 64), False),
+        (nn.Conv2d(4, 64, 3, padding="same"), (1, 4, 3, 3), False),
+        (nn.Conv2d(4, 64, 3, padding=1).half(), (1, 4, 3, 3), False),
+        (nn.Conv1d(4, 64, 1), (1, 4, 3), False),
+        (nn.Conv3d(4, 64, 1), (1, 4, 1, 3, 3), False),
+        (nn.Linear(4, 64), (1, 4), False),
+        (nn.Conv2d(4, 64, 3, padding=1, device="meta"), (1, 4, 3, 3), False),
+    ],
+)
 def test_where_it_is_used(layer: nn.Module, shape: tuple[int, ...], suits: bool) -> None:
     assert convolution.suits(op_of(layer), shape, layer.weight) is suits

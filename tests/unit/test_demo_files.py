@@ -21,8 +21,9 @@ def test_demo_models_are_small(root: Path) -> None:
 
 def test_adapters_are_small_and_say_what_they_are(root: Path) -> None:
     found = sorted((root / "demo" / "models" / "loras").iterdir())
-    assert [file.stem for file in found] == [f"deft_demo_{name}" for name in ("duck_deft", "teddy_bear_deft",
-                                                                              "teddy_bear_lora")]  # fmt: skip
+    assert [file.stem for file in found] == [
+        f"deft_demo_{name}" for name in ("duck_deft", "teddy_bear_deft", "teddy_bear_lora")
+    ]
     for file in found:
         assert file.stat().st_size < 300e3
         adapter = files.read(file)

@@ -17,22 +17,36 @@ PAGES = [*DOCS, ROOT / "demo" / "README.md", *sorted((ROOT / "web" / "docs").rgl
 PROGRAMS = ("python", "pip", "make", "comfy", "cm-cli", "git", "tail", "$(make")
 
 # Which test runs a command, as file::test. Options that stand in brackets may be left out.
-RUN_BY = {
-    "pip install -r requirements.txt": "tests/install/test_install.py::test_zip_and_git_checkout",
-    "make demo": "tests/server/test_docs.py::test_make_demo",
-    "python -m sweeps run sweeps/plans/demo.yaml": "tests/server/test_docs.py::test_the_first_sweep",
-    "python -m sweeps report sweeps/plans/demo.yaml": "tests/server/test_docs.py::test_the_first_sweep",
-    "python -m sweeps run PLAN --server http://127.0.0.1:8188 --server http://other:8188":
-        "tests/server/test_sweeps.py::test_two_servers_of_one_runner",
-    "python -m sweeps run PLAN --store /shared/sweep --ray HEAD:6379 --comfyui /opt/ComfyUI":
-        "tests/server/test_sweep_ray.py::test_files_travel_and_a_server_dies",
-    "python -m sweeps report PLAN [--rows method,rank] [--grid-columns prompt] [--metrics CLIP-I,DINO] [--out FOLDER]":
-        "tests/server/test_docs.py::test_the_first_sweep",
-    "python -m sweeps clean PLAN [--unused] [--yes]": "tests/server/test_sweeps.py::test_cleaning_what_no_plan_has",
-    "python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER":
-        "tests/unit/test_scorer.py::test_the_command_line_scores_folders",
-    "make test": "tests/unit/test_docs.py::test_make_has_what_the_documents_say",
+TRIES = {
+    "tests/install/test_install.py::test_zip_and_git_checkout": [
+        "pip install -r requirements.txt",
+    ],
+    "tests/server/test_docs.py::test_make_demo": [
+        "make demo",
+    ],
+    "tests/server/test_docs.py::test_the_first_sweep": [
+        "python -m sweeps run sweeps/plans/demo.yaml",
+        "python -m sweeps report sweeps/plans/demo.yaml",
+        "python -m sweeps report PLAN [--rows method,rank] [--grid-columns prompt] "
+        "[--metrics CLIP-I,DINO] [--out FOLDER]",
+    ],
+    "tests/server/test_sweeps.py::test_two_servers_of_one_runner": [
+        "python -m sweeps run PLAN --server http://127.0.0.1:8188 --server http://other:8188",
+    ],
+    "tests/server/test_sweep_ray.py::test_files_travel_and_a_server_dies": [
+        "python -m sweeps run PLAN --store /shared/sweep --ray HEAD:6379 --comfyui /opt/ComfyUI",
+    ],
+    "tests/server/test_sweeps.py::test_cleaning_what_no_plan_has": [
+        "python -m sweeps clean PLAN [--unused] [--yes]",
+    ],
+    "tests/unit/test_scorer.py::test_the_command_line_scores_folders": [
+        "python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER",
+    ],
+    "tests/unit/test_docs.py::test_make_has_what_the_documents_say": [
+        "make test",
+    ],
 }
+RUN_BY = {command: test for test, commands in TRIES.items() for command in commands}
 WALKS = "adding.md"  # whose commands tests/unit/test_docs_adding.py and tests/comfy/test_docs_adding.py run
 
 
@@ -45,7 +59,7 @@ def blocks(text: str) -> Iterator[tuple[str, list[str], str]]:
     """Language, lines and the text that follows, of fenced blocks and of indented ones ("")."""
     for match in re.finditer(r"^```(\w*)\n(.*?)^```$|(?<=\n\n)((?: {4}[^\n]*\n)+)", text, re.M | re.S):
         lines = (match.group(2) or match.group(3)).splitlines()
-        yield match.group(1) or "", [line.removeprefix("    ") for line in lines], text[match.end():]
+        yield match.group(1) or "", [line.removeprefix("    ") for line in lines], text[match.end() :]
 
 
 def commands(path: Path) -> list[tuple[str, bool]]:
@@ -125,8 +139,10 @@ def test_make_has_what_the_documents_say() -> None:
 def anchors(path: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
-            for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.M)
+    }
 
 
 def target_of(path: Path, file: str) -> Path:
@@ -166,7 +182,8 @@ def test_the_index_has_every_page() -> None:
 
 # What documents name that is made when something runs, or lies in ComfyUI or in other people's packages.
 ELSEWHERE = re.compile(
-    r"(ComfyUI|models|output|input|custom_nodes|comfy|method_comparison|examples/deft|Linaqruf|timm|openai|facebook\w*)/")
+    r"(ComfyUI|models|output|input|custom_nodes|comfy|method_comparison|examples/deft|Linaqruf|timm|openai|facebook\w*)/"
+)
 TOP = {path.name for path in ROOT.iterdir()} | {".github", "interface.json"}
 
 
@@ -233,8 +250,10 @@ def test_examples_in_the_readme_are_there() -> None:
 
 def test_the_readers_see_what_they_look_for(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# A page, of `this`\n\n    python -m x  --y  # why\n\n```sh\nmake z\n```\n\n```text\nout\n```\n\n"
-                    "[a](b.md#c) ![p](q.png) `[no](x)` <img src=\"r.jpg\"> [w](https://w)\n")
+    page.write_text(
+        "# A page, of `this`\n\n    python -m x  --y  # why\n\n```sh\nmake z\n```\n\n```text\nout\n```\n\n"
+        '[a](b.md#c) ![p](q.png) `[no](x)` <img src="r.jpg"> [w](https://w)\n'
+    )
     assert commands(page) == [("python -m x --y", False), ("make z", True)]
     assert links(page) == ["b.md#c", "q.png", "r.jpg"] and anchors(page) == {"a-page-of-this"}
     assert code_words(page) == ["this", "[no](x)"]

@@ -17,14 +17,31 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 TITLE = 30  # height of a node's title, above its position
 FAR = 1500  # pixels that a link may run without a reroute
 WANTED = {
-    "load_and_apply", "compare_methods", "diverse_prompts", "deft_against_lora", "scene_personalisation",
-    "train_with_previews", "stack_two_concepts", "export_as_lora", "score_a_folder", "strength_ladder",
-    "compare_all_methods", "deft_table1", "deft_table2",
-}  # fmt: skip
+    "load_and_apply",
+    "compare_methods",
+    "diverse_prompts",
+    "deft_against_lora",
+    "scene_personalisation",
+    "train_with_previews",
+    "stack_two_concepts",
+    "export_as_lora",
+    "score_a_folder",
+    "strength_ladder",
+    "compare_all_methods",
+    "deft_table1",
+    "deft_table2",
+}
 RESULTS = {  # nodes that something can end with
-    "SaveImage", "PreviewImage", "PreviewAny", "DEFTSaveAdapter", "DEFTSaveScores", "DEFTScoreTable",
-    "DEFTFidelityPlot", "DEFTComparisonGrid", "DEFTVerifyScorer",
-}  # fmt: skip
+    "SaveImage",
+    "PreviewImage",
+    "PreviewAny",
+    "DEFTSaveAdapter",
+    "DEFTSaveScores",
+    "DEFTScoreTable",
+    "DEFTFidelityPlot",
+    "DEFTComparisonGrid",
+    "DEFTVerifyScorer",
+}
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -57,8 +74,9 @@ def inside(small: Box, large: Box) -> bool:
 def spans(graph: dict[str, Any]) -> list[tuple[int, float]]:
     """Each link's id, and how far its ends are apart from left to right, in pixels."""
     nodes = {node["id"]: node for node in graph["nodes"]}
-    return [(number, nodes[target]["pos"][0] - box(nodes[origin])[2])
-            for number, origin, _, target, _, _ in graph["links"]]  # fmt: skip
+    return [
+        (number, nodes[target]["pos"][0] - box(nodes[origin])[2]) for number, origin, _, target, _, _ in graph["links"]
+    ]
 
 
 def problems(graph: dict[str, Any]) -> list[str]:
@@ -77,8 +95,11 @@ def problems(graph: dict[str, Any]) -> list[str]:
             found.append(f"nodes {one['id']} and {other['id']} lie on each other")
     rerouted = {extension["id"] for extension in graph["extra"]["linkExtensions"]}
     links = spans(graph)
-    found += [f"link {number} runs {apart:.0f} pixels without a reroute" for number, apart in links
-              if apart > FAR and number not in rerouted]  # fmt: skip
+    found += [
+        f"link {number} runs {apart:.0f} pixels without a reroute"
+        for number, apart in links
+        if apart > FAR and number not in rerouted
+    ]
     backwards = [number for number, apart in links if apart < 0]
     if len(backwards) > 0.1 * len(links):
         found.append(f"links {backwards} of {len(links)} run from right to left")

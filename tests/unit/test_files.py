@@ -346,10 +346,18 @@ def tiny_transformer() -> nn.Module:
 
     torch.manual_seed(0)
     return SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=12, caption_projection_dim=16, pooled_projection_dim=12, out_channels=4,
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        caption_projection_dim=16,
+        pooled_projection_dim=12,
+        out_channels=4,
         pos_embed_max_size=8,
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def transformer_weights(model: nn.Module, layers: list[str]) -> dict[str, Tensor]:
@@ -442,18 +450,33 @@ def read_header(path: Path) -> dict:
 def test_native_round_trip(tmp_path: Path, name: str, options: dict, alpha: float | None) -> None:
     adapter = make_adapter(name, 4, alpha, PREFIX, **options)
     metadata = native.native_metadata(
-        adapter, name="my dog", version="0.1.0", base_name="base.safetensors", base_hash="ab" * 32, **options,
-        architecture="stable-diffusion-v3-medium", training={"steps": 100, "learning_rate": 1e-4, "seed": 0},
-    )  # fmt: skip
+        adapter,
+        name="my dog",
+        version="0.1.0",
+        base_name="base.safetensors",
+        base_hash="ab" * 32,
+        **options,
+        architecture="stable-diffusion-v3-medium",
+        training={"steps": 100, "learning_rate": 1e-4, "seed": 0},
+    )
     path = native.write(adapter, tmp_path / "a.safetensors", metadata)
     again = files.read(path)
     assert again.keys() == adapter.keys()
     assert all(torch.equal(again[key], adapter[key]) for key in adapter)
     expected = {
-        "method": name, "rank": "4", "base_model": "base.safetensors", "base_hash": "ab" * 32, "pack_version": "0.1.0",
-        "modelspec.title": "my dog", "ss_network_dim": "4", "ss_learning_rate": "0.0001", "ss_seed": "0",
-        "file_format": "native", "modelspec.architecture": "stable-diffusion-v3-medium/lora", **options,
-    }  # fmt: skip
+        "method": name,
+        "rank": "4",
+        "base_model": "base.safetensors",
+        "base_hash": "ab" * 32,
+        "pack_version": "0.1.0",
+        "modelspec.title": "my dog",
+        "ss_network_dim": "4",
+        "ss_learning_rate": "0.0001",
+        "ss_seed": "0",
+        "file_format": "native",
+        "modelspec.architecture": "stable-diffusion-v3-medium/lora",
+        **options,
+    }
     assert {key: again.metadata.get(key) for key in expected} == expected
     assert json.loads(again.metadata["training"]) == {"steps": 100, "learning_rate": 1e-4, "seed": 0}
     if alpha and name == "deft":
@@ -463,10 +486,12 @@ def test_native_round_trip(tmp_path: Path, name: str, options: dict, alpha: floa
 
 def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
     """Byte for byte, in processes of their own: safetensors alone orders the metadata by chance."""
-    program = ("import importlib.util, sys, torch; spec = importlib.util.spec_from_file_location('safe', sys.argv[1]); "
-               "safe = importlib.util.module_from_spec(spec); spec.loader.exec_module(safe); "
-               "safe.write_tensors({'b': torch.ones(3), 'a': torch.zeros(2, 2)}, safe.Path(sys.argv[2]), "
-               "{f'key {number} \u00e9': str(number) for number in range(20)})")
+    program = (
+        "import importlib.util, sys, torch; spec = importlib.util.spec_from_file_location('safe', sys.argv[1]); "
+        "safe = importlib.util.module_from_spec(spec); spec.loader.exec_module(safe); "
+        "safe.write_tensors({'b': torch.ones(3), 'a': torch.zeros(2, 2)}, safe.Path(sys.argv[2]), "
+        "{f'key {number} \u00e9': str(number) for number in range(20)})"
+    )
     source = Path(files.__file__).parent / "safe.py"
     for name in ("one", "two"):
         subprocess.run([sys.executable, "-c", program, str(source), str(tmp_path / name)], check=True)

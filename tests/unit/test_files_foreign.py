@@ -150,9 +150,18 @@ def test_additive_update_of_the_sdxl_code_is_its_lora(tmp_path: Path, gate: bool
 
 def recorded(**settings: Any) -> dict[str, Any]:
     """A layer's settings as the repository writes them, with these of them changed."""
-    return {"r": RANK, "injection_method": "residual_projection", "lora_alpha": 8.0, "lora_dropout": 0.0,
-            "in_features": IN, "out_features": OUT, "init_scale": 1.0, "use_gating": False,
-            "decomposition_method": "qr", "compute_svd_each_forward": False} | settings
+    return {
+        "r": RANK,
+        "injection_method": "residual_projection",
+        "lora_alpha": 8.0,
+        "lora_dropout": 0.0,
+        "in_features": IN,
+        "out_features": OUT,
+        "init_scale": 1.0,
+        "use_gating": False,
+        "decomposition_method": "qr",
+        "compute_svd_each_forward": False,
+    } | settings
 
 
 def save_omnigen(folder: Path, tensors: dict[str, Tensor], record: dict[str, Any] | None) -> Path:
@@ -186,8 +195,13 @@ def test_deft_omnigen(tmp_path: Path, method: str, each: bool, cached: bool, gat
 @pytest.mark.parametrize("alpha", [8.0, 4.0, 1.5])
 def test_additive_update_of_omnigen(tmp_path: Path, gate: bool, alpha: float) -> None:
     record = recorded(injection_method="additive_update", lora_alpha=alpha, use_gating=gate)
-    tensors = {"P": P, "R_new": torch.zeros(RANK, IN), "Q_P_cached": torch.linalg.qr(P).Q,
-               "lora_A": random(OUT, RANK, seed=11), "lora_B": random(RANK, IN, seed=12)}
+    tensors = {
+        "P": P,
+        "R_new": torch.zeros(RANK, IN),
+        "Q_P_cached": torch.linalg.qr(P).Q,
+        "lora_A": random(OUT, RANK, seed=11),
+        "lora_B": random(RANK, IN, seed=12),
+    }
     if gate:
         tensors["gate"] = GATE
     adapter = files.read(save_omnigen(tmp_path, tensors, record))
@@ -198,8 +212,10 @@ def test_additive_update_of_omnigen(tmp_path: Path, gate: bool, alpha: float) ->
 def test_omnigen_without_settings(tmp_path: Path) -> None:
     adapter = files.read(save_omnigen(tmp_path, {"P": P, "R_new": R}, None))
     assert "taken as relu" in adapter.metadata["note"]
-    assert relative(changed(adapter, OMNI), of_omnigen_code({"P": P, "R_new": R}, recorded(decomposition_method="None"))
-                    ) < 1e-6
+    assert (
+        relative(changed(adapter, OMNI), of_omnigen_code({"P": P, "R_new": R}, recorded(decomposition_method="None")))
+        < 1e-6
+    )
     cached = torch.linalg.qr(random(OUT, RANK, seed=9)).Q
     tensors = {"P": P, "R_new": R, "Q_P_cached": cached}
     adapter = files.read(save_omnigen(tmp_path, tensors, None))
@@ -212,15 +228,22 @@ def test_omnigen_without_settings(tmp_path: Path) -> None:
     assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, record)) < 1e-6
 
 
-@pytest.mark.parametrize(("tensors", "record", "message"), [
-    ({"P": P, "R_new": R}, {"decomposition_method": "nmf"}, "unknown projector 'nmf'"),
-    ({"lora_A": P, "lora_B": R, "R_new": R}, {"lora_alpha": "much"}, "config.json has lora_alpha 'much' for llm.*proj"),
-    ({"lora_A": P, "lora_B": R, "R_new": R}, {"lora_alpha": 10**400}, "config.json has lora_alpha '1000"),
-    ({"lora_A": P, "R_new": R}, {}, r"state.bin has llm.*qkv_proj\.lora_A without llm.*qkv_proj\.lora_B:"),
-    ({"lora_B": R, "R_new": R}, {}, r"state.bin has llm.*qkv_proj\.lora_B without llm.*qkv_proj\.lora_A:"),
-    ({"P": P, "R_new": R, "gate": torch.ones(2)}, {}, r"state.bin has llm.*qkv_proj.gate of shape \[2\]"),
-    ({"R_new": R}, {}, r"state.bin has llm.*qkv_proj\.R_new without llm.*qkv_proj\.P:"),
-])
+@pytest.mark.parametrize(
+    ("tensors", "record", "message"),
+    [
+        ({"P": P, "R_new": R}, {"decomposition_method": "nmf"}, "unknown projector 'nmf'"),
+        (
+            {"lora_A": P, "lora_B": R, "R_new": R},
+            {"lora_alpha": "much"},
+            "config.json has lora_alpha 'much' for llm.*proj",
+        ),
+        ({"lora_A": P, "lora_B": R, "R_new": R}, {"lora_alpha": 10**400}, "config.json has lora_alpha '1000"),
+        ({"lora_A": P, "R_new": R}, {}, r"state.bin has llm.*qkv_proj\.lora_A without llm.*qkv_proj\.lora_B:"),
+        ({"lora_B": R, "R_new": R}, {}, r"state.bin has llm.*qkv_proj\.lora_B without llm.*qkv_proj\.lora_A:"),
+        ({"P": P, "R_new": R, "gate": torch.ones(2)}, {}, r"state.bin has llm.*qkv_proj.gate of shape \[2\]"),
+        ({"R_new": R}, {}, r"state.bin has llm.*qkv_proj\.R_new without llm.*qkv_proj\.P:"),
+    ],
+)
 def test_damaged_files_of_omnigen(tmp_path: Path, tensors: dict[str, Tensor], record: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         files.read(save_omnigen(tmp_path, tensors, record))
@@ -244,7 +267,8 @@ def test_para_of_the_deft_repository(tmp_path: Path, projector: str) -> None:
     U, S, _ = torch.linalg.svd(P.double(), full_matrices=False)
     Q = torch.linalg.qr(P.double()).Q
     proj = {"tsvd": U @ torch.diag(S) @ U.T, "eigen": P.double() @ P.double().T + 1e-6 * torch.eye(OUT)}.get(
-        projector, Q @ Q.T)
+        projector, Q @ Q.T
+    )
     # eigen leaves out 1e-6 W outside of B's columns.
     assert relative(changed(adapter, OMNI), W.double() - proj @ W.double()) < 2e-6
 
@@ -308,10 +332,18 @@ def peft_merged(wrapped: Any) -> Tensor:
     return wrapped.base_model.model.block.to_q.get_base_layer().weight.detach()
 
 
-@pytest.mark.parametrize("options", [{"coft": False}, {"use_cayley_neumann": False}, {"num_cayley_neumann_terms": 3},
-                                     {"num_cayley_neumann_terms": 2}, {"block_share": True},
-                                     {"coft": True, "eps": 0.5}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"coft": False},
+        {"use_cayley_neumann": False},
+        {"num_cayley_neumann_terms": 3},
+        {"num_cayley_neumann_terms": 2},
+        {"block_share": True},
+        {"coft": True, "eps": 0.5},
+    ],
+    ids=str,
+)
 def test_peft_oft(tmp_path: Path, options: dict[str, Any]) -> None:
     import peft
 

@@ -32,35 +32,84 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 X, Y = "blocks.0.attn.to_q", "blocks.1.attn.to_q"
 # A small valid file of each format: its name, its tensors, the record beside it.
 VALID: dict[str, tuple[str, dict[str, Tensor], dict[str, Any] | None]] = {
-    "peft-deft": ("adapter_model.safetensors", {
-        f"base_model.model.{n}.{part}": random(*shape) for n in (X, Y)
-        for part, shape in (("deft_P", (8, 2)), ("deft_R", (2, 6)))},
-        {"peft_type": "DEFT", "r": 2, "decomposition_method": "qr"}),
-    "peft-lora": ("adapter_model.safetensors", {
-        f"base_model.model.{n}.{part}.weight": random(*shape) for n in (X, Y)
-        for part, shape in (("lora_B", (8, 2)), ("lora_A", (2, 6)))}, {"peft_type": "LORA", "r": 2, "lora_alpha": 2}),
-    "peft-dora": ("adapter_model.safetensors", {
-        f"base_model.model.{X}.{part}": random(*shape)
-        for part, shape in (("lora_B.weight", (8, 2)), ("lora_A.weight", (2, 6)), ("lora_magnitude_vector", (8,)))},
-        {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_dora": True}),
-    "peft-oft": ("adapter_model.safetensors", {f"base_model.model.{X}.oft_R.weight": random(2, 3)},
-                 {"peft_type": "OFT", "oft_block_size": 3}),
-    "peft-bin": ("adapter_model.bin", {f"{X}.deft_P": random(8, 2), f"{X}.deft_R": random(2, 6)},
-                 {"peft_type": "DEFT", "r": 2, "decomposition_method": "qr"}),
-    "deft_sdxl": ("project_replace.pt", {
-        f"{n}.lora_layer.{part}": random(*shape) for n in (X, Y)
-        for part, shape in (("P", (8, 2)), ("R_new", (2, 6)), ("gate", (1,)))}, None),
-    "deft_omnigen": ("knowledge_injection_state.bin", {
-        f"{X}.{part}": random(*shape) for part, shape in (("P", (8, 2)), ("R_new", (2, 6)))}, None),
+    "peft-deft": (
+        "adapter_model.safetensors",
+        {
+            f"base_model.model.{n}.{part}": random(*shape)
+            for n in (X, Y)
+            for part, shape in (("deft_P", (8, 2)), ("deft_R", (2, 6)))
+        },
+        {"peft_type": "DEFT", "r": 2, "decomposition_method": "qr"},
+    ),
+    "peft-lora": (
+        "adapter_model.safetensors",
+        {
+            f"base_model.model.{n}.{part}.weight": random(*shape)
+            for n in (X, Y)
+            for part, shape in (("lora_B", (8, 2)), ("lora_A", (2, 6)))
+        },
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 2},
+    ),
+    "peft-dora": (
+        "adapter_model.safetensors",
+        {
+            f"base_model.model.{X}.{part}": random(*shape)
+            for part, shape in (("lora_B.weight", (8, 2)), ("lora_A.weight", (2, 6)), ("lora_magnitude_vector", (8,)))
+        },
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "use_dora": True},
+    ),
+    "peft-oft": (
+        "adapter_model.safetensors",
+        {f"base_model.model.{X}.oft_R.weight": random(2, 3)},
+        {"peft_type": "OFT", "oft_block_size": 3},
+    ),
+    "peft-bin": (
+        "adapter_model.bin",
+        {f"{X}.deft_P": random(8, 2), f"{X}.deft_R": random(2, 6)},
+        {"peft_type": "DEFT", "r": 2, "decomposition_method": "qr"},
+    ),
+    "deft_sdxl": (
+        "project_replace.pt",
+        {
+            f"{n}.lora_layer.{part}": random(*shape)
+            for n in (X, Y)
+            for part, shape in (("P", (8, 2)), ("R_new", (2, 6)), ("gate", (1,)))
+        },
+        None,
+    ),
+    "deft_omnigen": (
+        "knowledge_injection_state.bin",
+        {f"{X}.{part}": random(*shape) for part, shape in (("P", (8, 2)), ("R_new", (2, 6)))},
+        None,
+    ),
     "para_deft": ("para_rank_state.bin", {f"{X}.B": random(8, 2), f"{Y}.B": random(8, 2)}, None),
-    "para_authors": ("x_left_column_learn_Q.pt", {
-        f"lora_unet_x.{part}": random(*shape)
-        for part, shape in (("lora_up.weight", (8, 2)), ("lora_down.weight", (2, 6)))}, None),
+    "para_authors": (
+        "x_left_column_learn_Q.pt",
+        {
+            f"lora_unet_x.{part}": random(*shape)
+            for part, shape in (("lora_up.weight", (8, 2)), ("lora_down.weight", (2, 6)))
+        },
+        None,
+    ),
     "svdiff": ("spectral_shifts.safetensors", {f"{X}.delta": random(6), f"{Y}.delta": random(6)}, None),
-    "native": ("a.safetensors", {f"diffusion_model.{X}.deft_Q": random(8, 2), f"diffusion_model.{X}.alpha":
-                                 torch.tensor(2.0), f"diffusion_model.{X}.deft_R": random(2, 6)}, None),
-    "lora-kohya": ("b.safetensors", {"lora_unet_x.lora_up.weight": random(8, 2), "lora_unet_x.lora_down.weight":
-                                     random(2, 6), "lora_unet_x.alpha": torch.tensor(1.0)}, None),
+    "native": (
+        "a.safetensors",
+        {
+            f"diffusion_model.{X}.deft_Q": random(8, 2),
+            f"diffusion_model.{X}.alpha": torch.tensor(2.0),
+            f"diffusion_model.{X}.deft_R": random(2, 6),
+        },
+        None,
+    ),
+    "lora-kohya": (
+        "b.safetensors",
+        {
+            "lora_unet_x.lora_up.weight": random(8, 2),
+            "lora_unet_x.lora_down.weight": random(2, 6),
+            "lora_unet_x.alpha": torch.tensor(1.0),
+        },
+        None,
+    ),
 }
 PICKLED = [name for name, (file, _, _) in VALID.items() if not file.endswith(".safetensors")]
 
@@ -106,10 +155,18 @@ def test_truncated(tmp_path: Path, kind: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("kind", VALID)
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, b"hello, this is a text\n" * 40,
-                                     b'{"a": [1, 2, 3]}' * 9, bytes(4096), b"PK\x03\x04" + bytes(100),
-                                     b"\x80\x02}q\x00."],
-                         ids=["png", "text", "json", "zeros", "zip", "bare-pickle"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8,
+        b"hello, this is a text\n" * 40,
+        b'{"a": [1, 2, 3]}' * 9,
+        bytes(4096),
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x02}q\x00.",
+    ],
+    ids=["png", "text", "json", "zeros", "zip", "bare-pickle"],
+)
 def test_files_of_another_kind(tmp_path: Path, kind: str, content: bytes) -> None:
     path = write(tmp_path, kind)
     path.write_bytes(content)
@@ -161,10 +218,12 @@ HALVES: dict[str, tuple[str, str, str]] = {
     "deft_sdxl, R": ("deft_sdxl", f"{X}.lora_layer.R_new", f"{X}.lora_layer.P without {X}.lora_layer.R_new:"),
     "deft_omnigen, P": ("deft_omnigen", f"{X}.P", f"{X}.R_new without {X}.P:"),
     "para_authors, up": (
-        "para_authors", "lora_unet_x.lora_up.weight",
-        "lora_unet_x.lora_down.weight without lora_unet_x.lora_up.weight:"),
+        "para_authors",
+        "lora_unet_x.lora_up.weight",
+        "lora_unet_x.lora_down.weight without lora_unet_x.lora_up.weight:",
+    ),
     "native, Q": ("native", f"diffusion_model.{X}.deft_Q", f"diffusion_model.{X}.deft_R without the tensors that"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -187,11 +246,22 @@ def test_half_a_layer_of_a_native_deft_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-@pytest.mark.parametrize("key", [
-    "lora_unet_x.hada_w1_a", "lora_unet_x.lokr_w2", "lora_unet_x.a1.weight", "x.diff", "x.diff_b", "x.w_norm",
-    "lora_unet_x.lora_mid.weight", "x.lora_linear_layer.up.weight", "x.attn1.processor.to_q_lora.down.weight",
-    "unet.x.lora.up.weight", "lora_unet_x.lora_up.weight",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "key",
+    [
+        "lora_unet_x.hada_w1_a",
+        "lora_unet_x.lokr_w2",
+        "lora_unet_x.a1.weight",
+        "x.diff",
+        "x.diff_b",
+        "x.w_norm",
+        "lora_unet_x.lora_mid.weight",
+        "x.lora_linear_layer.up.weight",
+        "x.attn1.processor.to_q_lora.down.weight",
+        "unet.x.lora.up.weight",
+        "lora_unet_x.lora_up.weight",
+    ],
+)
 def test_factors_of_comfyuis_own_classes_are_floating(tmp_path: Path, key: str, dtype: torch.dtype) -> None:
     save_file({key: torch.ones(2, 2).to(dtype)}, tmp_path / "a.safetensors")
     refused(tmp_path / "a.safetensors", f"has {key} of {str(dtype).removeprefix('torch.')}, but floating numbers")
@@ -262,6 +332,7 @@ def test_a_layer_twice(tmp_path: Path, kind: str) -> None:
 
 def test_a_safetensors_header_that_lies(tmp_path: Path) -> None:
     """Terabytes declared, overlapping tensors, a key twice."""
+
     def made(header: str, data: bytes = bytes(64)) -> Path:
         path = tmp_path / "lie.safetensors"
         path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + data)
@@ -320,8 +391,11 @@ def test_a_pickle_that_would_run_code(tmp_path: Path, kind: str) -> None:
     assert marker.exists()
 
 
-@pytest.mark.parametrize("call", [Calls(bytearray, 1 << 40), Calls(eval, "1"), Calls(OrderedDict, [("a", 1)]),
-                                  Calls(torch.empty, 1 << 40)], ids=["bytearray", "eval", "OrderedDict", "torch.empty"])
+@pytest.mark.parametrize(
+    "call",
+    [Calls(bytearray, 1 << 40), Calls(eval, "1"), Calls(OrderedDict, [("a", 1)]), Calls(torch.empty, 1 << 40)],
+    ids=["bytearray", "eval", "OrderedDict", "torch.empty"],
+)
 def test_calls_in_a_pickle(tmp_path: Path, call: Calls) -> None:
     path = tmp_path / "project_replace.pt"
     torch.save(dict(VALID["deft_sdxl"][1]) | {"extra": call}, path)

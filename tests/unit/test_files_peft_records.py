@@ -21,9 +21,12 @@ from deft_pack.deft_ops import files, methods
 from deft_pack.deft_ops.files import native, peft_records
 
 CONFIGS: dict[str, Any] = {
-    "DEFT": peft.DeftConfig, "LORA": peft.LoraConfig, "LOHA": peft.LoHaConfig, "LOKR": peft.LoKrConfig,
+    "DEFT": peft.DeftConfig,
+    "LORA": peft.LoraConfig,
+    "LOHA": peft.LoHaConfig,
+    "LOKR": peft.LoKrConfig,
     "OFT": peft.OFTConfig,
-}  # fmt: skip
+}
 
 
 def record_of(kind: str, **settings: Any) -> dict[str, Any]:
@@ -47,66 +50,93 @@ def test_every_type_of_peft_has_its_place(kind: str) -> None:
         assert kind in str(error) and "not known here" not in str(error)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [
-    ("LORA", {"init_lora_weights": start}) for start in (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-] + [
-    ("LORA", {"use_dora": True}), ("LORA", {"use_rslora": True}), ("LORA", {"lora_bias": True}),
-    ("LORA", {"bias": "all"}), ("LORA", {"bias": "lora_only"}), ("LORA", {"modules_to_save": ["proj_out"]}),
-    ("LORA", {"rank_pattern": {"to_q": 4}, "alpha_pattern": {r"^blocks\.\d+\.to_q": 2}}),
-    ("LORA", {"target_modules": ".*(a+)+$", "layers_to_transform": [1], "layers_pattern": "blocks"}),
-    ("LORA", {"eva_config": {"rho": 2.0}, "corda_config": {}, "loftq_config": {}, "task_type": "CAUSAL_LM"}),
-    ("LORA", {"of_2027": None, "also_of_2027": {}}), ("LOHA", {"use_effective_conv2d": True}),
-    ("LOKR", {"decompose_both": True, "decompose_factor": 4, "init_weights": "lycoris"}),
-    ("OFT", {"bias": "oft_only", "coft": True, "block_share": True}), ("DEFT", {"para": True, "bias": "deft_only"}),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("LORA", {"init_lora_weights": start}) for start in (True, False, None, "gaussian", "eva", "orthogonal", "mica")]
+    + [
+        ("LORA", {"use_dora": True}),
+        ("LORA", {"use_rslora": True}),
+        ("LORA", {"lora_bias": True}),
+        ("LORA", {"bias": "all"}),
+        ("LORA", {"bias": "lora_only"}),
+        ("LORA", {"modules_to_save": ["proj_out"]}),
+        ("LORA", {"rank_pattern": {"to_q": 4}, "alpha_pattern": {r"^blocks\.\d+\.to_q": 2}}),
+        ("LORA", {"target_modules": ".*(a+)+$", "layers_to_transform": [1], "layers_pattern": "blocks"}),
+        ("LORA", {"eva_config": {"rho": 2.0}, "corda_config": {}, "loftq_config": {}, "task_type": "CAUSAL_LM"}),
+        ("LORA", {"of_2027": None, "also_of_2027": {}}),
+        ("LOHA", {"use_effective_conv2d": True}),
+        ("LOKR", {"decompose_both": True, "decompose_factor": 4, "init_weights": "lycoris"}),
+        ("OFT", {"bias": "oft_only", "coft": True, "block_share": True}),
+        ("DEFT", {"para": True, "bias": "deft_only"}),
+    ],
+    ids=str,
+)
 def test_what_the_pack_computes(kind: str, settings: dict[str, Any]) -> None:
     assert peft_records.reading_of(record_of(kind, **settings)) == "own"
 
 
-@pytest.mark.parametrize("settings", [
-    {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}, {"init_lora_weights": "OLoRA"},
-    {"kasa_config": {"beta": 1e-4}}, {"use_bdlora": {"nblocks": 2}}, {"monteclora_config": {"num_samples": 2}},
-    {"velora_config": {"num_groups": 2}}, {"use_qalora": True}, {"target_parameters": ["to_q.weight"]},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "OLoRA"},
+        {"kasa_config": {"beta": 1e-4}},
+        {"use_bdlora": {"nblocks": 2}},
+        {"monteclora_config": {"num_samples": 2}},
+        {"velora_config": {"num_groups": 2}},
+        {"use_qalora": True},
+        {"target_parameters": ["to_q.weight"]},
+    ],
+    ids=str,
+)
 def test_what_peft_computes(settings: dict[str, Any]) -> None:
     assert peft_records.reading_of(record_of("LORA", **settings)) == "peft"
 
 
-@pytest.mark.parametrize(("record", "message"), [
-    (record_of("LORA", init_lora_weights=start), f"{start} .*path_initial_model_for_weight_conversion.*Extract Adapter")
-    for start in ("pissa_niter_4", "lora_ga", "loftq", "corda")
-] + [
-    (record_of("LORA", init_lora_weights="new_start"), "new_start in its record, which is not known here"),
-    (record_of("LORA", init_lora_weights=["pissa"]), "not known here"),
-    (record_of("LORA", arrow_config={"top_k": 3}), "arrow_config .*cannot be merged"),
-    (record_of("LORA", alora_invocation_tokens=[1, 2]), "alora_invocation_tokens .*tokens of a text"),
-    (record_of("LORA", layer_replication=[[0, 2]]), "layer_replication .*repeats layers"),
-    (record_of("LORA", fan_in_fan_out=True), "fan_in_fan_out .*transposed"),
-    (record_of("LORA", megatron_config={"a": 1}), "megatron_config .*Megatron"),
-    (record_of("LORA", trainable_token_indices=[1]), "trainable_token_indices .*single words"),
-    (record_of("LORA", bias="some"), "bias = some"),
-    (record_of("LORA", bias="oft_only"), "bias = oft_only"),
-    (record_of("DEFT", of_2027=2), "of_2027 = 2 in its record, which is not known here"),
-    (record_of("OFT", kasa_config={"beta": 1}), "kasa_config"),
-    (record_of("LORA", lora_alpha="much"), "lora_alpha = much .*a number"),
-    (record_of("LORA", lora_alpha=float("nan")), "lora_alpha = nan"),
-    (record_of("LORA", lora_alpha=10**400), "lora_alpha = 1000.*a number"),
-    (record_of("LOHA", r=0), "r = 0 .*a positive number"),
-    (record_of("LORA", rank_pattern={"to_q": -1}), "rank_pattern of to_q = -1 .*a positive number"),
-    (record_of("OFT", num_cayley_neumann_terms=10**9), "more than 100"),
-    (record_of("LORA", use_rslora="false"), "use_rslora = false .*true or false is needed"),
-    (record_of("LORA", alpha_pattern=["to_q"]), "alpha_pattern = .*an object"),
-    (record_of("LORA", alpha_pattern={"to_q": None, "to_k": "x"}), "alpha_pattern of to_k = x"),
-    (record_of("LORA", rank_pattern={"to_(q": 2}), "pattern to_\\(q in rank_pattern"),
-    (record_of("LORA", rank_pattern={"(.*a)+x": 2}), "too long to match"),
-    (record_of("LORA", rank_pattern={".*.*.*.*x": 2}), "too long to match"),
-    (record_of("LORA", rank_pattern={"x" * 2000: 2}), "too long to match"),
-    ({"peft_type": "NEW2027"}, "type NEW2027, which is not known here: update this pack"),
-    ({"peft_type": ["LORA"]}, "which is not known here"),
-    ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING, which makes prompts"),
-    ({"peft_type": "XLORA"}, "XLORA, which mixes"),
-    ({"peft_type": "BONE"}, "BONE, which PEFT 0.21 calls MISS"),
-], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            record_of("LORA", init_lora_weights=start),
+            f"{start} .*path_initial_model_for_weight_conversion.*Extract Adapter",
+        )
+        for start in ("pissa_niter_4", "lora_ga", "loftq", "corda")
+    ]
+    + [
+        (record_of("LORA", init_lora_weights="new_start"), "new_start in its record, which is not known here"),
+        (record_of("LORA", init_lora_weights=["pissa"]), "not known here"),
+        (record_of("LORA", arrow_config={"top_k": 3}), "arrow_config .*cannot be merged"),
+        (record_of("LORA", alora_invocation_tokens=[1, 2]), "alora_invocation_tokens .*tokens of a text"),
+        (record_of("LORA", layer_replication=[[0, 2]]), "layer_replication .*repeats layers"),
+        (record_of("LORA", fan_in_fan_out=True), "fan_in_fan_out .*transposed"),
+        (record_of("LORA", megatron_config={"a": 1}), "megatron_config .*Megatron"),
+        (record_of("LORA", trainable_token_indices=[1]), "trainable_token_indices .*single words"),
+        (record_of("LORA", bias="some"), "bias = some"),
+        (record_of("LORA", bias="oft_only"), "bias = oft_only"),
+        (record_of("DEFT", of_2027=2), "of_2027 = 2 in its record, which is not known here"),
+        (record_of("OFT", kasa_config={"beta": 1}), "kasa_config"),
+        (record_of("LORA", lora_alpha="much"), "lora_alpha = much .*a number"),
+        (record_of("LORA", lora_alpha=float("nan")), "lora_alpha = nan"),
+        (record_of("LORA", lora_alpha=10**400), "lora_alpha = 1000.*a number"),
+        (record_of("LOHA", r=0), "r = 0 .*a positive number"),
+        (record_of("LORA", rank_pattern={"to_q": -1}), "rank_pattern of to_q = -1 .*a positive number"),
+        (record_of("OFT", num_cayley_neumann_terms=10**9), "more than 100"),
+        (record_of("LORA", use_rslora="false"), "use_rslora = false .*true or false is needed"),
+        (record_of("LORA", alpha_pattern=["to_q"]), "alpha_pattern = .*an object"),
+        (record_of("LORA", alpha_pattern={"to_q": None, "to_k": "x"}), "alpha_pattern of to_k = x"),
+        (record_of("LORA", rank_pattern={"to_(q": 2}), "pattern to_\\(q in rank_pattern"),
+        (record_of("LORA", rank_pattern={"(.*a)+x": 2}), "too long to match"),
+        (record_of("LORA", rank_pattern={".*.*.*.*x": 2}), "too long to match"),
+        (record_of("LORA", rank_pattern={"x" * 2000: 2}), "too long to match"),
+        ({"peft_type": "NEW2027"}, "type NEW2027, which is not known here: update this pack"),
+        ({"peft_type": ["LORA"]}, "which is not known here"),
+        ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING, which makes prompts"),
+        ({"peft_type": "XLORA"}, "XLORA, which mixes"),
+        ({"peft_type": "BONE"}, "BONE, which PEFT 0.21 calls MISS"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_what_is_refused(record: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         peft_records.reading_of(record)
@@ -125,9 +155,14 @@ def test_a_new_field_with_its_default_is_harmless(monkeypatch: pytest.MonkeyPatc
         peft_records.reading_of(record_of("LORA", of_2027=8))
 
 
-@pytest.mark.parametrize(("record", "kind"), [
-    ({"r": 2, "lora_alpha": 4}, "LORA"), ({"r": 2}, "DEFT"), ({"peft_type": "OFT"}, "OFT"),
-])
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ({"r": 2, "lora_alpha": 4}, "LORA"),
+        ({"r": 2}, "DEFT"),
+        ({"peft_type": "OFT"}, "OFT"),
+    ],
+)
 def test_kind_of(record: dict[str, Any], kind: str) -> None:
     assert peft_records.kind_of(record) == kind
 
@@ -185,27 +220,52 @@ LINEAR = ["to_q"]
 CASES: dict[str, tuple[Callable[[], Any], set[str]]] = {
     "lora-bias-all": (lambda: peft.LoraConfig(r=3, lora_alpha=5, bias="all", target_modules=LINEAR), {"replaced"}),
     "lora-bias-only": (lambda: peft.LoraConfig(r=3, bias="lora_only", target_modules=["to_q", "wide"]), {"replaced"}),
-    "lora_bias": (lambda: peft.LoraConfig(r=3, lora_alpha=5, lora_bias=True, target_modules=["to_q", "conv", "wide"]),
-                  {"diff_b"}),
-    "lora_bias-rslora-pattern": (lambda: peft.LoraConfig(
-        r=3, lora_alpha=5, lora_bias=True, use_rslora=True, rank_pattern={"conv": 2}, alpha_pattern={"to_q": 2},
-        target_modules=["to_q", "conv"]), {"diff_b"}),
-    "lora_bias-bias-all": (lambda: peft.LoraConfig(r=3, lora_bias=True, bias="all", target_modules=LINEAR),
-                           {"replaced"}),
-    "modules_to_save": (lambda: peft.LoraConfig(r=3, modules_to_save=["norm", "proj_out", "wide"],
-                                                target_modules=LINEAR), {"replaced"}),
-    "dora-modules_to_save": (lambda: peft.LoraConfig(r=3, use_dora=True, modules_to_save=["norm"],
-                                                     target_modules=["to_q", "conv"]), {"replaced"}),
-    "bias-all-modules_to_save": (lambda: peft.LoraConfig(
-        r=3, bias="all", modules_to_save=["norm", "proj_out"], target_modules=LINEAR), {"replaced"}),
+    "lora_bias": (
+        lambda: peft.LoraConfig(r=3, lora_alpha=5, lora_bias=True, target_modules=["to_q", "conv", "wide"]),
+        {"diff_b"},
+    ),
+    "lora_bias-rslora-pattern": (
+        lambda: peft.LoraConfig(
+            r=3,
+            lora_alpha=5,
+            lora_bias=True,
+            use_rslora=True,
+            rank_pattern={"conv": 2},
+            alpha_pattern={"to_q": 2},
+            target_modules=["to_q", "conv"],
+        ),
+        {"diff_b"},
+    ),
+    "lora_bias-bias-all": (
+        lambda: peft.LoraConfig(r=3, lora_bias=True, bias="all", target_modules=LINEAR),
+        {"replaced"},
+    ),
+    "modules_to_save": (
+        lambda: peft.LoraConfig(r=3, modules_to_save=["norm", "proj_out", "wide"], target_modules=LINEAR),
+        {"replaced"},
+    ),
+    "dora-modules_to_save": (
+        lambda: peft.LoraConfig(r=3, use_dora=True, modules_to_save=["norm"], target_modules=["to_q", "conv"]),
+        {"replaced"},
+    ),
+    "bias-all-modules_to_save": (
+        lambda: peft.LoraConfig(r=3, bias="all", modules_to_save=["norm", "proj_out"], target_modules=LINEAR),
+        {"replaced"},
+    ),
     "deft": (lambda: peft.DeftConfig(r=3, decomposition_method="qr", bias="all", target_modules=LINEAR), {"replaced"}),
-    "para": (lambda: peft.DeftConfig(r=3, para=True, bias="deft_only", modules_to_save=["proj_out"],
-                                     target_modules=LINEAR), {"replaced"}),
-    "oft": (lambda: peft.OFTConfig(oft_block_size=3, bias="oft_only", modules_to_save=["norm"],
-                                   target_modules=["to_q", "conv"]), {"replaced"}),
+    "para": (
+        lambda: peft.DeftConfig(r=3, para=True, bias="deft_only", modules_to_save=["proj_out"], target_modules=LINEAR),
+        {"replaced"},
+    ),
+    "oft": (
+        lambda: peft.OFTConfig(
+            oft_block_size=3, bias="oft_only", modules_to_save=["norm"], target_modules=["to_q", "conv"]
+        ),
+        {"replaced"},
+    ),
     "mica": (lambda: peft.LoraConfig(r=2, init_lora_weights="mica", target_modules=LINEAR), set()),
     "orthogonal": (lambda: peft.LoraConfig(r=2, init_lora_weights="orthogonal", target_modules=LINEAR), set()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -223,14 +283,21 @@ def test_all_that_peft_saves_is_applied(tmp_path: Path, case: str) -> None:
         assert changed and {key for key in base if not torch.equal(base[key], found[key])} == changed
         for key in changed:
             assert torch.allclose(found[key], merged[key], atol=1e-6), key
-    assert {adapters.spelling(adapter, key).removeprefix("base_model.model.") for key in adapter
-            if not key.endswith(".alpha")} <= saved  # fmt: skip
+    assert {
+        adapters.spelling(adapter, key).removeprefix("base_model.model.")
+        for key in adapter
+        if not key.endswith(".alpha")
+    } <= saved
 
 
-@pytest.mark.parametrize(("case", "options"), [
-    ("pissa", {"init_lora_weights": "pissa"}), ("niter", {"init_lora_weights": "pissa_niter_4"}),
-    ("olora", {"init_lora_weights": "olora"}),
-])
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [
+        ("pissa", {"init_lora_weights": "pissa"}),
+        ("niter", {"init_lora_weights": "pissa_niter_4"}),
+        ("olora", {"init_lora_weights": "olora"}),
+    ],
+)
 def test_a_folder_that_was_converted_when_it_was_saved_is_a_plain_lora(
     tmp_path: Path, case: str, options: dict[str, Any]
 ) -> None:
@@ -261,7 +328,8 @@ def test_oft_is_what_pefts_forward_computes(tmp_path: Path, options: dict[str, A
     linear, conv = network.block.to_q, network.block.conv
     weights = {"block.to_q": linear.weight.detach().clone(), "block.conv": conv.weight.detach().clone()}
     wrapped = peft.get_peft_model(
-        network, peft.OFTConfig(r=0, oft_block_size=3, target_modules=["to_q", "conv"], **options))
+        network, peft.OFTConfig(r=0, oft_block_size=3, target_modules=["to_q", "conv"], **options)
+    )
     for index, (_, parameter) in enumerate(wrapped.named_parameters()):
         if parameter.requires_grad:
             parameter.data.add_(0.2 * random(*parameter.shape, seed=60 + index))
@@ -324,25 +392,48 @@ RECORD = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 X = "base_model.model.x"
 
 
-@pytest.mark.parametrize(("tensors", "record", "message"), [
-    ({f"{X}.lora_A.weight": A, f"{X}.lora_B.weight": B, f"{X}.weight": random(6, 5)}, RECORD,
-     f"has {X}.weight, a weight of its own for a layer that it also has an adapter for: remove one"),
-    ({f"{X}.lora_A.weight": A, f"{X}.lora_A.default.weight": A + 1, f"{X}.lora_B.weight": B}, RECORD,
-     f"has x.lora_A.weight twice, as {X}.lora_A.(default.)?weight and {X}.lora_A.(default.)?weight: remove one"),
-    ({f"{X}.lora_magnitude_vector": random(6), f"{X}.lora_B.weight": B}, RECORD | {"use_dora": True},
-     f"has {X}.lora_magnitude_vector without its lora_A.weight: save or"),
-    ({f"{X}.lora_A.weight": torch.tensor(1.0), f"{X}.lora_B.weight": B}, RECORD,
-     f"has {X}.lora_A.weight that is a single number"),
-    ({f"{X}.lora_A.weight": torch.zeros(0, 5), f"{X}.lora_B.weight": torch.zeros(6, 0)}, RECORD,
-     rf"has {X}.lora_A.weight of shape \[0, 5\]"),
-    ({f"{X}.oft_R.weight": random(2, 4)}, {"peft_type": "OFT"}, rf"{X}.oft_R.weight of shape \[2, 4\], which holds"),
-    ({f"{X}.deft_P": random(6)}, {"peft_type": "DEFT"}, rf"has {X}.deft_P of shape \[6\]"),
-    ({f"{X}.deft_P": random(6, 2)}, {"peft_type": "DEFT", "decomposition_method": "nmf"}, f"{X}.deft_P .*'nmf'"),
-    ({f"{X}.lora_A.weight": A, f"{X}.lora_B.weight": B}, RECORD | {"lora_alpha": "x"}, "lora_alpha = x"),
-    ({"prompt_embeddings": A}, {"peft_type": "PROMPT_TUNING"}, "of type PROMPT_TUNING, which makes prompts"),
-    ({f"{X}.poly_lora_A": A}, {"peft_type": "POLY"}, "of type POLY, which mixes its parts"),
-    ({f"{X}.oft_r": A}, {"peft_type": "OFT", "of_2027": [1]}, "of_2027"),
-], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
+@pytest.mark.parametrize(
+    ("tensors", "record", "message"),
+    [
+        (
+            {f"{X}.lora_A.weight": A, f"{X}.lora_B.weight": B, f"{X}.weight": random(6, 5)},
+            RECORD,
+            f"has {X}.weight, a weight of its own for a layer that it also has an adapter for: remove one",
+        ),
+        (
+            {f"{X}.lora_A.weight": A, f"{X}.lora_A.default.weight": A + 1, f"{X}.lora_B.weight": B},
+            RECORD,
+            f"has x.lora_A.weight twice, as {X}.lora_A.(default.)?weight and {X}.lora_A.(default.)?weight: remove one",
+        ),
+        (
+            {f"{X}.lora_magnitude_vector": random(6), f"{X}.lora_B.weight": B},
+            RECORD | {"use_dora": True},
+            f"has {X}.lora_magnitude_vector without its lora_A.weight: save or",
+        ),
+        (
+            {f"{X}.lora_A.weight": torch.tensor(1.0), f"{X}.lora_B.weight": B},
+            RECORD,
+            f"has {X}.lora_A.weight that is a single number",
+        ),
+        (
+            {f"{X}.lora_A.weight": torch.zeros(0, 5), f"{X}.lora_B.weight": torch.zeros(6, 0)},
+            RECORD,
+            rf"has {X}.lora_A.weight of shape \[0, 5\]",
+        ),
+        (
+            {f"{X}.oft_R.weight": random(2, 4)},
+            {"peft_type": "OFT"},
+            rf"{X}.oft_R.weight of shape \[2, 4\], which holds",
+        ),
+        ({f"{X}.deft_P": random(6)}, {"peft_type": "DEFT"}, rf"has {X}.deft_P of shape \[6\]"),
+        ({f"{X}.deft_P": random(6, 2)}, {"peft_type": "DEFT", "decomposition_method": "nmf"}, f"{X}.deft_P .*'nmf'"),
+        ({f"{X}.lora_A.weight": A, f"{X}.lora_B.weight": B}, RECORD | {"lora_alpha": "x"}, "lora_alpha = x"),
+        ({"prompt_embeddings": A}, {"peft_type": "PROMPT_TUNING"}, "of type PROMPT_TUNING, which makes prompts"),
+        ({f"{X}.poly_lora_A": A}, {"peft_type": "POLY"}, "of type POLY, which mixes its parts"),
+        ({f"{X}.oft_r": A}, {"peft_type": "OFT", "of_2027": [1]}, "of_2027"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_messages_name_the_file_and_the_tensor(
     tmp_path: Path, tensors: dict[str, Tensor], record: dict[str, Any], message: str
 ) -> None:
@@ -351,10 +442,16 @@ def test_messages_name_the_file_and_the_tensor(
 
 
 def test_parts_of_a_pipeline_have_their_own_records(tmp_path: Path) -> None:
-    header = {f"{part}.{key}": value for part, alpha in (("unet", 4), ("text_encoder", 1))
-              for key, value in {"peft_type": "LORA", "r": 2, "lora_alpha": alpha}.items()}
-    tensors = {f"{part}.x.lora_{side}.weight": value.clone() for part in ("unet", "text_encoder")
-               for side, value in (("A", A), ("B", B))}
+    header = {
+        f"{part}.{key}": value
+        for part, alpha in (("unet", 4), ("text_encoder", 1))
+        for key, value in {"peft_type": "LORA", "r": 2, "lora_alpha": alpha}.items()
+    }
+    tensors = {
+        f"{part}.x.lora_{side}.weight": value.clone()
+        for part in ("unet", "text_encoder")
+        for side, value in (("A", A), ("B", B))
+    }
     save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(header)})
     adapter = files.read(tmp_path / "a.safetensors")
     assert (float(adapter["unet.x.alpha"]), float(adapter["text_encoder.x.alpha"])) == (4, 1)
@@ -377,13 +474,23 @@ def test_a_record_of_one_part_holds_for_layers_without_its_name(tmp_path: Path) 
     assert (float(adapter["x.alpha"]), float(adapter["y.alpha"])) == (8, 2)
 
 
-@pytest.mark.parametrize(("key", "named"), [
-    ("x.lora_B.bias", "x.diff_b"), ("x.lora_B.default.bias", "x.diff_b"), ("x.bias", "x.bias.replaced"),
-    ("x.base_layer.bias", "x.bias.replaced"), ("norm.weight", "norm.replaced"),
-    ("norm.modules_to_save.default.weight", "norm.replaced"), ("norm.modules_to_save.bias", "norm.bias.replaced"),
-    ("lora_te_x.lora_up.weight", "lora_te_x.lora_up.weight"), ("x.lora_mid.weight", "x.lora_mid.weight"),
-    ("x_lora.up.weight", "x_lora.up.weight"), ("x.magic", "x.magic"), ("table", "table"),
-])
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("x.lora_B.bias", "x.diff_b"),
+        ("x.lora_B.default.bias", "x.diff_b"),
+        ("x.bias", "x.bias.replaced"),
+        ("x.base_layer.bias", "x.bias.replaced"),
+        ("norm.weight", "norm.replaced"),
+        ("norm.modules_to_save.default.weight", "norm.replaced"),
+        ("norm.modules_to_save.bias", "norm.bias.replaced"),
+        ("lora_te_x.lora_up.weight", "lora_te_x.lora_up.weight"),
+        ("x.lora_mid.weight", "x.lora_mid.weight"),
+        ("x_lora.up.weight", "x_lora.up.weight"),
+        ("x.magic", "x.magic"),
+        ("table", "table"),
+    ],
+)
 @pytest.mark.parametrize("by", ["record", "prefix"])
 def test_names_in_files_of_peft(tmp_path: Path, key: str, named: str, by: str) -> None:
     start = "base_model.model." if by == "prefix" else ""
@@ -395,8 +502,15 @@ def test_names_in_files_of_peft(tmp_path: Path, key: str, named: str, by: str) -
 
 
 def test_tensors_of_other_files_keep_their_names(tmp_path: Path) -> None:
-    tensors = {"x.lora_A.weight": A, "x.lora_B.weight": B, "x.lora_B.bias": random(6), "x.bias": random(6),
-               "norm.weight": random(6), "y.oft_R.weight": random(2, 3), "y.oft_R.scaled_oft": torch.tensor(True)}
+    tensors = {
+        "x.lora_A.weight": A,
+        "x.lora_B.weight": B,
+        "x.lora_B.bias": random(6),
+        "x.bias": random(6),
+        "norm.weight": random(6),
+        "y.oft_R.weight": random(2, 3),
+        "y.oft_R.scaled_oft": torch.tensor(True),
+    }
     save_file(tensors, tmp_path / "a.safetensors")
     adapter = files.read(tmp_path / "a.safetensors")
     assert adapter.keys() == tensors.keys() and adapter.metadata["file_format"] == "native"
@@ -410,12 +524,16 @@ def test_the_files_own_alpha_counts_without_a_record(tmp_path: Path) -> None:
     assert float(adapter["x.alpha"]) == 4
 
 
-@pytest.mark.parametrize(("tensors", "note"), [
-    ({"lora_A.weight": A, "lora_B.weight": B}, "no record of its alpha: taken as the rank"),
-    ({"oft_R.weight": random(2, 3)}, "no record of its settings: taken as PEFT's defaults"),
-    ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A, "alpha": torch.tensor(1.0)}, None),
-    ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A}, "its alpha: taken as the rank"),
-], ids=["lora", "oft", "loha-alpha", "loha"])
+@pytest.mark.parametrize(
+    ("tensors", "note"),
+    [
+        ({"lora_A.weight": A, "lora_B.weight": B}, "no record of its alpha: taken as the rank"),
+        ({"oft_R.weight": random(2, 3)}, "no record of its settings: taken as PEFT's defaults"),
+        ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A, "alpha": torch.tensor(1.0)}, None),
+        ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A}, "its alpha: taken as the rank"),
+    ],
+    ids=["lora", "oft", "loha-alpha", "loha"],
+)
 def test_what_is_assumed_without_a_record(tmp_path: Path, tensors: dict[str, Tensor], note: str | None) -> None:
     adapter = files.read(folder_of(tmp_path, {f"{X}.{part}": value for part, value in tensors.items()}, None))
     assert (note or "") in adapter.metadata.get("note", "") and ("note" in adapter.metadata) == bool(note)
@@ -457,8 +575,11 @@ def test_a_replaced_number_is_refused() -> None:
 @pytest.mark.parametrize("para", [False, None])
 def test_half_a_deft_layer_is_refused(tmp_path: Path, para: bool | None) -> None:
     """A layer without its R would be PaRa without a word."""
-    tensors = {f"base_model.model.{name}.{part}": torch.ones(shape) for name in ("a.to_q", "b.to_q")
-               for part, shape in (("deft_P", (8, 2)), ("deft_R", (2, 6)))}
+    tensors = {
+        f"base_model.model.{name}.{part}": torch.ones(shape)
+        for name in ("a.to_q", "b.to_q")
+        for part, shape in (("deft_P", (8, 2)), ("deft_R", (2, 6)))
+    }
     del tensors["base_model.model.b.to_q.deft_R"]
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     record: dict[str, Any] = {"peft_type": "DEFT", "r": 2, "decomposition_method": "qr"}

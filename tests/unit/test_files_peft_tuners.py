@@ -23,8 +23,9 @@ LAYER = "blocks.0.attn.to_q"
 def folder_with(folder: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(record))
-    save_file({f"base_model.model.{name}": tensor for name, tensor in tensors.items()},
-              folder / "adapter_model.safetensors")
+    save_file(
+        {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
+    )
     return folder
 
 
@@ -52,8 +53,11 @@ print("peft" in sys.modules)
 def test_without_peft_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("peft", "peft.mapping"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=r"adapter_model.safetensors holds .* type HRA, which needs the package peft.*"
-                                         r"install it with `.*python.* -m pip install peft`\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"adapter_model.safetensors holds .* type HRA, which needs the package peft.*"
+        r"install it with `.*python.* -m pip install peft`\.$",
+    ):
         files.read(hra(tmp_path))
 
 
@@ -70,15 +74,18 @@ def test_what_is_carried(tmp_path: Path) -> None:
     tensors = {f"{LAYER}.vera_lambda_b": torch.ones(6), f"{LAYER}.vera_lambda_d": torch.ones(2)}
     folder = folder_with(tmp_path, {"peft_type": "VERA", "r": 2, "target_modules": "(a*)*b"}, tensors)
     shared = {"base_model.vera_A": torch.ones(2, 8), "base_model.vera_B": torch.ones(6, 2)}
-    save_file({f"base_model.model.{name}": value for name, value in tensors.items()} | shared,
-              folder / "adapter_model.safetensors")
+    save_file(
+        {f"base_model.model.{name}": value for name, value in tensors.items()} | shared,
+        folder / "adapter_model.safetensors",
+    )
     adapter = files.read(folder)
     assert adapter.keys() == {*tensors, "vera_A", "vera_B"}
     assert adapter.metadata["method"] == "vera" and adapter.metadata["file_format"] == "peft_tuners"
     (part,) = peft_tuners.parts_of(adapter) or []
     assert part.layers.keys() == {LAYER} and part.shared.keys() == {"vera_A", "vera_B"}
     assert json.loads(adapter.metadata[peft_tuners.RECORD]) == {
-        "": {"peft_type": "VERA", "r": 2, "projection_prng_key": 0, "save_projection": True}}
+        "": {"peft_type": "VERA", "r": 2, "projection_prng_key": 0, "save_projection": True}
+    }
     assert adapter.spelled["vera_A"] == "base_model.vera_A"
     adapter.metadata[peft_tuners.RECORD] = "[1"
     with pytest.raises(ValueError, match="cannot be read"):
@@ -90,19 +97,25 @@ def test_a_record_of_diffusers_header(tmp_path: Path) -> None:
     fields = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
     header = {f"{part}.{field}": value for part in ("unet", "text_encoder") for field, value in fields.items()}
     header["unet.init_lora_weights"] = "olora"
-    tensors = {f"{part}.{LAYER}.{name}": torch.ones(*shape) for part in ("unet", "text_encoder")
-               for name, shape in (("lora_A.weight", (2, 8)), ("lora_B.weight", (6, 2)))}
+    tensors = {
+        f"{part}.{LAYER}.{name}": torch.ones(*shape)
+        for part in ("unet", "text_encoder")
+        for name, shape in (("lora_A.weight", (2, 8)), ("lora_B.weight", (6, 2)))
+    }
     save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(header)})
     adapter = files.read(tmp_path / "a.safetensors")
     assert adapter.metadata["method"] == "lora/olora" and len(adapter) == 4
     assert {part.component for part in peft_tuners.parts_of(adapter) or []} == {"unet", "text_encoder"}
 
 
-@pytest.mark.parametrize(("format_name", "record", "message"), [
-    ("peft_tuners", None, "has no record of PEFT"),
-    ("peft_tuners", {"peft_type": "LOHA", "r": 2}, "type LOHA, which this pack computes itself: choose auto"),
-    ("peft", {"peft_type": "HRA", "r": 2}, "only PEFT itself computes: choose auto"),
-])
+@pytest.mark.parametrize(
+    ("format_name", "record", "message"),
+    [
+        ("peft_tuners", None, "has no record of PEFT"),
+        ("peft_tuners", {"peft_type": "LOHA", "r": 2}, "type LOHA, which this pack computes itself: choose auto"),
+        ("peft", {"peft_type": "HRA", "r": 2}, "only PEFT itself computes: choose auto"),
+    ],
+)
 def test_a_format_that_is_not_the_files(tmp_path: Path, format_name: str, record: Any, message: str) -> None:
     hra(tmp_path)
     if record is None:
@@ -118,9 +131,23 @@ def test_every_type_that_peft_merges_has_its_tensors_in_the_tables() -> None:
 
 
 # Fields that must be off or have PEFT's default. AdaLoRA inherits LoRA's.
-OFF = {"fan_in_fan_out", "alora_invocation_tokens", "alpha_pattern", "arrow_config", "kasa_config", "layer_replication",
-       "lora_bias", "megatron_config", "monteclora_config", "r", "target_parameters", "trainable_token_indices",
-       "use_bdlora", "use_dora", "velora_config"}
+OFF = {
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "monteclora_config",
+    "r",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "velora_config",
+}
 
 
 def test_every_field_of_every_type_is_known() -> None:
@@ -128,8 +155,12 @@ def test_every_field_of_every_type_is_known() -> None:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     configs: Any = PEFT_TYPE_TO_CONFIG_MAPPING
-    unknown = {f"{kind}.{field.name}" for kind in peft_records.MERGEABLE for field in dataclasses.fields(configs[kind])
-               if not peft_tensors.knows(kind, field.name) and field.name not in OFF}
+    unknown = {
+        f"{kind}.{field.name}"
+        for kind in peft_records.MERGEABLE
+        for field in dataclasses.fields(configs[kind])
+        if not peft_tensors.knows(kind, field.name) and field.name not in OFF
+    }
     assert unknown == set()
 
 

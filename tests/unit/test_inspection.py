@@ -105,13 +105,24 @@ def full_rank(kind: str, shape: tuple[int, ...], weight: Tensor) -> tuple[Any, T
     up, down = random(len(W), 3, seed=1), random(3, W.shape[1], seed=2)
     norms = random(len(W), 1, seed=3).abs() + 0.5
     merged = W + 0.5 * up.double() @ down.double()
-    return (methods.get(kind).Factors(up, down, norms, 0.5),
-            norms.double() * merged / merged.norm(dim=1, keepdim=True) - W)
+    return (
+        methods.get(kind).Factors(up, down, norms, 0.5),
+        norms.double() * merged / merged.norm(dim=1, keepdim=True) - W,
+    )
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("svdiff", (24, 20)), ("svdiff", (12, 5, 3, 3)), ("svdiff", (20,)),
-                                             ("oft", (24, 20)), ("oft", (12, 5, 3, 3)), ("dora", (24, 20)),
-                                             ("dora", (12, 5, 3, 3))])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("svdiff", (24, 20)),
+        ("svdiff", (12, 5, 3, 3)),
+        ("svdiff", (20,)),
+        ("oft", (24, 20)),
+        ("oft", (12, 5, 3, 3)),
+        ("dora", (24, 20)),
+        ("dora", (12, 5, 3, 3)),
+    ],
+)
 def test_methods_without_a_low_rank_form(kind: str, shape: tuple[int, ...]) -> None:
     weight = random(*shape, seed=0)
     factors, delta = full_rank(kind, shape, weight)

@@ -96,8 +96,13 @@ def test_what_is_nearly_rank_deficient_takes_qr_by_itself(decomposed: list) -> N
     good = [conditioned(64, 4, 2.0, seed) for seed in range(3)]
     doubled = good[0].clone()
     doubled[:, 3] = doubled[:, 1]
-    poor = {"poor": conditioned(64, 4, 3 * LARGEST_CONDITION, 5), "twice the same column": doubled,
-            "zeros": torch.zeros(64, 4), "too small for squares": 1e-25 * good[1], "too large": 1e25 * good[2]}
+    poor = {
+        "poor": conditioned(64, 4, 3 * LARGEST_CONDITION, 5),
+        "twice the same column": doubled,
+        "zeros": torch.zeros(64, 4),
+        "too small for squares": 1e-25 * good[1],
+        "too large": 1e25 * good[2],
+    }
     P = torch.stack([good[0], *list(poor.values())[:2], good[1], *list(poor.values())[2:], good[2]])
     Q = orthonormal(P)
     assert decomposed == [(len(poor), 64, 4)] and torch.isfinite(Q).all()

@@ -99,8 +99,11 @@ def test_variants_of_one_configuration() -> None:
 def test_an_unknown_base_is_not_called_anything(config: str, tmp_path: Path) -> None:
     assert modelspec.base_fields(modelspec.base_of(model_of(config))) == {}
     for name in ("BaseModel", "SDXL", "Lumina2", "WAN21", "whatever", ""):  # several bases, or none, of this class
-        path = native.write(make_adapter(), tmp_path / "a.safetensors", native.native_metadata(
-            Adapter(make_adapter(), {"base_model": name}), name="dog", version="1"))  # fmt: skip
+        path = native.write(
+            make_adapter(),
+            tmp_path / "a.safetensors",
+            native.native_metadata(Adapter(make_adapter(), {"base_model": name}), name="dog", version="1"),
+        )
         assert not {"modelspec.architecture", "ss_base_model_version", "ss_v2"} & header(path).keys()
     assert as_lora_manager_reads(path) == ("Unknown", [], None)
 
@@ -128,6 +131,7 @@ def test_a_native_file_is_shown_by_lora_manager(tmp_path: Path, method: str) -> 
 
 def test_captions_are_counted_as_kohya_counts_them() -> None:
     """By its DreamBooth data set: between commas, without spaces around, in lower case, once a picture."""
+
     def kohya(texts: list[str]) -> dict[str, int]:
         found: dict[str, int] = {}
         for text in texts:
@@ -165,15 +169,23 @@ def test_a_peft_folder_carries_them_too(tmp_path: Path) -> None:
 
 def test_hashes_of_the_file_that_was_read_are_left_out(tmp_path: Path) -> None:
     """Managers look a file up by them without reading its tensors."""
-    said = {"sshs_model_hash": "ab" * 32, "sshs_legacy_hash": "12345678", "modelspec.hash_sha256": "0x" + "ab" * 32,
-            "ss_base_model_version": "sdxl_base_v1-0", "ss_tag_frequency": '{"img": {"dog": 2}}', "mine": "kept"}
+    said = {
+        "sshs_model_hash": "ab" * 32,
+        "sshs_legacy_hash": "12345678",
+        "modelspec.hash_sha256": "0x" + "ab" * 32,
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_tag_frequency": '{"img": {"dog": 2}}',
+        "mine": "kept",
+    }
     save_file(dict(make_adapter()), tmp_path / "a.safetensors", said)
     adapter = files.read(tmp_path / "a.safetensors")
-    written = header(native.write(adapter, tmp_path / "b.safetensors", native.native_metadata(
-        adapter, name="b", version="1")))  # fmt: skip
+    written = header(
+        native.write(adapter, tmp_path / "b.safetensors", native.native_metadata(adapter, name="b", version="1"))
+    )
     assert not {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"} & written.keys()
     assert {key: written[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")} == {
-        key: said[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")}
+        key: said[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")
+    }
     assert not {"modelspec.hash_sha256", "sshs_model_hash"} & modelspec.of_managers(said).keys()
 
 
@@ -191,8 +203,19 @@ def test_a_base_that_a_file_names_itself_stays(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- what is not written
 
 
-@pytest.mark.parametrize("training", ["not JSON", "[1, 2]", '"a text"', "3", "null", "{", "[" * 100_000,
-                                      '{"steps": [1], "seed": {"a": 1}, "learning_rate": null}'])
+@pytest.mark.parametrize(
+    "training",
+    [
+        "not JSON",
+        "[1, 2]",
+        '"a text"',
+        "3",
+        "null",
+        "{",
+        "[" * 100_000,
+        '{"steps": [1], "seed": {"a": 1}, "learning_rate": null}',
+    ],
+)
 def test_a_foreign_training_header_is_kept_and_does_not_stop_the_saving(tmp_path: Path, training: str) -> None:
     save_file(dict(make_adapter()), tmp_path / "a.safetensors", {"training": training})
     adapter = files.read(tmp_path / "a.safetensors")
@@ -236,5 +259,6 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -
             write(adapter, tmp_path / path, NAMES)
         assert str(caught.value) == (
             f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, and "
-            "only deft, para, lora are written for it. Choose the native format.")
+            "only deft, para, lora are written for it. Choose the native format."
+        )
     assert not list(tmp_path.iterdir())

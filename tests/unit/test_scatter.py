@@ -12,8 +12,20 @@ from deft_pack.scoring.scatter import Point, place_names, points_of, scatter
 from deft_pack.scoring.scores import Score, Scores
 from deft_pack.scoring.statistics import Interval
 
-DINO = Score("DINO", (0.4, 0.6, 0.8, 0.6), "DEFT r4", "dog", 4, 2, "dreambooth", "all", 1.0, "DINO ViT-S/16", "224 px",
-             ("a", "a", "b", "b"))
+DINO = Score(
+    "DINO",
+    (0.4, 0.6, 0.8, 0.6),
+    "DEFT r4",
+    "dog",
+    4,
+    2,
+    "dreambooth",
+    "all",
+    1.0,
+    "DINO ViT-S/16",
+    "224 px",
+    ("a", "a", "b", "b"),
+)
 CLIP_T = replace(DINO, metric="CLIP-T", values=(0.2, 0.3, 0.3, 0.4), pairing="text", backbone="CLIP ViT-B/32")
 DRIFT = replace(DINO, metric="drift", values=(0.01, 0.02, 0.03, 0.04), pairing="base")
 
@@ -44,8 +56,11 @@ def test_rows_of_one_method_are_one_point_and_subjects_are_groups(monkeypatch):
 
 
 def test_a_method_without_label_is_called_by_its_name_and_rank():
-    rows = [replace(row, label="", method=method, rank=rank)
-            for row in (DINO, CLIP_T) for method, rank in (("deft", 4), ("deft", 8), ("oft", None), ("", None))]
+    rows = [
+        replace(row, label="", method=method, rank=rank)
+        for row in (DINO, CLIP_T)
+        for method, rank in (("deft", 4), ("deft", 8), ("oft", None), ("", None))
+    ]
     assert [point.label for point in points_of(Scores(tuple(rows)))[0]] == ["deft r4", "deft r8", "oft", "images"]
 
 
@@ -74,7 +89,7 @@ def test_one_axis_may_be_of_another_protocol_than_the_other():
 
 def coloured(picture: np.ndarray, colour: str) -> np.ndarray:
     """[n, 2] places (y, x) of a colour given as #rrggbb."""
-    value = np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)])
+    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     return np.argwhere((picture == value).all(axis=2))
 
 

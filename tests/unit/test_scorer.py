@@ -81,7 +81,8 @@ def test_scores_follow_from_the_features(scorer: Scorer):
     cosines = dino.encode_images(images) @ dino.encode_images(references).T
     assert result.rows[2].values == pytest.approx(cosines.mean(1).tolist(), abs=1e-6)
     assert result.value("CLIP-T") == pytest.approx(
-        (clip.encode_images(images) @ clip.encode_texts(["a dog"])[0]).mean().item(), abs=1e-6)
+        (clip.encode_images(images) @ clip.encode_texts(["a dog"])[0]).mean().item(), abs=1e-6
+    )
     assert math.isnan(result.value("DINOv2"))
     row = result.rows[0]
     assert (row.images, row.references, row.pairing, row.scale, row.protocol) == (3, 5, "all", 1.0, "demo")
@@ -115,7 +116,8 @@ def test_matched_pairs_scale_and_floor(scorer: Scorer):
     matched = only(scorer, Measure("DINO", dino, "matched", 100.0))
     assert score(matched, images, images).rows[0].values == pytest.approx([100.0] * 3, abs=1e-4)
     assert score(matched, images, one).value("DINO") == pytest.approx(
-        100 * score(scorer, images, one).value("DINO"), abs=1e-4)
+        100 * score(scorer, images, one).value("DINO"), abs=1e-4
+    )
     with pytest.raises(ValueError, match="3 images and 2 references"):
         score(matched, images, pictures(2))
     texts = ["a dog", "a red background", "a cat"]
@@ -151,7 +153,8 @@ def test_a_picture_of_one_colour_and_a_long_text_are_remarked(scorer: Scorer):
     result = score(scorer, images, pictures(1, 3), [long, "a cat", long])
     assert [remark.split(";")[0] for remark in result.remarks] == [
         "images: picture 1 has one colour only (a failed sampling, or a picture that was blocked?)",
-        f"text cut: demo CLIP (64 px) reads 16 tokens, this has 26: {long[:60]}..."]
+        f"text cut: demo CLIP (64 px) reads 16 tokens, this has 26: {long[:60]}...",
+    ]
     assert result.report().endswith(result.remarks[-1])
     strict = only(scorer, Measure("CLIP-T", get_protocol("demo").backbones["clip"], "text"), truncate=False)
     with pytest.raises(ValueError, match="reads 16 tokens, this text has 26; shorten it"):
@@ -164,10 +167,13 @@ def test_drift_and_prior_preservation(scorer: Scorer):
     dino = scorer.backbones["dino"]
     ours = dino.encode_images(images)
     assert result.value("drift") == pytest.approx(
-        (1 - (ours * dino.encode_images(base)).sum(1).mean().item()) / 2, abs=1e-6)
+        (1 - (ours * dino.encode_images(base)).sum(1).mean().item()) / 2, abs=1e-6
+    )
     assert result.value("PRES") == pytest.approx((ours @ dino.encode_images(references).T).mean().item(), abs=1e-6)
     assert [(row.pairing, row.references, row.label) for row in result.rows] == [
-        ("base", 4, "DEFT"), ("prior", 3, "DEFT")]
+        ("base", 4, "DEFT"),
+        ("prior", 3, "DEFT"),
+    ]
     assert "(4 images, 4 pictures of the base; demo" in result.report()
     assert "(4 images, 3 references; demo" in result.report()
     assert drift(scorer, images, images).value("drift") == pytest.approx(0, abs=1e-6)
@@ -181,16 +187,30 @@ def test_drift_and_prior_preservation(scorer: Scorer):
 
 def test_a_metric_may_compare_pictures_with_any_role(scorer: Scorer, monkeypatch):
     """As LPIPS does within a prompt: here the mean difference of brightness to the references, from no features."""
+
     def darker(backbone, images, others):
         return torch.tensor([np.mean(other) - np.mean(image) for image, other in zip(images, others, strict=True)])
 
-    monkeypatch.setitem(METRICS, "darker", Metric("darker", "lower", "how much darker than the reference", (
-        OfPictures(pairing="beside", role="references", check=likeness.check_matched, by_place=True, formula=darker),)))
+    monkeypatch.setitem(
+        METRICS,
+        "darker",
+        Metric(
+            "darker",
+            "lower",
+            "how much darker than the reference",
+            (
+                OfPictures(
+                    pairing="beside", role="references", check=likeness.check_matched, by_place=True, formula=darker
+                ),
+            ),
+        ),
+    )
     images, references = pictures(3), pictures(3, seed=1)
     own = only(scorer, Measure("darker", get_protocol("demo").backbones["dino"], "beside", 2.0))
     result = score(own, images, references)
-    assert result.rows[0].values == pytest.approx([2 * (np.mean(other) - np.mean(image)) for image, other in
-                                                   zip(images, references, strict=True)])
+    assert result.rows[0].values == pytest.approx(
+        [2 * (np.mean(other) - np.mean(image)) for image, other in zip(images, references, strict=True)]
+    )
     assert result.rows[0].preprocessing == "as they are" and result.rows[0].references == 3
     assert own.encoders(own.protocol.measures) == {} and scorer.store.size == 0
     with pytest.raises(ValueError, match="3 images and 2 references"):
@@ -367,8 +387,10 @@ def test_lpips_is_that_of_its_package(tmp_path):
 
 def test_the_image_encoder_of_a_clip_alone_gives_clip_i(tmp_path):
     state = load_file(MODELS / "deft_demo_clip.safetensors")
-    save_file({key: value for key, value in state.items() if key.startswith("visual.")},
-              tmp_path / "deft_demo_clip.safetensors")
+    save_file(
+        {key: value for key, value in state.items() if key.startswith("visual.")},
+        tmp_path / "deft_demo_clip.safetensors",
+    )
     settings = json.loads((MODELS / "deft_demo_clip.json").read_text())
     del settings["merges"]
     (tmp_path / "deft_demo_clip.json").write_text(json.dumps(settings))
@@ -388,7 +410,10 @@ def test_another_encoder_takes_the_place_of_clip_i(scorer: Scorer, tmp_path):
     images, references = pictures(2), pictures(2, 1)
     result = score(loaded, images, references, ["a", "b"])
     assert [(row.metric, row.backbone) for row in result.rows] == [
-        ("CLIP-I", "another encoder"), ("CLIP-T", "demo CLIP (64 px)"), ("DINO", "demo DINO (64 px)")]
+        ("CLIP-I", "another encoder"),
+        ("CLIP-T", "demo CLIP (64 px)"),
+        ("DINO", "demo DINO (64 px)"),
+    ]
     assert result.rows[0].value == pytest.approx(result.rows[2].value, abs=1e-6)
     for name in ("deft_demo_dino.safetensors", "deft_demo_dino.json"):
         (tmp_path / name).write_bytes((MODELS / name).read_bytes())
@@ -413,8 +438,21 @@ def test_the_command_line_scores_folders(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     folder, out = SUBJECTS / "cat", tmp_path / "out.jsonl"
-    text = run("score", "--protocol", "demo", "--images", folder, "--references", SUBJECTS / "dog", "--texts", folder,
-               "--weights", MODELS, "--out", out)
+    text = run(
+        "score",
+        "--protocol",
+        "demo",
+        "--images",
+        folder,
+        "--references",
+        SUBJECTS / "dog",
+        "--texts",
+        folder,
+        "--weights",
+        MODELS,
+        "--out",
+        out,
+    )
     assert [line.split()[0] for line in text.splitlines()] == ["CLIP-I", "CLIP-T", "DINO"]
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert f"{records[2]['value']:.4f}" in text and records[1]["texts"][0] == (folder / "0.txt").read_text().strip()
@@ -424,8 +462,18 @@ def test_the_command_line_scores_folders(tmp_path, monkeypatch, capsys):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / f"{name}.png")
     with pytest.raises(SystemExit, match="compares pictures of equal names"):
-        run("score", "--protocol", "peft", "--images", tmp_path / "a", "--references", tmp_path / "b", "--leave-out",
-            "--weights", small_dinov2(tmp_path))
+        run(
+            "score",
+            "--protocol",
+            "peft",
+            "--images",
+            tmp_path / "a",
+            "--references",
+            tmp_path / "b",
+            "--leave-out",
+            "--weights",
+            small_dinov2(tmp_path),
+        )
 
 
 def small_dinov2(folder: Path) -> Path:
@@ -433,8 +481,10 @@ def small_dinov2(folder: Path) -> Path:
     from deft_pack.scoring.backbones import dino
 
     spec = get_protocol("peft").backbones["dinov2"]
-    save_file({key: torch.zeros_like(value) for key, value in dino.build(spec.settings).state_dict().items()},
-              folder / "dinov2-base.safetensors")
+    save_file(
+        {key: torch.zeros_like(value) for key, value in dino.build(spec.settings).state_dict().items()},
+        folder / "dinov2-base.safetensors",
+    )
     return folder
 
 
@@ -442,8 +492,9 @@ def test_the_demos_numbers_are_those_of_transformers_and_verify(monkeypatch, cap
     """The numbers beside the demo's weights were made by transformers' CLIPModel and DINO's own definition."""
     from deft_pack.scoring import __main__ as command
 
-    monkeypatch.setattr("sys.argv", ["scoring", "verify", *(str(MODELS / f"deft_demo_{name}.safetensors")
-                                                            for name in ("clip", "dino"))])
+    monkeypatch.setattr(
+        "sys.argv", ["scoring", "verify", *(str(MODELS / f"deft_demo_{name}.safetensors") for name in ("clip", "dino"))]
+    )
     with pytest.raises(SystemExit) as ended:
         command.main()
     text = capsys.readouterr().out
@@ -469,15 +520,19 @@ def test_openais_numbers_are_asked_of_files_that_look_like_openais(tmp_path):
 
     spec = get_protocol("dreambooth").backbones["clip"]
     generator = torch.Generator().manual_seed(0)
-    state = {key: 0.02 * torch.randn(value.shape, generator=generator)
-             for key, value in clip.build(spec.settings).state_dict().items()}
+    state = {
+        key: 0.02 * torch.randn(value.shape, generator=generator)
+        for key, value in clip.build(spec.settings).state_dict().items()
+    }
     save_file(state, tmp_path / "other.safetensors")
     found = verify(load_for_check(tmp_path / "other.safetensors"))
     assert found.model == "CLIP ViT-B/32 (open_clip names)" and found.passed is False
     assert [result.source for result in found.results[:2]] == [check.source for check in PUBLISHED["CLIP ViT-B/32"]]
     spec = get_protocol("dreambooth").backbones["dino"]
-    state = {key: 0.02 * torch.randn(value.shape, generator=generator)
-             for key, value in dino.build(spec.settings).state_dict().items()}
+    state = {
+        key: 0.02 * torch.randn(value.shape, generator=generator)
+        for key, value in dino.build(spec.settings).state_dict().items()
+    }
     save_file(state, tmp_path / "dino.safetensors")
     found = verify(load_for_check(tmp_path / "dino.safetensors"))
     assert found.passed is None and found.name == "DINO ViT-S/16" and "nobody has published" in found.report()
@@ -497,8 +552,14 @@ def test_a_file_of_another_model_is_said_to_be_what_it_looks_like(tmp_path):
         load_backbone(get_protocol("dreambooth").backbones["dino"], [tmp_path])
 
 
-SPEC = BackboneSpec("a model", "dino", ("model.pth", "model.safetensors"), "3 MB", "owner/model by hand",
-                    hub=(HubFile("owner/model", "model.safetensors"),))
+SPEC = BackboneSpec(
+    "a model",
+    "dino",
+    ("model.pth", "model.safetensors"),
+    "3 MB",
+    "owner/model by hand",
+    hub=(HubFile("owner/model", "model.safetensors"),),
+)
 
 
 def test_a_download_is_checked_and_put_where_it_is_looked_for(hub: Hub, tmp_path):
@@ -510,9 +571,14 @@ def test_a_download_is_checked_and_put_where_it_is_looked_for(hub: Hub, tmp_path
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"promised": "0" * 64}, "is not the promised file"), ({"promised": "short"}, "comes without a checksum"),
-    ({"sent": 1_000_000}, "could not be downloaded")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"promised": "0" * 64}, "is not the promised file"),
+        ({"promised": "short"}, "comes without a checksum"),
+        ({"sent": 1_000_000}, "could not be downloaded"),
+    ],
+)
 def test_a_bad_download_leaves_nothing(hub: Hub, tmp_path, change, words: str):
     for name, value in change.items():
         setattr(hub, name, value)

@@ -57,21 +57,42 @@ def clip_pair(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("clip")
     config = CLIPConfig(
-        text_config={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-                     "vocab_size": VOCABULARY, "eos_token_id": 49407, "bos_token_id": 49406},
-        vision_config={"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2,
-                       "image_size": 64, "patch_size": 16}, projection_dim=48)
+        text_config={
+            "hidden_size": 64,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": VOCABULARY,
+            "eos_token_id": 49407,
+            "bos_token_id": 49406,
+        },
+        vision_config={
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+        },
+        projection_dim=48,
+    )
     theirs = randomise(CLIPModel(config))
     theirs.save_pretrained(folder)
     return theirs, load_backbone(clip_spec(True), [folder]), folder
 
 
 def clip_spec(quick_gelu: bool, file: str = "model.safetensors") -> BackboneSpec:
-    return spec("clip", {
-        "embed_dim": 48, "quick_gelu": quick_gelu,
-        "vision_cfg": {"image_size": 64, "patch_size": 16, "layers": 3, "width": 128, "head_width": 64},
-        "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 64, "heads": 4, "layers": 2},
-    }, Preprocess(64, 64, *OPENAI_CLIP, as_transformers=True), file)
+    return spec(
+        "clip",
+        {
+            "embed_dim": 48,
+            "quick_gelu": quick_gelu,
+            "vision_cfg": {"image_size": 64, "patch_size": 16, "layers": 3, "width": 128, "head_width": 64},
+            "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 64, "heads": 4, "layers": 2},
+        },
+        Preprocess(64, 64, *OPENAI_CLIP, as_transformers=True),
+        file,
+    )
 
 
 def prepared(preprocess: Preprocess, images: list[Image.Image]) -> torch.Tensor:
@@ -144,6 +165,7 @@ def test_batches_and_order_do_not_change_features(clip_pair):
 
 def dino_class_token(state: dict[str, torch.Tensor], x: torch.Tensor, depth: int, heads: int) -> torch.Tensor:
     """facebookresearch/dino, vision_transformer.py, VisionTransformer.forward, written out."""
+
     def norm(name: str, y: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(y, y.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
 
@@ -173,13 +195,22 @@ def dino_state(width: int, depth: int, patch: int, grid: int) -> dict[str, torch
     def noise(*shape: int, around: float = 0.0) -> torch.Tensor:
         return around + 0.08 * torch.randn(shape, generator=generator)
 
-    state = {"cls_token": noise(1, 1, width), "pos_embed": noise(1, grid * grid + 1, width),
-             "patch_embed.proj.weight": noise(width, 3, patch, patch), "patch_embed.proj.bias": noise(width),
-             "norm.weight": noise(width, around=1), "norm.bias": noise(width)}
+    state = {
+        "cls_token": noise(1, 1, width),
+        "pos_embed": noise(1, grid * grid + 1, width),
+        "patch_embed.proj.weight": noise(width, 3, patch, patch),
+        "patch_embed.proj.bias": noise(width),
+        "norm.weight": noise(width, around=1),
+        "norm.bias": noise(width),
+    }
     for index in range(depth):
         block = f"blocks.{index}"
-        for name, rows, columns in (("attn.qkv", 3 * width, width), ("attn.proj", width, width),
-                                    ("mlp.fc1", 4 * width, width), ("mlp.fc2", width, 4 * width)):
+        for name, rows, columns in (
+            ("attn.qkv", 3 * width, width),
+            ("attn.proj", width, width),
+            ("mlp.fc1", 4 * width, width),
+            ("mlp.fc2", width, 4 * width),
+        ):
             state |= {f"{block}.{name}.weight": noise(rows, columns), f"{block}.{name}.bias": noise(rows)}
         for name in ("norm1", "norm2"):
             state |= {f"{block}.{name}.weight": noise(width, around=1), f"{block}.{name}.bias": noise(width)}
@@ -218,8 +249,15 @@ def dinov2_pair(tmp_path_factory):
     config = Dinov2Config(hidden_size=96, num_hidden_layers=3, num_attention_heads=3, image_size=112, patch_size=14)
     theirs = randomise(Dinov2Model(config))
     theirs.save_pretrained(folder)
-    small = {"img_size": 70, "patch_size": 14, "embed_dim": 96, "depth": 3, "num_heads": 3, "num_classes": 0,
-             "init_values": 1e-5}
+    small = {
+        "img_size": 70,
+        "patch_size": 14,
+        "embed_dim": 96,
+        "depth": 3,
+        "num_heads": 3,
+        "num_classes": 0,
+        "init_values": 1e-5,
+    }
     own = spec("dinov2", small, Preprocess(80, 70, *IMAGENET), "model.safetensors")
     return theirs, own, folder
 
@@ -258,8 +296,11 @@ def test_a_file_of_another_model_is_named(dinov2_pair, tmp_path):
     del state["norm.bias"]
     state["head.weight"] = torch.zeros(3)
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="does not hold small dinov2: 1 tensors missing, such as norm.bias; 1 tensors "
-                                         "unknown, such as head.weight; 1 tensors of another shape") as caught:
+    with pytest.raises(
+        ValueError,
+        match="does not hold small dinov2: 1 tensors missing, such as norm.bias; 1 tensors "
+        "unknown, such as head.weight; 1 tensors of another shape",
+    ) as caught:
         load_backbone(own, [], tmp_path / "w.safetensors")
     assert "w.safetensors" in str(caught.value)
 

@@ -24,8 +24,11 @@ def scorer() -> Scorer:
 @pytest.fixture(scope="module")
 def subjects() -> dict[str, list[Path]]:
     """The pictures of each object. Scenes are left out: what differs between their pictures is an object."""
-    return {folder.name: sorted(folder.glob("*.png")) for folder in sorted(SUBJECTS.iterdir())
-            if folder.is_dir() and folder.name not in SCENES}
+    return {
+        folder.name: sorted(folder.glob("*.png"))
+        for folder in sorted(SUBJECTS.iterdir())
+        if folder.is_dir() and folder.name not in SCENES
+    }
 
 
 def opened(files: list[Path]) -> list[Image.Image]:

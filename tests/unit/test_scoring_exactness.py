@@ -32,8 +32,15 @@ from deft_pack.scoring.verify import CHEF, PUBLISHED
 
 LIMIT = 1e-5
 SIZES = {  # width, height, channels
-    "square": (224, 224, 3), "wide": (517, 301, 3), "tall": (250, 638, 3), "alpha": (320, 300, 4),
-    "64 px": (64, 64, 3), "2048 px": (2048, 1536, 3), "grey": (300, 301, 1), "odd": (227, 225, 3)}
+    "square": (224, 224, 3),
+    "wide": (517, 301, 3),
+    "tall": (250, 638, 3),
+    "alpha": (320, 300, 4),
+    "64 px": (64, 64, 3),
+    "2048 px": (2048, 1536, 3),
+    "grey": (300, 301, 1),
+    "odd": (227, 225, 3),
+}
 TEXTS = ("a dog in the jungle", "a red bear plushie, photographed at noon!", "Ünïcode & 'quotes' 42", "a")
 
 
@@ -170,8 +177,9 @@ def test_dreambooths_mean_over_all_pairs(dreambooth: Scorer, loop: Loop, dino16)
     for metric, embed in (("CLIP-I", loop.clip_image), ("DINO", dino16), ("DINOv2", loop.dinov2_image)):
         cosines = [float((embed(image) * embed(real)).sum()) for image in images for real in references]
         assert abs(result.value(metric) - sum(cosines) / len(cosines)) <= LIMIT
-    cosines = [float((loop.clip_image(image) * loop.clip_text(text)).sum())
-               for image, text in zip(images, TEXTS, strict=False)]
+    cosines = [
+        float((loop.clip_image(image) * loop.clip_text(text)).sum()) for image, text in zip(images, TEXTS, strict=False)
+    ]
     assert abs(result.value("CLIP-T") - sum(cosines) / 2) <= LIMIT
 
 
@@ -187,8 +195,10 @@ def for_torchmetrics(loop: Loop) -> Callable[[], tuple[Any, Any]]:
                 return {"pixel_values": torch.as_tensor(np.stack(made)).float()}
             ids = [[49406, *loop.encode(line), 49407] for line in text]
             longest = max(map(len, ids))
-            return {"input_ids": torch.tensor([line + [49407] * (longest - len(line)) for line in ids]),
-                    "attention_mask": torch.tensor([[1] * len(line) + [0] * (longest - len(line)) for line in ids])}
+            return {
+                "input_ids": torch.tensor([line + [49407] * (longest - len(line)) for line in ids]),
+                "attention_mask": torch.tensor([[1] * len(line) + [0] * (longest - len(line)) for line in ids]),
+            }
 
     class Model:
         """transformers 5 gives an object where torchmetrics 1.9 expects the features."""
@@ -212,8 +222,10 @@ def test_torchmetrics_clip_score(dreambooth: Scorer, loop: Loop):
 
     images = [picture(kind) for kind in ("wide", "odd")]
     # It puts the mean to 0 if it is negative, so each picture gets the text that suits it best.
-    texts = [max(TEXTS, key=lambda text, image=image: float((loop.clip_image(image) * loop.clip_text(text)).sum()))
-             for image in images]
+    texts = [
+        max(TEXTS, key=lambda text, image=image: float((loop.clip_image(image) * loop.clip_text(text)).sum()))
+        for image in images
+    ]
     pixels = [torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) for image in images]
     theirs = float(clip_score(pixels, texts, for_torchmetrics(loop)))
     mine = score(dreambooth, images, texts=texts).value("CLIP-T")
@@ -254,8 +266,15 @@ def test_custom_diffusions_formulas(loop: Loop, folder: Path, dino16):
     scorer = replace(load_scorer("custom-diffusion", [folder]), store=FeatureStore())
     spec = get_protocol("custom-diffusion").backbones["clip"]
     assert spec.settings is not None
-    transform = Compose([Resize(224, InterpolationMode.BICUBIC), CenterCrop(224), lambda image: image.convert("RGB"),
-                         ToTensor(), Normalize(spec.settings.preprocess.mean, spec.settings.preprocess.std)])
+    transform = Compose(
+        [
+            Resize(224, InterpolationMode.BICUBIC),
+            CenterCrop(224),
+            lambda image: image.convert("RGB"),
+            ToTensor(),
+            Normalize(spec.settings.preprocess.mean, spec.settings.preprocess.std),
+        ]
+    )
 
     @torch.no_grad()
     def feature(image: Image.Image) -> torch.Tensor:
@@ -267,8 +286,10 @@ def test_custom_diffusions_formulas(loop: Loop, folder: Path, dino16):
     result = score(scorer, images, references, texts)
     cosines = torch.cat([feature(image) for image in images]) @ torch.cat([feature(real) for real in references]).T
     assert abs(result.value("CLIP-I") - cosines.mean().item()) <= LIMIT
-    per = [2.5 * max(float((feature(image) * loop.clip_text(text)).sum()), 0)
-           for image, text in zip(images, texts, strict=True)]
+    per = [
+        2.5 * max(float((feature(image) * loop.clip_text(text)).sum()), 0)
+        for image, text in zip(images, texts, strict=True)
+    ]
     assert abs(result.value("CLIP-T") - sum(per) / len(per)) <= 2.5 * LIMIT
     # With these weights a text and its opposite tell whether the floor is there.
     clip = scorer.backbones["clip"]
@@ -281,9 +302,17 @@ def test_custom_diffusions_formulas(loop: Loop, folder: Path, dino16):
 
 def negated(clip: Backbone) -> Backbone:
     """CLIP whose text features point the other way."""
-    return Backbone(clip.name, clip.kind, clip.preprocess, clip.module, fingerprint=f"negated {clip.fingerprint}",
-                    encode_image=clip.module.encode_image, encode_text=lambda ids: -clip.module.encode_text(ids),
-                    tokenizer=clip.tokenizer, context=clip.context)
+    return Backbone(
+        clip.name,
+        clip.kind,
+        clip.preprocess,
+        clip.module,
+        fingerprint=f"negated {clip.fingerprint}",
+        encode_image=clip.module.encode_image,
+        encode_text=lambda ids: -clip.module.encode_text(ids),
+        tokenizer=clip.tokenizer,
+        context=clip.context,
+    )
 
 
 def test_pefts_similarity_and_drift(loop: Loop, bench: Scorer):
@@ -292,8 +321,15 @@ def test_pefts_similarity_and_drift(loop: Loop, bench: Scorer):
     small = Protocol("peft", "", tuple(replace(measure, backbone=spec) for measure in get_protocol("peft").measures))
     scorer = replace(bench, protocol=small)
     images, other = [picture(kind) for kind in ("wide", "grey")], [picture(kind, 8) for kind in ("odd", "alpha")]
-    cosine = (torch.cat([loop.dinov2_image(image) for image in images])
-              * torch.cat([loop.dinov2_image(image) for image in other])).sum(dim=-1).mean().item()
+    cosine = (
+        (
+            torch.cat([loop.dinov2_image(image) for image in images])
+            * torch.cat([loop.dinov2_image(image) for image in other])
+        )
+        .sum(dim=-1)
+        .mean()
+        .item()
+    )
     assert abs(score(scorer, images, other).value("DINOv2") - cosine) <= LIMIT
     assert abs(score(scorer, images, base=other, task=DRIFT).value("drift") - (1 - cosine) / 2.0) <= LIMIT
 
@@ -302,8 +338,17 @@ def test_dino_in_transformers_format(tmp_path: Path):
     """facebook/dino-vits16 is a ViTModel; DINO's own norms have another epsilon than its configuration says."""
     from transformers import ViTConfig, ViTModel
 
-    theirs = ViTModel(ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
-                                patch_size=16, layer_norm_eps=1e-6), add_pooling_layer=True)
+    theirs = ViTModel(
+        ViTConfig(
+            hidden_size=384,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            intermediate_size=1536,
+            patch_size=16,
+            layer_norm_eps=1e-6,
+        ),
+        add_pooling_layer=True,
+    )
     randomise(theirs, 5)
     theirs.save_pretrained(tmp_path)
     spec = get_protocol("dreambooth").backbones["dino"]
@@ -339,9 +384,13 @@ def test_timms_models_with_timms_own_preparation(name: str, tmp_path: Path):
     save_file({key: value for key, value in state.items() if key != lost}, tmp_path / f"{name}.safetensors")
     with pytest.raises(ValueError, match="does not hold timm"):
         load_scorer(custom(image=name), [tmp_path])
-    save_file(timm.create_model("vit_tiny_patch16_384", pretrained=False).state_dict() | {
-        "blocks.12.norm1.weight": torch.ones(192)} if "tiny" in name else {"a.weight": torch.ones(3, 3)},
-        tmp_path / f"{name}.safetensors")
+    save_file(
+        timm.create_model("vit_tiny_patch16_384", pretrained=False).state_dict()
+        | {"blocks.12.norm1.weight": torch.ones(192)}
+        if "tiny" in name
+        else {"a.weight": torch.ones(3, 3)},
+        tmp_path / f"{name}.safetensors",
+    )
     with pytest.raises(ValueError, match="does not hold timm"):
         load_scorer(custom(image=name), [tmp_path])
 

@@ -35,7 +35,8 @@ def as_tensor(row: np.ndarray) -> torch.Tensor:
 def test_all_pairs_is_the_dot_of_the_mean_features():
     images, references = features(7, 1).double(), features(5, 2).double()
     assert likeness.all_pairs(images, references).mean().item() == pytest.approx(
-        (images.mean(0) @ references.mean(0)).item(), abs=1e-12)
+        (images.mean(0) @ references.mean(0)).item(), abs=1e-12
+    )
     expected = torch.tensor([[F.cosine_similarity(a, b, dim=0) for b in references] for a in images]).mean(1)
     torch.testing.assert_close(likeness.all_pairs(images, references), expected.double(), atol=1e-6, rtol=0)
 
@@ -46,8 +47,9 @@ def test_cosine_with_itself_is_one_and_order_does_not_matter():
     assert torch.equal(likeness.matched_pairs(images, references), likeness.matched_pairs(references, images))
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(likeness.all_pairs(images, references[order]), likeness.all_pairs(images, references))
-    torch.testing.assert_close(likeness.all_pairs(images[order], references),
-                               likeness.all_pairs(images, references)[order])
+    torch.testing.assert_close(
+        likeness.all_pairs(images[order], references), likeness.all_pairs(images, references)[order]
+    )
 
 
 def test_pairings_agree_with_one_reference_and_differ_otherwise():
@@ -78,8 +80,16 @@ def test_a_metric_is_one_file_and_one_line():
 
 
 def test_the_metrics_keep_their_order_and_direction():
-    directions = {"CLIP-I": "higher", "CLIP-T": "higher", "DINO": "higher", "DINOv2": "higher", "drift": "lower",
-                  "PRES": "lower", "DIV": "higher", "diversity": "higher"}
+    directions = {
+        "CLIP-I": "higher",
+        "CLIP-T": "higher",
+        "DINO": "higher",
+        "DINOv2": "higher",
+        "drift": "lower",
+        "PRES": "lower",
+        "DIV": "higher",
+        "diversity": "higher",
+    }
     assert [name for name in METRICS if name in directions] == list(directions)
     assert {name: metrics.better(name) for name in directions} == directions
     assert sorted([*directions, "of one's own"], key=metrics.order) == [*directions, "of one's own"]
@@ -87,8 +97,14 @@ def test_the_metrics_keep_their_order_and_direction():
 
 def test_a_pairing_says_what_is_compared_and_belongs_to_the_metric():
     roles = {(comparison.pairing, comparison.role) for metric in METRICS.values() for comparison in metric.comparisons}
-    assert roles >= {("all", "references"), ("matched", "references"), ("text", "text"), ("base", "base"),
-                     ("prior", "prior"), ("within", "within")}
+    assert roles >= {
+        ("all", "references"),
+        ("matched", "references"),
+        ("text", "text"),
+        ("base", "base"),
+        ("prior", "prior"),
+        ("within", "within"),
+    }
     assert len({pairing for pairing, _ in roles}) == len(roles)
     assert all(role_of(pairing) == role for pairing, role in roles) and role_of("of another version") is None
     spec = get_protocol("demo").backbones["dino"]
@@ -133,10 +149,20 @@ def test_preprocessing_equals_the_processors_of_transformers(size: tuple[int, in
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     picture = Image.fromarray(noise(*size))
-    cases = [(get_protocol("dreambench++").backbones["clip"].settings.preprocess, CLIPImageProcessorPil()),
-             (get_protocol("dreambench++").backbones["dinov2"].settings.preprocess,
-              BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, resample=3,
-                                   do_center_crop=True, image_mean=list(IMAGENET[0]), image_std=list(IMAGENET[1])))]
+    cases = [
+        (get_protocol("dreambench++").backbones["clip"].settings.preprocess, CLIPImageProcessorPil()),
+        (
+            get_protocol("dreambench++").backbones["dinov2"].settings.preprocess,
+            BitImageProcessorPil(
+                size={"shortest_edge": 256},
+                crop_size={"height": 224, "width": 224},
+                resample=3,
+                do_center_crop=True,
+                image_mean=list(IMAGENET[0]),
+                image_std=list(IMAGENET[1]),
+            ),
+        ),
+    ]
     for ours, theirs in cases:
         expected = torch.as_tensor(np.asarray(theirs(picture)["pixel_values"][0]))
         # The 8-bit pixels are equal; mean and deviation are applied in another order of float operations.
@@ -149,8 +175,15 @@ def test_preprocessing_equals_torchvision(size: tuple[int, int]):
     from torchvision.transforms import v2
 
     picture = Image.fromarray(noise(*size))
-    transform = v2.Compose([v2.Resize(256, interpolation=3), v2.CenterCrop(224), v2.PILToTensor(),
-                            v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])
+    transform = v2.Compose(
+        [
+            v2.Resize(256, interpolation=3),
+            v2.CenterCrop(224),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(*IMAGENET),
+        ]
+    )
     ours = get_protocol("dreambench++").backbones["dino"].settings.preprocess(picture)
     torch.testing.assert_close(ours, transform(picture), atol=1e-6, rtol=0)
 
@@ -163,8 +196,10 @@ def test_margins_of_transformers_and_torchvision_differ_by_one_pixel():
 
 def rules(name: str) -> dict[str, tuple]:
     """What a protocol says of each metric: backbone, pairing, scale."""
-    return {measure.metric: (measure.backbone.name, measure.pairing, measure.scale)
-            for measure in get_protocol(name).measures}
+    return {
+        measure.metric: (measure.backbone.name, measure.pairing, measure.scale)
+        for measure in get_protocol(name).measures
+    }
 
 
 def test_protocols_say_what_the_papers_say():
@@ -172,23 +207,44 @@ def test_protocols_say_what_the_papers_say():
     assert [name for name in PROTOCOLS if name in saved] == saved
     clip, s16, s8, v2 = "CLIP ViT-B/32 (OpenAI)", "DINO ViT-S/16", "DINO ViT-S/8", "DINOv2 ViT-S/14"
     assert rules("dreambooth") == {
-        "CLIP-I": (clip, "all", 1.0), "CLIP-T": (clip, "text", 1.0), "DINO": (s16, "all", 1.0),
-        "DINOv2": (v2, "all", 1.0), "drift": (v2, "base", 1.0), "PRES": (s16, "prior", 1.0),
-        "DIV": ("LPIPS (AlexNet)", "within", 1.0), "diversity": (s16, "within", 1.0)}
+        "CLIP-I": (clip, "all", 1.0),
+        "CLIP-T": (clip, "text", 1.0),
+        "DINO": (s16, "all", 1.0),
+        "DINOv2": (v2, "all", 1.0),
+        "drift": (v2, "base", 1.0),
+        "PRES": (s16, "prior", 1.0),
+        "DIV": ("LPIPS (AlexNet)", "within", 1.0),
+        "diversity": (s16, "within", 1.0),
+    }
     assert rules("dreambench++") == {
-        "CLIP-I": (clip, "matched", 100.0), "CLIP-T": (clip, "text", 100.0), "DINO": (s8, "matched", 100.0),
-        "DINOv2": (v2, "matched", 100.0)}
+        "CLIP-I": (clip, "matched", 100.0),
+        "CLIP-T": (clip, "text", 100.0),
+        "DINO": (s8, "matched", 100.0),
+        "DINOv2": (v2, "matched", 100.0),
+    }
     assert rules("clip-image") == {"CLIP-I": (clip, "all", 1.0)}
     assert rules("custom-diffusion") == {
-        "CLIP-I": (clip, "all", 1.0), "CLIP-T": (clip, "text", 2.5), "DINO": (s16, "all", 1.0)}
+        "CLIP-I": (clip, "all", 1.0),
+        "CLIP-T": (clip, "text", 2.5),
+        "DINO": (s16, "all", 1.0),
+    }
     assert rules("peft") == {"DINOv2": ("DINOv2 ViT-B/14", "matched", 1.0), "drift": ("DINOv2 ViT-B/14", "base", 1.0)}
     assert [measure.floor for measure in get_protocol("custom-diffusion").measures] == [None, 0.0, None]
     assert [protocol.name for protocol in PROTOCOLS.values() if not protocol.truncate] == ["dreambench++"]
-    architectures = {spec.name: spec.settings.architecture for protocol in PROTOCOLS.values()
-                     for spec in protocol.backbones.values() if spec.settings}
+    architectures = {
+        spec.name: spec.settings.architecture
+        for protocol in PROTOCOLS.values()
+        for spec in protocol.backbones.values()
+        if spec.settings
+    }
     assert architectures == {
-        clip: "ViT-B-32-quickgelu", s16: "vit_small_patch16_224", s8: "vit_small_patch8_224",
-        v2: "vit_small_patch14_dinov2", "DINOv2 ViT-B/14": "vit_base_patch14_dinov2", "LPIPS (AlexNet)": "alexnet"}
+        clip: "ViT-B-32-quickgelu",
+        s16: "vit_small_patch16_224",
+        s8: "vit_small_patch8_224",
+        v2: "vit_small_patch14_dinov2",
+        "DINOv2 ViT-B/14": "vit_base_patch14_dinov2",
+        "LPIPS (AlexNet)": "alexnet",
+    }
     with pytest.raises(ValueError, match=r"no scoring protocol 'dreambooht'; known are dreambooth, dreambench\+\+"):
         get_protocol("dreambooht")
 
@@ -196,16 +252,24 @@ def test_protocols_say_what_the_papers_say():
 def test_a_custom_protocol_takes_the_names_of_open_clip_and_timm():
     protocol = custom("ViT-B-16/openai", "vit_base_patch14_dinov2.lvd142m", "matched", 100.0)
     assert {measure.metric: (measure.pairing, measure.scale) for measure in protocol.measures} == {
-        "CLIP-I": ("matched", 100.0), "CLIP-T": ("text", 100.0), "DINOv2": ("matched", 100.0), "drift": ("base", 1.0),
-        "PRES": ("prior", 100.0), "diversity": ("within", 1.0)}
+        "CLIP-I": ("matched", 100.0),
+        "CLIP-T": ("text", 100.0),
+        "DINOv2": ("matched", 100.0),
+        "drift": ("base", 1.0),
+        "PRES": ("prior", 100.0),
+        "diversity": ("within", 1.0),
+    }
     # OpenAI's weights want QuickGELU, also where the name does not say so; others do not.
     assert protocol.backbones["clip"].settings.architecture == "ViT-B-16-quickgelu"
     assert custom("ViT-B-32/laion2b_s34b_b79k").backbones["clip"].settings.architecture == "ViT-B-32"
     assert str(protocol.backbones["timm"].settings.preprocess).startswith("resize 518 bicubic, centre crop 518")
     assert [measure.metric for measure in custom(image="resnet50.a1_in1k").measures][0] == "likeness (resnet50.a1_in1k)"
-    for arguments, words in ((("", ""), "needs a model"), (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
-                             (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
-                             (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_")):
+    for arguments, words in (
+        (("", ""), "needs a model"),
+        (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
+        (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
+        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_"),
+    ):
         with pytest.raises(ValueError, match=words):
             custom(*arguments)
 
@@ -215,8 +279,13 @@ def test_missing_weights_name_file_folder_size_and_source(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         weights.find_weights(spec, [tmp_path / "a", tmp_path / "b"])
     text = str(caught.value)
-    for part in ("DINO ViT-S/16", "dino_deitsmall16_pretrain.pth", str(tmp_path / "b"), "87 MB",
-                 "facebookresearch/dino"):
+    for part in (
+        "DINO ViT-S/16",
+        "dino_deitsmall16_pretrain.pth",
+        str(tmp_path / "b"),
+        "87 MB",
+        "facebookresearch/dino",
+    ):
         assert part in text
     with pytest.raises(FileNotFoundError, match="no weight file .*other.pth"):
         weights.find_weights(spec, [tmp_path], tmp_path / "other.pth")
@@ -248,10 +317,16 @@ def test_unreadable_weights(tmp_path, capsys):
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     hole.write_bytes(bytes(1000))
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(script))
-    for path, words in ((cut, "cannot be read"), (code, "cannot be read"), (more, "holds more than the tensors"),
-                        (nan, "tensor a holds NaN"), (page, "it is a web page"),
-                        (pointer, "the pointer that git keeps"), (hole, "begins with zeros"),
-                        (script, "TorchScript archive, which holds code")):
+    for path, words in (
+        (cut, "cannot be read"),
+        (code, "cannot be read"),
+        (more, "holds more than the tensors"),
+        (nan, "tensor a holds NaN"),
+        (page, "it is a web page"),
+        (pointer, "the pointer that git keeps"),
+        (hole, "begins with zeros"),
+        (script, "TorchScript archive, which holds code"),
+    ):
         with pytest.raises(ValueError, match=words) as caught:
             weights.read_weights(path)
         assert str(path) in str(caught.value)
@@ -263,8 +338,10 @@ def test_the_tensors_of_a_known_archive_and_of_a_training_checkpoint_are_read(tm
     torch.jit.script(module).save(str(tmp_path / "known.pt"))
     path = tmp_path / "known.pt"
     assert torch.equal(weights.read_weights(path, [weights.checksum(path)])["weight"], module.weight)
-    torch.save({"state_dict": {f"module.{key}": value for key, value in module.state_dict().items()}, "epoch": 3},
-               tmp_path / "epoch.pt")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in module.state_dict().items()}, "epoch": 3},
+        tmp_path / "epoch.pt",
+    )
     assert weights.read_weights(tmp_path / "epoch.pt").keys() == {"weight", "bias"}
 
 
@@ -291,9 +368,18 @@ def test_caches_of_other_programs_come_after_the_folders(tmp_path, monkeypatch):
     assert weights.find_weights(spec, [tmp_path], last) == last
 
 
-@pytest.mark.parametrize(("mode", "colour", "seen"), [
-    ("L", 100, (100, 100, 100)), ("RGBA", (10, 20, 30, 0), (255, 255, 255)), ("LA", (0, 0), (255, 255, 255)),
-    ("I;16", 40000, (156, 156, 156)), ("CMYK", (0, 0, 0, 255), (0, 0, 0)), ("P", 0, None), ("1", 1, (255, 255, 255))])
+@pytest.mark.parametrize(
+    ("mode", "colour", "seen"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("I;16", 40000, (156, 156, 156)),
+        ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
+        ("P", 0, None),
+        ("1", 1, (255, 255, 255)),
+    ],
+)
 def test_picture_files_of_every_mode_are_read_as_rgb(tmp_path, mode: str, colour, seen):
     path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
     Image.new(mode, (4, 3), colour).save(path)
@@ -309,7 +395,7 @@ def test_picture_files_are_turned_and_bad_ones_named(tmp_path):
     picture.save(tmp_path / "turned.jpg", exif=exif)
     assert FilePictures([tmp_path / "turned.jpg"])[0].size == (4, 8)
     whole = (tmp_path / "turned.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no picture")
     for name in ("cut.jpg", "text.png", "gone.png"):
         with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):

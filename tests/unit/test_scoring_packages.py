@@ -29,7 +29,8 @@ def test_the_sentence(monkeypatch: pytest.MonkeyPatch, module: str, package: str
         importlib.import_module(module)
     assert str(missing.value) == (
         f"The thing needs the package {package}, which is not installed: install it with "
-        f"`{sys.executable} -m pip install {package}` and start ComfyUI again.")
+        f"`{sys.executable} -m pip install {package}` and start ComfyUI again."
+    )
 
 
 def test_a_python_in_a_folder_with_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,10 +64,21 @@ def test_a_scorer_can_leave_out_what_a_package_is_missing_for(monkeypatch: pytes
 def test_the_command_line_says_it(root: Any) -> None:
     """`python -m scoring` without open_clip: one sentence, no traceback."""
     pictures = str(next((root / "demo").rglob("*.png")).parent)
-    code = ("import sys, runpy; sys.modules['open_clip'] = None; sys.argv[0] = 'scoring'; "
-            "runpy.run_module('scoring', run_name='__main__')")
-    arguments = ["score", "--protocol", "demo", "--images", pictures, "--references", pictures, "--weights",
-                 str(demo_folder(root))]
+    code = (
+        "import sys, runpy; sys.modules['open_clip'] = None; sys.argv[0] = 'scoring'; "
+        "runpy.run_module('scoring', run_name='__main__')"
+    )
+    arguments = [
+        "score",
+        "--protocol",
+        "demo",
+        "--images",
+        pictures,
+        "--references",
+        pictures,
+        "--weights",
+        str(demo_folder(root)),
+    ]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines() == [done.stderr.strip()]

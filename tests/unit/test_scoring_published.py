@@ -14,14 +14,31 @@ from deft_pack.scoring.published.base import PublishedTable, plain, split_rank
 from deft_pack.scoring.report import html_page, report_page
 from deft_pack.scoring.scores import Score, Scores
 
-ONE, TWO, BASELINES = (PUBLISHED[name] for name in (
-    "DEFT supplement, Table 1", "DEFT supplement, Table 2", "DreamBooth, Table 1"))
+ONE, TWO, BASELINES = (
+    PUBLISHED[name] for name in ("DEFT supplement, Table 1", "DEFT supplement, Table 2", "DreamBooth, Table 1")
+)
 
 
-def row(label: str, values: tuple[float, ...] = (0.8, 0.9), subject: str = "cat", metric: str = "CLIP-I",
-        **changes) -> Score:
-    return replace(Score(metric, values, label, subject, len(values), 5, "clip-image", "all", 1.0,
-                         "CLIP ViT-B/32 (OpenAI)", "resize 224", ("a", "b")[:len(values)]), **changes)
+def row(
+    label: str, values: tuple[float, ...] = (0.8, 0.9), subject: str = "cat", metric: str = "CLIP-I", **changes
+) -> Score:
+    return replace(
+        Score(
+            metric,
+            values,
+            label,
+            subject,
+            len(values),
+            5,
+            "clip-image",
+            "all",
+            1.0,
+            "CLIP ViT-B/32 (OpenAI)",
+            "resize 224",
+            ("a", "b")[: len(values)],
+        ),
+        **changes,
+    )
 
 
 @pytest.mark.parametrize("table", PUBLISHED.values(), ids=PUBLISHED)
@@ -40,8 +57,10 @@ def test_the_numbers_are_those_of_the_papers():
     """Some cells, and the sums of all columns."""
     assert len(ONE.values) == 27 and len(TWO.values) == 8 and len(BASELINES.values) == 4
     assert ONE.values["DEFT", 8, "CAT"] == {"CLIP-I": 0.9504} and ONE.values["PaRa", 8, "DOG8"] == {"CLIP-I": 0.8955}
-    sums = [sum(value["CLIP-I"] for (_, _, name), value in ONE.values.items() if name == subject)
-            for subject in ("BEAR_PLUSHIE", "CAT", "DOG8")]
+    sums = [
+        sum(value["CLIP-I"] for (_, _, name), value in ONE.values.items() if name == subject)
+        for subject in ("BEAR_PLUSHIE", "CAT", "DOG8")
+    ]
     assert sums == pytest.approx([7.1920, 8.0001, 7.5593], rel=0, abs=5e-5)
     sums = [sum(values[metric] for values in TWO.values.values()) for metric in TWO.metrics]
     assert sums == pytest.approx([623.7291, 550.6873, 639.5095, 285.0825], rel=0, abs=5e-5)
@@ -55,16 +74,30 @@ def test_oddities_are_in_the_data():
     assert any("identical" in oddity for oddity in TWO.oddities)
     printed = [value["CLIP-I"] for value in ONE.values.values()]
     assert 0.8838 not in printed and any("0.8838" in oddity for oddity in ONE.oddities)
-    numbers = [float(number) for table in (ONE, TWO) for oddity in table.oddities
-               for number in re.findall(r"\d+\.\d{4}", oddity) if number != "0.8838"]
+    numbers = [
+        float(number)
+        for table in (ONE, TWO)
+        for oddity in table.oddities
+        for number in re.findall(r"\d+\.\d{4}", oddity)
+        if number != "0.8838"
+    ]
     known = {value for table in (ONE, TWO) for values in table.values.values() for value in values.values()}
     assert len(numbers) > 10 and set(numbers) <= known
 
 
-@pytest.mark.parametrize(("label", "found"), [
-    ("DEFT r4", ("DEFT", 4)), ("deft_rank_16", ("deft", 16)), ("DEFT (r=8)", ("DEFT", 8)),
-    ("My LoRA-R32", ("My LoRA", 32)), ("DEFT", ("DEFT", None)), ("bear4", ("bear4", None)),
-    ("SDXL 4", ("SDXL 4", None)), ("r4", ("r4", None))])
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("DEFT r4", ("DEFT", 4)),
+        ("deft_rank_16", ("deft", 16)),
+        ("DEFT (r=8)", ("DEFT", 8)),
+        ("My LoRA-R32", ("My LoRA", 32)),
+        ("DEFT", ("DEFT", None)),
+        ("bear4", ("bear4", None)),
+        ("SDXL 4", ("SDXL 4", None)),
+        ("r4", ("r4", None)),
+    ],
+)
 def test_a_label_may_carry_the_rank(label: str, found: tuple):
     assert split_rank(label) == found
 
@@ -75,17 +108,21 @@ def test_names_are_compared_by_letters_and_digits():
     assert plain("Kitten") != plain("Kitten 2") and plain("\u5c0f\u732b") == "\u5c0f\u732b"
 
 
-@pytest.mark.parametrize(("row_of", "key", "match"), [
-    (("DEFT r4", "", None, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), True),
-    (("anything", "deft", 4, "Bear-Plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), True),
-    (("DEFT r8", "", None, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
-    (("DEFT r8", "deft", 4, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), True),  # the record knows better
-    (("DEFT", "", None, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
-    (("DEFT r4", "", None, "cat"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
-    (("DEFT r4", "", None, ""), ("DEFT", 4, "BEAR_PLUSHIE"), False),
-    (("TI", "", None, "cat"), ("Textual Inversion", None, "CAT"), True),
-    (("mine", "svdiff", None, "CAT"), ("SVDiff", None, "CAT"), True),
-    (("DEFT r16", "deft", 16, "kitten"), ("DEFT", None, "Kitten"), True)])
+@pytest.mark.parametrize(
+    ("row_of", "key", "match"),
+    [
+        (("DEFT r4", "", None, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), True),
+        (("anything", "deft", 4, "Bear-Plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), True),
+        (("DEFT r8", "", None, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
+        (("DEFT r8", "deft", 4, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), True),  # the record knows better
+        (("DEFT", "", None, "bear plushie"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
+        (("DEFT r4", "", None, "cat"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
+        (("DEFT r4", "", None, ""), ("DEFT", 4, "BEAR_PLUSHIE"), False),
+        (("TI", "", None, "cat"), ("Textual Inversion", None, "CAT"), True),
+        (("mine", "svdiff", None, "CAT"), ("SVDiff", None, "CAT"), True),
+        (("DEFT r16", "deft", 16, "kitten"), ("DEFT", None, "Kitten"), True),
+    ],
+)
 def test_rows_match_by_method_rank_and_subject(row_of: tuple, key: tuple, match: bool):
     assert ONE.matches(key, *row_of) == match
 
@@ -99,12 +136,22 @@ def lines_of(page: str, metric: str) -> list[list[str]]:
 
 @pytest.fixture
 def measured() -> Scores:
-    made = {"provenance": {"weights": {"file": "deft.safetensors", "sha256": "ab12"}, "versions": {"torch": "2.12.1"},
-                           "seeds": [1, 2]}}
+    made = {
+        "provenance": {
+            "weights": {"file": "deft.safetensors", "sha256": "ab12"},
+            "versions": {"torch": "2.12.1"},
+            "seeds": [1, 2],
+        }
+    }
     other = {"provenance": made["provenance"] | {"weights": {"file": "lora.safetensors", "sha256": "cd34"}}}
-    return Scores((row("DEFT r4", **made), row("mine", (0.7, 0.76), "bear plushie", method="lora", rank=4, **other),
-                   row("HyperDream", (0.5, 0.6), **made),
-                   row("DEFT r4", (0.3,), metric="CLIP-T", texts=("x",), **made)))
+    return Scores(
+        (
+            row("DEFT r4", **made),
+            row("mine", (0.7, 0.76), "bear plushie", method="lora", rank=4, **other),
+            row("HyperDream", (0.5, 0.6), **made),
+            row("DEFT r4", (0.3,), metric="CLIP-T", texts=("x",), **made),
+        )
+    )
 
 
 def test_measured_stand_beside_published(measured: Scores):
@@ -129,18 +176,22 @@ def test_oddities_and_how_it_was_made_are_below(measured: Scores):
     below = below.split("## How the measured numbers were made")[1]
     assert "* CLIP-I (clip-image): CLIP ViT-B/32 (OpenAI), all pairs, scale 1, resize 224" in below
     assert "* subjects: cat, bear plushie" in below and "* versions: torch 2.12.1\n" in below
-    assert ("* weights: file deft.safetensors, sha256 ab12 (DEFT r4, HyperDream); file lora.safetensors, sha256 cd34 "
-            "(mine)") in below
+    assert (
+        "* weights: file deft.safetensors, sha256 ab12 (DEFT r4, HyperDream); file lora.safetensors, sha256 cd34 (mine)"
+    ) in below
     assert "* seeds: 1, 2\n" in below
 
 
-@pytest.mark.parametrize("change", [
-    {"protocol": "demo"}, {"protocol": "dreambench++", "scale": 100.0}, {"scale": 100.0}])
+@pytest.mark.parametrize(
+    "change", [{"protocol": "demo"}, {"protocol": "dreambench++", "scale": 100.0}, {"scale": 100.0}]
+)
 def test_another_protocol_or_scale_is_warned_of(change: dict):
     page = report_page(Scores((row("DEFT r4", **change),)), ONE)
     protocol, scale = change.get("protocol", "clip-image"), change.get("scale", 1.0)
-    assert (f"> **Warning:** CLIP-I was measured under the protocol {protocol} at scale {scale:g}, but the published "
-            "table is of clip-image at scale 1.") in page
+    assert (
+        f"> **Warning:** CLIP-I was measured under the protocol {protocol} at scale {scale:g}, but the published "
+        "table is of clip-image at scale 1."
+    ) in page
     assert ["DEFT", "4", "CAT", "0.9280", "DEFT r4", "0.8500 [0.8000, 0.9000]", ""] in lines_of(page, "CLIP-I")
 
 
@@ -155,22 +206,40 @@ def test_of_two_protocols_the_right_one_comes_first_without_a_warning():
 
 def test_metrics_that_were_not_measured_are_said_to_be():
     bench = {"protocol": "dreambench++", "scale": 100.0}
-    scores = Scores((row("DEFT r4", (83.0, 85.0), "kitten", **bench), row("DEFT r8", (80.0, 81.0), "kitten", **bench),
-                     row("LoRA", (74.0,), "stork", texts=("x",), **bench)))
+    scores = Scores(
+        (
+            row("DEFT r4", (83.0, 85.0), "kitten", **bench),
+            row("DEFT r8", (80.0, 81.0), "kitten", **bench),
+            row("LoRA", (74.0,), "stork", texts=("x",), **bench),
+        )
+    )
     page = report_page(scores, TWO)
     assert "**Warning:** DINO was not measured." in page and len(lines_of(page, "DINO")) == 8
     rows = lines_of(page, "CLIP-I")
     kittens = [line for line in rows if line[0] == "DEFT" and line[2] == "Kitten"]
-    assert [line[4:] for line in kittens] == [["DEFT r4", "84.0000 [83.0000, 85.0000]", "+0.4133"],
-                                             ["DEFT r8", "80.5000 [80.0000, 81.0000]", "-3.0867"]]
+    assert [line[4:] for line in kittens] == [
+        ["DEFT r4", "84.0000 [83.0000, 85.0000]", "+0.4133"],
+        ["DEFT r8", "80.5000 [80.0000, 81.0000]", "-3.0867"],
+    ]
     assert ["LoRA", "", "Stork", "74.9231", "LoRA", "74.0000", "-0.9231"] in rows
 
 
 def test_means_over_subjects_are_compared_with_means_over_subjects():
-    scores = Scores(tuple(row("DreamBooth SD", (value, value), subject, "DINO", protocol="dreambooth")
-                          for value, subject in ((0.6, "dog"), (0.8, "cat"))))
+    scores = Scores(
+        tuple(
+            row("DreamBooth SD", (value, value), subject, "DINO", protocol="dreambooth")
+            for value, subject in ((0.6, "dog"), (0.8, "cat"))
+        )
+    )
     assert lines_of(report_page(scores, BASELINES), "DINO")[2] == [
-        "DreamBooth (SD)", "", "", "0.668", "DreamBooth SD", "0.700 [0.600, 0.800]", "+0.032"]
+        "DreamBooth (SD)",
+        "",
+        "",
+        "0.668",
+        "DreamBooth SD",
+        "0.700 [0.600, 0.800]",
+        "+0.032",
+    ]
     rows = lines_of(report_page(scores, BASELINES), "CLIP-T")
     assert [line[0] for line in rows] == ["DreamBooth (Imagen)", "DreamBooth (SD)", "Textual Inversion (SD)"]
 

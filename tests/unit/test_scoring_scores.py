@@ -11,15 +11,40 @@ from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl, join, merg
 
 
 def row(label: str, values: tuple[float, ...], **changes) -> Score:
-    return replace(Score("DINO", values, label, "dog", len(values), 5, "dreambooth", "all", 1.0, "DINO ViT-S/16",
-                         "resize 256", ("a dog",) * len(values)), **changes)
+    return replace(
+        Score(
+            "DINO",
+            values,
+            label,
+            "dog",
+            len(values),
+            5,
+            "dreambooth",
+            "all",
+            1.0,
+            "DINO ViT-S/16",
+            "resize 256",
+            ("a dog",) * len(values),
+        ),
+        **changes,
+    )
 
 
 def test_lines_are_read_back():
-    scores = Scores((row("DEFT", (0.1, 0.7), method="deft", rank=4, pictures=("1f", "2e"),
-                         provenance={"seeds": [1, 2], "weights": {"file": "a.safetensors"}}),
-                     row("PaRa", (1 / 3,), texts=("ein \u00fc|b\n",))),
-                    (Cost("DEFT", None, 3000, 3 * 2**20, "deft", 4, "dog"),))
+    scores = Scores(
+        (
+            row(
+                "DEFT",
+                (0.1, 0.7),
+                method="deft",
+                rank=4,
+                pictures=("1f", "2e"),
+                provenance={"seeds": [1, 2], "weights": {"file": "a.safetensors"}},
+            ),
+            row("PaRa", (1 / 3,), texts=("ein \u00fc|b\n",)),
+        ),
+        (Cost("DEFT", None, 3000, 3 * 2**20, "deft", 4, "dog"),),
+    )
     text = scores.jsonl()
     assert from_jsonl(text) == scores and from_jsonl("\n" + text + "\n") == scores
     records = [json.loads(line) for line in text.splitlines()]
@@ -27,18 +52,30 @@ def test_lines_are_read_back():
     assert join([scores, scores]).rows == scores.rows * 2
 
 
-@pytest.mark.parametrize(("line", "reason"), [
-    ("{", "Expecting property name"), ('{"metric": "DINO"}', "missing"), ("5", "not a JSON object"),
-    ('["metric"]', "not a JSON object"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("0.5]", "NaN]"), "finite"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", "[]"), "finite"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '"123"'), "finite"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '["1"]'), "finite"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"images": 1', '"images": "1"'), "images: not of the right kind"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"DEFT"', '["DEFT"]'), "label.*: not of the right kind"),
-    (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"provenance": {}', '"provenance": {"seeds": 1}'), "lists"),
-    ('{"label": "DEFT", "training_seconds": "1", "values": 1, "bytes": 2}', "training_seconds: not of the right kind"),
-    ("[" * 100_000, "recursion|nest")])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ('{"metric": "DINO"}', "missing"),
+        ("5", "not a JSON object"),
+        ('["metric"]', "not a JSON object"),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace("0.5]", "NaN]"), "finite"),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", "[]"), "finite"),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '"123"'), "finite"),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace("[0.5]", '["1"]'), "finite"),
+        (
+            Scores((row("DEFT", (0.5,)),)).jsonl().replace('"images": 1', '"images": "1"'),
+            "images: not of the right kind",
+        ),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"DEFT"', '["DEFT"]'), "label.*: not of the right kind"),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"provenance": {}', '"provenance": {"seeds": 1}'), "lists"),
+        (
+            '{"label": "DEFT", "training_seconds": "1", "values": 1, "bytes": 2}',
+            "training_seconds: not of the right kind",
+        ),
+        ("[" * 100_000, "recursion|nest"),
+    ],
+)
 def test_a_damaged_line_is_named(line: str, reason: str):
     good = Scores((row("DEFT", (0.1,)),)).jsonl()
     with pytest.raises(ValueError, match=rf"runs.jsonl, line 2, is not a score.*{reason}"):
@@ -48,19 +85,38 @@ def test_a_damaged_line_is_named(line: str, reason: str):
 def test_known_seeds_replace_and_unknown_ones_add():
     seeded = {"provenance": {"seeds": (1, 2)}}
     old = Scores((row("DEFT", (0.1, 0.2), pictures=("a", "b"), **seeded), row("PaRa", (0.3,), pictures=("c",))))
-    new = Scores((row("PaRa", (0.4,), pictures=("d",)), row("PaRa", (0.5,), pictures=("c",)),
-                  row("DEFT", (0.6, 0.7), pictures=("e", "f"), **seeded)))
+    new = Scores(
+        (
+            row("PaRa", (0.4,), pictures=("d",)),
+            row("PaRa", (0.5,), pictures=("c",)),
+            row("DEFT", (0.6, 0.7), pictures=("e", "f"), **seeded),
+        )
+    )
     merged = merge(old, new)
     assert [(score.label, score.values) for score in merged.rows] == [
-        ("DEFT", (0.6, 0.7)), ("PaRa", (0.5,)), ("PaRa", (0.4,))]
+        ("DEFT", (0.6, 0.7)),
+        ("PaRa", (0.5,)),
+        ("PaRa", (0.4,)),
+    ]
     assert merge(merged, new) == merged and merge(Scores(()), merged) == merged
     assert merge(from_jsonl(old.jsonl()), new) == merged
 
 
-@pytest.mark.parametrize("change", [
-    {"label": "LoRA"}, {"method": "deft"}, {"rank": 8}, {"subject": "cat"}, {"metric": "CLIP-I"},
-    {"protocol": "dreambench++"}, {"backbone": "DINO ViT-S/8"}, {"scale": 100.0}, {"texts": ("a cat",)},
-    {"provenance": {"seeds": (2,)}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": "LoRA"},
+        {"method": "deft"},
+        {"rank": 8},
+        {"subject": "cat"},
+        {"metric": "CLIP-I"},
+        {"protocol": "dreambench++"},
+        {"backbone": "DINO ViT-S/8"},
+        {"scale": 100.0},
+        {"texts": ("a cat",)},
+        {"provenance": {"seeds": (2,)}},
+    ],
+)
 def test_other_places_stay_apart(change: dict):
     first = row("DEFT", (0.1,), provenance={"seeds": (1,)})
     assert merge(Scores((first,)), Scores((replace(first, **change),))).rows == (first, replace(first, **change))

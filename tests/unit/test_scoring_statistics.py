@@ -41,8 +41,13 @@ def test_unpaired_difference_is_scipys_of_two_samples():
 
     first, second = normal(30, seed=1) + 1, 2 * normal(50, seed=2)
     found = difference(one_group(first), one_group(second))
-    expected = bootstrap((first, second), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=20000,
-                         method="percentile", random_state=1)
+    expected = bootstrap(
+        (first, second),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        n_resamples=20000,
+        method="percentile",
+        random_state=1,
+    )
     noise = 0.05 * expected.standard_error
     assert not found.paired and found.mean == pytest.approx(first.mean() - second.mean())
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=noise)
@@ -149,8 +154,21 @@ def test_chunks_bound_the_memory(monkeypatch, sizes):
 
 
 def score(values: tuple[float, ...], texts: tuple[str, ...] = (), subject: str = "dog", seeds=()) -> Score:
-    return Score("DINO", values, "DEFT", subject, len(values), 5, "demo", "all", 1.0, "DINO", "resize", texts,
-                 provenance={"seeds": list(seeds)} if seeds else {})
+    return Score(
+        "DINO",
+        values,
+        "DEFT",
+        subject,
+        len(values),
+        5,
+        "demo",
+        "all",
+        1.0,
+        "DINO",
+        "resize",
+        texts,
+        provenance={"seeds": list(seeds)} if seeds else {},
+    )
 
 
 def test_values_by_subject_and_prompt():

@@ -37,9 +37,18 @@ def latex(scores: Scores, title: str = "") -> str:
 
 @pytest.fixture
 def results() -> Scores:
-    return join([Scores((row("base", "DINO", (0.2, 0.4)), row("base", "CLIP-T", (0.31, 0.33)))),
-                 Scores((row("DEFT|r4", "DINO", (0.7, 0.6)), row("DEFT|r4", "CLIP-T", (0.3,)),
-                         row("DEFT|r4", "DINO", (0.8,), subject="cat")))])
+    return join(
+        [
+            Scores((row("base", "DINO", (0.2, 0.4)), row("base", "CLIP-T", (0.31, 0.33)))),
+            Scores(
+                (
+                    row("DEFT|r4", "DINO", (0.7, 0.6)),
+                    row("DEFT|r4", "CLIP-T", (0.3,)),
+                    row("DEFT|r4", "DINO", (0.8,), subject="cat"),
+                )
+            ),
+        ]
+    )
 
 
 @pytest.fixture
@@ -48,8 +57,12 @@ def three() -> Scores:
     prompts = tuple(f"prompt {place}" for place in range(8))
     easy = np.linspace(0.1, 0.9, 8)
     around = 0.02 * np.array([1, -1, 1, -1, -1, 1, -1, 1])
-    return Scores(tuple(row(label, "CLIP-I", tuple(values.tolist()), texts=prompts) for label, values in (
-        ("C", easy - 0.05), ("A", easy + 0.001), ("B", easy + around))))
+    return Scores(
+        tuple(
+            row(label, "CLIP-I", tuple(values.tolist()), texts=prompts)
+            for label, values in (("C", easy - 0.05), ("A", easy + 0.001), ("B", easy + around))
+        )
+    )
 
 
 def test_means_are_over_images_and_the_best_is_found(results: Scores):
@@ -72,25 +85,35 @@ def test_intervals_hold_the_mean_and_are_none_for_one_value(results: Scores):
 
 def test_markdown(results: Scores):
     assert markdown(results, "Dog").splitlines() == [
-        "### Dog", "", "| method | images | CLIP-T | DINO |", "|---|---:|---:|---:|",
+        "### Dog",
+        "",
+        "| method | images | CLIP-T | DINO |",
+        "|---|---:|---:|---:|",
         "| base | 2 | **0.320** [0.310, 0.330] | 0.300 [0.200, 0.400] |",
-        "| DEFT\\|r4 | 3 | 0.300 | **0.700** [0.625, 0.800] |", "",
+        "| DEFT\\|r4 | 3 | 0.300 | **0.700** [0.625, 0.800] |",
+        "",
         "* Bold: the best. In brackets: 95% interval of the mean.",
         "* CLIP-T: base has the best mean, but there are too few pictures for an interval.",
         "* DINO: DEFT|r4 is best, distinguishable from base (95% interval of the difference excludes 0). The intervals "
         "are unpaired, as the prompts or the numbers of pictures differ, for base.",
-        "* Intervals of fewer than 10 values come out too narrow; take them as a hint.", "",
+        "* Intervals of fewer than 10 values come out too narrow; take them as a hint.",
+        "",
         "* CLIP-T (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
-        "* DINO (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256"]
+        "* DINO (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
+    ]
 
 
 def test_ties_are_found_in_pairs(three: Scores):
     """The prompts differ by far more than the methods do; only pairs can tell C from A."""
     table = tabulate(three)
     assert [(line.cells[0].best, line.cells[0].tied) for line in table.rows] == [
-        (False, False), (True, False), (False, True)]
-    assert table.findings[0] == ("CLIP-I: A is best; B is not distinguishable from it (95% interval of the paired "
-                                 "difference contains 0).")
+        (False, False),
+        (True, False),
+        (False, True),
+    ]
+    assert table.findings[0] == (
+        "CLIP-I: A is best; B is not distinguishable from it (95% interval of the paired difference contains 0)."
+    )
     assert "| B | 8 | ~0.500 [" in markdown(three) and "~: not distinguishable from the best." in table.legend
     assert "B & 8 & $\\sim$0.500 {\\scriptsize [" in latex(three)
     unpaired = replace(three, rows=(replace(three.rows[0], texts=("other",) * 8), *three.rows[1:]))
@@ -98,25 +121,32 @@ def test_ties_are_found_in_pairs(three: Scores):
     assert [line.cells[0].tied for line in table.rows] == [True, False, True]
     assert table.findings[0] == (
         "CLIP-I: A has the best mean, but nothing is distinguishable from it (95% interval of the difference contains "
-        "0). The intervals are unpaired, as the prompts or the numbers of pictures differ, for C.")
+        "0). The intervals are unpaired, as the prompts or the numbers of pictures differ, for C."
+    )
 
 
 def test_findings_of_clear_and_missing_cases(three: Scores):
     worse = replace(three.rows[0], label="D", values=tuple(value - 0.1 for value in three.rows[0].values))
     assert tabulate(Scores((*three.rows[:2], worse))).findings[0] == (
-        "CLIP-I: A is best, distinguishable from every other row (95% interval of the paired difference excludes 0).")
+        "CLIP-I: A is best, distinguishable from every other row (95% interval of the paired difference excludes 0)."
+    )
     one = row("E", "CLIP-I", (0.1,))
     assert tabulate(Scores((*three.rows, one))).findings[0].endswith("Too few pictures for an interval: E.")
     lonely = tabulate(Scores((three.rows[0],)))
-    assert lonely.findings == ("There is nothing to compare: no metric has values of two rows.",
-                               "Intervals of fewer than 10 values come out too narrow; take them as a hint.")
+    assert lonely.findings == (
+        "There is nothing to compare: no metric has values of two rows.",
+        "Intervals of fewer than 10 values come out too narrow; take them as a hint.",
+    )
     assert not lonely.rows[0].cells[0].best
 
 
 def test_single_pictures_tie_only_where_they_are_equal():
     table = tabulate(Scores(tuple(row(label, "DINO", (value,)) for label, value in zip("abc", (0.5, 0.4, 0.5)))))
     assert [(line.cells[0].best, line.cells[0].tied) for line in table.rows] == [
-        (True, False), (False, False), (False, True)]
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
 
 
 @pytest.mark.parametrize(("metric", "best"), [("drift", "low"), ("PRES", "low"), ("DIV", "high"), ("my model", "high")])
@@ -130,16 +160,31 @@ def test_the_good_direction_is_the_metrics_own(metric: str, best: str):
 def test_columns_are_in_the_order_of_the_metrics():
     names = ["my model", "drift", "DINOv2", "CLIP-I"]
     assert [column.title for column in tabulate(Scores(tuple(row("a", name, (0.1,)) for name in names))).columns] == [
-        "CLIP-I", "DINOv2", "drift", "my model"]
+        "CLIP-I",
+        "DINOv2",
+        "drift",
+        "my model",
+    ]
 
 
 def test_rows_of_rank_and_method():
-    table = tabulate(Scores((row("DEFT", "DINO", (0.5, 0.6), method="deft", rank=4),
-                             row("DEFT", "DINO", (0.1, 0.2), method="deft", rank=8),
-                             row("", "DINO", (0.3, 0.4), method="para", rank=4), row("", "DINO", (0.2, 0.3)))))
+    table = tabulate(
+        Scores(
+            (
+                row("DEFT", "DINO", (0.5, 0.6), method="deft", rank=4),
+                row("DEFT", "DINO", (0.1, 0.2), method="deft", rank=8),
+                row("", "DINO", (0.3, 0.4), method="para", rank=4),
+                row("", "DINO", (0.2, 0.3)),
+            )
+        )
+    )
     assert table.leading == ("method", "rank", "images")
     assert [table.lead(line) for line in table.rows] == [
-        ["DEFT", "4", "2"], ["DEFT", "8", "2"], ["para", "4", "2"], ["images", "", "2"]]
+        ["DEFT", "4", "2"],
+        ["DEFT", "8", "2"],
+        ["para", "4", "2"],
+        ["images", "", "2"],
+    ]
     assert table.findings[0].startswith("DINO: DEFT r4 is best")
 
 
@@ -149,15 +194,29 @@ def test_one_label_of_two_methods_is_two_rows():
 
 
 def test_rows_by_subject_have_a_best_each():
-    scores = Scores(tuple(row(label, "DINO", values, subject=subject) for label, subject, values in (
-        ("A", "dog", (0.5, 0.6)), ("A", "cat", (0.1, 0.2)), ("B", "dog", (0.3, 0.4)), ("B", "cat", (0.7, 0.8)))))
+    scores = Scores(
+        tuple(
+            row(label, "DINO", values, subject=subject)
+            for label, subject, values in (
+                ("A", "dog", (0.5, 0.6)),
+                ("A", "cat", (0.1, 0.2)),
+                ("B", "dog", (0.3, 0.4)),
+                ("B", "cat", (0.7, 0.8)),
+            )
+        )
+    )
     table = tabulate(scores, "label x subject")
     assert table.leading == ("method", "subject", "images")
     assert [(line.name, line.subject, line.cells[0].best) for line in table.rows] == [
-        ("A", "dog", True), ("A", "cat", False), ("B", "dog", False), ("B", "cat", True)]
+        ("A", "dog", True),
+        ("A", "cat", False),
+        ("B", "dog", False),
+        ("B", "cat", True),
+    ]
     assert [text.split(" is best")[0] for text in table.findings[:2]] == ["DINO of dog: A", "DINO of cat: B"]
     assert "| method | subject | images | DINO |\n|---|---|---:|---:|\n| A | dog | 2 |" in markdown(
-        scores, rows="label x subject")
+        scores, rows="label x subject"
+    )
     assert len(tabulate(scores).rows) == 2
 
 
@@ -186,10 +245,16 @@ def test_costs_are_columns_where_they_are_known(results: Scores):
 
 
 def test_costs_go_to_the_row_of_their_adapter():
-    rows = tuple(row("DEFT", "DINO", (0.5,), method="deft", rank=rank, subject=subject)
-                 for rank in (4, 8) for subject in ("dog", "cat"))
-    costs = (Cost("DEFT", 1.0, 10, 0, "deft", 4, "dog"), Cost("DEFT", 3.0, 10, 0, "deft", 4, "cat"),
-             Cost("DEFT", 7.0, 20, 0, "deft", 8))
+    rows = tuple(
+        row("DEFT", "DINO", (0.5,), method="deft", rank=rank, subject=subject)
+        for rank in (4, 8)
+        for subject in ("dog", "cat")
+    )
+    costs = (
+        Cost("DEFT", 1.0, 10, 0, "deft", 4, "dog"),
+        Cost("DEFT", 3.0, 10, 0, "deft", 4, "cat"),
+        Cost("DEFT", 7.0, 20, 0, "deft", 8),
+    )
     scores = Scores(rows, costs)
     assert [line.costs[0] for line in tabulate(scores).rows] == [2.0, 7.0]
     assert [line.costs[0] for line in tabulate(scores, "label x subject").rows] == [1.0, 3.0, 7.0, 7.0]
@@ -201,7 +266,10 @@ def test_missing_cells_and_several_protocols(results: Scores):
     more = join([results, Scores((row("PaRa", "DINO", (71.0, 73.0), protocol="dreambench++", scale=100.0),))])
     table = tabulate(more)
     assert [column.title for column in table.columns] == [
-        "CLIP-T (dreambooth)", "DINO (dreambench++)", "DINO (dreambooth)"]
+        "CLIP-T (dreambooth)",
+        "DINO (dreambench++)",
+        "DINO (dreambooth)",
+    ]
     assert [column.scale for column in table.columns] == [1, 100, 1]
     assert [cell is None for cell in table.rows[2].cells] == [True, False, True]
     assert not table.rows[2].cells[1].best  # nothing to compare with
@@ -221,23 +289,38 @@ def test_remarks_of_the_scores_are_notes(results: Scores):
     assert markdown(replace(results, remarks=("Two texts were cut.",))).endswith("\n* Two texts were cut.\n")
 
 
-@pytest.mark.parametrize(("text", "printed"), [
-    ("a_b & 50% $x^2$ #1", r"a\_b \& 50\% \$x\textasciicircum{}2\$ \#1"),
-    (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
-    ("[2] ~ *|<>\n", r"{[}2] \textasciitilde{} {*}\textbar{}\textless{}\textgreater{} ")])
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("a_b & 50% $x^2$ #1", r"a\_b \& 50\% \$x\textasciicircum{}2\$ \#1"),
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("[2] ~ *|<>\n", r"{[}2] \textasciitilde{} {*}\textbar{}\textless{}\textgreater{} "),
+    ],
+)
 def test_latex_escapes(text: str, printed: str):
     assert escape(text) == printed
 
 
 def test_latex_is_a_booktabs_table(results: Scores):
-    hostile = replace(results, rows=tuple(replace(score, label=score.label + "_{%}") for score in results.rows),
-                      remarks=("50% \\end{table}",))
+    hostile = replace(
+        results,
+        rows=tuple(replace(score, label=score.label + "_{%}") for score in results.rows),
+        remarks=("50% \\end{table}",),
+    )
     text = latex(hostile, "Dog & cat")
     assert text.splitlines()[1:8] == [
-        r"\begin{table}", r"\centering", r"\caption{Dog \& cat}", r"\begin{tabular}{lrrr}", r"\toprule",
-        r"method & images & CLIP-T & DINO \\", r"\midrule"]
-    assert (r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [0.625, 0.800]} \\" "\n\\bottomrule"
-            in text)
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{Dog \& cat}",
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"method & images & CLIP-T & DINO \\",
+        r"\midrule",
+    ]
+    assert (
+        r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [0.625, 0.800]} \\"
+        "\n\\bottomrule" in text
+    )
     body = text.split("\n", 1)[1]  # behind the first line, which is a comment, no percent sign may start one
     assert not re.search(r"(?<!\\)%", body) and body.count(r"\end{table}") == 1
     plain = re.sub(r"\\[{}]", "", body)
@@ -262,8 +345,10 @@ def test_picture_shows_best_ties_and_intervals(results: Scores, change: dict):
     table = tabulate(replace(results, remarks=(wide,)))
     first = table.rows[0]
     cells = (replace(first.cells[0], **change), *first.cells[1:])
-    drawn, other = (picture(one)[:len(table.rows) * 52 + 66]  # header and rows without the legend
-                    for one in (table, replace(table, rows=(replace(first, cells=cells), *table.rows[1:]))))
+    drawn, other = (
+        picture(one)[: len(table.rows) * 52 + 66]  # header and rows without the legend
+        for one in (table, replace(table, rows=(replace(first, cells=cells), *table.rows[1:])))
+    )
     assert drawn.shape == other.shape and not np.array_equal(drawn, other)
 
 
@@ -276,10 +361,16 @@ def test_forms_are_by_suffix(results: Scores):
 
 def test_pivot(three: Scores):
     """Prompts across: one table a metric, each cell the mean of that prompt's values."""
-    scores = Scores(tuple(replace(score, values=(value,), texts=(text,), images=1)
-                          for score in three.rows for value, text in zip(score.values, score.texts))
-                    + (row("A", "DINO", (0.3, 0.5), texts=("prompt 1", "prompt 1")),),
-                    (Cost("A", 1.0, 2, 3),), ("a remark",))
+    scores = Scores(
+        tuple(
+            replace(score, values=(value,), texts=(text,), images=1)
+            for score in three.rows
+            for value, text in zip(score.values, score.texts)
+        )
+        + (row("A", "DINO", (0.3, 0.5), texts=("prompt 1", "prompt 1")),),
+        (Cost("A", 1.0, 2, 3),),
+        ("a remark",),
+    )
     tables = pivot(scores, lambda score: score.texts[0], "who")
     assert list(tables) == ["CLIP-I", "DINO"]
     table = tables["CLIP-I"]

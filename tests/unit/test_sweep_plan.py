@@ -30,7 +30,10 @@ def test_the_smallest_plan(tmp_path: Path) -> None:
 
 
 def test_lists_ranges_and_seeds(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, MINIMAL + """
+    plan = plan_of(
+        tmp_path,
+        MINIMAL
+        + """
 axes:
   rank: {into: Train.rank, values: [4, 8]}
   named: {into: [A.x, B.y], values: {small: 1, large: 2}}
@@ -39,7 +42,8 @@ axes:
   seed: {into: Sample.seed, seeds: 3, first: 42}
   chosen: {into: Sample.seed, seeds: [7, 11]}
   word: [red, blue]
-""")
+""",
+    )
     assert values_of(plan, "rank") == [4, 8]
     assert plan.axes[1].values[0].targets == (("A.x", 1), ("B.y", 1)) and plan.axes[1].values[1].label == "large"
     assert values_of(plan, "strength") == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]  # no 0.30000000000000004
@@ -49,7 +53,10 @@ axes:
 
 
 def test_values_that_set_several_inputs_and_switches(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, MINIMAL + """
+    plan = plan_of(
+        tmp_path,
+        MINIMAL
+        + """
 axes:
   method:
     values:
@@ -57,7 +64,8 @@ axes:
       DEFT r4: {Train.method: deft, Train.method.rank: 4}
       as it is:
   rank: {into: Train.rank, values: [4, 8]}
-""")
+""",
+    )
     base, deft, plain = plan.axes[0].values
     assert (base.mute, base.bypass, base.without, base.targets) == (("Train",), ("Apply", "Other"), ("rank",), ())
     assert deft.targets == (("Train.method", "deft"), ("Train.method.rank", 4))
@@ -67,15 +75,19 @@ axes:
 def test_rows_of_a_csv(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "subjects.csv").write_text(
-        "\ufeffname,folder,class,kind\ncat,a/cat,cat,live\n\"vase, red\",a/vase,vase,object\n", encoding="utf-8")
+        '\ufeffname,folder,class,kind\ncat,a/cat,cat,live\n"vase, red",a/vase,vase,object\n', encoding="utf-8"
+    )
     (tmp_path / "lists" / "a" / "cat").mkdir(parents=True)
-    text = MINIMAL + """
+    text = (
+        MINIMAL
+        + """
 axes:
   subject:
     csv: lists/subjects.csv
     label: name
     into: {folder: Photos.folder, class: ["%class%", Score.subject]}
 """
+    )
     plan = plan_of(tmp_path, text)
     cat, vase = plan.axes[0].values
     assert cat.targets == (("Photos.folder", "a/cat"), ("%class%", "cat"), ("Score.subject", "cat"))
@@ -89,22 +101,30 @@ def test_files_and_folders(tmp_path: Path) -> None:
     for name in ("b.png", "a.png", ".hidden.png", "c.txt"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "dog").mkdir()
-    plan = plan_of(tmp_path, MINIMAL + f"""
+    plan = plan_of(
+        tmp_path,
+        MINIMAL
+        + f"""
 axes:
   photo: {{into: Load.image, files: "*.png"}}
   same: {{into: Load.image, files: ["{tmp_path}/a.png"]}}
   folder: {{into: Photos.folder, folders: "*"}}
-""")
+""",
+    )
     assert values_of(plan, "photo") == [LocalFile(tmp_path / "a.png"), LocalFile(tmp_path / "b.png")]
     assert values_of(plan, "same") == [LocalFile(tmp_path / "a.png")]
     assert [value.label for value in plan.axes[2].values] == ["dog"]
 
 
 def test_output_rules_and_report(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, MINIMAL + r"""
+    plan = plan_of(
+        tmp_path,
+        MINIMAL
+        + r"""
 outputs: {only: Save, previews: true, numbers: {score: {node: Show, pattern: "score (\\d+)"}, any: {node: Show}}}
 report: {rows: [method]}
-""")
+""",
+    )
     assert plan.outputs.only == ("Save",) and plan.outputs.previews
     assert plan.outputs.numbers[0].pattern.search("score 12").group(1) == "12"
     assert plan.outputs.numbers[1].pattern.search("it is -1.5e3 there").group() == "-1.5e3"
@@ -148,7 +168,7 @@ WRONG = {
     MINIMAL + "outputs: {numbers: {n: {node: A, pattern: '('}}}\n": "is no regular expression",
     MINIMAL + "outputs: {numbers: {n: {pattern: x}}}\n": "needs a `node`",
     MINIMAL + "report: {row: [x]}\n": "unknown word 'row'; near: rows",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", WRONG, ids=lambda text: WRONG[text][:40])

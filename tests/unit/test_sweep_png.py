@@ -14,8 +14,13 @@ from PIL import Image, PngImagePlugin
 from deft_pack.sweeps.png import MAX_TEXT, read_text, with_text
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-TEXTS = {"deft_sweep": json.dumps({"cells": ["a"], "axes": {"prompt": "Ünïcode"}}), "latin": "Grüße\nzwei",
-         "far": "写真 ✓", "empty": "", "workflow": "x" * 100_000}
+TEXTS = {
+    "deft_sweep": json.dumps({"cells": ["a"], "axes": {"prompt": "Ünïcode"}}),
+    "latin": "Grüße\nzwei",
+    "far": "写真 ✓",
+    "empty": "",
+    "workflow": "x" * 100_000,
+}
 
 
 def picture(mode: str) -> Image.Image:
@@ -42,8 +47,8 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     """Kind and body of each chunk, read by an own few lines."""
     place, found = 8, []
     while place < len(data):
-        length = int.from_bytes(data[place:place + 4], "big")
-        found.append((data[place + 4:place + 8], data[place + 8:place + 8 + length]))
+        length = int.from_bytes(data[place : place + 4], "big")
+        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
         place += 12 + length
     return found
 
@@ -78,8 +83,11 @@ def test_what_pil_writes_is_read(mode: str):
     info.add_itxt("far", "写真", "ja", "しゃしん")
     info.add_itxt("far packed", "写真" * 500, zip=True)
     data = saved(picture(mode), pnginfo=info)
-    assert read_text(data) == by_pil(data) == {"plain": "a Grüße", "packed": "b" * 5000, "far": "写真",
-                                               "far packed": "写真" * 500}
+    assert (
+        read_text(data)
+        == by_pil(data)
+        == {"plain": "a Grüße", "packed": "b" * 5000, "far": "写真", "far packed": "写真" * 500}
+    )
     assert read_text(saved(picture(mode))) == {}
 
 
@@ -139,26 +147,43 @@ IHDR = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
 IDAT, IEND = chunk(b"IDAT", zlib.compress(b"\0\0")), chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"GIF89a", HEAD, b"\xff\xd8\xff\xe0" + b"\0" * 100,
-    HEAD + struct.pack(">I", 2**32 - 1) + b"IHDR" + b"\0" * 20,  # a length of 4 GiB
-    HEAD + IDAT + IEND,  # no header
-    HEAD + IHDR + IEND,  # no pixels
-    HEAD + IHDR + IDAT,  # no end
-    HEAD + IHDR + IHDR + IDAT + IEND,
-    HEAD + IHDR + chunk(b"\0\1\2\3", b"") + IDAT + IEND,
-    HEAD + IHDR + IDAT[:-1] + b"\0" + IEND,  # a wrong checksum
-], ids=range(11))
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a",
+        HEAD,
+        b"\xff\xd8\xff\xe0" + b"\0" * 100,
+        HEAD + struct.pack(">I", 2**32 - 1) + b"IHDR" + b"\0" * 20,  # a length of 4 GiB
+        HEAD + IDAT + IEND,  # no header
+        HEAD + IHDR + IEND,  # no pixels
+        HEAD + IHDR + IDAT,  # no end
+        HEAD + IHDR + IHDR + IDAT + IEND,
+        HEAD + IHDR + chunk(b"\0\1\2\3", b"") + IDAT + IEND,
+        HEAD + IHDR + IDAT[:-1] + b"\0" + IEND,  # a wrong checksum
+    ],
+    ids=range(11),
+)
 def test_no_png(data: bytes):
     for call in (lambda: with_text(data, {"a": "b"}), lambda: read_text(data)):
         with pytest.raises(ValueError, match="PNG"):
             call()
 
 
-@pytest.mark.parametrize("body", [
-    (b"tEXt", b"no divider"), (b"zTXt", b"a\0\0not packed"), (b"zTXt", b"a\0\0" + zlib.compress(b"text")[:-3]),
-    (b"iTXt", b"a\0\0\0"), (b"iTXt", b"a\0"), (b"iTXt", b"a\0\1\0\0\0not packed"), (b"iTXt", b"a\0\0\0\0\0\xff\xfe"),
-    (b"zTXt", b"a\0\0" + zlib.compress(b"\0" * (MAX_TEXT + 1)))], ids=range(8))
+@pytest.mark.parametrize(
+    "body",
+    [
+        (b"tEXt", b"no divider"),
+        (b"zTXt", b"a\0\0not packed"),
+        (b"zTXt", b"a\0\0" + zlib.compress(b"text")[:-3]),
+        (b"iTXt", b"a\0\0\0"),
+        (b"iTXt", b"a\0"),
+        (b"iTXt", b"a\0\1\0\0\0not packed"),
+        (b"iTXt", b"a\0\0\0\0\0\xff\xfe"),
+        (b"zTXt", b"a\0\0" + zlib.compress(b"\0" * (MAX_TEXT + 1))),
+    ],
+    ids=range(8),
+)
 def test_damaged_texts(body: tuple[bytes, bytes]):
     data = HEAD + IHDR + chunk(*body) + IDAT + IEND
     with pytest.raises(ValueError):

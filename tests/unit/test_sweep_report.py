@@ -38,8 +38,16 @@ class Store:
         self.folder = folder
         self.wanted: list[Wanted] = []
 
-    def add(self, key: str, kind: str, labels: dict[str, str], files: dict[str, bytes] | None = None,
-            titles: dict[str, str] | None = None, run: Run | None = None, **cell) -> Path:
+    def add(
+        self,
+        key: str,
+        kind: str,
+        labels: dict[str, str],
+        files: dict[str, bytes] | None = None,
+        titles: dict[str, str] | None = None,
+        run: Run | None = None,
+        **cell,
+    ) -> Path:
         """Write a cell as the runner does. files: name -> content; titles: of the nodes they are from."""
         folder = self.folder / key
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +73,21 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = SIZE) -> bytes:
 
 
 def score(metric: str, value: float, text: str = "", **changes) -> Score:
-    base = Score(metric, (value,), "label of the workflow", "", 1, 5, "dreambooth", "all", 1.0, f"{metric} model",
-                 "resize", (text,) if text else (), ("d",))
+    base = Score(
+        metric,
+        (value,),
+        "label of the workflow",
+        "",
+        1,
+        5,
+        "dreambooth",
+        "all",
+        1.0,
+        f"{metric} model",
+        "resize",
+        (text,) if text else (),
+        ("d",),
+    )
     return replace(base, **changes)
 
 
@@ -76,13 +97,24 @@ def jsonl(*rows: Score, costs: tuple[Cost, ...] = ()) -> bytes:
 
 def colour_of(method: str, rank: str, subject: str, prompt: str, seed: str) -> tuple[int, int, int]:
     """A colour that no other cell has."""
-    return (40 + 20 * METHODS.index(method) + 90 * RANKS.index(rank), 30 + 100 * SUBJECTS.index(subject),
-            50 + 60 * PROMPTS.index(prompt) + 7 * SEEDS.index(seed))
+    return (
+        40 + 20 * METHODS.index(method) + 90 * RANKS.index(rank),
+        30 + 100 * SUBJECTS.index(subject),
+        50 + 60 * PROMPTS.index(prompt) + 7 * SEEDS.index(seed),
+    )
 
 
 def value_of(metric: str, method: str, rank: str, subject: str, prompt: str, seed: str) -> float:
-    rng = np.random.default_rng([METHODS.index(method), RANKS.index(rank), SUBJECTS.index(subject),
-                                 PROMPTS.index(prompt), int(seed), len(metric)])
+    rng = np.random.default_rng(
+        [
+            METHODS.index(method),
+            RANKS.index(rank),
+            SUBJECTS.index(subject),
+            PROMPTS.index(prompt),
+            int(seed),
+            len(metric),
+        ]
+    )
     return float(0.5 + 0.1 * METHODS.index(method) + 0.05 * rng.normal())
 
 
@@ -102,11 +134,24 @@ def sweep(tmp_path_factory) -> Store:
         training = f"train-{method}-{rank}-{subject}"
         if method != "Base" and not (store.folder / training).exists():
             seconds = 10.0 * int(rank) + SUBJECTS.index(subject)
-            graph = {"1": {"class_type": "UNETLoader"}, "2": {"class_type": "DEFTTrainAdapter"},
-                     "3": {"class_type": "DEFTTrainingSettings"}}
-            store.add(training, "training", dict(zip(axes[:3], place[:3])), prompt=graph,
-                      run=Run("done", seconds=99.0, node_seconds={"1": 50.0, "2": seconds, "3": 7.0},
-                              memory={"process": 1234.0}, versions={"ComfyUI": "0.30.0"}))
+            graph = {
+                "1": {"class_type": "UNETLoader"},
+                "2": {"class_type": "DEFTTrainAdapter"},
+                "3": {"class_type": "DEFTTrainingSettings"},
+            }
+            store.add(
+                training,
+                "training",
+                dict(zip(axes[:3], place[:3])),
+                prompt=graph,
+                run=Run(
+                    "done",
+                    seconds=99.0,
+                    node_seconds={"1": 50.0, "2": seconds, "3": 7.0},
+                    memory={"process": 1234.0},
+                    versions={"ComfyUI": "0.30.0"},
+                ),
+            )
         key, labels = f"cell{CELLS.index(place)}", dict(zip(axes, place))
         needs = () if method == "Base" else (training,)
         if place == MISSING:
@@ -114,12 +159,32 @@ def sweep(tmp_path_factory) -> Store:
         elif place == FAILED:
             store.add(key, "picture", labels, run=Run("failed", f"RuntimeError: {EVIL}", attempts=3), needs=needs)
         else:
-            rows = [score(metric, value_of(metric, *place), prompt, method=method.lower(), rank=int(rank),
-                          provenance={"seeds": [int(seed)]}) for metric in METRICS]
+            rows = [
+                score(
+                    metric,
+                    value_of(metric, *place),
+                    prompt,
+                    method=method.lower(),
+                    rank=int(rank),
+                    provenance={"seeds": [int(seed)]},
+                )
+                for metric in METRICS
+            ]
             costs = () if method == "Base" else (Cost("", None, 1000, 2**20, method.lower(), int(rank)),)
-            store.add(key, "picture", labels, {"scores.jsonl": jsonl(*rows, costs=costs), "image.png": png(
-                colour_of(*place)), "other.png": png((1, 2, 3))}, {"image.png": "Save picture"}, needs=needs,
-                      numbers={"loss": float(CELLS.index(place))}, run=Run("done", seconds=2.5))
+            store.add(
+                key,
+                "picture",
+                labels,
+                {
+                    "scores.jsonl": jsonl(*rows, costs=costs),
+                    "image.png": png(colour_of(*place)),
+                    "other.png": png((1, 2, 3)),
+                },
+                {"image.png": "Save picture"},
+                needs=needs,
+                numbers={"loss": float(CELLS.index(place))},
+                run=Run("done", seconds=2.5),
+            )
     return store
 
 
@@ -140,14 +205,19 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def done_cells(**fixed: str) -> list[tuple[str, ...]]:
     axes = ("method", "rank", "subject", "prompt", "seed")
-    return [place for place in CELLS if place not in (FAILED, MISSING)
-            and all(place[axes.index(axis)] == label for axis, label in fixed.items())]
+    return [
+        place
+        for place in CELLS
+        if place not in (FAILED, MISSING) and all(place[axes.index(axis)] == label for axis, label in fixed.items())
+    ]
 
 
 def bootstrap(places: list[tuple[str, ...]], metric: str) -> tuple[float, float]:
     """The interval once more, in plain loops: groups of a subject and prompt are drawn, then seeds in them."""
-    groups = [[value_of(metric, *place) for place in places if place[2:4] == group]
-              for group in dict.fromkeys(place[2:4] for place in places)]
+    groups = [
+        [value_of(metric, *place) for place in places if place[2:4] == group]
+        for group in dict.fromkeys(place[2:4] for place in places)
+    ]
     rng = np.random.RandomState(5)
     means = []
     for _ in range(4000):
@@ -158,10 +228,26 @@ def bootstrap(places: list[tuple[str, ...]], metric: str) -> tuple[float, float]
 
 def test_the_table_is_numpys(report: Path):
     header, rows = read_csv(report / "scores.csv")
-    assert header == ["method, rank", "images", "CLIP-I", "CLIP-I low", "CLIP-I high", "DINO", "DINO low", "DINO high",
-                      "training s", "values", "MiB"]
-    assert [row["method, rank"] for row in rows] == ["Base rank 4", "DEFT rank 4", "DEFT rank 8", "PaRa rank 4",
-                                                    "PaRa rank 8"]
+    assert header == [
+        "method, rank",
+        "images",
+        "CLIP-I",
+        "CLIP-I low",
+        "CLIP-I high",
+        "DINO",
+        "DINO low",
+        "DINO high",
+        "training s",
+        "values",
+        "MiB",
+    ]
+    assert [row["method, rank"] for row in rows] == [
+        "Base rank 4",
+        "DEFT rank 4",
+        "DEFT rank 8",
+        "PaRa rank 4",
+        "PaRa rank 8",
+    ]
     for row in rows:
         method, _, rank = row["method, rank"].split()
         places = done_cells(method=method, rank=rank)
@@ -198,7 +284,7 @@ def test_numbers_have_a_table_without_verdicts(report: Path):
         assert (float(row["loss"]), int(row["cells"])) == (pytest.approx(np.mean(values)), len(values))
         assert float(row["loss low"]) < float(row["loss"]) < float(row["loss high"])
     text = (report / "report.md").read_text()
-    part = text[text.index("### Numbers"):text.index("### loss by prompt")]
+    part = text[text.index("### Numbers") : text.index("### loss by prompt")]
     assert "**" not in part and "best" not in part and "| cells |" in part
 
 
@@ -240,7 +326,7 @@ def box(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int
     if not found.any():
         return None
     (rows,), (columns,) = np.nonzero(found.any(axis=1)), np.nonzero(found.any(axis=0))
-    assert found[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1].all()
+    assert found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
@@ -250,8 +336,9 @@ def test_grids_show_the_pictures(report: Path, place: int):
     path, subject = report / f"grid-{place + 1}.png", SUBJECTS[place]
     pixels = np.asarray(Image.open(path))
     names = [(method, rank) for method, rank in product(METHODS, RANKS) if (method, rank) != ("Base", "8")]
-    boxes = {(name, prompt): box(pixels, colour_of(*name, subject, prompt, "42"))
-             for name in names for prompt in PROMPTS}
+    boxes = {
+        (name, prompt): box(pixels, colour_of(*name, subject, prompt, "42")) for name in names for prompt in PROMPTS
+    }
     absent = (("PaRa", "4"), "in the jungle") if subject == "dog" else None
     assert [place for place, found in boxes.items() if found is None] == ([absent] if absent else [])
     found = [found for found in boxes.values() if found]
@@ -259,8 +346,11 @@ def test_grids_show_the_pictures(report: Path, place: int):
     tops = [next(boxes[name, prompt] for prompt in PROMPTS if boxes[name, prompt])[1] for name in names]
     lefts = [boxes[names[0], prompt][0] for prompt in PROMPTS]
     assert tops == sorted(set(tops)) and lefts == sorted(set(lefts))
-    assert all(boxes[name, prompt] is None or boxes[name, prompt][:2] == (left, top)
-               for name, top in zip(names, tops) for prompt, left in zip(PROMPTS, lefts))
+    assert all(
+        boxes[name, prompt] is None or boxes[name, prompt][:2] == (left, top)
+        for name, top in zip(names, tops)
+        for prompt, left in zip(PROMPTS, lefts)
+    )
     if absent:
         left, top = lefts[PROMPTS.index(absent[1])], tops[names.index(absent[0])]
         assert tuple(pixels[top + 20, left + SIZE[0] // 2]) == (246, 246, 246)
@@ -270,8 +360,11 @@ def test_grids_show_the_pictures(report: Path, place: int):
 
 def test_pictures_say_which_cells_they_show(report: Path, sweep: Store):
     about = json.loads(read_text((report / "grid-1.png").read_bytes())["deft_sweep"])
-    shown = [wanted.key for wanted in sweep.wanted if wanted.kind == "picture" and wanted.labels["subject"] == "dog"
-             and wanted.labels["seed"] == "42"]
+    shown = [
+        wanted.key
+        for wanted in sweep.wanted
+        if wanted.kind == "picture" and wanted.labels["subject"] == "dog" and wanted.labels["seed"] == "42"
+    ]
     assert sorted(about["cells"]) == sorted(shown) and about["more"] == 0
     assert about["axes"] == {"rows": ["method", "rank"], "columns": ["prompt"], "shown": "dog, seed 42"}
     with Image.open(report / "scores.png") as opened:
@@ -372,10 +465,15 @@ def test_an_older_report_is_replaced(sweep: Store, tmp_path: Path):
     assert check_links(out).text.lstrip().startswith("New\n")
 
 
-@pytest.mark.parametrize(("layout", "hint"), [
-    (Layout(rows=("methd",)), "rows: there is no axis 'methd'; near: method"),
-    (Layout(columns=("xyz",)), "columns: .*'xyz'; there are: method, rank, subject, prompt, seed"),
-    (Layout(grid_rows=("Seed",)), "grid rows: .*near: seed"), (Layout(grid_columns=("",)), "grid columns")])
+@pytest.mark.parametrize(
+    ("layout", "hint"),
+    [
+        (Layout(rows=("methd",)), "rows: there is no axis 'methd'; near: method"),
+        (Layout(columns=("xyz",)), "columns: .*'xyz'; there are: method, rank, subject, prompt, seed"),
+        (Layout(grid_rows=("Seed",)), "grid rows: .*near: seed"),
+        (Layout(grid_columns=("",)), "grid columns"),
+    ],
+)
 def test_unknown_axes_are_named(sweep: Store, tmp_path: Path, layout: Layout, hint: str):
     with pytest.raises(ValueError, match=hint):
         write_report(sweep.wanted, tmp_path / "out", "x", layout)
@@ -397,8 +495,12 @@ def test_unknown_pictures_and_metrics_are_problems(sweep: Store, tmp_path: Path)
 
 
 def test_another_node_of_pictures(sweep: Store, tmp_path: Path):
-    write_report(sweep.wanted, tmp_path, "x", Layout(picture="node of other.png", grid_columns=("seed",),
-                                                    grid_rows=("method", "subject")))
+    write_report(
+        sweep.wanted,
+        tmp_path,
+        "x",
+        Layout(picture="node of other.png", grid_columns=("seed",), grid_rows=("method", "subject")),
+    )
     pixels = np.asarray(Image.open(tmp_path / "grid-1.png"))
     shown = 3 * 2 * 2 - 1  # methods, subjects, seeds; one failed
     assert (pixels == (1, 2, 3)).all(axis=-1).sum() == shown * SIZE[0] * SIZE[1]
@@ -413,7 +515,14 @@ def test_without_scores(tmp_path: Path):
     out = tmp_path / "out"
     write_report(store.wanted, out, "Plain", Layout())
     assert {path.name for path in out.iterdir()} == {
-        "index.html", "report.md", "scores.jsonl", "cells.csv", "table.tex", "grid-1.png", "pictures"}
+        "index.html",
+        "report.md",
+        "scores.jsonl",
+        "cells.csv",
+        "table.tex",
+        "grid-1.png",
+        "pictures",
+    }
     text = check_links(out).text
     assert "seed 42" in text and "not run" in text
     assert "| seed 42 | picture | 1 | 1 | 0 | 0 | 0 | 2.0 | 2.00 |  |" in (out / "report.md").read_text()
@@ -440,11 +549,21 @@ def test_cells_without_axes(tmp_path: Path):
 def test_a_cell_that_is_wanted_twice_counts_once(tmp_path: Path):
     """The base model's picture is the same beside every rank."""
     store = Store(tmp_path / "store")
-    store.add("base", "picture", {"method": "Base", "rank": "4", "prompt": "p"},
-              {"s.jsonl": jsonl(score("DINO", 0.25)), "a.png": png((9, 9, 9))}, numbers={"n": 1.0})
+    store.add(
+        "base",
+        "picture",
+        {"method": "Base", "rank": "4", "prompt": "p"},
+        {"s.jsonl": jsonl(score("DINO", 0.25)), "a.png": png((9, 9, 9))},
+        numbers={"n": 1.0},
+    )
     store.want("base", "picture", {"method": "Base", "rank": "8", "prompt": "p"})
-    store.add("other", "picture", {"method": "Base", "rank": "8", "prompt": "q"},
-              {"s.jsonl": jsonl(score("DINO", 0.75))}, numbers={"n": 3.0})
+    store.add(
+        "other",
+        "picture",
+        {"method": "Base", "rank": "8", "prompt": "q"},
+        {"s.jsonl": jsonl(score("DINO", 0.75))},
+        numbers={"n": 3.0},
+    )
     out = tmp_path / "out"
     write_report(store.wanted, out, "x", Layout(rows=("method",), columns=("rank",)))
     (row,) = read_csv(out / "scores.csv")[1]
@@ -461,14 +580,26 @@ def test_a_cell_that_is_wanted_twice_counts_once(tmp_path: Path):
 def test_workflows_that_score_several_methods_keep_them_apart(tmp_path: Path):
     store = Store(tmp_path / "store")
     for seed in SEEDS:
-        store.add(seed, "picture", {"strength": "0.5", "seed": seed}, {
-            "s.jsonl": jsonl(score("DINO", 0.2, label="base"), score("DINO", 0.6, label="DEFT"),
-                             costs=(Cost("DEFT", 12.0, 10, 100),)),
-            "again.jsonl": jsonl(score("DINO", 0.2, label="base"))}, needs=("gone",))
+        store.add(
+            seed,
+            "picture",
+            {"strength": "0.5", "seed": seed},
+            {
+                "s.jsonl": jsonl(
+                    score("DINO", 0.2, label="base"),
+                    score("DINO", 0.6, label="DEFT"),
+                    costs=(Cost("DEFT", 12.0, 10, 100),),
+                ),
+                "again.jsonl": jsonl(score("DINO", 0.2, label="base")),
+            },
+            needs=("gone",),
+        )
     write_report(store.wanted, tmp_path / "out", "x", Layout(rows=("strength",)))
     _, rows = read_csv(tmp_path / "out" / "scores.csv")
     assert [(row["strength"], float(row["DINO"]), row["images"], row["training s"]) for row in rows] == [
-        ("strength 0.5, base", pytest.approx(0.2), "2", ""), ("strength 0.5, DEFT", pytest.approx(0.6), "2", "12.0")]
+        ("strength 0.5, base", pytest.approx(0.2), "2", ""),
+        ("strength 0.5, DEFT", pytest.approx(0.6), "2", "12.0"),
+    ]
 
 
 def test_training_time_without_an_adapter_at_the_scores(tmp_path: Path):
@@ -486,10 +617,16 @@ def test_training_time_without_an_adapter_at_the_scores(tmp_path: Path):
 def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     store = Store(tmp_path / "store")
     good = jsonl(score("DINO", 0.5))
-    damaged = {"cut": good[:-20], "binary": b"\xff\xfe\x00", "kinds": good.replace(b'"images": 1', b'"images": "1"'),
-               "seeds": good.replace(b'"provenance": {}', b'"provenance": {"seeds": 5}'),
-               "texts": good.replace(b'"texts": []', b'"texts": [[1]]'),
-               "label": good.replace(b'"label of the workflow"', b'["x"]'), "array": b"[1]\n", "deep": b"[" * 100_000}
+    damaged = {
+        "cut": good[:-20],
+        "binary": b"\xff\xfe\x00",
+        "kinds": good.replace(b'"images": 1', b'"images": "1"'),
+        "seeds": good.replace(b'"provenance": {}', b'"provenance": {"seeds": 5}'),
+        "texts": good.replace(b'"texts": []', b'"texts": [[1]]'),
+        "label": good.replace(b'"label of the workflow"', b'["x"]'),
+        "array": b"[1]\n",
+        "deep": b"[" * 100_000,
+    }
     for name, content in damaged.items():
         store.add(name, "picture", {"a": name}, {"s.jsonl": content, "a.png": png((9, 9, 9))})
     store.add("good", "picture", {"a": "good"}, {"s.jsonl": good, "a.png": png((9, 9, 9))})
@@ -505,12 +642,17 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     out = tmp_path / "out"
     write_report(store.wanted, out, "Damaged", Layout())
     found = check_links(out)
-    problems = found.text[found.text.index("\nProblems\n"):]
+    problems = found.text[found.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
         assert f"{name}: s.jsonl, line 1, is not a score" in problems
     assert problems.count("Its scores are left out.") == len(damaged) + 1
-    for part in ("run.json cannot be read", "the number n is not finite", "outside the cell's folder",
-                 "nofile/a.png cannot be read", "halfpng/a.png cannot be read as a picture"):
+    for part in (
+        "run.json cannot be read",
+        "the number n is not finite",
+        "outside the cell's folder",
+        "nofile/a.png cannot be read",
+        "halfpng/a.png cannot be read as a picture",
+    ):
         assert part in problems, part
     assert [row["a"] for row in read_csv(out / "scores.csv")[1]] == ["good"]
     assert not any(path.read_bytes() == png((7, 7, 7)) for path in (out / "pictures").iterdir())
@@ -519,8 +661,13 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
 def test_scores_that_do_not_compare_are_a_problem(tmp_path: Path):
     store = Store(tmp_path / "store")
     for name in ("one", "two"):
-        store.add(name, "picture", {"a": name}, {"s.jsonl": jsonl(score("DINO", 0.5, backbone=name)),
-                                                "x.png": png((9, 9, 9))}, numbers={"n": 1.0})
+        store.add(
+            name,
+            "picture",
+            {"a": name},
+            {"s.jsonl": jsonl(score("DINO", 0.5, backbone=name)), "x.png": png((9, 9, 9))},
+            numbers={"n": 1.0},
+        )
     write_report(store.wanted, tmp_path / "out", "x", Layout())
     assert "two ways that do not compare" in check_links(tmp_path / "out").text
     assert (tmp_path / "out" / "grid-1.png").exists() and (tmp_path / "out" / "numbers.csv").exists()
@@ -536,19 +683,31 @@ def test_large_reports_are_divided(tmp_path: Path, monkeypatch):
         store.add(method + prompt, "picture", {"method": method, "prompt": prompt}, {"a.png": png((ord(method), 9, 9))})
     out = tmp_path / "out"
     write_report(store.wanted, out, "Large", Layout(rows=("method",)))
-    assert sorted(path.name for path in out.glob("*.html")) == ["index.html", "pictures-1.html", "pictures-2.html",
-                                                               "pictures-3.html"]
-    pictures = [link for place in (1, 2, 3) for link in check_links(out, f"pictures-{place}.html").links
-                if link.startswith("pictures/")]
+    assert sorted(path.name for path in out.glob("*.html")) == [
+        "index.html",
+        "pictures-1.html",
+        "pictures-2.html",
+        "pictures-3.html",
+    ]
+    pictures = [
+        link
+        for place in (1, 2, 3)
+        for link in check_links(out, f"pictures-{place}.html").links
+        if link.startswith("pictures/")
+    ]
     assert len(set(pictures)) == 15
     index = check_links(out)
     assert not [link for link in index.links if link.startswith("pictures/")]
     assert "1 more grids are not drawn" in index.text
     assert sorted(path.name for path in out.glob("grid-*")) == ["grid-1.png", "grid-2.png", "grid-3.png"]
-    keys = [json.loads(read_text((out / f"grid-{place}.png").read_bytes())["deft_sweep"])["cells"]
-            for place in (1, 2, 3)]
-    assert [sorted(part) for part in keys] == [["ap", "aq", "bp", "bq", "cp", "cq"], ["ar", "br", "cr"],
-                                              ["dp", "dq", "ep", "eq"]]
+    keys = [
+        json.loads(read_text((out / f"grid-{place}.png").read_bytes())["deft_sweep"])["cells"] for place in (1, 2, 3)
+    ]
+    assert [sorted(part) for part in keys] == [
+        ["ap", "aq", "bp", "bq", "cp", "cq"],
+        ["ar", "br", "cr"],
+        ["dp", "dq", "ep", "eq"],
+    ]
     text = (out / "pictures-2.html").read_text()
     assert 'href="pictures-1.html"' in text and 'href="pictures-3.html"' in text
 
@@ -562,20 +721,28 @@ def test_several_pictures_and_sizes_a_cell(tmp_path: Path):
     write_report(store.wanted, out, "x", Layout())
     found = check_links(out)
     assert {link for link in found.links if link.startswith("pictures/")} == {
-        f"pictures/{key}-{place}.png" for key in ("one", "two") for place in (1, 2)}
+        f"pictures/{key}-{place}.png" for key in ("one", "two") for place in (1, 2)
+    }
     pixels = np.asarray(Image.open(out / "grid-1.png"))
     left, top, right, bottom = box(pixels, (30, 0, 0))
     assert (right - left, bottom - top) == (96, 160)  # in the first one's size, on white
     assert box(pixels, (20, 0, 0)) is None
 
 
-@pytest.mark.parametrize(("axes", "trained", "expected"), [
-    ({"method": "ab", "rank": "12", "subject": "xy", "prompt": "pq", "seed": "34"}, ("method", "rank", "subject"),
-     (("method", "rank"), ("prompt",))),
-    ({"method": "ab", "prompt": "pq", "seed": "34"}, (), (("method",), ("prompt",))),
-    ({"subject": "xy", "seed": "34"}, (), (("subject",), ("seed",))),
-    ({"method": "a", "seed": "34"}, ("method",), (("method",), ("seed",))),
-    ({"strength": "123", "rank": "45"}, ("rank",), (("rank",), ("strength",)))])
+@pytest.mark.parametrize(
+    ("axes", "trained", "expected"),
+    [
+        (
+            {"method": "ab", "rank": "12", "subject": "xy", "prompt": "pq", "seed": "34"},
+            ("method", "rank", "subject"),
+            (("method", "rank"), ("prompt",)),
+        ),
+        ({"method": "ab", "prompt": "pq", "seed": "34"}, (), (("method",), ("prompt",))),
+        ({"subject": "xy", "seed": "34"}, (), (("subject",), ("seed",))),
+        ({"method": "a", "seed": "34"}, ("method",), (("method",), ("seed",))),
+        ({"strength": "123", "rank": "45"}, ("rank",), (("rank",), ("strength",))),
+    ],
+)
 def test_what_is_chosen_where_nothing_is_said(axes, trained, expected):
     from deft_pack.sweeps.report.wanted import completed
 
@@ -587,11 +754,13 @@ def test_what_is_chosen_where_nothing_is_said(axes, trained, expected):
 
 
 def test_importing_the_report_is_light(root: Path):
-    code = ("import sys, importlib.util\n"
-            f"spec = importlib.util.spec_from_file_location('pack', r'{root}/__init__.py', "
-            f"submodule_search_locations=[r'{root}'])\n"
-            "sys.modules['pack'] = importlib.util.module_from_spec(spec)\n"
-            "import pack.sweeps.report\n"
-            "print([name for name in ('torch', 'matplotlib', 'transformers') if name in sys.modules])")
+    code = (
+        "import sys, importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('pack', r'{root}/__init__.py', "
+        f"submodule_search_locations=[r'{root}'])\n"
+        "sys.modules['pack'] = importlib.util.module_from_spec(spec)\n"
+        "import pack.sweeps.report\n"
+        "print([name for name in ('torch', 'matplotlib', 'transformers') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -24,8 +24,15 @@ KEY = "ab" * 16
 
 
 def cell(key: str = KEY) -> Cell:
-    return Cell(key, "picture", {"seed": "1"}, ("cd" * 16,), {"1": {"class_type": "X", "inputs": {}}},
-                (StoredFile("a.png", "1", "Save", "SaveImage"),), {"score": 0.5})
+    return Cell(
+        key,
+        "picture",
+        {"seed": "1"},
+        ("cd" * 16,),
+        {"1": {"class_type": "X", "inputs": {}}},
+        (StoredFile("a.png", "1", "Save", "SaveImage"),),
+        {"score": 0.5},
+    )
 
 
 def fill(store: Store, text: bytes = b"picture") -> Path:

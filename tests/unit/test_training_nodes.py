@@ -9,10 +9,17 @@ import pytest
 from deft_pack.sweeps.training_nodes import TRAINERS, trains
 
 
-@pytest.mark.parametrize(("kind", "inputs", "expected"), [
-    *((kind, {}, True) for kind in TRAINERS),
-    ("TrainSomething", {}, True), ("OtherFineTuner", {"learning_rate": 1e-4}, True),
-    ("DEFTTrainingSettings", {}, False), ("DEFTTrainingPreviews", {}, False), ("KSampler", {"seed": 1}, False)])
+@pytest.mark.parametrize(
+    ("kind", "inputs", "expected"),
+    [
+        *((kind, {}, True) for kind in TRAINERS),
+        ("TrainSomething", {}, True),
+        ("OtherFineTuner", {"learning_rate": 1e-4}, True),
+        ("DEFTTrainingSettings", {}, False),
+        ("DEFTTrainingPreviews", {}, False),
+        ("KSampler", {"seed": 1}, False),
+    ],
+)
 def test_nodes_that_train(kind: str, inputs: dict[str, Any], expected: bool) -> None:
     assert trains({"class_type": kind, "inputs": inputs}) == expected
 

@@ -32,21 +32,34 @@ IN_ALL = "the tags that are in all captions"
 HEADERS: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "nothing": ({"modelspec.title": "x"}, (), ""),
     "sd-scripts' --metadata_trigger_phrase": (
-        {"modelspec.trigger_phrase": "anime style"}, ("anime style",), "modelspec.trigger_phrase"),
-    "a phrase of words": ({"modelspec.trigger_phrase": " sks dog,photo,, Photo "}, ("sks dog", "photo"),
-                          "modelspec.trigger_phrase"),
+        {"modelspec.trigger_phrase": "anime style"},
+        ("anime style",),
+        "modelspec.trigger_phrase",
+    ),
+    "a phrase of words": (
+        {"modelspec.trigger_phrase": " sks dog,photo,, Photo "},
+        ("sks dog", "photo"),
+        "modelspec.trigger_phrase",
+    ),
     "an empty phrase": ({"modelspec.trigger_phrase": " , "} | ai_toolkit("ohwx"), ("ohwx",), "ss_tag_frequency"),
     "ai-toolkit": (ai_toolkit("p3r5on man"), ("p3r5on man",), "ss_tag_frequency"),
-    "a phrase before counts": ({"modelspec.trigger_phrase": "sks"} | ai_toolkit("ohwx"), ("sks",),
-                               "modelspec.trigger_phrase"),
+    "a phrase before counts": (
+        {"modelspec.trigger_phrase": "sks"} | ai_toolkit("ohwx"),
+        ("sks",),
+        "modelspec.trigger_phrase",
+    ),
     "kohya, without captions: the folder's words": (
-        kohya({"10_sks dog": {"sks dog": 5}}, {"10_sks dog": 5}), ("sks dog",), IN_ALL),
+        kohya({"10_sks dog": {"sks dog": 5}}, {"10_sks dog": 5}),
+        ("sks dog",),
+        IN_ALL,
+    ),
     "kohya, tags": (kohya({"5_x": {"sks": 4, "dog": 4, "grass": 3}}, {"5_x": 4}), ("sks", "dog"), IN_ALL),
     "kohya, two folders": (
-        kohya({"5_x": {"sks": 4, "dog": 4}, "5_y": {"dog": 1, "sks": 2, "cat": 2}}, {"5_x": 4, "5_y": 2}), ("sks",),
-        IN_ALL),
-    "kohya, prior pictures": (
-        kohya({"5_x": {"sks": 4}, "1_dog": {"dog": 9}}, {"5_x": 4}), ("sks",), IN_ALL),
+        kohya({"5_x": {"sks": 4, "dog": 4}, "5_y": {"dog": 1, "sks": 2, "cat": 2}}, {"5_x": 4, "5_y": 2}),
+        ("sks",),
+        IN_ALL,
+    ),
+    "kohya, prior pictures": (kohya({"5_x": {"sks": 4}, "1_dog": {"dog": 9}}, {"5_x": 4}), ("sks",), IN_ALL),
     "kohya, nothing in all": (kohya({"5_x": {"sks": 3, "dog": 3}}, {"5_x": 4}), (), ""),
     "kohya, a folder that was not counted": (kohya({"5_x": {"sks": 4}}, {"5_x": 4, "5_x (2)": 4}), (), ""),
     "kohya, a description": (kohya({"5_x": {"a long sentence " * 9: 4}}, {"5_x": 4}), (), ""),
@@ -56,8 +69,11 @@ HEADERS: dict[str, tuple[dict[str, str], tuple[str, ...], str]] = {
     "damaged counts": ({"ss_tag_frequency": "{", "ss_dataset_dirs": "[[" * 99_999}, (), ""),
     "counts of another form": ({"ss_tag_frequency": "[1]", "ss_dataset_dirs": '{"a": 3}'}, (), ""),
     "folders of another form": (
-        {"ss_tag_frequency": '{"x": {"sks": "4", "dog": 4}}', "ss_dataset_dirs": '{"x": {"img_count": null}}'}, (), ""),
-}  # fmt: skip
+        {"ss_tag_frequency": '{"x": {"sks": "4", "dog": 4}}', "ss_dataset_dirs": '{"x": {"img_count": null}}'},
+        (),
+        "",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -76,7 +92,12 @@ def test_what_this_pack_writes_is_read(captions: list[str]) -> None:
 
 def test_distinct() -> None:
     assert distinct(["a, b", "B", "  c \n d ", None, 3, "<lora:name:0.8> e", "f,<lyco:x:1>"]) == (
-        "a", "b", "c d", "e", "f")
+        "a",
+        "b",
+        "c d",
+        "e",
+        "f",
+    )
     assert distinct(["(a, b:1.2), c", "(d, b:1.2)", "c"]) == ("(a, b:1.2), c", "(d, b:1.2)", "c")  # brackets stay
     assert distinct([]) == distinct(["", " ,, "]) == ()
 
@@ -90,7 +111,7 @@ RECORDS: dict[str, tuple[str, Any]] = {
     "Civitai Helper": (".civitai.info", {"id": 1, "trainedWords": ["sks, dog, red,"]}),
     "Stability Matrix": (".cm-info.json", {"ModelId": 1, "TrainedWords": ["sks", "dog", "red"]}),
     "web UI": (".json", {"description": "", "sd version": "SDXL", "activation text": "<lora:a:1> sks, dog, red"}),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -41,10 +41,13 @@ def test_publishing(workflows: dict[str, dict[str, Any]], root: Path) -> None:
     assert publish["with"] == {"personal_access_token": "${{ secrets.REGISTRY_ACCESS_TOKEN }}"}
 
 
-@pytest.mark.parametrize(("publisher", "repository", "status"), [
-    ("", "", 1), ("", "https://example.org/x", 1), ("me", "", 1), ("me", "https://example.org/x", 0)])
-def test_publishing_needs_the_owner(workflows: dict[str, dict[str, Any]], root: Path, tmp_path: Path, publisher: str,
-                                    repository: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("publisher", "repository", "status"),
+    [("", "", 1), ("", "https://example.org/x", 1), ("me", "", 1), ("me", "https://example.org/x", 0)],
+)
+def test_publishing_needs_the_owner(
+    workflows: dict[str, dict[str, Any]], root: Path, tmp_path: Path, publisher: str, repository: str, status: int
+) -> None:
     """The step that looks for empty fields, on a pyproject.toml with and without them."""
     text = (root / "pyproject.toml").read_text()
     for field, value in (("PublisherId", publisher), ("Repository", repository)):

@@ -1,5 +1,4 @@
-"""General rules for networks that the table of architectures lacks: by names and classes of modules and by structure.
-"""
+"""General rules for networks that the table of architectures lacks: names and classes of modules, and structure."""
 
 from __future__ import annotations
 

@@ -33,8 +33,10 @@ _FLUX2: dict[str, Target] = {
 }
 # What it lacks of Chroma.
 _APPROXIMATOR = "distilled_guidance_layer"
-_CHROMA: dict[str, Target] = {f"{_APPROXIMATOR}.in_proj": f"{_APPROXIMATOR}.in_proj",
-                              f"{_APPROXIMATOR}.out_proj": f"{_APPROXIMATOR}.out_proj"}
+_CHROMA: dict[str, Target] = {
+    f"{_APPROXIMATOR}.in_proj": f"{_APPROXIMATOR}.in_proj",
+    f"{_APPROXIMATOR}.out_proj": f"{_APPROXIMATOR}.out_proj",
+}
 
 
 # DiffSynth-Studio's names in its blocks (models/flux_dit.py).

@@ -5,4 +5,3 @@ from __future__ import annotations
 from . import image_transformers, sd_flux, video
 
 BASES = [*sd_flux.BASES, *image_transformers.BASES, *video.BASES]
-

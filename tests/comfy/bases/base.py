@@ -44,8 +44,7 @@ class Base:
         return f"{self.name} {self.variant}".strip()
 
     def model(self, dtype: torch.dtype = torch.float32, seed: int = 1) -> Any:
-        """A ModelPatcher with random weights stored as `dtype`, computing in it as ComfyUI would on a GPU that has it.
-        """
+        """A ModelPatcher with random weights stored as `dtype`, computing in it as ComfyUI would on a GPU with it."""
         patcher = self.make(dtype) if self.make else small(self.name, self.config, self.extra, dtype=dtype)
         network = patcher.model.diffusion_model
         network.load_state_dict(models.filled({key: value.shape for key, value in network.state_dict().items()}, seed))
@@ -57,8 +56,7 @@ class Base:
 
 
 def text(width: int = models.TOKEN_WIDTH, pooled: int = 0, **others: Any) -> Callable[[int], list]:
-    """A caption of TOKENS tokens, with a pooled embedding if that has a width; `others` are put beside it as they are.
-    """
+    """A caption of TOKENS tokens, with a pooled embedding if that has a width; `others` are put beside it unchanged."""
 
     def make(seed: int) -> list:
         extras = dict(others)
