@@ -95,8 +95,9 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
 
 
 def style(part: str) -> Result:
-    """Ruff over everything."""
-    return check(part, [sys.executable, "-m", "ruff", "check", "--no-cache", "."])
+    """Ruff over everything: its rules, and its format."""
+    ruff = f"{sys.executable} -m ruff"
+    return check(part, ["sh", "-c", f"{ruff} check --no-cache . && {ruff} format --no-cache --check ."])
 
 
 def types(part: str) -> Result:

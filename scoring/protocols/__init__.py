@@ -12,7 +12,15 @@ from .dreambooth import DREAMBOOTH
 from .peft import PEFT
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol for protocol in (DREAMBOOTH, DREAMBENCH_PLUS, CLIP_IMAGE, CUSTOM_DIFFUSION, PEFT, DEMO)
+    protocol.name: protocol
+    for protocol in (
+        DREAMBOOTH,
+        DREAMBENCH_PLUS,
+        CLIP_IMAGE,
+        CUSTOM_DIFFUSION,
+        PEFT,
+        DEMO,
+    )
 }
 
 __all__ = ["PROTOCOLS", "Measure", "Protocol", "custom", "get_protocol"]
