@@ -120,7 +120,7 @@ def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, flo
 
     import torch
 
-    from deft_pack.trainers.attention import pytorch_attention
+    from deft_pack.trainers.step.attention import pytorch_attention
 
     device = device_of()
     network = model_of(kind, precision).model.diffusion_model.requires_grad_(False).to(device)
@@ -139,9 +139,9 @@ def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkp
     """Train Adapter."""
     import torch
 
-    from deft_pack.trainers.loop import train
-    from deft_pack.trainers.material import Material
-    from deft_pack.trainers.settings import Settings
+    from deft_pack.trainers.data.material import Material
+    from deft_pack.trainers.run.loop import train
+    from deft_pack.trainers.settings.settings import Settings
 
     settings = Settings(
         method,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..deft_ops import files
 from ..deft_ops.projectors import READ_PROJECTORS
+from ..deft_ops.wording import cut
+from ..models.weights_by_name import weights_by_name
 from ..patches.apply import MODES, STACKING, Report, apply
-from ..patches.weights_by_name import weights_by_name
-from ..patches.wording import cut
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"

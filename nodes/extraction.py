@@ -92,7 +92,7 @@ class DEFTExtractAdapter(io.ComfyNode):
         clip_base: Any = None,
     ) -> io.NodeOutput:
         """Extract."""
-        from ..patches.extract import extract
+        from ..convert.extract import extract
 
         adapter, report = extract(
             model_base,

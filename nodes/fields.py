@@ -1,4 +1,4 @@
-"""Widgets of the settings of trainers/settings.py."""
+"""Widgets of the settings of trainers/settings/settings.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..trainers.fields import Choice, Number, Seed, Setting, Switch, Text, described
-from ..trainers.settings import Settings
+from ..trainers.settings.fields import Choice, Number, Seed, Setting, Switch, Text, described
+from ..trainers.settings.settings import Settings
 
 _SETTINGS = described(Settings)
 

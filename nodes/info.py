@@ -64,7 +64,7 @@ class DEFTAdapterInfo(io.ComfyNode):
     @classmethod
     def execute(cls, adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None) -> io.NodeOutput:
         """Measure, write and draw."""
-        from ..patches.inspect import inspect
+        from ..convert.inspect import inspect
         from .plots import adapter_picture
 
         bar = comfy.utils.ProgressBar(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..patches.inspect import Block, Information
+from ..convert.inspect import Block, Information
 from ..scoring.packages import needed_by
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ..convert.lora_naming import NAMINGS
 from ..deft_ops import modelspec
 from ..deft_ops.adapter import Adapter, layers, validate
 from ..deft_ops.files import native, peft, svdiff
 from ..deft_ops.version import VERSION
-from ..patches.lora_naming import NAMINGS
-from ..patches.matching import sliced_shape
-from ..patches.names import diffusers_names, model_names, module_names, target_key
+from ..matching.match import sliced_shape
+from ..models.names import diffusers_names, model_names, module_names, target_key
 from .adapters import CATEGORY
 from .output import listed, text_ui
 from .sockets import LoraModel
@@ -236,7 +236,7 @@ class DEFTExportLoRA(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         """Convert and write."""
-        from ..patches.export import export
+        from ..convert.export import export
 
         adapter = as_adapter(adapter)
         validate(adapter)

@@ -12,8 +12,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.trigger_words import distinct, records_of, words_of
+from ..deft_ops.wording import cut
 from ..patches.apply import MODES, STACKING
-from ..patches.wording import cut
 from .adapters import CATEGORY, SEARCH, apply_file, mode_input, stacking_input
 from .sockets import FOLDER, LoraStack, adapter_files, adapter_path, file_state
 

@@ -9,8 +9,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files import safe
-from ..trainers.settings import TOKEN
-from ..trainers.token import TEMPLATES, captions_of, check_name, material_of
+from ..trainers.run.token import TEMPLATES, captions_of, check_name, material_of
+from ..trainers.settings.settings import TOKEN
 from .fields import widget
 from .output import text_ui
 from .sockets import LoraModel, LossMap, TrainingSettings
@@ -126,7 +126,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         captions: list[str] | None = None,
     ) -> io.NodeOutput:
         """Train and write the embedding."""
-        from ..trainers.loop import train
+        from ..trainers.run.loop import train
 
         name = first(token)
         check_name(first(clip), name)

@@ -15,15 +15,15 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..deft_ops.projectors import PROJECTORS
 from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
-from ..trainers.fields import TRAINING, described
-from ..trainers.settings import Settings
+from ..trainers.settings.fields import TRAINING, described
+from ..trainers.settings.settings import Settings
 from .fields import widget, widgets
 from .output import say
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
 
 if TYPE_CHECKING:
-    from ..trainers.loop import Progress, Result
+    from ..trainers.run.loop import Progress, Result
 
 RANK, ALPHA = widget("rank"), widget("alpha")
 
@@ -242,8 +242,8 @@ class DEFTTrainAdapter(io.ComfyNode):
         **own: list[Any],
     ) -> io.NodeOutput:
         """Train."""
-        from ..trainers.loop import train
-        from ..trainers.material import Material
+        from ..trainers.data.material import Material
+        from ..trainers.run.loop import train
 
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
             raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")

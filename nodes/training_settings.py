@@ -10,11 +10,11 @@ import comfy.samplers
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..trainers.checkpoints import RunFolder
-from ..trainers.fields import MORE, described
-from ..trainers.presets import NONE, PRESETS, with_preset
-from ..trainers.previews import Previews
-from ..trainers.settings import Run, Settings
+from ..trainers.run.checkpoints import RunFolder
+from ..trainers.run.previews import Previews
+from ..trainers.settings.fields import MORE, described
+from ..trainers.settings.presets import NONE, PRESETS, with_preset
+from ..trainers.settings.settings import Run, Settings
 from .fields import widgets
 from .sockets import TrainingPreviews, TrainingSettings
 

@@ -1,1 +1,1 @@
-"""The one place that knows ComfyUI's model patcher: weight adapters, layer names, applying."""
+"""The one place that knows ComfyUI's model patcher: adapters on weights, on activations, in hooks, by bypass."""

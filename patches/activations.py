@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import LayerOp, op_of
-from .matching import Layer
-from .names import target_function, target_key, target_slice
+from ..matching.match import Layer
+from ..models.layers import bias_of
+from ..models.names import target_function, target_key, target_slice
 
 KEY = "deft"
 
@@ -161,20 +162,6 @@ def _moved(factors: Any, x: Tensor) -> Any:
 
 def _reordered(y: Tensor, reorder: Any, channel: int) -> Tensor:
     return y if reorder is None else reorder(y.movedim(channel, 0)).movedim(0, channel)
-
-
-def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
-    """The bias as the layer has just added it, patches of partly loaded layers included, shaped for its output."""
-    bias = getattr(module, "bias", None)
-    if bias is None:
-        return None
-    functions = list(getattr(module, "bias_function", []))
-    if hasattr(module, "_v") and getattr(module, "bias_lowvram_function", None) is not None:  # dynamic VRAM
-        functions.insert(0, module.bias_lowvram_function)
-    bias = bias.to(output, copy=bool(functions))
-    for function in functions:
-        bias = function(bias)
-    return bias.view([-1 if dim == channel else 1 for dim in range(output.ndim)])
 
 
 def add(

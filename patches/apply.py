@@ -9,15 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
+from ..deft_ops.wording import of_text_encoder, shortened
+from ..matching.conversions import converted, remarks
+from ..matching.foreign import kind
+from ..matching.match import Match, advice, left_of, match, with_plain_loras
+from ..models.base_weights import Shapes
+from ..models.fingerprint import base_note
+from ..models.names import Target, clip_names, describe, model_names, target_key
 from . import activations, parameters
-from .base_weights import Shapes
-from .conversions import converted, remarks
-from .fingerprint import base_note
-from .foreign import kind
-from .matching import Match, advice, left_of, match, with_plain_loras
-from .names import Target, clip_names, describe, model_names, target_key
 from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
-from .wording import of_text_encoder, shortened
 
 STACKING = ("sequential", "from_base")
 MODES = ("weights", "activations")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import LayerOp, LinearOp, op_of
-from .activations import bias_of
+from ..models.layers import bias_of
 from .weight_adapter import DeftWeightAdapter, Entry, PlacesWeightAdapter
 
 _OTHERWISE = "load the file without bypass"

@@ -20,7 +20,7 @@ from ..deft_ops.layer_ops import op_of
 from ..deft_ops.methods import deft
 from ..deft_ops.methods.common import INIT_STD
 from ..deft_ops.projectors import raw_qr
-from .activations import bias_of
+from ..models.layers import bias_of
 from .weight_adapter import DeftWeightAdapter
 
 

@@ -22,8 +22,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..models.names import Target, target_key
 from .apply import STACKING, Report, apply
-from .names import Target, target_key
 from .weight_adapter import DeftWeightAdapter
 
 Shapes = dict[str, tuple[int, ...]]

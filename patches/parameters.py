@@ -14,7 +14,7 @@ import comfy.lora
 import comfy.utils
 import torch
 
-from .names import Target, target_function, target_key, target_slice
+from ..models.names import Target, target_function, target_key, target_slice
 
 
 def add_patches(patcher: Any, patches: Mapping[Target, Any], strength: float) -> None:

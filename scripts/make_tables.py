@@ -43,7 +43,7 @@ PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
 
 
 def defaults() -> dict[str, Any]:
-    """What Training Settings starts with: the entries of trainers/settings.py that have their widget there.
+    """What Training Settings starts with: the entries of trainers/settings/settings.py that have their widget there.
 
     They are read from the source, since its modules import ComfyUI. Those that came later are optional.
     """

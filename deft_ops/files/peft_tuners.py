@@ -3,7 +3,7 @@
 The adapter has the file's tensors by "<module path>.<PEFT's name>", with slashes for the dots in PEFT's name, so that
 nobody takes them for a LoRA's; those that all layers share by their name alone; and the record, in JSON by component,
 under metadata[RECORD]. A file is checked against its record when it is read, and
-against the weights when it is laid over a model (patches/peft_tuners.py).
+against the weights when it is laid over a model (matching/peft_tuners.py).
 """
 
 from __future__ import annotations

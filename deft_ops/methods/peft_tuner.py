@@ -65,7 +65,7 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """False: which tensors belong to a layer, the file's record says (see `patches/peft_tuners.py`)."""
+    """False: which tensors belong to a layer, the file's record says (see `matching/peft_tuners.py`)."""
     return False
 
 

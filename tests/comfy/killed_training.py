@@ -50,7 +50,7 @@ def main() -> None:
     from . import models
 
     comfyui = conftest.ComfyUI()
-    loop, checkpoints = comfyui.module("trainers.loop"), comfyui.module("trainers.checkpoints")
+    loop, checkpoints = comfyui.module("trainers.run.loop"), comfyui.module("trainers.run.checkpoints")
 
     def die(progress: Any) -> None:
         if progress.step == step:
@@ -60,8 +60,8 @@ def main() -> None:
         model = models.sd3()
         loop.train(
             model,
-            material(comfyui.module("trainers.material"), models, model),
-            settings(comfyui.module("trainers.settings")),
+            material(comfyui.module("trainers.data.material"), models, model),
+            settings(comfyui.module("trainers.settings.settings")),
             die,
             folder=checkpoints.RunFolder(folder, EVERY),
         )

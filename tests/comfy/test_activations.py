@@ -369,7 +369,7 @@ def test_a_bias_with_patches_of_its_own(pack: Pack) -> None:
     """The bias is not a part of W x, also where ComfyUI patches it at each use (partly loaded, and dynamic VRAM)."""
     import comfy.model_patcher
 
-    bias_of = pack.activations.bias_of
+    bias_of = pack.comfyui.module("models.layers").bias_of
     layer = nn.Linear(4, 6)
     with torch.inference_mode():
         change = models.random(6, seed=1)
@@ -405,7 +405,7 @@ def test_a_patched_bias_of_a_partly_loaded_model(pack: Pack) -> None:
 def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     clip.cond_stage_model.float()  # its fp16 weights would be rounded by patching
-    names = comfyui_session.module("patches.names").clip_names(clip)
+    names = comfyui_session.module("models.names").clip_names(clip)
     state = clip.patcher.model.state_dict()
     linear = {f"{name}.weight" for name, module in clip.patcher.model.named_modules() if isinstance(module, nn.Linear)}
     found = {
@@ -431,15 +431,17 @@ def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
 
 def test_training_on_a_model_with_activations(pack: Pack, comfyui_session: Any) -> None:
     """A base whose adapter is on activations can be trained on: the factors may be inference tensors."""
-    loop = comfyui_session.module("trainers.loop")
+    loop = comfyui_session.module("trainers.run.loop")
     with torch.inference_mode():
         model = models.sd3()
         adapter = pack.adapters.Adapter(
             {key: value.clone() for key, value in pack.adapter(model, [SD3_PROJECTION, SD3_QKV]).items()}
         )
         patched = pack.apply(adapter, model, mode="activations")[0]
-        settings = comfyui_session.module("trainers.settings").Settings("deft", 2, 2, 1e-2, layers="all linear")
-        material = comfyui_session.module("trainers.material").Material(
+        settings = comfyui_session.module("trainers.settings.settings").Settings(
+            "deft", 2, 2, 1e-2, layers="all linear"
+        )
+        material = comfyui_session.module("trainers.data.material").Material(
             [models.latents(model)], [models.conditioning()]
         )
         result = loop.train(patched, material, settings, lambda progress: None)

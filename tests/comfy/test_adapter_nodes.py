@@ -222,7 +222,7 @@ def test_dreambooth_becomes_a_whole_model_by_core_nodes(comfyui: Any) -> None:
 
 
 def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
-    presets = comfyui.module("trainers.presets").PRESETS
+    presets = comfyui.module("trainers.settings.presets").PRESETS
     name = "PaRa (its paper, SDXL)"
     prompt = training_prompt("para", steps=3) | {"settings": settings(preset=name, p_rate=0.5)}
     prompt["train"]["inputs"]["pattern"] = "no such layer"  # the preset has none
@@ -246,7 +246,10 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
 
 
 def test_every_preset_is_valid(comfyui: Any) -> None:
-    presets, settings_of = comfyui.module("trainers.presets"), comfyui.module("trainers.settings").Settings
+    presets, settings_of = (
+        comfyui.module("trainers.settings.presets"),
+        comfyui.module("trainers.settings.settings").Settings,
+    )
     for name, preset in presets.PRESETS.items():
         options = {"token": "a-1", "vectors": 1, "words": "a"} if preset.method == "textual_inversion" else {}
         chosen = presets.with_preset(settings_of(preset.method, 1, 1, 1.0, options=options), name)
@@ -422,9 +425,11 @@ def test_a_peft_folder_of_a_unet_is_read_by_peft(comfyui: Any, loras: Path) -> N
     network = models.diffusers_sd15()
     with torch.inference_mode():
         model = models.comfy_sd15(network)
-        chosen = comfyui.module("trainers.settings").Settings("deft", 3, 3, 0.02, layers="all linear")
-        material = comfyui.module("trainers.material").Material([models.latents(model, 2)], [models.conditioning()])
-        result = comfyui.module("trainers.loop").train(model, material, chosen, lambda progress: None)
+        chosen = comfyui.module("trainers.settings.settings").Settings("deft", 3, 3, 0.02, layers="all linear")
+        material = comfyui.module("trainers.data.material").Material(
+            [models.latents(model, 2)], [models.conditioning()]
+        )
+        result = comfyui.module("trainers.run.loop").train(model, material, chosen, lambda progress: None)
         save = comfyui.pack_nodes["DEFTSaveAdapter"].execute
         folder = Path(save(result.adapter, "tests/peft", "PEFT folder", "models/loras", model).result[0])
         patched, _, report = comfyui.module("patches.apply").apply(result.adapter, model)

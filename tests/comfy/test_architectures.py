@@ -72,7 +72,7 @@ def pairs(comfyui_session: Any) -> Any:
     """Both models of an architecture by its name, made once."""
     import comfy.supported_models
 
-    names = comfyui_session.module("patches.names")
+    names = comfyui_session.module("models.names")
 
     @cache
     def make(name: str) -> Pair:
@@ -103,7 +103,7 @@ UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_layer_is_found_under_every_prefix(pairs: Any, comfyui_session: Any, name: str) -> None:
     pair = pairs(name)
-    names = comfyui_session.module("patches.names")
+    names = comfyui_session.module("models.names")
     table, known = names.diffusers_names(pair.model), names.model_names(pair.model)
     component = "unet" if hasattr(pair.network, "mid_block") else "transformer"
     layers = [layer for layer, module in pair.network.named_modules() if getattr(module, "weight", None) is not None]
@@ -123,7 +123,7 @@ def test_comfyui_s_own_names_and_the_original_ones(pairs: Any, comfyui_session: 
     import comfy.lora
 
     model = pairs(name).model
-    names = comfyui_session.module("patches.names")
+    names = comfyui_session.module("models.names")
     table, known = names.diffusers_names(model), names.model_names(model)
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     for layer, target in comfy.lora.model_lora_keys_unet(model.model, {}).items():
@@ -145,7 +145,7 @@ def test_comfyui_s_own_names_and_the_original_ones(pairs: Any, comfyui_session: 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_on_the_way_out_are_those_of_diffusers(pairs: Any, comfyui_session: Any, name: str) -> None:
     pair = pairs(name)
-    names = comfyui_session.module("patches.names")
+    names = comfyui_session.module("models.names")
     table, ways_out = names.diffusers_names(pair.model), names.module_names(pair.model)
     same = {layer: target for layer, target in table.items() if isinstance(target, str)}
     assert ways_out == {target.removesuffix(".weight"): layer for layer, target in same.items()}
@@ -214,7 +214,7 @@ def test_names_and_sizes_alone(comfyui_session: Any, entry: Any) -> None:
     import diffusers
 
     _, base, config, kind, options = entry
-    names = comfyui_session.module("patches.names")
+    names = comfyui_session.module("models.names")
     meta = torch.device("meta")
     with meta:
         model, network = small(base, config, device=meta), getattr(diffusers, kind)(**options)
@@ -229,7 +229,7 @@ def test_names_and_sizes_alone(comfyui_session: Any, entry: Any) -> None:
 @pytest.fixture(scope="module")
 def text_pairs(comfyui_session: Any) -> Any:
     """transformers' model and ComfyUI's CLIP with its weights, by the entry's name, made once."""
-    names_of = comfyui_session.module("patches.names").clip_names
+    names_of = comfyui_session.module("models.names").clip_names
 
     @cache
     def make(name: str) -> tuple[TextEncoder, nn.Module, Any]:
@@ -260,7 +260,7 @@ ENCODERS = [entry.name for entry in TEXT_ENCODERS]
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_layer_of_a_text_encoder_is_found(text_pairs: Any, comfyui_session: Any, name: str) -> None:
     entry, network, clip = text_pairs(name)
-    known = comfyui_session.module("patches.names").clip_names(clip)
+    known = comfyui_session.module("models.names").clip_names(clip)
     state = clip.cond_stage_model.state_dict()
     assert models.relative(call_text_model(clip, entry.part, network), call_transformers(network)) < 1e-5
     for layer, module in network.named_modules():

@@ -14,8 +14,8 @@ from .test_training import Pack, as_loaded, train
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.checking = comfyui_session.module("trainers.checking")
-    found.looking = comfyui_session.module("trainers.looking")
+    found.checking = comfyui_session.module("trainers.step.checking")
+    found.looking = comfyui_session.module("trainers.step.looking")
     return found
 
 

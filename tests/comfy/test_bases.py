@@ -30,8 +30,8 @@ NEWER = {"PiD 1.5", "WAN22_WanDancer", "WAN22_WanDancer at 7.5 fps"}
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.bases = comfyui_session.module("trainers.bases")
-    found.without_inference_features = comfyui_session.module("trainers.inference_only").without_inference_features
+    found.bases = comfyui_session.module("trainers.step.bases")
+    found.without_inference_features = comfyui_session.module("trainers.step.inference_only").without_inference_features
     return found
 
 
@@ -196,7 +196,7 @@ def reference(
                 torch.cat([example.latent for example in examples]),
                 noise,
                 sigma,
-                pack.data.batch(conds),
+                pack.batches.batch(conds),
                 {},
             )
             for examples, noise, sigma, conds in seen.forwards
@@ -264,7 +264,7 @@ def test_every_class_of_comfyui_is_trained_or_refused(pack: Pack) -> None:
 
     names = {cls.__name__ for cls in comfy.supported_models.models}
     listed = pack.bases.TRAINED | set(pack.bases.REFUSED) | pack.bases.UNTRIED
-    assert not names - listed, "ComfyUI has classes that trainers/bases.py lacks"
+    assert not names - listed, "ComfyUI has classes that trainers/step/bases.py lacks"
     assert not pack.bases.TRAINED & set(pack.bases.REFUSED)
     assert {base.name for base in BASES} == pack.bases.TRAINED
 

@@ -22,8 +22,8 @@ class Pack(TrainingPack):
 
     def __init__(self, comfyui: Any) -> None:
         super().__init__(comfyui)
-        self.captions = comfyui.module("trainers.captions")
-        self.latents = comfyui.module("trainers.latents")
+        self.captions = comfyui.module("trainers.data.captions")
+        self.latents = comfyui.module("trainers.data.latents")
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +128,7 @@ def test_row_i_is_what_the_sampler_gives_to_picture_i(pack: Pack, kind: str) -> 
     (cond,) = resolved(model, given, latents["samples"])
     wanted = shown(cond, latents["samples"], 0.5).conditioning
     made = dataset(pack, model, [latents], [given])
-    known = pack.data.Captions(model.model, made.entries, models.CPU)
+    known = pack.batches.Captions(model.model, made.entries, models.CPU)
     for place, example in enumerate(made.examples):
         found = known.conds(example.caption, tuple(example.latent.shape), example.origin)
         assert found.keys() == wanted.keys() and len(found) > 1
@@ -221,7 +221,7 @@ def test_an_area_is_shown_to_the_network_as_by_the_sampler(pack: Pack, kind: str
     wanted = shown(cond, model.model.process_latent_in(latents["samples"]), 0.5)
     (example,) = (made := dataset(pack, model, [latents], [given])).examples
     assert torch.equal(example.latent, wanted.input_x) and example.latent.shape[2:] == (4, 6)
-    known = pack.data.Captions(model.model, made.entries, models.CPU)
+    known = pack.batches.Captions(model.model, made.entries, models.CPU)
     found = known.conds(0, tuple(example.latent.shape), example.origin)
     assert found.keys() == wanted.conditioning.keys() and len(found) == 2
     assert all(torch.equal(found[name].cond, wanted.conditioning[name].cond) for name in found)
@@ -533,7 +533,7 @@ def embedded(model: Any, pooled: Tensor, *values: int) -> Tensor:
 def told(pack: Pack, model: Any, latents: list, captions: list) -> list[Tensor]:
     """The vectors that SDXL gets for each picture."""
     made = dataset(pack, model, latents, captions)
-    known = pack.data.Captions(model.model, made.entries, models.CPU)
+    known = pack.batches.Captions(model.model, made.entries, models.CPU)
     return [
         known.conds(example.caption, tuple(example.latent.shape), example.origin)["y"].cond for example in made.examples
     ]
@@ -578,7 +578,7 @@ def test_texts_are_kept_once_for_all_sizes(pack: Pack) -> None:
     model = models.unet("sdxl")
     latents = models.latents(model, 5) | {"original_sizes": [(100 * place + 500, 400) for place in range(5)]}
     made = dataset(pack, model, [latents], [caption()])
-    known = pack.data.Captions(model.model, made.entries, models.CPU)
+    known = pack.batches.Captions(model.model, made.entries, models.CPU)
     found = [known.conds(0, tuple(example.latent.shape), example.origin) for example in made.examples]
     assert len({conds["c_crossattn"].cond.data_ptr() for conds in found}) == 1
     assert len({conds["y"].cond.data_ptr() for conds in found}) == 5
@@ -747,7 +747,7 @@ def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             made = dataset(pack, model, [{"samples": models.random(1, 4, 7, 9, seed=4)}], [caption()])
             trainer = pack.trainer.Trainer(model, settings(pack), made)
-            with pytest.raises(RuntimeError, match="in place"), pack.data.sizes_told(trainer, made.examples):
+            with pytest.raises(RuntimeError, match="in place"), pack.batches.sizes_told(trainer, made.examples):
                 raise RuntimeError("in place")
 
 
@@ -760,8 +760,8 @@ def test_a_model_that_reads_the_area_gets_it_in_latent_pixels(pack: Pack) -> Non
 
     (entry,) = caption(area=("percentage", 0.5, 0.5, 0.25, 0.25))
     (example,) = dataset(pack, models.sd3(), [models.latents(models.sd3(), 1)], [[entry]]).examples
-    told = pack.data.Told(Reading(), entry, tuple(example.latent.shape), example.origin)
+    told = pack.batches.Told(Reading(), entry, tuple(example.latent.shape), example.origin)
     assert told.own == {"area": (4, 4, 2, 2)}
     # before a first step the memory is estimated without the place of the part
-    plain = pack.data.Told(Reading(), entry, tuple(example.latent.shape), pack.data.UNKNOWN)
+    plain = pack.batches.Told(Reading(), entry, tuple(example.latent.shape), pack.batches.UNKNOWN)
     assert plain.extra_conds(area=entry[1]["area"]) == {"read": None}

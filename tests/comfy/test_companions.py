@@ -22,8 +22,8 @@ from .test_patches import SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.export = comfyui_session.module("patches.export").export
-    found.inspect = comfyui_session.module("patches.inspect").inspect
+    found.export = comfyui_session.module("convert.export").export
+    found.inspect = comfyui_session.module("convert.inspect").inspect
     return found
 
 

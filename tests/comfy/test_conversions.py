@@ -477,7 +477,7 @@ def test_hunyuan_video_as_diffusers_converts_it(pack: Pack, tmp_path: Path) -> N
 
     model = model_of("HunyuanVideo")
     weights = models.weights(model)
-    table = pack.comfyui.module("patches.names.architectures.hunyuan_video").spellings(
+    table = pack.comfyui.module("models.names.architectures.hunyuan_video").spellings(
         model.model, list(matrices(model))
     )
     named = {path: name for name, path in table.items() if isinstance(path, str)}
@@ -810,9 +810,9 @@ def test_ia3_exported_inspected_and_saved(pack: Pack, tmp_path: Path) -> None:
     tensors, changes = ia3(model)
     save_file(tensors, tmp_path / "a.safetensors")
     adapter = pack.files.read(tmp_path / "a.safetensors")
-    lora, _ = pack.comfyui.module("patches.export").export(adapter, model)
+    lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
     patched = models.patched_weights(pack.apply(lora, model)[0])
-    info = pack.comfyui.module("patches.inspect").inspect(adapter, model)
+    info = pack.comfyui.module("convert.inspect").inspect(adapter, model)
     assert info.matched == 4 and info.method == "ia3" and not info.unmatched and not info.unused
     again = pack.files.read(pack.native.write(adapter, tmp_path / "native.safetensors"))
     again, _, report = pack.apply(again, model)
@@ -917,7 +917,7 @@ def test_t_lora_of_lycoris(pack: Pack, tmp_path: Path, part: str) -> None:
     tensors, changes = lycoris_tlora(weights, part)
     found = applied(pack, tensors, model, tmp_path, {"tlora": 4}, strength_model=0.5)
     adapter = pack.files.read(tmp_path / "file.safetensors")
-    lora, _ = pack.comfyui.module("patches.export").export(adapter, model)
+    lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
     exported = models.patched_weights(pack.apply(lora, model)[0])
     again = pack.files.read(pack.native.write(adapter, tmp_path / "native.safetensors"))
     again = models.patched_weights(pack.apply(again, model)[0])
@@ -931,7 +931,7 @@ def test_t_lora_of_lycoris(pack: Pack, tmp_path: Path, part: str) -> None:
 def test_t_lora_of_another_base_is_refused(pack: Pack) -> None:
     tensors, _ = lycoris_tlora(models.weights(models.unet(seed=1)), "principal")
     with pytest.raises(ValueError, match=r"T-LoRA layer .* did not start from this weight"):
-        pack.comfyui.module("patches.export").export(pack.adapters.Adapter(tensors), models.unet())
+        pack.comfyui.module("convert.export").export(pack.adapters.Adapter(tensors), models.unet())
 
 
 def test_t_lora_that_does_not_fit_together_is_refused(pack: Pack) -> None:
@@ -997,7 +997,7 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
     theirs = convert(dict(tensors))
     parts = [theirs[f"transformer.transformer_blocks.0.attn.to_{part}.lora_B.weight"] for part in "qkv"]
     adapter = pack.adapters.Adapter(tensors)
-    found = pack.comfyui.module("patches.conversions").converted(adapter)
+    found = pack.comfyui.module("matching.conversions").converted(adapter)
     assert torch.equal(found[f"{stem}.lora_B.default.weight"], torch.cat(parts))
     assert adapter == tensors and found.keys() == tensors.keys()
 
@@ -1006,7 +1006,7 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
 
 
 def test_the_adapter_stays_as_it_is_and_the_names_of_the_file_are_kept(pack: Pack) -> None:
-    conversions = pack.comfyui.module("patches.conversions")
+    conversions = pack.comfyui.module("matching.conversions")
     tensors, _ = tlora(models.unet(), "")
     tensors |= xlabs("diffusion_model.", 1, 0)
     adapter = pack.adapters.Adapter(tensors, {"alpha": "4"})
@@ -1036,13 +1036,13 @@ def test_newer_conversions_of_comfyui(pack: Pack, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(comfy.lora_convert, "convert_lora", convert_lora)
     adapter = pack.adapters.Adapter({"t_embedder.mlp.0.lora_A.weight": torch.ones(2, 4)})
-    found = pack.comfyui.module("patches.conversions").converted(adapter)
+    found = pack.comfyui.module("matching.conversions").converted(adapter)
     assert list(adapter) == ["t_embedder.mlp.0.lora_A.weight"]
     assert found.spelled == {"t_embedder_2.mlp.0.lora_A.weight": "t_embedder.mlp.0.lora_A.weight"}
 
 
 def test_an_adapter_with_names_that_are_read_is_returned_itself(pack: Pack) -> None:
-    conversions = pack.comfyui.module("patches.conversions")
+    conversions = pack.comfyui.module("matching.conversions")
     for tensors in (
         pairs_for(model_of("Flux.1"), lambda path: f"diffusion_model.{path}")[0],
         pairs_for(models.unet(), lambda path: f"lora_unet_{path.replace('.', '_')}")[0],
@@ -1093,7 +1093,7 @@ BROKEN: dict[str, tuple[Callable[[], Tensors], str]] = {
 def test_what_cannot_be_converted_is_refused_by_name(pack: Pack, kind: str) -> None:
     make, message = BROKEN[kind]
     adapter = pack.adapters.Adapter(make())
-    converted = pack.comfyui.module("patches.conversions").converted
+    converted = pack.comfyui.module("matching.conversions").converted
     with pytest.raises(ValueError, match=f"^The adapter {message}"):
         converted(adapter)
     adapter.source = "style.safetensors"
@@ -1103,7 +1103,7 @@ def test_what_cannot_be_converted_is_refused_by_name(pack: Pack, kind: str) -> N
 
 def test_a_conversion_costs_milliseconds(pack: Pack) -> None:
     """Of some 600 layers, the size of the largest files that people have."""
-    converted = pack.comfyui.module("patches.conversions").converted
+    converted = pack.comfyui.module("matching.conversions").converted
     value = torch.zeros(1)
     tensors = {
         f"pipe.dit.blocks.{index}.{layer}.{part}.default.weight": value

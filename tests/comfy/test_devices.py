@@ -219,7 +219,7 @@ def test_training_on_top_of_an_adapter_that_lies_on_the_device(pack: Any, device
 
 @pytest.mark.parametrize("what", ["text encoder", "textual inversion"])
 def test_training_of_texts(pack: Any, device: torch.device, what: str) -> None:
-    token = pack.module("trainers.token")
+    token = pack.module("trainers.run.token")
 
     def losses(where: torch.device) -> list[float]:
         with torch.inference_mode():
@@ -352,7 +352,7 @@ def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algori
 
 @pytest.mark.parametrize("method", ["deft", "lora"])
 def test_extraction(pack: Any, device: torch.device, method: str) -> None:
-    extract = pack.module("patches.extract").extract
+    extract = pack.module("convert.extract").extract
 
     def made(where: torch.device) -> tuple[Any, Any]:
         base, tuned = on(where, models.unet), on(where, lambda: fine_tuned(models.unet))
@@ -383,7 +383,7 @@ def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) ->
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("kind", [*KINDS, "every kind"])
 def test_export(pack: Any, device: torch.device, kind: str, rank: int) -> None:
-    export = pack.module("patches.export").export
+    export = pack.module("convert.export").export
     adapter = adapter_of(pack, kind, models.unet())
     if kind == "every kind":  # of which a part is no pair
         adapter = pack.adapters.Adapter({key: value for key, value in adapter.items() if not key.endswith(".diff")})

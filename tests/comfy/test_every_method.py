@@ -57,7 +57,7 @@ def test_method(pack: Any, method: str, tmp_path: Path) -> None:  # noqa: F811
         assert changed[0.5] == pytest.approx(changed[1.0] / 2, rel=1e-3)
 
     # Exported: the same weights as a plain LoRA of full rank.
-    lora, _ = pack.comfyui.module("patches.export").export(adapter, make())
+    lora, _ = pack.comfyui.module("convert.export").export(adapter, make())
     exported, _, _ = pack.apply(lora, make())
     one, other = models.patched_weights(exported), models.patched_weights(pack.apply(adapter, make())[0])
     matrices = [key for key in before if before[key].ndim > 1]

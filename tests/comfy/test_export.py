@@ -38,8 +38,8 @@ CLIP_CONFIG = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size":
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     made = Pack(comfyui_session)
-    made.export = comfyui_session.module("patches.export").export
-    made.naming = comfyui_session.module("patches.lora_naming")
+    made.export = comfyui_session.module("convert.export").export
+    made.naming = comfyui_session.module("convert.lora_naming")
     return made
 
 
@@ -306,7 +306,7 @@ def test_diffusers_reads_kohyas_names_as_well(pack: Pack, exporter: Any, pairs: 
 def test_every_architecture(pack: Pack, exporter: Any, comfyui_session: Any, architectures: Any, name: str) -> None:  # noqa: F811
     """An adapter under ComfyUI's names, fused layers and all, in diffusers' network, which has other ones."""
     pair = architectures(name)
-    names = comfyui_session.module("patches.names")
+    names = comfyui_session.module("models.names")
     table, state = names.diffusers_names(pair.model), pair.model.model.state_dict()
     skipped = re.compile(pair.architecture.without_effect)
     keys = {names.target_key(target) for path, target in table.items() if not skipped.fullmatch(path)}

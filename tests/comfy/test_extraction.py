@@ -25,7 +25,7 @@ SD3_NORM = "diffusion_model.joint_blocks.0.x_block.attn.ln_q"
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     made = Pack(comfyui_session)
-    made.extract = comfyui_session.module("patches.extract").extract
+    made.extract = comfyui_session.module("convert.extract").extract
     made.node = comfyui_session.pack_nodes["DEFTExtractAdapter"]
     return made
 

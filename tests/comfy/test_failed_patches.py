@@ -24,9 +24,9 @@ BESIDE = UNET_LINEAR.replace("to_q", "to_k")
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.export = comfyui_session.module("patches.export").export
-    found.inspect = comfyui_session.module("patches.inspect").inspect
-    found.foreign = comfyui_session.module("patches.foreign")
+    found.export = comfyui_session.module("convert.export").export
+    found.inspect = comfyui_session.module("convert.inspect").inspect
+    found.foreign = comfyui_session.module("matching.foreign")
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def modules(comfyui: Any) -> dict[str, Any]:
-    names = ("trainers.settings", "trainers.fields", "nodes.fields")
+    names = ("trainers.settings.settings", "trainers.settings.fields", "nodes.fields")
     return {name: comfyui.module(name) for name in names}
 
 
@@ -77,7 +77,7 @@ def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> No
 
 
 def test_a_range_stands_once(modules: dict[str, Any]) -> None:
-    number = modules["trainers.fields"].Number
+    number = modules["trainers.settings.fields"].Number
     for more in ({}, {"high": 1.0, "shown": 2.0}):
         with pytest.raises(AssertionError):
             number(words="", **more)

@@ -143,7 +143,7 @@ def test_svdiff_on_a_unet_with_norms_and_convolutions(pack: Pack, tmp_path: Path
 
 def model_names(pack: Pack, model: Any) -> dict[str, str]:
     """A few layers of each kind by their names in diffusers: linear, convolution, norm."""
-    names = pack.comfyui.module("patches.names").diffusers_names(model)
+    names = pack.comfyui.module("models.names").diffusers_names(model)
     wanted = (
         "conv_in",
         "down_blocks.0.resnets.0.norm1",
@@ -234,7 +234,7 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     (tmp_path / "adapter_config.json").unlink()
     path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "bare.safetensors")
     wrapped.merge_adapter()
-    weights_by_name = pack.comfyui.module("patches.weights_by_name").weights_by_name
+    weights_by_name = pack.comfyui.module("models.weights_by_name").weights_by_name
     adapter = pack.files.read(path, base=weights_by_name(model))
     assert f"taken as {projector}" in adapter.metadata["note"]
     found = models.patched_weights(pack.apply(adapter, model)[0])[key]

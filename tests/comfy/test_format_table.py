@@ -20,8 +20,8 @@ COLUMNS = ["format", "weights", "activations", "exported as LoRA", "equal to", "
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.export = comfyui_session.module("patches.export").export
-    found.inspect = comfyui_session.module("patches.inspect").inspect
+    found.export = comfyui_session.module("convert.export").export
+    found.inspect = comfyui_session.module("convert.inspect").inspect
     return found
 
 

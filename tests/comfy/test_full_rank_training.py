@@ -133,7 +133,7 @@ def test_a_full_disk_does_not_stop_the_decomposition(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    known = comfyui_session.module("trainers.decompositions")
+    known = comfyui_session.module("trainers.step.decompositions")
     monkeypatch.setattr(known.safe, "write_files", full)
     found = known.Decompositions(tmp_path).of("a", torch.randn(4, 3), pack.methods.get("svdiff"))
     assert found.sigma.shape == (3,) and "could not be kept (No space left on device)" in caplog.text
@@ -154,7 +154,7 @@ def test_the_rate_of_norms(pack: Any) -> None:
 
 def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:
     bad(pack, "Norms cannot have a rank: choose other layers than 'everything' for deft", layers="everything")
-    memory = comfyui_session.module("trainers.memory")
+    memory = comfyui_session.module("trainers.step.memory")
     huge = nn.Linear(10**7, 10**7, device="meta")
     for method, needed in (("dreambooth", 16e14), ("svdiff", 8e14)):
         settings = pack.settings.Settings(method, 1, 1, 1e-3)
@@ -179,7 +179,7 @@ def test_svdiff_files_of_the_common_implementation(
     if text:
         adapter[f"text_encoders.clip_l.transformer.{ENCODER}.delta"] = torch.ones(4)
     files = comfyui_session.module("deft_ops.files")
-    names = comfyui_session.module("patches.names").module_names(model)
+    names = comfyui_session.module("models.names").module_names(model)
     folder = comfyui_session.module("deft_ops.files.svdiff").write(adapter, tmp_path / "out", names)
     written = load_file(folder / "spectral_shifts.safetensors")
     modules = dict(network.named_modules())

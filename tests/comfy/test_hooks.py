@@ -534,7 +534,7 @@ def demo(pack: Pack, comfyui_session: Any) -> Any:
     model = pack.call("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default")
     model.model.untouched = models.weights(model)
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
-    names = comfyui_session.module("patches.names").clip_names(clip)
+    names = comfyui_session.module("models.names").clip_names(clip)
     keys = {name for name, module in clip.cond_stage_model.named_modules() if isinstance(module, nn.Linear)}
     found = [
         name

@@ -26,7 +26,7 @@ def pack(comfyui_session: Any) -> Pack:
 @pytest.fixture(scope="session")
 def without(comfyui_session: Any) -> Callable[..., Any]:
     """The context under test."""
-    return comfyui_session.module("trainers.inference_only").without_inference_features
+    return comfyui_session.module("trainers.step.inference_only").without_inference_features
 
 
 def dynamic(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:

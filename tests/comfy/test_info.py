@@ -24,12 +24,12 @@ class Pack:
         self.native = comfyui.module("deft_ops.files.native")
         self.methods = comfyui.module("deft_ops.methods")
         self.apply = comfyui.module("patches.apply").apply
-        self.fingerprint = comfyui.module("patches.fingerprint")
-        self.inspect = comfyui.module("patches.inspect")
+        self.fingerprint = comfyui.module("models.fingerprint")
+        self.inspect = comfyui.module("convert.inspect")
         self.plots = comfyui.module("nodes.plots")
-        self.material = comfyui.module("trainers.material").Material
-        self.train = comfyui.module("trainers.loop").train
-        self.settings = comfyui.module("trainers.settings").Settings
+        self.material = comfyui.module("trainers.data.material").Material
+        self.train = comfyui.module("trainers.run.loop").train
+        self.settings = comfyui.module("trainers.settings.settings").Settings
 
     def adapter(
         self,
@@ -644,7 +644,7 @@ def test_text_encoder_layers(comfyui_session: Any, pack: Pack) -> None:
     import comfy.lora
 
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
-    names = comfyui_session.module("patches.names").clip_names(clip)
+    names = comfyui_session.module("models.names").clip_names(clip)
     state = clip.patcher.model.state_dict()
     found = [
         name

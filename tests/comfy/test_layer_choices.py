@@ -100,12 +100,12 @@ def test_spelled() -> None:
 
 @pytest.fixture(scope="module")
 def targets(comfyui_session: Any) -> Any:
-    return comfyui_session.module("trainers.targets")
+    return comfyui_session.module("trainers.settings.targets")
 
 
 @pytest.fixture(scope="module")
 def layer_kinds(comfyui_session: Any) -> Any:
-    return comfyui_session.module("trainers.layer_kinds")
+    return comfyui_session.module("trainers.settings.layer_kinds")
 
 
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.title)

@@ -20,8 +20,8 @@ KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"  
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.export = comfyui_session.module("patches.export").export
-    found.inspect = comfyui_session.module("patches.inspect").inspect
+    found.export = comfyui_session.module("convert.export").export
+    found.inspect = comfyui_session.module("convert.inspect").inspect
     return found
 
 

@@ -15,7 +15,7 @@ PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def test_describe(comfyui_session: Any) -> None:
-    describe = comfyui_session.module("patches.names").describe
+    describe = comfyui_session.module("models.names").describe
     assert describe({"a": 1}) == "a"
     assert describe(dict.fromkeys("abc")) == "a, b, ..."
 
@@ -24,7 +24,7 @@ def test_projections_of_ltx_2_under_the_names_of_its_published_weights(comfyui_s
     """ComfyUI's LTXAVTEModel.load_sd, and diffusers' conversion of LoRA files; LTX-2.3 has two with their own names."""
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_ltx2_lora_to_diffusers
 
-    encoder_names = comfyui_session.module("patches.names.text_encoders").encoder_names
+    encoder_names = comfyui_session.module("models.names.text_encoders").encoder_names
     name, key = "text_embedding_projection", "text_embedding_projection.weight"
     network = nn.Module()
     network.text_embedding_projection = nn.Linear(8, 4, bias=False)
@@ -83,7 +83,7 @@ def test_a_peft_file_does_the_same_in_comfyui_and_in_diffusers(
 def test_a_file_of_diffusers_with_its_record_in_the_header(comfyui_session: Any, tmp_path: Path) -> None:
     """What our PEFT writer makes for pipelines ("unet." before all names) is applied to the same layers."""
     model = models.unet("sd15")
-    names = comfyui_session.module("patches.names").module_names(model)
+    names = comfyui_session.module("models.names").module_names(model)
     layers = [
         f"diffusion_model.{name}"
         for name, module in model.model.diffusion_model.named_modules()

@@ -33,7 +33,7 @@ class Pack:
         self.native = comfyui.module("deft_ops.files.native")
         self.apply = comfyui.module("patches.apply").apply
         self.weight_adapter = comfyui.module("patches.weight_adapter")
-        self.to_lora = comfyui.module("patches.export").to_lora
+        self.to_lora = comfyui.module("convert.export").to_lora
 
     def adapter(
         self,

@@ -26,8 +26,8 @@ SD3_OUT = "transformer_blocks.0.attn.to_out.0"
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.export = comfyui_session.module("patches.export").export
-    found.inspect = comfyui_session.module("patches.inspect").inspect
+    found.export = comfyui_session.module("convert.export").export
+    found.inspect = comfyui_session.module("convert.inspect").inspect
     return found
 
 

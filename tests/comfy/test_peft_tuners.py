@@ -48,9 +48,9 @@ class Pack(PatchesPack):
 
     def __init__(self, comfyui: Any) -> None:
         super().__init__(comfyui)
-        self.names = comfyui.module("patches.names")
-        self.export = comfyui.module("patches.export").export
-        self.inspect = comfyui.module("patches.inspect").inspect
+        self.names = comfyui.module("models.names")
+        self.export = comfyui.module("convert.export").export
+        self.inspect = comfyui.module("convert.inspect").inspect
         self.records = comfyui.module("deft_ops.files.peft_records")
 
 

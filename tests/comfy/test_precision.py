@@ -15,8 +15,8 @@ from .test_training import Pack, as_loaded, one_step, settings, train
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.precision = comfyui_session.module("trainers.precision")
-    found.checking = comfyui_session.module("trainers.checking")
+    found.precision = comfyui_session.module("trainers.step.precision")
+    found.checking = comfyui_session.module("trainers.step.checking")
     return found
 
 

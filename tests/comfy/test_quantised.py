@@ -39,8 +39,8 @@ METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.base_weight = comfyui_session.module("patches.base_weights").base_weight
-    found.export = comfyui_session.module("patches.export").export
+    found.base_weight = comfyui_session.module("models.base_weights").base_weight
+    found.export = comfyui_session.module("convert.export").export
     return found
 
 

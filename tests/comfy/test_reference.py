@@ -29,9 +29,9 @@ class Pack(TrainingPack):
 
     def __init__(self, comfyui: Any) -> None:
         super().__init__(comfyui)
-        self.checkpoints = comfyui.module("trainers.checkpoints")
+        self.checkpoints = comfyui.module("trainers.run.checkpoints")
         self.files = comfyui.module("deft_ops.files")
-        self.to_lora = comfyui.module("patches.export").to_lora
+        self.to_lora = comfyui.module("convert.export").to_lora
 
 
 @pytest.fixture(scope="session")
@@ -245,24 +245,24 @@ def test_references_are_scaled_once_and_wait_on_the_cpu(pack: Pack) -> None:
         entries = caption(small, tall)
         before = small.clone()
     with torch.inference_mode(False):
-        known = pack.data.Captions(model.model, entries, models.CPU)
+        known = pack.batches.Captions(model.model, entries, models.CPU)
         found = known.conds(0, (1, 16, 8, 8))["ref_latents"]
         for latent, own in zip((small, tall), found.cond, strict=True):
             assert torch.allclose(own, (latent - SHIFT) * SCALE) and own.shape == latent.shape
             assert not own.is_inference() and own.device == models.CPU
     assert torch.equal(small, before)
-    elsewhere = pack.data.moved(found, torch.device("meta"))
+    elsewhere = pack.batches.moved(found, torch.device("meta"))
     assert [latent.device.type for latent in elsewhere.cond] == ["meta", "meta"]
     assert [latent.device.type for latent in found.cond] == ["cpu", "cpu"]
 
 
 def test_references_of_other_sizes_or_counts_go_in_groups(pack: Pack) -> None:
     model = omnigen2()
-    conds = pack.data.encode_conditioning(model.model, captions(), (1, 16, 8, 8), models.CPU)
-    assert pack.data.groups(conds) == [[0, 1], [2], [3], [4]]
-    assert [latent.shape for latent in pack.data.batch(conds[:2])["ref_latents"]] == [(2, 16, 4, 6)]
-    assert [latent.shape for latent in pack.data.batch(conds[3:4])["ref_latents"]] == [(1, 16, 4, 6), (1, 16, 8, 4)]
-    assert "ref_latents" not in pack.data.batch(conds[4:])
+    conds = pack.batches.encode_conditioning(model.model, captions(), (1, 16, 8, 8), models.CPU)
+    assert pack.batches.groups(conds) == [[0, 1], [2], [3], [4]]
+    assert [latent.shape for latent in pack.batches.batch(conds[:2])["ref_latents"]] == [(2, 16, 4, 6)]
+    assert [latent.shape for latent in pack.batches.batch(conds[3:4])["ref_latents"]] == [(1, 16, 4, 6), (1, 16, 8, 4)]
+    assert "ref_latents" not in pack.batches.batch(conds[4:])
 
 
 def test_a_batch_as_reference_is_told_in_a_sentence(pack: Pack) -> None:
@@ -273,7 +273,7 @@ def test_a_batch_as_reference_is_told_in_a_sentence(pack: Pack) -> None:
 
 def test_references_are_part_of_a_runs_identity(pack: Pack, tmp_path: Path) -> None:
     def hash_of(conditioning: list) -> str:
-        return pack.data.dataset_hash([], [], conditioning, [])
+        return pack.batches.dataset_hash([], [], conditioning, [])
 
     plain, one, other = caption(), caption(picture()), caption(picture(seed=32))
     two, swapped = caption(picture(), picture(seed=32)), caption(picture(seed=32), picture())

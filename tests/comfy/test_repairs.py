@@ -18,7 +18,7 @@ from .test_training import Pack, as_loaded, backward, train
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
     for name in ("repairs", "saved", "functional"):
-        setattr(found, name, comfyui_session.module(f"trainers.{name}"))
+        setattr(found, name, comfyui_session.module(f"trainers.step.{name}"))
     return found
 
 

@@ -30,12 +30,12 @@ def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
     found.modelspec = comfyui_session.module("deft_ops.modelspec")
     found.saving = comfyui_session.module("nodes.saving")
-    found.fingerprint = comfyui_session.module("patches.fingerprint").fingerprint
-    found.inspect = comfyui_session.module("patches.inspect").inspect
-    found.export = comfyui_session.module("patches.export").export
-    found.material = comfyui_session.module("trainers.material").Material
-    found.settings = comfyui_session.module("trainers.settings").Settings
-    found.train = comfyui_session.module("trainers.loop").train
+    found.fingerprint = comfyui_session.module("models.fingerprint").fingerprint
+    found.inspect = comfyui_session.module("convert.inspect").inspect
+    found.export = comfyui_session.module("convert.export").export
+    found.material = comfyui_session.module("trainers.data.material").Material
+    found.settings = comfyui_session.module("trainers.settings.settings").Settings
+    found.train = comfyui_session.module("trainers.run.loop").train
     return found
 
 

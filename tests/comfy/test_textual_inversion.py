@@ -21,9 +21,9 @@ from .test_training_runs import Pack, as_loaded
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    found.token = comfyui_session.module("trainers.token")  # type: ignore[attr-defined]
-    found.network = comfyui_session.module("trainers.network")  # type: ignore[attr-defined]
-    found.repairs = comfyui_session.module("trainers.repairs")  # type: ignore[attr-defined]
+    found.token = comfyui_session.module("trainers.run.token")  # type: ignore[attr-defined]
+    found.network = comfyui_session.module("trainers.step.network")  # type: ignore[attr-defined]
+    found.repairs = comfyui_session.module("trainers.step.repairs")  # type: ignore[attr-defined]
     return found
 
 

@@ -31,16 +31,16 @@ class Pack:
         self.methods = comfyui.module("deft_ops.methods")
         self.adapters = comfyui.module("deft_ops.adapter")
         self.apply = comfyui.module("patches.apply").apply
-        self.data = comfyui.module("trainers.data")
-        self.loop = comfyui.module("trainers.loop")
-        self.material = comfyui.module("trainers.material")
-        self.settings = comfyui.module("trainers.settings")
-        self.trainer = comfyui.module("trainers.trainer")
-        self.objective = comfyui.module("trainers.objective")
-        self.targets = comfyui.module("trainers.targets")
-        self.frozen = comfyui.module("trainers.frozen")
-        self.network = comfyui.module("trainers.network")
-        self.reproducible = comfyui.module("trainers.reproducible")
+        self.data = comfyui.module("trainers.data.batches")
+        self.loop = comfyui.module("trainers.run.loop")
+        self.material = comfyui.module("trainers.data.material")
+        self.settings = comfyui.module("trainers.settings.settings")
+        self.trainer = comfyui.module("trainers.run.trainer")
+        self.objective = comfyui.module("trainers.step.objective")
+        self.targets = comfyui.module("trainers.settings.targets")
+        self.frozen = comfyui.module("trainers.step.frozen")
+        self.network = comfyui.module("trainers.step.network")
+        self.reproducible = comfyui.module("trainers.step.reproducible")
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def train(
     on_step: Callable[[Any], None] = lambda progress: None,
     **chosen: Any,
 ) -> Any:
-    """trainers.loop.train as a node calls it: in inference mode."""
+    """trainers.run.loop.train as a node calls it: in inference mode."""
     with torch.inference_mode():
         latents = [models.latents(model, 3)] if latents is None else latents
         captions = [models.conditioning()] if captions is None else captions

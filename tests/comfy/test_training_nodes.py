@@ -42,7 +42,7 @@ def test_the_settings_start_where_train_adapter_is_without_them(comfyui: Any) ->
     alone = comfyui.run(without_settings(training_prompt(seed=31)), want=["train"]).output("train")
     with_node = comfyui.run(training_prompt(seed=31), want=["train"]).output("train")
     assert all(torch.equal(alone[key], with_node[key]) for key in alone)
-    spec = comfyui.module("trainers.settings").Settings("deft", 4, 1, 1e-4)
+    spec = comfyui.module("trainers.settings.settings").Settings("deft", 4, 1, 1e-4)
     widgets = comfyui.run({"settings": settings()}, want=["settings"]).output("settings")["settings"]
     assert {name: getattr(spec, name) for name in widgets} == widgets
 
@@ -182,7 +182,7 @@ def test_a_learning_rate_that_is_too_high_is_told(comfyui: Any) -> None:
 
 def test_too_little_memory_through_the_executor(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator's own error in the midst of a step; then the same model samples and trains."""
-    objective = comfyui.module("trainers.objective")
+    objective = comfyui.module("trainers.step.objective")
     own, calls = objective.loss, []
 
     def greedy(*args: Any, **kwargs: Any) -> Any:

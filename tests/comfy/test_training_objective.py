@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deft_pack.trainers.optimizers import OPTIMIZERS
+from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 
 from . import models
 from .architectures import comfyui_sd3, diffusers_sd3
@@ -23,9 +23,9 @@ SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
 @pytest.fixture(scope="session")
 def pack(comfyui_session: Any) -> Pack:
     found = Pack(comfyui_session)
-    for name in ("objective", "optimisation", "optimizers"):
-        setattr(found, name, comfyui_session.module(f"trainers.{name}"))
-    found.names = comfyui_session.module("patches.names")
+    for name in ("step.objective", "step.optimisation", "settings.optimizers"):
+        setattr(found, name.partition(".")[2], comfyui_session.module(f"trainers.{name}"))
+    found.names = comfyui_session.module("models.names")
     found.methods = comfyui_session.module("deft_ops.methods")
     return found
 

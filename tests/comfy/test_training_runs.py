@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deft_pack.trainers.optimizers import OPTIMIZERS
+from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 
 from . import killed_training, models
 from .conftest import ROOT
@@ -32,9 +32,15 @@ class Pack:
         self.adapters = comfyui.module("deft_ops.adapter")
         self.files = comfyui.module("deft_ops.files")
         self.apply = comfyui.module("patches.apply").apply
-        parts = "attention checkpoints data loop material previews settings targets trainer"
-        for name in parts.split():
-            setattr(self, name, comfyui.module(f"trainers.{name}"))
+        rooms = {
+            "settings": "settings targets",
+            "data": "batches material",
+            "step": "attention",
+            "run": "checkpoints loop previews trainer",
+        }
+        for room, names in rooms.items():
+            for name in names.split():
+                setattr(self, name, comfyui.module(f"trainers.{room}.{name}"))
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +64,7 @@ def train(
     on_start: Callable[[str], None] = lambda text: None,
     **chosen: Any,
 ) -> Any:
-    """trainers.loop.train as a node calls it: in inference mode."""
+    """trainers.run.loop.train as a node calls it: in inference mode."""
     with torch.inference_mode():
         if material is None:
             material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])

@@ -21,9 +21,12 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
     import peft
 
     entry, network, clip = text_pairs(name)
-    targets, training = comfyui_session.module("trainers.targets"), comfyui_session.module("trainers.network")
+    targets, training = (
+        comfyui_session.module("trainers.settings.targets"),
+        comfyui_session.module("trainers.step.network"),
+    )
     low_rank = comfyui_session.module("deft_ops.changes").LowRank
-    table = comfyui_session.module("patches.names").clip_names(clip)
+    table = comfyui_session.module("models.names").clip_names(clip)
     root = clip.patcher.model
     chosen = [layer for layer in targets.select(root, "attention") if layer.startswith(f"{entry.part}.")]
     paths = {
@@ -61,7 +64,7 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
 
     leaves = [value for pair in own.values() for value in pair.values()]
     with torch.inference_mode(False), torch.enable_grad(), training.frozen(root, changes):
-        backward(comfyui_session.module("trainers.repairs").Repairs(name), output, leaves)
+        backward(comfyui_session.module("trainers.step.repairs").Repairs(name), output, leaves)
     found = outputs[-1]
     assert models.relative(found.detach(), expected.detach()) < 1e-4
     checked = 0

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = ("deft_ops", "patches", "trainers", "nodes", "scoring", "sweeps", "demo")
+FOLDERS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "sweeps", "demo")
 NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
 ARROWS = {
     "": {"nodes"},
-    "nodes": {"trainers", "scoring", "patches", "deft_ops", "demo", "sweeps"},  # of sweeps: which nodes train
-    "trainers": {"patches", "deft_ops"},
-    "patches": {"deft_ops"},
+    "nodes": {"trainers", "scoring", "convert", "patches", "matching", "models", "deft_ops", "demo", "sweeps"},
+    "trainers": {"models", "deft_ops"},
+    "convert": {"matching", "models", "deft_ops"},
+    "patches": {"matching", "models", "deft_ops"},
+    "matching": {"models", "deft_ops"},
+    "models": {"deft_ops"},
     "deft_ops": set(),
     "scoring": set(),
     "sweeps": {"scoring"},  # the report; all else is HTTP
@@ -38,7 +41,7 @@ COMFY = {
     "app",
     "utils",
 }
-MAY_IMPORT_COMFY = {"nodes", "trainers", "patches", "demo"}
+MAY_IMPORT_COMFY = {"nodes", "trainers", "convert", "patches", "matching", "models", "demo"}
 UNSAFE_MODULES = {
     "subprocess",
     "pickle",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deft_pack.trainers.optimizers import OPTIMIZERS, make_optimizer
+from deft_pack.trainers.settings.optimizers import OPTIMIZERS, make_optimizer
 
 # Of a layer's factors, a convolution, a bias, and one with more than bitsandbytes' 4096 values.
 SHAPES = [(320, 4), (8, 6, 3, 3), (320,), (96, 80)]

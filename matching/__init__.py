@@ -1,0 +1,1 @@
+"""Which tensors of an adapter file change which weights of a model, and which are left."""

@@ -1,0 +1,21 @@
+"""Layers of a loaded ComfyUI model: what they add to an output besides their weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
+    """The bias as the layer has just added it, patches of partly loaded layers included, shaped for its output."""
+    bias = getattr(module, "bias", None)
+    if bias is None:
+        return None
+    functions = list(getattr(module, "bias_function", []))
+    if hasattr(module, "_v") and getattr(module, "bias_lowvram_function", None) is not None:  # dynamic VRAM
+        functions.insert(0, module.bias_lowvram_function)
+    bias = bias.to(output, copy=bool(functions))
+    for function in functions:
+        bias = function(bias)
+    return bias.view([-1 if dim == channel else 1 for dim in range(output.ndim)])

@@ -1,0 +1,1 @@
+"""What is learned: pictures as latents, captions, the order of both."""

@@ -1,0 +1,1 @@
+"""A whole run: the loop, its state on disk, previews, the report."""

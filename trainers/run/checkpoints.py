@@ -1,0 +1,122 @@
+"""The folder of a run: a log line a step, and checkpoints from which the run goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...deft_ops import adapter as adapters
+from ...deft_ops.files import native, safe
+from ..settings.settings import differences
+
+FORMAT = 1
+LOG = "log.jsonl"
+_CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
+
+
+@dataclass
+class RunFolder:
+    """Where a run keeps its log and its newest checkpoints. Disk errors are told, and do not end the training."""
+
+    path: Path
+    every: int = 0
+    keep: int = 2
+    resume: bool = True
+    problems: list[str] = field(default_factory=list)
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Steps and files, oldest first."""
+        if not self.path.is_dir():
+            return []
+        found = [(match, file) for file in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(file.name))]
+        return sorted((int(match[1]), file) for match, file in found)
+
+    def save(self, state: dict[str, Any], adapter: adapters.Adapter) -> None:
+        """Write a checkpoint and the adapter as it is, then remove all but the newest up to this step."""
+        step = state["step"]
+        self._guarded(f"the checkpoint of step {step}", lambda: self._save(state, adapter))
+
+    def _save(self, state: dict[str, Any], adapter: adapters.Adapter) -> None:
+        step = state["step"]
+        # The adapter first: a checkpoint is there only if both are.
+        native.write(adapter, self.path / f"adapter_{step:08}.safetensors", dict(adapter.metadata))
+        buffer = io.BytesIO()  # torch turns a full disk into an error of its own
+        torch.save({"format": FORMAT, **state}, buffer)
+        safe.write_files(self.path, {f"checkpoint_{step:08}.pt": buffer.getvalue()})
+        # Later ones are of a run that went further: not in the way, and not to be lost.
+        for old, file in [entry for entry in self.checkpoints() if entry[0] <= step][: -self.keep]:
+            file.unlink()
+            (self.path / f"adapter_{old:08}.safetensors").unlink(missing_ok=True)
+
+    def newest(self, identity: dict[str, Any], steps: int) -> dict[str, Any] | None:
+        """The newest readable checkpoint of at most `steps` steps; None if there is none or resume is off.
+
+        Raises:
+            ValueError: it was made with other settings, data or base.
+        """
+        if not self.resume:
+            return None
+        for step, file in reversed(self.checkpoints()):
+            if step > steps:
+                continue
+            try:
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises many kinds for a damaged file
+                self.problem(f"{file.name} cannot be read and was passed over ({type(error).__name__})")
+                continue
+            if not isinstance(state, dict) or state.get("format") != FORMAT:
+                self.problem(f"{file.name} is not a checkpoint of this version and was passed over")
+                continue
+            if names := differences(state["identity"], identity):
+                raise ValueError(
+                    f"The checkpoint {file} was made with another {', '.join(names)}: restore that, choose another run "
+                    "name, or switch resume off."
+                )
+            return state
+        return None
+
+    def start_log(self, step: int) -> None:
+        """Keep the log's lines up to a step, from which the run goes on; 0 begins a new log."""
+        file = self.path / LOG
+        lines = []
+        if step and file.is_file():
+            lines = [line for line in file.read_text().splitlines() if _step_of(line) in range(1, step + 1)]
+        text = "".join(f"{line}\n" for line in lines)
+
+        self._guarded("the log", lambda: safe.write_files(self.path, {LOG: text.encode()}))
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line of JSON; it is in the file when this returns."""
+
+        def append() -> None:
+            with (self.path / LOG).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+        self._guarded("the log", append)
+
+    def _guarded(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): free some space")
+
+    def problem(self, text: str) -> None:
+        """Log it and keep it for the report, once."""
+        if text not in self.problems:
+            self.problems.append(text)
+            logging.warning(text)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return -1  # a line that a crash cut off

@@ -1,0 +1,237 @@
+"""A training from the node's inputs to the adapter: loading, steps, checkpoints, previews, failures."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...deft_ops import adapter as adapters
+from ...models.fingerprint import fingerprint
+from ..data.material import Dataset, Material
+from ..settings.settings import TOKEN, Settings, digest
+from ..step import bases, memory
+from ..step.decompositions import Decompositions
+from ..step.inference_only import without_inference_features
+from . import previews, report
+from .checkpoints import RunFolder
+from .token import TokenTrainer
+from .trainer import Trainer
+
+
+@dataclass
+class Progress:
+    """What is known after a step."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    seconds: float
+    rate: float = 0.0
+    pictures: Tensor | None = None
+
+
+@dataclass
+class Result:
+    """A trained adapter with what is to be told about it. pictures: (step, [n, h, w, 3]) of each preview.
+
+    title: the method, its rank if it has one, and the number of layers.
+    """
+
+    adapter: adapters.Adapter
+    losses: list[float]
+    report: str
+    rates: list[float] = field(default_factory=list)
+    pictures: list[tuple[int, Tensor]] = field(default_factory=list)
+    title: str = ""
+
+
+class Run:
+    """A trainer with its folder and previews: what happens between the steps."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        identity: dict[str, Any],
+        folder: RunFolder | None,
+        shown: previews.Previews | None,
+        on_step: Callable[[Progress], None],
+    ) -> None:
+        self.trainer, self.identity, self.folder, self.shown, self.on_step = trainer, identity, folder, shown, on_step
+        self.pictures: list[tuple[int, Tensor]] = []
+        self.rates: list[float] = []
+        self.notes: list[str] = []
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if self.folder is None:
+            return
+        state = self.folder.newest(self.identity, self.trainer.settings.steps)
+        if state is not None:
+            self.trainer.load(state)
+            self.notes.append(f"resumed at step {state['step']} from {self.folder.path}")
+        self.folder.start_log(self.trainer.step)
+
+    def run(self) -> None:
+        """All steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
+        trainer, settings = self.trainer, self.trainer.settings
+        with trainer.prepared():
+            random = trainer.random_state()
+            saved = trainer.step
+            try:
+                while trainer.step < settings.steps:
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    random = trainer.random_state()
+                    started = time.perf_counter()
+                    loss, norm, rate = trainer.take_step()
+                    random = trainer.random_state()
+                    self.rates.append(rate)
+                    progress = Progress(trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate)
+                    if self.folder is not None:
+                        record = {"step": trainer.step, "loss": loss, "rate": rate, "grad_norm": norm}
+                        self.folder.log(record | {"seconds": round(progress.seconds, 4)})
+                        if self.folder.every and (
+                            trainer.step % self.folder.every == 0 or trainer.step == settings.steps
+                        ):
+                            self.save(random)
+                            saved = trainer.step
+                    if self.shown is not None and trainer.step % self.shown.every == 0:
+                        progress.pictures = self.sample(self.shown)
+                        self.pictures.append((trainer.step, progress.pictures))
+                    self.on_step(progress)
+            except BaseException as error:
+                diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
+                if self.folder is not None and self.folder.every and trainer.step > saved and not diverged:
+                    try:
+                        self.save(random)
+                    except Exception as second:  # the first one is what the user needs to read
+                        logging.warning(f"The last steps could not be saved: {second}")
+                raise
+
+    def save(self, random: dict[str, Any]) -> None:
+        """A checkpoint."""
+        assert self.folder is not None
+        trainer = self.trainer
+        adapter, _ = trainer.finish()
+        adapter.metadata = report.metadata(trainer, self.identity) | adapters.describe(adapter)
+        self.folder.save(trainer.state(random, self.identity), adapter)
+
+    def sample(self, shown: previews.Previews) -> Tensor:
+        """Preview pictures of the adapter as it is."""
+        trainer = self.trainer
+        with torch.inference_mode(), trainer.averaged():
+            trainer.refresh()
+            pictures = previews.sample(trainer.model, shown)
+            # Sampling ends with the model put away, and the VAE may have pushed it out.
+            comfy.model_management.load_models_gpu([trainer.model])
+            trainer.model.pre_run()
+            trainer.loaded_again()
+        return pictures.clone()
+
+
+def train(
+    model: Any,
+    material: Material,
+    settings: Settings,
+    on_step: Callable[[Progress], None],
+    *,
+    folder: RunFolder | None = None,
+    shown: previews.Previews | None = None,
+    on_start: Callable[[str], None] = logging.info,
+    cache: Path | None = None,
+) -> Result:
+    """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
+
+    Args:
+        model: a ModelPatcher; it is loaded, used as it is (patches included) and left as it was.
+        material: pictures and captions, and what there may be beside them.
+        on_step: called after every step.
+        folder: where log and checkpoints go, in a folder of this name and a mark of the settings, pictures and base;
+            and from where an earlier run of the same goes on.
+        shown: preview pictures.
+        on_start: called with layers, trained values and the memory estimate before the first step.
+        cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
+
+    Raises:
+        ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
+            to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
+            little memory.
+    """
+    settings.check()
+    bases.check(model.model)
+    was_training = getattr(comfy.model_management, "in_training", False)
+    message = ""
+    stack = contextlib.ExitStack()
+    try:
+        with torch.inference_mode(False):
+            dataset = Dataset(model.model, material, settings)
+        # Loading happens in the node's inference mode, because it writes to inference tensors.
+        patchers = [model] + ([] if dataset.text is None else [dataset.text.clip.patcher])
+        shape = [settings.batch_size, *dataset.sizes()[0][1:]]
+        comfy.model_management.load_models_gpu(patchers, memory_required=2 * model.memory_required(shape))
+        model.pre_run()
+        comfy.model_management.in_training = True
+        switched_off = stack.enter_context(without_inference_features(*patchers))
+        with torch.inference_mode(False), torch.enable_grad():
+            known = Decompositions(None if cache is None else cache / fingerprint(model))
+            make = TokenTrainer if settings.method == TOKEN else Trainer
+            trainer = make(model, settings, dataset, known)
+            trainer.switched_off = switched_off
+            needed = trainer.estimate()
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
+        on_start(f"{report.opening(trainer)}; {needed.text()}")
+        with torch.inference_mode(False), torch.enable_grad():
+            identity = report.identity_of(trainer)
+            return trained(trainer, Run(trainer, identity, named(folder, identity), shown, on_step), needed)
+    except Exception as error:
+        if not memory.out_of_memory(error):
+            raise
+        message = memory.advice(settings, error)
+    finally:
+        stack.close()
+        comfy.model_management.in_training = was_training
+        model.cleanup()
+    # Outside of the handler: the error's frames hold the tensors that filled the memory.
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    raise ValueError(message)
+
+
+def named(folder: RunFolder | None, identity: dict[str, Any]) -> RunFolder | None:
+    """The folder of this run: what decides its result is in the name, so that others do not meet it."""
+    return None if folder is None else replace(folder, path=Path(f"{folder.path}_{digest(identity)}"), problems=[])
+
+
+def trained(trainer: Trainer, run: Run, needed: memory.Estimate) -> Result:
+    """Run the trainer to its end.
+
+    Raises:
+        ValueError: the adapter changes nothing or is not finite.
+    """
+    started = time.perf_counter()
+    run.resume()
+    first = trainer.step
+    run.run()
+    adapter, change = trainer.finish()
+    report.effect(change)
+    seconds = time.perf_counter() - started
+    lines = [
+        *run.notes,
+        *report.patched_notes(trainer),
+        report.summary(trainer, change, seconds, trainer.step - first),
+        needed.text(),
+        *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
+    ]
+    adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
+    adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
+    return Result(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())

@@ -1,0 +1,175 @@
+"""What is told of a training: before it, in its report, and in the adapter's file."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ...deft_ops import modelspec
+from ...deft_ops.version import VERSION
+from ...models.fingerprint import fingerprint
+from ..settings import targets
+from ..settings.settings import TOKEN, digest
+from .trainer import Trainer
+
+
+def identity_of(trainer: Trainer) -> dict[str, Any]:
+    """What decides the result: settings, data, the base, what is patched onto it and how it is sampled."""
+    patches = trainer.model.patches
+    sampling = trainer.model.model.model_sampling
+    return trainer.settings.identity() | {
+        "data": trainer.dataset.hash(),
+        "base": fingerprint(trainer.model),
+        "patches": digest({key: described(patches[key]) for key in sorted(patches)}),
+        "sampling": [type(sampling).__name__, float(sampling.percent_to_sigma(0.5))],
+        "text_encoder": bool(trainer.text_layers),
+    }
+
+
+def described(value: Any) -> Any:
+    """A patch as numbers and texts: tensors by their shape and sum."""
+    if isinstance(value, torch.Tensor):
+        return [list(value.shape), float(value.detach().cpu().double().sum())]
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    if hasattr(value, "weights"):
+        return [type(value).__name__, described(value.weights)]
+    return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def opening(trainer: Trainer) -> str:
+    """What is going to be trained."""
+    return f"{trainer.title()}, {sum(parameter.numel() for parameter in trainer.parameters):,} trained values"
+
+
+def patched_notes(trainer: Trainer) -> list[str]:
+    """That the base is not the plain model, if so."""
+    if not trainer.model.patches:
+        return []
+    return [
+        f"trained on top of what is already on the model ({len(trainer.model.patches)} patched weights): apply the "
+        "adapter after the same"
+    ]
+
+
+def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: int) -> str:
+    """The proof of effect: layers, parameters, gradient norms, how far the weights moved."""
+    losses, norms = trainer.losses, trainer.gradient_norms
+    first, last = ends(losses)
+    values = sorted(value for value in change.values() if math.isfinite(value)) or [math.inf]
+    masks = sum(example.mask is not None for example in trainer.dataset.examples)
+    pictures, prior = len(trainer.dataset.examples), len(trainer.dataset.prior)
+    data_line = f"{pictures} picture{'s' * (pictures > 1)}"
+    if prior:
+        data_line += f", {prior} prior picture{'s' * (prior > 1)}"
+    if masks:
+        data_line += f", {masks} with a mask"
+    sizes = trainer.dataset.sizes()
+    return "\n".join(
+        [
+            f"{opening(trainer)}, {steps} steps in {seconds:.1f} s ({seconds / max(1, steps):.3f} s a step)",
+            data_line + (f", {len(sizes)} sizes" if len(sizes) > 1 else ""),
+            *trainer.dataset.notes,
+            f"loss {first:.4f} (first tenth) -> {last:.4f} (last tenth)",
+            f"gradient norm {norms[0]:.3g} at the first step, {norms[-1]:.3g} at the last",
+            f"|delta W| / |W|: median {values[len(values) // 2]:.4f}, smallest {values[0]:.4f}, "
+            f"largest {values[-1]:.4f}",
+            *how(trainer),
+        ]
+    )
+
+
+def how(trainer: Trainer) -> list[str]:
+    """What was done otherwise than asked for or than ComfyUI does it, and what was not taken."""
+    precision, scale = trainer.precision, trainer.scale
+    lines = []
+    if precision.compute is not None:
+        lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.own)}")
+    if scale is not None:
+        lines.append(
+            f"loss scaling for fp16: {scale.skipped} passes skipped and taken again, scale {scale.value:g} at the end"
+        )
+    lines += trainer.notes.lines()
+    if trainer.switched_off:
+        lines.append(f"switched off for the training: {', '.join(trainer.switched_off)}")
+    lines += [targets.note_of(trainer.root, trainer.settings.layers), trainer.repairs.text_line(), trainer.checked]
+    return [line for line in lines if line]
+
+
+def names_of(dtype: torch.dtype) -> str:
+    """A dtype for people."""
+    return str(dtype).removeprefix("torch.")
+
+
+def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[str]) -> list[str]:
+    """What did not go well and did not end the run."""
+    found = list(problems)
+    first, last = ends(trainer.losses)
+    if last > 1.5 * first:
+        found.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
+    finite = [value for value in change.values() if math.isfinite(value)]
+    if (middle := statistics.median(finite or [0.0])) > 1:
+        found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
+    if trainer.varying:
+        found.append(f"the same training again gives slightly other numbers: {trainer.varying}")
+    idle = [name for name, value in change.items() if not value]
+    if idle:
+        found.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")
+    return [f"WARNING: {problem}" for problem in found]
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float]:
+    """The mean of the first and of the last tenth."""
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def effect(change: dict[str, float]) -> None:
+    """Raise ValueError for an adapter that is no use."""
+    broken = [name for name, value in change.items() if math.isnan(value)]
+    if broken:
+        raise ValueError(
+            f"The trained adapter is not finite at {len(broken)} layers ({broken[0]}): lower the learning rate."
+        )
+    if not any(change.values()):
+        raise ValueError("The trained adapter changes nothing: raise the learning rate or the number of steps.")
+
+
+def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float] | None = None) -> dict[str, str]:
+    """What a file of this adapter is to say of its making."""
+    settings = trainer.settings
+    record = asdict(settings) | {
+        "steps": trainer.step,
+        "pictures": len(trainer.dataset.examples),
+        "prior_pictures": len(trainer.dataset.prior),
+        "text_encoder": bool(trainer.text_layers),
+        "dataset_hash": identity["data"],
+        "final_loss": trainer.losses[-1],
+        "versions": {"pack": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    if change is not None:
+        record["largest_change"] = max((value for value in change.values() if math.isfinite(value)), default=0.0)
+    projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
+    base = modelspec.base_of(trainer.model.model)
+    if settings.method == TOKEN:  # written as it is, and its captions have a mark for the token
+        managed = modelspec.base_fields(base, "textual-inversion") | modelspec.own_fields(settings.options["token"])
+    else:
+        managed = modelspec.base_fields(base)
+        managed |= modelspec.caption_fields(trainer.dataset.words, len(trainer.dataset.examples))
+    return (
+        projector
+        | managed
+        | {
+            "method": settings.method,
+            "base_model": type(trainer.model.model).__name__,
+            "base_hash": identity["base"],
+            "training": json.dumps(record, sort_keys=True),
+        }
+    )

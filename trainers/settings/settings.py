@@ -1,0 +1,318 @@
+"""What a training run is made of, and which of it decides the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...deft_ops import methods
+from ..step.objective import LOSSES, TIMESTEPS, WEIGHTINGS
+from ..step.optimisation import SCHEDULES
+from ..step.precision import PRECISIONS
+from .fields import METHOD, TRAINING, Choice, Number, Seed, Switch, Text, described, entry
+from .optimizers import OPTIMIZERS
+from .targets import CHOICES, rank_rules
+
+TOKEN = "textual_inversion"  # the method that has no layers: trainers/run/token.py
+ADAPTER_PRECISIONS = ("fp32", "bf16")
+ALMOST_ONE = 0.999999  # of what has no meaning at 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it, one entry a setting: the checks, the widgets and their tooltips come from here. The order of the
+    entries is that of the widgets; a new one is `later`.
+
+    alpha None means a scale of 1; options go to the method's init and factors.
+
+    Sources: the authors' code trains P with a tenth of R's learning rate (p_rate 0.1); PaRa (arXiv 2406.05641) keeps
+    r below out / 40 (rank_cap 40). SVDiff's common implementation trains norms with a thousandth (norm_rate 0.001).
+    """
+
+    method: str
+    rank: int = entry(
+        Number(
+            at=METHOD,
+            low=1,
+            shown=1024,
+            start=4,
+            words="Rank of the change of each layer: more can learn more and follows prompts less. The papers use 4 "
+            "and 8.",
+        )
+    )
+    steps: int = entry(Number(at=TRAINING, low=1, shown=1_000_000, start=500, words="Number of training steps."))
+    learning_rate: float = entry(
+        Number(
+            at=TRAINING,
+            shown=1.0,
+            step=1e-7,  # the front end cuts off what is smaller, and DreamBooth has 2.5e-6
+            start=1e-4,
+            words="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use 5e-5.",
+        )
+    )
+    batch_size: int = entry(
+        Number(at=TRAINING, low=1, shown=1024, words="Pictures a step, at most as many as there are."), 1
+    )
+    alpha: float | None = entry(
+        Number(
+            at=METHOD,
+            shown=4096.0,
+            step=0.5,
+            start=0.0,
+            advanced=True,
+            words="Scale of the injected part: alpha / rank. 0 means a scale of 1.",
+        ),
+        None,
+    )
+    options: dict[str, Any] = field(default_factory=dict)
+    layers: str = entry(
+        Choice(
+            at=TRAINING,
+            options=CHOICES,
+            called="choice of layers",
+            words="Which layers get an adapter. "
+            + "; ".join(f"{name}: {choice.words}" for name, choice in CHOICES.items())
+            + ".",
+        ),
+        "attention",
+    )
+    pattern: str = entry(
+        Text(
+            at=TRAINING,
+            advanced=True,
+            words="A regular expression: only layers whose path it finds are kept. Empty keeps all.",
+        ),
+        "",
+    )
+    seed: int = entry(
+        Seed(at=TRAINING, words="Seed of the start, the noise, the noise levels and the order of the pictures."), 0
+    )
+    precision: str = entry(
+        Choice(
+            at=TRAINING,
+            options=PRECISIONS,
+            advanced=True,
+            words="What the network computes in, whatever it is stored in. auto: bf16 where the GPU has it; else fp32, "
+            "or fp16 with loss scaling for a model that ComfyUI runs in fp16. What is trained stays in fp32.",
+        ),
+        "auto",
+    )
+    gradient_checkpointing: bool = entry(
+        Switch(
+            at=TRAINING,
+            advanced=True,
+            words="Recompute each block in the backward pass: less memory for activations, about a third more time.",
+        ),
+        False,
+    )
+    rank_cap: float = entry(
+        Number(
+            at=METHOD,
+            shown=1000.0,
+            step=1.0,
+            advanced=True,
+            words="Ranks are at most a layer's rows / this; 0: off. The paper has 40.",
+        ),
+        0.0,
+    )
+    norm_rate: float = entry(
+        Number(
+            at=METHOD,
+            shown=100.0,
+            step=0.001,
+            start=0.001,
+            advanced=True,
+            words="Learning rate of norms relative to that of other layers, where layers is everything. The common "
+            "implementation has 1e-6 beside 1e-3.",
+        ),
+        1.0,
+    )
+    # optimisation
+    optimizer: str = entry(
+        Choice(
+            options=OPTIMIZERS,
+            words="AdamW is right for most. Some need a package, which is named where it is missing. Lion wants a "
+            "fifth of AdamW's learning rate; Prodigy finds its own: set 1.",
+        ),
+        "AdamW",
+    )
+    schedule: str = entry(
+        Choice(options=SCHEDULES, words="How the learning rate falls over the steps, after the warm-up."), "constant"
+    )
+    warm_up: int = entry(Number(shown=1_000_000, words="Steps in which the learning rate rises from 0."), 0)
+    cycles: int = entry(Number(low=1, shown=1000, advanced=True, words="Restarts of the cosine with restarts."), 1)
+    accumulation: int = entry(
+        Number(low=1, shown=1024, words="Batches a step, one after the other: a larger batch, slowly."), 1
+    )
+    max_grad_norm: float = entry(
+        Number(shown=1000.0, step=0.1, words="Gradients are scaled down to this norm; 0: they are not."), 1.0
+    )
+    ema: float = entry(
+        Number(
+            high=ALMOST_ONE,
+            step=0.0001,
+            words="Decay of a moving average of the adapter, which is then the result: steadier. 0: none. 0.99 to "
+            "0.999.",
+        ),
+        0.0,
+    )
+    weight_decay: float = entry(
+        Number(shown=10.0, step=0.001, advanced=True, words="Of the optimizer; pulls the adapter's values to zero."),
+        0.0,
+    )
+    beta1: float = entry(
+        Number(high=ALMOST_ONE, step=0.001, advanced=True, words="Of the optimizer: memory of the gradient."), 0.9
+    )
+    beta2: float = entry(
+        Number(high=ALMOST_ONE, step=0.0001, advanced=True, words="Of the optimizer: memory of the gradient's square."),
+        0.999,
+    )
+    p_rate: float = entry(
+        Number(
+            shown=100.0, step=0.01, words="DEFT: learning rate of P relative to that of R. 0.1 in the authors' runs."
+        ),
+        1.0,
+    )
+    text_rate: float = entry(
+        Number(shown=100.0, step=0.01, words="Learning rate of text encoders relative to the model's."), 1.0
+    )
+    # objective
+    timesteps: str = entry(
+        Choice(
+            options=TIMESTEPS,
+            words="Which noise levels are trained. auto: logit-normal for flow models (SD3, Flux ...), uniform for "
+            "others.",
+        ),
+        "auto",
+    )
+    shift: float = entry(
+        Number(
+            shown=100.0,
+            step=0.1,
+            advanced=True,
+            words="Moves the noise levels up; 0: as the model does itself. SD3: 3.",
+        ),
+        0.0,
+    )
+    weighting: str = entry(
+        Choice(
+            options=WEIGHTINGS,
+            words="Weight of a noise level's loss. min-SNR and debiased for all models; sigma_sqrt and cosmap for "
+            "flow models.",
+        ),
+        "none",
+    )
+    gamma: float = entry(
+        Number(low=1e-6, shown=100.0, step=0.5, advanced=True, words="Of min-SNR; its paper has 5."), 5.0
+    )
+    loss: str = entry(
+        Choice(options=LOSSES, words="mse as the models were trained; huber and l1 mind outliers less."), "mse"
+    )
+    huber: float = entry(
+        Number(low=1e-6, shown=10.0, step=0.01, advanced=True, words="Where huber turns from mse to l1."), 0.1
+    )
+    noise_offset: float = entry(
+        Number(shown=1.0, step=0.01, advanced=True, words="Noise that is the same all over a picture: darker darks."),
+        0.0,
+    )
+    caption_dropout: float = entry(
+        Number(
+            high=1.0,
+            step=0.05,
+            words="Share of the captions that are replaced by the empty one (connect it to Train Adapter).",
+        ),
+        0.0,
+    )
+    prior_weight: float = entry(
+        Number(shown=100.0, step=0.1, words="Weight of the prior pictures' loss, if they are connected."), 1.0
+    )
+    # layers, for those who know them
+    exclude: str = entry(
+        Text(advanced=True, words="A regular expression: layers whose path it finds are left out."), ""
+    )
+    blocks: str = entry(
+        Text(
+            advanced=True,
+            words="Only these blocks, by path: input_blocks.4-8, middle_block; or double_blocks.0-9. Empty: all.",
+        ),
+        "",
+    )
+    ranks: str = entry(
+        Text(
+            lines=True,
+            advanced=True,
+            words="Other ranks, one rule a line: a pattern, '=', a rank, as in attn2 = 4. The first that finds a layer "
+            "counts.",
+        ),
+        "",
+    )
+    adapter_precision: str = entry(
+        Choice(
+            options=ADAPTER_PRECISIONS,
+            advanced=True,
+            words="Of the trained values, their gradients and the optimizer's memory. bf16 halves them and loses small "
+            "steps.",
+        ),
+        "fp32",
+    )
+
+    def check(self) -> None:
+        """Raise ValueError, with the name of the setting, for a value that is none of the known or out of range."""
+        if self.method != TOKEN:
+            methods.trainable(self.method)
+        for name, (setting, _) in described(self).items():
+            setting.check(name, getattr(self, name))
+        rank_rules(self.ranks)
+        if CHOICES[self.layers].small and methods.trainable(self.method).LOW_RANK:
+            raise ValueError(f"Norms cannot have a rank: choose other layers than {self.layers!r} for {self.method}.")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of a step: everything but the number of steps where the schedule does not use it.
+
+        What came later and stands at its default is left out: runs from before it go on.
+        """
+        record = asdict(self)
+        if self.schedule == "constant":
+            del record["steps"]
+        for name, (setting, default) in described(self).items():
+            if setting.later and record[name] == default:
+                del record[name]
+        return record
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run leaves its traces; this does not change its result."""
+
+    run_name: str = entry(
+        Text(
+            words="Folder in the output folder for log and checkpoints; a mark of the settings is added, so that runs "
+            "do not meet.",
+        ),
+        "training/adapter",
+    )
+    checkpoint_every: int = entry(
+        Number(
+            shown=1_000_000,
+            words="Steps between checkpoints; one more is written at the end and when the run is interrupted. 0: none.",
+        ),
+        250,
+    )
+    keep: int = entry(Number(low=1, shown=1000, words="How many checkpoints are kept."), 2)
+    resume: bool = entry(
+        Switch(words="Go on from the newest checkpoint of the same settings, pictures and model. Off: start anew."),
+        True,
+    )
+
+
+def digest(*parts: Mapping[str, Any]) -> str:
+    """A short name for a run: the same for the same settings, data and base."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between two records."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

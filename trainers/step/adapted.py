@@ -1,0 +1,187 @@
+"""Layers with what is trained on them: one step of autograd each, which keeps neither the output nor the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...deft_ops import changes
+from ...deft_ops.changes import LowRank, WeightChange
+from ...deft_ops.layer_ops import op_of
+from ...models.layers import bias_of
+from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
+
+# Gives what an adapter changes of a layer, as it is in this step.
+Change = Callable[[], changes.Change]
+# By the number of spatial dimensions.
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+WEIGHT_GRADIENTS = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
+
+
+def hidden_of(removed: Tensor | None, x: Tensor, down: Tensor | None, scale: float) -> Tensor:
+    """scale x down^T - removed [n, r]; either term may be missing."""
+    if down is None:
+        assert removed is not None
+        return removed.neg_()
+    if removed is not None:
+        return torch.addmm(removed, x, down.T, beta=-1, alpha=scale)
+    return x @ down.T if scale == 1 else (x @ down.T).mul_(scale)
+
+
+def in_dtype(factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The factor, if there is one, in another dtype."""
+    return None if factor is None else factor.to(dtype)
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b.
+
+    Kept for the backward pass are x, the hidden h [n, r] and the factors in the dtype of z, neither y nor z: with the
+    gradients G of z and g = G up of h, those of the factors are G^T h (up), scale g^T x (down) and -W x^T g (right),
+    and x gets (G - g right^T) W + scale g down. W comes from the module.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        up: Tensor,
+        down: Tensor | None,
+        right: Tensor | None,
+        scale: float,
+        module: nn.Module,
+        run: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        z = run(x).contiguous().detach()  # autograd lets nobody write into a view, and OmniGen2 does
+        rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
+        ctx.module, ctx.scale = module, scale
+        ctx.dtypes = [None if factor is None else factor.dtype for factor in (up, down, right)]
+        up, down, right = up.to(z.dtype), in_dtype(down, z.dtype), in_dtype(right, z.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            removed = None
+            if right is not None:
+                removed = rows @ right
+                bias = bias_of(module, rows, 1)
+                if bias is not None:
+                    removed -= bias @ right
+            hidden = hidden_of(removed, flat_x.to(z.dtype), down, scale)
+            rows.addmm_(hidden, up.T)
+        ctx.save_for_backward(x, hidden, up, down, right)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, up, down, right = ctx.saved_tensors
+        (up_dtype, down_dtype, right_dtype), scale = ctx.dtypes, ctx.scale
+        rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(grad.dtype)
+        inner = rows @ up
+        # Few rows on the left: the same products with few columns on the right take up to twice as long. Contiguous,
+        # or autograd would copy it once more.
+        of_up = (hidden.T @ rows).T.to(up_dtype, memory_format=torch.contiguous_format)
+        product = inner.T @ flat_x
+        of_down = None if down is None else (product if scale == 1 else scale * product).to(down_dtype)
+        of_right = of_x = None
+        with weight_of(ctx.module, grad) as weight:
+            if ctx.needs_input_grad[0]:
+                of_y = rows if right is None else torch.addmm(rows, inner, right.T, alpha=-1)
+                of_x = of_y @ weight
+                if down is not None:
+                    of_x.addmm_(inner, down, alpha=scale)
+                of_x = of_x.view(x.shape).to(x.dtype)
+            if right is not None:
+                of_right = (product @ weight.T).neg_().T.to(right_dtype)
+        return of_x, of_up, of_down, of_right, None, None, None
+
+
+class ChangedLayer(torch.autograd.Function):
+    """y = (W + D) x + b + d for a linear layer or convolution, with gradients for x, D and d. W, b are the module's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Tensor, of_bias: Tensor | None, module: nn.Module) -> Tensor:
+        with weight_of(module, x) as weight:
+            changed = added(weight, change)
+            if is_linear(module):
+                y = F.linear(x, changed)
+            else:
+                arguments = module.stride, module.padding, module.dilation, module.groups
+                y = CONVOLUTIONS[change.ndim - 2](x, changed, None, *arguments)
+        channel = op_of(module).channel(y)
+        bias = bias_of(module, y, channel)
+        if bias is not None:
+            y += bias
+        if of_bias is not None:
+            y += of_bias.to(y).view([-1 if dim == channel else 1 for dim in range(y.ndim)])
+        ctx.module, ctx.channel = module, channel
+        ctx.save_for_backward(x, change, of_bias)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, change, of_bias = ctx.saved_tensors
+        module, of_x = ctx.module, None
+        if ctx.needs_input_grad[0]:
+            with weight_of(module, grad) as weight:
+                of_x = input_gradient(module, added(weight, change), grad, x.shape).to(x.dtype)
+        like = x.to(grad.dtype)
+        if is_linear(module):
+            of_change = grad.reshape(-1, grad.shape[-1]).T @ like.reshape(-1, x.shape[-1])
+        else:
+            arguments = module.stride, module.padding, module.dilation, module.groups
+            of_change = WEIGHT_GRADIENTS[change.ndim - 2](like, change.shape, grad, *arguments)
+        others = [dim for dim in range(grad.ndim) if dim != ctx.channel]
+        return of_x, of_change.to(change.dtype), None if of_bias is None else grad.sum(others).to(of_bias.dtype), None
+
+
+def added(weight: Tensor, change: Tensor) -> Tensor:
+    """The sum of a weight and its change, of the weight's shape and dtype; made in float32."""
+    return (weight.float() + change.view(weight.shape)).to(weight.dtype)
+
+
+def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: Change) -> Callable[[Tensor], Tensor]:
+    """The forward of a linear layer or a convolution with an adapter's change. `run` is its own."""
+    op, linear = op_of(module), is_linear(module)
+
+    def forward(x: Tensor) -> Tensor:
+        found = change()
+        if isinstance(found, WeightChange):
+            return ChangedLayer.apply(x, found.weight, found.bias, module)
+        if linear and found.middle is None:
+            return AdaptedLinear.apply(x, found.up, found.down, found.right, found.scale, module, run)
+        y = FrozenLayer.apply(x, module, run)
+        bias = bias_of(module, y, op.channel(y))
+        return y + found.forward(op, x, y if bias is None else y - bias)
+
+    return forward
+
+
+def table_forward(run: Callable[..., Tensor], change: Change) -> Callable[..., Tensor]:
+    """The forward of a large table of embeddings with a low-rank change. `run` is its own."""
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        found = change()
+        assert isinstance(found, LowRank) and found.down is not None and found.middle is not None
+        y = run(x, *args, **kwargs)
+        return y + ((found.up[x] * found.middle) @ found.down).to(y)
+
+    return forward
+
+
+def place_change(module: nn.Module, kept: dict[str, Tensor], change: Change, dtype: torch.dtype) -> None:
+    """Give a small module (a norm, a small table) its own weights `kept` with the change, as of this step.
+
+    Not inside of its forward: some networks take a norm's weight themselves. The sum is in the finer of the stored and
+    the computation's dtype.
+    """
+    found = change()
+    if isinstance(found, LowRank):
+        assert found.down is not None and found.middle is not None
+        found = WeightChange((found.up * found.middle) @ found.down)
+    for name, value in (("weight", found.weight), ("bias", found.bias)):
+        if value is not None:
+            stored = kept[name].to(value.device)
+            finer = torch.promote_types(stored.dtype, dtype)
+            module._parameters[name] = added(stored.to(finer), value)

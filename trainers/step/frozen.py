@@ -1,0 +1,140 @@
+"""Frozen layers that pass gradients through without keeping or copying their weights.
+
+Nodes run under torch.inference_mode, so a loaded model's weights are inference tensors, which autograd refuses to save.
+A frozen linear or convolution needs only its input gradient, and that needs only the weight, which the module holds
+anyway. So the autograd function keeps the module and asks it for the weight in the backward pass: no copy of the model,
+no weight gradient, and offloaded or quantised weights work as in sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import comfy.ops
+import torch
+import torch.nn.functional as F
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
+
+from ...deft_ops import convolution
+from ...deft_ops.layer_ops import ConvOp, LayerOp, op_of
+
+CONVOLUTIONS = {
+    nn.Conv1d: torch.nn.grad.conv1d_input,
+    nn.Conv2d: torch.nn.grad.conv2d_input,
+    nn.Conv3d: torch.nn.grad.conv3d_input,
+}
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a linear layer; ComfyUI's layers of quantised weights are no torch.nn.Linear."""
+    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+
+
+def is_frozen_kind(module: nn.Module) -> bool:
+    """Whether the module is a linear or convolution layer, which this file can run frozen."""
+    known = is_linear(module) or isinstance(module, tuple(CONVOLUTIONS))
+    return known and getattr(module, "weight", None) is not None
+
+
+def is_at_hand(module: Any, like: Tensor) -> bool:
+    """Whether the weight can be used as it lies there, which saves a tenth of a millisecond in each layer."""
+    weight = module.weight
+    return (
+        type(weight) in (Tensor, nn.Parameter)
+        and weight.dtype == like.dtype
+        and weight.device == like.device
+        and not getattr(module, "weight_function", ())
+        and not hasattr(module, "_v")  # of dynamic VRAM
+    )
+
+
+def effective(module: nn.Module, weight: Tensor) -> Tensor:
+    """The weight as it acts on the layer's input, which some quantised layers (AWQ) scale by a vector first."""
+    scale = getattr(module, "pre_quant_scale", None)
+    return weight if scale is None else weight * scale.to(weight)
+
+
+@contextmanager
+def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
+    """The module's weight on the device and in the dtype of `like`, wherever ComfyUI keeps it; dequantised."""
+    stored: Any = module.weight
+    if hasattr(module, "get_weight") and type(stored) not in (Tensor, nn.Parameter):  # GGUF loaders, with patches
+        yield module.get_weight(stored.to(like.device), like.dtype).to(like.dtype)
+        return
+    if is_at_hand(module, like):
+        yield stored
+        return
+    if not hasattr(module, "comfy_cast_weights"):  # PyTorch's own layer: ComfyUI moves it as a whole
+        yield stored.to(like.device, like.dtype)
+        return
+    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    try:
+        # Products with quantised tensors would round the gradient as well, or know only x W^T.
+        yield effective(module, weight.dequantize().to(like.dtype) if isinstance(weight, QuantizedTensor) else weight)
+    finally:
+        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+
+def plain_op(module: nn.Module) -> LayerOp | None:
+    """The layer's operation, or None for what no adapter can be on: several groups, padding with other than zeros."""
+    try:
+        return op_of(module)
+    except ValueError:
+        return None
+
+
+def input_gradient(module: nn.Module, weight: Tensor, grad: Tensor, shape: torch.Size) -> Tensor:
+    """The gradient of the input [shape] of the module, with this weight, from that of its output."""
+    if is_linear(module):
+        return (grad @ weight).reshape(shape)
+    op = plain_op(module)
+    if op is not None and convolution.suits(op, shape, weight):
+        return convolution.input_gradient(op, shape, weight, grad)  # type: ignore[arg-type]
+    conv = next(function for kind, function in CONVOLUTIONS.items() if isinstance(module, kind))
+    arguments = module.dilation, module.groups
+    if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        return conv(shape, weight, grad, module.stride, module.padding, *arguments)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    pad = partial(F.pad, pad=module._reversed_padding_repeated_twice, mode=mode)
+    padded, through_padding = torch.func.vjp(pad, grad.new_zeros(shape))
+    (of_x,) = through_padding(conv(padded.shape, weight, grad, module.stride, 0, *arguments))
+    return of_x
+
+
+def quick_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The module's forward; of a convolution whose weight can be used as it lies, as a product if that is faster."""
+    run, op = module.forward, plain_op(module)
+    if "forward" in module.__dict__ or not isinstance(op, ConvOp):  # somebody else's forward is not to be passed over
+        return run
+
+    def forward(x: Tensor) -> Tensor:
+        weight, bias = module.weight, module.bias
+        plain = is_at_hand(module, x) and not getattr(module, "bias_function", ())
+        if not plain or (bias is not None and bias.dtype != x.dtype) or not convolution.suits(op, x.shape, weight):
+            return run(x)
+        return convolution.convolve(op, x, weight, bias)
+
+    return forward
+
+
+class FrozenLayer(torch.autograd.Function):
+    """y = layer(x) with a gradient for x only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.Module, run: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.module, ctx.shape, ctx.dtype = module, x.shape, x.dtype
+        return run(x).detach()  # a view made in here could not be written into by the network
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        with weight_of(ctx.module, grad) as weight:
+            return input_gradient(ctx.module, weight, grad, ctx.shape).to(ctx.dtype), None, None
+
+
+def frozen_forward(module: nn.Module, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The forward of a frozen layer. `run` is its own."""
+    return lambda x: FrozenLayer.apply(x, module, run)

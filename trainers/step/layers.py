@@ -1,0 +1,126 @@
+"""The layers that are trained, with their new parameters, and what had to be left or cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...deft_ops.layer_ops import op_of
+from ..settings.settings import Settings
+from ..settings.targets import choice_of, rank_of, rank_rules, select
+from . import looking, memory
+from .decompositions import Decompositions
+from .frozen import is_frozen_kind, weight_of
+
+
+@dataclass
+class Layer:
+    """One trained layer: its module, where that computes, the trainable tensors, and what its method knows of the base
+    (SVDiff only).
+    """
+
+    module: nn.Module
+    device: torch.device
+    params: dict[str, Tensor]
+    known: dict[str, Any] = field(default_factory=dict)
+    factors: Any = None
+
+
+@dataclass
+class Notes:
+    """For the report. zeros: trained layers of zeros. cut: ranks that are lower than asked for, because the layer has
+    no more. unfit: chosen layers that cannot have an adapter.
+    """
+
+    zeros: list[str] = field(default_factory=list)
+    cut: dict[str, int] = field(default_factory=dict)
+    unfit: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What there is to say."""
+        found = []
+        if self.cut:
+            name, rank = next(iter(self.cut.items()))
+            found.append(f"the rank was cut at {len(self.cut)} layers that have no more (to {rank} at {name})")
+        if self.unfit:
+            found.append(f"{len(self.unfit)} chosen convolutions cannot have an adapter: {', '.join(self.unfit[:5])}")
+        if self.zeros:
+            found.append(f"{len(self.zeros)} trained layers are zero in the base: {', '.join(self.zeros[:5])}")
+        return found
+
+
+def choose(root: nn.Module, settings: Settings, method: ModuleType, text: bool = False) -> dict[str, nn.Module]:
+    """The layers of a network by path that the settings choose; of text encoders their attention, or everything.
+
+    Raises:
+        ValueError: what targets.select raises.
+    """
+    tables = hasattr(method, "decompose")
+    if text:
+        return select(root, settings.layers if choice_of(settings.layers).small else "attention", tables=tables)
+    return select(root, settings.layers, settings.pattern, settings.exclude, settings.blocks, tables)
+
+
+def fitting(chosen: Mapping[str, nn.Module], notes: Notes) -> dict[str, nn.Module]:
+    """The layers that an adapter can be on: not convolutions of several groups or with padding of other than zeros.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kept: dict[str, nn.Module] = {}
+    reason: ValueError | None = None
+    for name, module in chosen.items():
+        try:
+            if is_frozen_kind(module):
+                op_of(module)
+            kept[name] = module
+        except ValueError as error:
+            notes.unfit.append(name)
+            reason = error
+    if reason is not None and not kept:
+        raise reason
+    return kept
+
+
+def make_layers(
+    chosen: Mapping[str, nn.Module],
+    settings: Settings,
+    method: ModuleType,
+    device: torch.device,
+    generator: torch.Generator,
+    decompositions: Decompositions,
+    notes: Notes,
+    prefix: str = "",
+) -> dict[str, Layer]:
+    """The layers with new parameters on the device. `prefix` names their decompositions.
+
+    Raises:
+        ValueError: no room in memory, no layer that fits, a weight with a NaN or infinity.
+    """
+    memory.check_free(device, chosen.values(), method, settings)
+    dtype = torch.bfloat16 if settings.adapter_precision == "bf16" else torch.float32
+    rules = rank_rules(settings.ranks)
+    layers = {}
+    for name, module in fitting(chosen, notes).items():
+        known = {}
+        with weight_of(module, torch.empty(0, device=device)) as weight:
+            if looking.check(name, weight):
+                notes.zeros.append(name)
+            rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
+            params = method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
+            if hasattr(method, "decompose"):
+                known["decomposition"] = decompositions.of(f"{prefix}{name}", weight, method)
+        bias = getattr(module, "bias", None)
+        if hasattr(method, "init_bias") and bias is not None:
+            params |= method.init_bias(bias.to(device))
+        if method.LOW_RANK and (got := min(next(iter(params.values())).shape)) < rank:
+            notes.cut[name] = got
+        if dtype != torch.float32:
+            params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
+        layers[name] = Layer(module, device, params, known)
+    return layers
