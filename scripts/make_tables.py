@@ -48,7 +48,7 @@ def defaults() -> dict[str, Any]:
     They are read from the source, since its modules import ComfyUI. Those that came later are optional.
     """
     found: dict[str, Any] = {"preset": "none"}
-    for item in ast.walk(ast.parse((ROOT / "trainers" / "settings.py").read_text(encoding="utf-8"))):
+    for item in ast.walk(ast.parse((ROOT / "trainers" / "settings" / "settings.py").read_text(encoding="utf-8"))):
         if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Call) and len(item.value.args) == 2:
             setting, default = item.value.args
             if isinstance(setting, ast.Call) and not {"at", "later"} & {word.arg for word in setting.keywords}:
