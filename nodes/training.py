@@ -118,7 +118,7 @@ def contact_sheet(result: Result) -> Any:
     """The previews as one IMAGE, a column a step; without previews what stops the nodes behind it."""
     if not result.pictures:
         return ExecutionBlocker(None)
-    from ..scoring.grid import comparison_grid
+    from ..reports.grid import comparison_grid
     from .output import as_image
 
     columns = [to_pictures(pictures) for _, pictures in result.pictures]

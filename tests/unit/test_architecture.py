@@ -10,12 +10,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "sweeps", "demo")
+FOLDERS = (
+    "deft_ops",
+    "models",
+    "matching",
+    "patches",
+    "convert",
+    "trainers",
+    "nodes",
+    "scoring",
+    "reports",
+    "sweeps",
+    "demo",
+)
 NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
 ARROWS = {
     "": {"nodes"},
-    "nodes": {"trainers", "scoring", "convert", "patches", "matching", "models", "deft_ops", "demo", "sweeps"},
+    "nodes": {
+        "trainers",
+        "scoring",
+        "reports",
+        "convert",
+        "patches",
+        "matching",
+        "models",
+        "deft_ops",
+        "demo",
+        "sweeps",
+    },
     "trainers": {"models", "deft_ops"},
     "convert": {"matching", "models", "deft_ops"},
     "patches": {"matching", "models", "deft_ops"},
@@ -23,7 +46,8 @@ ARROWS = {
     "models": {"deft_ops"},
     "deft_ops": set(),
     "scoring": set(),
-    "sweeps": {"scoring"},  # the report; all else is HTTP
+    "reports": {"scoring"},
+    "sweeps": {"reports", "scoring"},  # the report; all else is HTTP
     "demo": set(),
 }
 COMFY = {
@@ -149,7 +173,7 @@ def test_own_modules_are_imported_relatively(path: Path) -> None:
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own] == []
 
 
-@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "sweeps"), ids=by_path)
+@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "reports", "sweeps"), ids=by_path)
 def test_comfy_stays_out(path: Path) -> None:
     assert folder_of(path) not in MAY_IMPORT_COMFY
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in COMFY] == []
@@ -170,6 +194,14 @@ def test_nothing_that_scanners_flag(path: Path) -> None:
             if name in {"torch.manual_seed", "random.seed", "np.random.seed", "torch.cuda.manual_seed_all"}:
                 found.append(f"line {node.lineno}: {name}() changes the seed of everybody")
     assert found == []
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_html_stands_in_templates(path: Path) -> None:
+    """Where jinja2 escapes every value: a string of HTML in Python would have to be escaped by hand."""
+    assert [f"line {line}" for name, line in absolute_imports(path) if name in ("html", "markupsafe")] == []
+    strings = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    assert [f"line {node.lineno}" for node in strings if isinstance(node.value, str) and "</" in node.value] == []
 
 
 def test_requirements_are_loose_extras() -> None:

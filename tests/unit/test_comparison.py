@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from deft_pack.scoring.arrangement import Placed, columns_of, row_scores
-from deft_pack.scoring.grid import LABEL_WIDTH, PALE, SMALLEST, comparison_grid, wrap
+from deft_pack.reports.arrangement import Placed, columns_of, row_scores
+from deft_pack.reports.grid import LABEL_WIDTH, PALE, SMALLEST, comparison_grid, wrap
 from deft_pack.scoring.pictures import TensorPictures, to_pictures
 from deft_pack.scoring.scores import Score, Scores
 

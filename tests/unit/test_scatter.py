@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deft_pack.scoring import scatter as module
-from deft_pack.scoring.scatter import Point, place_names, points_of, scatter
+from deft_pack.reports import scatter as module
+from deft_pack.reports.scatter import Point, place_names, points_of, scatter
 from deft_pack.scoring.scores import Score, Scores
 from deft_pack.scoring.statistics import Interval
 

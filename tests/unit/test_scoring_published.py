@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from deft_pack.reports.published_page import html_page, report_page
 from deft_pack.scoring.protocols import PROTOCOLS
 from deft_pack.scoring.published import PUBLISHED
 from deft_pack.scoring.published.base import PublishedTable, plain, split_rank
-from deft_pack.scoring.report import html_page, report_page
 from deft_pack.scoring.scores import Score, Scores
 
 ONE, TWO, BASELINES = (
@@ -269,7 +269,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 

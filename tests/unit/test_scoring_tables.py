@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deft_pack.reports.tables import FORMS, Entry, pivot, tabulate, text_table
+from deft_pack.reports.tables.html import fragment
+from deft_pack.reports.tables.latex import escape
+from deft_pack.reports.tables.picture import picture
 from deft_pack.scoring.scores import Cost, Score, Scores, join
-from deft_pack.scoring.tables import FORMS, pivot, tabulate
-from deft_pack.scoring.tables.html_file import fragment
-from deft_pack.scoring.tables.latex import escape
-from deft_pack.scoring.tables.picture import picture
 
 
 def row(label: str, metric: str, values: tuple[float, ...], **changes) -> Score:
@@ -409,10 +409,30 @@ def test_a_table_without_verdicts(three: Scores):
 def test_costs_that_are_not_known_are_empty(results: Scores):
     table = tabulate(replace(results, costs=(Cost("base", 3.0, None, None), Cost("base", 5.0, 7, None))))
     assert [line.costs for line in table.rows] == [(4.0, 7.0, None), (None, None, None)]
-    assert table.rows[0].cost_texts == ["4", "7", ""]
+    assert [entry.text for entry in table.rows[0].cost_entries] == ["4", "7", ""]
 
 
 def test_html(results: Scores):
     text = fragment(tabulate(replace(results, remarks=("<b> & more",))))
     assert text.count("<tr>") == 3 and '<td>DEFT|r4</td><td class="number">3</td><td class="number">0.300</td>' in text
     assert "<b>0.320</b> <small>[0.310, 0.330]</small>" in text and "<li>&lt;b&gt; &amp; more</li>" in text
+
+
+def test_html_escapes_every_text_of_a_table():
+    evil = "<script>alert('x')</script>"
+    scores = Scores((row(evil, evil, (0.1, 0.2)), row(f"{evil} 2", evil, (0.3, 0.4), subject=evil)), remarks=(evil,))
+    text = fragment(replace(tabulate(scores, "label x subject", heading=evil), findings=(evil,) * 5))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 1 + 2 + 1 + 5 + 1  # heading, names, subject, findings, remark
+    assert "<details><summary>5 findings</summary>" in text
+
+
+def test_a_table_of_texts_takes_every_form():
+    """The same structure as a table of scores, so that no page writes tables of its own."""
+    table = text_table(["cell", "seconds"], [["a|b", "1"], ["c", Entry("2", "[1, 3]", bold=True)]], ["seconds"])
+    made = {suffix: form(table, "T").decode() for suffix, form in FORMS.items() if suffix != "png"}
+    assert made["csv"] == "cell,seconds\na|b,1\nc,2\n"
+    assert made["md"].startswith("### T\n\n| cell | seconds |\n|---|---:|\n| a\\|b | 1 |\n| c | **2** [1, 3] |\n")
+    assert "c & \\textbf{2} {\\scriptsize [1, 3]} \\\\" in made["tex"]
+    assert '<td>c</td><td class="number"><b>2</b> <small>[1, 3]</small></td>' in fragment(table)
+    assert FORMS["png"](table, "T").startswith(b"\x89PNG")

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deft_pack.reports.sweep import grids, page
 from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl
 from deft_pack.sweeps.png import read_text
 from deft_pack.sweeps.records import Cell, Run, StoredFile, read_record, to_json
-from deft_pack.sweeps.report import Layout, Wanted, grids, page, write_report
+from deft_pack.sweeps.report import Layout, Wanted, write_report
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 METHODS, RANKS, SUBJECTS = ("Base", "DEFT", "PaRa"), ("4", "8"), ("dog", "cat")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,28 +9,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...scoring.arrangement import row_scores
-from ...scoring.grid import comparison_grid
 from ...scoring.pictures import FilePictures
 from ...scoring.scores import Score, Scores
-from ..png import with_text
-from ..writing import write
-from .reading import Material, Picture, Shown
-from .wanted import joined
+from ..arrangement import row_scores
+from ..grid import comparison_grid
+from .material import Material, Picture, Shown, joined
 
 PAGE_ROWS, PAGE_COLUMNS = 12, 10
 MAX_PIXELS = 16_000_000  # of a grid
 MAX_GRIDS = 40
-MAX_KEYS = 1000  # in a picture's deft_sweep
-KEYWORD = "deft_sweep"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid's file, and what it shows in a line."""
+    """A grid's file, and what it shows in a line. keys: of its cells."""
 
-    path: Path
+    name: str
     caption: str
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,23 +62,22 @@ class _Row:
             return None
 
 
-def write_grids(material: Material, out: Path) -> list[Grid]:
-    """Write the grids as grid-1.png, grid-2.png and so on, one for each subject unless an axis of the grid says it.
+def draw_grids(material: Material) -> Iterator[tuple[Grid, bytes]]:
+    """Draw grid-1.png, grid-2.png and so on as PNG files, one for each subject unless an axis of the grid says it.
 
     A cell shows the first picture that the plan has there (the first seed, say) and is drawn as missing where that has
     not been made; its scores are below it. Large grids are divided. What cannot be shown becomes a problem.
     """
     title = picture_title(material)
     if title is None:
-        return []
+        return
     problems: dict[str, None] = {}
-    grids: list[Grid] = []
-    left_out = 0
+    count = left_out = 0
     for page in _pages(material):
         pictures = [[shown_picture(cell, title) for cell in row] for row in page.cells]
         if not any(picture for row in pictures for picture in row):
             continue
-        if len(grids) == MAX_GRIDS:
+        if count == MAX_GRIDS:
             left_out += 1
             continue
         rows = [_Row([picture.path if picture else None for picture in row], problems) for row in pictures]
@@ -100,28 +94,15 @@ def write_grids(material: Material, out: Path) -> list[Grid]:
             continue
         target = BytesIO()
         Image.fromarray(drawn).save(target, "PNG")
-        about = sweep_text(
-            [cell.key for row in page.cells for cell in row if cell],
-            {"rows": material.layout.grid_rows, "columns": material.layout.grid_columns, "shown": page.caption},
-        )
-        grids.append(
-            Grid(
-                write(out / f"grid-{len(grids) + 1}.png", with_text(target.getvalue(), {KEYWORD: about})), page.caption
-            )
-        )
+        count += 1
+        keys = tuple(cell.key for row in page.cells for cell in row if cell)
+        yield Grid(f"grid-{count}.png", page.caption, keys), target.getvalue()
     material.problems += problems
     if left_out:
         material.problems.append(
             f"{left_out} more grids are not drawn, as there are {MAX_GRIDS} already; choose other "
             "grid rows and columns."
         )
-    return grids
-
-
-def sweep_text(keys: Sequence[str], axes: dict[str, object]) -> str:
-    """The content of a picture's `deft_sweep`: which cells it shows (the first MAX_KEYS of them), and along what."""
-    keys = list(dict.fromkeys(keys))
-    return json.dumps({"cells": keys[:MAX_KEYS], "more": max(0, len(keys) - MAX_KEYS), "axes": axes})
 
 
 def picture_title(material: Material) -> str | None:

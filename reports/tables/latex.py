@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import TIED, Cell, Table, interval_text, mean_text
+from .table import TIED, Entry, Table
 
 TIE = r"$\sim$"
 # A bracket or star at the start of a row would be read as the argument of the line break before it.
@@ -38,8 +38,7 @@ def latex(table: Table, title: str = "") -> bytes:
         _line([escape(name) for name in table.titles]),
         r"\midrule",
     ]
-    for row in table.rows:
-        lines.append(_line([*map(escape, table.lead(row)), *map(_cell, row.cells), *row.cost_texts]))
+    lines += [_line([_text(entry) for entry in line]) for line in table.lines]
     lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip\raggedright\footnotesize"]
     legend = escape(table.legend).replace(escape(TIED), TIE)
     lines += [rf"{text}\par" for text in (legend, *map(escape, (*table.findings, *table.notes))) if text]
@@ -55,9 +54,6 @@ def _line(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cell(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    mean = rf"\textbf{{{mean_text(cell)}}}" if cell.best else TIE * cell.tied + mean_text(cell)
-    around = interval_text(cell)
-    return f"{mean} {{\\scriptsize {around}}}" if around else mean
+def _text(entry: Entry) -> str:
+    text = rf"\textbf{{{escape(entry.text)}}}" if entry.bold else TIE * entry.tied + escape(entry.text)
+    return f"{text} {{\\scriptsize {entry.interval}}}" if entry.interval else text

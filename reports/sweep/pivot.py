@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from ...scoring.scores import Score, Scores
-from ...scoring.tables import FORMS, Table, pivot, tabulate
-from .reading import ACROSS, STATES, Material, Shown
+from ..tables import FORMS, ScoreTable, Table, pivot, tabulate, text_table
+from .material import ACROSS, STATES, Material, Shown
 
 SOURCE = "Numbers that the plan took from the texts of nodes; nobody knows here which direction is the good one."
 MOST_ROWS, MOST_CHARACTERS = 150, 320  # of a table that is drawn as a picture
@@ -23,7 +23,12 @@ class Titled:
 
     name: str
     title: str
-    table: Table
+    table: ScoreTable
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Names of its own files."""
+        return f"{self.name}.csv", f"{self.name}.png"
 
     @property
     def drawable(self) -> bool:
@@ -58,7 +63,7 @@ def _tables(name: str, title: str, scores: Scores, material: Material, counted: 
     layout, compare = material.layout, counted == "images"
     heading = ", ".join(layout.rows) or "row"
 
-    def noted(table: Table) -> Table:
+    def noted(table: ScoreTable) -> ScoreTable:
         notes = (*(table.notes if compare else (SOURCE,)), *missing(material.unique()))
         return replace(table, notes=notes, counted=counted)
 
@@ -91,15 +96,15 @@ def missing(cells: Sequence[Shown]) -> list[str]:
     return [f"Of {len(cells):,} cells {text}: they are not in the table."] if parts else []
 
 
-def counts(material: Material) -> list[list[str]]:
-    """A table's header and rows: for each row of the report and kind of cell how many there are, and what they took.
+def counts(material: Material) -> Table:
+    """For each row of the report and kind of cell how many there are, and what they took.
 
     Seconds are of cells that are done; memory is the highest of them.
     """
     groups: dict[tuple[str, str], dict[str, Shown]] = {}
     for cell in material.cells:
         groups.setdefault((cell.row, cell.kind), {})[cell.key] = cell
-    lines = [[", ".join(material.layout.rows) or "row", *COUNTS]]
+    lines = []
     for (row, kind), group in groups.items():
         cells = list(group.values())
         seconds = [cell.seconds for cell in cells if cell.state == "done"]
@@ -118,4 +123,4 @@ def counts(material: Material) -> list[list[str]]:
                 ", ".join(f"{what} {size:,.0f}" for what, size in memory.items()),
             ]
         )
-    return lines
+    return text_table([", ".join(material.layout.rows) or "row", *COUNTS], lines, COUNTS[1:])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .metrics import order, role_of
-from .scores import Score, Scores, score_text
+from ..scoring.metrics import order, role_of
+from ..scoring.scores import Score, Scores, score_text
 
 
 @dataclass(frozen=True)

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from .published import Key, PublishedTable
-from .scores import Scores
-from .tables.markdown import line
-from .tables.table import Cell, Column, Row, Table, tabulate
+from ..scoring.published import Key, PublishedTable
+from ..scoring.scores import Scores
+from .html import render
+from .tables.markdown import rows as markdown_rows
+from .tables.scores import Cell, Column, Row, ScoreTable, tabulate
+from .tables.table import Entry, Table, text_table
 
 HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")
 NUMBERS = ("rank", "published", "measured", "difference")  # set flush right
 LISTED = 12  # of a longer list the report shows this many
 
-STYLE = """
-body { font: 15px/1.5 sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: 0.25em 0.9em; text-align: left; border-bottom: 1px solid #ddd; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.warning { background: #fff3cd; border-left: 4px solid #d39e00; padding: 0.5em 1em; }
-"""
-
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with warnings, sentences, a table's rows under HEADER, and list items, in this order."""
+    """A heading with warnings, sentences, a table, and list items, in this order."""
 
     heading: str
     warnings: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
+    table: Table | None = None
     items: tuple[str, ...] = ()
 
 
@@ -45,9 +38,8 @@ def report_page(scores: Scores, published: PublishedTable, title: str = "") -> s
             lines += [f"> **Warning:** {warning}", ""]
         for text in section.text:
             lines += [text, ""]
-        if section.rows:
-            rule = "|" + "".join("---:|" if name in NUMBERS else "---|" for name in HEADER)
-            lines += [line(list(HEADER)), rule, *(line(list(row)) for row in section.rows), ""]
+        if section.table:
+            lines += [*markdown_rows(section.table), ""]
         if section.items:
             lines += [*(f"* {item}" for item in section.items), ""]
     return "\n".join(lines)
@@ -55,38 +47,7 @@ def report_page(scores: Scores, published: PublishedTable, title: str = "") -> s
 
 def html_page(scores: Scores, published: PublishedTable, title: str = "") -> str:
     """The page as one HTML file that needs nothing else. Raises ValueError as `tabulate` does."""
-    name = escape(title or published.name)
-    body = [f"<h1>{name}</h1>"]
-    for section in _sections(scores, published):
-        body.append(f"<h2>{escape(section.heading)}</h2>")
-        body += [f'<p class="warning"><b>Warning:</b> {escape(warning)}</p>' for warning in section.warnings]
-        body += [f"<p>{escape(text)}</p>" for text in section.text]
-        if section.rows:
-            body += ["<table>", _html_line(HEADER, "th"), *(_html_line(row, "td") for row in section.rows), "</table>"]
-        if section.items:
-            body += ["<ul>", *(f"<li>{escape(item)}</li>" for item in section.items), "</ul>"]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f"<title>{name}</title>",
-            f"<style>{STYLE}</style>",
-            "</head>",
-            "<body>",
-            *body,
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _html_line(cells: Sequence[str], tag: str) -> str:
-    """A row of an HTML table."""
-    kinds = [' class="number"' if name in NUMBERS else "" for name in HEADER]
-    return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds)) + "</tr>"
+    return render("published.html", title=title or published.name, sections=_sections(scores, published))
 
 
 def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
@@ -107,19 +68,19 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
         columns = [column for column in table.columns if column.metric == metric]
         columns.sort(key=lambda column: bool(_mismatch(column, published)))
         if not columns:
-            yield Section(metric, (f"{metric} was not measured.",), rows=tuple(_lines(pairs, table, published, metric)))
+            yield Section(metric, (f"{metric} was not measured.",), table=_beside(pairs, table, published, metric))
         for column in columns:
             wrong = _mismatch(column, published)
             yield Section(
                 metric if len(columns) == 1 else f"{metric} ({column.protocol})",
                 (wrong,) if wrong else (),
-                rows=tuple(_lines(pairs, table, published, metric, column)),
+                table=_beside(pairs, table, published, metric, column),
             )
     yield Section("Oddities of the published table", items=published.oddities)
     yield Section("How the measured numbers were made", items=(*table.notes, *_subjects(scores), *_provenance(scores)))
 
 
-def _pairs(table: Table, published: PublishedTable) -> dict[Key, list[Row]]:
+def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Row]]:
     """The measured rows of each published row."""
     return {
         key: [row for row in table.rows if published.matches(key, row.label, row.method, row.rank, row.subject)]
@@ -138,14 +99,26 @@ def _mismatch(column: Column, published: PublishedTable) -> str:
     )
 
 
-def _lines(
+def _beside(
     pairs: Mapping[Key, Sequence[Row]],
-    table: Table,
+    table: ScoreTable,
     published: PublishedTable,
     metric: str,
     column: Column | None = None,
-) -> Iterator[tuple[str, ...]]:
-    """Rows under HEADER for one metric: the published ones, then the measured ones that are not published."""
+) -> Table | None:
+    """The table of one metric; None without a line."""
+    lines = list(_lines(pairs, table, published, metric, column))
+    return text_table(HEADER, lines, NUMBERS) if lines else None
+
+
+def _lines(
+    pairs: Mapping[Key, Sequence[Row]],
+    table: ScoreTable,
+    published: PublishedTable,
+    metric: str,
+    column: Column | None,
+) -> Iterator[tuple[str | Entry, ...]]:
+    """Lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
 
     def cell(row: Row) -> Cell | None:
         return row.cells[table.columns.index(column)] if column else None
@@ -177,14 +150,12 @@ def _texts(key: Key) -> tuple[str, str, str]:
     return method, "" if rank is None else str(rank), subject
 
 
-def _measured(cell: Cell, digits: str) -> str:
+def _measured(cell: Cell, digits: str) -> Entry:
     """A mean with its interval, with as many decimals as the published numbers."""
     mean = format(cell.mean, digits)
-    return (
-        mean
-        if cell.low is None or cell.high is None
-        else f"{mean} [{format(cell.low, digits)}, {format(cell.high, digits)}]"
-    )
+    if cell.low is None or cell.high is None:
+        return Entry(mean)
+    return Entry(mean, f"[{format(cell.low, digits)}, {format(cell.high, digits)}]")
 
 
 def _subjects(scores: Scores) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..statistics import Difference, Values, difference
+from ...scoring.statistics import Difference, Values, difference
 
 FEW = 10
 FEW_TEXT = f"Intervals of fewer than {FEW} values come out too narrow; take them as a hint."

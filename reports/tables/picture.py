@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..packages import needed_by
-from .table import TIED, Table, interval_text, mean_text
+from ...scoring.packages import needed_by
+from .table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,18 +35,8 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     titles, flush_left = table.titles, table.flush_left
     # Each entry: its text, the small text after it, whether it is bold.
     rows = [[(name, "", True) for name in titles]]
-    for row in table.rows:
-        cells = [
-            (TIED * cell.tied + mean_text(cell), interval_text(cell), cell.best) if cell else ("", "", False)
-            for cell in row.cells
-        ]
-        rows.append(
-            [
-                *((text.replace("\n", " "), "", False) for text in table.lead(row)),
-                *cells,
-                *((text, "", False) for text in row.cost_texts),
-            ]
-        )
+    for entries in table.lines:
+        rows.append([(entry.marked.replace("\n", " "), entry.interval, entry.bold) for entry in entries])
     # In characters: what the small texts of each column need, and what the widest entry needs with them.
     small = [
         SMALL * (max(len(line[column][1]) for line in rows) + 2) if any(line[column][1] for line in rows) else 0.0

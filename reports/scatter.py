@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .metrics import better, order
-from .packages import needed_by
-from .scores import Score, Scores
-from .statistics import Interval, Values, by_prompt, interval
+from ..scoring.metrics import better, order
+from ..scoring.packages import needed_by
+from ..scoring.scores import Score, Scores
+from ..scoring.statistics import Interval, Values, by_prompt, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,23 +1,23 @@
-"""A table of scores before it takes a form: methods down, metrics or the values of something else across."""
+"""A table of scores: methods down, metrics or the values of something else across."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from ..metrics import better, order
-from ..scores import Cost, Score, Scores, score_text
-from ..statistics import Values, by_prompt, interval
+from ...scoring.metrics import better, order
+from ...scoring.scores import Cost, Score, Scores, score_text
+from ...scoring.statistics import Values, by_prompt, interval
 from .findings import FEW, FEW_TEXT, NOTHING, judge
+from .table import TIED, Entry
 
 Rows = Literal["label", "label x subject"]
 
 COSTS = ("training s", "values", "MiB")
 COST_FORMS = ("{:.0f}", "{:,.0f}", "{:.3f}")
-TIED = "~"
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,19 @@ class Row:
     costs: tuple[float | None, ...] = ()
 
     @property
-    def cost_texts(self) -> list[str]:
-        """The costs as people read them."""
-        return ["" if cost is None else form.format(cost) for cost, form in zip(self.costs, COST_FORMS)]
+    def cost_entries(self) -> list[Entry]:
+        """The costs as people read them, and with all digits."""
+        return [
+            Entry(exact=("",)) if cost is None else Entry(form.format(cost), exact=(repr(cost),))
+            for cost, form in zip(self.costs, COST_FORMS)
+        ]
 
 
 @dataclass(frozen=True)
-class Table:
-    """findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores.
+class ScoreTable:
+    """A table of scores, which every form writes (see table.Table).
+
+    findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores.
 
     heading: what the names of the rows are. counted: what each row's number of images is called.
     """
@@ -109,6 +114,18 @@ class Table:
         return *self.leading, *(column.title for column in self.columns), *self.cost_titles
 
     @property
+    def csv_titles(self) -> tuple[str, ...]:
+        """The mean, low and high of a metric are fields of their own."""
+        metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
+        return *self.leading, *metrics, *self.cost_titles
+
+    @property
+    def lines(self) -> Iterator[list[Entry]]:
+        """The rows as they are written."""
+        for row in self.rows:
+            yield [*map(Entry, self.lead(row)), *map(_entry, row.cells), *row.cost_entries]
+
+    @property
     def flush_left(self) -> list[bool]:
         """Of each column, whether it is set flush left: names are, numbers are not."""
         return [
@@ -130,16 +147,15 @@ class Table:
         return " ".join(filter(None, (best, tied, brackets)))
 
 
-def mean_text(cell: Cell) -> str:
-    """A cell's mean as people read it."""
-    return score_text(cell.mean)
-
-
-def interval_text(cell: Cell) -> str:
-    """A cell's interval in brackets; "" without one."""
-    if cell.low is None or cell.high is None:
-        return ""
-    return f"[{score_text(cell.low, cell.mean)}, {score_text(cell.high, cell.mean)}]"
+def _entry(cell: Cell | None) -> Entry:
+    """Mean and interval as people read them, and with all digits."""
+    if cell is None:
+        return Entry(exact=("", "", ""))
+    around = ""
+    if cell.low is not None and cell.high is not None:
+        around = f"[{score_text(cell.low, cell.mean)}, {score_text(cell.high, cell.mean)}]"
+    exact = tuple("" if value is None else repr(value) for value in (cell.mean, cell.low, cell.high))
+    return Entry(score_text(cell.mean), around, cell.best, cell.tied, exact)
 
 
 class Key(NamedTuple):
@@ -151,7 +167,7 @@ class Key(NamedTuple):
     subject: str
 
 
-def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", compare: bool = True) -> Table:
+def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", compare: bool = True) -> ScoreTable:
     """One row a label, method and rank (and subject) in order of appearance; one column a metric and protocol.
 
     With rows "label", scores of several subjects and prompts are averaged over all their values, costs over their
@@ -164,7 +180,7 @@ def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", comp
 
 def pivot(
     scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
-) -> dict[str, Table]:
+) -> dict[str, ScoreTable]:
     """For each metric (and protocol, where there are several) a table with the values of something else across.
 
     across: which column a score belongs to. Columns are in order of appearance; there are no costs in them.
@@ -187,7 +203,7 @@ def pivot(
 
 def _table(
     scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
-) -> Table:
+) -> ScoreTable:
     """See `tabulate` and `pivot`."""
     if not scores.rows:
         raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
@@ -226,7 +242,7 @@ def _table(
                 costs,
             )
         )
-    return Table(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks), heading)
+    return ScoreTable(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks), heading)
 
 
 def _metric_of(score: Score) -> tuple[str, str]:

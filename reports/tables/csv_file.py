@@ -15,9 +15,7 @@ def csv_file(table: Table, title: str = "") -> bytes:
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    metrics = [f"{column.title}{end}" for column in table.columns for end in ("", " low", " high")]
-    writer.writerow([*table.leading, *metrics, *table.cost_titles])
-    for row in table.rows:
-        values = [value for cell in row.cells for value in ((cell.mean, cell.low, cell.high) if cell else (None,) * 3)]
-        writer.writerow([*table.lead(row), *("" if value is None else repr(value) for value in (*values, *row.costs))])
+    writer.writerow(table.csv_titles)
+    for line in table.lines:
+        writer.writerow([field for entry in line for field in ((entry.text,) if entry.exact is None else entry.exact)])
     return target.getvalue().encode()
