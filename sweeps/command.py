@@ -188,7 +188,10 @@ def run_command(options: argparse.Namespace) -> int:
                 progress.say(remark)
             return await run_until_signal(Runner(compiler, cells, store, workers, progress))
 
-    result = asyncio.run(run())
+    try:
+        result = asyncio.run(run())
+    finally:
+        progress.close()
     counts = result.counts
     if not options.quiet:
         print(
