@@ -31,7 +31,7 @@ class Pack:
         self.methods = comfyui.module("deft_ops.methods")
         self.adapters = comfyui.module("deft_ops.adapter")
         self.apply = comfyui.module("patches.apply").apply
-        self.data = comfyui.module("trainers.data.batches")
+        self.batches = comfyui.module("trainers.data.batches")
         self.loop = comfyui.module("trainers.run.loop")
         self.material = comfyui.module("trainers.data.material")
         self.settings = comfyui.module("trainers.settings.settings")
