@@ -215,8 +215,8 @@ def test_captions_of_different_lengths_go_in_groups(pack: Pack) -> None:
     ordinary = models.sd3()
     latents = models.latents(ordinary, 3)
     captions = [entry for seed, tokens in ((20, 7), (30, 11), (40, 7)) for entry in models.conditioning(seed, tokens)]
-    conds = pack.data.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
-    assert pack.data.groups(conds) == [[0, 2], [1, 3]]
+    conds = pack.batches.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
+    assert pack.batches.groups(conds) == [[0, 2], [1, 3]]
     params, expected = reference_step(pack, ordinary, latents, captions, chosen)
     trainer, loss = one_step(pack, as_loaded(models.sd3), latents, captions, chosen)
     assert loss == pytest.approx(float(expected), rel=1e-5)

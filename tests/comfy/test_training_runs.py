@@ -202,8 +202,8 @@ def test_starting_over_keeps_its_own_checkpoints_and_those_that_went_further(pac
 
 
 def test_texts_are_part_of_the_data(pack: Any) -> None:
-    one, other = (pack.data.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
-    assert one != other == pack.data.dataset_hash([], [], ["a dog"])
+    one, other = (pack.batches.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
+    assert one != other == pack.batches.dataset_hash([], [], ["a dog"])
 
 
 def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_several_sizes(pack: Any) -> None:
 
 def test_order(pack: Any) -> None:
     shapes = [(1, 8)] * 5 + [(1, 9)] * 2
-    order = pack.data.Order(shapes, 2, models.generator(3))
+    order = pack.batches.Order(shapes, 2, models.generator(3))
     seen: list[int] = []
     for _ in range(4):  # two full batches of one size, one of the other, and what is left
         batch = order.next()
