@@ -10,25 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 from .test_patches import (
     SD3_MODULATION,
     SD3_PROJECTION,
     SD3_QKV,
     UNET_CONVOLUTION,
     UNET_LINEAR,
-    Pack,
     every_layer,
 )
 
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("para", {}), ("lora", {})]
 METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.activations = comfyui_session.module("patches.activations")
-    return found
 
 
 def both(pack: Pack, adapter: Any, model: Any, **options: Any) -> tuple[Tensor, Tensor, Any]:

@@ -146,12 +146,6 @@ def latent(run: Any, key: str) -> Tensor:
 
 
 @pytest.fixture
-def loras(comfyui: Any) -> Path:
-    """ComfyUI's models/loras."""
-    return comfyui.base / "models" / "loras"
-
-
-@pytest.fixture
 def lora_file(loras: Path) -> Any:
     """Writes tensors as a file of models/loras and removes it afterwards; returns its name."""
     made = []

@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from . import models
-from .test_training import Pack, as_loaded, train
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.checking = comfyui_session.module("trainers.step.checking")
-    found.looking = comfyui_session.module("trainers.step.looking")
-    return found
+from .pack import Pack
+from .test_training import as_loaded, train
 
 
 def sd3_with(key: str, value: Any) -> Any:

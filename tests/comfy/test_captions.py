@@ -11,24 +11,10 @@ import torch
 from torch import Tensor
 
 from . import models
-from .test_training import Pack as TrainingPack
+from .pack import Pack
 from .test_training import as_loaded, settings, train
 
 SDXL_SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
-
-
-class Pack(TrainingPack):
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        super().__init__(comfyui)
-        self.captions = comfyui.module("trainers.data.captions")
-        self.latents = comfyui.module("trainers.data.latents")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def inpaint() -> Any:

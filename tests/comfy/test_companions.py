@@ -16,16 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
-
+from .pack import Pack
+from .test_patches import SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 # Of LyCORIS: its class, the options, what the reports call it.
 LYCORIS: dict[str, tuple[str, dict[str, Any], str]] = {

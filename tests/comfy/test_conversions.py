@@ -20,16 +20,11 @@ from torch import Tensor
 from . import architectures as small
 from . import models
 from .bases import BASES
-from .test_hooks import Pack as HookPack
-from .test_patches import Pack
+from .pack import Pack
+from .test_hooks import hook_of, on_conditioning
 
 NETWORK = "diffusion_model."
 Tensors = dict[str, Tensor]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def model_of(name: str) -> Any:
@@ -665,12 +660,12 @@ def test_the_modulation_is_what_the_model_computes_with(pack: Pack) -> None:
     assert all(torch.equal(value, weights[key]) for key, value in models.weights(model).items())
 
 
-def test_a_hook_of_the_modulation(comfyui_session: Any, pack: Pack) -> None:
+def test_a_hook_of_the_modulation(pack: Pack) -> None:
     """ComfyUI puts hooks on every weight: a run with one is the run with the adapter applied."""
     import nodes
 
     base = next(base for base in BASES if base.name == "WAN21_T2V")
-    model, hooks = base.model(), HookPack(comfyui_session)
+    model = base.model()
     positive, negative = base.conditioning(20), base.conditioning(30)
     adapter = pack.adapters.Adapter(
         {
@@ -686,8 +681,8 @@ def test_a_hook_of_the_modulation(comfyui_session: Any, pack: Pack) -> None:
             return nodes.KSampler().sample(model, 5, 2, 3.0, "euler", "simple", *captions, latent)[0]["samples"].clone()
 
     plain = sampled(model, positive, negative)
-    hook = hooks.hook(adapter, model)
-    hooked = sampled(model, hooks.hooked(positive, hook), hooks.hooked(negative, hook))
+    hook = hook_of(pack, adapter, model)
+    hooked = sampled(model, on_conditioning(positive, hook), on_conditioning(negative, hook))
     assert models.relative(hooked, sampled(pack.apply(adapter, model)[0], positive, negative)) < 1e-5
     assert models.relative(plain, hooked) > 1e-2
     assert torch.equal(sampled(model, positive, negative), plain)

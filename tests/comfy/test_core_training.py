@@ -9,14 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, Pack
+from .pack import Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV
 
 ALGORITHMS = ["DEFT", "PaRa"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def loaded(kind: str) -> Any:

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from . import models
-from .test_training_runs import Pack, as_loaded, pack, same, settings  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_training_runs import as_loaded, same, settings
 
 METHODS = ("deft", "para", "lora", "svdiff", "dreambooth")
 
 
-def test_the_matrix_has_every_method(pack: Pack) -> None:  # noqa: F811
+def test_the_matrix_has_every_method(pack: Pack) -> None:
     assert set(METHODS) == set(pack.comfyui.module("deft_ops.methods").TRAINABLE)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_method(pack: Any, method: str, tmp_path: Path) -> None:  # noqa: F811
+def test_method(pack: Any, method: str, tmp_path: Path) -> None:
     make = models.unet
     model = as_loaded(make)
     with torch.inference_mode():

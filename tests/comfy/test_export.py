@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 from .test_architectures import NAMES as ARCHITECTURES
-from .test_architectures import pairs as architectures  # noqa: F401 (a fixture)
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR, Pack, every_layer
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR, every_layer
 
 NAMINGS = ["comfyui", "kohya", "diffusers"]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,14 +33,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "oft": ("oft", {}),
 }
 CLIP_CONFIG = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3}
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    made = Pack(comfyui_session)
-    made.export = comfyui_session.module("convert.export").export
-    made.naming = comfyui_session.module("convert.lora_naming")
-    return made
 
 
 @pytest.fixture
@@ -305,9 +297,11 @@ def test_diffusers_reads_kohyas_names_as_well(pack: Pack, exporter: Any, pairs: 
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture(pack: Pack, exporter: Any, comfyui_session: Any, architectures: Any, name: str) -> None:  # noqa: F811
+def test_every_architecture(
+    pack: Pack, exporter: Any, comfyui_session: Any, architecture_pairs: Any, name: str
+) -> None:
     """An adapter under ComfyUI's names, fused layers and all, in diffusers' network, which has other ones."""
-    pair = architectures(name)
+    pair = architecture_pairs(name)
     names = comfyui_session.module("models.names")
     table, state = names.diffusers_names(pair.model), pair.model.model.state_dict()
     skipped = re.compile(pair.architecture.without_effect)
@@ -448,7 +442,7 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
     [((6, 8), (0, 2, 3)), ((6, 8), (1, 2, 3)), ((6, 8, 3, 3), (1, 4, 4)), ((6, 8, 3, 3), (0, 1, 2)), ((6, 8), None)],
 )
 def test_a_slice_in_its_whole_weight_and_back(pack: Pack, shape: tuple[int, ...], part: Any) -> None:
-    naming = pack.naming
+    naming = pack.lora_naming
     piece = list(shape)
     if part is not None:
         piece[part[0]] = part[2]
@@ -472,10 +466,10 @@ def test_a_slice_in_its_whole_weight_and_back(pack: Pack, shape: tuple[int, ...]
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: str) -> None:
     """Slices of what is whole in all namings, as a file with finer names may have them."""
-    side = pack.naming.Side(bases["sd15"][0], clip=False)
+    side = pack.lora_naming.Side(bases["sd15"][0], clip=False)
     key = f"{UNET_LINEAR}.weight"
     halves = [
-        pack.naming.Change(
+        pack.lora_naming.Change(
             f"half {start}",
             (key, (0, start, 16)),
             models.random(16, 2, seed=start),
@@ -483,7 +477,7 @@ def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: s
         )
         for start in (0, 16)
     ]
-    (layer,) = pack.naming.named(side, {key: halves}, naming)
+    (layer,) = pack.lora_naming.named(side, {key: halves}, naming)
     expected = torch.cat([half.up @ half.down for half in halves])
     assert layer.shape == (32, 32)
     assert models.relative(layer.up @ layer.down, expected) < 1e-6

@@ -16,18 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 from .test_export import encode, small_clip
-from .test_patches import Pack, every_layer
+from .test_patches import every_layer
 
 SD3_NORM = "diffusion_model.joint_blocks.0.x_block.attn.ln_q"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    made = Pack(comfyui_session)
-    made.extract = comfyui_session.module("convert.extract").extract
-    made.node = comfyui_session.pack_nodes["DEFTExtractAdapter"]
-    return made
 
 
 @pytest.fixture

@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
+from .pack import Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 CONVOLUTION = (32, 32, 3, 3)  # UNET_CONVOLUTION's weight
 LINEAR = (32, 32)  # UNET_LINEAR's weight
 BESIDE = UNET_LINEAR.replace("to_q", "to_k")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    found.foreign = comfyui_session.module("matching.foreign")
-    return found
 
 
 def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, Tensor]:

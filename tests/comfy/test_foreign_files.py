@@ -11,15 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import Pack
+from .pack import Pack
 
 NAME = "transformer_blocks.0.attn.to_out.0"
 KEY = "diffusion_model.joint_blocks.0.x_block.attn.proj.weight"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def peft_on(base: Tensor, config: Any, folder: Path) -> Tensor:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from . import models
 from .format_files import FORMATS
-from .test_patches import Pack
+from .pack import Pack
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COLUMNS = ["format", "weights", "activations", "exported as LoRA", "equal to", "test"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
 
 
 def cells(line: str) -> list[str]:

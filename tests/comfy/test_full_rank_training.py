@@ -1,6 +1,5 @@
 """Training of methods without a rank, SVDiff and DreamBooth: what comes out, what is kept on disk, what is refused."""
 
-# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 import errno
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from . import models
-from .test_training import as_loaded, bad, pack, train  # noqa: F401 (a fixture)
+from .test_training import as_loaded, bad, train
 
 ENCODER = "text_model.encoder.layers.0.mlp.fc1"
 ENDINGS = {"svdiff": {"delta"}, "dreambooth": {"diff", "diff_b"}}

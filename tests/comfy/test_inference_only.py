@@ -11,16 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training import Pack, one_step, reference_step, settings
+from .pack import Pack
+from .test_training import one_step, reference_step, settings
 
 FUSED_OF_ONE = ("apply_rope1", "apply_rope_split_half1")
 FUSED_OF_TWO = ("apply_rope", "apply_rope_split_half", "rms_rope", "rms_rope_split_half")
 MODULATIONS = ("adaln", "rms_adaln")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @pytest.fixture(scope="session")

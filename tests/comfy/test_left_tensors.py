@@ -11,18 +11,11 @@ import torch
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 from .test_failed_patches import loha, named, numbers, tucker_lokr
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"  # UNET_LINEAR
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
 
 
 def lora(rows: int = 32, columns: int = 32) -> dict[str, Tensor]:

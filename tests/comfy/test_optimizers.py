@@ -1,6 +1,5 @@
 """A training takes the steps of PyTorch's own optimizer, and says beforehand what that keeps."""
 
-# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training_runs import Pack, as_loaded, pack, settings  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_training_runs import as_loaded, settings
 
 
 @pytest.mark.parametrize("method", ["deft", "dreambooth"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 
 SD3_PROJECTION = "diffusion_model.joint_blocks.0.x_block.attn.proj"
 SD3_QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
@@ -20,45 +21,6 @@ UNET_LINEAR = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 UNET_CONVOLUTION = "diffusion_model.input_blocks.1.0.in_layers.2"
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("deft", {"projector": "ppt"}), ("para", {})]
 METHOD_IDS = ["deft-qr", "deft-relu", "deft-ppt", "para"]
-
-
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.comfyui = comfyui
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.methods = comfyui.module("deft_ops.methods")
-        self.files = comfyui.module("deft_ops.files")
-        self.native = comfyui.module("deft_ops.files.native")
-        self.apply = comfyui.module("patches.apply").apply
-        self.weight_adapter = comfyui.module("patches.weight_adapter")
-        self.to_lora = comfyui.module("convert.export").to_lora
-
-    def adapter(
-        self,
-        model: Any,
-        names: list[str],
-        method: str = "deft",
-        shapes: dict[str, tuple] | None = None,
-        seed: int = 10,
-        **options: Any,
-    ) -> Any:
-        """A random adapter for layers that are named as in the model (or of the given shapes)."""
-        state = model.model.state_dict()
-        found = {name: (shapes or {}).get(name) or tuple(state[f"{name}.weight"].shape) for name in names}
-        return self.adapters.from_layers(models.deft_layers(found, self.methods.get(method), seed=seed, **options))
-
-    def delta(self, adapter: Any, name: str, weight: Tensor, **parts: float) -> Tensor:
-        """deft_ops' change of a weight by one layer of an adapter."""
-        group = self.adapters.layers(adapter)[name]
-        method = self.methods.method_of(group)
-        return method.delta(method.from_tensors(group), weight, **parts)
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def every_layer(model: Any) -> list[str]:

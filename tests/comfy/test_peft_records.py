@@ -14,21 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 from .test_export import small_clip, transformers_clip
-from .test_patches import Pack
 
 UNET_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 UNET_OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 UNET_CONVOLUTION = "down_blocks.0.resnets.0.conv1"
 SD3_OUT = "transformer_blocks.0.attn.to_out.0"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
 
 
 TWINS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {

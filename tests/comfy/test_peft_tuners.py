@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from . import models
 from .architectures import call_text_model, call_transformers
-from .test_architectures import text_pairs  # noqa: F401 (a fixture)
-from .test_patches import Pack as PatchesPack
+from .pack import Pack
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LINEAR = {
@@ -41,22 +40,6 @@ NORMS = {
     "sd15": ["down_blocks.0.resnets.0.norm1", f"{BLOCK}.norm1", f"{BLOCK}.attn1.to_out.0"],
     "sd3": ["transformer_blocks.0.attn.to_k", "norm_out.linear"],
 }
-
-
-class Pack(PatchesPack):
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        super().__init__(comfyui)
-        self.names = comfyui.module("models.names")
-        self.export = comfyui.module("convert.export").export
-        self.inspect = comfyui.module("convert.inspect").inspect
-        self.records = comfyui.module("deft_ops.files.peft_records")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @dataclass
@@ -338,7 +321,7 @@ def test_boft_of_several_factors_needs_no_extension(
 
 
 @pytest.mark.parametrize("name", ["vera-drawn", "hra", "glora"])
-def test_text_encoder(pack: Pack, text_pairs: Any, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_text_encoder(pack: Pack, text_pairs: Any, tmp_path: Path, name: str) -> None:
     import peft
 
     entry, network, clip = text_pairs("SD1.5 CLIP-L")

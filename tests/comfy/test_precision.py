@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from . import models
-from .test_training import Pack, as_loaded, one_step, settings, train
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.precision = comfyui_session.module("trainers.step.precision")
-    found.checking = comfyui_session.module("trainers.step.checking")
-    return found
+from .pack import Pack
+from .test_training import as_loaded, one_step, settings, train
 
 
 def half_in_float() -> Any:

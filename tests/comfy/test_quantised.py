@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, Pack, every_layer
+from .pack import Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, every_layer
 
 PLAIN = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 ROTATION = {"convrot": True, "convrot_groupsize": 64}
@@ -34,14 +35,6 @@ FORMATS = [*PLAIN, *MIXED]
 ROUNDS_INPUTS = ("int8", "int8_convrot", "convrot_w4a4")  # ComfyUI quantises what goes into these layers, too
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("para", {}), ("lora", {})]
 METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.base_weight = comfyui_session.module("models.base_weights").base_weight
-    found.export = comfyui_session.module("convert.export").export
-    return found
 
 
 @pytest.fixture(autouse=True)

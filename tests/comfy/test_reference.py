@@ -16,27 +16,12 @@ from torch import Tensor, nn
 from . import models
 from .architectures import WIDTH, comfyui_omnigen2
 from .conftest import ROOT
-from .test_training import Pack as TrainingPack
+from .pack import Pack
 from .test_training import as_loaded, one_step, same_gradients, settings, train
 
 EMBEDDER = "diffusion_model.ref_image_patch_embedder"  # what sees the references first
 # How ComfyUI scales OmniGen2's latents, which are Flux': written out, so that scaling twice would be seen.
 SHIFT, SCALE = 0.1159, 0.3611
-
-
-class Pack(TrainingPack):
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        super().__init__(comfyui)
-        self.checkpoints = comfyui.module("trainers.run.checkpoints")
-        self.files = comfyui.module("deft_ops.files")
-        self.to_lora = comfyui.module("convert.export").to_lora
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def omnigen2() -> Any:

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training import Pack, as_loaded, backward, train
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    for name in ("repairs", "saved", "functional"):
-        setattr(found, name, comfyui_session.module(f"trainers.step.{name}"))
-    return found
+from .pack import Pack
+from .test_training import as_loaded, backward, train
 
 
 def normed(x: Tensor) -> Tensor:

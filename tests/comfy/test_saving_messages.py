@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import models
-from .test_adapter_nodes import loras, node, training_prompt  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_adapter_nodes import node, training_prompt
 from .test_info import PROJECTION, cast, moved
-from .test_patches import SD3_PROJECTION, UNET_CONVOLUTION, Pack
+from .test_patches import SD3_PROJECTION, UNET_CONVOLUTION
 from .test_quantised import lazy_sd3
-from .test_textual_inversion import embeddings, inversion  # noqa: F401 (a fixture)
+from .test_textual_inversion import inversion
 from .test_training import as_loaded
 
 UNTOLD = "Whether the base is the one that the adapter was trained on could not be told"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.modelspec = comfyui_session.module("deft_ops.modelspec")
-    found.saving = comfyui_session.module("nodes.saving")
-    found.fingerprint = comfyui_session.module("models.fingerprint").fingerprint
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    found.export = comfyui_session.module("convert.export").export
-    found.material = comfyui_session.module("trainers.data.material").Material
-    found.settings = comfyui_session.module("trainers.settings.settings").Settings
-    found.train = comfyui_session.module("trainers.run.loop").train
-    return found
-
-
-@pytest.fixture
-def run(comfyui_session: Any) -> Iterator[Any]:
-    """A node as ComfyUI calls it; the files in models/loras/saved are removed later."""
-    yield lambda name, *args, **options: comfyui_session.pack_nodes[name].execute(*args, **options).result
-    folder = comfyui_session.base / "models" / "loras" / "saved"
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def header(path: str | Path) -> dict[str, str]:
@@ -55,9 +32,9 @@ def header(path: str | Path) -> dict[str, str]:
 
 def trained(pack: Pack, model: Any, captions: list[str], pictures: int = 2, **settings: Any) -> Any:
     with torch.inference_mode():
-        material = pack.material([models.latents(model, pictures)], [models.conditioning()], words=captions)
-        chosen = pack.settings(**({"method": "deft", "rank": 2, "steps": 2, "learning_rate": 1e-2} | settings))
-        return pack.train(model, material, chosen, lambda progress: None).adapter
+        material = pack.material.Material([models.latents(model, pictures)], [models.conditioning()], words=captions)
+        chosen = pack.settings.Settings(**({"method": "deft", "rank": 2, "steps": 2, "learning_rate": 1e-2} | settings))
+        return pack.loop.train(model, material, chosen, lambda progress: None).adapter
 
 
 # --------------------------------------------------------------------------------------------------------- the bases
@@ -159,7 +136,7 @@ def test_the_connected_model_names_the_base_of_an_adapter_that_does_not(pack: Pa
     assert "modelspec.architecture" not in header(path)
 
 
-def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -> None:  # noqa: F811
+def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -> None:
     """Train Adapter keeps their tags; an embedding's captions have a mark for the token, so theirs are not kept."""
     prompt = training_prompt(captions=["text", 0]) | {"text": node("PrimitiveString", value="sks bear, snow")}
     metadata = comfyui.run(prompt, want=["train"]).output("train").metadata
@@ -182,7 +159,7 @@ def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -
 
 
 @pytest.mark.parametrize("method", ["svdiff", "dora"])
-def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: str, loras: Path) -> None:  # noqa: F811
+def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: str, loras: Path) -> None:
     model = models.sd3()
     dora = {"dora_up": torch.ones(64, 2), "dora_down": torch.ones(2, 64), "dora_magnitude": torch.ones(64)}
     layers = {"svdiff": {"delta": torch.ones(64)}, "dora": dora}[method]
@@ -198,7 +175,7 @@ def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: st
 
 
 @pytest.mark.parametrize("method", ["deft", "para", "lora"])
-def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, loras: Path) -> None:  # noqa: F811
+def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, loras: Path) -> None:
     """A convolution's factors are flat in an adapter: its weight tells."""
     model = models.unet()
     adapter = pack.adapter(model, [UNET_CONVOLUTION], method)
@@ -228,7 +205,7 @@ def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method:
 
 
 @pytest.mark.parametrize("training", ["by someone else", "[1]", "null", '{"steps": {"all": 3}}'])
-def test_a_foreign_training_header(pack: Pack, run: Any, training: str, loras: Path) -> None:  # noqa: F811
+def test_a_foreign_training_header(pack: Pack, run: Any, training: str, loras: Path) -> None:
     model = models.sd3()
     (loras / "saved").mkdir(exist_ok=True)
     tensors = dict(pack.adapter(model, [SD3_PROJECTION]))
@@ -277,11 +254,11 @@ def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
 
     own = models.sd3()
     adapter = pack.adapter(own, [PROJECTION])
-    adapter.metadata |= {"base_hash": pack.fingerprint(own), "base_model": "SD3"}
+    adapter.metadata |= {"base_hash": pack.fingerprint.fingerprint(own), "base_model": "SD3"}
     tuned = pack.adapter(own, [PROJECTION])
-    tuned.metadata |= {"base_hash": pack.fingerprint(moved(models.sd3(), 0.03)), "base_model": "SD3"}
+    tuned.metadata |= {"base_hash": pack.fingerprint.fingerprint(moved(models.sd3(), 0.03)), "base_model": "SD3"}
     other = pack.adapter(own, [PROJECTION])
-    other.metadata |= {"base_hash": pack.fingerprint(models.sd3(seed=1)), "base_model": "SD3"}
+    other.metadata |= {"base_hash": pack.fingerprint.fingerprint(models.sd3(seed=1)), "base_model": "SD3"}
     for each in (adapter, tuned):
         for text in reports(pack, each, coarse(models.sd3())):
             assert f"{UNTOLD}: the connected model is stored in so few bits" in text
@@ -290,7 +267,7 @@ def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
         assert "WARNING: the adapter was trained on another base" in text
         assert UNTOLD not in text
     if kind != "gguf":  # trained on it, used on the fine one
-        adapter.metadata["base_hash"] = pack.fingerprint(coarse(models.sd3()))
+        adapter.metadata["base_hash"] = pack.fingerprint.fingerprint(coarse(models.sd3()))
         for text in reports(pack, adapter, models.sd3()):
             assert f"{UNTOLD}: the model that the adapter was trained on is stored in so few bits" in text
 
@@ -298,7 +275,7 @@ def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_fine_base_is_told_and_nothing_is_said(pack: Pack, dtype: torch.dtype) -> None:
     adapter = pack.adapter(models.sd3(), [PROJECTION])
-    adapter.metadata |= {"base_hash": pack.fingerprint(models.sd3()), "base_model": "SD3"}
+    adapter.metadata |= {"base_hash": pack.fingerprint.fingerprint(models.sd3()), "base_model": "SD3"}
     for text in reports(pack, adapter, cast(models.sd3(), dtype)):
         assert UNTOLD not in text
         assert "WARNING" not in text

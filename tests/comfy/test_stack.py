@@ -19,17 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 from .test_adapter_nodes import latent, node, sampling, training_prompt
-from .test_stacking import PROJECTION, Pack, delta, foreign_tensors, same_weights
+from .test_stacking import PROJECTION, delta, foreign_tensors, random_adapter, same_weights
 
 KEY = f"{PROJECTION}.weight"
 Stack = list[tuple[str, float, float]]
 Files = dict[str, tuple[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def files(pack: Pack) -> Iterator[Files]:
     folder.mkdir()
     found: Files = {}
     for seed, label in enumerate(("qr", "para", "lora")):
-        adapter = pack.adapter(label, [PROJECTION], model, seed=10 + 20 * seed)
+        adapter = random_adapter(pack, label, [PROJECTION], model, seed=10 + 20 * seed)
         pack.native.write(adapter, folder / f"{label}.safetensors", {"modelspec.trigger_phrase": f"{label} word"})
         found[label] = (f"stack/{label}.safetensors", adapter)
     for seed, kind in enumerate(("loha", "lokr")):
@@ -326,13 +322,12 @@ def test_a_file_that_fits_nothing_is_an_error_of_its_row(pack: Pack, stack: Any,
 
 
 @pytest.fixture
-def demo_files(comfyui: Any) -> Iterator[list[str]]:
+def demo_files(comfyui: Any, pack: Pack) -> Iterator[list[str]]:
     """A DEFT and a PaRa file for the demo's denoiser."""
     run = comfyui.run({"model": training_prompt()["model"]}, want=["model"])
-    pack = Pack(comfyui)
     paths = []
     for seed, label in enumerate(("qr", "para")):
-        adapter = pack.adapter(label, [PROJECTION], run.output("model"), seed=10 + 20 * seed)
+        adapter = random_adapter(pack, label, [PROJECTION], run.output("model"), seed=10 + 20 * seed)
         paths.append(pack.native.write(adapter, pack.loras / f"stack_{label}.safetensors"))
     yield [path.name for path in paths]
     for path in paths:

@@ -15,16 +15,7 @@ from . import models
 from .architectures import text_model
 from .test_adapter_nodes import node, training_prompt
 from .test_training import backward
-from .test_training_runs import Pack, as_loaded
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.token = comfyui_session.module("trainers.run.token")  # type: ignore[attr-defined]
-    found.network = comfyui_session.module("trainers.step.network")  # type: ignore[attr-defined]
-    found.repairs = comfyui_session.module("trainers.step.repairs")  # type: ignore[attr-defined]
-    return found
+from .test_training_runs import as_loaded
 
 
 def clip_of(kind: str, folder: Path) -> Any:
@@ -228,15 +219,6 @@ def inversion(**changed: Any) -> dict[str, Any]:
         "settings": ["settings", 0],
     }
     return node("DEFTTrainTextualInversion", **(inputs | changed))
-
-
-@pytest.fixture
-def embeddings(comfyui: Any) -> Any:
-    """ComfyUI's models/embeddings, emptied afterwards."""
-    folder = comfyui.base / "models" / "embeddings"
-    yield folder
-    for file in folder.glob("deft-*"):
-        file.unlink()
 
 
 def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 
 METHODS = [
     ("deft", {"projector": "qr"}),
@@ -22,30 +23,6 @@ METHODS = [
 ]
 METHOD_IDS = ["deft-qr", "deft-relu-paper", "para", "lora", "svdiff", "dreambooth"]
 FULL_RANK = ("svdiff", "dreambooth")
-
-
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.methods = comfyui.module("deft_ops.methods")
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.apply = comfyui.module("patches.apply").apply
-        self.data = comfyui.module("trainers.data.batches")
-        self.loop = comfyui.module("trainers.run.loop")
-        self.material = comfyui.module("trainers.data.material")
-        self.settings = comfyui.module("trainers.settings.settings")
-        self.trainer = comfyui.module("trainers.run.trainer")
-        self.objective = comfyui.module("trainers.step.objective")
-        self.targets = comfyui.module("trainers.settings.targets")
-        self.frozen = comfyui.module("trainers.step.frozen")
-        self.network = comfyui.module("trainers.step.network")
-        self.reproducible = comfyui.module("trainers.step.reproducible")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def as_loaded(make: Callable[[], Any]) -> Any:
@@ -215,8 +192,8 @@ def test_captions_of_different_lengths_go_in_groups(pack: Pack) -> None:
     ordinary = models.sd3()
     latents = models.latents(ordinary, 3)
     captions = [entry for seed, tokens in ((20, 7), (30, 11), (40, 7)) for entry in models.conditioning(seed, tokens)]
-    conds = pack.data.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
-    assert pack.data.groups(conds) == [[0, 2], [1, 3]]
+    conds = pack.batches.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
+    assert pack.batches.groups(conds) == [[0, 2], [1, 3]]
     params, expected = reference_step(pack, ordinary, latents, captions, chosen)
     trainer, loss = one_step(pack, as_loaded(models.sd3), latents, captions, chosen)
     assert loss == pytest.approx(float(expected), rel=1e-5)

@@ -15,19 +15,10 @@ from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 
 from . import models
 from .architectures import comfyui_sd3, diffusers_sd3
-from .test_training_runs import Pack, as_loaded, settings
+from .pack import Pack
+from .test_training_runs import as_loaded, settings
 
 SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    for name in ("step.objective", "step.optimisation", "settings.optimizers"):
-        setattr(found, name.partition(".")[2], comfyui_session.module(f"trainers.{name}"))
-    found.names = comfyui_session.module("models.names")
-    found.methods = comfyui_session.module("deft_ops.methods")
-    return found
 
 
 def scheduler() -> Any:

@@ -24,30 +24,6 @@ from .conftest import ROOT
 from .test_training import as_loaded, traces
 
 
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.comfyui = comfyui
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.files = comfyui.module("deft_ops.files")
-        self.apply = comfyui.module("patches.apply").apply
-        rooms = {
-            "settings": "settings targets",
-            "data": "batches material",
-            "step": "attention",
-            "run": "checkpoints loop previews trainer",
-        }
-        for room, names in rooms.items():
-            for name in names.split():
-                setattr(self, name, comfyui.module(f"trainers.{room}.{name}"))
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
-
-
 def settings(pack: Any, steps: int = 4, **others: Any) -> Any:
     return pack.settings.Settings(
         **({"method": "deft", "rank": 3, "learning_rate": 1e-2, "layers": "all linear"} | {"steps": steps} | others)
@@ -206,8 +182,8 @@ def test_starting_over_keeps_its_own_checkpoints_and_those_that_went_further(pac
 
 
 def test_texts_are_part_of_the_data(pack: Any) -> None:
-    one, other = (pack.data.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
-    assert one != other == pack.data.dataset_hash([], [], ["a dog"])
+    one, other = (pack.batches.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
+    assert one != other == pack.batches.dataset_hash([], [], ["a dog"])
 
 
 def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
@@ -307,7 +283,7 @@ def test_several_sizes(pack: Any) -> None:
 
 def test_order(pack: Any) -> None:
     shapes = [(1, 8)] * 5 + [(1, 9)] * 2
-    order = pack.data.Order(shapes, 2, models.generator(3))
+    order = pack.batches.Order(shapes, 2, models.generator(3))
     seen: list[int] = []
     for _ in range(4):  # two full batches of one size, one of the other, and what is left
         batch = order.next()

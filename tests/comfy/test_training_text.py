@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from . import models
 from .architectures import tokens
-from .test_architectures import ENCODERS, text_pairs  # noqa: F401 (a fixture)
+from .test_architectures import ENCODERS
 from .test_training import backward
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: Any, name: str) -> None:  # noqa: F811
+def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: Any, name: str) -> None:
     """All attention layers of the preset; ComfyUI's encoders add in place, which ordinary autograd does not survive."""
     import peft
 
