@@ -128,8 +128,8 @@ def contact_sheet(result: Result) -> Any:
 
 def loss_plot(result: Result, settings: Settings) -> Any:
     """The loss as IMAGE; without matplotlib what says so at the node behind it, for the training is done."""
+    from ..reports.plots import training_picture
     from .output import as_image
-    from .plots import training_picture
 
     label = f"{result.title}, {settings.optimizer} {settings.learning_rate:g}"
     try:

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from .csv_file import csv_file
 from .latex import latex
 from .markdown import markdown
-from .org import org
 from .picture import png
 from .scores import Rows, ScoreTable, pivot, tabulate
 from .table import Entry, Table, TextTable, text_table
 
 Form = Callable[[Table, str], bytes]
 
-FORMS: dict[str, Form] = {"png": png, "md": markdown, "csv": csv_file, "tex": latex, "org": org}
+FORMS: dict[str, Form] = {"png": png, "md": markdown, "csv": csv_file, "tex": latex}
 
 __all__ = ["FORMS", "Entry", "Form", "Rows", "ScoreTable", "Table", "TextTable", "pivot", "tabulate", "text_table"]

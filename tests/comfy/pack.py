@@ -43,7 +43,7 @@ SHORT = {
     "objective": "trainers.step.objective",
     "optimisation": "trainers.step.optimisation",
     "optimizers": "trainers.settings.optimizers",
-    "plots": "nodes.plots",
+    "plots": "reports.plots",
     "precision": "trainers.step.precision",
     "previews": "trainers.run.previews",
     "records": "deft_ops.files.peft_records",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..convert.inspect import Block, Information
 from ..scoring.packages import needed_by
 
 if TYPE_CHECKING:
@@ -18,7 +17,66 @@ MOST_BLOCKS = 80  # more rows than this cannot be read
 _BLUE, _ORANGE, _GREY = "#3b6ea8", "#d98032", "0.45"
 
 
-def adapter_picture(info: Information) -> np.ndarray:
+class Block(Protocol):
+    """What is drawn of the layers of one block: convert/inspect.py measures it. None is not known."""
+
+    @property
+    def name(self) -> str:
+        """As the weights name it."""
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+
+    @property
+    def norm(self) -> float:
+        """Of the values in the file."""
+
+    @property
+    def rank(self) -> int | None:
+        """In the file."""
+
+    @property
+    def ratio(self) -> float | None:
+        """|delta W| / |W|."""
+
+    @property
+    def effective_rank(self) -> float | None:
+        """Of delta W, the mean of the layers."""
+
+
+class Adapter(Protocol):
+    """What is drawn of an adapter."""
+
+    @property
+    def title(self) -> str:
+        """Its method and rank."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Of the file."""
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+
+    @property
+    def matched(self) -> int | None:
+        """How many of them have a weight in the model; None without one."""
+
+    @property
+    def bases(self) -> Sequence[str]:
+        """Names of the models."""
+
+    @property
+    def changes(self) -> Sequence[Any]:
+        """What it does to the model's weights, by layer; empty without a model."""
+
+    def blocks(self) -> Sequence[Block]:
+        """In the model's order."""
+
+
+def adapter_picture(info: Adapter) -> np.ndarray:
     """The blocks of an adapter as bars, uint8 [height, width, 3].
 
     With numbers of a model: |delta W| / |W| and the effective rank, with the file's rank as a tick. Without: the norm
@@ -51,7 +109,7 @@ def adapter_picture(info: Information) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _largest(blocks: list[Block], measured: bool) -> list[Block]:
+def _largest(blocks: Sequence[Block], measured: bool) -> list[Block]:
     """The blocks that fit, in their order."""
 
     def size(block: Block) -> float:
@@ -61,7 +119,7 @@ def _largest(blocks: list[Block], measured: bool) -> list[Block]:
     return [block for block in blocks if block in kept]
 
 
-def _title(info: Information) -> str:
+def _title(info: Adapter) -> str:
     name = info.metadata.get("modelspec.title") or info.metadata.get("ss_output_name") or ""
     where = f", {info.matched} of {info.layers} layers on {' and '.join(info.bases)}" if info.bases else ""
     return f"{f'{name}: ' if name else ''}{info.title}{where or f', {info.layers} layers'}"
