@@ -132,7 +132,8 @@ def test_comfyui_s_own_names_and_the_original_ones(pairs: Any, comfyui_session: 
             continue
         if part is not None and part[1] + part[2] > shapes[key][part[0]]:
             # ComfyUI takes Lumina 2 for Z-Image here, whose key and value have as many rows as the query.
-            assert name == "Lumina 2" and layer not in known, layer
+            assert name == "Lumina 2", layer
+            assert layer not in known, layer
         else:
             assert known[layer] == target, layer
     paths = [key.removeprefix("diffusion_model.").removesuffix(".weight") for key in shapes if key.endswith(".weight")]
@@ -203,7 +204,8 @@ def test_an_adapter_does_the_same_in_both(
 
     adapter = comfyui_session.module("deft_ops.files").read(tmp_path)
     patched, _, report = comfyui_session.module("patches.apply").apply(adapter, pair.model)
-    assert report.matched == layers and not report.unmatched
+    assert report.matched == layers
+    assert not report.unmatched
     error = models.relative(pair.architecture.call_comfyui(patched), expected)
     request.node.user_properties.append(("error", error))  # for the table in docs/architectures.md: --junitxml
     assert error < 1e-4
@@ -223,7 +225,8 @@ def test_names_and_sizes_alone(comfyui_session: Any, entry: Any) -> None:
     layers = {layer: module for layer, module in network.named_modules() if getattr(module, "weight", None) is not None}
     for layer, module in layers.items():
         assert state[table[layer]].shape == module.weight.shape, layer
-    assert len(layers) > 10 and set(table.values()) == {key for key in state if key.endswith(".weight")}
+    assert len(layers) > 10
+    assert set(table.values()) == {key for key in state if key.endswith(".weight")}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +246,8 @@ def text_pairs(comfyui_session: Any) -> Any:
             if layer == "encoder.embed_tokens" or re.fullmatch(entry.lacks, layer):
                 continue  # the first is the same tensor as "shared"
             key = names[f"{entry.component}.{layer}"].removesuffix("weight") + ending
-            assert state[key].shape == value.shape and bool(state[key].isnan().all()), tensor
+            assert state[key].shape == value.shape, tensor
+            assert bool(state[key].isnan().all()), tensor
             state[key].copy_(value)
         head = f"{entry.part}.transformer."
         left = {key.removeprefix(head) for key, value in state.items() if key.startswith(head) and value.isnan().any()}
@@ -269,7 +273,8 @@ def test_every_layer_of_a_text_encoder_is_found(text_pairs: Any, comfyui_session
         prefixes = [f"{entry.component}.", f"{entry.component}.base_model.model."]
         for prefix in prefixes + (["", "base_model.model."] if entry.bare else []):
             key = known[prefix + layer]
-            assert key.startswith(f"{entry.part}.") and state[key].shape == module.weight.shape, prefix + layer
+            assert key.startswith(f"{entry.part}."), prefix + layer
+            assert state[key].shape == module.weight.shape, prefix + layer
         if not entry.bare:
             assert not known[layer].startswith(f"{entry.part}."), layer
 
@@ -289,7 +294,8 @@ def test_an_adapter_of_a_text_encoder_does_the_same_in_both(
         renamed = {f"{entry.component}.{key}": value for key, value in adapter.items()}
         adapter = type(adapter)(renamed, adapter.metadata)
     _, patched, report = comfyui_session.module("patches.apply").apply(adapter, None, clip)
-    assert report.matched == layers and not report.unmatched
+    assert report.matched == layers
+    assert not report.unmatched
     error = models.relative(call_text_model(patched, entry.part, network), expected)
     request.node.user_properties.append(("error", error))
     assert error < 1e-4

@@ -52,7 +52,8 @@ def applied(pack: Pack, tensors: Tensors, model: Any, folder: Path, methods: dic
     path = folder / "file.safetensors"
     save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path)
     patched, _, report = pack.apply(pack.files.read(path), model, **options)
-    assert report.methods == methods and not report.unmatched, report.text()
+    assert report.methods == methods, report.text()
+    assert not report.unmatched, report.text()
     return models.patched_weights(patched)
 
 
@@ -452,7 +453,8 @@ def test_text_encoders_of_kohyas_files_for_flux(pack: Pack, tmp_path: Path) -> N
         expected[f"{path}.weight"] += 0.5 * up @ down
     save_file(tensors, tmp_path / "a.safetensors")
     _, patched, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), None, clip)
-    assert report.methods == {"lora": len(TEXT)} and not report.unmatched
+    assert report.methods == {"lora": len(TEXT)}
+    assert not report.unmatched
     comfy.model_management.load_models_gpu([patched.patcher])
     assert_same(models.weights(patched.patcher), expected, weights, len(TEXT))
 
@@ -813,10 +815,14 @@ def test_ia3_exported_inspected_and_saved(pack: Pack, tmp_path: Path) -> None:
     lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
     patched = models.patched_weights(pack.apply(lora, model)[0])
     info = pack.comfyui.module("convert.inspect").inspect(adapter, model)
-    assert info.matched == 4 and info.method == "ia3" and not info.unmatched and not info.unused
+    assert info.matched == 4
+    assert info.method == "ia3"
+    assert not info.unmatched
+    assert not info.unused
     again = pack.files.read(pack.native.write(adapter, tmp_path / "native.safetensors"))
     again, _, report = pack.apply(again, model)
-    assert report.methods == {"ia3": 4} and not report.unmatched
+    assert report.methods == {"ia3": 4}
+    assert not report.unmatched
     for key, change in changes.items():
         assert models.relative(patched[key], weights[key] + change) < 1e-5
         assert models.relative(models.patched_weights(again)[key], weights[key] + change) < 1e-5
@@ -830,7 +836,8 @@ def test_ia3_of_another_size_is_reported(pack: Pack, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "a.safetensors")
     _, _, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), model)
     assert report.methods == {"ia3": 3}
-    assert [text.partition(" ")[0] for text in report.misfits] == names[:1] and report.unmatched == report.misfits
+    assert [text.partition(" ")[0] for text in report.misfits] == names[:1]
+    assert report.unmatched == report.misfits
 
 
 def tlora(model: Any, prefix: str) -> tuple[Tensors, Tensors]:
@@ -999,7 +1006,8 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
     adapter = pack.adapters.Adapter(tensors)
     found = pack.comfyui.module("matching.conversions").converted(adapter)
     assert torch.equal(found[f"{stem}.lora_B.default.weight"], torch.cat(parts))
-    assert adapter == tensors and found.keys() == tensors.keys()
+    assert adapter == tensors
+    assert found.keys() == tensors.keys()
 
 
 # ------------------------------------------------------------------------------------------------------ the conversion
@@ -1014,9 +1022,13 @@ def test_the_adapter_stays_as_it_is_and_the_names_of_the_file_are_kept(pack: Pac
     adapter.training_seconds = 3.0
     before = dict(adapter)
     found = conversions.converted(adapter)
-    assert adapter.keys() == before.keys() and all(adapter[key] is value for key, value in before.items())
-    assert found.metadata["alpha"] == "4" and "alpha" not in found and found.training_seconds == 3.0
-    assert adapter.metadata == {"alpha": "4"} and any("timestep" in note for note in conversions.remarks(found))
+    assert adapter.keys() == before.keys()
+    assert all(adapter[key] is value for key, value in before.items())
+    assert found.metadata["alpha"] == "4"
+    assert "alpha" not in found
+    assert found.training_seconds == 3.0
+    assert adapter.metadata == {"alpha": "4"}
+    assert any("timestep" in note for note in conversions.remarks(found))
     assert found.spelled["diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight"] == "in the file"
     assert found.spelled["diffusion_model.double_blocks.0.txt_attn.proj.lora_down.weight"] == (
         "diffusion_model.double_blocks.0.processor.proj_lora2.down.weight"

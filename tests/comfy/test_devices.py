@@ -111,7 +111,8 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], error: float) -
     """Every tensor is that of the CPU but for rounding, and lies on the CPU."""
     assert set(found) == set(expected)
     for key, value in expected.items():
-        assert found[key].device == models.CPU and found[key].dtype == value.dtype, key
+        assert found[key].device == models.CPU, key
+        assert found[key].dtype == value.dtype, key
         assert (found[key] - value).norm() <= error * value.norm() + 1e-7, key
 
 
@@ -146,7 +147,8 @@ REFUSED: dict[str, Callable[[Tensor, torch.device], Any]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_the_device_refuses(device: torch.device, what: str) -> None:
     value = models.random(4, 3, seed=0).to(device)
-    assert value.device == device and torch.equal((value + 1).cpu(), models.random(4, 3, seed=0) + 1)
+    assert value.device == device
+    assert torch.equal((value + 1).cpu(), models.random(4, 3, seed=0) + 1)
     with pytest.raises((pretended.Refused, RuntimeError, TypeError)) as caught:
         REFUSED[what](value, device)
     assert caught.type is pretended.Refused or what == "NumPy"
@@ -196,7 +198,8 @@ def test_training(pack: Any, device: torch.device, kind: str) -> None:
     assert all(value.device == models.CPU for value in result.adapter.values())
     found, loss = one_step(pack.training, model(device), latents, models.conditioning(), chosen)
     expected, other = one_step(pack.training, model(models.CPU), latents, models.conditioning(), chosen)
-    assert loss == pytest.approx(other, rel=1e-4) and result.losses[0] == loss
+    assert loss == pytest.approx(other, rel=1e-4)
+    assert result.losses[0] == loss
     whole = torch.stack([parameter.grad.norm() for parameter in expected.parameters]).norm()
     assert whole > 0
     for one, parameter in zip(found.parameters, expected.parameters, strict=True):
@@ -372,12 +375,15 @@ def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) ->
     for method in extraction.METHODS:
         found = extraction.extract(before.to(device), after.to(device), method, 4)
         expected = extraction.extract(before, after, method, 4)
-        assert found.kept == expected.kept and found.total == expected.total
+        assert found.kept == expected.kept
+        assert found.total == expected.total
         assert all(torch.equal(found.tensors[key].cpu(), value) for key, value in expected.tensors.items())
         assert found.tensors[next(key for key in found.tensors if key != "alpha")].device == device
     up, down = models.random(24, 6, seed=3), models.random(6, 20, seed=4)
     cut, expected_cut = extraction.limit_rank(up.to(device), down.to(device), 2), extraction.limit_rank(up, down, 2)
-    assert torch.equal(cut[0].cpu(), expected_cut[0]) and cut[0].device == device and cut[2:] == expected_cut[2:]
+    assert torch.equal(cut[0].cpu(), expected_cut[0])
+    assert cut[0].device == device
+    assert cut[2:] == expected_cut[2:]
 
 
 @pytest.mark.parametrize("rank", [0, 2])

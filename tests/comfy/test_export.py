@@ -138,13 +138,15 @@ def test_core_loader_gives_the_picture_of_the_adapter(
     shapes = layer_shapes(model, name)
     adapter = random_layers(pack, shapes, name, **options)
     patched, _, applied = pack.apply(adapter, model)
-    assert applied.matched == len(shapes) and not applied.unmatched
+    assert applied.matched == len(shapes)
+    assert not applied.unmatched
     latent = models.sample(patched)
     assert models.relative(base, latent) > 1e-2
     for naming in NAMINGS:
         caplog.clear()
         path, report = exporter(adapter, model, naming=naming)
-        assert f"{len(shapes)} layers ({len(shapes)} {name})" in report and "exact" in report
+        assert f"{len(shapes)} layers ({len(shapes)} {name})" in report
+        assert "exact" in report
         assert "not read by ComfyUI" not in report
         found = models.sample(by_core(path, model))
         assert not [message for message in caplog.messages if "not loaded" in message or "ERROR" in message]
@@ -315,7 +317,8 @@ def test_every_architecture(pack: Pack, exporter: Any, comfyui_session: Any, arc
     }
     adapter = random_layers(pack, shapes, "deft")
     patched, _, report = pack.apply(adapter, pair.model)
-    assert report.matched == len(shapes) > 10 and not report.unmatched
+    assert report.matched == len(shapes) > 10
+    assert not report.unmatched
     expected = pair.architecture.call_comfyui(patched)
     assert models.relative(pair.plain, expected) > 1e-2
     for naming in NAMINGS:
@@ -482,7 +485,8 @@ def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: s
     ]
     (layer,) = pack.naming.named(side, {key: halves}, naming)
     expected = torch.cat([half.up @ half.down for half in halves])
-    assert layer.shape == (32, 32) and models.relative(layer.up @ layer.down, expected) < 1e-6
+    assert layer.shape == (32, 32)
+    assert models.relative(layer.up @ layer.down, expected) < 1e-6
 
 
 def test_a_limited_rank_and_its_energy(pack: Pack) -> None:
@@ -503,8 +507,10 @@ def test_a_limited_rank_and_its_energy(pack: Pack) -> None:
         assert lora[f"{name}.alpha"] == 3
         assert models.relative(found, best) < 1e-5
         kept, total = kept + (sigma[:3] ** 2).sum(), total + (sigma**2).sum()
-    assert report.energy == pytest.approx(kept / total, rel=1e-6) and 0.1 < report.energy < 0.99
-    assert f"{report.energy:.4%}" in report.text() and report.ranks == [3, 3]
+    assert report.energy == pytest.approx(kept / total, rel=1e-6)
+    assert 0.1 < report.energy < 0.99
+    assert f"{report.energy:.4%}" in report.text()
+    assert report.ranks == [3, 3]
     assert pack.export(adapter, model, rank=8)[1].energy == 1
     with pytest.raises(ValueError, match="rank limit"):
         pack.export(adapter, model, rank=-1)
@@ -670,7 +676,8 @@ def test_the_node_in_a_graph(comfyui: Any) -> None:
     try:
         run = comfyui.run(prompt, want=["export"])
         path = Path(run.output("export", 1))
-        assert "1 layers (1 lora)" in run.output("export", 2) and "1 layers (1 lora)" in run.text("export")
+        assert "1 layers (1 lora)" in run.output("export", 2)
+        assert "1 layers (1 lora)" in run.text("export")
         assert set(load_file(path)) == {
             f"transformer.transformer_blocks.0.attn.to_out.0.lora_{part}.weight" for part in "AB"
         }

@@ -21,9 +21,11 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
     limited = 0
     for name, (setting, default) in fields.described(settings.Settings).items():
         shown = nodes.widget_of(name, setting, default)
-        assert shown.tooltip == setting.words and bool(shown.advanced) == setting.advanced, name
+        assert shown.tooltip == setting.words, name
+        assert bool(shown.advanced) == setting.advanced, name
         if isinstance(setting, fields.Number):
-            assert shown.min == setting.low and shown.max == min(setting.high, setting.shown or setting.high), name
+            assert shown.min == setting.low, name
+            assert shown.max == min(setting.high, setting.shown or setting.high), name
             for value in (shown.min, shown.max, shown.default):
                 replace(start, **{name: value}).check()
             wrong = [setting.low - 1] + ([setting.high + 1] if setting.shown is None else [])
@@ -70,9 +72,11 @@ def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> No
     assert replace(plain, new=0).identity()["new"] == 0
     assert [item.id for item in nodes.widgets(More, fields.MORE, later=True)] == ["new"]
     (widget,) = nodes.widgets(More, fields.MORE, later=True)
-    assert widget.optional and widget.max == 1.0
+    assert widget.optional
+    assert widget.max == 1.0
     names = [item.id for item in nodes.widgets(More, fields.MORE, later=False)]
-    assert names[:2] == ["optimizer", "schedule"] and names[-2:] == ["adapter_precision", "last"]
+    assert names[:2] == ["optimizer", "schedule"]
+    assert names[-2:] == ["adapter_precision", "last"]
     assert list(fields.described(More))[-1] == "new"
 
 

@@ -66,10 +66,12 @@ def test_a_row_says_what_happens(pack: Pack, name: str, tmp_path: Path) -> None:
     adapter = pack.files.read(path, **options)
     base = models.weights(model)
     patched, _, report = pack.apply(adapter, model)
-    assert report.matched and not report.unmatched
+    assert report.matched
+    assert not report.unmatched
     weights = models.patched_weights(patched)
     changed = [key for key in base if not torch.equal(weights[key], base[key])]
-    assert row["weights"] == "yes" and changed
+    assert row["weights"] == "yes"
+    assert changed
     assert pack.inspect(adapter, model).changes
 
     if row["activations"] == "yes":

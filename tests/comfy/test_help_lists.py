@@ -53,4 +53,5 @@ def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, ne
     (ema,) = (row for row in made if row.startswith("- `ema`"))
     assert ema == gone[0].replace("0", "0.25", 1)
     place = made.index(new)
-    assert made[place - 1].startswith("- `resume`") and made[place + 1] == ""
+    assert made[place - 1].startswith("- `resume`")
+    assert made[place + 1] == ""

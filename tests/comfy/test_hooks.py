@@ -143,7 +143,9 @@ def sample(
         latent = {"samples": torch.zeros(1, models.channels(model), 8, 8)}
         result = nodes.KSampler().sample(model, 5, steps, cfg, "euler", "simple", positive, negative, latent)[0]
     assert model.patches or is_untouched(model)
-    assert not model.hook_backup and not model.cached_hook_patches and model.current_hooks is None
+    assert not model.hook_backup
+    assert not model.cached_hook_patches
+    assert model.current_hooks is None
     return result["samples"].clone()
 
 
@@ -339,12 +341,16 @@ def test_the_node(pack: Pack) -> None:
         "stacking": "from_base",
     }
     first, report = pack.node.execute(adapter, model, **inputs).result
-    assert f"{len(every_layer(model))} layers" in report and "somewhere.else" in report
+    assert f"{len(every_layer(model))} layers" in report
+    assert "somewhere.else" in report
     both, _ = pack.node.execute(pack.adapter("para", model), model, prev_hooks=first, **inputs).result
-    assert len(first) == 1 and len(both) == 2 and both.contains(first.hooks[0])
+    assert len(first) == 1
+    assert len(both) == 2
+    assert both.contains(first.hooks[0])
     none, _ = pack.node.execute(adapter, model, **(inputs | {"strength_model": 0.0, "strength_clip": 0.0})).result
     assert len(none) == 0
-    assert not model.patches and not model.hook_patches
+    assert not model.patches
+    assert not model.hook_patches
     with pytest.raises(ValueError, match="No layer of the adapter fits"):
         pack.node.execute(adapter, fresh("unet"), **inputs)
     with pytest.raises(ValueError, match="Unknown stacking 'both'"):
@@ -590,6 +596,7 @@ def test_hooks_on_the_text_encoder(pack: Pack, demo: Any, maker: str) -> None:
 
 def test_a_hook_made_without_the_clip_leaves_it_alone(pack: Pack, demo: Any) -> None:
     hooks, report = pack.create_hook(demo.adapter, demo.model)
-    assert report.unmatched and all(name.startswith("text_encoders.") for name in report.unmatched)
+    assert report.unmatched
+    assert all(name.startswith("text_encoders.") for name in report.unmatched)
     clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=False, schedule_clip=False, hooks=hooks)
     assert torch.equal(encode(clip)[0][0], encode(demo.clip)[0][0])

@@ -92,7 +92,8 @@ def test_every_pair_of_precisions_is_one_base(pack: Pack, kind: str) -> None:
     other = {dtype: pack.fingerprint.fingerprint(cast(MAKERS[kind](seed=1), dtype)) for dtype in DTYPES}
     assert len(set(found.values())) == len(DTYPES)
     for first in DTYPES:
-        assert len(found[first]) == 64 and int(found[first], 16)
+        assert len(found[first]) == 64
+        assert int(found[first], 16)
         for second in DTYPES:
             pair = found[first], found[second]
             allowed = 0 if first == second else pack.fingerprint.tolerance(*pair) / 1.5
@@ -154,7 +155,8 @@ def test_a_quantised_copy_is_the_same_base(pack: Pack, form: str) -> None:
     assert pack.same(recorded, model) is True
     assert pack.same(recorded, quantised_sd3(form, seed=1)) is False
     info = pack.inspect.inspect(pack.adapter(model, [], shapes={PROJECTION: (64, 64)}), model)
-    assert info.matched == 1 and any("dequantised" in note for note in info.notes)
+    assert info.matched == 1
+    assert any("dequantised" in note for note in info.notes)
 
 
 def test_what_is_on_the_model_does_not_count(pack: Pack) -> None:
@@ -203,7 +205,8 @@ def test_one_number_by_hand(pack: Pack) -> None:
     assert fp.fingerprint(model) == "df10" + "8000" * 15
     assert fp.compare(recorded, recorded) == 0
     for text in ("", "ab" * 32, recorded[:-1], "df19" + recorded[4:], recorded[:-1] + "x"):
-        assert fp.compare(recorded, text) is None and fp.same_base(text, model) is None
+        assert fp.compare(recorded, text) is None
+        assert fp.same_base(text, model) is None
 
 
 def test_the_warning(pack: Pack) -> None:
@@ -212,14 +215,16 @@ def test_the_warning(pack: Pack) -> None:
     adapter = pack.adapter(
         model, [PROJECTION], metadata={"base_hash": pack.fingerprint.fingerprint(model), "base_model": "SD3"}
     )
-    assert note(adapter, model) is None and note(adapter, cast(models.sd3(), torch.bfloat16)) is None
+    assert note(adapter, model) is None
+    assert note(adapter, cast(models.sd3(), torch.bfloat16)) is None
     assert note(adapter, pack.apply(adapter, model)[0]) is None
     tuned = note(adapter, moved(models.sd3(), 0.03))
     assert tuned.startswith(
         "WARNING: the adapter was trained on another base (SD3): the weights of the connected SD3 differ by about "
     )
     percent = float(tuned.split("about ")[1].split(" %")[0])
-    assert 2 < percent < 5 and "Load the checkpoint that it was trained on" in tuned
+    assert 2 < percent < 5
+    assert "Load the checkpoint that it was trained on" in tuned
     assert "are unrelated to" in note(adapter, models.sd3(seed=1))
     assert "the connected SDXL are unrelated to" in note(adapter, models.unet("sdxl"))
     for metadata in ({}, {"base_hash": "ab" * 32}, {"base_hash": ""}):
@@ -340,13 +345,18 @@ def test_every_kind_against_comfyuis_own_patching(pack: Pack) -> None:
     seen = []
     info = pack.inspect.inspect(adapter, model, progress=lambda done, total: seen.append((done, total)))
     assert {row.key: row.method for row in info.rows} == kinds
-    assert info.matched == len(kinds) and info.unmatched == [] and info.warning is None
+    assert info.matched == len(kinds)
+    assert info.unmatched == []
+    assert info.warning is None
     assert seen == [(done + 1, len(kinds)) for done in range(len(kinds))]
     for row in info.rows:
         check(row.change, after[row.key], before[row.key])
     assert sum(row.parameters for row in info.rows) == info.parameters == pack.adapters.count_parameters(adapter)
     ranks = {row.method: row.rank for row in info.rows if row.key != PROJECTION}
-    assert ranks["dora"] == 3 and ranks["loha"] == 2 and ranks["svdiff"] is None and ranks["oft"] is None
+    assert ranks["dora"] == 3
+    assert ranks["loha"] == 2
+    assert ranks["svdiff"] is None
+    assert ranks["oft"] is None
     assert info.method == f"mixed ({', '.join(sorted(set(kinds.values())))})"
     assert [row.block for row in info.rows] == sorted(
         (row.block for row in info.rows), key=["input_blocks.1.0", "middle_block.1", "output_blocks.3.1"].index
@@ -383,7 +393,8 @@ def test_slices_and_swapped_rows(pack: Pack) -> None:
         ("transformer_blocks.0.attn.to_q", slice(64)),
         ("transformer_blocks.0.attn.to_v", slice(128, 192)),
     ):
-        assert rows[name].key == key and rows[name].block == "joint_blocks.0"
+        assert rows[name].key == key
+        assert rows[name].block == "joint_blocks.0"
         check(rows[name].change, after[key][part], before[key][part])
     row = rows["norm_out.linear"]
     check(row.change, after[row.key], before[row.key])
@@ -400,7 +411,8 @@ def test_other_patches_do_not_change_the_numbers(pack: Pack) -> None:
         loaded = pack.inspect.inspect(adapter, patched)
         patched.unpatch_model(models.CPU)
     assert [row.change for row in loaded.rows] == [row.change for row in clean.rows]
-    assert clean.notes == [] and "SD3 carries other patches on 1 of these weights" in loaded.notes[0]
+    assert clean.notes == []
+    assert "SD3 carries other patches on 1 of these weights" in loaded.notes[0]
 
 
 def test_blocks_together(pack: Pack) -> None:
@@ -441,35 +453,47 @@ def test_matched_unmatched_and_misfits(pack: Pack) -> None:
     }
     info = pack.inspect.inspect(adapter, model)
     report = info.text()
-    assert info.matched == 1 and "matched: 1 weights of SD3" in report
+    assert info.matched == 1
+    assert "matched: 1 weights of SD3" in report
     assert info.unmatched[:2] == [
         "diffusion_model.joint_blocks.7.x_block.attn.proj",
         "lora_te_text_model_encoder_layers_0_mlp_fc1",
     ]
-    assert "unmatched: 3 layers: " in report and f"{QKV} (deft of another size" in report
-    assert "projector: qr" in report and "training: steps 70, seed 4" in report and "(900 characters)" in report
+    assert "unmatched: 3 layers: " in report
+    assert f"{QKV} (deft of another size" in report
+    assert "projector: qr" in report
+    assert "training: steps 70, seed 4" in report
+    assert "(900 characters)" in report
     applied = pack.apply(adapter, model)[2]
-    assert applied.unmatched == info.unmatched and applied.matched == info.matched
+    assert applied.unmatched == info.unmatched
+    assert applied.matched == info.matched
 
 
 def test_without_a_model(pack: Pack) -> None:
     model = models.unet()
     adapter, _ = mixed(pack, model)
     info = pack.inspect.inspect(adapter)
-    assert info.matched is None and info.changes == [] and len(info.rows) == info.layers == 12
+    assert info.matched is None
+    assert info.changes == []
+    assert len(info.rows) == info.layers == 12
     assert sum(row.parameters for row in info.rows) == info.parameters
     (row,) = (row for row in info.rows if row.method == "svdiff")
     assert row.norm == pytest.approx(float(adapter[f"{row.name}.delta"].norm()), rel=1e-6)
     report = info.text()
-    assert "Connect the model" in report and "|delta W|/|W|" not in report and "metadata:\n  none" in report
+    assert "Connect the model" in report
+    assert "|delta W|/|W|" not in report
+    assert "metadata:\n  none" in report
     single = pack.inspect.inspect(pack.adapter(model, ["diffusion_model.time_embed.0", "diffusion_model.out.2"]))
-    assert single.title == "deft, rank 4" and [row.block for row in single.rows] == ["out.2", "time_embed.0"]
+    assert single.title == "deft, rank 4"
+    assert [row.block for row in single.rows] == ["out.2", "time_embed.0"]
 
 
 def test_nothing_fits(pack: Pack) -> None:
     adapter = pack.adapter(models.unet(), ["diffusion_model.time_embed.0"])
     info = pack.inspect.inspect(adapter, models.sd3())
-    assert info.matched == 0 and info.unmatched == ["diffusion_model.time_embed.0"] and info.changes == []
+    assert info.matched == 0
+    assert info.unmatched == ["diffusion_model.time_embed.0"]
+    assert info.changes == []
     assert "matched: 0 weights of SD3" in info.text()
     assert pack.plots.adapter_picture(info).shape[2] == 3
 
@@ -546,7 +570,9 @@ def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch:
     )
     picture = pack.plots.adapter_picture(info)
     shown = min(blocks, pack.plots.MOST_BLOCKS)
-    assert picture.shape[1] == 1200 and picture.dtype.name == "uint8" and 0.02 < ink(picture) < 0.7
+    assert picture.shape[1] == 1200
+    assert picture.dtype.name == "uint8"
+    assert 0.02 < ink(picture) < 0.7
     assert abs(picture.shape[0] - 120 * (0.19 * max(shown, 4) + 1.5)) <= 1
     shorter = [
         row
@@ -623,13 +649,21 @@ def test_the_node_on_a_trained_adapter(comfyui: Any, pack: Pack) -> None:
     adapter = run.output("train")
     for key in ("alone", "base", "coarse"):
         report, plot = run.output(key, 0), run.output(key, 1)
-        assert report == run.text(key) and report.startswith("deft, rank 4: 11 layers")
-        assert f"base_hash: {adapter.metadata['base_hash']}" in report and "training: " in report
-        assert plot.shape[0] == 1 and plot.shape[3] == 3 and plot.shape[1] > 200 and plot.shape[2] == 1200
-        assert plot.dtype == torch.float32 and float(plot.max()) == 1 and 0.02 < ink(plot[0] * 255) < 0.7
+        assert report == run.text(key)
+        assert report.startswith("deft, rank 4: 11 layers")
+        assert f"base_hash: {adapter.metadata['base_hash']}" in report
+        assert "training: " in report
+        assert plot.shape[0] == 1
+        assert plot.shape[3] == 3
+        assert plot.shape[1] > 200
+        assert plot.shape[2] == 1200
+        assert plot.dtype == torch.float32
+        assert float(plot.max()) == 1
+        assert 0.02 < ink(plot[0] * 255) < 0.7
         assert len(run.ui[key]["images"]) == 1
         assert "WARNING" not in report
-    assert "matched: 11 weights of" in run.output("base") and "|delta W| / |W| at strength 1" in run.output("base")
+    assert "matched: 11 weights of" in run.output("base")
+    assert "|delta W| / |W| at strength 1" in run.output("base")
     assert "dequantised from float8_e4m3fn" in run.output("coarse")
     other = models.sd3(seed=9)
     shown = (
@@ -658,7 +692,8 @@ def test_text_encoder_layers(comfyui_session: Any, pack: Pack) -> None:
     adapter = pack.adapter(None, [], shapes={name: tuple(state[names[name]].shape) for name in found})
     patched = pack.apply(adapter, None, clip)[1]
     info = pack.inspect.inspect(adapter, None, clip)
-    assert info.matched == len(found) and info.warning is None
+    assert info.matched == len(found)
+    assert info.warning is None
     for row in info.rows:
         before, patches = state[row.key].float(), patched.patcher.patches[row.key]
         check(row.change, comfy.lora.calculate_weight(patches, before.clone(), row.key), before)

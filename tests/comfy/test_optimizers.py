@@ -71,5 +71,6 @@ def test_adafactor_takes_pytorch_s_steps(
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
         result = pack.loop.train(model, material, chosen, lambda progress: None)
-    assert len(seen) == 20 and seen[0] > 0
+    assert len(seen) == 20
+    assert seen[0] > 0
     assert sum(result.losses[-5:]) < sum(result.losses[:5])

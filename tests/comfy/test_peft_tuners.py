@@ -251,7 +251,8 @@ def test_tuner_changes_what_peft_merges(pack: Pack, tmp_path: Path, name: str, m
     adapter = pack.files.read(tmp_path)
     assert adapter.metadata["file_format"] == "peft_tuners"
     patched, _, report = pack.apply(adapter, patcher)
-    assert not report.unmatched and report.matched == len(sizes), report.text()
+    assert not report.unmatched, report.text()
+    assert report.matched == len(sizes), report.text()
     found = models.patched_weights(patched)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert max(errors(pack, model, found, merged).values()) < 1e-6
@@ -287,7 +288,9 @@ def test_saved_again_inspected_stacked_and_cast(pack: Pack, tmp_path: Path, name
     assert all(torch.equal(again[key], found[key]) for key in found)
 
     info = pack.inspect(adapter, patcher)
-    assert not info.unmatched and not info.unused and len(info.rows) == info.matched == len(sizes)
+    assert not info.unmatched
+    assert not info.unused
+    assert len(info.rows) == info.matched == len(sizes)
     assert info.method == ("replaced" if name == "ln_tuning" else name.partition("-")[0])
     assert pack.inspect(adapter).method == info.method
     assert all(row.change.norm > 0 for row in info.rows)
@@ -360,7 +363,8 @@ def test_an_exported_lora_can_be_cut_to_a_rank(pack: Pack, tmp_path: Path) -> No
     patcher = twins("sd15")[1]
     saved(KINDS["vera"], "sd15", tmp_path)
     lora, report = pack.export(pack.files.read(tmp_path), patcher, rank=2)
-    assert set(report.ranks) == {2} and 0.3 < report.energy < 1
+    assert set(report.ranks) == {2}
+    assert 0.3 < report.energy < 1
     assert "of the change's squared norm is kept" in report.text()
     assert pack.export(pack.files.read(tmp_path), patcher, rank=4)[1].energy == pytest.approx(1, abs=1e-5)
 
@@ -507,7 +511,8 @@ def test_damaged_and_hostile_files_are_refused_at_once(
     with pytest.raises(ValueError, match=message) as caught:
         pack.files.read(tmp_path)
     assert time.monotonic() - start < 2
-    assert "adapter_model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+    assert "adapter_model.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_targets_are_the_tensors_and_no_pattern_of_the_file(pack: Pack, tmp_path: Path) -> None:
@@ -521,7 +526,8 @@ def test_targets_are_the_tensors_and_no_pattern_of_the_file(pack: Pack, tmp_path
     key = next(key for key in adapter if key.endswith("shira_indices"))
     adapter[key] = adapter[key] + 100
     report = pack.apply(adapter, patcher)[2]
-    assert report.matched == 3 and "shira_indices names places up to" in report.text()
+    assert report.matched == 3
+    assert "shira_indices names places up to" in report.text()
 
 
 @pytest.mark.parametrize(

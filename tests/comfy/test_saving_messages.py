@@ -70,7 +70,8 @@ def test_every_base_is_one_of_comfyuis(pack: Pack) -> None:
 
     known = {config.__name__: config for config in comfy.supported_models.models}
     for name in ("SD15", "SD20", "SDXL", "SD3", "Flux", "FluxSchnell", "Chroma", "Lumina2", "ZImage", "QwenImage"):
-        assert name in known and name in pack.modelspec._CONFIGS
+        assert name in known
+        assert name in pack.modelspec._CONFIGS
     made = {
         name: set(re.findall(r"model_base\.(\w+)\(", inspect.getsource(config.get_model)))
         for name, config in known.items()
@@ -88,7 +89,8 @@ def test_models_of_comfyuis_own_making(pack: Pack) -> None:
     """An SD3 that ComfyUI detects by its weights: with normed queries and one attention, as 3.5 large."""
     fields = pack.modelspec.base_fields(pack.modelspec.base_of(models.sd3().model))
     assert fields["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
-    assert fields["ss_base_model_version"] == "sd3" and "ss_v2" in fields
+    assert fields["ss_base_model_version"] == "sd3"
+    assert "ss_v2" in fields
     assert pack.modelspec.base_of(models.unet("sdxl").model) is None  # its configuration is the test's own
 
 
@@ -108,11 +110,13 @@ def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> Non
     )
     said = header(first)
     assert said["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
-    assert said["ss_base_model_version"] == "sd3" and said["modelspec.resolution"] == "1024x1024"
+    assert said["ss_base_model_version"] == "sd3"
+    assert said["modelspec.resolution"] == "1024x1024"
     assert json.loads(said["ss_tag_frequency"]) == {"img": {"sks bear": 2, "on a hill": 1, "in a car": 1}}
     assert json.loads(said["ss_datasets"])[0]["subsets"][0]["class_tokens"] == said["modelspec.trigger_phrase"]
     assert said["modelspec.trigger_phrase"] == "sks bear"
-    assert said["modelspec.title"] == "bear_00001" and said["ss_network_dim"] == "2"
+    assert said["modelspec.title"] == "bear_00001"
+    assert said["ss_network_dim"] == "2"
     named = ("modelspec.title", "ss_output_name")  # after the counter
     assert {key: value for key, value in header(second).items() if key not in named} == {
         key: value for key, value in said.items() if key not in named
@@ -147,10 +151,12 @@ def test_the_connected_model_names_the_base_of_an_adapter_that_does_not(pack: Pa
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras", model)
     assert header(path)["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras")
-    assert "modelspec.architecture" not in header(path) and "ss_base_model_version" not in header(path)
+    assert "modelspec.architecture" not in header(path)
+    assert "ss_base_model_version" not in header(path)
     adapter.metadata["ss_base_model_version"] = "sdxl_base_v1-0"  # what a file says of itself stays
     (path,) = run("DEFTSaveAdapter", adapter, "saved/a", native, "models/loras", model)
-    assert header(path)["ss_base_model_version"] == "sdxl_base_v1-0" and "modelspec.architecture" not in header(path)
+    assert header(path)["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert "modelspec.architecture" not in header(path)
 
 
 def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -> None:  # noqa: F811
@@ -159,13 +165,17 @@ def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -
     metadata = comfyui.run(prompt, want=["train"]).output("train").metadata
     (counts,) = json.loads(metadata["ss_tag_frequency"]).values()
     pictures = json.loads(metadata["training"])["pictures"]
-    assert pictures > 1 and counts == {"sks bear": pictures, "snow": pictures}  # one caption, of every picture
+    assert pictures > 1
+    assert counts == {"sks bear": pictures, "snow": pictures}  # one caption, of every picture
     assert metadata["modelspec.trigger_phrase"] == "sks bear, snow"
     comfyui.run(training_prompt() | {"train": inversion(steps=2)}, want=["train"])
     said = header(embeddings / "deft-test.safetensors")
-    assert said["modelspec.title"] == "deft-test" and said["modelspec.sai_model_spec"] == "1.0.1"
-    assert said["modelspec.architecture"].endswith("/textual-inversion") and said["ss_base_model_version"] == "sd3"
-    assert "ss_tag_frequency" not in said and "modelspec.trigger_phrase" not in said
+    assert said["modelspec.title"] == "deft-test"
+    assert said["modelspec.sai_model_spec"] == "1.0.1"
+    assert said["modelspec.architecture"].endswith("/textual-inversion")
+    assert said["ss_base_model_version"] == "sd3"
+    assert "ss_tag_frequency" not in said
+    assert "modelspec.trigger_phrase" not in said
 
 
 # ------------------------------------------------------------------------------------------------- what is not saved
@@ -208,7 +218,8 @@ def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method:
     record = json.loads((Path(folder) / "adapter_config.json").read_text())
     assert set(record["target_modules"]) == {name.removeprefix(prefix) for name in names}
     again, _, report = pack.apply(pack.files.read(folder), model)
-    assert report.matched == 3 and not report.unmatched
+    assert report.matched == 3
+    assert not report.unmatched
     base, found = models.weights(model), models.patched_weights(again)
     wanted = models.patched_weights(pack.apply(adapter, model)[0])
     changed = [key for key in base if not torch.equal(base[key], wanted[key])]
@@ -273,9 +284,11 @@ def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
     other.metadata |= {"base_hash": pack.fingerprint(models.sd3(seed=1)), "base_model": "SD3"}
     for each in (adapter, tuned):
         for text in reports(pack, each, coarse(models.sd3())):
-            assert f"{UNTOLD}: the connected model is stored in so few bits" in text and "WARNING" not in text
+            assert f"{UNTOLD}: the connected model is stored in so few bits" in text
+            assert "WARNING" not in text
     for text in reports(pack, other, coarse(models.sd3())):
-        assert "WARNING: the adapter was trained on another base" in text and UNTOLD not in text
+        assert "WARNING: the adapter was trained on another base" in text
+        assert UNTOLD not in text
     if kind != "gguf":  # trained on it, used on the fine one
         adapter.metadata["base_hash"] = pack.fingerprint(coarse(models.sd3()))
         for text in reports(pack, adapter, models.sd3()):
@@ -287,4 +300,5 @@ def test_a_fine_base_is_told_and_nothing_is_said(pack: Pack, dtype: torch.dtype)
     adapter = pack.adapter(models.sd3(), [PROJECTION])
     adapter.metadata |= {"base_hash": pack.fingerprint(models.sd3()), "base_model": "SD3"}
     for text in reports(pack, adapter, cast(models.sd3(), dtype)):
-        assert UNTOLD not in text and "WARNING" not in text
+        assert UNTOLD not in text
+        assert "WARNING" not in text

@@ -481,7 +481,8 @@ def test_low_vram_and_partial_loading(pack: Pack, kind: str, stacking: str) -> N
     assert counts[0] > counts[1] > counts[2] == 0 < counts[3]
     for output in (low, part, loaded, unloaded):
         assert models.relative(output, full) < 1e-5
-    assert torch.equal(after, plain) and same_weights(model, base)
+    assert torch.equal(after, plain)
+    assert same_weights(model, base)
 
 
 @pytest.mark.parametrize("stacking", STACKINGS)
@@ -631,7 +632,8 @@ def test_from_base_is_what_peft_merges(pack: Pack, tmp_path: Path, kinds: list[s
         patched = model
         for folder in names:
             patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking=stacking)
-            assert report.matched == 1 and not report.unmatched
+            assert report.matched == 1
+            assert not report.unmatched
         found[stacking] = models.patched_weights(patched)[key]
     assert models.relative(merged, base) > 1e-2
     assert models.relative(found["from_base"], merged) < 1e-5
@@ -658,7 +660,8 @@ def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path
         patched = model
         for folder in names:
             patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking=stacking)
-            assert report.matched == 32 and not report.unmatched
+            assert report.matched == 32
+            assert not report.unmatched
         outputs[stacking] = models.network_output(patched, **inputs)
         if stacking == "from_base":
             found = models.patched_weights(patched)

@@ -138,7 +138,8 @@ def test_the_csv_files_are_those_of_dreambooth() -> None:
     classes = dict(line.split(",") for line in text.split("Prompts")[0].splitlines() if "," in line)
     assert classes.pop("subject_name") == "class"
     rows = csv_rows("dreambooth_subjects.csv")
-    assert {row["name"]: row["class"] for row in rows} == classes and len(rows) == 30
+    assert {row["name"]: row["class"] for row in rows} == classes
+    assert len(rows) == 30
     assert {row["name"] for row in rows} == {path.name for path in DATA.iterdir() if path.is_dir()}
     assert {row["class"] for row in rows if row["kind"] == "live"} == {"cat", "dog"}
     assert {row["kind"] for row in rows if row["class"] not in ("cat", "dog")} == {"object"}
@@ -183,7 +184,8 @@ def test_plans_name_nodes_and_inputs_that_are_there(comfyui: Any, name: str) -> 
         assert {*value.get("mute", []), *value.get("bypass", [])} <= set(ids)
     assert set(plan["outputs"]["only"]) | {plan["report"]["picture"]} <= set(ids)
     named = [axis for key, axes in plan["report"].items() if key != "picture" for axis in axes]
-    assert named and set(named) <= set(plan["axes"])
+    assert named
+    assert set(named) <= set(plan["axes"])
     assert plan["name"] == name
 
 

@@ -114,11 +114,14 @@ def test_settings_are_the_nodes_own(comfyui: Any, name: str) -> None:
 def test_the_prompts_are_those_of_dreambooth() -> None:
     objects, live = tables.PROMPTS["object"], tables.PROMPTS["live"]
     assert len(set(objects)) == len(set(live)) == 25
-    assert len(set(objects) & set(live)) == 15 and len(set(tables.NINE)) == 9
+    assert len(set(objects) & set(live)) == 15
+    assert len(set(tables.NINE)) == 9
     nodes = of_kind(prompt_of("deft_table1"), "DEFTPrompts")
     first, second, third = (inputs["prompts"].splitlines() for inputs in nodes)
-    assert first[0] == "a sks stuffed animal in the jungle" and first[-1] == "a cube shaped sks stuffed animal"
-    assert second[10] == "a sks cat wearing a red hat" and third[24] == "a cube shaped sks dog"
+    assert first[0] == "a sks stuffed animal in the jungle"
+    assert first[-1] == "a cube shaped sks stuffed animal"
+    assert second[10] == "a sks cat wearing a red hat"
+    assert third[24] == "a cube shaped sks dog"
     assert not any(
         "." in line
         for inputs in of_kind(prompt_of("deft_table2"), "DEFTPrompts")
@@ -196,9 +199,11 @@ def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
     assert "## Oddities of the published table" in run.output(end, 5)
     measured = [record for record in records if "metric" in record]
     scores = {(record["label"], record["subject"], record["metric"]): record for record in measured}
-    assert scores.keys() == wanted and len(wanted) == len(measured)
+    assert scores.keys() == wanted
+    assert len(wanted) == len(measured)
     for record in scores.values():
-        assert math.isfinite(record["value"]) and record["images"] == 2 * min(2, table.batch)
+        assert math.isfinite(record["value"])
+        assert record["images"] == 2 * min(2, table.batch)
         assert record["provenance"]["seeds"] == [42]
         assert not any(table.token and table.token in text for text in record["texts"])
     costs = [(record["label"], record["subject"]) for record in records if "training_seconds" in record]

@@ -73,7 +73,8 @@ def test_comfy_cli_runs(server: Any, path: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}\n{server.log_tail()}"
     envelope = json.loads(done.stdout.strip().splitlines()[-1])
-    assert envelope["ok"] and envelope["data"]["status"] == "completed"
+    assert envelope["ok"]
+    assert envelope["data"]["status"] == "completed"
     history = server.get(f"/history/{envelope['data']['prompt_id']}")[envelope["data"]["prompt_id"]]
     assert history["status"]["status_str"] == "success"
     assert history["outputs"], "no node showed anything"

@@ -152,7 +152,8 @@ def test_note_says_what_it_shows(name: str) -> None:
 def test_titles_are_words(name: str) -> None:
     graph = ui(name)
     titles = [group["title"] for group in graph["groups"]]
-    assert len(titles) >= 3 and len(set(titles)) == len(titles)
+    assert len(titles) >= 3
+    assert len(set(titles)) == len(titles)
     for node in graph["nodes"]:
         title = node.get("title") or node["type"]
         assert re.match(r"[A-Z0-9]", title), title
@@ -177,7 +178,8 @@ def test_reroutes_hold_together(name: str) -> None:
             passed[point].add(extension["id"])
             point = points[point].get("parentId")
     for number, links in passed.items():
-        assert links == set(points[number]["linkIds"]) and links
+        assert links == set(points[number]["linkIds"])
+        assert links
         assert len({sources[link] for link in links}) == 1  # a point carries one value
 
 

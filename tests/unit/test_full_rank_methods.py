@@ -56,7 +56,8 @@ def test_svdiff_on_activations_is_the_written_formula(kind: str) -> None:
     grad = torch.randn(y.shape, generator=generator(2))
     (own,) = torch.autograd.grad(y, shifts, grad)
     (wanted,) = torch.autograd.grad(expected, reference, grad.double())
-    assert relative(own, wanted) < 2e-4 and own[-1] == wanted[-1] == 0
+    assert relative(own, wanted) < 2e-4
+    assert own[-1] == wanted[-1] == 0
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (1, 2, 3, 3)], ids=["norm", "one row", "one filter"])
@@ -87,8 +88,10 @@ def test_dreambooth_is_a_difference() -> None:
             value += torch.randn(value.shape, generator=generator(len(name)))
     factors = DREAMBOOTH.factors(params)
     found = DREAMBOOTH.change(factors)
-    assert isinstance(found, WeightChange) and found.bias is not None
-    assert torch.equal(found.weight, params["weight"]) and torch.equal(found.bias, params["bias"])
+    assert isinstance(found, WeightChange)
+    assert found.bias is not None
+    assert torch.equal(found.weight, params["weight"])
+    assert torch.equal(found.bias, params["bias"])
     assert torch.equal(DREAMBOOTH.delta(factors, layer.weight, strength=0.5), 0.5 * params["weight"])
     assert DREAMBOOTH.to_tensors(factors).keys() == {"diff", "diff_b"}
     assert methods.find(["diff", "diff_b"]) is None  # ComfyUI's own loader reads them

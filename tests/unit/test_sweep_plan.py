@@ -45,10 +45,12 @@ axes:
 """,
     )
     assert values_of(plan, "rank") == [4, 8]
-    assert plan.axes[1].values[0].targets == (("A.x", 1), ("B.y", 1)) and plan.axes[1].values[1].label == "large"
+    assert plan.axes[1].values[0].targets == (("A.x", 1), ("B.y", 1))
+    assert plan.axes[1].values[1].label == "large"
     assert values_of(plan, "strength") == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]  # no 0.30000000000000004
     assert values_of(plan, "back") == [3, 2, 1]
-    assert values_of(plan, "seed") == [42, 43, 44] and values_of(plan, "chosen") == [7, 11]
+    assert values_of(plan, "seed") == [42, 43, 44]
+    assert values_of(plan, "chosen") == [7, 11]
     assert plan.axes[-1].values[0].targets == (("%word%", "red"),)
 
 
@@ -91,7 +93,8 @@ axes:
     plan = plan_of(tmp_path, text)
     cat, vase = plan.axes[0].values
     assert cat.targets == (("Photos.folder", "a/cat"), ("%class%", "cat"), ("Score.subject", "cat"))
-    assert vase.label == "vase, red" and vase.facts["kind"] == "object"
+    assert vase.label == "vase, red"
+    assert vase.facts["kind"] == "object"
     only = plan_of(tmp_path, text + "    only: {kind: [live]}\n    upload: folder\n")
     assert [value.label for value in only.axes[0].values] == ["cat"]
     assert only.axes[0].values[0].targets[0][1] == LocalFile(tmp_path / "lists" / "a" / "cat")
@@ -125,7 +128,8 @@ outputs: {only: Save, previews: true, numbers: {score: {node: Show, pattern: "sc
 report: {rows: [method]}
 """,
     )
-    assert plan.outputs.only == ("Save",) and plan.outputs.previews
+    assert plan.outputs.only == ("Save",)
+    assert plan.outputs.previews
     assert plan.outputs.numbers[0].pattern.search("score 12").group(1) == "12"
     assert plan.outputs.numbers[1].pattern.search("it is -1.5e3 there").group() == "-1.5e3"
     assert plan.report == {"rows": ["method"]}

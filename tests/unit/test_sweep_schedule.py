@@ -46,7 +46,9 @@ def test_a_training_on_another() -> None:
     schedule = Schedule(plan(("b<a", 1), ("a", 1)), set())
     assert [cell.key for cell in schedule.trainings] == ["a", "b"]
     first = schedule.next("w", set(), ours)
-    assert first is not None and first.key == "a" and schedule.next("x", set(), ours) is None  # b waits for a
+    assert first is not None
+    assert first.key == "a"
+    assert schedule.next("x", set(), ours) is None  # b waits for a
     schedule.finished("a")
     assert drain(schedule) == ["a0", "b", "b0"]
 
@@ -58,7 +60,8 @@ def test_two_workers_keep_to_their_groups_and_help_at_the_end() -> None:
     assert schedule.next("one", set(), ours).key == "a1"  # type: ignore[union-attr]
     assert schedule.next("two", set(), ours).key == "a3"  # type: ignore[union-attr]  # from the other end
     assert schedule.next("one", set(), ours).key == "a2"  # type: ignore[union-attr]
-    assert schedule.next("one", set(), ours) is None and schedule.left == 0
+    assert schedule.next("one", set(), ours) is None
+    assert schedule.left == 0
 
 
 def test_a_group_whose_adapter_is_there_comes_first() -> None:
@@ -78,7 +81,8 @@ def test_a_failed_training_takes_its_cells_with_it() -> None:
     assert [cell.key for cell in taken if cell] == ["0", "a"]
     schedule.failed("a")
     assert schedule.blocked == 2 + 1 + 3  # its pictures, the training on top of it, and that one's pictures
-    assert drain(schedule) == ["c", "c0"] and schedule.left == 0
+    assert drain(schedule) == ["c", "c0"]
+    assert schedule.left == 0
 
 
 def test_what_other_runners_do() -> None:
@@ -97,7 +101,8 @@ def test_what_other_runners_do() -> None:
 def test_a_cell_comes_back() -> None:
     schedule = Schedule(plan(("a", 1)), set())
     training = schedule.next("w", set(), ours)
-    assert training is not None and schedule.left == 1
+    assert training is not None
+    assert schedule.left == 1
     schedule.back(training)
     assert drain(schedule) == ["a", "a0"]
     schedule.back(PlannedCell("a0", (), ("a",)))
