@@ -204,7 +204,7 @@ def changes(
     vectors: dict[str, Tensor] = {}
     for layer in matched.layers:
         _step(progress)
-        report.methods[layer.method.NAME] += 1
+        report.methods[layer.method.name] += 1
         weight = side.weight(target_key(layer.target))
         piece = part_of(weight, layer.target)
         if piece.ndim < 2:
