@@ -16,6 +16,7 @@ from torch import Tensor
 from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
 from ..deft_ops.host import on_host
+from ..deft_ops.methods import PLAIN_PAIR
 from ..deft_ops.wording import shortened
 from ..matching.conversions import converted, remarks
 from ..matching.foreign import change_of, is_plain_lora
@@ -130,7 +131,11 @@ def export(
         report.ranks.append(up.shape[1])
         result |= tensors_of(layer, up, down, naming)
     report.energy = share(kept) if rank else None
-    result.metadata = {"method": "lora", "base_model": type(model.model).__name__, "base_hash": fingerprint(model)}
+    result.metadata = {
+        "method": PLAIN_PAIR.name,
+        "base_model": type(model.model).__name__,
+        "base_hash": fingerprint(model),
+    }
     if report.ranks:
         result.metadata["rank"] = str(max(report.ranks))
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
