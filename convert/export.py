@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
+from ..deft_ops.files.source import PEFT_HEADER
 from ..deft_ops.host import on_host
 from ..deft_ops.methods import PLAIN_PAIR
 from ..deft_ops.wording import shortened
@@ -26,8 +27,6 @@ from ..models.fingerprint import base_note, fingerprint
 from ..models.names import Target, part_of, target_function, target_key, target_slice
 from .lora_naming import NAMINGS, Change, Side, Written, named, overlap, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
-
-HEADER_KEY = "lora_adapter_metadata"  # where diffusers looks for ranks and alphas
 
 
 @dataclass
@@ -142,7 +141,7 @@ def export(
     if "training" in metadata:
         result.metadata["training"] = metadata["training"]
     if naming == "diffusers":
-        result.metadata[HEADER_KEY] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
+        result.metadata[PEFT_HEADER] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
     report.notes += remarks(adapter) + notes(adapter, model, sides, result)
     if left.tensors:
         report.notes.append(f"{len(left.tensors)} tensors of the file are not read: {shortened(left.tensors, 3)}")
