@@ -34,6 +34,7 @@ WORDS = {
         "lines": "some lines",
         "optional": ", optional",
         "with": "With {}. ",
+        "slots": "`{0}0`, `{0}1`, ... up to {1}. ",
         "between": ", ",
         "line": "- `{id}` ({brackets}): {words}",
         "option": "  - `{name}`: {words}.",
@@ -49,6 +50,7 @@ WORDS = {
         "lines": "数行",
         "optional": "，可选",
         "with": "用于 {}。",
+        "slots": "`{0}0`、`{0}1`……最多 {1} 个。",
         "between": "、",
         "line": "- `{id}`{called}（{brackets}）：{words}",
         "option": "  - `{name}`：{words}。",
@@ -58,9 +60,13 @@ WORDS = {
 
 @dataclass
 class Entry:
-    """A line of a list. choices: the options of a dynamic choice with which the input appears; not all of them."""
+    """A line of a list. choices: the options of a dynamic choice with which the input appears; not all of them.
+
+    slots: the names of a growing input's, as words.
+    """
 
     brackets: str
+    slots: str = ""
     choices: list[str] = field(default_factory=list)
 
 
@@ -99,8 +105,10 @@ def inputs_of(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str =
                 if inner.startswith(f"{prefix}{name}.") and entry.choices == keys:
                     entry.choices = []
         elif kind == "COMFY_AUTOGROW_V3":
-            ((slot, *_),) = (slot for part in options["template"]["input"].values() for slot in part.values())
-            entries[prefix + name] = Entry(f"`{slot}`{behind}")
+            template = options["template"]
+            ((slot, *_),) = (slot for part in template["input"].values() for slot in part.values())
+            slots = words["slots"].format(template["prefix"], template["max"])
+            entries[prefix + name] = Entry(f"`{slot}`{behind}", slots)
         elif kind == "COMBO" or "default" in options:
             entries[prefix + name] = Entry(words["default"] + default_words(options.get("default"), words))
         else:
@@ -143,7 +151,7 @@ def block_of(
                 id=name,
                 called=called,
                 brackets=entry.brackets,
-                words=(choices if entry.choices else "") + escaped(text["tooltip"]),
+                words=entry.slots + (choices if entry.choices else "") + escaped(text["tooltip"]),
             )
         )
         rows += kept.get(name, [])
