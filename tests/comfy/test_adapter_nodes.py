@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..scripts import load_script
+from deft_pack.workflow_sources.prompt import SETTINGS as DEFAULTS
+
 from . import models
 
 DENOISER = Path(__file__).resolve().parents[2] / "demo/models/diffusion_models/deft_demo_denoiser.safetensors"
@@ -30,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": "dreambooth", "learning_rate": 1e-3},
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
-SETTINGS: dict[str, Any] = load_script("make_tables").SETTINGS | {
+SETTINGS: dict[str, Any] = DEFAULTS | {
     "run_name": "tests/run",
     "checkpoint_every": 0,
     "keep": 2,

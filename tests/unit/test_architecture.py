@@ -275,6 +275,20 @@ def test_no_code_names_a_method(path: Path) -> None:
     assert re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text()) == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow_sources").rglob("*.py")), ids=by_path)
+def test_what_workflows_are_made_from_stands_alone(path: Path) -> None:
+    """It is data and text: no folder of the pack, no ComfyUI, no server."""
+    own = set(FOLDERS) | {"deft_pack", "benchmarks", "tests", "scripts", "workflow_sources"}
+    assert [f"line {line}: {name}" for name, line in own_imports(path) if name != "workflow_sources"] == []
+    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own | COMFY] == []
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_users_need_no_source_of_a_workflow(path: Path) -> None:
+    names = [*own_imports(path), *absolute_imports(path)]
+    assert [f"line {line}: {name}" for name, line in names if name == "workflow_sources"] == []
+
+
 def test_requirements_are_loose_extras() -> None:
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
@@ -287,7 +301,13 @@ def test_requirements_are_loose_extras() -> None:
 
 def test_what_is_not_checked_is_not_shipped() -> None:
     ignored = (ROOT / ".comfyignore").read_text().splitlines()
-    assert {line.rstrip("/") for line in ignored} >= {*NOT_SHIPPED, "tests", "benchmarks", "scripts"}
+    assert {line.rstrip("/") for line in ignored} >= {
+        *NOT_SHIPPED,
+        "tests",
+        "benchmarks",
+        "scripts",
+        "workflow_sources",
+    }
 
 
 def test_project_file_names_the_same_requirements() -> None:
