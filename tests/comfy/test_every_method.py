@@ -11,7 +11,7 @@ import torch
 from . import models
 from .test_training_runs import Pack, as_loaded, pack, same, settings  # noqa: F401 (a fixture)
 
-METHODS = ("deft", "para", "lora", "svdiff", "dreambooth")
+METHODS = ("deft", "para", "lora", "svdiff", "dreambooth", "dora", "oft", "lokr")
 
 
 def test_the_matrix_has_every_method(pack: Pack) -> None:  # noqa: F811

@@ -10,8 +10,14 @@ from ..targets import Target
 
 MODELS = ("GenmoMochi",)
 
-_PLAIN: dict[str, Target] = {"to_out.0": "proj_x", "to_add_out": "proj_y", "norm_q": "q_norm_x", "norm_k": "k_norm_x",
-                             "norm_added_q": "q_norm_y", "norm_added_k": "k_norm_y"}
+_PLAIN: dict[str, Target] = {
+    "to_out.0": "proj_x",
+    "to_add_out": "proj_y",
+    "norm_q": "q_norm_x",
+    "norm_k": "k_norm_x",
+    "norm_added_q": "q_norm_y",
+    "norm_added_k": "k_norm_y",
+}
 
 
 def layers(base: Any, paths: Sequence[str]) -> dict[str, Target]:
