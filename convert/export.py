@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
+from ..deft_ops.files.source import PEFT_HEADER
 from ..deft_ops.host import on_host
+from ..deft_ops.methods import PLAIN_PAIR
 from ..deft_ops.wording import shortened
 from ..matching.conversions import converted, remarks
 from ..matching.foreign import change_of, is_plain_lora
@@ -25,8 +27,6 @@ from ..models.fingerprint import base_note, fingerprint
 from ..models.names import Target, part_of, target_function, target_key, target_slice
 from .lora_naming import NAMINGS, Change, Side, Written, named, overlap, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
-
-HEADER_KEY = "lora_adapter_metadata"  # where diffusers looks for ranks and alphas
 
 
 @dataclass
@@ -130,14 +130,18 @@ def export(
         report.ranks.append(up.shape[1])
         result |= tensors_of(layer, up, down, naming)
     report.energy = share(kept) if rank else None
-    result.metadata = {"method": "lora", "base_model": type(model.model).__name__, "base_hash": fingerprint(model)}
+    result.metadata = {
+        "method": PLAIN_PAIR.name,
+        "base_model": type(model.model).__name__,
+        "base_hash": fingerprint(model),
+    }
     if report.ranks:
         result.metadata["rank"] = str(max(report.ranks))
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     if "training" in metadata:
         result.metadata["training"] = metadata["training"]
     if naming == "diffusers":
-        result.metadata[HEADER_KEY] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
+        result.metadata[PEFT_HEADER] = json.dumps(peft_record(written, report.ranks), sort_keys=True)
     report.notes += remarks(adapter) + notes(adapter, model, sides, result)
     if left.tensors:
         report.notes.append(f"{len(left.tensors)} tensors of the file are not read: {shortened(left.tensors, 3)}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..convert.lora_naming import NAMINGS
 from ..deft_ops import modelspec
 from ..deft_ops.adapter import Adapter, layers, validate
-from ..deft_ops.files import native, peft, svdiff
+from ..deft_ops.files import native, peft_writer, svdiff
 from ..deft_ops.version import VERSION
 from ..matching.match import sliced_shape
 from ..models.names import diffusers_names, model_names, module_names, target_key
@@ -26,7 +26,7 @@ from .sockets import LoraModel
 def write_peft(adapter: Adapter, folder: Path, model: Any, header: Mapping[str, str]) -> None:
     """The PEFT folder, with what managers read in the header of its weights."""
     names, shapes = in_diffusers(adapter, model)
-    peft.write(adapter, folder, names, shapes, modelspec.of_managers({**adapter.metadata, **header}))
+    peft_writer.write(adapter, folder, names, shapes, modelspec.of_managers({**adapter.metadata, **header}))
 
 
 def write_svdiff(adapter: Adapter, folder: Path, model: Any, header: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
-"""PEFT's files: the folder, its bare weights file, and diffusers' form with the record in the header.
+"""PEFT's files, read: the folder, its bare weights file, and diffusers' form with the record in the header.
 
-DEFT, PaRa, LoRA (rsLoRA and DoRA among it), LoHa, LoKr and OFT are read; DEFT, PaRa and LoRA are written.
+DEFT, PaRa, LoRA (rsLoRA and DoRA among it), LoHa, LoKr and OFT are read; peft_writer.py writes.
 
 PEFT stores P and R per layer and one configuration for all (peft/tuners/deft, 0.20 and later). Its qr takes Q as torch
 returns it, so R follows the signs of that factorisation. `alpha` scales the injection only, by alpha / layer rank.
@@ -8,7 +8,6 @@ returns it, so R follows the signs of that factorisation. `alpha` scales the inj
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,15 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import methods
-from ..adapter import Adapter, foreign, from_layers, layers, validate
+from ..adapter import Adapter, from_layers
 from ..projectors import project, raw_qr
 from . import peft_kinds, peft_projector, peft_records, safe
-from .source import PEFT_CONFIG, PEFT_WEIGHTS, Source
+from .source import PEFT_HEADER, PEFT_PREFIX, Source
 
 NAME = "peft"
-HEADER_KEY = "lora_adapter_metadata"
-MODEL_PREFIX = "base_model.model."
 _COMFYUI = "diffusion_model."  # what PEFT never writes
 
 _LORA_PARTS = {
@@ -40,8 +36,6 @@ _MAGNITUDE = "lora_magnitude_vector"
 _HADAMARD = tuple(f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))
 _KRONECKER = tuple(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
 _PARTS = ("deft_P", "deft_R", *_LORA_PARTS, _LORA_BIAS, _MAGNITUDE, *_HADAMARD, *_KRONECKER, "oft_R")
-# The methods of which there is a writer.
-_WRITTEN = tuple(name for name, method in methods.METHODS.items() if not isinstance(method.peft, str))
 # The name of the adapter within PEFT's model, which some programs leave in, and endings that come and go.
 _LORA_SPELLING = re.compile(r"\.(lora_A|lora_B)(?:\.(?!weight$|bias$)[^.]+)?(?:\.(weight|bias))?$")
 _SPELLINGS = (
@@ -67,17 +61,14 @@ _UNUSED = re.compile(r"\.original_module\.(weight|bias)$")
 _OF_AN_ADAPTER = re.compile(r"(^|[._])(lora|hada|lokr|oft|boft|ia3|deft|glora|dora|vera)([._]|$)")
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
 def matches(source: Source) -> bool:
     """Whether the file has PEFT's own tensors, or tensors that others write too with PEFT's record or names."""
     if any(_plain(key).endswith((".deft_P", f".{_MAGNITUDE}")) for key in source.tensors):
         return True
     if source.is_peft_weights and source.config is not None and "peft_type" in source.config:
         return True
-    has_record = HEADER_KEY in source.metadata or source.is_peft_weights
-    return any(_part_of(_plain(key)) for key in source.tensors if has_record or key.startswith(MODEL_PREFIX))
+    has_record = PEFT_HEADER in source.metadata or source.is_peft_weights
+    return any(_part_of(_plain(key)) for key in source.tensors if has_record or key.startswith(PEFT_PREFIX))
 
 
 def read(source: Source, projector: str = "auto", base: peft_projector.Base | None = None) -> Adapter:
@@ -102,7 +93,7 @@ def read(source: Source, projector: str = "auto", base: peft_projector.Base | No
     tensors: dict[str, Tensor] = {}
     spelled: dict[str, str] = {}
     for key, tensor in source.tensors.items():
-        plain = _plain(key).removeprefix(MODEL_PREFIX)
+        plain = _plain(key).removeprefix(PEFT_PREFIX)
         if _UNUSED.search(key):
             continue
         if plain in tensors:
@@ -113,7 +104,7 @@ def read(source: Source, projector: str = "auto", base: peft_projector.Base | No
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"{source.path} has {key} of {kind}, but floating numbers are needed.")
         tensors[plain], spelled[plain] = tensor, key
-    is_of_peft = bool(records) or any(key.startswith(MODEL_PREFIX) for key in source.tensors)
+    is_of_peft = bool(records) or any(key.startswith(PEFT_PREFIX) for key in source.tensors)
     source = replace(source, tensors=tensors)
     if any(key.endswith(".deft_P") for key in tensors):
         adapter = _read_deft(source, records, projector, base, spelled)
@@ -145,9 +136,9 @@ def _plain(key: str) -> str:
 
 def records_of(source: Source) -> dict[str, dict[str, Any]]:
     """The configurations by component prefix ("unet", "transformer"); "" holds for all layers."""
-    if HEADER_KEY not in source.metadata:
+    if PEFT_HEADER not in source.metadata:
         return {} if source.config is None else {"": source.config}
-    header = safe.parse_json(source.metadata[HEADER_KEY], f"The record {HEADER_KEY} in the header of {source.path}")
+    header = safe.parse_json(source.metadata[PEFT_HEADER], f"The record {PEFT_HEADER} in the header of {source.path}")
     if "r" in header or "peft_type" in header:
         return {"": header}
     records: dict[str, dict[str, Any]] = {}
@@ -380,90 +371,3 @@ def _pattern(
     found = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
     value = next(found, record.get(usual))
     return float(default if value is None else value)
-
-
-# ---------------------------------------------------------------------------------------------------------- writing
-
-
-def write(
-    adapter: Adapter,
-    folder: str | Path,
-    names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Write the PEFT folder (adapter_model.safetensors, adapter_config.json); returns it.
-
-    `names` gives each layer's module name in the diffusers or transformers model. `shapes`, the base weights' shapes by
-    layer name, lets convolutions be told from linear layers. `metadata` goes into the header of the weights. Raises
-    ValueError for what PEFT cannot hold: other methods than DEFT, PaRa and LoRA, the ppt projector, convolutions, mixed
-    methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
-    """
-    folder = Path(folder)
-    tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {folder.name}")
-    prefixed = {f"{MODEL_PREFIX}{key}": tensor for key, tensor in tensors.items()}
-    contents = {
-        PEFT_CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
-        PEFT_WEIGHTS: safe.to_bytes(prefixed, {**(metadata or {}), "format": "pt"}),
-    }
-    safe.write_files(folder, contents)
-    return folder
-
-
-def write_diffusers(
-    adapter: Adapter,
-    path: str | Path,
-    names: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    prefix: str = "",
-    metadata: Mapping[str, str] | None = None,
-) -> Path:
-    """Write one .safetensors with the record in its header, as diffusers' save_lora_adapter does; returns the path.
-
-    `prefix` ("unet", "transformer"), if given, stands before all keys and record fields, as in pipelines' files.
-    `metadata` goes into the header too. Raises ValueError as `write` does.
-    """
-    path = Path(path)
-    tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {path.name}")
-    start = f"{prefix}." if prefix else ""
-    record = json.dumps({f"{start}{key}": value for key, value in config.items()}, indent=2, sort_keys=True)
-    prefixed = {f"{start}{key}": tensor for key, tensor in tensors.items()}
-    safe.write_tensors(prefixed, path, {**(metadata or {}), "format": "pt", HEADER_KEY: record})
-    return path
-
-
-def _export(
-    adapter: Adapter, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """PEFT's tensors by "<module>.<part>" and its configuration."""
-    validate(adapter, source)
-    others = foreign(adapter)
-    if others:
-        raise ValueError(f"{source} cannot be written for PEFT: {next(iter(others))} is of another format.")
-    found = layers(adapter)
-    for name, group in found.items():
-        if (method := methods.method_of(group).name) not in _WRITTEN:
-            raise ValueError(
-                f"{source} cannot be written for PEFT: layer {name} is of the method {method}, and only "
-                f"{', '.join(_WRITTEN)} are written for it. Choose the native format."
-            )
-        if name not in names:
-            raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no module name there.")
-        if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):
-            raise ValueError(f"{source} cannot be written for PEFT: layer {name} is a convolution.")
-    kinds = {methods.method_of(group).name for group in found.values()}
-    if len(kinds) > 1:
-        raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, and a PEFT adapter has one.")
-    kind = methods.get(kinds.pop())
-    assert not isinstance(kind.peft, str)
-    # On the CPU, where the signs of a QR factorisation are those that a reader on a CPU will find.
-    factors = {name: methods.move(kind.from_tensors(group), device="cpu") for name, group in found.items()}
-    tensors, config = kind.peft(factors, names, source)
-    return tensors, {**config, "target_modules": _targets([names[name] for name in found])}
-
-
-def _targets(modules: list[str]) -> list[str] | str:
-    """Full module names; PEFT also takes names that end so, hence a regular expression if a name has no dot."""
-    if all("." in module for module in modules):
-        return sorted(modules)
-    return "|".join(re.escape(module) for module in sorted(modules))

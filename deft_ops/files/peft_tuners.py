@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ..adapter import Adapter
 from . import peft_records, peft_tensors
-from .peft import HEADER_KEY, MODEL_PREFIX, records_of
-from .source import Source
+from .peft import records_of
+from .source import PEFT_HEADER, PEFT_PREFIX, Source
 
 NAME = "peft_tuners"
 RECORD = "peft_record"
-_MODEL = MODEL_PREFIX.partition(".")[0] + "."  # before what the layers share
+_MODEL = PEFT_PREFIX.partition(".")[0] + "."  # before what the layers share
 _SHARED = re.compile(r"(tinylora_v\.\d+|frod_(?:V|s_indices|s_size)\.[^.]+|[a-z]+_(?:A|B|vector_bank|theta_d))$")
 _OWN_VALUES = re.compile(r"(?:\.modules_to_save(?:\.[^.]+)?|\.base_layer)?\.(weight|bias)$")
 _DEFAULT = ".default"
@@ -58,7 +58,7 @@ class Part:
 
 def matches(source: Source) -> bool:
     """Whether the file's record is one that this pack does not compute by itself."""
-    if HEADER_KEY not in source.metadata and not source.is_peft_weights:
+    if PEFT_HEADER not in source.metadata and not source.is_peft_weights:
         return False
     try:
         readings = [_reading(record) for record in records_of(source).values()]
@@ -93,7 +93,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
             raise ValueError(f"{source.path} {error}{where}.") from error
     adapter = Adapter()
     for key, tensor in source.tensors.items():
-        name = key.removeprefix(MODEL_PREFIX).removeprefix(_MODEL)
+        name = key.removeprefix(PEFT_PREFIX).removeprefix(_MODEL)
         kind = _record_of(name, records)["peft_type"]
         found = split(name, kind)
         if found is not None:  # with the name of the adapter, which PEFT takes out when it saves

@@ -12,6 +12,8 @@ from . import pickles, safe
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+PEFT_HEADER = "lora_adapter_metadata"  # where diffusers keeps the record in a file's header
+PEFT_PREFIX = "base_model.model."  # before all layer names of PEFT
 # What a folder may hold, in the order of preference.
 _IN_FOLDERS = (
     PEFT_WEIGHTS,

@@ -92,7 +92,7 @@ def test_a_file_of_diffusers_with_its_record_in_the_header(comfyui_session: Any,
     methods = comfyui_session.module("deft_ops.methods")
     shapes = {name: tuple(model.model.state_dict()[f"{name}.weight"].shape) for name in layers}
     adapter = comfyui_session.module("deft_ops.adapter").from_layers(models.deft_layers(shapes, methods.get("deft")))
-    path = comfyui_session.module("deft_ops.files.peft").write_diffusers(
+    path = comfyui_session.module("deft_ops.files.peft_writer").write_diffusers(
         adapter, tmp_path / "pytorch_lora_weights.safetensors", names, prefix="unet"
     )
     apply = comfyui_session.module("patches.apply").apply

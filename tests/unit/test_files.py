@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from deft_pack.deft_ops import adapter as adapters
 from deft_pack.deft_ops import files, methods
 from deft_pack.deft_ops.adapter import Adapter
-from deft_pack.deft_ops.files import native, peft
+from deft_pack.deft_ops.files import native, peft_writer
 
 PREFIX = "diffusion_model."
 
@@ -276,7 +276,7 @@ def test_peft_loads_what_we_write(tmp_path: Path, name: str, options: dict, rank
     from peft import PeftModel
 
     adapter = make_adapter(name, rank, alpha, PREFIX, **options)
-    folder = peft.write(adapter, tmp_path / "out", NAMES)
+    folder = peft_writer.write(adapter, tmp_path / "out", NAMES)
     assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     model = PeftModel.from_pretrained(copy.deepcopy(Model()), folder).eval()
     expected = merged(Model(), rename(adapter))
@@ -307,7 +307,7 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
     para = methods.training_of("para")
     params = para.init(tree()["to_q"].weight, 2, para.own(), torch.Generator())
     adapter = adapters.from_layers({"a": methods.get("para").to_tensors(para.factors(params, para.own()))})
-    peft.write(adapter, tmp_path, {"a": "to_q"})
+    peft_writer.write(adapter, tmp_path, {"a": "to_q"})
     model = PeftModel.from_pretrained(tree(), tmp_path)
     found = [name for name, _ in model.named_parameters() if "deft_P" in name]
     assert found == ["base_model.model.to_q.deft_P.default"]
@@ -316,9 +316,9 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
 def test_peft_refusals(tmp_path: Path) -> None:
     def refused(adapter: Adapter, match: str, names=NAMES, **more) -> None:
         with pytest.raises(ValueError, match=match):
-            peft.write(adapter, tmp_path / "out", names, **more)
+            peft_writer.write(adapter, tmp_path / "out", names, **more)
         with pytest.raises(ValueError, match=match):
-            peft.write_diffusers(adapter, tmp_path / "out.safetensors", names, **more)
+            peft_writer.write_diffusers(adapter, tmp_path / "out.safetensors", names, **more)
 
     good = make_adapter(prefix=PREFIX)
     first = PREFIX + LAYERS[0]
@@ -423,7 +423,7 @@ def test_diffusers_reads_what_we_write(tmp_path: Path, name: str, prefix: str) -
         groups[PREFIX + layer] = method.to_tensors(training.factors(params, own))
     adapter = adapters.from_layers(groups)
     path = tmp_path / "adapter.safetensors"
-    peft.write_diffusers(adapter, path, {PREFIX + layer: layer for layer in layers}, prefix=prefix)
+    peft_writer.write_diffusers(adapter, path, {PREFIX + layer: layer for layer in layers}, prefix=prefix)
     if name == "lora":
         model.load_lora_adapter(tmp_path, weight_name=path.name, prefix=prefix or None)
     else:

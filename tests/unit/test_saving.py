@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from deft_pack.deft_ops import adapter as adapters
 from deft_pack.deft_ops import files, modelspec
 from deft_pack.deft_ops.adapter import Adapter
-from deft_pack.deft_ops.files import native, peft
+from deft_pack.deft_ops.files import native, peft_writer
 
 from .test_files import LAYERS, make_adapter
 
@@ -157,13 +157,13 @@ def test_a_peft_folder_carries_them_too(tmp_path: Path) -> None:
 
     said = {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1", "format": "other"}
     adapter = make_adapter("lora")
-    folder = peft.write(adapter, tmp_path / "folder", NAMES, metadata=said)
+    folder = peft_writer.write(adapter, tmp_path / "folder", NAMES, metadata=said)
     assert header(folder / "adapter_model.safetensors") == said | {"format": "pt"}
     assert as_lora_manager_reads(folder / "adapter_model.safetensors")[0] == "Flux.1 D"
-    plain = load_peft_weights(str(peft.write(adapter, tmp_path / "plain", NAMES)), device="cpu")
+    plain = load_peft_weights(str(peft_writer.write(adapter, tmp_path / "plain", NAMES)), device="cpu")
     found = load_peft_weights(str(folder), device="cpu")
     assert found.keys() == plain.keys() and all(torch.equal(found[key], plain[key]) for key in plain)
-    file = peft.write_diffusers(adapter, tmp_path / "a.safetensors", NAMES, metadata=said)
+    file = peft_writer.write_diffusers(adapter, tmp_path / "a.safetensors", NAMES, metadata=said)
     assert header(file)["ss_base_model_version"] == "flux1" and "lora_adapter_metadata" in header(file)
 
 
@@ -254,7 +254,7 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -
     }[method]
     adapter = adapters.from_layers({"blocks.0.to_q": layers})
     assert adapters.describe(adapter)["method"] == method
-    for write, path in ((peft.write, "folder"), (peft.write_diffusers, "a.safetensors")):
+    for write, path in ((peft_writer.write, "folder"), (peft_writer.write_diffusers, "a.safetensors")):
         with pytest.raises(ValueError) as caught:
             write(adapter, tmp_path / path, NAMES)
         assert str(caught.value) == (

@@ -1,0 +1,107 @@
+"""PEFT's files, written: the folder, and diffusers' one file with the record in its header; peft.py reads both.
+
+DEFT, PaRa and LoRA are written. PEFT stores P and R per layer and one configuration for all (peft/tuners/deft, 0.20 and
+later). Its qr takes Q as torch returns it, so R follows the signs of that factorisation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import methods
+from ..adapter import Adapter, foreign, layers, validate
+from . import safe
+from .source import PEFT_CONFIG, PEFT_HEADER, PEFT_PREFIX, PEFT_WEIGHTS
+
+# The methods of which there is a form.
+_WRITTEN = tuple(name for name, method in methods.METHODS.items() if not isinstance(method.peft, str))
+
+
+def write(
+    adapter: Adapter,
+    folder: str | Path,
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the PEFT folder (adapter_model.safetensors, adapter_config.json); returns it.
+
+    `names` gives each layer's module name in the diffusers or transformers model. `shapes`, the base weights' shapes by
+    layer name, lets convolutions be told from linear layers. `metadata` goes into the header of the weights. Raises
+    ValueError for what PEFT cannot hold: other methods than DEFT, PaRa and LoRA, the ppt projector, convolutions, mixed
+    methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
+    """
+    folder = Path(folder)
+    tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {folder.name}")
+    prefixed = {f"{PEFT_PREFIX}{key}": tensor for key, tensor in tensors.items()}
+    contents = {
+        PEFT_CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
+        PEFT_WEIGHTS: safe.to_bytes(prefixed, {**(metadata or {}), "format": "pt"}),
+    }
+    safe.write_files(folder, contents)
+    return folder
+
+
+def write_diffusers(
+    adapter: Adapter,
+    path: str | Path,
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    prefix: str = "",
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write one .safetensors with the record in its header, as diffusers' save_lora_adapter does; returns the path.
+
+    `prefix` ("unet", "transformer"), if given, stands before all keys and record fields, as in pipelines' files.
+    `metadata` goes into the header too. Raises ValueError as `write` does.
+    """
+    path = Path(path)
+    tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {path.name}")
+    start = f"{prefix}." if prefix else ""
+    record = json.dumps({f"{start}{key}": value for key, value in config.items()}, indent=2, sort_keys=True)
+    prefixed = {f"{start}{key}": tensor for key, tensor in tensors.items()}
+    safe.write_tensors(prefixed, path, {**(metadata or {}), "format": "pt", PEFT_HEADER: record})
+    return path
+
+
+def _export(
+    adapter: Adapter, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """PEFT's tensors by "<module>.<part>" and its configuration."""
+    validate(adapter, source)
+    others = foreign(adapter)
+    if others:
+        raise ValueError(f"{source} cannot be written for PEFT: {next(iter(others))} is of another format.")
+    found = layers(adapter)
+    for name, group in found.items():
+        if (method := methods.method_of(group).name) not in _WRITTEN:
+            raise ValueError(
+                f"{source} cannot be written for PEFT: layer {name} is of the method {method}, and only "
+                f"{', '.join(_WRITTEN)} are written for it. Choose the native format."
+            )
+        if name not in names:
+            raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no module name there.")
+        if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):
+            raise ValueError(f"{source} cannot be written for PEFT: layer {name} is a convolution.")
+    kinds = {methods.method_of(group).name for group in found.values()}
+    if len(kinds) > 1:
+        raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, and a PEFT adapter has one.")
+    kind = methods.get(kinds.pop())
+    assert not isinstance(kind.peft, str)
+    # On the CPU, where the signs of a QR factorisation are those that a reader on a CPU will find.
+    factors = {name: methods.move(kind.from_tensors(group), device="cpu") for name, group in found.items()}
+    tensors, config = kind.peft(factors, names, source)
+    return tensors, {**config, "target_modules": _targets([names[name] for name in found])}
+
+
+def _targets(modules: list[str]) -> list[str] | str:
+    """Full module names; PEFT also takes names that end so, hence a regular expression if a name has no dot."""
+    if all("." in module for module in modules):
+        return sorted(modules)
+    return "|".join(re.escape(module) for module in sorted(modules))
