@@ -3,7 +3,9 @@
     $(make -s python) scripts/make_help.py    # after scripts/make_locale.py, with its translations
 
 A new input or output gets a line with its tooltip, in the language of the page; what people wrote there stays. Defaults
-and types are the node's, in its order, and a line whose input is gone goes. Pages themselves are written by people.
+and types are the node's, in its order, and a line whose input is gone goes. A choice whose options have meanings gets a
+list of them before the outputs: in English as the node has them, in other languages as people wrote them, else in
+English. Pages themselves are written by people.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ WORDS = {
         "off": "off",
         "optional": ", optional",
         "line": "- `{id}` ({said}): {words}",
+        "options": "Options of `{id}`",
+        "option": "- `{id}`: {words}",
     },
     "zh": {
         "inputs": "输入",
@@ -40,6 +44,8 @@ WORDS = {
         "off": "关",
         "optional": "，可选",
         "line": "- `{id}`{called}（{said}）：{words}",
+        "options": "`{id}` 的选项",
+        "option": "- `{id}`：{words}",
     },
 }
 
@@ -103,6 +109,23 @@ def brought_up_to_date(
     return "\n".join([*rows[:first], *made, *rows[last:]])
 
 
+def with_options(page: str, name: str, options: Mapping[str, str], language: str) -> str:
+    """The page with a list of what the options of an input mean, before the outputs."""
+    words = WORDS[language]
+    heading, outputs = f"\n## {words['options'].format(id=name)}\n", f"\n## {words['outputs']}\n"
+    start = page.find(heading)
+    if start < 0:
+        start = page.find(outputs)
+        page = f"{page[:start]}{heading}{page[start:]}"
+    end = page.find("\n## ", start + 1)
+    there = {found.group(1): found.group() for found in re.finditer(r"^- `([^`]+)`.*$", page[start:end], re.M)}
+    rows = [
+        there[option] if language != "en" and option in there else words["option"].format(id=option, words=text)
+        for option, text in options.items()
+    ]
+    return page[:start] + heading + "\n" + "\n".join(rows) + "\n" + page[end:]
+
+
 def _order(there: list[str], wanted: list[str]) -> Any:
     """Lines that are there keep their order; a new one comes behind what is before it at the node."""
     places: dict[str, tuple[int, int]] = {name: (place, 0) for place, name in enumerate(there)}
@@ -126,6 +149,10 @@ def page_of(page: str, node: Mapping[str, Any], texts: Mapping[str, Any], langua
             end = page.find("\n## ", start + 1)
             end = len(page) if end < 0 else end
             page = page[:start] + brought_up_to_date(page[start:end], wanted, told, words) + page[end:]
+    for members in (members for group, members in node["input"].items() if group != "hidden"):
+        for name, (_, *rest) in members.items():
+            if meanings := (rest[0] if rest else {}).get("meanings"):
+                page = with_options(page, name, meanings, language)
     return page
 
 

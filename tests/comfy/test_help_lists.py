@@ -54,3 +54,30 @@ def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, ne
     assert ema == gone[0].replace("0", "0.25", 1)
     place = made.index(new)
     assert made[place - 1].startswith("- `resume`") and made[place + 1] == ""
+
+
+def test_options_are_listed_on_the_page(comfyui: Any, make_help: Any) -> None:
+    """A new preset is a line in both languages without a translation; what was translated stays, what is gone goes."""
+    name = "DEFTTrainingSettings"
+    for language, kept in (
+        ("en", "- `LoRA r8 (SDXL)`: the same with rank 8"),
+        ("zh", "- `LoRA r8 (SDXL)`：同上，秩 8"),
+    ):
+        node, path = described(comfyui, name), make_help.DOCS / name / f"{language}.md"
+        page = path.read_text(encoding="utf-8")
+        texts = make_help.read(make_help.LOCALES / language / "nodeDefs.json")[name]
+        meanings = node["input"]["required"]["preset"][1]["meanings"]
+        assert set(meanings) | {"none"} == set(node["input"]["required"]["preset"][1]["options"])
+        assert not any(text in texts["inputs"]["preset"]["tooltip"] for text in meanings.values())
+        del meanings["SVDiff (SD 1.5)"]
+        meanings["a new one"] = "its source"
+        before, after = page.splitlines(), make_help.page_of(page, node, texts, language).splitlines()
+        assert kept in before and kept in after
+        (new,) = set(after) - set(before)
+        assert new.startswith("- `a new one`") and new.endswith("its source") and after[after.index(new) + 1] == ""
+        (gone,) = [row for row in before if row not in after]
+        assert gone.startswith("- `SVDiff (SD 1.5)`")
+        place = page.index(gone)
+        without = page[: page.rindex("\n## ", 0, place)] + page[page.index("\n## ", place) :]
+        again = make_help.page_of(without, node, texts, language)
+        assert "a new one" in again and again.count("\n## ") == page.count("\n## ")
