@@ -190,7 +190,7 @@ def test_arrows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in files_of("sweeps") if path.parent.name == "sweeps"], ids=by_path)
 def test_a_ray_worker_needs_no_other_folder(path: Path) -> None:
-    """It is sent this folder alone."""
+    """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
     others = set(FOLDERS) - {"sweeps"}
     assert [f"line {line}: {name}" for name, line in own_imports(path) if name in others] == []
 
