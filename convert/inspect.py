@@ -15,7 +15,7 @@ import comfy.weight_adapter
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from ..deft_ops import inspection, methods
+from ..deft_ops import inspection
 from ..deft_ops.files import peft_tuners
 from ..deft_ops.inspection import Change
 from ..deft_ops.wording import cut, shortened
@@ -180,6 +180,7 @@ def inspect(
         ValueError: a damaged adapter, or two layers of it mean the same weight.
     """
     source = source or adapters.source_of(adapter)
+    adapter = adapters.as_adapter(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     names, metadata = layer_names(adapter), dict(getattr(adapter, "metadata", {}))
@@ -257,14 +258,14 @@ def _key(layer: Layer | tuple[Target, Any]) -> str:
 
 def _rows(adapter: Mapping[str, Tensor]) -> list[Row]:
     """What the file alone says, a row a layer, in natural order."""
-    own, rest = adapters.split(adapter)
+    by_layer = adapters.parsed(adapter)
     rows = []
-    for name, group in own.items():
-        method = methods.method_of(group)
+    for name, layer in by_layer.layers.items():
+        method, group = layer.method, layer.tensors
         rank = method.rank(group) if method.LOW_RANK or method.NAME in ("dora", "loha", "lokr") else None
         rows.append(Row(name, "", method.NAME, rank, *_size(group)))
     others: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in rest.items():
+    for key, tensor in by_layer.foreign.items():
         others.setdefault(layer_of(key), {})[key] = tensor
     tuners = peft_tuners.names_of(adapter)
     for name, group in others.items():

@@ -141,11 +141,12 @@ def match(
     """
     result = Match()
     source = source or adapters.source_of(adapter)
-    own, rest = adapters.split(adapter)
+    by_layer = adapters.parsed(adapter)
+    rest = dict(by_layer.foreign)
     taken: dict[Target, str] = {}
     _match_peft(peft_tuners.lay(adapter, names, shapes), rest, result, taken, source)
-    for name, group in own.items():
-        method = methods.method_of(group)
+    for name, layer in by_layer.layers.items():
+        method, group = layer.method, layer.tensors
         if method is methods.get("lora") and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
             continue
@@ -154,7 +155,7 @@ def match(
             continue
         keys = {f"{name}.{suffix}" for suffix in group}
         try:
-            factors = method.from_tensors(group)
+            factors = layer.factors
         except ValueError as error:
             raise ValueError(f"Layer {name} of {source} does not fit together: {error}.") from error
         reason = _misfit_of(method, factors, target, shapes.get(target_key(target)))

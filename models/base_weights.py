@@ -41,8 +41,9 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 def logical_shape(model: Any, key: str) -> tuple[int, ...]:
     """The shape [out, in, ...] that the values of a weight have. Raises AttributeError if there is no such weight."""
-    weight = comfy.utils.get_attr(model, key)
-    module = comfy.utils.get_attr(model, key.rpartition(".")[0])
+    path, _, name = key.rpartition(".")
+    module = comfy.utils.get_attr(model, path) if path else model
+    weight = getattr(module, name)
     if not weight.is_floating_point() and hasattr(module, "in_features") and key.endswith(".weight"):
         return module.out_features, module.in_features  # packed formats (4 bits) store another shape
     return tuple(weight.shape)

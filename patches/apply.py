@@ -116,6 +116,7 @@ def apply(
         if value not in known:
             raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(known)}.")
     source = source or adapters.source_of(adapter)
+    adapter = adapters.as_adapter(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     report = Report(source)

@@ -75,8 +75,9 @@ def model_names(model: Any) -> dict[str, Target]:
         names |= {prefix + name: target for prefix in _CONVERTED for name, target in spelled.items()}
     for prefixes, table in (((*_ORIGINAL, *_PREFIXES), others), (_ORIGINAL, original), (_PREFIXES, theirs)):
         names |= {prefix + name: target for prefix in prefixes for name, target in table.items()}
+    underscored = {name.replace(".", "_"): target for name, target in (original | others | theirs).items()}
     for prefix in _UNDERSCORED:
-        names |= {prefix + name.replace(".", "_"): target for name, target in (original | others | theirs).items()}
+        names |= {prefix + name: target for name, target in underscored.items()}
     return known | _present({name: target for name, target in names.items() if name not in known}, shapes)
 
 
@@ -131,4 +132,5 @@ def _present(names: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]])
         shape, part = shapes.get(target_key(target)), target_slice(target)
         return shape is not None and (part is None or part[1] + part[2] <= shape[part[0]])
 
-    return {name: target for name, target in names.items() if has(target)}
+    present = {target: has(target) for target in set(names.values())}  # dozens of names mean the same
+    return {name: target for name, target in names.items() if present[target]}
