@@ -274,9 +274,11 @@ def _match_foreign(
 
 def _ends(key: str) -> list[int]:
     """Where a layer name may end in a tensor key: before a dot, or before diffusers' old "_lora." ending."""
-    ends = [index for index, letter in enumerate(key) if letter == "."]
+    ends = [len(key)]
+    while (dot := key.rfind(".", 0, ends[-1])) >= 0:
+        ends.append(dot)
     old = key.rfind("_lora.")
-    return [*ends, len(key), *([old] if old >= 0 else [])]
+    return [*ends, old] if old >= 0 else ends
 
 
 # What ComfyUI's loader takes the bias of a slice for: its key is cut out of the target as if that were a string.

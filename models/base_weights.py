@@ -11,6 +11,8 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
+from .layers import module_of
+
 
 class Shapes(dict[str, tuple[int, ...]]):
     """Shape of each weight of a model by key, looked up when asked for. Quantised weights have that of their values.
@@ -41,9 +43,8 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 def logical_shape(model: Any, key: str) -> tuple[int, ...]:
     """The shape [out, in, ...] that the values of a weight have. Raises AttributeError if there is no such weight."""
-    path, _, name = key.rpartition(".")
-    module = comfy.utils.get_attr(model, path) if path else model
-    weight = getattr(module, name)
+    module = module_of(model, key)
+    weight = getattr(module, key.rpartition(".")[2])
     if not weight.is_floating_point() and hasattr(module, "in_features") and key.endswith(".weight"):
         return module.out_features, module.in_features  # packed formats (4 bits) store another shape
     return tuple(weight.shape)

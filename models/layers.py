@@ -1,10 +1,19 @@
-"""Layers of a loaded ComfyUI model: what they add to an output besides their weight."""
+"""Layers of a loaded ComfyUI model: where they are, and what they add to an output besides their weight."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+
+
+def module_of(model: Any, key: str) -> Any:
+    """The module that holds the weight of this key. Raises AttributeError if there is none."""
+    module = model
+    for name in key.split(".")[:-1]:
+        inner = vars(module).get("_modules", {}).get(name)  # what getattr comes to, which looks elsewhere first
+        module = getattr(module, name) if inner is None else inner
+    return module
 
 
 def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:

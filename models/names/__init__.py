@@ -7,7 +7,9 @@ not read. What diffusers calls the layers of an architecture stands in `architec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.lora
 
@@ -56,13 +58,24 @@ def diffusers_names(model: Any) -> dict[str, Target]:
     return _present(_diffusers_names(model, shapes), shapes)
 
 
-def model_names(model: Any) -> dict[str, Target]:
-    """Every layer name that means a weight of this MODEL.
+# The names of each model that is in memory, with the shapes that they were made for.
+_MADE: WeakKeyDictionary[Any, tuple[dict[str, tuple[int, ...]], Mapping[str, Target]]] = WeakKeyDictionary()
+
+
+def model_names(model: Any) -> Mapping[str, Target]:
+    """Every layer name that means a weight of this MODEL; made once a model, and anew if its weights are others.
 
     Where names clash, ComfyUI's own meaning goes before diffusers', diffusers' before the original repository's, and
     what other programs write last.
     """
     shapes = _shapes(model)
+    before = _MADE.get(model.model)
+    if before is None or before[0] != shapes:
+        before = _MADE[model.model] = shapes, MappingProxyType(_model_names(model, shapes))
+    return before[1]
+
+
+def _model_names(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
     theirs = _diffusers_names(model, shapes)
     paths = _paths(shapes)
     original: dict[str, Target] = {path: f"{_NETWORK}{path}{WEIGHT}" for path in paths}
