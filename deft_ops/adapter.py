@@ -16,7 +16,7 @@ from . import methods
 # ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
 _COMPANIONS = ("lora_mid.weight", "reshape_weight")
 _SUFFIXES = frozenset((*methods.SUFFIXES, *_COMPANIONS))
-_OF_ANY_KIND = ("peft", "replaced")  # methods whose layers may hold whole numbers: indices, counters, masks
+_HALVES = tuple(f".{suffix}" for method in methods.METHODS.values() for suffix in method.halves)
 _ENDS = frozenset(suffix.rpartition(".")[2] for suffix in _SUFFIXES if "." in suffix)  # "weight" and the like
 # Tensors of ComfyUI's own classes that it computes with as they are: of whole numbers they are damaged.
 _FACTOR = re.compile(
@@ -73,7 +73,7 @@ def _split_key(key: str) -> tuple[str, str] | None:
 class ParsedLayer:
     """A layer that a method claims, with its tensors by suffix."""
 
-    method: Any
+    method: methods.Method[Any]
     tensors: dict[str, Tensor]
 
     @cached_property
@@ -161,7 +161,7 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     own = by_layer.layers.values()
     if not own:
         return {}
-    names = {layer.method.NAME for layer in own}
+    names = {layer.method.name for layer in own}
     ranks = [layer.method.rank(layer.tensors) for layer in own]
     alphas = {float(layer.tensors["alpha"]) if "alpha" in layer.tensors else None for layer in own}
     record = {"method": names.pop() if len(names) == 1 and not by_layer.foreign else "mixed", "rank": str(max(ranks))}
@@ -195,8 +195,8 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
     """Raise ValueError, one sentence that starts with `source`, for the first layer whose tensors do not fit."""
     by_layer = parsed(adapter)
     for name, layer in by_layer.layers.items():
-        for suffix, tensor in layer.tensors.items() if layer.method.NAME not in _OF_ANY_KIND else ():
-            if suffix not in ("alpha", "oft_R.scaled_oft") and not tensor.is_floating_point():
+        for suffix, tensor in layer.tensors.items() if not layer.method.any_dtype else ():
+            if suffix not in ("alpha", *layer.method.flags) and not tensor.is_floating_point():
                 kind, key = str(tensor.dtype).removeprefix("torch."), spelling(adapter, f"{name}.{suffix}")
                 raise ValueError(f"{source} has {key} of {kind}, but floating numbers are needed.")
         try:
@@ -209,7 +209,7 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"{source} has {spelling(adapter, key)} of {kind}, but floating numbers are needed.")
     for key in (spelling(adapter, key) for key in by_layer.foreign):
-        if key.endswith((".deft_Q", ".deft_right", ".deft_P", ".deft_R")):
+        if key.endswith(_HALVES):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
 
 

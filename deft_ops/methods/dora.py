@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .common import alpha_tensor, file_scale, fits_matrix
+from .contract import Method
 from .factored import exact_pair, fits_magnitude, magnitude_of, of_rows, shapes_of, weighed
 
 NAME = "dora"
@@ -22,8 +23,6 @@ _LYCORIS = ("lora_up.weight", "lora_down.weight", "dora_scale")
 _DIFFUSERS = ("lora_B.weight", "lora_A.weight", "dora_scale")
 _MIDDLE = "lora_mid.weight"
 SUFFIXES = (*_PEFT, *_LYCORIS, *_DIFFUSERS[:2], _MIDDLE, "alpha")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -103,3 +102,24 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
 def _pair(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     names = next(names for names in (_PEFT, _LYCORIS, _DIFFUSERS) if names[0] in tensors)
     return tensors[names[0]], tensors[names[1]]
+
+
+METHOD = Method(
+    name=NAME,
+    title="DoRA",
+    source="arXiv 2402.09353",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    has_rank=True,
+    sized_by_rank=True,
+    core_suffixes=(*_LYCORIS, *_DIFFUSERS, _MIDDLE, "alpha"),
+    marks=("dora_scale",),
+    peft="there is no writer for it",
+)

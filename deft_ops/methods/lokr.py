@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .common import alpha_of, alpha_tensor, file_scale, flat
+from .contract import Method
 from .factored import (
     exact_pair,
     fits_magnitude,
@@ -31,8 +32,6 @@ _WHOLE = ("lokr_w1", "lokr_w2")
 _FACTORS = ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b")
 _CORE = "lokr_t2"
 SUFFIXES = (*_WHOLE, *_FACTORS, _CORE, "dora_scale", "alpha")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -148,3 +147,23 @@ def _shape(whole: Tensor | None, rows: Tensor | None, columns: Tensor | None, co
     if whole.ndim < 2:
         raise ValueError(f"a factor has the shape {shapes_of(whole)}, but a matrix is needed")
     return tuple(whole.shape)
+
+
+METHOD = Method(
+    name=NAME,
+    title="LoKr",
+    source="arXiv 2212.10650",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    has_rank=True,
+    core_suffixes=SUFFIXES,
+    marks=("lokr_w",),
+    peft="there is no writer for it",
+)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..host import on_host
 from .common import alpha_of, flat
+from .contract import Method
 from .factored import exact_pair
 from .rotations import block_size, cayley, neumann, skew, turn_butterfly, turn_columns, turn_rows
 
@@ -32,8 +33,6 @@ _SCALED, _RESCALE = "oft_R.scaled_oft", "rescale"
 # What each form may have beside its first tensor.
 _BESIDE: dict[str, set[str]] = {_PEFT: set(), _ENTRIES: {_SCALED}, _BLOCKS: {_RESCALE, "alpha"}, _DIAGONAL: set()}
 SUFFIXES = (*_BESIDE, _SCALED, _RESCALE, "alpha")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -149,3 +148,24 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
 
 def _first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {form: tensors[form] for form in _BESIDE if form in tensors}
+
+
+METHOD = Method(
+    name=NAME,
+    title="OFT",
+    source="arXiv 2306.07280",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    misfit=misfit,
+    delta=delta,
+    to_lora=to_lora,
+    core_suffixes=(_BLOCKS, _RESCALE, "alpha"),
+    marks=(_BLOCKS, _DIAGONAL),
+    flags=(_SCALED,),
+    peft="there is no writer for it",
+)

@@ -232,7 +232,8 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
     gathered = comfyui.module("nodes.training_settings").gathered
     connected = {"preset": name, "settings": {"p_rate": 0.5}, "run": {}}
     chosen, _, notes = gathered(connected, method="para", rank=9, steps=3, learning_rate=1.0, pattern="x")
-    assert wanted.items() <= vars(chosen).items() and chosen.rank == 4 and chosen.p_rate == 0.5 and chosen.pattern == ""
+    assert wanted.items() <= (vars(chosen) | chosen.options).items() and chosen.rank == 4 and chosen.pattern == ""
+    assert chosen.options["p_rate"] == 0.5
     assert notes == [f"preset {name}: {presets[name].source}"]
     previous = presets[name]
     presets[name] = type(previous)(previous.method, previous.source, short)  # 1000 steps are too many for a test
@@ -255,7 +256,7 @@ def test_every_preset_is_valid(comfyui: Any) -> None:
         chosen = presets.with_preset(settings_of(preset.method, 1, 1, 1.0, options=options), name)
         chosen.check()
         assert chosen.learning_rate < 1 and preset.source
-        assert all(vars(chosen)[key] == value for key, value in preset.values.items())
+        assert all((vars(chosen) | chosen.options)[key] == value for key, value in preset.values.items())
     methods = {preset.method for preset in presets.PRESETS.values()}
     assert methods == {"deft", "para", "lora", "svdiff", "dreambooth", "textual_inversion"}
 

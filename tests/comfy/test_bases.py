@@ -171,14 +171,14 @@ def reference(
     import comfy.model_management
 
     trainer = seen.trainer
-    network, method = model.model.diffusion_model, trainer.method
+    network = model.model.diffusion_model
     modules = dict(network.named_modules())
     leaves, merged = {}, {}
     for name, start in seen.start.items():
         leaves[name] = {key: value.clone().requires_grad_() for key, value in start.items()}
-        factors = method.factors(leaves[name], alpha=trainer.settings.alpha, **trainer.settings.options)
+        factors = trainer.training.factors(leaves[name], trainer.own)
         weight, bias = modules[name].weight.detach(), getattr(modules[name], "bias", None)
-        change = method.delta(factors, weight.float(), **trainer.layers[name].known)
+        change = trainer.delta(trainer.layers[name], factors, weight.float())
         merged[f"{name}.weight"] = (weight.float() + change).to(weight.dtype)
         if "bias" in start:
             merged[f"{name}.bias"] = (bias.detach().float() + leaves[name]["bias"]).to(bias.dtype)

@@ -72,7 +72,7 @@ def test_method(name: str, shape: tuple[int, ...]) -> None:
         shape = (12, 8, 1, 1)  # PEFT's OFT of larger kernels is no change of the weight
     tensors, weight = tensors_of(name, shape), random(*shape, seed=1)
     method = methods.method_of(tensors)
-    assert method is methods.get(NAMES[name]) and not method.LOW_RANK
+    assert method is methods.get(NAMES[name]) and not method.low_rank
     factors = method.from_tensors(tensors)
     assert method.fits(factors, shape) and not method.fits(factors, (3, 3))
     for strength in (1.0, 0.4, -0.5, 2.0):
