@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from ..models.names import Target, target_key, target_slice, with_key
+from ..models.names import Target, bias_target, target_key, target_slice
 from . import peft_tuners
 from .foreign import is_plain_lora, kind, misfit, repaired, with_difference
 
@@ -289,13 +289,6 @@ def target_of(name: str, names: Mapping[str, Target]) -> Target | None:
         return names.get(name)
     weight = names.get(name.removesuffix(".bias"))
     return None if weight is None else bias_target(weight)
-
-
-def bias_target(target: Target) -> Target:
-    """The bias that belongs to a weight or to a slice of its rows."""
-    key = target_key(target).removesuffix("weight") + "bias"
-    part = target_slice(target)
-    return key if part is not None and part[0] != 0 else with_key(target, key)
 
 
 def _loaded(group: dict[str, Tensor], name: str, target: Target, result: Match) -> list[tuple[Target, Any, set[str]]]:

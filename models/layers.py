@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .stored import is_dynamic
+
 
 def module_of(model: Any, key: str) -> Any:
     """The module that holds the weight of this key. Raises AttributeError if there is none."""
@@ -22,7 +24,7 @@ def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
     if bias is None:
         return None
     functions = list(getattr(module, "bias_function", []))
-    if hasattr(module, "_v") and getattr(module, "bias_lowvram_function", None) is not None:  # dynamic VRAM
+    if is_dynamic(module) and getattr(module, "bias_lowvram_function", None) is not None:
         functions.insert(0, module.bias_lowvram_function)
     bias = bias.to(output, copy=bool(functions))
     for function in functions:

@@ -16,11 +16,12 @@ import comfy.lora
 from .architectures import spellings_of, table_of
 from .spellings import dotted, fused
 from .tables import WEIGHT
-from .targets import Target, describe, part_of, target_function, target_key, target_slice, with_key
+from .targets import Target, bias_target, describe, part_of, target_function, target_key, target_slice, with_key
 from .text_encoders import encoder_names
 
 __all__ = [
     "Target",
+    "bias_target",
     "clip_names",
     "describe",
     "diffusers_names",
