@@ -67,7 +67,7 @@ class Settings:
             shown=1024,
             advanced=True,
             words="Size of the small one of the two matrices that a layer's change is made of; -1: as large as can be, "
-            "which makes the smallest file. LyCORIS' presets have 4 to 16.",
+            "which makes the smallest file.",
         ),
         -1,
     )

@@ -152,14 +152,17 @@ def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: 
         low_rank = found.low_rank if isinstance(found, Rescaled) else found
         quick = linear and isinstance(low_rank, LowRank) and low_rank.middle is None
         if quick:
+            assert isinstance(low_rank, LowRank)
             y = AdaptedLinear.apply(x, low_rank.up, low_rank.down, low_rank.right, low_rank.scale, module, run)
-            if not isinstance(found, Rescaled):
+            if low_rank is found:
                 return y
         else:
             y = FrozenLayer.apply(x, module, run)
         bias = bias_of(module, y, op.channel(y))
         plain = y if bias is None else y - bias
-        return y + (found.gain(op, plain) if quick else found.forward(op, x, plain))
+        if quick and isinstance(found, Rescaled):
+            return y + found.gain(op, plain)
+        return y + found.forward(op, x, plain)
 
     return forward
 
@@ -186,6 +189,7 @@ def place_change(module: nn.Module, kept: dict[str, Tensor], change: Change, dty
     if isinstance(found, LowRank):
         assert found.down is not None and found.middle is not None
         found = WeightChange((found.up * found.middle) @ found.down)
+    assert isinstance(found, WeightChange)
     for name, value in (("weight", found.weight), ("bias", found.bias)):
         if value is not None:
             stored = kept[name].to(value.device)
