@@ -66,9 +66,8 @@ class Settings:
             at=TRAINING,
             options=CHOICES,
             called="choice of layers",
-            words="Which layers get an adapter. "
-            + "; ".join(f"{name}: {choice.words}" for name, choice in CHOICES.items())
-            + ".",
+            words="Which layers get an adapter. The help page says what each choice takes.",
+            meanings={name: choice.words for name, choice in CHOICES.items()},
         ),
         "attention",
     )

@@ -16,8 +16,9 @@ from .layer_kinds import Kinds
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """words: the tooltip. kinds: the layers, by what they are in the network. rule: which, by their class alone, where
-    `kinds` is None. small: with norms (and, for methods that train them, tables of token embeddings).
+    """words: what it takes, for the help page. kinds: the layers, by what they are in the network. rule: which, by
+    their class alone, where `kinds` is None. small: with norms (and, for methods that train them, tables of token
+    embeddings).
     """
 
     words: str
