@@ -47,7 +47,8 @@ def test_comfyui_makes_the_same_weights_without_this_pack(
     core = [cls for cls in comfy.weight_adapter.adapters if cls not in own]
     for strength in (1.0, 0.5):
         applied, _, report = pack.apply(pack.files.read(path), make(), strength_model=strength)
-        assert report.matched and not report.unmatched
+        assert report.matched
+        assert not report.unmatched
         expected = models.patched_weights(applied)
         moved = {key: models.relative(expected[key], before[key]) for key in before}
         assert sum(value > 1e-4 for value in moved.values()) >= 10
@@ -95,7 +96,8 @@ def test_what_training_sees_is_what_the_adapter_gives(pack: Pack, method: str) -
 def test_seed_and_precision_of_the_adapter(pack: Pack, method: str) -> None:
     model = as_loaded(models.unet)
     first, second = trained(pack, model, method), trained(pack, model, method)
-    assert same(first.adapter, second.adapter) and first.losses == second.losses
+    assert same(first.adapter, second.adapter)
+    assert first.losses == second.losses
     half = trained(pack, model, method, adapter_precision="bf16")
     assert half.losses != first.losses
     assert half.losses == pytest.approx(first.losses, rel=0.05)
@@ -120,4 +122,5 @@ def test_a_limited_rank_says_what_is_kept(pack: Pack, method: str) -> None:
     # Under ComfyUI's own names a LoKr stays one, because ComfyUI reads it.
     lora, report = pack.comfyui.module("convert.export").export(adapter, models.unet(), rank=2, naming="kohya")
     assert "of the change's squared norm is kept" in report.text()
-    assert 0 < report.energy < 1 and {len(lora[key]) for key in lora if key.endswith("lora_down.weight")} <= {1, 2}
+    assert 0 < report.energy < 1
+    assert {len(lora[key]) for key in lora if key.endswith("lora_down.weight")} <= {1, 2}
