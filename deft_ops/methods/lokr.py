@@ -67,7 +67,7 @@ class Settings:
             shown=1024,
             advanced=True,
             words="Size of the small one of the two matrices that a layer's change is made of; -1: as large as can be, "
-            "which makes the smallest file. LyCORIS' presets have 4 to 16.",
+            "which makes the smallest file.",
         ),
         -1,
     )
@@ -240,7 +240,7 @@ METHOD = Method(
     marks=("lokr_w",),
     peft="ComfyUI's own class reads its layers, and this pack writes for PEFT what it reads itself",
     training=Training(
-        words="a product of a small matrix with parts of a layer: the smallest files; learning rate 1e-3",
+        words="a product of a small matrix with parts of a layer: small files",
         settings=Settings,
         init=init,
         factors_of=factors_of,

@@ -8,13 +8,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from deft_pack.deft_ops import changes, methods
+from deft_pack.deft_ops import adapter as adapters
+from deft_pack.deft_ops import changes, files, methods
+from deft_pack.deft_ops.files import peft_writer
 from deft_pack.deft_ops.layer_ops import op_of
 from deft_pack.deft_ops.methods import lokr, oft
 
@@ -167,6 +170,34 @@ def test_dora_as_a_file(kind: str) -> None:
     norms = trained.weight.flatten(1).norm(dim=1).view(-1, *(1 for _ in trained.weight.shape[1:]))
     assert tensors["dora_scale"].shape == norms.shape
     assert relative(changed * tensors["dora_scale"] / norms, trained.weight + trained.delta()) < 1e-5
+
+
+@pytest.mark.parametrize("alpha", [None, 8.0])
+def test_a_peft_folder_of_dora_is_read_by_peft_and_here(alpha: float | None, tmp_path: Path) -> None:
+    import peft
+
+    layer, x = layer_of("linear")
+    trained = Trained("dora", layer, alpha=alpha)
+    saved = trained.method.to_tensors(trained.training.for_saving(trained.factors, trained.weight))
+    folder = peft_writer.write(adapters.from_layers({"a": saved}), tmp_path / "out", {"a": "inner.layer"})
+    tree = nn.ModuleDict({"inner": nn.ModuleDict({"layer": copy.deepcopy(layer)})})
+    model = peft.PeftModel.from_pretrained(tree, folder).eval()
+    found = model.base_model.model["inner"]["layer"]
+    with torch.no_grad():
+        assert relative(found(x), trained.output(x)) < 1e-5
+    (group,) = adapters.layers(files.read(folder)).values()
+    again = trained.method.delta(trained.method.from_tensors(group), trained.weight)
+    assert relative(again, trained.delta()) < 1e-6
+
+
+@pytest.mark.parametrize(("name", "reason"), [("oft", "only deft, para, lora, dora"), ("lokr", "of another format")])
+def test_what_has_no_peft_folder(name: str, reason: str, tmp_path: Path) -> None:
+    layer, _ = layer_of("linear")
+    trained = Trained(name, layer)
+    adapter = adapters.from_layers({"a": trained.method.to_tensors(trained.factors)})
+    with pytest.raises(ValueError, match=reason):
+        peft_writer.write(adapter, tmp_path / "out", {"a": "inner.layer"})
+    assert isinstance(trained.method.peft, str)
 
 
 # ---------------------------------------------------------------------------------------------------------------- LoKr

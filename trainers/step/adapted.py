@@ -13,8 +13,7 @@ from ...deft_ops import changes
 from ...deft_ops.changes import LowRank, Rescaled, WeightChange
 from ...deft_ops.layer_ops import LayerOp, op_of
 from ...models.layers import bias_of
-from ...models.stored import weight_of
-from .frozen import FrozenLayer, input_gradient, is_linear
+from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
 Change = Callable[[], changes.Change]
