@@ -159,11 +159,12 @@ def adapter(model: Any, method: str, rank: int) -> dict[str, Any]:
     from deft_pack.deft_ops import methods
 
     generator = torch.Generator().manual_seed(1)
-    module = methods.get(method)
+    module, training = methods.get(method), methods.training_of(method)
+    own = training.own()
     tensors = {}
     for name, layer in attention(model.model.diffusion_model).items():
         shape = layer.weight.shape
-        factors = module.factors(module.init(torch.zeros(shape), rank, generator=generator))
+        factors = training.factors(training.init(torch.zeros(shape), rank, own, generator), own)
         for suffix, tensor in module.to_tensors(factors).items():
             if suffix in ("deft_R", "lora_up.weight"):  # zero at the start
                 tensor = torch.randn(tensor.shape, generator=generator) / 100

@@ -17,6 +17,7 @@ from ..deft_ops import adapter as adapters
 from ..deft_ops.extraction import limit_rank, share
 from ..deft_ops.files.source import PEFT_HEADER
 from ..deft_ops.host import on_host
+from ..deft_ops.methods import PLAIN_PAIR
 from ..deft_ops.wording import shortened
 from ..matching.conversions import converted, remarks
 from ..matching.foreign import change_of, is_plain_lora
@@ -129,7 +130,11 @@ def export(
         report.ranks.append(up.shape[1])
         result |= tensors_of(layer, up, down, naming)
     report.energy = share(kept) if rank else None
-    result.metadata = {"method": "lora", "base_model": type(model.model).__name__, "base_hash": fingerprint(model)}
+    result.metadata = {
+        "method": PLAIN_PAIR.name,
+        "base_model": type(model.model).__name__,
+        "base_hash": fingerprint(model),
+    }
     if report.ranks:
         result.metadata["rank"] = str(max(report.ranks))
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
@@ -203,7 +208,7 @@ def changes(
     vectors: dict[str, Tensor] = {}
     for layer in matched.layers:
         _step(progress)
-        report.methods[layer.method.NAME] += 1
+        report.methods[layer.method.name] += 1
         weight = side.weight(target_key(layer.target))
         piece = part_of(weight, layer.target)
         if piece.ndim < 2:

@@ -130,7 +130,7 @@ def extract(
     base_clip: Any = None,
     tuned_clip: Any = None,
     *,
-    method: str = "deft",
+    method: str = METHODS[0],
     rank: int = 16,
     energy: float = 0.0,
     convolutions: bool = True,

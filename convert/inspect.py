@@ -28,12 +28,7 @@ from ..models.names import Target, clip_names, model_names, target_function, tar
 
 # How the tensors of layers that ComfyUI's own loader reads are told; the first that is found in a key.
 _KINDS = {
-    "hada_w": "loha",
-    "lokr_w": "lokr",
-    "oft_blocks": "oft",
-    "oft_diag": "oft",
-    "dora_scale": "dora",
-    "lora": "lora",
+    **{mark: name for name, method in reversed(methods.METHODS.items()) for mark in method.marks},
     "diff": "diff",
 }
 # Tensors whose first dimension is the rank.
@@ -261,8 +256,8 @@ def _rows(adapter: Mapping[str, Tensor]) -> list[Row]:
     rows = []
     for name, group in own.items():
         method = methods.method_of(group)
-        rank = method.rank(group) if method.LOW_RANK or method.NAME in ("dora", "loha", "lokr") else None
-        rows.append(Row(name, "", method.NAME, rank, *_size(group)))
+        rank = method.rank(group) if method.has_rank else None
+        rows.append(Row(name, "", method.name, rank, *_size(group)))
     others: dict[str, dict[str, Tensor]] = {}
     for key, tensor in rest.items():
         others.setdefault(layer_of(key), {})[key] = tensor

@@ -14,7 +14,7 @@ from . import methods
 # ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
 _COMPANIONS = ("lora_mid.weight", "reshape_weight")
 _SUFFIXES = frozenset((*methods.SUFFIXES, *_COMPANIONS))
-_OF_ANY_KIND = ("peft", "replaced")  # methods whose layers may hold whole numbers: indices, counters, masks
+_HALVES = tuple(f".{suffix}" for method in methods.METHODS.values() for suffix in method.halves)
 _ENDS = frozenset(suffix.rpartition(".")[2] for suffix in _SUFFIXES if "." in suffix)  # "weight" and the like
 # Tensors of ComfyUI's own classes that it computes with as they are: of whole numbers they are damaged.
 _FACTOR = re.compile(
@@ -110,7 +110,7 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     found, rest = split(adapter)
     if not found:
         return {}
-    names = {methods.method_of(group).NAME for group in found.values()}
+    names = {methods.method_of(group).name for group in found.values()}
     ranks = [methods.method_of(group).rank(group) for group in found.values()]
     alphas = {float(group["alpha"]) if "alpha" in group else None for group in found.values()}
     record = {"method": names.pop() if len(names) == 1 and not rest else "mixed", "rank": str(max(ranks))}
@@ -146,8 +146,8 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
     for name, group in found.items():
         method = methods.method_of(group)
         spelled = {suffix: spelling(adapter, f"{name}.{suffix}") for suffix in group}
-        for suffix, tensor in group.items() if method.NAME not in _OF_ANY_KIND else ():
-            if suffix not in ("alpha", "oft_R.scaled_oft") and not tensor.is_floating_point():
+        for suffix, tensor in group.items() if not method.any_dtype else ():
+            if suffix not in ("alpha", *method.flags) and not tensor.is_floating_point():
                 kind = str(tensor.dtype).removeprefix("torch.")
                 raise ValueError(f"{source} has {spelled[suffix]} of {kind}, but floating numbers are needed.")
         try:
@@ -160,7 +160,7 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"{source} has {spelling(adapter, key)} of {kind}, but floating numbers are needed.")
     for key in map(partial(spelling, adapter), rest):
-        if key.endswith((".deft_Q", ".deft_right", ".deft_P", ".deft_R")):
+        if key.endswith(_HALVES):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
 
 

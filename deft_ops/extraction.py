@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from .host import on_host
-from .methods import deft, lora
+from .methods import METHODS as RECORDS
+from .methods.contract import BestPair
 
-METHODS = (deft.NAME, lora.NAME)
+METHODS = tuple(name for name, record in RECORDS.items() if record.extracted is not None)
 _NOTHING = 1e-7  # of the largest singular value: below it are the rounding errors of float32 weights
 
 
@@ -83,7 +84,7 @@ def rank_for(squares: Tensor, rank: int, energy: float = 0.0) -> int:
 
 
 def extract(weight: Tensor, tuned: Tensor, method: str, rank: int, energy: float = 0.0) -> Extracted:
-    """The change from `weight` to `tuned`, both [out, in, ...], as a layer of `method` ("deft" or "lora").
+    """The change from `weight` to `tuned`, both [out, in, ...], as a layer of `method`, one of METHODS.
 
     For the rank see `rank_for`. Computed in float64, by `on_host`; the entries are float32 on the weights' device.
 
@@ -104,18 +105,12 @@ def _extracted(
     found = spectrum(change)
     if found.total == 0:
         raise ValueError("nothing has changed")
+    record = RECORDS.get(method)
+    if record is None or record.extracted is None:
+        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     rank = rank_for(found.squares, rank, energy)
     up, down = best_pair(change, found, rank)
-    if method == lora.NAME:
-        root = found.squares[:rank].sqrt().sqrt()
-        # One of the two has the singular values as norms, the other has unit norms.
-        up, down = (up * root, down / root[:, None]) if found.left else (up / root, down * root[:, None])
-        tensors = lora.to_tensors(lora.Factors(up.float(), down.float()))
-    elif method == deft.NAME:
-        Q = (up if found.left else torch.linalg.qr(up).Q).float()
-        tensors = deft.to_tensors(deft.Factors(Q, None, (Q.double().T @ after).float()))
-    else:
-        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    tensors = record.to_tensors(record.extracted(BestPair(up, down, found.squares[:rank], found.left, after)))
     return tensors, rank, found.kept(rank), found.total
 
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import methods
 from .host import on_host
+from .methods.contract import Method, Terms
 
 
 @dataclass(frozen=True)
 class Change:
     """The change of one weight W at strength 1.
 
-    `norm` is |delta W|, `base` |W|. The last four are DEFT's and PaRa's: `removed` = |Q right^T W| / |W|, `injected` =
-    |s Q R| / |W|, `overlap` the cosine between what is injected and what is removed (1 with equal norms: nothing
-    changes), `orthonormality` the largest entry of |Q^T Q - I|.
+    `norm` is |delta W|, `base` |W|. The last four are of methods that remove and inject: `removed` = |Q right^T W| /
+    |W|, `injected` = |s Q R| / |W|, `overlap` the cosine between what is injected and what is removed (1 with equal
+    norms: nothing changes), `orthonormality` the largest entry of |Q^T Q - I|.
     """
 
     norm: float
@@ -91,24 +91,23 @@ def of_pair(up: Tensor, down: Tensor, weight: Tensor) -> Change:
     return _change(singular_values(up.float(), down.float()), weight)
 
 
-def measure(method: Any, factors: Any, weight: Tensor) -> Change:
+def measure(method: Method[Any], factors: Any, weight: Tensor) -> Change:
     """What a layer of one of the methods does to a weight [out, in, ...], on the weight's device."""
-    if not method.LOW_RANK:
+    if method.terms is not None:
+        return _of_terms(method.terms(factors, weight), weight)
+    if not method.low_rank:
         return of_delta(method.delta(factors, weight), weight)
-    if method in (methods.get("deft"), methods.get("para")):
-        return _of_deft(method, factors, weight)
     up, down = method.to_lora(factors, weight)
     return of_pair(up, down, weight)
 
 
-def _of_deft(method: Any, factors: Any, weight: Tensor) -> Change:
-    Q, down = method.to_lora(factors, weight, injection=0.0)
+def _of_terms(terms: Terms, weight: Tensor) -> Change:
+    Q, down = terms.up, -terms.removed
     corner, base = triangle(Q), _norm(weight)
-    removed = corner @ -down
+    removed = corner @ terms.removed
     injected = torch.zeros_like(removed)
-    if factors.R is not None:
-        injection = factors.scale * factors.R.to(down)
-        down, injected = down + injection, corner @ injection
+    if terms.injected is not None:
+        down, injected = down + terms.injected, corner @ terms.injected
     sizes = _norm(removed), _norm(injected)
     inner = float((removed.cpu().double() * injected.cpu().double()).sum())
     change = _change(on_host(torch.linalg.svdvals, corner @ triangle(down.T).T), weight)

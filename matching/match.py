@@ -23,7 +23,7 @@ class Layer:
 
     name: str
     target: Target
-    method: Any
+    method: methods.Method[Any]
     factors: Any
 
 
@@ -109,13 +109,12 @@ def advice(adapter: Mapping[str, Tensor], usual: str) -> str:
 
 def with_plain_loras(matched: Match) -> Match:
     """The match with the plain LoRA patches of ComfyUI's loader, of any naming, as layers of this pack's."""
-    lora = methods.get("lora")
     for target, patch in list(matched.foreign.items()):
         if is_plain_lora(patch):
             up, down, alpha = patch.weights[:3]
             scale = 1.0 if alpha is None else float(alpha) / len(down)
-            factors = lora.Factors(up.flatten(1), down.flatten(1), scale)
-            matched.layers.append(Layer(layer_of(min(patch.loaded_keys)), target, lora, factors))
+            factors = methods.PLAIN_PAIR.Factors(up.flatten(1), down.flatten(1), scale)
+            matched.layers.append(Layer(layer_of(min(patch.loaded_keys)), target, methods.PLAIN_PAIR, factors))
             del matched.foreign[target]
     return matched
 
@@ -146,7 +145,7 @@ def match(
     _match_peft(peft_tuners.lay(adapter, names, shapes), rest, result, taken, source)
     for name, group in own.items():
         method = methods.method_of(group)
-        if method is methods.get("lora") and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
+        if method is methods.PLAIN_PAIR and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
             continue
         target = target_of(name, names)
@@ -195,21 +194,20 @@ def _match_peft(
         del rest[key]
     for name, target, factors in laid.layers:
         _take(taken, target, name, source)
-        result.layers.append(Layer(name, target, methods.get("peft"), factors))
+        result.layers.append(Layer(name, target, methods.BY_PEFT, factors))
     result.used |= laid.used
     result.misfits += laid.misfits
     result.misfit_keys |= laid.misfit_keys
 
 
-def _misfit_of(method: Any, factors: Any, target: Target, whole: tuple[int, ...] | None) -> str | None:
+def _misfit_of(method: methods.Method[Any], factors: Any, target: Target, whole: tuple[int, ...] | None) -> str | None:
     """Why a layer of one of this pack's methods does not belong to its target, in a whole weight of this shape."""
     if whole is None:
         return f"does not fit: the model has no {target_key(target)}"
     shape = sliced_shape(whole, target)
     if method.fits(factors, shape):
         return None
-    special: str | None = method.misfit(factors, shape) if hasattr(method, "misfit") else None
-    return special or f"{method.NAME} of another size, this weight is {list(shape)}"
+    return method.misfit(factors, shape) or f"{method.name} of another size, this weight is {list(shape)}"
 
 
 def _take(taken: dict[Target, str], target: Target, name: str, source: str) -> None:

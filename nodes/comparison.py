@@ -239,7 +239,7 @@ class DEFTFidelityPlot(io.ComfyNode):
                     options=list(METRICS),
                     default="CLIP-T",
                     optional=True,
-                    tooltip=("The metric to the right. " + " ".join(f"{m.name}: {m.about}." for m in METRICS.values())),
+                    tooltip="The metric to the right. The help page says what each of them is.",
                 ),
                 io.Combo.Input(
                     "y",

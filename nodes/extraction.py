@@ -37,7 +37,7 @@ class DEFTExtractAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default="deft",
+                    default=METHODS[0],
                     tooltip="The same change on this base. On another one they differ: lora adds the same matrix to "
                     "it, deft replaces the output directions that changed most by those of the tuned model.",
                 ),

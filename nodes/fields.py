@@ -1,13 +1,15 @@
-"""Widgets of the settings of trainers/settings/settings.py."""
+"""Widgets of the settings of trainers/settings/settings.py and of the methods."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..trainers.settings.fields import Choice, Number, Seed, Setting, Switch, Text, described
+from ..deft_ops.methods import Training
+from ..deft_ops.settings import WITH_METHOD, Choice, Either, Number, Seed, Setting, Switch, Text, described
 from ..trainers.settings.settings import Settings
 
 _SETTINGS = described(Settings)
@@ -19,13 +21,27 @@ def widget(name: str, **changed: Any) -> io.WidgetInput:
     return widget_of(name, replace(setting, **changed), default)
 
 
-def widgets(record: Any, at: str, later: bool) -> list[io.Input]:
+def widgets(settings: Mapping[str, tuple[Setting, Any]], at: str, later: bool) -> list[io.WidgetInput]:
     """The widgets of a place, in their order: those that were there from the beginning, or those that came later."""
     return [
         widget_of(name, setting, default)
-        for name, (setting, default) in described(record).items()
+        for name, (setting, default) in settings.items()
         if (setting.at, setting.later) == (at, later)
     ]
+
+
+def method_widgets(training: Training[Any, Any, Any]) -> list[io.WidgetInput]:
+    """The widgets that a method has at Train Adapter."""
+    return [
+        widget_of(setting.widget(name), setting, default)
+        for name, (setting, default) in described(training.settings).items()
+        if setting.at == WITH_METHOD
+    ]
+
+
+def meanings(texts: Mapping[str, str]) -> dict[str, Any]:
+    """What a widget has beside what ComfyUI knows: what each option means, for scripts/make_help.py."""
+    return {"meanings": dict(texts)} if texts else {}
 
 
 def widget_of(name: str, setting: Setting, default: Any) -> io.WidgetInput:
@@ -43,9 +59,12 @@ def widget_of(name: str, setting: Setting, default: Any) -> io.WidgetInput:
                 return io.Int.Input(name, min=int(setting.low), max=int(high), **more)
             return io.Float.Input(name, min=float(setting.low), max=float(high), step=setting.step, round=False, **more)
         case Choice():
-            return io.Combo.Input(name, options=list(setting.options), **more)
+            return io.Combo.Input(name, options=list(setting.options), extra_dict=meanings(setting.meanings), **more)
         case Text():
             return io.String.Input(name, multiline=setting.lines, **more)
+        case Either():
+            more["default"] = setting.on if default else setting.off
+            return io.Combo.Input(name, options=[setting.on, setting.off], **more)
         case Switch():
             return io.Boolean.Input(name, **more)
         case Seed():

@@ -12,6 +12,7 @@ from comfy_api.v0_0_2 import io
 
 from ..deft_ops.adapter import count_parameters
 from ..deft_ops.adapter import describe as describe_adapter
+from ..deft_ops.methods import METHODS
 from ..scoring.pictures import TensorPictures
 from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Row, Scorer, Task, score
 from ..scoring.scores import Cost
@@ -19,7 +20,6 @@ from ..scoring.texts import split_texts, without_token
 from .provenance import upstream
 from .sockets import LoraModel, ScorerSocket, ScoresSocket
 
-RANKED = ("deft", "para", "lora", "dora")  # methods whose rank says how large they are
 CATEGORY = "DEFT/scoring"
 SCORES_TOOLTIP = "The scores with backbone, preprocessing, protocol, seeds and files; for Score Table."
 PROVENANCE = (io.Hidden.prompt, io.Hidden.unique_id)
@@ -37,7 +37,9 @@ def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str
     made = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
     about = describe_adapter(adapter) if adapter else {}
     method = about.get("method", "")
-    return Row(label, subject, method, int(about["rank"]) if method in RANKED else None, made)
+    record = METHODS.get(method)  # none where methods are mixed
+    rank = int(about["rank"]) if record is not None and record.sized_by_rank else None
+    return Row(label, subject, method, rank, made)
 
 
 def reporter(*batches: TensorPictures) -> Callable[[int], None]:

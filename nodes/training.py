@@ -12,12 +12,12 @@ import torch
 from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..deft_ops.projectors import PROJECTORS
+from ..deft_ops import methods
+from ..deft_ops.settings import TRAINING, described
 from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
-from ..trainers.settings.fields import TRAINING, described
 from ..trainers.settings.settings import Settings
-from .fields import widget, widgets
+from .fields import method_widgets, widgets
 from .output import say
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
@@ -25,50 +25,9 @@ from .training_settings import gathered, run_folder
 if TYPE_CHECKING:
     from ..trainers.run.loop import Progress, Result
 
-RANK, ALPHA = widget("rank"), widget("alpha")
-
-# Each method's own widgets. A new method of deft_ops.methods is one more option here.
-METHODS = [
-    io.DynamicCombo.Option(
-        "deft",
-        [
-            RANK,
-            ALPHA,
-            io.Combo.Input(
-                "projector",
-                options=list(PROJECTORS),
-                default="qr",
-                advanced=True,
-                tooltip="How P becomes the projector: qr (orthonormal; best for pictures), relu (PEFT's "
-                "default), ppt (P P^T), svd.",
-            ),
-            io.Combo.Input(
-                "start",
-                options=["identity", "paper"],
-                default="identity",
-                advanced=True,
-                tooltip="identity: training starts exactly at the base (PEFT). paper: from small random "
-                "matrices, so the base is already changed a little.",
-            ),
-        ],
-    ),
-    io.DynamicCombo.Option("para", [RANK, widget("rank_cap")]),
-    io.DynamicCombo.Option("lora", [RANK, ALPHA]),
-    io.DynamicCombo.Option(
-        "svdiff",
-        [
-            widget("norm_rate"),
-            io.Boolean.Input(
-                "keep_decomposition",
-                default=True,
-                advanced=True,
-                tooltip="Keep the decomposition of the base in ComfyUI's user folder, for the next run: it takes "
-                "minutes for a large model, and up to twice the trained layers' size in float32.",
-            ),
-        ],
-    ),
-    io.DynamicCombo.Option("dreambooth", []),
-]
+# Each method with its own widgets.
+METHODS = [io.DynamicCombo.Option(name, method_widgets(methods.training_of(name))) for name in methods.TRAINABLE]
+METHODS_TOOLTIP = " ".join(f"{name}: {methods.training_of(name).words}." for name in methods.TRAINABLE)
 
 
 def first(value: Any) -> Any:
@@ -79,12 +38,14 @@ def first(value: Any) -> Any:
 
 
 def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the dynamic choice: the method, those that it shows, and its options."""
-    options: dict[str, Any] = {}
-    if choice["method"] == "deft":
-        options = {"projector": choice["projector"], "identity": choice["start"] == "identity"}
-    own = {name: choice[name] for name in described(Settings) if name in choice}
-    return {"rank": 1, **own, "method": choice["method"], "alpha": choice.get("alpha") or None, "options": options}
+    """Settings of the dynamic choice: the method, and those that it shows."""
+    name = choice["method"]
+    own = {
+        key: setting.stored(choice[setting.widget(key)])
+        for key, (setting, _) in described(methods.training_of(name).settings).items()
+        if setting.widget(key) in choice
+    }
+    return {"rank": 1, **own, "method": name}
 
 
 class StepReporter:
@@ -172,11 +133,9 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=METHODS,
-                    tooltip="deft: removes a subspace and injects an update into it. para: only removes. lora: only "
-                    "adds. svdiff: scales what is there; learning rate 1e-3. dreambooth: all values of the chosen "
-                    "layers; learning rate 2.5e-6, and memory of four times their size.",
+                    tooltip=METHODS_TOOLTIP,
                 ),
-                *widgets(Settings, TRAINING, later=False),
+                *widgets(described(Settings), TRAINING, later=False),
                 TrainingSettings.Input(
                     "settings", optional=True, tooltip="Training Settings; without it their defaults are used."
                 ),
@@ -205,7 +164,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                     tooltip="The captions as text, in the order of the encoded ones: to train the text encoder. Their "
                     "tags and what all of them share, as trigger words, also go into the file's header.",
                 ),
-                *widgets(Settings, TRAINING, later=True),
+                *widgets(described(Settings), TRAINING, later=True),
             ],
             outputs=[
                 LoraModel.Output(

@@ -10,12 +10,12 @@ import comfy.samplers
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..deft_ops.settings import MORE, described
 from ..trainers.run.checkpoints import RunFolder
 from ..trainers.run.previews import Previews
-from ..trainers.settings.fields import MORE, described
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
-from ..trainers.settings.settings import Run, Settings
-from .fields import widgets
+from ..trainers.settings.settings import Run, Settings, training_settings
+from .fields import meanings, widgets
 from .sockets import TrainingPreviews, TrainingSettings
 
 CATEGORY = "DEFT/training"
@@ -25,7 +25,7 @@ def gathered(connected: dict[str, Any] | None, **own: Any) -> tuple[Settings, di
     """The settings of a training node with those of the connected Training Settings; its run; lines for the report."""
     more = connected or {"preset": NONE, "settings": {}, "run": asdict(Run())}
     name = more["preset"]
-    chosen = with_preset(Settings(**{**more["settings"], **own}), name)
+    chosen = with_preset(Settings.of(**{**more["settings"], **own}), name)
     return chosen, more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
 
 
@@ -60,13 +60,13 @@ class DEFTTrainingSettings(io.ComfyNode):
                     "preset",
                     options=[NONE, *PRESETS],
                     default=NONE,
-                    tooltip="Settings as published, instead of those here and at the training node (method excepted): "
-                    + "; ".join(f"{name}: {preset.source}" for name, preset in PRESETS.items())
-                    + ".",
+                    tooltip="Settings as published, instead of those here and at the training node (method excepted). "
+                    "The help page lists them with their sources.",
+                    extra_dict=meanings({name: preset.source for name, preset in PRESETS.items()}),
                 ),
-                *widgets(Settings, MORE, later=False),
-                *widgets(Run, MORE, later=False),
-                *widgets(Settings, MORE, later=True),
+                *widgets(training_settings(), MORE, later=False),
+                *widgets(described(Run), MORE, later=False),
+                *widgets(training_settings(), MORE, later=True),
             ],
             outputs=[TrainingSettings.Output(display_name="settings", tooltip="For Train Adapter.")],
         )

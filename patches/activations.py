@@ -127,6 +127,7 @@ class _Hook:
             if part is not None:
                 source = source.narrow(channel, *part[1:])
             # The change is linear in the two weights, so they take the strength.
+            assert item.layer.method.forward is not None
             added = item.layer.method.forward(
                 factors,
                 self.op,
@@ -213,9 +214,9 @@ def _report(patcher: Any) -> None:
 def check(patcher: Any, layers: Sequence[Layer]) -> None:
     """Raise ValueError, with the layer's name and the reason, for the first layer that cannot work on activations."""
     for layer in layers:
-        if not layer.method.LOW_RANK:
+        if layer.method.forward is None:
             raise ValueError(
-                f"{layer.method.NAME} layers such as {layer.name} need the weight and cannot work on activations: "
+                f"{layer.method.name} layers such as {layer.name} need the weight and cannot work on activations: "
                 "choose weights."
             )
         part = target_slice(layer.target)

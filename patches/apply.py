@@ -131,7 +131,7 @@ def apply(
         matched = match(adapter, names_of(owner), Shapes(patcher.model, patcher), plain_lora=own_lora, source=source)
         matched = with_plain_loras(matched) if own_lora else matched
         matches.append(matched)
-        for name in [layer.method.NAME for layer in matched.layers] + [kind(p) for p in matched.foreign.values()]:
+        for name in [layer.method.name for layer in matched.layers] + [kind(p) for p in matched.foreign.values()]:
             report.methods[name] = report.methods.get(name, 0) + 1
         if strength != 0 and (matched.layers or matched.foreign):
             if mode == "weights":

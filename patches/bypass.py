@@ -44,9 +44,9 @@ class Bypassed:
         plain = output if bias is None else output - bias
         for (method, _, removal, injection, share), factors in zip(self._entries, self.factors(x), strict=True):
             part = strength * share
-            added = methods.get(method).forward(
-                factors, self.op, x, plain, removal=part * removal, injection=part * injection
-            )
+            forward = methods.get(method).forward
+            assert forward is not None
+            added = forward(factors, self.op, x, plain, removal=part * removal, injection=part * injection)
             output = output + added.to(output)
         return output
 
@@ -88,7 +88,7 @@ def check(adapter: DeftWeightAdapter) -> None:
     if isinstance(adapter, PlacesWeightAdapter):
         raise ValueError(f"{layer_name(adapter)} changes several parts of a weight: {_OTHERWISE}.")
     for method, *_ in adapter.weights:
-        if not methods.get(method).LOW_RANK:
+        if methods.get(method).forward is None:
             raise ValueError(
                 f"{method} layers such as {layer_name(adapter)} need the weight, and bypass does not have it: "
                 f"{_OTHERWISE}."

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import op_of
-from ..deft_ops.methods import deft
+from ..deft_ops.methods import deft, para
 from ..deft_ops.methods.common import INIT_STD
 from ..deft_ops.projectors import raw_qr
 from ..models.layers import bias_of
@@ -66,7 +66,7 @@ class DeftAlgorithm(DeftWeightAdapter):
 
         The numbers come from torch's global generator, as those of ComfyUI's own algorithms do.
         """
-        params = methods.get("deft").init(weight.detach(), rank, generator=torch.default_generator)
+        params = deft.init(weight.detach(), rank, deft.Settings(), torch.default_generator)
         P, R = params["P"].detach(), params["R"].detach()
         if P.shape[1] > P.shape[0]:
             P = P[:, : P.shape[0]]
@@ -79,14 +79,14 @@ class ParaAlgorithm(DeftWeightAdapter):
     @classmethod
     def create_train(cls, weight: Tensor, rank: int = 1, alpha: float = 1.0) -> TrainedDeft:
         """A new layer; alpha has no meaning."""
-        params = methods.get("para").init(weight.detach(), rank, generator=torch.default_generator)
+        params = para.init(weight.detach(), rank, para.Settings(), torch.default_generator)
         return TrainedDeft(params["B"].detach(), None)
 
 
 def to_train(adapter: DeftWeightAdapter) -> TrainedDeft:
     """A loaded DEFT or PaRa layer, to be trained on from where it is. Raises ValueError for other methods."""
     ((name, values, *_),) = adapter.weights
-    if name not in ("deft", "para"):
+    if methods.get(name).Factors is not deft.Factors:
         raise ValueError(f"Train LoRA cannot go on with {name} layers: choose a DEFT, PaRa or LoRA file.")
     factors = deft.Factors(*values)
     if factors.right is not None:

@@ -22,13 +22,6 @@ from ..deft_ops import methods
 # so that ComfyUI can move the tensors in it between devices.
 Entry = tuple[str, tuple[Any, ...], float, float, float]
 
-# What no class of ComfyUI's own reads.
-_OWN_SUFFIXES = tuple(
-    suffix
-    for suffix in methods.SUFFIXES
-    if not suffix.startswith(("lora_", "hada_", "lokr_", "oft_blocks", "rescale", "dora_scale", "alpha"))
-)
-
 # Tensors that PEFT writes too, and which layer names tell that it did: ComfyUI's Train LoRA has its own names, and
 # OneTrainer has not PEFT's.
 _OF_PEFT: dict[str, Callable[[str], bool]] = {
@@ -90,7 +83,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         Layers that ComfyUI has a class for (LoRA, LoHa, LoKr, OFT of outputs, each with companions) are left to it.
         Raises ValueError for PEFT's tensors: their meaning is in a record that this loader is not given.
         """
-        if not any(f"{x}.{suffix}" in lora for suffix in _OWN_SUFFIXES):  # asked for every weight of the model
+        if not any(f"{x}.{suffix}" in lora for suffix in methods.OWN_SUFFIXES):  # asked for every weight of the model
             return None
         for suffix, apart in _OF_PEFT.items():
             if f"{x}.{suffix}" in lora and apart(x):
@@ -131,7 +124,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         for name, values, removal, injection, share in self.weights:
             method = methods.get(name)
             factors, part = method.Factors(*values), strength * share
-            if method.LOW_RANK:
+            if method.low_rank:
                 up, down = method.to_lora(factors, base, removal=removal, injection=injection)
                 pairs.append((up, down.mul_(part)))
             else:
@@ -175,7 +168,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
         original_weight: Any = None,
     ) -> Tensor:
         """Edit the whole `weight` [out, in, ...] in place and return it."""
-        base = weight.to(torch.float32, copy=True)
+        base = weight.to(torch.float32)  # only read: what is changed is its clone
         result = base.clone()
         for (part, reorder), entries in self.weights:
             piece = base if part is None else base.narrow(*part)
@@ -196,10 +189,10 @@ def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
     return tuple((place, tuple((*item[:4], item[4] * strength) for item in entries)) for place, entries in found)
 
 
-def entry(method: Any, factors: Any, removal: float = 1.0, injection: float = 1.0) -> Entry:
+def entry(method: methods.Method[Any], factors: Any, removal: float = 1.0, injection: float = 1.0) -> Entry:
     """One applied adapter of a layer as the plain tuple that ComfyUI can move between devices."""
     values = tuple(getattr(factors, field.name) for field in fields(factors))
-    return method.NAME, values, removal, injection, 1.0
+    return method.name, values, removal, injection, 1.0
 
 
 def register() -> None:

@@ -28,7 +28,6 @@ from comfy_server import ComfyServer, find_comfyui  # noqa: E402
 
 from deft_ops import adapter as adapters  # noqa: E402
 from deft_ops import inspection, methods  # noqa: E402
-from deft_ops.methods import dreambooth  # noqa: E402
 
 WORKFLOW = ROOT / "example_workflows" / "api" / "compare_all_methods.json"
 MODELS = ROOT / "demo" / "models"
@@ -98,10 +97,10 @@ def change_of(method: str, file: Path, weight: Tensor) -> Tensor:
     """What the adapter in the file adds to the layer's weight, at strength 1."""
     name = f"diffusion_model.{LAYER}"
     tensors = load_file(file)
-    if method == dreambooth.NAME:
-        return dreambooth.delta(dreambooth.Factors(tensors[f"{name}.diff"]), weight)
     module = methods.get(method)
-    change: Tensor = module.delta(module.from_tensors(adapters.layers(tensors)[name]), weight)
+    # A difference belongs to ComfyUI's own loader, and is no layer of a method.
+    group = adapters.layers(tensors).get(name) or {"diff": tensors[f"{name}.diff"]}
+    change: Tensor = module.delta(module.from_tensors(group), weight)
     return change
 
 

@@ -17,5 +17,9 @@ def load_script(name: str) -> Any:
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.path.append(str(SCRIPTS))  # they import each other by name; last, for its `test` is also Python's
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(SCRIPTS))
     return sys.modules[name]

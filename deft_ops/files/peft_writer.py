@@ -12,16 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import methods
 from ..adapter import Adapter, foreign, layers, validate
-from ..projectors import raw_qr
 from . import safe
 from .source import PEFT_CONFIG, PEFT_HEADER, PEFT_PREFIX, PEFT_WEIGHTS
 
-_WRITTEN = ("deft", "para", "lora")  # the methods of which there is a writer
+# The methods of which there is a form.
+_WRITTEN = tuple(name for name, method in methods.METHODS.items() if not isinstance(method.peft, str))
 
 
 def write(
@@ -81,7 +80,7 @@ def _export(
         raise ValueError(f"{source} cannot be written for PEFT: {next(iter(others))} is of another format.")
     found = layers(adapter)
     for name, group in found.items():
-        if (method := methods.method_of(group).NAME) not in _WRITTEN:
+        if (method := methods.method_of(group).name) not in _WRITTEN:
             raise ValueError(
                 f"{source} cannot be written for PEFT: layer {name} is of the method {method}, and only "
                 f"{', '.join(_WRITTEN)} are written for it. Choose the native format."
@@ -90,14 +89,14 @@ def _export(
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no module name there.")
         if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} is a convolution.")
-    kinds = {methods.method_of(group) for group in found.values()}
+    kinds = {methods.method_of(group).name for group in found.values()}
     if len(kinds) > 1:
         raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, and a PEFT adapter has one.")
-    kind = kinds.pop()
+    kind = methods.get(kinds.pop())
+    assert not isinstance(kind.peft, str)
     # On the CPU, where the signs of a QR factorisation are those that a reader on a CPU will find.
     factors = {name: methods.move(kind.from_tensors(group), device="cpu") for name, group in found.items()}
-    build = _export_lora if kind is methods.get("lora") else _export_deft
-    tensors, config = build(factors, names, source)
+    tensors, config = kind.peft(factors, names, source)
     return tensors, {**config, "target_modules": _targets([names[name] for name in found])}
 
 
@@ -106,107 +105,3 @@ def _targets(modules: list[str]) -> list[str] | str:
     if all("." in module for module in modules):
         return sorted(modules)
     return "|".join(re.escape(module) for module in sorted(modules))
-
-
-def _config(kind: str, rank: int) -> dict[str, Any]:
-    return {
-        "peft_type": kind,
-        "r": rank,
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "modules_to_save": None,
-    }
-
-
-def _number(value: float) -> int | float:
-    return int(value) if value == int(value) else value
-
-
-def _export_deft(
-    factors: Mapping[str, Any], names: Mapping[str, str], source: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    rank = max(one.Q.shape[1] for one in factors.values())
-    tensors: dict[str, Tensor] = {}
-    kinds: set[str] = set()
-    for name, one in factors.items():
-        if one.Q.shape[1] != min(rank, one.Q.shape[0]):
-            raise ValueError(
-                f"{source} cannot be written for PEFT: layer {name} has rank {one.Q.shape[1]} and another has {rank}."
-            )
-        P, R, kind = _peft_pair(one, name, source)
-        kinds.add(kind)
-        tensors[f"{names[name]}.deft_P"] = P
-        if R is not None:
-            tensors[f"{names[name]}.deft_R"] = R
-    if len(kinds) > 1:
-        raise ValueError(f"{source} cannot be written for PEFT: its layers have different projectors.")
-    para = all(one.R is None for one in factors.values())
-    config = {
-        **_config("DEFT", rank),
-        "decomposition_method": kinds.pop(),
-        "alpha": None if para else _common_alpha(factors, source),
-        "para": para,
-        "init_weights": True,
-        "init_scale": 1.0,
-        "deft_dropout": 0.0,
-    }
-    return tensors, config
-
-
-def _peft_pair(factors: Any, name: str, source: str) -> tuple[Tensor, Tensor | None, str]:
-    """(P, R, decomposition_method) float32 with which PEFT computes the same change."""
-    Q = factors.Q.float()
-    R = None if factors.R is None else factors.R.float()
-    if factors.right is not None:
-        if torch.equal(factors.right.float(), torch.relu(Q)):
-            return Q, R, "relu"
-        raise ValueError(f"{source} cannot be written for PEFT: the projector of layer {name} is neither qr nor relu.")
-    error = (Q.T @ Q - torch.eye(Q.shape[1], device=Q.device)).abs().max().item()
-    if error > (1e-4 if factors.Q.dtype == torch.float32 else 2e-2):  # rounding of the stored Q
-        raise ValueError(
-            f"{source} cannot be written for PEFT: Q of layer {name} is not orthonormal (the projector ppt?), and PEFT "
-            "knows qr and relu only."
-        )
-    _, signs = raw_qr(Q)
-    return Q, None if R is None else signs[:, None] * R, "qr"
-
-
-def _common_alpha(factors: Mapping[str, Any], source: str) -> int | float | None:
-    """The one alpha of all layers, None for a scale of 1 everywhere."""
-    if all(one.scale == 1.0 for one in factors.values()):
-        return None
-    # Through float32, as files store it, so that layers of capped rank agree.
-    alphas = {float(torch.tensor(one.scale * one.Q.shape[1], dtype=torch.float32)) for one in factors.values()}
-    if len(alphas) > 1:
-        raise ValueError(f"{source} cannot be written for PEFT: its layers have different alphas.")
-    return _number(alphas.pop())
-
-
-def _export_lora(
-    factors: Mapping[str, Any], names: Mapping[str, str], source: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    alphas: dict[str, int | float] = {}
-    for name, one in factors.items():
-        module = names[name]
-        tensors[f"{module}.lora_A.weight"] = one.down.float()
-        tensors[f"{module}.lora_B.weight"] = one.up.float()
-        pattern = "^" + re.escape(module)  # PEFT would take a bare name as the end of longer ones too
-        ranks[pattern] = one.up.shape[1]
-        alphas[pattern] = _number(float(torch.tensor(one.scale * one.up.shape[1], dtype=torch.float32)))
-    rank, alpha = max(ranks.values()), max(alphas.values())
-    config = {
-        **_config("LORA", rank),
-        "lora_alpha": alpha,
-        "rank_pattern": {key: value for key, value in ranks.items() if value != rank},
-        "alpha_pattern": {key: value for key, value in alphas.items() if value != alpha},
-        "lora_dropout": 0.0,
-        "use_dora": False,
-        "use_rslora": False,
-        "init_lora_weights": True,
-    }
-    return tensors, config

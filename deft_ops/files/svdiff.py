@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import methods
 from ..adapter import Adapter, foreign, layers, validate
+from ..methods import svdiff
 from . import safe
 from .source import Source
 
@@ -36,7 +37,7 @@ def write(adapter: Adapter, folder: str | Path, names: Mapping[str, str]) -> Pat
     folder = Path(folder)
     validate(adapter, f"The adapter for {folder.name}")
     found = layers(adapter)
-    if foreign(adapter) or any(methods.method_of(group).NAME != NAME for group in found.values()):
+    if foreign(adapter) or any(methods.method_of(group) is not svdiff.METHOD for group in found.values()):
         raise ValueError("An SVDiff folder holds SVDiff layers only: choose the native format for this adapter.")
     network: dict[str, Tensor] = {}
     text: dict[str, Tensor] = {}

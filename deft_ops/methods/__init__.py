@@ -1,10 +1,10 @@
-"""The methods. Each is one module of pure functions of the same shape; a new one is one file and one line here."""
+"""The methods. Each is one module that ends with its record (see `contract.py`); a new one is one file and one line."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection
-from types import ModuleType
+from typing import Any
 
 from . import (
     deft,
@@ -22,59 +22,84 @@ from . import (
     tlora,
 )
 from .common import move
+from .contract import Method, Training
 
-__all__ = ["METHODS", "TRAINABLE", "SUFFIXES", "get", "trainable", "find", "method_of", "move"]
+__all__ = [
+    "BY_PEFT",
+    "METHODS",
+    "PLAIN_PAIR",
+    "OWN_SUFFIXES",
+    "SUFFIXES",
+    "TRAINABLE",
+    "Method",
+    "Training",
+    "find",
+    "get",
+    "method_of",
+    "move",
+    "training_of",
+]
 
-_MODULES = (
-    deft,
-    para,
-    lora,
-    svdiff,
-    dreambooth,
-    dora,
-    oft,
-    loha,
-    lokr,
-    replaced,
-    ia3,
-    tlora,
-    peft_tuner,
+_RECORDS: tuple[Method[Any], ...] = (
+    deft.METHOD,
+    para.METHOD,
+    lora.METHOD,
+    svdiff.METHOD,
+    dreambooth.METHOD,
+    dora.METHOD,
+    oft.METHOD,
+    loha.METHOD,
+    lokr.METHOD,
+    replaced.METHOD,
+    ia3.METHOD,
+    tlora.METHOD,
+    peft_tuner.METHOD,
 )
-METHODS: dict[str, ModuleType] = {module.NAME: module for module in _MODULES}
+METHODS: dict[str, Method[Any]] = {record.name: record for record in _RECORDS}
+
+# What the plain patches of ComfyUI's own LoRA class are: up, down, a scale, and nothing else.
+PLAIN_PAIR = lora.METHOD
+# Layers that PEFT itself computes.
+BY_PEFT = peft_tuner.METHOD
 
 # Those that the trainer can make; the others are read and applied.
-TRAINABLE: tuple[str, ...] = tuple(name for name, module in METHODS.items() if hasattr(module, "init"))
+TRAINABLE: tuple[str, ...] = tuple(name for name, record in METHODS.items() if record.training is not None)
 
-SUFFIXES: tuple[str, ...] = tuple(dict.fromkeys(suffix for module in METHODS.values() for suffix in module.SUFFIXES))
+SUFFIXES: tuple[str, ...] = tuple(dict.fromkeys(suffix for record in METHODS.values() for suffix in record.suffixes))
+# What no class of ComfyUI's own reads.
+OWN_SUFFIXES: tuple[str, ...] = tuple(
+    suffix for suffix in SUFFIXES if not any(suffix in record.core_suffixes for record in METHODS.values())
+)
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> Method[Any]:
     """The method of this name. Raises ValueError that lists the known ones."""
     if name not in METHODS:
         raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(METHODS)}.")
     return METHODS[name]
 
 
-def trainable(name: str) -> ModuleType:
-    """The method of this name, which can be trained. Raises ValueError that lists those that can."""
-    if name not in TRAINABLE:
+def training_of(name: str) -> Training[Any, Any, Any]:
+    """How the method of this name is trained. Raises ValueError that lists those that can be."""
+    record = METHODS.get(name)
+    if record is None or record.training is None:
         raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(TRAINABLE)}.")
-    return METHODS[name]
+    return record.training
 
 
-def find(suffixes: Collection[str]) -> ModuleType | None:
+def find(suffixes: Collection[str]) -> Method[Any] | None:
     """The method that claims a layer with these file suffixes, or None."""
     return _find(frozenset(suffixes))
 
 
 @functools.cache  # an adapter has hundreds of layers, and a handful of kinds
-def _find(suffixes: frozenset[str]) -> ModuleType | None:
-    return next((module for module in METHODS.values() if module.claims(suffixes)), None)
+def _find(suffixes: frozenset[str]) -> Method[Any] | None:
+    return next((record for record in METHODS.values() if record.claims(suffixes)), None)
 
 
-def method_of(suffixes: Collection[str]) -> ModuleType:
+def method_of(suffixes: Collection[str]) -> Method[Any]:
     """The method that claims a layer with these file suffixes. Raises ValueError if none does."""
-    module = find(suffixes)
-    if module is None:
+    record = find(suffixes)
+    if record is None:
         raise ValueError(f"No method owns a layer with {', '.join(sorted(suffixes))}.")
-    return module
+    return record

@@ -57,6 +57,11 @@ def trainable(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().requires_grad_(True) for name, tensor in params.items()}
 
 
+def smaller_side(params: Mapping[str, Tensor]) -> int:
+    """The rank of low-rank factors: the smaller side of the first."""
+    return min(next(iter(params.values())).shape)
+
+
 def alpha_tensor(scale: float, rank: int) -> Tensor:
     """The alpha that files hold for a scale: scale * rank, 0-d float32."""
     return torch.tensor(scale * rank, dtype=torch.float32)

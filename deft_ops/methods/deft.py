@@ -14,14 +14,15 @@ from torch import Tensor
 from ..changes import LowRank
 from ..layer_ops import LayerOp
 from ..products import transposed_product
-from ..projectors import project, project_all, raw_qr
-from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, trainable
+from ..projectors import PROJECTORS, project, project_all, raw_qr
+from ..settings import ALWAYS, WITH_METHOD, Choice, Either, Number, entry
+from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, smaller_side, trainable
+from .contract import ALPHA, RANK, BestPair, Method, Terms, Training
+from .peft_form import deft_form
 
 NAME = "deft"
 # deft_P, in place of deft_Q, is what ComfyUI's own Train LoRA keeps: P of the projector qr with PEFT's signs.
 SUFFIXES = ("deft_Q", "deft_right", "deft_R", "alpha", "deft_P")
-OPTIONS = ("projector", "identity")
-LOW_RANK = True
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,45 @@ class Factors:
     right: Tensor | None = None
     R: Tensor | None = None
     scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Its own. Source of p_rate: the authors' code trains P with a tenth of R's learning rate."""
+
+    rank: int = entry(RANK, 4)
+    alpha: float | None = entry(ALPHA, None)
+    projector: str = entry(
+        Choice(
+            at=WITH_METHOD,
+            options=PROJECTORS,
+            advanced=True,
+            words="How P becomes the projector: qr (orthonormal; best for pictures), relu (PEFT's default), ppt "
+            "(P P^T), svd.",
+        ),
+        "qr",
+    )
+    identity: bool = entry(
+        Either(
+            at=WITH_METHOD,
+            shown_as="start",
+            on="identity",
+            off="paper",
+            advanced=True,
+            words="identity: training starts exactly at the base (PEFT). paper: from small random matrices, so the "
+            "base is already changed a little.",
+        ),
+        True,
+    )
+    p_rate: float = entry(
+        Number(
+            shown=100.0,
+            step=0.01,
+            recorded=ALWAYS,
+            words="DEFT: learning rate of P relative to that of R. 0.1 in the authors' runs.",
+        ),
+        1.0,
+    )
 
 
 def claims(suffixes: Collection[str]) -> bool:
@@ -46,15 +86,7 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
     return tensors["deft_Q"].shape[1] if "deft_Q" in tensors else min(tensors["deft_P"].shape)
 
 
-def init(
-    weight: Tensor,
-    rank: int,
-    *,
-    generator: torch.Generator,
-    alpha: float | None = None,
-    projector: str = "qr",
-    identity: bool = True,
-) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 P [out, r] and R [r, in*] for a weight [out, in, ...]; r = min(rank, out).
 
     P ~ N(0, 0.02^2). identity (PEFT): R = right^T W / s, so the change is zero. Otherwise (paper) R ~ N(0, 0.02^2).
@@ -63,31 +95,17 @@ def init(
         matrix = flat(weight)
         rank = capped(rank, matrix.shape[0])
         P = normal((matrix.shape[0], rank), generator, weight.device)
-        _, right = project(P, projector)
-        scale = scale_of(alpha, rank)
-        R = right.T @ matrix / scale if identity else normal((rank, matrix.shape[1]), generator, weight.device)
+        _, right = project(P, own.projector)
+        scale = scale_of(own.alpha, rank)
+        R = right.T @ matrix / scale if own.identity else normal((rank, matrix.shape[1]), generator, weight.device)
     return trainable({"P": P, "R": R})
 
 
-def factors(
-    params: Mapping[str, Tensor], *, alpha: float | None = None, projector: str = "qr", identity: bool = True
-) -> Factors:
-    """What is applied and saved, differentiable in P and R. `identity` matters to `init` only."""
-    (found,) = factors_of([params], alpha=alpha, projector=projector)
-    return found
-
-
-def factors_of(
-    layers: Sequence[Mapping[str, Tensor]],
-    *,
-    alpha: float | None = None,
-    projector: str = "qr",
-    identity: bool = True,
-) -> list[Factors]:
-    """`factors` of many layers at once."""
-    pairs = project_all([params["P"] for params in layers], projector)
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers, differentiable in P and R."""
+    pairs = project_all([params["P"] for params in layers], own.projector)
     return [
-        Factors(Q, None if right is Q else right, params["R"], scale_of(alpha, Q.shape[1]))
+        Factors(Q, None if right is Q else right, params["R"], scale_of(own.alpha, Q.shape[1]))
         for params, (Q, right) in zip(layers, pairs, strict=True)
     ]
 
@@ -116,6 +134,18 @@ def delta(
     """strength times the change of a weight [out, in, ...], of the same shape, float32."""
     up, down = to_lora(factors, weight, removal=removal, injection=injection)
     return (up @ (strength * down)).reshape(weight.shape)
+
+
+def terms(factors: Factors, weight: Tensor) -> Terms:
+    """The two terms of the change of this weight."""
+    Q, down = to_lora(factors, weight, injection=0.0)
+    return Terms(Q, -down, None if factors.R is None else factors.scale * factors.R.to(down))
+
+
+def extracted(pair: BestPair) -> Factors:
+    """The factors that are this change: Q spans its columns, and R = Q^T W' of the tuned weight."""
+    Q = (pair.up if pair.left else torch.linalg.qr(pair.up).Q).float()
+    return Factors(Q, None, (Q.double().T @ pair.after).float())
 
 
 def change(factors: Factors) -> LowRank:
@@ -157,3 +187,36 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     if R is not None and (R.ndim < 2 or R.shape[0] != Q.shape[1]):
         raise ValueError(f"deft_R has shape {list(R.shape)}, but deft_Q has rank {Q.shape[1]}")
     return Factors(Q, right, None if R is None else R.flatten(1), file_scale(tensors, Q.shape[1]))
+
+
+METHOD = Method(
+    name=NAME,
+    title="DEFT",
+    source="arXiv 2509.22793",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    forward=forward,
+    low_rank=True,
+    has_rank=True,
+    sized_by_rank=True,
+    halves=("deft_Q", "deft_right", "deft_P", "deft_R"),
+    terms=terms,
+    extracted=extracted,
+    peft=deft_form,
+    training=Training(
+        words="removes a subspace and injects an update into it",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors),
+        rate=lambda parameter, small, own: own.p_rate if parameter == "P" else 1.0,
+        given_rank=smaller_side,
+    ),
+)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..changes import WeightChange
 from .common import trainable
+from .contract import Method, NoSettings, Training
+from .factored import exact_pair
 
 NAME = "dreambooth"
 SUFFIXES: tuple[str, ...] = ()  # none that are this pack's
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def kept_values(shape: Sequence[int]) -> tuple[int, int]:
     return math.prod(shape), 0
 
 
-def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, own: NoSettings, generator: torch.Generator) -> dict[str, Tensor]:
     """A trainable float32 difference D = 0 of the weight's shape. Nothing else is used."""
     return trainable({"weight": torch.zeros(weight.shape, device=weight.device)})
 
@@ -49,19 +49,35 @@ def init_bias(bias: Tensor) -> dict[str, Tensor]:
     return trainable({"bias": torch.zeros(bias.shape, device=bias.device)})
 
 
-def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Factors:
-    """What is applied and saved. alpha is not used."""
-    return Factors(params["weight"], params.get("bias"))
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: NoSettings) -> list[Factors]:
+    """What is applied and saved of many layers."""
+    return [Factors(params["weight"], params.get("bias")) for params in layers]
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], *, alpha: float | None = None) -> list[Factors]:
-    """`factors` of many layers."""
-    return [factors(params) for params in layers]
+def rank(tensors: Mapping[str, Tensor]) -> int:
+    """The largest rank that the change can have; 1 of a vector."""
+    shape = tensors["diff"].shape
+    return min(shape[0], shape[1:].numel()) if len(shape) > 1 else 1
 
 
-def delta(factors: Factors, weight: Tensor, *, strength: float = 1.0) -> Tensor:
-    """strength times the difference of a weight [out, in, ...] or [n], float32."""
+def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
+    """Whether the adapter is for a weight of this shape, which may be a vector."""
+    return tuple(factors.weight.shape) == tuple(shape)
+
+
+def delta(
+    factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
+) -> Tensor:
+    """strength times the difference of a weight [out, in, ...] or [n], float32.
+
+    `removal` and `injection` mean nothing.
+    """
     return strength * factors.weight.to(weight.device, torch.float32)
+
+
+def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The exact LoRA form at strength 1, of full rank k = min(out, in*): the SVD of the difference of a matrix."""
+    return exact_pair(delta(factors, weight))
 
 
 def change(factors: Factors) -> WeightChange:
@@ -75,3 +91,35 @@ def to_tensors(factors: Factors) -> dict[str, Tensor]:
     if factors.bias is not None:
         tensors["diff_b"] = factors.bias.detach().contiguous()
     return tensors
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
+    """The factors of a layer's file entries."""
+    return Factors(tensors["diff"], tensors.get("diff_b"))
+
+
+METHOD = Method(
+    name=NAME,
+    title="DreamBooth",
+    source="arXiv 2208.12242",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    peft="PEFT has no layer whose adapter is a whole weight's difference",
+    training=Training(
+        words="all values of the chosen layers; learning rate 2.5e-6, and memory of four times their size",
+        settings=NoSettings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors),
+        small=True,
+        init_bias=init_bias,
+        kept_values=kept_values,
+    ),
+)

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from ..host import on_host
 from .common import flat, svd
+from .contract import Method
 
 NAME = "ia3"
 # LyCORIS' own `weight` and `on_input` are renamed by the reader, because every model has tensors of the first name.
 SUFFIXES = ("ia3_weight", "ia3_on_input")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -71,3 +70,20 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     if on_input.numel() != 1:
         raise ValueError(f"on_input has shape {list(on_input.shape)}, but one number is needed")
     return Factors(tensors["ia3_weight"], bool(on_input.item()))
+
+
+METHOD = Method(
+    name=NAME,
+    title="(IA)^3",
+    source="arXiv 2205.05638",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    peft="there is no writer for it",
+)

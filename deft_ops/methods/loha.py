@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .common import alpha_tensor, file_scale
+from .contract import Method
 from .factored import (
     exact_pair,
     fits_magnitude,
@@ -28,8 +29,6 @@ NAME = "loha"
 _PLAIN = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _CORES = ("hada_t1", "hada_t2")
 SUFFIXES = (*_PLAIN, *_CORES, "dora_scale", "alpha")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -104,3 +103,23 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
         raise ValueError(f"the two halves are for {list(first)} and {list(second)} ({shapes_of(w1_a, w2_a)})")
     scale = file_scale(tensors, w1_b.shape[0])
     return Factors(w1_a, w1_b, w2_a, w2_b, t1, t2, scale, magnitude_of(tensors))
+
+
+METHOD = Method(
+    name=NAME,
+    title="LoHa",
+    source="arXiv 2108.06098",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    has_rank=True,
+    core_suffixes=SUFFIXES,
+    marks=("hada_w",),
+    peft="there is no writer for it",
+)

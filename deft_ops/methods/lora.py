@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..changes import LowRank
 from ..layer_ops import LayerOp
-from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, trainable
+from ..settings import entry
+from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, smaller_side, trainable
+from .contract import ALPHA, RANK, BestPair, Method, Training
+from .peft_form import lora_form
 
 NAME = "lora"
 SUFFIXES = ("lora_up.weight", "lora_down.weight", "alpha")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = True
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Factors:
     up: Tensor
     down: Tensor
     scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Its own."""
+
+    rank: int = entry(RANK, 4)
+    alpha: float | None = entry(ALPHA, None)
 
 
 def claims(suffixes: Collection[str]) -> bool:
@@ -38,10 +47,10 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
     return tensors["lora_down.weight"].shape[0]
 
 
-def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 up = 0 [out, r] and down [r, in*] for a weight [out, in, ...]; r = min(rank, out, in*).
 
-    down is Kaiming uniform with a = sqrt(5), that is U(-1, 1) / sqrt(in*), as in PEFT. alpha is not used.
+    down is Kaiming uniform with a = sqrt(5), that is U(-1, 1) / sqrt(in*), as in PEFT.
     """
     out, width = weight.flatten(1).shape
     rank = capped(rank, min(out, width))
@@ -50,14 +59,16 @@ def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float 
     return trainable({"up": torch.zeros(out, rank, device=weight.device), "down": down})
 
 
-def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Factors:
-    """What is applied and saved."""
-    return Factors(params["up"], params["down"], scale_of(alpha, params["up"].shape[1]))
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers."""
+    return [Factors(params["up"], params["down"], scale_of(own.alpha, params["up"].shape[1])) for params in layers]
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], *, alpha: float | None = None) -> list[Factors]:
-    """`factors` of many layers."""
-    return [factors(params, alpha=alpha) for params in layers]
+def extracted(pair: BestPair) -> Factors:
+    """The factors that are this change, with norms of the same size in both."""
+    root = pair.squares.sqrt().sqrt()
+    up, down = (pair.up * root, pair.down / root[:, None]) if pair.left else (pair.up / root, pair.down * root[:, None])
+    return Factors(up.float(), down.float())
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
@@ -106,3 +117,35 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     if up.ndim < 2 or down.ndim < 2 or up.flatten(1).shape[1] != down.shape[0]:
         raise ValueError(f"lora_up.weight has shape {list(up.shape)}, but lora_down.weight has {list(down.shape)}")
     return Factors(up.flatten(1), down.flatten(1), file_scale(tensors, down.shape[0]))
+
+
+METHOD = Method(
+    name=NAME,
+    title="LoRA",
+    source="arXiv 2106.09685",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    forward=forward,
+    low_rank=True,
+    has_rank=True,
+    sized_by_rank=True,
+    core_suffixes=SUFFIXES,
+    marks=("lora",),
+    extracted=extracted,
+    peft=lora_form,
+    training=Training(
+        words="only adds",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors),
+        given_rank=smaller_side,
+    ),
+)

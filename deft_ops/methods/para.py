@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..projectors import project_all
-from .common import capped, normal, trainable
-from .deft import Factors, change, delta, fits, forward, from_tensors, rank, to_lora, to_tensors
-
-__all__ = [
-    "NAME",
-    "SUFFIXES",
-    "OPTIONS",
-    "LOW_RANK",
-    "Factors",
-    "claims",
-    "rank",
-    "fits",
-    "init",
-    "factors",
-    "factors_of",
-    "to_lora",
-    "delta",
-    "change",
-    "forward",
-    "to_tensors",
-    "from_tensors",
-]
+from ..settings import ALWAYS, WITH_METHOD, Number, entry
+from .common import capped, normal, smaller_side, trainable
+from .contract import RANK, Method, Training
+from .deft import Factors, change, delta, fits, forward, from_tensors, rank, terms, to_lora, to_tensors
+from .peft_form import deft_form
 
 NAME = "para"
 SUFFIXES = ("deft_Q", "deft_right", "deft_P")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Its own. Source of rank_cap: its authors keep r below out / 40."""
+
+    rank: int = entry(RANK, 4)
+    rank_cap: float = entry(
+        Number(
+            at=WITH_METHOD,
+            shown=1000.0,
+            step=1.0,
+            advanced=True,
+            recorded=ALWAYS,
+            words="Ranks are at most a layer's rows / this; 0: off. The paper has 40.",
+        ),
+        0.0,
+    )
 
 
 def claims(suffixes: Collection[str]) -> bool:
@@ -43,8 +43,8 @@ def claims(suffixes: Collection[str]) -> bool:
     return found in ({"deft_Q"}, {"deft_Q", "deft_right"}, {"deft_P"})
 
 
-def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:
-    """Trainable float32 B [out, r] ~ N(0, 0.02^2) for a weight [out, in, ...]; r = min(rank, out). alpha is not used.
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+    """Trainable float32 B [out, r] ~ N(0, 0.02^2) for a weight [out, in, ...]; r = min(rank, out).
 
     The change is not zero at the start: PaRa removes a random subspace from the first step on.
     """
@@ -52,12 +52,42 @@ def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float 
     return trainable({"B": normal((weight.shape[0], rank), generator, weight.device)})
 
 
-def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Factors:
-    """What is applied and saved, differentiable in B. alpha is not used."""
-    (found,) = factors_of([params])
-    return found
-
-
-def factors_of(layers: Sequence[Mapping[str, Tensor]], *, alpha: float | None = None) -> list[Factors]:
-    """`factors` of many layers at once."""
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers, differentiable in B."""
     return [Factors(Q) for Q, _ in project_all([params["B"] for params in layers], "qr")]
+
+
+def largest_rank(rows: int, own: Settings) -> int | None:
+    """rows / rank_cap; None without a cap."""
+    return int(rows / own.rank_cap) if own.rank_cap else None
+
+
+METHOD = Method(
+    name=NAME,
+    title="PaRa",
+    source="arXiv 2406.05641",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    forward=forward,
+    low_rank=True,
+    has_rank=True,
+    sized_by_rank=True,
+    terms=terms,
+    peft=deft_form,
+    training=Training(
+        words="only removes",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors),
+        largest_rank=largest_rank,
+        given_rank=smaller_side,
+    ),
+)

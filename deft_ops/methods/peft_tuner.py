@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from ..host import on_host
 from .common import svd
+from .contract import Method
 
 NAME = "peft"
 SUFFIXES: tuple[str, ...] = ()
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 PARTS = ("weight", "bias", "difference")
 # What PEFT raises for fields and tensors that it does not expect.
@@ -247,3 +246,21 @@ def _without_compiling(kind: str) -> Iterator[None]:
         yield
     finally:
         layer.get_fbd_cuda = original
+
+
+METHOD = Method(
+    name=NAME,
+    title="PEFT",
+    source="huggingface.co/docs/peft",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    any_dtype=True,
+    peft="it was read from such a folder",
+)

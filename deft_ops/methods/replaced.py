@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..host import on_host
 from .common import svd
+from .contract import Method
 
 NAME = "replaced"
 SUFFIXES = ("replaced",)
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -69,3 +68,21 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     if not value.ndim:
         raise ValueError("replaced is a single number, but a weight or a bias is needed")
     return Factors(value)
+
+
+METHOD = Method(
+    name=NAME,
+    title="replaced weights",
+    source="PEFT, modules_to_save",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    any_dtype=True,
+    peft="there is no writer for it",
+)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..changes import Change, LowRank, WeightChange
 from ..host import on_host
+from ..settings import ALWAYS, WITH_METHOD, Number, entry
 from .common import svd, trainable
+from .contract import KEEP_DECOMPOSITION, Base, Method, Training
 
 NAME = "svdiff"
 SUFFIXES = ("delta",)
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,26 @@ class Factors:
     """One layer's adapter: the spectral shifts d [min(out, in*)]."""
 
     shifts: Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Its own. Source of norm_rate: the common implementation trains norms with a thousandth of the rate."""
+
+    norm_rate: float = entry(
+        Number(
+            at=WITH_METHOD,
+            shown=100.0,
+            step=0.001,
+            start=0.001,
+            advanced=True,
+            recorded=ALWAYS,
+            words="Learning rate of norms relative to that of other layers, where layers is everything. The common "
+            "implementation has 1e-6 beside 1e-3.",
+        ),
+        1.0,
+    )
+    keep_decomposition: bool = entry(KEEP_DECOMPOSITION, True)
 
 
 @dataclass(frozen=True)
@@ -67,19 +87,14 @@ def kept_values(shape: Sequence[int]) -> tuple[int, int]:
     return k, k * (1 + shape[0] + math.prod(shape[1:]))
 
 
-def init(weight: Tensor, rank: int, *, generator: torch.Generator, alpha: float | None = None) -> dict[str, Tensor]:
-    """Trainable float32 shifts d = 0 of all singular values, so the change is zero. Nothing else is used."""
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+    """Trainable float32 shifts d = 0 of all singular values, so the change is zero. Only the weight's shape is used."""
     return trainable({"shifts": torch.zeros(singular_values(weight.shape), device=weight.device)})
 
 
-def factors(params: Mapping[str, Tensor], *, alpha: float | None = None) -> Factors:
-    """What is applied and saved. alpha is not used."""
-    return Factors(params["shifts"])
-
-
-def factors_of(layers: Sequence[Mapping[str, Tensor]], *, alpha: float | None = None) -> list[Factors]:
-    """`factors` of many layers."""
-    return [factors(params) for params in layers]
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers."""
+    return [Factors(params["shifts"]) for params in layers]
 
 
 def _moved(factors: Factors, base: Decomposition, strength: float = 1.0) -> Tensor:
@@ -93,16 +108,13 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 
 
 def delta(
-    factors: Factors,
-    weight: Tensor,
-    *,
-    strength: float = 1.0,
-    removal: float = 1.0,
-    injection: float = 1.0,
-    decomposition: Decomposition | None = None,
+    factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
     """The change of a weight [out, in, ...] or [n], of the same shape, float32. `removal`, `injection` mean nothing."""
-    base = decomposition or decompose(weight)
+    return _delta(factors, weight, decompose(weight), strength)
+
+
+def _delta(factors: Factors, weight: Tensor, base: Decomposition, strength: float = 1.0) -> Tensor:
     return ((base.U * _moved(factors, base, strength)) @ base.Vh).reshape(weight.shape)
 
 
@@ -133,3 +145,32 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     if shifts.ndim != 1:
         raise ValueError(f"delta has shape {list(shifts.shape)}, but a vector of spectral shifts is needed")
     return Factors(shifts)
+
+
+METHOD = Method(
+    name=NAME,
+    title="SVDiff",
+    source="arXiv 2303.11305",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    peft="PEFT has no layer that shifts singular values",
+    training=Training(
+        words="scales what is there; learning rate 1e-3",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors, kept),
+        base=Base(of=decompose, kind=Decomposition, delta=_delta),
+        small=True,
+        tables=True,
+        kept_values=kept_values,
+        rate=lambda parameter, small, own: own.norm_rate if small else 1.0,
+    ),
+)

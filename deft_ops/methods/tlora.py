@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..host import on_host
 from .common import alpha_tensor, file_scale, fits_matrix, flat, svd
+from .contract import Method
 
 NAME = "tlora"
 # LyCORIS' own names, q_layer.weight and the like, are also in the authors' files, so the reader changes them.
 SUFFIXES = ("tlora_p", "tlora_lambda", "tlora_q", "alpha")
-OPTIONS: tuple[str, ...] = ()
-LOW_RANK = False  # the start needs the weight
 
 _UNLIKE = 0.5  # of the norm of the largest triplets: more is no training
 
@@ -95,3 +94,20 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in (P, values, Q))
         raise ValueError(f"p_layer, lambda_layer and q_layer have the shapes {shapes}, which do not fit together")
     return Factors(P.flatten(1), values.reshape(-1), Q.flatten(1), file_scale(tensors, len(Q)))
+
+
+METHOD = Method(
+    name=NAME,
+    title="T-LoRA",
+    source="arXiv 2507.05964",
+    suffixes=SUFFIXES,
+    claims=claims,
+    Factors=Factors,
+    from_tensors=from_tensors,
+    to_tensors=to_tensors,
+    rank=rank,
+    fits=fits,
+    delta=delta,
+    to_lora=to_lora,
+    peft="PEFT has no such layer",
+)

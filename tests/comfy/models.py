@@ -252,14 +252,15 @@ def deft_layers(
     **options: Any,
 ) -> dict[str, dict[str, Tensor]]:
     """Random layers of a method of deft_ops, by name: its random start with everything else moved off zero."""
-    layers = {}
+    layers, training = {}, method.training
+    own = training.own(alpha=alpha, **options)
     for index, (name, shape) in enumerate(shapes.items()):
-        params = method.init(random(*shape, seed=seed), rank, generator=generator(seed + index), alpha=alpha, **options)
+        params = training.init(random(*shape, seed=seed), rank, own, generator(seed + index))
         moved = {
             key: value.detach() + 0.1 * torch.randn(value.shape, generator=generator(seed + 100 + index))
             for key, value in params.items()
         }
-        layers[name] = method.to_tensors(method.factors(moved, alpha=alpha, **options))
+        layers[name] = method.to_tensors(training.factors(moved, own))
     return layers
 
 

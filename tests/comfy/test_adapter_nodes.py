@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..scripts import load_script
+from deft_pack.workflow_sources.prompt import SETTINGS as DEFAULTS
+
 from . import models
 
 DENOISER = Path(__file__).resolve().parents[2] / "demo/models/diffusion_models/deft_demo_denoiser.safetensors"
@@ -30,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": "dreambooth", "learning_rate": 1e-3},
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
-SETTINGS: dict[str, Any] = load_script("make_tables").SETTINGS | {
+SETTINGS: dict[str, Any] = DEFAULTS | {
     "run_name": "tests/run",
     "checkpoint_every": 0,
     "keep": 2,
@@ -234,10 +235,10 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
     gathered = comfyui.module("nodes.training_settings").gathered
     connected = {"preset": name, "settings": {"p_rate": 0.5}, "run": {}}
     chosen, _, notes = gathered(connected, method="para", rank=9, steps=3, learning_rate=1.0, pattern="x")
-    assert wanted.items() <= vars(chosen).items()
+    assert wanted.items() <= (vars(chosen) | chosen.options).items()
     assert chosen.rank == 4
-    assert chosen.p_rate == 0.5
     assert chosen.pattern == ""
+    assert chosen.options["p_rate"] == 0.5
     assert notes == [f"preset {name}: {presets[name].source}"]
     previous = presets[name]
     presets[name] = type(previous)(previous.method, previous.source, short)  # 1000 steps are too many for a test
@@ -263,7 +264,7 @@ def test_every_preset_is_valid(comfyui: Any) -> None:
         chosen.check()
         assert chosen.learning_rate < 1
         assert preset.source
-        assert all(vars(chosen)[key] == value for key, value in preset.values.items())
+        assert all((vars(chosen) | chosen.options)[key] == value for key, value in preset.values.items())
     methods = {preset.method for preset in presets.PRESETS.values()}
     assert methods == {"deft", "para", "lora", "svdiff", "dreambooth", "textual_inversion"}
 

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def modules(comfyui: Any) -> dict[str, Any]:
-    names = ("trainers.settings.settings", "trainers.settings.fields", "nodes.fields")
+    names = ("trainers.settings.settings", "deft_ops.settings", "nodes.fields")
     return {name: comfyui.module(name) for name in names}
 
 
@@ -19,7 +19,7 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
     start = settings.Settings("deft", 4, 10, 1e-3)
     start.check()
     limited = 0
-    for name, (setting, default) in fields.described(settings.Settings).items():
+    for name, (setting, default) in (fields.described(settings.Settings) | settings.shared_settings()).items():
         shown = nodes.widget_of(name, setting, default)
         assert shown.tooltip == setting.words, name
         assert bool(shown.advanced) == setting.advanced, name
@@ -27,36 +27,76 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
             assert shown.min == setting.low, name
             assert shown.max == min(setting.high, setting.shown or setting.high), name
             for value in (shown.min, shown.max, shown.default):
-                replace(start, **{name: value}).check()
+                start.changed(**{name: value}).check()
             wrong = [setting.low - 1] + ([setting.high + 1] if setting.shown is None else [])
             for value in wrong:
                 with pytest.raises(ValueError, match=f"The setting {name} must be from "):
-                    replace(start, **{name: value}).check()
+                    start.changed(**{name: value}).check()
             limited += 1
         elif isinstance(setting, fields.Choice):
             assert shown.options == list(setting.options)
             with pytest.raises(ValueError, match="^Unknown .* 'nothing': choose one of "):
-                replace(start, **{name: "nothing"}).check()
+                start.changed(**{name: "nothing"}).check()
     assert limited == 23
 
 
 def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> None:
     """At Train Adapter, with a method there, or at Training Settings: once, with its default."""
     settings, fields, _ = modules.values()
+    methods = comfyui.module("deft_ops.methods")
     nodes = {
         name: node.GET_NODE_INFO_V1()["input"]["required"]
         for name, node in comfyui.pack_nodes.items()
         if name in ("DEFTTrainAdapter", "DEFTTrainingSettings")
     }
-    methods = [option["inputs"]["required"] for option in nodes["DEFTTrainAdapter"]["method"][1]["options"]]
-    own = {name for option in methods for name in option} - {"projector", "start", "keep_decomposition"}
+    options = {item["key"]: item["inputs"]["required"] for item in nodes["DEFTTrainAdapter"]["method"][1]["options"]}
+    assert list(options) == list(methods.TRAINABLE)
+    places = {fields.TRAINING: nodes["DEFTTrainAdapter"], fields.MORE: nodes["DEFTTrainingSettings"]}
     for name, (setting, default) in fields.described(settings.Settings).items():
-        place = {fields.TRAINING: "DEFTTrainAdapter", fields.MORE: "DEFTTrainingSettings"}.get(setting.at)
-        assert (place is None) == (name in own), name
-        if place is not None:
-            start = getattr(setting, "start", None)
-            assert nodes[place][name][1]["default"] == (default if start is None else start), name
-    assert own == {"rank", "alpha", "rank_cap", "norm_rate"}
+        if setting.at == fields.WITH_METHOD:
+            assert any(name in inputs for inputs in options.values()), name
+            continue
+        start = getattr(setting, "start", None)
+        assert places[setting.at][name][1]["default"] == (default if start is None else start), name
+    for method, inputs in options.items():
+        own = fields.described(methods.training_of(method).settings)
+        shown = {key for key, (setting, _) in own.items() if setting.at == fields.WITH_METHOD}
+        assert [own[key][0].widget(key) for key in own if key in shown] == list(inputs), method
+        for key in own.keys() - shown:
+            assert places[own[key][0].at][key][1]["default"] == own[key][1], key
+
+
+def test_a_widget_means_the_setting(comfyui: Any) -> None:
+    """What is chosen at the node, as the method gets it."""
+    training = comfyui.module("nodes.training").method_settings
+    make = comfyui.module("trainers.settings.settings").Settings.of
+    chosen = training({"method": "deft", "rank": 3, "alpha": 0.0, "projector": "ppt", "start": "paper"})
+    own = make(**chosen, steps=1, learning_rate=1.0, p_rate=0.5).own
+    assert vars(own) == {"rank": 3, "alpha": None, "projector": "ppt", "identity": False, "p_rate": 0.5}
+    own = make(**training(chosen | {"start": "identity", "alpha": 2.0}), steps=1, learning_rate=1.0).own
+    assert own.identity is True
+    assert own.alpha == 2.0
+    with pytest.raises(ValueError, match="The method lora has no setting 'projector': it has rank, alpha, "):
+        make("lora", 1, 1, 1.0, projector="qr").check()
+
+
+def test_a_name_means_the_same_in_every_method(comfyui: Any, modules: dict[str, Any]) -> None:
+    """Methods' own settings lie in one record by their names."""
+    fields, methods = modules["deft_ops.settings"], comfyui.module("deft_ops.methods")
+    seen: dict[str, Any] = {}
+    for name in methods.TRAINABLE:
+        for key, pair in fields.described(methods.training_of(name).settings).items():
+            assert seen.setdefault(key, pair) == pair, (name, key)
+
+
+def test_a_run_is_known_by_what_changes_its_result(modules: dict[str, Any]) -> None:
+    """The record of a run, which older runs are found by: as it was when all settings were every run's."""
+    make = modules["trainers.settings.settings"].Settings.of
+    record = make("svdiff", 1, 5, 1e-3, keep_decomposition=False, norm_rate=0.1).identity()
+    assert (record["norm_rate"], record["p_rate"], record["rank_cap"], record["options"]) == (0.1, 1.0, 0.0, {})
+    record = make("deft", 4, 5, 1e-3, projector="relu", p_rate=0.5, options={"identity": False}).identity()
+    assert record["p_rate"] == 0.5
+    assert record["options"] == {"projector": "relu", "identity": False}
 
 
 def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> None:
@@ -70,18 +110,18 @@ def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> No
     old, plain = settings.Settings("deft", 4, 10, 1e-3), More("deft", 4, 10, 1e-3)
     assert plain.identity() == old.identity() | {"last": ""}
     assert replace(plain, new=0).identity()["new"] == 0
-    assert [item.id for item in nodes.widgets(More, fields.MORE, later=True)] == ["new"]
-    (widget,) = nodes.widgets(More, fields.MORE, later=True)
+    assert [item.id for item in nodes.widgets(fields.described(More), fields.MORE, later=True)] == ["new"]
+    (widget,) = nodes.widgets(fields.described(More), fields.MORE, later=True)
     assert widget.optional
     assert widget.max == 1.0
-    names = [item.id for item in nodes.widgets(More, fields.MORE, later=False)]
+    names = [item.id for item in nodes.widgets(fields.described(More), fields.MORE, later=False)]
     assert names[:2] == ["optimizer", "schedule"]
     assert names[-2:] == ["adapter_precision", "last"]
     assert list(fields.described(More))[-1] == "new"
 
 
 def test_a_range_stands_once(modules: dict[str, Any]) -> None:
-    number = modules["trainers.settings.fields"].Number
+    number = modules["deft_ops.settings"].Number
     for more in ({}, {"high": 1.0, "shown": 2.0}):
         with pytest.raises(AssertionError):
             number(words="", **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,10 @@ def test_decompositions_are_kept_and_checked(pack: Any, tmp_path: Path, monkeypa
     model = as_loaded(models.sd3)
     method = pack.methods.get("svdiff")
     counted: list[int] = []
-    own = method.decompose
-    monkeypatch.setattr(method, "decompose", lambda weight: (counted.append(1), own(weight))[1])
+    own = method.training.base
+    counting = replace(own, of=lambda weight: (counted.append(1), own.of(weight))[1])
+    training = replace(method.training, base=counting)
+    monkeypatch.setitem(pack.methods.METHODS, "svdiff", replace(method, training=training))
 
     def run(seed: int = 0) -> Any:
         counted.clear()
@@ -135,7 +138,7 @@ def test_a_full_disk_does_not_stop_the_decomposition(
 
     known = comfyui_session.module("trainers.step.decompositions")
     monkeypatch.setattr(known.safe, "write_files", full)
-    found = known.Decompositions(tmp_path).of("a", torch.randn(4, 3), pack.methods.get("svdiff"))
+    found = known.Decompositions(tmp_path).of("a", torch.randn(4, 3), pack.methods.training_of("svdiff").base)
     assert found.sigma.shape == (3,)
     assert "could not be kept (No space left on device)" in caplog.text
 
@@ -161,7 +164,7 @@ def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:
         settings = pack.settings.Settings(method, 1, 1, 1e-3)
         text = f"Training {method} on these 1 layers keeps {needed / 2**30:.0f}.*are free"
         with pytest.raises(ValueError, match=text):
-            memory.check_free(torch.device("cpu"), [huge], pack.methods.get(method), settings)
+            memory.check_free(torch.device("cpu"), [huge], settings)
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["model", "with text encoder"])

@@ -125,8 +125,7 @@ def by_hand(pack: Pack, model: Any, latents: dict, conditioning: list, chosen: A
     method = pack.methods.get(chosen.method)
     layers = pack.targets.select(network, chosen.layers, "", chosen.exclude)
     params = {
-        name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
-        for name, layer in layers.items()
+        name: method.training.init(layer.weight, chosen.rank, chosen.own, source) for name, layer in layers.items()
     }
     samples = latents["samples"]
     rows = torch.randperm(len(samples), generator=source)[: chosen.batch_size].tolist()
@@ -135,7 +134,7 @@ def by_hand(pack: Pack, model: Any, latents: dict, conditioning: list, chosen: A
     merged = {}
     for name, layer in layers.items():
         weight = layer.weight.detach()
-        factors = method.factors(params[name], alpha=chosen.alpha, **chosen.options)
+        factors = method.training.factors(params[name], chosen.own)
         merged[f"model.diffusion_model.{name}.weight"] = weight + method.delta(factors, weight)
     total = torch.zeros(())
     for index, row in enumerate(rows):

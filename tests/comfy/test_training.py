@@ -37,7 +37,7 @@ def settings(
     pack: Pack, method: str = "deft", rank: int = 3, steps: int = 3, learning_rate: float = 1e-2, **others: Any
 ) -> Any:
     others = {"layers": "all linear", "precision": "fp32"} | others
-    return pack.settings.Settings(method, rank, steps, learning_rate, **others)
+    return pack.settings.Settings.of(method, rank, steps, learning_rate, **others)
 
 
 def train(
@@ -105,8 +105,7 @@ def reference_step(pack: Pack, model: Any, latents: dict, captions: list, chosen
     method = pack.methods.get(chosen.method)
     layers = pack.targets.select(network, chosen.layers)
     params = {
-        name: method.init(layer.weight, chosen.rank, generator=source, alpha=chosen.alpha, **chosen.options)
-        for name, layer in layers.items()
+        name: method.training.init(layer.weight, chosen.rank, chosen.own, source) for name, layer in layers.items()
     }
     samples = latents["samples"]
     rows = torch.randperm(len(samples), generator=source)[: chosen.batch_size].tolist()
@@ -115,10 +114,10 @@ def reference_step(pack: Pack, model: Any, latents: dict, captions: list, chosen
     noise = torch.randn(x0.shape, generator=source)
     merged = {}
     for name, layer in layers.items():
-        factors = method.factors(params[name], alpha=chosen.alpha, **chosen.options)
+        factors = method.training.factors(params[name], chosen.own)
         merged[f"{name}.weight"] = layer.weight.detach() + method.delta(factors, layer.weight.detach())
-        if hasattr(method, "init_bias") and getattr(layer, "bias", None) is not None:
-            params[name] |= method.init_bias(layer.bias)
+        if method.training.init_bias is not None and getattr(layer, "bias", None) is not None:
+            params[name] |= method.training.init_bias(layer.bias)
             merged[f"{name}.bias"] = layer.bias.detach() + params[name]["bias"]
     total = torch.zeros(())
     for index, row in enumerate(rows):

@@ -25,7 +25,7 @@ from .test_training import as_loaded, traces
 
 
 def settings(pack: Any, steps: int = 4, **others: Any) -> Any:
-    return pack.settings.Settings(
+    return pack.settings.Settings.of(
         **({"method": "deft", "rank": 3, "learning_rate": 1e-2, "layers": "all linear"} | {"steps": steps} | others)
     )
 
@@ -405,7 +405,7 @@ def test_ranks_by_pattern_blocks_and_cap(pack: Any) -> None:
     assert {tensors["deft_Q"].shape[1] for tensors in capped.values()} == {
         min(30, max(1, int(len(tensors["deft_Q"]) / 8))) for tensors in capped.values()
     }
-    assert pack.targets.rank_of("a", 640, 30, [], 40.0) == 16  # PaRa's boundary
+    assert pack.targets.rank_of("a", 30, [], 16) == 16
     for text, error in (("attn2", "rank rule 'attn2' is not understood"), ("( = 2", "is not a regular expression")):
         with pytest.raises(ValueError, match=error):
             train(pack, model, ranks=text)

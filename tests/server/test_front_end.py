@@ -71,7 +71,7 @@ Look = Callable[[str], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder for pictures: DEFT_TEST_PICTURES (`make screenshots`: docs/examples), or one that is thrown away."""
+    """The folder for pictures: DEFT_TEST_PICTURES (`make generated`: docs/examples), or one that is thrown away."""
     folder = Path(PICTURES or tmp_path_factory.mktemp("pictures"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

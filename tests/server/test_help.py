@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAST_HEADING = {"en": "Mistakes", "zh": "常见错误"}
 NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
+# All in English. In another language some show that the page takes that language's files; what stands in the files is
+# held by tests/comfy/test_help.py.
+OPENED = {"en": NODES, "zh": NODES[::5]}
 
 
 def names(language: str, node_id: str) -> dict[str, Any]:
@@ -21,17 +24,18 @@ def names(language: str, node_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", OPENED)
 def test_every_node_has_help_and_names(drive_browser: Callable[..., Any], language: str) -> None:
-    seen = drive_browser("help", language, *NODES)
+    seen = drive_browser("help", language, *OPENED[language])
     assert (seen["refused"], seen["errors"]) == ([], [])
-    for node_id in NODES:
+    for node_id in OPENED[language]:
         node, wanted = seen["nodes"][node_id], names(language, node_id)
         assert node["title"] == node["heading"] == wanted["display_name"]
         ((picture),) = node["pictures"]
         assert picture["src"].endswith(f"/extensions/deft-nodes/docs/{node_id}/node.png")
         assert picture["width"] >= 300
         assert f"\n{LAST_HEADING[language]}\n" in node["text"], node_id
+        assert "<!--" not in node["text"], node_id  # the marks around the lists
         own = {name: shown for name, shown in node["inputs"].items() if name != "control_after_generate"}
         assert own == {name: wanted["inputs"][name.replace(".", "_")]["name"] for name in own}, node_id
         assert [name for name in own if name.rpartition(".")[2] not in node["text"]] == [], node_id

@@ -82,6 +82,7 @@ INFO: dict[str, Any] = {
             "adapter": ["LORA_MODEL"],
             "filename_prefix": ["STRING", {"default": "adapters/deft"}],
             "place": [["loras", "output"], {}],
+            "precision": [["float32", "float16"], {}],
         },
         "STRING",
         optional={"note": ["STRING", {"default": "none"}]},

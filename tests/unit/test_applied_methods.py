@@ -73,7 +73,7 @@ def test_method(name: str, shape: tuple[int, ...]) -> None:
     tensors, weight = tensors_of(name, shape), random(*shape, seed=1)
     method = methods.method_of(tensors)
     assert method is methods.get(NAMES[name])
-    assert not method.LOW_RANK
+    assert not method.low_rank
     factors = method.from_tensors(tensors)
     assert method.fits(factors, shape)
     assert not method.fits(factors, (3, 3))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deft_pack.deft_ops import methods
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = (
     "deft_ops",
@@ -81,6 +83,32 @@ UNSAFE_MODULES = {
     "shelve",
 }
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+# Where words that are also the names of methods may stand as texts: settings as data, other programs' words for what is
+# in their files, ComfyUI's names of its own classes, and words to search nodes by.
+METHOD_WORDS = {
+    "trainers/settings/presets.py": {"deft", "para", "lora", "svdiff", "dreambooth"},
+    "deft_ops/files/native.py": {"deft"},
+    "deft_ops/files/peft.py": {"para"},
+    "deft_ops/files/peft_records.py": {"para"},
+    "deft_ops/files/peft_tensors.py": {"lora"},
+    "deft_ops/files/svdiff.py": {"svdiff"},
+    "deft_ops/modelspec.py": {"lora"},
+    "matching/peft_tuners.py": {"lora"},
+    "matching/match.py": {"lokr"},
+    "convert/inspect.py": {"lora"},
+    "patches/activations.py": {"deft"},  # the pack's own keys at a model patcher
+    "patches/weight_adapter.py": {"deft"},
+    "nodes/adapters.py": {"deft", "para", "svdiff", "lora", "dora"},
+    "nodes/hooks.py": {"deft", "para"},
+    "nodes/saving.py": {"lora"},
+    "nodes/training.py": {"svdiff", "dreambooth"},
+}
+# Who takes a method's own module: its file format, the reader of what PEFT computes, ComfyUI's Train LoRA.
+METHOD_IMPORTS = {
+    "deft_ops/files/svdiff.py": {"svdiff"},
+    "matching/peft_tuners.py": {"peft_tuner"},
+    "patches/core_training.py": {"deft", "para"},
+}
 NOT_IN_REQUIREMENTS = {
     "torch",
     "torchvision",
@@ -204,6 +232,63 @@ def test_html_stands_in_templates(path: Path) -> None:
     assert [f"line {node.lineno}" for node in strings if isinstance(node.value, str) and "</" in node.value] == []
 
 
+def method_modules() -> set[str]:
+    """The modules of deft_ops/methods that have a record."""
+    folder = ROOT / "deft_ops" / "methods"
+    return {path.stem for path in folder.glob("*.py") if re.search(r"^METHOD\b.* = ", path.read_text(), re.M)}
+
+
+def texts(path: Path) -> Iterator[str]:
+    """All texts in a file, whole; docstrings are whole texts, too."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def imported_methods(path: Path, modules: set[str]) -> set[str]:
+    """The methods' own modules that a file imports, itself or something of them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.ImportFrom) and (parts := (node.module or "").split(".")):
+            names = {alias.name for alias in node.names} if parts[-1] == "methods" else set()
+            found |= (names | {parts[-1]} if parts[-1] in modules and "methods" in parts else names) & modules
+    return found
+
+
+def test_methods_are_records() -> None:
+    """Of one type, which mypy checks; each in a module of its own, and all of these in the list."""
+    assert all(type(record) is methods.Method for record in methods.METHODS.values())
+    assert all(name == record.name for name, record in methods.METHODS.items())
+    modules = {record.delta.__module__.rpartition(".")[2] for record in methods.METHODS.values()}
+    assert modules <= method_modules()
+    assert len(method_modules()) == len(methods.METHODS)
+
+
+@pytest.mark.parametrize("path", files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), ids=by_path)
+def test_no_code_names_a_method(path: Path) -> None:
+    """Outside of the methods' own files: what others have to know of one is in its record."""
+    if by_path(path).startswith("deft_ops/methods/"):
+        return
+    names = set(methods.METHODS) - {"peft"}  # a package, and a file format
+    assert set(texts(path)) & names == METHOD_WORDS.get(by_path(path), set())
+    assert imported_methods(path, method_modules()) == METHOD_IMPORTS.get(by_path(path), set())
+    assert re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow_sources").rglob("*.py")), ids=by_path)
+def test_what_workflows_are_made_from_stands_alone(path: Path) -> None:
+    """It is data and text: no folder of the pack, no ComfyUI, no server."""
+    own = set(FOLDERS) | {"deft_pack", "benchmarks", "tests", "scripts", "workflow_sources"}
+    assert [f"line {line}: {name}" for name, line in own_imports(path) if name != "workflow_sources"] == []
+    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own | COMFY] == []
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_users_need_no_source_of_a_workflow(path: Path) -> None:
+    names = [*own_imports(path), *absolute_imports(path)]
+    assert [f"line {line}: {name}" for name, line in names if name == "workflow_sources"] == []
+
+
 def test_requirements_are_loose_extras() -> None:
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
@@ -216,7 +301,13 @@ def test_requirements_are_loose_extras() -> None:
 
 def test_what_is_not_checked_is_not_shipped() -> None:
     ignored = (ROOT / ".comfyignore").read_text().splitlines()
-    assert {line.rstrip("/") for line in ignored} >= {*NOT_SHIPPED, "tests", "benchmarks", "scripts"}
+    assert {line.rstrip("/") for line in ignored} >= {
+        *NOT_SHIPPED,
+        "tests",
+        "benchmarks",
+        "scripts",
+        "workflow_sources",
+    }
 
 
 def test_project_file_names_the_same_requirements() -> None:
@@ -237,3 +328,11 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     )
     assert [name for name, _ in own_imports(path, tmp_path)] == ["scoring", "nodes", "deft_ops"]
     assert {name for name, _ in absolute_imports(path)} >= {"comfy", "pickle", "subprocess"}
+    path.write_text(
+        "from ..methods import lora, move\nfrom ..methods.deft import init\nfrom .svdiff import write\n"
+        "choice = {'lora': 1, 'a lora': 2} if method == 'deft' else 3\n"
+    )
+    assert set(texts(path)) == {"lora", "a lora", "deft"}
+    assert imported_methods(path, method_modules()) == {"lora", "deft"}
+    assert method_modules() >= {"lora", "deft", "peft_tuner"}
+    assert "common" not in method_modules()

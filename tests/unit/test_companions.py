@@ -53,7 +53,7 @@ def check(tensors: dict[str, Tensor], layer: nn.Module, x: Tensor, expected: Ten
     """The layer with the change gives what is expected; so do the LoRA form and the file's entries written anew."""
     method = methods.method_of(tensors)
     assert method is methods.get(name)
-    assert not method.LOW_RANK
+    assert not method.low_rank
     factors, weight = method.from_tensors(tensors), layer.weight
     shape = tuple(weight.shape)
     assert method.fits(factors, shape)
@@ -129,7 +129,7 @@ def test_factors_with_companions_are_what_lycoris_computes(cls: str, layer: str,
         assert any(name.endswith(("_t1", "_t2", "mid.weight")) for name in tensors) <= has_core
         if not dora and (cls == "LoConModule" or not any("_t2" in name for name in tensors)):
             found = methods.find(tensors)
-            assert found is None or found.NAME == "lora"
+            assert found is None or found.name == "lora"
             continue
         check(tensors, module, x, reference(x), {"LohaModule": "loha", "LokrModule": "lokr"}.get(cls, "dora"))
         tried += 1

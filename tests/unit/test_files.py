@@ -59,13 +59,14 @@ def randomise(model: nn.Module, seed: int = 1) -> None:
 
 def make_adapter(name: str = "deft", rank: int = 4, alpha: float | None = None, prefix: str = "", **options) -> Adapter:
     """A trained-looking adapter for `Model`, through the methods."""
-    method = methods.get(name)
+    method, training = methods.get(name), methods.training_of(name)
+    own = training.own(alpha=alpha, **options)
     g = torch.Generator().manual_seed(2)
     layers = {}
     for layer in LAYERS:
-        params = method.init(Model().get_submodule(layer).weight, rank, generator=g, alpha=alpha, **options)
+        params = training.init(Model().get_submodule(layer).weight, rank, own, g)
         params = {key: t.detach() + 0.1 * torch.randn(t.shape, generator=g) for key, t in params.items()}
-        layers[prefix + layer] = method.to_tensors(method.factors(params, alpha=alpha, **options))
+        layers[prefix + layer] = method.to_tensors(training.factors(params, own))
     return adapters.from_layers(layers)
 
 
@@ -303,9 +304,9 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
     def tree() -> nn.Module:
         return nn.ModuleDict({"to_q": nn.Linear(16, 8), "inner": nn.ModuleDict({"to_q": nn.Linear(16, 8)})})
 
-    para = methods.get("para")
-    params = para.init(tree()["to_q"].weight, 2, generator=torch.Generator())
-    adapter = adapters.from_layers({"a": para.to_tensors(para.factors(params))})
+    para = methods.training_of("para")
+    params = para.init(tree()["to_q"].weight, 2, para.own(), torch.Generator())
+    adapter = adapters.from_layers({"a": methods.get("para").to_tensors(para.factors(params, para.own()))})
     peft_writer.write(adapter, tmp_path, {"a": "to_q"})
     model = PeftModel.from_pretrained(tree(), tmp_path)
     found = [name for name, _ in model.named_parameters() if "deft_P" in name]
@@ -412,13 +413,14 @@ def test_diffusers_reads_what_we_write(tmp_path: Path, name: str, prefix: str) -
     model = tiny_transformer()
     base = copy.deepcopy(model)
     layers = [name for name, _ in model.named_modules() if name.endswith(("attn.to_q", "attn.to_out.0"))]
-    method = methods.get(name)
+    method, training = methods.get(name), methods.training_of(name)
+    own = training.own(alpha=5.0)
     g = torch.Generator().manual_seed(2)
     groups = {}
     for layer in layers:
-        params = method.init(model.get_submodule(layer).weight, 3, generator=g, alpha=5.0)
+        params = training.init(model.get_submodule(layer).weight, 3, own, g)
         params = {key: t.detach() + 0.1 * torch.randn(t.shape, generator=g) for key, t in params.items()}
-        groups[PREFIX + layer] = method.to_tensors(method.factors(params, alpha=5.0))
+        groups[PREFIX + layer] = method.to_tensors(training.factors(params, own))
     adapter = adapters.from_layers(groups)
     path = tmp_path / "adapter.safetensors"
     peft_writer.write_diffusers(adapter, path, {PREFIX + layer: layer for layer in layers}, prefix=prefix)

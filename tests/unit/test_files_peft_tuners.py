@@ -170,7 +170,7 @@ def test_every_field_of_every_type_is_known() -> None:
 def test_the_method_needs_its_record() -> None:
     method = methods.get("peft")
     assert not method.claims(["hra_u"])
-    assert not method.LOW_RANK
+    assert not method.low_rank
     with pytest.raises(ValueError, match="need the record"):
         method.from_tensors({"hra_u": torch.ones(8, 2)})
 

@@ -11,7 +11,14 @@ from deft_pack.deft_ops import methods
 from deft_pack.deft_ops.changes import LowRank, WeightChange
 from deft_pack.deft_ops.layer_ops import op_of
 
-SVDIFF, DREAMBOOTH = methods.get("svdiff"), methods.get("dreambooth")
+SVDIFF, DREAMBOOTH = methods.training_of("svdiff"), methods.training_of("dreambooth")
+OWN = SVDIFF.own()
+assert SVDIFF.base is not None
+BASE = SVDIFF.base
+
+
+def no_weight() -> Tensor:
+    raise AssertionError("a weight is fetched for nothing")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -33,9 +40,9 @@ def layer_and_input(kind: str) -> tuple[nn.Module, Tensor]:
 def test_svdiff_on_activations_is_the_written_formula(kind: str) -> None:
     """Output and gradient of the shifts against U diag(relu(sigma + d)) V^T in float64; some values reach zero."""
     layer, x = layer_and_input(kind)
-    params = SVDIFF.init(layer.weight, 1, generator=generator())
-    base = SVDIFF.decompose(layer.weight)
-    assert not SVDIFF.delta(SVDIFF.factors(params), layer.weight, decomposition=base).any()
+    params = SVDIFF.init(layer.weight, 1, OWN, generator())
+    base = BASE.of(layer.weight)
+    assert not BASE.delta(SVDIFF.factors(params, OWN), layer.weight, base).any()
     shifts = params["shifts"]
     with torch.no_grad():
         shifts += torch.randn(shifts.shape, generator=generator(1))
@@ -48,7 +55,7 @@ def test_svdiff_on_activations_is_the_written_formula(kind: str) -> None:
         expected = linear(x.double(), changed, layer.bias.double())
     else:
         expected = conv2d(x.double(), changed, layer.bias.double(), layer.stride, layer.padding)
-    found = SVDIFF.change(SVDIFF.factors(params), base)
+    found = SVDIFF.change(SVDIFF.factors(params, OWN), no_weight, base)
     assert isinstance(found, LowRank)
     y = layer(x)
     y = y + found.forward(op_of(layer), x, y)
@@ -63,35 +70,39 @@ def test_svdiff_on_activations_is_the_written_formula(kind: str) -> None:
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (1, 2, 3, 3)], ids=["norm", "one row", "one filter"])
 def test_a_weight_of_one_row_is_scaled(shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=generator())
-    params = SVDIFF.init(weight, 1, generator=generator())
+    params = SVDIFF.init(weight, 1, OWN, generator())
     assert params["shifts"].shape == (1,)
     with torch.no_grad():
         params["shifts"] += 0.5
-    found = SVDIFF.change(SVDIFF.factors(params), SVDIFF.decompose(weight))
+    found = SVDIFF.change(SVDIFF.factors(params, OWN), no_weight, BASE.of(weight))
     assert isinstance(found, WeightChange)
     assert torch.allclose(found.weight.reshape(shape), weight * 0.5 / weight.norm(), atol=1e-6)
 
 
 def test_svdiff_keeps_what_it_says() -> None:
     for shape in ((7,), (4, 9), (6, 2, 3, 3)):
-        base = SVDIFF.decompose(torch.randn(shape))
+        base = BASE.of(torch.randn(shape))
         fixed = sum(value.numel() for value in vars(base).values())
+        assert SVDIFF.kept_values is not None
         assert SVDIFF.kept_values(shape) == (len(base.sigma), fixed)
 
 
 def test_dreambooth_is_a_difference() -> None:
     layer, _ = layer_and_input("conv")
-    params = DREAMBOOTH.init(layer.weight, 1, generator=generator()) | DREAMBOOTH.init_bias(layer.bias)
+    own = DREAMBOOTH.own()
+    assert DREAMBOOTH.init_bias is not None
+    assert DREAMBOOTH.kept_values is not None
+    params = DREAMBOOTH.init(layer.weight, 1, own, generator()) | DREAMBOOTH.init_bias(layer.bias)
     assert DREAMBOOTH.kept_values(layer.weight.shape) == (layer.weight.numel(), 0)
     with torch.no_grad():
         for name, value in params.items():
             value += torch.randn(value.shape, generator=generator(len(name)))
-    factors = DREAMBOOTH.factors(params)
-    found = DREAMBOOTH.change(factors)
+    factors = DREAMBOOTH.factors(params, own)
+    found = DREAMBOOTH.change(factors, no_weight, None)
     assert isinstance(found, WeightChange)
     assert found.bias is not None
     assert torch.equal(found.weight, params["weight"])
     assert torch.equal(found.bias, params["bias"])
-    assert torch.equal(DREAMBOOTH.delta(factors, layer.weight, strength=0.5), 0.5 * params["weight"])
-    assert DREAMBOOTH.to_tensors(factors).keys() == {"diff", "diff_b"}
+    assert torch.equal(methods.get("dreambooth").delta(factors, layer.weight, strength=0.5), 0.5 * params["weight"])
+    assert methods.get("dreambooth").to_tensors(factors).keys() == {"diff", "diff_b"}
     assert methods.find(["diff", "diff_b"]) is None  # ComfyUI's own loader reads them

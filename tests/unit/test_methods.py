@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ RANKS = (1, 4, 40)  # 40 is more than any layer here has outputs
 ALPHAS = (None, 1.0, 16.0)
 CASES = [("deft", {"projector": p, "identity": i}) for p in PROJECTORS for i in (True, False)]
 CASES += [("para", {}), ("lora", {})]
-RANKED = [name for name in methods.TRAINABLE if methods.get(name).LOW_RANK]
+RANKED = [name for name in methods.TRAINABLE if methods.get(name).low_rank]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -41,17 +40,27 @@ def make_layer(kind: str) -> tuple[nn.Module, Tensor]:
     return layer.requires_grad_(False), x
 
 
-def make_params(method: ModuleType, weight: Tensor, rank: int, alpha: float | None, options: dict[str, Any], seed=1):
+def make_params(
+    method: methods.Method[Any], weight: Tensor, rank: int, alpha: float | None, options: dict[str, Any], seed=1
+):
     """Parameters as after some training: every tensor moved away from its initialisation."""
-    params = method.init(weight, rank, generator=generator(seed), alpha=alpha, **options)
+    assert method.training is not None
+    params = method.training.init(weight, rank, method.training.own(alpha=alpha, **options), generator(seed))
     g = generator(seed + 1)
     return {
         name: (t.detach() + 0.05 * torch.randn(t.shape, generator=g)).requires_grad_() for name, t in params.items()
     }
 
 
-def options_of(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != "identity"}
+def start(name: str, weight: Tensor, rank: int, seed: int = 0, **values: Any) -> dict[str, Tensor]:
+    """What a method trains, as it starts."""
+    training = methods.training_of(name)
+    return training.init(weight, rank, training.own(**values), generator(seed))
+
+
+def factors_of(name: str, params: dict[str, Tensor], **values: Any) -> Any:
+    training = methods.training_of(name)
+    return training.factors(params, training.own(**values))
 
 
 def expected_delta(name: str, factors: Any, weight: Tensor, removal: float = 1.0, injection: float = 1.0) -> Tensor:
@@ -80,7 +89,7 @@ def test_method(name: str, options: dict[str, Any], kind: str, rank: int, alpha:
     layer, x = make_layer(kind)
     weight = layer.weight
     params = make_params(method, weight, rank, alpha, options)
-    factors = method.factors(params, alpha=alpha, **options_of(options))
+    factors = factors_of(name, params, alpha=alpha, **options)
     removal, injection = 0.7, 1.3
 
     # delta: the formula, shape and dtype
@@ -108,7 +117,7 @@ def test_method(name: str, options: dict[str, Any], kind: str, rank: int, alpha:
 
     # file entries: nothing lost
     tensors = method.to_tensors(factors)
-    assert set(tensors) <= set(method.SUFFIXES)
+    assert set(tensors) <= set(method.suffixes)
     assert methods.method_of(tensors) is method
     again = method.from_tensors(tensors)
     assert torch.equal(method.delta(again, weight), method.delta(factors, weight))
@@ -129,8 +138,8 @@ def test_method(name: str, options: dict[str, Any], kind: str, rank: int, alpha:
 @pytest.mark.parametrize("projector", PROJECTORS)
 def test_deft_starts_at_the_identity(projector: str, kind: str, rank: int, alpha: float | None) -> None:
     layer, x = make_layer(kind)
-    params = methods.get("deft").init(layer.weight, rank, generator=generator(), alpha=alpha, projector=projector)
-    factors = methods.get("deft").factors(params, alpha=alpha, projector=projector)
+    params = start("deft", layer.weight, rank, alpha=alpha, projector=projector)
+    factors = factors_of("deft", params, alpha=alpha, projector=projector)
     change = methods.get("deft").delta(factors, layer.weight)
     if alpha is None or (alpha / factors.Q.shape[1]).hex().startswith("0x1.0000000000000p"):
         assert not change.any()  # scaling by a power of two is exact
@@ -142,8 +151,8 @@ def test_deft_starts_at_the_identity(projector: str, kind: str, rank: int, alpha
 def test_lora_starts_at_the_identity(kind: str) -> None:
     layer, _ = make_layer(kind)
     lora = methods.get("lora")
-    params = lora.init(layer.weight, 4, generator=generator(), alpha=16.0)
-    assert not lora.delta(lora.factors(params, alpha=16.0), layer.weight).any()
+    params = start("lora", layer.weight, 4, alpha=16.0)
+    assert not lora.delta(factors_of("lora", params, alpha=16.0), layer.weight).any()
     bound = layer.weight.flatten(1).shape[1] ** -0.5
     reference = torch.empty_like(params["down"])
     nn.init.kaiming_uniform_(reference, a=5**0.5)
@@ -153,18 +162,18 @@ def test_lora_starts_at_the_identity(kind: str) -> None:
 
 def test_paper_initialisation_changes_the_weight() -> None:
     layer = nn.Linear(640, 320)
-    params = methods.get("deft").init(layer.weight, 8, generator=generator(), identity=False)
+    params = start("deft", layer.weight, 8, identity=False)
     assert params["P"].std().item() == pytest.approx(0.02, rel=0.05)
     assert params["R"].std().item() == pytest.approx(0.02, rel=0.05)
-    assert methods.get("deft").delta(methods.get("deft").factors(params), layer.weight).norm() > 0.1
+    assert methods.get("deft").delta(factors_of("deft", params), layer.weight).norm() > 0.1
 
 
 @pytest.mark.parametrize("name", methods.TRAINABLE)
 def test_init_is_private_and_reproducible(name: str) -> None:
     layer, _ = make_layer("linear")
     state = torch.random.get_rng_state()
-    first = methods.get(name).init(layer.weight, 4, generator=generator(3))
-    second = methods.get(name).init(layer.weight, 4, generator=generator(3))
+    first = start(name, layer.weight, 4, seed=3)
+    second = start(name, layer.weight, 4, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
     for key in first:
         assert torch.equal(first[key], second[key])
@@ -180,7 +189,7 @@ def test_half_precision_base(name: str, dtype: torch.dtype) -> None:
     layer, x = make_layer("linear")
     half = layer.weight.to(dtype)
     method = methods.get(name)
-    factors = method.factors(make_params(method, half, 4, 8.0, {}), alpha=8.0)
+    factors = factors_of(name, make_params(method, half, 4, 8.0, {}), alpha=8.0)
     change = method.delta(factors, half)
     assert change.dtype == torch.float32
     assert relative(change, expected_delta(name, factors, half.float())) < 1e-6
@@ -224,11 +233,11 @@ def test_gradient_through_the_projector(projector: str) -> None:
     layer, _ = make_layer("linear")
     target = torch.randn(layer.weight.shape, generator=generator(4))
     deft = methods.get("deft")
-    params = deft.init(layer.weight, 3, generator=generator(), identity=False)
+    params = start("deft", layer.weight, 3, identity=False)
     P = (params["P"].detach() * 50).requires_grad_()  # entries of size 1, so that float32 differences mean something
 
     def loss(P: Tensor) -> Tensor:
-        return (deft.delta(deft.factors({**params, "P": P}, projector=projector), layer.weight) * target).sum()
+        return (deft.delta(factors_of("deft", {**params, "P": P}, projector=projector), layer.weight) * target).sum()
 
     (gradient,) = torch.autograd.grad(loss(P), P)
     direction = torch.randn(P.shape, generator=generator(6))
@@ -255,18 +264,16 @@ def test_bad_settings_are_named() -> None:
         project(weight, "nmf")
     for name in RANKED:
         with pytest.raises(ValueError, match="rank must be at least 1"):
-            methods.get(name).init(weight, 0, generator=generator())
+            start(name, weight, 0)
     with pytest.raises(ValueError, match="alpha must be positive"):
-        methods.get("deft").init(weight, 2, generator=generator(), alpha=0.0)
+        start("deft", weight, 2, alpha=0.0)
     with pytest.raises(ValueError, match="No method owns a layer with deft_R"):
         methods.method_of(["deft_R"])
 
 
 def test_move_changes_tensors_only() -> None:
-    deft = methods.get("deft")
-    factors = deft.factors(
-        deft.init(torch.randn(6, 5, generator=generator()), 2, generator=generator(), alpha=3.0), alpha=3.0
-    )
+    params = start("deft", torch.randn(6, 5, generator=generator()), 2, alpha=3.0)
+    factors = factors_of("deft", params, alpha=3.0)
     moved = methods.move(factors, dtype=torch.bfloat16)
     assert moved.Q.dtype == moved.R.dtype == torch.bfloat16
     assert moved.right is None

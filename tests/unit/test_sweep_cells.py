@@ -84,6 +84,16 @@ def test_a_number_is_the_same_however_it_is_written(tmp_path: Path) -> None:
     assert texts[0] != texts[1]
 
 
+def test_a_number_of_the_workflow_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    """A person who saves 3 and one who saves 3.0 have the same cell."""
+    workflow = training()
+    first = keys(compiled(tmp_path / "a", workflow)[1])
+    workflow["8"]["inputs"]["cfg"], workflow["4"]["inputs"]["steps"] = 3, 100.0
+    assert keys(compiled(tmp_path / "b", workflow)[1]) == first
+    workflow["8"]["inputs"]["cfg"] = 4
+    assert keys(compiled(tmp_path / "c", workflow)[1]) != first
+
+
 SWITCHED = """
 axes:
   seed: {into: Sample.seed, seeds: 2}
@@ -295,6 +305,21 @@ set: {"%size%": large, Sample.seed: "%number%", "%number%": 12, Caption.text: "%
     assert inputs(compiler, cells.pictures[0], "Prompt")["text"] == "of photo.png"
 
 
+def test_a_placeholder_that_stands_in_another_is_an_axis_of_the_node(tmp_path: Path) -> None:
+    text = """
+axes:
+  prompt: {into: Prompt.text, values: ["a %thing%"]}
+  thing: ["%size% box", "a %flag% box"]
+  size: [small, large]
+  flag: [true, false]
+"""
+    compiler, cells = compiled(tmp_path, training(), text)
+    texts = [inputs(compiler, cell, "Prompt")["text"] for cell in cells.pictures]
+    assert set(texts) == {"a small box", "a large box", "a a true box", "a a false box"}
+    assert len(set(keys(cells))) == 4
+    assert len(set(zip(texts, keys(cells)))) == 4  # a key for each text, and no more
+
+
 def test_a_placeholder_that_stands_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the placeholder %thng% stands in no text of the workflow; near: %thing%"):
         compiled(
@@ -476,6 +501,7 @@ def test_training_is_cut_out(tmp_path: Path) -> None:
     saver = next(each["inputs"] for each in prompt.values() if each["class_type"] == "DEFTSaveAdapter")
     assert saver["adapter"] == ["4", 0]
     assert saver["place"] == "output"
+    assert saver["precision"] == "float32"  # the default of what is required
     assert "note" not in saver
     folder, own, key = saver["filename_prefix"].split("/")
     assert (folder, key) == ("deft_sweeps", made.key)
@@ -553,6 +579,16 @@ def test_a_training_on_top_of_another(tmp_path: Path) -> None:
     assert prompt["6"]["inputs"]["adapter"] == [loader, 0]
     assert prompt[loader]["inputs"]["file"] == adapter_name(by_node["11"][0].needs[0])
     assert kinds(compiler.prompt_of(cells.pictures[0])).count("DEFTLoadAdapterFile") == 2
+
+
+def test_an_output_of_two_trainings_keeps_both_where_they_are(tmp_path: Path) -> None:
+    workflow = twice_trained()
+    workflow["11"]["inputs"]["model"] = ["1", 0]  # beside the first, not on top of it
+    workflow["15"] = node("StringConcatenate", "Both", string_a=["4", 2], string_b=["11", 2])
+    workflow["16"] = node("PreviewAny", "Reports", source=["15", 0])
+    _, cells = compiled(tmp_path, workflow)
+    assert cells.trainings == {}
+    assert "Train more trains in every cell that needs it: Reports needs more of it than the adapter." in cells.remarks
 
 
 def test_a_token_is_cut_out_on_servers_of_our_own(tmp_path: Path) -> None:

@@ -64,6 +64,42 @@ def test_two_workers_keep_to_their_groups_and_help_at_the_end() -> None:
     assert schedule.left == 0
 
 
+def test_who_has_nothing_of_its_own_helps_with_the_largest_group() -> None:
+    schedule = Schedule(plan(("a", 2), ("b", 5), ("c", 3)), {"a", "b", "c"})
+    for worker, key in (("one", "a0"), ("two", "b0"), ("three", "c0")):
+        assert schedule.next(worker, set(), ours).key == key  # type: ignore[union-attr]
+    assert schedule.next("four", set(), ours).key == "b4"  # type: ignore[union-attr]
+
+
+def test_a_group_that_is_through_is_nobodys() -> None:
+    """Cells that come back to it are for the next free worker, in their order, not for a helper from the other end."""
+    schedule = Schedule(plan(("a", 2), ("b", 1)), {"a", "b"})
+    taken = [schedule.next("one", set(), ours) for _ in range(2)]
+    assert [cell.key for cell in taken if cell] == ["a0", "a1"]
+    for cell in reversed(taken):
+        assert cell is not None
+        schedule.back(cell)
+    assert schedule.next("two", set(), ours).key == "b0"  # type: ignore[union-attr]
+    assert schedule.next("two", set(), ours).key == "a0"  # type: ignore[union-attr]
+
+
+def test_cells_that_are_lost_are_counted_one_by_one() -> None:
+    schedule = Schedule(plan(("", 1), ("a", 0), ("b<a", 0), ("c<a", 1), ("d<a", 1)), set())
+    assert [cell.key for cell in schedule.trainings] == ["a", "c", "d"]
+    schedule.trainings.popleft()
+    schedule.failed("a")
+    assert schedule.blocked == 2 + 2
+    assert drain(schedule) == ["0"]
+
+
+def test_what_others_have_done_is_counted_each_time() -> None:
+    schedule = Schedule(plan(("", 6)), set())
+    schedule.drop({"0", "1"})
+    schedule.drop({"2", "not of this plan"})
+    assert schedule.elsewhere == 3
+    assert drain(schedule) == ["3", "4", "5"]
+
+
 def test_a_group_whose_adapter_is_there_comes_first() -> None:
     schedule = Schedule(plan(("a", 1), ("b", 1), ("c", 1)), {"a", "b", "c"})
     assert schedule.next("w", {"c"}, ours).key == "c0"  # type: ignore[union-attr]

@@ -7,7 +7,6 @@ import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -145,7 +144,7 @@ def effect(change: dict[str, float]) -> None:
 def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float] | None = None) -> dict[str, str]:
     """What a file of this adapter is to say of its making."""
     settings = trainer.settings
-    record = asdict(settings) | {
+    record = settings.record() | {
         "steps": trainer.step,
         "pictures": len(trainer.dataset.examples),
         "prior_pictures": len(trainer.dataset.prior),

@@ -37,7 +37,7 @@ LOST = 10  # batches in a row whose loss overflows in fp16
 class Trainer:
     """One run. `model` is a loaded ComfyUI model patcher; call inside torch.inference_mode(False).
 
-    `decompositions` keeps what SVDiff needs of the base, for the next run.
+    `decompositions` keeps what the method needs of the base, for the next run.
     """
 
     def __init__(
@@ -84,24 +84,21 @@ class Trainer:
     def build(self) -> None:
         """Make what is trained."""
         settings, text = self.settings, self.dataset.text
-        self.method = methods.trainable(settings.method)
-        chosen = choose(self.root, settings, self.method)
-        self.layers = make_layers(
-            chosen, settings, self.method, self.device, self.generator, self.decompositions, self.notes
-        )
+        self.method, self.training = methods.get(settings.method), settings.training
+        self.own = settings.own
+        chosen = choose(self.root, settings)
+        self.layers = make_layers(chosen, settings, self.device, self.generator, self.decompositions, self.notes)
         if text is not None:
             # Numbers of its own, so that the model learns from the same noise with and without it.
             own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
-            chosen = choose(text.root, settings, self.method, text=True)
-            self.text_layers = make_layers(
-                chosen, settings, self.method, text.device, own, self.decompositions, self.notes, "text."
-            )
+            chosen = choose(text.root, settings, text=True)
+            self.text_layers = make_layers(chosen, settings, text.device, own, self.decompositions, self.notes, "text.")
 
     def title(self) -> str:
         """What is trained, for the report."""
         layers = len(self.layers) + len(self.text_layers)
         text = f" ({len(self.text_layers)} of text encoders)" if self.text_layers else ""
-        rank = f" rank {self.settings.rank}" if self.method.LOW_RANK else ""
+        rank = f" rank {self.settings.rank}" if self.training.has_rank else ""
         return f"{self.settings.method}{rank}: {layers} layers{text}"
 
     @property
@@ -116,8 +113,7 @@ class Trainer:
         for layers, rate in ((self.layers, 1.0), (self.text_layers, self.settings.text_rate)):
             for layer in layers.values():
                 for name, parameter in layer.params.items():
-                    own = rate * (self.settings.p_rate if name == "P" else 1.0)
-                    own *= self.settings.norm_rate if is_small_kind(layer.module) else 1.0
+                    own = rate * self.training.rate(name, is_small_kind(layer.module), self.own)
                     found.setdefault(own, []).append(parameter)
         return [{"params": parameters, "rate": rate} for rate, parameters in found.items()]
 
@@ -125,7 +121,7 @@ class Trainer:
         """Compute every layer's factors from its parameters, once a step."""
         for layers in (self.layers.values(), self.text_layers.values()):  # these may be on another device
             params = [{name: value.float() for name, value in layer.params.items()} for layer in layers]
-            found = self.method.factors_of(params, alpha=self.settings.alpha, **self.settings.options)
+            found = self.training.factors_of(params, self.own)
             for layer, factors in zip(layers, found, strict=True):
                 layer.factors = factors
         for place in self.placing:
@@ -133,7 +129,18 @@ class Trainer:
 
     def change(self, layer: Layer) -> Change:
         """What the layer's adapter changes, as of the last `refresh`."""
-        return lambda: self.method.change(layer.factors, **layer.known)
+
+        def weight() -> Tensor:
+            with torch.no_grad(), weight_of(layer.module, torch.empty(0, device=layer.device)) as found:
+                return found.clone()
+
+        return lambda: self.training.change(layer.factors, weight, layer.kept)
+
+    def delta(self, layer: Layer, factors: Any, weight: Tensor) -> Tensor:
+        """The change of the layer's weight by these factors, float32."""
+        if self.training.base is None:
+            return self.method.delta(factors, weight)
+        return self.training.base.delta(factors, weight, layer.kept)
 
     @contextlib.contextmanager
     def averaged(self) -> Any:
@@ -440,8 +447,9 @@ class Trainer:
             for prefix, layers in (("diffusion_model", self.layers), ("text_encoders", self.text_layers)):
                 for name, layer in layers.items():
                     with weight_of(layer.module, torch.empty(0, device=layer.device)) as weight:
-                        delta = self.method.delta(layer.factors, weight, **layer.known)
+                        delta = self.delta(layer, layer.factors, weight)
                         change[f"{prefix}.{name}"] = looking.relative_change(delta, weight)
-                    for suffix, tensor in self.method.to_tensors(layer.factors).items():
+                        factors = self.training.for_saving(layer.factors, weight)
+                    for suffix, tensor in self.method.to_tensors(factors).items():
                         tensors[f"{prefix}.{name}.{suffix}"] = tensor.cpu().contiguous()
         return adapters.Adapter(tensors), change

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .settings import TOKEN, Settings
@@ -17,7 +17,7 @@ _QR: dict[str, Any] = {"projector": "qr", "identity": False}
 
 @dataclass(frozen=True)
 class Preset:
-    """For which method, from where, and the settings that it has; others stay as they are."""
+    """For which method, from where, and the settings that it has, the method's own among them; others stay."""
 
     method: str
     source: str
@@ -26,10 +26,10 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "DEFT r8 (SDXL)": Preset(
-        "deft", f"{_DEFT}: P P^T from random matrices", _SDXL | {"rank": 8, "options": {**_QR, "projector": "ppt"}}
+        "deft", f"{_DEFT}: P P^T from random matrices", _SDXL | {"rank": 8, "projector": "ppt", "identity": False}
     ),
-    "DEFT r8 with QR (SDXL)": Preset("deft", f"{_DEFT}: deftQR", _SDXL | {"rank": 8, "options": _QR}),
-    "DEFT r4 (SDXL)": Preset("deft", f"{_DEFT}: --rank=4 --ortho=True", _SDXL | {"rank": 4, "options": _QR}),
+    "DEFT r8 with QR (SDXL)": Preset("deft", f"{_DEFT}: deftQR", _SDXL | _QR | {"rank": 8}),
+    "DEFT r4 (SDXL)": Preset("deft", f"{_DEFT}: --rank=4 --ortho=True", _SDXL | _QR | {"rank": 4}),
     "PaRa r4 (SDXL)": Preset("para", f"{_DEFT}: --Rgate=0 --ortho=True", _SDXL | {"rank": 4}),
     "PaRa r8 (SDXL)": Preset("para", f"{_DEFT}, with rank 8", _SDXL | {"rank": 8}),
     "LoRA r4 (SDXL)": Preset("lora", "diffusers' DreamBooth LoRA script for SDXL", _SDXL | {"rank": 4, "alpha": None}),
@@ -79,7 +79,7 @@ PRESETS: dict[str, Preset] = {
             "layers": "attention",
             "max_grad_norm": 1.0,
             "caption_dropout": 0.01,
-            "options": _QR,
+            **_QR,
         },
     ),
     "PaRa (its paper, SDXL)": Preset(
@@ -107,7 +107,8 @@ PRESETS: dict[str, Preset] = {
             "layers": PAPER_LAYERS,
             "pattern": r"\.to_[qv]$",
             "weight_decay": 1e-2,
-            "options": {"projector": "qr", "identity": True},
+            "projector": "qr",
+            "identity": True,
         },
     ),
 }
@@ -126,4 +127,4 @@ def with_preset(settings: Settings, name: str) -> Settings:
     preset = PRESETS[name]
     if preset.method != settings.method:
         raise ValueError(f"The preset {name!r} is for the method {preset.method}, not {settings.method}.")
-    return replace(settings, **preset.values)
+    return settings.changed(**preset.values)

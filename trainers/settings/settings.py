@@ -5,14 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ...deft_ops import methods
+from ...deft_ops.methods.contract import ALPHA, RANK, Training
+from ...deft_ops.settings import (
+    ALWAYS,
+    MORE,
+    NEVER,
+    TRAINING,
+    Choice,
+    Number,
+    Seed,
+    Setting,
+    Switch,
+    Text,
+    described,
+    entry,
+)
 from ..step.objective import LOSSES, TIMESTEPS, WEIGHTINGS
 from ..step.optimisation import SCHEDULES
 from ..step.precision import PRECISIONS
-from .fields import METHOD, TRAINING, Choice, Number, Seed, Switch, Text, described, entry
 from .optimizers import OPTIMIZERS
 from .targets import CHOICES, rank_rules
 
@@ -26,23 +40,13 @@ class Settings:
     """All of it, one entry a setting: the checks, the widgets and their tooltips come from here. The order of the
     entries is that of the widgets; a new one is `later`.
 
-    alpha None means a scale of 1; options go to the method's init and factors.
-
-    Sources: the authors' code trains P with a tenth of R's learning rate (p_rate 0.1); PaRa (arXiv 2406.05641) keeps
-    r below out / 40 (rank_cap 40). SVDiff's common implementation trains norms with a thousandth (norm_rate 0.001).
+    alpha None means a scale of 1. options are the method's own settings (`Training.settings` in deft_ops/methods), as
+    far as they are not at their defaults or were given. They stand where Training Settings shows those that are not
+    shown with the method.
     """
 
     method: str
-    rank: int = entry(
-        Number(
-            at=METHOD,
-            low=1,
-            shown=1024,
-            start=4,
-            words="Rank of the change of each layer: more can learn more and follows prompts less. The papers use 4 "
-            "and 8.",
-        )
-    )
+    rank: int = entry(RANK)
     steps: int = entry(Number(at=TRAINING, low=1, shown=1_000_000, start=500, words="Number of training steps."))
     learning_rate: float = entry(
         Number(
@@ -56,26 +60,14 @@ class Settings:
     batch_size: int = entry(
         Number(at=TRAINING, low=1, shown=1024, words="Pictures a step, at most as many as there are."), 1
     )
-    alpha: float | None = entry(
-        Number(
-            at=METHOD,
-            shown=4096.0,
-            step=0.5,
-            start=0.0,
-            advanced=True,
-            words="Scale of the injected part: alpha / rank. 0 means a scale of 1.",
-        ),
-        None,
-    )
-    options: dict[str, Any] = field(default_factory=dict)
+    alpha: float | None = entry(ALPHA, None)
     layers: str = entry(
         Choice(
             at=TRAINING,
             options=CHOICES,
             called="choice of layers",
-            words="Which layers get an adapter. "
-            + "; ".join(f"{name}: {choice.words}" for name, choice in CHOICES.items())
-            + ".",
+            words="Which layers get an adapter. The help page says what each choice takes.",
+            meanings={name: choice.words for name, choice in CHOICES.items()},
         ),
         "attention",
     )
@@ -107,28 +99,6 @@ class Settings:
             words="Recompute each block in the backward pass: less memory for activations, about a third more time.",
         ),
         False,
-    )
-    rank_cap: float = entry(
-        Number(
-            at=METHOD,
-            shown=1000.0,
-            step=1.0,
-            advanced=True,
-            words="Ranks are at most a layer's rows / this; 0: off. The paper has 40.",
-        ),
-        0.0,
-    )
-    norm_rate: float = entry(
-        Number(
-            at=METHOD,
-            shown=100.0,
-            step=0.001,
-            start=0.001,
-            advanced=True,
-            words="Learning rate of norms relative to that of other layers, where layers is everything. The common "
-            "implementation has 1e-6 beside 1e-3.",
-        ),
-        1.0,
     )
     # optimisation
     optimizer: str = entry(
@@ -170,12 +140,7 @@ class Settings:
         Number(high=ALMOST_ONE, step=0.0001, advanced=True, words="Of the optimizer: memory of the gradient's square."),
         0.999,
     )
-    p_rate: float = entry(
-        Number(
-            shown=100.0, step=0.01, words="DEFT: learning rate of P relative to that of R. 0.1 in the authors' runs."
-        ),
-        1.0,
-    )
+    options: dict[str, Any] = field(default_factory=dict)
     text_rate: float = entry(
         Number(shown=100.0, step=0.01, words="Learning rate of text encoders relative to the model's."), 1.0
     )
@@ -259,28 +224,87 @@ class Settings:
         "fp32",
     )
 
+    @classmethod
+    def of(cls, method: str, rank: int, steps: int, learning_rate: float, **values: Any) -> Settings:
+        """Settings of values by name, the method's own among them; those beside `options` count."""
+        return cls(method, rank, steps, learning_rate).changed(**values)
+
+    def changed(self, **values: Any) -> Settings:
+        """The settings with other values by name, the method's own among them."""
+        known = {item.name for item in fields(self)}
+        options = {**self.options, **values.pop("options", {})}
+        options |= {name: value for name, value in values.items() if name not in known}
+        return replace(self, **{name: value for name, value in values.items() if name in known}, options=options)
+
+    @property
+    def training(self) -> Training[Any, Any, Any]:
+        """How the method is trained."""
+        return methods.training_of(self.method)
+
+    @property
+    def own(self) -> Any:
+        """The method's own settings."""
+        return self.training.own(rank=self.rank, alpha=self.alpha, **self.options)
+
     def check(self) -> None:
         """Raise ValueError, with the name of the setting, for a value that is none of the known or out of range."""
-        if self.method != TOKEN:
-            methods.trainable(self.method)
         for name, (setting, _) in described(self).items():
             setting.check(name, getattr(self, name))
         rank_rules(self.ranks)
-        if CHOICES[self.layers].small and methods.trainable(self.method).LOW_RANK:
+        if self.method == TOKEN:
+            return
+        known = described(self.training.settings) | shared_settings()
+        for name, value in self.options.items():
+            if name not in known:
+                raise ValueError(f"The method {self.method} has no setting {name!r}: it has {', '.join(known)}.")
+            known[name][0].check(name, value)
+        if CHOICES[self.layers].small and not self.training.small:
             raise ValueError(f"Norms cannot have a rank: choose other layers than {self.layers!r} for {self.method}.")
+
+    def record(self) -> dict[str, Any]:
+        """All settings by name, for a record of the run; of methods' own see ALWAYS and NEVER in deft_ops."""
+        record = asdict(self)
+        for name, (setting, default) in method_settings().items():
+            if setting.recorded == ALWAYS:
+                record[name] = record["options"].pop(name, default)
+            elif setting.recorded == NEVER:
+                record["options"].pop(name, None)
+        return record
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of a step: everything but the number of steps where the schedule does not use it.
 
         What came later and stands at its default is left out: runs from before it go on.
         """
-        record = asdict(self)
+        record = self.record()
         if self.schedule == "constant":
             del record["steps"]
         for name, (setting, default) in described(self).items():
             if setting.later and record[name] == default:
                 del record[name]
         return record
+
+
+def method_settings() -> dict[str, tuple[Setting, Any]]:
+    """The own settings of all methods by name, each with its default. A name means the same in every method."""
+    trainings = [methods.training_of(name) for name in methods.TRAINABLE]
+    return {name: pair for training in trainings for name, pair in described(training.settings).items()}
+
+
+def shared_settings() -> dict[str, tuple[Setting, Any]]:
+    """Those of methods' own settings that are in the record of every run; other methods pass over them."""
+    return {name: pair for name, pair in method_settings().items() if pair[0].recorded == ALWAYS}
+
+
+def training_settings() -> dict[str, tuple[Setting, Any]]:
+    """What Training Settings shows, in the order of its widgets."""
+    own, found = described(Settings), dict[str, tuple[Setting, Any]]()
+    for item in fields(Settings):
+        if item.name == "options":
+            found |= method_settings()
+        elif item.name in own:
+            found[item.name] = own[item.name]
+    return {name: pair for name, pair in found.items() if pair[0].at == MORE}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from .layer_kinds import Kinds
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """words: the tooltip. kinds: the layers, by what they are in the network. rule: which, by their class alone, where
-    `kinds` is None. small: with norms (and, for methods that train them, tables of token embeddings).
+    """words: what it takes, for the help page. kinds: the layers, by what they are in the network. rule: which, by
+    their class alone, where `kinds` is None. small: with norms (and, for methods that train them, tables of token
+    embeddings).
     """
 
     words: str
@@ -123,13 +124,10 @@ def rank_rules(text: str) -> list[tuple[re.Pattern[str], int]]:
     return rules
 
 
-def rank_of(name: str, out: int, rank: int, rules: list[tuple[re.Pattern[str], int]], cap: float = 0.0) -> int:
-    """The rank of a layer with `out` rows: of the first rule that finds it, else `rank`; at most out / cap, at least 1.
-
-    Source of the cap: PaRa (arXiv 2406.05641), whose code has r = out / 40 for smaller layers.
-    """
+def rank_of(name: str, rank: int, rules: list[tuple[re.Pattern[str], int]], largest: int | None = None) -> int:
+    """The rank of a layer: of the first rule that finds it, else `rank`; at most `largest`, at least 1."""
     chosen = next((value for pattern, value in rules if pattern.search(name)), rank)
-    return max(1, min(chosen, int(out / cap))) if cap else chosen
+    return chosen if largest is None else max(1, min(chosen, largest))
 
 
 def is_table(name: str, module: nn.Module) -> bool:

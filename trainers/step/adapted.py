@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...deft_ops import changes
-from ...deft_ops.changes import LowRank, WeightChange
+from ...deft_ops.changes import LowRank, Rescaled, WeightChange
 from ...deft_ops.layer_ops import op_of
 from ...models.layers import bias_of
 from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
@@ -149,11 +149,17 @@ def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: 
         found = change()
         if isinstance(found, WeightChange):
             return ChangedLayer.apply(x, found.weight, found.bias, module)
-        if linear and found.middle is None:
-            return AdaptedLinear.apply(x, found.up, found.down, found.right, found.scale, module, run)
-        y = FrozenLayer.apply(x, module, run)
+        low_rank = found.low_rank if isinstance(found, Rescaled) else found
+        quick = linear and isinstance(low_rank, LowRank) and low_rank.middle is None
+        if quick:
+            y = AdaptedLinear.apply(x, low_rank.up, low_rank.down, low_rank.right, low_rank.scale, module, run)
+            if not isinstance(found, Rescaled):
+                return y
+        else:
+            y = FrozenLayer.apply(x, module, run)
         bias = bias_of(module, y, op.channel(y))
-        return y + found.forward(op, x, y if bias is None else y - bias)
+        plain = y if bias is None else y - bias
+        return y + (found.gain(op, plain) if quick else found.forward(op, x, plain))
 
     return forward
 

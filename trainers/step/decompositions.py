@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import comfy.model_management
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...deft_ops.files import safe
+from ...deft_ops.methods.contract import Base
 
 
 class Decompositions:
@@ -26,8 +26,8 @@ class Decompositions:
         self.folder = folder
         self.used: list[Any] = []
 
-    def of(self, name: str, weight: Tensor, method: ModuleType) -> Any:
-        """`method.decompose(weight)` of the layer of this name, on the weight's device."""
+    def of(self, name: str, weight: Tensor, base: Base[Any, Any]) -> Any:
+        """`base.of(weight)` of the layer of this name, on the weight's device."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         plain = weight.detach().cpu().contiguous()
         digest = hashlib.sha256(plain.view(torch.uint8).numpy()).hexdigest()
@@ -35,11 +35,11 @@ class Decompositions:
         tensors = None if path is None else _read(path, digest)
         if tensors is None:
             # A copy, because the weight may be an inference tensor; in rows, as from the file, for the same rounding.
-            made = method.decompose(weight.detach().clone())
+            made = base.of(weight.detach().clone())
             tensors = {key: value.contiguous() for key, value in vars(made).items()}
             if path is not None:
                 _write(path, tensors, digest)
-        found = method.Decomposition(**{key: value.to(weight.device) for key, value in tensors.items()})
+        found = base.kind(**{key: value.to(weight.device) for key, value in tensors.items()})
         self.used.append(found)
         return found
 

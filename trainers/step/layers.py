@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,26 +19,28 @@ from .frozen import is_frozen_kind, weight_of
 
 @dataclass
 class Layer:
-    """One trained layer: its module, where that computes, the trainable tensors, and what its method knows of the base
-    (SVDiff only).
+    """One trained layer: its module, where that computes, the trainable tensors, and what its method keeps of the base
+    (None for most methods).
     """
 
     module: nn.Module
     device: torch.device
     params: dict[str, Tensor]
-    known: dict[str, Any] = field(default_factory=dict)
+    kept: Any = None
     factors: Any = None
 
 
 @dataclass
 class Notes:
     """For the report. zeros: trained layers of zeros. cut: ranks that are lower than asked for, because the layer has
-    no more. unfit: chosen layers that cannot have an adapter.
+    no more. unfit: chosen layers that cannot have an adapter. otherwise: what else a method did otherwise than asked
+    for, with the layers.
     """
 
     zeros: list[str] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     unfit: list[str] = field(default_factory=list)
+    otherwise: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What there is to say."""
@@ -47,6 +48,8 @@ class Notes:
         if self.cut:
             name, rank = next(iter(self.cut.items()))
             found.append(f"the rank was cut at {len(self.cut)} layers that have no more (to {rank} at {name})")
+        for words, names in self.otherwise.items():
+            found.append(f"{len(names)} layers have {words}: {', '.join(names[:5])}")
         if self.unfit:
             found.append(f"{len(self.unfit)} chosen convolutions cannot have an adapter: {', '.join(self.unfit[:5])}")
         if self.zeros:
@@ -54,13 +57,13 @@ class Notes:
         return found
 
 
-def choose(root: nn.Module, settings: Settings, method: ModuleType, text: bool = False) -> dict[str, nn.Module]:
+def choose(root: nn.Module, settings: Settings, text: bool = False) -> dict[str, nn.Module]:
     """The layers of a network by path that the settings choose; of text encoders their attention, or everything.
 
     Raises:
         ValueError: what targets.select raises.
     """
-    tables = hasattr(method, "decompose")
+    tables = settings.training.tables
     if text:
         return select(root, settings.layers if choice_of(settings.layers).small else "attention", tables=tables)
     return select(root, settings.layers, settings.pattern, settings.exclude, settings.blocks, tables)
@@ -90,7 +93,6 @@ def fitting(chosen: Mapping[str, nn.Module], notes: Notes) -> dict[str, nn.Modul
 def make_layers(
     chosen: Mapping[str, nn.Module],
     settings: Settings,
-    method: ModuleType,
     device: torch.device,
     generator: torch.Generator,
     decompositions: Decompositions,
@@ -102,25 +104,28 @@ def make_layers(
     Raises:
         ValueError: no room in memory, no layer that fits, a weight with a NaN or infinity.
     """
-    memory.check_free(device, chosen.values(), method, settings)
+    training, own = settings.training, settings.own
+    memory.check_free(device, chosen.values(), settings)
     dtype = torch.bfloat16 if settings.adapter_precision == "bf16" else torch.float32
     rules = rank_rules(settings.ranks)
     layers = {}
     for name, module in fitting(chosen, notes).items():
-        known = {}
+        kept = None
         with weight_of(module, torch.empty(0, device=device)) as weight:
             if looking.check(name, weight):
                 notes.zeros.append(name)
-            rank = rank_of(name, len(weight), settings.rank, rules, settings.rank_cap)
-            params = method.init(weight, rank, generator=generator, alpha=settings.alpha, **settings.options)
-            if hasattr(method, "decompose"):
-                known["decomposition"] = decompositions.of(f"{prefix}{name}", weight, method)
+            rank = rank_of(name, settings.rank, rules, training.largest_rank(len(weight), own))
+            params = training.init(weight, rank, own, generator)
+            if training.base is not None:
+                kept = decompositions.of(f"{prefix}{name}", weight, training.base)
         bias = getattr(module, "bias", None)
-        if hasattr(method, "init_bias") and bias is not None:
-            params |= method.init_bias(bias.to(device))
-        if method.LOW_RANK and (got := min(next(iter(params.values())).shape)) < rank:
+        if training.init_bias is not None and bias is not None:
+            params |= training.init_bias(bias.to(device))
+        if training.given_rank is not None and (got := training.given_rank(params)) < rank:
             notes.cut[name] = got
+        if words := training.otherwise(params, own):
+            notes.otherwise.setdefault(words, []).append(name)
         if dtype != torch.float32:
             params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
-        layers[name] = Layer(module, device, params, known)
+        layers[name] = Layer(module, device, params, kept)
     return layers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import comfy.model_management
@@ -52,12 +51,13 @@ def adapter_bytes(parameters: Sequence[Tensor], optimizer: str, ema: bool) -> in
     return 3 * size + state + (4 * values if ema else 0)
 
 
-def check_free(device: torch.device, modules: Iterable[Any], method: ModuleType, settings: Settings) -> None:
+def check_free(device: torch.device, modules: Iterable[Any], settings: Settings) -> None:
     """Raise ValueError where a method that keeps as much as the layers' own size has no room for it."""
-    if not hasattr(method, "kept_values"):
+    kept_values = settings.training.kept_values
+    if kept_values is None:
         return
     shapes = [module.weight.shape for module in modules]
-    kept = [method.kept_values(shape) for shape in shapes]
+    kept = [kept_values(shape) for shape in shapes]
     bytes_of_one, state = 2 if settings.adapter_precision == "bf16" else 4, OPTIMIZERS[settings.optimizer].state
     trained = sum(
         2 * count * bytes_of_one + state(shape if count == math.prod(shape) else (count,), bytes_of_one)
@@ -66,8 +66,8 @@ def check_free(device: torch.device, modules: Iterable[Any], method: ModuleType,
     needed, free = trained + 4 * sum(count for _, count in kept), comfy.model_management.get_free_memory(device)
     if needed > free:
         raise ValueError(
-            f"Training {method.NAME} on these {len(kept)} layers keeps {readable(int(needed))} beside the model, and "
-            f"{readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
+            f"Training {settings.method} on these {len(kept)} layers keeps {readable(int(needed))} beside the model, "
+            f"and {readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
         )
 
 

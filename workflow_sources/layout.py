@@ -1,4 +1,4 @@
-"""How an example's graph is laid out to be read: layouts/NAME.yaml onto what the front end has written.
+"""How an example's graph is laid out to be read: examples/NAME/layout.yaml onto what the front end has written.
 
 A layout has a title, a note in Markdown (what it shows, what to change, what comes out), the node whose picture is the
 thumbnail, and groups from left to right. A group with `below: true` stands under the one before it. Its lines are lists
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-LAYOUTS = Path(__file__).resolve().parent / "layouts"
+EXAMPLES = Path(__file__).resolve().parent / "examples"
 COLOURS = {  # ComfyUI's own group colours, by what a group holds
     "note": "#444",
     "model": "#3f789e",
@@ -43,7 +43,7 @@ Value = tuple[int, int]  # the id of the node that gives it, and which of its ou
 
 def read(name: str) -> dict[str, Any]:
     """The layout of an example."""
-    return yaml.safe_load((LAYOUTS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((EXAMPLES / name / "layout.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass
@@ -70,10 +70,12 @@ class Group:
 
     def widths(self) -> list[float]:
         """The widest node of each column."""
-        return [
-            max((line[column]["size"][0] for line in self.lines if column < len(line) and line[column]), default=0)
-            for column in range(self.columns)
-        ]  # type: ignore[index]
+        widths = [0.0] * self.columns
+        for line in self.lines:
+            for column, node in enumerate(line):
+                if node:
+                    widths[column] = max(widths[column], node["size"][0])
+        return widths
 
     def top(self, lane: int) -> float:
         """The height of a lane along its top."""

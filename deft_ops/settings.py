@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 # Where a setting has its widget: at the training node, with a method there, or at Training Settings.
-TRAINING, METHOD, MORE = "training", "method", "more"
+TRAINING, WITH_METHOD, MORE = "training", "method", "more"
+# Whether a method's own setting is in the record that a run is known by: with the method, in the runs of all methods
+# (those that were settings of every run once), or not, because it does not change the result.
+OWN, ALWAYS, NEVER = "own", "always", "never"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """words: the tooltip. later: it came after the node's first release, so its widget is optional and the last, and
-    what was saved before it stays what it is.
+    what was saved before it stays what it is. recorded: of a method's own setting, see OWN, ALWAYS and NEVER.
     """
 
     words: str
     at: str = MORE
     advanced: bool = False
     later: bool = False
+    recorded: str = OWN
+
+    def widget(self, name: str) -> str:
+        """What the widget of the setting of this name is called."""
+        return name
+
+    def stored(self, value: Any) -> Any:
+        """What the setting is where its widget has this value."""
+        return value
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError, with the name of the setting, for a value that is not valid."""
@@ -29,7 +41,7 @@ class Setting:
 @dataclass(frozen=True, kw_only=True)
 class Number(Setting):
     """From low to high. shown: how far the widget goes where high is infinite. start: where the widget starts, if that
-    is not the default.
+    is not the default. unset: the value of the widget that stands for None.
     """
 
     low: float = 0
@@ -37,6 +49,7 @@ class Number(Setting):
     shown: float | None = None
     step: float = 1
     start: float | None = None
+    unset: float | None = None
 
     def __post_init__(self) -> None:
         """A finite range stands here once."""
@@ -47,13 +60,18 @@ class Number(Setting):
         if value is not None and not self.low <= value <= self.high:
             raise ValueError(f"The setting {name} must be from {self.low:g} to {self.high:g}, not {value:g}.")
 
+    def stored(self, value: Any) -> Any:
+        """The number, or None."""
+        return None if self.unset is not None and value == self.unset else value
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Setting):
-    """One of the options. called: in the error message, if not by its name."""
+    """One of the options. called: in the error message, if not by its name. meanings: of options, for the help page."""
 
     options: Iterable[str]
     called: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError for another value."""
@@ -72,6 +90,23 @@ class Text(Setting):
 @dataclass(frozen=True, kw_only=True)
 class Switch(Setting):
     """On or off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Either(Setting):
+    """On or off, shown as a choice of two words by a widget of another name."""
+
+    shown_as: str
+    on: str
+    off: str
+
+    def widget(self, name: str) -> str:
+        """The other name."""
+        return self.shown_as
+
+    def stored(self, value: Any) -> Any:
+        """Whether the word is the one for on."""
+        return bool(value == self.on)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,7 @@
-"""Write example_workflows/api/deft_table1.json and deft_table2.json: the two tables of the DEFT paper's supplement.
+"""The two tables of the DEFT paper's supplement as workflows: what makes one out of its subjects and methods.
 
-    $(make -s python) scripts/make_tables.py && $(make -s python) scripts/make_workflows.py deft_table1 deft_table2
-
-What the workflows do, what they need and why they are as they are is in docs/tables.md; layouts/ has how their graphs
-are laid out.
+The tables themselves are in examples/deft_table1 and deft_table2; what they do, what they need and why they are as they
+are is in docs/tables.md.
 
 A node's id says where it stands: below 1000 what all subjects share, then a thousand for each subject and the last one
 for the table; within a subject ten for each line (its pictures and prompts, a line a method, the grid).
@@ -11,16 +9,13 @@ for the table; within a subject ten for each line (its pictures and prompts, a l
 
 from __future__ import annotations
 
-import ast
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-API = ROOT / "example_workflows" / "api"
+from .prompt import ROOT, SETTINGS, Link, Prompt
+
 PLANS = ROOT / "sweeps" / "plans"
 
 
@@ -37,27 +32,9 @@ EXTRA: dict[str, str] = {
     "published": "DEFT supplement, Table {number}",
 }
 
-TOKEN = "sks"
 SEED = 42
 PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
 
-
-def defaults() -> dict[str, Any]:
-    """What Training Settings starts with: the entries of trainers/settings/settings.py that have their widget there.
-
-    They are read from the source, since its modules import ComfyUI. Those that came later are optional.
-    """
-    found: dict[str, Any] = {"preset": "none"}
-    for item in ast.walk(ast.parse((ROOT / "trainers" / "settings" / "settings.py").read_text(encoding="utf-8"))):
-        if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Call) and len(item.value.args) == 2:
-            setting, default = item.value.args
-            if isinstance(setting, ast.Call) and not {"at", "later"} & {word.arg for word in setting.keywords}:
-                found[ast.unparse(item.target)] = ast.literal_eval(default)
-    return found
-
-
-# As the node has them, but a checkpoint every 100 steps.
-SETTINGS = defaults() | {"run_name": "", "checkpoint_every": 100, "keep": 1}
 
 # DreamBooth's subjects and prompts, as the sweeps have them.
 SUBJECTS = {row["name"]: row for row in table_rows("dreambooth_subjects.csv")}
@@ -69,19 +46,6 @@ PROMPTS = {
     ]
     for kind in ("object", "live")
 }
-
-# In the manner of DreamBench++: four photographs, three styles, two imagined scenes. These are not its own prompts.
-NINE = [
-    "a photo of a {} in a meadow at sunrise",
-    "a photo of a {} beside a calm lake",
-    "a photo of a {} in a snowy forest",
-    "a photo of a {} on a cobblestone street in the rain",
-    "a watercolor painting of a {} among wildflowers",
-    "an oil painting of a {} under a starry sky in the style of Van Gogh",
-    "a Japanese woodblock print of a {} in front of waves",
-    "a {} in a space suit floating above the Earth",
-    "a giant {} walking between the towers of a city at night",
-]
 
 
 @dataclass(frozen=True)
@@ -168,112 +132,6 @@ def training(steps: int, rate: float, layers: str, precision: str = "auto", chec
         "precision": precision,
         "gradient_checkpointing": checkpointing,
     }
-
-
-# Published for SDXL only; 1e-4 is what LoRA has for SD 1.5 in DreamBench++, DEFT in PEFT's example, and PaRa.
-LOW_RANK = training(500, 1e-4, PAPER_LAYERS)
-# What a preset sets is written at the nodes, too, so that they show what is done (tests/comfy/test_tables.py compares).
-SVDIFF = Method(
-    "SVDiff",
-    method("svdiff", norm_rate=1e-3, keep_decomposition=True) | training(1000, 1e-3, "everything"),
-    {"preset": "SVDiff (SD 1.5)", "weight_decay": 1e-2, "prior_weight": 1.0},
-    prior=True,
-)
-# fp32, because bf16 would round most of so small a change away. No checkpoints: 10 GB each, for minutes of work.
-DREAMBOOTH = Method(
-    "DreamBooth",
-    method("dreambooth") | training(250, 2.5e-6, "everything", "fp32", True),
-    {"preset": "DreamBooth (SD 1.5)", "weight_decay": 1e-2, "checkpoint_every": 0, "resume": False},
-)
-INVERSION = Method(
-    "Textual Inversion",
-    {
-        "vectors": 1,
-        "template": "object",
-        "steps": 3000,
-        "learning_rate": 1e-3,
-        "batch_size": 1,
-        "seed": SEED,
-        "overwrite": True,
-        "precision": "auto",
-        "gradient_checkpointing": False,
-    },
-    {"preset": "Textual Inversion (SD 1.5)", "weight_decay": 1e-2},
-    inversion=True,
-)
-
-SDXL = training(500, 5e-5, PAPER_LAYERS, checkpointing=True)
-
-TABLES = {
-    table.name: table
-    for table in (
-        Table(
-            1,
-            "DEFT supplement, Table 1: CLIP image similarity on SD 1.5",
-            "v1-5-pruned-emaonly-fp16.safetensors",
-            512,
-            TOKEN,
-            f"a photo of {TOKEN} {{}}",
-            "clip-image",
-            4,
-            {"steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
-            [
-                Subject(name, SUBJECTS[name]["folder"], SUBJECTS[name]["class"], PROMPTS[SUBJECTS[name]["kind"]])
-                for name in ("bear_plushie", "cat", "dog8")
-            ],
-            [
-                *(
-                    Method(label, low_rank(kind, rank) | LOW_RANK)
-                    for label, kind, rank in (
-                        ("DEFT r8", "deft", 8),
-                        ("DEFT r4", "deft", 4),
-                        ("PaRa r4", "para", 4),
-                        ("PaRa r8", "para", 8),
-                        ("LoRA r4", "lora", 4),
-                        ("LoRA r8", "lora", 8),
-                    )
-                ),
-                SVDIFF,
-                DREAMBOOTH,
-                INVERSION,
-            ],
-            0.5,
-        ),
-        Table(
-            2,
-            "DEFT supplement, Table 2: DreamBench++ on SDXL",
-            "sd_xl_base_1.0.safetensors",
-            1024,
-            "",
-            "a photo of {}",
-            "dreambench++",
-            1,
-            {"steps": 100, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"},
-            [
-                Subject("kitten", "dreambench_plus/live_subject_animal_00_kitten", "kitten", NINE),
-                Subject("stork", "dreambench_plus/live_subject_animal_01_stork", "stork", NINE),
-                Subject("kitten 2", "dreambench_plus/live_subject_animal_02_kitten", "kitten", NINE),
-                Subject("horse", "dreambench_plus/live_subject_animal_03_horse", "horse", NINE),
-            ],
-            [
-                Method("DEFT r4", low_rank("deft", 4) | SDXL, {"preset": "DEFT r4 (SDXL)"}),
-                Method("LoRA r4", low_rank("lora", 4) | SDXL, {"preset": "LoRA r4 (SDXL)"}),
-            ],
-            0.25,
-        ),
-    )
-}
-
-Link = list[Any]  # [node, output]
-
-
-class Prompt(dict[str, Any]):
-    """A workflow in ComfyUI's API form."""
-
-    def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
-        """A node; its first output."""
-        self[str(node_id)] = {"class_type": kind, "inputs": dict(inputs), "_meta": {"title": title}}
-        return [str(node_id), 0]
 
 
 @dataclass(frozen=True)
@@ -511,15 +369,3 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
     small = add(end + 1, "ImageScaleBy", "Smaller", {"image": grid, "upscale_method": "area", "scale_by": table.shrink})
     add(end + 2, "SaveImage", "Save the grid", {"images": small, "filename_prefix": f"{table.name}/grid_{subject.id}"})
     return scores
-
-
-def main() -> None:
-    """Write both files."""
-    for table in TABLES.values():
-        path = API / f"{table.name}.json"
-        path.write_text(json.dumps(make(table), indent=2) + "\n")
-        print(f"[tables] wrote {path.relative_to(API.parent.parent)}")
-
-
-if __name__ == "__main__":
-    main()
