@@ -1,14 +1,15 @@
 # Needs Python 3.11 or newer; all else is made in a cache folder (see scripts/environment.py).
 PY ?= python3
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint screenshots python comfyui
+.PHONY: help demo test lint generated python comfyui
 
 help:
 	@echo "make demo      run the demo workflow on a ComfyUI server without a screen, print the score table"
 	@echo "make demo METHODS=all   the same with all methods, some minutes"
 	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server, browser and installation tests"
 	@echo "make lint      style and types only"
-	@echo "make screenshots   pictures of all examples in the browser, for docs/examples"
+	@echo "make generated  what is made from nodes and sources: workflows, plans, interface.json, locales, help, pictures"
+	@echo "make generated PARTS=\"workflows help\"   parts of it (see scripts/make_generated.py)"
 	@echo "make python    path of the environment's Python (use: make -s python)"
 	@echo "make comfyui   path of the ComfyUI folder (use: make -s comfyui)"
 
@@ -24,10 +25,10 @@ test:
 lint:
 	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py style types
 
-screenshots: export DEFT_TEST_PICTURES = $(CURDIR)/docs/examples
-screenshots:
+generated: export PARTS ?=
+generated:
 	@python=$$($(PY) scripts/environment.py python) && COMFYUI_DIR=$$($(PY) scripts/environment.py comfyui) \
-		$$python -m pytest -q tests/server/test_front_end.py -k "test_opens and canvas"
+		$$python scripts/make_generated.py $$PARTS
 
 python:
 	@$(PY) scripts/environment.py python

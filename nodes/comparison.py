@@ -29,7 +29,7 @@ from .output import (
 from .sockets import ScoresSocket
 
 if TYPE_CHECKING:
-    from ..scoring.grid import Row
+    from ..reports.grid import Row
 
 
 class DEFTComparisonGrid(io.ComfyNode):
@@ -147,8 +147,8 @@ class DEFTComparisonGrid(io.ComfyNode):
         max_megapixels: tuple[float, ...] = (40.0,),
     ) -> io.NodeOutput:
         """Draw, save and preview."""
-        from ..scoring.arrangement import Placed, columns_of, row_scores
-        from ..scoring.grid import comparison_grid
+        from ..reports.arrangement import Placed, columns_of, row_scores
+        from ..reports.grid import comparison_grid
 
         given = [TensorPictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
         parts = [join(each) for each in in_order(scores)]
@@ -239,7 +239,7 @@ class DEFTFidelityPlot(io.ComfyNode):
                     options=list(METRICS),
                     default="CLIP-T",
                     optional=True,
-                    tooltip=("The metric to the right. " + " ".join(f"{m.name}: {m.about}." for m in METRICS.values())),
+                    tooltip="The metric to the right. The help page says what each of them is.",
                 ),
                 io.Combo.Input(
                     "y",
@@ -274,7 +274,7 @@ class DEFTFidelityPlot(io.ComfyNode):
         filename_prefix: tuple[str, ...] = ("",),
     ) -> io.NodeOutput:
         """Draw, write and preview."""
-        from ..scoring.scatter import points_of, scatter
+        from ..reports.scatter import points_of, scatter
 
         joined = join(part for parts in in_order(scores) for part in parts)
         points, notes = points_of(joined, x[0], y[0])

@@ -65,7 +65,7 @@ class DEFTAdapterInfo(io.ComfyNode):
     def execute(cls, adapter: Mapping[str, Tensor], model: Any = None, clip: Any = None) -> io.NodeOutput:
         """Measure, write and draw."""
         from ..convert.inspect import inspect
-        from .plots import adapter_picture
+        from ..reports.plots import adapter_picture
 
         bar = comfy.utils.ProgressBar(1)
         info = inspect(adapter, model, clip, progress=bar.update_absolute)

@@ -198,8 +198,8 @@ class DEFTExportLoRA(io.ComfyNode):
                     options=list(NAMINGS),
                     default="comfyui",
                     optional=True,
-                    tooltip="Whose layer names the file has. ComfyUI reads all three. "
-                    + " ".join(f"{name}: {what}." for name, what in NAMINGS.items()),
+                    tooltip="Whose layer names the file has. ComfyUI reads all of them; "
+                    "the help page says what each is for.",
                 ),
                 io.Int.Input(
                     "rank_limit",

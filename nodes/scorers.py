@@ -204,8 +204,8 @@ class DEFTLoadScorer(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "protocol",
                     options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), own],
-                    tooltip=". ".join(f"{name}: {protocol.about}" for name, protocol in PROTOCOLS.items())
-                    + f". {CUSTOM}: models of your choice.",
+                    tooltip="Whose rules: encoders, which pictures are compared, scale. "
+                    "The help page says what each protocol has.",
                 ),
                 override("clip_weights", "CLIP (CLIP-I and CLIP-T)"),
                 override("dino_weights", "DINO"),

@@ -17,7 +17,7 @@ from ..scoring.scores import Scores, from_jsonl, join, merge
 from .output import as_image, in_order, listed, save_files, scores_input, text_ui
 
 if TYPE_CHECKING:
-    from ..scoring.tables import Rows
+    from ..reports.tables import Rows
 
 ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
 NONE = "none"
@@ -171,8 +171,8 @@ class DEFTScoreTable(io.ComfyNode):
         published: tuple[str, ...] = (NONE,),
     ) -> io.NodeOutput:
         """Merge, draw, write and preview. Nothing is written before all forms of the table are there."""
-        from ..scoring.report import html_page, report_page
-        from ..scoring.tables import FORMS, tabulate
+        from ..reports.published_page import html_page, report_page
+        from ..reports.tables import FORMS, tabulate
 
         shown = join(part for parts in in_order(scores) for part in parts)
         name, prefix = append_to[0].strip(), filename_prefix[0].strip()

@@ -79,7 +79,7 @@ def contact_sheet(result: Result) -> Any:
     """The previews as one IMAGE, a column a step; without previews what stops the nodes behind it."""
     if not result.pictures:
         return ExecutionBlocker(None)
-    from ..scoring.grid import comparison_grid
+    from ..reports.grid import comparison_grid
     from .output import as_image
 
     columns = [to_pictures(pictures) for _, pictures in result.pictures]
@@ -89,8 +89,8 @@ def contact_sheet(result: Result) -> Any:
 
 def loss_plot(result: Result, settings: Settings) -> Any:
     """The loss as IMAGE; without matplotlib what says so at the node behind it, for the training is done."""
+    from ..reports.plots import training_picture
     from .output import as_image
-    from .plots import training_picture
 
     label = f"{result.title}, {settings.optimizer} {settings.learning_rate:g}"
     try:

@@ -168,7 +168,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
         original_weight: Any = None,
     ) -> Tensor:
         """Edit the whole `weight` [out, in, ...] in place and return it."""
-        base = weight.to(torch.float32, copy=True)
+        base = weight.to(torch.float32)  # only read: what is changed is its clone
         result = base.clone()
         for (part, reorder), entries in self.weights:
             piece = base if part is None else base.narrow(*part)

@@ -45,15 +45,17 @@ def score_folders(options: argparse.Namespace) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing: every picture needs its text.")
         texts.append(path.read_text(encoding="utf-8").strip())
-    total = len(images) + len(references)
+    from tqdm import tqdm
 
-    def progress(done: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done} of {total} pictures", end="" if done < total else "\n", file=sys.stderr)
-
-    result = score(
-        scorer, FilePictures(images), FilePictures(references), texts, Row(options.label, options.subject), progress
-    )
+    with tqdm(total=len(images) + len(references), unit="picture", disable=None) as bar:  # None: off without a terminal
+        result = score(
+            scorer,
+            FilePictures(images),
+            FilePictures(references),
+            texts,
+            Row(options.label, options.subject),
+            lambda done: bar.update(done - bar.n),
+        )
     for row in sorted(result.rows, key=lambda row: order(row.metric)):
         print(f"{row.metric:8} {row.value:9.4f}  {row.protocol}: {row.made}")
     for remark in result.remarks:

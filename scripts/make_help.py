@@ -1,27 +1,27 @@
-"""Bring the lists of inputs and outputs of the help pages, web/docs, up to date with the nodes.
+"""The lists of inputs and outputs of the help pages, web/docs, out of the nodes and their texts.
 
-    $(make -s python) scripts/make_help.py    # after scripts/make_locale.py, with its translations
+    make generated PARTS=help    # after the translations
 
-A new input or output gets a line with its tooltip, in the language of the page; what people wrote there stays. Defaults
-and types are the node's, in its order, and a line whose input is gone goes. A choice whose options have meanings gets a
-list of them before the outputs: in English as the node has them, in other languages as people wrote them, else in
-English. Pages themselves are written by people.
+They stand between START and END. Each entry has a type or a default, the tooltip in the page's language, and what its
+options are where the pack has a list of them. Lines below an entry that people have added, indented by two blanks, stay
+as long as the entry does: what is worth knowing and too long for a tooltip. All else of a page is written by people.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfy_server import ROOT, ComfyServer, find_comfyui
+from generated import ROOT, Pack, ask, write
 from make_locale import LOCALES, key_of, read
+from make_locale import texts as texts_of
 
 DOCS = ROOT / "web" / "docs"
-# A line: the name, what the language calls it, in brackets the type or default, and words.
-LINE = re.compile(r"^- `([^`]+)`([^(（`]*)[(（]((?:`[^`]*`|[^`)）])+)[)）][:：] ?(.*)$")
+START = "<!-- generated: what people write stands indented below an entry -->"
+END = "<!-- end -->"
 WORDS = {
     "en": {
         "inputs": "Inputs",
@@ -30,10 +30,14 @@ WORDS = {
         "empty": "empty",
         "on": "on",
         "off": "off",
+        "first": "the first",
+        "lines": "some lines",
         "optional": ", optional",
-        "line": "- `{id}` ({said}): {words}",
-        "options": "Options of `{id}`",
-        "option": "- `{id}`: {words}",
+        "with": "With {}. ",
+        "slots": "`{0}0`, `{0}1`, ... up to {1}. ",
+        "between": ", ",
+        "line": "- `{id}` ({brackets}): {words}",
+        "option": "  - `{name}`: {words}.",
     },
     "zh": {
         "inputs": "输入",
@@ -42,139 +46,199 @@ WORDS = {
         "empty": "空",
         "on": "开",
         "off": "关",
+        "first": "第一个",
+        "lines": "数行",
         "optional": "，可选",
-        "line": "- `{id}`{called}（{said}）：{words}",
-        "options": "`{id}` 的选项",
-        "option": "- `{id}`：{words}",
+        "with": "用于 {}。",
+        "slots": "`{0}0`、`{0}1`……最多 {1} 个。",
+        "between": "、",
+        "line": "- `{id}`{called}（{brackets}）：{words}",
+        "option": "  - `{name}`：{words}。",
     },
 }
 
 
-def brackets(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str = "") -> dict[str, str | None]:
-    """What stands in brackets for each input, by the name in the help; None where the default is this machine's."""
-    found: dict[str, str | None] = {}
+@dataclass
+class Entry:
+    """A line of a list. choices: the options of a dynamic choice with which the input appears; not all of them.
+
+    slots: the names of a growing input's, as words.
+    """
+
+    brackets: str
+    slots: str = ""
+    choices: list[str] = field(default_factory=list)
+
+
+def default_words(default: Any, words: Mapping[str, str]) -> str:
+    """A default in the words of a language. That of a list of files is this machine's: the first."""
+    if isinstance(default, bool):
+        return words["on" if default else "off"]
+    if isinstance(default, (int, float)):
+        return f"{default:g}"
+    if default is None:
+        return words["first"]
+    if "\n" in default:
+        return words["lines"]
+    return f"`{default}`" if default else words["empty"]
+
+
+def members_of(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
+    """Name, type, options of all inputs of a node, and whether each is optional."""
     for group, members in groups.items():
         for name, (kind, *rest) in members.items() if group != "hidden" else ():
-            options = rest[0] if rest else {}
-            default, optional = options.get("default"), words["optional"] if group == "optional" else ""
-            said: str | None = f"`{kind}`{optional}"
-            if kind == "COMFY_DYNAMICCOMBO_V3":
-                said = words["default"] + f"`{options['options'][0]['key']}`"
-                for option in options["options"]:
-                    found |= brackets(option["inputs"], words, f"{prefix}{name}.")
-            elif kind == "COMFY_AUTOGROW_V3":
-                ((slot, *_),) = (slot for part in options["template"]["input"].values() for slot in part.values())
-                said = f"`{slot}`{optional}"
-            elif kind == "COMBO" and default is None or isinstance(default, str) and "\n" in default:
-                said = None
-            elif isinstance(default, bool):
-                said = words["default"] + words["on" if default else "off"]
-            elif isinstance(default, (int, float)):
-                said = words["default"] + f"{default:g}"
-            elif isinstance(default, str):
-                said = words["default"] + (f"`{default}`" if default else words["empty"])
-            found[prefix + name] = said
-    return found
+            yield name, kind, rest[0] if rest else {}, group == "optional"
 
 
-def line(name: str, said: str, text: Mapping[str, str], words: Mapping[str, str]) -> str:
-    """A new line; `text` has what the language calls it and its tooltip."""
-    called = "" if text["name"] == name.rpartition(".")[2] else f" {text['name']}"
-    return words["line"].format(id=name, called=called, said=said, words=text["tooltip"])
-
-
-def brought_up_to_date(
-    section: str, wanted: Mapping[str, str | None], texts: Mapping[str, Mapping[str, str]], words: Mapping[str, str]
-) -> str:
-    """The section of a page with a line for each of `wanted`: as it is there but for the brackets, or a new one.
-
-    texts: name and tooltip by name in the help. Other text of the section stays before or behind the list.
-    """
-    rows = section.split("\n")
-    places = [place for place, row in enumerate(rows) if row.startswith("- ")]
-    if not places:
-        return section
-    first, last = places[0], places[-1] + 1
-    there = {found.group(1): found for row in rows[first:last] if (found := LINE.match(row))}
-    made = []
-    for name in sorted(wanted, key=_order(list(there), list(wanted))):
-        said, found = wanted[name], there.get(name)
-        if found is None:
-            made.append(line(name, said or "`COMBO`", texts[name], words))
-        elif said is None or said == found.group(3):
-            made.append(found.group())
+def inputs_of(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str = "") -> dict[str, Entry]:
+    """An entry for each input by its name in the help: choice.input for one that appears with an option."""
+    entries: dict[str, Entry] = {}
+    for name, kind, options, optional in members_of(groups):
+        behind = words["optional"] if optional else ""
+        if kind == "COMFY_DYNAMICCOMBO_V3":
+            keys = [option["key"] for option in options["options"]]
+            entries[prefix + name] = Entry(f"{words['default']}`{keys[0]}`")
+            for option in options["options"]:
+                for inner, entry in inputs_of(option["inputs"], words, f"{prefix}{name}.").items():
+                    entries.setdefault(inner, entry).choices.append(option["key"])
+            for inner, entry in entries.items():
+                if inner.startswith(f"{prefix}{name}.") and entry.choices == keys:
+                    entry.choices = []
+        elif kind == "COMFY_AUTOGROW_V3":
+            template = options["template"]
+            ((slot, *_),) = (slot for part in template["input"].values() for slot in part.values())
+            slots = words["slots"].format(template["prefix"], template["max"])
+            entries[prefix + name] = Entry(f"`{slot}`{behind}", slots)
+        elif kind == "COMBO" or "default" in options:
+            entries[prefix + name] = Entry(words["default"] + default_words(options.get("default"), words))
         else:
-            start, end = found.span(3)
-            made.append(found.string[:start] + said + found.string[end:])
-    return "\n".join([*rows[:first], *made, *rows[last:]])
+            entries[prefix + name] = Entry(f"`{kind}`{behind}")
+    return entries
 
 
-def with_options(page: str, name: str, options: Mapping[str, str], language: str) -> str:
-    """The page with a list of what the options of an input mean, before the outputs."""
-    words = WORDS[language]
-    heading, outputs = f"\n## {words['options'].format(id=name)}\n", f"\n## {words['outputs']}\n"
-    start = page.find(heading)
+def escaped(text: str) -> str:
+    """A tooltip in Markdown: as it is, whatever its stars, brackets and underscores would mean."""
+    return re.sub(r"([*`<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
+def people_s_lines(block: str) -> dict[str, list[str]]:
+    """The indented lines below each entry that are no option of it."""
+    lines: dict[str, list[str]] = {}
+    name = ""
+    for row in block.splitlines():
+        if heading := re.match(r"- `([^`]+)`", row):
+            name = heading[1]
+        elif row.startswith("  ") and not row.startswith("  - "):
+            lines.setdefault(name, []).append(row)
+    return lines
+
+
+def block_of(
+    entries: Mapping[str, Entry],
+    texts: Mapping[str, Mapping[str, str]],
+    options: Mapping[str, Mapping[str, str]],
+    kept: Mapping[str, list[str]],
+    words: Mapping[str, str],
+) -> str:
+    """A list. texts: name and tooltip by the entry's name. options: by the entry's name. kept: people's lines."""
+    rows = []
+    for name, entry in entries.items():
+        text = texts[name]
+        called = "" if text["name"] == name.rpartition(".")[2] else f" {text['name']}"
+        choices = words["with"].format(words["between"].join(f"`{key}`" for key in entry.choices))
+        rows.append(
+            words["line"].format(
+                id=name,
+                called=called,
+                brackets=entry.brackets,
+                words=entry.slots + (choices if entry.choices else "") + escaped(text["tooltip"]),
+            )
+        )
+        rows += kept.get(name, [])
+        rows += [
+            words["option"].format(name=option, words=escaped(about.rstrip(".。")))
+            for option, about in options.get(name, {}).items()
+        ]
+    return "\n".join([START, "", *rows, "", END])
+
+
+def section_of(page: str, heading: str) -> slice | None:
+    """Where the text below a heading of the second level stands."""
+    start = page.find(f"\n## {heading}\n")
     if start < 0:
-        start = page.find(outputs)
-        page = f"{page[:start]}{heading}{page[start:]}"
-    end = page.find("\n## ", start + 1)
-    there = {found.group(1): found.group() for found in re.finditer(r"^- `([^`]+)`.*$", page[start:end], re.M)}
-    rows = [
-        there[option] if language != "en" and option in there else words["option"].format(id=option, words=text)
-        for option, text in options.items()
-    ]
-    return page[:start] + heading + "\n" + "\n".join(rows) + "\n" + page[end:]
+        return None
+    start += len(f"\n## {heading}\n")
+    end = page.find("\n## ", start)
+    return slice(start, len(page) if end < 0 else end)
 
 
-def _order(there: list[str], wanted: list[str]) -> Any:
-    """Lines that are there keep their order; a new one comes behind what is before it at the node."""
-    places: dict[str, tuple[int, int]] = {name: (place, 0) for place, name in enumerate(there)}
-    last = (-1, 0)
-    for number, name in enumerate(wanted, 1):
-        places.setdefault(name, (last[0], number))
-        last = places[name]
-    return places.__getitem__
+def with_block(section: str, make: Any) -> str:
+    """A section with its list anew. make: the list from what stands between the marks now."""
+    before, start, rest = section.partition(START)
+    if not start:
+        return f"\n{make('')}\n{section.rstrip()}".rstrip() + "\n"
+    inside, _, after = rest.partition(END)
+    return before + make(inside) + after
 
 
-def page_of(page: str, node: Mapping[str, Any], texts: Mapping[str, Any], language: str) -> str:
-    """A help page with its two lists up to date."""
+def page_of(
+    page: str,
+    node: Mapping[str, Any],
+    texts: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, str]],
+    language: str,
+) -> str:
+    """A help page with its two lists up to date. texts: of the node, in the page's language. options: their words."""
     words = WORDS[language]
-    outputs = {name: f"`{kind}`" for name, kind in zip(node["output_name"], node["output"], strict=True)}
-    inputs = brackets(node["input"], words)
-    own = {name: texts["inputs"].get(key_of(name)) or {"name": name, "tooltip": ""} for name in inputs}
-    given = {name: texts["outputs"][str(place)] for place, name in enumerate(node["output_name"])}
-    for heading, wanted, told in (("inputs", inputs, own), ("outputs", outputs, given)):
-        start = page.find(f"\n## {words[heading]}\n")
-        if start >= 0:
-            end = page.find("\n## ", start + 1)
-            end = len(page) if end < 0 else end
-            page = page[:start] + brought_up_to_date(page[start:end], wanted, told, words) + page[end:]
-    for members in (members for group, members in node["input"].items() if group != "hidden"):
-        for name, (_, *rest) in members.items():
-            if meanings := (rest[0] if rest else {}).get("meanings"):
-                page = with_options(page, name, meanings, language)
+    inputs = inputs_of(node["input"], words)
+    outputs = {name: Entry(f"`{kind}`") for name, kind in zip(node["output_name"], node["output"], strict=True)}
+    input_texts = {name: texts["inputs"][key_of(name)] for name in inputs}
+    output_texts = {name: texts["outputs"][str(place)] for place, name in enumerate(node["output_name"])}
+    for heading, entries, own, lists in (
+        ("inputs", inputs, input_texts, options),
+        ("outputs", outputs, output_texts, {}),
+    ):
+        place = section_of(page, words[heading])
+        if place and entries:
+            made = with_block(
+                page[place],
+                lambda old, entries=entries, own=own, lists=lists: block_of(
+                    entries, own, lists, people_s_lines(old), words
+                ),
+            )
+            page = page[: place.start] + made + page[place.stop :]
     return page
 
 
-def main() -> None:
-    """Ask a server for the nodes; write the pages that are not up to date."""
-    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        nodes = {
-            name: info
-            for name, info in server.get("/object_info").items()
-            if info["python_module"] == f"custom_nodes.{server.pack_name}"
-        }
+def merged(english: Mapping[str, Any], translated: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of a node in another language, with the English of what is not translated yet."""
+    return {
+        group: {name: translated.get(group, {}).get(name) or entry for name, entry in english[group].items()}
+        for group in ("inputs", "outputs")
+    }
+
+
+def files(pack: Pack) -> dict[Path, str]:
+    """All pages that are there, as they have to be."""
+    pages = {}
     for language in WORDS:
-        texts = read(LOCALES / language / "nodeDefs.json")
-        for name, node in nodes.items():
+        translated = read(LOCALES / language / "nodeDefs.json") if language != "en" else {}
+        options = read(LOCALES / language / "words.json")
+        for name, node in pack.nodes.items():
             path = DOCS / name / f"{language}.md"
-            if not path.is_file() or name not in texts:
-                print(f"[help] {name}: there is no page, or there are no texts, in {language}")
-                continue
-            page = path.read_text(encoding="utf-8")
-            if (made := page_of(page, node, texts[name], language)) != page:
-                path.write_text(made, encoding="utf-8")
-                print(f"[help] wrote {path.relative_to(ROOT)}")
+            if path.is_file():
+                lists = {
+                    key: {option: options.get(about, about) for option, about in abouts.items()}
+                    for key, abouts in pack.words.get(name, {}).items()
+                }
+                texts = merged(texts_of(node), translated.get(name, {}))
+                pages[path] = page_of(path.read_text(encoding="utf-8"), node, texts, lists, language)
+    return pages
+
+
+def main() -> None:
+    """Write the pages that are not up to date."""
+    write(files(ask()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write interface.json, the record of what saved workflows depend on: ids, inputs, widgets and outputs of all nodes.
 
-    $(make -s python) scripts/make_interface.py
+    make generated PARTS=interface
 
 What is only added is recorded. The script refuses what would break saved workflows; tests/comfy/test_interface.py finds
 the same. A node that has to change in such a way gets a new id, its old one an entry in nodes/replaced.py, and
@@ -10,15 +10,14 @@ CHANGELOG.md names the old one.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from generated import ROOT, Pack, ask, write
+
 TARGET = ROOT / "interface.json"
 DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
@@ -168,30 +167,24 @@ def record_of(nodes: Mapping[str, Node], replaced: Mapping[str, str]) -> dict[st
     return {"nodes": {name: nodes[name] for name in sorted(nodes)}, "replaced": dict(sorted(replaced.items()))}
 
 
+def files(pack: Pack) -> dict[Path, str]:
+    """The record. Raises ValueError where workflows of earlier releases would break."""
+    if TARGET.is_file():
+        changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        nodes = {name: describe(info) for name, info in pack.nodes.items()}
+        lines = problems(json.loads(TARGET.read_text(encoding="utf-8")), nodes, pack.replaced, changelog)
+        if lines:
+            raise ValueError("\n".join(["workflows of earlier releases would break:", *lines]))
+    record = record_of({name: describe(info) for name, info in pack.nodes.items()}, pack.replaced)
+    return {TARGET: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
+
+
 def main() -> None:
     """Ask a server for the nodes; write the file, or say what would break."""
-    from comfy_server import ComfyServer, find_comfyui
-
-    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        nodes = {
-            name: describe(info)
-            for name, info in server.get("/object_info").items()
-            if info["python_module"] == f"custom_nodes.{server.pack_name}"
-        }
-        replaced = {
-            item["old_node_id"]: item["new_node_id"]
-            for items in server.get("/node_replacements").values()
-            for item in items
-            if item["new_node_id"] in nodes
-        }
-    if TARGET.is_file():
-        found = problems(json.loads(TARGET.read_text()), nodes, replaced, (ROOT / "CHANGELOG.md").read_text())
-        if found:
-            sys.exit("\n".join(["[interface] workflows of earlier releases would break:", *found]))
-    part = TARGET.with_suffix(".part")
-    part.write_text(json.dumps(record_of(nodes, replaced), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, TARGET)
-    print(f"[interface] wrote {TARGET.relative_to(ROOT)}: {len(nodes)} nodes")
+    try:
+        write(files(ask()))
+    except ValueError as error:
+        sys.exit(f"[generated] {error}")
 
 
 if __name__ == "__main__":

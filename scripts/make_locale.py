@@ -1,25 +1,24 @@
 """Write locales/en/nodeDefs.json out of the nodes, and say what the translations lack.
 
-    $(make -s python) scripts/make_locale.py                 # after a text of a node has changed
-    $(make -s python) scripts/make_locale.py --translated    # after its translations were brought up to date
+    make generated PARTS=locales       # after a text of a node has changed
+    make generated PARTS=translated    # after its translations were brought up to date
 
 A translation is written by hand: locales/<language>/nodeDefs.json. Beside it source.json holds a mark of the English
 text that each entry was made from, so that an entry whose English has changed since is told (and a test fails).
-ComfyUI reads main, nodeDefs, commands and settings.json of a language and nothing else.
+ComfyUI reads main, nodeDefs, commands and settings.json of a language and nothing else. words.json is for the help
+pages: the words of the pack's own lists, by their English; what is not in it stays English.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from comfy_server import ROOT, ComfyServer, find_comfyui
+from generated import ROOT, Pack, ask, write
 
 LOCALES = ROOT / "locales"
 TARGET = LOCALES / "en" / "nodeDefs.json"
@@ -111,34 +110,48 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    print(f"[locale] wrote {path.relative_to(ROOT)}")
-
-
 def translations() -> list[Path]:
     """The folders of the other languages."""
     return sorted(folder for folder in LOCALES.iterdir() if folder.is_dir() and folder != TARGET.parent)
 
 
+def english_of(pack: Pack) -> dict[str, Any]:
+    """The English texts of all nodes."""
+    return {name: texts(node) for name, node in sorted(pack.nodes.items())}
+
+
+def text_of(content: Mapping[str, Any]) -> str:
+    """A file of texts."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def files(pack: Pack) -> dict[Path, str]:
+    """The English file."""
+    return {TARGET: text_of(english_of(pack))}
+
+
+def translated_files(pack: Pack) -> dict[Path, str]:
+    """The marks of the English that the translations were made from, taken as brought up to date."""
+    return {folder / SOURCE: text_of(marks(english_of(pack))) for folder in translations()}
+
+
+def all_lacking(pack: Pack) -> list[str]:
+    """What the translations lack, a line each."""
+    return [
+        f"{folder.name}: {line}"
+        for folder in translations()
+        for line in lacking(english_of(pack), read(folder / TARGET.name), read(folder / SOURCE))
+    ]
+
+
 def main() -> None:
     """Ask a server for the nodes, write the English file, and compare the others with it."""
-    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        found = {
-            name: texts(node)
-            for name, node in sorted(server.get("/object_info").items())
-            if node["python_module"] == f"custom_nodes.{server.pack_name}"
-        }
-    write(TARGET, found)
-    for folder in translations():
-        if "--translated" in sys.argv[1:]:
-            write(folder / SOURCE, marks(found))
-        for line in lacking(found, read(folder / TARGET.name), read(folder / SOURCE)):
-            print(f"[locale] {folder.name}: {line}")
+    pack = ask()
+    write(files(pack))
+    if "--translated" in sys.argv[1:]:
+        write(translated_files(pack))
+    for line in all_lacking(pack):
+        print(f"[generated] {line}")
 
 
 if __name__ == "__main__":

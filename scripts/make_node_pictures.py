@@ -25,6 +25,14 @@ def shown(node: dict[str, Any]) -> str:
     return "\n".join([node["display_name"], *(name for name, _ in inputs_of(node["input"])), *node["output_name"]])
 
 
+def text_of(path: Path) -> str:
+    """The text in a picture; empty where there is no picture or none of a node."""
+    if not path.is_file():
+        return ""
+    with Image.open(path) as picture:
+        return str(picture.info.get("Description", ""))
+
+
 def shrink(source: Path, target: Path, text: str) -> None:
     """Write a screenshot as a PNG with a palette: some kilobytes, and no difference that one sees."""
     part, info = target.with_suffix(".part"), PngInfo()

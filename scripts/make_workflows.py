@@ -1,9 +1,11 @@
-"""Make example_workflows/NAME.json (what people open) from example_workflows/api/NAME.json.
+"""Make example_workflows out of workflow_sources/examples: NAME.json (what people open), api/NAME.json and NAME.jpg.
 
     $(make -s python) scripts/make_workflows.py [--thumbnails] [NAME ...]
 
-ComfyUI's own front end writes them; layout.py places the nodes as layouts/NAME.yaml says. --thumbnails also runs those
-that need no other files, and makes NAME.jpg of what comes out; the picture of the others is their graph.
+The API form is what the example's source says. The other form is written by ComfyUI's own front end, in a browser, for
+the named examples and for those whose nodes, links or values have changed; layout.yaml then places the nodes of all.
+--thumbnails also runs those that need no other files, and makes NAME.jpg of what comes out; the picture of the others
+is their graph.
 """
 
 from __future__ import annotations
@@ -14,28 +16,32 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
-from graph_picture import BACKGROUND, draw
-from layout import arrange, read
+from generated import write
 from PIL import Image, ImageOps
+from rooms import load_room
 
-WORKFLOWS = ROOT / "example_workflows"
+files, layout, graph_picture = (load_room("workflow_sources", name) for name in ("files", "layout", "graph_picture"))
+WORKFLOWS: Path = files.TEMPLATES
 SIDE, MOST_BYTES = 512, 60_000  # of a thumbnail
 
 
-def convert(server: ComfyServer, names: list[str]) -> None:
-    """Write the front end's form of the named workflows."""
-    pairs = [str(path) for name in names for path in (WORKFLOWS / "api" / f"{name}.json", WORKFLOWS / f"{name}.json")]
-    drive_browser("convert", server.url, *pairs, timeout=60 + 20 * len(names))
-    for name in names:
-        path = WORKFLOWS / f"{name}.json"
-        graph = json.loads(path.read_text(encoding="utf-8"))
-        arrange(graph, name)
-        path.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"[workflows] wrote {path.relative_to(ROOT)}")
+def make_graphs(server: ComfyServer | None, names: Collection[str]) -> None:
+    """Write the API form of all examples, then the front end's: of the named ones anew, by a server's front end."""
+    write(files.api_files())
+    if server and names:
+        paths = {WORKFLOWS / "api" / f"{name}.json": server.base / f"{name}.json" for name in names}
+        drive_browser(
+            "convert", server.url, *(str(path) for pair in paths.items() for path in pair), timeout=60 + 20 * len(names)
+        )
+        for name in names:
+            graph = json.loads((server.base / f"{name}.json").read_text(encoding="utf-8"))
+            write({WORKFLOWS / f"{name}.json": files.arranged(graph, name)})
+    write(files.graph_files())
 
 
 def write_thumbnail(pictures: list[Image.Image], path: Path, background: str = "white") -> None:
@@ -69,23 +75,37 @@ def results(server: ComfyServer, name: str, nodes: list[int]) -> list[Image.Imag
     return [Image.open(io.BytesIO(server.image(outputs[str(node)]["images"][0]))) for node in nodes]
 
 
+def make_thumbnails(server: ComfyServer, names: Collection[str]) -> None:
+    """Run the named examples, or draw their graphs, and write the pictures of the template browser."""
+    for name in names:
+        nodes = layout.read(name).get("thumbnail", [])
+        if nodes:
+            pictures = results(server, name, nodes if isinstance(nodes, list) else [nodes])
+            write_thumbnail(pictures, WORKFLOWS / f"{name}.jpg")
+        else:
+            picture = graph_picture.draw(files.graph_of(name))
+            write_thumbnail([picture], WORKFLOWS / f"{name}.jpg", graph_picture.BACKGROUND)
+
+
+def make(names: Collection[str] = (), thumbnails: bool = False) -> None:
+    """All of it; without names the graphs that are outdated and, if wanted, all thumbnails."""
+    changed = names or [name for name in files.names() if files.outdated(name)]
+    if not changed and not thumbnails:
+        make_graphs(None, ())
+        return
+    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
+        make_graphs(server, changed)
+        if thumbnails:
+            make_thumbnails(server, names or files.names())
+
+
 def main() -> None:
-    """Convert the named workflows, or all."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--thumbnails", action="store_true", help="also run them and make the pictures")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
-    names = options.names or sorted(path.stem for path in (WORKFLOWS / "api").glob("*.json"))
-    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        convert(server, names)
-        for name in names if options.thumbnails else ():
-            nodes = read(name).get("thumbnail", [])
-            if nodes:
-                pictures = results(server, name, nodes if isinstance(nodes, list) else [nodes])
-                write_thumbnail(pictures, WORKFLOWS / f"{name}.jpg")
-            else:
-                graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-                write_thumbnail([draw(graph)], WORKFLOWS / f"{name}.jpg", BACKGROUND)
+    make(options.names, options.thumbnails)
 
 
 if __name__ == "__main__":

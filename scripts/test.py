@@ -18,7 +18,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path(os.environ.get("DEFT_TEST_LOGS") or tempfile.mkdtemp(prefix="deft-test-logs-"))
-TYPED = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "sweeps", "benchmarks")
+TYPED = (
+    "deft_ops",
+    "models",
+    "matching",
+    "patches",
+    "convert",
+    "trainers",
+    "nodes",
+    "scoring",
+    "reports",
+    "sweeps",
+    "benchmarks",
+)
 THREADS = str(max(1, (os.cpu_count() or 2) // 2))
 
 

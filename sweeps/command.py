@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .axes import words
 from .cells import Cells, Compiler
 from .client import Client, facts_of
 from .index import INDEX_FILE, Entry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, own_servers, remembered, started, workers_of
 from .plan import read_plan
+from .plan_file import words
 from .preview import SHOWN, print_plan
 from .progress import Progress, describe
 from .runner import Result, Runner, run_until_signal
@@ -188,7 +188,10 @@ def run_command(options: argparse.Namespace) -> int:
                 progress.say(remark)
             return await run_until_signal(Runner(compiler, cells, store, workers, progress))
 
-    result = asyncio.run(run())
+    try:
+        result = asyncio.run(run())
+    finally:
+        progress.close()
     counts = result.counts
     if not options.quiet:
         print(

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .axes import Axis, read_axis, words
+from .axes import Axis, read_axis
+from .plan_file import read_plan_file
 from .schema import near
 
-KEYS = ("name", "about", "workflow", "set", "axes", "exclude", "outputs", "report")
-REPORT_KEYS = ("rows", "columns", "metrics", "picture", "grid_rows", "grid_columns")
 PLACEHOLDER = re.compile(r"%([A-Za-z_][\w-]*)%")
 
 
@@ -38,7 +37,7 @@ class Outputs:
 class Plan:
     """fixed: target -> value, set before the axes. exclude: rules; a cell that meets all of one rule is left out.
 
-    report: what the plan says of its report, by the names of REPORT_KEYS.
+    report: what the plan says of its report, by the names of plan_file.ReportPart.
     """
 
     name: str
@@ -76,13 +75,8 @@ def read_plan(path: Path) -> Plan:
 
 
 def _plan(data: Any, path: Path) -> Plan:
-    values = mapping(data, "the plan", KEYS)
-    name = str(values.get("name") or path.stem)
-    if not re.fullmatch(r"[\w-]{1,60}", name, re.ASCII):
-        raise ValueError(f"`name` is {name!r}: write at most 60 letters, digits, - and _.")
-    if not isinstance(values.get("workflow"), str):
-        raise ValueError("`workflow` is missing: name the file of a saved workflow.")
-    axes = tuple(read_axis(axis, spec, path.parent) for axis, spec in mapping(values.get("axes"), "`axes`").items())
+    parts = read_plan_file(data)
+    axes = tuple(read_axis(name, part, path.parent) for name, part in parts.axes.items())
     known = {axis.name for axis in axes} | {fact for axis in axes for fact in axis.facts}
     for axis in axes:
         _check_match(axis, axes)
@@ -92,16 +86,22 @@ def _plan(data: Any, path: Path) -> Plan:
                     f"the axis {axis.name}: `without` names {other!r}, which is no other axis; "
                     f"{near(other, [each.name for each in axes])}."
                 )
+    _check_rules(parts.exclude, known)
+    outputs = parts.outputs
     return Plan(
-        name,
-        " ".join(str(values.get("about") or "").split()),
-        path.parent / values["workflow"],
+        parts.name or path.stem,
+        " ".join(parts.about.split()),
+        path.parent / parts.workflow,
         path,
-        dict(mapping(values.get("set"), "`set`")),
+        parts.fixed,
         axes,
-        tuple(_rule(rule, known) for rule in values.get("exclude") or ()),
-        _outputs(values.get("outputs")),
-        mapping(values.get("report"), "`report`", REPORT_KEYS),
+        tuple({name: frozenset(values) for name, values in rule.items()} for rule in parts.exclude),
+        Outputs(
+            outputs.only,
+            outputs.previews,
+            tuple(Number(name, part.node, part.pattern) for name, part in outputs.numbers.items()),
+        ),
+        {name: value for name, value in (data.get("report") or {}).items() if value is not None},
     )
 
 
@@ -119,45 +119,9 @@ def _check_match(axis: Axis, axes: Iterable[Axis]) -> None:
             )
 
 
-def _rule(rule: Any, known: set[str]) -> dict[str, frozenset[str]]:
-    found = {}
-    for name, values in mapping(rule, "a rule of `exclude`").items():
+def _check_rules(rules: Iterable[Mapping[str, Any]], known: set[str]) -> None:
+    for name in (name for rule in rules for name in rule):
         if name not in known:
             raise ValueError(
                 f"`exclude` names {name!r}, which is neither an axis nor a column of one; {near(name, sorted(known))}."
             )
-        found[name] = frozenset(str(value) for value in (values if isinstance(values, list) else [values]))
-    if not found:
-        raise ValueError("a rule of `exclude` is empty: it would leave out everything.")
-    return found
-
-
-def _outputs(data: Any) -> Outputs:
-    values = mapping(data, "`outputs`", ("only", "previews", "numbers"))
-    numbers = []
-    for name, spec in mapping(values.get("numbers"), "`outputs: numbers`").items():
-        item = mapping(spec, f"the number {name!r}", ("node", "pattern"))
-        try:
-            pattern = re.compile(str(item.get("pattern") or r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"))
-        except re.error as error:
-            raise ValueError(f"the pattern of the number {name!r} is no regular expression ({error}).") from error
-        if "node" not in item:
-            raise ValueError(f"the number {name!r} needs a `node`: the title of the node that shows it.")
-        numbers.append(Number(str(name), str(item["node"]), pattern))
-    return Outputs(tuple(map(str, words(values.get("only")))), bool(values.get("previews")), tuple(numbers))
-
-
-def mapping(value: Any, what: str, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """A mapping of the plan, empty if nothing is there; with `keys`, only these are allowed.
-
-    Raises ValueError that says what is wrong, with the near keys.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{what} must be a mapping (name: value), not {value!r}.")
-    allowed = list(keys)
-    for key in value:
-        if allowed and key not in allowed:
-            raise ValueError(f"{what} has the unknown word {key!r}; {near(str(key), allowed)}.")
-    return {str(key): item for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a line a cell, and on a terminal what is running at this moment."""
+"""What a person sees while a sweep runs: a line a cell, and on a terminal a bar with what is running at this moment."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import statistics
 import sys
 import time
 from collections import Counter, deque
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .records import Cell, Kind, Run
 from .worker import Job
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+SHORTEST = 0.2  # seconds between two changes of the bar
 TEXT = 60  # characters of a label that are shown
 FEW: dict[Kind, int] = {"training": 1, "picture": 3}  # cells that have to be seen before the rest is guessed
 
 
 class Progress:
-    """Lines on a stream. quiet: only what went wrong."""
+    """Lines on a stream, above tqdm's bar if it is a terminal. quiet: only what went wrong, and no bar."""
 
     def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
         self.out = out or sys.stdout
@@ -26,7 +30,7 @@ class Progress:
         # Seconds between the end of a cell and that of the one before it.
         self.steps: dict[Kind, deque[float]] = {kind: deque(maxlen=50) for kind in FEW}
         self.last_end = 0.0
-        self.last_line = 0.0
+        self.bar: tqdm[Any] | None = None
         self.waited: list[str] = []
 
     def begin(self, total: int) -> None:
@@ -34,22 +38,35 @@ class Progress:
         self.total, self.last_end = total, time.monotonic()
         if not self.quiet:
             self.say(f"{total} cells to run" if total else "every cell is in the store already")
+        if self.live and total:
+            from tqdm import tqdm
+
+            form = "[{n_fmt}/{total_fmt}] |{bar:20}| {desc}{postfix}"
+            self.bar = tqdm(
+                total=total, file=self.out, leave=False, dynamic_ncols=True, mininterval=SHORTEST, bar_format=form
+            )
+
+    def close(self) -> None:
+        """Take the bar off the terminal; the lines stay."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     def say(self, text: str) -> None:
         """A line."""
-        self._clear()
-        print(text, file=self.out, flush=True)
+        if self.bar is not None:
+            self.bar.write(text, file=self.out)
+        else:
+            print(text, file=self.out, flush=True)
 
     def event(self, worker: str, job: Job, kind: str, data: dict[str, Any]) -> None:
         """A message of a server about a cell: shown on a terminal, a few times a second."""
-        now = time.monotonic()
-        if not self.live or now - self.last_line < 0.2 or kind not in ("progress", "executing") or not data.get("node"):
+        if self.bar is None or kind not in ("progress", "executing") or not data.get("node"):
             return
-        self.last_line = now
         title = job.titles.get(str(data["node"]), str(data["node"]))
         steps = f" {data['value']:.0f}/{data['max']:.0f}" if kind == "progress" else ""
-        text = f"[{self.count}/{self.total}] {describe(job.labels)}: {title}{steps}"
-        print(f"\r\033[K{text[:118]}", end="", file=self.out, flush=True)
+        self.bar.set_description_str(f"{describe(job.labels)}: {title}{steps}", refresh=False)
+        self.bar.update(0)
 
     def end(self, cell: Cell, run: Run, left: Counter[Kind]) -> None:
         """A cell has ended; that many of each kind are still to be run."""
@@ -58,6 +75,10 @@ class Progress:
         now = time.monotonic()
         self.steps[cell.kind].append(now - self.last_end)
         self.last_end = now
+        if self.bar is not None:
+            self.bar.total = self.total
+            self.bar.set_postfix_str(self._left(left).strip(" ()"), refresh=False)
+            self.bar.update()
         if self.quiet and run.status == "done":
             return
         what = "trained" if cell.kind == "training" and run.status == "done" else run.status
@@ -78,10 +99,6 @@ class Progress:
         if not kinds or any(len(self.steps[kind]) < FEW[kind] for kind in kinds):
             return ""
         return f"  ({duration(sum(statistics.median(self.steps[kind]) * left[kind] for kind in kinds))} left)"
-
-    def _clear(self) -> None:
-        if self.live:
-            print("\r\033[K", end="", file=self.out)
 
 
 def describe(labels: dict[str, str]) -> str:

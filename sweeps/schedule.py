@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from graphlib import TopologicalSorter
 from typing import Any, Literal
 
 from .cells import Cells, PlannedCell, PlannedTraining
@@ -33,19 +34,19 @@ class Schedule:
             if cell.key not in seen:
                 seen.add(cell.key)
                 self.groups.setdefault(_group(cell), deque()).append(cell)
-        needed: dict[str, PlannedTraining] = {}
-        for _, needs in self.groups:
-            self._need(needs, cells.trainings, needed)
-        self.trainings = deque(needed.values())
+        needed = dict.fromkeys(key for _, needs in self.groups for key in self._order(needs, cells.trainings))
+        self.trainings = deque(cells.trainings[key] for key in needed)
         self.at: dict[str, Group] = {}  # worker -> its group
 
-    def _need(
-        self, keys: Iterable[str], trainings: dict[str, PlannedTraining], found: dict[str, PlannedTraining]
-    ) -> None:
-        for key in keys:
-            if key not in self.done and key not in found:
-                self._need(trainings[key].needs, trainings, found)
-                found[key] = trainings[key]
+    def _order(self, needs: Iterable[str], trainings: Mapping[str, PlannedTraining]) -> list[str]:
+        """The keys of these trainings and of those that they build on, in the order to run them; done ones are out."""
+        graph: dict[str, list[str]] = {}
+        waiting = list(needs)
+        for key in waiting:  # grows on the way
+            if key not in self.done and key not in graph:
+                graph[key] = [other for other in trainings[key].needs if other not in self.done]
+                waiting += graph[key]
+        return list(TopologicalSorter(graph).static_order())
 
     def next(self, worker: str, holds: set[str], take: Callable[[Planned], Taken]) -> Planned | None:
         """The next cell for a worker; None if nothing can be run now.

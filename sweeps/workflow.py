@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -116,26 +117,13 @@ def title_of(prompt: Prompt, node_id: str, info: Info) -> str:
 
 def order(prompt: Prompt) -> list[str]:
     """Node ids, every node after those that it needs. Raises ValueError for a workflow that runs in a circle."""
-    done: dict[str, bool] = {}
-    result: list[str] = []
-    for first in prompt:
-        waiting = [(first, False)]
-        while waiting:
-            node_id, leaving = waiting.pop()
-            if leaving:
-                done[node_id] = True
-                result.append(node_id)
-            elif node_id not in done:
-                done[node_id] = False
-                waiting.append((node_id, True))
-                for _, source, _ in links_of(prompt[node_id]["inputs"]):
-                    if done.get(source) is False:
-                        raise ValueError(
-                            "the workflow's connections run in a circle through the node "
-                            f"{source}: repair it in ComfyUI."
-                        )
-                    waiting.append((source, False))
-    return result
+    needs = {node_id: [source for _, source, _ in links_of(node["inputs"])] for node_id, node in prompt.items()}
+    try:
+        return list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        raise ValueError(
+            f"the workflow's connections run in a circle through the node {error.args[1][0]}: repair it in ComfyUI."
+        ) from None
 
 
 def needed_by(prompt: Prompt, wanted: Iterable[str]) -> set[str]:

@@ -22,7 +22,8 @@ def load_pack() -> None:
     spec = importlib.util.spec_from_file_location(
         "deft_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["deft_pack"] = module
     spec.loader.exec_module(module)

@@ -12,19 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "adding.md"
-# What a walk may change is copied; the rest of the pack is large, or only read.
-COPIED = (
-    "__init__.py",
-    "deft_ops",
-    "scoring",
-    "patches",
-    "trainers",
-    "nodes",
-    "tests",
-    "pyproject.toml",
-    "requirements.txt",
-    ".comfyignore",
-)
+# Large, or only read: no walk changes them. All else is copied.
+LINKED = ("demo", "docs", "example_workflows", "web")
 
 
 @dataclass(frozen=True)
@@ -63,13 +52,14 @@ def changed(before: str, diff: str) -> str:
 def walked_copy(folder: Path) -> Path:
     """A copy of the pack in which all that the document writes is done."""
     for path in ROOT.iterdir():
-        if path.name in COPIED:
+        if path.name in LINKED:
+            (folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
+        elif path.name != ".git":
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, folder / path.name)
-        elif path.name != ".git":
-            (folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
     for step in steps():
         path = folder / step.path
+        assert not step.path.startswith(LINKED), f"{step.path} is not in the copy"
         if step.kind == "python":
             assert not path.exists(), f"{step.path} is there already"
             path.write_text(step.text, encoding="utf-8")

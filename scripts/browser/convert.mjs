@@ -1,4 +1,4 @@
-// Loads API-format workflows and writes what the front end would save; scripts/layout.py then gives the nodes their places.
+// Loads API-format workflows and writes what the front end would save; workflow_sources/layout.py then gives the nodes their places.
 
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'

@@ -6,85 +6,18 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
-from ...scoring.arrangement import row_scores
+from ...reports.arrangement import row_scores
+from ...reports.sweep.material import ACROSS, AGAIN, Layout, Material, Picture, Shown, is_seed, joined, subject_axis
 from ...scoring.pictures import SUFFIXES
 from ...scoring.scores import Cost, Score, Scores, from_jsonl, merge
-from ..records import Kind, Record
+from ..records import Record
 from ..training_nodes import trains
-from .wanted import Layout, Wanted, is_seed, joined, subject_axis, values_of
-
-State = Literal["done", "failed", "cancelled", "not run"]
-
-STATES: tuple[State, ...] = ("done", "failed", "cancelled", "not run")
-# In a kept score's provenance: which column of a pivot it belongs to, and whether its row has it already.
-ACROSS, AGAIN = "across", "again"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture in the store. name: of its file in the report's folder of pictures. title: of the node it is from."""
-
-    path: Path
-    name: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the report shows of a cell. row: its name in tables. scores: its means in a line. numbers: see records.Cell.
-
-    training_seconds: of a training cell, what its training nodes took, if known.
-    """
-
-    key: str
-    kind: Kind
-    labels: Mapping[str, str]
-    row: str
-    state: State
-    error: str = ""
-    seconds: float = 0.0
-    memory: Mapping[str, float] = field(default_factory=dict)
-    versions: tuple[tuple[str, str], ...] = ()
-    worker: str = ""
-    attempts: int = 0
-    finished: str = ""
-    pictures: tuple[Picture, ...] = ()
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    scores: str = ""
-    needs: tuple[str, ...] = ()
-    training_seconds: float | None = None
-
-
-@dataclass
-class Material:
-    """All that the report is made from. cells: in the plan's order. scores: named after the rows of the tables.
-
-    numbers: the cells' numbers in the form of scores. problems: what could not be read, in sentences.
-    """
-
-    layout: Layout
-    cells: list[Shown]
-    scores: Scores
-    numbers: Scores
-    problems: list[str]
-
-    def once(self, scores: Scores) -> Scores:
-        """Those that count in a table whose rows are not divided further."""
-        return replace(scores, rows=tuple(row for row in scores.rows if not row.provenance[AGAIN]))
-
-    @property
-    def subject(self) -> str | None:
-        """The axis of subjects."""
-        return subject_axis(axis for cell in self.cells for axis in cell.labels)
-
-    def unique(self, kind: Kind | None = None) -> list[Shown]:
-        """Each cell once, however often the plan wants it."""
-        return list({cell.key: cell for cell in self.cells if kind in (None, cell.kind)}.values())
+from .wanted import Wanted, values_of
 
 
 def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> Material:

@@ -1,16 +1,13 @@
-"""What a report is made of: the cells that a plan wants, and how they are to be laid out."""
+"""The cells that a plan wants, and the axes that a report has them along where nothing is said."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ...reports.sweep.material import Layout, is_seed, subject_axis
 from ..records import Kind, Record
 from ..schema import near
-
-SUBJECTS = ("subject", "subjects", "concept", "person", "object", "photo", "photos")
-BARE_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -26,23 +23,6 @@ class Wanted:
     record: Callable[[], Record | None]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How to lay out tables and grids, by names of axes. What is empty is chosen by `completed`.
-
-    rows: whose labels name the rows of the tables. columns: for a table of each metric with these across.
-    picture: title of the output node whose pictures the grids show; empty: of the first picture.
-    grid_rows, grid_columns: of the grids. metrics: the only ones shown, numbers of the cells among them; empty: all.
-    """
-
-    rows: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    picture: str = ""
-    grid_rows: tuple[str, ...] = ()
-    grid_columns: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-
-
 def values_of(cells: Iterable[Wanted]) -> dict[str, list[str]]:
     """Axis -> its labels, both in order of appearance; the axes of cells with the most of them come first."""
     found: dict[str, dict[str, None]] = {}
@@ -50,16 +30,6 @@ def values_of(cells: Iterable[Wanted]) -> dict[str, list[str]]:
         for axis, label in cell.labels.items():
             found.setdefault(axis, {})[label] = None
     return {axis: list(labels) for axis, labels in found.items()}
-
-
-def subject_axis(axes: Iterable[str]) -> str | None:
-    """The first axis whose name says that its values are subjects."""
-    return next((axis for axis in axes if axis.lower() in SUBJECTS), None)
-
-
-def is_seed(axis: str) -> bool:
-    """Whether an axis' name says that its values are samples of the same thing."""
-    return "seed" in axis.lower()
 
 
 def completed(layout: Layout, cells: Sequence[Wanted]) -> Layout:
@@ -88,13 +58,3 @@ def completed(layout: Layout, cells: Sequence[Wanted]) -> Layout:
         or tuple(axis for axis in several if is_seed(axis))[:1]
     )
     return replace(layout, rows=rows, grid_rows=grid_rows, grid_columns=grid_columns)
-
-
-def joined(labels: Mapping[str, str], axes: Iterable[str]) -> str:
-    """The labels of these axes in a line, as far as there are any: "DEFT rank 4"."""
-    return " ".join(named(axis, labels[axis]) for axis in axes if axis in labels)
-
-
-def named(axis: str, label: str) -> str:
-    """A label as it can stand alone: a bare number with its axis."""
-    return f"{axis} {label}" if BARE_NUMBER.fullmatch(label) else label

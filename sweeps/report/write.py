@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...reports.sweep.grids import Grid, draw_grids
+from ...reports.sweep.material import Layout, Material
+from ...reports.sweep.page import PICTURES, markdown_page, pages
+from ...reports.sweep.pivot import Titled, tables
 from ..png import with_text
-from ..writing import write, writing
-from .grids import KEYWORD, sweep_text, write_grids
-from .page import markdown_page, write_pages
-from .pivot import Titled, tables
-from .reading import Material, read
-from .wanted import Layout, Wanted, completed, values_of
+from ..writing import link, write, writing
+from .reading import read
+from .wanted import Wanted, completed, values_of
 
+KEYWORD = "deft_sweep"
+MAX_KEYS = 1000  # in a picture's deft_sweep
 OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
 
 
@@ -38,14 +42,52 @@ def write_report(cells: Sequence[Wanted], out: Path, title: str, layout: Layout)
     written = [out / "scores.jsonl", _write_cells(material, list(values_of(cells)), out / "cells.csv")]
     shown = tables(material)
     written += _write_tables(shown, material, out)
-    grids = write_grids(material, out)
-    written += [grid.path for grid in grids]
+    grids = _write_grids(material, out)
+    written += [out / grid.name for grid in grids]
     for path in sorted(out.iterdir()):  # before the pages, which link what is there
         if OURS.fullmatch(path.name) and path not in written:
             path.unlink()
-    pages = write_pages(out, title, material, shown, grids)
+    ready = _link_pictures(material, out / PICTURES)
+    shown_pages = []
+    for name, content in pages(title, material, shown, grids, ready, {path.name for path in written}):
+        with writing(out / name) as file:
+            file.writelines(content)
+        shown_pages.append(out / name)
     written.append(write(out / "report.md", markdown_page(title, material, shown, grids)))
-    return [*pages, *written]
+    return [*shown_pages, *written]
+
+
+def _write_grids(material: Material, out: Path) -> list[Grid]:
+    """The grids' pictures, each written before the next one is drawn."""
+    grids = []
+    axes = {"rows": material.layout.grid_rows, "columns": material.layout.grid_columns}
+    for grid, picture in draw_grids(material):
+        about = sweep_text(grid.keys, {**axes, "shown": grid.caption})
+        write(out / grid.name, with_text(picture, {KEYWORD: about}))
+        grids.append(grid)
+    return grids
+
+
+def _link_pictures(material: Material, folder: Path) -> set[str]:
+    """Put all pictures into the folder; returns the names of those that are there. Others become problems."""
+    ready: set[str] = set()
+    for cell in material.cells:
+        for picture in cell.pictures:
+            if picture.name in ready:
+                continue
+            folder.mkdir(exist_ok=True)
+            try:
+                link(picture.path, folder / picture.name)
+                ready.add(picture.name)
+            except OSError as error:
+                material.problems.append(f"{picture.path} cannot be read ({error.strerror}), and is not shown.")
+    return ready
+
+
+def sweep_text(keys: Sequence[str], axes: dict[str, object]) -> str:
+    """The content of a picture's `deft_sweep`: which cells it shows (the first MAX_KEYS of them), and along what."""
+    keys = list(dict.fromkeys(keys))
+    return json.dumps({"cells": keys[:MAX_KEYS], "more": max(0, len(keys) - MAX_KEYS), "axes": axes})
 
 
 def _write_tables(shown: Sequence[Titled], material: Material, out: Path) -> list[Path]:

@@ -26,6 +26,7 @@ import types
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def prepare_cuda() -> None:
 
 
 COMFYUI = prepare()
+
+from .pack import Pack  # noqa: E402  (PyTorch is imported after the preparation)
 
 
 class PromptFailed(AssertionError):
@@ -275,3 +278,49 @@ def comfyui(comfyui_session: ComfyUI) -> ComfyUI:
     """ComfyUI without results or models of an earlier test."""
     comfyui_session.reset()
     return comfyui_session
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui_session: ComfyUI) -> Pack:
+    """The pack's modules as ComfyUI loaded them, imported when they are asked for."""
+    return Pack(comfyui_session)
+
+
+@pytest.fixture
+def loras(comfyui: ComfyUI) -> Path:
+    """ComfyUI's models/loras."""
+    return comfyui.base / "models" / "loras"
+
+
+@pytest.fixture
+def embeddings(comfyui: ComfyUI) -> Iterator[Path]:
+    """ComfyUI's models/embeddings, emptied afterwards."""
+    folder = comfyui.base / "models" / "embeddings"
+    yield folder
+    for file in folder.glob("deft-*"):
+        file.unlink()
+
+
+@pytest.fixture
+def run(comfyui_session: ComfyUI) -> Iterator[Any]:
+    """A node as ComfyUI calls it; the files in models/loras/saved are removed later."""
+    yield lambda name, *args, **options: comfyui_session.pack_nodes[name].execute(*args, **options).result
+    folder = comfyui_session.base / "models" / "loras" / "saved"
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.fixture(scope="session")
+def architecture_pairs(pack: Pack) -> Any:
+    """diffusers' and ComfyUI's model of an architecture with the same weights, by its name, made once."""
+    from .test_architectures import pair_of
+
+    return cache(lambda name: pair_of(name, pack.names))
+
+
+@pytest.fixture(scope="session")
+def text_pairs(pack: Pack) -> Any:
+    """transformers' model and ComfyUI's CLIP with its weights, by the entry's name, made once."""
+    from .test_architectures import text_pair_of
+
+    return cache(lambda name: text_pair_of(name, pack.names.clip_names))

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 from .test_patches import (
     SD3_MODULATION,
     SD3_PROJECTION,
     SD3_QKV,
     UNET_CONVOLUTION,
     UNET_LINEAR,
-    Pack,
     every_layer,
 )
 
@@ -24,18 +24,12 @@ METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("par
 METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
 
 
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.activations = comfyui_session.module("patches.activations")
-    return found
-
-
 def both(pack: Pack, adapter: Any, model: Any, **options: Any) -> tuple[Tensor, Tensor, Any]:
     """Outputs with the adapter on the weights and on the activations, and the second model."""
     on_weights = pack.apply(adapter, model, **options)[0]
     on_activations, _, report = pack.apply(adapter, model, mode="activations", **options)
-    assert report.matched and not report.unmatched
+    assert report.matched
+    assert not report.unmatched
     expected = models.network_output(on_weights)
     return expected, models.network_output(on_activations), on_activations
 
@@ -80,7 +74,8 @@ def test_plain_lora_of_any_naming(pack: Pack, up: str, down: str) -> None:
     plain = models.network_output(pack.apply(adapter, model)[0])
     assert models.relative(plain, models.network_output(model)) > 1e-2
     expected, found, _ = both(pack, adapter, model)
-    assert models.relative(found, expected) < 1e-5 and models.relative(plain, expected) < 1e-5
+    assert models.relative(found, expected) < 1e-5
+    assert models.relative(plain, expected) < 1e-5
     half = models.network_output(pack.apply(adapter, model, strength_model=0.5)[0])
     for found in both(pack, adapter, model, injection=0.5)[:2]:
         assert models.relative(found, half) < 1e-5
@@ -234,7 +229,8 @@ def test_a_layer_that_is_never_called_is_logged(
     patched.eject_model()
     assert not caplog.text  # not run yet
     models.sample(patched)
-    assert "1 adapter layers on activations did nothing" in caplog.text and name in caplog.text  # right after sampling
+    assert "1 adapter layers on activations did nothing" in caplog.text
+    assert name in caplog.text  # right after sampling
     models.sample(patched)
     models.network_output(model)  # takes the hooks off
     assert caplog.text.count("did nothing") == 1
@@ -270,7 +266,8 @@ def test_a_clone_that_dies_takes_nothing_off(pack: Pack) -> None:
     kept = patched.clone()
     kept.add_patches({f"{SD3_QKV}.weight": ("diff", (torch.zeros(192, 64),))}, 1.0)
     base = models.network_output(model)  # the original is the base though the clone lives
-    assert models.relative(base, expected) > 1e-2 and not hooks_on(model)
+    assert models.relative(base, expected) > 1e-2
+    assert not hooks_on(model)
     assert models.relative(models.network_output(kept), expected) < 1e-6
 
 
@@ -281,14 +278,16 @@ def test_ejecting_twice_and_loading_twice(pack: Pack) -> None:
     expected = models.network_output(pack.apply(adapter, pack.apply(adapter, model)[0])[0])  # applied twice
     for _ in range(2):
         assert models.relative(models.network_output(patched), expected) < 1e-5
-        assert patched.is_injected and hooks_on(model) == 2  # one hook a layer, however many adapters
+        assert patched.is_injected
+        assert hooks_on(model) == 2  # one hook a layer, however many adapters
         patched.inject_model()
         with patched.use_ejected():
             assert not hooks_on(model)
         assert hooks_on(model) == 2
         patched.eject_model()
         patched.eject_model()
-        assert not patched.is_injected and not hooks_on(model)
+        assert not patched.is_injected
+        assert not hooks_on(model)
 
 
 def test_weights_moved_out_while_loaded(pack: Pack) -> None:
@@ -297,7 +296,8 @@ def test_weights_moved_out_while_loaded(pack: Pack) -> None:
     expected = models.network_output(patched)
     with torch.inference_mode():
         patched.partially_unload(models.CPU, 1e9)
-    assert model.model.model_lowvram and hooks_on(model) == 2
+    assert model.model.model_lowvram
+    assert hooks_on(model) == 2
     assert models.relative(output_now(patched), expected) < 1e-6
 
 
@@ -310,10 +310,12 @@ def test_copies_of_the_factors_are_freed(pack: Pack) -> None:
     models.network_output(patched, **inputs)
     (attached,) = injection._attached.values()
     ((place, moved),) = attached.hooks[f"{SD3_PROJECTION}.weight"]._factors.items()
-    assert place[:2] == (models.DEVICE, torch.bfloat16) and moved[0].Q.dtype == torch.bfloat16  # cast once only
+    assert place[:2] == (models.DEVICE, torch.bfloat16)
+    assert moved[0].Q.dtype == torch.bfloat16  # cast once only
     assert factors.Q.dtype == torch.float32
     patched.detach()
-    assert not len(injection._attached) and not model.model.diffusion_model._forward_hooks
+    assert not len(injection._attached)
+    assert not model.model.diffusion_model._forward_hooks
 
 
 # --------------------------------------------------------------------------------------------------- kinds of layers
@@ -423,7 +425,8 @@ def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
     base = encoded(clip)
     expected = encoded(pack.apply(adapter, None, clip, strength_clip=0.6)[1])
     _, patched, report = pack.apply(adapter, None, clip, strength_clip=0.6, mode="activations")
-    assert report.matched == len(found) > 10 and models.relative(expected, base) > 1e-2
+    assert report.matched == len(found) > 10
+    assert models.relative(expected, base) > 1e-2
     assert models.relative(encoded(patched), expected) < 1e-5
     assert models.relative(encoded(patched.clone()), expected) < 1e-5
     assert torch.equal(encoded(clip), base)
@@ -446,4 +449,5 @@ def test_training_on_a_model_with_activations(pack: Pack, comfyui_session: Any) 
         )
         result = loop.train(patched, material, settings, lambda progress: None)
         plain = loop.train(model, material, settings, lambda progress: None)
-    assert all(loss == loss for loss in result.losses) and result.losses[0] != plain.losses[0]
+    assert all(loss == loss for loss in result.losses)
+    assert result.losses[0] != plain.losses[0]

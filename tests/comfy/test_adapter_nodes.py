@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..scripts import load_script
+from deft_pack.workflow_sources.prompt import SETTINGS as DEFAULTS
+
 from . import models
 
 DENOISER = Path(__file__).resolve().parents[2] / "demo/models/diffusion_models/deft_demo_denoiser.safetensors"
@@ -30,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": "dreambooth", "learning_rate": 1e-3},
 }
 # Training Settings as they come, but without checkpoints: each test trains anew.
-SETTINGS: dict[str, Any] = load_script("make_tables").SETTINGS | {
+SETTINGS: dict[str, Any] = DEFAULTS | {
     "run_name": "tests/run",
     "checkpoint_every": 0,
     "keep": 2,
@@ -146,12 +147,6 @@ def latent(run: Any, key: str) -> Tensor:
 
 
 @pytest.fixture
-def loras(comfyui: Any) -> Path:
-    """ComfyUI's models/loras."""
-    return comfyui.base / "models" / "loras"
-
-
-@pytest.fixture
 def lora_file(loras: Path) -> Any:
     """Writes tensors as a file of models/loras and removes it afterwards; returns its name."""
     made = []
@@ -182,9 +177,11 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     }
     run = comfyui.run(prompt, want=["train", "apply", "ours", "theirs", "base"])
     adapter, losses, report = (run.output("train", slot) for slot in range(3))
-    assert len(losses["loss"]) == 3 and report == run.text("train")
+    assert len(losses["loss"]) == 3
+    assert report == run.text("train")
     title = method if method in ("svdiff", "dreambooth") else f"{method} rank 4"
-    assert f"{title}: 11 layers" in report and "WARNING" not in report
+    assert f"{title}: 11 layers" in report
+    assert "WARNING" not in report
     assert all(isinstance(tensor, Tensor) and tensor.dtype == torch.float32 for tensor in adapter.values())
     kind = "diff" if method == "dreambooth" else method  # ComfyUI's own patch
     layers = len(adapter) if method == "dreambooth" else 11  # weights and biases
@@ -193,15 +190,20 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     assert models.relative(latent(run, "ours"), latent(run, "base")) > 1e-3
     (saved,) = (comfyui.base / "output" / "tests").glob(f"core_{method}_*.safetensors")
     tensors = load_file(saved)
-    assert tensors.keys() == adapter.keys() and all(torch.equal(tensors[key], adapter[key]) for key in tensors)
+    assert tensors.keys() == adapter.keys()
+    assert all(torch.equal(tensors[key], adapter[key]) for key in tensors)
     assert run.ui["graph"]["images"]
     cost = comfyui.module("nodes.scoring").cost_of(adapter, comfyui.module("scoring.scorer").Row(method))
-    assert cost.training_seconds is not None and 0 < cost.training_seconds < 60 and cost.bytes >= 4 * cost.values > 0
+    assert cost.training_seconds is not None
+    assert 0 < cost.training_seconds < 60
+    assert cost.bytes >= 4 * cost.values > 0
     assert f"{cost.values:,} trained values" in report
     progress = [data["value"] for event, data in run.messages if event == "progress" and data["node"] == "train"]
-    assert progress[0] == 1 and progress[-1] == 3  # ComfyUI leaves out those that come too fast
+    assert progress[0] == 1
+    assert progress[-1] == 3  # ComfyUI leaves out those that come too fast
     texts = [str(data) for _, data in run.messages if "loss" in str(data) and "train" in str(data)]
-    assert any("step 1/3" in text for text in texts) and any("step 3/3" in text for text in texts)
+    assert any("step 1/3" in text for text in texts)
+    assert any("step 3/3" in text for text in texts)
 
 
 def test_dreambooth_becomes_a_whole_model_by_core_nodes(comfyui: Any) -> None:
@@ -217,7 +219,8 @@ def test_dreambooth_becomes_a_whole_model_by_core_nodes(comfyui: Any) -> None:
         layer, _, suffix = key.rpartition(".")
         name = f"{layer.removeprefix('diffusion_model.')}.{'weight' if suffix == 'diff' else 'bias'}"
         stored, plain = tensors[f"model.diffusion_model.{name}"].float(), base[name].float()
-        assert change.any() and torch.allclose(stored, plain + change, atol=1e-3)
+        assert change.any()
+        assert torch.allclose(stored, plain + change, atol=1e-3)
         assert (stored - plain).norm() > 0.5 * change.norm()
 
 
@@ -232,7 +235,9 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
     gathered = comfyui.module("nodes.training_settings").gathered
     connected = {"preset": name, "settings": {"p_rate": 0.5}, "run": {}}
     chosen, _, notes = gathered(connected, method="para", rank=9, steps=3, learning_rate=1.0, pattern="x")
-    assert wanted.items() <= (vars(chosen) | chosen.options).items() and chosen.rank == 4 and chosen.pattern == ""
+    assert wanted.items() <= (vars(chosen) | chosen.options).items()
+    assert chosen.rank == 4
+    assert chosen.pattern == ""
     assert chosen.options["p_rate"] == 0.5
     assert notes == [f"preset {name}: {presets[name].source}"]
     previous = presets[name]
@@ -241,7 +246,9 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
         report = comfyui.run(prompt, want=["train"]).text("train")
     finally:
         presets[name] = previous
-    assert report.startswith("para rank 4: ") and ", 2 steps in" in report and report.endswith(notes[0])
+    assert report.startswith("para rank 4: ")
+    assert ", 2 steps in" in report
+    assert report.endswith(notes[0])
     failed = comfyui.fail(training_prompt("lora") | {"settings": settings(preset=name)}, want=["train"])
     assert f"The preset {name!r} is for the method para, not lora." in failed.message
 
@@ -255,7 +262,8 @@ def test_every_preset_is_valid(comfyui: Any) -> None:
         options = {"token": "a-1", "vectors": 1, "words": "a"} if preset.method == "textual_inversion" else {}
         chosen = presets.with_preset(settings_of(preset.method, 1, 1, 1.0, options=options), name)
         chosen.check()
-        assert chosen.learning_rate < 1 and preset.source
+        assert chosen.learning_rate < 1
+        assert preset.source
         assert all((vars(chosen) | chosen.options)[key] == value for key, value in preset.values.items())
     methods = {preset.method for preset in presets.PRESETS.values()}
     assert methods == {"deft", "para", "lora", "svdiff", "dreambooth", "textual_inversion"}
@@ -266,7 +274,8 @@ def test_the_same_seed_gives_the_same_adapter_through_the_executor(comfyui: Any)
     comfyui.reset()
     again = comfyui.run(training_prompt(), want=["train"]).output("train")
     other = comfyui.run(training_prompt(seed=2), want=["train"]).output("train")
-    assert first is not again and all(torch.equal(first[key], again[key]) for key in first)
+    assert first is not again
+    assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
@@ -285,7 +294,8 @@ def test_the_choice_of_method_reaches_the_trainer(comfyui: Any) -> None:
     layers = comfyui.module("deft_ops.adapter").layers(adapter)
     assert all(name.startswith("diffusion_model.joint_blocks.0.") for name in layers)
     for group in layers.values():
-        assert group["deft_Q"].shape[1] == 2 and float(group["alpha"]) == 6
+        assert group["deft_Q"].shape[1] == 2
+        assert float(group["alpha"]) == 6
         assert torch.equal(group["deft_right"], torch.relu(group["deft_Q"]))
     assert adapter.metadata["projector"] == "relu"
     assert run.text("train").startswith(f"deft rank 2: {len(layers)} layers")
@@ -299,7 +309,8 @@ def test_a_list_from_core_dataset_nodes(comfyui: Any) -> None:
         "MakeTrainingDataset", images=["images", 0], vae=["vae", 0], clip=["clip", 0], texts=["subject", 1]
     )
     run = comfyui.run(prompt, want=["train", "dataset"])
-    assert len(run.outputs["dataset"][0]) == 5 and len(run.outputs["dataset"][1]) == 5
+    assert len(run.outputs["dataset"][0]) == 5
+    assert len(run.outputs["dataset"][1]) == 5
     assert run.output("train").keys() == single.output("train").keys()
     # Encoding one picture at a time rounds differently, and Adam makes whole steps of it: losses tell, factors do not.
     listed, batched = (torch.tensor(result.output("train", 1)["loss"]) for result in (run, single))
@@ -313,7 +324,8 @@ def test_one_caption_for_all_and_a_count_that_does_not_fit(comfyui: Any) -> None
     prompt = training_prompt()
     prompt["latents"] = node("EmptySD3LatentImage", width=64, height=64, batch_size=3)
     failed = comfyui.fail(prompt, want=["train"])
-    assert failed.node_type == "DEFTTrainAdapter" and "There are 5 captions for 3 pictures" in failed.message
+    assert failed.node_type == "DEFTTrainAdapter"
+    assert "There are 5 captions for 3 pictures" in failed.message
 
 
 def test_interruption_through_the_executor(comfyui: Any) -> None:
@@ -347,7 +359,8 @@ def test_round_trip_of_a_native_file(comfyui: Any, loras: Path) -> None:
     adapter, path = run.output("train"), Path(run.output("save"))
     second = Path(comfyui.run(training_prompt(seed=5) | {"save": saver()}, want=["save"]).output("save"))
     try:
-        assert path.parent == second.parent == loras / "tests" and path != second
+        assert path.parent == second.parent == loras / "tests"
+        assert path != second
         assert [file.suffix for file in path.parent.iterdir()] == [".safetensors"] * 2  # nothing half-written
         name = f"tests/{path.name}"
         prompt = training_prompt() | {
@@ -361,15 +374,21 @@ def test_round_trip_of_a_native_file(comfyui: Any, loras: Path) -> None:
         }
         run = comfyui.run(prompt, want=["file", "load", "trained", "loaded", "theirs"])
         loaded = run.output("file")
-        assert loaded.keys() == adapter.keys() and all(torch.equal(loaded[key], adapter[key]) for key in adapter)
+        assert loaded.keys() == adapter.keys()
+        assert all(torch.equal(loaded[key], adapter[key]) for key in adapter)
         info = run.output("file", 1)
-        assert "method: deft" in info and "rank: 4" in info and "projector: qr" in info and "base_model: SD3" in info
+        assert "method: deft" in info
+        assert "rank: 4" in info
+        assert "projector: qr" in info
+        assert "base_model: SD3" in info
         assert run.output("load", 2) == f"{name}: 11 layers applied (11 deft)"
         assert torch.equal(latent(run, "loaded"), latent(run, "trained"))
         assert torch.equal(latent(run, "theirs"), latent(run, "loaded"))  # ComfyUI's own Load LoRA
         with safe_open(path, "pt") as file:
             header = file.metadata()
-        assert header["modelspec.title"] and header["ss_network_dim"] == "4" and '"steps": 3' in header["training"]
+        assert header["modelspec.title"]
+        assert header["ss_network_dim"] == "4"
+        assert '"steps": 3' in header["training"]
     finally:
         path.unlink()
         second.unlink()
@@ -390,7 +409,8 @@ def test_save_into_the_output_folder(comfyui: Any) -> None:
     prompt = training_prompt("para") | {"save": saver(place="output")}
     run = comfyui.run(prompt, want=["save"])
     path = Path(run.output("save"))
-    assert path.is_file() and path.is_relative_to(comfyui.base / "output")
+    assert path.is_file()
+    assert path.is_relative_to(comfyui.base / "output")
     assert run.files("save") == [path.relative_to(comfyui.base / "output").as_posix()]
     prompt["save"] = saver(place="models/loras")
     assert comfyui.run(prompt).files("save") == []
@@ -417,7 +437,8 @@ def test_exported_lora(comfyui: Any, method: str) -> None:
     # The demo's weights are fp16: both sides round W + delta to fp16, each its own way.
     assert models.relative(latent(run, "theirs"), latent(run, "ours")) < 1e-3
     written = load_file(path)
-    assert all(torch.equal(written[key], lora[key]) for key in lora) and written.keys() == lora.keys()
+    assert all(torch.equal(written[key], lora[key]) for key in lora)
+    assert written.keys() == lora.keys()
 
 
 def test_a_peft_folder_of_a_unet_is_read_by_peft(comfyui: Any, loras: Path) -> None:
@@ -461,7 +482,8 @@ def one(prompt: dict[str, Any]) -> Prompt:
 
 def test_a_missing_file(comfyui: Any, loras: Path) -> None:
     failed = comfyui.fail(one(loader("no_such.safetensors")), want=["it"])
-    assert failed.stage == "validation" and "no_such.safetensors" in failed.message
+    assert failed.stage == "validation"
+    assert "no_such.safetensors" in failed.message
     for node_id, inputs in (
         ("DEFTAdapterLoader", (None, "gone.safetensors", 1.0, 1.0, "auto")),
         ("DEFTLoadAdapterFile", ("gone.safetensors", "auto")),
@@ -482,14 +504,17 @@ def test_unreadable_files(comfyui: Any, loras: Path) -> None:
             failed = comfyui.fail(one(loader(path.name)), want=["it"])
         finally:
             path.unlink()
-        assert failed.kind == "ValueError" and path.name in failed.message and reason in failed.message
+        assert failed.kind == "ValueError"
+        assert path.name in failed.message
+        assert reason in failed.message
 
 
 def test_a_file_for_another_architecture(comfyui: Any, lora_file: Callable[..., str]) -> None:
     name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
     file = lora_file("tests_unet.safetensors", {f"{name}.deft_Q": torch.eye(32)[:, :2].contiguous()})
     failed = comfyui.fail(one(loader(file)), want=["it"])
-    assert failed.kind == "ValueError" and failed.node_type == "DEFTAdapterLoader"
+    assert failed.kind == "ValueError"
+    assert failed.node_type == "DEFTAdapterLoader"
     for part in (file, name, "SD3", "diffusion_model.x_embedder"):
         assert part in failed.message
 
@@ -501,8 +526,10 @@ def test_a_nan_in_a_file(comfyui: Any, lora_file: Callable[..., str]) -> None:
         comfyui.fail(one(loader(file)), want=["it"]),
         comfyui.fail(one(node("DEFTLoadAdapterFile", file=file, projector="auto")), want=["it"]),
     ):
-        assert failed.kind == "ValueError" and file in failed.message
-        assert "NaN or infinity" in failed.message and name in failed.message
+        assert failed.kind == "ValueError"
+        assert file in failed.message
+        assert "NaN or infinity" in failed.message
+        assert name in failed.message
 
 
 @pytest.mark.parametrize(
@@ -518,7 +545,8 @@ def test_a_nan_in_a_file(comfyui: Any, lora_file: Callable[..., str]) -> None:
 )
 def test_values_that_no_widget_offers(comfyui: Any, changed: dict[str, Any], named: str) -> None:
     failed = comfyui.fail(training_prompt(**changed), want=["train"])
-    assert failed.node_type == "DEFTTrainAdapter" and named in failed.message
+    assert failed.node_type == "DEFTTrainAdapter"
+    assert named in failed.message
     known = "Unknown method: choose one of deft, para, lora, svdiff, dreambooth."
     assert failed.stage == "validation" or known in failed.message
 
@@ -526,19 +554,24 @@ def test_values_that_no_widget_offers(comfyui: Any, changed: dict[str, Any], nam
 def test_values_of_the_other_nodes(comfyui: Any) -> None:
     for wrong in ({"place": "/tmp"}, {"format": "pickle"}):
         failed = comfyui.fail(training_prompt() | {"save": saver(**wrong)}, want=["save"])
-        assert failed.node_type == "DEFTSaveAdapter" and next(iter(wrong.values())) in failed.message
+        assert failed.node_type == "DEFTSaveAdapter"
+        assert next(iter(wrong.values())) in failed.message
     failed = comfyui.fail(training_prompt() | {"apply": applied(["train", 0], stacking="both")}, want=["apply"])
-    assert failed.node_type == "DEFTApplyAdapter" and "both" in failed.message
+    assert failed.node_type == "DEFTApplyAdapter"
+    assert "both" in failed.message
 
 
 def test_a_prefix_outside_of_the_folder(comfyui: Any) -> None:
     failed = comfyui.fail(training_prompt() | {"save": saver(filename_prefix="../../outside/x")}, want=["save"])
     assert failed.node_type == "DEFTSaveAdapter"
-    assert not (comfyui.base.parent / "outside").exists() and not (comfyui.base / "outside").exists()
+    assert not (comfyui.base.parent / "outside").exists()
+    assert not (comfyui.base / "outside").exists()
 
 
 def test_peft_folders_that_cannot_be(comfyui: Any) -> None:
     failed = comfyui.fail(training_prompt() | {"save": saver(format="PEFT folder")}, want=["save"])
     assert "needs the model" in failed.message
     failed = comfyui.fail(training_prompt() | {"save": saver(format="PEFT folder", model=["model", 0])}, want=["save"])
-    assert failed.kind == "ValueError" and "cannot be written for PEFT" in failed.message and "qkv" in failed.message
+    assert failed.kind == "ValueError"
+    assert "cannot be written for PEFT" in failed.message
+    assert "qkv" in failed.message

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,30 +66,23 @@ def convert(architecture: Architecture, network: nn.Module, model: Any, names: A
     model.model.diffusion_model.load_state_dict({key: value.nan_to_num() for key, value in state.items()})
 
 
-@pytest.fixture(scope="module")
-def pairs(comfyui_session: Any) -> Any:
-    """Both models of an architecture by its name, made once."""
+def pair_of(name: str, names: Any) -> Pair:
+    """Both models of an architecture by its name."""
     import comfy.supported_models
 
-    names = comfyui_session.module("models.names")
-
-    @cache
-    def make(name: str) -> Pair:
-        architecture = ARCHITECTURES[NAMES.index(name)]
-        missing = [base for base in architecture.bases if not hasattr(comfy.supported_models, base)]
-        assert not missing, f"ComfyUI {comfyui_session.version} has no {missing}"
-        network, model = architecture.diffusers(), architecture.comfyui()
-        convert(architecture, network, model, names)
-        pair = Pair(architecture, network, model, torch.empty(0))
-        pair.plain = pair.output(network)
-        return pair
-
-    return make
+    architecture = ARCHITECTURES[NAMES.index(name)]
+    missing = [base for base in architecture.bases if not hasattr(comfy.supported_models, base)]
+    assert not missing, f"this ComfyUI has no {missing}"
+    network, model = architecture.diffusers(), architecture.comfyui()
+    convert(architecture, network, model, names)
+    pair = Pair(architecture, network, model, torch.empty(0))
+    pair.plain = pair.output(network)
+    return pair
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_networks_are_the_same_without_an_adapter(pairs: Any, name: str) -> None:
-    pair = pairs(name)
+def test_both_networks_are_the_same_without_an_adapter(architecture_pairs: Any, name: str) -> None:
+    pair = architecture_pairs(name)
     assert models.relative(pair.architecture.call_comfyui(pair.model), pair.plain) < 1e-5
 
 
@@ -101,8 +93,8 @@ UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_layer_is_found_under_every_prefix(pairs: Any, comfyui_session: Any, name: str) -> None:
-    pair = pairs(name)
+def test_every_layer_is_found_under_every_prefix(architecture_pairs: Any, comfyui_session: Any, name: str) -> None:
+    pair = architecture_pairs(name)
     names = comfyui_session.module("models.names")
     table, known = names.diffusers_names(pair.model), names.model_names(pair.model)
     component = "unet" if hasattr(pair.network, "mid_block") else "transformer"
@@ -119,10 +111,10 @@ def test_every_layer_is_found_under_every_prefix(pairs: Any, comfyui_session: An
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_comfyui_s_own_names_and_the_original_ones(pairs: Any, comfyui_session: Any, name: str) -> None:
+def test_comfyui_s_own_names_and_the_original_ones(architecture_pairs: Any, comfyui_session: Any, name: str) -> None:
     import comfy.lora
 
-    model = pairs(name).model
+    model = architecture_pairs(name).model
     names = comfyui_session.module("models.names")
     table, known = names.diffusers_names(model), names.model_names(model)
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
@@ -132,7 +124,8 @@ def test_comfyui_s_own_names_and_the_original_ones(pairs: Any, comfyui_session: 
             continue
         if part is not None and part[1] + part[2] > shapes[key][part[0]]:
             # ComfyUI takes Lumina 2 for Z-Image here, whose key and value have as many rows as the query.
-            assert name == "Lumina 2" and layer not in known, layer
+            assert name == "Lumina 2", layer
+            assert layer not in known, layer
         else:
             assert known[layer] == target, layer
     paths = [key.removeprefix("diffusion_model.").removesuffix(".weight") for key in shapes if key.endswith(".weight")]
@@ -143,8 +136,8 @@ def test_comfyui_s_own_names_and_the_original_ones(pairs: Any, comfyui_session: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_on_the_way_out_are_those_of_diffusers(pairs: Any, comfyui_session: Any, name: str) -> None:
-    pair = pairs(name)
+def test_names_on_the_way_out_are_those_of_diffusers(architecture_pairs: Any, comfyui_session: Any, name: str) -> None:
+    pair = architecture_pairs(name)
     names = comfyui_session.module("models.names")
     table, ways_out = names.diffusers_names(pair.model), names.module_names(pair.model)
     same = {layer: target for layer, target in table.items() if isinstance(target, str)}
@@ -194,16 +187,22 @@ def configuration(method: str) -> Any:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adapter_does_the_same_in_both(
-    pairs: Any, comfyui_session: Any, tmp_path: Path, request: pytest.FixtureRequest, name: str, method: str
+    architecture_pairs: Any,
+    comfyui_session: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    name: str,
+    method: str,
 ) -> None:
-    pair = pairs(name)
+    pair = architecture_pairs(name)
     wrapped, layers = adapted(pair.network, configuration(method), tmp_path, pair.architecture.without_effect)
     expected = pair.output(wrapped)
     assert models.relative(expected, pair.plain) > 1e-2
 
     adapter = comfyui_session.module("deft_ops.files").read(tmp_path)
     patched, _, report = comfyui_session.module("patches.apply").apply(adapter, pair.model)
-    assert report.matched == layers and not report.unmatched
+    assert report.matched == layers
+    assert not report.unmatched
     error = models.relative(pair.architecture.call_comfyui(patched), expected)
     request.node.user_properties.append(("error", error))  # for the table in docs/architectures.md: --junitxml
     assert error < 1e-4
@@ -223,35 +222,30 @@ def test_names_and_sizes_alone(comfyui_session: Any, entry: Any) -> None:
     layers = {layer: module for layer, module in network.named_modules() if getattr(module, "weight", None) is not None}
     for layer, module in layers.items():
         assert state[table[layer]].shape == module.weight.shape, layer
-    assert len(layers) > 10 and set(table.values()) == {key for key in state if key.endswith(".weight")}
+    assert len(layers) > 10
+    assert set(table.values()) == {key for key in state if key.endswith(".weight")}
 
 
-@pytest.fixture(scope="module")
-def text_pairs(comfyui_session: Any) -> Any:
-    """transformers' model and ComfyUI's CLIP with its weights, by the entry's name, made once."""
-    names_of = comfyui_session.module("models.names").clip_names
-
-    @cache
-    def make(name: str) -> tuple[TextEncoder, nn.Module, Any]:
-        entry = next(entry for entry in TEXT_ENCODERS if entry.name == name)
-        network, clip = entry.transformers(), entry.clip()
-        names = names_of(clip)
-        own = clip.cond_stage_model.state_dict()
-        state = {key: torch.full_like(value, torch.nan) for key, value in own.items()}
-        for tensor, value in network.state_dict().items():
-            layer, _, ending = tensor.rpartition(".")
-            if layer == "encoder.embed_tokens" or re.fullmatch(entry.lacks, layer):
-                continue  # the first is the same tensor as "shared"
-            key = names[f"{entry.component}.{layer}"].removesuffix("weight") + ending
-            assert state[key].shape == value.shape and bool(state[key].isnan().all()), tensor
-            state[key].copy_(value)
-        head = f"{entry.part}.transformer."
-        left = {key.removeprefix(head) for key, value in state.items() if key.startswith(head) and value.isnan().any()}
-        assert left <= {"text_projection.weight"}
-        clip.cond_stage_model.load_state_dict({key: value.nan_to_num() for key, value in state.items()})
-        return entry, network, clip
-
-    return make
+def text_pair_of(name: str, names_of: Any) -> tuple[TextEncoder, nn.Module, Any]:
+    """transformers' model and ComfyUI's CLIP with its weights, by the entry's name."""
+    entry = next(entry for entry in TEXT_ENCODERS if entry.name == name)
+    network, clip = entry.transformers(), entry.clip()
+    names = names_of(clip)
+    own = clip.cond_stage_model.state_dict()
+    state = {key: torch.full_like(value, torch.nan) for key, value in own.items()}
+    for tensor, value in network.state_dict().items():
+        layer, _, ending = tensor.rpartition(".")
+        if layer == "encoder.embed_tokens" or re.fullmatch(entry.lacks, layer):
+            continue  # the first is the same tensor as "shared"
+        key = names[f"{entry.component}.{layer}"].removesuffix("weight") + ending
+        assert state[key].shape == value.shape, tensor
+        assert bool(state[key].isnan().all()), tensor
+        state[key].copy_(value)
+    head = f"{entry.part}.transformer."
+    left = {key.removeprefix(head) for key, value in state.items() if key.startswith(head) and value.isnan().any()}
+    assert left <= {"text_projection.weight"}
+    clip.cond_stage_model.load_state_dict({key: value.nan_to_num() for key, value in state.items()})
+    return entry, network, clip
 
 
 ENCODERS = [entry.name for entry in TEXT_ENCODERS]
@@ -269,7 +263,8 @@ def test_every_layer_of_a_text_encoder_is_found(text_pairs: Any, comfyui_session
         prefixes = [f"{entry.component}.", f"{entry.component}.base_model.model."]
         for prefix in prefixes + (["", "base_model.model."] if entry.bare else []):
             key = known[prefix + layer]
-            assert key.startswith(f"{entry.part}.") and state[key].shape == module.weight.shape, prefix + layer
+            assert key.startswith(f"{entry.part}."), prefix + layer
+            assert state[key].shape == module.weight.shape, prefix + layer
         if not entry.bare:
             assert not known[layer].startswith(f"{entry.part}."), layer
 
@@ -289,7 +284,8 @@ def test_an_adapter_of_a_text_encoder_does_the_same_in_both(
         renamed = {f"{entry.component}.{key}": value for key, value in adapter.items()}
         adapter = type(adapter)(renamed, adapter.metadata)
     _, patched, report = comfyui_session.module("patches.apply").apply(adapter, None, clip)
-    assert report.matched == layers and not report.unmatched
+    assert report.matched == layers
+    assert not report.unmatched
     error = models.relative(call_text_model(patched, entry.part, network), expected)
     request.node.user_properties.append(("error", error))
     assert error < 1e-4

@@ -19,20 +19,13 @@ from torch import Tensor
 
 from .bases import BASES
 from .bases.base import Base
-from .test_training import Pack, as_loaded, settings
+from .pack import Pack
+from .test_training import as_loaded, settings
 
 METHODS = ("lora", "deft", "para", "svdiff", "dreambooth")
 FULL_RANK = ("svdiff", "dreambooth")
 # What ComfyUI 0.24.0 cannot make, or not run on two pictures (its WanDancer takes one rate of frames).
 NEWER = {"PiD 1.5", "WAN22_WanDancer", "WAN22_WanDancer at 7.5 fps"}
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.bases = comfyui_session.module("trainers.step.bases")
-    found.without_inference_features = comfyui_session.module("trainers.step.inference_only").without_inference_features
-    return found
 
 
 def here(bases: list[Base]) -> list[Base]:

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import models
+from .pack import Pack
 from .test_activations import METHOD_IDS, METHODS, callable_layers
 from .test_adapter_nodes import latent, node, sampling, training_prompt
 from .test_export import clip_adapter, encode, random_layers, small_clip
-from .test_patches import SD3_MODULATION, SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
+from .test_patches import SD3_MODULATION, SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 FILE = "bypassed.safetensors"
 OWN, OWN_IDS = METHODS[:-1], METHOD_IDS[:-1]  # LoRA is ComfyUI's own
@@ -28,11 +29,6 @@ LAYERS = [
     nn.Conv2d(6, 24, (3, 2), stride=(2, 1), padding=(1, 0)),
     nn.Conv3d(6, 24, 3, dilation=2, padding=2),
 ]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @pytest.fixture
@@ -191,7 +187,8 @@ def test_gradients_go_through(pack: Pack, write: Callable[[Any], None]) -> None:
         }
         x = inputs["x"].requires_grad_()
         patched.model.diffusion_model(**inputs).sum().backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused

@@ -11,24 +11,10 @@ import torch
 from torch import Tensor
 
 from . import models
-from .test_training import Pack as TrainingPack
+from .pack import Pack
 from .test_training import as_loaded, settings, train
 
 SDXL_SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
-
-
-class Pack(TrainingPack):
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        super().__init__(comfyui)
-        self.captions = comfyui.module("trainers.data.captions")
-        self.latents = comfyui.module("trainers.data.latents")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def inpaint() -> Any:
@@ -131,7 +117,8 @@ def test_row_i_is_what_the_sampler_gives_to_picture_i(pack: Pack, kind: str) -> 
     known = pack.batches.Captions(model.model, made.entries, models.CPU)
     for place, example in enumerate(made.examples):
         found = known.conds(example.caption, tuple(example.latent.shape), example.origin)
-        assert found.keys() == wanted.keys() and len(found) > 1
+        assert found.keys() == wanted.keys()
+        assert len(found) > 1
         assert all(torch.equal(found[name].cond[0], wanted[name].cond[place]) for name in found)
 
 
@@ -153,7 +140,9 @@ def test_lists_and_what_is_one_row_go_to_each_caption(pack: Pack) -> None:
     entry[1] |= {"reference_latents": [shared, own], "guidance": 2.5, "ids": ids, "attention_mask": torch.eye(2)}
     first, second = pack.captions.gather_conditioning([[entry]])
     for place, (text, extras) in enumerate((first, second)):
-        assert torch.equal(text, entry[0][place : place + 1]) and extras["guidance"] == 2.5 and extras["ids"] is ids
+        assert torch.equal(text, entry[0][place : place + 1])
+        assert extras["guidance"] == 2.5
+        assert extras["ids"] is ids
         assert torch.equal(extras["attention_mask"], torch.eye(2)[place : place + 1])
         assert extras["reference_latents"][0] is shared
         assert torch.equal(extras["reference_latents"][1], own[place : place + 1])
@@ -220,10 +209,12 @@ def test_an_area_is_shown_to_the_network_as_by_the_sampler(pack: Pack, kind: str
     (cond,) = resolved(model, given, latents["samples"])
     wanted = shown(cond, model.model.process_latent_in(latents["samples"]), 0.5)
     (example,) = (made := dataset(pack, model, [latents], [given])).examples
-    assert torch.equal(example.latent, wanted.input_x) and example.latent.shape[2:] == (4, 6)
+    assert torch.equal(example.latent, wanted.input_x)
+    assert example.latent.shape[2:] == (4, 6)
     known = pack.batches.Captions(model.model, made.entries, models.CPU)
     found = known.conds(0, tuple(example.latent.shape), example.origin)
-    assert found.keys() == wanted.conditioning.keys() and len(found) == 2
+    assert found.keys() == wanted.conditioning.keys()
+    assert len(found) == 2
     assert all(torch.equal(found[name].cond, wanted.conditioning[name].cond) for name in found)
 
 
@@ -266,7 +257,8 @@ def test_the_area_of_a_video(pack: Pack) -> None:
         [models.latents(models.sd3(), 1)],
         [caption(area=("percentage", 0.4, 0.5, 0.75, 0.7, 0.0, 0.25))],
     ).examples
-    assert tuple(example.latent.shape[2:]) == (4, 6) and example.origin.area == (4, 6, 0, 2)
+    assert tuple(example.latent.shape[2:]) == (4, 6)
+    assert example.origin.area == (4, 6, 0, 2)
     # a single picture has one frame
     (example,) = dataset(pack, model, [models.latents(model)], [caption(area=(4, 6, 0, 0))]).examples
     assert tuple(example.latent.shape[2:]) == (1, 4, 6)
@@ -307,7 +299,9 @@ def test_bounds_of_a_mask_are_an_area(pack: Pack) -> None:
     (example,) = dataset(pack, model, [latents], [given]).examples
     assert example.latent.shape == wanted.input_x.shape == (1, 4, 15, 12)
     (other,) = dataset(pack, model, [latents], [caption(area=(15, 12, 5, 10), mask=mask)]).examples
-    assert torch.equal(example.latent, other.latent) and torch.equal(example.mask, other.mask) and example.mask.all()
+    assert torch.equal(example.latent, other.latent)
+    assert torch.equal(example.mask, other.mask)
+    assert example.mask.all()
 
 
 def test_masks_that_leave_nothing(pack: Pack) -> None:
@@ -362,7 +356,8 @@ def test_noise_levels_are_those_of_the_captions_range(pack: Pack, kind: str, tim
     inside = {
         place: [shown(cond, latent, level) is not None for own, level in found if own == place] for place in (0, 1)
     }
-    assert all(inside[0]) and len(inside[0]) == 12
+    assert all(inside[0])
+    assert len(inside[0]) == 12
     assert not all(inside[1])
 
 
@@ -373,7 +368,8 @@ def test_a_shifted_models_range_is_its_own(pack: Pack) -> None:
     model = as_loaded(lambda: ModelSamplingSD3().patch(models.sd3(), 9.0)[0])
     found = [level for _, level in seen_levels(pack, model, [caption(20, start_percent=0.8, end_percent=1.0)])]
     top = 9 * 0.2 / (1 + 8 * 0.2)
-    assert min(found) > 0 and 0.5 < max(found) <= top + 1e-6
+    assert min(found) > 0
+    assert 0.5 < max(found) <= top + 1e-6
 
 
 def test_a_whole_range_is_none(pack: Pack) -> None:

@@ -16,16 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
-
+from .pack import Pack
+from .test_patches import SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 # Of LyCORIS: its class, the options, what the reports call it.
 LYCORIS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -140,16 +132,19 @@ def test_what_its_writer_computes(pack: Pack, tmp_path: Path, name: str, case: s
     native = pack.files.read(pack.native.write(adapter, tmp_path / "native.safetensors"))
     for read, strength in ((adapter, 1.0), (adapter, -0.5), (native, 1.0)):
         patched, _, report = pack.apply(read, model, strength_model=strength)
-        assert report.methods == {kind: 1} and not report.unmatched
+        assert report.methods == {kind: 1}
+        assert not report.unmatched
         found = models.patched_weights(patched)
         assert models.relative(found[key], base + strength * (expected - base)) < 1e-5
         assert sum(not torch.equal(found[other], value) for other, value in models.weights(model).items()) == 1
     (row,) = pack.inspect(adapter, model).rows
-    assert row.method == kind and row.change.norm == pytest.approx(float((expected - base).norm()), rel=1e-4)
+    assert row.method == kind
+    assert row.change.norm == pytest.approx(float((expected - base).norm()), rel=1e-4)
     assert (row.rank is None) == (kind == "oft")
     for naming in ("comfyui", "kohya", "diffusers"):
         lora, _ = pack.export(adapter, model, naming=naming)
-        assert all(part.endswith((".weight", ".alpha")) for part in lora) and not any("oft" in part for part in lora)
+        assert all(part.endswith((".weight", ".alpha")) for part in lora)
+        assert not any("oft" in part for part in lora)
         by_core = models.patched_weights(comfy.sd.load_lora_for_models(model, None, dict(lora), 1, 0)[0])[key]
         assert models.relative(by_core, expected) < 1e-4, naming
 
@@ -207,4 +202,5 @@ def test_tensors_of_onetrainer_are_named(pack: Pack) -> None:
         {f"{name}.{suffix}": tensor for name in (UNET_LINEAR, "nowhere.1") for suffix, tensor in tensors.items()}
     )
     _, _, report = pack.apply(adapter, model)
-    assert report.methods == {"oft": 1} and report.unmatched == ["nowhere.1"]
+    assert report.methods == {"oft": 1}
+    assert report.unmatched == ["nowhere.1"]

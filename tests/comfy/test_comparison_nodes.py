@@ -47,7 +47,8 @@ def test_grid_with_labels_scores_and_subject(comfyui):
     )
     run = comfyui.run(prompt, want=["grid"])
     height, width = run.output("grid").shape[1:3]
-    assert height > 2 * 192 and width > 3 * 192
+    assert height > 2 * 192
+    assert width > 3 * 192
     del prompt["grid"]["inputs"]["scores.scores1"]
     assert "1 connected for 2 rows" in comfyui.fail(prompt).message
 
@@ -58,7 +59,8 @@ def test_grid_without_scores_and_with_other_sizes(comfyui):
     assert "different sizes (64 x 64 and 64 x 32)" in comfyui.fail(prompt).message
     prompt["grid"]["inputs"]["sizes"] = "fit"
     run = comfyui.run(prompt)
-    assert len(run.ui["grid"]["images"]) == 1 and run.files("grid") == []
+    assert len(run.ui["grid"]["images"]) == 1
+    assert run.files("grid") == []
     prompt["grid"]["inputs"]["row_labels"] = "a"
     assert "1 row labels for 2 rows" in comfyui.fail(prompt).message
 
@@ -192,7 +194,8 @@ def test_fidelity_plot(comfyui):
     two = comfyui.run(prompt, want=["plot"])
     assert len(two.ui["plot"]["images"]) == 1
     image = two.output("plot")
-    assert image.shape == one.output("plot").shape and not image.equal(one.output("plot"))
+    assert image.shape == one.output("plot").shape
+    assert not image.equal(one.output("plot"))
     found = saved(comfyui, "plots")
     assert list(found) == ["dog_00001_.png", "dog_00002_.png"]
     assert [run.files("plot") for run in (one, two)] == [[f"plots/{name}"] for name in found]

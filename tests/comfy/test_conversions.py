@@ -20,16 +20,11 @@ from torch import Tensor
 from . import architectures as small
 from . import models
 from .bases import BASES
-from .test_hooks import Pack as HookPack
-from .test_patches import Pack
+from .pack import Pack
+from .test_hooks import hook_of, on_conditioning
 
 NETWORK = "diffusion_model."
 Tensors = dict[str, Tensor]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def model_of(name: str) -> Any:
@@ -52,7 +47,8 @@ def applied(pack: Pack, tensors: Tensors, model: Any, folder: Path, methods: dic
     path = folder / "file.safetensors"
     save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path)
     patched, _, report = pack.apply(pack.files.read(path), model, **options)
-    assert report.methods == methods and not report.unmatched, report.text()
+    assert report.methods == methods, report.text()
+    assert not report.unmatched, report.text()
     return models.patched_weights(patched)
 
 
@@ -452,7 +448,8 @@ def test_text_encoders_of_kohyas_files_for_flux(pack: Pack, tmp_path: Path) -> N
         expected[f"{path}.weight"] += 0.5 * up @ down
     save_file(tensors, tmp_path / "a.safetensors")
     _, patched, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), None, clip)
-    assert report.methods == {"lora": len(TEXT)} and not report.unmatched
+    assert report.methods == {"lora": len(TEXT)}
+    assert not report.unmatched
     comfy.model_management.load_models_gpu([patched.patcher])
     assert_same(models.weights(patched.patcher), expected, weights, len(TEXT))
 
@@ -663,12 +660,12 @@ def test_the_modulation_is_what_the_model_computes_with(pack: Pack) -> None:
     assert all(torch.equal(value, weights[key]) for key, value in models.weights(model).items())
 
 
-def test_a_hook_of_the_modulation(comfyui_session: Any, pack: Pack) -> None:
+def test_a_hook_of_the_modulation(pack: Pack) -> None:
     """ComfyUI puts hooks on every weight: a run with one is the run with the adapter applied."""
     import nodes
 
     base = next(base for base in BASES if base.name == "WAN21_T2V")
-    model, hooks = base.model(), HookPack(comfyui_session)
+    model = base.model()
     positive, negative = base.conditioning(20), base.conditioning(30)
     adapter = pack.adapters.Adapter(
         {
@@ -684,8 +681,8 @@ def test_a_hook_of_the_modulation(comfyui_session: Any, pack: Pack) -> None:
             return nodes.KSampler().sample(model, 5, 2, 3.0, "euler", "simple", *captions, latent)[0]["samples"].clone()
 
     plain = sampled(model, positive, negative)
-    hook = hooks.hook(adapter, model)
-    hooked = sampled(model, hooks.hooked(positive, hook), hooks.hooked(negative, hook))
+    hook = hook_of(pack, adapter, model)
+    hooked = sampled(model, on_conditioning(positive, hook), on_conditioning(negative, hook))
     assert models.relative(hooked, sampled(pack.apply(adapter, model)[0], positive, negative)) < 1e-5
     assert models.relative(plain, hooked) > 1e-2
     assert torch.equal(sampled(model, positive, negative), plain)
@@ -813,10 +810,14 @@ def test_ia3_exported_inspected_and_saved(pack: Pack, tmp_path: Path) -> None:
     lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
     patched = models.patched_weights(pack.apply(lora, model)[0])
     info = pack.comfyui.module("convert.inspect").inspect(adapter, model)
-    assert info.matched == 4 and info.method == "ia3" and not info.unmatched and not info.unused
+    assert info.matched == 4
+    assert info.method == "ia3"
+    assert not info.unmatched
+    assert not info.unused
     again = pack.files.read(pack.native.write(adapter, tmp_path / "native.safetensors"))
     again, _, report = pack.apply(again, model)
-    assert report.methods == {"ia3": 4} and not report.unmatched
+    assert report.methods == {"ia3": 4}
+    assert not report.unmatched
     for key, change in changes.items():
         assert models.relative(patched[key], weights[key] + change) < 1e-5
         assert models.relative(models.patched_weights(again)[key], weights[key] + change) < 1e-5
@@ -830,7 +831,8 @@ def test_ia3_of_another_size_is_reported(pack: Pack, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "a.safetensors")
     _, _, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), model)
     assert report.methods == {"ia3": 3}
-    assert [text.partition(" ")[0] for text in report.misfits] == names[:1] and report.unmatched == report.misfits
+    assert [text.partition(" ")[0] for text in report.misfits] == names[:1]
+    assert report.unmatched == report.misfits
 
 
 def tlora(model: Any, prefix: str) -> tuple[Tensors, Tensors]:
@@ -999,7 +1001,8 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
     adapter = pack.adapters.Adapter(tensors)
     found = pack.comfyui.module("matching.conversions").converted(adapter)
     assert torch.equal(found[f"{stem}.lora_B.default.weight"], torch.cat(parts))
-    assert adapter == tensors and found.keys() == tensors.keys()
+    assert adapter == tensors
+    assert found.keys() == tensors.keys()
 
 
 # ------------------------------------------------------------------------------------------------------ the conversion
@@ -1014,9 +1017,13 @@ def test_the_adapter_stays_as_it_is_and_the_names_of_the_file_are_kept(pack: Pac
     adapter.training_seconds = 3.0
     before = dict(adapter)
     found = conversions.converted(adapter)
-    assert adapter.keys() == before.keys() and all(adapter[key] is value for key, value in before.items())
-    assert found.metadata["alpha"] == "4" and "alpha" not in found and found.training_seconds == 3.0
-    assert adapter.metadata == {"alpha": "4"} and any("timestep" in note for note in conversions.remarks(found))
+    assert adapter.keys() == before.keys()
+    assert all(adapter[key] is value for key, value in before.items())
+    assert found.metadata["alpha"] == "4"
+    assert "alpha" not in found
+    assert found.training_seconds == 3.0
+    assert adapter.metadata == {"alpha": "4"}
+    assert any("timestep" in note for note in conversions.remarks(found))
     assert found.spelled["diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight"] == "in the file"
     assert found.spelled["diffusion_model.double_blocks.0.txt_attn.proj.lora_down.weight"] == (
         "diffusion_model.double_blocks.0.processor.proj_lora2.down.weight"

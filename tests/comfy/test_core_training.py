@@ -9,14 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, Pack
+from .pack import Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV
 
 ALGORITHMS = ["DEFT", "PaRa"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def loaded(kind: str) -> Any:
@@ -80,12 +76,14 @@ def test_trained_by_core_and_loaded_everywhere(
 
     model = loaded(kind)
     trained, losses = train(model, algorithm, bypass_mode=bypass)
-    assert len(losses["loss"]) == 3 and all(loss > 0 and loss < 1e4 for loss in losses["loss"])
+    assert len(losses["loss"]) == 3
+    assert all(loss > 0 and loss < 1e4 for loss in losses["loss"])
     assert any(key.endswith(".deft_P") for key in trained)
     assert any(key.endswith(".deft_R") for key in trained) == (algorithm == "DEFT")
     base = models.sample(model)
     ours, _, report = pack.apply(trained, model)
-    assert report.methods[algorithm.lower()] > 5 and not report.unmatched
+    assert report.methods[algorithm.lower()] > 5
+    assert not report.unmatched
     expected = models.sample(ours)
     assert models.relative(expected, base) > 1e-4
     with torch.inference_mode():
@@ -135,7 +133,8 @@ def test_deft_starts_as_the_base_and_is_capped(pack: Pack) -> None:
 
     weight = models.random(6, 40, seed=1)
     created = comfy.weight_adapter.adapter_maps["DEFT"].create_train(weight, rank=16, alpha=1.0)
-    assert created.deft_P.shape == (6, 6) and created.deft_R.shape == (6, 40)
+    assert created.deft_P.shape == (6, 6)
+    assert created.deft_R.shape == (6, 40)
     assert models.relative(created(weight), weight) < 1e-6
     low = comfy.weight_adapter.adapter_maps["DEFT"].create_train(models.random(64, 40, seed=2), rank=4, alpha=1.0)
     low = low.to(torch.bfloat16)  # core's default dtype: the start is off by the rounding of R
@@ -181,7 +180,8 @@ def test_going_on_starts_where_it_stopped(pack: Pack, comfyui_session: Any, algo
 
 def test_core_algorithms_still_train(pack: Pack) -> None:
     trained, losses = train(loaded("sd3"), "LoRA")
-    assert any(key.endswith(".lora_up.weight") for key in trained) and len(losses["loss"]) == 3
+    assert any(key.endswith(".lora_up.weight") for key in trained)
+    assert len(losses["loss"]) == 3
 
 
 def test_what_cannot_go_on_is_said(pack: Pack) -> None:

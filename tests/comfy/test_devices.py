@@ -20,9 +20,7 @@ from torch import Tensor
 from . import models, pretended
 from .test_export import CLIP_CONFIG, layer_shapes, random_layers, small_clip
 from .test_extraction import fine_tuned
-from .test_info import Pack as InfoPack
 from .test_info import mixed
-from .test_training import Pack as TrainingPack
 from .test_training import as_loaded, one_step, settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -61,15 +59,6 @@ LACKING = {
     "_adaptive_avg_pool2d": "MPS: only where sizes divide each other (96056, 192413), which is F.interpolate's area",
     "_adaptive_avg_pool3d": "MPS: yaml, 173047",
 }
-
-
-@pytest.fixture(scope="module")
-def pack(comfyui_session: Any) -> Any:
-    """The pack's modules as ComfyUI loaded them."""
-    found: Any = InfoPack(comfyui_session)
-    found.training = TrainingPack(comfyui_session)
-    found.module = comfyui_session.module
-    return found
 
 
 @pytest.fixture
@@ -111,7 +100,8 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], error: float) -
     """Every tensor is that of the CPU but for rounding, and lies on the CPU."""
     assert set(found) == set(expected)
     for key, value in expected.items():
-        assert found[key].device == models.CPU and found[key].dtype == value.dtype, key
+        assert found[key].device == models.CPU, key
+        assert found[key].dtype == value.dtype, key
         assert (found[key] - value).norm() <= error * value.norm() + 1e-7, key
 
 
@@ -146,7 +136,8 @@ REFUSED: dict[str, Callable[[Tensor, torch.device], Any]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_the_device_refuses(device: torch.device, what: str) -> None:
     value = models.random(4, 3, seed=0).to(device)
-    assert value.device == device and torch.equal((value + 1).cpu(), models.random(4, 3, seed=0) + 1)
+    assert value.device == device
+    assert torch.equal((value + 1).cpu(), models.random(4, 3, seed=0) + 1)
     with pytest.raises((pretended.Refused, RuntimeError, TypeError)) as caught:
         REFUSED[what](value, device)
     assert caught.type is pretended.Refused or what == "NumPy"
@@ -183,7 +174,7 @@ OF_FLOW: dict[str, dict[str, Any]] = {
 def test_training(pack: Any, device: torch.device, kind: str) -> None:
     """A whole training passes, and the gradients of its first step are those of the CPU."""
     make = models.sd3 if kind in OF_FLOW else models.unet
-    chosen = settings(pack.training, **{"steps": 1, "seed": 3} | (TRAININGS | OF_FLOW)[kind])
+    chosen = settings(pack, **{"steps": 1, "seed": 3} | (TRAININGS | OF_FLOW)[kind])
 
     def model(where: torch.device) -> Any:
         return as_loaded(lambda: on(where, make))
@@ -191,12 +182,13 @@ def test_training(pack: Any, device: torch.device, kind: str) -> None:
     with torch.inference_mode():
         latents = models.latents(model(models.CPU), 2)
         latents["noise_mask"] = (models.random(2, 64, 64, seed=8) > 0).float()
-        material = pack.material([latents], [models.conditioning()])
-        result = pack.train(model(device), material, chosen, lambda progress: None)
+        material = pack.material.Material([latents], [models.conditioning()])
+        result = pack.loop.train(model(device), material, chosen, lambda progress: None)
     assert all(value.device == models.CPU for value in result.adapter.values())
-    found, loss = one_step(pack.training, model(device), latents, models.conditioning(), chosen)
-    expected, other = one_step(pack.training, model(models.CPU), latents, models.conditioning(), chosen)
-    assert loss == pytest.approx(other, rel=1e-4) and result.losses[0] == loss
+    found, loss = one_step(pack, model(device), latents, models.conditioning(), chosen)
+    expected, other = one_step(pack, model(models.CPU), latents, models.conditioning(), chosen)
+    assert loss == pytest.approx(other, rel=1e-4)
+    assert result.losses[0] == loss
     whole = torch.stack([parameter.grad.norm() for parameter in expected.parameters]).norm()
     assert whole > 0
     for one, parameter in zip(found.parameters, expected.parameters, strict=True):
@@ -212,14 +204,14 @@ def test_training_on_top_of_an_adapter_that_lies_on_the_device(pack: Any, device
 
     model = as_loaded(base)
     with torch.inference_mode():
-        material = pack.material([models.latents(model, 1)], [models.conditioning()])
-        result = pack.train(model, material, settings(pack.training, steps=1), lambda progress: None)
+        material = pack.material.Material([models.latents(model, 1)], [models.conditioning()])
+        result = pack.loop.train(model, material, settings(pack, steps=1), lambda progress: None)
     assert "trained on top of what is already on the model" in result.report
 
 
 @pytest.mark.parametrize("what", ["text encoder", "textual inversion"])
 def test_training_of_texts(pack: Any, device: torch.device, what: str) -> None:
-    token = pack.module("trainers.run.token")
+    token = pack.trainers.run.token
 
     def losses(where: torch.device) -> list[float]:
         with torch.inference_mode():
@@ -230,11 +222,11 @@ def test_training_of_texts(pack: Any, device: torch.device, what: str) -> None:
             if what == "text encoder":
                 words = ["a photo of a bear", "a hill"]
                 captions = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in words]
-                material = pack.material([models.latents(model, 2)], captions, clip=clip, words=words)
-                chosen = settings(pack.training, method="lora", steps=2)
+                material = pack.material.Material([models.latents(model, 2)], captions, clip=clip, words=words)
+                chosen = settings(pack, method="lora", steps=2)
             else:
                 material = token.material_of(clip, [models.latents(model, 2)], ["a photo of {}"], False, "dog")
-                chosen = pack.settings(
+                chosen = pack.settings.Settings(
                     method="textual_inversion",
                     rank=1,
                     steps=2,
@@ -242,7 +234,7 @@ def test_training_of_texts(pack: Any, device: torch.device, what: str) -> None:
                     precision="fp32",
                     options={"token": "sks-1", "vectors": 2, "words": "dog"},
                 )
-            return pack.train(model, material, chosen, lambda progress: None).losses
+            return pack.loop.train(model, material, chosen, lambda progress: None).losses
 
     assert losses(device) == pytest.approx(losses(models.CPU), rel=1e-3)
 
@@ -310,11 +302,11 @@ def test_applying_to_activations(pack: Any, device: torch.device, kind: str) -> 
 
 
 def test_hooks(pack: Any, device: torch.device) -> None:
-    adapter_class = pack.module("patches.hooks").FromBaseHookAdapter
+    adapter_class = pack.patches.hooks.FromBaseHookAdapter
     adapter = adapter_of(pack, "deft qr", models.unet())
     name, group = next(iter(pack.adapters.layers(adapter).items()))
     method = pack.methods.method_of(group)
-    entry = pack.module("patches.weight_adapter").entry(method, method.from_tensors(group))
+    entry = pack.patches.weight_adapter.entry(method, method.from_tensors(group))
     base = models.unet().model.get_parameter(f"{name}.weight").detach()
     weight = models.random(*base.shape, seed=3)
 
@@ -329,7 +321,7 @@ def test_hooks(pack: Any, device: torch.device) -> None:
 
 @pytest.mark.parametrize("algorithm", ["DeftAlgorithm", "ParaAlgorithm"])
 def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algorithm: str) -> None:
-    cls = getattr(pack.module("patches.core_training"), algorithm)
+    cls = getattr(pack.patches.core_training, algorithm)
     weight = models.random(24, 20, seed=1)
     P = models.random(24, 4, seed=2)
 
@@ -352,7 +344,7 @@ def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algori
 
 @pytest.mark.parametrize("method", ["deft", "lora"])
 def test_extraction(pack: Any, device: torch.device, method: str) -> None:
-    extract = pack.module("convert.extract").extract
+    extract = pack.convert.extract.extract
 
     def made(where: torch.device) -> tuple[Any, Any]:
         base, tuned = on(where, models.unet), on(where, lambda: fine_tuned(models.unet))
@@ -367,23 +359,26 @@ def test_extraction(pack: Any, device: torch.device, method: str) -> None:
 
 def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) -> None:
     """What is asked to compute there goes to the CPU by itself and comes back."""
-    extraction = pack.module("deft_ops.extraction")
+    extraction = pack.deft_ops.extraction
     before, after = models.random(24, 20, seed=1), models.random(24, 20, seed=2)
     for method in extraction.METHODS:
         found = extraction.extract(before.to(device), after.to(device), method, 4)
         expected = extraction.extract(before, after, method, 4)
-        assert found.kept == expected.kept and found.total == expected.total
+        assert found.kept == expected.kept
+        assert found.total == expected.total
         assert all(torch.equal(found.tensors[key].cpu(), value) for key, value in expected.tensors.items())
         assert found.tensors[next(key for key in found.tensors if key != "alpha")].device == device
     up, down = models.random(24, 6, seed=3), models.random(6, 20, seed=4)
     cut, expected_cut = extraction.limit_rank(up.to(device), down.to(device), 2), extraction.limit_rank(up, down, 2)
-    assert torch.equal(cut[0].cpu(), expected_cut[0]) and cut[0].device == device and cut[2:] == expected_cut[2:]
+    assert torch.equal(cut[0].cpu(), expected_cut[0])
+    assert cut[0].device == device
+    assert cut[2:] == expected_cut[2:]
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("kind", [*KINDS, "every kind"])
 def test_export(pack: Any, device: torch.device, kind: str, rank: int) -> None:
-    export = pack.module("convert.export").export
+    export = pack.convert.export.export
     adapter = adapter_of(pack, kind, models.unet())
     if kind == "every kind":  # of which a part is no pair
         adapter = pack.adapters.Adapter({key: value for key, value in adapter.items() if not key.endswith(".diff")})
@@ -396,8 +391,8 @@ def test_export(pack: Any, device: torch.device, kind: str, rank: int) -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "every kind"])
 def test_adapter_info(pack: Any, device: torch.device, kind: str) -> None:
     adapter = adapter_of(pack, kind, models.unet())
-    found = pack.inspect.inspect(adapter, loaded(on(device, models.unet)))
-    expected = pack.inspect.inspect(adapter, models.unet())
+    found = pack.inspect(adapter, loaded(on(device, models.unet)))
+    expected = pack.inspect(adapter, models.unet())
     assert found.matched == expected.matched == len(expected.changes) > 0
     for (row, change), (_, other) in zip(found.changes, expected.changes, strict=True):
         for name, value in vars(other).items():
@@ -423,8 +418,8 @@ def test_scoring(pack: Any, device: torch.device, tmp_path: Path) -> None:
     """Every metric of the protocol with the most of them, by the demo's scorers and LPIPS with random weights."""
     from torchvision.models import alexnet
 
-    scoring, protocols = pack.module("scoring.scorer"), pack.module("scoring.protocols")
-    store = pack.module("scoring.embeddings").FeatureStore
+    scoring, protocols = pack.scoring.scorer, pack.scoring.protocols
+    store = pack.scoring.embeddings.FeatureStore
     torch.save(alexnet(weights=None).state_dict(), tmp_path / "alexnet-owt-7be5be79.pth")
     lpips = protocols.get_protocol("dreambooth").backbones["lpips"]
     demo = protocols.get_protocol("demo")

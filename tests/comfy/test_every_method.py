@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from . import models
-from .test_training_runs import Pack, as_loaded, pack, same, settings  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_training_runs import as_loaded, same, settings
 
 METHODS = ("deft", "para", "lora", "svdiff", "dreambooth")
 
 
-def test_the_matrix_has_every_method(pack: Pack) -> None:  # noqa: F811
+def test_the_matrix_has_every_method(pack: Pack) -> None:
     assert set(METHODS) == set(pack.comfyui.module("deft_ops.methods").TRAINABLE)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_method(pack: Any, method: str, tmp_path: Path) -> None:  # noqa: F811
+def test_method(pack: Any, method: str, tmp_path: Path) -> None:
     make = models.unet
     model = as_loaded(make)
     with torch.inference_mode():
@@ -36,20 +37,23 @@ def test_method(pack: Any, method: str, tmp_path: Path) -> None:  # noqa: F811
     whole = train(6)
     train(3, folder)
     resumed = train(6, folder)
-    assert "resumed at step 3" in resumed.report and same(whole.adapter, resumed.adapter)
+    assert "resumed at step 3" in resumed.report
+    assert same(whole.adapter, resumed.adapter)
     assert resumed.losses == whole.losses
 
     # Saved and read: nothing lost, and the record says what it is.
     path = pack.comfyui.module("nodes.saving").write_native(whole.adapter, tmp_path / "adapter")
     adapter = pack.files.read(path)
-    assert same(adapter, whole.adapter) and adapter.metadata["method"] == method
+    assert same(adapter, whole.adapter)
+    assert adapter.metadata["method"] == method
 
     # Applied: nothing at strength 0, more at 1 than at 0.5, and as ComfyUI's own loader does it where that reads it.
     before = models.weights(make())
     changed = {}
     for strength in (0.0, 0.5, 1.0):
         applied, _, report = pack.apply(adapter, make(), strength_model=strength)
-        assert not report.unmatched and report.matched > 0
+        assert not report.unmatched
+        assert report.matched > 0
         after = models.patched_weights(applied)
         changed[strength] = sum(float((after[key] - before[key]).norm()) for key in before)
     assert changed[0.0] == 0 < changed[0.5] < changed[1.0]

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 from .test_architectures import NAMES as ARCHITECTURES
-from .test_architectures import pairs as architectures  # noqa: F401 (a fixture)
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR, Pack, every_layer
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR, every_layer
 
 NAMINGS = ["comfyui", "kohya", "diffusers"]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,14 +33,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "oft": ("oft", {}),
 }
 CLIP_CONFIG = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3}
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    made = Pack(comfyui_session)
-    made.export = comfyui_session.module("convert.export").export
-    made.naming = comfyui_session.module("convert.lora_naming")
-    return made
 
 
 @pytest.fixture
@@ -138,13 +130,15 @@ def test_core_loader_gives_the_picture_of_the_adapter(
     shapes = layer_shapes(model, name)
     adapter = random_layers(pack, shapes, name, **options)
     patched, _, applied = pack.apply(adapter, model)
-    assert applied.matched == len(shapes) and not applied.unmatched
+    assert applied.matched == len(shapes)
+    assert not applied.unmatched
     latent = models.sample(patched)
     assert models.relative(base, latent) > 1e-2
     for naming in NAMINGS:
         caplog.clear()
         path, report = exporter(adapter, model, naming=naming)
-        assert f"{len(shapes)} layers ({len(shapes)} {name})" in report and "exact" in report
+        assert f"{len(shapes)} layers ({len(shapes)} {name})" in report
+        assert "exact" in report
         assert "not read by ComfyUI" not in report
         found = models.sample(by_core(path, model))
         assert not [message for message in caplog.messages if "not loaded" in message or "ERROR" in message]
@@ -303,9 +297,11 @@ def test_diffusers_reads_kohyas_names_as_well(pack: Pack, exporter: Any, pairs: 
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture(pack: Pack, exporter: Any, comfyui_session: Any, architectures: Any, name: str) -> None:  # noqa: F811
+def test_every_architecture(
+    pack: Pack, exporter: Any, comfyui_session: Any, architecture_pairs: Any, name: str
+) -> None:
     """An adapter under ComfyUI's names, fused layers and all, in diffusers' network, which has other ones."""
-    pair = architectures(name)
+    pair = architecture_pairs(name)
     names = comfyui_session.module("models.names")
     table, state = names.diffusers_names(pair.model), pair.model.model.state_dict()
     skipped = re.compile(pair.architecture.without_effect)
@@ -315,7 +311,8 @@ def test_every_architecture(pack: Pack, exporter: Any, comfyui_session: Any, arc
     }
     adapter = random_layers(pack, shapes, "deft")
     patched, _, report = pack.apply(adapter, pair.model)
-    assert report.matched == len(shapes) > 10 and not report.unmatched
+    assert report.matched == len(shapes) > 10
+    assert not report.unmatched
     expected = pair.architecture.call_comfyui(patched)
     assert models.relative(pair.plain, expected) > 1e-2
     for naming in NAMINGS:
@@ -445,7 +442,7 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
     [((6, 8), (0, 2, 3)), ((6, 8), (1, 2, 3)), ((6, 8, 3, 3), (1, 4, 4)), ((6, 8, 3, 3), (0, 1, 2)), ((6, 8), None)],
 )
 def test_a_slice_in_its_whole_weight_and_back(pack: Pack, shape: tuple[int, ...], part: Any) -> None:
-    naming = pack.naming
+    naming = pack.lora_naming
     piece = list(shape)
     if part is not None:
         piece[part[0]] = part[2]
@@ -469,10 +466,10 @@ def test_a_slice_in_its_whole_weight_and_back(pack: Pack, shape: tuple[int, ...]
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: str) -> None:
     """Slices of what is whole in all namings, as a file with finer names may have them."""
-    side = pack.naming.Side(bases["sd15"][0], clip=False)
+    side = pack.lora_naming.Side(bases["sd15"][0], clip=False)
     key = f"{UNET_LINEAR}.weight"
     halves = [
-        pack.naming.Change(
+        pack.lora_naming.Change(
             f"half {start}",
             (key, (0, start, 16)),
             models.random(16, 2, seed=start),
@@ -480,9 +477,10 @@ def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: s
         )
         for start in (0, 16)
     ]
-    (layer,) = pack.naming.named(side, {key: halves}, naming)
+    (layer,) = pack.lora_naming.named(side, {key: halves}, naming)
     expected = torch.cat([half.up @ half.down for half in halves])
-    assert layer.shape == (32, 32) and models.relative(layer.up @ layer.down, expected) < 1e-6
+    assert layer.shape == (32, 32)
+    assert models.relative(layer.up @ layer.down, expected) < 1e-6
 
 
 def test_a_limited_rank_and_its_energy(pack: Pack) -> None:
@@ -503,8 +501,10 @@ def test_a_limited_rank_and_its_energy(pack: Pack) -> None:
         assert lora[f"{name}.alpha"] == 3
         assert models.relative(found, best) < 1e-5
         kept, total = kept + (sigma[:3] ** 2).sum(), total + (sigma**2).sum()
-    assert report.energy == pytest.approx(kept / total, rel=1e-6) and 0.1 < report.energy < 0.99
-    assert f"{report.energy:.4%}" in report.text() and report.ranks == [3, 3]
+    assert report.energy == pytest.approx(kept / total, rel=1e-6)
+    assert 0.1 < report.energy < 0.99
+    assert f"{report.energy:.4%}" in report.text()
+    assert report.ranks == [3, 3]
     assert pack.export(adapter, model, rank=8)[1].energy == 1
     with pytest.raises(ValueError, match="rank limit"):
         pack.export(adapter, model, rank=-1)
@@ -670,7 +670,8 @@ def test_the_node_in_a_graph(comfyui: Any) -> None:
     try:
         run = comfyui.run(prompt, want=["export"])
         path = Path(run.output("export", 1))
-        assert "1 layers (1 lora)" in run.output("export", 2) and "1 layers (1 lora)" in run.text("export")
+        assert "1 layers (1 lora)" in run.output("export", 2)
+        assert "1 layers (1 lora)" in run.text("export")
         assert set(load_file(path)) == {
             f"transformer.transformer_blocks.0.attn.to_out.0.lora_{part}.weight" for part in "AB"
         }

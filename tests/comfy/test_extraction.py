@@ -16,18 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 from .test_export import encode, small_clip
-from .test_patches import Pack, every_layer
+from .test_patches import every_layer
 
 SD3_NORM = "diffusion_model.joint_blocks.0.x_block.attn.ln_q"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    made = Pack(comfyui_session)
-    made.extract = comfyui_session.module("convert.extract").extract
-    made.node = comfyui_session.pack_nodes["DEFTExtractAdapter"]
-    return made
 
 
 @pytest.fixture
@@ -84,13 +77,19 @@ def test_a_model_that_carries_a_lora(pack: Pack, lora_file: Any, kind: str, meth
     assert models.relative(models.network_output(model), expected) > 1e-2
     adapter, report = pack.extract(model, tuned, method=method, rank=3)
     layers = every_layer(model)
-    assert set(pack.adapters.layers(adapter)) == set(layers) and not pack.adapters.foreign(adapter)
-    assert report.energy > 1 - 1e-9 and report.overall > 1 - 1e-9 and set(report.ranks.values()) <= {1, 2, 3}
-    assert not report.vectors and not report.left_out
+    assert set(pack.adapters.layers(adapter)) == set(layers)
+    assert not pack.adapters.foreign(adapter)
+    assert report.energy > 1 - 1e-9
+    assert report.overall > 1 - 1e-9
+    assert set(report.ranks.values()) <= {1, 2, 3}
+    assert not report.vectors
+    assert not report.left_out
     applied, _, found = pack.apply(adapter, model)
-    assert found.methods == {method: len(layers)} and not found.unmatched
+    assert found.methods == {method: len(layers)}
+    assert not found.unmatched
     assert models.relative(models.network_output(applied), expected) < 1e-4
-    assert adapter.metadata["method"] == method and adapter.metadata["rank"] == "3"
+    assert adapter.metadata["method"] == method
+    assert adapter.metadata["rank"] == "3"
     assert json.loads(adapter.metadata["extraction"])["layers"] == len(layers)
 
 
@@ -116,7 +115,8 @@ def test_a_fine_tune_against_numpy(pack: Pack) -> None:
             assert report.overall == pytest.approx(kept / (whole + rest), rel=1e-6)
             for name in layers:
                 assert report.kept[name][0] == pytest.approx(squares[name][:rank].sum(), rel=1e-6)
-            assert len(report.vectors) > 10 and not pack.adapters.foreign(adapter)
+            assert len(report.vectors) > 10
+            assert not pack.adapters.foreign(adapter)
         assert report.energy > previous
         previous = report.energy
         for name in layers:
@@ -125,7 +125,8 @@ def test_a_fine_tune_against_numpy(pack: Pack) -> None:
             assert models.relative(weight + deft, weight + lora) < 1e-6, name
             U, sigma, Vh = np.linalg.svd(difference(before, after, name), full_matrices=False)
             best = torch.from_numpy((U[:, :rank] * sigma[:rank]) @ Vh[:rank]).view(weight.shape)
-            assert models.relative(deft, best) < 1e-4 and models.relative(lora, best) < 1e-4
+            assert models.relative(deft, best) < 1e-4
+            assert models.relative(lora, best) < 1e-4
     assert previous > 1 - 1e-9
     # Full rank and the vectors: the tuned model itself.
     adapter, report = pack.extract(base, tuned, rank=1000, vectors=True)
@@ -142,7 +143,8 @@ def test_energy_gives_each_layer_its_own_rank(pack: Pack) -> None:
     for name, rank in report.ranks.items():
         squares = np.linalg.svd(difference(before, after, name), compute_uv=False) ** 2
         assert rank == int((squares.cumsum() / squares.sum() < 0.5).sum()) + 1, name
-    assert len(set(report.ranks.values())) > 1 and report.energy >= 0.5
+    assert len(set(report.ranks.values())) > 1
+    assert report.energy >= 0.5
     _, capped = pack.extract(base, tuned, rank=3, energy=0.5)
     assert all(capped.ranks[name] == min(rank, 3) for name, rank in report.ranks.items())
 
@@ -164,7 +166,8 @@ def test_a_merge_and_adapters_on_top_count(pack: Pack) -> None:
     assert report.energy > 1 - 1e-9
     # And with patches on the base: they count as base.
     found, report = pack.extract(merged, tuned, rank=8)
-    assert set(report.kept) == set(every_layer(base)[3:6]) and "they count as base" in report.text()
+    assert set(report.kept) == set(every_layer(base)[3:6])
+    assert "they count as base" in report.text()
     result = models.patched_weights(pack.apply(found, merged)[0])
     for name in report.kept:
         assert models.relative(result[f"{name}.weight"], expected[f"{name}.weight"]) < 1e-5
@@ -176,13 +179,16 @@ def test_what_is_left_out_is_counted(pack: Pack) -> None:
     convolutions = {name for name in every_layer(base) if state[f"{name}.weight"].ndim > 2}
     _, everything = pack.extract(base, tuned, rank=2)
     unchanged = {name for name in every_layer(base) if ".middle_block." in name}
-    assert set(everything.kept) == set(every_layer(base)) - unchanged and unchanged
+    assert set(everything.kept) == set(every_layer(base)) - unchanged
+    assert unchanged
     assert everything.unchanged == sum(".middle_block." in key for key, _ in base.model.named_parameters())
     _, report = pack.extract(base, tuned, rank=2, convolutions=False)
     assert set(report.left_out) == convolutions - unchanged
-    assert report.overall < everything.overall and f"{len(report.left_out)} other changed layers" in report.text()
+    assert report.overall < everything.overall
+    assert f"{len(report.left_out)} other changed layers" in report.text()
     _, report = pack.extract(base, tuned, rank=2, pattern=r"attn1\.to_q$")
-    assert report.kept and all(name.endswith("attn1.to_q") for name in report.kept)
+    assert report.kept
+    assert all(name.endswith("attn1.to_q") for name in report.kept)
     total = sum(value for _, value in report.kept.values()) + sum(report.left_out.values())
     whole = sum(value for _, value in everything.kept.values()) + sum(everything.vectors.values())
     assert total == pytest.approx(whole, rel=1e-9)
@@ -314,6 +320,7 @@ def test_the_node_in_a_graph(comfyui: Any) -> None:
             prompt
             | {"extract": prompt["extract"] | {"inputs": prompt["extract"]["inputs"] | {"model_tuned": ["model", 0]}}}
         )
-        assert same.node_id == "extract" and "nothing to extract" in same.message
+        assert same.node_id == "extract"
+        assert "nothing to extract" in same.message
     finally:
         (loras / "graph_lora.safetensors").unlink()

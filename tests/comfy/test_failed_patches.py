@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
+from .pack import Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 CONVOLUTION = (32, 32, 3, 3)  # UNET_CONVOLUTION's weight
 LINEAR = (32, 32)  # UNET_LINEAR's weight
 BESIDE = UNET_LINEAR.replace("to_q", "to_k")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    found.foreign = comfyui_session.module("matching.foreign")
-    return found
 
 
 def numbers(seed: int, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -148,10 +140,12 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
     alone = pack.adapters.Adapter(named(name, tensors))
     with pytest.raises(ValueError, match="their sizes differ") as error:
         pack.apply(alone, model)
-    assert name in str(error.value) and said in str(error.value)
+    assert name in str(error.value)
+    assert said in str(error.value)
     with pytest.raises(ValueError, match="1 layers of .* do not fit the base") as error:
         pack.export(alone, model)
-    assert name in str(error.value) and said in str(error.value)
+    assert name in str(error.value)
+    assert said in str(error.value)
     beside = pack.adapters.Adapter(alone | named(BESIDE, loha(*LINEAR)))
     caplog.clear()
     patched, _, report = pack.apply(beside, model)
@@ -159,10 +153,13 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
     assert {key for key in base if not torch.equal(base[key], found[key])} == {f"{BESIDE}.weight"}
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and record.name == "root"]
     (text,) = report.unmatched
-    assert report.methods == {"loha": 1} and text.startswith(name) and said in text
+    assert report.methods == {"loha": 1}
+    assert text.startswith(name)
+    assert said in text
     assert f"1 layers left out, they do not fit their weight: {text}" in report.text()
     info = pack.inspect(beside, model)
-    assert info.unmatched == [text] and info.matched == 1
+    assert info.unmatched == [text]
+    assert info.matched == 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +178,8 @@ def test_a_damaged_layer_is_refused_by_name(pack: Pack, tensors: dict[str, Tenso
     for refuse in (pack.apply, pack.export, pack.inspect):
         with pytest.raises(ValueError, match="does not fit together") as error:
             refuse(adapter, models.unet())
-        assert UNET_CONVOLUTION in str(error.value) and said in str(error.value)
+        assert UNET_CONVOLUTION in str(error.value)
+        assert said in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------ what ComfyUI can apply
@@ -212,11 +210,13 @@ def test_what_fits_is_applied_as_by_comfyuis_own_loader(pack: Pack, case: str) -
     adapter = pack.adapters.Adapter(named(name, tensors))
     expected = models.patched_weights(comfy.sd.load_lora_for_models(model, None, dict(adapter), 0.75, 0)[0])[key]
     patched, _, report = pack.apply(adapter, model, strength_model=0.75)
-    assert report.matched == 1 and not report.unmatched
+    assert report.matched == 1
+    assert not report.unmatched
     assert models.relative(base, expected) > 1e-3
     assert torch.equal(models.patched_weights(patched)[key], expected)
     info = pack.inspect(adapter, model)
-    assert info.matched == 1 and info.rows[0].change.norm > 0
+    assert info.matched == 1
+    assert info.rows[0].change.norm > 0
 
 
 # -------------------------------------------------------------------------------------------- what is computed here
@@ -308,7 +308,8 @@ def test_factors_of_four_dimensions(pack: Pack, tensors: dict[str, tuple[int, ..
     base, change = models.weights(model)[key], reference(group)
     adapter = pack.adapters.Adapter(named(UNET_CONVOLUTION, group))
     patched, _, report = pack.apply(adapter, model, strength_model=0.75)
-    assert report.methods == {kind: 1} and not report.unmatched
+    assert report.methods == {kind: 1}
+    assert not report.unmatched
     assert models.relative(models.patched_weights(patched)[key] - base, 0.75 * change) < 1e-5
     for naming in ("comfyui", "kohya", "diffusers"):
         # Under ComfyUI's names, too, a LoRA: the tensors as they are would do nothing there.
@@ -325,14 +326,16 @@ def test_the_bias_of_slices(pack: Pack) -> None:
     tensors[f"{names['q']}.diff"] = models.random(64, 64, seed=5)
     base = models.weights(model)
     patched, _, report = pack.apply(pack.adapters.Adapter(tensors), model)
-    assert report.methods == {"diff": 3} and not report.unmatched
+    assert report.methods == {"diff": 3}
+    assert not report.unmatched
     found = models.patched_weights(patched)
     bias = torch.cat([tensors[f"{names['q']}.diff_b"], torch.zeros(64), tensors[f"{names['v']}.diff_b"]])
     assert models.relative(found[f"{SD3_QKV}.bias"], base[f"{SD3_QKV}.bias"] + bias) < 1e-6
     changed = (found[f"{SD3_QKV}.weight"] - base[f"{SD3_QKV}.weight"])[:64]
     assert models.relative(changed, tensors[f"{names['q']}.diff"]) < 1e-6
     _, _, report = pack.apply(pack.adapters.Adapter(tensors | {f"{names['v']}.diff_b": torch.ones(63)}), model)
-    assert report.methods == {"diff": 2} and "made for [63], this weight is [64]" in report.text()
+    assert report.methods == {"diff": 2}
+    assert "made for [63], this weight is [64]" in report.text()
 
 
 # ------------------------------------------------------------------------------------------- what fails all the same
@@ -380,7 +383,8 @@ def test_no_change_where_none_is_meant(pack: Pack) -> None:
     ):
         adapter = pack.adapters.Adapter(named(SD3_PROJECTION, tensors))
         (row,) = pack.inspect(adapter, model).rows
-        assert row.key == key and row.change.norm == 0
+        assert row.key == key
+        assert row.change.norm == 0
         assert pack.export(adapter, model, naming="kohya")[1].methods.total() == 1
     small = {name: 1e-7 * value for name, value in sized(lokr_w1=(8, 8), lokr_w2=(8, 8)).items()}
     expected = torch.kron(small["lokr_w1"].double(), small["lokr_w2"].double())

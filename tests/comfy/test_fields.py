@@ -21,9 +21,11 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
     limited = 0
     for name, (setting, default) in (fields.described(settings.Settings) | settings.shared_settings()).items():
         shown = nodes.widget_of(name, setting, default)
-        assert shown.tooltip == setting.words and bool(shown.advanced) == setting.advanced, name
+        assert shown.tooltip == setting.words, name
+        assert bool(shown.advanced) == setting.advanced, name
         if isinstance(setting, fields.Number):
-            assert shown.min == setting.low and shown.max == min(setting.high, setting.shown or setting.high), name
+            assert shown.min == setting.low, name
+            assert shown.max == min(setting.high, setting.shown or setting.high), name
             for value in (shown.min, shown.max, shown.default):
                 start.changed(**{name: value}).check()
             wrong = [setting.low - 1] + ([setting.high + 1] if setting.shown is None else [])
@@ -72,7 +74,8 @@ def test_a_widget_means_the_setting(comfyui: Any) -> None:
     own = make(**chosen, steps=1, learning_rate=1.0, p_rate=0.5).own
     assert vars(own) == {"rank": 3, "alpha": None, "projector": "ppt", "identity": False, "p_rate": 0.5}
     own = make(**training(chosen | {"start": "identity", "alpha": 2.0}), steps=1, learning_rate=1.0).own
-    assert own.identity is True and own.alpha == 2.0
+    assert own.identity is True
+    assert own.alpha == 2.0
     with pytest.raises(ValueError, match="The method lora has no setting 'projector': it has rank, alpha, "):
         make("lora", 1, 1, 1.0, projector="qr").check()
 
@@ -92,7 +95,8 @@ def test_a_run_is_known_by_what_changes_its_result(modules: dict[str, Any]) -> N
     record = make("svdiff", 1, 5, 1e-3, keep_decomposition=False, norm_rate=0.1).identity()
     assert (record["norm_rate"], record["p_rate"], record["rank_cap"], record["options"]) == (0.1, 1.0, 0.0, {})
     record = make("deft", 4, 5, 1e-3, projector="relu", p_rate=0.5, options={"identity": False}).identity()
-    assert record["p_rate"] == 0.5 and record["options"] == {"projector": "relu", "identity": False}
+    assert record["p_rate"] == 0.5
+    assert record["options"] == {"projector": "relu", "identity": False}
 
 
 def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> None:
@@ -108,9 +112,11 @@ def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> No
     assert replace(plain, new=0).identity()["new"] == 0
     assert [item.id for item in nodes.widgets(fields.described(More), fields.MORE, later=True)] == ["new"]
     (widget,) = nodes.widgets(fields.described(More), fields.MORE, later=True)
-    assert widget.optional and widget.max == 1.0
+    assert widget.optional
+    assert widget.max == 1.0
     names = [item.id for item in nodes.widgets(fields.described(More), fields.MORE, later=False)]
-    assert names[:2] == ["optimizer", "schedule"] and names[-2:] == ["adapter_precision", "last"]
+    assert names[:2] == ["optimizer", "schedule"]
+    assert names[-2:] == ["adapter_precision", "last"]
     assert list(fields.described(More))[-1] == "new"
 
 

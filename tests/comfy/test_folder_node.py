@@ -48,7 +48,8 @@ def test_a_changed_folder_is_read_again(comfyui: Any, pictures: Path) -> None:
 def test_list_has_folders_with_pictures_only(comfyui: Any, pictures: Path) -> None:
     (comfyui.base / "input" / "nothing in it").mkdir(exist_ok=True)
     options = comfyui.pack_nodes["DEFTLoadFolder"].GET_SCHEMA().inputs[0].options
-    assert "output/made here" in options and "demo/teddy_bear_deft" in options
+    assert "output/made here" in options
+    assert "demo/teddy_bear_deft" in options
     assert "input/nothing in it" not in options
 
 
@@ -84,7 +85,8 @@ def test_a_broken_file_is_named(comfyui: Any) -> None:
     whole = ROOT / "demo" / "pictures" / "teddy_bear_deft" / "0.png"
     (folder / "cut.png").write_bytes(whole.read_bytes()[:800])
     failed = comfyui.fail(prompt("input/broken"), want=["1"])
-    assert "cut.png cannot be read as a picture" in str(failed) and "replace or remove it" in str(failed)
+    assert "cut.png cannot be read as a picture" in str(failed)
+    assert "replace or remove it" in str(failed)
 
 
 def test_transparency_lies_on_white(comfyui: Any) -> None:

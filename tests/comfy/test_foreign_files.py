@@ -11,15 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import Pack
+from .pack import Pack
 
 NAME = "transformer_blocks.0.attn.to_out.0"
 KEY = "diffusion_model.joint_blocks.0.x_block.attn.proj.weight"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def peft_on(base: Tensor, config: Any, folder: Path) -> Tensor:
@@ -65,7 +60,8 @@ def test_peft_files_do_what_peft_merges(pack: Pack, tmp_path: Path, kind: str) -
     merged = peft_on(base, configurations()[kind], tmp_path)
     assert models.relative(merged, base) > 1e-2
     patched, _, report = pack.apply(pack.files.read(tmp_path), model)
-    assert report.matched == 1 and not report.unmatched
+    assert report.matched == 1
+    assert not report.unmatched
     assert list(report.methods) == [kind.partition("-")[0]]
     assert models.relative(models.patched_weights(patched)[KEY], merged) < 1e-5
     half = models.patched_weights(pack.apply(pack.files.read(tmp_path), model, strength_model=0.5)[0])[KEY]
@@ -115,7 +111,8 @@ def test_lora_of_diffusers_names_on_a_unet(pack: Pack, tmp_path: Path, key: str)
     other = key.replace("up", "down").replace("lora_B", "lora_A")
     save_file({key.format(path): up, other.format(path): down}, tmp_path / "a.safetensors")
     patched, _, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), model)
-    assert report.matched == 1 and not report.unmatched
+    assert report.matched == 1
+    assert not report.unmatched
     assert models.relative(models.patched_weights(patched)[weight_key], base + up @ down) < 1e-6
 
 
@@ -132,7 +129,8 @@ def test_svdiff_on_a_unet_with_norms_and_convolutions(pack: Pack, tmp_path: Path
         shifts[f"{name}.delta"] = 0.2 * models.random(size, seed=len(shifts))
     save_file(shifts, tmp_path / "spectral_shifts.safetensors")
     patched, _, report = pack.apply(pack.files.read(tmp_path), model, strength_model=0.7)
-    assert report.methods == {"svdiff": len(names)} and not report.unmatched
+    assert report.methods == {"svdiff": len(names)}
+    assert not report.unmatched
     found = models.patched_weights(patched)
     for name, key in names.items():
         W = weights[key]
@@ -196,7 +194,8 @@ def test_the_deft_repositorys_files_do_what_its_layers_compute(
     torch.save(tensors, tmp_path / "project_replace.pt")
     adapter = pack.files.read(tmp_path, projector)
     patched, _, report = pack.apply(adapter, model)
-    assert report.methods == {kind: 2} and not report.unmatched
+    assert report.methods == {kind: 2}
+    assert not report.unmatched
     native = pack.files.native.write(adapter, tmp_path / "native" / "a.safetensors")
     again = pack.apply(pack.files.read(native), model)[0]
     for key, value in expected.items():
@@ -253,6 +252,7 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     try:
         node = pack.comfyui.module("nodes.adapters").DEFTAdapterLoader
         loaded, _, report = node.execute(model, target.name, 1.0, 1.0, "auto").result
-        assert torch.equal(models.patched_weights(loaded)[key], found) and f"taken as {projector}" in report
+        assert torch.equal(models.patched_weights(loaded)[key], found)
+        assert f"taken as {projector}" in report
     finally:
         target.unlink()

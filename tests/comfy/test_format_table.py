@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from . import models
 from .format_files import FORMATS
-from .test_patches import Pack
+from .pack import Pack
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COLUMNS = ["format", "weights", "activations", "exported as LoRA", "equal to", "test"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
 
 
 def cells(line: str) -> list[str]:
@@ -66,10 +57,12 @@ def test_a_row_says_what_happens(pack: Pack, name: str, tmp_path: Path) -> None:
     adapter = pack.files.read(path, **options)
     base = models.weights(model)
     patched, _, report = pack.apply(adapter, model)
-    assert report.matched and not report.unmatched
+    assert report.matched
+    assert not report.unmatched
     weights = models.patched_weights(patched)
     changed = [key for key in base if not torch.equal(weights[key], base[key])]
-    assert row["weights"] == "yes" and changed
+    assert row["weights"] == "yes"
+    assert changed
     assert pack.inspect(adapter, model).changes
 
     if row["activations"] == "yes":

@@ -1,6 +1,5 @@
 """Training of methods without a rank, SVDiff and DreamBooth: what comes out, what is kept on disk, what is refused."""
 
-# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 import errno
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from . import models
-from .test_training import as_loaded, bad, pack, train  # noqa: F401 (a fixture)
+from .test_training import as_loaded, bad, train
 
 ENCODER = "text_model.encoder.layers.0.mlp.fc1"
 ENDINGS = {"svdiff": {"delta"}, "dreambooth": {"diff", "diff_b"}}
@@ -36,7 +35,8 @@ def test_every_layer_is_trained_saved_and_applied(
     result = train(pack, model, method=method, layers="everything", steps=6, learning_rate=1e-3)
     wanted = pack.targets.select(model.model.diffusion_model, "everything")
     names = {key.rpartition(".")[0].removeprefix("diffusion_model.") for key in result.adapter}
-    assert names == set(wanted) and {key.rpartition(".")[2] for key in result.adapter} == ENDINGS[method]
+    assert names == set(wanted)
+    assert {key.rpartition(".")[2] for key in result.adapter} == ENDINGS[method]
     assert any(layer.weight.ndim == 1 for layer in wanted.values())
 
     path = tmp_path / f"{method}.safetensors"
@@ -139,7 +139,8 @@ def test_a_full_disk_does_not_stop_the_decomposition(
     known = comfyui_session.module("trainers.step.decompositions")
     monkeypatch.setattr(known.safe, "write_files", full)
     found = known.Decompositions(tmp_path).of("a", torch.randn(4, 3), pack.methods.training_of("svdiff").base)
-    assert found.sigma.shape == (3,) and "could not be kept (No space left on device)" in caplog.text
+    assert found.sigma.shape == (3,)
+    assert "could not be kept (No space left on device)" in caplog.text
 
 
 def test_the_rate_of_norms(pack: Any) -> None:
@@ -238,4 +239,5 @@ def test_dreambooth_becomes_a_small_lora(pack: Any, comfyui_session: Any) -> Non
             for key, value in models.weights(models.unet()).items()
             if (wanted[key] - value).norm() > 1e-6 and value.ndim > 1
         ]
-        assert errors and (max(errors) < 1e-3 if full else min(errors) > 0.05 and max(errors) < 1)
+        assert errors
+        assert max(errors) < 1e-3 if full else min(errors) > 0.05 and max(errors) < 1

@@ -57,7 +57,8 @@ def test_an_exception_names_its_node(comfyui: Any) -> None:
     (comfyui.base / "input" / "broken.png").write_bytes(b"no picture")
     failed = comfyui.fail({"7": {"class_type": "LoadImage", "inputs": {"image": "broken.png"}}}, want=["7"])
     assert (failed.stage, failed.node_id, failed.node_type) == ("execution", "7", "LoadImage")
-    assert "UnidentifiedImageError" in failed.kind and "broken.png" in failed.message
+    assert "UnidentifiedImageError" in failed.kind
+    assert "broken.png" in failed.message
     assert comfyui.run(latent_prompt(), want=["2"]).output("2")["samples"].shape[0] == 2  # the next prompt runs
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 
 PROJECTION = "diffusion_model.joint_blocks.0.x_block.attn.proj"
 QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
@@ -27,66 +28,49 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 STEPS = 4
 
 
-class Pack:
-    """The pack's modules as ComfyUI loaded them, and ComfyUI's own nodes."""
+def core(node: str, **inputs: Any) -> Any:
+    """The first output of one of ComfyUI's own nodes."""
+    import nodes
 
-    def __init__(self, comfyui: Any) -> None:
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.methods = comfyui.module("deft_ops.methods")
-        self.native = comfyui.module("deft_ops.files.native")
-        self.apply = comfyui.module("patches.apply").apply
-        self.create_hook = comfyui.module("patches.hooks").create_hook
-        self.node = comfyui.module("nodes.hooks").DEFTCreateHookAdapter
-        self.loras = comfyui.base / "models" / "loras"
-        self.core = comfyui.nodes.NODE_CLASS_MAPPINGS
-
-    def call(self, node: str, **inputs: Any) -> Any:
-        """The first output of one of ComfyUI's own nodes."""
-        cls = self.core[node]
-        return getattr(cls(), cls.FUNCTION)(**inputs)[0]
-
-    def adapter(self, label: str, model: Any, names: list[str] | None = None, seed: int = 10) -> Any:
-        """A random adapter of all layers of a model, or of the named ones."""
-        method, options = METHODS[label]
-        state = model.model.state_dict()
-        shapes = {name: tuple(state[f"{name}.weight"].shape) for name in names or every_layer(model)}
-        return self.adapters.from_layers(models.deft_layers(shapes, self.methods.get(method), seed=seed, **options))
-
-    def save(self, adapter: Any, name: str) -> str:
-        """Write a native file to models/loras, and return its name there."""
-        path = self.loras / f"hook_{name}.safetensors"
-        self.native.write(adapter, path, self.native.native_metadata(adapter, name=name, version="test"))
-        return path.name
-
-    def hook(self, adapter: Any, model: Any, **options: Any) -> Any:
-        """Create Hook Adapter."""
-        inputs = {
-            "strength_model": 1.0,
-            "strength_clip": 1.0,
-            "removal": 1.0,
-            "injection": 1.0,
-            "stacking": "from_base",
-        }
-        return self.node.execute(adapter, model, **(inputs | options)).result[0]
-
-    def keyframes(self, hooks: Any, *points: tuple[float, float]) -> Any:
-        """Hooks with a schedule of (strength, start percent)."""
-        frames = None
-        for strength, start in points:
-            frames = self.call("CreateHookKeyframe", strength_mult=strength, start_percent=start, prev_hook_kf=frames)
-        return self.call("SetHookKeyframes", hooks=hooks, hook_kf=frames)
-
-    def hooked(self, conditioning: list, hooks: Any) -> list:
-        """Cond Set Props."""
-        return self.call(
-            "ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default", hooks=hooks
-        )
+    cls = nodes.NODE_CLASS_MAPPINGS[node]
+    return getattr(cls(), cls.FUNCTION)(**inputs)[0]
 
 
-@pytest.fixture(scope="module")
-def pack(comfyui_session: Any) -> Iterator[Pack]:
-    pack = Pack(comfyui_session)
-    yield pack
+def random_adapter(pack: Pack, label: str, model: Any, names: list[str] | None = None, seed: int = 10) -> Any:
+    """A random adapter of all layers of a model, or of the named ones."""
+    method, options = METHODS[label]
+    return pack.adapter(model, names or every_layer(model), method, seed=seed, **options)
+
+
+def save(pack: Pack, adapter: Any, name: str) -> str:
+    """Write a native file to models/loras, and return its name there."""
+    path = pack.loras / f"hook_{name}.safetensors"
+    pack.native.write(adapter, path, pack.native.native_metadata(adapter, name=name, version="test"))
+    return path.name
+
+
+def hook_of(pack: Pack, adapter: Any, model: Any, **options: Any) -> Any:
+    """Create Hook Adapter."""
+    inputs = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0, "stacking": "from_base"}
+    return pack.nodes.hooks.DEFTCreateHookAdapter.execute(adapter, model, **(inputs | options)).result[0]
+
+
+def with_keyframes(hooks: Any, *points: tuple[float, float]) -> Any:
+    """Hooks with a schedule of (strength, start percent)."""
+    frames = None
+    for strength, start in points:
+        frames = core("CreateHookKeyframe", strength_mult=strength, start_percent=start, prev_hook_kf=frames)
+    return core("SetHookKeyframes", hooks=hooks, hook_kf=frames)
+
+
+def on_conditioning(conditioning: list, hooks: Any) -> list:
+    """Cond Set Props."""
+    return core("ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default", hooks=hooks)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_files_left(pack: Pack) -> Iterator[None]:
+    yield
     for path in pack.loras.glob("hook_*"):
         path.unlink()
 
@@ -143,7 +127,9 @@ def sample(
         latent = {"samples": torch.zeros(1, models.channels(model), 8, 8)}
         result = nodes.KSampler().sample(model, 5, steps, cfg, "euler", "simple", positive, negative, latent)[0]
     assert model.patches or is_untouched(model)
-    assert not model.hook_backup and not model.cached_hook_patches and model.current_hooks is None
+    assert not model.hook_backup
+    assert not model.cached_hook_patches
+    assert model.current_hooks is None
     return result["samples"].clone()
 
 
@@ -181,11 +167,11 @@ def step_of(model: Any, percent: float) -> int:
 @pytest.mark.parametrize("label", ["qr", "para"])
 def test_a_native_file_in_core_create_hook_lora(pack: Pack, kind: str, label: str) -> None:
     model = fresh(kind)
-    adapter = pack.adapter(label, model)
-    hooks = pack.call(
-        "CreateHookLora", lora_name=pack.save(adapter, f"{kind}_{label}"), strength_model=0.8, strength_clip=1.0
+    adapter = random_adapter(pack, label, model)
+    hooks = core(
+        "CreateHookLora", lora_name=save(pack, adapter, f"{kind}_{label}"), strength_model=0.8, strength_clip=1.0
     )
-    positive, negative = pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks)
+    positive, negative = on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks)
     base = sample(model)
     applied = sample(pack.apply(adapter, model, strength_model=0.8)[0])
     assert models.relative(applied, base) > 1e-2
@@ -193,24 +179,22 @@ def test_a_native_file_in_core_create_hook_lora(pack: Pack, kind: str, label: st
     assert torch.equal(sample(model, positive, negative), applied)  # a second run of the same hooks
     assert torch.equal(sample(model), base)
 
-    off = pack.keyframes(hooks, (0.0, 0.0))
-    assert torch.equal(sample(model, pack.hooked(POSITIVE, off), pack.hooked(NEGATIVE, off)), base)
+    off = with_keyframes(hooks, (0.0, 0.0))
+    assert torch.equal(sample(model, on_conditioning(POSITIVE, off), on_conditioning(NEGATIVE, off)), base)
 
 
 @pytest.mark.parametrize("maker", ["core", "ours"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_schedule_is_sampling_in_stages(pack: Pack, kind: str, maker: str) -> None:
     model = fresh(kind)
-    adapter = pack.adapter("qr", model)
+    adapter = random_adapter(pack, "qr", model)
     if maker == "core":
-        hooks = pack.call(
-            "CreateHookLoraModelOnly", lora_name=pack.save(adapter, f"schedule_{kind}"), strength_model=0.8
-        )
+        hooks = core("CreateHookLoraModelOnly", lora_name=save(pack, adapter, f"schedule_{kind}"), strength_model=0.8)
     else:
-        hooks = pack.hook(adapter, model, strength_model=0.8)
+        hooks = hook_of(pack, adapter, model, strength_model=0.8)
     for first, second in ((1.0, 0.25), (0.0, 1.0), (1.0, -0.5)):
-        scheduled = pack.keyframes(hooks, (first, 0.0), (second, 0.4))
-        found = sample(model, pack.hooked(POSITIVE, scheduled), pack.hooked(NEGATIVE, scheduled))
+        scheduled = with_keyframes(hooks, (first, 0.0), (second, 0.4))
+        found = sample(model, on_conditioning(POSITIVE, scheduled), on_conditioning(NEGATIVE, scheduled))
         stages = [pack.apply(adapter, model, strength_model=0.8 * part)[0] for part in (first, second)]
         assert models.relative(found, staged(*stages, step_of(model, 0.4))) < 1e-5
         assert all(models.relative(found, sample(stage)) > 1e-3 for stage in stages)
@@ -220,13 +204,11 @@ def test_a_schedule_is_sampling_in_stages(pack: Pack, kind: str, maker: str) -> 
 def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
     """After one step of Euler the latent is the prediction, and guidance mixes two of them that can be had alone."""
     model = fresh()
-    adapter = pack.adapter("relu", model)
+    adapter = random_adapter(pack, "relu", model)
     hooks = (
-        pack.hook(adapter, model)
+        hook_of(pack, adapter, model)
         if maker == "ours"
-        else pack.call(
-            "CreateHookLora", lora_name=pack.save(adapter, "one_side"), strength_model=1.0, strength_clip=1.0
-        )
+        else core("CreateHookLora", lora_name=save(pack, adapter, "one_side"), strength_model=1.0, strength_clip=1.0)
     )
     patched = pack.apply(adapter, model)[0]
     ways = {
@@ -237,8 +219,8 @@ def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
     for hooked in ({"positive"}, {"negative"}, set(), {"positive", "negative"}):
         found = sample(
             model,
-            pack.hooked(POSITIVE, hooks) if "positive" in hooked else POSITIVE,
-            pack.hooked(NEGATIVE, hooks) if "negative" in hooked else NEGATIVE,
+            on_conditioning(POSITIVE, hooks) if "positive" in hooked else POSITIVE,
+            on_conditioning(NEGATIVE, hooks) if "negative" in hooked else NEGATIVE,
             steps=1,
         )
         one, other = (ways["patched" if side in hooked else "base", side] for side in ("positive", "negative"))
@@ -249,9 +231,12 @@ def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
 def test_two_hooks_on_two_conditionings(pack: Pack) -> None:
     """Core keeps the weights of both groups and swaps them at every step."""
     model = fresh()
-    one, two = (pack.adapter(label, model, seed=seed) for label, seed in (("qr", 10), ("para", 50)))
+    one, two = (random_adapter(pack, label, model, seed=seed) for label, seed in (("qr", 10), ("para", 50)))
     found = sample(
-        model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)), steps=1
+        model,
+        on_conditioning(POSITIVE, hook_of(pack, one, model)),
+        on_conditioning(NEGATIVE, hook_of(pack, two, model)),
+        steps=1,
     )
     first, second = (
         sample(pack.apply(adapter, model)[0], caption, caption, cfg=1.0, steps=1)
@@ -259,7 +244,11 @@ def test_two_hooks_on_two_conditionings(pack: Pack) -> None:
     )
     assert models.relative(found, second + 3.0 * (first - second)) < 1e-5
     again = [
-        sample(model, pack.hooked(POSITIVE, pack.hook(one, model)), pack.hooked(NEGATIVE, pack.hook(two, model)))
+        sample(
+            model,
+            on_conditioning(POSITIVE, hook_of(pack, one, model)),
+            on_conditioning(NEGATIVE, hook_of(pack, two, model)),
+        )
         for _ in range(2)
     ]
     assert torch.equal(*again)
@@ -289,7 +278,7 @@ def effective(model: Any, hooks: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("label", list(METHODS))
 def test_every_strength_in_a_hook(pack: Pack, label: str, stacking: str) -> None:
     model = fresh()
-    adapter = pack.adapter(label, model)
+    adapter = random_adapter(pack, label, model)
     for strength, removal, injection in (
         (1.0, 1.0, 1.0),
         (-1.5, 1.0, 1.0),
@@ -300,7 +289,7 @@ def test_every_strength_in_a_hook(pack: Pack, label: str, stacking: str) -> None
     ):
         parts = {"removal": removal, "injection": injection}
         wanted = patched_weights(pack.apply(adapter, model, strength_model=strength, **parts)[0])
-        found = effective(model, pack.hook(adapter, model, strength_model=strength, stacking=stacking, **parts))
+        found = effective(model, hook_of(pack, adapter, model, strength_model=strength, stacking=stacking, **parts))
         for key in wanted:
             assert models.relative(found[key], wanted[key]) < 1e-6, key
         assert is_untouched(model)
@@ -311,11 +300,11 @@ def test_every_strength_in_a_hook(pack: Pack, label: str, stacking: str) -> None
 def test_hooks_on_half_precision_and_fp8(pack: Pack, dtype: torch.dtype, stacking: str) -> None:
     """A hook is rounded like a patch, by ComfyUI and once; at strength 0 nothing changes."""
     model = fresh(dtype=dtype)
-    adapter = pack.adapter("qr", model)
+    adapter = random_adapter(pack, "qr", model)
     base = sample(model)
-    off = pack.keyframes(pack.hook(adapter, model, stacking=stacking), (0.0, 0.0))
-    assert torch.equal(sample(model, pack.hooked(POSITIVE, off), pack.hooked(NEGATIVE, off)), base)
-    found = effective(model, pack.hook(adapter, model, stacking=stacking))
+    off = with_keyframes(hook_of(pack, adapter, model, stacking=stacking), (0.0, 0.0))
+    assert torch.equal(sample(model, on_conditioning(POSITIVE, off), on_conditioning(NEGATIVE, off)), base)
+    found = effective(model, hook_of(pack, adapter, model, stacking=stacking))
     wanted = patched_weights(pack.apply(adapter, model)[0])
     step = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float8_e4m3fn: 2**-3}[dtype]
     for key, value in found.items():
@@ -327,7 +316,7 @@ def test_hooks_on_half_precision_and_fp8(pack: Pack, dtype: torch.dtype, stackin
 
 def test_the_node(pack: Pack) -> None:
     model = fresh()
-    adapter = pack.adapter("qr", model)
+    adapter = random_adapter(pack, "qr", model)
     adapter |= pack.adapters.from_layers(
         models.deft_layers({"somewhere.else": (64, 64)}, pack.methods.get("deft"), projector="qr")
     )
@@ -338,37 +327,43 @@ def test_the_node(pack: Pack) -> None:
         "injection": 1.0,
         "stacking": "from_base",
     }
-    first, report = pack.node.execute(adapter, model, **inputs).result
-    assert f"{len(every_layer(model))} layers" in report and "somewhere.else" in report
-    both, _ = pack.node.execute(pack.adapter("para", model), model, prev_hooks=first, **inputs).result
-    assert len(first) == 1 and len(both) == 2 and both.contains(first.hooks[0])
-    none, _ = pack.node.execute(adapter, model, **(inputs | {"strength_model": 0.0, "strength_clip": 0.0})).result
+    first, report = pack.nodes.hooks.DEFTCreateHookAdapter.execute(adapter, model, **inputs).result
+    assert f"{len(every_layer(model))} layers" in report
+    assert "somewhere.else" in report
+    both, _ = pack.nodes.hooks.DEFTCreateHookAdapter.execute(
+        random_adapter(pack, "para", model), model, prev_hooks=first, **inputs
+    ).result
+    assert len(first) == 1
+    assert len(both) == 2
+    assert both.contains(first.hooks[0])
+    none, _ = pack.nodes.hooks.DEFTCreateHookAdapter.execute(
+        adapter, model, **(inputs | {"strength_model": 0.0, "strength_clip": 0.0})
+    ).result
     assert len(none) == 0
-    assert not model.patches and not model.hook_patches
+    assert not model.patches
+    assert not model.hook_patches
     with pytest.raises(ValueError, match="No layer of the adapter fits"):
-        pack.node.execute(adapter, fresh("unet"), **inputs)
+        pack.nodes.hooks.DEFTCreateHookAdapter.execute(adapter, fresh("unet"), **inputs)
     with pytest.raises(ValueError, match="Unknown stacking 'both'"):
-        pack.node.execute(adapter, model, **(inputs | {"stacking": "both"}))
+        pack.nodes.hooks.DEFTCreateHookAdapter.execute(adapter, model, **(inputs | {"stacking": "both"}))
 
 
 def test_names_that_core_does_not_read(pack: Pack) -> None:
     """A file of PEFT's names: core's Create Hook LoRA drops all of it in silence, ours matches it."""
     model = fresh("unet")
-    native = pack.adapter("qr", model, ["diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"])
+    native = random_adapter(pack, "qr", model, ["diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"])
     name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     adapter = pack.adapters.Adapter({f"{name}.{key.rpartition('.')[2]}": value for key, value in native.items()})
     base, wanted = sample(model), sample(pack.apply(native, model)[0])
     assert models.relative(wanted, base) > 1e-4
     for hooks, latent in (
         (
-            pack.call(
-                "CreateHookLora", lora_name=pack.save(adapter, "peft_names"), strength_model=1.0, strength_clip=1.0
-            ),
+            core("CreateHookLora", lora_name=save(pack, adapter, "peft_names"), strength_model=1.0, strength_clip=1.0),
             base,
         ),
-        (pack.hook(adapter, model), wanted),
+        (hook_of(pack, adapter, model), wanted),
     ):
-        found = sample(model, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
+        found = sample(model, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
         assert models.relative(found, latent) < 1e-5
 
 
@@ -382,17 +377,17 @@ def test_slices_and_rows_of_another_order(pack: Pack) -> None:
     adapter = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="relu"))
     wanted = patched_weights(pack.apply(adapter, model)[0])
     for stacking in ("sequential", "from_base"):
-        found = effective(model, pack.hook(adapter, model, stacking=stacking))
+        found = effective(model, hook_of(pack, adapter, model, stacking=stacking))
         assert all(models.relative(found[key], wanted[key]) < 1e-6 for key in wanted)
     assert models.relative(wanted[f"{QKV}.weight"], models.weights(model)[f"{QKV}.weight"]) > 1e-2
 
 
 def test_a_model_that_the_hook_was_not_made_for(pack: Pack) -> None:
     small, large, other = fresh(), fresh(depth=2), fresh("unet")
-    hooks = pack.hook(pack.adapter("qr", small), small)
+    hooks = hook_of(pack, random_adapter(pack, "qr", small), small)
     for model, words in ((large, "should be"), (other, "does not exist")):
         with pytest.raises(ValueError, match=words) as caught:
-            sample(model, pack.hooked(POSITIVE, hooks))
+            sample(model, on_conditioning(POSITIVE, hooks))
         assert "Create Hook Adapter" in str(caught.value)
         sample(model)
 
@@ -413,11 +408,11 @@ def test_removal_and_injection_as_two_hooks(pack: Pack, stacking: str, order: st
     """From the base they add up to both at once; in sequence a later removal takes the injection away again."""
     model = fresh()
     base = models.weights(model)[f"{PROJECTION}.weight"].double()
-    adapter = pack.adapter("qr", model, [PROJECTION])
-    removing = pack.hook(adapter, model, injection=0.0, stacking=stacking)
-    injecting = pack.hook(adapter, model, removal=0.0, stacking=stacking)
+    adapter = random_adapter(pack, "qr", model, [PROJECTION])
+    removing = hook_of(pack, adapter, model, injection=0.0, stacking=stacking)
+    injecting = hook_of(pack, adapter, model, removal=0.0, stacking=stacking)
     pair = (removing, injecting) if order == "removal first" else (injecting, removing)
-    found = effective(model, pack.call("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1]))[f"{PROJECTION}.weight"]
+    found = effective(model, core("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1]))[f"{PROJECTION}.weight"]
     both = base + formula(adapter, PROJECTION, base, 1, 1)
     removed = base + formula(adapter, PROJECTION, base, 1, 0)
     assert models.relative(both, removed) > 1e-2
@@ -428,17 +423,17 @@ def test_removal_and_injection_as_two_hooks(pack: Pack, stacking: str, order: st
 
 def test_removal_and_injection_on_schedules_of_their_own(pack: Pack) -> None:
     model = fresh()
-    adapter = pack.adapter("qr", model)
-    removing = pack.keyframes(pack.hook(adapter, model, injection=0.0), (1.0, 0.0), (0.25, 0.4))
-    injecting = pack.keyframes(pack.hook(adapter, model, removal=0.0), (0.5, 0.0), (2.0, 0.4))
+    adapter = random_adapter(pack, "qr", model)
+    removing = with_keyframes(hook_of(pack, adapter, model, injection=0.0), (1.0, 0.0), (0.25, 0.4))
+    injecting = with_keyframes(hook_of(pack, adapter, model, removal=0.0), (0.5, 0.0), (2.0, 0.4))
     stages = [
         pack.apply(adapter, model, removal=removal, injection=injection)[0]
         for removal, injection in ((1.0, 0.5), (0.25, 2.0))
     ]
     wanted = staged(*stages, step_of(model, 0.4))
     for pair in ((removing, injecting), (injecting, removing)):
-        hooks = pack.call("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1])
-        found = sample(model, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
+        hooks = core("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1])
+        found = sample(model, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
         assert models.relative(found, wanted) < 1e-5
     assert all(models.relative(wanted, sample(stage)) > 1e-3 for stage in stages)
 
@@ -449,14 +444,15 @@ def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: st
     model = fresh()
     key = f"{PROJECTION}.weight"
     lora, one, two, three = (
-        pack.adapter(label, model, seed=seed) for label, seed in (("lora", 5), ("qr", 10), ("relu", 30), ("para", 50))
+        random_adapter(pack, label, model, seed=seed)
+        for label, seed in (("lora", 5), ("qr", 10), ("relu", 30), ("para", 50))
     )
     patched = pack.apply(one, pack.apply(lora, model)[0], strength_model=0.5, stacking=stacking)[0]
     wanted = patched
     hooks = None
     for adapter, strength in ((two, 0.7), (three, -0.4)):
         wanted = pack.apply(adapter, wanted, strength_model=strength, stacking=stacking)[0]
-        hooks = pack.hook(adapter, model, strength_model=strength, stacking=stacking, prev_hooks=hooks)
+        hooks = hook_of(pack, adapter, model, strength_model=strength, stacking=stacking, prev_hooks=hooks)
     weights = patched_weights(wanted)
     with torch.inference_mode():
         patched.patch_model(models.DEVICE)
@@ -465,7 +461,7 @@ def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: st
         patched.unpatch_model(models.CPU)
     assert models.relative(found[key], weights[key]) < 1e-6
     assert models.relative(before[key], found[key]) > 1e-2
-    latent = sample(patched, pack.hooked(POSITIVE, hooks), pack.hooked(NEGATIVE, hooks))
+    latent = sample(patched, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
     assert models.relative(latent, sample(wanted)) < 1e-5
     unload()
     assert is_untouched(model)
@@ -478,8 +474,8 @@ def test_the_two_ways_differ(pack: Pack) -> None:
     for stacking in ("sequential", "from_base"):
         hooks = None
         for label, seed in (("qr", 10), ("relu", 30)):
-            hooks = pack.hook(
-                pack.adapter(label, model, [PROJECTION], seed), model, stacking=stacking, prev_hooks=hooks
+            hooks = hook_of(
+                pack, random_adapter(pack, label, model, [PROJECTION], seed), model, stacking=stacking, prev_hooks=hooks
             )
         found[stacking] = effective(model, hooks)[key]
     assert models.relative(found["sequential"], found["from_base"]) > 1e-3
@@ -492,7 +488,7 @@ def test_the_two_ways_differ(pack: Pack) -> None:
 def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
     """Layers that are patched while they are cast: a hook changes the stored weight, the model's patches come after."""
     model = fresh()
-    own, hook = pack.adapter("para", model, seed=50), pack.adapter("qr", model)
+    own, hook = random_adapter(pack, "para", model, seed=50), random_adapter(pack, "qr", model)
     inputs = models.network_inputs(model)
 
     def low_vram_output(patched: Any, hooks: Any) -> Tensor:
@@ -512,10 +508,10 @@ def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
             patched.detach()
         return output
 
-    hooks = pack.hook(hook, model, stacking=stacking)
+    hooks = hook_of(pack, hook, model, stacking=stacking)
     hooked = models.network_output(pack.apply(hook, model)[0], **inputs)
     assert models.relative(low_vram_output(model.clone(), hooks), hooked) < 1e-5
-    lora = pack.apply(pack.adapter("lora", model, seed=70), model)[0]  # its change is the same on any weight
+    lora = pack.apply(random_adapter(pack, "lora", model, seed=70), model)[0]  # its change is the same on any weight
     wanted = models.network_output(pack.apply(hook, lora, stacking="from_base")[0], **inputs)
     assert models.relative(low_vram_output(lora, hooks), wanted) < 1e-5
     hook_first = models.network_output(pack.apply(own, pack.apply(hook, model)[0])[0], **inputs)
@@ -531,7 +527,7 @@ def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
 @pytest.fixture(scope="module")
 def demo(pack: Pack, comfyui_session: Any) -> Any:
     """The demo's denoiser and text encoder, and an adapter of the linear layers of both."""
-    model = pack.call("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default")
+    model = core("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default")
     model.model.untouched = models.weights(model)
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     names = comfyui_session.module("models.names").clip_names(clip)
@@ -544,7 +540,7 @@ def demo(pack: Pack, comfyui_session: Any) -> Any:
     state = clip.patcher.model.state_dict()
     shapes = {name: tuple(state[names[name]].shape) for name in found}
     text = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="qr", seed=90))
-    adapter = pack.adapters.Adapter(pack.adapter("qr", model) | text)
+    adapter = pack.adapters.Adapter(random_adapter(pack, "qr", model) | text)
     assert len(shapes) > 3
     return types.SimpleNamespace(model=model, clip=clip, adapter=adapter)
 
@@ -561,24 +557,24 @@ def encode(clip: Any) -> list:
 def test_hooks_on_the_text_encoder(pack: Pack, demo: Any, maker: str) -> None:
     """Set CLIP Hooks hands the hooks on to the conditioning: one node for both models."""
     if maker == "core":
-        hooks = pack.call(
-            "CreateHookLora", lora_name=pack.save(demo.adapter, "both"), strength_model=0.5, strength_clip=0.8
+        hooks = core(
+            "CreateHookLora", lora_name=save(pack, demo.adapter, "both"), strength_model=0.5, strength_clip=0.8
         )
     else:
-        hooks = pack.hook(demo.adapter, demo.model, clip=demo.clip, strength_model=0.5, strength_clip=0.8)
+        hooks = hook_of(pack, demo.adapter, demo.model, clip=demo.clip, strength_model=0.5, strength_clip=0.8)
     before = {key: value.clone() for key, value in demo.clip.patcher.model.state_dict().items()}
     plain = encode(demo.clip)
     patched, patched_clip, _ = pack.apply(demo.adapter, demo.model, demo.clip, strength_model=0.5, strength_clip=0.8)
     wanted = encode(patched_clip)
-    hooked_clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=False, hooks=hooks)
+    hooked_clip = core("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=False, hooks=hooks)
     hooked = encode(hooked_clip)
     assert models.relative(wanted[0][0], plain[0][0]) > 1e-2
     assert models.relative(hooked[0][0], wanted[0][0]) < (1e-6 if maker == "core" else 1e-5)
     assert models.relative(sample(demo.model, hooked, hooked), sample(patched, wanted, wanted)) < 1e-5
     assert torch.equal(encode(demo.clip)[0][0], plain[0][0])
 
-    scheduled = pack.keyframes(hooks, (1.0, 0.0), (0.0, 0.5))
-    hooked_clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=True, hooks=scheduled)
+    scheduled = with_keyframes(hooks, (1.0, 0.0), (0.0, 0.5))
+    hooked_clip = core("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=True, hooks=scheduled)
     early, late = encode(hooked_clip)
     assert (early[1]["clip_start_percent"], late[1]["clip_start_percent"]) == (0.0, 0.5)
     assert models.relative(early[0], wanted[0][0]) < 1e-5
@@ -589,7 +585,8 @@ def test_hooks_on_the_text_encoder(pack: Pack, demo: Any, maker: str) -> None:
 
 
 def test_a_hook_made_without_the_clip_leaves_it_alone(pack: Pack, demo: Any) -> None:
-    hooks, report = pack.create_hook(demo.adapter, demo.model)
-    assert report.unmatched and all(name.startswith("text_encoders.") for name in report.unmatched)
-    clip = pack.call("SetClipHooks", clip=demo.clip, apply_to_conds=False, schedule_clip=False, hooks=hooks)
+    hooks, report = pack.patches.hooks.create_hook(demo.adapter, demo.model)
+    assert report.unmatched
+    assert all(name.startswith("text_encoders.") for name in report.unmatched)
+    clip = core("SetClipHooks", clip=demo.clip, apply_to_conds=False, schedule_clip=False, hooks=hooks)
     assert torch.equal(encode(clip)[0][0], encode(demo.clip)[0][0])

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training import Pack, one_step, reference_step, settings
+from .pack import Pack
+from .test_training import one_step, reference_step, settings
 
 FUSED_OF_ONE = ("apply_rope1", "apply_rope_split_half1")
 FUSED_OF_TWO = ("apply_rope", "apply_rope_split_half", "rms_rope", "rms_rope_split_half")
 MODULATIONS = ("adaln", "rms_adaln")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +69,8 @@ def test_graphs_and_the_compiler_are_off(without: Any, monkeypatch: pytest.Monke
     for option in ("disable_cuda_graphs", "disable_comfy_compiler"):
         monkeypatch.setattr(args, option, chosen, raising=False)
     with without(dynamic(models.sd3(), monkeypatch)) as found:
-        assert args.disable_cuda_graphs and args.disable_comfy_compiler
+        assert args.disable_cuda_graphs
+        assert args.disable_comfy_compiler
         assert ("CUDA graphs" in found, "ComfyUI's compiler" in found) == (not chosen, not chosen)
     assert (args.disable_cuda_graphs, args.disable_comfy_compiler) == (chosen, chosen)
 
@@ -123,9 +120,11 @@ def test_text_encoders_do_not_prefetch(without: Any, monkeypatch: pytest.MonkeyP
     model = models.sd3()
     encoder = model.model.encoder = Encoder()
     with without(model):
-        assert encoder.prefetch_dynamic_vbars is False and encoder.graph_dynamic_vbar_blocks is False
+        assert encoder.prefetch_dynamic_vbars is False
+        assert encoder.graph_dynamic_vbar_blocks is False
     assert "prefetch_dynamic_vbars" not in vars(encoder)
-    assert encoder.prefetch_dynamic_vbars is True and encoder.graph_dynamic_vbar_blocks is True
+    assert encoder.prefetch_dynamic_vbars is True
+    assert encoder.graph_dynamic_vbar_blocks is True
 
 
 # ------------------------------------------------------------------------------------------------- weights in buffers
@@ -364,7 +363,8 @@ def test_compiled_blocks_run_as_they_were_written(without: Any, how: str) -> Non
     with without(SimpleNamespace(model=root)) as found:
         assert [name for name, _ in root.named_modules()] == names
         torch.testing.assert_close(root.diffusion_model(x), expected)
-        assert found == ["torch.compile"] and not compilations
+        assert found == ["torch.compile"]
+        assert not compilations
     assert blocks[1] is compiled
     torch.testing.assert_close(root.diffusion_model(x), expected)
     assert len(compilations) == 1

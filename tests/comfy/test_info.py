@@ -12,46 +12,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 
 PROJECTION, QKV = (f"diffusion_model.joint_blocks.0.x_block.attn.{part}" for part in ("proj", "qkv"))
-
-
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.native = comfyui.module("deft_ops.files.native")
-        self.methods = comfyui.module("deft_ops.methods")
-        self.apply = comfyui.module("patches.apply").apply
-        self.fingerprint = comfyui.module("models.fingerprint")
-        self.inspect = comfyui.module("convert.inspect")
-        self.plots = comfyui.module("nodes.plots")
-        self.material = comfyui.module("trainers.data.material").Material
-        self.train = comfyui.module("trainers.run.loop").train
-        self.settings = comfyui.module("trainers.settings.settings").Settings
-
-    def adapter(
-        self,
-        model: Any,
-        names: list[str],
-        method: str = "deft",
-        shapes: dict | None = None,
-        metadata: dict[str, str] | None = None,
-        **options: Any,
-    ) -> Any:
-        """A random adapter for layers of a model."""
-        shapes = shapes or {name: tuple(model.model.get_parameter(f"{name}.weight").shape) for name in names}
-        layers = models.deft_layers(shapes, self.methods.get(method), **options)
-        return self.adapters.from_layers(layers, metadata)
-
-    def same(self, recorded: str, model: Any) -> bool | None:
-        return self.fingerprint.same_base(recorded, model)
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def matrices(model: Any) -> list[Tensor]:
@@ -92,7 +55,8 @@ def test_every_pair_of_precisions_is_one_base(pack: Pack, kind: str) -> None:
     other = {dtype: pack.fingerprint.fingerprint(cast(MAKERS[kind](seed=1), dtype)) for dtype in DTYPES}
     assert len(set(found.values())) == len(DTYPES)
     for first in DTYPES:
-        assert len(found[first]) == 64 and int(found[first], 16)
+        assert len(found[first]) == 64
+        assert int(found[first], 16)
         for second in DTYPES:
             pair = found[first], found[second]
             allowed = 0 if first == second else pack.fingerprint.tolerance(*pair) / 1.5
@@ -117,11 +81,11 @@ def test_every_pair_of_precisions_is_one_base(pack: Pack, kind: str) -> None:
 def test_a_fine_tune_is_told_from_its_base(pack: Pack, kind: str, dtype: torch.dtype, size: float) -> None:
     recorded = pack.fingerprint.fingerprint(MAKERS[kind]())
     tuned = cast(moved(MAKERS[kind](), size), dtype)
-    assert pack.same(recorded, tuned) is False
+    assert pack.fingerprint.same_base(recorded, tuned) is False
     difference = pack.fingerprint.compare(recorded, pack.fingerprint.fingerprint(tuned))
     assert 0.5 * size < difference < 1.7 * size
     recorded = pack.fingerprint.fingerprint(cast(MAKERS[kind](), dtype))  # both files in the same precision
-    assert pack.same(recorded, tuned) is False
+    assert pack.fingerprint.same_base(recorded, tuned) is False
 
 
 def quantised_sd3(form: str, seed: int = 0) -> Any:
@@ -151,10 +115,11 @@ def test_a_quantised_copy_is_the_same_base(pack: Pack, form: str) -> None:
     model = quantised_sd3(form)
     stored = model.model.diffusion_model.joint_blocks[0].x_block.attn.proj.weight
     assert isinstance(stored, comfy.quant_ops.QuantizedTensor)
-    assert pack.same(recorded, model) is True
-    assert pack.same(recorded, quantised_sd3(form, seed=1)) is False
-    info = pack.inspect.inspect(pack.adapter(model, [], shapes={PROJECTION: (64, 64)}), model)
-    assert info.matched == 1 and any("dequantised" in note for note in info.notes)
+    assert pack.fingerprint.same_base(recorded, model) is True
+    assert pack.fingerprint.same_base(recorded, quantised_sd3(form, seed=1)) is False
+    info = pack.inspect(pack.adapter(model, [], shapes={PROJECTION: (64, 64)}), model)
+    assert info.matched == 1
+    assert any("dequantised" in note for note in info.notes)
 
 
 def test_what_is_on_the_model_does_not_count(pack: Pack) -> None:
@@ -182,7 +147,7 @@ def test_what_is_on_the_model_does_not_count(pack: Pack) -> None:
             weight.mul_(-1.0).add_(0.3)
     assert pack.fingerprint.fingerprint(model) == recorded
     model.hook_backup.clear()
-    assert pack.same(recorded, model) is False
+    assert pack.fingerprint.same_base(recorded, model) is False
     model = models.sd3()
     blocks = model.model.diffusion_model._modules
     for name in reversed(list(blocks)):
@@ -203,7 +168,8 @@ def test_one_number_by_hand(pack: Pack) -> None:
     assert fp.fingerprint(model) == "df10" + "8000" * 15
     assert fp.compare(recorded, recorded) == 0
     for text in ("", "ab" * 32, recorded[:-1], "df19" + recorded[4:], recorded[:-1] + "x"):
-        assert fp.compare(recorded, text) is None and fp.same_base(text, model) is None
+        assert fp.compare(recorded, text) is None
+        assert fp.same_base(text, model) is None
 
 
 def test_the_warning(pack: Pack) -> None:
@@ -212,14 +178,16 @@ def test_the_warning(pack: Pack) -> None:
     adapter = pack.adapter(
         model, [PROJECTION], metadata={"base_hash": pack.fingerprint.fingerprint(model), "base_model": "SD3"}
     )
-    assert note(adapter, model) is None and note(adapter, cast(models.sd3(), torch.bfloat16)) is None
+    assert note(adapter, model) is None
+    assert note(adapter, cast(models.sd3(), torch.bfloat16)) is None
     assert note(adapter, pack.apply(adapter, model)[0]) is None
     tuned = note(adapter, moved(models.sd3(), 0.03))
     assert tuned.startswith(
         "WARNING: the adapter was trained on another base (SD3): the weights of the connected SD3 differ by about "
     )
     percent = float(tuned.split("about ")[1].split(" %")[0])
-    assert 2 < percent < 5 and "Load the checkpoint that it was trained on" in tuned
+    assert 2 < percent < 5
+    assert "Load the checkpoint that it was trained on" in tuned
     assert "are unrelated to" in note(adapter, models.sd3(seed=1))
     assert "the connected SDXL are unrelated to" in note(adapter, models.unet("sdxl"))
     for metadata in ({}, {"base_hash": "ab" * 32}, {"base_hash": ""}):
@@ -233,17 +201,17 @@ def test_what_is_trained_says_its_base(pack: Pack, tmp_path: Path) -> None:
         recorded = pack.fingerprint.fingerprint(model)
         patched = pack.apply(pack.adapter(model, [PROJECTION]), model)[0]
         for trained_on in (model, patched):
-            settings = pack.settings("deft", 2, 2, 1e-3, layers="attention")
-            material = pack.material([models.latents(model)], [models.conditioning()])
-            adapter = pack.train(trained_on, material, settings, lambda _: None).adapter
+            settings = pack.settings.Settings("deft", 2, 2, 1e-3, layers="attention")
+            material = pack.material.Material([models.latents(model)], [models.conditioning()])
+            adapter = pack.loop.train(trained_on, material, settings, lambda _: None).adapter
             assert adapter.metadata["base_hash"] == recorded
     header = pack.native.native_metadata(adapter, name="dog", version="1", base_hash=adapter.metadata["base_hash"])
     path = pack.native.write(adapter, tmp_path / "dog.safetensors", header)
     with safe_open(path, "pt") as file:
         assert file.metadata()["base_hash"] == recorded
         assert "ss_sd_model_hash" not in file.metadata()  # there managers look for a file's SHA-256
-    assert pack.inspect.inspect(adapter, model).warning is None
-    assert pack.inspect.inspect(adapter, models.sd3(seed=1)).warning is not None
+    assert pack.inspect(adapter, model).warning is None
+    assert pack.inspect(adapter, models.sd3(seed=1)).warning is not None
 
 
 # --------------------------------------------------------------------------------------------------------- the numbers
@@ -338,15 +306,20 @@ def test_every_kind_against_comfyuis_own_patching(pack: Pack) -> None:
     adapter, kinds = mixed(pack, model)
     before, after = models.weights(model), models.patched_weights(pack.apply(adapter, model)[0])
     seen = []
-    info = pack.inspect.inspect(adapter, model, progress=lambda done, total: seen.append((done, total)))
+    info = pack.inspect(adapter, model, progress=lambda done, total: seen.append((done, total)))
     assert {row.key: row.method for row in info.rows} == kinds
-    assert info.matched == len(kinds) and info.unmatched == [] and info.warning is None
+    assert info.matched == len(kinds)
+    assert info.unmatched == []
+    assert info.warning is None
     assert seen == [(done + 1, len(kinds)) for done in range(len(kinds))]
     for row in info.rows:
         check(row.change, after[row.key], before[row.key])
     assert sum(row.parameters for row in info.rows) == info.parameters == pack.adapters.count_parameters(adapter)
     ranks = {row.method: row.rank for row in info.rows if row.key != PROJECTION}
-    assert ranks["dora"] == 3 and ranks["loha"] == 2 and ranks["svdiff"] is None and ranks["oft"] is None
+    assert ranks["dora"] == 3
+    assert ranks["loha"] == 2
+    assert ranks["svdiff"] is None
+    assert ranks["oft"] is None
     assert info.method == f"mixed ({', '.join(sorted(set(kinds.values())))})"
     assert [row.block for row in info.rows] == sorted(
         (row.block for row in info.rows), key=["input_blocks.1.0", "middle_block.1", "output_blocks.3.1"].index
@@ -360,7 +333,7 @@ def test_coarser_bases(pack: Pack, dtype: torch.dtype) -> None:
     model = cast(models.unet(), dtype)
     name = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
     adapter = pack.adapter(model, [name])
-    info = pack.inspect.inspect(adapter, model)
+    info = pack.inspect(adapter, model)
     plain = cast(models.unet(), dtype, torch.float32)
     after = models.patched_weights(pack.apply(adapter, plain)[0])
     check(info.rows[0].change, after[f"{name}.weight"], models.weights(plain)[f"{name}.weight"])
@@ -376,14 +349,15 @@ def test_slices_and_swapped_rows(pack: Pack) -> None:
     }
     adapter = pack.adapter(model, [], shapes=shapes)
     before, after = models.weights(model), models.patched_weights(pack.apply(adapter, model)[0])
-    info = pack.inspect.inspect(adapter, model)
+    info = pack.inspect(adapter, model)
     rows = {row.name: row for row in info.rows}
     key = f"{QKV}.weight"
     for name, part in (
         ("transformer_blocks.0.attn.to_q", slice(64)),
         ("transformer_blocks.0.attn.to_v", slice(128, 192)),
     ):
-        assert rows[name].key == key and rows[name].block == "joint_blocks.0"
+        assert rows[name].key == key
+        assert rows[name].block == "joint_blocks.0"
         check(rows[name].change, after[key][part], before[key][part])
     row = rows["norm_out.linear"]
     check(row.change, after[row.key], before[row.key])
@@ -393,14 +367,15 @@ def test_slices_and_swapped_rows(pack: Pack) -> None:
 def test_other_patches_do_not_change_the_numbers(pack: Pack) -> None:
     model = models.sd3()
     adapter, other = pack.adapter(model, [PROJECTION, QKV]), pack.adapter(model, [PROJECTION], "lora", seed=50)
-    clean = pack.inspect.inspect(adapter, model)
+    clean = pack.inspect(adapter, model)
     patched = pack.apply(other, model)[0]
     with torch.inference_mode():
         patched.patch_model(models.DEVICE)
-        loaded = pack.inspect.inspect(adapter, patched)
+        loaded = pack.inspect(adapter, patched)
         patched.unpatch_model(models.CPU)
     assert [row.change for row in loaded.rows] == [row.change for row in clean.rows]
-    assert clean.notes == [] and "SD3 carries other patches on 1 of these weights" in loaded.notes[0]
+    assert clean.notes == []
+    assert "SD3 carries other patches on 1 of these weights" in loaded.notes[0]
 
 
 def test_blocks_together(pack: Pack) -> None:
@@ -409,7 +384,7 @@ def test_blocks_together(pack: Pack) -> None:
     names = [PROJECTION, QKV, "diffusion_model.joint_blocks.0.context_block.attn.qkv"]
     adapter = pack.adapter(model, names)
     before, after = models.weights(model), models.patched_weights(pack.apply(adapter, model)[0])
-    (block,) = pack.inspect.inspect(adapter, model).blocks()
+    (block,) = pack.inspect(adapter, model).blocks()
     keys = [f"{name}.weight" for name in names]
     delta = torch.cat([(after[key] - before[key]).flatten() for key in keys])
     base = torch.cat([before[key].flatten() for key in keys])
@@ -439,37 +414,49 @@ def test_matched_unmatched_and_misfits(pack: Pack) -> None:
         "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": models.random(8, 2, seed=1),
         "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": models.random(2, 8, seed=1),
     }
-    info = pack.inspect.inspect(adapter, model)
+    info = pack.inspect(adapter, model)
     report = info.text()
-    assert info.matched == 1 and "matched: 1 weights of SD3" in report
+    assert info.matched == 1
+    assert "matched: 1 weights of SD3" in report
     assert info.unmatched[:2] == [
         "diffusion_model.joint_blocks.7.x_block.attn.proj",
         "lora_te_text_model_encoder_layers_0_mlp_fc1",
     ]
-    assert "unmatched: 3 layers: " in report and f"{QKV} (deft of another size" in report
-    assert "projector: qr" in report and "training: steps 70, seed 4" in report and "(900 characters)" in report
+    assert "unmatched: 3 layers: " in report
+    assert f"{QKV} (deft of another size" in report
+    assert "projector: qr" in report
+    assert "training: steps 70, seed 4" in report
+    assert "(900 characters)" in report
     applied = pack.apply(adapter, model)[2]
-    assert applied.unmatched == info.unmatched and applied.matched == info.matched
+    assert applied.unmatched == info.unmatched
+    assert applied.matched == info.matched
 
 
 def test_without_a_model(pack: Pack) -> None:
     model = models.unet()
     adapter, _ = mixed(pack, model)
-    info = pack.inspect.inspect(adapter)
-    assert info.matched is None and info.changes == [] and len(info.rows) == info.layers == 12
+    info = pack.inspect(adapter)
+    assert info.matched is None
+    assert info.changes == []
+    assert len(info.rows) == info.layers == 12
     assert sum(row.parameters for row in info.rows) == info.parameters
     (row,) = (row for row in info.rows if row.method == "svdiff")
     assert row.norm == pytest.approx(float(adapter[f"{row.name}.delta"].norm()), rel=1e-6)
     report = info.text()
-    assert "Connect the model" in report and "|delta W|/|W|" not in report and "metadata:\n  none" in report
-    single = pack.inspect.inspect(pack.adapter(model, ["diffusion_model.time_embed.0", "diffusion_model.out.2"]))
-    assert single.title == "deft, rank 4" and [row.block for row in single.rows] == ["out.2", "time_embed.0"]
+    assert "Connect the model" in report
+    assert "|delta W|/|W|" not in report
+    assert "metadata:\n  none" in report
+    single = pack.inspect(pack.adapter(model, ["diffusion_model.time_embed.0", "diffusion_model.out.2"]))
+    assert single.title == "deft, rank 4"
+    assert [row.block for row in single.rows] == ["out.2", "time_embed.0"]
 
 
 def test_nothing_fits(pack: Pack) -> None:
     adapter = pack.adapter(models.unet(), ["diffusion_model.time_embed.0"])
-    info = pack.inspect.inspect(adapter, models.sd3())
-    assert info.matched == 0 and info.unmatched == ["diffusion_model.time_embed.0"] and info.changes == []
+    info = pack.inspect(adapter, models.sd3())
+    assert info.matched == 0
+    assert info.unmatched == ["diffusion_model.time_embed.0"]
+    assert info.changes == []
     assert "matched: 0 weights of SD3" in info.text()
     assert pack.plots.adapter_picture(info).shape[2] == 3
 
@@ -477,7 +464,7 @@ def test_nothing_fits(pack: Pack) -> None:
 @pytest.mark.parametrize("end", ["lora_down.weight", "hada_w1_b"])
 def test_a_factor_that_is_a_number_has_no_rank(pack: Pack, end: str) -> None:
     adapter = pack.adapters.Adapter({f"{PROJECTION}.{end}": torch.tensor(1.0)})
-    for info in (pack.inspect.inspect(adapter), pack.inspect.inspect(adapter, models.sd3())):
+    for info in (pack.inspect(adapter), pack.inspect(adapter, models.sd3())):
         assert [row.rank for row in info.rows] == [None]
 
 
@@ -486,11 +473,11 @@ def test_bad_adapters(pack: Pack) -> None:
     adapter = pack.adapter(model, [PROJECTION])
     adapter[f"{PROJECTION}.deft_R"][0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"The adapter has a NaN or infinity in .*deft_R"):
-        pack.inspect.inspect(adapter, model)
+        pack.inspect(adapter, model)
     with pytest.raises(ValueError, match="holds no tensors"):
-        pack.inspect.inspect({})
+        pack.inspect({})
     foreign = pack.adapter(model, [PROJECTION], metadata={"training": "not json", "other": ""})
-    assert "training: not json" in pack.inspect.inspect(foreign, model).text()
+    assert "training: not json" in pack.inspect(foreign, model).text()
 
 
 @pytest.mark.parametrize(
@@ -511,7 +498,7 @@ def test_bad_adapters(pack: Pack) -> None:
     ],
 )
 def test_block_names(pack: Pack, name: str, block: str) -> None:
-    assert pack.inspect.block_of(name) == block
+    assert pack.convert.inspect.block_of(name) == block
 
 
 # ------------------------------------------------------------------------------------------------ the picture, the node
@@ -530,51 +517,57 @@ def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setitem(matplotlib.rcParams, "backend", "TkAgg")
     rows = [
-        pack.inspect.Row(
+        pack.convert.inspect.Row(
             f"layer {index}",
             f"diffusion_model.double_blocks.{index}.a.weight",
             "deft",
             4,
             10,
             1.0,
-            pack.inspect.Change(0.1 + index, 100.0, 2.0, 1.5),
+            pack.convert.inspect.Change(0.1 + index, 100.0, 2.0, 1.5),
         )
         for index in range(blocks)
     ]
-    info = pack.inspect.Information(
+    info = pack.convert.inspect.Information(
         "deft", 4, 10 * blocks, blocks, {"modelspec.title": "a $dog$ _x_"}, rows, blocks, ["Flux"]
     )
     picture = pack.plots.adapter_picture(info)
     shown = min(blocks, pack.plots.MOST_BLOCKS)
-    assert picture.shape[1] == 1200 and picture.dtype.name == "uint8" and 0.02 < ink(picture) < 0.7
+    assert picture.shape[1] == 1200
+    assert picture.dtype.name == "uint8"
+    assert 0.02 < ink(picture) < 0.7
     assert abs(picture.shape[0] - 120 * (0.19 * max(shown, 4) + 1.5)) <= 1
     shorter = [
         row
         if index
-        else pack.inspect.Row(row.name, row.key, row.method, 4, 10, 1.0, pack.inspect.Change(1e-9, 100.0, 2.0, 1.5))
+        else pack.convert.inspect.Row(
+            row.name, row.key, row.method, 4, 10, 1.0, pack.convert.inspect.Change(1e-9, 100.0, 2.0, 1.5)
+        )
         for index, row in enumerate(rows)
     ]
     if blocks == 5:
         assert (
-            pack.plots.adapter_picture(pack.inspect.Information("deft", 4, 50, 5, info.metadata, shorter, 5, ["Flux"]))
+            pack.plots.adapter_picture(
+                pack.convert.inspect.Information("deft", 4, 50, 5, info.metadata, shorter, 5, ["Flux"])
+            )
             != picture
         ).any()
 
 
 def test_the_largest_blocks_are_kept_when_there_are_too_many(pack: Pack) -> None:
     rows = [
-        pack.inspect.Row(
+        pack.convert.inspect.Row(
             f"layer {index}",
             f"b.{index}.weight",
             "deft",
             4,
             10,
             1.0,
-            pack.inspect.Change(float(index % 97), 100.0, 2.0, 1.5),
+            pack.convert.inspect.Change(float(index % 97), 100.0, 2.0, 1.5),
         )
         for index in range(97)
     ]
-    info = pack.inspect.Information("deft", 4, 10, 97, {}, rows)
+    info = pack.convert.inspect.Information("deft", 4, 10, 97, {}, rows)
     kept = pack.plots._largest(info.blocks(), True)
     assert [block.name for block in kept] == [f"b.{index}" for index in range(97 - pack.plots.MOST_BLOCKS, 97)]
 
@@ -623,13 +616,21 @@ def test_the_node_on_a_trained_adapter(comfyui: Any, pack: Pack) -> None:
     adapter = run.output("train")
     for key in ("alone", "base", "coarse"):
         report, plot = run.output(key, 0), run.output(key, 1)
-        assert report == run.text(key) and report.startswith("deft, rank 4: 11 layers")
-        assert f"base_hash: {adapter.metadata['base_hash']}" in report and "training: " in report
-        assert plot.shape[0] == 1 and plot.shape[3] == 3 and plot.shape[1] > 200 and plot.shape[2] == 1200
-        assert plot.dtype == torch.float32 and float(plot.max()) == 1 and 0.02 < ink(plot[0] * 255) < 0.7
+        assert report == run.text(key)
+        assert report.startswith("deft, rank 4: 11 layers")
+        assert f"base_hash: {adapter.metadata['base_hash']}" in report
+        assert "training: " in report
+        assert plot.shape[0] == 1
+        assert plot.shape[3] == 3
+        assert plot.shape[1] > 200
+        assert plot.shape[2] == 1200
+        assert plot.dtype == torch.float32
+        assert float(plot.max()) == 1
+        assert 0.02 < ink(plot[0] * 255) < 0.7
         assert len(run.ui[key]["images"]) == 1
         assert "WARNING" not in report
-    assert "matched: 11 weights of" in run.output("base") and "|delta W| / |W| at strength 1" in run.output("base")
+    assert "matched: 11 weights of" in run.output("base")
+    assert "|delta W| / |W| at strength 1" in run.output("base")
     assert "dequantised from float8_e4m3fn" in run.output("coarse")
     other = models.sd3(seed=9)
     shown = (
@@ -657,9 +658,10 @@ def test_text_encoder_layers(comfyui_session: Any, pack: Pack) -> None:
     assert len(found) > 3
     adapter = pack.adapter(None, [], shapes={name: tuple(state[names[name]].shape) for name in found})
     patched = pack.apply(adapter, None, clip)[1]
-    info = pack.inspect.inspect(adapter, None, clip)
-    assert info.matched == len(found) and info.warning is None
+    info = pack.inspect(adapter, None, clip)
+    assert info.matched == len(found)
+    assert info.warning is None
     for row in info.rows:
         before, patches = state[row.key].float(), patched.patcher.patches[row.key]
         check(row.change, comfy.lora.calculate_weight(patches, before.clone(), row.key), before)
-    assert len(pack.inspect.inspect(adapter, models.sd3()).unmatched) == len(found)
+    assert len(pack.inspect(adapter, models.sd3()).unmatched) == len(found)

@@ -112,11 +112,13 @@ def layer_kinds(comfyui_session: Any) -> Any:
 def test_every_choice_on_every_base(targets: Any, layer_kinds: Any, base: Base) -> None:
     root = base_network(base)
     family = layer_kinds.family_of(root)
-    assert family is not None and targets.note_of(root, ATTENTION) == ""
+    assert family is not None
+    assert targets.note_of(root, ATTENTION) == ""
     found = {choice: set(targets.select(root, choice)) for choice in (*CHOICES, *OTHERS)}
     attention = found[ATTENTION]
     cross = attention - found[WITHOUT_CROSS]
-    assert found[WITHOUT_CROSS] <= attention and found[PAPER] <= attention
+    assert found[WITHOUT_CROSS] <= attention
+    assert found[PAPER] <= attention
     assert attention < found[FEED_FORWARD] or root_fuses(attention)
     assert found[FEED_FORWARD] < found["all linear"] <= found["all linear and convolution"] <= found["everything"]
     assert bool(cross) == bool(family.cross)  # the table says cross attention where there is some, and only there
@@ -334,7 +336,8 @@ def test_written_out_by_hand(targets: Any, title: str) -> None:
         return kinds_in(targets.select(root, choice))
 
     assert found(ATTENTION) == attention
-    assert found(WITHOUT_CROSS) == attention - cross and cross <= attention  # "?" differs in numbers alone
+    assert found(WITHOUT_CROSS) == attention - cross
+    assert cross <= attention  # "?" differs in numbers alone
     assert found(PAPER) == paper
     assert found(FEED_FORWARD) == attention | feed_forward
 
@@ -411,7 +414,8 @@ def test_lists_of_target_modules(targets: Any, title: str, choice: str, modules:
         for name, module in root.named_modules()
         if isinstance(module, nn.Linear) and check_target_module_exists(config, name)
     }
-    assert expected and set(targets.select(root, choice)) == expected
+    assert expected
+    assert set(targets.select(root, choice)) == expected
 
 
 @pytest.mark.parametrize(("title", "patterns"), MUSUBI_LISTS, ids=[title for title, _ in MUSUBI_LISTS])
@@ -422,7 +426,8 @@ def test_musubi_tuners_lists(targets: Any, title: str, patterns: list[str]) -> N
         for name, module in root.named_modules()
         if isinstance(module, nn.Linear) and any(re.match(pattern, name) for pattern in patterns)
     }
-    assert expected and set(targets.select(root, FEED_FORWARD)) == expected
+    assert expected
+    assert set(targets.select(root, FEED_FORWARD)) == expected
 
 
 # ------------------------------------------------------------------------------------------------------ general rules
@@ -468,7 +473,9 @@ def test_an_unknown_network(targets: Any, caplog: pytest.LogCaptureFixture) -> N
         found = kinds_in(targets.select(root, ATTENTION)) - {"layers.N.look.last"}
     assert found == attention
     note = targets.note_of(root, ATTENTION)
-    assert "LatestNetwork" in note and "general rules" in note and note in caplog.text
+    assert "LatestNetwork" in note
+    assert "general rules" in note
+    assert note in caplog.text
     assert targets.note_of(root, "all linear") == ""
     assert kinds_in(targets.select(root, WITHOUT_CROSS)) - {"layers.N.look.last"} == attention - spelled(cross)
     assert kinds_in(targets.select(root, PAPER)) == spelled(f"layers.N.{{q_proj,k_proj,v_proj}} {cross}")
@@ -496,10 +503,12 @@ def test_general_rules_on_every_base(
     known = layer_kinds.kinds_of(root)
     monkeypatch.setattr(layer_kinds, "FAMILIES", ())
     general = layer_kinds.kinds_of(root)
-    assert general.general and not known.general
+    assert general.general
+    assert not known.general
     for choice in CHOICES:
         assert targets.select(root, choice)
-    assert general.paper <= general.attention and general.cross <= general.attention
+    assert general.paper <= general.attention
+    assert general.cross <= general.attention
     # Refiners are left out in any case; of the rest all attention is found.
     assert {name for name in known.attention if "refiner" not in name} <= general.attention
     assert not any(NEVER.search(name) for name in general.attention | general.feed_forward)

@@ -11,18 +11,11 @@ import torch
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 from .test_failed_patches import loha, named, numbers, tucker_lokr
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR, Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_CONVOLUTION, UNET_LINEAR
 
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"  # UNET_LINEAR
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
 
 
 def lora(rows: int = 32, columns: int = 32) -> dict[str, Tensor]:
@@ -66,10 +59,13 @@ def test_what_of_a_layer_is_not_used(pack: Pack, case: str, name: str, caplog: p
     patched, _, report = pack.apply(pack.adapters.Adapter(adapter), model)
     assert set(report.unused) == set(report.unmatched) == extras
     assert logged_by_comfyui(adapter, model, caplog) in (extras, extras - {f"{name}.alpha"})
-    assert report.matched == 1 and f"{len(extras)} tensors not used, of layers that are applied: " in report.text()
+    assert report.matched == 1
+    assert f"{len(extras)} tensors not used, of layers that are applied: " in report.text()
     assert all(key in report.text() for key in extras)
     info = pack.inspect(pack.adapters.Adapter(adapter), model)
-    assert set(info.unused) == extras and not info.unmatched and f"not used: {len(extras)} tensors" in info.text()
+    assert set(info.unused) == extras
+    assert not info.unmatched
+    assert f"not used: {len(extras)} tensors" in info.text()
     exported, written = pack.export(pack.adapters.Adapter(adapter), model, naming="kohya")
     assert f"{len(extras)} tensors of the file are not read" in written.text()
     alone = models.patched_weights(pack.apply(pack.adapters.Adapter(named(name, tensors)), model)[0])
@@ -94,7 +90,8 @@ def test_every_tensor_is_one_of_four(pack: Pack) -> None:
     _, _, report = pack.apply(pack.adapters.Adapter(adapter), model)
     assert report.methods == {"lora": 1}
     assert report.unused == [f"{UNET_LINEAR}.magic"]
-    assert len(report.misfits) == 1 and report.misfits[0].startswith(f"{UNET_CONVOLUTION} (")
+    assert len(report.misfits) == 1
+    assert report.misfits[0].startswith(f"{UNET_CONVOLUTION} (")
     assert report.unmatched == ["diffusion_model.nowhere.1", "to_q", "weight", "x", *report.unused, *report.misfits]
     assert "4 layers left out, no such weight: diffusion_model.nowhere.1, to_q, weight, x" in report.text()
 
@@ -112,7 +109,8 @@ def test_half_a_layer_is_no_unknown_name(pack: Pack, end: str, name: str) -> Non
         pack.export(alone, model)
     beside = pack.adapters.Adapter(alone | named(UNET_CONVOLUTION, {"diff_b": torch.ones(32)}))
     report = pack.apply(beside, model)[2]
-    assert report.misfits == report.unmatched == [said] and "no such weight" not in report.text()
+    assert report.misfits == report.unmatched == [said]
+    assert "no such weight" not in report.text()
     assert pack.inspect(beside, model).unmatched == [said]
 
 
@@ -121,7 +119,8 @@ def test_the_core_of_a_lokr_beside_a_lora_is_not_used(pack: Pack) -> None:
     key = f"{UNET_LINEAR}.lokr_t2"
     adapter = pack.adapters.Adapter(named(UNET_LINEAR, lora()) | {key: models.random(2, 2, 3, 3, seed=3)})
     report = pack.apply(adapter, models.unet())[2]
-    assert report.methods == {"lora": 1} and report.unused == [key]
+    assert report.methods == {"lora": 1}
+    assert report.unused == [key]
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.5])
@@ -135,7 +134,8 @@ def test_a_lora_and_a_difference_of_one_layer_are_both_applied(pack: Pack, name:
     difference = models.random(32, 32, seed=40)
     adapter = named(name, lora() | {"diff": difference})
     patched, _, report = pack.apply(pack.adapters.Adapter(adapter), model, strength_model=strength)
-    assert report.methods == {"diff": 1} and not report.unmatched
+    assert report.methods == {"diff": 1}
+    assert not report.unmatched
     tensors = lora()
     change = difference + 0.5 * tensors["lora_up.weight"] @ tensors["lora_down.weight"]
     found = models.patched_weights(patched)[f"{UNET_LINEAR}.weight"]
@@ -150,7 +150,9 @@ def test_another_pair_of_one_layer_keeps_the_last(pack: Pack) -> None:
     model = models.unet()
     both = named(UNET_LINEAR, loha(32, 32) | {"diff": models.random(32, 32, seed=41)})
     patched, _, report = pack.apply(pack.adapters.Adapter(both), model)
-    assert report.methods == {"diff": 1} and len(report.unused) == 4 and "hada_w1_a" in report.unused[0]
+    assert report.methods == {"diff": 1}
+    assert len(report.unused) == 4
+    assert "hada_w1_a" in report.unused[0]
     change = models.patched_weights(patched)[f"{UNET_LINEAR}.weight"] - models.weights(model)[f"{UNET_LINEAR}.weight"]
     assert models.relative(change, both[f"{UNET_LINEAR}.diff"]) < 1e-5
 

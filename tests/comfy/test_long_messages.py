@@ -9,13 +9,12 @@ import pytest
 from safetensors.torch import save_file
 
 from . import models
-from .test_adapter_nodes import loras  # noqa: F401 (a fixture)
+from .pack import Pack
 from .test_info import moved
 from .test_patches import SD3_PROJECTION
-from .test_saving_messages import Pack, pack, run  # noqa: F401 (fixtures)
 
 
-def test_long_lists_are_cut_with_a_count(pack: Pack) -> None:  # noqa: F811
+def test_long_lists_are_cut_with_a_count(pack: Pack) -> None:
     model = models.sd3()
     strange = [f"diffusion_model.nowhere.{number}" for number in range(30)]
     shapes = dict.fromkeys([SD3_PROJECTION, *strange], (64, 64))
@@ -29,16 +28,17 @@ def test_long_lists_are_cut_with_a_count(pack: Pack) -> None:  # noqa: F811
     assert pack.apply(few, model)[2].text().endswith(", ".join(sorted(strange[:10])))
 
 
-def test_long_values_are_cut_where_a_file_is_read(pack: Pack, run: Any, loras: Path) -> None:  # noqa: F811
+def test_long_values_are_cut_where_a_file_is_read(pack: Pack, run: Any, loras: Path) -> None:
     (loras / "saved").mkdir(exist_ok=True)
     tensors = dict(pack.adapter(models.sd3(), [SD3_PROJECTION]))
     save_file(tensors, loras / "saved" / "a.safetensors", {"ss_tag_frequency": "x" * 5000, "short": "y" * 200})
     adapter, info = run("DEFTLoadAdapterFile", "saved/a.safetensors", "auto")
-    assert f"ss_tag_frequency: {'x' * 200} ... (5000 characters)" in info and f"short: {'y' * 200}\n" in f"{info}\n"
+    assert f"ss_tag_frequency: {'x' * 200} ... (5000 characters)" in info
+    assert f"short: {'y' * 200}\n" in f"{info}\n"
     assert adapter.metadata["ss_tag_frequency"] == "x" * 5000
 
 
-def test_a_training_header_that_is_nested_too_deeply_is_shown_as_it_is(pack: Pack) -> None:  # noqa: F811
+def test_a_training_header_that_is_nested_too_deeply_is_shown_as_it_is(pack: Pack) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION])
     adapter.metadata["training"] = "[" * 100_000
@@ -56,7 +56,7 @@ ENCODER_NAMES = {
 
 
 @pytest.mark.parametrize("kind", ENCODER_NAMES)
-def test_a_file_of_text_encoders_without_a_clip(pack: Pack, kind: str) -> None:  # noqa: F811
+def test_a_file_of_text_encoders_without_a_clip(pack: Pack, kind: str) -> None:
     model, name = models.sd3(), ENCODER_NAMES[kind]
     layers = models.deft_layers({name: (32, 32)}, pack.methods.get("lora"))
     adapter = pack.adapters.from_layers(layers)
@@ -74,8 +74,9 @@ def test_a_file_of_text_encoders_without_a_clip(pack: Pack, kind: str) -> None: 
         pack.apply(other, model)
 
 
-def test_an_extracted_adapter_says_its_base(pack: Pack) -> None:  # noqa: F811
+def test_an_extracted_adapter_says_its_base(pack: Pack) -> None:
     extract = pack.comfyui.module("convert.extract").extract
     adapter, _ = extract(models.sd3(), moved(models.sd3(), 0.1), rank=2)
     assert adapter.metadata["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
-    assert adapter.metadata["ss_base_model_version"] == "sd3" and adapter.metadata["base_model"] == "SD3"
+    assert adapter.metadata["ss_base_model_version"] == "sd3"
+    assert adapter.metadata["base_model"] == "SD3"

@@ -76,7 +76,8 @@ def test_a_peft_file_does_the_same_in_comfyui_and_in_diffusers(
 
     adapter = comfyui_session.module("deft_ops.files").read(tmp_path)
     patched, _, report = comfyui_session.module("patches.apply").apply(adapter, model)
-    assert report.matched == layers == (32 if kind == "sd15" else 8) and not report.unmatched
+    assert report.matched == layers == (32 if kind == "sd15" else 8)
+    assert not report.unmatched
     assert models.relative(models.network_output(patched, **inputs), expected) < 1e-4
 
 
@@ -97,6 +98,7 @@ def test_a_file_of_diffusers_with_its_record_in_the_header(comfyui_session: Any,
     )
     apply = comfyui_session.module("patches.apply").apply
     again, _, report = apply(comfyui_session.module("deft_ops.files").read(path), model)
-    assert report.matched == len(layers) and not report.unmatched
+    assert report.matched == len(layers)
+    assert not report.unmatched
     expected = models.network_output(apply(adapter, model)[0])
     assert models.relative(models.network_output(again), expected) < 1e-4  # Q is factorised once more

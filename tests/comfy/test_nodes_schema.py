@@ -39,7 +39,8 @@ def test_ids_are_literal_unique_and_all_loaded(comfyui: Any) -> None:
     ids = written_ids()
     assert len(ids) == len(set(ids))
     assert set(ids) == set(comfyui.pack_nodes)
-    assert ids and all(re.fullmatch(r"DEFT[A-Za-z]+", node_id) for node_id in ids)
+    assert ids
+    assert all(re.fullmatch(r"DEFT[A-Za-z]+", node_id) for node_id in ids)
 
 
 def test_every_node_explains_itself(comfyui: Any) -> None:
@@ -69,7 +70,8 @@ def test_extension_file_settings(comfyui: Any) -> None:
     found = config_parser.extract_node_configuration(str(comfyui.pack_path))
     assert found.project.name == "deft-nodes"
     assert found.project.supported_comfyui_version == ">=0.24.0"
-    assert found.project.supported_os and found.project.supported_accelerators
+    assert found.project.supported_os
+    assert found.project.supported_accelerators
     assert Path(comfyui.nodes.EXTENSION_WEB_DIRS[comfyui.pack_path.name]).resolve() == (ROOT / "web").resolve()
 
 

@@ -1,6 +1,5 @@
 """A training takes the steps of PyTorch's own optimizer, and says beforehand what that keeps."""
 
-# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 from typing import Any
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training_runs import Pack, as_loaded, pack, settings  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_training_runs import as_loaded, settings
 
 
 @pytest.mark.parametrize("method", ["deft", "dreambooth"])
@@ -71,5 +71,6 @@ def test_adafactor_takes_pytorch_s_steps(
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
         result = pack.loop.train(model, material, chosen, lambda progress: None)
-    assert len(seen) == 20 and seen[0] > 0
+    assert len(seen) == 20
+    assert seen[0] > 0
     assert sum(result.losses[-5:]) < sum(result.losses[:5])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 
 SD3_PROJECTION = "diffusion_model.joint_blocks.0.x_block.attn.proj"
 SD3_QKV = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
@@ -20,45 +21,6 @@ UNET_LINEAR = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 UNET_CONVOLUTION = "diffusion_model.input_blocks.1.0.in_layers.2"
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("deft", {"projector": "ppt"}), ("para", {})]
 METHOD_IDS = ["deft-qr", "deft-relu", "deft-ppt", "para"]
-
-
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.comfyui = comfyui
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.methods = comfyui.module("deft_ops.methods")
-        self.files = comfyui.module("deft_ops.files")
-        self.native = comfyui.module("deft_ops.files.native")
-        self.apply = comfyui.module("patches.apply").apply
-        self.weight_adapter = comfyui.module("patches.weight_adapter")
-        self.to_lora = comfyui.module("convert.export").to_lora
-
-    def adapter(
-        self,
-        model: Any,
-        names: list[str],
-        method: str = "deft",
-        shapes: dict[str, tuple] | None = None,
-        seed: int = 10,
-        **options: Any,
-    ) -> Any:
-        """A random adapter for layers that are named as in the model (or of the given shapes)."""
-        state = model.model.state_dict()
-        found = {name: (shapes or {}).get(name) or tuple(state[f"{name}.weight"].shape) for name in names}
-        return self.adapters.from_layers(models.deft_layers(found, self.methods.get(method), seed=seed, **options))
-
-    def delta(self, adapter: Any, name: str, weight: Tensor, **parts: float) -> Tensor:
-        """deft_ops' change of a weight by one layer of an adapter."""
-        group = self.adapters.layers(adapter)[name]
-        method = self.methods.method_of(group)
-        return method.delta(method.from_tensors(group), weight, **parts)
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def every_layer(model: Any) -> list[str]:
@@ -79,7 +41,8 @@ def test_fp32_weights_are_w_plus_delta_and_come_back(pack: Pack, kind: str, meth
     base = models.weights(model)
     adapter = pack.adapter(model, every_layer(model), method, **options)
     patched, _, report = pack.apply(adapter, model, strength_model=0.75)
-    assert report.methods == {method: len(every_layer(model))} and not report.unmatched
+    assert report.methods == {method: len(every_layer(model))}
+    assert not report.unmatched
     found = models.patched_weights(patched)
     for name in every_layer(model):
         key = f"{name}.weight"
@@ -147,8 +110,10 @@ def test_the_weight_is_edited_in_place_and_the_adapter_is_not(pack: Pack, dtype:
     before = whole.clone()
     part = whole[:64]
     result = patch.calculate_weight(part, "any", 0.5, 1.0, None, lambda rows: rows)
-    assert result is part and result.dtype == dtype
-    assert not torch.equal(whole[:64], before[:64]) and torch.equal(whole[64:], before[64:])
+    assert result is part
+    assert result.dtype == dtype
+    assert not torch.equal(whole[:64], before[:64])
+    assert torch.equal(whole[64:], before[64:])
     expected = before[:64].float() + 0.5 * pack.delta(adapter, SD3_PROJECTION, before[:64])
     assert models.relative(part, expected) < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
     assert all(torch.equal(old, new) for old, new in zip(factors, adapter.values(), strict=True))
@@ -160,7 +125,8 @@ def test_strengths(pack: Pack) -> None:
     base = models.weights(model)[key]
     adapter = pack.adapter(model, [SD3_PROJECTION])
     same, _, report = pack.apply(adapter, model, strength_model=0)
-    assert report.matched == 1 and torch.equal(models.patched_weights(same)[key], base)
+    assert report.matched == 1
+    assert torch.equal(models.patched_weights(same)[key], base)
     opposite = models.patched_weights(pack.apply(adapter, model, strength_model=-1.5)[0])[key]
     change = pack.delta(adapter, SD3_PROJECTION, base)
     assert models.relative(opposite, base - 1.5 * change) < 1e-6
@@ -186,8 +152,11 @@ def test_what_does_not_fit_is_said_and_left_out(pack: Pack) -> None:
     strange = pack.adapter(model, ["somewhere.else"], shapes={"somewhere.else": (64, 64)})
     large = pack.adapter(model, [SD3_QKV], shapes={SD3_QKV: (192, 96)})
     _, _, report = pack.apply(pack.adapters.Adapter(good | strange | large), model)
-    assert report.matched == 1 and len(report.unmatched) == 2
-    assert "somewhere.else" in report.text() and SD3_QKV in report.text() and "[192, 64]" in report.text()
+    assert report.matched == 1
+    assert len(report.unmatched) == 2
+    assert "somewhere.else" in report.text()
+    assert SD3_QKV in report.text()
+    assert "[192, 64]" in report.text()
 
 
 def test_a_layer_of_a_bigger_relative_is_left_out(pack: Pack) -> None:
@@ -196,7 +165,8 @@ def test_a_layer_of_a_bigger_relative_is_left_out(pack: Pack) -> None:
     name = "transformer_blocks.0.attn2.to_q"
     adapter = pack.adapter(model, [SD3_PROJECTION, name], shapes={name: (64, 64)})
     _, _, report = pack.apply(adapter, model)
-    assert report.matched == 1 and report.unmatched == [name]
+    assert report.matched == 1
+    assert report.unmatched == [name]
 
 
 def test_another_architecture_names_both_sides(pack: Pack) -> None:
@@ -204,7 +174,10 @@ def test_another_architecture_names_both_sides(pack: Pack) -> None:
     with pytest.raises(ValueError, match="fits") as caught:
         pack.apply(adapter, models.sd3(), source="cat.safetensors")
     text = str(caught.value)
-    assert "cat.safetensors" in text and UNET_LINEAR in text and "SD3" in text and "x_embedder" in text
+    assert "cat.safetensors" in text
+    assert UNET_LINEAR in text
+    assert "SD3" in text
+    assert "x_embedder" in text
 
 
 def test_a_lora_of_another_size_is_an_error_not_a_log_line(pack: Pack) -> None:
@@ -335,7 +308,8 @@ def test_a_lora_beside_an_adapter(pack: Pack) -> None:
     )
     other = pack.adapter(model, [SD3_QKV], "lora", seed=70)
     _, _, report = pack.apply(pack.adapters.Adapter(deft | other), model)  # one adapter may hold both
-    assert report.methods == {"deft": 1, "lora": 1} and not report.unmatched
+    assert report.methods == {"deft": 1, "lora": 1}
+    assert not report.unmatched
 
 
 @pytest.mark.parametrize("projector", ["qr", "relu"])
@@ -371,7 +345,8 @@ def test_from_base_is_the_sum_that_peft_computes(pack: Pack, tmp_path: Path, pro
     patched = model
     for folder in ("one", "two"):
         patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking="from_base")
-        assert report.methods == {"deft": 1} and not report.unmatched
+        assert report.methods == {"deft": 1}
+        assert not report.unmatched
     found = models.patched_weights(patched)[key]
     assert models.relative(merged, base) > 1e-2
     assert models.relative(found, merged) < 1e-5
@@ -401,7 +376,9 @@ def test_core_loader_and_ours_give_the_same_latent(pack: Pack, comfyui_session: 
     model = native_file.model
     ours = comfyui_session.pack_nodes["DEFTAdapterLoader"].execute(model, native_file.name, 0.8, 1.0, "auto")
     patched, clip, report = ours.result
-    assert clip is None and f"{len(every_layer(model))} layers" in report and "left out" not in report
+    assert clip is None
+    assert f"{len(every_layer(model))} layers" in report
+    assert "left out" not in report
     base = models.sample(model)
     latent = models.sample(patched)
     core = nodes.LoraLoaderModelOnly().load_lora_model_only(model, native_file.name, 0.8)[0]
@@ -453,7 +430,8 @@ def test_registration(pack: Pack) -> None:
     own = [cls for cls in registered if cls.__name__ == "DeftWeightAdapter"]
     assert own == [pack.weight_adapter.DeftWeightAdapter]
     pack.weight_adapter.register()
-    assert comfy.weight_adapter.adapters is registered and registered.count(own[0]) == 1
+    assert comfy.weight_adapter.adapters is registered
+    assert registered.count(own[0]) == 1
 
 
 def test_registration_can_be_switched_off(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,4 +457,6 @@ def test_load_claims_nothing_but_its_own_keys(pack: Pack) -> None:
     }
     assert cls.load("a", keys) is None
     loaded = cls.load("b", keys)
-    assert loaded is not None and loaded.loaded_keys == {"b.deft_Q"} and loaded.calculate_shape("b.weight") is None
+    assert loaded is not None
+    assert loaded.loaded_keys == {"b.deft_Q"}
+    assert loaded.calculate_shape("b.weight") is None

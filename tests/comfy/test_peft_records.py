@@ -14,21 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 from .test_export import small_clip, transformers_clip
-from .test_patches import Pack
 
 UNET_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 UNET_OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 UNET_CONVOLUTION = "down_blocks.0.resnets.0.conv1"
 SD3_OUT = "transformer_blocks.0.attn.to_out.0"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.export = comfyui_session.module("convert.export").export
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    return found
 
 
 TWINS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -148,7 +140,8 @@ def test_all_that_peft_saves_is_on_the_weights(pack: Pack, tmp_path: Path, case:
     patched, _, report = pack.apply(adapter, model)
     assert not report.unmatched, report.unmatched
     changed = compare(patched, merged, base)
-    assert len(changed) > 2 and any(key.endswith(".bias") for key in changed)
+    assert len(changed) > 2
+    assert any(key.endswith(".bias") for key in changed)
     # Half of it, from a file of this pack's own.
     native = pack.files.read(pack.native.write(adapter, tmp_path / "native" / "a.safetensors"))
     half = models.patched_weights(pack.apply(native, model, strength_model=0.5)[0])
@@ -156,7 +149,9 @@ def test_all_that_peft_saves_is_on_the_weights(pack: Pack, tmp_path: Path, case:
     for key in changed:
         assert models.relative(half[key] - base[key], 0.5 * (expected[key] - base[key])) < 1e-5, key
     info = pack.inspect(adapter, model)
-    assert not info.unmatched and not info.unused and {row.key for row in info.rows} == changed
+    assert not info.unmatched
+    assert not info.unused
+    assert {row.key for row in info.rows} == changed
     assert "replaced" in info.method or "lora_bias" in case
     # As LoRA, by ComfyUI's own loader.
     import comfy.sd
@@ -192,7 +187,8 @@ def test_diffusers_form_with_the_record_in_the_header(pack: Pack, tmp_path: Path
         header,
     )
     patched, _, report = pack.apply(pack.files.read(tmp_path / "a.safetensors"), model)
-    assert not report.unmatched and len(compare(patched, merged, models.weights(model))) == 4
+    assert not report.unmatched
+    assert len(compare(patched, merged, models.weights(model))) == 4
 
 
 def test_what_does_not_fit_is_named_as_in_the_file(pack: Pack, tmp_path: Path) -> None:
@@ -212,7 +208,8 @@ def test_what_does_not_fit_is_named_as_in_the_file(pack: Pack, tmp_path: Path) -
     _, _, report = pack.apply(pack.files.read(tmp_path), model)
     assert report.methods == {"lora": 1, "replaced": 1}
     assert sorted(text.partition(" (")[0] for text in report.misfits) == ["conv_norm_out", f"{UNET_Q}.bias"]
-    assert "[32]" in min(report.misfits) and "the model has no" in max(report.misfits)
+    assert "[32]" in min(report.misfits)
+    assert "the model has no" in max(report.misfits)
     assert report.unmatched[0] == "score"
 
 
@@ -222,8 +219,10 @@ def test_oft_of_convolutions_is_a_misfit_that_says_why(pack: Pack, tmp_path: Pat
     config = peft.OFTConfig(oft_block_size=4, target_modules=[UNET_Q, UNET_CONVOLUTION, "conv_shortcut"])
     model, _ = trained("sd15", config, tmp_path)
     patched, _, report = pack.apply(pack.files.read(tmp_path), model)
-    assert len(report.misfits) == 1 and report.misfits[0].startswith(f"{UNET_CONVOLUTION} (an oft of PEFT")
-    assert "kernel [3, 3]" in report.misfits[0] and report.methods["oft"] >= 2
+    assert len(report.misfits) == 1
+    assert report.misfits[0].startswith(f"{UNET_CONVOLUTION} (an oft of PEFT")
+    assert "kernel [3, 3]" in report.misfits[0]
+    assert report.methods["oft"] >= 2
 
 
 def test_replaced_weights_do_not_work_on_activations(pack: Pack, tmp_path: Path) -> None:
@@ -259,4 +258,5 @@ def test_biases_and_saved_modules_of_a_text_encoder(pack: Pack, tmp_path: Path) 
     for key in changed:
         assert models.relative(found[key], merged[key.removeprefix(start)]) < 1e-5, key
     expected = {f"{start}{name}" for name, value in merged.items() if not torch.equal(value, base[f"{start}{name}"])}
-    assert changed == expected and len(changed) > 10
+    assert changed == expected
+    assert len(changed) > 10

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from . import models
 from .architectures import call_text_model, call_transformers
-from .test_architectures import text_pairs  # noqa: F401 (a fixture)
-from .test_patches import Pack as PatchesPack
+from .pack import Pack
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LINEAR = {
@@ -41,22 +40,6 @@ NORMS = {
     "sd15": ["down_blocks.0.resnets.0.norm1", f"{BLOCK}.norm1", f"{BLOCK}.attn1.to_out.0"],
     "sd3": ["transformer_blocks.0.attn.to_k", "norm_out.linear"],
 }
-
-
-class Pack(PatchesPack):
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        super().__init__(comfyui)
-        self.names = comfyui.module("models.names")
-        self.export = comfyui.module("convert.export").export
-        self.inspect = comfyui.module("convert.inspect").inspect
-        self.records = comfyui.module("deft_ops.files.peft_records")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @dataclass
@@ -251,7 +234,8 @@ def test_tuner_changes_what_peft_merges(pack: Pack, tmp_path: Path, name: str, m
     adapter = pack.files.read(tmp_path)
     assert adapter.metadata["file_format"] == "peft_tuners"
     patched, _, report = pack.apply(adapter, patcher)
-    assert not report.unmatched and report.matched == len(sizes), report.text()
+    assert not report.unmatched, report.text()
+    assert report.matched == len(sizes), report.text()
     found = models.patched_weights(patched)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert max(errors(pack, model, found, merged).values()) < 1e-6
@@ -287,7 +271,9 @@ def test_saved_again_inspected_stacked_and_cast(pack: Pack, tmp_path: Path, name
     assert all(torch.equal(again[key], found[key]) for key in found)
 
     info = pack.inspect(adapter, patcher)
-    assert not info.unmatched and not info.unused and len(info.rows) == info.matched == len(sizes)
+    assert not info.unmatched
+    assert not info.unused
+    assert len(info.rows) == info.matched == len(sizes)
     assert info.method == ("replaced" if name == "ln_tuning" else name.partition("-")[0])
     assert pack.inspect(adapter).method == info.method
     assert all(row.change.norm > 0 for row in info.rows)
@@ -335,7 +321,7 @@ def test_boft_of_several_factors_needs_no_extension(
 
 
 @pytest.mark.parametrize("name", ["vera-drawn", "hra", "glora"])
-def test_text_encoder(pack: Pack, text_pairs: Any, tmp_path: Path, name: str) -> None:  # noqa: F811
+def test_text_encoder(pack: Pack, text_pairs: Any, tmp_path: Path, name: str) -> None:
     import peft
 
     entry, network, clip = text_pairs("SD1.5 CLIP-L")
@@ -360,7 +346,8 @@ def test_an_exported_lora_can_be_cut_to_a_rank(pack: Pack, tmp_path: Path) -> No
     patcher = twins("sd15")[1]
     saved(KINDS["vera"], "sd15", tmp_path)
     lora, report = pack.export(pack.files.read(tmp_path), patcher, rank=2)
-    assert set(report.ranks) == {2} and 0.3 < report.energy < 1
+    assert set(report.ranks) == {2}
+    assert 0.3 < report.energy < 1
     assert "of the change's squared norm is kept" in report.text()
     assert pack.export(pack.files.read(tmp_path), patcher, rank=4)[1].energy == pytest.approx(1, abs=1e-5)
 
@@ -507,7 +494,8 @@ def test_damaged_and_hostile_files_are_refused_at_once(
     with pytest.raises(ValueError, match=message) as caught:
         pack.files.read(tmp_path)
     assert time.monotonic() - start < 2
-    assert "adapter_model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+    assert "adapter_model.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_targets_are_the_tensors_and_no_pattern_of_the_file(pack: Pack, tmp_path: Path) -> None:
@@ -521,7 +509,8 @@ def test_targets_are_the_tensors_and_no_pattern_of_the_file(pack: Pack, tmp_path
     key = next(key for key in adapter if key.endswith("shira_indices"))
     adapter[key] = adapter[key] + 100
     report = pack.apply(adapter, patcher)[2]
-    assert report.matched == 3 and "shira_indices names places up to" in report.text()
+    assert report.matched == 3
+    assert "shira_indices names places up to" in report.text()
 
 
 @pytest.mark.parametrize(

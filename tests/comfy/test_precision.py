@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from . import models
-from .test_training import Pack, as_loaded, one_step, settings, train
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.precision = comfyui_session.module("trainers.step.precision")
-    found.checking = comfyui_session.module("trainers.step.checking")
-    return found
+from .pack import Pack
+from .test_training import as_loaded, one_step, settings, train
 
 
 def half_in_float() -> Any:
@@ -80,7 +73,8 @@ def test_the_rule_of_the_scale_is_pytorch_s(pack: Pack) -> None:
     assert (scaler._init_scale, scaler.get_growth_interval()) == (own.FIRST, own.GROWS_AFTER)
     assert (scaler.get_growth_factor(), scaler.get_backoff_factor()) == (2.0, 0.5)
     scale = own()
-    assert scale.overflowed() and scale.value == 2.0**15
+    assert scale.overflowed()
+    assert scale.value == 2.0**15
     for _ in range(2000):
         scale.succeeded()
     assert (scale.value, scale.skipped) == (2.0**16, 1)
@@ -103,7 +97,8 @@ def test_an_overflow_is_taken_again_and_counted(pack: Pack) -> None:
         pack.precision.LossScale.FIRST = first
     assert "loss scaling for fp16: 0 passes skipped" in plain.report
     skipped = int(scaled.report.partition("loss scaling for fp16: ")[2].split()[0])
-    assert skipped > 0 and f"scale {2.0 ** (24 - skipped):g} at the end" in scaled.report
+    assert skipped > 0
+    assert f"scale {2.0 ** (24 - skipped):g} at the end" in scaled.report
     assert scaled.losses == pytest.approx(plain.losses, rel=1e-3)
     assert len(scaled.losses) == 3
 
@@ -114,7 +109,8 @@ def test_a_picture_that_overflows_is_passed_over_and_counted(pack: Pack) -> None
     samples = models.random(3, 4, 8, 8, seed=4)
     samples[1] *= 1e6
     result = train(pack, model, latents=[{"samples": samples}], method="lora", steps=6, precision="fp16")
-    assert len(result.losses) == 6 and max(result.losses) < 10
+    assert len(result.losses) == 6
+    assert max(result.losses) < 10
     assert int(result.report.partition("loss scaling for fp16: ")[2].split()[0]) > 0
     assert all(bool(torch.isfinite(value).all()) for value in result.adapter.values())
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_patches import SD3_PROJECTION, SD3_QKV, Pack, every_layer
+from .pack import Pack
+from .test_patches import SD3_PROJECTION, SD3_QKV, every_layer
 
 PLAIN = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 ROTATION = {"convrot": True, "convrot_groupsize": 64}
@@ -34,14 +35,6 @@ FORMATS = [*PLAIN, *MIXED]
 ROUNDS_INPUTS = ("int8", "int8_convrot", "convrot_w4a4")  # ComfyUI quantises what goes into these layers, too
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("para", {}), ("lora", {})]
 METHOD_IDS = ["deft-qr", "deft-relu", "para", "lora"]
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.base_weight = comfyui_session.module("models.base_weights").base_weight
-    found.export = comfyui_session.module("convert.export").export
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +155,8 @@ def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options:
         found = {}
         for mode in ("weights", "activations"):
             patched, _, report = pack.apply(adapter, model, strength_model=strength, mode=mode)
-            assert report.matched == len(names) and not report.unmatched
+            assert report.matched == len(names)
+            assert not report.unmatched
             found[mode] = output(patched)
         low = output_of_low_vram(pack.apply(adapter, model, strength_model=strength)[0])
         low_base = output_of_low_vram(model)
@@ -180,8 +174,10 @@ def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options:
     assert errors[0.1, "weights"] < (2.5 if kind == "nvfp4" else 1)  # as far as the format goes
     assert errors[0.001, "weights"] > 1  # drowned in the rounding
     if kind not in ROUNDS_INPUTS:
-        assert errors[0.1, "activations"] < 1e-4 and errors[0.1, "low"] < 1e-4
-        assert errors[0.001, "activations"] < 1e-2 and errors[0.001, "low"] < 1e-2
+        assert errors[0.1, "activations"] < 1e-4
+        assert errors[0.1, "low"] < 1e-4
+        assert errors[0.001, "activations"] < 1e-2
+        assert errors[0.001, "low"] < 1e-2
     else:
         assert errors[0.1, "activations"] < 1
 
@@ -195,7 +191,8 @@ def test_a_format_of_four_bits_and_rotated_inputs(pack: Pack, mode: str) -> None
     adapter = pack.adapter(plain, block_layers(plain))
     expected = output(pack.apply(adapter, plain)[0]) - output(plain)
     patched, _, report = pack.apply(adapter, model, mode=mode)
-    assert report.matched == len(block_layers(plain)) and not report.unmatched
+    assert report.matched == len(block_layers(plain))
+    assert not report.unmatched
     assert models.relative(output(patched) - output(model), expected) < 0.5
 
 
@@ -207,7 +204,8 @@ def test_slices_of_quantised_weights(pack: Pack, kind: str) -> None:
     adapter = pack.adapter(plain, names, shapes=dict.fromkeys(names, (64, 64)))
     expected = output(pack.apply(adapter, plain)[0])
     patched, _, report = pack.apply(adapter, model, mode="activations")
-    assert report.matched == 2 and models.relative(expected, output(plain)) > 1e-2
+    assert report.matched == 2
+    assert models.relative(expected, output(plain)) > 1e-2
     assert models.relative(output(patched), expected) < 1e-5
     assert models.relative(output_of_low_vram(pack.apply(adapter, model)[0]), expected) < 1e-5
     assert models.relative(output(pack.apply(adapter, model)[0]), expected) < (0.3 if kind == "nvfp4" else 0.1)
@@ -221,8 +219,11 @@ def test_dequantised_values(pack: Pack, kind: str) -> None:
     key = f"{SD3_QKV}.weight"
     original = models.sd3_state(depth=depth)[key.removeprefix("diffusion_model.")]
     value, note = pack.base_weight(model, key)
-    assert note and note.startswith("dequantised from ")
-    assert value.shape == original.shape and value.dtype == torch.float32 and type(value) is Tensor
+    assert note
+    assert note.startswith("dequantised from ")
+    assert value.shape == original.shape
+    assert value.dtype == torch.float32
+    assert type(value) is Tensor
     if kind in PLAIN:
         assert note == f"dequantised from {str(PLAIN[kind]).removeprefix('torch.')}"
         assert torch.equal(value, original.to(PLAIN[kind]).float())
@@ -234,7 +235,8 @@ def test_dequantised_values(pack: Pack, kind: str) -> None:
         assert torch.allclose(value, (original / scale).round() * scale, atol=1e-6)
     assert models.relative(value, original) < {"nvfp4": 0.15, "convrot_w4a4": 0.15}.get(kind, 0.06)
     value, note = pack.base_weight(models.sd3(depth=depth), key)
-    assert note is None and torch.equal(value, original)
+    assert note is None
+    assert torch.equal(value, original)
 
     value, _ = pack.base_weight(model, key)
     unload()
@@ -250,7 +252,8 @@ def test_dequantised_values(pack: Pack, kind: str) -> None:
 def test_a_quantised_embedding_or_bias_is_read(pack: Pack) -> None:
     model = quantised_sd3("scaled_fp8")
     bias, note = pack.base_weight(model, f"{SD3_QKV}.bias")
-    assert note is None and bias.shape == (192,)
+    assert note is None
+    assert bias.shape == (192,)
 
 
 @pytest.mark.parametrize("kind", ["fp8_e4m3", "scaled_fp8", "nvfp4"])
@@ -270,7 +273,8 @@ def test_another_size_is_told_by_the_values_not_the_storage(pack: Pack) -> None:
     model = quantised_sd3("nvfp4")  # two values a byte
     adapter = pack.adapter(models.sd3(), [SD3_PROJECTION, SD3_QKV], shapes={SD3_QKV: (192, 32)})
     _, _, report = pack.apply(adapter, model)
-    assert report.matched == 1 and "this weight is [192, 64]" in report.text()
+    assert report.matched == 1
+    assert "this weight is [192, 64]" in report.text()
 
 
 # ------------------------------------------------------------------------------------------- formats of other loaders
@@ -387,7 +391,9 @@ def test_a_loader_that_dequantises_lazily(pack: Pack, method: str, options: dict
     key = f"{SD3_QKV}.weight"
     original = models.sd3_state()[key.removeprefix("diffusion_model.")]
     value, note = pack.base_weight(model, key)
-    assert note == "dequantised from Q8_0" and value.shape == original.shape and type(value) is Tensor
+    assert note == "dequantised from Q8_0"
+    assert value.shape == original.shape
+    assert type(value) is Tensor
     assert 0 < models.relative(value, original) < 1e-2
     plain = truth(pack, model)
     slices = [f"transformer_blocks.0.attn.to_{part}" for part in "qk"]
@@ -398,7 +404,8 @@ def test_a_loader_that_dequantises_lazily(pack: Pack, method: str, options: dict
     assert models.relative(base, output(plain)) < 1e-6 < 1e-2 < models.relative(base, expected)
     for mode in ("weights", "activations"):
         patched, _, report = pack.apply(adapter, model, strength_model=0.3, mode=mode)
-        assert report.matched == len(names) and not report.unmatched
+        assert report.matched == len(names)
+        assert not report.unmatched
         assert models.relative(output(patched), expected) < 1e-5
         assert torch.equal(pack.base_weight(patched, key)[0], value)  # without what is patched at the moment
         assert models.relative(output(patched), expected) < 1e-5  # and the patches are still there
@@ -422,7 +429,8 @@ def test_a_format_that_is_not_known(pack: Pack) -> None:
     adapter = pack.adapter(models.sd3(), [SD3_PROJECTION])
     expected = output(pack.apply(adapter, models.sd3())[0])
     patched, _, report = pack.apply(adapter, model, mode="activations")
-    assert report.matched == 1 and models.relative(output(patched), expected) < 1e-5
+    assert report.matched == 1
+    assert models.relative(output(patched), expected) < 1e-5
     with pytest.raises(ValueError, match=rf"{SD3_PROJECTION}.weight is stored as torch.uint8, which is not read: load"):
         pack.base_weight(model, f"{SD3_PROJECTION}.weight")
 

@@ -16,27 +16,12 @@ from torch import Tensor, nn
 from . import models
 from .architectures import WIDTH, comfyui_omnigen2
 from .conftest import ROOT
-from .test_training import Pack as TrainingPack
+from .pack import Pack
 from .test_training import as_loaded, one_step, same_gradients, settings, train
 
 EMBEDDER = "diffusion_model.ref_image_patch_embedder"  # what sees the references first
 # How ComfyUI scales OmniGen2's latents, which are Flux': written out, so that scaling twice would be seen.
 SHIFT, SCALE = 0.1159, 0.3611
-
-
-class Pack(TrainingPack):
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        super().__init__(comfyui)
-        self.checkpoints = comfyui.module("trainers.run.checkpoints")
-        self.files = comfyui.module("deft_ops.files")
-        self.to_lora = comfyui.module("convert.export").to_lora
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def omnigen2() -> Any:
@@ -217,7 +202,9 @@ def test_training_refers_to_the_reference(pack: Pack, method: str, layers: str) 
         train(pack, as_loaded(omnigen2), captions=[caption(*references)], **chosen).losses
         for references in ([picture()], [], [picture(seed=32)], [picture()])
     )
-    assert with_it == again and with_it != without and with_it != other
+    assert with_it == again
+    assert with_it != without
+    assert with_it != other
     assert all(map(math.isfinite, with_it))
 
 
@@ -231,7 +218,8 @@ def test_the_text_encoder_learns_beside_a_reference(pack: Pack) -> None:
             material = pack.material.Material([latents], [encoded], clip=clip, words=[text])
             result = pack.loop.train(model, material, settings(pack, "lora"), lambda progress: None)
         layers = [name for name in pack.adapters.layers(result.adapter) if name.startswith("text_encoders.")]
-        assert all(float(result.adapter[f"{name}.lora_up.weight"].norm()) > 0 for name in layers) and layers
+        assert all(float(result.adapter[f"{name}.lora_up.weight"].norm()) > 0 for name in layers)
+        assert layers
         return result.losses
 
     assert losses() != losses(picture()) == losses(picture())
@@ -247,8 +235,10 @@ def test_references_are_scaled_once_and_wait_on_the_cpu(pack: Pack) -> None:
         known = pack.batches.Captions(model.model, entries, models.CPU)
         found = known.conds(0, (1, 16, 8, 8))["ref_latents"]
         for latent, own in zip((small, tall), found.cond, strict=True):
-            assert torch.allclose(own, (latent - SHIFT) * SCALE) and own.shape == latent.shape
-            assert not own.is_inference() and own.device == models.CPU
+            assert torch.allclose(own, (latent - SHIFT) * SCALE)
+            assert own.shape == latent.shape
+            assert not own.is_inference()
+            assert own.device == models.CPU
     assert torch.equal(small, before)
     elsewhere = pack.batches.moved(found, torch.device("meta"))
     assert [latent.device.type for latent in elsewhere.cond] == ["meta", "meta"]
@@ -333,7 +323,8 @@ def test_one_adapter_samples_with_and_without_the_reference(pack: Pack, trained_
     ]
     assert all(torch.isfinite(latent).all() for latent in latents)
     assert all(models.relative(one, other) > 1e-3 for place, one in enumerate(latents) for other in latents[:place])
-    assert torch.equal(sampled(patched), latents[4]) and torch.equal(sampled(patched, picture()), latents[5])
+    assert torch.equal(sampled(patched), latents[4])
+    assert torch.equal(sampled(patched, picture()), latents[5])
 
 
 # -------------------------------------------------------------------------------------------------- the two examples
@@ -367,14 +358,17 @@ def test_the_examples_run_and_share_one_adapter(comfyui: Any, monkeypatch: pytes
         monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, node.__name__, node)
     with_it, text_only = example("reference"), example("text_only")
     shared = [key for key in with_it if int(key) < 20]
-    assert all(with_it[key] == text_only[key] for key in shared) and "12" in shared
+    assert all(with_it[key] == text_only[key] for key in shared)
+    assert "12" in shared
     assert "ReferenceLatent" not in {node["class_type"] for key, node in text_only.items() if key not in shared}
     first = comfyui.run(with_it, want=["12", "50", "51"])
     comfyui.reset()
     second = comfyui.run(text_only, want=["12", "50", "51"])
-    assert "resumed at step 2" in second.text("12") and "resumed" not in first.text("12")
+    assert "resumed at step 2" in second.text("12")
+    assert "resumed" not in first.text("12")
     adapter = first.output("12")
-    assert adapter.metadata["method"] == "para" and f"{EMBEDDER}.deft_Q" not in adapter
+    assert adapter.metadata["method"] == "para"
+    assert f"{EMBEDDER}.deft_Q" not in adapter
     assert all(torch.equal(adapter[key], second.output("12")[key]) for key in adapter)
     pictures = [torch.cat(run.outputs[key][0]) for run in (first, second) for key in ("50", "51")]
     assert all(found.shape == (2, 64, 64, 3) and torch.isfinite(found).all() for found in pictures)
@@ -382,7 +376,8 @@ def test_the_examples_run_and_share_one_adapter(comfyui: Any, monkeypatch: pytes
         float((one - other).abs().max()) > 1e-3 for place, one in enumerate(pictures) for other in pictures[:place]
     )
     for run, label in ((first, "PaRa"), (second, "PaRa + Uncond.")):
-        assert label in run.text("71") and run.ui["72"]["images"]
+        assert label in run.text("71")
+        assert run.ui["72"]["images"]
 
 
 # -------------------------------------------------------------------------------------------------- OmniGen (v1) files

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .test_training import Pack, as_loaded, backward, train
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    for name in ("repairs", "saved", "functional"):
-        setattr(found, name, comfyui_session.module(f"trainers.step.{name}"))
-    return found
+from .pack import Pack
+from .test_training import as_loaded, backward, train
 
 
 def normed(x: Tensor) -> Tensor:
@@ -106,7 +99,8 @@ def test_gradients_are_those_of_the_same_without_writing_in_place(pack: Pack, ki
     passes = backward(repairs, value, weights)
     for weight, gradient in zip(weights, expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient)
-    assert passes > 1 and repairs.text_line().startswith("Net is written for inference: ")
+    assert passes > 1
+    assert repairs.text_line().startswith("Net is written for inference: ")
     # What was found out holds for the next step.
     assert backward(repairs, value, weights) == 1
 
@@ -166,7 +160,8 @@ def test_a_checkpointed_block_runs_twice_and_keeps_its_precision(pack: Pack) -> 
     assert calls == [torch.bfloat16] * 3
     with torch.no_grad():
         pack.saved.checkpointed(region, block, x)
-    assert len(calls) == 4 and not region.changed
+    assert len(calls) == 4
+    assert not region.changed
 
 
 def test_a_block_that_is_random_is_refused(pack: Pack) -> None:
@@ -197,7 +192,8 @@ def test_tensors_that_were_made_in_inference_mode(pack: Pack) -> None:
     (expected,) = torch.autograd.grad(((x @ weights[0]) * models.random(8, seed=9)).square().sum(), weights[:1])
     torch.testing.assert_close(weights[0].grad, expected)
     shared = pack.functional.alias(table)
-    assert shared.data_ptr() == table.data_ptr() and not shared.is_inference()
+    assert shared.data_ptr() == table.data_ptr()
+    assert not shared.is_inference()
 
 
 def test_what_has_no_gradient_is_an_error_that_names_it(pack: Pack) -> None:

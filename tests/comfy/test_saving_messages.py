@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from . import models
-from .test_adapter_nodes import loras, node, training_prompt  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_adapter_nodes import node, training_prompt
 from .test_info import PROJECTION, cast, moved
-from .test_patches import SD3_PROJECTION, UNET_CONVOLUTION, Pack
+from .test_patches import SD3_PROJECTION, UNET_CONVOLUTION
 from .test_quantised import lazy_sd3
-from .test_textual_inversion import embeddings, inversion  # noqa: F401 (a fixture)
+from .test_textual_inversion import inversion
 from .test_training import as_loaded
 
 UNTOLD = "Whether the base is the one that the adapter was trained on could not be told"
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.modelspec = comfyui_session.module("deft_ops.modelspec")
-    found.saving = comfyui_session.module("nodes.saving")
-    found.fingerprint = comfyui_session.module("models.fingerprint").fingerprint
-    found.inspect = comfyui_session.module("convert.inspect").inspect
-    found.export = comfyui_session.module("convert.export").export
-    found.material = comfyui_session.module("trainers.data.material").Material
-    found.settings = comfyui_session.module("trainers.settings.settings").Settings
-    found.train = comfyui_session.module("trainers.run.loop").train
-    return found
-
-
-@pytest.fixture
-def run(comfyui_session: Any) -> Iterator[Any]:
-    """A node as ComfyUI calls it; the files in models/loras/saved are removed later."""
-    yield lambda name, *args, **options: comfyui_session.pack_nodes[name].execute(*args, **options).result
-    folder = comfyui_session.base / "models" / "loras" / "saved"
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def header(path: str | Path) -> dict[str, str]:
@@ -55,9 +32,9 @@ def header(path: str | Path) -> dict[str, str]:
 
 def trained(pack: Pack, model: Any, captions: list[str], pictures: int = 2, **settings: Any) -> Any:
     with torch.inference_mode():
-        material = pack.material([models.latents(model, pictures)], [models.conditioning()], words=captions)
-        chosen = pack.settings(**({"method": "deft", "rank": 2, "steps": 2, "learning_rate": 1e-2} | settings))
-        return pack.train(model, material, chosen, lambda progress: None).adapter
+        material = pack.material.Material([models.latents(model, pictures)], [models.conditioning()], words=captions)
+        chosen = pack.settings.Settings(**({"method": "deft", "rank": 2, "steps": 2, "learning_rate": 1e-2} | settings))
+        return pack.loop.train(model, material, chosen, lambda progress: None).adapter
 
 
 # --------------------------------------------------------------------------------------------------------- the bases
@@ -70,7 +47,8 @@ def test_every_base_is_one_of_comfyuis(pack: Pack) -> None:
 
     known = {config.__name__: config for config in comfy.supported_models.models}
     for name in ("SD15", "SD20", "SDXL", "SD3", "Flux", "FluxSchnell", "Chroma", "Lumina2", "ZImage", "QwenImage"):
-        assert name in known and name in pack.modelspec._CONFIGS
+        assert name in known
+        assert name in pack.modelspec._CONFIGS
     made = {
         name: set(re.findall(r"model_base\.(\w+)\(", inspect.getsource(config.get_model)))
         for name, config in known.items()
@@ -88,7 +66,8 @@ def test_models_of_comfyuis_own_making(pack: Pack) -> None:
     """An SD3 that ComfyUI detects by its weights: with normed queries and one attention, as 3.5 large."""
     fields = pack.modelspec.base_fields(pack.modelspec.base_of(models.sd3().model))
     assert fields["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
-    assert fields["ss_base_model_version"] == "sd3" and "ss_v2" in fields
+    assert fields["ss_base_model_version"] == "sd3"
+    assert "ss_v2" in fields
     assert pack.modelspec.base_of(models.unet("sdxl").model) is None  # its configuration is the test's own
 
 
@@ -108,11 +87,13 @@ def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> Non
     )
     said = header(first)
     assert said["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
-    assert said["ss_base_model_version"] == "sd3" and said["modelspec.resolution"] == "1024x1024"
+    assert said["ss_base_model_version"] == "sd3"
+    assert said["modelspec.resolution"] == "1024x1024"
     assert json.loads(said["ss_tag_frequency"]) == {"img": {"sks bear": 2, "on a hill": 1, "in a car": 1}}
     assert json.loads(said["ss_datasets"])[0]["subsets"][0]["class_tokens"] == said["modelspec.trigger_phrase"]
     assert said["modelspec.trigger_phrase"] == "sks bear"
-    assert said["modelspec.title"] == "bear_00001" and said["ss_network_dim"] == "2"
+    assert said["modelspec.title"] == "bear_00001"
+    assert said["ss_network_dim"] == "2"
     named = ("modelspec.title", "ss_output_name")  # after the counter
     assert {key: value for key, value in header(second).items() if key not in named} == {
         key: value for key, value in said.items() if key not in named
@@ -147,32 +128,38 @@ def test_the_connected_model_names_the_base_of_an_adapter_that_does_not(pack: Pa
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras", model)
     assert header(path)["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras")
-    assert "modelspec.architecture" not in header(path) and "ss_base_model_version" not in header(path)
+    assert "modelspec.architecture" not in header(path)
+    assert "ss_base_model_version" not in header(path)
     adapter.metadata["ss_base_model_version"] = "sdxl_base_v1-0"  # what a file says of itself stays
     (path,) = run("DEFTSaveAdapter", adapter, "saved/a", native, "models/loras", model)
-    assert header(path)["ss_base_model_version"] == "sdxl_base_v1-0" and "modelspec.architecture" not in header(path)
+    assert header(path)["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert "modelspec.architecture" not in header(path)
 
 
-def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -> None:  # noqa: F811
+def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -> None:
     """Train Adapter keeps their tags; an embedding's captions have a mark for the token, so theirs are not kept."""
     prompt = training_prompt(captions=["text", 0]) | {"text": node("PrimitiveString", value="sks bear, snow")}
     metadata = comfyui.run(prompt, want=["train"]).output("train").metadata
     (counts,) = json.loads(metadata["ss_tag_frequency"]).values()
     pictures = json.loads(metadata["training"])["pictures"]
-    assert pictures > 1 and counts == {"sks bear": pictures, "snow": pictures}  # one caption, of every picture
+    assert pictures > 1
+    assert counts == {"sks bear": pictures, "snow": pictures}  # one caption, of every picture
     assert metadata["modelspec.trigger_phrase"] == "sks bear, snow"
     comfyui.run(training_prompt() | {"train": inversion(steps=2)}, want=["train"])
     said = header(embeddings / "deft-test.safetensors")
-    assert said["modelspec.title"] == "deft-test" and said["modelspec.sai_model_spec"] == "1.0.1"
-    assert said["modelspec.architecture"].endswith("/textual-inversion") and said["ss_base_model_version"] == "sd3"
-    assert "ss_tag_frequency" not in said and "modelspec.trigger_phrase" not in said
+    assert said["modelspec.title"] == "deft-test"
+    assert said["modelspec.sai_model_spec"] == "1.0.1"
+    assert said["modelspec.architecture"].endswith("/textual-inversion")
+    assert said["ss_base_model_version"] == "sd3"
+    assert "ss_tag_frequency" not in said
+    assert "modelspec.trigger_phrase" not in said
 
 
 # ------------------------------------------------------------------------------------------------- what is not saved
 
 
 @pytest.mark.parametrize("method", ["svdiff", "dora"])
-def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: str, loras: Path) -> None:  # noqa: F811
+def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: str, loras: Path) -> None:
     model = models.sd3()
     dora = {"dora_up": torch.ones(64, 2), "dora_down": torch.ones(2, 64), "dora_magnitude": torch.ones(64)}
     layers = {"svdiff": {"delta": torch.ones(64)}, "dora": dora}[method]
@@ -188,7 +175,7 @@ def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: st
 
 
 @pytest.mark.parametrize("method", ["deft", "para", "lora"])
-def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, loras: Path) -> None:  # noqa: F811
+def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, loras: Path) -> None:
     """A convolution's factors are flat in an adapter: its weight tells."""
     model = models.unet()
     adapter = pack.adapter(model, [UNET_CONVOLUTION], method)
@@ -208,7 +195,8 @@ def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method:
     record = json.loads((Path(folder) / "adapter_config.json").read_text())
     assert set(record["target_modules"]) == {name.removeprefix(prefix) for name in names}
     again, _, report = pack.apply(pack.files.read(folder), model)
-    assert report.matched == 3 and not report.unmatched
+    assert report.matched == 3
+    assert not report.unmatched
     base, found = models.weights(model), models.patched_weights(again)
     wanted = models.patched_weights(pack.apply(adapter, model)[0])
     changed = [key for key in base if not torch.equal(base[key], wanted[key])]
@@ -217,7 +205,7 @@ def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method:
 
 
 @pytest.mark.parametrize("training", ["by someone else", "[1]", "null", '{"steps": {"all": 3}}'])
-def test_a_foreign_training_header(pack: Pack, run: Any, training: str, loras: Path) -> None:  # noqa: F811
+def test_a_foreign_training_header(pack: Pack, run: Any, training: str, loras: Path) -> None:
     model = models.sd3()
     (loras / "saved").mkdir(exist_ok=True)
     tensors = dict(pack.adapter(model, [SD3_PROJECTION]))
@@ -266,18 +254,20 @@ def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
 
     own = models.sd3()
     adapter = pack.adapter(own, [PROJECTION])
-    adapter.metadata |= {"base_hash": pack.fingerprint(own), "base_model": "SD3"}
+    adapter.metadata |= {"base_hash": pack.fingerprint.fingerprint(own), "base_model": "SD3"}
     tuned = pack.adapter(own, [PROJECTION])
-    tuned.metadata |= {"base_hash": pack.fingerprint(moved(models.sd3(), 0.03)), "base_model": "SD3"}
+    tuned.metadata |= {"base_hash": pack.fingerprint.fingerprint(moved(models.sd3(), 0.03)), "base_model": "SD3"}
     other = pack.adapter(own, [PROJECTION])
-    other.metadata |= {"base_hash": pack.fingerprint(models.sd3(seed=1)), "base_model": "SD3"}
+    other.metadata |= {"base_hash": pack.fingerprint.fingerprint(models.sd3(seed=1)), "base_model": "SD3"}
     for each in (adapter, tuned):
         for text in reports(pack, each, coarse(models.sd3())):
-            assert f"{UNTOLD}: the connected model is stored in so few bits" in text and "WARNING" not in text
+            assert f"{UNTOLD}: the connected model is stored in so few bits" in text
+            assert "WARNING" not in text
     for text in reports(pack, other, coarse(models.sd3())):
-        assert "WARNING: the adapter was trained on another base" in text and UNTOLD not in text
+        assert "WARNING: the adapter was trained on another base" in text
+        assert UNTOLD not in text
     if kind != "gguf":  # trained on it, used on the fine one
-        adapter.metadata["base_hash"] = pack.fingerprint(coarse(models.sd3()))
+        adapter.metadata["base_hash"] = pack.fingerprint.fingerprint(coarse(models.sd3()))
         for text in reports(pack, adapter, models.sd3()):
             assert f"{UNTOLD}: the model that the adapter was trained on is stored in so few bits" in text
 
@@ -285,6 +275,7 @@ def test_a_coarse_base_could_be_another(pack: Pack, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_fine_base_is_told_and_nothing_is_said(pack: Pack, dtype: torch.dtype) -> None:
     adapter = pack.adapter(models.sd3(), [PROJECTION])
-    adapter.metadata |= {"base_hash": pack.fingerprint(models.sd3()), "base_model": "SD3"}
+    adapter.metadata |= {"base_hash": pack.fingerprint.fingerprint(models.sd3()), "base_model": "SD3"}
     for text in reports(pack, adapter, cast(models.sd3(), dtype)):
-        assert UNTOLD not in text and "WARNING" not in text
+        assert UNTOLD not in text
+        assert "WARNING" not in text

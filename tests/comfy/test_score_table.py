@@ -61,20 +61,24 @@ def test_table_in_all_its_forms(comfyui):
     prompt = two_rows({"images": ["real", 0], "label": "upper bound"}, title="Dog", filename_prefix="tables/dog")
     run = comfyui.run(prompt, want=["table"])
     markdown, csv, jsonl, latex, report = (run.output("table", slot) for slot in range(1, 6))
-    assert run.text("table") == markdown and "| upper bound | 2 | **" in markdown
+    assert run.text("table") == markdown
+    assert "| upper bound | 2 | **" in markdown
     assert csv.splitlines()[0] == (
         "method,images,CLIP-I,CLIP-I low,CLIP-I high,CLIP-T,CLIP-T low,CLIP-T high,DINO,DINO low,DINO high"
     )
     assert labels(jsonl) == ["DEFT r4"] * 3 + ["upper bound"] * 3
-    assert "\\caption{Dog}" in latex and "upper bound & 2 & \\textbf{" in latex
+    assert "\\caption{Dog}" in latex
+    assert "upper bound & 2 & \\textbf{" in latex
     assert [line.split(":")[0] for line in report.splitlines()[:3]] == ["CLIP-I", "CLIP-T", "DINO"]
     assert all(line in markdown for line in report.splitlines())
-    assert run.output("table").shape[0] == 1 and run.output("table").shape[3] == 3
+    assert run.output("table").shape[0] == 1
+    assert run.output("table").shape[3] == 3
     assert len(run.ui["table"]["images"]) == 1
     folder = comfyui.base / "output" / "tables"
     assert names(folder) == {f"dog_00001_.{suffix}" for suffix in SUFFIXES}
     assert set(run.files("table")) == {f"tables/dog_00001_.{suffix}" for suffix in SUFFIXES}
-    assert (folder / "dog_00001_.csv").read_text() == csv and (folder / "dog_00001_.tex").read_text() == latex
+    assert (folder / "dog_00001_.csv").read_text() == csv
+    assert (folder / "dog_00001_.tex").read_text() == latex
     prompt["table"]["inputs"]["title"] = "Dog again"
     comfyui.run(prompt)
     assert (folder / "dog_00002_.md").read_text().startswith("### Dog again")
@@ -107,13 +111,15 @@ def test_rows_by_subject(comfyui):
     run = comfyui.run(two_rows(other, rows="method x subject"), want=["table"])
     lines = run.output("table", 1).splitlines()
     assert lines[0].startswith("| method | subject | images | CLIP-I |")
-    assert lines[2].startswith("| DEFT r4 | dog | 2 |") and lines[3].startswith("| DEFT r4 | cat | 2 |")
+    assert lines[2].startswith("| DEFT r4 | dog | 2 |")
+    assert lines[3].startswith("| DEFT r4 | cat | 2 |")
 
 
 def test_runs_append_without_duplicates(comfyui):
     path = comfyui.base / "output" / "appended" / "scores.jsonl"
     first = comfyui.run(table("first", append_to="appended/scores"), want=["table"])
-    assert path.read_text() == first.output("table", 3) and labels(path.read_text()) == ["first"] * 3
+    assert path.read_text() == first.output("table", 3)
+    assert labels(path.read_text()) == ["first"] * 3
     assert first.files("table") == ["appended/scores.jsonl"]
     second = comfyui.run(table("second", append_to="appended/scores.jsonl"), want=["table"])
     assert path.read_text() == second.output("table", 3)
@@ -121,7 +127,8 @@ def test_runs_append_without_duplicates(comfyui):
     assert second.output("table", 2).count("\nfirst,") == second.output("table", 2).count("\nsecond,") == 1
     before = path.read_bytes()
     again = comfyui.run(table("first", append_to="appended/scores"), want=["table"])
-    assert path.read_bytes() == before and again.output("table", 1) == second.output("table", 1)
+    assert path.read_bytes() == before
+    assert again.output("table", 1) == second.output("table", 1)
     assert names(path.parent) == {"scores.jsonl"}  # no temporary file is left
 
 
@@ -137,12 +144,15 @@ def test_a_changed_or_deleted_file_is_noticed(comfyui):
     path = folder / "scores.jsonl"
     assert [runs() for _ in range(4)] == [1, 2, 2, 2]
     path.write_text(path.read_text().replace('"mine"', '"theirs"'))
-    assert runs() == 3 and labels(path.read_text()) == ["theirs"] * 3 + ["mine"] * 3
+    assert runs() == 3
+    assert labels(path.read_text()) == ["theirs"] * 3 + ["mine"] * 3
     assert [runs() for _ in range(2)] == [4, 4]
     path.unlink()
-    assert runs() == 5 and labels(path.read_text()) == ["mine"] * 3
+    assert runs() == 5
+    assert labels(path.read_text()) == ["mine"] * 3
     path.unlink()
-    assert runs() == 6 and path.exists()
+    assert runs() == 6
+    assert path.exists()
 
 
 def test_without_a_score_file_runs_come_from_the_cache(comfyui):
@@ -159,8 +169,10 @@ def test_the_score_file_stays_in_the_output_folder(comfyui, tmp_path, name):
     link.symlink_to(tmp_path, target_is_directory=True)
     name = name.format(outside=tmp_path)
     failed = comfyui.fail(table(append_to=name))
-    assert failed.node_type == "DEFTScoreTable" and f"append_to: {name!r} is not a file inside" in failed.message
-    assert list(comfyui.base.rglob("escaped*")) == [] and list(tmp_path.iterdir()) == []
+    assert failed.node_type == "DEFTScoreTable"
+    assert f"append_to: {name!r} is not a file inside" in failed.message
+    assert list(comfyui.base.rglob("escaped*")) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", [b"{broken\n", b'{"metric": "DINO"}\n', b"\xff\xfe\n", b"17\n"])
@@ -173,7 +185,8 @@ def test_a_damaged_file_is_named_and_left_alone(comfyui, damage):
     path.write_bytes(before)
     failed = comfyui.fail(table("new", append_to="damaged/scores", filename_prefix="damaged/table"))
     assert f"append_to: {path}, line 4, is not" in failed.message
-    assert path.read_bytes() == before and names(path.parent) == {"scores.jsonl"}
+    assert path.read_bytes() == before
+    assert names(path.parent) == {"scores.jsonl"}
 
 
 def test_scores_that_do_not_compare_leave_the_file_alone(comfyui):
@@ -190,8 +203,10 @@ def test_report_beside_a_published_table(comfyui):
     prompt["score"]["inputs"]["subject"] = "cat"
     run = comfyui.run(prompt, want=["table"])
     report = run.output("table", 5)
-    assert "\n# Mine\n" in report and "1 of 27 published rows have a measured one." in report
-    assert "| DEFT | 4 | CAT | 0.9280 | deft_r4 | " in report and "| TI" not in report
+    assert "\n# Mine\n" in report
+    assert "1 of 27 published rows have a measured one." in report
+    assert "| DEFT | 4 | CAT | 0.9280 | deft_r4 | " in report
+    assert "| TI" not in report
     assert "| DEFT | 8 | CAT | 0.9504 | not measured |  |  |" in report
     assert "**Warning:** CLIP-I was measured under the protocol demo at scale 1" in report
     assert "The best number of DOG8 is that of PaRa r8 (0.8955), not DEFT's." in report
@@ -231,13 +246,17 @@ def test_scores_are_saved_one_file_a_run(comfyui):
     run = comfyui.run(prompt, want=["save", "score"])
     folder = comfyui.base / "output" / "saved"
     text = run.output("save")
-    assert run.files("save") == ["saved/dog_00001_.jsonl"] and names(folder) == {"dog_00001_.jsonl"}
+    assert run.files("save") == ["saved/dog_00001_.jsonl"]
+    assert names(folder) == {"dog_00001_.jsonl"}
     assert (folder / "dog_00001_.jsonl").read_text() == text
     assert labels(text) == ["DEFT r4"] * 3 + ["upper bound"] * 3
-    assert json.loads(text.splitlines()[0])["provenance"] and text.startswith(run.output("score").jsonl())
-    assert run.output("score", 5) in run.text("save") and "upper bound of dog: DINO" in run.text("save")
+    assert json.loads(text.splitlines()[0])["provenance"]
+    assert text.startswith(run.output("score").jsonl())
+    assert run.output("score", 5) in run.text("save")
+    assert "upper bound of dog: DINO" in run.text("save")
     # The same again comes from the cache; something new gets a number of its own.
-    assert comfyui.run(prompt).files("save") == ["saved/dog_00001_.jsonl"] and len(names(folder)) == 1
+    assert comfyui.run(prompt).files("save") == ["saved/dog_00001_.jsonl"]
+    assert len(names(folder)) == 1
     assert comfyui.run(saving("LoRA r4")).files("save") == ["saved/dog_00002_.jsonl"]
     # Score Table reads such a file as its own.
     shown = comfyui.run(table("new", append_to="saved/dog_00001_"), want=["table"])
@@ -251,7 +270,8 @@ def test_scores_are_saved_without_a_folder(comfyui):
 
 def test_saved_scores_stay_in_the_output_folder(comfyui):
     failed = comfyui.fail(saving(filename_prefix="../../escaped"))
-    assert failed.node_type == "DEFTSaveScores" and "outside the output folder" in failed.message
+    assert failed.node_type == "DEFTSaveScores"
+    assert "outside the output folder" in failed.message
     assert list(comfyui.base.rglob("escaped*")) == []
 
 

@@ -26,10 +26,12 @@ def files(comfyui_session) -> None:
 def test_scores_come_out_as_numbers_and_text(comfyui):
     run = comfyui.run(scoring(), want=["score"])
     values = [run.output("score", slot) for slot in range(1, 5)]
-    assert all(-1 <= value <= 1 for value in values[:3]) and math.isnan(values[3])
+    assert all(-1 <= value <= 1 for value in values[:3])
+    assert math.isnan(values[3])
     scores = run.output("score")
     assert [row.metric for row in scores.rows] == ["CLIP-I", "CLIP-T", "DINO"]
-    assert [row.references for row in scores.rows] == [2, 1, 2] and scores.rows[0].images == 2
+    assert [row.references for row in scores.rows] == [2, 1, 2]
+    assert scores.rows[0].images == 2
     assert "DEFT r4 of dog: DINO" in run.output("score", 5)
 
 
@@ -45,16 +47,19 @@ def test_text_lines_and_references_can_be_left_out(comfyui):
     prompt = scoring("a dog\na cat")
     del prompt["score"]["inputs"]["references"]
     run = comfyui.run(prompt, want=["score"])
-    assert math.isnan(run.output("score", 1)) and not math.isnan(run.output("score", 2))
+    assert math.isnan(run.output("score", 1))
+    assert not math.isnan(run.output("score", 2))
     failed = comfyui.fail(scoring("a\nb\nc"), want=["score"])
-    assert failed.node_type == "DEFTScoreImages" and "text: 3 lines for 2 images" in failed.message
+    assert failed.node_type == "DEFTScoreImages"
+    assert "text: 3 lines for 2 images" in failed.message
 
 
 def test_a_list_is_scored_as_one_batch(comfyui):
     prompt = scoring("one\ntwo\nthree\nfour", images=["list", 0])
     prompt["list"] = {"class_type": "RebatchImages", "inputs": {"images": ["batch", 0], "batch_size": 1}}
     rows = comfyui.run(prompt, want=["score"]).output("score").rows
-    assert {row.images for row in rows} == {4} and rows[1].texts == ("one", "two", "three", "four")
+    assert {row.images for row in rows} == {4}
+    assert rows[1].texts == ("one", "two", "three", "four")
 
 
 def test_a_line_of_text_serves_a_batch_of_a_list_and_the_token_is_left_out(comfyui):
@@ -87,8 +92,10 @@ def drift(**inputs) -> dict:
 def test_drift_and_prior_preservation(comfyui):
     run = comfyui.run(drift(), want=["score"])
     scores = run.output("score")
-    assert [row.metric for row in scores.rows] == ["drift", "PRES"] and scores.rows[0].texts == ("a cat", "a car")
-    assert run.output("score", 1) == pytest.approx(scores.value("drift")) and 0 < run.output("score", 1) < 1
+    assert [row.metric for row in scores.rows] == ["drift", "PRES"]
+    assert scores.rows[0].texts == ("a cat", "a car")
+    assert run.output("score", 1) == pytest.approx(scores.value("drift"))
+    assert 0 < run.output("score", 1) < 1
     assert "DEFT r4: PRES" in run.output("score", 3)
     same = comfyui.run(drift(base_images=["generated", 0]), want=["score"])
     assert same.output("score", 1) == pytest.approx(0, abs=1e-6)
@@ -96,7 +103,8 @@ def test_drift_and_prior_preservation(comfyui):
     del alone["score"]["inputs"]["references"]
     assert math.isnan(comfyui.run(alone, want=["score"]).output("score", 2))
     failed = comfyui.fail(drift(base_images=["batch", 0]), want=["score"])
-    assert failed.node_type == "DEFTScoreDrift" and "there are 2 and 4; sample both" in failed.message
+    assert failed.node_type == "DEFTScoreDrift"
+    assert "there are 2 and 4; sample both" in failed.message
 
 
 def test_diversity_over_the_pictures_of_a_prompt(comfyui):
@@ -108,7 +116,8 @@ def test_diversity_over_the_pictures_of_a_prompt(comfyui):
     run = comfyui.run(prompt, want=["score"])
     scores = run.output("score")
     assert [(row.metric, len(row.values)) for row in scores.rows] == [("diversity", 3)]
-    assert run.output("score", 1) == pytest.approx(scores.value("diversity")) and math.isnan(run.output("score", 2))
+    assert run.output("score", 1) == pytest.approx(scores.value("diversity"))
+    assert math.isnan(run.output("score", 2))
     prompt["score"]["inputs"]["text"] = "a\nb\nc\nd"
     assert "no prompt has two" in comfyui.fail(prompt, want=["score"]).message
 
@@ -143,7 +152,8 @@ def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
     assert (cost.label, cost.method, cost.rank, cost.subject) == ("DEFT r2", "deft", 2, "dog")
     assert (cost.training_seconds, cost.values, cost.bytes) == (None, 28, 116)  # the alpha is 4 bytes and no value
     header, _, line = run.output("table", 1).splitlines()[:3]
-    assert header.endswith("| training s | values | MiB |") and line.endswith("|  | 28 | 0.000 |")
+    assert header.endswith("| training s | values | MiB |")
+    assert line.endswith("|  | 28 | 0.000 |")
     del prompt["score"]["inputs"]["adapter"], prompt["table"]
     assert comfyui.run(prompt, want=["score"]).output("score").costs == ()
 
@@ -169,9 +179,11 @@ def test_seeds_files_and_the_adapters_method_are_written_down(comfyui):
     scores = comfyui.run(prompt, want=[score]).output(score)
     made = scores.rows[0].provenance
     train = prompt[prompt[score]["inputs"]["adapter"][0]]["inputs"]
-    assert made["seeds"] == [77] and made["training_seeds"] == [train["seed"]]
+    assert made["seeds"] == [77]
+    assert made["training_seeds"] == [train["seed"]]
     assert made["files"] == ["deft_demo_denoiser.safetensors", "deft_demo_vae.safetensors"]
-    assert scores.rows[0].method == train["method"] and scores.rows[0].rank == train["method.rank"]
+    assert scores.rows[0].method == train["method"]
+    assert scores.rows[0].rank == train["method.rank"]
     assert (scores.costs[0].method, scores.costs[0].rank) == (train["method"], train["method.rank"])
     json.loads(scores.jsonl().splitlines()[0])
 
@@ -185,7 +197,8 @@ def test_a_second_score_of_the_same_pictures_needs_no_forward(comfyui, monkeypat
     first = comfyui.run(scoring(label="one"), want=["score"]).output("score")
     assert sum(calls) == 8  # four pictures, two backbones
     second = comfyui.run(scoring(label="two"), want=["score"]).output("score")
-    assert sum(calls) == 8 and [row.values for row in second.rows] == [row.values for row in first.rows]
+    assert sum(calls) == 8
+    assert [row.values for row in second.rows] == [row.values for row in first.rows]
 
 
 def test_verification_of_the_demos_scorers(comfyui):
@@ -198,8 +211,10 @@ def test_verification_of_the_demos_scorers(comfyui):
         "verify": {"class_type": "DEFTVerifyScorer", "inputs": {"scorer": ["scorer", 0]}},
     }
     run = comfyui.run(prompt, want=["verify"])
-    assert run.output("verify", 1) is True and run.text("verify") == run.output("verify")
-    assert "demo DINO (64 px)" in run.output("verify") and "nobody has published" in run.output("verify")
+    assert run.output("verify", 1) is True
+    assert run.text("verify") == run.output("verify")
+    assert "demo DINO (64 px)" in run.output("verify")
+    assert "nobody has published" in run.output("verify")
 
 
 def test_a_custom_protocol_of_timms_and_open_clips_models(comfyui):
@@ -219,7 +234,8 @@ def test_a_custom_protocol_of_timms_and_open_clips_models(comfyui):
     rows = comfyui.run(scoring(scorer=own), want=["score"]).output("score").rows
     assert [(row.metric, row.pairing, row.scale) for row in rows] == [("likeness (test_vit.r160_in1k)", "matched", 100)]
     failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": "no_such_model"}), want=["score"])
-    assert failed.node_type == "DEFTLoadScorer" and "timm has no model 'no_such_model'" in failed.message
+    assert failed.node_type == "DEFTLoadScorer"
+    assert "timm has no model 'no_such_model'" in failed.message
     failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": ""}), want=["score"])
     assert "custom protocol needs a model" in failed.message
 
@@ -238,15 +254,18 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
         "protocol.scale": 1.0,
     }
     failed = comfyui.fail(scoring(scorer=own), want=["score"])
-    assert "weights of timm test_vit2.r160_in1k are missing" in failed.message and hub.asked == []
+    assert "weights of timm test_vit2.r160_in1k are missing" in failed.message
+    assert hub.asked == []
     rows = comfyui.run(scoring(scorer=own | {"download": True}), want=["score"]).output("score").rows
     assert hub.asked == ["/timm/test_vit2.r160_in1k/resolve/main/model.safetensors"]
     path = comfyui.base / "models" / "scorers" / "test_vit2.r160_in1k.safetensors"
-    assert path.read_bytes() == hub.content and rows[0].provenance["weights_sha256"] == hub.promised
+    assert path.read_bytes() == hub.content
+    assert rows[0].provenance["weights_sha256"] == hub.promised
     path.unlink()
     hub.promised = "0" * 64
     failed = comfyui.fail(scoring(scorer=own | {"download": True, "protocol.scale": 2.0}), want=["score"])
-    assert failed.node_type == "DEFTLoadScorer" and "is not the promised file" in failed.message
+    assert failed.node_type == "DEFTLoadScorer"
+    assert "is not the promised file" in failed.message
     assert not path.exists()
 
 
@@ -304,7 +323,8 @@ def test_a_clip_vision_measures_clip_i(comfyui):
 
     ours, theirs = small_clip_vision(comfy.clip_vision)
     encoder = comfyui.module("nodes.scorers").clip_vision_encoder(ours)
-    assert encoder.kind == "clip_vision" and "the CLIP_VISION, float16" in encoder.name
+    assert encoder.kind == "clip_vision"
+    assert "the CLIP_VISION, float16" in encoder.name
     pictures = [Image.open(comfyui.base / "input" / f"{name}.png").convert("RGB") for name in ("score0", "wide")]
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     with torch.no_grad():
@@ -331,7 +351,8 @@ def test_missing_weights_are_named(comfyui):
 
 def test_an_unknown_override_does_not_pass(comfyui):
     failed = comfyui.fail(scoring(scorer={"dino_weights": "../../secret.safetensors"}), want=["score"])
-    assert failed.stage == "validation" and "dino_weights" in failed.message
+    assert failed.stage == "validation"
+    assert "dino_weights" in failed.message
 
 
 def test_a_replaced_weight_file_is_loaded_again(comfyui):
@@ -357,4 +378,5 @@ def test_comfyuis_memory_management_has_the_encoders(comfyui):
     run = comfyui.run(scoring(label="managed"), want=["scorer", "score"])
     modules = [backbone.module for backbone in run.output("scorer").backbones.values()]
     loaded = [entry.model.model for entry in comfy.model_management.current_loaded_models]
-    assert len(modules) == 2 and all(any(module is one for one in loaded) for module in modules)
+    assert len(modules) == 2
+    assert all(any(module is one for one in loaded) for module in modules)

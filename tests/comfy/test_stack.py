@@ -19,17 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import models
+from .pack import Pack
 from .test_adapter_nodes import latent, node, sampling, training_prompt
-from .test_stacking import PROJECTION, Pack, delta, foreign_tensors, same_weights
+from .test_stacking import PROJECTION, delta, foreign_tensors, random_adapter, same_weights
 
 KEY = f"{PROJECTION}.weight"
 Stack = list[tuple[str, float, float]]
 Files = dict[str, tuple[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def files(pack: Pack) -> Iterator[Files]:
     folder.mkdir()
     found: Files = {}
     for seed, label in enumerate(("qr", "para", "lora")):
-        adapter = pack.adapter(label, [PROJECTION], model, seed=10 + 20 * seed)
+        adapter = random_adapter(pack, label, [PROJECTION], model, seed=10 + 20 * seed)
         pack.native.write(adapter, folder / f"{label}.safetensors", {"modelspec.trigger_phrase": f"{label} word"})
         found[label] = (f"stack/{label}.safetensors", adapter)
     for seed, kind in enumerate(("loha", "lokr")):
@@ -102,7 +98,8 @@ def test_rows_are_applied_one_after_the_other(stack: Any, files: Files, order: t
     if set(order) != {order[0]}:
         other = models.patched_weights(one_by_one(model, chosen[::-1]))[KEY]
         assert models.relative(other, wanted) > 1e-3  # the order is told apart
-    assert clip is None and same_weights(model, base)
+    assert clip is None
+    assert same_weights(model, base)
     assert given == [(file, strength, strength) for file, strength in chosen]
     starts = [f"Row {number}: {file}: 1 layers applied (1 " for number, (file, _) in enumerate(chosen, start=1)]
     assert [line[: len(start)] for line, start in zip(report.splitlines()[::2], starts)] == starts
@@ -143,8 +140,11 @@ def test_rows_that_are_off_or_empty_are_left_out(stack: Any, files: Files) -> No
     patched, _, given, words, report = stack.execute(model, **chosen).result
     wanted = models.patched_weights(one_by_one(model, [(para, 0.5)]))[KEY]
     assert torch.equal(models.patched_weights(patched)[KEY], wanted)
-    assert given == [(para, 0.5, 0.5)] and words == "para word" and report.startswith("Row 3: ")
-    assert "Row 1" not in report and "Row 4" not in report
+    assert given == [(para, 0.5, 0.5)]
+    assert words == "para word"
+    assert report.startswith("Row 3: ")
+    assert "Row 1" not in report
+    assert "Row 4" not in report
 
 
 def test_strength_zero_is_the_base_and_keeps_its_words(stack: Any, files: Files) -> None:
@@ -152,7 +152,8 @@ def test_strength_zero_is_the_base_and_keeps_its_words(stack: Any, files: Files)
     model = models.sd3()
     patched, _, given, words, _ = stack.execute(model, **rows((files["qr"][0], 0.0))).result
     assert torch.equal(models.patched_weights(patched)[KEY], models.weights(model)[KEY])
-    assert given == [(files["qr"][0], 0.0, 0.0)] and words == "qr word"
+    assert given == [(files["qr"][0], 0.0, 0.0)]
+    assert words == "qr word"
 
 
 def test_nothing_on_gives_back_what_came(stack: Any) -> None:
@@ -179,7 +180,8 @@ def test_clip(comfyui: Any, pack: Pack, stack: Any, files: Files) -> None:
         assert changed.patcher.patches.keys() == wanted.patcher.patches.keys() == {key}
         weight = changed.patcher.patches[key]
         assert [patch[0] for patch in weight] == [patch[0] for patch in wanted.patcher.patches[key]] == [0.5]
-        assert given == [("stack/text.safetensors", 0.5, 0.5)] and "1 layers applied" in report
+        assert given == [("stack/text.safetensors", 0.5, 0.5)]
+        assert "1 layers applied" in report
         with pytest.raises(ValueError, match=r"^Row 2: All layers of stack/text\.safetensors .*connect the CLIP"):
             stack.execute(models.sd3(), **rows((files["qr"][0],), ("stack/text.safetensors",)))
     finally:
@@ -256,7 +258,9 @@ def test_forms_that_other_packs_pass_on(pack: Pack, stack: Any, files: Files) ->
 
 def test_without_a_model_only_the_stack_and_the_words(stack: Any, files: Files) -> None:
     model, clip, given, words, report = stack.execute(**rows((files["qr"][0], 0.5), (files["loha"][0],))).result
-    assert model is None and clip is None and words == "qr word"
+    assert model is None
+    assert clip is None
+    assert words == "qr word"
     assert given == [(files["qr"][0], 0.5, 0.5), (files["loha"][0], 1.0, 1.0)]
     assert report.count("not applied: there is no model") == 2
 
@@ -318,13 +322,12 @@ def test_a_file_that_fits_nothing_is_an_error_of_its_row(pack: Pack, stack: Any,
 
 
 @pytest.fixture
-def demo_files(comfyui: Any) -> Iterator[list[str]]:
+def demo_files(comfyui: Any, pack: Pack) -> Iterator[list[str]]:
     """A DEFT and a PaRa file for the demo's denoiser."""
     run = comfyui.run({"model": training_prompt()["model"]}, want=["model"])
-    pack = Pack(comfyui)
     paths = []
     for seed, label in enumerate(("qr", "para")):
-        adapter = pack.adapter(label, [PROJECTION], run.output("model"), seed=10 + 20 * seed)
+        adapter = random_adapter(pack, label, [PROJECTION], run.output("model"), seed=10 + 20 * seed)
         paths.append(pack.native.write(adapter, pack.loras / f"stack_{label}.safetensors"))
     yield [path.name for path in paths]
     for path in paths:
@@ -389,7 +392,8 @@ def test_it_runs_again_when_a_file_or_its_record_changes(comfyui: Any, demo_file
     try:
         record.write_text('{"trainedWords": ["sks"]}')
         after = output()
-        assert after is not before and comfyui.run(prompt, want=["it"]).output("it", 3) == "sks"
+        assert after is not before
+        assert comfyui.run(prompt, want=["it"]).output("it", 3) == "sks"
         record.write_text('{"trainedWords": ["sks", "dog"]}')
         assert comfyui.run(prompt, want=["it"]).output("it", 3) == "sks, dog"
     finally:

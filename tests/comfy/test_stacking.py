@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 
 BLOCK = "diffusion_model.joint_blocks.0"
 PROJECTION = f"{BLOCK}.x_block.attn.proj"
@@ -33,29 +34,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 
 
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.methods = comfyui.module("deft_ops.methods")
-        self.files = comfyui.module("deft_ops.files")
-        self.native = comfyui.module("deft_ops.files.native")
-        self.apply = comfyui.module("patches.apply").apply
-        self.weight_adapter = comfyui.module("patches.weight_adapter")
-        self.loras = comfyui.base / "models" / "loras"
-
-    def adapter(self, label: str, names: list[str], model: Any = None, seed: int = 10, **shapes: tuple) -> Any:
-        """A random adapter, by a label of METHODS; shapes are those of the model's weights where none are given."""
-        state = {} if model is None else model.model.state_dict()
-        method, options = METHODS[label]
-        found = {name: shapes.get(name.rpartition(".")[2]) or tuple(state[f"{name}.weight"].shape) for name in names}
-        return self.adapters.from_layers(models.deft_layers(found, self.methods.get(method), seed=seed, **options))
-
-
-@pytest.fixture(scope="module")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
+def random_adapter(pack: Pack, label: str, names: list[str], model: Any = None, seed: int = 10, **shapes: tuple) -> Any:
+    """A random adapter, by a label of METHODS; shapes are those of the model's weights where none are given."""
+    method, options = METHODS[label]
+    given = {name: shapes[name.rpartition(".")[2]] for name in names if name.rpartition(".")[2] in shapes}
+    return pack.adapter(model, names, method, given, seed=seed, **options)
 
 
 def delta(adapter: Any, name: str, weight: Tensor, removal: float = 1.0, injection: float = 1.0) -> Tensor:
@@ -147,7 +130,7 @@ def member(pack: Pack, label: str, model: Any, seed: int, name: str = PROJECTION
     shape = model.model.state_dict()[f"{name}.weight"].shape
     if not label.startswith("core-"):
         if label in METHODS:
-            adapter = pack.adapter(label, [name], model, seed)
+            adapter = random_adapter(pack, label, [name], model, seed)
 
             def added(weight: Tensor, strength: float) -> Tensor:
                 return strength * delta(adapter, name, weight)
@@ -355,10 +338,10 @@ def test_slices_and_the_whole_of_a_fused_weight(pack: Pack, stacking: str, order
     base = models.weights(model)[key]
     names = {part: f"transformer_blocks.0.attn.to_{part}" for part in "qk"}
     slices = [
-        pack.adapter(label, list(names.values()), seed=seed, to_q=(64, 64), to_k=(64, 64))
+        random_adapter(pack, label, list(names.values()), seed=seed, to_q=(64, 64), to_k=(64, 64))
         for label, seed in (("qr", 10), ("para", 30))
     ]
-    whole = pack.adapter("relu", [QKV], model, seed=50)
+    whole = random_adapter(pack, "relu", [QKV], model, seed=50)
     stack = [*slices, whole] if order == "slices first" else [whole, *slices]
     patched, wanted = model, base.double()
     for adapter in stack:
@@ -388,7 +371,10 @@ def test_rows_in_two_orders(pack: Pack) -> None:
     own, theirs = "diffusion_model.final_layer.adaLN_modulation.1", "norm_out.linear"
     key = f"{own}.weight"
     base = models.weights(model)[key]
-    first, second = pack.adapter("qr", [own], model, 10), pack.adapter("relu", [theirs], seed=30, linear=(128, 64))
+    first, second = (
+        random_adapter(pack, "qr", [own], model, 10),
+        random_adapter(pack, "relu", [theirs], seed=30, linear=(128, 64)),
+    )
     swapped = torch.cat([base[64:], base[:64]])
     change = delta(second, theirs, swapped)
     wanted = base.double() + delta(first, own, base) + torch.cat([change[64:], change[:64]])
@@ -438,7 +424,10 @@ def whole_stack(pack: Pack, model: Any, stacking: str) -> Any:
     """Three adapters of all layers on a model."""
     for label, seed, strength in (("qr", 10, 0.6), ("para", 30, 0.5), ("relu", 50, 0.4)):
         model = pack.apply(
-            pack.adapter(label, every_layer(model), model, seed), model, strength_model=strength, stacking=stacking
+            random_adapter(pack, label, every_layer(model), model, seed),
+            model,
+            strength_model=strength,
+            stacking=stacking,
         )[0]
     return model
 
@@ -481,7 +470,8 @@ def test_low_vram_and_partial_loading(pack: Pack, kind: str, stacking: str) -> N
     assert counts[0] > counts[1] > counts[2] == 0 < counts[3]
     for output in (low, part, loaded, unloaded):
         assert models.relative(output, full) < 1e-5
-    assert torch.equal(after, plain) and same_weights(model, base)
+    assert torch.equal(after, plain)
+    assert same_weights(model, base)
 
 
 @pytest.mark.parametrize("stacking", STACKINGS)
@@ -631,7 +621,8 @@ def test_from_base_is_what_peft_merges(pack: Pack, tmp_path: Path, kinds: list[s
         patched = model
         for folder in names:
             patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking=stacking)
-            assert report.matched == 1 and not report.unmatched
+            assert report.matched == 1
+            assert not report.unmatched
         found[stacking] = models.patched_weights(patched)[key]
     assert models.relative(merged, base) > 1e-2
     assert models.relative(found["from_base"], merged) < 1e-5
@@ -658,7 +649,8 @@ def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path
         patched = model
         for folder in names:
             patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking=stacking)
-            assert report.matched == 32 and not report.unmatched
+            assert report.matched == 32
+            assert not report.unmatched
         outputs[stacking] = models.network_output(patched, **inputs)
         if stacking == "from_base":
             found = models.patched_weights(patched)
@@ -685,7 +677,7 @@ def test_strength_zero_is_the_base_bit_for_bit(pack: Pack, label: str, dtype: to
     base = models.weights(model)
     assert base[f"{PROJECTION}.weight"].dtype == dtype
     plain = models.sample(model)
-    adapter = pack.adapter(label, every_layer(model), model)
+    adapter = random_adapter(pack, label, every_layer(model), model)
     none = pack.apply(adapter, model, strength_model=0)[0]
     weighed = pack.apply(adapter, model, removal=0, injection=0)[0]
     assert weighed.patches.keys() == {f"{name}.weight" for name in every_layer(model)}
@@ -709,7 +701,7 @@ def test_strength_removal_and_injection(pack: Pack, label: str, parts: tuple[flo
     model = models.sd3()
     key = f"{PROJECTION}.weight"
     base = models.weights(model)[key]
-    adapter = pack.adapter(label, [PROJECTION], model)
+    adapter = random_adapter(pack, label, [PROJECTION], model)
     change = delta(adapter, PROJECTION, base, removal, injection)
     for strength in (-1.5, 0.3, 1.0, 4.0):
         patched = pack.apply(adapter, model, strength_model=strength, removal=removal, injection=injection)[0]
@@ -730,7 +722,7 @@ def test_the_strength_of_the_weight_itself(pack: Pack, stacking: str) -> None:
     model = models.sd3()
     key = f"{PROJECTION}.weight"
     base = models.weights(model)[key].double()
-    one = pack.adapter("qr", [PROJECTION], model)
+    one = random_adapter(pack, "qr", [PROJECTION], model)
     patch = pack.apply(one, model)[0].patches[key][0][1]
     scaled = model.clone()
     scaled.add_patches({key: patch}, 0.5, 0.8)
@@ -745,7 +737,7 @@ def test_a_merge_of_two_models_and_an_adapter(pack: Pack) -> None:
     first, second = models.sd3(seed=0), models.sd3(seed=1)
     key = f"{PROJECTION}.weight"
     W, V = models.weights(first)[key].double(), models.weights(second)[key].double()
-    one, two = (pack.adapter(label, [PROJECTION], first, seed) for label, seed in (("qr", 10), ("relu", 30)))
+    one, two = (random_adapter(pack, label, [PROJECTION], first, seed) for label, seed in (("qr", 10), ("relu", 30)))
     left, right = pack.apply(one, first)[0], pack.apply(two, second)[0]
     merged = ModelMergeSimple().merge(left, right, 0.7)[0]
     mixed = 0.7 * (W + delta(one, PROJECTION, W)) + 0.3 * (V + delta(two, PROJECTION, V))

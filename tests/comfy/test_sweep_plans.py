@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ..scripts import load_script
-from .conftest import BASE, ROOT
-from .test_tables import of_kind, prompt_of, small, tables
+from deft_pack.workflow_sources import plans
 
-plans = load_script("make_plans")
+from .conftest import BASE, ROOT
+from .test_tables import of_kind, prompt_of, small
+
 FOLDER = ROOT / "sweeps" / "plans"
 PLANS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 WORKFLOWS = ("sweep_demo", "sweep_sd15", "sweep_sdxl")
@@ -120,16 +120,6 @@ def cell(name: str, **labels: str) -> Prompt:
 # ---------------------------------------------------------------------------------------------------------- the files
 
 
-def test_the_script_makes_the_files() -> None:
-    written = {
-        ROOT / "example_workflows" / "api" / f"{name}.json": json.dumps(prompt, indent=2) + "\n"
-        for name, prompt in plans.workflows().items()
-    }
-    written |= {FOLDER / f"{name}.yaml": text for name, text in plans.plans().items()}
-    assert {path.stem for path in written} == {*WORKFLOWS, *PLANS} - {"demo"}
-    assert [path for path, text in written.items() if path.read_text() != text] == [], "run scripts/make_plans.py"
-
-
 def test_the_csv_files_are_those_of_dreambooth() -> None:
     """Its own list has classes and prompts; which subjects are alive is told by their classes."""
     if not DATA.is_dir():
@@ -138,7 +128,8 @@ def test_the_csv_files_are_those_of_dreambooth() -> None:
     classes = dict(line.split(",") for line in text.split("Prompts")[0].splitlines() if "," in line)
     assert classes.pop("subject_name") == "class"
     rows = csv_rows("dreambooth_subjects.csv")
-    assert {row["name"]: row["class"] for row in rows} == classes and len(rows) == 30
+    assert {row["name"]: row["class"] for row in rows} == classes
+    assert len(rows) == 30
     assert {row["name"] for row in rows} == {path.name for path in DATA.iterdir() if path.is_dir()}
     assert {row["class"] for row in rows if row["kind"] == "live"} == {"cat", "dog"}
     assert {row["kind"] for row in rows if row["class"] not in ("cat", "dog")} == {"object"}
@@ -183,7 +174,8 @@ def test_plans_name_nodes_and_inputs_that_are_there(comfyui: Any, name: str) -> 
         assert {*value.get("mute", []), *value.get("bypass", [])} <= set(ids)
     assert set(plan["outputs"]["only"]) | {plan["report"]["picture"]} <= set(ids)
     named = [axis for key, axes in plan["report"].items() if key != "picture" for axis in axes]
-    assert named and set(named) <= set(plan["axes"])
+    assert named
+    assert set(named) <= set(plan["axes"])
     assert plan["name"] == name
 
 
@@ -192,7 +184,7 @@ def test_plans_name_nodes_and_inputs_that_are_there(comfyui: Any, name: str) -> 
 )
 def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
     """Every training, sampling and scoring of the example of the table, with the same values."""
-    made, whole = tables.TABLES[table], prompt_of(table)
+    made, whole = plans.TABLES[table], prompt_of(table)
     methods = values_of(plan_of(name)["axes"]["method"])
     assert list(methods) == [row.label for row in made.methods]
     for number, subject in enumerate(made.subjects, 1):
@@ -300,7 +292,7 @@ def test_the_workflows_run_as_they_are(comfyui: Any, photos: None, name: str) ->
 @pytest.mark.parametrize("name", ["table1", "table2"])
 def test_every_row_of_a_plan_runs(comfyui: Any, photos: None, name: str) -> None:
     """Each row gives other pictures, so each is of its own method."""
-    table, seen = tables.TABLES[f"deft_{name}"], {}
+    table, seen = plans.TABLES[f"deft_{name}"], {}
     subject, count = {"table1": ("bear_plushie", 2), "table2": ("kitten", 1)}[name]
     for row in table.methods:
         records = run_cell(comfyui, cell(name, method=row.label, subject=subject))

@@ -6,18 +6,16 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..scripts import load_script
+from deft_pack.workflow_sources import plans, prompt, tables
+from deft_pack.workflow_sources.examples.deft_table2.source import NINE
+
 from .conftest import BASE, ROOT
 
 NAMES = ("deft_table1", "deft_table2")
-
-
-tables = load_script("make_tables")
 
 
 def prompt_of(name: str) -> dict[str, Any]:
@@ -28,16 +26,6 @@ def prompt_of(name: str) -> dict[str, Any]:
 def of_kind(prompt: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
     """The inputs of all nodes of some kinds, in order."""
     return [node["inputs"] for node in prompt.values() if node["class_type"] in kinds]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_script_makes_the_files(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "example_workflows" / "api"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr(tables, "API", folder)
-    tables.main()
-    committed = ROOT / "example_workflows" / "api" / f"{name}.json"
-    assert (folder / f"{name}.json").read_bytes() == committed.read_bytes(), "run scripts/make_tables.py"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,19 +94,22 @@ def test_settings_are_the_nodes_own(comfyui: Any, name: str) -> None:
     settings = comfyui.module("nodes.training_settings")
     inputs = settings.DEFTTrainingSettings.define_schema().inputs
     known = {item.id: item.default for item in inputs if not item.optional}
-    assert set(tables.SETTINGS) == set(known)
-    changed = {key for key, value in tables.SETTINGS.items() if value != known[key]} - {"preset"}
+    assert set(prompt.SETTINGS) == set(known)
+    changed = {key for key, value in prompt.SETTINGS.items() if value != known[key]} - {"preset"}
     assert changed == {"run_name", "checkpoint_every", "keep"}
 
 
 def test_the_prompts_are_those_of_dreambooth() -> None:
     objects, live = tables.PROMPTS["object"], tables.PROMPTS["live"]
     assert len(set(objects)) == len(set(live)) == 25
-    assert len(set(objects) & set(live)) == 15 and len(set(tables.NINE)) == 9
+    assert len(set(objects) & set(live)) == 15
+    assert len(set(NINE)) == 9
     nodes = of_kind(prompt_of("deft_table1"), "DEFTPrompts")
     first, second, third = (inputs["prompts"].splitlines() for inputs in nodes)
-    assert first[0] == "a sks stuffed animal in the jungle" and first[-1] == "a cube shaped sks stuffed animal"
-    assert second[10] == "a sks cat wearing a red hat" and third[24] == "a cube shaped sks dog"
+    assert first[0] == "a sks stuffed animal in the jungle"
+    assert first[-1] == "a cube shaped sks stuffed animal"
+    assert second[10] == "a sks cat wearing a red hat"
+    assert third[24] == "a cube shaped sks dog"
     assert not any(
         "." in line
         for inputs in of_kind(prompt_of("deft_table2"), "DEFTPrompts")
@@ -185,7 +176,7 @@ def small(prompt: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
-    table = tables.TABLES[name]
+    table = plans.TABLES[name]
     end = str(1000 * (len(table.subjects) + 1))
     prompt = small(prompt_of(name))
     run = comfyui.run(prompt, want=[end])
@@ -196,9 +187,11 @@ def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
     assert "## Oddities of the published table" in run.output(end, 5)
     measured = [record for record in records if "metric" in record]
     scores = {(record["label"], record["subject"], record["metric"]): record for record in measured}
-    assert scores.keys() == wanted and len(wanted) == len(measured)
+    assert scores.keys() == wanted
+    assert len(wanted) == len(measured)
     for record in scores.values():
-        assert math.isfinite(record["value"]) and record["images"] == 2 * min(2, table.batch)
+        assert math.isfinite(record["value"])
+        assert record["images"] == 2 * min(2, table.batch)
         assert record["provenance"]["seeds"] == [42]
         assert not any(table.token and table.token in text for text in record["texts"])
     costs = [(record["label"], record["subject"]) for record in records if "training_seconds" in record]

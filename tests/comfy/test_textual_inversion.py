@@ -15,16 +15,7 @@ from . import models
 from .architectures import text_model
 from .test_adapter_nodes import node, training_prompt
 from .test_training import backward
-from .test_training_runs import Pack, as_loaded
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    found.token = comfyui_session.module("trainers.run.token")  # type: ignore[attr-defined]
-    found.network = comfyui_session.module("trainers.step.network")  # type: ignore[attr-defined]
-    found.repairs = comfyui_session.module("trainers.step.repairs")  # type: ignore[attr-defined]
-    return found
+from .test_training_runs import as_loaded
 
 
 def clip_of(kind: str, folder: Path) -> Any:
@@ -51,7 +42,8 @@ def test_the_vectors_do_what_comfyui_does_with_the_file(pack: Any, tmp_path: Pat
     for key, vectors in token.vectors.items():
         table = pack.token.table_of(clip, key)
         ids = pack.token.ids_of(pack.token.tokenizers(clip)[key], "old dog")
-        assert torch.equal(vectors, table[[*ids, ids[0]]]) and len(ids) == 2  # as the words, from the first again
+        assert torch.equal(vectors, table[[*ids, ids[0]]])  # as the words, from the first again
+        assert len(ids) == 2
         with torch.no_grad():
             vectors += models.random(*vectors.shape, seed=len(key))
     captions = ["a photo of {}", "{}, (on {} grass:1.3) and more", "word " * 90 + "{} end", "none"]
@@ -63,7 +55,8 @@ def test_the_vectors_do_what_comfyui_does_with_the_file(pack: Any, tmp_path: Pat
             own = clip.cond_stage_model.encode_token_weights(token.placed(marked))
             from_file = clip.tokenize(caption.replace("{}", "embedding:sks-1 "))
             theirs = clip.encode_from_tokens(from_file, return_pooled=True)
-        assert torch.equal(own[0], theirs[0]) and torch.equal(own[1], theirs[1])
+        assert torch.equal(own[0], theirs[0])
+        assert torch.equal(own[1], theirs[1])
     assert clip.tokenize("none") == tokens[3]
 
 
@@ -91,7 +84,8 @@ def test_every_encoder_gets_its_gradient(pack: Any, tmp_path: Path, kind: str) -
                 vectors.sub_(2 * step * gradient)
                 down = value()
                 vectors.add_(step * gradient)
-            assert gradient[0].any() and gradient[1].any()
+            assert gradient[0].any()
+            assert gradient[1].any()
             assert float((up - down) / (2 * step)) == pytest.approx(float(gradient.square().sum()), rel=0.05)
 
 
@@ -170,7 +164,9 @@ def test_gradient_of_the_vectors(pack: Any, projected: Any) -> None:
                 values.append(loss())
                 with torch.no_grad():
                     vectors.sub_(sign * step * gradient)
-    assert gradient.norm() > 1e-4 and gradient[0].any() and gradient[1].any()
+    assert gradient.norm() > 1e-4
+    assert gradient[0].any()
+    assert gradient[1].any()
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(gradient.square().sum()), rel=0.02)
 
 
@@ -189,10 +185,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(pack: Any, projected: A
 
     whole = run(8).adapter
     first, resumed = run(4, folder).adapter, run(8, folder)
-    assert "resumed at step 4" in resumed.report and resumed.report.count("textual_inversion: sks-1, 2 vectors") == 1
-    assert whole.keys() == {"clip_l"} == first.keys() and whole["clip_l"].shape == (2, 192)
-    assert torch.equal(whole["clip_l"], resumed.adapter["clip_l"]) and not torch.equal(whole["clip_l"], first["clip_l"])
-    assert whole.metadata["method"] == "textual_inversion" and '"token": "sks-1"' in whole.metadata["training"]
+    assert "resumed at step 4" in resumed.report
+    assert resumed.report.count("textual_inversion: sks-1, 2 vectors") == 1
+    assert whole.keys() == {"clip_l"} == first.keys()
+    assert whole["clip_l"].shape == (2, 192)
+    assert torch.equal(whole["clip_l"], resumed.adapter["clip_l"])
+    assert not torch.equal(whole["clip_l"], first["clip_l"])
+    assert whole.metadata["method"] == "textual_inversion"
+    assert '"token": "sks-1"' in whole.metadata["training"]
     assert all(torch.equal(value, before[key]) for key, value in models.weights(model).items())
     assert all(torch.equal(value, table[key]) for key, value in projected.cond_stage_model.state_dict().items())
 
@@ -221,15 +221,6 @@ def inversion(**changed: Any) -> dict[str, Any]:
     return node("DEFTTrainTextualInversion", **(inputs | changed))
 
 
-@pytest.fixture
-def embeddings(comfyui: Any) -> Any:
-    """ComfyUI's models/embeddings, emptied afterwards."""
-    folder = comfyui.base / "models" / "embeddings"
-    yield folder
-    for file in folder.glob("deft-*"):
-        file.unlink()
-
-
 def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Path) -> None:
     prompt = training_prompt() | {
         "train": inversion(),
@@ -238,12 +229,15 @@ def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Pat
     }
     run = comfyui.run(prompt, want=["train", "new", "clip"])
     name, losses, report = (run.output("train", slot) for slot in range(3))
-    assert name == "embedding:deft-test" and len(losses["loss"]) == 60
+    assert name == "embedding:deft-test"
+    assert len(losses["loss"]) == 60
     third = losses["loss"][:20], losses["loss"][-20:]
     assert sum(third[1]) < sum(third[0])
     tensors = load_file(embeddings / "deft-test.safetensors")
-    assert tensors.keys() == {"clip_l"} and tensors["clip_l"].shape == (2, 192)
-    assert "2 vectors in clip_l, 384 trained values" in report and "deft-test.safetensors" in report
+    assert tensors.keys() == {"clip_l"}
+    assert tensors["clip_l"].shape == (2, 192)
+    assert "2 vectors in clip_l, 384 trained values" in report
+    assert "deft-test.safetensors" in report
     cond: Tensor = run.output("new")[0][0]
     clip = run.output("clip")
     with torch.inference_mode():
@@ -271,7 +265,8 @@ def test_what_the_node_refuses(comfyui: Any, embeddings: Path, changed: dict[str
     wrong = node("PrimitiveString", value="a picture of nothing")
     prompt = training_prompt() | {"train": inversion(**changed), "wrong": wrong}
     failed = comfyui.fail(prompt, want=["train"])
-    assert failed.node_type == "DEFTTrainTextualInversion" and text in failed.message
+    assert failed.node_type == "DEFTTrainTextualInversion"
+    assert text in failed.message
     assert not list(embeddings.glob("deft-*"))
 
 

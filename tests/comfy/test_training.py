@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .pack import Pack
 
 METHODS = [
     ("deft", {"projector": "qr"}),
@@ -22,30 +23,6 @@ METHODS = [
 ]
 METHOD_IDS = ["deft-qr", "deft-relu-paper", "para", "lora", "svdiff", "dreambooth"]
 FULL_RANK = ("svdiff", "dreambooth")
-
-
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.methods = comfyui.module("deft_ops.methods")
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.apply = comfyui.module("patches.apply").apply
-        self.data = comfyui.module("trainers.data.batches")
-        self.loop = comfyui.module("trainers.run.loop")
-        self.material = comfyui.module("trainers.data.material")
-        self.settings = comfyui.module("trainers.settings.settings")
-        self.trainer = comfyui.module("trainers.run.trainer")
-        self.objective = comfyui.module("trainers.step.objective")
-        self.targets = comfyui.module("trainers.settings.targets")
-        self.frozen = comfyui.module("trainers.step.frozen")
-        self.network = comfyui.module("trainers.step.network")
-        self.reproducible = comfyui.module("trainers.step.reproducible")
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
 
 
 def as_loaded(make: Callable[[], Any]) -> Any:
@@ -214,8 +191,8 @@ def test_captions_of_different_lengths_go_in_groups(pack: Pack) -> None:
     ordinary = models.sd3()
     latents = models.latents(ordinary, 3)
     captions = [entry for seed, tokens in ((20, 7), (30, 11), (40, 7)) for entry in models.conditioning(seed, tokens)]
-    conds = pack.data.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
-    assert pack.data.groups(conds) == [[0, 2], [1, 3]]
+    conds = pack.batches.encode_conditioning(ordinary.model, captions + captions[1:2], (1, 16, 8, 8), models.CPU)
+    assert pack.batches.groups(conds) == [[0, 2], [1, 3]]
     params, expected = reference_step(pack, ordinary, latents, captions, chosen)
     trainer, loss = one_step(pack, as_loaded(models.sd3), latents, captions, chosen)
     assert loss == pytest.approx(float(expected), rel=1e-5)
@@ -375,13 +352,17 @@ def test_noise_levels(pack: Pack) -> None:
     drawn = pack.objective.sample_sigmas(discrete, 4000, models.generator(0))
     assert torch.isin(drawn, discrete.sigmas).all()
     quantiles = torch.searchsorted(discrete.sigmas, drawn).float() / 1000
-    assert abs(float(quantiles.mean()) - 0.5) < 0.02 and abs(float(quantiles.std()) - 12**-0.5) < 0.02
+    assert abs(float(quantiles.mean()) - 0.5) < 0.02
+    assert abs(float(quantiles.std()) - 12**-0.5) < 0.02
     flow = models.sd3().model.model_sampling
     drawn = pack.objective.sample_sigmas(flow, 2000, models.generator(0))
     shift = flow.shift
     normal = torch.logit(drawn / (shift - (shift - 1) * drawn))  # the shift undone, then the logit
-    assert shift == 3 and float(drawn.min()) > 0 and float(drawn.max()) < 1
-    assert abs(float(normal.mean())) < 0.06 and abs(float(normal.std()) - 1) < 0.05
+    assert shift == 3
+    assert float(drawn.min()) > 0
+    assert float(drawn.max()) < 1
+    assert abs(float(normal.mean())) < 0.06
+    assert abs(float(normal.std()) - 1) < 0.05
 
 
 # --------------------------------------------------------------------------------------------------- reproducibility
@@ -394,7 +375,8 @@ def test_the_same_seed_gives_the_same_bits(pack: Pack, method: str, options: dic
     torch.manual_seed(2)
     again = train(pack, as_loaded(models.sd3), method=method, options=options, seed=7, batch_size=2)
     other = train(pack, as_loaded(models.sd3), method=method, options=options, seed=8, batch_size=2)
-    assert first.losses == again.losses and first.losses != other.losses
+    assert first.losses == again.losses
+    assert first.losses != other.losses
     assert first.adapter.keys() == again.adapter.keys() == other.adapter.keys()
     assert all(torch.equal(first.adapter[key], again.adapter[key]) for key in first.adapter)
     name = next(key for key in first.adapter if not key.endswith("alpha"))
@@ -458,7 +440,8 @@ def test_what_cannot_be_deterministic(pack: Pack, monkeypatch: pytest.MonkeyPatc
     found = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
     assert len(calls) == 7
     assert all(torch.equal(found.adapter[key], wanted.adapter[key]) for key in wanted.adapter)
-    assert told in found.report and "deterministic" not in wanted.report
+    assert told in found.report
+    assert "deterministic" not in wanted.report
 
 
 def test_other_errors_of_a_step_are_not_taken_for_that(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +478,8 @@ def test_global_random_numbers_are_untouched(pack: Pack) -> None:
 
     before, python = torch.get_rng_state(), random.getstate()
     train(pack, as_loaded(models.sd3))
-    assert torch.equal(torch.get_rng_state(), before) and random.getstate() == python
+    assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == python
 
 
 # ------------------------------------------------------------------------------------------------- what is left behind
@@ -535,7 +519,8 @@ def test_the_model_is_left_as_it_was(pack: Pack, make: Callable[[], Any], checkp
     assert all(torch.equal(after[key], values[key]) for key in values)
     assert torch.equal(models.sample(model), latent)
     patched, _, report = pack.apply(result.adapter, model)
-    assert not report.unmatched and not torch.equal(models.sample(patched), latent)
+    assert not report.unmatched
+    assert not torch.equal(models.sample(patched), latent)
     assert torch.equal(models.sample(model), latent)
 
 
@@ -600,13 +585,16 @@ def test_training_lowers_the_loss_and_says_what_it_did(pack: Pack, method: str, 
         on_step=seen.append,
     )
     assert losses_fall(result.losses)
-    assert [progress.step for progress in seen] == list(range(1, 61)) and seen[-1].steps == 60
+    assert [progress.step for progress in seen] == list(range(1, 61))
+    assert seen[-1].steps == 60
     assert [progress.loss for progress in seen] == result.losses
     assert all(progress.grad_norm > 0 and progress.seconds > 0 for progress in seen)
     layers = pack.targets.select(model.model.diffusion_model, "all linear")
     title = method if method in FULL_RANK else f"{method} rank 8"
-    assert f"{title}: {len(layers)} layers" in result.report and "WARNING" not in result.report
-    assert result.adapter.metadata["method"] == method and result.adapter.metadata["base_model"] == "SD3"
+    assert f"{title}: {len(layers)} layers" in result.report
+    assert "WARNING" not in result.report
+    assert result.adapter.metadata["method"] == method
+    assert result.adapter.metadata["base_model"] == "SD3"
     assert len(result.adapter.metadata["base_hash"]) == 64
 
 
@@ -669,8 +657,10 @@ def test_presets(pack: Pack, preset: str, sd3: set[str], unet: set[str]) -> None
         known = sorted(sd3 | unet, key=len, reverse=True)  # net.0.proj before proj
         return {next((end for end in known if name.endswith(f".{end}")), name) for name in names}
 
-    assert ends(models.sd3(depth=2)) == sd3 and ends(models.unet()) == unet
+    assert ends(models.sd3(depth=2)) == sd3
+    assert ends(models.unet()) == unet
     root = models.unet().model.diffusion_model
     without = pack.targets.select(root, "attention without cross-attention")
-    assert without and all("attn1" in name for name in without)
+    assert without
+    assert all("attn1" in name for name in without)
     assert all("attn2" in name for name in pack.targets.select(root, preset, r"attn2\."))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from . import models
-from .test_quantised import (  # noqa: F401 (unloaded is a fixture)
+from .test_quantised import (
     FORMATS,
     ROUNDS_INPUTS,
     depth_of,
@@ -16,18 +17,23 @@ from .test_quantised import (  # noqa: F401 (unloaded is a fixture)
     quantised_sd3,
     truth,
     unload,
-    unloaded,
 )
-from .test_quantised import pack as applying  # noqa: F401 (a fixture)
 from .test_training import traces
-from .test_training_runs import pack, train  # noqa: F401 (a fixture)
+from .test_training_runs import train
+
+
+@pytest.fixture(autouse=True)
+def unloaded() -> Iterator[None]:
+    """No quantised model stays loaded: it can be unloaded in inference mode only."""
+    yield
+    unload()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_quantised_bases(pack: Any, applying: Any, kind: str) -> None:  # noqa: F811
+def test_quantised_bases(pack: Any, kind: str) -> None:
     """The losses are those of the dequantised network in float32, step after step; nothing of the base changes."""
     model = quantised_sd3(kind)
-    plain = truth(applying, model, depth_of(kind))
+    plain = truth(pack, model, depth_of(kind))
     models.network_output(model)  # loading makes new parameters of some formats
     before = traces(model)
     chosen: dict[str, Any] = {"layers": "attention and feed-forward", "steps": 4, "precision": "fp32", "method": "deft"}
@@ -42,7 +48,7 @@ def test_quantised_bases(pack: Any, applying: Any, kind: str) -> None:  # noqa: 
     assert traces(model) == before
 
 
-def test_the_input_gradient_of_a_layer_that_scales_its_input(pack: Any) -> None:  # noqa: F811
+def test_the_input_gradient_of_a_layer_that_scales_its_input(pack: Any) -> None:
     """AWQ: y = W (s x). A matrix product in full precision, so that only the gradient is looked at."""
     import inspect
     import json
@@ -68,7 +74,7 @@ def test_the_input_gradient_of_a_layer_that_scales_its_input(pack: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp8_e4m3", "scaled_fp8"])
-def test_offloaded_bases(pack: Any, kind: str) -> None:  # noqa: F811
+def test_offloaded_bases(pack: Any, kind: str) -> None:
     """All weights outside and brought in at each use, as ComfyUI does when the memory is short."""
     model = models.sd3() if kind == "fp32" else quantised_sd3(kind)
     chosen: dict[str, Any] = {"layers": "all linear", "steps": 3, "precision": "fp32"}
@@ -90,7 +96,7 @@ def test_offloaded_bases(pack: Any, kind: str) -> None:  # noqa: F811
     assert all(models.relative(found.adapter[key], expected.adapter[key]) < 1e-3 for key in found.adapter)
 
 
-def test_a_patched_base_that_is_offloaded(pack: Any) -> None:  # noqa: F811
+def test_a_patched_base_that_is_offloaded(pack: Any) -> None:
     """The patches of an adapter below are in what is trained on, though they are only applied at each use."""
     model = models.sd3()
     below = train(pack, model, steps=2, learning_rate=0.1).adapter
@@ -107,10 +113,10 @@ def test_a_patched_base_that_is_offloaded(pack: Any) -> None:  # noqa: F811
     assert found.losses != pytest.approx(train(pack, model, steps=3).losses, rel=1e-3)
 
 
-def test_a_base_that_is_dequantised_lazily(pack: Any, applying: Any) -> None:  # noqa: F811
+def test_a_base_that_is_dequantised_lazily(pack: Any) -> None:
     """As GGUF loaders do it, with and without an adapter below."""
     model = lazy_sd3()
-    plain = truth(applying, model)
+    plain = truth(pack, model)
     adapter = train(pack, plain, steps=2, learning_rate=0.1).adapter
     for base, expected in ((model, plain), (pack.apply(adapter, model)[0], pack.apply(adapter, plain)[0])):
         found = train(pack, base, steps=3, layers="attention and feed-forward")

@@ -66,7 +66,8 @@ def test_settings_reach_the_trainer(comfyui: Any) -> None:
     training = json.loads(adapter.metadata["training"])
     assert {name: training[name] for name in changed} == changed
     layers = comfyui.module("deft_ops.adapter").layers(adapter)
-    assert layers and all(name.endswith("qkv") and group["deft_Q"].shape[1] == 2 for name, group in layers.items())
+    assert layers
+    assert all(name.endswith("qkv") and group["deft_Q"].shape[1] == 2 for name, group in layers.items())
 
 
 def test_a_queue_that_is_run_again_goes_on(comfyui: Any) -> None:
@@ -75,7 +76,8 @@ def test_a_queue_that_is_run_again_goes_on(comfyui: Any) -> None:
     first = comfyui.run(prompt, want=["train"]).output("train")
     comfyui.reset()
     longer = comfyui.run(without_settings(training_prompt(seed=32, steps=5)), want=["train"])
-    assert "resumed at step 3" in longer.text("train") and len(longer.output("train", 1)["loss"]) == 5
+    assert "resumed at step 3" in longer.text("train")
+    assert len(longer.output("train", 1)["loss"]) == 5
     straight = comfyui.run(training_prompt(seed=32, steps=5), want=["train"]).output("train")
     assert all(torch.equal(longer.output("train")[key], straight[key]) for key in straight)
     runs = sorted((comfyui.base / "output" / "training").glob("adapter_*"))
@@ -107,8 +109,10 @@ def test_previews_are_shown_and_come_out_as_a_sheet(comfyui: Any) -> None:
     finally:
         comfy.utils.set_progress_bar_global_hook(hook)
     sheet, plot = run.output("train", 4), run.output("train", 3)
-    assert sheet.shape[0] == plot.shape[0] == 1 and sheet.shape[-1] == plot.shape[-1] == 3
-    assert run.ui["sheet"]["images"] and run.ui["loss"]["images"]
+    assert sheet.shape[0] == plot.shape[0] == 1
+    assert sheet.shape[-1] == plot.shape[-1] == 3
+    assert run.ui["sheet"]["images"]
+    assert run.ui["loss"]["images"]
     live = [preview for preview in live if preview is not None]  # ComfyUI leaves out other reports that come too fast
     assert [(kind, picture.size) for kind, picture, _ in live] == 2 * [("JPEG", (64, 64))]
     # The sheet's last picture is what a sampler makes with the adapter: enlarged threefold, so every third pixel.
@@ -124,7 +128,8 @@ def test_without_previews_nothing_comes_out_of_the_sheet(comfyui: Any) -> None:
         "loss": node("PreviewImage", images=["train", 3]),
     }
     run = comfyui.run(prompt, want=["train"])
-    assert "sheet" not in run.ui and run.ui["loss"]["images"]
+    assert "sheet" not in run.ui
+    assert run.ui["loss"]["images"]
 
 
 def test_prior_pictures_masks_and_the_text_encoder(comfyui: Any) -> None:
@@ -148,7 +153,8 @@ def test_prior_pictures_masks_and_the_text_encoder(comfyui: Any) -> None:
     }
     run = comfyui.run(prompt, want=["train", "both", "prior"])
     report = run.text("train")
-    assert "(8 of text encoders)" in report and "5 pictures, 1 prior picture, 5 with a mask" in report
+    assert "(8 of text encoders)" in report
+    assert "5 pictures, 1 prior picture, 5 with a mask" in report
     matched = run.output("both", 2)
     assert "19 layers applied (19 deft)" in matched, matched
 
@@ -197,7 +203,8 @@ def test_too_little_memory_through_the_executor(comfyui: Any, monkeypatch: pytes
         failed = comfyui.fail(training_prompt(steps=5, seed=33), want=["train"])
     assert "There is not enough memory for this training: switch gradient checkpointing on" in failed.message
     run = comfyui.run(training_prompt(steps=5, seed=33) | sampling(["model", 0], "base"), want=["train", "base"])
-    assert models.relative(latent(run, "base"), base) == 0 and run.output("train")
+    assert models.relative(latent(run, "base"), base) == 0
+    assert run.output("train")
 
 
 def test_a_run_s_log_is_json_lines(comfyui: Any) -> None:

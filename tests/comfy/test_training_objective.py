@@ -15,19 +15,10 @@ from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 
 from . import models
 from .architectures import comfyui_sd3, diffusers_sd3
-from .test_training_runs import Pack, as_loaded, settings
+from .pack import Pack
+from .test_training_runs import as_loaded, settings
 
 SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    found = Pack(comfyui_session)
-    for name in ("step.objective", "step.optimisation", "settings.optimizers"):
-        setattr(found, name.partition(".")[2], comfyui_session.module(f"trainers.{name}"))
-    found.names = comfyui_session.module("models.names")
-    found.methods = comfyui_session.module("deft_ops.methods")
-    return found
 
 
 def scheduler() -> Any:
@@ -152,7 +143,8 @@ def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: st
     worst = 0.0
     for name, layer in trainer.layers.items():
         one, two = (parameter.grad for parameter in peft_values(wrapped, paths[name], method))
-        assert one is not None and two is not None
+        assert one is not None
+        assert two is not None
         if method == "lora":
             pairs = [(layer.params["down"].grad, one), (layer.params["up"].grad, two)]
         else:
@@ -160,7 +152,8 @@ def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: st
         for own, theirs in pairs:
             assert float(theirs.norm()) > 0
             worst = max(worst, models.relative(own, theirs))
-    assert len(trainer.layers) >= 8 and worst < 1e-3, worst
+    assert len(trainer.layers) >= 8, worst
+    assert worst < 1e-3, worst
 
 
 # ------------------------------------------------------------------------------------------------------- weightings
@@ -226,7 +219,8 @@ def test_shifts_of_noise_levels(pack: Pack) -> None:
     plain, shifted = (
         pack.objective.sample_sigmas(discrete, 4000, models.generator(3), "uniform", shift) for shift in (0.0, 3.0)
     )
-    assert torch.isin(shifted, discrete.sigmas).all() and shifted.median() > 2 * plain.median()
+    assert torch.isin(shifted, discrete.sigmas).all()
+    assert shifted.median() > 2 * plain.median()
 
 
 def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
@@ -235,7 +229,8 @@ def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
 
     model = next(base for base in BASES if base.name == "CosmosT2IPredict2").model()
     sampling = model.model.model_sampling
-    assert float(sampling.sigma_max) == pytest.approx(80, rel=1e-3) and pack.objective.is_flow(sampling)
+    assert float(sampling.sigma_max) == pytest.approx(80, rel=1e-3)
+    assert pack.objective.is_flow(sampling)
     sigma = pack.objective.sample_sigmas(sampling, 40_000, models.generator(1))
     quantiles = torch.quantile(sigma / (1 + sigma), torch.tensor([0.1, 0.5, 0.9]))
     assert torch.allclose(quantiles, torch.tensor([0.217, 0.5, 0.783]), atol=0.01)
@@ -263,7 +258,8 @@ def test_noise_levels_within_a_range(pack: Pack, kind: str) -> None:
     whole = pack.objective.sample_sigmas(sampling, 4000, models.generator(2))
     low, high = (float(torch.quantile(whole, share)) for share in (0.3, 0.6))
     found = pack.objective.sample_sigmas(sampling, 4000, models.generator(2), within=(low, high))
-    assert float(found.min()) >= low and float(found.max()) <= high
+    assert float(found.min()) >= low
+    assert float(found.max()) <= high
     inside = whole[(whole >= low) & (whole <= high)]
     assert abs(float(found.mean()) - float(inside.mean())) < 0.02 * float(inside.mean())
     with pytest.raises(ValueError, match="Hardly any noise level .* between 5000 and 6000"):

@@ -24,30 +24,6 @@ from .conftest import ROOT
 from .test_training import as_loaded, traces
 
 
-class Pack:
-    """The pack's modules as ComfyUI loaded them."""
-
-    def __init__(self, comfyui: Any) -> None:
-        self.comfyui = comfyui
-        self.adapters = comfyui.module("deft_ops.adapter")
-        self.files = comfyui.module("deft_ops.files")
-        self.apply = comfyui.module("patches.apply").apply
-        rooms = {
-            "settings": "settings targets",
-            "data": "batches material",
-            "step": "attention",
-            "run": "checkpoints loop previews trainer",
-        }
-        for room, names in rooms.items():
-            for name in names.split():
-                setattr(self, name, comfyui.module(f"trainers.{room}.{name}"))
-
-
-@pytest.fixture(scope="session")
-def pack(comfyui_session: Any) -> Pack:
-    return Pack(comfyui_session)
-
-
 def settings(pack: Any, steps: int = 4, **others: Any) -> Any:
     return pack.settings.Settings.of(
         **({"method": "deft", "rank": 3, "learning_rate": 1e-2, "layers": "all linear"} | {"steps": steps} | others)
@@ -117,7 +93,8 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(pack: Any, tmp_path: Path) -
     straight = whole()
     assert seen == list(range(11, 21))
     assert f"resumed at step 10 from {run}" in resumed.report
-    assert resumed.losses == straight.losses and len(straight.losses) == 20
+    assert resumed.losses == straight.losses
+    assert len(straight.losses) == 20
     assert same(resumed.adapter, straight.adapter)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 21))
@@ -132,7 +109,8 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(pack: Any, tmp_path: Path) -
     written = pack.files.read(run / "adapter_00000020.safetensors")
     assert same(written, straight.adapter)
     again = whole(pack.checkpoints.RunFolder(folder, 5))  # it is done already
-    assert again.losses == straight.losses and same(again.adapter, straight.adapter)
+    assert again.losses == straight.losses
+    assert same(again.adapter, straight.adapter)
 
 
 def test_interrupted_and_resumed(pack: Any, tmp_path: Path) -> None:
@@ -153,9 +131,11 @@ def test_interrupted_and_resumed(pack: Any, tmp_path: Path) -> None:
     assert "resumed at step 3" in result.report
     assert same(result.adapter, train(pack, model, steps=8).adapter)
     longer = train(pack, model, folder=folder, steps=11)  # more steps of a constant rate
-    assert "resumed at step 8" in longer.report and same(longer.adapter, train(pack, model, steps=11).adapter)
+    assert "resumed at step 8" in longer.report
+    assert same(longer.adapter, train(pack, model, steps=11).adapter)
     anew = train(pack, model, folder=pack.checkpoints.RunFolder(folder.path, 100, resume=False), steps=8)
-    assert "resumed" not in anew.report and same(anew.adapter, result.adapter)
+    assert "resumed" not in anew.report
+    assert same(anew.adapter, result.adapter)
 
 
 def test_other_settings_pictures_or_bases_do_not_meet(pack: Any, tmp_path: Path) -> None:
@@ -202,8 +182,8 @@ def test_starting_over_keeps_its_own_checkpoints_and_those_that_went_further(pac
 
 
 def test_texts_are_part_of_the_data(pack: Any) -> None:
-    one, other = (pack.data.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
-    assert one != other == pack.data.dataset_hash([], [], ["a dog"])
+    one, other = (pack.batches.dataset_hash([], [], [text]) for text in ("a cat", "a dog"))
+    assert one != other == pack.batches.dataset_hash([], [], ["a dog"])
 
 
 def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
@@ -215,7 +195,8 @@ def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
     torch.save({"format": 99}, run / "checkpoint_00000004.pt")
     (run / "log.jsonl").write_text((run / "log.jsonl").read_text() + '{"step": 7, "lo')
     again = train(pack, model, folder=folder, steps=6)
-    assert "resumed at step 2" in again.report and same(again.adapter, expected.adapter)
+    assert "resumed at step 2" in again.report
+    assert same(again.adapter, expected.adapter)
     assert "checkpoint_00000006.pt cannot be read" in again.report
     assert "checkpoint_00000004.pt is not a checkpoint of this version" in again.report
     assert len((run / "log.jsonl").read_text().splitlines()) == 6
@@ -296,18 +277,21 @@ def test_several_sizes(pack: Any) -> None:
     latents = [models.latents(model, 3), models.latents(model, 2, size=12, seed=4)]
     captions = [models.conditioning(seed) for seed in (20, 30, 40, 50, 60)]
     result = train(pack, model, pack.material.Material(latents, captions), steps=6, batch_size=2)
-    assert "5 pictures, 2 sizes" in result.report and len(result.losses) == 6
+    assert "5 pictures, 2 sizes" in result.report
+    assert len(result.losses) == 6
 
 
 def test_order(pack: Any) -> None:
     shapes = [(1, 8)] * 5 + [(1, 9)] * 2
-    order = pack.data.Order(shapes, 2, models.generator(3))
+    order = pack.batches.Order(shapes, 2, models.generator(3))
     seen: list[int] = []
     for _ in range(4):  # two full batches of one size, one of the other, and what is left
         batch = order.next()
-        assert len({shapes[place] for place in batch}) == 1 and len(batch) <= 2
+        assert len({shapes[place] for place in batch}) == 1
+        assert len(batch) <= 2
         seen += batch
-    assert sorted(seen) == list(range(7)) and len(order.next()) == 2
+    assert sorted(seen) == list(range(7))
+    assert len(order.next()) == 2
 
 
 def test_a_mask_comes_with_the_latent(pack: Any) -> None:
@@ -393,7 +377,8 @@ def test_rates_of_p_and_r(pack: Any) -> None:
     starts = train(pack, model, p_rate=0.0, steps=1).adapter
     for key in frozen:
         if key.endswith("deft_Q"):
-            assert torch.equal(frozen[key], starts[key]) and not torch.equal(frozen[key], moved[key])
+            assert torch.equal(frozen[key], starts[key])
+            assert not torch.equal(frozen[key], moved[key])
         elif key.endswith("deft_R"):
             assert not torch.equal(frozen[key], starts[key])
 
@@ -441,20 +426,23 @@ def test_every_optimizer_resumes(pack: Any, tmp_path: Path, optimizer: str) -> N
     train(pack, model, folder=folder, **chosen)
     (run_of(folder.path) / "checkpoint_00000006.pt").unlink()
     resumed = train(pack, model, folder=folder, **chosen)
-    assert "resumed at step 3" in resumed.report and same(resumed.adapter, straight.adapter)
+    assert "resumed at step 3" in resumed.report
+    assert same(resumed.adapter, straight.adapter)
 
 
 def test_bf16_adapters(pack: Any) -> None:
     model = as_loaded(models.sd3)
     exact, half = train(pack, model, steps=6), train(pack, model, steps=6, adapter_precision="bf16")
-    assert half.losses == pytest.approx(exact.losses, rel=0.05) and half.losses != exact.losses
+    assert half.losses == pytest.approx(exact.losses, rel=0.05)
+    assert half.losses != exact.losses
     assert all(value.dtype == torch.float32 for value in half.adapter.values())
 
 
 def test_the_moving_average_is_the_result(pack: Any) -> None:
     model = as_loaded(models.sd3)
     plain, averaged = train(pack, model, steps=8), train(pack, model, steps=8, ema=0.99)
-    assert plain.losses == averaged.losses and not same(plain.adapter, averaged.adapter)
+    assert plain.losses == averaged.losses
+    assert not same(plain.adapter, averaged.adapter)
 
 
 def test_settings_out_of_range(pack: Any) -> None:
@@ -537,10 +525,16 @@ def test_metadata_says_how_it_was_made(pack: Any) -> None:
     model = as_loaded(models.sd3)
     result = train(pack, model, schedule="cosine", steps=3)
     training = json.loads(result.adapter.metadata["training"])
-    assert training["schedule"] == "cosine" and training["steps"] == 3 and training["seed"] == 0
-    assert training["final_loss"] == result.losses[-1] and len(training["dataset_hash"]) == 64
-    assert set(training["versions"]) == {"pack", "torch", "python"} and result.adapter.metadata["base_hash"]
-    assert training["learning_rate"] == 1e-2 and training["optimizer"] == "AdamW" and training["pictures"] == 3
+    assert training["schedule"] == "cosine"
+    assert training["steps"] == 3
+    assert training["seed"] == 0
+    assert training["final_loss"] == result.losses[-1]
+    assert len(training["dataset_hash"]) == 64
+    assert set(training["versions"]) == {"pack", "torch", "python"}
+    assert result.adapter.metadata["base_hash"]
+    assert training["learning_rate"] == 1e-2
+    assert training["optimizer"] == "AdamW"
+    assert training["pictures"] == 3
 
 
 # ------------------------------------------------------------------------------------------------------------- previews
@@ -565,8 +559,10 @@ def test_previews_change_nothing_but_time(pack: Any) -> None:
     plain = train(pack, model, steps=5, ema=0.5)
     seen: list[Any] = []
     result = train(pack, model, steps=5, ema=0.5, shown=shown(pack, model, Vae()), on_step=seen.append)
-    assert result.losses == plain.losses and same(result.adapter, plain.adapter)
-    assert [step for step, _ in result.pictures] == [2, 4] and [p.pictures is not None for p in seen] == [
+    assert result.losses == plain.losses
+    assert same(result.adapter, plain.adapter)
+    assert [step for step, _ in result.pictures] == [2, 4]
+    assert [p.pictures is not None for p in seen] == [
         False,
         True,
         False,
@@ -575,7 +571,8 @@ def test_previews_change_nothing_but_time(pack: Any) -> None:
     ]
     assert result.pictures[0][1].shape == (2, 8, 8, 3)
     assert not torch.equal(result.pictures[0][1], result.pictures[1][1])
-    assert traces(model) == before and torch.equal(torch.get_rng_state(), state)
+    assert traces(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_preview_is_what_the_adapter_makes(pack: Any) -> None:
@@ -626,7 +623,8 @@ def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: An
         del stage.encode_token_weights
     assert result.losses[0] == pytest.approx(alone.losses[0], rel=1e-4)  # it starts as the same captions
     text = {name: value for name, value in result.adapter.items() if name.startswith("text_encoders.")}
-    assert text and "of text encoders" in seen[0]
+    assert text
+    assert "of text encoders" in seen[0]
     assert any("embedding" in name for name in text) == (method == "svdiff")
     assert any("norm" in name for name in text) == (layers == "everything")
     _, patched, report = pack.apply(result.adapter, model, clip)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from . import models
 from .architectures import tokens
-from .test_architectures import ENCODERS, text_pairs  # noqa: F401 (a fixture)
+from .test_architectures import ENCODERS
 from .test_training import backward
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: Any, name: str) -> None:  # noqa: F811
+def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: Any, name: str) -> None:
     """All attention layers of the preset; ComfyUI's encoders add in place, which ordinary autograd does not survive."""
     import peft
 
@@ -34,7 +34,8 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
         for path, module in network.named_modules()
         if isinstance(module, nn.Linear) and f"{entry.component}.{path}" in table
     }
-    assert len(chosen) >= 4 and all(layer in paths for layer in chosen)
+    assert len(chosen) >= 4
+    assert all(layer in paths for layer in chosen)
     config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=[paths[layer] for layer in chosen])
     wrapped = peft.get_peft_model(copy.deepcopy(network), config)
     source = models.generator(5)

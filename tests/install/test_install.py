@@ -50,18 +50,21 @@ def test_zip_and_git_checkout(fresh: Any, registry: str, checkout: Path, version
     made = fresh(version)
     before = made.packages()
     said = made.run("-c", CM_CLI, registry, "install", "deft-nodes@0.1.0")
-    assert "[INSTALLED] deft-nodes" in said and "ERROR" not in said, said
+    assert "[INSTALLED] deft-nodes" in said, said
+    assert "ERROR" not in said, said
     after = made.packages()
     pip_changes_nothing(before, after)
     made.run("-m", "pip", "check")
     folder = made.comfyui / "custom_nodes" / "deft-nodes"
-    assert (folder / ".tracking").is_file() and not (folder / "tests").exists()
+    assert (folder / ".tracking").is_file()
+    assert not (folder / "tests").exists()
     with made.server() as server:
         has_all_nodes(server, folder.name)
         works(server)
     shutil.rmtree(folder)
     said = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
-    assert "[INSTALLED]" in said and "ERROR" not in said, said
+    assert "[INSTALLED]" in said, said
+    assert "ERROR" not in said, said
     assert made.packages() == after
     folder = made.comfyui / "custom_nodes" / "comfyui_DEFT"  # Manager cuts off what looks like a suffix
     assert (folder / ".git").is_dir()

@@ -21,7 +21,8 @@ from .sweep_tools import sweeps
 def test_make_demo(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """demo/run.py, which is what `make demo` starts; it starts a server of its own."""
     spec = importlib.util.spec_from_file_location("demo_run", ROOT / "demo" / "run.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     run = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run)
     short = tmp_path / "short.json"
@@ -32,8 +33,10 @@ def test_make_demo(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     run.main()
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
-    assert rows[0][0] == "method" and {"CLIP-I", "CLIP-T", "DINO"} <= set(rows[0])
-    assert "Base" in rows[2] and any(row[0].startswith("DEFT") for row in rows)
+    assert rows[0][0] == "method"
+    assert {"CLIP-I", "CLIP-T", "DINO"} <= set(rows[0])
+    assert "Base" in rows[2]
+    assert any(row[0].startswith("DEFT") for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md", "table.png", "grid.png", "plot.png"}
 
 
@@ -63,6 +66,9 @@ def test_the_first_sweep(server: Any, tmp_path: Path) -> None:
         "--out",
         out,
     )
-    assert (out / "index.html").is_file() and (out / "grid-1.png").is_file()
+    assert (out / "index.html").is_file()
+    assert (out / "grid-1.png").is_file()
     (head, *rows) = csv.reader((out / "scores.csv").read_text().splitlines())
-    assert {"CLIP-I", "DINO"} <= set(head) and "CLIP-T" not in head and len(rows) == 4
+    assert {"CLIP-I", "DINO"} <= set(head)
+    assert "CLIP-T" not in head
+    assert len(rows) == 4

@@ -71,7 +71,7 @@ Look = Callable[[str], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder for pictures: DEFT_TEST_PICTURES (`make screenshots`: docs/examples), or one that is thrown away."""
+    """The folder for pictures: DEFT_TEST_PICTURES (`make generated`: docs/examples), or one that is thrown away."""
     folder = Path(PICTURES or tmp_path_factory.mktemp("pictures"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -140,7 +140,9 @@ def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
     files = {key: node["inputs"].values() for key, node in seen["api"].items()}
     for node_id, element in seen["elements"].items():
-        assert min(element["box"][2:]) > 0 and element["title"] and not element["broken"], (node_id, element)
+        assert min(element["box"][2:]) > 0, (node_id, element)
+        assert element["title"], (node_id, element)
+        assert not element["broken"], (node_id, element)
         models = {name for name in missing_files(path) if name.endswith(".safetensors")}
         assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
     boxes = {node_id: element["box"] for node_id, element in seen["elements"].items()}
@@ -177,7 +179,8 @@ def test_template_browser(server: Any, drive_browser: Any) -> None:
     assert sorted(card["name"] for card in seen["listed"]) == [path.stem for path in UI_FILES]
     for card in seen["listed"]:
         # The page keeps a thumbnail that it has loaded as a blob, and shows its own picture where there is none.
-        assert card["src"].startswith("blob:") and card["width"] == 512, card
+        assert card["src"].startswith("blob:"), card
+        assert card["width"] == 512, card
     assert {node["id"]: node["type"] for node in seen["nodes"]}.items() >= named(path).items()
     # ComfyUI's own templates are a package of their own, which a server for tests does not have.
     assert [
@@ -201,9 +204,11 @@ def test_runs_from_the_page(ran: Look, mode: str, path: Path) -> None:
     seen = ran(mode)[path.name]
     assert "failed" not in seen, seen
     assert seen["end"]["kind"] == "execution_success"
-    assert seen["errors"] == [] and seen["complaints"] == []
+    assert seen["errors"] == []
+    assert seen["complaints"] == []
     during, types = seen["seen"], named(path)
-    assert during["running"] and during["title"], during
+    assert during["running"], during
+    assert during["title"], during
     trainers = {node_id for node_id, kind in types.items() if kind in TRAINERS}
     if "DEFTTrainingPreviews" in types.values():
         # A training of seconds; others are over before the page has drawn a bar or a text.
@@ -297,7 +302,8 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
                 named_own = {f"{combo['name']}.{key}" for key in own}
                 assert set(choice["shown"]) == {combo["name"], *named_own, *behind, *added}
             assert combo["values"].items() <= choice["values"].items()
-            assert choice["opened"] == choice["values"] and choice["shownAgain"] == choice["shown"]
+            assert choice["opened"] == choice["values"]
+            assert choice["shownAgain"] == choice["shown"]
 
 
 @pytest.mark.parametrize(
@@ -319,10 +325,13 @@ def test_page_tells_what_failed(drive_browser: Any, mode: str, kind: str, bad: d
     seen = drive_browser("fail", json.dumps(options), path)
     failed, again = seen["failed"], seen["again"]
     assert failed["end"]["kind"] == "execution_error"
-    assert named(path)[failed["marked"][0]] == kind and len(failed["marked"]) == 1
+    assert named(path)[failed["marked"][0]] == kind
+    assert len(failed["marked"]) == 1
     assert sentence in failed["panel"]
-    assert len(failed["complaints"]) == 1 and "failed" in failed["complaints"][0]
+    assert len(failed["complaints"]) == 1
+    assert "failed" in failed["complaints"][0]
     assert again["end"]["kind"] == "execution_success"
-    assert again["complaints"] == [] and again["marked"] == []
+    assert again["complaints"] == []
+    assert again["marked"] == []
     # The panel looks nodes up in the registry, which a server for tests has no way to.
     assert [text for text in seen["errors"] if "https://api.comfy.org/" not in text] == []

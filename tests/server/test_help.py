@@ -32,6 +32,7 @@ def test_every_node_has_help_and_names(drive_browser: Callable[..., Any], langua
         assert picture["src"].endswith(f"/extensions/deft-nodes/docs/{node_id}/node.png")
         assert picture["width"] >= 300
         assert f"\n{LAST_HEADING[language]}\n" in node["text"], node_id
+        assert "<!--" not in node["text"], node_id  # the marks around the lists
         own = {name: shown for name, shown in node["inputs"].items() if name != "control_after_generate"}
         assert own == {name: wanted["inputs"][name.replace(".", "_")]["name"] for name in own}, node_id
         assert [name for name in own if name.rpartition(".")[2] not in node["text"]] == [], node_id

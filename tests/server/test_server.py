@@ -36,7 +36,7 @@ def test_every_node_is_listed(server: Any) -> None:
 def test_locale_file_says_what_the_nodes_say(server: Any, make_locale: Any) -> None:
     info = server.get("/object_info")
     wanted = {name: make_locale.texts(info[name]) for name in literal_node_ids()}
-    assert json.loads(make_locale.TARGET.read_text()) == wanted, "run scripts/make_locale.py"
+    assert json.loads(make_locale.TARGET.read_text()) == wanted, "make generated PARTS=locales"
 
 
 def test_both_formats_of_every_example_are_there() -> None:
@@ -73,7 +73,8 @@ def test_comfy_cli_runs(server: Any, path: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}\n{server.log_tail()}"
     envelope = json.loads(done.stdout.strip().splitlines()[-1])
-    assert envelope["ok"] and envelope["data"]["status"] == "completed"
+    assert envelope["ok"]
+    assert envelope["data"]["status"] == "completed"
     history = server.get(f"/history/{envelope['data']['prompt_id']}")[envelope["data"]["prompt_id"]]
     assert history["status"]["status_str"] == "success"
     assert history["outputs"], "no node showed anything"

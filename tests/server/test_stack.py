@@ -96,7 +96,8 @@ def saved(drive_browser: Any, files: tuple[str, ...], tmp_path_factory: pytest.T
 
 def test_the_page_sends_what_was_saved(drive_browser: Any, files: tuple[str, ...], saved: Path) -> None:
     (seen,) = drive_browser("check", json.dumps({"vue": True}), saved)
-    assert seen["errors"] == [] and seen["complaints"] == []
+    assert seen["errors"] == []
+    assert seen["complaints"] == []
     wanted = workflow(files)["2"]["inputs"]
     assert {name: seen["api"]["2"]["inputs"].get(name) for name in wanted} == wanted
 
@@ -107,7 +108,9 @@ def test_rows_that_are_set_in_the_page_run(drive_browser: Any, files: tuple[str,
     chosen = {"file_1": "None", "on_2": True, "strength_2": 0.5 + 0.25 * vue, "file_4": files[0]}
     (seen,) = drive_browser("run", json.dumps({"vue": vue, "set": {"DEFTAdapterStack": chosen}}), saved)
     assert "failed" not in seen, seen
-    assert seen["end"]["kind"] == "execution_success" and seen["errors"] == [] and seen["complaints"] == []
+    assert seen["end"]["kind"] == "execution_success"
+    assert seen["errors"] == []
+    assert seen["complaints"] == []
     assert seen["outputs"]["10"]["text"] == ["word 1, sks, word 0"]
     assert seen["outputs"]["11"]["text"][0].splitlines()[::2] == [
         f"Row 2: {files[1]}: 1 layers applied (1 para)",

@@ -52,7 +52,8 @@ def test_a_key_is_what_is_run(tmp_path: Path, info: dict[str, Any]) -> None:
     renamed["x"]["inputs"]["images"] = ["y", 0]
     _, second = compile_(tmp_path / "b", renamed, COLORS, info)
     keys = [cell.key for cell in first.pictures]
-    assert [cell.key for cell in second.pictures] == keys and len(set(keys)) == 3
+    assert [cell.key for cell in second.pictures] == keys
+    assert len(set(keys)) == 3
     wider = copy.deepcopy(TRIVIAL)
     wider["1"]["inputs"]["width"] = 33
     _, third = compile_(tmp_path / "c", wider, COLORS, info)
@@ -73,7 +74,8 @@ axes:
   rank: {into: Train.method.rank, values: [2, 4]}
 """
     compiler, cells = compile_(tmp_path, trained(), text, info)
-    assert len(cells.pictures) == 2 * 3 * 2 * 2 * 2 and len(cells.trainings) == 4
+    assert len(cells.pictures) == 2 * 3 * 2 * 2 * 2
+    assert len(cells.trainings) == 4
     for cell in cells.pictures:
         alone = Compiler(compiler.plan, compiler.prompt, info, Files())
         fresh = alone.compiled(cell.choice)
@@ -81,7 +83,8 @@ axes:
         assert (key, models, tuple(each.key for each in trainings)) == (cell.key, cell.models, cell.needs)
     # "a cat" does not change with the thing, and the base model has no rank: equal cells have equal keys.
     labels = {json.dumps(compiler.labels(cell.choice)): cell.key for cell in cells.pictures}
-    assert len(labels) == len(cells.pictures) and len(set(labels.values())) == 2 * 3 * (1 + 2 * 2)
+    assert len(labels) == len(cells.pictures)
+    assert len(set(labels.values())) == 2 * 3 * (1 + 2 * 2)
 
 
 def test_slow_axes_come_first(tmp_path: Path, info: dict[str, Any]) -> None:
@@ -116,10 +119,13 @@ def test_training_is_cut_out(tmp_path: Path, info: dict[str, Any]) -> None:
     assert not {"KSampler", "SaveImage", "DEFTApplyAdapter"} & set(kinds)
     prompt = compiler.prompt_of(picture)
     kinds = [node["class_type"] for node in prompt.values()]
-    assert "DEFTTrainAdapter" not in kinds and "PreviewImage" not in kinds and kinds.count("DEFTLoadAdapterFile") == 1
+    assert "DEFTTrainAdapter" not in kinds
+    assert "PreviewImage" not in kinds
+    assert kinds.count("DEFTLoadAdapterFile") == 1
     loader = next(node for node in prompt.values() if node["class_type"] == "DEFTLoadAdapterFile")
     assert loader["inputs"]["file"] == f"deft_sweeps/{training.key}.safetensors"
-    assert compiler.labels_of(training) == {} and compiler.labels_of(picture) == {"seed": "0"}
+    assert compiler.labels_of(training) == {}
+    assert compiler.labels_of(picture) == {"seed": "0"}
 
 
 def test_training_stays_where_more_of_it_is_needed(tmp_path: Path, info: dict[str, Any]) -> None:
@@ -128,7 +134,8 @@ def test_training_stays_where_more_of_it_is_needed(tmp_path: Path, info: dict[st
     ids = {node["_meta"]["title"]: node_id for node_id, node in workflow.items()}
     workflow[ids["Score"]]["inputs"]["label"] = [ids["Train"], 2]
     _, cells = compile_(tmp_path, workflow, "", info)
-    assert cells.trainings == {} and "Train trains in every cell that needs it: Save scores" in cells.remarks[0]
+    assert cells.trainings == {}
+    assert "Train trains in every cell that needs it: Save scores" in cells.remarks[0]
 
 
 def test_a_trainer_on_top_of_another(tmp_path: Path, info: dict[str, Any]) -> None:
@@ -145,7 +152,8 @@ def test_a_trainer_on_top_of_another(tmp_path: Path, info: dict[str, Any]) -> No
     workflow[ids["Sample"]]["inputs"]["model"] = ["a2", 0]
     compiler, cells = compile_(tmp_path, workflow, "", info)
     first, more = cells.trainings.values()
-    assert more.needs == (first.key,) and set(cells.pictures[0].needs) == {first.key, more.key}
+    assert more.needs == (first.key,)
+    assert set(cells.pictures[0].needs) == {first.key, more.key}
     prompt = compiler.prompt_of(more)
     assert [node["_meta"]["title"] for node in prompt.values() if node["class_type"] == "DEFTTrainAdapter"] == [
         "Train more"
@@ -242,7 +250,8 @@ def test_files_of_a_server_elsewhere(server: Any) -> None:
     assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
     files = ServerFiles(get)
     model = files.digest("deft_demo_denoiser.safetensors", combo=True)
-    assert len(model) == 64 and model != files.digest("deft_demo_vae.safetensors", combo=True)
+    assert len(model) == 64
+    assert model != files.digest("deft_demo_vae.safetensors", combo=True)
     assert files.digest("euler", combo=True) == files.digest("none.png", combo=True) == ""
 
 
@@ -255,7 +264,8 @@ def test_local_files_are_named_by_their_content(tmp_path: Path, info: dict[str, 
     }
     compiler, cells = compile_(tmp_path, workflow, "axes: {photo: {into: Load.image, files: '*.png'}}\n", info)
     names = [compiler.whole(cell.choice)["1"]["inputs"]["image"] for cell in cells.pictures]
-    assert names[0] != names[1] and all(name.startswith("deft_sweeps/") for name in names)
+    assert names[0] != names[1]
+    assert all(name.startswith("deft_sweeps/") for name in names)
     assert compiler.uploads(cells.pictures[0].choice) == {names[0]: tmp_path / "a.png"}
 
 
@@ -362,7 +372,8 @@ def test_workflows_that_cannot_be_read(tmp_path: Path, info: dict[str, Any]) -> 
         return str(caught.value)
 
     assert "cannot be read" in said("{")
-    assert "is not a ComfyUI workflow" in said({"a": 1}) and "is not a ComfyUI workflow" in said([])
+    assert "is not a ComfyUI workflow" in said({"a": 1})
+    assert "is not a ComfyUI workflow" in said([])
     unknown = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
     assert "needs nodes that this ComfyUI does not have: NoSuchNode" in said(unknown)
     lost = copy.deepcopy(TRIVIAL)

@@ -181,7 +181,8 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
     def kill() -> None:
         server = servers(store)["ray-2"]
         actor = server.parent()
-        assert actor is not None and actor.name().startswith("ray::")
+        assert actor is not None
+        assert actor.name().startswith("ray::")
         killed.extend((actor, server))
         os.kill(actor.pid, signal.SIGKILL)
 
@@ -195,7 +196,8 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
             return result, [worker.holds for worker in workers]
 
     result, holds = asyncio.run(run())
-    assert killed and all(map(ended, killed))  # the ComfyUI, too, although nobody has killed it
+    assert killed
+    assert all(map(ended, killed))  # the ComfyUI, too, although nobody has killed it
     assert "ray-2: the Ray actor on" in progress.out.getvalue()  # type: ignore[attr-defined]
     assert {"execution_start", "executing", "progress"} <= progress.seen
     assert dict(result.counts) == {"done": 16}, result
@@ -204,7 +206,8 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
     assert len(trained) == 4
     assert {record.cell.key for record in trained} == set().union(*holds)
     assert sum(record.run.attempts for record in trained) <= 5
-    assert not list((store.root / "tmp").iterdir()) and not list(store.claims())
+    assert not list((store.root / "tmp").iterdir())
+    assert not list(store.claims())
     assert not servers(store)
 
 
@@ -229,8 +232,10 @@ def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: No
             return result
 
     result = asyncio.run(run())
-    assert killed and ended(killed[0])
-    assert store.root not in places[0].parents and not places[0].exists()
+    assert killed
+    assert ended(killed[0])
+    assert store.root not in places[0].parents
+    assert not places[0].exists()
     assert dict(result.counts) == {"done": 16}, result
     assert contents(store.root) == plain
     trained = check_records(store)
@@ -271,7 +276,8 @@ def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: 
                 await asyncio.sleep(0.1)
 
     result, queue = asyncio.run(run())
-    assert set(result.counts) == {"cancelled"} and "by hand" in result.stopped
+    assert set(result.counts) == {"cancelled"}
+    assert "by hand" in result.stopped
     assert queue == {"queue_running": [], "queue_pending": []}
     assert not store.keys("done")
 

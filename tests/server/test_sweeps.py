@@ -88,7 +88,8 @@ def clean(server: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_a_running_server_is_used(server: Any, tmp_path: Path) -> None:
     plan, store = write_plan(tmp_path, TRIVIAL, COLORS % 4), tmp_path / "store"
     planned = sweeps("plan", plan, "--store", store, "--server", server.url)
-    assert "4 picture cells, 0 of them in the store" in planned and "not known yet" in planned
+    assert "4 picture cells, 0 of them in the store" in planned
+    assert "not known yet" in planned
     assert "4 done, 0 failed" in sweeps("run", plan, "--store", store, "--server", server.url)
     assert "picture: 4 of 4 done" in sweeps("status", plan, "--store", store)
     assert "picture: 4 of 4 done" in sweeps("status", store)
@@ -114,15 +115,19 @@ def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> No
     _, store = clean
     found = cells(store)
     trainings = {key: cell for key, cell in found.items() if cell["kind"] == "training"}
-    assert len(trainings) == TRAININGS and len(found) == TRAININGS + PICTURES
+    assert len(trainings) == TRAININGS
+    assert len(found) == TRAININGS + PICTURES
     for cell in trainings.values():
         assert {file["title"] for file in cell["files"]} == {"Save Adapter", "Loss"}
         assert set(cell["labels"]) == {"method", "rank"}
     for key, cell in found.items():
         if cell["kind"] == "picture":
-            assert len(cell["needs"]) == (cell["labels"]["method"] != "Base") and set(cell["needs"]) <= set(trainings)
+            assert len(cell["needs"]) == (cell["labels"]["method"] != "Base")
+            assert set(cell["needs"]) <= set(trainings)
             run = json.loads((store / "done" / key[:2] / key / "run.json").read_text())
-            assert run["seconds"] > 0 and run["memory"]["process"] > 100 and run["versions"]["comfyui"]
+            assert run["seconds"] > 0
+            assert run["memory"]["process"] > 100
+            assert run["versions"]["comfyui"]
             assert {file["title"] for file in cell["files"]} == {"Save picture", "Save scores"}
     # A picture from the saved adapter is the picture of the whole workflow, trained and sampled in one go.
     cell = next(
@@ -183,12 +188,14 @@ def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
     cut, uncut = tmp_path / "cut", tmp_path / "uncut"
     assert "3 done, 0 failed" in sweeps("run", plan, "--store", cut, *own(server.base))
     out = sweeps("run", plan, "--store", uncut, "--server", server.url)
-    assert "2 done, 0 failed" in out and "Train token trains in every cell" in out
+    assert "2 done, 0 failed" in out
+    assert "Train token trains in every cell" in out
 
     def pictures(store: Path) -> dict[str, str]:
         return {name: digest for name, digest in contents(store).items() if name.endswith(".png")}
 
-    assert pictures(cut) == pictures(uncut) and len(set(pictures(cut).values())) == 2
+    assert pictures(cut) == pictures(uncut)
+    assert len(set(pictures(cut).values())) == 2
     embedding = next((cut / "done").rglob("adapter.safetensors"))
     assert "sweep-token" in embedding.read_bytes()[:4000].decode(errors="replace")
 
@@ -205,7 +212,8 @@ def test_an_adapter_that_was_removed_is_made_when_it_is_needed(
     assert "4 of 4 done" in sweeps("status", store)
     more = write_plan(tmp_path, trained(), TRAINED.replace("seeds: 2", "seeds: 3"))
     out = sweeps("run", more, "--store", store, "--server", server.url)
-    assert out.count("trained") == 1 and f"{1 + PICTURES // 2} done, 0 failed" in out
+    assert out.count("trained") == 1
+    assert f"{1 + PICTURES // 2} done, 0 failed" in out
     found = contents(store)
     assert {name: found[name] for name in contents(wanted)} == contents(wanted)
 
@@ -229,7 +237,8 @@ def test_killed_and_run_again(server: Any, clean: tuple[Path, Path], tmp_path: P
     assert contents(store) == contents(wanted)
     assert list((store / "tmp").iterdir()) == [] or "folders of unfinished work" in sweeps("clean", store)
     sweeps("clean", store, "--yes")
-    assert not (store / "tmp").exists() and contents(store) == contents(wanted)
+    assert not (store / "tmp").exists()
+    assert contents(store) == contents(wanted)
 
 
 def test_a_server_that_dies(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
@@ -240,7 +249,8 @@ def test_a_server_that_dies(server: Any, clean: tuple[Path, Path], tmp_path: Pat
     server_of(process).kill()
     rest = process.communicate(timeout=200)[0]
     assert process.returncode == 0, rest
-    assert "trying again" in rest and contents(tmp_path / "store") == contents(wanted)
+    assert "trying again" in rest
+    assert contents(tmp_path / "store") == contents(wanted)
 
 
 def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_path: Path) -> None:
@@ -264,7 +274,8 @@ def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_pat
     assert process.returncode == 1, rest
     assert "4 done, 1 failed, 0 cancelled, 4 left out because their training was not made" in rest
     (failed,) = runs(tmp_path / "store", "failed").values()
-    assert "died 2 times while it ran this cell" in failed["error"] and failed["attempts"] == 2
+    assert "died 2 times while it ran this cell" in failed["error"]
+    assert failed["attempts"] == 2
     assert "failed: DEFT · 2" in sweeps("status", tmp_path / "store", status=1)
 
 
@@ -279,7 +290,9 @@ def test_control_c(server: Any, tmp_path: Path) -> None:
     read_until(process, "[2/5]")
     process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=100)[0]
-    assert process.returncode == 1 and "finishing the running cells" in out and "0 failed, 0 cancelled" in out
+    assert process.returncode == 1
+    assert "finishing the running cells" in out
+    assert "0 failed, 0 cancelled" in out
     assert "the same command goes on from here" in out
     done = len(cells(store))
     assert 2 <= done < 5
@@ -290,11 +303,16 @@ def test_control_c(server: Any, tmp_path: Path) -> None:
     read_until(process, "finishing")
     process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=100)[0]
-    assert "cancelling the running cells" in out and "0 failed" in out and "0 cancelled" not in out
-    assert runs(store, "cancelled") and len(cells(store)) < 5
+    assert "cancelling the running cells" in out
+    assert "0 failed" in out
+    assert "0 cancelled" not in out
+    assert runs(store, "cancelled")
+    assert len(cells(store)) < 5
     wait_for(lambda: not server.get("/queue")["queue_running"] and not server.get("/queue")["queue_pending"])
     assert "0 failed, 0 cancelled" in sweeps(*options)
-    assert len(cells(store)) == 5 and not runs(store, "cancelled") and not list((store / "claims").iterdir())
+    assert len(cells(store)) == 5
+    assert not runs(store, "cancelled")
+    assert not list((store / "claims").iterdir())
 
 
 def test_two_runners_share_a_store(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
@@ -311,7 +329,9 @@ def test_two_runners_share_a_store(server: Any, clean: tuple[Path, Path], tmp_pa
     also += second.communicate(timeout=200)[0]
     assert first.returncode == second.returncode == 0, out + also
     counted = [int(line.split(" done")[0]) for text in (out, also) for line in text.splitlines() if " done, " in line]
-    assert len(counted) == 2 and sum(counted) == TRAININGS + PICTURES and min(counted) > 0
+    assert len(counted) == 2
+    assert sum(counted) == TRAININGS + PICTURES
+    assert min(counted) > 0
     assert contents(store) == contents(wanted)
     assert {run["worker"] for run in runs(store).values()} == {"server-1", "server-2"}
 
@@ -338,12 +358,15 @@ def test_what_fails_does_not_stop_the_rest(server: Any, tmp_path: Path) -> None:
     out = sweeps("run", plan, "--store", store, "--server", server.url, status=1)
     assert "2 done, 1 failed, 0 cancelled" in out
     (failed,) = runs(store, "failed").values()
-    assert failed["error"].startswith("Scorer (") and "Traceback" not in failed["error"].splitlines()[0]
+    assert failed["error"].startswith("Scorer (")
+    assert "Traceback" not in failed["error"].splitlines()[0]
     assert "dreambooth" in json.dumps(cells(store, "failed"))
     assert "picture: 1 of 2 done; 1 failed" in sweeps("status", store, status=1)
-    assert "1 failed cells" in sweeps("clean", store) and runs(store, "failed")
+    assert "1 failed cells" in sweeps("clean", store)
+    assert runs(store, "failed")
     sweeps("clean", store, "--yes")
-    assert not runs(store, "failed") and len(cells(store)) == 2
+    assert not runs(store, "failed")
+    assert len(cells(store)) == 2
 
 
 def test_files_of_this_machine_are_sent(server: Any, tmp_path: Path) -> None:
@@ -407,8 +430,12 @@ def test_a_full_disk(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> N
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
     )
     out = process.communicate(timeout=100)[0]
-    assert process.returncode == 1 and "cannot be used" in out and "the same command again" in out, out
-    assert contents(store) == {} and list((store / "tmp").iterdir()) == [] and not list((store / "claims").iterdir())
+    assert process.returncode == 1, out
+    assert "cannot be used" in out, out
+    assert "the same command again" in out, out
+    assert contents(store) == {}
+    assert list((store / "tmp").iterdir()) == []
+    assert not list((store / "claims").iterdir())
     assert "1 done" in sweeps("run", plan, "--store", store, "--server", server.url)
 
 
@@ -418,7 +445,8 @@ def test_bad_input_is_one_sentence(server: Any, tmp_path: Path) -> None:
 
     def said(*words: str | Path) -> str:
         out = sweeps(*words, status=2)
-        assert out.startswith("sweeps: ") and out.count("\n") == 1, out
+        assert out.startswith("sweeps: "), out
+        assert out.count("\n") == 1, out
         return out
 
     assert "does not exist" in said("run", tmp_path / "none.yaml", *on)
@@ -441,7 +469,8 @@ def test_bad_input_is_one_sentence(server: Any, tmp_path: Path) -> None:
 def test_a_server_that_cannot_start_says_why(server: Any, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, TRIVIAL, COLORS % 1)
     out = sweeps("run", plan, "--store", tmp_path / "store", "--comfyui-args=--no-such-option", status=2)
-    assert "ComfyUI ended at start-up" in out and "--no-such-option" in out
+    assert "ComfyUI ended at start-up" in out
+    assert "--no-such-option" in out
 
 
 def test_cleaning_what_no_plan_has(server: Any, tmp_path: Path) -> None:

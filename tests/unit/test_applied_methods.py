@@ -72,12 +72,15 @@ def test_method(name: str, shape: tuple[int, ...]) -> None:
         shape = (12, 8, 1, 1)  # PEFT's OFT of larger kernels is no change of the weight
     tensors, weight = tensors_of(name, shape), random(*shape, seed=1)
     method = methods.method_of(tensors)
-    assert method is methods.get(NAMES[name]) and not method.low_rank
+    assert method is methods.get(NAMES[name])
+    assert not method.low_rank
     factors = method.from_tensors(tensors)
-    assert method.fits(factors, shape) and not method.fits(factors, (3, 3))
+    assert method.fits(factors, shape)
+    assert not method.fits(factors, (3, 3))
     for strength in (1.0, 0.4, -0.5, 2.0):
         change = method.delta(factors, weight, strength=strength)
-        assert change.dtype == torch.float32 and change.shape == weight.shape
+        assert change.dtype == torch.float32
+        assert change.shape == weight.shape
         assert relative(weight + change, weight.double() + expected(name, tensors, weight, strength)) < 1e-5, strength
     up, down = method.to_lora(factors, weight)
     assert relative((up @ down).reshape(shape), method.delta(factors, weight)) < 1e-5

@@ -12,12 +12,35 @@ import pytest
 from deft_pack.deft_ops import methods
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "sweeps", "demo")
+FOLDERS = (
+    "deft_ops",
+    "models",
+    "matching",
+    "patches",
+    "convert",
+    "trainers",
+    "nodes",
+    "scoring",
+    "reports",
+    "sweeps",
+    "demo",
+)
 NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
 ARROWS = {
     "": {"nodes"},
-    "nodes": {"trainers", "scoring", "convert", "patches", "matching", "models", "deft_ops", "demo", "sweeps"},
+    "nodes": {
+        "trainers",
+        "scoring",
+        "reports",
+        "convert",
+        "patches",
+        "matching",
+        "models",
+        "deft_ops",
+        "demo",
+        "sweeps",
+    },
     "trainers": {"models", "deft_ops"},
     "convert": {"matching", "models", "deft_ops"},
     "patches": {"matching", "models", "deft_ops"},
@@ -25,7 +48,8 @@ ARROWS = {
     "models": {"deft_ops"},
     "deft_ops": set(),
     "scoring": set(),
-    "sweeps": {"scoring"},  # the report; all else is HTTP
+    "reports": {"scoring"},
+    "sweeps": {"reports", "scoring"},  # the report; all else is HTTP
     "demo": set(),
 }
 COMFY = {
@@ -177,7 +201,7 @@ def test_own_modules_are_imported_relatively(path: Path) -> None:
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own] == []
 
 
-@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "sweeps"), ids=by_path)
+@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "reports", "sweeps"), ids=by_path)
 def test_comfy_stays_out(path: Path) -> None:
     assert folder_of(path) not in MAY_IMPORT_COMFY
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in COMFY] == []
@@ -198,6 +222,14 @@ def test_nothing_that_scanners_flag(path: Path) -> None:
             if name in {"torch.manual_seed", "random.seed", "np.random.seed", "torch.cuda.manual_seed_all"}:
                 found.append(f"line {node.lineno}: {name}() changes the seed of everybody")
     assert found == []
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_html_stands_in_templates(path: Path) -> None:
+    """Where jinja2 escapes every value: a string of HTML in Python would have to be escaped by hand."""
+    assert [f"line {line}" for name, line in absolute_imports(path) if name in ("html", "markupsafe")] == []
+    strings = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    assert [f"line {node.lineno}" for node in strings if isinstance(node.value, str) and "</" in node.value] == []
 
 
 def method_modules() -> set[str]:
@@ -228,7 +260,8 @@ def test_methods_are_records() -> None:
     assert all(type(record) is methods.Method for record in methods.METHODS.values())
     assert all(name == record.name for name, record in methods.METHODS.items())
     modules = {record.delta.__module__.rpartition(".")[2] for record in methods.METHODS.values()}
-    assert modules <= method_modules() and len(method_modules()) == len(methods.METHODS)
+    assert modules <= method_modules()
+    assert len(method_modules()) == len(methods.METHODS)
 
 
 @pytest.mark.parametrize("path", files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), ids=by_path)
@@ -240,6 +273,20 @@ def test_no_code_names_a_method(path: Path) -> None:
     assert set(texts(path)) & names == METHOD_WORDS.get(by_path(path), set())
     assert imported_methods(path, method_modules()) == METHOD_IMPORTS.get(by_path(path), set())
     assert re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow_sources").rglob("*.py")), ids=by_path)
+def test_what_workflows_are_made_from_stands_alone(path: Path) -> None:
+    """It is data and text: no folder of the pack, no ComfyUI, no server."""
+    own = set(FOLDERS) | {"deft_pack", "benchmarks", "tests", "scripts", "workflow_sources"}
+    assert [f"line {line}: {name}" for name, line in own_imports(path) if name != "workflow_sources"] == []
+    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own | COMFY] == []
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
+def test_users_need_no_source_of_a_workflow(path: Path) -> None:
+    names = [*own_imports(path), *absolute_imports(path)]
+    assert [f"line {line}: {name}" for name, line in names if name == "workflow_sources"] == []
 
 
 def test_requirements_are_loose_extras() -> None:
@@ -254,7 +301,13 @@ def test_requirements_are_loose_extras() -> None:
 
 def test_what_is_not_checked_is_not_shipped() -> None:
     ignored = (ROOT / ".comfyignore").read_text().splitlines()
-    assert {line.rstrip("/") for line in ignored} >= {*NOT_SHIPPED, "tests", "benchmarks", "scripts"}
+    assert {line.rstrip("/") for line in ignored} >= {
+        *NOT_SHIPPED,
+        "tests",
+        "benchmarks",
+        "scripts",
+        "workflow_sources",
+    }
 
 
 def test_project_file_names_the_same_requirements() -> None:
@@ -281,4 +334,5 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     )
     assert set(texts(path)) == {"lora", "a lora", "deft"}
     assert imported_methods(path, method_modules()) == {"lora", "deft"}
-    assert method_modules() >= {"lora", "deft", "peft_tuner"} and "common" not in method_modules()
+    assert method_modules() >= {"lora", "deft", "peft_tuner"}
+    assert "common" not in method_modules()

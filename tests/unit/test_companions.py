@@ -52,13 +52,16 @@ def with_weight(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 def check(tensors: dict[str, Tensor], layer: nn.Module, x: Tensor, expected: Tensor, name: str) -> None:
     """The layer with the change gives what is expected; so do the LoRA form and the file's entries written anew."""
     method = methods.method_of(tensors)
-    assert method is methods.get(name) and not method.low_rank
+    assert method is methods.get(name)
+    assert not method.low_rank
     factors, weight = method.from_tensors(tensors), layer.weight
     shape = tuple(weight.shape)
     assert method.fits(factors, shape)
-    assert not method.fits(factors, (shape[1], shape[0] + 3, *shape[2:])) and not method.fits(factors, shape[:1])
+    assert not method.fits(factors, (shape[1], shape[0] + 3, *shape[2:]))
+    assert not method.fits(factors, shape[:1])
     change = method.delta(factors, weight)
-    assert change.dtype == torch.float32 and change.shape == weight.shape
+    assert change.dtype == torch.float32
+    assert change.shape == weight.shape
     assert relative(layer(x), expected) > 1e-2
     assert relative(with_weight(layer, weight + change, x), expected) < 1e-5
     assert relative(method.delta(factors, weight, strength=-0.5), -0.5 * change) < 1e-6
@@ -70,7 +73,8 @@ def check(tensors: dict[str, Tensor], layer: nn.Module, x: Tensor, expected: Ten
     assert method.rank(again) == method.rank(tensors)
     # A file is split into its layers by these names.
     found = adapters.layers({f"a.b.{suffix}": tensor for suffix, tensor in tensors.items()})
-    assert found.keys() == {"a.b"} and found["a.b"].keys() == tensors.keys()
+    assert found.keys() == {"a.b"}
+    assert found["a.b"].keys() == tensors.keys()
 
 
 # -------------------------------------------------------------------------------------------------------------- LyCORIS
@@ -145,7 +149,8 @@ def test_oft_of_outputs_is_what_lycoris_computes(
     module, x = layer_of(layer)
     reference = lycoris(cls, module, lora_dim=size, constraint=constraint, rescaled=rescaled)
     tensors = dict(reference.state_dict())
-    assert ("rescale" in tensors) == rescaled and tensors["oft_blocks"].ndim == (3 if cls == "DiagOFTModule" else 4)
+    assert ("rescale" in tensors) == rescaled
+    assert tensors["oft_blocks"].ndim == (3 if cls == "DiagOFTModule" else 4)
     generator = tensors["oft_blocks"] - tensors["oft_blocks"].mT
     assert (constraint == 0.01) == (0 < 32 * constraint < float(generator.norm()))
     check(tensors, module, x, reference(x), "oft")
@@ -255,7 +260,8 @@ def test_onetrainers_dora(tmp_path: Path, layer: str, rows: bool, suffixes: tupl
         tmp_path / "a.safetensors",
     )
     found = adapters.layers(files.read(tmp_path / "a.safetensors"))
-    assert found.keys() == {"diffusion_model.a"} and found["diffusion_model.a"].keys() == tensors.keys()
+    assert found.keys() == {"diffusion_model.a"}
+    assert found["diffusion_model.a"].keys() == tensors.keys()
 
 
 def test_onetrainers_files_are_no_peft_files(tmp_path: Path) -> None:
@@ -265,7 +271,8 @@ def test_onetrainers_files_are_no_peft_files(tmp_path: Path) -> None:
     tensors = {f"{name}.oft_R.weight": random(4, 28), f"{name}.oft_R.scaled_oft": torch.tensor(True)}
     save_file(tensors, tmp_path / "a.safetensors")
     adapter = files.read(tmp_path / "a.safetensors")
-    assert adapter.metadata["method"] == "oft" and adapters.layers(adapter).keys() == {name}
+    assert adapter.metadata["method"] == "oft"
+    assert adapters.layers(adapter).keys() == {name}
 
 
 # ----------------------------------------------------------------------------------------------------------------- PEFT

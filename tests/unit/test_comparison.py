@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from deft_pack.scoring.arrangement import Placed, columns_of, row_scores
-from deft_pack.scoring.grid import LABEL_WIDTH, PALE, SMALLEST, comparison_grid, wrap
+from deft_pack.reports.arrangement import Placed, columns_of, row_scores
+from deft_pack.reports.grid import LABEL_WIDTH, PALE, SMALLEST, comparison_grid, wrap
 from deft_pack.scoring.pictures import TensorPictures, to_pictures
 from deft_pack.scoring.scores import Score, Scores
 
@@ -59,9 +59,11 @@ def test_labels_notes_and_subject_take_room_and_show():
         ["DINO 0.300", "DINO 0.700"],
         [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))],
     )
-    assert labelled.shape[0] > plain.shape[0] and labelled.shape[1] > plain.shape[1] + 192
+    assert labelled.shape[0] > plain.shape[0]
+    assert labelled.shape[1] > plain.shape[1] + 192
     assert area(labelled, RED) == 192 * 192
-    assert area(labelled, GREEN) > 0 and area(labelled, YELLOW) > 0
+    assert area(labelled, GREEN) > 0
+    assert area(labelled, YELLOW) > 0
     noteless = comparison_grid(
         rows, ["base", "DEFT"], ["a red cat"], (), [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))]
     )
@@ -93,7 +95,8 @@ def test_what_is_missing_is_crossed_out_in_the_size_of_a_cell():
     assert np.array_equal(second, third)
     assert np.array_equal(second, grid[box(grid, RED)[0] : box(grid, RED)[2], left + step // 2 : right + step // 2])
     assert 0.8 * second.size / 3 < area(second, PALE) < second.size / 3
-    assert (second[0] != 255).all() and (second[:, -1] != 255).all()  # to its edges
+    assert (second[0] != 255).all()
+    assert (second[:, -1] != 255).all()  # to its edges
     assert (second.min(axis=2) < 128).sum() > 30  # the word
 
 
@@ -101,7 +104,8 @@ def test_labels_without_pictures_are_missing_rows_and_columns():
     rows = [[flat(RED), flat(BLUE)]]
     plain = comparison_grid(rows, ["a"], ["x", "y"])
     more = comparison_grid(rows, ["a", "a", "a"], ["x", "y", "z"])
-    assert more.shape[0] - plain.shape[0] == 2 * 198 and more.shape[1] - plain.shape[1] == 198
+    assert more.shape[0] - plain.shape[0] == 2 * 198
+    assert more.shape[1] - plain.shape[1] == 198
     assert area(more, PALE) > 7 * 0.8 * 192 * 192
     assert area(more, RED) == area(more, BLUE) == 192 * 192
 
@@ -109,11 +113,14 @@ def test_labels_without_pictures_are_missing_rows_and_columns():
 def test_scores_stand_under_their_own_picture():
     rows = [[flat(RED), flat(BLUE)], [flat(GREEN), flat(YELLOW)]]
     plain, printed = comparison_grid(rows), comparison_grid(rows, cell_notes=[["", "CLIP-I 0.812  DINO 0.640"]])
-    assert printed.shape[0] > plain.shape[0] and printed.shape[1] == plain.shape[1]
+    assert printed.shape[0] > plain.shape[0]
+    assert printed.shape[1] == plain.shape[1]
     assert np.array_equal(box(printed, RED), box(plain, RED))
     _, left, bottom, right = box(printed, BLUE)
     dark = np.argwhere(printed[bottom : box(printed, YELLOW)[0]].min(axis=2) < 200)
-    assert len(dark) > 100 and left <= dark[:, 1].min() and dark[:, 1].max() < right
+    assert len(dark) > 100
+    assert left <= dark[:, 1].min()
+    assert dark[:, 1].max() < right
 
 
 def test_a_metric_is_not_torn_from_its_value():
@@ -143,7 +150,8 @@ def test_two_thousand_pictures_are_not_in_memory_at_once():
     alive: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
     most: list[int] = []
     grid = comparison_grid([MadeWhenAsked(50, alive, most) for _ in range(40)], max_pixels=3_000_000)
-    assert len(most) == 2001 and max(most) == 1
+    assert len(most) == 2001
+    assert max(most) == 1
     height, width, _ = grid.shape
     assert 2_700_000 < height * width <= 3_000_000
     assert area(grid, RED) > 1_900_000  # nearly all of it is pictures
@@ -196,10 +204,13 @@ def test_pictures_of_tensors_are_those_of_the_batch():
     batches = [torch.rand(3, 8, 6, 3, generator=generator), torch.rand(2, 4, 4, 4, generator=generator)]
     lazy = TensorPictures(batches, "row 1")
     expected = [picture for batch in batches for picture in to_pictures(batch)]
-    assert len(lazy) == 5 and all(np.array_equal(lazy[i], expected[i]) for i in range(5))
+    assert len(lazy) == 5
+    assert all(np.array_equal(lazy[i], expected[i]) for i in range(5))
     placed = Placed(lazy, [None, 4, 0])
-    assert len(placed) == 3 and placed[0] is None
-    assert np.array_equal(placed[1], expected[4]) and np.array_equal(placed[2], expected[0])
+    assert len(placed) == 3
+    assert placed[0] is None
+    assert np.array_equal(placed[1], expected[4])
+    assert np.array_equal(placed[2], expected[0])
 
 
 def test_bad_tensors_are_named():
@@ -232,7 +243,9 @@ DINO = replace(CLIP_I, metric="DINO", values=(0.25, 0.5))
 
 def test_scores_of_a_row_become_its_note_and_one_print_a_picture():
     found = row_scores(Scores((DINO, CLIP_I)), 2)
-    assert found.label == "DEFT r4" and found.note == "CLIP-I 0.625\nDINO 0.375" and found.texts == (("a", "b"),)
+    assert found.label == "DEFT r4"
+    assert found.note == "CLIP-I 0.625\nDINO 0.375"
+    assert found.texts == (("a", "b"),)
     assert found.prints == ("CLIP-I 0.500  DINO 0.250", "CLIP-I 0.750  DINO 0.500")
     parts = tuple(replace(CLIP_I, values=(value,), texts=(text,)) for value, text in ((0.5, "a"), (0.75, "b")))
     assert row_scores(Scores(parts), 2).prints == ("CLIP-I 0.500", "CLIP-I 0.750")
@@ -259,5 +272,8 @@ def test_wrap_keeps_lines_inside_the_width():
     font = ImageFont.load_default(14)
     text = "a teddy bear wearing an extraordinarilylongwordthatdoesnotfit on a purple background in the evening light"
     lines = wrap(text, font, 120)
-    assert len(lines) == 4 and all(font.getlength(line) <= 120 for line in lines)
-    assert lines[-1].endswith("...") and wrap("short", font, 120) == ["short"] and wrap("", font, 9) == []
+    assert len(lines) == 4
+    assert all(font.getlength(line) <= 120 for line in lines)
+    assert lines[-1].endswith("...")
+    assert wrap("short", font, 120) == ["short"]
+    assert wrap("", font, 9) == []

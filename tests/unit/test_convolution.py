@@ -46,9 +46,13 @@ def test_output_and_gradient_are_those_of_pytorch(
     with torch.no_grad():
         own = convolution.convolve(op, x, layer.weight, layer.bias)
         gradient = convolution.input_gradient(op, x.shape, layer.weight, grad)
-    assert own.shape == y.shape and gradient.shape == x.shape
-    assert own.dtype == gradient.dtype == dtype and own.is_contiguous() and gradient.is_contiguous()
-    assert relative(own, y) < TOLERANCE[dtype] and relative(gradient, expected) < TOLERANCE[dtype]
+    assert own.shape == y.shape
+    assert gradient.shape == x.shape
+    assert own.dtype == gradient.dtype == dtype
+    assert own.is_contiguous()
+    assert gradient.is_contiguous()
+    assert relative(own, y) < TOLERANCE[dtype]
+    assert relative(gradient, expected) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(

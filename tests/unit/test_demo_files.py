@@ -52,7 +52,8 @@ def test_folders_of_pictures_have_captions(root: Path) -> None:
     assert [folder.name for folder in folders] == ["teddy_bear_base", "teddy_bear_deft", "teddy_bear_lora"]
     for folder in folders:
         pictures = sorted(folder.glob("*.png"))
-        assert len(pictures) == 8 and {Image.open(picture).size for picture in pictures} == {(64, 64)}
+        assert len(pictures) == 8
+        assert {Image.open(picture).size for picture in pictures} == {(64, 64)}
         assert all(picture.with_suffix(".txt").read_text().startswith("a teddy bear on a") for picture in pictures)
         assert all("workflow" not in Image.open(picture).info for picture in pictures)
 
@@ -64,7 +65,8 @@ def test_every_subject_has_five_captioned_pictures(root: Path, name: str) -> Non
     assert len(pictures) == 5
     known = {caption(name, colour) for colour in COLOURS}
     captions = [picture.with_suffix(".txt").read_text().strip() for picture in pictures]
-    assert set(captions) <= known and len(set(captions)) == 5
+    assert set(captions) <= known
+    assert len(set(captions)) == 5
     assert {Image.open(picture).size for picture in pictures} == {(64, 64)}
 
 

@@ -131,9 +131,11 @@ def test_make_has_what_the_documents_say() -> None:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         scripts = re.findall(r"\b(?:scripts|demo)/\w+\.py", done.stdout)
-        assert scripts and all((ROOT / script).is_file() for script in scripts), done.stdout
+        assert scripts, done.stdout
+        assert all((ROOT / script).is_file() for script in scripts), done.stdout
     shown = subprocess.run([sys.executable, "scripts/test.py", "nothing"], cwd=ROOT, capture_output=True, text=True)
-    assert "comfy-0.30.0" in shown.stderr and "server" in shown.stderr
+    assert "comfy-0.30.0" in shown.stderr
+    assert "server" in shown.stderr
 
 
 def anchors(path: Path) -> set[str]:
@@ -172,7 +174,8 @@ def test_links_and_pictures_are_there(path: Path) -> None:
 def test_every_picture_of_the_documents_is_shown() -> None:
     shown = {target_of(path, link) for path in PAGES for link in links(path)}
     pictures = [path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".jpg")]
-    assert pictures and [name_of(path) for path in pictures if path not in shown] == []
+    assert pictures
+    assert [name_of(path) for path in pictures if path not in shown] == []
 
 
 def test_the_index_has_every_page() -> None:
@@ -239,13 +242,15 @@ def test_the_readme_has_every_folder() -> None:
     if tracked.returncode:  # no checkout, but an unpacked archive
         folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._"}
     named = {name for row in table_under("Where things are") for name in re.findall(r"`(\w+)/`", row[0])}
-    assert folders and named == folders
+    assert folders
+    assert named == folders
 
 
 def test_examples_in_the_readme_are_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\*([a-z0-9]+(?:_[a-z0-9]+)+)\*", text))
-    assert named and all((ROOT / "example_workflows" / f"{name}.json").is_file() for name in named)
+    assert named
+    assert all((ROOT / "example_workflows" / f"{name}.json").is_file() for name in named)
 
 
 def test_the_readers_see_what_they_look_for(tmp_path: Path) -> None:
@@ -255,5 +260,6 @@ def test_the_readers_see_what_they_look_for(tmp_path: Path) -> None:
         '[a](b.md#c) ![p](q.png) `[no](x)` <img src="r.jpg"> [w](https://w)\n'
     )
     assert commands(page) == [("python -m x --y", False), ("make z", True)]
-    assert links(page) == ["b.md#c", "q.png", "r.jpg"] and anchors(page) == {"a-page-of-this"}
+    assert links(page) == ["b.md#c", "q.png", "r.jpg"]
+    assert anchors(page) == {"a-page-of-this"}
     assert code_words(page) == ["this", "[no](x)"]

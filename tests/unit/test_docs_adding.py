@@ -21,7 +21,8 @@ def test_every_walk_ends_with_a_test() -> None:
     for step in walks.steps():
         assert step.kind in ("python", "diff", "sh"), step
         kinds.setdefault(step.section, set()).add(step.kind)
-    assert len(kinds) == 10 and all({"diff", "sh"} <= found for found in kinds.values())
+    assert len(kinds) == 10
+    assert all({"diff", "sh"} <= found for found in kinds.values())
 
 
 @pytest.mark.parametrize(("section", "line"), walks.commands("unit"))

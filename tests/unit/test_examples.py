@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deft_pack.workflow_sources import files, layout
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -110,7 +112,7 @@ def test_all_examples_are_there() -> None:
     assert set(NAMES) >= WANTED
     for folder, ending in (("api", ".json"), (".", ".jpg")):
         assert sorted(path.stem for path in (WORKFLOWS / folder).glob(f"*{ending}")) == NAMES
-    assert sorted(path.stem for path in (ROOT / "scripts" / "layouts").glob("*.yaml")) == NAMES
+    assert files.names() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +154,8 @@ def test_note_says_what_it_shows(name: str) -> None:
 def test_titles_are_words(name: str) -> None:
     graph = ui(name)
     titles = [group["title"] for group in graph["groups"]]
-    assert len(titles) >= 3 and len(set(titles)) == len(titles)
+    assert len(titles) >= 3
+    assert len(set(titles)) == len(titles)
     for node in graph["nodes"]:
         title = node.get("title") or node["type"]
         assert re.match(r"[A-Z0-9]", title), title
@@ -177,25 +180,33 @@ def test_reroutes_hold_together(name: str) -> None:
             passed[point].add(extension["id"])
             point = points[point].get("parentId")
     for number, links in passed.items():
-        assert links == set(points[number]["linkIds"]) and links
+        assert links == set(points[number]["linkIds"])
+        assert links
         assert len({sources[link] for link in links}) == 1  # a point carries one value
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_forms_say_the_same(name: str) -> None:
-    graph, prompt = ui(name), api(name)
-    nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] != "MarkdownNote"}
-    assert set(nodes) == set(prompt)
-    links = {number: [str(origin), slot] for number, origin, slot, *_ in graph["links"]}
-    for node_id, node in nodes.items():
-        assert node["type"] == prompt[node_id]["class_type"]
-        assert node["title"] == prompt[node_id]["_meta"]["title"]
-        joined = {item["name"]: links[item["link"]] for item in node["inputs"] if item["link"] is not None}
-        inputs = prompt[node_id]["inputs"]
-        assert joined == {key: value for key, value in inputs.items() if isinstance(value, list)}
-        assert node["mode"] == 0
-        values = [value for value in inputs.values() if not isinstance(value, list)]
-        assert [value for value in values if value not in node["widgets_values"]] == []
+    assert files.differences(ui(name), api(name)) == []
+
+
+def test_differences_of_the_forms_are_noticed() -> None:
+    graph, prompt = ui("load_and_apply"), api("load_and_apply")
+    graph["nodes"][0]["type"] = "CheckpointLoaderSimple"
+    graph["nodes"][1]["title"] = "Another"
+    graph["nodes"][2]["mode"] = 4
+    del prompt["22"]
+    prompt["40"]["inputs"]["steps"] = 12345
+    prompt["41"]["inputs"]["model"] = ["1", 0]
+    found = files.differences(graph, prompt)
+    assert sorted(found) == [
+        "node 1 is CheckpointLoaderSimple and UNETLoader",
+        "node 2 has two titles",
+        "node 22 is in one form only",
+        "node 3 is muted or bypassed",
+        "node 40 lacks 12345",
+        "node 41 has other links",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -240,25 +251,7 @@ def test_every_example_is_in_the_docs() -> None:
     assert [name for name in NAMES if f"`{name}`" not in text or f"examples/{name}.jpg" not in text] == []
 
 
-def test_files_are_what_the_scripts_make(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layouts of scripts/layouts on the front end's graphs, and the prompts of scripts/make_examples.py."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import layout
-    import make_examples
-
-    for name in make_examples.EXAMPLES:
-        assert make_examples.make(name) == api(name), f"run scripts/make_examples.py, then make_workflows.py {name}"
-    for name in NAMES:
-        graph, committed = ui(name), ui(name)
-        graph["nodes"] = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
-        layout.arrange(graph, name)
-        assert graph == committed, f"run scripts/make_workflows.py {name}"
-
-
-def test_layout_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import layout
-
+def test_layout_refuses_what_does_not_fit() -> None:
     given = layout.read("load_and_apply")
     graph = ui("load_and_apply")
     graph["nodes"] = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
@@ -269,3 +262,13 @@ def test_layout_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> No
     graph["nodes"] = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
     with pytest.raises(ValueError, match=r"nodes \[70, 72\] are in no group"):
         layout.Arrangement(graph, without)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_line_is_a_node(name: str) -> None:
+    """So that a difference of two versions says which nodes have changed."""
+    written, graph = (WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"), ui(name)
+    assert written.count("\n") == len(api(name)) + 2
+    lines = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8").splitlines()
+    alone = [json.loads(line.strip().rstrip(",")) for line in lines if line.startswith(("  {", "  ["))]
+    assert alone == [*graph["nodes"], *graph["links"], *graph["groups"]]

@@ -58,7 +58,8 @@ def test_the_factors(shape: tuple[int, ...]) -> None:
     weight = random(*shape)
     tuned = weight + 0.1 * random(*shape, seed=1)
     deft = methods.get("deft").from_tensors(extraction.extract(weight, tuned, "deft", 3).tensors)
-    assert deft.right is None and deft.scale == 1
+    assert deft.right is None
+    assert deft.scale == 1
     assert (deft.Q.T @ deft.Q - torch.eye(deft.Q.shape[1])).abs().max() < 1e-6
     assert relative(deft.R, deft.Q.T @ tuned.flatten(1)) < 1e-6
     lora = methods.get("lora").from_tensors(extraction.extract(weight, tuned, "lora", 3).tensors)
@@ -84,7 +85,8 @@ def test_energy_is_monotone_in_the_rank_and_picks_the_smallest() -> None:
     previous = 0.0
     for rank in range(1, 31):
         found = extraction.extract(weight, tuned, "lora", rank)
-        assert found.kept / found.total == pytest.approx(shares[rank - 1], rel=1e-6) and found.kept > previous
+        assert found.kept / found.total == pytest.approx(shares[rank - 1], rel=1e-6)
+        assert found.kept > previous
         previous = found.kept
     for energy in (0.05, 0.5, 0.9, 1.0):
         expected = int((shares < energy - 1e-9).sum()) + 1
@@ -115,13 +117,15 @@ def test_a_pair_of_a_limited_rank(out: int, width: int) -> None:
     for rank in (1, 5, 11):
         best, sigma = reference(product.double(), rank)
         cut_up, cut_down, kept, total = extraction.limit_rank(up, down, rank)
-        assert cut_up.shape == (out, rank) and cut_down.shape == (rank, width)
+        assert cut_up.shape == (out, rank)
+        assert cut_down.shape == (rank, width)
         assert relative(cut_up @ cut_down, torch.from_numpy(best)) < 1e-5
         assert kept == pytest.approx((sigma[:rank] ** 2).sum(), rel=1e-5)
         assert total == pytest.approx((sigma**2).sum(), rel=1e-5)
     for limit in (None, 12, 500):
         same = extraction.limit_rank(up, down, limit)
-        assert same[0] is up and same[1] is down
+        assert same[0] is up
+        assert same[1] is down
         assert same[2] == same[3] == pytest.approx(float(product.double().square().sum()), rel=1e-5)
 
 
@@ -129,7 +133,9 @@ def test_a_pair_of_a_limited_rank(out: int, width: int) -> None:
 def test_a_pair_of_more_than_full_rank_is_shortened(out: int, width: int) -> None:
     up, down = random(out, 15), random(15, width, seed=1)
     short_up, short_down, kept, total = extraction.limit_rank(up, down)
-    assert short_up.shape == (out, 6) and short_down.shape == (6, width) and kept == total
+    assert short_up.shape == (out, 6)
+    assert short_down.shape == (6, width)
+    assert kept == total
     assert relative(short_up @ short_down, up @ down) < 1e-6
 
 

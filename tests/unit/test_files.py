@@ -500,7 +500,8 @@ def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     with safe_open(tmp_path / "one", framework="pt") as file:
         assert file.metadata() == {f"key {number} \u00e9": str(number) for number in range(20)}
-        assert torch.equal(file.get_tensor("b"), torch.ones(3)) and torch.equal(file.get_tensor("a"), torch.zeros(2, 2))
+        assert torch.equal(file.get_tensor("b"), torch.ones(3))
+        assert torch.equal(file.get_tensor("a"), torch.zeros(2, 2))
 
 
 def test_native_keys() -> None:
@@ -569,7 +570,8 @@ def raises(path: Path, *words: str, error: type[Exception] = ValueError, project
     message = str(caught.value)
     assert str(path) in message
     assert all(word in message for word in words), message
-    assert message.endswith(".") and len(message.splitlines()) == 1
+    assert message.endswith(".")
+    assert len(message.splitlines()) == 1
 
 
 def test_missing_file_and_folder_without_weights(tmp_path: Path) -> None:

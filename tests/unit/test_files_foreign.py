@@ -99,7 +99,8 @@ def test_deft_sdxl(tmp_path: Path, projector: str, gate: bool, dtype: torch.dtyp
         tensors[f"{LAYER}.lora_layer.gate"] = GATE
     torch.save(tensors, tmp_path / "project_replace.pt")
     adapter = files.read(tmp_path, projector)
-    assert adapter.metadata["file_format"] == "deft_sdxl" and adapter.metadata["method"] == "deft"
+    assert adapter.metadata["file_format"] == "deft_sdxl"
+    assert adapter.metadata["method"] == "deft"
     assert ("note" in adapter.metadata) == (projector == "auto")
     expected = of_sdxl_code(P.to(dtype), R, projector == "qr", GATE if gate else None)
     assert relative(changed(adapter, LAYER), expected) < 1e-6
@@ -122,7 +123,8 @@ def test_para_of_the_sdxl_code(tmp_path: Path) -> None:
     """Without any R_new the repository calls it PaRa; its gate multiplies nothing."""
     torch.save({f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.gate": GATE}, tmp_path / "a.pt")
     adapter = files.read(tmp_path / "a.pt")
-    assert adapter.metadata["method"] == "para" and "PaRa" in adapter.metadata["note"]
+    assert adapter.metadata["method"] == "para"
+    assert "PaRa" in adapter.metadata["note"]
     assert relative(changed(adapter, LAYER), of_sdxl_code(P, None, True)) < 1e-6
 
 
@@ -138,8 +140,10 @@ def test_additive_update_of_the_sdxl_code_is_its_lora(tmp_path: Path, gate: bool
         tensors["gate"] = GATE
     torch.save({f"{LAYER}.lora_layer.{key}": value for key, value in tensors.items()}, tmp_path / "project_replace.pt")
     adapter = files.read(tmp_path)
-    assert adapter.metadata["file_format"] == "deft_sdxl" and adapter.metadata["method"] == "lora"
-    assert "alpha of its LoRA: taken as 8" in adapter.metadata["note"] and "projector" not in adapter.metadata
+    assert adapter.metadata["file_format"] == "deft_sdxl"
+    assert adapter.metadata["method"] == "lora"
+    assert "alpha of its LoRA: taken as 8" in adapter.metadata["note"]
+    assert "projector" not in adapter.metadata
     weight = torch.sigmoid(GATE.double()) if gate else 1.0
     expected = W.double() + up.double() @ down.double() * (8.0 / RANK) * weight
     assert relative(changed(adapter, LAYER), expected) < 1e-6
@@ -205,7 +209,8 @@ def test_additive_update_of_omnigen(tmp_path: Path, gate: bool, alpha: float) ->
     if gate:
         tensors["gate"] = GATE
     adapter = files.read(save_omnigen(tmp_path, tensors, record))
-    assert adapter.metadata["method"] == "lora" and "note" not in adapter.metadata
+    assert adapter.metadata["method"] == "lora"
+    assert "note" not in adapter.metadata
     assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, record)) < 1e-6
 
 
@@ -263,7 +268,8 @@ def test_settings_of_omnigen_that_are_a_list(tmp_path: Path) -> None:
 def test_para_of_the_deft_repository(tmp_path: Path, projector: str) -> None:
     torch.save({f"{OMNI}.B": P}, tmp_path / "para_rank_state.bin")
     adapter = files.read(tmp_path, projector)
-    assert adapter.metadata["file_format"] == "para_deft" and adapter.metadata["method"] == "para"
+    assert adapter.metadata["file_format"] == "para_deft"
+    assert adapter.metadata["method"] == "para"
     U, S, _ = torch.linalg.svd(P.double(), full_matrices=False)
     Q = torch.linalg.qr(P.double()).Q
     proj = {"tsvd": U @ torch.diag(S) @ U.T, "eigen": P.double() @ P.double().T + 1e-6 * torch.eye(OUT)}.get(

@@ -133,7 +133,8 @@ def refused(path: Path, *words: str) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         files.read(path)
     message = str(caught.value)
-    assert path.name in message and "\n" not in message, message
+    assert path.name in message, message
+    assert "\n" not in message, message
     assert all(word in message for word in words), message
     return message
 
@@ -142,7 +143,8 @@ def refused(path: Path, *words: str) -> str:
 def test_the_valid_file_is_read(tmp_path: Path, kind: str) -> None:
     adapter = files.read(write(tmp_path, kind))
     expected = kind.partition("-")[0].replace("lora", "native")
-    assert adapter.metadata["method"] and adapter.metadata["file_format"] == expected
+    assert adapter.metadata["method"]
+    assert adapter.metadata["file_format"] == expected
 
 
 @pytest.mark.parametrize("kind", VALID)

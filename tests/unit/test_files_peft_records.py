@@ -47,7 +47,8 @@ def test_every_type_of_peft_has_its_place(kind: str) -> None:
     try:
         assert peft_records.reading_of({"peft_type": kind}) == ("own" if kind in CONFIGS else "peft")
     except ValueError as error:
-        assert kind in str(error) and "not known here" not in str(error)
+        assert kind in str(error)
+        assert "not known here" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,8 @@ def test_all_that_peft_saves_is_applied(tmp_path: Path, case: str) -> None:
     for read in (adapter, again):
         found = applied(read, base)
         changed = {key for key in base if not torch.equal(base[key], merged[key])}
-        assert changed and {key for key in base if not torch.equal(base[key], found[key])} == changed
+        assert changed
+        assert {key for key in base if not torch.equal(base[key], found[key])} == changed
         for key in changed:
             assert torch.allclose(found[key], merged[key], atol=1e-6), key
     assert {
@@ -356,8 +358,10 @@ def test_oft_of_larger_convolutions_fits_no_weight(tmp_path: Path) -> None:
     wrapped.save_pretrained(tmp_path)
     oft = methods.get("oft")
     factors = oft.from_tensors(adapters.layers(files.read(tmp_path))["block.wide"])
-    assert not oft.fits(factors, (8, 6, 3, 3)) and "PEFT" in oft.misfit(factors, (8, 6, 3, 3))
-    assert oft.misfit(factors, (8, 54)) is None and oft.fits(factors, (8, 54, 1, 1))
+    assert not oft.fits(factors, (8, 6, 3, 3))
+    assert "PEFT" in oft.misfit(factors, (8, 6, 3, 3))
+    assert oft.misfit(factors, (8, 54)) is None
+    assert oft.fits(factors, (8, 54, 1, 1))
 
 
 @pytest.mark.parametrize("terms", [2, 3, 5])
@@ -513,13 +517,15 @@ def test_tensors_of_other_files_keep_their_names(tmp_path: Path) -> None:
     }
     save_file(tensors, tmp_path / "a.safetensors")
     adapter = files.read(tmp_path / "a.safetensors")
-    assert adapter.keys() == tensors.keys() and adapter.metadata["file_format"] == "native"
+    assert adapter.keys() == tensors.keys()
+    assert adapter.metadata["file_format"] == "native"
 
 
 def test_the_files_own_alpha_counts_without_a_record(tmp_path: Path) -> None:
     tensors = {f"{X}.lora_A.weight": A, f"{X}.lora_B.weight": B, f"{X}.alpha": torch.tensor(1.0)}
     adapter = files.read(folder_of(tmp_path, tensors, None))
-    assert float(adapter["x.alpha"]) == 1 and "note" not in adapter.metadata
+    assert float(adapter["x.alpha"]) == 1
+    assert "note" not in adapter.metadata
     adapter = files.read(folder_of(tmp_path, tensors, RECORD))  # as diffusers reads it
     assert float(adapter["x.alpha"]) == 4
 
@@ -536,7 +542,8 @@ def test_the_files_own_alpha_counts_without_a_record(tmp_path: Path) -> None:
 )
 def test_what_is_assumed_without_a_record(tmp_path: Path, tensors: dict[str, Tensor], note: str | None) -> None:
     adapter = files.read(folder_of(tmp_path, {f"{X}.{part}": value for part, value in tensors.items()}, None))
-    assert (note or "") in adapter.metadata.get("note", "") and ("note" in adapter.metadata) == bool(note)
+    assert (note or "") in adapter.metadata.get("note", "")
+    assert ("note" in adapter.metadata) == bool(note)
     assert "alpha" not in tensors or float(adapter["x.alpha"]) == 1
 
 
@@ -555,7 +562,8 @@ def test_a_replaced_weight(shape: tuple[int, ...]) -> None:
     replaced = methods.get("replaced")
     weight, value = random(*shape, seed=1), random(*shape, seed=2)
     factors = replaced.from_tensors({"replaced": value.half()})
-    assert replaced.fits(factors, shape) and not replaced.fits(factors, (*shape, 1))
+    assert replaced.fits(factors, shape)
+    assert not replaced.fits(factors, (*shape, 1))
     change = replaced.delta(factors, weight.bfloat16(), strength=0.5)
     assert torch.allclose(change, 0.5 * (value.half().float() - weight.bfloat16().float()))
     assert replaced.to_tensors(factors)["replaced"].dtype == torch.float16

@@ -80,9 +80,11 @@ def test_what_is_carried(tmp_path: Path) -> None:
     )
     adapter = files.read(folder)
     assert adapter.keys() == {*tensors, "vera_A", "vera_B"}
-    assert adapter.metadata["method"] == "vera" and adapter.metadata["file_format"] == "peft_tuners"
+    assert adapter.metadata["method"] == "vera"
+    assert adapter.metadata["file_format"] == "peft_tuners"
     (part,) = peft_tuners.parts_of(adapter) or []
-    assert part.layers.keys() == {LAYER} and part.shared.keys() == {"vera_A", "vera_B"}
+    assert part.layers.keys() == {LAYER}
+    assert part.shared.keys() == {"vera_A", "vera_B"}
     assert json.loads(adapter.metadata[peft_tuners.RECORD]) == {
         "": {"peft_type": "VERA", "r": 2, "projection_prng_key": 0, "save_projection": True}
     }
@@ -104,7 +106,8 @@ def test_a_record_of_diffusers_header(tmp_path: Path) -> None:
     }
     save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(header)})
     adapter = files.read(tmp_path / "a.safetensors")
-    assert adapter.metadata["method"] == "lora/olora" and len(adapter) == 4
+    assert adapter.metadata["method"] == "lora/olora"
+    assert len(adapter) == 4
     assert {part.component for part in peft_tuners.parts_of(adapter) or []} == {"unet", "text_encoder"}
 
 
@@ -166,7 +169,8 @@ def test_every_field_of_every_type_is_known() -> None:
 
 def test_the_method_needs_its_record() -> None:
     method = methods.get("peft")
-    assert not method.claims(["hra_u"]) and not method.low_rank
+    assert not method.claims(["hra_u"])
+    assert not method.low_rank
     with pytest.raises(ValueError, match="need the record"):
         method.from_tensors({"hra_u": torch.ones(8, 2)})
 
@@ -184,10 +188,12 @@ def test_a_change_of_a_layer_alone() -> None:
     for column in normalize(u, dim=0).T:
         expected = expected - 2 * torch.outer(expected @ column, column)
     change = method.delta(factors, weight)
-    assert torch.allclose(change, expected - weight, atol=1e-5) and change.norm() > 0.1
+    assert torch.allclose(change, expected - weight, atol=1e-5)
+    assert change.norm() > 0.1
     assert torch.allclose(method.delta(factors, weight, strength=0.3), 0.3 * change)
     up, down = method.to_lora(factors, weight)
     assert torch.allclose(up @ down, change, atol=1e-5)
-    assert method.fits(factors, (6, 8)) and not method.fits(factors, (8, 6))
+    assert method.fits(factors, (6, 8))
+    assert not method.fits(factors, (8, 6))
     with pytest.raises(ValueError, match=r"PEFT could not compute HRA for a weight of \[6, 8\]"):
         method.delta(method.Factors(record, ("hra_v",), (u,), (6, 8)), weight)

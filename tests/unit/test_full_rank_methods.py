@@ -63,7 +63,8 @@ def test_svdiff_on_activations_is_the_written_formula(kind: str) -> None:
     grad = torch.randn(y.shape, generator=generator(2))
     (own,) = torch.autograd.grad(y, shifts, grad)
     (wanted,) = torch.autograd.grad(expected, reference, grad.double())
-    assert relative(own, wanted) < 2e-4 and own[-1] == wanted[-1] == 0
+    assert relative(own, wanted) < 2e-4
+    assert own[-1] == wanted[-1] == 0
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (1, 2, 3, 3)], ids=["norm", "one row", "one filter"])
@@ -82,13 +83,15 @@ def test_svdiff_keeps_what_it_says() -> None:
     for shape in ((7,), (4, 9), (6, 2, 3, 3)):
         base = BASE.of(torch.randn(shape))
         fixed = sum(value.numel() for value in vars(base).values())
-        assert SVDIFF.kept_values is not None and SVDIFF.kept_values(shape) == (len(base.sigma), fixed)
+        assert SVDIFF.kept_values is not None
+        assert SVDIFF.kept_values(shape) == (len(base.sigma), fixed)
 
 
 def test_dreambooth_is_a_difference() -> None:
     layer, _ = layer_and_input("conv")
     own = DREAMBOOTH.own()
-    assert DREAMBOOTH.init_bias is not None and DREAMBOOTH.kept_values is not None
+    assert DREAMBOOTH.init_bias is not None
+    assert DREAMBOOTH.kept_values is not None
     params = DREAMBOOTH.init(layer.weight, 1, own, generator()) | DREAMBOOTH.init_bias(layer.bias)
     assert DREAMBOOTH.kept_values(layer.weight.shape) == (layer.weight.numel(), 0)
     with torch.no_grad():
@@ -96,8 +99,10 @@ def test_dreambooth_is_a_difference() -> None:
             value += torch.randn(value.shape, generator=generator(len(name)))
     factors = DREAMBOOTH.factors(params, own)
     found = DREAMBOOTH.change(factors, no_weight, None)
-    assert isinstance(found, WeightChange) and found.bias is not None
-    assert torch.equal(found.weight, params["weight"]) and torch.equal(found.bias, params["bias"])
+    assert isinstance(found, WeightChange)
+    assert found.bias is not None
+    assert torch.equal(found.weight, params["weight"])
+    assert torch.equal(found.bias, params["bias"])
     assert torch.equal(methods.get("dreambooth").delta(factors, layer.weight, strength=0.5), 0.5 * params["weight"])
     assert methods.get("dreambooth").to_tensors(factors).keys() == {"diff", "diff_b"}
     assert methods.find(["diff", "diff_b"]) is None  # ComfyUI's own loader reads them

@@ -68,8 +68,11 @@ def test_deft_at_its_start_puts_back_what_it_removes() -> None:
     params = training.init(weight, 4, training.own(), torch.Generator().manual_seed(1))
     with torch.no_grad():
         change = inspection.measure(deft, training.factors(params, training.own()), weight)
-    assert change.overlap == pytest.approx(1.0, abs=1e-6) and change.removed == pytest.approx(change.injected)
-    assert change.removed is not None and change.removed > 0.2 and change.ratio < 1e-6
+    assert change.overlap == pytest.approx(1.0, abs=1e-6)
+    assert change.removed == pytest.approx(change.injected)
+    assert change.removed is not None
+    assert change.removed > 0.2
+    assert change.ratio < 1e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -80,7 +83,8 @@ def test_para(shape: tuple[int, ...]) -> None:
     removed = Q.double() @ Q.double().T @ weight.flatten(1).double()
     check(change, -removed.reshape(shape), weight)
     assert change.removed == pytest.approx(change.ratio, rel=1e-6)
-    assert change.injected == 0 and change.overlap == 0
+    assert change.injected == 0
+    assert change.overlap == 0
 
 
 @pytest.mark.parametrize("rank", RANKS)
@@ -129,7 +133,8 @@ def test_methods_without_a_low_rank_form(kind: str, shape: tuple[int, ...]) -> N
     factors, delta = full_rank(kind, shape, weight)
     change = inspection.measure(methods.get(kind), factors, weight)
     check(change, delta.reshape(shape), weight)
-    assert change.removed is None and change.orthonormality is None
+    assert change.removed is None
+    assert change.orthonormality is None
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])

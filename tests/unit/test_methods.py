@@ -125,7 +125,8 @@ def test_method(name: str, options: dict[str, Any], kind: str, rank: int, alpha:
     # gradients reach every parameter
     (method.forward(factors, op, x, out - bias) * torch.randn(added.shape, generator=generator(5))).sum().backward()
     for key, param in params.items():
-        assert param.grad is not None and torch.isfinite(param.grad).all(), key
+        assert param.grad is not None, key
+        assert torch.isfinite(param.grad).all(), key
         square = name == "para" or options.get("projector") in ("qr", "svd")
         if not (key in ("P", "B") and square and param.shape[1] == 24):  # a square Q Q^T is I whatever P is ...
             assert param.grad.norm() > 1e-6, key
@@ -176,7 +177,9 @@ def test_init_is_private_and_reproducible(name: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     for key in first:
         assert torch.equal(first[key], second[key])
-        assert first[key].requires_grad and first[key].is_leaf and first[key].dtype == torch.float32
+        assert first[key].requires_grad
+        assert first[key].is_leaf
+        assert first[key].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", RANKED)
@@ -217,9 +220,11 @@ def test_projectors(projector: str, shape: tuple[int, int]) -> None:
         assert torch.equal(raw, torch.linalg.qr(P).Q)
         assert torch.allclose(raw * signs, Q, rtol=0, atol=2e-7)
     if projector == "relu":
-        assert torch.equal(Q, P) and torch.equal(right, P.clamp(min=0))
+        assert torch.equal(Q, P)
+        assert torch.equal(right, P.clamp(min=0))
     if projector == "ppt":
-        assert torch.equal(Q, P) and torch.equal(right, P)
+        assert torch.equal(Q, P)
+        assert torch.equal(right, P)
 
 
 @pytest.mark.parametrize("projector", PROJECTORS)

@@ -40,7 +40,8 @@ def test_the_memory_is_what_is_kept(name: str, dtype: torch.dtype, shape: tuple[
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_what_a_record_says_reaches_the_optimizer(name: str) -> None:
     record, optimizer = OPTIMIZERS[name], stepped(name, (96, 80))
-    assert type(optimizer).__name__ == record.name and type(optimizer).__module__.startswith(record.module)
+    assert type(optimizer).__name__ == record.name
+    assert type(optimizer).__module__.startswith(record.module)
     given: dict[str, Any] = optimizer.param_groups[0]
     assert {"lr": 1e-3, "weight_decay": 0.0, **record.options}.items() <= given.items()
     assert given.get("betas") == ((0.9, 0.99) if record.betas else None)
@@ -56,5 +57,6 @@ def test_adamw_takes_one_pass() -> None:
 
 def test_adafactor_keeps_rows_and_columns() -> None:
     state = OPTIMIZERS["Adafactor"].state
-    assert state((320, 4), 4) == 4 * 324 and state((320,), 4) == 4 * 320
+    assert state((320, 4), 4) == 4 * 324
+    assert state((320,), 4) == 4 * 320
     assert state((1280, 1280), 4) < OPTIMIZERS["AdamW"].state((1280, 1280), 4) / 1000

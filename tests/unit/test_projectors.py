@@ -73,7 +73,8 @@ def test_the_same_as_qr(shape: tuple[int, int], condition: float, decomposed: li
 @pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
 def test_the_size_of_P_means_nothing(size: float, decomposed: list) -> None:
     P = conditioned(320, 8, 3.0, size=size)[None]
-    assert (orthonormal(P) - exact(P, P)[0]).abs().max() < 1.5e-7 and not decomposed
+    assert (orthonormal(P) - exact(P, P)[0]).abs().max() < 1.5e-7
+    assert not decomposed
 
 
 @pytest.mark.parametrize("condition", [30.0, 100.0, 300.0, 700.0])
@@ -105,7 +106,8 @@ def test_what_is_nearly_rank_deficient_takes_qr_by_itself(decomposed: list) -> N
     }
     P = torch.stack([good[0], *list(poor.values())[:2], good[1], *list(poor.values())[2:], good[2]])
     Q = orthonormal(P)
-    assert decomposed == [(len(poor), 64, 4)] and torch.isfinite(Q).all()
+    assert decomposed == [(len(poor), 64, 4)]
+    assert torch.isfinite(Q).all()
     plain, R = torch.linalg.qr(P)
     plain = plain * torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
     assert (Q - plain).abs().max() < 2e-7
@@ -123,12 +125,14 @@ def test_what_is_nearly_rank_deficient_takes_qr_by_itself(decomposed: list) -> N
 
 def test_all_of_them_poor(decomposed: list) -> None:
     P = torch.zeros(2, 12, 3)
-    assert torch.isfinite(orthonormal(P)).all() and decomposed == [(2, 12, 3)]
+    assert torch.isfinite(orthonormal(P)).all()
+    assert decomposed == [(2, 12, 3)]
 
 
 def test_wider_than_high_takes_qr(decomposed: list) -> None:
     P = torch.randn(2, 3, 5, generator=generator())
-    assert orthonormal(P).shape == (2, 3, 3) and decomposed == [(2, 3, 5)]
+    assert orthonormal(P).shape == (2, 3, 3)
+    assert decomposed == [(2, 3, 5)]
 
 
 def test_the_same_bits_again() -> None:
@@ -144,20 +148,24 @@ def test_rough_products_are_not_used(decomposed: list) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        assert (orthonormal(P) - exact(P, P)[0]).abs().max() < 1e-6 and len(decomposed) == 1
+        assert (orthonormal(P) - exact(P, P)[0]).abs().max() < 1e-6
+        assert len(decomposed) == 1
     finally:
         torch.set_float32_matmul_precision(before)
     with torch.autocast("cpu", torch.bfloat16):
         Q, of_P = ours(P, torch.ones_like(P))
     expected, expected_grad = exact(P, torch.ones_like(P))
-    assert (Q - expected).abs().max() < 1.5e-7 and relative(of_P, expected_grad) < 1e-6 and len(decomposed) == 1
+    assert (Q - expected).abs().max() < 1.5e-7
+    assert relative(of_P, expected_grad) < 1e-6
+    assert len(decomposed) == 1
 
 
 def test_many_at_once_are_the_same_as_each_by_itself() -> None:
     shapes = [(24, 4), (24, 4), (40, 8), (24, 4), (3, 5)]
     matrices = [torch.randn(shape, generator=generator(seed)) for seed, shape in enumerate(shapes)]
     for P, (Q, right) in zip(matrices, project_all(matrices, "qr"), strict=True):
-        assert right is Q and (Q - project(P, "qr")[0]).abs().max() < 1.5e-7
+        assert right is Q
+        assert (Q - project(P, "qr")[0]).abs().max() < 1.5e-7
 
 
 def test_what_is_slow_on_the_host_is_said_once(
@@ -170,4 +178,6 @@ def test_what_is_slow_on_the_host_is_said_once(
             found = host.on_host(lambda a, n: ({"a": a + n}, [a, n], (n,)), torch.ones(2), 3, slow="This thing")
         host.on_host(torch.exp, torch.ones(2))
     assert caplog.messages == ["This thing: computed on the CPU, because cpu cannot do it. This takes longer."]
-    assert found[0]["a"].tolist() == [4, 4] and found[1][1] == 3 and found[2] == (3,)
+    assert found[0]["a"].tolist() == [4, 4]
+    assert found[1][1] == 3
+    assert found[2] == (3,)

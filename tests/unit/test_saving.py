@@ -115,18 +115,22 @@ def test_a_native_file_is_shown_by_lora_manager(tmp_path: Path, method: str) -> 
     adapter = Adapter(make_adapter(method), metadata | {"base_model": "SDXL"})
     path = native.write(adapter, tmp_path / "dog.safetensors", native.native_metadata(adapter, name="dog", version="1"))
     base, words, token = as_lora_manager_reads(path)
-    assert base == "SDXL 1.0" and token == "sks dog"
-    assert words[:2] == [("sks dog", 3), ("grass", 2)] and dict(words[2:]) == {"sitting": 1, "running": 1}
+    assert base == "SDXL 1.0"
+    assert token == "sks dog"
+    assert words[:2] == [("sks dog", 3), ("grass", 2)]
+    assert dict(words[2:]) == {"sitting": 1, "running": 1}
     said = header(path)
     required = ("sai_model_spec", "architecture", "implementation", "title", "resolution")  # of ModelSpec 1.0.1
     assert all(said[f"modelspec.{name}"] for name in required)
     assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
-    assert said["modelspec.trigger_phrase"] == "sks dog" and said["ss_network_module"] == f"deft-nodes.{method}"
+    assert said["modelspec.trigger_phrase"] == "sks dog"
+    assert said["ss_network_module"] == f"deft-nodes.{method}"
     assert method == "svdiff" or said["ss_network_dim"] == "4"
     first = path.read_bytes()
     native.write(adapter, path, native.native_metadata(adapter, name="dog", version="1"))
     assert path.read_bytes() == first  # nothing in it is of the day or the run
-    assert "modelspec.date" not in said and files.read(path).keys() == adapter.keys()
+    assert "modelspec.date" not in said
+    assert files.read(path).keys() == adapter.keys()
 
 
 def test_captions_are_counted_as_kohya_counts_them() -> None:
@@ -162,9 +166,11 @@ def test_a_peft_folder_carries_them_too(tmp_path: Path) -> None:
     assert as_lora_manager_reads(folder / "adapter_model.safetensors")[0] == "Flux.1 D"
     plain = load_peft_weights(str(peft_writer.write(adapter, tmp_path / "plain", NAMES)), device="cpu")
     found = load_peft_weights(str(folder), device="cpu")
-    assert found.keys() == plain.keys() and all(torch.equal(found[key], plain[key]) for key in plain)
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[key], plain[key]) for key in plain)
     file = peft_writer.write_diffusers(adapter, tmp_path / "a.safetensors", NAMES, metadata=said)
-    assert header(file)["ss_base_model_version"] == "flux1" and "lora_adapter_metadata" in header(file)
+    assert header(file)["ss_base_model_version"] == "flux1"
+    assert "lora_adapter_metadata" in header(file)
 
 
 def test_hashes_of_the_file_that_was_read_are_left_out(tmp_path: Path) -> None:

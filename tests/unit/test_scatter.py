@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deft_pack.scoring import scatter as module
-from deft_pack.scoring.scatter import Point, place_names, points_of, scatter
+from deft_pack.reports import scatter as module
+from deft_pack.reports.scatter import Point, place_names, points_of, scatter
 from deft_pack.scoring.scores import Score, Scores
 from deft_pack.scoring.statistics import Interval
 
@@ -50,7 +50,8 @@ def test_rows_of_one_method_are_one_point_and_subjects_are_groups(monkeypatch):
     monkeypatch.setattr(module, "interval", lambda groups: seen.append(groups))
     cat = [replace(row, subject="cat", values=(1.0,), texts=("a",)) for row in (DINO, CLIP_T)]
     points, notes = points_of(Scores((DINO, CLIP_T, *cat)))
-    assert [point.label for point in points] == ["DEFT r4"] and points[0].y == pytest.approx(3.4 / 5)
+    assert [point.label for point in points] == ["DEFT r4"]
+    assert points[0].y == pytest.approx(3.4 / 5)
     assert list(seen[1].values()) == [[0.4, 0.6], [0.8, 0.6], [1.0]]
     assert "No bar: too few" in notes[2]
 
@@ -96,14 +97,17 @@ def coloured(picture: np.ndarray, colour: str) -> np.ndarray:
 def test_points_stand_where_their_values_are():
     points = [Point("a", 0.2, 0.5), Point("b", 0.3, 0.7)]
     first, second = (coloured(scatter(points), colour).mean(axis=0) for colour in module.COLOURS[:2])
-    assert first[1] < second[1] and first[0] > second[0]
+    assert first[1] < second[1]
+    assert first[0] > second[0]
 
 
 def test_bars_title_and_notes_are_drawn():
     plain = Point("a", 0.25, 0.5)
     both = [Point("b", 0.2, 0.3), Point("c", 0.3, 0.7)]  # so that the axes stay the same
     bare = scatter([plain, *both])
-    assert bare.dtype == np.uint8 and bare.ndim == 3 and bare.shape[2] == 3
+    assert bare.dtype == np.uint8
+    assert bare.ndim == 3
+    assert bare.shape[2] == 3
     across = scatter([replace(plain, x_interval=(0.22, 0.28)), *both])
     up = scatter([replace(plain, y_interval=(0.4, 0.6)), *both])
 
@@ -111,7 +115,8 @@ def test_bars_title_and_notes_are_drawn():
         places = np.argwhere((bare != other).any(axis=2))
         return places.max(axis=0) - places.min(axis=0)
 
-    assert changed(across)[1] > 200 and changed(up)[0] > 200
+    assert changed(across)[1] > 200
+    assert changed(up)[0] > 200
     assert scatter([plain], title="Dog").shape[0] > scatter([plain]).shape[0]
     assert scatter([plain], notes=["one", "two"]).shape[0] > scatter([plain], notes=["one"]).shape[0]
 
@@ -128,8 +133,10 @@ def test_the_good_end_is_marked_at_the_lower_end_where_lower_is_better():
     higher, lower = scatter(points, "CLIP-T", "DINO"), scatter(points, "drift", "PRES")
     rows, columns = np.indices(higher.shape[:2])
     below, beside = rows > higher.shape[0] - 100, columns < 60
-    assert middle(higher, below, 1) > 0.8 and middle(lower, below, 1) < 0.3
-    assert middle(higher, beside, 0) < 0.2 and middle(lower, beside, 0) > 0.6
+    assert middle(higher, below, 1) > 0.8
+    assert middle(lower, below, 1) < 0.3
+    assert middle(higher, beside, 0) < 0.2
+    assert middle(lower, beside, 0) > 0.6
 
 
 def test_many_points_are_numbered_with_a_legend():
@@ -157,8 +164,12 @@ def test_names_cover_neither_each_other_nor_points():
 
 def test_names_stay_in_the_frame_and_avoid_bars():
     left, bottom, right, top = place_names([(495, 495)], [(80, 14)], [], (0, 0, 500, 500))[0]
-    assert left >= 0 and right <= 500 and bottom >= 0 and top <= 500
+    assert left >= 0
+    assert right <= 500
+    assert bottom >= 0
+    assert top <= 500
     bars = [(100.0, 198.0, 400.0, 202.0), (248.0, 100.0, 252.0, 400.0)]
     place = place_names([(250, 200)], [(80, 14)], bars, (0, 0, 500, 500))[0]
     assert not any(overlap(place, bar) for bar in bars)
-    assert abs(place[0] - 250) < 20 and abs(place[1] - 200) < 20
+    assert abs(place[0] - 250) < 20
+    assert abs(place[1] - 200) < 20

@@ -87,9 +87,11 @@ def test_scores_follow_from_the_features(scorer: Scorer):
     row = result.rows[0]
     assert (row.images, row.references, row.pairing, row.scale, row.protocol) == (3, 5, "all", 1.0, "demo")
     assert (row.label, row.subject, row.method, row.rank) == ("DEFT r4", "dog", "deft", 4)
-    assert row.texts == ("a dog",) * 3 and row.pictures == tuple(digest(picture) for picture in images)
+    assert row.texts == ("a dog",) * 3
+    assert row.pictures == tuple(digest(picture) for picture in images)
     weights = MODELS / "deft_demo_clip.safetensors"
-    assert row.provenance["weights"] == weights.name and row.provenance["seeds"] == [7]
+    assert row.provenance["weights"] == weights.name
+    assert row.provenance["seeds"] == [7]
     assert row.provenance["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert row.provenance["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "demo DINO (64 px), all pairs, scale 1, resize 64 bicubic" in result.report()
@@ -124,7 +126,8 @@ def test_matched_pairs_scale_and_floor(scorer: Scorer):
     plain = score(scorer, images, texts=texts).rows[0].values
     middle = sorted(plain)[1]
     cut = score(only(scorer, Measure("CLIP-T", clip, "text", 2.5, floor=middle)), images, texts=texts).rows[0].values
-    assert cut == pytest.approx([2.5 * max(value, middle) for value in plain], abs=1e-6) and max(plain) > min(plain)
+    assert cut == pytest.approx([2.5 * max(value, middle) for value in plain], abs=1e-6)
+    assert max(plain) > min(plain)
 
 
 def test_texts_are_one_for_all_or_one_each(scorer: Scorer):
@@ -132,7 +135,8 @@ def test_texts_are_one_for_all_or_one_each(scorer: Scorer):
     each = score(scorer, images, texts=["a dog", "a cat", "a dog"]).rows[0]
     assert (each.references, each.texts) == (2, ("a dog", "a cat", "a dog"))
     one = score(scorer, images, texts=["a dog"]).rows[0]
-    assert (one.references, one.texts) == (1, ("a dog",)) and one.values[::2] == each.values[::2]
+    assert (one.references, one.texts) == (1, ("a dog",))
+    assert one.values[::2] == each.values[::2]
     with pytest.raises(ValueError, match="2 texts for 3 images; give one text for all"):
         score(scorer, images, texts=["a dog", "a cat"])
 
@@ -211,8 +215,10 @@ def test_a_metric_may_compare_pictures_with_any_role(scorer: Scorer, monkeypatch
     assert result.rows[0].values == pytest.approx(
         [2 * (np.mean(other) - np.mean(image)) for image, other in zip(images, references, strict=True)]
     )
-    assert result.rows[0].preprocessing == "as they are" and result.rows[0].references == 3
-    assert own.encoders(own.protocol.measures) == {} and scorer.store.size == 0
+    assert result.rows[0].preprocessing == "as they are"
+    assert result.rows[0].references == 3
+    assert own.encoders(own.protocol.measures) == {}
+    assert scorer.store.size == 0
     with pytest.raises(ValueError, match="3 images and 2 references"):
         score(own, images, references[:2])
 
@@ -222,7 +228,8 @@ def test_diversity_compares_the_pictures_of_each_prompt(scorer: Scorer):
     result = diversity(scorer, images, texts)
     features = scorer.backbones["dino"].encode_images(images)
     expected = [1 - float(features[i] @ features[j]) for i, j in ((0, 2), (0, 3), (2, 3))]
-    assert result.rows[0].values == pytest.approx(expected, abs=1e-6) and result.rows[0].texts == ("a",) * 3
+    assert result.rows[0].values == pytest.approx(expected, abs=1e-6)
+    assert result.rows[0].texts == ("a",) * 3
     assert len(diversity(scorer, images).rows[0].values) == 10
     with pytest.raises(ValueError, match="no prompt has two"):
         diversity(scorer, images[:2], ["a", "b"])
@@ -235,9 +242,11 @@ def test_every_picture_reference_and_text_is_computed_once(scorer: Scorer, forwa
     first = score(scorer, [*images, *images], [*pictures(2, 1), images[0]], ["a", "b", "a"] * 2)
     assert forwards == {"clip encode_pixels": 5, "dino encode_pixels": 5, "clip encode_texts": 2}
     again = score(scorer, [*images, *images], [*pictures(2, 1), images[0]], ["a", "b", "a"] * 2)
-    assert sum(forwards.values()) == 12 and again == first
+    assert sum(forwards.values()) == 12
+    assert again == first
     score(scorer, [image.copy() for image in images], texts=["c"] * 3)
-    assert forwards["clip encode_pixels"] == 5 and forwards["clip encode_texts"] == 3
+    assert forwards["clip encode_pixels"] == 5
+    assert forwards["clip encode_texts"] == 3
 
 
 def test_batches_do_not_change_features_and_order_is_kept(scorer: Scorer):
@@ -254,9 +263,11 @@ def test_a_full_store_forgets_the_least_used_and_stays_right(scorer: Scorer, for
     store = FeatureStore(limit=2 * 192 * 4)  # two features
     found = embed_images(dino, [*images, *images], store=store, batch=2).features["dino"]
     torch.testing.assert_close(found[:20], found[20:], atol=1e-6, rtol=0)
-    assert store.size == 2 * 192 * 4 and 20 < forwards["dino encode_pixels"] <= 40
+    assert store.size == 2 * 192 * 4
+    assert 20 < forwards["dino encode_pixels"] <= 40
     store.clear()
-    assert store.size == 0 and store.get(scorer.backbones["dino"], digest(images[0])) is None
+    assert store.size == 0
+    assert store.get(scorer.backbones["dino"], digest(images[0])) is None
 
 
 def test_the_room_of_what_is_forgotten_is_used_again(scorer: Scorer, monkeypatch):
@@ -268,7 +279,9 @@ def test_the_room_of_what_is_forgotten_is_used_again(scorer: Scorer, monkeypatch
         store.put(dino, str(index), torch.full((192,), float(index)))
         blocks += [block for block, _ in store._places.values() if not any(block is other for other in blocks)]
         assert store.get(dino, str(index))[0] == index
-    assert len(blocks) == 1 and store.get(dino, "17") is None and store.get(dino, "18")[0] == 18
+    assert len(blocks) == 1
+    assert store.get(dino, "17") is None
+    assert store.get(dino, "18")[0] == 18
 
 
 class Counted(list):
@@ -365,7 +378,8 @@ def test_lpips_is_that_of_its_package(tmp_path):
     loaded, calls = load_scorer(protocol, [tmp_path]), []
     loaded.backbones["lpips"].before_use = lambda: calls.append(1)  # where ComfyUI brings it to the GPU
     result = diversity(loaded, images)
-    assert len(calls) == 3 and loaded.encoders(protocol.measures) == {}
+    assert len(calls) == 3
+    assert loaded.encoders(protocol.measures) == {}
     theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     for index, layer in enumerate(network.features):  # by place, not by name
         if isinstance(layer, torch.nn.Conv2d):
@@ -375,7 +389,8 @@ def test_lpips_is_that_of_its_package(tmp_path):
     with torch.no_grad():
         pixels = [to_tensor(image)[None] * 2 - 1 for image in images]
         expected = [float(theirs(pixels[i], pixels[j])) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert result.rows[0].values == pytest.approx(expected, abs=1e-6) and min(expected) > 0
+    assert result.rows[0].values == pytest.approx(expected, abs=1e-6)
+    assert min(expected) > 0
     assert diversity(loaded, images, ["a", "b", "b"]).rows[0].values == result.rows[0].values[2:]
     assert result.rows[0].preprocessing == "as they are"
     with pytest.raises(ValueError, match="LPIPS compares pictures of one size"):
@@ -455,7 +470,8 @@ def test_the_command_line_scores_folders(tmp_path, monkeypatch, capsys):
     )
     assert [line.split()[0] for line in text.splitlines()] == ["CLIP-I", "CLIP-T", "DINO"]
     records = [json.loads(line) for line in out.read_text().splitlines()]
-    assert f"{records[2]['value']:.4f}" in text and records[1]["texts"][0] == (folder / "0.txt").read_text().strip()
+    assert f"{records[2]['value']:.4f}" in text
+    assert records[1]["texts"][0] == (folder / "0.txt").read_text().strip()
     with pytest.raises(SystemExit, match="There are no pictures in"):
         run("score", "--images", tmp_path / "none", "--weights", MODELS, "--protocol", "demo")
     for name in "ab":
@@ -498,8 +514,11 @@ def test_the_demos_numbers_are_those_of_transformers_and_verify(monkeypatch, cap
     with pytest.raises(SystemExit) as ended:
         command.main()
     text = capsys.readouterr().out
-    assert ended.value.code == 0 and text.count("gives the expected numbers") == 2 and "WRONG" not in text
-    assert text.count("right: ") == 3 and "SHA-256 718dfc" in text
+    assert ended.value.code == 0
+    assert text.count("gives the expected numbers") == 2
+    assert "WRONG" not in text
+    assert text.count("right: ") == 3
+    assert "SHA-256 718dfc" in text
 
 
 def test_verification_fails_for_other_weights(tmp_path):
@@ -510,7 +529,8 @@ def test_verification_fails_for_other_weights(tmp_path):
     state["visual.proj"] = state["visual.proj"] * torch.linspace(0.9, 1.1, state["visual.proj"].shape[1])
     save_file(state, tmp_path / "deft_demo_clip.safetensors")
     found = verify(load_for_check(tmp_path / "deft_demo_clip.safetensors"))
-    assert found.passed is False and "does NOT give the expected numbers" in found.report()
+    assert found.passed is False
+    assert "does NOT give the expected numbers" in found.report()
     assert [result.passed for result in found.results] == [False, True, None]  # pixels, text, soundness
 
 
@@ -526,7 +546,8 @@ def test_openais_numbers_are_asked_of_files_that_look_like_openais(tmp_path):
     }
     save_file(state, tmp_path / "other.safetensors")
     found = verify(load_for_check(tmp_path / "other.safetensors"))
-    assert found.model == "CLIP ViT-B/32 (open_clip names)" and found.passed is False
+    assert found.model == "CLIP ViT-B/32 (open_clip names)"
+    assert found.passed is False
     assert [result.source for result in found.results[:2]] == [check.source for check in PUBLISHED["CLIP ViT-B/32"]]
     spec = get_protocol("dreambooth").backbones["dino"]
     state = {
@@ -535,7 +556,9 @@ def test_openais_numbers_are_asked_of_files_that_look_like_openais(tmp_path):
     }
     save_file(state, tmp_path / "dino.safetensors")
     found = verify(load_for_check(tmp_path / "dino.safetensors"))
-    assert found.passed is None and found.name == "DINO ViT-S/16" and "nobody has published" in found.report()
+    assert found.passed is None
+    assert found.name == "DINO ViT-S/16"
+    assert "nobody has published" in found.report()
     (tmp_path / "dino.json").write_text('{"sha256": "of another program"}')
     assert verify(load_for_check(tmp_path / "dino.safetensors")) == found
     save_file({"a": torch.zeros(1)}, tmp_path / "nothing.safetensors")
@@ -565,9 +588,11 @@ SPEC = BackboneSpec(
 def test_a_download_is_checked_and_put_where_it_is_looked_for(hub: Hub, tmp_path):
     seen: list[tuple[int, int]] = []
     path = asyncio.run(download(SPEC, tmp_path / "new", lambda done, total: seen.append((done, total))))
-    assert path == tmp_path / "new" / "model.safetensors" and path.read_bytes() == hub.content
+    assert path == tmp_path / "new" / "model.safetensors"
+    assert path.read_bytes() == hub.content
     assert hub.asked == ["/owner/model/resolve/main/model.safetensors"]
-    assert seen[-1] == (len(hub.content), len(hub.content)) and len(seen) > 1
+    assert seen[-1] == (len(hub.content), len(hub.content))
+    assert len(seen) > 1
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 

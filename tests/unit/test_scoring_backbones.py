@@ -285,7 +285,8 @@ def test_dinov2_of_the_protocols_has_the_small_models_names():
 
     own = get_protocol("dreambooth").backbones["dinov2"]
     module = dino.build(own.settings)
-    assert module.pos_embed.shape == (1, 257, 384) and len(module.blocks) == 12
+    assert module.pos_embed.shape == (1, 257, 384)
+    assert len(module.blocks) == 12
     assert "blocks.11.ls2.gamma" in module.state_dict()
 
 

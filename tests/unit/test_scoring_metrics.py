@@ -106,12 +106,14 @@ def test_a_pairing_says_what_is_compared_and_belongs_to_the_metric():
         ("within", "within"),
     }
     assert len({pairing for pairing, _ in roles}) == len(roles)
-    assert all(role_of(pairing) == role for pairing, role in roles) and role_of("of another version") is None
+    assert all(role_of(pairing) == role for pairing, role in roles)
+    assert role_of("of another version") is None
     spec = get_protocol("demo").backbones["dino"]
     with pytest.raises(ValueError, match="DINO is not measured in pairs 'within', but in 'all' or 'matched'"):
         Measure("DINO", spec, "within")
     own = get_metric("likeness (resnet50)")
-    assert own.better == "higher" and [comparison.pairing for comparison in own.comparisons] == ["all", "matched"]
+    assert own.better == "higher"
+    assert [comparison.pairing for comparison in own.comparisons] == ["all", "matched"]
 
 
 def test_pictures_are_truncated_to_8_bits_and_survive_the_round_trip():
@@ -125,7 +127,8 @@ def test_alpha_is_laid_on_white_and_grey_becomes_rgb():
     row = noise(8, 8, 4)
     row[..., 3] = np.where(np.arange(8) < 4, 0, 255)
     made = np.asarray(to_pictures(as_tensor(row))[0])
-    assert (made[:, :4] == 255).all() and np.array_equal(made[:, 4:], row[:, 4:, :3])
+    assert (made[:, :4] == 255).all()
+    assert np.array_equal(made[:, 4:], row[:, 4:, :3])
     half = torch.tensor([0.0, 0.0, 0.0, 0.5]).reshape(1, 1, 1, 4)
     assert to_pictures(half)[0].getpixel((0, 0)) == (128, 128, 128)
     grey = noise(8, 8, 1)
@@ -191,7 +194,8 @@ def test_preprocessing_equals_torchvision(size: tuple[int, int]):
 def test_margins_of_transformers_and_torchvision_differ_by_one_pixel():
     picture = Image.fromarray(noise(638, 250))  # resized to 571 x 224: 347 columns to cut
     plain, floor = (Preprocess(224, 224, *OPENAI_CLIP, as_transformers=value)(picture) for value in (False, True))
-    assert torch.equal(plain[..., :-1], floor[..., 1:]) and not torch.equal(plain, floor)
+    assert torch.equal(plain[..., :-1], floor[..., 1:])
+    assert not torch.equal(plain, floor)
 
 
 def rules(name: str) -> dict[str, tuple]:
@@ -384,7 +388,8 @@ def test_picture_files_of_every_mode_are_read_as_rgb(tmp_path, mode: str, colour
     path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
     Image.new(mode, (4, 3), colour).save(path)
     picture = FilePictures([path])[0]
-    assert picture.mode == "RGB" and picture.size == (4, 3)
+    assert picture.mode == "RGB"
+    assert picture.size == (4, 3)
     assert seen is None or picture.getpixel((0, 0)) == seen
 
 
@@ -407,17 +412,20 @@ def test_picture_files_are_turned_and_bad_ones_named(tmp_path):
 
 def test_digests_stand_for_content_and_size():
     wide, tall = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
-    assert digest(wide) == digest(wide.copy()) and digest(wide) != digest(tall)
+    assert digest(wide) == digest(wide.copy())
+    assert digest(wide) != digest(tall)
     other = wide.copy()
     other.putpixel((0, 0), (0, 0, 1))
     assert digest(wide) != digest(other)
-    assert is_flat(wide) and not is_flat(other)
+    assert is_flat(wide)
+    assert not is_flat(other)
 
 
 def test_texts_one_or_one_each_or_one_a_batch():
     assert split_texts("a dog", [2, 1]) == ["a dog"] * 3
     assert split_texts("a\n\nb \nc\n", [3]) == ["a", "b", "c"]
-    assert split_texts("a\nb", [2, 1]) == ["a", "a", "b"] and split_texts(" \n", [2]) == []
+    assert split_texts("a\nb", [2, 1]) == ["a", "a", "b"]
+    assert split_texts(" \n", [2]) == []
     with pytest.raises(ValueError, match="text: 2 lines for 3 images;"):
         split_texts("a\nb", [3])
     with pytest.raises(ValueError, match="text: 4 lines for 3 images in 2 batches"):

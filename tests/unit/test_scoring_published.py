@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from deft_pack.reports.published_page import html_page, report_page
 from deft_pack.scoring.protocols import PROTOCOLS
 from deft_pack.scoring.published import PUBLISHED
 from deft_pack.scoring.published.base import PublishedTable, plain, split_rank
-from deft_pack.scoring.report import html_page, report_page
 from deft_pack.scoring.scores import Score, Scores
 
 ONE, TWO, BASELINES = (
@@ -43,7 +43,9 @@ def row(
 
 @pytest.mark.parametrize("table", PUBLISHED.values(), ids=PUBLISHED)
 def test_tables_are_whole(table: PublishedTable):
-    assert table.source and table.metrics and len(table.oddities) == len(set(table.oddities)) > 0
+    assert table.source
+    assert table.metrics
+    assert len(table.oddities) == len(set(table.oddities)) > 0
     assert all(oddity.endswith(".") for oddity in table.oddities)
     scales = {measure.metric: measure.scale for measure in PROTOCOLS[table.protocol].measures}
     assert {scales[metric] for metric in table.metrics} == {table.scale}
@@ -55,8 +57,11 @@ def test_tables_are_whole(table: PublishedTable):
 
 def test_the_numbers_are_those_of_the_papers():
     """Some cells, and the sums of all columns."""
-    assert len(ONE.values) == 27 and len(TWO.values) == 8 and len(BASELINES.values) == 4
-    assert ONE.values["DEFT", 8, "CAT"] == {"CLIP-I": 0.9504} and ONE.values["PaRa", 8, "DOG8"] == {"CLIP-I": 0.8955}
+    assert len(ONE.values) == 27
+    assert len(TWO.values) == 8
+    assert len(BASELINES.values) == 4
+    assert ONE.values["DEFT", 8, "CAT"] == {"CLIP-I": 0.9504}
+    assert ONE.values["PaRa", 8, "DOG8"] == {"CLIP-I": 0.8955}
     sums = [
         sum(value["CLIP-I"] for (_, _, name), value in ONE.values.items() if name == subject)
         for subject in ("BEAR_PLUSHIE", "CAT", "DOG8")
@@ -73,7 +78,8 @@ def test_oddities_are_in_the_data():
         assert TWO.values[method, None, "Kitten 2"] == TWO.values[method, None, "HORSE"]
     assert any("identical" in oddity for oddity in TWO.oddities)
     printed = [value["CLIP-I"] for value in ONE.values.values()]
-    assert 0.8838 not in printed and any("0.8838" in oddity for oddity in ONE.oddities)
+    assert 0.8838 not in printed
+    assert any("0.8838" in oddity for oddity in ONE.oddities)
     numbers = [
         float(number)
         for table in (ONE, TWO)
@@ -82,7 +88,8 @@ def test_oddities_are_in_the_data():
         if number != "0.8838"
     ]
     known = {value for table in (ONE, TWO) for values in table.values.values() for value in values.values()}
-    assert len(numbers) > 10 and set(numbers) <= known
+    assert len(numbers) > 10
+    assert set(numbers) <= known
 
 
 @pytest.mark.parametrize(
@@ -105,7 +112,8 @@ def test_a_label_may_carry_the_rank(label: str, found: tuple):
 def test_names_are_compared_by_letters_and_digits():
     assert plain("BEAR_PLUSHIE") == plain("bear plushie") == plain("Bear-Plushie")
     assert plain("TI") == plain("Textual Inversion") == plain("textual_inversion") == plain("Texture Inversion")
-    assert plain("Kitten") != plain("Kitten 2") and plain("\u5c0f\u732b") == "\u5c0f\u732b"
+    assert plain("Kitten") != plain("Kitten 2")
+    assert plain("\u5c0f\u732b") == "\u5c0f\u732b"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,9 @@ def measured() -> Scores:
 
 def test_measured_stand_beside_published(measured: Scores):
     page = report_page(measured, ONE, "My run")
-    assert page.startswith("# My run\n") and ONE.source in page and "Warning" not in page
+    assert page.startswith("# My run\n")
+    assert ONE.source in page
+    assert "Warning" not in page
     assert "2 of 27 published rows have a measured one." in page
     rows = lines_of(page, "CLIP-I")
     assert len(rows) == 27 + 1
@@ -175,7 +185,8 @@ def test_oddities_and_how_it_was_made_are_below(measured: Scores):
     assert all(f"* {oddity}" in below for oddity in ONE.oddities)
     below = below.split("## How the measured numbers were made")[1]
     assert "* CLIP-I (clip-image): CLIP ViT-B/32 (OpenAI), all pairs, scale 1, resize 224" in below
-    assert "* subjects: cat, bear plushie" in below and "* versions: torch 2.12.1\n" in below
+    assert "* subjects: cat, bear plushie" in below
+    assert "* versions: torch 2.12.1\n" in below
     assert (
         "* weights: file deft.safetensors, sha256 ab12 (DEFT r4, HyperDream); file lora.safetensors, sha256 cd34 (mine)"
     ) in below
@@ -214,7 +225,8 @@ def test_metrics_that_were_not_measured_are_said_to_be():
         )
     )
     page = report_page(scores, TWO)
-    assert "**Warning:** DINO was not measured." in page and len(lines_of(page, "DINO")) == 8
+    assert "**Warning:** DINO was not measured." in page
+    assert len(lines_of(page, "DINO")) == 8
     rows = lines_of(page, "CLIP-I")
     kittens = [line for line in rows if line[0] == "DEFT" and line[2] == "Kitten"]
     assert [line[4:] for line in kittens] == [
@@ -269,7 +281,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
@@ -278,8 +290,10 @@ def test_html_says_the_same_and_needs_nothing_else(measured: Scores):
     parsed = Page(page)
     assert parsed.open == []
     assert parsed.rows[1:] == lines_of(report_page(measured, ONE), "CLIP-I")
-    assert not parsed.tags & {"script", "link", "img", "iframe"} and not parsed.attributes & {"src", "href", "onload"}
-    assert all(oddity in page for oddity in ONE.oddities[1:3]) and "<title>My run</title>" in page
+    assert not parsed.tags & {"script", "link", "img", "iframe"}
+    assert not parsed.attributes & {"src", "href", "onload"}
+    assert all(oddity in page for oddity in ONE.oddities[1:3])
+    assert "<title>My run</title>" in page
     assert "Warning" not in page
     assert 'class="warning"' in html_page(Scores((row("DEFT r4", protocol="demo"),)), ONE)
 
@@ -287,7 +301,8 @@ def test_html_says_the_same_and_needs_nothing_else(measured: Scores):
 def test_html_is_escaped():
     evil = "<script>alert('x')</script> & co"
     page = html_page(Scores((row(evil, provenance={"note": evil}),)), ONE, evil)
-    assert "<script" not in page and page.count("&lt;script&gt;") >= 4
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 4
     assert [line[4] for line in Page(page).rows][-1] == evil
 
 

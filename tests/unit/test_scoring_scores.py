@@ -46,9 +46,11 @@ def test_lines_are_read_back():
         (Cost("DEFT", None, 3000, 3 * 2**20, "deft", 4, "dog"),),
     )
     text = scores.jsonl()
-    assert from_jsonl(text) == scores and from_jsonl("\n" + text + "\n") == scores
+    assert from_jsonl(text) == scores
+    assert from_jsonl("\n" + text + "\n") == scores
     records = [json.loads(line) for line in text.splitlines()]
-    assert records[0]["value"] == pytest.approx(0.4) and records[2]["training_seconds"] is None
+    assert records[0]["value"] == pytest.approx(0.4)
+    assert records[2]["training_seconds"] is None
     assert join([scores, scores]).rows == scores.rows * 2
 
 
@@ -98,7 +100,8 @@ def test_known_seeds_replace_and_unknown_ones_add():
         ("PaRa", (0.5,)),
         ("PaRa", (0.4,)),
     ]
-    assert merge(merged, new) == merged and merge(Scores(()), merged) == merged
+    assert merge(merged, new) == merged
+    assert merge(Scores(()), merged) == merged
     assert merge(from_jsonl(old.jsonl()), new) == merged
 
 
@@ -126,7 +129,8 @@ def test_costs_of_one_adapter_replace_each_other():
     old, new = Cost("DEFT", 9.0, 10, 40, "deft", 4), Cost("DEFT", 8.0, 10, 40, "deft", 4)
     other = Cost("DEFT", 7.0, 5, 20)
     merged = merge(Scores((), (old,), ("a", "b")), Scores((), (new, other), ("b",)))
-    assert merged.costs == (new, other) and merged.remarks == ("a", "b")
+    assert merged.costs == (new, other)
+    assert merged.remarks == ("a", "b")
 
 
 def test_other_line_separators_in_a_prompt_and_remarks_survive():
@@ -136,4 +140,5 @@ def test_other_line_separators_in_a_prompt_and_remarks_survive():
 
 def test_scores_without_pictures_and_seeds_are_told_apart_by_their_values():
     one, other = (Scores((row("DEFT", (value,)),)) for value in (0.1, 0.2))
-    assert merge(one, other).rows == one.rows + other.rows and merge(one, one) == one
+    assert merge(one, other).rows == one.rows + other.rows
+    assert merge(one, one) == one

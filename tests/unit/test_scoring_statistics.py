@@ -33,7 +33,8 @@ def test_one_level_is_scipys_percentile_bootstrap(groups):
     noise = 0.05 * expected.standard_error  # of a percentile of 5,000 draws: about 0.03 standard errors
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=noise)
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=noise)
-    assert found.mean == pytest.approx(values.mean()) and found.values == 40
+    assert found.mean == pytest.approx(values.mean())
+    assert found.values == 40
 
 
 def test_unpaired_difference_is_scipys_of_two_samples():
@@ -49,7 +50,8 @@ def test_unpaired_difference_is_scipys_of_two_samples():
         random_state=1,
     )
     noise = 0.05 * expected.standard_error
-    assert not found.paired and found.mean == pytest.approx(first.mean() - second.mean())
+    assert not found.paired
+    assert found.mean == pytest.approx(first.mean() - second.mean())
     assert found.low == pytest.approx(expected.confidence_interval.low, abs=noise)
     assert found.high == pytest.approx(expected.confidence_interval.high, abs=noise)
     assert (found.groups, found.values) == (1, 30)
@@ -79,12 +81,17 @@ def test_a_constant_shift_is_exact_in_pairs_and_lost_without():
     first, second = one_each(hard_and_easy + 0.25), one_each(hard_and_easy)
     found = difference(first, second)
     assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
-    assert found.paired and found.distinguishable and (found.groups, found.values) == (15, 15)
+    assert found.paired
+    assert found.distinguishable
+    assert (found.groups, found.values) == (15, 15)
     turned = difference(second, first)
-    assert turned.high == pytest.approx(-0.25) and turned.distinguishable
+    assert turned.high == pytest.approx(-0.25)
+    assert turned.distinguishable
     other_prompts = {("dog", text + "!"): values for (_, text), values in second.items()}
     unpaired = difference(first, other_prompts)
-    assert not unpaired.paired and unpaired.low < 0 < unpaired.high and not unpaired.distinguishable
+    assert not unpaired.paired
+    assert unpaired.low < 0 < unpaired.high
+    assert not unpaired.distinguishable
 
 
 def test_pairs_are_value_by_value_within_a_group():
@@ -94,14 +101,18 @@ def test_pairs_are_value_by_value_within_a_group():
     found = difference(first, second)
     assert (found.low, found.high, found.groups, found.values) == (pytest.approx(1), pytest.approx(1), 6, 24)
     crossed = difference(first, {group: values[::-1] for group, values in second.items()})
-    assert crossed.paired and crossed.mean == pytest.approx(1) and crossed.low < 0 < crossed.high
+    assert crossed.paired
+    assert crossed.mean == pytest.approx(1)
+    assert crossed.low < 0 < crossed.high
 
 
 def test_unequal_groups_are_weighted_by_their_values():
     """The estimate is the mean over all values. By hand: which two groups are drawn decides the mean, as 0s and 1s."""
     values = {("dog", "a"): [0.0] * 3, ("dog", "b"): [1.0]}
     found = interval(values)
-    assert found.mean == pytest.approx(0.25) and (found.low, found.high) == (0, 1) and found.groups == 2
+    assert found.mean == pytest.approx(0.25)
+    assert (found.low, found.high) == (0, 1)
+    assert found.groups == 2
     means = statistics._resampled([np.zeros(3), np.ones(1)], np.random.default_rng(0))
     shares = [np.isclose(means, value).mean() for value in (0, 0.25, 1)]
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
@@ -130,7 +141,8 @@ def test_a_single_value_has_no_interval():
     single, several = one_group(normal(1)), one_group(normal(5))
     assert interval(single) is None
     assert difference(single, single) is None
-    assert difference(single, several) is None and difference(several, single) is None
+    assert difference(single, several) is None
+    assert difference(several, single) is None
     assert interval({("dog", "a"): [1.0], ("dog", "b"): [2.0]}) is not None
 
 
@@ -148,7 +160,8 @@ def test_chunks_bound_the_memory(monkeypatch, sizes):
         monkeypatch.setattr(statistics, name, draw)
     groups = [normal(size, seed=place) for place, size in enumerate(sizes)]
     means = statistics._resampled(groups, np.random.default_rng(0))
-    assert means.shape == (statistics.DRAWS,) and max(held) <= statistics.NUMBERS
+    assert means.shape == (statistics.DRAWS,)
+    assert max(held) <= statistics.NUMBERS
     assert sum(held) == statistics.DRAWS * sum(sizes)
     assert means.mean() == pytest.approx(np.concatenate(groups).mean(), abs=0.05)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deft_pack.reports.tables import FORMS, Entry, pivot, tabulate, text_table
+from deft_pack.reports.tables.html import fragment
+from deft_pack.reports.tables.latex import escape
+from deft_pack.reports.tables.picture import picture
 from deft_pack.scoring.scores import Cost, Score, Scores, join
-from deft_pack.scoring.tables import FORMS, pivot, tabulate
-from deft_pack.scoring.tables.html_file import fragment
-from deft_pack.scoring.tables.latex import escape
-from deft_pack.scoring.tables.picture import picture
 
 
 def row(label: str, metric: str, values: tuple[float, ...], **changes) -> Score:
@@ -69,7 +69,8 @@ def test_means_are_over_images_and_the_best_is_found(results: Scores):
     table = tabulate(results)
     assert [column.title for column in table.columns] == ["CLIP-T", "DINO"]
     assert [line.name for line in table.rows] == ["base", "DEFT|r4"]
-    assert [line.images for line in table.rows] == [2, 3] and table.leading == ("method", "images")
+    assert [line.images for line in table.rows] == [2, 3]
+    assert table.leading == ("method", "images")
     means = [[cell.mean for cell in line.cells] for line in table.rows]
     assert means == [pytest.approx((0.32, 0.3)), pytest.approx((0.3, 0.7))]
     assert [[cell.best for cell in line.cells] for line in table.rows] == [[True, False], [False, True]]
@@ -114,7 +115,8 @@ def test_ties_are_found_in_pairs(three: Scores):
     assert table.findings[0] == (
         "CLIP-I: A is best; B is not distinguishable from it (95% interval of the paired difference contains 0)."
     )
-    assert "| B | 8 | ~0.500 [" in markdown(three) and "~: not distinguishable from the best." in table.legend
+    assert "| B | 8 | ~0.500 [" in markdown(three)
+    assert "~: not distinguishable from the best." in table.legend
     assert "B & 8 & $\\sim$0.500 {\\scriptsize [" in latex(three)
     unpaired = replace(three, rows=(replace(three.rows[0], texts=("other",) * 8), *three.rows[1:]))
     table = tabulate(unpaired)
@@ -236,9 +238,11 @@ def test_costs_are_columns_where_they_are_known(results: Scores):
     lines = markdown(known).splitlines()
     assert lines[0] == "| method | images | CLIP-T | DINO | training s | values | MiB |"
     assert lines[1].count("---:|") == 6
-    assert lines[2].endswith("|  |  |  |") and lines[3].endswith("| 10 | 2,000 | 2.000 |")
+    assert lines[2].endswith("|  |  |  |")
+    assert lines[3].endswith("| 10 | 2,000 | 2.000 |")
     rows = csv_rows(known)
-    assert rows[0][-3:] == ["training s", "values", "MiB"] and rows[1][-3:] == ["", "", ""]
+    assert rows[0][-3:] == ["training s", "values", "MiB"]
+    assert rows[1][-3:] == ["", "", ""]
     assert [float(value) for value in rows[2][-3:]] == [10.0, 2000.0, 2.0]
     assert "& 10 & 2,000 & 2.000 \\\\" in latex(known)
     assert picture(table).shape[1] > picture(tabulate(results)).shape[1]
@@ -322,7 +326,8 @@ def test_latex_is_a_booktabs_table(results: Scores):
         "\n\\bottomrule" in text
     )
     body = text.split("\n", 1)[1]  # behind the first line, which is a comment, no percent sign may start one
-    assert not re.search(r"(?<!\\)%", body) and body.count(r"\end{table}") == 1
+    assert not re.search(r"(?<!\\)%", body)
+    assert body.count(r"\end{table}") == 1
     plain = re.sub(r"\\[{}]", "", body)
     assert plain.count("{") == plain.count("}")
     assert latex(results).count(r"\caption") == 0
@@ -331,8 +336,11 @@ def test_latex_is_a_booktabs_table(results: Scores):
 def test_picture_shows_text_and_grows_with_rows(results: Scores):
     table = tabulate(results)
     drawn = picture(table, "Dog $x^2$")
-    assert drawn.dtype == np.uint8 and drawn.ndim == 3 and drawn.shape[2] == 3
-    assert (drawn < 128).any() and (drawn[:3] == 255).all()
+    assert drawn.dtype == np.uint8
+    assert drawn.ndim == 3
+    assert drawn.shape[2] == 3
+    assert (drawn < 128).any()
+    assert (drawn[:3] == 255).all()
     tall = picture(tabulate(join([results] + [Scores((row(str(i), "DINO", (0.1,)),)) for i in range(5)])))
     assert tall.shape[0] > drawn.shape[0]
     with Image.open(io.BytesIO(FORMS["png"](table, "Dog $x^2$"))) as saved:
@@ -349,14 +357,16 @@ def test_picture_shows_best_ties_and_intervals(results: Scores, change: dict):
         picture(one)[: len(table.rows) * 52 + 66]  # header and rows without the legend
         for one in (table, replace(table, rows=(replace(first, cells=cells), *table.rows[1:])))
     )
-    assert drawn.shape == other.shape and not np.array_equal(drawn, other)
+    assert drawn.shape == other.shape
+    assert not np.array_equal(drawn, other)
 
 
 def test_forms_are_by_suffix(results: Scores):
     table = tabulate(results)
     made = {suffix: form(table, "Dog") for suffix, form in FORMS.items()}
     assert set(made) == {"png", "md", "csv", "tex"}
-    assert made["png"].startswith(b"\x89PNG") and all(isinstance(data, bytes) for data in made.values())
+    assert made["png"].startswith(b"\x89PNG")
+    assert all(isinstance(data, bytes) for data in made.values())
 
 
 def test_pivot(three: Scores):
@@ -375,7 +385,8 @@ def test_pivot(three: Scores):
     assert list(tables) == ["CLIP-I", "DINO"]
     table = tables["CLIP-I"]
     assert table.titles == ("who", "images", *(f"prompt {place}" for place in range(8)))
-    assert [line.images for line in table.rows] == [8, 8, 8] and table.cost_titles == ()
+    assert [line.images for line in table.rows] == [8, 8, 8]
+    assert table.cost_titles == ()
     for line in table.rows:
         values = next(score.values for score in three.rows if score.label == line.name)
         assert [cell.mean for cell in line.cells] == pytest.approx(values)
@@ -399,7 +410,8 @@ def test_pivot_cells_without_values_are_empty():
 
 def test_a_table_without_verdicts(three: Scores):
     table = tabulate(three, heading="rank", compare=False)
-    assert table.leading == ("rank", "images") and table.legend == "In brackets: 95% interval of the mean."
+    assert table.leading == ("rank", "images")
+    assert table.legend == "In brackets: 95% interval of the mean."
     assert [line.cells[0].mean for line in table.rows] == [line.cells[0].mean for line in tabulate(three).rows]
     assert not any(cell.best or cell.tied for line in table.rows for cell in line.cells)
     assert table.findings == ("Intervals of fewer than 10 values come out too narrow; take them as a hint.",)
@@ -409,10 +421,32 @@ def test_a_table_without_verdicts(three: Scores):
 def test_costs_that_are_not_known_are_empty(results: Scores):
     table = tabulate(replace(results, costs=(Cost("base", 3.0, None, None), Cost("base", 5.0, 7, None))))
     assert [line.costs for line in table.rows] == [(4.0, 7.0, None), (None, None, None)]
-    assert table.rows[0].cost_texts == ["4", "7", ""]
+    assert [entry.text for entry in table.rows[0].cost_entries] == ["4", "7", ""]
 
 
 def test_html(results: Scores):
     text = fragment(tabulate(replace(results, remarks=("<b> & more",))))
-    assert text.count("<tr>") == 3 and '<td>DEFT|r4</td><td class="number">3</td><td class="number">0.300</td>' in text
-    assert "<b>0.320</b> <small>[0.310, 0.330]</small>" in text and "<li>&lt;b&gt; &amp; more</li>" in text
+    assert text.count("<tr>") == 3
+    assert '<td>DEFT|r4</td><td class="number">3</td><td class="number">0.300</td>' in text
+    assert "<b>0.320</b> <small>[0.310, 0.330]</small>" in text
+    assert "<li>&lt;b&gt; &amp; more</li>" in text
+
+
+def test_html_escapes_every_text_of_a_table():
+    evil = "<script>alert('x')</script>"
+    scores = Scores((row(evil, evil, (0.1, 0.2)), row(f"{evil} 2", evil, (0.3, 0.4), subject=evil)), remarks=(evil,))
+    text = fragment(replace(tabulate(scores, "label x subject", heading=evil), findings=(evil,) * 5))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 1 + 2 + 1 + 5 + 1  # heading, names, subject, findings, remark
+    assert "<details><summary>5 findings</summary>" in text
+
+
+def test_a_table_of_texts_takes_every_form():
+    """The same structure as a table of scores, so that no page writes tables of its own."""
+    table = text_table(["cell", "seconds"], [["a|b", "1"], ["c", Entry("2", "[1, 3]", bold=True)]], ["seconds"])
+    made = {suffix: form(table, "T").decode() for suffix, form in FORMS.items() if suffix != "png"}
+    assert made["csv"] == "cell,seconds\na|b,1\nc,2\n"
+    assert made["md"].startswith("### T\n\n| cell | seconds |\n|---|---:|\n| a\\|b | 1 |\n| c | **2** [1, 3] |\n")
+    assert "c & \\textbf{2} {\\scriptsize [1, 3]} \\\\" in made["tex"]
+    assert '<td>c</td><td class="number"><b>2</b> <small>[1, 3]</small></td>' in fragment(table)
+    assert FORMS["png"](table, "T").startswith(b"\x89PNG")

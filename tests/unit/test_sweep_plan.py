@@ -45,10 +45,12 @@ axes:
 """,
     )
     assert values_of(plan, "rank") == [4, 8]
-    assert plan.axes[1].values[0].targets == (("A.x", 1), ("B.y", 1)) and plan.axes[1].values[1].label == "large"
+    assert plan.axes[1].values[0].targets == (("A.x", 1), ("B.y", 1))
+    assert plan.axes[1].values[1].label == "large"
     assert values_of(plan, "strength") == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]  # no 0.30000000000000004
     assert values_of(plan, "back") == [3, 2, 1]
-    assert values_of(plan, "seed") == [42, 43, 44] and values_of(plan, "chosen") == [7, 11]
+    assert values_of(plan, "seed") == [42, 43, 44]
+    assert values_of(plan, "chosen") == [7, 11]
     assert plan.axes[-1].values[0].targets == (("%word%", "red"),)
 
 
@@ -91,7 +93,8 @@ axes:
     plan = plan_of(tmp_path, text)
     cat, vase = plan.axes[0].values
     assert cat.targets == (("Photos.folder", "a/cat"), ("%class%", "cat"), ("Score.subject", "cat"))
-    assert vase.label == "vase, red" and vase.facts["kind"] == "object"
+    assert vase.label == "vase, red"
+    assert vase.facts["kind"] == "object"
     only = plan_of(tmp_path, text + "    only: {kind: [live]}\n    upload: folder\n")
     assert [value.label for value in only.axes[0].values] == ["cat"]
     assert only.axes[0].values[0].targets[0][1] == LocalFile(tmp_path / "lists" / "a" / "cat")
@@ -125,7 +128,8 @@ outputs: {only: Save, previews: true, numbers: {score: {node: Show, pattern: "sc
 report: {rows: [method]}
 """,
     )
-    assert plan.outputs.only == ("Save",) and plan.outputs.previews
+    assert plan.outputs.only == ("Save",)
+    assert plan.outputs.previews
     assert plan.outputs.numbers[0].pattern.search("score 12").group(1) == "12"
     assert plan.outputs.numbers[1].pattern.search("it is -1.5e3 there").group() == "-1.5e3"
     assert plan.report == {"rows": ["method"]}
@@ -144,14 +148,14 @@ WRONG = {
     AXIS + "{values: [1]}\n": "the axis a: `into` is missing",
     AXIS + "{into: A.x, values: [1, 1]}\n": "two values that are called '1'",
     AXIS + "{into: A.x, values: []}\n": "the axis a has no values",
-    AXIS + "{into: A.x, values: [[1]]}\n": "a list of plain values",
-    AXIS + "{into: A.x, range: {from: 1}}\n": "`range` needs `from` and `to`",
+    AXIS + "{into: A.x, values: [[1]]}\n": "the axis a: `values`: value 1 is set to [1]; write a plain value",
+    AXIS + "{into: A.x, range: {from: 1}}\n": "the axis a: `range`: `to` is missing: write the last number",
     AXIS + "{into: A.x, range: {from: 1, to: 5, step: 0}}\n": "is never reached",
     AXIS + "{into: A.x, range: {from: 1, to: 0}}\n": "is never reached",
     AXIS + "{into: A.x, range: {from: 1, to: 1.0e9}}\n": "1000000 are the most",
-    AXIS + "{into: A.x, range: {from: one, to: 2}}\n": "`range` takes numbers only",
-    AXIS + "{into: A.x, seeds: 0}\n": "`seeds` is how many",
-    AXIS + "{into: A.x, seeds: 2, first: 1.5}\n": "`seeds` is how many",
+    AXIS + "{into: A.x, range: {from: one, to: 2}}\n": "`range`: `from` is 'one': write a number",
+    AXIS + "{into: A.x, seeds: 0}\n": "`seeds` is 0: write how many there are",
+    AXIS + "{into: A.x, seeds: 2, first: 1.5}\n": "`first` is 1.5: write the first seed",
     AXIS + "{into: A.x, files: '*.png'}\n": "no files are found under *.png",
     AXIS + "{csv: no.csv, into: A.x}\n": "no.csv does not exist",
     AXIS + "{csv: t.csv, into: {nme: A.x}}\n": "has no column 'nme'; near: name",
@@ -166,8 +170,24 @@ WRONG = {
     AXIS + "{into: A.x, values: [1]}\nexclude: [{}]\n": "a rule of `exclude` is empty",
     MINIMAL + "outputs: {ony: [x]}\n": "`outputs` has the unknown word 'ony'; near: only",
     MINIMAL + "outputs: {numbers: {n: {node: A, pattern: '('}}}\n": "is no regular expression",
-    MINIMAL + "outputs: {numbers: {n: {pattern: x}}}\n": "needs a `node`",
+    MINIMAL
+    + "outputs: {numbers: {n: {pattern: x}}}\n": "the number 'n': `node` is missing: write the title of the node",
     MINIMAL + "report: {row: [x]}\n": "unknown word 'row'; near: rows",
+    MINIMAL + "report: {rows: {a: b}}\n": "`report`: `rows` is {'a': 'b'}: write a name",
+    AXIS + "3\n": "the axis a must be a mapping of values, range, seeds",
+    AXIS + "{into: A.x, values: 3}\n": "`values` is 3: write a list of plain values, or a mapping of labels",
+    AXIS + "{into: A.x, seeds: true}\n": "`seeds` is True: write how many there are",
+    AXIS
+    + "{into: A.x, range: {from: 1, to: 2, by: 3}}\n": "`range` has the unknown word 'by'; there are: from, to, step",
+    AXIS + "{into: A.x, range: {from: true, to: 2}}\n": "`range`: `from` is True: write a number",
+    AXIS + "{into: A.x, range: {from: .nan, to: 2}}\n": "`range`: `from` is nan: write a number",
+    AXIS + "{values: {x: {A.y: [1]}}}\n": "the axis a: `values`: `x`: `A.y` is set to [1]; write a plain value",
+    AXIS + "{csv: t.csv, into: A.x, only: 3}\n": "the axis a: `only` must be a mapping (name: value), not 3",
+    MINIMAL + "axes: [1]\n": "`axes` must be a mapping (name: value), not [1]",
+    MINIMAL + "exclude: {a: 1}\n": "`exclude` is {'a': 1}: write a list of rules",
+    MINIMAL + "exclude: [3]\n": "a rule of `exclude` must be a mapping (name: value), not 3",
+    MINIMAL + "outputs: {previews: perhaps}\n": "`outputs`: `previews` is 'perhaps': write true or false",
+    MINIMAL + "outputs: {numbers: {n: {nod: A}}}\n": "the number 'n' has the unknown word 'nod'; near: node",
 }
 
 
@@ -181,6 +201,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str) -> None:
         plan_of(tmp_path, text)
     assert WRONG[text] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_left_empty_is_not_there(tmp_path: Path) -> None:
+    text = "name:\nset:\naxes:\nexclude:\noutputs: {only: , numbers: }\nreport: {rows: }\n"
+    assert plan_of(tmp_path, MINIMAL + text) == plan_of(tmp_path, MINIMAL)
 
 
 def test_a_missing_plan(tmp_path: Path) -> None:

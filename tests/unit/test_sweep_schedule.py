@@ -46,7 +46,9 @@ def test_a_training_on_another() -> None:
     schedule = Schedule(plan(("b<a", 1), ("a", 1)), set())
     assert [cell.key for cell in schedule.trainings] == ["a", "b"]
     first = schedule.next("w", set(), ours)
-    assert first is not None and first.key == "a" and schedule.next("x", set(), ours) is None  # b waits for a
+    assert first is not None
+    assert first.key == "a"
+    assert schedule.next("x", set(), ours) is None  # b waits for a
     schedule.finished("a")
     assert drain(schedule) == ["a0", "b", "b0"]
 
@@ -58,7 +60,44 @@ def test_two_workers_keep_to_their_groups_and_help_at_the_end() -> None:
     assert schedule.next("one", set(), ours).key == "a1"  # type: ignore[union-attr]
     assert schedule.next("two", set(), ours).key == "a3"  # type: ignore[union-attr]  # from the other end
     assert schedule.next("one", set(), ours).key == "a2"  # type: ignore[union-attr]
-    assert schedule.next("one", set(), ours) is None and schedule.left == 0
+    assert schedule.next("one", set(), ours) is None
+    assert schedule.left == 0
+
+
+def test_who_has_nothing_of_its_own_helps_with_the_largest_group() -> None:
+    schedule = Schedule(plan(("a", 2), ("b", 5), ("c", 3)), {"a", "b", "c"})
+    for worker, key in (("one", "a0"), ("two", "b0"), ("three", "c0")):
+        assert schedule.next(worker, set(), ours).key == key  # type: ignore[union-attr]
+    assert schedule.next("four", set(), ours).key == "b4"  # type: ignore[union-attr]
+
+
+def test_a_group_that_is_through_is_nobodys() -> None:
+    """Cells that come back to it are for the next free worker, in their order, not for a helper from the other end."""
+    schedule = Schedule(plan(("a", 2), ("b", 1)), {"a", "b"})
+    taken = [schedule.next("one", set(), ours) for _ in range(2)]
+    assert [cell.key for cell in taken if cell] == ["a0", "a1"]
+    for cell in reversed(taken):
+        assert cell is not None
+        schedule.back(cell)
+    assert schedule.next("two", set(), ours).key == "b0"  # type: ignore[union-attr]
+    assert schedule.next("two", set(), ours).key == "a0"  # type: ignore[union-attr]
+
+
+def test_cells_that_are_lost_are_counted_one_by_one() -> None:
+    schedule = Schedule(plan(("", 1), ("a", 0), ("b<a", 0), ("c<a", 1), ("d<a", 1)), set())
+    assert [cell.key for cell in schedule.trainings] == ["a", "c", "d"]
+    schedule.trainings.popleft()
+    schedule.failed("a")
+    assert schedule.blocked == 2 + 2
+    assert drain(schedule) == ["0"]
+
+
+def test_what_others_have_done_is_counted_each_time() -> None:
+    schedule = Schedule(plan(("", 6)), set())
+    schedule.drop({"0", "1"})
+    schedule.drop({"2", "not of this plan"})
+    assert schedule.elsewhere == 3
+    assert drain(schedule) == ["3", "4", "5"]
 
 
 def test_a_group_whose_adapter_is_there_comes_first() -> None:
@@ -78,7 +117,8 @@ def test_a_failed_training_takes_its_cells_with_it() -> None:
     assert [cell.key for cell in taken if cell] == ["0", "a"]
     schedule.failed("a")
     assert schedule.blocked == 2 + 1 + 3  # its pictures, the training on top of it, and that one's pictures
-    assert drain(schedule) == ["c", "c0"] and schedule.left == 0
+    assert drain(schedule) == ["c", "c0"]
+    assert schedule.left == 0
 
 
 def test_what_other_runners_do() -> None:
@@ -97,7 +137,8 @@ def test_what_other_runners_do() -> None:
 def test_a_cell_comes_back() -> None:
     schedule = Schedule(plan(("a", 1)), set())
     training = schedule.next("w", set(), ours)
-    assert training is not None and schedule.left == 1
+    assert training is not None
+    assert schedule.left == 1
     schedule.back(training)
     assert drain(schedule) == ["a", "a0"]
     schedule.back(PlannedCell("a0", (), ("a",)))

@@ -43,13 +43,16 @@ def fill(store: Store, text: bytes = b"picture") -> Path:
 
 def test_a_cell_is_kept_and_read_back(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", "plan")
-    assert store.read(KEY) is None and store.keys() == set()
+    assert store.read(KEY) is None
+    assert store.keys() == set()
     run = Run("done", seconds=1.5, memory={"process": 10.0}, versions={"torch": "2"}, texts={"Show": ["a\u2028b"]})
     assert store.put(cell(), run, fill(store))
     found = store.read(KEY)
-    assert found is not None and (found.cell, found.run) == (cell(), run)
+    assert found is not None
+    assert (found.cell, found.run) == (cell(), run)
     assert found.path(found.cell.files[0]).read_bytes() == b"picture"
-    assert store.keys() == {KEY} and list((store.root / "tmp").iterdir()) == []
+    assert store.keys() == {KEY}
+    assert list((store.root / "tmp").iterdir()) == []
 
 
 def test_the_second_of_two_results_is_dropped(tmp_path: Path) -> None:
@@ -65,11 +68,13 @@ def test_failed_then_done(tmp_path: Path) -> None:
     store.put(cell(), Run("failed", "first"), fill(store))
     store.put(cell(), Run("failed", "second"), fill(store))
     found = store.read(KEY)
-    assert found is not None and found.run.error == "second"
+    assert found is not None
+    assert found.run.error == "second"
     store.put(cell(), Run("cancelled"), fill(store))
     assert (store.status(KEY), store.keys("failed")) == ("cancelled", set())
     store.put(cell(), Run("done"), fill(store))
-    assert store.status(KEY) == "done" and store.keys("failed") | store.keys("cancelled") == set()
+    assert store.status(KEY) == "done"
+    assert store.keys("failed") | store.keys("cancelled") == set()
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +88,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             store.put(cell(), Run("done"), scratch)
-    assert store.keys() == set() and list((tmp_path / "tmp").iterdir()) == []
+    assert store.keys() == set()
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert store.put(cell(), Run("done"), fill(store))
 
 
@@ -130,21 +136,27 @@ def test_many_make_the_same_store_at_once(tmp_path: Path) -> None:
 
 def test_claims_of_living_and_dead(tmp_path: Path) -> None:
     mine, other = Store.open(tmp_path, "plan"), Store.open(tmp_path, "plan")
-    assert mine.claim(KEY) and mine.claim(KEY) and not other.claim(KEY)
+    assert mine.claim(KEY)
+    assert mine.claim(KEY)
+    assert not other.claim(KEY)
     other.release(KEY)  # not its own
-    assert mine.holder(KEY) == mine.owner and not other.claim(KEY)
+    assert mine.holder(KEY) == mine.owner
+    assert not other.claim(KEY)
     mine.release(KEY)
     assert other.claim(KEY)
     # A process of this machine that is gone.
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, text=True)
     claim = {"host": mine.owner.host, "pid": int(dead.stdout), "token": "x"}
     (tmp_path / "claims" / KEY).write_text(json.dumps(claim))
-    assert mine.holder(KEY) is None and mine.claim(KEY) and mine.holder(KEY) == mine.owner
+    assert mine.holder(KEY) is None
+    assert mine.claim(KEY)
+    assert mine.holder(KEY) == mine.owner
     # Another machine: alive as long as it gives signs of life.
     (tmp_path / "claims" / KEY).write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "y"}))
     assert not mine.claim(KEY)
     os.utime(tmp_path / "claims" / KEY, (time.time() - module.STALE - 1,) * 2)
-    assert mine.claim(KEY) and dict(mine.claims()) == {KEY: mine.owner}
+    assert mine.claim(KEY)
+    assert dict(mine.claims()) == {KEY: mine.owner}
     os.utime(tmp_path / "claims" / KEY, (time.time() - 30,) * 2)
     mine.beat([KEY, "gone"])
     assert time.time() - (tmp_path / "claims" / KEY).stat().st_mtime < 10
@@ -190,4 +202,5 @@ def test_many_runners_never_hold_the_same(tmp_path: Path, stale: bool) -> None:
     assert set(won.values()) == {1}
     if not stale:  # a stale one that two have tried for at once may be left for the next look
         assert len(won) == 300
-    assert len(won) > 200 and not list(store.root.glob("claims/*.takeover"))
+    assert len(won) > 200
+    assert not list(store.root.glob("claims/*.takeover"))

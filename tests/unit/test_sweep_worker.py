@@ -29,6 +29,7 @@ def test_a_free_port_is_free() -> None:
     import socket
 
     ports = {free_port() for _ in range(20)}
-    assert len(ports) > 1 and all(20000 <= port < 32000 for port in ports)
+    assert len(ports) > 1
+    assert all(20000 <= port < 32000 for port in ports)
     with socket.socket() as probe:
         probe.bind((HOST, ports.pop()))

@@ -1,0 +1,106 @@
+"""What a comparison grid takes from the scores of a row: notes, and which column each picture belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ..scoring.metrics import order, role_of
+from ..scoring.scores import Score, Scores, score_text
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """label and note (the means, one a line) of a row; prints: the own scores of each of its pictures, or empty.
+
+    texts: the prompts of the pictures, in each of the forms that were scored.
+    """
+
+    label: str
+    note: str
+    prints: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+
+
+def row_scores(scores: Scores, pictures: int) -> RowScores:
+    """The scores of a row of that many pictures.
+
+    Own scores are those with one value a picture: no pairs of pictures, and no other pictures than those of the row's
+    first metric.
+    """
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for row in sorted(scores.rows, key=lambda row: (order(row.metric), row.protocol)):
+        groups.setdefault((row.metric, row.protocol), []).append(row)
+    metrics = [metric for metric, _ in groups]
+    named = {
+        f"{metric} ({protocol})" if metrics.count(metric) > 1 else metric: rows
+        for (metric, protocol), rows in groups.items()
+    }
+    means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
+    own = {
+        name: rows
+        for name, rows in named.items()
+        if len(_values(rows)) == pictures and role_of(rows[0].pairing) != "within"
+    }
+    first = next((_digests(rows) for rows in own.values()), ())
+    own = {name: rows for name, rows in own.items() if _digests(rows) == first}
+    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in own.items()]
+    texts = [tuple(text for row in rows for text in row.texts) for rows in own.values()]
+    label = next((row.label or row.method for row in scores.rows), "")
+    return RowScores(
+        label,
+        "\n".join(means),
+        tuple("  ".join(line) for line in zip(*columns, strict=True)),
+        tuple(dict.fromkeys(text for text in texts if len(text) == pictures)),
+    )
+
+
+def _values(rows: Sequence[Score]) -> list[float]:
+    return [value for row in rows for value in row.values]
+
+
+def _digests(rows: Sequence[Score]) -> tuple[str, ...]:
+    return tuple(digest for row in rows for digest in row.pictures)
+
+
+class Placed:
+    """A row of a grid whose pictures stand in chosen columns. places[column] is the index of a picture, or None."""
+
+    def __init__(self, pictures: Sequence[Image.Image], places: Sequence[int | None]) -> None:
+        """The pictures are asked for one at a time."""
+        self.pictures, self.places = pictures, places
+
+    def __len__(self) -> int:
+        """How many columns."""
+        return len(self.places)
+
+    def __getitem__(self, column: int) -> Image.Image | None:
+        """The picture of a column, or None."""
+        index = self.places[column]
+        return None if index is None else self.pictures[index]
+
+
+def columns_of(texts: Sequence[str], labels: Sequence[str]) -> list[int | None] | None:
+    """For each column label the index of the picture of that prompt, or None for a column without one.
+
+    texts: the prompt of each picture. Pictures of one prompt go to the columns of its label in their order. The result
+    is None where the texts do not tell: some are empty or no label, or all are one text with too few columns for the
+    pictures. Raises ValueError for more pictures of one prompt of several than columns with its label.
+    """
+    texts, labels = [text.strip() for text in texts], [label.strip() for label in labels]
+    if not texts or not all(texts) or not set(texts) <= set(labels):
+        return None
+    places: list[int | None] = [None] * len(labels)
+    for index, text in enumerate(texts):
+        free = [column for column, label in enumerate(labels) if label == text and places[column] is None]
+        if not free and len(set(texts)) == 1:
+            return None
+        if not free:
+            raise ValueError(
+                f"{texts.count(text)} pictures of the prompt {text!r} for {labels.count(text)} columns of "
+                "that label; write the column label once for each of them."
+            )
+        places[free[0]] = index
+    return places

@@ -1,0 +1,192 @@
+"""Pictures of an adapter and of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..scoring.packages import needed_by
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_BLOCKS = 80  # more rows than this cannot be read
+_BLUE, _ORANGE, _GREY = "#3b6ea8", "#d98032", "0.45"
+
+
+class Block(Protocol):
+    """What is drawn of the layers of one block: convert/inspect.py measures it. None is not known."""
+
+    @property
+    def name(self) -> str:
+        """As the weights name it."""
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+
+    @property
+    def norm(self) -> float:
+        """Of the values in the file."""
+
+    @property
+    def rank(self) -> int | None:
+        """In the file."""
+
+    @property
+    def ratio(self) -> float | None:
+        """|delta W| / |W|."""
+
+    @property
+    def effective_rank(self) -> float | None:
+        """Of delta W, the mean of the layers."""
+
+
+class Adapter(Protocol):
+    """What is drawn of an adapter."""
+
+    @property
+    def title(self) -> str:
+        """Its method and rank."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Of the file."""
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+
+    @property
+    def matched(self) -> int | None:
+        """How many of them have a weight in the model; None without one."""
+
+    @property
+    def bases(self) -> Sequence[str]:
+        """Names of the models."""
+
+    @property
+    def changes(self) -> Sequence[Any]:
+        """What it does to the model's weights, by layer; empty without a model."""
+
+    def blocks(self) -> Sequence[Block]:
+        """In the model's order."""
+
+
+def adapter_picture(info: Adapter) -> np.ndarray:
+    """The blocks of an adapter as bars, uint8 [height, width, 3].
+
+    With numbers of a model: |delta W| / |W| and the effective rank, with the file's rank as a tick. Without: the norm
+    of the file's values and the rank.
+    """
+    with needed_by("The plot of an adapter"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+    measured = bool(info.changes)
+    every = info.blocks()
+    blocks = _largest(every, measured)
+    height = 0.19 * max(len(blocks), 4) + 1.5
+    figure = Figure(figsize=(10, height), dpi=120, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(_title(info), fontsize=12, fontweight="bold", parse_math=False)
+    left, right = figure.subplots(1, 2, sharey=True)
+    if measured:
+        _bars(left, [block.ratio for block in blocks], _BLUE, "|delta W| / |W| at strength 1")
+        label = "effective rank of delta W (mean of layers)"
+        _bars(right, [block.effective_rank for block in blocks], _ORANGE, label, [block.rank for block in blocks])
+    else:
+        _bars(left, [block.norm for block in blocks], _BLUE, "norm of the file's values (no model: no |delta W| / |W|)")
+        _bars(right, [block.rank for block in blocks], _ORANGE, "rank in the file")
+    left.set_yticks(range(len(blocks)), [_label(block) for block in blocks], fontsize=7, parse_math=False)
+    left.set_ylim(len(blocks) - 0.4, -0.6)  # the first block at the top
+    shown = f"{len(blocks)} largest of {len(every)} blocks" if len(blocks) < len(every) else f"{len(blocks)} blocks"
+    left.set_ylabel(f"{shown} (layers)", fontsize=8)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _largest(blocks: Sequence[Block], measured: bool) -> list[Block]:
+    """The blocks that fit, in their order."""
+
+    def size(block: Block) -> float:
+        return (block.ratio or 0.0) if measured else block.norm
+
+    kept = sorted(blocks, key=size, reverse=True)[:MOST_BLOCKS]
+    return [block for block in blocks if block in kept]
+
+
+def _title(info: Adapter) -> str:
+    name = info.metadata.get("modelspec.title") or info.metadata.get("ss_output_name") or ""
+    where = f", {info.matched} of {info.layers} layers on {' and '.join(info.bases)}" if info.bases else ""
+    return f"{f'{name}: ' if name else ''}{info.title}{where or f', {info.layers} layers'}"
+
+
+def _label(block: Block) -> str:
+    """The block's name, its end if it is long, and its layers."""
+    name = block.name if len(block.name) <= 40 else f"...{block.name[-37:]}"
+    return f"{name} ({block.layers})"
+
+
+def _bars(
+    axes: Axes, values: Sequence[float | None], colour: str, label: str, ranks: Sequence[int | None] = ()
+) -> None:
+    """Horizontal bars with their values, and ticks at the ranks; what is not known has none."""
+    known = [(row, float(value)) for row, value in enumerate(values) if value is not None and math.isfinite(value)]
+    limits = {row: rank for row, rank in enumerate(ranks) if rank is not None}
+    axes.barh([row for row, _ in known], [value for _, value in known], color=colour, height=0.7)
+    for row, value in known:
+        place = max(value, limits.get(row, 0))
+        axes.annotate(f"  {value:.3g}", (place, row), va="center", fontsize=6, color=_GREY)
+    if limits:
+        axes.plot(list(limits.values()), list(limits), "|", color="black", markersize=8, label="rank in the file")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, frameon=False, borderaxespad=0)
+    axes.margins(x=0.12)
+    axes.set_xlabel(label, fontsize=8, parse_math=False)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def training_picture(losses: Sequence[float], rates: Sequence[float], title: str = "") -> np.ndarray:
+    """The loss of each step and its moving average, uint8 [height, width, 3]; the learning rate beside if it changes.
+
+    rates may be shorter than losses: those of a resumed run's own steps.
+    """
+    with needed_by("The plot of the loss"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    steps = np.arange(1, len(losses) + 1)
+    axes.plot(steps, losses, color="0.8", linewidth=0.7, label="loss")
+    axes.plot(steps, smoothed(losses), color=_BLUE, linewidth=1.6, label="moving average")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.grid(color="0.93")
+    axes.set_axisbelow(True)
+    if len(set(rates)) > 1:
+        second = axes.twinx()
+        second.plot(steps[len(steps) - len(rates) :], rates, color=_ORANGE, linewidth=1, label="learning rate")
+        second.set_ylabel("learning rate", color=_ORANGE)
+        second.set_ylim(bottom=0)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def smoothed(values: Sequence[float]) -> np.ndarray:
+    """The mean over a window of a twentieth of the values (5 at least) that ends at each of them."""
+    window = max(5, len(values) // 20)
+    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    means: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
+    return means

@@ -1,0 +1,192 @@
+"""A page that sets measured scores beside a published table, as Markdown and as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..scoring.published import Key, PublishedTable
+from ..scoring.scores import Scores
+from .html import render
+from .tables.markdown import rows as markdown_rows
+from .tables.scores import Cell, Column, Row, ScoreTable, tabulate
+from .tables.table import Entry, Table, text_table
+
+HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")
+NUMBERS = ("rank", "published", "measured", "difference")  # set flush right
+LISTED = 12  # of a longer list the report shows this many
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with warnings, sentences, a table, and list items, in this order."""
+
+    heading: str
+    warnings: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    table: Table | None = None
+    items: tuple[str, ...] = ()
+
+
+def report_page(scores: Scores, published: PublishedTable, title: str = "") -> str:
+    """The page in Markdown. Raises ValueError as `tabulate` does."""
+    lines = [f"# {title or published.name}", ""]
+    for section in _sections(scores, published):
+        lines += [f"## {section.heading}", ""]
+        for warning in section.warnings:
+            lines += [f"> **Warning:** {warning}", ""]
+        for text in section.text:
+            lines += [text, ""]
+        if section.table:
+            lines += [*markdown_rows(section.table), ""]
+        if section.items:
+            lines += [*(f"* {item}" for item in section.items), ""]
+    return "\n".join(lines)
+
+
+def html_page(scores: Scores, published: PublishedTable, title: str = "") -> str:
+    """The page as one HTML file that needs nothing else. Raises ValueError as `tabulate` does."""
+    return render("published.html", title=title or published.name, sections=_sections(scores, published))
+
+
+def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
+    """The page, part by part."""
+    table = tabulate(scores, "label x subject" if published.by_subject else "label")
+    pairs = _pairs(table, published)
+    found = sum(bool(rows) for rows in pairs.values())
+    yield Section(
+        "What is compared",
+        text=(
+            f"Published: {published.source}.",
+            f"{found} of {len(pairs)} published rows have a measured one. Rows are matched by method (or label), rank "
+            "and subject; a label as the published one sets a row beside it. In brackets: 95% interval of the measured "
+            "mean.",
+        ),
+    )
+    for metric in published.metrics:
+        columns = [column for column in table.columns if column.metric == metric]
+        columns.sort(key=lambda column: bool(_mismatch(column, published)))
+        if not columns:
+            yield Section(metric, (f"{metric} was not measured.",), table=_beside(pairs, table, published, metric))
+        for column in columns:
+            wrong = _mismatch(column, published)
+            yield Section(
+                metric if len(columns) == 1 else f"{metric} ({column.protocol})",
+                (wrong,) if wrong else (),
+                table=_beside(pairs, table, published, metric, column),
+            )
+    yield Section("Oddities of the published table", items=published.oddities)
+    yield Section("How the measured numbers were made", items=(*table.notes, *_subjects(scores), *_provenance(scores)))
+
+
+def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Row]]:
+    """The measured rows of each published row."""
+    return {
+        key: [row for row in table.rows if published.matches(key, row.label, row.method, row.rank, row.subject)]
+        for key in published.values
+    }
+
+
+def _mismatch(column: Column, published: PublishedTable) -> str:
+    """Why a measured column does not compare with the published table; "" if it does."""
+    if (column.protocol, column.scale) == (published.protocol, published.scale):
+        return ""
+    return (
+        f"{column.metric} was measured under the protocol {column.protocol} at scale {column.scale:g}, but the "
+        f"published table is of {published.protocol} at scale {published.scale:g}. The numbers do not compare, and "
+        "no difference is given."
+    )
+
+
+def _beside(
+    pairs: Mapping[Key, Sequence[Row]],
+    table: ScoreTable,
+    published: PublishedTable,
+    metric: str,
+    column: Column | None = None,
+) -> Table | None:
+    """The table of one metric; None without a line."""
+    lines = list(_lines(pairs, table, published, metric, column))
+    return text_table(HEADER, lines, NUMBERS) if lines else None
+
+
+def _lines(
+    pairs: Mapping[Key, Sequence[Row]],
+    table: ScoreTable,
+    published: PublishedTable,
+    metric: str,
+    column: Column | None,
+) -> Iterator[tuple[str | Entry, ...]]:
+    """Lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
+
+    def cell(row: Row) -> Cell | None:
+        return row.cells[table.columns.index(column)] if column else None
+
+    digits = f".{published.decimals}f"
+    for key, rows in pairs.items():
+        value = published.values[key].get(metric)
+        known = [(row, shown) for row in rows if (shown := cell(row))]
+        for row, shown in known:
+            same = value is not None and column is not None and not _mismatch(column, published)
+            yield (
+                *_texts(key),
+                "" if value is None else format(value, digits),
+                row.name,
+                _measured(shown, digits),
+                format(shown.mean - value, "+" + digits) if same and value is not None else "",
+            )
+        if not known and value is not None:
+            yield *_texts(key), format(value, digits), "not measured", "", ""
+    taken = [row for rows in pairs.values() for row in rows]
+    for row in table.rows:
+        if row not in taken and (shown := cell(row)):
+            key = (row.method, row.rank, row.subject)
+            yield *_texts(key), "not published", row.name, _measured(shown, digits), ""
+
+
+def _texts(key: Key) -> tuple[str, str, str]:
+    method, rank, subject = key
+    return method, "" if rank is None else str(rank), subject
+
+
+def _measured(cell: Cell, digits: str) -> Entry:
+    """A mean with its interval, with as many decimals as the published numbers."""
+    mean = format(cell.mean, digits)
+    if cell.low is None or cell.high is None:
+        return Entry(mean)
+    return Entry(mean, f"[{format(cell.low, digits)}, {format(cell.high, digits)}]")
+
+
+def _subjects(scores: Scores) -> list[str]:
+    """Over what the means are."""
+    found = dict.fromkeys(row.subject for row in scores.rows if row.subject)
+    return [f"subjects: {_flat(list(found))}"] if found else []
+
+
+def _provenance(scores: Scores) -> list[str]:
+    """What the scores say of where they come from; where they differ, of which rows it is."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in scores.rows:
+        for key, value in row.provenance.items():
+            names = found.setdefault(key, {}).setdefault(_flat(value), [])
+            names += [row.label or row.method or "images"]
+    return [
+        f"{key}: "
+        + "; ".join(
+            text if len(texts) == 1 else f"{text} ({', '.join(dict.fromkeys(names))})"
+            for text, names in list(texts.items())[:LISTED]
+        )
+        + (f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else "")
+        for key, texts in found.items()
+    ]
+
+
+def _flat(value: Any) -> str:
+    """A JSON value in a line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        more = f" and {len(value) - LISTED} more" if len(value) > LISTED else ""
+        return ", ".join(map(_flat, value[:LISTED])) + more
+    return str(value)

@@ -1,0 +1,81 @@
+"""What a column of a table says, in a sentence: which row is best, and which cannot be told apart from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ...scoring.statistics import Difference, Values, difference
+
+FEW = 10
+FEW_TEXT = f"Intervals of fewer than {FEW} values come out too narrow; take them as a hint."
+NOTHING = "There is nothing to compare: no metric has values of two rows."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Places among the compared rows: the best, and those that are not distinguishable from it."""
+
+    best: int
+    tied: frozenset[int]
+    sentence: str
+
+
+def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Literal["higher", "lower"]) -> Verdict:
+    """Compare two or more rows of a column, each with the row of the best mean.
+
+    A row of a single value has no interval: it is tied only if its mean is the best one, too.
+    """
+    flat = [[value for group in rows.values() for value in group] for rows in values]
+    means = [math.fsum(row) / len(row) for row in flat]
+    best = (max if better == "higher" else min)(range(len(means)), key=means.__getitem__)
+    found = {row: difference(values[row], values[best]) for row in range(len(means)) if row != best}
+    known = {row: shown for row, shown in found.items() if shown}
+    tied = frozenset(
+        row for row in found if (not known[row].distinguishable if row in known else means[row] == means[best])
+    )
+    return Verdict(
+        best,
+        tied,
+        _sentence(what, names, best, known, sorted(tied & set(known)), [row for row in found if row not in known]),
+    )
+
+
+def _sentence(
+    what: str, names: Sequence[str], best: int, known: dict[int, Difference], close: list[int], unknown: list[int]
+) -> str:
+    """The verdict in words. known: differences to the best by row; close: those around 0; unknown: without interval."""
+    leader = names[best]
+    if not known:
+        return f"{what}: {leader} has the best mean, but there are too few pictures for an interval."
+    unpaired = [row for row in known if not known[row].paired]
+    kind = "difference" if unpaired else "paired difference"
+    if not close:
+        others = _list([names[row] for row in known]) if unknown or len(known) == 1 else "every other row"
+        text = f"{what}: {leader} is best, distinguishable from {others} (95% interval of the {kind} excludes 0)."
+    elif len(close) == len(known):
+        text = (
+            f"{what}: {leader} has the best mean, but nothing is distinguishable from it (95% interval of the "
+            f"{kind} contains 0)."
+        )
+    else:
+        verb = "is" if len(close) == 1 else "are"
+        text = (
+            f"{what}: {leader} is best; {_list([names[row] for row in close])} {verb} not distinguishable from it "
+            f"(95% interval of the {kind} contains 0)."
+        )
+    if unpaired:
+        text += (
+            " The intervals are unpaired, as the prompts or the numbers of pictures differ, for "
+            f"{_list([names[row] for row in unpaired])}."
+        )
+    if unknown:
+        text += f" Too few pictures for an interval: {_list([names[row] for row in unknown])}."
+    return text
+
+
+def _list(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,0 +1,59 @@
+"""The table in LaTeX, for the booktabs package."""
+
+from __future__ import annotations
+
+from .table import TIED, Entry, Table
+
+TIE = r"$\sim$"
+# A bracket or star at the start of a row would be read as the argument of the line break before it.
+ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        "*": "{*}",
+        "\n": " ",
+    }
+)
+
+
+def latex(table: Table, title: str = "") -> bytes:
+    """A table environment: the best of each column in bold, intervals small; findings and notes below. UTF-8."""
+    lines = ["% Needs \\usepackage{booktabs}.", r"\begin{table}", r"\centering"]
+    lines += [rf"\caption{{{escape(title)}}}"] if title else []
+    lines += [
+        rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in table.flush_left)}}}",
+        r"\toprule",
+        _line([escape(name) for name in table.titles]),
+        r"\midrule",
+    ]
+    lines += [_line([_text(entry) for entry in line]) for line in table.lines]
+    lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip\raggedright\footnotesize"]
+    legend = escape(table.legend).replace(escape(TIED), TIE)
+    lines += [rf"{text}\par" for text in (legend, *map(escape, (*table.findings, *table.notes))) if text]
+    return ("\n".join([*lines, r"\end{table}"]) + "\n").encode()
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return text.translate(ESCAPES)
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _text(entry: Entry) -> str:
+    text = rf"\textbf{{{escape(entry.text)}}}" if entry.bold else TIE * entry.tied + escape(entry.text)
+    return f"{text} {{\\scriptsize {entry.interval}}}" if entry.interval else text

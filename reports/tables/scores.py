@@ -1,0 +1,363 @@
+"""A table of scores: methods down, metrics or the values of something else across."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from ...scoring.metrics import better, order
+from ...scoring.scores import Cost, Score, Scores, score_text
+from ...scoring.statistics import Values, by_prompt, interval
+from .findings import FEW, FEW_TEXT, NOTHING, judge
+from .table import TIED, Entry
+
+Rows = Literal["label", "label x subject"]
+
+COSTS = ("training s", "values", "MiB")
+COST_FORMS = ("{:.0f}", "{:,.0f}", "{:.3f}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The mean over all values of a row and metric, its 95 % interval (None for a single value), and their count.
+
+    best: of its column, and of its subject where the rows are split by it. tied: not distinguishable from the best.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+    best: bool = False
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric under a protocol. title: with the protocol only where the table has several. made: how it was made.
+
+    across: of a pivot, the value that this column is of, and the title; else None.
+    """
+
+    title: str
+    metric: str
+    protocol: str
+    scale: float
+    made: str
+    across: str | None = None
+
+    @property
+    def what(self) -> str:
+        """What the column is called in a sentence."""
+        return self.title if self.across is None else f"{self.metric}, {self.across}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """name: what the table calls it; label and method are the scores' own. subject: "" where subjects are averaged.
+
+    costs: training seconds, values and MiB, None for what is not known; empty if no row has any.
+    """
+
+    name: str
+    label: str
+    method: str
+    rank: int | None
+    subject: str
+    images: int
+    cells: tuple[Cell | None, ...]
+    costs: tuple[float | None, ...] = ()
+
+    @property
+    def cost_entries(self) -> list[Entry]:
+        """The costs as people read them, and with all digits."""
+        return [
+            Entry(exact=("",)) if cost is None else Entry(form.format(cost), exact=(repr(cost),))
+            for cost, form in zip(self.costs, COST_FORMS)
+        ]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A table of scores, which every form writes (see table.Table).
+
+    findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores.
+
+    heading: what the names of the rows are. counted: what each row's number of images is called.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    by_subject: bool
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    heading: str = "method"
+    counted: str = "images"
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """Titles of the columns before the metrics."""
+        ranked = any(row.rank is not None for row in self.rows)
+        return self.heading, *(("rank",) if ranked else ()), *(("subject",) if self.by_subject else ()), self.counted
+
+    def lead(self, row: Row) -> list[str]:
+        """What a row has under `leading`."""
+        ranked = ["" if row.rank is None else str(row.rank)] if "rank" in self.leading[1:] else []
+        return [row.name, *ranked, *([row.subject] if self.by_subject else []), str(row.images)]
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Titles of all columns."""
+        return *self.leading, *(column.title for column in self.columns), *self.cost_titles
+
+    @property
+    def csv_titles(self) -> tuple[str, ...]:
+        """The mean, low and high of a metric are fields of their own."""
+        metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
+        return *self.leading, *metrics, *self.cost_titles
+
+    @property
+    def lines(self) -> Iterator[list[Entry]]:
+        """The rows as they are written."""
+        for row in self.rows:
+            yield [*map(Entry, self.lead(row)), *map(_entry, row.cells), *row.cost_entries]
+
+    @property
+    def flush_left(self) -> list[bool]:
+        """Of each column, whether it is set flush left: names are, numbers are not."""
+        return [
+            place == 0 or (place < len(self.leading) and title == "subject") for place, title in enumerate(self.titles)
+        ]
+
+    @property
+    def cost_titles(self) -> tuple[str, ...]:
+        """Titles of the columns after the metrics."""
+        return COSTS if any(row.costs for row in self.rows) else ()
+
+    @property
+    def legend(self) -> str:
+        """What bold print and the mark of ties mean; "" where the table has neither."""
+        cells = [cell for row in self.rows for cell in row.cells if cell]
+        best = "Bold: the best." if any(cell.best for cell in cells) else ""
+        brackets = "In brackets: 95% interval of the mean." if any(cell.low is not None for cell in cells) else ""
+        tied = f"{TIED}: not distinguishable from the best." if any(cell.tied for cell in cells) else ""
+        return " ".join(filter(None, (best, tied, brackets)))
+
+
+def _entry(cell: Cell | None) -> Entry:
+    """Mean and interval as people read them, and with all digits."""
+    if cell is None:
+        return Entry(exact=("", "", ""))
+    around = ""
+    if cell.low is not None and cell.high is not None:
+        around = f"[{score_text(cell.low, cell.mean)}, {score_text(cell.high, cell.mean)}]"
+    exact = tuple("" if value is None else repr(value) for value in (cell.mean, cell.low, cell.high))
+    return Entry(score_text(cell.mean), around, cell.best, cell.tied, exact)
+
+
+class Key(NamedTuple):
+    """What makes a row. name: the label, else the method, else "images"."""
+
+    name: str
+    method: str
+    rank: int | None
+    subject: str
+
+
+def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", compare: bool = True) -> ScoreTable:
+    """One row a label, method and rank (and subject) in order of appearance; one column a metric and protocol.
+
+    With rows "label", scores of several subjects and prompts are averaged over all their values, costs over their
+    adapters. With "label x subject" the best is found for each subject by itself. heading: what the rows' names are.
+    compare: whether rows are marked and judged; not for numbers of which nobody knows the good direction.
+    Raises ValueError for no scores, and where one column would mix backbones or preprocessing.
+    """
+    return _table(scores, rows == "label x subject", heading, compare, None)
+
+
+def pivot(
+    scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
+) -> dict[str, ScoreTable]:
+    """For each metric (and protocol, where there are several) a table with the values of something else across.
+
+    across: which column a score belongs to. Columns are in order of appearance; there are no costs in them.
+    The keys are titles as `tabulate` gives its columns. Raises ValueError as `tabulate` does.
+    """
+    return {
+        column.title: _table(
+            Scores(
+                tuple(score for score in scores.rows if _metric_of(score) == (column.metric, column.protocol)),
+                remarks=scores.remarks,
+            ),
+            False,
+            heading,
+            compare,
+            across,
+        )
+        for column in _columns(scores.rows, None)
+    }
+
+
+def _table(
+    scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
+) -> ScoreTable:
+    """See `tabulate` and `pivot`."""
+    if not scores.rows:
+        raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
+    columns = _columns(scores.rows, across)
+    found: dict[Key, list[Score]] = {}
+    for score in scores.rows:
+        name = score.label or score.method or "images"
+        found.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
+    keys = list(found)
+    parts = [_parted(group, across) for group in found.values()]
+    places = [(column.metric, column.protocol, column.across) for column in columns]
+    values = [[by_prompt(part.get(place, ())) for place in places] for part in parts]
+    names = _names(keys)
+    cells, findings = (
+        _compared(keys, names, columns, values)
+        if compare
+        else ([[_cell(cell) for cell in line] for line in values], [])
+    )
+    counts = [cell.count for line in cells for cell in line if cell]
+    findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
+    lines = []
+    for row, (key, group) in enumerate(found.items()):
+        images: Counter[tuple[str, str]] = Counter()
+        for score in group:
+            images[_metric_of(score)] += score.images
+        costs = _costs(key, by_subject, scores.costs) if scores.costs else ()
+        lines.append(
+            Row(
+                names[row],
+                group[0].label,
+                key.method,
+                key.rank,
+                key.subject,
+                max(images.values()),
+                tuple(cells[row]),
+                costs,
+            )
+        )
+    return ScoreTable(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks), heading)
+
+
+def _metric_of(score: Score) -> tuple[str, str]:
+    return score.metric, score.protocol
+
+
+def _parted(
+    group: Sequence[Score], across: Callable[[Score], str] | None
+) -> Mapping[tuple[str, str, str | None], list[Score]]:
+    """The scores of a row by column."""
+    parts: dict[tuple[str, str, str | None], list[Score]] = {}
+    for score in group:
+        parts.setdefault((*_metric_of(score), across(score) if across else None), []).append(score)
+    return parts
+
+
+def _columns(scores: Sequence[Score], across: Callable[[Score], str] | None) -> tuple[Column, ...]:
+    """A column for each metric and protocol, in the order of the metrics; of a pivot, for each value as well."""
+    made: dict[tuple[str, str], Score] = {}
+    for score in scores:
+        first = made.setdefault(_metric_of(score), score)
+        if first.made != score.made:
+            raise ValueError(
+                f"{score.metric} of protocol {score.protocol} was measured in two ways that do not "
+                f"compare: {first.made}; and {score.made}."
+            )
+    several = len({protocol for _, protocol in made}) > 1
+    values = dict.fromkeys(across(score) for score in scores) if across else (None,)
+    return tuple(
+        Column(
+            (f"{metric} ({protocol})" if several else metric) if value is None else value,
+            metric,
+            protocol,
+            made[metric, protocol].scale,
+            made[metric, protocol].made,
+            value,
+        )
+        for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1]))
+        for value in values
+    )
+
+
+def _notes(columns: Sequence[Column]) -> list[str]:
+    """How each column was made, and which of them are the better the lower."""
+    return list(
+        dict.fromkeys(
+            f"{column.metric} ({column.protocol}): {column.made}"
+            + ("; lower is better" if better(column.metric) == "lower" else "")
+            for column in columns
+        )
+    )
+
+
+def _cell(values: Values) -> Cell | None:
+    """The mean of all values and its interval; None without values."""
+    flat = [value for group in values.values() for value in group]
+    if not flat:
+        return None
+    found = interval(values)
+    return Cell(math.fsum(flat) / len(flat), found.low if found else None, found.high if found else None, len(flat))
+
+
+def _compared(
+    keys: Sequence[Key], names: Sequence[str], columns: Sequence[Column], values: Sequence[Sequence[Values]]
+) -> tuple[list[list[Cell | None]], list[str]]:
+    """The cells of values[row][column] with the best of each column and subject marked, and what that says."""
+    cells = [[_cell(cell) for cell in line] for line in values]
+    findings = []
+    for place, column in enumerate(columns):
+        for subject in dict.fromkeys(key.subject for key in keys):
+            rivals = [row for row, key in enumerate(keys) if key.subject == subject and values[row][place]]
+            if len(rivals) < 2:
+                continue
+            verdict = judge(
+                f"{column.what} of {subject}" if subject else column.what,
+                _told_apart([names[row] for row in rivals], [keys[row].rank for row in rivals]),
+                [values[row][place] for row in rivals],
+                better(column.metric),
+            )
+            findings.append(verdict.sentence)
+            for rival, row in enumerate(rivals):
+                cell = cells[row][place]
+                cells[row][place] = cell and replace(cell, best=rival == verdict.best, tied=rival in verdict.tied)
+    return cells, findings or [NOTHING]
+
+
+def _names(keys: Sequence[Key]) -> list[str]:
+    """What the rows are called: the method behind the name where two rows would look the same."""
+    seen = Counter((key.name, key.rank, key.subject) for key in keys)
+    return [
+        f"{key.name} ({key.method or 'method unknown'})" if seen[key.name, key.rank, key.subject] > 1 else key.name
+        for key in keys
+    ]
+
+
+def _told_apart(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
+    """Names for sentences, where no column shows the rank."""
+    seen = Counter(names)
+    return [name if seen[name] == 1 or rank is None else f"{name} r{rank}" for name, rank in zip(names, ranks)]
+
+
+def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | None, ...]:
+    """Means of what is known of the adapters behind a row. What either side does not know does not part them."""
+
+    def belongs(cost: Cost) -> bool:
+        same = [(cost.method, key.method), (cost.rank, key.rank), (cost.subject, key.subject if by_subject else "")]
+        return (cost.label or cost.method or "images") == key.name and all(
+            one == other or one in (None, "") or other in (None, "") for one, other in same
+        )
+
+    found = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may tell of one adapter
+    columns = (
+        [cost.training_seconds for cost in found],
+        [cost.values for cost in found],
+        [None if cost.bytes is None else cost.bytes / 2**20 for cost in found],
+    )
+    known = [[value for value in column if value is not None] for column in columns]
+    return tuple(sum(values) / len(values) if values else None for values in known)

@@ -1,0 +1,87 @@
+"""What every form writes: titles and lines of entries, with sentences below. It knows nothing of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+TIED = "~"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a table. interval: small print beside the text. tied: as good as what is bold.
+
+    exact: its fields in a CSV file, as many as the column has titles there; None: the text alone.
+    """
+
+    text: str = ""
+    interval: str = ""
+    bold: bool = False
+    tied: bool = False
+    exact: tuple[str, ...] | None = None
+
+    @property
+    def marked(self) -> str:
+        """The text, with the mark of ties before it."""
+        return TIED + self.text if self.tied else self.text
+
+
+class Table(Protocol):
+    """flush_left: of each column, whether it is set flush left; names are, numbers are not.
+
+    legend, findings and notes stand below the table: what its marks mean, what it says, how it was made.
+    """
+
+    @property
+    def titles(self) -> Sequence[str]:
+        """Titles of all columns."""
+
+    @property
+    def csv_titles(self) -> Sequence[str]:
+        """Titles of all fields of a CSV file."""
+
+    @property
+    def flush_left(self) -> Sequence[bool]:
+        """Of each column, whether it is set flush left."""
+
+    @property
+    def lines(self) -> Iterable[Sequence[Entry]]:
+        """An entry for each column, line by line."""
+
+    @property
+    def legend(self) -> str:
+        """What the marks mean; "" if there are none."""
+
+    @property
+    def findings(self) -> Sequence[str]:
+        """Sentences about the numbers."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How the numbers were made."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts alone; `texts` of its columns are words, the others are numbers."""
+
+    titles: tuple[str, ...]
+    lines: tuple[tuple[Entry, ...], ...]
+    flush_left: tuple[bool, ...]
+    legend: str = ""
+    findings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def csv_titles(self) -> tuple[str, ...]:
+        """One field a column."""
+        return self.titles
+
+
+def text_table(titles: Sequence[str], lines: Iterable[Sequence[str | Entry]], numbers: Iterable[str] = ()) -> TextTable:
+    """A table of these texts. numbers: titles of the columns that are set flush right."""
+    right = set(numbers)
+    entries = tuple(tuple(Entry(each) if isinstance(each, str) else each for each in line) for line in lines)
+    return TextTable(tuple(titles), entries, tuple(title not in right for title in titles))

@@ -1,0 +1,143 @@
+"""Make what is generated out of the nodes, the sources of the workflows and the demo: all of it, or the named parts.
+
+    make generated
+    make generated PARTS="interface locales help"
+
+Texts take seconds, and tests/comfy/test_generated.py says which of them is stale. Pictures need a browser or a run,
+and no test says that one is stale, but for a node whose name, inputs or outputs have changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import make_help
+import make_interface
+import make_locale
+import make_node_pictures
+from comfy_server import ROOT, find_comfyui
+from generated import Pack, ask, changed, write
+from rooms import load_room
+
+workflow_files = load_room("workflow_sources", "files")
+
+# Files by part, in the order in which they are made. Those of the nodes come from a server, which is asked once.
+OF_SOURCES: dict[str, Callable[[], Mapping[Path, str]]] = {
+    "workflows": lambda: workflow_files.api_files() | workflow_files.graph_files(),
+    "plans": lambda: workflow_files.plan_files(),
+}
+OF_NODES: dict[str, Callable[[Pack], Mapping[Path, str]]] = {
+    "interface": make_interface.files,
+    "locales": make_locale.files,
+    "help": make_help.files,
+}
+
+
+def stale(pack: Pack) -> list[str]:
+    """Which generated file is not what it would be if it were made now, a line each with the command that makes it."""
+    lines = []
+    texts = {part: make() for part, make in OF_SOURCES.items()}
+    texts |= {part: make(pack) for part, make in OF_NODES.items()}
+    for part, files in texts.items():
+        lines += [_line(path, part) for path in changed(files)]
+    outdated = [name for name in workflow_files.names() if workflow_files.outdated(name)]
+    lines += [_line(workflow_files.TEMPLATES / f"{name}.json", "workflows") for name in outdated]
+    if make_locale.all_lacking(pack):
+        lines.append(
+            "locales: translate what is named here, then make generated PARTS=translated\n"
+            + "\n".join(make_locale.all_lacking(pack))
+        )
+    return [*lines, *stale_pictures(pack)]
+
+
+def stale_pictures(pack: Pack) -> list[str]:
+    """Pictures of nodes that look otherwise by now, as far as a picture's own text says."""
+    return [
+        _line(path, "node_pictures")
+        for name, node in pack.nodes.items()
+        if make_node_pictures.text_of(path := make_node_pictures.DOCS / name / "node.png")
+        != make_node_pictures.shown(node)
+    ]
+
+
+def _line(path: Path, part: str) -> str:
+    return f"{path.relative_to(ROOT)} is stale: make generated PARTS={part}"
+
+
+def make_workflows() -> None:
+    """The workflows, by the front end where their nodes, links or values have changed."""
+    import make_workflows
+
+    make_workflows.make()
+
+
+def run_script(*arguments: str, **variables: str) -> None:
+    """A script with a server of its own."""
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=os.environ | variables, check=True)
+
+
+def make_thumbnails() -> None:
+    """Run the examples and make the pictures of the template browser."""
+    import make_workflows
+
+    make_workflows.make(thumbnails=True)
+
+
+def make_example_pictures() -> None:
+    """The examples in the browser, for docs/examples: by the test that opens them."""
+    run_script(
+        "-m",
+        "pytest",
+        "-q",
+        "tests/server/test_front_end.py",
+        "-k",
+        "test_opens and canvas",
+        DEFT_TEST_PICTURES=str(ROOT / "docs" / "examples"),
+        COMFYUI_DIR=str(find_comfyui()),
+    )
+
+
+PICTURES: dict[str, Callable[[], Any]] = {
+    "thumbnails": make_thumbnails,
+    "node_pictures": lambda: run_script("scripts/make_node_pictures.py"),
+    "example_pictures": make_example_pictures,
+    "method_pictures": lambda: run_script("scripts/make_method_pictures.py"),
+}
+# translated is for people to say: the translations were brought up to date.
+PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)
+
+
+def main() -> None:
+    """Make the named parts; all but `translated` without a name."""
+    parts = sys.argv[1:] or [part for part in PARTS if part != "translated"]
+    if unknown := set(parts) - set(PARTS):
+        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(PARTS)}")
+    if "workflows" in parts:
+        make_workflows()
+    if "plans" in parts:
+        write(OF_SOURCES["plans"]())
+    if {*OF_NODES, "translated"} & set(parts):
+        pack = ask()
+        for part, make in OF_NODES.items():
+            if part in parts:
+                try:
+                    write(make(pack))
+                except ValueError as error:
+                    sys.exit(f"[generated] {error}")
+        if "translated" in parts:
+            write(make_locale.translated_files(pack))
+        for line in make_locale.all_lacking(pack):
+            print(f"[generated] {line}")
+    for part, make_pictures in PICTURES.items():
+        if part in parts:
+            print(f"[generated] {part}", flush=True)
+            make_pictures()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What is generated is what would be made now: this test names each file that is stale, and the command that makes it.
+
+Texts are made again here and compared. Pictures are not, for they need a browser or a run: of a node's picture only the
+names on it are compared, and nothing is known of the others.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from ..scripts import load_script
+
+
+@pytest.fixture(scope="module")
+def make_generated() -> Any:
+    return load_script("make_generated")
+
+
+@pytest.fixture
+def pack(comfyui: Any, make_generated: Any) -> Any:
+    """The pack as a server would describe it."""
+    nodes = {name: json.loads(json.dumps(node.GET_NODE_INFO_V1())) for name, node in comfyui.pack_nodes.items()}
+    replaced = {item.old_node_id: item.new_node_id for item in comfyui.module("nodes.replaced").REPLACED}
+    words = load_script("generated").option_words(comfyui.module)
+    return make_generated.Pack(nodes, replaced, words)
+
+
+def test_nothing_is_stale(pack: Any, make_generated: Any) -> None:
+    lines = make_generated.stale(pack)
+    assert not lines, "\n".join(lines)
+
+
+def told(lines: list[str]) -> set[str]:
+    """The files and parts that are named."""
+    return {line.split("\n")[0].replace(" is stale: make generated PARTS=", " ") for line in lines}
+
+
+def test_a_changed_tooltip_is_told(pack: Any, make_generated: Any) -> None:
+    nodes = copy.deepcopy(dict(pack.nodes))
+    nodes["DEFTPrompts"]["input"]["required"]["prompts"][1]["tooltip"] = "Another."
+    assert told(make_generated.stale(dataclasses.replace(pack, nodes=nodes))) == {
+        "locales/en/nodeDefs.json locales",
+        "web/docs/DEFTPrompts/en.md help",
+        "locales: translate what is named here, then make generated PARTS=translated",
+    }
+
+
+def test_a_new_input_is_told(pack: Any, make_generated: Any) -> None:
+    nodes = copy.deepcopy(dict(pack.nodes))
+    nodes["DEFTPrompts"]["input"]["optional"] = {"new": ["MODEL", {"tooltip": "New."}]}
+    assert told(make_generated.stale(dataclasses.replace(pack, nodes=nodes))) == {
+        "interface.json interface",
+        "locales/en/nodeDefs.json locales",
+        "web/docs/DEFTPrompts/en.md help",
+        "web/docs/DEFTPrompts/zh.md help",
+        "web/docs/DEFTPrompts/node.png node_pictures",
+        "locales: translate what is named here, then make generated PARTS=translated",
+    }
+
+
+def test_a_new_option_is_told(pack: Any, make_generated: Any) -> None:
+    """One more protocol changes the help pages and no translation."""
+    words = copy.deepcopy(pack.words)
+    words["DEFTLoadScorer"]["protocol"]["mine"] = "as I like it"
+    assert told(make_generated.stale(dataclasses.replace(pack, words=words))) == {
+        "web/docs/DEFTLoadScorer/en.md help",
+        "web/docs/DEFTLoadScorer/zh.md help",
+    }
+
+
+def test_a_changed_source_is_told(pack: Any, make_generated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = make_generated.workflow_files
+    prompt_of, plans = files.prompt_of, files.plans
+
+    def changed(name: str) -> Any:
+        prompt = copy.deepcopy(dict(prompt_of(name)))
+        if name == "load_and_apply":
+            prompt["40"]["inputs"]["steps"] = 12345
+        return prompt
+
+    monkeypatch.setattr(files, "prompt_of", changed)
+    monkeypatch.setattr(files, "plans", lambda: plans() | {"table1": "name: another"})
+    assert told(make_generated.stale(pack)) == {
+        "example_workflows/load_and_apply.json workflows",
+        "example_workflows/api/load_and_apply.json workflows",
+        "sweeps/plans/table1.yaml plans",
+    }
+
+
+def test_a_changed_layout_is_told(pack: Any, make_generated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = make_generated.workflow_files
+
+    def arrange(graph: Any, name: str) -> None:
+        original(graph, name)
+        if name == "sweep_demo":
+            graph["groups"][0]["title"] = "Another"
+
+    original = files.arrange
+    monkeypatch.setattr(files, "arrange", arrange)
+    assert told(make_generated.stale(pack)) == {"example_workflows/sweep_demo.json workflows"}
+
+
+def test_what_would_break_workflows_is_not_written(pack: Any) -> None:
+    nodes = copy.deepcopy(dict(pack.nodes))
+    del nodes["DEFTPrompts"]["input"]["required"]["prompts"]
+    with pytest.raises(ValueError, match="DEFTPrompts: input prompts is gone"):
+        load_script("make_interface").files(dataclasses.replace(pack, nodes=nodes))

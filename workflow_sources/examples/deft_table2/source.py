@@ -1,0 +1,47 @@
+"""Table 2 of the DEFT paper's supplement: DEFT and LoRA on SDXL."""
+
+from __future__ import annotations
+
+from ...prompt import Prompt
+from ...tables import PAPER_LAYERS, Method, Subject, Table, low_rank, make, training
+
+# In the manner of DreamBench++: four photographs, three styles, two imagined scenes. These are not its own prompts.
+NINE = [
+    "a photo of a {} in a meadow at sunrise",
+    "a photo of a {} beside a calm lake",
+    "a photo of a {} in a snowy forest",
+    "a photo of a {} on a cobblestone street in the rain",
+    "a watercolor painting of a {} among wildflowers",
+    "an oil painting of a {} under a starry sky in the style of Van Gogh",
+    "a Japanese woodblock print of a {} in front of waves",
+    "a {} in a space suit floating above the Earth",
+    "a giant {} walking between the towers of a city at night",
+]
+SDXL = training(500, 5e-5, PAPER_LAYERS, checkpointing=True)
+TABLE = Table(
+    2,
+    "DEFT supplement, Table 2: DreamBench++ on SDXL",
+    "sd_xl_base_1.0.safetensors",
+    1024,
+    "",
+    "a photo of {}",
+    "dreambench++",
+    1,
+    {"steps": 100, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"},
+    [
+        Subject("kitten", "dreambench_plus/live_subject_animal_00_kitten", "kitten", NINE),
+        Subject("stork", "dreambench_plus/live_subject_animal_01_stork", "stork", NINE),
+        Subject("kitten 2", "dreambench_plus/live_subject_animal_02_kitten", "kitten", NINE),
+        Subject("horse", "dreambench_plus/live_subject_animal_03_horse", "horse", NINE),
+    ],
+    [
+        Method("DEFT r4", low_rank("deft", 4) | SDXL, {"preset": "DEFT r4 (SDXL)"}),
+        Method("LoRA r4", low_rank("lora", 4) | SDXL, {"preset": "LoRA r4 (SDXL)"}),
+    ],
+    0.25,
+)
+
+
+def prompt(name: str) -> Prompt:
+    """The workflow in API form."""
+    return make(TABLE)

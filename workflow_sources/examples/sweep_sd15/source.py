@@ -1,0 +1,14 @@
+"""One line for the plans of table 1 and of DreamBooth's protocol, saved as SVDiff on the third subject."""
+
+from __future__ import annotations
+
+from ...prompt import TOKEN, Prompt
+from ...sweep_line import of_table
+from ..deft_table1.source import SVDIFF, TABLE
+
+
+def prompt(name: str) -> Prompt:
+    """The workflow in API form."""
+    dog = TABLE.subjects[2]
+    words = dog.prompts[0].format(f"{TOKEN} {dog.kind}")
+    return of_table(TABLE, name, SVDIFF, dog.folder, dog.kind, words, dog.name)

@@ -1,0 +1,89 @@
+"""The files that are made from the sources: what each example and plan has to be, and whether its graph still fits."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .layout import EXAMPLES, arrange
+from .plans import plans
+from .prompt import ROOT
+from .tables import PLANS
+from .text import api_text, graph_text
+
+TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
+API = TEMPLATES / "api"
+NOTE = "MarkdownNote"
+
+
+def names() -> list[str]:
+    """All examples: each is a folder."""
+    return sorted(path.parent.name for path in EXAMPLES.glob("*/layout.yaml"))
+
+
+def prompt_of(name: str) -> Mapping[str, Any]:
+    """An example in API form: what its source.py makes, or its source.json."""
+    written = EXAMPLES / name / "source.json"
+    if written.is_file():
+        prompt: Mapping[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        return prompt
+    made: Mapping[str, Any] = importlib.import_module(f".examples.{name}.source", __package__).prompt(name)
+    return made
+
+
+def api_files() -> dict[Path, str]:
+    """The API form of all examples."""
+    return {API / f"{name}.json": api_text(prompt_of(name)) for name in names()}
+
+
+def plan_files() -> dict[Path, str]:
+    """The plans that are not written by hand."""
+    return {PLANS / f"{name}.yaml": text for name, text in plans().items()}
+
+
+def graph_of(name: str) -> dict[str, Any]:
+    """The front end's form of an example as it is on disk; without nodes where there is none yet."""
+    path = TEMPLATES / f"{name}.json"
+    graph: dict[str, Any] = {"nodes": [], "links": []}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else graph
+
+
+def arranged(graph: dict[str, Any], name: str) -> str:
+    """The text of a graph that the front end has written, laid out as the example's layout.yaml says."""
+    graph["nodes"] = [node for node in graph["nodes"] if node["type"] != NOTE]
+    arrange(graph, name)
+    return graph_text(graph)
+
+
+def graph_files() -> dict[Path, str]:
+    """The front end's form of all examples that need no other graph, in their layouts."""
+    return {TEMPLATES / f"{name}.json": arranged(graph_of(name), name) for name in names() if not outdated(name)}
+
+
+def outdated(name: str) -> list[str]:
+    """Why the front end has to write an example's graph again: how it differs from the example's API form."""
+    return differences(graph_of(name), prompt_of(name))
+
+
+def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str]:
+    """Where the two forms of a workflow do not say the same: nodes, titles, links and values."""
+    nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
+    lines = [f"node {number} is in one form only" for number in sorted(nodes.keys() ^ prompt.keys())]
+    links = {number: [str(origin), slot] for number, origin, slot, *_ in graph["links"]}
+    for number in nodes.keys() & prompt.keys():
+        node, inputs = nodes[number], prompt[number]["inputs"]
+        if node["type"] != prompt[number]["class_type"]:
+            lines.append(f"node {number} is {node['type']} and {prompt[number]['class_type']}")
+        if node.get("title") != prompt[number]["_meta"]["title"]:
+            lines.append(f"node {number} has two titles")
+        joined = {item["name"]: links[item["link"]] for item in node["inputs"] if item["link"] is not None}
+        if joined != {key: value for key, value in inputs.items() if isinstance(value, list)}:
+            lines.append(f"node {number} has other links")
+        if node["mode"]:
+            lines.append(f"node {number} is muted or bypassed")
+        values = [value for value in inputs.values() if not isinstance(value, list)]
+        lines += [f"node {number} lacks {value!r}" for value in values if value not in node["widgets_values"]]
+    return lines

@@ -1,0 +1,249 @@
+"""The sweeps' plans of the paper's tables and of DreamBooth's protocol, as YAML, with the settings of the tables.
+
+sweeps/plans/demo.yaml and the CSV files there are written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .examples.deft_table1.source import TABLE as ONE
+from .examples.deft_table2.source import TABLE as TWO
+from .prompt import SETTINGS, TOKEN
+from .tables import SEED, Table
+
+TABLES = {table.name: table for table in (ONE, TWO)}
+CLASS = ["Class prompt", "Class pictures"]  # muted: no pictures of the class
+
+
+def scalar(value: Any) -> str:
+    """A value in YAML, between braces; strings without quotes where they cannot be taken for anything else."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(scalar, value))}]"
+    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
+        return repr(value).replace("e", ".0e")  # YAML takes 5e-05 for a word
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+/.-]*( [\w(+/.-][\w)+/.-]*)*", value)
+    if plain and value.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "y", "n"):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def flow(values: Mapping[str, Any], indent: int) -> str:
+    """A mapping between braces that begins behind `indent` characters, in lines of 120 at most."""
+    lines = [""]
+    for number, (name, value) in enumerate(values.items(), 1):
+        item = f"{scalar(name)}: {scalar(value)}" + (", " if number < len(values) else "}")
+        if lines[-1] and indent + 1 + len(lines[-1]) + len(item.rstrip()) > 120:
+            lines.append("")
+        lines[-1] += item
+    return "{" + f"\n{' ' * (indent + 1)}".join(line.rstrip() for line in lines)
+
+
+def block(values: Mapping[str, Any], indent: int) -> str:
+    """A mapping with a line for each, mappings in it between braces."""
+    lines = []
+    for name, value in values.items():
+        key = f"{' ' * indent}{scalar(name)}: "
+        lines.append(key + (flow(value, len(key)) if isinstance(value, Mapping) else scalar(value)))
+    return "\n".join(lines)
+
+
+def rows_of(table: Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the first row of a table sets, and by label what each row sets otherwise: its method, and what differs."""
+    differing = {name for row in table.methods if not row.inversion for name in row.settings}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in table.methods:
+        if not row.inversion:
+            settings = {**SETTINGS, **row.settings}
+            rows[row.label] = {f"Train.{name}": value for name, value in row.training.items()} | {
+                f"Settings.{name}": settings[name] for name in SETTINGS if name in differing
+            }
+    first = next(iter(rows.values()))
+    shared = {name: value for name, value in first.items() if not name.startswith("Train.method")}
+    own = {
+        label: {name: value for name, value in row.items() if name not in shared or value != shared[name]}
+        for label, row in rows.items()
+    }
+    return shared, own
+
+
+def muted(table: Table) -> dict[str, dict[str, Any]]:
+    """What each row leaves out of the workflow, its label, and what Textual Inversion sets."""
+    priors, inversions = (any(getattr(row, kind) for row in table.methods) for kind in ("prior", "inversion"))
+    found: dict[str, dict[str, Any]] = {}
+    for row in table.methods:
+        mute = [] if row.prior or not priors else list(CLASS)
+        bypass = []
+        if row.inversion:
+            mute, bypass = ["Train", *CLASS], ["Apply"]
+        elif inversions:
+            mute, bypass = [*mute, "Train token"], ["Replace"]
+        found[row.label] = {
+            **({"mute": mute} if mute else {}),
+            **({"bypass": bypass} if bypass else {}),
+            "Score.label": row.label,
+        }
+        if row.inversion:
+            found[row.label]["Replace.find"] = "%token% %class%"
+    return found
+
+
+HEAD = "# Generated from workflow_sources/plans.py: make generated PARTS=plans\n"
+PLAN = """{head}{needs}
+name: {name}
+about: {about}
+workflow: ../../example_workflows/api/{workflow}.json
+set:
+{set}
+axes:
+  method:
+    values:
+{methods}
+{subject}
+{prompt}
+  seed: {{into: Sample.seed, seeds: {seeds}, first: {first}}}
+outputs:
+  only: [Save picture, Save scores]
+report: {report}
+"""
+FROM_CSV = """  subject:
+    csv: dreambooth_subjects.csv
+    label: name
+    into: {{folder: Photos.folder, class: "%class%", name: ["%subject%", Score.subject]}}{only}"""
+PROMPTS_CSV = """  prompt:
+    csv: dreambooth_prompts.csv
+    label: name
+    into: {prompt: Prompt.value}
+    match: [kind]"""
+NEEDS = """# Needs {checkpoint} in models/checkpoints, the weights of the scorer,
+# and {photos}.
+# {cells}"""
+
+
+def plan(
+    table: Table,
+    workflow: str,
+    name: str,
+    about: str,
+    needs: str,
+    subject: str,
+    prompt: str,
+    seeds: int,
+    report: Mapping[str, list[str]],
+    **fixed: Any,
+) -> str:
+    """A plan with the methods of a table. fixed: by Title__input."""
+    shared, own = rows_of(table)
+    leave = muted(table)
+    given = {key.replace("__", "."): value for key, value in fixed.items()}
+    caption = table.caption.format("%class%").replace(TOKEN, "%token%")
+    texts: dict[str, Any] = {"Caption.text": caption}
+    if table.token:
+        texts = {"%token%": table.token, **texts}
+    if any(row.prior for row in table.methods):
+        texts["Class prompt.text"] = "a photo of a %class%"
+    if any(row.inversion for row in table.methods):
+        texts |= {
+            "Train token.token": f"deft-{name}-%subject%",
+            "Train token.start": "%class%",
+            "Token settings.run_name": f"{name}/token",
+        }
+    values = {label: {**leave[label], **own.get(label, {})} for label in leave}
+    return PLAN.format(
+        head=HEAD,
+        needs=needs,
+        name=name,
+        about=about,
+        workflow=workflow,
+        set=block({**texts, "Settings.run_name": f"{name}/training", **given, **shared}, 2),
+        methods=block(values, 6),
+        subject=subject,
+        prompt=prompt,
+        seeds=seeds,
+        first=SEED,
+        report=flow({**report, "picture": "Save picture"}, 8),
+    )
+
+
+def inline(table: Table) -> tuple[str, str]:
+    """Subjects and prompts of a table that stand in the plan itself."""
+    subjects = {
+        subject.name: {"Photos.folder": subject.folder, "%class%": subject.kind, "Score.subject": subject.name}
+        for subject in table.subjects
+    }
+    (prompts,) = {tuple(line.format("%class%") for line in subject.prompts) for subject in table.subjects}
+    lines = "\n".join(f"      - {scalar(line)}" for line in prompts)
+    return (
+        f"  subject:\n    values:\n{block(subjects, 6)}",
+        f"  prompt:\n    into: Prompt.value\n    values:\n{lines}",
+    )
+
+
+def plans() -> dict[str, str]:
+    """All of them by name."""
+    dreambooth = "the folders of DreamBooth's photos in input/dreambooth"
+    three = [subject.name for subject in ONE.subjects]
+    subjects, prompts = inline(TWO)
+    every = len(ONE.methods)
+    return {
+        "table1": plan(
+            ONE,
+            "sweep_sd15",
+            "table1",
+            "Table 1 of the DEFT paper's supplement, CLIP image similarity on SD 1.5",
+            NEEDS.format(
+                checkpoint=ONE.checkpoint,
+                photos=dreambooth,
+                cells=(
+                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as the "
+                    "example deft_table1 makes them."
+                ),
+            ),
+            FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"),
+            PROMPTS_CSV,
+            1,
+            {"rows": ["method"], "columns": ["subject"]},
+            Scorer__protocol=ONE.protocol,
+            Size__batch_size=ONE.batch,
+        ),
+        "table2": plan(
+            TWO,
+            "sweep_sdxl",
+            "table2",
+            "Table 2 of the DEFT paper's supplement, DreamBench++ on SDXL",
+            NEEDS.format(
+                checkpoint=TWO.checkpoint,
+                photos="four photos of DreamBench++ in input/dreambench_plus",
+                cells="8 trainings; 2 x 4 x 9 = 72 pictures, as the example deft_table2 makes them.",
+            ),
+            subjects,
+            prompts,
+            1,
+            {"rows": ["method", "subject"], "grid_rows": ["method"], "grid_columns": ["subject"]},
+            Scorer__protocol=TWO.protocol,
+            Size__batch_size=TWO.batch,
+        ),
+        "dreambooth": plan(
+            ONE,
+            "sweep_sd15",
+            "dreambooth",
+            "DreamBooth's whole protocol, 30 subjects x 25 prompts x 4 pictures, on SD 1.5",
+            NEEDS.format(
+                checkpoint=ONE.checkpoint,
+                photos=dreambooth,
+                cells=(
+                    f"{every * 30} trainings; {every} x 30 x 25 x 4 = {every * 3000} pictures.\n"
+                    "# Leave out what is too much: methods, subjects (only: {name: [...]}), seeds."
+                ),
+            ),
+            FROM_CSV.format(only=""),
+            PROMPTS_CSV,
+            4,
+            {"rows": ["method"], "grid_columns": ["subject"]},
+            Scorer__protocol="dreambooth",
+            Size__batch_size=1,
+        ),
+    }

@@ -1,0 +1,371 @@
+"""The two tables of the DEFT paper's supplement as workflows: what makes one out of its subjects and methods.
+
+The tables themselves are in examples/deft_table1 and deft_table2; what they do, what they need and why they are as they
+are is in docs/tables.md.
+
+A node's id says where it stands: below 1000 what all subjects share, then a thousand for each subject and the last one
+for the table; within a subject ten for each line (its pictures and prompts, a line a method, the grid).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .prompt import ROOT, SETTINGS, Link, Prompt
+
+PLANS = ROOT / "sweeps" / "plans"
+
+
+def table_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of sweeps/plans."""
+    with open(PLANS / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# More inputs of Score Table, for both workflows; {name} and {number} are filled in.
+EXTRA: dict[str, str] = {
+    "rows": "method x subject",
+    "append_to": "{name}/all_scores",
+    "published": "DEFT supplement, Table {number}",
+}
+
+SEED = 42
+PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
+
+
+# DreamBooth's subjects and prompts, as the sweeps have them.
+SUBJECTS = {row["name"]: row for row in table_rows("dreambooth_subjects.csv")}
+PROMPTS = {
+    kind: [
+        row["prompt"].replace("%token% %class%", "{}")
+        for row in table_rows("dreambooth_prompts.csv")
+        if row["kind"] == kind
+    ]
+    for kind in ("object", "live")
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table: its name, the training node's inputs, and what differs from SETTINGS.
+
+    prior: with pictures of the class, made by the base model. inversion: trained by Train Textual Inversion.
+    """
+
+    label: str
+    training: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prior: bool = False
+    inversion: bool = False
+
+    @property
+    def name(self) -> str:
+        """The label for file names."""
+        return self.label.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """name: in the table. folder: below ComfyUI's input folder. kind: the class word."""
+
+    name: str
+    folder: str
+    kind: str
+    prompts: list[str]
+
+    @property
+    def id(self) -> str:
+        """The name for file names. Without a space's "_": ComfyUI would take kitten_2 for the second file of kitten."""
+        return self.name.replace(" ", "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One workflow. batch: pictures a prompt; one of each is shown in the grid, which is shrunk by `shrink`."""
+
+    number: int
+    title: str
+    checkpoint: str
+    side: int
+    token: str
+    caption: str
+    protocol: str
+    batch: int
+    sampling: Mapping[str, Any]
+    subjects: list[Subject]
+    methods: list[Method]
+    shrink: float
+
+    @property
+    def name(self) -> str:
+        """The workflow's file, and the folder of all that it writes."""
+        return f"deft_table{self.number}"
+
+
+def method(kind: str, **options: Any) -> dict[str, Any]:
+    """The dynamic widget `method` of Train Adapter."""
+    return {"method": kind} | {f"method.{name}": value for name, value in options.items()}
+
+
+def low_rank(kind: str, rank: int) -> dict[str, Any]:
+    """DEFT from random matrices through QR, as the authors' deftQR and --ortho=True; PaRa; LoRA."""
+    own: dict[str, dict[str, Any]] = {
+        "deft": {"alpha": 0.0, "projector": "qr", "start": "paper"},
+        "para": {"rank_cap": 0.0},
+        "lora": {"alpha": 0.0},
+    }
+    return method(kind, rank=rank, **own[kind])
+
+
+def training(steps: int, rate: float, layers: str, precision: str = "auto", checkpointing: bool = False) -> dict:
+    """The other widgets of Train Adapter."""
+    return {
+        "steps": steps,
+        "learning_rate": rate,
+        "batch_size": 1,
+        "layers": layers,
+        "pattern": "",
+        "seed": SEED,
+        "precision": precision,
+        "gradient_checkpointing": checkpointing,
+    }
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The outputs that all subjects use. settings: by the row's label."""
+
+    model: Link
+    clip: Link
+    vae: Link
+    empty: Link
+    latent: Link
+    scorer: Link
+    settings: dict[str, Link]
+    class_latents: Link | None
+
+
+def make(table: Table) -> Prompt:
+    """The whole workflow."""
+    prompt = Prompt()
+    shared = add_shared(prompt, table)
+    scores = [
+        link
+        for number, subject in enumerate(table.subjects, 1)
+        for link in add_subject(prompt, table, shared, subject, 1000 * number)
+    ]
+    extra = {name: text.format(name=table.name, number=table.number) for name, text in EXTRA.items()}
+    prompt.add(
+        1000 * (len(table.subjects) + 1),
+        "DEFTScoreTable",
+        "The table",
+        {
+            **{f"scores.scores{place}": link for place, link in enumerate(scores)},
+            "title": table.title,
+            "filename_prefix": f"{table.name}/scores",
+            **extra,
+        },
+    )
+    return prompt
+
+
+def add_shared(prompt: Prompt, table: Table) -> Shared:
+    """Model, scorer, latents, and the settings of each method."""
+    model = prompt.add(1, "CheckpointLoaderSimple", "Base model", {"ckpt_name": table.checkpoint})
+    clip, vae = [model[0], 1], [model[0], 2]
+    empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
+    size = {"width": table.side, "height": table.side}
+    latent = prompt.add(
+        3,
+        "EmptyLatentImage",
+        f"{table.batch} of each prompt, {table.side} x {table.side}",
+        size | {"batch_size": table.batch},
+    )
+    scorer = prompt.add(
+        4,
+        "DEFTLoadScorer",
+        "Scorer",
+        {
+            "protocol": table.protocol,
+            "clip_weights": "auto",
+            "dino_weights": "auto",
+            "dinov2_weights": "auto",
+        },
+    )
+    class_latents = None
+    if any(row.prior for row in table.methods):
+        whole = prompt.add(5, "EmptyLatentImage", "200 pictures of a class", size | {"batch_size": 200})
+        class_latents = prompt.add(6, "RebatchLatents", "Eight at a time", {"latents": whole, "batch_size": 8})
+    settings = {}
+    for line, row in enumerate(table.methods, 1):
+        own = {**SETTINGS, **row.settings, "run_name": f"{table.name}/{row.name}"}
+        settings[row.label] = prompt.add(10 * line, "DEFTTrainingSettings", f"Settings of {row.label}", own)
+    return Shared(model, clip, vae, empty, latent, scorer, settings, class_latents)
+
+
+def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, first: int) -> list[Link]:
+    """A subject's nodes, with ids from `first` on; the scores of its rows."""
+    name = subject.name
+    called = f"{table.token} {subject.kind}".strip()
+
+    def add(node: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
+        return prompt.add(first + node, kind, f"{title}, {name}", inputs)
+
+    def encode(node: int, title: str, text: str | Link) -> Link:
+        return add(node, "CLIPTextEncode", title, {"text": text, "clip": shared.clip})
+
+    def sample(node: int, title: str, model: Link, positive: Link, latent: Link) -> Link:
+        return add(
+            node,
+            "KSampler",
+            title,
+            {
+                "model": model,
+                "positive": positive,
+                "negative": shared.empty,
+                "latent_image": latent,
+                "seed": SEED,
+                **table.sampling,
+                "denoise": 1.0,
+            },
+        )
+
+    photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
+    cut = add(
+        1,
+        "ImageScale",
+        f"{table.side} x {table.side}",
+        {
+            "image": photos,
+            "upscale_method": "lanczos",
+            "width": table.side,
+            "height": table.side,
+            "crop": "center",
+        },
+    )
+    latents = add(2, "VAEEncode", "Encode the photos", {"pixels": cut, "vae": shared.vae})
+    caption = encode(3, "Caption", table.caption.format(subject.kind))
+    lines = "\n".join(line.format(called) for line in subject.prompts)
+    prompts = add(4, "DEFTPrompts", "Prompts", {"prompts": lines, "token": table.token})
+    encoded = encode(5, "Encode the prompts", prompts)
+    text = [prompts[0], 1]
+    prior: dict[str, Link] = {}
+    if shared.class_latents:
+        of_class = encode(6, "Caption of the class", f"a photo of a {subject.kind}")
+        pictures = sample(7, "Pictures of the class", shared.model, of_class, shared.class_latents)
+        prior = {"prior_latents": pictures, "prior_positive": of_class}
+
+    scores, shown = [], []
+    for line, row in enumerate(table.methods, 1):
+        here, label = 10 * line, row.label
+        settings = {"settings": shared.settings[label]}
+        if row.inversion:
+            trained = add(
+                here,
+                "DEFTTrainTextualInversion",
+                f"Train {label}",
+                {
+                    "model": shared.model,
+                    "clip": shared.clip,
+                    "latents": latents,
+                    "token": f"{table.name.replace('_', '-')}-{subject.id}",
+                    "start": subject.kind,
+                    **row.training,
+                    **settings,
+                },
+            )
+            renamed = add(
+                here + 1,
+                "StringReplace",
+                "The new token in the prompts",
+                {"string": prompts, "find": called, "replace": trained},
+            )
+            model, positive = shared.model, encode(here + 2, "Encode them", renamed)
+            adapter = [trained[0], 4]
+        else:
+            adapter = add(
+                here,
+                "DEFTTrainAdapter",
+                f"Train {label}",
+                {
+                    "model": shared.model,
+                    "latents": latents,
+                    "positive": caption,
+                    **row.training,
+                    **settings,
+                    **(prior if row.prior else {}),
+                },
+            )
+            add(
+                here + 1,
+                "DEFTSaveAdapter",
+                f"Save {label}",
+                {
+                    "adapter": adapter,
+                    "filename_prefix": f"{table.name}/{subject.id}_{row.name}",
+                    "format": "native (.safetensors)",
+                    "place": "models/loras",
+                },
+            )
+            positive = encoded
+            model = add(
+                here + 2,
+                "DEFTApplyAdapter",
+                f"Apply {label}",
+                {
+                    "model": shared.model,
+                    "adapter": adapter,
+                    "strength_model": 1.0,
+                    "strength_clip": 1.0,
+                    "removal": 1.0,
+                    "injection": 1.0,
+                    "stacking": "sequential",
+                },
+            )
+        latent = sample(here + 3, f"Sample {label}", model, positive, shared.latent)
+        images = add(here + 4, "VAEDecode", f"Decode {label}", {"samples": latent, "vae": shared.vae})
+        scores.append(
+            add(
+                here + 5,
+                "DEFTScoreImages",
+                f"Score {label}",
+                {
+                    "scorer": shared.scorer,
+                    "images": images,
+                    "references": photos,
+                    "text": text,
+                    "label": label,
+                    "subject": name,
+                    "adapter": adapter,
+                    "token": table.token,
+                },
+            )
+        )
+        if table.batch > 1:
+            images = add(
+                here + 6,
+                "ImageFromBatch",
+                f"The first of each prompt, {label}",
+                {"image": images, "batch_index": 0, "length": 1},
+            )
+        shown.append(images)
+
+    end = 10 * (len(table.methods) + 1)
+    grid = add(
+        end,
+        "DEFTComparisonGrid",
+        "Side by side",
+        {
+            "row_labels": "\n".join(row.label for row in table.methods),
+            "column_labels": text,
+            "subject": photos,
+            **{f"images.images{place}": link for place, link in enumerate(shown)},
+            **{f"scores.scores{place}": link for place, link in enumerate(scores)},
+        },
+    )
+    small = add(end + 1, "ImageScaleBy", "Smaller", {"image": grid, "upscale_method": "area", "scale_by": table.shrink})
+    add(end + 2, "SaveImage", "Save the grid", {"images": small, "filename_prefix": f"{table.name}/grid_{subject.id}"})
+    return scores
