@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +13,12 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 @dataclass(frozen=True)
 class LinearOp:
-    """A linear layer: x is [..., in], the layer's output [..., out]."""
+    """A linear layer: x is [..., in], the layer's output [..., out].
+
+    spatial: how many dimensions follow the channels.
+    """
+
+    spatial: ClassVar[int] = 0
 
     def down(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Apply matrix [r, in] as the layer would apply its weight: [..., in] -> [..., r]."""
@@ -40,6 +45,11 @@ class ConvOp:
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
     dilation: tuple[int, ...]
+
+    @property
+    def spatial(self) -> int:
+        """How many dimensions follow the channels."""
+        return len(self.kernel_size)
 
     def down(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Convolve with matrix [r, in * kernel] as with the layer's weight: [n, in, ...] -> [n, r, ...]."""

@@ -31,7 +31,12 @@ TYPED = (
     "sweeps",
     "benchmarks",
 )
-THREADS = str(max(1, (os.cpu_count() or 2) // 2))
+# Some forty ComfyUI servers are started: without bytecode each would compile all of ComfyUI and the pack again.
+COMMON = {
+    "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
+    "DEFT_TEST_LOGS": str(LOGS),
+    "PYTHONDONTWRITEBYTECODE": "",
+}
 
 
 @dataclass
@@ -62,7 +67,7 @@ def call(part: str, command: list[str], folder: Path, variables: dict[str, str])
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": THREADS, "DEFT_TEST_LOGS": str(LOGS)} | variables,
+            env=os.environ | COMMON | variables,
         )
     return done.returncode, log
 

@@ -7,13 +7,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "adding.md"
-# Large, or only read: no walk changes them. All else is copied.
-LINKED = ("demo", "docs", "example_workflows", "web")
+# All but these is copied: what a walk changes may be anywhere, and tests look for files of the pack where they are.
+NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff_cache", "node_modules")
+# What the gate of a copy leaves out: itself, and what reads no list of the pack's and takes long (full-size encoders,
+# runs of sweeps, installed packages).
+LEFT_OUT = ("docs_adding", "scoring_exactness", "scoring_packages", "sweep_report", "sweep_store", "files_peft_tuners")
+# What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics.
+OVER_LISTS = ("every_method", "fields", "format_table", "help", "help_lists", "interface", "nodes_schema")
 
 
 @dataclass(frozen=True)
@@ -51,15 +59,9 @@ def changed(before: str, diff: str) -> str:
 
 def walked_copy(folder: Path) -> Path:
     """A copy of the pack in which all that the document writes is done."""
-    for path in ROOT.iterdir():
-        if path.name in LINKED:
-            (folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
-        elif path.name != ".git":
-            copy = shutil.copytree if path.is_dir() else shutil.copy2
-            copy(path, folder / path.name)
+    shutil.copytree(ROOT, folder, ignore=NOT_COPIED, dirs_exist_ok=True, symlinks=True)
     for step in steps():
         path = folder / step.path
-        assert not step.path.startswith(LINKED), f"{step.path} is not in the copy"
         if step.kind == "python":
             assert not path.exists(), f"{step.path} is there already"
             path.write_text(step.text, encoding="utf-8")
@@ -77,6 +79,40 @@ def commands(where: str) -> list[tuple[str, str]]:
         for line in step.text.splitlines()
         if ("tests/comfy/" in line) == (where == "comfy")
     ]
+
+
+def files_of(where: str) -> list[str]:
+    """The files of tests that the commands of the walks name."""
+    words = [word for _, line in commands(where) for word in line.split()]
+    return list(dict.fromkeys(word for word in words if word.startswith(f"tests/{where}/")))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the tests of a copy have come to: how many passed of each file, and which failed, with their words."""
+
+    passed: Mapping[str, int]
+    failed: tuple[str, ...]
+    output: str
+
+
+def gate(folder: Path, *words: str) -> Gate:
+    """Run tests of a copy, in one process; none of them stops the others."""
+    report = folder / "gate.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}", *words]
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert report.is_file(), done.stdout[-6000:]
+    passed: Counter[str] = Counter()
+    failed = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        file = case.get("classname", "").replace(".", "/") + ".py"
+        if any(child.tag in ("failure", "error") for child in case):
+            failed.append(f"{file}::{case.get('name')}")
+        elif case.find("skipped") is None:
+            passed[file] += 1
+    return Gate(passed, tuple(failed), done.stdout)
 
 
 def run(line: str, folder: Path) -> str:

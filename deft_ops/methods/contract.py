@@ -135,6 +135,16 @@ def same_rate(parameter: str, small: bool, own: Any) -> float:
     return 1.0
 
 
+def as_asked(params: Mapping[str, Tensor], own: Any) -> str:
+    """All is as the settings ask for."""
+    return ""
+
+
+def as_they_are(factors: F, weight: Tensor) -> F:
+    """Nothing is added."""
+    return factors
+
+
 def any_rank(rows: int, own: Any) -> int | None:
     """No limit of its own."""
     return None
@@ -172,7 +182,9 @@ class Training(Generic[F, S, K]):
         weight of a shape, where that is as much as the weight has: room is looked for first.
     rate: the learning rate of a tensor relative to others', by its name and whether it is of a norm.
     largest_rank: the largest rank of a layer with so many rows, by the settings. given_rank: the rank that `init` gave
-        a layer, where that may be lower than it was asked for.
+        a layer, where that may be lower than it was asked for. otherwise: what else `init` did otherwise than the
+        settings ask for, as words; empty for nothing.
+    for_saving: the factors with what files hold of the base weight beside them.
     """
 
     words: str
@@ -188,6 +200,8 @@ class Training(Generic[F, S, K]):
     rate: Callable[[str, bool, S], float] = same_rate
     largest_rank: Callable[[int, S], int | None] = any_rank
     given_rank: Callable[[Mapping[str, Tensor]], int] | None = None
+    otherwise: Callable[[Mapping[str, Tensor], S], str] = as_asked
+    for_saving: Callable[[F, Tensor], F] = as_they_are
 
     @property
     def has_rank(self) -> bool:

@@ -2,25 +2,32 @@
 
 PEFT's layers are `dora_up`, `dora_down`, `dora_magnitude`. LyCORIS's, kohya's and OneTrainer's are a LoRA (OneTrainer's
 also with the names of diffusers) with `dora_scale`, whose shape says which side the norms are of; `lora_mid.weight`
-makes it one in Tucker form. ComfyUI's own loader takes the norm of W instead of V for output rows.
+makes it one in Tucker form. ComfyUI's own loader takes the norm of W instead of V for output rows. Trained layers are
+for it as well: `dora_scale` is m |W| / |V| there, of which it makes W', and `dora_magnitude` beside it is m itself.
+
+Training starts at m = |W| and up = 0, and takes no gradient through |V|, as the paper (4.3) and PEFT do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .common import alpha_tensor, file_scale, fits_matrix
-from .contract import Method
-from .factored import exact_pair, fits_magnitude, magnitude_of, of_rows, shapes_of, weighed
+from ..changes import LowRank, Rescaled
+from ..settings import entry
+from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, smaller_side, trainable
+from .contract import ALPHA, RANK, Method, Training
+from .factored import exact_pair, fits_magnitude, kaiming, magnitude_of, of_rows, shapes_of, weighed
+from .peft_form import dora_form
 
 NAME = "dora"
 _PEFT = ("dora_up", "dora_down", "dora_magnitude")
 _LYCORIS = ("lora_up.weight", "lora_down.weight", "dora_scale")
 _DIFFUSERS = ("lora_B.weight", "lora_A.weight", "dora_scale")
+_TRAINED = (*_LYCORIS, "dora_magnitude")
 _MIDDLE = "lora_mid.weight"
 SUFFIXES = (*_PEFT, *_LYCORIS, *_DIFFUSERS[:2], _MIDDLE, "alpha")
 
@@ -29,24 +36,86 @@ SUFFIXES = (*_PEFT, *_LYCORIS, *_DIFFUSERS[:2], _MIDDLE, "alpha")
 class Factors:
     """One layer's adapter: up [out, r], down [r, in*], m [out, 1] or [1, in, 1...], and the scale s.
 
-    A middle convolution is in down.
+    A middle convolution is in down. for_core: m |W| / |V| [out, 1, ...] of a trained layer, for ComfyUI's own loader.
     """
 
     up: Tensor
     down: Tensor
     magnitude: Tensor
     scale: float = 1.0
+    for_core: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Its own."""
+
+    rank: int = entry(RANK, 4)
+    alpha: float | None = entry(ALPHA, None)
 
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a DoRA layer, in any of the namings."""
     found = set(suffixes) - {"alpha"}
-    return found in (set(_PEFT), set(_LYCORIS), set(_DIFFUSERS), {*_LYCORIS, _MIDDLE})
+    return found in (set(_PEFT), set(_LYCORIS), set(_TRAINED), set(_DIFFUSERS), {*_LYCORIS, _MIDDLE})
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
     """The rank of a layer's file entries."""
     return _pair(tensors)[1].shape[0]
+
+
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+    """Trainable float32 up = 0 [out, r], down [r, in*] and m = |W| [out] for a weight [out, in, ...], as PEFT has them.
+
+    r = min(rank, out, in*).
+    """
+    out, width = weight.flatten(1).shape
+    rank = capped(rank, min(out, width))
+    up, down = torch.zeros(out, rank, device=weight.device), kaiming((rank, width), generator, weight.device)
+    return trainable({"up": up, "down": down, "magnitude": row_norms(weight)})
+
+
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers."""
+    return [
+        Factors(one["up"], one["down"], one["magnitude"][:, None], scale_of(own.alpha, one["up"].shape[1]))
+        for one in layers
+    ]
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """|W| [out] of a weight [out, in, ...], float32."""
+    return torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float32)
+
+
+@torch.no_grad()
+def merged_norms(factors: Factors, weight: Tensor, norms: Tensor) -> Tensor:
+    """|V| [out] of V = W + s up down, from W's own norms [out]: |V|^2 = |W|^2 + 2 s <W, up down> + s^2 |up down|^2.
+
+    Nothing of the weight's size is made. V's norms are W's, to the last bit, where up is zero; none is zero.
+    """
+    up, down = factors.up.to(norms), factors.down.to(norms)
+    with torch.autocast(norms.device.type, enabled=False):
+        crossed = (flat(weight) @ down.T).mul_(up).sum(1)
+        squared = (up @ (down @ down.T)).mul_(up).sum(1)
+    more = factors.scale * (2 * crossed + factors.scale * squared)
+    merged = torch.where(more == 0, norms, (norms.square() + more).clamp_min(0).sqrt())
+    return merged.clamp_min(torch.finfo(torch.float32).eps)
+
+
+def change(factors: Factors, weight: Tensor) -> Rescaled:
+    """The form on activations."""
+    merged = merged_norms(factors, weight, row_norms(weight))
+    low_rank = LowRank(factors.up, factors.down, None, factors.scale)
+    return Rescaled(low_rank, factors.magnitude.flatten() / merged - 1)
+
+
+def for_saving(factors: Factors, weight: Tensor) -> Factors:
+    """The same with what ComfyUI's own loader needs, for this weight [out, in, ...]."""
+    norms = row_norms(weight)
+    ratio = factors.magnitude.flatten() * norms / merged_norms(factors, weight, norms)
+    return replace(factors, for_core=ratio.reshape(-1, *(1 for _ in weight.shape[1:])))
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
@@ -72,8 +141,12 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
 
 def to_tensors(factors: Factors) -> dict[str, Tensor]:
     """The layer's file entries, by suffix. Column norms keep LyCORIS's names, the only ones that have them."""
-    names = _PEFT if of_rows(factors.magnitude) else _LYCORIS
-    tensors = dict(zip(names, (factors.up, factors.down, factors.magnitude), strict=True))
+    if factors.for_core is not None:
+        values = (factors.up, factors.down, factors.for_core, factors.magnitude.flatten())
+        tensors = dict(zip(_TRAINED, values, strict=True))
+    else:
+        names = _PEFT if of_rows(factors.magnitude) else _LYCORIS
+        tensors = dict(zip(names, (factors.up, factors.down, factors.magnitude), strict=True))
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()} | {
         "alpha": alpha_tensor(factors.scale, factors.up.shape[1])
     }
@@ -92,11 +165,13 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
         down = torch.einsum("m n ..., n c -> m c ...", middle.float(), down.float()).flatten(1)
     if up.shape[1] != len(down):
         raise ValueError(f"the up matrix has shape {list(up.shape)}, but the down matrix has {list(down.shape)}")
-    magnitude = tensors["dora_magnitude"].reshape(-1, 1) if "dora_up" in tensors else magnitude_of(tensors)
+    own = tensors.get("dora_magnitude")
+    magnitude = magnitude_of(tensors) if own is None else own.reshape(-1, 1)
     assert magnitude is not None
     if of_rows(magnitude) and len(magnitude) != len(up):
         raise ValueError(f"the magnitude has {magnitude.numel()} rows, but the up matrix has {len(up)}")
-    return Factors(up, down, magnitude, file_scale(tensors, rank))
+    for_core = None if own is None else tensors.get("dora_scale")
+    return Factors(up, down, magnitude, file_scale(tensors, rank), for_core)
 
 
 def _pair(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -121,5 +196,14 @@ METHOD = Method(
     sized_by_rank=True,
     core_suffixes=(*_LYCORIS, *_DIFFUSERS, _MIDDLE, "alpha"),
     marks=("dora_scale",),
-    peft="there is no writer for it",
+    peft=dora_form,
+    training=Training(
+        words="a lora, and the length of each output apart: closer to training all values; a little slower",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors, weight()),
+        given_rank=smaller_side,
+        for_saving=for_saving,
+    ),
 )

@@ -17,6 +17,12 @@ Shape = tuple[int, ...]
 # ------------------------------------------------------------------------------------------------------------ products
 
 
+def kaiming(shape: Shape, generator: torch.Generator, device: torch.device) -> Tensor:
+    """float32 numbers from U(-1, 1) / sqrt(columns) for a factor [rows, columns, ...]: Kaiming's with a = sqrt(5)."""
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    return ((2 * uniform - 1) / math.sqrt(math.prod(shape[1:]))).to(device)
+
+
 def product(rows: Tensor, columns: Tensor, core: Tensor | None) -> Tensor:
     """[out, in*], float32: rows [out, r] times columns [r, in, ...], or LyCORIS' Tucker form of it.
 

@@ -1,25 +1,30 @@
 """LoKr of LyCORIS (arXiv 2212.10650): delta(W) = s (w1 kron w2), each whole or a product, w2 in Tucker form too.
 
-Only what ComfyUI's own class does not compute as LyCORIS does: the Tucker form of convolutions (its issue 11245), and
-`dora_scale`, where it takes the norm of W for output rows and LyCORIS the merged weight's. PEFT's LoKr has the same
-form, its scale in w1 or w1_a.
+Read is only what ComfyUI's own class does not compute as LyCORIS does: the Tucker form of convolutions (its issue
+11245), and `dora_scale`, where it takes the norm of W for output rows and LyCORIS the merged weight's. PEFT's LoKr has
+the same form, its scale in w1 or w1_a. Trained layers have w1 whole, and neither; they are left to ComfyUI's class.
+
+Training starts as LyCORIS does (modules/lokr.py): w1 Kaiming uniform, w2 or its second factor zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .common import alpha_of, alpha_tensor, file_scale, flat
-from .contract import Method
+from ..changes import Kronecker
+from ..settings import WITH_METHOD, Number, entry
+from .common import alpha_of, alpha_tensor, capped, file_scale, flat, scale_of, trainable
+from .contract import ALPHA, RANK, Method, Training
 from .factored import (
     exact_pair,
     fits_magnitude,
     fits_weight,
+    kaiming,
     magnitude_of,
     product,
     product_shape,
@@ -49,6 +54,25 @@ class Factors:
     magnitude: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Its own."""
+
+    rank: int = entry(RANK, 4)
+    alpha: float | None = entry(ALPHA, None)
+    factor: int = entry(
+        Number(
+            at=WITH_METHOD,
+            low=-1,
+            shown=1024,
+            advanced=True,
+            words="Size of the small one of the two matrices that a layer's change is made of; -1: as large as can be, "
+            "which makes the smallest file. LyCORIS' presets have 4 to 16.",
+        ),
+        -1,
+    )
+
+
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a LoKr in Tucker form or with a DoRA scale."""
     found = set(suffixes)
@@ -64,6 +88,55 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
     """The rank of a layer's file entries; without any product that of w2."""
     name = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in tensors), None)
     return tensors[name].shape[0] if name else min(tensors["lokr_w2"].flatten(1).shape)
+
+
+def split(size: int, factor: int = -1) -> tuple[int, int]:
+    """Two sizes m <= n with m n = size: m is `factor`, or the largest divisor up to it; -1: as near to n as there is.
+
+    Source: LyCORIS, functional/general.py, factorization.
+    """
+    limit = size if factor < 1 else factor
+    if size % limit == 0 and factor > 0:
+        return min(limit, size // limit), max(limit, size // limit)
+    smaller = max(m for m in range(1, math.isqrt(size) + 1) if size % m == 0 and m <= limit)
+    return smaller, size // smaller
+
+
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+    """Trainable float32 w1 [l, m] and w2 [k, n, ...] or w2_a [k, r] w2_b [r, n*], for out = l k and in = m n; delta 0.
+
+    l <= k and m <= n come from `split`. w2 is whole where the rank is half of the larger of k and n, or more, as
+    LyCORIS has it.
+    """
+    (left, right), (inner, columns) = split(len(weight), own.factor), split(weight.shape[1], own.factor)
+    kernel, device = tuple(weight.shape[2:]), weight.device
+    rank = capped(rank, max(right, columns))
+    params = {"w1": kaiming((left, inner), generator, device)}
+    if 2 * rank >= max(right, columns):
+        # ComfyUI's own class takes four dimensions for those of a 2-D convolution, and any others for a matrix.
+        shape = (columns, *kernel) if len(kernel) == 2 else (columns * math.prod(kernel),)
+        params["w2"] = torch.zeros(right, *shape, device=device)
+    else:
+        params["w2_a"] = kaiming((right, rank), generator, device)
+        params["w2_b"] = torch.zeros(rank, columns * math.prod(kernel), device=device)
+    return trainable(params)
+
+
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers; a whole w2 has the scale 1."""
+    return [
+        Factors(one["w1"], one["w2"])
+        if "w2" in one
+        else Factors(one["w1"], None, w2_a=one["w2_a"], w2_b=one["w2_b"], scale=scale_of(own.alpha, len(one["w2_b"])))
+        for one in layers
+    ]
+
+
+def change(factors: Factors) -> Kronecker:
+    """The form on activations of what `init` makes: w1 whole, no Tucker core, no norms."""
+    assert factors.w1 is not None and factors.t2 is None and factors.magnitude is None
+    whole = None if factors.w2 is None else factors.w2.flatten(1)
+    return Kronecker(factors.w1, whole, factors.w2_a, factors.w2_b, factors.scale)
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
@@ -165,5 +238,12 @@ METHOD = Method(
     has_rank=True,
     core_suffixes=SUFFIXES,
     marks=("lokr_w",),
-    peft="there is no writer for it",
+    peft="ComfyUI's own class reads its layers, and this pack writes for PEFT what it reads itself",
+    training=Training(
+        words="a product of a small matrix with parts of a layer: the smallest files; learning rate 1e-3",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors),
+    ),
 )

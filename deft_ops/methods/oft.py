@@ -10,20 +10,24 @@
 
 Their alpha is the constraint for each output. ComfyUI's own class leaves the rescaling out, takes alpha for the whole
 constraint, and squares the strength.
+
+Training makes the third form, of LyCORIS, without rescaling and without a constraint, from blocks of zeros.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..changes import Rotated
 from ..host import on_host
-from .common import alpha_of, flat
-from .contract import Method
+from ..settings import WITH_METHOD, Number, entry
+from .common import alpha_of, flat, trainable
+from .contract import Method, Training
 from .factored import exact_pair
 from .rotations import block_size, cayley, neumann, skew, turn_butterfly, turn_columns, turn_rows
 
@@ -33,13 +37,17 @@ _SCALED, _RESCALE = "oft_R.scaled_oft", "rescale"
 # What each form may have beside its first tensor.
 _BESIDE: dict[str, set[str]] = {_PEFT: set(), _ENTRIES: {_SCALED}, _BLOCKS: {_RESCALE, "alpha"}, _DIAGONAL: set()}
 SUFFIXES = (*_BESIDE, _SCALED, _RESCALE, "alpha")
+# The alpha of trained layers. ComfyUI and LyCORIS take 0 for no constraint, but kohya's scripts for no rotation at all;
+# all take this for a constraint that no blocks reach. float16 has it, too.
+_UNCONSTRAINED = 10000.0
 
 
 @dataclass(frozen=True)
 class Factors:
     """One layer's adapter: the first tensor of its form and that tensor's name, and what is beside it.
 
-    `scaled`: OneTrainer's entries are divided by 2 sqrt(k - 1). `constraint`: alpha, None without one.
+    `scaled`: OneTrainer's entries are divided by 2 sqrt(k - 1). `constraint`: alpha, None without one. `rotations`:
+    R [b, k, k] while it is trained.
     """
 
     rotation: Tensor
@@ -47,6 +55,23 @@ class Factors:
     rescale: Tensor | None = None
     constraint: float | None = None
     scaled: bool = False
+    rotations: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Its own."""
+
+    block_size: int = entry(
+        Number(
+            at=WITH_METHOD,
+            low=2,
+            shown=1024,
+            words="Outputs of a layer that are turned together: more can learn more. The nearest divisor of a layer's "
+            "outputs is taken. PEFT has 32.",
+        ),
+        32,
+    )
 
 
 def claims(suffixes: Collection[str]) -> bool:
@@ -58,6 +83,51 @@ def claims(suffixes: Collection[str]) -> bool:
 def rank(tensors: Mapping[str, Tensor]) -> int:
     """The size k of a block."""
     return block_size(tensors[_ENTRIES]) if _ENTRIES in tensors else next(iter(_first(tensors).values())).shape[-1]
+
+
+def size_of_blocks(out: int, size: int) -> int:
+    """The divisor of `out` above 1 that is nearest to `size`; 1 of one output. Raises ValueError for less than 2."""
+    if size < 2:
+        raise ValueError(f"The block size must be at least 2, not {size}: a block of 1 cannot be turned.")
+    return min((k for k in range(1, out + 1) if out % k == 0 and k > 1 or out == 1), key=lambda k: (abs(k - size), k))
+
+
+def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+    """Trainable float32 blocks B = 0 [out / k, k, k] for a weight [out, in, ...], so the change is zero.
+
+    k is the divisor of out that is nearest to the block size. Nothing else is used.
+    """
+    size = size_of_blocks(len(weight), own.block_size)
+    return trainable({"blocks": torch.zeros(len(weight) // size, size, size, device=weight.device)})
+
+
+def otherwise(params: Mapping[str, Tensor], own: Settings) -> str:
+    """What to say of a layer whose blocks are of another size."""
+    size = params["blocks"].shape[-1]
+    return "" if size == own.block_size else f"blocks of {size}, as {own.block_size} does not divide the outputs"
+
+
+def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+    """What is applied and saved of many layers. The rotations of all blocks of one size are solved for at once."""
+    blocks = [params["blocks"] for params in layers]
+    places: dict[int, list[int]] = {}
+    for place, value in enumerate(blocks):
+        places.setdefault(value.shape[-1], []).append(place)
+    rotations = list(blocks)
+    for group in places.values():
+        solved = on_host(cayley, torch.cat([blocks[place] for place in group]), 0.0)
+        for place, rotation in zip(group, solved.split([len(blocks[place]) for place in group]), strict=True):
+            rotations[place] = rotation
+    return [
+        Factors(value, _BLOCKS, constraint=_UNCONSTRAINED, rotations=rotation)
+        for value, rotation in zip(blocks, rotations, strict=True)
+    ]
+
+
+def change(factors: Factors) -> Rotated:
+    """The form on activations, of blocks that are trained."""
+    assert factors.rotations is not None
+    return Rotated(factors.rotations - torch.eye(factors.rotations.shape[-1], device=factors.rotations.device))
 
 
 def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
@@ -167,5 +237,13 @@ METHOD = Method(
     core_suffixes=(_BLOCKS, _RESCALE, "alpha"),
     marks=(_BLOCKS, _DIAGONAL),
     flags=(_SCALED,),
-    peft="there is no writer for it",
+    peft="PEFT's OFT turns a layer's inputs, and this one turns its outputs",
+    training=Training(
+        words="turns the outputs of a layer in blocks and keeps their lengths and angles; learning rate 1e-3",
+        settings=Settings,
+        init=init,
+        factors_of=factors_of,
+        change=lambda factors, weight, kept: change(factors),
+        otherwise=otherwise,
+    ),
 )

@@ -121,3 +121,18 @@ def lora_form(
         "init_lora_weights": True,
     }
     return tensors, config
+
+
+def dora_form(
+    factors: Mapping[str, Any], names: Mapping[str, str], source: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same of DoRA's factors. Raises ValueError for norms of input columns, which PEFT does not have."""
+    tensors, config = lora_form(factors, names, source)
+    for name, one in factors.items():
+        if one.magnitude.shape[0] != len(one.up):
+            raise ValueError(
+                f"{source} cannot be written for PEFT: the norms of layer {name} are of its inputs, and PEFT has those "
+                "of outputs only."
+            )
+        tensors[f"{names[name]}.lora_magnitude_vector"] = one.magnitude.float().flatten()
+    return tensors, {**config, "use_dora": True}

@@ -26,7 +26,7 @@ export default async function ({ page, errors }, [locale, ...types]) {
   }, locale)
   await page.reload({ waitUntil: 'domcontentloaded' })
   await page.waitForFunction(
-    () => window.app?.graph && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
+    () => window.app?.graph?.nodes.length && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
   )
   await quiet(page) // the default workflow, as in openPage
   errors.length = 0

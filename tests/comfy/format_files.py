@@ -105,6 +105,11 @@ FORMATS: dict[str, Format] = {
     "native and kohya LoRA": native(LORA),
     "DreamBooth: `.diff`, `.diff_b`": native(values(diff=(64, 64), diff_b=(64,))),
     "native DoRA": native(values(dora_up=(64, 4), dora_down=(4, 64)) | {"dora_magnitude": torch.ones(64)} | ALPHA),
+    "native DoRA, trained": native(
+        values(lora_up__weight=(64, 4), lora_down__weight=(4, 64))
+        | {"dora_scale": torch.ones(64, 1), "dora_magnitude": torch.ones(64)}
+        | ALPHA
+    ),
     "native OFT": native({"oft_rotation": torch.linalg.qr(models.random(8, 8, 8, seed=802)).Q}),
     "PEFT DEFT": peft(
         {"peft_type": "DEFT", "r": 4, "decomposition_method": "relu", "alpha": 3},

@@ -22,7 +22,7 @@ from .bases.base import Base
 from .pack import Pack
 from .test_training import as_loaded, settings
 
-METHODS = ("lora", "deft", "para", "svdiff", "dreambooth")
+METHODS = ("lora", "deft", "para", "svdiff", "dreambooth", "dora", "oft", "lokr")
 FULL_RANK = ("svdiff", "dreambooth")
 # What ComfyUI 0.24.0 cannot make, or not run on two pictures (its WanDancer takes one rate of frames).
 NEWER = {"PiD 1.5", "WAN22_WanDancer", "WAN22_WanDancer at 7.5 fps"}
@@ -57,7 +57,7 @@ def cases() -> list[Case]:
     for base in BASES:
         place = places[base.kind]
         places[base.kind] += 1
-        first, second = METHODS[(2 * place) % 5], METHODS[(2 * place + 1) % 5]
+        first, second = (METHODS[(2 * place + next) % len(METHODS)] for next in (0, 1))
         found.append(Case(base, first, bool(place % 2), torch.float32, "fp32"))
         found.append(Case(base, second, not place % 2, torch.bfloat16, ("fp32", "bf16")[place // 2 % 2]))
     return found
@@ -157,6 +157,13 @@ def weights_in_place(network: Any, weights: dict[str, Tensor]) -> Iterator[None]
             module._parameters[key] = value
 
 
+def dora_of(leaves: dict[str, Tensor], weight: Tensor) -> Tensor:
+    """m V / |V| of V = W + up down, with |V| as a constant: DoRA's paper, section 4.3."""
+    merged = weight.flatten(1) + leaves["up"] @ leaves["down"]
+    norms = merged.norm(dim=1).detach()
+    return (leaves["magnitude"] / norms)[:, None].mul(merged).view_as(weight)
+
+
 def reference(
     pack: Pack, seen: Trained, model: Any, patch: pytest.MonkeyPatch
 ) -> tuple[dict[str, dict[str, Tensor]], float]:
@@ -171,7 +178,10 @@ def reference(
         leaves[name] = {key: value.clone().requires_grad_() for key, value in start.items()}
         factors = trainer.training.factors(leaves[name], trainer.own)
         weight, bias = modules[name].weight.detach(), getattr(modules[name], "bias", None)
-        change = trainer.delta(trainer.layers[name], factors, weight.float())
+        if "magnitude" in start:  # no gradient goes through DoRA's norm
+            change = dora_of(leaves[name], weight.float()) - weight.float()
+        else:
+            change = trainer.delta(trainer.layers[name], factors, weight.float())
         merged[f"{name}.weight"] = (weight.float() + change).to(weight.dtype)
         if "bias" in start:
             merged[f"{name}.bias"] = (bias.detach().float() + leaves[name]["bias"]).to(bias.dtype)
@@ -189,7 +199,7 @@ def reference(
                 torch.cat([example.latent for example in examples]),
                 noise,
                 sigma,
-                pack.batches.batch(conds),
+                pack.data.batch(conds),
                 {},
             )
             for examples, noise, sigma, conds in seen.forwards

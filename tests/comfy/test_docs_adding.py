@@ -15,11 +15,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(600)
-def test_the_commands_pass(copy: Path) -> None:
-    """All in one process: ComfyUI takes seconds to start."""
-    words = [line.split() for _, line in walks.commands("comfy")]
-    files = dict.fromkeys(word for line in words for word in line if word.startswith("tests/comfy/"))
-    assert len(files) == 5
-    # One of the lines picks tests by name; the names of the others' files are added to it.
-    named = " or ".join(["householder", "every_method", *(Path(file).stem for file in files if "every" not in file)])
-    assert " passed" in walks.run(f'python -m pytest -q {" ".join(files)} -k "{named}"', copy)
+def test_the_gate_of_the_pack_passes(copy: Path) -> None:
+    """The tests that the walks name, and those that go over lists of the pack's. All in one process: ComfyUI takes
+    seconds to start."""
+    named = walks.files_of("comfy")
+    over_lists = [f"tests/comfy/test_{name}.py" for name in walks.OVER_LISTS]
+    gate = walks.gate(copy, *dict.fromkeys([*named, *over_lists]))
+    assert gate.failed == (), gate.output[-12000:]
+    assert [file for file in named if not gate.passed[file]] == []

@@ -12,7 +12,7 @@ from . import models
 from .pack import Pack
 from .test_training_runs import as_loaded, same, settings
 
-METHODS = ("deft", "para", "lora", "svdiff", "dreambooth")
+METHODS = ("deft", "para", "lora", "svdiff", "dreambooth", "dora", "oft", "lokr")
 
 
 def test_the_matrix_has_every_method(pack: Pack) -> None:

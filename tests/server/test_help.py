@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAST_HEADING = {"en": "Mistakes", "zh": "常见错误"}
 NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
+# All in English. In another language some show that the page takes that language's files; what stands in the files is
+# held by tests/comfy/test_help.py.
+OPENED = {"en": NODES, "zh": NODES[::5]}
 
 
 def names(language: str, node_id: str) -> dict[str, Any]:
@@ -21,11 +24,11 @@ def names(language: str, node_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", OPENED)
 def test_every_node_has_help_and_names(drive_browser: Callable[..., Any], language: str) -> None:
-    seen = drive_browser("help", language, *NODES)
+    seen = drive_browser("help", language, *OPENED[language])
     assert (seen["refused"], seen["errors"]) == ([], [])
-    for node_id in NODES:
+    for node_id in OPENED[language]:
         node, wanted = seen["nodes"][node_id], names(language, node_id)
         assert node["title"] == node["heading"] == wanted["display_name"]
         ((picture),) = node["pictures"]

@@ -25,10 +25,30 @@ def test_every_walk_ends_with_a_test() -> None:
     assert all({"diff", "sh"} <= found for found in kinds.values())
 
 
+@pytest.fixture(scope="module")
+def gate(copy: Path) -> walks.Gate:
+    """The unit tests of the copy, as far as a walk can have a part in them, in one process."""
+    return walks.gate(copy, "tests/unit", *(f"--ignore=tests/unit/test_{name}.py" for name in walks.LEFT_OUT))
+
+
+@pytest.mark.timeout(600)
+def test_the_gate_of_the_pack_passes(gate: walks.Gate) -> None:
+    """Who follows the walks to the letter is done: no other test of the pack fails."""
+    assert gate.failed == (), gate.output[-12000:]
+    assert sum(gate.passed.values()) > 1000
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("section", "line"), walks.commands("unit"))
-def test_the_commands_pass(copy: Path, section: str, line: str) -> None:
-    output = walks.run(line, copy)
-    assert " passed" in output or "nearest" in output, output
+def test_the_commands_pass(copy: Path, gate: walks.Gate, section: str, line: str) -> None:
+    """Tests that a walk names are among the gate's; another command is run."""
+    files = [word for word in line.split() if word.startswith("tests/")]
+    if line.startswith("python -m pytest -q ") and files == line.split()[4:]:
+        for file in files:
+            assert gate.passed[file], f"{file} was not run"
+            assert [name for name in gate.failed if name.startswith(file)] == []
+    else:
+        assert "nearest" in walks.run(line, copy)
 
 
 def test_a_schedule_is_one_entry(copy: Path) -> None:
@@ -37,13 +57,12 @@ def test_a_schedule_is_one_entry(copy: Path) -> None:
     assert float(done.stdout) == 0.5
 
 
-def test_what_is_written_keeps_the_rules(copy: Path) -> None:
-    """Style and arrows between the folders, of the new files and the changed ones."""
-    files = sorted({step.path for step in walks.steps() if step.kind != "sh"})
-    command = [sys.executable, "-m", "ruff", "check", "--no-cache", *files]
+@pytest.mark.parametrize("how", ["check", "format --check"])
+def test_what_is_written_keeps_the_rules(copy: Path, how: str) -> None:
+    """Style and format of everything; the arrows between the folders are a test of the gate's."""
+    command = [sys.executable, "-m", "ruff", *how.split(), "--no-cache", "."]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert " passed" in walks.run("python -m pytest -q tests/unit/test_architecture.py", copy)
 
 
 def test_a_change_that_does_not_fit_is_seen() -> None:

@@ -583,6 +583,7 @@ def test_a_training_on_top_of_another(tmp_path: Path) -> None:
 
 def test_an_output_of_two_trainings_keeps_both_where_they_are(tmp_path: Path) -> None:
     workflow = twice_trained()
+    workflow["11"]["inputs"]["model"] = ["1", 0]  # beside the first, not on top of it
     workflow["15"] = node("StringConcatenate", "Both", string_a=["4", 2], string_b=["11", 2])
     workflow["16"] = node("PreviewAny", "Reports", source=["15", 0])
     _, cells = compiled(tmp_path, workflow)

@@ -119,6 +119,14 @@ axes:
     assert [value.label for value in plan.axes[2].values] == ["dog"]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.png").write_bytes(b"x")
+    plan = plan_of(tmp_path, MINIMAL + "axes: {photo: {into: Load.image, files: '*/photo.png'}}\n")
+    assert [value.label for value in plan.axes[0].values] == [f"{tmp_path}/{name}/photo.png" for name in ("one", "two")]
+
+
 def test_output_rules_and_report(tmp_path: Path) -> None:
     plan = plan_of(
         tmp_path,

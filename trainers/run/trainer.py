@@ -449,6 +449,7 @@ class Trainer:
                     with weight_of(layer.module, torch.empty(0, device=layer.device)) as weight:
                         delta = self.delta(layer, layer.factors, weight)
                         change[f"{prefix}.{name}"] = looking.relative_change(delta, weight)
-                    for suffix, tensor in self.method.to_tensors(layer.factors).items():
+                        factors = self.training.for_saving(layer.factors, weight)
+                    for suffix, tensor in self.method.to_tensors(factors).items():
                         tensors[f"{prefix}.{name}.{suffix}"] = tensor.cpu().contiguous()
         return adapters.Adapter(tensors), change

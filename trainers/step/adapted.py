@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...deft_ops import changes
-from ...deft_ops.changes import LowRank, WeightChange
-from ...deft_ops.layer_ops import op_of
+from ...deft_ops.changes import LowRank, Rescaled, WeightChange
+from ...deft_ops.layer_ops import LayerOp, op_of
 from ...models.layers import bias_of
 from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
 
@@ -141,6 +141,12 @@ def added(weight: Tensor, change: Tensor) -> Tensor:
     return (weight.float() + change.view(weight.shape)).to(weight.dtype)
 
 
+def without_bias(module: nn.Module, op: LayerOp, y: Tensor) -> Tensor:
+    """A layer's output less its bias."""
+    bias = bias_of(module, y, op.channel(y))
+    return y if bias is None else y - bias
+
+
 def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: Change) -> Callable[[Tensor], Tensor]:
     """The forward of a linear layer or a convolution with an adapter's change. `run` is its own."""
     op, linear = op_of(module), is_linear(module)
@@ -149,11 +155,14 @@ def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: 
         found = change()
         if isinstance(found, WeightChange):
             return ChangedLayer.apply(x, found.weight, found.bias, module)
-        if linear and found.middle is None:
-            return AdaptedLinear.apply(x, found.up, found.down, found.right, found.scale, module, run)
+        low_rank = found.low_rank if isinstance(found, Rescaled) else found
+        if linear and isinstance(low_rank, LowRank) and low_rank.middle is None:
+            y = AdaptedLinear.apply(x, low_rank.up, low_rank.down, low_rank.right, low_rank.scale, module, run)
+            if not isinstance(found, Rescaled):
+                return y
+            return y + found.gain(op, without_bias(module, op, y))
         y = FrozenLayer.apply(x, module, run)
-        bias = bias_of(module, y, op.channel(y))
-        return y + found.forward(op, x, y if bias is None else y - bias)
+        return y + found.forward(op, x, without_bias(module, op, y))
 
     return forward
 
@@ -180,6 +189,7 @@ def place_change(module: nn.Module, kept: dict[str, Tensor], change: Change, dty
     if isinstance(found, LowRank):
         assert found.down is not None and found.middle is not None
         found = WeightChange((found.up * found.middle) @ found.down)
+    assert isinstance(found, WeightChange)
     for name, value in (("weight", found.weight), ("bias", found.bias)):
         if value is not None:
             stored = kept[name].to(value.device)

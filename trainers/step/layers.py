@@ -33,12 +33,14 @@ class Layer:
 @dataclass
 class Notes:
     """For the report. zeros: trained layers of zeros. cut: ranks that are lower than asked for, because the layer has
-    no more. unfit: chosen layers that cannot have an adapter.
+    no more. unfit: chosen layers that cannot have an adapter. otherwise: what else a method did otherwise than asked
+    for, with the layers.
     """
 
     zeros: list[str] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     unfit: list[str] = field(default_factory=list)
+    otherwise: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What there is to say."""
@@ -46,6 +48,8 @@ class Notes:
         if self.cut:
             name, rank = next(iter(self.cut.items()))
             found.append(f"the rank was cut at {len(self.cut)} layers that have no more (to {rank} at {name})")
+        for words, names in self.otherwise.items():
+            found.append(f"{len(names)} layers have {words}: {', '.join(names[:5])}")
         if self.unfit:
             found.append(f"{len(self.unfit)} chosen convolutions cannot have an adapter: {', '.join(self.unfit[:5])}")
         if self.zeros:
@@ -119,6 +123,8 @@ def make_layers(
             params |= training.init_bias(bias.to(device))
         if training.given_rank is not None and (got := training.given_rank(params)) < rank:
             notes.cut[name] = got
+        if words := training.otherwise(params, own):
+            notes.otherwise.setdefault(words, []).append(name)
         if dtype != torch.float32:
             params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
         layers[name] = Layer(module, device, params, kept)

@@ -1,0 +1,384 @@
+"""DoRA, LoKr and OFT in training, beside PEFT's and LyCORIS' own layers: outputs, gradients, merged weights, files.
+
+Those layers run under plain autograd on the same tensors; ours are what the trainer puts on a frozen layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deft_pack.deft_ops import changes, methods
+from deft_pack.deft_ops.layer_ops import op_of
+from deft_pack.deft_ops.methods import lokr, oft
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(24, 32), (2, 5, 24)),
+    "no bias": (lambda: nn.Linear(24, 32, bias=False), (5, 24)),
+    "1x1": (lambda: nn.Conv2d(24, 32, 1), (2, 24, 5, 5)),
+    "3x3": (lambda: nn.Conv2d(24, 32, 3, 2, 1), (2, 24, 6, 7)),
+    "1-D": (lambda: nn.Conv1d(24, 32, 3, padding=1), (2, 24, 7)),
+    "3-D": (lambda: nn.Conv3d(24, 32, (1, 2, 3)), (2, 24, 3, 4, 5)),
+}
+NAMES = ("dora", "lokr", "oft")
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(value: Tensor, reference: Tensor) -> float:
+    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
+
+
+def layer_of(kind: str) -> tuple[nn.Module, Tensor]:
+    """A frozen layer with random weights, and inputs for it."""
+    make, inputs = LAYERS[kind]
+    layer = make()
+    for index, parameter in enumerate(layer.parameters()):
+        parameter.data = 0.2 * random(*parameter.shape, seed=index)
+    return layer.requires_grad_(False), random(*inputs, seed=9)
+
+
+class Trained:
+    """A method on a layer, as after some training: every tensor moved away from its start."""
+
+    def __init__(self, name: str, layer: nn.Module, rank: int = 4, **own: Any) -> None:
+        self.method = methods.get(name)
+        self.training = methods.training_of(name)
+        self.own = self.training.own(rank=rank, **own)
+        self.layer, self.weight = layer, layer.weight.detach()
+        self.start = self.training.init(self.weight, rank, self.own, torch.Generator().manual_seed(1))
+        self.params = {
+            key: (value.detach() + 0.1 * random(*value.shape, seed=20 + place)).requires_grad_()
+            for place, (key, value) in enumerate(self.start.items())
+        }
+
+    @property
+    def factors(self) -> Any:
+        """What is applied and saved."""
+        return self.training.factors(self.params, self.own)
+
+    def output(self, x: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """What the layer gives with the change on its activations."""
+        factors = self.training.factors(params or self.params, self.own)
+        change = self.training.change(factors, lambda: self.weight.float(), None)
+        assert not isinstance(change, changes.WeightChange)
+        op, y = op_of(self.layer), self.layer(x)
+        bias = self.layer.bias
+        plain = y if bias is None else y - bias.view([-1 if dim == op.channel(y) else 1 for dim in range(y.ndim)])
+        return y + change.forward(op, x, plain)
+
+    def delta(self) -> Tensor:
+        """The change of the weight."""
+        return self.method.delta(self.factors, self.weight)
+
+
+def check(trained: Trained, reference: nn.Module, same: dict[str, Tensor], x: Tensor, merged: Tensor | None) -> None:
+    """Outputs, merged weights and gradients are those of a reference whose parameters `same` are ours by name."""
+    x = x.clone().requires_grad_()
+    ours, theirs = trained.output(x), reference(x)
+    assert relative(ours, trained.layer(x)) > 1e-2
+    assert relative(ours, theirs) < 1e-5
+    if merged is not None:
+        assert relative(trained.weight + trained.delta(), merged) < 1e-5
+    grad = random(*ours.shape, seed=3)
+    keys = list(same)
+    own = torch.autograd.grad(ours, [x, *(trained.params[key] for key in keys)], grad)
+    expected = torch.autograd.grad(theirs, [x, *(same[key] for key in keys)], grad)
+    for key, one, other in zip(["x", *keys], own, expected, strict=True):
+        assert relative(one.flatten(), other.flatten()) < 2e-5, key
+
+
+def with_peft(config: Any, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The layer with PEFT's on it, frozen but for that; the model and PEFT's layer."""
+    import peft
+
+    model = peft.inject_adapter_in_model(config, nn.Sequential(copy.deepcopy(layer)))
+    return model.train(), model[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- DoRA
+
+
+@pytest.mark.parametrize("alpha", [None, 8.0])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dora_is_pefts(kind: str, alpha: float | None) -> None:
+    """The norm is that of the merged weight, and no gradient goes through it."""
+    import peft
+
+    layer, x = layer_of(kind)
+    trained = Trained("dora", layer, alpha=alpha)
+    config = peft.LoraConfig(r=4, lora_alpha=alpha or 4, target_modules=["0"], use_dora=True)
+    model, theirs = with_peft(config, layer)
+    same = {
+        "up": theirs.lora_B["default"].weight,
+        "down": theirs.lora_A["default"].weight,
+        "magnitude": theirs.lora_magnitude_vector["default"].weight,
+    }
+    for key, value in same.items():
+        value.data.copy_(trained.params[key].detach().view(value.shape))
+    merged = copy.deepcopy(theirs)
+    merged.merge()
+    check(trained, model, same, x, merged.base_layer.weight)
+
+
+@pytest.mark.parametrize("kind", ["linear", "3x3"])
+def test_dora_starts_at_the_base_to_the_last_bit(kind: str) -> None:
+    layer, x = layer_of(kind)
+    trained = Trained("dora", layer)
+    assert torch.equal(trained.output(x, trained.start), layer(x))
+    assert torch.equal(trained.start["magnitude"], layer.weight.flatten(1).norm(dim=1))
+
+
+def test_a_row_of_zeros_stays_one() -> None:
+    """PEFT's layer gives no numbers there."""
+    layer, x = layer_of("linear")
+    layer.weight[3] = 0
+    trained = Trained("dora", layer)
+    out = trained.output(x, trained.start)
+    assert torch.equal(out, layer(x))
+    grads = torch.autograd.grad(out.square().sum(), list(trained.start.values()))
+    assert all(torch.isfinite(grad).all() for grad in grads)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dora_as_a_file(kind: str) -> None:
+    """m is in it for whoever takes the merged weight's norm, and m |W| / |V| for ComfyUI, which takes the base's."""
+    layer, _ = layer_of(kind)
+    trained = Trained("dora", layer, alpha=2.0)
+    saved = trained.training.for_saving(trained.factors, trained.weight)
+    tensors = trained.method.to_tensors(saved)
+    assert set(tensors) == {"lora_up.weight", "lora_down.weight", "dora_scale", "dora_magnitude", "alpha"}
+    assert methods.method_of(tensors) is trained.method
+    again = trained.method.from_tensors(tensors)
+    assert torch.equal(trained.method.delta(again, trained.weight), trained.delta())
+    assert trained.method.to_tensors(again).keys() == tensors.keys()
+    assert all(torch.equal(value, tensors[key]) for key, value in trained.method.to_tensors(again).items())
+    # ComfyUI, comfy/weight_adapter/base.py, weight_decompose.
+    scale = tensors["alpha"] / 4
+    changed = trained.weight + scale * (tensors["lora_up.weight"] @ tensors["lora_down.weight"]).view_as(trained.weight)
+    norms = trained.weight.flatten(1).norm(dim=1).view(-1, *(1 for _ in trained.weight.shape[1:]))
+    assert tensors["dora_scale"].shape == norms.shape
+    assert relative(changed * tensors["dora_scale"] / norms, trained.weight + trained.delta()) < 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------------------- LoKr
+
+
+def test_the_two_sizes_are_those_of_lycoris() -> None:
+    from lycoris.functional.general import factorization
+
+    for size in [*range(1, 130), 320, 640, 768, 1280, 3072, 5120]:
+        for factor in (-1, 1, 2, 3, 4, 8, 16, 100):
+            assert lokr.split(size, factor) == factorization(size, factor), (size, factor)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 40])
+@pytest.mark.parametrize("factor", [-1, 4])
+@pytest.mark.parametrize("kind", ["linear", "no bias", "1x1", "3x3"])
+def test_lokr_is_pefts(kind: str, factor: int, rank: int) -> None:
+    """Whole and in two factors; an alpha counts for the latter."""
+    import peft
+
+    layer, x = layer_of(kind)
+    trained = Trained("lokr", layer, rank, alpha=3.0, factor=factor)
+    whole = "w2" in trained.params
+    assert whole == (rank == 40)
+    alpha = rank if whole else 3.0  # LyCORIS gives a whole one no scale
+    config = peft.LoKrConfig(r=rank, alpha=alpha, target_modules=["0"], decompose_factor=factor)
+    model, theirs = with_peft(config, layer)
+    same = {key: getattr(theirs, f"lokr_{key}")["default"] for key in trained.params}
+    for key, value in same.items():
+        value.data.copy_(trained.params[key].detach().view(value.shape))
+    merged = copy.deepcopy(theirs)
+    merged.merge()
+    check(trained, model, same, x, merged.base_layer.weight)
+
+
+@pytest.mark.parametrize("rank", [1, 40])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lokr_is_lycoris_own(kind: str, rank: int) -> None:
+    from lycoris.modules.lokr import LokrModule
+
+    layer, x = layer_of(kind)
+    trained = Trained("lokr", layer, rank, alpha=0.5)
+    reference = LokrModule("layer", layer, 1.0, lora_dim=rank, alpha=0.5)
+    same = {key: getattr(reference, f"lokr_{key}") for key in trained.params}
+    for key, value in same.items():
+        assert (value == 0).all() == (trained.start[key] == 0).all()  # it starts as LyCORIS does
+        value.data = trained.params[key].detach().reshape(value.shape).clone()
+    # LyCORIS merges with the scale twice; the delta is compared with what its layer gives.
+    check(trained, reference, same, x, None)
+    merged = torch.func.functional_call(layer, {"weight": trained.weight + trained.delta()}, x)
+    assert relative(merged, reference(x)) < 1e-5
+
+
+@pytest.mark.parametrize("rank", [1, 40])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lokr_makes_nothing_of_the_weights_size(kind: str, rank: int) -> None:
+    """Neither forward nor backward; its shapes here are those of no activations."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    layer, x = layer_of(kind)
+    trained = Trained("lokr", layer, rank)
+    made: list[tuple[int, ...]] = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            made.extend(
+                tuple(value.shape)
+                for value in (out if isinstance(out, (tuple, list)) else [out])
+                if isinstance(value, Tensor)
+            )
+            return out
+
+    change = trained.training.change(trained.factors, lambda: pytest.fail("the weight is not needed"), None)
+    y = layer(x)
+    with Watching():
+        change.forward(op_of(layer), x, y).sum().backward()
+    assert made
+    assert trained.weight.numel() not in {torch.Size(shape).numel() for shape in made}
+
+
+# ----------------------------------------------------------------------------------------------------------------- OFT
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_oft_is_lycoris_own(kind: str) -> None:
+    from lycoris.modules.diag_oft import DiagOFTModule
+
+    layer, x = layer_of(kind)
+    trained = Trained("oft", layer, block_size=4)
+    reference = DiagOFTModule("layer", layer, 1.0, lora_dim=4)
+    reference.oft_blocks.data = trained.params["blocks"].detach().clone()
+    check(trained, reference, {"blocks": reference.oft_blocks}, x, reference.get_merged_weight()[0])
+
+
+def test_oft_is_pefts_of_the_transposed_weight() -> None:
+    """PEFT turns inputs: on W^T it makes the same rotation of W's rows."""
+    import peft
+
+    layer, _ = layer_of("no bias")
+    trained = Trained("oft", layer, block_size=8)
+    turned = nn.Linear(32, 24, bias=False)
+    turned.weight.data = layer.weight.T.clone()
+    config = peft.OFTConfig(r=0, oft_block_size=8, target_modules=["0"], use_cayley_neumann=False)
+    model, theirs = with_peft(config, turned)
+    blocks = trained.params["blocks"].detach().triu(1)
+    rows, columns = torch.triu_indices(8, 8, 1)
+    theirs.oft_R["default"].weight.data = blocks[:, rows, columns].clone()
+    params = {"blocks": blocks.requires_grad_()}
+    weight = trained.weight + trained.method.delta(trained.training.factors(params, trained.own), trained.weight)
+    identity = torch.eye(32)
+    assert relative(weight.T, model(identity).T) < 1e-5
+    grad = random(32, 24)
+    (own,) = torch.autograd.grad(weight, params["blocks"], grad)
+    (expected,) = torch.autograd.grad(model(identity), theirs.oft_R["default"].weight, grad)
+    assert relative(own[:, rows, columns], expected) < 2e-5
+
+
+def test_oft_as_a_file_is_read_by_all() -> None:
+    """kohya's scripts (networks/oft.py) would make nothing of an alpha of 0: alpha * out bounds the norm there."""
+    layer, _ = layer_of("3x3")
+    trained = Trained("oft", layer, block_size=8)
+    tensors = trained.method.to_tensors(trained.factors)
+    assert set(tensors) == {"oft_blocks", "alpha"}
+    assert tensors["oft_blocks"].shape == (4, 8, 8)
+    assert methods.method_of(tensors) is trained.method
+    again = trained.method.from_tensors(tensors)
+    assert torch.equal(trained.method.delta(again, trained.weight), trained.delta())
+    block_Q = tensors["oft_blocks"] - tensors["oft_blocks"].transpose(1, 2)
+    norm_Q = torch.norm(block_Q.flatten())
+    new_norm_Q = torch.clamp(norm_Q, max=float(tensors["alpha"]) * 32)
+    block_Q = block_Q * ((new_norm_Q + 1e-8) / (norm_Q + 1e-8))
+    identity = torch.eye(8)
+    block_R = (identity + block_Q) @ (identity - block_Q).inverse()
+    weight = torch.einsum("k n m, k n p -> k m p", block_R, trained.weight.reshape(4, 8, -1)).view_as(trained.weight)
+    assert relative(weight, trained.weight + trained.delta()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("out", "size", "taken"), [(32, 8, 8), (30, 32, 30), (48, 32, 24), (320, 32, 32), (7, 4, 7), (4, 32, 4), (1, 32, 1)]
+)
+def test_a_block_is_the_nearest_divisor_and_that_is_said(out: int, size: int, taken: int) -> None:
+    training = methods.training_of("oft")
+    own = training.own(block_size=size)
+    params = training.init(torch.zeros(out, 5), 1, own, torch.Generator())
+    assert params["blocks"].shape == (out // taken, taken, taken)
+    assert bool(training.otherwise(params, own)) == (taken != size)
+    with pytest.raises(ValueError, match="at least 2"):
+        oft.size_of_blocks(out, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ all of it
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_training_starts_at_the_base(name: str, kind: str) -> None:
+    layer, x = layer_of(kind)
+    trained = Trained(name, layer)
+    assert relative(trained.output(x, trained.start), layer(x)) < 1e-7
+    change = trained.method.delta(trained.training.factors(trained.start, trained.own), trained.weight)
+    assert change.abs().max() < 1e-6
+    # And leaves it: some gradient is there.
+    output = trained.output(x, trained.start)
+    grads = torch.autograd.grad(output, list(trained.start.values()), random(*output.shape, seed=3))
+    assert any(grad.abs().max() > 1e-4 for grad in grads)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_changes_are_not_lost_in_bf16(name: str) -> None:
+    """Gains and rotations near 1 would be 1 in bf16."""
+    layer, x = layer_of("linear")
+    trained = Trained(name, layer)
+    params = {
+        key: (value.detach() + 2e-3 * random(*value.shape, seed=5)).requires_grad_()
+        for key, value in trained.start.items()
+    }
+    factors = trained.training.factors(params, trained.own)
+    expected = nn.functional.linear(x, trained.method.delta(factors, trained.weight))
+    change = trained.training.change(factors, lambda: trained.weight, None)
+    half = x.bfloat16()
+    added = change.forward(op_of(layer), half, nn.functional.linear(half, layer.weight.bfloat16()))
+    assert added.dtype == torch.bfloat16
+    assert relative(added, expected) < 2e-2
+
+
+@pytest.mark.parametrize("kind", ["1x1", "3x3", "1-D", "3-D"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_alone_is_as_in_a_batch(name: str, kind: str) -> None:
+    """ComfyUI's code calls some convolutions without a batch."""
+    layer, x = layer_of(kind)
+    trained = Trained(name, layer)
+    assert relative(trained.output(x[0]), trained.output(x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_lora_form_is_the_change(name: str) -> None:
+    layer, _ = layer_of("3x3")
+    trained = Trained(name, layer)
+    with torch.no_grad():
+        up, down = trained.method.to_lora(trained.factors, trained.weight)
+    assert relative((up @ down).view_as(trained.weight), trained.delta()) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_entry_for_each_trained_tensor(name: str) -> None:
+    layer, _ = layer_of("linear")
+    trained = Trained(name, layer)
+    factors = trained.training.for_saving(trained.factors, trained.weight)
+    tensors = trained.method.to_tensors(factors)
+    assert set(tensors) <= set(trained.method.suffixes)
+    assert all(value.is_contiguous() and not value.requires_grad for value in tensors.values())
+    again = trained.method.from_tensors(tensors)
+    assert {field.name for field in dataclasses.fields(again)} == {field.name for field in dataclasses.fields(factors)}
+    assert torch.equal(trained.method.delta(again, trained.weight), trained.delta())
