@@ -44,7 +44,8 @@ def test_the_settings_start_where_train_adapter_is_without_them(comfyui: Any) ->
     assert all(torch.equal(alone[key], with_node[key]) for key in alone)
     spec = comfyui.module("trainers.settings.settings").Settings("deft", 4, 1, 1e-4)
     widgets = comfyui.run({"settings": settings()}, want=["settings"]).output("settings")["settings"]
-    assert {name: getattr(spec, name) for name in widgets} == widgets
+    record = spec.record()
+    assert {name: record[name] for name in widgets} == widgets
 
 
 def test_settings_reach_the_trainer(comfyui: Any) -> None:
