@@ -107,7 +107,7 @@ def export(
         raise ValueError(f"Unknown naming {naming!r}: choose one of {', '.join(NAMINGS)}.")
     if rank < 0:
         raise ValueError(f"The rank limit must be 0 (exact) or more, not {rank}.")
-    adapter = converted(adapter)
+    adapter = converted(adapters.as_adapter(adapter))
     report = Report(naming)
     sides = [_Base(model, clip=False)] + ([_Base(clip, clip=True)] if clip is not None else [])
     matches = [match(adapter, side.names, side.shapes, plain_lora=True) for side in sides]

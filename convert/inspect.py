@@ -175,6 +175,7 @@ def inspect(
         ValueError: a damaged adapter, or two layers of it mean the same weight.
     """
     source = source or adapters.source_of(adapter)
+    adapter = adapters.as_adapter(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     names, metadata = layer_names(adapter), dict(getattr(adapter, "metadata", {}))
@@ -252,14 +253,14 @@ def _key(layer: Layer | tuple[Target, Any]) -> str:
 
 def _rows(adapter: Mapping[str, Tensor]) -> list[Row]:
     """What the file alone says, a row a layer, in natural order."""
-    own, rest = adapters.split(adapter)
+    by_layer = adapters.parsed(adapter)
     rows = []
-    for name, group in own.items():
-        method = methods.method_of(group)
+    for name, layer in by_layer.layers.items():
+        method, group = layer.method, layer.tensors
         rank = method.rank(group) if method.has_rank else None
         rows.append(Row(name, "", method.name, rank, *_size(group)))
     others: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in rest.items():
+    for key, tensor in by_layer.foreign.items():
         others.setdefault(layer_of(key), {})[key] = tensor
     tuners = peft_tuners.names_of(adapter)
     for name, group in others.items():

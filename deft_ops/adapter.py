@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ class Adapter(dict[str, Tensor]):
     again gives the same file.
     spelled: the file's own name of each tensor that has another one here.
     source: the name of the file that it was read from, for messages; empty if it was made here.
+    Its layers are kept once they are parsed, see `parsed`.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, str] | None = None) -> None:
@@ -38,6 +41,7 @@ class Adapter(dict[str, Tensor]):
         self.training_seconds: float | None = None
         self.spelled: dict[str, str] = {}
         self.source = ""
+        self._parsed: Parsed | None = None
 
 
 def source_of(adapter: Mapping[str, Tensor]) -> str:
@@ -65,8 +69,45 @@ def _split_key(key: str) -> tuple[str, str] | None:
     return (head, suffix) if suffix in _SUFFIXES else None
 
 
-def split(adapter: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """`layers` and `foreign` in one go."""
+@dataclass
+class ParsedLayer:
+    """A layer that a method claims, with its tensors by suffix."""
+
+    method: methods.Method[Any]
+    tensors: dict[str, Tensor]
+
+    @cached_property
+    def factors(self) -> Any:
+        """What the method makes of the tensors. Raises ValueError, each time, if they do not fit together."""
+        return self.method.from_tensors(self.tensors)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """An adapter's tensors by layer: `layers` by name, in file order, and `foreign` by key, which no method claims.
+
+    `tensors` are those that it was made of. Nothing in here is to be changed.
+    """
+
+    tensors: dict[str, Tensor]
+    layers: dict[str, ParsedLayer]
+    foreign: dict[str, Tensor]
+
+    def is_of(self, adapter: Mapping[str, Tensor]) -> bool:
+        """Whether the adapter still has these tensors, the same objects under the same keys in the same order."""
+        return len(adapter) == len(self.tensors) and all(
+            key == other and tensor is same
+            for (key, tensor), (other, same) in zip(adapter.items(), self.tensors.items())
+        )
+
+
+def parsed(adapter: Mapping[str, Tensor]) -> Parsed:
+    """The adapter by layers. An `Adapter` keeps them until its tensors are others, so that reading, checking and
+    matching it parse each layer once; of another mapping they are made anew each time.
+    """
+    kept = adapter._parsed if isinstance(adapter, Adapter) else None
+    if kept is not None and kept.is_of(adapter):
+        return kept
     groups: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
     for key, tensor in adapter.items():
@@ -75,13 +116,22 @@ def split(adapter: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], 
             rest[key] = tensor
         else:
             groups.setdefault(parts[0], {})[parts[1]] = tensor
-    found = {}
+    claimed = {}
     for name, group in groups.items():
-        if methods.find(group):
-            found[name] = group
+        method = methods.find(group)
+        if method is not None:
+            claimed[name] = ParsedLayer(method, group)
         else:
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
-    return found, rest
+    made = Parsed(dict(adapter), claimed, rest)
+    if isinstance(adapter, Adapter):
+        adapter._parsed = made
+    return made
+
+
+def as_adapter(tensors: Mapping[str, Tensor]) -> Adapter:
+    """The adapter itself, or one of these tensors."""
+    return tensors if isinstance(tensors, Adapter) else Adapter(tensors)
 
 
 def layers(adapter: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -89,12 +139,12 @@ def layers(adapter: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
     Keys of other formats (any LoRA naming but lora_up / lora_down, LoHa, LoKr, ...) are left out: see `foreign`.
     """
-    return split(adapter)[0]
+    return {name: dict(layer.tensors) for name, layer in parsed(adapter).layers.items()}
 
 
 def foreign(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that no method claims, keys untouched, for ComfyUI's own loader."""
-    return split(adapter)[1]
+    return dict(parsed(adapter).foreign)
 
 
 def count_parameters(adapter: Mapping[str, Tensor]) -> int:
@@ -107,13 +157,14 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
 
     method is "mixed" where methods or formats are mixed; the result is empty if no method claims a layer.
     """
-    found, rest = split(adapter)
-    if not found:
+    by_layer = parsed(adapter)
+    own = by_layer.layers.values()
+    if not own:
         return {}
-    names = {methods.method_of(group).name for group in found.values()}
-    ranks = [methods.method_of(group).rank(group) for group in found.values()]
-    alphas = {float(group["alpha"]) if "alpha" in group else None for group in found.values()}
-    record = {"method": names.pop() if len(names) == 1 and not rest else "mixed", "rank": str(max(ranks))}
+    names = {layer.method.name for layer in own}
+    ranks = [layer.method.rank(layer.tensors) for layer in own]
+    alphas = {float(layer.tensors["alpha"]) if "alpha" in layer.tensors else None for layer in own}
+    record = {"method": names.pop() if len(names) == 1 and not by_layer.foreign else "mixed", "rank": str(max(ranks))}
     alpha = alphas.pop() if len(alphas) == 1 else None
     return record if alpha is None else {**record, "alpha": f"{alpha:g}"}
 
@@ -142,24 +193,22 @@ def _plain(tensor: Tensor) -> bool:
 
 def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
     """Raise ValueError, one sentence that starts with `source`, for the first layer whose tensors do not fit."""
-    found, rest = split(adapter)
-    for name, group in found.items():
-        method = methods.method_of(group)
-        spelled = {suffix: spelling(adapter, f"{name}.{suffix}") for suffix in group}
-        for suffix, tensor in group.items() if not method.any_dtype else ():
-            if suffix not in ("alpha", *method.flags) and not tensor.is_floating_point():
-                kind = str(tensor.dtype).removeprefix("torch.")
-                raise ValueError(f"{source} has {spelled[suffix]} of {kind}, but floating numbers are needed.")
+    by_layer = parsed(adapter)
+    for name, layer in by_layer.layers.items():
+        for suffix, tensor in layer.tensors.items() if not layer.method.any_dtype else ():
+            if suffix not in ("alpha", *layer.method.flags) and not tensor.is_floating_point():
+                kind, key = str(tensor.dtype).removeprefix("torch."), spelling(adapter, f"{name}.{suffix}")
+                raise ValueError(f"{source} has {key} of {kind}, but floating numbers are needed.")
         try:
-            method.from_tensors(group)
+            _ = layer.factors
         except ValueError as error:
-            tensors = ", ".join(dict.fromkeys(spelled.values()))
+            tensors = ", ".join(dict.fromkeys(spelling(adapter, f"{name}.{suffix}") for suffix in layer.tensors))
             raise ValueError(f"{source} does not fit together at layer {name} ({tensors}): {error}.") from error
-    for key, tensor in rest.items():
+    for key, tensor in by_layer.foreign.items():
         if not tensor.is_floating_point() and _FACTOR.search(key):
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"{source} has {spelling(adapter, key)} of {kind}, but floating numbers are needed.")
-    for key in map(partial(spelling, adapter), rest):
+    for key in (spelling(adapter, key) for key in by_layer.foreign):
         if key.endswith(_HALVES):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
 

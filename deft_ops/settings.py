@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
@@ -67,11 +67,10 @@ class Number(Setting):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Setting):
-    """One of the options. called: in the error message, if not by its name. meanings: of options, for the help page."""
+    """One of the options. called: in the error message, if not by its name."""
 
     options: Iterable[str]
     called: str = ""
-    meanings: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError for another value."""

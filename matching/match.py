@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import methods
-from ..models.names import Target, target_key, target_slice, with_key
+from ..models.names import Target, bias_target, target_key, target_slice
 from . import peft_tuners
 from .foreign import is_plain_lora, kind, misfit, repaired, with_difference
 
@@ -140,11 +140,12 @@ def match(
     """
     result = Match()
     source = source or adapters.source_of(adapter)
-    own, rest = adapters.split(adapter)
+    by_layer = adapters.parsed(adapter)
+    rest = dict(by_layer.foreign)
     taken: dict[Target, str] = {}
     _match_peft(peft_tuners.lay(adapter, names, shapes), rest, result, taken, source)
-    for name, group in own.items():
-        method = methods.method_of(group)
+    for name, layer in by_layer.layers.items():
+        method, group = layer.method, layer.tensors
         if method is methods.PLAIN_PAIR and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
             rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
             continue
@@ -153,7 +154,7 @@ def match(
             continue
         keys = {f"{name}.{suffix}" for suffix in group}
         try:
-            factors = method.from_tensors(group)
+            factors = layer.factors
         except ValueError as error:
             raise ValueError(f"Layer {name} of {source} does not fit together: {error}.") from error
         reason = _misfit_of(method, factors, target, shapes.get(target_key(target)))
@@ -271,9 +272,11 @@ def _match_foreign(
 
 def _ends(key: str) -> list[int]:
     """Where a layer name may end in a tensor key: before a dot, or before diffusers' old "_lora." ending."""
-    ends = [index for index, letter in enumerate(key) if letter == "."]
+    ends = [len(key)]
+    while (dot := key.rfind(".", 0, ends[-1])) >= 0:
+        ends.append(dot)
     old = key.rfind("_lora.")
-    return [*ends, len(key), *([old] if old >= 0 else [])]
+    return [*ends, old] if old >= 0 else ends
 
 
 # What ComfyUI's loader takes the bias of a slice for: its key is cut out of the target as if that were a string.
@@ -286,13 +289,6 @@ def target_of(name: str, names: Mapping[str, Target]) -> Target | None:
         return names.get(name)
     weight = names.get(name.removesuffix(".bias"))
     return None if weight is None else bias_target(weight)
-
-
-def bias_target(target: Target) -> Target:
-    """The bias that belongs to a weight or to a slice of its rows."""
-    key = target_key(target).removesuffix("weight") + "bias"
-    part = target_slice(target)
-    return key if part is not None and part[0] != 0 else with_key(target, key)
 
 
 def _loaded(group: dict[str, Tensor], name: str, target: Target, result: Match) -> list[tuple[Target, Any, set[str]]]:

@@ -14,7 +14,7 @@ from ..deft_ops.files import peft_tensors, peft_tuners
 from ..deft_ops.files.peft_tuners import Part
 from ..deft_ops.methods import peft_tuner
 from ..deft_ops.methods.peft_tuner import Factors
-from ..models.names import Target, target_function, target_key, target_slice
+from ..models.names import Target, bias_target, target_function, target_key, target_slice
 
 # Tuners that PEFT has for convolutions, too.
 CONVOLUTIONS = ("ADALORA", "BOFT", "HIRA", "HRA", "IA3", "LORA")
@@ -105,8 +105,6 @@ def _factors(
     part: Part, name: str, target: Target, shapes: Any, largest: tuple[int, ...] | None, groups: dict[str, str]
 ) -> Iterator[tuple[Target, Factors]]:
     """What changes a layer's weight, and its bias if PEFT changes that. Raises ValueError if it does not fit."""
-    from .match import bias_target
-
     group, record, kind = part.layers[name], part.record_of(name), part.kind
     whole = _shape_of(target, shapes)
     if whole is None or len(whole) < 2:

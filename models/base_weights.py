@@ -7,9 +7,10 @@ from typing import Any
 
 import comfy.model_patcher
 import comfy.utils
-import torch
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
+
+from .layers import module_of
+from .stored import dequantised, quantised
 
 
 class Shapes(dict[str, tuple[int, ...]]):
@@ -41,8 +42,8 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 def logical_shape(model: Any, key: str) -> tuple[int, ...]:
     """The shape [out, in, ...] that the values of a weight have. Raises AttributeError if there is no such weight."""
-    weight = comfy.utils.get_attr(model, key)
-    module = comfy.utils.get_attr(model, key.rpartition(".")[0])
+    module = module_of(model, key)
+    weight = getattr(module, key.rpartition(".")[2])
     if not weight.is_floating_point() and hasattr(module, "in_features") and key.endswith(".weight"):
         return module.out_features, module.in_features  # packed formats (4 bits) store another shape
     return tuple(weight.shape)
@@ -64,40 +65,3 @@ def base_weight(patcher: Any, key: str) -> tuple[Tensor, str | None]:
         return dequantised(weight, module), f"dequantised from {stored}" if stored else None
     except ValueError as error:
         raise ValueError(f"{key} {error}") from error
-
-
-def dequantised(weight: Any, module: Any = None) -> Tensor:
-    """The values of a weight as a new float32 tensor; `module` is the layer that holds it.
-
-    Read are plain and fp8 tensors, ComfyUI's quantised ones, and those of layers that dequantise when asked (ComfyUI's
-    `convert_weight`, or `get_weight` as GGUF loaders have it). Raises ValueError for any other format.
-    """
-    if isinstance(weight, QuantizedTensor):
-        plain = weight.dequantize()
-    elif hasattr(module, "convert_weight"):
-        plain = module.convert_weight(weight, inplace=False)
-    elif hasattr(module, "get_weight") and (quantised(weight) or type(weight) not in (Tensor, torch.nn.Parameter)):
-        # GGUF loaders hang a model's patches on the tensor and apply them there.
-        patches = getattr(weight, "patches", None)
-        try:
-            if patches:
-                weight.patches = []
-            plain = module.get_weight(weight, torch.float32)
-        finally:
-            if patches:
-                weight.patches = patches
-    else:
-        plain = weight
-    if not plain.is_floating_point():
-        raise ValueError(f"is stored as {plain.dtype}, which is not read: load the base in fp16, bf16 or fp32.")
-    return plain.detach().to(torch.float32, copy=True)
-
-
-def quantised(weight: Any) -> str | None:
-    """What a weight is quantised as ("float8_e4m3fn", a layout's or GGUF type's name), or None if it is plain."""
-    if isinstance(weight, QuantizedTensor):
-        return str(weight._layout_cls)
-    if weight.is_floating_point() and weight.element_size() > 1:
-        return None
-    kind = getattr(weight, "tensor_type", None)  # of GGUF tensors
-    return str(getattr(kind, "name", None) or weight.dtype).removeprefix("torch.")

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .base_weights import base_weight
+from .stored import is_plain
 
 MATRICES = 15
 _RUNS, _RUN = 64, 64  # a sample is 64 runs of 64 neighbours: few memory pages are touched
@@ -133,7 +134,7 @@ def _sample(patcher: Any, key: str, parameter: Tensor) -> tuple[Tensor, int]:
         weight = patcher.backup[key].weight
     elif key in patcher.hook_backup:
         weight = patcher.hook_backup[key][0]
-    plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.is_floating_point()
+    plain = is_plain(weight) and weight.is_floating_point()
     if not plain:
         weight, _ = base_weight(patcher, key)
     flat = weight.detach().reshape(-1)

@@ -1,10 +1,21 @@
-"""Layers of a loaded ComfyUI model: what they add to an output besides their weight."""
+"""Layers of a loaded ComfyUI model: where they are, and what they add to an output besides their weight."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor
+
+from .stored import is_dynamic
+
+
+def module_of(model: Any, key: str) -> Any:
+    """The module that holds the weight of this key. Raises AttributeError if there is none."""
+    module = model
+    for name in key.split(".")[:-1]:
+        inner = vars(module).get("_modules", {}).get(name)  # what getattr comes to, which looks elsewhere first
+        module = getattr(module, name) if inner is None else inner
+    return module
 
 
 def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
@@ -13,7 +24,7 @@ def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
     if bias is None:
         return None
     functions = list(getattr(module, "bias_function", []))
-    if hasattr(module, "_v") and getattr(module, "bias_lowvram_function", None) is not None:  # dynamic VRAM
+    if is_dynamic(module) and getattr(module, "bias_lowvram_function", None) is not None:
         functions.insert(0, module.bias_lowvram_function)
     bias = bias.to(output, copy=bool(functions))
     for function in functions:

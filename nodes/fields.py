@@ -39,11 +39,6 @@ def method_widgets(training: Training[Any, Any, Any]) -> list[io.WidgetInput]:
     ]
 
 
-def meanings(texts: Mapping[str, str]) -> dict[str, Any]:
-    """What a widget has beside what ComfyUI knows: what each option means, for scripts/make_help.py."""
-    return {"meanings": dict(texts)} if texts else {}
-
-
 def widget_of(name: str, setting: Setting, default: Any) -> io.WidgetInput:
     """A setting as ComfyUI has it. Floats are not rounded to steps."""
     more: dict[str, Any] = {"default": default, "tooltip": setting.words}
@@ -59,7 +54,7 @@ def widget_of(name: str, setting: Setting, default: Any) -> io.WidgetInput:
                 return io.Int.Input(name, min=int(setting.low), max=int(high), **more)
             return io.Float.Input(name, min=float(setting.low), max=float(high), step=setting.step, round=False, **more)
         case Choice():
-            return io.Combo.Input(name, options=list(setting.options), extra_dict=meanings(setting.meanings), **more)
+            return io.Combo.Input(name, options=list(setting.options), **more)
         case Text():
             return io.String.Input(name, multiline=setting.lines, **more)
         case Either():

@@ -15,7 +15,7 @@ from ..trainers.run.checkpoints import RunFolder
 from ..trainers.run.previews import Previews
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
 from ..trainers.settings.settings import Run, Settings, training_settings
-from .fields import meanings, widgets
+from .fields import widgets
 from .sockets import TrainingPreviews, TrainingSettings
 
 CATEGORY = "DEFT/training"
@@ -62,7 +62,6 @@ class DEFTTrainingSettings(io.ComfyNode):
                     default=NONE,
                     tooltip="Settings as published, instead of those here and at the training node (method excepted). "
                     "The help page lists them with their sources.",
-                    extra_dict=meanings({name: preset.source for name, preset in PRESETS.items()}),
                 ),
                 *widgets(training_settings(), MORE, later=False),
                 *widgets(described(Run), MORE, later=False),

@@ -17,7 +17,8 @@ from ..models.base_weights import Shapes
 from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, describe, model_names, target_key
 from . import activations, parameters
-from .weight_adapter import DeftWeightAdapter, Entry, Place, PlacesWeightAdapter, entry, places
+from .entries import Entry, entry
+from .weight_adapter import DeftWeightAdapter, Place, PlacesWeightAdapter, places
 
 STACKING = ("sequential", "from_base")
 MODES = ("weights", "activations")
@@ -116,6 +117,7 @@ def apply(
         if value not in known:
             raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(known)}.")
     source = source or adapters.source_of(adapter)
+    adapter = adapters.as_adapter(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     report = Report(source)

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import LayerOp, LinearOp, op_of
 from ..models.layers import bias_of
-from .weight_adapter import DeftWeightAdapter, Entry, PlacesWeightAdapter
+from .entries import Entry
 
-_OTHERWISE = "load the file without bypass"
+OTHERWISE = "load the file without bypass"
 
 
 class Bypassed:
@@ -29,7 +29,7 @@ class Bypassed:
         try:
             self.op = op_of(module)
         except ValueError as error:
-            raise ValueError(f"{name}: {error} Or {_OTHERWISE}.") from error
+            raise ValueError(f"{name}: {error} Or {OTHERWISE}.") from error
         self._entries = entries
         self._factors: dict[tuple[torch.device, torch.dtype, bool], list[Any]] = {}
         shape = _shape(module, self.op)
@@ -76,35 +76,25 @@ def _shape(module: Any, op: LayerOp) -> tuple[int, ...]:
     return module.out_channels, module.in_channels, *op.kernel_size
 
 
-def layer_name(adapter: DeftWeightAdapter) -> str:
-    """What the file calls the layer, for a message."""
-    key = min(adapter.loaded_keys, default="A layer")
-    suffix = next((suffix for suffix in methods.SUFFIXES if key.endswith(f".{suffix}")), "")
-    return key.removesuffix(f".{suffix}")
-
-
-def check(adapter: DeftWeightAdapter) -> None:
+def check(name: str, entries: tuple[Entry, ...]) -> None:
     """Raise ValueError, with the layer's name, for what has no form on activations."""
-    if isinstance(adapter, PlacesWeightAdapter):
-        raise ValueError(f"{layer_name(adapter)} changes several parts of a weight: {_OTHERWISE}.")
-    for method, *_ in adapter.weights:
+    for method, *_ in entries:
         if methods.get(method).forward is None:
             raise ValueError(
-                f"{method} layers such as {layer_name(adapter)} need the weight, and bypass does not have it: "
-                f"{_OTHERWISE}."
+                f"{method} layers such as {name} need the weight, and bypass does not have it: {OTHERWISE}."
             )
 
 
-def layer_of(adapter: DeftWeightAdapter, forward: Callable[..., Tensor]) -> Any:
-    """The layer that `forward` belongs to. Raises ValueError if it cannot be told."""
+def layer_of(name: str, forward: Callable[..., Tensor]) -> Any:
+    """The layer that `forward` belongs to; `name` is what the file calls it. Raises ValueError if it cannot be told."""
     owner = getattr(forward, "__self__", None)
     module = getattr(owner, "module", owner)  # another of ComfyUI's hooks may sit between
     if module is None:
-        raise ValueError(f"Another extension has replaced the layer of {layer_name(adapter)}: {_OTHERWISE}.")
+        raise ValueError(f"Another extension has replaced the layer of {name}: {OTHERWISE}.")
     return module
 
 
-def bypassed(adapter: DeftWeightAdapter, module: Any) -> Bypassed:
+def bypassed(name: str, entries: tuple[Entry, ...], module: Any) -> Bypassed:
     """The adapter on a layer. Raises ValueError for layers that it is not for."""
-    check(adapter)
-    return Bypassed(layer_name(adapter), module, adapter.weights)
+    check(name, entries)
+    return Bypassed(name, module, entries)

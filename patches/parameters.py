@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.lora
-import comfy.utils
 import torch
 
+from ..models.layers import module_of
 from ..models.names import Target, target_function, target_key, target_slice
 
 
@@ -38,5 +38,5 @@ def add_patches(patcher: Any, patches: Mapping[Target, Any], strength: float) ->
 
 def _is_inner(model: Any, key: str) -> bool:
     """Whether the module that a weight belongs to holds others that have weights."""
-    module = comfy.utils.get_attr(model, key.rpartition(".")[0])
+    module = module_of(model, key)
     return bool(module._modules) and any(next(child.parameters(), None) is not None for child in module.children())

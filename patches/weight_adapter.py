@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import comfy.weight_adapter
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ..deft_ops import methods
-
-# One applied adapter of a layer: method, its factors' values, removal, injection, share of the strength. Plain values,
-# so that ComfyUI can move the tensors in it between devices.
-Entry = tuple[str, tuple[Any, ...], float, float, float]
+from . import bypass
+from .entries import Entry, entry, layer_name
+from .trained_layer import to_train
 
 # Tensors that PEFT writes too, and which layer names tell that it did: ComfyUI's Train LoRA has its own names, and
 # OneTrainer has not PEFT's.
@@ -52,21 +50,18 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
 
     @multiplier.setter
     def multiplier(self, strength: float) -> None:
-        from .bypass import check
-
         if strength != 0:
-            check(self)
+            bypass.check(layer_name(self.loaded_keys), self.single_place())
         self._multiplier = strength
 
     def bypass_forward(self, org_forward: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the layer gives, with the change added. Raises ValueError, with the layer's name, where it cannot be."""
-        from .bypass import bypassed, layer_of
-
         if self.multiplier == 0:
             return org_forward(x, *args, **kwargs)
-        module = layer_of(self, org_forward)
+        name = layer_name(self.loaded_keys)
+        module = bypass.layer_of(name, org_forward)
         if self._bypassed is None or self._bypassed.module is not module:
-            self._bypassed = bypassed(self, module)
+            self._bypassed = bypass.bypassed(name, self.single_place(), module)
         return self._bypassed.change(x, org_forward(x, *args, **kwargs), self.multiplier)
 
     @classmethod
@@ -99,9 +94,11 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
 
     def to_train(self) -> Any:
         """ComfyUI's Train LoRA goes on with a loaded adapter. Raises ValueError for what it cannot go on with."""
-        from .core_training import to_train
+        return to_train(self.weights)
 
-        return to_train(self)
+    def single_place(self) -> tuple[Entry, ...]:
+        """The entries, which are all for the same place of the weight."""
+        return self.weights
 
     def calculate_shape(self, key: str) -> None:
         """The weight keeps its shape."""
@@ -156,6 +153,10 @@ class PlacesWeightAdapter(DeftWeightAdapter):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
+    def single_place(self) -> tuple[Entry, ...]:
+        """Raises ValueError: there are several places."""
+        raise ValueError(f"{layer_name(self.loaded_keys)} changes several parts of a weight: {bypass.OTHERWISE}.")
+
     def calculate_weight(
         self,
         weight: Tensor,
@@ -187,12 +188,6 @@ def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
     strength, adapter, _, offset, function = patch
     found = adapter.weights if isinstance(adapter, PlacesWeightAdapter) else (((offset, function), adapter.weights),)
     return tuple((place, tuple((*item[:4], item[4] * strength) for item in entries)) for place, entries in found)
-
-
-def entry(method: methods.Method[Any], factors: Any, removal: float = 1.0, injection: float = 1.0) -> Entry:
-    """One applied adapter of a layer as the plain tuple that ComfyUI can move between devices."""
-    values = tuple(getattr(factors, field.name) for field in fields(factors))
-    return method.name, values, removal, injection, 1.0
 
 
 def register() -> None:

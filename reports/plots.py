@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..scoring.packages import needed_by
+from .canvas import pixels, white_canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,16 +82,12 @@ def adapter_picture(info: Adapter) -> np.ndarray:
     With numbers of a model: |delta W| / |W| and the effective rank, with the file's rank as a tick. Without: the norm
     of the file's values and the rank.
     """
-    with needed_by("The plot of an adapter"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
     measured = bool(info.changes)
     every = info.blocks()
     blocks = _largest(every, measured)
     height = 0.19 * max(len(blocks), 4) + 1.5
-    figure = Figure(figsize=(10, height), dpi=120, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas = white_canvas("The plot of an adapter", (10, height), dpi=120, layout="constrained")
+    figure = canvas.figure
     figure.suptitle(_title(info), fontsize=12, fontweight="bold", parse_math=False)
     left, right = figure.subplots(1, 2, sharey=True)
     if measured:
@@ -105,8 +101,7 @@ def adapter_picture(info: Adapter) -> np.ndarray:
     left.set_ylim(len(blocks) - 0.4, -0.6)  # the first block at the top
     shown = f"{len(blocks)} largest of {len(every)} blocks" if len(blocks) < len(every) else f"{len(blocks)} blocks"
     left.set_ylabel(f"{shown} (layers)", fontsize=8)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(canvas)
 
 
 def _largest(blocks: Sequence[Block], measured: bool) -> list[Block]:
@@ -157,12 +152,8 @@ def training_picture(losses: Sequence[float], rates: Sequence[float], title: str
 
     rates may be shorter than losses: those of a resumed run's own steps.
     """
-    with needed_by("The plot of the loss"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas = white_canvas("The plot of the loss", (8, 4.5), dpi=120, layout="constrained")
+    figure = canvas.figure
     axes = figure.subplots()
     steps = np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color="0.8", linewidth=0.7, label="loss")
@@ -178,8 +169,7 @@ def training_picture(losses: Sequence[float], rates: Sequence[float], title: str
         second.set_ylim(bottom=0)
     figure.suptitle(title, fontsize=10, parse_math=False)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(canvas)
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:

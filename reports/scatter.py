@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..scoring.metrics import better, order
-from ..scoring.packages import needed_by
 from ..scoring.scores import Score, Scores
 from ..scoring.statistics import Interval, Values, by_prompt, interval
+from .canvas import pixels, white_canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,10 +111,6 @@ def scatter(
     x, y: the metrics of the axes, whose good ends are marked. notes: small print below. More than MOST_NAMES points are
     numbered, with their names at the right.
     """
-    with needed_by("The plot"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
     numbered = len(points) > MOST_NAMES
     names = [_short(point.label) for point in points]
     small = [line for note in notes for line in textwrap.wrap(note, 125)]
@@ -123,8 +119,8 @@ def scatter(
     wide, high = 6.2, max(4.6, 0.19 * len(points) if numbered else 0)
     beside = 0.5 + 0.075 * max(map(len, names)) if numbered else 0.2
     width, height = left + wide + beside, bottom + high + above
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    canvas = white_canvas("The plot", (width, height), dpi=DPI)
+    figure = canvas.figure
     axes = figure.add_axes((left / width, bottom / height, wide / width, high / height))
     for index, point in enumerate(points):
         _draw_point(axes, point, index, f"{index + 1}  {names[index]}")
@@ -148,8 +144,7 @@ def scatter(
             0.15 / width, (0.1 + 0.14 * index) / height, line, fontsize=6.5, color="0.35", va="bottom", parse_math=False
         )
     _write_names(canvas, axes, points, [str(index + 1) for index in range(len(points))] if numbered else names)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(canvas)
 
 
 def _short(label: str) -> str:

@@ -31,7 +31,7 @@ class Pack:
 def option_words(module: Callable[[str], Any]) -> Words:
     """What the options of an input are, from the pack's lists. module: a module of the pack by its name."""
     protocols, metrics = module("scoring.protocols").PROTOCOLS, module("scoring.metrics").METRICS
-    presets = module("trainers.settings.presets").PRESETS
+    presets, layers = module("trainers.settings.presets").PRESETS, module("trainers.settings.targets").CHOICES
     abouts = {name: metric.about for name, metric in metrics.items()}
     return {
         "DEFTLoadScorer": {
@@ -40,6 +40,7 @@ def option_words(module: Callable[[str], Any]) -> Words:
         },
         "DEFTFidelityPlot": {"x": abouts},
         "DEFTExportLoRA": {"naming": dict(module("convert.lora_naming").NAMINGS)},
+        "DEFTTrainAdapter": {"layers": {name: choice.words for name, choice in layers.items()}},
         "DEFTTrainingSettings": {"preset": {name: preset.source for name, preset in presets.items()}},
     }
 

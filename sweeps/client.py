@@ -18,6 +18,7 @@ from .workflow import Prompt
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 PATIENCE = 30.0  # seconds for a server that does not answer to come back
+SILENCE = 120.0  # seconds without a word from a server that is connected; reading a large model may take it as long
 BLOCK = 1 << 20
 
 
@@ -43,11 +44,15 @@ class NodeFailed(RuntimeError):
 
 @dataclass
 class Finished:
-    """What the server says of a prompt that went through. seconds: by its own clock. outputs: node id -> UI output."""
+    """What the server says of a prompt that went through. outputs: node id -> UI output.
+
+    seconds: from the start of its execution to its end. ended: when that was (s since 1970). Both by its own clock.
+    """
 
     outputs: dict[str, dict[str, list[Any]]]
     seconds: float
     node_seconds: dict[str, float] = field(default_factory=dict)
+    ended: float = 0.0
 
 
 @dataclass
@@ -81,7 +86,8 @@ class Client:
         self.lost = False
 
     async def __aenter__(self) -> Client:
-        self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=10))
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)
+        self.session = aiohttp.ClientSession(timeout=timeout)
         self._listener = asyncio.create_task(self._listen())
         await asyncio.wait(
             {asyncio.create_task(self._connected.wait()), self._listener}, return_when=asyncio.FIRST_COMPLETED
@@ -103,30 +109,40 @@ class Client:
         away = time.monotonic()
         while True:
             try:
-                async with self.session.ws_connect(f"{self.url}/ws?clientId={self.id}", max_msg_size=0) as socket:
+                async with await asyncio.wait_for(self._open(), PATIENCE) as socket:
                     self._connected.set()
-                    await self._look_after_break()
+                    await asyncio.wait_for(self._look_after_break(), PATIENCE)
                     async for message in socket:
                         if message.type is aiohttp.WSMsgType.TEXT:
                             self._message(json.loads(message.data))
                 away = time.monotonic()
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ServerLost):
                 if time.monotonic() - away > (PATIENCE if self._connected.is_set() else 0):
-                    break
+                    self._end(ServerLost(f"the server {self.url} is gone"))
+                    return
+            except Exception as error:  # of whoever is told of the messages
+                self._end(error)
+                raise
             await asyncio.sleep(0.2)
+
+    def _end(self, error: Exception) -> None:
+        """Nobody listens any more: what runs ends with this error."""
         self.lost = True
         for waiting in self.waiting.values():
             if not waiting.ended.done():
-                waiting.ended.set_exception(ServerLost(f"the server {self.url} is gone"))
+                waiting.ended.set_exception(error)
+
+    async def _open(self) -> aiohttp.ClientWebSocketResponse:
+        """The websocket. It breaks when the server has said nothing for `SILENCE`: a question to it comes after two
+        thirds of that, and for the answer to it aiohttp waits half as long."""
+        address = f"{self.url}/ws?clientId={self.id}"
+        return await self.session.ws_connect(address, max_msg_size=0, heartbeat=SILENCE * 2 / 3)
 
     def give_up(self) -> None:
         """The server is known to be dead: do not wait for it to come back."""
         if self._listener is not None:
             self._listener.cancel()
-        self.lost = True
-        for waiting in self.waiting.values():
-            if not waiting.ended.done():
-                waiting.ended.set_exception(ServerLost(f"the server {self.url} is gone"))
+        self._end(ServerLost(f"the server {self.url} is gone"))
 
     def _message(self, event: dict[str, Any]) -> None:
         kind, data = event.get("type", ""), event.get("data") or {}
@@ -260,7 +276,7 @@ def _finished(entry: Mapping[str, Any], prompt: Prompt, waiting: _Waiting) -> Fi
         raise Interrupted(f"{_named(prompt, stopped['node_id'], stopped['node_type'])}: cancelled on the server")
     start, end = (messages.get(kind, {}).get("timestamp") for kind in ("execution_start", "execution_success"))
     seconds = (end - start) / 1000 if start and end else 0.0
-    return Finished(entry.get("outputs") or {}, seconds, waiting.node_seconds)
+    return Finished(entry.get("outputs") or {}, seconds, waiting.node_seconds, (end or 0) / 1000)
 
 
 def _named(prompt: Prompt, node_id: str, class_type: str) -> str:
@@ -299,6 +315,18 @@ class Facts:
             "python": str(system.get("python_version", "")).split(" ")[0],
             "device": str(devices[0].get("name", "")),
         }
+
+    @property
+    def embeddings(self) -> tuple[str, str] | None:
+        """Where a file has to be sent to be an embedding: "output" or "input", and the folder in it. None: nowhere.
+
+        It takes a folder of embeddings inside those two: no others can be sent to. ComfyUI has none by itself.
+        """
+        for folder in self.models:
+            for place in ("output", "input"):
+                if folder.name == "embeddings" and place in self.places and folder.is_relative_to(self.places[place]):
+                    return place, folder.relative_to(self.places[place]).as_posix()
+        return None
 
     @property
     def places(self) -> dict[str, Path]:

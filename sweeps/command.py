@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from .cells import Cells, Compiler
-from .client import Client, facts_of
 from .index import INDEX_FILE, Entry, read_index
-from .launch import PACK, REPORT_FILE, Launch, compiled, own_servers, remembered, started, workers_of
+from .launch import PACK, REPORT_FILE, Launch, compiled, files_of, remembered, started, workers_of
 from .plan import read_plan
 from .plan_file import words
 from .preview import SHOWN, print_plan
@@ -142,16 +141,11 @@ def plan_command(options: argparse.Namespace) -> int:
 
     async def compile_() -> tuple[Compiler, Cells]:
         if options.offline:
-            return compiled(plan, remembered(store, plan.name), "", store)
-        if options.server:
-            async with Client(options.server[0]) as client:
-                facts = await facts_of(client)
-                return await asyncio.to_thread(compiled, plan, facts, options.server[0], store)
-        async with own_servers(_launch(options), store, 1) as workers:
+            return compiled(plan, remembered(store, plan.name), store)
+        async with workers_of(_launch(options), store) as workers:
             await workers[0].start()
-            facts = workers[0].facts
-            await workers[0].stop()
-        return compiled(plan, facts, "", store)
+            files = files_of(workers[0])
+            return await asyncio.to_thread(compiled, plan, workers[0].facts, store, files)
 
     compiler, cells = asyncio.run(compile_())
     print_plan(compiler, cells, store, options.all)
@@ -180,9 +174,9 @@ def run_command(options: argparse.Namespace) -> int:
                 compiled,
                 plan,
                 workers[0].facts,
-                "" if not options.server else options.server[0],
                 store,
-                getattr(workers[0], "files", None),
+                files_of(workers[0]),
+                all(worker.facts.embeddings for worker in workers),
             )
             for remark in cells.remarks:
                 progress.say(remark)

@@ -59,8 +59,8 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
     for trainer in [] if embeddings else [node for node in candidates if is_embedding(prompt[node])]:
         candidates.remove(trainer)
         remarks.append(
-            f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server that is "
-            "started here (without --server) can be given an embedding."
+            f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server with a folder of "
+            "embeddings in its output folder can be given one (docs/sweeps.md)."
         )
     while True:
         apart = _without_adapters(prompt, candidates)

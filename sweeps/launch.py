@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .files import Files, LocalFiles, ServerFiles
 from .index import INDEX_FILE, write_index
 from .plan import Plan
 from .progress import Progress
+from .remote import RayServer, connected, machine, shares
 from .server import HOST, Server, find_comfyui
 from .store import BEAT, Store
 from .worker import Worker
@@ -43,16 +45,20 @@ class Launch:
     ray_count: int | None = None
 
 
-def compiled(plan: Plan, facts: Facts, url: str, store: Store, files: Files | None = None) -> tuple[Compiler, Cells]:
+def compiled(
+    plan: Plan, facts: Facts, store: Store, files: Files | None = None, embeddings: bool | None = None
+) -> tuple[Compiler, Cells]:
     """The cells of a plan on a server, kept in the store for `status` and `report`.
 
-    files: how to tell the server's files apart, if it is neither here nor at a URL.
+    files: how to tell the server's files apart, by default those of its folders here. embeddings: whether all servers
+    of the run can be given embeddings, by default whether this one can.
 
     Raises ValueError that names the plan and what is wrong with it.
     """
     try:
-        files = files or _files(facts, url)
-        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, files, not url)
+        files = files or LocalFiles(facts.models, facts.places)
+        embeddings = facts.embeddings is not None if embeddings is None else embeddings
+        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, files, embeddings)
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error
@@ -76,10 +82,13 @@ def remembered(store: Store, plan: str) -> Facts:
     return Facts(data["info"], data["stats"], [Path(folder) for folder in data["models"]])
 
 
-def _files(facts: Facts, url: str) -> Files:
-    """How to tell the server's files apart: by looking at them where they are here, else by asking."""
+def files_of(worker: Worker) -> Files:
+    """How to tell the files of a server that runs apart: by looking at them where they are here, else by asking."""
+    if worker.server is not None:
+        return worker.server.files(worker.facts)
+    facts, url = worker.facts, worker.url
     here = any(folder.is_dir() for folder in facts.models)  # a container's folders are not here, whatever its address
-    if not url or (here and urlsplit(url).hostname in (HOST, "localhost", "::1")):
+    if here and urlsplit(url).hostname in (HOST, "localhost", "::1"):
         return LocalFiles(facts.models, facts.places)
 
     def get(path: str, query: Any) -> bytes | None:
@@ -93,50 +102,79 @@ def _files(facts: Facts, url: str) -> Files:
 
 
 @contextlib.asynccontextmanager
-async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Any]]:
+async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Worker]]:
     """The servers that a run uses, not started yet."""
     if options.ray:
-        from .remote import ray_workers
-
-        async with ray_workers(options.ray, options.comfyui, options.arguments, store.root, options.ray_count) as found:
-            yield found
+        async with ray_servers(options, store) as workers:
+            yield workers
     elif options.servers:
-        given = [Worker(url, url) for url in options.servers]
+        workers = [Worker(url, url) for url in options.servers]
         try:
-            yield given
+            yield workers
         finally:
-            for worker in given:
+            for worker in workers:
                 await worker.stop()
     else:
-        async with own_servers(options, store, max(1, options.count)) as own:
-            yield own
+        async with own_servers(options, store, max(1, options.count)) as workers:
+            yield workers
 
 
 @contextlib.asynccontextmanager
 async def own_servers(options: Launch, store: Store, count: int) -> AsyncIterator[list[Worker]]:
-    """Servers of our own, each in a work folder that no other runner uses; ended afterwards."""
+    """Servers of our own on this machine; ended afterwards."""
     comfyui = find_comfyui(PACK, options.comfyui)
+
+    def server(name: str) -> Server:
+        return Server(comfyui, store.root / "work" / name, options.arguments)
+
+    async with _named(store, "server", count, server) as workers:
+        yield workers
+
+
+@contextlib.asynccontextmanager
+async def ray_servers(options: Launch, store: Store, apart: bool = False) -> AsyncIterator[list[Worker]]:
+    """Servers on a Ray cluster; ended afterwards. apart: as if this machine were none of the cluster's (for tests).
+
+    Raises ValueError that says what is missing: Ray, or the cluster.
+    """
+    with connected(options.ray) as nodes:
+        count, resources = shares(nodes, options.ray_count)
+        comfyui = os.path.abspath(options.comfyui) if options.comfyui else ""
+        runner = ("another machine", "") if apart else machine()
+        place = (runner, os.path.abspath(store.root), comfyui, str(PACK), list(options.arguments))
+
+        def server(name: str) -> RayServer:
+            return RayServer(name, resources, *place)
+
+        async with _named(store, "ray", count, server) as workers:
+            yield workers
+
+
+@contextlib.asynccontextmanager
+async def _named(
+    store: Store, kind: str, count: int, make: Callable[[str], Server | RayServer]
+) -> AsyncIterator[list[Worker]]:
+    """That many servers, each with a name, and by that a work folder, that no other runner of the store uses."""
     names: list[str] = []
     number = 0
     while len(names) < count:
         number += 1
-        if store.claim(f"server-{number}"):
-            names.append(f"server-{number}")
-    workers = [Worker(name, server=Server(comfyui, store.root / "work" / name, options.arguments)) for name in names]
+        if store.claim(f"{kind}-{number}"):
+            names.append(f"{kind}-{number}")
+    servers = [make(name) for name in names]
+    workers = [Worker(name, server=server) for name, server in zip(names, servers)]
     beat = asyncio.create_task(_keep_alive(store, names))
     try:
         yield workers
     finally:
         beat.cancel()
-        for worker in workers:
-            await worker.stop()
-            if worker.server is not None:
-                worker.server.tidy()
+        await asyncio.gather(*(worker.stop() for worker in workers), return_exceptions=True)
+        await asyncio.gather(*(asyncio.to_thread(server.tidy) for server in servers), return_exceptions=True)
         for name in names:
             store.release(name)
 
 
-async def started(workers: Sequence[Any], progress: Progress) -> list[Any]:
+async def started(workers: Sequence[Worker], progress: Progress) -> list[Worker]:
     """Those workers that come up, started side by side. Raises what the first one says if none does."""
     outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -150,4 +188,4 @@ async def started(workers: Sequence[Any], progress: Progress) -> list[Any]:
 async def _keep_alive(store: Store, names: list[str]) -> None:
     while True:
         await asyncio.sleep(BEAT)
-        store.beat(names)
+        await asyncio.to_thread(store.beat, names)

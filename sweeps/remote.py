@@ -1,104 +1,255 @@
-"""Workers on a Ray cluster: one ComfyUI a GPU, or a share of the CPUs where the cluster has no GPU.
+"""Servers on a Ray cluster: one ComfyUI a GPU, or a share of the CPUs where the cluster has no GPU.
 
-Each worker is an actor on a machine of the cluster (`Node`: a ComfyUI, and a `Worker` as cells here have it) and a
-`RayWorker` on this machine, which the runner uses. The machines need ComfyUI and its packages, Ray in the same Python,
-and the custom nodes. The sources of this folder are sent to them.
-
-Where a machine sees the store's folder, it writes a cell's files there itself and reads adapters from there. Otherwise
-files travel as bytes through Ray. Files that the plan names on this machine always travel as bytes.
+On a machine of the cluster an actor (`ComfyUI`) starts the server, gives its address and ends it. All else goes over
+HTTP, as with any server. `RayServer` is such a server as a `Worker` on this machine has it. The machines need ComfyUI
+with its packages, Ray in the same Python, and the custom nodes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import hashlib
 import os
+import shutil
 import socket
 import sys
-import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from .client import Facts, OnEvent, ServerLost
-from .files import Files
-from .node import Node, Place, Sent, pack, unpack
-from .records import Cell, Run
-from .store import BEAT, Store
-from .worker import Job
+from .client import Facts, ServerLost
+from .files import Files, LocalFiles
+from .server import HOST, PORTS, Server, find_comfyui
 
-PACK = __package__.rpartition(".")[0]
 CPUS = 4  # that a ComfyUI gets where the cluster has no GPU
 PATIENCE = 120.0  # seconds to wait for a free GPU or CPUs
-GOODBYE = 20.0  # seconds for an actor to end its server, or a cell
-OBJECTS = 256 * 2**20  # bytes of Ray's object store of a cluster of our own; what does not fit goes to the disk
+GOODBYE = 20.0  # seconds for an actor to end its server
+REACH = 10.0  # seconds for a connection to a server that has just started
+OBJECTS = 256 * 2**20  # bytes of Ray's object store of a cluster of our own
+UPLOAD = "1000000"  # MiB that a server takes as one file; ComfyUI's own limit, 100, is less than an adapter may have
 
 
-@contextlib.asynccontextmanager
-async def ray_workers(
-    address: str,
-    comfyui: Path | None,
-    arguments: Sequence[str],
-    store_root: Path,
-    count: int | None = None,
-    share: bool = True,
-) -> AsyncIterator[list[RayWorker]]:
-    """Workers on a Ray cluster, not started yet; all ended afterwards.
+class ComfyUI:
+    """The actor. Ray sends it by value, with what it uses of this folder: of other packages it needs psutil alone."""
 
-    address: of the cluster. "auto": the one that runs on this machine or is named in RAY_ADDRESS, else one of our own,
-    which is ended afterwards. comfyui: its folder on the cluster's machines; where there is none, COMFYUI_DIR there, or
-    the folder whose custom_nodes holds the pack. count: at most that many. share: use the store's folder where a
-    machine sees it.
+    def __init__(
+        self, gpu: bool, name: str, runner: tuple[str, str], store: str, comfyui: str, pack: str, arguments: list[str]
+    ) -> None:
+        """runner: `machine()` of the runner. store, comfyui ("" for none), pack: folders as the runner names them."""
+        import psutil
+
+        if gpu and "OMP_NUM_THREADS" not in psutil.Process().environ():  # Ray sets it to 1 for an actor without CPUs
+            os.environ.pop("OMP_NUM_THREADS", None)
+        self.host = HOST if machine() == runner else machine()[1]
+        self.in_store = self.host == HOST and os.access(store, os.W_OK)
+        digest = hashlib.sha256("\0".join((*runner, store, str(Path.home()))).encode()).hexdigest()[:16]
+        # The next actor of that name on this machine works there again, and ends what a dead one has left.
+        place = Path(store, "work") if self.in_store else Path(tempfile.gettempdir(), "deft_sweeps", digest)
+        self.work, self.pack = place / name, Path(pack)
+        self.comfyui = Path(comfyui) if comfyui and Path(comfyui, "main.py").is_file() else None
+        self.arguments = ["--max-upload-size", UPLOAD, *arguments]
+        self.server: Server | None = None
+
+    def name(self) -> str:
+        """The name of its machine. The first answer says that the actor is there."""
+        return socket.gethostname()
+
+    def start(self) -> str:
+        """Start ComfyUI, and give its address. Raises ValueError, OSError or RuntimeError that says what is wrong."""
+        if self.server is None:
+            self.work.mkdir(parents=True, exist_ok=True)
+            comfyui = find_comfyui(self.pack, self.comfyui)
+            self.server = Server(comfyui, self.work, self.arguments, host=self.host, guarded=True)
+        self.server.start()
+        return self.server.url
+
+    def wait(self) -> None:
+        """Return as soon as ComfyUI has ended."""
+        if self.server is not None and self.server.process is not None:
+            self.server.process.wait()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the server."""
+        return getattr(self.server, method)(*arguments)
+
+    def digest(self, models: Sequence[Path], places: Mapping[str, Path], name: str) -> str:
+        """The digest of a file in ComfyUI's folders, "" if there is none of that name."""
+        return LocalFiles(models, places).look_up(name)
+
+    def tidy(self) -> None:
+        """Remove what the server has made, all of it where it is not in the store."""
+        if self.in_store and self.server is not None:
+            self.server.tidy()
+        elif not self.in_store:
+            shutil.rmtree(self.work, ignore_errors=True)
+            with contextlib.suppress(OSError):  # there are other servers
+                self.work.parent.rmdir()
+
+
+def machine() -> tuple[str, str]:
+    """This machine's name, and its address in the cluster."""
+    import ray
+
+    return socket.gethostname(), ray.util.get_node_ip_address()
+
+
+class RayServer:
+    """A server that an actor starts. Ray makes the actor anew, maybe on another machine, when its process dies."""
+
+    work = None  # its folder cannot be written from here
+
+    def __init__(self, name: str, resources: Mapping[str, float], *arguments: Any) -> None:
+        """resources: "num_gpus" and "num_cpus" of the actor. arguments: of `ComfyUI`, after the name."""
+        self.name, self.resources, self.arguments = name, dict(resources), arguments
+        self.url = self.machine = ""
+        self.actor: Any = None
+        self._ended: Any = None  # what Ray will answer when the server or the actor is gone
+
+    def start(self, timeout: float = PATIENCE) -> None:
+        """Start the server. Raises RuntimeError if it cannot be had: no room for it, no ComfyUI, no way to it."""
+        import ray
+
+        if self.actor is None:
+            gpu = self.resources["num_gpus"] > 0
+            options = {**self.resources, "max_restarts": -1, "max_concurrency": 8, "scheduling_strategy": "SPREAD"}
+            self.actor = ray.remote(ComfyUI).options(**options).remote(gpu, self.name, *self.arguments)
+        try:
+            name = self.actor.name.options(max_task_retries=-1).remote()
+            self.machine = str(ray.get(name, timeout=timeout))
+            self.url = ray.get(self.actor.start.remote())
+            self._ended = self.actor.wait.remote()
+            address = urlsplit(self.url)
+            socket.create_connection((address.hostname, address.port), REACH).close()
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, ray.exceptions.GetTimeoutError):
+                cpus = self.resources["num_cpus"]
+                what = "GPU" if self.resources["num_gpus"] else f"{cpus:g} CPU{'s' if cpus > 1 else ''}"
+                text = f"{self.name}: the Ray cluster had no {what} free for {timeout:.0f} s"
+            elif isinstance(error, ray.exceptions.RayError):
+                text = f"{self.name} on {self.machine or 'the Ray cluster'}: {reason(error)}"
+            elif isinstance(error, OSError):
+                text = (
+                    f"{self.name} on {self.machine}: {self.url} cannot be reached from here ({error}): the machines "
+                    f"of the cluster have to let this one through to their ports {PORTS[0]} to {PORTS[-1]}"
+                )
+            else:
+                raise
+            raise RuntimeError(text) from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether server and actor are there."""
+        import ray
+
+        return self._ended is not None and not ray.wait([self._ended], timeout=0)[0]
+
+    def stop(self) -> None:
+        """End the server; the actor stays."""
+        if self.alive:
+            self._ask("stop")
+        self._ended = None
+
+    def tidy(self) -> None:
+        """Remove what the server has made, and end the actor."""
+        if self.machine:
+            with contextlib.suppress(ServerLost):
+                self._get("tidy")
+        self.kill()
+
+    def kill(self) -> None:
+        """End the actor, and by that its server."""
+        import ray
+
+        actor, self.actor, self._ended = self.actor, None, None
+        if actor is not None:
+            with contextlib.suppress(Exception):  # Ray itself may be gone
+                ray.kill(actor, no_restart=True)
+
+    def memory(self) -> float:
+        """The server's resident memory in MiB, 0 if it is gone."""
+        return float(self._ask("memory") or 0.0)
+
+    def remove(self, files: Sequence[str]) -> None:
+        """Remove files of the server's output folder."""
+        self._ask("remove", files)
+
+    def drop_checkpoints(self, before: float) -> None:
+        """Remove checkpoints of trainings that have ended."""
+        self._ask("drop_checkpoints", before)
+
+    def files(self, facts: Facts) -> Files:
+        """How to tell the files of its folders apart: the actor looks at them."""
+        return RayFiles(self, facts)
+
+    def digest(self, facts: Facts, name: str) -> str:
+        """The digest of a file in its folders, "" if there is none of that name. Raises ServerLost."""
+        return str(self._get("digest", facts.models, facts.places, name, timeout=None))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """A method of the server there; None if it cannot be asked: what runs on it is not lost by that."""
+        with contextlib.suppress(ServerLost):
+            return self._get("ask", method, *arguments)
+
+    def _get(self, method: str, *arguments: Any, timeout: float | None = GOODBYE) -> Any:
+        """What a method of the actor gives. Raises ServerLost if there is no answer."""
+        import ray
+
+        if self.actor is None:
+            raise ServerLost(f"{self.name} has been ended")
+        try:
+            return ray.get(getattr(self.actor, method).remote(*arguments), timeout=timeout)
+        except ray.exceptions.RayError as error:
+            raise ServerLost(f"the Ray actor on {self.machine} gives no answer ({reason(error)})") from error
+
+
+class RayFiles(Files):
+    """Files of a server that an actor has started."""
+
+    def __init__(self, server: RayServer, facts: Facts) -> None:
+        super().__init__()
+        self.server, self.facts = server, facts
+
+    def look_up(self, name: str) -> str:
+        """The actor looks into its folders."""
+        return self.server.digest(self.facts, name)
+
+
+def reason(error: Any) -> str:
+    """What an error of Ray says: what the actor has raised, or the first line."""
+    return str(getattr(error, "cause", None) or str(error).strip().partition("\n")[0] or type(error).__name__)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[list[Mapping[str, float]]]:
+    """A Ray cluster, while the block runs: the resources of each of its machines.
+
+    address: "auto" is the cluster that runs on this machine or that RAY_ADDRESS names, else one that is started here.
 
     Raises ValueError that says what is missing: Ray, or the cluster.
     """
-    _settings(address)
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("--ray needs the package ray: install it with `pip install ray`.") from None
-    store = Store(Path(os.path.abspath(store_root)))
-    ours = not ray.is_initialized()
-    if ours:
-        await asyncio.to_thread(_connect, address)
-    names: list[str] = []
-    workers: list[RayWorker] = []
-    token = store.root / "tmp" / f"ray-{uuid.uuid4().hex}"
-    beating = asyncio.create_task(_beat(store, names))
-    try:
-        number, resources = shares([node["Resources"] for node in ray.nodes() if node["Alive"]], count)
-        for name in _free_names(store, number):
-            names.append(name)
-        token.parent.mkdir(parents=True, exist_ok=True)
-        token.write_text(uuid.uuid4().hex)
-        place = Place(
-            str(store.root),
-            socket.gethostname(),
-            token.name if share else "",
-            token.read_text(),
-            os.path.abspath(comfyui) if comfyui else "",
-            str(Path(__file__).parent.parent),
-            list(arguments),
-        )
-        workers += [RayWorker(name, place, resources) for name in names]
-        yield workers
-    finally:
-        await asyncio.gather(*(worker.stop() for worker in workers), return_exceptions=True)
-        beating.cancel()
-        token.unlink(missing_ok=True)
-        for name in names:
-            store.release(name)
-        if ours:
-            await asyncio.to_thread(ray.shutdown)
-
-
-def _settings(address: str) -> None:
-    """What Ray reads from the environment when it is imported or started."""
+    # Ray reads these when it is imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it prints a page about its future
     if address != "auto":  # it would try for 15 minutes where something else than Ray answers
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("--ray needs the package ray: install it with `pip install ray`.") from None
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(address)
+    by_value = sys.modules[__package__]
+    ray.cloudpickle.register_pickle_by_value(by_value)
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(by_value)
+        if ours:
+            ray.shutdown()
 
 
 def _connect(address: str) -> None:
@@ -146,202 +297,3 @@ def shares(nodes: Iterable[Mapping[str, float]], count: int | None) -> tuple[int
         if sum(each // share for each in cpus) >= wanted and (share <= CPUS or count)
     )
     return wanted, {"num_gpus": 0, "num_cpus": share}
-
-
-def _free_names(store: Store, count: int) -> Iterable[str]:
-    """Names of workers that no other runner of the store uses; they name the folders of the servers."""
-    number = 0
-    while count:
-        number += 1
-        if store.claim(f"ray-{number}"):
-            yield f"ray-{number}"
-            count -= 1
-
-
-async def _beat(store: Store, names: list[str]) -> None:
-    while True:
-        await asyncio.sleep(BEAT)
-        await asyncio.to_thread(store.beat, list(names))
-
-
-class RayWorker:
-    """The side of this machine: what a runner needs of a worker."""
-
-    slots = 2
-
-    def __init__(self, name: str, place: Place, resources: dict[str, float]) -> None:
-        self.name, self.place, self.resources = name, place, resources
-        self.holds: set[str] = set()
-        self.facts: Facts = None  # type: ignore[assignment]
-        self.shared = False  # whether the actor sees the store's folder
-        self.host = ""
-        self.actor: Any = None
-
-    @property
-    def files(self) -> Files:
-        """How to tell the files of the actor's ComfyUI apart; only while it runs, and not in an event loop."""
-        return RayFiles(self.actor)
-
-    async def start(self) -> None:
-        """Make the actor and its ComfyUI, unless they are there. Raises RuntimeError if they cannot be had."""
-        if self.actor is not None:
-            return
-        self.holds = set()
-        self.actor = (
-            _actor_class()
-            .options(**self.resources, max_restarts=0, scheduling_strategy="SPREAD")
-            .remote(sources(), Node.__module__, self.name, asdict(self.place), self.resources["num_gpus"] > 0)
-        )
-        try:
-            try:
-                self.host = await asyncio.wait_for(self._ask("host"), PATIENCE)
-            except asyncio.TimeoutError:
-                cpus = self.resources["num_cpus"]
-                what = "GPU" if self.resources["num_gpus"] else f"{cpus:g} CPU{'s' if cpus > 1 else ''}"
-                raise RuntimeError(f"{self.name}: the Ray cluster had no {what} free for {PATIENCE:.0f} s") from None
-            error, self.facts, self.shared = await self._ask("start")
-            if error:
-                raise RuntimeError(f"{self.name} on {self.host}: {error}")
-        except BaseException:
-            self._kill()
-            raise
-
-    async def stop(self) -> None:
-        """End the ComfyUI and the actor."""
-        if self.actor is None:
-            return
-        try:
-            with contextlib.suppress(ServerLost, asyncio.TimeoutError):
-                await asyncio.wait_for(self._ask("stop"), GOODBYE)
-        finally:
-            self._kill()
-
-    async def restart(self) -> None:
-        """After the server was lost: a new actor, maybe on another machine."""
-        await self.stop()
-        await self.start()
-
-    def _kill(self) -> None:
-        import ray
-
-        actor, self.actor = self.actor, None
-        if actor is not None:
-            with contextlib.suppress(Exception):  # Ray itself may be gone
-                ray.kill(actor, no_restart=True)
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the actor's Node. Raises ServerLost if there is no answer."""
-        import ray
-
-        if self.actor is None:
-            raise ServerLost(f"{self.name} has been ended")
-        try:
-            return await self.actor.call.remote(method, *arguments)
-        except ray.exceptions.RayError as error:
-            lines = str(error).strip().splitlines() or [""]
-            raised = isinstance(error, ray.exceptions.RayTaskError) or "creation task" in lines[0]
-            reason = lines[-1 if raised else 0]
-            raise ServerLost(
-                f"the Ray actor on {self.host or 'a machine of the cluster'} gives no answer "
-                f"({type(error).__name__}: {reason})"
-            ) from error
-
-    async def run(self, job: Job, scratch: Path, on_event: OnEvent) -> tuple[Cell, Run]:
-        """Run a cell and put its files into `scratch`. When cancelled, it is cancelled there.
-
-        Raises ServerLost if the actor or its ComfyUI is gone, OSError if files cannot be written here.
-        """
-        ticket = uuid.uuid4().hex
-        try:
-            await self._ask("begin", ticket, *await self._packed(job), os.path.abspath(scratch))
-            while True:
-                events, outcome = await self._ask("follow", ticket)
-                for kind, data in events:
-                    on_event(kind, data)
-                if outcome is not None:
-                    break
-        except asyncio.CancelledError:
-            with contextlib.suppress(ServerLost, asyncio.TimeoutError):
-                await asyncio.shield(asyncio.wait_for(self._ask("cancel", ticket), GOODBYE))
-            raise
-        self.holds |= outcome.holds
-        if outcome.lost:
-            raise ServerLost(outcome.lost)
-        if outcome.error is not None:
-            raise outcome.error
-        await asyncio.to_thread(unpack, outcome.files, scratch)
-        return outcome.cell, outcome.run
-
-    async def _packed(self, job: Job) -> tuple[Job, Sent, Sent]:
-        """The job, and the adapters and other files that have to be sent with it."""
-        job = replace(job, adapters={key: Path(os.path.abspath(path)) for key, path in job.adapters.items()})
-        lacks = (
-            await self._ask("lacks", [*(() if self.shared else job.adapters), *job.uploads])
-            if (job.uploads or (job.adapters and not self.shared))
-            else set()
-        )
-        return (
-            job,
-            *await asyncio.to_thread(
-                lambda: (
-                    {name: pack(path) for name, path in job.adapters.items() if name in lacks},
-                    {name: pack(path) for name, path in job.uploads.items() if name in lacks},
-                )
-            ),
-        )
-
-
-class RayFiles(Files):
-    """Files of the ComfyUI of an actor."""
-
-    def __init__(self, actor: Any) -> None:
-        super().__init__()
-        self.actor = actor
-
-    def look_up(self, name: str) -> str:
-        """The actor looks into its folders."""
-        import ray
-
-        return str(ray.get(self.actor.call.remote("look_up", name)))
-
-
-# How the sources of this folder get to the actor. Ray's own py_modules takes a folder only when it connects.
-
-
-def sources() -> dict[str, str]:
-    """Name -> text of each module of this folder; the pack around it is empty."""
-    found = {
-        f"{__package__}.{path.stem}".removesuffix(".__init__"): path.read_text(encoding="utf-8")
-        for path in sorted(Path(__file__).parent.glob("*.py"))
-    }
-    return {PACK: "", **found} if PACK else found
-
-
-def _actor_class() -> Any:
-    """The actor: imports this module from the sources under the same name, so that both sides know the same classes."""
-    import ray
-
-    @ray.remote
-    class ComfyUI:  # pickled by value: it may use nothing of this module
-        def __init__(self, sources: dict[str, str], module: str, *arguments: Any) -> None:
-            import importlib.abc
-            import importlib.util
-
-            # The arguments are plain: they are read before the classes of this pack are known there.
-            class Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-                def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-                    return importlib.util.spec_from_loader(name, self) if name in sources else None
-
-                def get_source(self, name: str) -> str:
-                    return sources[name]
-
-                def is_package(self, name: str) -> bool:
-                    return any(other.startswith(f"{name}.") for other in sources)
-
-            sys.meta_path.insert(0, Finder())
-            self.node = importlib.import_module(module).Node(*arguments)
-
-        async def call(self, method: str, *arguments: Any) -> Any:
-            return await getattr(self.node, method)(*arguments)
-
-    return ComfyUI

@@ -9,38 +9,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from .cells import Cells, Compiler, PlannedTraining
-from .client import OnEvent, ServerLost
+from .client import ServerLost
 from .progress import Progress
 from .records import Cell, Kind, Run
 from .schedule import Planned, Schedule, Taken
 from .store import BEAT, SERVERS, Store
-from .worker import ADAPTER, Job
+from .worker import ADAPTER, Job, Worker
 
 ATTEMPTS = 2  # a cell whose server died is run once more
 POLL = 1.0  # seconds between looks at what other runners have done
-
-
-class Runs(Protocol):
-    """What a runner needs of a worker: one ComfyUI server, here or elsewhere."""
-
-    name: str
-    slots: int
-    holds: set[str]
-
-    async def start(self) -> None:
-        """Start and connect."""
-
-    async def stop(self) -> None:
-        """Disconnect and end."""
-
-    async def restart(self) -> None:
-        """After the server was lost."""
-
-    async def run(self, job: Job, scratch: Any, on_event: OnEvent) -> tuple[Cell, Run]:
-        """Run a cell and put its files into `scratch`."""
 
 
 @dataclass
@@ -61,7 +41,7 @@ class Runner:
     """One run of a plan. `stop` may be called at any time, from a signal."""
 
     def __init__(
-        self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Runs], progress: Progress
+        self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Worker], progress: Progress
     ) -> None:
         self.cells = cells
         self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
@@ -121,7 +101,7 @@ class Runner:
 
     # One worker
 
-    async def _serve(self, worker: Runs) -> None:
+    async def _serve(self, worker: Worker) -> None:
         """Keep a worker busy until nothing is left."""
         try:
             await worker.start()
@@ -194,7 +174,7 @@ class Runner:
 
     # One cell
 
-    async def _run(self, worker: Runs, cell: Planned) -> None:
+    async def _run(self, worker: Worker, cell: Planned) -> None:
         scratch: Path | None = None
         try:
             scratch = self.store.scratch()

@@ -11,21 +11,29 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .client import Facts
+from .files import Files, LocalFiles
+
 HOST = "127.0.0.1"
+PORTS = range(20000, 32000)
+# Kills the process of that id when whoever has started this one is gone, however it went: its end of the pipe is closed
+# then. A line in the pipe ends this one alone.
+GUARD = "import os, sys; sys.stdin.readline() or os.kill(int(sys.argv[1]), 9)"
 
 
-def free_port() -> int:
-    """A port that nobody listens on, and below those that systems give to outgoing connections: ComfyUI listens some
-    seconds later only, and one of them could have taken the port by then."""
+def free_port(host: str = HOST) -> int:
+    """A port of that address that nobody listens on, and below those that systems give to outgoing connections: ComfyUI
+    listens some seconds later only, and one of them could have taken the port by then."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(1000):
-        port = random.SystemRandom().randrange(20000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
             return port
-    raise RuntimeError("no port between 20000 and 32000 is free for a ComfyUI server.")
+    raise RuntimeError(f"no port of {host} between {PORTS[0]} and {PORTS[-1]} is free for a ComfyUI server.")
 
 
 def find_comfyui(pack: Path, named: Path | None = None) -> Path:
@@ -47,8 +55,11 @@ def find_comfyui(pack: Path, named: Path | None = None) -> Path:
 class Server:
     """A ComfyUI process. comfyui: its folder. work: a folder for its output, temporary and user files and its log.
 
-    arguments: more of ComfyUI's own, such as --base-directory or --cpu. Not started until `start`.
+    arguments: more of ComfyUI's own, such as --base-directory or --cpu. host: the address that it listens on, and no
+    other. guarded: it ends when this process ends, however that happens. Not started until `start`.
     """
+
+    machine = ""  # this one
 
     def __init__(
         self,
@@ -57,17 +68,20 @@ class Server:
         arguments: Sequence[str] = (),
         python: str = sys.executable,
         environment: dict[str, str] | None = None,
+        host: str = HOST,
+        guarded: bool = False,
     ) -> None:
         self.comfyui, self.work, self.arguments, self.python = comfyui, work, list(arguments), python
-        self.environment = environment or {}
-        self.port = free_port()
+        self.environment, self.host, self.guarded = environment or {}, host, guarded
+        self.port = free_port(host)
         self.process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self.seconds_to_start = 0.0
 
     @property
     def url(self) -> str:
         """The server's address."""
-        return f"http://{HOST}:{self.port}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @property
     def log_file(self) -> Path:
@@ -84,7 +98,7 @@ class Server:
             self.python,
             str(self.comfyui / "main.py"),
             "--listen",
-            HOST,
+            self.host,
             "--port",
             str(self.port),
             "--disable-auto-launch",
@@ -105,7 +119,7 @@ class Server:
             json.dumps({"sweeps": {"base_path": str(self.work / "output"), "embeddings": "embeddings"}})
         )
         self._end_orphan()
-        self.port = free_port()
+        self.port = free_port(self.host)
         started = time.monotonic()
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
@@ -118,6 +132,10 @@ class Server:
                 start_new_session=True,
             )  # or Ctrl-C would end it, too
         try:
+            if self.guarded:
+                self._dismiss_guard()
+                command = [sys.executable, "-I", "-S", "-c", GUARD, str(self.process.pid)]
+                self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
             self.pid_file.write_text(f"{self.process.pid} {_created(self.process.pid)}")
             while not self._answers():
                 if self.process.poll() is not None:
@@ -152,7 +170,7 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((HOST, self.port), timeout=1):
+            with socket.create_connection((self.host, self.port), timeout=1):
                 return True
         except OSError:
             return False
@@ -167,14 +185,48 @@ class Server:
         if self.process is None:
             return
         self.pid_file.unlink(missing_ok=True)
-        if self.process.poll() is not None:
-            return
-        self.process.terminate()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:  # busy inside a long native call
+                self.process.kill()
+                self.process.wait()
+        self._dismiss_guard()
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            with contextlib.suppress(OSError):
+                guard.communicate(b"end\n")
+
+    def memory(self) -> float:
+        """The process's resident memory in MiB, 0 if it is gone."""
+        import psutil
+
         try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:  # busy inside a long native call
-            self.process.kill()
-            self.process.wait()
+            return psutil.Process(self.process.pid).memory_info().rss / 2**20 if self.process is not None else 0.0
+        except psutil.Error:
+            return 0.0
+
+    def files(self, facts: Facts) -> Files:
+        """How to tell the files of its folders apart."""
+        return LocalFiles(facts.models, facts.places)
+
+    def remove(self, files: Iterable[str]) -> None:
+        """Remove files of the output folder."""
+        for name in files:
+            (self.work / "output" / name).unlink(missing_ok=True)
+
+    def drop_checkpoints(self, before: float) -> None:
+        """Remove checkpoints of trainings that have ended: folders in which nothing was written since `before` (s)."""
+        for folder in {path.parent for path in (self.work / "output").rglob("checkpoint_*.pt")}:
+            try:
+                ended = all(path.stat().st_mtime < before for path in folder.iterdir())
+            except FileNotFoundError:  # renamed or removed in between: a training is at work there
+                continue
+            if ended:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def tidy(self) -> None:
         """Remove what the server has made, but its log, and checkpoints of trainings that were not finished."""

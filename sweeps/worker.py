@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -21,6 +19,7 @@ from .files import FOLDER
 from .plan import Outputs
 from .png import with_text
 from .records import Cell, Kind, Run, StoredFile
+from .remote import RayServer
 from .server import Server
 from .workflow import Prompt
 from .writing import link
@@ -62,7 +61,7 @@ class Worker:
 
     slots = 2  # cells that are with the server at a time: while one runs, the next one waits there
 
-    def __init__(self, name: str, url: str = "", server: Server | None = None) -> None:
+    def __init__(self, name: str, url: str = "", server: Server | RayServer | None = None) -> None:
         self.name, self.url, self.server = name, url, server
         self.client: Client = None  # type: ignore[assignment]
         self.facts: Facts = None  # type: ignore[assignment]
@@ -70,7 +69,7 @@ class Worker:
         self.sent: set[str] = set()  # names of uploads that are on the server
         self._running: dict[str, dict[str, float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._last_files: dict[str, set[Path]] = {}
+        self._last_files: dict[str, set[str]] = {}  # of each node, below the server's output folder
         self._sending = asyncio.Lock()
 
     async def start(self) -> None:
@@ -103,7 +102,7 @@ class Worker:
         await self.stop()
         await self.start()
 
-    async def _watch(self, server: Server) -> None:
+    async def _watch(self, server: Server | RayServer) -> None:
         while server.alive:
             await asyncio.sleep(0.1)
         self.client.give_up()
@@ -128,13 +127,13 @@ class Worker:
         try:
             await self._send(job)
             finished = await self.client.run(job.prompt, event)
-            ended = time.time()
             await self._measure()
             texts = self._texts(job, finished)
             files = await self._bring(job, finished, scratch)
-            await self._keep_adapter(job, files, scratch)
+            with contextlib.suppress(ServerLost, Refused):  # it is here, and can be sent again
+                await self._keep_adapter(job, files, scratch)
             if job.kind == "training" and self.server is not None:
-                await asyncio.to_thread(_drop_checkpoints, self.server.work / "output", ended)
+                await asyncio.to_thread(self.server.drop_checkpoints, finished.ended)
             numbers = _numbers(job, texts)
             if job.kind == "training" and not any(file.name == ADAPTER for file in files) and job.saves_adapter:
                 raise NodeFailed("the training has given no file of its adapter: look into ComfyUI's log", "")
@@ -156,7 +155,7 @@ class Worker:
             {node: round(seconds, 3) for node, seconds in finished.node_seconds.items()},
             {name: round(value, 1) for name, value in peaks.items()},
             self.facts.versions,
-            self.name,
+            f"{self.name} on {self.server.machine}" if self.server and self.server.machine else self.name,
             finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             texts=texts,
         )
@@ -167,13 +166,7 @@ class Worker:
         async with self._sending:
             for key, path in job.adapters.items():
                 if key not in self.holds:
-                    name = adapter_name(key)
-                    if self.server is not None:
-                        folder = "embeddings" if key in job.embeddings else "loras"
-                        await asyncio.to_thread(link, path, self.server.work / "output" / folder / name)
-                    else:
-                        await self.client.upload(path, f"loras/{FOLDER}", Path(name).name, "output")
-                    self.holds.add(key)
+                    await self._send_adapter(key, path, key in job.embeddings)
             for name, path in job.uploads.items():
                 if name not in self.sent:
                     inside = [item for item in sorted(path.rglob("*")) if item.is_file()] if path.is_dir() else []
@@ -184,6 +177,23 @@ class Worker:
                     if not path.is_dir():
                         await self.client.upload(path, parent, Path(name).name, "input")
                     self.sent.add(name)
+
+    async def _send_adapter(self, key: str, path: Path, embedding: bool) -> None:
+        """Put an adapter or an embedding where the server's loaders find it. Raises Refused if there is no place."""
+        name = adapter_name(key)
+        if self.server is not None and self.server.work is not None:
+            folder = self.server.work / "output" / ("embeddings" if embedding else "loras")
+            await asyncio.to_thread(link, path, folder / name)
+        else:
+            place, folder_there = (self.facts.embeddings if embedding else ("output", "loras")) or ("", "")
+            if place:
+                await self.client.upload(path, f"{folder_there}/{FOLDER}", Path(name).name, place)
+            if embedding and not await self.client.get_bytes("/view_metadata/embeddings", filename=name):
+                raise Refused(
+                    f"the server {self.url} cannot be given an embedding: it has no folder of embeddings inside its "
+                    "output folder (docs/sweeps.md says how to name one)"
+                )
+        self.holds.add(key)
 
     # What a cell has given
 
@@ -199,7 +209,7 @@ class Worker:
         """Fetch all files that output nodes have named, pictures with the workflow in them."""
         stored = []
         for node_id in sorted(finished.outputs):
-            here: set[Path] = set()
+            here: set[str] = set()
             title = job.titles.get(node_id, "")
             class_type = job.prompt[node_id]["class_type"] if node_id in job.prompt else ""
             items = [
@@ -218,21 +228,19 @@ class Worker:
                     await asyncio.to_thread(_label_png, scratch / name, job)
                 stored.append(StoredFile(name, node_id, title, class_type))
                 if self.server is not None and item.get("type") == "output":
-                    here.add(self.server.work / "output" / str(item.get("subfolder") or "") / str(item["filename"]))
+                    here.add(f"{item.get('subfolder') or '.'}/{item['filename']}")
             # ComfyUI may show the last files of a node again, so only older ones can go.
-            for old in self._last_files.get(node_id, set()) - here if here else ():
-                old.unlink(missing_ok=True)
-            if here:
+            if self.server is not None and here:
+                old = self._last_files.get(node_id, set()) - here
+                if old:
+                    await asyncio.to_thread(self.server.remove, sorted(old))
                 self._last_files[node_id] = here
         return tuple(stored)
 
     async def _keep_adapter(self, job: Job, files: Sequence[StoredFile], scratch: Path) -> None:
-        """Leave a trained adapter where the server's loaders find it: its pictures may be made here."""
+        """Leave a trained adapter where the loaders of a server of our own find it: its pictures may be made there."""
         if self.server is not None and job.kind == "training" and any(file.name == ADAPTER for file in files):
-            folder = "embeddings" if job.key in job.embeddings else "loras"
-            target = self.server.work / "output" / folder / adapter_name(job.key)
-            await asyncio.to_thread(link, scratch / ADAPTER, target)
-            self.holds.add(job.key)
+            await self._send_adapter(job.key, scratch / ADAPTER, job.key in job.embeddings)
 
     # Memory
 
@@ -246,11 +254,9 @@ class Worker:
     async def _measure(self) -> None:
         """Keep the highest values seen while each of the running cells ran."""
         seen: dict[str, float] = {}
-        if self.server is not None and self.server.process is not None:
-            import psutil
-
-            with contextlib.suppress(psutil.Error):
-                seen["process"] = psutil.Process(self.server.process.pid).memory_info().rss / 2**20
+        if self.server is not None:
+            memory = await asyncio.to_thread(self.server.memory)
+            seen |= {"process": memory} if memory else {}
         if (self.facts.stats.get("devices") or [{}])[0].get("type") != "cpu":
             stats = await self.client.get("/system_stats")
             devices = (stats or {}).get("devices") or []
@@ -259,17 +265,6 @@ class Worker:
         for peaks in self._running.values():
             for name, value in seen.items():
                 peaks[name] = max(value, peaks.get(name, 0.0))
-
-
-def _drop_checkpoints(output: Path, before: float) -> None:
-    """Remove the checkpoints of trainings that have ended: folders in which nothing was written since `before`."""
-    for folder in {path.parent for path in output.rglob("checkpoint_*.pt")}:
-        try:
-            ended = all(path.stat().st_mtime < before for path in folder.iterdir())
-        except FileNotFoundError:  # renamed or removed in between: a training is at work there
-            continue
-        if ended:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _file_name(job: Job, node_id: str, title: str, number: int, original: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,39 @@ class Prompt(dict[str, Any]):
 
 
 def defaults() -> dict[str, Any]:
-    """What Training Settings starts with: the entries of trainers/settings/settings.py that have their widget there.
+    """What Training Settings starts with, in the order of its widgets.
 
-    They are read from the source, since its modules import ComfyUI. Those that came later are optional.
+    Read from the source, since its modules import ComfyUI: the entries of trainers/settings/settings.py that have
+    their widget there, and those of the methods where `options` stands.
     """
-    found: dict[str, Any] = {"preset": "none"}
-    for item in ast.walk(ast.parse((ROOT / "trainers" / "settings" / "settings.py").read_text(encoding="utf-8"))):
-        if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Call) and len(item.value.args) == 2:
-            setting, default = item.value.args
-            if isinstance(setting, ast.Call) and not {"at", "later"} & {word.arg for word in setting.keywords}:
-                found[ast.unparse(item.target)] = ast.literal_eval(default)
-    return found
+    values: dict[str, Any] = {"preset": "none"}
+    for name, call in _annotated(ROOT / "trainers" / "settings" / "settings.py"):
+        if name == "options":
+            for path in sorted((ROOT / "deft_ops" / "methods").glob("*.py")):
+                values |= _widgets(_annotated(path))
+        else:
+            values |= _widgets([(name, call)])
+    return values
+
+
+def _annotated(path: Path) -> list[tuple[str, ast.Call]]:
+    """The fields of a file's dataclasses that are made by a call."""
+    return [
+        (ast.unparse(item.target), item.value)
+        for item in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Call)
+    ]
+
+
+def _widgets(calls: Iterable[tuple[str, ast.Call]]) -> dict[str, Any]:
+    """The defaults of entries at Training Settings; those that came later are optional."""
+    values = {}
+    for name, call in calls:
+        if len(call.args) == 2 and isinstance(call.args[0], ast.Call):
+            setting, default = call.args
+            if not {"at", "later"} & {word.arg for word in setting.keywords}:
+                values[name] = ast.literal_eval(default)
+    return values
 
 
 # As the node has them, but a checkpoint every 100 steps.

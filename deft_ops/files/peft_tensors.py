@@ -13,183 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from . import peft_records
+from .peft_fields import count_of, shown
 
 # What the values of a record may lead to where they are of another kind than PEFT writes.
 UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError)
 
 # What the tensors of a tuner begin with, where it is not its own name.
 _BEGINNINGS = {"LORA": "lora_", "ADALORA": "lora_"}
-
-# The fields of the record that the change depends on. PEFT gets these and no others.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "ADALORA": ("init_r", "lora_alpha", "rank_pattern"),
-    "ADAMSS": (
-        "init_weights",
-        "num_subspaces",
-        "r",
-        "random_seed",
-        "subspace_rank",
-        "svd_threshold",
-        "use_dynamic_rank",
-    ),
-    "BEFT": (),
-    "BOFT": ("boft_block_num", "boft_block_size", "boft_n_butterfly_factor"),
-    "C3A": ("block_size", "block_size_pattern"),
-    "DELORA": ("r", "rank_pattern"),
-    "FOURIERFT": ("n_frequency", "n_frequency_pattern", "random_loc_seed", "scaling"),
-    "FROD": ("save_projection", "sparse_rate"),
-    "GLORA": ("config_A_B", "config_C", "config_D_E", "r"),
-    "GRALORA": ("alpha", "gralora_k", "hybrid_r", "r"),
-    "HIRA": ("r", "rank_pattern"),
-    "HRA": ("apply_GS", "r"),
-    "IA3": ("feedforward_modules",),
-    "LN_TUNING": (),
-    "LORA": (
-        "alpha_pattern",
-        "init_lora_weights",
-        "kasa_config",
-        "lora_alpha",
-        "lora_bias",
-        "monteclora_config",
-        "r",
-        "rank_pattern",
-        "target_parameters",
-        "use_bdlora",
-        "use_dora",
-        "use_rslora",
-        "velora_config",
-    ),
-    "MISS": ("init_weights", "mini_r", "r"),
-    "OSF": (),
-    "PEANUT": ("act_fn", "depth", "r", "scaling"),
-    "PSOFT": (
-        "ab_svd_init",
-        "cayley_neumann_eps",
-        "num_cayley_neumann_terms",
-        "psoft_alpha",
-        "psoft_mag_a",
-        "psoft_mag_b",
-        "psoft_orth",
-        "psoft_svd",
-        "psoft_svd_lowrank_niter",
-        "r",
-        "random_seed",
-        "use_cayley_neumann",
-    ),
-    "PVERA": ("projection_prng_key", "r", "save_projection"),
-    "RANDLORA": ("projection_prng_key", "r", "randlora_alpha", "save_projection", "sparse", "very_sparse"),
-    "ROAD": ("group_size", "variant"),
-    "SHIRA": ("r",),
-    "SUPERTUNING": ("lora_alpha", "r", "save_precomputed_indices", "select_top", "sparsity"),
-    "TINYLORA": ("projection_seed", "r", "save_projection", "u", "weight_tying"),
-    "UNILORA": ("r", "save_indices", "theta_d_length"),
-    "VBLORA": ("num_vectors", "r", "save_only_topk_weights", "topk", "vector_length"),
-    "VERA": ("projection_prng_key", "r", "save_projection"),
-    "WAVEFT": (
-        "n_frequency",
-        "n_frequency_pattern",
-        "proportional_parameters",
-        "random_loc_seed",
-        "scaling",
-        "use_idwt",
-        "wavelet_family",
-    ),
-}
-
-# Fields that are about training, about what the tensors say themselves, or about a start that the tensors replace.
-_HARMLESS = frozenset(
-    (
-        "auto_mapping",
-        "base_model_name_or_path",
-        "bias",
-        "corda_config",
-        "d_initial",
-        "delora_lambda",
-        "ensure_weight_tying",
-        "eva_config",
-        "exclude_modules",
-        "generator_seed",
-        "inference_mode",
-        "init_logits_std",
-        "init_ia3_weights",
-        "init_theta_d_bound",
-        "init_v_bound",
-        "init_vector_bank_bound",
-        "init_weights",
-        "init_lora_weights",
-        "lambda_pattern",
-        "layers_pattern",
-        "layers_to_transform",
-        "loftq_config",
-        "lora_ga_config",
-        "megatron_core",
-        "merge_weights",
-        "modules_to_save",
-        "peft_type",
-        "peft_version",
-        "progressbar",
-        "proj_seed",
-        "qalora_group_size",
-        "random_seed",
-        "regularization_alpha",
-        "revision",
-        "runtime_config",
-        "runtime_offload_base_weight",
-        "sample_at_inference",
-        "target_modules",
-        "task_type",
-        "use_qalora",
-        "mask_type",
-        "projection_prng_key",
-        "effective_rank",
-        "target_svd_config",
-        "use_rslora",
-        "rank_dropout",
-        "module_dropout",
-        # AdaLoRA's and AdaMSS' ways to a rank, which the tensors have already.
-        "target_r",
-        "tinit",
-        "tfinal",
-        "deltaT",
-        "beta1",
-        "beta2",
-        "orth_reg_weight",
-        "total_step",
-        "use_asa",
-        "asa_target_subspaces",
-        "init_warmup",
-        "final_warmup",
-        "mask_interval",
-        "asa_importance_beta",
-        "asa_uncertainty_beta",
-        "asa_schedule_exponent",
-    )
-)
-
-# The patterns by layer names, and the field that they take the place of.
-_PATTERNS = {
-    "rank_pattern": "r",
-    "alpha_pattern": "lora_alpha",
-    "block_size_pattern": "block_size",
-    "n_frequency_pattern": "n_frequency",
-}
-
-# What a record may make PEFT repeat.
-_LIMITS = {"num_cayley_neumann_terms": 100, "psoft_svd_lowrank_niter": 100, "num_subspaces": 10000, "depth": 1000}
-
-# Fields that are numbers, whatever the tensors are.
-_NUMBERS = (
-    "alpha",
-    "lora_alpha",
-    "projection_seed",
-    "psoft_alpha",
-    "randlora_alpha",
-    "scaling",
-    "sparse_rate",
-    "sparsity",
-    "weight_tying",
-)
 
 # Tensors that all layers of a file share, with sizes; ">" means at least.
 _SHARED: dict[str, dict[str, str]] = {
@@ -211,85 +41,6 @@ def shared_of(kind: str, record: Mapping[str, Any]) -> dict[str, str]:
     if record.get("save_projection", True) is False:
         return {}
     return _SHARED.get(kind, {})
-
-
-def knows(kind: str, field: str) -> bool:
-    """Whether a field of a record is one that is computed with, or is harmless whatever it says."""
-    if (kind, field) == ("OSF", "rank_pattern"):
-        return True  # its tensors have their ranks
-    return field in FIELDS[kind] or field in _HARMLESS or field.endswith("_dropout")
-
-
-def check_record(kind: str, record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Raise ValueError, the rest of a sentence that starts with the file, for fields that may change the result.
-
-    `known` are the fields of the PEFT that is installed, with their defaults.
-    """
-    for field, value in record.items():
-        if not value or knows(kind, field):
-            continue
-        if field == "fan_in_fan_out":
-            raise ValueError("is for transposed weights (fan_in_fan_out), which no image model here has")
-        if field not in known or known[field] != value:
-            raise ValueError(
-                f"has the field {field} = {_shown(value)} in its record, which is not known here and may change the "
-                "result: update this pack, or merge it into its base with PEFT and use Extract Adapter on the models"
-            )
-    check_values(record)
-
-
-def check_values(record: Mapping[str, Any]) -> None:
-    """Raise ValueError for patterns that cannot be matched, and for numbers that are none or take too long."""
-    for field in _PATTERNS:
-        patterns = record.get(field) or {}
-        if not isinstance(patterns, dict):
-            raise ValueError(f"has {field} = {_shown(patterns)} in its record, but an object is needed")
-        for pattern in patterns:
-            peft_records.check_pattern(field, pattern)
-    feedforward = record.get("feedforward_modules")
-    if isinstance(feedforward, str):
-        peft_records.check_pattern("feedforward_modules", feedforward)
-    for field, limit in _LIMITS.items():
-        value = record.get(field)
-        if value is not None and not (_is_number(value) and abs(value) <= limit):
-            raise ValueError(f"has {field} = {_shown(value)} in its record, but at most {limit} is read")
-    for field in _NUMBERS:
-        value = record.get(field)
-        if value is not None and not (_is_number(value) and abs(value) < 1e30):
-            raise ValueError(f"has {field} = {_shown(value)} in its record, but a number is needed")
-
-
-def layer_record(kind: str, record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The record of one layer: patterns looked up by its module path, as PEFT does, and taken out."""
-    found = {field: record[field] for field in FIELDS[kind] if field in record}
-    for field, replaced in _PATTERNS.items():
-        patterns = found.pop(field, None) or {}
-        if kind == "ADALORA":
-            bits = next((value for key, value in patterns.items() if key in (f"{name}.lora_E", name)), None)
-            found |= {} if bits is None else {"kept": bits}
-        else:
-            for pattern, value in patterns.items():
-                peft_records.check_pattern(field, pattern)
-                if re.match(rf"(.*\.)?({pattern})$", name):
-                    found[replaced] = value
-                    break
-    if kind == "IA3":
-        feedforward = found.pop("feedforward_modules", None) or ()
-        found["feedforward"] = (
-            re.fullmatch(feedforward, name) is not None
-            if isinstance(feedforward, str)
-            else any(name.endswith(str(end)) for end in feedforward)
-        )
-    if kind == "LORA":
-        blocks = found.pop("use_bdlora", None)
-        if blocks:
-            found["blocks"] = _count(blocks, "nblocks", "use_bdlora")
-            for side in "ab":
-                marks = blocks.get(f"target_modules_bd_{side}") or ()
-                found[f"blocks_{side}"] = any(str(mark) in name for mark in marks)
-        parameters = found.pop("target_parameters", None) or ()
-        found["is_parameter"] = any(f"{name}.weight".endswith(str(end)) for end in parameters)
-    return found
 
 
 def tensors_of(kind: str, record: Mapping[str, Any], *, bias: bool | None) -> dict[str, str]:
@@ -510,7 +261,9 @@ def _values(
         "blocks",
     )
     optional = ("hybrid_r",) if kind != "SUPERTUNING" else ("r",)
-    found = {name: _count(record, name) for name in named if name in record and (record[name] or name not in optional)}
+    found = {
+        name: count_of(record, name) for name in named if name in record and (record[name] or name not in optional)
+    }
     found |= {name: size for name, size in (("o", out), ("i", inputs)) if size is not None}
     r = found.get("r", 0)
     found |= {"2r": 2 * r, "triangle": r * (r - 1) // 2}
@@ -522,7 +275,7 @@ def _values(
             found |= {"bases": -(-least // r), "sparse": r * ((out or 0) + (inputs or 0))}
     if kind == "ADALORA":
         bits = record.get("kept")
-        found["kept"] = count = _count(record, "init_r")
+        found["kept"] = count = count_of(record, "init_r")
         if bits is not None:
             if not isinstance(bits, list) or len(bits) != count or any(bit not in (True, False) for bit in bits):
                 raise ValueError(f"rank_pattern does not have {count} entries, true or false")
@@ -553,7 +306,7 @@ def _values(
     elif kind == "WAVEFT" and record.get("proportional_parameters"):
         found["n_frequency"] = group["waveft_spectrum"].numel()
     elif kind == "LORA" and record.get("monteclora_config"):
-        found["samples"] = _count(record["monteclora_config"], "num_samples", "monteclora_config")
+        found["samples"] = count_of(record["monteclora_config"], "num_samples", "monteclora_config")
     return found
 
 
@@ -562,7 +315,7 @@ def _boft(record: Mapping[str, Any], inputs: int | None) -> dict[str, int]:
     found = {name: value for name, value in (("blocks", count), ("block", size)) if value}
     for value in found.values():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"the size of a block is {_shown(value)}")
+            raise ValueError(f"the size of a block is {shown(value)}")
     if inputs is not None and len(found) == 1:
         given = next(iter(found.values()))
         if inputs % given:
@@ -574,9 +327,9 @@ def _boft(record: Mapping[str, Any], inputs: int | None) -> dict[str, int]:
 def _check_adamss(
     record: Mapping[str, Any], group: Mapping[str, Tensor], out: int | None, inputs: int | None, bias: bool | None
 ) -> None:
-    rank = _count(record, "r")
+    rank = count_of(record, "r")
     for field in ("num_subspaces", "subspace_rank"):
-        _count(record, field)
+        count_of(record, field)
     width = None if inputs is None or bias is None else inputs + bias
     if rank > len(group["adamss_newB"]) or (width is not None and list(group["adamss_newB"].shape) != [rank, width]):
         raise ValueError(f"adamss_newB has shape {list(group['adamss_newB'].shape)}, but [{rank}, inputs] is needed")
@@ -610,20 +363,3 @@ def _check_indices(
         for row, size in zip(rows, sizes, strict=True):
             if float(row.min()) < 0 or float(row.max()) >= size:
                 raise ValueError(f"{name} names places up to {int(row.max())}, but there are {size}")
-
-
-def _count(record: Mapping[str, Any], field: str, where: str = "") -> int:
-    value = record.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        place = f" of {where}" if where else ""
-        raise ValueError(f"the record has {field} = {_shown(value)}{place}, but a number of at least 1 is needed")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

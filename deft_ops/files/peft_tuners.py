@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from ..adapter import Adapter
-from . import peft_records, peft_tensors
+from . import peft_fields, peft_records, peft_tensors
 from .peft import records_of
 from .source import PEFT_HEADER, PEFT_PREFIX, Source
 
@@ -53,7 +53,7 @@ class Part:
 
     def record_of(self, name: str) -> dict[str, Any]:
         """The record of a layer."""
-        return peft_tensors.layer_record(self.kind, self.record, name.removeprefix(f"{self.component}."))
+        return peft_fields.layer_record(self.kind, self.record, name.removeprefix(f"{self.component}."))
 
 
 def matches(source: Source) -> bool:
@@ -141,13 +141,13 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
     try:
         records = json.loads(metadata[RECORD])
         parts = {name: Part(name, dict(record)) for name, record in records.items()}
-        known = all(set(peft_tensors.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
+        known = all(set(peft_fields.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"The adapter's {RECORD} cannot be read ({error}): load its file again.") from error
     if not known:
         raise ValueError(f"The adapter's {RECORD} lacks fields of PEFT's configuration: load its file again.")
     for each in parts.values():
-        peft_tensors.check_values(each.record)
+        peft_fields.check_values(each.record)
     for key, tensor in adapter.items():
         part = parts.get(key.partition(".")[0], parts.get(""))
         if part is None:
@@ -196,7 +196,7 @@ def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError, the rest of a sentence that starts with the file.
     """
     kind = peft_records.kind_of(record)
-    if kind not in peft_tensors.FIELDS:
+    if kind not in peft_fields.FIELDS:
         raise ValueError(f"holds a PEFT adapter of type {kind}, which this pack computes itself: choose auto")
     try:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -212,9 +212,9 @@ def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
             f"`{sys.executable} -m pip install --upgrade peft`"
         )
     defaults = {entry.name: _default(entry) for entry in dataclasses.fields(known[kind])}
-    peft_tensors.check_record(kind, record, defaults)
+    peft_fields.check_record(kind, record, defaults)
     _check_kind(kind, record)
-    fields = {name: record.get(name, defaults.get(name)) for name in peft_tensors.FIELDS[kind]}
+    fields = {name: record.get(name, defaults.get(name)) for name in peft_fields.FIELDS[kind]}
     return {"peft_type": kind, **fields}
 
 

@@ -7,18 +7,21 @@ not read. What diffusers calls the layers of an architecture stands in `architec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.lora
 
 from .architectures import spellings_of, table_of
 from .spellings import dotted, fused
 from .tables import WEIGHT
-from .targets import Target, describe, part_of, target_function, target_key, target_slice, with_key
+from .targets import Target, bias_target, describe, part_of, target_function, target_key, target_slice, with_key
 from .text_encoders import encoder_names
 
 __all__ = [
     "Target",
+    "bias_target",
     "clip_names",
     "describe",
     "diffusers_names",
@@ -56,13 +59,24 @@ def diffusers_names(model: Any) -> dict[str, Target]:
     return _present(_diffusers_names(model, shapes), shapes)
 
 
-def model_names(model: Any) -> dict[str, Target]:
-    """Every layer name that means a weight of this MODEL.
+# The names of each model that is in memory, with the shapes that they were made for.
+_MADE: WeakKeyDictionary[Any, tuple[dict[str, tuple[int, ...]], Mapping[str, Target]]] = WeakKeyDictionary()
+
+
+def model_names(model: Any) -> Mapping[str, Target]:
+    """Every layer name that means a weight of this MODEL; made once a model, and anew if its weights are others.
 
     Where names clash, ComfyUI's own meaning goes before diffusers', diffusers' before the original repository's, and
     what other programs write last.
     """
     shapes = _shapes(model)
+    before = _MADE.get(model.model)
+    if before is None or before[0] != shapes:
+        before = _MADE[model.model] = shapes, MappingProxyType(_model_names(model, shapes))
+    return before[1]
+
+
+def _model_names(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
     theirs = _diffusers_names(model, shapes)
     paths = _paths(shapes)
     original: dict[str, Target] = {path: f"{_NETWORK}{path}{WEIGHT}" for path in paths}
@@ -75,8 +89,9 @@ def model_names(model: Any) -> dict[str, Target]:
         names |= {prefix + name: target for prefix in _CONVERTED for name, target in spelled.items()}
     for prefixes, table in (((*_ORIGINAL, *_PREFIXES), others), (_ORIGINAL, original), (_PREFIXES, theirs)):
         names |= {prefix + name: target for prefix in prefixes for name, target in table.items()}
+    underscored = {name.replace(".", "_"): target for name, target in (original | others | theirs).items()}
     for prefix in _UNDERSCORED:
-        names |= {prefix + name.replace(".", "_"): target for name, target in (original | others | theirs).items()}
+        names |= {prefix + name: target for name, target in underscored.items()}
     return known | _present({name: target for name, target in names.items() if name not in known}, shapes)
 
 
@@ -131,4 +146,5 @@ def _present(names: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]])
         shape, part = shapes.get(target_key(target)), target_slice(target)
         return shape is not None and (part is None or part[1] + part[2] <= shape[part[0]])
 
-    return {name: target for name, target in names.items() if has(target)}
+    present = {target: has(target) for target in set(names.values())}  # dozens of names mean the same
+    return {name: target for name, target in names.items() if present[target]}

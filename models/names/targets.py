@@ -31,6 +31,13 @@ def with_key(target: Target, key: str) -> Target:
     return key if isinstance(target, str) else (key, *target[1:])
 
 
+def bias_target(target: Target) -> Target:
+    """The bias that belongs to a weight or to a slice of its rows."""
+    key = target_key(target).removesuffix("weight") + "bias"
+    part = target_slice(target)
+    return key if part is not None and part[0] != 0 else with_key(target, key)
+
+
 def describe(names: Mapping[str, Any], count: int = 2) -> str:
     """A few layer names, for a message."""
     some = list(names)[:count]

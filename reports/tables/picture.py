@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...scoring.packages import needed_by
+from ..canvas import pixels, white_canvas
 from .table import Table
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ def png(table: Table, title: str = "") -> bytes:
 
 def picture(table: Table, title: str = "") -> np.ndarray:
     """uint8 [height, width, 3]: the best of each column in bold, intervals small beside; legend and notes below."""
-    with needed_by("The table's picture"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
     titles, flush_left = table.titles, table.flush_left
     # Each entry: its text, the small text after it, whether it is bold.
     rows = [[(name, "", True) for name in titles]]
@@ -49,8 +45,8 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     notes = [*filter(None, (table.legend,)), *table.notes]
     width = max(sum(widths) * CHARACTER, max(map(len, notes), default=0) * 0.058, len(title) * 0.13, 4) + 0.4
     height = LINE * len(rows) + (0.45 if title else 0.1) + 0.16 * len(notes) + 0.35
-    figure = Figure(figsize=(width, height), dpi=144, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    canvas = white_canvas("The table's picture", (width, height), dpi=144)
+    figure = canvas.figure
     left, top = 0.2, height - (0.45 if title else 0.1)
     scale = (width - 0.4) / sum(widths)
     edges = np.concatenate([[0], np.cumsum(widths)]) * scale + left
@@ -80,8 +76,7 @@ def picture(table: Table, title: str = "") -> np.ndarray:
     figure.text(
         left / width, 0.12 / height, "\n".join(notes), fontsize=6.5, color="0.35", va="bottom", parse_math=False
     )
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(canvas)
 
 
 def _rule(figure: Figure, x: float, y: float) -> None:

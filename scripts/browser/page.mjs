@@ -23,25 +23,21 @@ function watchErrors(page) {
   return errors
 }
 
-// Resolves when the page has drawn twice with time on its hands and nothing asked of the server, before and between:
-// what an answer sets off (a further request, elements, a layout) comes with the next tasks and frames.
+// Resolves when the page has asked the server for nothing for half a second, and has time on its hands.
 function watchQuiet(page) {
   const open = new Set()
-  let asked = 0
-  page.on('request', (request) => { open.add(request); asked++ })
-  for (const end of ['requestfinished', 'requestfailed']) page.on(end, (request) => open.delete(request))
-  const drawn = () => page.evaluate(() => new Promise((resolve) => {
-    const frame = (next) => requestAnimationFrame(() => requestIdleCallback(next, { timeout: 5000 }))
-    frame(() => frame(resolve))
-  }))
+  let last = Date.now()
+  page.on('request', (request) => open.add(request))
+  for (const end of ['requestfinished', 'requestfailed']) {
+    page.on(end, (request) => {
+      open.delete(request)
+      last = Date.now()
+    })
+  }
   return async () => {
     const limit = Date.now() + 30000
-    for (let still = 0; still < 3 && Date.now() < limit;) {
-      const before = asked
-      await drawn()
-      if (open.size) await page.waitForTimeout(20)
-      still = open.size || asked !== before ? 0 : still + 1
-    }
+    while ((open.size || Date.now() - last < 500) && Date.now() < limit) await page.waitForTimeout(50)
+    await page.evaluate(() => new Promise((resolve) => requestIdleCallback(resolve, { timeout: 5000 })))
   }
 }
 

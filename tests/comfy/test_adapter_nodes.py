@@ -195,7 +195,7 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     assert run.ui["graph"]["images"]
     cost = comfyui.module("nodes.scoring").cost_of(adapter, comfyui.module("scoring.scorer").Row(method))
     assert cost.training_seconds is not None
-    assert 0 < cost.training_seconds < 60
+    assert 0 < cost.training_seconds <= run.seconds + 1
     assert cost.bytes >= 4 * cost.values > 0
     assert f"{cost.values:,} trained values" in report
     progress = [data["value"] for event, data in run.messages if event == "progress" and data["node"] == "train"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,25 +36,32 @@ def test_nothing_is_stale(pack: Any, make_generated: Any) -> None:
     assert not lines, "\n".join(lines)
 
 
-def told(lines: list[str]) -> set[str]:
-    """The files and parts that are named."""
-    return {line.split("\n")[0].replace(" is stale: make generated PARTS=", " ") for line in lines}
+@pytest.fixture
+def told(pack: Any, make_generated: Any) -> Callable[[Any], set[str]]:
+    """The files and parts that are named for another pack, and are not for this one as it is."""
+
+    def named(other: Any) -> set[str]:
+        lines = make_generated.stale(other)
+        return {line.split("\n")[0].replace(" is stale: make generated PARTS=", " ") for line in lines}
+
+    before = named(pack)
+    return lambda other: named(other) - before
 
 
-def test_a_changed_tooltip_is_told(pack: Any, make_generated: Any) -> None:
+def test_a_changed_tooltip_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
     nodes = copy.deepcopy(dict(pack.nodes))
     nodes["DEFTPrompts"]["input"]["required"]["prompts"][1]["tooltip"] = "Another."
-    assert told(make_generated.stale(dataclasses.replace(pack, nodes=nodes))) == {
+    assert told(dataclasses.replace(pack, nodes=nodes)) == {
         "locales/en/nodeDefs.json locales",
         "web/docs/DEFTPrompts/en.md help",
         "locales: translate what is named here, then make generated PARTS=translated",
     }
 
 
-def test_a_new_input_is_told(pack: Any, make_generated: Any) -> None:
+def test_a_new_input_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
     nodes = copy.deepcopy(dict(pack.nodes))
     nodes["DEFTPrompts"]["input"]["optional"] = {"new": ["MODEL", {"tooltip": "New."}]}
-    assert told(make_generated.stale(dataclasses.replace(pack, nodes=nodes))) == {
+    assert told(dataclasses.replace(pack, nodes=nodes)) == {
         "interface.json interface",
         "locales/en/nodeDefs.json locales",
         "web/docs/DEFTPrompts/en.md help",
@@ -63,17 +71,19 @@ def test_a_new_input_is_told(pack: Any, make_generated: Any) -> None:
     }
 
 
-def test_a_new_option_is_told(pack: Any, make_generated: Any) -> None:
+def test_a_new_option_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
     """One more protocol changes the help pages and no translation."""
     words = copy.deepcopy(pack.words)
     words["DEFTLoadScorer"]["protocol"]["mine"] = "as I like it"
-    assert told(make_generated.stale(dataclasses.replace(pack, words=words))) == {
+    assert told(dataclasses.replace(pack, words=words)) == {
         "web/docs/DEFTLoadScorer/en.md help",
         "web/docs/DEFTLoadScorer/zh.md help",
     }
 
 
-def test_a_changed_source_is_told(pack: Any, make_generated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_source_is_told(
+    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = make_generated.workflow_files
     prompt_of, plans = files.prompt_of, files.plans
 
@@ -85,14 +95,16 @@ def test_a_changed_source_is_told(pack: Any, make_generated: Any, monkeypatch: p
 
     monkeypatch.setattr(files, "prompt_of", changed)
     monkeypatch.setattr(files, "plans", lambda: plans() | {"table1": "name: another"})
-    assert told(make_generated.stale(pack)) == {
+    assert told(pack) == {
         "example_workflows/load_and_apply.json workflows",
         "example_workflows/api/load_and_apply.json workflows",
         "sweeps/plans/table1.yaml plans",
     }
 
 
-def test_a_changed_layout_is_told(pack: Any, make_generated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_layout_is_told(
+    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = make_generated.workflow_files
 
     def arrange(graph: Any, name: str) -> None:
@@ -102,7 +114,7 @@ def test_a_changed_layout_is_told(pack: Any, make_generated: Any, monkeypatch: p
 
     original = files.arrange
     monkeypatch.setattr(files, "arrange", arrange)
-    assert told(make_generated.stale(pack)) == {"example_workflows/sweep_demo.json workflows"}
+    assert told(pack) == {"example_workflows/sweep_demo.json workflows"}
 
 
 def test_what_would_break_workflows_is_not_written(pack: Any) -> None:

@@ -21,7 +21,7 @@ from ..scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "web" / "docs"
-CODE = ("nodes", "models", "matching", "patches", "convert", "trainers", "scoring", "deft_ops", "demo")
+CODE = ("nodes", "models", "matching", "patches", "convert", "trainers", "scoring", "reports", "deft_ops", "demo")
 LARGEST = 40_000  # bytes of a picture
 WORDS = {
     "en": {

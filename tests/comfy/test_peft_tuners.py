@@ -490,10 +490,10 @@ def test_damaged_and_hostile_files_are_refused_at_once(
     pack: Pack, tmp_path: Path, name: str, tensors: Any, record: dict[str, Any] | None, message: str
 ) -> None:
     damaged(KINDS[name], tmp_path, tensors, record)
-    start = time.monotonic()
+    start = time.process_time()  # not how long others kept the machine busy
     with pytest.raises(ValueError, match=message) as caught:
         pack.files.read(tmp_path)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert "adapter_model.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
 

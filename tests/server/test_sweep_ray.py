@@ -9,10 +9,10 @@ import json
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -20,8 +20,7 @@ import ray
 from PIL import Image
 
 from deft_pack.sweeps import remote
-from deft_pack.sweeps.launch import compiled
-from deft_pack.sweeps.node import work_folder
+from deft_pack.sweeps.launch import Launch, compiled, files_of, ray_servers
 from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.progress import Progress
 from deft_pack.sweeps.runner import Result, Runner
@@ -30,7 +29,7 @@ from deft_pack.sweeps.store import Store
 from deft_pack.sweeps.worker import ADAPTER, Worker
 
 from ..scripts import load_script
-from .sweep_tools import contents
+from .sweep_tools import contents, trained, write_plan
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLAN = """
@@ -121,18 +120,23 @@ class Murder(Progress):
         super().end(cell, run, left)
 
 
-async def sweep(folder: Path, store: Store, workers: list[Any], progress: Progress) -> Result:
+async def sweep(
+    folder: Path, store: Store, workers: list[Any], progress: Progress, plan_file: Path | None = None
+) -> Result:
     """What `sweeps run` does, but that all servers are up before it begins: the cells take a second each."""
-    plan = read_plan(folder / "small.yaml")
+    plan = read_plan(plan_file or folder / "small.yaml")
     await asyncio.gather(*(worker.start() for worker in workers))
-    compiler, cells = await asyncio.to_thread(
-        compiled, plan, workers[0].facts, "", store, getattr(workers[0], "files", None)
-    )
+    compiler, cells = await asyncio.to_thread(compiled, plan, workers[0].facts, store, files_of(workers[0]))
     return await Runner(compiler, cells, store, workers, progress).run()
 
 
 def arguments(folder: Path) -> list[str]:
     return ["--cpu", "--base-directory", str(folder / "base")]
+
+
+def launch(folder: Path, comfyui: Path, count: int) -> Launch:
+    """What `sweeps run --ray` is told."""
+    return Launch(comfyui=comfyui, arguments=arguments(folder), ray="auto", ray_count=count)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +158,22 @@ def servers(store: Store) -> dict[str, psutil.Process]:
     }
 
 
+def option(process: psutil.Process, name: str, ending: str = "-directory") -> str:
+    """A word of a ComfyUI's command line."""
+    words = process.cmdline()
+    return words[words.index(f"--{name}{ending}") + 1]
+
+
+def server_at(url: str) -> psutil.Process:
+    """The ComfyUI of this machine that has that port."""
+    port = str(urlsplit(url).port)
+    return next(
+        process
+        for process in psutil.process_iter(["cmdline"])  # None for one that has just ended
+        if any(word.endswith("main.py") for word in process.info["cmdline"] or ()) and port in process.info["cmdline"]
+    )
+
+
 def ended(process: psutil.Process, seconds: float = 10.0) -> bool:
     """Whether a process is gone, or goes in that time."""
     end = time.monotonic() + seconds
@@ -173,7 +193,7 @@ def check_records(store: Store) -> list[Any]:
     return [record for record in records if record.cell.kind == "training"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: dict[str, str]) -> None:
     store = Store.open(folder / "killed", "small")
     killed: list[psutil.Process] = []
@@ -189,16 +209,16 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
     progress = Murder("ray-2", kill)
 
     async def run() -> tuple[Result, list[set[str]]]:
-        async with remote.ray_workers("auto", comfyui, arguments(folder), store.root, 2) as workers:
-            assert [worker.resources for worker in workers] == [{"num_gpus": 0, "num_cpus": 1}] * 2
+        async with ray_servers(launch(folder, comfyui, 2), store) as workers:
+            assert [worker.server.resources for worker in workers] == [{"num_gpus": 0, "num_cpus": 1}] * 2
             result = await sweep(folder, store, workers, progress)
-            assert all(worker.shared for worker in workers)
+            assert {urlsplit(worker.url).hostname for worker in workers} == {"127.0.0.1"}
             return result, [worker.holds for worker in workers]
 
     result, holds = asyncio.run(run())
     assert killed
-    assert all(map(ended, killed))  # the ComfyUI, too, although nobody has killed it
-    assert "ray-2: the Ray actor on" in progress.out.getvalue()  # type: ignore[attr-defined]
+    assert all(map(ended, killed))
+    assert "ray-2: the server http://127.0.0.1:" in progress.out.getvalue()  # type: ignore[attr-defined]
     assert {"execution_start", "executing", "progress"} <= progress.seen
     assert dict(result.counts) == {"done": 16}, result
     assert contents(store.root) == plain
@@ -211,25 +231,28 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
     assert not servers(store)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: None, plain: dict[str, str]) -> None:
+    """As from another machine: servers listen on the address that the cluster knows, and work outside of the store."""
     store = Store.open(folder / "apart", "small")
-    places: list[Path] = []
+    address = ray.util.get_node_ip_address()
+    workers: list[Worker] = []
     killed: list[psutil.Process] = []
+    places: list[Path] = []
 
     def kill() -> None:
-        killed.append(psutil.Process(int((places[0] / "server.pid").read_text().split()[0])))
+        killed.append(server_at(workers[0].url))
+        places.append(Path(option(killed[0], "user")).parent)
+        assert places[0].is_dir()
+        assert option(killed[0], "listen", "") == address
         killed[0].kill()
 
     progress = Murder("ray-1", kill)
 
     async def run() -> Result:
-        async with remote.ray_workers("auto", comfyui, arguments(folder), store.root, 2, share=False) as workers:
-            await workers[0].start()
-            places.append(work_folder("ray-1", workers[0].place, False))
-            result = await sweep(folder, store, workers, progress)
-            assert not any(worker.shared for worker in workers)
-            return result
+        async with ray_servers(launch(folder, comfyui, 2), store, apart=True) as found:
+            workers.extend(found)
+            return await sweep(folder, store, found, progress)
 
     result = asyncio.run(run())
     assert killed
@@ -242,7 +265,7 @@ def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: No
     assert all((record.folder / ADAPTER).stat().st_nlink == 1 for record in trained)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(480)
 def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: dict[str, str]) -> None:
     """Cancelled here, it is gone from the actor's server, which goes on with the next one."""
     store = Store.open(folder / "cancelled", "long")
@@ -256,21 +279,17 @@ def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: 
     progress = Murder("ray-1", kill, after=0)
 
     async def run() -> tuple[Result, dict[str, Any]]:
-        async with remote.ray_workers("auto", comfyui, arguments(folder), store.root, 1, share=False) as (worker,):
+        async with ray_servers(launch(folder, comfyui, 1), store) as (worker,):
             await worker.start()
             plan = read_plan(folder / "long.yaml")
-            compiler, cells = await asyncio.to_thread(compiled, plan, worker.facts, "", store, worker.files)
+            compiler, cells = await asyncio.to_thread(compiled, plan, worker.facts, store, files_of(worker))
             runner.append(Runner(compiler, cells, store, [worker], progress))
-            stop, worker.stop = worker.stop, _nothing  # it has to be asked, still
+            stop, worker.stop = worker.stop, _nothing  # type: ignore[method-assign]  # it has to be asked, still
             result = await runner[0].run()
-            worker.stop = stop
-            server = psutil.Process(
-                int((work_folder("ray-1", worker.place, False) / "server.pid").read_text().split()[0])
-            ).cmdline()
+            worker.stop = stop  # type: ignore[method-assign]
             end = time.monotonic() + 10
             while True:
-                with urllib.request.urlopen(f"http://127.0.0.1:{server[server.index('--port') + 1]}/queue") as answer:
-                    queue = json.loads(answer.read())
+                queue = await worker.client.get("/queue")
                 if not any(queue.values()) or time.monotonic() > end:
                     return result, queue
                 await asyncio.sleep(0.1)
@@ -286,18 +305,79 @@ async def _nothing() -> None:
     pass
 
 
-@pytest.mark.parametrize(
-    ("nodes", "count", "expected"),
-    [
-        ([{"GPU": 8, "CPU": 64}, {"GPU": 4, "CPU": 8}, {"CPU": 4}], None, (12, {"num_gpus": 1, "num_cpus": 0})),
-        ([{"GPU": 2, "CPU": 64}], 1, (1, {"num_gpus": 1, "num_cpus": 0})),
-        ([{"GPU": 2, "CPU": 64}], 5, (2, {"num_gpus": 1, "num_cpus": 0})),
-        ([{"CPU": 6}, {"CPU": 9}], None, (3, {"num_gpus": 0, "num_cpus": 4})),
-        ([{"CPU": 2}, {"CPU": 1}], None, (1, {"num_gpus": 0, "num_cpus": 2})),
-        ([{"CPU": 2}], 2, (2, {"num_gpus": 0, "num_cpus": 1})),
-        ([{"CPU": 2}], 9, (2, {"num_gpus": 0, "num_cpus": 1})),
-        ([{"CPU": 16}, {"CPU": 4}], 2, (2, {"num_gpus": 0, "num_cpus": 8})),
-    ],
-)
-def test_shares(nodes: list[dict[str, float]], count: int | None, expected: Any) -> None:
-    assert remote.shares(nodes, count) == expected
+def token_plan(folder: Path) -> Path:
+    """A token that is trained once, and two pictures with it."""
+    workflow = trained()
+    ids = {node["_meta"]["title"]: node_id for node_id, node in workflow.items()}
+    for title in ("Train", "Apply"):
+        del workflow[ids[title]]
+    del workflow["loss"], workflow[ids["Score"]]["inputs"]["adapter"]
+    workflow[ids["Sample"]]["inputs"]["model"] = [ids["Model"], 0]
+    inputs = {
+        "model": [ids["Model"], 0],
+        "clip": [ids["Text encoder"], 0],
+        "latents": [ids["Encode photos"], 0],
+        "token": "ray-token",
+        "vectors": 1,
+        "start": "bear",
+        "template": "object",
+        "steps": 3,
+        "learning_rate": 0.1,
+        "batch_size": 5,
+        "seed": 1,
+        "overwrite": True,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+    }
+    workflow["ti"] = {"class_type": "DEFTTrainTextualInversion", "_meta": {"title": "Token"}, "inputs": inputs}
+    workflow[ids["Prompt"]]["inputs"]["text"] = ["ti", 0]
+    text = "axes: {seed: {into: Sample.seed, seeds: 2}}\noutputs: {only: [Save picture, Save scores]}\n"
+    return write_plan(folder / "token", workflow, text)
+
+
+def scores(found: dict[str, str]) -> list[str]:
+    """The digests of the files of scores."""
+    return sorted(digest for name, digest in found.items() if "Save_scores" in name)
+
+
+@pytest.mark.timeout(480)
+def test_a_token_is_sent(folder: Path, comfyui: Path, cluster: None) -> None:
+    """Trained once also where an embedding travels: to a server on a cluster, and to one at an address."""
+    plan = token_plan(folder)
+    given: list[dict[str, str]] = []
+
+    async def run(worker: Worker) -> None:
+        store = Store.open(folder / f"token {len(given)}", "plan")
+        result = await sweep(folder, store, [worker], Progress(out=io.StringIO()), plan)
+        assert dict(result.counts) == {"done": 3}, result
+        given.append(contents(store.root))
+
+    async def all_three() -> None:
+        await run(Worker("own", server=Server(find_comfyui(ROOT, comfyui), folder / "token work", arguments(folder))))
+        async with ray_servers(launch(folder, comfyui, 1), Store(folder / "token ray"), apart=True) as (worker,):
+            await worker.start()
+            address = Worker("address", worker.url)
+            await run(address)
+            await run(worker)
+
+    asyncio.run(all_three())
+    own, address, cluster_s = given
+    assert own == cluster_s
+    assert sum(name.endswith(ADAPTER) for name in own) == 1
+    # Files of a server elsewhere have other digests, so its keys are others; what comes out is the same.
+    assert scores(own) == scores(address)
+    assert len(scores(own)) == 2
+
+
+def test_a_server_that_cannot_be_had(folder: Path, comfyui: Path, cluster: None) -> None:
+    """No room for it, or a ComfyUI that does not start: a sentence, and no actor is left."""
+    with remote.connected("auto"):
+        place = (remote.machine(), str(folder), str(comfyui), str(ROOT))
+        large = remote.RayServer("ray-8", {"num_gpus": 0, "num_cpus": 3}, *place, [])
+        with pytest.raises(RuntimeError, match="ray-8: the Ray cluster had no 3 CPUs free for 1 s"):
+            large.start(timeout=1)
+        wrong = remote.RayServer("ray-9", {"num_gpus": 0, "num_cpus": 1}, *place, ["--no-such-option"])
+        with pytest.raises(RuntimeError, match="ray-9 on .*: ComfyUI ended at start-up") as caught:
+            wrong.start()
+    assert "--no-such-option" in str(caught.value)
+    assert large.actor is wrong.actor is None

@@ -147,7 +147,7 @@ def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> No
 
 
 def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
-    """Textual Inversion: the embedding lies in the store, and every picture cell of a server of our own gets it."""
+    """Textual Inversion: the embedding lies in the store, and every picture cell gets it, also one at an address."""
     workflow = trained()
     ids = {node["_meta"]["title"]: node_id for node_id, node in workflow.items()}
     for title in ("Train", "Apply"):
@@ -185,17 +185,25 @@ def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
         workflow,
         "axes: {seed: {into: Sample.seed, seeds: 2}}\noutputs: {only: [Save picture, Save scores]}\n",
     )
-    cut, uncut = tmp_path / "cut", tmp_path / "uncut"
+    cut, sent = tmp_path / "cut", tmp_path / "sent"
     assert "3 done, 0 failed" in sweeps("run", plan, "--store", cut, *own(server.base))
-    out = sweeps("run", plan, "--store", uncut, "--server", server.url)
-    assert "2 done, 0 failed" in out
+    # The server of these tests has a folder of embeddings in its output folder.
+    assert "3 done, 0 failed" in sweeps("run", plan, "--store", sent, "--server", server.url)
+    assert contents(cut) == contents(sent)
+    # The pictures are those of the whole workflow, trained and sampled in one go.
+    pictures = {path.parent.name: path for path in (cut / "done").rglob("*.png")}
+    assert len({path.read_bytes() for path in pictures.values()}) == 2
+    for key, path in pictures.items():
+        whole = server.run(cells(cut)[key]["prompt"]).outputs[ids["Save picture"]]["images"][0]
+        assert (np.array(Image.open(path)) == np.array(Image.open(io.BytesIO(server.image(whole))))).all()
+    # Without that folder each cell trains.
+    facts = sent / "plan" / "plan" / "facts.json"
+    remembered = json.loads(facts.read_text())
+    remembered["models"] = [folder for folder in remembered["models"] if "output/embeddings" not in folder]
+    facts.write_text(json.dumps(remembered))
+    out = sweeps("plan", plan, "--store", sent, "--offline")
+    assert "2 picture cells, 2 of them in the store" in out
     assert "Train token trains in every cell" in out
-
-    def pictures(store: Path) -> dict[str, str]:
-        return {name: digest for name, digest in contents(store).items() if name.endswith(".png")}
-
-    assert pictures(cut) == pictures(uncut)
-    assert len(set(pictures(cut).values())) == 2
     embedding = next((cut / "done").rglob("adapter.safetensors"))
     assert "sweep-token" in embedding.read_bytes()[:4000].decode(errors="replace")
 

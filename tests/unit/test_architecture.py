@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,7 @@ METHOD_IMPORTS = {
     "deft_ops/files/svdiff.py": {"svdiff"},
     "matching/peft_tuners.py": {"peft_tuner"},
     "patches/core_training.py": {"deft", "para"},
+    "patches/trained_layer.py": {"deft"},
 }
 NOT_IN_REQUIREMENTS = {
     "torch",
@@ -168,6 +170,47 @@ def absolute_imports(path: Path) -> Iterator[tuple[str, int]]:
                     yield str(value.value).split(".")[0], node.lineno
 
 
+def module_of(path: Path, root: Path) -> tuple[str, ...]:
+    """A file's module as the names of its path; a folder's __init__.py is the folder."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def import_nodes(tree: ast.AST) -> Iterator[ast.ImportFrom]:
+    """Relative imports, those within functions among them, but not those for type checkers, which never run."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield node
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for other in node.orelse:
+                yield from import_nodes(other)
+        else:
+            yield from import_nodes(node)
+
+
+def module_graph(paths: list[Path], root: Path = ROOT) -> dict[str, set[str]]:
+    """The modules that each module imports, by path with slashes. `from . import x` leads to x if that is a module."""
+    modules = {module_of(path, root): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        package = path.relative_to(root).parent.parts
+        targets = set()
+        for node in import_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+            start = package[: len(package) - (node.level - 1)] + tuple(node.module.split(".") if node.module else ())
+            targets |= {(*start, alias.name) if (*start, alias.name) in modules else start for alias in node.names}
+        graph["/".join(module)] = {"/".join(target) for target in targets if target in modules and target != module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, the first again at the end; empty if there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def files_of(*folders: str) -> list[Path]:
     """Shipped files in the named folders."""
     return [path for path in shipped_files() if folder_of(path) in folders]
@@ -190,7 +233,7 @@ def test_arrows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in files_of("sweeps") if path.parent.name == "sweeps"], ids=by_path)
 def test_a_ray_worker_needs_no_other_folder(path: Path) -> None:
-    """It is sent this folder alone."""
+    """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
     others = set(FOLDERS) - {"sweeps"}
     assert [f"line {line}: {name}" for name, line in own_imports(path) if name in others] == []
 
@@ -289,6 +332,27 @@ def test_users_need_no_source_of_a_workflow(path: Path) -> None:
     assert [f"line {line}: {name}" for name, line in names if name == "workflow_sources"] == []
 
 
+def test_no_imports_in_a_circle() -> None:
+    """Imports within functions counted: one that only breaks a circle hides it. Exceptions: none."""
+    graph = module_graph(shipped_files())
+    assert graph["patches/apply"] >= {"matching/match", "patches/weight_adapter"}
+    assert circle(graph) == []
+
+
+def test_the_page_shows_the_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/architecture.md: its picture and its list are what the script makes of the table, and each room says why."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import make_architecture
+
+    assert make_architecture.arrows() == ARROWS
+    text = make_architecture.PAGE.read_text(encoding="utf-8")
+    assert make_architecture.page(text, ARROWS) == text, "run scripts/make_architecture.py"
+    picture = text.partition("```mermaid")[2].partition("```")[0]
+    assert set(re.findall(r"(\w+) --> (\w+)", picture)) == {
+        (room or "start", other) for room, others in ARROWS.items() for other in others
+    }
+
+
 def test_requirements_are_loose_extras() -> None:
     lines = [line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
@@ -336,3 +400,21 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     assert imported_methods(path, method_modules()) == {"lora", "deft"}
     assert method_modules() >= {"lora", "deft", "peft_tuner"}
     assert "common" not in method_modules()
+
+
+def test_circles_are_seen(tmp_path: Path) -> None:
+    """Also through a package's __init__.py and an import within a function, and not those for type checkers."""
+    room = tmp_path / "room"
+    room.mkdir()
+    texts = {
+        "__init__": "",
+        "a": "from .b import x\n",
+        "b": "def f():\n    from . import c\n",
+        "c": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import y\n",
+    }
+    for name, text in texts.items():
+        (room / f"{name}.py").write_text(text)
+    paths = sorted(room.glob("*.py"))
+    assert circle(module_graph(paths, tmp_path)) == []
+    (room / "c.py").write_text("def f():\n    from ..room.a import y\n")
+    assert set(circle(module_graph(paths, tmp_path))) == {"room/a", "room/b", "room/c"}

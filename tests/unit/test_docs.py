@@ -79,7 +79,10 @@ def test_shell_blocks_hold_commands_only() -> None:
         for language, lines, _ in blocks(path.read_text(encoding="utf-8")):
             if language == "sh":
                 assert all(line.startswith(PROGRAMS) for line in lines), (name_of(path), lines)
-            assert language in ("", "sh", "text", "python", "diff", "yaml", "json"), (name_of(path), language)
+            assert language in ("", "sh", "text", "python", "diff", "yaml", "json", "mermaid"), (
+                name_of(path),
+                language,
+            )
 
 
 @pytest.mark.parametrize("path", DOCS, ids=name_of)

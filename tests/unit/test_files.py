@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -649,3 +650,40 @@ def test_bad_peft_records(tmp_path: Path) -> None:
     save_file({"x.lora_A.weight": torch.zeros(2, 4), "x.lora_B.weight": torch.zeros(4, 2)}, path)
     config.write_text('{"peft_type": "LORA", "lora_alpha": 2, "fan_in_fan_out": true}')
     raises(path, "fan_in_fan_out")
+
+
+def test_layers_are_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading, checking and looking at an adapter ask the method once a layer, and again where a tensor is another."""
+    asked: list[int] = []
+    parse = adapters.ParsedLayer.factors.func  # type: ignore[attr-defined]
+    counted = functools.cached_property(lambda layer: (asked.append(1), parse(layer))[1])
+    counted.__set_name__(adapters.ParsedLayer, "factors")
+    monkeypatch.setattr(adapters.ParsedLayer, "factors", counted)
+    made = make_adapter("deft", prefix=PREFIX)
+    count = len(adapters.layers(made))
+    native.write(made, tmp_path / "a.safetensors")
+    asked.clear()
+    adapter = files.read(tmp_path / "a.safetensors")
+    adapters.validate(adapter)
+    first = adapters.parsed(adapter)
+    assert len(asked) == count == len(first.layers)
+    assert adapters.parsed(adapter) is first
+    key = next(key for key in adapter if key.endswith(".deft_R"))
+    adapter[key] = adapter[key] + 1
+    second = adapters.parsed(adapter)
+    assert second is not first
+    name = key.removesuffix(".deft_R")
+    assert torch.equal(second.layers[name].factors.R, adapter[key])
+    assert not torch.equal(first.layers[name].factors.R, adapter[key])
+    del adapter[key]
+    assert name not in adapters.layers(adapter) or "deft_R" not in adapters.layers(adapter)[name]
+
+
+def test_what_is_parsed_cannot_be_changed_by_its_copies() -> None:
+    adapter = make_adapter("deft")
+    adapters.layers(adapter).clear()
+    group = next(iter(adapters.layers(adapter).values()))
+    group.clear()
+    adapters.foreign(adapter)["x"] = torch.zeros(1)
+    assert all(adapters.layers(adapter).values())
+    assert adapters.foreign(adapter) == {}

@@ -203,7 +203,7 @@ def trained(config: Any, folder: Path) -> tuple[dict[str, Tensor], dict[str, Ten
 def applied(adapter: Any, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """The base's tensors with every layer of the adapter, by its names; all of its tensors are used."""
     found = dict(base)
-    layers, others = adapters.split(adapter)
+    layers, others = adapters.layers(adapter), adapters.foreign(adapter)
     for name, group in layers.items():
         key = name if name.endswith(".bias") else f"{name}.weight"
         method = methods.method_of(group)

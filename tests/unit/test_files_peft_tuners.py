@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deft_pack.deft_ops import files, methods
-from deft_pack.deft_ops.files import peft_records, peft_tensors, peft_tuners
+from deft_pack.deft_ops.files import peft_fields, peft_records, peft_tuners
 
 LAYER = "blocks.0.attn.to_q"
 
@@ -130,7 +130,7 @@ def test_a_format_that_is_not_the_files(tmp_path: Path, format_name: str, record
 
 
 def test_every_type_that_peft_merges_has_its_tensors_in_the_tables() -> None:
-    assert peft_tensors.FIELDS.keys() == peft_records.MERGEABLE | {"LORA"}
+    assert peft_fields.FIELDS.keys() == peft_records.MERGEABLE | {"LORA"}
 
 
 # Fields that must be off or have PEFT's default. AdaLoRA inherits LoRA's.
@@ -162,7 +162,7 @@ def test_every_field_of_every_type_is_known() -> None:
         f"{kind}.{field.name}"
         for kind in peft_records.MERGEABLE
         for field in dataclasses.fields(configs[kind])
-        if not peft_tensors.knows(kind, field.name) and field.name not in OFF
+        if not peft_fields.knows(kind, field.name) and field.name not in OFF
     }
     assert unknown == set()
 

@@ -6,23 +6,23 @@ import os
 import time
 from pathlib import Path
 
-from deft_pack.sweeps.server import HOST, free_port
-from deft_pack.sweeps.worker import _drop_checkpoints
+from deft_pack.sweeps.server import HOST, Server, free_port
 
 
 def test_checkpoints_of_ended_trainings_go(tmp_path: Path) -> None:
     """Those of a training that runs stay, also where one of its files goes while we look."""
     long_ago = time.time() - 100
     for name in ("ended", "running", "renaming"):
-        folder = tmp_path / "training" / name
+        folder = tmp_path / "output" / "training" / name
         folder.mkdir(parents=True)
         for file in ("checkpoint_10.pt", "log.jsonl"):
             (folder / file).write_text("x")
             os.utime(folder / file, (long_ago, long_ago))
-    (tmp_path / "training" / "running" / "log.jsonl").write_text("more")
-    (tmp_path / "training" / "renaming" / "checkpoint_20.pt.part").symlink_to(tmp_path / "gone")  # listed, not there
-    _drop_checkpoints(tmp_path, time.time() - 50)
-    assert sorted(folder.name for folder in (tmp_path / "training").iterdir()) == ["renaming", "running"]
+    trainings = tmp_path / "output" / "training"
+    (trainings / "running" / "log.jsonl").write_text("more")
+    (trainings / "renaming" / "checkpoint_20.pt.part").symlink_to(tmp_path / "gone")  # listed, not there
+    Server(tmp_path, tmp_path).drop_checkpoints(time.time() - 50)
+    assert sorted(folder.name for folder in trainings.iterdir()) == ["renaming", "running"]
 
 
 def test_a_free_port_is_free() -> None:

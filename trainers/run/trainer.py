@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...deft_ops import adapter as adapters
 from ...deft_ops import methods
+from ...models.stored import weight_of
 from ..data import batches
 from ..data.material import Dataset
 from ..settings import optimizers
@@ -23,7 +24,6 @@ from ..step.adapted import Change
 from ..step.attention import pytorch_attention, without_override
 from ..step.bases import class_of
 from ..step.decompositions import Decompositions
-from ..step.frozen import weight_of
 from ..step.layers import Layer, Notes, choose, make_layers
 from ..step.network import cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs

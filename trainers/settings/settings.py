@@ -67,7 +67,6 @@ class Settings:
             options=CHOICES,
             called="choice of layers",
             words="Which layers get an adapter. The help page says what each choice takes.",
-            meanings={name: choice.words for name, choice in CHOICES.items()},
         ),
         "attention",
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...deft_ops import changes
 from ...deft_ops.changes import LowRank, Rescaled, WeightChange
-from ...deft_ops.layer_ops import op_of
+from ...deft_ops.layer_ops import LayerOp, op_of
 from ...models.layers import bias_of
 from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
 
@@ -141,6 +141,12 @@ def added(weight: Tensor, change: Tensor) -> Tensor:
     return (weight.float() + change.view(weight.shape)).to(weight.dtype)
 
 
+def without_bias(module: nn.Module, op: LayerOp, y: Tensor) -> Tensor:
+    """A layer's output less its bias."""
+    bias = bias_of(module, y, op.channel(y))
+    return y if bias is None else y - bias
+
+
 def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: Change) -> Callable[[Tensor], Tensor]:
     """The forward of a linear layer or a convolution with an adapter's change. `run` is its own."""
     op, linear = op_of(module), is_linear(module)
@@ -150,19 +156,13 @@ def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: 
         if isinstance(found, WeightChange):
             return ChangedLayer.apply(x, found.weight, found.bias, module)
         low_rank = found.low_rank if isinstance(found, Rescaled) else found
-        quick = linear and isinstance(low_rank, LowRank) and low_rank.middle is None
-        if quick:
-            assert isinstance(low_rank, LowRank)
+        if linear and isinstance(low_rank, LowRank) and low_rank.middle is None:
             y = AdaptedLinear.apply(x, low_rank.up, low_rank.down, low_rank.right, low_rank.scale, module, run)
-            if low_rank is found:
+            if not isinstance(found, Rescaled):
                 return y
-        else:
-            y = FrozenLayer.apply(x, module, run)
-        bias = bias_of(module, y, op.channel(y))
-        plain = y if bias is None else y - bias
-        if quick and isinstance(found, Rescaled):
-            return y + found.gain(op, plain)
-        return y + found.forward(op, x, plain)
+            return y + found.gain(op, without_bias(module, op, y))
+        y = FrozenLayer.apply(x, module, run)
+        return y + found.forward(op, x, without_bias(module, op, y))
 
     return forward
 

@@ -8,19 +8,17 @@ no weight gradient, and offloaded or quantised weights work as in sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import comfy.ops
 import torch
 import torch.nn.functional as F
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from ...deft_ops import convolution
 from ...deft_ops.layer_ops import ConvOp, LayerOp, op_of
+from ...models.stored import is_at_hand, weight_of
 
 CONVOLUTIONS = {
     nn.Conv1d: torch.nn.grad.conv1d_input,
@@ -38,45 +36,6 @@ def is_frozen_kind(module: nn.Module) -> bool:
     """Whether the module is a linear or convolution layer, which this file can run frozen."""
     known = is_linear(module) or isinstance(module, tuple(CONVOLUTIONS))
     return known and getattr(module, "weight", None) is not None
-
-
-def is_at_hand(module: Any, like: Tensor) -> bool:
-    """Whether the weight can be used as it lies there, which saves a tenth of a millisecond in each layer."""
-    weight = module.weight
-    return (
-        type(weight) in (Tensor, nn.Parameter)
-        and weight.dtype == like.dtype
-        and weight.device == like.device
-        and not getattr(module, "weight_function", ())
-        and not hasattr(module, "_v")  # of dynamic VRAM
-    )
-
-
-def effective(module: nn.Module, weight: Tensor) -> Tensor:
-    """The weight as it acts on the layer's input, which some quantised layers (AWQ) scale by a vector first."""
-    scale = getattr(module, "pre_quant_scale", None)
-    return weight if scale is None else weight * scale.to(weight)
-
-
-@contextmanager
-def weight_of(module: nn.Module, like: Tensor) -> Iterator[Tensor]:
-    """The module's weight on the device and in the dtype of `like`, wherever ComfyUI keeps it; dequantised."""
-    stored: Any = module.weight
-    if hasattr(module, "get_weight") and type(stored) not in (Tensor, nn.Parameter):  # GGUF loaders, with patches
-        yield module.get_weight(stored.to(like.device), like.dtype).to(like.dtype)
-        return
-    if is_at_hand(module, like):
-        yield stored
-        return
-    if not hasattr(module, "comfy_cast_weights"):  # PyTorch's own layer: ComfyUI moves it as a whole
-        yield stored.to(like.device, like.dtype)
-        return
-    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-    try:
-        # Products with quantised tensors would round the gradient as well, or know only x W^T.
-        yield effective(module, weight.dequantize().to(like.dtype) if isinstance(weight, QuantizedTensor) else weight)
-    finally:
-        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
 
 
 def plain_op(module: nn.Module) -> LayerOp | None:

@@ -18,6 +18,8 @@ import torch
 from comfy.cli_args import args as options
 from torch import Tensor, nn
 
+from ...models.stored import is_dynamic
+
 # Names of what was switched off, for the report.
 GRAPHS = "CUDA graphs"
 COMPILER = "ComfyUI's compiler"
@@ -180,7 +182,7 @@ def own_casts(found: list[str]) -> Iterator[None]:
 
 def is_streamed(module: Any, weight: Tensor) -> bool:
     """Whether a weight that ComfyUI has handed out comes from elsewhere than the module itself."""
-    return hasattr(module, "_v") or module.weight.device != weight.device  # _v: of dynamic VRAM
+    return is_dynamic(module) or module.weight.device != weight.device
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...deft_ops.layer_ops import op_of
+from ...models.stored import weight_of
 from ..settings.settings import Settings
 from ..settings.targets import choice_of, rank_of, rank_rules, select
 from . import looking, memory
 from .decompositions import Decompositions
-from .frozen import is_frozen_kind, weight_of
+from .frozen import is_frozen_kind
 
 
 @dataclass

@@ -1,0 +1,68 @@
+"""Write the picture and the list of the rooms in docs/architecture.md, from ARROWS of tests/unit/test_architecture.py.
+
+    $(make -s python) scripts/make_architecture.py
+
+What a room is for is the first sentence of its __init__.py.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "architecture.md"
+TABLE = ROOT / "tests" / "unit" / "test_architecture.py"
+BEGIN, END = "<!-- rooms: made by scripts/make_architecture.py -->", "<!-- end of rooms -->"
+START = "__init__.py"  # what ComfyUI imports, "" in the table
+
+
+def arrows() -> dict[str, set[str]]:
+    """The table ARROWS: which rooms a room may import."""
+    for statement in ast.parse(TABLE.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ARROWS":
+            table: dict[str, set[str]] = ast.literal_eval(statement.value)
+            return table
+    raise ValueError(f"{TABLE} has no table ARROWS.")
+
+
+def purpose(room: str) -> str:
+    """What a room is for: the first sentence of its docstring."""
+    docstring = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
+    if not docstring:
+        raise ValueError(f"{room}/__init__.py does not say what the room is for.")
+    return " ".join(docstring.partition("\n\n")[0].split())
+
+
+def rooms(table: Mapping[str, set[str]]) -> str:
+    """A mermaid graph of the arrows, and a table with a line a room; both in the order of the arrows' table."""
+    ids = {room: room or "start" for room in table}
+    lines = ["```mermaid", "graph TD"]
+    lines += [f'    {ids[room]}["{room or START}"]' for room in table]
+    lines += [
+        f"    {ids[room]} --> {ids[other]}" for room, others in table.items() for other in table if other in others
+    ]
+    lines += ["```", "", "| Room | What is in it | What it may import |", "|---|---|---|"]
+    for room, others in table.items():
+        imports = ", ".join(f"`{other}`" for other in table if other in others) or "no other room"
+        lines.append(f"| `{room or START}` | {purpose(room)} | {imports} |")
+    return "\n".join(lines)
+
+
+def page(text: str, table: Mapping[str, set[str]]) -> str:
+    """The page with what is between the two marks made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{PAGE.name} has no marks {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n{rooms(table)}\n{END}{after}"
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), arrows()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

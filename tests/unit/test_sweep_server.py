@@ -1,0 +1,106 @@
+"""A server of our own and the process that has started it, with a small program in ComfyUI's place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deft_pack.sweeps.server import Server
+
+MAIN = """
+import socket, sys, time
+words = dict(zip(sys.argv, sys.argv[1:]))
+time.sleep(float(words.get("--sleep", 0)))
+with socket.create_server((words["--listen"], int(words["--port"]))) as listening:
+    while True:
+        listening.accept()[0].close()
+"""
+ROOT = Path(__file__).resolve().parent.parent.parent
+STARTER = """
+import importlib.util, pathlib, sys, time
+spec = importlib.util.spec_from_file_location("pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+from pack.sweeps.server import Server
+server = Server(pathlib.Path({folder!r}), pathlib.Path({folder!r}) / "work", {arguments!r}, guarded={guarded!r})
+server.start()
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "main.py").write_text(MAIN)
+    return tmp_path
+
+
+def killed_after_start(folder: Path, arguments: list[str], guarded: bool) -> psutil.Process:
+    """The server of a process that was killed as soon as the server's process was there."""
+    source = STARTER.format(root=str(ROOT), folder=str(folder), arguments=arguments, guarded=guarded)
+    starter = subprocess.Popen([sys.executable, "-c", source])
+    pid = folder / "work" / "server.pid"
+    end = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()):
+        assert time.monotonic() < end
+        assert starter.poll() is None
+        time.sleep(0.02)
+    server = psutil.Process(int(pid.read_text().split()[0]))
+    assert server.is_running()
+    starter.kill()
+    starter.wait()
+    return server
+
+
+@pytest.mark.parametrize("arguments", [[], ["--sleep", "60"]], ids=["running", "starting"])
+def test_a_guarded_server_ends_with_who_has_started_it(folder: Path, arguments: list[str]) -> None:
+    server = killed_after_start(folder, arguments, True)
+    psutil.wait_procs([server], timeout=30)
+    assert not server.is_running()
+
+
+def test_an_unguarded_server_stays_until_the_next_one(folder: Path) -> None:
+    orphan = killed_after_start(folder, [], False)
+    time.sleep(0.3)
+    assert orphan.is_running()
+    server = Server(folder, folder / "work")
+    server.start()
+    try:
+        assert not orphan.is_running()
+        assert server.alive
+        assert server.memory() > 1
+    finally:
+        server.stop()
+
+
+def guards() -> list[psutil.Process]:
+    """The guards that this process has started."""
+    return [child for child in psutil.Process().children() if "readline" in " ".join(child.cmdline())]
+
+
+def test_the_guard_goes_with_its_server(folder: Path) -> None:
+    """A server that is stopped or started again leaves no guard, which might kill another process of that id later."""
+    server = Server(folder, folder / "work", guarded=True)
+    try:
+        for _ in range(2):
+            server.start()
+            assert len(guards()) == 1
+            server.process.kill()  # type: ignore[union-attr]
+    finally:
+        server.stop()
+    assert guards() == []
+
+
+def test_it_listens_on_its_address_alone(folder: Path) -> None:
+    server = Server(folder, folder / "work", host="127.0.0.2")
+    server.start()
+    try:
+        assert server.url == f"http://127.0.0.2:{server.port}"
+        assert {each.laddr.ip for each in psutil.Process(server.process.pid).net_connections()} == {"127.0.0.2"}  # type: ignore[union-attr]
+    finally:
+        server.stop()
+    assert not server.alive
+    assert server.memory() == 0
