@@ -199,7 +199,7 @@ def reference(
                 torch.cat([example.latent for example in examples]),
                 noise,
                 sigma,
-                pack.data.batch(conds),
+                pack.batches.batch(conds),
                 {},
             )
             for examples, noise, sigma, conds in seen.forwards

@@ -1,6 +1,5 @@
 """Training of DoRA, LoKr and OFT: ComfyUI's own classes make the same weights of the files, and what is reported."""
 
-# ruff: noqa: F811 (a fixture that is imported)
 from __future__ import annotations
 
 import logging
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from . import models
-from .test_training_runs import Pack, as_loaded, pack, same, train  # noqa: F401 (a fixture)
+from .pack import Pack
+from .test_training_runs import as_loaded, same, settings, train
 
 NAMES = ("dora", "lokr", "oft")
 LAYERS = "all linear and convolution"
@@ -81,8 +81,8 @@ def test_what_training_sees_is_what_the_adapter_gives(pack: Pack, method: str) -
             comfy.model_management.load_models_gpu([model])
         with torch.inference_mode(False), torch.enable_grad():
             material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
-            settings = pack.settings.Settings(method, 3, 5, 1e-2, layers=LAYERS)
-            trainer = pack.trainer.Trainer(model, settings, pack.material.Dataset(model.model, material, settings))
+            chosen = settings(pack, method=method, steps=5, layers=LAYERS)
+            trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
             with trainer.prepared():
                 for _ in range(4):  # only the random numbers matter: nothing is learned
                     trainer.gradients()
@@ -111,7 +111,7 @@ def test_norms_are_refused(pack: Pack, method: str) -> None:
 
 def test_blocks_of_another_size_are_reported(pack: Pack) -> None:
     """SD 1.5's UNet ends with four channels."""
-    report = trained(pack, as_loaded(models.unet), "oft", options={"block_size": 8}).report
+    report = trained(pack, as_loaded(models.unet), "oft", block_size=8).report
     assert "blocks of 4, as 8 does not divide the outputs" in report
 
 
