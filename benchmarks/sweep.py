@@ -116,7 +116,7 @@ async def through_the_runner(server: ComfyServer, colours: Colours, folder: Path
     )
     cells = compiler.cells()
     store = store_module.Store.open(folder / f"store {taken.start}", plan.name)
-    run = runner.Runner(compiler, cells, store, [worker], progress.Progress(quiet=True))
+    run = runner.Runner(compiler, cells, store, [worker], progress.SweepProgress(quiet=True))
     started = time.perf_counter()
     result = await run.run()
     took = time.perf_counter() - started

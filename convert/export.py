@@ -25,12 +25,12 @@ from ..matching.match import Left, Match, advice, layer_of, left_of, match
 from ..models.base_weights import base_weight
 from ..models.fingerprint import base_note, fingerprint
 from ..models.names import Target, part_of, target_function, target_key, target_slice
-from .lora_naming import NAMINGS, Change, Side, Written, named, overlap, peft_record, tensors_of
+from .lora_naming import NAMINGS, LayerPair, Side, Written, named, overlap, peft_record, tensors_of
 from .lora_naming import vectors as named_vectors
 
 
 @dataclass
-class Report:
+class ExportReport:
     """What an export made: LoRA layers by rank, what they came from, and what a user has to know."""
 
     naming: str
@@ -91,7 +91,7 @@ def to_lora(
 
 def export(
     adapter: Mapping[str, Tensor], model: Any, clip: Any = None, *, naming: str = "comfyui", rank: int = 0
-) -> tuple[adapters.Adapter, Report]:
+) -> tuple[adapters.Adapter, ExportReport]:
     """The adapter as a plain LoRA under one of NAMINGS, exact for this MODEL (and CLIP), with a report.
 
     W is part of the result, so it holds for this base only. DEFT and PaRa keep their rank; methods that change a weight
@@ -108,7 +108,7 @@ def export(
     if rank < 0:
         raise ValueError(f"The rank limit must be 0 (exact) or more, not {rank}.")
     adapter = converted(adapters.as_adapter(adapter))
-    report = Report(naming)
+    report = ExportReport(naming)
     sides = [_Base(model, clip=False)] + ([_Base(clip, clip=True)] if clip is not None else [])
     matches = [match(adapter, side.names, side.shapes, plain_lora=True) for side in sides]
     left = left_of(adapter, matches)
@@ -197,14 +197,14 @@ def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Mat
 
 
 def changes(
-    side: _Base, matched: Match, report: Report, progress: Any, *, keep_others: bool, source: str
-) -> tuple[dict[str, list[Change]], dict[str, Tensor]]:
+    side: _Base, matched: Match, report: ExportReport, progress: Any, *, keep_others: bool, source: str
+) -> tuple[dict[str, list[LayerPair]], dict[str, Tensor]]:
     """By the model's keys: the LoRA pairs of its matrices, and the changes of its vectors.
 
     `source` is what messages call the adapter. `keep_others`: what is no plain LoRA of ComfyUI's loader becomes a pair
     as well; otherwise it is left out.
     """
-    pairs: dict[str, list[Change]] = {}
+    pairs: dict[str, list[LayerPair]] = {}
     vectors: dict[str, Tensor] = {}
     for layer in matched.layers:
         _step(progress)
@@ -214,7 +214,7 @@ def changes(
         if piece.ndim < 2:
             _add_vector(vectors, layer.target, layer.method.delta(layer.factors, piece), len(weight))
             continue
-        _add(pairs, Change(layer.name, layer.target, *layer.method.to_lora(layer.factors, piece)), source)
+        _add(pairs, LayerPair(layer.name, layer.target, *layer.method.to_lora(layer.factors, piece)), source)
     for target, patch in matched.foreign.items():
         _step(progress)
         key = target_key(target)
@@ -232,7 +232,7 @@ def changes(
             pair = up.flatten(1).float().cpu(), scale * down.flatten(1).float().cpu()
         else:
             pair = whole_change(patch, part_of(weight, target), key, source)
-        _add(pairs, Change(key, target, *pair), source)
+        _add(pairs, LayerPair(key, target, *pair), source)
     return pairs, vectors
 
 
@@ -261,7 +261,7 @@ def _exact_pair(change: Tensor) -> tuple[Tensor, Tensor]:
     return (U * sigma).float(), Vh.float()
 
 
-def _add(pairs: dict[str, list[Change]], change: Change, source: str) -> None:
+def _add(pairs: dict[str, list[LayerPair]], change: LayerPair, source: str) -> None:
     found = pairs.setdefault(target_key(change.target), [])
     for other in found:
         if overlap(other.target, change.target):

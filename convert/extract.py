@@ -28,7 +28,7 @@ _STORAGE = ("scale_weight", "scale_input", "weight_scale", "input_scale", "weigh
 
 
 @dataclass
-class Report:
+class ExtractReport:
     """What an extraction found: squared norms kept and whole by layer, and what was left out."""
 
     method: str
@@ -136,7 +136,7 @@ def extract(
     convolutions: bool = True,
     vectors: bool = False,
     pattern: str = "",
-) -> tuple[adapters.Adapter, Report]:
+) -> tuple[adapters.Adapter, ExtractReport]:
     """An adapter that turns the MODEL `base` (and CLIP) into `tuned`, as well as a change of low rank can.
 
     Both count with the patches that are on them: LoRAs, adapters, merges. Each layer gets the best approximation of its
@@ -156,7 +156,7 @@ def extract(
         keep = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"The layer pattern {pattern!r} is not a regular expression: {error}.") from error
-    report = Report(method, rank, with_vectors=vectors)
+    report = ExtractReport(method, rank, with_vectors=vectors)
     adapter = adapters.Adapter()
     work = [(pair, key) for pair in _pairs(base, tuned, base_clip, tuned_clip, report) for key in pair.parameters()]
     progress = comfy.utils.ProgressBar(len(work))
@@ -204,7 +204,7 @@ def extract(
     return adapter, report
 
 
-def _pairs(base: Any, tuned: Any, base_clip: Any, tuned_clip: Any, report: Report) -> Iterator[_Pair]:
+def _pairs(base: Any, tuned: Any, base_clip: Any, tuned_clip: Any, report: ExtractReport) -> Iterator[_Pair]:
     if type(base.model) is not type(tuned.model):
         raise ValueError(
             f"The models are of different architectures, {type(base.model).__name__} (base) and "
@@ -256,7 +256,7 @@ def vector_name(pair: _Pair, key: str) -> str | None:
     return None
 
 
-def _nothing(report: Report) -> str:
+def _nothing(report: ExtractReport) -> str:
     if not report.vectors and not report.left_out:
         return "The two models have the same weights: there is nothing to extract. Connect the tuned one and its base."
     others = len(report.vectors) + len(report.left_out)

@@ -17,11 +17,11 @@ from torch import Tensor
 from ..deft_ops import adapter as adapters
 from ..deft_ops import inspection, methods
 from ..deft_ops.files import peft_tuners
-from ..deft_ops.inspection import Change
+from ..deft_ops.inspection import Measured
 from ..deft_ops.wording import cut, shortened
 from ..matching.conversions import converted
 from ..matching.foreign import change_of, kind
-from ..matching.match import Layer, Match, layer_names, layer_of, left_of, match
+from ..matching.match import Match, MatchedLayer, layer_names, layer_of, left_of, match
 from ..models.base_weights import Shapes, base_weight
 from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, model_names, target_function, target_key, target_slice
@@ -40,7 +40,7 @@ _PREFIXES = re.compile(r"^(diffusion_model\.|text_encoders\.|unet\.|transformer\
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerSummary:
     """One layer: its name in the file, its weight's key (empty without a model), and what is known of it.
 
     `rank` is the file's rank, None if the method has none; `norm` the Frobenius norm of all of the layer's values.
@@ -52,7 +52,7 @@ class Row:
     rank: int | None
     parameters: int
     norm: float
-    change: Change | None = None
+    change: Measured | None = None
 
     @property
     def block(self) -> str:
@@ -61,7 +61,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockSummary:
     """The layers of one block together. Norms are those of all layers' values as one vector, ranks are means.
 
     What is not known of any layer is None.
@@ -88,7 +88,7 @@ class Information:
     parameters: int
     layers: int
     metadata: dict[str, str]
-    rows: list[Row]
+    rows: list[LayerSummary]
     matched: int | None = None
     bases: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Information:
     warning: str | None = None
 
     @property
-    def changes(self) -> list[tuple[Row, Change]]:
+    def changes(self) -> list[tuple[LayerSummary, Measured]]:
         """The layers whose change was measured."""
         return [(row, row.change) for row in self.rows if row.change is not None]
 
@@ -107,9 +107,9 @@ class Information:
         rank = f", rank {self.rank}" if self.rank is not None else ""
         return f"{self.method}{rank}"
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[BlockSummary]:
         """The rows by block, in the order of the rows."""
-        groups: dict[str, list[Row]] = {}
+        groups: dict[str, list[LayerSummary]] = {}
         for row in self.rows:
             groups.setdefault(row.block, []).append(row)
         return [_block(name, rows) for name, rows in groups.items()]
@@ -220,7 +220,7 @@ def _measure(
     rows, done, notes = [], 0, dict[str, int]()
     for patcher, found in sides:
         order = {key: index for index, key in enumerate(patcher.model.state_dict())}
-        layers: list[Layer | tuple[Target, Any]] = [*found.layers, *found.foreign.items()]
+        layers: list[MatchedLayer | tuple[Target, Any]] = [*found.layers, *found.foreign.items()]
         for layer in sorted(layers, key=lambda layer: order[_key(layer)]):
             comfy.model_management.throw_exception_if_processing_interrupted()
             key = _key(layer)
@@ -229,7 +229,7 @@ def _measure(
                 notes[note] = notes.get(note, 0) + 1
             rows.append(
                 _own_row(layer, weight, by_name[layer.name])
-                if isinstance(layer, Layer)
+                if isinstance(layer, MatchedLayer)
                 else _foreign_row(*layer, weight, adapter)
             )
             done += 1
@@ -247,24 +247,24 @@ def _measure(
     info.notes += [f"{note} ({count} weights)" if count > 1 else note for note, count in notes.items()]
 
 
-def _key(layer: Layer | tuple[Target, Any]) -> str:
-    return target_key(layer.target if isinstance(layer, Layer) else layer[0])
+def _key(layer: MatchedLayer | tuple[Target, Any]) -> str:
+    return target_key(layer.target if isinstance(layer, MatchedLayer) else layer[0])
 
 
-def _rows(adapter: Mapping[str, Tensor]) -> list[Row]:
+def _rows(adapter: Mapping[str, Tensor]) -> list[LayerSummary]:
     """What the file alone says, a row a layer, in natural order."""
     by_layer = adapters.parsed(adapter)
     rows = []
     for name, layer in by_layer.layers.items():
         method, group = layer.method, layer.tensors
         rank = method.rank(group) if method.has_rank else None
-        rows.append(Row(name, "", method.name, rank, *_size(group)))
+        rows.append(LayerSummary(name, "", method.name, rank, *_size(group)))
     others: dict[str, dict[str, Tensor]] = {}
     for key, tensor in by_layer.foreign.items():
         others.setdefault(layer_of(key), {})[key] = tensor
     tuners = peft_tuners.names_of(adapter)
     for name, group in others.items():
-        rows.append(Row(name, "", tuners.get(name) or _kind_of(group), _rank_of(group), *_size(group)))
+        rows.append(LayerSummary(name, "", tuners.get(name) or _kind_of(group), _rank_of(group), *_size(group)))
     return sorted(rows, key=lambda row: _natural(row.name))
 
 
@@ -289,14 +289,14 @@ def _rank_of(group: Mapping[str, Tensor]) -> int | None:
     return next((tensor.shape[0] for key, tensor in group.items() if tensor.ndim and _RANK_OF.search(key)), None)
 
 
-def _own_row(layer: Layer, weight: Tensor, row: Row) -> Row:
+def _own_row(layer: MatchedLayer, weight: Tensor, row: LayerSummary) -> LayerSummary:
     part, reorder = target_slice(layer.target), target_function(layer.target)
     piece = weight if part is None else weight.narrow(*part)
     change = inspection.measure(layer.method, layer.factors, piece if reorder is None else reorder(piece))
-    return Row(row.name, target_key(layer.target), row.method, row.rank, row.parameters, row.norm, change)
+    return LayerSummary(row.name, target_key(layer.target), row.method, row.rank, row.parameters, row.norm, change)
 
 
-def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[str, Tensor]) -> Row:
+def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[str, Tensor]) -> LayerSummary:
     """The row of a patch of ComfyUI's own loader: by its low-rank pair if it has one, else as ComfyUI computes it."""
     key, part = target_key(target), target_slice(target)
     piece = weight if part is None else weight.narrow(*part)
@@ -311,7 +311,7 @@ def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[st
         group = {key: patch[1][0]}
     name = layer_of(next(iter(group)))
     method = _kind_of(group) if kind(patch) == "lora" else kind(patch)
-    return Row(name, key, method, _rank_of(group), *_size(group), change)
+    return LayerSummary(name, key, method, _rank_of(group), *_size(group), change)
 
 
 def _pair_of(patch: Any) -> tuple[Tensor, Tensor] | None:
@@ -330,7 +330,7 @@ def _root(norms: Any) -> float:
     return math.sqrt(sum(norm**2 for norm in norms))
 
 
-def _block(name: str, rows: list[Row]) -> Block:
+def _block(name: str, rows: list[LayerSummary]) -> BlockSummary:
     changes = [row.change for row in rows if row.change is not None]
     base = _root(change.base for change in changes)
     ranks = [row.rank for row in rows if row.rank is not None]
@@ -339,7 +339,7 @@ def _block(name: str, rows: list[Row]) -> Block:
         shares = [(getattr(change, part), change.base) for change in changes if getattr(change, part) is not None]
         return inspection.share(_root(value * size for value, size in shares), base) if shares else None
 
-    return Block(
+    return BlockSummary(
         name,
         len(rows),
         sum(row.parameters for row in rows),
@@ -367,7 +367,7 @@ _COLUMNS = (
 )
 
 
-def _table(blocks: list[Block]) -> list[str]:
+def _table(blocks: list[BlockSummary]) -> list[str]:
     """Aligned columns; those without any value are left out."""
     shown = [column for column in _COLUMNS if any(getattr(block, column[1]) is not None for block in blocks)]
     lines = [["block", *(head for head, _, _ in shown)]]

@@ -31,7 +31,7 @@ NAMINGS = {
 
 
 @dataclass(frozen=True)
-class Change:
+class LayerPair:
     """up [out, r] and down [r, in*], float32 on the CPU, of one layer in its own row order; `name` is the file's."""
 
     name: str
@@ -79,7 +79,7 @@ def overlap(one: Target, other: Target) -> bool:
     return a[1] < b[1] + b[2] and b[1] < a[1] + a[2]
 
 
-def whole_pair(change: Change, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def whole_pair(change: LayerPair, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """up and down of a change in the rows and columns of its whole weight, of this shape; the others are zero."""
     part, reorder = target_slice(change.target), target_function(change.target)
     up, down = change.up if reorder is None else reorder(change.up), change.down
@@ -109,7 +109,7 @@ def piece_pair(up: Tensor, down: Tensor, target: Target, shape: tuple[int, ...])
 # ---------------------------------------------------------------------------------------------------------------- names
 
 
-def named(side: Side, pairs: Mapping[str, list[Change]], naming: str) -> list[Written]:
+def named(side: Side, pairs: Mapping[str, list[LayerPair]], naming: str) -> list[Written]:
     """The LoRA layers of a naming. Raises ValueError for weights without a name in it."""
     if naming == "diffusers":
         return list(_diffusers_layers(side, pairs))
@@ -217,7 +217,7 @@ def diffusers_name(component: str, path: str) -> str:
     return f"unet.{head}.processor.to_{tail.removesuffix('.0')}" if last else f"unet.{path}"
 
 
-def _diffusers_layers(side: Side, pairs: Mapping[str, list[Change]]) -> Iterator[Written]:
+def _diffusers_layers(side: Side, pairs: Mapping[str, list[LayerPair]]) -> Iterator[Written]:
     table = diffusers_parts(side)
     for key, found in pairs.items():
         shape, parts = side.shapes[key], table.get(key, [])

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 _TRUSTED = ("cpu", "cuda")
 _told: set[tuple[str, str]] = set()
@@ -26,7 +26,7 @@ def trusted(device: torch.device) -> bool:
     return device.type in _TRUSTED
 
 
-def on_host(function: Callable[..., Result], *arguments: Any, slow: str = "") -> Result:
+def on_host(function: Callable[..., ResultT], *arguments: Any, slow: str = "") -> ResultT:
     """`function(*arguments)`, on the CPU if the first tensor among the arguments is on a device that is not `trusted`.
 
     Tensors come to the CPU before and go back to that device after, also those in a tuple, list or dict that is
@@ -40,7 +40,7 @@ def on_host(function: Callable[..., Result], *arguments: Any, slow: str = "") ->
         _told.add((slow, device.type))
         logging.info(f"{slow}: computed on the CPU, because {device.type} cannot do it. This takes longer.")
     moved = [argument.cpu() if isinstance(argument, Tensor) else argument for argument in arguments]
-    returned: Result = _moved(function(*moved), device)
+    returned: ResultT = _moved(function(*moved), device)
     return returned
 
 

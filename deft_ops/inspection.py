@@ -14,7 +14,7 @@ from .methods.contract import Method, Terms
 
 
 @dataclass(frozen=True)
-class Change:
+class Measured:
     """The change of one weight W at strength 1.
 
     `norm` is |delta W|, `base` |W|. The last four are of methods that remove and inject: `removed` = |Q right^T W| /
@@ -78,7 +78,7 @@ def _singular_values(up: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.svdvals(_triangle(up) @ _triangle(right).T)
 
 
-def of_delta(delta: Tensor, weight: Tensor) -> Change:
+def of_delta(delta: Tensor, weight: Tensor) -> Measured:
     """The change delta, of the shape of `weight`."""
     matrix = delta.float()
     matrix = matrix[None] if matrix.ndim == 1 else matrix.flatten(1)
@@ -86,12 +86,12 @@ def of_delta(delta: Tensor, weight: Tensor) -> Change:
     return _change(sigma, weight)
 
 
-def of_pair(up: Tensor, down: Tensor, weight: Tensor) -> Change:
+def of_pair(up: Tensor, down: Tensor, weight: Tensor) -> Measured:
     """The change up @ down, of up [out, r] and down [r, in*]."""
     return _change(singular_values(up.float(), down.float()), weight)
 
 
-def measure(method: Method[Any], factors: Any, weight: Tensor) -> Change:
+def measure(method: Method[Any], factors: Any, weight: Tensor) -> Measured:
     """What a layer of one of the methods does to a weight [out, in, ...], on the weight's device."""
     if method.terms is not None:
         return _of_terms(method.terms(factors, weight), weight)
@@ -101,7 +101,7 @@ def measure(method: Method[Any], factors: Any, weight: Tensor) -> Change:
     return of_pair(up, down, weight)
 
 
-def _of_terms(terms: Terms, weight: Tensor) -> Change:
+def _of_terms(terms: Terms, weight: Tensor) -> Measured:
     Q, down = terms.up, -terms.removed
     corner, base = triangle(Q), _norm(weight)
     removed = corner @ terms.removed
@@ -111,7 +111,7 @@ def _of_terms(terms: Terms, weight: Tensor) -> Change:
     sizes = _norm(removed), _norm(injected)
     inner = float((removed.cpu().double() * injected.cpu().double()).sum())
     change = _change(on_host(torch.linalg.svdvals, corner @ triangle(down.T).T), weight)
-    return Change(
+    return Measured(
         change.norm,
         base,
         change.effective_rank,
@@ -123,8 +123,8 @@ def _of_terms(terms: Terms, weight: Tensor) -> Change:
     )
 
 
-def _change(sigma: Tensor, weight: Tensor) -> Change:
-    return Change(_norm(sigma), _norm(weight), effective_rank(sigma), stable_rank(sigma))
+def _change(sigma: Tensor, weight: Tensor) -> Measured:
+    return Measured(_norm(sigma), _norm(weight), effective_rank(sigma), stable_rank(sigma))
 
 
 def _norm(tensor: Tensor) -> float:

@@ -17,7 +17,7 @@ HASHES = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 LONGEST_TRIGGER = 100  # characters; a longer text is a description
 
 
-class Base(NamedTuple):
+class BaseNames(NamedTuple):
     """What a base is called: ModelSpec's architecture, kohya's version, and the resolution that it is made for."""
 
     architecture: str
@@ -25,36 +25,36 @@ class Base(NamedTuple):
     resolution: str = ""
 
 
-_SD2 = Base("stable-diffusion-v2-512", "sd_v2", "512x512")
-_SD2_V = Base("stable-diffusion-v2-768-v", "sd_v2_v", "768x768")
-_SD1_V = Base("stable-diffusion-v1", "sd_v1_v", "512x512")
+_SD2 = BaseNames("stable-diffusion-v2-512", "sd_v2", "512x512")
+_SD2_V = BaseNames("stable-diffusion-v2-768-v", "sd_v2_v", "768x768")
+_SD1_V = BaseNames("stable-diffusion-v1", "sd_v1_v", "512x512")
 # By the names of ComfyUI's configurations (comfy/supported_models.py): those that tell bases apart.
 _CONFIGS = {
-    "SD15": Base("stable-diffusion-v1", "sd_v1", "512x512"),
+    "SD15": BaseNames("stable-diffusion-v1", "sd_v1", "512x512"),
     "SD20": _SD2,
-    "SDXL": Base("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "1024x1024"),
-    "SD3": Base("stable-diffusion-3", "sd3", "1024x1024"),
-    "Flux": Base("flux-1-dev", "flux1", "1024x1024"),
-    "FluxSchnell": Base("flux-1-schnell", "flux1", "1024x1024"),
-    "Chroma": Base("chroma", "chroma", "1024x1024"),
-    "Lumina2": Base("lumina-2", "lumina2", "1024x1024"),
-    "Anima": Base("anima-preview", "anima", "1024x1024"),
-    "HunyuanImage21": Base("hunyuan-image-2.1", "hunyuan-image-2.1"),
-    "ZImage": Base("Z-Image", "z_image"),
-    "QwenImage": Base("Qwen-Image", "qwen_image"),
-    "HunyuanVideo": Base("hunyuan-video", "hunyuan_video"),
-    "HunyuanVideo15": Base("hunyuan-video-1.5", "hunyuan_video_1_5"),
-    "WAN21_T2V": Base("wan2.1", "wan"),
-    "WAN21_I2V": Base("wan2.1", "wan"),
-    "HiDreamO1": Base("HiDream-O1-Image", "hidream_o1_image"),
-    "Ideogram4": Base("Ideogram-4", "ideogram4"),
-    "Krea2": Base("Krea-2", "krea2"),
+    "SDXL": BaseNames("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "1024x1024"),
+    "SD3": BaseNames("stable-diffusion-3", "sd3", "1024x1024"),
+    "Flux": BaseNames("flux-1-dev", "flux1", "1024x1024"),
+    "FluxSchnell": BaseNames("flux-1-schnell", "flux1", "1024x1024"),
+    "Chroma": BaseNames("chroma", "chroma", "1024x1024"),
+    "Lumina2": BaseNames("lumina-2", "lumina2", "1024x1024"),
+    "Anima": BaseNames("anima-preview", "anima", "1024x1024"),
+    "HunyuanImage21": BaseNames("hunyuan-image-2.1", "hunyuan-image-2.1"),
+    "ZImage": BaseNames("Z-Image", "z_image"),
+    "QwenImage": BaseNames("Qwen-Image", "qwen_image"),
+    "HunyuanVideo": BaseNames("hunyuan-video", "hunyuan_video"),
+    "HunyuanVideo15": BaseNames("hunyuan-video-1.5", "hunyuan_video_1_5"),
+    "WAN21_T2V": BaseNames("wan2.1", "wan"),
+    "WAN21_I2V": BaseNames("wan2.1", "wan"),
+    "HiDreamO1": BaseNames("HiDream-O1-Image", "hidream_o1_image"),
+    "Ideogram4": BaseNames("Ideogram-4", "ideogram4"),
+    "Krea2": BaseNames("Krea-2", "krea2"),
 }
 # By the names of ComfyUI's model classes, where a file says no more than that: those that are one base, or one family.
 # BaseModel is Stable Diffusion 1 and 2, SDXL its smaller kin too, Lumina2 also Z-Image, WAN21 and HunyuanVideo several.
 _CLASSES = {
     "SD3": _CONFIGS["SD3"],
-    "Flux": Base("flux-1", "flux1", "1024x1024"),
+    "Flux": BaseNames("flux-1", "flux1", "1024x1024"),
     "Chroma": _CONFIGS["Chroma"],
     "Anima": _CONFIGS["Anima"],
     "HunyuanImage21": _CONFIGS["HunyuanImage21"],
@@ -65,7 +65,7 @@ _CLASSES = {
 }
 
 
-def base_of(model: Any) -> Base | None:
+def base_of(model: Any) -> BaseNames | None:
     """What the base of a ComfyUI model (MODEL's `model`) is called; None if that is not known."""
     config = getattr(model, "model_config", None)
     found = _CONFIGS.get(type(config).__name__)
@@ -82,12 +82,12 @@ def base_of(model: Any) -> Base | None:
     return found
 
 
-def named(name: str) -> Base | None:
+def named(name: str) -> BaseNames | None:
     """What a base is called of which only the name of ComfyUI's class is known; None if that can be several."""
     return _CLASSES.get(name)
 
 
-def base_fields(base: Base | None, kind: str = "lora") -> dict[str, str]:
+def base_fields(base: BaseNames | None, kind: str = "lora") -> dict[str, str]:
     """The fields that say which base an adapter is for; none for an unknown one."""
     if base is None:
         return {}
@@ -101,7 +101,7 @@ def base_fields(base: Base | None, kind: str = "lora") -> dict[str, str]:
     return {key: value for key, value in fields.items() if value}
 
 
-def completed(metadata: Mapping[str, str], base: Base | None) -> dict[str, str]:
+def completed(metadata: Mapping[str, str], base: BaseNames | None) -> dict[str, str]:
     """The fields of a base that metadata lack; none where they name another one."""
     fields = base_fields(base)
     said = ("modelspec.architecture", "ss_base_model_version")

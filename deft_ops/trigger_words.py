@@ -23,7 +23,7 @@ _LARGEST = 8 * 1024 * 1024  # bytes of a record; they hold the prompts of all ex
 _OTHER_SYNTAX = re.compile(r"<(?:lora|lyco):[^<>]*>")  # it loads the file in the web UI, and is text in ComfyUI
 
 
-class Words(NamedTuple):
+class TriggerWords(NamedTuple):
     """The words in their order, where they were found ("" for none), and what could not be read."""
 
     words: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Words(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def words_of(path: Path) -> Words:
+def words_of(path: Path) -> TriggerWords:
     """The trigger words of an adapter file, of the first that has some: a manager's record, then the file's header.
 
     A person can correct the record and not the header, so the record goes first. Raises ValueError for a damaged
@@ -45,10 +45,10 @@ def words_of(path: Path) -> Words:
             notes.append(f"{record.name} was not read for trigger words: {error}")
             continue
         if found:
-            return Words(found, record.name, tuple(notes))
+            return TriggerWords(found, record.name, tuple(notes))
     header = safe.read_metadata(path) if path.suffix.lower() == ".safetensors" else {}
     found, field = of_header(header)
-    return Words(found, field, tuple(notes))
+    return TriggerWords(found, field, tuple(notes))
 
 
 def records_of(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from .foreign import is_plain_lora, kind, misfit, repaired, with_difference
 
 
 @dataclass(frozen=True)
-class Layer:
+class MatchedLayer:
     """One layer of an adapter on its weight: its name in the file, the weight (or slice), method and factors."""
 
     name: str
@@ -37,7 +37,7 @@ class Match:
     tensors that the layers and patches are made of.
     """
 
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[MatchedLayer] = field(default_factory=list)
     foreign: dict[Target, Any] = field(default_factory=dict)
     repaired: set[Target] = field(default_factory=set)
     misfits: list[str] = field(default_factory=list)
@@ -114,7 +114,7 @@ def with_plain_loras(matched: Match) -> Match:
             up, down, alpha = patch.weights[:3]
             scale = 1.0 if alpha is None else float(alpha) / len(down)
             factors = methods.PLAIN_PAIR.Factors(up.flatten(1), down.flatten(1), scale)
-            matched.layers.append(Layer(layer_of(min(patch.loaded_keys)), target, methods.PLAIN_PAIR, factors))
+            matched.layers.append(MatchedLayer(layer_of(min(patch.loaded_keys)), target, methods.PLAIN_PAIR, factors))
             del matched.foreign[target]
     return matched
 
@@ -164,7 +164,7 @@ def match(
             continue
         _take(taken, target, name, source)
         result.used |= keys
-        result.layers.append(Layer(name, target, method, factors))
+        result.layers.append(MatchedLayer(name, target, method, factors))
     _match_foreign(rest, names, shapes, result, taken, source)
     _find_halves(adapter, rest, names, result)
     return result
@@ -195,7 +195,7 @@ def _match_peft(
         del rest[key]
     for name, target, factors in laid.layers:
         _take(taken, target, name, source)
-        result.layers.append(Layer(name, target, methods.BY_PEFT, factors))
+        result.layers.append(MatchedLayer(name, target, methods.BY_PEFT, factors))
     result.used |= laid.used
     result.misfits += laid.misfits
     result.misfit_keys |= laid.misfit_keys

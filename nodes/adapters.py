@@ -13,7 +13,7 @@ from ..deft_ops import files
 from ..deft_ops.projectors import READ_PROJECTORS
 from ..deft_ops.wording import cut
 from ..models.weights_by_name import weights_by_name
-from ..patches.apply import MODES, STACKING, Report, apply
+from ..patches.apply import MODES, STACKING, ApplyReport, apply
 from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"
@@ -88,7 +88,7 @@ def mode_input() -> io.Combo.Input:
 
 def apply_file(
     file: str, model: Any, clip: Any, *, projector: str = "auto", file_format: str = "auto", **how: Any
-) -> tuple[Any, Any, Report]:
+) -> tuple[Any, Any, ApplyReport]:
     """Read a file of models/loras and put it onto a MODEL and a CLIP (either may be None); `how` is that of `apply`.
 
     Raises FileNotFoundError or ValueError: the file is missing or damaged, or nothing of it fits.

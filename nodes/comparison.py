@@ -29,7 +29,7 @@ from .output import (
 from .sockets import ScoresSocket
 
 if TYPE_CHECKING:
-    from ..reports.grid import Row
+    from ..reports.grid import GridRow
 
 
 class DEFTComparisonGrid(io.ComfyNode):
@@ -159,7 +159,7 @@ class DEFTComparisonGrid(io.ComfyNode):
         measured = [row_scores(part, len(row)) for part, row in zip(parts, given, strict=False)]
         labels = lines(row_labels) or [part.label for part in measured]
         titles = repeated(lines(column_labels), [row.sizes for row in given])
-        rows: list[Row] = list(given)
+        rows: list[GridRow] = list(given)
         prints = [list(part.prints) for part in measured]
         for index, part in enumerate(measured):
             places = next(filter(None, (columns_of(texts, titles) for texts in part.texts)), None)
@@ -191,7 +191,7 @@ def repeated(titles: list[str], sizes: Sequence[Sequence[int]]) -> list[str]:
     return [title for title in titles for _ in range(max(counts))]
 
 
-def save_each(prefix: str, rows: Sequence[Row], labels: Sequence[str], node: type[io.ComfyNode]) -> list[Path]:
+def save_each(prefix: str, rows: Sequence[GridRow], labels: Sequence[str], node: type[io.ComfyNode]) -> list[Path]:
     """Save the pictures of a grid singly as prefix_<row label>_<column number>_00001_.png; the files."""
     names: list[str] = []
     for index in range(len(rows)):

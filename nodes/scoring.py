@@ -14,7 +14,7 @@ from ..deft_ops.adapter import count_parameters
 from ..deft_ops.adapter import describe as describe_adapter
 from ..deft_ops.methods import METHODS
 from ..scoring.pictures import TensorPictures
-from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Row, Scorer, Task, score
+from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Labels, Scorer, Task, score
 from ..scoring.scores import Cost
 from ..scoring.texts import split_texts, without_token
 from .provenance import upstream
@@ -25,21 +25,21 @@ SCORES_TOOLTIP = "The scores with backbone, preprocessing, protocol, seeds and f
 PROVENANCE = (io.Hidden.prompt, io.Hidden.unique_id)
 
 
-def cost_of(adapter: dict[str, torch.Tensor], row: Row) -> Cost:
+def cost_of(adapter: dict[str, torch.Tensor], row: Labels) -> Cost:
     """What an adapter has cost. The training time is known of those that come from a training node."""
     seconds = getattr(adapter, "training_seconds", None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.values())
     return Cost(row.label, seconds, count_parameters(adapter), size, row.method, row.rank, row.subject)
 
 
-def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str, torch.Tensor] | None) -> Row:
+def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str, torch.Tensor] | None) -> Labels:
     """Label and subject, the method and rank of the adapter, and what the workflow says of the images."""
     made = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
     about = describe_adapter(adapter) if adapter else {}
     method = about.get("method", "")
     record = METHODS.get(method)  # none where methods are mixed
     rank = int(about["rank"]) if record is not None and record.sized_by_rank else None
-    return Row(label, subject, method, rank, made)
+    return Labels(label, subject, method, rank, made)
 
 
 def reporter(*batches: TensorPictures) -> Callable[[int], None]:

@@ -21,7 +21,7 @@ ROWS = 5  # more: a second node behind this one
 NONE = "None"  # the file of an empty row, in other packs too
 
 
-class Entry(NamedTuple):
+class StackRow(NamedTuple):
     """A file of the stack, and what messages call its place."""
 
     place: str
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     strength_clip: float
 
 
-def entries_of(stack: Any) -> list[Entry]:
+def entries_of(stack: Any) -> list[StackRow]:
     """The files of another pack's LORA_STACK: a list of (name, strength of the model, strength of the CLIP).
 
     Lists in it are taken apart, the strength of the CLIP may be missing, and entries without a file are skipped, as
@@ -45,7 +45,7 @@ def entries_of(stack: Any) -> list[Entry]:
                 "the strength for the CLIP: connect the LORA_STACK output of another node."
             )
         if item[0] not in ("", NONE):
-            found.append(Entry(place, _listed(item[0]), float(item[1]), float(item[-1])))
+            found.append(StackRow(place, _listed(item[0]), float(item[1]), float(item[-1])))
     return found
 
 
@@ -71,13 +71,13 @@ def _listed(name: str) -> str:
     return other if folder_paths.get_full_path(FOLDER, name) is None else name
 
 
-def rows_of(inputs: Mapping[str, Any]) -> list[Entry]:
+def rows_of(inputs: Mapping[str, Any]) -> list[StackRow]:
     """The rows of the node that are on and have a file."""
     found = []
     for number in range(1, ROWS + 1):
         file, strength = inputs.get(f"file_{number}", NONE), float(inputs.get(f"strength_{number}", 1.0))
         if inputs.get(f"on_{number}", True) and file not in ("", NONE):
-            found.append(Entry(f"Row {number}", file, strength, strength))
+            found.append(StackRow(f"Row {number}", file, strength, strength))
     return found
 
 

@@ -23,7 +23,7 @@ from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
 
 if TYPE_CHECKING:
-    from ..trainers.run.loop import Progress, Result
+    from ..trainers.run.loop import StepProgress, TrainingResult
 
 # Each method with its own widgets.
 METHODS = [io.DynamicCombo.Option(name, method_widgets(methods.training_of(name))) for name in methods.TRAINABLE]
@@ -60,7 +60,7 @@ class StepReporter:
         logging.info(text)
         say(text)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: StepProgress) -> None:
         """Report one step."""
         self.smooth = progress.loss if self.smooth is None else 0.95 * self.smooth + 0.05 * progress.loss
         if progress.step % 10 == 0 or progress.step in (1, progress.steps):
@@ -75,7 +75,7 @@ class StepReporter:
         self.bar.update_absolute(progress.step, preview=preview)
 
 
-def contact_sheet(result: Result) -> Any:
+def contact_sheet(result: TrainingResult) -> Any:
     """The previews as one IMAGE, a column a step; without previews what stops the nodes behind it."""
     if not result.pictures:
         return ExecutionBlocker(None)
@@ -87,7 +87,7 @@ def contact_sheet(result: Result) -> Any:
     return as_image(comparison_grid(list(zip(*columns, strict=True)), column_labels=labels))
 
 
-def loss_plot(result: Result, settings: Settings) -> Any:
+def loss_plot(result: TrainingResult, settings: Settings) -> Any:
     """The loss as IMAGE; without matplotlib what says so at the node behind it, for the training is done."""
     from ..reports.plots import training_picture
     from .output import as_image

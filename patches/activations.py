@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..deft_ops import methods
 from ..deft_ops.layer_ops import LayerOp, op_of
-from ..matching.match import Layer
+from ..matching.match import MatchedLayer
 from ..models.layers import bias_of
 from ..models.names import target_function, target_key, target_slice
 
@@ -31,7 +31,7 @@ KEY = "deft"
 class Item:
     """One adapter layer at work: which, how strongly, and whether it sees W x or what was changed before it."""
 
-    layer: Layer
+    layer: MatchedLayer
     strength: float
     removal: float
     injection: float
@@ -167,7 +167,7 @@ def _reordered(y: Tensor, reorder: Any, channel: int) -> Tensor:
 
 def add(
     patcher: Any,
-    layers: Sequence[Layer],
+    layers: Sequence[MatchedLayer],
     strength: float,
     *,
     removal: float = 1.0,
@@ -211,7 +211,7 @@ def _report(patcher: Any) -> None:
         injection.report(patcher)
 
 
-def check(patcher: Any, layers: Sequence[Layer]) -> None:
+def check(patcher: Any, layers: Sequence[MatchedLayer]) -> None:
     """Raise ValueError, with the layer's name and the reason, for the first layer that cannot work on activations."""
     for layer in layers:
         if layer.method.forward is None:

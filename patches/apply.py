@@ -25,7 +25,7 @@ MODES = ("weights", "activations")
 
 
 @dataclass
-class Report:
+class ApplyReport:
     """What an application did: layers by method, and what was skipped.
 
     `unmatched` are all of it: layers without a weight, single tensors of layers that are applied (`unused`), and layers
@@ -101,7 +101,7 @@ def apply(
     stacking: str = "sequential",
     mode: str = "weights",
     source: str = "",
-) -> tuple[Any, Any, Report]:
+) -> tuple[Any, Any, ApplyReport]:
     """Apply an adapter to a MODEL and a CLIP (either may be None) and report the matched layers.
 
     W becomes W + strength * delta(W); `removal` and `injection` weigh the two terms of a DEFT delta. `sequential`
@@ -120,7 +120,7 @@ def apply(
     adapter = adapters.as_adapter(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
-    report = Report(source)
+    report = ApplyReport(source)
     matches: list[Match] = []
     results: list[Any] = []
     for owner, names_of, strength in ((model, model_names, strength_model), (clip, clip_names, strength_clip)):
@@ -187,7 +187,7 @@ def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> 
     return matched.foreign | own
 
 
-def no_match(report: Report, model: Any, clip: Any, misfits: bool) -> str:
+def no_match(report: ApplyReport, model: Any, clip: Any, misfits: bool) -> str:
     """The sentence for an adapter of which nothing fits: both sides by name."""
     sides = []
     if model is not None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..models.names import Target, target_key
-from .apply import STACKING, Report, apply
+from .apply import STACKING, ApplyReport, apply
 from .weight_adapter import DeftWeightAdapter
 
 Shapes = dict[str, tuple[int, ...]]
@@ -134,7 +134,7 @@ def create_hook(
     injection: float = 1.0,
     stacking: str = "from_base",
     source: str = "",
-) -> tuple[comfy.hooks.HookGroup, Report]:
+) -> tuple[comfy.hooks.HookGroup, ApplyReport]:
     """An adapter as a group of one weight hook for this MODEL (and CLIP), and the matched layers.
 
     The strengths are those at a keyframe of 1. `sequential` computes the change from the weight as the model's patches

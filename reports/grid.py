@@ -17,7 +17,7 @@ GAP = 6
 INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 PALE, CROSS = (246, 246, 246), (205, 205, 205)
 
-Picture = Image.Image
+GridPicture = Image.Image
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Item = TypeVar("Item", covariant=True)
 
@@ -32,7 +32,7 @@ class Pictures(Protocol[Item]):
         """One of them."""
 
 
-Row = Pictures[Picture | None]  # None is a missing one
+GridRow = Pictures[GridPicture | None]  # None is a missing one
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class _Layout:
 
 
 def comparison_grid(
-    rows: Sequence[Row],
+    rows: Sequence[GridRow],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     row_notes: Sequence[str] = (),
-    subject: Pictures[Picture] = (),
+    subject: Pictures[GridPicture] = (),
     fit: bool = False,
     cell_notes: Sequence[Sequence[str]] = (),
     max_pixels: int = MAX_PIXELS,
@@ -120,7 +120,7 @@ def comparison_grid(
     return np.array(canvas)
 
 
-def _first_size(rows: Sequence[Row]) -> tuple[int, int]:
+def _first_size(rows: Sequence[GridRow]) -> tuple[int, int]:
     """Width and height of the first picture. Raises ValueError if there is none."""
     for row in rows:
         for column in range(len(row)):
@@ -134,7 +134,7 @@ def _padded(texts: Sequence[str], count: int) -> list[str]:
     return [*texts, *[""] * (count - len(texts))]
 
 
-def _at(rows: Sequence[Row], row: int, column: int) -> Picture | None:
+def _at(rows: Sequence[GridRow], row: int, column: int) -> GridPicture | None:
     """The picture of a cell, or None outside the rows."""
     return rows[row][column] if row < len(rows) and column < len(rows[row]) else None
 
@@ -236,7 +236,9 @@ def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
             _lines(draw, place, lines, layout.small, FAINT)
 
 
-def _draw_subject(canvas: Picture, draw: ImageDraw.ImageDraw, layout: _Layout, subject: Pictures[Picture]) -> None:
+def _draw_subject(
+    canvas: GridPicture, draw: ImageDraw.ImageDraw, layout: _Layout, subject: Pictures[GridPicture]
+) -> None:
     """The subject's pictures at the left, one after the other as the cells."""
     each, across = layout.stack
     if len(subject):
@@ -246,7 +248,7 @@ def _draw_subject(canvas: Picture, draw: ImageDraw.ImageDraw, layout: _Layout, s
         canvas.paste(_fitted(subject[index], each, each), place)
 
 
-def _cell(picture: Picture | None, size: tuple[int, int], layout: _Layout, fit: bool) -> Picture:
+def _cell(picture: GridPicture | None, size: tuple[int, int], layout: _Layout, fit: bool) -> GridPicture:
     """A picture of the common size, or one that is fitted into it, in the cell's size."""
     if picture is None:
         return _missing(layout)
@@ -261,7 +263,7 @@ def _cell(picture: Picture | None, size: tuple[int, int], layout: _Layout, fit: 
     return picture.resize(layout.cell, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
 
 
-def _missing(layout: _Layout) -> Picture:
+def _missing(layout: _Layout) -> GridPicture:
     """A cell that cannot be taken for a picture: pale, crossed out, with the word where there is room for it."""
     width, height = layout.cell
     canvas = Image.new("RGB", layout.cell, PALE)
@@ -276,7 +278,7 @@ def _missing(layout: _Layout) -> Picture:
     return canvas
 
 
-def _fitted(picture: Picture, width: int, height: int) -> Picture:
+def _fitted(picture: GridPicture, width: int, height: int) -> GridPicture:
     """The whole picture, scaled into width x height, on white."""
     factor = min(width / picture.width, height / picture.height)
     inner = picture.resize(

@@ -45,7 +45,7 @@ class Block(Protocol):
         """Of delta W, the mean of the layers."""
 
 
-class Adapter(Protocol):
+class PlottedAdapter(Protocol):
     """What is drawn of an adapter."""
 
     @property
@@ -76,7 +76,7 @@ class Adapter(Protocol):
         """In the model's order."""
 
 
-def adapter_picture(info: Adapter) -> np.ndarray:
+def adapter_picture(info: PlottedAdapter) -> np.ndarray:
     """The blocks of an adapter as bars, uint8 [height, width, 3].
 
     With numbers of a model: |delta W| / |W| and the effective rank, with the file's rank as a tick. Without: the norm
@@ -114,7 +114,7 @@ def _largest(blocks: Sequence[Block], measured: bool) -> list[Block]:
     return [block for block in blocks if block in kept]
 
 
-def _title(info: Adapter) -> str:
+def _title(info: PlottedAdapter) -> str:
     name = info.metadata.get("modelspec.title") or info.metadata.get("ss_output_name") or ""
     where = f", {info.matched} of {info.layers} layers on {' and '.join(info.bases)}" if info.bases else ""
     return f"{f'{name}: ' if name else ''}{info.title}{where or f', {info.layers} layers'}"

@@ -10,8 +10,8 @@ from ..scoring.published import Key, PublishedTable
 from ..scoring.scores import Scores
 from .html import render
 from .tables.markdown import rows as markdown_rows
-from .tables.scores import Cell, Column, Row, ScoreTable, tabulate
-from .tables.table import Entry, Table, text_table
+from .tables.scores import Column, ScoreCell, ScoreRow, ScoreTable, tabulate
+from .tables.table import Table, TableCell, text_table
 
 HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")
 NUMBERS = ("rank", "published", "measured", "difference")  # set flush right
@@ -80,7 +80,7 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
     yield Section("How the measured numbers were made", items=(*table.notes, *_subjects(scores), *_provenance(scores)))
 
 
-def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Row]]:
+def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[ScoreRow]]:
     """The measured rows of each published row."""
     return {
         key: [row for row in table.rows if published.matches(key, row.label, row.method, row.rank, row.subject)]
@@ -100,7 +100,7 @@ def _mismatch(column: Column, published: PublishedTable) -> str:
 
 
 def _beside(
-    pairs: Mapping[Key, Sequence[Row]],
+    pairs: Mapping[Key, Sequence[ScoreRow]],
     table: ScoreTable,
     published: PublishedTable,
     metric: str,
@@ -112,15 +112,15 @@ def _beside(
 
 
 def _lines(
-    pairs: Mapping[Key, Sequence[Row]],
+    pairs: Mapping[Key, Sequence[ScoreRow]],
     table: ScoreTable,
     published: PublishedTable,
     metric: str,
     column: Column | None,
-) -> Iterator[tuple[str | Entry, ...]]:
+) -> Iterator[tuple[str | TableCell, ...]]:
     """Lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
 
-    def cell(row: Row) -> Cell | None:
+    def cell(row: ScoreRow) -> ScoreCell | None:
         return row.cells[table.columns.index(column)] if column else None
 
     digits = f".{published.decimals}f"
@@ -150,12 +150,12 @@ def _texts(key: Key) -> tuple[str, str, str]:
     return method, "" if rank is None else str(rank), subject
 
 
-def _measured(cell: Cell, digits: str) -> Entry:
+def _measured(cell: ScoreCell, digits: str) -> TableCell:
     """A mean with its interval, with as many decimals as the published numbers."""
     mean = format(cell.mean, digits)
     if cell.low is None or cell.high is None:
-        return Entry(mean)
-    return Entry(mean, f"[{format(cell.low, digits)}, {format(cell.high, digits)}]")
+        return TableCell(mean)
+    return TableCell(mean, f"[{format(cell.low, digits)}, {format(cell.high, digits)}]")
 
 
 def _subjects(scores: Scores) -> list[str]:

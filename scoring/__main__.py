@@ -18,7 +18,7 @@ from .metrics import order
 from .packages import MissingPackage
 from .pictures import FilePictures, picture_files
 from .protocols import PROTOCOLS, get_protocol
-from .scorer import Row, load_scorer, score
+from .scorer import Labels, load_scorer, score
 from .verify import load_file, verify
 
 
@@ -53,7 +53,7 @@ def score_folders(options: argparse.Namespace) -> None:
             FilePictures(images),
             FilePictures(references),
             texts,
-            Row(options.label, options.subject),
+            Labels(options.label, options.subject),
             lambda done: bar.update(done - bar.n),
         )
     for row in sorted(result.rows, key=lambda row: order(row.metric)):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 BLOCK = 2**20
 REDIRECTS = 8
-Progress = Callable[[int, int], None]
+DownloadProgress = Callable[[int, int], None]
 
 
-async def download(spec: BackboneSpec, folder: Path, progress: Progress) -> Path:
+async def download(spec: BackboneSpec, folder: Path, progress: DownloadProgress) -> Path:
     """Fetch the weights of a backbone into `folder`, under the name that `find_weights` looks for.
 
     The checksum is that of the spec, or the one that Hugging Face gives with the file (SHA-256); a file without one is
@@ -59,7 +59,7 @@ def hub_address(file: HubFile) -> str:
     return f"{endpoint}/{file.repository}/resolve/main/{file.name}"
 
 
-async def _fetch(session: ClientSession, address: str, sha256: str, target: Path, progress: Progress) -> Path:
+async def _fetch(session: ClientSession, address: str, sha256: str, target: Path, progress: DownloadProgress) -> Path:
     """One file, by way of a temporary one beside it."""
     answer, promised = await _answer(session, address)
     promised = sha256 or promised

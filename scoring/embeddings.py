@@ -22,7 +22,7 @@ from .pictures import digest, is_flat
 TEXTS = 32  # texts a forward
 BLOCK = 1024  # features that are allocated at once
 
-Place = tuple[torch.Tensor, int]  # a block [BLOCK, d] and a row in it
+CachePlace = tuple[torch.Tensor, int]  # a block [BLOCK, d] and a row in it
 
 
 class FeatureStore:
@@ -34,8 +34,8 @@ class FeatureStore:
     def __init__(self, limit: int = 256 * 2**20) -> None:
         """256 MiB hold 170,000 features of DINO ViT-S."""
         self.limit, self.size = limit, 0
-        self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
-        self._free: dict[int, list[Place]] = {}
+        self._places: OrderedDict[tuple[str, str], CachePlace] = OrderedDict()
+        self._free: dict[int, list[CachePlace]] = {}
         self._lock = Lock()
 
     def get(self, backbone: Backbone, content: str) -> torch.Tensor | None:

@@ -49,7 +49,7 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Row:
+class Labels:
     """Which row of a table the scores are for, and what is known of how the pictures were made."""
 
     label: str = ""
@@ -59,7 +59,7 @@ class Row:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-EMPTY = Row()
+EMPTY = Labels()
 
 
 def load_scorer(
@@ -138,7 +138,7 @@ def score(
     images: Sequence[Image.Image],
     references: Sequence[Image.Image] = (),
     texts: Sequence[str] = (),
-    row: Row = EMPTY,
+    row: Labels = EMPTY,
     progress: Callable[[int], None] = lambda done: None,
     *,
     base: Sequence[Image.Image] = (),
@@ -228,7 +228,7 @@ class _Batch:
         self,
         scorer: Scorer,
         measures: Sequence[Measure],
-        row: Row,
+        row: Labels,
         texts: Sequence[str],
         progress: Callable[[int], None],
     ) -> None:

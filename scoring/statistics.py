@@ -15,8 +15,8 @@ import numpy as np
 
 from .scores import Score
 
-Group = tuple[str, str]
-Values = Mapping[Group, Sequence[float]]
+PairedGroup = tuple[str, str]
+Values = Mapping[PairedGroup, Sequence[float]]
 
 DRAWS = 5000
 PERCENTILES = (2.5, 97.5)
@@ -51,9 +51,9 @@ class Difference(Interval):
         return self.low > 0 or self.high < 0
 
 
-def by_prompt(scores: Iterable[Score]) -> dict[Group, list[float]]:
+def by_prompt(scores: Iterable[Score]) -> dict[PairedGroup, list[float]]:
     """The values of several scores by (subject, prompt), in the order of their seeds where those are known."""
-    found: dict[Group, list[tuple[str, float]]] = {}
+    found: dict[PairedGroup, list[tuple[str, float]]] = {}
     for row in scores:
         count = len(row.values)
         texts = row.texts if len(row.texts) == count else ("",) * count

@@ -110,7 +110,7 @@ PUBLISHED: dict[str, tuple[Check, ...]] = {
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckResult:
     """One check that was made. passed None: there was nothing to compare with."""
 
     what: str
@@ -134,7 +134,7 @@ class Verification:
     name: str
     model: str
     weights: str
-    results: tuple[Result, ...]
+    results: tuple[CheckResult, ...]
 
     @property
     def passed(self) -> bool | None:
@@ -165,15 +165,17 @@ def verify(backbone: Backbone) -> Verification:
     one, other = backbone.encode_images(noise_pictures())
     likeness = float(one @ other)
     sound = None if likeness < 1 - 1e-6 and bool(torch.isfinite(one).all()) else False
-    results.append(Result("features are finite and differ between two pictures: cosine", (likeness,), (), sound, ""))
+    results.append(
+        CheckResult("features are finite and differ between two pictures: cosine", (likeness,), (), sound, "")
+    )
     weights = f"{backbone.weights.name}, SHA-256 {backbone.weights.sha256}" if backbone.weights else "no file"
     return Verification(backbone.name, backbone.identity, weights, tuple(results))
 
 
-def _run(check: Check, backbone: Backbone) -> Result:
+def _run(check: Check, backbone: Backbone) -> CheckResult:
     measured = check.measure(backbone)
     passed = all(abs(ours - theirs) <= check.tolerance for ours, theirs in zip(measured, check.expected, strict=True))
-    return Result(check.what, tuple(measured), check.expected, passed, check.source)
+    return CheckResult(check.what, tuple(measured), check.expected, passed, check.source)
 
 
 def beside_weights(record: Mapping[str, Any]) -> Check:

@@ -25,7 +25,7 @@ from .training_nodes import TRAINERS
 from .workflow import Prompt, needed_by, order, title_of
 
 MODELS = {"MODEL", "CLIP", "VAE"}
-Choice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
+CellChoice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class PlannedCell:
     """One picture cell. needs: keys of its training cells. models: equal for cells with the same models in memory."""
 
     key: str
-    choice: Choice
+    choice: CellChoice
     needs: tuple[str, ...]
     models: bytes = b""
 
@@ -43,7 +43,7 @@ class PlannedTraining:
     """One training cell. node: its training node. needs: training cells that this one builds on."""
 
     key: str
-    choice: Choice
+    choice: CellChoice
     node: str
     needs: tuple[str, ...]
     axes: tuple[int, ...]
@@ -82,7 +82,7 @@ class Compiler:
         for number in plan.outputs.numbers:
             finder.outputs(number.node)
 
-    def compiled(self, choice: Choice) -> _Compiled:
+    def compiled(self, choice: CellChoice) -> _Compiled:
         """The workflow with what this choice mutes and bypasses."""
         values = [axis.values[index] for axis, index in zip(self.plan.axes, choice)]
         muted = tuple(name for value in values for name in value.mute)
@@ -99,7 +99,7 @@ class Compiler:
         cells = Cells()
         shared: dict[Any, Any] = {}  # one object for all equal ones
         axes = self.axis_order()
-        last: tuple[_Compiled | None, Choice] = (None, ())
+        last: tuple[_Compiled | None, CellChoice] = (None, ())
         structural = any(value.mute or value.bypass for axis in self.plan.axes for value in axis.values)
         compiled = self.compiled((0,) * len(self.plan.axes)) if not structural else None
         position = {axis: place for place, axis in enumerate(axes)}
@@ -178,12 +178,12 @@ class Compiler:
 
         return sorted(range(len(self.plan.axes)), key=rank)
 
-    def choices(self, axes: list[int]) -> Iterator[Choice]:
+    def choices(self, axes: list[int]) -> Iterator[CellChoice]:
         """All combinations that the plan has, the last axis of `axes` varying fastest."""
         choice = [0] * len(self.plan.axes)
         rules = self._rules(axes)
 
-        def descend(depth: int) -> Iterator[Choice]:
+        def descend(depth: int) -> Iterator[CellChoice]:
             if depth == len(axes):
                 yield tuple(choice)
                 return
@@ -239,7 +239,7 @@ class Compiler:
                         )
         return rules
 
-    def labels(self, choice: Choice, axes: tuple[int, ...] | None = None) -> dict[str, str]:
+    def labels(self, choice: CellChoice, axes: tuple[int, ...] | None = None) -> dict[str, str]:
         """Axis -> label of its value, of all axes or of these, without those that mean nothing here."""
         values = [axis.values[index] for axis, index in zip(self.plan.axes, choice)]
         absent = {name for value in values if value.without for name in value.without}
@@ -253,11 +253,11 @@ class Compiler:
         """The labels of a cell: of a training, those of the axes that it depends on."""
         return self.labels(cell.choice, cell.axes if isinstance(cell, PlannedTraining) else None)
 
-    def whole(self, choice: Choice) -> Prompt:
+    def whole(self, choice: CellChoice) -> Prompt:
         """The whole workflow of a cell, as a person would run it."""
         return self.compiled(choice).template.resolved(choice)
 
-    def uploads(self, choice: Choice) -> dict[str, Any]:
+    def uploads(self, choice: CellChoice) -> dict[str, Any]:
         """Files of this machine that the cell needs, by the names that the server knows them by."""
         found = [value for axis, index in zip(self.plan.axes, choice) for _, value in axis.values[index].targets]
         found += list(self.plan.fixed.values())
@@ -303,7 +303,7 @@ class _Compiled:
                     axes |= self.all_axes[value[0]]
             self.all_axes[node_id] = axes
         self.digests: dict[str, bytes] = {}
-        self.own: dict[str, dict[Choice, list[bytes | tuple[str, bytes]]]] = {node_id: {} for node_id in self.order}
+        self.own: dict[str, dict[CellChoice, list[bytes | tuple[str, bytes]]]] = {node_id: {} for node_id in self.order}
         self.moved: list[list[str]] = []
         self.trained: dict[tuple[bytes, ...], PlannedTraining] = {}
         # Training nodes in an order in which each comes after those that it builds on.
@@ -334,7 +334,7 @@ class _Compiled:
         return self.changes_model(node_id) and not any(links_of(self.template.prompt[node_id]["inputs"]))
 
     def keys(
-        self, choice: Choice, changed: int, position: Mapping[int, int]
+        self, choice: CellChoice, changed: int, position: Mapping[int, int]
     ) -> tuple[str, bytes, list[PlannedTraining]]:
         """The key of the picture cell, its models, its training cells. changed: from which position on axes have moved.
 
@@ -356,7 +356,7 @@ class _Compiled:
         trainings = self.trainings(choice, fresh=True).items()
         return key, models, [training for node, training in trainings if node in self.used]
 
-    def trainings(self, choice: Choice, fresh: bool = False) -> dict[str, PlannedTraining]:
+    def trainings(self, choice: CellChoice, fresh: bool = False) -> dict[str, PlannedTraining]:
         """The training cell of each training node. fresh: the digests are those of this choice already."""
         if not fresh:
             for node_id in self.order:
@@ -378,7 +378,7 @@ class _Compiled:
             found[node] = training
         return found
 
-    def _digest(self, node_id: str, choice: Choice) -> bytes:
+    def _digest(self, node_id: str, choice: CellChoice) -> bytes:
         """The hash of a node: its type, its values, and the hashes of the nodes that it is connected to."""
         cache = self.own[node_id]
         mine = tuple([choice[axis] for axis in self.template.direct[node_id]])
@@ -390,7 +390,7 @@ class _Compiled:
             b"".join([part if isinstance(part, bytes) else digests[part[0]] + part[1] for part in parts])
         ).digest()[:16]
 
-    def _parts(self, node_id: str, choice: Choice) -> list[bytes | tuple[str, bytes]]:
+    def _parts(self, node_id: str, choice: CellChoice) -> list[bytes | tuple[str, bytes]]:
         """What is hashed: bytes, and (node id, slot) for connections. Neighbouring bytes are joined."""
         node = self.template.prompt[node_id]
         parts: list[bytes | tuple[str, bytes]] = [node["class_type"].encode()]

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from .cells import Cells, Compiler
-from .index import INDEX_FILE, Entry, read_index
+from .index import INDEX_FILE, IndexEntry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, files_of, remembered, started, workers_of
 from .plan import read_plan
 from .plan_file import words
 from .preview import SHOWN, print_plan
-from .progress import Progress, describe
-from .runner import Result, Runner, run_until_signal
+from .progress import SweepProgress, describe
+from .runner import Runner, SweepResult, run_until_signal
 from .server import find_comfyui
 from .store import SERVERS, STATUSES, Store
 
@@ -163,9 +163,9 @@ def run_command(options: argparse.Namespace) -> int:
     """Run the plan."""
     plan = read_plan(options.plan)
     store = Store.open(_store_folder(options, plan.name), plan.name, options.join)
-    progress = Progress(quiet=options.quiet)
+    progress = SweepProgress(quiet=options.quiet)
 
-    async def run() -> Result:
+    async def run() -> SweepResult:
         async with workers_of(_launch(options), store) as workers:
             if not options.server:
                 progress.say("starting ComfyUI")
@@ -265,7 +265,7 @@ def report_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(kind: Any, store: Store, entry: Entry) -> Any:
+def _wanted(kind: Any, store: Store, entry: IndexEntry) -> Any:
     return kind(entry.key, entry.labels, entry.kind, lambda: store.read(entry.key))
 
 

@@ -12,7 +12,7 @@ INDEX_FILE = "cells.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """A cell of a plan. labels: axis -> label of its value."""
 
     key: str
@@ -32,7 +32,7 @@ def write_index(compiler: Compiler, cells: Cells) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def read_index(data: bytes) -> list[Entry]:
+def read_index(data: bytes) -> list[IndexEntry]:
     """What `write_index` has written."""
     first, *lines = data.decode().splitlines()
     axes = json.loads(first)
@@ -40,6 +40,6 @@ def read_index(data: bytes) -> list[Entry]:
     for line in lines:
         key, kind, labels, needs = json.loads(line)
         entries.append(
-            Entry(key, kind, {axis: label for axis, label in zip(axes, labels) if label is not None}, tuple(needs))
+            IndexEntry(key, kind, {axis: label for axis, label in zip(axes, labels) if label is not None}, tuple(needs))
         )
     return entries

@@ -17,7 +17,7 @@ from .client import Client, Facts
 from .files import Files, LocalFiles, ServerFiles
 from .index import INDEX_FILE, write_index
 from .plan import Plan
-from .progress import Progress
+from .progress import SweepProgress
 from .remote import RayServer, connected, machine, shares
 from .server import HOST, Server, find_comfyui
 from .store import BEAT, Store
@@ -174,7 +174,7 @@ async def _named(
             store.release(name)
 
 
-async def started(workers: Sequence[Worker], progress: Progress) -> list[Worker]:
+async def started(workers: Sequence[Worker], progress: SweepProgress) -> list[Worker]:
     """Those workers that come up, started side by side. Raises what the first one says if none does."""
     outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

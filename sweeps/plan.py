@@ -16,7 +16,7 @@ PLACEHOLDER = re.compile(r"%([A-Za-z_][\w-]*)%")
 
 
 @dataclass(frozen=True)
-class Number:
+class PlanNumber:
     """An output rule: a number that a node shows as text. pattern: the first group, or the whole match, is it."""
 
     name: str
@@ -30,7 +30,7 @@ class Outputs:
 
     only: tuple[str, ...] = ()
     previews: bool = False
-    numbers: tuple[Number, ...] = ()
+    numbers: tuple[PlanNumber, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _plan(data: Any, path: Path) -> Plan:
         Outputs(
             outputs.only,
             outputs.previews,
-            tuple(Number(name, part.node, part.pattern) for name, part in outputs.numbers.items()),
+            tuple(PlanNumber(name, part.node, part.pattern) for name, part in outputs.numbers.items()),
         ),
         {name: value for name, value in (data.get("report") or {}).items() if value is not None},
     )

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .records import Cell, Kind, Run
+from .records import Cell, CellRun, Kind
 from .worker import Job
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ TEXT = 60  # characters of a label that are shown
 FEW: dict[Kind, int] = {"training": 1, "picture": 3}  # cells that have to be seen before the rest is guessed
 
 
-class Progress:
+class SweepProgress:
     """Lines on a stream, above tqdm's bar if it is a terminal. quiet: only what went wrong, and no bar."""
 
     def __init__(self, out: TextIO | None = None, quiet: bool = False) -> None:
@@ -68,7 +68,7 @@ class Progress:
         self.bar.set_description_str(f"{describe(job.labels)}: {title}{steps}", refresh=False)
         self.bar.update(0)
 
-    def end(self, cell: Cell, run: Run, left: Counter[Kind]) -> None:
+    def end(self, cell: Cell, run: CellRun, left: Counter[Kind]) -> None:
         """A cell has ended; that many of each kind are still to be run."""
         self.count += 1
         self.total = self.count + left.total()

@@ -43,7 +43,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Run:
+class CellRun:
     """How the cell was run: the content of run.json.
 
     seconds: from the start of its execution to its end. node_seconds: by node id. memory: highest values seen while it
@@ -68,7 +68,7 @@ class Record:
     """A cell of the store. folder: where its files are."""
 
     cell: Cell
-    run: Run
+    run: CellRun
     folder: Path
 
     def path(self, file: StoredFile) -> Path:
@@ -76,7 +76,7 @@ class Record:
         return self.folder / file.name
 
 
-def to_json(value: Cell | Run) -> bytes:
+def to_json(value: Cell | CellRun) -> bytes:
     """The content of cell.json or run.json."""
     return (json.dumps(asdict(value), ensure_ascii=False, indent=1) + "\n").encode()
 
@@ -94,4 +94,4 @@ def read_record(folder: Path) -> Record:
             ) from error
     cell, run = values[CELL_FILE], values[RUN_FILE]
     files = tuple(StoredFile(**item) for item in cell.pop("files"))
-    return Record(Cell(**cell | {"needs": tuple(cell["needs"]), "files": files}), Run(**run), folder)
+    return Record(Cell(**cell | {"needs": tuple(cell["needs"]), "files": files}), CellRun(**run), folder)

@@ -13,8 +13,8 @@ from typing import Any
 
 from .cells import Cells, Compiler, PlannedTraining
 from .client import ServerLost
-from .progress import Progress
-from .records import Cell, Kind, Run
+from .progress import SweepProgress
+from .records import Cell, CellRun, Kind
 from .schedule import Planned, Schedule, Taken
 from .store import BEAT, SERVERS, Store
 from .worker import ADAPTER, Job, Worker
@@ -24,7 +24,7 @@ POLL = 1.0  # seconds between looks at what other runners have done
 
 
 @dataclass
-class Result:
+class SweepResult:
     """How a run of the plan has ended.
 
     counts: cells by status. blocked: cells whose training failed. elsewhere: cells that other runners have ended.
@@ -41,7 +41,7 @@ class Runner:
     """One run of a plan. `stop` may be called at any time, from a signal."""
 
     def __init__(
-        self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Worker], progress: Progress
+        self, compiler: Compiler, cells: Cells, store: Store, workers: Sequence[Worker], progress: SweepProgress
     ) -> None:
         self.cells = cells
         self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
@@ -51,7 +51,7 @@ class Runner:
         self.schedule = Schedule(cells, done - lacking)
         for key in lacking.intersection(training.key for training in self.schedule.trainings):
             store.forget(key)
-        self.result = Result()
+        self.result = SweepResult()
         self.held: set[str] = set()
         self.stopping = False
         self.tasks: dict[asyncio.Task[None], str] = {}
@@ -71,7 +71,7 @@ class Runner:
             self.progress.say("finishing the running cells; once more cancels them")
         self._changed.set()
 
-    async def run(self) -> Result:
+    async def run(self) -> SweepResult:
         """Run everything that can be run."""
         self.progress.begin(self.schedule.left)
         if not self.schedule.left:
@@ -214,10 +214,10 @@ class Runner:
             self._give_up(cell.key)
             self._changed.set()
 
-    def _ended(self, job: Job, error: str, status: Any = "failed") -> tuple[Cell, Run]:
-        return Cell(job.key, job.kind, job.labels, job.needs, job.whole), Run(status, error)
+    def _ended(self, job: Job, error: str, status: Any = "failed") -> tuple[Cell, CellRun]:
+        return Cell(job.key, job.kind, job.labels, job.needs, job.whole), CellRun(status, error)
 
-    async def _keep(self, cell: Planned, record: Cell, run: Run, scratch: Any) -> None:
+    async def _keep(self, cell: Planned, record: Cell, run: CellRun, scratch: Any) -> None:
         kept = await asyncio.to_thread(self.store.put, record, run, scratch)
         self.result.counts[run.status] += kept  # not if another runner was first
         if run.status == "done":
@@ -255,7 +255,7 @@ class Runner:
         )
 
 
-async def run_until_signal(runner: Runner) -> Result:
+async def run_until_signal(runner: Runner) -> SweepResult:
     """Run, and stop gently at Ctrl-C: once to finish what runs, twice to cancel it."""
     import signal
 

@@ -11,7 +11,7 @@ from .cells import Cells, PlannedCell, PlannedTraining
 from .records import Kind
 
 Planned = PlannedCell | PlannedTraining
-Group = tuple[bytes, tuple[str, ...]]  # models and adapters
+TrainingGroup = tuple[bytes, tuple[str, ...]]  # models and adapters
 # What came of the wish to take a cell: it is ours now, another runner is at it, or has done it, or has failed at it.
 Taken = Literal["ours", "busy", "done", "failed"]
 
@@ -28,7 +28,7 @@ class Schedule:
         self.broken: set[str] = set()  # trainings that failed
         self.blocked = 0  # cells that were taken out because their training failed
         self.elsewhere = 0  # cells that other runners have ended
-        self.groups: dict[Group, deque[PlannedCell]] = {}
+        self.groups: dict[TrainingGroup, deque[PlannedCell]] = {}
         seen = set(done)
         for cell in cells.pictures:
             if cell.key not in seen:
@@ -36,7 +36,7 @@ class Schedule:
                 self.groups.setdefault(_group(cell), deque()).append(cell)
         needed = dict.fromkeys(key for _, needs in self.groups for key in self._order(needs, cells.trainings))
         self.trainings = deque(cells.trainings[key] for key in needed)
-        self.at: dict[str, Group] = {}  # worker -> its group
+        self.at: dict[str, TrainingGroup] = {}  # worker -> its group
 
     def _order(self, needs: Iterable[str], trainings: Mapping[str, PlannedTraining]) -> list[str]:
         """The keys of these trainings and of those that they build on, in the order to run them; done ones are out."""
@@ -102,7 +102,7 @@ class Schedule:
             cells.extendleft(reversed(busy))
         return found
 
-    def _choices(self, worker: str, holds: set[str]) -> list[Group]:
+    def _choices(self, worker: str, holds: set[str]) -> list[TrainingGroup]:
         """The worker's own group, then groups that nobody is at, those whose adapters it holds first."""
         mine = self.at.get(worker)
         taken = {group for name, group in self.at.items() if name != worker}
@@ -113,7 +113,7 @@ class Schedule:
     def _ready(self, needs: tuple[str, ...]) -> bool:
         return self.done.issuperset(needs)
 
-    def _clear(self, group: Group) -> None:
+    def _clear(self, group: TrainingGroup) -> None:
         if group in self.groups and not self.groups[group]:
             del self.groups[group]
             for worker in [name for name, at in self.at.items() if at == group]:
@@ -164,5 +164,5 @@ class Schedule:
         return self.left_by_kind.total()
 
 
-def _group(cell: PlannedCell) -> Group:
+def _group(cell: PlannedCell) -> TrainingGroup:
     return cell.models, cell.needs

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from .records import CELL_FILE, RUN_FILE, Cell, Record, Run, Status, read_record, to_json
+from .records import CELL_FILE, RUN_FILE, Cell, CellRun, Record, Status, read_record, to_json
 from .writing import sync, write, write_synced
 
 FORMAT = 1
@@ -122,7 +122,7 @@ class Store:
         folder.mkdir(parents=True)
         return folder
 
-    def put(self, cell: Cell, run: Run, scratch: Path) -> bool:
+    def put(self, cell: Cell, run: CellRun, scratch: Path) -> bool:
         """Keep a cell whose files are in `scratch`, which is gone afterwards. False if another runner was first.
 
         Raises OSError if the disk is full; then nothing of the cell is kept.

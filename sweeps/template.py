@@ -14,7 +14,7 @@ from .schema import DYNAMIC_COMBO, Info, converted, default_of, growing, inputs_
 from .workflow import Prompt, bypass, mute, needed_by, title_of
 
 DEEPEST = 8  # placeholders within placeholders
-Choice = Sequence[int]  # the index of the chosen value of each axis
+NodeChoice = Sequence[int]  # the index of the chosen value of each axis
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Template:
                 waiting += self._inner.get(name, ())
         return found
 
-    def inputs(self, node_id: str, choice: Choice) -> dict[str, Any]:
+    def inputs(self, node_id: str, choice: NodeChoice) -> dict[str, Any]:
         """What a node gets for this choice, in the types of its inputs, connections included.
 
         Raises ValueError that names node, input and value for what the node would refuse.
@@ -167,7 +167,7 @@ class Template:
             raise ValueError(f"{title_of(self.prompt, node_id, self.info)} ({node_id}): `{name}` {wrong}.")
         return value
 
-    def resolved(self, choice: Choice) -> Prompt:
+    def resolved(self, choice: NodeChoice) -> Prompt:
         """The whole workflow for this choice."""
         return {node_id: {**node, "inputs": self.inputs(node_id, choice)} for node_id, node in self.prompt.items()}
 

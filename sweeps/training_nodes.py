@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainingNode:
     """used: slot of what other nodes use. saved: slot of the tensors. embedding: `used` is a text that names them."""
 
     used: int
@@ -19,9 +19,9 @@ class Trainer:
 
 # By class type: those that batch runs cut out. A further one is a further line.
 TRAINERS = {
-    "DEFTTrainAdapter": Trainer(0, 0),
-    "TrainLoraNode": Trainer(0, 0),
-    "DEFTTrainTextualInversion": Trainer(0, 4, embedding=True),
+    "DEFTTrainAdapter": TrainingNode(0, 0),
+    "TrainLoraNode": TrainingNode(0, 0),
+    "DEFTTrainTextualInversion": TrainingNode(0, 4, embedding=True),
 }
 _NAMED = re.compile(r"Train(?!ing)")  # not DEFTTrainingSettings
 

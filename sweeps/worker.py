@@ -18,7 +18,7 @@ from .cutting import SAVER
 from .files import FOLDER
 from .plan import Outputs
 from .png import with_text
-from .records import Cell, Kind, Run, StoredFile
+from .records import Cell, CellRun, Kind, StoredFile
 from .remote import RayServer
 from .server import Server
 from .workflow import Prompt
@@ -107,7 +107,7 @@ class Worker:
             await asyncio.sleep(0.1)
         self.client.give_up()
 
-    async def run(self, job: Job, scratch: Path, on_event: OnEvent) -> tuple[Cell, Run]:
+    async def run(self, job: Job, scratch: Path, on_event: OnEvent) -> tuple[Cell, CellRun]:
         """Run a cell and put its files into `scratch`. What fails on the server is in the record, not raised.
 
         Raises ServerLost if the server is gone, OSError if files cannot be written here.
@@ -148,7 +148,7 @@ class Worker:
                 path.unlink()
             files = ()
         cell = Cell(job.key, job.kind, job.labels, job.needs, job.whole, files, numbers)
-        return cell, Run(
+        return cell, CellRun(
             status,
             error,
             round(finished.seconds, 3),

@@ -17,7 +17,7 @@ from . import (
     peft_tuners,
     svdiff,
 )
-from .peft_projector import Base
+from .peft_projector import WeightOf
 from .source import open_source
 
 __all__ = ["FORMATS", "FORMAT_NAMES", "read"]
@@ -36,7 +36,7 @@ FORMATS: tuple[ModuleType, ...] = (
 FORMAT_NAMES: tuple[str, ...] = tuple(module.NAME for module in FORMATS)
 
 
-def read(path: str | Path, projector: str = "auto", file_format: str = "auto", base: Base | None = None) -> Adapter:
+def read(path: str | Path, projector: str = "auto", file_format: str = "auto", base: WeightOf | None = None) -> Adapter:
     """Read an adapter from a file or a PEFT folder, whatever its format.
 
     `projector` says how a stored P becomes Q: "auto" goes by the file's record, one of READ_PROJECTORS overrides it.

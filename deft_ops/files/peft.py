@@ -71,7 +71,7 @@ def matches(source: Source) -> bool:
     return any(_part_of(_plain(key)) for key in source.tensors if has_record or key.startswith(PEFT_PREFIX))
 
 
-def read(source: Source, projector: str = "auto", base: peft_projector.Base | None = None) -> Adapter:
+def read(source: Source, projector: str = "auto", base: peft_projector.WeightOf | None = None) -> Adapter:
     """The adapter under this pack's and ComfyUI's suffixes; layer names as in the file without "base_model.model.".
 
     Projector, alpha and the rest come from the record (header first, then adapter_config.json). Without a record the
@@ -184,7 +184,7 @@ def _read_deft(
     source: Source,
     records: Mapping[str, dict[str, Any]],
     projector: str,
-    base: peft_projector.Base | None,
+    base: peft_projector.WeightOf | None,
     spelled: dict[str, str],
 ) -> Adapter:
     result: dict[str, dict[str, Tensor]] = {}
@@ -243,7 +243,7 @@ def _read_deft(
     return adapter
 
 
-def _told(source: Source, base: peft_projector.Base | None) -> tuple[str, str]:
+def _told(source: Source, base: peft_projector.WeightOf | None) -> tuple[str, str]:
     """The projector of a file without a record, and what it is known from. Raises ValueError if nothing tells."""
     names = [key.removesuffix(".deft_P") for key in source.tensors if key.endswith(".deft_P")]
     pairs = {

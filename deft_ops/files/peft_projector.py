@@ -14,7 +14,7 @@ from torch import Tensor
 from ..projectors import raw_qr
 
 # A layer's weight [out, in, ...] by its name in the file; None for a name that means no weight.
-Base = Callable[[str], Tensor | None]
+WeightOf = Callable[[str], Tensor | None]
 
 # As many layers are looked at; the rows of R of each are a case of their own.
 LAYERS = 12
@@ -24,7 +24,7 @@ NEAREST = 0.3
 RATIO = 1.2
 
 
-def told(layers: Mapping[str, tuple[Tensor, Tensor]], base: Base) -> str | None:
+def told(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) -> str | None:
     """The projector, qr or relu, of the (P, R) of layers by name; None where the base does not tell."""
     cosines: dict[str, list[Tensor]] = {"qr": [], "relu": []}
     for name in _some(list(layers)):

@@ -13,7 +13,7 @@ from ...scoring.pictures import FilePictures
 from ...scoring.scores import Score, Scores
 from ..arrangement import row_scores
 from ..grid import comparison_grid
-from .material import Material, Picture, Shown, joined
+from .material import CellPicture, Shown, SweepMaterial, joined
 
 PAGE_ROWS, PAGE_COLUMNS = 12, 10
 MAX_PIXELS = 16_000_000  # of a grid
@@ -62,7 +62,7 @@ class _Row:
             return None
 
 
-def draw_grids(material: Material) -> Iterator[tuple[Grid, bytes]]:
+def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
     """Draw grid-1.png, grid-2.png and so on as PNG files, one for each subject unless an axis of the grid says it.
 
     A cell shows the first picture that the plan has there (the first seed, say) and is drawn as missing where that has
@@ -105,7 +105,7 @@ def draw_grids(material: Material) -> Iterator[tuple[Grid, bytes]]:
         )
 
 
-def picture_title(material: Material) -> str | None:
+def picture_title(material: SweepMaterial) -> str | None:
     """Title of the node whose pictures the grids show; None where there are none, which is a problem if any exist."""
     titles = dict.fromkeys(
         picture.title for cell in material.cells if cell.kind == "picture" for picture in cell.pictures
@@ -121,12 +121,12 @@ def picture_title(material: Material) -> str | None:
     return chosen
 
 
-def shown_picture(cell: Shown | None, title: str) -> Picture | None:
+def shown_picture(cell: Shown | None, title: str) -> CellPicture | None:
     """The first picture of that node."""
     return next((picture for picture in cell.pictures if picture.title == title), None) if cell else None
 
 
-def _pages(material: Material) -> Iterator[_Page]:
+def _pages(material: SweepMaterial) -> Iterator[_Page]:
     """The grids, subject by subject, each divided into pages."""
     layout = material.layout
     cells = [cell for cell in material.cells if cell.kind == "picture"]
@@ -163,7 +163,7 @@ def _common(labels: Sequence[Mapping[str, str]], used: set[str]) -> list[str]:
     return [joined(labels[0], [axis]) for axis in found if len({cell.get(axis) for cell in labels}) == 1]
 
 
-def _row_notes(material: Material, by_subject: bool) -> dict[tuple[str, str], str]:
+def _row_notes(material: SweepMaterial, by_subject: bool) -> dict[tuple[str, str], str]:
     """The means of each (row, subject), one a line, where the grid's rows are the table's; subject: "" if not split."""
     if material.layout.grid_rows != material.layout.rows:
         return {}

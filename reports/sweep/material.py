@@ -40,7 +40,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Picture:
+class CellPicture:
     """A picture in the store. name: of its file in the report's folder of pictures. title: of the node it is from."""
 
     path: Path
@@ -68,7 +68,7 @@ class Shown:
     worker: str = ""
     attempts: int = 0
     finished: str = ""
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[CellPicture, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
     scores: str = ""
     needs: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class Shown:
 
 
 @dataclass
-class Material:
+class SweepMaterial:
     """All that the report is made from. cells: in the plan's order. scores: named after the rows of the tables.
 
     numbers: the cells' numbers in the form of scores. problems: what could not be read, in sentences.

@@ -11,7 +11,7 @@ from ..html import stream
 from ..tables.markdown import rows as markdown_rows
 from ..tables.table import text_table
 from .grids import Grid
-from .material import Material, Shown, named
+from .material import Shown, SweepMaterial, named
 from .pivot import Titled, counts
 
 PICTURES = "pictures"  # the folder of the pictures
@@ -38,7 +38,7 @@ class Tile:
 
 def pages(
     title: str,
-    material: Material,
+    material: SweepMaterial,
     tables: Sequence[Titled],
     grids: Sequence[Grid],
     ready: Collection[str],
@@ -80,7 +80,7 @@ def pages(
         yield name, stream("pictures.html", title=part_title, near=near, groups=_groups(part, material, ready))
 
 
-def _about_cells(material: Material) -> dict[str, Any]:
+def _about_cells(material: SweepMaterial) -> dict[str, Any]:
     """What index.html says of the cells themselves."""
     failed, trained, every = _failed(material), material.unique("training"), material.unique()
     failures = ([_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:LISTED])
@@ -108,7 +108,7 @@ def _about_cells(material: Material) -> dict[str, Any]:
     }
 
 
-def markdown_page(title: str, material: Material, tables: Sequence[Titled], grids: Sequence[Grid]) -> bytes:
+def markdown_page(title: str, material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid]) -> bytes:
     """The report without the single pictures. `<` is escaped, as Markdown passes HTML on."""
     parts = [f"# {_flat(title)}\n"]
     parts += [one.form("md").decode() for one in tables]
@@ -127,7 +127,7 @@ def markdown_page(title: str, material: Material, tables: Sequence[Titled], grid
     return "\n".join(parts).replace("<", "&lt;").encode()
 
 
-def _sections(material: Material, tables: Sequence[Titled], grids: Sequence[Grid]) -> list[str]:
+def _sections(material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid]) -> list[str]:
     """What index.html has, in order."""
     kinds = {cell.kind for cell in material.cells}
     there = {
@@ -143,7 +143,9 @@ def _sections(material: Material, tables: Sequence[Titled], grids: Sequence[Grid
     return [name for name, content in there.items() if content]
 
 
-def _groups(cells: Iterable[Shown], material: Material, ready: Collection[str]) -> Iterator[tuple[str, Iterator[Tile]]]:
+def _groups(
+    cells: Iterable[Shown], material: SweepMaterial, ready: Collection[str]
+) -> Iterator[tuple[str, Iterator[Tile]]]:
     """The tiles of each row, made when they are asked for."""
     for row, group in groupby(cells, key=lambda cell: cell.row):
         yield row, (_tile(cell, material.layout.rows, ready) for cell in group)
@@ -166,7 +168,7 @@ def _tile(cell: Shown, rows: Sequence[str], ready: Collection[str]) -> Tile:
     return Tile(cell.state, pictures, [text for text in texts if text])
 
 
-def _failed(material: Material) -> list[Shown]:
+def _failed(material: SweepMaterial) -> list[Shown]:
     return [cell for cell in material.unique() if cell.state in ("failed", "cancelled")]
 
 
@@ -188,7 +190,7 @@ def _range(cells: Sequence[Shown]) -> str:
     return rows[0] if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
 
 
-def _versions(material: Material) -> list[str]:
+def _versions(material: SweepMaterial) -> list[str]:
     """What the cells were made with, each kind of it in a line with its number of cells."""
     found: dict[str, int] = {}
     for cell in material.unique():

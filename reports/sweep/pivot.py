@@ -9,7 +9,7 @@ from statistics import fmean
 
 from ...scoring.scores import Score, Scores
 from ..tables import FORMS, ScoreTable, Table, pivot, tabulate, text_table
-from .material import ACROSS, STATES, Material, Shown
+from .material import ACROSS, STATES, Shown, SweepMaterial
 
 SOURCE = "Numbers that the plan took from the texts of nodes; nobody knows here which direction is the good one."
 MOST_ROWS, MOST_CHARACTERS = 150, 320  # of a table that is drawn as a picture
@@ -40,7 +40,7 @@ class Titled:
         return FORMS[suffix](self.table, self.title)
 
 
-def tables(material: Material) -> list[Titled]:
+def tables(material: SweepMaterial) -> list[Titled]:
     """All tables; the first of the scores is called "scores". What cannot be tabulated becomes a problem."""
     found: list[Titled] = []
     for name, title, scores, counted in (
@@ -58,7 +58,7 @@ def tables(material: Material) -> list[Titled]:
     return found
 
 
-def _tables(name: str, title: str, scores: Scores, material: Material, counted: str) -> Iterable[Titled]:
+def _tables(name: str, title: str, scores: Scores, material: SweepMaterial, counted: str) -> Iterable[Titled]:
     """The table with metrics across, and those with the columns' axes across."""
     layout, compare = material.layout, counted == "images"
     heading = ", ".join(layout.rows) or "row"
@@ -96,7 +96,7 @@ def missing(cells: Sequence[Shown]) -> list[str]:
     return [f"Of {len(cells):,} cells {text}: they are not in the table."] if parts else []
 
 
-def counts(material: Material) -> Table:
+def counts(material: SweepMaterial) -> Table:
     """For each row of the report and kind of cell how many there are, and what they took.
 
     Seconds are of cells that are done; memory is the highest of them.

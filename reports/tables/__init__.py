@@ -12,10 +12,10 @@ from .latex import latex
 from .markdown import markdown
 from .picture import png
 from .scores import Rows, ScoreTable, pivot, tabulate
-from .table import Entry, Table, TextTable, text_table
+from .table import Table, TableCell, TextTable, text_table
 
 Form = Callable[[Table, str], bytes]
 
 FORMS: dict[str, Form] = {"png": png, "md": markdown, "csv": csv_file, "tex": latex}
 
-__all__ = ["FORMS", "Entry", "Form", "Rows", "ScoreTable", "Table", "TextTable", "pivot", "tabulate", "text_table"]
+__all__ = ["FORMS", "TableCell", "Form", "Rows", "ScoreTable", "Table", "TextTable", "pivot", "tabulate", "text_table"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import TIED, Entry, Table
+from .table import TIED, Table, TableCell
 
 TIE = r"$\sim$"
 # A bracket or star at the start of a row would be read as the argument of the line break before it.
@@ -54,6 +54,6 @@ def _line(cells: list[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: TableCell) -> str:
     text = rf"\textbf{{{escape(entry.text)}}}" if entry.bold else TIE * entry.tied + escape(entry.text)
     return f"{text} {{\\scriptsize {entry.interval}}}" if entry.interval else text

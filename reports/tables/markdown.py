@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .table import Entry, Table
+from .table import Table, TableCell
 
 
 def markdown(table: Table, title: str = "") -> bytes:
@@ -25,6 +25,6 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: TableCell) -> str:
     text = f"**{entry.text}**" if entry.bold else entry.marked
     return f"{text} {entry.interval}" if entry.interval else text

@@ -12,7 +12,7 @@ from ...scoring.metrics import better, order
 from ...scoring.scores import Cost, Score, Scores, score_text
 from ...scoring.statistics import Values, by_prompt, interval
 from .findings import FEW, FEW_TEXT, NOTHING, judge
-from .table import TIED, Entry
+from .table import TIED, TableCell
 
 Rows = Literal["label", "label x subject"]
 
@@ -21,7 +21,7 @@ COST_FORMS = ("{:.0f}", "{:,.0f}", "{:.3f}")
 
 
 @dataclass(frozen=True)
-class Cell:
+class ScoreCell:
     """The mean over all values of a row and metric, its 95 % interval (None for a single value), and their count.
 
     best: of its column, and of its subject where the rows are split by it. tied: not distinguishable from the best.
@@ -56,7 +56,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """name: what the table calls it; label and method are the scores' own. subject: "" where subjects are averaged.
 
     costs: training seconds, values and MiB, None for what is not known; empty if no row has any.
@@ -68,14 +68,14 @@ class Row:
     rank: int | None
     subject: str
     images: int
-    cells: tuple[Cell | None, ...]
+    cells: tuple[ScoreCell | None, ...]
     costs: tuple[float | None, ...] = ()
 
     @property
-    def cost_entries(self) -> list[Entry]:
+    def cost_entries(self) -> list[TableCell]:
         """The costs as people read them, and with all digits."""
         return [
-            Entry(exact=("",)) if cost is None else Entry(form.format(cost), exact=(repr(cost),))
+            TableCell(exact=("",)) if cost is None else TableCell(form.format(cost), exact=(repr(cost),))
             for cost, form in zip(self.costs, COST_FORMS)
         ]
 
@@ -90,7 +90,7 @@ class ScoreTable:
     """
 
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     by_subject: bool
     findings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -103,7 +103,7 @@ class ScoreTable:
         ranked = any(row.rank is not None for row in self.rows)
         return self.heading, *(("rank",) if ranked else ()), *(("subject",) if self.by_subject else ()), self.counted
 
-    def lead(self, row: Row) -> list[str]:
+    def lead(self, row: ScoreRow) -> list[str]:
         """What a row has under `leading`."""
         ranked = ["" if row.rank is None else str(row.rank)] if "rank" in self.leading[1:] else []
         return [row.name, *ranked, *([row.subject] if self.by_subject else []), str(row.images)]
@@ -120,10 +120,10 @@ class ScoreTable:
         return *self.leading, *metrics, *self.cost_titles
 
     @property
-    def lines(self) -> Iterator[list[Entry]]:
+    def lines(self) -> Iterator[list[TableCell]]:
         """The rows as they are written."""
         for row in self.rows:
-            yield [*map(Entry, self.lead(row)), *map(_entry, row.cells), *row.cost_entries]
+            yield [*map(TableCell, self.lead(row)), *map(_entry, row.cells), *row.cost_entries]
 
     @property
     def flush_left(self) -> list[bool]:
@@ -147,15 +147,15 @@ class ScoreTable:
         return " ".join(filter(None, (best, tied, brackets)))
 
 
-def _entry(cell: Cell | None) -> Entry:
+def _entry(cell: ScoreCell | None) -> TableCell:
     """Mean and interval as people read them, and with all digits."""
     if cell is None:
-        return Entry(exact=("", "", ""))
+        return TableCell(exact=("", "", ""))
     around = ""
     if cell.low is not None and cell.high is not None:
         around = f"[{score_text(cell.low, cell.mean)}, {score_text(cell.high, cell.mean)}]"
     exact = tuple("" if value is None else repr(value) for value in (cell.mean, cell.low, cell.high))
-    return Entry(score_text(cell.mean), around, cell.best, cell.tied, exact)
+    return TableCell(score_text(cell.mean), around, cell.best, cell.tied, exact)
 
 
 class Key(NamedTuple):
@@ -231,7 +231,7 @@ def _table(
             images[_metric_of(score)] += score.images
         costs = _costs(key, by_subject, scores.costs) if scores.costs else ()
         lines.append(
-            Row(
+            ScoreRow(
                 names[row],
                 group[0].label,
                 key.method,
@@ -296,18 +296,20 @@ def _notes(columns: Sequence[Column]) -> list[str]:
     )
 
 
-def _cell(values: Values) -> Cell | None:
+def _cell(values: Values) -> ScoreCell | None:
     """The mean of all values and its interval; None without values."""
     flat = [value for group in values.values() for value in group]
     if not flat:
         return None
     found = interval(values)
-    return Cell(math.fsum(flat) / len(flat), found.low if found else None, found.high if found else None, len(flat))
+    return ScoreCell(
+        math.fsum(flat) / len(flat), found.low if found else None, found.high if found else None, len(flat)
+    )
 
 
 def _compared(
     keys: Sequence[Key], names: Sequence[str], columns: Sequence[Column], values: Sequence[Sequence[Values]]
-) -> tuple[list[list[Cell | None]], list[str]]:
+) -> tuple[list[list[ScoreCell | None]], list[str]]:
     """The cells of values[row][column] with the best of each column and subject marked, and what that says."""
     cells = [[_cell(cell) for cell in line] for line in values]
     findings = []

@@ -10,7 +10,7 @@ TIED = "~"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableCell:
     """What stands in one place of a table. interval: small print beside the text. tied: as good as what is bold.
 
     exact: its fields in a CSV file, as many as the column has titles there; None: the text alone.
@@ -47,7 +47,7 @@ class Table(Protocol):
         """Of each column, whether it is set flush left."""
 
     @property
-    def lines(self) -> Iterable[Sequence[Entry]]:
+    def lines(self) -> Iterable[Sequence[TableCell]]:
         """An entry for each column, line by line."""
 
     @property
@@ -68,7 +68,7 @@ class TextTable:
     """A table of texts alone; `texts` of its columns are words, the others are numbers."""
 
     titles: tuple[str, ...]
-    lines: tuple[tuple[Entry, ...], ...]
+    lines: tuple[tuple[TableCell, ...], ...]
     flush_left: tuple[bool, ...]
     legend: str = ""
     findings: tuple[str, ...] = ()
@@ -80,8 +80,10 @@ class TextTable:
         return self.titles
 
 
-def text_table(titles: Sequence[str], lines: Iterable[Sequence[str | Entry]], numbers: Iterable[str] = ()) -> TextTable:
+def text_table(
+    titles: Sequence[str], lines: Iterable[Sequence[str | TableCell]], numbers: Iterable[str] = ()
+) -> TextTable:
     """A table of these texts. numbers: titles of the columns that are set flush right."""
     right = set(numbers)
-    entries = tuple(tuple(Entry(each) if isinstance(each, str) else each for each in line) for line in lines)
+    entries = tuple(tuple(TableCell(each) if isinstance(each, str) else each for each in line) for line in lines)
     return TextTable(tuple(titles), entries, tuple(title not in right for title in titles))

@@ -11,10 +11,10 @@ import torch
 from ..preprocessing import Preprocess
 from ..weights import checksum, find_weights, read_weights
 from . import clip, dino, lpips, timm_model
-from .base import Backbone, BackboneSpec, HubFile, Settings, WeightFile
+from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
 
-Load = Callable[[BackboneSpec, Settings, dict[str, torch.Tensor], Path, WeightFile], Backbone]
+Load = Callable[[BackboneSpec, EncoderSettings, dict[str, torch.Tensor], Path, WeightFile], Backbone]
 
 KINDS: dict[str, Load] = {
     "clip": clip.load,
@@ -41,13 +41,13 @@ def load_backbone(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | 
     return backbone
 
 
-def read_settings(spec: BackboneSpec, path: Path) -> Settings:
+def read_settings(spec: BackboneSpec, path: Path) -> EncoderSettings:
     """The settings in the JSON file beside the weights. Raises FileNotFoundError if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{spec.name}: the settings file {path} is missing; it belongs beside the weights.")
     settings = json.loads(path.read_text(encoding="utf-8"))
     values = settings["preprocess"]
-    return Settings(
+    return EncoderSettings(
         settings["open_clip" if spec.kind == "clip" else "timm"],
         Preprocess(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"])),
         path.parent / settings["merges"] if "merges" in settings else None,

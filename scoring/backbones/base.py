@@ -15,7 +15,7 @@ from ..preprocessing import Preprocess
 
 
 @dataclass(frozen=True)
-class Settings:
+class EncoderSettings:
     """What belongs to a set of weights and must not drift from it.
 
     architecture: a model name of open_clip (clip) or timm (dino, dinov2, timm), or the arguments of open_clip's CLIP or
@@ -53,7 +53,7 @@ class BackboneSpec:
     files: tuple[str, ...]
     size: str
     source: str
-    settings: Settings | None = None
+    settings: EncoderSettings | None = None
     hub: tuple[HubFile, ...] = ()
     url: str = ""
     sha256: str = ""

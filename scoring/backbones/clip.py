@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..packages import needed_by
-from .base import Backbone, BackboneSpec, Settings, WeightFile, load_state
+from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state
 
 if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
 
 
 def load(
-    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+    spec: BackboneSpec, settings: EncoderSettings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
 ) -> Backbone:
     """CLIP with both towers, or without a text encoder if the file has none."""
     module = build(settings)
@@ -40,7 +40,7 @@ def load(
     )
 
 
-def build(settings: Settings) -> torch.nn.Module:
+def build(settings: EncoderSettings) -> torch.nn.Module:
     """The model with random weights. open_clip is only asked for the architecture: no network.
 
     Raises ValueError for a name that open_clip does not know.
@@ -65,7 +65,7 @@ def build(settings: Settings) -> torch.nn.Module:
     return CLIP(**architecture)
 
 
-def build_tokenizer(settings: Settings, context: int) -> SimpleTokenizer:
+def build_tokenizer(settings: EncoderSettings, context: int) -> SimpleTokenizer:
     """CLIP's tokenizer, over CLIP's own merges or those of the settings."""
     import gzip
     import io

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from ..packages import needed_by
-from .base import Backbone, BackboneSpec, Settings, WeightFile, load_state
+from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state
 
 
 def load(
-    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+    spec: BackboneSpec, settings: EncoderSettings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
 ) -> Backbone:
     """A vision transformer whose feature is its class token after the last norm."""
     module = build(settings)
@@ -30,7 +30,7 @@ def load(
     )
 
 
-def build(settings: Settings) -> torch.nn.Module:
+def build(settings: EncoderSettings) -> torch.nn.Module:
     """The model with random weights. timm is only asked for the architecture: no network."""
     with needed_by("DINO"):
         from timm import create_model

@@ -8,11 +8,11 @@ import torch
 
 from ..packages import needed_by
 from ..preprocessing import Preprocess
-from .base import Backbone, BackboneSpec, Settings, WeightFile
+from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile
 
 
 def load(
-    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+    spec: BackboneSpec, settings: EncoderSettings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
 ) -> Backbone:
     """LPIPS with AlexNet, which reads two pictures.
 

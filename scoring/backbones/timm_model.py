@@ -9,14 +9,14 @@ import torch
 
 from ..packages import needed_by
 from ..preprocessing import Preprocess
-from .base import Backbone, BackboneSpec, HubFile, Settings, WeightFile
+from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
 
 HEADS = ("head", "fc", "classifier", "mask_token")  # tensors of a file that features do not need
 
 
 def load(
-    spec: BackboneSpec, settings: Settings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
+    spec: BackboneSpec, settings: EncoderSettings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
 ) -> Backbone:
     """The model without its classifier. timm renames keys and resamples position embeddings for its architectures.
 
@@ -80,6 +80,6 @@ def spec_of(name: str) -> BackboneSpec:
         (f"{full}.safetensors", f"{full}/model.safetensors"),
         "",
         f"model.safetensors of {config.hf_hub_id} on Hugging Face",
-        Settings(full, preprocess),
+        EncoderSettings(full, preprocess),
         hub,
     )

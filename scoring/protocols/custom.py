@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from ..backbones import BackboneSpec, HubFile, Settings
+from ..backbones import BackboneSpec, EncoderSettings, HubFile
 from ..backbones.timm_model import spec_of
 from ..packages import needed_by
 from ..preprocessing import OPENAI_CLIP, Preprocess
@@ -50,7 +50,7 @@ def clip_spec(name: str) -> BackboneSpec:
         (f"{file}.safetensors", f"{file}.pt"),
         "",
         where,
-        Settings(model, Preprocess(side, side, mean, std)),
+        EncoderSettings(model, Preprocess(side, side, mean, std)),
         hub if repository else (),
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..backbones import BackboneSpec, HubFile, Settings
+from ..backbones import BackboneSpec, EncoderSettings, HubFile
 from ..backbones.lpips import AS_THEY_ARE
 from ..preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 
@@ -15,7 +15,7 @@ from ..preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 CLIP_B32 = BackboneSpec(
     name="CLIP ViT-B/32 (OpenAI)",
     kind="clip",
-    settings=Settings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP, as_transformers=True)),
+    settings=EncoderSettings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP, as_transformers=True)),
     size="about 605 MB",
     files=(
         "clip-vit-base-patch32.safetensors",
@@ -34,12 +34,14 @@ CLIP_B32 = BackboneSpec(
 )
 
 # The same weights with torchvision's margins, as OpenAI's own preprocessing has them.
-CLIP_B32_TORCHVISION = replace(CLIP_B32, settings=Settings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP)))
+CLIP_B32_TORCHVISION = replace(
+    CLIP_B32, settings=EncoderSettings("ViT-B-32-quickgelu", Preprocess(224, 224, *OPENAI_CLIP))
+)
 
 DINO_S16 = BackboneSpec(
     name="DINO ViT-S/16",
     kind="dino",
-    settings=Settings("vit_small_patch16_224", Preprocess(256, 224, *IMAGENET)),
+    settings=EncoderSettings("vit_small_patch16_224", Preprocess(256, 224, *IMAGENET)),
     size="about 87 MB",
     files=(
         "dino_deitsmall16_pretrain.pth",
@@ -59,7 +61,7 @@ DINO_S16 = BackboneSpec(
 DINO_S8 = BackboneSpec(
     name="DINO ViT-S/8",
     kind="dino",
-    settings=Settings("vit_small_patch8_224", Preprocess(256, 224, *IMAGENET)),
+    settings=EncoderSettings("vit_small_patch8_224", Preprocess(256, 224, *IMAGENET)),
     size="about 87 MB",
     files=(
         "dino_deitsmall8_pretrain.pth",
@@ -79,7 +81,7 @@ DINO_S8 = BackboneSpec(
 DINOV2_S14 = BackboneSpec(
     name="DINOv2 ViT-S/14",
     kind="dinov2",
-    settings=Settings("vit_small_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
+    settings=EncoderSettings("vit_small_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
     size="about 88 MB",
     files=(
         "dinov2-small.safetensors",
@@ -99,7 +101,7 @@ DINOV2_S14 = BackboneSpec(
 DINOV2_B14 = BackboneSpec(
     name="DINOv2 ViT-B/14",
     kind="dinov2",
-    settings=Settings("vit_base_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
+    settings=EncoderSettings("vit_base_patch14_dinov2", Preprocess(256, 224, *IMAGENET, as_transformers=True)),
     size="about 346 MB",
     files=(
         "dinov2-base.safetensors",
@@ -120,7 +122,7 @@ DINOV2_B14 = BackboneSpec(
 ALEXNET = BackboneSpec(
     name="LPIPS (AlexNet)",
     kind="lpips",
-    settings=Settings("alexnet", AS_THEY_ARE),
+    settings=EncoderSettings("alexnet", AS_THEY_ARE),
     size="about 233 MB",
     files=("alexnet-owt-7be5be79.pth",),
     source="alexnet-owt-7be5be79.pth of download.pytorch.org/models",

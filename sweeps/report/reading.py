@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import TextIO
 
 from ...reports.arrangement import row_scores
-from ...reports.sweep.material import ACROSS, AGAIN, Layout, Material, Picture, Shown, is_seed, joined, subject_axis
+from ...reports.sweep.material import (
+    ACROSS,
+    AGAIN,
+    CellPicture,
+    Layout,
+    Shown,
+    SweepMaterial,
+    is_seed,
+    joined,
+    subject_axis,
+)
 from ...scoring.pictures import SUFFIXES
 from ...scoring.scores import Cost, Score, Scores, from_jsonl, merge
 from ..records import Record
@@ -20,7 +30,7 @@ from ..training_nodes import trains
 from .wanted import Wanted, values_of
 
 
-def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> Material:
+def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> SweepMaterial:
     """Read every record, one after the other; all scores with all their settings go to `target` as JSON lines.
 
     layout: a completed one. What is damaged becomes a problem of the result, and no error.
@@ -40,7 +50,7 @@ def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> Material:
             )
         scores = replace(scores, rows=tuple(row for row in scores.rows if row.metric in wanted))
     numbers = Scores(tuple(row for row in reader.numbers if not wanted or row.metric in wanted))
-    return Material(layout, [shown[place] for place in range(len(cells))], scores, numbers, reader.problems)
+    return SweepMaterial(layout, [shown[place] for place in range(len(cells))], scores, numbers, reader.problems)
 
 
 class _Reader:
@@ -94,7 +104,7 @@ class _Reader:
         self.seen |= {(wanted.key, row), (wanted.key, row, joined(wanted.labels, self.layout.columns))}
         return shown
 
-    def _pictures(self, key: str, record: Record) -> Iterable[Picture]:
+    def _pictures(self, key: str, record: Record) -> Iterable[CellPicture]:
         """The picture files of a record; their names in the report are safe in links."""
         safe = re.sub(r"[^0-9A-Za-z_-]", "_", key)[:80]
         for file in record.cell.files:
@@ -104,7 +114,7 @@ class _Reader:
             if not path.resolve().is_relative_to(record.folder.resolve()):
                 self.problems.append(f"{key}: {file.name} is outside the cell's folder, and is left out.")
                 continue
-            yield Picture(path, f"{safe}-{record.cell.files.index(file) + 1}{suffix}", sys.intern(file.title))
+            yield CellPicture(path, f"{safe}-{record.cell.files.index(file) + 1}{suffix}", sys.intern(file.title))
 
     def _numbers(self, wanted: Wanted, row: str, numbers: Mapping[str, float]) -> dict[str, float]:
         """The finite numbers of a cell, which become one score each."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...reports.sweep.grids import Grid, draw_grids
-from ...reports.sweep.material import Layout, Material
+from ...reports.sweep.material import Layout, SweepMaterial
 from ...reports.sweep.page import PICTURES, markdown_page, pages
 from ...reports.sweep.pivot import Titled, tables
 from ..png import with_text
@@ -57,7 +57,7 @@ def write_report(cells: Sequence[Wanted], out: Path, title: str, layout: Layout)
     return [*shown_pages, *written]
 
 
-def _write_grids(material: Material, out: Path) -> list[Grid]:
+def _write_grids(material: SweepMaterial, out: Path) -> list[Grid]:
     """The grids' pictures, each written before the next one is drawn."""
     grids = []
     axes = {"rows": material.layout.grid_rows, "columns": material.layout.grid_columns}
@@ -68,7 +68,7 @@ def _write_grids(material: Material, out: Path) -> list[Grid]:
     return grids
 
 
-def _link_pictures(material: Material, folder: Path) -> set[str]:
+def _link_pictures(material: SweepMaterial, folder: Path) -> set[str]:
     """Put all pictures into the folder; returns the names of those that are there. Others become problems."""
     ready: set[str] = set()
     for cell in material.cells:
@@ -90,7 +90,7 @@ def sweep_text(keys: Sequence[str], axes: dict[str, object]) -> str:
     return json.dumps({"cells": keys[:MAX_KEYS], "more": max(0, len(keys) - MAX_KEYS), "axes": axes})
 
 
-def _write_tables(shown: Sequence[Titled], material: Material, out: Path) -> list[Path]:
+def _write_tables(shown: Sequence[Titled], material: SweepMaterial, out: Path) -> list[Path]:
     """Every table as CSV and, if it is small enough, as a picture; all of them in table.tex."""
     written = []
     about = sweep_text(
@@ -104,7 +104,7 @@ def _write_tables(shown: Sequence[Titled], material: Material, out: Path) -> lis
     return [*written, write(out / "table.tex", tex)]
 
 
-def _write_cells(material: Material, axes: Sequence[str], path: Path) -> Path:
+def _write_cells(material: SweepMaterial, axes: Sequence[str], path: Path) -> Path:
     """One line a cell: labels, how it was run, numbers."""
     memory = list(dict.fromkeys(what for cell in material.cells for what in cell.memory))
     numbers = list(dict.fromkeys(name for cell in material.cells for name in cell.numbers))

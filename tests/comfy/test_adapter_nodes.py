@@ -193,7 +193,7 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(comfyui: Any, me
     assert tensors.keys() == adapter.keys()
     assert all(torch.equal(tensors[key], adapter[key]) for key in tensors)
     assert run.ui["graph"]["images"]
-    cost = comfyui.module("nodes.scoring").cost_of(adapter, comfyui.module("scoring.scorer").Row(method))
+    cost = comfyui.module("nodes.scoring").cost_of(adapter, comfyui.module("scoring.scorer").Labels(method))
     assert cost.training_seconds is not None
     assert 0 < cost.training_seconds <= run.seconds + 1
     assert cost.bytes >= 4 * cost.values > 0

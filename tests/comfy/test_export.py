@@ -452,7 +452,7 @@ def test_a_slice_in_its_whole_weight_and_back(pack: Pack, shape: tuple[int, ...]
         return torch.flip(rows, (0,))
 
     for target in (("key", part), ("key", part, turned)):
-        change = naming.Change("name", target, up, down)
+        change = naming.LayerPair("name", target, up, down)
         whole_up, whole_down = naming.whole_pair(change, shape)
         expected = torch.zeros(shape)
         product = (up @ down).view(piece)
@@ -469,7 +469,7 @@ def test_two_parts_of_one_module_are_one_layer(pack: Pack, bases: Any, naming: s
     side = pack.lora_naming.Side(bases["sd15"][0], clip=False)
     key = f"{UNET_LINEAR}.weight"
     halves = [
-        pack.lora_naming.Change(
+        pack.lora_naming.LayerPair(
             f"half {start}",
             (key, (0, start, 16)),
             models.random(16, 2, seed=start),

@@ -517,14 +517,14 @@ def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.setitem(matplotlib.rcParams, "backend", "TkAgg")
     rows = [
-        pack.convert.inspect.Row(
+        pack.convert.inspect.LayerSummary(
             f"layer {index}",
             f"diffusion_model.double_blocks.{index}.a.weight",
             "deft",
             4,
             10,
             1.0,
-            pack.convert.inspect.Change(0.1 + index, 100.0, 2.0, 1.5),
+            pack.deft_ops.inspection.Measured(0.1 + index, 100.0, 2.0, 1.5),
         )
         for index in range(blocks)
     ]
@@ -540,8 +540,8 @@ def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch:
     shorter = [
         row
         if index
-        else pack.convert.inspect.Row(
-            row.name, row.key, row.method, 4, 10, 1.0, pack.convert.inspect.Change(1e-9, 100.0, 2.0, 1.5)
+        else pack.convert.inspect.LayerSummary(
+            row.name, row.key, row.method, 4, 10, 1.0, pack.deft_ops.inspection.Measured(1e-9, 100.0, 2.0, 1.5)
         )
         for index, row in enumerate(rows)
     ]
@@ -556,14 +556,14 @@ def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch:
 
 def test_the_largest_blocks_are_kept_when_there_are_too_many(pack: Pack) -> None:
     rows = [
-        pack.convert.inspect.Row(
+        pack.convert.inspect.LayerSummary(
             f"layer {index}",
             f"b.{index}.weight",
             "deft",
             4,
             10,
             1.0,
-            pack.convert.inspect.Change(float(index % 97), 100.0, 2.0, 1.5),
+            pack.deft_ops.inspection.Measured(float(index % 97), 100.0, 2.0, 1.5),
         )
         for index in range(97)
     ]

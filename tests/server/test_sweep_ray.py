@@ -22,8 +22,8 @@ from PIL import Image
 from deft_pack.sweeps import remote
 from deft_pack.sweeps.launch import Launch, compiled, files_of, ray_servers
 from deft_pack.sweeps.plan import read_plan
-from deft_pack.sweeps.progress import Progress
-from deft_pack.sweeps.runner import Result, Runner
+from deft_pack.sweeps.progress import SweepProgress
+from deft_pack.sweeps.runner import Runner, SweepResult
 from deft_pack.sweeps.server import Server, find_comfyui
 from deft_pack.sweeps.store import Store
 from deft_pack.sweeps.worker import ADAPTER, Worker
@@ -91,7 +91,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-class Murder(Progress):
+class Murder(SweepProgress):
     """Calls `kill` once, when a worker of that name is in the midst of a cell after its first one.
 
     It has a cell in the store then, also if the other worker does all that is left before it is back. And it has no
@@ -121,8 +121,8 @@ class Murder(Progress):
 
 
 async def sweep(
-    folder: Path, store: Store, workers: list[Any], progress: Progress, plan_file: Path | None = None
-) -> Result:
+    folder: Path, store: Store, workers: list[Any], progress: SweepProgress, plan_file: Path | None = None
+) -> SweepResult:
     """What `sweeps run` does, but that all servers are up before it begins: the cells take a second each."""
     plan = read_plan(plan_file or folder / "small.yaml")
     await asyncio.gather(*(worker.start() for worker in workers))
@@ -144,7 +144,7 @@ def plain(folder: Path, comfyui: Path) -> dict[str, str]:
     """What a run on one server of our own gives."""
     store = Store.open(folder / "plain", "small")
     worker = Worker("plain", server=Server(find_comfyui(ROOT, comfyui), folder / "plain work", arguments(folder)))
-    result = asyncio.run(sweep(folder, store, [worker], Progress(out=io.StringIO())))
+    result = asyncio.run(sweep(folder, store, [worker], SweepProgress(out=io.StringIO())))
     assert dict(result.counts) == {"done": 16}, result
     assert len(worker.holds) == 4
     return contents(store.root)
@@ -208,7 +208,7 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
 
     progress = Murder("ray-2", kill)
 
-    async def run() -> tuple[Result, list[set[str]]]:
+    async def run() -> tuple[SweepResult, list[set[str]]]:
         async with ray_servers(launch(folder, comfyui, 2), store) as workers:
             assert [worker.server.resources for worker in workers] == [{"num_gpus": 0, "num_cpus": 1}] * 2
             result = await sweep(folder, store, workers, progress)
@@ -249,7 +249,7 @@ def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: No
 
     progress = Murder("ray-1", kill)
 
-    async def run() -> Result:
+    async def run() -> SweepResult:
         async with ray_servers(launch(folder, comfyui, 2), store, apart=True) as found:
             workers.extend(found)
             return await sweep(folder, store, found, progress)
@@ -278,7 +278,7 @@ def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: 
 
     progress = Murder("ray-1", kill, after=0)
 
-    async def run() -> tuple[Result, dict[str, Any]]:
+    async def run() -> tuple[SweepResult, dict[str, Any]]:
         async with ray_servers(launch(folder, comfyui, 1), store) as (worker,):
             await worker.start()
             plan = read_plan(folder / "long.yaml")
@@ -348,7 +348,7 @@ def test_a_token_is_sent(folder: Path, comfyui: Path, cluster: None) -> None:
 
     async def run(worker: Worker) -> None:
         store = Store.open(folder / f"token {len(given)}", "plan")
-        result = await sweep(folder, store, [worker], Progress(out=io.StringIO()), plan)
+        result = await sweep(folder, store, [worker], SweepProgress(out=io.StringIO()), plan)
         assert dict(result.counts) == {"done": 3}, result
         given.append(contents(store.root))
 

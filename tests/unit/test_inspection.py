@@ -28,7 +28,7 @@ def entropy_rank(matrix: Tensor) -> float:
     return math.exp(-float((p * p.log()).sum()))
 
 
-def check(change: inspection.Change, delta: Tensor, weight: Tensor) -> None:
+def check(change: inspection.Measured, delta: Tensor, weight: Tensor) -> None:
     """norm, base, ratio, effective and stable rank of a full change of the shape of the weight."""
     matrix = delta.double().reshape(len(delta), -1) if delta.ndim > 1 else delta.double()[None]
     norm, base = float(matrix.square().sum().sqrt()), float(weight.double().square().sum().sqrt())

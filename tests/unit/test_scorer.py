@@ -25,7 +25,7 @@ from deft_pack.scoring.embeddings import FeatureStore, embed_images, embed_texts
 from deft_pack.scoring.metrics import METRICS, Metric, OfPictures, likeness
 from deft_pack.scoring.pictures import FilePictures, digest
 from deft_pack.scoring.protocols import Measure, Protocol, get_protocol
-from deft_pack.scoring.scorer import DIVERSITY, DRIFT, Row, Scorer, load_scorer, score
+from deft_pack.scoring.scorer import DIVERSITY, DRIFT, Labels, Scorer, load_scorer, score
 from deft_pack.scoring.scores import Scores
 from deft_pack.scoring.verify import PUBLISHED, verify
 from deft_pack.scoring.verify import load_file as load_for_check
@@ -75,7 +75,7 @@ def forwards(scorer: Scorer, monkeypatch) -> dict[str, int]:
 
 def test_scores_follow_from_the_features(scorer: Scorer):
     images, references, texts = pictures(3), pictures(5, seed=1), ["a dog"] * 3
-    result = score(scorer, images, references, texts, Row("DEFT r4", "dog", "deft", 4, {"seeds": [7]}))
+    result = score(scorer, images, references, texts, Labels("DEFT r4", "dog", "deft", 4, {"seeds": [7]}))
     assert [row.metric for row in result.rows] == ["CLIP-I", "CLIP-T", "DINO"]
     clip, dino = (scorer.backbones[kind] for kind in ("clip", "dino"))
     cosines = dino.encode_images(images) @ dino.encode_images(references).T
@@ -167,7 +167,7 @@ def test_a_picture_of_one_colour_and_a_long_text_are_remarked(scorer: Scorer):
 
 def test_drift_and_prior_preservation(scorer: Scorer):
     images, base, references = pictures(4), pictures(4, 1), pictures(3, 2)
-    result = drift(scorer, images, base, references, ["a", "b", "c", "d"], Row("DEFT"))
+    result = drift(scorer, images, base, references, ["a", "b", "c", "d"], Labels("DEFT"))
     dino = scorer.backbones["dino"]
     ours = dino.encode_images(images)
     assert result.value("drift") == pytest.approx(

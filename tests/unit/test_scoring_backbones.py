@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from deft_pack.scoring.backbones import BackboneSpec, Settings, WeightFile, dino, load_backbone
+from deft_pack.scoring.backbones import BackboneSpec, EncoderSettings, WeightFile, dino, load_backbone
 from deft_pack.scoring.backbones.dino import resample_positions
 from deft_pack.scoring.pictures import to_pictures
 from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
@@ -47,7 +47,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def spec(kind: str, architecture, preprocess: Preprocess, file: str = "w.safetensors") -> BackboneSpec:
-    return BackboneSpec(f"small {kind}", kind, (file,), "1 MB", "nowhere", Settings(architecture, preprocess))
+    return BackboneSpec(f"small {kind}", kind, (file,), "1 MB", "nowhere", EncoderSettings(architecture, preprocess))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_pack.reports.tables import FORMS, Entry, pivot, tabulate, text_table
+from deft_pack.reports.tables import FORMS, TableCell, pivot, tabulate, text_table
 from deft_pack.reports.tables.html import fragment
 from deft_pack.reports.tables.latex import escape
 from deft_pack.reports.tables.picture import picture
@@ -443,7 +443,7 @@ def test_html_escapes_every_text_of_a_table():
 
 def test_a_table_of_texts_takes_every_form():
     """The same structure as a table of scores, so that no page writes tables of its own."""
-    table = text_table(["cell", "seconds"], [["a|b", "1"], ["c", Entry("2", "[1, 3]", bold=True)]], ["seconds"])
+    table = text_table(["cell", "seconds"], [["a|b", "1"], ["c", TableCell("2", "[1, 3]", bold=True)]], ["seconds"])
     made = {suffix: form(table, "T").decode() for suffix, form in FORMS.items() if suffix != "png"}
     assert made["csv"] == "cell,seconds\na|b,1\nc,2\n"
     assert made["md"].startswith("### T\n\n| cell | seconds |\n|---|---:|\n| a\\|b | 1 |\n| c | **2** [1, 3] |\n")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from deft_pack.sweeps import progress as module
-from deft_pack.sweeps.progress import Progress
-from deft_pack.sweeps.records import Cell, Run
+from deft_pack.sweeps.progress import SweepProgress
+from deft_pack.sweeps.records import Cell, CellRun
 
 JOB: Any = SimpleNamespace(labels={"method": "DEFT"}, titles={"7": "Sample"})
 
@@ -45,14 +45,14 @@ def clock(monkeypatch) -> SimpleNamespace:
     return now
 
 
-def run_three(progress: Progress, clock: SimpleNamespace, seen: Terminal | None = None) -> list[list[str]]:
+def run_three(progress: SweepProgress, clock: SimpleNamespace, seen: Terminal | None = None) -> list[list[str]]:
     """A training and two pictures, one of which fails; the terminal's rows after each message of a server."""
     rows = []
     progress.begin(3)
     for seconds, key, kind, run, left in (
-        (60.0, "t", "training", Run("done", seconds=59.0), Counter(training=1, picture=1)),
-        (5.0, "a", "picture", Run("failed", "ValueError: no\nmore of it", seconds=4.0), Counter(training=1)),
-        (5.0, "b", "picture", Run("done", seconds=4.5), Counter()),
+        (60.0, "t", "training", CellRun("done", seconds=59.0), Counter(training=1, picture=1)),
+        (5.0, "a", "picture", CellRun("failed", "ValueError: no\nmore of it", seconds=4.0), Counter(training=1)),
+        (5.0, "b", "picture", CellRun("done", seconds=4.5), Counter()),
     ):
         progress.event("w", JOB, "executing", {"node": "7"})
         progress.event("w", JOB, "progress", {"node": "7", "value": 3, "max": 20})
@@ -77,7 +77,7 @@ LINES = [
 
 def test_a_log_has_a_line_a_cell(clock) -> None:
     out = io.StringIO()
-    run_three(Progress(out), clock)
+    run_three(SweepProgress(out), clock)
     assert out.getvalue().splitlines() == LINES
     assert "\r" not in out.getvalue()
 
@@ -85,7 +85,7 @@ def test_a_log_has_a_line_a_cell(clock) -> None:
 def test_a_terminal_has_the_same_lines_above_a_bar(clock, monkeypatch) -> None:
     monkeypatch.setattr(module, "SHORTEST", 0.0)
     out = Terminal()
-    rows = run_three(Progress(out), clock, out)
+    rows = run_three(SweepProgress(out), clock, out)
     assert rows[0][0] == LINES[0]
     assert [row[-1].split("|")[0] for row in rows] == ["[0/3] ", "[1/3] ", "[2/3] "]
     assert [row[-1].split("|")[2] for row in rows] == [
@@ -98,13 +98,13 @@ def test_a_terminal_has_the_same_lines_above_a_bar(clock, monkeypatch) -> None:
 
 def test_only_what_goes_wrong_is_printed_where_that_is_asked_for(clock) -> None:
     out = Terminal()
-    run_three(Progress(out, quiet=True), clock)
+    run_three(SweepProgress(out, quiet=True), clock)
     assert out.rows == ["[2/3] failed 4.0 s  DEFT  (60 s left)", "    ValueError: no", "waiting for other", ""]
 
 
 def test_nothing_is_left_to_run(clock) -> None:
     out = Terminal()
-    progress = Progress(out)
+    progress = SweepProgress(out)
     progress.begin(0)
     progress.close()
     assert out.rows == ["every cell is in the store already", ""]

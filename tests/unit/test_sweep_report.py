@@ -23,7 +23,7 @@ from PIL import Image
 from deft_pack.reports.sweep import grids, page
 from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl
 from deft_pack.sweeps.png import read_text
-from deft_pack.sweeps.records import Cell, Run, StoredFile, read_record, to_json
+from deft_pack.sweeps.records import Cell, CellRun, StoredFile, read_record, to_json
 from deft_pack.sweeps.report import Layout, Wanted, write_report
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
@@ -46,7 +46,7 @@ class Store:
         labels: dict[str, str],
         files: dict[str, bytes] | None = None,
         titles: dict[str, str] | None = None,
-        run: Run | None = None,
+        run: CellRun | None = None,
         **cell,
     ) -> Path:
         """Write a cell as the runner does. files: name -> content; titles: of the nodes they are from."""
@@ -57,7 +57,7 @@ class Store:
             (folder / name).write_bytes(content)
             stored.append(StoredFile(name, str(place), (titles or {}).get(name, f"node of {name}"), "SaveImage"))
         (folder / "cell.json").write_bytes(to_json(Cell(key, kind, labels, files=tuple(stored), **cell)))
-        (folder / "run.json").write_bytes(to_json(run or Run("done", seconds=2.0)))
+        (folder / "run.json").write_bytes(to_json(run or CellRun("done", seconds=2.0)))
         self.want(key, kind, labels)
         return folder
 
@@ -145,7 +145,7 @@ def sweep(tmp_path_factory) -> Store:
                 "training",
                 dict(zip(axes[:3], place[:3])),
                 prompt=graph,
-                run=Run(
+                run=CellRun(
                     "done",
                     seconds=99.0,
                     node_seconds={"1": 50.0, "2": seconds, "3": 7.0},
@@ -158,7 +158,7 @@ def sweep(tmp_path_factory) -> Store:
         if place == MISSING:
             store.want(key, "picture", labels)
         elif place == FAILED:
-            store.add(key, "picture", labels, run=Run("failed", f"RuntimeError: {EVIL}", attempts=3), needs=needs)
+            store.add(key, "picture", labels, run=CellRun("failed", f"RuntimeError: {EVIL}", attempts=3), needs=needs)
         else:
             rows = [
                 score(
@@ -184,7 +184,7 @@ def sweep(tmp_path_factory) -> Store:
                 {"image.png": "Save picture"},
                 needs=needs,
                 numbers={"loss": float(CELLS.index(place))},
-                run=Run("done", seconds=2.5),
+                run=CellRun("done", seconds=2.5),
             )
     return store
 
@@ -625,7 +625,7 @@ def test_training_time_without_an_adapter_at_the_scores(tmp_path: Path):
     """Score Images has no adapter connected: time is known from the training cell, values and bytes are not."""
     store = Store(tmp_path / "store")
     graph = {"7": {"class_type": "TrainLoraNode"}, "8": {"class_type": "DEFTTrainAdapter"}}
-    run = Run("done", node_seconds={"7": 20.0, "8": 3.0, "gone": 5.0})
+    run = CellRun("done", node_seconds={"7": 20.0, "8": 3.0, "gone": 5.0})
     store.add("picture", "picture", {"method": "LoRA"}, {"s.jsonl": jsonl(score("DINO", 0.5))}, needs=("train",))
     store.add("train", "training", {"method": "LoRA"}, prompt=graph, run=run)  # after the cell that needs it
     write_report(store.wanted, tmp_path / "out", "x", Layout())

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from deft_pack.sweeps import store as module
-from deft_pack.sweeps.records import Cell, Run, StoredFile
+from deft_pack.sweeps.records import Cell, CellRun, StoredFile
 from deft_pack.sweeps.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,7 +45,7 @@ def test_a_cell_is_kept_and_read_back(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store", "plan")
     assert store.read(KEY) is None
     assert store.keys() == set()
-    run = Run("done", seconds=1.5, memory={"process": 10.0}, versions={"torch": "2"}, texts={"Show": ["a\u2028b"]})
+    run = CellRun("done", seconds=1.5, memory={"process": 10.0}, versions={"torch": "2"}, texts={"Show": ["a\u2028b"]})
     assert store.put(cell(), run, fill(store))
     found = store.read(KEY)
     assert found is not None
@@ -57,22 +57,22 @@ def test_a_cell_is_kept_and_read_back(tmp_path: Path) -> None:
 
 def test_the_second_of_two_results_is_dropped(tmp_path: Path) -> None:
     one, two = Store.open(tmp_path, "plan"), Store.open(tmp_path, "plan")
-    assert one.put(cell(), Run("done"), fill(one, b"first"))
-    assert not two.put(cell(), Run("done"), fill(two, b"second"))
+    assert one.put(cell(), CellRun("done"), fill(one, b"first"))
+    assert not two.put(cell(), CellRun("done"), fill(two, b"second"))
     assert (one.folder(KEY) / "a.png").read_bytes() == b"first"
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_failed_then_done(tmp_path: Path) -> None:
     store = Store.open(tmp_path, "plan")
-    store.put(cell(), Run("failed", "first"), fill(store))
-    store.put(cell(), Run("failed", "second"), fill(store))
+    store.put(cell(), CellRun("failed", "first"), fill(store))
+    store.put(cell(), CellRun("failed", "second"), fill(store))
     found = store.read(KEY)
     assert found is not None
     assert found.run.error == "second"
-    store.put(cell(), Run("cancelled"), fill(store))
+    store.put(cell(), CellRun("cancelled"), fill(store))
     assert (store.status(KEY), store.keys("failed")) == ("cancelled", set())
-    store.put(cell(), Run("done"), fill(store))
+    store.put(cell(), CellRun("done"), fill(store))
     assert store.status(KEY) == "done"
     assert store.keys("failed") | store.keys("cancelled") == set()
 
@@ -87,15 +87,15 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            store.put(cell(), Run("done"), scratch)
+            store.put(cell(), CellRun("done"), scratch)
     assert store.keys() == set()
     assert list((tmp_path / "tmp").iterdir()) == []
-    assert store.put(cell(), Run("done"), fill(store))
+    assert store.put(cell(), CellRun("done"), fill(store))
 
 
 def test_damaged_records_are_named(tmp_path: Path) -> None:
     store = Store.open(tmp_path, "plan")
-    store.put(cell(), Run("done"), fill(store))
+    store.put(cell(), CellRun("done"), fill(store))
     (store.folder(KEY) / "run.json").write_text('{"status": "do')
     with pytest.raises(ValueError, match=r"run\.json cannot be read .* remove the folder"):
         store.read(KEY)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..settings.settings import Settings
 from . import batches, captions, latents
-from .text import Text
+from .text import TrainedText
 
 
 @dataclass
@@ -64,9 +64,9 @@ class Dataset:
             self.empty = len(entries)
             entries += self.stand_in(material.empty)
         self.entries = entries
-        self.text: Text | None = None
+        self.text: TrainedText | None = None
         if material.clip is not None:
-            self.text = Text(material.clip, self.words, own)
+            self.text = TrainedText(material.clip, self.words, own)
         self.examples = self.ready(model, self.examples, "caption", "picture", 0)
         self.prior = self.ready(model, self.prior, "prior caption", "prior picture", len(own))
         self.notes = captions.notes(material.captions, own)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import batches
 
 
-class Text:
+class TrainedText:
     """The captions of a run, encoded with gradients. `entries` are the same captions' CONDITIONING, for their extras.
 
     Raises:

@@ -28,7 +28,7 @@ from .trainer import Trainer
 
 
 @dataclass
-class Progress:
+class StepProgress:
     """What is known after a step."""
 
     step: int
@@ -41,7 +41,7 @@ class Progress:
 
 
 @dataclass
-class Result:
+class TrainingResult:
     """A trained adapter with what is to be told about it. pictures: (step, [n, h, w, 3]) of each preview.
 
     title: the method, its rank if it has one, and the number of layers.
@@ -55,7 +55,7 @@ class Result:
     title: str = ""
 
 
-class Run:
+class TrainingRun:
     """A trainer with its folder and previews: what happens between the steps."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Run:
         identity: dict[str, Any],
         folder: RunFolder | None,
         shown: previews.Previews | None,
-        on_step: Callable[[Progress], None],
+        on_step: Callable[[StepProgress], None],
     ) -> None:
         self.trainer, self.identity, self.folder, self.shown, self.on_step = trainer, identity, folder, shown, on_step
         self.pictures: list[tuple[int, Tensor]] = []
@@ -95,7 +95,9 @@ class Run:
                     loss, norm, rate = trainer.take_step()
                     random = trainer.random_state()
                     self.rates.append(rate)
-                    progress = Progress(trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate)
+                    progress = StepProgress(
+                        trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate
+                    )
                     if self.folder is not None:
                         record = {"step": trainer.step, "loss": loss, "rate": rate, "grad_norm": norm}
                         self.folder.log(record | {"seconds": round(progress.seconds, 4)})
@@ -142,13 +144,13 @@ def train(
     model: Any,
     material: Material,
     settings: Settings,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[StepProgress], None],
     *,
     folder: RunFolder | None = None,
     shown: previews.Previews | None = None,
     on_start: Callable[[str], None] = logging.info,
     cache: Path | None = None,
-) -> Result:
+) -> TrainingResult:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
 
     Args:
@@ -192,7 +194,7 @@ def train(
         on_start(f"{report.opening(trainer)}; {needed.text()}")
         with torch.inference_mode(False), torch.enable_grad():
             identity = report.identity_of(trainer)
-            return trained(trainer, Run(trainer, identity, named(folder, identity), shown, on_step), needed)
+            return trained(trainer, TrainingRun(trainer, identity, named(folder, identity), shown, on_step), needed)
     except Exception as error:
         if not memory.out_of_memory(error):
             raise
@@ -212,7 +214,7 @@ def named(folder: RunFolder | None, identity: dict[str, Any]) -> RunFolder | Non
     return None if folder is None else replace(folder, path=Path(f"{folder.path}_{digest(identity)}"), problems=[])
 
 
-def trained(trainer: Trainer, run: Run, needed: memory.Estimate) -> Result:
+def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> TrainingResult:
     """Run the trainer to its end.
 
     Raises:
@@ -234,4 +236,4 @@ def trained(trainer: Trainer, run: Run, needed: memory.Estimate) -> Result:
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
-    return Result(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())
+    return TrainingResult(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())

@@ -20,11 +20,11 @@ from ..settings import optimizers
 from ..settings.settings import Settings
 from ..settings.targets import is_small_kind
 from ..step import checking, looking, memory, objective, optimisation, precision
-from ..step.adapted import Change
+from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
 from ..step.bases import class_of
 from ..step.decompositions import Decompositions
-from ..step.layers import Layer, Notes, choose, make_layers
+from ..step.layers import Notes, TrainedLayer, choose, make_layers
 from ..step.network import cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
@@ -50,8 +50,8 @@ class Trainer:
         self.precision = precision.resolve(settings.precision, model.model, self.device)
         # Everything random comes from here, on the CPU: the same numbers on every device.
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.layers: dict[str, Layer] = {}
-        self.text_layers: dict[str, Layer] = {}
+        self.layers: dict[str, TrainedLayer] = {}
+        self.text_layers: dict[str, TrainedLayer] = {}
         self.placing: list[Callable[[], None]] = []  # what changes small modules, once a step
         self.notes = Notes()
         self.build()
@@ -127,7 +127,7 @@ class Trainer:
         for place in self.placing:
             place()
 
-    def change(self, layer: Layer) -> Change:
+    def change(self, layer: TrainedLayer) -> ChangeNow:
         """What the layer's adapter changes, as of the last `refresh`."""
 
         def weight() -> Tensor:
@@ -136,7 +136,7 @@ class Trainer:
 
         return lambda: self.training.change(layer.factors, weight, layer.kept)
 
-    def delta(self, layer: Layer, factors: Any, weight: Tensor) -> Tensor:
+    def delta(self, layer: TrainedLayer, factors: Any, weight: Tensor) -> Tensor:
         """The change of the layer's weight by these factors, float32."""
         if self.training.base is None:
             return self.method.delta(factors, weight)

@@ -16,7 +16,7 @@ from ...models.layers import bias_of
 from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
-Change = Callable[[], changes.Change]
+ChangeNow = Callable[[], changes.Change]
 # By the number of spatial dimensions.
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 WEIGHT_GRADIENTS = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
@@ -147,7 +147,9 @@ def without_bias(module: nn.Module, op: LayerOp, y: Tensor) -> Tensor:
     return y if bias is None else y - bias
 
 
-def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: Change) -> Callable[[Tensor], Tensor]:
+def adapted_forward(
+    module: nn.Module, run: Callable[[Tensor], Tensor], change: ChangeNow
+) -> Callable[[Tensor], Tensor]:
     """The forward of a linear layer or a convolution with an adapter's change. `run` is its own."""
     op, linear = op_of(module), is_linear(module)
 
@@ -167,7 +169,7 @@ def adapted_forward(module: nn.Module, run: Callable[[Tensor], Tensor], change: 
     return forward
 
 
-def table_forward(run: Callable[..., Tensor], change: Change) -> Callable[..., Tensor]:
+def table_forward(run: Callable[..., Tensor], change: ChangeNow) -> Callable[..., Tensor]:
     """The forward of a large table of embeddings with a low-rank change. `run` is its own."""
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -179,7 +181,7 @@ def table_forward(run: Callable[..., Tensor], change: Change) -> Callable[..., T
     return forward
 
 
-def place_change(module: nn.Module, kept: dict[str, Tensor], change: Change, dtype: torch.dtype) -> None:
+def place_change(module: nn.Module, kept: dict[str, Tensor], change: ChangeNow, dtype: torch.dtype) -> None:
     """Give a small module (a norm, a small table) its own weights `kept` with the change, as of this step.
 
     Not inside of its forward: some networks take a norm's weight themselves. The sum is in the finer of the stored and

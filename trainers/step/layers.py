@@ -19,7 +19,7 @@ from .frozen import is_frozen_kind
 
 
 @dataclass
-class Layer:
+class TrainedLayer:
     """One trained layer: its module, where that computes, the trainable tensors, and what its method keeps of the base
     (None for most methods).
     """
@@ -99,7 +99,7 @@ def make_layers(
     decompositions: Decompositions,
     notes: Notes,
     prefix: str = "",
-) -> dict[str, Layer]:
+) -> dict[str, TrainedLayer]:
     """The layers with new parameters on the device. `prefix` names their decompositions.
 
     Raises:
@@ -128,5 +128,5 @@ def make_layers(
             notes.otherwise.setdefault(words, []).append(name)
         if dtype != torch.float32:
             params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}
-        layers[name] = Layer(module, device, params, kept)
+        layers[name] = TrainedLayer(module, device, params, kept)
     return layers

@@ -11,7 +11,7 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from .adapted import Change, adapted_forward, place_change, table_forward
+from .adapted import ChangeNow, adapted_forward, place_change, table_forward
 from .frozen import frozen_forward, is_frozen_kind, quick_forward
 from .saved import Region, checkpointed
 
@@ -81,7 +81,7 @@ LARGE = 2**18  # values of a table of embeddings that is not made anew in each s
 @contextmanager
 def frozen(
     root: nn.Module,
-    changes: dict[str, Change],
+    changes: dict[str, ChangeNow],
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Iterator[list[Callable[[], None]]]:
