@@ -20,6 +20,8 @@ NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff
 # What the gate of a copy leaves out: itself, and what reads no list of the pack's and takes long (full-size encoders,
 # runs of sweeps, installed packages).
 LEFT_OUT = ("docs_adding", "scoring_exactness", "scoring_packages", "sweep_report", "sweep_store", "files_peft_tuners")
+# What a walk leaves to people: the help page of the new node, with its picture.
+TO_PEOPLE = "tests/comfy/test_help.py"
 # What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics.
 OVER_LISTS = ("every_method", "fields", "format_table", "help", "help_lists", "interface", "nodes_schema")
 
@@ -38,7 +40,7 @@ def steps() -> list[Step]:
     """All blocks in order. The last "New file `...`" or "In `...`" before a block names its file."""
     found, section, path = [], "", ""
     text = DOCUMENT.read_text(encoding="utf-8")
-    pattern = r"^## ([^\n]+)$|(?:New file|[Ii]n) `([\w./]+\.py)`|^```(\w+)\n(.*?)^```$"
+    pattern = r"^## ([^\n]+)$|(?:New file|[Ii]n) `([\w./]+\.(?:py|md))`|^```(\w+)\n(.*?)^```$"
     for match in re.finditer(pattern, text, re.M | re.S):
         section, path = match.group(1) or section, match.group(2) or path
         if match.group(3):

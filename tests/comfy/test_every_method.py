@@ -8,19 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from deft_pack.deft_ops import methods
+
 from . import models
 from .pack import Pack
 from .test_training_runs import as_loaded, same, settings
 
-METHODS = ("deft", "para", "lora", "svdiff", "dreambooth", "dora", "oft", "lokr")
 
-
-def test_the_matrix_has_every_method(pack: Pack) -> None:
-    assert set(METHODS) == set(pack.comfyui.module("deft_ops.methods").TRAINABLE)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_method(pack: Any, method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", methods.TRAINABLE)
+def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
     make = models.unet
     model = as_loaded(make)
     with torch.inference_mode():

@@ -22,19 +22,22 @@ def described(comfyui: Any, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("language", "new"),
-    [("en", "- `lowest_rate` (default: 0.5): Not below."), ("zh", "- `lowest_rate` 最低（默认：0.5）：不低于。")],
+    [("en", "- `floor` (default: 0.5): Not below."), ("zh", "- `floor` 最低（默认：0.5）：不低于。")],
 )
 def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, new: str) -> None:
     name = "DEFTTrainingSettings"
     node, path = described(comfyui, name), make_help.DOCS / name / f"{language}.md"
-    page, texts = path.read_text(encoding="utf-8"), make_help.read(make_help.LOCALES / language / "nodeDefs.json")[name]
+    english, translated = (
+        make_help.read(make_help.LOCALES / place / "nodeDefs.json")[name] for place in ("en", language)
+    )
+    page, texts = path.read_text(encoding="utf-8"), make_help.merged(english, translated)
     options = {"preset": {"mine": "From there."}}
     before = make_help.page_of(page, node, texts, options, language).splitlines()
-    node["input"]["optional"] = {"lowest_rate": ["FLOAT", {"default": 0.5}]}
+    node["input"]["optional"] = {"floor": ["FLOAT", {"default": 0.5}]}
     node["input"]["required"]["ema"][1]["default"] = 0.25
     del node["input"]["required"]["gamma"]
-    texts["inputs"]["lowest_rate"] = {
-        "en": {"name": "lowest_rate", "tooltip": "Not below."},
+    texts["inputs"]["floor"] = {
+        "en": {"name": "floor", "tooltip": "Not below."},
         "zh": {"name": "最低", "tooltip": "不低于。"},
     }[language]
     made = make_help.page_of(page, node, texts, options, language).splitlines()
