@@ -33,7 +33,7 @@ def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, ne
     page, texts = path.read_text(encoding="utf-8"), make_help.merged(english, translated)
     options = {"preset": {"mine": "From there."}}
     before = make_help.page_of(page, node, texts, options, language).splitlines()
-    node["input"]["optional"] = {"floor": ["FLOAT", {"default": 0.5}]}
+    node["input"].setdefault("optional", {})["floor"] = ["FLOAT", {"default": 0.5}]
     node["input"]["required"]["ema"][1]["default"] = 0.25
     del node["input"]["required"]["gamma"]
     texts["inputs"]["floor"] = {
