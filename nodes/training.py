@@ -115,7 +115,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             node_id="DEFTTrainAdapter",
             display_name="Train Adapter",
             category="DEFT/training",
-            description="Trains a DEFT, PaRa, LoRA, SVDiff or DreamBooth adapter on a few pictures, on the model as "
+            description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few pictures, on the model as "
             "ComfyUI loaded it: any architecture, no second copy, the model's own objective. The same seed gives the "
             "same adapter.",
             search_aliases=["train lora", "train deft", "train para", "svdiff", "dreambooth", "fine-tune"],
