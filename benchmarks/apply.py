@@ -160,7 +160,7 @@ def adapter(model: Any, method: str, rank: int) -> dict[str, Any]:
 
     generator = torch.Generator().manual_seed(1)
     module, training = methods.get(method), methods.training_of(method)
-    own = training.own()
+    own = training.settings_of()
     tensors = {}
     for name, layer in attention(model.model.diffusion_model).items():
         shape = layer.weight.shape

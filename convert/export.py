@@ -36,7 +36,7 @@ class ExportReport:
     naming: str
     ranks: list[int] = field(default_factory=list)
     methods: Counter[str] = field(default_factory=Counter)
-    others: int = 0
+    carried_over: int = 0
     energy: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -48,8 +48,8 @@ class ExportReport:
             low, high = min(self.ranks), max(self.ranks)
             rank = f"rank {low}" if low == high else f"ranks {low} to {high}"
             lines.append(f"{len(self.ranks)} LoRA layers of {rank}")
-        if self.others:
-            lines.append(f"{self.others} tensors carried over as they are")
+        if self.carried_over:
+            lines.append(f"{self.carried_over} tensors carried over as they are")
         if self.energy is None:
             lines.append("exact: the same change at strength 1, on this base only")
         else:
@@ -114,12 +114,12 @@ def export(
     left = left_of(adapter, matches)
     check_complete(adapter, left)
     result = adapters.Adapter({key: adapter[key] for key in carried(adapter, sides, matches, naming)})
-    report.others = len(result)
+    report.carried_over = len(result)
     written: list[Written] = []
     progress = comfy.utils.ProgressBar(sum(len(matched.layers) + len(matched.foreign) for matched in matches))
     for side, matched in zip(sides, matches, strict=True):
         pairs, vectors = changes(
-            side, matched, report, progress, keep_others=not report.others, source=adapters.source_of(adapter)
+            side, matched, report, progress, keep_others=not report.carried_over, source=adapters.source_of(adapter)
         )
         written += named(side, pairs, naming)
         result |= named_vectors(side, vectors, naming)
@@ -150,17 +150,17 @@ def export(
 
 def notes(adapter: Mapping[str, Tensor], model: Any, sides: Iterable[_Base], result: Mapping[str, Tensor]) -> list[str]:
     """Another base, names that ComfyUI's own loader does not know, and what was done to read the base weights."""
-    found = [note] if (note := base_note(adapter, model)) else []
-    known = {name for side in sides for name in side.core}
-    strange = sorted({name for name in map(layer_of, result) if name not in known})
+    lines = [note] if (note := base_note(adapter, model)) else []
+    core_names = {name for side in sides for name in side.core}
+    strange = sorted({name for name in map(layer_of, result) if name not in core_names})
     if strange:
-        found.append(
+        lines.append(
             f"{len(strange)} of the names are not read by ComfyUI's own loader, but by this pack's: "
             f"{', '.join(strange[:3])}"
         )
     for side in sides:
-        found += [f"{note} ({len(keys)} weights, such as {keys[0]})" for note, keys in side.notes.items()]
-    return found
+        lines += [f"{note} ({len(keys)} weights, such as {keys[0]})" for note, keys in side.notes.items()]
+    return lines
 
 
 def check_complete(adapter: Mapping[str, Tensor], left: Left) -> None:
@@ -190,10 +190,10 @@ def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Mat
     """
     plain = [patch.loaded_keys for matched in matches for patch in matched.foreign.values() if is_plain_lora(patch)]
     used = set().union(*(matched.used for matched in matches))
-    rest = [key for key in adapters.foreign(adapter) if key in used and not any(key in keys for keys in plain)]
-    readable = all(any(layer_of(key) in side.core for side in sides) for key in rest)
+    candidates = [key for key in adapters.foreign(adapter) if key in used and not any(key in keys for keys in plain)]
+    readable = all(any(layer_of(key) in side.core for side in sides) for key in candidates)
     readable = readable and not any(matched.repaired for matched in matches)
-    return rest if naming == "comfyui" and readable else []
+    return candidates if naming == "comfyui" and readable else []
 
 
 def changes(
@@ -262,11 +262,11 @@ def _exact_pair(change: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add(pairs: dict[str, list[LayerPair]], change: LayerPair, source: str) -> None:
-    found = pairs.setdefault(target_key(change.target), [])
-    for other in found:
+    layer_pairs = pairs.setdefault(target_key(change.target), [])
+    for other in layer_pairs:
         if overlap(other.target, change.target):
             raise ValueError(
                 f"Two layers of {source} change the same part of {target_key(change.target)}: {other.name} and "
                 f"{change.name}. Their order is not in the adapter: remove one of them."
             )
-    found.append(change)
+    layer_pairs.append(change)

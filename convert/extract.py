@@ -167,11 +167,11 @@ def extract(
     for pair, key in work:
         comfy.model_management.throw_exception_if_processing_interrupted()
         progress.update(1)
-        found = pair.weights(key, device)
-        if found is None or torch.equal(found[0], found[1]):
+        weights = pair.weights(key, device)
+        if weights is None or torch.equal(weights[0], weights[1]):
             report.unchanged += 1
             continue
-        before, after, remarks = found
+        before, after, remarks = weights
         for remark in remarks:
             notes[remark] = notes.get(remark, 0) + 1
         name = pair.name(key)
@@ -259,8 +259,8 @@ def vector_name(pair: _Pair, key: str) -> str | None:
 def _nothing(report: ExtractReport) -> str:
     if not report.vectors and not report.left_out:
         return "The two models have the same weights: there is nothing to extract. Connect the tuned one and its base."
-    others = len(report.vectors) + len(report.left_out)
+    other_changes = len(report.vectors) + len(report.left_out)
     return (
-        f"No layer that a low-rank adapter can hold has changed among those chosen; {others} others have "
+        f"No layer that a low-rank adapter can hold has changed among those chosen; {other_changes} others have "
         f"({', '.join([*report.left_out, *report.vectors][:3])}). Change the pattern, or take convolutions."
     )

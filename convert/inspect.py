@@ -196,8 +196,8 @@ def inspect(
 def block_of(name: str) -> str:
     """The block of a weight's key or a file's layer name: the path to its first numbers, as "input_blocks.4.1"."""
     path = _MIDDLE.sub("", _PREFIXES.sub("", name.removesuffix(".weight")))
-    found = _BLOCK.match(path)
-    return found.group(1) if found else path.partition(".")[0]
+    block_match = _BLOCK.match(path)
+    return block_match.group(1) if block_match else path.partition(".")[0]
 
 
 def _measure(
@@ -216,11 +216,11 @@ def _measure(
             sides.append((patcher, match(adapter, names_of(owner), Shapes(patcher.model, patcher), plain_lora=True)))
             network = patcher.model if owner is model else owner.cond_stage_model
             info.bases.append(type(network).__name__)
-    total = sum(len(found.layers) + len(found.foreign) for _, found in sides)
+    total = sum(len(matched.layers) + len(matched.foreign) for _, matched in sides)
     rows, done, notes = [], 0, dict[str, int]()
-    for patcher, found in sides:
+    for patcher, matched in sides:
         order = {key: index for index, key in enumerate(patcher.model.state_dict())}
-        layers: list[MatchedLayer | tuple[Target, Any]] = [*found.layers, *found.foreign.items()]
+        layers: list[MatchedLayer | tuple[Target, Any]] = [*matched.layers, *matched.foreign.items()]
         for layer in sorted(layers, key=lambda layer: order[_key(layer)]):
             comfy.model_management.throw_exception_if_processing_interrupted()
             key = _key(layer)
@@ -242,7 +242,7 @@ def _measure(
             )
     info.matched = len(rows)
     info.rows = rows or info.rows
-    left = left_of(adapter, [found for _, found in sides])
+    left = left_of(adapter, [matched for _, matched in sides])
     info.unmatched, info.unused = left.layers + left.misfits, left.tensors
     info.notes += [f"{note} ({count} weights)" if count > 1 else note for note, count in notes.items()]
 
@@ -259,11 +259,11 @@ def _rows(adapter: Mapping[str, Tensor]) -> list[LayerSummary]:
         method, group = layer.method, layer.tensors
         rank = method.rank(group) if method.has_rank else None
         rows.append(LayerSummary(name, "", method.name, rank, *_size(group)))
-    others: dict[str, dict[str, Tensor]] = {}
+    foreign_layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in by_layer.foreign.items():
-        others.setdefault(layer_of(key), {})[key] = tensor
+        foreign_layers.setdefault(layer_of(key), {})[key] = tensor
     tuners = peft_tuners.names_of(adapter)
-    for name, group in others.items():
+    for name, group in foreign_layers.items():
         rows.append(LayerSummary(name, "", tuners.get(name) or _kind_of(group), _rank_of(group), *_size(group)))
     return sorted(rows, key=lambda row: _natural(row.name))
 

@@ -115,9 +115,9 @@ def named(side: Side, pairs: Mapping[str, list[LayerPair]], naming: str) -> list
         return list(_diffusers_layers(side, pairs))
     name_of = namer(side, naming)
     result = []
-    for key, found in pairs.items():
+    for key, layer_pairs in pairs.items():
         shape = side.shapes[key]
-        result.append(Written(name_of(key), *summed([whole_pair(change, shape) for change in found]), shape))
+        result.append(Written(name_of(key), *summed([whole_pair(change, shape) for change in layer_pairs]), shape))
     return result
 
 
@@ -139,19 +139,19 @@ def vectors(side: Side, changes: Mapping[str, Tensor], naming: str) -> dict[str,
 
 def namer(side: Side, naming: str) -> Callable[[str], str]:
     """The function from a weight's key to the name that ComfyUI or kohya's scripts give its LoRA layer."""
-    known = set(side.core)
+    core_names = set(side.core)
     if naming == "comfyui":
         if side.clip:
             return lambda key: f"text_encoders.{key.removesuffix('.weight')}"
         return lambda key: key.removesuffix(".weight")
     if side.clip:
-        found = kohya_clip_names(side.core)
+        names = kohya_clip_names(side.core)
     else:
-        found = kohya_model_names(side.owner)
+        names = kohya_model_names(side.owner)
 
     def name_of(key: str) -> str:
-        name = found.get(key, "")
-        if name not in known:
+        name = names.get(key, "")
+        if name not in core_names:
             raise ValueError(f"{key} has no name in kohya's scripts: choose comfyui.")
         return name
 
@@ -174,14 +174,14 @@ def kohya_model_names(model: Any) -> dict[str, str]:
 def kohya_clip_names(core: Mapping[str, Target]) -> dict[str, str]:
     """Key -> name as kohya's sd-scripts write it: lora_te_ for a single text encoder, else lora_te1_, lora_te2_, ..."""
     single = len({target_key(target).partition(".")[0] for target in core.values()}) == 1
-    found: dict[str, list[str]] = {}
+    names_by_key: dict[str, list[str]] = {}
     for name, target in core.items():
         if re.match(r"lora_te\d?_", name):
-            found.setdefault(target_key(target), []).append(name)
+            names_by_key.setdefault(target_key(target), []).append(name)
     # ComfyUI knows T5 of Flux as number 2 and 3; kohya's scripts write 3. "_" sorts behind the digits.
     return {
         key: max(names) if single else max((name for name in names if name[7] != "_"), default="")
-        for key, names in found.items()
+        for key, names in names_by_key.items()
     }
 
 
@@ -194,15 +194,15 @@ def diffusers_parts(side: Side) -> dict[str, list[tuple[str, str, Target]]]:
     """Key -> (component, module path, target) of all of diffusers' modules that are this weight or a part of it."""
     if side.clip:
         names = {name: target for name, target in side.core.items() if re.match(r"text_encoder(_\d)?\.", name)}
-        found = [(name.partition(".")[0], name.partition(".")[2], target) for name, target in names.items()]
+        modules = [(name.partition(".")[0], name.partition(".")[2], target) for name, target in names.items()]
     else:
         component = "unet" if is_unet(side.owner) else "transformer"
-        found = [(component, path, target) for path, target in diffusers_names(side.owner).items()]
+        modules = [(component, path, target) for path, target in diffusers_names(side.owner).items()]
     parts: dict[str, list[tuple[str, str, Target]]] = {}
-    for component, path, target in found:
-        others = parts.setdefault(target_key(target), [])
-        if not any(overlap(target, other) for _, _, other in others):  # another name of the same
-            others.append((component, path, target))
+    for component, path, target in modules:
+        key_parts = parts.setdefault(target_key(target), [])
+        if not any(overlap(target, other) for _, _, other in key_parts):  # another name of the same
+            key_parts.append((component, path, target))
     return parts
 
 
@@ -219,10 +219,10 @@ def diffusers_name(component: str, path: str) -> str:
 
 def _diffusers_layers(side: Side, pairs: Mapping[str, list[LayerPair]]) -> Iterator[Written]:
     table = diffusers_parts(side)
-    for key, found in pairs.items():
+    for key, layer_pairs in pairs.items():
         shape, parts = side.shapes[key], table.get(key, [])
         pieces: dict[int, list[Pair]] = {}  # by the number of the part
-        for change in found:
+        for change in layer_pairs:
             same = [number for number, part in enumerate(parts) if _same_place(part[2], change.target)]
             if same:
                 pieces.setdefault(same[0], []).append((change.up, change.down))

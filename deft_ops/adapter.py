@@ -109,11 +109,11 @@ def parsed(adapter: Mapping[str, Tensor]) -> Parsed:
     if kept is not None and kept.is_of(adapter):
         return kept
     groups: dict[str, dict[str, Tensor]] = {}
-    rest: dict[str, Tensor] = {}
+    unclaimed: dict[str, Tensor] = {}
     for key, tensor in adapter.items():
         parts = _split_key(key)
         if parts is None:
-            rest[key] = tensor
+            unclaimed[key] = tensor
         else:
             groups.setdefault(parts[0], {})[parts[1]] = tensor
     claimed = {}
@@ -122,11 +122,11 @@ def parsed(adapter: Mapping[str, Tensor]) -> Parsed:
         if method is not None:
             claimed[name] = ParsedLayer(method, group)
         else:
-            rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
-    made = Parsed(dict(adapter), claimed, rest)
+            unclaimed |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
+    result = Parsed(dict(adapter), claimed, unclaimed)
     if isinstance(adapter, Adapter):
-        adapter._parsed = made
-    return made
+        adapter._parsed = result
+    return result
 
 
 def as_adapter(tensors: Mapping[str, Tensor]) -> Adapter:
@@ -158,12 +158,12 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     method is "mixed" where methods or formats are mixed; the result is empty if no method claims a layer.
     """
     by_layer = parsed(adapter)
-    own = by_layer.layers.values()
-    if not own:
+    claimed = by_layer.layers.values()
+    if not claimed:
         return {}
-    names = {layer.method.name for layer in own}
-    ranks = [layer.method.rank(layer.tensors) for layer in own]
-    alphas = {float(layer.tensors["alpha"]) if "alpha" in layer.tensors else None for layer in own}
+    names = {layer.method.name for layer in claimed}
+    ranks = [layer.method.rank(layer.tensors) for layer in claimed]
+    alphas = {float(layer.tensors["alpha"]) if "alpha" in layer.tensors else None for layer in claimed}
     record = {"method": names.pop() if len(names) == 1 and not by_layer.foreign else "mixed", "rank": str(max(ranks))}
     alpha = alphas.pop() if len(alphas) == 1 else None
     return record if alpha is None else {**record, "alpha": f"{alpha:g}"}

@@ -76,11 +76,11 @@ def rank_for(squares: Tensor, rank: int, energy: float = 0.0) -> int:
         raise ValueError(f"The rank must be at least 1, not {rank}.")
     if not 0 <= energy <= 1:
         raise ValueError(f"The energy must be from 0 (off) to 1, not {energy}.")
-    found = min(rank, int((squares > squares[0] * _NOTHING**2).sum()))
+    kept_rank = min(rank, int((squares > squares[0] * _NOTHING**2).sum()))
     if energy:
         shares = squares.cumsum(0) / squares.sum()
-        found = min(found, int((shares < energy - 1e-12).sum()) + 1)
-    return max(found, 1)
+        kept_rank = min(kept_rank, int((shares < energy - 1e-12).sum()) + 1)
+    return max(kept_rank, 1)
 
 
 def extract(weight: Tensor, tuned: Tensor, method: str, rank: int, energy: float = 0.0) -> Extracted:
@@ -102,25 +102,27 @@ def _extracted(
     """The fields of an `Extracted`."""
     before, after = weight.flatten(1).double(), tuned.flatten(1).double()
     change = after - before
-    found = spectrum(change)
-    if found.total == 0:
+    change_spectrum = spectrum(change)
+    if change_spectrum.total == 0:
         raise ValueError("nothing has changed")
     record = RECORDS.get(method)
     if record is None or record.extracted is None:
         raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
-    rank = rank_for(found.squares, rank, energy)
-    up, down = best_pair(change, found, rank)
-    tensors = record.to_tensors(record.extracted(BestPair(up, down, found.squares[:rank], found.left, after)))
-    return tensors, rank, found.kept(rank), found.total
+    rank = rank_for(change_spectrum.squares, rank, energy)
+    up, down = best_pair(change, change_spectrum, rank)
+    tensors = record.to_tensors(
+        record.extracted(BestPair(up, down, change_spectrum.squares[:rank], change_spectrum.left, after))
+    )
+    return tensors, rank, change_spectrum.kept(rank), change_spectrum.total
 
 
-def best_pair(matrix: Tensor, found: Spectrum, rank: int) -> tuple[Tensor, Tensor]:
+def best_pair(matrix: Tensor, matrix_spectrum: Spectrum, rank: int) -> tuple[Tensor, Tensor]:
     """up [out, rank] and down [rank, in*] in float64 whose product is the best approximation of `matrix`.
 
-    The side that `found` has the vectors of gets unit norms, the other one the singular values.
+    The side that `matrix_spectrum` has the vectors of gets unit norms, the other one the singular values.
     """
-    vectors = found.vectors[:, :rank]
-    if found.left:
+    vectors = matrix_spectrum.vectors[:, :rank]
+    if matrix_spectrum.left:
         return vectors, vectors.T @ matrix.double()
     return matrix.double() @ vectors, vectors.T
 

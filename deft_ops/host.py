@@ -18,7 +18,7 @@ from torch import Tensor
 ResultT = TypeVar("ResultT")
 
 _TRUSTED = ("cpu", "cuda")
-_told: set[tuple[str, str]] = set()
+_warned: set[tuple[str, str]] = set()
 
 
 def trusted(device: torch.device) -> bool:
@@ -36,8 +36,8 @@ def on_host(function: Callable[..., ResultT], *arguments: Any, slow: str = "") -
     device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
     if trusted(device):
         return function(*arguments)
-    if slow and (slow, device.type) not in _told:
-        _told.add((slow, device.type))
+    if slow and (slow, device.type) not in _warned:
+        _warned.add((slow, device.type))
         logging.info(f"{slow}: computed on the CPU, because {device.type} cannot do it. This takes longer.")
     moved = [argument.cpu() if isinstance(argument, Tensor) else argument for argument in arguments]
     returned: ResultT = _moved(function(*moved), device)

@@ -68,18 +68,18 @@ _CLASSES = {
 def base_of(model: Any) -> BaseNames | None:
     """What the base of a ComfyUI model (MODEL's `model`) is called; None if that is not known."""
     config = getattr(model, "model_config", None)
-    found = _CONFIGS.get(type(config).__name__)
+    names = _CONFIGS.get(type(config).__name__)
     velocity = getattr(getattr(model, "model_type", None), "name", "") == "V_PREDICTION"
-    if found is _SD2 and velocity:
+    if names is _SD2 and velocity:
         return _SD2_V
-    if found is _CONFIGS["SD15"] and velocity:
+    if names is _CONFIGS["SD15"] and velocity:
         return _SD1_V
-    if found is _CONFIGS["SD3"]:
+    if names is _CONFIGS["SD3"]:
         settings: Mapping[str, Any] = getattr(config, "unet_config", None) or {}
         later = "5-medium" if settings.get("x_block_self_attn_layers") else "5-large"
         kind = later if settings.get("qk_norm") else "medium"
-        return found._replace(architecture=f"{found.architecture}-{kind}")
-    return found
+        return names._replace(architecture=f"{names.architecture}-{kind}")
+    return names
 
 
 def named(name: str) -> BaseNames | None:
@@ -104,8 +104,8 @@ def base_fields(base: BaseNames | None, kind: str = "lora") -> dict[str, str]:
 def completed(metadata: Mapping[str, str], base: BaseNames | None) -> dict[str, str]:
     """The fields of a base that metadata lack; none where they name another one."""
     fields = base_fields(base)
-    said = ("modelspec.architecture", "ss_base_model_version")
-    if any(metadata.get(key, fields.get(key)) != fields.get(key) for key in said):
+    base_keys = ("modelspec.architecture", "ss_base_model_version")
+    if any(metadata.get(key, fields.get(key)) != fields.get(key) for key in base_keys):
         return {}
     return {key: value for key, value in fields.items() if key not in metadata}
 
@@ -132,8 +132,8 @@ def caption_fields(captions: Sequence[str], pictures: int) -> dict[str, str]:
     for tag in (tag for text in texts for tag in _tags(text)):
         counts[tag.lower()] = counts.get(tag.lower(), 0) + times
     fields = {"ss_tag_frequency": json.dumps({"img": counts})}
-    others = [{tag.lower() for tag in _tags(text)} for text in texts] if len(texts) == len(captions) else [set()]
-    shared = [tag for tag in dict.fromkeys(_tags(texts[0])) if all(tag.lower() in other for other in others)]
+    tag_sets = [{tag.lower() for tag in _tags(text)} for text in texts] if len(texts) == len(captions) else [set()]
+    shared = [tag for tag in dict.fromkeys(_tags(texts[0])) if all(tag.lower() in tags for tags in tag_sets)]
     trigger = ", ".join(shared)
     if trigger and len(trigger) <= LONGEST_TRIGGER:
         fields["modelspec.trigger_phrase"] = trigger

@@ -51,12 +51,12 @@ def orthonormal(P: Tensor) -> Tensor:
     good = (condition <= LARGEST_CONDITION).cpu()
     if good.all():
         return Q
-    found = _signed_qr(P[~good])
+    Q_by_qr = _signed_qr(P[~good])
     if not good.any():
-        return found
+        return Q_by_qr
     # The good ones once more: the backward pass must not go through the others.
     order = torch.cat([good.nonzero(), (~good).nonzero()]).flatten().argsort()
-    return torch.cat([_CholeskyQR2.apply(P[good])[0], found])[order]
+    return torch.cat([_CholeskyQR2.apply(P[good])[0], Q_by_qr])[order]
 
 
 def _signed_qr(P: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def project_all(matrices: Sequence[Tensor], projector: str) -> list[tuple[Tensor
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, P in enumerate(matrices):
         groups.setdefault(tuple(P.shape), []).append(place)
-    found: dict[int, Tensor] = {}
+    Q_by_place: dict[int, Tensor] = {}
     for places in groups.values():
-        found |= zip(places, orthonormal(torch.stack([matrices[place] for place in places])).unbind(), strict=True)
-    return [(found[place], found[place]) for place in range(len(matrices))]
+        Q_by_place |= zip(places, orthonormal(torch.stack([matrices[place] for place in places])).unbind(), strict=True)
+    return [(Q_by_place[place], Q_by_place[place]) for place in range(len(matrices))]

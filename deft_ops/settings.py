@@ -74,9 +74,9 @@ class Choice(Setting):
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError for another value."""
-        if value not in (known := tuple(self.options)):
+        if value not in (options := tuple(self.options)):
             words = self.called or name.replace("_", " ")
-            raise ValueError(f"Unknown {words} {value!r}: choose one of {', '.join(known)}.")
+            raise ValueError(f"Unknown {words} {value!r}: choose one of {', '.join(options)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,8 @@ def described(record: Any) -> dict[str, tuple[Setting, Any]]:
 
     In the order of the dataclass, which is that of the widgets, but those that came later last.
     """
-    own = [(item, setting) for item in fields(record) if (setting := setting_of(item)) is not None]
-    return {item.name: (setting, item.default) for item, setting in sorted(own, key=lambda pair: pair[1].later)}
+    pairs = [(item, setting) for item in fields(record) if (setting := setting_of(item)) is not None]
+    return {item.name: (setting, item.default) for item, setting in sorted(pairs, key=lambda pair: pair[1].later)}
 
 
 def setting_of(item: Field[Any]) -> Setting | None:

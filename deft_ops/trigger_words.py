@@ -40,15 +40,15 @@ def words_of(path: Path) -> TriggerWords:
     notes = []
     for record, places in _records(path):
         try:
-            found = _of_record(record, places)
+            words = _of_record(record, places)
         except (ValueError, OSError) as error:
             notes.append(f"{record.name} was not read for trigger words: {error}")
             continue
-        if found:
-            return TriggerWords(found, record.name, tuple(notes))
+        if words:
+            return TriggerWords(words, record.name, tuple(notes))
     header = safe.read_metadata(path) if path.suffix.lower() == ".safetensors" else {}
-    found, field = of_header(header)
-    return TriggerWords(found, field, tuple(notes))
+    words, field = of_header(header)
+    return TriggerWords(words, field, tuple(notes))
 
 
 def records_of(path: Path) -> list[Path]:
@@ -79,7 +79,7 @@ def of_header(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
 
 def distinct(texts: Iterable[Any]) -> tuple[str, ...]:
     """The words of texts, each once whatever its case. What is between commas is a word; brackets stay whole."""
-    found: dict[str, str] = {}
+    words: dict[str, str] = {}
     for text in texts:
         if not isinstance(text, str):
             continue
@@ -87,8 +87,8 @@ def distinct(texts: Iterable[Any]) -> tuple[str, ...]:
         for part in [text] if re.search(r"[()\[\]{}]", text) else text.split(","):
             word = " ".join(part.split()).strip(", ")
             if word:
-                found.setdefault(word.casefold(), word)
-    return tuple(found.values())
+                words.setdefault(word.casefold(), word)
+    return tuple(words.values())
 
 
 def _records(path: Path) -> Iterator[tuple[Path, tuple[tuple[str, ...], ...]]]:
@@ -106,9 +106,9 @@ def _of_record(record: Path, places: tuple[tuple[str, ...], ...]) -> tuple[str, 
         value: Any = content
         for key in place:
             value = value.get(key) if isinstance(value, dict) else None
-        found = distinct(value if isinstance(value, list) else [value])
-        if found:
-            return found
+        words = distinct(value if isinstance(value, list) else [value])
+        if words:
+            return words
     return ()
 
 

@@ -30,30 +30,30 @@ def converted(adapter: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
     Raises ValueError, with the name of the file, if two tensors get the same name or tensors do not fit together.
     """
-    source, said = source_of(adapter), list[str]()
+    source, notes = source_of(adapter), list[str]()
     source = "The adapter" if source == "the adapter" else source
     try:
         result = _by_core(adapter)
         for renaming in RENAMED:
             result = renaming.applied(result)
         for compute in COMPUTED:
-            result = compute(result, said)
+            result = compute(result, notes)
     except ValueError as error:
         raise ValueError(f"{source} {error}") from error
     if all(key in adapter and adapter[key] is tensor for key, (tensor, _) in result.items()) and (
         len(result) == len(adapter)
     ):
         return adapter
-    found = Adapter({key: tensor for key, (tensor, _) in result.items()})
+    renamed = Adapter({key: tensor for key, (tensor, _) in result.items()})
     if isinstance(adapter, Adapter):
-        vars(found).update(vars(adapter))
-    found.metadata = dict(found.metadata)
+        vars(renamed).update(vars(adapter))
+    renamed.metadata = dict(renamed.metadata)
     spelled = {key: spelling(adapter, name) for key, (_, name) in result.items()}
-    found.spelled = {key: name for key, name in spelled.items() if key != name}
-    if said:
-        found.metadata[NOTE] = " ".join(said)
-    check_shapes(found, source)
-    return found
+    renamed.spelled = {key: name for key, name in spelled.items() if key != name}
+    if notes:
+        renamed.metadata[NOTE] = " ".join(notes)
+    check_shapes(renamed, source)
+    return renamed
 
 
 def remarks(adapter: Mapping[str, Tensor]) -> list[str]:
@@ -65,13 +65,13 @@ def remarks(adapter: Mapping[str, Tensor]) -> list[str]:
 def _by_core(adapter: Mapping[str, Tensor]) -> Renamed:
     """What this ComfyUI's own function makes of the file. Newer ones rename within the dictionary that they get."""
     try:
-        found = comfy.lora_convert.convert_lora(dict(adapter))
+        renamed = comfy.lora_convert.convert_lora(dict(adapter))
     except (KeyError, IndexError) as error:
         raise ValueError(f"is of a kind that ComfyUI converts, and lacks a part of it ({error}).") from error
-    if found.keys() == adapter.keys():
+    if renamed.keys() == adapter.keys():
         return {key: (tensor, key) for key, tensor in adapter.items()}
     names = {id(tensor): key for key, tensor in adapter.items()}
-    return {key: (tensor, names.get(id(tensor), key)) for key, tensor in found.items()}
+    return {key: (tensor, names.get(id(tensor), key)) for key, tensor in renamed.items()}
 
 
 def _put(result: Renamed, key: str, tensor: Tensor, name: str) -> None:
@@ -101,9 +101,9 @@ class Renaming:
         return result
 
 
-def _xlabs(found: re.Match[str]) -> str:
+def _xlabs(name_match: re.Match[str]) -> str:
     """The layer of a processor: 1 is the image's attention, 2 the text's; single blocks have neither."""
-    blocks, kind, number, side = found.groups()
+    blocks, kind, number, side = name_match.groups()
     if number:
         layer = f"{'img' if number == '1' else 'txt'}_attn.{kind}"
     else:
@@ -111,9 +111,9 @@ def _xlabs(found: re.Match[str]) -> str:
     return f"diffusion_model.{blocks}.{layer}.lora_{side}.weight"
 
 
-def _joint_processor(found: re.Match[str]) -> str:
+def _joint_processor(name_match: re.Match[str]) -> str:
     """The layer that a processor of a joint attention changes; to_q_proj is the text's query."""
-    path, kind, text, side = found.groups()
+    path, kind, text, side = name_match.groups()
     layer = f"add_{kind}_proj" if text else _PROCESSED[kind]
     return f"{path}.{layer}.lora_{side}.weight"
 
@@ -173,7 +173,7 @@ def _replaced(tensors: Renamed, old: Iterable[str], new: Renamed) -> Renamed:
     return result
 
 
-def _ia3(tensors: Renamed, said: list[str]) -> Renamed:
+def _ia3(tensors: Renamed, notes: list[str]) -> Renamed:
     """(IA)^3 of LyCORIS, modules/ia3.py: `.weight` and `.on_input` under the suffixes of this pack's method."""
     layers = [name for name in _having(tensors, ".on_input") if f"{name}.weight" in tensors]
     new: Renamed = {}
@@ -190,7 +190,7 @@ _TLORA_START = ("base_p.weight", "base_lambda", "base_q.weight")
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora$")
 
 
-def _tlora(tensors: Renamed, said: list[str]) -> Renamed:
+def _tlora(tensors: Renamed, notes: list[str]) -> Renamed:
     """T-LoRA (ControlGenAI/T-LoRA, tlora/model/lora.py): P diag(l) Q less that of the start, all ranks at work.
 
     LyCORIS (modules/tlora.py) leaves the start out of its file: a method of this pack takes it from the base.
@@ -209,7 +209,7 @@ def _tlora(tensors: Renamed, said: list[str]) -> Renamed:
             fit = P.ndim == Q.ndim == 2 and P.shape[1] == scale.numel() == scale0.numel() == len(Q)
             if not fit or P.shape != P0.shape or Q.shape != Q0.shape:
                 raise ValueError(f"does not fit together at layer {name}: save or download it again.")
-            layer = _PROCESSOR.sub(lambda found: f".{_PROCESSED[found[1]]}", name)
+            layer = _PROCESSOR.sub(lambda name_match: f".{_PROCESSED[name_match[1]]}", name)
             up = torch.cat([P * scale.reshape(1, -1), -P0 * scale0.reshape(1, -1)], dim=1)
             _put(new, f"{layer}.lora_up.weight", up, tensors[keys[0]][1])
             _put(new, f"{layer}.lora_down.weight", torch.cat([Q, Q0]), tensors[keys[2]][1])
@@ -219,7 +219,7 @@ def _tlora(tensors: Renamed, said: list[str]) -> Renamed:
                 _put(new, f"{name}.{suffix}", *tensors[key])
             old += keys
     if new:
-        said.append(
+        notes.append(
             "T-LoRA: its authors' sampler leaves out ranks by timestep (most of them at high noise); on weights all "
             "ranks are at work at every step."
         )
@@ -238,7 +238,7 @@ _OFT_PARTS = {
 _OFT = re.compile(r"^oft_unet_([^.]+)\.oft_blocks(?:\.(\d+))?$")
 
 
-def _kohya_oft(tensors: Renamed, said: list[str]) -> Renamed:
+def _kohya_oft(tensors: Renamed, notes: list[str]) -> Renamed:
     """OFT of sd-scripts, networks/oft.py and, with a list of blocks for each layer, networks/oft_flux.py.
 
     Its alpha is the constraint for each output, which holds for the outputs of a part too.
@@ -246,10 +246,10 @@ def _kohya_oft(tensors: Renamed, said: list[str]) -> Renamed:
     old: list[str] = []
     new: Renamed = {}
     for key in tensors:
-        found = _OFT.match(key) if key.startswith("oft_unet_") else None
-        if found is None:
+        name_match = _OFT.match(key) if key.startswith("oft_unet_") else None
+        if name_match is None:
             continue
-        layer, part = found.groups()
+        layer, part = name_match.groups()
         target, alpha = _oft_layer(layer, None if part is None else int(part)), f"oft_unet_{layer}.alpha"
         for name, suffix in ((key, "oft_blocks"), (alpha, "alpha")):
             if name in tensors:
@@ -268,7 +268,7 @@ def _oft_layer(layer: str, part: int | None) -> str:
     return f"lora_unet_{layer}" if not part else f"lora_unet_{layer}.{part}"
 
 
-def _apart(tensors: Renamed, said: list[str]) -> Renamed:
+def _apart(tensors: Renamed, notes: list[str]) -> Renamed:
     """Z-Image with query, key and value both apart and fused, or its output under two names: the first are meant.
 
     Source: diffusers, loaders/lora_conversion_utils.py (_convert_non_diffusers_z_image_lora_to_diffusers).
@@ -286,7 +286,7 @@ def _apart(tensors: Renamed, said: list[str]) -> Renamed:
 _HEAD = 128  # rows of a head of MiniMax H3
 
 
-def _by_heads(tensors: Renamed, said: list[str]) -> Renamed:
+def _by_heads(tensors: Renamed, notes: list[str]) -> Renamed:
     """MiniMax H3 of DiffSynth-Studio: rows of the fused weight are head by head, in ComfyUI query, key, value.
 
     Source: diffusers, loaders/lora_conversion_utils.py (_convert_non_diffusers_minimax_h3_lora_to_diffusers).
@@ -303,15 +303,15 @@ def _by_heads(tensors: Renamed, said: list[str]) -> Renamed:
 _BIAS = re.compile(r"\.(lora_B|lora_up)(\.[^.]+)?\.bias$")
 
 
-def _lora_bias(tensors: Renamed, said: list[str]) -> Renamed:
+def _lora_bias(tensors: Renamed, notes: list[str]) -> Renamed:
     """The bias of an up matrix, which PEFT scales as it scales the matrix (lora_bias): a difference of the bias."""
     old: list[str] = []
     new: Renamed = {}
     for key in (key for key in tensors if key.endswith(".bias")):
-        found = _BIAS.search(key)
+        name_match = _BIAS.search(key)
         up = key.removesuffix("bias") + "weight"
-        layer = key[: found.start()] if found else ""
-        if found is None or up not in tensors or tensors[up][0].ndim < 2 or f"{layer}.diff_b" in tensors:
+        layer = key[: name_match.start()] if name_match else ""
+        if name_match is None or up not in tensors or tensors[up][0].ndim < 2 or f"{layer}.diff_b" in tensors:
             continue
         bias, name = tensors[key]
         if f"{layer}.alpha" in tensors:

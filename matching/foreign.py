@@ -328,8 +328,8 @@ def _calculated(
     finally:
         root.removeHandler(logged)
     if logged.messages:
-        said = "; ".join(logged.messages)
-        raise ValueError(f"ComfyUI could not apply the {kind(patch)} of {source} to {key}: {said}")
+        messages = "; ".join(logged.messages)
+        raise ValueError(f"ComfyUI could not apply the {kind(patch)} of {source} to {key}: {messages}")
     return changed
 
 

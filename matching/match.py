@@ -68,10 +68,10 @@ def left_of(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> Left:
         used |= matched.used
         unfit |= matched.misfit_keys
         misfits += matched.misfits
-    known = {layer_of(key) for key in used | unfit}
-    rest = [key for key in adapter if key not in used and key not in unfit]
-    layers = {layer_of(key) for key in rest} - known
-    tensors = sorted(adapters.spelling(adapter, key) for key in rest if layer_of(key) not in layers)
+    used_layers = {layer_of(key) for key in used | unfit}
+    unused = [key for key in adapter if key not in used and key not in unfit]
+    layers = {layer_of(key) for key in unused} - used_layers
+    tensors = sorted(adapters.spelling(adapter, key) for key in unused if layer_of(key) not in layers)
     return Left(sorted(layers), tensors, misfits)
 
 
@@ -92,8 +92,8 @@ _PART = re.compile(
 
 def layer_of(key: str) -> str:
     """The layer name of a tensor key of any LoRA flavour; never empty."""
-    found = _PART.search(key)
-    return (key[: found.start()] if found else key.rpartition(".")[0]) or key
+    part = _PART.search(key)
+    return (key[: part.start()] if part else key.rpartition(".")[0]) or key
 
 
 def layer_names(adapter: Mapping[str, Tensor]) -> set[str]:
@@ -141,13 +141,13 @@ def match(
     result = Match()
     source = source or adapters.source_of(adapter)
     by_layer = adapters.parsed(adapter)
-    rest = dict(by_layer.foreign)
+    unclaimed = dict(by_layer.foreign)
     taken: dict[Target, str] = {}
-    _match_peft(peft_tuners.lay(adapter, names, shapes), rest, result, taken, source)
+    _match_peft(peft_tuners.lay(adapter, names, shapes), unclaimed, result, taken, source)
     for name, layer in by_layer.layers.items():
         method, group = layer.method, layer.tensors
-        if method is methods.PLAIN_PAIR and (not plain_lora or any(f"{name}{end}" in rest for end in _WHOLE)):
-            rest |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
+        if method is methods.PLAIN_PAIR and (not plain_lora or any(f"{name}{end}" in unclaimed for end in _WHOLE)):
+            unclaimed |= {f"{name}.{suffix}": tensor for suffix, tensor in group.items()}
             continue
         target = target_of(name, names)
         if target is None:
@@ -165,8 +165,8 @@ def match(
         _take(taken, target, name, source)
         result.used |= keys
         result.layers.append(MatchedLayer(name, target, method, factors))
-    _match_foreign(rest, names, shapes, result, taken, source)
-    _find_halves(adapter, rest, names, result)
+    _match_foreign(unclaimed, names, shapes, result, taken, source)
+    _find_halves(adapter, unclaimed, names, result)
     return result
 
 
@@ -176,10 +176,10 @@ def _find_halves(
     """Layers that the model has, with tensors of which nobody makes anything: misfits, not unknown names."""
     done = result.used | result.misfit_keys
     left = [key for key in tensors if key not in done]
-    known = {layer_of(key) for key in done} if left else set()
+    done_layers = {layer_of(key) for key in done} if left else set()
     halves: dict[str, list[str]] = {}
     for key in left:
-        if (name := layer_of(key)) in names and name not in known:
+        if (name := layer_of(key)) in names and name not in done_layers:
             halves.setdefault(name, []).append(key)
     for name, keys in halves.items():
         ends = ", ".join(adapters.spelling(adapter, key).removeprefix(f"{name}.") for key in keys)
@@ -188,11 +188,11 @@ def _find_halves(
 
 
 def _match_peft(
-    laid: peft_tuners.Laid, rest: dict[str, Tensor], result: Match, taken: dict[Target, str], source: str
+    laid: peft_tuners.Laid, unclaimed: dict[str, Tensor], result: Match, taken: dict[Target, str], source: str
 ) -> None:
     """The layers that PEFT itself computes; nobody else is asked about their tensors."""
-    for key in laid.keys & rest.keys():
-        del rest[key]
+    for key in laid.keys & unclaimed.keys():
+        del unclaimed[key]
     for name, target, factors in laid.layers:
         _take(taken, target, name, source)
         result.layers.append(MatchedLayer(name, target, methods.BY_PEFT, factors))
@@ -299,13 +299,13 @@ def _loaded(group: dict[str, Tensor], name: str, target: Target, result: Match) 
     try:
         if alpha is not None and alpha.numel() != 1:
             raise ValueError(f"its alpha is {list(alpha.shape)}, not one number")
-        found: dict[Target, Any] = comfy.lora.load_lora(group, {name: target}, log_missing=False)
+        patches: dict[Target, Any] = comfy.lora.load_lora(group, {name: target}, log_missing=False)
     except KeyError as error:
         reason = f"the file has no {error.args[0]}"
     except (ValueError, IndexError, RuntimeError, TypeError) as error:
         reason = str(error)
     else:
-        return [(read, patch, _made_of(patch, group)) for read, patch in found.items()]
+        return [(read, patch, _made_of(patch, group)) for read, patch in patches.items()]
     result.misfits.append(f"{name} (does not fit: {reason})")
     result.misfit_keys |= group.keys()
     return []

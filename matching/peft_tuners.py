@@ -62,8 +62,8 @@ def lay(adapter: Mapping[str, Tensor], names: Mapping[str, Target], shapes: Any)
         for name, reason in reasons.items():
             laid.misfits.append(f"{name} ({part.kind.lower()} does not fit: {reason})")
             laid.misfit_keys |= keys[name]
-        for name, found in fitting.items():
-            laid.layers += [(name, place, factors) for place, factors in found]
+        for name, changes in fitting.items():
+            laid.layers += [(name, place, factors) for place, factors in changes]
             laid.used |= keys[name]
         if places:
             laid.used |= set(part.shared)
@@ -76,8 +76,8 @@ def _failures(kind: str, fitting: Mapping[str, list[tuple[Target, Factors]]]) ->
     ComfyUI patches later, where nobody is there to be told. AdaMSS depends on the values of the weight.
     """
     groups: dict[tuple[str, int], list[str]] = {}
-    for name, found in fitting.items():
-        groups.setdefault((found[0][1].record, len(found[0][1].shape)), []).append(name)
+    for name, changes in fitting.items():
+        groups.setdefault((changes[0][1].record, len(changes[0][1].shape)), []).append(name)
     failed: dict[str, Exception] = {}
     for names in groups.values():
         if kind == "ADAMSS":
@@ -217,10 +217,10 @@ def _largest(part: Part, places: Mapping[str, Target], shapes: Any) -> tuple[int
     inputs, outputs = (part.shared.get(name) for name in _BY_LARGEST[part.kind])
     if inputs is not None and outputs is not None and part.record.get("save_projection", True):
         return len(outputs), inputs.shape[-1]
-    found = [_shape_of(target, shapes) for target in places.values()]
-    if len(places) < len(part.layers) or any(shape is None or len(shape) < 2 for shape in found):
+    layer_shapes = [_shape_of(target, shapes) for target in places.values()]
+    if len(places) < len(part.layers) or any(shape is None or len(shape) < 2 for shape in layer_shapes):
         return None
-    return max(shape[0] for shape in found if shape), max(shape[1] for shape in found if shape)
+    return max(shape[0] for shape in layer_shapes if shape), max(shape[1] for shape in layer_shapes if shape)
 
 
 def _turned(largest: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -240,13 +240,13 @@ def _shared(part: Part, name: str, groups: Mapping[str, str]) -> dict[str, Tenso
         return {"/tinylora_v.0": part.shared[key]}
     if part.kind == "FROD":
         category = _category(name)
-        found = {}
+        tensors = {}
         for kind in ("frod_V", "frod_s_indices", "frod_s_size"):
             if f"{kind}.{category}" not in part.shared:
                 raise ValueError(f"the file has no {kind}.{category}")
-            found[f"/{kind}.layer"] = part.shared[f"{kind}.{category}"]
-        _check_frod(part.layers[name], *found.values())
-        return found
+            tensors[f"/{kind}.layer"] = part.shared[f"{kind}.{category}"]
+        _check_frod(part.layers[name], *tensors.values())
+        return tensors
     if part.record.get("save_projection", True) is False:
         return {}
     return {f"/{key}": tensor for key, tensor in part.shared.items()}
@@ -281,16 +281,16 @@ def _groups(part: Part) -> dict[str, str]:
         return dict.fromkeys(part.layers, "0")
     groups = max(1, round(count * (1.0 - tying)))
     size = max(1, count // groups)
-    known: dict[tuple[int, ...], list[Tensor]] = {}
+    projections: dict[tuple[int, ...], list[Tensor]] = {}
     places: dict[str, int] = {}
     for name, group in part.layers.items():
         P = group.get("tinylora_P")
         if P is None or P.ndim != 3 or P.shape[1] < 1 or not P.numel():
             continue
-        if tuple(P.shape) not in known:
-            known[tuple(P.shape)] = [_projection(seed + index, P) for index in range(count)]
+        if tuple(P.shape) not in projections:
+            projections[tuple(P.shape)] = [_projection(seed + index, P) for index in range(count)]
         rounding = 1e-5 if P.dtype == torch.float32 else 1e-2
-        drawn = [torch.allclose(one, P.float(), rtol=rounding, atol=rounding) for one in known[tuple(P.shape)]]
+        drawn = [torch.allclose(one, P.float(), rtol=rounding, atol=rounding) for one in projections[tuple(P.shape)]]
         if sum(drawn) == 1:
             places[name] = drawn.index(True)
     return {name: str(min(place // size, groups - 1)) for name, place in places.items()}

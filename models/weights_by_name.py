@@ -16,17 +16,17 @@ def weights_by_name(model: Any = None, clip: Any = None) -> Callable[[str], Tens
 
     The names of a model are listed when the first is asked for.
     """
-    known: dict[str, tuple[Any, Target]] = {}
+    targets: dict[str, tuple[Any, Target]] = {}
 
     def weight(name: str) -> Tensor | None:
-        if not known:
+        if not targets:
             if clip is not None:
-                known.update({key: (clip.patcher, target) for key, target in clip_names(clip).items()})
+                targets.update({key: (clip.patcher, target) for key, target in clip_names(clip).items()})
             if model is not None:
-                known.update({key: (model, target) for key, target in model_names(model).items()})
-        if name not in known:
+                targets.update({key: (model, target) for key, target in model_names(model).items()})
+        if name not in targets:
             return None
-        patcher, target = known[name]
+        patcher, target = targets[name]
         try:
             return part_of(base_weight(patcher, target_key(target))[0], target)
         except ValueError:  # a format that is not read

@@ -48,30 +48,30 @@ class Activations(PatcherInjection):
         super().__init__(self.attach, self.detach)
         self.items = items
         self._attached: WeakKeyDictionary[Any, _Attached] = WeakKeyDictionary()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def attach(self, patcher: Any) -> None:
         """Put the hooks on the patcher's model. ComfyUI calls it when it has loaded the model, and may do so twice."""
-        found = self._attached.pop(patcher.model, None)
-        if found is not None:
-            found.remove()
+        attached = self._attached.pop(patcher.model, None)
+        if attached is not None:
+            attached.remove()
         self._attached[patcher.model] = _Attached(patcher, self.items)
 
     def detach(self, patcher: Any) -> None:
         """Take off the hooks that this patcher has put on, and free their copies of the factors."""
-        found = self._attached.get(patcher.model)
-        if found is not None and found.owner == id(patcher):
+        attached = self._attached.get(patcher.model)
+        if attached is not None and attached.owner == id(patcher):
             self.report(patcher)
             self._attached.pop(patcher.model).remove()
 
     def report(self, patcher: Any) -> None:
         """Log, once each, the layers that the model has not called though it has run."""
-        found = self._attached.get(patcher.model)
-        if found is None or not found.ran():
+        attached = self._attached.get(patcher.model)
+        if attached is None or not attached.ran():
             return
-        idle = [key for key, hook in found.hooks.items() if not hook.called and key not in self._told]
+        idle = [key for key, hook in attached.hooks.items() if not hook.called and key not in self._reported]
         if idle:
-            self._told |= set(idle)
+            self._reported |= set(idle)
             logging.warning(
                 f"{len(idle)} adapter layers on activations did nothing, because the model does not call them as "
                 f"layers: {', '.join(idle[:3])}. If it uses them in another way, choose weights."

@@ -48,15 +48,15 @@ class ApplyReport:
         """One line a fact, for the report output and the log."""
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
         lines = [f"{self.source}: {self.matched} layers applied ({kinds})"]
-        known = {*self.misfits, *self.unused}
-        nameless = [name for name in self.unmatched if name not in known]
-        for found, reason in (
+        explained = {*self.misfits, *self.unused}
+        nameless = [name for name in self.unmatched if name not in explained]
+        for names, reason in (
             (nameless, "layers left out, no such weight"),
             (self.misfits, "layers left out, they do not fit their weight"),
             (self.unused, "tensors not used, of layers that are applied"),
         ):
-            if found:
-                lines.append(f"{len(found)} {reason}: {shortened(found)}")
+            if names:
+                lines.append(f"{len(names)} {reason}: {shortened(names)}")
         return "\n".join(lines + self.notes)
 
 
@@ -76,17 +76,17 @@ def summed_from_base(patches: list[tuple]) -> list[tuple]:
     It goes first, so that what other packs and LoRAs add does not change what is removed. A patch is ComfyUI's tuple
     (strength, adapter, strength of the weight, offset, function).
     """
-    own = [patch for patch in patches if isinstance(patch[1], DeftWeightAdapter) and patch[2] == 1.0]
-    others = [patch for patch in patches if not any(patch is mine for mine in own)]
+    of_this_pack = [patch for patch in patches if isinstance(patch[1], DeftWeightAdapter) and patch[2] == 1.0]
+    other_patches = [patch for patch in patches if not any(patch is mine for mine in of_this_pack)]
     entries: dict[Place, tuple[Entry, ...]] = {}
-    for place, items in (found for patch in own for found in places(patch)):
+    for place, items in (pair for patch in of_this_pack for pair in places(patch)):
         entries[place] = entries.get(place, ()) + items
     if len(entries) == 1:
         ((offset, function), items) = next(iter(entries.items()))
-        return [(1.0, DeftWeightAdapter(set(), items), 1.0, offset, function), *others]
+        return [(1.0, DeftWeightAdapter(set(), items), 1.0, offset, function), *other_patches]
     if entries:
-        return [(1.0, PlacesWeightAdapter(set(), tuple(entries.items())), 1.0, None, None), *others]
-    return others
+        return [(1.0, PlacesWeightAdapter(set(), tuple(entries.items())), 1.0, None, None), *other_patches]
+    return other_patches
 
 
 def apply(
@@ -113,9 +113,9 @@ def apply(
         ValueError: a damaged adapter; an unknown stacking or mode; no layer of the adapter is in the model or the CLIP;
             two layers mean the same weight; a layer that cannot work on activations.
     """
-    for value, known, what in ((stacking, STACKING, "stacking"), (mode, MODES, "mode")):
-        if value not in known:
-            raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(known)}.")
+    for value, options, what in ((stacking, STACKING, "stacking"), (mode, MODES, "mode")):
+        if value not in options:
+            raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(options)}.")
     source = source or adapters.source_of(adapter)
     adapter = adapters.as_adapter(adapter)
     adapters.validate(adapter, source[:1].upper() + source[1:])
@@ -180,11 +180,11 @@ def add_activations(
 
 def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> dict[Target, Any]:
     """ComfyUI patches of a match, by target: its own loader's, then this pack's."""
-    own = {
+    of_this_pack = {
         layer.target: DeftWeightAdapter(set(), (entry(layer.method, layer.factors, removal, injection),))
         for layer in matched.layers
     }
-    return matched.foreign | own
+    return matched.foreign | of_this_pack
 
 
 def no_match(report: ApplyReport, model: Any, clip: Any, misfits: bool) -> str:
@@ -204,5 +204,5 @@ def no_match(report: ApplyReport, model: Any, clip: Any, misfits: bool) -> str:
 
 def native(model: Any) -> list[str]:
     """The layer names that ComfyUI itself uses for this MODEL."""
-    own = [key for key in model.model.state_dict() if key.startswith("diffusion_model.")]
-    return [key.removesuffix(".weight") for key in own if key.endswith(".weight")]
+    keys = [key for key in model.model.state_dict() if key.startswith("diffusion_model.")]
+    return [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]

@@ -66,7 +66,7 @@ class FromBaseHookAdapter(DeftWeightAdapter):
 
 def added(patcher: Any) -> dict[Target, Any]:
     """The patches of a model patcher, by target as in `add_patches`."""
-    found: dict[Target, Any] = {}
+    by_target: dict[Target, Any] = {}
     for key, patches in patcher.patches.items():
         for _, patch, _, offset, function in patches:
             target: Target = key
@@ -74,8 +74,8 @@ def added(patcher: Any) -> dict[Target, Any]:
                 target = (key, offset, function)
             elif offset is not None:
                 target = (key, offset)
-            found[target] = patch
-    return found
+            by_target[target] = patch
+    return by_target
 
 
 def unpatched(owner: Any) -> Any:
@@ -115,10 +115,10 @@ def fits_model(
     target = target_dict.get("target", comfy.hooks.EnumWeightTarget.Model)
     for key, shape in expected.get(target, {}).items():
         if key not in state or tuple(state[key].shape) != shape:
-            found = f"is {list(state[key].shape)}" if key in state else "does not exist"
+            actual = f"is {list(state[key].shape)}" if key in state else "does not exist"
             raise ValueError(
                 f"A hook of Create Hook Adapter was made for another {target.value}: {key} should be {list(shape)}, "
-                f"but {found} in this {type(patcher.model).__name__}. Connect the {target.value} in use to the node."
+                f"but {actual} in this {type(patcher.model).__name__}. Connect the {target.value} in use to the node."
             )
     return True
 

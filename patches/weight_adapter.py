@@ -186,8 +186,8 @@ def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
     The strength goes into the entries' shares.
     """
     strength, adapter, _, offset, function = patch
-    found = adapter.weights if isinstance(adapter, PlacesWeightAdapter) else (((offset, function), adapter.weights),)
-    return tuple((place, tuple((*item[:4], item[4] * strength) for item in entries)) for place, entries in found)
+    by_place = adapter.weights if isinstance(adapter, PlacesWeightAdapter) else (((offset, function), adapter.weights),)
+    return tuple((place, tuple((*item[:4], item[4] * strength) for item in entries)) for place, entries in by_place)
 
 
 def register() -> None:

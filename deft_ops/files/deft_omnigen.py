@@ -57,16 +57,16 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     """DEFT and LoRA layers. Raises ValueError for an unknown projector or a layer whose tensors are not complete."""
     path = source.path.parent / CONFIG
     settings = safe.read_json(path) if path.is_file() else {}
-    layers: Mapping[str, Any] = settings.get("layer_configs", {})
-    if not isinstance(layers, dict):
+    records: Mapping[str, Any] = settings.get("layer_configs", {})
+    if not isinstance(records, dict):
         raise ValueError(f"{path} has no object layer_configs: save or download it again.")
-    groups, rest = by_layer(source, _ENDINGS)
-    found: dict[str, dict[str, Tensor]] = {}
+    groups, other_tensors = by_layer(source, _ENDINGS)
+    layers: dict[str, dict[str, Tensor]] = {}
     projectors = set()
     cached = []
     notes: dict[str, None] = {}
     for name, group in groups.items():
-        record = layers.get(name, {})
+        record = records.get(name, {})
         if not isinstance(record, dict):
             raise ValueError(f"{path} has no settings object for {name}: save or download it again.")
         gated = ".gate" in group and record.get("use_gating", True)
@@ -74,7 +74,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         if ".lora_A" in group or ".lora_B" in group:
             alpha = _alpha(record, path, name)
             lora = lora_of_authors(source, name, group.get(".lora_A"), group.get(".lora_B"), alpha, gate)
-            put(found, name, lora, source)
+            put(layers, name, lora, source)
             if alpha is None:
                 notes[f"No alpha of its LoRA is beside {source.path.name}: taken as the rank."] = None
             continue
@@ -87,14 +87,14 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         layer["deft_R"] = matrix(source, f"{name}.R_new", group[".R_new"]).float() * gate
         if chosen == "svd" and not _fixed(group, record):
             notes[SVD_SIGNS] = None
-        put(found, name, layer, source)
-    adapter = from_layers(found, of_omnigen(found))
+        put(layers, name, layer, source)
+    adapter = from_layers(layers, of_omnigen(layers))
     spell(adapter, source, _SPELLED)
     adapter.spelled |= {f"{name}.deft_Q": f"{name}.Q_P_cached" for name in cached}
-    adapter.update(rest)
+    adapter.update(other_tensors)
     if projectors:
         adapter.metadata["projector"] = "/".join(sorted(projectors))
-    if not layers and projector == "auto" and projectors:
+    if not records and projector == "auto" and projectors:
         notes[
             f"{CONFIG} is not beside {source.path.name}: taken as {adapter.metadata['projector']}, with the gate if "
             "there is one."

@@ -30,12 +30,12 @@ def matches(source: Source) -> bool:
 
 def read(source: Source, projector: str = "auto") -> Adapter:
     """DEFT layers, PaRa layers if the file has no R_new, or LoRA layers. Raises ValueError for half a layer."""
-    groups, rest = by_layer(source, _ENDINGS)
+    groups, other_tensors = by_layer(source, _ENDINGS)
     loras = {name for name, group in groups.items() if _A in group or _B in group}
-    others = groups.keys() - loras
-    para = not any(_R in groups[name] for name in others)
+    projected = groups.keys() - loras
+    para = not any(_R in groups[name] for name in projected)
     chosen = projector if projector != "auto" else "qr" if para else "ppt"
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, group in groups.items():
         gate = gate_weight(source, f"{name}{_GATE}", group.get(_GATE))
         if name in loras:
@@ -49,12 +49,12 @@ def read(source: Source, projector: str = "auto") -> Adapter:
             layer = {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}
             if _R in group:
                 layer["deft_R"] = gate * matrix(source, f"{name}{_R}", group[_R]).float()
-        put(found, name, layer, source)
-    adapter = from_layers(found)
+        put(layers, name, layer, source)
+    adapter = from_layers(layers)
     spell(adapter, source, _SPELLED)
-    adapter.update(rest)
+    adapter.update(other_tensors)
     notes = []
-    if others:
+    if projected:
         adapter.metadata["projector"] = chosen
         if projector == "auto":
             kind = "PaRa, as it has no R" if para else "DEFT"

@@ -26,15 +26,15 @@ _NO_MODEL = (
 def by_layer(source: Source, endings: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """Tensors by what stands before one of the endings (".P", ...), and the rest of the file."""
     groups: dict[str, dict[str, Tensor]] = {}
-    rest: dict[str, Tensor] = {}
-    known = tuple(endings)
+    other_tensors: dict[str, Tensor] = {}
+    all_endings = tuple(endings)
     for key, tensor in source.tensors.items():
-        ending = next((ending for ending in known if key.endswith(ending)), None)
+        ending = next((ending for ending in all_endings if key.endswith(ending)), None)
         if ending is None:
-            rest[key] = tensor
+            other_tensors[key] = tensor
         else:
             groups.setdefault(key.removesuffix(ending), {})[ending] = tensor
-    return groups, rest
+    return groups, other_tensors
 
 
 def numbers(source: Source, key: str, tensor: Tensor) -> Tensor:
@@ -61,8 +61,11 @@ def spell(adapter: Adapter, source: Source, endings: Mapping[str, str]) -> None:
     """Note the file's own names of the adapter's tensors, by what stands there for each suffix here."""
     for key in adapter:
         for suffix, ending in endings.items():
-            if key.endswith(f".{suffix}") and (own := key.removesuffix(f".{suffix}") + ending) in source.tensors:
-                adapter.spelled[key] = own
+            if (
+                key.endswith(f".{suffix}")
+                and (stored_name := key.removesuffix(f".{suffix}") + ending) in source.tensors
+            ):
+                adapter.spelled[key] = stored_name
 
 
 def factors_of_authors(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
@@ -107,11 +110,11 @@ def lora_of_authors(
     return {"lora_up.weight": up, "lora_down.weight": down, "alpha": scaled}
 
 
-def put(found: dict[str, dict[str, Tensor]], name: str, group: dict[str, Tensor], source: Source) -> None:
+def put(layers: dict[str, dict[str, Tensor]], name: str, group: dict[str, Tensor], source: Source) -> None:
     """Add a layer. Raises ValueError if the file has it twice."""
-    if name in found:
+    if name in layers:
         raise ValueError(f"{source.path} has layer {name} twice, under two spellings: remove one of them.")
-    found[name] = group
+    layers[name] = group
 
 
 def of_omnigen(names: Iterable[str]) -> dict[str, str]:

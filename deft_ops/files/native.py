@@ -47,8 +47,8 @@ def write(adapter: Adapter, path: str | Path, metadata: Mapping[str, str] | None
     path = Path(path)
     validate(adapter, f"The adapter for {path.name}")
     left = ("file_format", "note", *modelspec.HASHES)  # of the reader; of the file that was read
-    own = {key: value for key, value in adapter.metadata.items() if key not in left}
-    safe.write_tensors(adapter, path, {"format": "pt", **own, **(metadata or {})})
+    kept_metadata = {key: value for key, value in adapter.metadata.items() if key not in left}
+    safe.write_tensors(adapter, path, {"format": "pt", **kept_metadata, **(metadata or {})})
     return path
 
 
@@ -104,10 +104,10 @@ def native_metadata(
 def settings_of(text: str) -> dict[str, Any]:
     """The settings in a header's `training`; none where another program has something else under that name."""
     try:
-        found = json.loads(text)
+        settings = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _text(value: Any) -> str:

@@ -25,8 +25,8 @@ def matches(source: Source) -> bool:
 
 def read(source: Source, projector: str = "auto") -> Adapter:
     """LoRA layers with the sign in the up matrix and alpha = rank, or PaRa layers where there is no down matrix."""
-    groups, rest = by_layer(source, (_UP, _DOWN, _ALPHA))
-    found: dict[str, dict[str, Tensor]] = {}
+    groups, other_tensors = by_layer(source, (_UP, _DOWN, _ALPHA))
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, group in groups.items():
         if _UP not in group:
             there = next(iter(group))
@@ -36,11 +36,11 @@ def read(source: Source, projector: str = "auto") -> Adapter:
             if not group[_DOWN].ndim:
                 raise ValueError(f"{source.path} has {name}{_DOWN} as a single number, but a matrix is needed.")
             alpha = torch.tensor(float(len(group[_DOWN])))
-            put(found, name, {"lora_up.weight": -up, "lora_down.weight": group[_DOWN], "alpha": alpha}, source)
+            put(layers, name, {"lora_up.weight": -up, "lora_down.weight": group[_DOWN], "alpha": alpha}, source)
         else:
-            put(found, name, {"deft_Q": up.flatten(1).contiguous()}, source)
-    adapter = from_layers(found)
+            put(layers, name, {"deft_Q": up.flatten(1).contiguous()}, source)
+    adapter = from_layers(layers)
     spell(adapter, source, {"deft_Q": _UP})
-    adapter.update(rest)
+    adapter.update(other_tensors)
     adapter.metadata["note"] = f"{source.path.name} is taken as a file of PaRa's authors: subtracted, alpha ignored."
     return adapter

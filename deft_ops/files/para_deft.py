@@ -27,15 +27,15 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     sparse = next((key for key in source.tensors if key.endswith(_OTHERS)), None)
     if sparse:
         raise ValueError(f"{source.path} has {sparse}: PaRa with a sparse mask is not read, train it without.")
-    groups, rest = by_layer(source, (".B",))
+    groups, other_tensors = by_layer(source, (".B",))
     chosen = "qr" if projector == "auto" else projector
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, group in groups.items():
         Q, right = project(matrix(source, f"{name}.B", group[".B"]), chosen)
-        put(found, name, {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}, source)
-    adapter = from_layers(found, of_omnigen(found))
+        put(layers, name, {"deft_Q": Q} if right is Q else {"deft_Q": Q, "deft_right": right}, source)
+    adapter = from_layers(layers, of_omnigen(layers))
     spell(adapter, source, {"deft_Q": ".B", "deft_right": ".B"})
-    adapter.update(rest)
+    adapter.update(other_tensors)
     adapter.metadata["projector"] = chosen
     if projector == "auto":
         adapter.metadata["note"] = f"{source.path.name} does not say its projector: taken as qr."

@@ -124,13 +124,13 @@ def _part_of(plain: str) -> str | None:
 
 def _plain(key: str) -> str:
     """A key without the adapter's name: "x.lora_A.default.weight" is "x.lora_A.weight"."""
-    found = _LORA_SPELLING.search(key)
-    if found is not None:
-        return f"{key[: found.start()]}.{found[1]}.{found[2] or 'weight'}"
+    spelling_match = _LORA_SPELLING.search(key)
+    if spelling_match is not None:
+        return f"{key[: spelling_match.start()]}.{spelling_match[1]}.{spelling_match[2] or 'weight'}"
     for spelling in _SPELLINGS:
-        found = spelling.search(key)
-        if found is not None:
-            return f"{key[: found.start()]}.{found[1]}"
+        spelling_match = spelling.search(key)
+        if spelling_match is not None:
+            return f"{key[: spelling_match.start()]}.{spelling_match[1]}"
     return key
 
 
@@ -190,7 +190,7 @@ def _read_deft(
     result: dict[str, dict[str, Tensor]] = {}
     used: set[str] = set()
     projectors: set[str] = set()
-    told = reason = ""
+    guess = reason = ""
     some_R = any(key.endswith(".deft_R") for key in source.tensors)
     for key, P in source.tensors.items():
         if not key.endswith(".deft_P"):
@@ -203,9 +203,9 @@ def _read_deft(
         record = _record_of(name, records)
         chosen = record.get("decomposition_method", "") if projector == "auto" else projector
         if not chosen:
-            if not told:
-                told, reason = _told(source, base)
-            chosen = told
+            if not guess:
+                guess, reason = _guess_projector(source, base)
+            chosen = guess
         projectors.add(chosen)
         # Q as torch returns it: the R of the file belongs to these signs.
         try:
@@ -236,14 +236,14 @@ def _read_deft(
     adapter.metadata["projector"] = "/".join(sorted(projectors))
     if unread:
         adapter.metadata["note"] = _unread([spelled[key] for key in unread])
-    if told:
+    if guess:
         adapter.metadata["note"] = (
-            f"{source.path.name} has no record of its projector and alpha: taken as {told} ({reason}), without alpha."
+            f"{source.path.name} has no record of its projector and alpha: taken as {guess} ({reason}), without alpha."
         )
     return adapter
 
 
-def _told(source: Source, base: peft_projector.WeightOf | None) -> tuple[str, str]:
+def _guess_projector(source: Source, base: peft_projector.WeightOf | None) -> tuple[str, str]:
     """The projector of a file without a record, and what it is known from. Raises ValueError if nothing tells."""
     names = [key.removesuffix(".deft_P") for key in source.tensors if key.endswith(".deft_P")]
     pairs = {
@@ -251,9 +251,9 @@ def _told(source: Source, base: peft_projector.WeightOf | None) -> tuple[str, st
         for name in names
         if f"{name}.deft_R" in source.tensors
     }
-    found = None if base is None else peft_projector.told(pairs, base)
-    if found:
-        return found, "R is near its start from this base"
+    projector = None if base is None else peft_projector.projector_of(pairs, base)
+    if projector:
+        return projector, "R is near its start from this base"
     if all(name.startswith(_COMFYUI) for name in names):
         return "qr", "as ComfyUI's Train LoRA writes with this pack"
     raise ValueError(
@@ -368,6 +368,6 @@ def _pattern(
     """A layer's entry in alpha_pattern or rank_pattern, found as PEFT's get_pattern_key does, or the usual value."""
     patterns: dict[str, Any] = record.get(field) or {}
     module = name if "" in records else name.partition(".")[2]
-    found = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
-    value = next(found, record.get(usual))
+    values = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    value = next(values, record.get(usual))
     return float(default if value is None else value)

@@ -190,17 +190,17 @@ def knows(kind: str, field: str) -> bool:
     return field in FIELDS[kind] or field in _HARMLESS or field.endswith("_dropout")
 
 
-def check_record(kind: str, record: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def check_record(kind: str, record: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raise ValueError, the rest of a sentence that starts with the file, for fields that may change the result.
 
-    `known` are the fields of the PEFT that is installed, with their defaults.
+    `defaults` are the fields of the PEFT that is installed, with their defaults.
     """
     for field, value in record.items():
         if not value or knows(kind, field):
             continue
         if field == "fan_in_fan_out":
             raise ValueError("is for transposed weights (fan_in_fan_out), which no image model here has")
-        if field not in known or known[field] != value:
+        if field not in defaults or defaults[field] != value:
             raise ValueError(
                 f"has the field {field} = {shown(value)} in its record, which is not known here and may change the "
                 "result: update this pack, or merge it into its base with PEFT and use Extract Adapter on the models"
@@ -231,35 +231,35 @@ def check_values(record: Mapping[str, Any]) -> None:
 
 def layer_record(kind: str, record: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The record of one layer: patterns looked up by its module path, as PEFT does, and taken out."""
-    found = {field: record[field] for field in FIELDS[kind] if field in record}
+    fields = {field: record[field] for field in FIELDS[kind] if field in record}
     for field, replaced in _PATTERNS.items():
-        patterns = found.pop(field, None) or {}
+        patterns = fields.pop(field, None) or {}
         if kind == "ADALORA":
             bits = next((value for key, value in patterns.items() if key in (f"{name}.lora_E", name)), None)
-            found |= {} if bits is None else {"kept": bits}
+            fields |= {} if bits is None else {"kept": bits}
         else:
             for pattern, value in patterns.items():
                 peft_records.check_pattern(field, pattern)
                 if re.match(rf"(.*\.)?({pattern})$", name):
-                    found[replaced] = value
+                    fields[replaced] = value
                     break
     if kind == "IA3":
-        feedforward = found.pop("feedforward_modules", None) or ()
-        found["feedforward"] = (
+        feedforward = fields.pop("feedforward_modules", None) or ()
+        fields["feedforward"] = (
             re.fullmatch(feedforward, name) is not None
             if isinstance(feedforward, str)
             else any(name.endswith(str(end)) for end in feedforward)
         )
     if kind == "LORA":
-        blocks = found.pop("use_bdlora", None)
+        blocks = fields.pop("use_bdlora", None)
         if blocks:
-            found["blocks"] = count_of(blocks, "nblocks", "use_bdlora")
+            fields["blocks"] = count_of(blocks, "nblocks", "use_bdlora")
             for side in "ab":
                 marks = blocks.get(f"target_modules_bd_{side}") or ()
-                found[f"blocks_{side}"] = any(str(mark) in name for mark in marks)
-        parameters = found.pop("target_parameters", None) or ()
-        found["is_parameter"] = any(f"{name}.weight".endswith(str(end)) for end in parameters)
-    return found
+                fields[f"blocks_{side}"] = any(str(mark) in name for mark in marks)
+        parameters = fields.pop("target_parameters", None) or ()
+        fields["is_parameter"] = any(f"{name}.weight".endswith(str(end)) for end in parameters)
+    return fields
 
 
 def count_of(record: Mapping[str, Any], field: str, where: str = "") -> int:

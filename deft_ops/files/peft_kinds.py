@@ -64,8 +64,8 @@ def _before_0_18(record: Mapping[str, Any]) -> bool:
     """Whether PEFT before 0.18, which wrote no version yet, made an OFT whose record has the Neumann series."""
     if "use_cayley_neumann" not in record:
         return False
-    found = re.match(r"(\d+)\.(\d+)", str(record.get("peft_version") or "0.0"))
-    return found is not None and (int(found[1]), int(found[2])) < (0, 18)
+    version = re.match(r"(\d+)\.(\d+)", str(record.get("peft_version") or "0.0"))
+    return version is not None and (int(version[1]), int(version[2])) < (0, 18)
 
 
 def scaled(group: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
@@ -78,6 +78,6 @@ def scaled(group: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
 
 def dora(group: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """DoRA's three tensors under this pack's names; a convolution's magnitude [1, out, 1, 1] becomes [out]."""
-    found = {name: group[part] for part, name in DORA.items()}
-    found["dora_magnitude"] = found["dora_magnitude"].reshape(-1)
-    return found | {"alpha": torch.tensor(float(alpha), dtype=torch.float32)}
+    tensors = {name: group[part] for part, name in DORA.items()}
+    tensors["dora_magnitude"] = tensors["dora_magnitude"].reshape(-1)
+    return tensors | {"alpha": torch.tensor(float(alpha), dtype=torch.float32)}

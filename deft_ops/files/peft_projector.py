@@ -24,7 +24,7 @@ NEAREST = 0.3
 RATIO = 1.2
 
 
-def told(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) -> str | None:
+def projector_of(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) -> str | None:
     """The projector, qr or relu, of the (P, R) of layers by name; None where the base does not tell."""
     cosines: dict[str, list[Tensor]] = {"qr": [], "relu": []}
     for name in _some(list(layers)):
@@ -36,9 +36,9 @@ def told(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) -> str | N
         if matrix.shape != (P.shape[0], R.shape[1]) or P.shape[1] != R.shape[0] or P.shape[1] > P.shape[0]:
             continue
         for kind, right in (("qr", raw_qr(P)[0]), ("relu", torch.relu(P))):
-            found = torch.nn.functional.cosine_similarity(right.T @ matrix, R, dim=1)
+            cosine = torch.nn.functional.cosine_similarity(right.T @ matrix, R, dim=1)
             # A column of Q changes its sign when training takes an entry of P through zero.
-            cosines[kind].append(found.abs() if kind == "qr" else found)
+            cosines[kind].append(cosine.abs() if kind == "qr" else cosine)
     if not cosines["qr"]:
         return None
     means = {kind: torch.cat(rows).mean().item() for kind, rows in cosines.items()}

@@ -58,32 +58,32 @@ def tensors_of(kind: str, record: Mapping[str, Any], *, bias: bool | None) -> di
         shape = {"bat": "o/r r r", "mini": "r mini_r"}.get(str(record.get("init_weights")), "r o")
         return {"miss_block": shape}
     if kind == "GRALORA":
-        found = {"gralora_A": "gralora_k i/gralora_k r", "gralora_B": "gralora_k r o/gralora_k"}
+        tensors = {"gralora_A": "gralora_k i/gralora_k r", "gralora_B": "gralora_k r o/gralora_k"}
         if record.get("hybrid_r"):
-            found |= {"gralora_A_general.weight": "hybrid_r i", "gralora_B_general.weight": "o hybrid_r"}
-        return found
+            tensors |= {"gralora_A_general.weight": "hybrid_r i", "gralora_B_general.weight": "o hybrid_r"}
+        return tensors
     if kind == "PEANUT":
         sides, depth = ("encoders", "decoders"), range(int(record["depth"]))
         inner = [f"peanut_{side}.{index}.weight" for side in sides for index in depth]
         return {"peanut_A.weight": "r o", "peanut_B.weight": "o r"} | dict.fromkeys(inner, "r r")
     if kind == "PSOFT":
-        found = {"psoft_R.weight": "triangle" if record.get("psoft_orth") else "r r"}
+        tensors = {"psoft_R.weight": "triangle" if record.get("psoft_orth") else "r r"}
         vectors = [f"psoft_R.vector_{side}" for side in "ab" if record.get(f"psoft_mag_{side}")]
-        return found | dict.fromkeys(vectors if record.get("psoft_orth") else [], "r")
+        return tensors | dict.fromkeys(vectors if record.get("psoft_orth") else [], "r")
     if kind == "SUPERTUNING":
-        found = {"supertuning_values": "chosen"}
+        tensors = {"supertuning_values": "chosen"}
         if record.get("save_precomputed_indices"):
-            found["supertuning_indices"] = "chosen"
+            tensors["supertuning_indices"] = "chosen"
         if record.get("r") is not None:
-            found |= {"supertuning_lora_A.weight": "r i", "supertuning_lora_B.weight": "o r"}
-        return found
+            tensors |= {"supertuning_lora_A.weight": "r i", "supertuning_lora_B.weight": "o r"}
+        return tensors
     if kind == "TINYLORA":
-        found = {"tinylora_A": "m i", "tinylora_B": "o m"}
-        return found | {"tinylora_P": "u m m"}
+        tensors = {"tinylora_A": "m i", "tinylora_B": "o m"}
+        return tensors | {"tinylora_P": "u m m"}
     if kind == "VBLORA" and record.get("save_only_topk_weights"):
         logits = {"vblora_logits_A": "r i/vector_length", "vblora_logits_B": "o/vector_length r"}
-        found = {f"{name}_topk_indices": f"{sizes} topk" for name, sizes in logits.items()}
-        return found | {f"{name}_topk_weights": f"{sizes} topk-1" for name, sizes in logits.items()}
+        tensors = {f"{name}_topk_indices": f"{sizes} topk" for name, sizes in logits.items()}
+        return tensors | {f"{name}_topk_weights": f"{sizes} topk-1" for name, sizes in logits.items()}
     return _TENSORS[kind]
 
 
@@ -116,31 +116,31 @@ _TENSORS: dict[str, dict[str, str]] = {
 
 
 def _of_lora(record: Mapping[str, Any]) -> dict[str, str]:
-    found = {
+    tensors = {
         "lora_A.weight": "~ r i/blocks" if record.get("blocks_a") else "~ r i",
         "lora_B.weight": "~ o r/blocks" if record.get("blocks_b") else "~ o r",
     }
     if record.get("lora_bias"):
-        found["lora_B.bias"] = "o"
+        tensors["lora_B.bias"] = "o"
     if record.get("use_dora"):
-        found["lora_magnitude_vector"] = "~ o"
+        tensors["lora_magnitude_vector"] = "~ o"
     if record.get("kasa_config"):
-        found["lora_diag"] = "r"
+        tensors["lora_diag"] = "r"
     if record.get("velora_config"):
-        found["lora_velora_embed"] = "? *"
+        tensors["lora_velora_embed"] = "? *"
     if record.get("monteclora_config"):
         sampler = "lora_monteclora_sampler"
-        found |= {
+        tensors |= {
             f"{sampler}.std_prior": "r",
             f"{sampler}.expert_weights_prior": "samples",
             f"{sampler}.gaussian_var_prior": "r r",
             f"{sampler}.expert_weights": "samples",
         }
-    return found
+    return tensors
 
 
 def _of_glora(record: Mapping[str, Any], bias: bool | None) -> dict[str, str]:
-    found: dict[str, str] = {}
+    tensors: dict[str, str] = {}
     mark = "?" if bias is None else ""
     parts = [(side, record["config_A_B"], "o", "i", "") for side in "AB"]
     if bias is not False:
@@ -148,31 +148,31 @@ def _of_glora(record: Mapping[str, Any], bias: bool | None) -> dict[str, str]:
         parts += [(side, record["config_D_E"], "o", "", mark) for side in "DE"]
     for side, form, rows, columns, optional in parts:
         if form == "lora" and columns:
-            found |= {f"glora_{side}.Xd": f"{optional} {rows} r", f"glora_{side}.Xu": f"{optional} r {columns}"}
+            tensors |= {f"glora_{side}.Xd": f"{optional} {rows} r", f"glora_{side}.Xu": f"{optional} r {columns}"}
         elif form == "vector":
-            found[f"glora_{side}.X"] = f"{optional} {rows}{' 1' if columns else ''}"
+            tensors[f"glora_{side}.X"] = f"{optional} {rows}{' 1' if columns else ''}"
         elif form == "constant" and side != "C":
-            found[f"glora_{side}.X"] = f"{optional} 1"
-    return found
+            tensors[f"glora_{side}.X"] = f"{optional} 1"
+    return tensors
 
 
 # ------------------------------------------------------------------------------------------------------------ checking
 
 
-def check_names(kind: str, record: Mapping[str, Any], found: Collection[str], *, bias: bool | None) -> None:
+def check_names(kind: str, record: Mapping[str, Any], names: Collection[str], *, bias: bool | None) -> None:
     """Raise ValueError for the first tensor of a layer that is missing or does not belong to it."""
     if kind == "ADAMSS":
-        count = sum(name.startswith("adamss_A.") for name in found)
-        wanted = {f"adamss_{side}.{index}" for side in "AB" for index in range(count)} | {"adamss_newB"}
+        count = sum(name.startswith("adamss_A.") for name in names)
+        required = {f"adamss_{side}.{index}" for side in "AB" for index in range(count)} | {"adamss_newB"}
         optional: set[str] = set()
     else:
         sizes = tensors_of(kind, record, bias=bias)
-        wanted = {name for name, text in sizes.items() if not text.startswith("?")}
-        optional = set(sizes) - wanted
-    missing = sorted(wanted - set(found))
+        required = {name for name, text in sizes.items() if not text.startswith("?")}
+        optional = set(sizes) - required
+    missing = sorted(required - set(names))
     if missing:
         raise ValueError(f"{missing[0]} is missing")
-    strange = sorted(set(found) - wanted - optional)
+    strange = sorted(set(names) - required - optional)
     if strange:
         raise ValueError(f"{strange[0]} does not belong to {kind} with this record")
 
@@ -215,13 +215,13 @@ def _check(name: str, tensor: Tensor, text: str, values: Mapping[str, int]) -> N
             actual = [tensor.numel()]
         elif tensor.ndim >= 2:
             actual = [len(tensor), math.prod(tensor.shape[1:])]
-    wanted = [(token.startswith(">"), _size(token.removeprefix(">"), values)) for token in text.split()]
-    fits = len(actual) == len(wanted) and all(
+    expected = [(token.startswith(">"), _size(token.removeprefix(">"), values)) for token in text.split()]
+    fits = len(actual) == len(expected) and all(
         size is None or (have >= size if least else have == size)
-        for have, (least, size) in zip(actual, wanted, strict=True)
+        for have, (least, size) in zip(actual, expected, strict=True)
     )
     if not fits:
-        shown = ", ".join("any" if size is None else f"{'at least ' * least}{size}" for least, size in wanted)
+        shown = ", ".join("any" if size is None else f"{'at least ' * least}{size}" for least, size in expected)
         raise ValueError(f"{name} has shape {list(tensor.shape)}, but [{shown}] is needed")
 
 
@@ -261,29 +261,29 @@ def _values(
         "blocks",
     )
     optional = ("hybrid_r",) if kind != "SUPERTUNING" else ("r",)
-    found = {
+    values = {
         name: count_of(record, name) for name in named if name in record and (record[name] or name not in optional)
     }
-    found |= {name: size for name, size in (("o", out), ("i", inputs)) if size is not None}
-    r = found.get("r", 0)
-    found |= {"2r": 2 * r, "triangle": r * (r - 1) // 2}
-    known = out is not None and inputs is not None
-    if known:
+    values |= {name: size for name, size in (("o", out), ("i", inputs)) if size is not None}
+    r = values.get("r", 0)
+    values |= {"2r": 2 * r, "triangle": r * (r - 1) // 2}
+    has_shape = out is not None and inputs is not None
+    if has_shape:
         least = min(out or 0, inputs or 0)
-        found |= {"min": least, "max": max(out or 0, inputs or 0), "m": min(r, least)}
+        values |= {"min": least, "max": max(out or 0, inputs or 0), "m": min(r, least)}
         if r:
-            found |= {"bases": -(-least // r), "sparse": r * ((out or 0) + (inputs or 0))}
+            values |= {"bases": -(-least // r), "sparse": r * ((out or 0) + (inputs or 0))}
     if kind == "ADALORA":
         bits = record.get("kept")
-        found["kept"] = count = count_of(record, "init_r")
+        values["kept"] = count = count_of(record, "init_r")
         if bits is not None:
             if not isinstance(bits, list) or len(bits) != count or any(bit not in (True, False) for bit in bits):
                 raise ValueError(f"rank_pattern does not have {count} entries, true or false")
-            found["kept"] = sum(bits)
+            values["kept"] = sum(bits)
     elif kind == "BOFT":
-        found |= _boft(record, inputs)
+        values |= _boft(record, inputs)
     elif kind == "OSF":
-        found["low"] = group["osf_svd_params.S_low"].numel()
+        values["low"] = group["osf_svd_params.S_low"].numel()
     elif kind == "IA3":
         tensor = group["ia3_l"]
         rows = tensor.ndim == 2 and tensor.shape[1] == 1 or tensor.ndim != 2 and not record.get("feedforward")
@@ -292,36 +292,36 @@ def _values(
         scaled = out if rows else inputs
         if scaled is not None and tensor.ndim != 2 and not rows:
             scaled = tensor.numel()  # of a convolution, one for a channel: PEFT's own check
-        found |= {} if scaled is None else {"scaled": scaled}
+        values |= {} if scaled is None else {"scaled": scaled}
     elif kind == "ROAD" and out is not None:
         parts = {"road_1": 1, "road_2": 2, "road_4": 4}.get(str(record.get("variant")))
         if parts is None or out % 2:
             raise ValueError(f"the variant {record.get('variant')} has no angles for {out} outputs")
-        found["angles"] = out * parts // 2
-    elif kind == "SUPERTUNING" and known:
-        found["chosen"] = int((out or 0) * (inputs or 0) * (1 - float(record["sparsity"])))
+        values["angles"] = out * parts // 2
+    elif kind == "SUPERTUNING" and has_shape:
+        values["chosen"] = int((out or 0) * (inputs or 0) * (1 - float(record["sparsity"])))
     elif kind == "FROD" and inputs is not None:
         rate = float(record["sparse_rate"])
-        found["sparse"] = max(min(int(inputs * inputs * rate), inputs * (inputs - 1)), int(rate > 0 and inputs > 1))
+        values["sparse"] = max(min(int(inputs * inputs * rate), inputs * (inputs - 1)), int(rate > 0 and inputs > 1))
     elif kind == "WAVEFT" and record.get("proportional_parameters"):
-        found["n_frequency"] = group["waveft_spectrum"].numel()
+        values["n_frequency"] = group["waveft_spectrum"].numel()
     elif kind == "LORA" and record.get("monteclora_config"):
-        found["samples"] = count_of(record["monteclora_config"], "num_samples", "monteclora_config")
-    return found
+        values["samples"] = count_of(record["monteclora_config"], "num_samples", "monteclora_config")
+    return values
 
 
 def _boft(record: Mapping[str, Any], inputs: int | None) -> dict[str, int]:
     count, size = record.get("boft_block_num") or 0, record.get("boft_block_size") or 0
-    found = {name: value for name, value in (("blocks", count), ("block", size)) if value}
-    for value in found.values():
+    sizes = {name: value for name, value in (("blocks", count), ("block", size)) if value}
+    for value in sizes.values():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"the size of a block is {shown(value)}")
-    if inputs is not None and len(found) == 1:
-        given = next(iter(found.values()))
+    if inputs is not None and len(sizes) == 1:
+        given = next(iter(sizes.values()))
         if inputs % given:
             raise ValueError(f"{inputs} inputs cannot be divided into {given}")
-        found["block" if count else "blocks"] = inputs // given
-    return found
+        sizes["block" if count else "blocks"] = inputs // given
+    return sizes
 
 
 def _check_adamss(

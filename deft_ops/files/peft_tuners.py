@@ -95,20 +95,20 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     for key, tensor in source.tensors.items():
         name = key.removeprefix(PEFT_PREFIX).removeprefix(_MODEL)
         kind = _record_of(name, records)["peft_type"]
-        found = split(name, kind)
-        if found is not None:  # with the name of the adapter, which PEFT takes out when it saves
-            name = f"{found[0]}.{found[1].replace(_DEFAULT, '')}"
-            found = split(name, kind)
+        layer_and_part = split(name, kind)
+        if layer_and_part is not None:  # with the name of the adapter, which PEFT takes out when it saves
+            name = f"{layer_and_part[0]}.{layer_and_part[1].replace(_DEFAULT, '')}"
+            layer_and_part = split(name, kind)
         elif _SHARED.match(name.replace(_DEFAULT, "")):
             name = name.replace(_DEFAULT, "")
         if kind == "RANDLORA" and name.endswith((".randlora_A", ".randlora_B")):
             continue  # what the layers share, once more for each of them
         if kind == "GLORA" and name.endswith(".zeros") and not tensor.any():
             continue
-        if kind == "LN_TUNING" and found is not None and found[1].startswith("ln_tuning_layers."):
+        if kind == "LN_TUNING" and layer_and_part is not None and layer_and_part[1].startswith("ln_tuning_layers."):
             name = _replaced(name.replace(".ln_tuning_layers.", "."), key, source)
-        elif found is not None:
-            name = key_of(*found)
+        elif layer_and_part is not None:
+            name = key_of(*layer_and_part)
         elif not _SHARED.match(name):
             name = _replaced(name, key, source)
         if name in adapter:
@@ -141,10 +141,10 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
     try:
         records = json.loads(metadata[RECORD])
         parts = {name: Part(name, dict(record)) for name, record in records.items()}
-        known = all(set(peft_fields.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
+        complete = all(set(peft_fields.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"The adapter's {RECORD} cannot be read ({error}): load its file again.") from error
-    if not known:
+    if not complete:
         raise ValueError(f"The adapter's {RECORD} lacks fields of PEFT's configuration: load its file again.")
     for each in parts.values():
         peft_fields.check_values(each.record)
@@ -152,9 +152,9 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
         part = parts.get(key.partition(".")[0], parts.get(""))
         if part is None:
             continue
-        found = split(key, part.kind)
-        if found is not None:
-            part.layers.setdefault(found[0], {})[found[1]] = tensor
+        layer_and_part = split(key, part.kind)
+        if layer_and_part is not None:
+            part.layers.setdefault(layer_and_part[0], {})[layer_and_part[1]] = tensor
         elif _SHARED.match(key):
             part.shared[key] = tensor
     return list(parts.values())
@@ -162,11 +162,11 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
 
 def names_of(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     """The name of the tuner of each layer that PEFT has to compute, and of what they share."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for part in parts_of(adapter) or []:
         shared = {key.partition(".")[0] for key in part.shared}
-        found |= dict.fromkeys([*part.layers, *shared], _name(part.record))
-    return found
+        names |= dict.fromkeys([*part.layers, *shared], _name(part.record))
+    return names
 
 
 def split(key: str, kind: str) -> tuple[str, str] | None:
@@ -205,13 +205,13 @@ def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
             f"holds a PEFT adapter of type {kind}, which needs the package peft, and it cannot be imported ({error}): "
             f"install it with `{sys.executable} -m pip install peft`"
         ) from error
-    known: Any = PEFT_TYPE_TO_CONFIG_MAPPING  # its keys are strings, too
-    if kind not in known:
+    configurations: Any = PEFT_TYPE_TO_CONFIG_MAPPING  # its keys are strings, too
+    if kind not in configurations:
         raise ValueError(
             f"holds a PEFT adapter of type {kind}, which the installed PEFT does not have: upgrade it with "
             f"`{sys.executable} -m pip install --upgrade peft`"
         )
-    defaults = {entry.name: _default(entry) for entry in dataclasses.fields(known[kind])}
+    defaults = {entry.name: _default(entry) for entry in dataclasses.fields(configurations[kind])}
     peft_fields.check_record(kind, record, defaults)
     _check_kind(kind, record)
     fields = {name: record.get(name, defaults.get(name)) for name in peft_fields.FIELDS[kind]}
@@ -251,12 +251,12 @@ def _check_kind(kind: str, record: Mapping[str, Any]) -> None:
 
 def _replaced(name: str, key: str, source: Source) -> str:
     """This pack's name for a weight or a bias that replaces the base's. Raises ValueError for any other tensor."""
-    found = _OWN_VALUES.search(name)
-    if found is None or not found.start():
+    ending = _OWN_VALUES.search(name)
+    if ending is None or not ending.start():
         raise ValueError(
             f"{source.path} has {key}, which is no tensor of its tuner: save it with PEFT, or remove the tensor."
         )
-    return f"{name[: found.start()]}{'.bias' if found[1] == 'bias' else ''}.replaced"
+    return f"{name[: ending.start()]}{'.bias' if ending[1] == 'bias' else ''}.replaced"
 
 
 def _check(part: Part, source: Source) -> None:

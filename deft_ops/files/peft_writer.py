@@ -75,11 +75,11 @@ def _export(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """PEFT's tensors by "<module>.<part>" and its configuration."""
     validate(adapter, source)
-    others = foreign(adapter)
-    if others:
-        raise ValueError(f"{source} cannot be written for PEFT: {next(iter(others))} is of another format.")
-    found = layers(adapter)
-    for name, group in found.items():
+    unclaimed = foreign(adapter)
+    if unclaimed:
+        raise ValueError(f"{source} cannot be written for PEFT: {next(iter(unclaimed))} is of another format.")
+    groups = layers(adapter)
+    for name, group in groups.items():
         if (method := methods.method_of(group).name) not in _WRITTEN:
             raise ValueError(
                 f"{source} cannot be written for PEFT: layer {name} is of the method {method}, and only "
@@ -89,15 +89,15 @@ def _export(
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no module name there.")
         if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} is a convolution.")
-    kinds = {methods.method_of(group).name for group in found.values()}
+    kinds = {methods.method_of(group).name for group in groups.values()}
     if len(kinds) > 1:
         raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, and a PEFT adapter has one.")
     kind = methods.get(kinds.pop())
     assert not isinstance(kind.peft, str)
     # On the CPU, where the signs of a QR factorisation are those that a reader on a CPU will find.
-    factors = {name: methods.move(kind.from_tensors(group), device="cpu") for name, group in found.items()}
+    factors = {name: methods.move(kind.from_tensors(group), device="cpu") for name, group in groups.items()}
     tensors, config = kind.peft(factors, names, source)
-    return tensors, {**config, "target_modules": _targets([names[name] for name in found])}
+    return tensors, {**config, "target_modules": _targets([names[name] for name in groups])}
 
 
 def _targets(modules: list[str]) -> list[str] | str:

@@ -50,8 +50,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except SafetensorError as error:
-        said = str(error).replace(" ", "").lower()
-        reason = next((text for word, text in _REASONS.items() if word in said), str(error))
+        message = str(error).replace(" ", "").lower()
+        reason = next((text for word, text in _REASONS.items() if word in message), str(error))
         raise ValueError(f"{path} is not a readable safetensors file ({reason}): download or save it again.") from error
 
 

@@ -36,13 +36,13 @@ def write(adapter: Adapter, folder: str | Path, names: Mapping[str, str]) -> Pat
     """
     folder = Path(folder)
     validate(adapter, f"The adapter for {folder.name}")
-    found = layers(adapter)
-    if foreign(adapter) or any(methods.method_of(group) is not svdiff.METHOD for group in found.values()):
+    groups = layers(adapter)
+    if foreign(adapter) or any(methods.method_of(group) is not svdiff.METHOD for group in groups.values()):
         raise ValueError("An SVDiff folder holds SVDiff layers only: choose the native format for this adapter.")
     network: dict[str, Tensor] = {}
     text: dict[str, Tensor] = {}
     encoders = set()
-    for name, group in found.items():
+    for name, group in groups.items():
         if name.startswith(_TEXT):
             encoder, _, path = name.partition(_IN_TRANSFORMERS)
             encoders.add(encoder)

@@ -130,12 +130,12 @@ def no_misfit(factors: Any, shape: Shape) -> str | None:
     return None
 
 
-def same_rate(parameter: str, small: bool, own: Any) -> float:
+def same_rate(parameter: str, small: bool, settings: Any) -> float:
     """The same learning rate for everything."""
     return 1.0
 
 
-def as_asked(params: Mapping[str, Tensor], own: Any) -> str:
+def as_asked(params: Mapping[str, Tensor], settings: Any) -> str:
     """All is as the settings ask for."""
     return ""
 
@@ -145,7 +145,7 @@ def as_they_are(factors: F, weight: Tensor) -> F:
     return factors
 
 
-def any_rank(rows: int, own: Any) -> int | None:
+def any_rank(rows: int, settings: Any) -> int | None:
     """No limit of its own."""
     return None
 
@@ -208,14 +208,14 @@ class Training(Generic[F, S, K]):
         """Whether a rank is chosen."""
         return "rank" in described(self.settings)
 
-    def own(self, **values: Any) -> S:
+    def settings_of(self, **values: Any) -> S:
         """The method's settings of these values; those of other methods are passed over."""
-        known = {item.name for item in fields(self.settings)}  # type: ignore[arg-type]
-        return self.settings(**{name: value for name, value in values.items() if name in known})
+        names = {item.name for item in fields(self.settings)}  # type: ignore[arg-type]
+        return self.settings(**{name: value for name, value in values.items() if name in names})
 
-    def factors(self, params: Mapping[str, Tensor], own: S) -> F:
+    def factors(self, params: Mapping[str, Tensor], settings: S) -> F:
         """The factors of one layer."""
-        (factors,) = self.factors_of([params], own)
+        (factors,) = self.factors_of([params], settings)
         return factors
 
 

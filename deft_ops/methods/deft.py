@@ -76,9 +76,9 @@ class Settings:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a DEFT layer."""
-    found = set(suffixes)
-    from_training = {"deft_P", "deft_R"} <= found <= {"deft_P", "deft_R", "alpha"}
-    return from_training or {"deft_Q", "deft_R"} <= found <= {*SUFFIXES} - {"deft_P"}
+    present = set(suffixes)
+    from_training = {"deft_P", "deft_R"} <= present <= {"deft_P", "deft_R", "alpha"}
+    return from_training or {"deft_Q", "deft_R"} <= present <= {*SUFFIXES} - {"deft_P"}
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
@@ -86,7 +86,7 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
     return tensors["deft_Q"].shape[1] if "deft_Q" in tensors else min(tensors["deft_P"].shape)
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 P [out, r] and R [r, in*] for a weight [out, in, ...]; r = min(rank, out).
 
     P ~ N(0, 0.02^2). identity (PEFT): R = right^T W / s, so the change is zero. Otherwise (paper) R ~ N(0, 0.02^2).
@@ -95,17 +95,17 @@ def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -
         matrix = flat(weight)
         rank = capped(rank, matrix.shape[0])
         P = normal((matrix.shape[0], rank), generator, weight.device)
-        _, right = project(P, own.projector)
-        scale = scale_of(own.alpha, rank)
-        R = right.T @ matrix / scale if own.identity else normal((rank, matrix.shape[1]), generator, weight.device)
+        _, right = project(P, settings.projector)
+        scale = scale_of(settings.alpha, rank)
+        R = right.T @ matrix / scale if settings.identity else normal((rank, matrix.shape[1]), generator, weight.device)
     return trainable({"P": P, "R": R})
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers, differentiable in P and R."""
-    pairs = project_all([params["P"] for params in layers], own.projector)
+    pairs = project_all([params["P"] for params in layers], settings.projector)
     return [
-        Factors(Q, None if right is Q else right, params["R"], scale_of(own.alpha, Q.shape[1]))
+        Factors(Q, None if right is Q else right, params["R"], scale_of(settings.alpha, Q.shape[1]))
         for params, (Q, right) in zip(layers, pairs, strict=True)
     ]
 
@@ -216,7 +216,7 @@ METHOD = Method(
         init=init,
         factors_of=factors_of,
         change=lambda factors, weight, kept: change(factors),
-        rate=lambda parameter, small, own: own.p_rate if parameter == "P" else 1.0,
+        rate=lambda parameter, small, settings: settings.p_rate if parameter == "P" else 1.0,
         given_rank=smaller_side,
     ),
 )

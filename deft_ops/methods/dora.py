@@ -56,8 +56,8 @@ class Settings:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a DoRA layer, in any of the namings."""
-    found = set(suffixes) - {"alpha"}
-    return found in (set(_PEFT), set(_LYCORIS), set(_TRAINED), set(_DIFFUSERS), {*_LYCORIS, _MIDDLE})
+    present = set(suffixes) - {"alpha"}
+    return present in (set(_PEFT), set(_LYCORIS), set(_TRAINED), set(_DIFFUSERS), {*_LYCORIS, _MIDDLE})
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
@@ -65,7 +65,7 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
     return _pair(tensors)[1].shape[0]
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 up = 0 [out, r], down [r, in*] and m = |W| [out] for a weight [out, in, ...], as PEFT has them.
 
     r = min(rank, out, in*).
@@ -76,10 +76,10 @@ def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -
     return trainable({"up": up, "down": down, "magnitude": row_norms(weight)})
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers."""
     return [
-        Factors(one["up"], one["down"], one["magnitude"][:, None], scale_of(own.alpha, one["up"].shape[1]))
+        Factors(one["up"], one["down"], one["magnitude"][:, None], scale_of(settings.alpha, one["up"].shape[1]))
         for one in layers
     ]
 
@@ -165,12 +165,12 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
         down = torch.einsum("m n ..., n c -> m c ...", middle.float(), down.float()).flatten(1)
     if up.shape[1] != len(down):
         raise ValueError(f"the up matrix has shape {list(up.shape)}, but the down matrix has {list(down.shape)}")
-    own = tensors.get("dora_magnitude")
-    magnitude = magnitude_of(tensors) if own is None else own.reshape(-1, 1)
+    row_magnitude = tensors.get("dora_magnitude")
+    magnitude = magnitude_of(tensors) if row_magnitude is None else row_magnitude.reshape(-1, 1)
     assert magnitude is not None
     if of_rows(magnitude) and len(magnitude) != len(up):
         raise ValueError(f"the magnitude has {magnitude.numel()} rows, but the up matrix has {len(up)}")
-    for_core = None if own is None else tensors.get("dora_scale")
+    for_core = None if row_magnitude is None else tensors.get("dora_scale")
     return Factors(up, down, magnitude, file_scale(tensors, rank), for_core)
 
 

@@ -39,7 +39,7 @@ def kept_values(shape: Sequence[int]) -> tuple[int, int]:
     return math.prod(shape), 0
 
 
-def init(weight: Tensor, rank: int, own: NoSettings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: NoSettings, generator: torch.Generator) -> dict[str, Tensor]:
     """A trainable float32 difference D = 0 of the weight's shape. Nothing else is used."""
     return trainable({"weight": torch.zeros(weight.shape, device=weight.device)})
 
@@ -49,7 +49,7 @@ def init_bias(bias: Tensor) -> dict[str, Tensor]:
     return trainable({"bias": torch.zeros(bias.shape, device=bias.device)})
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: NoSettings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: NoSettings) -> list[Factors]:
     """What is applied and saved of many layers."""
     return [Factors(params["weight"], params.get("bias")) for params in layers]
 

@@ -97,8 +97,8 @@ def fits_magnitude(magnitude: Tensor | None, shape: Shape) -> bool:
 
 def with_norms(merged: Tensor, magnitude: Tensor) -> Tensor:
     """m V / |V| of a merged weight V [out, in, ...], float32; |V| of each output row or of each input column."""
-    others = [dim for dim in range(merged.ndim) if dim != (0 if of_rows(magnitude) else 1)]
-    norms = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
+    dims = [dim for dim in range(merged.ndim) if dim != (0 if of_rows(magnitude) else 1)]
+    norms = torch.linalg.vector_norm(merged, dim=dims, keepdim=True)
     # The smallest step above 1, as LyCORIS adds it, so that a row of zeros stays one.
     norms = norms + torch.finfo(norms.dtype).eps
     return merged * (magnitude.to(merged).reshape(norms.shape) / norms)

@@ -47,11 +47,11 @@ class Factors:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a LoHa in Tucker form or with a DoRA scale."""
-    found = set(suffixes)
-    if not set(_PLAIN) <= found <= set(SUFFIXES):
+    present = set(suffixes)
+    if not set(_PLAIN) <= present <= set(SUFFIXES):
         return False
-    cores = len(found & set(_CORES))
-    return cores == 2 or (cores == 0 and "dora_scale" in found)
+    cores = len(present & set(_CORES))
+    return cores == 2 or (cores == 0 and "dora_scale" in present)
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:

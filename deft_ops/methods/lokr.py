@@ -75,13 +75,13 @@ class Settings:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a LoKr in Tucker form or with a DoRA scale."""
-    found = set(suffixes)
-    if not found <= set(SUFFIXES) or not found & {_CORE, "dora_scale"}:
+    present = set(suffixes)
+    if not present <= set(SUFFIXES) or not present & {_CORE, "dora_scale"}:
         return False
     for whole, pair in ((_WHOLE[0], set(_FACTORS[:2])), (_WHOLE[1], set(_FACTORS[2:]))):
-        if (whole in found) == bool(found & pair) or found & pair not in (set(), pair):
+        if (whole in present) == bool(present & pair) or present & pair not in (set(), pair):
             return False
-    return _CORE not in found or _WHOLE[1] not in found
+    return _CORE not in present or _WHOLE[1] not in present
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
@@ -102,13 +102,13 @@ def split(size: int, factor: int = -1) -> tuple[int, int]:
     return smaller, size // smaller
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 w1 [l, m] and w2 [k, n, ...] or w2_a [k, r] w2_b [r, n*], for out = l k and in = m n; delta 0.
 
     l <= k and m <= n come from `split`. w2 is whole where the rank is half of the larger of k and n, or more, as
     LyCORIS has it.
     """
-    (left, right), (inner, columns) = split(len(weight), own.factor), split(weight.shape[1], own.factor)
+    (left, right), (inner, columns) = split(len(weight), settings.factor), split(weight.shape[1], settings.factor)
     kernel, device = tuple(weight.shape[2:]), weight.device
     rank = capped(rank, max(right, columns))
     params = {"w1": kaiming((left, inner), generator, device)}
@@ -122,12 +122,14 @@ def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -
     return trainable(params)
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers; a whole w2 has the scale 1."""
     return [
         Factors(one["w1"], one["w2"])
         if "w2" in one
-        else Factors(one["w1"], None, w2_a=one["w2_a"], w2_b=one["w2_b"], scale=scale_of(own.alpha, len(one["w2_b"])))
+        else Factors(
+            one["w1"], None, w2_a=one["w2_a"], w2_b=one["w2_b"], scale=scale_of(settings.alpha, len(one["w2_b"]))
+        )
         for one in layers
     ]
 

@@ -47,7 +47,7 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
     return tensors["lora_down.weight"].shape[0]
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 up = 0 [out, r] and down [r, in*] for a weight [out, in, ...]; r = min(rank, out, in*).
 
     down is Kaiming uniform with a = sqrt(5), that is U(-1, 1) / sqrt(in*), as in PEFT.
@@ -59,9 +59,9 @@ def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -
     return trainable({"up": torch.zeros(out, rank, device=weight.device), "down": down})
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers."""
-    return [Factors(params["up"], params["down"], scale_of(own.alpha, params["up"].shape[1])) for params in layers]
+    return [Factors(params["up"], params["down"], scale_of(settings.alpha, params["up"].shape[1])) for params in layers]
 
 
 def extracted(pair: BestPair) -> Factors:

@@ -76,8 +76,8 @@ class Settings:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is an OFT layer of one of the forms."""
-    found = set(suffixes)
-    return any({form} <= found <= {form} | beside for form, beside in _BESIDE.items())
+    present = set(suffixes)
+    return any({form} <= present <= {form} | beside for form, beside in _BESIDE.items())
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
@@ -92,22 +92,24 @@ def size_of_blocks(out: int, size: int) -> int:
     return min((k for k in range(1, out + 1) if out % k == 0 and k > 1 or out == 1), key=lambda k: (abs(k - size), k))
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 blocks B = 0 [out / k, k, k] for a weight [out, in, ...], so the change is zero.
 
     k is the divisor of out that is nearest to the block size. Nothing else is used.
     """
-    size = size_of_blocks(len(weight), own.block_size)
+    size = size_of_blocks(len(weight), settings.block_size)
     return trainable({"blocks": torch.zeros(len(weight) // size, size, size, device=weight.device)})
 
 
-def otherwise(params: Mapping[str, Tensor], own: Settings) -> str:
+def otherwise(params: Mapping[str, Tensor], settings: Settings) -> str:
     """What to say of a layer whose blocks are of another size."""
     size = params["blocks"].shape[-1]
-    return "" if size == own.block_size else f"blocks of {size}, as {own.block_size} does not divide the outputs"
+    return (
+        "" if size == settings.block_size else f"blocks of {size}, as {settings.block_size} does not divide the outputs"
+    )
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers. The rotations of all blocks of one size are solved for at once."""
     blocks = [params["blocks"] for params in layers]
     places: dict[int, list[int]] = {}

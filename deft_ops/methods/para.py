@@ -39,11 +39,11 @@ class Settings:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a PaRa layer; an alpha may be there and means nothing."""
-    found = set(suffixes) - {"alpha"}
-    return found in ({"deft_Q"}, {"deft_Q", "deft_right"}, {"deft_P"})
+    present = set(suffixes) - {"alpha"}
+    return present in ({"deft_Q"}, {"deft_Q", "deft_right"}, {"deft_P"})
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 B [out, r] ~ N(0, 0.02^2) for a weight [out, in, ...]; r = min(rank, out).
 
     The change is not zero at the start: PaRa removes a random subspace from the first step on.
@@ -52,14 +52,14 @@ def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -
     return trainable({"B": normal((weight.shape[0], rank), generator, weight.device)})
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers, differentiable in B."""
     return [Factors(Q) for Q, _ in project_all([params["B"] for params in layers], "qr")]
 
 
-def largest_rank(rows: int, own: Settings) -> int | None:
+def largest_rank(rows: int, settings: Settings) -> int | None:
     """rows / rank_cap; None without a cap."""
-    return int(rows / own.rank_cap) if own.rank_cap else None
+    return int(rows / settings.rank_cap) if settings.rank_cap else None
 
 
 METHOD = Method(

@@ -97,8 +97,8 @@ def delta(
         base = weight.detach().to(device="cpu", dtype=torch.float32, copy=True)
         new: Tensor
         if factors.part == "weight":
-            known = dict(zip(factors.names, factors.tensors, strict=True))
-            bias = known[_BIAS].detach().to("cpu", copy=True) if _BIAS in known else None
+            tensors = dict(zip(factors.names, factors.tensors, strict=True))
+            bias = tensors[_BIAS].detach().to("cpu", copy=True) if _BIAS in tensors else None
             new = merged(factors, base.reshape(factors.shape).clone(), bias)[0]
         else:
             # PEFT's bias does not depend on the weight here: else it is given as a difference.
@@ -144,10 +144,10 @@ def merged(factors: Factors, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
             where = f"{kind} for a weight of {list(factors.shape)}"
             raise ValueError(f"PEFT could not compute {where}: {reason}") from error
         base = layer.get_base_layer()
-        found = base.weight.detach(), weight if base.bias is None else base.bias.detach()
-    if not all(torch.isfinite(tensor).all() for tensor in found):
+        result = base.weight.detach(), weight if base.bias is None else base.bias.detach()
+    if not all(torch.isfinite(tensor).all() for tensor in result):
         raise ValueError(f"PEFT computes a NaN or infinity from {kind} for a weight of {list(factors.shape)}")
-    return found
+    return result
 
 
 def _layer(kind: str, record: dict[str, Any], factors: Factors, weight: Tensor, bias: Tensor | None) -> Any:
@@ -163,9 +163,9 @@ def _layer(kind: str, record: dict[str, Any], factors: Factors, weight: Tensor, 
     if factors.largest:
         setattr(root, _LARGEST, _module(torch.zeros(()).expand(factors.largest), None, False))
         targets.append(_LARGEST)
-    known: Any = PEFT_TYPE_TO_CONFIG_MAPPING  # its keys are strings, too
+    configurations: Any = PEFT_TYPE_TO_CONFIG_MAPPING  # its keys are strings, too
     chosen = _targets(kind, record, targets)
-    config = known[kind](**record, **chosen, inference_mode=True)
+    config = configurations[kind](**record, **chosen, inference_mode=True)
     model = peft.PeftModel(root, config, low_cpu_mem_usage=empty).eval()
     layer = getattr(model.base_model.model, _LAYER)
     if empty:

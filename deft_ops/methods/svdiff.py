@@ -87,12 +87,12 @@ def kept_values(shape: Sequence[int]) -> tuple[int, int]:
     return k, k * (1 + shape[0] + math.prod(shape[1:]))
 
 
-def init(weight: Tensor, rank: int, own: Settings, generator: torch.Generator) -> dict[str, Tensor]:
+def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 shifts d = 0 of all singular values, so the change is zero. Only the weight's shape is used."""
     return trainable({"shifts": torch.zeros(singular_values(weight.shape), device=weight.device)})
 
 
-def factors_of(layers: Sequence[Mapping[str, Tensor]], own: Settings) -> list[Factors]:
+def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """What is applied and saved of many layers."""
     return [Factors(params["shifts"]) for params in layers]
 
@@ -171,6 +171,6 @@ METHOD = Method(
         small=True,
         tables=True,
         kept_values=kept_values,
-        rate=lambda parameter, small, own: own.norm_rate if small else 1.0,
+        rate=lambda parameter, small, settings: settings.norm_rate if small else 1.0,
     ),
 )

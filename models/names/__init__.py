@@ -80,19 +80,21 @@ def _model_names(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     theirs = _diffusers_names(model, shapes)
     paths = _paths(shapes)
     original: dict[str, Target] = {path: f"{_NETWORK}{path}{WEIGHT}" for path in paths}
-    others = _in_network(spellings_of(model.model, paths)) | fused(theirs, shapes)
-    known = _present(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
+    spellings = _in_network(spellings_of(model.model, paths)) | fused(theirs, shapes)
+    core_names = _present(comfy.lora.model_lora_keys_unet(model.model, {}), shapes)
     # The reader of PEFT's files takes the prefix off, also where ComfyUI reads such names.
-    names: dict[str, Target] = {name.removeprefix(_PEFT): known[name] for name in known if name.startswith(_PEFT)}
-    for table in (original, others, theirs):
+    names: dict[str, Target] = {
+        name.removeprefix(_PEFT): core_names[name] for name in core_names if name.startswith(_PEFT)
+    }
+    for table in (original, spellings, theirs):
         spelled = {dotted(name): target for name, target in table.items()}
         names |= {prefix + name: target for prefix in _CONVERTED for name, target in spelled.items()}
-    for prefixes, table in (((*_ORIGINAL, *_PREFIXES), others), (_ORIGINAL, original), (_PREFIXES, theirs)):
+    for prefixes, table in (((*_ORIGINAL, *_PREFIXES), spellings), (_ORIGINAL, original), (_PREFIXES, theirs)):
         names |= {prefix + name: target for prefix in prefixes for name, target in table.items()}
-    underscored = {name.replace(".", "_"): target for name, target in (original | others | theirs).items()}
+    underscored = {name.replace(".", "_"): target for name, target in (original | spellings | theirs).items()}
     for prefix in _UNDERSCORED:
         names |= {prefix + name: target for name, target in underscored.items()}
-    return known | _present({name: target for name, target in names.items() if name not in known}, shapes)
+    return core_names | _present({name: target for name, target in names.items() if name not in core_names}, shapes)
 
 
 def clip_names(clip: Any) -> dict[str, Target]:
@@ -107,8 +109,10 @@ def module_names(model: Any) -> dict[str, str]:
     Only for weights that are the same there: neither fused nor with their rows in another order.
     """
     shapes = _shapes(model)
-    known = comfy.lora.model_lora_keys_unet(model.model, {})
-    theirs = {name.removeprefix("transformer."): known[name] for name in known if name.startswith("transformer.")}
+    core_names = comfy.lora.model_lora_keys_unet(model.model, {})
+    theirs = {
+        name.removeprefix("transformer."): core_names[name] for name in core_names if name.startswith("transformer.")
+    }
     table = _diffusers_names(model, shapes) or theirs
     return {
         target_key(target).removesuffix(WEIGHT): name

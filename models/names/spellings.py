@@ -36,7 +36,7 @@ _FUSED = (
 
 def fused(theirs: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
     """diffusers' names of fused projections, where ComfyUI has them in one weight too, side by side."""
-    found: dict[str, Target] = {}
+    targets: dict[str, Target] = {}
     for name in theirs:
         block, _, last = name.rpartition(".")
         for apart, together in _FUSED:
@@ -45,8 +45,8 @@ def fused(theirs: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]]) -
                 continue
             target = _joined([theirs[part] for part in names], shapes)
             if target is not None:
-                found[f"{block}.{together}"] = target
-    return found
+                targets[f"{block}.{together}"] = target
+    return targets
 
 
 def _joined(pieces: list[Target], shapes: Mapping[str, tuple[int, ...]]) -> Target | None:

@@ -30,12 +30,12 @@ def indices(paths: Iterable[str], folder: str) -> list[int]:
 
 def parts(path: str, sizes: Mapping[str, int]) -> dict[str, Target]:
     """Slices of a fused weight along its rows, by name, in the order in which they lie there."""
-    found: dict[str, Target] = {}
+    slices: dict[str, Target] = {}
     start = 0
     for name, size in sizes.items():
-        found[name] = (path, (0, start, size))
+        slices[name] = (path, (0, start, size))
         start += size
-    return found
+    return slices
 
 
 def within(prefix: str, block: Mapping[str, Target], path: str | None = None) -> dict[str, Target]:

@@ -253,7 +253,7 @@ def deft_layers(
 ) -> dict[str, dict[str, Tensor]]:
     """Random layers of a method of deft_ops, by name: its random start with everything else moved off zero."""
     layers, training = {}, method.training
-    own = training.own(alpha=alpha, **options)
+    own = training.settings_of(alpha=alpha, **options)
     for index, (name, shape) in enumerate(shapes.items()):
         params = training.init(random(*shape, seed=seed), rank, own, generator(seed + index))
         moved = {

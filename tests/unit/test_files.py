@@ -61,7 +61,7 @@ def randomise(model: nn.Module, seed: int = 1) -> None:
 def make_adapter(name: str = "deft", rank: int = 4, alpha: float | None = None, prefix: str = "", **options) -> Adapter:
     """A trained-looking adapter for `Model`, through the methods."""
     method, training = methods.get(name), methods.training_of(name)
-    own = training.own(alpha=alpha, **options)
+    own = training.settings_of(alpha=alpha, **options)
     g = torch.Generator().manual_seed(2)
     layers = {}
     for layer in LAYERS:
@@ -306,8 +306,8 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
         return nn.ModuleDict({"to_q": nn.Linear(16, 8), "inner": nn.ModuleDict({"to_q": nn.Linear(16, 8)})})
 
     para = methods.training_of("para")
-    params = para.init(tree()["to_q"].weight, 2, para.own(), torch.Generator())
-    adapter = adapters.from_layers({"a": methods.get("para").to_tensors(para.factors(params, para.own()))})
+    params = para.init(tree()["to_q"].weight, 2, para.settings_of(), torch.Generator())
+    adapter = adapters.from_layers({"a": methods.get("para").to_tensors(para.factors(params, para.settings_of()))})
     peft_writer.write(adapter, tmp_path, {"a": "to_q"})
     model = PeftModel.from_pretrained(tree(), tmp_path)
     found = [name for name, _ in model.named_parameters() if "deft_P" in name]
@@ -415,7 +415,7 @@ def test_diffusers_reads_what_we_write(tmp_path: Path, name: str, prefix: str) -
     base = copy.deepcopy(model)
     layers = [name for name, _ in model.named_modules() if name.endswith(("attn.to_q", "attn.to_out.0"))]
     method, training = methods.get(name), methods.training_of(name)
-    own = training.own(alpha=5.0)
+    own = training.settings_of(alpha=5.0)
     g = torch.Generator().manual_seed(2)
     groups = {}
     for layer in layers:

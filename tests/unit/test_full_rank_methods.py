@@ -12,7 +12,7 @@ from deft_pack.deft_ops.changes import LowRank, WeightChange
 from deft_pack.deft_ops.layer_ops import op_of
 
 SVDIFF, DREAMBOOTH = methods.training_of("svdiff"), methods.training_of("dreambooth")
-OWN = SVDIFF.own()
+OWN = SVDIFF.settings_of()
 assert SVDIFF.base is not None
 BASE = SVDIFF.base
 
@@ -89,7 +89,7 @@ def test_svdiff_keeps_what_it_says() -> None:
 
 def test_dreambooth_is_a_difference() -> None:
     layer, _ = layer_and_input("conv")
-    own = DREAMBOOTH.own()
+    own = DREAMBOOTH.settings_of()
     assert DREAMBOOTH.init_bias is not None
     assert DREAMBOOTH.kept_values is not None
     params = DREAMBOOTH.init(layer.weight, 1, own, generator()) | DREAMBOOTH.init_bias(layer.bias)

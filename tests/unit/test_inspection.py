@@ -65,9 +65,9 @@ def test_deft(projector: str, shape: tuple[int, ...], rank: int) -> None:
 def test_deft_at_its_start_puts_back_what_it_removes() -> None:
     weight, deft = random(24, 20, seed=0), methods.get("deft")
     training = methods.training_of("deft")
-    params = training.init(weight, 4, training.own(), torch.Generator().manual_seed(1))
+    params = training.init(weight, 4, training.settings_of(), torch.Generator().manual_seed(1))
     with torch.no_grad():
-        change = inspection.measure(deft, training.factors(params, training.own()), weight)
+        change = inspection.measure(deft, training.factors(params, training.settings_of()), weight)
     assert change.overlap == pytest.approx(1.0, abs=1e-6)
     assert change.removed == pytest.approx(change.injected)
     assert change.removed is not None

@@ -45,7 +45,7 @@ def make_params(
 ):
     """Parameters as after some training: every tensor moved away from its initialisation."""
     assert method.training is not None
-    params = method.training.init(weight, rank, method.training.own(alpha=alpha, **options), generator(seed))
+    params = method.training.init(weight, rank, method.training.settings_of(alpha=alpha, **options), generator(seed))
     g = generator(seed + 1)
     return {
         name: (t.detach() + 0.05 * torch.randn(t.shape, generator=g)).requires_grad_() for name, t in params.items()
@@ -55,12 +55,12 @@ def make_params(
 def start(name: str, weight: Tensor, rank: int, seed: int = 0, **values: Any) -> dict[str, Tensor]:
     """What a method trains, as it starts."""
     training = methods.training_of(name)
-    return training.init(weight, rank, training.own(**values), generator(seed))
+    return training.init(weight, rank, training.settings_of(**values), generator(seed))
 
 
 def factors_of(name: str, params: dict[str, Tensor], **values: Any) -> Any:
     training = methods.training_of(name)
-    return training.factors(params, training.own(**values))
+    return training.factors(params, training.settings_of(**values))
 
 
 def expected_delta(name: str, factors: Any, weight: Tensor, removal: float = 1.0, injection: float = 1.0) -> Tensor:

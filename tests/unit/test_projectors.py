@@ -171,7 +171,7 @@ def test_many_at_once_are_the_same_as_each_by_itself() -> None:
 def test_what_is_slow_on_the_host_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(host, "_told", set())
+    monkeypatch.setattr(host, "_warned", set())
     monkeypatch.setattr(host, "_TRUSTED", ("cuda",))
     with caplog.at_level(logging.INFO):
         for _ in range(2):

@@ -55,7 +55,7 @@ class Trained:
     def __init__(self, name: str, layer: nn.Module, rank: int = 4, **own: Any) -> None:
         self.method = methods.get(name)
         self.training = methods.training_of(name)
-        self.own = self.training.own(rank=rank, **own)
+        self.own = self.training.settings_of(rank=rank, **own)
         self.layer, self.weight = layer, layer.weight.detach()
         self.start = self.training.init(self.weight, rank, self.own, torch.Generator().manual_seed(1))
         self.params = {
@@ -341,7 +341,7 @@ def test_oft_as_a_file_is_read_by_all() -> None:
 )
 def test_a_block_is_the_nearest_divisor_and_that_is_said(out: int, size: int, taken: int) -> None:
     training = methods.training_of("oft")
-    own = training.own(block_size=size)
+    own = training.settings_of(block_size=size)
     params = training.init(torch.zeros(out, 5), 1, own, torch.Generator())
     assert params["blocks"].shape == (out // taken, taken, taken)
     assert bool(training.otherwise(params, own)) == (taken != size)

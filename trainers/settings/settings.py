@@ -243,7 +243,7 @@ class Settings:
     @property
     def own(self) -> Any:
         """The method's own settings."""
-        return self.training.own(rank=self.rank, alpha=self.alpha, **self.options)
+        return self.training.settings_of(rank=self.rank, alpha=self.alpha, **self.options)
 
     def check(self) -> None:
         """Raise ValueError, with the name of the setting, for a value that is none of the known or out of range."""

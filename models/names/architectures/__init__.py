@@ -59,14 +59,14 @@ def table_of(base: Any, paths: Sequence[str]) -> dict[str, Target]:
 
 def spellings_of(base: Any, paths: Sequence[str]) -> dict[str, Target]:
     """The names of other programs for a model, as in a table."""
-    known = [module for module in _modules(base) if hasattr(module, "spellings")]
-    return {name: target for module in known for name, target in module.spellings(base, paths).items()}
+    modules = [module for module in _modules(base) if hasattr(module, "spellings")]
+    return {name: target for module in modules for name, target in module.spellings(base, paths).items()}
 
 
 def _modules(base: Any) -> list[ModuleType]:
     """The modules for the nearest of a model's classes that any is for."""
     for kind in type(base).__mro__:
-        known = [module for module in ARCHITECTURES if kind.__name__ in module.MODELS]
-        if known:
-            return known
+        modules = [module for module in ARCHITECTURES if kind.__name__ in module.MODELS]
+        if modules:
+            return modules
     return []
