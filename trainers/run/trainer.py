@@ -17,11 +17,13 @@ from ...models.stored import weight_of
 from ..data import batches
 from ..data.material import Dataset
 from ..settings import optimizers
+from ..settings.schedules import rate_factor
 from ..settings.settings import Settings
 from ..settings.targets import is_small_kind
-from ..step import checking, looking, memory, objective, optimisation, precision
+from ..step import checking, looking, memory, objective, precision
 from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
+from ..step.average import Average
 from ..step.bases import class_of
 from ..step.decompositions import Decompositions
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
@@ -62,7 +64,7 @@ class Trainer:
             settings.weight_decay,
             (settings.beta1, settings.beta2),
         )
-        self.average = optimisation.Average(self.parameters, settings.ema) if settings.ema else None
+        self.average = Average(self.parameters, settings.ema) if settings.ema else None
         self.captions = batches.Captions(model.model, dataset.entries, self.device)
         self.order, self.prior_order = (
             batches.Order([tuple(example.latent.shape) for example in examples], settings.batch_size, self.generator)
@@ -291,9 +293,7 @@ class Trainer:
             ValueError: the loss stopped being a number; the parameters are still those of the step before.
         """
         settings = self.settings
-        factor = optimisation.rate_factor(
-            settings.schedule, self.step, settings.steps, settings.warm_up, settings.cycles
-        )
+        factor = rate_factor(settings.schedule, self.step, settings.steps, settings.warm_up, settings.cycles)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * factor
         loss = self.gradients()

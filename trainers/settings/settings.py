@@ -24,13 +24,13 @@ from ...deft_ops.settings import (
     described,
     entry,
 )
-from ..step.objective import LOSSES, TIMESTEPS, WEIGHTINGS
-from ..step.optimisation import SCHEDULES
-from ..step.precision import PRECISIONS
+from .formulas import LOSSES, TIMESTEPS, WEIGHTINGS
 from .optimizers import OPTIMIZERS
+from .schedules import SCHEDULES
 from .targets import CHOICES, rank_rules
 
 TOKEN = "textual_inversion"  # the method that has no layers: trainers/run/token.py
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
 ALMOST_ONE = 0.999999  # of what has no meaning at 1
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ...deft_ops import changes
 from ...deft_ops.changes import LowRank, Rescaled, WeightChange
 from ...deft_ops.layer_ops import LayerOp, op_of
-from ...models.layers import bias_of
-from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
+from ...models.layers import bias_of, is_linear
+from .frozen import FrozenLayer, input_gradient, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
 ChangeNow = Callable[[], changes.Change]

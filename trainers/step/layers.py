@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...deft_ops.layer_ops import op_of
+from ...models.layers import is_linear_or_convolution
 from ...models.stored import weight_of
 from ..settings.settings import Settings
 from ..settings.targets import choice_of, rank_of, rank_rules, select
 from . import looking, memory
 from .decompositions import Decompositions
-from .frozen import is_frozen_kind
 
 
 @dataclass
@@ -80,7 +80,7 @@ def fitting(chosen: Mapping[str, nn.Module], notes: Notes) -> dict[str, nn.Modul
     reason: ValueError | None = None
     for name, module in chosen.items():
         try:
-            if is_frozen_kind(module):
+            if is_linear_or_convolution(module):
                 op_of(module)
             kept[name] = module
         except ValueError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...step.frozen import is_linear
+from ....models.layers import is_linear
 from .families import FAMILIES, Family
 from .general import general_kinds
 from .kinds import Kinds
