@@ -92,10 +92,10 @@ def block_rules(text: str) -> list[tuple[str, range | None]]:
     """
     rules: list[tuple[str, range | None]] = []
     for item in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
-        found = re.fullmatch(r"([\w.]*[A-Za-z_]\w*)(?:\.(\d+)(?:-(\d+))?)?", item)
-        if found is None:
+        match = re.fullmatch(r"([\w.]*[A-Za-z_]\w*)(?:\.(\d+)(?:-(\d+))?)?", item)
+        if match is None:
             raise ValueError(f"The block {item!r} is not understood: write input_blocks, or input_blocks.4-8.")
-        path, low, high = found.groups()
+        path, low, high = match.groups()
         if low is not None and high is not None and int(high) < int(low):
             raise ValueError(f"The block range {item!r} is empty: write the smaller number first.")
         rules.append((path, None if low is None else range(int(low), int(high or low) + 1)))

@@ -58,8 +58,8 @@ class OwnTensors:
             like = torch.empty(0, dtype=module.weight.dtype, device=device)
             with torch.no_grad():
                 weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-                own = {"weight": weight, "bias": bias}
-                self.kept = {key: value.clone() for key, value in own.items() if value is not None}
+                tensors = {"weight": weight, "bias": bias}
+                self.kept = {key: value.clone() for key, value in tensors.items() if value is not None}
                 comfy.ops.uncast_bias_weight(module, weight, bias, stream)
         self.hide()
 
@@ -114,9 +114,9 @@ def frozen(
             if change is not None:
                 before = dict(module._parameters)
                 restore.append(partial(module._parameters.update, before))
-                own = OwnTensors(module, device)
-                restore.append(own.undo)
-                place += [own.hide, partial(place_change, module, own.kept, change, dtype)]
+                own_tensors = OwnTensors(module, device)
+                restore.append(own_tensors.undo)
+                place += [own_tensors.hide, partial(place_change, module, own_tensors.kept, change, dtype)]
         yield place
     finally:
         for undo in reversed(restore):

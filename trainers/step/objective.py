@@ -185,14 +185,14 @@ def loss(
     [n, 1, ...] of the latents' size weights the places; it is normalised, so that a small mask does not train less.
     """
     sampling = model.model_sampling
-    wanted = target(sampling, sigma, x0, noise)  # sigma may be on the CPU, where this computes: no GPU has to wait
+    native = target(sampling, sigma, x0, noise)  # sigma may be on the CPU, where this computes: no GPU has to wait
     sigma = sigma.to(x0.device)
     xt = sampling.noise_scaling(sigma, noise.clone(), x0)
     # As the sampler says it. Mean-flow models look up the level that they go to there: the same one is plain flow.
     transformer_options = transformer_options | {"sigmas": sigma, "sample_sigmas": sigma.repeat_interleave(2)}
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)
-    errors = LOSSES[kind](output.float(), wanted, huber)
+    errors = LOSSES[kind](output.float(), native, huber)
     if mask is None:
         return errors.flatten(1).mean(1)
     mask = mask.to(errors)

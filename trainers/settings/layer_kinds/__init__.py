@@ -41,4 +41,4 @@ def kinds_of(root: nn.Module) -> Kinds:
     if family is not None:
         return family.kinds(linear)
     text = is_text_encoder(root)
-    return general_kinds(root, linear, sides=text, known=text)
+    return general_kinds(root, linear, sides=text, is_known=text)
