@@ -160,11 +160,11 @@ def adapter(model: Any, method: str, rank: int) -> dict[str, Any]:
 
     generator = torch.Generator().manual_seed(1)
     module, training = methods.get(method), methods.training_of(method)
-    own = training.settings_of()
+    settings = training.settings_of()
     tensors = {}
     for name, layer in attention(model.model.diffusion_model).items():
         shape = layer.weight.shape
-        factors = training.factors(training.init(torch.zeros(shape), rank, own, generator), own)
+        factors = training.factors(training.init(torch.zeros(shape), rank, settings, generator), settings)
         for suffix, tensor in module.to_tensors(factors).items():
             if suffix in ("deft_R", "lora_up.weight"):  # zero at the start
                 tensor = torch.randn(tensor.shape, generator=generator) / 100
@@ -267,9 +267,9 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[
         network.add_module(f"layer{index}", linear)
     names = [name for name, _ in network.named_children()]
     config = peft.DeftConfig(r=rank, decomposition_method="qr", target_modules=names)
-    made = peft.get_peft_model(network, config)
-    made.save_pretrained(folder)
-    made.unload()
+    tuned = peft.get_peft_model(network, config)
+    tuned.save_pretrained(folder)
+    tuned.unload()
 
     def from_file() -> float:
         with torch.no_grad():
@@ -430,22 +430,22 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peak", choices=("deft", "lora"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    wanted = options.what or kinds
-    if set(wanted) - set(kinds):
+    chosen = options.what or kinds
+    if set(chosen) - set(kinds):
         parser.error(f"choose from {', '.join(kinds)}")
     prepare(options.device)
     if options.peak:
         print_peak(options.model[0], options.dtype[0], options.peak, options.rank)
         return
     for kind in options.model:
-        if "load" in wanted:
+        if "load" in chosen:
             measure_loading(kind, options)
         for dtype in options.dtype:
-            if "patch" in wanted:
+            if "patch" in chosen:
                 measure_patching(kind, dtype, options)
-            if "memory" in wanted:
+            if "memory" in chosen:
                 measure_memory(kind, dtype, options)
-            if "forward" in wanted and kind == "sd15":  # a forward of SDXL takes minutes on two cores
+            if "forward" in chosen and kind == "sd15":  # a forward of SDXL takes minutes on two cores
                 measure_forward(kind, dtype, options)
 
 

@@ -142,16 +142,16 @@ class Loop:
         pairs = list(zip(images, references, strict=True))
         scores = {}
         for name, embed in (("CLIP-I", self.clip_image), ("DINO", self.dino_image), ("DINOv2", self.dinov2_image)):
-            found = [
+            similarities = [
                 100 * float((embed(read_picture(reference)) * embed(read_picture(image))).sum())
                 for image, reference in pairs
             ]
-            scores[name] = sum(found) / len(found)
-        found = [
+            scores[name] = sum(similarities) / len(similarities)
+        similarities = [
             100 * float((self.clip_text(text) * self.clip_image(read_picture(image))).sum())
             for image, text in zip(images, texts, strict=True)
         ]
-        return scores | {"CLIP-T": sum(found) / len(found)}
+        return scores | {"CLIP-T": sum(similarities) / len(similarities)}
 
 
 def make_loop(folder: Path, seed: int = 0) -> Loop:

@@ -55,10 +55,10 @@ def make_pictures(folder: Path, count: int, side: int, seed: int, quality: int =
 
 def photos(folder: Path, count: int) -> list[Path]:
     """The first pictures below a folder of photos, over and over if there are too few."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
         sys.exit(f"there are no pictures in {folder}")
-    return [found[index % len(found)] for index in range(count)]
+    return [paths[index % len(paths)] for index in range(count)]
 
 
 def measure_pairs(options: argparse.Namespace, again: bool, pairs: bool) -> bool:
@@ -167,15 +167,15 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder of pictures in place of smooth noise")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    wanted = options.what or kinds
-    if set(wanted) - set(kinds):
+    chosen = options.what or kinds
+    if set(chosen) - set(kinds):
         parser.error(f"choose from {', '.join(kinds)}")
     load_pack()
     if options.peak:
         print_peak(options.photos, options.peak)
         return
-    equal = measure_pairs(options, "again" in wanted, "pairs" in wanted) if {"pairs", "again"} & set(wanted) else True
-    if "memory" in wanted:
+    equal = measure_pairs(options, "again" in chosen, "pairs" in chosen) if {"pairs", "again"} & set(chosen) else True
+    if "memory" in chosen:
         measure_memory()
     sys.exit(not equal)
 

@@ -251,13 +251,13 @@ def sweeps(*words: object, status: int = 0) -> None:
     assert done.returncode == status, done.stdout
 
 
-def measure_plans(wanted: list[str], options: argparse.Namespace) -> None:
+def measure_plans(chosen: list[str], options: argparse.Namespace) -> None:
     """sweep.plan, sweep.plan_memory and sweep.status."""
     seeds = max(1, options.planned // COMBINATIONS)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         plan, store = prepare_plan(folder, seeds)
-        if "plan" in wanted:
+        if "plan" in chosen:
             peaks: dict[str, list[float]] = {"ours": [], "peer": []}
             times = alternate(
                 seconds(lambda: peaks["ours"].append(float(child("--plan", str(plan), str(store))))),
@@ -267,7 +267,7 @@ def measure_plans(wanted: list[str], options: argparse.Namespace) -> None:
             )
             report("sweep.plan", *times, "s", options.runs)
             report("sweep.plan_memory", *map(statistics.median, peaks.values()), "MiB", options.runs)
-        if "status" in wanted:
+        if "status" in chosen:
             sweeps("plan", plan, "--store", store, "--offline")
             lines = (store / "plan" / "large" / "cells.jsonl").read_text().splitlines()[1:]
             keys = {json.loads(line)[0] for line in lines}
@@ -307,13 +307,13 @@ def main() -> None:
     if options.naive:
         print_naive_plan(options.naive)
         return
-    wanted = options.what or list(kinds)
-    if set(wanted) - set(kinds):
+    chosen = options.what or list(kinds)
+    if set(chosen) - set(kinds):
         parser.error(f"choose from {', '.join(kinds)}")
-    if "cell" in wanted:
+    if "cell" in chosen:
         measure_cells(options)
-    if {"plan", "status"} & set(wanted):
-        measure_plans(wanted, options)
+    if {"plan", "status"} & set(chosen):
+        measure_plans(chosen, options)
 
 
 if __name__ == "__main__":

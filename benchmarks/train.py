@@ -185,12 +185,12 @@ def core(
     model = model_of(kind, precision)
     model.cached_patcher_init = (lambda disable_dynamic=False: model_of(kind, precision), ())
     meter = Meter(model.model)
-    own = torch.optim.AdamW.step
+    optimizer_step = torch.optim.AdamW.step
 
     def step(*args: Any, **named: Any) -> Any:
-        found = own(*args, **named)
+        result = optimizer_step(*args, **named)
         meter.step()
-        return found
+        return result
 
     torch.optim.AdamW.step = step
     values: dict[str, Any] = {
@@ -237,12 +237,12 @@ def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, f
     time_step = torch.tensor([500], device=device)
     meter = Meter(network)
     targets = list(ENDINGS)
-    made = (
+    lora_config = (
         peft.LoraConfig(r=RANK, target_modules=targets)
         if method == "lora"
         else peft.DeftConfig(r=RANK, decomposition_method="qr", target_modules=targets)
     )
-    network = peft.get_peft_model(network, made)
+    network = peft.get_peft_model(network, lora_config)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
@@ -295,8 +295,8 @@ def child(side: str, kind: str, precision: str, steps: int, options: argparse.Na
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
 
 
 def compare_line(line: str, kind: str, precision: str, options: argparse.Namespace) -> None:
@@ -316,9 +316,9 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
     report(name, our, peer, "s", runs)
     if options.dynamic_vram:
         return  # the weights are not in PyTorch's memory
-    first, second = (statistics.median(found["memory"] for found in seen[side]) for side in sides)
+    first, second = (statistics.median(figures["memory"] for figures in seen[side]) for side in sides)
     if line == "deft_over_floor":
-        second += statistics.median(found["adapter"] for found in seen[sides[0]])
+        second += statistics.median(figures["adapter"] for figures in seen[sides[0]])
     head, _, tail = line.partition("_over_")
     name = f"train.{place}{kind}.{precision}.memory{'' if head == 'deft' else f'_{head}'}_over_{tail}"
     report(name, first, second, "MiB", runs)

@@ -28,7 +28,7 @@ PICTURES = (("table", "DEFTScoreTable"), ("grid", "DEFTComparisonGrid"), ("plot"
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """A line for the person who waits."""
     print(f"[demo] {text}", flush=True)
 
@@ -48,10 +48,10 @@ class Progress:
         now = time.monotonic()
         if kind == "executing" and data["node"] != self.node:
             if self.node is not None and now - self.node_started >= 1:
-                say(f"{now - self.started:5.0f} s  {self.title(self.node)}: {now - self.node_started:.0f} s")
+                log(f"{now - self.started:5.0f} s  {self.title(self.node)}: {now - self.node_started:.0f} s")
             self.node, self.node_started, self.last_line = data["node"], now, now
         elif kind == "progress" and now - self.last_line >= SECONDS_BETWEEN_LINES:
-            say(f"{now - self.started:5.0f} s  {self.title(data['node'])}: {data['value']:.0f} of {data['max']:.0f}")
+            log(f"{now - self.started:5.0f} s  {self.title(data['node'])}: {data['value']:.0f} of {data['max']:.0f}")
             self.last_line = now
 
     def title(self, node_id: str) -> str:
@@ -61,11 +61,11 @@ class Progress:
 
 def titles(prompt: dict[str, Any], info: dict[str, Any]) -> dict[str, str]:
     """A title for every node: the one in the workflow, else the node's display name."""
-    found = {}
+    node_titles = {}
     for node_id, node in prompt.items():
         display_name = info.get(node["class_type"], {}).get("display_name") or node["class_type"]
-        found[node_id] = node.get("_meta", {}).get("title") or display_name
-    return found
+        node_titles[node_id] = node.get("_meta", {}).get("title") or display_name
+    return node_titles
 
 
 def collect(server: ComfyServer, prompt: dict[str, Any], outputs: dict[str, Any]) -> tuple[str, list[Path]]:
@@ -96,9 +96,9 @@ def main() -> None:
     prompt = json.loads(WORKFLOW.read_text())
     with tempfile.TemporaryDirectory(prefix="deft-demo-") as folder:
         server = ComfyServer(find_comfyui(), Path(folder))
-        say(f"starting ComfyUI ({server.comfyui}) without a screen")
+        log(f"starting ComfyUI ({server.comfyui}) without a screen")
         with server:
-            say(f"ComfyUI is up after {server.seconds_to_start:.0f} s; running {WORKFLOW.relative_to(ROOT)}")
+            log(f"ComfyUI is up after {server.seconds_to_start:.0f} s; running {WORKFLOW.relative_to(ROOT)}")
             try:
                 finished = server.run(prompt, Progress(titles(prompt, server.get("/object_info"))))
                 table, files = collect(server, prompt, finished.outputs)
@@ -106,8 +106,8 @@ def main() -> None:
                 sys.exit(f"[demo] failed: {error}")
     print(f"\n{table}\n")
     for path in files:
-        say(f"wrote {path.relative_to(ROOT)}")
-    say(f"done in {time.monotonic() - started:.0f} s")
+        log(f"wrote {path.relative_to(ROOT)}")
+    log(f"done in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .stored import is_dynamic
 
@@ -30,3 +30,14 @@ def bias_of(module: Any, output: Tensor, channel: int) -> Tensor | None:
     for function in functions:
         bias = function(bias)
     return bias.view([-1 if dim == channel else 1 for dim in range(output.ndim)])
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a linear layer; ComfyUI's layers of quantised weights are no torch.nn.Linear."""
+    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+
+
+def is_linear_or_convolution(module: nn.Module) -> bool:
+    """Whether the module is a linear or convolution layer that has a weight."""
+    fits = is_linear(module) or isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return fits and getattr(module, "weight", None) is not None

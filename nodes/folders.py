@@ -32,12 +32,12 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def folders() -> list[str]:
     """All folders below the roots that hold pictures, as root/relative path."""
-    found = []
+    places = []
     for word, root in roots().items():
         for place, _, names in os.walk(root):
             if any(name.lower().endswith(SUFFIXES) for name in names) and Path(place) != root:
-                found.append(f"{word}/{Path(place).relative_to(root).as_posix()}")
-    return sorted(found)
+                places.append(f"{word}/{Path(place).relative_to(root).as_posix()}")
+    return sorted(places)
 
 
 def folder_of(name: str) -> Path:
@@ -46,13 +46,13 @@ def folder_of(name: str) -> Path:
     Raises:
         ValueError: no such folder, or one outside the roots.
     """
-    word, _, rest = name.partition("/")
+    word, _, below = name.partition("/")
     root = roots().get(word)
-    if root is None or not rest or not (root / rest).resolve().is_relative_to(root.resolve()):
+    if root is None or not below or not (root / below).resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{name!r} is no folder in ComfyUI's input or output folder: choose one of the list.")
-    if not (root / rest).is_dir():
+    if not (root / below).is_dir():
         raise ValueError(f"There is no folder {name!r}: put it there and press R to refresh the list.")
-    return root / rest
+    return root / below
 
 
 class DEFTLoadFolder(io.ComfyNode):

@@ -26,7 +26,7 @@ from .sockets import ScoresSocket
 MAX_ROWS = 100  # as many as a growing input may have
 
 
-def say(text: str) -> None:
+def show_text(text: str) -> None:
     """Text at the node that runs, in the page."""
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context and server:
@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 def text_ui(*texts: str) -> dict[str, list[str]]:
     """A node's UI output `text`, for programs; the front end shows it nowhere, so it is said as well."""
-    say("\n".join(texts))
+    show_text("\n".join(texts))
     return {"text": list(texts)}
 
 
@@ -65,12 +65,12 @@ def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
 def listed(paths: Iterable[Path]) -> dict[str, list[dict[str, str]]]:
     """Files of the output folder as a node's UI output names them, for programs that read it; no key without files."""
     root = Path(folder_paths.get_output_directory())
-    found = []
+    files = []
     for path in paths:
         part = path.relative_to(root if path.is_relative_to(root) else root.resolve())
         subfolder = "" if part.parent == Path() else part.parent.as_posix()
-        found.append({"filename": part.name, "subfolder": subfolder, "type": "output"})
-    return {"files": found} if found else {}
+        files.append({"filename": part.name, "subfolder": subfolder, "type": "output"})
+    return {"files": files} if files else {}
 
 
 def workflow_info(node: type[io.ComfyNode]) -> PngInfo | None:
@@ -97,7 +97,7 @@ def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: Pn
     """
     folder, start, _, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     form = re.compile(re.escape(start) + r"_.+_(\d+)_\.png", re.IGNORECASE)
-    counter = 1 + max((int(found[1]) for file in os.listdir(folder) if (found := form.fullmatch(file))), default=0)
+    counter = 1 + max((int(match[1]) for file in os.listdir(folder) if (match := form.fullmatch(file))), default=0)
     paths = []
     for name, picture in pictures:
         target = BytesIO()
@@ -124,5 +124,5 @@ def lines(text: Iterable[str]) -> list[str]:
 
 def in_order(grown: dict[str, list[Any]] | None) -> list[list[Any]]:
     """Values of a growing input, each a list, in the order of their sockets (name0, name1, ...)."""
-    found = {name: values for name, values in (grown or {}).items() if values is not None}
-    return [found[name] for name in sorted(found, key=lambda name: int("".join(filter(str.isdigit, name))))]
+    connected = {name: values for name, values in (grown or {}).items() if values is not None}
+    return [connected[name] for name in sorted(connected, key=lambda name: int("".join(filter(str.isdigit, name))))]

@@ -51,10 +51,10 @@ class DEFTPrompts(io.ComfyNode):
     @classmethod
     def execute(cls, prompts: str, token: str) -> io.NodeOutput:
         """Split."""
-        found = lines(prompts)
-        if not found:
+        texts = lines(prompts)
+        if not texts:
             raise ValueError("There are no prompts: write at least one line.")
-        return io.NodeOutput(found, "\n".join(without_token(line, token) for line in found))
+        return io.NodeOutput(texts, "\n".join(without_token(line, token) for line in texts))
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTPrompts]

@@ -17,7 +17,7 @@ def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -
     prompt: the workflow in ComfyUI's API form (the hidden input of that name). Names of a growing input begin with
     `name`. What is not there is left out.
     """
-    found: dict[str, list[Any]] = {"seeds": [], "training_seeds": [], "files": []}
+    values_by_kind: dict[str, list[Any]] = {"seeds": [], "training_seeds": [], "files": []}
     if not prompt or node_id is None or node_id not in prompt:
         return {}
     inputs = prompt[node_id]["inputs"]
@@ -31,12 +31,12 @@ def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -
         inputs = prompt[here]["inputs"]
         for key, value in inputs.items():
             if key in SEEDS and isinstance(seed := constant(prompt, value), int):
-                found["training_seeds" if trains(prompt[here]) else "seeds"].append(seed)
+                values_by_kind["training_seeds" if trains(prompt[here]) else "seeds"].append(seed)
             elif isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES):
-                found["files"].append(value)
+                values_by_kind["files"].append(value)
             if is_link(value):
                 waiting.append(value[0])
-    return {kind: sorted(set(values)) for kind, values in found.items() if values}
+    return {kind: sorted(set(values)) for kind, values in values_by_kind.items() if values}
 
 
 def is_link(value: Any) -> bool:

@@ -47,16 +47,16 @@ def weight_folders() -> list[Path]:
 def weight_files() -> list[str]:
     """What the override widgets offer."""
     register_folder()
-    found = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
-    return [AUTO, *sorted(name for name in found if name.endswith(SUFFIXES))]
+    names = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
+    return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
 
 
 def explicit_path(name: str) -> Path:
     """The file that an override widget names. Raises FileNotFoundError if it is in none of the folders."""
     register_folder()
     for category in CATEGORIES:
-        if found := folder_paths.get_full_path(category, name):
-            return Path(found)
+        if path := folder_paths.get_full_path(category, name):
+            return Path(path)
     raise FileNotFoundError(f"There is no weight file {name!r} in models/{', models/'.join(CATEGORIES)}.")
 
 
@@ -159,7 +159,7 @@ class DEFTLoadScorer(io.ComfyNode):
                 "OpenAI's clip.",
             )
 
-        own = io.DynamicCombo.Option(
+        custom_option = io.DynamicCombo.Option(
             CUSTOM,
             [
                 io.String.Input(
@@ -203,7 +203,7 @@ class DEFTLoadScorer(io.ComfyNode):
             inputs=[
                 io.DynamicCombo.Input(
                     "protocol",
-                    options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), own],
+                    options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), custom_option],
                     tooltip="Whose rules: encoders, which pictures are compared, scale. "
                     "The help page says what each protocol has.",
                 ),
@@ -253,16 +253,16 @@ class DEFTLoadScorer(io.ComfyNode):
         **_: Any,
     ) -> list[Any]:
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
-        found: list[Any] = [str(protocol)]
+        state: list[Any] = [str(protocol)]
         try:
             explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
             for kind, spec in chosen_protocol(protocol).backbones.items():
                 if kind in explicit or there(spec):
                     path = find_weights(spec, weight_folders(), explicit.get(kind))
-                    found.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
+                    state.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
         except (FileNotFoundError, MissingPackage, ValueError) as error:  # execute says so to the user
-            found.append(str(error))
-        return found
+            state.append(str(error))
+        return state
 
     @classmethod
     async def execute(
@@ -332,9 +332,9 @@ class DEFTVerifyScorer(io.ComfyNode):
         """Verify each backbone that makes features."""
         from ..scoring.verify import verify
 
-        found = [verify(backbone) for backbone in scorer.encoders(scorer.protocol.measures).values()]
-        report = "\n".join(result.report() for result in found)
-        return io.NodeOutput(report, all(result.passed is not False for result in found), ui=text_ui(report))
+        results = [verify(backbone) for backbone in scorer.encoders(scorer.protocol.measures).values()]
+        report = "\n".join(result.report() for result in results)
+        return io.NodeOutput(report, all(result.passed is not False for result in results), ui=text_ui(report))
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTLoadScorer, DEFTVerifyScorer]

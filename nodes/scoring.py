@@ -34,12 +34,12 @@ def cost_of(adapter: dict[str, torch.Tensor], row: Labels) -> Cost:
 
 def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str, torch.Tensor] | None) -> Labels:
     """Label and subject, the method and rank of the adapter, and what the workflow says of the images."""
-    made = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
+    origin = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
     about = describe_adapter(adapter) if adapter else {}
     method = about.get("method", "")
     record = METHODS.get(method)  # none where methods are mixed
     rank = int(about["rank"]) if record is not None and record.sized_by_rank else None
-    return Labels(label, subject, method, rank, made)
+    return Labels(label, subject, method, rank, origin)
 
 
 def reporter(*batches: TensorPictures) -> Callable[[int], None]:

@@ -28,18 +28,18 @@ def adapter_path(name: str) -> Path:
     Raises:
         FileNotFoundError: no such file in models/loras.
     """
-    found = folder_paths.get_full_path(FOLDER, name)
-    if found is None:
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
         raise FileNotFoundError(
             f"There is no adapter file {name!r} in models/loras: put it there and press R to refresh the list."
         )
-    return Path(found)
+    return Path(path)
 
 
 def file_state(name: str) -> str:
     """Name, time and size of a file: a node that reads it runs again when one of them changes."""
-    found = folder_paths.get_full_path(FOLDER, name)
-    if found is None:
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
         return name
-    stat = Path(found).stat()
+    stat = Path(path).stat()
     return f"{name} {stat.st_mtime_ns} {stat.st_size}"

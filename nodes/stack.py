@@ -36,7 +36,7 @@ def entries_of(stack: Any) -> list[StackRow]:
     Lists in it are taken apart, the strength of the CLIP may be missing, and entries without a file are skipped, as
     other packs do. Raises ValueError for what cannot be read.
     """
-    found = []
+    rows = []
     for number, item in enumerate(_flat(stack), start=1):
         place = f"Entry {number} of lora_stack"
         if not isinstance(item, (list, tuple)) or not 2 <= len(item) <= 3 or not all(map(_strength, item[1:])):
@@ -45,8 +45,8 @@ def entries_of(stack: Any) -> list[StackRow]:
                 "the strength for the CLIP: connect the LORA_STACK output of another node."
             )
         if item[0] not in ("", NONE):
-            found.append(StackRow(place, _listed(item[0]), float(item[1]), float(item[-1])))
-    return found
+            rows.append(StackRow(place, _listed(item[0]), float(item[1]), float(item[-1])))
+    return rows
 
 
 def _flat(stack: Any) -> Iterator[Any]:
@@ -73,12 +73,12 @@ def _listed(name: str) -> str:
 
 def rows_of(inputs: Mapping[str, Any]) -> list[StackRow]:
     """The rows of the node that are on and have a file."""
-    found = []
+    rows = []
     for number in range(1, ROWS + 1):
         file, strength = inputs.get(f"file_{number}", NONE), float(inputs.get(f"strength_{number}", 1.0))
         if inputs.get(f"on_{number}", True) and file not in ("", NONE):
-            found.append(StackRow(f"Row {number}", file, strength, strength))
-    return found
+            rows.append(StackRow(f"Row {number}", file, strength, strength))
+    return rows
 
 
 def row_inputs(number: int, options: list[str]) -> list[io.Input]:
@@ -176,13 +176,13 @@ class DEFTAdapterStack(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> list[str]:
         """Run again when a file changes, or a record with its trigger words."""
-        found = []
+        parts = []
         for entry in rows_of(inputs):
-            found.append(file_state(entry.file))
+            parts.append(file_state(entry.file))
             path = folder_paths.get_full_path(FOLDER, entry.file)
             states = [(record.name, record.stat()) for record in records_of(Path(path))] if path else []
-            found += [f"{name} {state.st_mtime_ns} {state.st_size}" for name, state in states]
-        return found
+            parts += [f"{name} {state.st_mtime_ns} {state.st_size}" for name, state in states]
+        return parts
 
     @classmethod
     def execute(
@@ -201,7 +201,7 @@ class DEFTAdapterStack(io.ComfyNode):
         for place, file, strength_model, strength_clip in entries:
             how: dict[str, Any] = {"strength_model": strength_model, "strength_clip": strength_clip}
             try:
-                found = words_of(adapter_path(file))
+                file_words = words_of(adapter_path(file))
                 if model is None and clip is None:
                     lines.append(f"{place}: {file}, not applied: there is no model")
                 else:
@@ -211,9 +211,13 @@ class DEFTAdapterStack(io.ComfyNode):
                 raise FileNotFoundError(f"{place}: {error}") from error
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from error
-            words += found.words
-            said = f"{', '.join(found.words)} ({found.source})" if found.words else "none in the file or beside it"
-            lines += [f"trigger words: {said}", *found.notes]
+            words += file_words.words
+            trigger_text = (
+                f"{', '.join(file_words.words)} ({file_words.source})"
+                if file_words.words
+                else "none in the file or beside it"
+            )
+            lines += [f"trigger words: {trigger_text}", *file_words.notes]
         text = "\n".join(lines)
         logging.info(text)
         stack = [(file, strength_model, strength_clip) for _, file, strength_model, strength_clip in entries]

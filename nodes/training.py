@@ -18,7 +18,7 @@ from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
 from ..trainers.settings.settings import Settings
 from .fields import method_widgets, widgets
-from .output import say
+from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
 
@@ -40,12 +40,12 @@ def first(value: Any) -> Any:
 def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
     """Settings of the dynamic choice: the method, and those that it shows."""
     name = choice["method"]
-    own = {
+    values = {
         key: setting.stored(choice[setting.widget(key)])
         for key, (setting, _) in described(methods.training_of(name).settings).items()
         if setting.widget(key) in choice
     }
-    return {"rank": 1, **own, "method": name}
+    return {"rank": 1, **values, "method": name}
 
 
 class StepReporter:
@@ -58,13 +58,13 @@ class StepReporter:
     def start(self, text: str) -> None:
         """Before the first step."""
         logging.info(text)
-        say(text)
+        show_text(text)
 
     def __call__(self, progress: StepProgress) -> None:
         """Report one step."""
         self.smooth = progress.loss if self.smooth is None else 0.95 * self.smooth + 0.05 * progress.loss
         if progress.step % 10 == 0 or progress.step in (1, progress.steps):
-            say(
+            show_text(
                 f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
                 f"rate {progress.rate:.3g}, gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step"
             )
@@ -198,7 +198,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         empty_caption: list[list] | None = None,
         clip: list[Any] | None = None,
         captions: list[str] | None = None,
-        **own: list[Any],
+        **values: list[Any],
     ) -> io.NodeOutput:
         """Train."""
         from ..trainers.data.material import Material
@@ -209,7 +209,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         chosen, run, notes = gathered(
             first(settings) if settings else None,
             **method_settings(first(method)),
-            **first(own),
+            **first(values),
         )
         material = Material(
             latents,

@@ -21,11 +21,11 @@ from .sockets import TrainingPreviews, TrainingSettings
 CATEGORY = "DEFT/training"
 
 
-def gathered(connected: dict[str, Any] | None, **own: Any) -> tuple[Settings, dict[str, Any], list[str]]:
+def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings, dict[str, Any], list[str]]:
     """The settings of a training node with those of the connected Training Settings; its run; lines for the report."""
     more = connected or {"preset": NONE, "settings": {}, "run": asdict(Run())}
     name = more["preset"]
-    chosen = with_preset(Settings.of(**{**more["settings"], **own}), name)
+    chosen = with_preset(Settings.of(**{**more["settings"], **values}), name)
     return chosen, more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
 
 

@@ -1,4 +1,4 @@
-"""Write the picture and the list of the rooms in docs/architecture.md, from ARROWS of tests/unit/test_architecture.py.
+"""Write pictures and lists of the rooms in docs/architecture.md, from the tables of tests/unit/test_architecture.py.
 
     $(make -s python) scripts/make_architecture.py
 
@@ -15,16 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 TABLE = ROOT / "tests" / "unit" / "test_architecture.py"
 BEGIN, END = "<!-- rooms: made by scripts/make_architecture.py -->", "<!-- end of rooms -->"
+TABLES = "ARROWS", "TRAINERS_ARROWS"
+WITHIN = "The rooms of `trainers`, with their arrows among each other:"
 START = "__init__.py"  # what ComfyUI imports, "" in the table
 
 
-def arrows() -> dict[str, set[str]]:
-    """The table ARROWS: which rooms a room may import."""
+def arrows(name: str) -> dict[str, set[str]]:
+    """The table of this name: which rooms a room may import."""
     for statement in ast.parse(TABLE.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ARROWS":
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             table: dict[str, set[str]] = ast.literal_eval(statement.value)
             return table
-    raise ValueError(f"{TABLE} has no table ARROWS.")
+    raise ValueError(f"{TABLE} has no table {name}.")
 
 
 def purpose(room: str) -> str:
@@ -37,7 +39,7 @@ def purpose(room: str) -> str:
 
 def rooms(table: Mapping[str, set[str]]) -> str:
     """A mermaid graph of the arrows, and a table with a line a room; both in the order of the arrows' table."""
-    ids = {room: room or "start" for room in table}
+    ids = {room: room.rpartition("/")[2] or "start" for room in table}
     lines = ["```mermaid", "graph TD"]
     lines += [f'    {ids[room]}["{room or START}"]' for room in table]
     lines += [
@@ -50,18 +52,18 @@ def rooms(table: Mapping[str, set[str]]) -> str:
     return "\n".join(lines)
 
 
-def page(text: str, table: Mapping[str, set[str]]) -> str:
-    """The page with what is between the two marks made anew."""
+def page(text: str, table: Mapping[str, set[str]], within: Mapping[str, set[str]]) -> str:
+    """The page with what is between the two marks made anew: the pack's rooms, and those within trainers."""
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{PAGE.name} has no marks {BEGIN} and {END}.")
-    return f"{before}{BEGIN}\n{rooms(table)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{rooms(table)}\n\n{WITHIN}\n\n{rooms(within)}\n{END}{after}"
 
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), arrows()), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), *map(arrows, TABLES)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
     pictures = vae.decode(latents / SD3_SCALE + SD3_SHIFT).add(1).div(2).clamp(0, 1)
     images = F.normalize(scorer.encode_image(normalise(pictures, CLIP["preprocess"])), dim=-1)
 
-    def found(index: int, captions: list[str]) -> bool:
+    def is_nearest(index: int, captions: list[str]) -> bool:
         """Whether the first caption is the nearest one."""
         return bool((F.normalize(scorer.encode_text(tokens(captions)), dim=-1) @ images[index]).argmax() == 0)
 
@@ -63,10 +63,10 @@ def main() -> None:
     every = [(name, colour) for name in TRAINED for colour in COLOURS]
     for index, (name, colour) in enumerate(pairs):
         right = caption(name, colour)
-        others = rng.sample([pair for pair in every if pair != (name, colour)], 31)
-        among_32.append(found(index, [right, *(caption(*pair) for pair in others)]))
-        objects.append(found(index, [right, *(caption(other, colour) for other in TRAINED if other != name)]))
-        colours.append(found(index, [right, *(caption(name, other) for other in COLOURS if other != colour)]))
+        wrong_pairs = rng.sample([pair for pair in every if pair != (name, colour)], 31)
+        among_32.append(is_nearest(index, [right, *(caption(*pair) for pair in wrong_pairs)]))
+        objects.append(is_nearest(index, [right, *(caption(other, colour) for other in TRAINED if other != name)]))
+        colours.append(is_nearest(index, [right, *(caption(name, other) for other in COLOURS if other != colour)]))
     for what, hits in (
         ("caption among 32", among_32),
         (f"object among {len(TRAINED)}", objects),

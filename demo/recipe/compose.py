@@ -34,11 +34,11 @@ def asset_files(assets: Path) -> dict[str, Path]:
 @cache
 def cutout(assets: Path, name: str) -> Image.Image:
     """The object without a background, cropped to its outline, at most 192 px wide and high, RGBA."""
-    wanted = UNICODE_NAMES.get(name, name)
+    unicode_name = UNICODE_NAMES.get(name, name)
     files = asset_files(assets)
-    if wanted not in files:
-        raise KeyError(f"no emoji is called {wanted!r} in {assets}")
-    picture = Image.open(files[wanted]).convert("RGBA")
+    if unicode_name not in files:
+        raise KeyError(f"no emoji is called {unicode_name!r} in {assets}")
+    picture = Image.open(files[unicode_name]).convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
     picture.thumbnail((192, 192), Image.Resampling.LANCZOS)
     return picture

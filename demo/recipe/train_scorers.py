@@ -248,9 +248,9 @@ def report_clip(
     text = F.normalize(model.encode_text(tokens([caption(*pair) for pair in every])), dim=-1)
     row, cosines = {pair: i for i, pair in enumerate(every)}, image @ text.T
 
-    def right(index: int, others: list[tuple[str, str]]) -> bool:
+    def right(index: int, wrong_pairs: list[tuple[str, str]]) -> bool:
         line = cosines[index]
-        return bool(line[row[pairs[index]]] > max(line[row[pair]] for pair in others))
+        return bool(line[row[pairs[index]]] > max(line[row[pair]] for pair in wrong_pairs))
 
     plain = [right(i, rng.sample([p for p in every if p != pair], 31)) for i, pair in enumerate(pairs)]
     hard = [

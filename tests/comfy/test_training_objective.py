@@ -205,13 +205,13 @@ def test_noise_levels_are_drawn_as_in_diffusers(pack: Pack, ours: str, theirs: s
         .sort()
         .values
     )
-    found = pack.objective.TIMESTEPS[ours](count, models.generator(2)).sort().values
+    found = pack.formulas.TIMESTEPS[ours](count, models.generator(2)).sort().values
     assert float((found - expected).abs().max()) < 0.02  # the two distributions' quantiles
 
 
 def test_shifts_of_noise_levels(pack: Pack) -> None:
     flow, discrete = models.sd3().model.model_sampling, models.unet().model.model_sampling
-    u = pack.objective.TIMESTEPS["uniform"](500, models.generator(3))
+    u = pack.formulas.TIMESTEPS["uniform"](500, models.generator(3))
     found = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform", 5.0)
     assert torch.allclose(found, 5 * u / (1 + 4 * u))
     own = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform")
@@ -235,7 +235,7 @@ def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
     quantiles = torch.quantile(sigma / (1 + sigma), torch.tensor([0.1, 0.5, 0.9]))
     assert torch.allclose(quantiles, torch.tensor([0.217, 0.5, 0.783]), atol=0.01)
     shifted = pack.objective.sample_sigmas(sampling, 40_000, models.generator(1), "uniform", 3.0)
-    u = pack.objective.TIMESTEPS["uniform"](40_000, models.generator(1))
+    u = pack.formulas.TIMESTEPS["uniform"](40_000, models.generator(1))
     assert torch.allclose(shifted / (1 + shifted), (3 * u / (1 + 2 * u)).clamp(max=80 / 81), atol=1e-2)
     # What the network sees and has to give: (1 - t) x0 + t noise, and noise - x0, at the time t.
     sigma = torch.tensor([0.2, 3.0])
@@ -274,7 +274,7 @@ def test_losses(pack: Pack) -> None:
     d = output - wanted
     expected = {"mse": d**2, "l1": d.abs(), "huber": 2 * 0.1 * (torch.sqrt(d**2 + 0.1**2) - 0.1)}
     for name, value in expected.items():
-        assert torch.allclose(pack.objective.LOSSES[name](output, wanted, 0.1), value, atol=1e-7)
+        assert torch.allclose(pack.formulas.LOSSES[name](output, wanted, 0.1), value, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["mse", "huber", "l1"])
@@ -289,7 +289,7 @@ def test_a_masked_loss_is_that_of_its_places(pack: Pack, kind: str) -> None:
     with torch.no_grad():
         noisy = sigma.view(2, 1, 1, 1) * noise + (1 - sigma.view(2, 1, 1, 1)) * x0
         output = model.model.diffusion_model(noisy, sigma * 1000, context=conds["c_crossattn"], y=conds["y"])
-        errors = pack.objective.LOSSES[kind](output, noise - x0, 0.1)
+        errors = pack.formulas.LOSSES[kind](output, noise - x0, 0.1)
         expected = torch.stack([errors[i][:, mask[i, 0] > 0].mean() for i in range(2)])
         for scale in (1.0, 0.25):
             found = pack.objective.loss(model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)
@@ -327,7 +327,7 @@ def test_schedules_are_those_of_diffusers(pack: Pack, ours: str, theirs: str, mo
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = get_scheduler(theirs, optimizer, num_warmup_steps=7, num_training_steps=50, **more)
     for step in range(50):
-        found = pack.optimisation.rate_factor(ours, step, 50, 7, more.get("num_cycles", 1))
+        found = pack.schedules.rate_factor(ours, step, 50, 7, more.get("num_cycles", 1))
         assert found == pytest.approx(reference.get_last_lr()[0], abs=1e-6), step
         optimizer.step()
         reference.step()
@@ -373,7 +373,7 @@ def test_the_moving_average_is_that_of_diffusers(pack: Pack) -> None:
     from diffusers.training_utils import EMAModel
 
     parameter = nn.Parameter(models.random(5, 4, seed=1))
-    average = pack.optimisation.Average([parameter], 0.95)
+    average = pack.average.Average([parameter], 0.95)
     reference = EMAModel([parameter], decay=0.95)
     for step in range(1, 200):
         with torch.no_grad():
@@ -392,4 +392,4 @@ def test_the_moving_average_is_that_of_diffusers(pack: Pack) -> None:
 def test_model_kinds_are_told_apart(pack: Pack) -> None:
     assert pack.objective.is_flow(as_loaded(models.sd3).model.model_sampling)
     assert not pack.objective.is_flow(models.unet("v").model.model_sampling)
-    assert math.isclose(pack.objective.MODE_SCALE, 1.29)
+    assert math.isclose(pack.formulas.MODE_SCALE, 1.29)

@@ -52,7 +52,9 @@ def test_the_commands_pass(copy: Path, gate: walks.Gate, section: str, line: str
 
 
 def test_a_schedule_is_one_entry(copy: Path) -> None:
-    code = "import runpy; print(runpy.run_path('trainers/step/optimisation.py')['rate_factor']('square root', 75, 100))"
+    code = (
+        "import runpy; print(runpy.run_path('trainers/settings/schedules.py')['rate_factor']('square root', 75, 100))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=True)
     assert float(done.stdout) == 0.5
 

@@ -22,11 +22,11 @@ SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
 
 def dataset_hash(*parts: Sequence[Any]) -> str:
     """SHA-256 over the values of examples, of encoded captions with all that belongs to them, and over texts."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
         for item in part:
-            _add_to_hash(found, _values(item) if isinstance(item, Example) else item)
-    return found.hexdigest()
+            _add_to_hash(digest, _values(item) if isinstance(item, Example) else item)
+    return digest.hexdigest()
 
 
 def _values(example: Example) -> tuple:
@@ -38,24 +38,24 @@ def _values(example: Example) -> tuple:
     return *values, example.weight, example.levels or (), *(part or () for part in vars(origin).values())
 
 
-def _add_to_hash(found: Any, value: Any) -> None:
+def _add_to_hash(digest: Any, value: Any) -> None:
     """Add tensors, numbers and texts, in lists, dictionaries and ComfyUI's objects of any depth (what a vision encoder
     gives is one).
     """
     if isinstance(value, Tensor):
-        found.update(str(tuple(value.shape)).encode())
-        found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(str(tuple(value.shape)).encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     elif isinstance(value, dict):
         for key in sorted(value):
-            _add_to_hash(found, (key, value[key]))
+            _add_to_hash(digest, (key, value[key]))
     elif isinstance(value, (list, tuple)):
-        found.update(f"[{len(value)}]".encode())
+        digest.update(f"[{len(value)}]".encode())
         for item in value:
-            _add_to_hash(found, item)
+            _add_to_hash(digest, item)
     elif isinstance(value, (str, int, float)):
-        found.update(f"{len(str(value))} {value}".encode())
+        digest.update(f"{len(str(value))} {value}".encode())
     elif type(value).__module__.startswith("comfy.") and hasattr(value, "__dict__"):
-        _add_to_hash(found, vars(value))
+        _add_to_hash(digest, vars(value))
 
 
 # ------------------------------------------------------------------------------------------------------------- captions
@@ -77,7 +77,7 @@ class Captions:
         key = caption, shape, origin
         if key not in self._known:
             entry = self.entries[caption]
-            model, whole = Told(self.model, entry, shape, origin), origin.whole or shape
+            model, whole = LocatedModel(self.model, entry, shape, origin), origin.whole or shape
             with torch.no_grad():  # some models have layers for captions; what is kept must not hold their graph
                 (encoded,) = encode_conditioning(model, [entry], whole, self.device)
             self._known[key] = {
@@ -92,7 +92,7 @@ class Captions:
         return first if same and torch.equal(first.cond, cond.cond) else cond
 
 
-class Told:
+class LocatedModel:
     """A model that is told, when it encodes a caption for latents of `shape`, where those come from.
 
     Sizes that the caption has of its own (CLIPTextEncodeSDXL) go before those of the picture. As ComfyUI's sampler

@@ -67,10 +67,10 @@ def rows_of(entry: Any, name: str) -> list:
     count = max(counts.values())
     if count == 1:
         return [entry]
-    for key, own in counts.items():
-        if own not in (1, count):
+    for key, rows in counts.items():
+        if rows not in (1, count):
             raise ValueError(
-                f"The {key} of {name} has {own} rows, but the rest of it has {count}: give one row for all pictures, "
+                f"The {key} of {name} has {rows} rows, but the rest of it has {count}: give one row for all pictures, "
                 "or one for each."
             )
 
@@ -89,22 +89,22 @@ def _count(value: Any) -> int:
 
 def refuse(extras: dict[str, Any], name: str) -> None:
     """Raise ValueError for what changes the model while a caption is sampled."""
-    for key, (thing, advice) in REFUSED.items():
+    for key, (feature, advice) in REFUSED.items():
         value = extras.get(key)
         if value is None or value is False or getattr(value, "hooks", True) == []:
             continue
-        raise ValueError(f"{name.capitalize()} has {thing}, which a training cannot use: {advice}.")
+        raise ValueError(f"{name.capitalize()} has {feature}, which a training cannot use: {advice}.")
 
 
 def check_plain(entries: Sequence[Any], name: str) -> None:
     """Raise ValueError for a stand-in that says where and when it counts: the caption that it replaces says that."""
     for _, extras in entries:
-        found = [f"its own {key}" for key in ("area", "mask") if extras.get(key) is not None]
-        found += ["its own strength"] if strength_of(extras, f"the {name}") != 1 else []
-        found += ["its own timestep range"] if levels_of(extras, f"the {name}") else []
-        if found:
+        own_parts = [f"its own {key}" for key in ("area", "mask") if extras.get(key) is not None]
+        own_parts += ["its own strength"] if strength_of(extras, f"the {name}") != 1 else []
+        own_parts += ["its own timestep range"] if levels_of(extras, f"the {name}") else []
+        if own_parts:
             raise ValueError(
-                f"The {name} has {found[0]}, but what counts is that of the captions which it replaces: connect it "
+                f"The {name} has {own_parts[0]}, but what counts is that of the captions which it replaces: connect it "
                 "without."
             )
 
@@ -170,14 +170,14 @@ def levels_of(extras: dict[str, Any], name: str) -> tuple[float, float] | None:
 def masked(example: Example, mask: Tensor, name: str, picture: str) -> Tensor:
     """The picture's mask within that of its caption, [1, ...] of the latent's size."""
     size = tuple(example.latent.shape[1:])
-    own = objective.latent_mask(mask.detach().cpu().clone(), size)
-    if not own.any():
+    caption_mask = objective.latent_mask(mask.detach().cpu().clone(), size)
+    if not caption_mask.any():
         raise ValueError(f"The mask of {name} is empty: paint the part that the caption describes.")
     if example.mask is not None:
-        own = own * example.mask.view_as(own)
-        if not own.any():
+        caption_mask = caption_mask * example.mask.view_as(caption_mask)
+        if not caption_mask.any():
             raise ValueError(f"The mask of {name} leaves nothing of the mask of {picture}: let them overlap.")
-    return own
+    return caption_mask
 
 
 def area_of(extras: dict[str, Any], dims: tuple[int, ...], name: str, picture: str) -> tuple[int, ...] | None:
@@ -188,19 +188,19 @@ def area_of(extras: dict[str, Any], dims: tuple[int, ...], name: str, picture: s
     """
     area = extras.get("area")
     if extras.get("mask") is not None and extras.get("set_area_to_bounds") and len(dims) == 2:
-        found = [{"mask": extras["mask"].detach().cpu().float(), "set_area_to_bounds": True}]
-        comfy.samplers.resolve_areas_and_cond_masks_multidim(found, torch.Size(dims), torch.device("cpu"))
-        area = found[0]["area"]
+        conds = [{"mask": extras["mask"].detach().cpu().float(), "set_area_to_bounds": True}]
+        comfy.samplers.resolve_areas_and_cond_masks_multidim(conds, torch.Size(dims), torch.device("cpu"))
+        area = conds[0]["area"]
     if area is None:
         return None
     shares = area[0] == "percentage"
     values = list(area[1:] if shares else area)
     axes = len(values) // 2
     sizes, starts = values[:axes][-len(dims) :], values[axes:][-len(dims) :]  # of the last axes
-    own = dims[-len(sizes) :]
+    lengths = dims[-len(sizes) :]
     if shares:
-        sizes = [max(1, round(size * length)) for size, length in zip(sizes, own, strict=True)]
-        starts = [round(start * length) for start, length in zip(starts, own, strict=True)]
+        sizes = [max(1, round(size * length)) for size, length in zip(sizes, lengths, strict=True)]
+        starts = [round(start * length) for start, length in zip(starts, lengths, strict=True)]
     sizes = [*dims[: -len(sizes)], *sizes]
     starts = [*[0] * (len(dims) - len(starts)), *starts]
     if any(start < 0 or start >= length or size < 1 for size, start, length in zip(sizes, starts, dims, strict=True)):
@@ -220,32 +220,34 @@ def notes(conditioning: Sequence[list], entries: Sequence[Any], what: str = "cap
     """What is used of captions beside their text, in short lines. `entries` are the gathered ones."""
     if not entries:
         return []
-    count, found = len(entries), []
+    count, lines = len(entries), []
     if count > 1:
         given = sum(len(group) for group in conditioning)
         rows = ", rows of a batch," if given < count else ","
-        found.append(f"{count} {what}s{rows} one for each picture")
+        lines.append(f"{count} {what}s{rows} one for each picture")
     for key, text in (("area", "an area, which alone is trained"), ("mask", "a mask")):
         having = [place for place, (_, extras) in enumerate(entries, 1) if extras.get(key) is not None]
         if having:
-            found.append(f"{what}s: {len(having)} of {count} {'has' if len(having) == 1 else 'have'} {text}")
-    found += _told([levels_of(extras, what) for _, extras in entries], None, what, "timestep range", _range)
-    found += _told([strength_of(extras, what) for _, extras in entries], 1.0, what, "strength", lambda it: f"{it:g}")
-    return found
+            lines.append(f"{what}s: {len(having)} of {count} {'has' if len(having) == 1 else 'have'} {text}")
+    lines += _unusual_values([levels_of(extras, what) for _, extras in entries], None, what, "timestep range", _range)
+    lines += _unusual_values(
+        [strength_of(extras, what) for _, extras in entries], 1.0, what, "strength", lambda it: f"{it:g}"
+    )
+    return lines
 
 
 def _range(levels: tuple[float, float]) -> str:
     return f"{100 * levels[0]:g} % to {100 * levels[1]:g} % of the sampling"
 
 
-def _told(values: Sequence[Any], usual: Any, what: str, name: str, text: Callable[[Any], str]) -> list[str]:
+def _unusual_values(values: Sequence[Any], usual: Any, what: str, name: str, text: Callable[[Any], str]) -> list[str]:
     """A line for each value that is not the usual one; one for all of them where they are many."""
-    others = [value for value in dict.fromkeys(values) if value != usual]
-    if len(others) > MOST_LINES:
+    unusual = [value for value in dict.fromkeys(values) if value != usual]
+    if len(unusual) > MOST_LINES:
         return [f"{what}s: {sum(value != usual for value in values)} of {len(values)} have a {name}"]
     lines = []
-    for value in others:
-        places = [str(place) for place, own in enumerate(values, 1) if own == value]
+    for value in unusual:
+        places = [str(place) for place, at_place in enumerate(values, 1) if at_place == value]
         shown = ", ".join(places[:MOST_LINES]) + (" ..." if len(places) > MOST_LINES else "")
         lines.append(f"{name} of {what} {shown}: {text(value)}")
     return lines

@@ -105,21 +105,21 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
         raise ValueError("The latents of the pictures are empty: connect at least one encoded picture.")
     layout, name = model.latent_format, class_of(model)
     channels, axes = layout.latent_channels, layout.latent_dimensions
-    wanted = {
+    expected = {
         1: "no pictures, and this pack trains none but those",
         2: f"pictures: [batch, {channels}, height, width]",
     }.get(axes, f"pictures or videos: [batch, {channels}, frames, height, width], or without frames")
     kind = KINDS.get(item.get("type", ""))
     if kind is not None:
-        raise ValueError(f"The latent of {first} is {kind}, but {name} wants {wanted}.")
+        raise ValueError(f"The latent of {first} is {kind}, but {name} wants {expected}.")
     shape = " x ".join(map(str, samples.shape))
     if axes == 1 or samples.ndim - 2 not in (2, axes):
         raise ValueError(
-            f"The latent of {first} has {samples.ndim} dimensions ({shape}), but {name} wants {wanted}. Encode "
+            f"The latent of {first} has {samples.ndim} dimensions ({shape}), but {name} wants {expected}. Encode "
             "pictures with this model's VAE."
         )
     if not all(samples.shape[1:]):
-        raise ValueError(f"The latent of {first} is empty ({shape}): {name} wants {wanted}.")
+        raise ValueError(f"The latent of {first} is empty ({shape}): {name} wants {expected}.")
 
 
 def origins_of(item: dict[str, Any], first: str) -> list[Origin]:
@@ -129,21 +129,21 @@ def origins_of(item: dict[str, Any], first: str) -> list[Origin]:
         ValueError: not one for each picture, a size below 1, a crop below 0.
     """
     count = len(item["samples"])
-    found: list[list[tuple[int, int] | None]] = []
+    columns: list[list[tuple[int, int] | None]] = []
     for name, least in (("original_sizes", 1), ("crops", 0)):
         pairs = item.get(name)
         if pairs is None:
-            found.append([None] * count)
+            columns.append([None] * count)
             continue
         if len(pairs) != count:
             raise ValueError(
                 f"The latents from {first} on have {count} pictures, but {len(pairs)} {name.replace('_', ' ')}: give "
                 "one for each picture."
             )
-        found.append([(int(one), int(other)) for one, other in pairs])
-        if min(min(pair) for pair in found[-1] if pair) < least:
+        columns.append([(int(one), int(other)) for one, other in pairs])
+        if min(min(pair) for pair in columns[-1] if pair) < least:
             raise ValueError(f"The {name.replace('_', ' ')} of the latents from {first} on must be at least {least}.")
-    return [Origin(size, crop) for size, crop in zip(*found, strict=True)]
+    return [Origin(size, crop) for size, crop in zip(*columns, strict=True)]
 
 
 def as_network(model: Any, latent: Tensor) -> Tensor:
@@ -154,10 +154,10 @@ def as_network(model: Any, latent: Tensor) -> Tensor:
     """
     layout = model.latent_format
     # Not always latent_channels: HunyuanImage's refiner puts pairs of channels together.
-    wanted = layout.process_out(torch.zeros(1, layout.latent_channels, *[1] * layout.latent_dimensions)).shape[1]
-    if len(latent) != wanted:
+    channels = layout.process_out(torch.zeros(1, layout.latent_channels, *[1] * layout.latent_dimensions)).shape[1]
+    if len(latent) != channels:
         raise ValueError(
-            f"The latents have {len(latent)} channels, but {class_of(model)} wants {wanted}: encode the pictures "
+            f"The latents have {len(latent)} channels, but {class_of(model)} wants {channels}: encode the pictures "
             "with this model's VAE."
         )
     batch = latent[None]

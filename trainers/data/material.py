@@ -46,7 +46,7 @@ class Dataset:
 
     def __init__(self, model: Any, material: Material, settings: Settings) -> None:
         entries = captions.gather_conditioning(material.captions)
-        own = list(entries)
+        trained_entries = list(entries)
         prior: list = []
         self.examples = latents.gather(model, material.latents, len(entries))
         self.words = list(material.words)
@@ -56,8 +56,8 @@ class Dataset:
             raise ValueError(f"Prior preservation needs pictures and captions: connect prior {missing}, or neither.")
         if material.prior_latents:
             prior = captions.gather_conditioning(material.prior_captions, "prior caption")
-            found = latents.gather(model, material.prior_latents, len(prior), "prior pictures")
-            self.prior = [replace(example, caption=example.caption + len(entries)) for example in found]
+            prior_examples = latents.gather(model, material.prior_latents, len(prior), "prior pictures")
+            self.prior = [replace(example, caption=example.caption + len(entries)) for example in prior_examples]
             entries += prior
         self.empty: int | None = None
         if settings.caption_dropout:
@@ -66,14 +66,14 @@ class Dataset:
         self.entries = entries
         self.text: TrainedText | None = None
         if material.clip is not None:
-            self.text = TrainedText(material.clip, self.words, own)
+            self.text = TrainedText(material.clip, self.words, trained_entries)
         self.examples = self.ready(model, self.examples, "caption", "picture", 0)
-        self.prior = self.ready(model, self.prior, "prior caption", "prior picture", len(own))
-        self.notes = captions.notes(material.captions, own)
+        self.prior = self.ready(model, self.prior, "prior caption", "prior picture", len(trained_entries))
+        self.notes = captions.notes(material.captions, trained_entries)
         self.notes += captions.notes(material.prior_captions, prior, "prior caption")
-        known = sum(example.origin.size is not None or example.origin.crop is not None for example in self.examples)
-        if known:
-            self.notes.append(f"pictures: the base is told the true size of {known} of {len(self.examples)}")
+        sized = sum(example.origin.size is not None or example.origin.crop is not None for example in self.examples)
+        if sized:
+            self.notes.append(f"pictures: the base is told the true size of {sized} of {len(self.examples)}")
 
     def stand_in(self, conditioning: Sequence[list]) -> list:
         """The caption that replaces others, or one for each picture; each example learns its place."""
@@ -99,14 +99,14 @@ class Dataset:
         """Examples as the network sees them, with what their captions say of them. `first`: the place of the first
         caption.
         """
-        found = []
+        placed = []
         for place, example in enumerate(examples, 1):
             example = replace(example, latent=latents.as_network(model, example.latent))
             name = f"{caption} {example.caption - first + 1}"
-            found.append(captions.placed(example, self.entries[example.caption], name, f"{picture} {place}"))
-        if found and not any(example.weight for example in found):
+            placed.append(captions.placed(example, self.entries[example.caption], name, f"{picture} {place}"))
+        if placed and not any(example.weight for example in placed):
             raise ValueError(f"Every {caption} has strength 0, so that nothing would be learned: raise a strength.")
-        return found
+        return placed
 
     def hash(self) -> str:
         """Of all values."""

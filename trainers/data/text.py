@@ -34,8 +34,8 @@ class TrainedText:
     @property
     def device(self) -> torch.device:
         """Where the text encoders compute: ComfyUI may have them on the CPU beside a model on a GPU."""
-        found: torch.device = self.clip.patcher.load_device
-        return found
+        load_device: torch.device = self.clip.patcher.load_device
+        return load_device
 
     def conds(self, model: Any, caption: int, shape: tuple[int, ...], device: torch.device) -> batches.Conds:
         """What the network wants beside the latent [1, c, ...], with a gradient to the text encoder's adapters."""
@@ -45,9 +45,9 @@ class TrainedText:
         if self.clip.layer_idx is not None:
             stage.set_clip_options({"layer": self.clip.layer_idx})
         stage.set_clip_options({"execution_device": self.device})
-        cond, pooled, *others = stage.encode_token_weights(self.tokens_of(caption))
+        cond, pooled, *more_extras = stage.encode_token_weights(self.tokens_of(caption))
         extras = {name: ordinary(value) for name, value in self.entries[caption][1].items()}
-        extras |= {"pooled_output": pooled} | (others[0] if others else {})
+        extras |= {"pooled_output": pooled} | (more_extras[0] if more_extras else {})
         (conds,) = batches.encode_conditioning(model, [[cond, extras]], shape, device)
         return conds
 

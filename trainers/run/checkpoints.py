@@ -36,8 +36,8 @@ class RunFolder:
         """Steps and files, oldest first."""
         if not self.path.is_dir():
             return []
-        found = [(match, file) for file in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(file.name))]
-        return sorted((int(match[1]), file) for match, file in found)
+        matches = [(match, file) for file in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(file.name))]
+        return sorted((int(match[1]), file) for match, file in matches)
 
     def save(self, state: dict[str, Any], adapter: adapters.Adapter) -> None:
         """Write a checkpoint and the adapter as it is, then remove all but the newest up to this step."""

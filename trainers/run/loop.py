@@ -184,9 +184,9 @@ def train(
         comfy.model_management.in_training = True
         switched_off = stack.enter_context(without_inference_features(*patchers))
         with torch.inference_mode(False), torch.enable_grad():
-            known = Decompositions(None if cache is None else cache / fingerprint(model))
+            decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
-            trainer = make(model, settings, dataset, known)
+            trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
             needed = trainer.estimate()
         with torch.inference_mode():

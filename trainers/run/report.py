@@ -109,19 +109,19 @@ def names_of(dtype: torch.dtype) -> str:
 
 def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[str]) -> list[str]:
     """What did not go well and did not end the run."""
-    found = list(problems)
+    texts = list(problems)
     first, last = ends(trainer.losses)
     if last > 1.5 * first:
-        found.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
+        texts.append(f"the loss has risen from {first:.3g} to {last:.3g}: lower the learning rate")
     finite = [value for value in change.values() if math.isfinite(value)]
     if (middle := statistics.median(finite or [0.0])) > 1:
-        found.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
+        texts.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
     if trainer.varying:
-        found.append(f"the same training again gives slightly other numbers: {trainer.varying}")
+        texts.append(f"the same training again gives slightly other numbers: {trainer.varying}")
     idle = [name for name, value in change.items() if not value]
     if idle:
-        found.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")
-    return [f"WARNING: {problem}" for problem in found]
+        texts.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")
+    return [f"WARNING: {problem}" for problem in texts]
 
 
 def ends(losses: Sequence[float]) -> tuple[float, float]:

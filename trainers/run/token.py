@@ -48,8 +48,8 @@ _MARK = -12345.0  # no embedding has rows of it
 
 def tokenizers(clip: Any) -> dict[str, Any]:
     """The tokenizers of a CLIP whose encoder takes embeddings, by the name that embedding files have for it."""
-    found = [part for part in vars(clip.tokenizer).values() if hasattr(part, "embedding_key")]
-    return {part.embedding_key: part for part in found if hasattr(clip.cond_stage_model, part.embedding_key)}
+    parts = [part for part in vars(clip.tokenizer).values() if hasattr(part, "embedding_key")]
+    return {part.embedding_key: part for part in parts if hasattr(clip.cond_stage_model, part.embedding_key)}
 
 
 def table_of(clip: Any, key: str) -> Tensor:
@@ -73,18 +73,18 @@ def check_name(clip: Any, name: str) -> None:
             raise ValueError(f"The token {name!r} is a word that the text encoder knows: choose another, as {name}-1.")
 
 
-def captions_of(name: str, template: str, own: Sequence[str] = ()) -> list[str]:
+def captions_of(name: str, template: str, captions: Sequence[str] = ()) -> list[str]:
     """Captions with {} for the token: own ones, in which the name stands as a word, or those of a template.
 
     Raises:
         ValueError: an unknown template, own captions without the name.
     """
-    if own:
+    if captions:
         word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-        for caption in own:
+        for caption in captions:
             if not word.search(caption):
                 raise ValueError(f"The caption {caption!r} does not have the token {name!r} in it.")
-        return [word.sub("{}", caption.replace("{", "").replace("}", "")) for caption in own]
+        return [word.sub("{}", caption.replace("{", "").replace("}", "")) for caption in captions]
     if template not in TEMPLATES:
         raise ValueError(f"Unknown template {template!r}: choose one of {', '.join(TEMPLATES)}.")
     return list(TEMPLATES[template])
@@ -131,15 +131,15 @@ class Token:
             safe.write_tensors(marked, Path(folder) / f"{name}.safetensors", {})
             try:
                 for key, tokenizer in self.tokenizers.items():
-                    others = before[key] or []
-                    tokenizer.embedding_directory = [folder, *([others] if isinstance(others, str) else others)]
-                found = [self.clip.tokenize(caption.replace("{}", f"embedding:{name} ")) for caption in captions]
+                    folders = before[key] or []
+                    tokenizer.embedding_directory = [folder, *([folders] if isinstance(folders, str) else folders)]
+                tokenized = [self.clip.tokenize(caption.replace("{}", f"embedding:{name} ")) for caption in captions]
             finally:
                 for key, tokenizer in self.tokenizers.items():
                     tokenizer.embedding_directory = before[key]
-        for caption, tokens in zip(captions, found, strict=True):
+        for caption, tokens in zip(captions, tokenized, strict=True):
             self.check_widths(caption, tokens)
-        return found
+        return tokenized
 
     def check_widths(self, caption: str, tokens: Any) -> None:
         """Raise ValueError for another embedding in a caption that is of another model: ComfyUI would leave it out."""
@@ -170,7 +170,7 @@ class Token:
 
 
 def material_of(
-    clip: Any, latents: Sequence[dict[str, Any]], captions: Sequence[str], own: bool, start: str
+    clip: Any, latents: Sequence[dict[str, Any]], captions: Sequence[str], is_own: bool, start: str
 ) -> Material:
     """Pictures and captions, with {} for the token: own captions as they come, templates each with each picture.
 
@@ -184,7 +184,7 @@ def material_of(
             mask = {} if masks is None else {"noise_mask": masks[place % len(masks)][None]}
             pictures.append({"samples": samples[place : place + 1]} | mask)
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(caption.replace("{}", start))) for caption in captions]
-    if own:
+    if is_own:
         return Material(pictures, encoded, clip=clip, words=captions)
     return Material(
         [picture for picture in pictures for _ in captions],

@@ -17,11 +17,13 @@ from ...models.stored import weight_of
 from ..data import batches
 from ..data.material import Dataset
 from ..settings import optimizers
+from ..settings.schedules import rate_factor
 from ..settings.settings import Settings
 from ..settings.targets import is_small_kind
-from ..step import checking, looking, memory, objective, optimisation, precision
+from ..step import checking, looking, memory, objective, precision
 from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
+from ..step.average import Average
 from ..step.bases import class_of
 from ..step.decompositions import Decompositions
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
@@ -62,7 +64,7 @@ class Trainer:
             settings.weight_decay,
             (settings.beta1, settings.beta2),
         )
-        self.average = optimisation.Average(self.parameters, settings.ema) if settings.ema else None
+        self.average = Average(self.parameters, settings.ema) if settings.ema else None
         self.captions = batches.Captions(model.model, dataset.entries, self.device)
         self.order, self.prior_order = (
             batches.Order([tuple(example.latent.shape) for example in examples], settings.batch_size, self.generator)
@@ -90,9 +92,11 @@ class Trainer:
         self.layers = make_layers(chosen, settings, self.device, self.generator, self.decompositions, self.notes)
         if text is not None:
             # Numbers of its own, so that the model learns from the same noise with and without it.
-            own = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
+            generator = torch.Generator().manual_seed((settings.seed + 1) % 2**64)
             chosen = choose(text.root, settings, text=True)
-            self.text_layers = make_layers(chosen, settings, text.device, own, self.decompositions, self.notes, "text.")
+            self.text_layers = make_layers(
+                chosen, settings, text.device, generator, self.decompositions, self.notes, "text."
+            )
 
     def title(self) -> str:
         """What is trained, for the report."""
@@ -109,20 +113,20 @@ class Trainer:
 
     def groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups, by their rate relative to the learning rate; in the order of the parameters."""
-        found: dict[float, list[Tensor]] = {}
+        parameters_by_rate: dict[float, list[Tensor]] = {}
         for layers, rate in ((self.layers, 1.0), (self.text_layers, self.settings.text_rate)):
             for layer in layers.values():
                 for name, parameter in layer.params.items():
-                    own = rate * self.training.rate(name, is_small_kind(layer.module), self.own)
-                    found.setdefault(own, []).append(parameter)
-        return [{"params": parameters, "rate": rate} for rate, parameters in found.items()]
+                    layer_rate = rate * self.training.rate(name, is_small_kind(layer.module), self.own)
+                    parameters_by_rate.setdefault(layer_rate, []).append(parameter)
+        return [{"params": parameters, "rate": rate} for rate, parameters in parameters_by_rate.items()]
 
     def refresh(self) -> None:
         """Compute every layer's factors from its parameters, once a step."""
         for layers in (self.layers.values(), self.text_layers.values()):  # these may be on another device
             params = [{name: value.float() for name, value in layer.params.items()} for layer in layers]
-            found = self.training.factors_of(params, self.own)
-            for layer, factors in zip(layers, found, strict=True):
+            factors_by_layer = self.training.factors_of(params, self.own)
+            for layer, factors in zip(layers, factors_by_layer, strict=True):
                 layer.factors = factors
         for place in self.placing:
             place()
@@ -131,8 +135,8 @@ class Trainer:
         """What the layer's adapter changes, as of the last `refresh`."""
 
         def weight() -> Tensor:
-            with torch.no_grad(), weight_of(layer.module, torch.empty(0, device=layer.device)) as found:
-                return found.clone()
+            with torch.no_grad(), weight_of(layer.module, torch.empty(0, device=layer.device)) as own_weight:
+                return own_weight.clone()
 
         return lambda: self.training.change(layer.factors, weight, layer.kept)
 
@@ -148,12 +152,12 @@ class Trainer:
         if self.average is None:
             yield
             return
-        own = [parameter.detach().clone() for parameter in self.parameters]
+        trained_values = [parameter.detach().clone() for parameter in self.parameters]
         try:
             self.assign(self.average.values)
             yield
         finally:
-            self.assign(own)
+            self.assign(trained_values)
 
     @torch.no_grad()
     def assign(self, values: Sequence[Tensor]) -> None:
@@ -207,8 +211,8 @@ class Trainer:
         text = self.dataset.text
         if text is not None and caption < len(text.entries):
             with self.repairs.text.watching():
-                told = batches.Told(self.model.model, text.entries[caption], shape, origin)
-                return text.conds(told, caption, origin.whole or shape, self.device)
+                located = batches.LocatedModel(self.model.model, text.entries[caption], shape, origin)
+                return text.conds(located, caption, origin.whole or shape, self.device)
         return self.captions.conds(caption, shape, origin)
 
     def loss(
@@ -291,9 +295,7 @@ class Trainer:
             ValueError: the loss stopped being a number; the parameters are still those of the step before.
         """
         settings = self.settings
-        factor = optimisation.rate_factor(
-            settings.schedule, self.step, settings.steps, settings.warm_up, settings.cycles
-        )
+        factor = rate_factor(settings.schedule, self.step, settings.steps, settings.warm_up, settings.cycles)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * group["rate"] * factor
         loss = self.gradients()
@@ -358,9 +360,9 @@ class Trainer:
             stack.callback(lambda: setattr(self, "placing", []))
             self.placing = stack.enter_context(frozen(self.root, changes, self.precision.dtype, self.device))
             if self.dataset.text is not None:
-                own = {name: self.change(layer) for name, layer in self.text_layers.items()}
+                text_changes = {name: self.change(layer) for name, layer in self.text_layers.items()}
                 text = self.dataset.text
-                self.placing += stack.enter_context(frozen(text.root, own, device=text.device))
+                self.placing += stack.enter_context(frozen(text.root, text_changes, device=text.device))
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointing(self.root, self.repairs.blocks))
             yield

@@ -87,7 +87,7 @@ def make_optimizer(
         options["betas"] = betas
     if record.fused and all(value.device.type in ("cpu", "cuda") for group in groups for value in group["params"]):
         options["fused"] = True
-    made: torch.optim.Optimizer = make(
+    optimizer: torch.optim.Optimizer = make(
         [group | {"lr": rate * group["rate"]} for group in groups], lr=rate, weight_decay=weight_decay, **options
     )
-    return made
+    return optimizer

@@ -24,13 +24,13 @@ from ...deft_ops.settings import (
     described,
     entry,
 )
-from ..step.objective import LOSSES, TIMESTEPS, WEIGHTINGS
-from ..step.optimisation import SCHEDULES
-from ..step.precision import PRECISIONS
+from .formulas import LOSSES, TIMESTEPS, WEIGHTINGS
 from .optimizers import OPTIMIZERS
+from .schedules import SCHEDULES
 from .targets import CHOICES, rank_rules
 
 TOKEN = "textual_inversion"  # the method that has no layers: trainers/run/token.py
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
 ALMOST_ONE = 0.999999  # of what has no meaning at 1
 
@@ -230,10 +230,10 @@ class Settings:
 
     def changed(self, **values: Any) -> Settings:
         """The settings with other values by name, the method's own among them."""
-        known = {item.name for item in fields(self)}
+        field_names = {item.name for item in fields(self)}
         options = {**self.options, **values.pop("options", {})}
-        options |= {name: value for name, value in values.items() if name not in known}
-        return replace(self, **{name: value for name, value in values.items() if name in known}, options=options)
+        options |= {name: value for name, value in values.items() if name not in field_names}
+        return replace(self, **{name: value for name, value in values.items() if name in field_names}, options=options)
 
     @property
     def training(self) -> Training[Any, Any, Any]:
@@ -252,11 +252,11 @@ class Settings:
         rank_rules(self.ranks)
         if self.method == TOKEN:
             return
-        known = described(self.training.settings) | shared_settings()
+        own_settings = described(self.training.settings) | shared_settings()
         for name, value in self.options.items():
-            if name not in known:
-                raise ValueError(f"The method {self.method} has no setting {name!r}: it has {', '.join(known)}.")
-            known[name][0].check(name, value)
+            if name not in own_settings:
+                raise ValueError(f"The method {self.method} has no setting {name!r}: it has {', '.join(own_settings)}.")
+            own_settings[name][0].check(name, value)
         if CHOICES[self.layers].small and not self.training.small:
             raise ValueError(f"Norms cannot have a rank: choose other layers than {self.layers!r} for {self.method}.")
 
@@ -297,13 +297,13 @@ def shared_settings() -> dict[str, tuple[Setting, Any]]:
 
 def training_settings() -> dict[str, tuple[Setting, Any]]:
     """What Training Settings shows, in the order of its widgets."""
-    own, found = described(Settings), dict[str, tuple[Setting, Any]]()
+    entries, settings = described(Settings), dict[str, tuple[Setting, Any]]()
     for item in fields(Settings):
         if item.name == "options":
-            found |= method_settings()
-        elif item.name in own:
-            found[item.name] = own[item.name]
-    return {name: pair for name, pair in found.items() if pair[0].at == MORE}
+            settings |= method_settings()
+        elif item.name in entries:
+            settings[item.name] = entries[item.name]
+    return {name: pair for name, pair in settings.items() if pair[0].at == MORE}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..step.frozen import is_frozen_kind, is_linear
+from ...models.layers import is_linear, is_linear_or_convolution
 from . import layer_kinds
 from .layer_kinds import Kinds
 
@@ -92,10 +92,10 @@ def block_rules(text: str) -> list[tuple[str, range | None]]:
     """
     rules: list[tuple[str, range | None]] = []
     for item in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
-        found = re.fullmatch(r"([\w.]*[A-Za-z_]\w*)(?:\.(\d+)(?:-(\d+))?)?", item)
-        if found is None:
+        match = re.fullmatch(r"([\w.]*[A-Za-z_]\w*)(?:\.(\d+)(?:-(\d+))?)?", item)
+        if match is None:
             raise ValueError(f"The block {item!r} is not understood: write input_blocks, or input_blocks.4-8.")
-        path, low, high = found.groups()
+        path, low, high = match.groups()
         if low is not None and high is not None and int(high) < int(low):
             raise ValueError(f"The block range {item!r} is empty: write the smaller number first.")
         rules.append((path, None if low is None else range(int(low), int(high or low) + 1)))
@@ -152,7 +152,7 @@ def select(
         name: module
         for name, module in root.named_modules()
         if (
-            is_frozen_kind(module)
+            is_linear_or_convolution(module)
             and (choice.rule(module) if named is None else name in named)
             or choice.small
             and (is_small_kind(module) or (tables and is_table(name, module)))
@@ -163,8 +163,12 @@ def select(
     }
     note = note_of(root, preset)
     if not layers:
-        kinds = sorted({name.rpartition(".")[2] for name, module in root.named_modules() if is_frozen_kind(module)})
-        tops = sorted({name.partition(".")[0] for name, module in root.named_modules() if is_frozen_kind(module)})
+        kinds = sorted(
+            {name.rpartition(".")[2] for name, module in root.named_modules() if is_linear_or_convolution(module)}
+        )
+        tops = sorted(
+            {name.partition(".")[0] for name, module in root.named_modules() if is_linear_or_convolution(module)}
+        )
         limits = "".join(f" and {what} {text!r}" for what, text in (("exclude", exclude), ("blocks", blocks)) if text)
         raise ValueError(
             f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}{limits}: "

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ...deft_ops import changes
 from ...deft_ops.changes import LowRank, Rescaled, WeightChange
 from ...deft_ops.layer_ops import LayerOp, op_of
-from ...models.layers import bias_of
-from .frozen import FrozenLayer, input_gradient, is_linear, weight_of
+from ...models.layers import bias_of, is_linear
+from .frozen import FrozenLayer, input_gradient, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
 ChangeNow = Callable[[], changes.Change]
@@ -132,8 +132,8 @@ class ChangedLayer(torch.autograd.Function):
         else:
             arguments = module.stride, module.padding, module.dilation, module.groups
             of_change = WEIGHT_GRADIENTS[change.ndim - 2](like, change.shape, grad, *arguments)
-        others = [dim for dim in range(grad.ndim) if dim != ctx.channel]
-        return of_x, of_change.to(change.dtype), None if of_bias is None else grad.sum(others).to(of_bias.dtype), None
+        dims = [dim for dim in range(grad.ndim) if dim != ctx.channel]
+        return of_x, of_change.to(change.dtype), None if of_bias is None else grad.sum(dims).to(of_bias.dtype), None
 
 
 def added(weight: Tensor, change: Tensor) -> Tensor:
@@ -154,17 +154,17 @@ def adapted_forward(
     op, linear = op_of(module), is_linear(module)
 
     def forward(x: Tensor) -> Tensor:
-        found = change()
-        if isinstance(found, WeightChange):
-            return ChangedLayer.apply(x, found.weight, found.bias, module)
-        low_rank = found.low_rank if isinstance(found, Rescaled) else found
+        current = change()
+        if isinstance(current, WeightChange):
+            return ChangedLayer.apply(x, current.weight, current.bias, module)
+        low_rank = current.low_rank if isinstance(current, Rescaled) else current
         if linear and isinstance(low_rank, LowRank) and low_rank.middle is None:
             y = AdaptedLinear.apply(x, low_rank.up, low_rank.down, low_rank.right, low_rank.scale, module, run)
-            if not isinstance(found, Rescaled):
+            if not isinstance(current, Rescaled):
                 return y
-            return y + found.gain(op, without_bias(module, op, y))
+            return y + current.gain(op, without_bias(module, op, y))
         y = FrozenLayer.apply(x, module, run)
-        return y + found.forward(op, x, without_bias(module, op, y))
+        return y + current.forward(op, x, without_bias(module, op, y))
 
     return forward
 
@@ -173,10 +173,10 @@ def table_forward(run: Callable[..., Tensor], change: ChangeNow) -> Callable[...
     """The forward of a large table of embeddings with a low-rank change. `run` is its own."""
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        found = change()
-        assert isinstance(found, LowRank) and found.down is not None and found.middle is not None
+        current = change()
+        assert isinstance(current, LowRank) and current.down is not None and current.middle is not None
         y = run(x, *args, **kwargs)
-        return y + ((found.up[x] * found.middle) @ found.down).to(y)
+        return y + ((current.up[x] * current.middle) @ current.down).to(y)
 
     return forward
 
@@ -187,12 +187,12 @@ def place_change(module: nn.Module, kept: dict[str, Tensor], change: ChangeNow, 
     Not inside of its forward: some networks take a norm's weight themselves. The sum is in the finer of the stored and
     the computation's dtype.
     """
-    found = change()
-    if isinstance(found, LowRank):
-        assert found.down is not None and found.middle is not None
-        found = WeightChange((found.up * found.middle) @ found.down)
-    assert isinstance(found, WeightChange)
-    for name, value in (("weight", found.weight), ("bias", found.bias)):
+    current = change()
+    if isinstance(current, LowRank):
+        assert current.down is not None and current.middle is not None
+        current = WeightChange((current.up * current.middle) @ current.down)
+    assert isinstance(current, WeightChange)
+    for name, value in (("weight", current.weight), ("bias", current.bias)):
         if value is not None:
             stored = kept[name].to(value.device)
             finer = torch.promote_types(stored.dtype, dtype)

@@ -71,29 +71,29 @@ def first_step(trainer: Trainer, random: dict[str, Any]) -> str:
             "trained layers. Choose other layers or another base, and please report it."
         )
     agrees = AGREES.get(trainer.precision.dtype, 0.1)
-    own = [parameter.clone() for parameter in parameters]
+    values_now = [parameter.clone() for parameter in parameters]
 
     def loss_at(length: float) -> float:
-        for parameter, start, gradient in zip(parameters, own, gradients, strict=True):
+        for parameter, start, gradient in zip(parameters, values_now, gradients, strict=True):
             parameter.copy_(start + length / norm * gradient)
         trainer.set_random_state(random)
         return trainer.accumulated()
 
-    found = []
+    slopes = []
     try:
         here = loss_at(0.0)
         for share in LENGTHS.get(trainer.precision.dtype, LENGTHS[torch.float32]):
             length = share * abs(here) / norm
-            found.append((loss_at(length) - loss_at(-length)) / (2 * length))
-            if abs(found[-1] - norm) <= agrees * norm:
-                return f"gradient checked by finite differences ({why}): {norm:.4g}, from losses {found[-1]:.4g}"
+            slopes.append((loss_at(length) - loss_at(-length)) / (2 * length))
+            if abs(slopes[-1] - norm) <= agrees * norm:
+                return f"gradient checked by finite differences ({why}): {norm:.4g}, from losses {slopes[-1]:.4g}"
     finally:
-        for parameter, start, gradient in zip(parameters, own, gradients, strict=True):
+        for parameter, start, gradient in zip(parameters, values_now, gradients, strict=True):
             parameter.copy_(start)
             parameter.grad = gradient
-    pairs = [pair for pair in itertools.pairwise(found) if math.isclose(*pair, rel_tol=agrees)]
+    pairs = [pair for pair in itertools.pairwise(slopes) if math.isclose(*pair, rel_tol=agrees)]
     if not pairs:
-        values = ", ".join(f"{value:.3g}" for value in found)
+        values = ", ".join(f"{value:.3g}" for value in slopes)
         return (
             f"WARNING: the gradient could not be checked ({why}): it is {norm:.4g}, and finite differences say {values}"
         )

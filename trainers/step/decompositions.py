@@ -35,17 +35,17 @@ class Decompositions:
         tensors = None if path is None else _read(path, digest)
         if tensors is None:
             # A copy, because the weight may be an inference tensor; in rows, as from the file, for the same rounding.
-            made = base.of(weight.detach().clone())
-            tensors = {key: value.contiguous() for key, value in vars(made).items()}
+            decomposition = base.of(weight.detach().clone())
+            tensors = {key: value.contiguous() for key, value in vars(decomposition).items()}
             if path is not None:
                 _write(path, tensors, digest)
-        found = base.kind(**{key: value.to(weight.device) for key, value in tensors.items()})
-        self.used.append(found)
-        return found
+        on_device = base.kind(**{key: value.to(weight.device) for key, value in tensors.items()})
+        self.used.append(on_device)
+        return on_device
 
     def tensors(self) -> list[Tensor]:
         """All that are in use."""
-        return [value for found in self.used for value in vars(found).values()]
+        return [value for decomposition in self.used for value in vars(decomposition).values()]
 
 
 def _read(path: Path, digest: str) -> dict[str, Tensor] | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...deft_ops import convolution
 from ...deft_ops.layer_ops import ConvOp, LayerOp, op_of
+from ...models.layers import is_linear
 from ...models.stored import is_at_hand, weight_of
 
 CONVOLUTIONS = {
@@ -25,17 +26,6 @@ CONVOLUTIONS = {
     nn.Conv2d: torch.nn.grad.conv2d_input,
     nn.Conv3d: torch.nn.grad.conv3d_input,
 }
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module is a linear layer; ComfyUI's layers of quantised weights are no torch.nn.Linear."""
-    return isinstance(module, nn.Linear) or (hasattr(module, "in_features") and hasattr(module, "out_features"))
-
-
-def is_frozen_kind(module: nn.Module) -> bool:
-    """Whether the module is a linear or convolution layer, which this file can run frozen."""
-    known = is_linear(module) or isinstance(module, tuple(CONVOLUTIONS))
-    return known and getattr(module, "weight", None) is not None
 
 
 def plain_op(module: nn.Module) -> LayerOp | None:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 # What PyTorch says of them, where it says it in the forward pass.
-SAYS = (
+MESSAGES = (
     "don't support automatic differentiation",  # out=
     "is a view and is being modified inplace",  # of chunk, split, unbind
     "Inference tensors cannot be saved for backward",
@@ -24,17 +24,17 @@ def alias(value: Tensor) -> Tensor:
     if not value.is_inference():
         return value
     with torch.inference_mode(False):
-        made = torch.empty(0, dtype=value.dtype, device=value.device)
-        return made.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
+        view = torch.empty(0, dtype=value.dtype, device=value.device)
+        return view.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
 
 
 def _pieces(value: Tensor, sizes: Iterable[int], dim: int) -> tuple[Tensor, ...]:
     """Views of a tensor along a dimension, each of its own: those that one operation gives cannot be written into."""
-    found, start = [], 0
+    views, start = [], 0
     for size in sizes:
-        found.append(value.narrow(dim, start, size))
+        views.append(value.narrow(dim, start, size))
         start += size
-    return tuple(found)
+    return tuple(views)
 
 
 def _chunk(value: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
@@ -84,16 +84,16 @@ class Differentiable(TorchFunctionMode):
         out = kwargs.pop("out", None)
         if getattr(function, "__name__", "") != "__get__":
             args, kwargs = tree_map_only(Tensor, alias, (args, kwargs))
-        made = function(*args, **kwargs)
+        result = function(*args, **kwargs)
         if out is None:
-            return made
-        return _written(out, made)  # into the buffer all the same: who gave it may read it
+            return result
+        return _written(out, result)  # into the buffer all the same: who gave it may read it
 
 
-def _written(out: Any, made: Any) -> Any:
+def _written(out: Any, result: Any) -> Any:
     if isinstance(out, (tuple, list)):
-        return tuple(_written(one, value) for one, value in zip(out, made, strict=True))
+        return tuple(_written(one, value) for one, value in zip(out, result, strict=True))
     out = alias(out)
-    if out.shape != made.shape:
-        out.resize_(made.shape)
-    return out.copy_(made)
+    if out.shape != result.shape:
+        out.resize_(result.shape)
+    return out.copy_(result)

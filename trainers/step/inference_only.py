@@ -47,7 +47,7 @@ def without_inference_features(*patchers: Any) -> Iterator[list[str]]:
     Yields the names of what was switched off. Some of it shows in the first step only, so the list is complete then.
     To be entered before the layers to train are chosen: a compiled module gives its layers other names.
     """
-    found: list[str] = []
+    switched_off: list[str] = []
     roots = [patcher.model for patcher in patchers]
     dynamic = any(getattr(patcher, "is_dynamic", bool)() for patcher in patchers)
     with ExitStack() as stack:
@@ -55,24 +55,24 @@ def without_inference_features(*patchers: Any) -> Iterator[list[str]]:
             if getattr(options, option, True) is False:
                 stack.enter_context(changed(options, option, True))
                 if dynamic:
-                    note(found, name)
+                    note(switched_off, name)
         for root in roots:
             stack.enter_context(without_prefetch(root))
             stack.callback(drop_graphs, root)
-            stack.enter_context(uncompiled(root, found))
-            stack.enter_context(without_cache(root, found))
+            stack.enter_context(uncompiled(root, switched_off))
+            stack.enter_context(without_cache(root, switched_off))
         if dynamic:
-            note(found, PREFETCH)
-        stack.enter_context(own_casts(found))
-        stack.enter_context(differentiable_kernels(found))
-        stack.enter_context(unclamped(found))
-        yield found
+            note(switched_off, PREFETCH)
+        stack.enter_context(own_casts(switched_off))
+        stack.enter_context(differentiable_kernels(switched_off))
+        stack.enter_context(unclamped(switched_off))
+        yield switched_off
 
 
-def note(found: list[str], name: str) -> None:
+def note(switched_off: list[str], name: str) -> None:
     """Add a name once."""
-    if name not in found:
-        found.append(name)
+    if name not in switched_off:
+        switched_off.append(name)
 
 
 @contextmanager
@@ -111,14 +111,14 @@ def without_prefetch(root: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def without_cache(root: nn.Module, found: list[str]) -> Iterator[None]:
+def without_cache(root: nn.Module, switched_off: list[str]) -> Iterator[None]:
     """Nothing that one forward pass keeps is used by the next: the weights have changed in between (HiDream O1)."""
     network = getattr(root, "diffusion_model", None)
     clear = getattr(network, "clear_kv_cache", None)
     if clear is None or not isinstance(network, nn.Module):
         yield
         return
-    note(found, CACHES)
+    note(switched_off, CACHES)
     handle = network.register_forward_pre_hook(lambda module, args: clear())
     try:
         yield
@@ -136,7 +136,7 @@ def drop_graphs(root: nn.Module) -> None:
 
 
 @contextmanager
-def uncompiled(root: nn.Module, found: list[str]) -> Iterator[None]:
+def uncompiled(root: nn.Module, switched_off: list[str]) -> Iterator[None]:
     """Compiled modules run as they were written, in their place and under their own names."""
     compiled = [
         (parent, name, child)
@@ -152,14 +152,14 @@ def uncompiled(root: nn.Module, found: list[str]) -> Iterator[None]:
         for module in whole:
             stack.enter_context(changed(module, "_compiled_call_impl", None))
         if compiled or whole:
-            note(found, COMPILED)
+            note(switched_off, COMPILED)
             if hasattr(torch.compiler, "set_stance"):  # a function within a module may be compiled, too
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 @contextmanager
-def own_casts(found: list[str]) -> Iterator[None]:
+def own_casts(switched_off: list[str]) -> Iterator[None]:
     """Where autograd may keep a layer's weight, it is a copy.
 
     A weight that lies elsewhere is handed out in a buffer that the next layers use as well, or in memory of which
@@ -169,14 +169,14 @@ def own_casts(found: list[str]) -> Iterator[None]:
     cast = comfy.ops.cast_bias_weight
 
     @functools.wraps(cast)
-    def own(module: Any, *args: Any, **kwargs: Any) -> Any:
-        weight, bias, *rest = cast(module, *args, **kwargs)
+    def copying(module: Any, *args: Any, **kwargs: Any) -> Any:
+        weight, bias, *more = cast(module, *args, **kwargs)
         if torch.is_grad_enabled() and not isinstance(module, nn.Embedding) and is_streamed(module, weight):
-            note(found, BUFFERS)
+            note(switched_off, BUFFERS)
             weight, bias = (None if value is None else value.clone() for value in (weight, bias))
-        return weight, bias, *rest
+        return weight, bias, *more
 
-    with changed(comfy.ops, "cast_bias_weight", own):
+    with changed(comfy.ops, "cast_bias_weight", copying):
         yield
 
 
@@ -186,7 +186,7 @@ def is_streamed(module: Any, weight: Tensor) -> bool:
 
 
 @contextmanager
-def differentiable_kernels(found: list[str]) -> Iterator[None]:
+def differentiable_kernels(switched_off: list[str]) -> Iterator[None]:
     """Where a gradient is wanted, comfy_kitchen's fused operations run as the PyTorch code that it has of each."""
     kitchen = getattr(comfy.quant_ops, "ck", None)
     plain = getattr(getattr(kitchen, "backends", None), "eager", None)
@@ -196,7 +196,7 @@ def differentiable_kernels(found: list[str]) -> Iterator[None]:
         def run(*args: Any, **kwargs: Any) -> Any:
             values = (*args, *kwargs.values())
             if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values):
-                note(found, KERNELS)
+                note(switched_off, KERNELS)
                 return unfused(*args, **kwargs)
             return fused(*args, **kwargs)
 
@@ -211,7 +211,7 @@ def differentiable_kernels(found: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def unclamped(found: list[str]) -> Iterator[None]:
+def unclamped(switched_off: list[str]) -> Iterator[None]:
     """Fast products in fp8 clamp a copy of their input: the input itself may have been kept for the backward pass."""
     product = getattr(comfy.ops, "fp8_linear", None)
     if product is None:
@@ -219,7 +219,7 @@ def unclamped(found: list[str]) -> Iterator[None]:
         return
 
     def of_a_copy(module: Any, input: Tensor) -> Any:
-        note(found, CLAMPING)
+        note(switched_off, CLAMPING)
         return product(module, input.clone())
 
     with changed(comfy.ops, "fp8_linear", of_a_copy):

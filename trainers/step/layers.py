@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...deft_ops.layer_ops import op_of
+from ...models.layers import is_linear_or_convolution
 from ...models.stored import weight_of
 from ..settings.settings import Settings
 from ..settings.targets import choice_of, rank_of, rank_rules, select
 from . import looking, memory
 from .decompositions import Decompositions
-from .frozen import is_frozen_kind
 
 
 @dataclass
@@ -45,17 +45,17 @@ class Notes:
 
     def lines(self) -> list[str]:
         """What there is to say."""
-        found = []
+        texts = []
         if self.cut:
             name, rank = next(iter(self.cut.items()))
-            found.append(f"the rank was cut at {len(self.cut)} layers that have no more (to {rank} at {name})")
+            texts.append(f"the rank was cut at {len(self.cut)} layers that have no more (to {rank} at {name})")
         for words, names in self.otherwise.items():
-            found.append(f"{len(names)} layers have {words}: {', '.join(names[:5])}")
+            texts.append(f"{len(names)} layers have {words}: {', '.join(names[:5])}")
         if self.unfit:
-            found.append(f"{len(self.unfit)} chosen convolutions cannot have an adapter: {', '.join(self.unfit[:5])}")
+            texts.append(f"{len(self.unfit)} chosen convolutions cannot have an adapter: {', '.join(self.unfit[:5])}")
         if self.zeros:
-            found.append(f"{len(self.zeros)} trained layers are zero in the base: {', '.join(self.zeros[:5])}")
-        return found
+            texts.append(f"{len(self.zeros)} trained layers are zero in the base: {', '.join(self.zeros[:5])}")
+        return texts
 
 
 def choose(root: nn.Module, settings: Settings, text: bool = False) -> dict[str, nn.Module]:
@@ -80,7 +80,7 @@ def fitting(chosen: Mapping[str, nn.Module], notes: Notes) -> dict[str, nn.Modul
     reason: ValueError | None = None
     for name, module in chosen.items():
         try:
-            if is_frozen_kind(module):
+            if is_linear_or_convolution(module):
                 op_of(module)
             kept[name] = module
         except ValueError as error:
@@ -105,7 +105,7 @@ def make_layers(
     Raises:
         ValueError: no room in memory, no layer that fits, a weight with a NaN or infinity.
     """
-    training, own = settings.training, settings.own
+    training, method_settings = settings.training, settings.own
     memory.check_free(device, chosen.values(), settings)
     dtype = torch.bfloat16 if settings.adapter_precision == "bf16" else torch.float32
     rules = rank_rules(settings.ranks)
@@ -115,16 +115,16 @@ def make_layers(
         with weight_of(module, torch.empty(0, device=device)) as weight:
             if looking.check(name, weight):
                 notes.zeros.append(name)
-            rank = rank_of(name, settings.rank, rules, training.largest_rank(len(weight), own))
-            params = training.init(weight, rank, own, generator)
+            rank = rank_of(name, settings.rank, rules, training.largest_rank(len(weight), method_settings))
+            params = training.init(weight, rank, method_settings, generator)
             if training.base is not None:
                 kept = decompositions.of(f"{prefix}{name}", weight, training.base)
         bias = getattr(module, "bias", None)
         if training.init_bias is not None and bias is not None:
             params |= training.init_bias(bias.to(device))
-        if training.given_rank is not None and (got := training.given_rank(params)) < rank:
-            notes.cut[name] = got
-        if words := training.otherwise(params, own):
+        if training.given_rank is not None and (given_rank := training.given_rank(params)) < rank:
+            notes.cut[name] = given_rank
+        if words := training.otherwise(params, method_settings):
             notes.otherwise.setdefault(words, []).append(name)
         if dtype != torch.float32:
             params = {key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}

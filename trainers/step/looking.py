@@ -40,18 +40,18 @@ def broken(name: str, what: str) -> str:
 
 def explain(root: nn.Module, precision: str) -> str:
     """Why a network's output is no number: the layer with a NaN or infinity, else that with the largest values."""
-    found = ("", 0.0)
+    peak = ("", 0.0)
     for name, value in root.named_parameters():
         if not value.dtype.is_floating_point or value.is_meta:
             continue
         top = largest(value.float() if value.element_size() < 2 else value)
         if not math.isfinite(top):
             return broken(name.removesuffix(".weight").removesuffix(".bias"), "NaN" if math.isnan(top) else "infinity")
-        found = max(found, (name, top), key=lambda item: item[1])
+        peak = max(peak, (name, top), key=lambda item: item[1])
     instead = "use precision fp32, " if precision != "fp32" else ""
     return (
         f"The base gives no number for a picture before anything is trained, in {precision}: {instead}check the "
-        f"captions, or load another file of the model. Its largest value is {found[1]:.3g}, in {found[0]}."
+        f"captions, or load another file of the model. Its largest value is {peak[1]:.3g}, in {peak[0]}."
     )
 
 

@@ -110,13 +110,13 @@ def size_of(output: object) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory of the device, or of the machine, was too small."""
-    said = str(error).lower()
+    message = str(error).lower()
     return (
         isinstance(error, (torch.OutOfMemoryError, MemoryError))
         or comfy.model_management.OOM_EXCEPTION is not Exception
         and isinstance(error, comfy.model_management.OOM_EXCEPTION)
         or isinstance(error, RuntimeError)
-        and any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
+        and any(words in message for words in ("out of memory", "can't allocate memory", "not enough memory"))
     )
 
 

@@ -11,8 +11,9 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
+from ...models.layers import is_linear_or_convolution
 from .adapted import ChangeNow, adapted_forward, place_change, table_forward
-from .frozen import frozen_forward, is_frozen_kind, quick_forward
+from .frozen import frozen_forward, quick_forward
 from .saved import Region, checkpointed
 
 
@@ -57,8 +58,8 @@ class OwnTensors:
             like = torch.empty(0, dtype=module.weight.dtype, device=device)
             with torch.no_grad():
                 weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-                own = {"weight": weight, "bias": bias}
-                self.kept = {key: value.clone() for key, value in own.items() if value is not None}
+                tensors = {"weight": weight, "bias": bias}
+                self.kept = {key: value.clone() for key, value in tensors.items() if value is not None}
                 comfy.ops.uncast_bias_weight(module, weight, bias, stream)
         self.hide()
 
@@ -97,7 +98,7 @@ def frozen(
     try:
         for name, module in root.named_modules():
             change = changes.get(name)
-            if is_frozen_kind(module):
+            if is_linear_or_convolution(module):
                 restore.append(own_forward(module))
                 run = quick_forward(module)
                 module.forward = frozen_forward(module, run) if change is None else adapted_forward(module, run, change)
@@ -113,9 +114,9 @@ def frozen(
             if change is not None:
                 before = dict(module._parameters)
                 restore.append(partial(module._parameters.update, before))
-                own = OwnTensors(module, device)
-                restore.append(own.undo)
-                place += [own.hide, partial(place_change, module, own.kept, change, dtype)]
+                own_tensors = OwnTensors(module, device)
+                restore.append(own_tensors.undo)
+                place += [own_tensors.hide, partial(place_change, module, own_tensors.kept, change, dtype)]
         yield place
     finally:
         for undo in reversed(restore):
@@ -135,7 +136,7 @@ def checkpointed_blocks(root: nn.Module) -> dict[str, nn.Module]:
                         blocks.update({f"{where}.{place}.{number}": part for number, part in item.named_children()})
                     else:
                         blocks[f"{where}.{place}"] = item
-            elif not is_frozen_kind(child):
+            elif not is_linear_or_convolution(child):
                 visit(f"{where}.", child)
 
     visit("", root)

@@ -4,15 +4,12 @@ ComfyUI's model_sampling turns a network's output into the clean latent: x0 = a(
 model it knows (epsilon, v, flow, EDM ...). Solved for the output, this gives the target without a case for each kind:
 noise for epsilon, sqrt(abar) noise - sqrt(1 - abar) x0 for v, noise - x0 for flow.
 
-A weight w on the error of x0 is b^2 w on the error of the output. So one formula serves all kinds: with
-SNR = (signal / noise)^2 of x_t, Min-SNR is min(SNR, gamma) on x0 (arXiv 2303.09556, section 3.4), which is
-min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v; the debiased loss is sqrt(SNR) on x0, 1 /
-sqrt(SNR) for epsilon (arXiv 2310.08442, equation 14).
+A weight w on the error of x0 is b^2 w on the error of the output, so one formula serves all kinds (see
+`settings/formulas.py`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MODE_SCALE = 1.29  # of SD3's paper, table 1
+from ..settings.formulas import FLOW_WEIGHTINGS, LOSSES, TIMESTEPS, WEIGHTINGS, logit_normal, uniform
+
 MOST_DRAWS = 1000  # of noise levels, until all lie in a caption's range
-MOST_SNR = 1000.0  # kohya's cap in the debiased loss: the last steps are nearly free of noise
 
 
 @contextmanager
@@ -73,28 +70,6 @@ def target(model_sampling: Any, sigma: Tensor, x0: Tensor, noise: Tensor) -> Ten
 # --------------------------------------------------------------------------------------------------------- noise levels
 
 
-def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator)
-
-
-def _logit_normal(count: int, generator: torch.Generator) -> Tensor:
-    return torch.sigmoid(torch.randn(count, generator=generator))
-
-
-def _mode(count: int, generator: torch.Generator) -> Tensor:
-    u = torch.rand(count, generator=generator)
-    return 1 - u - MODE_SCALE * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
-
-
-# How the share of noise u in (0, 1) is drawn. Sources: SD3 (arXiv 2403.03206) section 3.1, equations 19 and 20.
-TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
-    "auto": None,  # logit-normal for flow models, uniform for others
-    "uniform": _uniform,
-    "logit-normal": _logit_normal,
-    "mode": _mode,
-}
-
-
 def sample_sigmas(
     model_sampling: Any,
     count: int,
@@ -135,7 +110,7 @@ def _drawn(model_sampling: Any, count: int, generator: torch.Generator, timestep
         sigmas = model_sampling.sigmas.detach().cpu().float()
         return sigmas[torch.randint(len(sigmas), (count,), generator=generator)]
     if draw is None:
-        draw = _logit_normal if flow else _uniform
+        draw = logit_normal if flow else uniform
     u = draw(count, generator)
     if shift:
         u = shift * u / (1 + (shift - 1) * u)
@@ -174,37 +149,6 @@ def is_flow(model_sampling: Any) -> bool:
 # -------------------------------------------------------------------------------------------------------------- weights
 
 
-def _no_weight(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
-    return torch.ones_like(snr)
-
-
-def _min_snr(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
-    return snr.clamp(max=gamma) * b.square()
-
-
-def _debiased(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
-    return snr * b.square() / snr.clamp(max=MOST_SNR).sqrt()
-
-
-def _sigma_sqrt(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
-    return sigma**-2.0
-
-
-def _cosmap(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
-    return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
-
-
-# The last two are SD3's (section 3.1), for flow models only.
-WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
-    "none": _no_weight,
-    "min-SNR": _min_snr,
-    "debiased": _debiased,
-    "sigma_sqrt": _sigma_sqrt,
-    "cosmap": _cosmap,
-}
-FLOW_WEIGHTINGS = ("sigma_sqrt", "cosmap")
-
-
 def weights(model_sampling: Any, sigma: Tensor, weighting: str, gamma: float = 5.0) -> Tensor:
     """Weights [n] of the output's error at sigma [n], float32 on sigma's device.
 
@@ -221,26 +165,6 @@ def weights(model_sampling: Any, sigma: Tensor, weighting: str, gamma: float = 5
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
-
-
-def _squared(output: Tensor, wanted: Tensor, huber: float) -> Tensor:
-    return (output - wanted).square()
-
-
-def _pseudo_huber(output: Tensor, wanted: Tensor, huber: float) -> Tensor:
-    return 2 * huber * (((output - wanted).square() + huber**2).sqrt() - huber)
-
-
-def _absolute(output: Tensor, wanted: Tensor, huber: float) -> Tensor:
-    return (output - wanted).abs()
-
-
-# huber is the pseudo-Huber loss as diffusers' and kohya's scripts scale it: close to mse below the threshold.
-LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "mse": _squared,
-    "huber": _pseudo_huber,
-    "l1": _absolute,
-}
 
 
 def loss(
@@ -261,14 +185,14 @@ def loss(
     [n, 1, ...] of the latents' size weights the places; it is normalised, so that a small mask does not train less.
     """
     sampling = model.model_sampling
-    wanted = target(sampling, sigma, x0, noise)  # sigma may be on the CPU, where this computes: no GPU has to wait
+    native = target(sampling, sigma, x0, noise)  # sigma may be on the CPU, where this computes: no GPU has to wait
     sigma = sigma.to(x0.device)
     xt = sampling.noise_scaling(sigma, noise.clone(), x0)
     # As the sampler says it. Mean-flow models look up the level that they go to there: the same one is plain flow.
     transformer_options = transformer_options | {"sigmas": sigma, "sample_sigmas": sigma.repeat_interleave(2)}
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)
-    errors = LOSSES[kind](output.float(), wanted, huber)
+    errors = LOSSES[kind](output.float(), native, huber)
     if mask is None:
         return errors.flatten(1).mean(1)
     mask = mask.to(errors)

@@ -10,7 +10,6 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -47,25 +46,25 @@ def has_bf16(device: torch.device) -> bool:
     return device.type != "cpu" and bool(comfy.model_management.should_use_bf16(device))
 
 
-def resolve(wanted: str, model: Any, device: torch.device) -> Precision:
+def resolve(setting: str, model: Any, device: torch.device) -> Precision:
     """The precision for a setting on a ComfyUI model (a BaseModel).
 
     auto is bf16 where the device has it. Elsewhere on a GPU a model that ComfyUI runs in fp16 stays in that, with loss
     scaling; all others, and all on a CPU, compute in float32.
     """
-    own = model.manual_cast_dtype or model.get_dtype()
-    if wanted == "auto":
+    native = model.manual_cast_dtype or model.get_dtype()
+    if setting == "auto":
         if has_bf16(device):
-            wanted = "bf16"
+            setting = "bf16"
         else:
-            wanted = "fp16" if own == torch.float16 and device.type != "cpu" else "fp32"
-    dtype = _DTYPES[wanted]
-    if own == dtype:
-        return Precision(None, False, own)
+            setting = "fp16" if native == torch.float16 and device.type != "cpu" else "fp32"
+    dtype = _DTYPES[setting]
+    if native == dtype:
+        return Precision(None, False, native)
     # A float32 network keeps its norms and sums in float32. MPS has had no bf16 autocast in some versions.
-    if dtype == torch.bfloat16 and own == torch.float32 and device.type != "mps":
-        return Precision(None, True, own)
-    return Precision(dtype, False, own)
+    if dtype == torch.bfloat16 and native == torch.float32 and device.type != "mps":
+        return Precision(None, True, native)
+    return Precision(dtype, False, native)
 
 
 class LossScale:

@@ -63,24 +63,24 @@ class Repairs:
         """
         if isinstance(error, Changed):
             return True
-        said = str(error)
-        if _WRITTEN_INTO in said and not self.network.watched:
+        message = str(error)
+        if _WRITTEN_INTO in message and not self.network.watched:
             self.network.watched = self.text.watched = True
             return True
-        if any(words in said for words in functional.SAYS) and not self.functional:
+        if any(words in message for words in functional.MESSAGES) and not self.functional:
             self.functional = True
             for region in self.regions():
                 region.around = functional.Differentiable
             return True
-        if any(words in said for words in (_WRITTEN_INTO, *functional.SAYS, *_NO_GRADIENT)):
+        if any(words in message for words in (_WRITTEN_INTO, *functional.MESSAGES, *_NO_GRADIENT)):
             raise ValueError(self.refusal(error)) from error
         return False
 
     def refusal(self, error: RuntimeError) -> str:
         """One sentence for what cannot be trained, with the operation and where it stands."""
         first = str(error).strip().splitlines()[0]
-        found = re.search(r"output \d+ of (\w+)", first)
-        operation = f" (the result of {found[1].removesuffix('0').removesuffix('Backward')})" if found else ""
+        match = re.search(r"output \d+ of (\w+)", first)
+        operation = f" (the result of {match[1].removesuffix('0').removesuffix('Backward')})" if match else ""
         where = [frame for frame in traceback.extract_tb(error.__traceback__) if "comfy" in frame.filename.split("/")]
         place = f", at {where[-1].filename}:{where[-1].lineno} ({where[-1].line})" if where else ""
         return (

@@ -36,11 +36,11 @@ def deterministic(device: torch.device, strict: bool = True) -> Iterator[None]:
 
 def varying(error: BaseException) -> str:
     """Why the same bits cannot be had, if that is what an error of `deterministic` says; else ""."""
-    said = str(error)
-    found = re.match(r"(\S+) does not have a deterministic implementation", said)
-    if found:
-        return f"PyTorch's {found[1]} has no deterministic algorithm on this device"
+    message = str(error)
+    match = re.match(r"(\S+) does not have a deterministic implementation", message)
+    if match:
+        return f"PyTorch's {match[1]} has no deterministic algorithm on this device"
     # Older versions (2.11 does not) ask for a variable of the environment, before the first product of all.
-    if said.startswith("Deterministic behavior was enabled") and "CuBLAS" in said:
+    if message.startswith("Deterministic behavior was enabled") and "CuBLAS" in message:
         return "this version of PyTorch needs ComfyUI to be started with --deterministic for that"
     return ""

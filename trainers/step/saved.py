@@ -93,7 +93,7 @@ class _Recomputed:
             value.detach().clone() if self.copied and isinstance(value, Tensor) else value for value in leaves
         ]
         # Copies for the inputs have no history, but have to be saved by what saved the inputs.
-        self.wanted = [isinstance(value, Tensor) and value.requires_grad for value in leaves]
+        self.requires_grad = [isinstance(value, Tensor) and value.requires_grad for value in leaves]
         self.versions = [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
         self.autocast = _autocast(leaves)
         self.count = 0
@@ -124,8 +124,8 @@ class _Recomputed:
             return self.leaves
         return [
             # clone() twice: a leaf that wants a gradient cannot be written into.
-            value.clone().requires_grad_(wanted).clone() if isinstance(value, Tensor) else value
-            for value, wanted in zip(self.leaves, self.wanted, strict=True)
+            value.clone().requires_grad_(requires_grad).clone() if isinstance(value, Tensor) else value
+            for value, requires_grad in zip(self.leaves, self.requires_grad, strict=True)
         ]
 
     def compute(self) -> None:
@@ -175,6 +175,6 @@ def checkpointed(region: Region, run: Callable[..., Any], *args: Any, **kwargs: 
         return run(*args, **kwargs)
     again = _Recomputed(region, run, args, kwargs)
     with saved_tensors_hooks(again.pack, again.unpack):
-        made = run(*args, **kwargs)
+        result = run(*args, **kwargs)
     again.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
-    return made
+    return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...step.frozen import is_linear
+from ....models.layers import is_linear
 from .families import FAMILIES, Family
 from .general import general_kinds
 from .kinds import Kinds
@@ -41,4 +41,4 @@ def kinds_of(root: nn.Module) -> Kinds:
     if family is not None:
         return family.kinds(linear)
     text = is_text_encoder(root)
-    return general_kinds(root, linear, sides=text, known=text)
+    return general_kinds(root, linear, sides=text, is_known=text)

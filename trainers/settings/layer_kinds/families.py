@@ -60,14 +60,14 @@ class Family:
         left_out = compiled(self.left_out)
         names = [name for name in linear if not left_out.fullmatch(name)]
 
-        def found(patterns: str) -> frozenset[str]:
+        def matching(patterns: str) -> frozenset[str]:
             return frozenset(name for name in names if compiled(patterns).fullmatch(name))
 
         return Kinds(
-            attention=found(self.attention),
-            cross=found(self.cross),
-            paper=found(self.paper or self.attention),
-            feed_forward=found(self.feed_forward),
+            attention=matching(self.attention),
+            cross=matching(self.cross),
+            paper=matching(self.paper or self.attention),
+            feed_forward=matching(self.feed_forward),
         )
 
 

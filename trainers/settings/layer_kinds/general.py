@@ -47,18 +47,20 @@ def _parents(name: str) -> list[str]:
 
 def with_projections(linear: Iterable[str]) -> frozenset[str]:
     """The modules that have a query and a key, or all three in one, among their own layers."""
-    found: dict[str, set[str]] = {}
+    kinds_by_parent: dict[str, set[str]] = {}
     for name in linear:
         path = _WRAPPERS.sub("", name)
         parent, _, leaf = path.rpartition(".")
-        kinds = found.setdefault(parent, set())
+        kinds = kinds_by_parent.setdefault(parent, set())
         kinds.update("q" * bool(_QUERY.fullmatch(leaf)) + "k" * bool(_KEY.fullmatch(leaf)))
         if re.fullmatch(r"\w*qkv\w*", leaf):
             kinds.update("qk")
-    return frozenset(parent for parent, kinds in found.items() if kinds >= {"q", "k"})
+    return frozenset(parent for parent, kinds in kinds_by_parent.items() if kinds >= {"q", "k"})
 
 
-def general_kinds(root: nn.Module, linear: Mapping[str, nn.Module], sides: bool = False, known: bool = False) -> Kinds:
+def general_kinds(
+    root: nn.Module, linear: Mapping[str, nn.Module], sides: bool = False, is_known: bool = False
+) -> Kinds:
     """The kinds of the linear layers. `sides`: embedders, refiners, adapters and the like are not left out."""
     modules = dict(root.named_modules())
     projecting = with_projections(linear)
@@ -101,5 +103,5 @@ def general_kinds(root: nn.Module, linear: Mapping[str, nn.Module], sides: bool 
         cross=frozenset(cross),
         paper=frozenset(paper),
         feed_forward=frozenset(feed_forward),
-        general=not known,
+        general=not is_known,
     )
