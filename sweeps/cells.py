@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .axes import LocalFile
-from .cutting import Cut, find_cut, is_embedding, picture_prompt, training_prompt
+from .cutting import Cut, built_on, find_cut, is_embedding, picture_prompt, training_prompt
 from .files import FOLDER, Files
 from .plan import PLACEHOLDER, Plan
 from .records import Kind
@@ -115,9 +115,9 @@ class Compiler:
                 )
             key, models, trainings = compiled.keys(choice, changed, position)
             last = (compiled, choice)
-            for training in trainings:
+            for training in trainings.values():
                 cells.trainings.setdefault(training.key, training)
-            needs = tuple(training.key for training in trainings)
+            needs = tuple(training.key for node, training in trainings.items() if node in compiled.used)
             cells.pictures.append(
                 PlannedCell(key, choice, shared.setdefault(needs, needs), shared.setdefault(models, models))
             )
@@ -306,17 +306,13 @@ class _Compiled:
         self.own: dict[str, dict[CellChoice, list[bytes | tuple[str, bytes]]]] = {node_id: {} for node_id in self.order}
         self.moved: list[list[str]] = []
         self.trained: dict[tuple[bytes, ...], PlannedTraining] = {}
-        # Training nodes in an order in which each comes after those that it builds on.
-        self.trainer_order = [node_id for node_id in self.order if node_id in self.cut.trainers]
-        self.builds_on = {
-            node: tuple(
-                other
-                for other in self.trainer_order
-                if other != node and other in needed_by(prompt, [node, *self.cut.trainers[node]])
-            )
-            for node in self.trainer_order
-        }
         self.used = needed_by(prompt, list(self.cut.pictures))
+        self.builds_on = built_on(
+            prompt, {node: self.cut.trainers[node] for node in self.order if node in self.cut.trainers}
+        )
+        self.trainer_order = _needed_first(self.builds_on, self.builds_on)
+        # A training that no picture needs may be needed by what another one shows beside its report.
+        self.needed_trainers = _needed_first([node for node in self.trainer_order if node in self.used], self.builds_on)
         # What is slow to have in memory: models, and trainings that could not be cut out.
         self.heavy = [
             node
@@ -335,10 +331,10 @@ class _Compiled:
 
     def keys(
         self, choice: CellChoice, changed: int, position: Mapping[int, int]
-    ) -> tuple[str, bytes, list[PlannedTraining]]:
-        """The key of the picture cell, its models, its training cells. changed: from which position on axes have moved.
+    ) -> tuple[str, bytes, dict[str, PlannedTraining]]:
+        """The key of the picture cell, its models, and the training cells that have to be run for it, by training node.
 
-        position: axis -> its place in the order of axes.
+        changed: from which position on axes have moved. position: axis -> its place in the order of axes.
         """
         if not self.moved:
             deepest = {
@@ -352,9 +348,9 @@ class _Compiled:
         key = _key(b"picture", (self.digests[node_id] for node_id in self.cut.pictures))
         models = b"".join([self.digests[node] for node in self.heavy])
         if not self.cut.trainers:
-            return key, models, []
-        trainings = self.trainings(choice, fresh=True).items()
-        return key, models, [training for node, training in trainings if node in self.used]
+            return key, models, {}
+        trainings = self.trainings(choice, fresh=True)
+        return key, models, {node: trainings[node] for node in self.needed_trainers}
 
     def trainings(self, choice: CellChoice, fresh: bool = False) -> dict[str, PlannedTraining]:
         """The training cell of each training node. fresh: the digests are those of this choice already."""
@@ -418,6 +414,21 @@ class _Compiled:
         """The digests of the files that a value names; nothing for other values."""
         found = self.files.digests_of(self.template.info, self.template.prompt[node_id], name, value)
         return b"".join(b"\0#" + digest.encode() for digest in found)
+
+
+def _needed_first(nodes: Iterable[str], needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """These nodes and all that they need, each after what it needs, else in the order given. `needs` has no circle."""
+    ordered: dict[str, None] = {}
+
+    def add(node: str) -> None:
+        if node not in ordered:
+            for other in needs[node]:
+                add(other)
+            ordered[node] = None
+
+    for node in nodes:
+        add(node)
+    return list(ordered)
 
 
 def adapter_name(key: str) -> str:
