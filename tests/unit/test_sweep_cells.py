@@ -647,7 +647,7 @@ def test_a_token_is_cut_out_on_servers_of_our_own(tmp_path: Path) -> None:
     assert "DEFTLoadAdapterFile" not in kinds(prompt)
     compiler, cells = compiled(tmp_path, token_trained())
     assert cells.trainings == {}
-    assert "Train token trains in every cell that needs it: only a server that is" in cells.remarks[0]
+    assert "Train token trains in every cell that needs it: only a server with a folder of" in cells.remarks[0]
     assert "DEFTTrainTextualInversion" in kinds(compiler.prompt_of(cells.pictures[0]))
 
 
