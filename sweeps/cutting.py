@@ -214,9 +214,9 @@ def _loading(prompt: Prompt, adapters: Mapping[str, str], info: Info) -> Prompt:
 
 def _node(class_type: str, info: Info, **inputs: Any) -> dict[str, Any]:
     """A node with its defaults, but for these inputs."""
-    known = inputs_of(info[class_type], {})
+    declared = inputs_of(info[class_type], {})
     defaults = {
-        name: value for name, item in known.items() if item.required and (value := default_of(item)) is not None
+        name: value for name, item in declared.items() if item.required and (value := default_of(item)) is not None
     }
     return {"class_type": class_type, "inputs": {**defaults, **inputs}}
 
