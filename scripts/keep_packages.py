@@ -17,14 +17,14 @@ ALWAYS = {"pip", "setuptools"}
 
 def requirements(files: list[str]) -> list[Requirement]:
     """The lines of requirement files, without comments."""
-    found = []
+    listed = []
     for file in files:
         with open(file) as lines:
-            found += [Requirement(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
-    return found
+            listed += [Requirement(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    return listed
 
 
-def wanted(named: list[Requirement]) -> set[str]:
+def needed_packages(named: list[Requirement]) -> set[str]:
     """Canonical names of the installed packages that these requirements name, and of all that they bring."""
     seen: set[tuple[str, str]] = set()
     todo = [(canonicalize_name(item.name), extra) for item in named for extra in ("", *item.extras)]
@@ -50,7 +50,7 @@ def wanted(named: list[Requirement]) -> set[str]:
 def main() -> None:
     """Command line."""
     installed = {canonicalize_name(item.metadata["Name"]) for item in metadata.distributions()}
-    gone = sorted(installed - wanted(requirements(sys.argv[1:])))
+    gone = sorted(installed - needed_packages(requirements(sys.argv[1:])))
     if gone:
         subprocess.run([sys.executable, "-m", "pip", "uninstall", "-qq", "-y", *gone], stdout=sys.stderr, check=True)
 

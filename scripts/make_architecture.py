@@ -43,19 +43,19 @@ def rooms(table: Mapping[str, set[str]]) -> str:
     lines = ["```mermaid", "graph TD"]
     lines += [f'    {ids[room]}["{room or START}"]' for room in table]
     lines += [
-        f"    {ids[room]} --> {ids[other]}" for room, others in table.items() for other in table if other in others
+        f"    {ids[room]} --> {ids[other]}" for room, imported in table.items() for other in table if other in imported
     ]
     lines += ["```", "", "| Room | What is in it | What it may import |", "|---|---|---|"]
-    for room, others in table.items():
-        imports = ", ".join(f"`{other}`" for other in table if other in others) or "no other room"
+    for room, imported in table.items():
+        imports = ", ".join(f"`{other}`" for other in table if other in imported) or "no other room"
         lines.append(f"| `{room or START}` | {purpose(room)} | {imports} |")
     return "\n".join(lines)
 
 
 def page(text: str, table: Mapping[str, set[str]], within: Mapping[str, set[str]]) -> str:
     """The page with what is between the two marks made anew: the pack's rooms, and those within trainers."""
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, _, behind = text.partition(BEGIN)
+    _, end, after = behind.partition(END)
     if not end:
         raise ValueError(f"{PAGE.name} has no marks {BEGIN} and {END}.")
     return f"{before}{BEGIN}\n{rooms(table)}\n\n{WITHIN}\n\n{rooms(within)}\n{END}{after}"

@@ -86,8 +86,8 @@ def default_words(default: Any, words: Mapping[str, str]) -> str:
 def members_of(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
     """Name, type, options of all inputs of a node, and whether each is optional."""
     for group, members in groups.items():
-        for name, (kind, *rest) in members.items() if group != "hidden" else ():
-            yield name, kind, rest[0] if rest else {}, group == "optional"
+        for name, (kind, *more) in members.items() if group != "hidden" else ():
+            yield name, kind, more[0] if more else {}, group == "optional"
 
 
 def inputs_of(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str = "") -> dict[str, Entry]:
@@ -174,10 +174,10 @@ def section_of(page: str, heading: str) -> slice | None:
 
 def with_block(section: str, make: Any) -> str:
     """A section with its list anew. make: the list from what stands between the marks now."""
-    before, start, rest = section.partition(START)
+    before, start, behind = section.partition(START)
     if not start:
         return f"\n{make('')}\n{section.rstrip()}".rstrip() + "\n"
-    inside, _, after = rest.partition(END)
+    inside, _, after = behind.partition(END)
     return before + make(inside) + after
 
 
@@ -194,19 +194,19 @@ def page_of(
     outputs = {name: Entry(f"`{kind}`") for name, kind in zip(node["output_name"], node["output"], strict=True)}
     input_texts = {name: texts["inputs"][key_of(name)] for name in inputs}
     output_texts = {name: texts["outputs"][str(place)] for place, name in enumerate(node["output_name"])}
-    for heading, entries, own, lists in (
+    for heading, entries, texts_by_name, lists in (
         ("inputs", inputs, input_texts, options),
         ("outputs", outputs, output_texts, {}),
     ):
         place = section_of(page, words[heading])
         if place and entries:
-            made = with_block(
+            section = with_block(
                 page[place],
-                lambda old, entries=entries, own=own, lists=lists: block_of(
-                    entries, own, lists, people_s_lines(old), words
+                lambda old, entries=entries, texts_by_name=texts_by_name, lists=lists: block_of(
+                    entries, texts_by_name, lists, people_s_lines(old), words
                 ),
             )
-            page = page[: place.start] + made + page[place.stop :]
+            page = page[: place.start] + section + page[place.stop :]
     return page
 
 

@@ -35,8 +35,8 @@ def _definitions(inputs: Mapping[str, Any]) -> Iterator[tuple[str, list[Any], bo
 
 
 def _inputs(inputs: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    for name, (kind, *rest), optional in _definitions(inputs):
-        options = rest[0] if rest else {}
+    for name, (kind, *more), optional in _definitions(inputs):
+        options = more[0] if more else {}
         kind = "COMBO" if isinstance(kind, list) else kind
         template = options.get("template")
         if template:  # many inputs of one kind: images.images0, images.images1 ...
@@ -67,7 +67,7 @@ def describe(info: Mapping[str, Any]) -> Node:
 
 def layouts(node: Node) -> Layout:
     """The widgets in their order, for each choice of options: workflows keep their values by position."""
-    found: Layout = {(): []}
+    orders: Layout = {(): []}
     options: dict[str, list[str]] = {}
     for name, what in node["inputs"].items():
         if what == "option":
@@ -77,30 +77,30 @@ def layouts(node: Node) -> Layout:
         if "widget" in marks:
             above = name.rpartition("].")[0]
             grown: Layout = {}
-            for chosen, widgets in found.items():
+            for chosen, widgets in orders.items():
                 if above and f"{above}]" not in chosen:
                     grown[chosen] = widgets
                     continue
                 longer = [*widgets, name, *([f"{name} control"] if "control" in marks else ())]
                 for option in options.get(name, [""]):
                     grown[(*chosen, option) if option else chosen] = longer
-            found = grown
-    return found
+            orders = grown
+    return orders
 
 
 def broken(name: str, old: Node, new: Node) -> list[str]:
     """What of a node has changed so that workflows saved before fail or mean something else."""
-    found = []
+    breaks = []
     for key, what in old["inputs"].items():
         kind, now = what.split(", "), new["inputs"].get(key, "").split(", ")
         if not now[0]:
-            found.append(f"{name}: input {key} is gone")
+            breaks.append(f"{name}: input {key} is gone")
         elif kind[0] != now[0]:
-            found.append(f"{name}: input {key} was {kind[0]} and is {now[0]}")
+            breaks.append(f"{name}: input {key} was {kind[0]} and is {now[0]}")
         elif "optional" in kind and "optional" not in now:
-            found.append(f"{name}: input {key} was optional")
+            breaks.append(f"{name}: input {key} was optional")
         elif ("widget" in kind) != ("widget" in now):
-            found.append(f"{name}: input {key} {'was' if 'widget' in kind else 'is'} a widget")
+            breaks.append(f"{name}: input {key} {'was' if 'widget' in kind else 'is'} a widget")
     for key, what in new["inputs"].items():
         inside = key.rpartition("].")[0]
         if (
@@ -109,21 +109,21 @@ def broken(name: str, old: Node, new: Node) -> list[str]:
             and "optional" not in what.split(", ")
             and (not inside or f"{inside}]" in old["inputs"])
         ):
-            found.append(f"{name}: input {key} is new and not optional")
+            breaks.append(f"{name}: input {key} is new and not optional")
     now_by_choice = layouts(new)
     for chosen, widgets in layouts(old).items():
-        now_widgets = next((own for choice, own in now_by_choice.items() if set(chosen) <= set(choice)), None)
+        now_widgets = next((order for choice, order in now_by_choice.items() if set(chosen) <= set(choice)), None)
         if now_widgets is not None and now_widgets[: len(widgets)] != widgets:
             choice = f" with {', '.join(chosen)}" if chosen else ""
-            found.append(
+            breaks.append(
                 f"{name}: the widgets{choice} were {', '.join(widgets)}, and are {', '.join(now_widgets)}; "
                 "new ones belong at the end"
             )
     for index, output in enumerate(old["outputs"]):
         now_output = new["outputs"][index] if index < len(new["outputs"]) else "gone"
         if output != now_output:
-            found.append(f"{name}: output {index} was {output} and is {now_output}")
-    return found
+            breaks.append(f"{name}: output {index} was {output} and is {now_output}")
+    return breaks
 
 
 def problems(
@@ -133,23 +133,23 @@ def problems(
 
     replaced: new id by old one, of nodes/replaced.py.
     """
-    found = []
+    breaks = []
     for name, old in record["nodes"].items():
         if name in nodes:
-            found += [
+            breaks += [
                 f"{text}. Give the changed node a new id, and {name} an entry in nodes/replaced.py."
                 for text in broken(name, old, nodes[name])
             ]
         else:
-            found += _missing(name, nodes, replaced, changelog)
+            breaks += _missing(name, nodes, replaced, changelog)
     for name in record["replaced"]:
-        found += _missing(name, nodes, replaced, changelog)
-    found += [
+        breaks += _missing(name, nodes, replaced, changelog)
+    breaks += [
         f"{name} stands in nodes/replaced.py, but is a node: ComfyUI would not replace it."
         for name in replaced
         if name in nodes
     ]
-    return found
+    return breaks
 
 
 def _missing(name: str, nodes: Mapping[str, Node], replaced: Mapping[str, str], changelog: str) -> list[str]:

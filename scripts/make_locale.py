@@ -39,8 +39,8 @@ def inputs_of(groups: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, d
     for group, members in groups.items():
         if group == "hidden":
             continue
-        for name, (kind, *rest) in members.items():
-            options = rest[0] if rest else {}
+        for name, (kind, *more) in members.items():
+            options = more[0] if more else {}
             yield prefix + name, options
             if kind == "COMFY_DYNAMICCOMBO_V3":
                 for option in options["options"]:
@@ -69,36 +69,36 @@ def texts(node: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def entries(found: dict[str, Any]) -> dict[str, Any]:
+def entries(nodes: dict[str, Any]) -> dict[str, Any]:
     """The texts of all nodes by path: DEFTPrompts, DEFTPrompts.inputs.token, DEFTPrompts.outputs.0."""
     result: dict[str, Any] = {}
-    for node, parts in found.items():
+    for node, parts in nodes.items():
         result[node] = {name: parts.get(name) for name in ("display_name", "description")}
         for group in ("inputs", "outputs"):
             result |= {f"{node}.{group}.{name}": entry for name, entry in parts.get(group, {}).items()}
     return result
 
 
-def marks(found: dict[str, Any]) -> dict[str, str]:
+def marks(nodes: dict[str, Any]) -> dict[str, str]:
     """A short mark of the text of each entry."""
     return {
         path: hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
-        for path, entry in entries(found).items()
+        for path, entry in entries(nodes).items()
     }
 
 
 def lacking(english: dict[str, Any], translation: dict[str, Any], source: dict[str, str]) -> list[str]:
     """What a translation lacks, a line each: entries that are missing or empty, left over, or of an older English."""
-    wanted, there, now = entries(english), entries(translation), marks(english)
+    needed, there, now = entries(english), entries(translation), marks(english)
     lines = [
         f"{path}: not translated"
-        for path, entry in wanted.items()
+        for path, entry in needed.items()
         if not all(there.get(path, {}).get(part) for part in entry)
     ]
-    lines += [f"{path}: left over, no node has it" for path in there if path not in wanted]
+    lines += [f"{path}: left over, no node has it" for path in there if path not in needed]
     lines += [
-        f"{path}: the English has changed: {json.dumps(wanted[path])}"
-        for path in wanted
+        f"{path}: the English has changed: {json.dumps(needed[path])}"
+        for path in needed
         if path in there and source.get(path) != now[path]
     ]
     return lines
@@ -106,8 +106,8 @@ def lacking(english: dict[str, Any], translation: dict[str, Any], source: dict[s
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON file, empty where there is none."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
 
 
 def translations() -> list[Path]:

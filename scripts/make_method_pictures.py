@@ -55,14 +55,14 @@ BEFORE, AFTER, CHANGE = "#7a7a7a", "#1f77b4", "#d62728"
 
 def needed(prompt: dict[str, Any], ends: list[str]) -> dict[str, Any]:
     """The nodes of an API-format prompt that these nodes need, and themselves."""
-    found: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
     queue = list(ends)
     while queue:
         node_id = queue.pop()
-        if node_id not in found:
-            found[node_id] = prompt[node_id]
+        if node_id not in nodes:
+            nodes[node_id] = prompt[node_id]
             queue += [value[0] for value in prompt[node_id]["inputs"].values() if isinstance(value, list)]
-    return found
+    return nodes
 
 
 def train(folder: Path) -> None:
@@ -176,8 +176,8 @@ def draw_token(vectors: Tensor, table: Tensor, words: list[int], file: Path) -> 
 
 def main() -> None:
     """Train or take the adapters, draw, print."""
-    with tempfile.TemporaryDirectory() as own:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else own)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if not (folder / "textual_inversion.safetensors").is_file():
             train(folder)
         weight = load_file(MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[f"{LAYER}.weight"].float()
@@ -186,10 +186,10 @@ def main() -> None:
             file = folder / f"{method}.safetensors"
             change = change_of(method, file, weight)
             draw_weight(method, weight, change, ROOT / "docs" / f"methods_{method}.png")
-            found = inspection.of_delta(change, weight)
+            measures = inspection.of_delta(change, weight)
             lost = 1 - float(torch.linalg.svdvals(weight + change).sum() / torch.linalg.svdvals(weight).sum())
             print(
-                f"{NAMES[method]}: |change| / |W| {found.ratio:.3f}, effective rank {found.effective_rank:.1f}, "
+                f"{NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
                 f"sum of the singular values {-100 * lost:+.1f} %"
             )
         (vectors,) = load_file(folder / "textual_inversion.safetensors").values()

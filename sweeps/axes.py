@@ -154,17 +154,17 @@ def _local(path: Path) -> LocalFile:
 def _files(part: AxisPart, folder: Path) -> list[Value]:
     kind = part.source
     patterns = part.files or part.folders or ()
-    found = sorted(
+    paths = sorted(
         path
         for pattern in patterns
         for path in _globbed(folder, pattern)
         if (path.is_file() if kind == "files" else path.is_dir()) and not path.name.startswith(".")
     )
-    if not found:
+    if not paths:
         raise ValueError(f"no {kind} are found under {', '.join(patterns)}.")
-    names = [path.name for path in found]
-    labels = names if len(set(names)) == len(names) else [path.as_posix() for path in found]
-    return [Value(label, _targets(part.into, LocalFile(path))) for label, path in zip(labels, found)]
+    names = [path.name for path in paths]
+    labels = names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
+    return [Value(label, _targets(part.into, LocalFile(path))) for label, path in zip(labels, paths)]
 
 
 def _globbed(folder: Path, pattern: str) -> list[Path]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .axes import LocalFile
-from .cutting import Cut, find_cut, is_embedding, picture_prompt, training_prompt
+from .cutting import Cut, built_on, find_cut, is_embedding, picture_prompt, training_prompt
 from .files import FOLDER, Files
 from .plan import PLACEHOLDER, Plan
 from .records import Kind
@@ -115,9 +115,9 @@ class Compiler:
                 )
             key, models, trainings = compiled.keys(choice, changed, position)
             last = (compiled, choice)
-            for training in trainings:
+            for training in trainings.values():
                 cells.trainings.setdefault(training.key, training)
-            needs = tuple(training.key for training in trainings)
+            needs = tuple(training.key for node, training in trainings.items() if node in compiled.used)
             cells.pictures.append(
                 PlannedCell(key, choice, shared.setdefault(needs, needs), shared.setdefault(models, models))
             )
@@ -138,11 +138,11 @@ class Compiler:
             for name in [*template.placeholder_axes]:
                 if name not in used:
                     there = {
-                        found
+                        placeholder
                         for compiled in self.templates.values()
                         for node in compiled.template.prompt.values()
                         for value in node["inputs"].values()
-                        for found in _names(value)
+                        for placeholder in _names(value)
                     }
                     raise ValueError(
                         f"the placeholder %{name}% stands in no text of the workflow; "
@@ -259,9 +259,9 @@ class Compiler:
 
     def uploads(self, choice: CellChoice) -> dict[str, Any]:
         """Files of this machine that the cell needs, by the names that the server knows them by."""
-        found = [value for axis, index in zip(self.plan.axes, choice) for _, value in axis.values[index].targets]
-        found += list(self.plan.fixed.values())
-        return {self.upload_names[value]: value.path for value in found if isinstance(value, LocalFile)}
+        values = [value for axis, index in zip(self.plan.axes, choice) for _, value in axis.values[index].targets]
+        values += list(self.plan.fixed.values())
+        return {self.upload_names[value]: value.path for value in values if isinstance(value, LocalFile)}
 
     def prompt_of(self, cell: PlannedCell | PlannedTraining) -> Prompt:
         """What the server runs for a cell: adapters of other cells come from files."""
@@ -303,20 +303,18 @@ class _Compiled:
                     axes |= self.all_axes[value[0]]
             self.all_axes[node_id] = axes
         self.digests: dict[str, bytes] = {}
-        self.own: dict[str, dict[CellChoice, list[bytes | tuple[str, bytes]]]] = {node_id: {} for node_id in self.order}
+        self.parts: dict[str, dict[CellChoice, list[bytes | tuple[str, bytes]]]] = {
+            node_id: {} for node_id in self.order
+        }
         self.moved: list[list[str]] = []
         self.trained: dict[tuple[bytes, ...], PlannedTraining] = {}
-        # Training nodes in an order in which each comes after those that it builds on.
-        self.trainer_order = [node_id for node_id in self.order if node_id in self.cut.trainers]
-        self.builds_on = {
-            node: tuple(
-                other
-                for other in self.trainer_order
-                if other != node and other in needed_by(prompt, [node, *self.cut.trainers[node]])
-            )
-            for node in self.trainer_order
-        }
         self.used = needed_by(prompt, list(self.cut.pictures))
+        self.builds_on = built_on(
+            prompt, {node: self.cut.trainers[node] for node in self.order if node in self.cut.trainers}
+        )
+        self.trainer_order = _needed_first(self.builds_on, self.builds_on)
+        # A training that no picture needs may be needed by what another one shows beside its report.
+        self.needed_trainers = _needed_first([node for node in self.trainer_order if node in self.used], self.builds_on)
         # What is slow to have in memory: models, and trainings that could not be cut out.
         self.heavy = [
             node
@@ -335,10 +333,10 @@ class _Compiled:
 
     def keys(
         self, choice: CellChoice, changed: int, position: Mapping[int, int]
-    ) -> tuple[str, bytes, list[PlannedTraining]]:
-        """The key of the picture cell, its models, its training cells. changed: from which position on axes have moved.
+    ) -> tuple[str, bytes, dict[str, PlannedTraining]]:
+        """The key of the picture cell, its models, and the training cells that have to be run for it, by training node.
 
-        position: axis -> its place in the order of axes.
+        changed: from which position on axes have moved. position: axis -> its place in the order of axes.
         """
         if not self.moved:
             deepest = {
@@ -352,16 +350,16 @@ class _Compiled:
         key = _key(b"picture", (self.digests[node_id] for node_id in self.cut.pictures))
         models = b"".join([self.digests[node] for node in self.heavy])
         if not self.cut.trainers:
-            return key, models, []
-        trainings = self.trainings(choice, fresh=True).items()
-        return key, models, [training for node, training in trainings if node in self.used]
+            return key, models, {}
+        trainings = self.trainings(choice, fresh=True)
+        return key, models, {node: trainings[node] for node in self.needed_trainers}
 
     def trainings(self, choice: CellChoice, fresh: bool = False) -> dict[str, PlannedTraining]:
         """The training cell of each training node. fresh: the digests are those of this choice already."""
         if not fresh:
             for node_id in self.order:
                 self.digests[node_id] = self._digest(node_id, choice)
-        found: dict[str, PlannedTraining] = {}
+        trainings: dict[str, PlannedTraining] = {}
         for node in self.trainer_order:
             parts = (self.digests[node], *sorted(self.digests[output] for output in self.cut.trainers[node]))
             training = self.trained.get(parts)
@@ -371,20 +369,20 @@ class _Compiled:
                     _key(b"training", parts),
                     choice,
                     node,
-                    tuple(found[other].key for other in self.builds_on[node]),
+                    tuple(trainings[other].key for other in self.builds_on[node]),
                     tuple(sorted(set().union(*(self.all_axes[each] for each in nodes)))),
                 )
                 self.trained[parts] = training
-            found[node] = training
-        return found
+            trainings[node] = training
+        return trainings
 
     def _digest(self, node_id: str, choice: CellChoice) -> bytes:
         """The hash of a node: its type, its values, and the hashes of the nodes that it is connected to."""
-        cache = self.own[node_id]
-        mine = tuple([choice[axis] for axis in self.template.direct[node_id]])
-        parts = cache.get(mine)
+        cache = self.parts[node_id]
+        chosen = tuple([choice[axis] for axis in self.template.direct[node_id]])
+        parts = cache.get(chosen)
         if parts is None:
-            parts = cache[mine] = self._parts(node_id, choice)
+            parts = cache[chosen] = self._parts(node_id, choice)
         digests = self.digests
         return hashlib.sha256(
             b"".join([part if isinstance(part, bytes) else digests[part[0]] + part[1] for part in parts])
@@ -395,11 +393,11 @@ class _Compiled:
         node = self.template.prompt[node_id]
         parts: list[bytes | tuple[str, bytes]] = [node["class_type"].encode()]
         values = self.template.inputs(node_id, choice)
-        known = inputs_of(self.template.info[node["class_type"]], values)
+        inputs = inputs_of(self.template.info[node["class_type"]], values)
         for name, value in sorted(values.items()):
-            if name in known and known[name].type in ("INT", "FLOAT"):
+            if name in inputs and inputs[name].type in ("INT", "FLOAT"):
                 with contextlib.suppress(ValueError):
-                    value = converted(known[name], value)  # 1 and 1.0 are the same strength
+                    value = converted(inputs[name], value)  # 1 and 1.0 are the same strength
             if is_link(value):
                 parts += [b"\0" + name.encode() + b"\0>", (value[0], b"%d" % value[1])]
             else:
@@ -416,8 +414,23 @@ class _Compiled:
 
     def _content(self, node_id: str, name: str, value: Any) -> bytes:
         """The digests of the files that a value names; nothing for other values."""
-        found = self.files.digests_of(self.template.info, self.template.prompt[node_id], name, value)
-        return b"".join(b"\0#" + digest.encode() for digest in found)
+        digests = self.files.digests_of(self.template.info, self.template.prompt[node_id], name, value)
+        return b"".join(b"\0#" + digest.encode() for digest in digests)
+
+
+def _needed_first(nodes: Iterable[str], needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """These nodes and all that they need, each after what it needs, else in the order given. `needs` has no circle."""
+    ordered: dict[str, None] = {}
+
+    def add(node: str) -> None:
+        if node not in ordered:
+            for other in needs[node]:
+                add(other)
+            ordered[node] = None
+
+    for node in nodes:
+        add(node)
+    return list(ordered)
 
 
 def adapter_name(key: str) -> str:

@@ -162,8 +162,8 @@ class Client:
                 waiting.ended.set_result(None)
                 continue
             queue = await self.get("/queue")
-            known = {item[1] for item in (*queue["queue_running"], *queue["queue_pending"])}
-            if prompt_id not in known and not waiting.ended.done():
+            queued = {item[1] for item in (*queue["queue_running"], *queue["queue_pending"])}
+            if prompt_id not in queued and not waiting.ended.done():
                 waiting.ended.set_exception(ServerLost(f"the server {self.url} has started anew"))
 
     async def get(self, path: str, **query: str) -> Any:
@@ -287,9 +287,9 @@ def _named(prompt: Prompt, node_id: str, class_type: str) -> str:
 def describe_refusal(answer: Mapping[str, Any]) -> str:
     """The server's answer to a bad prompt, one sentence a node."""
     lines = []
-    for node_id, found in (answer.get("node_errors") or {}).items():
+    for node_id, refusal in (answer.get("node_errors") or {}).items():
         lines += [
-            f"{found['class_type']} {node_id}: {error['message']}: {error['details']}" for error in found["errors"]
+            f"{refusal['class_type']} {node_id}: {error['message']}: {error['details']}" for error in refusal["errors"]
         ]
     error = answer.get("error")
     if error and not lines:
@@ -334,13 +334,13 @@ class Facts:
         arguments = [str(word) for word in self.stats.get("system", {}).get("argv", ())]
         options = dict(zip(arguments, arguments[1:]))
         base = options.get("--base-directory") or (str(Path(arguments[0]).parent) if arguments else "")
-        found = {}
+        folders = {}
         for place in ("input", "output", "temp"):
             folder = options.get(f"--{place}-directory")
             path = Path(folder) / ("temp" if place == "temp" else "") if folder else Path(base) / place
             if path.is_absolute():
-                found[place] = path
-        return found
+                folders[place] = path
+        return folders
 
 
 async def facts_of(client: Client) -> Facts:

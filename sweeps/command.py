@@ -55,29 +55,29 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=about, description=about)
-        found.add_argument(
+        subparser = commands.add_parser(name, help=about, description=about)
+        subparser.add_argument(
             "plan",
             type=Path,
             help="the plan (YAML)" if name in ("plan", "run") else "the plan (YAML), or the folder of the store",
         )
-        found.add_argument(
+        subparser.add_argument(
             "--store", type=Path, help="the folder of the results; by default output/sweeps/NAME in ComfyUI's folder"
         )
-        found.add_argument(
+        subparser.add_argument(
             "--comfyui",
             type=Path,
             help="ComfyUI's folder; by default COMFYUI_DIR, or the one whose custom_nodes folder holds this pack",
         )
-        found.set_defaults(function=function)
-        return found
+        subparser.set_defaults(function=function)
+        return subparser
 
     for name, function, about in (
         ("plan", plan_command, "Print the cells and an estimate; run nothing."),
         ("run", run_command, "Run all cells that are not in the store."),
     ):
-        found = command(name, function, about)
-        found.add_argument(
+        subparser = command(name, function, about)
+        subparser.add_argument(
             "--server",
             action="append",
             default=[],
@@ -85,48 +85,50 @@ def _parser() -> argparse.ArgumentParser:
             help="a running ComfyUI, such as http://127.0.0.1:8188; may be given several times. Without "
             "it, one is started and ended",
         )
-        found.add_argument(
+        subparser.add_argument(
             "--comfyui-args",
             default="",
             metavar="TEXT",
             help="more words of ComfyUI's command line for servers that are started, as one text: "
             '--comfyui-args="--lowvram --fast"',
         )
-        found.add_argument("--join", action="store_true", help="use the store of another plan, too")
+        subparser.add_argument("--join", action="store_true", help="use the store of another plan, too")
         if name == "plan":
-            found.add_argument(
+            subparser.add_argument(
                 "--offline", action="store_true", help="ask no server, but use what the store remembers of one"
             )
-            found.add_argument("--all", action="store_true", help=f"print all cells, not only the first {SHOWN}")
+            subparser.add_argument("--all", action="store_true", help=f"print all cells, not only the first {SHOWN}")
         else:
-            found.add_argument("--workers", type=int, default=1, metavar="N", help="how many servers to start here")
-            found.add_argument(
+            subparser.add_argument("--workers", type=int, default=1, metavar="N", help="how many servers to start here")
+            subparser.add_argument(
                 "--ray",
                 nargs="?",
                 const="auto",
                 metavar="ADDRESS",
                 help="run on a Ray cluster, one ComfyUI a GPU (needs the package ray)",
             )
-            found.add_argument(
+            subparser.add_argument(
                 "--ray-workers",
                 type=int,
                 metavar="N",
                 help="with --ray: at most N of them; by default one a GPU, or one for every four CPUs "
                 "where the cluster has no GPU",
             )
-            found.add_argument("--quiet", action="store_true", help="print only what goes wrong")
+            subparser.add_argument("--quiet", action="store_true", help="print only what goes wrong")
     command("status", status_command, "Say how far the sweep is.")
-    found = command("report", report_command, "Write tables, grids and a page with all pictures.")
-    found.add_argument("--rows", help="axes of the tables' rows, divided by commas")
-    found.add_argument("--columns", help="axes of the tables' columns; by default the metrics stand there")
-    found.add_argument("--metrics", help="only these metrics, divided by commas")
-    found.add_argument("--picture", help="title of the output node whose pictures the grid shows")
-    found.add_argument("--grid-rows", help="axes of the grid's rows")
-    found.add_argument("--grid-columns", help="axes of the grid's columns")
-    found.add_argument("--out", type=Path, help="the folder to write; by default report in the store")
-    found = command("clean", clean_command, "Remove failed and cancelled cells and what was left behind.")
-    found.add_argument("--unused", action="store_true", help="also cells that no plan of the store has any more")
-    found.add_argument("--yes", action="store_true", help="do it; without this it is only said what would be removed")
+    subparser = command("report", report_command, "Write tables, grids and a page with all pictures.")
+    subparser.add_argument("--rows", help="axes of the tables' rows, divided by commas")
+    subparser.add_argument("--columns", help="axes of the tables' columns; by default the metrics stand there")
+    subparser.add_argument("--metrics", help="only these metrics, divided by commas")
+    subparser.add_argument("--picture", help="title of the output node whose pictures the grid shows")
+    subparser.add_argument("--grid-rows", help="axes of the grid's rows")
+    subparser.add_argument("--grid-columns", help="axes of the grid's columns")
+    subparser.add_argument("--out", type=Path, help="the folder to write; by default report in the store")
+    subparser = command("clean", clean_command, "Remove failed and cancelled cells and what was left behind.")
+    subparser.add_argument("--unused", action="store_true", help="also cells that no plan of the store has any more")
+    subparser.add_argument(
+        "--yes", action="store_true", help="do it; without this it is only said what would be removed"
+    )
     return parser
 
 
@@ -168,7 +170,7 @@ def run_command(options: argparse.Namespace) -> int:
     async def run() -> SweepResult:
         async with workers_of(_launch(options), store) as workers:
             if not options.server:
-                progress.say("starting ComfyUI")
+                progress.log("starting ComfyUI")
             workers = await started(workers, progress)
             compiler, cells = await asyncio.to_thread(
                 compiled,
@@ -179,7 +181,7 @@ def run_command(options: argparse.Namespace) -> int:
                 all(worker.facts.embeddings for worker in workers),
             )
             for remark in cells.remarks:
-                progress.say(remark)
+                progress.log(remark)
             return await run_until_signal(Runner(compiler, cells, store, workers, progress))
 
     try:
@@ -232,8 +234,10 @@ def status_command(options: argparse.Namespace) -> int:
         if keys:
             counts = Counter(status.get(key, "not run") for key in keys)
             missing += len(keys) - counts["done"]
-            rest = ", ".join(f"{counts[each]} {each}" for each in ("failed", "cancelled", "not run") if counts[each])
-            print(f"  {kind}: {counts['done']} of {len(keys)} done" + (f"; {rest}" if rest else ""))
+            unfinished = ", ".join(
+                f"{counts[each]} {each}" for each in ("failed", "cancelled", "not run") if counts[each]
+            )
+            print(f"  {kind}: {counts['done']} of {len(keys)} done" + (f"; {unfinished}" if unfinished else ""))
     for claim, owner in store.claims():
         if owner and not claim.startswith(SERVERS):
             print(f"  running: {claim[:12]} by {owner}")
@@ -249,7 +253,7 @@ def status_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """Write the report from the store."""
-    from .report import Layout, Wanted, write_report
+    from .report import Layout, ReportCell, write_report
 
     store, name = _opened(options)
     entries = read_index(store.plan_file(name, INDEX_FILE))
@@ -260,12 +264,12 @@ def report_command(options: argparse.Namespace) -> int:
     if options.picture is not None:
         layout["picture"] = options.picture
     out = options.out or store.root / "report"
-    written = write_report([_wanted(Wanted, store, entry) for entry in entries], out, name, Layout(**layout))
+    written = write_report([_report_cell(ReportCell, store, entry) for entry in entries], out, name, Layout(**layout))
     print("\n".join(f"wrote {path}" for path in written))
     return 0
 
 
-def _wanted(kind: Any, store: Store, entry: IndexEntry) -> Any:
+def _report_cell(kind: Any, store: Store, entry: IndexEntry) -> Any:
     return kind(entry.key, entry.labels, entry.kind, lambda: store.read(entry.key))
 
 

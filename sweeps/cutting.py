@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from .files import FOLDER
@@ -65,18 +66,18 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
     while True:
         apart = _without_adapters(prompt, candidates)
         owners = {output: needed_by(apart, [output]) & set(candidates) for output in outputs}
-        wrong = next(
+        inseparable = next(
             (
-                (output, sorted(found))
-                for output, found in owners.items()
-                if len(found) > 1 or any(_uses_adapter(prompt, apart, output, trainer) for trainer in found)
+                (output, sorted(trainers))
+                for output, trainers in owners.items()
+                if len(trainers) > 1 or any(_uses_adapter(prompt, apart, output, trainer) for trainer in trainers)
             ),
             None,
-        )
-        if wrong is None:
+        ) or _in_a_circle(prompt, candidates, owners)
+        if inseparable is None:
             break
-        output, found = wrong
-        for trainer in found:
+        output, trainers = inseparable
+        for trainer in trainers:
             candidates.remove(trainer)
             remarks.append(
                 f"{title_of(prompt, trainer, info)} trains in every cell that needs it: "
@@ -85,11 +86,39 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
     pictures = tuple(output for output in outputs if not owners[output])
     if not pictures:
         return Cut({}, tuple(outputs), tuple(remarks))
-    return Cut(
-        {trainer: tuple(output for output in outputs if trainer in owners[output]) for trainer in candidates},
-        pictures,
-        tuple(remarks),
-    )
+    return Cut(_outputs_of(candidates, owners), pictures, tuple(remarks))
+
+
+def _outputs_of(trainers: Iterable[str], owners: Mapping[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    """Training node -> output nodes that run in its training cell. owners: output node -> its training nodes."""
+    return {
+        trainer: tuple(output for output, owned_by in owners.items() if trainer in owned_by) for trainer in trainers
+    }
+
+
+def built_on(prompt: Prompt, trainers: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Training node -> the others whose adapters its training cell needs, for itself or for its output nodes."""
+    needed = {trainer: needed_by(prompt, [trainer, *outputs]) for trainer, outputs in trainers.items()}
+    return {
+        trainer: tuple(other for other in trainers if other != trainer and other in needed[trainer])
+        for trainer in trainers
+    }
+
+
+def _in_a_circle(
+    prompt: Prompt, trainers: Sequence[str], owners: Mapping[str, set[str]]
+) -> tuple[str, list[str]] | None:
+    """An output node, with its training node, by which training cells need one another in a circle; None if none is."""
+    try:
+        TopologicalSorter(built_on(prompt, _outputs_of(trainers, owners))).prepare()
+    except CycleError as error:
+        circle = set(error.args[1])
+        return next(
+            (output, sorted(owned_by))
+            for output, owned_by in owners.items()
+            if owned_by & circle and needed_by(prompt, [output]) & (circle - owned_by)
+        )
+    return None
 
 
 def _is_adapter(prompt: Prompt, source: str, slot: int) -> bool:
@@ -185,9 +214,9 @@ def _loading(prompt: Prompt, adapters: Mapping[str, str], info: Info) -> Prompt:
 
 def _node(class_type: str, info: Info, **inputs: Any) -> dict[str, Any]:
     """A node with its defaults, but for these inputs."""
-    known = inputs_of(info[class_type], {})
+    declared = inputs_of(info[class_type], {})
     defaults = {
-        name: value for name, item in known.items() if item.required and (value := default_of(item)) is not None
+        name: value for name, item in declared.items() if item.required and (value := default_of(item)) is not None
     }
     return {"class_type": class_type, "inputs": {**defaults, **inputs}}
 

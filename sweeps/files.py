@@ -25,30 +25,30 @@ def file_digest(path: Path) -> str:
 
     Raises OSError for what cannot be read.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     if path.is_dir():
         for item in sorted(path.rglob("*")):
             if item.is_file() and not item.name.startswith("."):
-                found.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\0".encode())
+                digest.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\0".encode())
     elif path.suffix.lower() in MODELS:
         with open(path, "rb") as file:
             start = file.read(HEADER)
             length = int.from_bytes(start[:8], "little")
             if path.suffix.lower() in (".safetensors", ".sft") and HEADER < length + 8 <= LARGEST_HEADER:
                 start += file.read(length + 8 - HEADER)
-        found.update(f"{path.stat().st_size}\0".encode() + start)
+        digest.update(f"{path.stat().st_size}\0".encode() + start)
     else:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()
+                digest.update(block)
+    return digest.hexdigest()
 
 
 class Files:
     """Files of a server, by the names that workflows use. This one knows none: names alone tell them apart."""
 
     def __init__(self) -> None:
-        self.known: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.uploaded: dict[Path, str] = {}
 
     def look_up(self, name: str) -> str:
@@ -61,21 +61,21 @@ class Files:
             return ""
         if name.startswith(f"{FOLDER}/"):  # the name says what it is
             return ""
-        if name not in self.known:
-            self.known[name] = self.look_up(name)
-        return self.known[name]
+        if name not in self.digests:
+            self.digests[name] = self.look_up(name)
+        return self.digests[name]
 
     def digests_of(self, info: Info, node: Mapping[str, Any], name: str, value: Any) -> list[str]:
         """The digests of the files that the value of a node's input names, embeddings in a text among them."""
         if isinstance(value, list):
-            return [found for item in value for found in self.digests_of(info, node, name, item)]
+            return [digests for item in value for digests in self.digests_of(info, node, name, item)]
         if not isinstance(value, str):
             return []
         item = inputs_of(info[node["class_type"]], node["inputs"]).get(name)
-        found = [self.digest(value, combo=item is not None and item.type == "COMBO")]
+        digests = [self.digest(value, combo=item is not None and item.type == "COMBO")]
         for embedding in EMBEDDING.findall(value):
-            found += [self.digest(embedding + suffix, combo=True) for suffix in ("", ".safetensors", ".pt", ".bin")]
-        return [digest for digest in found if digest]
+            digests += [self.digest(embedding + suffix, combo=True) for suffix in ("", ".safetensors", ".pt", ".bin")]
+        return [digest for digest in digests if digest]
 
     def upload_name(self, path: Path) -> str:
         """What the server calls a file or folder of this machine after it was sent there."""

@@ -181,7 +181,7 @@ async def started(workers: Sequence[Worker], progress: SweepProgress) -> list[Wo
     if len(errors) == len(workers):
         raise errors[0]
     for error in errors:
-        progress.say(f"a server is out: {error}")
+        progress.log(f"a server is out: {error}")
     return [worker for worker, outcome in zip(workers, outcomes) if not isinstance(outcome, BaseException)]
 
 

@@ -77,7 +77,7 @@ def read_plan(path: Path) -> Plan:
 def _plan(data: Any, path: Path) -> Plan:
     parts = read_plan_file(data)
     axes = tuple(read_axis(name, part, path.parent) for name, part in parts.axes.items())
-    known = {axis.name for axis in axes} | {fact for axis in axes for fact in axis.facts}
+    names = {axis.name for axis in axes} | {fact for axis in axes for fact in axis.facts}
     for axis in axes:
         _check_match(axis, axes)
         for other in {name for value in axis.values for name in value.without}:
@@ -86,7 +86,7 @@ def _plan(data: Any, path: Path) -> Plan:
                     f"the axis {axis.name}: `without` names {other!r}, which is no other axis; "
                     f"{near(other, [each.name for each in axes])}."
                 )
-    _check_rules(parts.exclude, known)
+    _check_rules(parts.exclude, names)
     outputs = parts.outputs
     return Plan(
         parts.name or path.stem,
@@ -119,9 +119,9 @@ def _check_match(axis: Axis, axes: Iterable[Axis]) -> None:
             )
 
 
-def _check_rules(rules: Iterable[Mapping[str, Any]], known: set[str]) -> None:
+def _check_rules(rules: Iterable[Mapping[str, Any]], names: set[str]) -> None:
     for name in (name for rule in rules for name in rule):
-        if name not in known:
+        if name not in names:
             raise ValueError(
-                f"`exclude` names {name!r}, which is neither an axis nor a column of one; {near(name, sorted(known))}."
+                f"`exclude` names {name!r}, which is neither an axis nor a column of one; {near(name, sorted(names))}."
             )

@@ -262,15 +262,15 @@ def _place(loc: Sequence[Any]) -> str:
     match list(loc):
         case []:
             return "the plan"
-        case ["axes", name, *rest]:
+        case ["axes", name, *inner]:
             head = f"the axis {name}"
-        case ["outputs", "numbers", name, *rest]:
+        case ["outputs", "numbers", name, *inner]:
             head = f"the number {name!r}"
-        case ["exclude", int(), *rest]:
+        case ["exclude", int(), *inner]:
             head = "a rule of `exclude`"
-        case [name, *rest]:
+        case [name, *inner]:
             head = f"`{name}`"
-    return ": ".join([head, *(f"value {name + 1}" if isinstance(name, int) else f"`{name}`" for name in rest)])
+    return ": ".join([head, *(f"value {name + 1}" if isinstance(name, int) else f"`{name}`" for name in inner)])
 
 
 def _words_at(loc: Sequence[Any]) -> dict[str, str]:

@@ -45,14 +45,14 @@ def read_text(data: bytes) -> dict[str, str]:
 
     Raises ValueError for what is no PNG or is cut off, and for a damaged text.
     """
-    found = {}
+    texts = {}
     for chunk in _chunks(data):
         if chunk.kind in TEXTS:
-            keyword, divider, rest = chunk.body.partition(b"\0")
+            keyword, divider, content = chunk.body.partition(b"\0")
             if not divider:
                 raise ValueError("a text of the PNG file has no keyword; save the picture again.")
-            found[keyword.decode("latin-1")] = _content(chunk.kind, rest)
-    return found
+            texts[keyword.decode("latin-1")] = _content(chunk.kind, content)
+    return texts
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
@@ -95,16 +95,16 @@ def _text_chunk(keyword: str, text: str) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _content(kind: bytes, rest: bytes) -> str:
+def _content(kind: bytes, content: bytes) -> str:
     """The text of a chunk from what follows its keyword. Raises ValueError where it is damaged."""
     if kind == b"tEXt":
-        return rest.decode("latin-1")
+        return content.decode("latin-1")
     if kind == b"zTXt":
-        return _inflated(rest[1:]).decode("latin-1")
-    parts = rest[2:].split(b"\0", 2)  # language, translated keyword, text
+        return _inflated(content[1:]).decode("latin-1")
+    parts = content[2:].split(b"\0", 2)  # language, translated keyword, text
     if len(parts) < 3:
         raise ValueError("a text of the PNG file is damaged; save the picture again.")
-    return (_inflated(parts[2]) if rest[0] else parts[2]).decode()
+    return (_inflated(parts[2]) if content[0] else parts[2]).decode()
 
 
 def _inflated(packed: bytes) -> bytes:

@@ -59,14 +59,14 @@ def estimate(store: Store, cells: Cells, done: set[str], left: dict[str, list[st
     """From the medians of the cells that are in the store; for one server."""
     if not any(left.values()):
         return "everything is done"
-    known = {
+    finished = {
         "training": [key for key in cells.trainings if key in done],
         "picture": [cell.key for cell in cells.pictures if cell.key in done],
     }
     total, unknown = 0.0, []
     for kind, keys in left.items():
         if keys:
-            records = [store.read(key) for key in known[kind][:: max(1, len(known[kind]) // SAMPLE)]]
+            records = [store.read(key) for key in finished[kind][:: max(1, len(finished[kind]) // SAMPLE)]]
             seconds = [record.run.seconds for record in records if record]
             if seconds:
                 total += statistics.median(seconds) * len(keys)

@@ -37,7 +37,7 @@ class SweepProgress:
         """That many cells are to be run."""
         self.total, self.last_end = total, time.monotonic()
         if not self.quiet:
-            self.say(f"{total} cells to run" if total else "every cell is in the store already")
+            self.log(f"{total} cells to run" if total else "every cell is in the store already")
         if self.live and total:
             from tqdm import tqdm
 
@@ -52,7 +52,7 @@ class SweepProgress:
             self.bar.close()
             self.bar = None
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line."""
         if self.bar is not None:
             self.bar.write(text, file=self.out)
@@ -85,12 +85,12 @@ class SweepProgress:
         text = f"[{self.count}/{self.total}] {what} {run.seconds:.1f} s  {describe(cell.labels)}{self._left(left)}"
         if run.error:
             text += f"\n    {run.error.splitlines()[0]}"
-        self.say(text)
+        self.log(text)
 
     def waiting(self, holders: list[str]) -> None:
         """Other runners hold what is left."""
         if holders and holders != self.waited:
-            self.say(f"waiting for {', '.join(holders)}")
+            self.log(f"waiting for {', '.join(holders)}")
         self.waited = holders
 
     def _left(self, left: Counter[Kind]) -> str:

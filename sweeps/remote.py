@@ -289,11 +289,11 @@ def shares(nodes: Iterable[Mapping[str, float]], count: int | None) -> tuple[int
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     if not sum(cpus):
         raise ValueError("the Ray cluster has neither GPUs nor CPUs.")
-    wanted = min(count, sum(cpus)) if count else max(1, sum(each // CPUS for each in cpus))
-    wanted = max(1, wanted)
+    workers = min(count, sum(cpus)) if count else max(1, sum(each // CPUS for each in cpus))
+    workers = max(1, workers)
     share = next(
         share
         for share in range(max(cpus), 0, -1)
-        if sum(each // share for each in cpus) >= wanted and (share <= CPUS or count)
+        if sum(each // share for each in cpus) >= workers and (share <= CPUS or count)
     )
-    return wanted, {"num_gpus": 0, "num_cpus": share}
+    return workers, {"num_gpus": 0, "num_cpus": share}

@@ -62,13 +62,13 @@ class Runner:
     def stop(self) -> None:
         """First: what runs is finished, nothing new is begun. Again: what runs is cancelled."""
         if self.stopping:
-            self.progress.say("cancelling the running cells")
+            self.progress.log("cancelling the running cells")
             for task in self.tasks:
                 task.cancel()
         else:
             self.stopping = True
             self.result.stopped = "stopped by hand; the same command goes on from here"
-            self.progress.say("finishing the running cells; once more cancels them")
+            self.progress.log("finishing the running cells; once more cancels them")
         self._changed.set()
 
     async def run(self) -> SweepResult:
@@ -84,7 +84,7 @@ class Runner:
             for error in errors:
                 if not isinstance(error, RuntimeError):
                     raise error
-                self.progress.say(f"a server is out: {error}")
+                self.progress.log(f"a server is out: {error}")
             if len(errors) == len(loops):
                 self.result.stopped = "no server is left; the same command goes on from here"
             self.result.blocked, self.result.elsewhere = self.schedule.blocked, self.schedule.elsewhere
@@ -126,7 +126,7 @@ class Runner:
                     if isinstance(error, ServerLost):
                         await asyncio.gather(*running, return_exceptions=True)
                         running = {task for task in running if not task.done()}
-                        self.progress.say(f"{worker.name}: {error}; trying again")
+                        self.progress.log(f"{worker.name}: {error}; trying again")
                         await worker.restart()
                         break
                     if error is not None:

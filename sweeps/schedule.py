@@ -80,12 +80,12 @@ class Schedule:
     def _take(self, cells: deque[Any], take: Callable[[Planned], Taken], last: bool = False) -> Any:
         """Take the first (or last) cell that can be had out of the queue; cells that have ended leave it, too."""
         busy: deque[Any] = deque()
-        found = None
-        while cells and found is None:
+        claimed = None
+        while cells and claimed is None:
             cell = cells.pop() if last else cells.popleft()
             taken = take(cell)
             if taken == "ours":
-                found = cell
+                claimed = cell
             elif taken != "busy":
                 self.elsewhere += 1
                 if taken == "done":
@@ -100,7 +100,7 @@ class Schedule:
             cells.extend(busy)
         else:
             cells.extendleft(reversed(busy))
-        return found
+        return claimed
 
     def _choices(self, worker: str, holds: set[str]) -> list[TrainingGroup]:
         """The worker's own group, then groups that nobody is at, those whose adapters it holds first."""

@@ -29,8 +29,8 @@ class Input:
         """What a combo offers; None for other types and for combos that the front end fills."""
         if self.type == DYNAMIC_COMBO:
             return [option["key"] for option in self.options.get("options", ())]
-        found = self.options.get("options")
-        return list(found) if self.type == "COMBO" and isinstance(found, (list, tuple)) else None
+        values = self.options.get("options")
+        return list(values) if self.type == "COMBO" and isinstance(values, (list, tuple)) else None
 
     @property
     def uploads(self) -> bool:
@@ -40,26 +40,26 @@ class Input:
 
 def inputs_of(node: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Input]:
     """The inputs of a node with these values: of a dynamic combo, those of the option that the values choose."""
-    found: dict[str, Input] = {}
-    _collect(node.get("input", {}), "", values, found)
-    return found
+    inputs: dict[str, Input] = {}
+    _collect(node.get("input", {}), "", values, inputs)
+    return inputs
 
 
-def _collect(groups: Mapping[str, Any], prefix: str, values: Mapping[str, Any], found: dict[str, Input]) -> None:
+def _collect(groups: Mapping[str, Any], prefix: str, values: Mapping[str, Any], inputs: dict[str, Input]) -> None:
     for group in ("required", "optional"):
         for name, spec in (groups.get(group) or {}).items():
             item = _input(prefix + name, spec, group == "required")
-            found[item.name] = item
+            inputs[item.name] = item
             if item.type == DYNAMIC_COMBO:
                 choice = values.get(item.name)
                 for option in item.options.get("options", ()):
                     if option["key"] == choice:
-                        _collect(option.get("inputs") or {}, f"{item.name}.", values, found)
+                        _collect(option.get("inputs") or {}, f"{item.name}.", values, inputs)
 
 
 def _input(name: str, spec: Any, required: bool) -> Input:
-    kind, *rest = spec if isinstance(spec, (list, tuple)) else (spec,)
-    options = rest[0] if rest and isinstance(rest[0], Mapping) else {}
+    kind, *more = spec if isinstance(spec, (list, tuple)) else (spec,)
+    options = more[0] if more and isinstance(more[0], Mapping) else {}
     if isinstance(kind, (list, tuple)):
         return Input(name, "COMBO", {**options, "options": list(kind)}, required)
     return Input(name, str(kind), options, required)
@@ -132,16 +132,16 @@ def refusal(item: Input, value: Any) -> str:
 
 def near(name: str, names: Iterable[str], limit: int = 6) -> str:
     """The names that look like this one, or else the first ones there are, as "near: a, b"."""
-    known = list(dict.fromkeys(names))
+    available = list(dict.fromkeys(names))
     folded: dict[str, str] = {}
-    for candidate in known:
+    for candidate in available:
         folded.setdefault(candidate.lower(), candidate)
     close = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, limit, 0.5)]
-    close += [candidate for candidate in known if name.lower() in candidate.lower() and candidate not in close]
+    close += [candidate for candidate in available if name.lower() in candidate.lower() and candidate not in close]
     if close:
         return f"near: {', '.join(close[:limit])}"
-    more = ", ..." if len(known) > limit else ""
-    return f"there are: {', '.join(known[:limit])}{more}" if known else "there are none"
+    more = ", ..." if len(available) > limit else ""
+    return f"there are: {', '.join(available[:limit])}{more}" if available else "there are none"
 
 
 def growing(item: Input) -> bool:

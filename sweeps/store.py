@@ -73,10 +73,10 @@ class Store:
             if not foreign:
                 write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
         try:
-            known = json.loads(marker.read_bytes())
-            plans = list(known["plans"])
-            if known["format"] != FORMAT:
-                raise ValueError(f"format {known['format']}")
+            content = json.loads(marker.read_bytes())
+            plans = list(content["plans"])
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{marker} cannot be read ({error}): it was written by another version or is damaged; "
@@ -97,15 +97,15 @@ class Store:
 
     def keys(self, status: Status = "done") -> set[str]:
         """The keys of all cells of that status."""
-        found: set[str] = set()
+        keys: set[str] = set()
         try:
             with os.scandir(self.root / status) as groups:
                 for group in groups:
                     with os.scandir(group.path) as cells:
-                        found.update(cell.name for cell in cells if not cell.name.startswith("."))
+                        keys.update(cell.name for cell in cells if not cell.name.startswith("."))
         except FileNotFoundError:
             pass
-        return found
+        return keys
 
     def status(self, key: str) -> Status | None:
         """The status of a cell; None if it was not run."""
@@ -257,8 +257,8 @@ class Store:
 
     def plans(self) -> list[str]:
         """Names of the plans that use the store, the first one first."""
-        known: dict[str, Any] = json.loads((self.root / "store.json").read_bytes())
-        return list(known["plans"])
+        content: dict[str, Any] = json.loads((self.root / "store.json").read_bytes())
+        return list(content["plans"])
 
 
 def _age(path: Path) -> float:

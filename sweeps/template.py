@@ -84,30 +84,30 @@ class Template:
         used: set[str] = set()
         self.direct: dict[str, tuple[int, ...]] = {}
         for node_id, node in self.prompt.items():
-            found: set[int] = set()
+            axes_here: set[int] = set()
             texts = list(node["inputs"].values())
             texts += [value for _, value in self.fixed.inputs.get(node_id, ())]
             for axis, every in enumerate(self.slots):
                 for slots in every:
                     if node_id in slots.inputs:
-                        found.add(axis)
+                        axes_here.add(axis)
                         texts += [value for _, value in slots.inputs[node_id]]
             names = self._closure(set().union(*(_names_in(text) for text in texts)) if texts else set())
             used |= names
             for name in names:
-                found |= self.placeholder_axes.get(name, set())
-            self.direct[node_id] = tuple(sorted(found))
+                axes_here |= self.placeholder_axes.get(name, set())
+            self.direct[node_id] = tuple(sorted(axes_here))
         self.used_placeholders = used
 
     def _closure(self, names: set[str]) -> set[str]:
-        found: set[str] = set()
+        reached: set[str] = set()
         waiting = list(names)
         while waiting:
             name = waiting.pop()
-            if name not in found:
-                found.add(name)
+            if name not in reached:
+                reached.add(name)
                 waiting += self._inner.get(name, ())
-        return found
+        return reached
 
     def inputs(self, node_id: str, choice: NodeChoice) -> dict[str, Any]:
         """What a node gets for this choice, in the types of its inputs, connections included.
@@ -115,7 +115,7 @@ class Template:
         Raises ValueError that names node, input and value for what the node would refuse.
         """
         node = self.prompt[node_id]
-        known = self.info[node["class_type"]]
+        node_info = self.info[node["class_type"]]
         values = dict(node["inputs"])
         assigned = list(self.fixed.inputs.get(node_id, ()))
         placeholders = dict(self.fixed.placeholders)
@@ -136,7 +136,7 @@ class Template:
                     changed.add(name)
         if not changed:
             return values
-        inputs = inputs_of(known, values)
+        inputs = inputs_of(node_info, values)
         for combo in [name for name in changed if name in inputs and inputs[name].type == DYNAMIC_COMBO]:
             # Another option has other inputs below it.
             values = {
@@ -186,7 +186,7 @@ def _filled(text: str, placeholders: Mapping[str, Any]) -> Any:
                 return value
             text = value
             continue
-        filled = PLACEHOLDER.sub(lambda found: _text(placeholders.get(found[1], found[0])), text)
+        filled = PLACEHOLDER.sub(lambda match: _text(placeholders.get(match[1], match[0])), text)
         if filled == text:
             break
         text = filled
@@ -222,25 +222,25 @@ class Finder:
 
     def nodes(self, name: str) -> list[str]:
         """The nodes of that id or title. Raises ValueError with the near titles."""
-        found = [name] if name in self.prompt else self.titles.get(name, [])
-        if not found:
+        node_ids = [name] if name in self.prompt else self.titles.get(name, [])
+        if not node_ids:
             raise ValueError(f"the workflow has no node {name!r}; {near(name, self.titles)}.")
-        return found
+        return node_ids
 
     def node(self, name: str) -> str:
         """The one node of that id or title."""
-        found = self.nodes(name)
-        if len(found) > 1:
+        node_ids = self.nodes(name)
+        if len(node_ids) > 1:
             raise ValueError(
-                f"{len(found)} nodes are called {name!r}: write an id instead ({', '.join(found)}), or "
+                f"{len(node_ids)} nodes are called {name!r}: write an id instead ({', '.join(node_ids)}), or "
                 "give them titles of their own in ComfyUI."
             )
-        return found[0]
+        return node_ids[0]
 
     def outputs(self, name: str) -> list[str]:
         """The output nodes of that id or title."""
-        found = self.nodes(name)
-        for node_id in found:
+        node_ids = self.nodes(name)
+        for node_id in node_ids:
             kind = self.prompt[node_id]["class_type"]
             if not is_output(self.info, kind):
                 outputs = [
@@ -251,7 +251,7 @@ class Finder:
                 raise ValueError(
                     f"`outputs` names {name!r}, a node ({kind}) that is no output node; {near(name, outputs)}."
                 )
-        return found
+        return node_ids
 
     def input(self, target: str) -> tuple[str, str]:
         """(node id, input name) of "Title.input" or "id.input"; both may hold dots.
@@ -287,18 +287,18 @@ class Finder:
     def _names(self, node_id: str) -> list[str]:
         """All inputs that the node has under any option of its dynamic combos."""
         node = self.prompt[node_id]
-        known = self.info[node["class_type"]]
+        node_info = self.info[node["class_type"]]
         names = dict.fromkeys(node["inputs"])
-        names.update(dict.fromkeys(_all_names(known, {})))
+        names.update(dict.fromkeys(_all_names(node_info, {})))
         return list(names)
 
 
-def _all_names(known: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
+def _all_names(node_info: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
     """Names of the inputs under every option of every dynamic combo."""
-    found = inputs_of(known, values)
-    names = list(found)
-    for item in found.values():
+    inputs = inputs_of(node_info, values)
+    names = list(inputs)
+    for item in inputs.values():
         if item.type == DYNAMIC_COMBO and item.name not in values:
             for choice in item.choices or ():
-                names += [name for name in _all_names(known, {**values, item.name: choice}) if name not in names]
+                names += [name for name in _all_names(node_info, {**values, item.name: choice}) if name not in names]
     return names

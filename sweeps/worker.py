@@ -198,12 +198,12 @@ class Worker:
     # What a cell has given
 
     def _texts(self, job: Job, finished: Finished) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        texts: dict[str, list[str]] = {}
         for node_id, shown in finished.outputs.items():
             lines = [str(line) for line in shown.get("text") or () if line is not None]
             if lines:
-                found.setdefault(job.titles.get(node_id, node_id), []).extend(lines)
-        return found
+                texts.setdefault(job.titles.get(node_id, node_id), []).extend(lines)
+        return texts
 
     async def _bring(self, job: Job, finished: Finished, scratch: Path) -> tuple[StoredFile, ...]:
         """Fetch all files that output nodes have named, pictures with the workflow in them."""
@@ -285,16 +285,16 @@ def _label_png(path: Path, job: Job) -> None:
 
 def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
     """What the plan's output rules take from the texts. Raises NodeFailed where there is nothing to take."""
-    found = {}
+    numbers = {}
     for number in job.outputs.numbers:
         text = "\n".join(texts.get(job.titles.get(number.node, number.node), ()))
         match = number.pattern.search(text)
         try:
             if match is None:
                 raise ValueError
-            found[number.name] = float(match.group(1) if match.re.groups else match.group())
+            numbers[number.name] = float(match.group(1) if match.re.groups else match.group())
         except (ValueError, TypeError):
             raise NodeFailed(
                 f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}) but {text[:200]!r}", ""
             ) from None
-    return found
+    return numbers

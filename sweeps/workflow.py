@@ -71,7 +71,7 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
 def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
     """UI form to API form, by comfy-cli's converter."""
     subgraphs = (data.get("definitions") or {}).get("subgraphs") or []
-    own = {str(graph.get("id")) for graph in subgraphs}
+    subgraph_ids = {str(graph.get("id")) for graph in subgraphs}
     every = [node for graph in ({"nodes": data["nodes"]}, *subgraphs) for node in graph.get("nodes", ())]
     _check_types(
         (
@@ -79,7 +79,7 @@ def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
             for node in every
             if isinstance(node, dict)
             and node.get("mode", 0) not in (2, 4)
-            and (kind := str(node.get("type"))) not in own | VIRTUAL
+            and (kind := str(node.get("type"))) not in subgraph_ids | VIRTUAL
         ),
         path,
         info,
@@ -111,8 +111,8 @@ def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
 def title_of(prompt: Prompt, node_id: str, info: Info) -> str:
     """A node's title: the one in the workflow, else the node's display name, else its type."""
     node = prompt[node_id]
-    known = info.get(node["class_type"], {})
-    return (node.get("_meta") or {}).get("title") or known.get("display_name") or node["class_type"]
+    node_info = info.get(node["class_type"], {})
+    return (node.get("_meta") or {}).get("title") or node_info.get("display_name") or node["class_type"]
 
 
 def order(prompt: Prompt) -> list[str]:
@@ -126,16 +126,16 @@ def order(prompt: Prompt) -> list[str]:
         ) from None
 
 
-def needed_by(prompt: Prompt, wanted: Iterable[str]) -> set[str]:
+def needed_by(prompt: Prompt, node_ids: Iterable[str]) -> set[str]:
     """The nodes that these nodes need, with themselves."""
-    found: set[str] = set()
-    waiting = list(wanted)
+    needed: set[str] = set()
+    waiting = list(node_ids)
     while waiting:
         node_id = waiting.pop()
-        if node_id not in found:
-            found.add(node_id)
+        if node_id not in needed:
+            needed.add(node_id)
             waiting += [source for _, source, _ in links_of(prompt[node_id]["inputs"])]
-    return found
+    return needed
 
 
 def mute(prompt: Prompt, nodes: Sequence[str], info: Info) -> list[str]:
@@ -152,8 +152,8 @@ def mute(prompt: Prompt, nodes: Sequence[str], info: Info) -> list[str]:
         for other, node in prompt.items():
             gone = [name for name, source, _ in links_of(node["inputs"]) if source == node_id]
             node["inputs"] = {name: value for name, value in node["inputs"].items() if name not in gone}
-            known = inputs_of(info[node["class_type"]], node["inputs"])
-            if other not in waiting and any(name in known and known[name].required for name in gone):
+            inputs = inputs_of(info[node["class_type"]], node["inputs"])
+            if other not in waiting and any(name in inputs and inputs[name].required for name in gone):
                 remarks.append(f"{title_of(prompt, other, info)} is not run where {title} is muted, which it needs.")
                 waiting.append(other)
     return remarks

@@ -33,9 +33,9 @@ PROMPTS, ENCODED, EMPTY, SIZE, SCORER = (([str(node), 0]) for node in (7, 8, 9, 
 TEXT: Link = ["7", 1]
 
 
-def on_backgrounds(thing: str, count: int = 8) -> list[str]:
-    """Prompts of one thing on colours."""
-    return [f"{thing} on {background} background" for background in BACKGROUNDS[:count]]
+def on_backgrounds(subject: str, count: int = 8) -> list[str]:
+    """Prompts of one subject on colours."""
+    return [f"{subject} on {background} background" for background in BACKGROUNDS[:count]]
 
 
 class Example(Prompt):

@@ -30,8 +30,8 @@ def prompt_of(name: str) -> Mapping[str, Any]:
     if written.is_file():
         prompt: Mapping[str, Any] = json.loads(written.read_text(encoding="utf-8"))
         return prompt
-    made: Mapping[str, Any] = importlib.import_module(f".examples.{name}.source", __package__).prompt(name)
-    return made
+    computed: Mapping[str, Any] = importlib.import_module(f".examples.{name}.source", __package__).prompt(name)
+    return computed
 
 
 def api_files() -> dict[Path, str]:

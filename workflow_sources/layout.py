@@ -105,14 +105,14 @@ def note_node(number: int, text: str) -> Node:
 
 def row(line: list[Any], nodes: dict[int, Node]) -> list[Node | None]:
     """The nodes of a line of a layout."""
-    found: list[Node | None] = []
+    placed: list[Node | None] = []
     for place in line:
         if isinstance(place, str):
             first, last = map(int, place.split("-"))
-            found += [nodes[number] for number in sorted(nodes) if first <= number <= last]
+            placed += [nodes[number] for number in sorted(nodes) if first <= number <= last]
         else:
-            found.append(None if place is None else nodes[place])
-    return found
+            placed.append(None if place is None else nodes[place])
+    return placed
 
 
 class Arrangement:
@@ -159,7 +159,7 @@ class Arrangement:
 
     def ways(self) -> dict[str, list[tuple[int, Value, int]]]:
         """The links that need reroutes, inside a group and between two: a link's id, its value, the node it goes to."""
-        found: dict[str, list[tuple[int, Value, int]]] = {"inside": [], "between": []}
+        links: dict[str, list[tuple[int, Value, int]]] = {"inside": [], "between": []}
         takers: dict[tuple[Value, int], set[tuple[int, int]]] = defaultdict(set)
         for _, origin, slot, target, _, _ in self.graph["links"]:
             goal, line, _ = self.places[target]
@@ -168,13 +168,13 @@ class Arrangement:
             (source, _, start), (goal, _, end) = self.places[origin], self.places[target]
             if source is goal:
                 if end - start - 1 > MOST_SKIPPED:
-                    found["inside"].append((number, (origin, slot), target))
+                    links["inside"].append((number, (origin, slot), target))
             elif source.stack != goal.stack:
                 skipped = source.columns - 1 - start + end
                 several = len(takers[(origin, slot), goal.stack]) > 1
                 if goal.stack > source.stack + 1 or skipped > MOST_SKIPPED or several:
-                    found["between"].append((number, (origin, slot), target))
-        return found
+                    links["between"].append((number, (origin, slot), target))
+        return links
 
     def assign_lanes(self) -> None:
         """Give each value its lane."""

@@ -63,17 +63,17 @@ def rows_of(table: Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
             }
     first = next(iter(rows.values()))
     shared = {name: value for name, value in first.items() if not name.startswith("Train.method")}
-    own = {
+    by_label = {
         label: {name: value for name, value in row.items() if name not in shared or value != shared[name]}
         for label, row in rows.items()
     }
-    return shared, own
+    return shared, by_label
 
 
 def muted(table: Table) -> dict[str, dict[str, Any]]:
     """What each row leaves out of the workflow, its label, and what Textual Inversion sets."""
     priors, inversions = (any(getattr(row, kind) for row in table.methods) for kind in ("prior", "inversion"))
-    found: dict[str, dict[str, Any]] = {}
+    by_label: dict[str, dict[str, Any]] = {}
     for row in table.methods:
         mute = [] if row.prior or not priors else list(CLASS)
         bypass = []
@@ -81,14 +81,14 @@ def muted(table: Table) -> dict[str, dict[str, Any]]:
             mute, bypass = ["Train", *CLASS], ["Apply"]
         elif inversions:
             mute, bypass = [*mute, "Train token"], ["Replace"]
-        found[row.label] = {
+        by_label[row.label] = {
             **({"mute": mute} if mute else {}),
             **({"bypass": bypass} if bypass else {}),
             "Score.label": row.label,
         }
         if row.inversion:
-            found[row.label]["Replace.find"] = "%token% %class%"
-    return found
+            by_label[row.label]["Replace.find"] = "%token% %class%"
+    return by_label
 
 
 HEAD = "# Generated from workflow_sources/plans.py: make generated PARTS=plans\n"
@@ -136,7 +136,7 @@ def plan(
     **fixed: Any,
 ) -> str:
     """A plan with the methods of a table. fixed: by Title__input."""
-    shared, own = rows_of(table)
+    shared, by_label = rows_of(table)
     leave = muted(table)
     given = {key.replace("__", "."): value for key, value in fixed.items()}
     caption = table.caption.format("%class%").replace(TOKEN, "%token%")
@@ -151,7 +151,7 @@ def plan(
             "Train token.start": "%class%",
             "Token settings.run_name": f"{name}/token",
         }
-    values = {label: {**leave[label], **own.get(label, {})} for label in leave}
+    values = {label: {**leave[label], **by_label.get(label, {})} for label in leave}
     return PLAN.format(
         head=HEAD,
         needs=needs,

@@ -71,7 +71,7 @@ def of_table(table: Table, name: str, row: Method, folder: str, kind: str, words
     final = text
     for one in table.methods:
         if one.inversion:
-            own = prompt.add(
+            token_settings = prompt.add(
                 30, "DEFTTrainingSettings", "Token settings", {**SETTINGS, **one.settings, "run_name": f"{name}/token"}
             )
             learnt = prompt.add(
@@ -85,7 +85,7 @@ def of_table(table: Table, name: str, row: Method, folder: str, kind: str, words
                     "token": f"{name.replace('_', '-')}-{subject}",
                     "start": kind,
                     **one.training,
-                    "settings": own,
+                    "settings": token_settings,
                 },
             )
             final = prompt.add(41, "StringReplace", "Replace", {"string": text, "find": TOKEN_MARK, "replace": learnt})

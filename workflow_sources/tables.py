@@ -112,12 +112,12 @@ def method(kind: str, **options: Any) -> dict[str, Any]:
 
 def low_rank(kind: str, rank: int) -> dict[str, Any]:
     """DEFT from random matrices through QR, as the authors' deftQR and --ortho=True; PaRa; LoRA."""
-    own: dict[str, dict[str, Any]] = {
+    options: dict[str, dict[str, Any]] = {
         "deft": {"alpha": 0.0, "projector": "qr", "start": "paper"},
         "para": {"rank_cap": 0.0},
         "lora": {"alpha": 0.0},
     }
-    return method(kind, rank=rank, **own[kind])
+    return method(kind, rank=rank, **options[kind])
 
 
 def training(steps: int, rate: float, layers: str, precision: str = "auto", checkpointing: bool = False) -> dict:
@@ -201,8 +201,8 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
         class_latents = prompt.add(6, "RebatchLatents", "Eight at a time", {"latents": whole, "batch_size": 8})
     settings = {}
     for line, row in enumerate(table.methods, 1):
-        own = {**SETTINGS, **row.settings, "run_name": f"{table.name}/{row.name}"}
-        settings[row.label] = prompt.add(10 * line, "DEFTTrainingSettings", f"Settings of {row.label}", own)
+        values = {**SETTINGS, **row.settings, "run_name": f"{table.name}/{row.name}"}
+        settings[row.label] = prompt.add(10 * line, "DEFTTrainingSettings", f"Settings of {row.label}", values)
     return Shared(model, clip, vae, empty, latent, scorer, settings, class_latents)
 
 

@@ -1,12 +1,12 @@
 """The report of a sweep, from its store alone: tables, grids and a page.
 
-wanted (cells, layout) -> reading (records, one at a time) -> reports/sweep (tables, grids, pages) -> write.
+cells (and their layout) -> reading (records, one at a time) -> reports/sweep (tables, grids, pages) -> write.
 """
 
 from __future__ import annotations
 
 from ...reports.sweep.material import Layout
-from .wanted import Wanted
+from .cells import ReportCell
 from .write import write_report
 
-__all__ = ["Layout", "Wanted", "write_report"]
+__all__ = ["Layout", "ReportCell", "write_report"]

@@ -27,10 +27,10 @@ from ...scoring.pictures import SUFFIXES
 from ...scoring.scores import Cost, Score, Scores, from_jsonl, merge
 from ..records import Record
 from ..training_nodes import trains
-from .wanted import Wanted, values_of
+from .cells import ReportCell, values_of
 
 
-def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> SweepMaterial:
+def read(cells: Sequence[ReportCell], layout: Layout, target: TextIO) -> SweepMaterial:
     """Read every record, one after the other; all scores with all their settings go to `target` as JSON lines.
 
     layout: a completed one. What is damaged becomes a problem of the result, and no error.
@@ -40,16 +40,16 @@ def read(cells: Sequence[Wanted], layout: Layout, target: TextIO) -> SweepMateri
     shown: dict[int, Shown] = {place: reader.add(cells[place]) for place in places}  # trainings first: users need them
     remarks = tuple(dict.fromkeys(reader.remarks))
     scores = Scores(tuple(reader.rows), tuple(reader.costs.values()), remarks)
-    wanted = set(layout.metrics)
-    if wanted:
-        known = {row.metric for row in (*reader.rows, *reader.numbers)}
-        missing = [metric for metric in layout.metrics if metric not in known]
-        if missing and known:
+    metrics = set(layout.metrics)
+    if metrics:
+        measured = {row.metric for row in (*reader.rows, *reader.numbers)}
+        missing = [metric for metric in layout.metrics if metric not in measured]
+        if missing and measured:
             reader.problems.append(
-                f"No cell has the metric {', '.join(missing)} yet; there are {', '.join(sorted(known))}."
+                f"No cell has the metric {', '.join(missing)} yet; there are {', '.join(sorted(measured))}."
             )
-        scores = replace(scores, rows=tuple(row for row in scores.rows if row.metric in wanted))
-    numbers = Scores(tuple(row for row in reader.numbers if not wanted or row.metric in wanted))
+        scores = replace(scores, rows=tuple(row for row in scores.rows if row.metric in metrics))
+    numbers = Scores(tuple(row for row in reader.numbers if not metrics or row.metric in metrics))
     return SweepMaterial(layout, [shown[place] for place in range(len(cells))], scores, numbers, reader.problems)
 
 
@@ -66,24 +66,24 @@ class _Reader:
         self.problems: list[str] = []
         self.seen: set[tuple[str, ...]] = set()
 
-    def add(self, wanted: Wanted) -> Shown:
+    def add(self, cell: ReportCell) -> Shown:
         """Read a cell."""
-        row = joined(wanted.labels, self.layout.rows)
+        row = joined(cell.labels, self.layout.rows)
         try:
-            record = wanted.record()
+            record = cell.record()
         except ValueError as error:
             self.problems.append(str(error))
             record = None
         if record is None:
-            return Shown(wanted.key, wanted.kind, wanted.labels, row, "not run")
-        run, cell = record.run, record.cell
+            return Shown(cell.key, cell.kind, cell.labels, row, "not run")
+        run, stored = record.run, record.cell
         done = run.status == "done"
-        pictures = tuple(self._pictures(wanted.key, record)) if done else ()
-        numbers = self._numbers(wanted, row, cell.numbers) if done else {}
+        pictures = tuple(self._pictures(cell.key, record)) if done else ()
+        numbers = self._numbers(cell, row, stored.numbers) if done else {}
         shown = Shown(
-            wanted.key,
-            wanted.kind,
-            wanted.labels,
+            cell.key,
+            cell.kind,
+            cell.labels,
             row,
             run.status,
             run.error,
@@ -95,13 +95,13 @@ class _Reader:
             run.finished,
             pictures,
             numbers,
-            self._scores(wanted, row, record, len(pictures)) if done else "",
-            cell.needs,
-            _training_seconds(record) if done and wanted.kind == "training" else None,
+            self._scores(cell, row, record, len(pictures)) if done else "",
+            stored.needs,
+            _training_seconds(record) if done and cell.kind == "training" else None,
         )
-        if wanted.kind == "training":
-            self.trained[wanted.key] = shown
-        self.seen |= {(wanted.key, row), (wanted.key, row, joined(wanted.labels, self.layout.columns))}
+        if cell.kind == "training":
+            self.trained[cell.key] = shown
+        self.seen |= {(cell.key, row), (cell.key, row, joined(cell.labels, self.layout.columns))}
         return shown
 
     def _pictures(self, key: str, record: Record) -> Iterable[CellPicture]:
@@ -116,49 +116,49 @@ class _Reader:
                 continue
             yield CellPicture(path, f"{safe}-{record.cell.files.index(file) + 1}{suffix}", sys.intern(file.title))
 
-    def _numbers(self, wanted: Wanted, row: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    def _numbers(self, cell: ReportCell, row: str, numbers: Mapping[str, float]) -> dict[str, float]:
         """The finite numbers of a cell, which become one score each."""
-        found = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        for name in numbers.keys() - found.keys():
-            self.problems.append(f"{wanted.key}: the number {name} is not finite, and is left out.")
-        for name, value in found.items():
-            self._keep(self.numbers, wanted, row, Score(name, (value,), row, "", 1, 0, "", "", 1.0, "", ""), row)
-        return found
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        for name in numbers.keys() - finite.keys():
+            self.problems.append(f"{cell.key}: the number {name} is not finite, and is left out.")
+        for name, value in finite.items():
+            self._keep(self.numbers, cell, row, Score(name, (value,), row, "", 1, 0, "", "", 1.0, "", ""), row)
+        return finite
 
-    def _scores(self, wanted: Wanted, row: str, record: Record, pictures: int) -> str:
+    def _scores(self, cell: ReportCell, row: str, record: Record, pictures: int) -> str:
         """Keep the scores of a cell for the tables, write them down; returns their means in a line."""
         parts = []
         for file in record.cell.files:
             if file.name.endswith(".jsonl"):
                 try:
-                    parts.append(from_jsonl(record.path(file).read_bytes().decode(), f"{wanted.key}: {file.name}"))
+                    parts.append(from_jsonl(record.path(file).read_bytes().decode(), f"{cell.key}: {file.name}"))
                 except (OSError, ValueError) as error:
                     self.problems.append(f"{error} Its scores are left out.")
-        found = reduce(merge, parts, Scores(()))
-        own = {score.label or score.method for score in found.rows}
+        scores = reduce(merge, parts, Scores(()))
+        labels = {score.label or score.method for score in scores.rows}
 
         def label(name: str) -> str:
-            return ", ".join(filter(None, (row, name))) if len(own) > 1 else row
+            return ", ".join(filter(None, (row, name))) if len(labels) > 1 else row
 
-        subject = wanted.labels.get(self.subject or "", "")
-        about = {"cell": wanted.key, "labels": dict(wanted.labels)}
-        for score in found.rows:
+        subject = cell.labels.get(self.subject or "", "")
+        about = {"cell": cell.key, "labels": dict(cell.labels)}
+        for score in scores.rows:
             name = label(score.label or score.method)
             kept = replace(
                 score, label=name, subject=subject or score.subject, provenance=score.provenance | {"sweep": about}
             )
-            if (wanted.key, row) not in self.seen:
+            if (cell.key, row) not in self.seen:
                 self.target.write(Scores((kept,)).jsonl())
-            self._keep(self.rows, wanted, row, score, name)
-        seconds = self._seconds_behind(record.cell.needs) if len(own) < 2 else None
-        costs = found.costs or ((Cost(row, seconds, None, None),) if seconds is not None else ())
+            self._keep(self.rows, cell, row, score, name)
+        seconds = self._seconds_behind(record.cell.needs) if len(labels) < 2 else None
+        costs = scores.costs or ((Cost(row, seconds, None, None),) if seconds is not None else ())
         for cost in costs:
-            place = (record.cell.needs or wanted.key, cost.label, cost.method, cost.rank, row, subject or cost.subject)
-            known = seconds if cost.training_seconds is None else cost.training_seconds
+            place = (record.cell.needs or cell.key, cost.label, cost.method, cost.rank, row, subject or cost.subject)
+            training_seconds = seconds if cost.training_seconds is None else cost.training_seconds
             new = replace(
                 cost,
                 label=label(cost.label or cost.method),
-                training_seconds=known,
+                training_seconds=training_seconds,
                 method="",
                 rank=None,
                 subject=subject or cost.subject,
@@ -170,26 +170,24 @@ class _Reader:
                     else ""
                 )
                 self.costs[place] = new
-        self.remarks += found.remarks
-        return "  ".join(row_scores(found, pictures).note.splitlines()) if found.rows else ""
+        self.remarks += scores.remarks
+        return "  ".join(row_scores(scores, pictures).note.splitlines()) if scores.rows else ""
 
-    def _keep(self, target: list[Score], wanted: Wanted, row: str, score: Score, label: str) -> None:
+    def _keep(self, target: list[Score], cell: ReportCell, row: str, score: Score, label: str) -> None:
         """Keep a score under a table's label, and only what a table needs of it.
 
         A cell that the plan wants twice (the base model's, beside several ranks) counts once in a place of a table.
         Method and rank would part the rows of the chosen axes. Where no prompt is known, the other axes' labels stand
         for it, so that the intervals know which values are samples of the same thing.
         """
-        column = joined(wanted.labels, self.layout.columns)
-        if (wanted.key, row, column) in self.seen:
+        column = joined(cell.labels, self.layout.columns)
+        if (cell.key, row, column) in self.seen:
             return
         axes = [
-            axis
-            for axis in wanted.labels
-            if axis not in self.layout.rows and axis != self.subject and not is_seed(axis)
+            axis for axis in cell.labels if axis not in self.layout.rows and axis != self.subject and not is_seed(axis)
         ]
-        texts = score.texts if any(score.texts) else (joined(wanted.labels, axes),) * len(score.values)
-        kept = {ACROSS: column, AGAIN: (wanted.key, row) in self.seen}
+        texts = score.texts if any(score.texts) else (joined(cell.labels, axes),) * len(score.values)
+        kept = {ACROSS: column, AGAIN: (cell.key, row) in self.seen}
         seeds = score.provenance.get("seeds")
         target.append(
             replace(
@@ -198,7 +196,7 @@ class _Reader:
                 label=sys.intern(label),
                 method="",
                 rank=None,
-                subject=sys.intern(wanted.labels.get(self.subject or "", "") or score.subject),
+                subject=sys.intern(cell.labels.get(self.subject or "", "") or score.subject),
                 protocol=sys.intern(score.protocol),
                 backbone=sys.intern(score.backbone),
                 pictures=(),
@@ -226,5 +224,7 @@ class _Reader:
 
 def _training_seconds(record: Record) -> float | None:
     """What the training nodes of a cell took, or None where that is not known."""
-    found = [seconds for node, seconds in record.run.node_seconds.items() if trains(record.cell.prompt.get(node, {}))]
-    return math.fsum(found) if found else None
+    seconds_of_nodes = [
+        seconds for node, seconds in record.run.node_seconds.items() if trains(record.cell.prompt.get(node, {}))
+    ]
+    return math.fsum(seconds_of_nodes) if seconds_of_nodes else None

@@ -14,15 +14,15 @@ from ...reports.sweep.page import PICTURES, markdown_page, pages
 from ...reports.sweep.pivot import Titled, tables
 from ..png import with_text
 from ..writing import link, write, writing
+from .cells import ReportCell, completed, values_of
 from .reading import read
-from .wanted import Wanted, completed, values_of
 
 KEYWORD = "deft_sweep"
 MAX_KEYS = 1000  # in a picture's deft_sweep
 OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
 
 
-def write_report(cells: Sequence[Wanted], out: Path, title: str, layout: Layout) -> list[Path]:
+def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Layout) -> list[Path]:
     """Write the report of these cells into the folder `out`, which is made; returns its files, index.html first.
 
     index.html shows everything; pictures/ holds the pictures (as hard links where the file system can do that, and not

@@ -12,6 +12,7 @@ import pytest
 from deft_pack.sweeps.cells import Cells, Compiler, PlannedCell, PlannedTraining, adapter_name
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.schedule import Schedule
 
 from .sweep_nodes import INFO, TRIVIAL, node, token_trained, training, twice_trained
 
@@ -579,6 +580,48 @@ def test_a_training_on_top_of_another(tmp_path: Path) -> None:
     assert prompt["6"]["inputs"]["adapter"] == [loader, 0]
     assert prompt[loader]["inputs"]["file"] == adapter_name(by_node["11"][0].needs[0])
     assert kinds(compiler.prompt_of(cells.pictures[0])).count("DEFTLoadAdapterFile") == 2
+
+
+def beside_another() -> Workflow:
+    """Pictures by Train, and a report of Train beside the score of pictures by Other, which nothing else needs."""
+    workflow = training()
+    workflow["11"] = node("DEFTTrainAdapter", "Other", **(workflow["4"]["inputs"] | {"seed": 2}))
+    workflow["12"] = node("DEFTApplyAdapter", "Apply other", model=["1", 0], adapter=["11", 0], strength_model=1.0)
+    workflow["14"] = node("KSampler", "Sample other", **(workflow["8"]["inputs"] | {"model": ["12", 0]}))
+    workflow["15"] = node("DEFTScoreImages", "Score other", images=["14", 0], text=["4", 2])
+    workflow["16"] = node("PreviewAny", "Show", source=["15", 0])
+    return workflow
+
+
+@pytest.mark.parametrize("first", ["4", "11"])
+def test_a_training_that_no_picture_needs(tmp_path: Path, first: str) -> None:
+    """Its adapter is used beside another trainer's report alone, so in that one's training cell, and is run before."""
+    workflow = beside_another()
+    compiler, cells = compiled(tmp_path, {first: workflow[first], **workflow})
+    by_node = {each.node: each for each in cells.trainings.values()}
+    assert cells.pictures[0].needs == (by_node["4"].key,)
+    assert by_node["4"].needs == (by_node["11"].key,)
+    assert [each.key for each in Schedule(cells, set()).trainings] == [by_node["11"].key, by_node["4"].key]
+    prompt = compiler.prompt_of(by_node["4"])
+    assert kinds(prompt).count("DEFTTrainAdapter") == 1
+    (loader,) = [key for key, each in prompt.items() if each["class_type"] == "DEFTLoadAdapterFile"]
+    assert prompt["12"]["inputs"]["adapter"] == [loader, 0]
+    assert prompt[loader]["inputs"]["file"] == adapter_name(by_node["11"].key)
+    assert "16" in prompt
+
+
+def test_trainings_that_need_one_another_in_a_circle(tmp_path: Path) -> None:
+    """Each one's report is shown beside the other's pictures: one of them cannot be cut out."""
+    workflow = beside_another()
+    workflow["17"] = node("DEFTScoreImages", "Score first", images=["8", 0], text=["11", 2])
+    workflow["18"] = node("PreviewAny", "Show first", source=["17", 0])
+    compiler, cells = compiled(tmp_path, workflow)
+    assert len(cells.remarks) == 1
+    assert "trains in every cell that needs it: Show" in cells.remarks[0]
+    (made,) = cells.trainings.values()
+    kept = {"4": "11", "11": "4"}[made.node]
+    assert kept in compiler.prompt_of(cells.pictures[0])
+    assert [each.key for each in Schedule(cells, set()).trainings] == [made.key]
 
 
 def test_an_output_of_two_trainings_keeps_both_where_they_are(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from deft_pack.reports.sweep import grids, page
 from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl
 from deft_pack.sweeps.png import read_text
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile, read_record, to_json
-from deft_pack.sweeps.report import Layout, Wanted, write_report
+from deft_pack.sweeps.report import Layout, ReportCell, write_report
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 METHODS, RANKS, SUBJECTS = ("Base", "DEFT", "PaRa"), ("4", "8"), ("dog", "cat")
@@ -37,7 +37,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.wanted: list[Wanted] = []
+        self.cells: list[ReportCell] = []
 
     def add(
         self,
@@ -64,7 +64,7 @@ class Store:
     def want(self, key: str, kind: str, labels: dict[str, str]) -> None:
         """A cell of the plan, read from the store if it is there."""
         folder = self.folder / key
-        self.wanted.append(Wanted(key, labels, kind, lambda: read_record(folder) if folder.exists() else None))
+        self.cells.append(ReportCell(key, labels, kind, lambda: read_record(folder) if folder.exists() else None))
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = SIZE) -> bytes:
@@ -192,7 +192,7 @@ def sweep(tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def report(sweep: Store, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("report") / "out"
-    written = write_report(sweep.wanted, out, f"Sweep {EVIL}", Layout(columns=("prompt",)))
+    written = write_report(sweep.cells, out, f"Sweep {EVIL}", Layout(columns=("prompt",)))
     assert written[0] == out / "index.html"
     assert all(path.is_file() for path in written)
     assert {path.name for path in written} == {path.name for path in out.iterdir() if path.is_file()}
@@ -305,7 +305,7 @@ def test_what_is_missing_is_counted(report: Path):
 
 def test_every_cell_has_a_line(report: Path, sweep: Store):
     header, rows = read_csv(report / "cells.csv")
-    assert [row["cell"] for row in rows] == [wanted.key for wanted in sweep.wanted]
+    assert [row["cell"] for row in rows] == [cell.key for cell in sweep.cells]
     assert header[2:7] == ["method", "rank", "subject", "prompt", "seed"]
     assert [row["state"] for row in rows].count("done") == len(rows) - 2
     failed = next(row for row in rows if row["state"] == "failed")
@@ -369,16 +369,16 @@ def test_grids_show_the_pictures(report: Path, place: int):
 def test_pictures_say_which_cells_they_show(report: Path, sweep: Store):
     about = json.loads(read_text((report / "grid-1.png").read_bytes())["deft_sweep"])
     shown = [
-        wanted.key
-        for wanted in sweep.wanted
-        if wanted.kind == "picture" and wanted.labels["subject"] == "dog" and wanted.labels["seed"] == "42"
+        cell.key
+        for cell in sweep.cells
+        if cell.kind == "picture" and cell.labels["subject"] == "dog" and cell.labels["seed"] == "42"
     ]
     assert sorted(about["cells"]) == sorted(shown)
     assert about["more"] == 0
     assert about["axes"] == {"rows": ["method", "rank"], "columns": ["prompt"], "shown": "dog, seed 42"}
     with Image.open(report / "scores.png") as opened:
         opened.load()
-        assert set(json.loads(opened.text["deft_sweep"])["cells"]) == {wanted.key for wanted in sweep.wanted}
+        assert set(json.loads(opened.text["deft_sweep"])["cells"]) == {cell.key for cell in sweep.cells}
 
 
 class Page(HTMLParser):
@@ -446,10 +446,10 @@ def test_the_page(report: Path):
 
 def test_pictures_are_shared_with_the_store_and_the_folder_can_be_moved(sweep: Store, tmp_path: Path):
     out = tmp_path / "out"
-    write_report(sweep.wanted, out, "Moved", Layout())
-    key = next(wanted.key for wanted in sweep.wanted if wanted.kind == "picture")
+    write_report(sweep.cells, out, "Moved", Layout())
+    key = next(cell.key for cell in sweep.cells if cell.kind == "picture")
     assert (out / "pictures" / f"{key}-2.png").samefile(sweep.folder / key / "image.png")
-    write_report(sweep.wanted, out, "Again", Layout())
+    write_report(sweep.cells, out, "Again", Layout())
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
     shutil.move(out, tmp_path / "elsewhere")
     assert check_links(tmp_path / "elsewhere").text.count("Again")
@@ -460,9 +460,9 @@ def test_pictures_are_copied_where_links_cannot_be_made(sweep: Store, tmp_path: 
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    cells = sweep.wanted[:6]
+    cells = sweep.cells[:6]
     write_report(cells, tmp_path / "out", "Copied", Layout())
-    key = next(wanted.key for wanted in cells if wanted.kind == "picture")
+    key = next(cell.key for cell in cells if cell.kind == "picture")
     copy, source = tmp_path / "out" / "pictures" / f"{key}-2.png", sweep.folder / key / "image.png"
     assert not copy.samefile(source)
     assert copy.read_bytes() == source.read_bytes()
@@ -473,9 +473,9 @@ def test_pictures_are_copied_where_links_cannot_be_made(sweep: Store, tmp_path: 
 
 def test_an_older_report_is_replaced(sweep: Store, tmp_path: Path):
     out = tmp_path / "out"
-    write_report(sweep.wanted, out, "Old", Layout(columns=("prompt",)))
+    write_report(sweep.cells, out, "Old", Layout(columns=("prompt",)))
     (out / "notes.txt").write_text("mine")
-    names = {path.name for path in write_report(sweep.wanted, out, "New", Layout(metrics=("DINO",), rows=("rank",)))}
+    names = {path.name for path in write_report(sweep.cells, out, "New", Layout(metrics=("DINO",), rows=("rank",)))}
     assert {path.name for path in out.iterdir()} == names | {"pictures", "notes.txt"}
     assert read_csv(out / "scores.csv")[0][:3] == ["rank", "images", "DINO"]
     assert check_links(out).text.lstrip().startswith("New\n")
@@ -492,7 +492,7 @@ def test_an_older_report_is_replaced(sweep: Store, tmp_path: Path):
 )
 def test_unknown_axes_are_named(sweep: Store, tmp_path: Path, layout: Layout, hint: str):
     with pytest.raises(ValueError, match=hint):
-        write_report(sweep.wanted, tmp_path / "out", "x", layout)
+        write_report(sweep.cells, tmp_path / "out", "x", layout)
     assert not (tmp_path / "out").exists()
 
 
@@ -502,7 +502,7 @@ def test_no_cells(tmp_path: Path):
 
 
 def test_unknown_pictures_and_metrics_are_problems(sweep: Store, tmp_path: Path):
-    write_report(sweep.wanted, tmp_path, "x", Layout(picture="Save pictures", metrics=("DINO", "DINOv3", "loss")))
+    write_report(sweep.cells, tmp_path, "x", Layout(picture="Save pictures", metrics=("DINO", "DINOv3", "loss")))
     text = check_links(tmp_path).text
     assert "No cell has pictures of a node 'Save pictures', so there are no grids; there are 'Save picture'" in text
     assert "No cell has the metric DINOv3 yet; there are CLIP-I, DINO, loss." in text
@@ -513,7 +513,7 @@ def test_unknown_pictures_and_metrics_are_problems(sweep: Store, tmp_path: Path)
 
 def test_another_node_of_pictures(sweep: Store, tmp_path: Path):
     write_report(
-        sweep.wanted,
+        sweep.cells,
         tmp_path,
         "x",
         Layout(picture="node of other.png", grid_columns=("seed",), grid_rows=("method", "subject")),
@@ -530,7 +530,7 @@ def test_without_scores(tmp_path: Path):
         store.add(f"c{seed}", "picture", {"seed": seed}, {"a.png": png((9, 9, 9))})
     store.want("c44", "picture", {"seed": "44"})
     out = tmp_path / "out"
-    write_report(store.wanted, out, "Plain", Layout())
+    write_report(store.cells, out, "Plain", Layout())
     assert {path.name for path in out.iterdir()} == {
         "index.html",
         "report.md",
@@ -551,7 +551,7 @@ def test_nothing_has_been_run_yet(tmp_path: Path):
     for method in METHODS:
         store.want(method, "picture", {"method": method})
     out = tmp_path / "out"
-    write_report(store.wanted, out, "Empty", Layout(rows=("method",), picture="Save", metrics=("DINO",)))
+    write_report(store.cells, out, "Empty", Layout(rows=("method",), picture="Save", metrics=("DINO",)))
     assert check_links(out).text.count("not run") >= 4
     assert not (out / "pictures").exists()
 
@@ -559,7 +559,7 @@ def test_nothing_has_been_run_yet(tmp_path: Path):
 def test_cells_without_axes(tmp_path: Path):
     store = Store(tmp_path / "store")
     store.add("one", "picture", {}, {"a.png": png((9, 9, 9)), "s.jsonl": jsonl(score("DINO", 0.5))})
-    write_report(store.wanted, tmp_path / "out", "One", Layout())
+    write_report(store.cells, tmp_path / "out", "One", Layout())
     _, rows = read_csv(tmp_path / "out" / "scores.csv")
     assert [(row["row"], row["DINO"]) for row in rows] == [("images", "0.5")]
     assert (tmp_path / "out" / "grid-1.png").exists()
@@ -584,7 +584,7 @@ def test_a_cell_that_is_wanted_twice_counts_once(tmp_path: Path):
         numbers={"n": 3.0},
     )
     out = tmp_path / "out"
-    write_report(store.wanted, out, "x", Layout(rows=("method",), columns=("rank",)))
+    write_report(store.cells, out, "x", Layout(rows=("method",), columns=("rank",)))
     (row,) = read_csv(out / "scores.csv")[1]
     assert (row["images"], row["DINO"]) == ("2", "0.5")
     (row,) = read_csv(out / "scores-DINO.csv")[1]
@@ -592,7 +592,7 @@ def test_a_cell_that_is_wanted_twice_counts_once(tmp_path: Path):
     (row,) = read_csv(out / "numbers.csv")[1]
     assert (row["cells"], row["n"]) == ("2", "2.0")
     assert len(from_jsonl((out / "scores.jsonl").read_text()).rows) == 2
-    write_report(store.wanted, out, "x", Layout(rows=("method", "rank")))
+    write_report(store.cells, out, "x", Layout(rows=("method", "rank")))
     assert [row["DINO"] for row in read_csv(out / "scores.csv")[1]] == ["0.25", "0.5"]
 
 
@@ -613,7 +613,7 @@ def test_workflows_that_score_several_methods_keep_them_apart(tmp_path: Path):
             },
             needs=("gone",),
         )
-    write_report(store.wanted, tmp_path / "out", "x", Layout(rows=("strength",)))
+    write_report(store.cells, tmp_path / "out", "x", Layout(rows=("strength",)))
     _, rows = read_csv(tmp_path / "out" / "scores.csv")
     assert [(row["strength"], float(row["DINO"]), row["images"], row["training s"]) for row in rows] == [
         ("strength 0.5, base", pytest.approx(0.2), "2", ""),
@@ -628,7 +628,7 @@ def test_training_time_without_an_adapter_at_the_scores(tmp_path: Path):
     run = CellRun("done", node_seconds={"7": 20.0, "8": 3.0, "gone": 5.0})
     store.add("picture", "picture", {"method": "LoRA"}, {"s.jsonl": jsonl(score("DINO", 0.5))}, needs=("train",))
     store.add("train", "training", {"method": "LoRA"}, prompt=graph, run=run)  # after the cell that needs it
-    write_report(store.wanted, tmp_path / "out", "x", Layout())
+    write_report(store.cells, tmp_path / "out", "x", Layout())
     (row,) = read_csv(tmp_path / "out" / "scores.csv")[1]
     assert (row["training s"], row["values"], row["MiB"]) == ("23.0", "", "")
 
@@ -659,7 +659,7 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     text = (folder / "cell.json").read_text().replace('"a.png"', '"../secret.png"')
     (folder / "cell.json").write_text(text)
     out = tmp_path / "out"
-    write_report(store.wanted, out, "Damaged", Layout())
+    write_report(store.cells, out, "Damaged", Layout())
     found = check_links(out)
     problems = found.text[found.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
@@ -687,7 +687,7 @@ def test_scores_that_do_not_compare_are_a_problem(tmp_path: Path):
             {"s.jsonl": jsonl(score("DINO", 0.5, backbone=name)), "x.png": png((9, 9, 9))},
             numbers={"n": 1.0},
         )
-    write_report(store.wanted, tmp_path / "out", "x", Layout())
+    write_report(store.cells, tmp_path / "out", "x", Layout())
     assert "two ways that do not compare" in check_links(tmp_path / "out").text
     assert (tmp_path / "out" / "grid-1.png").exists()
     assert (tmp_path / "out" / "numbers.csv").exists()
@@ -702,7 +702,7 @@ def test_large_reports_are_divided(tmp_path: Path, monkeypatch):
     for method, prompt in product("abcde", "pqr"):
         store.add(method + prompt, "picture", {"method": method, "prompt": prompt}, {"a.png": png((ord(method), 9, 9))})
     out = tmp_path / "out"
-    write_report(store.wanted, out, "Large", Layout(rows=("method",)))
+    write_report(store.cells, out, "Large", Layout(rows=("method",)))
     assert sorted(path.name for path in out.glob("*.html")) == [
         "index.html",
         "pictures-1.html",
@@ -739,7 +739,7 @@ def test_several_pictures_and_sizes_a_cell(tmp_path: Path):
     store.add("one", "picture", {"m": "x"}, {"a.png": png((10, 0, 0)), "b.png": png((20, 0, 0)), "c.txt": b"<b>"}, same)
     store.add("two", "picture", {"m": "y"}, {"a.png": png((30, 0, 0), (96, 160)), "b.png": png((40, 0, 0))}, same)
     out = tmp_path / "out"
-    write_report(store.wanted, out, "x", Layout())
+    write_report(store.cells, out, "x", Layout())
     found = check_links(out)
     assert {link for link in found.links if link.startswith("pictures/")} == {
         f"pictures/{key}-{place}.png" for key in ("one", "two") for place in (1, 2)
@@ -765,11 +765,11 @@ def test_several_pictures_and_sizes_a_cell(tmp_path: Path):
     ],
 )
 def test_what_is_chosen_where_nothing_is_said(axes, trained, expected):
-    from deft_pack.sweeps.report.wanted import completed
+    from deft_pack.sweeps.report.cells import completed
 
-    cells = [Wanted("p", dict(zip(axes, labels)), "picture", partial(int)) for labels in product(*axes.values())]
+    cells = [ReportCell("p", dict(zip(axes, labels)), "picture", partial(int)) for labels in product(*axes.values())]
     if trained:
-        cells.insert(0, Wanted("t", {axis: axes[axis][0] for axis in trained}, "training", partial(int)))
+        cells.insert(0, ReportCell("t", {axis: axes[axis][0] for axis in trained}, "training", partial(int)))
     found = completed(Layout(), cells)
     assert (found.rows, found.grid_columns) == expected
     assert found.grid_rows == found.rows

@@ -1,4 +1,4 @@
-"""The cells that a plan wants, and the axes that a report has them along where nothing is said."""
+"""The cells of a report, and the axes along which it arranges them where the plan names none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..schema import near
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReportCell:
     """A cell of the plan. labels: axis -> label, in the plan's order; of a training cell those that it depends on.
 
     record: reads what the store knows of it, when it is called; None where it has not been run. It is called once.
@@ -23,16 +23,16 @@ class Wanted:
     record: Callable[[], Record | None]
 
 
-def values_of(cells: Iterable[Wanted]) -> dict[str, list[str]]:
+def values_of(cells: Iterable[ReportCell]) -> dict[str, list[str]]:
     """Axis -> its labels, both in order of appearance; the axes of cells with the most of them come first."""
-    found: dict[str, dict[str, None]] = {}
+    values: dict[str, dict[str, None]] = {}
     for cell in sorted(cells, key=lambda cell: -len(cell.labels)):  # stable: a training cell has fewer axes
         for axis, label in cell.labels.items():
-            found.setdefault(axis, {})[label] = None
-    return {axis: list(labels) for axis, labels in found.items()}
+            values.setdefault(axis, {})[label] = None
+    return {axis: list(labels) for axis, labels in values.items()}
 
 
-def completed(layout: Layout, cells: Sequence[Wanted]) -> Layout:
+def completed(layout: Layout, cells: Sequence[ReportCell]) -> Layout:
     """The layout with its empty axes chosen. Raises ValueError for an axis that no cell has, with near names.
 
     rows: the axes that training depends on, without subject and seed, as far as they have several values; else the
@@ -50,11 +50,11 @@ def completed(layout: Layout, cells: Sequence[Wanted]) -> Layout:
     trained = {axis for cell in cells if cell.kind == "training" for axis in cell.labels}
     rows = layout.rows or tuple(axis for axis in plain if axis in trained) or tuple(plain[:1]) or tuple(axes)[:1]
     grid_rows = layout.grid_rows or rows
-    others = [axis for axis in plain if axis not in grid_rows]
+    remaining = [axis for axis in plain if axis not in grid_rows]
     grid_columns = (
         layout.grid_columns
         or tuple(axis for axis in layout.columns if axis not in grid_rows)
-        or tuple(others[-1:])
+        or tuple(remaining[-1:])
         or tuple(axis for axis in several if is_seed(axis))[:1]
     )
     return replace(layout, rows=rows, grid_rows=grid_rows, grid_columns=grid_columns)
