@@ -68,7 +68,7 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
     `removal` and `injection` mean nothing.
     """
