@@ -76,7 +76,7 @@ def _reading(record: Mapping[str, Any]) -> str:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """The adapter, with its record in the metadata. `projector` means nothing.
+    """The adapter, with its record in the metadata. `projector` is not used.
 
     Raises ValueError, its message naming the file: a type or a field that is not read, a tensor that is missing,
     that does not belong to the record or has another size, a PEFT that is too old or not installed.

@@ -128,7 +128,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     up, down = (factor.to(weight.device, torch.float32) for factor in (factors.up, factors.down))
     return weighed(factors.scale * (up @ down), weight, factors.magnitude, strength)

@@ -70,7 +70,7 @@ def delta(
 ) -> Tensor:
     """The difference of a weight [out, in, ...] or [n] times the strength, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     return strength * factors.weight.to(weight.device, torch.float32)
 

@@ -70,7 +70,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     pairs = ((factors.w1_a, factors.w1_b, factors.t1), (factors.w2_a, factors.w2_b, factors.t2))
     first, second = (

@@ -156,7 +156,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     left = _matrix(weight, factors.w1, factors.w1_a, factors.w1_b, None)
     right = _matrix(weight, factors.w2, factors.w2_a, factors.w2_b, factors.t2)

@@ -166,7 +166,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     matrix = flat(weight)
     values = factors.rotation.to(matrix)

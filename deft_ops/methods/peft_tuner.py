@@ -89,7 +89,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight [out, in, ...] or a bias times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing. Raises ValueError if PEFT cannot compute it.
+    `removal` and `injection` are not used. Raises ValueError if PEFT cannot compute it.
     """
     if factors.part == "difference":
         return factors.tensors[0].to(device=weight.device, dtype=torch.float32) * strength

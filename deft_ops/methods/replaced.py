@@ -43,7 +43,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight or vector times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing. Raises ValueError for a weight of another shape.
+    `removal` and `injection` are not used. Raises ValueError for a weight of another shape.
     """
     if not fits(factors, tuple(weight.shape)):
         raise ValueError(f"the new value has shape {list(factors.value.shape)}, but the weight {list(weight.shape)}")

@@ -110,7 +110,7 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """The change of a weight [out, in, ...] or [n], of the same shape, float32. `removal`, `injection` mean nothing."""
+    """The change of a weight [out, in, ...] or [n], of the same shape, float32. `removal`, `injection` are not used."""
     return _delta(factors, weight, decompose(weight), strength)
 
 

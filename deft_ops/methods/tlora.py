@@ -55,7 +55,7 @@ def delta(
 ) -> Tensor:
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing. Raises ValueError if the adapter was not started from this weight.
+    `removal` and `injection` are not used. Raises ValueError if the adapter was not started from this weight.
     """
     up, down = to_lora(factors, weight)
     return (up @ down * strength).reshape(weight.shape)
