@@ -33,7 +33,7 @@ def write(
     """Write the PEFT folder (adapter_model.safetensors, adapter_config.json); returns it.
 
     `names` gives each layer's module name in the diffusers or transformers model. `shapes`, the base weights' shapes by
-    layer name, lets convolutions be told from linear layers. `metadata` goes into the header of the weights. Raises
+    layer name, separates convolutions from linear layers. `metadata` goes into the header of the weights. Raises
     ValueError for what PEFT cannot hold: other methods than DEFT, PaRa and LoRA, the ppt projector, convolutions, mixed
     methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
     """
