@@ -31,7 +31,7 @@ from .lora_naming import vectors as named_vectors
 
 @dataclass
 class ExportReport:
-    """What an export made: LoRA layers by rank, what they came from, and what a user has to know."""
+    """The report of an export: LoRA layers by rank, the methods that they came from, and notes for the user."""
 
     naming: str
     ranks: list[int] = field(default_factory=list)
@@ -41,7 +41,7 @@ class ExportReport:
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """One line a fact, for the report output and the log."""
+        """The report as text, one line for each fact, for the report output and the log."""
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
         lines = [f"{sum(self.methods.values())} layers ({kinds}) exported under {NAMINGS[self.naming]}"]
         if self.ranks:
@@ -58,7 +58,7 @@ class ExportReport:
 
 
 class _Base(Side):
-    """A side whose base weights are read, once each, with what there is to say about them."""
+    """A side whose base weights are read, once each, with notes about them."""
 
     def __init__(self, owner: Any, *, clip: bool) -> None:
         super().__init__(owner, clip=clip)
@@ -85,7 +85,7 @@ class _Base(Side):
 def to_lora(
     adapter: Mapping[str, Tensor], model: Any, clip: Any = None, naming: str = "comfyui", rank: int = 0
 ) -> adapters.Adapter:
-    """`export` without its report."""
+    """The LoRA of `export`, without its report."""
     return export(adapter, model, clip, naming=naming, rank=rank)[0]
 
 
@@ -149,7 +149,7 @@ def export(
 
 
 def notes(adapter: Mapping[str, Tensor], model: Any, sides: Iterable[_Base], result: Mapping[str, Tensor]) -> list[str]:
-    """Another base, names that ComfyUI's own loader does not know, and what was done to read the base weights."""
+    """Notes for the report: another base, names that ComfyUI's own loader does not read, how base weights were read."""
     lines = [note] if (note := base_note(adapter, model)) else []
     core_names = {name for side in sides for name in side.core}
     strange = sorted({name for name in map(layer_of, result) if name not in core_names})
@@ -199,10 +199,10 @@ def carried(adapter: Mapping[str, Tensor], sides: list[_Base], matches: list[Mat
 def changes(
     side: _Base, matched: Match, report: ExportReport, progress: Any, *, keep_others: bool, source: str
 ) -> tuple[dict[str, list[LayerPair]], dict[str, Tensor]]:
-    """By the model's keys: the LoRA pairs of its matrices, and the changes of its vectors.
+    """The LoRA pairs of the model's matrices, and the changes of its vectors, both by the model's keys.
 
     `source` is what messages call the adapter. `keep_others`: what is no plain LoRA of ComfyUI's loader becomes a pair
-    as well; otherwise it is left out.
+    as well; otherwise it is skipped.
     """
     pairs: dict[str, list[LayerPair]] = {}
     vectors: dict[str, Tensor] = {}

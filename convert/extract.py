@@ -29,7 +29,7 @@ _STORAGE = ("scale_weight", "scale_input", "weight_scale", "input_scale", "weigh
 
 @dataclass
 class ExtractReport:
-    """What an extraction found: squared norms kept and whole by layer, and what was left out."""
+    """The report of an extraction: squared norms, kept and whole, by layer, and the layers that were skipped."""
 
     method: str
     rank: int
@@ -48,12 +48,12 @@ class ExtractReport:
 
     @property
     def overall(self) -> float:
-        """The same share of all that changed, what was left out too."""
+        """The share of the change of all weights, the skipped ones too, that the adapter holds, as squared norm."""
         vectors = [(value if self.with_vectors else 0.0, value) for value in self.vectors.values()]
         return share([*self.kept.values(), *vectors, *((0.0, value) for value in self.left_out.values())])
 
     def text(self) -> str:
-        """One line a fact, for the report output and the log."""
+        """The report as text, one line for each fact, for the report output and the log."""
         low, high = min(self.ranks.values()), max(self.ranks.values())
         ranks = f"rank {low}" if low == high else f"ranks {low} to {high}"
         lines = [
@@ -103,7 +103,7 @@ class _Pair:
         return self.names + key.removesuffix(".weight")
 
     def weights(self, key: str, device: torch.device) -> tuple[Tensor, Tensor, list[str]] | None:
-        """Base and tuned weight with their patches, float32, and notes; None where they are one and the same."""
+        """The base and the tuned weight with their patches, float32, and notes; None where they are the same object."""
         patches = self.base.patches.get(key), self.tuned.patches.get(key)
         if self.base.model is self.tuned.model and not any(patches):
             return None
@@ -142,7 +142,7 @@ def extract(
     Both count with the patches that are on them: LoRAs, adapters, merges. Each layer gets the best approximation of its
     rank: `rank`, or the smallest that keeps the share `energy` (0: off) of its squared norm if that is less. `pattern`
     is a regular expression of the layers to take. `vectors` adds the changes of biases, norms and other parameters that
-    no low-rank adapter holds, as ComfyUI's `.diff` and `.diff_b`; without it they are left out and counted.
+    no low-rank adapter holds, as ComfyUI's `.diff` and `.diff_b`; without it they are skipped and counted.
 
     Raises:
         ValueError: other architectures or sizes, one CLIP without the other, nothing that changed, an unknown method, a
@@ -227,7 +227,7 @@ def _pairs(base: Any, tuned: Any, base_clip: Any, tuned_clip: Any, report: Extra
 
 
 def _device(patcher: Any) -> torch.device:
-    """Where the model would be sampled, or the CPU if that device cannot count in float64."""
+    """The device that the model would be sampled on, or the CPU if that device has no float64."""
     device = torch.device(patcher.load_device)
     return device if trusted(device) else torch.device("cpu")
 

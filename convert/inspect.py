@@ -1,4 +1,4 @@
-"""What an adapter is, and what it does to a MODEL and a CLIP."""
+"""Facts about an adapter, and about its changes of a MODEL and a CLIP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..models.base_weights import Shapes, base_weight
 from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, model_names, target_function, target_key, target_slice
 
-# How the tensors of layers that ComfyUI's own loader reads are told; the first that is found in a key.
+# The kind of a layer that ComfyUI's own loader reads, by a part of its tensors' keys; the first that matches counts.
 _KINDS = {
     **{mark: name for name, method in reversed(methods.METHODS.items()) for mark in method.marks},
     "diff": "diff",
@@ -41,7 +41,7 @@ _PREFIXES = re.compile(r"^(diffusion_model\.|text_encoders\.|unet\.|transformer\
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer: its name in the file, its weight's key (empty without a model), and what is known of it.
+    """One layer: its name in the file, its weight's key (empty without a model), and its measurements.
 
     `rank` is the file's rank, None if the method has none; `norm` the Frobenius norm of all of the layer's values.
     """
@@ -64,7 +64,7 @@ class LayerSummary:
 class BlockSummary:
     """The layers of one block together. Norms are those of all layers' values as one vector, ranks are means.
 
-    What is not known of any layer is None.
+    A value that no layer has is None.
     """
 
     name: str
@@ -81,7 +81,7 @@ class BlockSummary:
 
 @dataclass
 class Information:
-    """All that is known of an adapter; with a model or CLIP also what it changes there."""
+    """The facts about an adapter; with a model or CLIP also its changes there."""
 
     method: str
     rank: int | None
@@ -103,7 +103,7 @@ class Information:
 
     @property
     def title(self) -> str:
-        """Method and rank in a few words."""
+        """The title of the report: method and rank in a few words."""
         rank = f", rank {self.rank}" if self.rank is not None else ""
         return f"{self.method}{rank}"
 
@@ -166,7 +166,7 @@ def inspect(
     source: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Information:
-    """All that can be said of an adapter: of itself, and of what it changes in a MODEL and a CLIP (either may be None).
+    """The facts about an adapter, and about its changes of a MODEL and a CLIP (either may be None).
 
     The numbers are those of the base's own weights, whatever other patches the model carries. `progress` is called with
     the layers done and all layers.
@@ -252,7 +252,7 @@ def _key(layer: MatchedLayer | tuple[Target, Any]) -> str:
 
 
 def _rows(adapter: Mapping[str, Tensor]) -> list[LayerSummary]:
-    """What the file alone says, a row a layer, in natural order."""
+    """A row for each layer, from the file alone, in natural order."""
     by_layer = adapters.parsed(adapter)
     rows = []
     for name, layer in by_layer.layers.items():
@@ -269,12 +269,12 @@ def _rows(adapter: Mapping[str, Tensor]) -> list[LayerSummary]:
 
 
 def _natural(name: str) -> list[str | int]:
-    """Sorts 2 before 10: text and numbers in turn."""
+    """A key for sorting 2 before 10: text and numbers in turn."""
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _size(group: Mapping[str, Tensor]) -> tuple[int, float]:
-    """The number of values and their norm; alphas left out."""
+    """The number of values and their norm, without alphas."""
     tensors = [tensor for key, tensor in group.items() if not key.endswith("alpha")]
     return sum(map(Tensor.numel, tensors)), _root(float(tensor.float().norm()) for tensor in tensors)
 
@@ -285,7 +285,7 @@ def _kind_of(keys: Mapping[str, Tensor]) -> str:
 
 
 def _rank_of(group: Mapping[str, Tensor]) -> int | None:
-    """The rank of such a layer where a tensor tells it."""
+    """The rank of a layer that ComfyUI's own loader reads, from a tensor's shape; None if no tensor shows it."""
     return next((tensor.shape[0] for key, tensor in group.items() if tensor.ndim and _RANK_OF.search(key)), None)
 
 
@@ -315,7 +315,7 @@ def _foreign_row(target: Target, patch: Any, weight: Tensor, adapter: Mapping[st
 
 
 def _pair_of(patch: Any) -> tuple[Tensor, Tensor] | None:
-    """up [out, r] and down [r, in*] with the scale, of a plain LoRA patch."""
+    """The pair up [out, r] and down [r, in*] with the scale, of a plain LoRA patch."""
     if not isinstance(patch, comfy.weight_adapter.LoRAAdapter):
         return None
     up, down, alpha, middle, dora_scale, reshape = patch.weights
@@ -326,7 +326,7 @@ def _pair_of(patch: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _root(norms: Any) -> float:
-    """The norm of everything, of the norms of its parts."""
+    """The norm of a whole, from the norms of its parts."""
     return math.sqrt(sum(norm**2 for norm in norms))
 
 
@@ -368,7 +368,7 @@ _COLUMNS = (
 
 
 def _table(blocks: list[BlockSummary]) -> list[str]:
-    """Aligned columns; those without any value are left out."""
+    """The table of the blocks, in aligned columns; a column without any value is skipped."""
     shown = [column for column in _COLUMNS if any(getattr(block, column[1]) is not None for block in blocks)]
     lines = [["block", *(head for head, _, _ in shown)]]
     for block in blocks:
@@ -381,7 +381,7 @@ def _table(blocks: list[BlockSummary]) -> list[str]:
 
 
 def _metadata_lines(metadata: Mapping[str, str]) -> list[str]:
-    """name: value; settings in JSON apart, long values cut."""
+    """The metadata as lines "name: value"; settings in JSON as a list, long values cut."""
     lines = []
     for name, value in metadata.items():
         if name == "training":
@@ -391,7 +391,7 @@ def _metadata_lines(metadata: Mapping[str, str]) -> list[str]:
 
 
 def _settings(text: str) -> str:
-    """Training settings in JSON as a list; what another program wrote as it is."""
+    """Training settings in JSON as a list; the text of another program as it is."""
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError):

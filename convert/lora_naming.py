@@ -1,4 +1,4 @@
-"""Names of LoRA layers in ComfyUI's, kohya's and diffusers' files, and what a layer of each of them holds.
+"""Names and tensors of LoRA layers in ComfyUI's, kohya's and diffusers' files.
 
 ComfyUI and kohya's scripts write one LoRA for a fused weight, diffusers one for each part of it.
 """
@@ -32,7 +32,7 @@ NAMINGS = {
 
 @dataclass(frozen=True)
 class LayerPair:
-    """up [out, r] and down [r, in*], float32 on the CPU, of one layer in its own row order; `name` is the file's."""
+    """A pair up [out, r], down [r, in*], float32 on the CPU, of a layer in its own row order; `name` is the file's."""
 
     name: str
     target: Target
@@ -42,7 +42,7 @@ class LayerPair:
 
 @dataclass(frozen=True)
 class Written:
-    """A LoRA layer as it goes out: its name without suffix, its component ("" but for diffusers) and module there."""
+    """A LoRA layer to be written: its name without suffix, its component ("" but for diffusers) and module there."""
 
     name: str
     up: Tensor
@@ -80,7 +80,7 @@ def overlap(one: Target, other: Target) -> bool:
 
 
 def whole_pair(change: LayerPair, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """up and down of a change in the rows and columns of its whole weight, of this shape; the others are zero."""
+    """The pair of a change in the rows and columns of its whole weight, of this shape; all others are zero."""
     part, reorder = target_slice(change.target), target_function(change.target)
     up, down = change.up if reorder is None else reorder(change.up), change.down
     if part is None:
@@ -159,7 +159,7 @@ def namer(side: Side, naming: str) -> Callable[[str], str]:
 
 
 def kohya_model_names(model: Any) -> dict[str, str]:
-    """Key -> name as kohya's sd-scripts write it.
+    """The names by key as kohya's sd-scripts write them.
 
     The original code's paths with underscores for SDXL and for transformers, whose fused layers stay fused; diffusers'
     paths for the UNets of SD 1 and 2.
@@ -172,7 +172,7 @@ def kohya_model_names(model: Any) -> dict[str, str]:
 
 
 def kohya_clip_names(core: Mapping[str, Target]) -> dict[str, str]:
-    """Key -> name as kohya's sd-scripts write it: lora_te_ for a single text encoder, else lora_te1_, lora_te2_, ..."""
+    """The names by key as kohya's sd-scripts write them: lora_te_ for a single text encoder, else lora_te1_, ..."""
     single = len({target_key(target).partition(".")[0] for target in core.values()}) == 1
     names_by_key: dict[str, list[str]] = {}
     for name, target in core.items():
@@ -191,7 +191,7 @@ def is_unet(model: Any) -> bool:
 
 
 def diffusers_parts(side: Side) -> dict[str, list[tuple[str, str, Target]]]:
-    """Key -> (component, module path, target) of all of diffusers' modules that are this weight or a part of it."""
+    """The mapping key -> (component, module path, target) of diffusers' modules that are the weight or a part of it."""
     if side.clip:
         names = {name: target for name, target in side.core.items() if re.match(r"text_encoder(_\d)?\.", name)}
         modules = [(name.partition(".")[0], name.partition(".")[2], target) for name, target in names.items()]
@@ -279,7 +279,7 @@ def tensors_of(layer: Written, up: Tensor, down: Tensor, naming: str) -> dict[st
 
 
 def peft_record(written: list[Written], ranks: list[int]) -> dict[str, Any]:
-    """What diffusers' save_lora_weights puts into the header: PEFT's LoraConfig by component, alpha = rank."""
+    """The header record of diffusers' save_lora_weights: PEFT's LoraConfig by component, alpha = rank."""
     record: dict[str, Any] = {}
     for component in sorted({layer.component for layer in written}):
         # transformers before 5 has "text_model." in front, after it not; PEFT takes the end of a name, too.
@@ -309,6 +309,6 @@ def peft_record(written: list[Written], ranks: list[int]) -> dict[str, Any]:
 
 
 def peft_targets(modules: Iterable[str]) -> list[str] | str:
-    """Full module names; PEFT also takes names that end so, hence a regular expression if a name has no dot."""
+    """PEFT's target_modules: full names, which PEFT takes as endings, or a regular expression if a name has no dot."""
     names = sorted(modules)
     return names if all("." in name for name in names) else "|".join(map(re.escape, names))

@@ -45,7 +45,7 @@ class Adapter(dict[str, Tensor]):
 
 
 def source_of(adapter: Mapping[str, Tensor]) -> str:
-    """What messages call an adapter: the name of its file, or "the adapter"."""
+    """The name of an adapter in messages: that of its file, or "the adapter"."""
     return str(getattr(adapter, "source", "")) or "the adapter"
 
 
@@ -78,7 +78,7 @@ class ParsedLayer:
 
     @cached_property
     def factors(self) -> Any:
-        """What the method makes of the tensors. Raises ValueError, each time, if they do not fit together."""
+        """The method's factors, from the tensors. Raises ValueError, each time, if they do not fit together."""
         return self.method.from_tensors(self.tensors)
 
 
@@ -102,8 +102,8 @@ class Parsed:
 
 
 def parsed(adapter: Mapping[str, Tensor]) -> Parsed:
-    """The adapter by layers. An `Adapter` keeps them until its tensors are others, so that reading, checking and
-    matching it parse each layer once; of another mapping they are made anew each time.
+    """The adapter by layers. An `Adapter` keeps them until its tensors change, so that reading, checking and
+    matching it parse each layer once; for another mapping they are made anew each time.
     """
     kept = adapter._parsed if isinstance(adapter, Adapter) else None
     if kept is not None and kept.is_of(adapter):
@@ -137,7 +137,7 @@ def as_adapter(tensors: Mapping[str, Tensor]) -> Adapter:
 def layers(adapter: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Tensors by layer name and suffix, for the layers that one of the methods claims, in file order.
 
-    Keys of other formats (any LoRA naming but lora_up / lora_down, LoHa, LoKr, ...) are left out: see `foreign`.
+    Keys of other formats (any LoRA naming but lora_up / lora_down, LoHa, LoKr, ...) are skipped: see `foreign`.
     """
     return {name: dict(layer.tensors) for name, layer in parsed(adapter).layers.items()}
 
@@ -148,12 +148,12 @@ def foreign(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def count_parameters(adapter: Mapping[str, Tensor]) -> int:
-    """The number of values in the adapter, alphas left out."""
+    """The number of values in the adapter, without alphas."""
     return sum(tensor.numel() for key, tensor in adapter.items() if not key.endswith(".alpha"))
 
 
 def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
-    """method, rank and alpha as the tensors show them: the largest rank, alpha only if all layers agree.
+    """The fields method, rank and alpha, read from the tensors: the largest rank, alpha only if all layers agree.
 
     method is "mixed" where methods or formats are mixed; the result is empty if no method claims a layer.
     """
@@ -170,7 +170,7 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> None:
-    """Raise ValueError, one sentence that starts with `source`: no tensors, complex numbers, a NaN or an infinity."""
+    """Raise ValueError, its message starting with `source`: no tensors, complex numbers, a NaN or an infinity."""
     if not tensors:
         raise ValueError(f"{source} holds no tensors: save or download it again.")
     for key, tensor in tensors.items():
@@ -192,7 +192,7 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
-    """Raise ValueError, one sentence that starts with `source`, for the first layer whose tensors do not fit."""
+    """Raise ValueError, its message starting with `source`, for the first layer whose tensors do not fit."""
     by_layer = parsed(adapter)
     for name, layer in by_layer.layers.items():
         for suffix, tensor in layer.tensors.items() if not layer.method.any_dtype else ():
@@ -214,6 +214,6 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
 
 
 def validate(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
-    """`check_values` and `check_shapes`."""
+    """Run `check_values` and `check_shapes`."""
     check_values(adapter, source)
     check_shapes(adapter, source)

@@ -1,4 +1,4 @@
-"""What an adapter changes of a layer, in the forms that training knows: on its activations, or in its weight."""
+"""The change of a layer by an adapter, in the forms that training knows: on its activations, or in its weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .layer_ops import LayerOp
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to y = W x: up (middle * scale down x - right^T y).
+    """An addition of low rank to y = W x: up (middle * scale down x - right^T y).
 
     up and right are [out, r], down is [r, in*], middle [r]. A LoRA has no right, PaRa no down; SVDiff alone a middle.
     """
@@ -39,7 +39,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What is added to the weight itself [out, in, ...] or [n], and to the bias [out] if that is trained, too."""
+    """An addition to the weight itself [out, in, ...] or [n], and to the bias [out] if that is trained, too."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -47,7 +47,7 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class Kronecker:
-    """What is added to y = W x: scale (left kron right) x, by its factors, never as a matrix of the weight's size.
+    """An addition to y = W x: scale (left kron right) x, by its factors, never as a matrix of the weight's size.
 
     left is [l, m], right [k, n*] with out = l k and in = m n; or right is None, and right_up [k, r] right_down [r, n*]
     is in its place. (left kron right) x is left X right^T, for x as a matrix X [m, n].
@@ -79,7 +79,7 @@ class Kronecker:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Rows of what a low-rank change makes of a weight, with other norms: y' = (1 + surplus) (y + low_rank) of y = W x.
+    """The rows of a weight with a low-rank change in it, with other norms: y' = (1 + surplus) (y + low_rank), y = W x.
 
     surplus is [out]: a gain less 1, because in bf16 a gain near 1 would be 1.
     """
@@ -88,12 +88,12 @@ class Rescaled:
     surplus: Tensor
 
     def forward(self, op: LayerOp, x: Tensor, y: Tensor) -> Tensor:
-        """What is added to y, in the dtype of x. x is the layer's input and y its output without bias."""
+        """The addition to y, in the dtype of x. x is the layer's input and y its output without bias."""
         added = self.low_rank.forward(op, x, y)
         return added + self.gain(op, y.to(added) + added)
 
     def gain(self, op: LayerOp, y: Tensor) -> Tensor:
-        """What is added to an output without bias that has the low-rank change in it already."""
+        """The addition to an output without bias that has the low-rank change in it already."""
         return op.scaled(y, self.surplus.to(y))
 
 
@@ -107,7 +107,7 @@ class Rotated:
     turn: Tensor
 
     def forward(self, op: LayerOp, x: Tensor, y: Tensor) -> Tensor:
-        """What is added to y, in its dtype. x, the layer's input, is not used."""
+        """The addition to y, in its dtype. x, the layer's input, is not used."""
         turn, (blocks, size, _) = self.turn.to(y), self.turn.shape
         channel = op.channel(y)
         if channel == y.ndim - 1:

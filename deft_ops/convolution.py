@@ -23,13 +23,13 @@ _DTYPES = (torch.float32, torch.bfloat16)  # a CPU has no fast product of float1
 
 
 def padding_of(op: ConvOp) -> tuple[int, ...]:
-    """Zeros on each side, of an operation that names them by number."""
+    """The number of zeros on each side, for an operation that gives it as a number."""
     assert not isinstance(op.padding, str)
     return op.padding
 
 
 def output_size(op: ConvOp, size: Sequence[int]) -> list[int]:
-    """[h', w'] of the output for an input of size [h, w] (torch.nn.Conv2d's formula)."""
+    """The size [h', w'] of the output for an input of size [h, w] (torch.nn.Conv2d's formula)."""
     sides = zip(size, padding_of(op), op.dilation, op.kernel_size, op.stride, strict=True)
     return [
         (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

@@ -1,4 +1,4 @@
-"""From a full change of a weight to a low-rank one: the best approximation of its rank (Eckart and Young, 1936).
+"""The best low-rank approximation of a full change of a weight (Eckart and Young, 1936).
 
 For D = W' - W = U diag(sigma) V^T, the best change of rank r is U_r U_r^T D. As LoRA: up = U_r diag(sqrt(sigma_r)),
 down = diag(sqrt(sigma_r)) V_r^T. As DEFT: Q = U_r, R = Q^T W', s = 1, so that Q (R - Q^T W) is the same change.
@@ -117,7 +117,7 @@ def _extracted(
 
 
 def best_pair(matrix: Tensor, matrix_spectrum: Spectrum, rank: int) -> tuple[Tensor, Tensor]:
-    """up [out, rank] and down [rank, in*] in float64 whose product is the best approximation of `matrix`.
+    """The pair up [out, rank], down [rank, in*] in float64 whose product is the best approximation of `matrix`.
 
     The side that `matrix_spectrum` has the vectors of gets unit norms, the other one the singular values.
     """

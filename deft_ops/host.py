@@ -1,4 +1,4 @@
-"""Work that some devices cannot do goes to the CPU, and comes back.
+"""The CPU for work that some devices cannot do.
 
 Apple's MPS has no float64 at all, and most of Intel's Arc GPUs have none. QR, SVD, eigenvalues and Cholesky are missing
 there in many versions of PyTorch, or slower than a copy to the CPU, or wrong (MPS's first SVD, in PyTorch 2.14). So
@@ -27,7 +27,7 @@ def trusted(device: torch.device) -> bool:
 
 
 def on_host(function: Callable[..., ResultT], *arguments: Any, slow: str = "") -> ResultT:
-    """`function(*arguments)`, on the CPU if the first tensor among the arguments is on a device that is not `trusted`.
+    """Run `function(*arguments)`, on the CPU if the first tensor among the arguments is on no `trusted` device.
 
     Tensors come to the CPU before and go back to that device after, also those in a tuple, list or dict that is
     returned; none of those may be float64. Differentiable. `slow` names work that takes long: that it is done on the

@@ -1,4 +1,4 @@
-"""How much an adapter changes one weight, and in how many directions. Norms are Frobenius norms."""
+"""The size of an adapter's change of one weight, and its number of directions. Norms are Frobenius norms."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Measured:
 
     @property
     def ratio(self) -> float:
-        """|delta W| / |W|."""
+        """The relative size |delta W| / |W| of the change."""
         return share(self.norm, self.base)
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, for a whole of zero 0 or infinity."""
+    """The ratio part / whole, for a whole of zero 0 or infinity."""
     if whole > 0:
         return part / whole
     return math.inf if part > 0 else 0.0
 
 
 def effective_rank(sigma: Tensor) -> float:
-    """exp of the entropy of the normalised singular values (Roy and Vetterli 2007): 1 to their number; 0 for zeros."""
+    """The exp of the entropy of normalised singular values (Roy and Vetterli 2007): 1 to their number; 0 for zeros."""
     sigma = sigma.cpu().double()
     total = float(sigma.sum())
     if total <= 0:
@@ -54,14 +54,14 @@ def effective_rank(sigma: Tensor) -> float:
 
 
 def stable_rank(sigma: Tensor) -> float:
-    """|D|_F^2 / |D|_2^2, from the singular values of D; 0 for zeros."""
+    """The stable rank |D|_F^2 / |D|_2^2, from the singular values of D; 0 for zeros."""
     sigma = sigma.cpu().double()
     largest = float(sigma.max()) if len(sigma) else 0.0
     return float((sigma / largest).square().sum()) if largest > 0 else 0.0
 
 
 def triangle(matrix: Tensor) -> Tensor:
-    """R of the thin QR of a matrix [n, r]: [min(n, r), r]. |matrix @ M| = |R @ M|, and so for inner products."""
+    """The R of the thin QR of a matrix [n, r]: [min(n, r), r]. |matrix @ M| = |R @ M|, and so for inner products."""
     return on_host(_triangle, matrix)
 
 
@@ -70,7 +70,7 @@ def _triangle(matrix: Tensor) -> Tensor:
 
 
 def singular_values(up: Tensor, down: Tensor) -> Tensor:
-    """Those of up @ down, of up [out, r] and down [r, in*], largest first, without forming the product."""
+    """The singular values of up [out, r] @ down [r, in*], largest first, without forming the product."""
     return on_host(_singular_values, up, down.T)
 
 
@@ -79,7 +79,7 @@ def _singular_values(up: Tensor, right: Tensor) -> Tensor:
 
 
 def of_delta(delta: Tensor, weight: Tensor) -> Measured:
-    """The change delta, of the shape of `weight`."""
+    """The measurements of the change delta, of the shape of `weight`."""
     matrix = delta.float()
     matrix = matrix[None] if matrix.ndim == 1 else matrix.flatten(1)
     sigma = on_host(torch.linalg.svdvals, matrix, slow="Singular values of whole changes")
@@ -87,12 +87,12 @@ def of_delta(delta: Tensor, weight: Tensor) -> Measured:
 
 
 def of_pair(up: Tensor, down: Tensor, weight: Tensor) -> Measured:
-    """The change up @ down, of up [out, r] and down [r, in*]."""
+    """The measurements of the change up @ down, of up [out, r] and down [r, in*]."""
     return _change(singular_values(up.float(), down.float()), weight)
 
 
 def measure(method: Method[Any], factors: Any, weight: Tensor) -> Measured:
-    """What a layer of one of the methods does to a weight [out, in, ...], on the weight's device."""
+    """The measurements of a method's change of a weight [out, in, ...], on the weight's device."""
     if method.terms is not None:
         return _of_terms(method.terms(factors, weight), weight)
     if not method.low_rank:

@@ -1,4 +1,4 @@
-"""How a rank-r pair acts on the activations of a layer: linear (channels last) and convolution (channels first)."""
+"""A rank-r pair on the activations of a layer: linear (channels last) and convolution (channels first)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class LinearOp:
         return F.linear(h, matrix)
 
     def scaled(self, h: Tensor, factors: Tensor) -> Tensor:
-        """Channels times factors [c]."""
+        """The channels times factors [c]."""
         return h * factors
 
     def channel(self, output: Tensor) -> int:
-        """Which dimension of the layer's output holds the channels."""
+        """The dimension of the layer's output that holds the channels."""
         return output.ndim - 1
 
 
@@ -48,7 +48,7 @@ class ConvOp:
 
     @property
     def spatial(self) -> int:
-        """How many dimensions follow the channels."""
+        """The number of dimensions after the channels."""
         return len(self.kernel_size)
 
     def down(self, x: Tensor, matrix: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ class ConvOp:
         return _CONVOLUTIONS[len(self.kernel_size)](h, matrix.reshape(*matrix.shape, *(1 for _ in self.kernel_size)))
 
     def scaled(self, h: Tensor, factors: Tensor) -> Tensor:
-        """Channels times factors [c]."""
+        """The channels times factors [c]."""
         return h * factors.view(-1, *(1 for _ in self.kernel_size))
 
     def channel(self, output: Tensor) -> int:
-        """Which dimension of the layer's output holds the channels."""
+        """The dimension of the layer's output that holds the channels."""
         return output.ndim - len(self.kernel_size) - 1
 
 
@@ -73,7 +73,7 @@ LayerOp = LinearOp | ConvOp
 
 
 def op_of(module: Any) -> LayerOp:
-    """The operation of a linear or convolution module, told by its attributes.
+    """The operation of a linear or convolution module, recognised by its attributes.
 
     Raises ValueError for grouped, transposed or non-zero-padded convolutions and for any other kind of layer.
     """

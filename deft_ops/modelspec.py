@@ -18,7 +18,7 @@ LONGEST_TRIGGER = 100  # characters; a longer text is a description
 
 
 class BaseNames(NamedTuple):
-    """What a base is called: ModelSpec's architecture, kohya's version, and the resolution that it is made for."""
+    """The names of a base: ModelSpec's architecture, kohya's version, and the resolution that it is made for."""
 
     architecture: str
     version: str
@@ -66,7 +66,7 @@ _CLASSES = {
 
 
 def base_of(model: Any) -> BaseNames | None:
-    """What the base of a ComfyUI model (MODEL's `model`) is called; None if that is not known."""
+    """The names of the base of a ComfyUI model (MODEL's `model`); None for an unknown one."""
     config = getattr(model, "model_config", None)
     names = _CONFIGS.get(type(config).__name__)
     velocity = getattr(getattr(model, "model_type", None), "name", "") == "V_PREDICTION"
@@ -83,12 +83,12 @@ def base_of(model: Any) -> BaseNames | None:
 
 
 def named(name: str) -> BaseNames | None:
-    """What a base is called of which only the name of ComfyUI's class is known; None if that can be several."""
+    """The names of a base from the name of ComfyUI's class alone; None if several bases have that class."""
     return _CLASSES.get(name)
 
 
 def base_fields(base: BaseNames | None, kind: str = "lora") -> dict[str, str]:
-    """The fields that say which base an adapter is for; none for an unknown one."""
+    """The fields that name the base of an adapter; none for an unknown one."""
     if base is None:
         return {}
     fields = {
@@ -111,7 +111,7 @@ def completed(metadata: Mapping[str, str], base: BaseNames | None) -> dict[str, 
 
 
 def own_fields(name: str) -> dict[str, str]:
-    """The version of ModelSpec, what a file is called, and whose form it has."""
+    """The fields for ModelSpec's version, a file's title, and its program's form."""
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": name,
@@ -151,7 +151,7 @@ def of_managers(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def about_words(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The fields that say what an adapter was trained with: they hold for whatever it is converted to."""
+    """The fields about an adapter's training, which hold for whatever it is converted to."""
     names = (
         "ss_tag_frequency",
         "ss_datasets",

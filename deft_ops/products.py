@@ -8,7 +8,7 @@ _BLOCK = 128  # columns a block; measured best on two CPU cores for weights of 3
 
 
 def transposed_product(right: Tensor, matrix: Tensor) -> Tensor:
-    """right^T matrix of right [out, r] and matrix [out, in], both float32: [r, in].
+    """The product right^T matrix of right [out, r] and matrix [out, in], both float32: [r, in].
 
     A BLAS runs a product of so few rows at a fraction of its speed when it splits it between threads itself. On a CPU
     the columns go in blocks through one batched call, one block a thread: 1.7 times as fast with two threads for

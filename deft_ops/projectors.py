@@ -22,7 +22,7 @@ LARGEST_CONDITION = 1000.0
 
 
 def raw_qr(P: Tensor) -> tuple[Tensor, Tensor]:
-    """Reduced QR of P [..., out, r] in float32: Q [..., out, k] as torch gives it, the signs [..., k] of the diagonal.
+    """The reduced QR of P [..., out, r] in float32: torch's own Q [..., out, k], the signs [..., k] of the diagonal.
 
     k = min(out, r). `Q * signs` is the factor whose triangular partner has a positive diagonal. PEFT uses Q as
     returned, so its files need the signs.
@@ -37,7 +37,7 @@ def _raw_qr(P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def orthonormal(P: Tensor) -> Tensor:
-    """Q [n, out, k] of the reduced QR of each P [n, out, r], k = min(out, r), signs for a positive diagonal; float32.
+    """The Q [n, out, k] of the reduced QR of each P [n, out, r], k = min(out, r), float32; the diagonal is positive.
 
     By CholeskyQR2 (Yamamoto et al. 2015, ETNA 44): L L^T = P^T P, P <- P L^-T, twice. It needs matrix products, on any
     device, and decompositions of r x r matrices, and its backward pass has three products. A P that is nearly
@@ -54,7 +54,7 @@ def orthonormal(P: Tensor) -> Tensor:
     Q_by_qr = _signed_qr(P[~good])
     if not good.any():
         return Q_by_qr
-    # The good ones once more: the backward pass must not go through the others.
+    # The good matrices once more: the backward pass must not go through the bad ones.
     order = torch.cat([good.nonzero(), (~good).nonzero()]).flatten().argsort()
     return torch.cat([_CholeskyQR2.apply(P[good])[0], Q_by_qr])[order]
 
@@ -65,7 +65,7 @@ def _signed_qr(P: Tensor) -> Tensor:
 
 
 def _exact_products() -> bool:
-    """Whether float32 products are that, not TF32 or bf16, which would give a Q that is orthonormal to 1e-3 only."""
+    """Whether float32 products are exact, not in TF32 or bf16, where Q would be orthonormal to 1e-3 only."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set by two interfaces, and differently
@@ -73,7 +73,7 @@ def _exact_products() -> bool:
 
 
 class _CholeskyQR2(torch.autograd.Function):
-    """P [n, out, r] to Q and the conditions [n] of P. All is done on transposes: rows are contiguous as QR leaves Q."""
+    """The step from P [n, out, r] to Q and P's conditions [n], on transposes: rows are contiguous as QR leaves Q."""
 
     @staticmethod
     def forward(ctx: Any, P: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class _CholeskyQR2(torch.autograd.Function):
 
 
 def _inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """L^-1 [n, r, r] of L L^T = gram, L, and what cholesky_ex says of it [n]: 0 if all is well."""
+    """The inverse L^-1 [n, r, r] of L L^T = gram, L, and the status [n] of cholesky_ex: 0 if all is well."""
     factor, info = torch.linalg.cholesky_ex(gram)
     identity = torch.eye(gram.shape[-1], device=gram.device).expand_as(gram)
     return torch.linalg.solve_triangular(factor, identity, upper=False), factor, info
@@ -110,7 +110,7 @@ def _inverse(gram: Tensor) -> Tensor:
 
 
 def _with_condition(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """L^-1 and |L| |L^-1| [n], Frobenius norms; infinite where there is no such L."""
+    """The inverse L^-1 and the condition |L| |L^-1| [n], Frobenius norms; infinite where there is no such L."""
     inverse, factor, info = _inverse_factor(gram)
     condition = factor.flatten(1).norm(dim=1) * inverse.flatten(1).norm(dim=1)
     return inverse, torch.where(info == 0, condition, torch.inf)
@@ -153,7 +153,7 @@ def _left_vectors(P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project_all(matrices: Sequence[Tensor], projector: str) -> list[tuple[Tensor, Tensor]]:
-    """`project` of each matrix. Those of one shape share an `orthonormal`, which has many small steps."""
+    """The `project` of each matrix. Matrices of one shape share an `orthonormal`, which has many small steps."""
     if projector != "qr":
         return [project(P, projector) for P in matrices]
     groups: dict[tuple[int, ...], list[int]] = {}

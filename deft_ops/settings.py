@@ -1,4 +1,4 @@
-"""What a setting of a training is beside its name and default: what is valid, and how nodes show it."""
+"""The settings of a training beside their names and defaults: valid values, and widgets of nodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ OWN, ALWAYS, NEVER = "own", "always", "never"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """words: the tooltip. later: it came after the node's first release, so its widget is optional and the last, and
-    what was saved before it stays what it is. recorded: of a method's own setting, see OWN, ALWAYS and NEVER.
+    """A setting of a training.
+
+    words: the tooltip. later: it came after the node's first release, so its widget is optional and the last, and what
+    was saved before it stays what it is. recorded: of a method's own setting, see OWN, ALWAYS and NEVER.
     """
 
     words: str
@@ -27,11 +29,11 @@ class Setting:
     recorded: str = OWN
 
     def widget(self, name: str) -> str:
-        """What the widget of the setting of this name is called."""
+        """The name of the widget of the setting of this name."""
         return name
 
     def stored(self, value: Any) -> Any:
-        """What the setting is where its widget has this value."""
+        """The setting's value where its widget has this value."""
         return value
 
     def check(self, name: str, value: Any) -> None:
@@ -40,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Number(Setting):
-    """From low to high. shown: how far the widget goes where high is infinite. start: where the widget starts, if that
+    """A number from low to high. shown: how far the widget goes where high is infinite. start: its first value, if that
     is not the default. unset: the value of the widget that stands for None.
     """
 
@@ -52,7 +54,7 @@ class Number(Setting):
     unset: float | None = None
 
     def __post_init__(self) -> None:
-        """A finite range stands here once."""
+        """Check that `shown` is given only where `high` is infinite."""
         assert (self.shown is None) == math.isfinite(self.high), self.words
 
     def check(self, name: str, value: Any) -> None:
@@ -61,19 +63,19 @@ class Number(Setting):
             raise ValueError(f"The setting {name} must be from {self.low:g} to {self.high:g}, not {value:g}.")
 
     def stored(self, value: Any) -> Any:
-        """The number, or None."""
+        """The number, or None for the widget's value that stands for it."""
         return None if self.unset is not None and value == self.unset else value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Setting):
-    """One of the options. called: in the error message, if not by its name."""
+    """A choice among options. called: its name in the error message, if that is another."""
 
     options: Iterable[str]
     called: str = ""
 
     def check(self, name: str, value: Any) -> None:
-        """Raise ValueError for another value."""
+        """Raise ValueError for a value that is not among the options."""
         if value not in (options := tuple(self.options)):
             words = self.called or name.replace("_", " ")
             raise ValueError(f"Unknown {words} {value!r}: choose one of {', '.join(options)}.")
@@ -81,26 +83,26 @@ class Choice(Setting):
 
 @dataclass(frozen=True, kw_only=True)
 class Text(Setting):
-    """Of one line or several."""
+    """A text of one line or several."""
 
     lines: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Switch(Setting):
-    """On or off."""
+    """A switch, on or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Either(Setting):
-    """On or off, shown as a choice of two words by a widget of another name."""
+    """A switch, on or off, shown as a choice of two words by a widget of another name."""
 
     shown_as: str
     on: str
     off: str
 
     def widget(self, name: str) -> str:
-        """The other name."""
+        """The widget's own name, which is not the setting's."""
         return self.shown_as
 
     def stored(self, value: Any) -> Any:
@@ -110,7 +112,7 @@ class Either(Setting):
 
 @dataclass(frozen=True, kw_only=True)
 class Seed(Setting):
-    """Any whole number."""
+    """A seed, any whole number."""
 
 
 def entry(setting: Setting, default: Any = MISSING) -> Any:
@@ -128,5 +130,5 @@ def described(record: Any) -> dict[str, tuple[Setting, Any]]:
 
 
 def setting_of(item: Field[Any]) -> Setting | None:
-    """What a field of a dataclass is as a setting; None if it is none."""
+    """The setting that a field of a dataclass is; None if it is none."""
     return item.metadata.get("setting")

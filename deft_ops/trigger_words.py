@@ -24,7 +24,7 @@ _OTHER_SYNTAX = re.compile(r"<(?:lora|lyco):[^<>]*>")  # it loads the file in th
 
 
 class TriggerWords(NamedTuple):
-    """The words in their order, where they were found ("" for none), and what could not be read."""
+    """The words in their order, the record or field that they come from ("" for none), and what could not be read."""
 
     words: tuple[str, ...] = ()
     source: str = ""
@@ -57,7 +57,7 @@ def records_of(path: Path) -> list[Path]:
 
 
 def of_header(metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    """The words that a header names, and the field that does.
+    """The words that a header names, and the field that has them.
 
     modelspec.trigger_phrase; the one tag that ai-toolkit writes ({"1_word": {"word": 1}}); otherwise the tags that are
     in all captions, by the counts of kohya's scripts, if they are no more than a phrase.

@@ -1,4 +1,4 @@
-"""How messages and reports name many things, and long ones."""
+"""Names for messages and reports: of many layers, and of long ones."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TEXT_ENCODER = re.compile(
 
 
 def shortened(names: Collection[str], count: int = 10) -> str:
-    """The first names, and how many more there are: a file can have hundreds of layers."""
+    """The first names and the number of all others: a file can have hundreds of layers."""
     shown = list(names)[:count]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def cut(text: str) -> str:
-    """A text, or its start and how long it is."""
+    """The text, or its start and its length."""
     return text if len(text) <= LONG else f"{text[:LONG]} ... ({len(text)} characters)"
 
 

@@ -1,7 +1,7 @@
-"""Files whose tensors have names, or a form, that the matcher does not read, brought into ones that it does.
+"""Conversions of files whose tensors have names, or a form, that the matcher does not read, into ones that it does.
 
-ComfyUI's own loaders call comfy.lora_convert.convert_lora before anything else, so it is first here too. What it leaves
-out stands in two tables: RENAMED, where only names change, and COMPUTED, where tensors do.
+ComfyUI's own loaders call comfy.lora_convert.convert_lora before anything else, so it is first here too. Two tables
+have the conversions that it lacks: RENAMED, where only names change, and COMPUTED, where tensors do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Renamed = dict[str, tuple[Tensor, str]]
 def converted(adapter: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The adapter under names that the matcher reads, or itself if it has such names.
 
-    The adapter is not changed. The metadata is kept, with what there is to say of the conversion under NOTE; `spelled`
+    The adapter is not changed. The metadata is kept, with the notes about the conversion under NOTE; `spelled`
     has the file's own name of each tensor that has another one now.
 
     Raises ValueError, with the name of the file, if two tensors get the same name or tensors do not fit together.
@@ -57,13 +57,13 @@ def converted(adapter: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def remarks(adapter: Mapping[str, Tensor]) -> list[str]:
-    """What there is to say of an adapter's conversion, for a report."""
+    """The notes about an adapter's conversion, for a report."""
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     return [metadata[NOTE]] if NOTE in metadata else []
 
 
 def _by_core(adapter: Mapping[str, Tensor]) -> Renamed:
-    """What this ComfyUI's own function makes of the file. Newer ones rename within the dictionary that they get."""
+    """The file after this ComfyUI's own conversion. Newer versions rename within the dictionary that they get."""
     try:
         renamed = comfy.lora_convert.convert_lora(dict(adapter))
     except (KeyError, IndexError) as error:
@@ -92,7 +92,7 @@ class Renaming:
     replacement: str | Callable[[re.Match[str]], str]
 
     def applied(self, tensors: Renamed) -> Renamed:
-        """The tensors under the names that are meant."""
+        """The tensors under their new names."""
         if not any(self.mark in key for key in tensors):
             return tensors
         result: Renamed = {}
@@ -165,7 +165,7 @@ def _having(tensors: Renamed, ending: str) -> list[str]:
 
 
 def _replaced(tensors: Renamed, old: Iterable[str], new: Renamed) -> Renamed:
-    """The tensors without some of them, and with others."""
+    """The tensors without the old keys, and with the new ones."""
     gone = set(old)
     result = {key: value for key, value in tensors.items() if key not in gone}
     for key, (tensor, name) in new.items():
@@ -259,7 +259,7 @@ def _kohya_oft(tensors: Renamed, notes: list[str]) -> Renamed:
 
 
 def _oft_layer(layer: str, part: int | None) -> str:
-    """What a layer, or a part of a fused one, is called; a part that no model has keeps its number."""
+    """The name of a layer, or of a part of a fused one; a part that no model has keeps its number."""
     number = re.search(r"\d+", layer)
     if part is not None and number is not None:
         parts = _OFT_PARTS.get(layer.replace(number[0], "{}", 1), [])
@@ -269,7 +269,7 @@ def _oft_layer(layer: str, part: int | None) -> str:
 
 
 def _apart(tensors: Renamed, notes: list[str]) -> Renamed:
-    """Z-Image with query, key and value both apart and fused, or its output under two names: the first are meant.
+    """Z-Image with query, key and value both apart and fused, or its output under two names: the first are kept.
 
     Source: diffusers, loaders/lora_conversion_utils.py (_convert_non_diffusers_z_image_lora_to_diffusers).
     """

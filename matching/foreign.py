@@ -1,4 +1,4 @@
-"""Patches of ComfyUI's own classes: whether they fit their weight, and what they change.
+"""Patches of ComfyUI's own classes: checks of their sizes, and their changes.
 
 ComfyUI catches what goes wrong in them while it patches, logs it and goes on with the weight as it was. So their sizes
 are checked before, and what is logged while a change is computed here is raised.
@@ -37,7 +37,7 @@ def is_plain_lora(patch: Any) -> bool:
 
 
 def repaired(patch: Any) -> Any:
-    """The same change in a form that ComfyUI's classes compute, or the patch itself if they do (or nothing helps).
+    """The patch in a form that ComfyUI's classes compute, or the patch itself if they do (or nothing helps).
 
     LoKr and Tucker LoRA of 1-D and 3-D convolutions get their kernel dimensions; factors of LoHa and LoKr lose those
     that they have where ComfyUI takes matrices.
@@ -56,7 +56,7 @@ def repaired(patch: Any) -> Any:
 
 
 def _plain_loha(patch: Any) -> Any:
-    """OneTrainer gives the factors of a convolution its kernel."""
+    """The LoHa with factors as matrices; OneTrainer gives those of a convolution its kernel."""
     w1_a, w1_b, alpha, w2_a, w2_b, *rest = patch.weights
     factors = (w1_a, w1_b, w2_a, w2_b)
     if rest[0] is not None or not any(factor.ndim > 2 for factor in factors):
@@ -101,7 +101,7 @@ def _plain_lokr(patch: Any) -> Any:
 
 
 def misfit(patch: Any, shape: Shape) -> str | None:
-    """Why a patch does not fit a weight (or slice) of this shape, None if it fits. The values are not looked at.
+    """The reason why a patch does not fit a weight (or slice) of this shape, None if it fits. Its values do not matter.
 
     What ComfyUI would spread over a weight of another size, as torch spreads tensors of size 1, does not fit either.
     OFT of ComfyUI's own class is OFT with more tensors than the method here takes.
@@ -127,7 +127,7 @@ def misfit(patch: Any, shape: Shape) -> str | None:
 
 
 def _fits(change: Shape, shape: Shape) -> bool:
-    """As matrices; where both have a kernel, in the kernel too."""
+    """Whether the shapes agree as matrices and, where both have a kernel, in the kernel."""
     if not change or not fits_matrix(change[0], math.prod(change[1:]), shape):
         return False
     return len(change) < 3 or change[1] == shape[1] and _kernel(change) == _kernel(shape)
@@ -138,14 +138,14 @@ def _kernel(shape: Shape) -> list[int]:
 
 
 def _matrix(*tensors: Tensor) -> list[Shape]:
-    """Shapes with all dimensions but the first as one, as ComfyUI flattens them."""
+    """The shapes with all dimensions but the first as one, as ComfyUI flattens them."""
     if any(tensor.ndim < 2 for tensor in tensors):
         raise ValueError(f"its tensors are {_listed(*tensors)}")
     return [(len(tensor), math.prod(tensor.shape[1:])) for tensor in tensors]
 
 
 def _product(left: Tensor, right: Tensor) -> Shape:
-    """Of two factors that have to be matrices."""
+    """The shape of the product of two factors. Raises ValueError if they are no matrices or do not fit."""
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != len(right):
         raise ValueError(f"its factors are {_listed(left, right)}")
     return len(left), right.shape[1]
@@ -169,7 +169,7 @@ def _tucker_misfit(middle: Tensor, up: Tensor, down: Tensor) -> bool:
 
 
 def _tucker(core_tensor: Tensor, rows: Tensor, columns: Tensor) -> Shape:
-    """LyCORIS' Tucker form: [i, j, *kernel], [i, out], [j, in]. ComfyUI knows that of 2-D kernels."""
+    """The shape of LyCORIS' Tucker form [i, j, *kernel], [i, out], [j, in]. ComfyUI computes it for 2-D kernels."""
     if core_tensor.ndim != 4:
         raise ValueError(f"ComfyUI knows the Tucker form of 2-D kernels only, not of {list(core_tensor.shape)}")
     if rows.ndim != 2 or columns.ndim != 2 or tuple(core_tensor.shape[:2]) != (len(rows), len(columns)):
@@ -229,7 +229,7 @@ def _glora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
     A1, A2, B1, B2 = _matrix(a1, a2, b1, b2)
     if len(shape) < 2:
         return (B1[0], B2[1]), shape
-    # Which of LyCORIS' two forms it is, ComfyUI tells like this.
+    # ComfyUI's own test for which of LyCORIS' two forms it is.
     old = b2.shape[1] == len(b1) == len(a1) == a2.shape[1]
     new = len(b2) == b1.shape[1] == a1.shape[1] == len(a2)
     if not old and not new and alpha is not None:
@@ -258,7 +258,7 @@ _DORA = {core.LoRAAdapter: 4, core.LoHaAdapter: 7, core.LoKrAdapter: 8, core.GLo
 
 
 def _check_dora(scale: Tensor, shape: Shape) -> None:
-    """One number a row, or one a column, with as many dimensions as the weight."""
+    """Raise ValueError unless a DoRA scale has a number for each row or column, and the weight's dimensions."""
     ones = [1] * (len(shape) - 2)
     if list(scale.shape) not in ([shape[0], 1, *ones], [1, shape[1], *ones]):
         raise ValueError(f"its dora_scale is {list(scale.shape)}")
@@ -275,7 +275,7 @@ def change_of(
     reorder: Callable[[Tensor], Tensor] | None = None,
     source: str = "the adapter",
 ) -> Tensor:
-    """What ComfyUI's own computation adds to a whole weight, at strength 1; as large as the weight becomes.
+    """The change of a whole weight by ComfyUI's own computation, at strength 1; as large as the weight becomes.
 
     Raises:
         ValueError: ComfyUI logs that it could not apply the patch, or nothing changes although its tensors are not
@@ -306,7 +306,7 @@ def padded(weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 class _Logged(logging.Handler):
-    """What this thread logs as a warning or an error."""
+    """A log handler that keeps the warnings and errors of this thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Which layer of an adapter belongs to which weight of a MODEL or CLIP, and which belongs to none."""
+"""The match of an adapter's layers with the weights of a MODEL or CLIP, and the layers without one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Match:
 
     `layers` are of this pack's methods; `foreign` are patches of ComfyUI's own loader by target (plain LoRA among them
     unless it was asked for as layers), `repaired` those of them that ComfyUI's classes could not compute as they are in
-    the file. `misfits` say which layers do not fit their weight, `misfit_keys` are their tensors; `used` are the
+    the file. `misfits` name the layers that do not fit their weight, `misfit_keys` are their tensors; `used` are the
     tensors that the layers and patches are made of.
     """
 
@@ -47,7 +47,7 @@ class Match:
 
 @dataclass
 class Left:
-    """What of an adapter is not used: whole layers, tensors of layers that are used otherwise, and misfits."""
+    """The unused parts of an adapter: whole layers, tensors of layers that are used otherwise, and misfits."""
 
     layers: list[str]
     tensors: list[str]
@@ -55,12 +55,12 @@ class Left:
 
     @property
     def all(self) -> list[str]:
-        """Layers, tensors and misfits, for a list."""
+        """All layers, tensors and misfits, for a list."""
         return self.layers + self.tensors + self.misfits
 
 
 def left_of(adapter: Mapping[str, Tensor], matches: Iterable[Match]) -> Left:
-    """What no match uses, by the names that the tensors have in the file."""
+    """The tensors and layers that no match uses, by their names in the file."""
     used: set[str] = set()
     unfit: set[str] = set()
     misfits: list[str] = []
@@ -97,12 +97,12 @@ def layer_of(key: str) -> str:
 
 
 def layer_names(adapter: Mapping[str, Tensor]) -> set[str]:
-    """All layer names of an adapter, its own methods' and others'."""
+    """All layer names of an adapter, of this pack's methods and of ComfyUI's."""
     return {layer_of(key) for key in adapter}
 
 
 def advice(adapter: Mapping[str, Tensor], usual: str) -> str:
-    """What to do about an adapter that does not fit: the usual, unless its reader knows that no model will."""
+    """The advice for an adapter that does not fit: the usual, unless its reader knows that no model will."""
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     return metadata.get("if_nothing_fits", usual)
 
@@ -173,7 +173,7 @@ def match(
 def _find_halves(
     adapter: Mapping[str, Tensor], tensors: Iterable[str], names: Mapping[str, Target], result: Match
 ) -> None:
-    """Layers that the model has, with tensors of which nobody makes anything: misfits, not unknown names."""
+    """Add to the misfits the layers that the model has, but whose tensors nothing computes."""
     done = result.used | result.misfit_keys
     left = [key for key in tensors if key not in done]
     done_layers = {layer_of(key) for key in done} if left else set()
@@ -190,7 +190,7 @@ def _find_halves(
 def _match_peft(
     laid: peft_tuners.Laid, unclaimed: dict[str, Tensor], result: Match, taken: dict[Target, str], source: str
 ) -> None:
-    """The layers that PEFT itself computes; nobody else is asked about their tensors."""
+    """Add the layers that PEFT itself computes, and take their tensors away from the other readers."""
     for key in laid.keys & unclaimed.keys():
         del unclaimed[key]
     for name, target, factors in laid.layers:
@@ -202,7 +202,7 @@ def _match_peft(
 
 
 def _misfit_of(method: methods.Method[Any], factors: Any, target: Target, whole: tuple[int, ...] | None) -> str | None:
-    """Why a layer of one of this pack's methods does not belong to its target, in a whole weight of this shape."""
+    """The reason why a layer of this pack's methods does not belong to its target, in a whole weight of this shape."""
     if whole is None:
         return f"does not fit: the model has no {target_key(target)}"
     shape = sliced_shape(whole, target)
@@ -230,7 +230,7 @@ def _match_foreign(
     taken: dict[Target, str],
     source: str,
 ) -> None:
-    """What ComfyUI's own loader reads; layers that do not fit are taken out: ComfyUI itself only logs those."""
+    """Add the patches of ComfyUI's own loader. Layers that do not fit become misfits: ComfyUI itself only logs them."""
     # Name by name, so that two names of one weight are seen; a name that begins no tensor is not asked for.
     begun: dict[str, list[str]] = {}
     for key in tensors:
@@ -271,7 +271,7 @@ def _match_foreign(
 
 
 def _ends(key: str) -> list[int]:
-    """Where a layer name may end in a tensor key: before a dot, or before diffusers' old "_lora." ending."""
+    """The places where a layer name may end in a tensor key: before a dot, or before diffusers' old "_lora." ending."""
     ends = [len(key)]
     while (dot := key.rfind(".", 0, ends[-1])) >= 0:
         ends.append(dot)
@@ -284,7 +284,7 @@ _LOST_BIAS = "().bias"
 
 
 def target_of(name: str, names: Mapping[str, Target]) -> Target | None:
-    """What a layer name means: the weight of this name, or the bias of the layer before ".bias"."""
+    """The target of a layer name: the weight of this name, or the bias of the layer before ".bias"."""
     if name in names or not name.endswith(".bias"):
         return names.get(name)
     weight = names.get(name.removesuffix(".bias"))

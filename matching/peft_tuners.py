@@ -1,4 +1,4 @@
-"""Adapters that PEFT itself computes, laid over a model: which weights and biases, with what PEFT needs for each."""
+"""Adapters that PEFT itself computes, laid over a model: weights and biases, with what PEFT needs for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Laid:
     """The layers that an adapter has for a model: (name, target, factors).
 
     `keys` are the tensors that only PEFT can compute with, `used` those of them that the layers are made of. `misfits`
-    say which layers do not fit their weight, and `misfit_keys` are their tensors.
+    name the layers that do not fit their weight, and `misfit_keys` are their tensors.
     """
 
     layers: list[tuple[str, Target, Factors]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Laid:
 def lay(adapter: Mapping[str, Tensor], names: Mapping[str, Target], shapes: Any) -> Laid:
     """Lay an adapter over a model with these layer names, and these shapes (base_weights.Shapes) of its weights.
 
-    Nothing is found in an adapter without a record of PEFT. Raises ValueError for a record that cannot be read.
+    An adapter without a record of PEFT has no such layers. Raises ValueError for a record that cannot be read.
     """
     laid = Laid()
     for part in peft_tuners.parts_of(adapter) or []:
@@ -71,9 +71,9 @@ def lay(adapter: Mapping[str, Tensor], names: Mapping[str, Target], shapes: Any)
 
 
 def _failures(kind: str, fitting: Mapping[str, list[tuple[Target, Factors]]]) -> dict[str, Exception]:
-    """Layers that PEFT cannot compute, with its reason: tried on the smallest layer of each record.
+    """The layers that PEFT cannot compute, with its error: tried on the smallest layer of each record.
 
-    ComfyUI patches later, where nobody is there to be told. AdaMSS depends on the values of the weight.
+    ComfyUI patches later, where an error would only be logged. AdaMSS depends on the values of the weight.
     """
     groups: dict[tuple[str, int], list[str]] = {}
     for name, changes in fitting.items():
@@ -104,7 +104,7 @@ def _shape_of(target: Target, shapes: Any) -> tuple[int, ...] | None:
 def _factors(
     part: Part, name: str, target: Target, shapes: Any, largest: tuple[int, ...] | None, groups: dict[str, str]
 ) -> Iterator[tuple[Target, Factors]]:
-    """What changes a layer's weight, and its bias if PEFT changes that. Raises ValueError if it does not fit."""
+    """The factors for a layer's weight, and for its bias if PEFT changes that. Raises ValueError if they do not fit."""
     group, record, kind = part.layers[name], part.record_of(name), part.kind
     whole = _shape_of(target, shapes)
     if whole is None or len(whole) < 2:
@@ -211,7 +211,7 @@ def _changes_bias(kind: str, record: Mapping[str, Any], group: Mapping[str, Tens
 
 
 def _largest(part: Part, places: Mapping[str, Target], shapes: Any) -> tuple[int, ...] | None:
-    """[outputs, inputs] of the largest layers: of what they share, or of all layers; None if not all are known."""
+    """The size [outputs, inputs] of the largest layers, from shared tensors or all layers; None if one is not known."""
     if part.kind not in _BY_LARGEST:
         return ()
     inputs, outputs = (part.shared.get(name) for name in _BY_LARGEST[part.kind])
@@ -224,13 +224,13 @@ def _largest(part: Part, places: Mapping[str, Target], shapes: Any) -> tuple[int
 
 
 def _turned(largest: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[outputs, inputs] of RandLoRA's largest layers, of which its tensors tell the larger and the smaller only."""
+    """The size [outputs, inputs] of RandLoRA's largest layers; its tensors show only the larger and the smaller one."""
     larger, smaller = max(largest), min(largest)
     return (larger, smaller) if shape[0] <= larger and shape[1] <= smaller else (smaller, larger)
 
 
 def _shared(part: Part, name: str, groups: Mapping[str, str]) -> dict[str, Tensor]:
-    """What a layer uses of the tensors that all layers share, under the names of a model of this layer alone."""
+    """The shared tensors that a layer uses, under the names of a model of this layer alone."""
     if part.kind == "TINYLORA":
         key = f"tinylora_v.{groups.get(name, '')}"
         if key not in part.shared:
@@ -253,7 +253,7 @@ def _shared(part: Part, name: str, groups: Mapping[str, str]) -> dict[str, Tenso
 
 
 def _category(name: str) -> str:
-    """Which layers share a projection of FRoD: those of the same role, by the end of their module path, as in PEFT."""
+    """The role of a layer, by the end of its module path as in PEFT: layers of one role share a projection of FRoD."""
     parts = name.split(".")
     if len(parts) == 1 or parts[-2].isdigit():
         return parts[-1]
@@ -271,7 +271,7 @@ def _check_frod(group: Mapping[str, Tensor], V: Tensor, places: Tensor, size: Te
 
 
 def _groups(part: Part) -> dict[str, str]:
-    """Which of TinyLoRA's vectors is each layer's: layers in their order, which the seed of their projections tells."""
+    """The number of each layer's vector in TinyLoRA: by the layers' order, which their projections' seed shows."""
     if part.kind != "TINYLORA":
         return {}
     count, seed, tying = len(part.layers), part.record["projection_seed"], part.record["weight_tying"]

@@ -14,9 +14,9 @@ from .stored import dequantised, quantised
 
 
 class Shapes(dict[str, tuple[int, ...]]):
-    """Shape of each weight of a model by key, looked up when asked for. Quantised weights have that of their values.
+    """The shape of each weight of a model by key, looked up when asked for; of a quantised weight that of its values.
 
-    `patcher`, if given, tells the weights from before its patches.
+    `patcher`, if given, has the weights from before its patches.
     """
 
     def __init__(self, model: Any, patcher: Any = None) -> None:
@@ -36,7 +36,7 @@ class Shapes(dict[str, tuple[int, ...]]):
             return default
 
     def weight(self, key: str) -> Tensor:
-        """The weight itself, as `base_weight`."""
+        """The weight itself, as `base_weight` gives it."""
         return base_weight(self._patcher or SimpleNamespace(model=self._model, backup={}), key)[0]
 
 

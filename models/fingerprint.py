@@ -11,7 +11,7 @@ Measured on random matrices (normal and Student-t with 5 degrees of freedom, sta
 of 300: fp16 2.1e-4, 3.7e-4; bf16 1.6e-3, 2.6e-3; fp8 e5m2 0.052, 0.083; fp8 e4m3 0.033, 0.053 (weights of 0.005, near
 its smallest steps: 0.11, 0.18); 8-bit integers 0.005 to 0.02, 0.03; 4 bits 0.1, 0.19; 3 bits 0.25, 0.4. Changes of
 relative size 1e-3, 1e-2 and 1e-1 gave 1.0e-3, 1.0e-2 and 0.1; unrelated weights 1.4, at least 0.6. With the tolerances
-below a fine-tune is told from its base where its weights differ by about 2e-4 (fp32), 1e-3 (fp16), 8e-3 (bf16), 0.25
+below a fine-tune shows as another base where its weights differ by about 2e-4 (fp32), 1e-3 (fp16), 8e-3 (bf16), 0.25
 (fp8 e5m2) or 0.4 (fp8 e4m3); with fewer bits only unrelated weights are.
 """
 
@@ -34,11 +34,11 @@ _HEAD = "df1"  # tells these fingerprints, of 64 hex digits, from SHA-256 hashes
 _TOLERANCES = (1e-4, 5e-4, 4e-3, 0.12, 0.2, 0.45)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn)
 _QUANTISED = len(_DTYPES)
-_TELLING = 0.05  # above this tolerance fine-tunes are not told from their base
+_TELLING = 0.05  # above this tolerance fine-tunes are not distinguished from their base
 
 
 def fingerprint(patcher: Any) -> str:
-    """64 hex digits of the base weights of a MODEL: `df1`, the precision, and four digits for each of 15 matrices.
+    """The fingerprint of a MODEL's base weights, 64 hex digits: `df1`, the precision, four for each of 15 matrices.
 
     Patches, hooks and whether the model is loaded do not change it. Nothing is moved but the samples. Empty for a
     network without weight matrices.
@@ -84,7 +84,7 @@ def same_base(recorded: str, patcher: Any) -> bool | None:
 
 
 def base_note(adapter: Mapping[str, Tensor], model: Any) -> str | None:
-    """What to know of an adapter's base: a warning if MODEL is another one, or that it cannot be known; or None."""
+    """The note about an adapter's base: a warning if MODEL is another one, or that this is unknown; or None."""
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     recorded = metadata.get("base_hash", "")
     if _parse(recorded) is None:
@@ -105,7 +105,7 @@ def base_note(adapter: Mapping[str, Tensor], model: Any) -> str | None:
 
 
 def _untold(recorded: str, current: str) -> str:
-    """That a fine-tune of the base would have looked like the base."""
+    """The note that a fine-tune of the base would have looked like the base."""
     coarse = max(recorded, current, key=lambda text: int(text[len(_HEAD)], 16))
     which = "the connected model" if coarse == current else "the model that the adapter was trained on"
     return (
@@ -128,7 +128,7 @@ def _parse(text: str) -> tuple[int, list[int]] | None:
 
 
 def _sample(patcher: Any, key: str, parameter: Tensor) -> tuple[Tensor, int]:
-    """Up to 4096 values of a base weight, float64 on the CPU, and how coarse they are (an index of _TOLERANCES)."""
+    """A sample of up to 4096 values of a base weight, float64 on the CPU, and its precision (index of _TOLERANCES)."""
     weight = parameter
     if key in patcher.backup:  # patches are in the weight itself
         weight = patcher.backup[key].weight
@@ -161,7 +161,7 @@ def _number(values: Tensor) -> int:
 
 
 def _signs(count: int) -> Tensor:
-    """Fixed pseudo-random +1 and -1, float64: the top bits of a multiplicative hash, the same on every platform."""
+    """Pseudo-random signs +1 and -1, float64: the top bits of a multiplicative hash, the same on every platform."""
     hashed = torch.arange(1, count + 1, dtype=torch.int64)
     for factor in (0x7FEB352D, 0x046CA68B):  # below 2**31, so that no product of 32 bits leaves 64
         hashed = (hashed ^ (hashed >> 16)) * factor & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Layers of a loaded ComfyUI model: where they are, and what they add to an output besides their weight."""
+"""Layers of a loaded ComfyUI model: their modules, and their biases."""
 
 from __future__ import annotations
 

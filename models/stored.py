@@ -1,6 +1,6 @@
-"""How loaders keep the weight of a layer (plain, quantised by ComfyUI, GGUF, in dynamic VRAM), and its values.
+"""The values of a layer's weight, however a loader stores it (plain, quantised by ComfyUI, GGUF, in dynamic VRAM).
 
-Nobody else in the pack reads how a weight is stored.
+No other module of the pack depends on how a weight is stored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def is_dynamic(module: Any) -> bool:
 
 
 def quantised(weight: Any) -> str | None:
-    """What a weight is quantised as ("float8_e4m3fn", a layout's or GGUF type's name), or None if it is plain."""
+    """The format that a weight is quantised in ("float8_e4m3fn", a layout's or GGUF type's name), None if plain."""
     if isinstance(weight, QuantizedTensor):
         return str(weight._layout_cls)
     if weight.is_floating_point() and weight.element_size() > 1:

@@ -1,4 +1,4 @@
-"""The base weights that an adapter file's layer names mean, for what only they can tell of the file."""
+"""The base weights that an adapter file's layer names mean, for facts about the file that only they show."""
 
 from __future__ import annotations
 

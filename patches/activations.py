@@ -1,7 +1,7 @@
 """Adapters on the activations of layers instead of their weights: y + t (delta W) x, without touching W.
 
 For quantised bases: patching rounds the changed weight to a few bits again and may lose a small change; this does not.
-ComfyUI's own bypass leaves out slices of fused weights, keeps only the last of several loaders and takes the bias for a
+ComfyUI's own bypass skips slices of fused weights, keeps only the last of several loaders and takes the bias for a
 part of W x. Here all of a model's adapters are forward hooks of one injection.
 """
 
@@ -29,7 +29,7 @@ KEY = "deft"
 
 @dataclass(frozen=True)
 class Item:
-    """One adapter layer at work: which, how strongly, and whether it sees W x or what was changed before it."""
+    """One adapter layer at work: its factors, its strength, and whether it sees W x or what was changed before it."""
 
     layer: MatchedLayer
     strength: float
@@ -145,7 +145,7 @@ class _Hook:
         return output if change is None else output + change
 
     def factors(self, x: Tensor) -> list[Any]:
-        """The factors where and as x is. float32 products of half-precision activations were measured not to help."""
+        """The factors on x's device and in its dtype. float32 products of half-precision activations did not help."""
         place = (x.device, x.dtype, torch.is_inference_mode_enabled())
         if place not in self._factors:
             self._factors[place] = [_moved(item.layer.factors, x) for item in self.items]
@@ -202,7 +202,7 @@ def add(
 
 
 def _not_injected(patcher: Any, clone: Any) -> None:
-    """A clone has put nothing on the model. ComfyUI copies the flag, and a clone that dies would take the hooks off."""
+    """Mark the clone as not injected. ComfyUI copies the flag, and a clone that dies would take the hooks off."""
     clone.is_injected = False
 
 

@@ -1,4 +1,4 @@
-"""Put an adapter onto a MODEL and a CLIP, and say what matched."""
+"""Put an adapter onto a MODEL and a CLIP, and report what matched."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MODES = ("weights", "activations")
 
 @dataclass
 class ApplyReport:
-    """What an application did: layers by method, and what was skipped.
+    """The report of an application: layers by method, and what was skipped.
 
     `unmatched` are all of it: layers without a weight, single tensors of layers that are applied (`unused`), and layers
-    that do not fit the weight they have found (`misfits`).
+    that do not fit the weight of their name (`misfits`).
     """
 
     source: str
@@ -41,11 +41,11 @@ class ApplyReport:
 
     @property
     def matched(self) -> int:
-        """Number of layers applied."""
+        """The number of layers applied."""
         return sum(self.methods.values())
 
     def text(self) -> str:
-        """One line a fact, for the report output and the log."""
+        """The report as text, one line for each fact, for the report output and the log."""
         kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.methods.items()))
         lines = [f"{self.source}: {self.matched} layers applied ({kinds})"]
         explained = {*self.misfits, *self.unused}
@@ -179,7 +179,7 @@ def add_activations(
 
 
 def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> dict[Target, Any]:
-    """ComfyUI patches of a match, by target: its own loader's, then this pack's."""
+    """The patches of a match for ComfyUI, by target: its own loader's, then this pack's."""
     of_this_pack = {
         layer.target: DeftWeightAdapter(set(), (entry(layer.method, layer.factors, removal, injection),))
         for layer in matched.layers
@@ -188,7 +188,7 @@ def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> 
 
 
 def no_match(report: ApplyReport, model: Any, clip: Any, misfits: bool) -> str:
-    """The sentence for an adapter of which nothing fits: both sides by name."""
+    """The error message for an adapter of which nothing fits: both sides by name."""
     sides = []
     if model is not None:
         examples = describe(dict.fromkeys(native(model)))

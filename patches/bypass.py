@@ -1,7 +1,7 @@
-"""DEFT and PaRa in ComfyUI's own bypass loaders: the change is added to what a layer gives.
+"""DEFT and PaRa in ComfyUI's own bypass loaders: the change is added to a layer's output.
 
 Those loaders (0.24 to 0.30) set attributes such as `multiplier` on an adapter when they put it on a layer; the layer's
-calls then go to `bypass_forward`. Slices of fused weights they leave out, with a warning, before any adapter could know
+calls then go to `bypass_forward`. Slices of fused weights they skip, with a warning, before any adapter could know
 of it.
 """
 
@@ -51,7 +51,7 @@ class Bypassed:
         return output
 
     def factors(self, x: Tensor) -> list[Any]:
-        """The factors where and as x is."""
+        """The factors on the device and in the dtype of x."""
         place = (x.device, x.dtype, torch.is_inference_mode_enabled())
         if place not in self._factors:
             self._factors[place] = [
@@ -86,7 +86,7 @@ def check(name: str, entries: tuple[Entry, ...]) -> None:
 
 
 def layer_of(name: str, forward: Callable[..., Tensor]) -> Any:
-    """The layer that `forward` belongs to; `name` is what the file calls it. Raises ValueError if it cannot be told."""
+    """The layer that `forward` belongs to; `name` is its name in the file. Raises ValueError if it is not clear."""
     owner = getattr(forward, "__self__", None)
     module = getattr(owner, "module", owner)  # another of ComfyUI's hooks may sit between
     if module is None:

@@ -36,7 +36,7 @@ class DeftAlgorithm(DeftWeightAdapter):
 
 
 class ParaAlgorithm(DeftWeightAdapter):
-    """PaRa: only removes."""
+    """PaRa, which only removes."""
 
     @classmethod
     def create_train(cls, weight: Tensor, rank: int = 1, alpha: float = 1.0) -> TrainedDeft:

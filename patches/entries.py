@@ -1,4 +1,4 @@
-"""What a weight adapter of this pack is made of: adapters of a layer as plain tuples."""
+"""Entries of this pack's weight adapters: adapters of a layer as plain tuples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def entry(method: Any, factors: Any, removal: float = 1.0, injection: float = 1.
 
 
 def layer_name(keys: Collection[str]) -> str:
-    """What a file calls the layer that has these tensors, for a message."""
+    """The name in its file of the layer that has these tensors, for a message."""
     key = min(keys, default="A layer")
     suffix = next((suffix for suffix in methods.SUFFIXES if key.endswith(f".{suffix}")), "")
     return key.removesuffix(f".{suffix}")

@@ -30,7 +30,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class FromBaseHookAdapter(DeftWeightAdapter):
-    """W + strength * delta(W0), with W0 the weight without any patch or hook."""
+    """The patch W + strength * delta(W0), with W0 the weight without any patch or hook."""
 
     def calculate_weight(
         self,
@@ -86,7 +86,7 @@ def unpatched(owner: Any) -> Any:
 
 
 def from_base(patches: Mapping[Target, Any]) -> dict[Target, Any]:
-    """The same patches with this pack's own computed from the weight without patches and hooks."""
+    """The patches, with this pack's own computed from the weight without patches and hooks."""
     return {
         target: FromBaseHookAdapter(patch.loaded_keys, patch.weights) if isinstance(patch, DeftWeightAdapter) else patch
         for target, patch in patches.items()
@@ -94,7 +94,7 @@ def from_base(patches: Mapping[Target, Any]) -> dict[Target, Any]:
 
 
 def shapes_of(patches: Mapping[Target, Any], patcher: Any) -> Shapes:
-    """Shapes of the weights that are patched, by key."""
+    """The shapes of the weights that are patched, by key."""
     state = patcher.model.state_dict()
     return {target_key(target): tuple(state[target_key(target)].shape) for target in patches}
 
@@ -107,7 +107,7 @@ def fits_model(
     target_dict: Mapping[str, Any],
     registered: Any,
 ) -> bool:
-    """ComfyUI asks each hook whether it is for the model or CLIP that is used now; it drops unknown weights in silence.
+    """Whether a hook is for the model or CLIP that is used now, for ComfyUI, which drops unknown weights in silence.
 
     Raises ValueError if the hook was made for another one.
     """

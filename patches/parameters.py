@@ -37,6 +37,6 @@ def add_patches(patcher: Any, patches: Mapping[Target, Any], strength: float) ->
 
 
 def _is_inner(model: Any, key: str) -> bool:
-    """Whether the module that a weight belongs to holds others that have weights."""
+    """Whether the module that a weight belongs to holds other modules with weights."""
     module = module_of(model, key)
     return bool(module._modules) and any(next(child.parameters(), None) is not None for child in module.children())

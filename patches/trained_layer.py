@@ -26,15 +26,15 @@ class TrainedDeft(WeightAdapterTrainBase):
             self.deft_R = nn.Parameter(R)
 
     def factors(self) -> deft.Factors:
-        """What the parameters mean, differentiable."""
+        """The factors that the parameters mean, differentiable."""
         return deft.Factors(raw_qr(self.deft_P)[0], None, getattr(self, "deft_R", None))
 
     def __call__(self, w: Tensor) -> Tensor:
-        """Weight mode: the changed weight [out, in, ...]."""
+        """The changed weight [out, in, ...], in weight mode."""
         return w + deft.delta(self.factors(), w).to(w.dtype)
 
     def bypass_forward(self, org_forward: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Bypass mode: the changed output of a linear or convolution layer."""
+        """The changed output of a linear or convolution layer, in bypass mode."""
         output = org_forward(x, *args, **kwargs)
         owner = org_forward.__self__
         module = getattr(owner, "module", owner)  # another hook may sit between
@@ -45,7 +45,7 @@ class TrainedDeft(WeightAdapterTrainBase):
         return output + deft.forward(self.factors(), op, x, plain).to(output.dtype)
 
     def passive_memory_usage(self) -> int:
-        """Bytes of the parameters."""
+        """The size of the parameters in bytes."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
 
 

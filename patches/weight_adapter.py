@@ -20,7 +20,7 @@ from . import bypass
 from .entries import Entry, entry, layer_name
 from .trained_layer import to_train
 
-# Tensors that PEFT writes too, and which layer names tell that it did: ComfyUI's Train LoRA has its own names, and
+# Tensors that PEFT writes too, and the layer names that show that it did: ComfyUI's Train LoRA has its own names, and
 # OneTrainer has not PEFT's.
 _OF_PEFT: dict[str, Callable[[str], bool]] = {
     "deft_P": lambda name: not name.startswith("diffusion_model."),
@@ -29,7 +29,7 @@ _OF_PEFT: dict[str, Callable[[str], bool]] = {
 
 
 class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
-    """W + strength * sum of the entries' deltas, each delta computed from the weight that comes in.
+    """The patch W + strength * sum of the entries' deltas, each delta computed from the weight that comes in.
 
     `weights` is a tuple of entries. One entry is the ordinary case (ComfyUI applies patches one after the other);
     several are adapters that are to be summed from the same base, as PEFT does.
@@ -45,7 +45,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
 
     @property
     def multiplier(self) -> float:
-        """The strength in ComfyUI's bypass. It is set in the loader: the place to say what cannot be bypassed."""
+        """The strength in ComfyUI's bypass. Its loader sets it, and gets the error for what cannot be bypassed."""
         return self._multiplier
 
     @multiplier.setter
@@ -55,7 +55,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         self._multiplier = strength
 
     def bypass_forward(self, org_forward: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the layer gives, with the change added. Raises ValueError, with the layer's name, where it cannot be."""
+        """The layer's output with the change added. Raises ValueError, with the layer's name, where it cannot be."""
         if self.multiplier == 0:
             return org_forward(x, *args, **kwargs)
         name = layer_name(self.loaded_keys)
@@ -73,7 +73,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         dora_scale: Any = None,
         loaded_keys: set[str] | None = None,
     ) -> DeftWeightAdapter | None:
-        """ComfyUI's loader asks every adapter class whether layer `x` of a file is its own.
+        """The adapter of layer `x` of a file, None if it is none of this class; ComfyUI's loader asks every class.
 
         Layers that ComfyUI has a class for (LoRA, LoHa, LoKr, OFT of outputs, each with companions) are left to it.
         Raises ValueError for PEFT's tensors: their meaning is in a record that this loader is not given.
@@ -93,7 +93,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         return cls({f"{x}.{suffix}" for suffix in group}, (entry(method, method.from_tensors(group)),))
 
     def to_train(self) -> Any:
-        """ComfyUI's Train LoRA goes on with a loaded adapter. Raises ValueError for what it cannot go on with."""
+        """The adapter as a layer that ComfyUI's Train LoRA trains on. Raises ValueError for what it cannot train."""
         return to_train(self.weights)
 
     def single_place(self) -> tuple[Entry, ...]:
@@ -142,7 +142,7 @@ Place = tuple[tuple[int, int, int] | None, Callable[[Tensor], Tensor] | None]
 
 
 class PlacesWeightAdapter(DeftWeightAdapter):
-    """Entries for several slices or row orders of one weight, all computed from the weight that comes in.
+    """The patch of several slices or row orders of one weight, all computed from the weight that comes in.
 
     `weights` is a tuple of (place, entries), each what a DeftWeightAdapter has.
     """
@@ -154,7 +154,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
         self.weights = weights
 
     def single_place(self) -> tuple[Entry, ...]:
-        """Raises ValueError: there are several places."""
+        """No single place: raises ValueError, because there are several."""
         raise ValueError(f"{layer_name(self.loaded_keys)} changes several parts of a weight: {bypass.OTHERWISE}.")
 
     def calculate_weight(
@@ -181,7 +181,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
 
 
 def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
-    """What one of this pack's patches, ComfyUI's (strength, adapter, ..., offset, function), does to which place.
+    """The entries by place of one of this pack's patches, ComfyUI's (strength, adapter, ..., offset, function).
 
     The strength goes into the entries' shares.
     """
@@ -191,7 +191,7 @@ def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
 
 
 def register() -> None:
-    """Let ComfyUI's own LoRA loaders, and all built on them, read native DEFT and PaRa files.
+    """Let ComfyUI's own LoRA loaders, and all loaders built on them, read native DEFT and PaRa files.
 
     Done once for a process, at start-up; the environment variable DEFT_REGISTER=0 leaves ComfyUI's list alone.
     """

@@ -40,11 +40,11 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto", b
     """Read an adapter from a file or a PEFT folder, whatever its format.
 
     `projector` says how a stored P becomes Q: "auto" goes by the file's record, one of READ_PROJECTORS overrides it.
-    `base`, the weights of the base model by layer names, tells it where a file of PEFT has no record.
+    `base`, the weights of the base model by layer names, shows it where a file of PEFT has no record.
     `file_format` picks the format by name where "auto" would take another. `metadata["file_format"]` names the format
     and `metadata["note"]` what had to be assumed, if anything; `metadata["if_nothing_fits"]` is for a model that no
     layer fits, where the format knows why.
-    Raises FileNotFoundError or ValueError: one sentence that names the file, and the tensor where there is one.
+    Raises FileNotFoundError or ValueError: the message names the file, and the tensor where there is one.
     """
     if projector not in ("auto", *READ_PROJECTORS):
         raise ValueError(f"Unknown projector {projector!r}: choose auto or one of {', '.join(READ_PROJECTORS)}.")

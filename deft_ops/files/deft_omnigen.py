@@ -54,7 +54,7 @@ def matches(source: Source) -> bool:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """DEFT and LoRA layers. Raises ValueError for an unknown projector or a layer whose tensors are not complete."""
+    """The adapter of the file's DEFT and LoRA layers. Raises ValueError for an unknown projector or half a layer."""
     path = source.path.parent / CONFIG
     settings = safe.read_json(path) if path.is_file() else {}
     records: Mapping[str, Any] = settings.get("layer_configs", {})
@@ -105,7 +105,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
 
 
 def _alpha(record: Mapping[str, Any], path: Path, name: str) -> float | None:
-    """lora_alpha of a layer's settings; None if there is none, where the repository's script gives it the rank."""
+    """The lora_alpha of a layer's settings; None if there is none, where the repository's script gives it the rank."""
     value = record.get("lora_alpha")
     if value is None:
         return None
@@ -135,7 +135,7 @@ def _fixed(group: Mapping[str, Tensor], record: Mapping[str, Any]) -> bool:
 def _layer(
     group: Mapping[str, Tensor], chosen: str, record: Mapping[str, Any], source: Source, name: str
 ) -> dict[str, Tensor]:
-    """Q and, where it differs, right."""
+    """The layer's Q and, where it differs, right."""
     if chosen in _CACHED and _fixed(group, record):
         Q = right = matrix(source, f"{name}.Q_P_cached", group[".Q_P_cached"]).float()
     elif ".P" in group:

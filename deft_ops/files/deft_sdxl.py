@@ -29,7 +29,7 @@ def matches(source: Source) -> bool:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """DEFT layers, PaRa layers if the file has no R_new, or LoRA layers. Raises ValueError for half a layer."""
+    """The adapter of the file's DEFT, PaRa (no R_new) or LoRA layers. Raises ValueError for half a layer."""
     groups, other_tensors = by_layer(source, _ENDINGS)
     loras = {name for name, group in groups.items() if _A in group or _B in group}
     projected = groups.keys() - loras

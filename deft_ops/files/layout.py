@@ -1,4 +1,4 @@
-"""What the readers share: tensors by layer, layers that must not come twice, and what the DEFT repository computes."""
+"""Helpers of the readers: tensors by layer, layers that must not come twice, and the DEFT repository's formulas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_MODEL = (
 
 
 def by_layer(source: Source, endings: Iterable[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """Tensors by what stands before one of the endings (".P", ...), and the rest of the file."""
+    """Tensors by the part of their names before one of the endings (".P", ...), and all other tensors of the file."""
     groups: dict[str, dict[str, Tensor]] = {}
     other_tensors: dict[str, Tensor] = {}
     all_endings = tuple(endings)
@@ -58,7 +58,7 @@ def lacking(source: Source, key: str, missing: str) -> ValueError:
 
 
 def spell(adapter: Adapter, source: Source, endings: Mapping[str, str]) -> None:
-    """Note the file's own names of the adapter's tensors, by what stands there for each suffix here."""
+    """Note the file's own names of the adapter's tensors, by the file's ending for each suffix here."""
     for key in adapter:
         for suffix, ending in endings.items():
             if (
@@ -69,7 +69,7 @@ def spell(adapter: Adapter, source: Source, endings: Mapping[str, str]) -> None:
 
 
 def factors_of_authors(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
-    """(Q, right) of P [out, r] as the DEFT repository's layers have it; its files hold the R that belongs to this Q.
+    """The pair (Q, right) of P [out, r] in the DEFT repository's layers; its files hold the R that belongs to this Q.
 
     Its qr is Q as torch.linalg.qr returns it, computed in float32 and rounded to the dtype of P, as for svd. That Q has
     no positive diagonal beside it: its signs are those of LAPACK's Householder reflections, where each entry of the
@@ -84,7 +84,7 @@ def factors_of_authors(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:
 
 
 def gate_weight(source: Source, key: str, gate: Tensor | None) -> Tensor:
-    """sigmoid(gate), the DEFT repository's weight of what is added; 1 without a gate.
+    """The weight sigmoid(gate) of the injection in the DEFT repository; 1 without a gate.
 
     Raises ValueError, naming the file and the tensor, if the gate is not one number.
     """

@@ -19,12 +19,12 @@ NAME = "native"
 
 
 def matches(source: Source) -> bool:
-    """Any tensors: what no other format claims is kept as it is, for ComfyUI's own loader."""
+    """True for any tensors: a file that no other format claims is kept as it is, for ComfyUI's own loader."""
     return True
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """The tensors as they are. `projector` is not used: a native file stores the projected Q.
+    """The adapter with the tensors as they are. `projector` is not used: a native file stores the projected Q.
 
     Raises ValueError for half a layer of a file that is of DEFT by its header.
     """
@@ -68,7 +68,7 @@ def native_metadata(
     `name` is the adapter's title, `version` the pack's version, `base_name` the base model's name, `base_hash` its
     fingerprint (no file hash, so not in ss_sd_model_hash), `architecture` its ModelSpec id, which is otherwise what the
     adapter's own metadata say, or the base model's class; `training` the settings (steps, learning_rate, seed, ...),
-    otherwise the adapter's own. Empty values are left out, and so is what is not known of a base.
+    otherwise the adapter's own. Empty values are skipped, and so are unknown fields of a base.
     """
     record = {**adapter.metadata, **describe(adapter)}
     method = record.get("method", "")

@@ -1,6 +1,6 @@
 """Files of PaRa's authors: kohya's LoRA names, but W - up down, whatever alpha says (their forward uses none).
 
-They cannot be told from a LoRA by their tensors: choose the format by hand. The name that their code gives files is
+Their tensors are those of a LoRA: choose the format by hand. The name that their code gives files is
 recognised. Their "light" variant has no lora_down: W - up up^T W.
 """
 
@@ -24,7 +24,7 @@ def matches(source: Source) -> bool:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """LoRA layers with the sign in the up matrix and alpha = rank, or PaRa layers where there is no down matrix."""
+    """The adapter: LoRA layers with the sign in up and alpha = rank, or PaRa layers where there is no down matrix."""
     groups, other_tensors = by_layer(source, (_UP, _DOWN, _ALPHA))
     layers: dict[str, dict[str, Tensor]] = {}
     for name, group in groups.items():

@@ -1,7 +1,7 @@
 """PaRa as the DEFT repository saves it, `para_rank_state.bin`: `<layer>.B` [out, r].
 
 Its projectors: qr (Q Q^T, the only one that its training code really makes), tsvd (U diag(S) U^T) and eigen (of
-B B^T + 1e-6 I; the part outside of B's columns, 1e-6 W, is left out). The file does not say which: the widget does.
+B B^T + 1e-6 I; the part outside of B's columns, 1e-6 W, is skipped). The file does not name it: the widget does.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _OTHERS = (".B_dense", ".sparse_mask")
 
 
 def matches(source: Source) -> bool:
-    """Whether a B is there."""
+    """Whether the file has a B."""
     return any(key.endswith((".B", *_OTHERS)) for key in source.tensors)
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """PaRa layers. Raises ValueError for the repository's sparse variant."""
+    """The adapter with the file's PaRa layers. Raises ValueError for the repository's sparse variant."""
     sparse = next((key for key in source.tensors if key.endswith(_OTHERS)), None)
     if sparse:
         raise ValueError(f"{source.path} has {sparse}: PaRa with a sparse mask is not read, train it without.")

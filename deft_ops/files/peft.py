@@ -75,9 +75,9 @@ def read(source: Source, projector: str = "auto", base: peft_projector.WeightOf 
     """The adapter under this pack's and ComfyUI's suffixes; layer names as in the file without "base_model.model.".
 
     Projector, alpha and the rest come from the record (header first, then adapter_config.json). Without a record the
-    projector is `projector`, or, if that is "auto", what the weights of `base` tell, alpha is the rank, and
+    projector is `projector`, or, if that is "auto", what the weights of `base` show, alpha is the rank, and
     metadata["note"] says so. A `projector` other than "auto" overrides the record. Raises ValueError for records that
-    are not read here (see peft_records), a layer that is there twice, and a projector that nothing tells.
+    are not read here (see peft_records), a layer that is there twice, and a projector that nothing shows.
     """
     records = records_of(source)
     for component, record in records.items():
@@ -123,7 +123,7 @@ def _part_of(plain: str) -> str | None:
 
 
 def _plain(key: str) -> str:
-    """A key without the adapter's name: "x.lora_A.default.weight" is "x.lora_A.weight"."""
+    """The key without the adapter's name: "x.lora_A.default.weight" is "x.lora_A.weight"."""
     spelling_match = _LORA_SPELLING.search(key)
     if spelling_match is not None:
         return f"{key[: spelling_match.start()]}.{spelling_match[1]}.{spelling_match[2] or 'weight'}"
@@ -244,7 +244,7 @@ def _read_deft(
 
 
 def _guess_projector(source: Source, base: peft_projector.WeightOf | None) -> tuple[str, str]:
-    """The projector of a file without a record, and what it is known from. Raises ValueError if nothing tells."""
+    """The projector of a file without a record, and the reason for it. Raises ValueError if nothing shows it."""
     names = [key.removesuffix(".deft_P") for key in source.tensors if key.endswith(".deft_P")]
     pairs = {
         name: (source.tensors[f"{name}.deft_P"], source.tensors[f"{name}.deft_R"])
@@ -300,7 +300,7 @@ def _read_others(source: Source, records: Mapping[str, dict[str, Any]], spelled:
 
 
 def _unread(keys: list[str]) -> str:
-    """What is said of alphas beside a record."""
+    """The note about alphas beside a record."""
     more = ", ..." if len(keys) > 1 else ""
     return f"{len(keys)} alphas of the file are not used, the record's are: {keys[0]}{more}."
 
@@ -308,7 +308,7 @@ def _unread(keys: list[str]) -> str:
 def _layer(
     name: str, group: dict[str, Tensor], records: Mapping[str, dict[str, Any]], own_alpha: Tensor | None
 ) -> dict[str, Tensor]:
-    """One layer's tensors under the suffixes of the method that computes it; parts alone stay as they are.
+    """The tensors of one layer under the suffixes of the method that computes it; parts alone stay as they are.
 
     `own_alpha`: the file's alpha of the layer, which counts where there is no record. Raises BadTensor.
     """
@@ -326,7 +326,7 @@ def _layer(
     if _MAGNITUDE in group and (lacking := [part for part in peft_kinds.DORA if part not in group]):
         raise peft_kinds.BadTensor(_MAGNITUDE, f"without its {lacking[0]}: save or download it again")
     if not complete:
-        return group  # left out by the method, and reported
+        return group  # skipped by the method, and reported
     down = next(part for part, suffix in _LORA_PARTS.items() if suffix == "lora_down.weight" and part in group)
     if not group[down].numel():
         raise peft_kinds.BadTensor(down, f"of shape {list(group[down].shape)}, but a matrix [rank, in] is needed")
@@ -346,12 +346,12 @@ def _layer(
 
 
 def _without(group: Mapping[str, Tensor], *parts: str) -> dict[str, Tensor]:
-    """What else a layer has: nobody uses it, and it is reported."""
+    """The other tensors of a layer, which are not used, but reported."""
     return {part: tensor for part, tensor in group.items() if part not in parts}
 
 
 def _lora_alpha(name: str, rank: int, records: Mapping[str, dict[str, Any]]) -> float:
-    """alpha of a layer; rsLoRA's alpha / sqrt(r) made alpha / r."""
+    """The alpha of a layer, for a scale of alpha / r; for rsLoRA, whose scale is alpha / sqrt(r), alpha sqrt(r)."""
     record = _record_of(name, records)
     alpha = _pattern(name, "alpha_pattern", record, records, "lora_alpha", rank)
     return alpha * rank**0.5 if record.get("use_rslora") else alpha
@@ -365,7 +365,7 @@ def _pattern(
     usual: str,
     default: float,
 ) -> float:
-    """A layer's entry in alpha_pattern or rank_pattern, found as PEFT's get_pattern_key does, or the usual value."""
+    """A layer's entry in alpha_pattern or rank_pattern, as PEFT's get_pattern_key finds it, or the usual value."""
     patterns: dict[str, Any] = record.get(field) or {}
     module = name if "" in records else name.partition(".")[2]
     values = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))

@@ -1,6 +1,6 @@
-"""Which fields of a record each of PEFT's tuners has, what they may say, and what they say of one layer.
+"""The fields that a record of each of PEFT's tuners has, their valid values, and their values for one layer.
 
-So a record is checked before PEFT sees it. Checked against `peft/tuners/*/config.py` of PEFT 0.21.
+A record is checked with them before PEFT sees it. Compared with `peft/tuners/*/config.py` of PEFT 0.21.
 """
 
 from __future__ import annotations
@@ -184,14 +184,14 @@ _NUMBERS = (
 
 
 def knows(kind: str, field: str) -> bool:
-    """Whether a field of a record is one that is computed with, or is harmless whatever it says."""
+    """Whether a field of a record is computed with, or is harmless whatever its value."""
     if (kind, field) == ("OSF", "rank_pattern"):
         return True  # its tensors have their ranks
     return field in FIELDS[kind] or field in _HARMLESS or field.endswith("_dropout")
 
 
 def check_record(kind: str, record: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise ValueError, the rest of a sentence that starts with the file, for fields that may change the result.
+    """Raise ValueError, its message to be put after the file's name, for fields that may change the result.
 
     `defaults` are the fields of the PEFT that is installed, with their defaults.
     """
@@ -230,7 +230,7 @@ def check_values(record: Mapping[str, Any]) -> None:
 
 
 def layer_record(kind: str, record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The record of one layer: patterns looked up by its module path, as PEFT does, and taken out."""
+    """The record of one layer: patterns looked up by its module path, as PEFT does, and replaced by their values."""
     fields = {field: record[field] for field in FIELDS[kind] if field in record}
     for field, replaced in _PATTERNS.items():
         patterns = fields.pop(field, None) or {}
@@ -263,7 +263,7 @@ def layer_record(kind: str, record: Mapping[str, Any], name: str) -> dict[str, A
 
 
 def count_of(record: Mapping[str, Any], field: str, where: str = "") -> int:
-    """A field that is a whole number from 1 on. Raises ValueError for others; `where` is the field of the record."""
+    """The whole number, from 1 on, in a field. Raises ValueError for other values; `where` is the record's field."""
     value = record.get(field)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         place = f" of {where}" if where else ""
@@ -276,6 +276,6 @@ def _is_number(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, at most 60 characters."""
+    """The value as text for a message, at most 60 characters."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

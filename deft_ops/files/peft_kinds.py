@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class BadTensor(ValueError):
-    """A tensor of a layer is not what it has to be: `part` is its name in the layer, the text what is wrong."""
+    """The error of a layer's tensor that does not fit: `part` is its name in the layer, the text is the reason."""
 
     def __init__(self, part: str, reason: str) -> None:
         super().__init__(reason)
@@ -25,7 +25,7 @@ DORA = {"lora_A.weight": "dora_down", "lora_B.weight": "dora_up", "lora_magnitud
 
 
 def rotation(entries: Tensor, record: Mapping[str, Any]) -> Tensor:
-    """OFT's rotations [blocks, k, k] of its entries [blocks, k (k - 1) / 2], so that W' = W diag(rotations).
+    """The rotations [blocks, k, k] of OFT's entries [blocks, k (k - 1) / 2], so that W' = W diag(rotations).
 
     The Cayley transform of the skew-symmetric matrices, or its Neumann series (the default since OFTv2), and before
     that COFT's bound on their size, as the record says. Raises BadTensor if the entries are no triangle.
@@ -72,12 +72,12 @@ def scaled(group: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     """LoHa or LoKr entries with the scale in the first factor and no alpha, which ComfyUI takes as a scale of 1."""
     first = next((part for part in ("hada_w1_a", "lokr_w1", "lokr_w1_a") if part in group), None)
     if first is None:
-        return group  # not complete: left out, and reported
+        return group  # not complete: skipped, and reported
     return group | {first: group[first].float() * scale}
 
 
 def dora(group: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """DoRA's three tensors under this pack's names; a convolution's magnitude [1, out, 1, 1] becomes [out]."""
+    """The three tensors of DoRA under this pack's names; a convolution's magnitude [1, out, 1, 1] becomes [out]."""
     tensors = {name: group[part] for part, name in DORA.items()}
     tensors["dora_magnitude"] = tensors["dora_magnitude"].reshape(-1)
     return tensors | {"alpha": torch.tensor(float(alpha), dtype=torch.float32)}

@@ -1,4 +1,4 @@
-"""Which projector made a DEFT file of PEFT that has no record of it, by the base that it was trained on.
+"""The projector of a DEFT file of PEFT that has no record of it, from the base that it was trained on.
 
 PEFT starts with R = right^T W / s, where right is Q (qr) or relu(P) (relu, its default), and training moves P and R
 away from there. As long as R is nearer to one of the two than chance and than to the other one, that one is it.
@@ -25,7 +25,7 @@ RATIO = 1.2
 
 
 def projector_of(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) -> str | None:
-    """The projector, qr or relu, of the (P, R) of layers by name; None where the base does not tell."""
+    """The projector, qr or relu, of the (P, R) of layers by name; None where the base does not show it."""
     cosines: dict[str, list[Tensor]] = {"qr": [], "relu": []}
     for name in _some(list(layers)):
         P, R = (tensor.detach().float() for tensor in layers[name])
@@ -47,6 +47,6 @@ def projector_of(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) ->
 
 
 def _some(names: list[str]) -> list[str]:
-    """LAYERS of the names, from all parts of the file."""
+    """At most LAYERS of the names, from all parts of the file."""
     step = max(1, len(names) // LAYERS)
     return names[::step][:LAYERS]

@@ -1,4 +1,4 @@
-"""What a record of PEFT (adapter_config.json, or the header of diffusers' files) says, and who can compute it.
+"""Checks of a record of PEFT (adapter_config.json, or the header of diffusers' files), and who can compute it.
 
 A record is read by what is known to be harmless. Each field of PEFT 0.21.2's configurations is in the tables here; any
 other field must be off (null, false, 0 or empty), or have the default that it has in the PEFT that is installed, which
@@ -195,9 +195,9 @@ def known_fields(kind: str) -> set[str]:
 
 
 def reading_of(record: Mapping[str, Any]) -> str:
-    """Who computes an adapter with this record: "own", this pack, or "peft", PEFT itself.
+    """The program that computes an adapter with this record: "own", this pack, or "peft", PEFT itself.
 
-    Raises ValueError with the rest of a sentence that starts with the file: what is not read, and what to do.
+    Raises ValueError, its message to be put after the file's name: what is not read, and what to do.
     """
     kind = kind_of(record)
     if kind in MERGEABLE:
@@ -257,7 +257,7 @@ def _start_is_repeated(start: Any) -> bool:
 
 
 def _check_values(record: Mapping[str, Any]) -> None:
-    """Numbers that are numbers, patterns that can be matched."""
+    """Raise ValueError for numbers that are none, and for patterns that cannot be matched."""
     for field in ("r", "alpha", "lora_alpha", "eps", "num_cayley_neumann_terms"):
         _check_number(field, record.get(field))
     if kind_of(record) != "OFT":

@@ -1,7 +1,7 @@
-"""Which tensors a layer of each of PEFT's tuners has, and of which sizes.
+"""The tensors that a layer of each of PEFT's tuners has, and their sizes.
 
-So a file is checked before PEFT sees it: PEFT keeps a random start where a tensor is missing, and makes tensors of any
-size that a record asks for. Checked against `peft/tuners/*/layer.py` of PEFT 0.21.
+A file is checked with them before PEFT sees it: PEFT keeps a random start where a tensor is missing, and makes tensors
+of any size that a record asks for. Compared with `peft/tuners/*/layer.py` of PEFT 0.21.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHARED: dict[str, dict[str, str]] = {
 
 
 def beginning_of(kind: str) -> str:
-    """What the tensors of a tuner begin with in their layer."""
+    """The beginning of the names of a tuner's tensors in their layer."""
     return _BEGINNINGS.get(kind, {"PVERA": "pvera_"}.get(kind, f"{kind.lower()}_"))
 
 
@@ -226,7 +226,7 @@ def _check(name: str, tensor: Tensor, text: str, values: Mapping[str, int]) -> N
 
 
 def _size(token: str, values: Mapping[str, int]) -> int | None:
-    """A size, None if it is not known yet."""
+    """The size that a token means, None if it is not known yet."""
     if token == "*":
         return None
     if token.isdigit():
@@ -244,7 +244,7 @@ def _size(token: str, values: Mapping[str, int]) -> int | None:
 def _values(
     kind: str, record: Mapping[str, Any], group: Mapping[str, Tensor], out: int | None, inputs: int | None
 ) -> dict[str, int]:
-    """What the letters in sizes mean for a layer; those that are not known are left out."""
+    """The numbers that the letters in sizes mean for a layer, without those that are not known."""
     named = (
         "r",
         "block_size",

@@ -39,7 +39,7 @@ _OF_THE_BASE = {
 
 @dataclass
 class Part:
-    """What a file has of one record: tensors by layer and PEFT's name, and those that all layers share."""
+    """The tensors of one record in a file: by layer and PEFT's name, and those that all layers share."""
 
     component: str
     record: dict[str, Any]
@@ -68,7 +68,7 @@ def matches(source: Source) -> bool:
 
 
 def _reading(record: Mapping[str, Any]) -> str:
-    """As peft_records; what is refused of a type that this pack computes is left to the reader of those."""
+    """The result of peft_records.reading_of; a record that it refuses is "own" if this pack computes its type."""
     try:
         return peft_records.reading_of(record)
     except ValueError:
@@ -76,9 +76,9 @@ def _reading(record: Mapping[str, Any]) -> str:
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """The adapter, with its record in the metadata. `projector` means nothing.
+    """The adapter, with its record in the metadata. `projector` is not used.
 
-    Raises ValueError, one sentence that names the file: a type or a field that is not read, a tensor that is missing,
+    Raises ValueError, its message naming the file: a type or a field that is not read, a tensor that is missing,
     that does not belong to the record or has another size, a PEFT that is too old or not installed.
     """
     records: dict[str, dict[str, Any]] = {}
@@ -170,7 +170,7 @@ def names_of(adapter: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def split(key: str, kind: str) -> tuple[str, str] | None:
-    """Layer and PEFT's name of a tensor; None if it is not one of a layer of this tuner."""
+    """The layer and PEFT's name of a tensor; None if it is not one of a layer of this tuner."""
     place = key.find(f".{peft_tensors.beginning_of(kind)}")
     return None if place < 1 else (key[:place], key[place + 1 :].replace("/", "."))
 
@@ -185,7 +185,7 @@ def _record_of(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, An
 
 
 def _name(record: Mapping[str, Any]) -> str:
-    """What a user calls the tuner."""
+    """The tuner's name for users."""
     start = record.get("init_lora_weights")
     return start.lower() if isinstance(start, str) else str(record["peft_type"]).lower()
 
@@ -193,7 +193,7 @@ def _name(record: Mapping[str, Any]) -> str:
 def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that the change depends on, with the defaults of the PEFT that is installed.
 
-    Raises ValueError, the rest of a sentence that starts with the file.
+    Raises ValueError, its message to be put after the file's name.
     """
     kind = peft_records.kind_of(record)
     if kind not in peft_fields.FIELDS:
@@ -223,7 +223,7 @@ def _default(entry: Any) -> Any:
 
 
 def _check_kind(kind: str, record: Mapping[str, Any]) -> None:
-    """Raise ValueError for settings with which a file does not say enough."""
+    """Raise ValueError for settings with which a file is not complete."""
     if kind == "UNILORA" and not record.get("save_indices"):
         raise ValueError(
             "is a UniLoRA without its indices, which depend on the order of all layers in the program that made it: "

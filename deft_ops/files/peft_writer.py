@@ -33,7 +33,7 @@ def write(
     """Write the PEFT folder (adapter_model.safetensors, adapter_config.json); returns it.
 
     `names` gives each layer's module name in the diffusers or transformers model. `shapes`, the base weights' shapes by
-    layer name, lets convolutions be told from linear layers. `metadata` goes into the header of the weights. Raises
+    layer name, separates convolutions from linear layers. `metadata` goes into the header of the weights. Raises
     ValueError for what PEFT cannot hold: other methods than DEFT, PaRa and LoRA, the ppt projector, convolutions, mixed
     methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
     """
@@ -73,7 +73,7 @@ def write_diffusers(
 def _export(
     adapter: Adapter, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """PEFT's tensors by "<module>.<part>" and its configuration."""
+    """The tensors of PEFT by "<module>.<part>" and its configuration."""
     validate(adapter, source)
     unclaimed = foreign(adapter)
     if unclaimed:
@@ -101,7 +101,7 @@ def _export(
 
 
 def _targets(modules: list[str]) -> list[str] | str:
-    """Full module names; PEFT also takes names that end so, hence a regular expression if a name has no dot."""
+    """PEFT's target_modules: full names, which PEFT takes as endings, or a regular expression if a name has no dot."""
     if all("." in module for module in modules):
         return sorted(modules)
     return "|".join(re.escape(module) for module in sorted(modules))

@@ -1,7 +1,7 @@
 """PyTorch's pickled files, read without running anything that is in them.
 
-Only torch's own zip form, and of its instructions only those that rebuild plain tensors and dictionaries. What a file
-declares is held against its size before anything is loaded.
+Only torch's own zip form is read, and of its instructions only those that rebuild plain tensors and dictionaries. The
+sizes that a file declares are compared with its own before anything is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGAIN = "save its tensors as .safetensors, or with a current torch.save"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a pickled file by name, on the CPU, and a note about what was left out ("" if nothing).
+    """The tensors of a pickled file by name, on the CPU, and a note about what was skipped ("" if nothing).
 
     A dictionary one level down ({"state_dict": ...}) is taken. Raises FileNotFoundError or ValueError for a missing,
     empty, damaged or foreign file, one that would run code or needs more memory than its size, unusual tensors.
@@ -47,7 +47,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _check(path: Path) -> None:
-    """Refuse what is no plain zip of torch's, what is packed, and what asks for other things than tensors."""
+    """Raise ValueError for a file that is no plain zip of torch's, is packed, or asks for more than tensors."""
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:

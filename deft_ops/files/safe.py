@@ -1,4 +1,4 @@
-"""Safe reading and writing: whole files or a clear sentence; temporary file in the same folder, then a rename."""
+"""Safe reading and writing: whole files or a clear error message; temporary file in the same folder, then a rename."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader gets: the content of one file with the records that lie beside it."""
+"""The input of a reader: the content of one file with the records that lie beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IN_FOLDERS = (
 class Source:
     """One file: where it lies, its tensors, its header metadata, and the adapter_config.json beside it (or None).
 
-    `note` says what of the file was left out, if anything.
+    `note` names what of the file was skipped, if anything.
     """
 
     path: Path

@@ -19,12 +19,12 @@ _TEXT, _IN_TRANSFORMERS = "text_encoders.", ".transformer."
 
 
 def matches(source: Source) -> bool:
-    """Whether spectral shifts are there."""
+    """Whether the file has spectral shifts."""
     return any(key.endswith(".delta") for key in source.tensors)
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:
-    """The shifts under their names. `projector` is not used."""
+    """The adapter with the shifts under their names. `projector` is not used."""
     return Adapter(source.tensors, source.metadata)
 
 

@@ -80,7 +80,7 @@ def get(name: str) -> Method[Any]:
 
 
 def training_of(name: str) -> Training[Any, Any, Any]:
-    """How the method of this name is trained. Raises ValueError that lists those that can be."""
+    """The training of the method of this name. Raises ValueError that lists those that have one."""
     record = METHODS.get(name)
     if record is None or record.training is None:
         raise ValueError(f"Unknown method {name!r}: choose one of {', '.join(TRAINABLE)}.")

@@ -1,4 +1,4 @@
-"""What the methods share: capped ranks, scales, private random numbers, moving factors."""
+"""Helpers of the methods: capped ranks, scales, private random numbers, moving factors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def flat(weight: Tensor) -> Tensor:
 
 
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, k], sigma [k] and V^T [k, in] of a matrix [out, in], k = min(out, in): call it by `on_host`."""
+    """The SVD of a matrix [out, in]: U [out, k], sigma [k], V^T [k, in], k = min(out, in). Call it by `on_host`."""
     U, sigma, Vh = torch.linalg.svd(matrix, full_matrices=False)
     return U, sigma, Vh
 
@@ -39,7 +39,7 @@ def capped(rank: int, limit: int) -> int:
 
 
 def scale_of(alpha: float | None, rank: int) -> float:
-    """alpha / rank, or 1 without an alpha. Raises ValueError unless alpha is positive."""
+    """The scale alpha / rank, or 1 without an alpha. Raises ValueError unless alpha is positive."""
     if alpha is None:
         return 1.0
     if alpha <= 0:
@@ -48,7 +48,7 @@ def scale_of(alpha: float | None, rank: int) -> float:
 
 
 def normal(shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
-    """float32 numbers from N(0, 0.02^2), drawn on the generator's device and moved to `device`."""
+    """Random float32 numbers from N(0, 0.02^2), drawn on the generator's device and moved to `device`."""
     return torch.randn(shape, generator=generator, device=generator.device).mul_(INIT_STD).to(device)
 
 

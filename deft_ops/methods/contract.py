@@ -1,4 +1,4 @@
-"""What a method is: a record of typed functions and traits, and how it is trained.
+"""The contract of a method: a record of typed functions and traits, and of its training.
 
 Every module of a method ends with `METHOD = Method(...)`, and the list in `__init__.py` has it in one line. All else of
 the pack asks the record: nothing outside of the method's own file names it. Shapes: a weight is [out, in, ...], in* is
@@ -61,14 +61,14 @@ KEEP_DECOMPOSITION = Switch(
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Of a method that has none of its own."""
+    """The settings of a method that has none."""
 
 
 # ---------------------------------------------------------------------------------------------------------- functions
 
 
 class Delta(Protocol[FactorsT]):
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
     `removal` and `injection` weigh the two terms of a method that has both.
     """
@@ -94,7 +94,7 @@ class ToLora(Protocol[FactorsT]):
 
 
 class Forward(Protocol[FactorsT]):
-    """What to add to a layer's output y = W x without bias, in the dtype of x; linear in `removal` and `injection`."""
+    """The addition to a layer's output y = W x without bias, in the dtype of x; linear in `removal` and `injection`."""
 
     def __call__(
         self, factors: FactorsT, op: LayerOp, x: Tensor, y: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
@@ -126,7 +126,7 @@ class Terms:
 
 
 def no_misfit(factors: Any, shape: Shape) -> str | None:
-    """No reason of its own."""
+    """None: the method has no reason of its own against a weight."""
     return None
 
 
@@ -136,17 +136,17 @@ def same_rate(parameter: str, small: bool, settings: Any) -> float:
 
 
 def as_asked(params: Mapping[str, Tensor], settings: Any) -> str:
-    """All is as the settings ask for."""
+    """An empty text: `init` did all as the settings ask for."""
     return ""
 
 
 def as_they_are(factors: F, weight: Tensor) -> F:
-    """Nothing is added."""
+    """The factors as they are: files hold nothing else."""
     return factors
 
 
 def any_rank(rows: int, settings: Any) -> int | None:
-    """No limit of its own."""
+    """None: the method has no limit of its own."""
     return None
 
 
@@ -155,7 +155,7 @@ def any_rank(rows: int, settings: Any) -> int | None:
 
 @dataclass(frozen=True)
 class Base(Generic[F, K]):
-    """What training needs of each base weight, computed once and kept, on disk if the user likes.
+    """The values that training needs of each base weight, computed once and kept, on disk if the user likes.
 
     of: of a weight [out, in, ...] or [n]. kind: its type. delta: the change of a weight by what is kept, float32.
     """
@@ -167,7 +167,7 @@ class Base(Generic[F, K]):
 
 @dataclass(frozen=True)
 class Training(Generic[F, S, K]):
-    """How a method is trained.
+    """The training of a method.
 
     words: what it does, for the choice of the training node; a clause, without a full stop.
     settings: its own settings, in the order of their widgets. `rank` and `alpha` among them are those of the run.
@@ -209,7 +209,7 @@ class Training(Generic[F, S, K]):
         return "rank" in described(self.settings)
 
     def settings_of(self, **values: Any) -> S:
-        """The method's settings of these values; those of other methods are passed over."""
+        """The method's settings with these values; those of other methods are skipped."""
         names = {item.name for item in fields(self.settings)}  # type: ignore[arg-type]
         return self.settings(**{name: value for name, value in values.items() if name in names})
 
@@ -224,7 +224,7 @@ class Training(Generic[F, S, K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[F]):
-    """A method. Words first, then what it computes, then what others have to know of it.
+    """A method: its names first, then its computations, then its traits.
 
     name: in files, widgets and reports. title: in tables. source: the paper.
     suffixes: of its tensors in files. claims: whether a layer with these suffixes is one of the method's.

@@ -37,7 +37,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own. Source of p_rate: the authors' code trains P with a tenth of R's learning rate."""
+    """Settings of a DEFT training. Source of p_rate: the authors' code trains P with a tenth of R's learning rate."""
 
     rank: int = entry(RANK, 4)
     alpha: float | None = entry(ALPHA, None)
@@ -102,7 +102,7 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers, differentiable in P and R."""
+    """The factors of many layers, to apply and save, differentiable in P and R."""
     pairs = project_all([params["P"] for params in layers], settings.projector)
     return [
         Factors(Q, None if right is Q else right, params["R"], scale_of(settings.alpha, Q.shape[1]))
@@ -131,7 +131,7 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32."""
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32."""
     up, down = to_lora(factors, weight, removal=removal, injection=injection)
     return (up @ (strength * down)).reshape(weight.shape)
 
@@ -149,14 +149,14 @@ def extracted(pair: BestPair) -> Factors:
 
 
 def change(factors: Factors) -> LowRank:
-    """The form on activations."""
+    """The change on activations."""
     return LowRank(factors.Q, factors.R, factors.Q if factors.right is None else factors.right, factors.scale)
 
 
 def forward(
     factors: Factors, op: LayerOp, x: Tensor, y: Tensor, *, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """What to add to the layer's output, in the dtype of x.
+    """The addition to the layer's output, in the dtype of x.
 
     x is the layer's input and y its output without bias, y = W x, so that the weight itself is not needed.
     """

@@ -48,7 +48,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own."""
+    """Settings of a DoRA training."""
 
     rank: int = entry(RANK, 4)
     alpha: float | None = entry(ALPHA, None)
@@ -77,7 +77,7 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers."""
+    """The factors of many layers, to apply and save."""
     return [
         Factors(one["up"], one["down"], one["magnitude"][:, None], scale_of(settings.alpha, one["up"].shape[1]))
         for one in layers
@@ -85,13 +85,13 @@ def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> li
 
 
 def row_norms(weight: Tensor) -> Tensor:
-    """|W| [out] of a weight [out, in, ...], float32."""
+    """The row norms |W| [out] of a weight [out, in, ...], float32."""
     return torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float32)
 
 
 @torch.no_grad()
 def merged_norms(factors: Factors, weight: Tensor, norms: Tensor) -> Tensor:
-    """|V| [out] of V = W + s up down, from W's own norms [out]: |V|^2 = |W|^2 + 2 s <W, up down> + s^2 |up down|^2.
+    """The row norms |V| [out] of V = W + s up down, from W's: |V|^2 = |W|^2 + 2 s <W, up down> + s^2 |up down|^2.
 
     Nothing of the weight's size is made. V's norms are W's, to the last bit, where up is zero; none is zero.
     """
@@ -105,14 +105,14 @@ def merged_norms(factors: Factors, weight: Tensor, norms: Tensor) -> Tensor:
 
 
 def change(factors: Factors, weight: Tensor) -> Rescaled:
-    """The form on activations."""
+    """The change on activations."""
     merged = merged_norms(factors, weight, row_norms(weight))
     low_rank = LowRank(factors.up, factors.down, None, factors.scale)
     return Rescaled(low_rank, factors.magnitude.flatten() / merged - 1)
 
 
 def for_saving(factors: Factors, weight: Tensor) -> Factors:
-    """The same with what ComfyUI's own loader needs, for this weight [out, in, ...]."""
+    """The factors with the tensor that ComfyUI's own loader needs beside them, for this weight [out, in, ...]."""
     norms = row_norms(weight)
     ratio = factors.magnitude.flatten() * norms / merged_norms(factors, weight, norms)
     return replace(factors, for_core=ratio.reshape(-1, *(1 for _ in weight.shape[1:])))
@@ -126,9 +126,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     up, down = (factor.to(weight.device, torch.float32) for factor in (factors.up, factors.down))
     return weighed(factors.scale * (up @ down), weight, factors.magnitude, strength)

@@ -30,12 +30,12 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """No: ComfyUI's own loader reads such layers."""
+    """False: ComfyUI's own loader reads such layers."""
     return False
 
 
 def kept_values(shape: Sequence[int]) -> tuple[int, int]:
-    """How many trained and how many fixed values training keeps of a weight of this shape."""
+    """The numbers of trained and of fixed values that training keeps of a weight of this shape."""
     return math.prod(shape), 0
 
 
@@ -45,12 +45,12 @@ def init(weight: Tensor, rank: int, settings: NoSettings, generator: torch.Gener
 
 
 def init_bias(bias: Tensor) -> dict[str, Tensor]:
-    """The same for the bias [out] of the layer."""
+    """A trainable float32 difference 0 of the bias [out] of the layer."""
     return trainable({"bias": torch.zeros(bias.shape, device=bias.device)})
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: NoSettings) -> list[Factors]:
-    """What is applied and saved of many layers."""
+    """The factors of many layers, to apply and save."""
     return [Factors(params["weight"], params.get("bias")) for params in layers]
 
 
@@ -68,9 +68,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the difference of a weight [out, in, ...] or [n], float32.
+    """The difference of a weight [out, in, ...] or [n] times the strength, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     return strength * factors.weight.to(weight.device, torch.float32)
 
@@ -81,7 +81,7 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
 
 
 def change(factors: Factors) -> WeightChange:
-    """The form in training."""
+    """The change in training."""
     return WeightChange(factors.weight, factors.bias)
 
 

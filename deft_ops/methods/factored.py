@@ -1,4 +1,4 @@
-"""What LoHa, LoKr and DoRA share: products of factors in the forms that LyCORIS writes, and DoRA's norms."""
+"""Helpers of LoHa, LoKr and DoRA: products of factors in the forms that LyCORIS writes, and DoRA's norms."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Shape = tuple[int, ...]
 
 
 def kaiming(shape: Shape, generator: torch.Generator, device: torch.device) -> Tensor:
-    """float32 numbers from U(-1, 1) / sqrt(columns) for a factor [rows, columns, ...]: Kaiming's with a = sqrt(5)."""
+    """Random float32 from U(-1, 1) / sqrt(columns) for a factor [rows, columns, ...]: Kaiming's with a = sqrt(5)."""
     uniform = torch.rand(shape, generator=generator, device=generator.device)
     return ((2 * uniform - 1) / math.sqrt(math.prod(shape[1:]))).to(device)
 
 
 def product(rows: Tensor, columns: Tensor, core: Tensor | None) -> Tensor:
-    """[out, in*], float32: rows [out, r] times columns [r, in, ...], or LyCORIS' Tucker form of it.
+    """The product [out, in*], float32, of rows [out, r] and columns [r, in, ...], or LyCORIS' Tucker form of it.
 
     That is a core [i, j, *kernel], rows [i, out] and columns [j, in], for convolutions.
     """
@@ -35,7 +35,7 @@ def product(rows: Tensor, columns: Tensor, core: Tensor | None) -> Tensor:
 
 
 def product_shape(rows: Tensor, columns: Tensor, core: Tensor | None) -> Shape:
-    """[out, in*], or [out, in, *kernel] where the factors tell the kernel. Raises ValueError if they do not fit."""
+    """The shape [out, in*], or [out, in, *kernel] if the factors have the kernel. Raises ValueError if they misfit."""
     if core is None:
         if rows.ndim > 1 and columns.ndim > 1 and math.prod(rows.shape[1:]) == len(columns):
             return (len(rows), *columns.shape[1:])
@@ -46,7 +46,7 @@ def product_shape(rows: Tensor, columns: Tensor, core: Tensor | None) -> Shape:
 
 
 def shapes_of(*tensors: Tensor) -> str:
-    """Their shapes, for a message."""
+    """The shapes of tensors, for a message."""
     return " and ".join(str(list(tensor.shape)) for tensor in tensors)
 
 
@@ -96,7 +96,7 @@ def fits_magnitude(magnitude: Tensor | None, shape: Shape) -> bool:
 
 
 def with_norms(merged: Tensor, magnitude: Tensor) -> Tensor:
-    """m V / |V| of a merged weight V [out, in, ...], float32; |V| of each output row or of each input column."""
+    """The weight m V / |V| of a merged weight V [out, in, ...], float32; |V| of each output row or input column."""
     dims = [dim for dim in range(merged.ndim) if dim != (0 if of_rows(magnitude) else 1)]
     norms = torch.linalg.vector_norm(merged, dim=dims, keepdim=True)
     # The smallest step above 1, as LyCORIS adds it, so that a row of zeros stays one.
@@ -105,6 +105,6 @@ def with_norms(merged: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def weighed(change: Tensor, weight: Tensor, magnitude: Tensor | None, strength: float) -> Tensor:
-    """strength times what a change [out, in*] makes of a weight [out, in, ...], with DoRA's norms if there are any."""
+    """The change of a weight [out, in, ...] by [out, in*], with DoRA's norms if there are any, times the strength."""
     base, change = weight.float(), change.reshape(weight.shape)
     return strength * (change if magnitude is None else with_norms(base + change, magnitude) - base)

@@ -30,7 +30,7 @@ def claims(suffixes: Collection[str]) -> bool:
 
 
 def rank(tensors: Mapping[str, Tensor]) -> int:
-    """1: one vector for each layer."""
+    """The rank 1: one vector for each layer."""
     return 1
 
 
@@ -42,9 +42,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     base = weight.float()
     sizes = [1] * base.ndim

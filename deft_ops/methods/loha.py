@@ -68,9 +68,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     pairs = ((factors.w1_a, factors.w1_b, factors.t1), (factors.w2_a, factors.w2_b, factors.t2))
     first, second = (

@@ -56,7 +56,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own."""
+    """Settings of a LoKr training."""
 
     rank: int = entry(RANK, 4)
     alpha: float | None = entry(ALPHA, None)
@@ -123,7 +123,7 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers; a whole w2 has the scale 1."""
+    """The factors of many layers, to apply and save; a whole w2 has the scale 1."""
     return [
         Factors(one["w1"], one["w2"])
         if "w2" in one
@@ -135,7 +135,7 @@ def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> li
 
 
 def change(factors: Factors) -> Kronecker:
-    """The form on activations of what `init` makes: w1 whole, no Tucker core, no norms."""
+    """The change on activations, for the factors that `init` makes: w1 whole, no Tucker core, no norms."""
     assert factors.w1 is not None and factors.t2 is None and factors.magnitude is None
     whole = None if factors.w2 is None else factors.w2.flatten(1)
     return Kronecker(factors.w1, whole, factors.w2_a, factors.w2_b, factors.scale)
@@ -154,9 +154,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     left = _matrix(weight, factors.w1, factors.w1_a, factors.w1_b, None)
     right = _matrix(weight, factors.w2, factors.w2_a, factors.w2_b, factors.t2)
@@ -206,7 +206,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
 def _matrix(
     weight: Tensor, whole: Tensor | None, rows: Tensor | None, columns: Tensor | None, core: Tensor | None
 ) -> Tensor:
-    """w1 or w2 as a float32 matrix on the weight's device."""
+    """The factor w1 or w2 as a float32 matrix on the weight's device."""
     if whole is not None:
         return flat(whole.to(weight.device))
     assert rows is not None and columns is not None

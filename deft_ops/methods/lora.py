@@ -31,7 +31,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own."""
+    """Settings of a LoRA training."""
 
     rank: int = entry(RANK, 4)
     alpha: float | None = entry(ALPHA, None)
@@ -60,7 +60,7 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers."""
+    """The factors of many layers, to apply and save."""
     return [Factors(params["up"], params["down"], scale_of(settings.alpha, params["up"].shape[1])) for params in layers]
 
 
@@ -77,7 +77,7 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 
 
 def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection: float = 1.0) -> tuple[Tensor, Tensor]:
-    """up [out, r] and down [r, in*] with the scale in down, float32. A LoRA has no removal."""
+    """The pair up [out, r] and down [r, in*] with the scale in down, float32. A LoRA has no removal."""
     up = factors.up.to(weight.device, torch.float32)
     return up, (injection * factors.scale) * flat(factors.down.to(weight.device))
 
@@ -85,20 +85,20 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32. A LoRA has no removal."""
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32. A LoRA has no removal."""
     up, down = to_lora(factors, weight, injection=injection)
     return (up @ (strength * down)).reshape(weight.shape)
 
 
 def change(factors: Factors) -> LowRank:
-    """The form on activations."""
+    """The change on activations."""
     return LowRank(factors.up, factors.down, None, factors.scale)
 
 
 def forward(
     factors: Factors, op: LayerOp, x: Tensor, y: Tensor, *, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """What to add to the layer's output, in the dtype of x. y and the removal are not used."""
+    """The addition to the layer's output, in the dtype of x. y and the removal are not used."""
     return change(factors).forward(op, x, y, injection=injection)
 
 

@@ -60,7 +60,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own."""
+    """Settings of an OFT training."""
 
     block_size: int = entry(
         Number(
@@ -102,7 +102,7 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def otherwise(params: Mapping[str, Tensor], settings: Settings) -> str:
-    """What to say of a layer whose blocks are of another size."""
+    """A remark about a layer whose blocks are of another size; empty if they are of the size asked for."""
     size = params["blocks"].shape[-1]
     return (
         "" if size == settings.block_size else f"blocks of {size}, as {settings.block_size} does not divide the outputs"
@@ -110,7 +110,7 @@ def otherwise(params: Mapping[str, Tensor], settings: Settings) -> str:
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers. The rotations of all blocks of one size are solved for at once."""
+    """The factors of many layers, to apply and save. The rotations of all blocks of one size are solved for at once."""
     blocks = [params["blocks"] for params in layers]
     places: dict[int, list[int]] = {}
     for place, value in enumerate(blocks):
@@ -127,7 +127,7 @@ def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> li
 
 
 def change(factors: Factors) -> Rotated:
-    """The form on activations, of blocks that are trained."""
+    """The change on activations, of blocks that are trained."""
     assert factors.rotations is not None
     return Rotated(factors.rotations - torch.eye(factors.rotations.shape[-1], device=factors.rotations.device))
 
@@ -147,7 +147,7 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 
 
 def misfit(factors: Factors, shape: tuple[int, ...]) -> str | None:
-    """Why an adapter whose sizes are right does not belong to a weight of this shape, None without such a reason."""
+    """The reason why an adapter whose sizes are right does not belong to a weight of this shape, None without one."""
     if not _of_patches(factors, shape):
         return None
     return (
@@ -164,9 +164,9 @@ def _of_patches(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing.
+    `removal` and `injection` are not used.
     """
     matrix = flat(weight)
     values = factors.rotation.to(matrix)

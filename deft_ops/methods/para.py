@@ -21,7 +21,7 @@ SUFFIXES = ("deft_Q", "deft_right", "deft_P")
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own. Source of rank_cap: its authors keep r below out / 40."""
+    """Settings of a PaRa training. Source of rank_cap: its authors keep r below out / 40."""
 
     rank: int = entry(RANK, 4)
     rank_cap: float = entry(
@@ -53,12 +53,12 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers, differentiable in B."""
+    """The factors of many layers, to apply and save, differentiable in B."""
     return [Factors(Q) for Q, _ in project_all([params["B"] for params in layers], "qr")]
 
 
 def largest_rank(rows: int, settings: Settings) -> int | None:
-    """rows / rank_cap; None without a cap."""
+    """The largest rank, rows / rank_cap; None without a cap."""
     return int(rows / settings.rank_cap) if settings.rank_cap else None
 
 

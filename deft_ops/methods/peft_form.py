@@ -13,7 +13,7 @@ from ..projectors import raw_qr
 
 
 def config_of(kind: str, rank: int) -> dict[str, Any]:
-    """The fields that every configuration has, of this peft_type."""
+    """The fields that every configuration of PEFT has, for this peft_type."""
     return {
         "peft_type": kind,
         "r": rank,
@@ -27,14 +27,14 @@ def config_of(kind: str, rank: int) -> dict[str, Any]:
 
 
 def number(value: float) -> int | float:
-    """A whole number as one."""
+    """The value as an int if it is a whole number."""
     return int(value) if value == int(value) else value
 
 
 def deft_form(
     factors: Mapping[str, Any], names: Mapping[str, str], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Of DEFT's factors by layer name, the layers' module names, and what messages call the adapter.
+    """PEFT's form of DEFT's factors by layer name, with the layers' module names and the adapter's name in messages.
 
     Raises ValueError for ranks, projectors or alphas that differ, and for a projector that PEFT does not know.
     """
@@ -67,7 +67,7 @@ def deft_form(
 
 
 def _peft_pair(factors: Any, name: str, source: str) -> tuple[Tensor, Tensor | None, str]:
-    """(P, R, decomposition_method) float32 with which PEFT computes the same change."""
+    """The tuple (P, R, decomposition_method), float32, with which PEFT computes the same change."""
     Q = factors.Q.float()
     R = None if factors.R is None else factors.R.float()
     if factors.right is not None:
@@ -98,7 +98,7 @@ def _common_alpha(factors: Mapping[str, Any], source: str) -> int | float | None
 def lora_form(
     factors: Mapping[str, Any], names: Mapping[str, str], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Of LoRA's factors by layer name, the layers' module names, and what messages call the adapter."""
+    """PEFT's form of LoRA's factors by layer name, with the layers' module names and the adapter's name in messages."""
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, int | float] = {}
@@ -126,7 +126,7 @@ def lora_form(
 def dora_form(
     factors: Mapping[str, Any], names: Mapping[str, str], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The same of DoRA's factors. Raises ValueError for norms of input columns, which PEFT does not have."""
+    """PEFT's form of DoRA's factors. Raises ValueError for norms of input columns, which PEFT does not have."""
     tensors, config = lora_form(factors, names, source)
     for name, one in factors.items():
         if one.magnitude.shape[0] != len(one.up):

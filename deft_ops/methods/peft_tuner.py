@@ -64,7 +64,7 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """False: which tensors belong to a layer, the file's record says (see `matching/peft_tuners.py`)."""
+    """False: the file's record determines the tensors of a layer (see `matching/peft_tuners.py`)."""
     return False
 
 
@@ -87,9 +87,9 @@ def _count(shape: tuple[int, ...]) -> int:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...] or a bias, of the same shape, float32.
+    """The change of a weight [out, in, ...] or a bias times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing. Raises ValueError if PEFT cannot compute it.
+    `removal` and `injection` are not used. Raises ValueError if PEFT cannot compute it.
     """
     if factors.part == "difference":
         return factors.tensors[0].to(device=weight.device, dtype=torch.float32) * strength
@@ -119,7 +119,7 @@ def to_tensors(factors: Factors) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
-    """Raises ValueError: the record is needed, too."""
+    """No factors: raises ValueError, because the record is needed, too."""
     raise ValueError("layers that PEFT computes need the record of their file")
 
 
@@ -208,7 +208,7 @@ def _module(weight: Tensor, bias: Tensor | None, has_bias: bool) -> nn.Module:
 
 
 def _targets(kind: str, record: dict[str, Any], targets: list[str]) -> dict[str, Any]:
-    """The fields that say which layers are changed. Names of our own, so that no pattern of a file is matched."""
+    """The fields that name the changed layers. They are names of our own, so that no pattern of a file is matched."""
     if record.pop("is_parameter", False):
         return {"target_modules": [], "target_parameters": [f"{_LAYER}.weight"]}
     if kind == "IA3":
@@ -225,16 +225,16 @@ def _targets(kind: str, record: dict[str, Any], targets: list[str]) -> dict[str,
 
 
 class _BlockDiagonal:
-    """What PEFT compiles for BOFT, in PyTorch."""
+    """A replacement in PyTorch for the operation that PEFT compiles for BOFT."""
 
     def forward(self, blocks: Tensor) -> tuple[Tensor]:
-        """[n, d, k, k] as n matrices with d blocks on their diagonals."""
+        """The blocks [n, d, k, k] as n matrices with d blocks on their diagonals."""
         return (torch.stack([torch.block_diag(*matrices) for matrices in blocks]),)
 
 
 @contextmanager
 def _without_compiling(kind: str) -> Iterator[None]:
-    """BOFT's layers would build a CUDA extension, and without one drop all but one of a file's factors."""
+    """A context without the CUDA extension that BOFT's layers would build, or else drop all but one of the factors."""
     if kind != "BOFT":
         yield
         return

@@ -41,9 +41,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight or vector, of the same shape, float32.
+    """The change of a weight or vector times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing. Raises ValueError for a weight of another shape.
+    `removal` and `injection` are not used. Raises ValueError for a weight of another shape.
     """
     if not fits(factors, tuple(weight.shape)):
         raise ValueError(f"the new value has shape {list(factors.value.shape)}, but the weight {list(weight.shape)}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def block_size(entries: Tensor) -> int:
-    """k of entries [blocks, k (k - 1) / 2]. Raises ValueError if they are no triangles."""
+    """The block size k of entries [blocks, k (k - 1) / 2]. Raises ValueError if they are no triangles."""
     size = round((1 + (1 + 8 * entries.shape[-1]) ** 0.5) / 2) if entries.ndim == 2 else 0
     if size < 2 or size * (size - 1) // 2 != entries.shape[1]:
         raise ValueError(f"the entries have shape {list(entries.shape)}, but [blocks, k (k - 1) / 2] is needed")
@@ -15,7 +15,7 @@ def block_size(entries: Tensor) -> int:
 
 
 def skew(entries: Tensor) -> Tensor:
-    """Skew-symmetric [blocks, k, k] of the entries [blocks, k (k - 1) / 2] above the diagonal."""
+    """The skew-symmetric matrices [blocks, k, k] of the entries [blocks, k (k - 1) / 2] above the diagonal."""
     size = block_size(entries)
     rows, columns = torch.triu_indices(size, size, 1, device=entries.device)
     upper = entries.new_zeros(len(entries), size, size)
@@ -24,14 +24,14 @@ def skew(entries: Tensor) -> Tensor:
 
 
 def neumann(generator: Tensor) -> Tensor:
-    """I + 2 S + 2 S^2 + 2 S^3 + S^4 of skew-symmetric S [..., k, k]: the Cayley transform's series, as OFTv2 has it."""
+    """The series I + 2 S + 2 S^2 + 2 S^3 + S^4 of the Cayley transform of skew-symmetric S [..., k, k], as in OFTv2."""
     square = generator @ generator
     identity = torch.eye(generator.shape[-1], device=generator.device)
     return identity + 2 * (generator + square + square @ generator) + square @ square
 
 
 def cayley(blocks: Tensor, constraint: float) -> Tensor:
-    """(I + S)(I - S)^-1 of S = B - B^T for blocks B [..., k, k]; |S| of all blocks is at most `constraint`, 0: any."""
+    """The rotations (I + S)(I - S)^-1, S = B - B^T, of blocks B [..., k, k]; |S| of all up to `constraint`, 0: any."""
     generator = blocks - blocks.mT
     if constraint > 0:
         norm = torch.linalg.vector_norm(generator)
@@ -41,20 +41,20 @@ def cayley(blocks: Tensor, constraint: float) -> Tensor:
 
 
 def turn_columns(matrix: Tensor, rotation: Tensor) -> Tensor:
-    """W diag(R_1, ..., R_b) of W [out, in*] and rotations [b, k, k], in* = b k; one block serves all of them."""
+    """The product W diag(R_1, ..., R_b) of W [out, in*] and rotations [b, k, k], in* = b k; one block serves all."""
     pieces = matrix.reshape(len(matrix), -1, rotation.shape[1])
     turned = torch.einsum("obi,bij->obj", pieces, rotation.expand(pieces.shape[1], -1, -1))
     return turned.reshape(matrix.shape)
 
 
 def turn_rows(matrix: Tensor, rotation: Tensor) -> Tensor:
-    """diag(R_1, ..., R_b)^T W of W [out, in*] and rotations [b, k, k], out = b k."""
+    """The product diag(R_1, ..., R_b)^T W of W [out, in*] and rotations [b, k, k], out = b k."""
     pieces = matrix.reshape(len(rotation), rotation.shape[1], -1)
     return torch.einsum("bnm,bnc->bmc", rotation, pieces).reshape(matrix.shape)
 
 
 def turn_butterfly(matrix: Tensor, rotation: Tensor) -> Tensor:
-    """BOFT's steps on W [out, in*] with rotations [steps, b, k, k], out = b k.
+    """The weight after BOFT's steps on W [out, in*] with rotations [steps, b, k, k], out = b k.
 
     Step i takes rows that are 2^i k / 2 apart together, in pairs of groups, and multiplies from the left by R.
     """

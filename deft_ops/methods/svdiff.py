@@ -32,7 +32,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Settings:
-    """Its own. Source of norm_rate: the common implementation trains norms with a thousandth of the rate."""
+    """Settings of an SVDiff training. norm_rate: the common implementation gives norms a thousandth of the rate."""
 
     norm_rate: float = entry(
         Number(
@@ -60,7 +60,7 @@ class Decomposition:
 
 
 def decompose(weight: Tensor) -> Decomposition:
-    """Of a weight [out, in, ...] or [n]."""
+    """The singular value decomposition of a weight [out, in, ...] or [n]."""
     matrix = weight.float()
     matrix = matrix[None] if matrix.ndim == 1 else matrix.flatten(1)
     return Decomposition(*on_host(svd, matrix, slow="Singular value decompositions of the base"))
@@ -77,12 +77,12 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
 
 
 def singular_values(shape: Sequence[int]) -> int:
-    """How many a weight of this shape has."""
+    """The number of singular values of a weight of this shape."""
     return 1 if len(shape) == 1 else min(shape[0], math.prod(shape[1:]))
 
 
 def kept_values(shape: Sequence[int]) -> tuple[int, int]:
-    """How many trained and how many fixed values training keeps of a weight of this shape."""
+    """The numbers of trained and of fixed values that training keeps of a weight of this shape."""
     k = singular_values(shape)
     return k, k * (1 + shape[0] + math.prod(shape[1:]))
 
@@ -93,7 +93,7 @@ def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generat
 
 
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
-    """What is applied and saved of many layers."""
+    """The factors of many layers, to apply and save."""
     return [Factors(params["shifts"]) for params in layers]
 
 
@@ -110,7 +110,7 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """The change of a weight [out, in, ...] or [n], of the same shape, float32. `removal`, `injection` mean nothing."""
+    """The change of a weight [out, in, ...] or [n], of the same shape, float32. `removal`, `injection` are not used."""
     return _delta(factors, weight, decompose(weight), strength)
 
 
@@ -127,7 +127,7 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
 
 
 def change(factors: Factors, decomposition: Decomposition) -> Change:
-    """The form in training: of full rank on activations, U and V^T fixed. A weight of one row is changed itself."""
+    """The change in training: of full rank on activations, U and V^T fixed. A weight of one row is changed itself."""
     base, moved = decomposition, _moved(factors, decomposition)
     if len(base.U) == 1:
         return WeightChange((base.U * moved) @ base.Vh)

@@ -1,7 +1,7 @@
 """T-LoRA (arXiv 2507.05964) as LyCORIS saves it (modules/tlora.py): W' = W + s (P diag(l) Q - P0 diag(l0) Q0).
 
 P0 diag(l0) Q0 is the start, some singular triplets of the base, and is not in the file: the largest, the smallest or
-the middle ones, told apart by l, which training moves little. Training and its sampler leave out ranks by timestep,
+the middle ones; l, which training moves little, shows which. Training and its sampler skip ranks by timestep,
 here all of them are at work. The authors' own files have the start; the reader makes a LoRA of them.
 """
 
@@ -53,9 +53,9 @@ def fits(factors: Factors, shape: tuple[int, ...]) -> bool:
 def delta(
     factors: Factors, weight: Tensor, *, strength: float = 1.0, removal: float = 1.0, injection: float = 1.0
 ) -> Tensor:
-    """strength times the change of a weight [out, in, ...], of the same shape, float32.
+    """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
-    `removal` and `injection` mean nothing. Raises ValueError if the adapter was not started from this weight.
+    `removal` and `injection` are not used. Raises ValueError if the adapter was not started from this weight.
     """
     up, down = to_lora(factors, weight)
     return (up @ down * strength).reshape(weight.shape)

@@ -1,4 +1,4 @@
-"""Which weight of a ComfyUI model a layer name of an adapter file means.
+"""The weights of a ComfyUI model that the layer names of adapter files mean.
 
 ComfyUI's own maps come first. Added are the names that PEFT, diffusers and original repositories write and ComfyUI does
 not read. What diffusers calls the layers of an architecture stands in `architectures`, one file each.
@@ -54,7 +54,7 @@ _ORIGINAL = ("", "model.", "base_model.model.", "transformer.", "unet.", f"model
 
 
 def diffusers_names(model: Any) -> dict[str, Target]:
-    """Module path in diffusers -> target, for every layer with a weight; empty for an unknown architecture."""
+    """The mapping module path in diffusers -> target, for layers with a weight; empty for an unknown architecture."""
     shapes = _shapes(model)
     return _present(_diffusers_names(model, shapes), shapes)
 
@@ -64,7 +64,7 @@ _MADE: WeakKeyDictionary[Any, tuple[dict[str, tuple[int, ...]], Mapping[str, Tar
 
 
 def model_names(model: Any) -> Mapping[str, Target]:
-    """Every layer name that means a weight of this MODEL; made once a model, and anew if its weights are others.
+    """Every layer name that means a weight of this MODEL; made once a model, and anew if its weights change.
 
     Where names clash, ComfyUI's own meaning goes before diffusers', diffusers' before the original repository's, and
     what other programs write last.
@@ -104,7 +104,7 @@ def clip_names(clip: Any) -> dict[str, Target]:
 
 
 def module_names(model: Any) -> dict[str, str]:
-    """Native layer name ("diffusion_model.<path>") -> module path in diffusers.
+    """The mapping native layer name ("diffusion_model.<path>") -> module path in diffusers.
 
     Only for weights that are the same there: neither fused nor with their rows in another order.
     """
@@ -126,7 +126,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _paths(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Paths of all modules with a weight in ComfyUI's network."""
+    """The paths of all modules with a weight in ComfyUI's network."""
     return [key[len(_NETWORK) : -len(WEIGHT)] for key in shapes if key.startswith(_NETWORK) and key.endswith(WEIGHT)]
 
 
@@ -140,7 +140,7 @@ def _in_network(table: Mapping[str, Target]) -> dict[str, Target]:
 
 
 def _present(names: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
-    """Without what this model does not have: tables also name the layers of a model's relatives.
+    """The names whose target this model has: tables also name the layers of a model's relatives.
 
     A slice past the end is of that kind: ComfyUI's table of Z-Image, which has as many key heads as query heads, gives
     such for Lumina 2, which has not.

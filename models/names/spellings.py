@@ -16,7 +16,7 @@ _MENDED = (
 
 
 def dotted(path: str) -> str:
-    """What musubi-tuner's convert_lora.py (--target other) makes of a layer's path."""
+    """The path of a layer as musubi-tuner's convert_lora.py (--target other) writes it."""
     name = path.replace("_", ".")
     for marks, words in _MENDED:
         if any(mark in name for mark in marks):
@@ -35,7 +35,7 @@ _FUSED = (
 
 
 def fused(theirs: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Target]:
-    """diffusers' names of fused projections, where ComfyUI has them in one weight too, side by side."""
+    """The names of fused projections in diffusers, where ComfyUI has them in one weight too, side by side."""
     targets: dict[str, Target] = {}
     for name in theirs:
         block, _, last = name.rpartition(".")
@@ -50,7 +50,7 @@ def fused(theirs: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def _joined(pieces: list[Target], shapes: Mapping[str, tuple[int, ...]]) -> Target | None:
-    """One slice of neighbouring ones along the rows, or the whole weight if they are all of it."""
+    """The one slice for neighbouring slices along the rows, or the whole weight if they are all of it."""
     key = target_key(pieces[0])
     first = end = -1
     for piece in pieces:

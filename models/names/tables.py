@@ -1,6 +1,6 @@
 """Helpers for the tables of the architectures.
 
-A table says for each module path of the diffusers model which module of ComfyUI's network it is: a path, or a target
+A table has for each module path of the diffusers model the module of ComfyUI's network: a path, or a target
 with a path in place of the key. Paths have no "diffusion_model." before and no ".weight" behind them.
 """
 
@@ -14,7 +14,7 @@ WEIGHT = ".weight"
 
 
 def from_comfyui(table: Mapping[str, Target]) -> dict[str, Target]:
-    """One of ComfyUI's own tables of tensors as a table of modules."""
+    """A table of modules, from one of ComfyUI's own tables of tensors."""
     return {
         name.removesuffix(WEIGHT): with_key(target, target_key(target).removesuffix(WEIGHT))
         for name, target in table.items()

@@ -1,4 +1,4 @@
-"""What a layer name means: a weight of the model, or a part of one."""
+"""The target of a layer name: a weight of the model, or a part of one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def target_key(target: Target) -> str:
 
 
 def target_slice(target: Target) -> tuple[int, int, int] | None:
-    """(dim, start, length) of a target that is a slice of a fused weight."""
+    """The slice (dim, start, length) of a target that is a part of a fused weight."""
     return None if isinstance(target, str) or len(target) < 2 else target[1]
 
 
 def target_function(target: Target) -> Callable[[Tensor], Tensor] | None:
-    """What re-orders the rows of a target whose order differs from the file's; it is its own inverse."""
+    """The function that re-orders the rows of a target whose order differs from the file's; it is its own inverse."""
     return None if isinstance(target, str) or len(target) < 3 else target[2]
 
 
@@ -45,7 +45,7 @@ def describe(names: Mapping[str, Any], count: int = 2) -> str:
 
 
 def part_of(weight: Tensor, target: Target) -> Tensor:
-    """What a target means of its whole weight, in the target's row order."""
+    """The part of a whole weight that a target means, in the target's row order."""
     part, reorder = target_slice(target), target_function(target)
     piece = weight if part is None else weight.narrow(*part)
     return piece if reorder is None else reorder(piece)

@@ -24,7 +24,7 @@ def component(number: int) -> str:
 
 
 def encoders(network: Any) -> dict[str, str]:
-    """ComfyUI's module name of each text encoder -> pipeline component, in the order of the pipeline."""
+    """The mapping ComfyUI's module name of each text encoder -> pipeline component, in the order of the pipeline."""
     present = list(dict.fromkeys(key.split(".")[0] for key in network.state_dict() if ".transformer." in key))
     for kind in type(network).__mro__:
         if kind.__name__ in _FIXED:

@@ -1,4 +1,4 @@
-"""What diffusers calls the layers of each architecture: one module each.
+"""The names of layers in diffusers, one module for each architecture.
 
 A module has MODELS, the names of ComfyUI's classes (comfy.model_base) that it is for (subclasses are meant too), and
 `layers(base, paths)`: the table for such a model, given the paths of the modules of ComfyUI's network. A table may name
@@ -64,7 +64,7 @@ def spellings_of(base: Any, paths: Sequence[str]) -> dict[str, Target]:
 
 
 def _modules(base: Any) -> list[ModuleType]:
-    """The modules for the nearest of a model's classes that any is for."""
+    """The modules for a model's class, or for the nearest of its base classes that has one."""
     for kind in type(base).__mro__:
         modules = [module for module in ARCHITECTURES if kind.__name__ in module.MODELS]
         if modules:
