@@ -156,7 +156,7 @@ async def through_a_loop(server: ComfyServer, colours: Colours) -> tuple[float, 
 
 
 def measure_cells(options: argparse.Namespace) -> None:
-    """sweep.cell and sweep.overhead."""
+    """Measure and print the lines sweep.cell and sweep.overhead."""
     load_pack()
     overheads: dict[str, list[float]] = {"ours": [], "peer": []}
     colours = Colours(options.cells)
@@ -252,7 +252,7 @@ def sweeps(*words: object, status: int = 0) -> None:
 
 
 def measure_plans(chosen: list[str], options: argparse.Namespace) -> None:
-    """sweep.plan, sweep.plan_memory and sweep.status."""
+    """Measure and print the lines sweep.plan, sweep.plan_memory and sweep.status."""
     seeds = max(1, options.planned // COMBINATIONS)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -115,7 +115,7 @@ class DEFTAdapterStack(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: rows of a file and strengths; the changed MODEL and CLIP, the stack and its trigger words."""
         options = [NONE, *adapter_files()]
         return io.Schema(
             node_id="DEFTAdapterStack",

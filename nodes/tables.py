@@ -58,11 +58,11 @@ def write_scores(path: Path, data: bytes) -> None:
 
 
 class DEFTScoreTable(io.ComfyNode):
-    """Many scores side by side."""
+    """The node that makes a table of many scores."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: scores, and what the table compares and where it goes."""
         return io.Schema(
             node_id="DEFTScoreTable",
             display_name="Score Table",
@@ -200,11 +200,11 @@ class DEFTScoreTable(io.ComfyNode):
 
 
 class DEFTSaveScores(io.ComfyNode):
-    """Scores to a file, without a table."""
+    """The node that writes scores to a file, without a table."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: scores and a file prefix."""
         return io.Schema(
             node_id="DEFTSaveScores",
             display_name="Save Scores",

@@ -30,7 +30,7 @@ def dataset_hash(*parts: Sequence[Any]) -> str:
 
 
 def _values(example: Example) -> tuple:
-    """What decides how a picture is learned, but for its caption."""
+    """The values that decide how a picture is learned, except for its caption."""
     values = (example.latent, example.mask)
     if (example.weight, example.levels, example.origin) == (1.0, None, UNKNOWN):
         return values
@@ -73,7 +73,7 @@ class Captions:
         self._first: dict[tuple[int, str], Any] = {}
 
     def conds(self, caption: int, shape: tuple[int, ...], origin: Origin = UNKNOWN) -> Conds:
-        """Of one caption for latents [1, c, ...] of this shape and origin."""
+        """The conditioning of one caption for latents [1, c, ...] of this shape and origin."""
         key = caption, shape, origin
         if key not in self._known:
             entry = self.entries[caption]
@@ -93,7 +93,7 @@ class Captions:
 
 
 class LocatedModel:
-    """A model that is told, when it encodes a caption for latents of `shape`, where those come from.
+    """A model that gets, when it encodes a caption for latents of `shape`, the origin of those as well.
 
     Sizes that the caption has of its own (CLIPTextEncodeSDXL) go before those of the picture. As ComfyUI's sampler
     does it, a part of a latent gets what the model wants beside the whole, cut to the part where it is a picture.
@@ -111,7 +111,7 @@ class LocatedModel:
             self.own["area"] = tuple(self.area) or None
 
     def extra_conds(self, **given: Any) -> Conds:
-        """The model's own."""
+        """What the model itself makes of a caption, with the origin's values among its arguments."""
         conds = self.model.extra_conds(**given | self.own)
         if not self.area:
             return conds
@@ -144,7 +144,7 @@ def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device:
 
 
 def moved(cond: Any, device: torch.device, copy: bool = False) -> Any:
-    """The same COND object on a device; copied, because inference tensors cannot be saved for the backward pass."""
+    """The COND object on a device; copied, because inference tensors cannot be saved for the backward pass."""
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device).clone() if copy else tensor.to(device)

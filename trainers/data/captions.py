@@ -217,7 +217,7 @@ def area_of(extras: dict[str, Any], dims: tuple[int, ...], name: str, picture: s
 
 
 def notes(conditioning: Sequence[list], entries: Sequence[Any], what: str = "caption") -> list[str]:
-    """What is used of captions beside their text, in short lines. `entries` are the gathered ones."""
+    """Short lines on what is used of captions beside their text. `entries` are the gathered ones."""
     if not entries:
         return []
     count, lines = len(entries), []

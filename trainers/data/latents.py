@@ -15,7 +15,7 @@ from ..step.bases import class_of
 
 @dataclass(frozen=True)
 class Origin:
-    """What a latent was taken from. Some models are told of it beside the caption (SDXL's sizes).
+    """The picture that a latent was taken from. Some models take its sizes beside the caption (SDXL).
 
     size: width and height of the picture before it was scaled. crop: what was cut off of it on the left and above, as
     it was scaled. whole: the shape [1, c, ...] of the latent that this one is a part of; area: that part, as

@@ -17,7 +17,7 @@ class Material:
     """What there is to learn from. Latents are LATENT dicts of any sizes, captions CONDITIONING lists.
 
     A LATENT may also have lists `original_sizes` of (width, height) and `crops` of (left, top), one for each picture:
-    bases that are told of these (SDXL) are, unless the caption has its own. An entry of a CONDITIONING that is a batch
+    bases that take these (SDXL) get them, unless the caption has its own. An entry of a CONDITIONING that is a batch
     is one caption a row. What captions carry besides is honoured or refused: see captions.py.
 
     prior: latents and captions of the subject's class, for prior preservation (DreamBooth, arXiv 2208.12242, equation
@@ -109,10 +109,10 @@ class Dataset:
         return placed
 
     def hash(self) -> str:
-        """Of all values."""
+        """A hash of all values that the training learns from."""
         return batches.dataset_hash(self.examples, self.prior, self.entries, self.words)
 
     def sizes(self) -> list[tuple[int, ...]]:
-        """Of all latents, without repetition, the largest first."""
+        """The sizes of all latents, without repetition, the largest first."""
         shapes = {tuple(example.latent.shape) for example in [*self.examples, *self.prior]}
         return sorted(shapes, key=math.prod, reverse=True)

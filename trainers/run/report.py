@@ -1,4 +1,4 @@
-"""What is told of a training: before it, in its report, and in the adapter's file."""
+"""Texts about a training: before it, in its report, and in the adapter's file."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def described(value: Any) -> Any:
 
 
 def opening(trainer: Trainer) -> str:
-    """What is going to be trained."""
+    """A text that says what is going to be trained."""
     return f"{trainer.title()}, {sum(parameter.numel() for parameter in trainer.parameters):,} trained values"
 
 
 def patched_notes(trainer: Trainer) -> list[str]:
-    """That the base is not the plain model, if so."""
+    """A note that the base is not the plain model; none if it is."""
     if not trainer.model.patches:
         return []
     return [
@@ -86,7 +86,7 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
 
 
 def how(trainer: Trainer) -> list[str]:
-    """What was done otherwise than asked for or than ComfyUI does it, and what was not taken."""
+    """Lines on what was done otherwise than asked for or than ComfyUI does it, and on what was not used."""
     precision, scale = trainer.precision, trainer.scale
     lines = []
     if precision.compute is not None:
@@ -103,12 +103,12 @@ def how(trainer: Trainer) -> list[str]:
 
 
 def names_of(dtype: torch.dtype) -> str:
-    """A dtype for people."""
+    """The name of a dtype as users know it."""
     return str(dtype).removeprefix("torch.")
 
 
 def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[str]) -> list[str]:
-    """What did not go well and did not end the run."""
+    """Warnings of what did not go well and did not end the run."""
     texts = list(problems)
     first, last = ends(trainer.losses)
     if last > 1.5 * first:
@@ -125,13 +125,13 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
 
 
 def ends(losses: Sequence[float]) -> tuple[float, float]:
-    """The mean of the first and of the last tenth."""
+    """The means of the first and of the last tenth of the values."""
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
 
 def effect(change: dict[str, float]) -> None:
-    """Raise ValueError for an adapter that is no use."""
+    """Check that the adapter changes the model. Raises ValueError for one that is no use."""
     broken = [name for name, value in change.items() if math.isnan(value)]
     if broken:
         raise ValueError(
@@ -142,7 +142,7 @@ def effect(change: dict[str, float]) -> None:
 
 
 def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float] | None = None) -> dict[str, str]:
-    """What a file of this adapter is to say of its making."""
+    """The metadata of the adapter's file: how it was made."""
     settings = trainer.settings
     record = settings.record() | {
         "steps": trainer.step,

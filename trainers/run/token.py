@@ -198,7 +198,7 @@ class TokenTrainer(Trainer):
     """A run that trains a token; its adapter is the embedding, [count, width] by the encoder's name."""
 
     def build(self) -> None:
-        """The token instead of layers."""
+        """Make the token that is trained, instead of layers."""
         options, text = self.settings.options, self.dataset.text
         assert text is not None
         self.token = Token(text.clip, options["token"], options["vectors"], options["words"], self.device)
@@ -207,18 +207,18 @@ class TokenTrainer(Trainer):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The vectors."""
+        """The trained vectors of the token."""
         return list(self.token.vectors.values())
 
     def groups(self) -> list[dict[str, Any]]:
-        """One."""
+        """The one group of parameters for the optimizer."""
         return [{"params": self.parameters, "rate": 1.0}]
 
     def refresh(self) -> None:
-        """Nothing is computed of the vectors."""
+        """Nothing to do: the vectors are used as they are."""
 
     def title(self) -> str:
-        """For the report."""
+        """The first line of the report: the method, the token and its vectors."""
         return f"{TOKEN}: {self.token.name}, {self.token.count} vectors in {', '.join(self.token.vectors)}"
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ class Decompositions:
         return on_device
 
     def tensors(self) -> list[Tensor]:
-        """All that are in use."""
+        """The tensors of all decompositions in use."""
         return [value for decomposition in self.used for value in vars(decomposition).values()]
 
 

@@ -77,7 +77,7 @@ class Differentiable(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation."""
+        """Run one operation, so that it has a gradient."""
         kwargs = dict(kwargs or {})
         if function in _VIEWS:
             return _VIEWS[function](*args, **kwargs)

@@ -71,7 +71,7 @@ class OwnTensors:
                     self.hidden[name] = self.module.__dict__.pop(name)
 
     def undo(self) -> None:
-        """Back to what ComfyUI had."""
+        """Put back what ComfyUI had."""
         self.module.__dict__.update(self.hidden)
 
 

@@ -56,7 +56,7 @@ def _exact(sigma: Tensor) -> Tensor:
 
 
 def target(model_sampling: Any, sigma: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """What the network should return at sigma [n] for x0 [n, ...] and noise of the same shape.
+    """The output that the network should give at sigma [n] for x0 [n, ...] and noise of the same shape.
 
     With x_t = p x0 + q noise and x0 = a x_t + b output it is ((1 - a p) x0 - a q noise) / b.
     """
