@@ -92,7 +92,7 @@ class DEFTLoadFolder(io.ComfyNode):
         """Run again when a file has come, gone or changed."""
         try:
             files = sorted(folder_of(folder).iterdir())
-        except ValueError:  # execute says to the user what is wrong with the name
+        except ValueError:  # execute raises what is wrong with the name
             return []
         return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
 

@@ -111,7 +111,7 @@ def write_native(adapter: Adapter, path: Path) -> Path:
 
 
 def of_base(adapter: Adapter, model: Any) -> Adapter:
-    """The adapter with what managers read of its base in the metadata, where it does not say that itself: by its MODEL."""
+    """The adapter with what managers read of its base, by its MODEL, where its metadata does not say that itself."""
     base = None if model is None else modelspec.base_of(model.model)
     return Adapter(adapter, adapter.metadata | modelspec.completed(adapter.metadata, base))
 

@@ -33,7 +33,7 @@ GPU_BATCH = 32
 
 
 def register_folder() -> None:
-    """Make models/scorers known to ComfyUI, so that extra_model_paths.yaml can add to it."""
+    """Register models/scorers at ComfyUI, so that extra_model_paths.yaml can add to it."""
     folder_paths.add_model_folder_path(OWN, str(Path(folder_paths.models_dir) / OWN))
 
 
@@ -61,7 +61,7 @@ def explicit_path(name: str) -> Path:
 
 
 def chosen_protocol(protocol: dict[str, Any]) -> Protocol:
-    """The protocol that the widget says."""
+    """The protocol that is chosen in the widget."""
     name = protocol["protocol"]
     if name != CUSTOM:
         return get_protocol(name)
@@ -260,7 +260,7 @@ class DEFTLoadScorer(io.ComfyNode):
                 if kind in explicit or there(spec):
                     path = find_weights(spec, weight_folders(), explicit.get(kind))
                     state.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
-        except (FileNotFoundError, MissingPackage, ValueError) as error:  # execute says so to the user
+        except (FileNotFoundError, MissingPackage, ValueError) as error:  # execute raises it
             state.append(str(error))
         return state
 

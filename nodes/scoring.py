@@ -26,7 +26,7 @@ PROVENANCE = (io.Hidden.prompt, io.Hidden.unique_id)
 
 
 def cost_of(adapter: dict[str, torch.Tensor], row: Labels) -> Cost:
-    """The cost of an adapter: training time, parameters and bytes. The training time is known of those that come from a
+    """The cost of an adapter: training time, parameters and bytes. Only those have a training time that come from a
     training node.
     """
     seconds = getattr(adapter, "training_seconds", None)
@@ -35,7 +35,7 @@ def cost_of(adapter: dict[str, torch.Tensor], row: Labels) -> Cost:
 
 
 def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str, torch.Tensor] | None) -> Labels:
-    """Label and subject, the method and rank of the adapter, and what the workflow says of the images."""
+    """Label and subject, the method and rank of the adapter, and the images' provenance in the workflow."""
     origin = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
     about = describe_adapter(adapter) if adapter else {}
     method = about.get("method", "")

@@ -170,7 +170,7 @@ class DEFTAdapterStack(io.ComfyNode):
         file_4: str = NONE,
         file_5: str = NONE,
     ) -> bool:
-        """A row that is off may name a file that is not there; `execute` says what is missing of the others."""
+        """A row that is off may name a file that is not there; `execute` reports what is missing of the others."""
         return True
 
     @classmethod

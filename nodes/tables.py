@@ -24,7 +24,7 @@ NONE = "none"
 
 
 def score_file(name: str) -> Path:
-    """The .jsonl file of that name in the output folder; the suffix may be left out.
+    """The .jsonl file of that name in the output folder; the suffix may be missing.
 
     Raises:
         ValueError: the name leads out of the output folder, or names a folder.
@@ -156,7 +156,7 @@ class DEFTScoreTable(io.ComfyNode):
             return ""
         try:
             stat = score_file(name).stat()
-        except (ValueError, OSError):  # execute says to the user what is wrong with the name
+        except (ValueError, OSError):  # execute raises what is wrong with the name
             return float("nan")
         return f"{stat.st_mtime_ns} {stat.st_size}"
 

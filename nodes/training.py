@@ -88,7 +88,7 @@ def contact_sheet(result: TrainingResult) -> Any:
 
 
 def loss_plot(result: TrainingResult, settings: Settings) -> Any:
-    """The loss as IMAGE; without matplotlib what says so at the node behind it, for the training is done."""
+    """The loss as IMAGE; without matplotlib a blocker that reports it at the node behind, for the training is done."""
     from ..reports.plots import training_picture
     from .output import as_image
 

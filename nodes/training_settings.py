@@ -22,7 +22,7 @@ CATEGORY = "DEFT/training"
 
 
 def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings, dict[str, Any], list[str]]:
-    """The settings of a training node with those of the connected Training Settings; its run; lines for the report."""
+    """The settings of a training node and of the connected Training Settings; its run; lines for the report."""
     more = connected or {"preset": NONE, "settings": {}, "run": asdict(Run())}
     name = more["preset"]
     chosen = with_preset(Settings.of(**{**more["settings"], **values}), name)

@@ -1,4 +1,4 @@
-"""Captions and noise levels as the training loop wants them, and the order in which examples come."""
+"""Captions and noise levels as the training loop needs them, and the order in which examples come."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def _add_to_hash(digest: Any, value: Any) -> None:
 
 
 class Captions:
-    """What the network wants beside the latent, by caption, latent size and origin; encoded when first asked for.
+    """The network's inputs beside the latent, by caption, latent size and origin; encoded when first asked for.
 
-    Some models want the picture's size (SDXL) or tensors of it. Kept on the CPU; a batch is moved when it is used.
+    Some models take the picture's size (SDXL) or tensors of it. Kept on the CPU; a batch is moved when it is used.
     """
 
     def __init__(self, model: Any, entries: Sequence[Any], device: torch.device) -> None:
@@ -96,30 +96,30 @@ class LocatedModel:
     """A model that gets, when it encodes a caption for latents of `shape`, the origin of those as well.
 
     Sizes that the caption has of its own (CLIPTextEncodeSDXL) go before those of the picture. As ComfyUI's sampler
-    does it, a part of a latent gets what the model wants beside the whole, cut to the part where it is a picture.
+    does it, a part of a latent gets what the model takes beside the whole, cut to the part where it is a picture.
     """
 
     def __init__(self, model: Any, entry: Any, shape: tuple[int, ...], origin: Origin) -> None:
         self.model, self.area = model, list(origin.area)
-        self.own: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         if (origin.size or origin.crop) and not any(name in entry[1] for name in SIZES):
             whole = origin.whole or shape
             target = whole[-1] * 8, whole[-2] * 8  # the default of ComfyUI's models
             values = *(origin.size or target), *(origin.crop or (0, 0)), *target
-            self.own = dict(zip(SIZES, values, strict=True))
+            self.values = dict(zip(SIZES, values, strict=True))
         if self.area or "area" in entry[1]:
-            self.own["area"] = tuple(self.area) or None
+            self.values["area"] = tuple(self.area) or None
 
     def extra_conds(self, **given: Any) -> Conds:
         """What the model itself makes of a caption, with the origin's values among its arguments."""
-        conds = self.model.extra_conds(**given | self.own)
+        conds = self.model.extra_conds(**given | self.values)
         if not self.area:
             return conds
         return {name: cond.process_cond(batch_size=1, area=self.area) for name, cond in conds.items()}
 
 
 def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device: torch.device) -> list[Conds]:
-    """What the model wants beside the latent, for each caption, as ordinary tensors on `device`.
+    """The model's inputs beside the latent, for each caption, as ordinary tensors on `device`.
 
     shape is that of one latent [1, c, ...].
     """

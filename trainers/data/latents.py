@@ -1,4 +1,4 @@
-"""What LATENT dicts hold, checked and as single pictures."""
+"""The latents and masks of LATENT dicts, checked and as single pictures."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
 
 
 def origins_of(item: dict[str, Any], first: str) -> list[Origin]:
-    """What a LATENT says of each of its pictures: lists `original_sizes` of (width, height), `crops` of (left, top).
+    """The origins of a LATENT's pictures: its lists `original_sizes` of (width, height), `crops` of (left, top).
 
     Raises:
         ValueError: not one for each picture, a size below 1, a crop below 0.

@@ -82,7 +82,7 @@ class TrainingRun:
         self.folder.start_log(self.trainer.step)
 
     def run(self) -> None:
-        """All steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
+        """Run all steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
         trainer, settings = self.trainer, self.trainer.settings
         with trainer.prepared():
             random = trainer.random_state()

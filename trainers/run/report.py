@@ -20,7 +20,7 @@ from .trainer import Trainer
 
 
 def identity_of(trainer: Trainer) -> dict[str, Any]:
-    """What decides the result: settings, data, the base, what is patched onto it and how it is sampled."""
+    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled."""
     patches = trainer.model.patches
     sampling = trainer.model.model.model_sampling
     return trainer.settings.identity() | {
@@ -90,7 +90,7 @@ def how(trainer: Trainer) -> list[str]:
     precision, scale = trainer.precision, trainer.scale
     lines = []
     if precision.compute is not None:
-        lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.own)}")
+        lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.native)}")
     if scale is not None:
         lines.append(
             f"loss scaling for fp16: {scale.skipped} passes skipped and taken again, scale {scale.value:g} at the end"

@@ -74,10 +74,10 @@ def check_name(clip: Any, name: str) -> None:
 
 
 def captions_of(name: str, template: str, captions: Sequence[str] = ()) -> list[str]:
-    """Captions with {} for the token: own ones, in which the name stands as a word, or those of a template.
+    """Captions with {} for the token: the user's, in which the name stands as a word, or those of a template.
 
     Raises:
-        ValueError: an unknown template, own captions without the name.
+        ValueError: an unknown template, captions without the name.
     """
     if captions:
         word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
@@ -172,7 +172,8 @@ class Token:
 def material_of(
     clip: Any, latents: Sequence[dict[str, Any]], captions: Sequence[str], is_own: bool, start: str
 ) -> Material:
-    """Pictures and captions, with {} for the token: own captions as they come, templates each with each picture.
+    """Pictures and captions, with {} for the token: the user's (`is_own`) as they come, a template's each with each
+    picture.
 
     The captions are also encoded, with the words that the token starts from, for what belongs to them besides.
     """

@@ -249,9 +249,9 @@ class Trainer:
     def gradients(self) -> float:
         """Compute the gradients of one step, the same bits whenever it is taken; returns the loss.
 
-        Where the same bits cannot be had, they are taken as they come, and `varying` says why. What the network needs
-        to be differentiable is found out. In fp16, gradients that overflow are taken again with a smaller scale, and
-        pictures whose loss does are passed over for the next ones.
+        Where the same bits cannot be had, they are taken as they come, and `varying` has the reason. What the network
+        needs to be differentiable is learnt on the way. In fp16, gradients that overflow are taken again with a smaller
+        scale, and pictures whose loss does are passed over for the next ones.
         """
         random, lost = self.random_state(), 0
         for _ in range(TRIES):

@@ -246,7 +246,7 @@ class Settings:
         return self.training.own(rank=self.rank, alpha=self.alpha, **self.options)
 
     def check(self) -> None:
-        """Raise ValueError, with the name of the setting, for a value that is none of the known or out of range."""
+        """Raise ValueError, with the name of the setting, for a value that is no option or out of range."""
         for name, (setting, _) in described(self).items():
             setting.check(name, getattr(self, name))
         rank_rules(self.ranks)
@@ -273,7 +273,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that decide a step's result: all but the number of steps where the schedule does not use it.
 
-        What came later and stands at its default is left out: runs from before it go on.
+        What came later and stands at its default is skipped: runs from before it go on.
         """
         record = self.record()
         if self.schedule == "constant":

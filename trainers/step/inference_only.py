@@ -1,8 +1,8 @@
-"""What ComfyUI does for the speed of sampling, and gradients do not survive: switched off for the time of a training.
+"""The features of ComfyUI that speed up sampling and lose gradients, switched off for the time of a training.
 
-Newer cores prefetch blocks and replay them as CUDA graphs without asking whether a gradient is wanted, hand out weights
-in buffers that are written over before the backward pass, and call fused kernels that have no gradient. Each is found
-by what is there, not by a version: an attribute, an option, a function. What is not there is left alone.
+Newer cores prefetch blocks and replay them as CUDA graphs without asking whether a gradient is recorded, hand out
+weights in buffers that are written over before the backward pass, and call fused kernels that have no gradient. Each is
+recognised by what is there, not by a version: an attribute, an option, a function. What is not there is left alone.
 """
 
 from __future__ import annotations

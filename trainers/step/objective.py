@@ -188,7 +188,7 @@ def loss(
     native = target(sampling, sigma, x0, noise)  # sigma may be on the CPU, where this computes: no GPU has to wait
     sigma = sigma.to(x0.device)
     xt = sampling.noise_scaling(sigma, noise.clone(), x0)
-    # As the sampler says it. Mean-flow models look up the level that they go to there: the same one is plain flow.
+    # As the sampler passes it. Mean-flow models look up the level that they go to there: the same one is plain flow.
     transformer_options = transformer_options | {"sigmas": sigma, "sample_sigmas": sigma.repeat_interleave(2)}
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)

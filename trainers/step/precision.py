@@ -17,17 +17,17 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 @dataclass(frozen=True)
 class Precision:
     """compute: what the network is made to compute in; None leaves ComfyUI's own choice. autocast: matrix products in
-    bf16 on a network that keeps float32. own: what the network computes in by itself.
+    bf16 on a network that keeps float32. native: what the network computes in by itself.
     """
 
     compute: torch.dtype | None
     autocast: bool
-    own: torch.dtype
+    native: torch.dtype
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that the activations have in the end."""
-        return torch.bfloat16 if self.autocast else self.compute or self.own
+        return torch.bfloat16 if self.autocast else self.compute or self.native
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from . import functional
 from .saved import Changed, Region
 
-# What PyTorch says in the backward pass.
+# Parts of PyTorch's error messages in the backward pass.
 _WRITTEN_INTO = "modified by an inplace operation"
 _NO_GRADIENT = (
     "does not require grad",

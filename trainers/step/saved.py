@@ -1,4 +1,5 @@
-"""What autograd keeps of a forward pass, where the network writes into its own tensors, and gradient checkpointing.
+"""The tensors that autograd keeps of a forward pass, where the network writes into its own tensors, and gradient
+checkpointing.
 
 ComfyUI is written for inference: it adds to tensors in place that an earlier operation has kept for its gradient.
 PyTorch finds that out in the backward pass, and refuses. So a `Region` (a network, or one block of it) remembers which
@@ -124,7 +125,7 @@ class _Recomputed:
         if not self.copied:
             return self.leaves
         return [
-            # clone() twice: a leaf that wants a gradient cannot be written into.
+            # clone() twice: a leaf that requires a gradient cannot be written into.
             value.clone().requires_grad_(requires_grad).clone() if isinstance(value, Tensor) else value
             for value, requires_grad in zip(self.leaves, self.requires_grad, strict=True)
         ]
