@@ -743,7 +743,7 @@ def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             made = dataset(pack, model, [{"samples": models.random(1, 4, 7, 9, seed=4)}], [caption()])
             trainer = pack.trainer.Trainer(model, settings(pack), made)
-            with pytest.raises(RuntimeError, match="in place"), pack.batches.sizes_told(trainer, made.examples):
+            with pytest.raises(RuntimeError, match="in place"), pack.batches.size_errors(trainer, made.examples):
                 raise RuntimeError("in place")
 
 

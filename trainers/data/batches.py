@@ -239,7 +239,7 @@ def sigmas_of(sampling: Any, levels: tuple[float, float] | None) -> tuple[float,
 
 
 @contextmanager
-def sizes_told(trainer: Any, examples: Sequence[Example]) -> Iterator[None]:
+def size_errors(trainer: Any, examples: Sequence[Example]) -> Iterator[None]:
     """Raise ValueError in place of the network's own error where it is the size of the examples that it cannot take.
 
     That is so where it fails for this size, without gradients, too, and not for the next larger one of those that are

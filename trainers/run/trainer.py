@@ -226,7 +226,7 @@ class Trainer:
             one = torch.ones(1, *x0.shape[2:])
             masks = [one if example.mask is None else example.mask.view_as(one) for example in examples]
             mask = torch.stack(masks).to(self.device)
-        with batches.sizes_told(self, examples), self.precision.context(self.device), self.repairs.network.watching():
+        with batches.size_errors(self, examples), self.precision.context(self.device), self.repairs.network.watching():
             losses = objective.loss(
                 model,
                 x0,
