@@ -1,4 +1,4 @@
-"""What it costs to put a DEFT adapter on a model, beside ComfyUI's LoRA and PEFT's DEFT of the same rank and layers.
+"""The cost of putting a DEFT adapter on a model, beside ComfyUI's LoRA and PEFT's DEFT of the same rank and layers.
 
     $(make -s python) benchmarks/apply.py [patch forward load memory] [--model sd15 sdxl] [--device cpu] [--runs 5]
 
@@ -298,7 +298,7 @@ def peft_side(base: Any, dtype: str, rank: int, folder: Path) -> list[Callable[[
 
 
 def measure_patching(kind: str, dtype: str, options: argparse.Namespace) -> None:
-    """The patch lines of one model in one dtype."""
+    """Measure and print the patch lines of one model in one dtype."""
     from safetensors.torch import save_file
 
     from deft_pack.deft_ops import files
@@ -409,7 +409,7 @@ def measure_memory(kind: str, dtype: str, options: argparse.Namespace) -> None:
 
 
 def print_peak(kind: str, dtype: str, method: str, rank: int) -> None:
-    """In a process of its own: patch, and print the peak of the resident memory, or of the GPU's, in MiB."""
+    """Patch in a process that does nothing else, and print the peak of its resident memory, or of the GPU's, in MiB."""
     import torch
 
     base = unet(kind, dtype)

@@ -62,7 +62,7 @@ def photos(folder: Path, count: int) -> list[Path]:
 
 
 def measure_pairs(options: argparse.Namespace, again: bool, pairs: bool) -> bool:
-    """The lines of pairs and again; whether the results are equal."""
+    """Measure and print the lines of pairs and again; whether the results are equal."""
     from deft_pack.benchmarks.dreambench_loop import make_loop
     from deft_pack.benchmarks.frame import compare, report
     from deft_pack.scoring.embeddings import FeatureStore
@@ -131,7 +131,7 @@ def count_forwards(scorer: Any) -> list[int]:
 
 
 def measure_memory() -> None:
-    """The line of memory."""
+    """Measure and print the line of memory."""
     from deft_pack.benchmarks.frame import report
 
     peaks = []
@@ -145,7 +145,7 @@ def measure_memory() -> None:
 
 
 def print_peak(folder: Path, count: int) -> None:
-    """In a process of its own: score so many pictures with the demo's scorers, print the peak in MiB."""
+    """Score so many pictures with the demo's scorers, in a process that does nothing else; print the peak in MiB."""
     from deft_pack.benchmarks.frame import memory
     from deft_pack.scoring.pictures import FilePictures
     from deft_pack.scoring.scorer import load_scorer, score

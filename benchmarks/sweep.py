@@ -60,7 +60,7 @@ def load_pack() -> None:
 
 
 class Colours:
-    """Prompts that no cache of the server knows: a new colour each, and a new output folder for every run."""
+    """Prompts that no cache of the server has: a new colour each, and a new output folder for every run."""
 
     def __init__(self, count: int) -> None:
         self.count, self.next = count, 1
@@ -156,7 +156,7 @@ async def through_a_loop(server: ComfyServer, colours: Colours) -> tuple[float, 
 
 
 def measure_cells(options: argparse.Namespace) -> None:
-    """sweep.cell and sweep.overhead."""
+    """Measure and print the lines sweep.cell and sweep.overhead."""
     load_pack()
     overheads: dict[str, list[float]] = {"ours": [], "peer": []}
     colours = Colours(options.cells)
@@ -203,7 +203,7 @@ def plan_of(seeds: int) -> dict[str, Any]:
 
 
 def print_naive_plan(seeds: int) -> None:
-    """The peer, in a process of its own: every combination as a whole graph, told apart by the hash of its JSON."""
+    """The peer, in a process of its own: every combination as a whole graph, identified by the hash of its JSON."""
     prompt = json.loads(WORKFLOW.read_text())
     keys = []
     for (method, strength), rank, subject, text, seed in itertools.product(
@@ -252,7 +252,7 @@ def sweeps(*words: object, status: int = 0) -> None:
 
 
 def measure_plans(chosen: list[str], options: argparse.Namespace) -> None:
-    """sweep.plan, sweep.plan_memory and sweep.status."""
+    """Measure and print the lines sweep.plan, sweep.plan_memory and sweep.status."""
     seeds = max(1, options.planned // COMBINATIONS)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

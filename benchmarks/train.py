@@ -74,7 +74,7 @@ class Meter:
         self.ends = [time.perf_counter()]
 
     def step(self, *ignored: Any, **named: Any) -> None:
-        """A step has ended."""
+        """Note that a step has ended."""
         finish(self.device)
         self.ends.append(time.perf_counter())
 
@@ -89,7 +89,7 @@ class Meter:
 
 
 def device_of() -> Any:
-    """Where ComfyUI computes."""
+    """The device on which ComfyUI computes."""
     import comfy.model_management
 
     return comfy.model_management.get_torch_device()
@@ -101,21 +101,21 @@ def model_of(kind: str, precision: str) -> Any:
 
 
 def context(kind: str) -> Any:
-    """77 tokens."""
+    """A text's context of 77 tokens."""
     import torch
 
     return torch.randn(1, 77, CONFIGS[MODELS[kind]]["context_dim"], generator=torch.Generator().manual_seed(3))
 
 
 def latent() -> Any:
-    """One of 32 x 32."""
+    """One random latent of 32 x 32."""
     import torch
 
     return torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(4))
 
 
 def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, float]:
-    """Forward, and the gradient of the input."""
+    """Measure the least that a step can cost: forward, and the gradient of the input."""
     import contextlib
 
     import torch
@@ -136,7 +136,7 @@ def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, flo
 
 
 def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkpointing: bool) -> dict[str, float]:
-    """Train Adapter."""
+    """Measure Train Adapter."""
     import torch
 
     from deft_pack.trainers.data.material import Material
@@ -276,7 +276,7 @@ SIDES: dict[str, Callable[[str, str, int], dict[str, float]]] = {
 
 
 def child(side: str, kind: str, precision: str, steps: int, options: argparse.Namespace) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a process of its own."""
     command = [
         sys.executable,
         __file__,

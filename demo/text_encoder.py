@@ -40,7 +40,7 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
 
 
 class DemoClipTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """What ComfyUI's CLIP object asks for tokens."""
+    """The tokenizer that ComfyUI's CLIP object asks."""
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: dict | None = None) -> None:
         super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=DemoTokenizer)

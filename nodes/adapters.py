@@ -73,7 +73,7 @@ def stacking_input(optional: bool = False) -> io.Combo.Input:
 
 
 def mode_input() -> io.Combo.Input:
-    """Weights or activations."""
+    """The choice between weights and activations."""
     return io.Combo.Input(
         "mode",
         options=list(MODES),
@@ -100,11 +100,11 @@ def apply_file(
 
 
 class DEFTAdapterLoader(io.ComfyNode):
-    """File and strengths onto MODEL and CLIP."""
+    """The node that reads an adapter file and applies it to MODEL and CLIP."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a file, strengths and overrides; the changed MODEL and CLIP and a report."""
         return io.Schema(
             node_id="DEFTAdapterLoader",
             display_name="Load Adapter (DEFT, PaRa, LoRA, SVDiff)",
@@ -163,11 +163,11 @@ class DEFTAdapterLoader(io.ComfyNode):
 
 
 class DEFTLoadAdapterFile(io.ComfyNode):
-    """File to LORA_MODEL."""
+    """The node that reads an adapter file as LORA_MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a file and its format; the adapter and the facts of the file."""
         return io.Schema(
             node_id="DEFTLoadAdapterFile",
             display_name="Load Adapter File",
@@ -202,11 +202,11 @@ class DEFTLoadAdapterFile(io.ComfyNode):
 
 
 class DEFTApplyAdapter(io.ComfyNode):
-    """LORA_MODEL onto MODEL and CLIP."""
+    """The node that applies a LORA_MODEL to MODEL and CLIP."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: an adapter, MODEL, CLIP and strengths; the changed MODEL and CLIP and a report."""
         return io.Schema(
             node_id="DEFTApplyAdapter",
             display_name="Apply Adapter",

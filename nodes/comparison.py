@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class DEFTComparisonGrid(io.ComfyNode):
-    """Pictures of several methods side by side."""
+    """The node that shows pictures of several methods side by side."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: pictures and scores by row, and the looks of the grid."""
         return io.Schema(
             node_id="DEFTComparisonGrid",
             display_name="Comparison Grid",
@@ -211,11 +211,11 @@ def save_each(prefix: str, rows: Sequence[GridRow], labels: Sequence[str], node:
 
 
 class DEFTFidelityPlot(io.ComfyNode):
-    """Two metrics against each other."""
+    """The node that plots two metrics against each other."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: scores, the two metrics and the looks of the plot."""
         return io.Schema(
             node_id="DEFTFidelityPlot",
             display_name="Fidelity Plot",

@@ -23,11 +23,11 @@ def subjects() -> list[str]:
 
 
 class DEFTDemoTextEncoder(io.ComfyNode):
-    """The demo's CLIP."""
+    """The node that loads the demo's CLIP."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: no inputs; the demo's CLIP."""
         return io.Schema(
             node_id="DEFTDemoTextEncoder",
             display_name="Load Demo Text Encoder",
@@ -52,11 +52,11 @@ class DEFTDemoTextEncoder(io.ComfyNode):
 
 
 class DEFTDemoSubject(io.ComfyNode):
-    """Five pictures of one object or scene with captions."""
+    """The node that gives five pictures of one object or scene with captions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: the subject and the token of its captions; pictures and captions."""
         return io.Schema(
             node_id="DEFTDemoSubject",
             display_name="Demo Subject",

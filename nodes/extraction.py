@@ -14,11 +14,11 @@ from .sockets import LoraModel
 
 
 class DEFTExtractAdapter(io.ComfyNode):
-    """Two models to an adapter."""
+    """The node that makes an adapter of the difference of two models."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: two models and the size of the adapter; the adapter and a report."""
         return io.Schema(
             node_id="DEFTExtractAdapter",
             display_name="Extract Adapter (low rank)",

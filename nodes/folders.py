@@ -17,7 +17,7 @@ DEMO = Path(__file__).parent.parent / "demo" / "pictures"
 
 
 def roots() -> dict[str, Path]:
-    """Where folders are looked for, by the word that their names begin with."""
+    """The places in which folders are looked for, by the word that their names begin with."""
     return {
         "input": Path(folder_paths.get_input_directory()),
         "output": Path(folder_paths.get_output_directory()),
@@ -56,11 +56,11 @@ def folder_of(name: str) -> Path:
 
 
 class DEFTLoadFolder(io.ComfyNode):
-    """All pictures of a folder."""
+    """The node that reads all pictures of a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a folder; lists of its pictures, captions and file names."""
         return io.Schema(
             node_id="DEFTLoadFolder",
             display_name="Load Pictures of a Folder",
@@ -92,7 +92,7 @@ class DEFTLoadFolder(io.ComfyNode):
         """Run again when a file has come, gone or changed."""
         try:
             files = sorted(folder_of(folder).iterdir())
-        except ValueError:  # execute says to the user what is wrong with the name
+        except ValueError:  # execute raises what is wrong with the name
             return []
         return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
 

@@ -16,11 +16,11 @@ from .sockets import LoraModel
 
 
 class DEFTCreateHookAdapter(io.ComfyNode):
-    """LORA_MODEL to HOOKS."""
+    """The node that makes HOOKS of a LORA_MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: an adapter, strengths and earlier hooks; the hooks and a report."""
         return io.Schema(
             node_id="DEFTCreateHookAdapter",
             display_name="Create Hook Adapter",

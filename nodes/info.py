@@ -16,11 +16,11 @@ from .sockets import LoraModel
 
 
 class DEFTAdapterInfo(io.ComfyNode):
-    """What an adapter is and does, as text and as a picture."""
+    """The node that shows what an adapter is and does, as text and as a picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: an adapter, and the MODEL and CLIP to look at it on; a report and a plot."""
         return io.Schema(
             node_id="DEFTAdapterInfo",
             display_name="Adapter Info",

@@ -1,4 +1,4 @@
-"""What output nodes share: pictures as IMAGE, files in the output folder, inputs that come as lists."""
+"""The parts that output nodes share: pictures as IMAGE, files in the output folder, inputs that come as lists."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MAX_ROWS = 100  # as many as a growing input may have
 
 
 def show_text(text: str) -> None:
-    """Text at the node that runs, in the page."""
+    """Show a text at the node that runs, in the page."""
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context and server:
         server.send_progress_text(text, context.node_id)
 
 
 def text_ui(*texts: str) -> dict[str, list[str]]:
-    """A node's UI output `text`, for programs; the front end shows it nowhere, so it is said as well."""
+    """A node's UI output `text`, for programs; the front end does not show it, so `show_text` does."""
     show_text("\n".join(texts))
     return {"text": list(texts)}
 
@@ -74,7 +74,7 @@ def listed(paths: Iterable[Path]) -> dict[str, list[dict[str, str]]]:
 
 
 def workflow_info(node: type[io.ComfyNode]) -> PngInfo | None:
-    """What ComfyUI's Save Image writes into a PNG: prompt and workflow. None under --disable-metadata."""
+    """The metadata that ComfyUI's Save Image writes into a PNG: prompt and workflow. None under --disable-metadata."""
     if args.disable_metadata:
         return None
     info = PngInfo()

@@ -13,11 +13,11 @@ def lines(text: str) -> list[str]:
 
 
 class DEFTPrompts(io.ComfyNode):
-    """Text lines to a list."""
+    """The node that makes a list of the lines of a text."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a text with a prompt a line; the prompts as a list, and the same for scoring."""
         return io.Schema(
             node_id="DEFTPrompts",
             display_name="Prompts",

@@ -1,4 +1,4 @@
-"""What a workflow says of how pictures were made: the seeds and files of the nodes behind an input."""
+"""The provenance of pictures in a workflow: the seeds and files of the nodes behind an input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -
     """`seeds` of sampling, `training_seeds`, and `files` of models behind the input `name` of a node.
 
     prompt: the workflow in ComfyUI's API form (the hidden input of that name). Names of a growing input begin with
-    `name`. What is not there is left out.
+    `name`. What is not there is skipped.
     """
     values_by_kind: dict[str, list[Any]] = {"seeds": [], "training_seeds": [], "files": []}
     if not prompt or node_id is None or node_id not in prompt:

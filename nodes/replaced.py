@@ -12,7 +12,7 @@ REPLACED: list[io.NodeReplace] = []
 
 
 async def register_replaced() -> None:
-    """Tell ComfyUI of them."""
+    """Register the replacements at ComfyUI."""
     api = ComfyAPI()
     for replacement in REPLACED:
         await api.node_replacement.register(replacement)

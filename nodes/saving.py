@@ -56,14 +56,14 @@ PLACES = ["models/loras", "output"]
 
 
 def prefix_input(default: str) -> io.String.Input:
-    """Where a file goes within its place."""
+    """The prefix of a file within its place."""
     return io.String.Input(
         "filename_prefix", default=default, tooltip="Folder and name; a counter is added, nothing is overwritten."
     )
 
 
 def place_input() -> io.Combo.Input:
-    """Which of ComfyUI's folders a file goes to."""
+    """The choice of ComfyUI's folder that a file goes to."""
     return io.Combo.Input(
         "place",
         options=PLACES,
@@ -73,7 +73,7 @@ def place_input() -> io.Combo.Input:
 
 
 def next_path(prefix: str, place: str) -> Path:
-    """Where the next file of this prefix goes, without suffix: folder/name_00001_.
+    """The path of the next file of this prefix, without suffix: folder/name_00001_.
 
     Raises:
         ValueError: an unknown place.
@@ -95,7 +95,7 @@ def as_adapter(tensors: dict[str, Tensor]) -> Adapter:
 
 
 def header_of(adapter: Adapter, path: Path) -> dict[str, str]:
-    """What a native file of this adapter says of itself."""
+    """The header of a native file of this adapter."""
     return native.native_metadata(
         adapter,
         name=path.name.rstrip("_"),
@@ -111,17 +111,17 @@ def write_native(adapter: Adapter, path: Path) -> Path:
 
 
 def of_base(adapter: Adapter, model: Any) -> Adapter:
-    """The adapter with what managers are told of its base, as far as it does not say it itself: by its MODEL."""
+    """The adapter with what managers read of its base, by its MODEL, where its metadata does not say that itself."""
     base = None if model is None else modelspec.base_of(model.model)
     return Adapter(adapter, adapter.metadata | modelspec.completed(adapter.metadata, base))
 
 
 class DEFTSaveAdapter(io.ComfyNode):
-    """Native or PEFT files."""
+    """The node that saves an adapter as a native file, a PEFT folder and the like."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: an adapter, a format and a place; the path of what was written."""
         return io.Schema(
             node_id="DEFTSaveAdapter",
             display_name="Save Adapter",
@@ -174,11 +174,11 @@ class DEFTSaveAdapter(io.ComfyNode):
 
 
 class DEFTExportLoRA(io.ComfyNode):
-    """Adapter and its base to a plain LoRA."""
+    """The node that makes a plain LoRA of an adapter and its base."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: an adapter, its base, a rank and a place; the LoRA, its file and a report."""
         return io.Schema(
             node_id="DEFTExportLoRA",
             display_name="Export as LoRA (exact)",

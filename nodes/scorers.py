@@ -33,19 +33,19 @@ GPU_BATCH = 32
 
 
 def register_folder() -> None:
-    """Make models/scorers known to ComfyUI, so that extra_model_paths.yaml can add to it."""
+    """Register models/scorers at ComfyUI, so that extra_model_paths.yaml can add to it."""
     folder_paths.add_model_folder_path(OWN, str(Path(folder_paths.models_dir) / OWN))
 
 
 def weight_folders() -> list[Path]:
-    """Where weight files are looked for, in order; the pack's own demo models last."""
+    """The folders in which weight files are looked for, in order; the pack's own demo models last."""
     register_folder()
     named = [Path(folder) for category in CATEGORIES for folder in folder_paths.get_folder_paths(category)]
     return [*named, Path(__file__).parent.parent / "demo" / "models"]
 
 
 def weight_files() -> list[str]:
-    """What the override widgets offer."""
+    """The names that the override widgets offer."""
     register_folder()
     names = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
     return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
@@ -61,7 +61,7 @@ def explicit_path(name: str) -> Path:
 
 
 def chosen_protocol(protocol: dict[str, Any]) -> Protocol:
-    """What the protocol widget says."""
+    """The protocol that is chosen in the widget."""
     name = protocol["protocol"]
     if name != CUSTOM:
         return get_protocol(name)
@@ -141,11 +141,11 @@ def there(spec: BackboneSpec) -> bool:
 
 
 class DEFTLoadScorer(io.ComfyNode):
-    """Backbones of a protocol from local files."""
+    """The node that loads the backbones of a protocol from local files."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: a protocol and the files of its backbones; the scorer and a report."""
 
         def override(name: str, what: str) -> io.Combo.Input:
             return io.Combo.Input(
@@ -260,7 +260,7 @@ class DEFTLoadScorer(io.ComfyNode):
                 if kind in explicit or there(spec):
                     path = find_weights(spec, weight_folders(), explicit.get(kind))
                     state.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
-        except (FileNotFoundError, MissingPackage, ValueError) as error:  # execute says so to the user
+        except (FileNotFoundError, MissingPackage, ValueError) as error:  # execute raises it
             state.append(str(error))
         return state
 
@@ -303,11 +303,11 @@ def describe(scorer: Scorer) -> str:
 
 
 class DEFTVerifyScorer(io.ComfyNode):
-    """Whether weights give the numbers that others have published."""
+    """The node that checks whether weights give the numbers that others have published."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Sockets."""
+        """The schema: a scorer; a report, and whether all is right."""
         return io.Schema(
             node_id="DEFTVerifyScorer",
             display_name="Verify Scorer",

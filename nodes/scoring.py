@@ -26,14 +26,16 @@ PROVENANCE = (io.Hidden.prompt, io.Hidden.unique_id)
 
 
 def cost_of(adapter: dict[str, torch.Tensor], row: Labels) -> Cost:
-    """What an adapter has cost. The training time is known of those that come from a training node."""
+    """The cost of an adapter: training time, parameters and bytes. Only those have a training time that come from a
+    training node.
+    """
     seconds = getattr(adapter, "training_seconds", None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.values())
     return Cost(row.label, seconds, count_parameters(adapter), size, row.method, row.rank, row.subject)
 
 
 def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str, torch.Tensor] | None) -> Labels:
-    """Label and subject, the method and rank of the adapter, and what the workflow says of the images."""
+    """Label and subject, the method and rank of the adapter, and the images' provenance in the workflow."""
     origin = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
     about = describe_adapter(adapter) if adapter else {}
     method = about.get("method", "")
@@ -73,7 +75,7 @@ def scored(
     adapter: list[dict[str, torch.Tensor]] | None,
     token: tuple[str, ...],
 ) -> io.NodeOutput:
-    """What all three nodes do with their inputs, which are lists: the scores, the means of some metrics, the report."""
+    """Score what all three nodes get, which are lists: the scores, the means of some metrics, the report."""
     generated, base = TensorPictures(images), TensorPictures(base_images or [], "base_images")
     real = TensorPictures(references or [], "references")
     row = row_of(node, label[0], subject[0], adapter[0] if adapter else None)
@@ -122,11 +124,11 @@ def common_inputs() -> list[io.Input]:
 
 
 class DEFTScoreImages(io.ComfyNode):
-    """Scores of pictures against references and text."""
+    """The node that scores pictures against references and text."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: pictures, references, texts and labels; the scores, the four means and a report."""
         absent = "NaN if the protocol does not have it or its input is missing."
         return io.Schema(
             node_id="DEFTScoreImages",
@@ -209,11 +211,11 @@ class DEFTScoreImages(io.ComfyNode):
 
 
 class DEFTScoreDrift(io.ComfyNode):
-    """What an adapter does to pictures that are not of its subject."""
+    """The node that scores what an adapter does to pictures that are not of its subject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: pictures with and without the adapter; the scores, their means and a report."""
         return io.Schema(
             node_id="DEFTScoreDrift",
             display_name="Score Drift",
@@ -279,18 +281,18 @@ class DEFTScoreDrift(io.ComfyNode):
         adapter: list[dict[str, torch.Tensor]] | None = None,
         token: tuple[str, ...] = ("sks",),
     ) -> io.NodeOutput:
-        """Every input is a list."""
+        """Score the pictures. Every input is a list."""
         return scored(
             cls, DRIFT, ("drift", "PRES"), scorer, images, base_images, references, text, label, subject, adapter, token
         )
 
 
 class DEFTScoreDiversity(io.ComfyNode):
-    """How different the pictures of one prompt are."""
+    """The node that scores how different the pictures of one prompt are."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: pictures of one prompt; the scores, their means and a report."""
         return io.Schema(
             node_id="DEFTScoreDiversity",
             display_name="Score Diversity",
@@ -334,7 +336,7 @@ class DEFTScoreDiversity(io.ComfyNode):
         adapter: list[dict[str, torch.Tensor]] | None = None,
         token: tuple[str, ...] = ("sks",),
     ) -> io.NodeOutput:
-        """Every input is a list."""
+        """Score the pictures. Every input is a list."""
         return scored(
             cls, DIVERSITY, ("diversity", "DIV"), scorer, images, None, None, text, label, subject, adapter, token
         )

@@ -1,4 +1,4 @@
-"""What several node files share: sockets, categories, files of models/loras."""
+"""The parts that several node files share: sockets, categories, files of models/loras."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = "loras"
 
 
 def adapter_files() -> list[str]:
-    """What the file widgets offer: ComfyUI's LoRA files, PEFT folders by their weights file among them."""
+    """The names that the file widgets offer: ComfyUI's LoRA files, PEFT folders by their weights file among them."""
     return folder_paths.get_filename_list(FOLDER)
 
 

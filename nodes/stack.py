@@ -115,7 +115,7 @@ class DEFTAdapterStack(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: rows of a file and strengths; the changed MODEL and CLIP, the stack and its trigger words."""
         options = [NONE, *adapter_files()]
         return io.Schema(
             node_id="DEFTAdapterStack",
@@ -170,7 +170,7 @@ class DEFTAdapterStack(io.ComfyNode):
         file_4: str = NONE,
         file_5: str = NONE,
     ) -> bool:
-        """A row that is off may name a file that is not there; `execute` says what is missing of the others."""
+        """A row that is off may name a file that is not there; `execute` reports what is missing of the others."""
         return True
 
     @classmethod

@@ -24,7 +24,7 @@ NONE = "none"
 
 
 def score_file(name: str) -> Path:
-    """The .jsonl file of that name in the output folder; the suffix may be left out.
+    """The .jsonl file of that name in the output folder; the suffix may be missing.
 
     Raises:
         ValueError: the name leads out of the output folder, or names a folder.
@@ -58,11 +58,11 @@ def write_scores(path: Path, data: bytes) -> None:
 
 
 class DEFTScoreTable(io.ComfyNode):
-    """Many scores side by side."""
+    """The node that makes a table of many scores."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: scores, and what the table compares and where it goes."""
         return io.Schema(
             node_id="DEFTScoreTable",
             display_name="Score Table",
@@ -156,7 +156,7 @@ class DEFTScoreTable(io.ComfyNode):
             return ""
         try:
             stat = score_file(name).stat()
-        except (ValueError, OSError):  # execute says to the user what is wrong with the name
+        except (ValueError, OSError):  # execute raises what is wrong with the name
             return float("nan")
         return f"{stat.st_mtime_ns} {stat.st_size}"
 
@@ -200,11 +200,11 @@ class DEFTScoreTable(io.ComfyNode):
 
 
 class DEFTSaveScores(io.ComfyNode):
-    """Scores to a file, without a table."""
+    """The node that writes scores to a file, without a table."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Widgets and sockets."""
+        """The schema: scores and a file prefix."""
         return io.Schema(
             node_id="DEFTSaveScores",
             display_name="Save Scores",

@@ -19,7 +19,7 @@ from .training_settings import gathered, run_folder
 
 
 def embedding_path(name: str, overwrite: bool) -> Path:
-    """Where the embedding goes.
+    """The path of the embedding's file.
 
     Raises:
         ValueError: there is one of this name, under any of ComfyUI's endings, and it is not to be overwritten.
@@ -33,11 +33,11 @@ def embedding_path(name: str, overwrite: bool) -> Path:
 
 
 class DEFTTrainTextualInversion(io.ComfyNode):
-    """MODEL, CLIP and latents to the embedding of a new token."""
+    """The node that trains the embedding of a new token."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a model, pictures, the token and its captions; the embedding, its losses and a report."""
         return io.Schema(
             node_id="DEFTTrainTextualInversion",
             display_name="Train Textual Inversion",

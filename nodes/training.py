@@ -56,7 +56,7 @@ class StepReporter:
         self.smooth: float | None = None
 
     def start(self, text: str) -> None:
-        """Before the first step."""
+        """Show a text before the first step."""
         logging.info(text)
         show_text(text)
 
@@ -88,7 +88,7 @@ def contact_sheet(result: TrainingResult) -> Any:
 
 
 def loss_plot(result: TrainingResult, settings: Settings) -> Any:
-    """The loss as IMAGE; without matplotlib what says so at the node behind it, for the training is done."""
+    """The loss as IMAGE; without matplotlib a blocker that reports it at the node behind, for the training is done."""
     from ..reports.plots import training_picture
     from .output import as_image
 
@@ -101,16 +101,16 @@ def loss_plot(result: TrainingResult, settings: Settings) -> Any:
 
 
 def cache_folder() -> Path:
-    """Where what takes long to compute of a base is kept: ComfyUI empties its temporary folder at every start."""
+    """The folder for what takes long to compute of a base: ComfyUI empties its temporary folder at every start."""
     return Path(folder_paths.get_user_directory()) / "deft_nodes" / "decompositions"
 
 
 class DEFTTrainAdapter(io.ComfyNode):
-    """MODEL, latents and captions to an adapter."""
+    """The node that trains an adapter of MODEL, latents and captions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a model, pictures, captions, the method and its settings; the adapter, losses and a report."""
         return io.Schema(
             node_id="DEFTTrainAdapter",
             display_name="Train Adapter",

@@ -22,7 +22,7 @@ CATEGORY = "DEFT/training"
 
 
 def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings, dict[str, Any], list[str]]:
-    """The settings of a training node with those of the connected Training Settings; its run; lines for the report."""
+    """The settings of a training node and of the connected Training Settings; its run; lines for the report."""
     more = connected or {"preset": NONE, "settings": {}, "run": asdict(Run())}
     name = more["preset"]
     chosen = with_preset(Settings.of(**{**more["settings"], **values}), name)
@@ -30,7 +30,7 @@ def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings,
 
 
 def run_folder(run: dict[str, Any]) -> RunFolder:
-    """Where a run's log and checkpoints go: a folder of this name (and more) in ComfyUI's output folder.
+    """The folder of a run's log and checkpoints: one of this name (and more) in ComfyUI's output folder.
 
     Raises:
         ValueError: a name that leads out of the output folder.
@@ -43,11 +43,11 @@ def run_folder(run: dict[str, Any]) -> RunFolder:
 
 
 class DEFTTrainingSettings(io.ComfyNode):
-    """All settings that most people leave as they are."""
+    """The node of the settings that most people leave as they are."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: a preset and all settings of `training_settings`; one socket for Train Adapter."""
         return io.Schema(
             node_id="DEFTTrainingSettings",
             display_name="Training Settings",
@@ -79,11 +79,11 @@ class DEFTTrainingSettings(io.ComfyNode):
 
 
 class DEFTTrainingPreviews(io.ComfyNode):
-    """What to sample in the midst of a training."""
+    """The node of the pictures to sample in the midst of a training."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The schema: captions and how to sample them; one socket for Train Adapter."""
         return io.Schema(
             node_id="DEFTTrainingPreviews",
             display_name="Training Previews",

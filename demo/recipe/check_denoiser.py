@@ -30,7 +30,7 @@ def filled(model: torch.nn.Module, file: Path) -> torch.nn.Module:
 
 @torch.no_grad()
 def main() -> None:
-    """Command line."""
+    """Read the command line, sample and print the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--count", type=int, default=96)

@@ -36,7 +36,7 @@ DRAWN = "teddy_bear"  # the subject of the folders of pictures
 
 
 def priors(count: int = 24) -> list[str]:
-    """Captions of things that the base model knows, whose pictures by it are learnt along."""
+    """Captions of objects that the base model draws, whose pictures by it are learnt along."""
     rng = random.Random(1)
     return [caption(name, rng.choice(sorted(COLOURS))) for name in rng.sample(TRAINED, count)]
 

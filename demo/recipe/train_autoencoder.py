@@ -67,7 +67,7 @@ IDLE_ENCODER, IDLE_DECODER = (1, 4, 5), (14, 15, 18)
 
 
 def without(network: torch.nn.Sequential, idle: tuple[int, ...]) -> torch.nn.Sequential:
-    """The same network, sharing its layers, with the idle blocks replaced by what they compute."""
+    """The network, sharing its layers, with the idle blocks replaced by what they compute."""
     return torch.nn.Sequential(*(torch.nn.ReLU() if index in idle else layer for index, layer in enumerate(network)))
 
 

@@ -170,7 +170,7 @@ def tokenizer(merges: Path, context: int) -> Callable[[Sequence[str]], torch.Ten
 
 
 def unseen_pairs() -> set[tuple[str, str]]:
-    """A tenth of all (name, colour) pairs: kept out of training, to see whether the two are told apart."""
+    """A tenth of all (name, colour) pairs: kept out of training, to see whether the two are distinguished."""
     pairs = [(name, colour) for name in TRAINED for colour in COLOURS]
     return set(random.Random(3).sample(pairs, len(pairs) // 10))
 

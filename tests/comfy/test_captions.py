@@ -743,7 +743,7 @@ def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             made = dataset(pack, model, [{"samples": models.random(1, 4, 7, 9, seed=4)}], [caption()])
             trainer = pack.trainer.Trainer(model, settings(pack), made)
-            with pytest.raises(RuntimeError, match="in place"), pack.batches.sizes_told(trainer, made.examples):
+            with pytest.raises(RuntimeError, match="in place"), pack.batches.size_errors(trainer, made.examples):
                 raise RuntimeError("in place")
 
 
@@ -756,8 +756,8 @@ def test_a_model_that_reads_the_area_gets_it_in_latent_pixels(pack: Pack) -> Non
 
     (entry,) = caption(area=("percentage", 0.5, 0.5, 0.25, 0.25))
     (example,) = dataset(pack, models.sd3(), [models.latents(models.sd3(), 1)], [[entry]]).examples
-    told = pack.batches.LocatedModel(Reading(), entry, tuple(example.latent.shape), example.origin)
-    assert told.own == {"area": (4, 4, 2, 2)}
+    located = pack.batches.LocatedModel(Reading(), entry, tuple(example.latent.shape), example.origin)
+    assert located.values == {"area": (4, 4, 2, 2)}
     # before a first step the memory is estimated without the place of the part
     plain = pack.batches.LocatedModel(Reading(), entry, tuple(example.latent.shape), pack.batches.UNKNOWN)
     assert plain.extra_conds(area=entry[1]["area"]) == {"read": None}

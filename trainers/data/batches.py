@@ -1,4 +1,4 @@
-"""Captions and noise levels as the training loop wants them, and the order in which examples come."""
+"""Captions and noise levels as the training loop needs them, and the order in which examples come."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dataset_hash(*parts: Sequence[Any]) -> str:
 
 
 def _values(example: Example) -> tuple:
-    """What decides how a picture is learned, but for its caption."""
+    """The values that decide how a picture is learned, except for its caption."""
     values = (example.latent, example.mask)
     if (example.weight, example.levels, example.origin) == (1.0, None, UNKNOWN):
         return values
@@ -62,9 +62,9 @@ def _add_to_hash(digest: Any, value: Any) -> None:
 
 
 class Captions:
-    """What the network wants beside the latent, by caption, latent size and origin; encoded when first asked for.
+    """The network's inputs beside the latent, by caption, latent size and origin; encoded when first asked for.
 
-    Some models want the picture's size (SDXL) or tensors of it. Kept on the CPU; a batch is moved when it is used.
+    Some models take the picture's size (SDXL) or tensors of it. Kept on the CPU; a batch is moved when it is used.
     """
 
     def __init__(self, model: Any, entries: Sequence[Any], device: torch.device) -> None:
@@ -73,7 +73,7 @@ class Captions:
         self._first: dict[tuple[int, str], Any] = {}
 
     def conds(self, caption: int, shape: tuple[int, ...], origin: Origin = UNKNOWN) -> Conds:
-        """Of one caption for latents [1, c, ...] of this shape and origin."""
+        """The conditioning of one caption for latents [1, c, ...] of this shape and origin."""
         key = caption, shape, origin
         if key not in self._known:
             entry = self.entries[caption]
@@ -93,33 +93,33 @@ class Captions:
 
 
 class LocatedModel:
-    """A model that is told, when it encodes a caption for latents of `shape`, where those come from.
+    """A model that gets, when it encodes a caption for latents of `shape`, the origin of those as well.
 
     Sizes that the caption has of its own (CLIPTextEncodeSDXL) go before those of the picture. As ComfyUI's sampler
-    does it, a part of a latent gets what the model wants beside the whole, cut to the part where it is a picture.
+    does it, a part of a latent gets what the model takes beside the whole, cut to the part where it is a picture.
     """
 
     def __init__(self, model: Any, entry: Any, shape: tuple[int, ...], origin: Origin) -> None:
         self.model, self.area = model, list(origin.area)
-        self.own: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         if (origin.size or origin.crop) and not any(name in entry[1] for name in SIZES):
             whole = origin.whole or shape
             target = whole[-1] * 8, whole[-2] * 8  # the default of ComfyUI's models
             values = *(origin.size or target), *(origin.crop or (0, 0)), *target
-            self.own = dict(zip(SIZES, values, strict=True))
+            self.values = dict(zip(SIZES, values, strict=True))
         if self.area or "area" in entry[1]:
-            self.own["area"] = tuple(self.area) or None
+            self.values["area"] = tuple(self.area) or None
 
     def extra_conds(self, **given: Any) -> Conds:
-        """The model's own."""
-        conds = self.model.extra_conds(**given | self.own)
+        """What the model itself makes of a caption, with the origin's values among its arguments."""
+        conds = self.model.extra_conds(**given | self.values)
         if not self.area:
             return conds
         return {name: cond.process_cond(batch_size=1, area=self.area) for name, cond in conds.items()}
 
 
 def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device: torch.device) -> list[Conds]:
-    """What the model wants beside the latent, for each caption, as ordinary tensors on `device`.
+    """The model's inputs beside the latent, for each caption, as ordinary tensors on `device`.
 
     shape is that of one latent [1, c, ...].
     """
@@ -144,7 +144,7 @@ def encode_conditioning(model: Any, entries: list, shape: Sequence[int], device:
 
 
 def moved(cond: Any, device: torch.device, copy: bool = False) -> Any:
-    """The same COND object on a device; copied, because inference tensors cannot be saved for the backward pass."""
+    """The COND object on a device; copied, because inference tensors cannot be saved for the backward pass."""
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device).clone() if copy else tensor.to(device)
@@ -239,7 +239,7 @@ def sigmas_of(sampling: Any, levels: tuple[float, float] | None) -> tuple[float,
 
 
 @contextmanager
-def sizes_told(trainer: Any, examples: Sequence[Example]) -> Iterator[None]:
+def size_errors(trainer: Any, examples: Sequence[Example]) -> Iterator[None]:
     """Raise ValueError in place of the network's own error where it is the size of the examples that it cannot take.
 
     That is so where it fails for this size, without gradients, too, and not for the next larger one of those that are

@@ -1,4 +1,4 @@
-"""What captions carry beside their text, and what a training makes of it.
+"""The parts of captions beside their text, and how a training uses them.
 
 ComfyUI's sampler shows the network the part of a latent that a caption's area names, weights what comes out with mask
 and strength, and does both within the caption's timestep range only. A training learns the same: that part, those
@@ -97,7 +97,7 @@ def refuse(extras: dict[str, Any], name: str) -> None:
 
 
 def check_plain(entries: Sequence[Any], name: str) -> None:
-    """Raise ValueError for a stand-in that says where and when it counts: the caption that it replaces says that."""
+    """Raise ValueError for a stand-in with an area, mask, strength or range: those of the replaced caption count."""
     for _, extras in entries:
         own_parts = [f"its own {key}" for key in ("area", "mask") if extras.get(key) is not None]
         own_parts += ["its own strength"] if strength_of(extras, f"the {name}") != 1 else []
@@ -113,7 +113,7 @@ def check_plain(entries: Sequence[Any], name: str) -> None:
 
 
 def placed(example: Example, entry: Any, name: str, picture: str) -> Example:
-    """A picture, as the network sees latents, as its caption wants it learned: the part, the places, levels, weight.
+    """A picture, as the network sees latents, as its caption has it learned: the part, the places, levels, weight.
 
     Raises:
         ValueError: an area outside of the latent, a mask that leaves nothing, an empty timestep range, a strength
@@ -217,7 +217,7 @@ def area_of(extras: dict[str, Any], dims: tuple[int, ...], name: str, picture: s
 
 
 def notes(conditioning: Sequence[list], entries: Sequence[Any], what: str = "caption") -> list[str]:
-    """What is used of captions beside their text, in short lines. `entries` are the gathered ones."""
+    """Short lines on what is used of captions beside their text. `entries` are the gathered ones."""
     if not entries:
         return []
     count, lines = len(entries), []

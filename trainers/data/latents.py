@@ -1,4 +1,4 @@
-"""What LATENT dicts hold, checked and as single pictures."""
+"""The latents and masks of LATENT dicts, checked and as single pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..step.bases import class_of
 
 @dataclass(frozen=True)
 class Origin:
-    """What a latent was taken from. Some models are told of it beside the caption (SDXL's sizes).
+    """The picture that a latent was taken from. Some models take its sizes beside the caption (SDXL).
 
     size: width and height of the picture before it was scaled. crop: what was cut off of it on the left and above, as
     it was scaled. whole: the shape [1, c, ...] of the latent that this one is a part of; area: that part, as
@@ -123,7 +123,7 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
 
 
 def origins_of(item: dict[str, Any], first: str) -> list[Origin]:
-    """What a LATENT says of each of its pictures: lists `original_sizes` of (width, height), `crops` of (left, top).
+    """The origins of a LATENT's pictures: its lists `original_sizes` of (width, height), `crops` of (left, top).
 
     Raises:
         ValueError: not one for each picture, a size below 1, a crop below 0.

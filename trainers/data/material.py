@@ -1,4 +1,4 @@
-"""What a training learns from: what the node is given, and the same checked and ready."""
+"""The material that a training learns from: as the node gets it, and checked and ready."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .text import TrainedText
 
 @dataclass
 class Material:
-    """What there is to learn from. Latents are LATENT dicts of any sizes, captions CONDITIONING lists.
+    """The pictures and captions to learn from. Latents are LATENT dicts of any sizes, captions CONDITIONING lists.
 
     A LATENT may also have lists `original_sizes` of (width, height) and `crops` of (left, top), one for each picture:
-    bases that are told of these (SDXL) are, unless the caption has its own. An entry of a CONDITIONING that is a batch
+    bases that take these (SDXL) get them, unless the caption has its own. An entry of a CONDITIONING that is a batch
     is one caption a row. What captions carry besides is honoured or refused: see captions.py.
 
     prior: latents and captions of the subject's class, for prior preservation (DreamBooth, arXiv 2208.12242, equation
@@ -96,8 +96,8 @@ class Dataset:
     def ready(
         self, model: Any, examples: Sequence[latents.Example], caption: str, picture: str, first: int
     ) -> list[latents.Example]:
-        """Examples as the network sees them, with what their captions say of them. `first`: the place of the first
-        caption.
+        """Examples as the network sees them, with the areas, masks, levels and weights of their captions. `first`: the
+        place of the first caption.
         """
         placed = []
         for place, example in enumerate(examples, 1):
@@ -109,10 +109,10 @@ class Dataset:
         return placed
 
     def hash(self) -> str:
-        """Of all values."""
+        """A hash of all values that the training learns from."""
         return batches.dataset_hash(self.examples, self.prior, self.entries, self.words)
 
     def sizes(self) -> list[tuple[int, ...]]:
-        """Of all latents, without repetition, the largest first."""
+        """The sizes of all latents, without repetition, the largest first."""
         shapes = {tuple(example.latent.shape) for example in [*self.examples, *self.prior]}
         return sorted(shapes, key=math.prod, reverse=True)

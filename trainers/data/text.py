@@ -33,12 +33,12 @@ class TrainedText:
 
     @property
     def device(self) -> torch.device:
-        """Where the text encoders compute: ComfyUI may have them on the CPU beside a model on a GPU."""
+        """The device on which the text encoders compute: ComfyUI may have them on the CPU beside a model on a GPU."""
         load_device: torch.device = self.clip.patcher.load_device
         return load_device
 
     def conds(self, model: Any, caption: int, shape: tuple[int, ...], device: torch.device) -> batches.Conds:
-        """What the network wants beside the latent [1, c, ...], with a gradient to the text encoder's adapters."""
+        """The network's inputs beside the latent [1, c, ...], with a gradient to the text encoder's adapters."""
         # Not through CLIP's own function: it may load and move weights, which cannot be done in the midst of a step.
         stage = self.clip.cond_stage_model
         stage.reset_clip_options()

@@ -24,7 +24,7 @@ _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
 @dataclass
 class RunFolder:
-    """Where a run keeps its log and its newest checkpoints. Disk errors are told, and do not end the training."""
+    """The folder of a run's log and newest checkpoints. Disk errors are reported, and do not end the training."""
 
     path: Path
     every: int = 0

@@ -29,7 +29,7 @@ from .trainer import Trainer
 
 @dataclass
 class StepProgress:
-    """What is known after a step."""
+    """The numbers of a step that has ended."""
 
     step: int
     steps: int
@@ -42,7 +42,7 @@ class StepProgress:
 
 @dataclass
 class TrainingResult:
-    """A trained adapter with what is to be told about it. pictures: (step, [n, h, w, 3]) of each preview.
+    """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
     title: the method, its rank if it has one, and the number of layers.
     """
@@ -82,7 +82,7 @@ class TrainingRun:
         self.folder.start_log(self.trainer.step)
 
     def run(self) -> None:
-        """All steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
+        """Run all steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
         trainer, settings = self.trainer, self.trainer.settings
         with trainer.prepared():
             random = trainer.random_state()
@@ -120,7 +120,7 @@ class TrainingRun:
                 raise
 
     def save(self, random: dict[str, Any]) -> None:
-        """A checkpoint."""
+        """Write a checkpoint."""
         assert self.folder is not None
         trainer = self.trainer
         adapter, _ = trainer.finish()
@@ -128,7 +128,7 @@ class TrainingRun:
         self.folder.save(trainer.state(random, self.identity), adapter)
 
     def sample(self, shown: previews.Previews) -> Tensor:
-        """Preview pictures of the adapter as it is."""
+        """Make preview pictures of the adapter as it is."""
         trainer = self.trainer
         with torch.inference_mode(), trainer.averaged():
             trainer.refresh()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Previews:
-    """What to sample every so many steps. `latent` is an empty LATENT of the size of the pictures."""
+    """The pictures to sample every so many steps. `latent` is an empty LATENT of the size of the pictures."""
 
     every: int
     vae: Any

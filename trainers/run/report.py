@@ -1,4 +1,4 @@
-"""What is told of a training: before it, in its report, and in the adapter's file."""
+"""Texts about a training: before it, in its report, and in the adapter's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .trainer import Trainer
 
 
 def identity_of(trainer: Trainer) -> dict[str, Any]:
-    """What decides the result: settings, data, the base, what is patched onto it and how it is sampled."""
+    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled."""
     patches = trainer.model.patches
     sampling = trainer.model.model.model_sampling
     return trainer.settings.identity() | {
@@ -44,12 +44,12 @@ def described(value: Any) -> Any:
 
 
 def opening(trainer: Trainer) -> str:
-    """What is going to be trained."""
+    """A text that says what is going to be trained."""
     return f"{trainer.title()}, {sum(parameter.numel() for parameter in trainer.parameters):,} trained values"
 
 
 def patched_notes(trainer: Trainer) -> list[str]:
-    """That the base is not the plain model, if so."""
+    """A note that the base is not the plain model; none if it is."""
     if not trainer.model.patches:
         return []
     return [
@@ -86,11 +86,11 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
 
 
 def how(trainer: Trainer) -> list[str]:
-    """What was done otherwise than asked for or than ComfyUI does it, and what was not taken."""
+    """Lines on what was done otherwise than asked for or than ComfyUI does it, and on what was not used."""
     precision, scale = trainer.precision, trainer.scale
     lines = []
     if precision.compute is not None:
-        lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.own)}")
+        lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.native)}")
     if scale is not None:
         lines.append(
             f"loss scaling for fp16: {scale.skipped} passes skipped and taken again, scale {scale.value:g} at the end"
@@ -103,12 +103,12 @@ def how(trainer: Trainer) -> list[str]:
 
 
 def names_of(dtype: torch.dtype) -> str:
-    """A dtype for people."""
+    """The name of a dtype as users know it."""
     return str(dtype).removeprefix("torch.")
 
 
 def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[str]) -> list[str]:
-    """What did not go well and did not end the run."""
+    """Warnings of what did not go well and did not end the run."""
     texts = list(problems)
     first, last = ends(trainer.losses)
     if last > 1.5 * first:
@@ -125,13 +125,13 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
 
 
 def ends(losses: Sequence[float]) -> tuple[float, float]:
-    """The mean of the first and of the last tenth."""
+    """The means of the first and of the last tenth of the values."""
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
 
 def effect(change: dict[str, float]) -> None:
-    """Raise ValueError for an adapter that is no use."""
+    """Check that the adapter changes the model. Raises ValueError for one that is no use."""
     broken = [name for name, value in change.items() if math.isnan(value)]
     if broken:
         raise ValueError(
@@ -142,7 +142,7 @@ def effect(change: dict[str, float]) -> None:
 
 
 def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float] | None = None) -> dict[str, str]:
-    """What a file of this adapter is to say of its making."""
+    """The metadata of the adapter's file: how it was made."""
     settings = trainer.settings
     record = settings.record() | {
         "steps": trainer.step,

@@ -74,10 +74,10 @@ def check_name(clip: Any, name: str) -> None:
 
 
 def captions_of(name: str, template: str, captions: Sequence[str] = ()) -> list[str]:
-    """Captions with {} for the token: own ones, in which the name stands as a word, or those of a template.
+    """Captions with {} for the token: the user's, in which the name stands as a word, or those of a template.
 
     Raises:
-        ValueError: an unknown template, own captions without the name.
+        ValueError: an unknown template, captions without the name.
     """
     if captions:
         word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
@@ -172,7 +172,8 @@ class Token:
 def material_of(
     clip: Any, latents: Sequence[dict[str, Any]], captions: Sequence[str], is_own: bool, start: str
 ) -> Material:
-    """Pictures and captions, with {} for the token: own captions as they come, templates each with each picture.
+    """Pictures and captions, with {} for the token: the user's (`is_own`) as they come, a template's each with each
+    picture.
 
     The captions are also encoded, with the words that the token starts from, for what belongs to them besides.
     """
@@ -198,7 +199,7 @@ class TokenTrainer(Trainer):
     """A run that trains a token; its adapter is the embedding, [count, width] by the encoder's name."""
 
     def build(self) -> None:
-        """The token instead of layers."""
+        """Make the token that is trained, instead of layers."""
         options, text = self.settings.options, self.dataset.text
         assert text is not None
         self.token = Token(text.clip, options["token"], options["vectors"], options["words"], self.device)
@@ -207,18 +208,18 @@ class TokenTrainer(Trainer):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The vectors."""
+        """The trained vectors of the token."""
         return list(self.token.vectors.values())
 
     def groups(self) -> list[dict[str, Any]]:
-        """One."""
+        """The one group of parameters for the optimizer."""
         return [{"params": self.parameters, "rate": 1.0}]
 
     def refresh(self) -> None:
-        """Nothing is computed of the vectors."""
+        """Nothing to do: the vectors are used as they are."""
 
     def title(self) -> str:
-        """For the report."""
+        """The first line of the report: the method, the token and its vectors."""
         return f"{TOKEN}: {self.token.name}, {self.token.count} vectors in {', '.join(self.token.vectors)}"
 
     @torch.no_grad()

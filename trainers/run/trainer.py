@@ -99,7 +99,7 @@ class Trainer:
             )
 
     def title(self) -> str:
-        """What is trained, for the report."""
+        """The first line of the report: what is trained."""
         layers = len(self.layers) + len(self.text_layers)
         text = f" ({len(self.text_layers)} of text encoders)" if self.text_layers else ""
         rank = f" rank {self.settings.rank}" if self.training.has_rank else ""
@@ -132,7 +132,7 @@ class Trainer:
             place()
 
     def change(self, layer: TrainedLayer) -> ChangeNow:
-        """What the layer's adapter changes, as of the last `refresh`."""
+        """The change that the layer's adapter makes, as of the last `refresh`."""
 
         def weight() -> Tensor:
             with torch.no_grad(), weight_of(layer.module, torch.empty(0, device=layer.device)) as own_weight:
@@ -226,7 +226,7 @@ class Trainer:
             one = torch.ones(1, *x0.shape[2:])
             masks = [one if example.mask is None else example.mask.view_as(one) for example in examples]
             mask = torch.stack(masks).to(self.device)
-        with batches.sizes_told(self, examples), self.precision.context(self.device), self.repairs.network.watching():
+        with batches.size_errors(self, examples), self.precision.context(self.device), self.repairs.network.watching():
             losses = objective.loss(
                 model,
                 x0,
@@ -247,11 +247,11 @@ class Trainer:
         return losses.mean()
 
     def gradients(self) -> float:
-        """Those of one step, the same bits whenever it is taken; the loss.
+        """Compute the gradients of one step, the same bits whenever it is taken; returns the loss.
 
-        Where the same bits cannot be had, they are taken as they come, and `varying` says why. What the network needs
-        to be differentiable is found out. In fp16, gradients that overflow are taken again with a smaller scale, and
-        pictures whose loss does are passed over for the next ones.
+        Where the same bits cannot be had, they are taken as they come, and `varying` has the reason. What the network
+        needs to be differentiable is learnt on the way. In fp16, gradients that overflow are taken again with a smaller
+        scale, and pictures whose loss does are passed over for the next ones.
         """
         random, lost = self.random_state(), 0
         for _ in range(TRIES):
@@ -317,7 +317,7 @@ class Trainer:
         return loss, norm, settings.learning_rate * factor
 
     def advice(self) -> str:
-        """What can still be changed where numbers have left their range."""
+        """Advice for the error message: what can still be changed where numbers have left their range."""
         settings, changes = self.settings, []
         if self.precision.dtype != torch.float32:
             changes.append(f"use precision fp32 (now {self.precision.name})")
@@ -399,7 +399,7 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------------------- state
 
     def random_state(self) -> dict[str, Any]:
-        """Where the random numbers are: to be taken between two steps."""
+        """The state of the random numbers, to be taken between two steps."""
         return {
             "generator": self.generator.get_state(),
             "order": list(self.order.waiting),
@@ -413,7 +413,7 @@ class Trainer:
         self.prior_order.waiting = [list(batch) for batch in random["prior_order"]]
 
     def state(self, random: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
-        """All that a run needs to go on: tensors, numbers and lists only."""
+        """The state that a run needs to go on: tensors, numbers and lists only."""
         return {
             "identity": identity,
             "step": self.step,
@@ -427,7 +427,7 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Put a state back, to go on from it."""
         self.assign(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:

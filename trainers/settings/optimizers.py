@@ -16,7 +16,7 @@ State = Callable[[Sequence[int], int], int]
 
 
 def copies(count: int) -> State:
-    """So many tensors of the parameter's shape and type."""
+    """The size of so many tensors of the parameter's shape and type."""
     return lambda shape, size: count * math.prod(shape) * size
 
 

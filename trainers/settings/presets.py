@@ -17,7 +17,9 @@ _QR: dict[str, Any] = {"projector": "qr", "identity": False}
 
 @dataclass(frozen=True)
 class Preset:
-    """For which method, from where, and the settings that it has, the method's own among them; others stay."""
+    """A published choice of settings: its method, its source, and the settings that it has, the method's own among
+    them; others stay.
+    """
 
     method: str
     source: str

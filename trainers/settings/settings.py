@@ -37,8 +37,8 @@ ALMOST_ONE = 0.999999  # of what has no meaning at 1
 
 @dataclass(frozen=True)
 class Settings:
-    """All of it, one entry a setting: the checks, the widgets and their tooltips come from here. The order of the
-    entries is that of the widgets; a new one is `later`.
+    """All settings of a training, one entry a setting: the checks, the widgets and their tooltips come from here. The
+    order of the entries is that of the widgets; a new one is `later`.
 
     alpha None means a scale of 1. options are the method's own settings (`Training.settings` in deft_ops/methods), as
     far as they are not at their defaults or were given. They stand where Training Settings shows those that are not
@@ -246,7 +246,7 @@ class Settings:
         return self.training.settings_of(rank=self.rank, alpha=self.alpha, **self.options)
 
     def check(self) -> None:
-        """Raise ValueError, with the name of the setting, for a value that is none of the known or out of range."""
+        """Raise ValueError, with the name of the setting, for a value that is no option or out of range."""
         for name, (setting, _) in described(self).items():
             setting.check(name, getattr(self, name))
         rank_rules(self.ranks)
@@ -271,9 +271,9 @@ class Settings:
         return record
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result of a step: everything but the number of steps where the schedule does not use it.
+        """The settings that decide a step's result: all but the number of steps where the schedule does not use it.
 
-        What came later and stands at its default is left out: runs from before it go on.
+        What came later and stands at its default is skipped: runs from before it go on.
         """
         record = self.record()
         if self.schedule == "constant":
@@ -291,12 +291,12 @@ def method_settings() -> dict[str, tuple[Setting, Any]]:
 
 
 def shared_settings() -> dict[str, tuple[Setting, Any]]:
-    """Those of methods' own settings that are in the record of every run; other methods pass over them."""
+    """The methods' own settings that are in the record of every run; other methods ignore them."""
     return {name: pair for name, pair in method_settings().items() if pair[0].recorded == ALWAYS}
 
 
 def training_settings() -> dict[str, tuple[Setting, Any]]:
-    """What Training Settings shows, in the order of its widgets."""
+    """The settings that Training Settings shows, in the order of its widgets."""
     entries, settings = described(Settings), dict[str, tuple[Setting, Any]]()
     for item in fields(Settings):
         if item.name == "options":
@@ -308,7 +308,7 @@ def training_settings() -> dict[str, tuple[Setting, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run leaves its traces; this does not change its result."""
+    """The files that a run writes and goes on from; this does not change its result."""
 
     run_name: str = entry(
         Text(

@@ -67,7 +67,7 @@ def choice_of(name: str) -> LayerChoice:
 
 
 def note_of(root: nn.Module, preset: str) -> str:
-    """What the user is told of how the preset's layers were found; empty if there is nothing to tell."""
+    """A note for the user on layers that were chosen by general rules; empty if there is nothing to note."""
     kinds = layer_kinds.kinds_of(root)
     if choice_of(preset).kinds is None or not kinds.general:
         return ""

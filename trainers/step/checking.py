@@ -48,11 +48,11 @@ def reason(trainer: Trainer) -> str:
 
 @torch.no_grad()
 def first_step(trainer: Trainer, random: dict[str, Any]) -> str:
-    """Compare the gradients that the parameters have now with the losses on both sides; what to say of it.
+    """Compare the gradients that the parameters have now with the losses on both sides; a line for the report.
 
     With the gradient g of all parameters and a step e along g / |g|, (L(+e) - L(-e)) / 2 e has to be |g|. Nothing is
     changed in the end; `random` is where the random numbers of this step began. Where the differences do not even agree
-    among themselves, nothing can be said, and that is said.
+    among themselves, the gradient cannot be checked, and the line says that.
 
     Raises:
         ValueError: the differences of two lengths agree with each other, and not with the gradient.

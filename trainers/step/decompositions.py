@@ -18,8 +18,8 @@ from ...deft_ops.methods.contract import Base
 class Decompositions:
     """The decompositions of one base, a file a layer in `folder` (None: nothing is kept).
 
-    A file says which weight it is of, so another base in the same folder finds nothing. What cannot be read or written
-    is decomposed again.
+    A file names the weight that it is of, so another base in the same folder does not take it. What cannot be read or
+    written is decomposed again.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -44,7 +44,7 @@ class Decompositions:
         return on_device
 
     def tensors(self) -> list[Tensor]:
-        """All that are in use."""
+        """The tensors of all decompositions in use."""
         return [value for decomposition in self.used for value in vars(decomposition).values()]
 
 

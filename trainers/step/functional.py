@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-# What PyTorch says of them, where it says it in the forward pass.
+# Parts of PyTorch's error messages about them, where it raises in the forward pass.
 MESSAGES = (
     "don't support automatic differentiation",  # out=
     "is a view and is being modified inplace",  # of chunk, split, unbind
@@ -77,7 +77,7 @@ class Differentiable(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation."""
+        """Run one operation, so that it has a gradient."""
         kwargs = dict(kwargs or {})
         if function in _VIEWS:
             return _VIEWS[function](*args, **kwargs)

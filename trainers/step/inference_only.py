@@ -1,8 +1,8 @@
-"""What ComfyUI does for the speed of sampling, and gradients do not survive: switched off for the time of a training.
+"""The features of ComfyUI that speed up sampling and lose gradients, switched off for the time of a training.
 
-Newer cores prefetch blocks and replay them as CUDA graphs without asking whether a gradient is wanted, hand out weights
-in buffers that are written over before the backward pass, and call fused kernels that have no gradient. Each is found
-by what is there, not by a version: an attribute, an option, a function. What is not there is left alone.
+Newer cores prefetch blocks and replay them as CUDA graphs without asking whether a gradient is recorded, hand out
+weights in buffers that are written over before the backward pass, and call fused kernels that have no gradient. Each is
+recognised by what is there, not by a version: an attribute, an option, a function. What is not there is left alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def note(switched_off: list[str], name: str) -> None:
 
 @contextmanager
 def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an object another attribute for the time."""
+    """Give an object another attribute while the context lasts."""
     had, before = name in vars(owner), vars(owner).get(name)
     setattr(owner, name, value)
     try:
@@ -160,7 +160,7 @@ def uncompiled(root: nn.Module, switched_off: list[str]) -> Iterator[None]:
 
 @contextmanager
 def own_casts(switched_off: list[str]) -> Iterator[None]:
-    """Where autograd may keep a layer's weight, it is a copy.
+    """Give autograd a copy of a layer's weight where it may keep it.
 
     A weight that lies elsewhere is handed out in a buffer that the next layers use as well, or in memory of which
     ComfyUI's dynamic VRAM may take away the contents; PyTorch sees neither. Frozen layers do not keep theirs: no
@@ -187,7 +187,7 @@ def is_streamed(module: Any, weight: Tensor) -> bool:
 
 @contextmanager
 def differentiable_kernels(switched_off: list[str]) -> Iterator[None]:
-    """Where a gradient is wanted, comfy_kitchen's fused operations run as the PyTorch code that it has of each."""
+    """Run comfy_kitchen's fused operations as the PyTorch code that it has of each, where a gradient is recorded."""
     kitchen = getattr(comfy.quant_ops, "ck", None)
     plain = getattr(getattr(kitchen, "backends", None), "eager", None)
 

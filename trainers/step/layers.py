@@ -33,9 +33,9 @@ class TrainedLayer:
 
 @dataclass
 class Notes:
-    """For the report. zeros: trained layers of zeros. cut: ranks that are lower than asked for, because the layer has
-    no more. unfit: chosen layers that cannot have an adapter. otherwise: what else a method did otherwise than asked
-    for, with the layers.
+    """Notes for the report. zeros: trained layers of zeros. cut: ranks that are lower than asked for, because the layer
+    has no more. unfit: chosen layers that cannot have an adapter. otherwise: what else a method did otherwise than
+    asked for, with the layers.
     """
 
     zeros: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Notes:
     otherwise: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """What there is to say."""
+        """The notes as lines for the report."""
         texts = []
         if self.cut:
             name, rank = next(iter(self.cut.items()))

@@ -1,4 +1,4 @@
-"""A look at the base before the first step: what is broken in it would be found after hours, or never."""
+"""Checks of the base before the first step: what is broken in it would show after hours, or never."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a training will need, found by one forward pass that keeps nothing; what to do if there is less."""
+"""The memory that a training needs, measured by one forward pass that keeps nothing; what to do if there is less."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Estimate:
 
     @property
     def added(self) -> int:
-        """What the training needs beside the loaded model."""
+        """The bytes that the training needs beside the loaded model."""
         return self.adapter + self.activations
 
     def text(self) -> str:
-        """For the log and the report."""
+        """The estimate as a line for the log and the report."""
         model, adapter, activations = map(readable, (self.model, self.adapter, self.activations))
         return f"memory estimate: model {model}, adapter {adapter}, activations {activations}"
 
 
 def readable(size: int) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, in MiB or GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
@@ -73,7 +73,7 @@ def check_free(device: torch.device, modules: Iterable[Any], settings: Settings)
 
 @torch.no_grad()
 def activation_bytes(root: nn.Module, run: Callable[[], Tensor], checkpointing: bool, batch: int) -> tuple[Tensor, int]:
-    """What a forward pass `run` of one example gives, and the bytes that the backward pass of a batch needs by it.
+    """The result of a forward pass `run` of one example, and the bytes that the backward pass of a batch needs by it.
 
     With gradient checkpointing: the outputs of all blocks, and the largest block's inside.
     """
@@ -121,7 +121,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def advice(settings: Settings, error: BaseException) -> str:
-    """One sentence: what to change, in the order of what costs least."""
+    """The error message: what to change, in the order of what costs least."""
     changes = []
     if not settings.gradient_checkpointing:
         changes.append("switch gradient checkpointing on")

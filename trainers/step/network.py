@@ -71,7 +71,7 @@ class OwnTensors:
                     self.hidden[name] = self.module.__dict__.pop(name)
 
     def undo(self) -> None:
-        """Back to what ComfyUI had."""
+        """Put back what ComfyUI had."""
         self.module.__dict__.update(self.hidden)
 
 
@@ -147,7 +147,7 @@ def checkpointed_blocks(root: nn.Module) -> dict[str, nn.Module]:
 def checkpointing(root: nn.Module, regions: dict[str, Region]) -> Iterator[int]:
     """Recompute each block in the backward pass instead of keeping its activations; yields the number of blocks.
 
-    `regions` holds what is known of each block, by its path; what is missing there is added.
+    `regions` holds the region of each block, by its path; what is missing there is added.
     """
     restore = []
     blocks = checkpointed_blocks(root)

@@ -56,7 +56,7 @@ def _exact(sigma: Tensor) -> Tensor:
 
 
 def target(model_sampling: Any, sigma: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """What the network should return at sigma [n] for x0 [n, ...] and noise of the same shape.
+    """The output that the network should give at sigma [n] for x0 [n, ...] and noise of the same shape.
 
     With x_t = p x0 + q noise and x0 = a x_t + b output it is ((1 - a p) x0 - a q noise) / b.
     """
@@ -188,7 +188,7 @@ def loss(
     native = target(sampling, sigma, x0, noise)  # sigma may be on the CPU, where this computes: no GPU has to wait
     sigma = sigma.to(x0.device)
     xt = sampling.noise_scaling(sigma, noise.clone(), x0)
-    # As the sampler says it. Mean-flow models look up the level that they go to there: the same one is plain flow.
+    # As the sampler passes it. Mean-flow models look up the level that they go to there: the same one is plain flow.
     transformer_options = transformer_options | {"sigmas": sigma, "sample_sigmas": sigma.repeat_interleave(2)}
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)

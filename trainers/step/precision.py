@@ -17,25 +17,25 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 @dataclass(frozen=True)
 class Precision:
     """compute: what the network is made to compute in; None leaves ComfyUI's own choice. autocast: matrix products in
-    bf16 on a network that keeps float32. own: what the network computes in by itself.
+    bf16 on a network that keeps float32. native: what the network computes in by itself.
     """
 
     compute: torch.dtype | None
     autocast: bool
-    own: torch.dtype
+    native: torch.dtype
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the activations have in the end."""
-        return torch.bfloat16 if self.autocast else self.compute or self.own
+        """The dtype that the activations have in the end."""
+        return torch.bfloat16 if self.autocast else self.compute or self.native
 
     @property
     def name(self) -> str:
-        """As in the widget."""
+        """The precision's name, as in the widget."""
         return _NAMES.get(self.dtype, str(self.dtype).removeprefix("torch."))
 
     def context(self, device: torch.device) -> Any:
-        """Around the forward pass."""
+        """The context manager for the forward pass."""
         return torch.autocast(device.type, torch.bfloat16) if self.autocast else contextlib.nullcontext()
 
 
@@ -68,7 +68,7 @@ def resolve(setting: str, model: Any, device: torch.device) -> Precision:
 
 
 class LossScale:
-    """What the loss is multiplied with before the backward pass in fp16, whose smallest number is 6e-8.
+    """A factor on the loss before the backward pass in fp16, whose smallest number is 6e-8.
 
     The rule is that of torch.amp.GradScaler: halved where gradients overflow (that pass is then taken again, so that no
     picture is lost), doubled after 2000 good steps in a row. Always powers of two, so it rounds nothing.
@@ -102,9 +102,9 @@ class LossScale:
         return all(bool(torch.isfinite(norm)) for norm in torch._foreach_norm(gradients))
 
     def state(self) -> list[float]:
-        """For a checkpoint."""
+        """The numbers that a checkpoint keeps."""
         return [self.value, self.good, self.skipped]
 
     def load(self, state: list[float]) -> None:
-        """From a checkpoint."""
+        """Take the numbers of a checkpoint."""
         self.value, self.good, self.skipped = float(state[0]), int(state[1]), int(state[2])

@@ -1,4 +1,4 @@
-"""What has to be done so that autograd can go through code that was written for inference: found out while it trains.
+"""What has to be done so that autograd can go through code that was written for inference, learnt while it trains.
 
 A step is taken as the code is. Where PyTorch refuses it, or where a saved tensor turns out to have been written into,
 what is missing is switched on and the step is taken again (see `saved` and `functional`). A model that needs nothing of
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from . import functional
 from .saved import Changed, Region
 
-# What PyTorch says in the backward pass.
+# Parts of PyTorch's error messages in the backward pass.
 _WRITTEN_INTO = "modified by an inplace operation"
 _NO_GRADIENT = (
     "does not require grad",
@@ -27,7 +27,7 @@ _NO_GRADIENT = (
 
 
 class Repairs:
-    """What one model needs. `network` and `text` are its parts, `blocks` those that are checkpointed, by name."""
+    """The repairs of one model. `network` and `text` are its parts, `blocks` those that are checkpointed, by name."""
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
@@ -36,12 +36,12 @@ class Repairs:
         self.functional = False
 
     def regions(self) -> list[Region]:
-        """All parts."""
+        """All regions: the network, the text encoder and the checkpointed blocks."""
         return [self.network, self.text, *self.blocks.values()]
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Around the forward and backward passes of a step."""
+        """Apply the repairs to the forward and backward passes of a step."""
         if not self.functional:
             yield
             return
@@ -77,7 +77,7 @@ class Repairs:
         return False
 
     def refusal(self, error: RuntimeError) -> str:
-        """One sentence for what cannot be trained, with the operation and where it stands."""
+        """The error message for what cannot be trained, with the operation and where it stands."""
         first = str(error).strip().splitlines()[0]
         match = re.search(r"output \d+ of (\w+)", first)
         operation = f" (the result of {match[1].removesuffix('0').removesuffix('Backward')})" if match else ""
@@ -89,7 +89,7 @@ class Repairs:
         )
 
     def text_line(self) -> str:
-        """What was done, for the report; empty if nothing was."""
+        """A line of the report on what was done; empty if nothing was."""
         copies = sum(len(region.copies) for region in self.regions())
         inputs = sum(region.inputs for region in self.regions())
         done = []

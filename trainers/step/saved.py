@@ -1,4 +1,5 @@
-"""What autograd keeps of a forward pass, where the network writes into its own tensors, and gradient checkpointing.
+"""The tensors that autograd keeps of a forward pass, where the network writes into its own tensors, and gradient
+checkpointing.
 
 ComfyUI is written for inference: it adds to tensors in place that an earlier operation has kept for its gradient.
 PyTorch finds that out in the backward pass, and refuses. So a `Region` (a network, or one block of it) remembers which
@@ -31,7 +32,8 @@ class Region:
     """A part of a network: which of the tensors that it saves are written into afterwards.
 
     copies: their places in the order of saving. inputs: whether it writes into its own inputs, or others do before the
-    backward pass. changed: whether something was found since this was last set to False; gradients are wrong then.
+    backward pass. changed: whether a tensor was written into since this was last set to False; gradients are wrong
+    then.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,7 +53,7 @@ class Region:
         return kept, version_of(kept)
 
     def checked(self, place: int, kept: Tensor, version: int) -> Tensor:
-        """The same back. Written into in the meantime, it is wrong now and copied from the next pass on."""
+        """The kept tensor. Written into in the meantime, it is wrong now and copied from the next pass on."""
         if version_of(kept) != version:
             self.copies.add(place)
             self.changed = True
@@ -59,7 +61,7 @@ class Region:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Around one forward pass: keeps copies where they are needed, and finds out where they are."""
+        """A context for one forward pass: keeps copies where they are needed, and learns where that is."""
         if not self.watched:
             yield
             return
@@ -100,7 +102,7 @@ class _Recomputed:
         self.values: dict[int, tuple[Tensor, int]] = {}
 
     def pack(self, value: Tensor) -> int:
-        """Instead of a tensor, its place is saved."""
+        """The place of a tensor, which is saved instead of it."""
         self.count += 1
         return self.count - 1
 
@@ -119,11 +121,11 @@ class _Recomputed:
         return same
 
     def inputs(self) -> list[Any]:
-        """What the block is called with again; of inputs that are written into, a copy for each time."""
+        """The inputs that the block is called with again; of those that are written into, a copy for each time."""
         if not self.copied:
             return self.leaves
         return [
-            # clone() twice: a leaf that wants a gradient cannot be written into.
+            # clone() twice: a leaf that requires a gradient cannot be written into.
             value.clone().requires_grad_(requires_grad).clone() if isinstance(value, Tensor) else value
             for value, requires_grad in zip(self.leaves, self.requires_grad, strict=True)
         ]
@@ -158,7 +160,9 @@ def _never(packed: Any) -> Tensor:
 
 
 def _autocast(values: list[Any]) -> Callable[[], Any]:
-    """What sets the autocast of this moment again: the backward pass has none, and may run in another thread."""
+    """A context manager that sets the autocast of this moment again: the backward pass has none, and may run in another
+    thread.
+    """
     kinds = {value.device.type for value in values if isinstance(value, Tensor)}
     active = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
     if not active:

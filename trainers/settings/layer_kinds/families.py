@@ -1,4 +1,4 @@
-"""The table of architectures: which layers are attention, cross attention and feed-forward, which are left out.
+"""The table of architectures: which layers are attention, cross attention and feed-forward, which are skipped.
 
 A pattern is a path in the network in which `N` is a number, `*` one part and `**` any number of parts; the rest is a
 regular expression whose dots mean dots. Several patterns stand with blanks between them. What no pattern takes is
@@ -36,7 +36,7 @@ class Family:
 
     title: for the documentation. networks: classes below `comfy.ldm`.
     attention, cross, feed_forward, paper: see Kinds; no `paper` means all of `attention`.
-    left_out: layers that look like one of these kinds, and that the reference trainers leave out; it goes before the
+    left_out: layers that look like one of these kinds, and that the reference trainers skip; it goes before the
     others.
     when: tells apart networks of one class.
     """

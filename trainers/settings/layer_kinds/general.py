@@ -61,7 +61,9 @@ def with_projections(linear: Iterable[str]) -> frozenset[str]:
 def general_kinds(
     root: nn.Module, linear: Mapping[str, nn.Module], sides: bool = False, is_known: bool = False
 ) -> Kinds:
-    """The kinds of the linear layers. `sides`: embedders, refiners, adapters and the like are not left out."""
+    """The kinds of the linear layers. `sides`: embedders, refiners, adapters and the like are taken, too. `is_known`:
+    the network's class is one whose layers these rules fit.
+    """
     modules = dict(root.named_modules())
     projecting = with_projections(linear)
     attention, cross, paper, feed_forward = set(), set(), set(), set()

@@ -1,4 +1,4 @@
-"""What is known of the linear layers of one network."""
+"""The kinds of the linear layers of one network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Kinds:
     in attention of both together.
     paper: those of them that are called to_q, to_k, to_v and to_out.0 in diffusers, or their fused forms.
     feed_forward: the layers between attention.
-    general: whether they were found by general rules since the network's class is not known.
+    general: whether general rules chose them, since the network's class is not in the table.
     """
 
     attention: frozenset[str]
