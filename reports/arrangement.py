@@ -39,15 +39,15 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
         for (metric, protocol), rows in groups.items()
     }
     means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
-    own = {
+    per_picture = {
         name: rows
         for name, rows in named.items()
         if len(_values(rows)) == pictures and role_of(rows[0].pairing) != "within"
     }
-    first = next((_digests(rows) for rows in own.values()), ())
-    own = {name: rows for name, rows in own.items() if _digests(rows) == first}
-    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in own.items()]
-    texts = [tuple(text for row in rows for text in row.texts) for rows in own.values()]
+    first = next((_digests(rows) for rows in per_picture.values()), ())
+    per_picture = {name: rows for name, rows in per_picture.items() if _digests(rows) == first}
+    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in per_picture.items()]
+    texts = [tuple(text for row in rows for text in row.texts) for rows in per_picture.values()]
     label = next((row.label or row.method for row in scores.rows), "")
     return RowScores(
         label,

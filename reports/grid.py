@@ -153,17 +153,17 @@ def _largest(size: tuple[int, int], max_pixels: int, make: Callable[[tuple[int, 
     def scaled(side: int) -> tuple[int, int]:
         return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
 
-    low, high, found = SMALLEST, longest, make(scaled(SMALLEST))
-    if found.pixels > max_pixels:
+    low, high, largest = SMALLEST, longest, make(scaled(SMALLEST))
+    if largest.pixels > max_pixels:
         return None
     while high - low > 1:
         middle = (low + high) // 2
         layout = make(scaled(middle))
         if layout.pixels <= max_pixels:
-            low, found = middle, layout
+            low, largest = middle, layout
         else:
             high = middle
-    return found
+    return largest
 
 
 def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:

@@ -129,11 +129,11 @@ def _label(block: Block) -> str:
 def _bars(
     axes: Axes, values: Sequence[float | None], colour: str, label: str, ranks: Sequence[int | None] = ()
 ) -> None:
-    """Horizontal bars with their values, and ticks at the ranks; what is not known has none."""
-    known = [(row, float(value)) for row, value in enumerate(values) if value is not None and math.isfinite(value)]
+    """Horizontal bars with their values, and ticks at the ranks; a value that is missing or not finite has none."""
+    finite = [(row, float(value)) for row, value in enumerate(values) if value is not None and math.isfinite(value)]
     limits = {row: rank for row, rank in enumerate(ranks) if rank is not None}
-    axes.barh([row for row, _ in known], [value for _, value in known], color=colour, height=0.7)
-    for row, value in known:
+    axes.barh([row for row, _ in finite], [value for _, value in finite], color=colour, height=0.7)
+    for row, value in finite:
         place = max(value, limits.get(row, 0))
         axes.annotate(f"  {value:.3g}", (place, row), va="center", fontsize=6, color=_GREY)
     if limits:

@@ -99,8 +99,8 @@ async def _answer(session: ClientSession, address: str) -> tuple[ClientResponse,
     for _ in range(REDIRECTS):
         answer = await session.get(address, allow_redirects=False)
         # The ETag of a large file is its SHA-256; that of a small one is git's and shorter.
-        found = re.search("[0-9a-f]{64}", answer.headers.get("X-Linked-Etag", ""))
-        promised = promised or (found.group() if found else "")
+        match = re.search("[0-9a-f]{64}", answer.headers.get("X-Linked-Etag", ""))
+        promised = promised or (match.group() if match else "")
         if answer.status not in (301, 302, 303, 307, 308):
             return answer, promised
         address = str(answer.url.join(URL(answer.headers["Location"])))

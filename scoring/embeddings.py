@@ -120,20 +120,20 @@ def embed_images(
         flat += [len(digests) + index for index, item in enumerate(group) if item.flat]
         digests += [item.digest for item in group]
         for kind, backbone in backbones.items():
-            known = {item.digest: item.features[kind] for item in group if kind in item.features}
+            computed = {item.digest: item.features[kind] for item in group if kind in item.features}
             for item in group:  # an equal picture may have come since this one was prepared
-                if item.digest not in known and (feature := store.get(backbone, item.digest)) is not None:
-                    known[item.digest] = feature
-            new = {item.digest: item.pixels[kind] for item in group if item.digest not in known}
+                if item.digest not in computed and (feature := store.get(backbone, item.digest)) is not None:
+                    computed[item.digest] = feature
+            new = {item.digest: item.pixels[kind] for item in group if item.digest not in computed}
             if new:
                 features = backbone.encode_pixels(torch.stack(list(new.values())))
-                known |= dict(zip(new, features, strict=True))
+                computed |= dict(zip(new, features, strict=True))
                 for content in new:
-                    store.put(backbone, content, known[content])
-            found = torch.stack([known[item.digest] for item in group])
+                    store.put(backbone, content, computed[content])
+            stacked = torch.stack([computed[item.digest] for item in group])
             if kind not in rows:
-                rows[kind] = torch.empty(len(pictures), found.shape[1])
-            rows[kind][len(digests) - len(group) : len(digests)] = found
+                rows[kind] = torch.empty(len(pictures), stacked.shape[1])
+            rows[kind][len(digests) - len(group) : len(digests)] = stacked
         progress(len(digests))
     return Embedded(rows, tuple(digests), tuple(flat))
 
@@ -184,10 +184,10 @@ def embed_texts(backbone: Backbone, texts: Sequence[str], truncate: bool, store:
     """Features [count, d] of texts, each different text computed once. Raises ValueError as `encode_texts`."""
     keys = {text: f"text {truncate} {text}" for text in texts}
     new = [text for text in keys if store.get(backbone, keys[text]) is None]
-    known = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
+    features = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
     for start in range(0, len(new), TEXTS):
         part = new[start : start + TEXTS]
-        known |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
+        features |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
     for text in new:
-        store.put(backbone, keys[text], known[text])
-    return torch.stack([known[text] for text in texts])
+        store.put(backbone, keys[text], features[text])
+    return torch.stack([features[text] for text in texts])

@@ -124,10 +124,10 @@ class ChosenPictures(Pictures):
 
 def picture_files(folder: Path) -> list[Path]:
     """The picture files below a folder, sorted by path. Raises FileNotFoundError for none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
         raise FileNotFoundError(f"There are no pictures in {folder}: expected files {', '.join(SUFFIXES)}.")
-    return found
+    return paths
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:

@@ -175,16 +175,16 @@ def score(
         measure.comparison.check(len(images), counts[measure.comparison.role])
     batch = _Batch(scorer, measures, row, texts, progress)
     ours = batch.embed(images, "images")
-    others = {role: batch.embed(given[role], CALLED[role]) for role in roles if role in CALLED}
+    compared = {role: batch.embed(given[role], CALLED[role]) for role in roles if role in CALLED}
     for measure in batch.measures:
         role, backbone = measure.comparison.role, scorer.backbones[measure.backbone.kind]
         if role == "within":
             parts = [(text, ours.part(places)) for text, places in groups.items() if len(places) > 1]
-            found = [_compared(measure, backbone, part, part) for _, part in parts]
-            prompts = [text for (text, _), values in zip(parts, found, strict=True) for _ in values]
-            batch.add(measure, torch.cat(found), 0, prompts)
+            part_values = [_compared(measure, backbone, part, part) for _, part in parts]
+            prompts = [text for (text, _), values in zip(parts, part_values, strict=True) for _ in values]
+            batch.add(measure, torch.cat(part_values), 0, prompts)
         elif role != "text":
-            batch.add(measure, _compared(measure, backbone, ours, others[role]), len(given[role]), texts)
+            batch.add(measure, _compared(measure, backbone, ours, compared[role]), len(given[role]), texts)
         elif (read := batch.read(measure)) is not None:
             batch.add(measure, _compared(measure, backbone, ours, read), len(set(texts)), texts)
     return batch.scores()
@@ -212,13 +212,13 @@ class _Side:
         )
 
 
-def _compared(measure: Measure, backbone: Backbone, ours: _Side, others: _Side) -> torch.Tensor:
+def _compared(measure: Measure, backbone: Backbone, ours: _Side, theirs: _Side) -> torch.Tensor:
     """What the metric's formula gives, in float64."""
     comparison = measure.comparison
     if isinstance(comparison, OfPictures):
-        return comparison.formula(backbone, ours.pictures, others.pictures)
+        return comparison.formula(backbone, ours.pictures, theirs.pictures)
     features = ours.features[backbone.kind].double()
-    return comparison.formula(features, features if others is ours else others.features[backbone.kind].double())
+    return comparison.formula(features, features if theirs is ours else theirs.features[backbone.kind].double())
 
 
 class _Batch:

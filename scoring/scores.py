@@ -48,8 +48,8 @@ class Score:
         return math.fsum(self.values) / len(self.values)
 
     @property
-    def made(self) -> str:
-        """How the number was made; numbers that differ in this cannot be compared."""
+    def measurement(self) -> str:
+        """How the number was measured; numbers that differ in this cannot be compared."""
         return f"{self.backbone}, {self.pairing} pairs, scale {self.scale:g}, {self.preprocessing}"
 
     @property
@@ -62,7 +62,7 @@ class Score:
             self.subject,
             self.metric,
             self.protocol,
-            self.made,
+            self.measurement,
             self.texts,
             tuple(self.provenance.get("seeds", ())),
         )
@@ -104,7 +104,7 @@ class Scores:
         """A few lines to read."""
         lines = [
             f"{row.label or 'images'}{' of ' + row.subject if row.subject else ''}: {row.metric} {row.value:.4f} "
-            f"({row.images} images{_against(row)}; {row.protocol}: {row.made})"
+            f"({row.images} images{_against(row)}; {row.protocol}: {row.measurement})"
             for row in self.rows
         ]
         return "\n".join([*lines, *self.remarks])
@@ -190,13 +190,13 @@ KINDS: dict[str, Any] = {
 
 def _read(kind: type[Any], record: Any) -> Any:
     """A record of that kind. Lists become tuples; numbers must be finite."""
-    known = {item.name: item for item in fields(kind)}
+    declared = {item.name: item for item in fields(kind)}
     values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in known
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in declared
     }
     result = kind(**values)
     kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
-    wrong = [name for name in known if not isinstance(getattr(result, name), kinds.get(name, str))]
+    wrong = [name for name in declared if not isinstance(getattr(result, name), kinds.get(name, str))]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: not of the right kind")
     if kind is Score:

@@ -159,8 +159,8 @@ def _pages(material: SweepMaterial) -> Iterator[_Page]:
 
 def _common(labels: Sequence[Mapping[str, str]], used: set[str]) -> list[str]:
     """The labels that all cells of a grid share on the axes that it does not show."""
-    found = dict.fromkeys(axis for cell in labels for axis in cell if axis not in used)
-    return [joined(labels[0], [axis]) for axis in found if len({cell.get(axis) for cell in labels}) == 1]
+    axes = dict.fromkeys(axis for cell in labels for axis in cell if axis not in used)
+    return [joined(labels[0], [axis]) for axis in axes if len({cell.get(axis) for cell in labels}) == 1]
 
 
 def _row_notes(material: SweepMaterial, by_subject: bool) -> dict[tuple[str, str], str]:

@@ -157,10 +157,10 @@ def _tile(cell: Shown, rows: Sequence[str], ready: Collection[str]) -> Tile:
         for picture in cell.pictures
         if picture.name in ready
     ]
-    others = [named(axis, label) for axis, label in cell.labels.items() if axis not in rows]
+    labels = [named(axis, label) for axis, label in cell.labels.items() if axis not in rows]
     numbers = [f"{name} {value:g}" for name, value in cell.numbers.items()]
     texts = [
-        ", ".join(others),
+        ", ".join(labels),
         *cell.scores.split("  "),
         *numbers,
         f"{cell.seconds:,.1f} s" if cell.state == "done" else "",
@@ -192,21 +192,21 @@ def _range(cells: Sequence[Shown]) -> str:
 
 def _versions(material: SweepMaterial) -> list[str]:
     """What the cells were made with, each kind of it in a line with its number of cells."""
-    found: dict[str, int] = {}
+    cell_counts: dict[str, int] = {}
     for cell in material.unique():
         if cell.versions:
             text = ", ".join(f"{name} {value}" for name, value in cell.versions)
             text += f" (worker {cell.worker})" if cell.worker else ""
-            found[text] = found.get(text, 0) + 1
+            cell_counts[text] = cell_counts.get(text, 0) + 1
     dates = sorted(cell.finished for cell in material.cells if cell.finished)
-    lines = _limited([f"{text}: {count:,} cells" for text, count in found.items()], "{} more") or ["not known"]
+    lines = _limited([f"{text}: {count:,} cells" for text, count in cell_counts.items()], "{} more") or ["not known"]
     return [*lines, *([f"finished from {dates[0]} to {dates[-1]}"] if dates else [])]
 
 
 def _limited(lines: Sequence[str], more: str) -> list[str]:
     """The first LISTED lines, and how many more there are."""
-    rest = len(lines) - LISTED
-    return [*lines[:LISTED], *([more.format(f"{rest:,}")] if rest > 0 else [])]
+    hidden = len(lines) - LISTED
+    return [*lines[:LISTED], *([more.format(f"{hidden:,}")] if hidden > 0 else [])]
 
 
 def _flat(text: str) -> str:

@@ -37,16 +37,16 @@ class ScoreCell:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric under a protocol. title: with the protocol only where the table has several. made: how it was made.
+    """A metric under a protocol. title: with the protocol only where the table has several.
 
-    across: of a pivot, the value that this column is of, and the title; else None.
+    measurement: how it was measured. across: of a pivot, the value that this column is of, and the title; else None.
     """
 
     title: str
     metric: str
     protocol: str
     scale: float
-    made: str
+    measurement: str
     across: str | None = None
 
     @property
@@ -208,12 +208,12 @@ def _table(
     if not scores.rows:
         raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
     columns = _columns(scores.rows, across)
-    found: dict[Key, list[Score]] = {}
+    groups: dict[Key, list[Score]] = {}
     for score in scores.rows:
         name = score.label or score.method or "images"
-        found.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
-    keys = list(found)
-    parts = [_parted(group, across) for group in found.values()]
+        groups.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
+    keys = list(groups)
+    parts = [_parted(group, across) for group in groups.values()]
     places = [(column.metric, column.protocol, column.across) for column in columns]
     values = [[by_prompt(part.get(place, ())) for place in places] for part in parts]
     names = _names(keys)
@@ -225,7 +225,7 @@ def _table(
     counts = [cell.count for line in cells for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
     lines = []
-    for row, (key, group) in enumerate(found.items()):
+    for row, (key, group) in enumerate(groups.items()):
         images: Counter[tuple[str, str]] = Counter()
         for score in group:
             images[_metric_of(score)] += score.images
@@ -261,26 +261,26 @@ def _parted(
 
 def _columns(scores: Sequence[Score], across: Callable[[Score], str] | None) -> tuple[Column, ...]:
     """A column for each metric and protocol, in the order of the metrics; of a pivot, for each value as well."""
-    made: dict[tuple[str, str], Score] = {}
+    firsts: dict[tuple[str, str], Score] = {}
     for score in scores:
-        first = made.setdefault(_metric_of(score), score)
-        if first.made != score.made:
+        first = firsts.setdefault(_metric_of(score), score)
+        if first.measurement != score.measurement:
             raise ValueError(
                 f"{score.metric} of protocol {score.protocol} was measured in two ways that do not "
-                f"compare: {first.made}; and {score.made}."
+                f"compare: {first.measurement}; and {score.measurement}."
             )
-    several = len({protocol for _, protocol in made}) > 1
+    several = len({protocol for _, protocol in firsts}) > 1
     values = dict.fromkeys(across(score) for score in scores) if across else (None,)
     return tuple(
         Column(
             (f"{metric} ({protocol})" if several else metric) if value is None else value,
             metric,
             protocol,
-            made[metric, protocol].scale,
-            made[metric, protocol].made,
+            firsts[metric, protocol].scale,
+            firsts[metric, protocol].measurement,
             value,
         )
-        for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1]))
+        for metric, protocol in sorted(firsts, key=lambda key: (order(key[0]), key[1]))
         for value in values
     )
 
@@ -289,7 +289,7 @@ def _notes(columns: Sequence[Column]) -> list[str]:
     """How each column was made, and which of them are the better the lower."""
     return list(
         dict.fromkeys(
-            f"{column.metric} ({column.protocol}): {column.made}"
+            f"{column.metric} ({column.protocol}): {column.measurement}"
             + ("; lower is better" if better(column.metric) == "lower" else "")
             for column in columns
         )
@@ -301,9 +301,9 @@ def _cell(values: Values) -> ScoreCell | None:
     flat = [value for group in values.values() for value in group]
     if not flat:
         return None
-    found = interval(values)
+    bounds = interval(values)
     return ScoreCell(
-        math.fsum(flat) / len(flat), found.low if found else None, found.high if found else None, len(flat)
+        math.fsum(flat) / len(flat), bounds.low if bounds else None, bounds.high if bounds else None, len(flat)
     )
 
 
@@ -355,11 +355,11 @@ def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | N
             one == other or one in (None, "") or other in (None, "") for one, other in same
         )
 
-    found = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may tell of one adapter
+    matching = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may report one adapter
     columns = (
-        [cost.training_seconds for cost in found],
-        [cost.values for cost in found],
-        [None if cost.bytes is None else cost.bytes / 2**20 for cost in found],
+        [cost.training_seconds for cost in matching],
+        [cost.values for cost in matching],
+        [None if cost.bytes is None else cost.bytes / 2**20 for cost in matching],
     )
-    known = [[value for value in column if value is not None] for column in columns]
-    return tuple(sum(values) / len(values) if values else None for values in known)
+    values_by_column = [[value for value in column if value is not None] for column in columns]
+    return tuple(sum(values) / len(values) if values else None for values in values_by_column)

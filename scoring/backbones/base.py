@@ -150,12 +150,12 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Pa
     """Load every tensor. Raises ValueError that says what is missing, unknown or of another shape."""
     from .identify import identify
 
-    own = module.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    own_state = module.state_dict()
+    missing, unknown = sorted(own_state.keys() - state.keys()), sorted(state.keys() - own_state.keys())
     shapes = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
-        if own[key].shape != state[key].shape
+        f"{key} {list(state[key].shape)} instead of {list(own_state[key].shape)}"
+        for key in sorted(own_state.keys() & state.keys())
+        if own_state[key].shape != state[key].shape
     ]
     if missing or unknown or shapes:
         parts = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]

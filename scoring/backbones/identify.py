@@ -25,7 +25,7 @@ def identify(state: Mapping[str, torch.Tensor]) -> str:
     width, _, patch, _ = state[key].shape
     vision = [name for name in state if not name.startswith(("text_model.", "transformer."))]
     depth = len(
-        {found.group(1) for name in vision if (found := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.", name))}
+        {match.group(1) for name in vision if (match := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.", name))}
     )
     if "visual" in key or "vision_model" in key:
         family, sizes = "CLIP", CLIPS

@@ -31,10 +31,10 @@ def load(
             f"{identify(state) or 'another model'}."
         ) from error
     # timm does not say which tensors it did not find; those are random, and differ between two models.
-    own, other = module.state_dict(), again.state_dict()
-    missing = [key for key in own if not torch.equal(own[key], other[key])]
-    extra = sorted(key for key in state.keys() - own.keys() if not key.startswith(HEADS))
-    unknown = extra if own.keys() <= state.keys() else []  # otherwise timm has renamed them
+    first_state, second_state = module.state_dict(), again.state_dict()
+    missing = [key for key in first_state if not torch.equal(first_state[key], second_state[key])]
+    extra = sorted(key for key in state.keys() - first_state.keys() if not key.startswith(HEADS))
+    unknown = extra if first_state.keys() <= state.keys() else []  # otherwise timm has renamed them
     if wrong := missing or unknown:
         what = f"{len(wrong)} tensors {'missing' if missing else 'unknown'}, such as {wrong[0]}"
         raise ValueError(f"{path} does not hold {spec.name}: {what}.")

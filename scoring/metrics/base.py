@@ -20,7 +20,7 @@ Better = Literal["higher", "lower"]
 Role = Literal["references", "text", "base", "prior", "within"]
 
 
-def any_number(images: int, others: int) -> None:
+def any_number(images: int, compared: int) -> None:
     """The check of a comparison that fits every number of pictures."""
 
 

@@ -59,5 +59,5 @@ def plain(name: str) -> str:
 
 def split_rank(label: str) -> tuple[str, int | None]:
     """("DEFT", 4) for "DEFT r4", "deft_rank_4" or "DEFT (r=4)"; None where the label ends in no rank."""
-    found = re.fullmatch(r"(.*?)[\W_]+(?:r|rank)[\W_]*(\d+)[\W_]*", label, re.IGNORECASE)
-    return (found[1], int(found[2])) if found else (label, None)
+    match = re.fullmatch(r"(.*?)[\W_]+(?:r|rank)[\W_]*(\d+)[\W_]*", label, re.IGNORECASE)
+    return (match[1], int(match[2])) if match else (label, None)
