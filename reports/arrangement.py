@@ -13,9 +13,10 @@ from ..scoring.scores import Score, Scores, score_text
 
 @dataclass(frozen=True)
 class RowScores:
-    """label and note (the means, one a line) of a row; prints: the own scores of each of its pictures, or empty.
+    """What stands beside a row. note: the means, one a line.
 
-    texts: the prompts of the pictures, in each of the forms that were scored.
+    prints: the scores of each of its pictures alone, or empty. texts: the prompts of the pictures, in each of the forms
+    that were scored.
     """
 
     label: str
@@ -73,7 +74,7 @@ class Placed:
         self.pictures, self.places = pictures, places
 
     def __len__(self) -> int:
-        """How many columns."""
+        """The number of columns."""
         return len(self.places)
 
     def __getitem__(self, column: int) -> Image.Image | None:
@@ -83,7 +84,7 @@ class Placed:
 
 
 def columns_of(texts: Sequence[str], labels: Sequence[str]) -> list[int | None] | None:
-    """For each column label the index of the picture of that prompt, or None for a column without one.
+    """The index of the picture of that prompt for each column label, or None for a column without one.
 
     texts: the prompt of each picture. Pictures of one prompt go to the columns of its label in their order. The result
     is None where the texts do not tell: some are empty or no label, or all are one text with too few columns for the

@@ -89,7 +89,7 @@ def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Score
 
 
 def _mismatch(column: Column, published: PublishedTable) -> str:
-    """Why a measured column does not compare with the published table; "" if it does."""
+    """The reason why a measured column does not compare with the published table; "" if it does."""
     if (column.protocol, column.scale) == (published.protocol, published.scale):
         return ""
     return (
@@ -118,7 +118,7 @@ def _lines(
     metric: str,
     column: Column | None,
 ) -> Iterator[tuple[str | TableCell, ...]]:
-    """Lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
+    """The lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
 
     def cell(row: ScoreRow) -> ScoreCell | None:
         return row.cells[table.columns.index(column)] if column else None
@@ -159,13 +159,13 @@ def _measured(cell: ScoreCell, digits: str) -> TableCell:
 
 
 def _subjects(scores: Scores) -> list[str]:
-    """Over what the means are."""
+    """The subjects that the means are over."""
     subjects = dict.fromkeys(row.subject for row in scores.rows if row.subject)
     return [f"subjects: {_flat(list(subjects))}"] if subjects else []
 
 
 def _provenance(scores: Scores) -> list[str]:
-    """What the scores say of where they come from; where they differ, of which rows it is."""
+    """The provenance of the scores; where it differs, with the rows that it is of."""
     texts_by_key: dict[str, dict[str, list[str]]] = {}
     for row in scores.rows:
         for key, value in row.provenance.items():

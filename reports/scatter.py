@@ -64,7 +64,7 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
 
 
 def _name(row: Score) -> str:
-    """What a method is called: its label, or else its method and rank."""
+    """The name of a method: its label, or else its method and rank."""
     return row.label or f"{row.method}{'' if row.rank is None else f' r{row.rank}'}" or "images"
 
 
@@ -86,7 +86,7 @@ def _measurement(scores: Scores, metric: str) -> str:
 
 
 def _groups(scores: Scores, metric: str) -> dict[str, Values]:
-    """By label: the values of each subject and prompt."""
+    """The values of each subject and prompt, by label."""
     rows_by_label: dict[str, list[Score]] = {}
     for row in scores.rows:
         if row.metric == metric:
@@ -154,12 +154,12 @@ def _short(label: str) -> str:
 
 
 def _look(index: int) -> tuple[str, str]:
-    """Colour and marker: the marker changes when the colours are used up."""
+    """The colour and marker of a point: the marker changes when the colours are used up."""
     return COLOURS[index % len(COLOURS)], MARKERS[index // len(COLOURS) % len(MARKERS)]
 
 
 def _draw_point(axes: Axes, point: Point, index: int, label: str) -> None:
-    """Marker and error bars. The bars are lines of their own: a bootstrap interval need not hold the mean."""
+    """Draw marker and error bars. The bars are separate lines: a bootstrap interval need not hold the mean."""
     colour, marker = _look(index)
     if point.x_interval:
         axes.plot(point.x_interval, [point.y] * 2, color=colour, linewidth=1, alpha=0.6, marker="|", markersize=5)
@@ -232,7 +232,7 @@ def _write_names(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[Point], n
 def place_names(
     anchors: Sequence[tuple[float, ...]], sizes: Sequence[tuple[float, float]], bars: Sequence[Box], frame: Box
 ) -> list[Box]:
-    """Where each name goes, one after the other, all in px: as near to its point as it can without covering anything.
+    """The place of each name, one after the other, in px: as near to its point as it can without covering anything.
 
     anchors: the points. sizes: width and height of the names. bars: what should rather not be covered. frame: where the
     names have to be. Where all places cover something, the one that covers least is taken.

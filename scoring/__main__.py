@@ -23,7 +23,7 @@ from .verify import load_file, verify
 
 
 def stems(folder: Path, files: list[Path]) -> list[str]:
-    """Relative paths without suffix."""
+    """The relative paths of these files without suffix."""
     return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 

@@ -32,7 +32,7 @@ class FeatureStore:
     """
 
     def __init__(self, limit: int = 256 * 2**20) -> None:
-        """256 MiB hold 170,000 features of DINO ViT-S."""
+        """Start empty. limit: 256 MiB hold 170,000 features of DINO ViT-S."""
         self.limit, self.size = limit, 0
         self._places: OrderedDict[tuple[str, str], CachePlace] = OrderedDict()
         self._free: dict[int, list[CachePlace]] = {}
@@ -75,7 +75,7 @@ class FeatureStore:
 
 
 def _bytes(block: torch.Tensor) -> int:
-    """Of one feature in a block."""
+    """The bytes of one feature in a block."""
     return block.shape[1] * block.element_size()
 
 
@@ -84,7 +84,10 @@ STORE = FeatureStore()
 
 @dataclass(frozen=True)
 class Embedded:
-    """features: [count, d] by kind of backbone, L2-normalised. digests: of each picture. flat: those of one colour."""
+    """Embedded pictures. features: [count, d] by kind of backbone, L2-normalised.
+
+    digests: one of each picture. flat: the places of the pictures of one colour.
+    """
 
     features: dict[str, torch.Tensor]
     digests: tuple[str, ...]

@@ -49,12 +49,12 @@ class Score:
 
     @property
     def measurement(self) -> str:
-        """How the number was measured; numbers that differ in this cannot be compared."""
+        """The way the number was measured; numbers that differ in this cannot be compared."""
         return f"{self.backbone}, {self.pairing} pairs, scale {self.scale:g}, {self.preprocessing}"
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """Where the score belongs: two scores of one place are two measurements of the same thing."""
+        """The place of the score: two scores of one place are two measurements of the same number."""
         return (
             self.label,
             self.method,
@@ -70,7 +70,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the adapter behind a label has cost: seconds of training, values, bytes of its file's tensors.
+    """The cost of the adapter behind a label: seconds of training, values, bytes of its file's tensors.
 
     None is what is not known.
     """
@@ -110,7 +110,7 @@ class Scores:
         return "\n".join([*lines, *self.remarks])
 
     def jsonl(self) -> str:
-        """One JSON object a line: scores, then costs, then remarks. `from_jsonl` reads them back."""
+        """The scores as JSON lines: scores, then costs, then remarks. `from_jsonl` reads them back."""
         lines = [{"metric": row.metric, "value": row.value} | asdict(row) for row in self.rows]
         lines += [asdict(cost) for cost in self.costs] + [{"remark": remark} for remark in self.remarks]
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -150,7 +150,7 @@ def merge(old: Scores, new: Scores) -> Scores:
 
 
 def from_jsonl(text: str, what: str = "the score file") -> Scores:
-    """What `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
+    """The scores that `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
     rows, costs, remarks = [], [], []
     for number, line in enumerate(text.split("\n"), 1):  # prompts may hold other separators of lines
         if not line.strip():

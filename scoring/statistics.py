@@ -1,4 +1,4 @@
-"""How sure a mean is: percentile bootstrap over prompts and seeds, paired where two methods share them.
+"""Intervals of means: percentile bootstrap over prompts and seeds, paired where two methods share them.
 
 The values of one subject and prompt are a group, its samples (seeds) are the values in it. Groups are drawn with
 replacement, then values within each drawn group (Davison and Hinkley, Bootstrap Methods and their Application, 1997,

@@ -61,7 +61,7 @@ def constant(backbone: Backbone, value: float = 0.5) -> torch.Tensor:
 
 
 def _direction(values: torch.Tensor) -> list[float]:
-    """Values up to a common factor, so that features can be compared with published ones before normalisation."""
+    """The values up to a common factor, so that features can be compared with published ones before normalisation."""
     return torch.nn.functional.normalize(values, dim=0).tolist()
 
 
@@ -129,7 +129,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a weight file is, and whether it gives the published numbers."""
+    """The verification of a weight file: its model, and whether it gives the published numbers."""
 
     name: str
     model: str

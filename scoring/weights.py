@@ -109,7 +109,7 @@ def read_weights(path: Path, archives: Sequence[str] = tuple(OPENAI_ARCHIVES)) -
 
 
 def not_weights(path: Path) -> str:
-    """What a file is that downloads often leave in place of the weights; "" if it is none of these."""
+    """The kind of a file that downloads often leave in place of the weights; "" if it is none of these."""
     with open(path, "rb") as file:
         start = file.read(64)
     if not start.strip(b"\0"):

@@ -32,7 +32,7 @@ def key_of(name: str) -> str:
 
 
 def inputs_of(groups: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and options of all inputs of /object_info, also those that appear with an option or by connecting.
+    """The name and options of all inputs of /object_info, also those that appear with an option or by connecting.
 
     An input of a dynamic choice is called choice.input, a slot of a growing input input.slot0.
     """

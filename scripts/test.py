@@ -41,7 +41,7 @@ COMMON = {
 
 @dataclass
 class Result:
-    """Counts of one part, and its log."""
+    """The counts of one part, and its log."""
 
     part: str
     passed: int
@@ -52,7 +52,7 @@ class Result:
 
 
 def environment(*what: str) -> str:
-    """What scripts/environment.py prints."""
+    """The output of scripts/environment.py for these arguments."""
     command = [sys.executable, str(ROOT / "scripts" / "environment.py"), *what]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
@@ -112,13 +112,13 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
 
 
 def style(part: str) -> Result:
-    """Ruff over everything: its rules, and its format."""
+    """Run Ruff over everything: its rules, and its format."""
     ruff = f"{sys.executable} -m ruff"
     return check(part, ["sh", "-c", f"{ruff} check --no-cache . && {ruff} format --no-cache --check ."])
 
 
 def types(part: str) -> Result:
-    """Mypy over the pack, under a name that Python takes, whatever the checkout's folder is called."""
+    """Run mypy over the pack, under a name that Python takes, whatever the checkout's folder is called."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "deft_pack").symlink_to(ROOT, target_is_directory=True)
         packages = [f"-pdeft_pack.{name}" for name in TYPED if (ROOT / name).is_dir()]
@@ -136,12 +136,12 @@ def types(part: str) -> Result:
 
 
 def unit(part: str) -> Result:
-    """Tests without ComfyUI."""
+    """Run the tests without ComfyUI."""
     return pytest(part, "tests/unit")
 
 
 def comfy(part: str) -> Result:
-    """Tests inside ComfyUI, of the version in the part's name."""
+    """Run the tests inside ComfyUI, of the version in the part's name."""
     version = part.removeprefix("comfy-")
     variables = {"DEFT_TEST_COMFYUI": environment("comfyui", version)}
     if version == "0.30.0":
@@ -161,7 +161,7 @@ def comfy(part: str) -> Result:
 
 
 def server(part: str) -> Result:
-    """Tests over a real server, with comfy-cli and with a browser."""
+    """Run the tests over a real server, with comfy-cli and with a browser."""
     oldest = {"DEFT_OLD_COMFYUI": environment("comfyui", "0.24.0"), "DEFT_OLD_PINS": environment("pins", "0.24.0")}
     return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui"), **oldest})
 

@@ -14,7 +14,7 @@ MAX_TEXT = 64 * 2**20  # bytes that a compressed text may have: a small file can
 
 
 class Chunk(NamedTuple):
-    """kind: its four letters. body: its data. whole: everything from its length to its checksum."""
+    """A chunk of a PNG file. kind: its four letters. body: its data. whole: all from its length to its checksum."""
 
     kind: bytes
     body: bytes

@@ -31,7 +31,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Page:
-    """What stands on one grid. notes: under the rows. cells: by row and column, None where the plan has none."""
+    """The content of one grid. notes: under the rows. cells: by row and column, None where the plan has none."""
 
     rows: list[str]
     notes: list[str]
@@ -47,7 +47,7 @@ class _Row:
         self.paths, self.problems = paths, problems
 
     def __len__(self) -> int:
-        """How many columns."""
+        """The number of columns."""
         return len(self.paths)
 
     def __getitem__(self, column: int) -> Image.Image | None:
@@ -106,7 +106,7 @@ def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
 
 
 def picture_title(material: SweepMaterial) -> str | None:
-    """Title of the node whose pictures the grids show; None where there are none, which is a problem if any exist."""
+    """The title of the node whose pictures the grids show; None if there are none, which is a problem if any exist."""
     titles = dict.fromkeys(
         picture.title for cell in material.cells if cell.kind == "picture" for picture in cell.pictures
     )

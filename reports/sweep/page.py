@@ -44,7 +44,7 @@ def pages(
     ready: Collection[str],
     files: Collection[str],
 ) -> Iterator[tuple[str, Iterator[str]]]:
-    """Name and content of index.html, then of pictures-1.html and so on where there are more than TILES cells.
+    """The name and content of index.html, then of pictures-1.html and so on where there are more than TILES cells.
 
     ready: names of the pictures that are in the folder PICTURES. files: names of the files beside the page, which it
     links. Each content is made while it is read.
@@ -81,7 +81,7 @@ def pages(
 
 
 def _about_cells(material: SweepMaterial) -> dict[str, Any]:
-    """What index.html says of the cells themselves."""
+    """The values about the cells that the template of index.html needs."""
     failed, trained, every = _failed(material), material.unique("training"), material.unique()
     failures = ([_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:LISTED])
     trainings = (
@@ -128,7 +128,7 @@ def markdown_page(title: str, material: SweepMaterial, tables: Sequence[Titled],
 
 
 def _sections(material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid]) -> list[str]:
-    """What index.html has, in order."""
+    """The sections of index.html, in order."""
     kinds = {cell.kind for cell in material.cells}
     there = {
         "Tables": tables,
@@ -191,7 +191,7 @@ def _range(cells: Sequence[Shown]) -> str:
 
 
 def _versions(material: SweepMaterial) -> list[str]:
-    """What the cells were made with, each kind of it in a line with its number of cells."""
+    """The versions that the cells were run with, a line each with its number of cells."""
     cell_counts: dict[str, int] = {}
     for cell in material.unique():
         if cell.versions:

@@ -27,7 +27,7 @@ class Titled:
 
     @property
     def files(self) -> tuple[str, str]:
-        """Names of its own files."""
+        """The names of the table's files."""
         return f"{self.name}.csv", f"{self.name}.png"
 
     @property
@@ -97,7 +97,7 @@ def missing(cells: Sequence[Shown]) -> list[str]:
 
 
 def counts(material: SweepMaterial) -> Table:
-    """For each row of the report and kind of cell how many there are, and what they took.
+    """The number of cells of each row of the report and kind of cell, and what they took.
 
     Seconds are of cells that are done; memory is the highest of them.
     """

@@ -1,4 +1,4 @@
-"""What a column of a table says, in a sentence: which row is best, and which cannot be told apart from it."""
+"""The finding of a column of a table, in a sentence: which row is best, and which are not distinguishable from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "There is nothing to compare: no metric has values of two rows."
 
 @dataclass(frozen=True)
 class Verdict:
-    """Places among the compared rows: the best, and those that are not distinguishable from it."""
+    """The places of the best of the compared rows, and of those that are not distinguishable from it."""
 
     best: int
     tied: frozenset[int]
@@ -77,5 +77,5 @@ def _sentence(
 
 
 def _list(names: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
+    """The names as a list in a sentence: a; a and b; a, b and c."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -51,13 +51,13 @@ class Column:
 
     @property
     def what(self) -> str:
-        """What the column is called in a sentence."""
+        """The name of the column in a sentence."""
         return self.title if self.across is None else f"{self.metric}, {self.across}"
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """name: what the table calls it; label and method are the scores' own. subject: "" where subjects are averaged.
+    """A row of the table. name: its title; label, method: those of the scores. subject: "" where subjects are averaged.
 
     costs: training seconds, values and MiB, None for what is not known; empty if no row has any.
     """
@@ -99,23 +99,23 @@ class ScoreTable:
 
     @property
     def leading(self) -> tuple[str, ...]:
-        """Titles of the columns before the metrics."""
+        """The titles of the columns before the metrics."""
         ranked = any(row.rank is not None for row in self.rows)
         return self.heading, *(("rank",) if ranked else ()), *(("subject",) if self.by_subject else ()), self.counted
 
     def lead(self, row: ScoreRow) -> list[str]:
-        """What a row has under `leading`."""
+        """The entries of a row under `leading`."""
         ranked = ["" if row.rank is None else str(row.rank)] if "rank" in self.leading[1:] else []
         return [row.name, *ranked, *([row.subject] if self.by_subject else []), str(row.images)]
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """Titles of all columns."""
+        """The titles of all columns."""
         return *self.leading, *(column.title for column in self.columns), *self.cost_titles
 
     @property
     def csv_titles(self) -> tuple[str, ...]:
-        """The mean, low and high of a metric are fields of their own."""
+        """The mean, low and high of a metric are separate fields."""
         metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
         return *self.leading, *metrics, *self.cost_titles
 
@@ -127,19 +127,19 @@ class ScoreTable:
 
     @property
     def flush_left(self) -> list[bool]:
-        """Of each column, whether it is set flush left: names are, numbers are not."""
+        """Whether each column is set flush left: names are, numbers are not."""
         return [
             place == 0 or (place < len(self.leading) and title == "subject") for place, title in enumerate(self.titles)
         ]
 
     @property
     def cost_titles(self) -> tuple[str, ...]:
-        """Titles of the columns after the metrics."""
+        """The titles of the columns after the metrics."""
         return COSTS if any(row.costs for row in self.rows) else ()
 
     @property
     def legend(self) -> str:
-        """What bold print and the mark of ties mean; "" where the table has neither."""
+        """The meaning of bold print and of the mark of ties; "" where the table has neither."""
         cells = [cell for row in self.rows for cell in row.cells if cell]
         best = "Bold: the best." if any(cell.best for cell in cells) else ""
         brackets = "In brackets: 95% interval of the mean." if any(cell.low is not None for cell in cells) else ""
@@ -148,7 +148,7 @@ class ScoreTable:
 
 
 def _entry(cell: ScoreCell | None) -> TableCell:
-    """Mean and interval as people read them, and with all digits."""
+    """A cell's mean and interval as people read them, and with all digits."""
     if cell is None:
         return TableCell(exact=("", "", ""))
     around = ""
@@ -159,7 +159,7 @@ def _entry(cell: ScoreCell | None) -> TableCell:
 
 
 class Key(NamedTuple):
-    """What makes a row. name: the label, else the method, else "images"."""
+    """The key of a row: scores with equal keys share it. name: the label, else the method, else "images"."""
 
     name: str
     method: str
@@ -204,7 +204,7 @@ def pivot(
 def _table(
     scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
 ) -> ScoreTable:
-    """See `tabulate` and `pivot`."""
+    """The table of `tabulate` or `pivot`, which describe the parameters."""
     if not scores.rows:
         raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
     columns = _columns(scores.rows, across)
@@ -286,7 +286,7 @@ def _columns(scores: Sequence[Score], across: Callable[[Score], str] | None) -> 
 
 
 def _notes(columns: Sequence[Column]) -> list[str]:
-    """How each column was made, and which of them are the better the lower."""
+    """A note on each column: how it was measured, and whether lower is better."""
     return list(
         dict.fromkeys(
             f"{column.metric} ({column.protocol}): {column.measurement}"
@@ -320,7 +320,7 @@ def _compared(
                 continue
             verdict = judge(
                 f"{column.what} of {subject}" if subject else column.what,
-                _told_apart([names[row] for row in rivals], [keys[row].rank for row in rivals]),
+                _distinct_names([names[row] for row in rivals], [keys[row].rank for row in rivals]),
                 [values[row][place] for row in rivals],
                 better(column.metric),
             )
@@ -332,7 +332,7 @@ def _compared(
 
 
 def _names(keys: Sequence[Key]) -> list[str]:
-    """What the rows are called: the method behind the name where two rows would look the same."""
+    """The names of the rows, with the method behind the name where two rows would look the same."""
     seen = Counter((key.name, key.rank, key.subject) for key in keys)
     return [
         f"{key.name} ({key.method or 'method unknown'})" if seen[key.name, key.rank, key.subject] > 1 else key.name
@@ -340,14 +340,14 @@ def _names(keys: Sequence[Key]) -> list[str]:
     ]
 
 
-def _told_apart(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
-    """Names for sentences, where no column shows the rank."""
+def _distinct_names(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
+    """The names of the rows for sentences, where no column shows the rank."""
     seen = Counter(names)
     return [name if seen[name] == 1 or rank is None else f"{name} r{rank}" for name, rank in zip(names, ranks)]
 
 
 def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | None, ...]:
-    """Means of what is known of the adapters behind a row. What either side does not know does not part them."""
+    """The mean costs of the adapters behind a row. A field that either side lacks counts as equal."""
 
     def belongs(cost: Cost) -> bool:
         same = [(cost.method, key.method), (cost.rank, key.rank), (cost.subject, key.subject if by_subject else "")]

@@ -1,4 +1,4 @@
-"""Which model a set of weights is, told from names and shapes alone."""
+"""The model that a set of weights belongs to, identified by names and shapes alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VITS = {(192, 12): "ViT-Ti", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24):
 
 
 def identify(state: Mapping[str, torch.Tensor]) -> str:
-    """Such as "CLIP ViT-B/32 (transformers names)"; "" if the weights look like none that is known here."""
+    """The model's name, such as "CLIP ViT-B/32 (transformers names)"; "" if the weights look like none listed here."""
     key = next((key for key in PATCHES if key in state), None)
     if key is None or state[key].ndim != 4:
         return "a text encoder" if any("token_embedding" in name for name in state) else ""

@@ -57,7 +57,7 @@ def _filled(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """What timm says of one of its models, such as vit_small_patch16_224.dino.
+    """The BackboneSpec of one of timm's models, such as vit_small_patch16_224.dino.
 
     Raises ValueError for a name that timm does not know.
     """

@@ -20,7 +20,7 @@ def check_several(images: int, compared: int) -> None:
 
 
 def distances_within(features: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """1 - cosine of every pair of pictures: [n, d] twice -> [n (n - 1) / 2]."""
+    """The distance 1 - cosine of every pair of pictures: [n, d] twice -> [n (n - 1) / 2]."""
     import torch
 
     rows, columns = torch.triu_indices(len(features), len(features), 1)
