@@ -87,7 +87,7 @@ def columns_of(texts: Sequence[str], labels: Sequence[str]) -> list[int | None] 
     """The index of the picture of that prompt for each column label, or None for a column without one.
 
     texts: the prompt of each picture. Pictures of one prompt go to the columns of its label in their order. The result
-    is None where the texts do not tell: some are empty or no label, or all are one text with too few columns for the
+    is None where the texts do not decide: some are empty or no label, or all are one text with too few columns for the
     pictures. Raises ValueError for more pictures of one prompt of several than columns with its label.
     """
     texts, labels = [text.strip() for text in texts], [label.strip() for label in labels]

@@ -1,4 +1,4 @@
-"""Features of many pictures by several backbones: each picture is read once, and what is known is not computed again.
+"""Features of many pictures by several backbones: each picture is read once, and no feature is computed twice.
 
 Pictures are read, hashed and preprocessed by other threads while the backbones work. Only a few batches are in memory
 at any time.

@@ -72,8 +72,8 @@ def load_scorer(
     """Load the backbones of a protocol from local files.
 
     explicit: single files by kind of backbone (clip, dino, dinov2, timm). leave_out: metrics whose weights are missing
-    are left out with a remark. encoder: a loaded image encoder of CLIP's that measures CLIP-I in place of the
-    protocol's; CLIP-T is then left out where the protocol's own CLIP is not there.
+    are skipped with a remark. encoder: a loaded image encoder of CLIP's that measures CLIP-I in place of the
+    protocol's; CLIP-T is then skipped where the protocol's own CLIP is missing.
 
     Raises:
         FileNotFoundError: weights that are needed are missing.

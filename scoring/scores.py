@@ -88,7 +88,7 @@ class Cost:
 class Scores:
     """Scores of one or more batches (the DEFT_SCORES socket), and what the adapters behind them have cost, if known.
 
-    remarks: what the user should know of the measurement (texts that were cut, metrics that were left out).
+    remarks: what the user should know of the measurement (texts that were cut, metrics that were skipped).
     """
 
     rows: tuple[Score, ...]
@@ -173,7 +173,7 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
     return Scores(tuple(rows), tuple(costs), tuple(remarks))
 
 
-# What a field of a record may hold; text where nothing is said.
+# What a field of a record may hold; text where nothing is listed.
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
 KINDS: dict[str, Any] = {
     "images": int,

@@ -108,7 +108,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "example_pictures": make_example_pictures,
     "method_pictures": lambda: run_script("scripts/make_method_pictures.py"),
 }
-# translated is for people to say: the translations were brought up to date.
+# translated is run by hand, after the translations were brought up to date.
 PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)
 
 

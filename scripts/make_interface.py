@@ -180,7 +180,7 @@ def files(pack: Pack) -> dict[Path, str]:
 
 
 def main() -> None:
-    """Ask a server for the nodes; write the file, or say what would break."""
+    """Ask a server for the nodes; write the file, or list what would break."""
     try:
         write(files(ask()))
     except ValueError as error:

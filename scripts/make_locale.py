@@ -1,10 +1,10 @@
-"""Write locales/en/nodeDefs.json out of the nodes, and say what the translations lack.
+"""Write locales/en/nodeDefs.json out of the nodes, and list what the translations lack.
 
     make generated PARTS=locales       # after a text of a node has changed
     make generated PARTS=translated    # after its translations were brought up to date
 
 A translation is written by hand: locales/<language>/nodeDefs.json. Beside it source.json holds a mark of the English
-text that each entry was made from, so that an entry whose English has changed since is told (and a test fails).
+text that each entry was made from, so that an entry whose English has changed since is listed (and a test fails).
 ComfyUI reads main, nodeDefs, commands and settings.json of a language and nothing else. words.json is for the help
 pages: the words of the pack's own lists, by their English; what is not in it stays English.
 """

@@ -81,7 +81,7 @@ def train(folder: Path) -> None:
                 "place": "output",
             },
         }
-    # its file is all that is wanted; any output node makes ComfyUI run it
+    # only its file is needed; any output node makes ComfyUI run it
     prompt["token"] = {"class_type": "PreviewAny", "inputs": {"source": [token, 0]}}
     with tempfile.TemporaryDirectory(prefix="deft-methods-") as base:
         with ComfyServer(find_comfyui(), Path(base)) as server:

@@ -106,7 +106,7 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
                 skipped.append(next(child.get("message", "") for child in case if child.tag == "skipped"))
             else:
                 passed += 1
-    if status and not failed:  # pytest itself did not get through, or found no test
+    if status and not failed:  # pytest itself failed, or there was no test
         failed = 1
     return Result(part, passed, failed, skipped, time.monotonic() - started, log)
 
@@ -147,7 +147,7 @@ def comfy(part: str) -> Result:
     if version == "0.30.0":
         return pytest(part, "tests/comfy", variables)
     variables["PYTHONPATH"] = environment("pins", version)
-    # What the documents say, and what no version of ComfyUI has a part in, is tried once.
+    # The tests of the documents, and those that no version of ComfyUI has a part in, are run once.
     once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
     # The smaller of two cases of one test shows it there.
     once += [

@@ -120,7 +120,7 @@ class Client:
                 if time.monotonic() - away > (PATIENCE if self._connected.is_set() else 0):
                     self._end(ServerLost(f"the server {self.url} is gone"))
                     return
-            except Exception as error:  # of whoever is told of the messages
+            except Exception as error:  # of whoever gets the messages
                 self._end(error)
                 raise
             await asyncio.sleep(0.2)
@@ -133,13 +133,13 @@ class Client:
                 waiting.ended.set_exception(error)
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
-        """The websocket. It breaks when the server has said nothing for `SILENCE`: a question to it comes after two
+        """The websocket. It breaks when the server has sent nothing for `SILENCE`: a question to it comes after two
         thirds of that, and for the answer to it aiohttp waits half as long."""
         address = f"{self.url}/ws?clientId={self.id}"
         return await self.session.ws_connect(address, max_msg_size=0, heartbeat=SILENCE * 2 / 3)
 
     def give_up(self) -> None:
-        """The server is known to be dead: do not wait for it to come back."""
+        """The server is dead: do not wait for it to come back."""
         if self._listener is not None:
             self._listener.cancel()
         self._end(ServerLost(f"the server {self.url} is gone"))

@@ -50,7 +50,7 @@ def compiled(
 ) -> tuple[Compiler, Cells]:
     """The cells of a plan on a server, kept in the store for `status` and `report`.
 
-    files: how to tell the server's files apart, by default those of its folders here. embeddings: whether all servers
+    files: those of the server, by default those of its folders here. embeddings: whether all servers
     of the run can be given embeddings, by default whether this one can.
 
     Raises ValueError that names the plan and what is wrong with it.

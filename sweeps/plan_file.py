@@ -1,4 +1,4 @@
-"""What a plan's YAML file may say, as pydantic models, and what is said of one that says something else.
+"""The form of a plan's YAML file, as pydantic models, and the error messages for a file that has another.
 
 An error names the place in the plan, what is wrong there, and what to write. The text of a validator's ValueError goes
 on where the name of its place ends.

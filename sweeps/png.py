@@ -56,7 +56,7 @@ def read_text(data: bytes) -> dict[str, str]:
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
-    """All chunks up to IEND; what stands behind it belongs to no picture and is left out. Checks every checksum."""
+    """All chunks up to IEND; what stands behind it belongs to no picture and is skipped. Checks every checksum."""
     if not data.startswith(SIGNATURE):
         raise ValueError("this is not a PNG file.")
     place, pixels = len(SIGNATURE), False

@@ -65,7 +65,7 @@ class _Row:
 def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
     """Draw grid-1.png, grid-2.png and so on as PNG files, one for each subject unless an axis of the grid says it.
 
-    A cell shows the first picture that the plan has there (the first seed, say) and is drawn as missing where that has
+    A cell shows the first picture that the plan has there (as the first seed) and is drawn as missing where that has
     not been made; its scores are below it. Large grids are divided. What cannot be shown becomes a problem.
     """
     title = picture_title(material)

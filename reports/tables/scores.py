@@ -84,7 +84,7 @@ class ScoreRow:
 class ScoreTable:
     """A table of scores, which every form writes (see table.Table).
 
-    findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores.
+    findings: sentences about the numbers. notes: how each column was measured, and remarks of the scores.
 
     heading: what the names of the rows are. counted: what each row's number of images is called.
     """
@@ -181,7 +181,7 @@ def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", comp
 def pivot(
     scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
 ) -> dict[str, ScoreTable]:
-    """For each metric (and protocol, where there are several) a table with the values of something else across.
+    """A table for each metric (and protocol, where there are several) with the values of something else across.
 
     across: which column a score belongs to. Columns are in order of appearance; there are no costs in them.
     The keys are titles as `tabulate` gives its columns. Raises ValueError as `tabulate` does.

@@ -25,12 +25,12 @@ def load(
     name = str(settings.architecture)
     try:
         module, again = (_filled(name, state) for _ in range(2))
-    except (RuntimeError, KeyError, AttributeError) as error:  # what timm's renaming and torch say to other files
+    except (RuntimeError, KeyError, AttributeError) as error:  # raised by timm's renaming and by torch for other files
         raise ValueError(
             f"{path} does not hold {spec.name} ({str(error).splitlines()[0]}). It looks like "
             f"{identify(state) or 'another model'}."
         ) from error
-    # timm does not say which tensors it did not find; those are random, and differ between two models.
+    # timm does not report which tensors are missing in the file; those are random, and differ between two models.
     first_state, second_state = module.state_dict(), again.state_dict()
     missing = [key for key in first_state if not torch.equal(first_state[key], second_state[key])]
     extra = sorted(key for key in state.keys() - first_state.keys() if not key.startswith(HEADS))

@@ -33,7 +33,7 @@ def clip_spec(name: str) -> BackboneSpec:
             f"open_clip has no weights {tag!r} of {model}; it has "
             f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}."
         )
-    # Older releases of open_clip do not say it of OpenAI's weights.
+    # Older releases of open_clip have no such entry for OpenAI's weights.
     if (weights.get("quick_gelu") or tag == "openai") and not config.get("quick_gelu"):
         model = f"{model}-quickgelu"
     side = config["vision_cfg"].get("image_size", 224)

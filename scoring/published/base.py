@@ -14,7 +14,7 @@ ALIASES = {"ti": "textualinversion", "textureinversion": "textualinversion"}
 class PublishedTable:
     """A published table. values[method, rank, subject][metric]: rank None where none is stated, subject "" for a mean.
 
-    protocol: the name of ours that measures what the table does, or comes nearest to it (the oddities say so). scale:
+    protocol: the name of ours that measures what the table does, or comes nearest to it (see the oddities). scale:
     factor on the cosine. oddities: what a reader should know before comparing, in sentences.
     """
 

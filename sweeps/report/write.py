@@ -31,7 +31,7 @@ def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Lay
     each cell; grid-1.png and so on are the grids, scores.png the table as a picture. Files of an earlier report are
     replaced, and those that this one no longer has are removed, except for pictures. Records are read one at a time.
     Raises ValueError for no cells, and for an axis of the layout that no cell has. What is damaged in the store is
-    left out, and named in the report under Problems.
+    skipped, and named in the report under Problems.
     """
     if not cells:
         raise ValueError("there are no cells to report; check the plan's axes and its exclude.")
