@@ -13,9 +13,10 @@ from ..scoring.scores import Score, Scores, score_text
 
 @dataclass(frozen=True)
 class RowScores:
-    """label and note (the means, one a line) of a row; prints: the own scores of each of its pictures, or empty.
+    """What stands beside a row. note: the means, one a line.
 
-    texts: the prompts of the pictures, in each of the forms that were scored.
+    prints: the scores of each of its pictures alone, or empty. texts: the prompts of the pictures, in each of the forms
+    that were scored.
     """
 
     label: str
@@ -39,15 +40,15 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
         for (metric, protocol), rows in groups.items()
     }
     means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
-    own = {
+    per_picture = {
         name: rows
         for name, rows in named.items()
         if len(_values(rows)) == pictures and role_of(rows[0].pairing) != "within"
     }
-    first = next((_digests(rows) for rows in own.values()), ())
-    own = {name: rows for name, rows in own.items() if _digests(rows) == first}
-    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in own.items()]
-    texts = [tuple(text for row in rows for text in row.texts) for rows in own.values()]
+    first = next((_digests(rows) for rows in per_picture.values()), ())
+    per_picture = {name: rows for name, rows in per_picture.items() if _digests(rows) == first}
+    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in per_picture.items()]
+    texts = [tuple(text for row in rows for text in row.texts) for rows in per_picture.values()]
     label = next((row.label or row.method for row in scores.rows), "")
     return RowScores(
         label,
@@ -73,7 +74,7 @@ class Placed:
         self.pictures, self.places = pictures, places
 
     def __len__(self) -> int:
-        """How many columns."""
+        """The number of columns."""
         return len(self.places)
 
     def __getitem__(self, column: int) -> Image.Image | None:
@@ -83,10 +84,10 @@ class Placed:
 
 
 def columns_of(texts: Sequence[str], labels: Sequence[str]) -> list[int | None] | None:
-    """For each column label the index of the picture of that prompt, or None for a column without one.
+    """The index of the picture of that prompt for each column label, or None for a column without one.
 
     texts: the prompt of each picture. Pictures of one prompt go to the columns of its label in their order. The result
-    is None where the texts do not tell: some are empty or no label, or all are one text with too few columns for the
+    is None where the texts do not decide: some are empty or no label, or all are one text with too few columns for the
     pictures. Raises ValueError for more pictures of one prompt of several than columns with its label.
     """
     texts, labels = [text.strip() for text in texts], [label.strip() for label in labels]

@@ -25,6 +25,6 @@ def white_canvas(what: str, size: tuple[float, float], **options: Any) -> Figure
 
 
 def pixels(canvas: FigureCanvasAgg) -> np.ndarray:
-    """What is drawn on it: uint8 [height, width, 3]."""
+    """The pixels of what is drawn: uint8 [height, width, 3]."""
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -23,13 +23,13 @@ Item = TypeVar("Item", covariant=True)
 
 
 class Pictures(Protocol[Item]):
-    """RGB pictures, made when they are asked for or there already."""
+    """A sequence of RGB pictures, which may be made when they are asked for."""
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of pictures."""
 
     def __getitem__(self, index: int, /) -> Item:
-        """One of them."""
+        """The picture at this place."""
 
 
 GridRow = Pictures[GridPicture | None]  # None is a missing one
@@ -47,7 +47,7 @@ class _Words:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where everything goes, in px. names, notes, titles and prints are the wrapped lines of the words."""
+    """The places of everything, in px. names, notes, titles and prints are the wrapped lines of the words."""
 
     cell: tuple[int, int]
     pitch: int  # from one column to the next
@@ -66,7 +66,7 @@ class _Layout:
 
     @property
     def pixels(self) -> int:
-        """Of the whole picture."""
+        """The number of pixels of the whole picture."""
         return self.size[0] * self.size[1]
 
 
@@ -121,7 +121,7 @@ def comparison_grid(
 
 
 def _first_size(rows: Sequence[GridRow]) -> tuple[int, int]:
-    """Width and height of the first picture. Raises ValueError if there is none."""
+    """The width and height of the first picture. Raises ValueError if there is none."""
     for row in rows:
         for column in range(len(row)):
             picture = row[column]
@@ -153,17 +153,17 @@ def _largest(size: tuple[int, int], max_pixels: int, make: Callable[[tuple[int, 
     def scaled(side: int) -> tuple[int, int]:
         return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
 
-    low, high, found = SMALLEST, longest, make(scaled(SMALLEST))
-    if found.pixels > max_pixels:
+    low, high, largest = SMALLEST, longest, make(scaled(SMALLEST))
+    if largest.pixels > max_pixels:
         return None
     while high - low > 1:
         middle = (low + high) // 2
         layout = make(scaled(middle))
         if layout.pixels <= max_pixels:
-            low, found = middle, layout
+            low, largest = middle, layout
         else:
             high = middle
-    return found
+    return largest
 
 
 def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
@@ -211,7 +211,7 @@ def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
 
 
 def _stacked(count: int, width: int, height: int) -> tuple[int, int]:
-    """Side of the subject's pictures, and how many stand beside each other.
+    """The side of the subject's pictures, and how many stand beside each other.
 
     They stand one under the other, as large as `width` and the grid's height allow; in more columns where they would
     be smaller than a third of that.
@@ -225,7 +225,7 @@ def _stacked(count: int, width: int, height: int) -> tuple[int, int]:
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
-    """Labels and notes."""
+    """Draw the labels and notes."""
     for column, lines in enumerate(layout.titles):
         _lines(draw, (layout.left + column * layout.pitch, GAP), lines, layout.small, INK)
     for row, top in enumerate(layout.tops):
@@ -320,7 +320,7 @@ def _width(text: str, font: Font) -> int:
 
 
 def _step(font: Font) -> int:
-    """Height of one line."""
+    """The height of one line."""
     return int(font.getbbox("Ag|")[3]) + 4
 
 

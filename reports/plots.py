@@ -18,31 +18,31 @@ _BLUE, _ORANGE, _GREY = "#3b6ea8", "#d98032", "0.45"
 
 
 class Block(Protocol):
-    """What is drawn of the layers of one block: convert/inspect.py measures it. None is not known."""
+    """What is drawn of the layers of one block, as convert/inspect.py measures it. None: not known."""
 
     @property
     def name(self) -> str:
-        """As the weights name it."""
+        """The block's name in the weights."""
 
     @property
     def layers(self) -> int:
-        """How many."""
+        """The number of layers."""
 
     @property
     def norm(self) -> float:
-        """Of the values in the file."""
+        """The norm of the values in the file."""
 
     @property
     def rank(self) -> int | None:
-        """In the file."""
+        """The rank in the file."""
 
     @property
     def ratio(self) -> float | None:
-        """|delta W| / |W|."""
+        """The size of the change: |delta W| / |W|."""
 
     @property
     def effective_rank(self) -> float | None:
-        """Of delta W, the mean of the layers."""
+        """The effective rank of delta W, a mean over the layers."""
 
 
 class PlottedAdapter(Protocol):
@@ -50,30 +50,30 @@ class PlottedAdapter(Protocol):
 
     @property
     def title(self) -> str:
-        """Its method and rank."""
+        """The adapter's method and rank."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Of the file."""
+        """The metadata of the file."""
 
     @property
     def layers(self) -> int:
-        """How many."""
+        """The number of layers."""
 
     @property
     def matched(self) -> int | None:
-        """How many of them have a weight in the model; None without one."""
+        """The number of layers that have a weight in the model; None without a model."""
 
     @property
     def bases(self) -> Sequence[str]:
-        """Names of the models."""
+        """The names of the base models."""
 
     @property
     def changes(self) -> Sequence[Any]:
-        """What it does to the model's weights, by layer; empty without a model."""
+        """The change of the model's weights, by layer; empty without a model."""
 
     def blocks(self) -> Sequence[Block]:
-        """In the model's order."""
+        """The blocks in the model's order."""
 
 
 def adapter_picture(info: PlottedAdapter) -> np.ndarray:
@@ -129,11 +129,11 @@ def _label(block: Block) -> str:
 def _bars(
     axes: Axes, values: Sequence[float | None], colour: str, label: str, ranks: Sequence[int | None] = ()
 ) -> None:
-    """Horizontal bars with their values, and ticks at the ranks; what is not known has none."""
-    known = [(row, float(value)) for row, value in enumerate(values) if value is not None and math.isfinite(value)]
+    """Draw horizontal bars with their values, and ticks at the ranks; a value that is None or not finite has none."""
+    finite = [(row, float(value)) for row, value in enumerate(values) if value is not None and math.isfinite(value)]
     limits = {row: rank for row, rank in enumerate(ranks) if rank is not None}
-    axes.barh([row for row, _ in known], [value for _, value in known], color=colour, height=0.7)
-    for row, value in known:
+    axes.barh([row for row, _ in finite], [value for _, value in finite], color=colour, height=0.7)
+    for row, value in finite:
         place = max(value, limits.get(row, 0))
         axes.annotate(f"  {value:.3g}", (place, row), va="center", fontsize=6, color=_GREY)
     if limits:

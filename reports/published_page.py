@@ -54,12 +54,12 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
     """The page, part by part."""
     table = tabulate(scores, "label x subject" if published.by_subject else "label")
     pairs = _pairs(table, published)
-    found = sum(bool(rows) for rows in pairs.values())
+    count = sum(bool(rows) for rows in pairs.values())
     yield Section(
         "What is compared",
         text=(
             f"Published: {published.source}.",
-            f"{found} of {len(pairs)} published rows have a measured one. Rows are matched by method (or label), rank "
+            f"{count} of {len(pairs)} published rows have a measured one. Rows are matched by method (or label), rank "
             "and subject; a label as the published one sets a row beside it. In brackets: 95% interval of the measured "
             "mean.",
         ),
@@ -89,7 +89,7 @@ def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Score
 
 
 def _mismatch(column: Column, published: PublishedTable) -> str:
-    """Why a measured column does not compare with the published table; "" if it does."""
+    """The reason why a measured column does not compare with the published table; "" if it does."""
     if (column.protocol, column.scale) == (published.protocol, published.scale):
         return ""
     return (
@@ -118,7 +118,7 @@ def _lines(
     metric: str,
     column: Column | None,
 ) -> Iterator[tuple[str | TableCell, ...]]:
-    """Lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
+    """The lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
 
     def cell(row: ScoreRow) -> ScoreCell | None:
         return row.cells[table.columns.index(column)] if column else None
@@ -126,8 +126,8 @@ def _lines(
     digits = f".{published.decimals}f"
     for key, rows in pairs.items():
         value = published.values[key].get(metric)
-        known = [(row, shown) for row in rows if (shown := cell(row))]
-        for row, shown in known:
+        measured = [(row, shown) for row in rows if (shown := cell(row))]
+        for row, shown in measured:
             same = value is not None and column is not None and not _mismatch(column, published)
             yield (
                 *_texts(key),
@@ -136,7 +136,7 @@ def _lines(
                 _measured(shown, digits),
                 format(shown.mean - value, "+" + digits) if same and value is not None else "",
             )
-        if not known and value is not None:
+        if not measured and value is not None:
             yield *_texts(key), format(value, digits), "not measured", "", ""
     taken = [row for rows in pairs.values() for row in rows]
     for row in table.rows:
@@ -159,17 +159,17 @@ def _measured(cell: ScoreCell, digits: str) -> TableCell:
 
 
 def _subjects(scores: Scores) -> list[str]:
-    """Over what the means are."""
-    found = dict.fromkeys(row.subject for row in scores.rows if row.subject)
-    return [f"subjects: {_flat(list(found))}"] if found else []
+    """The subjects that the means are over."""
+    subjects = dict.fromkeys(row.subject for row in scores.rows if row.subject)
+    return [f"subjects: {_flat(list(subjects))}"] if subjects else []
 
 
 def _provenance(scores: Scores) -> list[str]:
-    """What the scores say of where they come from; where they differ, of which rows it is."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """The provenance of the scores; where it differs, with the rows that it is of."""
+    texts_by_key: dict[str, dict[str, list[str]]] = {}
     for row in scores.rows:
         for key, value in row.provenance.items():
-            names = found.setdefault(key, {}).setdefault(_flat(value), [])
+            names = texts_by_key.setdefault(key, {}).setdefault(_flat(value), [])
             names += [row.label or row.method or "images"]
     return [
         f"{key}: "
@@ -178,7 +178,7 @@ def _provenance(scores: Scores) -> list[str]:
             for text, names in list(texts.items())[:LISTED]
         )
         + (f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else "")
-        for key, texts in found.items()
+        for key, texts in texts_by_key.items()
     ]
 
 

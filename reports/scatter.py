@@ -43,7 +43,7 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
     A mean is over all values; its interval is over groups of one subject and prompt. Raises ValueError for a metric
     that is not among the scores, for one that was measured in ways that do not compare, and for no point at all.
     """
-    notes = [_made(scores, metric) for metric in dict.fromkeys((x, y))]
+    notes = [_measurement(scores, metric) for metric in dict.fromkeys((x, y))]
     across, up = _groups(scores, x), _groups(scores, y)
     labels = list(dict.fromkeys(_name(row) for row in scores.rows if row.metric in (x, y)))
     both = [label for label in labels if label in across and label in up]
@@ -64,34 +64,34 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
 
 
 def _name(row: Score) -> str:
-    """What a method is called: its label, or else its method and rank."""
+    """The name of a method: its label, or else its method and rank."""
     return row.label or f"{row.method}{'' if row.rank is None else f' r{row.rank}'}" or "images"
 
 
-def _made(scores: Scores, metric: str) -> str:
+def _measurement(scores: Scores, metric: str) -> str:
     """The metric's protocol and backbone in words. Raises ValueError if there is none, or more than one."""
-    made = list(dict.fromkeys(f"{row.protocol}: {row.made}" for row in scores.rows if row.metric == metric))
-    if not made:
-        known = sorted({row.metric for row in scores.rows}, key=order)
+    ways = list(dict.fromkeys(f"{row.protocol}: {row.measurement}" for row in scores.rows if row.metric == metric))
+    if not ways:
+        metrics = sorted({row.metric for row in scores.rows}, key=order)
         raise ValueError(
-            f"there is no {metric} among the scores, only {', '.join(known) or 'nothing'}; choose one of "
+            f"there is no {metric} among the scores, only {', '.join(metrics) or 'nothing'}; choose one of "
             "these, or measure it."
         )
-    if len(made) > 1:
+    if len(ways) > 1:
         raise ValueError(
-            f"{metric} was measured in {len(made)} ways that do not compare ({'; '.join(made)}); plot the "
+            f"{metric} was measured in {len(ways)} ways that do not compare ({'; '.join(ways)}); plot the "
             "scores of each by themselves."
         )
-    return f"{metric} ({made[0]})"
+    return f"{metric} ({ways[0]})"
 
 
 def _groups(scores: Scores, metric: str) -> dict[str, Values]:
-    """By label: the values of each subject and prompt."""
-    found: dict[str, list[Score]] = {}
+    """The values of each subject and prompt, by label."""
+    rows_by_label: dict[str, list[Score]] = {}
     for row in scores.rows:
         if row.metric == metric:
-            found.setdefault(_name(row), []).append(row)
-    return {label: by_prompt(rows) for label, rows in found.items()}
+            rows_by_label.setdefault(_name(row), []).append(row)
+    return {label: by_prompt(rows) for label, rows in rows_by_label.items()}
 
 
 def _mean(groups: Values) -> float:
@@ -99,8 +99,8 @@ def _mean(groups: Values) -> float:
     return sum(values) / len(values)
 
 
-def _ends(found: Interval | None) -> tuple[float, float] | None:
-    return (found.low, found.high) if found else None
+def _ends(bounds: Interval | None) -> tuple[float, float] | None:
+    return (bounds.low, bounds.high) if bounds else None
 
 
 def scatter(
@@ -154,12 +154,12 @@ def _short(label: str) -> str:
 
 
 def _look(index: int) -> tuple[str, str]:
-    """Colour and marker: the marker changes when the colours are used up."""
+    """The colour and marker of a point: the marker changes when the colours are used up."""
     return COLOURS[index % len(COLOURS)], MARKERS[index // len(COLOURS) % len(MARKERS)]
 
 
 def _draw_point(axes: Axes, point: Point, index: int, label: str) -> None:
-    """Marker and error bars. The bars are lines of their own: a bootstrap interval need not hold the mean."""
+    """Draw marker and error bars. The bars are separate lines: a bootstrap interval need not hold the mean."""
     colour, marker = _look(index)
     if point.x_interval:
         axes.plot(point.x_interval, [point.y] * 2, color=colour, linewidth=1, alpha=0.6, marker="|", markersize=5)
@@ -232,7 +232,7 @@ def _write_names(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[Point], n
 def place_names(
     anchors: Sequence[tuple[float, ...]], sizes: Sequence[tuple[float, float]], bars: Sequence[Box], frame: Box
 ) -> list[Box]:
-    """Where each name goes, one after the other, all in px: as near to its point as it can without covering anything.
+    """The place of each name, one after the other, in px: as near to its point as it can without covering anything.
 
     anchors: the points. sizes: width and height of the names. bars: what should rather not be covered. frame: where the
     names have to be. Where all places cover something, the one that covers least is taken.

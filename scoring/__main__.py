@@ -23,7 +23,7 @@ from .verify import load_file, verify
 
 
 def stems(folder: Path, files: list[Path]) -> list[str]:
-    """Relative paths without suffix."""
+    """The relative paths of these files without suffix."""
     return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
@@ -57,7 +57,7 @@ def score_folders(options: argparse.Namespace) -> None:
             lambda done: bar.update(done - bar.n),
         )
     for row in sorted(result.rows, key=lambda row: order(row.metric)):
-        print(f"{row.metric:8} {row.value:9.4f}  {row.protocol}: {row.made}")
+        print(f"{row.metric:8} {row.value:9.4f}  {row.protocol}: {row.measurement}")
     for remark in result.remarks:
         print(remark)
     if options.out:

@@ -54,13 +54,13 @@ async def download(spec: BackboneSpec, folder: Path, progress: DownloadProgress)
 
 
 def hub_address(file: HubFile) -> str:
-    """Where a file of Hugging Face is; HF_ENDPOINT names a mirror, as it does for Hugging Face's own programs."""
+    """The address of a file of Hugging Face; HF_ENDPOINT names a mirror, as it does for Hugging Face's own programs."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return f"{endpoint}/{file.repository}/resolve/main/{file.name}"
 
 
 async def _fetch(session: ClientSession, address: str, sha256: str, target: Path, progress: DownloadProgress) -> Path:
-    """One file, by way of a temporary one beside it."""
+    """Fetch one file, by way of a temporary one beside it."""
     answer, promised = await _answer(session, address)
     promised = sha256 or promised
     async with answer:
@@ -99,8 +99,8 @@ async def _answer(session: ClientSession, address: str) -> tuple[ClientResponse,
     for _ in range(REDIRECTS):
         answer = await session.get(address, allow_redirects=False)
         # The ETag of a large file is its SHA-256; that of a small one is git's and shorter.
-        found = re.search("[0-9a-f]{64}", answer.headers.get("X-Linked-Etag", ""))
-        promised = promised or (found.group() if found else "")
+        match = re.search("[0-9a-f]{64}", answer.headers.get("X-Linked-Etag", ""))
+        promised = promised or (match.group() if match else "")
         if answer.status not in (301, 302, 303, 307, 308):
             return answer, promised
         address = str(answer.url.join(URL(answer.headers["Location"])))

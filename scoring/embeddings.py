@@ -1,4 +1,4 @@
-"""Features of many pictures by several backbones: each picture is read once, and what is known is not computed again.
+"""Features of many pictures by several backbones: each picture is read once, and no feature is computed twice.
 
 Pictures are read, hashed and preprocessed by other threads while the backbones work. Only a few batches are in memory
 at any time.
@@ -32,7 +32,7 @@ class FeatureStore:
     """
 
     def __init__(self, limit: int = 256 * 2**20) -> None:
-        """256 MiB hold 170,000 features of DINO ViT-S."""
+        """Start empty. limit: 256 MiB hold 170,000 features of DINO ViT-S."""
         self.limit, self.size = limit, 0
         self._places: OrderedDict[tuple[str, str], CachePlace] = OrderedDict()
         self._free: dict[int, list[CachePlace]] = {}
@@ -75,7 +75,7 @@ class FeatureStore:
 
 
 def _bytes(block: torch.Tensor) -> int:
-    """Of one feature in a block."""
+    """The bytes of one feature in a block."""
     return block.shape[1] * block.element_size()
 
 
@@ -84,7 +84,10 @@ STORE = FeatureStore()
 
 @dataclass(frozen=True)
 class Embedded:
-    """features: [count, d] by kind of backbone, L2-normalised. digests: of each picture. flat: those of one colour."""
+    """Embedded pictures. features: [count, d] by kind of backbone, L2-normalised.
+
+    digests: one of each picture. flat: the places of the pictures of one colour.
+    """
 
     features: dict[str, torch.Tensor]
     digests: tuple[str, ...]
@@ -120,20 +123,20 @@ def embed_images(
         flat += [len(digests) + index for index, item in enumerate(group) if item.flat]
         digests += [item.digest for item in group]
         for kind, backbone in backbones.items():
-            known = {item.digest: item.features[kind] for item in group if kind in item.features}
+            computed = {item.digest: item.features[kind] for item in group if kind in item.features}
             for item in group:  # an equal picture may have come since this one was prepared
-                if item.digest not in known and (feature := store.get(backbone, item.digest)) is not None:
-                    known[item.digest] = feature
-            new = {item.digest: item.pixels[kind] for item in group if item.digest not in known}
+                if item.digest not in computed and (feature := store.get(backbone, item.digest)) is not None:
+                    computed[item.digest] = feature
+            new = {item.digest: item.pixels[kind] for item in group if item.digest not in computed}
             if new:
                 features = backbone.encode_pixels(torch.stack(list(new.values())))
-                known |= dict(zip(new, features, strict=True))
+                computed |= dict(zip(new, features, strict=True))
                 for content in new:
-                    store.put(backbone, content, known[content])
-            found = torch.stack([known[item.digest] for item in group])
+                    store.put(backbone, content, computed[content])
+            stacked = torch.stack([computed[item.digest] for item in group])
             if kind not in rows:
-                rows[kind] = torch.empty(len(pictures), found.shape[1])
-            rows[kind][len(digests) - len(group) : len(digests)] = found
+                rows[kind] = torch.empty(len(pictures), stacked.shape[1])
+            rows[kind][len(digests) - len(group) : len(digests)] = stacked
         progress(len(digests))
     return Embedded(rows, tuple(digests), tuple(flat))
 
@@ -184,10 +187,10 @@ def embed_texts(backbone: Backbone, texts: Sequence[str], truncate: bool, store:
     """Features [count, d] of texts, each different text computed once. Raises ValueError as `encode_texts`."""
     keys = {text: f"text {truncate} {text}" for text in texts}
     new = [text for text in keys if store.get(backbone, keys[text]) is None]
-    known = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
+    features = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
     for start in range(0, len(new), TEXTS):
         part = new[start : start + TEXTS]
-        known |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
+        features |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
     for text in new:
-        store.put(backbone, keys[text], known[text])
-    return torch.stack([known[text] for text in texts])
+        store.put(backbone, keys[text], features[text])
+    return torch.stack([features[text] for text in texts])

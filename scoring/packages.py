@@ -1,4 +1,4 @@
-"""Packages that one measure or picture needs: what is said where one is missing."""
+"""Packages that only one measure or picture needs, and the error message where one is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MissingPackage(ImportError):
 
 @contextmanager
 def needed_by(what: str) -> Iterator[None]:
-    """Imports for `what`, such as "CLIP". Raises MissingPackage where one of them is not installed."""
+    """A context for imports for `what`, such as "CLIP". Raises MissingPackage where one of them is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -60,11 +60,11 @@ class TensorPictures(Pictures):
             )
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """The number of pictures."""
         return len(self._places)
 
     def make(self, index: int) -> Image.Image:
-        """One picture."""
+        """The picture at this place."""
         batch, place = self._places[index]
         row = np.clip(255.0 * batch[place].detach().cpu().float().numpy(), 0, 255).astype(np.uint8)
         return as_rgb(Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row))
@@ -92,11 +92,11 @@ class FilePictures(Pictures):
         self.paths = list(paths)
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """The number of pictures."""
         return len(self.paths)
 
     def make(self, index: int) -> Image.Image:
-        """One picture. Raises ValueError for a file that is no whole picture."""
+        """The picture at this place. Raises ValueError for a file that is no whole picture."""
         try:
             with Image.open(self.paths[index]) as opened:
                 return as_rgb(ImageOps.exif_transpose(opened))
@@ -114,20 +114,20 @@ class ChosenPictures(Pictures):
         self.pictures, self.places = pictures, places
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """The number of pictures."""
         return len(self.places)
 
     def make(self, index: int) -> Image.Image:
-        """One picture."""
+        """The picture at this place."""
         return self.pictures[self.places[index]]
 
 
 def picture_files(folder: Path) -> list[Path]:
     """The picture files below a folder, sorted by path. Raises FileNotFoundError for none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
         raise FileNotFoundError(f"There are no pictures in {folder}: expected files {', '.join(SUFFIXES)}.")
-    return found
+    return paths
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
@@ -145,7 +145,7 @@ def as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def digest(picture: Image.Image) -> str:
-    """16 hexadecimal digits that stand for size and content of an RGB picture."""
+    """A digest of the size and content of an RGB picture: 16 hexadecimal digits."""
     content = hashlib.blake2b(f"{picture.width}x{picture.height}".encode(), digest_size=8)
     content.update(picture.tobytes())
     return content.hexdigest()

@@ -1,4 +1,4 @@
-"""From an RGB picture of any size to what a backbone expects, with PIL, as the papers' code does."""
+"""Preprocessing of an RGB picture of any size to what a backbone expects, with PIL, as the papers' code does."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Preprocess:
         return picture.crop((left, top, left + self.crop, top + self.crop))
 
     def __str__(self) -> str:
-        """What is written beside each score."""
+        """The preprocessing as it is written beside each score."""
         statistics = {IMAGENET: "ImageNet", OPENAI_CLIP: "CLIP"}.get((self.mean, self.std), "own")
         margin = " (margins as transformers)" if self.as_transformers else ""
         return f"resize {self.resize} {self.interpolation}, centre crop {self.crop}{margin}, {statistics} mean and std"

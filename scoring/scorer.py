@@ -41,7 +41,7 @@ class Scorer:
         return {kind: backbone for kind, backbone in self.backbones.items() if kind in kinds}
 
     def remarks(self, measures: Sequence[Measure]) -> list[str]:
-        """Which of some measures are left out, and why."""
+        """A remark for each of some measures that are skipped, with the reason."""
         names = {
             kind: [measure.metric for measure in measures if measure.backbone.kind == kind] for kind in self.left_out
         }
@@ -50,7 +50,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Labels:
-    """Which row of a table the scores are for, and what is known of how the pictures were made."""
+    """The labels of the scores' row in a table, and the provenance of the pictures, where it is known."""
 
     label: str = ""
     subject: str = ""
@@ -72,8 +72,8 @@ def load_scorer(
     """Load the backbones of a protocol from local files.
 
     explicit: single files by kind of backbone (clip, dino, dinov2, timm). leave_out: metrics whose weights are missing
-    are left out with a remark. encoder: a loaded image encoder of CLIP's that measures CLIP-I in place of the
-    protocol's; CLIP-T is then left out where the protocol's own CLIP is not there.
+    are skipped with a remark. encoder: a loaded image encoder of CLIP's that measures CLIP-I in place of the
+    protocol's; CLIP-T is then skipped where the protocol's own CLIP is missing.
 
     Raises:
         FileNotFoundError: weights that are needed are missing.
@@ -102,10 +102,10 @@ def load_scorer(
 
 @dataclass(frozen=True)
 class Task:
-    """What a call measures: the protocol's metrics that compare with one of `roles`, where it is given.
+    """The task of a call: to measure the protocol's metrics that compare with one of `roles`, where it is given.
 
-    nothing: what is said where none of them is given. lacking: what is said where the protocol has no metric of what is
-    given; {name} and {about} stand for what it says of itself.
+    nothing: the error message where none of them is given. lacking: the error message where the protocol has no metric
+    of what is given; {name} and {about} stand for the protocol's.
     """
 
     roles: tuple[Role, ...]
@@ -175,16 +175,16 @@ def score(
         measure.comparison.check(len(images), counts[measure.comparison.role])
     batch = _Batch(scorer, measures, row, texts, progress)
     ours = batch.embed(images, "images")
-    others = {role: batch.embed(given[role], CALLED[role]) for role in roles if role in CALLED}
+    compared = {role: batch.embed(given[role], CALLED[role]) for role in roles if role in CALLED}
     for measure in batch.measures:
         role, backbone = measure.comparison.role, scorer.backbones[measure.backbone.kind]
         if role == "within":
             parts = [(text, ours.part(places)) for text, places in groups.items() if len(places) > 1]
-            found = [_compared(measure, backbone, part, part) for _, part in parts]
-            prompts = [text for (text, _), values in zip(parts, found, strict=True) for _ in values]
-            batch.add(measure, torch.cat(found), 0, prompts)
+            part_values = [_compared(measure, backbone, part, part) for _, part in parts]
+            prompts = [text for (text, _), values in zip(parts, part_values, strict=True) for _ in values]
+            batch.add(measure, torch.cat(part_values), 0, prompts)
         elif role != "text":
-            batch.add(measure, _compared(measure, backbone, ours, others[role]), len(given[role]), texts)
+            batch.add(measure, _compared(measure, backbone, ours, compared[role]), len(given[role]), texts)
         elif (read := batch.read(measure)) is not None:
             batch.add(measure, _compared(measure, backbone, ours, read), len(set(texts)), texts)
     return batch.scores()
@@ -212,13 +212,13 @@ class _Side:
         )
 
 
-def _compared(measure: Measure, backbone: Backbone, ours: _Side, others: _Side) -> torch.Tensor:
-    """What the metric's formula gives, in float64."""
+def _compared(measure: Measure, backbone: Backbone, ours: _Side, theirs: _Side) -> torch.Tensor:
+    """The values of the metric's formula, in float64."""
     comparison = measure.comparison
     if isinstance(comparison, OfPictures):
-        return comparison.formula(backbone, ours.pictures, others.pictures)
+        return comparison.formula(backbone, ours.pictures, theirs.pictures)
     features = ours.features[backbone.kind].double()
-    return comparison.formula(features, features if others is ours else others.features[backbone.kind].double())
+    return comparison.formula(features, features if theirs is ours else theirs.features[backbone.kind].double())
 
 
 class _Batch:
@@ -240,7 +240,7 @@ class _Batch:
         self.done, self.progress = 0, progress
 
     def embed(self, pictures: Sequence[Image.Image], what: str) -> _Side:
-        """Their features, with a remark on pictures of one colour. The first call is of the images."""
+        """The features of these pictures, with a remark on those of one colour. The first call is of the images."""
         encoders = self.scorer.encoders(self.measures)
         before = self.done
         result = embed_images(encoders, pictures, lambda done: self.progress(before + done), self.scorer.store)
@@ -269,7 +269,7 @@ class _Batch:
         return _Side((), {backbone.kind: embed_texts(backbone, self.texts, truncate, self.scorer.store)})
 
     def add(self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str]) -> None:
-        """One score of float64 values [n]."""
+        """Add one score of float64 values [n]."""
         backbone, row, protocol = self.scorer.backbones[measure.backbone.kind], self.row, self.scorer.protocol
         if measure.floor is not None:
             values = values.clamp(min=measure.floor)
@@ -299,7 +299,7 @@ class _Batch:
         )
 
     def scores(self) -> Scores:
-        """What has been measured. Raises ValueError for nothing."""
+        """The scores that have been measured. Raises ValueError for none."""
         if not self.rows:
             raise ValueError("nothing could be measured. " + " ".join(self.remarks))
         return Scores(tuple(self.rows), remarks=tuple(self.remarks))

@@ -48,13 +48,13 @@ class Score:
         return math.fsum(self.values) / len(self.values)
 
     @property
-    def made(self) -> str:
-        """How the number was made; numbers that differ in this cannot be compared."""
+    def measurement(self) -> str:
+        """The way the number was measured; numbers that differ in this cannot be compared."""
         return f"{self.backbone}, {self.pairing} pairs, scale {self.scale:g}, {self.preprocessing}"
 
     @property
     def place(self) -> tuple[Any, ...]:
-        """Where the score belongs: two scores of one place are two measurements of the same thing."""
+        """The place of the score: two scores of one place are two measurements of the same number."""
         return (
             self.label,
             self.method,
@@ -62,7 +62,7 @@ class Score:
             self.subject,
             self.metric,
             self.protocol,
-            self.made,
+            self.measurement,
             self.texts,
             tuple(self.provenance.get("seeds", ())),
         )
@@ -70,7 +70,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the adapter behind a label has cost: seconds of training, values, bytes of its file's tensors.
+    """The cost of the adapter behind a label: seconds of training, values, bytes of its file's tensors.
 
     None is what is not known.
     """
@@ -88,7 +88,7 @@ class Cost:
 class Scores:
     """Scores of one or more batches (the DEFT_SCORES socket), and what the adapters behind them have cost, if known.
 
-    remarks: what the user should know of the measurement (texts that were cut, metrics that were left out).
+    remarks: what the user should know of the measurement (texts that were cut, metrics that were skipped).
     """
 
     rows: tuple[Score, ...]
@@ -104,13 +104,13 @@ class Scores:
         """A few lines to read."""
         lines = [
             f"{row.label or 'images'}{' of ' + row.subject if row.subject else ''}: {row.metric} {row.value:.4f} "
-            f"({row.images} images{_against(row)}; {row.protocol}: {row.made})"
+            f"({row.images} images{_against(row)}; {row.protocol}: {row.measurement})"
             for row in self.rows
         ]
         return "\n".join([*lines, *self.remarks])
 
     def jsonl(self) -> str:
-        """One JSON object a line: scores, then costs, then remarks. `from_jsonl` reads them back."""
+        """The scores as JSON lines: scores, then costs, then remarks. `from_jsonl` reads them back."""
         lines = [{"metric": row.metric, "value": row.value} | asdict(row) for row in self.rows]
         lines += [asdict(cost) for cost in self.costs] + [{"remark": remark} for remark in self.remarks]
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -150,7 +150,7 @@ def merge(old: Scores, new: Scores) -> Scores:
 
 
 def from_jsonl(text: str, what: str = "the score file") -> Scores:
-    """What `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
+    """The scores that `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
     rows, costs, remarks = [], [], []
     for number, line in enumerate(text.split("\n"), 1):  # prompts may hold other separators of lines
         if not line.strip():
@@ -173,7 +173,7 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
     return Scores(tuple(rows), tuple(costs), tuple(remarks))
 
 
-# What a field of a record may hold; text where nothing is said.
+# What a field of a record may hold; text where nothing is listed.
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
 KINDS: dict[str, Any] = {
     "images": int,
@@ -190,13 +190,13 @@ KINDS: dict[str, Any] = {
 
 def _read(kind: type[Any], record: Any) -> Any:
     """A record of that kind. Lists become tuples; numbers must be finite."""
-    known = {item.name: item for item in fields(kind)}
+    declared = {item.name: item for item in fields(kind)}
     values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in known
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in declared
     }
     result = kind(**values)
     kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
-    wrong = [name for name in known if not isinstance(getattr(result, name), kinds.get(name, str))]
+    wrong = [name for name in declared if not isinstance(getattr(result, name), kinds.get(name, str))]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: not of the right kind")
     if kind is Score:

@@ -1,4 +1,4 @@
-"""How sure a mean is: percentile bootstrap over prompts and seeds, paired where two methods share them.
+"""Intervals of means: percentile bootstrap over prompts and seeds, paired where two methods share them.
 
 The values of one subject and prompt are a group, its samples (seeds) are the values in it. Groups are drawn with
 replacement, then values within each drawn group (Davison and Hinkley, Bootstrap Methods and their Application, 1997,
@@ -53,14 +53,14 @@ class Difference(Interval):
 
 def by_prompt(scores: Iterable[Score]) -> dict[PairedGroup, list[float]]:
     """The values of several scores by (subject, prompt), in the order of their seeds where those are known."""
-    found: dict[PairedGroup, list[tuple[str, float]]] = {}
+    groups: dict[PairedGroup, list[tuple[str, float]]] = {}
     for row in scores:
         count = len(row.values)
         texts = row.texts if len(row.texts) == count else ("",) * count
         seeds = tuple(row.provenance.get("seeds", ()))
         for text, seed, value in zip(texts, seeds if len(seeds) == count else (seeds,) * count, row.values):
-            found.setdefault((row.subject, text), []).append((str(seed), value))
-    return {group: [value for _, value in sorted(pairs, key=lambda pair: pair[0])] for group, pairs in found.items()}
+            groups.setdefault((row.subject, text), []).append((str(seed), value))
+    return {group: [value for _, value in sorted(pairs, key=lambda pair: pair[0])] for group, pairs in groups.items()}
 
 
 def interval(values: Values) -> Interval | None:
@@ -84,16 +84,18 @@ def difference(first: Values, second: Values) -> Difference | None:
     """
     counts = {group: len(values) for group, values in first.items()}
     if counts == {group: len(values) for group, values in second.items()}:
-        found = interval({group: np.subtract(first[group], second[group]).tolist() for group in first})
-        return Difference(**vars(found), paired=True) if found else None
-    groups, others = _arrays(first), _arrays(second)
-    values = min(sum(map(len, groups)), sum(map(len, others)))
+        paired_interval = interval({group: np.subtract(first[group], second[group]).tolist() for group in first})
+        return Difference(**vars(paired_interval), paired=True) if paired_interval else None
+    first_arrays, second_arrays = _arrays(first), _arrays(second)
+    values = min(sum(map(len, first_arrays)), sum(map(len, second_arrays)))
     if values < 2:
         return None
     rng = np.random.default_rng(SEED)
-    low, high = np.percentile(_resampled(groups, rng) - _resampled(others, rng), PERCENTILES)
-    mean = np.concatenate(groups).mean() - np.concatenate(others).mean()
-    return Difference(float(mean), float(low), float(high), min(len(groups), len(others)), values, paired=False)
+    low, high = np.percentile(_resampled(first_arrays, rng) - _resampled(second_arrays, rng), PERCENTILES)
+    mean = np.concatenate(first_arrays).mean() - np.concatenate(second_arrays).mean()
+    return Difference(
+        float(mean), float(low), float(high), min(len(first_arrays), len(second_arrays)), values, paired=False
+    )
 
 
 def _arrays(values: Values) -> list[np.ndarray]:

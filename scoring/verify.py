@@ -61,7 +61,7 @@ def constant(backbone: Backbone, value: float = 0.5) -> torch.Tensor:
 
 
 def _direction(values: torch.Tensor) -> list[float]:
-    """Values up to a common factor, so that features can be compared with published ones before normalisation."""
+    """The values up to a common factor, so that features can be compared with published ones before normalisation."""
     return torch.nn.functional.normalize(values, dim=0).tolist()
 
 
@@ -123,13 +123,13 @@ class CheckResult:
         """A line to read."""
         mark = {True: "right", False: "WRONG", None: "not compared"}[self.passed]
         numbers = ", ".join(f"{value:.4f}" for value in self.measured)
-        wanted = f", expected {', '.join(f'{value:.4f}' for value in self.expected)} ({self.source})"
-        return f"{mark}: {self.what}: {numbers}{wanted if self.expected else ''}"
+        expected = f", expected {', '.join(f'{value:.4f}' for value in self.expected)} ({self.source})"
+        return f"{mark}: {self.what}: {numbers}{expected if self.expected else ''}"
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a weight file is, and whether it gives the published numbers."""
+    """The verification of a weight file: its model, and whether it gives the published numbers."""
 
     name: str
     model: str
@@ -139,8 +139,8 @@ class Verification:
     @property
     def passed(self) -> bool | None:
         """Whether all published numbers are met; None if there is none for this model."""
-        known = [result.passed for result in self.results if result.passed is not None]
-        return all(known) if known else None
+        outcomes = [result.passed for result in self.results if result.passed is not None]
+        return all(outcomes) if outcomes else None
 
     def report(self) -> str:
         """A few lines to read."""
@@ -158,7 +158,7 @@ class Verification:
 def verify(backbone: Backbone) -> Verification:
     """Compare a loaded backbone with the published numbers of its model, and with those beside its weights."""
     checks = [
-        *(check for model, found in PUBLISHED.items() if backbone.identity.startswith(model) for check in found),
+        *(check for model, of_model in PUBLISHED.items() if backbone.identity.startswith(model) for check in of_model),
         *(beside_weights(record) for record in backbone.checks),
     ]
     results = [_run(check, backbone) for check in checks if backbone.reads_text or not check.text]
@@ -210,12 +210,12 @@ def load_file(path: Path) -> Backbone:
     settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     if "kind" in settings:  # other programs put JSON files beside weights, too
         return load_backbone(BackboneSpec(path.stem, settings["kind"], (), "", ""), (), path)
-    found = identify(read_weights(path))
+    looks_like = identify(read_weights(path))
     for start, spec in known_models().items():
-        if found.startswith(start):
+        if looks_like.startswith(start):
             return load_backbone(spec, (), path)
     raise ValueError(
-        f"{path} looks like {found or 'no model that is known here'}; known are {', '.join(known_models())}."
+        f"{path} looks like {looks_like or 'no model that is known here'}; known are {', '.join(known_models())}."
     )
 
 

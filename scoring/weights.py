@@ -54,9 +54,9 @@ def find_cached(spec: BackboneSpec) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
         for file in spec.hub:
-            found = try_to_load_from_cache(file.repository, file.name)
-            if isinstance(found, str):  # otherwise None, or a mark for "known not to exist"
-                return Path(found)
+            cached = try_to_load_from_cache(file.repository, file.name)
+            if isinstance(cached, str):  # otherwise None, or a mark for "known not to exist"
+                return Path(cached)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     clip = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clip"
     names = [name for name in spec.files if "/" not in name]
@@ -109,7 +109,7 @@ def read_weights(path: Path, archives: Sequence[str] = tuple(OPENAI_ARCHIVES)) -
 
 
 def not_weights(path: Path) -> str:
-    """What a file is that downloads often leave in place of the weights; "" if it is none of these."""
+    """The kind of a file that downloads often leave in place of the weights; "" if it is none of these."""
     with open(path, "rb") as file:
         start = file.read(64)
     if not start.strip(b"\0"):
@@ -131,8 +131,8 @@ def is_archive(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def read_archive(path: Path, known: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript archive whose checksum is known. Raises ValueError for another one."""
-    if checksum(path) not in known:
+def read_archive(path: Path, checksums: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The tensors of a TorchScript archive whose checksum is one of these. Raises ValueError for another one."""
+    if checksum(path) not in checksums:
         raise ValueError("it is a TorchScript archive, which holds code, and not one of OpenAI's own CLIP files")
     return dict(torch.jit.load(str(path), map_location="cpu").state_dict())

@@ -126,7 +126,7 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
 
 
 def browser_environment() -> dict[str, str]:
-    """What scripts/browser.mjs needs in its environment; RuntimeError says what is missing and how to get it."""
+    """The environment variables of scripts/browser.mjs; RuntimeError says what is missing and how to get it."""
     browser = os.environ.get("DEFT_CHROMIUM") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
     )

@@ -38,12 +38,12 @@ PLAYWRIGHT = "1.65.1"
 
 
 def log(text: str) -> None:
-    """Tell the person who waits what is going on."""
+    """Print a line of progress to stderr."""
     print(f"[environment] {text}", file=sys.stderr, flush=True)
 
 
 def cache_dir() -> Path:
-    """Folder outside the checkout that holds environments and ComfyUI copies."""
+    """The folder outside the checkout that holds environments and ComfyUI copies."""
     base = os.environ.get("DEFT_CACHE")
     if base:
         path = Path(base)
@@ -61,7 +61,7 @@ def run(*command: str) -> None:
 
 
 def comfyui_dir(version: str = DEFAULT_COMFYUI) -> Path:
-    """Path of a ComfyUI folder: COMFYUI_DIR, the one above custom_nodes, or the cached copy of `version`."""
+    """The path of a ComfyUI folder: COMFYUI_DIR, the one above custom_nodes, or the cached copy of `version`."""
     if version == DEFAULT_COMFYUI:
         if os.environ.get("COMFYUI_DIR"):
             return Path(os.environ["COMFYUI_DIR"]).resolve()
@@ -106,7 +106,7 @@ def requirement_files() -> list[Path]:
 
 
 def environment_python() -> Path:
-    """Path of the environment's Python, made when it is not there yet."""
+    """The path of the environment's Python, made when it is not there yet."""
     digest = hashlib.sha256(sys.version.split()[0].encode())
     for file in requirement_files():
         digest.update(file.read_bytes())
@@ -131,7 +131,7 @@ def environment_python() -> Path:
 
 
 def pins_dir(version: str = "0.24.0") -> Path:
-    """Folder for PYTHONPATH with what ComfyUI `version` requires and the environment has otherwise or not at all."""
+    """A folder for PYTHONPATH with what ComfyUI `version` requires and the environment has otherwise or not at all."""
     target = cache_dir() / f"ComfyUI-{version}-pins"
     if target.is_dir():
         return target
@@ -156,7 +156,7 @@ def copy_linked(source: Path, target: Path) -> None:
 
 
 def bare_python(version: str = DEFAULT_COMFYUI) -> Path:
-    """Path of the Python of a freshly installed ComfyUI `version` with its Manager, for tests of the installation.
+    """The path of the Python of a freshly installed ComfyUI `version` with its Manager, for tests of the installation.
 
     It is the environment in hard links, without all that ComfyUI does not bring, and with this ComfyUI's own pins.
     """
@@ -180,7 +180,7 @@ def bare_python(version: str = DEFAULT_COMFYUI) -> Path:
 
 
 def browser_dir() -> Path:
-    """Path of a node_modules folder that holds playwright-core, which drives an installed Chromium."""
+    """The path of a node_modules folder that holds playwright-core, which drives an installed Chromium."""
     target = cache_dir() / f"playwright-core-{PLAYWRIGHT}"
     if not target.is_dir():
         log(f"getting playwright-core {PLAYWRIGHT} with npm into {target}")

@@ -29,7 +29,7 @@ class Pack:
 
 
 def option_words(module: Callable[[str], Any]) -> Words:
-    """What the options of an input are, from the pack's lists. module: a module of the pack by its name."""
+    """The descriptions of options of inputs, from the pack's lists. module: a module of the pack by its name."""
     protocols, metrics = module("scoring.protocols").PROTOCOLS, module("scoring.metrics").METRICS
     presets, layers = module("trainers.settings.presets").PRESETS, module("trainers.settings.targets").CHOICES
     abouts = {name: metric.about for name, metric in metrics.items()}
@@ -67,7 +67,7 @@ def ask() -> Pack:
 
 
 def changed(texts: Mapping[Path, str]) -> list[Path]:
-    """Those files whose text on disk is another."""
+    """The files whose text on disk is different."""
     return [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
 
 

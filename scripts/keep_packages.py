@@ -25,7 +25,7 @@ def requirements(files: list[str]) -> list[Requirement]:
 
 
 def needed_packages(named: list[Requirement]) -> set[str]:
-    """Canonical names of the installed packages that these requirements name, and of all that they bring."""
+    """The canonical names of the installed packages that these requirements name, and of all that they bring."""
     seen: set[tuple[str, str]] = set()
     todo = [(canonicalize_name(item.name), extra) for item in named for extra in ("", *item.extras)]
     while todo:

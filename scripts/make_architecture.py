@@ -30,7 +30,7 @@ def arrows(name: str) -> dict[str, set[str]]:
 
 
 def purpose(room: str) -> str:
-    """What a room is for: the first sentence of its docstring."""
+    """The purpose of a room: the first sentence of its docstring."""
     docstring = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
     if not docstring:
         raise ValueError(f"{room}/__init__.py does not say what the room is for.")

@@ -39,7 +39,7 @@ OF_NODES: dict[str, Callable[[Pack], Mapping[Path, str]]] = {
 
 
 def stale(pack: Pack) -> list[str]:
-    """Which generated file is not what it would be if it were made now, a line each with the command that makes it."""
+    """The generated files that would be different if they were made now, a line each with the command that makes it."""
     lines = []
     texts = {part: make() for part, make in OF_SOURCES.items()}
     texts |= {part: make(pack) for part, make in OF_NODES.items()}
@@ -56,7 +56,7 @@ def stale(pack: Pack) -> list[str]:
 
 
 def stale_pictures(pack: Pack) -> list[str]:
-    """Pictures of nodes that look otherwise by now, as far as a picture's own text says."""
+    """The pictures of nodes that look different by now, as far as a picture's own text says."""
     return [
         _line(path, "node_pictures")
         for name, node in pack.nodes.items()
@@ -108,7 +108,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "example_pictures": make_example_pictures,
     "method_pictures": lambda: run_script("scripts/make_method_pictures.py"),
 }
-# translated is for people to say: the translations were brought up to date.
+# translated is run by hand, after the translations were brought up to date.
 PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)
 
 

@@ -84,7 +84,7 @@ def default_words(default: Any, words: Mapping[str, str]) -> str:
 
 
 def members_of(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
-    """Name, type, options of all inputs of a node, and whether each is optional."""
+    """The name, type and options of each input of a node, and whether it is optional."""
     for group, members in groups.items():
         for name, (kind, *more) in members.items() if group != "hidden" else ():
             yield name, kind, more[0] if more else {}, group == "optional"
@@ -163,7 +163,7 @@ def block_of(
 
 
 def section_of(page: str, heading: str) -> slice | None:
-    """Where the text below a heading of the second level stands."""
+    """The slice of a page that holds the text below a heading of the second level."""
     start = page.find(f"\n## {heading}\n")
     if start < 0:
         return None

@@ -28,7 +28,7 @@ Layout = dict[tuple[str, ...], list[str]]
 
 
 def _definitions(inputs: Mapping[str, Any]) -> Iterator[tuple[str, list[Any], bool]]:
-    """Inputs in the order of the front end: name, definition, whether optional."""
+    """The inputs in the order of the front end: name, definition, whether optional."""
     for group in ("required", "optional"):
         for name, definition in (inputs.get(group) or {}).items():
             yield name, definition, group == "optional"
@@ -89,7 +89,7 @@ def layouts(node: Node) -> Layout:
 
 
 def broken(name: str, old: Node, new: Node) -> list[str]:
-    """What of a node has changed so that workflows saved before fail or mean something else."""
+    """The changes of a node after which workflows saved before fail or mean something else."""
     breaks = []
     for key, what in old["inputs"].items():
         kind, now = what.split(", "), new["inputs"].get(key, "").split(", ")
@@ -129,7 +129,7 @@ def broken(name: str, old: Node, new: Node) -> list[str]:
 def problems(
     record: Mapping[str, Any], nodes: Mapping[str, Node], replaced: Mapping[str, str], changelog: str
 ) -> list[str]:
-    """What breaks workflows that were saved with the recorded nodes, a sentence each.
+    """The changes that break workflows saved with the recorded nodes, a sentence each.
 
     replaced: new id by old one, of nodes/replaced.py.
     """
@@ -163,7 +163,7 @@ def _missing(name: str, nodes: Mapping[str, Node], replaced: Mapping[str, str], 
 
 
 def record_of(nodes: Mapping[str, Node], replaced: Mapping[str, str]) -> dict[str, Any]:
-    """What is written."""
+    """The record of the nodes that is written to the file."""
     return {"nodes": {name: nodes[name] for name in sorted(nodes)}, "replaced": dict(sorted(replaced.items()))}
 
 
@@ -180,7 +180,7 @@ def files(pack: Pack) -> dict[Path, str]:
 
 
 def main() -> None:
-    """Ask a server for the nodes; write the file, or say what would break."""
+    """Ask a server for the nodes; write the file, or list what would break."""
     try:
         write(files(ask()))
     except ValueError as error:

@@ -1,10 +1,10 @@
-"""Write locales/en/nodeDefs.json out of the nodes, and say what the translations lack.
+"""Write locales/en/nodeDefs.json out of the nodes, and list what the translations lack.
 
     make generated PARTS=locales       # after a text of a node has changed
     make generated PARTS=translated    # after its translations were brought up to date
 
 A translation is written by hand: locales/<language>/nodeDefs.json. Beside it source.json holds a mark of the English
-text that each entry was made from, so that an entry whose English has changed since is told (and a test fails).
+text that each entry was made from, so that an entry whose English has changed since is listed (and a test fails).
 ComfyUI reads main, nodeDefs, commands and settings.json of a language and nothing else. words.json is for the help
 pages: the words of the pack's own lists, by their English; what is not in it stays English.
 """
@@ -32,7 +32,7 @@ def key_of(name: str) -> str:
 
 
 def inputs_of(groups: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and options of all inputs of /object_info, also those that appear with an option or by connecting.
+    """The name and options of all inputs of /object_info, also those that appear with an option or by connecting.
 
     An input of a dynamic choice is called choice.input, a slot of a growing input input.slot0.
     """

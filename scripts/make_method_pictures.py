@@ -81,7 +81,7 @@ def train(folder: Path) -> None:
                 "place": "output",
             },
         }
-    # its file is all that is wanted; any output node makes ComfyUI run it
+    # only its file is needed; any output node makes ComfyUI run it
     prompt["token"] = {"class_type": "PreviewAny", "inputs": {"source": [token, 0]}}
     with tempfile.TemporaryDirectory(prefix="deft-methods-") as base:
         with ComfyServer(find_comfyui(), Path(base)) as server:
@@ -94,7 +94,7 @@ def train(folder: Path) -> None:
 
 
 def change_of(method: str, file: Path, weight: Tensor) -> Tensor:
-    """What the adapter in the file adds to the layer's weight, at strength 1."""
+    """The change of the layer's weight by the adapter in the file, at strength 1."""
     name = f"diffusion_model.{LAYER}"
     tensors = load_file(file)
     module = methods.get(method)
@@ -126,7 +126,7 @@ def figure(method: str) -> tuple[Figure, Any]:
 
 
 def draw_weight(method: str, weight: Tensor, change: Tensor, file: Path) -> None:
-    """W, its change, what becomes of it; singular values; and how much W has in the directions that change most."""
+    """Draw W, its change and their sum; singular values; and how much W has in the directions that change most."""
     after = weight + change
     picture, (first, second, third, values, bars) = figure(method)
     for place, matrix, title, scale in (

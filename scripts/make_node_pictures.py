@@ -21,7 +21,7 @@ ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is re
 
 
 def shown(node: dict[str, Any]) -> str:
-    """What is on the picture of a node of /object_info; it stands in the file, so that a test sees an old picture."""
+    """The text of the picture of a node of /object_info; it stands in the file, so that a test sees an old picture."""
     return "\n".join([node["display_name"], *(name for name, _ in inputs_of(node["input"])), *node["output_name"]])
 
 

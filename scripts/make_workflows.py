@@ -88,7 +88,7 @@ def make_thumbnails(server: ComfyServer, names: Collection[str]) -> None:
 
 
 def make(names: Collection[str] = (), thumbnails: bool = False) -> None:
-    """All of it; without names the graphs that are outdated and, if wanted, all thumbnails."""
+    """Make these graphs and thumbnails; without names the graphs that are outdated and, on request, all thumbnails."""
     changed = names or [name for name in files.names() if files.outdated(name)]
     if not changed and not thumbnails:
         make_graphs(None, ())

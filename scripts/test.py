@@ -41,7 +41,7 @@ COMMON = {
 
 @dataclass
 class Result:
-    """Counts of one part, and its log."""
+    """The counts of one part, and its log."""
 
     part: str
     passed: int
@@ -52,7 +52,7 @@ class Result:
 
 
 def environment(*what: str) -> str:
-    """What scripts/environment.py prints."""
+    """The output of scripts/environment.py for these arguments."""
     command = [sys.executable, str(ROOT / "scripts" / "environment.py"), *what]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
@@ -106,19 +106,19 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
                 skipped.append(next(child.get("message", "") for child in case if child.tag == "skipped"))
             else:
                 passed += 1
-    if status and not failed:  # pytest itself did not get through, or found no test
+    if status and not failed:  # pytest itself failed, or there was no test
         failed = 1
     return Result(part, passed, failed, skipped, time.monotonic() - started, log)
 
 
 def style(part: str) -> Result:
-    """Ruff over everything: its rules, and its format."""
+    """Run Ruff over everything: its rules, and its format."""
     ruff = f"{sys.executable} -m ruff"
     return check(part, ["sh", "-c", f"{ruff} check --no-cache . && {ruff} format --no-cache --check ."])
 
 
 def types(part: str) -> Result:
-    """Mypy over the pack, under a name that Python takes, whatever the checkout's folder is called."""
+    """Run mypy over the pack, under a name that Python takes, whatever the checkout's folder is called."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "deft_pack").symlink_to(ROOT, target_is_directory=True)
         packages = [f"-pdeft_pack.{name}" for name in TYPED if (ROOT / name).is_dir()]
@@ -136,18 +136,18 @@ def types(part: str) -> Result:
 
 
 def unit(part: str) -> Result:
-    """Tests without ComfyUI."""
+    """Run the tests without ComfyUI."""
     return pytest(part, "tests/unit")
 
 
 def comfy(part: str) -> Result:
-    """Tests inside ComfyUI, of the version in the part's name."""
+    """Run the tests inside ComfyUI, of the version in the part's name."""
     version = part.removeprefix("comfy-")
     variables = {"DEFT_TEST_COMFYUI": environment("comfyui", version)}
     if version == "0.30.0":
         return pytest(part, "tests/comfy", variables)
     variables["PYTHONPATH"] = environment("pins", version)
-    # What the documents say, and what no version of ComfyUI has a part in, is tried once.
+    # The tests of the documents, and those that no version of ComfyUI has a part in, are run once.
     once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
     # The smaller of two cases of one test shows it there.
     once += [
@@ -161,7 +161,7 @@ def comfy(part: str) -> Result:
 
 
 def server(part: str) -> Result:
-    """Tests over a real server, with comfy-cli and with a browser."""
+    """Run the tests over a real server, with comfy-cli and with a browser."""
     oldest = {"DEFT_OLD_COMFYUI": environment("comfyui", "0.24.0"), "DEFT_OLD_PINS": environment("pins", "0.24.0")}
     return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui"), **oldest})
 

@@ -46,7 +46,7 @@ class Axis:
 
     @property
     def facts(self) -> set[str]:
-        """Names of all columns."""
+        """The names of all columns."""
         return {name for value in self.values for name in value.facts}
 
 

@@ -65,7 +65,7 @@ class Compiler:
     """Turns a plan and a workflow into cells, and cells into prompts."""
 
     def __init__(self, plan: Plan, prompt: Prompt, info: Info, files: Files, embeddings: bool = False) -> None:
-        """embeddings: the servers are our own, so that they can be given files of embeddings."""
+        """Look up upload names and output nodes. embeddings: the servers are our own, and take files of embeddings."""
         self.plan, self.prompt, self.info, self.files, self.embeddings = plan, prompt, info, files, embeddings
         self.upload_names = {
             target: files.upload_name(target.path)
@@ -196,7 +196,7 @@ class Compiler:
         return descend(0)
 
     def _rules(self, axes: list[int]) -> list[list[Any]]:
-        """For each depth, what can be judged as soon as that axis has its value."""
+        """The rules of each depth: those that can be judged as soon as that axis has its value."""
         rules: list[list[Any]] = [[] for _ in axes]
         position = {axis: depth for depth, axis in enumerate(axes)}
         owners: dict[str, list[int]] = {}
@@ -258,13 +258,13 @@ class Compiler:
         return self.compiled(choice).template.resolved(choice)
 
     def uploads(self, choice: CellChoice) -> dict[str, Any]:
-        """Files of this machine that the cell needs, by the names that the server knows them by."""
+        """The files of this machine that the cell needs, by the names that the server has for them."""
         values = [value for axis, index in zip(self.plan.axes, choice) for _, value in axis.values[index].targets]
         values += list(self.plan.fixed.values())
         return {self.upload_names[value]: value.path for value in values if isinstance(value, LocalFile)}
 
     def prompt_of(self, cell: PlannedCell | PlannedTraining) -> Prompt:
-        """What the server runs for a cell: adapters of other cells come from files."""
+        """The prompt that the server runs for a cell: adapters of other cells come from files."""
         compiled = self.compiled(cell.choice)
         trained = compiled.trainings(cell.choice)
         adapters = {node: adapter_name(training.key) for node, training in trained.items()}
@@ -282,7 +282,7 @@ class Compiler:
         return is_embedding(self.prompt[training.node])
 
     def kind_of(self, cell: PlannedCell | PlannedTraining) -> Kind:
-        """Training cells train; all others make pictures."""
+        """The kind of a cell: training cells train, all others make pictures."""
         return "training" if isinstance(cell, PlannedTraining) else "picture"
 
 
@@ -389,7 +389,7 @@ class _Compiled:
         ).digest()[:16]
 
     def _parts(self, node_id: str, choice: CellChoice) -> list[bytes | tuple[str, bytes]]:
-        """What is hashed: bytes, and (node id, slot) for connections. Neighbouring bytes are joined."""
+        """The hashed parts of a node: bytes, and (node id, slot) for connections. Neighbouring bytes are joined."""
         node = self.template.prompt[node_id]
         parts: list[bytes | tuple[str, bytes]] = [node["class_type"].encode()]
         values = self.template.inputs(node_id, choice)
@@ -434,7 +434,7 @@ def _needed_first(nodes: Iterable[str], needs: Mapping[str, Iterable[str]]) -> l
 
 
 def adapter_name(key: str) -> str:
-    """What loaders call the adapter of a training cell, below the loras folder."""
+    """The name that loaders have for the adapter of a training cell, below the loras folder."""
     return f"{FOLDER}/{key}.safetensors"
 
 

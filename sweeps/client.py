@@ -44,7 +44,7 @@ class NodeFailed(RuntimeError):
 
 @dataclass
 class Finished:
-    """What the server says of a prompt that went through. outputs: node id -> UI output.
+    """The server's record of a prompt that went through. outputs: node id -> UI output.
 
     seconds: from the start of its execution to its end. ended: when that was (s since 1970). Both by its own clock.
     """
@@ -120,26 +120,26 @@ class Client:
                 if time.monotonic() - away > (PATIENCE if self._connected.is_set() else 0):
                     self._end(ServerLost(f"the server {self.url} is gone"))
                     return
-            except Exception as error:  # of whoever is told of the messages
+            except Exception as error:  # of whoever gets the messages
                 self._end(error)
                 raise
             await asyncio.sleep(0.2)
 
     def _end(self, error: Exception) -> None:
-        """Nobody listens any more: what runs ends with this error."""
+        """End all waiting prompts with this error: nobody listens any more."""
         self.lost = True
         for waiting in self.waiting.values():
             if not waiting.ended.done():
                 waiting.ended.set_exception(error)
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
-        """The websocket. It breaks when the server has said nothing for `SILENCE`: a question to it comes after two
+        """The websocket. It breaks when the server has sent nothing for `SILENCE`: a question to it comes after two
         thirds of that, and for the answer to it aiohttp waits half as long."""
         address = f"{self.url}/ws?clientId={self.id}"
         return await self.session.ws_connect(address, max_msg_size=0, heartbeat=SILENCE * 2 / 3)
 
     def give_up(self) -> None:
-        """The server is known to be dead: do not wait for it to come back."""
+        """The server is dead: do not wait for it to come back."""
         if self._listener is not None:
             self._listener.cancel()
         self._end(ServerLost(f"the server {self.url} is gone"))
@@ -154,7 +154,7 @@ class Client:
             waiting.ended.set_result(None)
 
     async def _look_after_break(self) -> None:
-        """What has ended or was forgotten while nobody listened."""
+        """Look for prompts that have ended or were forgotten while nobody listened."""
         for prompt_id, waiting in list(self.waiting.items()):
             if waiting.ended.done():
                 continue
@@ -263,7 +263,7 @@ class Client:
 
 
 def _finished(entry: Mapping[str, Any], prompt: Prompt, waiting: _Waiting) -> Finished:
-    """What a history entry says; raises what it says of failure."""
+    """The result in a history entry; raises the error of a failed one."""
     messages = dict((entry.get("status") or {}).get("messages") or ())
     error = messages.get("execution_error")
     if error:
@@ -299,7 +299,7 @@ def describe_refusal(answer: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of itself. info: /object_info. models: its folders of models. stats: /system_stats."""
+    """The facts about a server. info: /object_info. models: its folders of models. stats: /system_stats."""
 
     info: dict[str, Any]
     stats: dict[str, Any]
@@ -307,7 +307,7 @@ class Facts:
 
     @property
     def versions(self) -> dict[str, str]:
-        """For the records."""
+        """The versions of ComfyUI, PyTorch and Python, and the device, for the records."""
         system, devices = self.stats.get("system", {}), self.stats.get("devices") or [{}]
         return {
             "comfyui": str(system.get("comfyui_version", "")),
@@ -318,7 +318,7 @@ class Facts:
 
     @property
     def embeddings(self) -> tuple[str, str] | None:
-        """Where a file has to be sent to be an embedding: "output" or "input", and the folder in it. None: nowhere.
+        """The place that makes a file an embedding: "output" or "input", and the folder in it. None: there is none.
 
         It takes a folder of embeddings inside those two: no others can be sent to. ComfyUI has none by itself.
         """
@@ -330,7 +330,7 @@ class Facts:
 
     @property
     def places(self) -> dict[str, Path]:
-        """Its input, output and temporary folders, as far as its command line tells."""
+        """The server's input, output and temporary folders, as far as its command line has them."""
         arguments = [str(word) for word in self.stats.get("system", {}).get("argv", ())]
         options = dict(zip(arguments, arguments[1:]))
         base = options.get("--base-directory") or (str(Path(arguments[0]).parent) if arguments else "")

@@ -25,7 +25,7 @@ SCORES = "DEFT_SCORES"
 
 @dataclass(frozen=True)
 class Cut:
-    """How one workflow is divided. trainers: training node -> output nodes that run in its training cell.
+    """The division of one workflow. trainers: training node -> output nodes that run in its training cell.
 
     pictures: output nodes of the picture cell. remarks: training nodes that could not be cut out, and why.
     """
@@ -36,7 +36,7 @@ class Cut:
 
 
 def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: bool) -> Cut:
-    """Which training nodes are cut out, and which output nodes run where.
+    """The training nodes that are cut out, and the cells in which output nodes run.
 
     embeddings: the server takes files of embeddings, which only one of our own does.
     """
@@ -160,7 +160,7 @@ def _uses_adapter(prompt: Prompt, apart: Prompt, output: str, trainer: str) -> b
 def training_prompt(
     prompt: Prompt, trainer: str, outputs: Sequence[str], adapters: Mapping[str, str], key: str, info: Info
 ) -> Prompt:
-    """What a training cell runs: the training node, a Save Adapter behind it, and the output nodes beside it.
+    """The prompt of a training cell: the training node, a Save Adapter behind it, and the output nodes beside it.
 
     adapters: training node -> name of the file that stands in its place (for a training on top of another one). The
     adapter is saved into a folder of its own, so that its name, which is written into it, is the same in every run.
@@ -178,7 +178,7 @@ def training_prompt(
 
 
 def picture_prompt(prompt: Prompt, outputs: Sequence[str], adapters: Mapping[str, str], info: Info) -> Prompt:
-    """What a picture cell runs, with a Save Scores behind every node whose scores nothing writes to a file."""
+    """The prompt of a picture cell, with a Save Scores behind every node whose scores nothing writes to a file."""
     result = _only(_loading(prompt, adapters, info), outputs)
     if SCORE_SAVER in info:
         saved = [node_id for node_id, node in result.items() if node["class_type"] == SCORE_SAVER]

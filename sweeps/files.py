@@ -1,4 +1,4 @@
-"""What the files are that a workflow names: found in the server's folders, told apart by their content."""
+"""The files that a workflow names: looked up in the server's folders, identified by their content."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def file_digest(path: Path) -> str:
 
 
 class Files:
-    """Files of a server, by the names that workflows use. This one knows none: names alone tell them apart."""
+    """The files of a server, by the names that workflows use. This one looks at none: names alone identify them."""
 
     def __init__(self) -> None:
         self.digests: dict[str, str] = {}
@@ -78,14 +78,14 @@ class Files:
         return [digest for digest in digests if digest]
 
     def upload_name(self, path: Path) -> str:
-        """What the server calls a file or folder of this machine after it was sent there."""
+        """The server's name of a file or folder of this machine after it was sent there."""
         if path not in self.uploaded:
             self.uploaded[path] = f"{FOLDER}/{file_digest(path)[:16]}/{path.name}"
         return self.uploaded[path]
 
 
 class LocalFiles(Files):
-    """Files of a server on this machine (or of one that has the same folders).
+    """The files of a server on this machine (or of one that has the same folders).
 
     models: folders of models. places: input, output and temp.
     """
@@ -109,7 +109,7 @@ class LocalFiles(Files):
 
 
 class ServerFiles(Files):
-    """Files of a server whose folders are not here: pictures by their content, models by size and header's metadata.
+    """The files of a server whose folders are not here: pictures by content, models by size and header's metadata.
 
     get: path of a request -> the body of the answer, None if there is none.
     """
@@ -120,7 +120,7 @@ class ServerFiles(Files):
         self.models: dict[str, tuple[str, Any]] | None = None
 
     def look_up(self, name: str) -> str:
-        """By the server's list of models, then by what it shows of its input folder."""
+        """Look a file up in the server's list of models, then in what it shows of its input folder."""
         if self.models is None:
             self.models = {}
             for folder in json.loads(self.get("/experiment/models", {}) or b"[]"):

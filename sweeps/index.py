@@ -33,7 +33,7 @@ def write_index(compiler: Compiler, cells: Cells) -> bytes:
 
 
 def read_index(data: bytes) -> list[IndexEntry]:
-    """What `write_index` has written."""
+    """The entries that `write_index` has written."""
     first, *lines = data.decode().splitlines()
     axes = json.loads(first)
     entries = []

@@ -30,7 +30,7 @@ FACTS_FILE, REPORT_FILE = "facts.json", "report.json"
 
 @dataclass(frozen=True)
 class Launch:
-    """Which servers a run uses.
+    """The servers that a run uses.
 
     servers: addresses of running ones; without them, `count` are started: comfyui is their folder (None: found by
     itself), arguments more words of their command line. ray: a cluster's address ("auto": as Ray finds it), "" for
@@ -50,7 +50,7 @@ def compiled(
 ) -> tuple[Compiler, Cells]:
     """The cells of a plan on a server, kept in the store for `status` and `report`.
 
-    files: how to tell the server's files apart, by default those of its folders here. embeddings: whether all servers
+    files: those of the server, by default those of its folders here. embeddings: whether all servers
     of the run can be given embeddings, by default whether this one can.
 
     Raises ValueError that names the plan and what is wrong with it.
@@ -77,13 +77,13 @@ def compiled(
 
 
 def remembered(store: Store, plan: str) -> Facts:
-    """What the store knows of the server of the last `plan` or `run`. Raises ValueError if there was none."""
+    """The stored facts about the server of the last `plan` or `run`. Raises ValueError if there was none."""
     data = json.loads(store.plan_file(plan, FACTS_FILE))
     return Facts(data["info"], data["stats"], [Path(folder) for folder in data["models"]])
 
 
 def files_of(worker: Worker) -> Files:
-    """How to tell the files of a server that runs apart: by looking at them where they are here, else by asking."""
+    """The files of a server that runs: looked at where they are on this machine, else asked for."""
     if worker.server is not None:
         return worker.server.files(worker.facts)
     facts, url = worker.facts, worker.url
@@ -121,7 +121,7 @@ async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Worker
 
 @contextlib.asynccontextmanager
 async def own_servers(options: Launch, store: Store, count: int) -> AsyncIterator[list[Worker]]:
-    """Servers of our own on this machine; ended afterwards."""
+    """A context with servers of our own on this machine, which are ended afterwards."""
     comfyui = find_comfyui(PACK, options.comfyui)
 
     def server(name: str) -> Server:
@@ -154,7 +154,7 @@ async def ray_servers(options: Launch, store: Store, apart: bool = False) -> Asy
 async def _named(
     store: Store, kind: str, count: int, make: Callable[[str], Server | RayServer]
 ) -> AsyncIterator[list[Worker]]:
-    """That many servers, each with a name, and by that a work folder, that no other runner of the store uses."""
+    """A context with that many servers, each with a name and a work folder that no other runner of the store uses."""
     names: list[str] = []
     number = 0
     while len(names) < count:
@@ -175,7 +175,7 @@ async def _named(
 
 
 async def started(workers: Sequence[Worker], progress: SweepProgress) -> list[Worker]:
-    """Those workers that come up, started side by side. Raises what the first one says if none does."""
+    """The workers that come up, started side by side. Raises the error of the first one if none does."""
     outcomes = await asyncio.gather(*(worker.start() for worker in workers), return_exceptions=True)
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     if len(errors) == len(workers):

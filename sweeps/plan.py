@@ -35,7 +35,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Plan:
-    """fixed: target -> value, set before the axes. exclude: rules; a cell that meets all of one rule is left out.
+    """A plan. fixed: target -> value, set before the axes. exclude: rules; a cell that meets all of one is skipped.
 
     report: what the plan says of its report, by the names of plan_file.ReportPart.
     """

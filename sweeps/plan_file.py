@@ -1,4 +1,4 @@
-"""What a plan's YAML file may say, as pydantic models, and what is said of one that says something else.
+"""The form of a plan's YAML file, as pydantic models, and the error messages for a file that has another.
 
 An error names the place in the plan, what is wrong there, and what to write. The text of a validator's ValueError goes
 on where the name of its place ends.
@@ -75,7 +75,7 @@ def _not_empty(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str | None:
-    """Which of several forms a value has: the name of its Tag."""
+    """The form that a value has: the name of its Tag."""
     if isinstance(value, list):
         return "<list>"
     if isinstance(value, (Mapping, BaseModel)):
@@ -258,7 +258,7 @@ def _sentence(error: ErrorDetails) -> str:
 
 
 def _place(loc: Sequence[Any]) -> str:
-    """Where in the plan: "the axis a: `range`: `to`"."""
+    """A place in the plan in words: "the axis a: `range`: `to`"."""
     match list(loc):
         case []:
             return "the plan"

@@ -14,7 +14,7 @@ MAX_TEXT = 64 * 2**20  # bytes that a compressed text may have: a small file can
 
 
 class Chunk(NamedTuple):
-    """kind: its four letters. body: its data. whole: everything from its length to its checksum."""
+    """A chunk of a PNG file. kind: its four letters. body: its data. whole: all from its length to its checksum."""
 
     kind: bytes
     body: bytes
@@ -56,7 +56,7 @@ def read_text(data: bytes) -> dict[str, str]:
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
-    """All chunks up to IEND; what stands behind it belongs to no picture and is left out. Checks every checksum."""
+    """All chunks up to IEND; what stands behind it belongs to no picture and is skipped. Checks every checksum."""
     if not data.startswith(SIGNATURE):
         raise ValueError("this is not a PNG file.")
     place, pixels = len(SIGNATURE), False

@@ -14,7 +14,7 @@ SHOWN = 20  # cells that are printed
 
 
 def print_plan(compiler: Compiler, cells: Cells, store: Store, every: bool) -> None:
-    """Cells, order, what is done, and how long the rest may take."""
+    """Print the cells, their order, how many are done, and how long the remaining ones may take."""
     plan, done = compiler.plan, store.keys("done")
     print(f"{plan.name}: {plan.about}" if plan.about else plan.name)
     for axis in plan.axes:
@@ -56,7 +56,7 @@ def _shortened(labels: Sequence[str]) -> str:
 
 
 def estimate(store: Store, cells: Cells, done: set[str], left: dict[str, list[str]]) -> str:
-    """From the medians of the cells that are in the store; for one server."""
+    """The time that the remaining cells may take on one server, by the medians of the cells that are in the store."""
     if not any(left.values()):
         return "everything is done"
     finished = {

@@ -34,7 +34,7 @@ class SweepProgress:
         self.waited: list[str] = []
 
     def begin(self, total: int) -> None:
-        """That many cells are to be run."""
+        """Begin a run of that many cells."""
         self.total, self.last_end = total, time.monotonic()
         if not self.quiet:
             self.log(f"{total} cells to run" if total else "every cell is in the store already")
@@ -53,7 +53,7 @@ class SweepProgress:
             self.bar = None
 
     def log(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         if self.bar is not None:
             self.bar.write(text, file=self.out)
         else:
@@ -88,13 +88,13 @@ class SweepProgress:
         self.log(text)
 
     def waiting(self, holders: list[str]) -> None:
-        """Other runners hold what is left."""
+        """Print that other runners hold the remaining cells."""
         if holders and holders != self.waited:
             self.log(f"waiting for {', '.join(holders)}")
         self.waited = holders
 
     def _left(self, left: Counter[Kind]) -> str:
-        """How long the rest will take, by the medians of the last cells of each kind; nothing while one is unknown."""
+        """The time that is left, by the medians of the last cells of each kind; nothing while one is unknown."""
         kinds = [kind for kind, count in left.items() if count]
         if not kinds or any(len(self.steps[kind]) < FEW[kind] for kind in kinds):
             return ""
@@ -108,7 +108,7 @@ def describe(labels: dict[str, str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as people write them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

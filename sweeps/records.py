@@ -1,4 +1,4 @@
-"""What the store knows of a cell that has been run."""
+"""The record in the store of a cell that has been run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell is, the same in every run of it: the content of cell.json.
+    """The part of a cell that is the same in every run of it: the content of cell.json.
 
     key: hash of the resolved prompt and of the files that it names. labels: axis -> name of the value, in the plan's
     order; of a training cell, those axes that it depends on. needs: keys of the training cells whose adapters it used.
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellRun:
-    """How the cell was run: the content of run.json.
+    """One run of a cell: the content of run.json.
 
     seconds: from the start of its execution to its end. node_seconds: by node id. memory: highest values seen while it
     ran, in MiB: `process` (resident memory of the server, where it is our own) and `torch` (memory that PyTorch holds
@@ -72,7 +72,7 @@ class Record:
     folder: Path
 
     def path(self, file: StoredFile) -> Path:
-        """Where a file lies."""
+        """The path of a stored file."""
         return self.folder / file.name
 
 

@@ -181,7 +181,7 @@ class RayServer:
         self._ask("drop_checkpoints", before)
 
     def files(self, facts: Facts) -> Files:
-        """How to tell the files of its folders apart: the actor looks at them."""
+        """The files of the server's folders, which the actor looks at."""
         return RayFiles(self, facts)
 
     def digest(self, facts: Facts, name: str) -> str:
@@ -194,7 +194,7 @@ class RayServer:
             return self._get("ask", method, *arguments)
 
     def _get(self, method: str, *arguments: Any, timeout: float | None = GOODBYE) -> Any:
-        """What a method of the actor gives. Raises ServerLost if there is no answer."""
+        """The result of a method of the actor. Raises ServerLost if there is no answer."""
         import ray
 
         if self.actor is None:
@@ -206,7 +206,7 @@ class RayServer:
 
 
 class RayFiles(Files):
-    """Files of a server that an actor has started."""
+    """The files of a server that an actor has started."""
 
     def __init__(self, server: RayServer, facts: Facts) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class RayFiles(Files):
 
 
 def reason(error: Any) -> str:
-    """What an error of Ray says: what the actor has raised, or the first line."""
+    """The message of an error of Ray: that of what the actor has raised, or the first line."""
     return str(getattr(error, "cause", None) or str(error).strip().partition("\n")[0] or type(error).__name__)
 
 
@@ -278,7 +278,7 @@ def _connect(address: str) -> None:
 
 
 def shares(nodes: Iterable[Mapping[str, float]], count: int | None) -> tuple[int, dict[str, float]]:
-    """How many workers a cluster has room for, at most `count`, and what each gets: {"num_gpus"} or {"num_cpus"}.
+    """The number of workers in a cluster, at most `count`, and the share of each: {"num_gpus"} or {"num_cpus"}.
 
     nodes: resources of each machine. Raises ValueError if it has neither GPUs nor CPUs.
     """

@@ -25,7 +25,7 @@ POLL = 1.0  # seconds between looks at what other runners have done
 
 @dataclass
 class SweepResult:
-    """How a run of the plan has ended.
+    """The outcome of a run of the plan.
 
     counts: cells by status. blocked: cells whose training failed. elsewhere: cells that other runners have ended.
     stopped: why it ended early, "" if it did not.
@@ -60,7 +60,7 @@ class Runner:
         self._changed = asyncio.Event()
 
     def stop(self) -> None:
-        """First: what runs is finished, nothing new is begun. Again: what runs is cancelled."""
+        """Stop the run. First: running cells are finished, nothing new is begun. Again: running cells are cancelled."""
         if self.stopping:
             self.progress.log("cancelling the running cells")
             for task in self.tasks:
@@ -148,7 +148,7 @@ class Runner:
             self._look_at_others()
 
     def _look_at_others(self) -> None:
-        """What other runners have finished meanwhile, and for whom we wait."""
+        """Look at what other runners have finished meanwhile, and for whom we wait."""
         self.schedule.drop(self.store.keys("done"))
         holders = {
             str(owner)

@@ -1,4 +1,4 @@
-"""Which cell is next: training cells before the pictures that need them, pictures of one adapter on one server."""
+"""The order of cells: training cells before the pictures that need them, pictures of one adapter on one server."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ class Schedule:
 
     @property
     def left_by_kind(self) -> Counter[Kind]:
-        """How many cells of each kind are neither taken nor out."""
+        """The number of cells of each kind that are neither taken nor out."""
         return Counter({"training": len(self.trainings), "picture": sum(map(len, self.groups.values()))})
 
     @property
     def left(self) -> int:
-        """How many cells are neither taken nor out."""
+        """The number of cells that are neither taken nor out."""
         return self.left_by_kind.total()
 
 

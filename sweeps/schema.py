@@ -1,4 +1,4 @@
-"""What a ComfyUI server says of its nodes (`/object_info`): inputs, their types and limits, outputs."""
+"""The schema of a ComfyUI server's nodes (`/object_info`): inputs, their types and limits, outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Input:
 
     @property
     def choices(self) -> list[Any] | None:
-        """What a combo offers; None for other types and for combos that the front end fills."""
+        """The options of a combo; None for other types and for combos that the front end fills."""
         if self.type == DYNAMIC_COMBO:
             return [option["key"] for option in self.options.get("options", ())]
         values = self.options.get("options")
@@ -112,7 +112,7 @@ _TYPES = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or fals
 
 
 def refusal(item: Input, value: Any) -> str:
-    """Why ComfyUI would refuse a converted value; "" if it takes it."""
+    """The reason why ComfyUI would refuse a converted value; "" if it takes it."""
     if item.type in ("INT", "FLOAT"):
         low, high = item.options.get("min"), item.options.get("max")
         if low is not None and value < low:
@@ -155,7 +155,7 @@ def is_link(value: Any) -> bool:
 
 
 def links_of(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """(input, node id, slot) of all connected inputs."""
+    """The (input, node id, slot) of all connected inputs."""
     for name, value in inputs.items():
         if is_link(value):
             yield name, value[0], value[1]

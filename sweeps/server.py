@@ -85,7 +85,7 @@ class Server:
 
     @property
     def log_file(self) -> Path:
-        """What the server writes to its screen."""
+        """The file with what the server prints."""
         return self.work / "server.log"
 
     def command(self) -> list[str]:
@@ -152,7 +152,7 @@ class Server:
 
     @property
     def pid_file(self) -> Path:
-        """Which process works in this folder."""
+        """The file with the id of the process that works in this folder."""
         return self.work / "server.pid"
 
     def _end_orphan(self) -> None:
@@ -210,7 +210,7 @@ class Server:
             return 0.0
 
     def files(self, facts: Facts) -> Files:
-        """How to tell the files of its folders apart."""
+        """The files of the server's folders."""
         return LocalFiles(facts.models, facts.places)
 
     def remove(self, files: Iterable[str]) -> None:
@@ -242,7 +242,7 @@ class Server:
 
 
 def _created(pid: int) -> str:
-    """When a process began, so that another one of the same number is not taken for it; "" if there is none."""
+    """The start time of a process, so that another one of the same number is not taken for it; "" if there is none."""
     import psutil
 
     try:

@@ -37,7 +37,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a claim. token: unlike that of any other runner."""
+    """The holder of a claim. token: unlike that of any other runner."""
 
     host: str
     pid: int
@@ -92,7 +92,7 @@ class Store:
         return store
 
     def folder(self, key: str, status: Status = "done") -> Path:
-        """Where a cell of that key and status is kept."""
+        """The folder of a cell of that key and status."""
         return self.root / status / key[:2] / key
 
     def keys(self, status: Status = "done") -> set[str]:
@@ -112,7 +112,7 @@ class Store:
         return next((status for status in STATUSES if self.folder(key, status).is_dir()), None)
 
     def read(self, key: str) -> Record | None:
-        """What is known of a cell; None if it was not run. Raises ValueError for a damaged record."""
+        """The record of a cell; None if it was not run. Raises ValueError for a damaged record."""
         status = self.status(key)
         return read_record(self.folder(key, status)) if status else None
 
@@ -256,7 +256,7 @@ class Store:
             ) from error
 
     def plans(self) -> list[str]:
-        """Names of the plans that use the store, the first one first."""
+        """The names of the plans that use the store, the first one first."""
         content: dict[str, Any] = json.loads((self.root / "store.json").read_bytes())
         return list(content["plans"])
 

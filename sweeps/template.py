@@ -19,7 +19,7 @@ NodeChoice = Sequence[int]  # the index of the chosen value of each axis
 
 @dataclass
 class Slots:
-    """What a value of an axis sets: inputs by node, and placeholders."""
+    """The inputs by node and the placeholders that a value of an axis sets."""
 
     inputs: dict[str, list[tuple[str, Any]]] = field(default_factory=dict)
     placeholders: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Template:
         self._find_dependencies()
 
     def _find_dependencies(self) -> None:
-        """Which axes each node's own inputs depend on, placeholders within placeholders included."""
+        """Find the axes that each node's own inputs depend on, placeholders within placeholders included."""
         self.placeholder_axes: dict[str, set[int]] = {}
         inner: dict[str, set[str]] = {}
         for place, slots in [
@@ -110,7 +110,7 @@ class Template:
         return reached
 
     def inputs(self, node_id: str, choice: NodeChoice) -> dict[str, Any]:
-        """What a node gets for this choice, in the types of its inputs, connections included.
+        """The values of a node for this choice, in the types of its inputs, connections included.
 
         Raises ValueError that names node, input and value for what the node would refuse.
         """
@@ -254,7 +254,7 @@ class Finder:
         return node_ids
 
     def input(self, target: str) -> tuple[str, str]:
-        """(node id, input name) of "Title.input" or "id.input"; both may hold dots.
+        """The (node id, input name) of "Title.input" or "id.input"; both may hold dots.
 
         Raises ValueError with the near nodes or inputs.
         """
@@ -294,7 +294,7 @@ class Finder:
 
 
 def _all_names(node_info: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
-    """Names of the inputs under every option of every dynamic combo."""
+    """The names of the inputs under every option of every dynamic combo."""
     inputs = inputs_of(node_info, values)
     names = list(inputs)
     for item in inputs.values():

@@ -1,4 +1,4 @@
-"""Which nodes of a workflow train: for the seeds of scores, and for batch runs that train once."""
+"""The nodes of a workflow that train: for the seeds of scores, and for batch runs that train once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainingNode:
-    """used: slot of what other nodes use. saved: slot of the tensors. embedding: `used` is a text that names them."""
+    """A type of training node. used: slot that other nodes use. saved: slot of the tensors. embedding: `used` is a text
+    that names the tensors.
+    """
 
     used: int
     saved: int

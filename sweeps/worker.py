@@ -98,7 +98,7 @@ class Worker:
             await asyncio.to_thread(self.server.stop)
 
     async def restart(self) -> None:
-        """After the server was lost: a new one of our own, or the same address again."""
+        """Start a new server of our own, or connect to the same address again, after the server was lost."""
         await self.stop()
         await self.start()
 
@@ -268,7 +268,7 @@ class Worker:
 
 
 def _file_name(job: Job, node_id: str, title: str, number: int, original: str) -> str:
-    """What a file is called in the store: by title, node and number, whatever the server's counter says."""
+    """The name of a file in the store: by title, node and number, whatever the server's counter says."""
     suffix = Path(original).suffix.lower()
     if job.kind == "training" and suffix == ".safetensors" and node_id not in job.whole:
         return ADAPTER
@@ -284,7 +284,7 @@ def _label_png(path: Path, job: Job) -> None:
 
 
 def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
-    """What the plan's output rules take from the texts. Raises NodeFailed where there is nothing to take."""
+    """The numbers that the plan's output rules take from the texts. Raises NodeFailed where there is none."""
     numbers = {}
     for number in job.outputs.numbers:
         text = "\n".join(texts.get(job.titles.get(number.node, number.node), ()))

@@ -69,7 +69,7 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
 
 
 def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
-    """UI form to API form, by comfy-cli's converter."""
+    """The API form of a workflow in UI form, by comfy-cli's converter."""
     subgraphs = (data.get("definitions") or {}).get("subgraphs") or []
     subgraph_ids = {str(graph.get("id")) for graph in subgraphs}
     every = [node for graph in ({"nodes": data["nodes"]}, *subgraphs) for node in graph.get("nodes", ())]
@@ -116,7 +116,7 @@ def title_of(prompt: Prompt, node_id: str, info: Info) -> str:
 
 
 def order(prompt: Prompt) -> list[str]:
-    """Node ids, every node after those that it needs. Raises ValueError for a workflow that runs in a circle."""
+    """The node ids, every node after those that it needs. Raises ValueError for a workflow that runs in a circle."""
     needs = {node_id: [source for _, source, _ in links_of(node["inputs"])] for node_id, node in prompt.items()}
     try:
         return list(TopologicalSorter(needs).static_order())
@@ -139,7 +139,7 @@ def needed_by(prompt: Prompt, node_ids: Iterable[str]) -> set[str]:
 
 
 def mute(prompt: Prompt, nodes: Sequence[str], info: Info) -> list[str]:
-    """Take nodes out, and those that cannot run without them; says which, a sentence each.
+    """Take nodes out, and those that cannot run without them; returns which, a sentence each.
 
     Optional inputs that came from them are no longer there.
     """

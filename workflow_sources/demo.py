@@ -65,7 +65,7 @@ class Example(Prompt):
         return self.add(node, "DEFTDemoSubject", title, {"subject": subject, "token": TOKEN})
 
     def prompts(self, lines: Sequence[str], node: int = 7, title: str = "Prompts to draw", token: str = TOKEN) -> Link:
-        """Prompts and their encoding, which is the next node; the encoding."""
+        """Add prompts and, as the next node, their encoding, which is returned."""
         prompts = self.add(node, "DEFTPrompts", title, {"prompts": "\n".join(lines), "token": token})
         return self.add(
             node + 1,
@@ -75,7 +75,7 @@ class Example(Prompt):
         )
 
     def sampling(self) -> None:
-        """What sampling needs beside model and prompts."""
+        """Add the nodes that sampling needs beside model and prompts."""
         self.add(9, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": CLIP})
         self.add(10, "EmptySD3LatentImage", "64 x 64", {"width": 64, "height": 64, "batch_size": 1})
 
@@ -214,7 +214,7 @@ class Example(Prompt):
         )
 
     def plot(self, scores: list[Link], title: str, node: int = 73) -> None:
-        """Likeness against prompt following."""
+        """Add a plot of likeness against prompt following."""
         self.add(
             node,
             "DEFTFidelityPlot",

@@ -64,12 +64,12 @@ def graph_files() -> dict[Path, str]:
 
 
 def outdated(name: str) -> list[str]:
-    """Why the front end has to write an example's graph again: how it differs from the example's API form."""
+    """The reason why the front end has to write an example's graph again: how it differs from the API form."""
     return differences(graph_of(name), prompt_of(name))
 
 
 def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str]:
-    """Where the two forms of a workflow do not say the same: nodes, titles, links and values."""
+    """The differences between the two forms of a workflow: nodes, titles, links and values."""
     nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
     lines = [f"node {number} is in one form only" for number in sorted(nodes.keys() ^ prompt.keys())]
     links = {number: [str(origin), slot] for number, origin, slot, *_ in graph["links"]}

@@ -65,7 +65,7 @@ class Group:
 
     @property
     def columns(self) -> int:
-        """How many columns it has."""
+        """The number of columns."""
         return max(map(len, self.lines))
 
     def widths(self) -> list[float]:
@@ -290,7 +290,7 @@ class Arrangement:
                 self.drop(group, goals[index], group.entering[value], height, entrance)
 
     def drop(self, group: Group, columns: dict[int, list[int]], lane: int, height: float, point: int) -> None:
-        """Points along a lane, one before each column with targets, and down before the column, for the links."""
+        """Add reroutes along a lane, one before each column with targets, and down before the column, for the links."""
         targets = {link[0]: link[3] for link in self.graph["links"]}
         for column in sorted(columns):
             left = group.lefts[column] - 16 - DROP * lane

@@ -52,7 +52,7 @@ def block(values: Mapping[str, Any], indent: int) -> str:
 
 
 def rows_of(table: Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What the first row of a table sets, and by label what each row sets otherwise: its method, and what differs."""
+    """The settings of a table's first row, and by label those that each row has instead: method and differences."""
     differing = {name for row in table.methods if not row.inversion for name in row.settings}
     rows: dict[str, dict[str, Any]] = {}
     for row in table.methods:
@@ -71,7 +71,7 @@ def rows_of(table: Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 
 def muted(table: Table) -> dict[str, dict[str, Any]]:
-    """What each row leaves out of the workflow, its label, and what Textual Inversion sets."""
+    """The nodes that each row mutes or bypasses, its label, and what Textual Inversion sets."""
     priors, inversions = (any(getattr(row, kind) for row in table.methods) for kind in ("prior", "inversion"))
     by_label: dict[str, dict[str, Any]] = {}
     for row in table.methods:
@@ -169,7 +169,7 @@ def plan(
 
 
 def inline(table: Table) -> tuple[str, str]:
-    """Subjects and prompts of a table that stand in the plan itself."""
+    """The subjects and prompts of a table that stand in the plan itself."""
     subjects = {
         subject.name: {"Photos.folder": subject.folder, "%class%": subject.kind, "Score.subject": subject.name}
         for subject in table.subjects

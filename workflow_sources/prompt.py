@@ -24,7 +24,7 @@ class Prompt(dict[str, Any]):
 
 
 def defaults() -> dict[str, Any]:
-    """What Training Settings starts with, in the order of its widgets.
+    """The default values of Training Settings, in the order of its widgets.
 
     Read from the source, since its modules import ComfyUI: the entries of trainers/settings/settings.py that have
     their widget there, and those of the methods where `options` stands.

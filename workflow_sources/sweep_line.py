@@ -121,7 +121,7 @@ def end(
     sampling: Mapping[str, Any],
     scored: Mapping[str, Any],
 ) -> None:
-    """What all lines end with: apply, sample, decode, save, score, save the scores."""
+    """Add the end of all lines: apply, sample, decode, save, score, save the scores."""
     applied = prompt.add(21, "DEFTApplyAdapter", "Apply", {"model": model, "adapter": trained, **APPLY})
     latent = prompt.add(
         50,

@@ -69,7 +69,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Subject:
-    """name: in the table. folder: below ComfyUI's input folder. kind: the class word."""
+    """A subject. name: in the table. folder: below ComfyUI's input folder. kind: the class word."""
 
     name: str
     folder: str
@@ -84,7 +84,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Table:
-    """One workflow. batch: pictures a prompt; one of each is shown in the grid, which is shrunk by `shrink`."""
+    """A table's workflow. batch: pictures a prompt; one of each is shown in the grid, which is shrunk by `shrink`."""
 
     number: int
     title: str
@@ -111,7 +111,7 @@ def method(kind: str, **options: Any) -> dict[str, Any]:
 
 
 def low_rank(kind: str, rank: int) -> dict[str, Any]:
-    """DEFT from random matrices through QR, as the authors' deftQR and --ortho=True; PaRa; LoRA."""
+    """The method inputs of DEFT by QR of random matrices (the authors' deftQR and --ortho=True), PaRa or LoRA."""
     options: dict[str, dict[str, Any]] = {
         "deft": {"alpha": 0.0, "projector": "qr", "start": "paper"},
         "para": {"rank_cap": 0.0},
@@ -173,7 +173,7 @@ def make(table: Table) -> Prompt:
 
 
 def add_shared(prompt: Prompt, table: Table) -> Shared:
-    """Model, scorer, latents, and the settings of each method."""
+    """Add the model, scorer, latents, and the settings of each method."""
     model = prompt.add(1, "CheckpointLoaderSimple", "Base model", {"ckpt_name": table.checkpoint})
     clip, vae = [model[0], 1], [model[0], 2]
     empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})

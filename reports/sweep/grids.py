@@ -31,7 +31,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Page:
-    """What stands on one grid. notes: under the rows. cells: by row and column, None where the plan has none."""
+    """The content of one grid. notes: under the rows. cells: by row and column, None where the plan has none."""
 
     rows: list[str]
     notes: list[str]
@@ -47,7 +47,7 @@ class _Row:
         self.paths, self.problems = paths, problems
 
     def __len__(self) -> int:
-        """How many columns."""
+        """The number of columns."""
         return len(self.paths)
 
     def __getitem__(self, column: int) -> Image.Image | None:
@@ -65,7 +65,7 @@ class _Row:
 def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
     """Draw grid-1.png, grid-2.png and so on as PNG files, one for each subject unless an axis of the grid says it.
 
-    A cell shows the first picture that the plan has there (the first seed, say) and is drawn as missing where that has
+    A cell shows the first picture that the plan has there (as the first seed) and is drawn as missing where that has
     not been made; its scores are below it. Large grids are divided. What cannot be shown becomes a problem.
     """
     title = picture_title(material)
@@ -106,7 +106,7 @@ def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
 
 
 def picture_title(material: SweepMaterial) -> str | None:
-    """Title of the node whose pictures the grids show; None where there are none, which is a problem if any exist."""
+    """The title of the node whose pictures the grids show; None if there are none, which is a problem if any exist."""
     titles = dict.fromkeys(
         picture.title for cell in material.cells if cell.kind == "picture" for picture in cell.pictures
     )
@@ -159,8 +159,8 @@ def _pages(material: SweepMaterial) -> Iterator[_Page]:
 
 def _common(labels: Sequence[Mapping[str, str]], used: set[str]) -> list[str]:
     """The labels that all cells of a grid share on the axes that it does not show."""
-    found = dict.fromkeys(axis for cell in labels for axis in cell if axis not in used)
-    return [joined(labels[0], [axis]) for axis in found if len({cell.get(axis) for cell in labels}) == 1]
+    axes = dict.fromkeys(axis for cell in labels for axis in cell if axis not in used)
+    return [joined(labels[0], [axis]) for axis in axes if len({cell.get(axis) for cell in labels}) == 1]
 
 
 def _row_notes(material: SweepMaterial, by_subject: bool) -> dict[tuple[str, str], str]:

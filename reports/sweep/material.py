@@ -24,7 +24,7 @@ BARE_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 @dataclass(frozen=True)
 class Layout:
-    """How to lay out tables and grids, by names of axes. What is empty is chosen by whoever knows the cells.
+    """The layout of tables and grids, by names of axes. What is empty is chosen by whoever knows the cells.
 
     rows: whose labels name the rows of the tables. columns: for a table of each metric with these across.
     picture: title of the output node whose pictures the grids show; empty: of the first picture.
@@ -89,7 +89,7 @@ class SweepMaterial:
     problems: list[str]
 
     def once(self, scores: Scores) -> Scores:
-        """Those that count in a table whose rows are not divided further."""
+        """The scores that count in a table whose rows are not divided further."""
         return replace(scores, rows=tuple(row for row in scores.rows if not row.provenance[AGAIN]))
 
     @property

@@ -44,7 +44,7 @@ def pages(
     ready: Collection[str],
     files: Collection[str],
 ) -> Iterator[tuple[str, Iterator[str]]]:
-    """Name and content of index.html, then of pictures-1.html and so on where there are more than TILES cells.
+    """The name and content of index.html, then of pictures-1.html and so on where there are more than TILES cells.
 
     ready: names of the pictures that are in the folder PICTURES. files: names of the files beside the page, which it
     links. Each content is made while it is read.
@@ -81,7 +81,7 @@ def pages(
 
 
 def _about_cells(material: SweepMaterial) -> dict[str, Any]:
-    """What index.html says of the cells themselves."""
+    """The values about the cells that the template of index.html needs."""
     failed, trained, every = _failed(material), material.unique("training"), material.unique()
     failures = ([_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:LISTED])
     trainings = (
@@ -128,7 +128,7 @@ def markdown_page(title: str, material: SweepMaterial, tables: Sequence[Titled],
 
 
 def _sections(material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid]) -> list[str]:
-    """What index.html has, in order."""
+    """The sections of index.html, in order."""
     kinds = {cell.kind for cell in material.cells}
     there = {
         "Tables": tables,
@@ -157,10 +157,10 @@ def _tile(cell: Shown, rows: Sequence[str], ready: Collection[str]) -> Tile:
         for picture in cell.pictures
         if picture.name in ready
     ]
-    others = [named(axis, label) for axis, label in cell.labels.items() if axis not in rows]
+    labels = [named(axis, label) for axis, label in cell.labels.items() if axis not in rows]
     numbers = [f"{name} {value:g}" for name, value in cell.numbers.items()]
     texts = [
-        ", ".join(others),
+        ", ".join(labels),
         *cell.scores.split("  "),
         *numbers,
         f"{cell.seconds:,.1f} s" if cell.state == "done" else "",
@@ -191,22 +191,22 @@ def _range(cells: Sequence[Shown]) -> str:
 
 
 def _versions(material: SweepMaterial) -> list[str]:
-    """What the cells were made with, each kind of it in a line with its number of cells."""
-    found: dict[str, int] = {}
+    """The versions that the cells were run with, a line each with its number of cells."""
+    cell_counts: dict[str, int] = {}
     for cell in material.unique():
         if cell.versions:
             text = ", ".join(f"{name} {value}" for name, value in cell.versions)
             text += f" (worker {cell.worker})" if cell.worker else ""
-            found[text] = found.get(text, 0) + 1
+            cell_counts[text] = cell_counts.get(text, 0) + 1
     dates = sorted(cell.finished for cell in material.cells if cell.finished)
-    lines = _limited([f"{text}: {count:,} cells" for text, count in found.items()], "{} more") or ["not known"]
+    lines = _limited([f"{text}: {count:,} cells" for text, count in cell_counts.items()], "{} more") or ["not known"]
     return [*lines, *([f"finished from {dates[0]} to {dates[-1]}"] if dates else [])]
 
 
 def _limited(lines: Sequence[str], more: str) -> list[str]:
     """The first LISTED lines, and how many more there are."""
-    rest = len(lines) - LISTED
-    return [*lines[:LISTED], *([more.format(f"{rest:,}")] if rest > 0 else [])]
+    hidden = len(lines) - LISTED
+    return [*lines[:LISTED], *([more.format(f"{hidden:,}")] if hidden > 0 else [])]
 
 
 def _flat(text: str) -> str:

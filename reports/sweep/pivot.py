@@ -27,7 +27,7 @@ class Titled:
 
     @property
     def files(self) -> tuple[str, str]:
-        """Names of its own files."""
+        """The names of the table's files."""
         return f"{self.name}.csv", f"{self.name}.png"
 
     @property
@@ -42,7 +42,7 @@ class Titled:
 
 def tables(material: SweepMaterial) -> list[Titled]:
     """All tables; the first of the scores is called "scores". What cannot be tabulated becomes a problem."""
-    found: list[Titled] = []
+    titled: list[Titled] = []
     for name, title, scores, counted in (
         ("scores", "Scores", material.scores, "images"),
         ("numbers", "Numbers of the workflow", material.numbers, "cells"),
@@ -50,12 +50,12 @@ def tables(material: SweepMaterial) -> list[Titled]:
         if not scores.rows:
             continue
         try:
-            found += _tables(name, title, scores, material, counted)
+            titled += _tables(name, title, scores, material, counted)
         except ValueError as error:
             material.problems.append(
                 f"{title}: {error} No table is made of them; report the cells of each way by themselves."
             )
-    return found
+    return titled
 
 
 def _tables(name: str, title: str, scores: Scores, material: SweepMaterial, counted: str) -> Iterable[Titled]:
@@ -97,7 +97,7 @@ def missing(cells: Sequence[Shown]) -> list[str]:
 
 
 def counts(material: SweepMaterial) -> Table:
-    """For each row of the report and kind of cell how many there are, and what they took.
+    """The number of cells of each row of the report and kind of cell, and what they took.
 
     Seconds are of cells that are done; memory is the highest of them.
     """

@@ -9,7 +9,7 @@ from .table import Table
 
 
 def csv_file(table: Table, title: str = "") -> bytes:
-    """Mean, low and high of each metric in columns of their own, with all digits; empty fields where there is no value.
+    """The table as CSV: mean, low and high of each metric in separate columns, with all digits; empty without a value.
 
     CSV has no place for a title. UTF-8.
     """

@@ -1,4 +1,4 @@
-"""What a column of a table says, in a sentence: which row is best, and which cannot be told apart from it."""
+"""The finding of a column of a table, in a sentence: which row is best, and which are not distinguishable from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "There is nothing to compare: no metric has values of two rows."
 
 @dataclass(frozen=True)
 class Verdict:
-    """Places among the compared rows: the best, and those that are not distinguishable from it."""
+    """The places of the best of the compared rows, and of those that are not distinguishable from it."""
 
     best: int
     tied: frozenset[int]
@@ -31,31 +31,31 @@ def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Lit
     flat = [[value for group in rows.values() for value in group] for rows in values]
     means = [math.fsum(row) / len(row) for row in flat]
     best = (max if better == "higher" else min)(range(len(means)), key=means.__getitem__)
-    found = {row: difference(values[row], values[best]) for row in range(len(means)) if row != best}
-    known = {row: shown for row, shown in found.items() if shown}
-    tied = frozenset(
-        row for row in found if (not known[row].distinguishable if row in known else means[row] == means[best])
-    )
+    differences = {row: difference(values[row], values[best]) for row in range(len(means)) if row != best}
+    with_interval = {row: shown for row, shown in differences.items() if shown}
+    without_interval = [row for row in differences if row not in with_interval]
+    tied = frozenset(row for row, shown in with_interval.items() if not shown.distinguishable)
+    tied |= frozenset(row for row in without_interval if means[row] == means[best])
     return Verdict(
         best,
         tied,
-        _sentence(what, names, best, known, sorted(tied & set(known)), [row for row in found if row not in known]),
+        _sentence(what, names, best, with_interval, sorted(tied & set(with_interval)), without_interval),
     )
 
 
 def _sentence(
-    what: str, names: Sequence[str], best: int, known: dict[int, Difference], close: list[int], unknown: list[int]
+    what: str, names: Sequence[str], best: int, differences: dict[int, Difference], close: list[int], unknown: list[int]
 ) -> str:
-    """The verdict in words. known: differences to the best by row; close: those around 0; unknown: without interval."""
+    """The verdict in words. differences: to the best row, by row; close: those around 0; unknown: without interval."""
     leader = names[best]
-    if not known:
+    if not differences:
         return f"{what}: {leader} has the best mean, but there are too few pictures for an interval."
-    unpaired = [row for row in known if not known[row].paired]
+    unpaired = [row for row in differences if not differences[row].paired]
     kind = "difference" if unpaired else "paired difference"
     if not close:
-        others = _list([names[row] for row in known]) if unknown or len(known) == 1 else "every other row"
-        text = f"{what}: {leader} is best, distinguishable from {others} (95% interval of the {kind} excludes 0)."
-    elif len(close) == len(known):
+        beaten = _list([names[row] for row in differences]) if unknown or len(differences) == 1 else "every other row"
+        text = f"{what}: {leader} is best, distinguishable from {beaten} (95% interval of the {kind} excludes 0)."
+    elif len(close) == len(differences):
         text = (
             f"{what}: {leader} has the best mean, but nothing is distinguishable from it (95% interval of the "
             f"{kind} contains 0)."
@@ -77,5 +77,5 @@ def _sentence(
 
 
 def _list(names: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
+    """The names as a list in a sentence: a; a and b; a, b and c."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

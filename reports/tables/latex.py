@@ -46,7 +46,7 @@ def latex(table: Table, title: str = "") -> bytes:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """The text, escaped so that LaTeX prints it as it is."""
     return text.translate(ESCAPES)
 
 

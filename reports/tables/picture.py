@@ -27,7 +27,7 @@ def png(table: Table, title: str = "") -> bytes:
 
 
 def picture(table: Table, title: str = "") -> np.ndarray:
-    """uint8 [height, width, 3]: the best of each column in bold, intervals small beside; legend and notes below."""
+    """The table, uint8 [height, width, 3]: the best of each column bold, intervals small, legend and notes below."""
     titles, flush_left = table.titles, table.flush_left
     # Each entry: its text, the small text after it, whether it is bold.
     rows = [[(name, "", True) for name in titles]]

@@ -37,27 +37,27 @@ class ScoreCell:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric under a protocol. title: with the protocol only where the table has several. made: how it was made.
+    """A metric under a protocol. title: with the protocol only where the table has several.
 
-    across: of a pivot, the value that this column is of, and the title; else None.
+    measurement: how it was measured. across: of a pivot, the value that this column is of, and the title; else None.
     """
 
     title: str
     metric: str
     protocol: str
     scale: float
-    made: str
+    measurement: str
     across: str | None = None
 
     @property
     def what(self) -> str:
-        """What the column is called in a sentence."""
+        """The name of the column in a sentence."""
         return self.title if self.across is None else f"{self.metric}, {self.across}"
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """name: what the table calls it; label and method are the scores' own. subject: "" where subjects are averaged.
+    """A row of the table. name: its title; label, method: those of the scores. subject: "" where subjects are averaged.
 
     costs: training seconds, values and MiB, None for what is not known; empty if no row has any.
     """
@@ -84,7 +84,7 @@ class ScoreRow:
 class ScoreTable:
     """A table of scores, which every form writes (see table.Table).
 
-    findings: what the numbers say, in sentences. notes: how each column was made, and remarks of the scores.
+    findings: sentences about the numbers. notes: how each column was measured, and remarks of the scores.
 
     heading: what the names of the rows are. counted: what each row's number of images is called.
     """
@@ -99,23 +99,23 @@ class ScoreTable:
 
     @property
     def leading(self) -> tuple[str, ...]:
-        """Titles of the columns before the metrics."""
+        """The titles of the columns before the metrics."""
         ranked = any(row.rank is not None for row in self.rows)
         return self.heading, *(("rank",) if ranked else ()), *(("subject",) if self.by_subject else ()), self.counted
 
     def lead(self, row: ScoreRow) -> list[str]:
-        """What a row has under `leading`."""
+        """The entries of a row under `leading`."""
         ranked = ["" if row.rank is None else str(row.rank)] if "rank" in self.leading[1:] else []
         return [row.name, *ranked, *([row.subject] if self.by_subject else []), str(row.images)]
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """Titles of all columns."""
+        """The titles of all columns."""
         return *self.leading, *(column.title for column in self.columns), *self.cost_titles
 
     @property
     def csv_titles(self) -> tuple[str, ...]:
-        """The mean, low and high of a metric are fields of their own."""
+        """The mean, low and high of a metric are separate fields."""
         metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
         return *self.leading, *metrics, *self.cost_titles
 
@@ -127,19 +127,19 @@ class ScoreTable:
 
     @property
     def flush_left(self) -> list[bool]:
-        """Of each column, whether it is set flush left: names are, numbers are not."""
+        """Whether each column is set flush left: names are, numbers are not."""
         return [
             place == 0 or (place < len(self.leading) and title == "subject") for place, title in enumerate(self.titles)
         ]
 
     @property
     def cost_titles(self) -> tuple[str, ...]:
-        """Titles of the columns after the metrics."""
+        """The titles of the columns after the metrics."""
         return COSTS if any(row.costs for row in self.rows) else ()
 
     @property
     def legend(self) -> str:
-        """What bold print and the mark of ties mean; "" where the table has neither."""
+        """The meaning of bold print and of the mark of ties; "" where the table has neither."""
         cells = [cell for row in self.rows for cell in row.cells if cell]
         best = "Bold: the best." if any(cell.best for cell in cells) else ""
         brackets = "In brackets: 95% interval of the mean." if any(cell.low is not None for cell in cells) else ""
@@ -148,7 +148,7 @@ class ScoreTable:
 
 
 def _entry(cell: ScoreCell | None) -> TableCell:
-    """Mean and interval as people read them, and with all digits."""
+    """A cell's mean and interval as people read them, and with all digits."""
     if cell is None:
         return TableCell(exact=("", "", ""))
     around = ""
@@ -159,7 +159,7 @@ def _entry(cell: ScoreCell | None) -> TableCell:
 
 
 class Key(NamedTuple):
-    """What makes a row. name: the label, else the method, else "images"."""
+    """The key of a row: scores with equal keys share it. name: the label, else the method, else "images"."""
 
     name: str
     method: str
@@ -181,7 +181,7 @@ def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", comp
 def pivot(
     scores: Scores, across: Callable[[Score], str], heading: str = "method", compare: bool = True
 ) -> dict[str, ScoreTable]:
-    """For each metric (and protocol, where there are several) a table with the values of something else across.
+    """A table for each metric (and protocol, where there are several) with the values of something else across.
 
     across: which column a score belongs to. Columns are in order of appearance; there are no costs in them.
     The keys are titles as `tabulate` gives its columns. Raises ValueError as `tabulate` does.
@@ -204,16 +204,16 @@ def pivot(
 def _table(
     scores: Scores, by_subject: bool, heading: str, compare: bool, across: Callable[[Score], str] | None
 ) -> ScoreTable:
-    """See `tabulate` and `pivot`."""
+    """The table of `tabulate` or `pivot`, which describe the parameters."""
     if not scores.rows:
         raise ValueError("there are no scores to tabulate; connect the scores of Score Images.")
     columns = _columns(scores.rows, across)
-    found: dict[Key, list[Score]] = {}
+    groups: dict[Key, list[Score]] = {}
     for score in scores.rows:
         name = score.label or score.method or "images"
-        found.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
-    keys = list(found)
-    parts = [_parted(group, across) for group in found.values()]
+        groups.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
+    keys = list(groups)
+    parts = [_parted(group, across) for group in groups.values()]
     places = [(column.metric, column.protocol, column.across) for column in columns]
     values = [[by_prompt(part.get(place, ())) for place in places] for part in parts]
     names = _names(keys)
@@ -225,7 +225,7 @@ def _table(
     counts = [cell.count for line in cells for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
     lines = []
-    for row, (key, group) in enumerate(found.items()):
+    for row, (key, group) in enumerate(groups.items()):
         images: Counter[tuple[str, str]] = Counter()
         for score in group:
             images[_metric_of(score)] += score.images
@@ -261,35 +261,35 @@ def _parted(
 
 def _columns(scores: Sequence[Score], across: Callable[[Score], str] | None) -> tuple[Column, ...]:
     """A column for each metric and protocol, in the order of the metrics; of a pivot, for each value as well."""
-    made: dict[tuple[str, str], Score] = {}
+    firsts: dict[tuple[str, str], Score] = {}
     for score in scores:
-        first = made.setdefault(_metric_of(score), score)
-        if first.made != score.made:
+        first = firsts.setdefault(_metric_of(score), score)
+        if first.measurement != score.measurement:
             raise ValueError(
                 f"{score.metric} of protocol {score.protocol} was measured in two ways that do not "
-                f"compare: {first.made}; and {score.made}."
+                f"compare: {first.measurement}; and {score.measurement}."
             )
-    several = len({protocol for _, protocol in made}) > 1
+    several = len({protocol for _, protocol in firsts}) > 1
     values = dict.fromkeys(across(score) for score in scores) if across else (None,)
     return tuple(
         Column(
             (f"{metric} ({protocol})" if several else metric) if value is None else value,
             metric,
             protocol,
-            made[metric, protocol].scale,
-            made[metric, protocol].made,
+            firsts[metric, protocol].scale,
+            firsts[metric, protocol].measurement,
             value,
         )
-        for metric, protocol in sorted(made, key=lambda key: (order(key[0]), key[1]))
+        for metric, protocol in sorted(firsts, key=lambda key: (order(key[0]), key[1]))
         for value in values
     )
 
 
 def _notes(columns: Sequence[Column]) -> list[str]:
-    """How each column was made, and which of them are the better the lower."""
+    """A note on each column: how it was measured, and whether lower is better."""
     return list(
         dict.fromkeys(
-            f"{column.metric} ({column.protocol}): {column.made}"
+            f"{column.metric} ({column.protocol}): {column.measurement}"
             + ("; lower is better" if better(column.metric) == "lower" else "")
             for column in columns
         )
@@ -301,9 +301,9 @@ def _cell(values: Values) -> ScoreCell | None:
     flat = [value for group in values.values() for value in group]
     if not flat:
         return None
-    found = interval(values)
+    bounds = interval(values)
     return ScoreCell(
-        math.fsum(flat) / len(flat), found.low if found else None, found.high if found else None, len(flat)
+        math.fsum(flat) / len(flat), bounds.low if bounds else None, bounds.high if bounds else None, len(flat)
     )
 
 
@@ -320,7 +320,7 @@ def _compared(
                 continue
             verdict = judge(
                 f"{column.what} of {subject}" if subject else column.what,
-                _told_apart([names[row] for row in rivals], [keys[row].rank for row in rivals]),
+                _distinct_names([names[row] for row in rivals], [keys[row].rank for row in rivals]),
                 [values[row][place] for row in rivals],
                 better(column.metric),
             )
@@ -332,7 +332,7 @@ def _compared(
 
 
 def _names(keys: Sequence[Key]) -> list[str]:
-    """What the rows are called: the method behind the name where two rows would look the same."""
+    """The names of the rows, with the method behind the name where two rows would look the same."""
     seen = Counter((key.name, key.rank, key.subject) for key in keys)
     return [
         f"{key.name} ({key.method or 'method unknown'})" if seen[key.name, key.rank, key.subject] > 1 else key.name
@@ -340,14 +340,14 @@ def _names(keys: Sequence[Key]) -> list[str]:
     ]
 
 
-def _told_apart(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
-    """Names for sentences, where no column shows the rank."""
+def _distinct_names(names: Sequence[str], ranks: Sequence[int | None]) -> list[str]:
+    """The names of the rows for sentences, where no column shows the rank."""
     seen = Counter(names)
     return [name if seen[name] == 1 or rank is None else f"{name} r{rank}" for name, rank in zip(names, ranks)]
 
 
 def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | None, ...]:
-    """Means of what is known of the adapters behind a row. What either side does not know does not part them."""
+    """The mean costs of the adapters behind a row. A field that either side lacks counts as equal."""
 
     def belongs(cost: Cost) -> bool:
         same = [(cost.method, key.method), (cost.rank, key.rank), (cost.subject, key.subject if by_subject else "")]
@@ -355,11 +355,11 @@ def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | N
             one == other or one in (None, "") or other in (None, "") for one, other in same
         )
 
-    found = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may tell of one adapter
+    matching = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may report one adapter
     columns = (
-        [cost.training_seconds for cost in found],
-        [cost.values for cost in found],
-        [None if cost.bytes is None else cost.bytes / 2**20 for cost in found],
+        [cost.training_seconds for cost in matching],
+        [cost.values for cost in matching],
+        [None if cost.bytes is None else cost.bytes / 2**20 for cost in matching],
     )
-    known = [[value for value in column if value is not None] for column in columns]
-    return tuple(sum(values) / len(values) if values else None for values in known)
+    values_by_column = [[value for value in column if value is not None] for column in columns]
+    return tuple(sum(values) / len(values) if values else None for values in values_by_column)

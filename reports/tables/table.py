@@ -1,4 +1,4 @@
-"""What every form writes: titles and lines of entries, with sentences below. It knows nothing of scores."""
+"""The table that every form writes: titles and lines of entries, with sentences below. It knows nothing of scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIED = "~"
 
 @dataclass(frozen=True)
 class TableCell:
-    """What stands in one place of a table. interval: small print beside the text. tied: as good as what is bold.
+    """An entry of a table. interval: small print beside the text. tied: as good as what is bold.
 
     exact: its fields in a CSV file, as many as the column has titles there; None: the text alone.
     """
@@ -29,22 +29,22 @@ class TableCell:
 
 
 class Table(Protocol):
-    """flush_left: of each column, whether it is set flush left; names are, numbers are not.
+    """A table of entries. flush_left: whether each column is set flush left; names are, numbers are not.
 
     legend, findings and notes stand below the table: what its marks mean, what it says, how it was made.
     """
 
     @property
     def titles(self) -> Sequence[str]:
-        """Titles of all columns."""
+        """The titles of all columns."""
 
     @property
     def csv_titles(self) -> Sequence[str]:
-        """Titles of all fields of a CSV file."""
+        """The titles of all fields of a CSV file."""
 
     @property
     def flush_left(self) -> Sequence[bool]:
-        """Of each column, whether it is set flush left."""
+        """Whether each column is set flush left."""
 
     @property
     def lines(self) -> Iterable[Sequence[TableCell]]:
@@ -52,15 +52,15 @@ class Table(Protocol):
 
     @property
     def legend(self) -> str:
-        """What the marks mean; "" if there are none."""
+        """The meaning of the marks; "" if there are none."""
 
     @property
     def findings(self) -> Sequence[str]:
-        """Sentences about the numbers."""
+        """The findings: sentences about the numbers."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """How the numbers were made."""
+        """Notes on how the numbers were measured."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TextTable:
 
     @property
     def csv_titles(self) -> tuple[str, ...]:
-        """One field a column."""
+        """The titles of the fields of a CSV file: one field a column."""
         return self.titles
 
 

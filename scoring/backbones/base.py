@@ -1,4 +1,4 @@
-"""What a backbone is: an encoder of pictures (and, for CLIP, texts) with its weights and its preprocessing."""
+"""A backbone: an encoder of pictures (and, for CLIP, texts) with its weights and its preprocessing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..preprocessing import Preprocess
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What belongs to a set of weights and must not drift from it.
+    """The settings that belong to a set of weights and must not drift from it.
 
     architecture: a model name of open_clip (clip) or timm (dino, dinov2, timm), or the arguments of open_clip's CLIP or
     timm's VisionTransformer. merges: the tokenizer's file, if not CLIP's own. checks: numbers that right weights give,
@@ -40,7 +40,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone is and which files may hold it. The name is written beside each score.
+    """The description of a backbone, and which files may hold it. The name is written beside each score.
 
     kind: a key of `backbones.KINDS`. files: names in the user's folders. hub: files that are looked for in the Hugging
     Face cache; the first is what a download takes. url: another source of the first of `files`, with its checksum in
@@ -128,7 +128,7 @@ class Backbone:
         )
 
     def tokens(self, text: str) -> int:
-        """How many tokens a text has, with the marks at both ends."""
+        """The number of tokens of a text, with the marks at both ends."""
         return len(self.tokenizer.encode(text)) + 2
 
     @torch.no_grad()
@@ -150,12 +150,12 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Pa
     """Load every tensor. Raises ValueError that says what is missing, unknown or of another shape."""
     from .identify import identify
 
-    own = module.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    own_state = module.state_dict()
+    missing, unknown = sorted(own_state.keys() - state.keys()), sorted(state.keys() - own_state.keys())
     shapes = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
-        if own[key].shape != state[key].shape
+        f"{key} {list(state[key].shape)} instead of {list(own_state[key].shape)}"
+        for key in sorted(own_state.keys() & state.keys())
+        if own_state[key].shape != state[key].shape
     ]
     if missing or unknown or shapes:
         parts = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]

@@ -1,4 +1,4 @@
-"""Which model a set of weights is, told from names and shapes alone."""
+"""The model that a set of weights belongs to, identified by names and shapes alone."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ VITS = {(192, 12): "ViT-Ti", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24):
 
 
 def identify(state: Mapping[str, torch.Tensor]) -> str:
-    """Such as "CLIP ViT-B/32 (transformers names)"; "" if the weights look like none that is known here."""
+    """The model's name, such as "CLIP ViT-B/32 (transformers names)"; "" if the weights look like none listed here."""
     key = next((key for key in PATCHES if key in state), None)
     if key is None or state[key].ndim != 4:
         return "a text encoder" if any("token_embedding" in name for name in state) else ""
     width, _, patch, _ = state[key].shape
     vision = [name for name in state if not name.startswith(("text_model.", "transformer."))]
     depth = len(
-        {found.group(1) for name in vision if (found := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.", name))}
+        {match.group(1) for name in vision if (match := re.search(r"(?:layers|resblocks|layer|blocks)\.(\d+)\.", name))}
     )
     if "visual" in key or "vision_model" in key:
         family, sizes = "CLIP", CLIPS

@@ -22,9 +22,9 @@ def load(
         from lpips import LPIPS
 
     module = LPIPS(net="alex", pnet_rand=True, verbose=False)
-    own = dict(module.net.named_parameters())
+    parameters = dict(module.net.named_parameters())
     # The package numbers AlexNet's layers as torchvision does, in five slices: slice2.3.weight is features.3.weight.
-    names = {name: "features." + name.split(".", 1)[1] for name in own}
+    names = {name: "features." + name.split(".", 1)[1] for name in parameters}
     if wrong := [name for name in names.values() if name not in state]:
         raise ValueError(f"{path} does not hold {spec.name}: {len(wrong)} tensors missing, such as {wrong[0]}.")
     module.net.load_state_dict({name: state[source] for name, source in names.items()})

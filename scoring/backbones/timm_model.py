@@ -25,16 +25,16 @@ def load(
     name = str(settings.architecture)
     try:
         module, again = (_filled(name, state) for _ in range(2))
-    except (RuntimeError, KeyError, AttributeError) as error:  # what timm's renaming and torch say to other files
+    except (RuntimeError, KeyError, AttributeError) as error:  # raised by timm's renaming and by torch for other files
         raise ValueError(
             f"{path} does not hold {spec.name} ({str(error).splitlines()[0]}). It looks like "
             f"{identify(state) or 'another model'}."
         ) from error
-    # timm does not say which tensors it did not find; those are random, and differ between two models.
-    own, other = module.state_dict(), again.state_dict()
-    missing = [key for key in own if not torch.equal(own[key], other[key])]
-    extra = sorted(key for key in state.keys() - own.keys() if not key.startswith(HEADS))
-    unknown = extra if own.keys() <= state.keys() else []  # otherwise timm has renamed them
+    # timm does not report which tensors are missing in the file; those are random, and differ between two models.
+    first_state, second_state = module.state_dict(), again.state_dict()
+    missing = [key for key in first_state if not torch.equal(first_state[key], second_state[key])]
+    extra = sorted(key for key in state.keys() - first_state.keys() if not key.startswith(HEADS))
+    unknown = extra if first_state.keys() <= state.keys() else []  # otherwise timm has renamed them
     if wrong := missing or unknown:
         what = f"{len(wrong)} tensors {'missing' if missing else 'unknown'}, such as {wrong[0]}"
         raise ValueError(f"{path} does not hold {spec.name}: {what}.")
@@ -57,7 +57,7 @@ def _filled(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """What timm says of one of its models, such as vit_small_patch16_224.dino.
+    """The BackboneSpec of one of timm's models, such as vit_small_patch16_224.dino.
 
     Raises ValueError for a name that timm does not know.
     """

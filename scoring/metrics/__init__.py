@@ -47,12 +47,12 @@ def better(metric: str) -> Better:
 
 
 def order(metric: str) -> tuple[int, str]:
-    """Sort key: in the order of METRICS, custom ones last."""
+    """The sort key of a metric: in the order of METRICS, custom ones last."""
     return (list(METRICS).index(metric) if metric in METRICS else len(METRICS)), metric
 
 
 def role_of(pairing: str) -> Role | None:
-    """With what a pairing of a record compares; None for one that is not known here."""
+    """The role that a pairing of a record compares with; None for a pairing that is not listed here."""
     return next(
         (
             comparison.role

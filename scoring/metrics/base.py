@@ -1,4 +1,4 @@
-"""What a metric is: its direction, what it compares with what, the check of their numbers, and the formula."""
+"""A metric: its direction, what it compares with what, the check of their numbers, and the formula."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Better = Literal["higher", "lower"]
 Role = Literal["references", "text", "base", "prior", "within"]
 
 
-def any_number(images: int, others: int) -> None:
+def any_number(images: int, compared: int) -> None:
     """The check of a comparison that fits every number of pictures."""
 
 
@@ -58,7 +58,7 @@ class OfPictures(Comparison):
 
 @dataclass(frozen=True)
 class Metric:
-    """better: the good direction, for the bold print of a table. comparisons: a protocol chooses one by its pairing."""
+    """A metric. better: the good direction, for tables. comparisons: a protocol chooses one by its pairing."""
 
     name: str
     better: Better

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def check_several(images: int, others: int) -> None:
+def check_several(images: int, compared: int) -> None:
     """Raises ValueError where no picture has another one of its prompt."""
-    if not others:
+    if not compared:
         raise ValueError(
             "diversity compares pictures of one prompt with each other, but no prompt has two; sample "
             "several seeds of each prompt."
@@ -20,7 +20,7 @@ def check_several(images: int, others: int) -> None:
 
 
 def distances_within(features: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """1 - cosine of every pair of pictures: [n, d] twice -> [n (n - 1) / 2]."""
+    """The distance 1 - cosine of every pair of pictures: [n, d] twice -> [n (n - 1) / 2]."""
     import torch
 
     rows, columns = torch.triu_indices(len(features), len(features), 1)

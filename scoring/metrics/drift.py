@@ -23,7 +23,7 @@ def check_drift(images: int, base: int) -> None:
 
 
 def drift(images: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """(1 - cosine) / 2 of each picture to the base model's of its prompt and seed: [n, d], [n, d] -> [n], 0 to 1."""
+    """The drift (1 - cosine) / 2 from the base model's picture of prompt and seed: [n, d], [n, d] -> [n], 0 to 1."""
     return (1 - (images * base).sum(dim=1)) / 2
 
 

@@ -27,9 +27,9 @@ def check_matched(images: int, references: int) -> None:
         )
 
 
-def matched_pairs(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def matched_pairs(images: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
     """Cosine of each image to what has its place: [n, d], [n or 1, d] -> [n] (DreamBench++)."""
-    return (images * others).sum(dim=1)
+    return (images * partners).sum(dim=1)
 
 
 def metric(name: str, about: str) -> Metric:

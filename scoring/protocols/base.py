@@ -15,8 +15,8 @@ class Measure:
     pairing: which of the metric's comparisons: `all` compares each picture with every reference, `matched` picture i
     with reference i, `text` picture i with its text; `base` picture i with the base model's (drift), `prior` pictures
     of the class with every reference (prior preservation), `within` the pictures of one prompt with each other.
-    scale: factor on the cosine. floor: cosines below it count as it. optional: left out, and said, where the weights
-    are not there.
+    scale: factor on the cosine. floor: cosines below it count as it. optional: skipped, with a remark, without its
+    weights.
     """
 
     metric: str
@@ -32,13 +32,13 @@ class Measure:
 
     @property
     def comparison(self) -> OfFeatures | OfPictures:
-        """What is compared with what, and how."""
+        """The comparison of the metric that the pairing names."""
         return get_metric(self.metric).comparison(self.pairing)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """about: a sentence for the user. truncate: cut texts that are too long (False: an error)."""
+    """A protocol. about: a sentence for the user. truncate: cut texts that are too long (False: an error)."""
 
     name: str
     about: str

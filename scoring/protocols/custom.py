@@ -33,7 +33,7 @@ def clip_spec(name: str) -> BackboneSpec:
             f"open_clip has no weights {tag!r} of {model}; it has "
             f"{', '.join(list_pretrained_tags_by_model(model)) or 'none'}."
         )
-    # Older releases of open_clip do not say it of OpenAI's weights.
+    # Older releases of open_clip have no such entry for OpenAI's weights.
     if (weights.get("quick_gelu") or tag == "openai") and not config.get("quick_gelu"):
         model = f"{model}-quickgelu"
     side = config["vision_cfg"].get("image_size", 224)
@@ -42,7 +42,7 @@ def clip_spec(name: str) -> BackboneSpec:
     )
     repository = str(weights.get("hf_hub", "")).strip("/")
     file = re.sub(r"[^A-Za-z0-9._-]", "_", f"{model}_{tag}" if tag else model)
-    hub = tuple(HubFile(repository, found) for found in ("open_clip_model.safetensors", "model.safetensors"))
+    hub = tuple(HubFile(repository, filename) for filename in ("open_clip_model.safetensors", "model.safetensors"))
     where = f"open_clip_model.safetensors of {repository} on Hugging Face" if repository else "the model's file"
     return BackboneSpec(
         f"CLIP {model}" + (f" ({tag})" if tag else ""),
@@ -57,8 +57,8 @@ def clip_spec(name: str) -> BackboneSpec:
 
 def timm_metric(name: str) -> str:
     """The metric that a model of timm's gives: DINO and its successors by their names, else a likeness by that name."""
-    found = re.search(r"dino(v\d+)?", name)
-    return f"DINO{found.group(1) or ''}" if found else f"likeness ({name})"
+    match = re.search(r"dino(v\d+)?", name)
+    return f"DINO{match.group(1) or ''}" if match else f"likeness ({name})"
 
 
 def custom(clip: str = "", image: str = "", pairing: Literal["all", "matched"] = "all", scale: float = 1.0) -> Protocol:

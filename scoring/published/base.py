@@ -12,9 +12,9 @@ ALIASES = {"ti": "textualinversion", "textureinversion": "textualinversion"}
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """values[method, rank, subject][metric]: rank None where none is stated, subject "" for a mean over subjects.
+    """A published table. values[method, rank, subject][metric]: rank None where none is stated, subject "" for a mean.
 
-    protocol: the name of ours that measures what the table does, or comes nearest to it (the oddities say so). scale:
+    protocol: the name of ours that measures what the table does, or comes nearest to it (see the oddities). scale:
     factor on the cosine. oddities: what a reader should know before comparing, in sentences.
     """
 
@@ -33,7 +33,7 @@ class PublishedTable:
 
     @property
     def decimals(self) -> int:
-        """How many the most exact number has."""
+        """The decimals of the most exact number."""
         return max(len(repr(value).partition(".")[2]) for row in self.values.values() for value in row.values())
 
     def matches(self, key: Key, label: str, method: str, rank: int | None, subject: str) -> bool:
@@ -52,12 +52,12 @@ class PublishedTable:
 
 
 def plain(name: str) -> str:
-    """Letters and digits only, in lower case; a short form becomes the long one."""
+    """The letters and digits of a name, in lower case; a short form becomes the long one."""
     letters = "".join(re.findall(r"[^\W_]+", name.casefold()))
     return ALIASES.get(letters, letters)
 
 
 def split_rank(label: str) -> tuple[str, int | None]:
-    """("DEFT", 4) for "DEFT r4", "deft_rank_4" or "DEFT (r=4)"; None where the label ends in no rank."""
-    found = re.fullmatch(r"(.*?)[\W_]+(?:r|rank)[\W_]*(\d+)[\W_]*", label, re.IGNORECASE)
-    return (found[1], int(found[2])) if found else (label, None)
+    """A label without its rank, and its rank: ("DEFT", 4) for "DEFT r4", "DEFT (r=4)"; None if it ends in no rank."""
+    match = re.fullmatch(r"(.*?)[\W_]+(?:r|rank)[\W_]*(\d+)[\W_]*", label, re.IGNORECASE)
+    return (match[1], int(match[2])) if match else (label, None)

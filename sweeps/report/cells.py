@@ -24,7 +24,7 @@ class ReportCell:
 
 
 def values_of(cells: Iterable[ReportCell]) -> dict[str, list[str]]:
-    """Axis -> its labels, both in order of appearance; the axes of cells with the most of them come first."""
+    """The labels of each axis, both in order of appearance; the axes of cells with the most of them come first."""
     values: dict[str, dict[str, None]] = {}
     for cell in sorted(cells, key=lambda cell: -len(cell.labels)):  # stable: a training cell has fewer axes
         for axis, label in cell.labels.items():

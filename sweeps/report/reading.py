@@ -207,7 +207,7 @@ class _Reader:
         )
 
     def _seconds_behind(self, needs: Iterable[str]) -> float | None:
-        """What the trainings of these cells, and of those that they need, took; None where one is not known."""
+        """The seconds of the trainings of these cells, and of those that they need; None where one is not known."""
         waiting, seen, total = list(needs), set[str](), 0.0
         while waiting:
             key = waiting.pop()
@@ -223,7 +223,7 @@ class _Reader:
 
 
 def _training_seconds(record: Record) -> float | None:
-    """What the training nodes of a cell took, or None where that is not known."""
+    """The seconds of the training nodes of a cell; None where they are not known."""
     seconds_of_nodes = [
         seconds for node, seconds in record.run.node_seconds.items() if trains(record.cell.prompt.get(node, {}))
     ]

@@ -31,7 +31,7 @@ def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Lay
     each cell; grid-1.png and so on are the grids, scores.png the table as a picture. Files of an earlier report are
     replaced, and those that this one no longer has are removed, except for pictures. Records are read one at a time.
     Raises ValueError for no cells, and for an axis of the layout that no cell has. What is damaged in the store is
-    left out, and named in the report under Problems.
+    skipped, and named in the report under Problems.
     """
     if not cells:
         raise ValueError("there are no cells to report; check the plan's axes and its exclude.")
@@ -69,7 +69,7 @@ def _write_grids(material: SweepMaterial, out: Path) -> list[Grid]:
 
 
 def _link_pictures(material: SweepMaterial, folder: Path) -> set[str]:
-    """Put all pictures into the folder; returns the names of those that are there. Others become problems."""
+    """Put all pictures into the folder; returns the names of those that are there. Missing ones become problems."""
     ready: set[str] = set()
     for cell in material.cells:
         for picture in cell.pictures:
@@ -105,7 +105,7 @@ def _write_tables(shown: Sequence[Titled], material: SweepMaterial, out: Path) -
 
 
 def _write_cells(material: SweepMaterial, axes: Sequence[str], path: Path) -> Path:
-    """One line a cell: labels, how it was run, numbers."""
+    """Write a CSV file with one line a cell: labels, how it was run, numbers."""
     memory = list(dict.fromkeys(what for cell in material.cells for what in cell.memory))
     numbers = list(dict.fromkeys(name for cell in material.cells for name in cell.numbers))
     with writing(path) as file:
