@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..deft_ops.files import peft_tensors, peft_tuners
-from ..deft_ops.files.peft_tuners import Part
+from ..deft_ops.files.peft_tuners import TunerPart
 from ..deft_ops.methods import peft_tuner
 from ..deft_ops.methods.peft_tuner import Factors
 from ..models.names import Target, bias_target, target_function, target_key, target_slice
@@ -102,7 +102,7 @@ def _shape_of(target: Target, shapes: Any) -> tuple[int, ...] | None:
 
 
 def _factors(
-    part: Part, name: str, target: Target, shapes: Any, largest: tuple[int, ...] | None, groups: dict[str, str]
+    part: TunerPart, name: str, target: Target, shapes: Any, largest: tuple[int, ...] | None, groups: dict[str, str]
 ) -> Iterator[tuple[Target, Factors]]:
     """The factors for a layer's weight, and for its bias if PEFT changes that. Raises ValueError if they do not fit."""
     group, record, kind = part.layers[name], part.record_of(name), part.kind
@@ -210,7 +210,7 @@ def _changes_bias(kind: str, record: Mapping[str, Any], group: Mapping[str, Tens
 # --------------------------------------------------------------------------------------- what is not of one layer alone
 
 
-def _largest(part: Part, places: Mapping[str, Target], shapes: Any) -> tuple[int, ...] | None:
+def _largest(part: TunerPart, places: Mapping[str, Target], shapes: Any) -> tuple[int, ...] | None:
     """The size [outputs, inputs] of the largest layers, from shared tensors or all layers; None if one is not known."""
     if part.kind not in _BY_LARGEST:
         return ()
@@ -229,7 +229,7 @@ def _turned(largest: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]
     return (larger, smaller) if shape[0] <= larger and shape[1] <= smaller else (smaller, larger)
 
 
-def _shared(part: Part, name: str, groups: Mapping[str, str]) -> dict[str, Tensor]:
+def _shared(part: TunerPart, name: str, groups: Mapping[str, str]) -> dict[str, Tensor]:
     """The shared tensors that a layer uses, under the names of a model of this layer alone."""
     if part.kind == "TINYLORA":
         key = f"tinylora_v.{groups.get(name, '')}"
@@ -270,7 +270,7 @@ def _check_frod(group: Mapping[str, Tensor], V: Tensor, places: Tensor, size: Te
         raise ValueError(f"frod_s_indices names places up to {int(places.max())}, but there are {width}")
 
 
-def _groups(part: Part) -> dict[str, str]:
+def _groups(part: TunerPart) -> dict[str, str]:
     """The number of each layer's vector in TinyLoRA: by the layers' order, which their projections' seed shows."""
     if part.kind != "TINYLORA":
         return {}

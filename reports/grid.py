@@ -22,7 +22,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Item = TypeVar("Item", covariant=True)
 
 
-class Pictures(Protocol[Item]):
+class PictureRow(Protocol[Item]):
     """A sequence of RGB pictures, which may be made when they are asked for."""
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Pictures(Protocol[Item]):
         """The picture at this place."""
 
 
-GridRow = Pictures[GridPicture | None]  # None is a missing one
+GridRow = PictureRow[GridPicture | None]  # None is a missing one
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def comparison_grid(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     row_notes: Sequence[str] = (),
-    subject: Pictures[GridPicture] = (),
+    subject: PictureRow[GridPicture] = (),
     fit: bool = False,
     cell_notes: Sequence[Sequence[str]] = (),
     max_pixels: int = MAX_PIXELS,
@@ -237,7 +237,7 @@ def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
 
 
 def _draw_subject(
-    canvas: GridPicture, draw: ImageDraw.ImageDraw, layout: _Layout, subject: Pictures[GridPicture]
+    canvas: GridPicture, draw: ImageDraw.ImageDraw, layout: _Layout, subject: PictureRow[GridPicture]
 ) -> None:
     """The subject's pictures at the left, one after the other as the cells."""
     each, across = layout.stack

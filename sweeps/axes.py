@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .plan_file import AxisPart, Setting, words
+from .plan_file import AxisPart, AxisSetting, words
 from .schema import near
 
 MOST_VALUES = 1_000_000
@@ -83,7 +83,7 @@ def _labelled(label: str, value: Any, into: Any) -> Value:
     """A labelled value: a plain one goes where `into` says, a mapping says itself what it sets."""
     if value is None:
         return Value(label)
-    if not isinstance(value, Setting):
+    if not isinstance(value, AxisSetting):
         return Value(label, _targets(into, value))
     return Value(label, tuple((value.model_extra or {}).items()), value.mute, value.bypass, value.without)
 

@@ -91,7 +91,7 @@ Axes = Annotated[Any, AfterValidator(_axes)]
 Rule = Annotated[dict[Text, Words], AfterValidator(_not_empty)]
 
 
-class Part(BaseModel):
+class PlanMapping(BaseModel):
     """A mapping of the plan. Its keys are the only ones; what is left empty is as if it were not there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -111,7 +111,7 @@ class Part(BaseModel):
         return {field.alias or name: field.description or "" for name, field in cls.model_fields.items()}
 
 
-class Setting(Part):
+class AxisSetting(PlanMapping):
     """What one value of an axis sets and switches. Its other keys are targets, with plain values."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -124,14 +124,14 @@ class Setting(Part):
 
 Listed = Annotated[list[Plain], Tag("<list>")]
 Labelled = Annotated[
-    Annotated[Setting, Tag("<mapping>")] | Annotated[Plain, Tag("<plain>")] | Annotated[Plain, Tag("<list>")],
+    Annotated[AxisSetting, Tag("<mapping>")] | Annotated[Plain, Tag("<plain>")] | Annotated[Plain, Tag("<list>")],
     Discriminator(_kind),
 ]
 Values = Annotated[Listed | Annotated[dict[Text, Labelled], Tag("<mapping>")], Discriminator(_kind)]
 Seeds = Annotated[Listed | Annotated[int, Field(strict=True, ge=1), Tag("<plain>")], Discriminator(_kind)]
 
 
-class Range(Part):
+class Range(PlanMapping):
     """Numbers from `from` to `to`, both of them included."""
 
     start: Finite = Field(alias="from", description="write the first number, which is included")
@@ -139,7 +139,7 @@ class Range(Part):
     step: Finite = 1
 
 
-class AxisPart(Part):
+class AxisPart(PlanMapping):
     """An axis: one of SOURCES, and where its values go."""
 
     values: Values | None = Field(
@@ -172,14 +172,14 @@ class AxisPart(Part):
         return self
 
 
-class NumberPart(Part):
+class NumberPart(PlanMapping):
     """A number that a node shows as text."""
 
     node: Text = Field(description="write the title of the node that shows the number")
     pattern: Annotated[Any, AfterValidator(_pattern)] = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
-class OutputsPart(Part):
+class OutputsPart(PlanMapping):
     """What is stored of a cell."""
 
     only: Words = ()
@@ -187,7 +187,7 @@ class OutputsPart(Part):
     numbers: dict[Text, NumberPart] = {}
 
 
-class ReportPart(Part):
+class ReportPart(PlanMapping):
     """What a plan says of its report."""
 
     rows: Axes = None
@@ -198,7 +198,7 @@ class ReportPart(Part):
     grid_columns: Axes = None
 
 
-class PlanFile(Part):
+class PlanFile(PlanMapping):
     """The whole file."""
 
     name: Text = ""

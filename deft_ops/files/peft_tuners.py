@@ -38,7 +38,7 @@ _OF_THE_BASE = {
 
 
 @dataclass
-class Part:
+class TunerPart:
     """The tensors of one record in a file: by layer and PEFT's name, and those that all layers share."""
 
     component: str
@@ -130,7 +130,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     return adapter
 
 
-def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
+def parts_of(adapter: Mapping[str, Tensor]) -> list[TunerPart] | None:
     """The layers of an adapter that PEFT has to compute, by record; None of any other adapter.
 
     Raises ValueError for a record that cannot be read.
@@ -140,7 +140,7 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[Part] | None:
         return None
     try:
         records = json.loads(metadata[RECORD])
-        parts = {name: Part(name, dict(record)) for name, record in records.items()}
+        parts = {name: TunerPart(name, dict(record)) for name, record in records.items()}
         complete = all(set(peft_fields.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"The adapter's {RECORD} cannot be read ({error}): load its file again.") from error
@@ -259,7 +259,7 @@ def _replaced(name: str, key: str, source: Source) -> str:
     return f"{name[: ending.start()]}{'.bias' if ending[1] == 'bias' else ''}.replaced"
 
 
-def _check(part: Part, source: Source) -> None:
+def _check(part: TunerPart, source: Source) -> None:
     """Raise ValueError for tensors that are missing, do not belong to the record or have other sizes."""
     names = peft_tensors.shared_of(part.kind, part.record)
     missing = [name for name in names if name not in part.shared]

@@ -357,6 +357,27 @@ def test_users_need_no_source_of_a_workflow(path: Path) -> None:
     assert [f"line {line}: {name}" for name, line in names if name == "workflow_sources"] == []
 
 
+# What every method has by the same name; Settings are a whole training's, too.
+OF_EVERY_METHOD = {"Factors", "Settings"}
+
+
+def public_classes(path: Path) -> Iterator[str]:
+    """The classes of a file that others may import."""
+    for node in ast.parse(path.read_text(), str(path)).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+
+
+def test_a_name_stands_for_one_type() -> None:
+    """Somebody who reads Row or Report need not ask which."""
+    places: dict[str, list[str]] = {}
+    for path in shipped_files():
+        for name in public_classes(path):
+            places.setdefault(name, []).append(by_path(path))
+    assert len(places) > 150
+    assert {name: paths for name, paths in places.items() if len(paths) > 1 and name not in OF_EVERY_METHOD} == {}
+
+
 def test_no_imports_in_a_circle() -> None:
     """Imports within functions counted: one that only breaks a circle hides it. Exceptions: none."""
     graph = module_graph(shipped_files())
