@@ -11,7 +11,8 @@
 Their alpha is the constraint for each output. ComfyUI's own class leaves the rescaling out, takes alpha for the whole
 constraint, and squares the strength.
 
-Training makes the third form, of LyCORIS, without rescaling and without a constraint, from blocks of zeros.
+Training makes the third form, of LyCORIS, without rescaling, from blocks of zeros. A constraint of the training (COFT,
+section 4 of the first paper) is in the blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ..settings import WITH_METHOD, Number, entry
 from .common import alpha_of, flat, trainable
 from .contract import Method, Training
 from .factored import exact_pair
-from .rotations import block_size, cayley, neumann, skew, turn_butterfly, turn_columns, turn_rows
+from .rotations import block_size, bounded, cayley, neumann, skew, turn_butterfly, turn_columns, turn_rows
 
 NAME = "oft"
 _PEFT, _ENTRIES, _BLOCKS, _DIAGONAL = "oft_rotation", "oft_R.weight", "oft_blocks", "oft_diag"
@@ -72,6 +73,17 @@ class Settings:
         ),
         32,
     )
+    constraint: float = entry(
+        Number(
+            at=WITH_METHOD,
+            shown=1.0,
+            step=1e-6,
+            advanced=True,
+            words="How far the blocks of a layer may be turned in all, for each of its outputs (COFT): less keeps more "
+            "of the base. 0: no limit.",
+        ),
+        0.0,
+    )
 
 
 def claims(suffixes: Collection[str]) -> bool:
@@ -112,6 +124,9 @@ def otherwise(params: Mapping[str, Tensor], settings: Settings) -> str:
 def factors_of(layers: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Factors]:
     """The factors of many layers, to apply and save. The rotations of all blocks of one size are solved for at once."""
     blocks = [params["blocks"] for params in layers]
+    if settings.constraint:
+        # The files hold blocks within the limit: what programs take a constraint in a file for differs.
+        blocks = [bounded(value, settings.constraint * value.shape[0] * value.shape[1]) for value in blocks]
     places: dict[int, list[int]] = {}
     for place, value in enumerate(blocks):
         places.setdefault(value.shape[-1], []).append(place)

@@ -30,6 +30,12 @@ def neumann(generator: Tensor) -> Tensor:
     return identity + 2 * (generator + square + square @ generator) + square @ square
 
 
+def bounded(blocks: Tensor, constraint: float) -> Tensor:
+    """Blocks B [..., k, k] whose S = B - B^T has a norm of at most `constraint` over all of them, differentiable."""
+    norm = torch.linalg.vector_norm(blocks - blocks.mT)
+    return torch.where(norm > constraint, blocks * (constraint / (norm + 1e-8)), blocks)
+
+
 def cayley(blocks: Tensor, constraint: float) -> Tensor:
     """The rotations (I + S)(I - S)^-1, S = B - B^T, of blocks B [..., k, k]; |S| of all up to `constraint`, 0: any."""
     generator = blocks - blocks.mT

@@ -535,7 +535,7 @@ def test_a_nan_in_a_file(comfyui: Any, lora_file: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"method": "dora"}, "method"),
+        ({"method": "ia3"}, "method"),
         ({"method.projector": "gram"}, "projector"),
         ({"layers": "some"}, "layers"),
         ({"precision": "fp8"}, "precision"),
@@ -547,7 +547,7 @@ def test_values_that_no_widget_offers(comfyui: Any, changed: dict[str, Any], nam
     failed = comfyui.fail(training_prompt(**changed), want=["train"])
     assert failed.node_type == "DEFTTrainAdapter"
     assert named in failed.message
-    known = "Unknown method: choose one of deft, para, lora, svdiff, dreambooth."
+    known = "Unknown method: choose one of deft, para, lora, svdiff, dreambooth, dora, oft, lokr."
     assert failed.stage == "validation" or known in failed.message
 
 

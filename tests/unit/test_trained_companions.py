@@ -282,15 +282,20 @@ def test_lokr_makes_nothing_of_the_weights_size(kind: str, rank: int) -> None:
 # ----------------------------------------------------------------------------------------------------------------- OFT
 
 
+@pytest.mark.parametrize("constraint", [0.0, 0.02, 5.0])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_oft_is_lycoris_own(kind: str) -> None:
+def test_oft_is_lycoris_own(kind: str, constraint: float) -> None:
+    """Constrained, not at all and, by a constraint that the blocks do not reach, as if there were none."""
     from lycoris.modules.diag_oft import DiagOFTModule
 
     layer, x = layer_of(kind)
-    trained = Trained("oft", layer, block_size=4)
-    reference = DiagOFTModule("layer", layer, 1.0, lora_dim=4)
+    trained = Trained("oft", layer, block_size=4, constraint=constraint)
+    reference = DiagOFTModule("layer", layer, 1.0, lora_dim=4, constraint=constraint)
     reference.oft_blocks.data = trained.params["blocks"].detach().clone()
     check(trained, reference, {"blocks": reference.oft_blocks}, x, reference.get_merged_weight()[0])
+    saved = trained.method.from_tensors(trained.method.to_tensors(trained.factors))
+    assert saved.constraint == 10000  # the blocks of the file are within the limit themselves
+    assert relative(trained.method.delta(saved, trained.weight), trained.delta()) < 1e-6
 
 
 def test_oft_is_pefts_of_the_transposed_weight() -> None:
