@@ -401,7 +401,7 @@ def test_adapter_info(pack: Any, device: torch.device, kind: str) -> None:
 
 def test_fingerprint(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(pack.fingerprint, "Tensor", pretended.Pretended)  # it asks for the very type of a weight
+        patched.setattr(pack.models.stored, "Tensor", pretended.Pretended)  # it asks for the very type of a weight
         found = pack.fingerprint.fingerprint(loaded(on(device, models.unet)))
     assert found == pack.fingerprint.fingerprint(models.unet()) != pack.fingerprint.fingerprint(models.unet(seed=1))
 
