@@ -27,7 +27,7 @@ from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, model_names, target_function, target_key, target_slice
 
 # The kind of a layer that ComfyUI's own loader reads, by a part of its tensors' keys; the first that matches counts.
-_KINDS = {
+_METHOD_BY_PART = {
     **{mark: name for name, method in reversed(methods.METHODS.items()) for mark in method.marks},
     "diff": "diff",
 }
@@ -281,7 +281,7 @@ def _size(group: Mapping[str, Tensor]) -> tuple[int, float]:
 
 def _kind_of(keys: Mapping[str, Tensor]) -> str:
     """The method of a layer that ComfyUI's own loader reads, by its tensors' names."""
-    return next((name for part, name in _KINDS.items() if any(part in key for key in keys)), "other")
+    return next((name for part, name in _METHOD_BY_PART.items() if any(part in key for key in keys)), "other")
 
 
 def _rank_of(group: Mapping[str, Tensor]) -> int | None:
