@@ -158,17 +158,16 @@ def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -
 # ------------------------------------------------------------------------------------------------- what is not saved
 
 
-@pytest.mark.parametrize("method", ["svdiff", "dora"])
+@pytest.mark.parametrize("method", ["svdiff", "oft"])
 def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: str, loras: Path) -> None:
     model = models.sd3()
-    dora = {"dora_up": torch.ones(64, 2), "dora_down": torch.ones(2, 64), "dora_magnitude": torch.ones(64)}
-    layers = {"svdiff": {"delta": torch.ones(64)}, "dora": dora}[method]
+    layers = {"svdiff": {"delta": torch.ones(64)}, "oft": {"oft_rotation": torch.eye(8).repeat(8, 1, 1)}}[method]
     adapter = pack.adapters.from_layers({SD3_PROJECTION: layers})
     assert pack.adapters.describe(adapter)["method"] == method
     with pytest.raises(
         ValueError,
         match=rf"layer {re.escape(SD3_PROJECTION)} is of the method {method}, and only "
-        "deft, para, lora are written for it. Choose the native format",
+        "deft, para, lora, dora are written for it. Choose the native format",
     ):
         run("DEFTSaveAdapter", adapter, "saved/no", "PEFT folder", "models/loras", model)
     assert not list((loras / "saved").glob("no*"))
