@@ -223,6 +223,8 @@ class DEFTLoadScorer(io.ComfyNode):
                 "dreambench",
                 "evaluation",
                 "lpips",
+                "评分模型",
+                "评测",
             ],
             inputs=[
                 io.DynamicCombo.Input(
@@ -341,7 +343,7 @@ class DEFTVerifyScorer(io.ComfyNode):
             category="DEFT/scoring",
             description="Says which models the weight files of a scorer are, and compares them with numbers that "
             "others have published for them. It needs no picture.",
-            search_aliases=["check weights", "clip self test", "which model"],
+            search_aliases=["check weights", "clip self test", "which model", "验证权重"],
             is_output_node=True,
             inputs=[ScorerSocket.Input("scorer", tooltip="From Load Scorer.")],
             outputs=[
