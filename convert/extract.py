@@ -21,6 +21,7 @@ from ..deft_ops.extraction import extract as extract_layer
 from ..deft_ops.host import on_host, trusted
 from ..models.base_weights import base_weight
 from ..models.fingerprint import fingerprint
+from ..models.titles import title_of
 
 _WORST = 5  # layers named in the report
 # Parameters that belong to the storage of quantised weights.
@@ -207,8 +208,8 @@ def extract(
 def _pairs(base: Any, tuned: Any, base_clip: Any, tuned_clip: Any, report: ExtractReport) -> Iterator[_Pair]:
     if type(base.model) is not type(tuned.model):
         raise ValueError(
-            f"The models are of different architectures, {type(base.model).__name__} (base) and "
-            f"{type(tuned.model).__name__} (tuned): connect the base that the tuned model was made from."
+            f"The models are of different architectures, {title_of(base.model)} (base) and "
+            f"{title_of(tuned.model)} (tuned): connect the base that the tuned model was made from."
         )
     if (base_clip is None) != (tuned_clip is None):
         raise ValueError("Connect both CLIPs or none: the difference of text encoders needs the base's, too.")

@@ -25,6 +25,7 @@ from ..matching.match import Match, MatchedLayer, layer_names, layer_of, left_of
 from ..models.base_weights import Shapes, base_weight
 from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, model_names, target_function, target_key, target_slice
+from ..models.titles import title_of
 
 # The kind of a layer that ComfyUI's own loader reads, by a part of its tensors' keys; the first that matches counts.
 _METHOD_BY_PART = {
@@ -215,7 +216,7 @@ def _measure(
             patcher = owner if owner is model else owner.patcher
             sides.append((patcher, match(adapter, names_of(owner), Shapes(patcher.model, patcher), plain_lora=True)))
             network = patcher.model if owner is model else owner.cond_stage_model
-            info.bases.append(type(network).__name__)
+            info.bases.append(title_of(network))
     total = sum(len(matched.layers) + len(matched.foreign) for _, matched in sides)
     rows, done, notes = [], 0, dict[str, int]()
     for patcher, matched in sides:
@@ -237,7 +238,7 @@ def _measure(
         patched = len({_key(layer) for layer in layers} & set(patcher.patches))
         if patched:
             info.notes.append(
-                f"{type(patcher.model).__name__} carries other patches on {patched} of these weights: the numbers are "
+                f"{title_of(patcher.model)} carries other patches on {patched} of these weights: the numbers are "
                 "for the base without them."
             )
     info.matched = len(rows)

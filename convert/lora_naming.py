@@ -20,6 +20,7 @@ from torch import Tensor
 from ..matching.match import sliced_shape
 from ..models.base_weights import Shapes
 from ..models.names import Target, clip_names, diffusers_names, model_names, target_function, target_key, target_slice
+from ..models.titles import title_of
 
 Pair = tuple[Tensor, Tensor]  # up [out, r], down [r, in*]
 
@@ -237,7 +238,7 @@ def _diffusers_layers(side: Side, pairs: Mapping[str, list[LayerPair]]) -> Itera
                 if piece[0].any() and piece[1].any():
                     pieces.setdefault(number, []).append(piece)
             if rest_up.any() and rest_down.any():
-                what = "text encoders" if side.clip else type(side.owner.model).__name__
+                what = "text encoders" if side.clip else title_of(side.owner.model)
                 raise ValueError(f"{key} has no name in diffusers' {what}: choose comfyui.")
         for number, some in pieces.items():
             component, path, target = parts[number]

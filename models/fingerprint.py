@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .base_weights import base_weight
 from .stored import is_plain
+from .titles import recorded_title, title_of
 
 MATRICES = 15
 _RUNS, _RUN = 64, 64  # a sample is 64 runs of 64 neighbours: few memory pages are touched
@@ -95,11 +96,12 @@ def base_note(adapter: Mapping[str, Tensor], model: Any) -> str | None:
         return None
     if difference <= allowed:
         return _untold(recorded, current) if allowed > _TELLING else None
-    base = f" ({metadata['base_model']})" if metadata.get("base_model") else ""
+    title = recorded_title(metadata)
+    base = f" ({title})" if title else ""
     apart = "are unrelated to" if difference > 0.5 else f"differ by about {100 * difference:.2g} % from"
     return (
         f"WARNING: the adapter was trained on another base{base}: the weights of the connected "
-        f"{type(model.model).__name__} {apart} that one's. Load the checkpoint that it was trained on; on this one it "
+        f"{title_of(model.model)} {apart} that one's. Load the checkpoint that it was trained on; on this one it "
         "does something else."
     )
 

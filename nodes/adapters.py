@@ -22,7 +22,10 @@ PROJECTOR_TOOLTIP = (
     "Load Adapter asks the model's weights, and what they do not tell has to be chosen here. qr, relu, ppt and svd "
     "overrule it (PEFT: qr or relu; the DEFT repository's SDXL code: ppt)."
 )
-SEARCH = ["deft", "para", "svdiff", "lora", "dora", "peft", "adapter", "load lora"]
+# Whole phrases of at most 30 characters: the page looks for all words of a query in one of them. Chinese ones stand
+# beside the English ones, because the page has no translations of these.
+SEARCH = ["deft", "para", "svdiff", "lora", "dora", "peft", "adapter", "load lora", "适配器", "加载 lora"]
+APPLYING = ["apply lora", "use lora", "应用 lora", "使用 lora"]
 
 
 def strength_input(name: str, what: str) -> io.Float.Input:
@@ -112,7 +115,7 @@ class DEFTAdapterLoader(io.ComfyNode):
             description="Loads a DEFT, PaRa, SVDiff or LoRA file (LoHa, LoKr, OFT, DoRA among them) of whatever "
             "program, and applies it to the model and the CLIP. The report says how many layers matched and which "
             "did not.",
-            search_aliases=SEARCH,
+            search_aliases=[*SEARCH, *APPLYING, "lora loader", "lora 加载器"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
                 io.Clip.Input("clip", optional=True, tooltip="The CLIP to change, for files with text encoder layers."),
@@ -174,7 +177,7 @@ class DEFTLoadAdapterFile(io.ComfyNode):
             category=CATEGORY,
             description="Reads a DEFT, PaRa, SVDiff or LoRA file without applying it, for Apply Adapter, Save Adapter, "
             "Adapter Info or Export as LoRA.",
-            search_aliases=SEARCH,
+            search_aliases=[*SEARCH, "lora file", "lora 文件"],
             inputs=[
                 io.Combo.Input("file", options=adapter_files(), tooltip="A file of models/loras."),
                 projector_input(),
@@ -213,7 +216,7 @@ class DEFTApplyAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Applies an adapter, just trained or loaded, to a model. Use the model that it was trained on, "
             "or one of the same architecture.",
-            search_aliases=SEARCH,
+            search_aliases=[*SEARCH, *APPLYING],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
                 io.Clip.Input("clip", optional=True, tooltip="The CLIP to change, for adapters of text encoders."),

@@ -45,7 +45,15 @@ class DEFTComparisonGrid(io.ComfyNode):
             description="Draws image batches as the rows of one labelled picture: methods down, prompts across, with "
             "the subject's own pictures at the side and scores under the row labels and the pictures if "
             "connected. What a row lacks is drawn as missing.",
-            search_aliases=["image grid", "xy plot", "compare methods", "labelled grid", "contact sheet"],
+            search_aliases=[
+                "image grid",
+                "xy plot",
+                "compare methods",
+                "labelled grid",
+                "contact sheet",
+                "对比图",
+                "网格图",
+            ],
             is_input_list=True,
             is_output_node=True,
             inputs=[
@@ -229,6 +237,7 @@ class DEFTFidelityPlot(io.ComfyNode):
                 "clip-t against dino",
                 "compare methods",
                 "confidence interval",
+                "散点图",
             ],
             is_input_list=True,
             is_output_node=True,

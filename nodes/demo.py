@@ -34,7 +34,7 @@ class DEFTDemoTextEncoder(io.ComfyNode):
             category=CATEGORY,
             description="The text encoder of the small demo model. Other models use ComfyUI's Load CLIP or Load "
             "Checkpoint.",
-            search_aliases=["demo", "clip"],
+            search_aliases=["demo", "clip", "演示"],
             inputs=[],
             outputs=[io.Clip.Output(display_name="clip", tooltip="The CLIP of the demo model.")],
         )
@@ -63,7 +63,7 @@ class DEFTDemoSubject(io.ComfyNode):
             category=CATEGORY,
             description="Five pictures of an object or scene that the demo model has never seen, with captions. For "
             "your own pictures use Load Image or ComfyUI's data set nodes.",
-            search_aliases=["demo", "dataset", "training images"],
+            search_aliases=["demo", "dataset", "training images", "example captions", "演示", "训练图片"],
             inputs=[
                 io.Combo.Input(
                     "subject",

@@ -26,7 +26,16 @@ class DEFTExtractAdapter(io.ComfyNode):
             description="Makes a DEFT or LoRA adapter of what differs between a tuned model and its base: a full "
             "fine-tune, a merge, or a model with LoRAs and adapters on it. Each layer gets the best change of its "
             "rank, and the report says how much of the difference that is.",
-            search_aliases=["extract lora", "svd", "difference", "subtract", "fine-tune to lora", "merge"],
+            search_aliases=[
+                "extract lora",
+                "svd",
+                "difference",
+                "subtract",
+                "fine-tune to lora",
+                "merge",
+                "lora extraction",
+                "提取 lora",
+            ],
             inputs=[
                 io.Model.Input("model_tuned", tooltip="The model to imitate, with whatever is applied to it."),
                 io.Model.Input(

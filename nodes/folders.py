@@ -67,7 +67,22 @@ class DEFTLoadFolder(io.ComfyNode):
             category=CATEGORY,
             description="Reads all pictures of a folder of ComfyUI's input or output, in the order of their names, and "
             "their captions: to score what was made before, or elsewhere.",
-            search_aliases=["load folder", "load images", "dataset", "directory", "batch load", "score a folder"],
+            search_aliases=[
+                "image folder",
+                "load folder",
+                "load images",
+                "captions",
+                "caption files",
+                "dataset",
+                "directory",
+                "batch load",
+                "score a folder",
+                "图片文件夹",
+                "图像文件夹",
+                "数据集",
+                "图片标注",
+                "批量加载图片",
+            ],
             inputs=[
                 io.Combo.Input(
                     "folder",

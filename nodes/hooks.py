@@ -29,7 +29,18 @@ class DEFTCreateHookAdapter(io.ComfyNode):
             "conditioning, Set CLIP Hooks on the text encoder, Set Hook Keyframes changes its strength over the steps. "
             "For removal and injection with schedules of their own, make two hooks of the same adapter: one with "
             "injection 0, one with removal 0.",
-            search_aliases=["hook", "hooks", "schedule", "keyframe", "create hook lora", "deft", "para", "adapter"],
+            search_aliases=[
+                "hook",
+                "hooks",
+                "schedule",
+                "keyframe",
+                "create hook lora",
+                "deft",
+                "para",
+                "adapter",
+                "lora schedule",
+                "钩子",
+            ],
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter, from Load Adapter File or Train Adapter."),
                 io.Model.Input(

@@ -36,6 +36,7 @@ class DEFTAdapterInfo(io.ComfyNode):
                 "block weights",
                 "effective rank",
                 "delta norm",
+                "lora 信息",
             ],
             is_output_node=True,
             inputs=[

@@ -24,7 +24,7 @@ class DEFTPrompts(io.ComfyNode):
             category="DEFT",
             description="One prompt a line. What is connected behind it runs once for each prompt, so one CLIP Text "
             "Encode and one KSampler make a picture of every prompt.",
-            search_aliases=["prompt list", "string list", "multiple prompts"],
+            search_aliases=["prompt list", "string list", "multiple prompts", "prompts from lines", "多个提示词"],
             inputs=[
                 io.String.Input(
                     "prompts",

@@ -130,7 +130,7 @@ class DEFTSaveAdapter(io.ComfyNode):
             description="Saves an adapter with its settings in the header. Native files are read by this pack and, "
             "where it is installed, by ComfyUI's own Load LoRA; PEFT folders by PEFT and diffusers; SVDiff folders by "
             "its common implementation.",
-            search_aliases=["save lora", "save deft", "peft"],
+            search_aliases=["save lora", "save deft", "peft", "save adapter", "保存 lora", "保存适配器"],
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter to save."),
@@ -186,7 +186,16 @@ class DEFTExportLoRA(io.ComfyNode):
             category=CATEGORY,
             description="Turns an adapter into an ordinary LoRA that does exactly the same on this base model, for "
             "programs that know LoRA only. On another base it does something else.",
-            search_aliases=["convert", "lora", "deft to lora", "kohya", "diffusers"],
+            search_aliases=[
+                "convert",
+                "lora",
+                "deft to lora",
+                "kohya",
+                "diffusers",
+                "convert to lora",
+                "转换 lora",
+                "导出 lora",
+            ],
             is_output_node=True,
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter to convert."),

@@ -19,7 +19,7 @@ from ..scoring.packages import MissingPackage
 from ..scoring.preprocessing import Preprocess
 from ..scoring.protocols import PROTOCOLS, Protocol, custom, get_protocol
 from ..scoring.scorer import Scorer, load_scorer
-from ..scoring.weights import find_weights
+from ..scoring.weights import MissingWeights, find_weights
 from .output import text_ui
 from .sockets import ScorerSocket
 
@@ -140,6 +140,30 @@ def there(spec: BackboneSpec) -> bool:
     return True
 
 
+def ready() -> list[str]:
+    """The protocols that need nothing which is not on this machine; weights of optional metrics may be missing."""
+    protocols = {name: get_protocol(name) for name in PROTOCOLS}
+    return [
+        name
+        for name, protocol in protocols.items()
+        if all(there(spec) for kind, spec in protocol.backbones.items() if protocol.needs(kind))
+    ]
+
+
+def ready_line() -> str:
+    """The protocols that are ready, in a sentence. Not marked in the list itself: what is chosen there is saved."""
+    return f"Protocols that are ready on this machine: {', '.join(ready()) or 'none'}."
+
+
+def advice(error: MissingWeights) -> str:
+    """The error message for missing weights at Load Scorer: first what is done with a click."""
+    if not error.downloadable:
+        return f"{error} {ready_line()}"
+    return (
+        f"Switch download on at this node and run again: it fetches what is missing. Or by hand: {error} {ready_line()}"
+    )
+
+
 class DEFTLoadScorer(io.ComfyNode):
     """The node that loads the backbones of a protocol from local files."""
 
@@ -199,6 +223,8 @@ class DEFTLoadScorer(io.ComfyNode):
                 "dreambench",
                 "evaluation",
                 "lpips",
+                "评分模型",
+                "评测",
             ],
             inputs=[
                 io.DynamicCombo.Input(
@@ -283,13 +309,16 @@ class DEFTLoadScorer(io.ComfyNode):
             await fetch_missing(
                 chosen if encoder is None else chosen.with_clip_encoder(encoder.name, encoder.kind), explicit
             )
-        scorer = load_scorer(chosen, weight_folders(), explicit, missing == "leave out", encoder)
+        try:
+            scorer = load_scorer(chosen, weight_folders(), explicit, missing == "leave out", encoder)
+        except MissingWeights as error:
+            raise FileNotFoundError(advice(error)) from error
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         for backbone in scorer.backbones.values():
             if backbone is not encoder:
                 patcher = comfy.model_patcher.ModelPatcher(backbone.module.to(offload), device, offload)
                 manage(backbone, patcher, device)
-        return io.NodeOutput(scorer, describe(scorer))
+        return io.NodeOutput(scorer, f"{describe(scorer)}\n{ready_line()}")
 
 
 def describe(scorer: Scorer) -> str:
@@ -314,7 +343,7 @@ class DEFTVerifyScorer(io.ComfyNode):
             category="DEFT/scoring",
             description="Says which models the weight files of a scorer are, and compares them with numbers that "
             "others have published for them. It needs no picture.",
-            search_aliases=["check weights", "clip self test", "which model"],
+            search_aliases=["check weights", "clip self test", "which model", "验证权重"],
             is_output_node=True,
             inputs=[ScorerSocket.Input("scorer", tooltip="From Load Scorer.")],
             outputs=[

@@ -145,6 +145,8 @@ class DEFTScoreImages(io.ComfyNode):
                 "image similarity",
                 "prompt fidelity",
                 "evaluation",
+                "相似度",
+                "评测",
             ],
             is_input_list=True,
             hidden=list(PROVENANCE),
@@ -223,7 +225,16 @@ class DEFTScoreDrift(io.ComfyNode):
             description="Measures what an adapter has spoilt: how far pictures of unrelated prompts move from the base "
             "model's (drift, as PEFT's benchmark), and how much other members of the class look like the "
             "subject (prior preservation, PRES, as DreamBooth). Lower is better.",
-            search_aliases=["drift", "prior preservation", "forgetting", "overfitting", "language drift", "pres"],
+            search_aliases=[
+                "drift",
+                "prior preservation",
+                "forgetting",
+                "overfitting",
+                "language drift",
+                "pres",
+                "遗忘",
+                "过拟合",
+            ],
             is_input_list=True,
             hidden=list(PROVENANCE),
             inputs=[
@@ -300,7 +311,7 @@ class DEFTScoreDiversity(io.ComfyNode):
             description="Measures how different the pictures of one prompt are over several seeds: mean distance of "
             "features, and mean LPIPS (DIV, as DreamBooth) where the lpips package and AlexNet's weights "
             "are there. An adapter that always gives the same picture has learnt too much.",
-            search_aliases=["diversity", "lpips", "overfitting", "mode collapse", "div"],
+            search_aliases=["diversity", "lpips", "overfitting", "mode collapse", "div", "多样性"],
             is_input_list=True,
             hidden=list(PROVENANCE),
             inputs=[

@@ -124,7 +124,16 @@ class DEFTAdapterStack(io.ComfyNode):
             description="Applies several adapter files of any kind, one after the other: first the lora_stack that "
             "comes in, then the rows from top to bottom. The order matters for DEFT and PaRa, which remove a part of "
             "what is there. Gives the files' trigger words, and a lora_stack for nodes of other packs.",
-            search_aliases=[*SEARCH, "lora stack", "lora stacker", "multi lora", "trigger words", "堆叠"],
+            search_aliases=[
+                *SEARCH,
+                "apply several loras",
+                "lora stack",
+                "lora stacker",
+                "multi lora",
+                "trigger words",
+                "堆叠",
+                "触发词",
+            ],
             inputs=[
                 io.Model.Input(
                     "model",

@@ -81,6 +81,8 @@ class DEFTScoreTable(io.ComfyNode):
                 "confidence interval",
                 "bootstrap",
                 "published results",
+                "分数表",
+                "方法对比",
             ],
             is_input_list=True,
             is_output_node=True,
@@ -212,7 +214,7 @@ class DEFTSaveScores(io.ComfyNode):
             description="Saves scores with all of their settings into the output folder, one JSON object a line, and "
             "draws nothing. For workflows that are run many times: each run writes a file of its own, and "
             "one table is made of all of them later.",
-            search_aliases=["jsonl", "json lines", "export scores", "save results", "sweep", "batch"],
+            search_aliases=["jsonl", "json lines", "export scores", "save results", "sweep", "batch", "保存分数"],
             is_input_list=True,
             is_output_node=True,
             inputs=[

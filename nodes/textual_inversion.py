@@ -45,7 +45,16 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             description="Learns the vectors of a new token from a few pictures, and nothing else: a file of some "
             "kilobytes in models/embeddings, used at once as embedding:name in any prompt. For models with CLIP text "
             "encoders: SD 1.5, SD 2, SDXL.",
-            search_aliases=["embedding", "train embedding", "textual inversion", "token", "personalise"],
+            search_aliases=[
+                "embedding",
+                "train embedding",
+                "textual inversion",
+                "token",
+                "personalise",
+                "embedding training",
+                "训练 embedding",
+                "嵌入",
+            ],
             is_input_list=True,
             is_output_node=True,
             inputs=[

@@ -119,7 +119,27 @@ class DEFTTrainAdapter(io.ComfyNode):
             description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few pictures, on the model "
             "as ComfyUI loaded it: any architecture, no second copy, the model's own objective. The same seed gives "
             "the same adapter.",
-            search_aliases=["train lora", "train deft", "train para", "svdiff", "dreambooth", "fine-tune"],
+            search_aliases=[
+                "train lora",
+                "lora training",
+                "lora trainer",
+                "train deft",
+                "train para",
+                "svdiff",
+                "dreambooth",
+                "dreambooth lora",
+                "fine-tune",
+                "fine tuning",
+                "finetune",
+                "loss curve",
+                "learning rate",
+                "训练 lora",
+                "lora 训练",
+                "微调",
+                "模型微调",
+                "损失曲线",
+                "学习率",
+            ],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to train on. It is not changed."),

@@ -54,7 +54,20 @@ class DEFTTrainingSettings(io.ComfyNode):
             category=CATEGORY,
             description="Optimizer, schedule, objective, choice of layers and checkpoints for Train Adapter. Each "
             "starts at the value that Train Adapter uses without this node.",
-            search_aliases=["optimizer", "scheduler", "min snr", "ema", "checkpoint", "resume", "warmup"],
+            search_aliases=[
+                "optimizer",
+                "scheduler",
+                "min snr",
+                "ema",
+                "checkpoint",
+                "resume",
+                "warmup",
+                "learning rate",
+                "learning rate schedule",
+                "学习率",
+                "优化器",
+                "断点续训",
+            ],
             inputs=[
                 io.Combo.Input(
                     "preset",
@@ -90,7 +103,7 @@ class DEFTTrainingPreviews(io.ComfyNode):
             category=CATEGORY,
             description="Samples pictures every so many steps of Train Adapter, always from the same noise: shown at "
             "the node while it trains, and as a contact sheet at its end.",
-            search_aliases=["sample", "validation", "preview"],
+            search_aliases=["sample", "validation", "preview", "sample while training", "训练预览", "样图"],
             inputs=[
                 io.Vae.Input("vae", tooltip="To decode the pictures."),
                 io.Conditioning.Input("positive", tooltip="The prompt to sample; several make a row of pictures."),

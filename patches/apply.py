@@ -16,6 +16,7 @@ from ..matching.match import Match, advice, left_of, match, with_plain_loras
 from ..models.base_weights import Shapes
 from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, describe, model_names, target_key
+from ..models.titles import title_of
 from . import activations, parameters
 from .entries import Entry, entry
 from .weight_adapter import DeftWeightAdapter, Place, PlacesWeightAdapter, places
@@ -192,7 +193,7 @@ def no_match(report: ApplyReport, model: Any, clip: Any, misfits: bool) -> str:
     sides = []
     if model is not None:
         examples = describe(dict.fromkeys(native(model)))
-        sides.append(f"the model is {type(model.model).__name__} with layers such as {examples}")
+        sides.append(f"the model is {title_of(model.model)} with layers such as {examples}")
     if clip is not None:
         sides.append(f"the CLIP has layers such as {describe(clip_names(clip))}")
     reason = "their sizes differ" if misfits else "their layer names differ"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..models.names import Target, target_key
+from ..models.titles import title_of
 from .apply import STACKING, ApplyReport, apply
 from .weight_adapter import DeftWeightAdapter
 
@@ -118,7 +119,7 @@ def fits_model(
             actual = f"is {list(state[key].shape)}" if key in state else "does not exist"
             raise ValueError(
                 f"A hook of Create Hook Adapter was made for another {target.value}: {key} should be {list(shape)}, "
-                f"but {actual} in this {type(patcher.model).__name__}. Connect the {target.value} in use to the node."
+                f"but {actual} in this {title_of(patcher.model)}. Connect the {target.value} in use to the node."
             )
     return True
 

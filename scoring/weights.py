@@ -23,13 +23,22 @@ OPENAI_ARCHIVES = {
 }
 
 
+class MissingWeights(FileNotFoundError):
+    """No folder and no cache has a backbone's weights. `downloadable`: whether `download` can fetch them."""
+
+    def __init__(self, message: str, downloadable: bool) -> None:
+        super().__init__(message)
+        self.downloadable = downloadable
+
+
 def find_weights(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | None = None) -> Path:
     """The weight file of a backbone: `explicit`, else in the first folder that has one of spec.files, else in a cache.
 
     Caches are those of Hugging Face, torch.hub and OpenAI's clip; the network is not asked.
 
     Raises:
-        FileNotFoundError: it says which file, where to put it, how large it is and where to get it.
+        FileNotFoundError: there is no file `explicit`.
+        MissingWeights: it says which file, where to put it, how large it is and where to get it.
     """
     if explicit is not None:
         if not explicit.is_file():
@@ -42,9 +51,10 @@ def find_weights(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | N
     if cached := find_cached(spec):
         return cached
     size = f" ({spec.size})" if spec.size else ""
-    raise FileNotFoundError(
+    raise MissingWeights(
         f"The weights of {spec.name} are missing{size}: get {spec.source}, and put the file as "
-        f"{' or '.join(spec.files)} into one of {', '.join(str(folder) for folder in folders)}."
+        f"{' or '.join(spec.files)} into one of {', '.join(str(folder) for folder in folders)}.",
+        downloadable=bool(spec.hub or spec.url),
     )
 
 

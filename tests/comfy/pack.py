@@ -55,6 +55,7 @@ SHORT = {
     "schedules": "trainers.settings.schedules",
     "settings": "trainers.settings.settings",
     "targets": "trainers.settings.targets",
+    "titles": "models.titles",
     "to_lora": "convert.export:to_lora",
     "token": "trainers.run.token",
     "trainer": "trainers.run.trainer",

@@ -672,7 +672,7 @@ def nested() -> Any:
         (
             "sd15",
             lambda: {"samples": torch.zeros(2, 4, 1, 8, 8)},
-            r"picture 2 has 5 dimensions \(2 x 4 x 1 x 8 x 8\), but SD15 wants pictures: \[batch, 4, height, width\]",
+            r"picture 2 has 5 dimensions \(2 x 4 x 1 x 8 x 8\), but SD 1.5 wants pictures: \[batch, 4, height, width\]",
         ),
         ("sd3", lambda: {"samples": torch.zeros(1, 16, 3, 8, 8)}, "picture 2 has 5 dimensions"),
         ("sd3", lambda: {"samples": torch.zeros(1, 16, 8)}, "picture 2 has 3 dimensions"),
@@ -688,7 +688,7 @@ def nested() -> Any:
         (
             "wan",
             lambda: {"samples": torch.zeros(1, 16, 64)},
-            r"picture 2 has 3 dimensions .* WAN21_T2V wants pictures or videos: \[batch, 16, frames, height, width\]",
+            r"picture 2 has 3 dimensions .* Wan wants pictures or videos: \[batch, 16, frames, height, width\]",
         ),
         ("wan", lambda: {"samples": torch.zeros(1, 2, 16, 1, 8, 8)}, "picture 2 has 6 dimensions"),
     ],
@@ -716,7 +716,7 @@ def test_a_size_that_the_network_cannot_take(pack: Pack, where: str) -> None:
     tiny, ordinary = {"samples": models.random(1, 4, 1, 1, seed=4)}, models.latents(models.unet(), 2)
     given = [tiny] if where == "first" else [ordinary, tiny]
     said = (
-        f"SD15 cannot take the latent of picture {1 if where == 'first' else 3}, 1 x 1 .width x height.: the "
+        f"SD 1.5 cannot take the latent of picture {1 if where == 'first' else 3}, 1 x 1 .width x height.: the "
         "next size that it takes is 4 x 4, a picture of 32 x 32"
     )
     with pytest.raises(ValueError, match=said):

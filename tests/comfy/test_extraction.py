@@ -224,7 +224,7 @@ def test_text_encoders(pack: Pack) -> None:
 
 def test_what_cannot_be_extracted_is_said(pack: Pack) -> None:
     base = models.sd3()
-    with pytest.raises(ValueError, match=r"SD3 \(base\) and BaseModel \(tuned\)"):
+    with pytest.raises(ValueError, match=r"SD3 \(base\) and SD 1.5 \(tuned\)"):
         pack.extract(base, models.unet())
     with pytest.raises(ValueError, match="one of them only"):
         pack.extract(base, models.sd3(depth=2))

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ..search_words import WORDS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEAVY = {"peft", "open_clip", "timm", "matplotlib", "diffusers"}
 
@@ -57,6 +59,20 @@ def test_every_node_explains_itself(comfyui: Any) -> None:
         missing += [f"{node_id}: tooltip of output {o.display_name}" for o in schema.outputs if not o.tooltip]
         missing += [f"{node_id}: name of an output" for o in schema.outputs if not o.display_name]
     assert missing == []
+
+
+def test_what_people_type_is_among_the_names_for_the_search(comfyui: Any) -> None:
+    """All words of a query in one of them, within its first 30 characters and without the search's own operators.
+
+    tests/server/test_front_end.py asks the page itself.
+    """
+    names = {node_id: node.GET_SCHEMA().search_aliases for node_id, node in comfyui.pack_nodes.items()}
+    for query, right in WORDS.items():
+        assert [node_id for node_id in right if query not in names[node_id]] == [], query
+    every = [name for own in names.values() for name in own]
+    assert [name for name in every if len(name) > 30 or re.search(r"[!^'|=$]", name)] == []
+    assert [node_id for node_id, own in names.items() if len(own) != len(set(own))] == []
+    assert [node_id for node_id, own in names.items() if not re.search(r"[\u4e00-\u9fff]", " ".join(own))] == []
 
 
 def test_loading_imports_nothing_heavy(comfyui: Any) -> None:

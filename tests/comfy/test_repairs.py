@@ -239,7 +239,7 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
             steps=2,
             gradient_checkpointing=checkpointing,
         )
-        (line,) = [line for line in result.report.splitlines() if line.startswith("Flux is written for inference")]
+        (line,) = [line for line in result.report.splitlines() if line.startswith("Flux.1 is written for inference")]
         import re
 
         assert re.search(said, line)

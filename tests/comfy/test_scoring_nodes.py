@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +255,9 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
         "protocol.scale": 1.0,
     }
     failed = comfyui.fail(scoring(scorer=own), want=["score"])
+    assert failed.message.startswith("Switch download on at this node")
     assert "weights of timm test_vit2.r160_in1k are missing" in failed.message
+    assert re.search(r"Protocols that are ready on this machine: (\S+, )*demo\.$", failed.message)
     assert hub.asked == []
     rows = comfyui.run(scoring(scorer=own | {"download": True}), want=["score"]).output("score").rows
     assert hub.asked == ["/timm/test_vit2.r160_in1k/resolve/main/model.safetensors"]
@@ -280,6 +283,9 @@ def test_missing_weights_can_be_left_out(comfyui):
     report = run.output("scorer", 1)
     assert "DINO, PRES, diversity: DINO ViT-S/16 from dino_vits16.safetensors (SHA-256 " in report
     assert "CLIP-I and CLIP-T left out: The weights of CLIP ViT-B/32" in report
+    (ready,) = [line for line in report.splitlines() if line.startswith("Protocols that are ready on this machine: ")]
+    assert "demo" in ready
+    assert "dreambooth" not in ready  # its CLIP is not here
     assert "CLIP-I and CLIP-T left out" in run.output("score", 5)
     (folder / "dino_vits16.safetensors").unlink()
     assert "no weights to measure with" in comfyui.fail(prompt, want=["score"]).message

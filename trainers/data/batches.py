@@ -12,8 +12,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...models.titles import title_of
 from ..step import memory, objective
-from ..step.bases import class_of
 from .latents import UNKNOWN, Example, Origin
 
 Conds = dict[str, Any]  # one caption for one size: ComfyUI's COND objects by name
@@ -258,7 +258,7 @@ def size_errors(trainer: Any, examples: Sequence[Example]) -> Iterator[None]:
             inner = trainer.model.model
             pixels = getattr(inner.latent_format, "spacial_downscale_ratio", 8)
             raise ValueError(
-                f"{class_of(inner)} cannot take the latent of {_name(trainer.dataset, examples[0])}, {width} x "
+                f"{title_of(inner)} cannot take the latent of {_name(trainer.dataset, examples[0])}, {width} x "
                 f"{height} (width x height): the next size that it takes is {fitting[1]} x {fitting[0]}, a picture of "
                 f"{fitting[1] * pixels} x {fitting[0] * pixels}."
             ) from error

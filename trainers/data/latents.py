@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.titles import title_of
 from ..step import objective
-from ..step.bases import class_of
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
         )
     if not len(samples):
         raise ValueError("The latents of the pictures are empty: connect at least one encoded picture.")
-    layout, name = model.latent_format, class_of(model)
+    layout, name = model.latent_format, title_of(model)
     channels, axes = layout.latent_channels, layout.latent_dimensions
     expected = {
         1: "no pictures, and this pack trains none but those",
@@ -157,7 +157,7 @@ def as_network(model: Any, latent: Tensor) -> Tensor:
     channels = layout.process_out(torch.zeros(1, layout.latent_channels, *[1] * layout.latent_dimensions)).shape[1]
     if len(latent) != channels:
         raise ValueError(
-            f"The latents have {len(latent)} channels, but {class_of(model)} wants {channels}: encode the pictures "
+            f"The latents have {len(latent)} channels, but {title_of(model)} wants {channels}: encode the pictures "
             "with this model's VAE."
         )
     batch = latent[None]

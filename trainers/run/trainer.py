@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...deft_ops import adapter as adapters
 from ...deft_ops import methods
 from ...models.stored import weight_of
+from ...models.titles import title_of
 from ..data import batches
 from ..data.material import Dataset
 from ..settings import optimizers
@@ -24,7 +25,6 @@ from ..step import checking, looking, memory, objective, precision
 from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
 from ..step.average import Average
-from ..step.bases import class_of
 from ..step.decompositions import Decompositions
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
 from ..step.network import cast_weights, checkpointing, computing_in, frozen
@@ -74,7 +74,7 @@ class Trainer:
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
         self.varying = ""  # why the same training would give other bits
-        self.repairs = Repairs(class_of(model.model))
+        self.repairs = Repairs(title_of(model.model))
         self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
         self.first = True  # whether no step was taken yet, since a resume
         self.checked = ""  # how the first step's gradient was checked

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...models.titles import class_of, title_of
+
 TRAINED: frozenset[str] = frozenset(
     {
         # UNets
@@ -123,17 +125,11 @@ REFUSED: dict[str, str] = {
 UNTRIED: frozenset[str] = frozenset({"WAN_Animate2"})
 
 
-def class_of(model: Any) -> str:
-    """The name of the class in comfy.supported_models that a ComfyUI model (a BaseModel) is of, or comes from."""
-    classes = type(model.model_config).__mro__
-    core = (cls for cls in classes if cls.__module__ == "comfy.supported_models")
-    return next(core, classes[0]).__name__
-
-
 def check(model: Any) -> None:
     """Raise ValueError for a model that cannot learn a picture from a caption."""
     name = class_of(model)
     if name in REFUSED:
         raise ValueError(
-            f"{name} cannot be trained: {REFUSED[name]}. Choose a model that makes pictures or videos from captions."
+            f"{title_of(model)} cannot be trained: {REFUSED[name]}. Choose a model that makes pictures or videos "
+            "from captions."
         )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .bases import TRAINED, class_of
+from ...models.titles import class_of, title_of
+from .bases import TRAINED
 
 if TYPE_CHECKING:
     from ..run.trainer import Trainer
@@ -38,11 +39,10 @@ def core_version() -> tuple[int, ...]:
 
 def reason(trainer: Trainer) -> str:
     """Why the gradient has to be checked; empty if it has been tried in the pack's tests."""
-    name = class_of(trainer.model.model)
     if core_version() > NEWEST_TESTED:
         return f"ComfyUI is newer than {'.'.join(map(str, NEWEST_TESTED))}, the last one that was tested"
-    if name not in TRAINED:
-        return f"{name} is not one of the tested bases"
+    if class_of(trainer.model.model) not in TRAINED:
+        return f"{title_of(trainer.model.model)} is not one of the tested bases"
     return "it is written for inference" if trainer.repairs.text_line() else ""
 
 

@@ -1,0 +1,24 @@
+"""What people type into the page's search for nodes, and the nodes that they mean."""
+
+from __future__ import annotations
+
+WORDS = {
+    "lora training": ("DEFTTrainAdapter",),
+    "apply lora": ("DEFTApplyAdapter", "DEFTAdapterLoader"),
+    "lora loader": ("DEFTAdapterLoader",),
+    "dreambooth lora": ("DEFTTrainAdapter",),
+    "captions": ("DEFTLoadFolder",),
+    "loss curve": ("DEFTTrainAdapter",),
+    "image folder": ("DEFTLoadFolder",),
+    "learning rate": ("DEFTTrainAdapter", "DEFTTrainingSettings"),
+    "微调": ("DEFTTrainAdapter",),
+    "训练 lora": ("DEFTTrainAdapter",),
+    "数据集": ("DEFTLoadFolder",),
+    "图片文件夹": ("DEFTLoadFolder",),
+}
+# Nodes of ComfyUI's own whose titles or ids have these words, by the language of the page: the search puts them before
+# every node that has the words among its other names, and they do what was asked for.
+OWN_TITLES = {
+    "en": {"apply lora", "lora loader", "image folder"},
+    "zh": {"apply lora", "lora loader", "image folder", "数据集"},
+}
