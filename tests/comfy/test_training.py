@@ -623,7 +623,7 @@ def test_bad_input_is_told_in_a_sentence(pack: Pack) -> None:
     bad(pack, "The latents of the pictures are empty", latents=[])
     bad(pack, "The latents of the pictures are empty", latents=[{"samples": torch.zeros(0, 16, 8, 8)}])
     bad(pack, "Unknown precision 'fp8': choose one of auto, fp32, bf16", precision="fp8")
-    bad(pack, "Unknown method 'dora': choose one of deft, para, lora", method="dora")
+    bad(pack, "Unknown method 'ia3': choose one of deft, para, lora", method="ia3")
     bad(pack, "Unknown choice of layers 'some'", layers="some")
     bad(pack, r"The layer pattern '\(' is not a regular expression", pattern="(")
     bad(pack, "No layer of OpenAISignatureMMDITWrapper is left .* its layers end in", pattern="nowhere")
