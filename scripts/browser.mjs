@@ -10,6 +10,7 @@
 //   node browser.mjs drop      SERVER_URL PICTURE.png [PICTURE.png ...]
 //   node browser.mjs nodes     SERVER_URL NODE_ID PICTURE.png [NODE_ID PICTURE.png ...]
 //   node browser.mjs help      SERVER_URL LANGUAGE NODE_ID [NODE_ID ...]
+//   node browser.mjs search    SERVER_URL LANGUAGE QUERY [QUERY ...]
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
@@ -21,7 +22,8 @@ import path from 'node:path'
 import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
-  'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help'
+  'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
+  'search'
 ]
 
 const [command, url, ...rest] = process.argv.slice(2)

@@ -1,6 +1,6 @@
 // Opens the help of nodes as a person does, in one language, and tells what the node and its help show.
 
-import { placeAlone, quiet } from './page.mjs'
+import { openIn, placeAlone, quiet } from './page.mjs'
 
 const HELP = '.node-help-content'
 
@@ -21,14 +21,7 @@ async function names(page, type) {
 }
 
 export default async function ({ page, errors }, [locale, ...types]) {
-  await page.evaluate(async (locale) => {
-    await window.app.api.storeSetting('Comfy.Locale', locale)
-  }, locale)
-  await page.reload({ waitUntil: 'domcontentloaded' })
-  await page.waitForFunction(
-    () => window.app?.graph?.nodes.length && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
-  )
-  await quiet(page) // the default workflow, as in openPage
+  await openIn(page, locale)
   errors.length = 0
   const refused = []
   page.on('response', (response) => {

@@ -58,11 +58,25 @@ export async function openPage(profile, url) {
   const page = context.pages()[0] ?? (await context.newPage())
   quietOf.set(page, watchQuiet(page))
   await page.goto(url, { waitUntil: 'domcontentloaded', timeout: 120000 })
+  await ready(page)
+  return { context, page, errors: watchErrors(page) }
+}
+
+// The front end opens its own default workflow, and complains that its models are missing.
+async function ready(page) {
   await page.waitForFunction(
     () => window.app?.graph?.nodes.length && window.LiteGraph?.registered_node_types?.PreviewImage, null, { timeout: 120000 }
   )
-  await quiet(page) // the front end opens its own default workflow, and complains that its models are missing
-  return { context, page, errors: watchErrors(page) }
+  await quiet(page)
+}
+
+// The page again, in one language.
+export async function openIn(page, locale) {
+  await page.evaluate(async (locale) => {
+    await window.app.api.storeSetting('Comfy.Locale', locale)
+  }, locale)
+  await page.reload({ waitUntil: 'domcontentloaded' })
+  await ready(page)
 }
 
 // What the graph on the canvas holds, and what the front end would send to the server for it.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ..search_words import OWN_TITLES, WORDS
 from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
 
 # One start of the browser looks at many examples, so that the first test of each kind takes minutes.
@@ -335,3 +336,21 @@ def test_page_tells_what_failed(drive_browser: Any, mode: str, kind: str, bad: d
     assert again["marked"] == []
     # The panel looks nodes up in the registry, which a server for tests has no way to.
     assert [text for text in seen["errors"] if "https://api.comfy.org/" not in text] == []
+
+
+@pytest.mark.parametrize("language", OWN_TITLES)
+def test_search_finds_what_people_type(server: Any, drive_browser: Any, language: str) -> None:
+    """The right node is first or second of all nodes, or of those that are not ComfyUI's own where its titles win."""
+    seen = drive_browser("search", language, *WORDS)
+    assert seen["errors"] == []
+    own = {
+        name
+        for name, node in server.get("/object_info").items()
+        if node["python_module"] == f"custom_nodes.{server.pack_name}"
+    }
+    missed = {}
+    for (query, right), hits in zip(WORDS.items(), seen["found"], strict=True):
+        considered = [name for name in hits if name in own or query not in OWN_TITLES[language]]
+        if not set(right) & set(considered[:2]):
+            missed[query] = hits
+    assert missed == {}
