@@ -18,7 +18,6 @@ from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
 from ..trainers.settings.settings import Settings
 from .fields import method_widgets, widgets
-from .named_files import named_path, write_named
 from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
@@ -56,8 +55,8 @@ class StepReporter:
         self.bar = comfy.utils.ProgressBar(steps)
         self.smooth: float | None = None
 
-    def show(self, text: str) -> None:
-        """Log a text and show it at the node: what is said before the first step, or after a stop."""
+    def start(self, text: str) -> None:
+        """Show a text before the first step."""
         logging.info(text)
         show_text(text)
 
@@ -186,14 +185,6 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "tags and what all of them share, as trigger words, also go into the file's header.",
                 ),
                 *widgets(described(Settings), TRAINING, later=True),
-                io.String.Input(
-                    "name",
-                    default="",
-                    optional=True,
-                    tooltip="With a name the finished adapter is written to models/loras/name.safetensors, with the "
-                    "last preview beside it; dogs/rex makes a folder. The file of another training is never replaced: "
-                    "a number is added. Empty: no file but the run's own.",
-                ),
             ],
             outputs=[
                 LoraModel.Output(
@@ -227,7 +218,6 @@ class DEFTTrainAdapter(io.ComfyNode):
         empty_caption: list[list] | None = None,
         clip: list[Any] | None = None,
         captions: list[str] | None = None,
-        name: list[str] | None = None,
         **values: list[Any],
     ) -> io.NodeOutput:
         """Train."""
@@ -236,7 +226,6 @@ class DEFTTrainAdapter(io.ComfyNode):
 
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
             raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
-        path = named_path(first(name) if name else "")
         chosen, run, notes = gathered(
             first(settings) if settings else None,
             **method_settings(first(method)),
@@ -259,14 +248,10 @@ class DEFTTrainAdapter(io.ComfyNode):
             reporter,
             folder=run_folder(run),
             shown=first(previews) if previews else None,
-            on_start=reporter.show,
-            on_stop=reporter.show,
+            on_start=reporter.start,
             cache=cache_folder() if first(method).get("keep_decomposition") else None,
         )
-        written = write_named(result, path) if path is not None else []
-        if written:
-            show_text("\n".join(written))
-        report = "\n".join([result.report, *notes, *written])
+        report = "\n".join([result.report, *notes])
         return io.NodeOutput(
             result.adapter,
             {"loss": result.losses},
