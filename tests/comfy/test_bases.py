@@ -2,7 +2,7 @@
 
 The reference is the network itself with ordinary weights W + delta(W), in which PyTorch's own
 allow_mutation_on_saved_tensors takes care of what ComfyUI's code writes in place. It costs minutes for all methods on
-all bases, so each base has two of them, and each kind of base has all.
+all bases, so each base has one of them, and each kind of base has all.
 """
 
 from __future__ import annotations
@@ -53,15 +53,21 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Two methods for each base: one as it comes, one checkpointed; one of them on weights stored in bf16."""
-    found, places = [], dict.fromkeys({base.kind for base in BASES}, 0)
-    for base in BASES:
-        place = places[base.kind]
-        places[base.kind] += 1
-        first, second = (METHODS[(2 * place + next) % len(METHODS)] for next in (0, 1))
-        found.append(Case(base, first, bool(place % 2), torch.float32, "fp32"))
-        found.append(Case(base, second, not place % 2, torch.bfloat16, ("fp32", "bf16")[place // 2 % 2]))
-    return found
+    """One training of each base, in float32: that has the narrow limits. One of four in bf16, too.
+
+    The methods go round among the bases of a kind, at least once.
+    """
+    made, kinds = [], {base.kind: [other for other in BASES if other.kind == base.kind] for base in BASES}
+    for bases in kinds.values():
+        for place in range(max(len(bases), len(METHODS))):
+            base, round = bases[place % len(bases)], place // len(METHODS)
+            # Both halves of the methods have each of the four, round by round.
+            checkpointing, stored = bool((place + round) % 2), (torch.float32, torch.bfloat16)[(place // 2 + round) % 2]
+            made.append(Case(base, METHODS[place % len(METHODS)], checkpointing, stored, "fp32"))
+            if place % 4 == 0:
+                method = METHODS[(place // 4) % len(METHODS)]
+                made.append(Case(base, method, not checkpointing, torch.bfloat16, "bf16"))
+    return made
 
 
 def chosen() -> list[Case]:
