@@ -1,7 +1,8 @@
 """Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server install.
 
-Two parts run at a time, each in processes of its own. Every part's whole output goes to a log file; what is printed is
-a line a part, the end of the log of a part that failed, and the totals.
+Three parts run at a time, each in processes of its own: that of the server waits for a quarter of its time. Every part's
+whole output goes to a log file; what is printed is a line a part, the end of the log of a part that failed, and the
+totals.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ TYPED = (
     "reports",
     "sweeps",
     "benchmarks",
+    "workflow_sources",
 )
 # Some forty ComfyUI servers are started: without bytecode each would compile all of ComfyUI and the pack again.
 COMMON = {
@@ -149,14 +151,8 @@ def comfy(part: str) -> Result:
     variables["PYTHONPATH"] = environment("pins", version)
     # The tests of the documents, and those that no version of ComfyUI has a part in, are run once.
     once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
-    # The smaller of two cases of one test shows it there.
-    once += [
-        f"--deselect=tests/comfy/test_{name}"
-        for name in (
-            "tables.py::test_the_examples_run[deft_table1]",
-            "precision.py::test_loss_scaling_keeps_the_gradients_of_half_precision[128]",
-        )
-    ]
+    # Its twin, table 2, shows it there.
+    once += ["--deselect=tests/comfy/test_tables.py::test_the_examples_run[deft_table1]"]
     return pytest(part, "tests/comfy", variables, *once)
 
 
@@ -171,7 +167,7 @@ def install(part: str) -> Result:
     return pytest(part, "tests/install")
 
 
-AT_A_TIME = 2
+AT_A_TIME = 3
 # The longest first.
 PARTS = {
     "server": server,

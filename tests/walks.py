@@ -18,8 +18,18 @@ DOCUMENT = ROOT / "docs" / "adding.md"
 # All but these is copied: what a walk changes may be anywhere, and tests look for files of the pack where they are.
 NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff_cache", "node_modules")
 # What the gate of a copy leaves out: itself, and what reads no list of the pack's and takes long (full-size encoders,
-# runs of sweeps, installed packages).
-LEFT_OUT = ("docs_adding", "scoring_exactness", "scoring_packages", "sweep_report", "sweep_store", "files_peft_tuners")
+# runs of sweeps and their servers, installed packages).
+LEFT_OUT = (
+    "docs_adding",
+    "scorer",
+    "scoring_exactness",
+    "scoring_packages",
+    "sweep_client",
+    "sweep_report",
+    "sweep_server",
+    "sweep_store",
+    "files_peft_tuners",
+)
 # What a walk leaves to people: the help page of the new node, with its picture.
 TO_PEOPLE = "tests/comfy/test_help.py"
 # What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics.

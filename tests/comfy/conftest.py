@@ -101,7 +101,7 @@ from .pack import Pack  # noqa: E402  (PyTorch is imported after the preparation
 
 # On an older ComfyUI every test runs, with so many of its cases, the first, the last and those between evenly spread:
 # what one case shows of that ComfyUI the others show, too. Those of these files are chosen by what ComfyUI has.
-MOST_CASES = 6
+MOST_CASES = 3
 EVERY_CASE = ("test_architectures.py", "test_bases.py", "test_conversions.py", "test_quantised.py")
 
 

@@ -31,7 +31,7 @@ def gradients(pack: Pack, model: Any, size: int, **chosen: Any) -> tuple[float, 
 
 
 @pytest.mark.parametrize("chosen", [{}, {"batch_size": 2, "accumulation": 2}], ids=["one", "accumulated"])
-@pytest.mark.parametrize("size", [8, 64])
+@pytest.mark.parametrize("size", [8, 32])
 def test_float32_is_float32_whatever_is_stored(pack: Pack, size: int, chosen: dict) -> None:
     loss, expected = gradients(pack, as_loaded(half_in_float), size, precision="fp32", **chosen)
     found_loss, found = gradients(pack, as_loaded(half), size, precision="fp32", **chosen)
@@ -39,16 +39,13 @@ def test_float32_is_float32_whatever_is_stored(pack: Pack, size: int, chosen: di
     assert models.relative(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize("size", [64, 128])
-def test_loss_scaling_keeps_the_gradients_of_half_precision(
-    pack: Pack, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without it most are less than the smallest number: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
+def test_loss_scaling_keeps_the_gradients_of_half_precision(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it many are less than the smallest number: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
     # No attention at the full size, which takes half a minute on a CPU.
     for key, value in (("transformer_depth", [0, 1]), ("transformer_depth_output", [0, 0, 1, 1])):
         monkeypatch.setitem(models.SD15_CONFIG, key, value)
-    _, expected = gradients(pack, as_loaded(half_in_float), size, precision="fp32")
-    _, found = gradients(pack, as_loaded(half), size, precision="fp16")
+    _, expected = gradients(pack, as_loaded(half_in_float), 64, precision="fp32")
+    _, found = gradients(pack, as_loaded(half), 64, precision="fp16")
     assert models.relative(found, expected) < 1e-2
 
 

@@ -122,17 +122,16 @@ def test_features_of_every_kind_of_picture(kind: str, loop: Loop, dreambooth: Sc
     assert furthest(found["dinov2"], loop.dinov2_image(theirs)) <= LIMIT
 
 
-def test_batches_of_one_and_sixteen(bench: Scorer, loop: Loop):
-    """Sixteen pictures of all kinds; the reference takes them one by one."""
-    kinds = [*SIZES, *SIZES]
-    mine = [ours(kind, place // len(SIZES)) for place, kind in enumerate(kinds)]
+def test_batches_of_one_and_eight(bench: Scorer, loop: Loop):
+    """A picture of each kind; the reference takes them one by one."""
+    mine = [ours(kind) for kind in SIZES]
     light = {kind: bench.backbones[kind] for kind in ("clip", "dinov2")}  # ViT-S/8 once below
-    one, sixteen = (embed_images(light, mine, store=FeatureStore(), batch=batch).features for batch in (1, 16))
+    one, eight = (embed_images(light, mine, store=FeatureStore(), batch=batch).features for batch in (1, 8))
     for kind in light:
-        assert furthest(one[kind], sixteen[kind]) <= LIMIT
-    assert furthest(sixteen["clip"], torch.cat([loop.clip_image(image) for image in mine])) <= LIMIT
+        assert furthest(one[kind], eight[kind]) <= LIMIT
+    assert furthest(eight["clip"], torch.cat([loop.clip_image(image) for image in mine])) <= LIMIT
     dino = {"dino": bench.backbones["dino"]}
-    found = embed_images(dino, mine[:3], store=FeatureStore(), batch=16).features["dino"]
+    found = embed_images(dino, mine[:3], store=FeatureStore(), batch=8).features["dino"]
     assert furthest(found, torch.cat([loop.dino_image(image) for image in mine[:3]])) <= LIMIT
 
 
