@@ -1,6 +1,6 @@
 """Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server install.
 
-Three parts run at a time, each in processes of its own: that of the server waits for a quarter of its time. Every part's
+Three parts run at a time, each in processes of its own: that of the server waits a quarter of its time. Every part's
 whole output goes to a log file; what is printed is a line a part, the end of the log of a part that failed, and the
 totals.
 """

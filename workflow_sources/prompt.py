@@ -52,10 +52,9 @@ def _widgets(calls: Iterable[tuple[str, ast.Call]]) -> dict[str, Any]:
     """The defaults of entries at Training Settings; those that came later are optional."""
     values = {}
     for name, call in calls:
-        if len(call.args) == 2 and isinstance(call.args[0], ast.Call):
-            setting, default = call.args
+        if len(call.args) == 2 and isinstance(setting := call.args[0], ast.Call):
             if not {"at", "later"} & {word.arg for word in setting.keywords}:
-                values[name] = ast.literal_eval(default)
+                values[name] = ast.literal_eval(call.args[1])
     return values
 
 
