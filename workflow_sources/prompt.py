@@ -52,9 +52,10 @@ def _widgets(calls: Iterable[tuple[str, ast.Call]]) -> dict[str, Any]:
     """The defaults of entries at Training Settings; those that came later are optional."""
     values = {}
     for name, call in calls:
-        if len(call.args) == 2 and isinstance(setting := call.args[0], ast.Call):
-            if not {"at", "later"} & {word.arg for word in setting.keywords}:
-                values[name] = ast.literal_eval(call.args[1])
+        if len(call.args) != 2 or not isinstance(setting := call.args[0], ast.Call):
+            continue
+        if not {"at", "later"} & {word.arg for word in setting.keywords}:
+            values[name] = ast.literal_eval(call.args[1])
     return values
 
 
