@@ -8,7 +8,7 @@ help:
 	@echo "make demo METHODS=all   the same with all methods, some minutes"
 	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server, browser and installation tests"
 	@echo "make lint      style and types only"
-	@echo "make generated  what is made from nodes and sources: workflows, plans, interface.json, locales, help, pictures"
+	@echo "make generated  what is made from nodes and sources: workflows, blueprints, plans, interface.json, locales, help, pictures"
 	@echo "make generated PARTS=\"workflows help\"   parts of it (see scripts/make_generated.py)"
 	@echo "make python    path of the environment's Python (use: make -s python)"
 	@echo "make comfyui   path of the ComfyUI folder (use: make -s comfyui)"

@@ -22,6 +22,7 @@ from . import (
     tables,
     textual_inversion,
     training,
+    training_pictures,
     training_settings,
 )
 from .replaced import register_replaced
@@ -33,6 +34,7 @@ _MODULES = (
     info,
     saving,
     extraction,
+    training_pictures,
     training,
     training_settings,
     textual_inversion,

@@ -16,12 +16,12 @@ from .output import as_image
 DEMO = Path(__file__).parent.parent / "demo" / "pictures"
 
 
-def roots() -> dict[str, Path]:
-    """The places in which folders are looked for, by the word that their names begin with."""
+def roots(demo: Path = DEMO) -> dict[str, Path]:
+    """The places in which folders are looked for, by the word that their names begin with; demo: the pack's own."""
     return {
         "input": Path(folder_paths.get_input_directory()),
         "output": Path(folder_paths.get_output_directory()),
-        "demo": DEMO,
+        "demo": demo,
     }
 
 
@@ -30,24 +30,24 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def folders() -> list[str]:
-    """All folders below the roots that hold pictures, as root/relative path."""
+def folders(suffixes: tuple[str, ...] = SUFFIXES, demo: Path = DEMO) -> list[str]:
+    """All folders below the roots that hold pictures, or files of those suffixes, as root/relative path."""
     places = []
-    for word, root in roots().items():
+    for word, root in roots(demo).items():
         for place, _, names in os.walk(root):
-            if any(name.lower().endswith(SUFFIXES) for name in names) and Path(place) != root:
+            if any(name.lower().endswith(suffixes) for name in names) and Path(place) != root:
                 places.append(f"{word}/{Path(place).relative_to(root).as_posix()}")
     return sorted(places)
 
 
-def folder_of(name: str) -> Path:
+def folder_of(name: str, demo: Path = DEMO) -> Path:
     """The folder of a widget's value, which may come from an API call and be anything.
 
     Raises:
         ValueError: no such folder, or one outside the roots.
     """
     word, _, below = name.partition("/")
-    root = roots().get(word)
+    root = roots(demo).get(word)
     if root is None or not below or not (root / below).resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{name!r} is no folder in ComfyUI's input or output folder: choose one of the list.")
     if not (root / below).is_dir():

@@ -11,6 +11,7 @@
 //   node browser.mjs nodes     SERVER_URL NODE_ID PICTURE.png [NODE_ID PICTURE.png ...]
 //   node browser.mjs help      SERVER_URL LANGUAGE NODE_ID [NODE_ID ...]
 //   node browser.mjs search    SERVER_URL LANGUAGE QUERY [QUERY ...]
+//   node browser.mjs blueprint SERVER_URL API.json OPTIONS NAME [NAME ...]
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
@@ -23,7 +24,7 @@ import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
-  'search'
+  'search', 'blueprint'
 ]
 
 const [command, url, ...rest] = process.argv.slice(2)

@@ -30,6 +30,7 @@ workflow_files = load_room("workflow_sources", "files")
 OF_SOURCES: dict[str, Callable[[], Mapping[Path, str]]] = {
     "workflows": lambda: workflow_files.api_files() | workflow_files.graph_files(),
     "plans": lambda: workflow_files.plan_files(),
+    "blueprints": lambda: workflow_files.blueprint_files(),
 }
 OF_NODES: dict[str, Callable[[Pack], Mapping[Path, str]]] = {
     "interface": make_interface.files,
@@ -47,6 +48,11 @@ def stale(pack: Pack) -> list[str]:
         lines += [_line(path, part) for path in changed(files)]
     outdated = [name for name in workflow_files.names() if workflow_files.outdated(name)]
     lines += [_line(workflow_files.TEMPLATES / f"{name}.json", "workflows") for name in outdated]
+    lines += [
+        _line(blueprint.path, "blueprints")
+        for blueprint in workflow_files.blueprints.blueprints()
+        if workflow_files.outdated_blueprint(blueprint)
+    ]
     if make_locale.all_lacking(pack):
         lines.append(
             "locales: translate what is named here, then make generated PARTS=translated\n"
@@ -74,6 +80,13 @@ def make_workflows() -> None:
     import make_workflows
 
     make_workflows.make()
+
+
+def make_blueprints() -> None:
+    """The blueprints, by the front end where their nodes, links or values have changed."""
+    import make_workflows
+
+    make_workflows.make_blueprints(None)
 
 
 def run_script(*arguments: str, **variables: str) -> None:
@@ -119,6 +132,8 @@ def main() -> None:
         sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(PARTS)}")
     if "workflows" in parts:
         make_workflows()
+    if "blueprints" in parts:
+        make_blueprints()
     if "plans" in parts:
         write(OF_SOURCES["plans"]())
     if {*OF_NODES, "translated"} & set(parts):

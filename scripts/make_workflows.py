@@ -16,7 +16,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,47 @@ from generated import write
 from PIL import Image, ImageOps
 from rooms import load_room
 
-files, layout, graph_picture = (load_room("workflow_sources", name) for name in ("files", "layout", "graph_picture"))
+files, layout, graph_picture, blueprints = (
+    load_room("workflow_sources", name) for name in ("files", "layout", "graph_picture", "blueprints")
+)
 WORKFLOWS: Path = files.TEMPLATES
 SIDE, MOST_BYTES = 512, 60_000  # of a thumbnail
+
+
+def converted(server: ComfyServer, prompts: Mapping[str, Any]) -> dict[str, Any]:
+    """Workflows in API form, by name, as the front end writes them."""
+    paths = {}
+    for name, prompt in prompts.items():
+        source = server.base / "api" / f"{name}.json"  # the front end makes the graph's id of the name
+        source.parent.mkdir(exist_ok=True)
+        source.write_text(json.dumps(prompt), encoding="utf-8")
+        paths[source] = server.base / f"{name}.json"
+    drive_browser(
+        "convert", server.url, *(str(path) for pair in paths.items() for path in pair), timeout=60 + 20 * len(paths)
+    )
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths.values()}
 
 
 def make_graphs(server: ComfyServer | None, names: Collection[str]) -> None:
     """Write the API form of all examples, then the front end's: of the named ones anew, by a server's front end."""
     write(files.api_files())
     if server and names:
-        paths = {WORKFLOWS / "api" / f"{name}.json": server.base / f"{name}.json" for name in names}
-        drive_browser(
-            "convert", server.url, *(str(path) for pair in paths.items() for path in pair), timeout=60 + 20 * len(names)
-        )
-        for name in names:
-            graph = json.loads((server.base / f"{name}.json").read_text(encoding="utf-8"))
+        for name, graph in converted(server, {name: files.prompt_of(name) for name in names}).items():
             write({WORKFLOWS / f"{name}.json": files.arranged(graph, name)})
     write(files.graph_files())
+
+
+def make_blueprints(server: ComfyServer | None) -> None:
+    """Write the blueprints; those whose nodes, links or values have changed by a server's front end."""
+    changed = {one.name: one for one in blueprints.blueprints() if files.outdated_blueprint(one)}
+    if changed and server is None:
+        with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as started:
+            make_blueprints(started)
+            return
+    if server:
+        for name, graph in converted(server, {name: one.prompt for name, one in changed.items()}).items():
+            write({changed[name].path: blueprints.packed(graph, changed[name])})
+    write(files.blueprint_files())
 
 
 def write_thumbnail(pictures: list[Image.Image], path: Path, background: str = "white") -> None:

@@ -7,14 +7,15 @@ WORDS = {
     "apply lora": ("DEFTApplyAdapter", "DEFTAdapterLoader"),
     "lora loader": ("DEFTAdapterLoader",),
     "dreambooth lora": ("DEFTTrainAdapter",),
-    "captions": ("DEFTLoadFolder",),
+    "captions": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
     "loss curve": ("DEFTTrainAdapter",),
-    "image folder": ("DEFTLoadFolder",),
+    "image folder": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
     "learning rate": ("DEFTTrainAdapter", "DEFTTrainingSettings"),
     "微调": ("DEFTTrainAdapter",),
     "训练 lora": ("DEFTTrainAdapter",),
-    "数据集": ("DEFTLoadFolder",),
-    "图片文件夹": ("DEFTLoadFolder",),
+    "数据集": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
+    "图片文件夹": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
+    "训练图片": ("DEFTPrepareTrainingPictures",),
 }
 # Nodes of ComfyUI's own whose titles or ids have these words, by the language of the page: the search puts them before
 # every node that has the words among its other names, and they do what was asked for.

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import blueprints
+from .blueprints import Blueprint
 from .layout import EXAMPLES, arrange
+from .packing import unpacked
 from .plans import plans
 from .prompt import ROOT
 from .tables import PLANS
@@ -63,6 +66,20 @@ def graph_files() -> dict[Path, str]:
     return {TEMPLATES / f"{name}.json": arranged(graph_of(name), name) for name in names() if not outdated(name)}
 
 
+def blueprint_files() -> dict[Path, str]:
+    """All blueprints that need no other graph."""
+    return {
+        one.path: blueprints.repacked(blueprints.graph_of(one), one)
+        for one in blueprints.blueprints()
+        if not outdated_blueprint(one)
+    }
+
+
+def outdated_blueprint(blueprint: Blueprint) -> list[str]:
+    """The reason why the front end has to write a blueprint's nodes again."""
+    return differences(blueprints.graph_of(blueprint), blueprints.sent(blueprint))
+
+
 def outdated(name: str) -> list[str]:
     """The reason why the front end has to write an example's graph again: how it differs from the API form."""
     return differences(graph_of(name), prompt_of(name))
@@ -70,6 +87,7 @@ def outdated(name: str) -> list[str]:
 
 def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str]:
     """The differences between the two forms of a workflow: nodes, titles, links and values."""
+    graph = unpacked(graph)
     nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
     lines = [f"node {number} is in one form only" for number in sorted(nodes.keys() ^ prompt.keys())]
     links = {number: [str(origin), slot] for number, origin, slot, *_ in graph["links"]}

@@ -25,12 +25,28 @@ def api_text(prompt: Mapping[str, Any]) -> str:
     return _object({number: line(node) for number, node in prompt.items()}) + "\n"
 
 
+def _definitions(value: Mapping[str, Any]) -> str:
+    """The subgraphs: a line a node and a link, as for what is on top, deeper."""
+    graphs = []
+    for graph in value["subgraphs"]:
+        parts = {
+            name: "[\n" + ",\n".join(f"      {line(item)}" for item in member) + "\n     ]"
+            if name in LISTS and member
+            else line(member)
+            for name, member in graph.items()
+        }
+        graphs.append("    " + _object(parts, "    "))
+    return '{"subgraphs": [\n' + ",\n".join(graphs) + "\n ]}"
+
+
 def graph_text(graph: Mapping[str, Any]) -> str:
     """A workflow in the front end's form: a line a node, a link and a group; one for all reroutes."""
     parts = {}
     for name, value in graph.items():
         if name in LISTS and value:
             parts[name] = "[\n" + ",\n".join(f"  {line(item)}" for item in value) + "\n ]"
+        elif name == "definitions":
+            parts[name] = _definitions(value)
         elif name == "extra":
             parts[name] = _object({key: line(inner) for key, inner in value.items()}, " ")
         else:

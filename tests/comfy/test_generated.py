@@ -102,6 +102,25 @@ def test_a_changed_source_is_told(
     }
 
 
+def test_a_changed_blueprint_is_told(
+    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blueprints = make_generated.workflow_files.blueprints
+    whole = blueprints.blueprints()
+
+    def changed() -> Any:
+        first, second, *others = copy.deepcopy(whole)
+        first.prompt["2"]["inputs"]["steps"] = 12345
+        second = dataclasses.replace(second, packing=dataclasses.replace(second.packing, category="DEFT/other"))
+        return [first, second, *others]
+
+    monkeypatch.setattr(blueprints, "blueprints", changed)
+    assert told(pack) == {
+        "subgraphs/DEFT Train a subject with LoRA.json blueprints",
+        "subgraphs/DEFT Train a subject with DEFT.json blueprints",
+    }
+
+
 def test_a_changed_layout_is_told(
     pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ NEEDED = (
     "demo/models/",
     "demo/LICENSE-EMOJI.md",
     "example_workflows/compare_methods.json",
+    "subgraphs/DEFT Train a subject with LoRA.json",
     "example_workflows/compare_methods.jpg",
     "example_workflows/api/compare_methods.json",
     "sweeps/plans/demo.yaml",
@@ -81,10 +82,10 @@ def test_size_and_content(archive: Path, checkout: Path) -> None:
     assert [name for name in NEEDED if not any(found.startswith(name) for found in names)] == []
     assert [name for name in LEFT_OUT if not (ROOT / name).exists()] == []  # or the list says nothing
     # Every help page, template and picture of the checkout.
-    for folder in ("web", "example_workflows", "locales", "sweeps"):
+    for folder in ("web", "example_workflows", "subgraphs", "locales", "sweeps"):
         tracked = subprocess.run(
             ["git", "ls-files", folder], cwd=checkout, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout.split()
+        ).stdout.splitlines()
         assert tracked
         assert set(tracked) <= set(names)
 
