@@ -55,8 +55,8 @@ class StepReporter:
         self.bar = comfy.utils.ProgressBar(steps)
         self.smooth: float | None = None
 
-    def start(self, text: str) -> None:
-        """Show a text before the first step."""
+    def show(self, text: str) -> None:
+        """Log a text and show it at the node: what is said before the first step, or after a stop."""
         logging.info(text)
         show_text(text)
 
@@ -248,7 +248,8 @@ class DEFTTrainAdapter(io.ComfyNode):
             reporter,
             folder=run_folder(run),
             shown=first(previews) if previews else None,
-            on_start=reporter.start,
+            on_start=reporter.show,
+            on_stop=reporter.show,
             cache=cache_folder() if first(method).get("keep_decomposition") else None,
         )
         report = "\n".join([result.report, *notes])

@@ -65,8 +65,10 @@ class TrainingRun:
         folder: RunFolder | None,
         shown: previews.Previews | None,
         on_step: Callable[[StepProgress], None],
+        on_stop: Callable[[str], None] = logging.info,
     ) -> None:
         self.trainer, self.identity, self.folder, self.shown, self.on_step = trainer, identity, folder, shown, on_step
+        self.on_stop = on_stop
         self.pictures: list[tuple[int, Tensor]] = []
         self.rates: list[float] = []
         self.notes: list[str] = []
@@ -117,7 +119,17 @@ class TrainingRun:
                         self.save(random)
                     except Exception as second:  # the first one is what the user needs to read
                         logging.warning(f"The last steps could not be saved: {second}")
+                if isinstance(error, comfy.model_management.InterruptProcessingException):
+                    self.on_stop(self.stopped())
                 raise
+
+    def stopped(self) -> str:
+        """What an interrupted run says, by what lies in its folder."""
+        folder, step = self.folder, self.trainer.step
+        on = folder is not None and folder.every > 0
+        steps = [at for at, _ in folder.checkpoints() if at <= step] if folder is not None and on else []
+        resume = folder is not None and folder.resume
+        return report.stopped(step, self.trainer.settings.steps, max(steps, default=0), resume, on)
 
     def save(self, random: dict[str, Any]) -> None:
         """Write a checkpoint."""
@@ -149,6 +161,7 @@ def train(
     folder: RunFolder | None = None,
     shown: previews.Previews | None = None,
     on_start: Callable[[str], None] = logging.info,
+    on_stop: Callable[[str], None] = logging.info,
     cache: Path | None = None,
 ) -> TrainingResult:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
@@ -160,7 +173,8 @@ def train(
         folder: where log and checkpoints go, in a folder of this name and a mark of the settings, pictures and base;
             and from where an earlier run of the same goes on.
         shown: preview pictures.
-        on_start: called with layers, trained values and the memory estimate before the first step.
+        on_start: called with layers, trained values, the memory estimate and warnings before the first step.
+        on_stop: called with what is kept where the run is interrupted.
         cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
 
     Raises:
@@ -191,10 +205,11 @@ def train(
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
-        on_start(f"{report.opening(trainer)}; {needed.text()}")
+        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *report.rate_warnings(settings)]))
         with torch.inference_mode(False), torch.enable_grad():
             identity = report.identity_of(trainer)
-            return trained(trainer, TrainingRun(trainer, identity, named(folder, identity), shown, on_step), needed)
+            run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
+            return trained(trainer, run, needed)
     except Exception as error:
         if not memory.out_of_memory(error):
             raise
@@ -232,6 +247,7 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
         *report.patched_notes(trainer),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
+        *report.rate_warnings(trainer.settings),
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
