@@ -152,6 +152,8 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             gradient_checkpointing=first(gradient_checkpointing),
             options={"token": name, "vectors": first(vectors), "words": first(start)},
         )
+        if run["name"]:
+            notes.append(f"the name {run['name']!r} of Training Settings is not used: the embedding's is its token")
         texts = captions_of(name, first(template), captions or ())
         material = material_of(first(clip), latents, texts, bool(captions), first(start))
         reporter = StepReporter(chosen.steps)

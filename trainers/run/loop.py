@@ -21,7 +21,7 @@ from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
-from . import previews, report
+from . import finished, previews, report
 from .checkpoints import RunFolder
 from .token import TokenTrainer
 from .trainer import Trainer
@@ -44,7 +44,8 @@ class StepProgress:
 class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
-    title: the method, its rank if it has one, and the number of layers.
+    title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
+    name.
     """
 
     adapter: adapters.Adapter
@@ -53,6 +54,7 @@ class TrainingResult:
     rates: list[float] = field(default_factory=list)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     title: str = ""
+    mark: str = ""
 
 
 class TrainingRun:
@@ -163,6 +165,7 @@ def train(
     on_start: Callable[[str], None] = logging.info,
     on_stop: Callable[[str], None] = logging.info,
     cache: Path | None = None,
+    file: Path | None = None,
 ) -> TrainingResult:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
 
@@ -176,11 +179,13 @@ def train(
         on_start: called with layers, trained values, the memory estimate and warnings before the first step.
         on_stop: called with what is kept where the run is interrupted.
         cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
+        file: where the caller is going to write the adapter. Nothing is written here, but no other training's file may
+            be there.
 
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
             to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
-            little memory.
+            little memory, another file at `file`.
     """
     settings.check()
     bases.check(model.model)
@@ -198,6 +203,9 @@ def train(
         comfy.model_management.in_training = True
         switched_off = stack.enter_context(without_inference_features(*patchers))
         with torch.inference_mode(False), torch.enable_grad():
+            identity = report.identity_of(model, settings, dataset)
+            if file is not None:
+                finished.check_free(file, identity, settings)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
@@ -207,7 +215,6 @@ def train(
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
         on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *report.rate_warnings(settings)]))
         with torch.inference_mode(False), torch.enable_grad():
-            identity = report.identity_of(trainer)
             run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
             return trained(trainer, run, needed)
     except Exception as error:
@@ -252,4 +259,6 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
-    return TrainingResult(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())
+    return TrainingResult(
+        adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title(), digest(run.identity)
+    )

@@ -14,22 +14,26 @@ import torch
 from ...deft_ops import modelspec
 from ...deft_ops.version import VERSION
 from ...models.fingerprint import fingerprint
+from ..data.material import Dataset
 from ..settings import targets
 from ..settings.settings import TOKEN, Settings, digest
 from ..settings.usual_rates import far_from_usual
 from .trainer import Trainer
 
 
-def identity_of(trainer: Trainer) -> dict[str, Any]:
-    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled."""
-    patches = trainer.model.patches
-    sampling = trainer.model.model.model_sampling
-    return trainer.settings.identity() | {
-        "data": trainer.dataset.hash(),
-        "base": fingerprint(trainer.model),
+def identity_of(model: Any, settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled.
+
+    `model` has to be loaded: what is computed on another device may differ in the last bit.
+    """
+    patches = model.patches
+    sampling = model.model.model_sampling
+    return settings.identity() | {
+        "data": dataset.hash(),
+        "base": fingerprint(model),
         "patches": digest({key: described(patches[key]) for key in sorted(patches)}),
         "sampling": [type(sampling).__name__, float(sampling.percent_to_sigma(0.5))],
-        "text_encoder": bool(trainer.text_layers),
+        "text_encoder": dataset.text is not None and settings.method != TOKEN,
     }
 
 
