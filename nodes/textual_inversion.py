@@ -152,10 +152,20 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             gradient_checkpointing=first(gradient_checkpointing),
             options={"token": name, "vectors": first(vectors), "words": first(start)},
         )
+        if run["name"]:
+            notes.append(f"the name {run['name']!r} of Training Settings is not used: the embedding's is its token")
         texts = captions_of(name, first(template), captions or ())
         material = material_of(first(clip), latents, texts, bool(captions), first(start))
         reporter = StepReporter(chosen.steps)
-        result = train(first(model), material, chosen, reporter, folder=run_folder(run), on_start=reporter.start)
+        result = train(
+            first(model),
+            material,
+            chosen,
+            reporter,
+            folder=run_folder(run),
+            on_start=reporter.show,
+            on_stop=reporter.show,
+        )
         safe.write_tensors(result.adapter, path, {"format": "pt", **result.adapter.metadata})
         report = "\n".join([result.report, *notes, f"written to {path}; write embedding:{name} in prompts"])
         return io.NodeOutput(

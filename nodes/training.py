@@ -18,6 +18,7 @@ from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
 from ..trainers.settings.settings import Settings
 from .fields import method_widgets, widgets
+from .named_files import named_file, write_named
 from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import gathered, run_folder
@@ -55,8 +56,8 @@ class StepReporter:
         self.bar = comfy.utils.ProgressBar(steps)
         self.smooth: float | None = None
 
-    def start(self, text: str) -> None:
-        """Show a text before the first step."""
+    def show(self, text: str) -> None:
+        """Log a text and show it at the node: what is said before the first step, or after a stop."""
         logging.info(text)
         show_text(text)
 
@@ -231,6 +232,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             **method_settings(first(method)),
             **first(values),
         )
+        file = named_file(run["name"])
         material = Material(
             latents,
             positive,
@@ -248,10 +250,15 @@ class DEFTTrainAdapter(io.ComfyNode):
             reporter,
             folder=run_folder(run),
             shown=first(previews) if previews else None,
-            on_start=reporter.start,
+            on_start=reporter.show,
+            on_stop=reporter.show,
             cache=cache_folder() if first(method).get("keep_decomposition") else None,
+            file=file,
         )
-        report = "\n".join([result.report, *notes])
+        written = [] if file is None else write_named(result, file)
+        if written:
+            show_text("\n".join(written))
+        report = "\n".join([result.report, *notes, *written])
         return io.NodeOutput(
             result.adapter,
             {"loss": result.losses},

@@ -23,10 +23,10 @@ CATEGORY = "DEFT/training"
 
 def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings, dict[str, Any], list[str]]:
     """The settings of a training node and of the connected Training Settings; its run; lines for the report."""
-    more = connected or {"preset": NONE, "settings": {}, "run": asdict(Run())}
+    more = connected or {"preset": NONE, "settings": {}, "run": {}}
     name = more["preset"]
     chosen = with_preset(Settings.of(**{**more["settings"], **values}), name)
-    return chosen, more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
+    return chosen, asdict(Run()) | more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
 
 
 def run_folder(run: dict[str, Any]) -> RunFolder:
@@ -78,6 +78,7 @@ class DEFTTrainingSettings(io.ComfyNode):
                 ),
                 *widgets(training_settings(), MORE, later=False),
                 *widgets(described(Run), MORE, later=False),
+                *widgets(described(Run), MORE, later=True),
                 *widgets(training_settings(), MORE, later=True),
             ],
             outputs=[TrainingSettings.Output(display_name="settings", tooltip="For Train Adapter.")],
@@ -86,7 +87,7 @@ class DEFTTrainingSettings(io.ComfyNode):
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
         """Pack them."""
-        run = {name: values.pop(name) for name in described(Run)}
+        run = asdict(Run.of(**{name: values.pop(name) for name in described(Run) if name in values}))
         run_folder(run)
         return io.NodeOutput({"preset": values.pop("preset"), "settings": values, "run": run})
 

@@ -166,6 +166,15 @@ class Base(Generic[F, K]):
 
 
 @dataclass(frozen=True)
+class UsualRates:
+    """The learning rates, for AdamW, that a method was published with: from the lowest to the highest, and by whom."""
+
+    lowest: float
+    highest: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Training(Generic[F, S, K]):
     """The training of a method.
 
@@ -185,6 +194,7 @@ class Training(Generic[F, S, K]):
         a layer, where that may be lower than it was asked for. otherwise: what else `init` did otherwise than the
         settings ask for, as words; empty for nothing.
     for_saving: the factors with what files hold of the base weight beside them.
+    usual_rates: the learning rates that a run's own is compared with; None: with nothing.
     """
 
     words: str
@@ -202,6 +212,7 @@ class Training(Generic[F, S, K]):
     given_rank: Callable[[Mapping[str, Tensor]], int] | None = None
     otherwise: Callable[[Mapping[str, Tensor], S], str] = as_asked
     for_saving: Callable[[F, Tensor], F] = as_they_are
+    usual_rates: UsualRates | None = None
 
     @property
     def has_rank(self) -> bool:

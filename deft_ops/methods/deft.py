@@ -17,7 +17,7 @@ from ..products import transposed_product
 from ..projectors import PROJECTORS, project, project_all, raw_qr
 from ..settings import ALWAYS, WITH_METHOD, Choice, Either, Number, entry
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, smaller_side, trainable
-from .contract import ALPHA, RANK, BestPair, Method, Terms, Training
+from .contract import ALPHA, RANK, BestPair, Method, Terms, Training, UsualRates
 from .peft_form import deft_form
 
 NAME = "deft"
@@ -218,5 +218,6 @@ METHOD = Method(
         change=lambda factors, weight, kept: change(factors),
         rate=lambda parameter, small, settings: settings.p_rate if parameter == "P" else 1.0,
         given_rank=smaller_side,
+        usual_rates=UsualRates(5e-5, 1e-3, "DEFT's repository for SDXL and OmniGen"),
     ),
 )

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..changes import LowRank, Rescaled
 from ..settings import entry
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, smaller_side, trainable
-from .contract import ALPHA, RANK, Method, Training
+from .contract import ALPHA, RANK, Method, Training, UsualRates
 from .factored import exact_pair, fits_magnitude, kaiming, magnitude_of, of_rows, shapes_of, weighed
 from .peft_form import dora_form
 
@@ -205,5 +205,6 @@ METHOD = Method(
         change=lambda factors, weight, kept: change(factors, weight()),
         given_rank=smaller_side,
         for_saving=for_saving,
+        usual_rates=UsualRates(3e-4, 3e-4, "PEFT's picture benchmark"),
     ),
 )

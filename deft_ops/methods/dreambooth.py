@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..changes import WeightChange
 from .common import trainable
-from .contract import Method, NoSettings, Training
+from .contract import Method, NoSettings, Training, UsualRates
 from .factored import exact_pair
 
 NAME = "dreambooth"
@@ -121,5 +121,6 @@ METHOD = Method(
         small=True,
         init_bias=init_bias,
         kept_values=kept_values,
+        usual_rates=UsualRates(2.5e-6, 2.5e-6, "DreamBench++"),
     ),
 )

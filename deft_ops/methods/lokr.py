@@ -19,7 +19,7 @@ from torch import Tensor
 from ..changes import Kronecker
 from ..settings import WITH_METHOD, Number, entry
 from .common import alpha_of, alpha_tensor, capped, file_scale, flat, scale_of, trainable
-from .contract import ALPHA, RANK, Method, Training
+from .contract import ALPHA, RANK, Method, Training, UsualRates
 from .factored import (
     exact_pair,
     fits_magnitude,
@@ -247,5 +247,6 @@ METHOD = Method(
         init=init,
         factors_of=factors_of,
         change=lambda factors, weight, kept: change(factors),
+        usual_rates=UsualRates(3e-4, 1e-3, "PEFT's picture benchmark"),
     ),
 )

@@ -13,7 +13,7 @@ from ..changes import LowRank
 from ..layer_ops import LayerOp
 from ..settings import entry
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, smaller_side, trainable
-from .contract import ALPHA, RANK, BestPair, Method, Training
+from .contract import ALPHA, RANK, BestPair, Method, Training, UsualRates
 from .peft_form import lora_form
 
 NAME = "lora"
@@ -147,5 +147,6 @@ METHOD = Method(
         factors_of=factors_of,
         change=lambda factors, weight, kept: change(factors),
         given_rank=smaller_side,
+        usual_rates=UsualRates(5e-5, 4e-4, "DEFT's repository and diffusers' scripts"),
     ),
 )

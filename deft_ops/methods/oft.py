@@ -28,7 +28,7 @@ from ..changes import Rotated
 from ..host import on_host
 from ..settings import WITH_METHOD, Number, entry
 from .common import alpha_of, flat, trainable
-from .contract import Method, Training
+from .contract import Method, Training, UsualRates
 from .factored import exact_pair
 from .rotations import block_size, bounded, cayley, neumann, skew, turn_butterfly, turn_columns, turn_rows
 
@@ -262,5 +262,6 @@ METHOD = Method(
         factors_of=factors_of,
         change=lambda factors, weight, kept: change(factors),
         otherwise=otherwise,
+        usual_rates=UsualRates(3e-4, 3e-4, "PEFT's picture benchmark"),
     ),
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..projectors import project_all
 from ..settings import ALWAYS, WITH_METHOD, Number, entry
 from .common import capped, normal, smaller_side, trainable
-from .contract import RANK, Method, Training
+from .contract import RANK, Method, Training, UsualRates
 from .deft import Factors, change, delta, fits, forward, from_tensors, rank, terms, to_lora, to_tensors
 from .peft_form import deft_form
 
@@ -89,5 +89,6 @@ METHOD = Method(
         change=lambda factors, weight, kept: change(factors),
         largest_rank=largest_rank,
         given_rank=smaller_side,
+        usual_rates=UsualRates(5e-5, 3e-4, "DEFT's repository and PEFT's picture benchmark"),
     ),
 )

@@ -17,7 +17,7 @@ from ..changes import Change, LowRank, WeightChange
 from ..host import on_host
 from ..settings import ALWAYS, WITH_METHOD, Number, entry
 from .common import svd, trainable
-from .contract import KEEP_DECOMPOSITION, Base, Method, Training
+from .contract import KEEP_DECOMPOSITION, Base, Method, Training, UsualRates
 
 NAME = "svdiff"
 SUFFIXES = ("delta",)
@@ -172,5 +172,6 @@ METHOD = Method(
         tables=True,
         kept_values=kept_values,
         rate=lambda parameter, small, settings: settings.norm_rate if small else 1.0,
+        usual_rates=UsualRates(1e-3, 1e-3, "svdiff-pytorch"),
     ),
 )

@@ -21,7 +21,7 @@ from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
-from . import previews, report
+from . import finished, previews, report
 from .checkpoints import RunFolder
 from .token import TokenTrainer
 from .trainer import Trainer
@@ -44,7 +44,8 @@ class StepProgress:
 class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
-    title: the method, its rank if it has one, and the number of layers.
+    title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
+    name.
     """
 
     adapter: adapters.Adapter
@@ -53,6 +54,7 @@ class TrainingResult:
     rates: list[float] = field(default_factory=list)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     title: str = ""
+    mark: str = ""
 
 
 class TrainingRun:
@@ -65,8 +67,10 @@ class TrainingRun:
         folder: RunFolder | None,
         shown: previews.Previews | None,
         on_step: Callable[[StepProgress], None],
+        on_stop: Callable[[str], None] = logging.info,
     ) -> None:
         self.trainer, self.identity, self.folder, self.shown, self.on_step = trainer, identity, folder, shown, on_step
+        self.on_stop = on_stop
         self.pictures: list[tuple[int, Tensor]] = []
         self.rates: list[float] = []
         self.notes: list[str] = []
@@ -117,7 +121,17 @@ class TrainingRun:
                         self.save(random)
                     except Exception as second:  # the first one is what the user needs to read
                         logging.warning(f"The last steps could not be saved: {second}")
+                if isinstance(error, comfy.model_management.InterruptProcessingException):
+                    self.on_stop(self.stopped())
                 raise
+
+    def stopped(self) -> str:
+        """What an interrupted run says, by what lies in its folder."""
+        folder, step = self.folder, self.trainer.step
+        on = folder is not None and folder.every > 0
+        steps = [at for at, _ in folder.checkpoints() if at <= step] if folder is not None and on else []
+        resume = folder is not None and folder.resume
+        return report.stopped(step, self.trainer.settings.steps, max(steps, default=0), resume, on)
 
     def save(self, random: dict[str, Any]) -> None:
         """Write a checkpoint."""
@@ -149,7 +163,9 @@ def train(
     folder: RunFolder | None = None,
     shown: previews.Previews | None = None,
     on_start: Callable[[str], None] = logging.info,
+    on_stop: Callable[[str], None] = logging.info,
     cache: Path | None = None,
+    file: Path | None = None,
 ) -> TrainingResult:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
 
@@ -160,13 +176,16 @@ def train(
         folder: where log and checkpoints go, in a folder of this name and a mark of the settings, pictures and base;
             and from where an earlier run of the same goes on.
         shown: preview pictures.
-        on_start: called with layers, trained values and the memory estimate before the first step.
+        on_start: called with layers, trained values, the memory estimate and warnings before the first step.
+        on_stop: called with what is kept where the run is interrupted.
         cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
+        file: where the caller is going to write the adapter. Nothing is written here, but no other training's file may
+            be there.
 
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
             to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
-            little memory.
+            little memory, another file at `file`.
     """
     settings.check()
     bases.check(model.model)
@@ -184,6 +203,9 @@ def train(
         comfy.model_management.in_training = True
         switched_off = stack.enter_context(without_inference_features(*patchers))
         with torch.inference_mode(False), torch.enable_grad():
+            identity = report.identity_of(model, settings, dataset)
+            if file is not None:
+                finished.check_free(file, identity, settings)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
@@ -191,10 +213,10 @@ def train(
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
-        on_start(f"{report.opening(trainer)}; {needed.text()}")
+        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *report.rate_warnings(settings)]))
         with torch.inference_mode(False), torch.enable_grad():
-            identity = report.identity_of(trainer)
-            return trained(trainer, TrainingRun(trainer, identity, named(folder, identity), shown, on_step), needed)
+            run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
+            return trained(trainer, run, needed)
     except Exception as error:
         if not memory.out_of_memory(error):
             raise
@@ -232,8 +254,11 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
         *report.patched_notes(trainer),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
+        *report.rate_warnings(trainer.settings),
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
-    return TrainingResult(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())
+    return TrainingResult(
+        adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title(), digest(run.identity)
+    )

@@ -14,21 +14,26 @@ import torch
 from ...deft_ops import modelspec
 from ...deft_ops.version import VERSION
 from ...models.fingerprint import fingerprint
+from ..data.material import Dataset
 from ..settings import targets
-from ..settings.settings import TOKEN, digest
+from ..settings.settings import TOKEN, Settings, digest
+from ..settings.usual_rates import far_from_usual
 from .trainer import Trainer
 
 
-def identity_of(trainer: Trainer) -> dict[str, Any]:
-    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled."""
-    patches = trainer.model.patches
-    sampling = trainer.model.model.model_sampling
-    return trainer.settings.identity() | {
-        "data": trainer.dataset.hash(),
-        "base": fingerprint(trainer.model),
+def identity_of(model: Any, settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled.
+
+    `model` has to be loaded: what is computed on another device may differ in the last bit.
+    """
+    patches = model.patches
+    sampling = model.model.model_sampling
+    return settings.identity() | {
+        "data": dataset.hash(),
+        "base": fingerprint(model),
         "patches": digest({key: described(patches[key]) for key in sorted(patches)}),
         "sampling": [type(sampling).__name__, float(sampling.percent_to_sigma(0.5))],
-        "text_encoder": bool(trainer.text_layers),
+        "text_encoder": dataset.text is not None and settings.method != TOKEN,
     }
 
 
@@ -46,6 +51,23 @@ def described(value: Any) -> Any:
 def opening(trainer: Trainer) -> str:
     """A text that says what is going to be trained."""
     return f"{trainer.title()}, {sum(parameter.numel() for parameter in trainer.parameters):,} trained values"
+
+
+def rate_warnings(settings: Settings) -> list[str]:
+    """A warning of a learning rate that is far from the usual one; none where it is not."""
+    text = far_from_usual(settings)
+    return [f"WARNING: {text}"] if text else []
+
+
+def stopped(step: int, steps: int, kept: int, resume: bool, checkpoints: bool) -> str:
+    """What an interrupted run says: where it stopped, and what of it is kept. kept: the newest checkpoint's step."""
+    place = f"stopped at step {step} of {steps}"
+    if not checkpoints:
+        return f"{place}; nothing is kept, because checkpoint_every is 0"
+    if not kept:
+        return f"{place}; nothing is kept"
+    go_on = "run again to go on" if resume else "switch resume on and run again to go on"
+    return f"{place}, kept; {go_on}" if kept == step else f"{place}; step {kept} is kept: {go_on} from there"
 
 
 def patched_notes(trainer: Trainer) -> list[str]:

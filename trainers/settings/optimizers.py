@@ -40,6 +40,7 @@ class Optimizer:
 
     state: bytes of memory. betas: it takes beta1 and beta2. fused: it has one pass over a parameter instead of ten, on
     CPUs and CUDA. one_rate: it finds one learning rate for all. smaller: what to choose where memory is short.
+    to_adamw: the learning rate that it wants relative to AdamW's; None: its scale is its own.
     """
 
     module: str
@@ -51,16 +52,19 @@ class Optimizer:
     fused: bool = False
     one_rate: bool = False
     smaller: str = ""
+    to_adamw: float | None = 1.0
 
 
 # By the name in the widget.
 OPTIMIZERS: dict[str, Optimizer] = {
     "AdamW": Optimizer("torch.optim", "AdamW", copies(2), fused=True, smaller="AdamW 8-bit"),
     "AdamW 8-bit": Optimizer("bitsandbytes.optim", "AdamW8bit", two_in_8_bit, "bitsandbytes"),
-    "Lion": Optimizer("lion_pytorch", "Lion", copies(1), "lion-pytorch"),
-    # Its steps are relative to a parameter's size, at least the second of eps: an adapter starts at or near 0.
+    # Its every step is as large as the learning rate; its paper takes a tenth to a third of AdamW's.
+    "Lion": Optimizer("lion_pytorch", "Lion", copies(1), "lion-pytorch", to_adamw=0.2),
+    # Its steps are relative to a parameter's size, at least the second of eps: an adapter starts at or near 0. With 1
+    # for that a step is as large as AdamW's.
     "Adafactor": Optimizer("torch.optim", "Adafactor", rows_and_columns, betas=False, options={"eps": (None, 1.0)}),
-    "Prodigy": Optimizer("prodigyopt", "Prodigy", copies(4), "prodigyopt", one_rate=True),
+    "Prodigy": Optimizer("prodigyopt", "Prodigy", copies(4), "prodigyopt", one_rate=True, to_adamw=None),
 }
 
 
