@@ -23,13 +23,14 @@ from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
 from . import previews, report
 from .checkpoints import RunFolder
+from .record import keep_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer
 
 
 @dataclass
 class StepProgress:
-    """The numbers of a step that has ended."""
+    """The numbers of a step that has ended. folder: that of the run, if it has one."""
 
     step: int
     steps: int
@@ -38,13 +39,14 @@ class StepProgress:
     seconds: float
     rate: float = 0.0
     pictures: Tensor | None = None
+    folder: Path | None = None
 
 
 @dataclass
 class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
-    title: the method, its rank if it has one, and the number of layers.
+    title: the method, its rank if it has one, and the number of layers. folder: that of the run, if it has one.
     """
 
     adapter: adapters.Adapter
@@ -53,6 +55,7 @@ class TrainingResult:
     rates: list[float] = field(default_factory=list)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     title: str = ""
+    folder: Path | None = None
 
 
 class TrainingRun:
@@ -99,6 +102,7 @@ class TrainingRun:
                         trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate
                     )
                     if self.folder is not None:
+                        progress.folder = self.folder.path
                         record = {"step": trainer.step, "loss": loss, "rate": rate, "grad_norm": norm}
                         self.folder.log(record | {"seconds": round(progress.seconds, 4)})
                         if self.folder.every and (
@@ -109,6 +113,7 @@ class TrainingRun:
                     if self.shown is not None and trainer.step % self.shown.every == 0:
                         progress.pictures = self.sample(self.shown)
                         self.pictures.append((trainer.step, progress.pictures))
+                        keep_preview(self.folder, trainer.step, progress.pictures)
                     self.on_step(progress)
             except BaseException as error:
                 diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
@@ -223,9 +228,10 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     started = time.perf_counter()
     run.resume()
     first = trainer.step
-    run.run()
-    adapter, change = trainer.finish()
-    report.effect(change)
+    with recorded(run.folder, trainer, run.identity):
+        run.run()
+        adapter, change = trainer.finish()
+        report.effect(change)
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
@@ -236,4 +242,5 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
-    return TrainingResult(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())
+    path = run.folder.path if run.folder else None
+    return TrainingResult(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title(), path)
