@@ -26,6 +26,7 @@ from . import (
     training_settings,
 )
 from .replaced import register_replaced
+from .routes import register_routes
 
 _MODULES = (
     adapters,
@@ -53,11 +54,12 @@ class DEFTExtension(ComfyExtension):
     """What ComfyUI asks for the nodes of the pack."""
 
     async def on_load(self) -> None:
-        """Tell ComfyUI's own loaders and trainer of the methods, and ComfyUI of the demo's models and former nodes."""
+        """Tell ComfyUI's own loaders and trainer of the methods; ComfyUI of the demo's models, former nodes, routes."""
         register()
         register_core_training()
         demo.register_models()
         await register_replaced()
+        register_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All node classes."""

@@ -12,6 +12,7 @@ from ..deft_ops.files import safe
 from ..trainers.run.token import TEMPLATES, captions_of, check_name, material_of
 from ..trainers.settings.settings import TOKEN
 from .fields import widget
+from .live import shown_run
 from .output import text_ui
 from .sockets import LoraModel, LossMap, TrainingSettings
 from .training import StepReporter, first, loss_plot
@@ -174,7 +175,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             report,
             loss_plot(result, chosen),
             result.adapter,
-            ui=text_ui(report),
+            ui={**text_ui(report), **shown_run(result.folder)},
         )
 
 

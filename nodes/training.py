@@ -18,6 +18,7 @@ from ..scoring.packages import MissingPackage
 from ..scoring.pictures import to_pictures
 from ..trainers.settings.settings import Settings
 from .fields import method_widgets, widgets
+from .live import LiveRun, duration, shown_run
 from .named_files import named_file, write_named
 from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
@@ -50,9 +51,10 @@ def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 class StepReporter:
-    """ComfyUI's progress bar with the newest preview, and the loss as text at the node."""
+    """ComfyUI's progress bar with the newest preview, the loss as text at the node, and the page's live curve."""
 
     def __init__(self, steps: int) -> None:
+        self.live = LiveRun()
         self.bar = comfy.utils.ProgressBar(steps)
         self.smooth: float | None = None
 
@@ -64,10 +66,13 @@ class StepReporter:
     def __call__(self, progress: StepProgress) -> None:
         """Report one step."""
         self.smooth = progress.loss if self.smooth is None else 0.95 * self.smooth + 0.05 * progress.loss
-        if progress.step % 10 == 0 or progress.step in (1, progress.steps):
+        left = self.live.left(progress)
+        self.live.step(progress, left)
+        if progress.step % 10 == 0 or progress.step in (1, progress.steps) or progress.seconds > 0.5:
             show_text(
                 f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
                 f"rate {progress.rate:.3g}, gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step"
+                + (f", {duration(left)} left" if left else "")
             )
         preview = None
         if progress.pictures is not None:
@@ -265,7 +270,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             report,
             loss_plot(result, chosen),
             contact_sheet(result),
-            ui={"text": [report]},
+            ui={"text": [report], **shown_run(result.folder)},
         )
 
 

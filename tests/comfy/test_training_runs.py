@@ -60,7 +60,8 @@ def run_of(folder: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is in a run's folder besides its record, see test_run_record.py."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "run.json")
 
 
 # -------------------------------------------------------------------------------------------------- checkpoints, resume

@@ -16,9 +16,9 @@ import torch
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import native, safe
 from ..settings.settings import differences
+from .history import LOG
 
 FORMAT = 1
-LOG = "log.jsonl"
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
 
@@ -92,6 +92,10 @@ class RunFolder:
         text = "".join(f"{line}\n" for line in lines)
 
         self._guarded("the log", lambda: safe.write_files(self.path, {LOG: text.encode()}))
+
+    def write(self, what: str, contents: dict[str, bytes]) -> None:
+        """Write files of the run, all of them complete before any has its name; `what` names them in a warning."""
+        self._guarded(what, lambda: safe.write_files(self.path, contents))
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line of JSON; it is in the file when this returns."""

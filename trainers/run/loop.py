@@ -23,13 +23,14 @@ from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
 from . import finished, previews, report
 from .checkpoints import RunFolder
+from .record import keep_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer
 
 
 @dataclass
 class StepProgress:
-    """The numbers of a step that has ended."""
+    """The numbers of a step that has ended. folder: that of the run, if it has one."""
 
     step: int
     steps: int
@@ -38,6 +39,7 @@ class StepProgress:
     seconds: float
     rate: float = 0.0
     pictures: Tensor | None = None
+    folder: Path | None = None
 
 
 @dataclass
@@ -45,7 +47,7 @@ class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
     title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
-    name.
+    name. folder: that of the run, if it has one.
     """
 
     adapter: adapters.Adapter
@@ -55,6 +57,7 @@ class TrainingResult:
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     title: str = ""
     mark: str = ""
+    folder: Path | None = None
 
 
 class TrainingRun:
@@ -103,6 +106,7 @@ class TrainingRun:
                         trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate
                     )
                     if self.folder is not None:
+                        progress.folder = self.folder.path
                         record = {"step": trainer.step, "loss": loss, "rate": rate, "grad_norm": norm}
                         self.folder.log(record | {"seconds": round(progress.seconds, 4)})
                         if self.folder.every and (
@@ -113,6 +117,7 @@ class TrainingRun:
                     if self.shown is not None and trainer.step % self.shown.every == 0:
                         progress.pictures = self.sample(self.shown)
                         self.pictures.append((trainer.step, progress.pictures))
+                        keep_preview(self.folder, trainer.step, progress.pictures)
                     self.on_step(progress)
             except BaseException as error:
                 diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
@@ -245,9 +250,10 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     started = time.perf_counter()
     run.resume()
     first = trainer.step
-    run.run()
-    adapter, change = trainer.finish()
-    report.effect(change)
+    with recorded(run.folder, trainer, run.identity):
+        run.run()
+        adapter, change = trainer.finish()
+        report.effect(change)
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
@@ -260,5 +266,12 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
     return TrainingResult(
-        adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title(), digest(run.identity)
+        adapter,
+        trainer.losses,
+        "\n".join(lines),
+        run.rates,
+        run.pictures,
+        trainer.title(),
+        digest(run.identity),
+        run.folder.path if run.folder else None,
     )

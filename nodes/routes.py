@@ -1,0 +1,128 @@
+"""Read-only routes over the runs in ComfyUI's output folder, for the page and for programs.
+
+    GET /deft/v1/runs                           the runs, the newest first
+    GET /deft/v1/runs/ID                        one run: its curve, settings, checkpoints, previews and scores
+    GET /deft/v1/runs/ID/previews/STEP          the pictures of a step, as JPEG
+
+An ID is looked up among the runs that lie there, so that no request names a path. What there is not is a 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from aiohttp import web
+from server import PromptServer
+
+from ..scoring.scores import Scores, from_jsonl
+from ..trainers.run import history
+
+PREFIX = "/deft/v1/runs"
+LARGEST_SCORES = 8 << 20  # bytes
+_SCORES = re.compile(rf"(?!{re.escape(history.LOG)}$).+\.jsonl")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def output_folder() -> Path:
+    """The folder below which runs lie."""
+    return Path(folder_paths.get_output_directory()).resolve()
+
+
+def run_list(root: Path) -> dict[str, Any]:
+    """All runs in few words."""
+    return {"runs": [history.summary(root, folder) for folder in history.runs(root).values()]}
+
+
+def one_run(root: Path, name: str) -> dict[str, Any] | None:
+    """All of a run; None if there is none of that id."""
+    folder = history.runs(root).get(name)
+    return None if folder is None else history.detail(root, folder) | {"scores": scores_in(folder)}
+
+
+def preview(root: Path, name: str, step: int) -> bytes | None:
+    """The JPEG of a run's preview; None if there is none."""
+    folder = history.runs(root).get(name)
+    return None if folder is None else history.preview(folder, step)
+
+
+def scores_in(folder: Path) -> list[dict[str, Any]]:
+    """The means of the scores that lie in a run's folder, as Score Table and Save Scores write them."""
+    rows = []
+    for file in sorted(folder.iterdir()):
+        data = history.read_bytes(file, LARGEST_SCORES) if _SCORES.fullmatch(file.name) else None
+        try:
+            scores = from_jsonl(data.decode()) if data else Scores(())
+            rows += [(row.label, row.subject, row.metric, row.value, row.images) for row in scores.rows]
+        except (ValueError, OverflowError) as error:
+            logging.debug(f"{file} holds no scores: {error}")
+    names = ("label", "subject", "metric", "value", "images")
+    return [history.simple(dict(zip(names, row, strict=True))) for row in rows[:200]]
+
+
+def as_json(value: Any) -> web.Response:
+    """An answer that no browser keeps; 404 for None."""
+    status, shown = (404, {"error": "not found"}) if value is None else (200, value)
+    return web.Response(
+        text=json.dumps(shown, allow_nan=False),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def safely(handler: Handler) -> Handler:
+    """The handler, with an answer also where reading fails."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (OSError, ValueError, RecursionError) as error:
+            logging.warning(f"{request.path}: {type(error).__name__}: {error}")
+            return web.json_response({"error": "the run cannot be read"}, status=500)
+
+    return answer
+
+
+async def list_runs(request: web.Request) -> web.StreamResponse:
+    """GET /deft/v1/runs."""
+    return as_json(await asyncio.to_thread(run_list, output_folder()))
+
+
+async def show_run(request: web.Request) -> web.StreamResponse:
+    """GET /deft/v1/runs/ID."""
+    return as_json(await asyncio.to_thread(one_run, output_folder(), request.match_info["run"]))
+
+
+async def show_preview(request: web.Request) -> web.StreamResponse:
+    """GET /deft/v1/runs/ID/previews/STEP."""
+    run, step = request.match_info["run"], int(request.match_info["step"])
+    data = await asyncio.to_thread(preview, output_folder(), run, step)
+    if data is None:
+        return as_json(None)
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return web.Response(body=data, content_type="image/jpeg", headers=headers)
+
+
+HANDLERS: dict[str, Handler] = {
+    PREFIX: list_runs,
+    PREFIX + "/{run:[0-9a-f]{16}}": show_run,
+    PREFIX + r"/{run:[0-9a-f]{16}}/previews/{step:\d{1,12}}": show_preview,
+}
+
+
+def register_routes() -> None:
+    """Give the routes to ComfyUI's server, if there is one; once, though there may be two copies of the pack."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    there = {route.path for route in server.routes if isinstance(route, web.RouteDef)}
+    for path, handler in HANDLERS.items():
+        if path not in there:
+            server.routes.get(path)(safely(handler))

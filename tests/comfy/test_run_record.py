@@ -1,0 +1,105 @@
+"""What a run writes for those who look at it: run.json and the previews; the adapter and its files stay as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from . import models
+from .test_training import as_loaded
+from .test_training_runs import Vae, names, run_of, same, shown, train
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run_of(folder) / "run.json").read_text())
+    return record
+
+
+def test_a_record_and_previews_change_nothing_else(pack: Any, tmp_path: Path) -> None:
+    model = as_loaded(models.sd3)
+    plain = train(pack, model, steps=4)
+    seen: list[tuple[str, int]] = []
+
+    def look(progress: Any) -> None:
+        assert progress.folder == run_of(tmp_path / "run")
+        record = record_of(tmp_path / "run")
+        seen.append((record["state"], record["step"]))
+
+    folders = [pack.checkpoints.RunFolder(tmp_path / name, 2) for name in ("run", "other")]
+    result = train(pack, model, folder=folders[0], steps=4, shown=shown(pack, model, Vae()), on_step=look)
+    train(pack, model, folder=folders[1], steps=4)
+    assert same(result.adapter, plain.adapter)
+    assert result.losses == plain.losses
+    run, other = run_of(tmp_path / "run"), run_of(tmp_path / "other")
+    assert result.folder == run
+    assert run.name[-10:] == other.name[-10:]
+    files = ["adapter_00000002.safetensors", "adapter_00000004.safetensors"]
+    for name in files:
+        assert (run / name).read_bytes() == (other / name).read_bytes()
+    checkpoints = ["checkpoint_00000002.pt", "checkpoint_00000004.pt"]
+    assert names(other) == [*files, *checkpoints, "log.jsonl"]
+    previews = ["preview_00000002.jpg", "preview_00000004.jpg"]
+    assert names(run) == [*files, *checkpoints, "log.jsonl", *previews]
+    assert seen == [("running", 0)] * 4  # it is written at the start and at the end
+    record = record_of(tmp_path / "run")
+    assert (record["state"], record["step"], record["steps"], record["first_step"]) == ("finished", 4, 4, 0)
+    assert (record["method"], record["base"], record["pictures"]) == ("deft", "SD3", 3)
+    assert record["settings"]["learning_rate"] == 1e-2
+    assert record["created"] <= record["ended"]
+    with Image.open(run / previews[1]) as picture:
+        assert picture.size == (16, 8)  # two pictures side by side
+        written = np.asarray(picture.convert("L"), dtype=np.float32) / 255
+    wanted = np.concatenate([item.numpy() for item in result.pictures[1][1]], axis=1) @ [0.299, 0.587, 0.114]
+    assert np.abs(written - wanted).mean() < 0.03  # what JPEG leaves of noise
+
+
+def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
+    import comfy.model_management
+
+    def interrupt(progress: Any) -> None:
+        if progress.step == 5:
+            comfy.model_management.interrupt_current_processing()
+
+    model, history = as_loaded(models.sd3), pack.trainers.run.history
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 3)
+    pictures = shown(pack, model, Vae())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(pack, model, folder=folder, steps=8, shown=pictures, on_step=interrupt)
+    record = record_of(folder.path)
+    assert (record["state"], record["step"]) == ("stopped", 5)
+    run = run_of(folder.path)
+    found = history.detail(tmp_path, run)
+    assert (found["state"], found["step"], found["previews"]) == ("stopped", 5, [2, 4])
+    assert found["checkpoints"] == [3, 5]
+    (run / "checkpoint_00000005.pt").unlink()
+    train(pack, model, folder=folder, steps=8)
+    again = record_of(folder.path)
+    assert (again["state"], again["step"], again["first_step"]) == ("finished", 8, 3)
+    assert again["created"] == record["created"] < again["started"]
+    assert history.detail(tmp_path, run)["previews"] == [2]  # that of step 4 is not of this run
+
+
+def test_failed(pack: Any, tmp_path: Path) -> None:
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 0)
+    with pytest.raises(ValueError, match="no longer a number"):
+        train(pack, as_loaded(models.sd3), folder=folder, steps=10, learning_rate=1e30, method="lora")
+    record = record_of(folder.path)
+    assert record["state"] == "failed"
+    assert "no longer a number" in record["message"]
+
+
+def test_a_disk_error_does_not_end_the_training(pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pack.checkpoints.safe, "write_files", full)
+    model = as_loaded(models.sd3)
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 0)
+    result = train(pack, model, folder=folder, shown=shown(pack, model, Vae()))
+    for what in ("the record of the run", "the preview of step 2"):
+        assert f"WARNING: {what} could not be written" in result.report

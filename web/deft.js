@@ -1,0 +1,28 @@
+// What the pack adds to the page: the loss curve at the trainers' nodes. All else is in deft/, whose files
+// are called .mjs because the page imports every .js by itself. Without this file everything works as without a browser.
+
+import { app } from '../../scripts/app.js'
+
+// Browsers keep .mjs files of another version: this is the pack's, and makes their addresses new with each.
+const VERSION = '0.1.0'
+
+const part = (name) => import(new URL(`./deft/${name}.mjs?v=${VERSION}`, import.meta.url).href)
+const { watchRuns } = await part('data')
+const { shownAgain, watchNodes } = await part('node')
+
+watchRuns()
+watchNodes()
+
+app.registerExtension({
+  name: 'DEFT.Training',
+  settings: [
+    {
+      id: 'DEFT.LiveCurve',
+      name: 'Loss curve and previews at training nodes',
+      category: ['DEFT', 'Training', 'LiveCurve'],
+      type: 'boolean',
+      defaultValue: true
+    }
+  ],
+  afterConfigureGraph: shownAgain
+})

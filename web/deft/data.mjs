@@ -1,0 +1,103 @@
+// The runs as the page knows them: what the server's messages say of one that goes on, and what its routes say of all.
+
+import { api } from '../../../scripts/api.js'
+
+const ROUTE = '/deft/v1/runs'
+const runs = new Map() // by id
+const listeners = new Set()
+
+// Calls back with each run that has changed; returns what ends that.
+export function onRun(listener) {
+  listeners.add(listener)
+  return () => listeners.delete(listener)
+}
+
+function changed(run) {
+  for (const listener of listeners) listener(run)
+}
+
+// A run by its id; one that is new is empty.
+export function runOf(id) {
+  if (!runs.has(id)) {
+    runs.set(id, { id, step: [], loss: [], previews: [], steps: 0, state: '', node: null, prompt: null, loading: null })
+  }
+  return runs.get(id)
+}
+
+async function answer(path) {
+  const response = await api.fetchApi(path)
+  return response.ok ? response.json() : null
+}
+
+export const previewAddress = (id, step) => api.apiURL(`${ROUTE}/${encodeURIComponent(id)}/previews/${step}`)
+
+// All runs in few words, the newest first; null where the server does not answer.
+export async function listRuns() {
+  return (await answer(ROUTE).catch(() => null))?.runs ?? null
+}
+
+// Reads a run from the server. Steps that came by message meanwhile stay.
+export function loadRun(id) {
+  const run = runOf(id)
+  run.loading ??= answer(`${ROUTE}/${encodeURIComponent(id)}`).catch(() => null).then((found) => {
+    run.loading = null
+    run.missing = !found
+    if (!found) return run
+    const last = found.curve.step.at(-1) ?? 0
+    const newer = run.step.findIndex((step) => step > last)
+    const later = newer < 0 || found.state !== 'running' ? [[], []] : [run.step.slice(newer), run.loss.slice(newer)]
+    Object.assign(run, {
+      record: found, state: found.state, steps: found.steps ?? 0, previews: found.previews,
+      step: [...found.curve.step, ...later[0]], loss: [...found.curve.loss, ...later[1]]
+    })
+    changed(run)
+    return run
+  })
+  return run.loading
+}
+
+// A message of the server: [[step, loss], ...] and how far the run is.
+export function receive({ run: id, node, prompt_id: prompt, steps, points, seconds, left, preview }) {
+  const run = runOf(id)
+  const first = points[0][0]
+  const gap = first > (run.step.at(-1) ?? 0) + 1
+  // A run that went back to a checkpoint, or began anew.
+  const kept = run.step.findIndex((step) => step >= first)
+  if (kept >= 0) {
+    run.step.length = run.loss.length = kept
+    run.previews = run.previews.filter((step) => step < first)
+  }
+  for (const [step, loss] of points) {
+    run.step.push(step)
+    run.loss.push(loss)
+  }
+  if (preview !== null && !run.previews.includes(preview)) run.previews = [...run.previews, preview]
+  const last = points.at(-1)[0]
+  Object.assign(run, { node, prompt, steps, seconds, left, state: last >= steps ? 'finished' : 'running' })
+  changed(run)
+  if (gap) loadRun(id)
+}
+
+// Reads the runs of a job again that was stopped or has failed: its last steps came by no message.
+function ended({ detail }) {
+  for (const run of runs.values()) {
+    if (run.state === 'running' && (!detail?.prompt_id || run.prompt === detail.prompt_id)) loadRun(run.id)
+  }
+}
+
+// Listens to the server. Called once, when the page loads: it complains about messages that nobody knows.
+export function watchRuns() {
+  api.addEventListener('deft.training', ({ detail }) => receive(detail))
+  for (const kind of ['execution_interrupted', 'execution_error', 'execution_success', 'reconnected']) {
+    api.addEventListener(kind, ended)
+  }
+}
+
+// The mean that the trainer's text shows: a twentieth of each new loss.
+export function smoothed(losses) {
+  let mean = null
+  return losses.map((loss) => {
+    if (loss !== null) mean = mean === null ? loss : 0.95 * mean + 0.05 * loss
+    return mean
+  })
+}

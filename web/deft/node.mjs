@@ -1,0 +1,147 @@
+// The loss curve and the previews at a training node, from the first message of its run on.
+
+import { api } from '../../../scripts/api.js'
+import { app } from '../../../scripts/app.js'
+
+const { search } = new URL(import.meta.url)
+const { loadRun, onRun, previewAddress, runOf } = await import(`./data.mjs${search}`)
+const { COLOURS, makeChart } = await import(`./chart.mjs${search}`)
+
+const TRAINERS = new Set(['DEFTTrainAdapter', 'DEFTTrainTextualInversion'])
+const NAME = 'deft_curve'
+const CHART = 130 // pixels
+const PREVIEWS = 76
+const SHOWN = 12 // previews
+const STORED = 'DEFT.curves'
+const KEPT = 30 // runs
+const places = new Map(stored()) // by run: {workflow, node}
+const workflows = new Map() // by prompt
+const views = new WeakMap() // by node
+
+// A page that is loaded again in its tab knows where its curves were.
+function stored() {
+  try {
+    return JSON.parse(sessionStorage.getItem(STORED) ?? '[]')
+  } catch {
+    return []
+  }
+}
+
+const openWorkflow = () => app.extensionManager?.workflow?.activeWorkflow?.path ?? ''
+
+// The node of an id such as "10:3": 3 in the subgraph of 10.
+function nodeOf(id) {
+  let graph = app.rootGraph ?? app.graph
+  let node = null
+  for (const part of String(id).split(':')) {
+    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part))
+    graph = node?.subgraph
+  }
+  return TRAINERS.has(node?.type) ? node : null
+}
+
+function makeView(node) {
+  const root = document.createElement('div')
+  root.className = 'deft-curve'
+  root.style.cssText = 'width: 100%; height: 100%; display: flex; flex-direction: column; gap: 4px; overflow: hidden'
+  const chart = document.createElement('div')
+  chart.style.cssText = `flex: 1 1 ${CHART}px; min-height: 60px; width: 100%; color: var(--input-text, #ccc)`
+  const strip = document.createElement('div')
+  strip.style.cssText = `flex: 0 0 ${PREVIEWS}px; display: none; gap: 4px; overflow: auto hidden`
+  root.append(chart, strip)
+  const view = { run: null, pictures: [], show: makeChart(chart), strip }
+  const height = () => CHART + (view.pictures.length ? PREVIEWS + 4 : 0)
+  root.style.minHeight = `${CHART}px`
+  const widget = node.addDOMWidget(NAME, 'DEFT_CURVE', root, {
+    serialize: false, hideOnZoom: false, getMinHeight: height, getValue: () => '', setValue() {}
+  })
+  widget.serialize = false // or its value would stand among those of a saved workflow
+  view.grow = () => {
+    root.style.minHeight = `${height()}px`
+    const [width, before] = node.size
+    const needed = node.computeSize()[1]
+    if (needed > before) node.setSize([width, needed])
+    node.graph?.setDirtyCanvas(true, true)
+  }
+  views.set(node, view)
+  return view
+}
+
+function showPreviews(view, run) {
+  const steps = run.previews.slice(-SHOWN)
+  if (view.run === run.id && String(steps) === String(view.pictures)) return
+  const grows = !view.pictures.length && steps.length
+  view.pictures = steps
+  view.strip.style.display = steps.length ? 'flex' : 'none'
+  view.strip.replaceChildren(...steps.map((step) => {
+    const figure = document.createElement('figure')
+    figure.style.cssText = 'margin: 0; flex: none; text-align: center; font-size: 10px; color: var(--input-text, #ccc)'
+    const picture = document.createElement('img')
+    picture.src = previewAddress(run.id, step)
+    picture.alt = picture.title = `step ${step}`
+    picture.style.cssText = 'height: 60px; display: block'
+    const caption = document.createElement('figcaption')
+    caption.textContent = String(step)
+    figure.append(picture, caption)
+    return figure
+  }))
+  view.strip.scrollLeft = view.strip.scrollWidth
+  if (grows) view.grow()
+}
+
+function showAt(node, run) {
+  if (!app.extensionManager.setting.get('DEFT.LiveCurve')) return
+  let view = views.get(node)
+  if (!view) {
+    view = makeView(node)
+    view.grow()
+  }
+  showPreviews(view, run)
+  view.run = run.id
+  view.show([{ label: 'loss', colour: COLOURS[0], step: run.step, loss: run.loss }])
+}
+
+function place(id, node, prompt) {
+  if (!workflows.has(prompt)) workflows.set(prompt, openWorkflow())
+  const before = places.get(id)
+  if (before?.node === node && before.workflow === workflows.get(prompt)) return
+  for (const [other, there] of places) {
+    if (there.node === node && there.workflow === workflows.get(prompt)) places.delete(other)
+  }
+  places.set(id, { workflow: workflows.get(prompt), node })
+  try {
+    sessionStorage.setItem(STORED, JSON.stringify([...places].slice(-KEPT)))
+  } catch {
+    // a full store: the curves are still in the side bar
+  }
+}
+
+function show(id) {
+  const { workflow, node: name } = places.get(id) ?? {}
+  if (name === undefined || workflow !== openWorkflow()) return
+  const node = nodeOf(name)
+  const run = runOf(id)
+  if (!node) return
+  if (run.step.length) showAt(node, run)
+  else if (!run.missing) loadRun(id)
+}
+
+export function watchNodes() {
+  onRun((run) => {
+    if (run.node !== null) place(run.id, run.node, run.prompt)
+    show(run.id)
+  })
+  // Also of what the server has cached: the curve is read from the run's folder.
+  api.addEventListener('executed', ({ detail }) => {
+    const id = detail.output?.deft_run?.[0]
+    if (typeof id !== 'string') return
+    place(id, detail.node, detail.prompt_id)
+    loadRun(id)
+  })
+}
+
+// Another graph is on the canvas: its nodes get back what they had. Which workflow it is the page says some time later.
+export function shownAgain() {
+  const showAll = () => { for (const id of places.keys()) show(id) }
+  for (const wait of [100, 500, 2000, 5000]) setTimeout(showAll, wait)
+}
