@@ -1,4 +1,4 @@
-"""The adapters of trainings in the file widgets: behind those of models/loras, and no other file of the output folder."""
+"""The adapters of trainings in the file widgets: behind those of models/loras, and no other file of the output."""
 
 from __future__ import annotations
 
