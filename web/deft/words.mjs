@@ -19,9 +19,9 @@ const CHINESE = {
   compare: '与所选训练的曲线画在一起', running: '进行中', stopped: '已停止', failed: '失败',
   finished: '已完成', 'broken off': '已中断', unknown: '', step: '步', loss: '损失', stop: '停止',
   stopping: '这一步结束后停止……', previews: '预览图', checkpoints: '检查点', use: '使用',
-  useTip: '在图中放入加载此文件的 Load Adapter 节点', settings: '设置', scores: '分数',
-  noCheckpoints: '没有检查点。用 Save Adapter 保存训练好的适配器。', secondsAStep: '秒/步', left: '剩余',
-  used: 'Load Adapter 已放入图中，请连接它的模型。', gone: '此文件已不存在。', seconds: '秒',
+  useTip: '在图中放入加载此文件的“加载适配器”节点', settings: '设置', scores: '分数',
+  noCheckpoints: '没有检查点。用“保存适配器”保存训练好的适配器。', secondsAStep: '秒/步', left: '剩余',
+  used: '“加载适配器”已放入图中，请连接它的模型。', gone: '此文件已不存在。', seconds: '秒',
   minutes: '分钟', hours: '小时', mean: '平均'
 }
 
