@@ -5,6 +5,7 @@
 //   node browser.mjs check     SERVER_URL OPTIONS UI.json [UI.json ...]
 //   node browser.mjs run       SERVER_URL OPTIONS UI.json [UI.json ...]
 //   node browser.mjs live      SERVER_URL OPTIONS UI.json
+//   node browser.mjs runs      SERVER_URL OPTIONS UI.json
 //   node browser.mjs fail      SERVER_URL OPTIONS UI.json
 //   node browser.mjs widgets   SERVER_URL OPTIONS
 //   node browser.mjs templates SERVER_URL PACK NAME
@@ -25,7 +26,7 @@ import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
-  'search', 'blueprint', 'live'
+  'search', 'blueprint', 'live', 'runs'
 ]
 
 const [command, url, ...rest] = process.argv.slice(2)

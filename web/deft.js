@@ -1,5 +1,6 @@
-// What the pack adds to the page: the loss curve at the trainers' nodes. All else is in deft/, whose files
-// are called .mjs because the page imports every .js by itself. Without this file everything works as without a browser.
+// What the pack adds to the page: the loss curve at the trainers' nodes, and the side bar's tab of all trainings. The rest
+// is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
+// works as without a browser.
 
 import { app } from '../../scripts/app.js'
 
@@ -9,6 +10,7 @@ const VERSION = '0.1.0'
 const part = (name) => import(new URL(`./deft/${name}.mjs?v=${VERSION}`, import.meta.url).href)
 const { watchRuns } = await part('data')
 const { shownAgain, watchNodes } = await part('node')
+const { addTab } = await part('runs')
 
 watchRuns()
 watchNodes()
@@ -24,5 +26,6 @@ app.registerExtension({
       defaultValue: true
     }
   ],
+  setup: addTab,
   afterConfigureGraph: shownAgain
 })

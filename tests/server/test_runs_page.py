@@ -1,0 +1,85 @@
+"""The side bar's tab of trainings in ComfyUI's own front end, used as a person does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ..unit.test_run_history import line
+from .example_files import WORKFLOWS
+from .test_front_end import MODES, SEED
+
+DUCK, CAT = "pages/duck_0123456789", "pages/cat_abcdef0123"
+TITLE = "<img src=x> deft rank 4"  # shown as text
+
+
+@pytest.fixture
+def runs(server: Any) -> Iterator[Path]:
+    """Two runs as trainings leave them; the adapter's file is the demo's."""
+    output = server.base / "output"
+    (adapter,) = (Path(__file__).parents[2] / "demo" / "models" / "loras").glob("*duck_deft.safetensors")
+    for name, first in ((DUCK, 1.0), (CAT, 0.5)):
+        folder = output / name
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text("".join(line(step, first / step) for step in range(1, 101)))
+        facts = {"title": TITLE, "method": "deft", "base": "SDXL", "steps": 100, "created": 1e9, "state": "finished"}
+        (folder / "run.json").write_text(json.dumps(facts | {"settings": {"rank": 4, "options": {"alpha": 16}}}))
+        shutil.copy(adapter, folder / "adapter_00000100.safetensors")
+        for step in (50, 100):
+            Image.new("RGB", (48, 32), (step, 0, 0)).save(folder / f"preview_{step:08}.jpg")
+    yield output
+    shutil.rmtree(output / "pages")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str) -> None:
+    values = {"DEFTTrainAdapter": {"steps": 5000}, "DEFTTrainingPreviews": {"every": 100_000}}
+    options = {"vue": MODES[mode], "select": DUCK, "compare": CAT, "set": values, "seed": SEED + 30 + MODES[mode]}
+    seen = drive_browser("runs", json.dumps(options), WORKFLOWS / "train_with_previews.json")
+    assert seen["errors"] == []
+    assert seen["toasts"] == []
+    selected, compared = seen["selected"], seen["compared"]
+    duck = next(row for row in selected["rows"] if row.startswith("duck"))
+    assert all(part in duck for part in ("0123456789", "deft", "SDXL", "finished", "step 100/100", "loss 0.01"))
+    assert TITLE in selected["head"]
+    assert selected["markup"] == 0
+    assert selected["previews"] == [["step 50", 48], ["step 100", 48]]
+    assert "step 100\nUse" in selected["body"]
+    assert 'options{"alpha":16}' in selected["settings"]
+    assert (selected["points"], len(selected["legend"])) == (100, 1)
+    assert (compared["points"], len(compared["legend"])) == (200, 2)
+    assert compared["drawn"] > selected["drawn"] > 500
+    # "Use": a loader with the file, where it is seen; the server takes the file.
+    ((used),) = seen["used"]
+    assert used["file"] == f"output/{DUCK}/adapter_00000100.safetensors"
+    left, top, width, height = used["seen"]
+    assert left < used["pos"][0] < left + width
+    assert top < used["pos"][1] < top + height
+    # After another tab it is as it was.
+    assert seen["back"] == compared
+    # A training that goes on, and its end by the tab's own button.
+    during, stopped = seen["during"], seen["stopped"]
+    assert all(part in during["head"] for part in ("running", "/5000", "s a step", "left", "Stop"))
+    assert stopped["end"] == "execution_interrupted"
+    assert "stopped" in stopped["head"]
+    assert "Stop" not in stopped["head"]
+    assert stopped["points"] > 20
+    assert "Use" in stopped["body"]  # the last whole step is kept
+
+
+def test_the_server_takes_a_run_s_adapter(server: Any, runs: Path) -> None:
+    prompt = {
+        "1": {
+            "class_type": "DEFTLoadAdapterFile",
+            "inputs": {"file": f"output/{DUCK}/adapter_00000100.safetensors", "projector": "auto"},
+        },
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}},
+    }
+    assert "deft" in str(server.run(prompt).outputs["2"])
