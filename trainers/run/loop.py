@@ -16,7 +16,10 @@ from torch import Tensor
 
 from ...deft_ops import adapter as adapters
 from ...models.fingerprint import fingerprint
+from ...models.source_file import name_of_file
+from ...models.titles import title_of
 from ..data.material import Dataset, Material
+from ..settings import by_recipe, recipes
 from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
@@ -184,6 +187,12 @@ def train(
     """
     settings.check()
     bases.check(model.model)
+    file = name_of_file(model)
+    recipe = recipes.recipe_of(model.model, file)
+    notes = [line for line in [by_recipe.noise_note(settings, recipe, title_of(model.model))] if line]
+    if recipe is not None and (warning := recipes.warning_of(recipe, file)):
+        notes.append(f"WARNING: {warning}")
+    settings = by_recipe.with_noise(settings, recipe)
     was_training = getattr(comfy.model_management, "in_training", False)
     message = ""
     stack = contextlib.ExitStack()
@@ -205,10 +214,12 @@ def train(
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
-        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *report.rate_warnings(settings)]))
+        warnings = [*notes, *report.rate_warnings(settings)]
+        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *warnings]))
         with torch.inference_mode(False), torch.enable_grad():
             identity = report.identity_of(trainer)
             run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
+            run.notes += notes
             return trained(trainer, run, needed)
     except Exception as error:
         if not memory.out_of_memory(error):
