@@ -12,6 +12,11 @@ TRAINING, WITH_METHOD, MORE = "training", "method", "more"
 # Whether a method's own setting is in the record that a run is known by: with the method, in the runs of all methods
 # (those that were settings of every run once), or not, because it does not change the result.
 OWN, ALWAYS, NEVER = "own", "always", "never"
+# Of files' names. Windows has no such letters, and opens a device for such names; file systems take 255 bytes, and
+# suffixes and temporary names are added.
+_NOT_IN_NAMES = '/\\:*?"<>|'
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+_LONGEST_STEM = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,32 @@ class Text(Setting):
     """A text of one line or several."""
 
     lines: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileName(Text):
+    """The name of a file in a folder that is given, with or without its suffix; empty for no file."""
+
+    suffix: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError for a name that leads to another folder, is hidden, or is none on every system."""
+        stem = self.stored(value)
+        if stem and (
+            stem[0] == "."
+            or stem[-1] == "."
+            or len(stem.encode()) > _LONGEST_STEM
+            or any(letter in _NOT_IN_NAMES or not letter.isprintable() for letter in stem)
+            or stem.partition(".")[0].rstrip().upper() in _DEVICES
+        ):
+            raise ValueError(
+                f"The setting {name} must be a file's name without a folder, such as my_dog, not {value!r}: no dot at "
+                f"its start or end and none of {' '.join(_NOT_IN_NAMES)}"
+            )
+
+    def stored(self, value: Any) -> Any:
+        """The name without blanks around it and without suffix."""
+        return value.strip().removesuffix(self.suffix).strip()
 
 
 @dataclass(frozen=True, kw_only=True)

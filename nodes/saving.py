@@ -105,9 +105,10 @@ def header_of(adapter: Adapter, path: Path) -> dict[str, str]:
     )
 
 
-def write_native(adapter: Adapter, path: Path) -> Path:
-    """Write a native file with its header; returns the file."""
-    return native.write(adapter, path.with_name(path.name + ".safetensors"), header_of(adapter, path))
+def write_native(adapter: Adapter, path: Path, mark: str = "") -> Path:
+    """Write a native file with its header, and the mark of the run whose file it is; returns the file."""
+    header = header_of(adapter, path) | ({native.RUN: mark} if mark else {})
+    return native.write(adapter, path.with_name(path.name + ".safetensors"), header)
 
 
 def of_base(adapter: Adapter, model: Any) -> Adapter:

@@ -16,6 +16,8 @@ from . import safe
 from .source import Source
 
 NAME = "native"
+# Of the header: the mark of the training run that wrote this file under its name, so never of a copy.
+RUN = "training_run"
 
 
 def matches(source: Source) -> bool:
@@ -46,7 +48,7 @@ def write(adapter: Adapter, path: str | Path, metadata: Mapping[str, str] | None
     """
     path = Path(path)
     validate(adapter, f"The adapter for {path.name}")
-    left = ("file_format", "note", *modelspec.HASHES)  # of the reader; of the file that was read
+    left = ("file_format", "note", RUN, *modelspec.HASHES)  # of the reader; of the file that was read
     kept_metadata = {key: value for key, value in adapter.metadata.items() if key not in left}
     safe.write_tensors(adapter, path, {"format": "pt", **kept_metadata, **(metadata or {})})
     return path

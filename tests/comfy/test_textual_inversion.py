@@ -245,7 +245,10 @@ def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Pat
         assert models.relative(cond, clip.encode_from_tokens_scheduled(clip.tokenize("bear bear"))[0][0]) > 1e-2
     again = comfyui.fail(training_prompt() | {"train": inversion(seed=2)}, want=["train"])
     assert "There is an embedding 'deft-test' already" in again.message
-    comfyui.run(training_prompt() | {"train": inversion(seed=2, steps=2, overwrite=True)}, want=["train"])
+    prompt = training_prompt() | {"train": inversion(seed=2, steps=2, overwrite=True)}
+    prompt["settings"]["inputs"]["name"] = "my_dog"
+    report = comfyui.run(prompt, want=["train"]).text("train")
+    assert "the name 'my_dog' of Training Settings is not used: the embedding's is its token" in report
     assert not torch.equal(load_file(embeddings / "deft-test.safetensors")["clip_l"], tensors["clip_l"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
-from . import previews, report
+from . import finished, previews, report
 from .checkpoints import RunFolder
 from .token import TokenTrainer
 from .trainer import Trainer
@@ -47,7 +47,8 @@ class StepProgress:
 class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
-    title: the method, its rank if it has one, and the number of layers.
+    title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
+    name.
     """
 
     adapter: adapters.Adapter
@@ -56,6 +57,7 @@ class TrainingResult:
     rates: list[float] = field(default_factory=list)
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     title: str = ""
+    mark: str = ""
 
 
 class TrainingRun:
@@ -147,7 +149,7 @@ class TrainingRun:
         trainer = self.trainer
         with torch.inference_mode(), trainer.averaged():
             trainer.refresh()
-            pictures = previews.sample(trainer.model, shown)
+            pictures = previews.sample(shown.model or trainer.model, shown)
             # Sampling ends with the model put away, and the VAE may have pushed it out.
             comfy.model_management.load_models_gpu([trainer.model])
             trainer.model.pre_run()
@@ -166,6 +168,8 @@ def train(
     on_start: Callable[[str], None] = logging.info,
     on_stop: Callable[[str], None] = logging.info,
     cache: Path | None = None,
+    notes: Sequence[str] = (),
+    file: Path | None = None,
 ) -> TrainingResult:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
 
@@ -178,19 +182,24 @@ def train(
         shown: preview pictures.
         on_start: called with layers, trained values, the memory estimate and warnings before the first step.
         on_stop: called with what is kept where the run is interrupted.
+        notes: lines on how the settings came about, for on_start and the report.
         cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
+        file: where the caller is going to write the adapter. Nothing is written here, but no other training's file may
+            be there.
 
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
             to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
-            little memory.
+            little memory, another file at `file`.
     """
     settings.check()
     bases.check(model.model)
-    file = name_of_file(model)
-    recipe = recipes.recipe_of(model.model, file)
-    notes = [line for line in [by_recipe.noise_note(settings, recipe, title_of(model.model))] if line]
-    if recipe is not None and (warning := recipes.warning_of(recipe, file)):
+    if shown is not None:
+        shown.check(model)
+    loaded_from = name_of_file(model)
+    recipe = recipes.recipe_of(model.model, loaded_from)
+    notes = [*notes, *filter(None, [by_recipe.noise_note(settings, recipe, title_of(model.model))])]
+    if recipe is not None and (warning := recipes.warning_of(recipe, loaded_from)):
         notes.append(f"WARNING: {warning}")
     settings = by_recipe.with_noise(settings, recipe)
     was_training = getattr(comfy.model_management, "in_training", False)
@@ -207,6 +216,9 @@ def train(
         comfy.model_management.in_training = True
         switched_off = stack.enter_context(without_inference_features(*patchers))
         with torch.inference_mode(False), torch.enable_grad():
+            identity = report.identity_of(model, settings, dataset)
+            if file is not None:
+                finished.check_free(file, identity, settings)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
@@ -214,10 +226,10 @@ def train(
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
-        warnings = [*notes, *report.rate_warnings(settings)]
-        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *warnings]))
+        free = comfy.model_management.get_free_memory(model.load_device)
+        lines = [*notes, *report.rate_warnings(settings), *memory.room(needed, free, settings)]
+        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *lines]))
         with torch.inference_mode(False), torch.enable_grad():
-            identity = report.identity_of(trainer)
             run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
             run.notes += notes
             return trained(trainer, run, needed)
@@ -255,7 +267,7 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
-        *report.patched_notes(trainer),
+        *report.patched_notes(trainer, run.shown),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
         *report.rate_warnings(trainer.settings),
@@ -263,4 +275,6 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
-    return TrainingResult(adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title())
+    return TrainingResult(
+        adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title(), digest(run.identity)
+    )

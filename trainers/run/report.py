@@ -14,22 +14,27 @@ import torch
 from ...deft_ops import modelspec
 from ...deft_ops.version import VERSION
 from ...models.fingerprint import fingerprint
+from ..data.material import Dataset
 from ..settings import targets
 from ..settings.settings import TOKEN, Settings, digest
 from ..settings.usual_rates import far_from_usual
+from .previews import Previews
 from .trainer import Trainer
 
 
-def identity_of(trainer: Trainer) -> dict[str, Any]:
-    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled."""
-    patches = trainer.model.patches
-    sampling = trainer.model.model.model_sampling
-    return trainer.settings.identity() | {
-        "data": trainer.dataset.hash(),
-        "base": fingerprint(trainer.model),
+def identity_of(model: Any, settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """The parts that decide the result: settings, data, the base, what is patched onto it and how it is sampled.
+
+    `model` has to be loaded: what is computed on another device may differ in the last bit.
+    """
+    patches = model.patches
+    sampling = model.model.model_sampling
+    return settings.identity() | {
+        "data": dataset.hash(),
+        "base": fingerprint(model),
         "patches": digest({key: described(patches[key]) for key in sorted(patches)}),
         "sampling": [type(sampling).__name__, float(sampling.percent_to_sigma(0.5))],
-        "text_encoder": bool(trainer.text_layers),
+        "text_encoder": dataset.text is not None and settings.method != TOKEN,
     }
 
 
@@ -66,10 +71,15 @@ def stopped(step: int, steps: int, kept: int, resume: bool, checkpoints: bool) -
     return f"{place}, kept; {go_on}" if kept == step else f"{place}; step {kept} is kept: {go_on} from there"
 
 
-def patched_notes(trainer: Trainer) -> list[str]:
+def patched_notes(trainer: Trainer, shown: Previews | None = None) -> list[str]:
     """A note that the base is not the plain model; none if it is."""
     if not trainer.model.patches:
         return []
+    if shown is not None and shown.model is not None and not shown.model.patches:
+        return [
+            f"trained with {len(trainer.model.patches)} patched weights, as of a training adapter, and previewed "
+            "without: apply the adapter without them"
+        ]
     return [
         f"trained on top of what is already on the model ({len(trainer.model.patches)} patched weights): apply the "
         "adapter after the same"

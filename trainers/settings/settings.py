@@ -16,6 +16,7 @@ from ...deft_ops.settings import (
     NEVER,
     TRAINING,
     Choice,
+    FileName,
     Number,
     Seed,
     Setting,
@@ -378,6 +379,29 @@ class Run:
         Switch(words="Go on from the newest checkpoint of the same settings, pictures and model. Off: start anew."),
         True,
     )
+    name: str = entry(
+        FileName(
+            later=True,
+            suffix=".safetensors",
+            words="With a name, such as my_dog, Train Adapter also writes the finished adapter to "
+            "models/loras/my_dog.safetensors, where loaders list it, with the last preview beside it. The file of "
+            "another training is never replaced.",
+        ),
+        "",
+    )
+
+    @classmethod
+    def of(cls, **values: Any) -> Run:
+        """The run of the widgets' values.
+
+        Raises:
+            ValueError: a value that is out of range, or no file's name.
+        """
+        for name, (setting, _) in described(cls).items():
+            if name in values:
+                setting.check(name, values[name])
+                values[name] = setting.stored(values[name])
+        return cls(**values)
 
 
 def digest(*parts: Mapping[str, Any]) -> str:
