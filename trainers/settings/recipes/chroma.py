@@ -22,7 +22,7 @@ RECIPE = Recipe(
         "noise": "its author's trainer, lodestone-rock/flow src/trainer/train_chroma_lora.py; OneTrainer's preset "
         "#chroma LoRA",
         "guidance": "sd-scripts docs/flux_train_network.md: 0.0",
-        "dropout": "its author's training_config_chroma_lora.json",
+        "dropout": "its author's training_config_chroma_lora.json; ai-toolkit 0.05",
         "layers": "its author's training_config_chroma_lora.json: double and single blocks",
         "rank": "ai-toolkit train_lora_chroma_24gb.yaml",
         "rate": "ai-toolkit train_lora_chroma_24gb.yaml; its author has 1e-5 with batches of 128",

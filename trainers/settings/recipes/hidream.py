@@ -27,7 +27,7 @@ RECIPE = Recipe(
         "rate": "ai-toolkit train_lora_hidream_48.yaml; diffusers README_hidream.md",
         "warm_up": "diffusers README_hidream.md",
         "steps": "diffusers 1000, ai-toolkit 3000",
-        "sides": "diffusion-pipe docs/supported_models.md: below 1024 the loss gets worse",
+        "sides": "diffusion-pipe docs/supported_models.md: below 1024 the loss gets worse. ai-toolkit mixes",
         "multiple": OWN,
     },
     notes="ComfyUI itself samples with a shift of 1. Routers are not trained.",

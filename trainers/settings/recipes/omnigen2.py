@@ -13,7 +13,7 @@ RECIPE = Recipe(
     rank=16,
     rate=1e-4,
     steps=(1500, 3000),
-    sides=(1024,),
+    sides=(1024, 768, 512),
     multiple=16,
     sources={
         "noise": "its maker's train.py and omnigen2/transport/transport.py",
@@ -22,7 +22,7 @@ RECIPE = Recipe(
         "rank": "ai-toolkit train_lora_omnigen2_24gb.yaml",
         "rate": "ai-toolkit train_lora_omnigen2_24gb.yaml; its maker's 8e-7 is a rate of full tuning",
         "steps": f"ai-toolkit 3000; half of it for a subject is {OWN}",
-        "sides": "ai-toolkit train_lora_omnigen2_24gb.yaml",
+        "sides": "ai-toolkit train_lora_omnigen2_24gb.yaml: the same picture at 512, 768 and 1024",
         "multiple": OWN,
     },
 )

@@ -40,7 +40,7 @@ RECIPE = Recipe(
     rank=16,
     rate=1e-4,
     steps=(1500, 3000),
-    sides=(1024, 768),
+    sides=(1024, 768, 512),
     multiple=32,
     distilled="lightning|turbo|distill",
     warning="few-step models of Qwen-Image lose their few steps when they are trained: train on the plain one",
@@ -51,7 +51,7 @@ RECIPE = Recipe(
         "rank": "ai-toolkit train_lora_qwen_image_24gb.yaml",
         "rate": "ai-toolkit train_lora_qwen_image_24gb.yaml; musubi-tuner has 5e-5",
         "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
-        "sides": "ai-toolkit qwen_image.py",
+        "sides": "ai-toolkit train_lora_qwen_image_24gb.yaml: the same picture at 512, 768 and 1024",
         "multiple": "ai-toolkit qwen_image.py: 32",
     },
 )
