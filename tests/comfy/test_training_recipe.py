@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 
 from . import models
 from .pack import Pack
-from .test_adapter_nodes import node, training_prompt
+from .test_adapter_nodes import applied, node, sampling, trainer, training_prompt
 from .test_adapter_nodes import settings as settings_node
+from .test_textual_inversion import inversion
+from .test_training_nodes import previews
 from .test_training_runs import Vae, as_loaded, same, shown, train
 
 
@@ -159,6 +162,47 @@ def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, said: list[str]
     assert "the pictures have the area of 64 x 64 pixels, and the recipe SD3 and 3.5 has 1024" in before
     assert "memory: the training needs " in before
     assert " beside the loaded model, and " in before
+
+
+def test_a_saved_training_settings_node_trains_the_same(comfyui: Any) -> None:
+    """One as version 0.1.0 wrote it, without what came later, and one with all of it at its defaults."""
+    described, every = comfyui.module("deft_ops.settings"), comfyui.module("trainers.settings.settings")
+    entries = every.training_settings() | described.described(every.Run)
+    later = {name: default for name, (setting, default) in entries.items() if setting.later}
+    assert {"guidance", "gaussian_start", "shift_by_size", "lowest_noise", "highest_noise"} <= later.keys()
+    prompt = training_prompt("lora", seed=53)
+    assert not later.keys() & prompt["settings"]["inputs"].keys()
+    before = comfyui.run(prompt, want=["train"]).output("train")
+    prompt["settings"]["inputs"] |= later
+    after = comfyui.run(prompt, want=["train"]).output("train")
+    assert same(before, after)
+    assert before.metadata["training"] == after.metadata["training"]
+
+
+def test_training_previews_have_a_model_of_their_own(comfyui: Any) -> None:
+    """What Apply Adapter has put on the model is there while it is trained, and not in the previews."""
+    prompt = training_prompt("lora", steps=2, seed=54, learning_rate=1e-9) | sampling(["model", 0], "final")
+    prompt["first"] = trainer("lora", seed=55, steps=4, learning_rate=0.3)
+    prompt["helped"] = applied(["first", 0])
+    prompt["train"]["inputs"] |= {"model": ["helped", 0], "previews": ["previews", 0]}
+    prompt["previews"] = previews(model=["model", 0], seed=3)
+    prompt["sheet"] = node("PreviewImage", images=["train", 4])
+    run = comfyui.run(prompt, want=["train"])
+    assert "previewed without: apply the adapter without them" in run.text("train")
+    without = run.output("train", 4)
+    del prompt["previews"]["inputs"]["model"]
+    with_it = comfyui.run(prompt, want=["train"]).output("train", 4)
+    prompt["train"]["inputs"]["model"] = ["model", 0]
+    plain = comfyui.run(prompt, want=["train"]).output("train", 4)
+    assert models.relative(without, plain) < 1e-3 < 1e-2 < models.relative(with_it, plain)
+
+
+def test_a_textual_inversion_takes_the_noise_levels(comfyui: Any, embeddings: Path) -> None:
+    prompt = training_prompt() | {"train": inversion(steps=2, settings=["recipe", 0]), "recipe": recipe_node()}
+    run = comfyui.run(prompt, want=["train"])
+    report = run.output("train", 2)
+    assert "recipe SD3 and 3.5, subject, usual: noise levels logit-normal" in report
+    assert len(run.output("train", 1)["loss"]) == 2
 
 
 def test_a_preset_beside_a_recipe_is_refused(comfyui: Any) -> None:
