@@ -16,7 +16,7 @@ from .live import shown_run
 from .output import text_ui
 from .sockets import LoraModel, LossMap, TrainingSettings
 from .training import StepReporter, first, loss_plot
-from .training_settings import gathered, run_folder
+from .training_settings import by_its_recipe, gathered, run_folder
 
 
 def embedding_path(name: str, overwrite: bool) -> Path:
@@ -141,8 +141,9 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         name = first(token)
         check_name(first(clip), name)
         path = embedding_path(name, first(overwrite))
+        connected = first(settings) if settings else None
         chosen, run, notes = gathered(
-            first(settings) if settings else None,
+            connected,
             method=TOKEN,
             rank=1,
             steps=first(steps),
@@ -153,6 +154,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             gradient_checkpointing=first(gradient_checkpointing),
             options={"token": name, "vectors": first(vectors), "words": first(start)},
         )
+        chosen, recipe_lines = by_its_recipe(connected, chosen, first(model), latents, empty=False)
         if run["name"]:
             notes.append(f"the name {run['name']!r} of Training Settings is not used: the embedding's is its token")
         texts = captions_of(name, first(template), captions or ())
@@ -166,6 +168,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             folder=run_folder(run),
             on_start=reporter.show,
             on_stop=reporter.show,
+            notes=recipe_lines,
         )
         safe.write_tensors(result.adapter, path, {"format": "pt", **result.adapter.metadata})
         report = "\n".join([result.report, *notes, f"written to {path}; write embedding:{name} in prompts"])

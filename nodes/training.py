@@ -22,7 +22,7 @@ from .live import LiveRun, duration, shown_run
 from .named_files import named_file, write_named
 from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
-from .training_settings import gathered, run_folder
+from .training_settings import by_its_recipe, gathered, run_folder
 
 if TYPE_CHECKING:
     from ..trainers.run.loop import StepProgress, TrainingResult
@@ -232,11 +232,13 @@ class DEFTTrainAdapter(io.ComfyNode):
 
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
             raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
+        connected = first(settings) if settings else None
         chosen, run, notes = gathered(
-            first(settings) if settings else None,
+            connected,
             **method_settings(first(method)),
             **first(values),
         )
+        chosen, recipe_lines = by_its_recipe(connected, chosen, first(model), latents, bool(empty_caption))
         file = named_file(run["name"])
         material = Material(
             latents,
@@ -258,6 +260,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             on_start=reporter.show,
             on_stop=reporter.show,
             cache=cache_folder() if first(method).get("keep_decomposition") else None,
+            notes=recipe_lines,
             file=file,
         )
         written = [] if file is None else write_named(result, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.settings import MORE, described
+from ..models.source_file import name_of_file
+from ..models.titles import class_of, title_of
 from ..trainers.run.checkpoints import RunFolder
 from ..trainers.run.previews import Previews
+from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
 from ..trainers.settings.settings import Run, Settings, training_settings
+from ..trainers.settings.targets import CHOICES
 from .fields import widgets
 from .sockets import TrainingPreviews, TrainingSettings
 
@@ -27,6 +32,35 @@ def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings,
     name = more["preset"]
     chosen = with_preset(Settings.of(**{**more["settings"], **values}), name)
     return chosen, asdict(Run()) | more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
+
+
+def by_its_recipe(
+    connected: dict[str, Any] | None, chosen: Settings, model: Any, latents: Sequence[dict[str, Any]], empty: bool
+) -> tuple[Settings, list[str]]:
+    """The settings by the recipe of the model where Training Recipe is connected, with lines on what it has chosen.
+
+    latents: the pictures. empty: whether there is an empty caption.
+
+    Raises:
+        ValueError: a preset beside the recipe; a base that the model is not.
+    """
+    asked = (connected or {}).get("recipe")
+    if asked is None:
+        return chosen, []
+    if connected is not None and connected["preset"] != NONE:
+        raise ValueError(
+            f"Training Settings has the preset {connected['preset']!r}, and Training Recipe is connected: choose one "
+            "of them, the preset none or no recipe."
+        )
+    wishes, inner = by_recipe.Wishes(**asked), model.model
+    recipe = recipes.recipe_of(inner, name_of_file(model), wishes.base)
+    if recipe is None:
+        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner))]
+    chosen = by_recipe.with_recipe(chosen, recipe, wishes, empty)
+    pixels = getattr(inner.latent_format, "spacial_downscale_ratio", 8)
+    area = max((item["samples"].shape[-1] * item["samples"].shape[-2] for item in latents), default=0) * pixels**2
+    lines = [by_recipe.chosen_values(chosen, recipe, wishes), by_recipe.size_note(recipe, wishes, area)]
+    return chosen, [line for line in lines if line]
 
 
 def run_folder(run: dict[str, Any]) -> RunFolder:
@@ -92,6 +126,90 @@ class DEFTTrainingSettings(io.ComfyNode):
         return io.NodeOutput({"preset": values.pop("preset"), "settings": values, "run": run})
 
 
+class DEFTTrainingRecipe(io.ComfyNode):
+    """The node of how the base's reference trainer trains it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The schema: for what and how, values in place of the recipe's; one socket for Train Adapter."""
+        return io.Schema(
+            node_id="DEFTTrainingRecipe",
+            display_name="Training Recipe",
+            category=CATEGORY,
+            description="Steps, rank, layers, learning rate, noise levels and guidance for Train Adapter as the base's "
+            "reference trainer has them, found from the model; the learning rate follows the method. They go before "
+            "those at the training node, which shows what was chosen before the first step.",
+            search_aliases=[
+                "training recipe",
+                "training preset",
+                "auto settings",
+                "noise levels",
+                "train subject",
+                "train style",
+                "训练配方",
+                "自动设置",
+            ],
+            inputs=[
+                io.Combo.Input(
+                    "what",
+                    options=list(by_recipe.WHAT),
+                    default=by_recipe.SUBJECT,
+                    tooltip="What is learnt: a subject (a person, a thing) or a style, which takes more steps.",
+                ),
+                io.Combo.Input(
+                    "how",
+                    options=list(by_recipe.HOW),
+                    default=by_recipe.USUAL,
+                    tooltip="quick: half of the steps and of the rank. usual: the recipe. thorough: twice the steps.",
+                ),
+                io.Combo.Input(
+                    "base",
+                    options=[recipes.AUTO, *(recipe.title for recipe in recipes.RECIPES)],
+                    default=recipes.AUTO,
+                    tooltip="Whose recipe. auto: by the model, and by its file's name where two are of one kind, as "
+                    "Z-Image and Z-Image Turbo.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Training steps; 0: the recipe's for what and how.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-7,
+                    round=False,
+                    tooltip="Step size; 0: the recipe's, for the method and the optimizer.",
+                ),
+                io.Int.Input(
+                    "rank", default=0, min=0, max=1024, tooltip="Rank of each layer's change; 0: the recipe's."
+                ),
+                io.Combo.Input(
+                    "layers",
+                    options=[recipes.AUTO, *CHOICES],
+                    default=recipes.AUTO,
+                    tooltip="Which layers get an adapter; auto: the recipe's, everything for those that train norms.",
+                ),
+                TrainingSettings.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="Training Settings, for all else: what is changed there goes before the recipe.",
+                ),
+            ],
+            outputs=[TrainingSettings.Output(display_name="settings", tooltip="For Train Adapter.")],
+        )
+
+    @classmethod
+    def execute(cls, settings: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
+        """Put the wishes beside the settings; the training node knows the model."""
+        more = settings or {"preset": NONE, "settings": {}, "run": asdict(Run())}
+        return io.NodeOutput(more | {"recipe": asdict(by_recipe.Wishes(**values))})
+
+
 class DEFTTrainingPreviews(io.ComfyNode):
     """The node of the pictures to sample in the midst of a training."""
 
@@ -123,6 +241,12 @@ class DEFTTrainingPreviews(io.ComfyNode):
                     tooltip="Its noise levels.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the noise."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The trained model without the training adapter that a distilled base is trained with: the "
+                    "previews are of this one. Without it they are of the model that is trained.",
+                ),
             ],
             outputs=[TrainingPreviews.Output(display_name="previews", tooltip="For Train Adapter.")],
         )
@@ -140,9 +264,12 @@ class DEFTTrainingPreviews(io.ComfyNode):
         sampler: str,
         scheduler: str,
         seed: int,
+        model: Any = None,
     ) -> io.NodeOutput:
         """Pack them."""
-        return io.NodeOutput(Previews(every, vae, positive, negative, latent, steps, cfg, sampler, scheduler, seed))
+        return io.NodeOutput(
+            Previews(every, vae, positive, negative, latent, steps, cfg, sampler, scheduler, seed, model)
+        )
 
 
-NODES: list[type[io.ComfyNode]] = [DEFTTrainingSettings, DEFTTrainingPreviews]
+NODES: list[type[io.ComfyNode]] = [DEFTTrainingSettings, DEFTTrainingRecipe, DEFTTrainingPreviews]

@@ -11,6 +11,8 @@ WORDS = {
     "loss curve": ("DEFTTrainAdapter",),
     "image folder": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
     "learning rate": ("DEFTTrainAdapter", "DEFTTrainingSettings"),
+    "training recipe": ("DEFTTrainingRecipe",),
+    "训练配方": ("DEFTTrainingRecipe",),
     "微调": ("DEFTTrainAdapter",),
     "训练 lora": ("DEFTTrainAdapter",),
     "数据集": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..changes import LowRank
 from ..layer_ops import LayerOp
-from ..settings import entry
+from ..settings import ALWAYS, Switch, entry
 from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, scale_of, smaller_side, trainable
 from .contract import ALPHA, RANK, BestPair, Method, Training, UsualRates
 from .peft_form import lora_form
@@ -35,6 +35,16 @@ class Settings:
 
     rank: int = entry(RANK, 4)
     alpha: float | None = entry(ALPHA, None)
+    gaussian_start: bool = entry(
+        Switch(
+            recorded=ALWAYS,
+            later=True,
+            advanced=True,
+            words="Of LoRA: start down from normal numbers / rank, as diffusers' scripts, whose learning rates are for "
+            "that. Off: Kaiming, as sd-scripts and most others, a far smaller start.",
+        ),
+        False,
+    )
 
 
 def claims(suffixes: Collection[str]) -> bool:
@@ -50,10 +60,14 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
 def init(weight: Tensor, rank: int, settings: Settings, generator: torch.Generator) -> dict[str, Tensor]:
     """Trainable float32 up = 0 [out, r] and down [r, in*] for a weight [out, in, ...]; r = min(rank, out, in*).
 
-    down is Kaiming uniform with a = sqrt(5), that is U(-1, 1) / sqrt(in*), as in PEFT.
+    down is Kaiming uniform with a = sqrt(5), that is U(-1, 1) / sqrt(in*), as in PEFT; or normal with a deviation of
+    1 / r, as PEFT's init_lora_weights "gaussian".
     """
     out, width = weight.flatten(1).shape
     rank = capped(rank, min(out, width))
+    if settings.gaussian_start:
+        normal = torch.randn((rank, width), generator=generator, device=generator.device) / rank
+        return trainable({"up": torch.zeros(out, rank, device=weight.device), "down": normal.to(weight.device)})
     uniform = torch.rand((rank, width), generator=generator, device=generator.device)
     down = ((2 * uniform - 1) / math.sqrt(width)).to(weight.device)
     return trainable({"up": torch.zeros(out, rank, device=weight.device), "down": down})

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ...models.titles import title_of
+from ..settings.formulas import SAME_SHIFT, SHIFTS
+from ..settings.settings import Settings
 from ..step import memory, objective
 from .latents import UNKNOWN, Example, Origin
 
@@ -209,22 +211,51 @@ class Order:
 # --------------------------------------------------------------------------------------------------------- noise levels
 
 
-def noise_levels(
-    sampling: Any, examples: Sequence[Example], generator: torch.Generator, timesteps: str, shift: float
-) -> Tensor:
-    """Noise levels [n] for examples, each within the timestep range of its caption.
+def noise_levels(model: Any, examples: Sequence[Example], generator: torch.Generator, settings: Settings) -> Tensor:
+    """Noise levels [n] for examples, each within the range of the settings and the timestep range of its caption.
 
     Raises:
         ValueError: a range in which (hardly) any noise level lies.
     """
+    sampling, timesteps = model.model_sampling, settings.timesteps
+    shifts = [shift_of(model, example, settings) for example in examples]
+    whole = (settings.lowest_noise, settings.highest_noise) == (0, 1)
+    asked = (
+        None
+        if whole
+        else (
+            objective.sigma_of(sampling, settings.lowest_noise),
+            objective.sigma_of(sampling, settings.highest_noise),
+        )
+    )
     if all(example.levels is None for example in examples):
-        return objective.sample_sigmas(sampling, len(examples), generator, timesteps, shift)
+        shift = torch.tensor(shifts) if len(set(shifts)) > 1 else shifts[0]
+        return objective.sample_sigmas(sampling, len(examples), generator, timesteps, shift, asked)
     return torch.cat(
         [
-            objective.sample_sigmas(sampling, 1, generator, timesteps, shift, sigmas_of(sampling, example.levels))
-            for example in examples
+            objective.sample_sigmas(
+                sampling, 1, generator, timesteps, shift, both(sigmas_of(sampling, example.levels), asked)
+            )
+            for example, shift in zip(examples, shifts, strict=True)
         ]
     )
+
+
+def shift_of(model: Any, example: Example, settings: Settings) -> float:
+    """The shift of an example's noise levels: by its size where the settings have that, else that of the settings."""
+    if settings.shift_by_size == SAME_SHIFT:
+        return settings.shift
+    shape = example.origin.whole or tuple(example.latent.shape)
+    pixels = getattr(model.latent_format, "spacial_downscale_ratio", 8)
+    frames = shape[2] if len(shape) == 5 else 1
+    return SHIFTS[settings.shift_by_size].shift(shape[-1] * pixels, shape[-2] * pixels, frames)
+
+
+def both(one: tuple[float, float] | None, other: tuple[float, float] | None) -> tuple[float, float] | None:
+    """What lies in both ranges; None is the whole."""
+    if one is None or other is None:
+        return one or other
+    return max(one[0], other[0]), min(one[1], other[1])
 
 
 def sigmas_of(sampling: Any, levels: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..settings.settings import AS_CAPTIONED
 from ..step import objective
 from .latents import Example
 
@@ -55,6 +56,13 @@ def gather_conditioning(conditioning: Sequence[list], what: str = "caption") -> 
                 "with Rebatch Latents, so that each caption gets its own."
             )
     return entries
+
+
+def guided(entries: Sequence[Any], guidance: float) -> list:
+    """Captions with a guidance where they have none of their own; as they are where that is AS_CAPTIONED."""
+    if guidance == AS_CAPTIONED:
+        return list(entries)
+    return [[text, {"guidance": guidance} | extras] for text, extras in entries]
 
 
 def rows_of(entry: Any, name: str) -> list:
@@ -232,6 +240,9 @@ def notes(conditioning: Sequence[list], entries: Sequence[Any], what: str = "cap
     lines += _unusual_values([levels_of(extras, what) for _, extras in entries], None, what, "timestep range", _range)
     lines += _unusual_values(
         [strength_of(extras, what) for _, extras in entries], 1.0, what, "strength", lambda it: f"{it:g}"
+    )
+    lines += _unusual_values(
+        [extras.get("guidance") for _, extras in entries], None, what, "guidance", lambda it: f"{it:g}"
     )
     return lines
 

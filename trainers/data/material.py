@@ -45,7 +45,7 @@ class Dataset:
     """
 
     def __init__(self, model: Any, material: Material, settings: Settings) -> None:
-        entries = captions.gather_conditioning(material.captions)
+        entries = captions.guided(captions.gather_conditioning(material.captions), settings.guidance)
         trained_entries = list(entries)
         prior: list = []
         self.examples = latents.gather(model, material.latents, len(entries))
@@ -56,13 +56,14 @@ class Dataset:
             raise ValueError(f"Prior preservation needs pictures and captions: connect prior {missing}, or neither.")
         if material.prior_latents:
             prior = captions.gather_conditioning(material.prior_captions, "prior caption")
+            prior = captions.guided(prior, settings.guidance)
             prior_examples = latents.gather(model, material.prior_latents, len(prior), "prior pictures")
             self.prior = [replace(example, caption=example.caption + len(entries)) for example in prior_examples]
             entries += prior
         self.empty: int | None = None
         if settings.caption_dropout:
             self.empty = len(entries)
-            entries += self.stand_in(material.empty)
+            entries += captions.guided(self.stand_in(material.empty), settings.guidance)
         self.entries = entries
         self.text: TrainedText | None = None
         if material.clip is not None:

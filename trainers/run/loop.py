@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from torch import Tensor
 
 from ...deft_ops import adapter as adapters
 from ...models.fingerprint import fingerprint
+from ...models.source_file import name_of_file
+from ...models.titles import title_of
 from ..data.material import Dataset, Material
+from ..settings import by_recipe, recipes
 from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
@@ -151,7 +154,7 @@ class TrainingRun:
         trainer = self.trainer
         with torch.inference_mode(), trainer.averaged():
             trainer.refresh()
-            pictures = previews.sample(trainer.model, shown)
+            pictures = previews.sample(shown.model or trainer.model, shown)
             # Sampling ends with the model put away, and the VAE may have pushed it out.
             comfy.model_management.load_models_gpu([trainer.model])
             trainer.model.pre_run()
@@ -170,6 +173,7 @@ def train(
     on_start: Callable[[str], None] = logging.info,
     on_stop: Callable[[str], None] = logging.info,
     cache: Path | None = None,
+    notes: Sequence[str] = (),
     file: Path | None = None,
 ) -> TrainingResult:
     """Train one adapter on a ComfyUI MODEL and return it under native keys with its metadata.
@@ -183,6 +187,7 @@ def train(
         shown: preview pictures.
         on_start: called with layers, trained values, the memory estimate and warnings before the first step.
         on_stop: called with what is kept where the run is interrupted.
+        notes: lines on how the settings came about, for on_start and the report.
         cache: a folder for what SVDiff computes of the base, in a folder of the base's own.
         file: where the caller is going to write the adapter. Nothing is written here, but no other training's file may
             be there.
@@ -194,6 +199,14 @@ def train(
     """
     settings.check()
     bases.check(model.model)
+    if shown is not None:
+        shown.check(model)
+    loaded_from = name_of_file(model)
+    recipe = recipes.recipe_of(model.model, loaded_from)
+    notes = [*notes, *filter(None, [by_recipe.noise_note(settings, recipe, title_of(model.model))])]
+    if recipe is not None and (warning := recipes.warning_of(recipe, loaded_from)):
+        notes.append(f"WARNING: {warning}")
+    settings = by_recipe.with_noise(settings, recipe)
     was_training = getattr(comfy.model_management, "in_training", False)
     message = ""
     stack = contextlib.ExitStack()
@@ -218,9 +231,12 @@ def train(
             needed = trainer.estimate()
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
-        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *report.rate_warnings(settings)]))
+        free = comfy.model_management.get_free_memory(model.load_device)
+        lines = [*notes, *report.rate_warnings(settings), *memory.room(needed, free, settings)]
+        on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *lines]))
         with torch.inference_mode(False), torch.enable_grad():
             run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
+            run.notes += notes
             return trained(trainer, run, needed)
     except Exception as error:
         if not memory.out_of_memory(error):
@@ -257,7 +273,7 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
-        *report.patched_notes(trainer),
+        *report.patched_notes(trainer, run.shown),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
         *report.rate_warnings(trainer.settings),

@@ -9,10 +9,16 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+from ...models.titles import title_of
+
 
 @dataclass(frozen=True)
 class Previews:
-    """The pictures to sample every so many steps. `latent` is an empty LATENT of the size of the pictures."""
+    """The pictures to sample every so many steps. `latent` is an empty LATENT of the size of the pictures.
+
+    model: a clone of the trained model that is sampled in its place, with other patches or none; as a distilled base
+    without the training adapter that is on it while it is trained.
+    """
 
     every: int
     vae: Any
@@ -24,6 +30,15 @@ class Previews:
     sampler: str
     scheduler: str
     seed: int
+    model: Any = None
+
+    def check(self, trained: Any) -> None:
+        """Raise ValueError for a model that is no clone of the trained one: it would not have the trained layers."""
+        if self.model is not None and self.model.model is not trained.model:
+            raise ValueError(
+                f"Training Previews has another model ({title_of(self.model.model)}) than is trained "
+                f"({title_of(trained.model)}): connect the same loader to both, here without the training adapter."
+            )
 
 
 def sample(model: Any, previews: Previews) -> Tensor:

@@ -18,6 +18,7 @@ from ..data.material import Dataset
 from ..settings import targets
 from ..settings.settings import TOKEN, Settings, digest
 from ..settings.usual_rates import far_from_usual
+from .previews import Previews
 from .trainer import Trainer
 
 
@@ -70,10 +71,15 @@ def stopped(step: int, steps: int, kept: int, resume: bool, checkpoints: bool) -
     return f"{place}, kept; {go_on}" if kept == step else f"{place}; step {kept} is kept: {go_on} from there"
 
 
-def patched_notes(trainer: Trainer) -> list[str]:
+def patched_notes(trainer: Trainer, shown: Previews | None = None) -> list[str]:
     """A note that the base is not the plain model; none if it is."""
     if not trainer.model.patches:
         return []
+    if shown is not None and shown.model is not None and not shown.model.patches:
+        return [
+            f"trained with {len(trainer.model.patches)} patched weights, as of a training adapter, and previewed "
+            "without: apply the adapter without them"
+        ]
     return [
         f"trained on top of what is already on the model ({len(trainer.model.patches)} patched weights): apply the "
         "adapter after the same"

@@ -175,12 +175,12 @@ class Trainer:
 
     def backward(self) -> float:
         """One random batch, forward and, where gradients are enabled, backward; the loss."""
-        settings, sampling = self.settings, self.model.model.model_sampling
+        settings = self.settings
         total = torch.zeros((), device=self.device)
         pending: list[tuple[list[batches.Example], Tensor, Tensor, list[batches.Conds], float]] = []
         for examples, weight in self.batch():
             count = len(examples)
-            sigma = batches.noise_levels(sampling, examples, self.generator, settings.timesteps, settings.shift)
+            sigma = batches.noise_levels(self.model.model, examples, self.generator, settings)
             latents = torch.cat([example.latent for example in examples])
             noise = torch.randn(latents.shape, generator=self.generator)
             if settings.noise_offset:

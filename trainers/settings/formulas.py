@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,12 +34,61 @@ def _mode(count: int, generator: torch.Generator) -> Tensor:
     return 1 - u - MODE_SCALE * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
 
 
+# The density 2 - 7.7 (u - 0.5)^2 of Chroma's trainer (lodestone-rock/flow, train_chroma_lora.py), up to its integral.
+_HEIGHT, _FALL = 2.0, 7.7
+
+
+def inverted_parabola(count: int, generator: torch.Generator) -> Tensor:
+    """Shares of noise [count] whose density is a parabola with its top at 0.5, by its inverted distribution.
+
+    With y = u - 0.5 the integral from 0 is h y - f y^3 / 3 = c. The root between the others of this cubic is
+    y = a sin(asin(3 c / (a h)) / 3) with a = 2 sqrt(h / f), by sin 3x = 3 sin x - 4 sin^3 x.
+    """
+    integral = _HEIGHT - _FALL / 12
+    c = (torch.rand(count, generator=generator).double() - 0.5) * integral
+    a = 2 * math.sqrt(_HEIGHT / _FALL)
+    return (0.5 + a * torch.sin(torch.asin(3 * c / (a * _HEIGHT)) / 3)).float()
+
+
+RECIPE = "recipe"  # the noise levels of the base's recipe
 # How the share of noise u in (0, 1) is drawn. Sources: SD3 (arXiv 2403.03206) section 3.1, equations 19 and 20.
 TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
     "auto": None,  # logit-normal for flow models, uniform for others
     "uniform": uniform,
     "logit-normal": logit_normal,
     "mode": _mode,
+    "inverted parabola": inverted_parabola,
+    RECIPE: None,  # put in its place by `recipes.with_noise`; as auto where there is no recipe
+}
+
+
+@dataclass(frozen=True)
+class BySize:
+    """A shift s = e^mu that follows the size, where mu is a line through two points.
+
+    tokens, mu: of the two points. side: the side in pixels of the square that is a token.
+    """
+
+    tokens: tuple[int, int]
+    mu: tuple[float, float]
+    side: int
+
+    def shift(self, width: int, height: int, frames: int = 1) -> float:
+        """The shift of a picture of this size in pixels."""
+        (x1, x2), (y1, y2) = self.tokens, self.mu
+        count = frames * width * height / self.side**2
+        return math.exp(y1 + (y2 - y1) * (count - x1) / (x2 - x1))
+
+
+SAME_SHIFT = "none"  # of a shift by size: the same shift for all sizes
+# By the names of the models that are trained and sampled so. Sources: sd-scripts, library/flux_train_utils.py
+# (get_lin_function); musubi-tuner, training/trainer_base.py (qwen_shift, krea2_shift); LTX-Video-Trainer,
+# timestep_samplers.py (the mean of a normal whose sigmoid is the share of noise).
+SHIFTS: dict[str, BySize] = {
+    "Flux": BySize((256, 4096), (0.5, 1.15), 16),
+    "Qwen": BySize((256, 8192), (0.5, 0.9), 16),
+    "Krea 2": BySize((256, 6400), (0.5, 1.15), 16),
+    "LTX": BySize((1024, 4096), (0.95, 2.05), 32),
 }
 
 

@@ -25,7 +25,7 @@ from ...deft_ops.settings import (
     described,
     entry,
 )
-from .formulas import LOSSES, TIMESTEPS, WEIGHTINGS
+from .formulas import LOSSES, SAME_SHIFT, SHIFTS, TIMESTEPS, WEIGHTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .targets import CHOICES, rank_rules
@@ -33,6 +33,7 @@ from .targets import CHOICES, rank_rules
 TOKEN = "textual_inversion"  # the method that has no layers: trainers/run/token.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
+AS_CAPTIONED = -1.0  # a guidance that is left to the captions and to ComfyUI
 ALMOST_ONE = 0.999999  # of what has no meaning at 1
 
 
@@ -149,7 +150,7 @@ class Settings:
         Choice(
             options=TIMESTEPS,
             words="Which noise levels are trained. auto: logit-normal for flow models (SD3, Flux ...), uniform for "
-            "others.",
+            "others. recipe: as the base's reference trainer draws and shifts them.",
         ),
         "auto",
     )
@@ -193,6 +194,49 @@ class Settings:
     )
     prior_weight: float = entry(
         Number(shown=100.0, step=0.1, words="Weight of the prior pictures' loss, if they are connected."), 1.0
+    )
+    shift_by_size: str = entry(
+        Choice(
+            options=(SAME_SHIFT, *SHIFTS),
+            later=True,
+            advanced=True,
+            words="Moves the noise levels up with the picture's size, as the trainers of these models do, in place of "
+            "shift.",
+        ),
+        SAME_SHIFT,
+    )
+    lowest_noise: float = entry(
+        Number(
+            high=0.99,
+            step=0.005,
+            later=True,
+            advanced=True,
+            words="Share of noise below which nothing is trained. Wan 2.2's high-noise model: 0.875.",
+        ),
+        0.0,
+    )
+    highest_noise: float = entry(
+        Number(
+            low=0.01,
+            high=1.0,
+            step=0.005,
+            later=True,
+            advanced=True,
+            words="Share of noise above which nothing is trained. Wan 2.2's low-noise model: 0.875.",
+        ),
+        1.0,
+    )
+    guidance: float = entry(
+        Number(
+            low=AS_CAPTIONED,
+            shown=100.0,
+            step=0.1,
+            later=True,
+            advanced=True,
+            words="Guidance that networks with such an input (Flux.1 dev, Flux.2 dev, HunyuanVideo) see in training, "
+            "where a caption has none of its own. Their trainers take 1. -1: ComfyUI's own, 3.5 or more.",
+        ),
+        AS_CAPTIONED,
     )
     # layers, for those who know them
     exclude: str = entry(
@@ -251,6 +295,11 @@ class Settings:
         for name, (setting, _) in described(self).items():
             setting.check(name, getattr(self, name))
         rank_rules(self.ranks)
+        if self.lowest_noise >= self.highest_noise:
+            raise ValueError(
+                f"The setting lowest_noise must be below highest_noise, not {self.lowest_noise:g} and "
+                f"{self.highest_noise:g}."
+            )
         if self.method == TOKEN:
             return
         own_settings = described(self.training.settings) | shared_settings()
@@ -279,7 +328,7 @@ class Settings:
         record = self.record()
         if self.schedule == "constant":
             del record["steps"]
-        for name, (setting, default) in described(self).items():
+        for name, (setting, default) in (described(self) | shared_settings()).items():
             if setting.later and record[name] == default:
                 del record[name]
         return record

@@ -43,6 +43,14 @@ def readable(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
+def room(needed: Estimate, free: int, settings: Settings) -> list[str]:
+    """Lines on what a training needs beside the loaded model, and what is free for that; a warning if it is less."""
+    line = f"memory: the training needs {readable(needed.added)} beside the loaded model, and {readable(free)} are free"
+    if needed.added <= free:
+        return [line]
+    return [f"WARNING: {line}: {', or '.join(changes(settings))}"]
+
+
 def adapter_bytes(parameters: Sequence[Tensor], optimizer: str, ema: bool) -> int:
     """Values, gradients, optimizer's state, moving average, and the factors that are made of them each step."""
     values = sum(parameter.numel() for parameter in parameters)
@@ -120,17 +128,22 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def advice(settings: Settings, error: BaseException) -> str:
-    """The error message: what to change, in the order of what costs least."""
-    changes = []
+def changes(settings: Settings) -> list[str]:
+    """What to change where memory is short, in the order of what costs least."""
+    lines = []
     if not settings.gradient_checkpointing:
-        changes.append("switch gradient checkpointing on")
+        lines.append("switch gradient checkpointing on")
     if settings.batch_size > 1:
-        changes.append(f"lower the batch size ({settings.batch_size}) and raise accumulation instead")
+        lines.append(f"lower the batch size ({settings.batch_size}) and raise accumulation instead")
     if settings.precision == "fp32":
-        changes.append("use precision bf16")
+        lines.append("use precision bf16")
     if smaller := OPTIMIZERS[settings.optimizer].smaller:
-        changes.append(f"use {smaller}")
-    changes.append("train on smaller pictures")
+        lines.append(f"use {smaller}")
+    return [*lines, "train on smaller pictures"]
+
+
+def advice(settings: Settings, error: BaseException) -> str:
+    """The error message: what to change."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"There is not enough memory for this training: {', or '.join(changes)}. Everything was freed. ({reason})"
+    advised = ", or ".join(changes(settings))
+    return f"There is not enough memory for this training: {advised}. Everything was freed. ({reason})"

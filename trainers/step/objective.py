@@ -10,6 +10,7 @@ A weight w on the error of x0 is b^2 w on the error of the output, so one formul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,14 +76,15 @@ def sample_sigmas(
     count: int,
     generator: torch.Generator,
     timesteps: str = "auto",
-    shift: float = 0.0,
+    shift: float | Tensor = 0.0,
     within: tuple[float, float] | None = None,
 ) -> Tensor:
     """Noise levels [count].
 
-    Flow models: u with the model's own shift, or with `shift` if it is not 0: sigma = s u / (1 + (s - 1) u) (SD3's
-    paper, section 5.3.2). Others: u of the model's own steps (DDPM, arXiv 2006.11239, section 3.2), shifted only if
-    asked for. `within`: the lowest and the highest sigma; levels outside are drawn again.
+    Flow models: u with the model's own shift, or with `shift` if it is not 0, one for all or one each [count]:
+    sigma = s u / (1 + (s - 1) u) (SD3's paper, section 5.3.2). Others: u of the model's own steps (DDPM, arXiv
+    2006.11239, section 3.2), shifted only if asked for. `within`: the lowest and the highest sigma; levels outside are
+    drawn again.
 
     Raises:
         ValueError: hardly any level lies within.
@@ -95,24 +97,28 @@ def sample_sigmas(
         outside = ((sigmas < low) | (sigmas > high)).nonzero().flatten()
         if not len(outside):
             return sigmas
-        sigmas[outside] = _drawn(model_sampling, len(outside), generator, timesteps, shift)
+        theirs = shift[outside] if isinstance(shift, Tensor) else shift
+        sigmas[outside] = _drawn(model_sampling, len(outside), generator, timesteps, theirs)
     raise ValueError(
         f"Hardly any noise level that is trained lies between {low:.4g} and {high:.4g}, the timestep range of a "
-        "caption: widen that range."
+        "caption or of the settings lowest_noise and highest_noise: widen that range."
     )
 
 
-def _drawn(model_sampling: Any, count: int, generator: torch.Generator, timesteps: str, shift: float) -> Tensor:
+def _drawn(
+    model_sampling: Any, count: int, generator: torch.Generator, timesteps: str, shift: float | Tensor
+) -> Tensor:
     """Noise levels [count] of the whole range."""
     flow = is_flow(model_sampling)
     draw = TIMESTEPS[timesteps]
-    if draw is None and not flow and not shift:
+    shifted = isinstance(shift, Tensor) or shift != 0
+    if draw is None and not flow and not shifted:
         sigmas = model_sampling.sigmas.detach().cpu().float()
         return sigmas[torch.randint(len(sigmas), (count,), generator=generator)]
     if draw is None:
         draw = logit_normal if flow else uniform
     u = draw(count, generator)
-    if shift:
+    if shifted:
         u = shift * u / (1 + (shift - 1) * u)
     if not flow:
         sigmas = model_sampling.sigmas.detach().cpu().float()
@@ -120,7 +126,17 @@ def _drawn(model_sampling: Any, count: int, generator: torch.Generator, timestep
     if _is_unbounded(model_sampling):
         # Its maker draws log-normal sigmas, which are logit-normal shares, and has no shift.
         return (u / (1 - u)).clamp(float(model_sampling.sigma_min), float(model_sampling.sigma_max))
-    return u if shift else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
+    return u if shifted else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
+
+
+def sigma_of(model_sampling: Any, share: float) -> float:
+    """The noise level of a share of noise in 0 to 1: t of flow models, a place among the steps of others."""
+    if not is_flow(model_sampling):
+        steps = len(model_sampling.sigmas)
+        return float(model_sampling.sigmas[min(int(share * steps), steps - 1)])
+    if not _is_unbounded(model_sampling):
+        return share
+    return share / (1 - share) if share < 1 else math.inf
 
 
 def _is_unbounded(model_sampling: Any) -> bool:
