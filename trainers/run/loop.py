@@ -24,7 +24,7 @@ from ..step.inference_only import without_inference_features
 from . import finished, previews, report
 from .checkpoints import RunFolder
 from .token import TokenTrainer
-from .trainer import Trainer
+from .trainer import Trainer, training_title
 
 
 @dataclass
@@ -45,7 +45,7 @@ class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
     title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
-    name.
+    name. file: the file of an adapter that the run had made before and that was not trained again.
     """
 
     adapter: adapters.Adapter
@@ -55,6 +55,7 @@ class TrainingResult:
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     title: str = ""
     mark: str = ""
+    file: Path | None = None
 
 
 class TrainingRun:
@@ -82,7 +83,10 @@ class TrainingRun:
         state = self.folder.newest(self.identity, self.trainer.settings.steps)
         if state is not None:
             self.trainer.load(state)
-            self.notes.append(f"resumed at step {state['step']} from {self.folder.path}")
+            step, steps = state["step"], self.trainer.settings.steps
+            self.notes.append(
+                f"resumed at step {step} from {self.folder.path}" if step < steps else report.again(self.folder.path)
+            )
         self.folder.start_log(self.trainer.step)
 
     def run(self) -> None:
@@ -137,8 +141,8 @@ class TrainingRun:
         """Write a checkpoint."""
         assert self.folder is not None
         trainer = self.trainer
-        adapter, _ = trainer.finish()
-        adapter.metadata = report.metadata(trainer, self.identity) | adapters.describe(adapter)
+        adapter, change = trainer.finish()
+        adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
         self.folder.save(trainer.state(random, self.identity), adapter)
 
     def sample(self, shown: previews.Previews) -> Tensor:
@@ -206,6 +210,11 @@ def train(
             identity = report.identity_of(model, settings, dataset)
             if file is not None:
                 finished.check_free(file, identity, settings)
+            run_folder = named(folder, identity)
+            made = finished.find(run_folder, file, identity, settings)
+            if made is not None:
+                on_start(report.again(made.file))
+                return made_before(made, model, settings, identity, run_folder, shown is not None)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
@@ -215,7 +224,7 @@ def train(
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
         on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *report.rate_warnings(settings)]))
         with torch.inference_mode(False), torch.enable_grad():
-            run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
+            run = TrainingRun(trainer, identity, run_folder, shown, on_step, on_stop)
             return trained(trainer, run, needed)
     except Exception as error:
         if not memory.out_of_memory(error):
@@ -236,6 +245,30 @@ def named(folder: RunFolder | None, identity: dict[str, Any]) -> RunFolder | Non
     return None if folder is None else replace(folder, path=Path(f"{folder.path}_{digest(identity)}"), problems=[])
 
 
+def made_before(
+    made: finished.MadeBefore,
+    model: Any,
+    settings: Settings,
+    identity: dict[str, Any],
+    folder: RunFolder | None,
+    shown: bool,
+) -> TrainingResult:
+    """The result of a run whose adapter is there already."""
+    parsed = adapters.parsed(made.adapter)
+    names = {*parsed.layers, *(key.rpartition(".")[0] for key in parsed.foreign)}
+    title = training_title(settings, len(names), sum(name.startswith("text_encoders.") for name in names))
+    lines = [
+        report.again(made.file),
+        *report.patched_notes(model),
+        *report.before(title, made.losses, settings.steps, made.adapter.training_seconds, shown),
+        *report.rate_warnings(settings),
+        *[f"WARNING: {problem}" for problem in (folder.problems if folder else ())],
+    ]
+    return TrainingResult(
+        made.adapter, made.losses, "\n".join(lines), made.rates, [], title, digest(identity), made.file
+    )
+
+
 def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> TrainingResult:
     """Run the trainer to its end.
 
@@ -251,14 +284,15 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
-        *report.patched_notes(trainer),
+        *report.patched_notes(trainer.model),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
         *report.rate_warnings(trainer.settings),
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
-    adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
+    if trainer.step > first:
+        adapter.training_seconds = seconds / (trainer.step - first) * trainer.step
     return TrainingResult(
         adapter, trainer.losses, "\n".join(lines), run.rates, run.pictures, trainer.title(), digest(run.identity)
     )
