@@ -47,8 +47,10 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
 
     What the disk refuses is a warning, for the training is done. So is a file of another run that has come meanwhile.
     """
-    from ..trainers.run.finished import mark_of
+    from ..trainers.run.finished import is_made, mark_of
 
+    if result.file is not None and is_made(file, result.mark, result.adapter.metadata):
+        return [f"it lies in {file}"]
     if file.exists() and mark_of(file) != result.mark:
         return [_warned(f"{file} has come meanwhile and was left: {_ADVICE}")]
     stem = file.with_suffix("")

@@ -214,6 +214,6 @@ def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
         {key: node for key, node in kept.items() if node["class_type"] not in ("SaveImage", "DEFTSaveAdapter")},
         want=nodes,
     )
-    assert ["resumed at step 2" in again.text(key) for key in nodes] == [
+    assert ["finished before, not trained again" in again.text(key) for key in nodes] == [
         row.settings.get("resume", True) for row in table.methods if not row.inversion
     ]

@@ -163,7 +163,8 @@ def test_a_checkpoint_of_other_settings_is_an_error(pack: Any, tmp_path: Path) -
     train(pack, model, folder=folder, rank=4, seed=2)
     (other,) = set(tmp_path.iterdir()) - {run}
     (run / "checkpoint_00000004.pt").replace(other / "checkpoint_00000003.pt")
-    (other / "checkpoint_00000004.pt").unlink()
+    for name in ("checkpoint_00000004.pt", "adapter_00000004.safetensors"):  # or the run would be finished
+        (other / name).unlink()
     with pytest.raises(ValueError, match="was made with another rank, seed: restore that, choose another run name, or"):
         train(pack, model, folder=folder, rank=4, seed=2)
 
@@ -194,6 +195,7 @@ def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
     run = run_of(folder.path)
     (run / "checkpoint_00000006.pt").write_bytes((run / "checkpoint_00000006.pt").read_bytes()[:1000])
     torch.save({"format": 99}, run / "checkpoint_00000004.pt")
+    (run / "adapter_00000006.safetensors").unlink()
     (run / "log.jsonl").write_text((run / "log.jsonl").read_text() + '{"step": 7, "lo')
     again = train(pack, model, folder=folder, steps=6)
     assert "resumed at step 2" in again.report
@@ -217,6 +219,7 @@ def test_a_checkpoint_cannot_run_code(pack: Any, tmp_path: Path) -> None:
     run = run_of(folder.path)
     for file in run.glob("*.pt"):
         torch.save({"format": 1, "trap": Trap()}, file)
+        file.with_name(file.name.replace("checkpoint", "adapter")).with_suffix(".safetensors").unlink()
     assert "cannot be read" in train(pack, model, folder=folder).report
     assert not os.path.exists("/tmp/deft-trap")
 
@@ -425,7 +428,8 @@ def test_every_optimizer_resumes(pack: Any, tmp_path: Path, optimizer: str) -> N
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 3, keep=9)
     straight = train(pack, model, **chosen)
     train(pack, model, folder=folder, **chosen)
-    (run_of(folder.path) / "checkpoint_00000006.pt").unlink()
+    for name in ("checkpoint_00000006.pt", "adapter_00000006.safetensors"):
+        (run_of(folder.path) / name).unlink()
     resumed = train(pack, model, folder=folder, **chosen)
     assert "resumed at step 3" in resumed.report
     assert same(resumed.adapter, straight.adapter)

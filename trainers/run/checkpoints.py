@@ -15,10 +15,11 @@ import torch
 
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import native, safe
-from ..settings.settings import differences
+from ..settings.settings import differences, digest
 from .history import LOG
 
 FORMAT = 1
+_NUMBERS = {"loss", "rate", "seconds"}  # of a line
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
 
@@ -39,6 +40,10 @@ class RunFolder:
         matches = [(match, file) for file in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(file.name))]
         return sorted((int(match[1]), file) for match, file in matches)
 
+    def adapter(self, step: int) -> Path:
+        """The file of the adapter as it was at a step."""
+        return self.path / f"adapter_{step:08}.safetensors"
+
     def save(self, state: dict[str, Any], adapter: adapters.Adapter) -> None:
         """Write a checkpoint and the adapter as it is, then remove all but the newest up to this step."""
         step = state["step"]
@@ -47,14 +52,14 @@ class RunFolder:
     def _save(self, state: dict[str, Any], adapter: adapters.Adapter) -> None:
         step = state["step"]
         # The adapter first: a checkpoint is there only if both are.
-        native.write(adapter, self.path / f"adapter_{step:08}.safetensors", dict(adapter.metadata))
+        native.write(adapter, self.adapter(step), {**adapter.metadata, native.RUN: digest(state["identity"])})
         buffer = io.BytesIO()  # torch turns a full disk into an error of its own
         torch.save({"format": FORMAT, **state}, buffer)
         safe.write_files(self.path, {f"checkpoint_{step:08}.pt": buffer.getvalue()})
         # Later ones are of a run that went further: not in the way, and not to be lost.
         for old, file in [entry for entry in self.checkpoints() if entry[0] <= step][: -self.keep]:
             file.unlink()
-            (self.path / f"adapter_{old:08}.safetensors").unlink(missing_ok=True)
+            self.adapter(old).unlink(missing_ok=True)
 
     def newest(self, identity: dict[str, Any], steps: int) -> dict[str, Any] | None:
         """The newest readable checkpoint of at most `steps` steps; None if there is none or resume is off.
@@ -96,6 +101,18 @@ class RunFolder:
     def write(self, what: str, contents: dict[str, bytes]) -> None:
         """Write files of the run, all of them complete before any has its name; `what` names them in a warning."""
         self._guarded(what, lambda: safe.write_files(self.path, contents))
+
+    def lines(self, steps: int) -> list[dict[str, Any]]:
+        """The log's lines of the first `steps` steps; none if one of them is not there or not whole."""
+        file = self.path / LOG
+        try:
+            lines = file.read_text().splitlines() if file.is_file() else []
+        except (OSError, ValueError) as error:
+            self.problem(f"the log {file} cannot be read ({error})")
+            return []
+        records = [json.loads(line) for line in lines if 1 <= _step_of(line) <= steps]
+        whole = [record["step"] for record in records] == list(range(1, steps + 1))
+        return records if whole and all(record.keys() >= _NUMBERS for record in records) else []
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line of JSON; it is in the file when this returns."""

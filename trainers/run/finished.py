@@ -1,13 +1,32 @@
-"""Adapter files of finished runs, known by the mark in their headers."""
+"""Adapter files of finished runs, known by the mark in their headers: which file a run may write, and what it need not
+train again."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...deft_ops import adapter as adapters
+from ...deft_ops import modelspec
 from ...deft_ops.files import native, safe
-from ..settings.settings import Settings, digest
+from ..settings.settings import TOKEN, Settings, digest
+from .checkpoints import RunFolder
+
+
+@dataclass(frozen=True)
+class MadeBefore:
+    """An adapter that a run has made before, and the file that it was read from.
+
+    losses and rates: of all steps. Where the log is gone there is the last loss alone, and no `training_seconds`.
+    """
+
+    file: Path
+    adapter: adapters.Adapter
+    losses: list[float]
+    rates: list[float]
 
 
 def header_of(file: Path) -> dict[str, str]:
@@ -21,6 +40,12 @@ def header_of(file: Path) -> dict[str, str]:
 def mark_of(file: Path) -> str:
     """The mark of the run that wrote this file under its name; empty for any other file."""
     return header_of(file).get(native.RUN, "")
+
+
+def is_made(file: Path, mark: str, metadata: Mapping[str, str]) -> bool:
+    """Whether a file is this run's adapter of the same steps already."""
+    header = header_of(file)
+    return header.get(native.RUN) == mark and header.get("training") == metadata.get("training")
 
 
 def check_free(file: Path, identity: Mapping[str, Any], settings: Settings) -> None:
@@ -49,3 +74,39 @@ def changed(record: Mapping[str, Any], base: str, identity: Mapping[str, Any], s
     names = [name.replace("_", " ") for name, value in own.items() if name in record and record[name] != value]
     names += ["set of pictures or captions"] * (record.get("dataset_hash") != identity["data"])
     return names + ["model"] * (base != identity["base"])
+
+
+def find(
+    folder: RunFolder | None, file: Path | None, identity: Mapping[str, Any], settings: Settings
+) -> MadeBefore | None:
+    """The adapter of this run after its last step, from its folder or else from the file of its name; None without one,
+    where `resume` is off, and for a token, whose adapter is no adapter file.
+
+    An adapter that changed nothing counts as none, so that the run ends in the error that says so. Without a whole log
+    a checkpoint of the last step goes first: it has the losses.
+    """
+    if folder is None or not folder.resume or settings.method == TOKEN:
+        return None
+    log = folder.lines(settings.steps)
+    if not log and any(step == settings.steps for step, _ in folder.checkpoints()):
+        return None
+    for candidate in (folder.adapter(settings.steps), file):
+        if candidate is None or not candidate.is_file():
+            continue
+        try:
+            tensors, header = safe.read_tensors(candidate)
+            record = native.settings_of(header.get("training", ""))
+            last, moved = float(record.get("final_loss", math.nan)), float(record.get("largest_change", 0))
+            ours = header.get(native.RUN) == digest(identity) and record.get("steps") == settings.steps and moved > 0
+            if ours:
+                adapters.validate(tensors, str(candidate))
+        except (OSError, ValueError, TypeError) as error:
+            folder.problem(f"{candidate.name} cannot be read and was passed over ({error})")
+            continue
+        if ours:
+            own = ("format", native.RUN, *modelspec.HASHES)
+            adapter = adapters.Adapter(tensors, {key: text for key, text in header.items() if key not in own})
+            losses, rates = [line["loss"] for line in log] or [last], [line["rate"] for line in log]
+            adapter.training_seconds = sum(line["seconds"] for line in log) if log else None
+            return MadeBefore(candidate, adapter, losses, rates)
+    return None

@@ -28,7 +28,7 @@ from . import finished, previews, report
 from .checkpoints import RunFolder
 from .record import keep_preview, recorded
 from .token import TokenTrainer
-from .trainer import Trainer
+from .trainer import Trainer, training_title
 
 
 @dataclass
@@ -50,7 +50,8 @@ class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
     title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
-    name. folder: that of the run, if it has one.
+    name. folder: that of the run, if it has one. file: that of an adapter which the run had made before and that was not
+    trained again.
     """
 
     adapter: adapters.Adapter
@@ -61,6 +62,7 @@ class TrainingResult:
     title: str = ""
     mark: str = ""
     folder: Path | None = None
+    file: Path | None = None
 
 
 class TrainingRun:
@@ -88,7 +90,10 @@ class TrainingRun:
         state = self.folder.newest(self.identity, self.trainer.settings.steps)
         if state is not None:
             self.trainer.load(state)
-            self.notes.append(f"resumed at step {state['step']} from {self.folder.path}")
+            step, steps = state["step"], self.trainer.settings.steps
+            self.notes.append(
+                f"resumed at step {step} from {self.folder.path}" if step < steps else report.again(self.folder.path)
+            )
         self.folder.start_log(self.trainer.step)
 
     def run(self) -> None:
@@ -145,8 +150,8 @@ class TrainingRun:
         """Write a checkpoint."""
         assert self.folder is not None
         trainer = self.trainer
-        adapter, _ = trainer.finish()
-        adapter.metadata = report.metadata(trainer, self.identity) | adapters.describe(adapter)
+        adapter, change = trainer.finish()
+        adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
         self.folder.save(trainer.state(random, self.identity), adapter)
 
     def sample(self, shown: previews.Previews) -> Tensor:
@@ -224,6 +229,11 @@ def train(
             identity = report.identity_of(model, settings, dataset)
             if file is not None:
                 finished.check_free(file, identity, settings)
+            run_folder = named(folder, identity)
+            made = finished.find(run_folder, file, identity, settings)
+            if made is not None:
+                on_start(report.again(made.file))
+                return made_before(made, model, settings, identity, run_folder, shown is not None, notes)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
@@ -235,7 +245,7 @@ def train(
         lines = [*notes, *report.rate_warnings(settings), *memory.room(needed, free, settings)]
         on_start("\n".join([f"{report.opening(trainer)}; {needed.text()}", *lines]))
         with torch.inference_mode(False), torch.enable_grad():
-            run = TrainingRun(trainer, identity, named(folder, identity), shown, on_step, on_stop)
+            run = TrainingRun(trainer, identity, run_folder, shown, on_step, on_stop)
             run.notes += notes
             return trained(trainer, run, needed)
     except Exception as error:
@@ -257,6 +267,40 @@ def named(folder: RunFolder | None, identity: dict[str, Any]) -> RunFolder | Non
     return None if folder is None else replace(folder, path=Path(f"{folder.path}_{digest(identity)}"), problems=[])
 
 
+def made_before(
+    made: finished.MadeBefore,
+    model: Any,
+    settings: Settings,
+    identity: dict[str, Any],
+    folder: RunFolder | None,
+    shown: bool,
+    notes: Sequence[str],
+) -> TrainingResult:
+    """The result of a run whose adapter is there already."""
+    parsed = adapters.parsed(made.adapter)
+    names = {*parsed.layers, *(key.rpartition(".")[0] for key in parsed.foreign)}
+    title = training_title(settings, len(names), sum(name.startswith("text_encoders.") for name in names))
+    lines = [
+        report.again(made.file),
+        *notes,
+        *report.patched_notes(model),
+        *report.before(title, made.losses, settings.steps, made.adapter.training_seconds, shown),
+        *report.rate_warnings(settings),
+        *[f"WARNING: {problem}" for problem in (folder.problems if folder else ())],
+    ]
+    return TrainingResult(
+        made.adapter,
+        made.losses,
+        "\n".join(lines),
+        made.rates,
+        [],
+        title,
+        digest(identity),
+        folder.path if folder else None,
+        made.file,
+    )
+
+
 def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> TrainingResult:
     """Run the trainer to its end.
 
@@ -273,14 +317,15 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
-        *report.patched_notes(trainer, run.shown),
+        *report.patched_notes(trainer.model, run.shown),
         report.summary(trainer, change, seconds, trainer.step - first),
         needed.text(),
         *report.rate_warnings(trainer.settings),
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),
     ]
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
-    adapter.training_seconds = seconds / max(1, trainer.step - first) * trainer.step
+    if trainer.step > first:
+        adapter.training_seconds = seconds / (trainer.step - first) * trainer.step
     return TrainingResult(
         adapter,
         trainer.losses,

@@ -7,6 +7,7 @@ import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,18 +72,36 @@ def stopped(step: int, steps: int, kept: int, resume: bool, checkpoints: bool) -
     return f"{place}, kept; {go_on}" if kept == step else f"{place}; step {kept} is kept: {go_on} from there"
 
 
-def patched_notes(trainer: Trainer, shown: Previews | None = None) -> list[str]:
+def again(place: Path) -> str:
+    """What is said of a run that has nothing to train: where its adapter comes from."""
+    return f"finished before, not trained again: taken from {place}"
+
+
+def before(title: str, losses: Sequence[float], steps: int, seconds: float | None, shown: bool) -> list[str]:
+    """The report of a run that was finished before. shown: whether previews were asked for."""
+    took = "" if seconds is None else f" in {seconds:.1f} s ({seconds / steps:.3f} s a step)"
+    first, last = ends(losses)
+    return [
+        f"{title}, {steps} steps{took}",
+        f"loss {first:.4f} (first tenth) -> {last:.4f} (last tenth)"
+        if len(losses) == steps
+        else f"loss {last:.4f} at the last step; its log is not there any more",
+        *["no previews: they are made while it trains"] * shown,
+    ]
+
+
+def patched_notes(model: Any, shown: Previews | None = None) -> list[str]:
     """A note that the base is not the plain model; none if it is."""
-    if not trainer.model.patches:
+    if not model.patches:
         return []
     if shown is not None and shown.model is not None and not shown.model.patches:
         return [
-            f"trained with {len(trainer.model.patches)} patched weights, as of a training adapter, and previewed "
+            f"trained with {len(model.patches)} patched weights, as of a training adapter, and previewed "
             "without: apply the adapter without them"
         ]
     return [
-        f"trained on top of what is already on the model ({len(trainer.model.patches)} patched weights): apply the "
-        "adapter after the same"
+        f"trained on top of what is already on the model ({len(model.patches)} patched weights): apply the adapter "
+        "after the same"
     ]
 
 

@@ -36,6 +36,13 @@ TRIES = 100  # of a step: each finds what the one before could not
 LOST = 10  # batches in a row whose loss overflows in fp16
 
 
+def training_title(settings: Settings, layers: int, of_text: int) -> str:
+    """The title of a trained adapter: its method, its rank and the number of its layers, of text encoders too."""
+    text = f" ({of_text} of text encoders)" if of_text else ""
+    rank = f" rank {settings.rank}" if settings.training.has_rank else ""
+    return f"{settings.method}{rank}: {layers} layers{text}"
+
+
 class Trainer:
     """One run. `model` is a loaded ComfyUI model patcher; call inside torch.inference_mode(False).
 
@@ -100,10 +107,7 @@ class Trainer:
 
     def title(self) -> str:
         """The first line of the report: what is trained."""
-        layers = len(self.layers) + len(self.text_layers)
-        text = f" ({len(self.text_layers)} of text encoders)" if self.text_layers else ""
-        rank = f" rank {self.settings.rank}" if self.training.has_rank else ""
-        return f"{self.settings.method}{rank}: {layers} layers{text}"
+        return training_title(self.settings, len(self.layers) + len(self.text_layers), len(self.text_layers))
 
     @property
     def parameters(self) -> list[Tensor]:

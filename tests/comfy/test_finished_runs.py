@@ -1,0 +1,236 @@
+"""A run that was finished before is not trained again: after a restart, in a loop, by its folder or its name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from . import killed_training, models
+from .conftest import ROOT
+from .test_adapter_nodes import METHODS, Prompt, applied, node, sampling, settings, trainer, training_prompt
+from .test_named_adapters import FILE, NAME, header, own_files, own_folder, same  # noqa: F401 (a fixture)
+from .test_training_nodes import previews
+
+AGAIN = "finished before, not trained again: taken from "
+
+
+@pytest.fixture
+def steps(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The steps that trainings take."""
+    kind, taken = comfyui.module("trainers.run.trainer").Trainer, list[int]()
+    own = kind.take_step
+
+    def take_step(self: Any) -> Any:
+        taken.append(self.step + 1)
+        return own(self)
+
+    monkeypatch.setattr(kind, "take_step", take_step)
+    yield taken
+
+
+def prompt_of(folder: str, kind: str = "deft", kept: dict[str, Any] | None = None, **changed: Any) -> Prompt:
+    """A training whose folders lie in one of the test's own; `kept` are other values of Training Settings."""
+    prompt = training_prompt(kind, **changed)
+    values = {"run_name": f"tests/{folder}/run", "checkpoint_every": 1, "keep": 9, "resume": True}
+    return prompt | {"settings": settings(**(values | (kept or {})))}
+
+
+def folder_of(comfyui: Any, folder: str) -> Path:
+    """The one run's folder."""
+    (path,) = (comfyui.base / "output" / "tests" / folder).iterdir()
+    return Path(path)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_all_outputs_are_those_of_the_training(comfyui: Any, steps: list[int], kind: str) -> None:
+    prompt = prompt_of(f"again_{kind}", kind)
+    first = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    comfyui.reset()
+    second = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    file = folder_of(comfyui, f"again_{kind}") / "adapter_00000003.safetensors"
+    report = second.text("train").splitlines()
+    assert report[0] == f"{AGAIN}{file}"
+    assert report[1].partition(",")[0] == first.text("train").partition(",")[0]  # method, rank, layers
+    assert [line for line in report if line.startswith("loss ")][0] in first.text("train").splitlines()
+    assert same(second.output("train"), first.output("train"))
+    assert second.output("train").metadata == first.output("train").metadata
+    assert second.output("train", 1) == first.output("train", 1)
+    assert torch.equal(second.output("train", 3), first.output("train", 3))
+    took = [json.loads(line)["seconds"] for line in (file.parent / "log.jsonl").read_text().splitlines()]
+    assert second.output("train").training_seconds == pytest.approx(sum(took))
+
+
+def test_after_a_restart(pack: Any, tmp_path: Path) -> None:
+    """Another process has trained it."""
+    command = [sys.executable, "-m", "tests.comfy.killed_training", str(tmp_path / "run"), "-1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seen: list[Any] = []
+
+    def whole(**options: Any) -> Any:
+        with torch.inference_mode():
+            model = models.sd3()
+            material = killed_training.material(pack.material, models, model)
+            return pack.loop.train(model, material, killed_training.settings(pack.settings), seen.append, **options)
+
+    again = whole(folder=pack.checkpoints.RunFolder(tmp_path / "run", 5))
+    assert seen == []
+    assert again.report.startswith(AGAIN)
+    straight = whole()
+    assert len(seen) == killed_training.STEPS
+    assert same(again.adapter, straight.adapter)
+    assert again.losses == straight.losses
+    assert again.mark == straight.mark
+
+
+def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As core's loops do it: the body's nodes anew for each pass, with inputs that differ."""
+    from comfy_execution.graph_utils import GraphBuilder
+
+    class Pass:
+        """A number that is the same in each pass."""
+
+        RETURN_TYPES, FUNCTION, CATEGORY = ("INT",), "give", "tests"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"place": ("INT",), "after": ("LORA_MODEL", {}), "value": ("INT",)}}
+
+        def give(self, place: int, value: int, after: Any) -> tuple[int]:
+            return (value,)
+
+    class Loop:
+        """Three passes, one after the other."""
+
+        RETURN_TYPES, FUNCTION, CATEGORY = ("LORA_MODEL", "STRING"), "expand", "tests"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {}}
+
+        def expand(self) -> dict[str, Any]:
+            graph, inputs = GraphBuilder(), prompt["train"]["inputs"]
+            kept = graph.node("DEFTTrainingSettings", **prompt["settings"]["inputs"])
+            after: Any = {}
+            for place in range(3):
+                number = graph.node("TestPass", place=place, value=3, after=after)
+                own = {**inputs, "settings": kept.out(0), "steps": number.out(0)}
+                trained = graph.node("DEFTTrainAdapter", **own)
+                after = trained.out(0)
+            return {"result": (trained.out(0), trained.out(2)), "expand": graph.finalize()}
+
+    monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, "TestPass", Pass)
+    monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, "TestLoop", Loop)
+    prompt = prompt_of("loop")
+    run = comfyui.run(prompt | {"loop": node("TestLoop")}, want=["loop"])
+    assert steps == [1, 2, 3]
+    file = folder_of(comfyui, "loop") / "adapter_00000003.safetensors"
+    assert run.output("loop", 1).startswith(f"{AGAIN}{file}\n")
+    assert same(run.output("loop"), comfyui.run(training_prompt(), want=["train"]).output("train"))
+
+
+def test_by_its_name(comfyui: Any, loras: Path, steps: list[int]) -> None:
+    """Without checkpoints the file of the name is taken, with the log's losses while there are any."""
+    prompt = prompt_of("by_name", kept={"name": NAME, "checkpoint_every": 0})
+    first = comfyui.run(prompt, want=["train"])
+    written = (loras / FILE).stat().st_mtime_ns
+    comfyui.reset()
+    again = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    assert again.text("train").splitlines()[0] == f"{AGAIN}{loras / FILE}"
+    assert again.text("train").splitlines()[-1] == f"it lies in {loras / FILE}"
+    assert (loras / FILE).stat().st_mtime_ns == written
+    assert same(again.output("train"), first.output("train"))
+    assert again.output("train", 1) == first.output("train", 1)
+    (folder_of(comfyui, "by_name") / "log.jsonl").unlink()
+    comfyui.reset()
+    again = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    assert again.output("train", 1)["loss"] == first.output("train", 1)["loss"][-1:]
+    assert "at the last step; its log is not there any more" in again.text("train")
+    assert again.output("train").training_seconds is None
+    assert "training_run" not in again.output("train").metadata
+
+
+def test_a_name_that_is_given_afterwards(comfyui: Any, loras: Path, steps: list[int]) -> None:
+    first = comfyui.run(prompt_of("afterwards"), want=["train"]).output("train")
+    run = comfyui.run(prompt_of("afterwards", kept={"name": NAME}), want=["train"])
+    assert steps == [1, 2, 3]
+    assert run.text("train").splitlines()[-1] == f"written to {loras / FILE}"
+    assert own_files(loras) == [FILE]
+    from safetensors.torch import load_file
+
+    assert same(load_file(loras / FILE), first)
+    assert header(loras / FILE)["training_run"] == folder_of(comfyui, "afterwards").name.removeprefix("run_")
+
+
+def test_what_is_another_run_trains(comfyui: Any, loras: Path, steps: list[int]) -> None:
+    kept = {"name": NAME}
+    comfyui.run(prompt_of("other", kept=kept), want=["train"])
+    steps.clear()
+    assert AGAIN not in comfyui.run(prompt_of("other", seed=5), want=["train"]).text("train")
+    assert steps == [1, 2, 3]
+    steps.clear()
+    anew = comfyui.run(prompt_of("other", kept=kept | {"resume": False}), want=["train"])
+    assert AGAIN not in anew.text("train")
+    assert steps == [1, 2, 3]
+    assert anew.text("train").splitlines()[-1] == f"written to {loras / FILE}"
+    steps.clear()
+    longer = comfyui.run(prompt_of("other", kept=kept, steps=5), want=["train"])
+    assert "resumed at step 3" in longer.text("train")
+    assert steps == [4, 5]
+    steps.clear()
+    # Fewer steps of a constant rate: the adapter of that step, which takes the place of the longer run's.
+    shorter = comfyui.run(prompt_of("other", kept=kept, steps=2), want=["train"])
+    assert steps == []
+    assert shorter.text("train").splitlines()[0].endswith("adapter_00000002.safetensors")
+    assert shorter.text("train").splitlines()[-1] == f"written to {loras / FILE}"
+    assert len(shorter.output("train", 1)["loss"]) == 2
+    assert same(shorter.output("train"), comfyui.run(training_prompt(steps=2), want=["train"]).output("train"))
+
+
+def test_a_damaged_file_is_passed_over(comfyui: Any, steps: list[int]) -> None:
+    """The checkpoint beside it has everything."""
+    prompt = prompt_of("damaged")
+    first = comfyui.run(prompt, want=["train"])
+    file = folder_of(comfyui, "damaged") / "adapter_00000003.safetensors"
+    file.write_bytes(file.read_bytes()[:-20])
+    comfyui.reset()
+    again = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    assert f"WARNING: {file.name} cannot be read and was passed over" in again.text("train")
+    assert f"{AGAIN}{file.parent}" in again.text("train").splitlines()
+    assert same(again.output("train"), first.output("train"))
+    assert again.output("train", 1) == first.output("train", 1)
+    assert again.output("train").training_seconds is None
+
+
+def test_what_is_on_the_model_and_what_is_missing_is_said(comfyui: Any, steps: list[int]) -> None:
+    """Another adapter on the model is part of the run; previews are made in a training only."""
+    prompt = prompt_of("patched", previews=["previews", 0], model=["patched", 0])
+    prompt |= sampling(["model", 0], "base") | {"previews": previews(), "first": trainer("lora", seed=9)}
+    prompt |= {"patched": applied(["first", 0])}
+    reports = []
+    for _ in range(2):
+        reports.append(comfyui.run(prompt, want=["train"]).text("train").splitlines())
+        assert steps == [1, 2, 3, 1, 2, 3]
+        comfyui.reset()
+    (note,) = [line for line in reports[0] if line.startswith("trained on top of what is already on the model")]
+    assert reports[1][0].startswith(AGAIN)
+    assert reports[1][1] == note
+    assert "no previews: they are made while it trains" in reports[1]
+
+
+def test_an_adapter_that_changes_nothing_is_an_error_each_time(comfyui: Any) -> None:
+    for _ in range(2):
+        failed = comfyui.fail(prompt_of("nothing", "lora", learning_rate=0.0), want=["train"])
+        assert "The trained adapter changes nothing" in failed.message
