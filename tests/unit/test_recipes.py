@@ -64,6 +64,8 @@ def test_a_value_without_a_source_is_refused() -> None:
         ("Flux2", {"hidden_size": 3072}, "", "Flux.2 klein 4B"),
         ("QwenImage", {}, "", "Qwen-Image"),
         ("QwenImage", {"default_ref_method": "index_timestep_zero"}, "", "Qwen-Image Edit"),
+        ("QwenImage", {}, "qwen_image_edit_2509_fp8_e4m3fn.safetensors", "Qwen-Image Edit"),
+        ("QwenImage", {}, "qwen_image_fp8_e4m3fn.safetensors", "Qwen-Image"),
         ("ZImage", {}, "z_image_bf16.safetensors", "Z-Image"),
         ("ZImage", {}, "z_image_turbo_bf16.safetensors", "Z-Image Turbo"),
         ("ZImage", {}, "z_image_de_turbo_v1_bf16.safetensors", "Z-Image"),

@@ -160,10 +160,11 @@ def recipe_of(model: Any, file: str = "", base: str = AUTO) -> Recipe | None:
 
 
 def _fits(recipe: Recipe, config: dict[str, Any], file: str) -> bool:
-    """Whether a recipe of the right class is that of a network of this configuration, of this file."""
-    return (recipe.when is None or recipe.when(config)) and (
-        not recipe.file or re.search(recipe.file, file, re.I) is not None
-    )
+    """Whether a recipe of the right class is that of a network of this configuration, or of a file of this name."""
+    signs = [] if recipe.when is None else [recipe.when(config)]
+    if recipe.file:
+        signs.append(re.search(recipe.file, file, re.I) is not None)
+    return any(signs) or not signs
 
 
 def warning_of(recipe: Recipe, file: str = "") -> str:

@@ -7,6 +7,7 @@ from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
 EDIT = Recipe(
     title="Qwen-Image Edit",
     classes=("QwenImage",),
+    file="edit",
     when=lambda config: config.get("default_ref_method") == "index_timestep_zero",
     noise=Noise(distribution="logit-normal", by_size="Qwen"),
     dropout=0.05,

@@ -47,8 +47,8 @@ class Recipe:
     """How a base is trained. Rates are those of LoRA with a scale of 1 and a Kaiming start, with AdamW.
 
     title: what people call it. classes: of comfy.supported_models. when: tells apart bases of one class by ComfyUI's
-    configuration of the network. file: tells them apart by the name of the file, as a regular expression; where
-    neither does, the user says which base it is.
+    configuration of the network. file: tells them apart by the name of the file, as a regular expression. One of the
+    two is enough; where neither does, the user says which base it is.
     distilled, warning: names of files with a distilled base, as a regular expression ("" for none, "." for all), and
     the warning of it.
     noise: the noise levels. guidance: the input of networks that have one. dropout: of captions. layers: a name in
