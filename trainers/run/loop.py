@@ -50,8 +50,8 @@ class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
     title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
-    name. folder: that of the run, if it has one. file: that of an adapter which the run had made before and that was not
-    trained again.
+    name. folder: that of the run, if it has one. file: that of an adapter which the run had made before, and which was
+    not trained again.
     """
 
     adapter: adapters.Adapter
