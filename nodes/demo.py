@@ -62,7 +62,7 @@ class DEFTDemoSubject(io.ComfyNode):
             display_name="Demo Subject",
             category=CATEGORY,
             description="Five pictures of an object or scene that the demo model has never seen, with captions. For "
-            "your own pictures use Load Image or ComfyUI's data set nodes.",
+            "your own pictures use Prepare Training Pictures.",
             search_aliases=["demo", "dataset", "training images", "example captions", "演示", "训练图片"],
             inputs=[
                 io.Combo.Input(
