@@ -150,8 +150,9 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to train on. It is not changed."),
                 io.Latent.Input(
                     "latents",
-                    tooltip="The training pictures, encoded: one batch, or a list from ComfyUI's data set nodes, of "
-                    "one or several sizes. A latent's noise mask says which part of the picture to learn.",
+                    tooltip="The training pictures, encoded: one batch, or a list from Prepare Training Pictures or "
+                    "ComfyUI's data set nodes, of one or several sizes. A latent's noise mask says which part of the "
+                    "picture to learn.",
                 ),
                 io.Conditioning.Input(
                     "positive", tooltip="The captions, encoded: one for all pictures, or a list with one for each."

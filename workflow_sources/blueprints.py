@@ -47,7 +47,7 @@ def training(method: str, learning_rate: float) -> Blueprint:
         "Pictures of the subject",
         {
             "folder": "demo/teddy_bear",
-            "default_caption": "a photo",
+            "default_caption": "a photo of [trigger]",
             "trigger_word": "sks",
             "size": 0,
             "crop": "middle",

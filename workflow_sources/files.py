@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from . import blueprints
+from .bases import FILES
 from .blueprints import Blueprint
-from .layout import EXAMPLES, arrange
-from .packing import unpacked
+from .layout import EXAMPLES, arrange, sources
+from .packing import named, pack, unpacked
 from .plans import plans
-from .prompt import ROOT
+from .prompt import ROOT, Prompt
 from .tables import PLANS
 from .text import api_text, graph_text
 
@@ -23,18 +24,24 @@ NOTE = "MarkdownNote"
 
 
 def names() -> list[str]:
-    """All examples: each is a folder."""
-    return sorted(path.parent.name for path in EXAMPLES.glob("*/layout.yaml"))
+    """All examples."""
+    return sorted(sources())
+
+
+def flat_prompt_of(name: str) -> Prompt:
+    """An example in API form with its own ids: what its source.py makes, or its source.json."""
+    folder, _ = sources()[name]
+    written = EXAMPLES / folder / "source.json"
+    if written.is_file():
+        return Prompt(json.loads(written.read_text(encoding="utf-8")))
+    computed: Prompt = importlib.import_module(f".examples.{folder}.source", __package__).prompt(name)
+    return computed
 
 
 def prompt_of(name: str) -> Mapping[str, Any]:
-    """An example in API form: what its source.py makes, or its source.json."""
-    written = EXAMPLES / name / "source.json"
-    if written.is_file():
-        prompt: Mapping[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-        return prompt
-    computed: Mapping[str, Any] = importlib.import_module(f".examples.{name}.source", __package__).prompt(name)
-    return computed
+    """An example in API form with the ids that the page sends."""
+    prompt = flat_prompt_of(name)
+    return named(prompt, prompt.packings)
 
 
 def api_files() -> dict[Path, str]:
@@ -57,8 +64,24 @@ def graph_of(name: str) -> dict[str, Any]:
 def arranged(graph: dict[str, Any], name: str) -> str:
     """The text of a graph that the front end has written, laid out as the example's layout.yaml says."""
     graph["nodes"] = [node for node in graph["nodes"] if node["type"] != NOTE]
+    if "definitions" not in graph:
+        for packing in flat_prompt_of(name).packings:
+            pack(graph, packing)
+    name_sources(graph)
     arrange(graph, name)
     return graph_text(graph)
+
+
+def name_sources(graph: dict[str, Any]) -> None:
+    """Write at each node that names a model file where that comes from, for the page to offer its download."""
+    inside = [one["nodes"] for one in graph.get("definitions", {}).get("subgraphs", [])]
+    for node in (node for nodes in [graph["nodes"], *inside] for node in nodes):
+        values = [value for value in node["widgets_values"] if isinstance(value, str) and value in FILES]
+        node["properties"].pop("models", None)
+        if values:
+            node["properties"]["models"] = [
+                {"name": value, "url": FILES[value][1], "directory": FILES[value][0]} for value in values
+            ]
 
 
 def graph_files() -> dict[Path, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,44 @@ Node = dict[str, Any]
 Value = tuple[int, int]  # the id of the node that gives it, and which of its outputs
 
 
+def sources() -> dict[str, tuple[str, dict[str, Any]]]:
+    """The folder of each example, by the example's name, and what replaces the names in braces in its layout.
+
+    A folder is one example of its own name, or what stands under `files` in its layout.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for path in sorted(EXAMPLES.glob("*/layout.yaml")):
+        folder = path.parent.name
+        for name, words in _layout(folder).get("files", {folder: {}}).items():
+            found[name] = (folder, words)
+    return found
+
+
+def _layout(folder: str) -> dict[str, Any]:
+    return _parsed((EXAMPLES / folder / "layout.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text)
+
+
 def read(name: str) -> dict[str, Any]:
     """The layout of an example."""
-    return yaml.safe_load((EXAMPLES / name / "layout.yaml").read_text(encoding="utf-8"))
+    folder, words = sources()[name]
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, str):
+            for key, word in words.items():
+                if value == f"{{{key}}}":
+                    return word
+                value = value.replace(f"{{{key}}}", str(word))
+            return value
+        if isinstance(value, list):
+            return [filled(one) for one in value]
+        return {key: filled(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    return filled({key: value for key, value in _layout(folder).items() if key != "files"})
 
 
 @dataclass

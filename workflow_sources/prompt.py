@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from .packing import Packing
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "sks"
@@ -15,7 +17,9 @@ Link = list[Any]  # [node, output]
 
 
 class Prompt(dict[str, Any]):
-    """A workflow in ComfyUI's API form."""
+    """A workflow in ComfyUI's API form. packings: which of its nodes are one on top."""
+
+    packings: Sequence[Packing] = ()
 
     def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
         """A node; its first output."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,9 +18,9 @@ SAVED = ("compare_methods", "strength_ladder", "deft_table2")  # a usual one, on
 def test_template_browser_lists_all_with_thumbnails(server: Any) -> None:
     assert sorted(server.get("/api/workflow_templates")[server.pack_name]) == NAMES
     for name in NAMES:
-        served = server.get_bytes(f"/api/workflow_templates/{server.pack_name}/{name}.jpg")
+        served = server.get_bytes(f"/api/workflow_templates/{server.pack_name}/{quote(name)}.jpg")
         assert served == (WORKFLOWS / f"{name}.jpg").read_bytes()
-        assert server.get(f"/api/workflow_templates/{server.pack_name}/{name}.json") == json.loads(
+        assert server.get(f"/api/workflow_templates/{server.pack_name}/{quote(name)}.json") == json.loads(
             (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
         )
 

@@ -241,7 +241,7 @@ def test_the_readme_has_every_node() -> None:
 
 def test_the_readme_has_every_folder() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    folders = {file.split("/")[0] for file in tracked.stdout.split() if "/" in file and not file.startswith(".")}
+    folders = {file.split("/")[0] for file in tracked.stdout.splitlines() if "/" in file and not file.startswith(".")}
     if tracked.returncode:  # no checkout, but an unpacked archive
         folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._"}
     named = {name for row in table_under("Where things are") for name in re.findall(r"`(\w+)/`", row[0])}

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from deft_pack.workflow_sources import files, layout
+from deft_pack.workflow_sources.bases import BASES, FILES
+from deft_pack.workflow_sources.packing import widget_value
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
@@ -32,7 +34,10 @@ WANTED = {
     "compare_all_methods",
     "deft_table1",
     "deft_table2",
+    "2 Use my adapter (demo)",
+    *(f"1 Train my subject ({base})" for base in BASES),
 }
+SMALL = [name for name in NAMES if name[0].isdigit()]  # for who is new
 RESULTS = {  # nodes that something can end with
     "SaveImage",
     "PreviewImage",
@@ -190,6 +195,45 @@ def test_both_forms_say_the_same(name: str) -> None:
     assert files.differences(ui(name), api(name)) == []
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_it_opens_small_enough_to_be_read(name: str) -> None:
+    """At most ten nodes on top with the note. The page shows a template in three quarters of the window, and text that
+    is smaller than 0.571 of its size as bars: on 1920 x 1080 that is 2500 x 1400.
+    """
+    boxes = [box(node) for node in ui(name)["nodes"]]
+    assert len(boxes) <= 10
+    assert not re.search(r"[{}]", json.dumps(layout.read(name)["note"]))
+    assert max(right for _, _, right, _ in boxes) - min(left for left, *_ in boxes) <= 2500
+    assert max(bottom for *_, bottom in boxes) - min(top for _, top, *_ in boxes) <= 1400
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_each_model_file_comes_from(name: str) -> None:
+    """The page offers the download of what stands under `models` at the node; the demo's files come with the pack."""
+    graph = ui(name)
+    inside = [node for one in graph.get("definitions", {}).get("subgraphs", []) for node in one["nodes"]]
+    for node in graph["nodes"] + inside:
+        values = [value for value in node["widgets_values"] if isinstance(value, str)]
+        needed = [value for value in values if value.endswith(".safetensors") and not value.startswith("deft_demo_")]
+        offered = node["properties"].get("models", [])
+        assert [one["name"] for one in offered] == needed
+        for one in offered:
+            assert (one["directory"], one["url"]) == FILES[one["name"]]
+            assert re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+", one["url"])
+            assert one["url"].rpartition("/")[2] == one["name"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_values_on_top_of_a_subgraph_are_those_inside(name: str) -> None:
+    graph = ui(name)
+    (inner,) = graph["definitions"]["subgraphs"]
+    (top,) = [node for node in graph["nodes"] if node["type"] == inner["id"]]
+    (packing,) = files.flat_prompt_of(name).packings
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    assert top["widgets_values"] == [widget_value(nodes[node], name) for node, name in packing.promoted.values()]
+    assert "proxyWidgets" not in json.dumps(graph)
+
+
 def test_differences_of_the_forms_are_noticed() -> None:
     graph, prompt = ui("load_and_apply"), api("load_and_apply")
     graph["nodes"][0]["type"] = "CheckpointLoaderSimple"
@@ -232,7 +276,8 @@ def test_nothing_of_one_machine(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_go_to_a_folder_of_its_name(name: str) -> None:
     keys = ("filename_prefix", "run_name", "append_to")
-    found = [node["inputs"][key] for node in api(name).values() for key in keys if node["inputs"].get(key)]
+    nodes = [node["inputs"] for node in api(name).values() if node["inputs"].get("place") != "models/loras"]
+    found = [inputs[key] for inputs in nodes for key in keys if inputs.get(key)]
     assert [value for value in found if not value.startswith(f"{name}/")] == []
     assert len(set(found)) == len(found)
 

@@ -1,0 +1,66 @@
+"""The examples for who is new: that of the demo's model is run, those of other bases are what ComfyUI's nodes take."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import Any
+
+import pytest
+
+from deft_pack.workflow_sources import files
+from deft_pack.workflow_sources.bases import BASES, FILES
+
+LARGE = [name for name in BASES if name != "demo"]
+
+
+def workflow(base: str) -> dict[str, Any]:
+    return copy.deepcopy(dict(files.prompt_of(f"1 Train my subject ({base})")))
+
+
+@pytest.mark.parametrize("base", LARGE)
+def test_only_the_models_are_missing(comfyui: Any, base: str) -> None:
+    """Every node, input and value is known to this ComfyUI, but for the files, which are in the folders named."""
+    validated = comfyui.execution.validate_prompt("id", workflow(base), None)
+    valid, _, _, errors = comfyui.loop.run_until_complete(validated)
+    assert not valid
+    found = [error for node in errors.values() for error in node["errors"]]
+    assert {error["type"] for error in found} == {"value_not_in_list"}, found
+    missing = {error["extra_info"]["received_value"] for error in found}
+    named = {value for _, inputs in BASES[base].loaders for value in inputs.values() if value in FILES}
+    assert missing == named
+
+
+@pytest.mark.parametrize("base", LARGE)
+def test_with_the_files_there_comfyui_takes_it(comfyui: Any, base: str) -> None:
+    """Each file lies where the page is told to put it."""
+    made = []
+    for _, inputs in BASES[base].loaders:
+        for value in inputs.values():
+            if value in FILES:
+                made.append(comfyui.base / "models" / FILES[value][0] / value)
+                made[-1].write_bytes(b"")
+    try:
+        validated = comfyui.execution.validate_prompt("id", workflow(base), None)
+        valid, error, _, errors = comfyui.loop.run_until_complete(validated)
+    finally:
+        for path in made:
+            path.unlink()
+    assert valid, (error, errors)
+
+
+def test_the_demo_s_runs(comfyui: Any) -> None:
+    prompt = workflow("demo")
+    prompt["20"]["inputs"]["steps"] = 2
+    prompt["21"]["inputs"]["filename_prefix"] = "first_steps/my_subject"
+    prompt["40:44"]["inputs"]["steps"] = 2
+    try:
+        run = comfyui.run(prompt, want=["30", "21"])
+        assert list((comfyui.base / "models" / "loras" / "first_steps").glob("my_subject_*.safetensors"))
+    finally:
+        shutil.rmtree(comfyui.base / "models" / "loras" / "first_steps", ignore_errors=True)
+        shutil.rmtree(comfyui.base / "user" / "deft_nodes" / "latents", ignore_errors=True)
+        shutil.rmtree(comfyui.base / "output" / "1 Train my subject (demo)", ignore_errors=True)
+    assert run.output("30").patches
+    assert run.text("4").startswith("5 of 5 files")
+    assert run.ui["70"]["images"]
