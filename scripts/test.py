@@ -1,4 +1,4 @@
-"""Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server install.
+"""Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server sweeps install.
 
 Three parts run at a time, each in processes of its own: that of the server waits a quarter of its time. Every part's
 whole output goes to a log file; what is printed is a line a part, the end of the log of a part that failed, and the
@@ -81,8 +81,8 @@ def check(part: str, command: list[str], folder: Path = ROOT) -> Result:
     return Result(part, int(status == 0), int(status != 0), [], time.monotonic() - started, log)
 
 
-def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *options: str) -> Result:
-    """Run the tests of a folder in a process of their own and count them by pytest's own report."""
+def pytest(part: str, places: str | list[str], variables: dict[str, str] | None = None, *options: str) -> Result:
+    """Run the tests of a folder or of files in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
     command = [
@@ -94,7 +94,7 @@ def pytest(part: str, folder: str, variables: dict[str, str] | None = None, *opt
         "--durations=10",
         f"--junitxml={report}",
         *options,
-        folder,
+        *([places] if isinstance(places, str) else places),
     ]
     status, log = call(part, command, ROOT, variables or {})
     passed = failed = 0
@@ -157,9 +157,12 @@ def comfy(part: str) -> Result:
 
 
 def server(part: str) -> Result:
-    """Run the tests over a real server, with comfy-cli and with a browser."""
+    """Run the tests over a real server, with comfy-cli and with a browser; those of sweeps are a part of their own."""
     oldest = {"DEFT_OLD_COMFYUI": environment("comfyui", "0.24.0"), "DEFT_OLD_PINS": environment("pins", "0.24.0")}
-    return pytest(part, "tests/server", {"COMFYUI_DIR": environment("comfyui"), **oldest})
+    files = sorted((ROOT / "tests" / "server").glob("test_*.py"))
+    chosen = [path for path in files if path.name.startswith("test_sweep") == (part == "sweeps")]
+    places = [path.relative_to(ROOT).as_posix() for path in chosen]
+    return pytest(part, places, {"COMFYUI_DIR": environment("comfyui"), **oldest})
 
 
 def install(part: str) -> Result:
@@ -172,6 +175,7 @@ AT_A_TIME = 3
 PARTS = {
     "server": server,
     "comfy-0.30.0": comfy,
+    "sweeps": server,
     "comfy-0.24.0": comfy,
     "install": install,
     "unit": unit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -266,3 +267,18 @@ def test_the_readers_see_what_they_look_for(tmp_path: Path) -> None:
     assert links(page) == ["b.md#c", "q.png", "r.jpg"]
     assert anchors(page) == {"a-page-of-this"}
     assert code_words(page) == ["this", "[no](x)"]
+
+
+def test_the_counts_of_nodes_and_wires() -> None:
+    """Those of docs/comparison.md that are this pack's, in its own template and blueprint."""
+    text = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    counts = dict(re.findall(r"^\| this pack, (\w+) \| (\d+ \| \d+) \|", text, re.M))
+    graph = json.loads((ROOT / "example_workflows" / "1 Train my subject (SDXL).json").read_text())
+    kinds = ("CheckpointLoaderSimple", "DEFTPrepareTrainingPictures", "DEFTTrainAdapter", "DEFTSaveAdapter")
+    nodes = {node["id"] for node in graph["nodes"] if node["type"] in kinds}
+    wires = [link for link in graph["links"] if {link[1], link[3]} <= nodes]
+    assert counts["nodes"] == f"{len(nodes)} | {len(wires)}"
+    blueprint = json.loads((ROOT / "subgraphs" / "DEFT Train a subject with LoRA.json").read_text())
+    (inside,) = blueprint["definitions"]["subgraphs"]
+    sockets = [slot["name"] for slot in inside["inputs"] if slot["type"] in ("MODEL", "CLIP", "VAE")]
+    assert counts["blueprint"] == f"2 | {len(sockets)}"

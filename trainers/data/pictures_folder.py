@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from ...models.titles import class_of
+from ..settings.recipes import recipe_of
 
 CAPTIONS = (".txt", ".caption")  # the first that is there
 # Picture files that Pillow reads with a plugin, or as a newer one.
@@ -28,18 +29,9 @@ WITH_PLUGIN = {
 REPEATED = re.compile(r"(\d+)_(.+)")
 PIXELS = 64  # the multiple of sides without a MODEL: that of kohya's trainers, which suits every base
 LONGEST = 2  # a bucket's side is at most this many times the size
-# The side of a square of the area that a base is used at, by the beginning of the name of ComfyUI's configuration.
-SIDES = {
-    "SD15": 512,
-    "SD20": 512,
-    "WAN": 640,
-    "HunyuanVideo": 640,
-    "Kandinsky5Image": 1024,
-    "Kandinsky5": 640,
-    "LTX": 768,
-    "HunyuanImage21": 2048,
-}
-SIDE, SIDE_OF_V = 1024, 768  # of all others; of SD 2 that predicts v
+# The side of a square of the area that a base without a recipe is used at, by the beginning of its class' name.
+SIDES = {"SD15": 512, "WAN": 640, "HunyuanVideo": 640, "LTX": 768, "HunyuanImage21": 2048}
+SIDE, SIDE_OF_SD20 = 1024, 512  # of all others; of SD 2.0, which predicts the noise and has SD 2.1's class
 WITHOUT_MODEL = 512
 CROPS = ("middle", "none")
 TRIGGER = "[trigger]"
@@ -214,12 +206,15 @@ def fit(width: int, height: int, size: int, multiple: int, crop: str) -> Fit:
 
 
 def usual_size(model: Any = None) -> int:
-    """The side of a square, in px, of the area that a BaseModel is used at; 512 without one."""
+    """The side of a square, in px, of the area that a BaseModel is trained at: its recipe's; 512 without a model."""
     if model is None:
         return WITHOUT_MODEL
-    name = class_of(model)
-    side = next((side for start, side in SIDES.items() if name.startswith(start)), SIDE)
-    return SIDE_OF_V if name == "SD20" and getattr(model.model_type, "name", "") == "V_PREDICTION" else side
+    name, recipe = class_of(model), recipe_of(model)
+    if name == "SD20" and getattr(model.model_type, "name", "") != "V_PREDICTION":
+        return SIDE_OF_SD20
+    if recipe is not None:
+        return recipe.sides[0]
+    return next((side for start, side in SIDES.items() if name.startswith(start)), SIDE)
 
 
 def side_multiple(pixels: int, model: Any = None) -> int:
