@@ -17,6 +17,7 @@ below a fine-tune shows as another base where its weights differ by about 2e-4 (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -156,9 +157,9 @@ def _coarseness(values: Tensor) -> int:
 
 
 def _number(values: Tensor) -> int:
-    """The sample's projection on the signs, in 16 bits; a sample of zeros gives the middle."""
+    """The sample's projection on the signs, in 16 bits; a sample of zeros, or with no number, gives the middle."""
     norm = float(values.norm())
-    projection = float(_signs(len(values)) @ values) / norm if norm > 0 else 0.0
+    projection = float(_signs(len(values)) @ values) / norm if 0 < norm < math.inf else 0.0
     return max(0, min(0xFFFF, round((projection + 4) * _STEPS)))
 
 
