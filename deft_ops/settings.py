@@ -143,7 +143,7 @@ class Either(Setting):
 
 @dataclass(frozen=True, kw_only=True)
 class Seed(Setting):
-    """A seed, any whole number."""
+    """A seed, any whole number. It stays from run to run, so that the same training goes on after a stop."""
 
 
 def entry(setting: Setting, default: Any = MISSING) -> Any:

@@ -63,5 +63,7 @@ def widget_of(name: str, setting: Setting, default: Any) -> io.WidgetInput:
         case Switch():
             return io.Boolean.Input(name, **more)
         case Seed():
-            return io.Int.Input(name, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, **more)
+            return io.Int.Input(
+                name, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=io.ControlAfterGenerate.fixed, **more
+            )
     raise TypeError(f"{name} has no widget: {setting}")

@@ -214,6 +214,20 @@ def test_a_damaged_file_is_passed_over(comfyui: Any, steps: list[int]) -> None:
     assert again.output("train").training_seconds is None
 
 
+def test_a_log_that_is_cut_off(comfyui: Any, steps: list[int]) -> None:
+    """The checkpoint of the last step has all losses, which the adapter's file has not."""
+    prompt = prompt_of("cut")
+    first = comfyui.run(prompt, want=["train"])
+    log = folder_of(comfyui, "cut") / "log.jsonl"
+    log.write_text(log.read_text()[:-40])
+    comfyui.reset()
+    again = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    assert f"{AGAIN}{log.parent}" in again.text("train").splitlines()
+    assert again.output("train", 1) == first.output("train", 1)
+    assert same(again.output("train"), first.output("train"))
+
+
 def test_what_is_on_the_model_and_what_is_missing_is_said(comfyui: Any, steps: list[int]) -> None:
     """Another adapter on the model is part of the run; previews are made in a training only."""
     prompt = prompt_of("patched", previews=["previews", 0], model=["patched", 0])

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAST_HEADING = {"en": "Mistakes", "zh": "常见错误"}
+CONTROLS = ("control_after_generate", "fixed")  # the page's own widget behind a seed, by what it starts at
 NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
 # All in English. In another language some show that the page takes that language's files; what stands in the files is
 # held by tests/comfy/test_help.py.
@@ -36,7 +37,7 @@ def test_every_node_has_help_and_names(drive_browser: Callable[..., Any], langua
         assert picture["width"] >= 300
         assert f"\n{LAST_HEADING[language]}\n" in node["text"], node_id
         assert "<!--" not in node["text"], node_id  # the marks around the lists
-        own = {name: shown for name, shown in node["inputs"].items() if name != "control_after_generate"}
+        own = {name: shown for name, shown in node["inputs"].items() if name not in CONTROLS}
         assert own == {name: wanted["inputs"][name.replace(".", "_")]["name"] for name in own}, node_id
         assert [name for name in own if name.rpartition(".")[2] not in node["text"]] == [], node_id
         assert node["outputs"] == [output["name"] for output in wanted["outputs"].values()]
