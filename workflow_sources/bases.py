@@ -1,6 +1,6 @@
 """The bases that the examples are made for: their files with where these come from, their loaders, how they draw.
 
-The settings of the training are starting points out of the bases' own trainers; none was tried on the models here.
+The settings of the training are those of the base's recipe (docs/recipes.md); none was tried on the models here.
 Loaders and sampling are those of ComfyUI's own blueprints of the base.
 """
 
@@ -71,7 +71,7 @@ class Base:
 
     size, rank, steps, learning_rate, layers, precision: of the training; size 0 is the base's own. side, latent: of the
     pictures, and the node that makes an empty latent. sampler: of KSampler. shift: of ModelSamplingAuraFlow, 0 without.
-    zero: the negative is the prompt zeroed, for a base without a negative one.
+    zero: the negative is the prompt zeroed, for a base without a negative one. recipe: whether Training Recipe has one.
     """
 
     title: str
@@ -84,6 +84,7 @@ class Base:
     batch_size: int = 1
     precision: str = "auto"
     checkpointing: bool = True
+    recipe: bool = True
     side: int = 1024
     latent: str = "EmptySD3LatentImage"
     sampler: Mapping[str, Any] = field(default_factory=dict)
@@ -135,6 +136,7 @@ BASES: Mapping[str, Base] = {
         batch_size=5,
         precision="fp32",
         checkpointing=False,
+        recipe=False,
         side=64,
         sampler=_sampler(20, 3.0),
     ),
@@ -201,6 +203,16 @@ BASES: Mapping[str, Base] = {
     ),
 }
 TITLES = ("Model", "Text encoder", "Autoencoder")
+# As the base's recipe has it; the same numbers stand at the training node.
+RECIPE: Mapping[str, Any] = {
+    "what": "subject",
+    "how": "usual",
+    "base": "auto",
+    "steps": 0,
+    "learning_rate": 0.0,
+    "rank": 0,
+    "layers": "auto",
+}
 
 
 def load(it: Prompt, base: Base) -> None:
@@ -211,7 +223,7 @@ def load(it: Prompt, base: Base) -> None:
 
 
 def train(it: Prompt, base: Base) -> Link:
-    """Add pictures (4), training (20) and saving (21); the adapter."""
+    """Add pictures (4), training (20), saving (21) and the base's recipe (22); the adapter."""
     model, clip, vae = base.sockets
     pictures = it.add(
         4,
@@ -229,6 +241,7 @@ def train(it: Prompt, base: Base) -> Link:
             "flips": False,
         },
     )
+    settings = {"settings": it.add(22, "DEFTTrainingRecipe", "Recipe of the base", RECIPE)} if base.recipe else {}
     adapter = it.add(
         20,
         "DEFTTrainAdapter",
@@ -238,6 +251,7 @@ def train(it: Prompt, base: Base) -> Link:
             "latents": pictures,
             "positive": ["4", 1],
             "captions": ["4", 2],
+            **settings,
             "method": "lora",
             "method.rank": base.rank,
             "method.alpha": 0.0,

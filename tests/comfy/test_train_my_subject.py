@@ -11,7 +11,11 @@ import pytest
 from deft_pack.workflow_sources import files
 from deft_pack.workflow_sources.bases import BASES, FILES
 
+from .pack import Pack
+
 LARGE = [name for name in BASES if name != "demo"]
+# By their titles.
+RECIPES = {name: name for name in LARGE} | {"Flux.2 klein": "Flux.2 klein 4B"}
 
 
 def workflow(base: str) -> dict[str, Any]:
@@ -47,6 +51,20 @@ def test_with_the_files_there_comfyui_takes_it(comfyui: Any, base: str) -> None:
         for path in made:
             path.unlink()
     assert valid, (error, errors)
+
+
+@pytest.mark.parametrize("base", LARGE)
+def test_the_training_node_shows_what_the_recipe_sets(pack: Pack, base: str) -> None:
+    """Nobody reads one number and gets another."""
+    prompt = workflow(base)
+    node, (recipe,) = prompt["20"]["inputs"], [one for one in pack.recipes.RECIPES if one.title == RECIPES[base]]
+    kinds = {"steps": node["steps"], "learning_rate": node["learning_rate"], "layers": node["layers"]}
+    settings = pack.settings.Settings(method="lora", rank=node["method.rank"], **kinds)
+    wishes = pack.by_recipe.Wishes(**prompt["22"]["inputs"])
+    chosen = pack.by_recipe.with_recipe(settings, recipe, wishes, empty=False)
+    assert (chosen.steps, chosen.rank) == (node["steps"], node["method.rank"])
+    assert (chosen.learning_rate, chosen.layers) == (node["learning_rate"], node["layers"])
+    assert chosen.timesteps != settings.timesteps or base in ("SD 1.5", "SDXL")
 
 
 def test_the_demo_s_runs(comfyui: Any) -> None:
