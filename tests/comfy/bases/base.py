@@ -36,6 +36,7 @@ class Base:
     variant: str = ""
     extra: dict[str, Any] = field(default_factory=dict)  # unet_extra_config
     coarse: bool = False  # its code turns inputs into the dtype that a weight is stored in
+    coarse_once: bool = False  # the same of ComfyUI before 0.30
     make: Callable[[torch.dtype], Any] | None = None  # in place of `config`, where the class takes more than that
 
     @property

@@ -142,7 +142,15 @@ LUMINA = [
     ),
     Base("Boogu", BOOGU, (16, 8, 8), text(attention_mask=MASK), "mmdit"),
     Base("Boogu", BOOGU, (16, 8, 8), text(attention_mask=MASK, reference_latents=reference(16, 4, 6)), "mmdit", "edit"),
-    Base("Ideogram4", IDEOGRAM, (128, 4, 4), text(attention_mask=MASK), "mmdit", extra=IDEOGRAM_EXTRA),
+    Base(
+        "Ideogram4",
+        IDEOGRAM,
+        (128, 4, 4),
+        text(attention_mask=MASK),
+        "mmdit",
+        extra=IDEOGRAM_EXTRA,
+        coarse_once=True,
+    ),
 ]
 
 # Pixels in, pixels out
