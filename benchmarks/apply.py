@@ -72,8 +72,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "adm_in_channels": 2816,
     },
 }
-CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}  # for benchmarks/train.py
-COUNTS = {"sd15": 128, "sdxl": 560, "mid": 128}
+# For benchmarks/train.py.
+CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}
+CONFIGS["narrow"] = CONFIGS["sd15"] | {"model_channels": 32, "context_dim": 64}
+COUNTS = {"sd15": 128, "sdxl": 560, "mid": 128, "narrow": 128}
 
 
 def prepare(device: str = "cpu", dynamic: bool = False) -> None:
@@ -135,7 +137,7 @@ def unet(kind: str, dtype: str, every: bool = False) -> Any:
         unet_config: dict[str, Any] = {}
 
     cpu, device = torch.device("cpu"), comfy.model_management.get_torch_device()
-    config: Any = {"sd15": SD15, "sdxl": SDXL, "mid": SD15}[kind](CONFIGS[kind])
+    config: Any = {"sd15": SD15, "sdxl": SDXL, "mid": SD15, "narrow": SD15}[kind](CONFIGS[kind])
     # fp16 is stored and computed with in fp32, as ComfyUI does on a CPU: there is no fast fp16 product there.
     cast = torch.float32 if dtype == "float16" and device == cpu else None
     config.set_inference_dtype(getattr(torch, dtype), cast)

@@ -1,6 +1,7 @@
 """What a training step costs, beside its floor, ComfyUI's Train LoRA, and PEFT's LoRA in diffusers' UNet.
 
-    $(make -s python) benchmarks/train.py [--model mid sd15] [--precision fp32 bf16] [--device cpu] [--lines NAME ...]
+    $(make -s python) benchmarks/train.py [--model narrow mid sd15] [--precision fp32 bf16] [--device cpu]
+                                          [--lines NAME ...]
 
 The models are ComfyUI's SD1.5 UNet in its full size (860 M) and with 128 base channels (mid, 138 M), random weights, on
 the CPU or with --device cuda on a GPU; batch 1, 32 x 32 latents, 77 tokens, rank 8, AdamW. "attention": to_q, to_k,
@@ -14,6 +15,13 @@ deft_over_*     DEFT on attention / floor, floor_chunked, LoRA by us, Train LoRA
 all_over_core   DEFT on all linear and convolution layers with gradient checkpointing / Train LoRA as it comes
 floor_over_*    floor / the peers: what no training of an adapter on this network can undercut
 memory_over_*   the same for the memory; over_floor: / that of the floor and of the adapter (values, gradients, moments)
+
+narrow is the same UNet with 32 base channels, 8 x 8 latents and 8 tokens: next to no arithmetic, so that what is left
+is the work of the host. Its seconds are the process' CPU time, its peers' optimizers go over lists of tensors, and in
+place of the memory it has
+
+operations_*    what a step asks PyTorch for, but for views and empty tensors: what a GPU would be launched for. It is
+                the same on every machine
 """
 
 from __future__ import annotations
@@ -36,7 +44,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from apply import CONFIGS, finish, prepare, unet  # noqa: E402
 from frame import alternate, memory, report  # noqa: E402
 
-MODELS = {"mid": "mid", "sd15": "sd15"}
+NARROW = "narrow"  # measured by the CPU time of the process
+MODELS = {NARROW: NARROW, "mid": "mid", "sd15": "sd15"}
+SIDES_OF = {NARROW: 8}  # of latents; 32 of the others
+TOKENS_OF = {NARROW: 8}  # of texts; 77 of the others
 RANK = 8
 ENDINGS = ("to_q", "to_k", "to_v", "to_out.0")
 MIB = 1 << 20
@@ -45,6 +56,8 @@ LINES = {
     "deft_over_floor": ("deft", "floor"),
     "deft_over_floor_chunked": ("deft", "floor_chunked"),
     "deft_over_lora": ("deft", "lora"),
+    "lora_over_floor": ("lora", "floor"),
+    "lora_over_peft_lora": ("lora", "peft_lora"),
     "deft_over_peft_lora": ("deft", "peft_lora"),
     "deft_over_peft_deft": ("deft", "peft_deft"),
     "deft_over_core_bypass": ("deft", "core_bypass"),
@@ -55,15 +68,29 @@ LINES = {
     "floor_over_core_bypass": ("floor", "core_bypass"),
     "floor_over_core_weight": ("floor", "core_weight"),
 }
+OF_NARROW = ("deft_over_floor", "lora_over_floor", "deft_over_peft_deft", "lora_over_peft_lora")
 SLOW = ("core",)  # half a minute a step on a CPU: fewer of them
 OURS = ("deft", "lora", "deft_all")
 
 
-class Meter:
-    """Starts when the model is there; then takes the end of each step."""
+def launched(func: Any) -> bool:
+    """Whether an operation computes something: views of a tensor, and tensors without values, cost a GPU nothing."""
+    name = func._schema.name.removeprefix("aten::")
+    views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+    return not views and not name.startswith(("empty", "new_empty", "detach", "_local_scalar_dense", "is_", "sym_"))
 
-    def __init__(self, network: Any) -> None:
+
+class Meter:
+    """Starts when the model is there; then takes the end of each step, and the operations up to then.
+
+    cpu_time: of the process, in place of the time on the clock.
+    """
+
+    def __init__(self, network: Any, cpu_time: bool = False) -> None:
         self.device = device_of()
+        self.clock = time.process_time if cpu_time else time.perf_counter
+        self.operations = 0
+        self.counts: list[int] = []
         gc.collect()
         if self.device.type == "cuda":  # the model may be there or not yet
             self.start = sum(value.numel() * value.element_size() for value in network.parameters()) / MIB
@@ -71,12 +98,26 @@ class Meter:
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the training would reuse what the set-up has freed
             self.start = memory("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        self.ends = [time.perf_counter()]
+        self.ends = [self.clock()]
 
     def step(self, *ignored: Any, **named: Any) -> None:
         """Note that a step has ended."""
         finish(self.device)
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.clock())
+        self.counts.append(self.operations)
+
+    def counting(self) -> Any:
+        """A context in which operations are counted; it makes each of them slower."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        meter = self
+
+        class Counting(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                meter.operations += launched(func)
+                return func(*args, **(kwargs or {}))
+
+        return Counting()
 
     def result(self, adapter: int = 0) -> dict[str, float]:
         """Seconds of a step but the first, which pays what happens once; MiB; bytes of the adapter's training."""
@@ -85,7 +126,20 @@ class Meter:
         seconds = [later - earlier for earlier, later in zip(self.ends[1:], self.ends[2:], strict=False)]
         cuda = self.device.type == "cuda"
         added = (torch.cuda.max_memory_allocated(self.device) / MIB if cuda else memory("VmHWM")) - self.start
-        return {"step": statistics.median(seconds), "memory": added, "adapter": 16 * adapter / MIB}
+        counts = [later - earlier for earlier, later in zip(self.counts, self.counts[1:], strict=False)]
+        return {
+            "step": statistics.median(seconds),
+            "memory": added,
+            "adapter": 16 * adapter / MIB,
+            "operations": statistics.median(counts),
+        }
+
+
+def counting(meter: Meter, count: bool) -> Any:
+    """A context that counts operations, if it is to."""
+    import contextlib
+
+    return meter.counting() if count else contextlib.nullcontext()
 
 
 def device_of() -> Any:
@@ -101,20 +155,23 @@ def model_of(kind: str, precision: str) -> Any:
 
 
 def context(kind: str) -> Any:
-    """A text's context of 77 tokens."""
+    """A text's context."""
     import torch
 
-    return torch.randn(1, 77, CONFIGS[MODELS[kind]]["context_dim"], generator=torch.Generator().manual_seed(3))
+    return torch.randn(
+        1, TOKENS_OF.get(kind, 77), CONFIGS[MODELS[kind]]["context_dim"], generator=torch.Generator().manual_seed(3)
+    )
 
 
-def latent() -> Any:
-    """One random latent of 32 x 32."""
+def latent(kind: str) -> Any:
+    """One random latent."""
     import torch
 
-    return torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(4))
+    side = SIDES_OF.get(kind, 32)
+    return torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(4))
 
 
-def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, float]:
+def floor(kind: str, precision: str, steps: int, count: bool, chunked: bool) -> dict[str, float]:
     """Measure the least that a step can cost: forward, and the gradient of the input."""
     import contextlib
 
@@ -126,16 +183,18 @@ def floor(kind: str, precision: str, steps: int, chunked: bool) -> dict[str, flo
     network = model_of(kind, precision).model.diffusion_model.requires_grad_(False).to(device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     time_step, text = torch.tensor([500.0], device=device), context(kind).to(device, dtype)
-    meter = Meter(network)
-    with contextlib.nullcontext() if chunked else pytorch_attention():
+    meter = Meter(network, kind == NARROW)
+    with contextlib.nullcontext() if chunked else pytorch_attention(), counting(meter, count):
         for _ in range(steps + 1):
-            x = latent().to(device, dtype).requires_grad_()
+            x = latent(kind).to(device, dtype).requires_grad_()
             network(x, time_step, context=text).float().square().mean().backward()
             meter.step()
     return meter.result()
 
 
-def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkpointing: bool) -> dict[str, float]:
+def ours(
+    kind: str, precision: str, steps: int, count: bool, method: str, layers: str, checkpointing: bool
+) -> dict[str, float]:
     """Measure Train Adapter."""
     import torch
 
@@ -155,14 +214,15 @@ def ours(kind: str, precision: str, steps: int, method: str, layers: str, checkp
     )
     with torch.inference_mode():
         model = model_of(kind, precision)
-        material = Material([{"samples": latent()}], [[[context(kind), {}]]])
-        meter = Meter(model.model)
-        result = train(model, material, settings, meter.step)
+        material = Material([{"samples": latent(kind)}], [[[context(kind), {}]]])
+        meter = Meter(model.model, kind == NARROW)
+        with counting(meter, count):
+            result = train(model, material, settings, meter.step)
     return meter.result(sum(value.numel() for value in result.adapter.values()))
 
 
 def core(
-    kind: str, precision: str, steps: int, only_attention: bool, bypass: bool, checkpointing: bool
+    kind: str, precision: str, steps: int, count: bool, only_attention: bool, bypass: bool, checkpointing: bool
 ) -> dict[str, float]:
     """ComfyUI's Train LoRA. Its copy of the model comes from the function that loaders leave with a model."""
     import comfy_extras.nodes_train as core_train
@@ -184,7 +244,7 @@ def core(
             setattr(core_train, name, limited(getattr(core_train, name)))
     model = model_of(kind, precision)
     model.cached_patcher_init = (lambda disable_dynamic=False: model_of(kind, precision), ())
-    meter = Meter(model.model)
+    meter = Meter(model.model, kind == NARROW)
     optimizer_step = torch.optim.AdamW.step
 
     def step(*args: Any, **named: Any) -> Any:
@@ -195,7 +255,7 @@ def core(
     torch.optim.AdamW.step = step
     values: dict[str, Any] = {
         "model": model,
-        "latents": {"samples": latent()},
+        "latents": {"samples": latent(kind)},
         "positive": [[context(kind), {}]],
         "batch_size": 1,
         "grad_accumulation_steps": 1,
@@ -216,12 +276,12 @@ def core(
         "bucket_mode": False,
         "bypass_mode": bypass,
     }
-    with torch.inference_mode():
+    with torch.inference_mode(), counting(meter, count):
         core_train.TrainLoraNode.execute(**{name: [value] for name, value in values.items()})
     return meter.result()
 
 
-def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, float]:
+def peft_side(kind: str, precision: str, steps: int, count: bool, method: str) -> dict[str, float]:
     """PEFT in diffusers' UNet of the same sizes: mean squared error on the noise, AdamW, clipped gradients."""
     import peft
     import torch
@@ -235,7 +295,7 @@ def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, f
     ).to(device_of(), dtype)
     device, text = device_of(), context(kind).to(device_of(), dtype)
     time_step = torch.tensor([500], device=device)
-    meter = Meter(network)
+    meter = Meter(network, kind == NARROW)
     targets = list(ENDINGS)
     lora_config = (
         peft.LoraConfig(r=RANK, target_modules=targets)
@@ -246,22 +306,23 @@ def peft_side(kind: str, precision: str, steps: int, method: str) -> dict[str, f
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
-    optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.0)
-    for _ in range(steps + 1):
-        noise = torch.randn(1, 4, 32, 32).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = network((latent().to(device) + noise).to(dtype), time_step, text).sample
-            loss = (output.float() - noise).square().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        meter.step()
+    optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.0, foreach=True if kind == NARROW else None)
+    with counting(meter, count):
+        for _ in range(steps + 1):
+            noise = torch.randn(latent(kind).shape).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                output = network((latent(kind).to(device) + noise).to(dtype), time_step, text).sample
+                loss = (output.float() - noise).square().mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            meter.step()
     return meter.result(sum(parameter.numel() for parameter in parameters))
 
 
 PAPER = "paper (to_q, to_k, to_v, to_out.0)"
-SIDES: dict[str, Callable[[str, str, int], dict[str, float]]] = {
+SIDES: dict[str, Callable[[str, str, int, bool], dict[str, float]]] = {
     "floor": partial(floor, chunked=False),
     "floor_chunked": partial(floor, chunked=True),
     "deft": partial(ours, method="deft", layers=PAPER, checkpointing=False),
@@ -275,8 +336,10 @@ SIDES: dict[str, Callable[[str, str, int], dict[str, float]]] = {
 }
 
 
-def child(side: str, kind: str, precision: str, steps: int, options: argparse.Namespace) -> dict[str, float]:
-    """Run one measurement in a process of its own."""
+def child(
+    side: str, kind: str, precision: str, steps: int, options: argparse.Namespace, count: bool = False
+) -> dict[str, float]:
+    """Run one measurement in a process of its own. count: operations are counted; its seconds mean nothing then."""
     command = [
         sys.executable,
         __file__,
@@ -290,6 +353,7 @@ def child(side: str, kind: str, precision: str, steps: int, options: argparse.Na
         str(steps),
         "--device",
         options.device,
+        *(["--count"] if count else []),
         *(["--dynamic-vram"] if options.dynamic_vram and side in OURS else []),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -313,7 +377,12 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
     our, peer = alternate(lambda: step(sides[0]), lambda: step(sides[1]), runs, warm_up=0)
     place = "" if options.device == "cpu" else f"{options.device}{'.dynamic' if options.dynamic_vram else ''}."
     name = f"train.{place}{kind}.{precision}.{line}"
-    report(name, our, peer, "s", runs)
+    report(name, our, peer, "CPU s" if kind == NARROW else "s", runs)
+    if kind == NARROW:
+        our, peer = (child(side, kind, precision, 3, options, count=True)["operations"] for side in sides)
+        head, _, tail = line.partition("_over_")
+        report(f"train.{place}{kind}.{precision}.operations_{head}_over_{tail}", our, peer, "operations", 1)
+        return
     if options.dynamic_vram:
         return  # the weights are not in PyTorch's memory
     first, second = (statistics.median(figures["memory"] for figures in seen[side]) for side in sides)
@@ -329,20 +398,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["mid"])
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
-    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES))
+    parser.add_argument("--lines", nargs="+", choices=LINES, help="all, or those of the host's work for narrow")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dynamic-vram", action="store_true", help="our sides with ComfyUI's dynamic VRAM (cuda)")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         prepare(options.device, options.dynamic_vram)
-        print(json.dumps(SIDES[options.child](options.model[0], options.precision[0], options.steps)))
+        print(json.dumps(SIDES[options.child](options.model[0], options.precision[0], options.steps, options.count)))
         return
     for kind in options.model:
         for precision in options.precision:
-            for line in options.lines:
+            for line in options.lines or (OF_NARROW if kind == NARROW else LINES):
                 compare_line(line, kind, precision, options)
 
 
