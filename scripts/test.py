@@ -1,4 +1,5 @@
-"""Run all tests, or the named parts of them: style types unit comfy-0.30.0 comfy-0.24.0 server sweeps install.
+"""Run all tests, or the named parts of them: style types unit comfy-0.30.0-a comfy-0.30.0-b comfy-0.24.0 server sweeps
+install.
 
 Three parts run at a time, each in processes of its own: that of the server waits a quarter of its time. Every part's
 whole output goes to a log file; what is printed is a line a part, the end of the log of a part that failed, and the
@@ -142,12 +143,18 @@ def unit(part: str) -> Result:
     return pytest(part, "tests/unit")
 
 
+def dealt(folder: str, number: int, of: int) -> list[str]:
+    """The test files of a folder, dealt out in turns: those of one part."""
+    files = sorted((ROOT / "tests" / folder).glob("test_*.py"))
+    return [path.relative_to(ROOT).as_posix() for path in files[number::of]]
+
+
 def comfy(part: str) -> Result:
-    """Run the tests inside ComfyUI, of the version in the part's name."""
-    version = part.removeprefix("comfy-")
+    """Run the tests inside ComfyUI, of the version in the part's name; its letter names a half of them."""
+    version, _, half = part.removeprefix("comfy-").partition("-")
     variables = {"DEFT_TEST_COMFYUI": environment("comfyui", version)}
-    if version == "0.30.0":
-        return pytest(part, "tests/comfy", variables)
+    if half:
+        return pytest(part, dealt("comfy", "ab".index(half), 2), variables)
     variables["PYTHONPATH"] = environment("pins", version)
     # The tests of the documents, and those that no version of ComfyUI has a part in, are run once.
     once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
@@ -174,7 +181,8 @@ AT_A_TIME = 3
 # The longest first.
 PARTS = {
     "server": server,
-    "comfy-0.30.0": comfy,
+    "comfy-0.30.0-a": comfy,
+    "comfy-0.30.0-b": comfy,
     "sweeps": server,
     "comfy-0.24.0": comfy,
     "install": install,
