@@ -22,6 +22,7 @@ async function drop(page, source) {
 
 export default async function ({ page, errors }, pictures) {
   const found = []
+  await quiet(page) // the page may still put itself together
   for (const source of pictures) {
     await drop(page, source)
     found.push({ ...(await readGraph(page)), errors })
