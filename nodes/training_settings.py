@@ -18,7 +18,7 @@ from ..trainers.run.checkpoints import RunFolder
 from ..trainers.run.previews import Previews
 from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
-from ..trainers.settings.settings import Run, Settings, training_settings
+from ..trainers.settings.settings import TOKEN, Run, Settings, training_settings
 from ..trainers.settings.targets import CHOICES
 from .fields import widgets
 from .sockets import TrainingPreviews, TrainingSettings
@@ -37,7 +37,8 @@ def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings,
 def by_its_recipe(
     connected: dict[str, Any] | None, chosen: Settings, model: Any, latents: Sequence[dict[str, Any]], empty: bool
 ) -> tuple[Settings, list[str]]:
-    """The settings by the recipe of the model where Training Recipe is connected, with lines on what it has chosen.
+    """The settings by the recipe of the model where Training Recipe is connected, or of what is left open where the
+    learning rate is 0; lines on what was chosen.
 
     latents: the pictures. empty: whether there is an empty caption.
 
@@ -46,7 +47,7 @@ def by_its_recipe(
     """
     asked = (connected or {}).get("recipe")
     if asked is None:
-        return chosen, []
+        return _with_usual_rate(chosen, model)
     if connected is not None and connected["preset"] != NONE:
         raise ValueError(
             f"Training Settings has the preset {connected['preset']!r}, and Training Recipe is connected: choose one "
@@ -55,12 +56,22 @@ def by_its_recipe(
     wishes, inner = by_recipe.Wishes(**asked), model.model
     recipe = recipes.recipe_of(inner, name_of_file(model), wishes.base)
     if recipe is None:
-        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner))]
+        chosen, lines = _with_usual_rate(chosen, model)
+        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner)), *lines]
     chosen = by_recipe.with_recipe(chosen, recipe, wishes, empty)
     pixels = getattr(inner.latent_format, "spacial_downscale_ratio", 8)
     area = max((item["samples"].shape[-1] * item["samples"].shape[-2] for item in latents), default=0) * pixels**2
     lines = [by_recipe.chosen_values(chosen, recipe, wishes), by_recipe.size_note(recipe, wishes, area)]
     return chosen, [line for line in lines if line]
+
+
+def _with_usual_rate(chosen: Settings, model: Any) -> tuple[Settings, list[str]]:
+    """The settings with the usual learning rate where theirs is 0, and a line on it."""
+    if chosen.learning_rate or chosen.method == TOKEN:
+        return chosen, []
+    recipe = recipes.recipe_of(model.model, name_of_file(model), recipes.AUTO)
+    chosen = by_recipe.with_usual_rate(chosen, recipe)
+    return chosen, [by_recipe.usual_rate_note(chosen, recipe)]
 
 
 def run_folder(run: dict[str, Any]) -> RunFolder:

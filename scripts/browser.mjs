@@ -4,7 +4,7 @@
 //   node browser.mjs save      SERVER_URL UI.json [UI.json ...]
 //   node browser.mjs check     SERVER_URL OPTIONS UI.json [UI.json ...]
 //   node browser.mjs run       SERVER_URL OPTIONS UI.json [UI.json ...]
-//   node browser.mjs live      SERVER_URL OPTIONS UI.json
+//   node browser.mjs first     SERVER_URL OPTIONS TRAIN.json USE.json
 //   node browser.mjs runs      SERVER_URL OPTIONS UI.json
 //   node browser.mjs fail      SERVER_URL OPTIONS UI.json
 //   node browser.mjs widgets   SERVER_URL OPTIONS
@@ -18,6 +18,7 @@
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
 // printed as JSON. DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
+// DEFT_FRONT_END, where it is set, names the folder of another front end than the server's own.
 
 import fs from 'node:fs'
 import os from 'node:os'
@@ -26,7 +27,7 @@ import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
-  'search', 'blueprint', 'live', 'runs'
+  'search', 'blueprint', 'first', 'runs'
 ]
 
 const [command, url, ...rest] = process.argv.slice(2)

@@ -139,11 +139,19 @@ def browser_environment() -> dict[str, str]:
     return {"DEFT_CHROMIUM": browser, "DEFT_PLAYWRIGHT": modules}
 
 
-def drive_browser(*arguments: str, timeout: float = 300.0) -> str:
-    """Run scripts/browser.mjs and return what it prints; RuntimeError with its words when it fails."""
+def drive_browser(*arguments: str, timeout: float = 300.0, front_end: str = "") -> str:
+    """Run scripts/browser.mjs and return what it prints; RuntimeError with its words when it fails.
+
+    front_end: a version of ComfyUI's front end, in place of the one that the server has.
+    """
+    variables = browser_environment()
+    if front_end:
+        command = [sys.executable, str(ROOT / "scripts" / "environment.py"), "frontend", front_end]
+        made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        variables["DEFT_FRONT_END"] = made.stdout.strip()
     done = subprocess.run(
         ["node", str(ROOT / "scripts" / "browser.mjs"), *arguments],
-        env=os.environ | browser_environment(),
+        env=os.environ | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

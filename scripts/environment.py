@@ -5,6 +5,7 @@
     python3 scripts/environment.py pins [0.24.0]     path of the packages that this older ComfyUI pins otherwise
     python3 scripts/environment.py bare [0.24.0]     path of a Python with what this ComfyUI and its Manager require
     python3 scripts/environment.py browser           path of a node_modules folder with playwright-core
+    python3 scripts/environment.py frontend 1.45.15  path of this version of ComfyUI's front end
 
 All are made when missing and kept outside the checkout, in $DEFT_CACHE (default ~/.cache/deft-nodes): the environment
 under a name that holds the hash of the requirement files, so that a clean checkout re-uses it. The path is the only
@@ -192,6 +193,18 @@ def browser_dir() -> Path:
     return target / "node_modules"
 
 
+def frontend_dir(version: str) -> Path:
+    """The folder with the pages of a version of ComfyUI's front end."""
+    target = cache_dir() / f"frontend-{version}"
+    if not target.is_dir():
+        log(f"getting ComfyUI's front end {version} into {target}")
+        package = f"comfyui-frontend-package=={version}"
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+            run(sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", folder, package)
+            shutil.move(Path(folder) / "comfyui_frontend_package" / "static", target)
+    return target
+
+
 def main() -> None:
     """Command line."""
     commands = {
@@ -200,6 +213,7 @@ def main() -> None:
         "pins": pins_dir,
         "bare": bare_python,
         "browser": browser_dir,
+        "frontend": frontend_dir,
     }
     what = sys.argv[1:]
     if not what or what[0] not in commands or not all(re.fullmatch(r"[\w.]+", word) for word in what):

@@ -20,6 +20,7 @@ import make_help
 import make_interface
 import make_locale
 import make_node_pictures
+import make_recipes
 from comfy_server import ROOT, find_comfyui
 from generated import Pack, ask, changed, write
 from rooms import load_room
@@ -31,6 +32,7 @@ OF_SOURCES: dict[str, Callable[[], Mapping[Path, str]]] = {
     "workflows": lambda: workflow_files.api_files() | workflow_files.graph_files(),
     "plans": lambda: workflow_files.plan_files(),
     "blueprints": lambda: workflow_files.blueprint_files(),
+    "recipes": make_recipes.files,
 }
 OF_NODES: dict[str, Callable[[Pack], Mapping[Path, str]]] = {
     "interface": make_interface.files,
@@ -134,8 +136,8 @@ def main() -> None:
         make_workflows()
     if "blueprints" in parts:
         make_blueprints()
-    if "plans" in parts:
-        write(OF_SOURCES["plans"]())
+    for part in {"plans", "recipes"} & set(parts):
+        write(OF_SOURCES[part]())
     if {*OF_NODES, "translated"} & set(parts):
         pack = ask()
         for part, make in OF_NODES.items():

@@ -1,7 +1,4 @@
-"""Write docs/recipes.md from the recipes of trainers/settings/recipes.
-
-$(make -s python) scripts/make_recipes.py
-"""
+"""The text of docs/recipes.md, from the recipes of trainers/settings/recipes; make_generated.py writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "recipes.md"
-BEGIN, END = "<!-- made by scripts/make_recipes.py -->", "<!-- end of what is made -->"
+BEGIN, END = "<!-- made by make generated PARTS=recipes -->", "<!-- end of what is made -->"
 HEAD = ("base", "noise levels", "guidance", "layers", "rank", "rate", "steps: subject, style", "sides, multiple of")
 # By the names of a recipe's fields, for the lists of sources.
 WORDS = {
@@ -101,10 +98,6 @@ def load() -> tuple[Any, Any]:
     return importlib.import_module(f"{settings}.recipes"), importlib.import_module(f"{settings}.formulas").SHIFTS
 
 
-def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), *load()), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def files() -> dict[Path, str]:
+    """The page by its path."""
+    return {PAGE: page(PAGE.read_text(encoding="utf-8"), *load())}

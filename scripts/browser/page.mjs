@@ -45,6 +45,19 @@ function watchQuiet(page) {
 const quietOf = new WeakMap()
 export const quiet = (page) => quietOf.get(page)()
 
+const KINDS = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/javascript', '.css': 'text/css', '.json': 'application/json' }
+
+// Another front end than the server's own: what this folder has comes from it, all else from the server.
+async function serveFrom(context, url, folder) {
+  await context.route((address) => address.origin === new URL(url).origin, async (route) => {
+    const { pathname } = new URL(route.request().url())
+    const file = path.join(folder, pathname === '/' ? 'index.html' : decodeURIComponent(pathname))
+    const there = route.request().method() === 'GET' && fs.statSync(file, { throwIfNoEntry: false })?.isFile()
+    if (!there) return route.continue()
+    return route.fulfill({ path: file, contentType: KINDS[path.extname(file)] })
+  })
+}
+
 export async function openPage(profile, url) {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
@@ -52,9 +65,13 @@ export async function openPage(profile, url) {
     body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false })
   })
   if (!answer.ok) throw new Error(`POST /settings: ${answer.status}`)
+  const other = process.env.DEFT_FRONT_END
+  // Chromium lets no page that does not come from the network itself open a socket to this machine.
+  const args = other ? [...FLAGS, '--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets'] : FLAGS
   const context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.DEFT_CHROMIUM, args: FLAGS, viewport: { width: 1920, height: 1080 }
+    executablePath: process.env.DEFT_CHROMIUM, args, viewport: { width: 1920, height: 1080 }
   })
+  if (other) await serveFrom(context, url, other)
   const page = context.pages()[0] ?? (await context.newPage())
   quietOf.set(page, watchQuiet(page))
   await page.goto(url, { waitUntil: 'domcontentloaded', timeout: 120000 })

@@ -74,7 +74,7 @@ function readResults(page) {
 }
 
 // The server's word on what the run has given, and a wait until the page has loaded those pictures.
-async function results(page, url, prompt) {
+export async function results(page, url, prompt) {
   const history = await (await fetch(`${url}/history/${prompt}`)).json()
   const { outputs } = history[prompt]
   const wanted = Object.entries(outputs).filter(([, output]) => output.images?.length).map(([id]) => id)

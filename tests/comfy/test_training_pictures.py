@@ -129,6 +129,20 @@ def test_the_thumbnails_have_no_blank_that_looks_like_a_missing_picture(comfyui:
     assert sum(now and not before for before, now in zip([False, *dark], dark, strict=False)) >= 3  # lines of text
 
 
+def test_heic_is_read_with_pillow_heif(comfyui: Any, pets: Path) -> None:
+    """A file as a phone writes it, by libheif's own encoder: read, turned, and named by the node like any other."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photo = Image.open(CATS / "3.png").convert("RGB")
+    pillow_heif.from_pillow(photo).save(pets / "IMG_3.HEIC", quality=-1)  # without loss
+    assert ".heic" in comfyui.module("nodes.training_pictures").readable_suffixes()
+    shutil.copy(CATS / "3.png", pets / "IMG_4.png")
+    run = comfyui.run(prepared(), want=["pictures"])
+    assert run.text("pictures").startswith("5 of 5 files; ")
+    heic, png = listed(run, 0)[-2:]
+    assert heic["original_sizes"] == png["original_sizes"] == [photo.size[::-1]]
+    assert (heic["samples"] - png["samples"]).abs().mean() < 0.1 * png["samples"].std()
+
+
 def test_avif_is_read_where_pillow_can(comfyui: Any, pets: Path) -> None:
     if ".avif" not in comfyui.module("nodes.training_pictures").readable_suffixes():
         pytest.skip("this Pillow reads no AVIF")

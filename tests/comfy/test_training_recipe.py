@@ -164,6 +164,35 @@ def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, said: list[str]
     assert " beside the loaded model, and " in before
 
 
+@pytest.mark.parametrize(("method", "rate"), [("lora", 1e-4), ("dreambooth", 2.5e-6), ("svdiff", 1e-3)])
+def test_a_new_node_s_rate_follows_the_method(comfyui: Any, said: list[str], method: str, rate: float) -> None:
+    """A new training node has 0 there: then what is open is the recipe's, and what the node has stays."""
+    (widget,) = [
+        item
+        for item in comfyui.module("nodes.training").DEFTTrainAdapter.define_schema().inputs
+        if item.id == "learning_rate"
+    ]
+    prompt = training_prompt(method, steps=2, seed=61, learning_rate=widget.default)
+    run = comfyui.run(prompt, want=["train"])
+    record = json.loads(run.output("train").metadata["training"])
+    assert (record["learning_rate"], record["timesteps"], record["steps"]) == (rate, "logit-normal", 2)
+    line = f"usual for {method} with AdamW on SD3 and 3.5; noise levels logit-normal"
+    assert line in said[0]
+    assert line in run.text("train")
+    assert "WARNING" not in run.text("train")
+    prompt["train"]["inputs"]["learning_rate"] = 0.001
+    record = json.loads(comfyui.run(prompt, want=["train"]).output("train").metadata["training"])
+    assert (record["learning_rate"], record["timesteps"]) == (0.001, "auto")
+
+
+def test_the_usual_rate_of_a_base_without_a_recipe(pack: Pack) -> None:
+    start = pack.settings.Settings.of("svdiff", 1, 500, 0.0, optimizer="Lion")
+    made = pack.by_recipe.with_usual_rate(start, None)
+    assert (made.learning_rate, made.timesteps) == (pytest.approx(2e-4), "auto")
+    made = pack.by_recipe.with_usual_rate(start.changed(timesteps="uniform"), recipe_of(pack, "Flux.1 dev"))
+    assert (made.timesteps, made.guidance) == ("uniform", 1)
+
+
 def test_a_saved_training_settings_node_trains_the_same(comfyui: Any) -> None:
     """One as version 0.1.0 wrote it, without what came later, and one with all of it at its defaults."""
     described, every = comfyui.module("deft_ops.settings"), comfyui.module("trainers.settings.settings")

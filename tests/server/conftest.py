@@ -42,7 +42,7 @@ def drive_browser(server: Any) -> Callable[..., Any]:
     except RuntimeError as missing:
         pytest.skip(str(missing))
 
-    def drive(command: str, *arguments: object) -> Any:
-        return json.loads(helper.drive_browser(command, server.url, *map(str, arguments)))
+    def drive(command: str, *arguments: object, front_end: str = "") -> Any:
+        return json.loads(helper.drive_browser(command, server.url, *map(str, arguments), front_end=front_end))
 
     return drive

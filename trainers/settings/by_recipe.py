@@ -73,8 +73,8 @@ def noise_note(settings: Settings, recipe: Recipe | None, title: str) -> str:
     return f"noise levels of the recipe {recipe.title}: {recipe.noise.words()}"
 
 
-def rate_of(settings: Settings, recipe: Recipe) -> float:
-    """The learning rate of the settings' method and optimizer on the recipe's base.
+def rate_of(settings: Settings, recipe: Recipe | None) -> float:
+    """The learning rate of the settings' method and optimizer on the recipe's base, or on any without a recipe.
 
     What is usual for the method, as near to LoRA's rate as that is, times what the base wants relative to others.
     An optimizer that finds its own rate gets 1.
@@ -83,7 +83,24 @@ def rate_of(settings: Settings, recipe: Recipe) -> float:
     if scale is None:
         return 1.0
     own = LORA_RATE if usual is None else min(max(LORA_RATE, usual.lowest), usual.highest)
-    return float(f"{own * recipe.rate / LORA_RATE * scale:.6g}")
+    relative = 1.0 if recipe is None else recipe.rate / LORA_RATE
+    return float(f"{own * relative * scale:.6g}")
+
+
+def with_usual_rate(settings: Settings, recipe: Recipe | None) -> Settings:
+    """The settings with the usual learning rate, and with the recipe's noise levels and guidance where these are left
+    open: what a training node asks for by a rate of 0. Steps, rank and layers stay.
+
+    A training node that was saved before there were recipes has a rate of its own, and trains the same.
+    """
+    settings = settings.changed(learning_rate=rate_of(settings, recipe))
+    if recipe is None:
+        return settings
+    if settings.timesteps == "auto":
+        settings = settings.changed(timesteps=RECIPE)
+    if settings.guidance == AS_CAPTIONED and recipe.guidance is not None:
+        settings = settings.changed(guidance=recipe.guidance)
+    return with_noise(settings, recipe)
 
 
 def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool) -> Settings:
@@ -117,6 +134,23 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     return settings.changed(**values)
 
 
+def left_open(settings: Settings) -> list[str]:
+    """The noise levels and the guidance of the settings in words."""
+    noise = settings.timesteps
+    if settings.shift_by_size != SAME_SHIFT:
+        noise += f" with a shift by size as {settings.shift_by_size}"
+    elif settings.shift not in (0, 1):
+        noise += f" with a shift of {settings.shift:g}"
+    guided = settings.guidance != AS_CAPTIONED
+    return [f"noise levels {noise}"] + [f"guidance {settings.guidance:g}"] * guided
+
+
+def usual_rate_note(settings: Settings, recipe: Recipe | None) -> str:
+    """A line on a learning rate that was left open, for the node before the first step and for the report."""
+    line = f"learning rate {in_short(settings.learning_rate)}: usual for {settings.method} with {settings.optimizer}"
+    return line if recipe is None else f"{line} on {recipe.title}; {', '.join(left_open(settings))}"
+
+
 def chosen_values(settings: Settings, recipe: Recipe, wishes: Wishes) -> str:
     """A line on what was chosen by a recipe, for the node before the first step and for the report."""
     parts = []
@@ -126,14 +160,7 @@ def chosen_values(settings: Settings, recipe: Recipe, wishes: Wishes) -> str:
         parts += [f"layers {settings.layers}"]
         parts += [f"warm-up {settings.warm_up}"] * bool(settings.warm_up)
         parts += [f"schedule {settings.schedule}"] * (settings.schedule != "constant")
-    noise = settings.timesteps
-    if settings.shift_by_size != SAME_SHIFT:
-        noise += f" with a shift by size as {settings.shift_by_size}"
-    elif settings.shift not in (0, 1):
-        noise += f" with a shift of {settings.shift:g}"
-    parts.append(f"noise levels {noise}")
-    if settings.guidance != AS_CAPTIONED:
-        parts.append(f"guidance {settings.guidance:g}")
+    parts += left_open(settings)
     if settings.caption_dropout:
         parts.append(f"caption dropout {settings.caption_dropout:g}")
     return f"recipe {recipe.title}, {wishes.what}, {wishes.how}: {', '.join(parts)}"

@@ -55,8 +55,9 @@ class Settings:
             at=TRAINING,
             shown=1.0,
             step=1e-7,  # the front end cuts off what is smaller, and DreamBooth has 2.5e-6
-            start=1e-4,
-            words="Step size of AdamW, constant. 1e-4 for most models; the papers' SDXL runs use 5e-5.",
+            start=0.0,
+            words="Step size of the optimizer. 0: the usual one for the method, the optimizer and the base; what is "
+            "auto or left to the captions then follows the base's recipe, too. 1e-4 suits LoRA on most models.",
         )
     )
     batch_size: int = entry(
