@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from ..step.attention import pytorch_attention, without_override
 from ..step.average import Average
 from ..step.decompositions import Decompositions
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
-from ..step.network import cast_weights, checkpointing, computing_in, frozen
+from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
 
@@ -61,7 +61,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.layers: dict[str, TrainedLayer] = {}
         self.text_layers: dict[str, TrainedLayer] = {}
-        self.placing: list[Callable[[], None]] = []  # what changes small modules, once a step
+        self.frozen: list[FrozenNetwork] = []  # while it trains
         self.notes = Notes()
         self.build()
         self.optimizer = optimizers.make_optimizer(
@@ -132,8 +132,9 @@ class Trainer:
             factors_by_layer = self.training.factors_of(params, self.own)
             for layer, factors in zip(layers, factors_by_layer, strict=True):
                 layer.factors = factors
-        for place in self.placing:
-            place()
+        for network in self.frozen:
+            for place in network.placing:
+                place()
 
     def change(self, layer: TrainedLayer) -> ChangeNow:
         """The change that the layer's adapter makes, as of the last `refresh`."""
@@ -361,15 +362,21 @@ class Trainer:
             stack.enter_context(computing_in(self.model.model, self.precision.compute))
             self.encode_captions()
             changes = {name: self.change(layer) for name, layer in self.layers.items()}
-            stack.callback(lambda: setattr(self, "placing", []))
-            self.placing = stack.enter_context(frozen(self.root, changes, self.precision.dtype, self.device))
+            stack.callback(self.frozen.clear)
+            self.frozen.append(stack.enter_context(frozen(self.root, changes, self.precision.dtype, self.device)))
             if self.dataset.text is not None:
                 text_changes = {name: self.change(layer) for name, layer in self.text_layers.items()}
                 text = self.dataset.text
-                self.placing += stack.enter_context(frozen(text.root, text_changes, device=text.device))
+                self.frozen.append(stack.enter_context(frozen(text.root, text_changes, device=text.device)))
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointing(self.root, self.repairs.blocks))
             yield
+
+    def release(self) -> None:
+        """Hold no weight of the model's any more, until the next step: ComfyUI may move it."""
+        for network in self.frozen:
+            for release in network.releasing:
+                release()
 
     def loaded_again(self) -> None:
         """ComfyUI has loaded the model again in the midst of a training, which sets how layers compute."""
