@@ -14,11 +14,12 @@ from ...deft_ops import changes
 from ...deft_ops.changes import LowRank, Rescaled, WeightChange
 from ...deft_ops.layer_ops import LayerOp, op_of
 from ...models.layers import bias_of, is_linear
-from .at_hand import AtHand, Own
+from .at_hand import AtHand, Function, Own
 from .frozen import frozen_forward, input_gradient, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
 ChangeNow = Callable[[], changes.Change]
+NOTHING = nullcontext()
 Optional = TypeVar("Optional", Tensor, Tensor | None)
 # By the number of spatial dimensions.
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -40,7 +41,7 @@ def in_dtype(factor: Optional, dtype: torch.dtype) -> Optional:
     return factor if factor is None or factor.dtype == dtype else factor.to(dtype)
 
 
-class AdaptedLinear(torch.autograd.Function):
+class AdaptedLinear(Function):
     """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b. right None: there is none.
 
     Kept for the backward pass are x, the hidden h [n, r] and the factors in the dtype of z, neither y nor z: with the
@@ -63,19 +64,25 @@ class AdaptedLinear(torch.autograd.Function):
         own: Own | None,
     ) -> Tensor:
         # Detached, because autograd lets nobody write into a view, and OmniGen2 does.
-        z = (run(x) if own is None else F.linear(x, *own)).contiguous().detach()
-        rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
+        flat_x = x.reshape(-1, x.shape[-1])
+        if own is None:
+            z = run(x).contiguous().detach()
+            rows, flat_x = z.view(-1, z.shape[-1]), flat_x.to(z.dtype)
+        else:
+            rows = F.linear(flat_x, *own)
+            z = rows.view(*x.shape[:-1], rows.shape[-1]).detach()
+        dtype = z.dtype
         ctx.module, ctx.scale, ctx.removes, ctx.own = module, scale, removes, own
         ctx.dtypes = up.dtype, None if down is None else down.dtype, None if right is None else right.dtype
-        up, down, right = in_dtype(up, z.dtype), in_dtype(down, z.dtype), in_dtype(right, z.dtype)
-        with nullcontext() if own is not None else torch.autocast(z.device.type, enabled=False):
+        up, down, right = in_dtype(up, dtype), in_dtype(down, dtype), in_dtype(right, dtype)
+        with NOTHING if own is not None else torch.autocast(z.device.type, enabled=False):
             removed, removing = None, up if removes else right
             if removing is not None:
                 removed = rows @ removing
                 bias = bias_of(module, rows, 1) if own is None else own[1]
                 if bias is not None:
                     removed -= bias.view(1, -1) @ removing
-            rows.addmm_(hidden := hidden_of(removed, flat_x.to(z.dtype), down, scale), up.T)
+            rows.addmm_(hidden := hidden_of(removed, flat_x, down, scale), up.T)
         ctx.save_for_backward(x, hidden, up, down, right)
         return z
 
@@ -90,7 +97,8 @@ class AdaptedLinear(torch.autograd.Function):
         product = inner.T @ flat_x
         of_down = None if down is None else (product if scale == 1 else scale * product).to(down_dtype)
         of_right = of_x = None
-        with weight_of(ctx.module, grad) if ctx.own is None else nullcontext(ctx.own[0]) as weight:
+        with weight_of(ctx.module, grad) if ctx.own is None else NOTHING as given:
+            weight = ctx.own[0] if given is None else given
             if ctx.needs_input_grad[0]:
                 of_y = rows if removing is None else torch.addmm(rows, inner, removing.T, alpha=-1)
                 of_x = of_y @ weight
@@ -106,7 +114,7 @@ class AdaptedLinear(torch.autograd.Function):
         return of_x, of_up, of_down, of_right, None, None, None, None, None
 
 
-class ChangedLayer(torch.autograd.Function):
+class ChangedLayer(Function):
     """y = (W + D) x + b + d for a linear layer or convolution, with gradients for x, D and d. W, b are the module's."""
 
     @staticmethod

@@ -22,6 +22,15 @@ _KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 _FORWARDS = [getattr(owner, kind).forward for owner in (nn, comfy.ops.disable_weight_init) for kind in _KINDS]
 
 
+class Function(torch.autograd.Function):
+    """A function without a look for the transforms of torch.func, which takes longer than a small layer."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Run `forward`, so that it has a gradient."""
+        return super(torch.autograd.Function, cls).apply(*args)
+
+
 def ordinary(value: Tensor) -> Tensor:
     """An inference tensor's values as an ordinary tensor, in the same memory."""
     if not value.is_inference():

@@ -21,7 +21,7 @@ from ...deft_ops import convolution
 from ...deft_ops.layer_ops import ConvOp, LayerOp, op_of
 from ...models.layers import is_linear
 from ...models.stored import is_at_hand, weight_of
-from .at_hand import AtHand, Own
+from .at_hand import AtHand, Function, Own
 
 CONVOLUTIONS = {
     nn.Conv1d: torch.nn.grad.conv1d_input,
@@ -72,7 +72,7 @@ def quick_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-class FrozenLayer(torch.autograd.Function):
+class FrozenLayer(Function):
     """y = layer(x) with a gradient for x only."""
 
     @staticmethod
@@ -86,7 +86,7 @@ class FrozenLayer(torch.autograd.Function):
             return input_gradient(ctx.module, weight, grad, ctx.shape).to(ctx.dtype), None, None
 
 
-class FrozenLinear(torch.autograd.Function):
+class FrozenLinear(Function):
     """The same for a linear layer whose weight is at hand."""
 
     @staticmethod
@@ -99,7 +99,7 @@ class FrozenLinear(torch.autograd.Function):
         return input_gradient(ctx.module, ctx.weight, grad, ctx.shape), None, None
 
 
-class FrozenConvolution(torch.autograd.Function):
+class FrozenConvolution(Function):
     """The same for a convolution whose weight is at hand; as a product by `op` if there is one."""
 
     @staticmethod
