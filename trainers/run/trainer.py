@@ -186,25 +186,28 @@ class Trainer:
         for examples, weight in self.batch():
             count = len(examples)
             sigma = batches.noise_levels(self.model.model, examples, self.generator, settings)
-            latents = torch.cat([example.latent for example in examples])
-            noise = torch.randn(latents.shape, generator=self.generator)
+            shape = (1, *examples[0].latent.shape[1:])
+            noise = torch.randn((count, *shape[1:]), generator=self.generator)
             if settings.noise_offset:
-                shape = (count, noise.shape[1], *[1] * (noise.ndim - 2))
-                noise = noise + settings.noise_offset * torch.randn(shape, generator=self.generator)
+                offsets = torch.randn((count, noise.shape[1], *[1] * (noise.ndim - 2)), generator=self.generator)
+                noise = noise + settings.noise_offset * offsets
             captions = [example.caption for example in examples]
             if self.dataset.empty is not None:
                 dropped = torch.rand(count, generator=self.generator) < settings.caption_dropout
                 both = zip(examples, dropped, strict=True)
                 captions = [example.stand_in if drop else example.caption for example, drop in both]
-            shape = tuple(latents[:1].shape)
             origins = [example.origin for example in examples]
             conds = [self.conds(caption, shape, origin) for caption, origin in zip(captions, origins, strict=True)]
             for group in batches.groups(conds, alone=objective.takes_one(self.root)):
                 part = [examples[index] for index in group]
                 share = weight * len(group) / count / settings.accumulation
-                pending.append((part, noise[group], sigma[group], [conds[index] for index in group], share))
+                whole = group == list(range(count))
+                theirs = (noise, sigma) if whole else (noise[group], sigma[group])
+                pending.append((part, *theirs, [conds[index] for index in group], share))
         for place, (examples, noise, sigma, conds, share) in enumerate(pending):
-            loss = share * self.loss(examples, noise.to(self.device), sigma, conds)
+            loss = self.loss(examples, noise.to(self.device), sigma, conds)
+            if share != 1:
+                loss = share * loss
             if torch.is_grad_enabled():
                 scaled = loss if self.scale is None else loss * self.scale.value
                 scaled.backward(retain_graph=place + 1 < len(pending))  # groups share graphs of factors and captions
