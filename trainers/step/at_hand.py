@@ -68,7 +68,9 @@ class AtHand:
         self.seen: tuple[Any, Any, int] = (None, None, 0)
 
     def of(self, x: Tensor) -> Own | None:
-        """The weight and bias, if they can be used on x as they lie."""
+        """The weight and bias, if they can be used on x as they lie. None in inference mode, which is a preview's."""
+        if torch.is_inference_mode_enabled():
+            return None
         if not self.plain:
             return None
         parameters = self.module._parameters
