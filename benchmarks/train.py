@@ -20,8 +20,8 @@ narrow is the same UNet with 32 base channels, 8 x 8 latents and 8 tokens: next 
 is the work of the host. Its seconds are the process' CPU time, its peers' optimizers go over lists of tensors, and in
 place of the memory it has
 
-operations_*    what a step asks PyTorch for, but for views and empty tensors: what a GPU would be launched for. It is
-                the same on every machine
+operations_*    what a step asks PyTorch for, but for views and empty tensors: what a GPU would be launched for, so that
+                convolutions are none of our products, which are for CPUs. It is the same on every machine
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ class Meter:
         """A context in which operations are counted; it makes each of them slower."""
         from torch.utils._python_dispatch import TorchDispatchMode
 
+        from deft_pack.deft_ops import convolution
+
         meter = self
+        convolution.suits = lambda *args: False
 
         class Counting(TorchDispatchMode):
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
