@@ -2,6 +2,8 @@
 
     $(make -s python) benchmarks/gpu.py [--minutes 8] [--device gpu] [--small] [--lines NAME ...] > gpu.jsonl
 
+or with the Python of a ComfyUI that has PyTorch for the card, and COMFYUI_DIR set to its folder.
+
 Prints JSON lines, each as soon as it is there, the most important first, so that a run that is cut has said the most.
 A line that fails has its `error`, one that the time is not enough for says so in `skipped`; the next ones go on. All
 weights are random and made here; nothing is read but installed packages (PEFT, diffusers, open_clip, timm), and nothing
