@@ -170,11 +170,16 @@ def memory_spent(session: Session, name: str) -> None:
     import torch
 
     held: list[Any] = []
+    own = getattr(torch, session.device.type)
+    limit = own.set_per_process_memory_fraction if session.device.type in ("cuda", "xpu") else None
 
     def spend(progress: Any) -> None:
-        while session.device.type != "cpu":
-            held.append(torch.empty(train.MIB << 8, dtype=torch.uint8, device=session.device))
-        raise torch.OutOfMemoryError("out of memory: raised on purpose, for a CPU has no end of it")
+        if limit is not None:  # or Windows would go on in the machine's memory
+            total = own.get_device_properties(session.device).total_memory
+            limit(min(1.0, (own.memory_reserved(session.device) + (1 << 30)) / total), session.device)
+            while True:
+                held.append(torch.empty(1 << 28, dtype=torch.uint8, device=session.device))
+        raise torch.OutOfMemoryError("out of memory: raised on purpose, for this device has no limit")
 
     (before,) = session.adapters("deft", False, 1)
     session.put_away()
@@ -184,6 +189,9 @@ def memory_spent(session: Session, name: str) -> None:
         run(spend)
     except ValueError as error:
         message = str(error)
+    finally:
+        if limit is not None:
+            limit(1.0, session.device)
     held.clear()
     session.put_away()
     left = in_use(session.device)

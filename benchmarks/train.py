@@ -34,7 +34,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,29 @@ def model_of(kind: str, precision: str) -> Any:
     return KEPT[kind, precision]
 
 
+@contextlib.contextmanager
+def ordinary_weights(network: Any) -> Iterator[None]:
+    """Weights that were made in inference mode, as nodes' are, as such that autograd takes. They share the memory."""
+    import torch
+
+    def ordinary(value: Any) -> Any:
+        made = torch.empty(0, dtype=value.dtype, device=value.device)
+        return made.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
+
+    stores = [store for module in network.modules() for store in (module._parameters, module._buffers)]
+    before = [(store, name, value) for store in stores for name, value in store.items()]
+    try:
+        for store, name, value in before:
+            if value is not None and value.is_inference():
+                parameter = isinstance(value, torch.nn.Parameter)
+                made = ordinary(value)
+                store[name] = torch.nn.Parameter(made, requires_grad=False) if parameter else made
+        yield
+    finally:
+        for store, name, value in before:
+            store[name] = value
+
+
 def floor(kind: str, precision: str, steps: int, watch: str, chunked: bool) -> dict[str, float]:
     """Measure the least that a step can cost: forward, and the gradient of the input.
 
@@ -229,7 +252,7 @@ def floor(kind: str, precision: str, steps: int, watch: str, chunked: bool) -> d
 
     meter = Meter(network, kind == NARROW)
     attention = contextlib.nullcontext() if chunked else pytorch_attention()
-    with attention, without_inference_features(model), meter.watching(watch, steps):
+    with ordinary_weights(network), attention, without_inference_features(model), meter.watching(watch, steps):
         for _ in range(steps + 1):
             while not step():
                 pass
@@ -350,8 +373,13 @@ def peft_side(kind: str, precision: str, steps: int, watch: str, method: str) ->
     import torch
 
     base, dtype = BASES[kind], getattr(torch, DTYPES[precision])
-    with device_of():
-        network, call = base.diffusers()
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with device_of():
+            network, call = base.diffusers()
+    finally:
+        torch.set_default_dtype(usual)
     network = network.to(dtype)
     device, text = device_of(), base.context().to(device_of(), dtype)
     time_step = torch.tensor([500], device=device)
