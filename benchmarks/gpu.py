@@ -22,6 +22,7 @@ gpu.bits.METHOD                      the difference of two trainings of the same
                                      .checkpointing: both with it; .without_checkpointing: with it and without it
 gpu.memory_spent                     a training in which the memory runs out: MiB in use after it / before it, and
                                      whether a training after it gives the bits of one before it
+gpu.waits.METHOD                     how often a step makes the CPU wait for the GPU, and in which lines (CUDA)
 gpu.patch.sdxl                       seconds of patching SDXL with DEFT / with ComfyUI's LoRA; .operations: launched
 gpu.score.BACKBONE                   seconds a picture, ready pixels, in batches of what fits / one by one;
                                      .pictures: from pictures in memory
@@ -38,6 +39,8 @@ import gc
 import json
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -201,6 +204,33 @@ def memory_spent(session: Session, name: str) -> None:
     report(name, left, max(used, 1e-3), "MiB", 1, equal=largest == 0, message=message)
 
 
+def waiting(session: Session, name: str, method: str) -> None:
+    """What makes the CPU wait for the GPU in a training's second step, as CUDA's debug mode sees it."""
+    import torch
+
+    cuda = session.device.type == "cuda"
+    seen: list[warnings.WarningMessage] = []
+    parts: list[int] = []
+
+    def note(progress: Any) -> None:
+        parts.append(len(seen))
+        if cuda:
+            torch.cuda.set_sync_debug_mode("warn" if len(parts) == 1 else "default")
+
+    _, run = train.training_of("mid", "fp32", 2, method, train.PAPER, False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda *args, **named: seen.append(warnings.WarningMessage(*args, **named))
+            run(note)
+    finally:
+        if cuda:
+            torch.cuda.set_sync_debug_mode("default")
+    of_second = [one for one in seen[parts[0] : parts[1]] if "synchronizing" in str(one.message)]
+    places = Counter("/".join([*Path(one.filename).parts[-2:], str(one.lineno)]) for one in of_second)
+    say(name, ours=len(of_second), unit="waits", looked_for=cuda, places=dict(places.most_common(20)))
+
+
 def graph(session: Session, name: str) -> None:
     """Steps by a CUDA graph."""
     say(name, ours=None, unit="s", note="there is no graph yet: a step is launched operation by operation")
@@ -318,6 +348,7 @@ LINES = [
     of_step(15, "sd15", "bf16", "deft", "peft_deft"),
     Line("gpu.bits.deft", 20, partial(bits, method="deft")),
     Line("gpu.memory_spent", 10, memory_spent),
+    *(Line(f"gpu.waits.{method}", 5, partial(waiting, method=method)) for method in ("deft", "lora")),
     Line("gpu.graph", 0, graph),
     of_computing(10, "sd15", "bf16", "lora"),
     of_step(10, "sd15", "bf16", "lora", "peft_lora"),

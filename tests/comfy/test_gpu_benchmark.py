@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 SIDES = {"name", "ours", "peer", "ratio", "unit", "runs"}
@@ -48,7 +50,8 @@ def test_every_line_runs(comfyui, gpu, printed) -> None:
     assert len(by_name) == len(lines)
     places = [list(by_name).index(line.name) for line in gpu.LINES if not line.name.startswith("gpu.bits")]
     assert places == sorted(places), "the most important lines are not first"
-    two_sided = [line for line in lines if line["name"] not in ("gpu.device", "gpu.graph", "gpu.seconds")]
+    one_sided = ("gpu.device", "gpu.graph", "gpu.seconds", "gpu.waits.deft", "gpu.waits.lora")
+    two_sided = [line for line in lines if line["name"] not in one_sided]
     for line in two_sided:
         assert line.keys() >= SIDES, line
         assert line["peer"] > 0, line
@@ -62,6 +65,7 @@ def test_every_line_runs(comfyui, gpu, printed) -> None:
     assert "not enough memory" in by_name["gpu.memory_spent"]["message"]
     assert by_name["gpu.graph"]["note"].startswith("there is no graph yet")
     assert by_name["gpu.device"]["device"] == "cpu"
+    assert by_name["gpu.waits.deft"].items() >= {"ours": 0, "looked_for": False, "places": {}}.items()
     assert all(by_name[f"gpu.score.{kind}.difference"]["ours"] < 1e-5 for kind in ("clip", "dino", "dinov2"))
     # Exact on every machine: a layer takes ComfyUI's LoRA three operations of the weight's size, and DEFT two of them
     # and two of the rank's.
@@ -88,6 +92,25 @@ def test_a_line_that_fails_says_so_and_the_next_goes_on(comfyui, gpu, printed) -
         {"name": "a", "error": "RuntimeError: no kernel image is available"},
         {"name": "b", "ours": 1},
     ]
+
+
+def test_waits_are_those_of_the_second_step(gpu, printed, monkeypatch) -> None:
+    import train
+
+    def run(note: Callable[[Any], None]) -> None:
+        for _ in range(2):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+            note(None)
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    monkeypatch.setattr(train, "training_of", lambda *args: (None, run))
+    gpu.waiting(gpu.Session(small=True, device=torch.device("cpu")), "gpu.waits", "deft")
+    (line,) = printed()
+    assert line["ours"] == 2
+    assert len(line["places"]) == 2
+    assert all(place.startswith("comfy/test_gpu_benchmark.py/") for place in line["places"])
 
 
 def test_the_time_that_a_device_computes_counts_no_moment_twice(gpu) -> None:
