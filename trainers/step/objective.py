@@ -152,7 +152,8 @@ def _drawn(
         return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
     if _is_unbounded(model_sampling):
         # Its maker draws log-normal sigmas, which are logit-normal shares, and has no shift.
-        return (u / (1 - u)).clamp(float(model_sampling.sigma_min), float(model_sampling.sigma_max))
+        smallest = _once(model_sampling, "smallest", lambda: float(model_sampling.sigma_min))
+        return (u / (1 - u)).clamp(smallest, _largest(model_sampling))
     return u if shifted else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
 
 
@@ -168,7 +169,12 @@ def sigma_of(model_sampling: Any, share: float) -> float:
 
 def _is_unbounded(model_sampling: Any) -> bool:
     """Whether noise levels go beyond 1."""
-    return _once(model_sampling, "largest", lambda: float(model_sampling.sigma_max)) > 1.001
+    return _largest(model_sampling) > 1.001
+
+
+def _largest(model_sampling: Any) -> float:
+    """The largest noise level."""
+    return _once(model_sampling, "largest", lambda: float(model_sampling.sigma_max))
 
 
 def share_of_noise(model_sampling: Any, sigma: Tensor) -> Tensor:
