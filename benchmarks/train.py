@@ -20,8 +20,8 @@ narrow is the same UNet with 32 base channels, 8 x 8 latents and 8 tokens: next 
 is the work of the host. Its seconds are the process' CPU time, its peers' optimizers go over lists of tensors, and in
 place of the memory it has
 
-operations_*    what a step asks PyTorch for, but for views and empty tensors: what a GPU would be launched for. It is
-                the same on every machine
+operations_*    what a step asks PyTorch for, but for views and empty tensors: what a GPU would be launched for, so that
+                convolutions are none of our products, which are for CPUs. It is the same on every machine
 """
 
 from __future__ import annotations
@@ -131,7 +131,20 @@ class Meter:
         """
         if what == COMPUTING:
             return self.profiling(steps)
-        return self.counted if what == OPERATIONS else contextlib.nullcontext()
+        return self.counting() if what == OPERATIONS else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """A context in which operations are counted, with convolutions as convolutions, as a GPU has them."""
+        from deft_pack.deft_ops import convolution
+
+        suits = convolution.suits
+        try:
+            convolution.suits = lambda *args: False
+            with self.counted:
+                yield
+        finally:
+            convolution.suits = suits
 
     def profiling(self, steps: int) -> Any:
         """A context in which PyTorch notes when the device computes, of all steps but the first."""

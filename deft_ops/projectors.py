@@ -100,6 +100,7 @@ class _CholeskyQR2(torch.autograd.Function):
             rows = second @ rows
             ctx.save_for_backward(rows, second @ first)
         ctx.mark_non_differentiable(condition)
+        ctx.set_materialize_grads(False)  # of the conditions
         return rows.mT, condition
 
     @staticmethod
@@ -110,7 +111,8 @@ class _CholeskyQR2(torch.autograd.Function):
             # dQ = dP R^-1 - Q U, where U is upper triangular and Q^T dQ antisymmetric.
             mirrored = product.triu() + product.triu(1).mT
             # Transposed once more: products of few rows are up to three times as fast as those of few columns.
-            return (inverse.mT @ torch.baddbmm(grad.mT, mirrored, rows, alpha=-1)).mT
+            of_rows = inverse.mT @ torch.baddbmm(grad.mT, mirrored, rows, alpha=-1)
+            return of_rows.mT.contiguous()  # at once, or autograd would copy it for each parameter
 
 
 def _inverse_factor(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +130,7 @@ def _with_condition(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse L^-1 and the condition |L| |L^-1| [n], Frobenius norms; infinite where there is no such L."""
     inverse, factor, info = _inverse_factor(gram)
     condition = factor.flatten(1).norm(dim=1) * inverse.flatten(1).norm(dim=1)
-    return inverse, torch.where(info == 0, condition, torch.inf)
+    return inverse, condition / (info == 0)  # by 0 where there is no L
 
 
 def project(P: Tensor, projector: str) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,12 @@ def is_at_hand(module: Any, like: Tensor) -> bool:
     )
 
 
+def changes_in_a_pass(module: Any) -> bool:
+    """Whether ComfyUI patches the weight or bias of a layer when it computes, or moves them then."""
+    own = vars(module)  # a look-up that fails takes a microsecond in a module
+    return bool(own.get("weight_function") or own.get("bias_function") or "_v" in own)
+
+
 def effective(module: nn.Module, weight: Tensor) -> Tensor:
     """The weight as it acts on the layer's input, which some quantised layers (AWQ) scale by a vector first."""
     scale = getattr(module, "pre_quant_scale", None)

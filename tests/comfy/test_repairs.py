@@ -191,7 +191,7 @@ def test_tensors_that_were_made_in_inference_mode(pack: Pack) -> None:
     assert backward(repairs, value, weights) == 2
     (expected,) = torch.autograd.grad(((x @ weights[0]) * models.random(8, seed=9)).square().sum(), weights[:1])
     torch.testing.assert_close(weights[0].grad, expected)
-    shared = pack.functional.alias(table)
+    shared = pack.functional.ordinary(table)
     assert shared.data_ptr() == table.data_ptr()
     assert not shared.is_inference()
 

@@ -55,6 +55,21 @@ def test_output_and_gradient_are_those_of_pytorch(
     assert relative(gradient, expected) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_to_the_input_give_the_same_bits(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Small ones go through PyTorch's fold, large ones through a loop over the kernel."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 64, (3, 2), (1, 2), (1, 0), (2, 1)).to(dtype)
+    shape = (2, 6, 9, 8)
+    grad = torch.randn_like(layer(torch.zeros(shape, dtype=dtype)))
+    with torch.no_grad():
+        folded = convolution.input_gradient(op_of(layer), shape, layer.weight, grad)
+        monkeypatch.setattr(convolution.F, "fold", None)
+        monkeypatch.setattr(convolution, "_FEW", 0)
+        looped = convolution.input_gradient(op_of(layer), shape, layer.weight, grad)
+    assert torch.equal(folded, looped)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "suits"),
     [

@@ -159,6 +159,7 @@ class TrainingRun:
         trainer = self.trainer
         with torch.inference_mode(), trainer.averaged():
             trainer.refresh()
+            trainer.release()
             pictures = previews.sample(shown.model or trainer.model, shown)
             # Sampling ends with the model put away, and the VAE may have pushed it out.
             comfy.model_management.load_models_gpu([trainer.model])

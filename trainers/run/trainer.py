@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from ..step.attention import pytorch_attention, without_override
 from ..step.average import Average
 from ..step.decompositions import Decompositions
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
-from ..step.network import cast_weights, checkpointing, computing_in, frozen
+from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
 
@@ -61,7 +61,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.layers: dict[str, TrainedLayer] = {}
         self.text_layers: dict[str, TrainedLayer] = {}
-        self.placing: list[Callable[[], None]] = []  # what changes small modules, once a step
+        self.frozen: list[FrozenNetwork] = []  # while it trains
         self.notes = Notes()
         self.build()
         self.optimizer = optimizers.make_optimizer(
@@ -132,8 +132,9 @@ class Trainer:
             factors_by_layer = self.training.factors_of(params, self.own)
             for layer, factors in zip(layers, factors_by_layer, strict=True):
                 layer.factors = factors
-        for place in self.placing:
-            place()
+        for network in self.frozen:
+            for place in network.placing:
+                place()
 
     def change(self, layer: TrainedLayer) -> ChangeNow:
         """The change that the layer's adapter makes, as of the last `refresh`."""
@@ -185,25 +186,28 @@ class Trainer:
         for examples, weight in self.batch():
             count = len(examples)
             sigma = batches.noise_levels(self.model.model, examples, self.generator, settings)
-            latents = torch.cat([example.latent for example in examples])
-            noise = torch.randn(latents.shape, generator=self.generator)
+            shape = (1, *examples[0].latent.shape[1:])
+            noise = torch.randn((count, *shape[1:]), generator=self.generator)
             if settings.noise_offset:
-                shape = (count, noise.shape[1], *[1] * (noise.ndim - 2))
-                noise = noise + settings.noise_offset * torch.randn(shape, generator=self.generator)
+                offsets = torch.randn((count, noise.shape[1], *[1] * (noise.ndim - 2)), generator=self.generator)
+                noise = noise + settings.noise_offset * offsets
             captions = [example.caption for example in examples]
             if self.dataset.empty is not None:
                 dropped = torch.rand(count, generator=self.generator) < settings.caption_dropout
                 both = zip(examples, dropped, strict=True)
                 captions = [example.stand_in if drop else example.caption for example, drop in both]
-            shape = tuple(latents[:1].shape)
             origins = [example.origin for example in examples]
             conds = [self.conds(caption, shape, origin) for caption, origin in zip(captions, origins, strict=True)]
             for group in batches.groups(conds, alone=objective.takes_one(self.root)):
                 part = [examples[index] for index in group]
                 share = weight * len(group) / count / settings.accumulation
-                pending.append((part, noise[group], sigma[group], [conds[index] for index in group], share))
+                whole = group == list(range(count))
+                theirs = (noise, sigma) if whole else (noise[group], sigma[group])
+                pending.append((part, *theirs, [conds[index] for index in group], share))
         for place, (examples, noise, sigma, conds, share) in enumerate(pending):
-            loss = share * self.loss(examples, noise.to(self.device), sigma, conds)
+            loss = self.loss(examples, noise.to(self.device), sigma, conds)
+            if share != 1:
+                loss = share * loss
             if torch.is_grad_enabled():
                 scaled = loss if self.scale is None else loss * self.scale.value
                 scaled.backward(retain_graph=place + 1 < len(pending))  # groups share graphs of factors and captions
@@ -361,15 +365,21 @@ class Trainer:
             stack.enter_context(computing_in(self.model.model, self.precision.compute))
             self.encode_captions()
             changes = {name: self.change(layer) for name, layer in self.layers.items()}
-            stack.callback(lambda: setattr(self, "placing", []))
-            self.placing = stack.enter_context(frozen(self.root, changes, self.precision.dtype, self.device))
+            stack.callback(self.frozen.clear)
+            self.frozen.append(stack.enter_context(frozen(self.root, changes, self.precision.dtype, self.device)))
             if self.dataset.text is not None:
                 text_changes = {name: self.change(layer) for name, layer in self.text_layers.items()}
                 text = self.dataset.text
-                self.placing += stack.enter_context(frozen(text.root, text_changes, device=text.device))
+                self.frozen.append(stack.enter_context(frozen(text.root, text_changes, device=text.device)))
             if self.settings.gradient_checkpointing:
                 stack.enter_context(checkpointing(self.root, self.repairs.blocks))
             yield
+
+    def release(self) -> None:
+        """Hold no weight of the model's any more, until the next step: ComfyUI may move it."""
+        for network in self.frozen:
+            for release in network.releasing:
+                release()
 
     def loaded_again(self) -> None:
         """ComfyUI has loaded the model again in the midst of a training, which sets how layers compute."""

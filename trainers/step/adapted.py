@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,13 @@ from ...deft_ops import changes
 from ...deft_ops.changes import LowRank, Rescaled, WeightChange
 from ...deft_ops.layer_ops import LayerOp, op_of
 from ...models.layers import bias_of, is_linear
-from .frozen import FrozenLayer, input_gradient, weight_of
+from .at_hand import AtHand, Function, Own
+from .frozen import frozen_forward, input_gradient, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
 ChangeNow = Callable[[], changes.Change]
+NOTHING = nullcontext()
+Optional = TypeVar("Optional", Tensor, Tensor | None)
 # By the number of spatial dimensions.
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 WEIGHT_GRADIENTS = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
@@ -32,17 +36,18 @@ def hidden_of(removed: Tensor | None, x: Tensor, down: Tensor | None, scale: flo
     return x @ down.T if scale == 1 else (x @ down.T).mul_(scale)
 
 
-def in_dtype(factor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The factor, if there is one, in another dtype."""
-    return None if factor is None else factor.to(dtype)
+def in_dtype(factor: Optional, dtype: torch.dtype) -> Optional:
+    """The factor, if there is one, in this dtype."""
+    return factor if factor is None or factor.dtype == dtype else factor.to(dtype)
 
 
-class AdaptedLinear(torch.autograd.Function):
-    """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b.
+class AdaptedLinear(Function):
+    """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b. right None: there is none.
 
     Kept for the backward pass are x, the hidden h [n, r] and the factors in the dtype of z, neither y nor z: with the
     gradients G of z and g = G up of h, those of the factors are G^T h (up), scale g^T x (down) and -W x^T g (right),
-    and x gets (G - g right^T) W + scale g down. W comes from the module.
+    and x gets (G - g right^T) W + scale g down. W comes from the module, or is `own`, where it is at hand. With
+    `removes`, right is up; its gradient is the sum of both then.
     """
 
     @staticmethod
@@ -53,23 +58,31 @@ class AdaptedLinear(torch.autograd.Function):
         down: Tensor | None,
         right: Tensor | None,
         scale: float,
+        removes: bool,
         module: nn.Module,
         run: Callable[[Tensor], Tensor],
+        own: Own | None,
     ) -> Tensor:
-        z = run(x).contiguous().detach()  # autograd lets nobody write into a view, and OmniGen2 does
-        rows, flat_x = z.view(-1, z.shape[-1]), x.reshape(-1, x.shape[-1])
-        ctx.module, ctx.scale = module, scale
-        ctx.dtypes = [None if factor is None else factor.dtype for factor in (up, down, right)]
-        up, down, right = up.to(z.dtype), in_dtype(down, z.dtype), in_dtype(right, z.dtype)
-        with torch.autocast(z.device.type, enabled=False):
-            removed = None
-            if right is not None:
-                removed = rows @ right
-                bias = bias_of(module, rows, 1)
+        # Detached, because autograd lets nobody write into a view, and OmniGen2 does.
+        flat_x = x.reshape(-1, x.shape[-1])
+        if own is None:
+            z = run(x).contiguous().detach()
+            rows, flat_x = z.view(-1, z.shape[-1]), flat_x.to(z.dtype)
+        else:
+            rows = F.linear(flat_x, *own)
+            z = rows.view(*x.shape[:-1], rows.shape[-1]).detach()
+        dtype = z.dtype
+        ctx.module, ctx.scale, ctx.removes, ctx.own = module, scale, removes, own
+        ctx.dtypes = up.dtype, None if down is None else down.dtype, None if right is None else right.dtype
+        up, down, right = in_dtype(up, dtype), in_dtype(down, dtype), in_dtype(right, dtype)
+        with NOTHING if own is not None else torch.autocast(z.device.type, enabled=False):
+            removed, removing = None, up if removes else right
+            if removing is not None:
+                removed = rows @ removing
+                bias = bias_of(module, rows, 1) if own is None else own[1]
                 if bias is not None:
-                    removed -= bias @ right
-            hidden = hidden_of(removed, flat_x.to(z.dtype), down, scale)
-            rows.addmm_(hidden, up.T)
+                    removed -= bias.view(1, -1) @ removing
+            rows.addmm_(hidden := hidden_of(removed, flat_x, down, scale), up.T)
         ctx.save_for_backward(x, hidden, up, down, right)
         return z
 
@@ -78,26 +91,30 @@ class AdaptedLinear(torch.autograd.Function):
         x, hidden, up, down, right = ctx.saved_tensors
         (up_dtype, down_dtype, right_dtype), scale = ctx.dtypes, ctx.scale
         rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(grad.dtype)
-        inner = rows @ up
-        # Few rows on the left: the same products with few columns on the right take up to twice as long. Contiguous,
-        # or autograd would copy it once more.
-        of_up = (hidden.T @ rows).T.to(up_dtype, memory_format=torch.contiguous_format)
+        inner, removing = rows @ up, up if ctx.removes else right
+        # Few rows on the left: the same products with few columns on the right take up to twice as long.
+        of_up = hidden.T @ rows
         product = inner.T @ flat_x
         of_down = None if down is None else (product if scale == 1 else scale * product).to(down_dtype)
         of_right = of_x = None
-        with weight_of(ctx.module, grad) as weight:
+        with weight_of(ctx.module, grad) if ctx.own is None else NOTHING as given:
+            weight = ctx.own[0] if given is None else given
             if ctx.needs_input_grad[0]:
-                of_y = rows if right is None else torch.addmm(rows, inner, right.T, alpha=-1)
+                of_y = rows if removing is None else torch.addmm(rows, inner, removing.T, alpha=-1)
                 of_x = of_y @ weight
                 if down is not None:
                     of_x.addmm_(inner, down, alpha=scale)
                 of_x = of_x.view(x.shape).to(x.dtype)
-            if right is not None:
+            if ctx.removes:
+                of_up = in_dtype(of_up, up_dtype).sub_(product @ weight.T)
+            elif right is not None:
                 of_right = (product @ weight.T).neg_().T.to(right_dtype)
-        return of_x, of_up, of_down, of_right, None, None, None
+        # Contiguous where it may be a parameter's, or autograd would copy it once more.
+        of_up = of_up.T if ctx.removes else of_up.T.to(up_dtype, memory_format=torch.contiguous_format)
+        return of_x, of_up, of_down, of_right, None, None, None, None, None
 
 
-class ChangedLayer(torch.autograd.Function):
+class ChangedLayer(Function):
     """y = (W + D) x + b + d for a linear layer or convolution, with gradients for x, D and d. W, b are the module's."""
 
     @staticmethod
@@ -148,10 +165,14 @@ def without_bias(module: nn.Module, op: LayerOp, y: Tensor) -> Tensor:
 
 
 def adapted_forward(
-    module: nn.Module, run: Callable[[Tensor], Tensor], change: ChangeNow
+    module: nn.Module, run: Callable[[Tensor], Tensor], change: ChangeNow, at_hand: AtHand
 ) -> Callable[[Tensor], Tensor]:
-    """The forward of a linear layer or a convolution with an adapter's change. `run` is its own."""
+    """The forward of a linear layer or a convolution with an adapter's change.
+
+    `run` is its own, and `at_hand` what that computes on.
+    """
     op, linear = op_of(module), is_linear(module)
+    frozen = frozen_forward(module, run, at_hand)
 
     def forward(x: Tensor) -> Tensor:
         current = change()
@@ -159,11 +180,14 @@ def adapted_forward(
             return ChangedLayer.apply(x, current.weight, current.bias, module)
         low_rank = current.low_rank if isinstance(current, Rescaled) else current
         if linear and isinstance(low_rank, LowRank) and low_rank.middle is None:
-            y = AdaptedLinear.apply(x, low_rank.up, low_rank.down, low_rank.right, low_rank.scale, module, run)
+            removes = low_rank.right is low_rank.up
+            right = None if removes else low_rank.right
+            factors = low_rank.up, low_rank.down, right, low_rank.scale, removes
+            y = AdaptedLinear.apply(x, *factors, module, run, at_hand.of(x))
             if not isinstance(current, Rescaled):
                 return y
             return y + current.gain(op, without_bias(module, op, y))
-        y = FrozenLayer.apply(x, module, run)
+        y = frozen(x)
         return y + current.forward(op, x, without_bias(module, op, y))
 
     return forward

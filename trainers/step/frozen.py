@@ -3,7 +3,8 @@
 Nodes run under torch.inference_mode, so a loaded model's weights are inference tensors, which autograd refuses to save.
 A frozen linear or convolution needs only its input gradient, and that needs only the weight, which the module holds
 anyway. So the autograd function keeps the module and asks it for the weight in the backward pass: no copy of the model,
-no weight gradient, and offloaded or quantised weights work as in sampling.
+no weight gradient, and offloaded or quantised weights work as in sampling. Where the weight is at hand (see `at_hand`),
+which is most often, nothing has to be asked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ...deft_ops import convolution
 from ...deft_ops.layer_ops import ConvOp, LayerOp, op_of
 from ...models.layers import is_linear
 from ...models.stored import is_at_hand, weight_of
+from .at_hand import AtHand, Function, Own
 
 CONVOLUTIONS = {
     nn.Conv1d: torch.nn.grad.conv1d_input,
@@ -70,7 +72,7 @@ def quick_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-class FrozenLayer(torch.autograd.Function):
+class FrozenLayer(Function):
     """y = layer(x) with a gradient for x only."""
 
     @staticmethod
@@ -84,6 +86,61 @@ class FrozenLayer(torch.autograd.Function):
             return input_gradient(ctx.module, weight, grad, ctx.shape).to(ctx.dtype), None, None
 
 
-def frozen_forward(module: nn.Module, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The forward of a frozen layer. `run` is its own."""
-    return lambda x: FrozenLayer.apply(x, module, run)
+class FrozenLinear(Function):
+    """The same for a linear layer whose weight is at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: nn.Module, own: Own) -> Tensor:
+        ctx.module, ctx.weight, ctx.shape = module, own[0], x.shape
+        return F.linear(x, *own).detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return input_gradient(ctx.module, ctx.weight, grad, ctx.shape), None, None
+
+
+class FrozenConvolution(Function):
+    """The same for a convolution whose weight is at hand; as a product by `op` if there is one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: Any, own: Own, op: ConvOp | None) -> Tensor:
+        ctx.module, ctx.weight, ctx.shape, ctx.op = module, own[0], x.shape, op
+        return (module._conv_forward(x, *own) if op is None else convolution.convolve(op, x, *own)).detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        module, weight, shape = ctx.module, ctx.weight, ctx.shape
+        if ctx.op is not None:
+            return convolution.input_gradient(ctx.op, shape, weight, grad), None, None, None
+        # PyTorch asks for the input, of which it reads the shape alone.
+        arguments = module.stride, module.padding, module.dilation, False, [0], module.groups, (True, False, False)
+        of_x, _, _ = torch.ops.aten.convolution_backward(grad, grad.new_empty(shape), weight, None, *arguments)
+        return of_x, None, None, None
+
+
+def frozen_convolution(module: Any, run: Callable[[Tensor], Tensor], at_hand: AtHand) -> Callable[[Tensor], Tensor]:
+    """The forward of a frozen convolution; as a product where that is faster (see deft_ops/convolution.py)."""
+    op, op_by_shape = plain_op(module), {}
+    of_zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+    def forward(x: Tensor) -> Tensor:
+        own = at_hand.of(x) if of_zeros else None
+        if own is None:
+            return FrozenLayer.apply(x, module, run)
+        if x.shape not in op_by_shape:
+            op_by_shape[x.shape] = op if op is not None and convolution.suits(op, x.shape, own[0]) else None
+        return FrozenConvolution.apply(x, module, own, op_by_shape[x.shape])
+
+    return forward
+
+
+def frozen_forward(module: nn.Module, run: Callable[[Tensor], Tensor], at_hand: AtHand) -> Callable[[Tensor], Tensor]:
+    """The forward of a frozen layer. `run` is its own, and `at_hand` what that computes on."""
+    if not is_linear(module):
+        return frozen_convolution(module, run, at_hand)
+
+    def forward(x: Tensor) -> Tensor:
+        own = at_hand.of(x)
+        return FrozenLayer.apply(x, module, run) if own is None else FrozenLinear.apply(x, module, own)
+
+    return forward

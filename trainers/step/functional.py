@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from .at_hand import ordinary
+
 # Parts of PyTorch's error messages about them, where it raises in the forward pass.
 MESSAGES = (
     "don't support automatic differentiation",  # out=
@@ -17,15 +19,6 @@ MESSAGES = (
     "Inference tensors cannot be saved for backward",
     "Inplace update to inference tensor",
 )
-
-
-def alias(value: Tensor) -> Tensor:
-    """An inference tensor's values as an ordinary tensor, in the same memory."""
-    if not value.is_inference():
-        return value
-    with torch.inference_mode(False):
-        view = torch.empty(0, dtype=value.dtype, device=value.device)
-        return view.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
 
 
 def _pieces(value: Tensor, sizes: Iterable[int], dim: int) -> tuple[Tensor, ...]:
@@ -83,7 +76,7 @@ class Differentiable(TorchFunctionMode):
             return _VIEWS[function](*args, **kwargs)
         out = kwargs.pop("out", None)
         if getattr(function, "__name__", "") != "__get__":
-            args, kwargs = tree_map_only(Tensor, alias, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, ordinary, (args, kwargs))
         result = function(*args, **kwargs)
         if out is None:
             return result
@@ -93,7 +86,7 @@ class Differentiable(TorchFunctionMode):
 def _written(out: Any, result: Any) -> Any:
     if isinstance(out, (tuple, list)):
         return tuple(_written(one, value) for one, value in zip(out, result, strict=True))
-    out = alias(out)
+    out = ordinary(out)
     if out.shape != result.shape:
         out.resize_(result.shape)
     return out.copy_(result)

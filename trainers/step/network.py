@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ...models.layers import is_linear_or_convolution
 from .adapted import ChangeNow, adapted_forward, place_change, table_forward
+from .at_hand import AtHand
 from .frozen import frozen_forward, quick_forward
 from .saved import Region, checkpointed
 
@@ -79,29 +81,43 @@ _BEFORE = "prev_comfy_cast_weights"  # where ComfyUI remembers it of a layer who
 LARGE = 2**18  # values of a table of embeddings that is not made anew in each step
 
 
+@dataclass
+class FrozenNetwork:
+    """The calls that a frozen network needs: `placing` in each step, before the forward pass, for changes of what is
+    small; `releasing` before ComfyUI may move the network.
+    """
+
+    placing: list[Callable[[], None]] = field(default_factory=list)
+    releasing: list[Callable[[], None]] = field(default_factory=list)
+
+
 @contextmanager
 def frozen(
     root: nn.Module,
     changes: dict[str, ChangeNow],
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
-) -> Iterator[list[Callable[[], None]]]:
+) -> Iterator[FrozenNetwork]:
     """Run `root` frozen inside the context, with adapters on the named layers; everything is restored after it.
 
     Linear and convolution layers run through FrozenLayer. What other modules hold themselves (norms, position tables)
     is small: it is cloned for the time of the training, because those tensors do get saved. Tables of token embeddings
-    are large and never saved. Both may have a change as well: yields what has to be called for it in each step, before
-    the forward pass. dtype, device: in which and where the network computes.
+    are large and never saved. Both may have a change as well. dtype, device: in which and where the network computes.
     """
     restore: list[Callable[[], Any]] = []
-    place: list[Callable[[], None]] = []
+    calls = FrozenNetwork()
     try:
         for name, module in root.named_modules():
             change = changes.get(name)
             if is_linear_or_convolution(module):
                 restore.append(own_forward(module))
-                run = quick_forward(module)
-                module.forward = frozen_forward(module, run) if change is None else adapted_forward(module, run, change)
+                run, at_hand = quick_forward(module), AtHand(module)
+                restore.append(at_hand.release)
+                calls.releasing.append(at_hand.release)
+                if change is None:
+                    module.forward = frozen_forward(module, run, at_hand)
+                else:
+                    module.forward = adapted_forward(module, run, change, at_hand)
                 continue
             if change is not None and isinstance(module, nn.Embedding) and module.weight.numel() > LARGE:
                 restore.append(own_forward(module))
@@ -116,8 +132,8 @@ def frozen(
                 restore.append(partial(module._parameters.update, before))
                 own_tensors = OwnTensors(module, device)
                 restore.append(own_tensors.undo)
-                place += [own_tensors.hide, partial(place_change, module, own_tensors.kept, change, dtype)]
-        yield place
+                calls.placing += [own_tensors.hide, partial(place_change, module, own_tensors.kept, change, dtype)]
+        yield calls
     finally:
         for undo in reversed(restore):
             undo()

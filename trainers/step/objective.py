@@ -40,7 +40,7 @@ def raw_output(model_sampling: Any) -> Iterator[None]:
 def _linear(function: Callable[[Tensor, Tensor], Tensor], sigma: Tensor) -> tuple[Tensor, Tensor]:
     """The coefficients [n] of a function that is linear in both of its arguments."""
     one, zero = torch.ones_like(sigma), torch.zeros_like(sigma)
-    return function(one.clone(), zero.clone()), function(zero.clone(), one.clone())
+    return function(one.clone(), zero.clone()), function(zero, one)  # which may write into them
 
 
 def _denoised(model_sampling: Any, sigma: Tensor) -> tuple[Tensor, Tensor]:
