@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "adm_in_channels": 2816,
     },
 }
-# For benchmarks/train.py.
-CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}
-CONFIGS["narrow"] = CONFIGS["sd15"] | {"model_channels": 32, "context_dim": 64}
-COUNTS = {"sd15": 128, "sdxl": 560, "mid": 128, "narrow": 128}
+COUNTS = {"sd15": 128, "sdxl": 560}
 
 
 def prepare(device: str = "cpu", dynamic: bool = False) -> None:
@@ -137,21 +134,29 @@ def unet(kind: str, dtype: str, every: bool = False) -> Any:
         unet_config: dict[str, Any] = {}
 
     cpu, device = torch.device("cpu"), comfy.model_management.get_torch_device()
-    config: Any = {"sd15": SD15, "sdxl": SDXL, "mid": SD15, "narrow": SD15}[kind](CONFIGS[kind])
+    config: Any = (SDXL if "num_classes" in CONFIGS[kind] else SD15)(CONFIGS[kind])
     # fp16 is stored and computed with in fp32, as ComfyUI does on a CPU: there is no fast fp16 product there.
     cast = torch.float32 if dtype == "float16" and device == cpu else None
     config.set_inference_dtype(getattr(torch, dtype), cast)
     dynamic, comfy.memory_management.aimdo_enabled = comfy.memory_management.aimdo_enabled, False
     model = config.get_model({}, "", device=cpu)  # with dynamic VRAM there would be no weights before a file is loaded
     comfy.memory_management.aimdo_enabled = dynamic
-    generator = torch.Generator(device).manual_seed(0)
     layers = attention(model.diffusion_model)
-    assert len(layers) == COUNTS[kind]
-    parameters = model.parameters() if every else [layer.weight for layer in layers.values()]
+    assert len(layers) == COUNTS.get(kind, len(layers))
+    random_weights(model.parameters() if every else [layer.weight for layer in layers.values()])
+    return comfy.model_patcher.CoreModelPatcher(model.eval(), device, cpu)
+
+
+def random_weights(parameters: Iterable[Any]) -> None:
+    """Fill the weights of a network with random numbers, which ComfyUI's device draws."""
+    import comfy.model_management
+    import torch
+
+    device = comfy.model_management.get_torch_device()
+    generator = torch.Generator(device).manual_seed(0)
     for parameter in parameters:
         values = torch.randn(parameter.shape, generator=generator, device=device)
         parameter.data.copy_(values / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.01 * values + 1)
-    return comfy.model_patcher.CoreModelPatcher(model.eval(), device, cpu)
 
 
 def adapter(model: Any, method: str, rank: int) -> dict[str, Any]:
@@ -210,8 +215,8 @@ def finish(device: Any) -> None:
     """Wait for what a GPU still does."""
     import torch
 
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def one_pass(base: Any, rank: int) -> Callable[[], float]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def seconds(work: Callable[[], object]) -> Callable[[], float]:
@@ -26,6 +29,37 @@ def memory(field: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
+def memory_of(device: Any) -> Any:
+    """What measures a GPU's memory: torch.accelerator, or torch.cuda and torch.xpu, which are older."""
+    import torch
+
+    return torch.accelerator if hasattr(torch.accelerator, "max_memory_allocated") else getattr(torch, device.type)
+
+
+def new_peak(device: Any) -> None:
+    """Let `peak` start anew. What is free is given back first, or it would be used again without being seen."""
+    import torch
+
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+        memory_of(device).empty_cache()
+        memory_of(device).reset_peak_memory_stats(device)
+    else:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: Any) -> float:
+    """MiB of a device's memory that tensors had at most, or the process on a CPU, since `new_peak`."""
+    return memory("VmHWM") if device.type == "cpu" else memory_of(device).max_memory_allocated(device) / 2**20
+
+
+def in_use(device: Any) -> float:
+    """MiB of a device's memory that tensors have, or the process on a CPU."""
+    return memory("VmRSS") if device.type == "cpu" else memory_of(device).memory_allocated(device) / 2**20
+
+
 def alternate(ours: Callable[[], float], peer: Callable[[], float], runs: int, warm_up: int = 1) -> tuple[float, float]:
     """Medians of `runs` measurements of each side, taken in turns, so that drift of the machine meets both alike.
 
@@ -42,15 +76,16 @@ def alternate(ours: Callable[[], float], peer: Callable[[], float], runs: int, w
     return statistics.median(counted[0]), statistics.median(counted[1])
 
 
-def report(name: str, ours: float, peer: float, unit: str, runs: int) -> dict[str, str | float | int]:
+def report(name: str, ours: float, peer: float, unit: str, runs: int, **others: Any) -> dict[str, Any]:
     """Print one measurement as a line of JSON, and return it. ratio is ours / peer: below 1 we need less."""
-    line: dict[str, str | float | int] = {
+    line: dict[str, Any] = {
         "name": name,
         "ours": significant(ours),
         "peer": significant(peer),
         "ratio": significant(ours / peer),
         "unit": unit,
         "runs": runs,
+        **others,
     }
     print(json.dumps(line), flush=True)
     return line
@@ -58,7 +93,7 @@ def report(name: str, ours: float, peer: float, unit: str, runs: int) -> dict[st
 
 def compare(
     name: str, ours: Callable[[], float], peer: Callable[[], float], *, unit: str = "s", runs: int = 5, warm_up: int = 1
-) -> dict[str, str | float | int]:
+) -> dict[str, Any]:
     """Measure both sides in turns and print the line."""
     return report(name, *alternate(ours, peer, runs, warm_up), unit, runs)
 

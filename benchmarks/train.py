@@ -27,29 +27,30 @@ operations_*    what a step asks PyTorch for, but for views and empty tensors: w
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
+import contextlib
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from apply import CONFIGS, finish, prepare, unet  # noqa: E402
-from frame import alternate, memory, report  # noqa: E402
+from apply import finish, prepare  # noqa: E402
+from bases import BASES  # noqa: E402
+from frame import alternate, in_use, new_peak, peak, report  # noqa: E402
 
 NARROW = "narrow"  # measured by the CPU time of the process
-MODELS = {NARROW: NARROW, "mid": "mid", "sd15": "sd15"}
-SIDES_OF = {NARROW: 8}  # of latents; 32 of the others
-TOKENS_OF = {NARROW: 8}  # of texts; 77 of the others
+MODELS = (NARROW, "mid", "sd15")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "float8_e4m3fn"}  # of the base
+STORED = {"fp8": "bf16"}  # what is computed in another dtype than it is stored in
 RANK = 8
-ENDINGS = ("to_q", "to_k", "to_v", "to_out.0")
+OPERATIONS, COMPUTING = "operations", "computing"  # what is looked at in steps, beside their time
 MIB = 1 << 20
 # Line -> our side and the peer's.
 LINES = {
@@ -77,7 +78,23 @@ def launched(func: Any) -> bool:
     """Whether an operation computes something: views of a tensor, and tensors without values, cost a GPU nothing."""
     name = func._schema.name.removeprefix("aten::")
     views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
-    return not views and not name.startswith(("empty", "new_empty", "detach", "_local_scalar_dense", "is_", "sym_"))
+    return not views and not name.startswith(
+        ("empty", "new_empty", "detach", "_local_scalar_dense", "is_", "sym_", "_has_")
+    )
+
+
+def counting_mode() -> Any:
+    """A context whose `operations` are those that have been asked for in it and compute something."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operations += launched(func)
+            return func(*args, **(kwargs or {}))
+
+    return Counting()
 
 
 class Meter:
@@ -89,60 +106,87 @@ class Meter:
     def __init__(self, network: Any, cpu_time: bool = False) -> None:
         self.device = device_of()
         self.clock = time.process_time if cpu_time else time.perf_counter
-        self.operations = 0
+        self.counted = counting_mode()
         self.counts: list[int] = []
-        gc.collect()
-        if self.device.type == "cuda":  # the model may be there or not yet
-            self.start = sum(value.numel() * value.element_size() for value in network.parameters()) / MIB
-        else:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the training would reuse what the set-up has freed
-            self.start = memory("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        self.profile: Any = None
+        new_peak(self.device)
+        self.start = in_use(self.device)
+        if self.device.type != "cpu":  # the model may be there or not yet
+            size = sum(value.numel() * value.element_size() for value in network.parameters())
+            self.start = max(self.start, size / MIB)
         self.ends = [self.clock()]
 
     def step(self, *ignored: Any, **named: Any) -> None:
         """Note that a step has ended."""
         finish(self.device)
         self.ends.append(self.clock())
-        self.counts.append(self.operations)
+        self.counts.append(self.counted.operations)
+        if self.profile is not None:
+            self.profile.step()
 
-    def counting(self) -> Any:
-        """A context in which operations are counted; it makes each of them slower."""
-        from torch.utils._python_dispatch import TorchDispatchMode
+    def watching(self, what: str, steps: int) -> Any:
+        """A context in which steps are looked at: the "operations" are counted, or "computing" is timed, or nothing.
 
+        Either makes steps slower. steps: those that are to be looked at; there is one before them.
+        """
+        if what == COMPUTING:
+            return self.profiling(steps)
+        return self.counting() if what == OPERATIONS else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """A context in which operations are counted, with convolutions as convolutions, as a GPU has them."""
         from deft_pack.deft_ops import convolution
 
-        meter = self
-        convolution.suits = lambda *args: False
+        suits = convolution.suits
+        try:
+            convolution.suits = lambda *args: False
+            with self.counted:
+                yield
+        finally:
+            convolution.suits = suits
 
-        class Counting(TorchDispatchMode):
-            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                meter.operations += launched(func)
-                return func(*args, **(kwargs or {}))
+    def profiling(self, steps: int) -> Any:
+        """A context in which PyTorch notes when the device computes, of all steps but the first."""
+        from torch.profiler import ProfilerActivity, profile, schedule
 
-        return Counting()
+        activity = getattr(ProfilerActivity, self.device.type.upper())
+        plan = schedule(wait=0, warmup=1, active=steps, repeat=1)
+        self.profile = profile(activities=[activity], schedule=plan, acc_events=True)
+        return self.profile
+
+    def computing(self) -> float:
+        """Seconds a step in which the device has computed; on a CPU, in which PyTorch's operations have."""
+        name = "CPU" if self.device.type == "cpu" else self.device.type.upper()
+        events = [
+            (event.time_range.start, event.time_range.end)
+            for event in self.profile.events()
+            if event.device_type.name == name and not event.is_user_annotation
+        ]
+        return covered(events) / 1e6 / (len(self.counts) - 1)
 
     def result(self, adapter: int = 0) -> dict[str, float]:
         """Seconds of a step but the first, which pays what happens once; MiB; bytes of the adapter's training."""
-        import torch
-
         seconds = [later - earlier for earlier, later in zip(self.ends[1:], self.ends[2:], strict=False)]
-        cuda = self.device.type == "cuda"
-        added = (torch.cuda.max_memory_allocated(self.device) / MIB if cuda else memory("VmHWM")) - self.start
+        added = peak(self.device) - self.start
         counts = [later - earlier for earlier, later in zip(self.counts, self.counts[1:], strict=False)]
         return {
             "step": statistics.median(seconds),
             "memory": added,
+            "peak": self.start + added,
             "adapter": 16 * adapter / MIB,
-            "operations": statistics.median(counts),
+            OPERATIONS: statistics.median(counts),
+            COMPUTING: self.computing() if self.profile is not None else 0.0,
         }
 
 
-def counting(meter: Meter, count: bool) -> Any:
-    """A context that counts operations, if it is to."""
-    import contextlib
-
-    return meter.counting() if count else contextlib.nullcontext()
+def covered(spans: list[tuple[float, float]]) -> float:
+    """The length of what the spans (start, end) cover, each moment once."""
+    length, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
 
 
 def device_of() -> Any:
@@ -152,53 +196,87 @@ def device_of() -> Any:
     return comfy.model_management.get_torch_device()
 
 
+KEPT: dict[tuple[str, str], Any] | None = None  # the last base, for a process that measures several sides
+
+
 def model_of(kind: str, precision: str) -> Any:
-    """The UNet as nodes get it."""
-    return unet(MODELS[kind], "bfloat16" if precision == "bf16" else "float32", every=True)
+    """The base as nodes get it."""
+    if KEPT is None:
+        return BASES[kind].make(DTYPES[precision])
+    if (kind, precision) not in KEPT:
+        KEPT.clear()
+        KEPT[kind, precision] = BASES[kind].make(DTYPES[precision])
+    return KEPT[kind, precision]
 
 
-def context(kind: str) -> Any:
-    """A text's context."""
+@contextlib.contextmanager
+def ordinary_weights(network: Any) -> Iterator[None]:
+    """Weights that were made in inference mode, as nodes' are, as such that autograd takes. They share the memory."""
     import torch
 
-    return torch.randn(
-        1, TOKENS_OF.get(kind, 77), CONFIGS[MODELS[kind]]["context_dim"], generator=torch.Generator().manual_seed(3)
-    )
+    def ordinary(value: Any) -> Any:
+        made = torch.empty(0, dtype=value.dtype, device=value.device)
+        return made.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
+
+    stores = [store for module in network.modules() for store in (module._parameters, module._buffers)]
+    before = [(store, name, value) for store in stores for name, value in store.items()]
+    try:
+        for store, name, value in before:
+            if value is not None and value.is_inference():
+                parameter = isinstance(value, torch.nn.Parameter)
+                made = ordinary(value)
+                store[name] = torch.nn.Parameter(made, requires_grad=False) if parameter else made
+        yield
+    finally:
+        for store, name, value in before:
+            store[name] = value
 
 
-def latent(kind: str) -> Any:
-    """One random latent."""
-    import torch
+def floor(kind: str, precision: str, steps: int, watch: str, chunked: bool) -> dict[str, float]:
+    """Measure the least that a step can cost: forward, and the gradient of the input.
 
-    side = SIDES_OF.get(kind, 32)
-    return torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(4))
-
-
-def floor(kind: str, precision: str, steps: int, count: bool, chunked: bool) -> dict[str, float]:
-    """Measure the least that a step can cost: forward, and the gradient of the input."""
-    import contextlib
-
+    A network that autograd cannot go through as it is gets what Train Adapter gives it.
+    """
     import torch
 
     from deft_pack.trainers.step.attention import pytorch_attention
+    from deft_pack.trainers.step.inference_only import without_inference_features
+    from deft_pack.trainers.step.repairs import Repairs
 
-    device = device_of()
-    network = model_of(kind, precision).model.diffusion_model.requires_grad_(False).to(device)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    time_step, text = torch.tensor([500.0], device=device), context(kind).to(device, dtype)
+    device, base, model = device_of(), BASES[kind], model_of(kind, precision)
+    network = model.model.diffusion_model.requires_grad_(False).to(device)
+    dtype = getattr(torch, DTYPES[STORED.get(precision, precision)])
+    time_step, text = torch.tensor([500.0], device=device), base.context().to(device, dtype)
+    inputs, repairs = base.inputs(device, dtype), Repairs(kind)
+
+    def step() -> bool:
+        """Whether it could be taken."""
+        x = base.latents().to(device, dtype).requires_grad_()
+        try:
+            with repairs.active():
+                with repairs.network.watching():
+                    output = network(x, time_step, context=text, **inputs)
+                output.float().square().mean().backward()
+        except RuntimeError as error:
+            if not repairs.learn(error):
+                raise
+            return False
+        return not repairs.learnt()
+
     meter = Meter(network, kind == NARROW)
-    with contextlib.nullcontext() if chunked else pytorch_attention(), counting(meter, count):
+    attention = contextlib.nullcontext() if chunked else pytorch_attention()
+    with ordinary_weights(network), attention, without_inference_features(model), meter.watching(watch, steps):
         for _ in range(steps + 1):
-            x = latent(kind).to(device, dtype).requires_grad_()
-            network(x, time_step, context=text).float().square().mean().backward()
+            while not step():
+                pass
             meter.step()
     return meter.result()
 
 
-def ours(
-    kind: str, precision: str, steps: int, count: bool, method: str, layers: str, checkpointing: bool
-) -> dict[str, float]:
-    """Measure Train Adapter."""
+def training_of(
+    kind: str, precision: str, steps: int, method: str, layers: str, checkpointing: bool
+) -> tuple[Any, Callable[[Callable], Any]]:
+    """The base, and Train Adapter on it: takes what is called after each step, and returns the result."""
     import torch
 
     from deft_pack.trainers.data.material import Material
@@ -208,24 +286,37 @@ def ours(
     settings = Settings(
         method,
         RANK,
-        steps + 1,
+        steps,
         1e-4,
         layers=layers,
         pattern="",
-        precision=precision,
+        precision=STORED.get(precision, precision),
         gradient_checkpointing=checkpointing,
     )
     with torch.inference_mode():
         model = model_of(kind, precision)
-        material = Material([{"samples": latent(kind)}], [[[context(kind), {}]]])
-        meter = Meter(model.model, kind == NARROW)
-        with counting(meter, count):
-            result = train(model, material, settings, meter.step)
+        material = Material([{"samples": BASES[kind].latents()}], [BASES[kind].conditioning()])
+
+    def run(on_step: Callable) -> Any:
+        with torch.inference_mode():
+            return train(model, material, settings, on_step)
+
+    return model, run
+
+
+def ours(
+    kind: str, precision: str, steps: int, watch: str, method: str, layers: str, checkpointing: bool
+) -> dict[str, float]:
+    """Measure Train Adapter."""
+    model, run = training_of(kind, precision, steps + 1, method, layers, checkpointing)
+    meter = Meter(model.model, kind == NARROW)
+    with meter.watching(watch, steps):
+        result = run(meter.step)
     return meter.result(sum(value.numel() for value in result.adapter.values()))
 
 
 def core(
-    kind: str, precision: str, steps: int, count: bool, only_attention: bool, bypass: bool, checkpointing: bool
+    kind: str, precision: str, steps: int, watch: str, only_attention: bool, bypass: bool, checkpointing: bool
 ) -> dict[str, float]:
     """ComfyUI's Train LoRA. Its copy of the model comes from the function that loaders leave with a model."""
     import comfy_extras.nodes_train as core_train
@@ -233,7 +324,7 @@ def core(
 
     def limited(setup: Callable) -> Callable:
         def run(mp: Any, *args: Any) -> Any:
-            every = [(name, module) for name, module in mp.model.named_modules() if name.endswith(ENDINGS)]
+            every = [(name, module) for name, module in mp.model.named_modules() if name.endswith(BASES[kind].endings)]
             mp.model.named_modules = lambda: iter(every)
             try:
                 return setup(mp, *args)
@@ -242,11 +333,11 @@ def core(
 
         return run
 
-    if only_attention:
-        for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass"):
-            setattr(core_train, name, limited(getattr(core_train, name)))
+    setups = {name: getattr(core_train, name) for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass")}
+    for name, setup in setups.items():
+        setattr(core_train, name, limited(setup) if only_attention else setup)
     model = model_of(kind, precision)
-    model.cached_patcher_init = (lambda disable_dynamic=False: model_of(kind, precision), ())
+    model.cached_patcher_init = (lambda disable_dynamic=False: BASES[kind].make(DTYPES[precision]), ())
     meter = Meter(model.model, kind == NARROW)
     optimizer_step = torch.optim.AdamW.step
 
@@ -258,8 +349,8 @@ def core(
     torch.optim.AdamW.step = step
     values: dict[str, Any] = {
         "model": model,
-        "latents": {"samples": latent(kind)},
-        "positive": [[context(kind), {}]],
+        "latents": {"samples": BASES[kind].latents()},
+        "positive": BASES[kind].conditioning(),
         "batch_size": 1,
         "grad_accumulation_steps": 1,
         "steps": steps + 1,
@@ -268,7 +359,7 @@ def core(
         "optimizer": "AdamW",
         "loss_function": "MSE",
         "seed": 0,
-        "training_dtype": precision,
+        "training_dtype": STORED.get(precision, precision),
         "lora_dtype": "fp32",
         "quantized_backward": False,
         "algorithm": "LoRA",
@@ -279,27 +370,34 @@ def core(
         "bucket_mode": False,
         "bypass_mode": bypass,
     }
-    with torch.inference_mode(), counting(meter, count):
-        core_train.TrainLoraNode.execute(**{name: [value] for name, value in values.items()})
+    try:
+        with torch.inference_mode(), meter.watching(watch, steps):
+            core_train.TrainLoraNode.execute(**{name: [value] for name, value in values.items()})
+    finally:
+        torch.optim.AdamW.step = optimizer_step
+        for name, setup in setups.items():
+            setattr(core_train, name, setup)
     return meter.result()
 
 
-def peft_side(kind: str, precision: str, steps: int, count: bool, method: str) -> dict[str, float]:
-    """PEFT in diffusers' UNet of the same sizes: mean squared error on the noise, AdamW, clipped gradients."""
+def peft_side(kind: str, precision: str, steps: int, watch: str, method: str) -> dict[str, float]:
+    """PEFT in diffusers' network of the same sizes: mean squared error on the noise, AdamW, clipped gradients."""
     import peft
     import torch
-    from diffusers import UNet2DConditionModel
 
-    config = CONFIGS[MODELS[kind]]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    channels = tuple(config["model_channels"] * factor for factor in config["channel_mult"])
-    network = UNet2DConditionModel(
-        sample_size=32, block_out_channels=channels, attention_head_dim=8, cross_attention_dim=config["context_dim"]
-    ).to(device_of(), dtype)
-    device, text = device_of(), context(kind).to(device_of(), dtype)
+    base, dtype = BASES[kind], getattr(torch, DTYPES[precision])
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with device_of():
+            network, call = base.diffusers()
+    finally:
+        torch.set_default_dtype(usual)
+    network = network.to(dtype)
+    device, text = device_of(), base.context().to(device_of(), dtype)
     time_step = torch.tensor([500], device=device)
     meter = Meter(network, kind == NARROW)
-    targets = list(ENDINGS)
+    targets = list(base.targets)
     lora_config = (
         peft.LoraConfig(r=RANK, target_modules=targets)
         if method == "lora"
@@ -310,11 +408,11 @@ def peft_side(kind: str, precision: str, steps: int, count: bool, method: str) -
     for parameter in parameters:
         parameter.data = parameter.data.float()
     optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.0, foreach=True if kind == NARROW else None)
-    with counting(meter, count):
+    with meter.watching(watch, steps):
         for _ in range(steps + 1):
-            noise = torch.randn(latent(kind).shape).to(device)
+            noise = torch.randn(1, *base.latent).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                output = network((latent(kind).to(device) + noise).to(dtype), time_step, text).sample
+                output = call(network, (base.latents().to(device) + noise).to(dtype), time_step, text)
                 loss = (output.float() - noise).square().mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -325,7 +423,7 @@ def peft_side(kind: str, precision: str, steps: int, count: bool, method: str) -
 
 
 PAPER = "paper (to_q, to_k, to_v, to_out.0)"
-SIDES: dict[str, Callable[[str, str, int, bool], dict[str, float]]] = {
+SIDES: dict[str, Callable[[str, str, int, str], dict[str, float]]] = {
     "floor": partial(floor, chunked=False),
     "floor_chunked": partial(floor, chunked=True),
     "deft": partial(ours, method="deft", layers=PAPER, checkpointing=False),
@@ -340,9 +438,9 @@ SIDES: dict[str, Callable[[str, str, int, bool], dict[str, float]]] = {
 
 
 def child(
-    side: str, kind: str, precision: str, steps: int, options: argparse.Namespace, count: bool = False
+    side: str, kind: str, precision: str, steps: int, options: argparse.Namespace, watch: str = ""
 ) -> dict[str, float]:
-    """Run one measurement in a process of its own. count: operations are counted; its seconds mean nothing then."""
+    """Run one measurement in a process of its own. watch: as in Meter; its seconds mean nothing then."""
     command = [
         sys.executable,
         __file__,
@@ -356,7 +454,7 @@ def child(
         str(steps),
         "--device",
         options.device,
-        *(["--count"] if count else []),
+        *(["--watch", watch] if watch else []),
         *(["--dynamic-vram"] if options.dynamic_vram and side in OURS else []),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -382,7 +480,7 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
     name = f"train.{place}{kind}.{precision}.{line}"
     report(name, our, peer, "CPU s" if kind == NARROW else "s", runs)
     if kind == NARROW:
-        our, peer = (child(side, kind, precision, 3, options, count=True)["operations"] for side in sides)
+        our, peer = (child(side, kind, precision, 3, options, OPERATIONS)[OPERATIONS] for side in sides)
         head, _, tail = line.partition("_over_")
         report(f"train.{place}{kind}.{precision}.operations_{head}_over_{tail}", our, peer, "operations", 1)
         return
@@ -407,11 +505,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dynamic-vram", action="store_true", help="our sides with ComfyUI's dynamic VRAM (cuda)")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--watch", choices=(OPERATIONS, COMPUTING), default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         prepare(options.device, options.dynamic_vram)
-        print(json.dumps(SIDES[options.child](options.model[0], options.precision[0], options.steps, options.count)))
+        print(json.dumps(SIDES[options.child](options.model[0], options.precision[0], options.steps, options.watch)))
         return
     for kind in options.model:
         for precision in options.precision:

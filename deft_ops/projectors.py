@@ -43,12 +43,27 @@ def orthonormal(P: Tensor) -> Tensor:
     device, and decompositions of r x r matrices, and its backward pass has three products. A P that is nearly
     rank-deficient, or wider than high, takes QR, by itself.
     """
-    P = P.float()
-    if P.shape[-2] < P.shape[-1] or not _exact_products():
-        return _signed_qr(P)
-    Q, condition = _CholeskyQR2.apply(P)
+    return orthonormals([P])[0]
+
+
+def orthonormals(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """The `orthonormal` of each. Their conditions are read together: a GPU is waited for once."""
+    stacks, exact = [P.float() for P in stacks], _exact_products()
+    tried = {place: _CholeskyQR2.apply(P) for place, P in enumerate(stacks) if exact and P.shape[-2] >= P.shape[-1]}
+    if not tried:
+        return [_signed_qr(P) for P in stacks]
+    conditions = [condition for _, condition in tried.values()]
     # What is not a number is not good, either.
-    good = (condition <= LARGEST_CONDITION).cpu()
+    good = (torch.cat(conditions) <= LARGEST_CONDITION).cpu().split([len(condition) for condition in conditions])
+    by_place = dict(zip(tried, good, strict=True))
+    return [
+        _orthonormal(P, tried[place][0], by_place[place]) if place in tried else _signed_qr(P)
+        for place, P in enumerate(stacks)
+    ]
+
+
+def _orthonormal(P: Tensor, Q: Tensor, good: Tensor) -> Tensor:
+    """Q [n, out, r] of CholeskyQR2, where it is `good` [n]; else that of QR."""
     if good.all():
         return Q
     Q_by_qr = _signed_qr(P[~good])
@@ -162,6 +177,7 @@ def project_all(matrices: Sequence[Tensor], projector: str) -> list[tuple[Tensor
     for place, P in enumerate(matrices):
         groups.setdefault(tuple(P.shape), []).append(place)
     Q_by_place: dict[int, Tensor] = {}
-    for places in groups.values():
-        Q_by_place |= zip(places, orthonormal(torch.stack([matrices[place] for place in places])).unbind(), strict=True)
+    stacks = orthonormals([torch.stack([matrices[place] for place in places]) for places in groups.values()])
+    for places, Q in zip(groups.values(), stacks, strict=True):
+        Q_by_place |= zip(places, Q.unbind(), strict=True)
     return [(Q_by_place[place], Q_by_place[place]) for place in range(len(matrices))]

@@ -109,10 +109,19 @@ def clip_vision_encoder(clip_vision: Any) -> Backbone:
 
 
 def manage(backbone: Backbone, patcher: Any, device: torch.device) -> None:
-    """Let ComfyUI's memory management load a backbone before it is used, and take it away when others need room."""
+    """Let ComfyUI's memory management load a backbone before it is used, and take it away when others need room.
+
+    Where the backbone needs room, it takes all other models away.
+    """
+
+    def make_room() -> None:
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+
     backbone.place = device
     backbone.batch = backbone.batch if device.type == "cpu" else GPU_BATCH
     backbone.before_use = lambda: comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+    backbone.make_room = make_room
 
 
 async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:

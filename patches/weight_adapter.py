@@ -123,7 +123,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
             factors, part = method.Factors(*values), strength * share
             if method.low_rank:
                 up, down = method.to_lora(factors, base, removal=removal, injection=injection)
-                pairs.append((up, down.mul_(part)))
+                pairs.append((up, down if part == 1 else down.mul_(part)))
             else:
                 changes.append(method.delta(factors, base, strength=part, removal=removal, injection=injection))
         # All deltas are there before the first is added, and no temporary of the weight's size is made for a pair.

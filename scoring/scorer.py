@@ -242,8 +242,14 @@ class _Batch:
     def embed(self, pictures: Sequence[Image.Image], what: str) -> _Side:
         """The features of these pictures, with a remark on those of one colour. The first call is of the images."""
         encoders = self.scorer.encoders(self.measures)
-        before = self.done
+        before, most = self.done, {kind: backbone.most for kind, backbone in encoders.items()}
         result = embed_images(encoders, pictures, lambda done: self.progress(before + done), self.scorer.store)
+        self.remarks += [
+            f"{backbone.name}: the memory was enough for {backbone.most} of the {what} at once only, which takes "
+            "longer; scores may differ in the last digits."
+            for kind, backbone in encoders.items()
+            if backbone.most < most[kind]
+        ]
         self.done += len(pictures)
         self.digests = self.digests or result.digests
         if result.flat:

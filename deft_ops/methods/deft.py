@@ -122,10 +122,17 @@ def to_lora(factors: Factors, weight: Tensor, *, removal: float = 1.0, injection
     """
     Q = factors.Q.to(weight.device, torch.float32)
     right = Q if factors.right is None else factors.right.to(weight.device, torch.float32)
-    down = -removal * transposed_product(right, flat(weight))
-    if factors.R is not None:
-        down = down + injection * (factors.scale * factors.R.to(weight.device, torch.float32))
-    return Q, down
+    removed = transposed_product(right, flat(weight))
+    if factors.R is None:
+        return Q, -removal * removed
+    # On a GPU each product with 1 would cost as much as one of the large products.
+    injected = weighed(weighed(factors.R.to(weight.device, torch.float32), factors.scale), injection)
+    return Q, injected - weighed(removed, removal)
+
+
+def weighed(value: Tensor, weight: float) -> Tensor:
+    """The product with a weight; the tensor itself for 1."""
+    return value if weight == 1 else weight * value
 
 
 def delta(

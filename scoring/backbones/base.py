@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,8 @@ class Backbone:
 
     name: written beside each score. identity: what the weights look like. fingerprint: stands for weights and
     preprocessing, so that features can be kept. module: the network. place, batch, before_use: where and how many
-    pictures a forward computes, and what is called before; ComfyUI's memory management sets them.
+    pictures a forward computes, and what is called before; make_room: called where the memory was not enough.
+    ComfyUI's memory management sets them. most: the largest batch that the memory has not been too small for.
     """
 
     def __init__(
@@ -101,7 +104,9 @@ class Backbone:
         self.tokenizer, self.context = tokenizer, context
         self.place = torch.device("cpu")
         self.batch = 4  # a CPU gains nothing from more
+        self.most = sys.maxsize
         self.before_use: Callable[[], None] = lambda: None
+        self.make_room: Callable[[], None] = lambda: None
         self._encode_image, self._encode_text = encode_image, encode_text
 
     @property
@@ -113,8 +118,7 @@ class Backbone:
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Preprocessed pictures [n, 3, h, w] -> L2-normalised features, float32 [n, d], on the CPU."""
         assert self._encode_image is not None, f"{self.name} has no features"
-        self.before_use()
-        return F.normalize(self._encode_image(pixels.to(self.place)).float().cpu(), dim=-1)
+        return F.normalize(self._in_parts(self._encode_image, pixels), dim=-1)
 
     def encode_images(self, pictures: Sequence[Image.Image], batch: int = 16) -> torch.Tensor:
         """RGB pictures of any sizes -> L2-normalised features, float32 [count, d], on the CPU."""
@@ -141,9 +145,43 @@ class Backbone:
         for text in () if truncate else texts:
             if (length := self.tokens(text)) > self.context:
                 raise ValueError(f"{self.name} reads {self.context} tokens, this text has {length}; shorten it: {text}")
-        self.before_use()
-        features = self._encode_text(self.tokenizer(list(texts)).to(self.place))
-        return F.normalize(features.float().cpu(), dim=-1)
+        return F.normalize(self._in_parts(self._encode_text, self.tokenizer(list(texts))), dim=-1)
+
+    def _in_parts(self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """What an encoder makes of a batch, float32 on the CPU, in one forward if the memory is enough.
+
+        Where it is not, room is made first; if that does not help, batches are half as large from then on. Raises what
+        PyTorch raised where there is no room for a single one.
+        """
+        parts: list[torch.Tensor] = []
+        done, made_room = 0, False
+        while done < len(inputs):
+            size = min(self.most, len(inputs) - done)
+            try:
+                self.before_use()
+                part = encode(inputs[done : done + size].to(self.place)).float().cpu()
+            except RuntimeError as error:
+                if not out_of_memory(error) or (made_room and size == 1):
+                    raise
+            else:
+                parts.append(part)
+                done += size
+                continue
+            # Outside of the handler: the error's frames hold the tensors that filled the memory.
+            if made_room:
+                self.most = size // 2
+                logging.warning(
+                    f"{self.name}: the memory is not enough for a batch of {size}; {self.most} from now on."
+                )
+            self.make_room()
+            made_room = True
+        return torch.cat(parts)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch's means that the memory of the device, or of the machine, was too small."""
+    words = "out of memory", "can't allocate memory", "not enough memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error).lower() for part in words)
 
 
 def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:

@@ -6,6 +6,7 @@ table below and tensors of two devices. ComfyUI takes it for one of Apple's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import models, pretended
 from .test_export import CLIP_CONFIG, layer_shapes, random_layers, small_clip
@@ -444,3 +446,94 @@ def test_scoring(pack: Any, device: torch.device, tmp_path: Path) -> None:
     assert [name for name, _ in found] == [name for name, _ in expected]
     for (name, values), (_, others) in zip(found, expected, strict=True):
         assert values == pytest.approx(others, abs=1e-5), name
+
+
+# -------------------------------------------------------------------------------------------------------------- waiting
+
+# A CPU waits for a GPU where it reads a number, where a shape depends on values, and where it copies between the two:
+# what torch.cuda.set_sync_debug_mode warns of. Of torch.linalg, what has to read on CUDA whether it has worked.
+READING = ("_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero", "_unique2", "unique_dim")
+FACTORING = ("linalg_qr", "_linalg_svd", "_linalg_eigh", "linalg_eig", "_linalg_solve_ex", "linalg_lstsq")
+TO_DEVICE, FROM_DEVICE, BY_MASK = "to the device", "from the device", "indexed by a mask"
+
+
+class Waiting(TorchDispatchMode):
+    """Counts, by its kind, what makes a CPU wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs, name = kwargs or {}, pretended.name_of(func)
+        tensors = [leaf for leaf in pretended.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        there = [pretended.on_device(tensor) for tensor in tensors]
+        if any(there) and name in READING + FACTORING:
+            self.counts[name] += 1
+        if any(there) and name.startswith("index") and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
+            self.counts[BY_MASK] += 1
+        result = func(*args, **kwargs)
+        if name in ("_to_copy", "copy_") and not kwargs.get("non_blocking"):
+            source, target = (there[1], there[0]) if name == "copy_" else (there[0], pretended.on_device(result))
+            if source != target:
+                self.counts[TO_DEVICE if target else FROM_DEVICE] += 1
+        return result
+
+
+def test_what_waits_is_counted(device: torch.device) -> None:
+    value = models.random(3, 4, seed=0).to(device)
+    expected = {
+        "_local_scalar_dense": lambda: float(value.sum()),
+        "nonzero": lambda: value.nonzero(),
+        FROM_DEVICE: lambda: value.cpu(),
+        TO_DEVICE: lambda: value.copy_(torch.ones(3, 4)),
+        BY_MASK: lambda: value[value > 0],
+    }
+    for kind, work in expected.items():
+        with Waiting() as waiting:
+            (value @ value.T).relu() + 1
+            assert not waiting.counts
+            work()
+        assert waiting.counts[kind] == 1, kind
+
+
+# A step reads its loss and the norm of its gradient, and brings the caption, the latents, the noise, its level and the
+# two numbers of the target. DEFT and PaRa read at once which of their P need a QR.
+OF_A_STEP = Counter({"_local_scalar_dense": 2, TO_DEVICE: 5})
+PROJECTED = Counter({FROM_DEVICE: 1})
+WAITING: dict[str, tuple[dict[str, Any], Counter[str]]] = {
+    "lora": ({"method": "lora"}, OF_A_STEP),
+    "lokr": ({"method": "lokr"}, OF_A_STEP),
+    "svdiff": ({"method": "svdiff", "layers": "attention"}, OF_A_STEP),
+    "para": ({"method": "para"}, OF_A_STEP + PROJECTED),
+    "deft, checkpointed, averaged": (
+        {"method": "deft", "gradient_checkpointing": True, "ema": 0.9},
+        OF_A_STEP + PROJECTED,
+    ),
+    "accumulation": (
+        {"method": "deft", "accumulation": 2},
+        OF_A_STEP + OF_A_STEP + PROJECTED + PROJECTED - Counter({"_local_scalar_dense": 1}),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_how_often_a_step_waits(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Of the device with all of torch.linalg, as CUDA is. The first step may wait more often."""
+    monkeypatch.setattr(pack.deft_ops.host, "_TRUSTED", ("cpu", device.type))
+    monkeypatch.setattr(pretended.Pretended, "refused", frozenset())
+    own, most = WAITING[kind]
+    chosen = settings(pack, **{"steps": 2, "seed": 3} | own)
+    counts: list[Counter[str]] = []
+    with Waiting() as waiting, torch.inference_mode():
+        model = loaded(as_loaded(lambda: on(device, models.unet)))
+        material = pack.material.Material([models.latents(model, 1)], [models.conditioning()])
+
+        def note(progress: Any) -> None:
+            counts.append(waiting.counts.copy())
+
+        pack.loop.train(model, material, chosen, note)
+    of_first, of_both = counts
+    of_second = of_both - of_first
+    assert not of_second - most, f"waits more often: {of_second}"
+    assert of_second["_local_scalar_dense"] >= 1, "the loss is not read"

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from . import models
 from .scorers import make_files, scoring
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -200,6 +201,30 @@ def test_a_second_score_of_the_same_pictures_needs_no_forward(comfyui, monkeypat
     second = comfyui.run(scoring(label="two"), want=["score"]).output("score")
     assert sum(calls) == 8
     assert [row.values for row in second.rows] == [row.values for row in first.rows]
+
+
+def test_a_scorer_that_lacks_memory_takes_other_models_away(comfyui, monkeypatch):
+    import comfy.model_management as management
+
+    management.unload_all_models()
+    other = models.unet()
+    management.load_models_gpu([other])
+    scorer = comfyui.run(scoring(), want=["scorer"]).output("scorer")
+    backbone = scorer.backbones["dino"]
+    pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected, encode, seen = backbone.encode_pixels(pixels), backbone._encode_image, []
+
+    def short(given):
+        seen.append([loaded.model is other for loaded in management.current_loaded_models])
+        if any(seen[-1]):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(given)
+
+    monkeypatch.setattr(backbone, "_encode_image", short)
+    assert torch.equal(backbone.encode_pixels(pixels), expected)
+    assert [any(loaded) for loaded in seen] == [True, False]
+    assert seen[1] == [False], "the scorer itself is not loaded"
+    management.unload_all_models()
 
 
 def test_verification_of_the_demos_scorers(comfyui):

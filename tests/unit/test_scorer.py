@@ -258,6 +258,67 @@ def test_batches_do_not_change_features_and_order_is_kept(scorer: Scorer):
         torch.testing.assert_close(found.features["dino"], expected, atol=1e-6, rtol=0)
 
 
+def short_of_memory(backbone, monkeypatch, most: int, error: BaseException, room: int = 0) -> list[str]:
+    """Give an encoder memory for `most` pictures at once, and `room` more after room was made; what it is asked for."""
+    asked: list[str] = []
+    original = backbone._encode_image
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        asked.append(str(len(pixels)))
+        if len(pixels) > most + room * asked.count("room"):
+            raise error
+        return original(pixels)
+
+    monkeypatch.setattr(backbone, "_encode_image", encode)
+    monkeypatch.setattr(backbone, "make_room", lambda: asked.append("room"))
+    monkeypatch.setattr(backbone, "before_use", lambda: asked.append("load"))
+    return asked
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory")]
+)
+def test_where_memory_runs_out_batches_are_halved_and_it_is_said(scorer: Scorer, monkeypatch, caplog, error):
+    images, references = pictures(9), pictures(3, seed=1)
+    dino = scorer.backbones["dino"]
+    expected = score(replace(scorer, store=FeatureStore()), images, references)
+    dino.batch = 8
+    asked = short_of_memory(dino, monkeypatch, 3, error)
+    found = score(scorer, images, references)
+    for row, other in zip(found.rows, expected.rows, strict=True):
+        assert row.values == pytest.approx(other.values, abs=1e-6)
+    calls = [call for call in asked if call != "load"]
+    # Room is made first; later batches start with what the memory was enough for.
+    assert calls[:7] == ["8", "room", "8", "room", "4", "room", "2"]
+    assert set(calls[7:]) == {"2", "1"}
+    assert sum(int(call) for call in calls[6:]) == len(images) + len(references)
+    assert asked.count("load") == len(calls) - calls.count("room"), "ComfyUI may have taken it away to make room"
+    (remark,) = [remark for remark in found.remarks if "memory" in remark]
+    assert remark.startswith("demo DINO (64 px): the memory was enough for 2 of the images at once only")
+    assert caplog.text.count("the memory is not enough for a batch of") == 2
+
+
+def test_room_that_is_made_leaves_the_batch_as_it_is(scorer: Scorer, monkeypatch):
+    images, dino = pictures(8), scorer.backbones["dino"]
+    expected = dino.encode_images(images, batch=8)
+    asked = short_of_memory(dino, monkeypatch, 3, torch.OutOfMemoryError("out of memory"), room=5)
+    assert torch.equal(dino.encode_images(images, batch=8), expected)
+    assert asked == ["load", "8", "room", "load", "8"]
+
+
+def test_no_memory_for_a_single_picture_and_other_errors_are_raised(scorer: Scorer, monkeypatch):
+    dino = scorer.backbones["dino"]
+    asked = short_of_memory(dino, monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(torch.OutOfMemoryError):
+        dino.encode_images(pictures(2))
+    assert [call for call in asked if call != "load"] == ["2", "room", "2", "room", "1"]
+    monkeypatch.undo()
+    asked = short_of_memory(dino, monkeypatch, 0, RuntimeError("mat1 and mat2 must have the same dtype"))
+    with pytest.raises(RuntimeError, match="same dtype"):
+        dino.encode_images(pictures(2))
+    assert "room" not in asked
+
+
 def test_a_full_store_forgets_the_least_used_and_stays_right(scorer: Scorer, forwards):
     images, dino = pictures(20), {"dino": scorer.backbones["dino"]}
     store = FeatureStore(limit=2 * 192 * 4)  # two features

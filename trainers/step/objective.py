@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..settings.formulas import FLOW_WEIGHTINGS, LOSSES, TIMESTEPS, WEIGHTINGS, logit_normal, uniform
+
+ValueT = TypeVar("ValueT")
 
 MOST_DRAWS = 1000  # of noise levels, until all lie in a caption's range
 
@@ -64,11 +67,35 @@ def target(model_sampling: Any, sigma: Tensor, x0: Tensor, noise: Tensor) -> Ten
     level = _exact(sigma)
     a, b = _denoised(model_sampling, level)
     p, q = _noised(model_sampling, level)
-    of_x0, of_noise = (value.to(x0).view(-1, *[1] * (x0.ndim - 1)) for value in ((1 - a * p) / b, -a * q / b))
+    both = torch.stack([(1 - a * p) / b, -a * q / b]).to(x0)
+    of_x0, of_noise = (value.view(-1, *[1] * (x0.ndim - 1)) for value in both)
     return of_x0 * x0 + of_noise * noise
 
 
 # --------------------------------------------------------------------------------------------------------- noise levels
+
+# What has been read of a model's noise levels, with the tensor that it was read of.
+_READ: WeakKeyDictionary[nn.Module, tuple[Tensor, dict[str, Any]]] = WeakKeyDictionary()
+
+
+def _once(model_sampling: Any, name: str, read: Callable[[], ValueT]) -> ValueT:
+    """What `read` gives of a model's noise levels, kept as long as they are the same: a GPU would be waited for."""
+    own = getattr(model_sampling, "sigmas", None)
+    if not isinstance(model_sampling, nn.Module) or not isinstance(own, Tensor):
+        return read()
+    of, values = _READ.get(model_sampling, (None, {}))
+    if of is not own:
+        values = {}
+        _READ[model_sampling] = own, values
+    if name not in values:
+        values[name] = read()
+    value: ValueT = values[name]
+    return value
+
+
+def _levels(model_sampling: Any) -> Tensor:
+    """The noise levels of a model's steps, float32 on the CPU."""
+    return _once(model_sampling, "levels", lambda: model_sampling.sigmas.detach().cpu().float())
 
 
 def sample_sigmas(
@@ -113,7 +140,7 @@ def _drawn(
     draw = TIMESTEPS[timesteps]
     shifted = isinstance(shift, Tensor) or shift != 0
     if draw is None and not flow and not shifted:
-        sigmas = model_sampling.sigmas.detach().cpu().float()
+        sigmas = _levels(model_sampling)
         return sigmas[torch.randint(len(sigmas), (count,), generator=generator)]
     if draw is None:
         draw = logit_normal if flow else uniform
@@ -121,11 +148,12 @@ def _drawn(
     if shifted:
         u = shift * u / (1 + (shift - 1) * u)
     if not flow:
-        sigmas = model_sampling.sigmas.detach().cpu().float()
+        sigmas = _levels(model_sampling)
         return sigmas[(u * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
     if _is_unbounded(model_sampling):
         # Its maker draws log-normal sigmas, which are logit-normal shares, and has no shift.
-        return (u / (1 - u)).clamp(float(model_sampling.sigma_min), float(model_sampling.sigma_max))
+        smallest = _once(model_sampling, "smallest", lambda: float(model_sampling.sigma_min))
+        return (u / (1 - u)).clamp(smallest, _largest(model_sampling))
     return u if shifted else torch.tensor([float(model_sampling.percent_to_sigma(1 - float(p))) for p in u])
 
 
@@ -141,7 +169,12 @@ def sigma_of(model_sampling: Any, share: float) -> float:
 
 def _is_unbounded(model_sampling: Any) -> bool:
     """Whether noise levels go beyond 1."""
-    return float(model_sampling.sigma_max) > 1.001
+    return _largest(model_sampling) > 1.001
+
+
+def _largest(model_sampling: Any) -> float:
+    """The largest noise level."""
+    return _once(model_sampling, "largest", lambda: float(model_sampling.sigma_max))
 
 
 def share_of_noise(model_sampling: Any, sigma: Tensor) -> Tensor:
