@@ -99,14 +99,63 @@ COMFYUI = prepare()
 
 from .pack import Pack  # noqa: E402  (PyTorch is imported after the preparation)
 
-# On an older ComfyUI every test runs, with so many of its cases, the first, the last and those between evenly spread:
+# On an older ComfyUI a test runs with so many of its cases, the first, the last and those between evenly spread:
 # what one case shows of that ComfyUI the others show, too. Those of these files are chosen by what ComfyUI has.
 MOST_CASES = 3
 EVERY_CASE = ("test_architectures.py", "test_bases.py", "test_conversions.py", "test_quantised.py")
+# Of these files an older ComfyUI runs these tests only: where ComfyUI has a part. The others are of the pack's own
+# files, texts and sums, and of PyTorch's, which are the same there.
+OF_COMFYUI = {
+    # Sizes, identities and messages are the pack's; rows, areas, masks and ranges are compared with ComfyUI's sampler.
+    "test_captions.py": {
+        "test_rows_of_a_batch_are_captions_one_a_picture",
+        "test_row_i_is_what_the_sampler_gives_to_picture_i",
+        "test_prior_and_empty_captions_have_rows_too",
+        "test_an_area_is_trained_as_that_part_alone",
+        "test_an_area_is_shown_to_the_network_as_by_the_sampler",
+        "test_the_area_of_a_video",
+        "test_the_mask_of_a_caption_is_one_of_the_loss",
+        "test_noise_levels_are_those_of_the_captions_range",
+        "test_a_shifted_models_range_is_its_own",
+        "test_what_changes_the_model_is_refused",
+        "test_hooks_that_are_none_are_no_hooks",
+        "test_videos_on_a_video_base",
+        "test_a_model_that_reads_the_area_gets_it_in_latent_pixels",
+    },
+    # A run's folder is the pack's; a run that goes on in another process is one of test_training_runs.py.
+    "test_finished_runs.py": {"test_all_outputs_are_those_of_the_training", "test_in_a_loop", "test_by_its_name"},
+    # That the nodes' definitions come out the same; what is told of a changed one is of the scripts.
+    "test_generated.py": {"test_nothing_is_stale"},
+    "test_help.py": {"test_pages_and_nodes_are_the_same", "test_every_text_is_there"},
+    "test_help_lists.py": set(),
+    # Names and marks of files are the pack's.
+    "test_named_adapters.py": {
+        "test_a_named_adapter_is_listed_and_loads_and_is_as_save_adapter_writes_it",
+        "test_the_last_preview_lies_beside_it",
+        "test_a_file_of_another_folder_is_not_put_in_the_shade",
+    },
+    "test_optimizers.py": set(),  # PyTorch's steps
+    # The scale and its overflows are the pack's; test_bases.py has the gradients of each class of model in bf16, too.
+    "test_precision.py": {
+        "test_float32_is_float32_whatever_is_stored",
+        "test_what_auto_is",
+        "test_a_picture_that_overflows_is_passed_over_and_counted",
+        "test_a_model_that_comfyui_moves_while_it_trains",
+    },
+    # What a saved file says of its base is read of ComfyUI's models; PEFT's folders and foreign headers are not.
+    "test_saving_messages.py": {
+        "test_every_base_is_one_of_comfyuis",
+        "test_models_of_comfyuis_own_making",
+        "test_the_connected_model_names_the_base_of_an_adapter_that_does_not",
+        "test_captions_that_reach_the_nodes_as_text",
+        "test_a_coarse_base_could_be_another",
+        "test_a_fine_base_is_told_and_nothing_is_said",
+    },
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out cases on an older ComfyUI."""
+    """Leave out cases on an older ComfyUI, and tests that it has no part in."""
     import comfyui_version
 
     if tuple(map(int, comfyui_version.__version__.split(".")[:2])) >= (0, 30):
@@ -115,8 +164,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
     left_out = []
-    for (path, _), of_one in cases.items():
-        if path.name not in EVERY_CASE and len(of_one) > MOST_CASES:
+    for (path, name), of_one in cases.items():
+        chosen = OF_COMFYUI.get(path.name, {name})
+        if renamed := [other for other in chosen if not hasattr(of_one[0].module, other)]:
+            raise pytest.UsageError(f"{path.name} has no {', '.join(renamed)}: see OF_COMFYUI in {__file__}")
+        if name not in chosen:
+            left_out += of_one
+        elif path.name not in EVERY_CASE and len(of_one) > MOST_CASES:
             kept = {place * (len(of_one) - 1) // (MOST_CASES - 1) for place in range(MOST_CASES)}
             left_out += [item for place, item in enumerate(of_one) if place not in kept]
     gone = set(left_out)

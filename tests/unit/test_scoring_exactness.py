@@ -77,10 +77,25 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("weights")
 
 
+def once(feature: Callable[[Image.Image], torch.Tensor]) -> Callable[[Image.Image], torch.Tensor]:
+    """A reference that computes each picture once: several tests, and all pairs of one, ask for the same pictures."""
+    known: dict[tuple[str, tuple[int, int], bytes], torch.Tensor] = {}
+
+    def kept(image: Image.Image) -> torch.Tensor:
+        key = (image.mode, image.size, image.tobytes())
+        if key not in known:
+            known[key] = feature(image)
+        return known[key]
+
+    return kept
+
+
 @pytest.fixture(scope="module")
 def loop(folder: Path) -> Loop:
     """The references of full size, whose files lie in the folder."""
     made = make_loop(folder)
+    for name in ("clip_image", "dino_image", "dinov2_image"):
+        setattr(made, name, once(getattr(made, name)))
     torch.save(randomise(Dino(16), 7).state_dict(), folder / "dino_deitsmall16_pretrain.pth")
     return made
 
@@ -105,7 +120,7 @@ def dino16(folder: Path, loop: Loop) -> Callable[[Image.Image], torch.Tensor]:
     def feature(image: Image.Image) -> torch.Tensor:
         return F.normalize(module(loop.dino_transform(image)[None]), dim=-1)
 
-    return feature
+    return once(feature)
 
 
 def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
