@@ -1,8 +1,9 @@
-"""Read-only routes over the runs in ComfyUI's output folder, for the page and for programs.
+"""Read-only routes over the runs in ComfyUI's output folder and over what scorers need, for the page and for programs.
 
     GET /deft/v1/runs                           the runs, the newest first
     GET /deft/v1/runs/ID                        one run: its curve, settings, checkpoints, previews and scores
     GET /deft/v1/runs/ID/previews/STEP          the pictures of a step, as JPEG
+    GET /deft/v1/protocols                      the scoring protocols whose weights are on this machine
 
 An ID is looked up among the runs that lie there, so that no request names a path. What there is not is a 404.
 """
@@ -23,6 +24,7 @@ from server import PromptServer
 
 from ..scoring.scores import Scores, from_jsonl
 from ..trainers.run import history
+from .scorers import ready
 
 PREFIX = "/deft/v1/runs"
 LARGEST_SCORES = 8 << 20  # bytes
@@ -85,7 +87,7 @@ def safely(handler: Handler) -> Handler:
             return await handler(request)
         except (OSError, ValueError, RecursionError) as error:
             logging.warning(f"{request.path}: {type(error).__name__}: {error}")
-            return web.json_response({"error": "the run cannot be read"}, status=500)
+            return web.json_response({"error": "it cannot be read"}, status=500)
 
     return answer
 
@@ -110,7 +112,13 @@ async def show_preview(request: web.Request) -> web.StreamResponse:
     return web.Response(body=data, content_type="image/jpeg", headers=headers)
 
 
+async def list_protocols(request: web.Request) -> web.StreamResponse:
+    """GET /deft/v1/protocols."""
+    return as_json({"ready": await asyncio.to_thread(ready)})
+
+
 HANDLERS: dict[str, Handler] = {
+    "/deft/v1/protocols": list_protocols,
     PREFIX: list_runs,
     PREFIX + "/{run:[0-9a-f]{16}}": show_run,
     PREFIX + r"/{run:[0-9a-f]{16}}/previews/{step:\d{1,12}}": show_preview,

@@ -160,7 +160,7 @@ def ready() -> list[str]:
 
 
 def ready_line() -> str:
-    """The protocols that are ready, in a sentence. Not marked in the list itself: what is chosen there is saved."""
+    """The protocols that are ready, for messages and reports; the page marks them in the list (web/deft/ready.mjs)."""
     return f"Protocols that are ready on this machine: {', '.join(ready()) or 'none'}."
 
 

@@ -1,5 +1,5 @@
-// What the pack adds to the page: the loss curve at the trainers' nodes, and the side bar's tab of all trainings. The rest
-// is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
+// What the pack adds to the page: the loss curve at the trainers' nodes, the side bar's tab of all trainings, and which of
+// Load Scorer's protocols are ready. The rest is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
 // works as without a browser.
 
 import { app } from '../../scripts/app.js'
@@ -11,9 +11,11 @@ const part = (name) => import(new URL(`./deft/${name}.mjs?v=${VERSION}`, import.
 const { watchRuns } = await part('data')
 const { shownAgain, watchNodes } = await part('node')
 const { addTab } = await part('runs')
+const { markProtocols, watchProtocols } = await part('ready')
 
 watchRuns()
 watchNodes()
+watchProtocols()
 
 app.registerExtension({
   name: 'DEFT.Training',
@@ -27,5 +29,6 @@ app.registerExtension({
     }
   ],
   setup: addTab,
+  nodeCreated: markProtocols,
   afterConfigureGraph: shownAgain
 })

@@ -62,7 +62,7 @@ export async function openPage(profile, url) {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false })
+    body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false, 'Comfy.Locale': 'en' })
   })
   if (!answer.ok) throw new Error(`POST /settings: ${answer.status}`)
   const other = process.env.DEFT_FRONT_END

@@ -19,6 +19,9 @@ const values = (page) => page.evaluate(
   () => Object.fromEntries(window.app.graph.nodes[0].widgets.map((widget) => [widget.name, widget.value]))
 )
 
+// An option in a list: its value, and what the page says of it in brackets.
+const labelled = (value) => new RegExp(`^\\s*${value.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')}( \\(\\w+\\))?\\s*$`)
+
 async function chooseOnCanvas(page, name, value) {
   const { x, y } = await page.evaluate((name) => {
     const node = window.app.graph.nodes[0]
@@ -27,12 +30,19 @@ async function chooseOnCanvas(page, name, value) {
     return { x: left, y: top }
   }, name)
   await page.mouse.click(x, y)
-  await page.locator('.litemenu-entry').getByText(value, { exact: true }).click()
+  const entries = page.locator('.litemenu-entry')
+  const listed = await entries.allInnerTexts()
+  await entries.getByText(labelled(value)).click()
+  return listed
 }
 
 async function chooseInVue(page, name, value) {
   await page.locator('[data-testid=node-widget]').getByRole('combobox', { name, exact: true }).click()
-  await page.getByRole('option', { name: value, exact: true }).click()
+  const options = page.getByRole('option')
+  await options.first().waitFor()
+  const listed = await options.allInnerTexts()
+  await page.getByRole('option', { name: labelled(value) }).click()
+  return listed
 }
 
 // What a person can see of the widgets: the canvas shows all, the Vue front end those without "advanced" first.
@@ -61,14 +71,14 @@ export default async function ({ page, errors }, [options]) {
     const choices = []
     // Once through all of them and back to the first.
     for (const option of [...combo.options, combo.options[0]]) {
-      await (vue ? chooseInVue : chooseOnCanvas)(page, combo.name, option)
+      const listed = await (vue ? chooseInVue : chooseOnCanvas)(page, combo.name, option)
       await page.waitForFunction(
         ([name, option]) => window.app.graph.nodes[0].widgets.find((widget) => widget.name === name).value === option,
         [combo.name, option]
       )
       const before = await values(page)
       const saved = await page.evaluate(() => window.app.graph.serialize())
-      choices.push({ option, shown: await shown(page, vue), values: before, saved })
+      choices.push({ option, listed: listed.map((text) => text.trim()), shown: await shown(page, vue), values: before, saved })
     }
     // Each of the saved graphs is opened again.
     for (const choice of choices) {

@@ -289,6 +289,7 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
     jobs = [{**combo, "options": list(combo["own"]), "values": values[combo["type"]]} for combo in combos]
     seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs}))
     assert seen["errors"] == []
+    ready = server.get("/deft/v1/protocols")["ready"]
     for combo, choices in zip(jobs, seen["found"], strict=True):
         assert [choice["option"] for choice in choices] == [*combo["options"], combo["options"][0]]
         behind = widgets_behind(combo["node"], combo["name"])
@@ -303,6 +304,7 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
                 added = {CONTROL} if "seed" in behind else set()
                 named_own = {f"{combo['name']}.{key}" for key in own}
                 assert set(choice["shown"]) == {combo["name"], *named_own, *behind, *added}
+            assert set(choice["listed"]) == {f"{name} (ready)" if name in ready else name for name in combo["own"]}
             assert combo["values"].items() <= choice["values"].items()
             if "seed" in behind:  # run again, it is the same training, which goes on or is found
                 assert choice["values"][CONTROL] == "fixed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +131,20 @@ def test_nothing_can_be_changed(server: Any, outside: Path) -> None:
 def test_the_server_goes_on(server: Any, outside: Path) -> None:
     assert server.get("/system_stats")["system"]
     assert "Traceback" not in server.log_tail()
+
+
+def test_the_protocols_that_are_ready(server: Any) -> None:
+    """Those that Load Scorer names; the demo's needs nothing else."""
+    _, headers, body = ask(server, "/deft/v1/protocols")
+    assert headers["Cache-Control"] == "no-store"
+    prompt = {
+        "1": {
+            "class_type": "DEFTLoadScorer",
+            "inputs": {"protocol": "demo", "device": "auto", "precision": "auto", "download": False},
+        },
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}},
+    }
+    report = str(server.run(prompt).outputs["2"])
+    (names,) = re.findall(r"Protocols that are ready on this machine: ([^'\"]+)\.", report)
+    assert json.loads(body) == {"ready": names.split(", ")}
+    assert "demo" in json.loads(body)["ready"]

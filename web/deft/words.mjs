@@ -11,7 +11,7 @@ const ENGLISH = {
   useTip: 'Put a Load Adapter node with this file into the graph', settings: 'Settings', scores: 'Scores',
   noCheckpoints: 'There is none. Save Adapter keeps the finished adapter.', secondsAStep: 's a step', left: 'left',
   used: 'Load Adapter is in the graph; connect its model.', gone: 'This file is no longer there.', seconds: 's',
-  minutes: 'min', hours: 'h', mean: 'mean'
+  minutes: 'min', hours: 'h', mean: 'mean', ready: 'ready'
 }
 const CHINESE = {
   title: '训练', tooltip: 'DEFT Nodes 的训练：曲线、预览图、检查点',
@@ -22,7 +22,7 @@ const CHINESE = {
   useTip: '在图中放入加载此文件的“加载适配器”节点', settings: '设置', scores: '分数',
   noCheckpoints: '没有检查点。用“保存适配器”保存训练好的适配器。', secondsAStep: '秒/步', left: '剩余',
   used: '“加载适配器”已放入图中，请连接它的模型。', gone: '此文件已不存在。', seconds: '秒',
-  minutes: '分钟', hours: '小时', mean: '平均'
+  minutes: '分钟', hours: '小时', mean: '平均', ready: '可用'
 }
 
 export const language = () => app.extensionManager?.setting.get('Comfy.Locale') ?? 'en'
