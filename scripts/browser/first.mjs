@@ -81,7 +81,7 @@ async function stopped(page, steps) {
   await page.locator('.deft-stop').click()
   const { end, seen } = await running
   await toggle(page)
-  return { end, curves, texts: seen.texts }
+  return { end, curves, texts: seen.texts, sent: seen.sent }
 }
 
 async function open(page, source, set, text) {
@@ -104,7 +104,7 @@ export default async function ({ page, errors }, [options, train, use]) {
   await page.waitForTimeout(500)
   await quiet(page)
   const again = {
-    end, texts: seen.texts, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
+    end, texts: seen.texts, sent: seen.sent, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
     complaints: await complaints(page)
   }
   if (picture) await page.screenshot({ path: picture })

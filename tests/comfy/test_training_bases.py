@@ -12,6 +12,7 @@ from . import models
 from .test_quantised import (
     FORMATS,
     ROUNDS_INPUTS,
+    SD3_PROJECTION,
     depth_of,
     lazy_sd3,
     quantised_sd3,
@@ -46,6 +47,26 @@ def test_quantised_bases(pack: Any, kind: str) -> None:
         for key in found.adapter:
             assert models.relative(found.adapter[key], expected.adapter[key]) < 1e-2, key
     assert traces(model) == before
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8_convrot"])
+def test_int8_layers_train_by_their_own_product(pack: Any, kind: str) -> None:
+    """Forward: ComfyUI's int8 product, bit for bit. Backward: the dequantised weight, with the rotation undone."""
+    model = quantised_sd3(kind)
+    models.network_output(model)  # loaded
+    layer = model.model.get_submodule(SD3_PROJECTION)
+    with torch.no_grad():
+        weight = layer.weight.dequantize().clone()
+    x, grad = models.random(6, weight.shape[1], seed=3), models.random(6, weight.shape[0], seed=4)
+    ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    made = pack.comfyui.module("trainers.step.frozen").FrozenLayer.apply(ours, layer, layer.forward)
+    made.backward(grad)
+    with torch.no_grad():
+        assert torch.equal(made, layer(x))
+    expected = torch.nn.functional.linear(plain, weight, layer.bias if layer.bias is None else layer.bias.clone())
+    expected.backward(grad)
+    assert 1e-5 < models.relative(made.detach(), expected.detach()) < 0.05  # what goes in is rounded
+    torch.testing.assert_close(ours.grad, plain.grad)
 
 
 def test_the_input_gradient_of_a_layer_that_scales_its_input(pack: Any) -> None:

@@ -17,6 +17,7 @@ from .example_files import ROOT, WORKFLOWS
 CATS = ROOT / "demo" / "subjects" / "cat"
 TRAIN, USE = WORKFLOWS / "1 Train my subject (demo).json", WORKFLOWS / "2 Use my adapter (demo).json"
 STEPS, EVERY = 300, 50
+NEWEST = "1.58.1"
 
 
 def odd_photos(folder: Path) -> None:
@@ -44,7 +45,7 @@ def odd_photos(folder: Path) -> None:
 
 
 # Whether nodes are of HTML, and whose front end: 0.30.0's own, that of 0.24.0, and the newest.
-PAGES = {"canvas": (False, ""), "vue": (True, ""), "canvas-1.45.15": (False, "1.45.15"), "vue-1.58.1": (True, "1.58.1")}
+PAGES = {"canvas": (False, ""), "vue": (True, ""), "canvas-1.45.15": (False, "1.45.15"), "vue-1.58.1": (True, NEWEST)}
 
 
 @pytest.mark.timeout(600)
@@ -77,6 +78,8 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     assert curve["previews"][0][1] > 0
     texts = first["texts"]["20"]
     assert any("s a step" in text and " left" in text for text in texts)
+    shown = "sent" if front_end == NEWEST else "texts"  # the newest takes the texts away when a run ends
+    texts = first[shown]["20"]
     assert re.fullmatch(rf"stopped at step \d+ of {STEPS}, kept; run again to go on", texts[-1].splitlines()[-1])
 
     # Run again: it goes on, and the node says which photos it took.
@@ -92,7 +95,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     assert curve["drawn"] > 500  # pixels
     assert [title for title, _ in curve["previews"]] == [f"step {step}" for step in range(EVERY, STEPS + 1, EVERY)]
     assert all(width > 0 for _, width in curve["previews"])
-    assert f"step {STEPS}/{STEPS}" in "".join(again["texts"]["20"])
+    assert f"step {STEPS}/{STEPS}" in "".join(again[shown]["20"])
     # Pictures that were prepared for the run before are in the server's cache.
     text = again["outputs"]["4"]["text"][0].splitlines()[0]
     assert text.startswith("10 of 12 files; ")
