@@ -152,8 +152,13 @@ def pins_dir(version: str = "0.24.0") -> Path:
 
 
 def copy_linked(source: Path, target: Path) -> None:
-    """A copy of a folder in hard links, at once and in no space. Nothing may write into its files; pip does not."""
-    shutil.copytree(source, target, symlinks=True, copy_function=os.link)
+    """A copy of a folder in hard links, at once and in no space. Nothing may write into its files; pip does not.
+
+    Without the bytecode that pytest writes for modules whose names begin with test_: pip does not know of it, leaves it
+    there when it uninstalls their package, and the package's folder can still be imported.
+    """
+    left_out = shutil.ignore_patterns("*-pytest-*.pyc")
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link, ignore=left_out)
 
 
 def bare_python(version: str = DEFAULT_COMFYUI) -> Path:
