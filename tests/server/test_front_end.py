@@ -69,6 +69,11 @@ def told(path: Path) -> str:
     return f"{missing[0]} is missing" if missing else ""
 
 
+def ids_of(request: pytest.FixtureRequest, *names: str) -> set[str]:
+    """The cases of these tests that are run: one start of the browser looks at all of them."""
+    return {item.callspec.id for item in request.session.items if name_of(item) in names}
+
+
 Look = Callable[[str], dict[str, Any]]
 
 
@@ -93,11 +98,12 @@ def once(make: Look) -> Look:
 
 
 @pytest.fixture(scope="module")
-def opened(drive_browser: Any, pictures: Path) -> Look:
+def opened(drive_browser: Any, pictures: Path, request: pytest.FixtureRequest) -> Look:
     """What the page shows of each example that is opened, by its name. Pictures are taken of the canvas' nodes."""
+    asked = ids_of(request, "test_opens", "test_every_node_is_drawn")
 
     def look(mode: str) -> dict[str, Any]:
-        files = [path for kind, path in OPENED if kind == mode]
+        files = [path for kind, path in OPENED if kind == mode and f"{mode}-{path.stem}" in asked]
         options: dict[str, Any] = {"vue": MODES[mode], "told": {path.name: told(path) for path in files}}
         if not MODES[mode]:
             options["pictures"] = str(pictures)
@@ -110,7 +116,7 @@ def opened(drive_browser: Any, pictures: Path) -> Look:
 @pytest.fixture(scope="module")
 def ran(drive_browser: Any, request: pytest.FixtureRequest) -> Look:
     """What the page shows of each example that is run, by its name."""
-    asked = {item.callspec.id for item in request.session.items if name_of(item) == "test_runs_from_the_page"}
+    asked = ids_of(request, "test_runs_from_the_page")
 
     def look(mode: str) -> dict[str, Any]:
         files = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in asked]
