@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..everyday import name_of
+from ..everyday import CHOSEN, name_of
 from ..search_words import OWN_TITLES, WORDS
 from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
 
@@ -206,6 +206,12 @@ def test_every_kind_of_node_is_run_from_the_page() -> None:
         return {kind for path in paths for kind in named(path).values()}
 
     assert kinds(RUN_FILES) == kinds([path for path in UI_FILES if path in COMPLETE])
+
+
+def test_every_example_is_run_every_day() -> None:
+    """From the page or by comfy-cli."""
+    by_cli = {name.rpartition("/")[2] for name in CHOSEN["server/test_server.py::test_comfy_cli_runs"]}
+    assert by_cli | {path.name for path in RUN_FILES} == {path.name for path in COMPLETE}
 
 
 @cases(RUNS)
