@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ..everyday import name_of
 from ..search_words import OWN_TITLES, WORDS
 from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
 
@@ -107,11 +108,12 @@ def opened(drive_browser: Any, pictures: Path) -> Look:
 
 
 @pytest.fixture(scope="module")
-def ran(drive_browser: Any) -> Look:
+def ran(drive_browser: Any, request: pytest.FixtureRequest) -> Look:
     """What the page shows of each example that is run, by its name."""
+    asked = {item.callspec.id for item in request.session.items if name_of(item) == "test_runs_from_the_page"}
 
     def look(mode: str) -> dict[str, Any]:
-        files = [path for kind, path in RUNS if kind == mode]
+        files = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in asked]
         options = {"vue": MODES[mode], "set": SET, "seed": SEED + MODES[mode]}
         found = drive_browser("run", json.dumps(options), *files)
         return dict(zip((path.name for path in files), found, strict=True))
