@@ -185,8 +185,10 @@ def size_note(recipe: Recipe, wishes: Wishes, area: int) -> str:
 
 
 def lacking(name: str, title: str, rate_open: bool) -> str:
-    """A line on a base without a recipe. name: of its class. title: what people call it. rate_open: whether the learning
-    rate was left open, on which `usual_rate_note` has the line."""
+    """A line on a base without a recipe.
+
+    name: of its class. title: what people call it. rate_open: whether the rate was left open (see `usual_rate_note`).
+    """
     why = LACKING.get(name, "this pack does not know it")
     settings = "all settings but the learning rate" if rate_open else "all settings"
     return f"there is no recipe of {title} ({why}): {settings} are as at the nodes"
