@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import adapter_name
-from .client import Client, Facts, Finished, Interrupted, NodeFailed, OnEvent, Refused, ServerLost, facts_of
+from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
 from .cutting import SAVER
 from .files import FOLDER
 from .plan import Outputs
@@ -21,6 +21,7 @@ from .png import with_text
 from .records import Cell, CellRun, Kind, StoredFile
 from .remote import RayServer
 from .server import Server
+from .waiting import OnEvent
 from .workflow import Prompt
 from .writing import link
 
@@ -34,7 +35,7 @@ class Job:
 
     prompt: what is sent. whole: the workflow that the pictures restore. adapters: training key -> file. embeddings:
     those of them, and of the cell itself, that are embeddings. uploads: name on the server -> file or folder here.
-    titles: node id -> title, of the nodes of the prompt.
+    titles: node id -> title, of the nodes of the prompt. time_limit: seconds that it may run.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Job:
     adapters: dict[str, Path] = field(default_factory=dict)
     uploads: dict[str, Path] = field(default_factory=dict)
     embeddings: frozenset[str] = frozenset()
+    time_limit: float | None = None
 
     @property
     def saves_adapter(self) -> bool:
@@ -67,6 +69,7 @@ class Worker:
         self.facts: Facts = None  # type: ignore[assignment]
         self.holds: set[str] = set()  # keys of adapters that are on the server
         self.sent: set[str] = set()  # names of uploads that are on the server
+        self._stuck = False  # whether a prompt goes on there that was interrupted
         self._running: dict[str, dict[str, float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._last_files: dict[str, set[str]] = {}  # of each node, below the server's output folder
@@ -98,7 +101,13 @@ class Worker:
             await asyncio.to_thread(self.server.stop)
 
     async def restart(self) -> None:
-        """Start a new server of our own, or connect to the same address again, after the server was lost."""
+        """Start a new server of our own, or connect to the same address again, after the server was lost.
+
+        Raises RuntimeError if it stays away, or has a prompt that it does not end.
+        """
+        if self._stuck and self.server is None:
+            raise RuntimeError(f"{self.url} goes on with a cell that was interrupted: restart that server")
+        self._stuck = False
         await self.stop()
         await self.start()
 
@@ -126,7 +135,7 @@ class Worker:
         error, finished = "", Finished({}, 0.0)
         try:
             await self._send(job)
-            finished = await self.client.run(job.prompt, event)
+            finished = await self.client.run(job.prompt, event, job.time_limit)
             await self._measure()
             texts = self._texts(job, finished)
             files = await self._bring(job, finished, scratch)
@@ -141,6 +150,9 @@ class Worker:
             status, error = "cancelled" if isinstance(reason, Interrupted) else "failed", str(reason)
         except NodeFailed as reason:
             status, error = "failed", f"{reason}\n{reason.traceback}".rstrip()
+            if isinstance(reason, TooLong) and not reason.stopped:  # all that is sent there would wait behind it
+                self._stuck = True
+                self.client.give_up()
         finally:
             self._running.pop(job.key, None)
         if status != "done":
