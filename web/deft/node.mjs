@@ -130,7 +130,7 @@ export function watchNodes() {
   api.addEventListener('executed', ({ detail }) => {
     const id = detail.output?.deft_run?.[0]
     if (typeof id !== 'string') return
-    place(id, detail.node, detail.prompt_id)
+    place(id, detail.display_node ?? detail.node, detail.prompt_id)
     loadRun(id)
   })
 }
