@@ -4,7 +4,8 @@ The rules are those of the front ends 1.45 to 1.47 (ComfyUI 0.24.0 to 0.30.0). W
 such as values that the browser or a pack's JavaScript makes, is refused.
 """
 
-from .errors import NotConvertible
+from .errors import MissingNodes, NotConvertible
+from .front_ends import front_end_of
 from .prompt import Converted, convert
 
-__all__ = ["Converted", "NotConvertible", "convert"]
+__all__ = ["Converted", "MissingNodes", "NotConvertible", "convert", "front_end_of"]

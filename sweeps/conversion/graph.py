@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from .errors import NotConvertible, refused
+from .errors import refused
 
 MUTED, BYPASSED = 2, 4
 # In a subgraph's links, the frame that its inputs come from and its outputs go to.
@@ -47,17 +47,12 @@ class File:
 
 
 def read(data: Mapping[str, Any]) -> File:
-    """The graphs of a saved workflow. Raises NotConvertible where the file is damaged."""
+    """The graphs of a saved workflow."""
     root: Json = numbers(dict(data))
-    try:
-        definitions = (root.get("definitions") or {}).get("subgraphs") or []
-        _renumber(root, definitions)
-        subgraphs = {str(each["id"]): _graph(each) for each in definitions}
-        return File(_graph(root), {key: subgraphs[key] for key in _inner_first(subgraphs)})
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise NotConvertible(
-            f"the file is damaged ({type(error).__name__}: {error}): save it again in ComfyUI"
-        ) from error
+    definitions = (root.get("definitions") or {}).get("subgraphs") or []
+    _renumber(root, definitions)
+    subgraphs = {str(each["id"]): _graph(each) for each in definitions}
+    return File(_graph(root), {key: subgraphs[key] for key in _inner_first(subgraphs)})
 
 
 def numbers(value: Any) -> Any:

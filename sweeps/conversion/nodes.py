@@ -82,6 +82,7 @@ class Node:
     outputs: list[Output] = field(default_factory=list)
     widgets: list[Widget] = field(default_factory=list)
     host: Graph | None = None
+    uncounted: str = ""  # "2 values more", "1 value fewer": saved values that no widget takes, widgets that get none
 
     @property
     def where(self) -> str:
@@ -315,9 +316,7 @@ def give_values(node: Node) -> None:
     values = node.saved.get("widgets_values")
     if isinstance(values, Mapping):
         if values and node.widgets:
-            raise refused(
-                node.where, "has its values saved by name, which the page leaves to JavaScript of the node's pack"
-            )
+            raise refused(node.where, "has its values saved by name, which is up to the JavaScript of its pack")
         values = []
     values = _without_forced(node, list(values or ()))
     number = 0
@@ -326,6 +325,10 @@ def give_values(node: Node) -> None:
         if widget.eats:
             set_value(node, widget, values.pop(0))
         number += 1
+    missing = sum(widget.eats for widget in node.widgets[number:])
+    count = len(values) or missing
+    if count:
+        node.uncounted = f"{count} value{'s' * (count > 1)} {'more' if values else 'fewer'}"
 
 
 def _without_forced(node: Node, values: list[Any]) -> list[Any]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import EXPORT, NotConvertible, refused
+from .checks import check_connection, check_count, check_value
+from .errors import EXPORT, MissingNodes, NotConvertible, refused
 from .file_names import SAVING, replaced
+from .front_ends import BEYOND, FIRST, LAST, numbered, written
 from .graph import BYPASSED, MUTED, read
 from .hosts import Opened, opened
 from .links import VIRTUAL, HostValue, NodeOutput, Path, Resolver
 from .nodes import ABSENT, Info, Node, after_opening, browser_made, sent_value
 from .primitives import make_primitives, push_values
 
-# The front ends whose rules these are; hosts have values of their own since one between them.
-FIRST, LAST, BEYOND = (1, 45), (1, 47), (1, 48)
 Prompt = dict[str, dict[str, Any]]
 # Nodes of packs' JavaScript that change nothing in what is sent.
 DECORATIONS = {
@@ -49,7 +48,7 @@ def convert(data: Mapping[str, Any], info: Info, front_end: str = "") -> Convert
     if version and not FIRST <= version < BEYOND:
         raise NotConvertible(
             f"the page of this ComfyUI (front end {front_end}) may read a saved workflow by other rules than those of "
-            f"{_written(FIRST)} to {_written(LAST)}, which this version of the pack knows; {EXPORT}"
+            f"{written(FIRST)} to {written(LAST)}, which this version of the pack knows; {EXPORT}"
         )
     if version and version < (1, 46):
         return _convert(data, info, shared=True)
@@ -62,27 +61,17 @@ def convert(data: Mapping[str, Any], info: Info, front_end: str = "") -> Convert
     return newer
 
 
-def numbered(version: str) -> tuple[int, int] | None:
-    """The first two numbers of a version; None if it has none."""
-    match = re.match(r"v?(\d+)\.(\d+)", version)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def _written(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
-
-
 def _convert(data: Mapping[str, Any], info: Info, shared: bool) -> Converted:
-    workflow = opened(read(data), info, shared)
+    workflow = _opened(data, info, shared)
     make_primitives(workflow)
     for node in workflow.every():
         after_opening(node)
     push_values(workflow)
     resolver, result = Resolver(workflow), Converted({})
-    for node, path in _sent(workflow, workflow.nodes[""], ()):
-        if _left_out(workflow, node):
-            continue
-        _check_known(node)
+    sent = [each for each in _sent(workflow, workflow.nodes[""], ()) if not _left_out(each[0])]
+    _check_known([node for node, _ in sent])
+    for node, path in sent:
+        check_count(node, info)
         _add(result, workflow, resolver, node, path)
     for entry in result.prompt.values():
         entry["inputs"] = {
@@ -91,6 +80,16 @@ def _convert(data: Mapping[str, Any], info: Info, shared: bool) -> Converted:
             if not (isinstance(value, list) and value[0] not in result.prompt)
         }
     return result
+
+
+def _opened(data: Mapping[str, Any], info: Info, shared: bool) -> Opened:
+    try:
+        return opened(read(data), info, shared)
+    except NotConvertible:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        problem = f"the file is damaged ({type(error).__name__}: {error})"
+        raise NotConvertible(f"{problem}: save it again in ComfyUI") from error
 
 
 def _sent(workflow: Opened, nodes: Mapping[str, Node], path: Path) -> Iterator[tuple[Node, Path]]:
@@ -104,7 +103,7 @@ def _sent(workflow: Opened, nodes: Mapping[str, Node], path: Path) -> Iterator[t
             yield node, path
 
 
-def _left_out(workflow: Opened, node: Node) -> bool:
+def _left_out(node: Node) -> bool:
     """Whether a node that the server does not have changes nothing in what is sent."""
     if node.definition is not None:
         return False
@@ -112,17 +111,13 @@ def _left_out(workflow: Opened, node: Node) -> bool:
     return node.type in DECORATIONS or not linked
 
 
-def _check_known(node: Node) -> None:
-    if node.definition is not None:
-        return
-    if node.type.startswith(("workflow/", "workflow>")):
-        raise refused(node.where, "is a group node of an older front end")
-    raise refused(
-        node.where,
-        f"this ComfyUI has no node {node.type}",
-        "install its pack (ComfyUI Manager: Install Missing Custom Nodes), and look into ComfyUI's log whether it "
-        f"failed to load; if it is a node of a pack's JavaScript alone, {EXPORT}",
-    )
+def _check_known(nodes: list[Node]) -> None:
+    unknown = [node for node in nodes if node.definition is None]
+    for node in unknown:
+        if node.type.startswith(("workflow/", "workflow>")):
+            raise refused(node.where, "is a group node of an older front end")
+    if unknown:
+        raise MissingNodes(sorted({node.type for node in unknown}))
 
 
 def _key(node: Node, path: Path) -> str:
@@ -136,8 +131,11 @@ def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, pa
     for place, slot in enumerate(node.slots):
         got = resolver.input(node, path, place)
         if isinstance(got, NodeOutput):
+            check_connection(node, slot, got)
             linked[slot.name] = [_key(got.node, got.path), got.slot]
         elif isinstance(got, HostValue):
+            if slot.name in own and got.value is not ABSENT:
+                check_value(node, slot.name, own[slot.name].item, got.value)
             linked[slot.name] = {"__value__": got.value} if isinstance(got.value, list) else got.value
     inputs: dict[str, Any] = {}
     for name, widget in own.items():
@@ -149,6 +147,8 @@ def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, pa
         value = sent_value(node, widget)
         if name == "filename_prefix" and node.type in SAVING:
             value = replaced(workflow, f"{node.where}: `{name}`", value)
+        if value is not ABSENT:
+            check_value(node, name, widget.item, value)
         if widget.dynamic and isinstance(value, str):
             result.dynamic.append((key, name))
         inputs[name] = value
