@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from deft_pack.workflow_sources.scorers import WEIGHTS
+
 from . import models
 from .scorers import make_files, scoring
 
@@ -378,6 +380,24 @@ def test_missing_weights_are_named(comfyui):
         "openai/clip-vit-base-patch32",
     ):
         assert part in failed.message
+
+
+@pytest.mark.parametrize("protocol", WEIGHTS)
+def test_a_file_that_an_example_names_may_be_missing(comfyui, protocol):
+    """ComfyUI takes the node, which says the same as with auto: what is missing, and what download does."""
+    failed = comfyui.fail(scoring(scorer={"protocol": protocol, **WEIGHTS[protocol]}), want=["score"])
+    assert failed.node_type == "DEFTLoadScorer"
+    assert failed.message.startswith("Switch download on at this node")
+    assert failed.message == comfyui.fail(scoring(scorer={"protocol": protocol}), want=["score"]).message
+
+
+def test_a_usual_file_that_is_missing_is_found_under_another_name(comfyui):
+    """The demo's scorers, and names that those of other protocols have."""
+    named = {"clip_weights": "ViT-B-32.pt", "dino_weights": "dino_vits16.safetensors"}
+    rows = comfyui.run(scoring(scorer=named), want=["score"]).output("score").rows
+    assert rows == comfyui.run(scoring(), want=["score"]).output("score").rows
+    failed = comfyui.fail(scoring(scorer={"dino_weights": "ViT-B-32.pt"}), want=["score"])  # a CLIP's name
+    assert "dino_weights: there is no weight file 'ViT-B-32.pt' in models/clip_vision" in failed.message
 
 
 def test_an_unknown_override_does_not_pass(comfyui):
