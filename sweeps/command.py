@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .access import API_KEY, PASSWORD, TOKEN, access_to
 from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, files_of, remembered, started, workers_of
@@ -84,6 +86,21 @@ def _parser() -> argparse.ArgumentParser:
             metavar="URL",
             help="a running ComfyUI, such as http://127.0.0.1:8188; may be given several times. Without "
             "it, one is started and ended",
+        )
+        subparser.add_argument(
+            "--header",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help='sent with every request to the servers, such as "X-Access: ${MY_KEY}", where ${MY_KEY} stands for a '
+            f"variable of the environment. Of these, {TOKEN} is sent as a bearer token, {API_KEY} as X-API-Key, and "
+            f"{PASSWORD} is the password of a user in an address",
+        )
+        subparser.add_argument(
+            "--certificate",
+            type=Path,
+            metavar="FILE",
+            help="certificates (PEM) that https servers may have besides those that this machine trusts",
         )
         subparser.add_argument(
             "--comfyui-args",
@@ -156,9 +173,14 @@ def plan_command(options: argparse.Namespace) -> int:
 
 def _launch(options: argparse.Namespace) -> Launch:
     arguments = shlex.split(options.comfyui_args)
+    if (options.header or options.certificate) and not options.server:
+        raise ValueError("--header and --certificate are for servers at an address: name one with --server.")
+    servers = [access_to(url, options.header, os.environ, options.certificate) for url in options.server]
+    for access in servers:
+        access.tls()  # before anything is started
     if options.function is plan_command:
-        return Launch(options.server, options.comfyui, arguments)
-    return Launch(options.server, options.comfyui, arguments, options.workers, options.ray or "", options.ray_workers)
+        return Launch(servers, options.comfyui, arguments)
+    return Launch(servers, options.comfyui, arguments, options.workers, options.ray or "", options.ray_workers)
 
 
 def run_command(options: argparse.Namespace) -> int:

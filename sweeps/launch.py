@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .access import Access
 from .cells import Cells, Compiler
 from .client import Client, Facts
 from .files import Files, LocalFiles, ServerFiles
@@ -32,12 +33,12 @@ FACTS_FILE, REPORT_FILE = "facts.json", "report.json"
 class Launch:
     """The servers that a run uses.
 
-    servers: addresses of running ones; without them, `count` are started: comfyui is their folder (None: found by
+    servers: running ones; without them, `count` are started: comfyui is their folder (None: found by
     itself), arguments more words of their command line. ray: a cluster's address ("auto": as Ray finds it), "" for
     none; ray_count: how many there at most.
     """
 
-    servers: Sequence[str] = ()
+    servers: Sequence[Access] = ()
     comfyui: Path | None = None
     arguments: Sequence[str] = ()
     count: int = 1
@@ -93,7 +94,7 @@ def files_of(worker: Worker) -> Files:
 
     def get(path: str, query: Any) -> bytes | None:
         async def ask() -> bytes | None:
-            async with Client(url) as client:
+            async with Client(worker.access) as client:
                 return await client.get_bytes(path, **query)
 
         return asyncio.run(ask())
@@ -108,7 +109,7 @@ async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Worker
         async with ray_servers(options, store) as workers:
             yield workers
     elif options.servers:
-        workers = [Worker(url, url) for url in options.servers]
+        workers = [Worker(access.url, access) for access in options.servers]
         try:
             yield workers
         finally:
