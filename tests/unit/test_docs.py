@@ -42,7 +42,7 @@ TRIES = {
         "python -m sweeps run PLAN --store /shared/sweep --ray HEAD:6379 --comfyui /opt/ComfyUI",
     ],
     "tests/server/test_sweeps.py::test_cleaning_what_no_plan_has": [
-        "python -m sweeps clean PLAN [--unused] [--yes]",
+        "python -m sweeps clean PLAN [--unused] [--damaged] [--yes]",
     ],
     "tests/unit/test_scorer.py::test_the_command_line_scores_folders": [
         "python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER",
