@@ -79,7 +79,7 @@ class DEFTScoreTable(io.ComfyNode):
                 "leaderboard",
                 "benchmark",
                 "confidence interval",
-                "bootstrap",
+                "significance",
                 "published results",
                 "分数表",
                 "方法对比",

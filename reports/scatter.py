@@ -53,7 +53,7 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
         Point(label, _mean(across[label]), _mean(up[label]), _ends(interval(across[label])), _ends(interval(up[label])))
         for label in both
     ]
-    bars = "Bars: 95% bootstrap intervals of the mean, over subjects and prompts."
+    bars = "Bars: 95% intervals of the mean, over subjects and prompts."
     if any(None in (point.x_interval, point.y_interval) for point in points):
         bars += " No bar: too few of them to tell."
     notes.append(bars)
@@ -159,7 +159,7 @@ def _look(index: int) -> tuple[str, str]:
 
 
 def _draw_point(axes: Axes, point: Point, index: int, label: str) -> None:
-    """Draw marker and error bars. The bars are separate lines: a bootstrap interval need not hold the mean."""
+    """Draw marker and error bars. The bars are separate lines: an interval need not be symmetric."""
     colour, marker = _look(index)
     if point.x_interval:
         axes.plot(point.x_interval, [point.y] * 2, color=colour, linewidth=1, alpha=0.6, marker="|", markersize=5)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from .access import Access
 from .cells import Cells, Compiler
 from .client import Client, Facts
+from .conversion import front_end_of
 from .files import Files, LocalFiles, ServerFiles
 from .index import INDEX_FILE, write_index
 from .plan import Plan
@@ -59,7 +60,9 @@ def compiled(
     try:
         files = files or LocalFiles(facts.models, facts.places)
         embeddings = facts.embeddings is not None if embeddings is None else embeddings
-        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, files, embeddings)
+        compiler = Compiler(
+            plan, read_workflow(plan.workflow, facts.info, front_end_of(facts.stats)), facts.info, files, embeddings
+        )
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error

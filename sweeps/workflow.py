@@ -9,15 +9,18 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from .conversion import MissingNodes, NotConvertible, convert
+from .conversion.dynamic_prompts import Choose, OpenChoice, read, single
 from .schema import Info, inputs_of, is_link, links_of
 
 Prompt = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
-# Node types of the front end that the server never sees.
-VIRTUAL = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute", "GetNode", "SetNode"}
 
 
-def read_workflow(path: Path, info: Info) -> Prompt:
+def read_workflow(path: Path, info: Info, front_end: str = "", choose: Choose = single) -> Prompt:
     """The workflow of a file, in API form.
+
+    front_end: the version of the server's page, "" where it is not known. choose: picks one of the options of {a|b} in
+    a text of a workflow in UI form.
 
     Raises:
         ValueError: the file is missing or no workflow, it has nodes that the server lacks, a connection leads nowhere,
@@ -30,7 +33,7 @@ def read_workflow(path: Path, info: Info) -> Prompt:
     except (OSError, ValueError) as error:
         raise ValueError(f"The workflow {path} cannot be read ({error}): save it again from ComfyUI.") from error
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        prompt = _converted(data, path, info)
+        prompt = _converted(data, path, info, front_end, choose)
     else:
         if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
             data = data["prompt"]
@@ -68,43 +71,27 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
         )
 
 
-def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
-    """The API form of a workflow in UI form, by comfy-cli's converter."""
-    subgraphs = (data.get("definitions") or {}).get("subgraphs") or []
-    subgraph_ids = {str(graph.get("id")) for graph in subgraphs}
-    every = [node for graph in ({"nodes": data["nodes"]}, *subgraphs) for node in graph.get("nodes", ())]
-    _check_types(
-        (
-            kind
-            for node in every
-            if isinstance(node, dict)
-            and node.get("mode", 0) not in (2, 4)
-            and (kind := str(node.get("type"))) not in subgraph_ids | VIRTUAL
-        ),
-        path,
-        info,
-    )
+def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str, choose: Choose) -> Prompt:
+    """The API form of a workflow in UI form, as ComfyUI's page would send it."""
     try:
-        from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is saved in the front end's form, and converting it needs the package comfy-cli: "
-            "install it with `pip install comfy-cli`, or save the workflow with File > Export "
-            "(API)."
-        ) from error
-    try:
-        prompt: Prompt = convert_ui_to_api(data, dict(info))
-    except WorkflowConversionError as error:
-        raise ValueError(
-            f"{path} cannot be converted to the API form ({error}): open it in ComfyUI and save it with "
-            "File > Export (API)."
-        ) from error
+        converted = convert(data, info, front_end)
+    except MissingNodes as error:
+        _check_types(error.types, path, info)
+        raise
+    except NotConvertible as error:
+        raise ValueError(f"{path} cannot be converted to the API form: {error}.") from error
+    prompt: Prompt = converted.prompt
     if not prompt:
         raise ValueError(f"{path} has no node that runs: all of them are muted, bypassed or notes.")
-    names = {str(node.get("id")): node.get("title") for node in data["nodes"] if isinstance(node, dict)}
-    for node_id, node in prompt.items():
-        if names.get(node_id):
-            node.setdefault("_meta", {})["title"] = names[node_id]
+    for node_id, name in converted.dynamic:
+        inputs = prompt[node_id]["inputs"]
+        try:
+            inputs[name] = read(inputs[name], choose)
+        except OpenChoice as error:
+            raise ValueError(
+                f"{path}: {title_of(prompt, node_id, info)} ({node_id}): `{name}` has the choice {error}, which the "
+                "page draws anew at each run: write one of its options, or make them the values of an axis."
+            ) from error
     return prompt
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +51,32 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 def _check(path: Path) -> None:
     """Raise ValueError for a file that is no plain zip of torch's, is packed, or asks for more than tensors."""
     size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError(f"{path} is a compressed archive, which torch does not write: {_AGAIN}.")
-            if sum(entry.file_size for entry in entries) > size:
-                raise ValueError(f"{path} declares more data than it has: it is damaged or made to fill the memory.")
-            names = [entry.filename for entry in entries if entry.filename.split("/")[-1] == "data.pkl"]
-            if len(names) != 1:
-                raise ValueError(f"{path} is a zip archive but no file of torch.save: check what it is.")
-            program = archive.read(names[0])
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no zip file of torch.save (cut off, old or of another kind): {_AGAIN}.") from error
+    with _opened(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError(f"{path} is a compressed archive, which torch does not write: {_AGAIN}.")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError(f"{path} declares more data than it has: it is damaged or made to fill the memory.")
+        names = [entry.filename for entry in entries if entry.filename.split("/")[-1] == "data.pkl"]
+        if len(names) != 1:
+            raise ValueError(f"{path} is a zip archive but no file of torch.save: check what it is.")
+    with _opened(path) as archive, _zip_errors(path):
+        program = archive.read(names[0])
     _check_program(program, path)
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    with _zip_errors(path):
+        return zipfile.ZipFile(path)
+
+
+@contextmanager
+def _zip_errors(path: Path) -> Iterator[None]:
+    """What zipfile raises, as one error: names that are no UTF-8 and other versions and encryption among it."""
+    try:
+        yield
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is no zip file of torch.save (cut off, old or of another kind): {_AGAIN}.") from error
 
 
 def _check_program(program: bytes, path: Path) -> None:

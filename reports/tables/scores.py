@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from ...scoring.metrics import better, order
 from ...scoring.scores import Cost, Score, Scores, score_text
-from ...scoring.statistics import Values, by_prompt, interval
+from ...scoring.statistics import Values, by_prompt, group_count, interval
 from .findings import FEW, FEW_TEXT, NOTHING, judge
 from .table import TIED, TableCell
 
@@ -222,7 +222,7 @@ def _table(
         if compare
         else ([[_cell(cell) for cell in line] for line in values], [])
     )
-    counts = [cell.count for line in cells for cell in line if cell]
+    counts = [group_count(cell) for line in values for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
     lines = []
     for row, (key, group) in enumerate(groups.items()):

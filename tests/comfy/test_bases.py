@@ -47,6 +47,18 @@ class Case:
     stored: torch.dtype
     precision: str
 
+    @property
+    def everyday(self) -> dict[str, Any]:
+        """What is run once every day: each class, each kind of base with each method and in each precision. Of an older
+        ComfyUI each kind and each method: its list is what 0.30.0 has."""
+        if is_older():
+            return {"kind": self.base.kind, "method": self.method, "precision": self.precision}
+        return {
+            "class": self.base.name,
+            "method": (self.base.kind, self.method),
+            "precision": (self.base.kind, self.precision, self.stored, self.checkpointing),
+        }
+
     def __str__(self) -> str:
         stored = str(self.stored).removeprefix("torch.")
         return f"{self.base.title}-{self.method}-{stored}-{self.precision}{'-checkpointed' * self.checkpointing}"

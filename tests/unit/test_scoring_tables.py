@@ -81,7 +81,8 @@ def test_intervals_hold_the_mean_and_are_none_for_one_value(results: Scores):
     cells = [cell for line in tabulate(results).rows for cell in line.cells]
     assert [cell.low is None for cell in cells] == [False, False, True, False]
     assert all(cell.low <= cell.mean <= cell.high for cell in cells if cell.low is not None)
-    assert (cells[1].low, cells[1].high) == pytest.approx((0.2, 0.4))
+    half = 12.706205 * 0.1  # t of one degree of freedom, the standard error of 0.2 and 0.4
+    assert (cells[1].low, cells[1].high) == pytest.approx((0.3 - half, 0.3 + half))
 
 
 def test_markdown(results: Scores):
@@ -90,14 +91,14 @@ def test_markdown(results: Scores):
         "",
         "| method | images | CLIP-T | DINO |",
         "|---|---:|---:|---:|",
-        "| base | 2 | **0.320** [0.310, 0.330] | 0.300 [0.200, 0.400] |",
-        "| DEFT\\|r4 | 3 | 0.300 | **0.700** [0.625, 0.800] |",
+        "| base | 2 | **0.320** [0.193, 0.447] | ~0.300 [-0.971, 1.571] |",
+        "| DEFT\\|r4 | 3 | 0.300 | **0.700** [-0.147, 1.547] |",
         "",
-        "* Bold: the best. In brackets: 95% interval of the mean.",
+        "* Bold: the best. ~: not distinguishable from the best. In brackets: 95% interval of the mean.",
         "* CLIP-T: base has the best mean, but there are too few pictures for an interval.",
-        "* DINO: DEFT|r4 is best, distinguishable from base (95% interval of the difference excludes 0). The intervals "
-        "are unpaired, as the prompts or the numbers of pictures differ, for base.",
-        "* Intervals of fewer than 10 values come out too narrow; take them as a hint.",
+        "* DINO: DEFT|r4 has the best mean, but nothing is distinguishable from it (95% interval of the difference "
+        "contains 0). The intervals are unpaired, as the prompts or the numbers of pictures differ, for base.",
+        "* Intervals over fewer than 5 prompts are wide, however many pictures each has: more prompts help most.",
         "",
         "* CLIP-T (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
         "* DINO (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
@@ -113,7 +114,8 @@ def test_ties_are_found_in_pairs(three: Scores):
         (False, True),
     ]
     assert table.findings[0] == (
-        "CLIP-I: A is best; B is not distinguishable from it (95% interval of the paired difference contains 0)."
+        "CLIP-I: A is best; B is not distinguishable from it (p >= 0.05 of the paired differences, corrected for 2 "
+        "comparisons (Holm))."
     )
     assert "| B | 8 | ~0.500 [" in markdown(three)
     assert "~: not distinguishable from the best." in table.legend
@@ -122,23 +124,22 @@ def test_ties_are_found_in_pairs(three: Scores):
     table = tabulate(unpaired)
     assert [line.cells[0].tied for line in table.rows] == [True, False, True]
     assert table.findings[0] == (
-        "CLIP-I: A has the best mean, but nothing is distinguishable from it (95% interval of the difference contains "
-        "0). The intervals are unpaired, as the prompts or the numbers of pictures differ, for C."
+        "CLIP-I: A has the best mean, but nothing is distinguishable from it (p >= 0.05 of the differences, corrected "
+        "for 2 comparisons (Holm)). The intervals are unpaired, as the prompts or the numbers of pictures differ, for "
+        "C."
     )
 
 
 def test_findings_of_clear_and_missing_cases(three: Scores):
     worse = replace(three.rows[0], label="D", values=tuple(value - 0.1 for value in three.rows[0].values))
     assert tabulate(Scores((*three.rows[:2], worse))).findings[0] == (
-        "CLIP-I: A is best, distinguishable from every other row (95% interval of the paired difference excludes 0)."
+        "CLIP-I: A is best, distinguishable from every other row (p < 0.05 of the paired differences, corrected for 2 "
+        "comparisons (Holm))."
     )
     one = row("E", "CLIP-I", (0.1,))
     assert tabulate(Scores((*three.rows, one))).findings[0].endswith("Too few pictures for an interval: E.")
     lonely = tabulate(Scores((three.rows[0],)))
-    assert lonely.findings == (
-        "There is nothing to compare: no metric has values of two rows.",
-        "Intervals of fewer than 10 values come out too narrow; take them as a hint.",
-    )
+    assert lonely.findings == ("There is nothing to compare: no metric has values of two rows.",)
     assert not lonely.rows[0].cells[0].best
 
 
@@ -277,8 +278,8 @@ def test_missing_cells_and_several_protocols(results: Scores):
     assert [column.scale for column in table.columns] == [1, 100, 1]
     assert [cell is None for cell in table.rows[2].cells] == [True, False, True]
     assert not table.rows[2].cells[1].best  # nothing to compare with
-    assert "| PaRa | 2 |  | 72.00 [71.00, 73.00] |  |" in markdown(more)
-    assert csv_rows(more)[3] == ["PaRa", "2", "", "", "", "72.0", "71.0", "73.0", "", "", ""]
+    assert "| PaRa | 2 |  | 72.00 [59.29, 84.71] |  |" in markdown(more)
+    assert csv_rows(more)[3] == ["PaRa", "2", "", "", "", "72.0", "59.2937952638253", "84.7062047361747", "", "", ""]
 
 
 def test_scores_of_different_backbones_do_not_share_a_column(results: Scores):
@@ -322,7 +323,7 @@ def test_latex_is_a_booktabs_table(results: Scores):
         r"\midrule",
     ]
     assert (
-        r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [0.625, 0.800]} \\"
+        r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [-0.147, 1.547]} \\"
         "\n\\bottomrule" in text
     )
     body = text.split("\n", 1)[1]  # behind the first line, which is a comment, no percent sign may start one
@@ -414,7 +415,7 @@ def test_a_table_without_verdicts(three: Scores):
     assert table.legend == "In brackets: 95% interval of the mean."
     assert [line.cells[0].mean for line in table.rows] == [line.cells[0].mean for line in tabulate(three).rows]
     assert not any(cell.best or cell.tied for line in table.rows for cell in line.cells)
-    assert table.findings == ("Intervals of fewer than 10 values come out too narrow; take them as a hint.",)
+    assert table.findings == ()
     assert FORMS["png"](replace(table, notes=(), rows=(replace(table.rows[0], cells=(None,)),)), "")
 
 
@@ -428,7 +429,7 @@ def test_html(results: Scores):
     text = fragment(tabulate(replace(results, remarks=("<b> & more",))))
     assert text.count("<tr>") == 3
     assert '<td>DEFT|r4</td><td class="number">3</td><td class="number">0.300</td>' in text
-    assert "<b>0.320</b> <small>[0.310, 0.330]</small>" in text
+    assert "<b>0.320</b> <small>[0.193, 0.447]</small>" in text
     assert "<li>&lt;b&gt; &amp; more</li>" in text
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 
 from deft_pack.reports.sweep import grids, page
 from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl
+from deft_pack.scoring.statistics import interval
 from deft_pack.sweeps.png import read_text
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile, read_record, to_json
 from deft_pack.sweeps.report import Layout, ReportCell, write_report
@@ -216,18 +217,13 @@ def done_cells(**fixed: str) -> list[tuple[str, ...]]:
     ]
 
 
-def bootstrap(places: list[tuple[str, ...]], metric: str) -> tuple[float, float]:
-    """The interval once more, in plain loops: groups of a subject and prompt are drawn, then seeds in them."""
-    groups = [
-        [value_of(metric, *place) for place in places if place[2:4] == group]
-        for group in dict.fromkeys(place[2:4] for place in places)
-    ]
-    rng = np.random.RandomState(5)
-    means = []
-    for _ in range(4000):
-        drawn = [groups[index] for index in rng.randint(len(groups), size=len(groups))]
-        means.append(np.mean([value for group in drawn for value in rng.choice(group, len(group))]))
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+def bounds(places: list[tuple[str, ...]], metric: str) -> tuple[float, float]:
+    """The interval of these cells' values, grouped by subject and prompt here."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for place in places:
+        groups.setdefault((place[2], place[3]), []).append(value_of(metric, *place))
+    expected = interval(groups)
+    return expected.low, expected.high
 
 
 def test_the_table_is_numpys(report: Path):
@@ -258,8 +254,8 @@ def test_the_table_is_numpys(report: Path):
         assert int(row["images"]) == len(places) == (11 if method == "PaRa" else 12)
         for metric in METRICS:
             assert float(row[metric]) == pytest.approx(np.mean([value_of(metric, *place) for place in places]))
-            low, high = bootstrap(places, metric)
-            assert (float(row[f"{metric} low"]), float(row[f"{metric} high"])) == pytest.approx((low, high), abs=0.004)
+            low, high = bounds(places, metric)
+            assert (float(row[f"{metric} low"]), float(row[f"{metric} high"])) == pytest.approx((low, high))
         costs = (row["training s"], row["values"], row["MiB"])
         if method == "Base":
             assert costs == ("", "", "")

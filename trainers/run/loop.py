@@ -20,6 +20,7 @@ from ...models.source_file import name_of_file
 from ...models.titles import title_of
 from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
+from ..settings.checkpointing import AUTO
 from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
@@ -239,7 +240,13 @@ def train(
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
-            needed = trainer.estimate()
+            needs = trainer.needs()
+            if trainer.mode == AUTO:  # before ComfyUI makes room by putting weights away, which costs more
+                free = memory.free_for(patchers, model.load_device)
+                free_host = comfy.model_management.get_free_memory(torch.device("cpu"))
+                trainer.mode, line = needs.choose(free, int(free_host), model.load_device)
+                notes.append(line)
+            needed = needs.of(trainer.mode)
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
         free = comfy.model_management.get_free_memory(model.load_device)
