@@ -24,7 +24,7 @@ from .remote import RayServer, connected, machine, shares
 from .server import HOST, Server, find_comfyui
 from .store import BEAT, Store
 from .worker import Worker
-from .workflow import read_workflow
+from .workflow import open_workflow, with_texts_read
 
 PACK = Path(__file__).resolve().parent.parent
 FACTS_FILE, REPORT_FILE = "facts.json", "report.json"
@@ -60,9 +60,13 @@ def compiled(
     try:
         files = files or LocalFiles(facts.models, facts.places)
         embeddings = facts.embeddings is not None if embeddings is None else embeddings
-        compiler = Compiler(
-            plan, read_workflow(plan.workflow, facts.info, front_end_of(facts.stats)), facts.info, files, embeddings
-        )
+        workflow = open_workflow(plan.workflow, facts.info, front_end_of(facts.stats))
+        dynamic: frozenset[tuple[str, str]] | None = None
+        if plan.choice_seed is None:
+            prompt = with_texts_read(workflow, plan.workflow, facts.info)
+        else:
+            prompt, dynamic = workflow.prompt, workflow.dynamic
+        compiler = Compiler(plan, prompt, facts.info, files, embeddings, dynamic)
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error
