@@ -64,8 +64,21 @@ class Cells:
 class Compiler:
     """Turns a plan and a workflow into cells, and cells into prompts."""
 
-    def __init__(self, plan: Plan, prompt: Prompt, info: Info, files: Files, embeddings: bool = False) -> None:
-        """Look up upload names and output nodes. embeddings: the servers are our own, and take files of embeddings."""
+    def __init__(
+        self,
+        plan: Plan,
+        prompt: Prompt,
+        info: Info,
+        files: Files,
+        embeddings: bool = False,
+        dynamic: frozenset[tuple[str, str]] | None = None,
+    ) -> None:
+        """Look up upload names and output nodes. embeddings: the servers are our own, and take files of embeddings.
+
+        dynamic: (node id, input) of the texts of the workflow in which {a|b} is drawn for each cell; None: in no text,
+        those of the plan included.
+        """
+        self.dynamic = dynamic
         self.plan, self.prompt, self.info, self.files, self.embeddings = plan, prompt, info, files, embeddings
         self.upload_names = {
             target: files.upload_name(target.path)
@@ -89,7 +102,7 @@ class Compiler:
         bypassed = tuple(name for value in values for name in value.bypass)
         if (muted, bypassed) not in self.templates:
             template = Template(
-                self.plan, self.prompt, self.info, {"mute": muted, "bypass": bypassed}, self.upload_names
+                self.plan, self.prompt, self.info, {"mute": muted, "bypass": bypassed}, self.upload_names, self.dynamic
             )
             self.templates[muted, bypassed] = _Compiled(template, self.files, self.embeddings)
         return self.templates[muted, bypassed]

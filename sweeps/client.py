@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from .access import API_KEY, TOKEN, Access
 from .waiting import OnEvent, Place, Waiting, place_of
 from .workflow import Prompt
 
@@ -33,6 +35,17 @@ class Refused(ValueError):
 
 class ServerLost(RuntimeError):
     """The server is gone, with what it was running."""
+
+
+class Denied(RuntimeError):
+    """The server, or what stands before it, does not let us in."""
+
+    def __init__(self, url: str, status: int) -> None:
+        what = "wants to know who asks" if status == 401 else "does not let us in"
+        super().__init__(
+            f"{url} {what} (HTTP {status}): give a user and a password in the address, a token in {TOKEN} or "
+            f"{API_KEY}, or what it needs with --header; if you have done so, check them"
+        )
 
 
 class Interrupted(RuntimeError):
@@ -80,14 +93,16 @@ class Client:
     asked over HTTP: a websocket may fall silent, and a prompt that somebody takes out of the queue is never spoken of.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, server: str | Access) -> None:
+        self.access = server if isinstance(server, Access) else Access(server.rstrip("/"))
+        self.url = self.access.url
         self.id = uuid.uuid4().hex
         self.waiting: dict[str, Waiting] = {}
         self.session: aiohttp.ClientSession = None  # type: ignore[assignment]
         self.connection = 0  # which websocket is open; 0 while there is none
         self.sends_again = True
         self.lost = False
+        self._reason: Exception | None = None  # why it does not let us in
         self._connections = 0
         self._closed_here = False  # whether it was this side that has closed the websocket
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -97,16 +112,16 @@ class Client:
 
     async def __aenter__(self) -> Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)
-        self.session = aiohttp.ClientSession(timeout=timeout)
+        connector = aiohttp.TCPConnector(ssl=self.access.tls())
+        self.session = aiohttp.ClientSession(timeout=timeout, headers=self.access.headers, connector=connector)
         try:
+            await self._knock()
             listener = asyncio.create_task(self._listen())
             connected = asyncio.create_task(self._connected.wait())
             self._tasks = [listener, connected, asyncio.create_task(self._watch())]
             await asyncio.wait({connected, listener}, return_when=asyncio.FIRST_COMPLETED)
             if self.lost:
-                raise ServerLost(
-                    f"{self.url} does not answer as a ComfyUI server: check the address, and whether it runs."
-                )
+                raise self._reason or ServerLost(self._no_server())
         except BaseException:
             await self.__aexit__()
             raise
@@ -119,6 +134,35 @@ class Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self.session is not None:
             await self.session.close()
+
+    async def _knock(self) -> None:
+        """Ask for something small. Raises Denied or ServerLost that says what stands in the way."""
+        try:
+            patience = aiohttp.ClientTimeout(total=PATIENCE)
+            async with self.session.get(f"{self.url}/queue", allow_redirects=False, timeout=patience) as answer:
+                self._admitted(answer.status)
+                if 300 <= answer.status < 400:
+                    to = urlsplit(answer.headers.get("Location", ""))
+                    where = f"{to.scheme}://{to.hostname}" if to.hostname else to.path
+                    raise ServerLost(
+                        f"{self.url} sends us on to {where} (HTTP {answer.status}), to log in there or since that is "
+                        "its address: name the right one, with what it needs to let us in."
+                    )
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ServerLost(
+                f"{self.url} has a certificate that is not trusted here ({error.certificate_error}): name a file with "
+                "its certificate, or with that of its issuer, by --certificate."
+            ) from error
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            raise ServerLost(self._no_server()) from error
+
+    def _no_server(self) -> str:
+        return f"{self.url} does not answer as a ComfyUI server: check the address, and whether it runs."
+
+    def _admitted(self, status: int, path: str = "") -> None:
+        """Raises Denied. ComfyUI's own /view answers 403 for a name that leads out of its folder."""
+        if status == 401 or (status == 403 and path != "/view"):
+            raise Denied(self.url, status)
 
     async def _listen(self) -> None:
         """Read the websocket; connect again when it breaks, and give up when the server stays away."""
@@ -134,7 +178,11 @@ class Client:
                         if message.type is aiohttp.WSMsgType.TEXT:
                             self._message(json.loads(message.data))
                 away = time.monotonic()
-            except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ServerLost):
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ServerLost) as error:
+                if isinstance(error, aiohttp.WSServerHandshakeError) and error.status in (401, 403):
+                    self._reason = Denied(self.url, error.status)
+                    self._end(self._reason)
+                    return
                 if time.monotonic() - away > (PATIENCE if self._connected.is_set() else 0):
                     self._end(ServerLost(f"the server {self.url} is gone"))
                     return
@@ -277,7 +325,8 @@ class Client:
     async def get_bytes(self, path: str, **query: str) -> bytes | None:
         """The body of an answer; None for what the server does not have."""
         try:
-            async with self.session.get(self.url + path, params=query) as answer:
+            async with self.session.get(self.url + path, params=query, allow_redirects=False) as answer:
+                self._admitted(answer.status, path)
                 return await answer.read() if answer.status == 200 else None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise ServerLost(f"the server {self.url} gives no answer ({error or type(error).__name__})") from error
@@ -285,7 +334,8 @@ class Client:
     async def post(self, path: str, data: Any) -> tuple[int, Any]:
         """Post JSON: status and the JSON answer, None where there is none."""
         try:
-            async with self.session.post(self.url + path, json=data) as answer:
+            async with self.session.post(self.url + path, json=data, allow_redirects=False) as answer:
+                self._admitted(answer.status)
                 body = await answer.read()
                 return answer.status, json.loads(body) if body[:1] in (b"{", b"[") else None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
@@ -295,7 +345,8 @@ class Client:
         """Save a file of the server: {"filename", "subfolder", "type"}. Raises OSError if the disk is full."""
         query = {name: str(item.get(name, "")) for name in ("filename", "subfolder", "type")}
         try:
-            async with self.session.get(f"{self.url}/view", params=query) as answer:
+            async with self.session.get(f"{self.url}/view", params=query, allow_redirects=False) as answer:
+                self._admitted(answer.status, "/view")
                 if answer.status != 200:
                     raise NodeFailed(
                         f"the server has no file {query['subfolder']}/{query['filename']} in its "
@@ -316,7 +367,8 @@ class Client:
             for field_name, value in (("subfolder", subfolder), ("type", place), ("overwrite", "true")):
                 form.add_field(field_name, value)
             try:
-                async with self.session.post(f"{self.url}/upload/image", data=form) as answer:
+                async with self.session.post(f"{self.url}/upload/image", data=form, allow_redirects=False) as answer:
+                    self._admitted(answer.status)
                     if answer.status == 413:
                         size = path.stat().st_size / 2**20
                         raise Refused(
@@ -378,7 +430,7 @@ class Client:
 
     async def cancel(self, prompt_id: str) -> None:
         """Take a prompt from the queue, and interrupt it if it runs. A server that is gone has nothing to cancel."""
-        with contextlib.suppress(ServerLost, asyncio.TimeoutError):
+        with contextlib.suppress(ServerLost, Denied, asyncio.TimeoutError):
             await asyncio.wait_for(self.post("/queue", {"delete": [prompt_id]}), GOODBYE)
             await asyncio.wait_for(self.post("/interrupt", {"prompt_id": prompt_id}), GOODBYE)
 

@@ -208,6 +208,9 @@ class PlanFile(PlanMapping):
     fixed: dict[Text, Any] = Field({}, alias="set")
     axes: dict[Text, AxisPart] = {}
     exclude: list[Rule] = Field([], description="write a list of rules, each of them a mapping")
+    choice_seed: int | None = Field(
+        None, strict=True, description="write the seed by which {a|b} in texts is drawn for each cell, a whole number"
+    )
     time_limit: Seconds | None = Field(None, description="write the seconds that a cell may run, a number above 0")
     outputs: OutputsPart = Field(default_factory=lambda: OutputsPart.model_validate({}))
     report: ReportPart = Field(default_factory=lambda: ReportPart.model_validate({}))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import Cells, Compiler, PlannedTraining
-from .client import ServerLost
+from .client import Denied, ServerLost
 from .progress import SweepProgress
 from .records import Cell, CellRun, Kind
 from .schedule import Planned, Schedule, Taken
@@ -136,6 +136,8 @@ class Runner:
                         await self._connect(worker.restart())
                         break
                     if error is not None:
+                        worker.client.give_up()  # or the other cells there would be waited for
+                        await asyncio.gather(*running, return_exceptions=True)
                         raise error
         finally:
             await asyncio.shield(worker.stop())
@@ -215,6 +217,9 @@ class Runner:
                     raise
                 record, run = self._ended(job, f"the server died {attempt} times while it ran this cell: {error}")
                 await self._keep(cell, record, replace(run, attempts=attempt), scratch)
+                raise
+            except Denied:
+                self.schedule.back(cell)
                 raise
             except asyncio.CancelledError:
                 record, run = self._ended(job, "cancelled by hand", "cancelled")

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .access import Access
 from .cells import adapter_name
 from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
 from .cutting import SAVER
@@ -63,8 +64,8 @@ class Worker:
 
     slots = 2  # cells that are with the server at a time: while one runs, the next one waits there
 
-    def __init__(self, name: str, url: str = "", server: Server | RayServer | None = None) -> None:
-        self.name, self.url, self.server = name, url, server
+    def __init__(self, name: str, access: Access | None = None, server: Server | RayServer | None = None) -> None:
+        self.name, self.access, self.server = name, access or Access(""), server
         self.client: Client = None  # type: ignore[assignment]
         self.facts: Facts = None  # type: ignore[assignment]
         self.holds: set[str] = set()  # keys of adapters that are on the server
@@ -75,14 +76,19 @@ class Worker:
         self._last_files: dict[str, set[str]] = {}  # of each node, below the server's output folder
         self._sending = asyncio.Lock()
 
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.access.url
+
     async def start(self) -> None:
         """Start the server if it is our own, and connect, unless that is done. Raises RuntimeError if it stays away."""
         if self.client is not None:
             return
         if self.server is not None:
             await asyncio.to_thread(self.server.start)
-            self.url = self.server.url
-        self.client = await Client(self.url).__aenter__()
+            self.access = Access(self.server.url)
+        self.client = await Client(self.access).__aenter__()
         self.facts = await facts_of(self.client)
         self.holds, self.sent, self._last_files = set(), set(), {}
         self._tasks = [asyncio.create_task(self._sample())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,16 +16,28 @@ class Proxy:
     """A reverse proxy. target: the server behind it.
 
     swallow: messages of each websocket that are passed on; those after them are not, while the websocket stays up and
-    answers. prefix: the path under which the server lies.
+    answers. prefix: the path under which the server lies. door: headers that it asks for; status: its answer to
+    requests without them. tls: its certificate.
     """
 
-    def __init__(self, target: str, swallow: int | None = None, prefix: str = "") -> None:
+    def __init__(
+        self,
+        target: str,
+        swallow: int | None = None,
+        prefix: str = "",
+        door: dict[str, str] | None = None,
+        status: int = 401,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.target, self.swallow, self.prefix = target, swallow, prefix
+        self.door, self.status, self.tls = door or {}, status, tls
         self.sockets = 0
         self.url = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Pass a request on."""
+        if any(request.headers.get(name) != value for name, value in self.door.items()):
+            return web.Response(status=self.status, headers={"Location": "/login?next=secret"})
         if not request.path_qs.startswith(f"{self.prefix}/"):
             return web.Response(status=404)
         target = self.target + request.path_qs.removeprefix(self.prefix)
@@ -65,8 +78,8 @@ class Proxy:
         app.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}{self.prefix}"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self.tls).start()
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}{self.prefix}"
         try:
             yield self
         finally:
