@@ -27,7 +27,7 @@ def read_workflow(path: Path, info: Info) -> Prompt:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"The workflow {path} does not exist: check `workflow` in the plan.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"The workflow {path} cannot be read ({error}): save it again from ComfyUI.") from error
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         prompt = _converted(data, path, info)
