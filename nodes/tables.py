@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..deft_ops.files.safe import write_files
 from ..scoring.published import PUBLISHED
-from ..scoring.scores import Scores, from_jsonl, join, merge
+from ..scoring.scores import Scores, from_bytes, join, merge
 from .output import as_image, in_order, listed, save_files, scores_input, text_ui
 
 if TYPE_CHECKING:
@@ -41,14 +41,7 @@ def score_file(name: str) -> Path:
 def read_scores(path: Path) -> Scores:
     """The scores of a file, none if there is no file. Raises ValueError that names file and line if it is damaged."""
     data = path.read_bytes() if path.exists() else b""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"append_to: {path}, line {number}, is not UTF-8; repair or remove the line, or choose another file."
-        ) from error
-    return from_jsonl(text, f"append_to: {path}")
+    return from_bytes(data, f"append_to: {path}")
 
 
 def write_scores(path: Path, data: bytes) -> None:

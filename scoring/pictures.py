@@ -98,7 +98,7 @@ class FilePictures(Pictures):
     def make(self, index: int) -> Image.Image:
         """The picture at this place. Raises ValueError for a file that is no whole picture."""
         try:
-            with Image.open(self.paths[index]) as opened:
+            with Image.open(self.paths[index], formats=_formats()) as opened:
                 return as_rgb(ImageOps.exif_transpose(opened))
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(
@@ -120,6 +120,15 @@ class ChosenPictures(Pictures):
     def make(self, index: int) -> Image.Image:
         """The picture at this place."""
         return self.pictures[self.places[index]]
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads by itself: for PostScript it runs another program, whatever a file's name says.
+
+    Other packages may add some later.
+    """
+    Image.init()
+    return [name for name in Image.ID if name not in ("EPS", "PS", "PDF")]
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -264,8 +264,16 @@ def test_a_custom_protocol_of_timms_and_open_clips_models(comfyui):
     failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": "no_such_model"}), want=["score"])
     assert failed.node_type == "DEFTLoadScorer"
     assert "timm has no model 'no_such_model'" in failed.message
-    failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": ""}), want=["score"])
-    assert "custom protocol needs a model" in failed.message
+    # What an API caller leaves out is not there; of another choice ComfyUI leaves nothing.
+    for inputs in (own | {"protocol.image_model": ""}, {"protocol": "custom"}):
+        failed = comfyui.fail(scoring(scorer=inputs), want=["score"])
+        assert "custom protocol needs a model" in failed.message or failed.stage == "validation"
+    with pytest.raises(ValueError, match="custom protocol needs a model"):
+        comfyui.module("nodes.scorers").chosen_protocol({"protocol": "custom"})
+    failed = comfyui.fail(scoring(scorer={"protocol": "no_such"}), want=["score"])
+    assert "Unknown protocol: choose one of" in failed.message or failed.stage == "validation"
+    with pytest.raises(ValueError, match=r"Unknown protocol: choose one of .*, custom\."):
+        comfyui.module("nodes.scorers").chosen_protocol(None)
 
 
 def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):

@@ -88,7 +88,7 @@ class TrainingRun:
         """Go on from the newest checkpoint, if there is one."""
         if self.folder is None:
             return
-        state = self.folder.newest(self.identity, self.trainer.settings.steps)
+        state = self.folder.newest(self.identity, self.trainer.settings.steps, self.trainer.misfit)
         if state is not None:
             self.trainer.load(state)
             step, steps = state["step"], self.trainer.settings.steps
