@@ -156,7 +156,7 @@ def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
     assert (cost.label, cost.method, cost.rank, cost.subject) == ("DEFT r2", "deft", 2, "dog")
     assert (cost.training_seconds, cost.values, cost.bytes) == (None, 28, 116)  # the alpha is 4 bytes and no value
     header, _, line = run.output("table", 1).splitlines()[:3]
-    assert header.endswith("| training s | values | MiB |")
+    assert header.endswith("| training s | trained parameters | file MiB |")
     assert line.endswith("|  | 28 | 0.000 |")
     del prompt["score"]["inputs"]["adapter"], prompt["table"]
     assert comfyui.run(prompt, want=["score"]).output("score").costs == ()
