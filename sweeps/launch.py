@@ -66,7 +66,7 @@ def compiled(
             prompt = with_texts_read(workflow, plan.workflow, facts.info)
         else:
             prompt, dynamic = workflow.prompt, workflow.dynamic
-        compiler = Compiler(plan, prompt, facts.info, files, embeddings, dynamic)
+        compiler = Compiler(plan, prompt, facts.info, files, embeddings, dynamic, workflow.names)
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error

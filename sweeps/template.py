@@ -11,10 +11,11 @@ from pathlib import PurePath
 from typing import Any
 
 from .axes import LocalFile
+from .conversion import Shown
 from .conversion.dynamic_prompts import Choose, read
 from .plan import PLACEHOLDER, Plan
 from .schema import DYNAMIC_COMBO, Info, converted, default_of, growing, inputs_of, is_link, is_output, near, refusal
-from .workflow import Prompt, bypass, mute, needed_by, reads_choices, title_of
+from .workflow import NO_NAMES, Names, Prompt, bypass, mute, needed_by, reads_choices, title_of
 
 DEEPEST = 8  # placeholders within placeholders
 NodeChoice = Sequence[int]  # the index of the chosen value of each axis
@@ -44,9 +45,10 @@ class Template:
         switches: Mapping[str, Sequence[str]],
         upload_name: Mapping[Any, str],
         dynamic: frozenset[tuple[str, str]] | None = None,
+        names: Names = NO_NAMES,
     ) -> None:
         self.plan, self.info, self.upload_name, self.dynamic = plan, info, upload_name, dynamic
-        finder = Finder(prompt, info)
+        finder = Finder(prompt, info, names)
         whole = copy.deepcopy(prompt)
         bypassed, muted = (
             [node_id for name in switches.get(switch, ()) for node_id in finder.nodes(name)]
@@ -265,19 +267,26 @@ def _slots(finder: Finder, targets: Any) -> Slots:
         if placeholder:
             slots.placeholders[placeholder[1]] = value
         else:
-            node_id, name = finder.input(target)
-            slots.inputs.setdefault(node_id, []).append((name, value))
+            for node_id, name in finder.inputs(target):
+                slots.inputs.setdefault(node_id, []).append((name, value))
     return slots
 
 
 class Finder:
     """Finds nodes and inputs by the names that people write."""
 
-    def __init__(self, prompt: Prompt, info: Info) -> None:
+    def __init__(self, prompt: Prompt, info: Info, names: Names = NO_NAMES) -> None:
         self.prompt, self.info = prompt, info
         self.titles: dict[str, list[str]] = {}
         for node_id in prompt:
             self.titles.setdefault(title_of(prompt, node_id, info), []).append(node_id)
+        for node_id, path in names.paths.items():
+            self.titles.setdefault(path, []).append(node_id)
+        # The widgets of subgraphs and primitives, by those nodes' titles, paths and ids.
+        self.shown: dict[str, dict[str, list[Shown]]] = {}
+        for each in names.shown:
+            for name in dict.fromkeys((each.title, each.path, each.id)):
+                self.shown.setdefault(name, {}).setdefault(each.name, []).append(each)
 
     def nodes(self, name: str) -> list[str]:
         """The nodes of that id or title. Raises ValueError with the near titles."""
@@ -290,11 +299,14 @@ class Finder:
         """The one node of that id or title."""
         node_ids = self.nodes(name)
         if len(node_ids) > 1:
-            raise ValueError(
-                f"{len(node_ids)} nodes are called {name!r}: write an id instead ({', '.join(node_ids)}), or "
-                "give them titles of their own in ComfyUI."
-            )
+            raise self._several(name, node_ids)
         return node_ids[0]
+
+    def _several(self, name: str, node_ids: Sequence[str]) -> ValueError:
+        return ValueError(
+            f"{len(node_ids)} nodes are called {name!r}: write an id instead ({', '.join(node_ids)}), or give them "
+            "titles of their own in ComfyUI."
+        )
 
     def outputs(self, name: str) -> list[str]:
         """The output nodes of that id or title."""
@@ -312,29 +324,41 @@ class Finder:
                 )
         return node_ids
 
-    def input(self, target: str) -> tuple[str, str]:
+    def inputs(self, target: str) -> list[tuple[str, str]]:
         """The (node id, input name) of "Title.input" or "id.input"; both may hold dots.
 
+        Of a widget that a subgraph or a primitive shows, those of all that get its value.
         Raises ValueError with the near nodes or inputs.
         """
         parts = target.split(".")
         splits = [(".".join(parts[:at]), ".".join(parts[at:])) for at in range(1, len(parts))]
-        named = [(name, tail) for name, tail in splits if name in self.prompt or name in self.titles]
+        named = [(name, tail) for name, tail in splits if self._is_node(name) or name in self.shown]
         if not named:
-            hint = near(splits[0][0] if splits else target, self.titles)
+            hint = near(splits[0][0] if splits else target, [*self.titles, *self.shown])
             raise ValueError(
                 f'{target!r} names no node of the workflow; {hint}. Write "Title.input", "id.input" or "%placeholder%".'
             )
         for name, tail in named:
-            node_id = self.node(name)
-            if self._has(node_id, tail):
-                return node_id, tail
+            shown = self.shown.get(name, {}).get(tail, [])
+            if len(shown) > 1 or (shown and self._is_node(name)):
+                raise self._several(name, [*(each.id for each in shown), *self.titles.get(name, ())])
+            if shown:
+                return shown[0].inputs
+            if self._is_node(name):
+                node_id = self.node(name)
+                if self._has(node_id, tail):
+                    return [(node_id, tail)]
         name, tail = named[-1]
+        if not self._is_node(name):
+            raise ValueError(f"{name!r} shows no widget {tail!r}; {near(tail, self.shown[name])}.")
         node_id = self.node(name)
         raise ValueError(
             f"the node {name!r} ({self.prompt[node_id]['class_type']}) has no input {tail!r}; "
             f"{near(tail, self._names(node_id))}."
         )
+
+    def _is_node(self, name: str) -> bool:
+        return name in self.prompt or name in self.titles
 
     def _has(self, node_id: str, name: str) -> bool:
         if name in self._names(node_id):

@@ -5,22 +5,38 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from .conversion import MissingNodes, NotConvertible, convert
+from .conversion import Converted, MissingNodes, NotConvertible, Shown, convert
 from .conversion.dynamic_prompts import Choose, OpenChoice, read, single
+from .png import SIGNATURE, read_text
 from .schema import Info, inputs_of, is_link, links_of
 
 Prompt = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
 
 
 @dataclass(frozen=True)
+class Names:
+    """What people see of a workflow in UI form that its prompt does not have.
+
+    shown: widgets of subgraphs and primitives. paths: of nodes in subgraphs, by id: "Title of the subgraph/Title".
+    """
+
+    shown: tuple[Shown, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_NAMES = Names()
+
+
+@dataclass(frozen=True)
 class Workflow:
     """A workflow of a file. prompt: in API form, with its texts as they are written. saved: whether it was in UI form.
 
+    names: by which people know parts of it, besides the titles in the prompt.
     dynamic: (node id, input) of the texts in it whose comments and {a|b} ComfyUI's page reads when it makes a prompt;
     of an API file, in which it has done so, the texts in inputs of that kind.
     """
@@ -28,6 +44,7 @@ class Workflow:
     prompt: Prompt
     dynamic: frozenset[tuple[str, str]]
     saved: bool
+    names: Names
 
 
 def read_workflow(path: Path, info: Info, front_end: str = "", choose: Choose = single) -> Prompt:
@@ -64,15 +81,19 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
         ValueError: the file is missing or no workflow, it has nodes that the server lacks, a connection leads nowhere,
             or its UI form cannot be converted. One sentence that names the file.
     """
+    names = NO_NAMES
     try:
-        data = json.loads(path.read_bytes())
+        data = _read(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"The workflow {path} does not exist: check `workflow` in the plan.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"The workflow {path} cannot be read ({error}): save it again from ComfyUI.") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"The workflow {path} cannot be read ({reason}): save it again from ComfyUI.") from error
     saved = isinstance(data, dict) and isinstance(data.get("nodes"), list)
     if saved:
-        prompt, dynamic = _converted(data, path, info, front_end)
+        converted = _converted(data, path, info, front_end)
+        prompt, dynamic = converted.prompt, converted.dynamic
+        names = Names(tuple(converted.shown.values()), converted.paths)
     else:
         if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
             data = data["prompt"]
@@ -103,7 +124,22 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
                     f"{source}, which is not in the workflow: repair it in ComfyUI and save it again."
                 )
     order(prompt)
-    return Workflow(prompt, frozenset(dynamic), saved)
+    return Workflow(prompt, frozenset(dynamic), saved, names)
+
+
+def _read(content: bytes) -> Any:
+    """The JSON of a file: of a picture, what ComfyUI has written into it of the workflow that made it.
+
+    Raises ValueError if there is none.
+    """
+    if not content.startswith(SIGNATURE):
+        return json.loads(content)
+    texts = read_text(content)
+    if "workflow" in texts:
+        return json.loads(texts["workflow"])
+    if "prompt" in texts:
+        return json.loads(texts["prompt"])
+    raise ValueError("the picture has no workflow in it")
 
 
 def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
@@ -116,8 +152,8 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
         )
 
 
-def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str) -> tuple[Prompt, list[tuple[str, str]]]:
-    """The API form of a workflow in UI form, as ComfyUI's page would send it, and the texts that it would read."""
+def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str) -> Converted:
+    """The API form of a workflow in UI form, as ComfyUI's page would send it."""
     try:
         converted = convert(data, info, front_end)
     except MissingNodes as error:
@@ -127,7 +163,7 @@ def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str) -> 
         raise ValueError(f"{path} cannot be converted to the API form: {error}.") from error
     if not converted.prompt:
         raise ValueError(f"{path} has no node that runs: all of them are muted, bypassed or notes.")
-    return converted.prompt, converted.dynamic
+    return converted
 
 
 def reads_choices(info: Info, node: Mapping[str, Any], name: str) -> bool:
