@@ -301,8 +301,13 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
         "DEFTLoadScorer": {"download": True},
     }
     jobs = [{**combo, "options": list(combo["own"]), "values": values[combo["type"]]} for combo in combos]
-    seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs}))
+    last = list(next(combo["own"] for combo in combos if combo["name"] == "protocol"))[-1]
+    seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs, "answer": [last]}))
     assert seen["errors"] == []
+    # Without an answer the page warns once; it asks again for the next node.
+    (warning,) = seen["failing"]["warnings"]
+    assert "/deft/v1/protocols" in warning
+    assert [text for text in seen["failing"]["listed"] if "(" in text] == [f"{last} (ready)"]
     ready = server.get("/deft/v1/protocols")["ready"]
     for combo, choices in zip(jobs, seen["found"], strict=True):
         assert [choice["option"] for choice in choices] == [*combo["options"], combo["options"][0]]
