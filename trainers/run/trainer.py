@@ -407,7 +407,7 @@ class Trainer:
 
         adapted = {layer.module for layer in self.layers.values()}
         with pytorch_attention(), computing_in(self.model.model, self.precision.compute):
-            loss, shown = activation_bytes.measure(self.root, run, adapted)
+            loss, shown = activation_bytes.measure(self.root, run, adapted, self.dataset.text is not None)
             if not torch.isfinite(loss):
                 raise ValueError(looking.explain(self.root, self.precision.name))
         adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema)) + sum(
