@@ -46,6 +46,11 @@ def text_ui(*texts: str) -> dict[str, list[str]]:
     return {"text": list(texts)}
 
 
+def warned(text: str) -> dict[str, list[str]]:
+    """A warning at the node and in its UI output; nothing for an empty one."""
+    return text_ui(text) if text else {}
+
+
 def as_image(picture: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] -> IMAGE [1, H, W, 3]."""
     return torch.from_numpy(picture).float().div_(255)[None]

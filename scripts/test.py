@@ -62,6 +62,7 @@ class Result:
     skipped: list[str]
     seconds: float
     log: Path
+    cpu: float = 0.0  # seconds of CPU, of the part's processes that have ended
     repeats: int = 0  # combinations that only --all runs
 
 
@@ -71,11 +72,11 @@ def environment(*what: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
-def call(part: str, command: list[str], folder: Path, variables: dict[str, str]) -> tuple[int, Path]:
-    """Run a command with its output in the part's log; its exit status and the log."""
+def call(part: str, command: list[str], folder: Path, variables: dict[str, str]) -> tuple[int, float, Path]:
+    """Run a command with its output in the part's log; its exit status, its seconds of CPU and the log."""
     log = LOGS / f"{part}.log"
     with open(log, "w") as out:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -83,14 +84,16 @@ def call(part: str, command: list[str], folder: Path, variables: dict[str, str])
             stderr=subprocess.STDOUT,
             env=os.environ | COMMON | variables,
         )
-    return done.returncode, log
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_utime + used.ru_stime, log
 
 
 def check(part: str, command: list[str], folder: Path = ROOT) -> Result:
     """A command that passes or fails as a whole."""
     started = time.monotonic()
-    status, log = call(part, command, folder, {})
-    return Result(part, int(status == 0), int(status != 0), [], time.monotonic() - started, log)
+    status, cpu, log = call(part, command, folder, {})
+    return Result(part, int(status == 0), int(status != 0), [], time.monotonic() - started, log, cpu)
 
 
 def pytest(part: str, files: list[str], variables: dict[str, str] | None = None) -> Result:
@@ -107,7 +110,7 @@ def pytest(part: str, files: list[str], variables: dict[str, str] | None = None)
         f"--junitxml={report}",
         *files,
     ]
-    status, log = call(part, command, ROOT, variables or {})
+    status, cpu, log = call(part, command, ROOT, variables or {})
     passed = failed = 0
     skipped = []
     if report.is_file():
@@ -123,7 +126,7 @@ def pytest(part: str, files: list[str], variables: dict[str, str] | None = None)
         failed = 1
     counted = re.search(r"^(\d+) combinations only in make test-all$", log.read_text(errors="replace"), re.M)
     repeats = int(counted[1]) if counted else 0
-    return Result(part, passed, failed, skipped, time.monotonic() - started, log, repeats)
+    return Result(part, passed, failed, skipped, time.monotonic() - started, log, cpu, repeats)
 
 
 def style(part: str) -> Result:
@@ -228,7 +231,7 @@ def main() -> None:
             result = done.result()
             results.append(result)
             counts = f"{result.passed} passed, {result.failed} failed, {len(result.skipped)} skipped"
-            print(f"[test] {result.part}: {counts} in {result.seconds:.0f} s", flush=True)
+            print(f"[test] {result.part}: {counts} in {result.seconds:.0f} s, {result.cpu:.0f} s of CPU", flush=True)
             for reason in sorted(set(result.skipped)):
                 print(f"[test] {result.part}: left out: {reason}", flush=True)
             if result.failed:
@@ -237,7 +240,8 @@ def main() -> None:
     skipped = sum(len(r.skipped) for r in results)
     if repeats := sum(r.repeats for r in results):
         print(f"[test] {repeats} combinations only in make test-all")
-    print(f"[test] {skipped} skipped; {time.monotonic() - started:.0f} s; logs in {LOGS}")
+    cpu = sum(r.cpu for r in results)
+    print(f"[test] {skipped} skipped; {time.monotonic() - started:.0f} s, {cpu:.0f} s of CPU; logs in {LOGS}")
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

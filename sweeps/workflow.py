@@ -86,7 +86,7 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
         data = _read(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"The workflow {path} does not exist: check `workflow` in the plan.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).rstrip(".")
         raise ValueError(f"The workflow {path} cannot be read ({reason}): save it again from ComfyUI.") from error
     saved = isinstance(data, dict) and isinstance(data.get("nodes"), list)

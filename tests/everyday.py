@@ -28,14 +28,14 @@ SIZES = ("everyday", "all")
 COMBINED = "comfy/"  # where combinations are left out, and where there is an older ComfyUI
 
 
-def one_of_two(ids: list[str]) -> list[str]:
-    """Of pairs the first and the second in turns."""
-    return [each for at, each in enumerate(ids) if at // 2 % 2 == at % 2]
-
-
 def one_of_each_name(ids: list[str]) -> list[str]:
     """Of those that differ by what stands before the first hyphen the first."""
     return list({each.partition("-")[2]: each for each in reversed(ids)}.values())
+
+
+def all_but(*names: str) -> Callable[[list[str]], list[str]]:
+    """All but these."""
+    return lambda ids: [each for each in ids if each not in names]
 
 
 # Of these tests only these cases, by the ids of their parameters. What the others show is shown by these and by the
@@ -43,8 +43,15 @@ def one_of_each_name(ids: list[str]) -> list[str]:
 CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     # The oldest front end with the canvas' nodes and the newest with Vue's; test_front_end.py has ComfyUI 0.30.0's own.
     "server/test_first_training.py::test_from_odd_photos_to_a_picture": ("canvas-1.45.15", "vue-1.58.1"),
-    # Both formats of an example are one prompt: of each example one, in turns.
-    "server/test_server.py::test_comfy_cli_runs": one_of_two,
+    # Both formats of an example are one prompt, and test_front_end.py runs the other examples from the page.
+    "server/test_server.py::test_comfy_cli_runs": (
+        "api/compare_methods.json",
+        "compare_methods.json",
+        "deft_against_lora.json",
+        "api/scene_personalisation.json",
+        "strength_ladder.json",
+        "api/train_with_previews.json",
+    ),
     # The first two examples run in both kinds of nodes, all others in one.
     "server/test_front_end.py::test_runs_from_the_page": one_of_each_name,
     "server/test_front_end.py::test_widgets_appear_where_they_apply": ("vue",),
@@ -52,13 +59,31 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     "server/test_stack.py::test_rows_that_are_set_in_the_page_run": ("vue",),
     # ComfyUI 0.24.0 is started with the pack in test_sweeps.py.
     "install/test_install.py::test_zip_and_git_checkout": ("0.30.0",),
+    # What these four train is in the others, too: each method and each option once.
+    "comfy/test_devices.py::test_training": all_but("deft qr", "para", "lora", "flow"),
+    "comfy/test_devices.py::test_how_often_a_step_waits": all_but("lokr", "svdiff", "para"),
+    # One adapter of every kind at once.
+    "comfy/test_devices.py::test_applying_to_weights": ("every kind-sequential", "every kind-from_base"),
+    "comfy/test_devices.py::test_export": ("every kind-0", "every kind-2"),
+    "comfy/test_devices.py::test_adapter_info": ("every kind",),
+    # The gradients of each are in the test after it.
+    "comfy/test_training_runs.py::test_text_encoders_are_trained_with_the_model": ("svdiff-everything",),
     # Its twin, table 2, has the same nodes with other values.
     "comfy/test_tables.py::test_the_examples_run": ("deft_table2",),
     # Each method goes through the nodes in test_every_method.py.
     "comfy/test_finished_runs.py::test_all_outputs_are_those_of_the_training": ("deft", "dreambooth"),
 }
 # Not every day at all, and why.
-ONLY_IN_ALL: dict[str, str] = {}
+SWEEPS, RAY = "server/test_sweeps.py::", "server/test_sweep_ray.py::"
+ONLY_IN_ALL: dict[str, str] = {
+    f"{SWEEPS}test_a_server_that_dies": "test_on_the_oldest_comfyui has a server that dies in the same way",
+    f"{SWEEPS}test_a_cell_that_kills_its_server_is_not_tried_for_ever": "unit/test_sweep_runner.py has it, without one",
+    f"{SWEEPS}test_two_servers_of_one_runner": "a runner has two servers in test_sweep_ray.py, and two runners have "
+    "one each in test_two_runners_share_a_store",
+    f"{RAY}test_a_cell_is_cancelled": "test_control_c cancels cells over HTTP, which these workers talk, too",
+    f"{RAY}test_a_token_is_sent": "test_a_token_is_trained_once sends one to an address, and "
+    "test_files_travel_and_a_server_dies sends files to a cluster",
+}
 
 # What makes the list of bases in tests/comfy is ComfyUI 0.30.0's.
 NEWEST = (0, 30)

@@ -44,6 +44,24 @@ def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Lit
     )
 
 
+def against(what: str, name: str, base: str, values: Values, reference: Values) -> str:
+    """How a row compares with the base's, in a sentence. values, reference: of the row and of the base."""
+    own, other = (
+        math.fsum(flat) / len(flat)
+        for flat in ([value for group in rows.values() for value in group] for rows in (values, reference))
+    )
+    if own == other:
+        return f"{what}: {name} has the mean of {base}."
+    way = "higher" if own > other else "lower"
+    shown = difference(values, reference)
+    if shown is None:
+        return f"{what}: {name} is {way} than {base}, but there are too few pictures for an interval."
+    kind = "paired difference" if shown.paired else "difference"
+    if shown.distinguishable:
+        return f"{what}: {name} is {way} than {base} (95% interval of the {kind} excludes 0)."
+    return f"{what}: {name} is not distinguishable from {base} (95% interval of the {kind} contains 0)."
+
+
 def _sentence(
     what: str, names: Sequence[str], best: int, differences: dict[int, Difference], close: list[int], unknown: list[int]
 ) -> str:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import models
 from .bases import BASES
+from .late_streams import LateCuda
 from .live_bytes import LiveBytes
 from .pack import Pack
 from .test_training import as_loaded, settings
@@ -83,6 +84,43 @@ def test_a_run_goes_on_in_another_mode(pack: Pack, tmp_path: Path) -> None:
     assert "resumed at step 1" in rest.report
     assert rest.losses == whole.losses
     assert all(torch.equal(rest.adapter[key], value) for key, value in whole.adapter.items())
+
+
+# ------------------------------------------------------------------------------------------------------- side streams
+
+
+def late(pack: Pack, patch: pytest.MonkeyPatch) -> LateCuda:
+    """Trainings offload as on CUDA, by streams that copy as late as they may."""
+    cuda = LateCuda()
+    patch.setattr(torch.Tensor, "record_stream", lambda value, stream: None)  # which a CPU does not have
+    patch.setattr(
+        pack.trainer, "host_of", lambda device: pack.host.Host(pack.host.StreamCopies(cuda, torch.device("cpu")))
+    )
+    return cuda
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_copies_in_a_stream_of_their_own(pack: Pack, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late they are, the bits are the same; each is asked for before the block behind it is computed again."""
+    plain = train(pack, kind, checkpointing="off")
+    cuda = late(pack, monkeypatch)
+    result = train(pack, kind, checkpointing="offloaded")
+    assert result.losses == plain.losses
+    assert all(torch.equal(result.adapter[key], value) for key, value in plain.adapter.items())
+    back = [number for event, number in map(str.split, cuda.log) if event == "back"]
+    waits = [number for event, number in map(str.split, cuda.log) if event == "wait"]
+    assert len(back) == len(waits) > 4
+    ahead = [cuda.log.index(f"wait {number}") - cuda.log.index(f"back {number}") for number in back]
+    assert sum(distance > 1 for distance in ahead) >= 0.6 * len(ahead), cuda.log
+
+
+@pytest.mark.parametrize("lacking", ["wait_away", "wait_back"])
+def test_a_missing_wait_would_be_seen(pack: Pack, lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = train(pack, "flux", checkpointing="off")
+    late(pack, monkeypatch)
+    monkeypatch.setattr(pack.host.StreamCopies, lacking, lambda copies, *ready: None)
+    with pytest.raises(ValueError, match="no longer a number"):
+        assert train(pack, "flux", checkpointing="offloaded").losses != plain.losses
 
 
 # ------------------------------------------------------------------------------------------------------------- memory

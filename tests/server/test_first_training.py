@@ -91,7 +91,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     assert curve["inPage"]
     assert min(curve["box"]) > 50
     assert curve["drawn"] > 500  # pixels
-    assert [title for title, _ in curve["previews"]] == [f"step {step}" for step in range(EVERY, STEPS + 1, EVERY)]
+    assert [title for title, _ in curve["previews"]] == [f"step {step}" for step in range(0, STEPS + 1, EVERY)]
     assert all(width > 0 for _, width in curve["previews"])
     assert f"step {STEPS}/{STEPS}" in text_at(again, "20")
     # Pictures that were prepared for the run before are in the server's cache.

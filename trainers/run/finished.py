@@ -101,7 +101,7 @@ def find(
             ours = header.get(native.RUN) == digest(identity) and record.get("steps") == settings.steps and moved > 0
             if ours:
                 adapters.validate(tensors, str(candidate))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             folder.problem(f"{candidate.name} cannot be read and was passed over ({error})")
             continue
         if ours:

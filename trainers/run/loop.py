@@ -88,7 +88,7 @@ class TrainingRun:
         """Go on from the newest checkpoint, if there is one."""
         if self.folder is None:
             return
-        state = self.folder.newest(self.identity, self.trainer.settings.steps)
+        state = self.folder.newest(self.identity, self.trainer.settings.steps, self.trainer.misfit)
         if state is not None:
             self.trainer.load(state)
             step, steps = state["step"], self.trainer.settings.steps
@@ -104,6 +104,8 @@ class TrainingRun:
             random = trainer.random_state()
             saved = trainer.step
             try:
+                if self.shown is not None and trainer.step == 0:
+                    self.preview(self.shown)  # of the model as it is before the training
                 while trainer.step < settings.steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     random = trainer.random_state()
@@ -124,9 +126,7 @@ class TrainingRun:
                             self.save(random)
                             saved = trainer.step
                     if self.shown is not None and trainer.step % self.shown.every == 0:
-                        progress.pictures = self.sample(self.shown)
-                        self.pictures.append((trainer.step, progress.pictures))
-                        keep_preview(self.folder, trainer.step, progress.pictures)
+                        progress.pictures = self.preview(self.shown)
                     self.on_step(progress)
             except BaseException as error:
                 diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
@@ -154,6 +154,13 @@ class TrainingRun:
         adapter, change = trainer.finish()
         adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
         self.folder.save(trainer.state(random, self.identity), adapter)
+
+    def preview(self, shown: previews.Previews) -> Tensor:
+        """Make the preview pictures of this step, and keep them."""
+        pictures = self.sample(shown)
+        self.pictures.append((self.trainer.step, pictures))
+        keep_preview(self.folder, self.trainer.step, pictures)
+        return pictures
 
     def sample(self, shown: previews.Previews) -> Tensor:
         """Make preview pictures of the adapter as it is."""

@@ -32,6 +32,7 @@ from ..step.layers import Notes, TrainedLayer, choose, make_layers
 from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
+from .state import misfit
 
 WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 TRIES = 100  # of a step: each finds what the one before could not
@@ -445,8 +446,18 @@ class Trainer:
             "loss_scale": None if self.scale is None else self.scale.state(),
         }
 
+    def misfit(self, state: dict[str, Any]) -> str:
+        """What of a state `load` could not put back; empty if it can."""
+        return misfit(
+            state,
+            self.state(self.random_state(), {}),
+            [parameter for group in self.optimizer.param_groups for parameter in group["params"]],
+            (len(self.dataset.examples), len(self.dataset.prior)),
+            type(self.optimizer).__module__.startswith("torch."),
+        )
+
     def load(self, state: dict[str, Any]) -> None:
-        """Put a state back, to go on from it."""
+        """Put a state back, to go on from it. `misfit` has looked it through."""
         self.assign(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:

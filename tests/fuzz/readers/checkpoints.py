@@ -46,7 +46,7 @@ def trainer() -> tuple[Any, dict[str, Any]]:
 @functools.cache
 def _start() -> dict[str, Any]:
     made, identity = trainer()
-    return _copied(made.state(made.random_state(), identity))
+    return copied(made.state(made.random_state(), identity))
 
 
 @functools.cache
@@ -57,15 +57,16 @@ def state() -> dict[str, Any]:
     with made.prepared():
         made.take_step()
         made.take_step()
-    return {"format": 1, **_copied(made.state(made.random_state(), identity))}
+    return {"format": 1, **copied(made.state(made.random_state(), identity))}
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """The value, with tensors of its own."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: copied(inner) for key, inner in value.items()}
+    return [copied(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def samples() -> list[Files]:
@@ -79,7 +80,7 @@ _VALUES = st.one_of(LEAVES, tensor((3,), (2, 2)), st.sampled_from(([], {}, [1], 
 @st.composite
 def structures(draw: Any) -> Files:
     """A checkpoint with some places that hold something else."""
-    content = _copied(state())
+    content = copied(state())
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 3)))):
         places = list(_places(content))
         holder, key = draw(st.sampled_from(places))
@@ -135,7 +136,7 @@ def use(folder: Path) -> None:
 def _begin_anew(made: Any) -> None:
     from deft_pack.trainers.settings import optimizers  # noqa: F401
 
-    start = _copied(_start())
+    start = copied(_start())
     with torch.no_grad():
         made.assign(start["parameters"])
     made.optimizer.state.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import tempfile
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from torch import nn
 
+from ...comfy.test_peft_tuners import KINDS, Kind
 from .. import applying
 from ..kit import Files, Reader
 from ..structures import JSON, LEAVES, encoded, near, safetensors, tensor
 from .adapters import layers
 
-RECORD, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FOLDER = "duck"
+RECORD, WEIGHTS = f"{FOLDER}/adapter_config.json", f"{FOLDER}/adapter_model.safetensors"
 # Fields of records of all tuners, each of which any record may get.
-_FIELDS = (
+_FIELDS = [
     "alpha",
     "alpha_pattern",
     "bias",
@@ -81,7 +84,7 @@ _FIELDS = (
     "velora_config",
     "wavelet_family",
     "weight_tying",
-)
+]
 
 
 class _Small(nn.Module):
@@ -102,39 +105,40 @@ class _Small(nn.Module):
         return x
 
 
+_OWN = {
+    "deft": Kind("DeftConfig", {"r": 4}),
+    "lora": Kind("LoraConfig", {"r": 4, "lora_alpha": 6, "rank_pattern": {"proj": 2}, "alpha_pattern": {"fc1": 3}}),
+    "dora": Kind("LoraConfig", {"r": 4, "use_dora": True}),
+    "loha": Kind("LoHaConfig", {"r": 4, "alpha": 4}),
+    "lokr": Kind("LoKrConfig", {"r": 4, "alpha": 4, "decompose_factor": 4}),
+    "oft": Kind("OFTConfig", {"oft_block_size": 4}),
+    "oft-coft": Kind("OFTConfig", {"oft_block_size": 4, "coft": True, "eps": 1e-3}),
+}
+_KINDS = _OWN | {name: kind for name, kind in KINDS.items() if kind.layers == "linear"}
+
+
 @functools.cache
-def valid() -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
-    """Records and tensors as the installed PEFT writes them, of each tuner."""
+def made(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The record and the tensors of a tuner as the installed PEFT writes them."""
     import peft
 
-    from ...comfy.test_peft_tuners import KINDS, Kind
-
-    own = {
-        "deft": Kind("DeftConfig", {"r": 4}),
-        "lora": Kind("LoraConfig", {"r": 4, "lora_alpha": 6, "rank_pattern": {"proj": 2}, "alpha_pattern": {"fc1": 3}}),
-        "dora": Kind("LoraConfig", {"r": 4, "use_dora": True}),
-        "loha": Kind("LoHaConfig", {"r": 4, "alpha": 4}),
-        "lokr": Kind("LoKrConfig", {"r": 4, "alpha": 4, "decompose_factor": 4}),
-        "oft": Kind("OFTConfig", {"oft_block_size": 4}),
-        "oft-coft": Kind("OFTConfig", {"oft_block_size": 4, "coft": True, "eps": 1e-3}),
-    }
-    result = []
-    for name, kind in {**own, **KINDS}.items():
-        if kind.layers != "linear":
-            continue
+    targets = list(applying.SHAPES)
+    with tempfile.TemporaryDirectory() as parent, warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        targets = list(applying.SHAPES)
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                model = peft.get_peft_model(_Small(), kind.build(targets[:2] if name.startswith("bd") else targets))
-            except Exception as error:  # a tuner that this PEFT does not have, or not for these layers
-                print(f"no sample of {name}: {error}")
-                continue
-            model.save_pretrained(folder)
-            result.append(
-                (json.loads((Path(folder) / RECORD).read_text()), load((Path(folder) / WEIGHTS).read_bytes()))
-            )
+        kind = _KINDS[name]
+        model = peft.get_peft_model(_Small(), kind.build(targets[:2] if name.startswith("bd") else targets))
+        model.save_pretrained(Path(parent) / FOLDER)
+        return json.loads((Path(parent) / RECORD).read_text()), load((Path(parent) / WEIGHTS).read_bytes())
+
+
+@functools.cache
+def valid() -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """Those of each tuner that this PEFT makes for these layers."""
+    result = []
+    for name in _KINDS:
+        with contextlib.suppress(Exception):  # PEFT raises errors of many kinds for layers that a tuner is not for
+            result.append(made(name))
     return result
 
 
@@ -170,7 +174,7 @@ def structures(draw: Any) -> Files:
 
 def use(folder: Path) -> None:
     """Read and apply it."""
-    applying.use(folder)
+    applying.use(folder / FOLDER)
 
 
 READER = Reader("peft_folders", samples, structures, use, share=4)
