@@ -24,13 +24,21 @@ _REASONS = {
 }
 
 
+_MOST_TENSORS = 100_000  # a file of empty ones has a header only, and each costs time
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header metadata of a safetensors file, on the CPU.
 
     Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off or not a safetensors file.
     """
     with _opened(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        names = file.keys()
+        if len(names) > _MOST_TENSORS:
+            raise ValueError(
+                f"{path} has {len(names):,} tensors, more than any adapter: it is damaged or of another kind."
+            )
+        tensors = {key: file.get_tensor(key) for key in names}
         return tensors, dict(file.metadata() or {})
 
 
@@ -53,6 +61,14 @@ def _opened(path: Path) -> Iterator[Any]:
         message = str(error).replace(" ", "").lower()
         reason = next((text for word, text in _REASONS.items() if word in message), str(error))
         raise ValueError(f"{path} is not a readable safetensors file ({reason}): download or save it again.") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError, its message naming the file, for one that is not in UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # Windows' editors write a mark of the encoding first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start}): save it again as UTF-8.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

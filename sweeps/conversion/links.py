@@ -30,9 +30,12 @@ class NodeOutput:
 
 @dataclass(frozen=True)
 class HostValue:
-    """What a host gives to a widget inside."""
+    """What a host gives to a widget inside. path: to the host. slot: the host's, a widget for people."""
 
     value: Any
+    host: Node
+    path: Path
+    slot: Slot
 
 
 class Resolver:
@@ -78,7 +81,7 @@ class Resolver:
         outer = host.slots[place]
         if outer.link is not None:
             return self.input(host, path[:-1], place, None, seen)
-        return HostValue(self.opened.value(outer)) if outer.source else None
+        return HostValue(self.opened.value(outer), host, path[:-1], outer) if outer.source else None
 
     def output(
         self, node: Node, path: Path, place: int, kind: str, seen: frozenset[Any]

@@ -35,6 +35,7 @@ class Widget:
     eats: bool = True
     sent: bool = True
     dynamic: bool = False  # whether {a|b} in its text is a choice
+    fed: Node | None = field(default=None, compare=False)  # the primitive that its value is from
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Slot:
     # Of a subgraph's host: the widget inside that the slot shows, and the host's value for it.
     source: tuple[Node, Widget] | None = None
     value: Any = ABSENT
+    fed: Node | None = field(default=None, compare=False)  # the primitive that the host's value is from
 
 
 @dataclass

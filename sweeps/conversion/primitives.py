@@ -134,18 +134,19 @@ def push_values(opened: Opened) -> None:
         if node.properties.get(REPLACE) and value:
             value = replaced(opened, node.where, value)
         for target, slot in targets_of(opened, node):
-            _push(opened, target, slot, value)
+            _push(opened, target, slot, value, node)
 
 
-def _push(opened: Opened, node: Node, slot: Slot, value: Any) -> None:
+def _push(opened: Opened, node: Node, slot: Slot, value: Any, primitive: Node) -> None:
     if slot.source and not opened.shared:
-        slot.value = value
+        slot.value, slot.fed = value, primitive
     elif node.host:
         place = node.slots.index(slot)
         for number in node.host.inputs[place].get("linkIds") or ():
             target = opened.target(node.host, number)
             if target:
-                _push(opened, *target, value)
+                _push(opened, *target, value, primitive)
     elif widget := node.widget(slot.widget) if slot.widget else None:
         number = widget.kind in ("INT", "FLOAT") and value is not None and value is not ABSENT
+        widget.fed = primitive
         set_value(node, widget, rounded(widget.kind, value, widget.item.options) if number else value)

@@ -27,15 +27,40 @@ DECORATIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A widget that people see at a subgraph or a primitive. id, title: of that node.
+
+    path: the titles of those around it, and its own. name: of the widget. inputs: (node id, input) of all that get its
+    value.
+    """
+
+    id: str
+    title: str
+    path: str
+    name: str
+    inputs: list[tuple[str, str]]
+
+
 @dataclass
 class Converted:
     """A converted workflow.
 
-    prompt: API form. dynamic: (node id, input) of the texts in it whose comments and {a|b} the page would read.
+    prompt: API form. dynamic: (node id, input) of the texts in it whose comments and {a|b} the page would read. shown:
+    by id and name. paths: of the nodes in subgraphs, the titles from the outermost on, with / between them.
     """
 
     prompt: Prompt
     dynamic: list[tuple[str, str]] = field(default_factory=list)
+    shown: dict[tuple[str, str], Shown] = field(default_factory=dict, compare=False)
+    paths: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def show(self, node: Node, path: Path, name: str, target: tuple[str, str]) -> None:
+        """An input of the prompt gets the value of a widget of a node that is not sent. path: some way to its graph."""
+        graphs = [None, *(host.host for host in path)]
+        depth = next((place for place, graph in enumerate(graphs) if graph is node.graph), 0)
+        key, titles = _key(node, path[:depth]), _titles(node, path[:depth])
+        self.shown.setdefault((key, name), Shown(key, node.title, titles, name, [])).inputs.append(target)
 
 
 def convert(data: Mapping[str, Any], info: Info, front_end: str = "") -> Converted:
@@ -126,6 +151,10 @@ def _key(node: Node, path: Path) -> str:
     return ":".join([*(host.id for host in path), node.id])
 
 
+def _titles(node: Node, path: Path) -> str:
+    return "/".join(each.title for each in (*path, node))
+
+
 def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, path: Path) -> None:
     key = _key(node, path)
     own = {widget.name: widget for widget in node.widgets if widget.sent}
@@ -139,6 +168,9 @@ def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, pa
             if slot.name in own and got.value is not ABSENT:
                 check_value(node, slot.name, own[slot.name].item, got.value)
             linked[slot.name] = {"__value__": got.value} if isinstance(got.value, list) else got.value
+            result.show(got.host, got.path, got.slot.name, (key, slot.name))
+            if got.slot.fed:
+                result.show(got.slot.fed, got.path, "value", (key, slot.name))
     inputs: dict[str, Any] = {}
     for name, widget in own.items():
         if name in linked:
@@ -154,7 +186,11 @@ def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, pa
         if widget.dynamic and isinstance(value, str):
             result.dynamic.append((key, name))
         inputs[name] = value
+        if widget.fed:
+            result.show(widget.fed, path, "value", (key, name))
     inputs |= linked
+    if path:
+        result.paths[key] = _titles(node, path)
     result.prompt[key] = {
         "inputs": {name: value for name, value in inputs.items() if value is not ABSENT},
         "class_type": node.type,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ..everyday import name_of
 from ..search_words import OWN_TITLES, WORDS
 from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
 
@@ -107,11 +108,12 @@ def opened(drive_browser: Any, pictures: Path) -> Look:
 
 
 @pytest.fixture(scope="module")
-def ran(drive_browser: Any) -> Look:
+def ran(drive_browser: Any, request: pytest.FixtureRequest) -> Look:
     """What the page shows of each example that is run, by its name."""
+    asked = {item.callspec.id for item in request.session.items if name_of(item) == "test_runs_from_the_page"}
 
     def look(mode: str) -> dict[str, Any]:
-        files = [path for kind, path in RUNS if kind == mode]
+        files = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in asked]
         options = {"vue": MODES[mode], "set": SET, "seed": SEED + MODES[mode]}
         found = drive_browser("run", json.dumps(options), *files)
         return dict(zip((path.name for path in files), found, strict=True))
@@ -287,8 +289,13 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
         "DEFTLoadScorer": {"download": True},
     }
     jobs = [{**combo, "options": list(combo["own"]), "values": values[combo["type"]]} for combo in combos]
-    seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs}))
+    last = list(next(combo["own"] for combo in combos if combo["name"] == "protocol"))[-1]
+    seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs, "answer": [last]}))
     assert seen["errors"] == []
+    # Without an answer the page warns once; it asks again for the next node.
+    (warning,) = seen["failing"]["warnings"]
+    assert "/deft/v1/protocols" in warning
+    assert [text for text in seen["failing"]["listed"] if "(" in text] == [f"{last} (ready)"]
     ready = server.get("/deft/v1/protocols")["ready"]
     for combo, choices in zip(jobs, seen["found"], strict=True):
         assert [choice["option"] for choice in choices] == [*combo["options"], combo["options"][0]]

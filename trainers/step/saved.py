@@ -14,6 +14,7 @@ no version check). `checkpointed` looks at the versions of what it hands out, an
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,10 +23,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-
-def version_of(value: Tensor) -> int:
-    """How often a tensor has been written into. Inference tensors do not count; nobody may write into them here."""
-    return 0 if value.is_inference() else int(value._version)
+from .host import Host, HostTensor, frees_memory, version_of
 
 
 class Region:
@@ -42,6 +40,7 @@ class Region:
         self.inputs = False
         self.changed = False
         self.watched = False  # whether `watching` has an effect
+        self.host: Host | None = None  # where a block's inputs are kept, if not where they are
         # Around a block when it is computed again: PyTorch's modes are off in a backward pass.
         self.around: Callable[[], Any] = contextlib.nullcontext
 
@@ -84,6 +83,13 @@ class _Complete(Exception):
     """All tensors that the backward pass needs are there again."""
 
 
+def changes_of(leaf: Any) -> int:
+    """How often an input of a block has been written into."""
+    if isinstance(leaf, HostTensor):
+        return leaf.changes()
+    return version_of(leaf) if isinstance(leaf, Tensor) else 0
+
+
 class _Recomputed:
     """The tensors that one call of a block would have saved, made again when the first of them is asked for."""
 
@@ -91,15 +97,39 @@ class _Recomputed:
         self.region, self.run = region, run
         leaves, self.structure = tree_flatten((args, kwargs))
         self.copied = region.inputs
-        self.leaves = [
-            value.detach().clone() if self.copied and isinstance(value, Tensor) else value for value in leaves
-        ]
         # Copies for the inputs have no history, but have to be saved by what saved the inputs.
         self.requires_grad = [isinstance(value, Tensor) and value.requires_grad for value in leaves]
-        self.versions = [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
         self.autocast = _autocast(leaves)
+        self.given: list[tuple[Tensor, int]] = []  # what is now on the CPU, until the block has run
+        self.written = False  # whether the block writes into some of that
+        self.before: Callable[[], _Recomputed | None] = lambda: None  # whose inputs are wanted after these
+        self.leaves = [self.kept(value) for value in leaves]
+        self.versions = [changes_of(leaf) for leaf in self.leaves]
+        if self.given and region.host is not None:
+            self.before, region.host.last = region.host.last, weakref.ref(self)
         self.count = 0
         self.values: dict[int, tuple[Tensor, int]] = {}
+
+    def kept(self, value: Any) -> Any:
+        """An input as it is kept for the second time."""
+        if not isinstance(value, Tensor):
+            return value
+        host = self.region.host
+        away = host is not None and frees_memory(value)
+        if self.copied:
+            value = value.detach().clone()
+        if not away or host is None:
+            return value
+        self.given.append((value, version_of(value)))
+        return HostTensor(host, value) if self.copied else host.keep(value)
+
+    def ran(self) -> None:
+        """The block has run for the first time."""
+        self.written = not self.copied and any(version_of(value) != version for value, version in self.given)
+        self.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
+        if self.given and self.region.host is not None:
+            self.region.host.copies.wait_away()
+        self.given = []
 
     def pack(self, value: Tensor) -> int:
         """The place of a tensor, which is saved instead of it."""
@@ -115,20 +145,33 @@ class _Recomputed:
 
     def check_inputs(self) -> bool:
         """Whether the inputs are as they were; if not, they are copied from the next pass on."""
-        same = self.versions == [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
+        same = not self.written and self.versions == [changes_of(leaf) for leaf in self.leaves]
         if not same:
             self.region.inputs = self.region.changed = True
         return same
 
+    def start(self) -> None:
+        """Begin to fetch the inputs from the CPU."""
+        for leaf in self.leaves:
+            if isinstance(leaf, HostTensor):
+                leaf.start()
+
     def inputs(self) -> list[Any]:
         """The inputs that the block is called with again; of those that are written into, a copy for each time."""
-        if not self.copied:
-            return self.leaves
-        return [
-            # clone() twice: a leaf that requires a gradient cannot be written into.
-            value.clone().requires_grad_(requires_grad).clone() if isinstance(value, Tensor) else value
-            for value, requires_grad in zip(self.leaves, self.requires_grad, strict=True)
-        ]
+        self.start()
+        if (before := self.before()) is not None:
+            before.start()
+        return [self.input(*pair) for pair in zip(self.leaves, self.requires_grad, strict=True)]
+
+    def input(self, leaf: Any, requires_grad: bool) -> Any:
+        """One input."""
+        if isinstance(leaf, HostTensor):
+            value = leaf.fetch().requires_grad_(requires_grad)
+            return value.clone() if self.copied else value
+        if not self.copied or not isinstance(leaf, Tensor):
+            return leaf
+        # clone() twice: a leaf that requires a gradient cannot be written into.
+        return leaf.clone().requires_grad_(requires_grad).clone()
 
     def compute(self) -> None:
         """Run the block again."""
@@ -180,5 +223,5 @@ def checkpointed(region: Region, run: Callable[..., Any], *args: Any, **kwargs: 
     again = _Recomputed(region, run, args, kwargs)
     with saved_tensors_hooks(again.pack, again.unpack):
         result = run(*args, **kwargs)
-    again.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
+    again.ran()
     return result
