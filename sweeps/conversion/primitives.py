@@ -10,7 +10,8 @@ from .definitions import WIDGETS, InputSpec
 from .errors import refused
 from .file_names import replaced
 from .hosts import PRIMITIVE, Opened
-from .nodes import ABSENT, Node, Slot, Widget, set_value
+from .nodes import ABSENT, Node, Slot, Widget
+from .values import set_value
 
 REPLACE = "Run widget replace on values"
 # Differences that two widgets fed by one primitive may have.

@@ -213,6 +213,14 @@ def test_what_javascript_or_the_browser_makes_is_refused(inputs: dict[str, Any],
         convert(alone(node("Other", 2, widgets_values=values)), other_pack(inputs), "1.47.12")
 
 
+def test_what_is_not_sent_is_not_refused() -> None:
+    """A muted or bypassed node, whatever its values are."""
+    info = other_pack({"a": ["INT", {}]})
+    for mode in (2, 4):
+        workflow = alone(node("Other", 2, mode=mode, widgets_values={"a": 1}))
+        assert set(convert(workflow, info, "1.47.12").prompt) == {"1"}
+
+
 def test_a_group_node_is_refused() -> None:
     with pytest.raises(NotConvertible, match=r"workflow>mine \(2\): is a group node of an older front end; open it"):
         converted(alone(node("workflow>mine", 2, inputs=[{"name": "a", "type": "IMAGE", "link": 1}])))
