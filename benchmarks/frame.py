@@ -60,6 +60,29 @@ def in_use(device: Any) -> float:
     return memory("VmRSS") if device.type == "cpu" else memory_of(device).memory_allocated(device) / 2**20
 
 
+def launched(func: Any) -> bool:
+    """Whether an operation computes something: views of a tensor, and tensors without values, cost a GPU nothing."""
+    name = func._schema.name.removeprefix("aten::")
+    views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+    return not views and not name.startswith(
+        ("empty", "new_empty", "detach", "_local_scalar_dense", "is_", "sym_", "_has_")
+    )
+
+
+def counting_mode() -> Any:
+    """A context whose `operations` are those that have been asked for in it and compute something."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operations += launched(func)
+            return func(*args, **(kwargs or {}))
+
+    return Counting()
+
+
 def alternate(ours: Callable[[], float], peer: Callable[[], float], runs: int, warm_up: int = 1) -> tuple[float, float]:
     """Medians of `runs` measurements of each side, taken in turns, so that drift of the machine meets both alike.
 

@@ -52,7 +52,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import apply  # noqa: E402
 import bases  # noqa: E402
 import train  # noqa: E402
-from frame import compare, in_use, report, seconds  # noqa: E402
+from frame import compare, counting_mode, in_use, report, seconds  # noqa: E402
 
 METHODS = ("deft", "lora", "para", "svdiff", "lokr")
 CHECKPOINTED = "deft_checkpointed"
@@ -248,7 +248,7 @@ def patching(session: Session, name: str) -> None:
     compare(name, ours, peer, runs=2 if session.small else 7)
     counts = []
     for measure in (ours, peer):
-        with torch.inference_mode(), train.counting_mode() as counted:
+        with torch.inference_mode(), counting_mode() as counted:
             measure()
         counts.append(counted.operations)
     report(f"{name}.operations", *counts, "operations", 1)

@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from apply import finish, prepare  # noqa: E402
 from bases import BASES  # noqa: E402
-from frame import alternate, in_use, new_peak, peak, report  # noqa: E402
+from frame import alternate, counting_mode, in_use, new_peak, peak, report  # noqa: E402
 
 NARROW = "narrow"  # measured by the CPU time of the process
 MODELS = (NARROW, "mid", "sd15")
@@ -72,29 +72,6 @@ LINES = {
 OF_NARROW = ("deft_over_floor", "lora_over_floor", "deft_over_peft_deft", "lora_over_peft_lora")
 SLOW = ("core",)  # half a minute a step on a CPU: fewer of them
 OURS = ("deft", "lora", "deft_all")
-
-
-def launched(func: Any) -> bool:
-    """Whether an operation computes something: views of a tensor, and tensors without values, cost a GPU nothing."""
-    name = func._schema.name.removeprefix("aten::")
-    views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
-    return not views and not name.startswith(
-        ("empty", "new_empty", "detach", "_local_scalar_dense", "is_", "sym_", "_has_")
-    )
-
-
-def counting_mode() -> Any:
-    """A context whose `operations` are those that have been asked for in it and compute something."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Counting(TorchDispatchMode):
-        operations = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.operations += launched(func)
-            return func(*args, **(kwargs or {}))
-
-    return Counting()
 
 
 class Meter:

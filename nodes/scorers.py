@@ -51,6 +51,12 @@ def weight_files() -> list[str]:
     return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
 
 
+def is_offered(name: str) -> bool:
+    """Whether a weight file is in one of the folders."""
+    register_folder()
+    return any(folder_paths.get_full_path(category, name) for category in CATEGORIES)
+
+
 def explicit_path(name: str) -> Path:
     """The file that an override widget names. Raises FileNotFoundError if it is in none of the folders."""
     register_folder()
@@ -78,10 +84,21 @@ def chosen_protocol(protocol: dict[str, Any] | None) -> Protocol:
     )
 
 
+def usual_files(kind: str) -> set[str]:
+    """The file names that `auto` looks for, of all protocols. kind: of the backbones."""
+    known = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
+    return {name for spec in known if spec.kind == kind for name in spec.files}
+
+
 def explicit_files(protocol: dict[str, Any], clip: str | None, dino: str | None, dinov2: str | None) -> dict[str, Path]:
-    """The overrides by kind, without those left at auto."""
+    """The overrides by kind, without those left at auto, and without usual names that are not there: the examples name
+    those for the page to offer their download, and elsewhere or under another name auto finds the same weights."""
     names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", AUTO)}
-    return {kind: explicit_path(name) for kind, name in names.items() if name not in (AUTO, None)}
+    explicit = {}
+    for kind, name in names.items():
+        if name not in (AUTO, None) and (is_offered(name) or name not in usual_files(kind)):
+            explicit[kind] = explicit_path(name)
+    return explicit
 
 
 def clip_vision_encoder(clip_vision: Any) -> Backbone:
@@ -287,6 +304,28 @@ class DEFTLoadScorer(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="The models, their files, what is left out."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        protocol: dict[str, Any] | None = None,
+        clip_weights: str | None = AUTO,
+        dino_weights: str | None = AUTO,
+        dinov2_weights: str | None = AUTO,
+    ) -> bool | str:
+        """Usual names of files that are not there are taken as `auto` is; others are refused.
+
+        protocol: not looked at; ComfyUI hands a dynamic widget over in any case. None stands for a link.
+        """
+        widgets, offered = {"clip": clip_weights, "dino": dino_weights, "dinov2": dinov2_weights}, weight_files()
+        for kind, name in widgets.items():
+            if name is not None and name not in offered and name not in usual_files(kind):
+                folders = ", models/".join(CATEGORIES)
+                return (
+                    f"{kind}_weights: there is no weight file {name!r} in models/{folders}. Choose one of the list, or "
+                    "auto."
+                )
+        return True
 
     @classmethod
     def fingerprint_inputs(

@@ -82,15 +82,13 @@ class StepReporter:
 
 
 def contact_sheet(result: TrainingResult) -> Any:
-    """The previews as one IMAGE, a column a step; without previews what stops the nodes behind it."""
+    """The previews as one IMAGE, a column a step, in several lines; without previews what stops the nodes behind it."""
     if not result.pictures:
         return ExecutionBlocker(None)
-    from ..reports.grid import comparison_grid
+    from ..reports.sheet import preview_sheet
     from .output import as_image
 
-    columns = [to_pictures(pictures) for _, pictures in result.pictures]
-    labels = [f"step {step}" for step, _ in result.pictures]
-    return as_image(comparison_grid(list(zip(*columns, strict=True)), column_labels=labels))
+    return as_image(preview_sheet([(step, to_pictures(pictures)) for step, pictures in result.pictures]))
 
 
 def loss_plot(result: TrainingResult, settings: Settings) -> Any:

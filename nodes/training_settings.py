@@ -57,7 +57,7 @@ def by_its_recipe(
     recipe = recipes.recipe_of(inner, name_of_file(model), wishes.base)
     if recipe is None:
         chosen, lines = _with_usual_rate(chosen, model)
-        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner)), *lines]
+        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner), bool(lines)), *lines]
     chosen = by_recipe.with_recipe(chosen, recipe, wishes, empty)
     pixels = getattr(inner.latent_format, "spacial_downscale_ratio", 8)
     area = max((item["samples"].shape[-1] * item["samples"].shape[-2] for item in latents), default=0) * pixels**2

@@ -67,6 +67,32 @@ function switchMethods(page) {
   }, TRAINER)
 }
 
+// The texts at the nodes, by their ids, and how often each is seen in the page: the canvas has a span for it, and nodes of
+// HTML show it as Markdown, so that only its letters and digits are compared.
+const readTexts = (page) => page.evaluate(() => {
+  const letters = (text) => text.replace(/[^\p{L}\p{N}]/gu, '')
+  const shown = [...document.querySelectorAll('span, .comfy-markdown-content')]
+    .filter((element) => element.getClientRects().length).map((element) => letters(element.innerText))
+  return Object.fromEntries(window.app.graph.nodes.flatMap((node) => {
+    const widgets = node.widgets?.filter(({ name }) => name === '$$node-text-preview') ?? []
+    const seen = (text) => shown.filter((each) => each === letters(text)).length
+    return widgets.length ? [[node.id, widgets.map(({ value }) => [value, seen(value)])]] : []
+  }))
+})
+
+// Another workflow is looked at, and this one again.
+async function away(page) {
+  const execute = (name) => page.evaluate((name) => window.app.extensionManager.command.execute(name), name)
+  const count = await page.evaluate(() => window.app.graph.nodes.length)
+  await execute('Comfy.NewBlankWorkflow')
+  await page.waitForFunction(() => !window.app.graph.nodes.length)
+  await quiet(page)
+  await execute('Workspace.PreviousOpenedWorkflow')
+  await page.waitForFunction((count) => window.app.graph.nodes.length === count, count)
+  await quiet(page)
+  return { curves: await readCurves(page), atNodes: await readTexts(page) }
+}
+
 // A run from the page that is stopped by the tab's own button when the curve has so many steps and there is a preview.
 async function stopped(page, steps) {
   const running = runFromPage(page)
@@ -81,7 +107,7 @@ async function stopped(page, steps) {
   await page.locator('.deft-stop').click()
   const { end, seen } = await running
   await toggle(page)
-  return { end, curves, texts: seen.texts, sent: seen.sent }
+  return { end, curves, texts: seen.texts, atNodes: await readTexts(page) }
 }
 
 async function open(page, source, set, text) {
@@ -104,11 +130,12 @@ export default async function ({ page, errors }, [options, train, use]) {
   await page.waitForTimeout(500)
   await quiet(page)
   const again = {
-    end, texts: seen.texts, sent: seen.sent, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
+    end, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page), atNodes: await readTexts(page),
     complaints: await complaints(page)
   }
   if (picture) await page.screenshot({ path: picture })
   const after = await saved(page)
+  const back = await away(page)
   const switched = await switchMethods(page)
   const failed = [...errors]
 
@@ -129,5 +156,5 @@ export default async function ({ page, errors }, [options, train, use]) {
   await setWidgets(page, { DEFTAdapterLoader: { file } }, 0)
   const last = await runFromPage(page)
   const used = { file, end: last.end, ...(await results(page, url, last.end.prompt_id)), complaints: await complaints(page) }
-  return { before, first, again, after, switched, fresh, used, errors: [...failed, ...errors] }
+  return { before, first, again, after, back, switched, fresh, used, errors: [...failed, ...errors] }
 }

@@ -73,7 +73,7 @@ class _Reader:
             record = cell.record()
         except ValueError as error:
             self.problems.append(str(error))
-            record = None
+            return Shown(cell.key, cell.kind, cell.labels, row, "failed", f"its record is damaged: {error}")
         if record is None:
             return Shown(cell.key, cell.kind, cell.labels, row, "not run")
         run, stored = record.run, record.cell

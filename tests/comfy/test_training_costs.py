@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from deft_pack.benchmarks.frame import counting_mode
 
 from . import models
 from .pack import Pack
@@ -26,22 +27,6 @@ DEPTHS = {
 ATTENTION = "paper (to_q, to_k, to_v, to_out.0)"
 
 
-class Operations(TorchDispatchMode):
-    """Counts what computes something: views of a tensor, and tensors without values, cost a GPU nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
-        self.count += not views and not name.startswith(
-            ("empty", "new_empty", "detach", "_local_scalar", "is_", "sym_")
-        )
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.fixture
 def network(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> Any:
     """SD1.5's UNet with all of its layers, 32 channels wide; its convolutions are convolutions, as on a GPU."""
@@ -56,7 +41,7 @@ def test_operations_of_a_step(pack: Pack, network: Any, method: str, most: float
     more for each layer, those of LoRA 5.
     """
     counts: list[int] = []
-    with Operations() as operations:
+    with counting_mode() as counted:
         train(
             pack,
             network,
@@ -65,13 +50,13 @@ def test_operations_of_a_step(pack: Pack, network: Any, method: str, most: float
             rank=4,
             steps=3,
             latents=[models.latents(network, 1)],
-            on_step=lambda progress: counts.append(operations.count),
+            on_step=lambda progress: counts.append(counted.operations),
         )
     x = models.latents(network, 1)["samples"].requires_grad_()
     root = as_ordinary(network.model.diffusion_model)
-    with pack.trainers.step.attention.pytorch_attention(), Operations() as floor:
+    with pack.trainers.step.attention.pytorch_attention(), counting_mode() as floor:
         root(x, torch.tensor([500.0]), context=models.conditioning()[0][0]).square().mean().backward()
-    assert counts[2] - counts[1] <= most * floor.count
+    assert counts[2] - counts[1] <= most * floor.operations
 
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])

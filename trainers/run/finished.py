@@ -69,8 +69,9 @@ def changed(record: Mapping[str, Any], base: str, identity: Mapping[str, Any], s
     if not record:
         return []
     own = settings.record() | {"text_encoder": identity["text_encoder"]}
-    if "steps" not in identity:
-        del own["steps"]
+    for name in ("steps", "checkpointing"):
+        if name not in identity:
+            del own[name]
     names = [name.replace("_", " ") for name, value in own.items() if name in record and record[name] != value]
     names += ["set of pictures or captions"] * (record.get("dataset_hash") != identity["data"])
     return names + ["model"] * (base != identity["base"])

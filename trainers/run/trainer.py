@@ -17,15 +17,17 @@ from ...models.stored import weight_of
 from ...models.titles import title_of
 from ..data import batches
 from ..data.material import Dataset
+from ..settings import checkpointing as modes
 from ..settings import optimizers
 from ..settings.schedules import rate_factor
 from ..settings.settings import Settings
 from ..settings.targets import is_small_kind
-from ..step import checking, looking, memory, objective, precision
+from ..step import activation_bytes, checking, looking, memory, objective, precision
 from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
 from ..step.average import Average
 from ..step.decompositions import Decompositions
+from ..step.host import host_of
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
 from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
@@ -81,6 +83,7 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
+        self.mode = settings.mode  # of gradient checkpointing; auto, until one is chosen, is every block
         self.varying = ""  # why the same training would give other bits
         self.repairs = Repairs(title_of(model.model))
         self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
@@ -372,8 +375,9 @@ class Trainer:
                 text_changes = {name: self.change(layer) for name, layer in self.text_layers.items()}
                 text = self.dataset.text
                 self.frozen.append(stack.enter_context(frozen(text.root, text_changes, device=text.device)))
-            if self.settings.gradient_checkpointing:
-                stack.enter_context(checkpointing(self.root, self.repairs.blocks))
+            if self.mode != modes.OFF:
+                host = host_of(self.device) if self.mode == modes.OFFLOADED else None
+                stack.enter_context(checkpointing(self.root, self.repairs.blocks, self.mode, host))
             yield
 
     def release(self) -> None:
@@ -387,8 +391,8 @@ class Trainer:
         if self.precision.compute is not None:
             cast_weights(self.root)
 
-    def estimate(self) -> memory.Estimate:
-        """The memory that the run will need, by a forward pass of its largest example.
+    def needs(self) -> memory.Needs:
+        """The memory that the run will need in any mode of checkpointing, by a forward pass of its largest example.
 
         Raises:
             ValueError: the base gives no number for it.
@@ -401,15 +405,16 @@ class Trainer:
             conds = [self.captions.conds(example.caption, shape, example.origin)]
             return self.loss([example], torch.zeros(shape, device=self.device), sigma, conds)
 
-        batch = min(settings.batch_size, len(self.dataset.examples))
+        adapted = {layer.module for layer in self.layers.values()}
         with pytorch_attention(), computing_in(self.model.model, self.precision.compute):
-            loss, activations = memory.activation_bytes(self.root, run, settings.gradient_checkpointing, batch)
+            loss, shown = activation_bytes.measure(self.root, run, adapted, self.dataset.text is not None)
             if not torch.isfinite(loss):
                 raise ValueError(looking.explain(self.root, self.precision.name))
         adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema)) + sum(
             value.numel() * value.element_size() for value in self.decompositions.tensors()
         )
-        return memory.Estimate(self.model.model_size(), adapter, activations)
+        batch = min(settings.batch_size, len(self.dataset.examples))
+        return memory.Needs(self.model.model_size(), adapter, batch, shown)
 
     # ----------------------------------------------------------------------------------------------------------- state
 
