@@ -104,6 +104,7 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
                 isinstance(node, dict)
                 and isinstance(node.get("class_type"), str)
                 and isinstance(node.get("inputs"), dict)
+                and isinstance(node.get("_meta") or {}, dict)
                 for node in data.values()
             )
         ):
@@ -123,7 +124,10 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
                     f"{path}: {title_of(prompt, node_id, info)} ({node_id}) takes `{name}` from the node "
                     f"{source}, which is not in the workflow: repair it in ComfyUI and save it again."
                 )
-    order(prompt)
+    try:
+        order(prompt)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Workflow(prompt, frozenset(dynamic), saved, names)
 
 

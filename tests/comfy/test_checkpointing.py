@@ -203,6 +203,22 @@ def test_the_share_of_operations_that_a_mode_adds(pack: Pack, kind: str, monkeyp
     assert estimated["off"] == 0
 
 
+def test_with_a_trained_text_encoder_all_blocks_keep_something(pack: Pack) -> None:
+    """The gradient goes to the text, which all blocks get; without it, the blocks before the first adapter are idle."""
+    network = NETWORKS["flux"][0]().model.diffusion_model
+    first = network.single_blocks[1].linear1
+    x, text = models.random(1, 16, 8, 8, seed=1), models.random(1, 5, network.params.context_in_dim, seed=2)
+    others = {"y": models.random(1, network.params.vec_in_dim, seed=3), "guidance": torch.ones(1)}
+
+    def run() -> Tensor:
+        return network(x, torch.ones(1), text, transformer_options={}, **others)
+
+    for begun, kept in ((False, [False] * 4 + [True] * 2), (True, [True] * 6)):
+        _, shown = pack.activation_bytes.measure(network, run, {first}, begun)
+        assert [block.within > 0 for block in shown.blocks] == kept
+        assert [block.operations > 0 for block in shown.blocks] == kept
+
+
 # --------------------------------------------------------------------------------------------------------------- auto
 
 CUDA = torch.device("cuda")
