@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from .conversion import Converted, MissingNodes, NotConvertible, Shown, convert
+from .conversion import Converted, MissingNodes, NotConvertible, ShownWidget, convert
 from .conversion.dynamic_prompts import Choose, OpenChoice, read, single
 from .png import SIGNATURE, read_text
 from .schema import Info, inputs_of, is_link, links_of
@@ -25,7 +25,7 @@ class Names:
     shown: widgets of subgraphs and primitives. paths: of nodes in subgraphs, by id: "Title of the subgraph/Title".
     """
 
-    shown: tuple[Shown, ...] = ()
+    shown: tuple[ShownWidget, ...] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
 
 
