@@ -1,5 +1,5 @@
-// What the pack adds to the page: the loss curve at the trainers' nodes, the side bar's tab of all trainings, and which of
-// Load Scorer's protocols are ready. The rest is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
+// What the pack adds to the page: the loss curve at the trainers' nodes, the side bar's tab of all trainings, which of
+// Load Scorer's protocols are ready, and room for the pictures of results. The rest is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
 // works as without a browser.
 
 import { app } from '../../scripts/app.js'
@@ -12,6 +12,7 @@ const { watchRuns } = await part('data')
 const { shownAgain, watchNodes } = await part('node')
 const { addTab } = await part('runs')
 const { markProtocols, watchProtocols } = await part('ready')
+const { giveRoom } = await part('wide')
 
 watchRuns()
 watchNodes()
@@ -29,6 +30,9 @@ app.registerExtension({
     }
   ],
   setup: addTab,
-  nodeCreated: markProtocols,
+  nodeCreated(node) {
+    markProtocols(node)
+    giveRoom(node)
+  },
   afterConfigureGraph: shownAgain
 })
