@@ -94,16 +94,16 @@ class _Attention(TorchFunctionMode):
 
 
 class _Pass:
-    """What is noted in a forward pass for `measure`. adapted: layers that keep their input."""
+    """What is noted in a forward pass for `measure`."""
 
-    def __init__(self, root: nn.Module, adapted: Collection[nn.Module]) -> None:
+    def __init__(self, root: nn.Module, adapted: Collection[nn.Module], begun: bool) -> None:
         self.adapted = adapted
         blocks, of_second = checkpointed_blocks(root), checkpointed_blocks(root, SECOND)
         self.measured = ActivationBytes([BlockBytes(name in of_second) for name in blocks])
         self.block: BlockBytes | None = None  # that is computed now
         self.last = 0  # operations of the last layer, if nothing is kept from it on
-        self.begun = not adapted  # nothing before the first of them has a gradient
-        self.idle: list[BlockBytes] = []  # which keep nothing for that reason
+        self.begun = begun  # whether what is computed has a gradient
+        self.idle: list[BlockBytes] = []  # which have none, and keep nothing
         self.counted: dict[int, Any] = {}  # storages that are counted and still there, by their addresses
         # Tensors that blocks got, as they were: the only block that did, if one did.
         self.given: dict[tuple[int, int], tuple[Any, BlockBytes | None]] = {}
@@ -183,10 +183,13 @@ class _Pass:
 
 @torch.no_grad()
 def measure(
-    root: nn.Module, run: Callable[[], Tensor], adapted: Collection[nn.Module] = ()
+    root: nn.Module, run: Callable[[], Tensor], adapted: Collection[nn.Module], begun: bool = False
 ) -> tuple[Tensor, ActivationBytes]:
-    """The result of a forward pass `run` of one example, and what it showed."""
-    noted = _Pass(root, adapted)
+    """The result of a forward pass `run` of one example, and what it showed.
+
+    adapted: layers that keep their input. begun: whether what comes before the first of them has a gradient, too.
+    """
+    noted = _Pass(root, adapted, begun)
     try:
         with _Attention(noted.attention):
             result = run()

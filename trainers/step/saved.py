@@ -29,15 +29,15 @@ from .host import Host, HostTensor, frees_memory, version_of
 class Region:
     """A part of a network: which of the tensors that it saves are written into afterwards.
 
-    copies: their places in the order of saving. inputs: whether it writes into its own inputs, or others do before the
-    backward pass. changed: whether a tensor was written into since this was last set to False; gradients are wrong
-    then.
+    copies: their places in the order of saving. inputs: the places of those of its own inputs that it writes into,
+    or others do before the backward pass. changed: whether a tensor was written into since this was last set to False;
+    gradients are wrong then.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.copies: set[int] = set()
-        self.inputs = False
+        self.inputs: set[int] = set()
         self.changed = False
         self.watched = False  # whether `watching` has an effect
         self.host: Host | None = None  # where a block's inputs are kept, if not where they are
@@ -96,36 +96,37 @@ class _Recomputed:
     def __init__(self, region: Region, run: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self.region, self.run = region, run
         leaves, self.structure = tree_flatten((args, kwargs))
-        self.copied = region.inputs
+        self.copied = frozenset(region.inputs)
         # Copies for the inputs have no history, but have to be saved by what saved the inputs.
         self.requires_grad = [isinstance(value, Tensor) and value.requires_grad for value in leaves]
         self.autocast = _autocast(leaves)
-        self.given: list[tuple[Tensor, int]] = []  # what is now on the CPU, until the block has run
-        self.written = False  # whether the block writes into some of that
+        self.given: list[tuple[int, Tensor, int]] = []  # what is now on the CPU, until the block has run
+        self.written: set[int] = set()  # places of what the block writes into of that
         self.before: Callable[[], _Recomputed | None] = lambda: None  # whose inputs are wanted after these
-        self.leaves = [self.kept(value) for value in leaves]
+        self.leaves = [self.kept(place, value) for place, value in enumerate(leaves)]
         self.versions = [changes_of(leaf) for leaf in self.leaves]
         if self.given and region.host is not None:
             self.before, region.host.last = region.host.last, weakref.ref(self)
         self.count = 0
         self.values: dict[int, tuple[Tensor, int]] = {}
 
-    def kept(self, value: Any) -> Any:
+    def kept(self, place: int, value: Any) -> Any:
         """An input as it is kept for the second time."""
         if not isinstance(value, Tensor):
             return value
         host = self.region.host
         away = host is not None and frees_memory(value)
-        if self.copied:
+        copied = place in self.copied
+        if copied:
             value = value.detach().clone()
         if not away or host is None:
             return value
-        self.given.append((value, version_of(value)))
-        return HostTensor(host, value) if self.copied else host.keep(value)
+        self.given.append((place, value, version_of(value)))
+        return HostTensor(host, value) if copied else host.keep(value)
 
     def ran(self) -> None:
         """The block has run for the first time."""
-        self.written = not self.copied and any(version_of(value) != version for value, version in self.given)
+        self.written = {place for place, value, version in self.given if version_of(value) != version}
         self.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
         if self.given and self.region.host is not None:
             self.region.host.copies.wait_away()
@@ -145,10 +146,12 @@ class _Recomputed:
 
     def check_inputs(self) -> bool:
         """Whether the inputs are as they were; if not, they are copied from the next pass on."""
-        same = not self.written and self.versions == [changes_of(leaf) for leaf in self.leaves]
-        if not same:
-            self.region.inputs = self.region.changed = True
-        return same
+        versions = zip(self.leaves, self.versions, strict=True)
+        changed = {place for place, (leaf, version) in enumerate(versions) if changes_of(leaf) != version}
+        if changed := changed | self.written:
+            self.region.inputs |= changed
+            self.region.changed = True
+        return not changed
 
     def start(self) -> None:
         """Begin to fetch the inputs from the CPU."""
@@ -161,14 +164,15 @@ class _Recomputed:
         self.start()
         if (before := self.before()) is not None:
             before.start()
-        return [self.input(*pair) for pair in zip(self.leaves, self.requires_grad, strict=True)]
+        return [self.input(place, leaf) for place, leaf in enumerate(self.leaves)]
 
-    def input(self, leaf: Any, requires_grad: bool) -> Any:
+    def input(self, place: int, leaf: Any) -> Any:
         """One input."""
+        copied, requires_grad = place in self.copied, self.requires_grad[place]
         if isinstance(leaf, HostTensor):
             value = leaf.fetch().requires_grad_(requires_grad)
-            return value.clone() if self.copied else value
-        if not self.copied or not isinstance(leaf, Tensor):
+            return value.clone() if copied else value
+        if not copied or not isinstance(leaf, Tensor):
             return leaf
         # clone() twice: a leaf that requires a gradient cannot be written into.
         return leaf.clone().requires_grad_(requires_grad).clone()
