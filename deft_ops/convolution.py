@@ -55,37 +55,56 @@ def suits(op: LayerOp, shape: Sequence[int], weight: Tensor) -> bool:
     return is_pointwise(op) or len(weight) >= _LARGER * pixels
 
 
+class Product:
+    """A convolution of inputs of one shape [n, in, h, w] as a matrix product. What follows of the shape is worked out
+    once: for small pictures that takes as long as the product.
+    """
+
+    def __init__(self, op: ConvOp, shape: Sequence[int]) -> None:
+        self.op, self.shape = op, tuple(shape)
+        self.pointwise, self.padding = is_pointwise(op), padding_of(op)
+        self.size = output_size(op, self.shape[2:])
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of x with weight [out, in, kh, kw] and bias [out]: [n, out, h', w']."""
+        op, matrix = self.op, weight.flatten(1)
+        columns = x.flatten(2) if self.pointwise else F.unfold(x, op.kernel_size, op.dilation, self.padding, op.stride)
+        columns = columns[0] if len(columns) == 1 else columns.transpose(0, 1).flatten(1)  # [in kh kw, n h' w']
+        y = matrix @ columns if bias is None else torch.addmm(bias.unsqueeze(1), matrix, columns)
+        if len(x) == 1:
+            return y.view(1, len(matrix), *self.size)
+        return y.view(len(matrix), len(x), *self.size).transpose(0, 1).contiguous()
+
+    def input_gradient(self, weight: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of the input from that of the output [n, out, h', w']."""
+        op, (count, channels, height, width) = self.op, self.shape
+        matrix = weight.flatten(1)
+        if self.pointwise:
+            x = matrix.T @ grad.flatten(2).transpose(0, 1).flatten(1)
+            return x.view(channels, count, height, width).transpose(0, 1).contiguous()
+        rows = grad.movedim(1, -1).reshape(-1, len(matrix)) @ matrix
+        if rows.numel() < _FEW:
+            columns = rows.view(count, -1, rows.shape[1]).mT.float()
+            x = F.fold(columns, (height, width), op.kernel_size, op.dilation, self.padding, op.stride)
+            return x.to(grad.dtype)
+        (top, left), (down, right), (below, beside) = self.padding, op.stride, op.dilation
+        out_height, out_width = self.size
+        pixels = rows.view(count, out_height, out_width, channels, -1)
+        # What each place of the kernel gives goes to the pixel it has seen; channels last, so that pixels lie together.
+        padded = torch.zeros(count, height + 2 * top, width + 2 * left, channels, dtype=torch.float32)
+        for place, (row, column) in enumerate(product(*map(range, op.kernel_size))):
+            first, start = row * below, column * beside
+            seen = padded[:, first : first + down * out_height : down, start : start + right * out_width : right]
+            seen += pixels[..., place]
+        inside = padded[:, top : top + height, left : left + width]
+        return inside.movedim(-1, 1).to(grad.dtype, memory_format=torch.contiguous_format)
+
+
 def convolve(op: ConvOp, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution of x [n, in, h, w] with weight [out, in, kh, kw] and bias [out]: [n, out, h', w']."""
-    if is_pointwise(op):
-        columns = x.flatten(2)
-    else:
-        columns = F.unfold(x, op.kernel_size, op.dilation, padding_of(op), op.stride)
-    columns, matrix = columns.transpose(0, 1).flatten(1), weight.flatten(1)  # [in kh kw, n h' w']
-    y = matrix @ columns if bias is None else torch.addmm(bias[:, None], matrix, columns)
-    return y.view(len(matrix), len(x), *output_size(op, x.shape[2:])).transpose(0, 1).contiguous()
+    return Product(op, x.shape).forward(x, weight, bias)
 
 
 def input_gradient(op: ConvOp, shape: Sequence[int], weight: Tensor, grad: Tensor) -> Tensor:
     """The gradient of the input of shape [n, in, h, w] from that of the output [n, out, h', w']."""
-    count, channels, height, width = shape
-    matrix = weight.flatten(1)
-    if is_pointwise(op):
-        x = matrix.T @ grad.flatten(2).transpose(0, 1).flatten(1)
-        return x.view(channels, count, height, width).transpose(0, 1).contiguous()
-    out_height, out_width = grad.shape[2:]
-    rows = grad.movedim(1, -1).reshape(-1, len(matrix)) @ matrix
-    if rows.numel() < _FEW:
-        columns = rows.view(count, -1, rows.shape[1]).mT.float()
-        x = F.fold(columns, (height, width), op.kernel_size, op.dilation, padding_of(op), op.stride)
-        return x.to(grad.dtype)
-    pixels = rows.view(count, out_height, out_width, channels, -1)
-    # What each place of the kernel gives goes to the pixel it has seen; channels last, so that pixels lie together.
-    (top, left), (down, right), (below, beside) = padding_of(op), op.stride, op.dilation
-    padded = torch.zeros(count, height + 2 * top, width + 2 * left, channels, dtype=torch.float32)
-    for place, (row, column) in enumerate(product(*map(range, op.kernel_size))):
-        first, start = row * below, column * beside
-        seen = padded[:, first : first + down * out_height : down, start : start + right * out_width : right]
-        seen += pixels[..., place]
-    inside = padded[:, top : top + height, left : left + width]
-    return inside.movedim(-1, 1).to(grad.dtype, memory_format=torch.contiguous_format)
+    return Product(op, shape).input_gradient(weight, grad)

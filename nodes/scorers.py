@@ -351,7 +351,7 @@ class DEFTLoadScorer(io.ComfyNode):
     @classmethod
     async def execute(
         cls,
-        protocol: dict[str, Any],
+        protocol: dict[str, Any] | None = None,
         clip_weights: str = AUTO,
         dino_weights: str = AUTO,
         dinov2_weights: str = AUTO,
@@ -361,7 +361,7 @@ class DEFTLoadScorer(io.ComfyNode):
     ) -> io.NodeOutput:
         """Load in float32: half precision moves a cosine by about 1e-3."""
         chosen = chosen_protocol(protocol)
-        explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
+        explicit = explicit_files(protocol or {}, clip_weights, dino_weights, dinov2_weights)
         encoder = None if clip_vision is None else clip_vision_encoder(clip_vision)
         if download:
             await fetch_missing(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from ..deft_ops.wording import of_text_encoder, shortened
+from ..deft_ops.wording import of_text_encoder, one_line, shortened
 from ..matching.conversions import converted, remarks
 from ..matching.foreign import kind
 from ..matching.match import Match, advice, left_of, match, with_plain_loras
@@ -158,7 +158,8 @@ def apply(
                 "connect the CLIP."
             )
         usual = "Load the base model that the adapter was trained on."
-        raise ValueError(f"{no_match(report, model, clip, bool(left.misfits))} {advice(adapter, usual)}")
+        message = f"{no_match(report, model, clip, bool(left.misfits))} {advice(adapter, usual)}"
+        raise ValueError(one_line(message))
     if encoders:
         report.notes.append(f"{len(encoders)} of the layers left out are of text encoders: connect the CLIP for them")
     note = None if model is None else base_note(adapter, model)

@@ -165,7 +165,7 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
                 remarks.append(str(record["remark"]))
             else:
                 costs.append(_read(Cost, record))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             raise ValueError(
                 f"{what}, line {number}, is not a score that this pack has written ({error}); "
                 "repair or remove the line, or choose another file."

@@ -13,7 +13,7 @@ import torch
 from .preprocessing import Preprocess
 
 _LARGEST_FILE = 1 << 20  # bytes
-_LARGEST_SIDE = 8192  # pixels
+_LARGEST_SIDE = 2048  # pixels, to which every picture is resized
 _COUNTS = ("depth", "layers")  # of blocks: each has tensors of its own
 
 

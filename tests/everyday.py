@@ -52,6 +52,10 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
         "strength_ladder.json",
         "api/train_with_previews.json",
     ),
+    # What is on the canvas is the same as with Vue's nodes, whose page has all examples.
+    "server/test_front_end.py::test_opens": lambda ids: [
+        each for each in ids if each.startswith("vue-") or each == "canvas-compare_methods"
+    ],
     # The first two examples run in both kinds of nodes, all others in one.
     "server/test_front_end.py::test_runs_from_the_page": one_of_each_name,
     "server/test_front_end.py::test_widgets_appear_where_they_apply": ("vue",),
@@ -80,6 +84,8 @@ ONLY_IN_ALL: dict[str, str] = {
     f"{SWEEPS}test_a_cell_that_kills_its_server_is_not_tried_for_ever": "unit/test_sweep_runner.py has it, without one",
     f"{SWEEPS}test_two_servers_of_one_runner": "a runner has two servers in test_sweep_ray.py, and two runners have "
     "one each in test_two_runners_share_a_store",
+    "comfy/test_finished_runs.py::test_after_a_restart": "what another process has left is gone on with in "
+    "test_killed_and_resumed_is_bit_for_bit_the_same, and the tests before it find a finished run",
     f"{RAY}test_a_cell_is_cancelled": "test_control_c cancels cells over HTTP, which these workers talk, too",
     f"{RAY}test_a_token_is_sent": "test_a_token_is_trained_once sends one to an address, and "
     "test_files_travel_and_a_server_dies sends files to a cluster",
@@ -122,6 +128,7 @@ OF_COMFYUI: dict[str, set[str]] = {
     # Names and marks of files are the pack's.
     "test_named_adapters.py": {
         "test_a_named_adapter_is_listed_and_loads_and_is_as_save_adapter_writes_it",
+        "test_a_connected_name_is_that_of_training_settings",
         "test_the_last_preview_lies_beside_it",
         "test_a_file_of_another_folder_is_not_put_in_the_shade",
     },

@@ -49,6 +49,11 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto", b
     """
     try:
         return _read(path, projector, file_format, base)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(one_line(f"{path} cannot be read ({reason}): check its name and who may read it.")) from error
     except ValueError as error:
         if str(error) == one_line(str(error)):
             raise

@@ -10,9 +10,10 @@ async function promptOf(page, source) {
   return page.evaluate(async (graph) => {
     const { app } = window
     try {
-      await app.loadGraphData(graph, true, false)
-      // What the page does to types and growing inputs after a frame has been drawn.
-      await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))
+      // In the tab that is open: hundreds of tabs are slow.
+      await app.loadGraphData(graph, true, false, app.extensionManager.workflow.activeWorkflow, { skipAssetScans: true })
+      // Types and growing inputs follow the connections in the next frame.
+      await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))
       const { output } = await app.graphToPrompt()
       return { api: JSON.parse(JSON.stringify(output)) }
     } catch (failure) {
@@ -22,6 +23,11 @@ async function promptOf(page, source) {
 }
 
 export default async function ({ page }, [list]) {
+  await page.evaluate(() => {
+    // Nobody looks at it.
+    document.body.style.display = 'none'
+    window.app.canvas.draw = () => {}
+  })
   const found = []
   for (const source of JSON.parse(fs.readFileSync(list, 'utf8'))) found.push(await promptOf(page, source))
   return found

@@ -7,14 +7,23 @@ from typing import Any
 
 from .definitions import DYNAMIC_COMBO, InputSpec
 from .errors import refused
-from .links import NodeOutput, fits
-from .nodes import Info, Node, Slot, choices_of
+from .nodes import Info, Node, Slot, fits
+from .values import choices_of
 
 OWN_NODE = "DEFTTrainAdapter"
 
 
+def check_known(node: Node) -> None:
+    """Raise NotConvertible for a node with an input of a type that is not known here."""
+    if node.unknown:
+        problem = f"is of the type {node.unknown.type}, which this pack does not know"
+        raise refused(f"{node.where}: `{node.unknown.name}`", problem)
+
+
 def check_count(node: Node, info: Info) -> None:
-    """Raise NotConvertible for a node of another pack with more or fewer values than widgets."""
+    """Raise NotConvertible for values that are saved by name, or of another pack and not as many as the widgets."""
+    if node.by_name:
+        raise refused(node.where, "has its values saved by name, which is up to the JavaScript of its pack")
     module = str((node.definition or {}).get("python_module") or "")
     own = (info.get(OWN_NODE) or {}).get("python_module")
     if module.startswith("custom_nodes.") and module != own and node.uncounted:
@@ -55,7 +64,9 @@ def _problem(node: Node, name: str, item: InputSpec, value: Any) -> str:
     if kind == "COMBO" and choices and all(isinstance(choice, str) for choice in choices):
         if not isinstance(value, str):
             return "one of its choices is needed"
-        if node.uncounted and value not in choices:
+        # Files that a sweep sends there before a run are no choices yet.
+        uploaded = any(name.endswith("_upload") and given for name, given in item.options.items())
+        if node.uncounted and not uploaded and value not in choices:
             return f"one of its choices is needed, and the node is saved with {node.uncounted} than it has widgets"
     return ""
 
@@ -73,10 +84,9 @@ def _whole(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
 
 
-def check_connection(node: Node, slot: Slot, got: NodeOutput) -> None:
+def check_connection(node: Node, slot: Slot, origin: Node, place: int) -> None:
     """Raise NotConvertible for a connection between different types, as from an older version of a node."""
-    outputs = got.node.outputs
-    given = outputs[got.slot].type if got.slot < len(outputs) else None
+    given = origin.outputs[place].type if place < len(origin.outputs) else None
     if given is None or not fits(given, slot.type):
-        problem = f"takes {slot.type}, but is connected to {given or 'nothing'} of {got.node.where}"
+        problem = f"takes {slot.type}, but is connected to {given or 'nothing'} of {origin.where}"
         raise refused(f"{node.where}: `{slot.name}`", problem, "connect it again in ComfyUI")

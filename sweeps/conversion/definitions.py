@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import refused
-
 DYNAMIC_COMBO, AUTOGROW, MATCH = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 # InputSpec types that are widgets in the page.
 WIDGETS = {
@@ -75,15 +73,17 @@ def inputs_of(node: Mapping[str, Any]) -> list[InputSpec]:
     return inputs
 
 
-def check_types(where: str, inputs: list[InputSpec]) -> None:
-    """Raise NotConvertible for an input of a dynamic type that is not known here."""
+def unknown_type(inputs: list[InputSpec]) -> InputSpec | None:
+    """The first input of a dynamic type that is not known here, in options of dynamic combos as well."""
     for item in inputs:
         kind = item.type
         if kind.startswith("COMFY_") and kind.endswith("_V3") and kind not in (DYNAMIC_COMBO, AUTOGROW, MATCH):
-            raise refused(f"{where}: `{item.name}`", f"is of the type {kind}, which this pack does not know")
-        if kind == DYNAMIC_COMBO:
-            for option in item.options.get("options") or ():
-                check_types(where, [input_of(f"{item.name}.{n}", s) for n, s in grouped(option.get("inputs") or {})])
+            return item
+        for option in item.options.get("options") or () if kind == DYNAMIC_COMBO else ():
+            inner = [input_of(f"{item.name}.{name}", spec) for name, spec in grouped(option.get("inputs") or {})]
+            if unknown := unknown_type(inner):
+                return unknown
+    return None
 
 
 def rows_of(item: InputSpec, row: int) -> list[InputSpec]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .graph import File, Graph, Json, Link, numbers
-from .nodes import ABSENT, Info, Node, Output, Slot, Widget, give_values, node_of
+from .nodes import ABSENT, Info, Node, Output, Slot, Widget, node_of
+from .values import give_values
 
 PRIMITIVE = "PrimitiveNode"
 BYPASSED_TO = "proxyBypassedToSubgraphInput"

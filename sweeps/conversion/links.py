@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .checks import check_known
 from .errors import refused
 from .graph import BYPASSED, FRAME_IN, MUTED, Graph
 from .hosts import PRIMITIVE, Opened
-from .nodes import Node, Slot
+from .nodes import Node, Slot, fits
 
 REROUTES = {"Reroute", "Reroute (rgthree)"}
 NOTES = {"Note", "MarkdownNote"}
@@ -35,13 +36,6 @@ class HostValue:
     host: Node
     path: Path
     slot: Slot
-
-
-def fits(one: str, other: str) -> bool:
-    """Whether slots of two types can be connected."""
-    if one in ("", "*", "0") or other in ("", "*", "0"):
-        return True
-    return one == other or bool(set(one.lower().split(",")) & set(other.lower().split(",")))
 
 
 class Resolver:
@@ -112,6 +106,7 @@ class Resolver:
 
     def _bypass(self, node: Node, place: int, kind: str) -> int | None:
         """The input that a bypassed node's output is connected through to."""
+        check_known(node)
         slots = node.slots
         if kind in ("*", ""):
             return place if place < len(slots) else 0 if slots else None

@@ -11,26 +11,17 @@ from .definitions import (
     DYNAMIC_COMBO,
     MATCH,
     InputSpec,
-    check_types,
     first_rows,
     grouped,
     input_of,
     inputs_of,
     rows_of,
+    unknown_type,
 )
-from .errors import refused
 from .graph import Graph, Json
 
 Info = Mapping[str, Any]
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "nothing"})()  # JavaScript's undefined: it is not sent
-# Values that only the browser makes: a picture of a scene, a recording, a drawing.
-BROWSER_MADE = {
-    "LOAD_3D": "a scene",
-    "LOAD_3D_ADVANCED": "a scene",
-    "WEBCAM": "a picture of the camera",
-    "AUDIO_RECORD": "a recording",
-    "PAINTER": "a drawing",
-}
 
 
 @dataclass
@@ -84,6 +75,8 @@ class Node:
     outputs: list[Output] = field(default_factory=list)
     widgets: list[Widget] = field(default_factory=list)
     host: Graph | None = None
+    unknown: InputSpec | None = None  # an input whose rules are not known here
+    by_name: bool = False  # its values are saved by name
     uncounted: str = ""  # "2 values more", "1 value fewer": saved values that no widget takes, widgets that get none
 
     @property
@@ -105,6 +98,13 @@ class Node:
         return next((slot for slot in self.slots if slot.name == name), None)
 
 
+def fits(one: str, other: str) -> bool:
+    """Whether slots of two types can be connected."""
+    if one in ("", "*", "0") or other in ("", "*", "0"):
+        return True
+    return one == other or bool(set(one.lower().split(",")) & set(other.lower().split(",")))
+
+
 def node_of(saved: Json, graph: Graph, info: Info) -> Node:
     """The node of a saved one, before its values are given. One whose class is not there has the slots of the file."""
     kind = str(saved["type"])
@@ -117,14 +117,14 @@ def node_of(saved: Json, graph: Graph, info: Info) -> Node:
         node.outputs = outputs
         return node
     inputs = inputs_of(definition)
-    check_types(node.where, inputs)
+    node.unknown = unknown_type(inputs)
     for item in inputs:
         _add_socket(node, item)
     for item in inputs:
         _add_widget(node, item)
     if kind == "CustomCombo":
         node.widgets.append(Widget("index", "INT", InputSpec("index", "INT", {})))
-        _add_option(node)
+        add_option(node)
     _link_slots(node)
     types = [str(each) if not isinstance(each, (list, tuple)) else "COMBO" for each in definition.get("output") or ()]
     node.outputs = [
@@ -186,7 +186,7 @@ def _add_widget(node: Node, item: InputSpec, created: bool = True) -> None:
     elif kind == "STRING":
         widget.dynamic = created and options.get("dynamicPrompts") is True
     elif kind == DYNAMIC_COMBO:
-        _choose(node, widget, created)
+        choose(node, widget, created)
     if not options.get("socketless"):
         node.slots.append(Slot(item.name, item.type, None, item.name))
 
@@ -220,7 +220,7 @@ def _default(kind: str, options: Mapping[str, Any]) -> Any:
     }.get(kind, "")
 
 
-def _choose(node: Node, combo: Widget, created: bool = False) -> None:
+def choose(node: Node, combo: Widget, created: bool = False) -> None:
     """Make the inputs of the option that a dynamic combo has, in place of those of the last one."""
     prefix = f"{combo.name}."
     removed = [slot for slot in node.slots if slot.name.startswith(prefix)]
@@ -308,99 +308,7 @@ def _link_slots(node: Node) -> None:
             _grow(node, slot.name)
 
 
-def _add_option(node: Node) -> None:
+def add_option(node: Node) -> None:
+    """Add the next option of a custom combo."""
     name = f"option{len(node.widgets) - 1}"
     node.widgets.append(Widget(name, "STRING", InputSpec(name, "STRING", {}), ""))
-
-
-def give_values(node: Node) -> None:
-    """Give the widgets the saved values, in their order: no type is looked at, missing values keep the default."""
-    values = node.saved.get("widgets_values")
-    if isinstance(values, Mapping):
-        if values and node.widgets:
-            raise refused(node.where, "has its values saved by name, which is up to the JavaScript of its pack")
-        values = []
-    values = _without_forced(node, list(values or ()))
-    number = 0
-    while number < len(node.widgets) and values:
-        widget = node.widgets[number]
-        if widget.eats:
-            set_value(node, widget, values.pop(0))
-        number += 1
-    missing = sum(widget.eats for widget in node.widgets[number:])
-    count = len(values) or missing
-    if count:
-        node.uncounted = f"{count} value{'s' * (count > 1)} {'more' if values else 'fewer'}"
-
-
-def _without_forced(node: Node, values: list[Any]) -> list[Any]:
-    """Older files have values for inputs that have become sockets (forceInput); they are dropped if the count fits."""
-    names = {widget.name for widget in node.widgets}
-    dropped: list[bool] = []
-    for item in inputs_of(node.definition or {}):
-        forced = bool(item.options.get("forceInput"))
-        if item.name in names or forced:
-            dropped += [forced, False] if item.options.get("control_after_generate") else [forced]
-    if len(dropped) != len(values):
-        return values
-    return [value for value, drop in zip(values, dropped) if not drop]
-
-
-def set_value(node: Node, widget: Widget, value: Any) -> None:
-    """Set a widget's value as the page does."""
-    if node.type == "CustomCombo" and widget.name == "index":
-        return
-    if widget.kind == "STRING" and value is None and widget.item.options.get("multiline"):
-        value = ""
-    widget.value = value
-    if widget.kind == DYNAMIC_COMBO:
-        _choose(node, widget)
-    elif node.type == "CustomCombo" and widget is node.widgets[-1] and value:
-        _add_option(node)
-
-
-def after_opening(node: Node) -> None:
-    """What the page does to a node once all values are there."""
-    for slot in node.slots:
-        if slot.source and slot.value is None:
-            slot.value = next(iter(choices_of(*slot.source)), None)
-    if node.definition is None:
-        return
-    for widget in list(node.widgets):
-        if widget.name == "sampler_name" and node.type in ("KSampler", "KSamplerAdvanced"):
-            text = widget.value
-            if isinstance(text, str) and text.startswith("sample_"):
-                widget.value = text[7:]
-        if widget.value is None or widget.value is ABSENT:
-            choices = choices_of(node, widget)
-            if choices:
-                set_value(node, widget, choices[0])
-    names = {widget.name for widget in node.widgets}
-    node.slots = [slot for slot in node.slots if not slot.widget or slot.widget in names]
-
-
-def choices_of(node: Node, widget: Widget) -> list[Any]:
-    """The choices of a combo; none for other widgets."""
-    if node.type == "CustomCombo" and widget.name == "choice":
-        return [each.value for each in node.widgets[2:] if each.value]
-    options = widget.item.options.get("options") or ()
-    if widget.kind == DYNAMIC_COMBO:
-        return [option["key"] for option in options]
-    return list(options) if widget.kind == "COMBO" and not widget.item.options.get("multiselect") else []
-
-
-def browser_made(widget: Widget) -> str:
-    """What the browser alone can put into this widget; "" if nothing."""
-    return BROWSER_MADE.get(widget.kind, "")
-
-
-def sent_value(node: Node, widget: Widget) -> Any:
-    """The widget's own value as it is sent; ABSENT if it is not."""
-    value = widget.value
-    if node.type == "CustomCombo" and widget.name == "index":
-        choice = node.widgets[0].value
-        texts = [each.value for each in node.widgets[2:]]
-        value = texts.index(choice) if choice in texts else -1
-    if isinstance(value, list):
-        return {"__type__": "CURVE", "__value__": value} if widget.kind == "CURVE" else {"__value__": value}
-    return value

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import check_connection, check_count, check_value
+from .checks import check_connection, check_count, check_known, check_value
 from .errors import EXPORT, MissingNodes, NotConvertible, refused
 from .file_names import SAVING, replaced
 from .front_ends import BEYOND, FIRST, LAST, numbered, written
 from .graph import BYPASSED, MUTED, read
 from .hosts import Opened, opened
 from .links import VIRTUAL, HostValue, NodeOutput, Path, Resolver
-from .nodes import ABSENT, Info, Node, after_opening, browser_made, sent_value
+from .nodes import ABSENT, Info, Node
 from .primitives import make_primitives, push_values
+from .values import after_opening, browser_made, sent_value
 
 Prompt = dict[str, dict[str, Any]]
 # Nodes of packs' JavaScript that change nothing in what is sent.
@@ -27,7 +28,7 @@ DECORATIONS = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownWidget:
     """A widget that people see at a subgraph or a primitive. id, title: of that node.
 
     path: the titles of those around it, and its own. name: of the widget. inputs: (node id, input) of all that get its
@@ -51,7 +52,7 @@ class Converted:
 
     prompt: Prompt
     dynamic: list[tuple[str, str]] = field(default_factory=list)
-    shown: dict[tuple[str, str], Shown] = field(default_factory=dict, compare=False)
+    shown: dict[tuple[str, str], ShownWidget] = field(default_factory=dict, compare=False)
     paths: dict[str, str] = field(default_factory=dict, compare=False)
 
     def show(self, node: Node, path: Path, name: str, target: tuple[str, str]) -> None:
@@ -59,7 +60,7 @@ class Converted:
         graphs = [None, *(host.host for host in path)]
         depth = next((place for place, graph in enumerate(graphs) if graph is node.graph), 0)
         key, titles = _key(node, path[:depth]), _titles(node, path[:depth])
-        self.shown.setdefault((key, name), Shown(key, node.title, titles, name, [])).inputs.append(target)
+        self.shown.setdefault((key, name), ShownWidget(key, node.title, titles, name, [])).inputs.append(target)
 
 
 def convert(data: Mapping[str, Any], info: Info, front_end: str = "") -> Converted:
@@ -94,8 +95,9 @@ def _convert(data: Mapping[str, Any], info: Info, shared: bool) -> Converted:
     push_values(workflow)
     resolver, result = Resolver(workflow), Converted({})
     sent = [each for each in _sent(workflow, workflow.nodes[""], ()) if not _left_out(each[0])]
-    _check_known([node for node, _ in sent])
+    _check_classes([node for node, _ in sent])
     for node, path in sent:
+        check_known(node)
         check_count(node, info)
         _add(result, workflow, resolver, node, path)
     for entry in result.prompt.values():
@@ -136,7 +138,7 @@ def _left_out(node: Node) -> bool:
     return node.type in DECORATIONS or not linked
 
 
-def _check_known(nodes: list[Node]) -> None:
+def _check_classes(nodes: list[Node]) -> None:
     unknown = [node for node in nodes if node.definition is None]
     for node in unknown:
         if node.type.startswith(("workflow/", "workflow>")):
@@ -160,7 +162,7 @@ def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, pa
     for place, slot in enumerate(node.slots):
         got = resolver.input(node, path, place)
         if isinstance(got, NodeOutput):
-            check_connection(node, slot, got)
+            check_connection(node, slot, got.node, got.slot)
             linked[slot.name] = [_key(got.node, got.path), got.slot]
         elif isinstance(got, HostValue):
             if slot.name in own and got.value is not ABSENT:

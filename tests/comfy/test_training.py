@@ -147,6 +147,7 @@ def same_gradients(trainer: Any, params: dict[str, dict[str, Tensor]]) -> bool:
         for key, leaf in params[name].items():
             own = layer.params[key]
             assert torch.equal(own.detach(), leaf.detach()), f"{name} starts elsewhere"
+            assert own.grad.stride() == own.stride(), f"{name}: fused optimizers go through both side by side"
             if float((own.grad - leaf.grad).norm()) > 1e-4 * float(leaf.grad.norm()) + 1e-6:
                 return False
             checked += float(leaf.grad.norm()) > 1e-3
@@ -241,11 +242,10 @@ def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest
     import comfy.ops
 
     calls: list[str] = []
-    for name in ("convolve", "input_gradient"):
-        own = getattr(pack.frozen.convolution, name)
-        monkeypatch.setattr(
-            pack.frozen.convolution, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1]
-        )
+    product = pack.frozen.convolution.Product
+    for name in ("forward", "input_gradient"):
+        own = getattr(product, name)
+        monkeypatch.setattr(product, name, lambda *args, own=own, name=name: (calls.append(name), own(*args))[1])
 
     def run(change: Callable[[Any], None]) -> tuple[Tensor, list[str]]:
         calls.clear()
@@ -272,7 +272,7 @@ def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest
         layer.bias_function = [lambda value: value + 1]
 
     expected = {
-        "plain": (lambda layer: None, 4.0, ["convolve", "input_gradient"]),
+        "plain": (lambda layer: None, 4.0, ["forward", "input_gradient"]),
         "forward": (forward, 8.0, ["input_gradient"]),
         "weight": (weight, 12.0, ["input_gradient"]),
         "bias": (bias, 5.0, ["input_gradient"]),

@@ -266,6 +266,18 @@ CORPUS: tuple[Entry, ...] = (
     ),
     ("pictures", "refused", "PostScript", postscript),
     ("scores", "read", "as it was written", lambda: scores.samples()[0]),
+    (
+        "scores",
+        "refused",
+        "a value of 400 digits",
+        lambda: {scores.FILE: runs.written([scores.valid()[0] | {"values": [10**400]}])},
+    ),
+    (
+        "scorers",
+        "refused",
+        "a side of 8,192 pixels",
+        scorer("dino", lambda settings: settings["preprocess"].update(resize=8192)),
+    ),
     ("workflows", "refused", "200,000 brackets", lambda: {"w.json": b"[" * 200_000}),
     (
         "cells",

@@ -29,6 +29,7 @@ from deft_pack.sweeps.png import read_text
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile, read_record, to_json
 from deft_pack.sweeps.report import Layout, ReportCell, write_report
 
+ROOT = Path(__file__).resolve().parents[2]
 EVIL = "<script>alert('x')</script> & \"quoted\""
 METHODS, RANKS, SUBJECTS = ("Base", "DEFT", "PaRa"), ("4", "8"), ("dog", "cat")
 PROMPTS, SEEDS = ("in the jungle", EVIL, "on a beach"), ("42", "43")
@@ -389,7 +390,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.ids: list[str] = []
         self.elements: list[str] = []
-        self.text = ""
+        self.text = self.data = ""
         self.open: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
@@ -411,6 +412,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"] and data.startswith("["):
+            self.data += data
         self.text += data
 
 
@@ -432,7 +435,20 @@ def check_links(folder: Path, name: str = "index.html") -> Page:
 
 def test_the_page(report: Path):
     found = check_links(report)
-    assert set(found.elements).isdisjoint({"script", "link", "iframe", "object", "form"})
+    assert set(found.elements).isdisjoint({"link", "iframe", "object", "form"})
+    # Its own script, word for word, and the numbers of its chart.
+    assert found.elements.count("script") == 2
+    assert (ROOT / "reports" / "templates" / "sweep.js").read_text(encoding="utf-8") in found.text
+    data = json.loads(found.data)
+    assert len(data) == len(done_cells())
+    place = ("DEFT", "8", "dog", EVIL, "42")
+    (cell,) = [cell for cell in data if tuple(cell["labels"].values()) == place]
+    assert cell["scores"] == {
+        "loss": CELLS.index(place),
+        **{metric: pytest.approx(value_of(metric, *place), abs=5e-4) for metric in METRICS},
+    }
+    assert cell["row"] == "DEFT rank 8"
+    assert (report / cell["picture"]).is_file()
     assert EVIL in found.text
     assert f"Sweep {EVIL}" in found.text
     assert f"RuntimeError: {EVIL}" in found.text
@@ -649,6 +665,7 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     store.add("good", "picture", {"a": "good"}, {"s.jsonl": good, "a.png": png((9, 9, 9))})
     (store.add("nojson", "picture", {"a": "nojson"}, {"s.jsonl": good}) / "s.jsonl").unlink()
     (store.add("nofile", "picture", {"a": "nofile"}, {"a.png": png((9, 9, 9))}) / "a.png").unlink()
+    store.add("huge", "picture", {"a": "huge"}, {"s.jsonl": good.replace(b"[0.5]", b"[1" + b"0" * 400 + b"]")})
     store.add("halfpng", "picture", {"a": "halfpng"}, {"a.png": png((9, 9, 9))[:60]})
     store.add("nan", "picture", {"a": "nan"}, numbers={"n": float("nan")})
     (store.add("record", "picture", {"a": "record"}) / "run.json").write_text("{")
@@ -662,10 +679,11 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     problems = found.text[found.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
         assert f"{name}: s.jsonl, line 1, is not a score" in problems
-    assert problems.count("Its scores are left out.") == len(damaged) + 1
+    assert problems.count("Its scores are left out.") == len(damaged) + 2
     for part in (
         "run.json cannot be read",
         "the number n is not finite",
+        "huge: s.jsonl has a number that is too large",
         "outside the cell's folder",
         "nofile/a.png cannot be read",
         "halfpng/a.png cannot be read as a picture",

@@ -41,28 +41,41 @@ def in_dtype(factor: Optional, dtype: torch.dtype) -> Optional:
     return factor if factor is None or factor.dtype == dtype else factor.to(dtype)
 
 
+def add_gradient(factor: Tensor, gradient: Tensor) -> None:
+    """Add to a leaf's gradient, in its dtype. Autograd does the same with a node for each leaf, which takes longer."""
+    if gradient.stride() != factor.stride():  # optimizers go through both side by side
+        gradient = torch.empty_like(factor).copy_(gradient)
+    before = factor.grad
+    factor.grad = gradient if before is None else before + gradient
+
+
 class AdaptedLinear(Function):
     """z = y + up (scale down x - right^T (y - b)) for a frozen linear layer y = W x + b. right None: there is none.
 
     Kept for the backward pass are x, the hidden h [n, r] and the factors in the dtype of z, neither y nor z: with the
     gradients G of z and g = G up of h, those of the factors are G^T h (up), scale g^T x (down) and -W x^T g (right),
-    and x gets (G - g right^T) W + scale g down. W comes from the module, or is `own`, where it is at hand. With
-    `removes`, right is up; its gradient is the sum of both then.
+    and x gets (G - g right^T) W + scale g down. W comes from the module, or is `own`, where it is at hand. Where right
+    is up, its gradient is the sum of both.
+
+    `change` holds the factors. They are given a second time, for autograd; or not, where each is a leaf: then they get
+    their gradients here, and `up` is given only where nothing else would ask for them.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        up: Tensor,
+        up: Tensor | None,
         down: Tensor | None,
         right: Tensor | None,
-        scale: float,
-        removes: bool,
+        change: LowRank,
+        leaves: bool,
         module: nn.Module,
         run: Callable[[Tensor], Tensor],
         own: Own | None,
     ) -> Tensor:
+        up, down, right, scale = change.up, change.down, change.right, change.scale
+        removes = right is up
         # Detached, because autograd lets nobody write into a view, and OmniGen2 does.
         flat_x = x.reshape(-1, x.shape[-1])
         if own is None:
@@ -72,30 +85,42 @@ class AdaptedLinear(Function):
             rows = F.linear(flat_x, *own)
             z = rows.view(*x.shape[:-1], rows.shape[-1]).detach()
         dtype = z.dtype
-        ctx.module, ctx.scale, ctx.removes, ctx.own = module, scale, removes, own
-        ctx.dtypes = up.dtype, None if down is None else down.dtype, None if right is None else right.dtype
-        up, down, right = in_dtype(up, dtype), in_dtype(down, dtype), in_dtype(right, dtype)
+        ctx.module, ctx.own, ctx.change, ctx.leaves = module, own, change, leaves
+        cast = up.dtype != dtype or (down is not None and down.dtype != dtype)
+        if cast:
+            up, down = up.to(dtype), in_dtype(down, dtype)
+            right = up if removes else in_dtype(right, dtype)
         with NOTHING if own is not None else torch.autocast(z.device.type, enabled=False):
-            removed, removing = None, up if removes else right
-            if removing is not None:
-                removed = rows @ removing
+            removed = None
+            if right is not None:
+                removed = rows @ right
                 bias = bias_of(module, rows, 1) if own is None else own[1]
                 if bias is not None:
-                    removed -= bias.view(1, -1) @ removing
+                    removed -= bias.view(1, -1) @ right
             rows.addmm_(hidden := hidden_of(removed, flat_x, down, scale), up.T)
-        ctx.save_for_backward(x, hidden, up, down, right)
+        if cast or not leaves:
+            ctx.save_for_backward(x, hidden, up, down, None if removes else right)
+        else:
+            ctx.save_for_backward(x, hidden)
         return z
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, up, down, right = ctx.saved_tensors
-        (up_dtype, down_dtype, right_dtype), scale = ctx.dtypes, ctx.scale
-        rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).to(grad.dtype)
-        inner, removing = rows @ up, up if ctx.removes else right
+        x, hidden, *cast = ctx.saved_tensors
+        change = ctx.change
+        removes, scale = change.right is change.up, change.scale
+        up, down, right = cast or (change.up, change.down, change.right)
+        removing = up if removes else right
+        rows, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        if flat_x.dtype != grad.dtype:
+            flat_x = flat_x.to(grad.dtype)
+        inner = rows @ up
         # Few rows on the left: the same products with few columns on the right take up to twice as long.
         of_up = hidden.T @ rows
         product = inner.T @ flat_x
-        of_down = None if down is None else (product if scale == 1 else scale * product).to(down_dtype)
+        of_down = None
+        if down is not None:
+            of_down = in_dtype(product if scale == 1 else scale * product, change.down.dtype)
         of_right = of_x = None
         with weight_of(ctx.module, grad) if ctx.own is None else NOTHING as given:
             weight = ctx.own[0] if given is None else given
@@ -105,13 +130,31 @@ class AdaptedLinear(Function):
                 if down is not None:
                     of_x.addmm_(inner, down, alpha=scale)
                 of_x = of_x.view(x.shape).to(x.dtype)
-            if ctx.removes:
-                of_up = in_dtype(of_up, up_dtype).sub_(product @ weight.T)
+            if removes:
+                of_up = in_dtype(of_up, change.up.dtype).sub_(product @ weight.T)
             elif right is not None:
-                of_right = (product @ weight.T).neg_().T.to(right_dtype)
-        # Contiguous where it may be a parameter's, or autograd would copy it once more.
-        of_up = of_up.T if ctx.removes else of_up.T.to(up_dtype, memory_format=torch.contiguous_format)
-        return of_x, of_up, of_down, of_right, None, None, None, None, None
+                of_right = (product @ weight.T).neg_().T.to(change.right.dtype)
+        of_up = in_dtype(of_up, change.up.dtype).T
+        if not ctx.leaves:
+            return of_x, of_up, of_down, of_right, None, None, None, None, None
+        for factor, gradient in ((change.up, of_up), (change.down, of_down), (change.right, of_right)):
+            if gradient is not None:
+                add_gradient(factor, gradient)
+        return of_x, None, None, None, None, None, None, None, None
+
+
+def for_autograd(x: Tensor, change: LowRank) -> tuple[Any, ...]:
+    """What AdaptedLinear is given of a change on x: up, down, right, the change, whether its factors are leaves."""
+    up, down, right = change.up, change.down, change.right
+    leaves = (
+        up.requires_grad
+        and up.is_leaf
+        and (down is None or (down.requires_grad and down.is_leaf))
+        and (right is None or right is up or (right.requires_grad and right.is_leaf))
+    )
+    if leaves:
+        return None if x.requires_grad else up, None, None, change, True
+    return up, down, None if right is up else right, change, False
 
 
 class ChangedLayer(Function):
@@ -180,10 +223,7 @@ def adapted_forward(
             return ChangedLayer.apply(x, current.weight, current.bias, module)
         low_rank = current.low_rank if isinstance(current, Rescaled) else current
         if linear and isinstance(low_rank, LowRank) and low_rank.middle is None:
-            removes = low_rank.right is low_rank.up
-            right = None if removes else low_rank.right
-            factors = low_rank.up, low_rank.down, right, low_rank.scale, removes
-            y = AdaptedLinear.apply(x, *factors, module, run, at_hand.of(x))
+            y = AdaptedLinear.apply(x, *for_autograd(x, low_rank), module, run, at_hand.of(x))
             if not isinstance(current, Rescaled):
                 return y
             return y + current.gain(op, without_bias(module, op, y))

@@ -28,6 +28,8 @@ CONVOLUTIONS = {
     nn.Conv2d: torch.nn.grad.conv2d_input,
     nn.Conv3d: torch.nn.grad.conv3d_input,
 }
+# Where PyTorch makes a linear layer of products, which keep the weight alone; elsewhere it keeps the input too.
+OF_PARTS = ("cpu", "cuda")
 
 
 def plain_op(module: nn.Module) -> LayerOp | None:
@@ -87,7 +89,7 @@ class FrozenLayer(Function):
 
 
 class FrozenLinear(Function):
-    """The same for a linear layer whose weight is at hand."""
+    """The same for a linear layer whose weight is at hand, where PyTorch's own is not the same or keeps more."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: nn.Module, own: Own) -> Tensor:
@@ -100,36 +102,53 @@ class FrozenLinear(Function):
 
 
 class FrozenConvolution(Function):
-    """The same for a convolution whose weight is at hand; as a product by `op` if there is one."""
+    """The same for a convolution whose weight is at hand. PyTorch's own would keep its input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, module: Any, own: Own, op: ConvOp | None) -> Tensor:
-        ctx.module, ctx.weight, ctx.shape, ctx.op = module, own[0], x.shape, op
-        return (module._conv_forward(x, *own) if op is None else convolution.convolve(op, x, *own)).detach()
+    def forward(ctx: Any, x: Tensor, module: Any, own: Own) -> Tensor:
+        ctx.module, ctx.weight, ctx.shape = module, own[0], x.shape
+        return module._conv_forward(x, *own).detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        module, weight, shape = ctx.module, ctx.weight, ctx.shape
-        if ctx.op is not None:
-            return convolution.input_gradient(ctx.op, shape, weight, grad), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        module, weight = ctx.module, ctx.weight
         # PyTorch asks for the input, of which it reads the shape alone.
         arguments = module.stride, module.padding, module.dilation, False, [0], module.groups, (True, False, False)
-        of_x, _, _ = torch.ops.aten.convolution_backward(grad, grad.new_empty(shape), weight, None, *arguments)
-        return of_x, None, None, None
+        of_x, _, _ = torch.ops.aten.convolution_backward(grad, grad.new_empty(ctx.shape), weight, None, *arguments)
+        return of_x, None, None
+
+
+class FrozenProduct(Function):
+    """The same for a convolution as a matrix product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: convolution.Product, own: Own) -> Tensor:
+        ctx.product, ctx.weight = product, own[0]
+        return product.forward(x, *own).detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.product.input_gradient(ctx.weight, grad), None, None
 
 
 def frozen_convolution(module: Any, run: Callable[[Tensor], Tensor], at_hand: AtHand) -> Callable[[Tensor], Tensor]:
     """The forward of a frozen convolution; as a product where that is faster (see deft_ops/convolution.py)."""
-    op, op_by_shape = plain_op(module), {}
+    op, products = plain_op(module), dict[torch.Size, convolution.Product | None]()
     of_zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
     def forward(x: Tensor) -> Tensor:
         own = at_hand.of(x) if of_zeros else None
         if own is None:
             return FrozenLayer.apply(x, module, run)
-        if x.shape not in op_by_shape:
-            op_by_shape[x.shape] = op if op is not None and convolution.suits(op, x.shape, own[0]) else None
-        return FrozenConvolution.apply(x, module, own, op_by_shape[x.shape])
+        if x.shape not in products:
+            products[x.shape] = None
+            if isinstance(op, ConvOp) and convolution.suits(op, x.shape, own[0]):
+                products[x.shape] = convolution.Product(op, x.shape)
+        product = products[x.shape]
+        if product is None:
+            return FrozenConvolution.apply(x, module, own)
+        # Of kernels of one pixel PyTorch's own gradient is the same product, and keeps the weight alone.
+        return product.forward(x, *own) if product.pointwise else FrozenProduct.apply(x, product, own)
 
     return forward
 
@@ -141,6 +160,10 @@ def frozen_forward(module: nn.Module, run: Callable[[Tensor], Tensor], at_hand: 
 
     def forward(x: Tensor) -> Tensor:
         own = at_hand.of(x)
-        return FrozenLayer.apply(x, module, run) if own is None else FrozenLinear.apply(x, module, own)
+        if own is None:
+            return FrozenLayer.apply(x, module, run)
+        if x.is_contiguous() and x.device.type in OF_PARTS:
+            return F.linear(x, *own)
+        return FrozenLinear.apply(x, module, own)
 
     return forward

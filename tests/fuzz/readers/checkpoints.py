@@ -91,7 +91,7 @@ def structures(draw: Any) -> Files:
         elif kind == "remove":
             del holder[key]
         else:
-            holder[key] = draw(_VALUES)
+            holder[key] = copied(draw(_VALUES))
     try:
         return {FILE: saved(content)}
     except RuntimeError:
