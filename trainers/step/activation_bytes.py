@@ -151,7 +151,7 @@ class _Pass:
             self.bytes(args)
         self.bytes(output)
         if is_linear_or_convolution(module) and isinstance(output, Tensor):
-            number = 2 * output.numel() * module.weight[0].numel()  # the frozen weight has no gradient
+            number = 2 * output.numel() * module.weight.shape[1:].numel()  # the frozen weight has no gradient
             self.operations(number, number)
             # What comes out of a linear layer goes into a product with a gate, which keeps the gate.
             self.last = 0 if module in self.adapted or module.weight.ndim == 2 else number
