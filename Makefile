@@ -1,13 +1,16 @@
 # Needs Python 3.11 or newer; all else is made in a cache folder (see scripts/environment.py).
 PY ?= python3
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint generated python comfyui
+.PHONY: help demo test test-all lint fuzz generated python comfyui
 
 help:
 	@echo "make demo      run the demo workflow on a ComfyUI server without a screen, print the score table"
 	@echo "make demo METHODS=all   the same with all methods, some minutes"
 	@echo "make test      style, types, unit tests, tests on ComfyUI 0.30.0 and 0.24.0, server, browser and installation tests"
+	@echo "make test-all  the same in every combination, for changes to many rooms and before a release"
 	@echo "make lint      style and types only"
+	@echo "make fuzz      100,000 damaged and hostile files for every reader, some 15 minutes, a line a kind"
+	@echo "make fuzz ARGS=\"--count 5000 --seed 7 plans\"   fewer, of another seed, for some readers (see scripts/fuzz.py)"
 	@echo "make generated  what is made from nodes and sources: workflows, blueprints, plans, interface.json, locales, help, pictures"
 	@echo "make generated PARTS=\"workflows help\"   parts of it (see scripts/make_generated.py)"
 	@echo "make python    path of the environment's Python (use: make -s python)"
@@ -22,8 +25,16 @@ test:
 	@echo "[test] making sure that the Python environment and ComfyUI are there"
 	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py
 
+test-all:
+	@echo "[test] making sure that the Python environment and ComfyUI are there"
+	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py --all
+
 lint:
 	@python=$$($(PY) scripts/environment.py python) && $$python scripts/test.py style types
+
+fuzz:
+	@python=$$($(PY) scripts/environment.py python) && DEFT_TEST_COMFYUI=$$($(PY) scripts/environment.py comfyui) \
+		$$python scripts/fuzz.py $(ARGS)
 
 generated: export PARTS ?=
 generated:

@@ -75,9 +75,11 @@ def _failures(kind: str, fitting: Mapping[str, list[tuple[Target, Factors]]]) ->
 
     ComfyUI patches later, where an error would only be logged. AdaMSS depends on the values of the weight.
     """
-    groups: dict[tuple[str, int], list[str]] = {}
+    groups: dict[tuple[str, int, tuple[int, ...]], list[str]] = {}
     for name, changes in fitting.items():
-        groups.setdefault((changes[0][1].record, len(changes[0][1].shape)), []).append(name)
+        factors = changes[0][1]
+        dims = tuple(tensor.ndim for tensor in factors.tensors)
+        groups.setdefault((factors.record, len(factors.shape), dims), []).append(name)
     failed: dict[str, Exception] = {}
     for names in groups.values():
         if kind == "ADAMSS":
@@ -266,8 +268,8 @@ def _check_frod(group: Mapping[str, Tensor], V: Tensor, places: Tensor, size: Te
     width, count = group["frod_lambda_l"].numel(), group["frod_lambda_s_values"].numel()
     if list(V.shape) != [width, width] or list(places.shape) != [2, count] or size.tolist() != [width, width]:
         raise ValueError(f"its projections are not for {width} inputs and {count} values")
-    if count and not 0 <= int(places.min()) <= int(places.max()) < width:
-        raise ValueError(f"frod_s_indices names places up to {int(places.max())}, but there are {width}")
+    if count and not 0 <= int(places.double().min()) <= int(places.double().max()) < width:  # fp8 has no smallest one
+        raise ValueError(f"frod_s_indices names places up to {int(places.double().max())}, but there are {width}")
 
 
 def _groups(part: TunerPart) -> dict[str, str]:

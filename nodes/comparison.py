@@ -24,6 +24,7 @@ from .output import (
     save_files,
     save_pngs,
     scores_input,
+    warned,
     workflow_info,
 )
 from .sockets import ScoresSocket
@@ -155,8 +156,9 @@ class DEFTComparisonGrid(io.ComfyNode):
         max_megapixels: tuple[float, ...] = (40.0,),
     ) -> io.NodeOutput:
         """Draw, save and preview."""
-        from ..reports.arrangement import Placed, columns_of, row_scores
+        from ..reports.arrangement import Placed, Printed, columns_of, compared, row_scores
         from ..reports.grid import comparison_grid
+        from ..reports.letters import warning
 
         given = [TensorPictures(batches, f"row {index + 1}") for index, batches in enumerate(in_order(images))]
         parts = [join(each) for each in in_order(scores)]
@@ -168,27 +170,32 @@ class DEFTComparisonGrid(io.ComfyNode):
         labels = lines(row_labels) or [part.label for part in measured]
         titles = repeated(lines(column_labels), [row.sizes for row in given])
         rows: list[GridRow] = list(given)
-        prints = [list(part.prints) for part in measured]
+        cells: list[list[tuple[Printed, ...]]] = [list(part.each) for part in measured]
+        base = [part.base for part in measured]
         for index, part in enumerate(measured):
             places = next(filter(None, (columns_of(texts, titles) for texts in part.texts)), None)
             if places:
                 rows[index] = Placed(given[index], places)
-                prints[index] = ["" if place is None or not part.prints else part.prints[place] for place in places]
+                cells[index] = [() if place is None or not part.each else part.each[place] for place in places]
         image = as_image(
             comparison_grid(
                 rows,
                 labels,
                 titles,
-                [part.note for part in measured],
+                [row[0] for row in compared([[part.means] for part in measured], base)],
                 TensorPictures(subject or [], "subject"),
                 fit=sizes[0] == "fit",
-                cell_notes=prints if scores_under_pictures[0] else (),
+                cell_scores=compared(cells, base) if scores_under_pictures[0] else (),
                 max_pixels=round(max_megapixels[0] * 1e6),
             )
         )
         prefix = save_pictures[0].strip()
         written = save_each(prefix, rows, labels, cls) if prefix else []
-        return io.NodeOutput(image, ui={**ui.PreviewImage(image).as_dict(), **listed(written)})
+        names = [score.name for part in measured for score in part.means]
+        return io.NodeOutput(
+            image,
+            ui={**ui.PreviewImage(image).as_dict(), **listed(written), **warned(warning([*labels, *titles, *names]))},
+        )
 
 
 def repeated(titles: list[str], sizes: Sequence[Sequence[int]]) -> list[str]:
@@ -283,6 +290,7 @@ class DEFTFidelityPlot(io.ComfyNode):
         filename_prefix: tuple[str, ...] = ("",),
     ) -> io.NodeOutput:
         """Draw, write and preview."""
+        from ..reports.letters import warning
         from ..reports.scatter import points_of, scatter
 
         joined = join(part for parts in in_order(scores) for part in parts)
@@ -291,7 +299,8 @@ class DEFTFidelityPlot(io.ComfyNode):
         prefix = filename_prefix[0].strip()
         written = save_files(prefix, {"png": png(drawn)}) if prefix else []
         image = as_image(drawn)
-        return io.NodeOutput(image, ui={**ui.PreviewImage(image).as_dict(), **listed(written)})
+        lacking = warning([title[0], *(point.label for point in points), *notes])
+        return io.NodeOutput(image, ui={**ui.PreviewImage(image).as_dict(), **listed(written), **warned(lacking)})
 
 
 NODES: list[type[io.ComfyNode]] = [DEFTComparisonGrid, DEFTFidelityPlot]

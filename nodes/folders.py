@@ -9,6 +9,7 @@ import folder_paths
 import numpy as np
 from comfy_api.v0_0_2 import io
 
+from ..deft_ops.files import safe
 from ..scoring.pictures import SUFFIXES, FilePictures
 from .adapters import CATEGORY
 from .output import as_image
@@ -46,7 +47,7 @@ def folder_of(name: str, demo: Path = DEMO) -> Path:
     Raises:
         ValueError: no such folder, or one outside the roots.
     """
-    word, _, below = name.partition("/")
+    word, _, below = str(name).partition("/")
     root = roots(demo).get(word)
     if root is None or not below or not (root / below).resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{name!r} is no folder in ComfyUI's input or output folder: choose one of the list.")
@@ -118,7 +119,7 @@ class DEFTLoadFolder(io.ComfyNode):
         if not files:
             raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(SUFFIXES)}).")
         texts = [file.with_suffix(".txt") for file in files]
-        captions = [text.read_text(encoding="utf-8").strip() if text.is_file() else "" for text in texts]
+        captions = [safe.read_text(text).strip() if text.is_file() else "" for text in texts]
         images = [as_image(np.array(picture)) for picture in FilePictures(files)]
         return io.NodeOutput(images, captions, [file.stem for file in files])
 

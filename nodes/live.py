@@ -10,6 +10,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..trainers.run.history import run_id
+from .output import node_in_page
 from .routes import output_folder
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class LiveRun:
         if server is None or client is None or context is None or not run:
             return False
         message: dict[str, Any] = {
-            "node": context.node_id,
+            "node": node_in_page(context.node_id),
             "prompt_id": context.prompt_id,
             "run": run["deft_run"][0],
             "steps": progress.steps,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from comfy.cli_args import args
 from comfy_api.v0_0_2 import io
+from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -26,17 +27,28 @@ from .sockets import ScoresSocket
 MAX_ROWS = 100  # as many as a growing input may have
 
 
+def node_in_page(node_id: str) -> str:
+    """The node of the page's graph at which a node is shown that runs. A loop runs a copy of its body's nodes in each
+    pass, whose ids the page does not know."""
+    return str(get_progress_state().dynprompt.get_display_node_id(node_id))
+
+
 def show_text(text: str) -> None:
     """Show a text at the node that runs, in the page."""
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context and server:
-        server.send_progress_text(text, context.node_id)
+        server.send_progress_text(text, node_in_page(context.node_id))
 
 
 def text_ui(*texts: str) -> dict[str, list[str]]:
     """A node's UI output `text`, for programs; the front end does not show it, so `show_text` does."""
     show_text("\n".join(texts))
     return {"text": list(texts)}
+
+
+def warned(text: str) -> dict[str, list[str]]:
+    """A warning at the node and in its UI output; nothing for an empty one."""
+    return text_ui(text) if text else {}
 
 
 def as_image(picture: np.ndarray) -> torch.Tensor:

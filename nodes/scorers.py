@@ -51,6 +51,12 @@ def weight_files() -> list[str]:
     return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
 
 
+def is_offered(name: str) -> bool:
+    """Whether a weight file is in one of the folders."""
+    register_folder()
+    return any(folder_paths.get_full_path(category, name) for category in CATEGORIES)
+
+
 def explicit_path(name: str) -> Path:
     """The file that an override widget names. Raises FileNotFoundError if it is in none of the folders."""
     register_folder()
@@ -60,18 +66,39 @@ def explicit_path(name: str) -> Path:
     raise FileNotFoundError(f"There is no weight file {name!r} in models/{', models/'.join(CATEGORIES)}.")
 
 
-def chosen_protocol(protocol: dict[str, Any]) -> Protocol:
-    """The protocol that is chosen in the widget."""
+def chosen_protocol(protocol: dict[str, Any] | None) -> Protocol:
+    """The protocol that is chosen in the widget. A model that an API caller leaves out of `custom` is none.
+
+    Raises ValueError for a choice that there is not: ComfyUI drops it.
+    """
+    if protocol is None:
+        raise ValueError(f"Unknown protocol: choose one of {', '.join((*PROTOCOLS, CUSTOM))}.")
     name = protocol["protocol"]
     if name != CUSTOM:
         return get_protocol(name)
-    return custom(protocol["clip_model"], protocol["image_model"], protocol["pairing"], protocol["scale"])
+    return custom(
+        protocol.get("clip_model") or "",
+        protocol.get("image_model") or "",
+        protocol.get("pairing", "all"),
+        protocol.get("scale", 1.0),
+    )
 
 
-def explicit_files(protocol: dict[str, Any], clip: str, dino: str, dinov2: str) -> dict[str, Path]:
-    """The overrides by kind, without those left at auto."""
+def usual_files(kind: str) -> set[str]:
+    """The file names that `auto` looks for, of all protocols. kind: of the backbones."""
+    known = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
+    return {name for spec in known if spec.kind == kind for name in spec.files}
+
+
+def explicit_files(protocol: dict[str, Any], clip: str | None, dino: str | None, dinov2: str | None) -> dict[str, Path]:
+    """The overrides by kind, without those left at auto, and without usual names that are not there: the examples name
+    those for the page to offer their download, and elsewhere or under another name auto finds the same weights."""
     names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", AUTO)}
-    return {kind: explicit_path(name) for kind, name in names.items() if name != AUTO}
+    explicit = {}
+    for kind, name in names.items():
+        if name not in (AUTO, None) and (is_offered(name) or name not in usual_files(kind)):
+            explicit[kind] = explicit_path(name)
+    return explicit
 
 
 def clip_vision_encoder(clip_vision: Any) -> Backbone:
@@ -279,9 +306,31 @@ class DEFTLoadScorer(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        protocol: dict[str, Any] | None = None,
+        clip_weights: str | None = AUTO,
+        dino_weights: str | None = AUTO,
+        dinov2_weights: str | None = AUTO,
+    ) -> bool | str:
+        """Usual names of files that are not there are taken as `auto` is; others are refused.
+
+        protocol: not looked at; ComfyUI hands a dynamic widget over in any case. None stands for a link.
+        """
+        widgets, offered = {"clip": clip_weights, "dino": dino_weights, "dinov2": dinov2_weights}, weight_files()
+        for kind, name in widgets.items():
+            if name is not None and name not in offered and name not in usual_files(kind):
+                folders = ", models/".join(CATEGORIES)
+                return (
+                    f"{kind}_weights: there is no weight file {name!r} in models/{folders}. Choose one of the list, or "
+                    "auto."
+                )
+        return True
+
+    @classmethod
     def fingerprint_inputs(
         cls,
-        protocol: dict[str, Any],
+        protocol: dict[str, Any] | None = None,
         clip_weights: str = AUTO,
         dino_weights: str = AUTO,
         dinov2_weights: str = AUTO,
@@ -290,7 +339,7 @@ class DEFTLoadScorer(io.ComfyNode):
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
         state: list[Any] = [str(protocol)]
         try:
-            explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
+            explicit = explicit_files(protocol or {}, clip_weights, dino_weights, dinov2_weights)
             for kind, spec in chosen_protocol(protocol).backbones.items():
                 if kind in explicit or there(spec):
                     path = find_weights(spec, weight_folders(), explicit.get(kind))
@@ -302,7 +351,7 @@ class DEFTLoadScorer(io.ComfyNode):
     @classmethod
     async def execute(
         cls,
-        protocol: dict[str, Any],
+        protocol: dict[str, Any] | None = None,
         clip_weights: str = AUTO,
         dino_weights: str = AUTO,
         dinov2_weights: str = AUTO,
@@ -312,7 +361,7 @@ class DEFTLoadScorer(io.ComfyNode):
     ) -> io.NodeOutput:
         """Load in float32: half precision moves a cosine by about 1e-3."""
         chosen = chosen_protocol(protocol)
-        explicit = explicit_files(protocol, clip_weights, dino_weights, dinov2_weights)
+        explicit = explicit_files(protocol or {}, clip_weights, dino_weights, dinov2_weights)
         encoder = None if clip_vision is None else clip_vision_encoder(clip_vision)
         if download:
             await fetch_missing(

@@ -50,7 +50,9 @@ def adapter_files() -> list[str]:
 
 
 def full_path(name: str) -> str | Path | None:
-    """The file of a name that the widgets offer; None if there is none."""
+    """The file of a name that the widgets offer; None if there is none, and for what is linked in and is no name."""
+    if not isinstance(name, str) or "\0" in name:
+        return None
     path = folder_paths.get_full_path(FOLDER, name)
     if path is not None or not name.startswith(RUNS):
         return path
@@ -76,6 +78,6 @@ def file_state(name: str) -> str:
     """Name, time and size of a file: a node that reads it runs again when one of them changes."""
     path = full_path(name)
     if path is None:
-        return name
+        return str(name)
     stat = Path(path).stat()
     return f"{name} {stat.st_mtime_ns} {stat.st_size}"

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..deft_ops.files.safe import write_files
 from ..scoring.published import PUBLISHED
-from ..scoring.scores import Scores, from_jsonl, join, merge
-from .output import as_image, in_order, listed, save_files, scores_input, text_ui
+from ..scoring.scores import Scores, from_bytes, join, merge
+from .output import as_image, in_order, listed, save_files, scores_input, show_text, text_ui
 
 if TYPE_CHECKING:
     from ..reports.tables import Rows
@@ -41,14 +41,7 @@ def score_file(name: str) -> Path:
 def read_scores(path: Path) -> Scores:
     """The scores of a file, none if there is no file. Raises ValueError that names file and line if it is damaged."""
     data = path.read_bytes() if path.exists() else b""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"append_to: {path}, line {number}, is not UTF-8; repair or remove the line, or choose another file."
-        ) from error
-    return from_jsonl(text, f"append_to: {path}")
+    return from_bytes(data, f"append_to: {path}")
 
 
 def write_scores(path: Path, data: bytes) -> None:
@@ -79,7 +72,7 @@ class DEFTScoreTable(io.ComfyNode):
                 "leaderboard",
                 "benchmark",
                 "confidence interval",
-                "bootstrap",
+                "significance",
                 "published results",
                 "分数表",
                 "方法对比",
@@ -173,6 +166,7 @@ class DEFTScoreTable(io.ComfyNode):
         published: tuple[str, ...] = (NONE,),
     ) -> io.NodeOutput:
         """Merge, draw, write and preview. Nothing is written before all forms of the table are there."""
+        from ..reports.letters import warning
         from ..reports.published_page import html_page, report_page
         from ..reports.tables import FORMS, tabulate
 
@@ -184,6 +178,10 @@ class DEFTScoreTable(io.ComfyNode):
         files = {suffix: form(table, title[0]) for suffix, form in FORMS.items()}
         files["jsonl"] = shown.jsonl().encode()
         report = "\n".join(table.findings)
+        lacking = warning([title[0], *table.titles, *(row.name + row.subject for row in table.rows), *table.notes])
+        if lacking:
+            report += f"\n\n{lacking}"
+            show_text(lacking)
         if published[0] != NONE:
             page = report_page(shown, PUBLISHED[published[0]], title[0])
             files["report.md"] = page.encode()
@@ -197,7 +195,8 @@ class DEFTScoreTable(io.ComfyNode):
             written += save_files(prefix, files)
         image = as_image(np.array(Image.open(BytesIO(files["png"]))))
         markdown, csv, jsonl, latex = (files[suffix].decode() for suffix in ("md", "csv", "jsonl", "tex"))
-        shown_ui = {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(markdown).as_dict(), **listed(written)}
+        texts = ui.PreviewText(f"{lacking}\n\n{markdown}" if lacking else markdown).as_dict()
+        shown_ui = {**ui.PreviewImage(image).as_dict(), **texts, **listed(written)}
         return io.NodeOutput(image, markdown, csv, jsonl, latex, report, ui=shown_ui)
 
 

@@ -22,7 +22,7 @@ from .live import LiveRun, duration, shown_run
 from .named_files import named_file, write_named
 from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
-from .training_settings import by_its_recipe, gathered, run_folder
+from .training_settings import by_its_recipe, gathered, run_folder, with_name
 
 if TYPE_CHECKING:
     from ..trainers.run.loop import StepProgress, TrainingResult
@@ -82,15 +82,13 @@ class StepReporter:
 
 
 def contact_sheet(result: TrainingResult) -> Any:
-    """The previews as one IMAGE, a column a step; without previews what stops the nodes behind it."""
+    """The previews as one IMAGE, a column a step, in several lines; without previews what stops the nodes behind it."""
     if not result.pictures:
         return ExecutionBlocker(None)
-    from ..reports.grid import comparison_grid
+    from ..reports.sheet import preview_sheet
     from .output import as_image
 
-    columns = [to_pictures(pictures) for _, pictures in result.pictures]
-    labels = [f"step {step}" for step, _ in result.pictures]
-    return as_image(comparison_grid(list(zip(*columns, strict=True)), column_labels=labels))
+    return as_image(preview_sheet([(step, to_pictures(pictures)) for step, pictures in result.pictures]))
 
 
 def loss_plot(result: TrainingResult, settings: Settings) -> Any:
@@ -192,6 +190,15 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "tags and what all of them share, as trigger words, also go into the file's header.",
                 ),
                 *widgets(described(Settings), TRAINING, later=True),
+                # Of two types, so that it has no widget. With a second socket of force_input the page takes what was
+                # saved for a method of two widgets as values of widgets that became sockets, and drops one.
+                io.MultiType.Input(
+                    "name",
+                    [io.String, io.Combo],
+                    optional=True,
+                    tooltip="The adapter's name as a text, such as my_dog, where Training Settings has none: the "
+                    "finished adapter is also written to models/loras/my_dog.safetensors.",
+                ),
             ],
             outputs=[
                 LoraModel.Output(
@@ -225,6 +232,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         empty_caption: list[list] | None = None,
         clip: list[Any] | None = None,
         captions: list[str] | None = None,
+        name: list[str] | None = None,
         **values: list[Any],
     ) -> io.NodeOutput:
         """Train."""
@@ -239,6 +247,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             **method_settings(first(method)),
             **first(values),
         )
+        run = with_name(run, first(name) if name else "")
         chosen, recipe_lines = by_its_recipe(connected, chosen, first(model), latents, bool(empty_caption))
         file = named_file(run["name"])
         material = Material(

@@ -102,7 +102,7 @@ class PreparedPictures:
     """What has come of the pictures: a latent, a caption and repeats each (two with flips); thumbnails of the first.
 
     sizes: the number of pictures of each width and height. small: names of those that were scaled up. unread: of those
-    that are no whole pictures.
+    that are no whole pictures, and reasons why.
     """
 
     latents: list[dict[str, Any]] = field(default_factory=list)
@@ -114,6 +114,7 @@ class PreparedPictures:
     kept: int = 0
     small: list[str] = field(default_factory=list)
     unread: list[PictureSource] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
 
 def folder_sources(folder: Listing) -> list[PictureSource]:
@@ -184,6 +185,7 @@ def prepare(
             picture = source.read()
         except ValueError as error:
             result.unread.append(source)
+            result.reasons.append(str(error).partition(" cannot be read as a picture ")[2].partition("; replace")[0])
             last = error
             continue
         how = fit(*picture.size, size, multiple, crop)
@@ -404,7 +406,10 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
         used = [source for source in sources if source not in result.unread]
         what = "images" if images else "files"
         head = f"{len(used)} of {len(sources) + len(lacking)} {what}"
-        broken = [f"{source.name} cannot be read as a picture" for source in result.unread]
+        broken = [
+            f"{source.name} cannot be read as a picture {reason}".rstrip()
+            for source, reason in zip(result.unread, result.reasons)
+        ]
         if result.small:
             notes.append(f"{shortened(result.small)}: smaller than the training size, scaled up")
         lines = ["; ".join([head, *lacking, *broken, *caption_note(used, trigger, default), *notes])]

@@ -34,6 +34,20 @@ def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings,
     return chosen, asdict(Run()) | more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
 
 
+def with_name(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """A run under the name that is connected at the training node; without one the run as it is.
+
+    Raises:
+        ValueError: the name is none of a file, or Training Settings has another one.
+    """
+    connected = Run.of(name=name).name
+    if run["name"] and connected not in ("", run["name"]):
+        raise ValueError(
+            f"The input name is {connected!r}, and Training Settings has the name {run['name']!r}: choose one of them."
+        )
+    return run | {"name": connected or run["name"]}
+
+
 def by_its_recipe(
     connected: dict[str, Any] | None, chosen: Settings, model: Any, latents: Sequence[dict[str, Any]], empty: bool
 ) -> tuple[Settings, list[str]]:
@@ -57,7 +71,7 @@ def by_its_recipe(
     recipe = recipes.recipe_of(inner, name_of_file(model), wishes.base)
     if recipe is None:
         chosen, lines = _with_usual_rate(chosen, model)
-        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner)), *lines]
+        return chosen, [by_recipe.lacking(class_of(inner), title_of(inner), bool(lines)), *lines]
     chosen = by_recipe.with_recipe(chosen, recipe, wishes, empty)
     pixels = getattr(inner.latent_format, "spacial_downscale_ratio", 8)
     area = max((item["samples"].shape[-1] * item["samples"].shape[-2] for item in latents), default=0) * pixels**2

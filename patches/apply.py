@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from ..deft_ops.wording import of_text_encoder, shortened
+from ..deft_ops.wording import of_text_encoder, one_line, shortened
 from ..matching.conversions import converted, remarks
 from ..matching.foreign import kind
 from ..matching.match import Match, advice, left_of, match, with_plain_loras
@@ -79,14 +79,15 @@ def summed_from_base(patches: list[tuple]) -> list[tuple]:
     """
     of_this_pack = [patch for patch in patches if isinstance(patch[1], DeftWeightAdapter) and patch[2] == 1.0]
     other_patches = [patch for patch in patches if not any(patch is mine for mine in of_this_pack)]
+    names: set[str] = set().union(*(patch[1].loaded_keys for patch in of_this_pack))
     entries: dict[Place, tuple[Entry, ...]] = {}
     for place, items in (pair for patch in of_this_pack for pair in places(patch)):
         entries[place] = entries.get(place, ()) + items
     if len(entries) == 1:
         ((offset, function), items) = next(iter(entries.items()))
-        return [(1.0, DeftWeightAdapter(set(), items), 1.0, offset, function), *other_patches]
+        return [(1.0, DeftWeightAdapter(names, items), 1.0, offset, function), *other_patches]
     if entries:
-        return [(1.0, PlacesWeightAdapter(set(), tuple(entries.items())), 1.0, None, None), *other_patches]
+        return [(1.0, PlacesWeightAdapter(names, tuple(entries.items())), 1.0, None, None), *other_patches]
     return other_patches
 
 
@@ -138,7 +139,7 @@ def apply(
             report.methods[name] = report.methods.get(name, 0) + 1
         if strength != 0 and (matched.layers or matched.foreign):
             if mode == "weights":
-                patcher = add(patcher, patches_of(matched, removal, injection), strength, stacking)
+                patcher = add(patcher, patches_of(matched, removal, injection, source), strength, stacking)
             else:
                 patcher = add_activations(patcher, matched, strength, removal, injection, stacking, source)
             if owner is clip:
@@ -157,7 +158,8 @@ def apply(
                 "connect the CLIP."
             )
         usual = "Load the base model that the adapter was trained on."
-        raise ValueError(f"{no_match(report, model, clip, bool(left.misfits))} {advice(adapter, usual)}")
+        message = f"{no_match(report, model, clip, bool(left.misfits))} {advice(adapter, usual)}"
+        raise ValueError(one_line(message))
     if encoders:
         report.notes.append(f"{len(encoders)} of the layers left out are of text encoders: connect the CLIP for them")
     note = None if model is None else base_note(adapter, model)
@@ -179,10 +181,13 @@ def add_activations(
     return activations.add(patcher, matched.layers, strength, removal=removal, injection=injection, stacking=stacking)
 
 
-def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0) -> dict[Target, Any]:
+def patches_of(matched: Match, removal: float = 1.0, injection: float = 1.0, source: str = "") -> dict[Target, Any]:
     """The patches of a match for ComfyUI, by target: its own loader's, then this pack's."""
     of_this_pack = {
-        layer.target: DeftWeightAdapter(set(), (entry(layer.method, layer.factors, removal, injection),))
+        layer.target: DeftWeightAdapter(
+            {f"{layer.name} of {source}"} if source else set(),  # for messages
+            (entry(layer.method, layer.factors, removal, injection),),
+        )
         for layer in matched.layers
     }
     return matched.foreign | of_this_pack

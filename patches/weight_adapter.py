@@ -121,11 +121,14 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         for name, values, removal, injection, share in self.weights:
             method = methods.get(name)
             factors, part = method.Factors(*values), strength * share
-            if method.low_rank:
-                up, down = method.to_lora(factors, base, removal=removal, injection=injection)
-                pairs.append((up, down if part == 1 else down.mul_(part)))
-            else:
-                changes.append(method.delta(factors, base, strength=part, removal=removal, injection=injection))
+            try:
+                if method.low_rank:
+                    up, down = method.to_lora(factors, base, removal=removal, injection=injection)
+                    pairs.append((up, down if part == 1 else down.mul_(part)))
+                else:
+                    changes.append(method.delta(factors, base, strength=part, removal=removal, injection=injection))
+            except ValueError as error:  # it may come long after the file was read
+                raise ValueError(f"{layer_name(self.loaded_keys)}: {error}") from error
         # All deltas are there before the first is added, and no temporary of the weight's size is made for a pair.
         matrix = base.view(len(base), -1)
         for up, down in pairs:
@@ -173,7 +176,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
         result = base.clone()
         for (part, reorder), entries in self.weights:
             piece = base if part is None else base.narrow(*part)
-            changed = DeftWeightAdapter(set(), entries).calculate_weight(
+            changed = DeftWeightAdapter(self.loaded_keys, entries).calculate_weight(
                 piece.clone(), key, strength, 1.0, None, reorder or function
             )
             (result if part is None else result.narrow(*part)).add_(changed - piece)

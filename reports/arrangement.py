@@ -1,28 +1,51 @@
-"""What a comparison grid takes from the scores of a row: notes, and which column each picture belongs to."""
+"""What a comparison grid takes from the scores of a row: numbers, and which column each picture belongs to."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
-from ..scoring.metrics import order, role_of
+from ..scoring.metrics import better, order, role_of
 from ..scoring.scores import Score, Scores, score_text
+from .grid import GridScore
+from .reference import is_base
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A score as it is printed. metric: which of METRICS it is, of which the good direction is known."""
+
+    name: str
+    metric: str
+    value: float
+
+    @property
+    def text(self) -> str:
+        """The number as people read it."""
+        return score_text(self.value)
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """What stands beside a row. note: the means, one a line.
+    """What stands beside a row. means: over all pictures. base: whether these are the base model's pictures.
 
-    prints: the scores of each of its pictures alone, or empty. texts: the prompts of the pictures, in each of the forms
+    each: the scores of each of its pictures alone, or empty. texts: the prompts of the pictures, in each of the forms
     that were scored.
     """
 
     label: str
-    note: str
-    prints: tuple[str, ...]
+    means: tuple[Printed, ...]
+    each: tuple[tuple[Printed, ...], ...]
     texts: tuple[tuple[str, ...], ...]
+    base: bool = False
+
+    @property
+    def note(self) -> str:
+        """The means, one a line."""
+        return "\n".join(f"{mean.name} {mean.text}" for mean in self.means)
 
 
 def row_scores(scores: Scores, pictures: int) -> RowScores:
@@ -39,7 +62,7 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
         f"{metric} ({protocol})" if metrics.count(metric) > 1 else metric: rows
         for (metric, protocol), rows in groups.items()
     }
-    means = [f"{name} {score_text(Scores(tuple(rows)).value(rows[0].metric))}" for name, rows in named.items()]
+    means = [Printed(name, rows[0].metric, Scores(tuple(rows)).value(rows[0].metric)) for name, rows in named.items()]
     per_picture = {
         name: rows
         for name, rows in named.items()
@@ -47,15 +70,62 @@ def row_scores(scores: Scores, pictures: int) -> RowScores:
     }
     first = next((_digests(rows) for rows in per_picture.values()), ())
     per_picture = {name: rows for name, rows in per_picture.items() if _digests(rows) == first}
-    columns = [[f"{name} {score_text(value)}" for value in _values(rows)] for name, rows in per_picture.items()]
+    columns = [[Printed(name, rows[0].metric, value) for value in _values(rows)] for name, rows in per_picture.items()]
     texts = [tuple(text for row in rows for text in row.texts) for rows in per_picture.values()]
     label = next((row.label or row.method for row in scores.rows), "")
     return RowScores(
         label,
-        "\n".join(means),
-        tuple("  ".join(line) for line in zip(*columns, strict=True)),
+        tuple(means),
+        tuple(zip(*columns, strict=True)),
         tuple(dict.fromkeys(text for text in texts if len(text) == pictures)),
+        all(is_base(row.label, row.method) for row in scores.rows),
     )
+
+
+def printed(lines: Sequence[str]) -> tuple[Printed, ...]:
+    """Scores as `RowScores.note` writes them, read back; what does not end in a number is passed over."""
+    scores = []
+    for line in lines:
+        name, _, number = line.rpartition(" ")
+        try:
+            scores.append(Printed(name, name.partition(" (")[0], float(number)))
+        except ValueError:
+            continue
+    return tuple(scores)
+
+
+def compared(rows: Sequence[Sequence[Sequence[Printed]]], base: Sequence[bool]) -> list[list[tuple[GridScore, ...]]]:
+    """The scores of the cells of a grid, by row and column, as they are drawn.
+
+    The best of each column and name is marked, where two rows or more have it and leave the base out: the base is the
+    reference. Bars go from 0 to the highest number of their name in the whole grid.
+    """
+    highest: dict[str, float] = {}
+    rivals: dict[tuple[int, str], list[Printed]] = {}
+    for scores, is_reference in zip(rows, base, strict=True):
+        for column, cell in enumerate(scores):
+            for score in cell:
+                if math.isfinite(score.value):
+                    highest[score.name] = max(highest.get(score.name, 0.0), score.value)
+                    if not is_reference:
+                        rivals.setdefault((column, score.name), []).append(score)
+    best = {
+        place: (max if better(scores[0].metric) == "higher" else min)(score.value for score in scores)
+        for place, scores in rivals.items()
+        if len(scores) > 1
+    }
+
+    def drawn(column: int, score: Printed, is_reference: bool) -> GridScore:
+        most = highest.get(score.name, 0.0)
+        share = score.value / most if most > 0 and score.value > 0 else 0.0
+        return GridScore(
+            score.name, score.text, share, not is_reference and best.get((column, score.name)) == score.value
+        )
+
+    return [
+        [tuple(drawn(column, score, is_reference) for score in cell) for column, cell in enumerate(scores)]
+        for scores, is_reference in zip(rows, base, strict=True)
+    ]
 
 
 def _values(rows: Sequence[Score]) -> list[float]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .letters import Colour, Lettering
 
 VISIBLE = 160  # px: smaller pictures are enlarged by a whole factor to at least this width
 SMALLEST = 16  # px: the longer side of the smallest cell that is still drawn
 LABEL_WIDTH = 84  # px: what a label or a score needs to be read, however small the cell
+BAR = 36  # px: the shortest bar that shows anything
 MAX_PIXELS = 40_000_000
-GAP = 6
-INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+GAP = 6  # px: the smallest
+INK, FAINT, PAPER = (20, 20, 20), (90, 90, 90), (255, 255, 255)
 PALE, CROSS = (246, 246, 246), (205, 205, 205)
+BEST, BARS, TRACK = (22, 112, 62), (139, 155, 173), (232, 235, 239)  # of scores: the best's, the bars', their ground
+KEY = "bold green: the best of its column, the base apart"
 
 GridPicture = Image.Image
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Item = TypeVar("Item", covariant=True)
 
 
@@ -36,32 +40,52 @@ GridRow = PictureRow[GridPicture | None]  # None is a missing one
 
 
 @dataclass(frozen=True)
+class GridScore:
+    """A score as it is drawn: name, number, and a bar. share: the bar's length, 0 to 1. best: of its column."""
+
+    name: str
+    text: str
+    share: float = 0.0
+    best: bool = False
+
+
+@dataclass(frozen=True)
 class _Words:
     """All text of a grid: padded to its rows and columns."""
 
     row_labels: list[str]
-    row_notes: list[str]
+    row_scores: list[Sequence[GridScore]]
     column_labels: list[str]
     cell_notes: list[list[str]]
+    cell_scores: list[list[Sequence[GridScore]]]
+
+    @property
+    def scores(self) -> list[GridScore]:
+        """All scores."""
+        cells = [score for row in self.cell_scores for cell in row for score in cell]
+        return [*cells, *(score for row in self.row_scores for score in row)]
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The places of everything, in px. names, notes, titles and prints are the wrapped lines of the words."""
+    """The places of everything, in px. names, titles and prints are the wrapped lines of the words."""
 
     cell: tuple[int, int]
-    pitch: int  # from one column to the next
+    gap: int
+    room: int  # of a column
     tops: list[int]  # of the rows
     side: int  # left of the row labels
+    side_room: int  # their width
     left: int  # left of the first column
     head: int
     size: tuple[int, int]  # of the whole picture
-    font: Font
-    small: Font
+    label: Lettering
+    small: Lettering
+    strong: Lettering
     names: list[list[str]]
-    notes: list[list[str]]
     titles: list[list[str]]
     prints: list[list[list[str]]]
+    key: list[str]
     stack: tuple[int, int]  # side of a subject's picture, and how many stand beside each other
 
     @property
@@ -69,22 +93,27 @@ class _Layout:
         """The number of pixels of the whole picture."""
         return self.size[0] * self.size[1]
 
+    def across(self, column: int) -> int:
+        """The left of a column."""
+        return self.left + column * (self.room + self.gap)
+
 
 def comparison_grid(
     rows: Sequence[GridRow],
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
-    row_notes: Sequence[str] = (),
+    row_scores: Sequence[Sequence[GridScore]] = (),
     subject: PictureRow[GridPicture] = (),
     fit: bool = False,
     cell_notes: Sequence[Sequence[str]] = (),
+    cell_scores: Sequence[Sequence[Sequence[GridScore]]] = (),
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Draw rows of RGB pictures with labels: uint8 [height, width, 3].
 
-    row_notes: small print under each row label (scores). cell_notes: small print under each picture, by row and column;
-    what two spaces divide ("CLIP-I 0.812  DINO 0.640") is broken only there. subject: pictures at the left.
-    None, what a shorter row lacks, and rows and columns that have only a label are drawn as missing cells.
+    row_scores: under each row label. cell_scores: under each picture, by row and column, each on a line of its own with
+    a bar. cell_notes: small print under each picture; what two spaces divide is broken only there. subject: pictures at
+    the left. None, what a shorter row lacks, and rows and columns that have only a label are drawn as missing cells.
     Pictures of different sizes raise ValueError, or with `fit` are shrunk into the first one's size on white.
     The cells are shrunk as far as the result would have more than `max_pixels`. Each picture is asked for when it is
     drawn, and dropped before the next one (the first is asked for twice), so that they need not be in memory at once.
@@ -95,12 +124,12 @@ def comparison_grid(
     for name, labels, count in (("row labels", row_labels, len(rows)), ("column labels", column_labels, width)):
         if labels and len(labels) < count:
             raise ValueError(f"{len(labels)} {name} for {count} {name.split()[0]}s; write one line each, or none.")
-    prints = [_padded(notes, width) for notes in cell_notes]
     words = _Words(
-        _padded(row_labels, height),
-        _padded(row_notes, height),
-        _padded(column_labels, width),
-        prints + [[""] * width] * (height - len(prints)),
+        _padded(row_labels, height, ""),
+        _padded(row_scores, height, ()),
+        _padded(column_labels, width, ""),
+        _padded([_padded(line, width, "") for line in cell_notes], height, [""] * width),
+        _padded([_padded(line, width, ()) for line in cell_scores], height, [()] * width),
     )
     layout = _largest(size, max_pixels, lambda cell: _lay_out(cell, words, len(subject)))
     if layout is None:
@@ -110,13 +139,12 @@ def comparison_grid(
         )
     canvas = Image.new("RGB", layout.size, PAPER)
     draw = ImageDraw.Draw(canvas)
-    _draw_words(draw, layout)
+    _draw_words(draw, layout, words)
     _draw_subject(canvas, draw, layout, subject)
     for row, top in enumerate(layout.tops):
         for column in range(width):
             # No name for the picture: it would keep it alive until the next one is there.
-            place = (layout.left + column * layout.pitch, top)
-            canvas.paste(_cell(_at(rows, row, column), size, layout, fit), place)
+            canvas.paste(_cell(_at(rows, row, column), size, layout, fit), (layout.across(column), top))
     return np.array(canvas)
 
 
@@ -130,8 +158,8 @@ def _first_size(rows: Sequence[GridRow]) -> tuple[int, int]:
     raise ValueError("images: there are no pictures to show.")
 
 
-def _padded(texts: Sequence[str], count: int) -> list[str]:
-    return [*texts, *[""] * (count - len(texts))]
+def _padded(items: Sequence[Any], count: int, empty: Any) -> list[Any]:
+    return [*items, *[empty] * (count - len(items))]
 
 
 def _at(rows: Sequence[GridRow], row: int, column: int) -> GridPicture | None:
@@ -169,82 +197,122 @@ def _largest(size: tuple[int, int], max_pixels: int, make: Callable[[tuple[int, 
 def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
     """The layout with cells of that width and height."""
     width, height = cell
-    font, small = ImageFont.load_default(max(13, height // 14)), ImageFont.load_default(max(11, height // 18))
-    room = max(width, LABEL_WIDTH) if any(words.column_labels) or any(map(any, words.cell_notes)) else width
-    names = [wrap(label, font, room + room // 2) for label in words.row_labels]
-    notes = [note.splitlines() for note in words.row_notes]
-    titles = [wrap(label, small, room) for label in words.column_labels]
-    prints = [[wrap(note, small, room, 8, "  ") for note in line] for line in words.cell_notes]
+    gap = max(GAP, height // 19)
+    label, small = Lettering(max(16, height // 12), bold=True), Lettering(max(14, height // 15))
+    strong = Lettering(small.size, bold=True)
+    named = any(words.column_labels) or any(map(any, words.cell_notes)) or any(map(any, words.cell_scores))
+    inside = [score for row in words.cell_scores for cell_ in row for score in cell_]
+    room = max([width, LABEL_WIDTH * named, *(_needed(score, small, strong) for score in inside)])
+    names = [label.wrap(text, room + room // 2) for text in words.row_labels]
+    titles = [small.wrap(text, room) for text in words.column_labels]
+    prints = [[small.wrap(note, room, 8, "  ") for note in line] for line in words.cell_notes]
     side = max(
-        [_width(line, font) for lines in names for line in lines]
-        + [_width(line, small) for lines in notes for line in lines],
+        [label.width(line) for lines in names for line in lines]
+        + [_needed(score, small, strong) + small.size for scores in words.row_scores for score in scores],
         default=0,
     )
-    side = side + 2 * GAP if side else 0
-    head = max(map(len, titles)) * _step(small)
-    head = head + GAP if head or not subjects else _step(small) + GAP
-    tops, top = [], head + GAP
-    for name, note, line in zip(names, notes, prints, strict=True):
+    head = max(map(len, titles)) * small.step
+    head = head + gap if head or not subjects else small.step + gap
+    tops, top = [], head + gap
+    for row, name in enumerate(names):
         tops.append(top)
-        lines = max(map(len, line))
-        printed = lines * _step(small) + GAP if lines else 0
-        top += max(height + printed, len(name) * _step(font) + len(note) * _step(small)) + GAP
-    each, across = _stacked(subjects, max(width, LABEL_WIDTH), top - head - GAP)
-    stack = max(across * (each + GAP), _width("subject", small)) + GAP if subjects else 0
-    left, pitch = GAP + stack + side, room + GAP
+        printed = max(map(len, prints[row])) * small.step + max(map(len, words.cell_scores[row])) * _line(small)
+        label_height = len(name) * label.step + len(words.row_scores[row]) * small.step
+        top += max(height + (printed + gap // 2 if printed else 0), label_height) + gap
+    each, across = _stacked(subjects, max(width, LABEL_WIDTH), top - head - gap, gap)
+    stack = max(across * (each + gap), small.width("subject") + gap) if subjects else 0
+    left = gap + stack + (side + 2 * gap if side else 0)
+    right = left + len(titles) * (room + gap)
+    key = [KEY] if any(score.best for score in words.scores) else []
+    key = [line for text in key for line in small.wrap(text, right - 2 * gap)]
+    bottom = top + len(key) * small.step + (gap if key else 0)
     return _Layout(
-        cell,
-        pitch,
-        tops,
-        GAP + stack,
-        left,
-        head,
-        (left + len(titles) * pitch, top),
-        font,
-        small,
-        names,
-        notes,
-        titles,
-        prints,
-        (each, across),
-    )
+        cell, gap, room, tops, gap + stack, side, left, head, (right, bottom), label, small, strong, names, titles,
+        prints, key, (each, across),
+    )  # fmt: skip
 
 
-def _stacked(count: int, width: int, height: int) -> tuple[int, int]:
-    """The side of the subject's pictures, and how many stand beside each other.
+def _needed(score: GridScore, small: Lettering, strong: Lettering) -> int:
+    """The width of a score without a bar."""
+    return small.width(score.name) + small.size // 2 + strong.width(score.text)
 
-    They stand one under the other, as large as `width` and the grid's height allow; in more columns where they would
-    be smaller than a third of that.
+
+def _line(small: Lettering) -> int:
+    """The height of a score's line under a picture."""
+    return small.step + 2
+
+
+def _stacked(count: int, width: int, height: int, gap: int) -> tuple[int, int]:
+    """The side of the subject's pictures, and how many stand beside each other, so that they fill the height.
+
+    They are at most half as large again as a cell, and stand in so many columns that they cover the most; in one where
+    they can be that large in it.
     """
+    best = (0, 0, 0)  # area, side, columns
     for across in range(1, count + 1):
         down = -(-count // across)
-        each = min(width, (height - GAP * down) // down)
-        if each >= width / 3 or across == count:
-            return max(1, each), across
-    return 0, 0
+        each = min(width * 3 // 2, (height - gap * (down - 1)) // down)
+        if across > 1 and across * each > 2 * width:  # in no more room than two cells have
+            each = 2 * width // across
+        best = max(best, (count * each * each, max(1, each), across), key=lambda one: (one[0], -one[2]))
+    return best[1], best[2]
 
 
-def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
-    """Draw the labels and notes."""
-    for column, lines in enumerate(layout.titles):
-        _lines(draw, (layout.left + column * layout.pitch, GAP), lines, layout.small, INK)
+def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout, words: _Words) -> None:
+    """Draw the labels, notes and scores."""
+    small = layout.small
+    names = max((small.width(score.name) for row in words.cell_scores for cell in row for score in cell), default=0)
+    for column, lines in enumerate(layout.titles):  # the last line at the pictures
+        top = layout.head + layout.gap // 2 - len(lines) * small.step
+        _lines(draw, (layout.across(column), top), lines, small, INK)
     for row, top in enumerate(layout.tops):
-        below = _lines(draw, (layout.side, top), layout.names[row], layout.font, INK)
-        _lines(draw, (layout.side, below + 2), layout.notes[row], layout.small, FAINT)
+        below = _lines(draw, (layout.side, top), layout.names[row], layout.label, INK)
+        for score in words.row_scores[row]:
+            _draw_score(draw, layout, (layout.side, below), layout.side_room, score)
+            below += small.step
         for column, lines in enumerate(layout.prints[row]):
-            place = (layout.left + column * layout.pitch, top + layout.cell[1] + 1)
-            _lines(draw, place, lines, layout.small, FAINT)
+            place = (layout.across(column), top + layout.cell[1] + layout.gap // 2)
+            below = _lines(draw, place, lines, small, FAINT)
+            for score in words.cell_scores[row][column]:
+                _draw_score(draw, layout, (place[0], below), layout.room, score, names)
+                below += _line(small)
+    _lines(draw, (layout.gap, layout.size[1] - layout.gap // 2 - len(layout.key) * small.step), layout.key, small, BEST)
+
+
+def _draw_score(
+    draw: ImageDraw.ImageDraw, layout: _Layout, place: tuple[int, int], width: int, score: GridScore, names: int = 0
+) -> None:
+    """Draw name, bar and number in a line of that width; no bar where it would be too short.
+
+    names: the width of the names, behind which the bars begin; 0 draws no bar.
+    """
+    (left, top), small = place, layout.small
+    font = layout.strong if score.best else small
+    number = left + width - font.width(score.text)
+    small.draw(draw, place, score.name, FAINT)
+    font.draw(draw, (number, top), score.text, BEST if score.best else INK)
+    # The numbers' room is that of bold ones, so that the bars of a column end at one place.
+    start = left + names + small.size // 2
+    end = left + width - layout.strong.width(score.text) - small.size // 2
+    if names and end - start >= BAR:
+        middle, half = top + small.step // 2, max(2, small.size // 5)
+        draw.rectangle([start, middle - half, end, middle + half], fill=TRACK)
+        if score.share > 0:
+            filled = start + round((end - start) * min(score.share, 1.0))
+            draw.rectangle([start, middle - half, filled, middle + half], fill=BEST if score.best else BARS)
 
 
 def _draw_subject(
-    canvas: GridPicture, draw: ImageDraw.ImageDraw, layout: _Layout, subject: PictureRow[GridPicture]
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout, subject: PictureRow[GridPicture]
 ) -> None:
-    """The subject's pictures at the left, one after the other as the cells."""
+    """Draw the subject's pictures at the left, shrunk into squares."""
+    if not len(subject):
+        return
+    layout.small.draw(draw, (layout.gap, layout.head + layout.gap // 2 - layout.small.step), "subject", INK)
     each, across = layout.stack
-    if len(subject):
-        draw.text((GAP, GAP), "subject", INK, layout.small)
     for index in range(len(subject)):
-        place = (GAP + index % across * (each + GAP), layout.head + GAP + index // across * (each + GAP))
+        down, right = divmod(index, across)
+        place = (layout.gap + right * (each + layout.gap), layout.tops[0] + down * (each + layout.gap))
         canvas.paste(_fitted(subject[index], each, each), place)
 
 
@@ -271,10 +339,11 @@ def _missing(layout: _Layout) -> GridPicture:
     draw.line([(0, 0), (width - 1, height - 1)], CROSS)
     draw.line([(0, height - 1), (width - 1, 0)], CROSS)
     draw.rectangle([0, 0, width - 1, height - 1], outline=CROSS)
-    left, top, right, bottom = draw.textbbox((width / 2, height / 2), "missing", layout.small, "mm")
-    if right - left + 8 < width and bottom - top + 8 < height:
-        draw.rectangle([left - 4, top - 4, right + 4, bottom + 4], fill=PALE)
-        draw.text((width / 2, height / 2), "missing", FAINT, layout.small, "mm")
+    inner = layout.small.width("missing")
+    left, top = (width - inner) // 2, (height - layout.small.step) // 2
+    if left > 4 and top > 0:
+        draw.rectangle([left - 4, top, left + inner + 4, top + layout.small.step], fill=PALE)
+        layout.small.draw(draw, (left, top), "missing", FAINT)
     return canvas
 
 
@@ -289,45 +358,10 @@ def _fitted(picture: GridPicture, width: int, height: int) -> GridPicture:
     return canvas
 
 
-def wrap(text: str, font: Font, width: int, lines: int = 4, between: str = " ") -> list[str]:
-    """Break a text at spaces into lines of at most `width` px; words that are too long and more lines are cut.
-
-    between: what divides the words; with two spaces, single ones do not break.
-    """
-    result: list[str] = []
-    for word in text.split() if between == " " else filter(None, text.split(between)):
-        longer = f"{result[-1]}{between}{word}" if result else word
-        if result and _width(longer, font) <= width:
-            result[-1] = longer
-        else:
-            result.append(_cut(word, font, width))
-    if len(result) > lines:
-        result = [*result[: lines - 1], _cut(result[lines - 1] + "...", font, width)]
-    return result
-
-
-def _cut(text: str, font: Font, width: int) -> str:
-    """The text, or as much of it as fits with three dots."""
-    if _width(text, font) <= width:
-        return text
-    while len(text) > 1 and _width(text + "...", font) > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _width(text: str, font: Font) -> int:
-    return int(np.ceil(font.getlength(text)))
-
-
-def _step(font: Font) -> int:
-    """The height of one line."""
-    return int(font.getbbox("Ag|")[3]) + 4
-
-
 def _lines(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Font, colour: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Lettering, colour: Colour
 ) -> int:
     """Write lines downwards; returns the y below them."""
     for index, line in enumerate(lines):
-        draw.text((place[0], place[1] + index * _step(font)), line, colour, font)
-    return place[1] + len(lines) * _step(font)
+        font.draw(draw, (place[0], place[1] + index * font.step), line, colour)
+    return place[1] + len(lines) * font.step

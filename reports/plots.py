@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .canvas import pixels, white_canvas
+from .letters import figure_font
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +89,8 @@ def adapter_picture(info: PlottedAdapter) -> np.ndarray:
     height = 0.19 * max(len(blocks), 4) + 1.5
     canvas = white_canvas("The plot of an adapter", (10, height), dpi=120, layout="constrained")
     figure = canvas.figure
-    figure.suptitle(_title(info), fontsize=12, fontweight="bold", parse_math=False)
+    title = _title(info)
+    figure.suptitle(title, fontproperties=figure_font(title, bold=True), fontsize=12, parse_math=False)
     left, right = figure.subplots(1, 2, sharey=True)
     if measured:
         _bars(left, [block.ratio for block in blocks], _BLUE, "|delta W| / |W| at strength 1")
@@ -167,7 +169,7 @@ def training_picture(losses: Sequence[float], rates: Sequence[float], title: str
         second.plot(steps[len(steps) - len(rates) :], rates, color=_ORANGE, linewidth=1, label="learning rate")
         second.set_ylabel("learning rate", color=_ORANGE)
         second.set_ylim(bottom=0)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(title, fontproperties=figure_font(title), fontsize=10, parse_math=False)
     axes.legend(loc="upper right", fontsize=8, frameon=False)
     return pixels(canvas)
 

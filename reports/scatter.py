@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..scoring.metrics import better, order
+from ..scoring.metrics import Role, better, get_metric, order
 from ..scoring.scores import Score, Scores
 from ..scoring.statistics import Interval, Values, by_prompt, interval
 from .canvas import pixels, white_canvas
+from .letters import figure_font
+from .reference import is_base
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,19 +24,32 @@ MOST_NAMES = 12  # more points than this are numbered, with their names beside t
 DPI = 144
 COLOURS = ("#3b6ea8", "#d98032", "#4b9a5a", "#b5484a", "#7d63a8", "#8a6a52", "#c76ba4", "#5f6b73", "#9a9a35", "#3a9fae")
 MARKERS = ("o", "s", "^", "D", "v")
+GREY = "#6b6b6b"  # of the base
+# What a metric measures, by what it compares the pictures with.
+MEASURES: dict[Role, str] = {
+    "references": "subject likeness",
+    "text": "prompt following",
+    "base": "drift from the base",
+    "prior": "likeness of others of its class",
+    "within": "diversity",
+}
 NEAR = 16  # px: a name further away than this is tied to its point by a line
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method: the means of two metrics and their 95 % intervals, None where there are too few values for one."""
+    """A method: the means of two metrics and their 95 % intervals, None where there are too few values for one.
+
+    base: whether it is the base model, the reference of the others.
+    """
 
     label: str
     x: float
     y: float
     x_interval: tuple[float, float] | None = None
     y_interval: tuple[float, float] | None = None
+    base: bool = False
 
 
 def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[Point], list[str]]:
@@ -49,14 +64,26 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
     both = [label for label in labels if label in across and label in up]
     if not both:
         raise ValueError(f"no method has both {x} and {y}; measure both metrics of the same pictures.")
+    methods = {_name(row): row.method for row in scores.rows}
     points = [
-        Point(label, _mean(across[label]), _mean(up[label]), _ends(interval(across[label])), _ends(interval(up[label])))
+        Point(
+            label,
+            _mean(across[label]),
+            _mean(up[label]),
+            _ends(interval(across[label])),
+            _ends(interval(up[label])),
+            is_base(label, methods[label]),
+        )
         for label in both
     ]
-    bars = "Bars: 95% bootstrap intervals of the mean, over subjects and prompts."
+    bars = "Bars: 95% intervals of the mean, over subjects and prompts."
     if any(None in (point.x_interval, point.y_interval) for point in points):
         bars += " No bar: too few of them to tell."
     notes.append(bars)
+    if len(pareto(points, x, y)) > 1:
+        notes.append("Dashed line: the Pareto front, the methods that no other one beats in both metrics.")
+    if any(point.base for point in points):
+        notes.append("Grey: the base, the reference; dotted lines go through it.")
     for metric, side in ((x, across), (y, up)):
         if lacking := [label for label in labels if label not in side]:
             notes.append(f"Left out, without {metric}: {', '.join(lacking)}.")
@@ -99,6 +126,36 @@ def _mean(groups: Values) -> float:
     return sum(values) / len(values)
 
 
+def pareto(points: Sequence[Point], x: str, y: str) -> list[Point]:
+    """The methods that no other is as good as in both metrics and better in one, from left to right; without the base.
+
+    Methods with equal means are all among them.
+    """
+
+    def good(point: Point) -> tuple[float, float]:
+        return (
+            point.x if better(x) == "higher" else -point.x,
+            point.y if better(y) == "higher" else -point.y,
+        )
+
+    rivals = [point for point in points if not point.base]
+    front = [
+        point
+        for point in rivals
+        if not any(
+            good(other) != good(point) and all(one >= own for one, own in zip(good(other), good(point)))
+            for other in rivals
+        )
+    ]
+    return sorted(front, key=lambda point: (point.x, point.y))
+
+
+def axis_title(metric: str) -> str:
+    """What a metric measures, in words, with its name."""
+    words = MEASURES[get_metric(metric).comparisons[0].role]
+    return words if words == metric else f"{words} ({metric})"
+
+
 def _ends(bounds: Interval | None) -> tuple[float, float] | None:
     return (bounds.low, bounds.high) if bounds else None
 
@@ -108,7 +165,8 @@ def scatter(
 ) -> np.ndarray:
     """Draw points with names and error bars: uint8 [height, width, 3].
 
-    x, y: the metrics of the axes, whose good ends are marked. notes: small print below. More than MOST_NAMES points are
+    x, y: the metrics of the axes, whose good ends are marked. The base is grey and hollow, with lines through it, and
+    the Pareto front of the others is a dashed line. notes: small print below. More than MOST_NAMES points are
     numbered, with their names at the right.
     """
     numbered = len(points) > MOST_NAMES
@@ -124,6 +182,7 @@ def scatter(
     axes = figure.add_axes((left / width, bottom / height, wide / width, high / height))
     for index, point in enumerate(points):
         _draw_point(axes, point, index, f"{index + 1}  {names[index]}")
+    _draw_front(axes, pareto(points, x, y), better(x) == "higher")
     axes.margins(0.14)
     axes.ticklabel_format(useOffset=False)
     axes.tick_params(labelsize=8)
@@ -135,13 +194,28 @@ def scatter(
         legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, fontsize=8)
         for text in legend.get_texts():
             text.set_parse_math(False)
+            text.set_fontproperties(figure_font(text.get_text()))
+            text.set_fontsize(8)
     if title:
         figure.text(
-            left / width, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False
+            left / width,
+            1 - 0.27 / height,
+            title,
+            fontproperties=figure_font(title, bold=True),
+            fontsize=12,
+            va="center",
+            parse_math=False,
         )
     for index, line in enumerate(reversed(small)):
         figure.text(
-            0.15 / width, (0.1 + 0.14 * index) / height, line, fontsize=6.5, color="0.35", va="bottom", parse_math=False
+            0.15 / width,
+            (0.1 + 0.14 * index) / height,
+            line,
+            fontproperties=figure_font(line),
+            fontsize=6.5,
+            color="0.35",
+            va="bottom",
+            parse_math=False,
         )
     _write_names(canvas, axes, points, [str(index + 1) for index in range(len(points))] if numbered else names)
     return pixels(canvas)
@@ -159,28 +233,67 @@ def _look(index: int) -> tuple[str, str]:
 
 
 def _draw_point(axes: Axes, point: Point, index: int, label: str) -> None:
-    """Draw marker and error bars. The bars are separate lines: a bootstrap interval need not hold the mean."""
-    colour, marker = _look(index)
+    """Draw marker and error bars. The bars are separate lines: an interval need not be symmetric."""
+    colour, marker = (GREY, "D") if point.base else _look(index)
+    if point.base:
+        axes.axvline(point.x, color=colour, linewidth=0.8, linestyle=":", zorder=1)
+        axes.axhline(point.y, color=colour, linewidth=0.8, linestyle=":", zorder=1)
     if point.x_interval:
         axes.plot(point.x_interval, [point.y] * 2, color=colour, linewidth=1, alpha=0.6, marker="|", markersize=5)
     if point.y_interval:
         axes.plot([point.x] * 2, point.y_interval, color=colour, linewidth=1, alpha=0.6, marker="_", markersize=5)
-    axes.plot(point.x, point.y, marker, color=colour, markersize=6.5, markeredgecolor="white", label=label, zorder=3)
+    face, edge = ("white", colour) if point.base else (colour, "white")
+    axes.plot(
+        point.x,
+        point.y,
+        marker,
+        color=face,
+        markersize=6.5,
+        markeredgecolor=edge,
+        linestyle="none",
+        label=label,
+        zorder=3,
+    )
+
+
+def _draw_front(axes: Axes, front: Sequence[Point], higher: bool) -> None:
+    """Draw the Pareto front as steps: what lies behind it is beaten. higher: whether that is the better end of x."""
+    if len(front) > 1:
+        axes.step(
+            [point.x for point in front],
+            [point.y for point in front],
+            where="pre" if higher else "post",
+            color="0.45",
+            linewidth=1.1,
+            linestyle=(0, (5, 3)),
+            zorder=2,
+        )
 
 
 def _name_axes(axes: Axes, x: str, y: str, below: float, beside: float) -> None:
     """The metrics' names, and at the good end of each axis a word with an arrow; distances in parts of the axes."""
     style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": "#3d7d4a"}
-    axes.text(0.5, -below, x, transform=axes.transAxes, ha="center", va="top", fontweight="bold", parse_math=False)
+    axes.text(
+        0.5,
+        -below,
+        axis_title(x),
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontproperties=figure_font(x, bold=True),
+        fontsize=10,
+        parse_math=False,
+    )
     axes.text(
         -beside,
         0.5,
-        y,
+        axis_title(y),
         transform=axes.transAxes,
         ha="right",
         va="center",
         rotation=90,
-        fontweight="bold",
+        fontproperties=figure_font(y, bold=True),
+        fontsize=10,
         parse_math=False,
     )
     if better(x) == "higher":
@@ -198,7 +311,16 @@ def _write_names(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[Point], n
     figure = canvas.figure
     width, height = canvas.get_width_height()
     texts = [
-        figure.text(0, 0, name, fontsize=8.5, color=_look(index)[0], va="bottom", parse_math=False)
+        figure.text(
+            0,
+            0,
+            name,
+            fontproperties=figure_font(name),
+            fontsize=8.5,
+            color=GREY if points[index].base else _look(index)[0],
+            va="bottom",
+            parse_math=False,
+        )
         for index, name in enumerate(names)
     ]
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
@@ -225,7 +347,7 @@ def _write_names(canvas: FigureCanvasAgg, axes: Axes, points: Sequence[Point], n
                 end,
                 "figure pixels",
                 "figure pixels",
-                arrowprops={"arrowstyle": "-", "color": _look(index)[0], "linewidth": 0.5, "alpha": 0.6},
+                arrowprops={"arrowstyle": "-", "color": text.get_color(), "linewidth": 0.5, "alpha": 0.6},
             )
 
 

@@ -44,7 +44,10 @@ def score_folders(options: argparse.Namespace) -> None:
         path = options.texts / f"{name}.txt"
         if not path.is_file():
             raise ValueError(f"{path} is missing: every picture needs its text.")
-        texts.append(path.read_text(encoding="utf-8").strip())
+        try:
+            texts.append(path.read_bytes().decode("utf-8-sig").strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start}): save it again as UTF-8.") from error
     from tqdm import tqdm
 
     with tqdm(total=len(images) + len(references), unit="picture", disable=None) as bar:  # None: off without a terminal

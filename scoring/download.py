@@ -35,22 +35,27 @@ async def download(spec: BackboneSpec, folder: Path, progress: DownloadProgress)
 
     if spec.hub:
         address, sha256 = hub_address(spec.hub[0]), spec.hub[0].sha256
-        name = next((name for name in spec.files if name.endswith(Path(spec.hub[0].name).suffix)), spec.files[0])
     elif spec.url:
-        address, sha256, name = spec.url, spec.sha256, spec.files[0]
+        address, sha256 = spec.url, spec.sha256
     else:
         raise ValueError(f"There is no download for {spec.name}: get {spec.source}.")
     timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
     try:
         # trust_env: proxies as the machine has them
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-            return await _fetch(session, address, sha256, folder / name, progress)
+            return await _fetch(session, address, sha256, folder / own_name(spec), progress)
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise OSError(
             f"The weights of {spec.name} could not be downloaded from {address} ({reason}). Check the "
             f"connection, or get {spec.source} by hand."
         ) from error
+
+
+def own_name(spec: BackboneSpec) -> str:
+    """The name under which a download is kept: the first that `find_weights` looks for of the same kind of file."""
+    suffix = Path(spec.hub[0].name).suffix if spec.hub else ""
+    return next((name for name in spec.files if name.endswith(suffix)), spec.files[0])
 
 
 def hub_address(file: HubFile) -> str:

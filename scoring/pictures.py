@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,6 +15,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 if TYPE_CHECKING:
     import torch
 
+TIFF_STARTS = (b"II*\0", b"MM\0*")
+UNKNOWN_TIFF = "Pillow does not know this kind of TIFF, as of 32-bit colours or 16-bit floats; save it as an 8-bit PNG"
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+BRIGHT = 10  # floats whose highest is above 1 and below this are not known to go to 255
+SIGNED = 2  # a sample format
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -96,14 +102,25 @@ class FilePictures(Pictures):
         return len(self.paths)
 
     def make(self, index: int) -> Image.Image:
-        """The picture at this place. Raises ValueError for a file that is no whole picture."""
+        """The picture at this place; of an animated one the first. Raises ValueError for one that is not read whole.
+
+        That is a file that is no whole picture, and one whose kind of numbers does not say which is white.
+        """
+        path = self.paths[index]
         try:
-            with Image.open(self.paths[index]) as opened:
-                return as_rgb(ImageOps.exif_transpose(opened))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{self.paths[index]} cannot be read as a picture ({error}); replace or remove it."
-            ) from error
+            with Image.open(path, formats=_formats()) as opened:
+                return as_rgb(ImageOps.exif_transpose(opened), getattr(opened, "tag_v2", {}))
+        except UnidentifiedImageError as error:
+            tiff = path.suffix.lower() in (".tif", ".tiff") and _start(path) in TIFF_STARTS
+            why = UNKNOWN_TIFF if tiff else error
+            raise ValueError(f"{path} cannot be read as a picture ({why}); replace or remove it.") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} cannot be read as a picture ({error}); replace or remove it.") from error
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 class ChosenPictures(Pictures):
@@ -122,6 +139,15 @@ class ChosenPictures(Pictures):
         return self.pictures[self.places[index]]
 
 
+def _formats() -> list[str]:
+    """The formats that Pillow reads by itself: for PostScript it runs another program, whatever a file's name says.
+
+    Other packages may add some later.
+    """
+    Image.init()
+    return [name for name in Image.ID if name not in ("EPS", "PS", "PDF")]
+
+
 def picture_files(folder: Path) -> list[Path]:
     """The picture files below a folder, sorted by path. Raises FileNotFoundError for none."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -130,18 +156,57 @@ def picture_files(folder: Path) -> list[Path]:
     return paths
 
 
-def as_rgb(picture: Image.Image) -> Image.Image:
-    """Any picture as RGB; transparency is laid on white."""
+def as_rgb(picture: Image.Image, tags: Mapping[int, Any] = MappingProxyType({})) -> Image.Image:
+    """Any picture as RGB; transparency is laid on white. tags: of a TIFF file.
+
+    Numbers of more than 8 bits are scaled by what their kind says is white: 16 bits by 65535, floats from 0 to 1 by 1.
+    Raises ValueError for numbers of which nobody knows it.
+    """
     if picture.mode == "RGB":
         return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _scaled(picture, tags).convert("RGB")
+    if SIGNED in _several(tags.get(SAMPLE_FORMAT)):
+        raise ValueError("its numbers have a sign; save it as an 8-bit PNG")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         canvas = Image.new("RGB", picture.size, (255, 255, 255))
         canvas.paste(picture, mask=picture.getchannel("A"))
         return canvas
-    if picture.mode.startswith("I"):  # 16 bits: PIL's own conversion cuts at 255
-        return Image.fromarray((np.asarray(picture, dtype=np.uint32) >> 8).astype(np.uint8)).convert("RGB")
     return picture.convert("RGB")
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """The value of a TIFF tag, which has one for each sample or one for all."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _scaled(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """A grey picture of whole numbers above 8 bits or of floats, as 8 bits. Pillow's own conversion cuts at 255."""
+    numbers = np.asarray(picture)
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+    between = f"its numbers go from {low:g} to {high:g}"
+    if picture.mode == "F":
+        if not np.isfinite(numbers).all():
+            raise ValueError("it holds NaN or infinite numbers")
+        if low < 0 or 1 < high < BRIGHT or high > 255:
+            raise ValueError(f"{between}; floats are read from 0 to 1 or from 0 to 255: save it so, or as an 8-bit PNG")
+        grey = np.rint(numbers * 255) if high <= 1 else numbers
+    else:
+        # Pillow has 16 bits as I;16, older versions as I; in a TIFF that is 32 bits, or 16 with a sign.
+        unclear = picture.mode == "I" and BITS in tags and 0 < high <= 255
+        if low < 0 or high > 65535 or unclear:
+            raise ValueError(
+                f"{between}, of 32 bits or with a sign: what is white is not known; save it as an 8- or 16-bit PNG"
+            )
+        bits = 12 if 12 in _several(tags.get(BITS)) else 16
+        grey = numbers.astype(np.uint32) >> (bits - 8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow only heeds at 8 bits
+        grey = 255 - grey
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        grey = np.where(numbers == transparent, 255, grey)
+    return Image.fromarray(grey.astype(np.uint8))
 
 
 def digest(picture: Image.Image) -> str:

@@ -165,12 +165,24 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
                 remarks.append(str(record["remark"]))
             else:
                 costs.append(_read(Cost, record))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             raise ValueError(
                 f"{what}, line {number}, is not a score that this pack has written ({error}); "
                 "repair or remove the line, or choose another file."
             ) from error
     return Scores(tuple(rows), tuple(costs), tuple(remarks))
+
+
+def from_bytes(data: bytes, what: str = "the score file") -> Scores:
+    """The scores in a file's content. Raises ValueError that names the line for anything else."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{what}, line {number}, is not UTF-8; repair or remove the line, or choose another file."
+        ) from error
+    return from_jsonl(text, what)
 
 
 # What a field of a record may hold; text where nothing is listed.

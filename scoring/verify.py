@@ -7,7 +7,6 @@ features are sound. The demo's scorers carry their own numbers beside their weig
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .backbones import Backbone, BackboneSpec, load_backbone
+from .backbones import KINDS, Backbone, BackboneSpec, load_backbone
 from .backbones.identify import identify
 from .protocols import specs
 from .protocols.custom import clip_spec
+from .settings_file import Fields, read_object
 from .weights import read_weights
 
 TORCHMETRICS = "torchmetrics, CLIPScore's examples"
@@ -207,9 +207,12 @@ def load_file(path: Path) -> Backbone:
     Raises ValueError for a file that looks like none of them.
     """
     beside = path.with_suffix(".json")
-    settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    settings = read_object(beside) if beside.is_file() else {}
     if "kind" in settings:  # other programs put JSON files beside weights, too
-        return load_backbone(BackboneSpec(path.stem, settings["kind"], (), "", ""), (), path)
+        kind = Fields(beside, settings).text("kind")
+        if kind not in KINDS:
+            raise ValueError(f"{beside}: kind must be one of {', '.join(KINDS)}, not {kind[:60]!r}.")
+        return load_backbone(BackboneSpec(path.stem, kind, (), "", ""), (), path)
     looks_like = identify(read_weights(path))
     for start, spec in known_models().items():
         if looks_like.startswith(start):

@@ -101,6 +101,7 @@ def read_weights(path: Path, archives: Sequence[str] = tuple(OPENAI_ARCHIVES)) -
         elif is_archive(path):
             state = read_archive(path, archives)
         else:
+            check_size(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zip and unpickler each raise their own kind
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -112,10 +113,37 @@ def read_weights(path: Path, archives: Sequence[str] = tuple(OPENAI_ARCHIVES)) -
         state = {key.removeprefix("module."): value for key, value in state["state_dict"].items()}
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds more than the tensors of one model; take the file of the backbone alone.")
+    check_tensors(state, path)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ValueError(f"{path}: the tensor {key} holds NaN or infinite values; the file is damaged.")
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return state
+
+
+_ROOM = 200 << 20  # bytes that reading may take beside four times the file
+
+
+def check_size(path: Path) -> None:
+    """Raise ValueError for a packed archive that holds much more than its own size."""
+    import zipfile
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _ROOM + 4 * path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked >> 20:,} MB, much more than its own size")
+
+
+def check_tensors(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise ValueError for tensors that are none of a model's, or need much more memory than the file has."""
+    room = _ROOM + 4 * path.stat().st_size
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+            raise ValueError(f"{path}: the tensor {key} is of an unusual form; save the model's plain tensors.")
+        room -= 4 * value.numel()
+        if room < 0:
+            raise ValueError(f"{path} has tensors that need much more memory than its own size; it is not read.")
 
 
 def not_weights(path: Path) -> str:

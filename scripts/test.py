@@ -1,5 +1,6 @@
-"""Run all tests, or the named parts of them: style types unit comfy-0.30.0-a comfy-0.30.0-b comfy-0.24.0 server sweeps
-install.
+"""Run the tests, or the named parts of them: style types unit comfy-0.30.0-a comfy-0.30.0-b comfy-0.24.0 server sweeps
+install. Everything once; with --all in every combination, and all that ComfyUI 0.24.0 has a part in
+(tests/everyday.py).
 
 Three parts run at a time, each in processes of its own: that of the server waits a quarter of its time. Every part's
 whole output goes to a log file; what is printed is a line a part, the end of the log of a part that failed, and the
@@ -9,6 +10,7 @@ totals.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,31 @@ COMMON = {
 }
 
 
+# CPU seconds of `make test` by file of tests/comfy, for its halves: those above ten; each other file has OTHERS.
+COSTS = {
+    "test_bases": 50,
+    "test_devices": 38,
+    "test_docs_adding": 34,
+    "test_peft_tuners": 30,
+    "test_training_runs": 28,
+    "test_export": 23,
+    "test_finished_runs": 21,
+    "test_score_table": 21,
+    "test_adapter_nodes": 20,
+    "test_every_method": 20,
+    "test_named_adapters": 20,
+    "test_sweep_plans": 19,
+    "test_captions": 18,
+    "test_gpu_benchmark": 15,
+    "test_reference": 13,
+    "test_training_nodes": 13,
+    "test_trained_companions": 12,
+    "test_training_recipe": 12,
+    "test_training": 11,
+}
+OTHERS = 4
+
+
 @dataclass
 class Result:
     """The counts of one part, and its log."""
@@ -52,6 +79,8 @@ class Result:
     skipped: list[str]
     seconds: float
     log: Path
+    cpu: float = 0.0  # seconds of CPU, of the part's processes that have ended
+    repeats: int = 0  # combinations that only --all runs
 
 
 def environment(*what: str) -> str:
@@ -60,11 +89,11 @@ def environment(*what: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
-def call(part: str, command: list[str], folder: Path, variables: dict[str, str]) -> tuple[int, Path]:
-    """Run a command with its output in the part's log; its exit status and the log."""
+def call(part: str, command: list[str], folder: Path, variables: dict[str, str]) -> tuple[int, float, Path]:
+    """Run a command with its output in the part's log; its exit status, its seconds of CPU and the log."""
     log = LOGS / f"{part}.log"
     with open(log, "w") as out:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -72,18 +101,20 @@ def call(part: str, command: list[str], folder: Path, variables: dict[str, str])
             stderr=subprocess.STDOUT,
             env=os.environ | COMMON | variables,
         )
-    return done.returncode, log
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_utime + used.ru_stime, log
 
 
 def check(part: str, command: list[str], folder: Path = ROOT) -> Result:
     """A command that passes or fails as a whole."""
     started = time.monotonic()
-    status, log = call(part, command, folder, {})
-    return Result(part, int(status == 0), int(status != 0), [], time.monotonic() - started, log)
+    status, cpu, log = call(part, command, folder, {})
+    return Result(part, int(status == 0), int(status != 0), [], time.monotonic() - started, log, cpu)
 
 
-def pytest(part: str, places: str | list[str], variables: dict[str, str] | None = None, *options: str) -> Result:
-    """Run the tests of a folder or of files in a process of their own and count them by pytest's own report."""
+def pytest(part: str, files: list[str], variables: dict[str, str] | None = None) -> Result:
+    """Run the tests of files in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
     command = [
@@ -94,10 +125,9 @@ def pytest(part: str, places: str | list[str], variables: dict[str, str] | None 
         "-rfEs",
         "--durations=10",
         f"--junitxml={report}",
-        *options,
-        *([places] if isinstance(places, str) else places),
+        *files,
     ]
-    status, log = call(part, command, ROOT, variables or {})
+    status, cpu, log = call(part, command, ROOT, variables or {})
     passed = failed = 0
     skipped = []
     if report.is_file():
@@ -111,7 +141,9 @@ def pytest(part: str, places: str | list[str], variables: dict[str, str] | None 
                 passed += 1
     if status and not failed:  # pytest itself failed, or there was no test
         failed = 1
-    return Result(part, passed, failed, skipped, time.monotonic() - started, log)
+    counted = re.search(r"^(\d+) combinations only in make test-all$", log.read_text(errors="replace"), re.M)
+    repeats = int(counted[1]) if counted else 0
+    return Result(part, passed, failed, skipped, time.monotonic() - started, log, cpu, repeats)
 
 
 def style(part: str) -> Result:
@@ -138,43 +170,51 @@ def types(part: str) -> Result:
         return check(part, command, Path(folder))
 
 
+def files_of(part: str) -> list[str]:
+    """The test files of a part; the halves of a folder cost about the same."""
+    folder = {"sweeps": "server"}.get(part, part.partition("-")[0])
+    files = sorted((ROOT / "tests" / folder).glob("test_*.py"))
+    if folder == "server":
+        files = [path for path in files if path.name.startswith("test_sweep") == (part == "sweeps")]
+    if part[-2:] in ("-a", "-b"):
+        files = halves(files)["ab".index(part[-1])]
+    return [path.relative_to(ROOT).as_posix() for path in files]
+
+
+def halves(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Files dealt out, those with the highest costs first, each to the half that has cost less until then."""
+    dealt: tuple[list[Path], list[Path]] = ([], [])
+    spent = [0, 0]
+    for path in sorted(files, key=lambda path: (-COSTS.get(path.stem, OTHERS), path.name)):
+        half = spent.index(min(spent))
+        dealt[half].append(path)
+        spent[half] += COSTS.get(path.stem, OTHERS)
+    return sorted(dealt[0]), sorted(dealt[1])
+
+
 def unit(part: str) -> Result:
     """Run the tests without ComfyUI."""
-    return pytest(part, "tests/unit")
-
-
-def dealt(folder: str, number: int, of: int) -> list[str]:
-    """The test files of a folder, dealt out in turns: those of one part."""
-    files = sorted((ROOT / "tests" / folder).glob("test_*.py"))
-    return [path.relative_to(ROOT).as_posix() for path in files[number::of]]
+    return pytest(part, files_of(part))
 
 
 def comfy(part: str) -> Result:
     """Run the tests inside ComfyUI, of the version in the part's name; its letter names a half of them."""
-    version, _, half = part.removeprefix("comfy-").partition("-")
+    version = part.split("-")[1]
     variables = {"DEFT_TEST_COMFYUI": environment("comfyui", version)}
-    if half:
-        return pytest(part, dealt("comfy", "ab".index(half), 2), variables)
-    variables["PYTHONPATH"] = environment("pins", version)
-    # The tests of the documents, and those that no version of ComfyUI has a part in, are run once.
-    once = [f"--ignore=tests/comfy/test_{name}.py" for name in ("docs_adding", "devices", "score_table")]
-    # Its twin, table 2, shows it there.
-    once += ["--deselect=tests/comfy/test_tables.py::test_the_examples_run[deft_table1]"]
-    return pytest(part, "tests/comfy", variables, *once)
+    if part == "comfy-0.24.0":
+        variables["PYTHONPATH"] = environment("pins", version)
+    return pytest(part, files_of(part), variables)
 
 
 def server(part: str) -> Result:
     """Run the tests over a real server, with comfy-cli and with a browser; those of sweeps are a part of their own."""
     oldest = {"DEFT_OLD_COMFYUI": environment("comfyui", "0.24.0"), "DEFT_OLD_PINS": environment("pins", "0.24.0")}
-    files = sorted((ROOT / "tests" / "server").glob("test_*.py"))
-    chosen = [path for path in files if path.name.startswith("test_sweep") == (part == "sweeps")]
-    places = [path.relative_to(ROOT).as_posix() for path in chosen]
-    return pytest(part, places, {"COMFYUI_DIR": environment("comfyui"), **oldest})
+    return pytest(part, files_of(part), {"COMFYUI_DIR": environment("comfyui"), **oldest})
 
 
 def install(part: str) -> Result:
     """The pack installed by ComfyUI Manager into environments of their own, and the archive for the registry."""
-    return pytest(part, "tests/install")
+    return pytest(part, files_of(part))
 
 
 AT_A_TIME = 3
@@ -184,9 +224,9 @@ PARTS = {
     "comfy-0.30.0-a": comfy,
     "comfy-0.30.0-b": comfy,
     "sweeps": server,
+    "unit": unit,
     "comfy-0.24.0": comfy,
     "install": install,
-    "unit": unit,
     "types": types,
     "style": style,
 }
@@ -194,7 +234,8 @@ PARTS = {
 
 def main() -> None:
     """Run the parts and print the totals; exit status 1 when anything failed."""
-    names = sys.argv[1:] or list(PARTS)
+    COMMON["DEFT_TEST"] = "all" if "--all" in sys.argv else "everyday"
+    names = [name for name in sys.argv[1:] if name != "--all"] or list(PARTS)
     unknown = set(names) - set(PARTS)
     if unknown:
         sys.exit(f"unknown part {', '.join(unknown)}; there are: {' '.join(PARTS)}")
@@ -207,14 +248,17 @@ def main() -> None:
             result = done.result()
             results.append(result)
             counts = f"{result.passed} passed, {result.failed} failed, {len(result.skipped)} skipped"
-            print(f"[test] {result.part}: {counts} in {result.seconds:.0f} s", flush=True)
+            print(f"[test] {result.part}: {counts} in {result.seconds:.0f} s, {result.cpu:.0f} s of CPU", flush=True)
             for reason in sorted(set(result.skipped)):
                 print(f"[test] {result.part}: left out: {reason}", flush=True)
             if result.failed:
                 print("\n".join(result.log.read_text(errors="replace").splitlines()[-60:]), flush=True)
     passed, failed = sum(r.passed for r in results), sum(r.failed for r in results)
     skipped = sum(len(r.skipped) for r in results)
-    print(f"[test] {skipped} skipped; {time.monotonic() - started:.0f} s; logs in {LOGS}")
+    if repeats := sum(r.repeats for r in results):
+        print(f"[test] {repeats} combinations only in make test-all")
+    cpu = sum(r.cpu for r in results)
+    print(f"[test] {skipped} skipped; {time.monotonic() - started:.0f} s, {cpu:.0f} s of CPU; logs in {LOGS}")
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

@@ -22,7 +22,7 @@ from .records import Kind
 from .schema import Info, converted, inputs_of, is_link, links_of, near
 from .template import Finder, Template
 from .training_nodes import TRAINERS
-from .workflow import Prompt, needed_by, order, title_of
+from .workflow import NO_NAMES, Names, Prompt, needed_by, order, title_of
 
 MODELS = {"MODEL", "CLIP", "VAE"}
 CellChoice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
@@ -64,8 +64,22 @@ class Cells:
 class Compiler:
     """Turns a plan and a workflow into cells, and cells into prompts."""
 
-    def __init__(self, plan: Plan, prompt: Prompt, info: Info, files: Files, embeddings: bool = False) -> None:
-        """Look up upload names and output nodes. embeddings: the servers are our own, and take files of embeddings."""
+    def __init__(
+        self,
+        plan: Plan,
+        prompt: Prompt,
+        info: Info,
+        files: Files,
+        embeddings: bool = False,
+        dynamic: frozenset[tuple[str, str]] | None = None,
+        names: Names = NO_NAMES,
+    ) -> None:
+        """Look up upload names and output nodes. embeddings: the servers are our own, and take files of embeddings.
+
+        dynamic: (node id, input) of the texts of the workflow in which {a|b} is drawn for each cell; None: in no text,
+        those of the plan included. names: by which targets may name parts of the workflow, besides titles and ids.
+        """
+        self.dynamic, self.names = dynamic, names
         self.plan, self.prompt, self.info, self.files, self.embeddings = plan, prompt, info, files, embeddings
         self.upload_names = {
             target: files.upload_name(target.path)
@@ -78,7 +92,7 @@ class Compiler:
             value: files.upload_name(value.path) for value in plan.fixed.values() if isinstance(value, LocalFile)
         }
         self.templates: dict[tuple[tuple[str, ...], tuple[str, ...]], _Compiled] = {}
-        finder = Finder(prompt, info)
+        finder = Finder(prompt, info, names)
         for number in plan.outputs.numbers:
             finder.outputs(number.node)
 
@@ -89,7 +103,13 @@ class Compiler:
         bypassed = tuple(name for value in values for name in value.bypass)
         if (muted, bypassed) not in self.templates:
             template = Template(
-                self.plan, self.prompt, self.info, {"mute": muted, "bypass": bypassed}, self.upload_names
+                self.plan,
+                self.prompt,
+                self.info,
+                {"mute": muted, "bypass": bypassed},
+                self.upload_names,
+                self.dynamic,
+                self.names,
             )
             self.templates[muted, bypassed] = _Compiled(template, self.files, self.embeddings)
         return self.templates[muted, bypassed]

@@ -14,14 +14,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .access import API_KEY, PASSWORD, TOKEN, access_to
 from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, files_of, remembered, started, workers_of
@@ -86,6 +89,21 @@ def _parser() -> argparse.ArgumentParser:
             "it, one is started and ended",
         )
         subparser.add_argument(
+            "--header",
+            action="append",
+            default=[],
+            metavar="TEXT",
+            help='sent with every request to the servers, such as "X-Access: ${MY_KEY}", where ${MY_KEY} stands for a '
+            f"variable of the environment. Of these, {TOKEN} is sent as a bearer token, {API_KEY} as X-API-Key, and "
+            f"{PASSWORD} is the password of a user in an address",
+        )
+        subparser.add_argument(
+            "--certificate",
+            type=Path,
+            metavar="FILE",
+            help="certificates (PEM) that https servers may have besides those that this machine trusts",
+        )
+        subparser.add_argument(
             "--comfyui-args",
             default="",
             metavar="TEXT",
@@ -126,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     subparser.add_argument("--out", type=Path, help="the folder to write; by default report in the store")
     subparser = command("clean", clean_command, "Remove failed and cancelled cells and what was left behind.")
     subparser.add_argument("--unused", action="store_true", help="also cells that no plan of the store has any more")
+    subparser.add_argument("--damaged", action="store_true", help="also done cells whose record cannot be read")
     subparser.add_argument(
         "--yes", action="store_true", help="do it; without this it is only said what would be removed"
     )
@@ -156,9 +175,14 @@ def plan_command(options: argparse.Namespace) -> int:
 
 def _launch(options: argparse.Namespace) -> Launch:
     arguments = shlex.split(options.comfyui_args)
+    if (options.header or options.certificate) and not options.server:
+        raise ValueError("--header and --certificate are for servers at an address: name one with --server.")
+    servers = [access_to(url, options.header, os.environ, options.certificate) for url in options.server]
+    for access in servers:
+        access.tls()  # before anything is started
     if options.function is plan_command:
-        return Launch(options.server, options.comfyui, arguments)
-    return Launch(options.server, options.comfyui, arguments, options.workers, options.ray or "", options.ray_workers)
+        return Launch(servers, options.comfyui, arguments)
+    return Launch(servers, options.comfyui, arguments, options.workers, options.ray or "", options.ray_workers)
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -243,9 +267,13 @@ def status_command(options: argparse.Namespace) -> int:
             print(f"  running: {claim[:12]} by {owner}")
     failed = [entry for entry in entries if status.get(entry.key) == "failed"]
     for entry in failed[:10]:
-        record = store.read(entry.key)
-        if record:
-            print(f"  failed: {describe(entry.labels)}\n    {record.run.error.splitlines()[0]}")
+        try:
+            record = store.read(entry.key)
+            error = record.run.error if record else None
+        except ValueError as damage:
+            error = str(damage)
+        if error is not None:
+            print(f"  failed: {describe(entry.labels)}\n    {next(iter(error.splitlines()), '')}")
     if len(failed) > 10:
         print(f"  ... and {len(failed) - 10} more failed cells; the report has all of them")
     return 1 if missing else 0
@@ -257,7 +285,8 @@ def report_command(options: argparse.Namespace) -> int:
 
     store, name = _opened(options)
     entries = read_index(store.plan_file(name, INDEX_FILE))
-    layout: dict[str, Any] = json.loads(store.plan_file(name, REPORT_FILE))
+    kept = json.loads(store.plan_file(name, REPORT_FILE))
+    layout: dict[str, Any] = {field.name: kept[field.name] for field in fields(Layout) if field.name in kept}
     for word in ("rows", "columns", "metrics", "grid_rows", "grid_columns"):
         chosen = getattr(options, word)
         layout[word] = tuple(words(layout.get(word)) if chosen is None else _split(chosen))
@@ -278,20 +307,28 @@ def _split(text: str) -> list[str]:
 
 
 def clean_command(options: argparse.Namespace) -> int:
-    """Remove failed and cancelled cells, what was being written, work folders, dead claims, and unused cells."""
+    """Remove failed and cancelled cells, what was being written, work folders, dead claims, unused, damaged cells."""
     store, _ = _opened(options)
     claims = dict(store.claims())
     living = {name for name, owner in claims.items() if owner}
+    unused: set[str] = set()
+    damaged: set[str] = set()
     keys: dict[Any, set[str]] = {status: store.keys(status) - living for status in ("failed", "cancelled")}
     if options.unused:
         used = {entry.key for name in store.plans() for entry in read_index(store.plan_file(name, INDEX_FILE))}
-        keys["done"] = store.keys("done") - used - living
+        unused = store.keys("done") - used - living
+    if options.damaged:
+        damaged = {key for key in store.keys("done") - living if _is_damaged(store, key)}
+    keys["done"] = unused | damaged
     folders = [] if living else [store.root / "tmp", store.root / "work"]
     folders = [folder for folder in folders if folder.is_dir()]
     dead = [name for name, owner in claims.items() if not owner]
     size = sum(_size(store.folder(key, status)) for status, every in keys.items() for key in every)
     size += sum(map(_size, folders))
-    words = [f"{len(every)} {'unused' if status == 'done' else status} cells" for status, every in keys.items()]
+    counts = {"failed": keys["failed"], "cancelled": keys["cancelled"]}
+    counts |= {"unused": unused} if options.unused else {}
+    counts |= {"damaged": damaged} if options.damaged else {}
+    words = [f"{len(every)} {what} cells" for what, every in counts.items()]
     print(
         f"{', '.join(words)}, {len(dead)} dead claims, {len(folders)} folders of unfinished work: "
         f"{size / 2**20:.1f} MiB"
@@ -310,6 +347,13 @@ def clean_command(options: argparse.Namespace) -> int:
         (store.root / "claims" / name).unlink(missing_ok=True)
     print("  removed")
     return 0
+
+
+def _is_damaged(store: Store, key: str) -> bool:
+    try:
+        return store.read(key) is None
+    except ValueError:
+        return True
 
 
 def _size(folder: Path) -> int:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .access import Access
 from .cells import Cells, Compiler
 from .client import Client, Facts
+from .conversion import front_end_of
 from .files import Files, LocalFiles, ServerFiles
 from .index import INDEX_FILE, write_index
 from .plan import Plan
@@ -22,7 +24,7 @@ from .remote import RayServer, connected, machine, shares
 from .server import HOST, Server, find_comfyui
 from .store import BEAT, Store
 from .worker import Worker
-from .workflow import read_workflow
+from .workflow import open_workflow, with_texts_read
 
 PACK = Path(__file__).resolve().parent.parent
 FACTS_FILE, REPORT_FILE = "facts.json", "report.json"
@@ -32,12 +34,12 @@ FACTS_FILE, REPORT_FILE = "facts.json", "report.json"
 class Launch:
     """The servers that a run uses.
 
-    servers: addresses of running ones; without them, `count` are started: comfyui is their folder (None: found by
+    servers: running ones; without them, `count` are started: comfyui is their folder (None: found by
     itself), arguments more words of their command line. ray: a cluster's address ("auto": as Ray finds it), "" for
     none; ray_count: how many there at most.
     """
 
-    servers: Sequence[str] = ()
+    servers: Sequence[Access] = ()
     comfyui: Path | None = None
     arguments: Sequence[str] = ()
     count: int = 1
@@ -58,7 +60,13 @@ def compiled(
     try:
         files = files or LocalFiles(facts.models, facts.places)
         embeddings = facts.embeddings is not None if embeddings is None else embeddings
-        compiler = Compiler(plan, read_workflow(plan.workflow, facts.info), facts.info, files, embeddings)
+        workflow = open_workflow(plan.workflow, facts.info, front_end_of(facts.stats))
+        dynamic: frozenset[tuple[str, str]] | None = None
+        if plan.choice_seed is None:
+            prompt = with_texts_read(workflow, plan.workflow, facts.info)
+        else:
+            prompt, dynamic = workflow.prompt, workflow.dynamic
+        compiler = Compiler(plan, prompt, facts.info, files, embeddings, dynamic, workflow.names)
         cells = compiler.cells()
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error
@@ -93,7 +101,7 @@ def files_of(worker: Worker) -> Files:
 
     def get(path: str, query: Any) -> bytes | None:
         async def ask() -> bytes | None:
-            async with Client(url) as client:
+            async with Client(worker.access) as client:
                 return await client.get_bytes(path, **query)
 
         return asyncio.run(ask())
@@ -108,7 +116,7 @@ async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Worker
         async with ray_servers(options, store) as workers:
             yield workers
     elif options.servers:
-        workers = [Worker(url, url) for url in options.servers]
+        workers = [Worker(access.url, access) for access in options.servers]
         try:
             yield workers
         finally:

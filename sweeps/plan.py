@@ -37,7 +37,8 @@ class Outputs:
 class Plan:
     """A plan. fixed: target -> value, set before the axes. exclude: rules; a cell that meets all of one is skipped.
 
-    report: what the plan says of its report, by the names of plan_file.ReportPart.
+    time_limit: seconds that a cell may run, None for any number. choice_seed: by which {a|b} in texts is drawn for each
+    cell, None: not at all. report: what the plan says of its report, by the names of plan_file.ReportPart.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Plan:
     axes: tuple[Axis, ...] = ()
     exclude: tuple[dict[str, frozenset[str]], ...] = ()
     outputs: Outputs = Outputs()
+    time_limit: float | None = None
+    choice_seed: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,6 +104,8 @@ def _plan(data: Any, path: Path) -> Plan:
             outputs.previews,
             tuple(PlanNumber(name, part.node, part.pattern) for name, part in outputs.numbers.items()),
         ),
+        parts.time_limit,
+        parts.choice_seed,
         {name: value for name, value in (data.get("report") or {}).items() if value is not None},
     )
 

@@ -49,7 +49,7 @@ def _number(value: Any) -> int | float:
         number = float(value) if isinstance(value, str) else value
         if isinstance(number, bool) or not math.isfinite(number):
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise ValueError(f"is {value!r}: write a number.") from None
     return number
 
@@ -87,6 +87,7 @@ Text = Annotated[str, BeforeValidator(lambda value: str(_plain(value)))]
 Words = Annotated[tuple[Text, ...], BeforeValidator(words)]
 Plain = Annotated[Any, BeforeValidator(_plain)]
 Finite = Annotated[Any, BeforeValidator(_number)]
+Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Axes = Annotated[Any, AfterValidator(_axes)]
 Rule = Annotated[dict[Text, Words], AfterValidator(_not_empty)]
 
@@ -207,6 +208,10 @@ class PlanFile(PlanMapping):
     fixed: dict[Text, Any] = Field({}, alias="set")
     axes: dict[Text, AxisPart] = {}
     exclude: list[Rule] = Field([], description="write a list of rules, each of them a mapping")
+    choice_seed: int | None = Field(
+        None, strict=True, description="write the seed by which {a|b} in texts is drawn for each cell, a whole number"
+    )
+    time_limit: Seconds | None = Field(None, description="write the seconds that a cell may run, a number above 0")
     outputs: OutputsPart = Field(default_factory=lambda: OutputsPart.model_validate({}))
     report: ReportPart = Field(default_factory=lambda: ReportPart.model_validate({}))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-MAX_TEXT = 64 * 2**20  # bytes that a compressed text may have: a small file can hold a huge one
+MAX_TEXT = 64 * 2**20  # bytes that all compressed texts may have: a small file can hold huge ones
 
 
 class Chunk(NamedTuple):
@@ -46,12 +46,15 @@ def read_text(data: bytes) -> dict[str, str]:
     Raises ValueError for what is no PNG or is cut off, and for a damaged text.
     """
     texts = {}
+    room = MAX_TEXT
     for chunk in _chunks(data):
         if chunk.kind in TEXTS:
             keyword, divider, content = chunk.body.partition(b"\0")
             if not divider:
                 raise ValueError("a text of the PNG file has no keyword; save the picture again.")
-            texts[keyword.decode("latin-1")] = _content(chunk.kind, content)
+            text = _content(chunk.kind, content, room)
+            room -= 0 if chunk.kind == b"tEXt" else len(text)
+            texts[keyword.decode("latin-1")] = text
     return texts
 
 
@@ -95,25 +98,27 @@ def _text_chunk(keyword: str, text: str) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _content(kind: bytes, content: bytes) -> str:
+def _content(kind: bytes, content: bytes, room: int) -> str:
     """The text of a chunk from what follows its keyword. Raises ValueError where it is damaged."""
     if kind == b"tEXt":
         return content.decode("latin-1")
     if kind == b"zTXt":
-        return _inflated(content[1:]).decode("latin-1")
+        return _inflated(content[1:], room).decode("latin-1")
     parts = content[2:].split(b"\0", 2)  # language, translated keyword, text
     if len(parts) < 3:
         raise ValueError("a text of the PNG file is damaged; save the picture again.")
-    return (_inflated(parts[2]) if content[0] else parts[2]).decode()
+    return (_inflated(parts[2], room) if content[0] else parts[2]).decode()
 
 
-def _inflated(packed: bytes) -> bytes:
-    """Raises ValueError for a damaged or very long text."""
+def _inflated(packed: bytes, room: int) -> bytes:
+    """Raises ValueError for a damaged text, and for one of more bytes than `room`."""
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(packed, MAX_TEXT)
+        text = unpacker.decompress(packed, max(1, room))
     except zlib.error as error:
         raise ValueError(f"a text of the PNG file is damaged ({error}); save the picture again.") from error
     if not unpacker.eof:
-        raise ValueError(f"a text of the PNG file is cut off, or longer than {MAX_TEXT:,} bytes.")
+        raise ValueError(
+            f"a text of the PNG file is cut off, or the texts are longer than {MAX_TEXT:,} bytes together."
+        )
     return text

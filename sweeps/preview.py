@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 
@@ -66,8 +67,11 @@ def estimate(store: Store, cells: Cells, done: set[str], left: dict[str, list[st
     total, unknown = 0.0, []
     for kind, keys in left.items():
         if keys:
-            records = [store.read(key) for key in finished[kind][:: max(1, len(finished[kind]) // SAMPLE)]]
-            seconds = [record.run.seconds for record in records if record]
+            seconds = []
+            for key in finished[kind][:: max(1, len(finished[kind]) // SAMPLE)]:
+                with contextlib.suppress(ValueError):  # a damaged record, which `report` names
+                    record = store.read(key)
+                    seconds += [record.run.seconds] if record else []
             if seconds:
                 total += statistics.median(seconds) * len(keys)
             else:

@@ -61,6 +61,8 @@ class SweepProgress:
 
     def event(self, worker: str, job: Job, kind: str, data: dict[str, Any]) -> None:
         """A message of a server about a cell: shown on a terminal, a few times a second."""
+        if kind == "sent_again":
+            self.log(f"{worker} has lost {describe(job.labels)} from its queue; it is sent again")
         if self.bar is None or kind not in ("progress", "executing") or not data.get("node"):
             return
         title = job.titles.get(str(data["node"]), str(data["node"]))

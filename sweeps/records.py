@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class Cell:
     kind: Kind
     labels: dict[str, str]
     needs: tuple[str, ...] = ()
-    prompt: dict[str, Any] = field(default_factory=dict)
+    prompt: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: tuple[StoredFile, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -82,16 +83,38 @@ def to_json(value: Cell | CellRun) -> bytes:
 
 
 def read_record(folder: Path) -> Record:
-    """The cell in a folder of the store. Raises ValueError that names the file if it is damaged."""
-    values = {}
-    for name in (CELL_FILE, RUN_FILE):
+    """The cell in a folder of the store. What a newer version of the pack has added to it is left out.
+
+    Raises ValueError that names the file if it is damaged.
+    """
+    from pydantic import ValidationError
+
+    values: list[Any] = []
+    for name, kind in ((CELL_FILE, Cell), (RUN_FILE, CellRun)):
         try:
-            values[name] = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{folder / name} cannot be read ({error}): remove the folder, and run the sweep again to "
-                "make this cell once more."
-            ) from error
-    cell, run = values[CELL_FILE], values[RUN_FILE]
-    files = tuple(StoredFile(**item) for item in cell.pop("files"))
-    return Record(Cell(**cell | {"needs": tuple(cell["needs"]), "files": files}), CellRun(**run), folder)
+            values.append(_reader(kind).validate_json((folder / name).read_bytes()))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise _damaged(folder / name, f"{place}: {first['msg']}" if place else first["msg"]) from error
+        except OSError as error:
+            raise _damaged(folder / name, error.strerror or type(error).__name__) from error
+    cell, run = values
+    if cell.key != folder.name:
+        raise _damaged(folder / CELL_FILE, f"it is the record of {cell.key!r}")
+    return Record(cell, run, folder)
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read ({reason}): remove the folder, or all such cells with `sweeps clean --damaged`, and "
+        "run the sweep again to make this cell once more."
+    )
+
+
+@cache
+def _reader(kind: type) -> Any:
+    """Reads a record's JSON. Numbers may be NaN."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

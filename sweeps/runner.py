@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .cells import Cells, Compiler, PlannedTraining
-from .client import ServerLost
+from .client import Denied, ServerLost
 from .progress import SweepProgress
 from .records import Cell, CellRun, Kind
 from .schedule import Planned, Schedule, Taken
@@ -54,19 +54,25 @@ class Runner:
         self.result = SweepResult()
         self.held: set[str] = set()
         self.stopping = False
+        self.stops = 0  # times that `stop` was called
         self.tasks: dict[asyncio.Task[None], str] = {}
+        self.connecting: set[asyncio.Task[None]] = set()
         self.lost: Counter[str] = Counter()
         self.failed_before = store.keys("failed") | store.keys("cancelled")
         self._changed = asyncio.Event()
 
     def stop(self) -> None:
         """Stop the run. First: running cells are finished, nothing new is begun. Again: running cells are cancelled."""
+        self.stops += 1
         if self.stopping:
-            self.progress.log("cancelling the running cells")
-            for task in self.tasks:
+            self.progress.log("cancelling the running cells; once more ends at once")
+            for task in (*self.tasks, *self.connecting):
                 task.cancel()
         else:
             self.stopping = True
+            for worker in self.workers:
+                if worker.client is not None:
+                    worker.client.sends_again = False
             self.result.stopped = "stopped by hand; the same command goes on from here"
             self.progress.log("finishing the running cells; once more cancels them")
         self._changed.set()
@@ -85,7 +91,7 @@ class Runner:
                 if not isinstance(error, RuntimeError):
                     raise error
                 self.progress.log(f"a server is out: {error}")
-            if len(errors) == len(loops):
+            if len(errors) == len(loops) and not self.stops:
                 self.result.stopped = "no server is left; the same command goes on from here"
             self.result.blocked, self.result.elsewhere = self.schedule.blocked, self.schedule.elsewhere
             return self.result
@@ -104,7 +110,7 @@ class Runner:
     async def _serve(self, worker: Worker) -> None:
         """Keep a worker busy until nothing is left."""
         try:
-            await worker.start()
+            await self._connect(worker.start())
             running: set[asyncio.Task[None]] = set()
             while True:
                 while not self.stopping and len(running) < worker.slots:
@@ -127,12 +133,27 @@ class Runner:
                         await asyncio.gather(*running, return_exceptions=True)
                         running = {task for task in running if not task.done()}
                         self.progress.log(f"{worker.name}: {error}; trying again")
-                        await worker.restart()
+                        await self._connect(worker.restart())
                         break
                     if error is not None:
+                        worker.client.give_up()  # or the other cells there would be waited for
+                        await asyncio.gather(*running, return_exceptions=True)
                         raise error
         finally:
             await asyncio.shield(worker.stop())
+
+    async def _connect(self, starting: Coroutine[Any, Any, None]) -> None:
+        """Start or restart a worker. Raises RuntimeError if `stop` cancels it."""
+        task = asyncio.create_task(starting)
+        self.connecting.add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self.stops:
+                raise
+            raise RuntimeError("cancelled by hand") from None
+        finally:
+            self.connecting.discard(task)
 
     def _more(self) -> bool:
         """Whether there is, or may come, something for a worker to do."""
@@ -197,6 +218,9 @@ class Runner:
                 record, run = self._ended(job, f"the server died {attempt} times while it ran this cell: {error}")
                 await self._keep(cell, record, replace(run, attempts=attempt), scratch)
                 raise
+            except Denied:
+                self.schedule.back(cell)
+                raise
             except asyncio.CancelledError:
                 record, run = self._ended(job, "cancelled by hand", "cancelled")
                 await self._keep(cell, record, run, scratch)
@@ -252,20 +276,32 @@ class Runner:
                 for key in (*cell.needs, cell.key)
                 if key in self.cells.trainings and compiler.is_embedding(self.cells.trainings[key])
             ),
+            compiler.plan.time_limit,
         )
 
 
 async def run_until_signal(runner: Runner) -> SweepResult:
-    """Run, and stop gently at Ctrl-C: once to finish what runs, twice to cancel it."""
+    """Run, and stop gently at Ctrl-C: once to finish what runs, twice to cancel it, three times to wait for nothing."""
     import signal
 
     loop = asyncio.get_running_loop()
+    running = asyncio.create_task(runner.run())
+
+    def stop() -> None:
+        runner.stop()
+        if runner.stops > 2:
+            running.cancel()
+
     signals = [signal.SIGINT, signal.SIGTERM]
     with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C ends the program, and the store stays whole
         for each in signals:
-            loop.add_signal_handler(each, runner.stop)
+            loop.add_signal_handler(each, stop)
     try:
-        return await runner.run()
+        return await running
+    except asyncio.CancelledError:
+        if runner.stops <= 2:
+            raise
+        return runner.result
     finally:
         with contextlib.suppress(NotImplementedError):
             for each in signals:

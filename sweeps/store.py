@@ -88,7 +88,7 @@ class Store:
                     f"{root} is the store of the plan {' and '.join(map(repr, plans))}, not of {plan!r}: "
                     "name another folder with --store, or let both plans use it with --join."
                 )
-            write(marker, json.dumps({"format": FORMAT, "plans": [*plans, plan]}).encode())
+            write(marker, json.dumps(content | {"plans": [*plans, plan]}).encode())
         return store
 
     def folder(self, key: str, status: Status = "done") -> Path:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from .axes import LocalFile
+from .conversion import ShownWidget
+from .conversion.dynamic_prompts import Choose, read
 from .plan import PLACEHOLDER, Plan
 from .schema import DYNAMIC_COMBO, Info, converted, default_of, growing, inputs_of, is_link, is_output, near, refusal
-from .workflow import Prompt, bypass, mute, needed_by, title_of
+from .workflow import NO_NAMES, Names, Prompt, bypass, mute, needed_by, reads_choices, title_of
 
 DEEPEST = 8  # placeholders within placeholders
 NodeChoice = Sequence[int]  # the index of the chosen value of each axis
@@ -29,7 +33,8 @@ class Template:
     """A workflow for one choice of what is muted and bypassed. Its nodes are those that its output nodes need.
 
     prompt: with the plan's fixed values. outputs: ids of the output nodes that are run. upload_name: what the server
-    calls a file of this machine.
+    calls a file of this machine. dynamic: (node id, input) of the workflow's texts in which {a|b} is drawn; None: in
+    none, nor in those of the plan.
     """
 
     def __init__(
@@ -39,9 +44,11 @@ class Template:
         info: Info,
         switches: Mapping[str, Sequence[str]],
         upload_name: Mapping[Any, str],
+        dynamic: frozenset[tuple[str, str]] | None = None,
+        names: Names = NO_NAMES,
     ) -> None:
-        self.plan, self.info, self.upload_name = plan, info, upload_name
-        finder = Finder(prompt, info)
+        self.plan, self.info, self.upload_name, self.dynamic = plan, info, upload_name, dynamic
+        finder = Finder(prompt, info, names)
         whole = copy.deepcopy(prompt)
         bypassed, muted = (
             [node_id for name in switches.get(switch, ()) for node_id in finder.nodes(name)]
@@ -81,6 +88,10 @@ class Template:
                     axes.add(place)
                 inner.setdefault(name, set()).update(_names_in(value))
         self._inner = inner
+        said: dict[str, list[str]] = {}  # the values of each placeholder
+        for slots in (self.fixed, *(slots for every in self.slots for slots in every)):
+            for name, value in slots.placeholders.items():
+                said.setdefault(name, []).append(str(value))
         used: set[str] = set()
         self.direct: dict[str, tuple[int, ...]] = {}
         for node_id, node in self.prompt.items():
@@ -96,6 +107,10 @@ class Template:
             used |= names
             for name in names:
                 axes_here |= self.placeholder_axes.get(name, set())
+            if self.dynamic is not None and any(reads_choices(self.info, node, name) for name in node["inputs"]):
+                written = "".join([*map(str, texts), *(text for name in names for text in said.get(name, ()))])
+                if "{" in written and "|" in written:
+                    axes_here = set(range(len(self.plan.axes)))  # what is drawn there is the cell's own
             self.direct[node_id] = tuple(sorted(axes_here))
         self.used_placeholders = used
 
@@ -135,7 +150,7 @@ class Template:
                     values[name] = filled
                     changed.add(name)
         if not changed:
-            return values
+            return self._with_choices(node_id, values, changed, choice)
         inputs = inputs_of(node_info, values)
         for combo in [name for name in changed if name in inputs and inputs[name].type == DYNAMIC_COMBO]:
             # Another option has other inputs below it.
@@ -150,7 +165,53 @@ class Template:
         for name in changed:
             if name in values:
                 values[name] = self._taken(node_id, name, values[name], inputs)
+        return self._with_choices(node_id, values, changed, choice)
+
+    def _with_choices(
+        self, node_id: str, values: dict[str, Any], changed: set[str], choice: NodeChoice
+    ) -> dict[str, Any]:
+        """The values with comments and {a|b} in texts read, as the page reads them, if the plan has a `choice_seed`.
+
+        One option is drawn from that seed, the text, and all that the axes set in the cell, so the same for the same
+        cell of any later plan.
+        """
+        if self.dynamic is None:
+            return values
+        node = {**self.prompt[node_id], "inputs": values}
+        for name, value in values.items():
+            if isinstance(value, str) and (
+                (node_id, name) in self.dynamic or (name in changed and reads_choices(self.info, node, name))
+            ):
+                values = {**values, name: read(value, self._draws(f"{name}\0{value}", choice))}
         return values
+
+    def _draws(self, place: str, choice: NodeChoice) -> Choose:
+        count = 0
+
+        def draw(options: Sequence[str]) -> str:
+            nonlocal count
+            count += 1
+            text = json.dumps([self.plan.choice_seed, place, count, self._set_by(choice)], sort_keys=True)
+            return options[int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % len(options)]
+
+        return draw
+
+    def _plain(self, value: Any) -> Any:
+        """A value as it is told apart: 1.0 is 1, and a file is its content."""
+        if isinstance(value, LocalFile):
+            return self.upload_name[value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def _set_by(self, choice: NodeChoice) -> list[str]:
+        """What the values of the axes set and switch in a cell, whatever axes and values are called."""
+        values = [axis.values[index] for axis, index in zip(self.plan.axes, choice)]
+        absent = {name for value in values for name in value.without}
+        words = set()
+        for axis, value in zip(self.plan.axes, values):
+            if axis.name not in absent:
+                words |= {f"{target}={self._plain(given)}" for target, given in value.targets}
+                words |= {f"mute {name}" for name in value.mute} | {f"bypass {name}" for name in value.bypass}
+        return sorted(words)
 
     def _taken(self, node_id: str, name: str, value: Any, inputs: Mapping[str, Any]) -> Any:
         """A value as the node takes it. An input that the chosen option of a dynamic combo has not is passed on."""
@@ -206,19 +267,26 @@ def _slots(finder: Finder, targets: Any) -> Slots:
         if placeholder:
             slots.placeholders[placeholder[1]] = value
         else:
-            node_id, name = finder.input(target)
-            slots.inputs.setdefault(node_id, []).append((name, value))
+            for node_id, name in finder.inputs(target):
+                slots.inputs.setdefault(node_id, []).append((name, value))
     return slots
 
 
 class Finder:
     """Finds nodes and inputs by the names that people write."""
 
-    def __init__(self, prompt: Prompt, info: Info) -> None:
+    def __init__(self, prompt: Prompt, info: Info, names: Names = NO_NAMES) -> None:
         self.prompt, self.info = prompt, info
         self.titles: dict[str, list[str]] = {}
         for node_id in prompt:
             self.titles.setdefault(title_of(prompt, node_id, info), []).append(node_id)
+        for node_id, path in names.paths.items():
+            self.titles.setdefault(path, []).append(node_id)
+        # The widgets of subgraphs and primitives, by those nodes' titles, paths and ids.
+        self.shown: dict[str, dict[str, list[ShownWidget]]] = {}
+        for each in names.shown:
+            for name in dict.fromkeys((each.title, each.path, each.id)):
+                self.shown.setdefault(name, {}).setdefault(each.name, []).append(each)
 
     def nodes(self, name: str) -> list[str]:
         """The nodes of that id or title. Raises ValueError with the near titles."""
@@ -231,11 +299,14 @@ class Finder:
         """The one node of that id or title."""
         node_ids = self.nodes(name)
         if len(node_ids) > 1:
-            raise ValueError(
-                f"{len(node_ids)} nodes are called {name!r}: write an id instead ({', '.join(node_ids)}), or "
-                "give them titles of their own in ComfyUI."
-            )
+            raise self._several(name, node_ids)
         return node_ids[0]
+
+    def _several(self, name: str, node_ids: Sequence[str]) -> ValueError:
+        return ValueError(
+            f"{len(node_ids)} nodes are called {name!r}: write an id instead ({', '.join(node_ids)}), or give them "
+            "titles of their own in ComfyUI."
+        )
 
     def outputs(self, name: str) -> list[str]:
         """The output nodes of that id or title."""
@@ -253,29 +324,41 @@ class Finder:
                 )
         return node_ids
 
-    def input(self, target: str) -> tuple[str, str]:
+    def inputs(self, target: str) -> list[tuple[str, str]]:
         """The (node id, input name) of "Title.input" or "id.input"; both may hold dots.
 
+        Of a widget that a subgraph or a primitive shows, those of all that get its value.
         Raises ValueError with the near nodes or inputs.
         """
         parts = target.split(".")
         splits = [(".".join(parts[:at]), ".".join(parts[at:])) for at in range(1, len(parts))]
-        named = [(name, tail) for name, tail in splits if name in self.prompt or name in self.titles]
+        named = [(name, tail) for name, tail in splits if self._is_node(name) or name in self.shown]
         if not named:
-            hint = near(splits[0][0] if splits else target, self.titles)
+            hint = near(splits[0][0] if splits else target, [*self.titles, *self.shown])
             raise ValueError(
                 f'{target!r} names no node of the workflow; {hint}. Write "Title.input", "id.input" or "%placeholder%".'
             )
         for name, tail in named:
-            node_id = self.node(name)
-            if self._has(node_id, tail):
-                return node_id, tail
+            shown = self.shown.get(name, {}).get(tail, [])
+            if len(shown) > 1 or (shown and self._is_node(name)):
+                raise self._several(name, [*(each.id for each in shown), *self.titles.get(name, ())])
+            if shown:
+                return shown[0].inputs
+            if self._is_node(name):
+                node_id = self.node(name)
+                if self._has(node_id, tail):
+                    return [(node_id, tail)]
         name, tail = named[-1]
+        if not self._is_node(name):
+            raise ValueError(f"{name!r} shows no widget {tail!r}; {near(tail, self.shown[name])}.")
         node_id = self.node(name)
         raise ValueError(
             f"the node {name!r} ({self.prompt[node_id]['class_type']}) has no input {tail!r}; "
             f"{near(tail, self._names(node_id))}."
         )
+
+    def _is_node(self, name: str) -> bool:
+        return name in self.prompt or name in self.titles
 
     def _has(self, node_id: str, name: str) -> bool:
         if name in self._names(node_id):

@@ -31,4 +31,4 @@ _NAMED = re.compile(r"Train(?!ing)")  # not DEFTTrainingSettings
 def trains(node: Mapping[str, Any]) -> bool:
     """Whether a node of a workflow in ComfyUI's API form trains. Other packs' are known by their name or their rate."""
     kind = str(node.get("class_type", ""))
-    return kind in TRAINERS or bool(_NAMED.search(kind)) or "learning_rate" in node.get("inputs", ())
+    return kind in TRAINERS or bool(_NAMED.search(kind)) or "learning_rate" in (node.get("inputs") or ())

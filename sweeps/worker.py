@@ -12,8 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .access import Access
 from .cells import adapter_name
-from .client import Client, Facts, Finished, Interrupted, NodeFailed, OnEvent, Refused, ServerLost, facts_of
+from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
 from .cutting import SAVER
 from .files import FOLDER
 from .plan import Outputs
@@ -21,6 +22,7 @@ from .png import with_text
 from .records import Cell, CellRun, Kind, StoredFile
 from .remote import RayServer
 from .server import Server
+from .waiting import OnEvent
 from .workflow import Prompt
 from .writing import link
 
@@ -34,7 +36,7 @@ class Job:
 
     prompt: what is sent. whole: the workflow that the pictures restore. adapters: training key -> file. embeddings:
     those of them, and of the cell itself, that are embeddings. uploads: name on the server -> file or folder here.
-    titles: node id -> title, of the nodes of the prompt.
+    titles: node id -> title, of the nodes of the prompt. time_limit: seconds that it may run.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Job:
     adapters: dict[str, Path] = field(default_factory=dict)
     uploads: dict[str, Path] = field(default_factory=dict)
     embeddings: frozenset[str] = frozenset()
+    time_limit: float | None = None
 
     @property
     def saves_adapter(self) -> bool:
@@ -61,16 +64,22 @@ class Worker:
 
     slots = 2  # cells that are with the server at a time: while one runs, the next one waits there
 
-    def __init__(self, name: str, url: str = "", server: Server | RayServer | None = None) -> None:
-        self.name, self.url, self.server = name, url, server
+    def __init__(self, name: str, access: Access | None = None, server: Server | RayServer | None = None) -> None:
+        self.name, self.access, self.server = name, access or Access(""), server
         self.client: Client = None  # type: ignore[assignment]
         self.facts: Facts = None  # type: ignore[assignment]
         self.holds: set[str] = set()  # keys of adapters that are on the server
         self.sent: set[str] = set()  # names of uploads that are on the server
+        self._stuck = False  # whether a prompt goes on there that was interrupted
         self._running: dict[str, dict[str, float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._last_files: dict[str, set[str]] = {}  # of each node, below the server's output folder
         self._sending = asyncio.Lock()
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.access.url
 
     async def start(self) -> None:
         """Start the server if it is our own, and connect, unless that is done. Raises RuntimeError if it stays away."""
@@ -78,8 +87,8 @@ class Worker:
             return
         if self.server is not None:
             await asyncio.to_thread(self.server.start)
-            self.url = self.server.url
-        self.client = await Client(self.url).__aenter__()
+            self.access = Access(self.server.url)
+        self.client = await Client(self.access).__aenter__()
         self.facts = await facts_of(self.client)
         self.holds, self.sent, self._last_files = set(), set(), {}
         self._tasks = [asyncio.create_task(self._sample())]
@@ -98,7 +107,13 @@ class Worker:
             await asyncio.to_thread(self.server.stop)
 
     async def restart(self) -> None:
-        """Start a new server of our own, or connect to the same address again, after the server was lost."""
+        """Start a new server of our own, or connect to the same address again, after the server was lost.
+
+        Raises RuntimeError if it stays away, or has a prompt that it does not end.
+        """
+        if self._stuck and self.server is None:
+            raise RuntimeError(f"{self.url} goes on with a cell that was interrupted: restart that server")
+        self._stuck = False
         await self.stop()
         await self.start()
 
@@ -126,7 +141,7 @@ class Worker:
         error, finished = "", Finished({}, 0.0)
         try:
             await self._send(job)
-            finished = await self.client.run(job.prompt, event)
+            finished = await self.client.run(job.prompt, event, job.time_limit)
             await self._measure()
             texts = self._texts(job, finished)
             files = await self._bring(job, finished, scratch)
@@ -141,6 +156,9 @@ class Worker:
             status, error = "cancelled" if isinstance(reason, Interrupted) else "failed", str(reason)
         except NodeFailed as reason:
             status, error = "failed", f"{reason}\n{reason.traceback}".rstrip()
+            if isinstance(reason, TooLong) and not reason.stopped:  # all that is sent there would wait behind it
+                self._stuck = True
+                self.client.give_up()
         finally:
             self._running.pop(job.key, None)
         if status != "done":

@@ -4,33 +4,96 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from .conversion import Converted, MissingNodes, NotConvertible, ShownWidget, convert
+from .conversion.dynamic_prompts import Choose, OpenChoice, read, single
+from .png import SIGNATURE, read_text
 from .schema import Info, inputs_of, is_link, links_of
 
 Prompt = dict[str, dict[str, Any]]  # node id -> {"class_type", "inputs", "_meta"}
-# Node types of the front end that the server never sees.
-VIRTUAL = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute", "GetNode", "SetNode"}
 
 
-def read_workflow(path: Path, info: Info) -> Prompt:
-    """The workflow of a file, in API form.
+@dataclass(frozen=True)
+class Names:
+    """What people see of a workflow in UI form that its prompt does not have.
+
+    shown: widgets of subgraphs and primitives. paths: of nodes in subgraphs, by id: "Title of the subgraph/Title".
+    """
+
+    shown: tuple[ShownWidget, ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_NAMES = Names()
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow of a file. prompt: in API form, with its texts as they are written. saved: whether it was in UI form.
+
+    names: by which people know parts of it, besides the titles in the prompt.
+    dynamic: (node id, input) of the texts in it whose comments and {a|b} ComfyUI's page reads when it makes a prompt;
+    of an API file, in which it has done so, the texts in inputs of that kind.
+    """
+
+    prompt: Prompt
+    dynamic: frozenset[tuple[str, str]]
+    saved: bool
+    names: Names
+
+
+def read_workflow(path: Path, info: Info, front_end: str = "", choose: Choose = single) -> Prompt:
+    """The workflow of a file, in API form, as ComfyUI would run it. choose: as of `with_texts_read`.
+
+    Raises ValueError as `open_workflow` and `with_texts_read` do.
+    """
+    return with_texts_read(open_workflow(path, info, front_end), path, info, choose)
+
+
+def with_texts_read(workflow: Workflow, path: Path, info: Info, choose: Choose = single) -> Prompt:
+    """The prompt of a workflow with the texts of a UI form read; those of an API file are as they are sent.
+
+    choose: picks one of the options of {a|b}. Raises ValueError for a choice between several, where nobody chooses.
+    """
+    prompt = copy.deepcopy(workflow.prompt)
+    for node_id, name in sorted(workflow.dynamic) if workflow.saved else ():
+        inputs = prompt[node_id]["inputs"]
+        try:
+            inputs[name] = read(inputs[name], choose)
+        except OpenChoice as error:
+            raise ValueError(
+                f"{path}: {title_of(prompt, node_id, info)} ({node_id}): `{name}` has the choice {error}, which the "
+                "page draws anew at each run: write one of its options, make them the values of an axis, or have one "
+                "drawn for each cell by `choice_seed` in the plan."
+            ) from error
+    return prompt
+
+
+def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
+    """The workflow of a file. front_end: the version of the server's page, "" where it is not known.
 
     Raises:
         ValueError: the file is missing or no workflow, it has nodes that the server lacks, a connection leads nowhere,
             or its UI form cannot be converted. One sentence that names the file.
     """
+    names = NO_NAMES
     try:
-        data = json.loads(path.read_bytes())
+        data = _read(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"The workflow {path} does not exist: check `workflow` in the plan.") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The workflow {path} cannot be read ({error}): save it again from ComfyUI.") from error
-    if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        prompt = _converted(data, path, info)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"The workflow {path} cannot be read ({reason}): save it again from ComfyUI.") from error
+    saved = isinstance(data, dict) and isinstance(data.get("nodes"), list)
+    if saved:
+        converted = _converted(data, path, info, front_end)
+        prompt, dynamic = converted.prompt, converted.dynamic
+        names = Names(tuple(converted.shown.values()), converted.paths)
     else:
         if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
             data = data["prompt"]
@@ -41,12 +104,19 @@ def read_workflow(path: Path, info: Info) -> Prompt:
                 isinstance(node, dict)
                 and isinstance(node.get("class_type"), str)
                 and isinstance(node.get("inputs"), dict)
+                and isinstance(node.get("_meta") or {}, dict)
                 for node in data.values()
             )
         ):
             raise ValueError(f"{path} is not a ComfyUI workflow: save it in ComfyUI with Save or Export (API).")
         prompt = copy.deepcopy(data)
         _check_types((node["class_type"] for node in prompt.values()), path, info)
+        dynamic = [
+            (node_id, name)
+            for node_id, node in prompt.items()
+            for name, value in node["inputs"].items()
+            if isinstance(value, str) and reads_choices(info, node, name)
+        ]
     for node_id, node in prompt.items():
         for name, source, _ in links_of(node["inputs"]):
             if source not in prompt:
@@ -54,8 +124,26 @@ def read_workflow(path: Path, info: Info) -> Prompt:
                     f"{path}: {title_of(prompt, node_id, info)} ({node_id}) takes `{name}` from the node "
                     f"{source}, which is not in the workflow: repair it in ComfyUI and save it again."
                 )
-    order(prompt)
-    return prompt
+    try:
+        order(prompt)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Workflow(prompt, frozenset(dynamic), saved, names)
+
+
+def _read(content: bytes) -> Any:
+    """The JSON of a file: of a picture, what ComfyUI has written into it of the workflow that made it.
+
+    Raises ValueError if there is none.
+    """
+    if not content.startswith(SIGNATURE):
+        return json.loads(content)
+    texts = read_text(content)
+    if "workflow" in texts:
+        return json.loads(texts["workflow"])
+    if "prompt" in texts:
+        return json.loads(texts["prompt"])
+    raise ValueError("the picture has no workflow in it")
 
 
 def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
@@ -68,44 +156,24 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
         )
 
 
-def _converted(data: dict[str, Any], path: Path, info: Info) -> Prompt:
-    """The API form of a workflow in UI form, by comfy-cli's converter."""
-    subgraphs = (data.get("definitions") or {}).get("subgraphs") or []
-    subgraph_ids = {str(graph.get("id")) for graph in subgraphs}
-    every = [node for graph in ({"nodes": data["nodes"]}, *subgraphs) for node in graph.get("nodes", ())]
-    _check_types(
-        (
-            kind
-            for node in every
-            if isinstance(node, dict)
-            and node.get("mode", 0) not in (2, 4)
-            and (kind := str(node.get("type"))) not in subgraph_ids | VIRTUAL
-        ),
-        path,
-        info,
-    )
+def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str) -> Converted:
+    """The API form of a workflow in UI form, as ComfyUI's page would send it."""
     try:
-        from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is saved in the front end's form, and converting it needs the package comfy-cli: "
-            "install it with `pip install comfy-cli`, or save the workflow with File > Export "
-            "(API)."
-        ) from error
-    try:
-        prompt: Prompt = convert_ui_to_api(data, dict(info))
-    except WorkflowConversionError as error:
-        raise ValueError(
-            f"{path} cannot be converted to the API form ({error}): open it in ComfyUI and save it with "
-            "File > Export (API)."
-        ) from error
-    if not prompt:
+        converted = convert(data, info, front_end)
+    except MissingNodes as error:
+        _check_types(error.types, path, info)
+        raise
+    except NotConvertible as error:
+        raise ValueError(f"{path} cannot be converted to the API form: {error}.") from error
+    if not converted.prompt:
         raise ValueError(f"{path} has no node that runs: all of them are muted, bypassed or notes.")
-    names = {str(node.get("id")): node.get("title") for node in data["nodes"] if isinstance(node, dict)}
-    for node_id, node in prompt.items():
-        if names.get(node_id):
-            node.setdefault("_meta", {})["title"] = names[node_id]
-    return prompt
+    return converted
+
+
+def reads_choices(info: Info, node: Mapping[str, Any], name: str) -> bool:
+    """Whether the page reads comments and {a|b} in the text of that input."""
+    item = inputs_of(info[node["class_type"]], node["inputs"]).get(name)
+    return item is not None and item.type == "STRING" and item.options.get("dynamicPrompts") is True
 
 
 def title_of(prompt: Prompt, node_id: str, info: Info) -> str:

@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from . import everyday
 from .hub import Hub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,28 @@ def load_pack() -> None:
 
 if "deft_pack" not in sys.modules:
     load_pack()
+
+
+REPEATS = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this size of the run does not repeat, and what an older ComfyUI has no part in."""
+    version = everyday.NEWEST
+    if any(everyday.place_of(item).startswith(everyday.COMBINED) for item in items):
+        import comfyui_version
+
+        version = tuple(map(int, comfyui_version.__version__.split(".")[:2]))
+    choice = everyday.choose(items, everyday.size_of_run(), version)
+    config.stash[REPEATS] = len(choice.repeats)
+    items[:] = choice.kept
+    config.hook.pytest_deselected(items=choice.repeats + choice.foreign)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """How many cases only `make test-all` has; scripts/test.py adds them up."""
+    if config.stash.get(REPEATS, 0):
+        terminalreporter.write_line(f"{config.stash[REPEATS]} combinations only in make test-all")
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,12 @@ LEFT_OUT = (
     "sweep_store",
     "files_peft_tuners",
 )
+# Beside the files that walks name these go over all files and lists of the pack; every day the gate is they.
+EVERY_DAY = ("architecture", "docs", "pack", "training_nodes", "web_files")
 # What a walk leaves to people: the help page of the new node, with its picture.
 TO_PEOPLE = "tests/comfy/test_help.py"
 # What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics.
+# Every day of the methods the new one.
 OVER_LISTS = ("every_method", "fields", "format_table", "help", "help_lists", "interface", "nodes_schema")
 
 

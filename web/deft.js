@@ -1,6 +1,7 @@
-// What the pack adds to the page: the loss curve at the trainers' nodes, the side bar's tab of all trainings, and which of
-// Load Scorer's protocols are ready. The rest is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
-// works as without a browser.
+// What the pack adds to the page: the loss curve at the trainers' nodes, texts that stay, the side bar's tab of all
+// trainings, which of Load Scorer's protocols are ready, and room for the pictures of results. The rest is in deft/, whose
+// files are called .mjs because the page imports every .js by itself. Without this file everything works as without a
+// browser.
 
 import { app } from '../../scripts/app.js'
 
@@ -9,13 +10,17 @@ const VERSION = '0.1.0'
 
 const part = (name) => import(new URL(`./deft/${name}.mjs?v=${VERSION}`, import.meta.url).href)
 const { watchRuns } = await part('data')
-const { shownAgain, watchNodes } = await part('node')
+const { onOpened } = await part('graph')
+const { showCurves, watchNodes } = await part('node')
 const { addTab } = await part('runs')
 const { markProtocols, watchProtocols } = await part('ready')
+const { keepTexts, showTexts } = await part('texts')
+const { giveRoom } = await part('wide')
 
 watchRuns()
 watchNodes()
 watchProtocols()
+keepTexts()
 
 app.registerExtension({
   name: 'DEFT.Training',
@@ -28,7 +33,15 @@ app.registerExtension({
       defaultValue: true
     }
   ],
-  setup: addTab,
-  nodeCreated: markProtocols,
-  afterConfigureGraph: shownAgain
+  setup() {
+    addTab()
+    onOpened(() => {
+      showCurves()
+      showTexts()
+    })
+  },
+  nodeCreated(node) {
+    markProtocols(node)
+    giveRoom(node)
+  }
 })

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import blueprints
-from .bases import FILES
+from . import bases, blueprints, scorers
 from .blueprints import Blueprint
 from .layout import EXAMPLES, arrange, sources
 from .packing import named, pack, unpacked
@@ -18,6 +17,7 @@ from .prompt import ROOT, Prompt
 from .tables import PLANS
 from .text import api_text, graph_text
 
+FILES = {**bases.FILES, **scorers.FILES}  # by name: the folder below models, and the address
 TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
 API = TEMPLATES / "api"
 NOTE = "MarkdownNote"

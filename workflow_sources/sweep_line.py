@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .prompt import APPLY, SETTINGS, Link, Prompt
+from .scorers import AUTO as MODELS
 from .tables import SEED, Method, Table
 
-MODELS = {"clip_weights": "auto", "dino_weights": "auto", "dinov2_weights": "auto"}
 TOKEN_MARK = "[token]"  # in a prompt of sweep_sd15 as it is saved: what Train token has learnt
 
 

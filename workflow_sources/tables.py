@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .prompt import ROOT, SETTINGS, Link, Prompt
+from .scorers import WEIGHTS
 
 PLANS = ROOT / "sweeps" / "plans"
 
@@ -190,9 +191,7 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
         "Scorer",
         {
             "protocol": table.protocol,
-            "clip_weights": "auto",
-            "dino_weights": "auto",
-            "dinov2_weights": "auto",
+            **WEIGHTS[table.protocol],
         },
     )
     class_latents = None

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from ..adapter import Adapter, check_shapes, check_values, describe
 from ..projectors import READ_PROJECTORS
+from ..wording import one_line
 from . import (
     deft_omnigen,
     deft_sdxl,
@@ -46,6 +47,20 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto", b
     layer fits, where the format knows why.
     Raises FileNotFoundError or ValueError: the message names the file, and the tensor where there is one.
     """
+    try:
+        return _read(path, projector, file_format, base)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(one_line(f"{path} cannot be read ({reason}): check its name and who may read it.")) from error
+    except ValueError as error:
+        if str(error) == one_line(str(error)):
+            raise
+        raise ValueError(one_line(str(error))) from error
+
+
+def _read(path: str | Path, projector: str, file_format: str, base: WeightOf | None) -> Adapter:
     if projector not in ("auto", *READ_PROJECTORS):
         raise ValueError(f"Unknown projector {projector!r}: choose auto or one of {', '.join(READ_PROJECTORS)}.")
     if file_format not in ("auto", *FORMAT_NAMES):

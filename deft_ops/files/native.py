@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import modelspec
 from ..adapter import Adapter, describe, layers, validate
-from . import safe
+from . import peft_tuners, safe
 from .source import Source
 
 NAME = "native"
@@ -28,9 +28,11 @@ def matches(source: Source) -> bool:
 def read(source: Source, projector: str = "auto") -> Adapter:
     """The adapter with the tensors as they are. `projector` is not used: a native file stores the projected Q.
 
-    Raises ValueError for half a layer of a file that is of DEFT by its header.
+    Raises ValueError for half a layer of a file that is of DEFT by its header, and for a damaged record of PEFT's.
     """
     adapter = Adapter(source.tensors, source.metadata)
+    adapter.source = source.path.name
+    peft_tuners.parts_of(adapter)
     if source.metadata.get("method") == "deft":  # otherwise half a layer would be one of PaRa
         for name, group in layers(adapter).items():
             if "deft_Q" in group and "deft_R" not in group:

@@ -5,7 +5,6 @@ A record is checked with them before PEFT sees it. Compared with `peft/tuners/*/
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -272,7 +271,7 @@ def count_of(record: Mapping[str, Any], field: str, where: str = "") -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value  # no NaN
 
 
 def shown(value: Any) -> str:

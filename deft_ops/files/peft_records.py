@@ -264,6 +264,9 @@ def _check_values(record: Mapping[str, Any]) -> None:
         _check_number("r", record.get("r"), positive=True)
     if (record.get("num_cayley_neumann_terms") or 0) > _TERMS:
         raise ValueError(f"has num_cayley_neumann_terms in its record, which is more than {_TERMS}")
+    projector = record.get("decomposition_method")
+    if not isinstance(projector, (str, type(None))):
+        raise ValueError(f"has decomposition_method = {_shown(projector)} in its record, but a name is needed")
     for field in ("coft", "use_cayley_neumann", "use_dora", "use_rslora"):
         if not isinstance(record.get(field), (bool, type(None))):
             raise ValueError(f"has {field} = {_shown(record[field])} in its record, but true or false is needed")

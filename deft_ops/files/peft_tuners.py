@@ -18,7 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..adapter import Adapter
+from ..adapter import Adapter, source_of
+from ..wording import one_line
 from . import peft_fields, peft_records, peft_tensors
 from .peft import records_of
 from .source import PEFT_HEADER, PEFT_PREFIX, Source
@@ -29,6 +30,7 @@ _MODEL = PEFT_PREFIX.partition(".")[0] + "."  # before what the layers share
 _SHARED = re.compile(r"(tinylora_v\.\d+|frod_(?:V|s_indices|s_size)\.[^.]+|[a-z]+_(?:A|B|vector_bank|theta_d))$")
 _OWN_VALUES = re.compile(r"(?:\.modules_to_save(?:\.[^.]+)?|\.base_layer)?\.(weight|bias)$")
 _DEFAULT = ".default"
+_LOAD = "save the file that it was made of again"
 _ADVICE = "merge it into its base with PEFT and use Extract Adapter on the two models"
 # Decompositions of the base that the file does not have: on another device or in another precision they may differ.
 _OF_THE_BASE = {
@@ -133,7 +135,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
 def parts_of(adapter: Mapping[str, Tensor]) -> list[TunerPart] | None:
     """The layers of an adapter that PEFT has to compute, by record; None of any other adapter.
 
-    Raises ValueError for a record that cannot be read.
+    Raises ValueError, its message naming the adapter's file, for a record that cannot be read.
     """
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
     if RECORD not in metadata:
@@ -143,11 +145,14 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[TunerPart] | None:
         parts = {name: TunerPart(name, dict(record)) for name, record in records.items()}
         complete = all(set(peft_fields.FIELDS[part.kind]) <= part.record.keys() for part in parts.values())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"The adapter's {RECORD} cannot be read ({error}): load its file again.") from error
+        raise ValueError(f"{_header_of(adapter)} cannot be read ({one_line(repr(error))}): {_LOAD}.") from error
     if not complete:
-        raise ValueError(f"The adapter's {RECORD} lacks fields of PEFT's configuration: load its file again.")
+        raise ValueError(f"{_header_of(adapter)} lacks fields of PEFT's configuration: {_LOAD}.")
     for each in parts.values():
-        peft_fields.check_values(each.record)
+        try:
+            peft_fields.check_values(each.record)
+        except ValueError as error:
+            raise ValueError(f"{_header_of(adapter)} {error}: {_LOAD}.") from error
     for key, tensor in adapter.items():
         part = parts.get(key.partition(".")[0], parts.get(""))
         if part is None:
@@ -158,6 +163,10 @@ def parts_of(adapter: Mapping[str, Tensor]) -> list[TunerPart] | None:
         elif _SHARED.match(key):
             part.shared[key] = tensor
     return list(parts.values())
+
+
+def _header_of(adapter: Mapping[str, Tensor]) -> str:
+    return f"The {RECORD} in the header of {source_of(adapter)}"
 
 
 def names_of(adapter: Mapping[str, Tensor]) -> dict[str, str]:

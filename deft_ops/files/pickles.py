@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ _ALLOWED = {
     "torch device",
 }
 _NEWER = "torch._utils _rebuild_tensor_v3"  # its storage is of bytes, for any size
+_MOST_STEPS = 1_000_000  # some thirty for each tensor
+_MOST_OBJECTS = 5_000_000
+_ROOM = 200 << 20  # bytes that views may take beside four times their file
 _AGAIN = "save its tensors as .safetensors, or with a current torch.save"
 
 
@@ -37,7 +42,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: download or save it again.")
-    _check(path)
+    check(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its parts raise: unpickling, zip, key and type errors
@@ -46,31 +51,57 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     return _tensors(content, path)
 
 
-def _check(path: Path) -> None:
-    """Raise ValueError for a file that is no plain zip of torch's, is packed, or asks for more than tensors."""
+def check(path: Path) -> None:
+    """Raise ValueError, its message naming the file, for one that `torch.load` must not be given.
+
+    That is one that is no plain zip of torch's, is packed, asks for more than tensors, or whose work and memory are not
+    bounded by its size.
+    """
     size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError(f"{path} is a compressed archive, which torch does not write: {_AGAIN}.")
-            if sum(entry.file_size for entry in entries) > size:
-                raise ValueError(f"{path} declares more data than it has: it is damaged or made to fill the memory.")
-            names = [entry.filename for entry in entries if entry.filename.split("/")[-1] == "data.pkl"]
-            if len(names) != 1:
-                raise ValueError(f"{path} is a zip archive but no file of torch.save: check what it is.")
-            program = archive.read(names[0])
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no zip file of torch.save (cut off, old or of another kind): {_AGAIN}.") from error
+    with _opened(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError(f"{path} is a compressed archive, which torch does not write: {_AGAIN}.")
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError(f"{path} declares more data than it has: it is damaged or made to fill the memory.")
+        names = [entry.filename for entry in entries if entry.filename.split("/")[-1] == "data.pkl"]
+        if len(names) != 1:
+            raise ValueError(f"{path} is a zip archive but no file of torch.save: check what it is.")
+    with _opened(path) as archive, _zip_errors(path):
+        program = archive.read(names[0])
     _check_program(program, path)
 
 
-def _check_program(program: bytes, path: Path) -> None:
+def _opened(path: Path) -> zipfile.ZipFile:
+    with _zip_errors(path):
+        return zipfile.ZipFile(path)
+
+
+@contextmanager
+def _zip_errors(path: Path) -> Iterator[None]:
+    """What zipfile raises, as one error: names that are no UTF-8 and other versions and encryption among it."""
     try:
-        operations = list(pickletools.genops(program))
-    except Exception as error:  # pickletools raises ValueError and others for bytes that are no pickle
-        raise ValueError(f"{path} cannot be read: its table of tensors is damaged.") from error
-    for operation, argument, _ in operations:
+        yield
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is no zip file of torch.save (cut off, old or of another kind): {_AGAIN}.") from error
+
+
+def _check_program(program: bytes, path: Path) -> None:
+    counts: list[int] = []  # of the objects in each thing on the stack, whatever they share; 0 is a mark
+    kept: dict[Any, int] = {}
+    for number, (operation, argument) in enumerate(_operations(program, path)):
+        if number == _MOST_STEPS:
+            raise ValueError(f"{path} is refused: its table of tensors has more than {_MOST_STEPS:,} steps.")
+        if operation.name in ("GET", "BINGET", "LONG_BINGET"):
+            counts.append(kept.get(int(argument), 1))
+        elif operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            kept[len(kept) if argument is None else int(argument)] = counts[-1] if counts else 1
+        elif operation.name == "MARK":
+            counts.append(0)
+        else:
+            _count(operation, counts)
+            if counts and counts[-1] > _MOST_OBJECTS:
+                raise ValueError(f"{path} is refused: its table of tensors holds itself many times over.")
         if operation.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")
             if f"{module} {name}" == _NEWER:
@@ -84,6 +115,28 @@ def _check_program(program: bytes, path: Path) -> None:
             raise ValueError(f"{path} is refused: it makes objects ({operation.name}) as torch.save does not.")
 
 
+def _operations(program: bytes, path: Path) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """The program's steps. Raises ValueError for bytes that are no pickle."""
+    try:
+        for operation, argument, _ in pickletools.genops(program):
+            yield operation, argument
+    except Exception as error:  # pickletools raises ValueError and others
+        raise ValueError(f"{path} cannot be read: its table of tensors is damaged.") from error
+
+
+def _count(operation: pickletools.OpcodeInfo, counts: list[int]) -> None:
+    """Do with the counts what the step does with the stack: what it makes holds all that it takes."""
+    taken = 0
+    names = [thing.name for thing in operation.stack_before]
+    if "mark" in names:
+        while counts and (count := counts.pop()):
+            taken += count
+        names = names[: names.index("mark")]
+    for _ in names:
+        taken += counts.pop() if counts and counts[-1] else 0
+    counts.extend(1 + taken for _ in operation.stack_after)
+
+
 def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors: check what it is.")
@@ -91,6 +144,7 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         inner = [value for value in content.values() if isinstance(value, dict)]
         content = next((value for value in inner if any(isinstance(one, Tensor) for one in value.values())), {})
     tensors: dict[str, Tensor] = {}
+    room = _ROOM + 4 * path.stat().st_size
     for key, value in content.items():
         if not isinstance(value, Tensor) or not isinstance(key, str):
             continue
@@ -98,6 +152,11 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
             raise ValueError(f"{path} has {key} in an unusual form ({value.layout}): {_AGAIN}.")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{path} has {key} with more values than the file holds: it is damaged or hostile.")
+        room -= value.numel() * value.element_size()
+        if room < 0:
+            raise ValueError(
+                f"{path} has many tensors of the same values, which need more memory than it allows: {_AGAIN}."
+            )
         tensors[key] = value.detach().contiguous()
     left = [str(key) for key in content if key not in tensors]
     return tensors, f"{path.name}: {', '.join(left[:3])} left out, no tensors." if left else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import uuid
@@ -24,13 +26,21 @@ _REASONS = {
 }
 
 
+_MOST_TENSORS = 100_000  # a file of empty ones has a header only, and each costs time
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header metadata of a safetensors file, on the CPU.
 
     Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off or not a safetensors file.
     """
     with _opened(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        names = file.keys()
+        if len(names) > _MOST_TENSORS:
+            raise ValueError(
+                f"{path} has {len(names):,} tensors, more than any adapter: it is damaged or of another kind."
+            )
+        tensors = {key: file.get_tensor(key) for key in names}
         return tensors, dict(file.metadata() or {})
 
 
@@ -53,6 +63,14 @@ def _opened(path: Path) -> Iterator[Any]:
         message = str(error).replace(" ", "").lower()
         reason = next((text for word, text in _REASONS.items() if word in message), str(error))
         raise ValueError(f"{path} is not a readable safetensors file ({reason}): download or save it again.") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError, its message naming the file, for one that is not in UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # Windows' editors write a mark of the encoding first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8 (byte {error.start}): save it again as UTF-8.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -89,11 +107,42 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+class NotWritten(OSError):
+    """An error of the disk or of a name, with the file's name and what to do. `strerror` is the system's own text."""
+
+    def __str__(self) -> str:
+        """The error message."""
+        return f"{self.filename} could not be written ({self.strerror}): {_ADVICE.get(self.errno or 0, _CHECK)}."
+
+
+_CHECK = "check the folder and its disk"
+_SPACE, _RIGHTS = "free some space, or choose another place", "choose a folder that may be written to"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    getattr(errno, "EDQUOT", errno.ENOSPC): _SPACE,  # not on every system
+    errno.EFBIG: _SPACE,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "a file has the name of the folder, choose another",
+    errno.ENOTDIR: "a file has the name of the folder, choose another",
+    errno.EISDIR: "a folder has this name, choose another",
+}
+
+
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a folder (made if missing): all of them complete in temporary files before any is renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write files into a folder (made if missing): all of them complete in temporary files before any is renamed.
+
+    Raises NotWritten, which is an OSError, with the name of the file and what to do; ValueError for a name with a zero
+    character.
+    """
+    target = folder
+    if any("\0" in str(folder / name) for name in contents):
+        raise ValueError(f"{str(folder / next(iter(contents)))!r} has a zero character: choose another name.")
     pending = {folder / name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for target, temporary in pending.items():
             with temporary.open("wb") as file:
                 file.write(contents[target.name])
@@ -101,9 +150,12 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
         for target, temporary in pending.items():
             os.replace(temporary, target)
+    except OSError as error:
+        raise NotWritten(error.errno, error.strerror or str(error), str(target)) from error
     finally:
         for temporary in pending.values():
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a name that is too long is none
+                temporary.unlink(missing_ok=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

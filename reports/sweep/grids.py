@@ -11,8 +11,10 @@ from PIL import Image
 
 from ...scoring.pictures import FilePictures
 from ...scoring.scores import Score, Scores
-from ..arrangement import row_scores
+from ..arrangement import Printed, compared, printed, row_scores
 from ..grid import comparison_grid
+from ..letters import warning
+from ..reference import is_base
 from .material import CellPicture, Shown, SweepMaterial, joined
 
 PAGE_ROWS, PAGE_COLUMNS = 12, 10
@@ -31,10 +33,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Page:
-    """The content of one grid. notes: under the rows. cells: by row and column, None where the plan has none."""
+    """The content of one grid. means: of the rows. cells: by row and column, None where the plan has none."""
 
     rows: list[str]
-    notes: list[str]
+    means: list[tuple[Printed, ...]]
     columns: list[str]
     cells: list[list[Shown | None]]
     caption: str
@@ -81,13 +83,22 @@ def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
             left_out += 1
             continue
         rows = [_Row([picture.path if picture else None for picture in row], problems) for row in pictures]
-        prints = [
-            [cell.scores if cell and picture else "" for cell, picture in zip(line, row)]
+        scores = [
+            [printed(cell.scores.split("  ")) if cell and picture else () for cell, picture in zip(line, row)]
             for line, row in zip(page.cells, pictures)
         ]
+        base = [is_base(name) for name in page.rows]
+        lacking = warning([*page.rows, *page.columns])
+        problems |= {lacking: None} if lacking else {}
         try:
             drawn = comparison_grid(
-                rows, page.rows, page.columns, page.notes, fit=True, cell_notes=prints, max_pixels=MAX_PIXELS
+                rows,
+                page.rows,
+                page.columns,
+                [row[0] for row in compared([[means] for means in page.means], base)],
+                fit=True,
+                cell_scores=compared(scores, base),
+                max_pixels=MAX_PIXELS,
             )
         except ValueError as error:
             problems[f"{page.caption or 'A grid'} is not drawn: {error}"] = None
@@ -132,7 +143,7 @@ def _pages(material: SweepMaterial) -> Iterator[_Page]:
     cells = [cell for cell in material.cells if cell.kind == "picture"]
     used = {*layout.grid_rows, *layout.grid_columns}
     by = [material.subject] if material.subject and material.subject not in used else []
-    notes = _row_notes(material, bool(by))
+    means = _row_means(material, bool(by))
     groups: dict[str, list[Shown]] = {}
     for cell in cells:
         groups.setdefault("".join(cell.labels.get(axis, "") for axis in by), []).append(cell)
@@ -150,7 +161,7 @@ def _pages(material: SweepMaterial) -> Iterator[_Page]:
             part = f"part {place} of {len(parts)}" if len(parts) > 1 else ""
             yield _Page(
                 names,
-                [notes.get((row, subject), "") for row in names],
+                [means.get((row, subject), ()) for row in names],
                 titles,
                 [[first.get((row, column)) for column in titles] for row in names],
                 ", ".join(filter(None, (caption, part))),
@@ -163,11 +174,11 @@ def _common(labels: Sequence[Mapping[str, str]], used: set[str]) -> list[str]:
     return [joined(labels[0], [axis]) for axis in axes if len({cell.get(axis) for cell in labels}) == 1]
 
 
-def _row_notes(material: SweepMaterial, by_subject: bool) -> dict[tuple[str, str], str]:
-    """The means of each (row, subject), one a line, where the grid's rows are the table's; subject: "" if not split."""
+def _row_means(material: SweepMaterial, by_subject: bool) -> dict[tuple[str, str], tuple[Printed, ...]]:
+    """The means of each (row, subject), where the grid's rows are the table's; subject: "" if not split."""
     if material.layout.grid_rows != material.layout.rows:
         return {}
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in material.once(material.scores).rows:
         groups.setdefault((score.label, score.subject if by_subject else ""), []).append(score)
-    return {place: row_scores(Scores(tuple(group)), 0).note for place, group in groups.items()}
+    return {place: row_scores(Scores(tuple(group)), 0).means for place, group in groups.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from ..arrangement import printed
 from ..html import stream
 from ..tables.markdown import rows as markdown_rows
 from ..tables.table import text_table
@@ -17,6 +19,7 @@ from .pivot import Titled, counts
 PICTURES = "pictures"  # the folder of the pictures
 TILES = 600  # cells with their pictures on one page
 LISTED = 200  # lines of a list
+CHARTED = 20_000  # cells in the chart
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Tile:
-    """A cell on a page: its pictures, and the lines below them."""
+    """A cell on a page: its pictures, and the lines below them. labels, scores: by which it is filtered and sorted."""
 
     state: str
     pictures: list[Thumbnail]
     texts: list[str]
+    labels: Mapping[str, str]
+    scores: Mapping[str, float]
 
 
 def pages(
@@ -59,12 +64,13 @@ def pages(
         stream(
             "sweep.html",
             title=title,
-            sections=_sections(material, tables, grids),
+            sections=_sections(material, tables, grids, bool(_chart(cells, ready))),
             tables=[
                 {"title": one.title, "table": one.table, "files": [name for name in one.files if name in files]}
                 for one in tables
             ],
             grids=grids,
+            chart=_chart(cells, ready),
             pages=[(name, _range(part), len(part)) for name, part in zip(names, parts)],
             groups=_groups(cells, material, ready) if cells and not names else None,
             **_about_cells(material),
@@ -127,12 +133,13 @@ def markdown_page(title: str, material: SweepMaterial, tables: Sequence[Titled],
     return "\n".join(parts).replace("<", "&lt;").encode()
 
 
-def _sections(material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid]) -> list[str]:
+def _sections(material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid], chart: bool) -> list[str]:
     """The sections of index.html, in order."""
     kinds = {cell.kind for cell in material.cells}
     there = {
         "Tables": tables,
         "Grids": grids,
+        "Chart": chart,
         "Cells": True,
         "Failures": _failed(material),
         "Problems": material.problems,
@@ -165,7 +172,31 @@ def _tile(cell: Shown, rows: Sequence[str], ready: Collection[str]) -> Tile:
         *numbers,
         f"{cell.seconds:,.1f} s" if cell.state == "done" else "",
     ]
-    return Tile(cell.state, pictures, [text for text in texts if text])
+    return Tile(cell.state, pictures, [text for text in texts if text], cell.labels, _numbers(cell))
+
+
+def _numbers(cell: Shown) -> dict[str, float]:
+    """The scores and numbers of a cell by name, as far as JSON has them."""
+    scores = {score.name: score.value for score in printed(cell.scores.split("  "))}
+    return {name: value for name, value in {**cell.numbers, **scores}.items() if math.isfinite(value)}
+
+
+def _chart(cells: Sequence[Shown], ready: Collection[str]) -> list[dict[str, Any]]:
+    """What the page draws its chart of: cells with numbers, CHARTED at most."""
+    charted: list[dict[str, Any]] = []
+    for cell in cells:
+        numbers = _numbers(cell)
+        if numbers and cell.state == "done" and len(charted) < CHARTED:
+            picture = next((picture.name for picture in cell.pictures if picture.name in ready), None)
+            charted.append(
+                {
+                    "row": cell.row,
+                    "labels": dict(cell.labels),
+                    "scores": numbers,
+                    "picture": picture and f"{PICTURES}/{picture}",
+                }
+            )
+    return charted
 
 
 def _failed(material: SweepMaterial) -> list[Shown]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ...scoring.statistics import Difference, Values, difference
+from ...scoring.statistics import LEVEL, Difference, Values, difference, holm
 
-FEW = 10
-FEW_TEXT = f"Intervals of fewer than {FEW} values come out too narrow; take them as a hint."
+FEW = 5
+FEW_TEXT = f"Intervals over fewer than {FEW} prompts are wide, however many pictures each has: more prompts help most."
 NOTHING = "There is nothing to compare: no metric has values of two rows."
 
 
@@ -24,7 +24,7 @@ class Verdict:
 
 
 def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Literal["higher", "lower"]) -> Verdict:
-    """Compare two or more rows of a column, each with the row of the best mean.
+    """Compare two or more rows of a column, each with the row of the best mean, corrected for their number (Holm).
 
     A row of a single value has no interval: it is tied only if its mean is the best one, too.
     """
@@ -34,7 +34,8 @@ def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Lit
     differences = {row: difference(values[row], values[best]) for row in range(len(means)) if row != best}
     with_interval = {row: shown for row, shown in differences.items() if shown}
     without_interval = [row for row in differences if row not in with_interval]
-    tied = frozenset(row for row, shown in with_interval.items() if not shown.distinguishable)
+    adjusted = dict(zip(with_interval, holm([shown.p for shown in with_interval.values()])))
+    tied = frozenset(row for row, p in adjusted.items() if p >= LEVEL)
     tied |= frozenset(row for row in without_interval if means[row] == means[best])
     return Verdict(
         best,
@@ -43,28 +44,48 @@ def judge(what: str, names: Sequence[str], values: Sequence[Values], better: Lit
     )
 
 
+def against(what: str, name: str, base: str, values: Values, reference: Values) -> str:
+    """How a row compares with the base's, in a sentence. values, reference: of the row and of the base."""
+    own, other = (
+        math.fsum(flat) / len(flat)
+        for flat in ([value for group in rows.values() for value in group] for rows in (values, reference))
+    )
+    if own == other:
+        return f"{what}: {name} has the mean of {base}."
+    way = "higher" if own > other else "lower"
+    shown = difference(values, reference)
+    if shown is None:
+        return f"{what}: {name} is {way} than {base}, but there are too few pictures for an interval."
+    kind = "paired difference" if shown.paired else "difference"
+    if shown.distinguishable:
+        return f"{what}: {name} is {way} than {base} (95% interval of the {kind} excludes 0)."
+    return f"{what}: {name} is not distinguishable from {base} (95% interval of the {kind} contains 0)."
+
+
 def _sentence(
     what: str, names: Sequence[str], best: int, differences: dict[int, Difference], close: list[int], unknown: list[int]
 ) -> str:
-    """The verdict in words. differences: to the best row, by row; close: those around 0; unknown: without interval."""
+    """The verdict in words. differences: to the best row, by row; close: those of them that may be 0; unknown: none."""
     leader = names[best]
     if not differences:
         return f"{what}: {leader} has the best mean, but there are too few pictures for an interval."
     unpaired = [row for row in differences if not differences[row].paired]
     kind = "difference" if unpaired else "paired difference"
+    if len(differences) == 1:
+        outside, inside = (f"95% interval of the {kind} {verb} 0" for verb in ("excludes", "contains"))
+    else:
+        test = f"{kind}s, corrected for {len(differences)} comparisons (Holm)"
+        outside, inside = f"p < {LEVEL} of the {test}", f"p >= {LEVEL} of the {test}"
     if not close:
         beaten = _list([names[row] for row in differences]) if unknown or len(differences) == 1 else "every other row"
-        text = f"{what}: {leader} is best, distinguishable from {beaten} (95% interval of the {kind} excludes 0)."
+        text = f"{what}: {leader} is best, distinguishable from {beaten} ({outside})."
     elif len(close) == len(differences):
-        text = (
-            f"{what}: {leader} has the best mean, but nothing is distinguishable from it (95% interval of the "
-            f"{kind} contains 0)."
-        )
+        text = f"{what}: {leader} has the best mean, but nothing is distinguishable from it ({inside})."
     else:
         verb = "is" if len(close) == 1 else "are"
         text = (
             f"{what}: {leader} is best; {_list([names[row] for row in close])} {verb} not distinguishable from it "
-            f"(95% interval of the {kind} contains 0)."
+            f"({inside})."
         )
     if unpaired:
         text += (

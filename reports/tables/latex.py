@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .table import TIED, Table, TableCell
+from .table import DOWN, TIED, UP, Table, TableCell
 
 TIE = r"$\sim$"
+ARROWS = {UP: r" $\uparrow$", DOWN: r" $\downarrow$", "": ""}
 # A bracket or star at the start of a row would be read as the argument of the line break before it.
 ESCAPES = str.maketrans(
     {
@@ -35,10 +36,12 @@ def latex(table: Table, title: str = "") -> bytes:
     lines += [
         rf"\begin{{tabular}}{{{''.join('l' if left else 'r' for left in table.flush_left)}}}",
         r"\toprule",
-        _line([escape(name) for name in table.titles]),
+        _line([escape(name) + ARROWS[arrow] for name, arrow in zip(table.titles, table.arrows)]),
         r"\midrule",
     ]
-    lines += [_line([_text(entry) for entry in line]) for line in table.lines]
+    for place, line in enumerate(table.lines):
+        lines += [r"\midrule"] if place and place == table.apart else []
+        lines.append(_line([_text(entry) for entry in line]))
     lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip\raggedright\footnotesize"]
     legend = escape(table.legend).replace(escape(TIED), TIE)
     lines += [rf"{text}\par" for text in (legend, *map(escape, (*table.findings, *table.notes))) if text]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .table import Table, TableCell
+from .table import Table, TableCell, with_arrows
 
 
 def markdown(table: Table, title: str = "") -> bytes:
@@ -18,7 +18,7 @@ def markdown(table: Table, title: str = "") -> bytes:
 def rows(table: Table) -> list[str]:
     """The table's own lines, without a title and without what stands below."""
     rule = "|" + "".join("---|" if left else "---:|" for left in table.flush_left)
-    return [_line(table.titles), rule, *(_line(map(_text, line)) for line in table.lines)]
+    return [_line(with_arrows(table)), rule, *(_line(map(_text, line)) for line in table.lines)]
 
 
 def _line(cells: Iterable[str]) -> str:

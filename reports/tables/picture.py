@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from ..canvas import pixels, white_canvas
+from ..letters import Colour, Lettering
 from .table import Table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+INK, FAINT, PAPER, RULE = (20, 20, 20), (90, 90, 90), (255, 255, 255), (150, 150, 150)
+BEST, BAND = (22, 112, 62), (244, 246, 248)  # of the best, and behind the reference
+TEXT, SMALL, TITLE = 22, 15, 27  # px
+LINE = 44  # px: the height of a row
+MARGIN, BETWEEN = 28, 36  # px: around the table, and between columns
+NOTES = 900  # px: notes are at least as wide as this before they are broken
 
-LINE = 0.36  # height of a row in inches
-CHARACTER = 0.115  # width of a character in inches
-SMALL = 0.45  # width of a character of an interval, relative to the others
+
+@dataclass(frozen=True)
+class PlacedText:
+    """A text of the picture. box: left, top, right and bottom in px. row: of the table, 0 the titles; None outside."""
+
+    text: str
+    box: tuple[int, int, int, int]
+    font: Lettering
+    colour: Colour = INK
+    row: int | None = None
+    column: int | None = None
 
 
 def png(table: Table, title: str = "") -> bytes:
@@ -27,60 +39,80 @@ def png(table: Table, title: str = "") -> bytes:
 
 
 def picture(table: Table, title: str = "") -> np.ndarray:
-    """The table, uint8 [height, width, 3]: the best of each column bold, intervals small, legend and notes below."""
-    titles, flush_left = table.titles, table.flush_left
-    # Each entry: its text, the small text after it, whether it is bold.
-    rows = [[(name, "", True) for name in titles]]
-    for entries in table.lines:
-        rows.append([(entry.marked.replace("\n", " "), entry.interval, entry.bold) for entry in entries])
-    # In characters: what the small texts of each column need, and what the widest entry needs with them.
-    small = [
-        SMALL * (max(len(line[column][1]) for line in rows) + 2) if any(line[column][1] for line in rows) else 0.0
-        for column in range(len(titles))
-    ]
-    widths = [
-        max(len(line[column][0]) + small[column] * (place > 0) for place, line in enumerate(rows)) + 3
-        for column in range(len(titles))
-    ]
-    notes = [*filter(None, (table.legend,)), *table.notes]
-    width = max(sum(widths) * CHARACTER, max(map(len, notes), default=0) * 0.058, len(title) * 0.13, 4) + 0.4
-    height = LINE * len(rows) + (0.45 if title else 0.1) + 0.16 * len(notes) + 0.35
-    canvas = white_canvas("The table's picture", (width, height), dpi=144)
-    figure = canvas.figure
-    left, top = 0.2, height - (0.45 if title else 0.1)
-    scale = (width - 0.4) / sum(widths)
-    edges = np.concatenate([[0], np.cumsum(widths)]) * scale + left
-    if title:
-        figure.text(
-            left / width, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False
+    """The table, uint8 [height, width, 3]: the best of each column bold, intervals small, legend and notes below.
+
+    The title of a column of numbers stands over them; the reference is on a band of its own with a rule below it.
+    """
+    written, (width, height), edges = laid_out(table, title)
+    canvas = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if table.apart:
+        draw.rectangle([MARGIN // 2, edges[1], width - MARGIN // 2, edges[1 + table.apart]], fill=BAND)
+    for row in {1, 1 + table.apart, len(edges) - 1}:
+        draw.line([(MARGIN // 2, edges[row]), (width - MARGIN // 2, edges[row])], fill=RULE, width=1 + (row == 1))
+    for one in written:
+        one.font.draw(draw, one.box[:2], one.text, one.colour)
+    return np.array(canvas)
+
+
+def laid_out(table: Table, title: str = "") -> tuple[list[PlacedText], tuple[int, int], list[int]]:
+    """All texts in their places, the size of the picture, and the tops of the rows, with the bottom of the last."""
+    plain, bold, small = Lettering(TEXT), Lettering(TEXT, bold=True), Lettering(SMALL)
+    titles = [f"{name} {arrow}".strip() for name, arrow in zip(table.titles, table.arrows)]
+    lines = [list(line) for line in table.lines]
+    # Of each column: the width of its titles and numbers, and of the intervals behind them.
+    numbers = [
+        max(
+            [bold.width(name)]
+            + [(bold if line[column].bold else plain).width(_flat(line[column].marked)) for line in lines]
         )
-    for place, line in enumerate(rows):
-        middle = (top - (place + 0.5) * LINE) / height
-        for column, (text, beside, bold) in enumerate(line):
-            x = edges[column] + (2 * CHARACTER if column else 0) if flush_left[column] else edges[column + 1]
-            if place > 0 and small[column]:
-                figure.text(x / width, middle, beside, fontsize=7, color="0.35", va="center", ha="right")
-                x -= small[column] * CHARACTER
-            figure.text(
-                x / width,
-                middle,
-                text,
-                fontsize=10,
-                va="center",
-                ha="left" if flush_left[column] else "right",
-                fontweight="bold" if bold else "normal",
-                parse_math=False,
-            )
-        if place in (0, len(rows) - 1):
-            _rule(figure, left / width, (top - (place + 1) * LINE) / height)
-    figure.text(
-        left / width, 0.12 / height, "\n".join(notes), fontsize=6.5, color="0.35", va="bottom", parse_math=False
-    )
-    return pixels(canvas)
+        for column, name in enumerate(titles)
+    ]
+    around = [max((small.width(line[column].interval) for line in lines), default=0) for column in range(len(titles))]
+    lefts, left = [], MARGIN
+    for number, interval in zip(numbers, around):
+        lefts.append(left)
+        left += number + (interval + SMALL // 2 if interval else 0) + BETWEEN
+    heading = Lettering(TITLE, bold=True)
+    width = max(left - BETWEEN + MARGIN, heading.width(_flat(title)) + 2 * MARGIN)
+    notes = [*filter(None, (table.legend,)), *table.notes]
+    width = max(width, min(NOTES, max(map(small.width, notes), default=0) + 2 * MARGIN))
+    written: list[PlacedText] = []
+
+    def write(text: str, font: Lettering, x: int, y: int, right: bool = False, **more: object) -> None:
+        if not text:
+            return
+        length = font.width(text)
+        x -= length if right else 0
+        written.append(PlacedText(text, (x, y, x + length, y + font.ascent + font.descent), font, **more))  # type: ignore[arg-type]
+
+    top = MARGIN // 2
+    if title:
+        write(_flat(title), heading, MARGIN, top)
+        top += heading.step + MARGIN // 2
+    edges = [top + LINE * row for row in range(len(lines) + 2)]
+    for column, name in enumerate(titles):
+        right = not table.flush_left[column]
+        x = lefts[column] + numbers[column] * right
+        y = edges[0] + (LINE - bold.ascent - bold.descent) // 2
+        write(name, bold, x, y, right, row=0, column=column)
+        for row, line in enumerate(lines, 1):
+            entry, place = line[column], edges[row] + (LINE - plain.ascent - plain.descent) // 2
+            font = bold if entry.bold else plain
+            colour = BEST if entry.bold else INK
+            write(_flat(entry.marked), font, x, place, right, row=row, column=column, colour=colour)
+            if entry.interval:
+                start = lefts[column] + numbers[column] + SMALL // 2
+                below = place + plain.ascent - small.ascent
+                write(entry.interval, small, start, below, row=row, column=column, colour=FAINT)
+    y = edges[-1] + MARGIN // 2
+    for note in notes:
+        for part in small.wrap(_flat(note), width - 2 * MARGIN, 99):
+            write(part, small, MARGIN, y, colour=FAINT)
+            y += small.step
+    return written, (width, y + MARGIN // 2), edges
 
 
-def _rule(figure: Figure, x: float, y: float) -> None:
-    """A thin horizontal line over the width of a matplotlib figure."""
-    from matplotlib.lines import Line2D
-
-    figure.add_artist(Line2D([x, 1 - x], [y, y], color="0.6", linewidth=0.8))
+def _flat(text: str) -> str:
+    """A text in one line."""
+    return text.replace("\n", " ")

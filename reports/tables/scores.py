@@ -10,13 +10,15 @@ from typing import Literal, NamedTuple
 
 from ...scoring.metrics import better, order
 from ...scoring.scores import Cost, Score, Scores, score_text
-from ...scoring.statistics import Values, by_prompt, interval
-from .findings import FEW, FEW_TEXT, NOTHING, judge
-from .table import TIED, TableCell
+from ...scoring.statistics import Values, by_prompt, group_count, interval
+from ..reference import is_base
+from .findings import FEW, FEW_TEXT, NOTHING, against, judge
+from .table import DOWN, TIED, UP, TableCell
 
 Rows = Literal["label", "label x subject"]
 
-COSTS = ("training s", "values", "MiB")
+COSTS = ("training s", "trained parameters", "file MiB")
+CSV_COSTS = ("training s", "values", "MiB")  # as programs have always read them
 COST_FORMS = ("{:.0f}", "{:,.0f}", "{:.3f}")
 
 
@@ -59,7 +61,8 @@ class Column:
 class ScoreRow:
     """A row of the table. name: its title; label, method: those of the scores. subject: "" where subjects are averaged.
 
-    costs: training seconds, values and MiB, None for what is not known; empty if no row has any.
+    costs: training seconds, trained parameters and MiB of the file, None for what is not known; empty if no row has
+    any. base: whether it is the base model's, the reference of the others.
     """
 
     name: str
@@ -70,6 +73,7 @@ class ScoreRow:
     images: int
     cells: tuple[ScoreCell | None, ...]
     costs: tuple[float | None, ...] = ()
+    base: bool = False
 
     @property
     def cost_entries(self) -> list[TableCell]:
@@ -86,7 +90,8 @@ class ScoreTable:
 
     findings: sentences about the numbers. notes: how each column was measured, and remarks of the scores.
 
-    heading: what the names of the rows are. counted: what each row's number of images is called.
+    heading: what the names of the rows are. counted: what each row's number of images is called. compared: whether
+    there is a good direction.
     """
 
     columns: tuple[Column, ...]
@@ -96,6 +101,20 @@ class ScoreTable:
     notes: tuple[str, ...]
     heading: str = "method"
     counted: str = "images"
+    compared: bool = True
+
+    @property
+    def arrows(self) -> tuple[str, ...]:
+        """The good direction of each metric."""
+        arrows = [UP if better(column.metric) == "higher" else DOWN for column in self.columns]
+        lead, costs = ("",) * len(self.leading), ("",) * len(self.cost_titles)
+        return *lead, *(arrows if self.compared else [""] * len(arrows)), *costs
+
+    @property
+    def apart(self) -> int:
+        """The number of the base's rows at the top."""
+        first = next((place for place, row in enumerate(self.rows) if not row.base), 0)
+        return 0 if self.by_subject else first
 
     @property
     def leading(self) -> tuple[str, ...]:
@@ -117,7 +136,7 @@ class ScoreTable:
     def csv_titles(self) -> tuple[str, ...]:
         """The mean, low and high of a metric are separate fields."""
         metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
-        return *self.leading, *metrics, *self.cost_titles
+        return *self.leading, *metrics, *(CSV_COSTS if self.cost_titles else ())
 
     @property
     def lines(self) -> Iterator[list[TableCell]]:
@@ -141,7 +160,8 @@ class ScoreTable:
     def legend(self) -> str:
         """The meaning of bold print and of the mark of ties; "" where the table has neither."""
         cells = [cell for row in self.rows for cell in row.cells if cell]
-        best = "Bold: the best." if any(cell.best for cell in cells) else ""
+        base = " The base is the reference and has no rank." if any(row.base for row in self.rows) else ""
+        best = f"Bold: the best.{base}" if any(cell.best for cell in cells) else ""
         brackets = "In brackets: 95% interval of the mean." if any(cell.low is not None for cell in cells) else ""
         tied = f"{TIED}: not distinguishable from the best." if any(cell.tied for cell in cells) else ""
         return " ".join(filter(None, (best, tied, brackets)))
@@ -168,7 +188,9 @@ class Key(NamedTuple):
 
 
 def tabulate(scores: Scores, rows: Rows = "label", heading: str = "method", compare: bool = True) -> ScoreTable:
-    """One row a label, method and rank (and subject) in order of appearance; one column a metric and protocol.
+    """One row a label, method and rank (and subject); one column a metric and protocol.
+
+    Rows are in order of appearance, but the base's come first, and those of one method in the order of their ranks.
 
     With rows "label", scores of several subjects and prompts are averaged over all their values, costs over their
     adapters. With "label x subject" the best is found for each subject by itself. heading: what the rows' names are.
@@ -212,6 +234,9 @@ def _table(
     for score in scores.rows:
         name = score.label or score.method or "images"
         groups.setdefault(Key(name, score.method, score.rank, score.subject if by_subject else ""), []).append(score)
+    if not by_subject:
+        groups = {key: groups[key] for key in sorted(groups, key=lambda key: not is_base(key.name, key.method))}
+    groups = {key: groups[key] for key in _by_rank(list(groups))}
     keys = list(groups)
     parts = [_parted(group, across) for group in groups.values()]
     places = [(column.metric, column.protocol, column.across) for column in columns]
@@ -222,7 +247,7 @@ def _table(
         if compare
         else ([[_cell(cell) for cell in line] for line in values], [])
     )
-    counts = [cell.count for line in cells for cell in line if cell]
+    counts = [group_count(cell) for line in values for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
     lines = []
     for row, (key, group) in enumerate(groups.items()):
@@ -240,9 +265,25 @@ def _table(
                 max(images.values()),
                 tuple(cells[row]),
                 costs,
+                is_base(key.name, key.method),
             )
         )
-    return ScoreTable(columns, tuple(lines), by_subject, tuple(findings), (*_notes(columns), *scores.remarks), heading)
+    notes = (*_notes(columns), *scores.remarks)
+    return ScoreTable(columns, tuple(lines), by_subject, tuple(findings), notes, heading, compared=compare)
+
+
+def _by_rank(keys: Sequence[Key]) -> list[Key]:
+    """The keys with those of one method and subject in the order of their ranks, in the places that they have."""
+    ordered = list(keys)
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, key in enumerate(keys):
+        if key.method and key.rank is not None:
+            places.setdefault((key.method, key.subject), []).append(place)
+    for own in places.values():
+        ranked = sorted((keys[place] for place in own), key=lambda key: key.rank or 0)
+        for place, key in zip(own, ranked):
+            ordered[place] = key
+    return ordered
 
 
 def _metric_of(score: Score) -> tuple[str, str]:
@@ -310,21 +351,34 @@ def _cell(values: Values) -> ScoreCell | None:
 def _compared(
     keys: Sequence[Key], names: Sequence[str], columns: Sequence[Column], values: Sequence[Sequence[Values]]
 ) -> tuple[list[list[ScoreCell | None]], list[str]]:
-    """The cells of values[row][column] with the best of each column and subject marked, and what that says."""
+    """The cells of values[row][column] with the best of each column and subject marked, and what that says.
+
+    The base is no rival: it is what the best of the others is compared with.
+    """
     cells = [[_cell(cell) for cell in line] for line in values]
     findings = []
     for place, column in enumerate(columns):
         for subject in dict.fromkeys(key.subject for key in keys):
-            rivals = [row for row, key in enumerate(keys) if key.subject == subject and values[row][place]]
+            rows = [row for row, key in enumerate(keys) if key.subject == subject and values[row][place]]
+            rivals = [row for row in rows if not is_base(keys[row].name, keys[row].method)]
+            bases = [row for row in rows if row not in rivals]
+            what = f"{column.what} of {subject}" if subject else column.what
+            named = dict(
+                zip(rivals, _distinct_names([names[row] for row in rivals], [keys[row].rank for row in rivals]))
+            )
+            best = rivals[0] if len(rivals) == 1 else None
+            if len(rivals) > 1:
+                verdict = judge(
+                    what, list(named.values()), [values[row][place] for row in rivals], better(column.metric)
+                )
+                findings.append(verdict.sentence)
+                best = rivals[verdict.best]
+            if best is not None:
+                findings += [
+                    against(what, named[best], names[row], values[best][place], values[row][place]) for row in bases
+                ]
             if len(rivals) < 2:
                 continue
-            verdict = judge(
-                f"{column.what} of {subject}" if subject else column.what,
-                _distinct_names([names[row] for row in rivals], [keys[row].rank for row in rivals]),
-                [values[row][place] for row in rivals],
-                better(column.metric),
-            )
-            findings.append(verdict.sentence)
             for rival, row in enumerate(rivals):
                 cell = cells[row][place]
                 cells[row][place] = cell and replace(cell, best=rival == verdict.best, tied=rival in verdict.tied)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 TIED = "~"
+UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class TableCell:
 class Table(Protocol):
     """A table of entries. flush_left: whether each column is set flush left; names are, numbers are not.
 
+    arrows: behind the title of each column, UP or DOWN for whether higher or lower numbers are better, else empty.
+    apart: how many of the first lines are a reference, which is set apart from the others.
     legend, findings and notes stand below the table: what its marks mean, what it says, how it was made.
     """
 
@@ -45,6 +48,14 @@ class Table(Protocol):
     @property
     def flush_left(self) -> Sequence[bool]:
         """Whether each column is set flush left."""
+
+    @property
+    def arrows(self) -> Sequence[str]:
+        """The arrow of each column."""
+
+    @property
+    def apart(self) -> int:
+        """The number of lines that are set apart."""
 
     @property
     def lines(self) -> Iterable[Sequence[TableCell]]:
@@ -74,10 +85,22 @@ class TextTable:
     findings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    apart: int = 0
+
+    @property
+    def arrows(self) -> tuple[str, ...]:
+        """No arrows: nobody knows a good direction."""
+        return ("",) * len(self.titles)
+
     @property
     def csv_titles(self) -> tuple[str, ...]:
         """The titles of the fields of a CSV file: one field a column."""
         return self.titles
+
+
+def with_arrows(table: Table) -> list[str]:
+    """The titles with their arrows behind them."""
+    return [f"{title} {arrow}".strip() for title, arrow in zip(table.titles, table.arrows)]
 
 
 def text_table(

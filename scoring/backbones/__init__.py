@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from ..preprocessing import Preprocess
+from ..settings_file import Fields, check_bounds, read_object
 from ..weights import checksum, find_weights, read_weights
 from . import clip, dino, lpips, timm_model
 from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
 
-Load = Callable[[BackboneSpec, EncoderSettings, dict[str, torch.Tensor], Path, WeightFile], Backbone]
+State = dict[str, torch.Tensor]
+Load = Callable[[BackboneSpec, EncoderSettings, State, Path, WeightFile], Backbone]
 
 KINDS: dict[str, Load] = {
     "clip": clip.load,
@@ -36,7 +36,8 @@ def load_backbone(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | 
     settings = spec.settings or read_settings(spec, path.with_suffix(".json"))
     weights = WeightFile(path.name if path.parent in folders else f"{path.parent.name}/{path.name}", checksum(path))
     state = read_weights(path)
-    backbone = KINDS[spec.kind](spec, settings, state, path, weights)
+    load = KINDS[spec.kind] if spec.settings else _own_model
+    backbone = load(spec, settings, state, path, weights)
     backbone.identity = identify(state) or spec.name
     return backbone
 
@@ -45,11 +46,41 @@ def read_settings(spec: BackboneSpec, path: Path) -> EncoderSettings:
     """The settings in the JSON file beside the weights. Raises FileNotFoundError if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{spec.name}: the settings file {path} is missing; it belongs beside the weights.")
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    values = settings["preprocess"]
+    fields = Fields(path, read_object(path))
     return EncoderSettings(
-        settings["open_clip" if spec.kind == "clip" else "timm"],
-        Preprocess(values["resize"], values["crop"], tuple(values["mean"]), tuple(values["std"])),
-        path.parent / settings["merges"] if "merges" in settings else None,
-        tuple(settings.get("checks", ())),
+        fields.architecture("open_clip" if spec.kind == "clip" else "timm"),
+        fields.preprocess(),
+        path.parent / fields.text("merges") if "merges" in fields.values else None,
+        fields.checks(),
     )
+
+
+def _own_model(
+    spec: BackboneSpec, settings: EncoderSettings, state: State, path: Path, weights: WeightFile
+) -> Backbone:
+    """A model by the arguments beside its weights, tried on a grey picture and a letter.
+
+    Raises ValueError, its message beginning with the name of the settings' file, for arguments that make no model which
+    computes: what timm and open_clip raise for them is of every kind.
+    """
+    beside = path.with_suffix(".json")
+    if isinstance(settings.architecture, dict):
+        check_bounds(settings.architecture, state, beside)
+    try:
+        backbone = KINDS[spec.kind](spec, settings, state, path, weights)
+        side = settings.preprocess.crop
+        backbone.encode_pixels(torch.zeros(1, 3, side, side))
+        if backbone.reads_text:
+            backbone.encode_texts(["a"])
+    except (RuntimeError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError) as error:
+        raise _no_model(beside, error) from error
+    except ValueError as error:
+        if str(path.name) in str(error) or beside.name in str(error):
+            raise
+        raise _no_model(beside, error) from error
+    return backbone
+
+
+def _no_model(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return ValueError(f"{path} describes no model that computes with the weights beside it ({reason}).")

@@ -25,6 +25,12 @@ def load(
     tower = module if reads_text else torch.nn.ModuleDict({"visual": module.visual})
     load_state(tower, state, path, spec.name)
     context = module.context_length
+    tokenizer = build_tokenizer(settings, context) if reads_text else None
+    if tokenizer is not None and tokenizer.vocab_size > module.vocab_size:
+        raise ValueError(
+            f"{path} has {module.vocab_size} tokens, and its tokenizer {tokenizer.vocab_size}: they do not belong "
+            "together."
+        )
     return Backbone(
         spec.name,
         spec.kind,
@@ -33,7 +39,7 @@ def load(
         fingerprint=weights.sha256,
         encode_image=module.encode_image,
         encode_text=module.encode_text if reads_text else None,
-        tokenizer=build_tokenizer(settings, context) if reads_text else None,
+        tokenizer=tokenizer,
         context=context,
         weights=weights,
         checks=settings.checks,
@@ -75,7 +81,10 @@ def build_tokenizer(settings: EncoderSettings, context: int) -> SimpleTokenizer:
     if settings.merges is None:
         return SimpleTokenizer(context_length=context)
     # open_clip wants the merges gzipped and would take a last line feed for one more token.
-    packed = gzip.compress(settings.merges.read_text(encoding="utf-8").strip().encode("utf-8"))
+    try:
+        packed = gzip.compress(settings.merges.read_text(encoding="utf-8").strip().encode("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{settings.merges} cannot be read as the tokenizer's file ({error}).") from error
     return SimpleTokenizer(bpe_path=io.BytesIO(packed), context_length=context)
 
 

@@ -1,8 +1,9 @@
 // The whole first way as a person goes it: a training with previews is run, watched, stopped from the side bar's tab and
 // run again; then the workflow is opened in a fresh page, and another one uses the adapter there.
 //
-// Options: vue, set as for run, text (what the previews show), name (the adapter's file name without its number), steps (of
-// the curve, before it is stopped), picture (a file: the page at the end of the training).
+// Options: vue, set as for run, text (what the previews show), name (the adapter's file name without its number), own (the
+// name that Train Adapter gets), steps (of the curve, before it is stopped), picture (a file: the page at the end of the
+// training).
 
 import { complaints, fitView, load, openIn, quiet, setVue } from './page.mjs'
 import { readCurves, watchCurves } from './curves.mjs'
@@ -12,9 +13,10 @@ const TAB = 'Workspace.ToggleSidebarTab.deft-runs'
 const TRAINER = 'DEFTTrainAdapter'
 const toggle = (page) => page.evaluate((name) => window.app.extensionManager.command.execute(name), TAB)
 
-// Training Previews with what it needs, joined to the training node; the boxes are put where they hide nothing.
-function addPreviews(page, text) {
-  return page.evaluate(({ text, type }) => {
+// Training Previews with what it needs and the adapter's name, joined to the training node; the boxes are put where they
+// hide nothing.
+function addInputs(page, text, own) {
+  return page.evaluate(({ text, type, own }) => {
     const { app, LiteGraph } = window
     const { graph } = app
     const trainer = graph.nodes.find((node) => node.type === type)
@@ -40,7 +42,10 @@ function addPreviews(page, text) {
     join(empty, previews, 'negative')
     join(latent, previews, 'latent')
     join(previews, trainer, 'previews')
-  }, { text, type: TRAINER })
+    const words = place('PrimitiveString', 1600)
+    set(words, { value: own })
+    join(words, trainer, 'name')
+  }, { text, type: TRAINER, own })
 }
 
 // The values that the page would save.
@@ -67,6 +72,32 @@ function switchMethods(page) {
   }, TRAINER)
 }
 
+// The texts at the nodes, by their ids, and how often each is seen in the page: the canvas has a span for it, and nodes of
+// HTML show it as Markdown, so that only its letters and digits are compared.
+const readTexts = (page) => page.evaluate(() => {
+  const letters = (text) => text.replace(/[^\p{L}\p{N}]/gu, '')
+  const shown = [...document.querySelectorAll('span, .comfy-markdown-content')]
+    .filter((element) => element.getClientRects().length).map((element) => letters(element.innerText))
+  return Object.fromEntries(window.app.graph.nodes.flatMap((node) => {
+    const widgets = node.widgets?.filter(({ name }) => name === '$$node-text-preview') ?? []
+    const seen = (text) => shown.filter((each) => each === letters(text)).length
+    return widgets.length ? [[node.id, widgets.map(({ value }) => [value, seen(value)])]] : []
+  }))
+})
+
+// Another workflow is looked at, and this one again.
+async function away(page) {
+  const execute = (name) => page.evaluate((name) => window.app.extensionManager.command.execute(name), name)
+  const count = await page.evaluate(() => window.app.graph.nodes.length)
+  await execute('Comfy.NewBlankWorkflow')
+  await page.waitForFunction(() => !window.app.graph.nodes.length)
+  await quiet(page)
+  await execute('Workspace.PreviousOpenedWorkflow')
+  await page.waitForFunction((count) => window.app.graph.nodes.length === count, count)
+  await quiet(page)
+  return { curves: await readCurves(page), atNodes: await readTexts(page) }
+}
+
 // A run from the page that is stopped by the tab's own button when the curve has so many steps and there is a preview.
 async function stopped(page, steps) {
   const running = runFromPage(page)
@@ -81,40 +112,41 @@ async function stopped(page, steps) {
   await page.locator('.deft-stop').click()
   const { end, seen } = await running
   await toggle(page)
-  return { end, curves, texts: seen.texts, sent: seen.sent }
+  return { end, curves, texts: seen.texts, atNodes: await readTexts(page) }
 }
 
-async function open(page, source, set, text) {
+async function open(page, source, set, text, own) {
   await load(page, source)
-  await addPreviews(page, text)
+  await addInputs(page, text, own)
   await setWidgets(page, set, 0)
   await fitView(page, 60)
   await quiet(page)
 }
 
 export default async function ({ page, errors }, [options, train, use]) {
-  const { vue = false, set = {}, text, name, steps, picture } = JSON.parse(options)
+  const { vue = false, set = {}, text, name, own, steps, picture } = JSON.parse(options)
   const url = new URL(page.url()).origin
   await setVue(page, vue)
-  await open(page, train, set, text)
+  await open(page, train, set, text, own)
   const before = await saved(page)
   await watchCurves(page)
   const first = await stopped(page, steps)
-  const { end, seen } = await runFromPage(page)
+  const { end } = await runFromPage(page)
   await page.waitForTimeout(500)
   await quiet(page)
   const again = {
-    end, texts: seen.texts, sent: seen.sent, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
-    complaints: await complaints(page)
+    end, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
+    atNodes: await readTexts(page), complaints: await complaints(page)
   }
   if (picture) await page.screenshot({ path: picture })
   const after = await saved(page)
+  const back = await away(page)
   const switched = await switchMethods(page)
   const failed = [...errors]
 
   await openIn(page, 'en')
   errors.length = 0
-  await open(page, train, set, text)
+  await open(page, train, set, text, own)
   const fresh = { end: (await runFromPage(page)).end, curves: {} }
   await page.waitForTimeout(500)
   await quiet(page)
@@ -129,5 +161,5 @@ export default async function ({ page, errors }, [options, train, use]) {
   await setWidgets(page, { DEFTAdapterLoader: { file } }, 0)
   const last = await runFromPage(page)
   const used = { file, end: last.end, ...(await results(page, url, last.end.prompt_id)), complaints: await complaints(page) }
-  return { before, first, again, after, switched, fresh, used, errors: [...failed, ...errors] }
+  return { before, first, again, after, back, switched, fresh, used, errors: [...failed, ...errors] }
 }

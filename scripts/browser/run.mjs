@@ -25,7 +25,7 @@ export function setWidgets(page, values, seed) {
 function watch(page) {
   return page.evaluate(() => {
     const { app } = window
-    const seen = { title: [], overlay: [], running: [], progress: {}, bars: {}, previews: {}, texts: {}, sent: {} }
+    const seen = { title: [], overlay: [], running: [], progress: {}, bars: {}, previews: {}, texts: {} }
     const note = (list, value) => { if (!list.includes(value)) list.push(value) }
     const shownWidth = (element) => parseFloat(element.style.width)
     const look = () => {
@@ -53,8 +53,6 @@ function watch(page) {
     }
     window.deftRun = { seen, end: null, look, timer: setInterval(look, 20) }
     const run = window.deftRun
-    // Newer front ends take the texts away when the run ends: these are what the server sent.
-    app.api.addEventListener('progress_text', ({ detail }) => note((seen.sent[detail.nodeId] ??= []), detail.text))
     const ended = ({ type, detail }) => { run.end = { kind: type, prompt_id: detail.prompt_id } }
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted']) {
       app.api.addEventListener(kind, ended, { once: true })

@@ -1,9 +1,11 @@
 // The side bar's tab of trainings as a person uses it: select, compare, use, another tab and back; then a long training is
 // run from the page and stopped from the tab.
 //
-// Options: vue, select and compare (names of runs), set and seed as for run, picture (a file: the tab with the comparison).
+// Options: vue, select and compare (names of runs), set and seed as for run, picture (a file: the tab with the comparison),
+// report (what report.mjs does with the page of a sweep, which needs the browser alone; file: its path).
 
 import { complaints, load, quiet, setVue } from './page.mjs'
+import { useReport } from './report.mjs'
 import { setWidgets } from './run.mjs'
 
 const TAB = 'Workspace.ToggleSidebarTab.deft-runs'
@@ -32,7 +34,7 @@ function read(page) {
 const row = (page, name) => page.locator('.deft-run').filter({ has: page.locator(`.deft-texts[title="${name}"]`) })
 
 export default async function ({ page, errors }, [options, source]) {
-  const { vue = false, select, compare, set = {}, seed = 0, picture } = JSON.parse(options)
+  const { vue = false, select, compare, set = {}, seed = 0, picture, report } = JSON.parse(options)
   await setVue(page, vue)
   await load(page, source)
   await toggle(page, TAB)
@@ -78,5 +80,14 @@ export default async function ({ page, errors }, [options, source]) {
   const stopped = { ...(await read(page)), end: await page.evaluate(() => window.deftEnd) }
   await toggle(page, TAB)
   await page.locator('.deft-runs').waitFor({ state: 'detached' })
-  return { selected, compared, used, toasts, back, during, stopped, errors }
+  const sizes = await page.evaluate(() => {
+    const saved = window.app.graph.nodes.find(({ type }) => type === 'DEFTComparisonGrid').size
+    const made = ['DEFTComparisonGrid', 'DEFTScoreTable', 'DEFTFidelityPlot', 'DEFTSaveScores'].map((type) => {
+      const node = window.LiteGraph.createNode(type)
+      return [type, ...node.size, ...node.computeSize()]
+    })
+    return { saved: [...saved], made }
+  })
+  const seen = report && (await useReport(page.context(), report.file, report))
+  return { selected, compared, used, toasts, back, during, stopped, sizes, report: seen, errors }
 }

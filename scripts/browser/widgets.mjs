@@ -1,7 +1,8 @@
 // Chooses each value of a node's dynamic combo with the mouse, and tells which widgets the page shows for it.
 //
 // Options: vue, and combos: a list of {type, name, options, values}; values are put into the node's widgets first, by
-// their name, to see what a change of the choice and a saved and opened graph leave of them.
+// their name, to see what a change of the choice and a saved and opened graph leave of them. The route that knows which
+// protocols are ready fails afterwards, and then answers with "answer".
 
 import { placeAlone, quiet, setVue } from './page.mjs'
 
@@ -61,8 +62,33 @@ async function shown(page, vue) {
   return { first: await read(false), all: await read(true) }
 }
 
+// What is warned of while the protocols' route has no answer, and the list of the next Load Scorer, when it has one.
+async function withoutProtocols(page, vue, { type, name, options: [option] }, answer) {
+  const route = '**/deft/v1/protocols'
+  const warnings = []
+  const note = (message) => { if (message.type() === 'warning' && message.text().startsWith('DEFT')) warnings.push(message.text()) }
+  const ended = async () => {
+    await page.evaluate(() => window.app.api.dispatchCustomEvent('execution_success', { prompt_id: '' }))
+    await quiet(page)
+  }
+  const answered = async (json) => {
+    await page.unroute(route)
+    await page.route(route, (each) => each.fulfill({ json }))
+  }
+  page.on('console', note)
+  await answered({})
+  await ended()
+  await ended()
+  await answered({ ready: answer })
+  await placeAlone(page, type, [300, 100])
+  const listed = await (vue ? chooseInVue : chooseOnCanvas)(page, name, option)
+  await page.unroute(route)
+  page.off('console', note)
+  return { warnings, listed: listed.map((text) => text.trim()) }
+}
+
 export default async function ({ page, errors }, [options]) {
-  const { vue, combos } = JSON.parse(options)
+  const { vue, combos, answer } = JSON.parse(options)
   await setVue(page, vue)
   const found = []
   for (const combo of combos) {
@@ -89,5 +115,6 @@ export default async function ({ page, errors }, [options]) {
     }
     found.push(choices)
   }
-  return { found, errors }
+  const scorer = combos.find(({ name }) => name === 'protocol')
+  return { found, failing: await withoutProtocols(page, vue, scorer, answer), errors }
 }

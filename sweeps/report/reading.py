@@ -24,7 +24,7 @@ from ...reports.sweep.material import (
     subject_axis,
 )
 from ...scoring.pictures import SUFFIXES
-from ...scoring.scores import Cost, Score, Scores, from_jsonl, merge
+from ...scoring.scores import Cost, Score, Scores, from_bytes, merge
 from ..records import Record
 from ..training_nodes import trains
 from .cells import ReportCell, values_of
@@ -73,7 +73,7 @@ class _Reader:
             record = cell.record()
         except ValueError as error:
             self.problems.append(str(error))
-            record = None
+            return Shown(cell.key, cell.kind, cell.labels, row, "failed", f"its record is damaged: {error}")
         if record is None:
             return Shown(cell.key, cell.kind, cell.labels, row, "not run")
         run, stored = record.run, record.cell
@@ -131,9 +131,13 @@ class _Reader:
         for file in record.cell.files:
             if file.name.endswith(".jsonl"):
                 try:
-                    parts.append(from_jsonl(record.path(file).read_bytes().decode(), f"{cell.key}: {file.name}"))
+                    parts.append(from_bytes(record.path(file).read_bytes(), f"{cell.key}: {file.name}"))
                 except (OSError, ValueError) as error:
                     self.problems.append(f"{error} Its scores are left out.")
+                except OverflowError:  # a whole number may have any number of digits
+                    self.problems.append(
+                        f"{cell.key}: {file.name} has a number that is too large. Its scores are left out."
+                    )
         scores = reduce(merge, parts, Scores(()))
         labels = {score.label or score.method for score in scores.rows}
 

@@ -13,6 +13,7 @@ from . import models
 
 # What tests use often: a module, or module:function.
 SHORT = {
+    "activation_bytes": "trainers.step.activation_bytes",
     "activations": "patches.activations",
     "adapters": "deft_ops.adapter",
     "apply": "patches.apply:apply",
@@ -33,11 +34,13 @@ SHORT = {
     "formulas": "trainers.settings.formulas",
     "frozen": "trainers.step.frozen",
     "functional": "trainers.step.functional",
+    "host": "trainers.step.host",
     "inspect": "convert.inspect:inspect",
     "lora_naming": "convert.lora_naming",
     "loop": "trainers.run.loop",
     "looking": "trainers.step.looking",
     "material": "trainers.data.material",
+    "memory": "trainers.step.memory",
     "methods": "deft_ops.methods",
     "modelspec": "deft_ops.modelspec",
     "names": "models.names",

@@ -490,6 +490,9 @@ def test_a_missing_file(comfyui: Any, loras: Path) -> None:
     ):
         with pytest.raises(FileNotFoundError, match=r"no adapter file 'gone\.safetensors' in models/loras: put it"):
             comfyui.pack_nodes[node_id].execute(*inputs)
+    for name in (None, 5, "a\0.safetensors"):  # linked in from another node
+        with pytest.raises(FileNotFoundError, match="no adapter file"):
+            comfyui.pack_nodes["DEFTLoadAdapterFile"].execute(name, "auto")
 
 
 def test_unreadable_files(comfyui: Any, loras: Path) -> None:

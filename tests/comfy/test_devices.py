@@ -156,6 +156,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "dreambooth": {"method": "dreambooth", "layers": "everything"},
     "convolutions": {"method": "deft", "layers": "all linear and convolution"},
     "checkpointing": {"method": "deft", "gradient_checkpointing": True},
+    "offloaded": {"method": "deft", "checkpointing": "offloaded"},
     "weights of the loss": {"method": "para", "weighting": "min-SNR", "loss": "huber", "noise_offset": 0.1},
     "debiased, averaged": {
         "method": "lora",

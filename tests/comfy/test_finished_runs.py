@@ -93,23 +93,30 @@ def test_after_a_restart(pack: Any, tmp_path: Path) -> None:
 
 
 def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As core's loops do it: the body's nodes anew for each pass, with inputs that differ."""
-    from comfy_execution.graph_utils import GraphBuilder
+    """As Start Loop of newer cores does it (comfy_extras/nodes_loop.py): each pass has copies of the body's nodes under
+    ids of their own, shown at the original; what they take from Start Loop comes from a node of the pass, and that is
+    never taken from the cache. Other passes wait for what the pass before has made."""
+    from comfy_execution.graph_utils import GraphBuilder, is_link
+    from protocol import BinaryEventTypes
 
-    class Pass:
-        """A number that is the same in each pass."""
+    class Passing:
+        """What Start Loop gives in one pass: here the same number in each."""
 
         RETURN_TYPES, FUNCTION, CATEGORY = ("INT",), "give", "tests"
 
         @classmethod
         def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {"place": ("INT",), "after": ("LORA_MODEL", {}), "value": ("INT",)}}
+            return {"required": {"index": ("INT",)}, "optional": {"after": ("LORA_MODEL",)}}
 
-        def give(self, place: int, value: int, after: Any) -> tuple[int]:
-            return (value,)
+        @classmethod
+        def IS_CHANGED(cls, **_: Any) -> float:
+            return float("nan")
 
-    class Loop:
-        """Three passes, one after the other."""
+        def give(self, index: int, after: Any = None) -> tuple[int]:
+            return (training_prompt()["train"]["inputs"]["batch_size"],)
+
+    class Start:
+        """Three passes of the nodes between it and the node "train"."""
 
         RETURN_TYPES, FUNCTION, CATEGORY = ("LORA_MODEL", "STRING"), "expand", "tests"
 
@@ -117,24 +124,45 @@ def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPat
         def INPUT_TYPES(cls) -> dict[str, Any]:
             return {"required": {}}
 
+        @classmethod
+        def IS_CHANGED(cls, **_: Any) -> float:
+            return float("nan")
+
         def expand(self) -> dict[str, Any]:
-            graph, inputs = GraphBuilder(), prompt["train"]["inputs"]
-            kept = graph.node("DEFTTrainingSettings", **prompt["settings"]["inputs"])
-            after: Any = {}
-            for place in range(3):
-                number = graph.node("TestPass", place=place, value=3, after=after)
-                own = {**inputs, "settings": kept.out(0), "steps": number.out(0)}
-                trained = graph.node("DEFTTrainAdapter", **own)
-                after = trained.out(0)
+            graph, before = GraphBuilder(), {}
+            for index in range(3):
+                opener = graph.node("TestPassing", f"iteration_{index}", index=index, **before)
+                copies = {}
+                for name in ("settings", "train"):
+                    copies[name] = graph.node(prompt[name]["class_type"], f"{index}_{name}")
+                    copies[name].set_override_display_id(name)
+                for name, copy in copies.items():
+                    for key, value in prompt[name]["inputs"].items():
+                        if is_link(value) and value[0] in copies:
+                            value = copies[value[0]].out(value[1])
+                        copy.set_input(key, value)
+                copies["train"].set_input("batch_size", opener.out(0))
+                before = {"after": copies["train"].out(0)}
+            trained = copies["train"]
             return {"result": (trained.out(0), trained.out(2)), "expand": graph.finalize()}
 
-    monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, "TestPass", Pass)
-    monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, "TestLoop", Loop)
+    for kind in (Passing, Start):
+        monkeypatch.setitem(comfyui.nodes.NODE_CLASS_MAPPINGS, f"Test{kind.__name__}", kind)
     prompt = prompt_of("loop")
-    run = comfyui.run(prompt | {"loop": node("TestLoop")}, want=["loop"])
+    prompt["loop"] = node("TestStart")
+    run = comfyui.run(prompt, want=["loop"])
     assert steps == [1, 2, 3]
     file = folder_of(comfyui, "loop") / "adapter_00000003.safetensors"
     assert run.output("loop", 1).startswith(f"{AGAIN}{file}\n")
+    # The page knows the node of the body alone: the texts of all passes are at it, and so is the curve.
+    texts = [data for event, data in run.messages if event == BinaryEventTypes.TEXT]
+    assert {text[4 : 4 + int.from_bytes(text[:4], "big")] for text in texts} == {b"train"}
+    assert b"".join(texts).count(AGAIN.encode()) == 2
+    assert {data["node"] for event, data in run.messages if event == "deft.training"} == {"train"}
+    assert {data["display_node"] for event, data in run.messages if event == "executed"} >= {"train"}
+    # The whole prompt again: Start Loop is never taken from the cache.
+    assert comfyui.run(prompt, want=["loop"]).output("loop", 1).startswith(AGAIN)
+    assert steps == [1, 2, 3]
     assert same(run.output("loop"), comfyui.run(training_prompt(), want=["train"]).output("train"))
 
 

@@ -66,6 +66,7 @@ def test_demo_pictures_are_those_of_the_files(comfyui: Any) -> None:
         ("output/../..", "is no folder in ComfyUI's input or output folder"),
         ("/etc", "is no folder in ComfyUI's input"),
         ("elsewhere/x", "is no folder in ComfyUI's input"),
+        (None, "None is no folder in ComfyUI's input"),
         ("output/no such", "There is no folder 'output/no such'"),
     ],
 )

@@ -105,12 +105,14 @@ def test_gradients_are_those_of_the_same_without_writing_in_place(pack: Pack, ki
     assert backward(repairs, value, weights) == 1
 
 
+@pytest.mark.parametrize("offloaded", [False, True], ids=["kept", "offloaded"])
 @pytest.mark.parametrize("how", ["tuple", "dictionary", "afterwards"])
-def test_inputs_of_checkpointed_blocks_that_are_written_into(pack: Pack, how: str) -> None:
+def test_inputs_of_checkpointed_blocks_that_are_written_into(pack: Pack, how: str, offloaded: bool) -> None:
     """In a tuple (LTX-2), in a dictionary, or by the code around the block before the backward pass."""
     x, (first, second) = leaves()
     repairs = pack.repairs.Repairs("Net")
     region = repairs.blocks.setdefault("0", pack.saved.Region("0"))
+    region.host = pack.host.Host(pack.host.PlainCopies()) if offloaded else None
 
     def block(given: Any, weight: Tensor) -> Tensor:
         y = given if how == "afterwards" else given["x"] if how == "dictionary" else given[0]
@@ -136,7 +138,41 @@ def test_inputs_of_checkpointed_blocks_that_are_written_into(pack: Pack, how: st
     backward(repairs, value, [first, second])
     torch.testing.assert_close(first.grad, expected[0])
     torch.testing.assert_close(second.grad, expected[1])
-    assert region.inputs
+    # The first only, not the weight. What is on the CPU is what the block got, whatever is done afterwards.
+    assert region.inputs == (set() if offloaded and how == "afterwards" else {0})
+
+
+@pytest.mark.parametrize("offloaded", [False, True], ids=["kept", "offloaded"])
+def test_an_input_of_two_blocks_that_is_written_into(pack: Pack, offloaded: bool) -> None:
+    """One tensor for both stays where it is, also when it has to be on the CPU; and is copied if it changes."""
+    x, (first, second) = leaves()
+    repairs, host = pack.repairs.Repairs("Net"), pack.host.Host(pack.host.PlainCopies())
+    regions = [repairs.blocks.setdefault(name, pack.saved.Region(name)) for name in ("0", "1")]
+    for region in regions:
+        region.host = host if offloaded else None
+
+    def block(y: Tensor, other: Tensor) -> Tensor:
+        return (normed(y) @ second) * other
+
+    def value() -> Tensor:
+        y, shared = x @ first, (x @ first).sin()
+        for region in regions:
+            y = pack.saved.checkpointed(region, block, y, shared)
+        shared += 1.0
+        return y.sum() + shared.square().sum()
+
+    def plain() -> Tensor:
+        y, shared = x @ first, (x @ first).sin()
+        for _ in regions:
+            y = block(y, shared)
+        return y.sum() + (shared + 1.0).square().sum()
+
+    expected = torch.autograd.grad(plain(), (first, second))
+    assert backward(repairs, value, [first, second]) > 1
+    torch.testing.assert_close(first.grad, expected[0])
+    torch.testing.assert_close(second.grad, expected[1])
+    # The last block copies for itself, so that on the CPU the first one has a copy of its own.
+    assert [region.inputs for region in regions] == [set() if offloaded else {1}, {1}]
 
 
 def test_a_checkpointed_block_runs_twice_and_keeps_its_precision(pack: Pack) -> None:

@@ -43,7 +43,7 @@ def test_a_record_and_previews_change_nothing_else(pack: Any, tmp_path: Path) ->
         assert (run / name).read_bytes() == (other / name).read_bytes()
     checkpoints = ["checkpoint_00000002.pt", "checkpoint_00000004.pt"]
     assert names(other) == [*files, *checkpoints, "log.jsonl"]
-    previews = ["preview_00000002.jpg", "preview_00000004.jpg"]
+    previews = ["preview_00000000.jpg", "preview_00000002.jpg", "preview_00000004.jpg"]
     assert names(run) == [*files, *checkpoints, "log.jsonl", *previews]
     assert seen == [("running", 0)] * 4  # it is written at the start and at the end
     record = record_of(tmp_path / "run")
@@ -74,14 +74,14 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
     assert (record["state"], record["step"]) == ("stopped", 5)
     run = run_of(folder.path)
     found = history.detail(tmp_path, run)
-    assert (found["state"], found["step"], found["previews"]) == ("stopped", 5, [2, 4])
+    assert (found["state"], found["step"], found["previews"]) == ("stopped", 5, [0, 2, 4])
     assert found["checkpoints"] == [3, 5]
     (run / "checkpoint_00000005.pt").unlink()
     train(pack, model, folder=folder, steps=8)
     again = record_of(folder.path)
     assert (again["state"], again["step"], again["first_step"]) == ("finished", 8, 3)
     assert again["created"] == record["created"] < again["started"]
-    assert history.detail(tmp_path, run)["previews"] == [2]  # that of step 4 is not of this run
+    assert history.detail(tmp_path, run)["previews"] == [0, 2]  # that of step 4 is not of this run
 
 
 def test_failed(pack: Any, tmp_path: Path) -> None:
@@ -101,5 +101,5 @@ def test_a_disk_error_does_not_end_the_training(pack: Any, tmp_path: Path, monke
     model = as_loaded(models.sd3)
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 0)
     result = train(pack, model, folder=folder, shown=shown(pack, model, Vae()))
-    for what in ("the record of the run", "the preview of step 2"):
+    for what in ("the record of the run", "the preview of step 0", "the preview of step 2"):
         assert f"WARNING: {what} could not be written" in result.report

@@ -84,6 +84,14 @@ def test_table_in_all_its_forms(comfyui):
     assert (folder / "dog_00002_.md").read_text().startswith("### Dog again")
 
 
+def test_letters_that_no_font_has_are_named_at_the_node(comfyui):
+    run = comfyui.run(table(title="Dog \U00010330"), want=["table"])
+    assert "no font on this computer has these letters, which are drawn as boxes: \U00010330." in run.text("table")
+    assert run.text("table").endswith(run.output("table", 1))
+    assert "\U00010330. Install a font" in run.output("table", 5)
+    assert "Warning" not in run.output("table", 1)
+
+
 def test_files_stay_in_the_output_folder(comfyui):
     assert "outside the output folder" in comfyui.fail(table(filename_prefix="../../escaped")).message
 
@@ -110,7 +118,7 @@ def test_rows_by_subject(comfyui):
     assert "| DEFT r4 | 4 |" in run.output("table", 1)
     run = comfyui.run(two_rows(other, rows="method x subject"), want=["table"])
     lines = run.output("table", 1).splitlines()
-    assert lines[0].startswith("| method | subject | images | CLIP-I |")
+    assert lines[0].startswith("| method | subject | images | CLIP-I \u2191 |")
     assert lines[2].startswith("| DEFT r4 | dog | 2 |")
     assert lines[3].startswith("| DEFT r4 | cat | 2 |")
 

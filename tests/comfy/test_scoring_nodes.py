@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from deft_pack.workflow_sources.scorers import WEIGHTS
+
 from . import models
 from .scorers import make_files, scoring
 
@@ -154,7 +156,7 @@ def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
     assert (cost.label, cost.method, cost.rank, cost.subject) == ("DEFT r2", "deft", 2, "dog")
     assert (cost.training_seconds, cost.values, cost.bytes) == (None, 28, 116)  # the alpha is 4 bytes and no value
     header, _, line = run.output("table", 1).splitlines()[:3]
-    assert header.endswith("| training s | values | MiB |")
+    assert header.endswith("| training s | trained parameters | file MiB |")
     assert line.endswith("|  | 28 | 0.000 |")
     del prompt["score"]["inputs"]["adapter"], prompt["table"]
     assert comfyui.run(prompt, want=["score"]).output("score").costs == ()
@@ -262,8 +264,16 @@ def test_a_custom_protocol_of_timms_and_open_clips_models(comfyui):
     failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": "no_such_model"}), want=["score"])
     assert failed.node_type == "DEFTLoadScorer"
     assert "timm has no model 'no_such_model'" in failed.message
-    failed = comfyui.fail(scoring(scorer=own | {"protocol.image_model": ""}), want=["score"])
-    assert "custom protocol needs a model" in failed.message
+    # What an API caller leaves out is not there; of another choice ComfyUI leaves nothing.
+    for inputs in (own | {"protocol.image_model": ""}, {"protocol": "custom"}):
+        failed = comfyui.fail(scoring(scorer=inputs), want=["score"])
+        assert "custom protocol needs a model" in failed.message or failed.stage == "validation"
+    with pytest.raises(ValueError, match="custom protocol needs a model"):
+        comfyui.module("nodes.scorers").chosen_protocol({"protocol": "custom"})
+    failed = comfyui.fail(scoring(scorer={"protocol": "no_such"}), want=["score"])
+    assert "Unknown protocol: choose one of" in failed.message or failed.stage == "validation"
+    with pytest.raises(ValueError, match=r"Unknown protocol: choose one of .*, custom\."):
+        comfyui.module("nodes.scorers").chosen_protocol(None)
 
 
 def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
@@ -378,6 +388,24 @@ def test_missing_weights_are_named(comfyui):
         "openai/clip-vit-base-patch32",
     ):
         assert part in failed.message
+
+
+@pytest.mark.parametrize("protocol", WEIGHTS)
+def test_a_file_that_an_example_names_may_be_missing(comfyui, protocol):
+    """ComfyUI takes the node, which says the same as with auto: what is missing, and what download does."""
+    failed = comfyui.fail(scoring(scorer={"protocol": protocol, **WEIGHTS[protocol]}), want=["score"])
+    assert failed.node_type == "DEFTLoadScorer"
+    assert failed.message.startswith("Switch download on at this node")
+    assert failed.message == comfyui.fail(scoring(scorer={"protocol": protocol}), want=["score"]).message
+
+
+def test_a_usual_file_that_is_missing_is_found_under_another_name(comfyui):
+    """The demo's scorers, and names that those of other protocols have."""
+    named = {"clip_weights": "ViT-B-32.pt", "dino_weights": "dino_vits16.safetensors"}
+    rows = comfyui.run(scoring(scorer=named), want=["score"]).output("score").rows
+    assert rows == comfyui.run(scoring(), want=["score"]).output("score").rows
+    failed = comfyui.fail(scoring(scorer={"dino_weights": "ViT-B-32.pt"}), want=["score"])  # a CLIP's name
+    assert "dino_weights: there is no weight file 'ViT-B-32.pt' in models/clip_vision" in failed.message
 
 
 def test_an_unknown_override_does_not_pass(comfyui):

@@ -116,10 +116,11 @@ def test_previews_are_shown_and_come_out_as_a_sheet(comfyui: Any) -> None:
     assert run.ui["loss"]["images"]
     live = [preview for preview in live if preview is not None]  # ComfyUI leaves out other reports that come too fast
     assert [(kind, picture.size) for kind, picture, _ in live] == 2 * [("JPEG", (64, 64))]
-    # The sheet's last picture is what a sampler makes with the adapter: enlarged threefold, so every third pixel.
+    # Steps 0, 2 and 4. The last picture is what a sampler makes with the adapter: enlarged threefold.
     picture = run.output("decode")[0]
     size = picture.shape[0] * 3
-    cell = sheet[0, -size - 6 : -6, -size - 6 : -6][1::3, 1::3]
+    assert sheet.shape[2] == 10 + 3 * (size + 10)
+    cell = sheet[0, -size - 10 : -10, -size - 10 : -10][1::3, 1::3]
     assert (cell - picture.clamp(0, 1)).abs().mean() < 0.02
 
 

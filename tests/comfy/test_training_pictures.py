@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -103,14 +104,16 @@ def test_a_second_run_encodes_nothing_again(comfyui: Any, pets: Path, monkeypatc
 
 def test_what_is_left_out_is_said_by_name(comfyui: Any, pets: Path) -> None:
     (pets / "cut.png").write_bytes((pets / "0.png").read_bytes()[:800])
+    Image.fromarray(np.array([[-1, 2]], dtype=np.float32)).save(pets / "float.tif")
     (pets / "lost.txt").write_text("no picture")
     shutil.copy(CATS / "3.png", pets / "empty.png")
     suffixes = comfyui.module("nodes.training_pictures").readable_suffixes()
     (pets / "IMG_5.heic").write_bytes(b"x")
     text = comfyui.run(prepared(), want=["pictures"]).text("pictures")
-    assert text.startswith("4 of 6 files; ")
+    assert text.startswith("4 of 7 files; ")
     assert ("IMG_5.heic cannot be read" if ".heic" in suffixes else "IMG_5.heic needs pillow-heif") in text
-    assert "cut.png cannot be read as a picture" in text
+    assert "cut.png cannot be read as a picture (" in text
+    assert "float.tif cannot be read as a picture (its numbers go from -1 to 2; floats are read" in text
     assert "2.png, empty.png have no caption, the default is used" in text
     assert "lost.txt: no picture of that name" in text
 

@@ -259,6 +259,22 @@ def test_a_base_without_a_recipe_has_the_nodes_values(
     record = json.loads(comfyui.run(prompt, want=["train"]).output("train").metadata["training"])
     assert (record["steps"], record["timesteps"]) == (3, "auto")
     assert "there is no recipe of SD3" in said[0]
+    assert ": all settings are as at the nodes" in said[0]
+    # A rate that was left open is the usual one, and nothing else follows a recipe.
+    prompt["train"]["inputs"]["learning_rate"] = 0.0
+    said.clear()
+    run = comfyui.run(prompt, want=["train"])
+    record = json.loads(run.output("train").metadata["training"])
+    assert (record["steps"], record["learning_rate"], record["timesteps"]) == (3, 1e-4, "auto")
+    usual = "learning rate 1e-4: usual for lora with AdamW; this base has no recipe, so noise levels stay at auto"
+    for text in (said[0], run.text("train")):
+        assert ": all settings but the learning rate are as at the nodes" in text
+        assert usual in text
+    del prompt["train"]["inputs"]["settings"]
+    prompt["train"]["inputs"]["seed"] = 53
+    said.clear()
+    assert usual in comfyui.run(prompt, want=["train"]).text("train")
+    assert "no recipe of" not in said[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- memory

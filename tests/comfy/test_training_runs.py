@@ -500,7 +500,7 @@ def test_the_estimate_is_near_what_is_kept(pack: Any, make: Any) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
             trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
-            estimated = trainer.estimate()
+            estimated = trainer.needs().of(chosen.mode)
             with trainer.prepared(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 trainer.refresh()
                 trainer.backward()
@@ -566,7 +566,7 @@ def test_previews_change_nothing_but_time(pack: Any) -> None:
     result = train(pack, model, steps=5, ema=0.5, shown=shown(pack, model, Vae()), on_step=seen.append)
     assert result.losses == plain.losses
     assert same(result.adapter, plain.adapter)
-    assert [step for step, _ in result.pictures] == [2, 4]
+    assert [step for step, _ in result.pictures] == [0, 2, 4]
     assert [p.pictures is not None for p in seen] == [
         False,
         True,
@@ -578,6 +578,7 @@ def test_previews_change_nothing_but_time(pack: Any) -> None:
     assert not torch.equal(result.pictures[0][1], result.pictures[1][1])
     assert traces(model) == before
     assert torch.equal(torch.get_rng_state(), state)
+    assert train(pack, model, steps=1, shown=shown(pack, model, Vae())).pictures == []  # none comes later
 
 
 def test_a_preview_is_what_the_adapter_makes(pack: Any) -> None:
@@ -588,7 +589,8 @@ def test_a_preview_is_what_the_adapter_makes(pack: Any) -> None:
     with torch.inference_mode():
         expected = pack.previews.sample(patched, shown(pack, model, Vae()))
         base = pack.previews.sample(model, shown(pack, model, Vae()))
-    assert models.relative(result.pictures[0][1], expected) < 1e-4 < 1e-3 < models.relative(base, expected)
+    assert models.relative(result.pictures[0][1], base) < 1e-4  # step 0: of the model before the training
+    assert models.relative(result.pictures[1][1], expected) < 1e-4 < 1e-3 < models.relative(base, expected)
 
 
 # -------------------------------------------------------------------------------------------------------- text encoders

@@ -31,6 +31,10 @@ NOT_HERE = {
     "qwen_image_fp8_e4m3fn.safetensors",
     "qwen_2.5_vl_7b_fp8_scaled.safetensors",
     "qwen_image_vae.safetensors",
+    "clip-vit-base-patch32.safetensors",
+    "dino_deitsmall16_pretrain.safetensors",
+    "dino_deitsmall8_pretrain.safetensors",
+    "dinov2-small.safetensors",
     *(f"dreambooth/{name}" for name in ("bear_plushie", "cat", "dog8")),
     *(f"dreambench_plus/live_subject_animal_{name}" for name in ("00_kitten", "01_stork", "02_kitten", "03_horse")),
 }

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from deft_pack.sweeps.report import Layout, write_report
+
 from ..unit.test_run_history import line
+from ..unit.test_sweep_report import EVIL, Store, jsonl, png, score
 from .example_files import WORKFLOWS
 from .test_front_end import MODES, SEED
 
@@ -37,13 +41,68 @@ def runs(server: Any) -> Iterator[Path]:
     shutil.rmtree(output / "pages")
 
 
+def sweep_report(folder: Path) -> Path:
+    """The page of a sweep of three methods, two prompts and two ranks; the base has no rank, one label is hostile."""
+    store = Store(folder / "store")
+    for (method, like), prompt in product((("Base", 0.3), ("LoRA", 0.5), ("DEFT", 0.7)), (EVIL, "snow")):
+        for rank in ("4", "16") if method != "Base" else ("",):
+            labels = {"method": method, "prompt": prompt} | ({"rank": rank} if rank else {})
+            values = {"DINO": like + int(rank or 0) / 100, "CLIP-T": 1 - like}
+            files = {"s.jsonl": jsonl(*(score(name, value, prompt) for name, value in values.items()))}
+            key = f"{method}{rank}{(EVIL, 'snow').index(prompt)}"
+            store.add(key, "picture", labels, files | {"a.png": png((20 * len(store.cells), 9, 9))})
+    return write_report(store.cells, folder / "out", EVIL, Layout(rows=("method",)))[0]
+
+
+SOURCE = WORKFLOWS / "train_with_previews.json"
+ROOMS = {"DEFTComparisonGrid": 720, "DEFTScoreTable": 960, "DEFTFidelityPlot": 600}
+REPORT = {
+    "filter": {"axis": "prompt", "label": "snow", "words": "lora 16"},
+    "sort": "DINO",
+    "across": "rank",
+    "up": "DINO",
+}
+
+
+def check_report(seen: dict[str, Any]) -> None:
+    """The order, numbers and pictures that follow from the values in `sweep_report`."""
+    assert seen["errors"] == []
+    assert seen["asked"] == []  # nothing but files
+    assert seen["address"].startswith("file:")
+    assert seen["rows"] == ["Base", "LoRA", "DEFT"]
+    assert (len(seen["tiles"]), seen["dots"]) == (10, 10)
+    light, dark = seen["paper"][0], seen["paper"][1]
+    assert light != dark
+    assert seen["paper"] == [light, dark, light, dark]  # of the system twice, then light, then dark and kept
+    assert seen["sorted"] == [["DEFT", "LoRA", "Base"], ["Base", "LoRA", "DEFT"], ["Base", "LoRA", "DEFT"]]
+    assert (len(seen["filtered"]["tiles"]), seen["filtered"]["dots"]) == (5, 5)
+    assert all(json.loads(labels)["prompt"] == "snow" for labels in seen["filtered"]["tiles"])
+    best = {"Base": [0.3], "LoRA": [0.66, 0.54], "DEFT": [0.86, 0.74]}
+    assert seen["ordered"] == [[name, pytest.approx(value)] for name, values in best.items() for value in values]
+    assert [json.loads(labels) for labels in seen["searched"]["tiles"]] == [
+        {"method": "LoRA", "prompt": "snow", "rank": "16"}
+    ]
+    assert seen["searched"]["said"] == "1 of 10 pictures"
+    assert seen["lines"] == [2, 2]  # LoRA's and DEFT's means of two ranks; the base has none
+    first, second, closed = seen["large"]
+    assert first["open"]
+    assert second["open"]
+    assert not closed["open"]
+    assert first["source"] != second["source"]
+    assert EVIL in first["text"] + second["text"]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str) -> None:
+def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str, tmp_path: Path) -> None:
     values = {"DEFTTrainAdapter": {"steps": 5000}, "DEFTTrainingPreviews": {"every": 100_000}}
     options = {"vue": MODES[mode], "select": DUCK, "compare": CAT, "set": values, "seed": SEED + 30 + MODES[mode]}
-    seen = drive_browser("runs", json.dumps(options), WORKFLOWS / "train_with_previews.json")
+    if mode == "canvas":  # the page of a sweep needs no server: it is opened in the same browser
+        options["report"] = REPORT | {"file": str(sweep_report(tmp_path))}
+    seen = drive_browser("runs", json.dumps(options), SOURCE)
     assert seen["errors"] == []
+    if mode == "canvas":
+        check_report(seen["report"])
     assert seen["toasts"] == []
     selected, compared = seen["selected"], seen["compared"]
     duck = next(row for row in selected["rows"] if row.startswith("duck"))
@@ -57,6 +116,17 @@ def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str) -> None
     assert (compared["points"], len(compared["legend"])) == (200, 2)
     assert compared["drawn"] > selected["drawn"] > 500
     # "Use": a loader with the file, where it is seen; the server takes the file.
+    # New nodes of results have room for their pictures; a saved one keeps its size.
+    (grid,) = [
+        node for node in json.loads(SOURCE.read_text(encoding="utf-8"))["nodes"] if node["type"] == "DEFTComparisonGrid"
+    ]
+    assert seen["sizes"]["saved"] == grid["size"]
+    for name, width, height, least, widgets in seen["sizes"]["made"]:
+        if name in ROOMS:
+            assert width == ROOMS[name]
+            assert height >= widgets + 300
+        else:
+            assert least <= width < 500
     ((used),) = seen["used"]
     assert used["file"] == f"output/{DUCK}/adapter_00000100.safetensors"
     left, top, width, height = used["seen"]

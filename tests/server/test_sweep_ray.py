@@ -20,6 +20,7 @@ import ray
 from PIL import Image
 
 from deft_pack.sweeps import remote
+from deft_pack.sweeps.access import Access
 from deft_pack.sweeps.launch import Launch, compiled, files_of, ray_servers
 from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.progress import SweepProgress
@@ -356,7 +357,7 @@ def test_a_token_is_sent(folder: Path, comfyui: Path, cluster: None) -> None:
         await run(Worker("own", server=Server(find_comfyui(ROOT, comfyui), folder / "token work", arguments(folder))))
         async with ray_servers(launch(folder, comfyui, 1), Store(folder / "token ray"), apart=True) as (worker,):
             await worker.start()
-            address = Worker("address", worker.url)
+            address = Worker("address", Access(worker.url))
             await run(address)
             await run(worker)
 

@@ -506,5 +506,6 @@ def test_on_the_oldest_comfyui(
     server_of(process).kill()
     out = process.communicate(timeout=200)[0]
     assert process.returncode == 0, out
+    assert "trying again" in out
     assert len(cells(tmp_path / "store")) == TRAININGS + PICTURES
     assert {run["versions"]["comfyui"] for run in runs(tmp_path / "store").values()} == {"0.24.0"}

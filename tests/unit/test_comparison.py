@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
-from deft_pack.reports.arrangement import Placed, columns_of, row_scores
-from deft_pack.reports.grid import LABEL_WIDTH, PALE, SMALLEST, comparison_grid, wrap
+from deft_pack.reports.arrangement import Placed, Printed, RowScores, columns_of, compared, printed, row_scores
+from deft_pack.reports.grid import BARS, BEST, LABEL_WIDTH, PALE, SMALLEST, GridScore, comparison_grid
+from deft_pack.reports.letters import Lettering
+from deft_pack.reports.sheet import preview_sheet
 from deft_pack.scoring.pictures import TensorPictures, to_pictures
 from deft_pack.scoring.scores import Score, Scores
 
@@ -56,7 +58,7 @@ def test_labels_notes_and_subject_take_room_and_show():
         rows,
         ["base", "DEFT"],
         ["a red cat"],
-        ["DINO 0.300", "DINO 0.700"],
+        [[GridScore("DINO", "0.300")], [GridScore("DINO", "0.700")]],
         [flat(GREEN), flat(YELLOW), flat(GREEN, (20, 90))],
     )
     assert labelled.shape[0] > plain.shape[0]
@@ -104,30 +106,104 @@ def test_labels_without_pictures_are_missing_rows_and_columns():
     rows = [[flat(RED), flat(BLUE)]]
     plain = comparison_grid(rows, ["a"], ["x", "y"])
     more = comparison_grid(rows, ["a", "a", "a"], ["x", "y", "z"])
-    assert more.shape[0] - plain.shape[0] == 2 * 198
-    assert more.shape[1] - plain.shape[1] == 198
+    assert more.shape[0] - plain.shape[0] == 2 * 202
+    assert more.shape[1] - plain.shape[1] == 202
     assert area(more, PALE) > 7 * 0.8 * 192 * 192
     assert area(more, RED) == area(more, BLUE) == 192 * 192
 
 
+def longest(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int]:
+    """Start and length of the longest level stroke of a colour."""
+    strokes = []
+    for line in (picture == np.array(colour)).all(axis=2).astype(int):
+        edges = np.flatnonzero(np.diff(np.pad(line, 1)))
+        strokes += [(int(end - start), int(start)) for start, end in zip(edges[::2], edges[1::2])]
+    length, start = max(strokes)
+    return start, length
+
+
 def test_scores_stand_under_their_own_picture():
     rows = [[flat(RED), flat(BLUE)], [flat(GREEN), flat(YELLOW)]]
-    plain, printed = comparison_grid(rows), comparison_grid(rows, cell_notes=[["", "CLIP-I 0.812  DINO 0.640"]])
-    assert printed.shape[0] > plain.shape[0]
-    assert printed.shape[1] == plain.shape[1]
-    assert np.array_equal(box(printed, RED), box(plain, RED))
-    _, left, bottom, right = box(printed, BLUE)
-    dark = np.argwhere(printed[bottom : box(printed, YELLOW)[0]].min(axis=2) < 200)
-    assert len(dark) > 100
+    scores = [GridScore("CLIP-I", "0.812", 1.0, best=True), GridScore("DINO", "0.640", 0.5)]
+    plain, drawn = comparison_grid(rows), comparison_grid(rows, cell_scores=[[[], scores]])
+    assert drawn.shape[1] == plain.shape[1]
+    assert np.array_equal(box(drawn, RED), box(plain, RED))
+    _, left, bottom, right = box(drawn, BLUE)
+    below = drawn[bottom : box(drawn, YELLOW)[0]]
+    dark = np.argwhere(below.min(axis=2) < 200)
     assert left <= dark[:, 1].min()
     assert dark[:, 1].max() < right
+    # A line each: the best's bar and number are green and over the other, whose bar is half as long.
+    assert box(below, BEST)[2] <= box(below, BARS)[0]
+    (first, length), (second, half) = longest(below, BEST), longest(below, BARS)
+    assert first == second  # the bars begin below each other
+    assert abs(half / length - 0.5) < 0.03
+
+
+def test_the_best_of_a_column_is_marked_and_the_base_is_none():
+    def cell(**values: float) -> tuple[Printed, ...]:
+        return tuple(Printed(name.replace("_", "-"), name.replace("_", "-"), value) for name, value in values.items())
+
+    rows = [
+        [cell(CLIP_T=0.4, drift=0.0), cell(CLIP_T=0.4)],
+        [cell(CLIP_T=0.3, drift=0.2), cell(CLIP_T=0.1)],
+        [cell(CLIP_T=0.2, drift=0.1), cell()],
+        [cell(CLIP_T=0.3), cell()],
+    ]
+    marks = [[[score.best for score in cell] for cell in row] for row in compared(rows, [True, False, False, False])]
+    assert marks == [
+        [[False, False], [False]],  # the base, though it follows the prompt best
+        [[True, False], [False]],  # and one row alone has no best
+        [[False, True], []],  # of drift the lowest
+        [[True], []],  # as good as the other
+    ]
+    shares = [score.share for row in compared(rows, [False] * 4) for cell in row for score in cell]
+    assert shares == pytest.approx([1, 0, 1, 0.75, 1, 0.25, 0.5, 0.5, 0.75])
+    assert [score.best for score in compared(rows, [False] * 4)[0][0]] == [True, True]
+
+
+def test_a_score_that_a_report_has_as_text_is_read_back():
+    found = row_scores(Scores((CLIP_I, replace(CLIP_I, protocol="dreambooth", values=(50.0, 70.0)))), 2)
+    assert [(score.name, score.metric, score.value) for score in printed(found.note.splitlines())] == [
+        ("CLIP-I (demo)", "CLIP-I", 0.625),
+        ("CLIP-I (dreambooth)", "CLIP-I", 60.0),
+    ]
+    assert printed(["no score", ""]) == ()
+
+
+def test_the_subject_s_pictures_fill_the_height():
+    for count in (2, 3, 4, 6, 9):
+        subject = [flat((0, 100 + 5 * i, 250)) for i in range(count)]
+        grid = comparison_grid([[flat(RED)]] * 4, ["a"] * 4, subject=subject)
+        boxes = [box(grid, (0, 100 + 5 * i, 250)) for i in range(count)]
+        top, bottom = min(one[0] for one in boxes), max(one[2] for one in boxes)
+        rows = np.flatnonzero((grid == RED).all(axis=2).any(axis=1))
+        across = len({one[1] for one in boxes})
+        side = boxes[0][2] - boxes[0][0]
+        # To the bottom, or as large as they may be.
+        assert bottom - top > 0.7 * (rows[-1] - rows[0]) or side == 288, (count, across)
+
+
+def test_a_sheet_of_previews_wraps_in_lines_of_steps():
+    colours = [(10 * i, 0, 200) for i in range(13)]
+    sheet = preview_sheet([(100 * i, [flat(colour), flat((*colour[:2], 100))]) for i, colour in enumerate(colours)])
+    boxes = [box(sheet, colour) for colour in colours]
+    assert [one[0] for one in boxes] == [boxes[0][0]] * 7 + [boxes[7][0]] * 6
+    assert [one[1] for one in boxes] == [boxes[i % 7][1] for i in range(13)]
+    second = [box(sheet, (*colour[:2], 100)) for colour in colours]
+    assert all(one[1] == other[1] and one[2] <= other[0] for one, other in zip(boxes, second))
+    assert second[0][2] < boxes[7][0]
+    # Pictures that are large have fewer in a line, but four at least.
+    large = preview_sheet([(i, [flat(RED, (1024, 1024))]) for i in range(8)])
+    assert large.shape[1] == 4 * (1024 + 53) + 53
+    assert large.shape[0] > 2 * 1024
 
 
 def test_a_metric_is_not_torn_from_its_value():
-    font = ImageFont.load_default(11)
+    font = Lettering(11)
     text = "CLIP-I 0.812  CLIP-T 0.301  DINO 0.640"
-    assert wrap(text, font, 90, between="  ") == ["CLIP-I 0.812", "CLIP-T 0.301", "DINO 0.640"]
-    assert wrap(text, font, 400, between="  ") == [text]
+    assert font.wrap(text, 90, between="  ") == ["CLIP-I 0.812", "CLIP-T 0.301", "DINO 0.640"]
+    assert font.wrap(text, 400, between="  ") == [text]
 
 
 class MadeWhenAsked:
@@ -183,7 +259,11 @@ def test_labels_of_small_cells_keep_room_to_be_read():
 def test_a_row_is_as_high_as_its_label():
     big = (256, 256)
     grid = comparison_grid(
-        [[flat(RED, big)] * 8, [flat(BLUE, big)] * 8], ["base", "DEFT"], (), ["a\nb\nc\nd"] * 2, max_pixels=100_000
+        [[flat(RED, big)] * 8, [flat(BLUE, big)] * 8],
+        ["base", "DEFT"],
+        (),
+        [[GridScore(name, "1") for name in "abcd"]] * 2,
+        max_pixels=100_000,
     )
     top, left, bottom, _ = box(grid, RED)
     # The label and its four scores.
@@ -241,39 +321,43 @@ CLIP_I = Score("CLIP-I", (0.5, 0.75), "DEFT r4", "dog", 2, 1, "demo", "all", 1.0
 DINO = replace(CLIP_I, metric="DINO", values=(0.25, 0.5))
 
 
+def prints(row: RowScores) -> list[str]:
+    return ["  ".join(f"{score.name} {score.text}" for score in scores) for scores in row.each]
+
+
 def test_scores_of_a_row_become_its_note_and_one_print_a_picture():
     found = row_scores(Scores((DINO, CLIP_I)), 2)
     assert found.label == "DEFT r4"
     assert found.note == "CLIP-I 0.625\nDINO 0.375"
     assert found.texts == (("a", "b"),)
-    assert found.prints == ("CLIP-I 0.500  DINO 0.250", "CLIP-I 0.750  DINO 0.500")
+    assert prints(found) == ["CLIP-I 0.500  DINO 0.250", "CLIP-I 0.750  DINO 0.500"]
     parts = tuple(replace(CLIP_I, values=(value,), texts=(text,)) for value, text in ((0.5, "a"), (0.75, "b")))
-    assert row_scores(Scores(parts), 2).prints == ("CLIP-I 0.500", "CLIP-I 0.750")
+    assert prints(row_scores(Scores(parts), 2)) == ["CLIP-I 0.500", "CLIP-I 0.750"]
     assert row_scores(Scores(parts), 2).texts == (("a", "b"),)
 
 
 def test_only_a_picture_s_own_scores_are_printed_under_it():
-    assert row_scores(Scores((CLIP_I, DINO)), 3).prints == ()
+    assert row_scores(Scores((CLIP_I, DINO)), 3).each == ()
     pairs = replace(CLIP_I, metric="DIV", values=(0.1, 0.2), pairing="within", pictures=("1", "2"))
     other = replace(DINO, metric="PRES", pictures=("3", "4"))
     mine = replace(CLIP_I, pictures=("1", "2"))
     found = row_scores(Scores((mine, pairs, other)), 2)
-    assert found.prints == ("CLIP-I 0.500", "CLIP-I 0.750")
+    assert prints(found) == ["CLIP-I 0.500", "CLIP-I 0.750"]
     assert found.note == "CLIP-I 0.625\nPRES 0.375\nDIV 0.150"
 
 
 def test_two_protocols_in_a_row_are_told_apart():
     found = row_scores(Scores((CLIP_I, replace(CLIP_I, protocol="dreambooth", values=(50.0, 70.0)))), 2)
     assert found.note == "CLIP-I (demo) 0.625\nCLIP-I (dreambooth) 60.00"
-    assert found.prints[0] == "CLIP-I (demo) 0.500  CLIP-I (dreambooth) 50.00"
+    assert prints(found)[0] == "CLIP-I (demo) 0.500  CLIP-I (dreambooth) 50.00"
 
 
 def test_wrap_keeps_lines_inside_the_width():
-    font = ImageFont.load_default(14)
+    font = Lettering(14)
     text = "a teddy bear wearing an extraordinarilylongwordthatdoesnotfit on a purple background in the evening light"
-    lines = wrap(text, font, 120)
+    lines = font.wrap(text, 120)
     assert len(lines) == 4
-    assert all(font.getlength(line) <= 120 for line in lines)
+    assert all(font.width(line) <= 120 for line in lines)
     assert lines[-1].endswith("...")
-    assert wrap("short", font, 120) == ["short"]
-    assert wrap("", font, 9) == []
+    assert font.wrap("short", 120) == ["short"]
+    assert font.wrap("", 9) == []

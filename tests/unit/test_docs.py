@@ -34,11 +34,15 @@ TRIES = {
     "tests/server/test_sweeps.py::test_two_servers_of_one_runner": [
         "python -m sweeps run PLAN --server http://127.0.0.1:8188 --server http://other:8188",
     ],
+    "tests/server/test_sweep_access.py::test_no_secret_is_written_or_printed": [
+        "python -m sweeps run PLAN --server https://me@gpu.example.org/comfy --certificate own.pem "
+        '--header "X-Access: ${MY_KEY}"',
+    ],
     "tests/server/test_sweep_ray.py::test_files_travel_and_a_server_dies": [
         "python -m sweeps run PLAN --store /shared/sweep --ray HEAD:6379 --comfyui /opt/ComfyUI",
     ],
     "tests/server/test_sweeps.py::test_cleaning_what_no_plan_has": [
-        "python -m sweeps clean PLAN [--unused] [--yes]",
+        "python -m sweeps clean PLAN [--unused] [--damaged] [--yes]",
     ],
     "tests/unit/test_scorer.py::test_the_command_line_scores_folders": [
         "python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER",

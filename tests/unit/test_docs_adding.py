@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .. import walks
+from ..everyday import is_everyday
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,9 @@ def test_every_walk_ends_with_a_test() -> None:
 @pytest.fixture(scope="module")
 def gate(copy: Path) -> walks.Gate:
     """The unit tests of the copy, as far as a walk can have a part in them, in one process."""
+    if is_everyday():
+        over_lists = [f"tests/unit/test_{name}.py" for name in walks.EVERY_DAY]
+        return walks.gate(copy, *dict.fromkeys([*walks.files_of("unit"), *over_lists]))
     return walks.gate(copy, "tests/unit", *(f"--ignore=tests/unit/test_{name}.py" for name in walks.LEFT_OUT))
 
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from deft_pack.workflow_sources import files, layout
-from deft_pack.workflow_sources.bases import BASES, FILES
+from deft_pack.scoring import download
+from deft_pack.scoring.protocols import get_protocol
+from deft_pack.workflow_sources import files, layout, scorers
+from deft_pack.workflow_sources.bases import BASES
+from deft_pack.workflow_sources.files import FILES
 from deft_pack.workflow_sources.packing import widget_value
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -220,7 +223,18 @@ def test_where_each_model_file_comes_from(name: str) -> None:
         for one in offered:
             assert (one["directory"], one["url"]) == FILES[one["name"]]
             assert re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w./-]+", one["url"])
-            assert one["url"].rpartition("/")[2] == one["name"]
+            # A browser keeps the name of the address; the scorers' repositories all have a model.safetensors.
+            assert one["url"].rpartition("/")[2] == one["name"] or one["directory"] == "scorers"
+
+
+@pytest.mark.parametrize("protocol", scorers.WEIGHTS)
+def test_scorers_have_the_names_and_addresses_of_their_own_download(protocol: str) -> None:
+    rules = get_protocol(protocol)
+    specs = {f"{kind}_weights": spec for kind, spec in rules.backbones.items() if rules.needs(kind)}
+    named = {widget: name for widget, name in scorers.WEIGHTS[protocol].items() if name != "auto"}
+    assert named == {widget: download.own_name(spec) for widget, spec in specs.items()}
+    for widget, name in named.items():
+        assert FILES[name] == ("scorers", download.hub_address(specs[widget].hub[0]))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -151,6 +151,59 @@ def test_labels_with_signs_of_mathematics_are_drawn_as_they_are():
         assert scatter(points[:count], "$a", "b$", "$\\x", ["$\\y"]).ndim == 3
 
 
+def test_the_pareto_front_is_what_nothing_else_beats():
+    points = [
+        Point("base", 0.9, 0.1, base=True),  # best of all in x, but the reference
+        Point("a", 0.2, 0.8),
+        Point("b", 0.3, 0.7),
+        Point("c", 0.25, 0.6),  # behind b
+        Point("d", 0.3, 0.5),  # as good as b in x alone
+        Point("e", 0.4, 0.2),
+    ]
+    assert [point.label for point in module.pareto(points, "CLIP-T", "DINO")] == ["a", "b", "e"]
+    assert [point.label for point in module.pareto(points, "drift", "DINO")] == ["a"]
+    assert [point.label for point in module.pareto(points, "DINO", "PRES")] == ["e"]
+    twins = [Point("a", 0.2, 0.8), Point("b", 0.2, 0.8)]
+    assert module.pareto(twins, "CLIP-T", "DINO") == twins
+
+
+def test_the_base_is_grey_with_lines_through_it_and_the_axes_say_what_they_measure(monkeypatch):
+    rows = [
+        Score(metric, (value,) * 3, label, "dog", 3, 5, "p", pairing, 1.0, "net", "crop")
+        for label, x, y in (("Base", 0.3, 0.2), ("DEFT", 0.25, 0.7), ("LoRA", 0.27, 0.6))
+        for metric, value, pairing in (("CLIP-T", x, "text"), ("DINO", y, "all"))
+    ]
+    points, notes = points_of(Scores(tuple(rows)))
+    assert [point.base for point in points] == [True, False, False]
+    assert any("Pareto front" in note for note in notes)
+    assert any("the base, the reference" in note for note in notes)
+    drawn = scatter(points, notes=notes)
+    plain = scatter([replace(point, base=False) for point in points], notes=notes)
+    blue = module.COLOURS[0]  # of the first point, which is grey now
+    assert len(coloured(plain, blue)) > 50
+    assert len(coloured(drawn, blue)) == 0
+    changed = np.argwhere((drawn != plain).any(axis=2))  # the dotted lines go from side to side
+    assert np.ptp(changed[:, 1]) > 0.8 * drawn.shape[1]
+    assert np.ptp(changed[:, 0]) > 0.6 * drawn.shape[0]
+    draw = module.white_canvas
+
+    def watched(*arguments, **options):
+        canvas = draw(*arguments, **options)
+        canvases.append(canvas)
+        return canvas
+
+    canvases: list = []
+    monkeypatch.setattr(module, "white_canvas", watched)
+    scatter(points)
+    words = [text.get_text() for text in canvases[0].figure.axes[0].texts]
+    assert words[:2] == ["prompt following (CLIP-T)", "subject likeness (DINO)"]
+    front = next(line for line in canvases[0].figure.axes[0].lines if line.get_drawstyle() == "steps-pre")
+    assert list(front.get_xdata()) == [0.25, 0.27]
+    scatter(points, "drift", "diversity")
+    words = [text.get_text() for text in canvases[1].figure.axes[0].texts]
+    assert words[:2] == ["drift from the base (drift)", "diversity"]
+
+
 def overlap(one: module.Box, other: module.Box) -> bool:
     return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
 

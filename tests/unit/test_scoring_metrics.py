@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +374,46 @@ def test_caches_of_other_programs_come_after_the_folders(tmp_path, monkeypatch):
     assert weights.find_weights(spec, [tmp_path], last) == last
 
 
+def tiff(path: Path, numbers: np.ndarray, photometric: int) -> Path:
+    """An uncompressed TIFF of these numbers [h, w] or [h, w, 3], of one strip, byte by byte (TIFF 6.0, section 2)."""
+    height, width, channels = (*numbers.shape, 1)[:3]
+    data, kind = numbers.tobytes(), {"u": 1, "i": 2, "f": 3}[numbers.dtype.kind]
+    bits = [8 * numbers.dtype.itemsize] * channels
+    tags = [(256, [width]), (257, [height]), (258, bits), (259, [1]), (262, [photometric]), (273, [0])]
+    tags += [(277, [channels]), (278, [height]), (279, [len(data)]), (339, [kind] * channels)]
+    behind = 8 + 2 + 12 * len(tags) + 4
+    extra, head = b"", b"II*\0" + struct.pack("<IH", 8, len(tags))
+    room = 2 * 2 * channels if channels > 1 else 0
+    for tag, values in tags:
+        if tag == 273:
+            values = [behind + room]
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            extra, packed = extra + packed, struct.pack("<I", behind + len(extra))
+        head += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    path.write_bytes(head + bytes(4) + extra.ljust(room, b"\0") + data)
+    return path
+
+
+def png16(path: Path, numbers: np.ndarray, clear: int | None = None) -> Path:
+    """A PNG of 16 bits [h, w, 1 to 4], by its specification. clear: the grey that is transparent."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, channels = numbers.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in numbers)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+        + (chunk(b"tRNS", struct.pack(">H", clear)) if clear is not None else b"")
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
 @pytest.mark.parametrize(
     ("mode", "colour", "seen"),
     [
@@ -391,6 +433,94 @@ def test_picture_files_of_every_mode_are_read_as_rgb(tmp_path, mode: str, colour
     assert picture.mode == "RGB"
     assert picture.size == (4, 3)
     assert seen is None or picture.getpixel((0, 0)) == seen
+
+
+def test_numbers_above_8_bits_are_scaled_or_refused(tmp_path):
+    """Hand-made files; the reference is arithmetic on the arrays that are in them."""
+    rng = np.random.default_rng(0)
+    unit, deep = rng.random((5, 7)), rng.integers(0, 65536, (5, 7))
+    deep[0, 0], deep[1, 1] = 65535, 0
+    bytes_ = np.rint(unit * 255)
+    bytes_[0, 0] = 255
+    read = {
+        "float32": (unit, "<f4", 1, np.rint(unit * 255)),
+        "float32 white is zero": (unit, "<f4", 0, 255 - np.rint(unit * 255)),
+        "float32 to 255": (bytes_, "<f4", 1, bytes_),
+        "uint16": (deep, "<u2", 1, deep // 256),
+        "uint16 white is zero": (deep, "<u2", 0, 255 - deep // 256),
+        "int32 of 16 bits": (deep, "<i4", 1, deep // 256),
+        "black": (0 * deep, "<i4", 1, 0 * deep),
+    }
+    for name, (numbers, kind, white, expected) in read.items():
+        path = tiff(tmp_path / f"{name}.tif", numbers.astype(kind), white)
+        picture = np.asarray(FilePictures([path])[0])
+        assert picture.shape == (5, 7, 3), name
+        # A float32 is the neighbour of its float64.
+        assert np.abs(picture.astype(int) - expected[..., None].astype(int)).max() <= ("float32" in name), name
+    colours = rng.integers(0, 65536, (5, 7, 3))
+    picture = FilePictures([tiff(tmp_path / "colours.tif", colours.astype("<u2"), 2)])[0]
+    assert np.array_equal(np.asarray(picture), colours // 256)
+
+    broken = unit.copy()
+    broken[2, 3] = np.nan
+    refused = {
+        "int8.tif": (rng.integers(-100, 100, (5, 7)), "i1", 1, "numbers have a sign"),
+        "int16.tif": (deep - 30000, "<i2", 1, "its numbers go from -"),
+        "int32.tif": (deep * 30000, "<i4", 1, "what is white is not known"),
+        "dark.tif": (deep // 256, "<i4", 1, "its numbers go from 0 to 255, of 32 bits"),
+        "uint32.tif": (deep * 65537, "<u4", 1, "what is white is not known"),
+        "bright.tif": (unit * 1.5, "<f4", 1, "floats are read from 0 to 1 or from 0 to 255"),
+        "below.tif": (unit - 0.5, "<f4", 1, "floats are read from 0 to 1 or from 0 to 255"),
+        "high.tif": (unit * 1000, "<f4", 1, "floats are read from 0 to 1 or from 0 to 255"),
+        "nan.tif": (broken, "<f4", 1, "NaN"),
+        "half.tif": (unit, "<f2", 1, "Pillow does not know this kind of TIFF"),
+        "float colours.tif": (rng.random((5, 7, 3)), "<f4", 2, "Pillow does not know this kind of TIFF"),
+    }
+    for name, (numbers, kind, white, why) in refused.items():
+        path = tiff(tmp_path / name, numbers.astype(kind), white)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a picture .*{why}"):
+            FilePictures([path])[0]
+
+
+def test_a_png_of_16_bits_is_scaled_with_its_transparency(tmp_path):
+    rng = np.random.default_rng(1)
+    for channels in (1, 2, 3, 4):
+        numbers = rng.integers(0, 65536, (5, 7, channels))
+        clear = int(numbers[2, 3, 0]) if channels == 1 else None
+        colours, alpha = numbers // 256, np.ones((5, 7, 1))
+        if channels in (2, 4):
+            colours, alpha = colours[..., :-1], colours[..., -1:] / 255
+        if clear is not None:
+            alpha = (numbers != clear).astype(float)
+        expected = np.broadcast_to(colours * alpha + 255 * (1 - alpha), (5, 7, 3))
+        picture = np.asarray(FilePictures([png16(tmp_path / f"{channels}.png", numbers, clear)])[0])
+        assert np.abs(picture - expected).max() <= 1, channels
+        if channels in (1, 3):
+            assert np.array_equal(picture, expected)
+
+
+def test_cmyk_palettes_and_animations(tmp_path):
+    rng = np.random.default_rng(2)
+    inks = rng.integers(0, 256, (5, 7, 4))
+    Image.fromarray(inks.astype(np.uint8), "CMYK").save(tmp_path / "inks.tif")
+    picture = np.asarray(FilePictures([tmp_path / "inks.tif"])[0])
+    assert np.abs(picture - (255 - inks[..., :3]) * (255 - inks[..., 3:]) / 255).max() <= 1
+
+    colours, places = rng.integers(0, 256, (256, 3)), rng.integers(0, 256, (5, 7))
+    palette = Image.fromarray(places.astype(np.uint8))
+    palette.putpalette(colours.astype(np.uint8).tobytes())
+    palette.save(tmp_path / "palette.png")
+    palette.save(tmp_path / "clear.png", transparency=int(places[1, 1]))
+    assert np.array_equal(np.asarray(FilePictures([tmp_path / "palette.png"])[0]), colours[places])
+    white = np.where((places == places[1, 1])[..., None], 255, colours[places])
+    assert np.array_equal(np.asarray(FilePictures([tmp_path / "clear.png"])[0]), white)
+
+    frames = [Image.fromarray(rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)) for _ in range(3)]
+    for name in ("moving.png", "pages.tif", "moving.webp"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {})
+        )
+        assert np.array_equal(np.asarray(FilePictures([tmp_path / name])[0]), np.asarray(frames[0])), name
 
 
 def test_picture_files_are_turned_and_bad_ones_named(tmp_path):

@@ -1,13 +1,12 @@
-"""The bootstrap over prompts and seeds, against scipy's and where the answer is known."""
+"""Intervals over prompts and seeds, against scipy's tests and where the answer is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from deft_pack.scoring import statistics
 from deft_pack.scoring.scores import Score
-from deft_pack.scoring.statistics import by_prompt, difference, interval
+from deft_pack.scoring.statistics import by_prompt, difference, holm, interval
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -22,51 +21,98 @@ def one_each(values: np.ndarray) -> dict[tuple[str, str], list[float]]:
     return {("dog", f"prompt {place}"): [value] for place, value in enumerate(values.tolist())}
 
 
+def near(interval) -> tuple[float, float]:
+    return pytest.approx((interval.low, interval.high), rel=1e-12)
+
+
 @pytest.mark.parametrize("groups", [one_group, one_each])
-def test_one_level_is_scipys_percentile_bootstrap(groups):
-    """With one group only values are drawn, with one value a group only groups."""
-    from scipy.stats import bootstrap
+def test_few_groups_are_scipys_t(groups):
+    """With one group each value counts as one, so both are a plain t interval of the values."""
+    from scipy.stats import ttest_1samp
 
-    values = normal(40) + 3
+    values = normal(5) + 3
     found = interval(groups(values))
-    expected = bootstrap((values,), np.mean, n_resamples=20000, method="percentile", random_state=1)
-    noise = 0.05 * expected.standard_error  # of a percentile of 5,000 draws: about 0.03 standard errors
-    assert found.low == pytest.approx(expected.confidence_interval.low, abs=noise)
-    assert found.high == pytest.approx(expected.confidence_interval.high, abs=noise)
+    assert (found.low, found.high) == near(ttest_1samp(values, 0).confidence_interval())
     assert found.mean == pytest.approx(values.mean())
-    assert found.values == 40
+    assert found.values == 5
 
 
-def test_unpaired_difference_is_scipys_of_two_samples():
-    from scipy.stats import bootstrap
+def test_groups_of_one_size_are_scipys_t_of_their_means():
+    from scipy.stats import ttest_1samp
 
-    first, second = normal(30, seed=1) + 1, 2 * normal(50, seed=2)
-    found = difference(one_group(first), one_group(second))
-    expected = bootstrap(
-        (first, second),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
-        n_resamples=20000,
-        method="percentile",
-        random_state=1,
-    )
-    noise = 0.05 * expected.standard_error
+    values = normal(5, 1) + normal(5, 25, seed=1)
+    found = interval({("dog", str(place)): row.tolist() for place, row in enumerate(values)})
+    assert (found.low, found.high) == near(ttest_1samp(values.mean(axis=1), 0).confidence_interval())
+    assert (found.groups, found.values) == (5, 125)
+
+
+def test_paired_difference_is_scipys():
+    from scipy.stats import ttest_rel
+
+    first, second = normal(5, seed=1) + 1, normal(5, seed=2)
+    found, expected = difference(one_each(first), one_each(second)), ttest_rel(first, second)
+    assert found.paired
+    assert (found.low, found.high) == near(expected.confidence_interval())
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_unpaired_difference_is_scipys_welch():
+    from scipy.stats import ttest_ind
+
+    first, second = normal(4, seed=1) + 1, 2 * normal(5, seed=2)
+    found, expected = difference(one_group(first), one_group(second)), ttest_ind(first, second, equal_var=False)
     assert not found.paired
     assert found.mean == pytest.approx(first.mean() - second.mean())
-    assert found.low == pytest.approx(expected.confidence_interval.low, abs=noise)
-    assert found.high == pytest.approx(expected.confidence_interval.high, abs=noise)
-    assert (found.groups, found.values) == (1, 30)
+    assert (found.low, found.high) == near(expected.confidence_interval())
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.groups, found.values) == (1, 4)
 
 
-def test_intervals_cover_the_mean_of_grouped_data():
-    """Where prompts vary as much as seeds, intervals of both levels hold the truth; those of values alone do not."""
-    both = alone = 0
-    for seed in range(100):
-        values = normal(20, 1, seed=2 * seed) + normal(20, 5, seed=2 * seed + 1)
-        grouped = interval({("dog", str(place)): row.tolist() for place, row in enumerate(values)})
-        flat = interval(one_group(values.ravel()))
-        both += grouped.low < 0 < grouped.high
-        alone += flat.low < 0 < flat.high
-    assert both >= 90 > 80 > alone
+def test_skewness_moves_the_interval_to_the_long_tail():
+    """Symmetric values: scipy's t. Skewed ones: further to the long tail, as the studentised bootstrap is.
+
+    That is Efron and Tibshirani's bootstrap-t (An Introduction to the Bootstrap, section 12.5), drawn here.
+    """
+    from scipy.stats import ttest_1samp
+
+    half = np.abs(normal(20))
+    symmetric = np.concatenate([half, -half])
+    found = interval(one_group(symmetric))
+    assert (found.low, found.high) == pytest.approx(tuple(ttest_1samp(symmetric, 0).confidence_interval()))
+    skewed = np.random.default_rng(1).exponential(size=60)
+    found = interval(one_group(skewed))
+    error = skewed.std(ddof=1) / 60**0.5
+    picks = skewed[np.random.default_rng(2).integers(60, size=(20000, 60))]
+    studentised = (picks.mean(axis=1) - skewed.mean()) / (picks.std(axis=1, ddof=1) / 60**0.5)
+    low, high = skewed.mean() - np.percentile(studentised, [97.5, 2.5]) * error
+    assert found.high - found.mean > 1.1 * (found.mean - found.low)
+    mirrored = interval(one_group(-skewed))
+    assert (-mirrored.high, -mirrored.low) == pytest.approx((found.low, found.high))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.4 * error)
+    plain = ttest_1samp(skewed, 0).confidence_interval()
+    assert high - plain.high > 0.5 * error
+
+
+@pytest.mark.parametrize("count", [4, 12, 60])
+@pytest.mark.parametrize("paired", [True, False])
+def test_p_is_below_a_twentieth_where_the_interval_excludes_0(count: int, paired: bool):
+    rng = np.random.default_rng(count)
+    distinguishable = set()
+    for _ in range(200):
+        first = rng.exponential(size=count) + rng.uniform(0, 3 / count**0.5)
+        second = rng.exponential(size=count if paired else count + 2)
+        found = difference(one_each(first), one_each(second))
+        assert found.paired == paired
+        assert found.distinguishable == (found.p < 0.05)
+        distinguishable.add(found.distinguishable)
+    assert distinguishable == {True, False}
+
+
+def test_holm_by_hand():
+    """0.005 counts four times, 0.01 three times, 0.03 twice, and 0.04 cannot be below 0.03."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1, 1]
+    assert holm([]) == []
 
 
 def test_identical_methods_differ_by_nothing():
@@ -94,47 +140,37 @@ def test_a_constant_shift_is_exact_in_pairs_and_lost_without():
     assert not unpaired.distinguishable
 
 
-def test_pairs_are_value_by_value_within_a_group():
+def test_pairs_take_away_what_a_prompt_and_seed_share():
     seeds = 10 * normal(6, 4)
     first = {("dog", str(place)): (row + 1).tolist() for place, row in enumerate(seeds)}
     second = {("dog", str(place)): row.tolist() for place, row in enumerate(seeds)}
     found = difference(first, second)
     assert (found.low, found.high, found.groups, found.values) == (pytest.approx(1), pytest.approx(1), 6, 24)
-    crossed = difference(first, {group: values[::-1] for group, values in second.items()})
-    assert crossed.paired
-    assert crossed.mean == pytest.approx(1)
-    assert crossed.low < 0 < crossed.high
+    other_prompts = difference(first, {("cat", text): values for (_, text), values in second.items()})
+    assert other_prompts.low < 0 < other_prompts.high
 
 
 def test_unequal_groups_are_weighted_by_their_values():
-    """The estimate is the mean over all values. By hand: which two groups are drawn decides the mean, as 0s and 1s."""
+    """The estimate is the mean over all values; its error that of a ratio of sums, here by statsmodels' formula.
+
+    Cluster-robust variance of a constant, with the correction G / (G - 1): sum over groups of (sum of residuals)² / N².
+    """
+    groups = [[0.0, 1.0, 5.0], [1.0], [2.0, 4.0], [3.0] * 4]
+    found = interval({("dog", str(place)): group for place, group in enumerate(groups)})
+    flat = np.concatenate(groups)
+    variance = 4 / 3 * sum((np.array(group) - flat.mean()).sum() ** 2 for group in groups) / len(flat) ** 2
+    assert found.mean == pytest.approx(flat.mean())
+    assert found.high - found.mean == pytest.approx(3.182446305 * variance**0.5)  # t of 3 degrees of freedom, a table's
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert (found.groups, found.values) == (4, 10)
     values = {("dog", "a"): [0.0] * 3, ("dog", "b"): [1.0]}
-    found = interval(values)
-    assert found.mean == pytest.approx(0.25)
-    assert (found.low, found.high) == (0, 1)
-    assert found.groups == 2
-    means = statistics._resampled([np.zeros(3), np.ones(1)], np.random.default_rng(0))
-    shares = [np.isclose(means, value).mean() for value in (0, 0.25, 1)]
-    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
     assert not difference(values, {("dog", "a"): [0.0] * 2, ("dog", "b"): [1.0]}).paired
-
-
-def test_equal_and_unequal_groups_are_drawn_alike():
-    groups = [row + place for place, row in enumerate(normal(8, 5))]
-    rng = np.random.default_rng(0)
-    flat, sizes = np.concatenate(groups), np.full(8, 5)
-    equal, unequal = (draw(flat, sizes, 5000, rng) for draw in (statistics._draw_equal, statistics._draw_unequal))
-    assert equal.mean() == pytest.approx(unequal.mean(), abs=0.1)
-    assert equal.std() == pytest.approx(unequal.std(), rel=0.05)
-    assert np.percentile(equal, [2.5, 97.5]) == pytest.approx(np.percentile(unequal, [2.5, 97.5]), abs=0.15)
 
 
 def test_the_same_values_give_the_same_numbers():
     values, other = one_each(normal(30)), one_each(normal(29, seed=1))
     assert interval(values) == interval(values)
     assert difference(values, other) == difference(values, other)
-    np.random.seed(3)
-    assert interval(values) == interval(values)
 
 
 def test_a_single_value_has_no_interval():
@@ -144,26 +180,6 @@ def test_a_single_value_has_no_interval():
     assert difference(single, several) is None
     assert difference(several, single) is None
     assert interval({("dog", "a"): [1.0], ("dog", "b"): [2.0]}) is not None
-
-
-@pytest.mark.parametrize("sizes", [[10_000], [1] * 1350, [4, 3] * 400, [10_000] + [1] * 500])
-def test_chunks_bound_the_memory(monkeypatch, sizes):
-    """No call draws more than about a million numbers, and all draws are made."""
-    held = []
-    for name in ("_draw_equal", "_draw_unequal"):
-        real = getattr(statistics, name)
-
-        def draw(flat, sizes, count, rng, real=real):
-            held.append(count * len(flat))
-            return real(flat, sizes, count, rng)
-
-        monkeypatch.setattr(statistics, name, draw)
-    groups = [normal(size, seed=place) for place, size in enumerate(sizes)]
-    means = statistics._resampled(groups, np.random.default_rng(0))
-    assert means.shape == (statistics.DRAWS,)
-    assert max(held) <= statistics.NUMBERS
-    assert sum(held) == statistics.DRAWS * sum(sizes)
-    assert means.mean() == pytest.approx(np.concatenate(groups).mean(), abs=0.05)
 
 
 def score(values: tuple[float, ...], texts: tuple[str, ...] = (), subject: str = "dog", seeds=()) -> Score:

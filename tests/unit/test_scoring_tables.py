@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deft_pack.reports.reference import is_base
 from deft_pack.reports.tables import FORMS, TableCell, pivot, tabulate, text_table
 from deft_pack.reports.tables.html import fragment
 from deft_pack.reports.tables.latex import escape
-from deft_pack.reports.tables.picture import picture
+from deft_pack.reports.tables.picture import BAND, laid_out, picture
+from deft_pack.reports.tables.table import DOWN, UP
 from deft_pack.scoring.scores import Cost, Score, Scores, join
 
 
@@ -65,7 +67,7 @@ def three() -> Scores:
     )
 
 
-def test_means_are_over_images_and_the_best_is_found(results: Scores):
+def test_means_are_over_images_and_one_rival_has_no_best(results: Scores):
     table = tabulate(results)
     assert [column.title for column in table.columns] == ["CLIP-T", "DINO"]
     assert [line.name for line in table.rows] == ["base", "DEFT|r4"]
@@ -73,7 +75,8 @@ def test_means_are_over_images_and_the_best_is_found(results: Scores):
     assert table.leading == ("method", "images")
     means = [[cell.mean for cell in line.cells] for line in table.rows]
     assert means == [pytest.approx((0.32, 0.3)), pytest.approx((0.3, 0.7))]
-    assert [[cell.best for cell in line.cells] for line in table.rows] == [[True, False], [False, True]]
+    assert [[cell.best for cell in line.cells] for line in table.rows] == [[False, False], [False, False]]
+    assert [line.base for line in table.rows] == [True, False]
     assert [[cell.count for cell in line.cells] for line in table.rows] == [[2, 2], [1, 3]]
 
 
@@ -81,23 +84,23 @@ def test_intervals_hold_the_mean_and_are_none_for_one_value(results: Scores):
     cells = [cell for line in tabulate(results).rows for cell in line.cells]
     assert [cell.low is None for cell in cells] == [False, False, True, False]
     assert all(cell.low <= cell.mean <= cell.high for cell in cells if cell.low is not None)
-    assert (cells[1].low, cells[1].high) == pytest.approx((0.2, 0.4))
+    half = 12.706205 * 0.1  # t of one degree of freedom, the standard error of 0.2 and 0.4
+    assert (cells[1].low, cells[1].high) == pytest.approx((0.3 - half, 0.3 + half))
 
 
 def test_markdown(results: Scores):
     assert markdown(results, "Dog").splitlines() == [
         "### Dog",
         "",
-        "| method | images | CLIP-T | DINO |",
+        "| method | images | CLIP-T \u2191 | DINO \u2191 |",
         "|---|---:|---:|---:|",
-        "| base | 2 | **0.320** [0.310, 0.330] | 0.300 [0.200, 0.400] |",
-        "| DEFT\\|r4 | 3 | 0.300 | **0.700** [0.625, 0.800] |",
+        "| base | 2 | 0.320 [0.193, 0.447] | 0.300 [-0.971, 1.571] |",
+        "| DEFT\\|r4 | 3 | 0.300 | 0.700 [-0.147, 1.547] |",
         "",
-        "* Bold: the best. In brackets: 95% interval of the mean.",
-        "* CLIP-T: base has the best mean, but there are too few pictures for an interval.",
-        "* DINO: DEFT|r4 is best, distinguishable from base (95% interval of the difference excludes 0). The intervals "
-        "are unpaired, as the prompts or the numbers of pictures differ, for base.",
-        "* Intervals of fewer than 10 values come out too narrow; take them as a hint.",
+        "* In brackets: 95% interval of the mean.",
+        "* CLIP-T: DEFT|r4 is lower than base, but there are too few pictures for an interval.",
+        "* DINO: DEFT|r4 is not distinguishable from base (95% interval of the difference contains 0).",
+        "* Intervals over fewer than 5 prompts are wide, however many pictures each has: more prompts help most.",
         "",
         "* CLIP-T (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
         "* DINO (dreambooth): DINO ViT-S/16, all pairs, scale 1, resize 256",
@@ -113,7 +116,8 @@ def test_ties_are_found_in_pairs(three: Scores):
         (False, True),
     ]
     assert table.findings[0] == (
-        "CLIP-I: A is best; B is not distinguishable from it (95% interval of the paired difference contains 0)."
+        "CLIP-I: A is best; B is not distinguishable from it (p >= 0.05 of the paired differences, corrected for 2 "
+        "comparisons (Holm))."
     )
     assert "| B | 8 | ~0.500 [" in markdown(three)
     assert "~: not distinguishable from the best." in table.legend
@@ -122,23 +126,22 @@ def test_ties_are_found_in_pairs(three: Scores):
     table = tabulate(unpaired)
     assert [line.cells[0].tied for line in table.rows] == [True, False, True]
     assert table.findings[0] == (
-        "CLIP-I: A has the best mean, but nothing is distinguishable from it (95% interval of the difference contains "
-        "0). The intervals are unpaired, as the prompts or the numbers of pictures differ, for C."
+        "CLIP-I: A has the best mean, but nothing is distinguishable from it (p >= 0.05 of the differences, corrected "
+        "for 2 comparisons (Holm)). The intervals are unpaired, as the prompts or the numbers of pictures differ, for "
+        "C."
     )
 
 
 def test_findings_of_clear_and_missing_cases(three: Scores):
     worse = replace(three.rows[0], label="D", values=tuple(value - 0.1 for value in three.rows[0].values))
     assert tabulate(Scores((*three.rows[:2], worse))).findings[0] == (
-        "CLIP-I: A is best, distinguishable from every other row (95% interval of the paired difference excludes 0)."
+        "CLIP-I: A is best, distinguishable from every other row (p < 0.05 of the paired differences, corrected for 2 "
+        "comparisons (Holm))."
     )
     one = row("E", "CLIP-I", (0.1,))
     assert tabulate(Scores((*three.rows, one))).findings[0].endswith("Too few pictures for an interval: E.")
     lonely = tabulate(Scores((three.rows[0],)))
-    assert lonely.findings == (
-        "There is nothing to compare: no metric has values of two rows.",
-        "Intervals of fewer than 10 values come out too narrow; take them as a hint.",
-    )
+    assert lonely.findings == ("There is nothing to compare: no metric has values of two rows.",)
     assert not lonely.rows[0].cells[0].best
 
 
@@ -216,7 +219,7 @@ def test_rows_by_subject_have_a_best_each():
         ("B", "cat", True),
     ]
     assert [text.split(" is best")[0] for text in table.findings[:2]] == ["DINO of dog: A", "DINO of cat: B"]
-    assert "| method | subject | images | DINO |\n|---|---|---:|---:|\n| A | dog | 2 |" in markdown(
+    assert "| method | subject | images | DINO \u2191 |\n|---|---|---:|---:|\n| A | dog | 2 |" in markdown(
         scores, rows="label x subject"
     )
     assert len(tabulate(scores).rows) == 2
@@ -236,7 +239,7 @@ def test_costs_are_columns_where_they_are_known(results: Scores):
     table = tabulate(known)
     assert [line.costs for line in table.rows] == [(None, None, None), (10.0, 2000.0, 2.0)]  # means of what is known
     lines = markdown(known).splitlines()
-    assert lines[0] == "| method | images | CLIP-T | DINO | training s | values | MiB |"
+    assert lines[0] == "| method | images | CLIP-T \u2191 | DINO \u2191 | training s | trained parameters | file MiB |"
     assert lines[1].count("---:|") == 6
     assert lines[2].endswith("|  |  |  |")
     assert lines[3].endswith("| 10 | 2,000 | 2.000 |")
@@ -277,8 +280,8 @@ def test_missing_cells_and_several_protocols(results: Scores):
     assert [column.scale for column in table.columns] == [1, 100, 1]
     assert [cell is None for cell in table.rows[2].cells] == [True, False, True]
     assert not table.rows[2].cells[1].best  # nothing to compare with
-    assert "| PaRa | 2 |  | 72.00 [71.00, 73.00] |  |" in markdown(more)
-    assert csv_rows(more)[3] == ["PaRa", "2", "", "", "", "72.0", "71.0", "73.0", "", "", ""]
+    assert "| PaRa | 2 |  | 72.00 [59.29, 84.71] |  |" in markdown(more)
+    assert csv_rows(more)[3] == ["PaRa", "2", "", "", "", "72.0", "59.2937952638253", "84.7062047361747", "", "", ""]
 
 
 def test_scores_of_different_backbones_do_not_share_a_column(results: Scores):
@@ -318,11 +321,11 @@ def test_latex_is_a_booktabs_table(results: Scores):
         r"\caption{Dog \& cat}",
         r"\begin{tabular}{lrrr}",
         r"\toprule",
-        r"method & images & CLIP-T & DINO \\",
+        r"method & images & CLIP-T $\uparrow$ & DINO $\uparrow$ \\",
         r"\midrule",
     ]
     assert (
-        r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [0.625, 0.800]} \\"
+        r"DEFT\textbar{}r4\_\{\%\} & 3 & 0.300 & \textbf{0.700} {\scriptsize [-0.147, 1.547]} \\"
         "\n\\bottomrule" in text
     )
     body = text.split("\n", 1)[1]  # behind the first line, which is a comment, no percent sign may start one
@@ -331,6 +334,97 @@ def test_latex_is_a_booktabs_table(results: Scores):
     plain = re.sub(r"\\[{}]", "", body)
     assert plain.count("{") == plain.count("}")
     assert latex(results).count(r"\caption") == 0
+
+
+def several(results: Scores) -> Scores:
+    """The base and three methods of several ranks, in disorder."""
+    rows = [
+        row(f"{method} r{rank}", metric, values, method=method, rank=rank)
+        for method, rank, shift in (("deft", 8, 0.1), ("lora", 4, 0.2), ("deft", 4, 0.3))
+        for metric, values in (("CLIP-T", (0.1 + shift / 10,) * 4), ("drift", (shift,) * 4))
+    ]
+    costs = (Cost("deft r8", 9.5, 123_456_789, 2**20, "deft", 8),)
+    return join([Scores(tuple(rows), costs), results])
+
+
+def test_the_base_is_the_reference_and_no_rival(results: Scores):
+    table = tabulate(several(results))
+    assert [line.name for line in table.rows] == ["base", "deft r4", "lora r4", "deft r8", "DEFT|r4"]
+    assert table.apart == 1
+    best = {
+        column.title: [line.name for line, cell in zip(table.rows, cells) if cell and cell.best]
+        for column, cells in zip(table.columns, zip(*(line.cells for line in table.rows)))
+    }
+    # base follows the prompts best (0.32), and DEFT|r4 with 0.3 is the best of the others.
+    assert best == {"CLIP-T": ["DEFT|r4"], "DINO": [], "drift": ["deft r8"]}
+    assert not any(cell.tied for cell in table.rows[0].cells if cell)
+    said = [text for text in table.findings if "base" in text]
+    assert said == [
+        "CLIP-T: DEFT|r4 is lower than base, but there are too few pictures for an interval.",
+        "DINO: DEFT|r4 is not distinguishable from base (95% interval of the difference contains 0).",
+    ]
+    assert "Bold: the best. The base is the reference and has no rank." in table.legend
+    same = [line.cells[0].mean for line in tabulate(results).rows]
+    assert [line.cells[0].mean for line in table.rows if line.name in ("base", "DEFT|r4")] == same
+    text = latex(several(results)).splitlines()
+    rules = [place for place, line in enumerate(text) if line == r"\midrule"]
+    assert text[rules[0] + 1].startswith("base &")
+    assert rules[1] == rules[0] + 2
+    # An adapter is no base, whatever it is called.
+    trained = join([results, Scores((row("base", "DINO", (0.9, 0.8), method="lora", rank=4),))])
+    assert [line.base for line in tabulate(trained).rows] == [True, False, False]
+
+
+def test_one_row_and_the_base(three: Scores):
+    """C is below A by the same on each of eight prompts; B is above and below."""
+    c, a, b = three.rows
+    base = replace(a, label="base")
+    assert tabulate(Scores((base, c))).findings[0] == (
+        "CLIP-I: C is lower than base (95% interval of the paired difference excludes 0)."
+    )
+    assert tabulate(Scores((base, b))).findings[0] == (
+        "CLIP-I: B is not distinguishable from base (95% interval of the paired difference contains 0)."
+    )
+
+
+@pytest.mark.parametrize("label", ["Base", "base model", "The base", "\u5e95\u6a21", "no adapter"])
+def test_names_of_the_base(label: str):
+    assert is_base(label)
+    assert not is_base(label, "deft")
+    assert not is_base(f"{label} 2")
+
+
+def test_titles_stand_over_their_numbers_and_no_text_covers_another(results: Scores):
+    table = tabulate(several(results))
+    placed, (width, height), edges = laid_out(table, "T" * 20)
+    boxes = [one.box for one in placed]
+    for place, (left, top, right, bottom) in enumerate(boxes):
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        for other in boxes[:place]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+    for column, arrow in enumerate(table.arrows):
+        texts = [one for one in placed if one.column == column]
+        title = next(one for one in texts if one.row == 0)
+        numbers = [one for one in texts if one.row and not one.text.startswith("[") and one.text]
+        assert title.text == f"{table.titles[column]} {arrow}".strip()
+        side = 0 if table.flush_left[column] else 2
+        assert {one.box[side] for one in numbers} == {title.box[side]}
+        for one in numbers:
+            assert edges[one.row] <= one.box[1] < one.box[3] <= edges[one.row + 1]
+    assert dict(zip(table.titles, table.arrows)) == {
+        "method": "", "rank": "", "images": "", "CLIP-T": UP, "DINO": UP, "drift": DOWN,
+        "training s": "", "trained parameters": "", "file MiB": "",
+    }  # fmt: skip
+
+
+def test_the_base_stands_on_a_band_of_its_own(results: Scores):
+    table = tabulate(several(results))
+    _, _, edges = laid_out(table)
+    drawn = picture(table)
+    for row_, (top, bottom) in enumerate(zip(edges, edges[1:])):
+        band = (drawn[top + 3 : bottom - 3, 20] == BAND).all()
+        assert band == (row_ == 1)
 
 
 def test_picture_shows_text_and_grows_with_rows(results: Scores):
@@ -347,7 +441,7 @@ def test_picture_shows_text_and_grows_with_rows(results: Scores):
         assert np.array_equal(np.asarray(saved), drawn)
 
 
-@pytest.mark.parametrize("change", [{"best": False}, {"tied": True}, {"low": None}])
+@pytest.mark.parametrize("change", [{"best": True}, {"tied": True}, {"low": None}])
 def test_picture_shows_best_ties_and_intervals(results: Scores, change: dict):
     wide = "A note that is wider than the table, so that the picture's width stays the same. " * 3
     table = tabulate(replace(results, remarks=(wide,)))
@@ -414,7 +508,7 @@ def test_a_table_without_verdicts(three: Scores):
     assert table.legend == "In brackets: 95% interval of the mean."
     assert [line.cells[0].mean for line in table.rows] == [line.cells[0].mean for line in tabulate(three).rows]
     assert not any(cell.best or cell.tied for line in table.rows for cell in line.cells)
-    assert table.findings == ("Intervals of fewer than 10 values come out too narrow; take them as a hint.",)
+    assert table.findings == ()
     assert FORMS["png"](replace(table, notes=(), rows=(replace(table.rows[0], cells=(None,)),)), "")
 
 
@@ -426,9 +520,11 @@ def test_costs_that_are_not_known_are_empty(results: Scores):
 
 def test_html(results: Scores):
     text = fragment(tabulate(replace(results, remarks=("<b> & more",))))
-    assert text.count("<tr>") == 3
+    assert len(re.findall("<tr[ >]", text)) == 3
+    assert '<tr class="apart"><td>base</td>' in text
     assert '<td>DEFT|r4</td><td class="number">3</td><td class="number">0.300</td>' in text
-    assert "<b>0.320</b> <small>[0.310, 0.330]</small>" in text
+    assert "0.320 <small>[0.193, 0.447]</small>" in text
+    assert '<th class="number">DINO \u2191</th>' in text
     assert "<li>&lt;b&gt; &amp; more</li>" in text
 
 

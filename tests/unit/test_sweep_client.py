@@ -19,6 +19,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds become tenths."""
     monkeypatch.setattr(module, "PATIENCE", 0.5)
     monkeypatch.setattr(module, "SILENCE", 0.6)
+    monkeypatch.setattr(module, "ASKING", 0.1)
 
 
 class Silent:

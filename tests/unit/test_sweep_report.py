@@ -9,11 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,10 +24,12 @@ from PIL import Image
 
 from deft_pack.reports.sweep import grids, page
 from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl
+from deft_pack.scoring.statistics import interval
 from deft_pack.sweeps.png import read_text
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile, read_record, to_json
 from deft_pack.sweeps.report import Layout, ReportCell, write_report
 
+ROOT = Path(__file__).resolve().parents[2]
 EVIL = "<script>alert('x')</script> & \"quoted\""
 METHODS, RANKS, SUBJECTS = ("Base", "DEFT", "PaRa"), ("4", "8"), ("dog", "cat")
 PROMPTS, SEEDS = ("in the jungle", EVIL, "on a beach"), ("42", "43")
@@ -214,18 +218,13 @@ def done_cells(**fixed: str) -> list[tuple[str, ...]]:
     ]
 
 
-def bootstrap(places: list[tuple[str, ...]], metric: str) -> tuple[float, float]:
-    """The interval once more, in plain loops: groups of a subject and prompt are drawn, then seeds in them."""
-    groups = [
-        [value_of(metric, *place) for place in places if place[2:4] == group]
-        for group in dict.fromkeys(place[2:4] for place in places)
-    ]
-    rng = np.random.RandomState(5)
-    means = []
-    for _ in range(4000):
-        drawn = [groups[index] for index in rng.randint(len(groups), size=len(groups))]
-        means.append(np.mean([value for group in drawn for value in rng.choice(group, len(group))]))
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+def bounds(places: list[tuple[str, ...]], metric: str) -> tuple[float, float]:
+    """The interval of these cells' values, grouped by subject and prompt here."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for place in places:
+        groups.setdefault((place[2], place[3]), []).append(value_of(metric, *place))
+    expected = interval(groups)
+    return expected.low, expected.high
 
 
 def test_the_table_is_numpys(report: Path):
@@ -256,8 +255,8 @@ def test_the_table_is_numpys(report: Path):
         assert int(row["images"]) == len(places) == (11 if method == "PaRa" else 12)
         for metric in METRICS:
             assert float(row[metric]) == pytest.approx(np.mean([value_of(metric, *place) for place in places]))
-            low, high = bootstrap(places, metric)
-            assert (float(row[f"{metric} low"]), float(row[f"{metric} high"])) == pytest.approx((low, high), abs=0.004)
+            low, high = bounds(places, metric)
+            assert (float(row[f"{metric} low"]), float(row[f"{metric} high"])) == pytest.approx((low, high))
         costs = (row["training s"], row["values"], row["MiB"])
         if method == "Base":
             assert costs == ("", "", "")
@@ -391,7 +390,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.ids: list[str] = []
         self.elements: list[str] = []
-        self.text = ""
+        self.text = self.data = ""
         self.open: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
@@ -413,6 +412,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"] and data.startswith("["):
+            self.data += data
         self.text += data
 
 
@@ -434,7 +435,20 @@ def check_links(folder: Path, name: str = "index.html") -> Page:
 
 def test_the_page(report: Path):
     found = check_links(report)
-    assert set(found.elements).isdisjoint({"script", "link", "iframe", "object", "form"})
+    assert set(found.elements).isdisjoint({"link", "iframe", "object", "form"})
+    # Its own script, word for word, and the numbers of its chart.
+    assert found.elements.count("script") == 2
+    assert (ROOT / "reports" / "templates" / "sweep.js").read_text(encoding="utf-8") in found.text
+    data = json.loads(found.data)
+    assert len(data) == len(done_cells())
+    place = ("DEFT", "8", "dog", EVIL, "42")
+    (cell,) = [cell for cell in data if tuple(cell["labels"].values()) == place]
+    assert cell["scores"] == {
+        "loss": CELLS.index(place),
+        **{metric: pytest.approx(value_of(metric, *place), abs=5e-4) for metric in METRICS},
+    }
+    assert cell["row"] == "DEFT rank 8"
+    assert (report / cell["picture"]).is_file()
     assert EVIL in found.text
     assert f"Sweep {EVIL}" in found.text
     assert f"RuntimeError: {EVIL}" in found.text
@@ -651,6 +665,7 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     store.add("good", "picture", {"a": "good"}, {"s.jsonl": good, "a.png": png((9, 9, 9))})
     (store.add("nojson", "picture", {"a": "nojson"}, {"s.jsonl": good}) / "s.jsonl").unlink()
     (store.add("nofile", "picture", {"a": "nofile"}, {"a.png": png((9, 9, 9))}) / "a.png").unlink()
+    store.add("huge", "picture", {"a": "huge"}, {"s.jsonl": good.replace(b"[0.5]", b"[1" + b"0" * 400 + b"]")})
     store.add("halfpng", "picture", {"a": "halfpng"}, {"a.png": png((9, 9, 9))[:60]})
     store.add("nan", "picture", {"a": "nan"}, numbers={"n": float("nan")})
     (store.add("record", "picture", {"a": "record"}) / "run.json").write_text("{")
@@ -664,10 +679,11 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     problems = found.text[found.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
         assert f"{name}: s.jsonl, line 1, is not a score" in problems
-    assert problems.count("Its scores are left out.") == len(damaged) + 1
+    assert problems.count("Its scores are left out.") == len(damaged) + 2
     for part in (
         "run.json cannot be read",
         "the number n is not finite",
+        "huge: s.jsonl has a number that is too large",
         "outside the cell's folder",
         "nofile/a.png cannot be read",
         "halfpng/a.png cannot be read as a picture",
@@ -675,6 +691,59 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
         assert part in problems, part
     assert [row["a"] for row in read_csv(out / "scores.csv")[1]] == ["good"]
     assert not any(path.read_bytes() == png((7, 7, 7)) for path in (out / "pictures").iterdir())
+
+
+def places_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all values in a JSON value."""
+    if place:
+        yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield from places_of(inner, (*place, name))
+
+
+def test_no_record_is_so_damaged_that_there_is_no_report(tmp_path: Path):
+    """Every value of both files in turn is of each other kind, or not there: a problem of its cell at most."""
+    store = Store(tmp_path / "store")
+    graph = {"7": {"class_type": "TrainLoraNode", "inputs": {"seed": 1}}}
+    run = CellRun("done", "e", 2.0, {"7": 1.0}, {"process": 3.0}, {"torch": "2"}, "w", texts={"Show": ["t"]})
+    files = {"s.jsonl": jsonl(score("DINO", 0.5))}
+
+    def add(key: str) -> Path:
+        labels = {"a": "good" if key == "good" else "damaged"}
+        return store.add(key, "picture", labels, files, run=run, needs=("t",), prompt=graph, numbers={"n": 1.0})
+
+    add("good")
+    damaged: dict[str, bool] = {}
+    for file in ("cell.json", "run.json"):
+        for place in places_of(json.loads((store.folder / "good" / file).read_text())):
+            for bad in (None, [], {}, "x", 5, True, [[]], {"x": None}, "gone"):
+                key = f"m{len(damaged)}"
+                path = add(key) / file
+                record = inner = json.loads(path.read_text())
+                for name in place[:-1]:
+                    inner = inner[name]
+                if bad == "gone":
+                    del inner[place[-1]]
+                else:
+                    inner[place[-1]] = bad
+                path.write_text(json.dumps(record))
+                try:
+                    read_record(path.parent)
+                    damaged[key] = False
+                except ValueError as error:
+                    assert str(path) in str(error)
+                    damaged[key] = True
+    for key, content in {"empty": b"", "zeros": bytes(100), "array": b"[1]", "deep": b"[" * 100_000}.items():
+        (add(key) / "cell.json").write_bytes(content)
+        damaged[key] = True
+    write_report(store.cells, tmp_path / "out", "Damaged", Layout(rows=("a",)))
+    states = {row["cell"]: (row["state"], row["error"]) for row in read_csv(tmp_path / "out" / "cells.csv")[1]}
+    assert states["good"] == ("done", "e")
+    for key, is_damaged in damaged.items():
+        assert (states[key][0] == "failed" and "cannot be read" in states[key][1]) or not is_damaged, key
+    assert 200 < sum(damaged.values()) < len(damaged)
+    assert "good" in [row["a"] for row in read_csv(tmp_path / "out" / "scores.csv")[1]]
 
 
 def test_scores_that_do_not_compare_are_a_problem(tmp_path: Path):

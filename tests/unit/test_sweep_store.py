@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deft_pack.sweeps import command
 from deft_pack.sweeps import store as module
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile
 from deft_pack.sweeps.store import Store
@@ -53,6 +56,51 @@ def test_a_cell_is_kept_and_read_back(tmp_path: Path) -> None:
     assert found.path(found.cell.files[0]).read_bytes() == b"picture"
     assert store.keys() == {KEY}
     assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_what_a_newer_version_has_added_is_no_damage(tmp_path: Path) -> None:
+    """Keys that this version does not know, at each level of both files, and fewer of those that have a default."""
+    store = Store.open(tmp_path / "store", "plan")
+    store.put(cell(), CellRun("done", seconds=1.5), fill(store))
+    for name in ("cell.json", "run.json"):
+        path = store.folder(KEY) / name
+        content = json.loads(path.read_text()) | {"new": {"a": [1]}}
+        content.pop("numbers", None)
+        content.pop("worker", None)
+        for file in content.get("files", ()):
+            file["size"] = 5
+        path.write_text(json.dumps(content))
+    found = store.read(KEY)
+    assert found is not None
+    assert found.cell == replace(cell(), numbers={})
+    assert found.run == CellRun("done", seconds=1.5)
+    marker = store.root / "store.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"new": 1}))
+    assert Store.open(store.root, "other", join=True).plans() == ["plan", "other"]
+    assert json.loads(marker.read_text())["new"] == 1
+
+
+def test_damaged_cells_are_named_and_removed_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(tmp_path / "store", "plan")
+    other, failed = "ef" * 16, "01" * 16
+    for key in (KEY, other, failed):
+        store.put(replace(cell(key)), CellRun("failed" if key == failed else "done"), fill(store))
+    index = ["seed"], *([key, "picture", ["1"], []] for key in (KEY, other, failed))
+    lines = "\n".join(map(json.dumps, index)) + "\n"
+    store.write_plan("plan", {"cells.jsonl": lines.encode(), "report.json": b'{"rows": ["seed"], "new": 1}'})
+    (store.folder(KEY) / "cell.json").write_text("{")
+    shutil.copy(store.folder(other) / "run.json", store.folder(failed, "failed") / "cell.json")
+
+    def printed(*words: str) -> str:
+        command.main([words[0], str(store.root), *words[1:]])
+        return capsys.readouterr().out
+
+    assert f"{failed}/cell.json cannot be read" in printed("status")
+    assert "index.html" in printed("report")
+    assert "cell.json cannot be read" in (store.root / "report" / "report.md").read_text()
+    assert "1 failed cells, 0 cancelled cells, 0 dead" in printed("clean")
+    assert "1 failed cells, 0 cancelled cells, 1 damaged cells" in printed("clean", "--damaged", "--yes")
+    assert store.keys() == {other}
 
 
 def test_the_second_of_two_results_is_dropped(tmp_path: Path) -> None:

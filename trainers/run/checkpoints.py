@@ -15,10 +15,11 @@ import torch
 
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import native, safe
+from ...deft_ops.wording import one_line
 from ..settings.settings import differences, digest
-from .history import LOG
+from .history import LARGEST_LOG, LOG, read_bytes, read_object
+from .state import FORMAT, finite, read
 
-FORMAT = 1
 _NUMBERS = {"loss", "rate", "seconds"}  # of a line
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
@@ -61,8 +62,12 @@ class RunFolder:
             file.unlink()
             self.adapter(old).unlink(missing_ok=True)
 
-    def newest(self, identity: dict[str, Any], steps: int) -> dict[str, Any] | None:
+    def newest(
+        self, identity: dict[str, Any], steps: int, misfit: Callable[[dict[str, Any]], str] = lambda state: ""
+    ) -> dict[str, Any] | None:
         """The newest readable checkpoint of at most `steps` steps; None if there is none or resume is off.
+
+        misfit: what of a checkpoint cannot be loaded, if anything; such a one is damaged and passed over.
 
         Raises:
             ValueError: it was made with other settings, data or base.
@@ -73,18 +78,19 @@ class RunFolder:
             if step > steps:
                 continue
             try:
-                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch raises many kinds for a damaged file
-                self.problem(f"{file.name} cannot be read and was passed over ({type(error).__name__})")
-                continue
-            if not isinstance(state, dict) or state.get("format") != FORMAT:
-                self.problem(f"{file.name} is not a checkpoint of this version and was passed over")
+                state = read(file)
+            except (ValueError, OSError) as error:
+                self.problem(f"{one_line(str(error))}; it was passed over")
                 continue
             if names := differences(state["identity"], identity):
                 raise ValueError(
                     f"The checkpoint {file} was made with another {', '.join(names)}: restore that, choose another run "
                     "name, or switch resume off."
                 )
+            wrong = f"its number of steps, {state.get('step')}" if state.get("step") != step else misfit(state)
+            if wrong:
+                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was passed over")
+                continue
             return state
         return None
 
@@ -93,7 +99,7 @@ class RunFolder:
         file = self.path / LOG
         lines = []
         if step and file.is_file():
-            lines = [line for line in file.read_text().splitlines() if _step_of(line) in range(1, step + 1)]
+            lines = [line for line in self._lines() if _step_of(line) in range(1, step + 1)]
         text = "".join(f"{line}\n" for line in lines)
 
         self._guarded("the log", lambda: safe.write_files(self.path, {LOG: text.encode()}))
@@ -104,15 +110,17 @@ class RunFolder:
 
     def lines(self, steps: int) -> list[dict[str, Any]]:
         """The log's lines of the first `steps` steps; none if one of them is not there or not whole."""
-        file = self.path / LOG
-        try:
-            lines = file.read_text().splitlines() if file.is_file() else []
-        except (OSError, ValueError) as error:
-            self.problem(f"the log {file} cannot be read ({error})")
-            return []
-        records = [json.loads(line) for line in lines if 1 <= _step_of(line) <= steps]
+        records = [read_object(line.encode()) for line in self._lines() if 1 <= _step_of(line) <= steps]
         whole = [record["step"] for record in records] == list(range(1, steps + 1))
-        return records if whole and all(record.keys() >= _NUMBERS for record in records) else []
+        return records if whole and all(finite(record.get(name)) for record in records for name in _NUMBERS) else []
+
+    def _lines(self) -> list[str]:
+        """The lines of the log; none where it is too long or cannot be read."""
+        file = self.path / LOG
+        data = read_bytes(file, LARGEST_LOG) if file.is_file() else b""
+        if data is None:
+            self.problem(f"the log {file} cannot be read")
+        return (data or b"").decode("utf-8", "replace").splitlines()
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line of JSON; it is in the file when this returns."""
@@ -137,7 +145,6 @@ class RunFolder:
 
 
 def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return -1  # a line that a crash cut off
+    """The step of a line; -1 for one that a crash cut off."""
+    step = read_object(line.encode()).get("step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else -1

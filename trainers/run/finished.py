@@ -59,9 +59,7 @@ def check_free(file: Path, identity: Mapping[str, Any], settings: Settings) -> N
     header = header_of(file)
     names = changed(native.settings_of(header.get("training", "")), header.get("base_hash", ""), identity, settings)
     other = f"of a training with another {', '.join(names)}" if names else "of something else"
-    raise ValueError(
-        f"The file {file} is there already, {other}: choose another name in Training Settings, or move that file away."
-    )
+    raise ValueError(f"The file {file} is there already, {other}: choose another name, or move that file away.")
 
 
 def changed(record: Mapping[str, Any], base: str, identity: Mapping[str, Any], settings: Settings) -> list[str]:
@@ -69,8 +67,9 @@ def changed(record: Mapping[str, Any], base: str, identity: Mapping[str, Any], s
     if not record:
         return []
     own = settings.record() | {"text_encoder": identity["text_encoder"]}
-    if "steps" not in identity:
-        del own["steps"]
+    for name in ("steps", "checkpointing"):
+        if name not in identity:
+            del own[name]
     names = [name.replace("_", " ") for name, value in own.items() if name in record and record[name] != value]
     names += ["set of pictures or captions"] * (record.get("dataset_hash") != identity["data"])
     return names + ["model"] * (base != identity["base"])
@@ -100,7 +99,7 @@ def find(
             ours = header.get(native.RUN) == digest(identity) and record.get("steps") == settings.steps and moved > 0
             if ours:
                 adapters.validate(tensors, str(candidate))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             folder.problem(f"{candidate.name} cannot be read and was passed over ({error})")
             continue
         if ours:

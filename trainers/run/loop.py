@@ -20,6 +20,7 @@ from ...models.source_file import name_of_file
 from ...models.titles import title_of
 from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
+from ..settings.checkpointing import AUTO
 from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
@@ -87,7 +88,7 @@ class TrainingRun:
         """Go on from the newest checkpoint, if there is one."""
         if self.folder is None:
             return
-        state = self.folder.newest(self.identity, self.trainer.settings.steps)
+        state = self.folder.newest(self.identity, self.trainer.settings.steps, self.trainer.misfit)
         if state is not None:
             self.trainer.load(state)
             step, steps = state["step"], self.trainer.settings.steps
@@ -103,6 +104,8 @@ class TrainingRun:
             random = trainer.random_state()
             saved = trainer.step
             try:
+                if self.shown is not None and trainer.step == 0 and self.shown.every <= settings.steps:
+                    self.preview(self.shown)  # of the model before the training, for those of later steps
                 while trainer.step < settings.steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     random = trainer.random_state()
@@ -123,9 +126,7 @@ class TrainingRun:
                             self.save(random)
                             saved = trainer.step
                     if self.shown is not None and trainer.step % self.shown.every == 0:
-                        progress.pictures = self.sample(self.shown)
-                        self.pictures.append((trainer.step, progress.pictures))
-                        keep_preview(self.folder, trainer.step, progress.pictures)
+                        progress.pictures = self.preview(self.shown)
                     self.on_step(progress)
             except BaseException as error:
                 diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
@@ -153,6 +154,13 @@ class TrainingRun:
         adapter, change = trainer.finish()
         adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
         self.folder.save(trainer.state(random, self.identity), adapter)
+
+    def preview(self, shown: previews.Previews) -> Tensor:
+        """Make the preview pictures of this step, and keep them."""
+        pictures = self.sample(shown)
+        self.pictures.append((self.trainer.step, pictures))
+        keep_preview(self.folder, self.trainer.step, pictures)
+        return pictures
 
     def sample(self, shown: previews.Previews) -> Tensor:
         """Make preview pictures of the adapter as it is."""
@@ -239,7 +247,13 @@ def train(
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
-            needed = trainer.estimate()
+            needs = trainer.needs()
+            if trainer.mode == AUTO:  # before ComfyUI makes room by putting weights away, which costs more
+                free = memory.free_for(patchers, model.load_device)
+                free_host = comfy.model_management.get_free_memory(torch.device("cpu"))
+                trainer.mode, line = needs.choose(free, int(free_host), model.load_device)
+                notes.append(line)
+            needed = needs.of(trainer.mode)
         with torch.inference_mode():
             comfy.model_management.load_models_gpu(patchers, memory_required=needed.added)
         free = comfy.model_management.get_free_memory(model.load_device)

@@ -17,20 +17,23 @@ from ...models.stored import weight_of
 from ...models.titles import title_of
 from ..data import batches
 from ..data.material import Dataset
+from ..settings import checkpointing as modes
 from ..settings import optimizers
 from ..settings.schedules import rate_factor
 from ..settings.settings import Settings
 from ..settings.targets import is_small_kind
-from ..step import checking, looking, memory, objective, precision
+from ..step import activation_bytes, checking, looking, memory, objective, precision
 from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
 from ..step.average import Average
 from ..step.decompositions import Decompositions
+from ..step.host import host_of
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
 from ..step.leaves import Leaves
 from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
+from .state import misfit
 
 WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 TRIES = 100  # of a step: each finds what the one before could not
@@ -82,6 +85,7 @@ class Trainer:
         self.step = 0
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
+        self.mode = settings.mode  # of gradient checkpointing; auto, until one is chosen, is every block
         self.varying = ""  # why the same training would give other bits
         self.repairs = Repairs(title_of(model.model))
         self.scale = precision.LossScale() if self.precision.dtype == torch.float16 else None
@@ -376,8 +380,9 @@ class Trainer:
                 text_changes = {name: self.change(layer) for name, layer in self.text_layers.items()}
                 text = self.dataset.text
                 self.frozen.append(stack.enter_context(frozen(text.root, text_changes, device=text.device)))
-            if self.settings.gradient_checkpointing:
-                stack.enter_context(checkpointing(self.root, self.repairs.blocks))
+            if self.mode != modes.OFF:
+                host = host_of(self.device) if self.mode == modes.OFFLOADED else None
+                stack.enter_context(checkpointing(self.root, self.repairs.blocks, self.mode, host))
             yield
 
     def release(self) -> None:
@@ -391,8 +396,8 @@ class Trainer:
         if self.precision.compute is not None:
             cast_weights(self.root)
 
-    def estimate(self) -> memory.Estimate:
-        """The memory that the run will need, by a forward pass of its largest example.
+    def needs(self) -> memory.Needs:
+        """The memory that the run will need in any mode of checkpointing, by a forward pass of its largest example.
 
         Raises:
             ValueError: the base gives no number for it.
@@ -405,15 +410,16 @@ class Trainer:
             conds = [self.captions.conds(example.caption, shape, example.origin)]
             return self.loss([example], torch.zeros(shape, device=self.device), sigma, conds)
 
-        batch = min(settings.batch_size, len(self.dataset.examples))
+        adapted = {layer.module for layer in self.layers.values()}
         with pytorch_attention(), computing_in(self.model.model, self.precision.compute):
-            loss, activations = memory.activation_bytes(self.root, run, settings.gradient_checkpointing, batch)
+            loss, shown = activation_bytes.measure(self.root, run, adapted, self.dataset.text is not None)
             if not torch.isfinite(loss):
                 raise ValueError(looking.explain(self.root, self.precision.name))
         adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema)) + sum(
             value.numel() * value.element_size() for value in self.decompositions.tensors()
         )
-        return memory.Estimate(self.model.model_size(), adapter, activations)
+        batch = min(settings.batch_size, len(self.dataset.examples))
+        return memory.Needs(self.model.model_size(), adapter, batch, shown)
 
     # ----------------------------------------------------------------------------------------------------------- state
 
@@ -445,8 +451,18 @@ class Trainer:
             "loss_scale": None if self.scale is None else self.scale.state(),
         }
 
+    def misfit(self, state: dict[str, Any]) -> str:
+        """What of a state `load` could not put back; empty if it can."""
+        return misfit(
+            state,
+            self.state(self.random_state(), {}),
+            [parameter for group in self.optimizer.param_groups for parameter in group["params"]],
+            (len(self.dataset.examples), len(self.dataset.prior)),
+            type(self.optimizer).__module__.startswith("torch."),
+        )
+
     def load(self, state: dict[str, Any]) -> None:
-        """Put a state back, to go on from it."""
+        """Put a state back, to go on from it. `misfit` has looked it through."""
         self.assign(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:

@@ -134,21 +134,28 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     return settings.changed(**values)
 
 
-def left_open(settings: Settings) -> list[str]:
-    """The noise levels and the guidance of the settings in words."""
+def noise_levels(settings: Settings) -> str:
+    """The noise levels of the settings in words."""
     noise = settings.timesteps
     if settings.shift_by_size != SAME_SHIFT:
         noise += f" with a shift by size as {settings.shift_by_size}"
     elif settings.shift not in (0, 1):
         noise += f" with a shift of {settings.shift:g}"
+    return noise
+
+
+def left_open(settings: Settings) -> list[str]:
+    """The noise levels and the guidance of the settings in words."""
     guided = settings.guidance != AS_CAPTIONED
-    return [f"noise levels {noise}"] + [f"guidance {settings.guidance:g}"] * guided
+    return [f"noise levels {noise_levels(settings)}"] + [f"guidance {settings.guidance:g}"] * guided
 
 
 def usual_rate_note(settings: Settings, recipe: Recipe | None) -> str:
     """A line on a learning rate that was left open, for the node before the first step and for the report."""
     line = f"learning rate {in_short(settings.learning_rate)}: usual for {settings.method} with {settings.optimizer}"
-    return line if recipe is None else f"{line} on {recipe.title}; {', '.join(left_open(settings))}"
+    if recipe is None:
+        return f"{line}; this base has no recipe, so noise levels stay at {noise_levels(settings)}"
+    return f"{line} on {recipe.title}; {', '.join(left_open(settings))}"
 
 
 def chosen_values(settings: Settings, recipe: Recipe, wishes: Wishes) -> str:
@@ -177,7 +184,11 @@ def size_note(recipe: Recipe, wishes: Wishes, area: int) -> str:
     )
 
 
-def lacking(name: str, title: str) -> str:
-    """A line on a base without a recipe. name: of its class. title: what people call it."""
+def lacking(name: str, title: str, rate_open: bool) -> str:
+    """A line on a base without a recipe.
+
+    name: of its class. title: what people call it. rate_open: whether the rate was left open (see `usual_rate_note`).
+    """
     why = LACKING.get(name, "this pack does not know it")
-    return f"there is no recipe of {title} ({why}): all settings are as at the nodes"
+    settings = "all settings but the learning rate" if rate_open else "all settings"
+    return f"there is no recipe of {title} ({why}): {settings} are as at the nodes"

@@ -25,6 +25,7 @@ from ...deft_ops.settings import (
     described,
     entry,
 )
+from . import checkpointing as modes
 from .formulas import LOSSES, SAME_SHIFT, SHIFTS, TIMESTEPS, WEIGHTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
@@ -98,7 +99,8 @@ class Settings:
         Switch(
             at=TRAINING,
             advanced=True,
-            words="Recompute each block in the backward pass: less memory for activations, about a third more time.",
+            words="Recompute each block in the backward pass: less memory for activations, up to half more time. "
+            "Training Settings has more modes.",
         ),
         False,
     )
@@ -239,6 +241,18 @@ class Settings:
         ),
         AS_CAPTIONED,
     )
+    checkpointing: str = entry(
+        Choice(
+            options=modes.CHOICES,
+            called="mode of gradient checkpointing",
+            later=True,
+            advanced=True,
+            words="Gradient checkpointing, in place of the training node's switch. every second block: about half of "
+            "the saving for half of the time. offloaded: every block, and what is kept waits in the computer's memory. "
+            "auto: what costs least and fits into the free memory. The result is the same.",
+        ),
+        modes.AS_SWITCHED,
+    )
     # layers, for those who know them
     exclude: str = entry(
         Text(advanced=True, words="A regular expression: layers whose path it finds are left out."), ""
@@ -291,6 +305,13 @@ class Settings:
         """The method's own settings."""
         return self.training.settings_of(rank=self.rank, alpha=self.alpha, **self.options)
 
+    @property
+    def mode(self) -> str:
+        """The mode of gradient checkpointing, of trainers/settings/checkpointing.py."""
+        if self.checkpointing != modes.AS_SWITCHED:
+            return self.checkpointing
+        return modes.EVERY if self.gradient_checkpointing else modes.OFF
+
     def check(self) -> None:
         """Raise ValueError, with the name of the setting, for a value that is no option or out of range."""
         for name, (setting, _) in described(self).items():
@@ -324,13 +345,15 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that decide a step's result: all but the number of steps where the schedule does not use it.
 
-        What came later and stands at its default is skipped: runs from before it go on.
+        What came later and stands at its default is skipped: runs from before it go on. So is the mode of
+        checkpointing: the bits are the same, and a run that ran out of memory goes on in another one.
         """
         record = self.record()
+        del record["checkpointing"]
         if self.schedule == "constant":
             del record["steps"]
         for name, (setting, default) in (described(self) | shared_settings()).items():
-            if setting.later and record[name] == default:
+            if setting.later and name in record and record[name] == default:
                 del record[name]
         return record
 

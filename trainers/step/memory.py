@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..settings.checkpointing import EVERY, MODES, OFF, OFFLOADED, SECOND
 from ..settings.optimizers import OPTIMIZERS
 from ..settings.settings import Settings
-from .network import checkpointed_blocks
+from .activation_bytes import ActivationBytes
 
-# Bytes of the backward pass over those of all layers' outputs: 0.6 (SD3) to 0.8 (UNets) are kept, and gradients come.
-KEPT = 1.0
+SAME_MEMORY = ("cpu", "mps")  # devices whose memory is the computer's
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes: the model as it is loaded, the adapter with gradients and optimizer, activations of one batch."""
+    """Bytes: the model as it is loaded, the adapter with gradients and optimizer, activations of one batch, and what of
+    these is in the computer's memory. mode: of gradient checkpointing; more: the share of operations that it adds.
+    """
 
     model: int
     adapter: int
     activations: int
+    host: int = 0
+    mode: str = OFF
+    more: float = 0.0
 
     @property
     def added(self) -> int:
@@ -35,7 +40,54 @@ class Estimate:
     def text(self) -> str:
         """The estimate as a line for the log and the report."""
         model, adapter, activations = map(readable, (self.model, self.adapter, self.activations))
-        return f"memory estimate: model {model}, adapter {adapter}, activations {activations}"
+        line = f"memory estimate: model {model}, adapter {adapter}, activations {activations}"
+        if self.mode == OFF:
+            return line
+        moved = f", {readable(self.host)} in the computer's memory" if self.host else ""
+        return f"{line}{moved}; gradient checkpointing: {self.mode}, {self.more:.0%} more operations"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a training needs in any mode of gradient checkpointing: as in `Estimate`, and what a forward pass showed."""
+
+    model: int
+    adapter: int
+    batch: int
+    shown: ActivationBytes
+
+    def of(self, mode: str) -> Estimate:
+        """The estimate for a mode."""
+        activations, host = self.batch * self.shown.on_device(mode), self.batch * self.shown.on_host(mode)
+        return Estimate(self.model, self.adapter, activations, host, mode, self.shown.more(mode))
+
+    def choose(self, free: int, free_host: int, device: torch.device) -> tuple[str, str]:
+        """The mode that costs least and fits, and a line on why; the one that needs least where none fits.
+
+        free: bytes beside the loaded model; free_host: of the computer's memory. device: of the model. Where that is
+        the computer's memory, nothing is offloaded.
+        """
+        estimates = [self.of(mode) for mode in MODES]
+        if device.type in SAME_MEMORY or estimates[-1].host > free_host:
+            estimates.pop()
+        chosen = next((it for it in estimates if it.added <= free), min(estimates, key=lambda it: it.added))
+        tried = estimates[: estimates.index(chosen)]
+        reasons = [f"{it.mode} needs {readable(it.added)} beside the model" for it in [*tried, chosen]]
+        line = f"auto chose gradient checkpointing {chosen.mode!r}: {', '.join(reasons)}, and {readable(free)} are free"
+        return chosen.mode, line
+
+
+def free_for(patchers: Sequence[Any], device: torch.device) -> int:
+    """Bytes on a device that a training may take without weights of its own models being put away: what is free, and
+    what ComfyUI can free by putting away other models, but for what it keeps free.
+    """
+    others = 0
+    for loaded in comfy.model_management.current_loaded_models:
+        other = loaded.model
+        if other is not None and loaded.device == device and not any(other.is_clone(patcher) for patcher in patchers):
+            others += loaded.model_loaded_memory()
+    free = comfy.model_management.get_free_memory(device) + others - comfy.model_management.extra_reserved_memory()
+    return max(0, int(free))
 
 
 def readable(size: int) -> str:
@@ -48,7 +100,7 @@ def room(needed: Estimate, free: int, settings: Settings) -> list[str]:
     line = f"memory: the training needs {readable(needed.added)} beside the loaded model, and {readable(free)} are free"
     if needed.added <= free:
         return [line]
-    return [f"WARNING: {line}: {', or '.join(changes(settings))}"]
+    return [f"WARNING: {line}: {', or '.join(changes(settings, needed.mode))}"]
 
 
 def adapter_bytes(parameters: Sequence[Tensor], optimizer: str, ema: bool) -> int:
@@ -79,43 +131,6 @@ def check_free(device: torch.device, modules: Iterable[Any], settings: Settings)
         )
 
 
-@torch.no_grad()
-def activation_bytes(root: nn.Module, run: Callable[[], Tensor], checkpointing: bool, batch: int) -> tuple[Tensor, int]:
-    """The result of a forward pass `run` of one example, and the bytes that the backward pass of a batch needs by it.
-
-    With gradient checkpointing: the outputs of all blocks, and the largest block's inside.
-    """
-    blocks = list(checkpointed_blocks(root).values()) if checkpointing else []
-    inside = {module: index for index, block in enumerate(blocks) for module in block.modules()}
-    parts = [0] * (len(blocks) + 1)  # the last: outside of all blocks
-    kept = 0
-    leaves = [module for module in root.modules() if not list(module.children())]
-
-    def count(module: nn.Module, args: object, output: object) -> None:
-        parts[inside.get(module, len(blocks))] += size_of(output)
-
-    def count_block(module: nn.Module, args: object, output: object) -> None:
-        nonlocal kept
-        kept += size_of(output)
-
-    handles = [module.register_forward_hook(count) for module in leaves]
-    handles += [block.register_forward_hook(count_block) for block in blocks]
-    try:
-        loss = run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    *within, outside = parts
-    return loss, int(batch * (KEPT * (outside + max(within, default=0)) + kept))
-
-
-def size_of(output: object) -> int:
-    """Bytes of the tensors in a module's output."""
-    if isinstance(output, Tensor):
-        return output.numel() * output.element_size()
-    return sum(size_of(item) for item in output) if isinstance(output, (list, tuple)) else 0
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the memory of the device, or of the machine, was too small."""
     message = str(error).lower()
@@ -128,13 +143,20 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def changes(settings: Settings) -> list[str]:
-    """What to change where memory is short, in the order of what costs least."""
+def changes(settings: Settings, mode: str | None = None) -> list[str]:
+    """What to change where memory is short, in the order of what costs least. mode: of gradient checkpointing, where
+    that is not what the settings have.
+    """
     lines = []
-    if not settings.gradient_checkpointing:
+    mode = mode or settings.mode
+    if mode == OFF:
         lines.append("switch gradient checkpointing on")
+    elif mode == SECOND:
+        lines.append(f"choose checkpointing {EVERY!r}")
     if settings.batch_size > 1:
         lines.append(f"lower the batch size ({settings.batch_size}) and raise accumulation instead")
+    if mode == EVERY and comfy.model_management.get_torch_device().type not in SAME_MEMORY:
+        lines.append(f"choose checkpointing {OFFLOADED!r}")
     if settings.precision == "fp32":
         lines.append("use precision bf16")
     if smaller := OPTIMIZERS[settings.optimizer].smaller:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ...models.layers import is_linear_or_convolution
+from ..settings.checkpointing import EVERY, OFF, SECOND
 from .adapted import ChangeNow, adapted_forward, place_change, table_forward
 from .at_hand import AtHand
 from .frozen import frozen_forward, quick_forward
+from .host import Host
 from .saved import Region, checkpointed
 
 
@@ -139,15 +141,18 @@ def frozen(
             undo()
 
 
-def checkpointed_blocks(root: nn.Module) -> dict[str, nn.Module]:
-    """The repeated blocks of a network by path: children of its outermost module lists, sequences taken apart."""
+def checkpointed_blocks(root: nn.Module, mode: str = EVERY) -> dict[str, nn.Module]:
+    """The blocks of a network that a mode computes again, by path: children of its outermost module lists, sequences
+    taken apart; every second of each list, from the first.
+    """
     blocks: dict[str, nn.Module] = {}
+    step = 2 if mode == SECOND else 1
 
     def visit(path: str, module: nn.Module) -> None:
         for name, child in module.named_children():
             where = f"{path}{name}"
             if isinstance(child, nn.ModuleList):
-                for place, item in child.named_children():
+                for place, item in list(child.named_children())[::step]:
                     if isinstance(item, nn.Sequential):
                         blocks.update({f"{where}.{place}.{number}": part for number, part in item.named_children()})
                     else:
@@ -155,22 +160,28 @@ def checkpointed_blocks(root: nn.Module) -> dict[str, nn.Module]:
             elif not is_linear_or_convolution(child):
                 visit(f"{where}.", child)
 
-    visit("", root)
+    if mode != OFF:
+        visit("", root)
     return blocks
 
 
 @contextmanager
-def checkpointing(root: nn.Module, regions: dict[str, Region]) -> Iterator[int]:
-    """Recompute each block in the backward pass instead of keeping its activations; yields the number of blocks.
+def checkpointing(
+    root: nn.Module, regions: dict[str, Region], mode: str = EVERY, host: Host | None = None
+) -> Iterator[int]:
+    """Recompute blocks in the backward pass instead of keeping their activations; yields the number of blocks.
 
-    `regions` holds the region of each block, by its path; what is missing there is added.
+    `regions` holds the region of each block, by its path; what is missing there is added. host: where the blocks'
+    inputs are kept until then, if not on their device.
     """
-    restore = []
-    blocks = checkpointed_blocks(root)
+    restore: list[Callable[[], Any]] = []
+    blocks = checkpointed_blocks(root, mode)
     try:
         for name, block in blocks.items():
-            restore.append(own_forward(block))
-            block.forward = partial(checkpointed, regions.setdefault(name, Region(name)), block.forward)
+            region = regions.setdefault(name, Region(name))
+            restore += [own_forward(block), partial(setattr, region, "host", None)]
+            region.host = host
+            block.forward = partial(checkpointed, region, block.forward)
         yield len(blocks)
     finally:
         for undo in reversed(restore):

@@ -91,7 +91,7 @@ class Repairs:
     def text_line(self) -> str:
         """A line of the report on what was done; empty if nothing was."""
         copies = sum(len(region.copies) for region in self.regions())
-        inputs = sum(region.inputs for region in self.regions())
+        inputs = sum(bool(region.inputs) for region in self.regions())
         done = []
         if copies:
             done.append(f"{copies} tensors that it writes into are kept as copies")

@@ -14,6 +14,7 @@ no version check). `checkpointed` looks at the versions of what it hands out, an
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,26 +23,24 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-
-def version_of(value: Tensor) -> int:
-    """How often a tensor has been written into. Inference tensors do not count; nobody may write into them here."""
-    return 0 if value.is_inference() else int(value._version)
+from .host import Host, HostTensor, frees_memory, version_of
 
 
 class Region:
     """A part of a network: which of the tensors that it saves are written into afterwards.
 
-    copies: their places in the order of saving. inputs: whether it writes into its own inputs, or others do before the
-    backward pass. changed: whether a tensor was written into since this was last set to False; gradients are wrong
-    then.
+    copies: their places in the order of saving. inputs: the places of those of its own inputs that it writes into,
+    or others do before the backward pass. changed: whether a tensor was written into since this was last set to False;
+    gradients are wrong then.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.copies: set[int] = set()
-        self.inputs = False
+        self.inputs: set[int] = set()
         self.changed = False
         self.watched = False  # whether `watching` has an effect
+        self.host: Host | None = None  # where a block's inputs are kept, if not where they are
         # Around a block when it is computed again: PyTorch's modes are off in a backward pass.
         self.around: Callable[[], Any] = contextlib.nullcontext
 
@@ -84,22 +83,54 @@ class _Complete(Exception):
     """All tensors that the backward pass needs are there again."""
 
 
+def changes_of(leaf: Any) -> int:
+    """How often an input of a block has been written into."""
+    if isinstance(leaf, HostTensor):
+        return leaf.changes()
+    return version_of(leaf) if isinstance(leaf, Tensor) else 0
+
+
 class _Recomputed:
     """The tensors that one call of a block would have saved, made again when the first of them is asked for."""
 
     def __init__(self, region: Region, run: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self.region, self.run = region, run
         leaves, self.structure = tree_flatten((args, kwargs))
-        self.copied = region.inputs
-        self.leaves = [
-            value.detach().clone() if self.copied and isinstance(value, Tensor) else value for value in leaves
-        ]
+        self.copied = frozenset(region.inputs)
         # Copies for the inputs have no history, but have to be saved by what saved the inputs.
         self.requires_grad = [isinstance(value, Tensor) and value.requires_grad for value in leaves]
-        self.versions = [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
         self.autocast = _autocast(leaves)
+        self.given: list[tuple[int, Tensor, int]] = []  # what is now on the CPU, until the block has run
+        self.written: set[int] = set()  # places of what the block writes into of that
+        self.before: Callable[[], _Recomputed | None] = lambda: None  # whose inputs are wanted after these
+        self.leaves = [self.kept(place, value) for place, value in enumerate(leaves)]
+        self.versions = [changes_of(leaf) for leaf in self.leaves]
+        if self.given and region.host is not None:
+            self.before, region.host.last = region.host.last, weakref.ref(self)
         self.count = 0
         self.values: dict[int, tuple[Tensor, int]] = {}
+
+    def kept(self, place: int, value: Any) -> Any:
+        """An input as it is kept for the second time."""
+        if not isinstance(value, Tensor):
+            return value
+        host = self.region.host
+        away = host is not None and frees_memory(value)
+        copied = place in self.copied
+        if copied:
+            value = value.detach().clone()
+        if not away or host is None:
+            return value
+        self.given.append((place, value, version_of(value)))
+        return HostTensor(host, value) if copied else host.keep(value)
+
+    def ran(self) -> None:
+        """The block has run for the first time."""
+        self.written = {place for place, value, version in self.given if version_of(value) != version}
+        self.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
+        if self.given and self.region.host is not None:
+            self.region.host.copies.wait_away()
+        self.given = []
 
     def pack(self, value: Tensor) -> int:
         """The place of a tensor, which is saved instead of it."""
@@ -115,20 +146,36 @@ class _Recomputed:
 
     def check_inputs(self) -> bool:
         """Whether the inputs are as they were; if not, they are copied from the next pass on."""
-        same = self.versions == [version_of(value) if isinstance(value, Tensor) else 0 for value in self.leaves]
-        if not same:
-            self.region.inputs = self.region.changed = True
-        return same
+        versions = zip(self.leaves, self.versions, strict=True)
+        changed = {place for place, (leaf, version) in enumerate(versions) if changes_of(leaf) != version}
+        if changed := changed | self.written:
+            self.region.inputs |= changed
+            self.region.changed = True
+        return not changed
+
+    def start(self) -> None:
+        """Begin to fetch the inputs from the CPU."""
+        for leaf in self.leaves:
+            if isinstance(leaf, HostTensor):
+                leaf.start()
 
     def inputs(self) -> list[Any]:
         """The inputs that the block is called with again; of those that are written into, a copy for each time."""
-        if not self.copied:
-            return self.leaves
-        return [
-            # clone() twice: a leaf that requires a gradient cannot be written into.
-            value.clone().requires_grad_(requires_grad).clone() if isinstance(value, Tensor) else value
-            for value, requires_grad in zip(self.leaves, self.requires_grad, strict=True)
-        ]
+        self.start()
+        if (before := self.before()) is not None:
+            before.start()
+        return [self.input(place, leaf) for place, leaf in enumerate(self.leaves)]
+
+    def input(self, place: int, leaf: Any) -> Any:
+        """One input."""
+        copied, requires_grad = place in self.copied, self.requires_grad[place]
+        if isinstance(leaf, HostTensor):
+            value = leaf.fetch().requires_grad_(requires_grad)
+            return value.clone() if copied else value
+        if not copied or not isinstance(leaf, Tensor):
+            return leaf
+        # clone() twice: a leaf that requires a gradient cannot be written into.
+        return leaf.clone().requires_grad_(requires_grad).clone()
 
     def compute(self) -> None:
         """Run the block again."""
@@ -180,5 +227,5 @@ def checkpointed(region: Region, run: Callable[..., Any], *args: Any, **kwargs: 
     again = _Recomputed(region, run, args, kwargs)
     with saved_tensors_hooks(again.pack, again.unpack):
         result = run(*args, **kwargs)
-    again.check_inputs()  # most blocks that write into their inputs show it here, all in one pass
+    again.ran()
     return result

@@ -71,11 +71,13 @@ export function receive({ run: id, node, prompt_id: prompt, steps, points, secon
     run.step.push(step)
     run.loss.push(loss)
   }
+  // That of step 0 comes by no message.
+  const begun = preview !== null && !run.previews.length
   if (preview !== null && !run.previews.includes(preview)) run.previews = [...run.previews, preview]
   const last = points.at(-1)[0]
   Object.assign(run, { node, prompt, steps, seconds, left, state: last >= steps ? 'finished' : 'running' })
   changed(run)
-  if (gap) loadRun(id)
+  if (gap || begun) loadRun(id)
 }
 
 // Reads the runs of a job again that was stopped or has failed: its last steps came by no message.

@@ -4,6 +4,7 @@ import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
 
 const { search } = new URL(import.meta.url)
+const { nodeOf, openWorkflow } = await import(`./graph.mjs${search}`)
 const { loadRun, onRun, previewAddress, runOf } = await import(`./data.mjs${search}`)
 const { COLOURS, makeChart } = await import(`./chart.mjs${search}`)
 
@@ -27,16 +28,10 @@ function stored() {
   }
 }
 
-const openWorkflow = () => app.extensionManager?.workflow?.activeWorkflow?.path ?? ''
+const openPath = () => openWorkflow()?.path ?? ''
 
-// The node of an id such as "10:3": 3 in the subgraph of 10.
-function nodeOf(id) {
-  let graph = app.rootGraph ?? app.graph
-  let node = null
-  for (const part of String(id).split(':')) {
-    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part))
-    graph = node?.subgraph
-  }
+function trainerOf(id) {
+  const node = nodeOf(id)
   return TRAINERS.has(node?.type) ? node : null
 }
 
@@ -102,7 +97,7 @@ function showAt(node, run) {
 }
 
 function place(id, node, prompt) {
-  if (!workflows.has(prompt)) workflows.set(prompt, openWorkflow())
+  if (!workflows.has(prompt)) workflows.set(prompt, openPath())
   const before = places.get(id)
   if (before?.node === node && before.workflow === workflows.get(prompt)) return
   for (const [other, there] of places) {
@@ -118,8 +113,8 @@ function place(id, node, prompt) {
 
 function show(id) {
   const { workflow, node: name } = places.get(id) ?? {}
-  if (name === undefined || workflow !== openWorkflow()) return
-  const node = nodeOf(name)
+  if (name === undefined || workflow !== openPath()) return
+  const node = trainerOf(name)
   const run = runOf(id)
   if (!node) return
   if (run.step.length) showAt(node, run)
@@ -135,13 +130,12 @@ export function watchNodes() {
   api.addEventListener('executed', ({ detail }) => {
     const id = detail.output?.deft_run?.[0]
     if (typeof id !== 'string') return
-    place(id, detail.node, detail.prompt_id)
+    place(id, detail.display_node ?? detail.node, detail.prompt_id)
     loadRun(id)
   })
 }
 
-// Another graph is on the canvas: its nodes get back what they had. Which workflow it is the page says some time later.
-export function shownAgain() {
-  const showAll = () => { for (const id of places.keys()) show(id) }
-  for (const wait of [100, 500, 2000, 5000]) setTimeout(showAll, wait)
+// Another graph is on the canvas: its nodes get back what they had.
+export function showCurves() {
+  for (const id of places.keys()) show(id)
 }

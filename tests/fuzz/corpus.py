@@ -1,0 +1,289 @@
+"""Inputs that were faults once, made here: each is read, or refused with the file's name, in bounded time and space."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .kit import Files
+from .mutation import chunk
+from .readers import adapters, beside, checkpoints, peft_folders, pickled, runs, scorers, scores, sweeps
+from .structures import encoded, safetensors
+
+# By reader, with a name for each: "refused" or "read" is what has to become of it.
+Entry = tuple[str, str, str, Callable[[], Files]]
+
+
+def header(metadata: dict[str, str]) -> Callable[[], Files]:
+    """A small file of this pack's own with this metadata."""
+    tensors = {"diffusion_model.x.deft_Q": torch.eye(4, 1), "diffusion_model.x.deft_R": torch.ones(1, 4)}
+    return lambda: {adapters.FILE: safetensors(tensors, metadata)}
+
+
+def peft(kind: str, record: dict[str, Any] | None = None, **tensors: torch.Tensor) -> Callable[[], Files]:
+    """A folder of PEFT's with another record, or with other tensors by the ends of their names."""
+
+    def make() -> Files:
+        old, weights = peft_folders.made(kind)
+        changed = {
+            key: next((new for end, new in tensors.items() if key.endswith(end)), own) for key, own in weights.items()
+        }
+        return {peft_folders.WEIGHTS: safetensors(changed), peft_folders.RECORD: encoded(old | (record or {}))}
+
+    return make
+
+
+def program(steps: bytes, **members: bytes) -> Callable[[], Files]:
+    """A file of torch.save whose table of tensors is this program."""
+
+    def make() -> Files:
+        target = io.BytesIO()
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.writestr("a/data.pkl", steps)
+            archive.writestr("a/version", b"3\n")
+        return {"a.pt": target.getvalue()}
+
+    return make
+
+
+def checkpoint(change: Callable[[dict[str, Any]], object]) -> Callable[[], Files]:
+    """A checkpoint with a change."""
+
+    def make() -> Files:
+        content = checkpoints.copied(checkpoints.state())
+        change(content)
+        return {checkpoints.FILE: pickled.saved(content)}
+
+    return make
+
+
+def log(*changes: dict[str, Any], tail: bytes = b"") -> Callable[[], Files]:
+    """A run's log with changes of its lines."""
+    lines = [line | change for line, change in zip(runs.lines(), (*changes, {}, {}, {}))]
+    return lambda: {runs.LOG: runs.written(lines) + tail, runs.RECORD: encoded(runs.record())}
+
+
+def scorer(
+    kind: str, change: Callable[[dict[str, Any]], object], raw: bytes = b"", merges: bytes = scorers.MERGES
+) -> Callable[[], Files]:
+    """A scorer with a change of the settings beside it."""
+
+    def make() -> Files:
+        settings, tensors = scorers.valid(kind)
+        settings = json.loads(json.dumps(settings))
+        change(settings)
+        return {scorers.WEIGHTS: safetensors(tensors), scorers.SETTINGS: raw or encoded(settings), "merges.txt": merges}
+
+    return make
+
+
+def weights(content: Any) -> Callable[[], Files]:
+    """A pickled scorer that holds this."""
+    return lambda: {scorers.PICKLED: pickled.saved(content()), scorers.SETTINGS: encoded(scorers.DINO)}
+
+
+def packed() -> Files:
+    """A deflated checkpoint of 1 GB of zeros in 1 MB."""
+    source, target = io.BytesIO(pickled.saved({"x": torch.zeros(10)})), io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
+        for entry in old.infolist():
+            with new.open(entry.filename, "w") as file:
+                if entry.filename.endswith("data/0"):
+                    for _ in range(300):
+                        file.write(bytes(1 << 20))
+                else:
+                    file.write(old.read(entry))
+    return {scorers.PICKLED: target.getvalue(), scorers.SETTINGS: encoded(scorers.DINO)}
+
+
+def empty_tensors() -> Files:
+    """110,000 tensors without values."""
+    text = json.dumps(
+        {f"x{n}.deft_Q": {"dtype": "F32", "shape": [0, 2], "data_offsets": [0, 0]} for n in range(110_000)}
+    )
+    return {adapters.FILE: struct.pack("<Q", len(text)) + text.encode()}
+
+
+def doubled() -> bytes:
+    """Tuples of tuples, of which the last holds 2 to the 40th, as the key of a dictionary."""
+    pairs = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(40))
+    return b"\x80\x02}q\xff()q\x00" + pairs + b"h\x28K\x01u."
+
+
+def cut_texts() -> Files:
+    """A PNG file of three compressed texts of 40 MB."""
+    picture = beside.picture_samples()[0]["a.png"]
+    text = zlib.compress(b"x" * (40 << 20), 1)
+    chunks = b"".join(chunk(b"zTXt", b"k%d\0\0" % n + text) for n in range(3))
+    return {"a.png": picture[:33] + chunks + picture[33:]}
+
+
+def postscript() -> Files:
+    """PostScript under the name of a picture, which Pillow would run Ghostscript for."""
+    return {"a.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n"}
+
+
+def beginning(value: Any) -> Any:
+    """The first entry of an optimizer's state."""
+    return next(iter(value["optimizer"]["state"].values()))
+
+
+CORPUS: tuple[Entry, ...] = (
+    (
+        "adapters",
+        "refused",
+        "a record of PEFT without its fields",
+        header({"peft_record": '{"": {"peft_type": "VERA"}}'}),
+    ),
+    ("adapters", "refused", "a record of PEFT that is no JSON", header({"peft_record": "{"})),
+    (
+        "adapters",
+        "refused",
+        "a record of PEFT with a text for a number",
+        header({"peft_record": '{"": {"peft_type": "BEFT", "alpha": "x"}}'}),
+    ),
+    ("adapters", "refused", "110,000 empty tensors", empty_tensors),
+    ("peft_folders", "refused", "a field with a line break", peft("lora", {"unknown": "a\nb"})),
+    ("peft_folders", "refused", "a field of 3,000 letters", peft("vera", {"x" * 3000: 1})),
+    (
+        "peft_folders",
+        "refused",
+        "a number of 400 digits",
+        peft("lora", {"init_lora_weights": "olora", "kasa_config": {}, "lora_alpha": 10**400}),
+    ),
+    ("peft_folders", "refused", "a number of 400 digits of another tuner", peft("hra", {"scaling": 10**400})),
+    ("peft_folders", "refused", "a projector that is an object", peft("deft", {"decomposition_method": {"a": 1}})),
+    ("peft_folders", "refused", "a pattern that takes hours", peft("lora", {"alpha_pattern": {"(a+)+b": 3}})),
+    ("pickled", "refused", "tuples in tuples", program(doubled())),
+    ("pickled", "refused", "a million steps and more", program(b"\x80\x02" + b"N0" * 501_000 + b"}.")),
+    (
+        "pickled",
+        "refused",
+        "40 views of one storage",
+        lambda: {
+            "a.pt": pickled.saved(
+                {f"x{n}.deft_Q": torch.ones(500, 4000).t() for n in range(1)}
+                | dict.fromkeys((f"y{n}.deft_Q" for n in range(40)), torch.ones(1000, 2000).t())
+            )
+        },
+    ),
+    ("checkpoints", "read", "as it was written", checkpoint(lambda state: None)),
+    (
+        "checkpoints",
+        "refused",
+        "a tensor for a setting",
+        checkpoint(lambda state: state["identity"].update(rank=torch.ones(3))),
+    ),
+    ("checkpoints", "refused", "losses of another number", checkpoint(lambda state: state["losses"].append(1.0))),
+    (
+        "checkpoints",
+        "refused",
+        "a parameter of another size",
+        checkpoint(lambda state: state["parameters"].__setitem__(0, torch.ones(3))),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "a parameter that is not a number",
+        checkpoint(lambda state: state["parameters"][0].fill_(float("nan"))),
+    ),
+    ("checkpoints", "refused", "an average too few", checkpoint(lambda state: state["average"].pop())),
+    (
+        "checkpoints",
+        "refused",
+        "an optimizer without a moment",
+        checkpoint(lambda state: beginning(state).pop("exp_avg")),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "a moment of another size",
+        checkpoint(lambda state: beginning(state).update(exp_avg=torch.ones(1))),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "a rate that is a text",
+        checkpoint(lambda state: state["optimizer"]["param_groups"][0].update(lr="x")),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "an order of pictures that are not there",
+        checkpoint(lambda state: state["random"].update(order=[[7]])),
+    ),
+    ("checkpoints", "refused", "no random numbers", checkpoint(lambda state: state.pop("random"))),
+    ("runs", "read", "bytes that are no text", log(tail=b"\xff\xfe\n")),
+    ("runs", "read", "a loss that is an object", log({"loss": {}})),
+    ("runs", "read", "a loss of 400 digits", log({"loss": 10**400})),
+    ("runs", "read", "a step without end", log({"step": float("inf")})),
+    ("scorers", "refused", "settings that are no text", scorer("dino", lambda settings: None, raw=b"\xff\xfe{")),
+    ("scorers", "refused", "settings that are cut off", scorer("dino", lambda settings: None, raw=b'{"kind": "dino')),
+    ("scorers", "refused", "no architecture", scorer("dino", lambda settings: settings.pop("timm"))),
+    (
+        "scorers",
+        "refused",
+        "an object for a number",
+        scorer("dino", lambda settings: settings["preprocess"].update(mean=[{}, 1, 1])),
+    ),
+    (
+        "scorers",
+        "refused",
+        "a deviation of zero",
+        scorer("dino", lambda settings: settings["preprocess"].update(std=[0, 0, 0])),
+    ),
+    ("scorers", "refused", "no heads", scorer("dino", lambda settings: settings["timm"].update(num_heads=None))),
+    ("scorers", "refused", "a billion blocks", scorer("dino", lambda settings: settings["timm"].update(depth=10**9))),
+    (
+        "scorers",
+        "refused",
+        "a width of a million",
+        scorer("clip", lambda settings: settings["open_clip"].update(embed_dim=10**6)),
+    ),
+    ("scorers", "refused", "a tokenizer that is no text", scorer("clip", lambda settings: None, merges=b"\xff\xff")),
+    ("scorers", "refused", "a tokenizer with more tokens", scorer("clip", lambda settings: None)),
+    (
+        "scorers",
+        "refused",
+        "views that need 12 GB",
+        weights(lambda: {f"x{n}": torch.zeros(1).expand(100_000_000) for n in range(30)}),
+    ),
+    ("scorers", "refused", "a sparse tensor", weights(lambda: {"cls_token": torch.eye(4).to_sparse()})),
+    ("scorers", "refused", "1 GB of zeros, packed", packed),
+    ("pictures", "refused", "a caption that is no UTF-8", lambda: beside.picture_samples()[1] | {"b.txt": b"\xdc"}),
+    (
+        "pictures",
+        "read",
+        "a caption with the mark of Windows",
+        lambda: beside.picture_samples()[1] | {"b.txt": b"\xef\xbb\xbfa dog"},
+    ),
+    ("pictures", "refused", "PostScript", postscript),
+    ("scores", "read", "as it was written", lambda: scores.samples()[0]),
+    (
+        "scores",
+        "refused",
+        "a value of 400 digits",
+        lambda: {scores.FILE: runs.written([scores.valid()[0] | {"values": [10**400]}])},
+    ),
+    (
+        "scorers",
+        "refused",
+        "a side of 8,192 pixels",
+        scorer("dino", lambda settings: settings["preprocess"].update(resize=8192)),
+    ),
+    ("workflows", "refused", "200,000 brackets", lambda: {"w.json": b"[" * 200_000}),
+    (
+        "cells",
+        "refused",
+        "scores that are no text",
+        lambda: sweeps.cell_samples()[0] | {f"{sweeps.KEY}/a.jsonl": b"\xff"},
+    ),
+    ("png_texts", "refused", "120 MB of texts", cut_texts),
+)
