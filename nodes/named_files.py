@@ -36,8 +36,7 @@ def named_file(name: str) -> Path | None:
     for file in others:
         if file.exists() and file.parent.resolve() != own.parent.resolve():
             raise ValueError(
-                f"The file {file} is there already, and loaders would find {own} in its place: choose another name in "
-                "Training Settings."
+                f"The file {file} is there already, and loaders would find {own} in its place: choose another name."
             )
     return own
 

@@ -22,7 +22,7 @@ from .live import LiveRun, duration, shown_run
 from .named_files import named_file, write_named
 from .output import show_text
 from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
-from .training_settings import by_its_recipe, gathered, run_folder
+from .training_settings import by_its_recipe, gathered, run_folder, with_name
 
 if TYPE_CHECKING:
     from ..trainers.run.loop import StepProgress, TrainingResult
@@ -190,6 +190,15 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "tags and what all of them share, as trigger words, also go into the file's header.",
                 ),
                 *widgets(described(Settings), TRAINING, later=True),
+                # Of two types, so that it has no widget. With a second socket of force_input the page takes what was
+                # saved for a method of two widgets as values of widgets that became sockets, and drops one.
+                io.MultiType.Input(
+                    "name",
+                    [io.String, io.Combo],
+                    optional=True,
+                    tooltip="The adapter's name as a text, such as my_dog, where Training Settings has none: the "
+                    "finished adapter is also written to models/loras/my_dog.safetensors.",
+                ),
             ],
             outputs=[
                 LoraModel.Output(
@@ -223,6 +232,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         empty_caption: list[list] | None = None,
         clip: list[Any] | None = None,
         captions: list[str] | None = None,
+        name: list[str] | None = None,
         **values: list[Any],
     ) -> io.NodeOutput:
         """Train."""
@@ -237,6 +247,7 @@ class DEFTTrainAdapter(io.ComfyNode):
             **method_settings(first(method)),
             **first(values),
         )
+        run = with_name(run, first(name) if name else "")
         chosen, recipe_lines = by_its_recipe(connected, chosen, first(model), latents, bool(empty_caption))
         file = named_file(run["name"])
         material = Material(

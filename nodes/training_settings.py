@@ -34,6 +34,20 @@ def gathered(connected: dict[str, Any] | None, **values: Any) -> tuple[Settings,
     return chosen, asdict(Run()) | more["run"], [] if name == NONE else [f"preset {name}: {PRESETS[name].source}"]
 
 
+def with_name(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """A run under the name that is connected at the training node; without one the run as it is.
+
+    Raises:
+        ValueError: the name is none of a file, or Training Settings has another one.
+    """
+    connected = Run.of(name=name).name
+    if run["name"] and connected not in ("", run["name"]):
+        raise ValueError(
+            f"The input name is {connected!r}, and Training Settings has the name {run['name']!r}: choose one of them."
+        )
+    return run | {"name": connected or run["name"]}
+
+
 def by_its_recipe(
     connected: dict[str, Any] | None, chosen: Settings, model: Any, latents: Sequence[dict[str, Any]], empty: bool
 ) -> tuple[Settings, list[str]]:

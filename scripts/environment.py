@@ -6,6 +6,7 @@
     python3 scripts/environment.py bare [0.24.0]     path of a Python with what this ComfyUI and its Manager require
     python3 scripts/environment.py browser           path of a node_modules folder with playwright-core
     python3 scripts/environment.py frontend 1.45.15  path of this version of ComfyUI's front end
+    python3 scripts/environment.py templates 0.1.27  path of the workflows of this version of ComfyUI's own templates
 
 All are made when missing and kept outside the checkout, in $DEFT_CACHE (default ~/.cache/deft-nodes): the environment
 under a name that holds the hash of the requirement files, so that a clean checkout re-uses it. The path is the only
@@ -210,6 +211,18 @@ def frontend_dir(version: str) -> Path:
     return target
 
 
+def templates_dir(version: str) -> Path:
+    """The folder with the workflows of ComfyUI's own templates, without their pictures and films."""
+    target = cache_dir() / f"templates-{version}"
+    if not target.is_dir():
+        log(f"getting ComfyUI's templates {version} into {target}")
+        package = f"comfyui-workflow-templates-json=={version}"
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+            run(sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", folder, package)
+            shutil.move(Path(folder) / "comfyui_workflow_templates_json" / "templates", target)
+    return target
+
+
 def main() -> None:
     """Command line."""
     commands = {
@@ -219,6 +232,7 @@ def main() -> None:
         "bare": bare_python,
         "browser": browser_dir,
         "frontend": frontend_dir,
+        "templates": templates_dir,
     }
     what = sys.argv[1:]
     if not what or what[0] not in commands or not all(re.fullmatch(r"[\w.]+", word) for word in what):

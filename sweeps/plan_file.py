@@ -49,7 +49,7 @@ def _number(value: Any) -> int | float:
         number = float(value) if isinstance(value, str) else value
         if isinstance(number, bool) or not math.isfinite(number):
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise ValueError(f"is {value!r}: write a number.") from None
     return number
 

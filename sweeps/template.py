@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from .axes import LocalFile
-from .conversion import Shown
+from .conversion import ShownWidget
 from .conversion.dynamic_prompts import Choose, read
 from .plan import PLACEHOLDER, Plan
 from .schema import DYNAMIC_COMBO, Info, converted, default_of, growing, inputs_of, is_link, is_output, near, refusal
@@ -283,7 +283,7 @@ class Finder:
         for node_id, path in names.paths.items():
             self.titles.setdefault(path, []).append(node_id)
         # The widgets of subgraphs and primitives, by those nodes' titles, paths and ids.
-        self.shown: dict[str, dict[str, list[Shown]]] = {}
+        self.shown: dict[str, dict[str, list[ShownWidget]]] = {}
         for each in names.shown:
             for name in dict.fromkeys((each.title, each.path, each.id)):
                 self.shown.setdefault(name, {}).setdefault(each.name, []).append(each)

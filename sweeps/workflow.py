@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from .conversion import Converted, MissingNodes, NotConvertible, Shown, convert
+from .conversion import Converted, MissingNodes, NotConvertible, ShownWidget, convert
 from .conversion.dynamic_prompts import Choose, OpenChoice, read, single
 from .png import SIGNATURE, read_text
 from .schema import Info, inputs_of, is_link, links_of
@@ -25,7 +25,7 @@ class Names:
     shown: widgets of subgraphs and primitives. paths: of nodes in subgraphs, by id: "Title of the subgraph/Title".
     """
 
-    shown: tuple[Shown, ...] = ()
+    shown: tuple[ShownWidget, ...] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,6 +104,7 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
                 isinstance(node, dict)
                 and isinstance(node.get("class_type"), str)
                 and isinstance(node.get("inputs"), dict)
+                and isinstance(node.get("_meta") or {}, dict)
                 for node in data.values()
             )
         ):
@@ -123,7 +124,10 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
                     f"{path}: {title_of(prompt, node_id, info)} ({node_id}) takes `{name}` from the node "
                     f"{source}, which is not in the workflow: repair it in ComfyUI and save it again."
                 )
-    order(prompt)
+    try:
+        order(prompt)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Workflow(prompt, frozenset(dynamic), saved, names)
 
 

@@ -128,6 +128,7 @@ OF_COMFYUI: dict[str, set[str]] = {
     # Names and marks of files are the pack's.
     "test_named_adapters.py": {
         "test_a_named_adapter_is_listed_and_loads_and_is_as_save_adapter_writes_it",
+        "test_a_connected_name_is_that_of_training_settings",
         "test_the_last_preview_lies_beside_it",
         "test_a_file_of_another_folder_is_not_put_in_the_shade",
     },

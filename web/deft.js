@@ -1,6 +1,7 @@
 // What the pack adds to the page: the loss curve at the trainers' nodes, texts that stay, the side bar's tab of all
-// trainings, and which of Load Scorer's protocols are ready. The rest is in deft/, whose files are called .mjs because the
-// page imports every .js by itself. Without this file everything works as without a browser.
+// trainings, which of Load Scorer's protocols are ready, and room for the pictures of results. The rest is in deft/, whose
+// files are called .mjs because the page imports every .js by itself. Without this file everything works as without a
+// browser.
 
 import { app } from '../../scripts/app.js'
 
@@ -14,6 +15,7 @@ const { showCurves, watchNodes } = await part('node')
 const { addTab } = await part('runs')
 const { markProtocols, watchProtocols } = await part('ready')
 const { keepTexts, showTexts } = await part('texts')
+const { giveRoom } = await part('wide')
 
 watchRuns()
 watchNodes()
@@ -38,5 +40,8 @@ app.registerExtension({
       showTexts()
     })
   },
-  nodeCreated: markProtocols
+  nodeCreated(node) {
+    markProtocols(node)
+    giveRoom(node)
+  }
 })

@@ -37,7 +37,9 @@ async function convert(page, source, target) {
     for (const node of window.app.graph.nodes) {
       const [width, height] = node.computeSize()
       const preview = node.constructor.nodeData?.output_node || node.type === 'LoadImage' ? 240 : 0
-      node.setSize([Math.max(width, 280), height + preview])
+      // The pack's page code gives some of its own nodes room for their pictures.
+      const room = preview && node.type.startsWith('DEFT') ? node.size : [0, 0]
+      node.setSize([Math.max(width, 280, room[0]), Math.max(height + preview, room[1])])
       // An example gives the same result each time it is run.
       for (const widget of node.widgets ?? []) if (widget.name === 'control_after_generate') widget.value = 'fixed'
     }

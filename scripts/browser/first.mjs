@@ -1,8 +1,9 @@
 // The whole first way as a person goes it: a training with previews is run, watched, stopped from the side bar's tab and
 // run again; then the workflow is opened in a fresh page, and another one uses the adapter there.
 //
-// Options: vue, set as for run, text (what the previews show), name (the adapter's file name without its number), steps (of
-// the curve, before it is stopped), picture (a file: the page at the end of the training).
+// Options: vue, set as for run, text (what the previews show), name (the adapter's file name without its number), own (the
+// name that Train Adapter gets), steps (of the curve, before it is stopped), picture (a file: the page at the end of the
+// training).
 
 import { complaints, fitView, load, openIn, quiet, setVue } from './page.mjs'
 import { readCurves, watchCurves } from './curves.mjs'
@@ -12,9 +13,10 @@ const TAB = 'Workspace.ToggleSidebarTab.deft-runs'
 const TRAINER = 'DEFTTrainAdapter'
 const toggle = (page) => page.evaluate((name) => window.app.extensionManager.command.execute(name), TAB)
 
-// Training Previews with what it needs, joined to the training node; the boxes are put where they hide nothing.
-function addPreviews(page, text) {
-  return page.evaluate(({ text, type }) => {
+// Training Previews with what it needs and the adapter's name, joined to the training node; the boxes are put where they
+// hide nothing.
+function addInputs(page, text, own) {
+  return page.evaluate(({ text, type, own }) => {
     const { app, LiteGraph } = window
     const { graph } = app
     const trainer = graph.nodes.find((node) => node.type === type)
@@ -40,7 +42,10 @@ function addPreviews(page, text) {
     join(empty, previews, 'negative')
     join(latent, previews, 'latent')
     join(previews, trainer, 'previews')
-  }, { text, type: TRAINER })
+    const words = place('PrimitiveString', 1600)
+    set(words, { value: own })
+    join(words, trainer, 'name')
+  }, { text, type: TRAINER, own })
 }
 
 // The values that the page would save.
@@ -110,28 +115,28 @@ async function stopped(page, steps) {
   return { end, curves, texts: seen.texts, atNodes: await readTexts(page) }
 }
 
-async function open(page, source, set, text) {
+async function open(page, source, set, text, own) {
   await load(page, source)
-  await addPreviews(page, text)
+  await addInputs(page, text, own)
   await setWidgets(page, set, 0)
   await fitView(page, 60)
   await quiet(page)
 }
 
 export default async function ({ page, errors }, [options, train, use]) {
-  const { vue = false, set = {}, text, name, steps, picture } = JSON.parse(options)
+  const { vue = false, set = {}, text, name, own, steps, picture } = JSON.parse(options)
   const url = new URL(page.url()).origin
   await setVue(page, vue)
-  await open(page, train, set, text)
+  await open(page, train, set, text, own)
   const before = await saved(page)
   await watchCurves(page)
   const first = await stopped(page, steps)
-  const { end, seen } = await runFromPage(page)
+  const { end } = await runFromPage(page)
   await page.waitForTimeout(500)
   await quiet(page)
   const again = {
-    end, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page), atNodes: await readTexts(page),
-    complaints: await complaints(page)
+    end, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
+    atNodes: await readTexts(page), complaints: await complaints(page)
   }
   if (picture) await page.screenshot({ path: picture })
   const after = await saved(page)
@@ -141,7 +146,7 @@ export default async function ({ page, errors }, [options, train, use]) {
 
   await openIn(page, 'en')
   errors.length = 0
-  await open(page, train, set, text)
+  await open(page, train, set, text, own)
   const fresh = { end: (await runFromPage(page)).end, curves: {} }
   await page.waitForTimeout(500)
   await quiet(page)

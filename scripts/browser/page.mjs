@@ -12,7 +12,7 @@ const FLAGS = [
 
 // The front end asks for a person's own files (style sheet, saved workflows) and takes 404 for "none". On a slow machine
 // it also asks another server how large the models of its own first workflow are, which is there before ours.
-const OF_THE_PAGE = /\/user\.css|\/userdata[/?]|\/missingModelDownload-/
+const OF_THE_PAGE = /\/user\.css|\/userdata[/?]|\/missingModelDownload-|^https:\/\/huggingface\.co\//
 
 function watchErrors(page) {
   const errors = []

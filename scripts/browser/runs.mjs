@@ -80,6 +80,14 @@ export default async function ({ page, errors }, [options, source]) {
   const stopped = { ...(await read(page)), end: await page.evaluate(() => window.deftEnd) }
   await toggle(page, TAB)
   await page.locator('.deft-runs').waitFor({ state: 'detached' })
+  const sizes = await page.evaluate(() => {
+    const saved = window.app.graph.nodes.find(({ type }) => type === 'DEFTComparisonGrid').size
+    const made = ['DEFTComparisonGrid', 'DEFTScoreTable', 'DEFTFidelityPlot', 'DEFTSaveScores'].map((type) => {
+      const node = window.LiteGraph.createNode(type)
+      return [type, ...node.size, ...node.computeSize()]
+    })
+    return { saved: [...saved], made }
+  })
   const seen = report && (await useReport(page.context(), report.file, report))
-  return { selected, compared, used, toasts, back, during, stopped, report: seen, errors }
+  return { selected, compared, used, toasts, back, during, stopped, sizes, report: seen, errors }
 }

@@ -6,6 +6,6 @@ such as values that the browser or a pack's JavaScript makes, is refused.
 
 from .errors import MissingNodes, NotConvertible
 from .front_ends import front_end_of
-from .prompt import Converted, Shown, convert
+from .prompt import Converted, ShownWidget, convert
 
-__all__ = ["Converted", "MissingNodes", "NotConvertible", "Shown", "convert", "front_end_of"]
+__all__ = ["Converted", "MissingNodes", "NotConvertible", "ShownWidget", "convert", "front_end_of"]

@@ -9,6 +9,7 @@ from typing import Any
 from .definitions import WIDGETS, InputSpec
 from .errors import refused
 from .file_names import replaced
+from .graph import numbers
 from .hosts import PRIMITIVE, Opened
 from .nodes import ABSENT, Node, Slot, Widget
 from .values import set_value
@@ -110,14 +111,14 @@ def rounded(kind: str, value: Any, options: Mapping[str, Any]) -> Any:
             return _round(number)
         offset = math.fmod(options.get("min", 0), step)
         result = _round((number - offset) / step) * step + offset
-        return int(result) if result == int(result) else result
+        return numbers(result)
     step = options.get("step", 0.5)
     digits = max(0, -math.floor(math.log10(step)))
     unit = 10**-digits if digits and not options.get("round") else options.get("round")
     if not unit:
         return value
     result = float(f"{_round(number / unit) * unit:.{digits}f}")
-    return min(max(result, options.get("min", 0)), options.get("max", 2048))
+    return numbers(min(max(result, options.get("min", 0)), options.get("max", 2048)))
 
 
 def _round(number: float) -> int:

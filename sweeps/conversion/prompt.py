@@ -28,7 +28,7 @@ DECORATIONS = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownWidget:
     """A widget that people see at a subgraph or a primitive. id, title: of that node.
 
     path: the titles of those around it, and its own. name: of the widget. inputs: (node id, input) of all that get its
@@ -52,7 +52,7 @@ class Converted:
 
     prompt: Prompt
     dynamic: list[tuple[str, str]] = field(default_factory=list)
-    shown: dict[tuple[str, str], Shown] = field(default_factory=dict, compare=False)
+    shown: dict[tuple[str, str], ShownWidget] = field(default_factory=dict, compare=False)
     paths: dict[str, str] = field(default_factory=dict, compare=False)
 
     def show(self, node: Node, path: Path, name: str, target: tuple[str, str]) -> None:
@@ -60,7 +60,7 @@ class Converted:
         graphs = [None, *(host.host for host in path)]
         depth = next((place for place, graph in enumerate(graphs) if graph is node.graph), 0)
         key, titles = _key(node, path[:depth]), _titles(node, path[:depth])
-        self.shown.setdefault((key, name), Shown(key, node.title, titles, name, [])).inputs.append(target)
+        self.shown.setdefault((key, name), ShownWidget(key, node.title, titles, name, [])).inputs.append(target)
 
 
 def convert(data: Mapping[str, Any], info: Info, front_end: str = "") -> Converted:

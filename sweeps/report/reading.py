@@ -134,6 +134,10 @@ class _Reader:
                     parts.append(from_bytes(record.path(file).read_bytes(), f"{cell.key}: {file.name}"))
                 except (OSError, ValueError) as error:
                     self.problems.append(f"{error} Its scores are left out.")
+                except OverflowError:  # a whole number may have any number of digits
+                    self.problems.append(
+                        f"{cell.key}: {file.name} has a number that is too large. Its scores are left out."
+                    )
         scores = reduce(merge, parts, Scores(()))
         labels = {score.label or score.method for score in scores.rows}
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from .test_adapter_nodes import Prompt, loader, sampling, saver, settings, training_prompt
+from .test_adapter_nodes import Prompt, loader, node, sampling, saver, settings, training_prompt
 from .test_training_nodes import previews
 
 NAME = "my dog"
@@ -90,6 +90,34 @@ def test_a_name_changes_nothing_of_the_run(comfyui: Any) -> None:
     assert files == other_files
 
 
+def test_a_connected_name_is_that_of_training_settings(comfyui: Any, loras: Path) -> None:
+    """A widget behind the method would move the values of saved workflows; a socket moves nothing."""
+    kept = {"run_name": "tests/connected_name/run", "resume": True}
+    prompt = prompt_of("", kept) | {"words": node("PrimitiveString", value=f" {FILE} ")}
+    prompt["train"]["inputs"]["name"] = ["words", 0]
+    run = comfyui.run(prompt, want=["train"])
+    assert f"written to {loras / FILE}" in run.text("train").splitlines()
+    (folder,) = (comfyui.base / "output" / "tests" / "connected_name").iterdir()
+    # The same run with the name in Training Settings, or in both, is that one.
+    before = (loras / FILE).read_bytes()
+    for connected in (False, True):
+        again = prompt_of(NAME, kept) | {"words": prompt["words"]}
+        if connected:
+            again["train"]["inputs"]["name"] = ["words", 0]
+        comfyui.reset()
+        lines = comfyui.run(again, want=["train"]).text("train").splitlines()
+        assert lines[0].startswith("finished before, not trained again: taken from ")
+        assert lines[-1] == f"it lies in {loras / FILE}"
+    assert (loras / FILE).read_bytes() == before
+    assert list(folder.parent.iterdir()) == [folder]
+    other = prompt_of("another", kept) | {"words": prompt["words"]}
+    other["train"]["inputs"]["name"] = ["words", 0]
+    text = comfyui.fail(other, want=["train"]).message
+    assert text == f"The input name is {NAME!r}, and Training Settings has the name 'another': choose one of them."
+    prompt["words"]["inputs"]["value"] = "a/b"
+    assert "must be a file's name without a folder" in comfyui.fail(prompt, want=["train"]).message
+
+
 @pytest.mark.parametrize("name", [None, "", "  "])
 def test_without_a_name_no_file_is_written(comfyui: Any, loras: Path, name: str | None) -> None:
     before = sorted(loras.rglob("*"))
@@ -129,7 +157,7 @@ def test_another_run_s_file_is_an_error_before_the_first_step_and_the_same_run_s
     assert failed.node_type == "DEFTTrainAdapter"
     assert failed.message == (
         f"The file {loras / FILE} is there already, of a training with another learning rate, seed: choose another "
-        "name in Training Settings, or move that file away."
+        "name, or move that file away."
     )
     assert same(load_file(loras / FILE), first)
     other = prompt_of(steps=40) | {"subject": training_prompt()["subject"]}

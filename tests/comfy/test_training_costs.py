@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -57,6 +58,39 @@ def test_operations_of_a_step(pack: Pack, network: Any, method: str, most: float
     with pack.trainers.step.attention.pytorch_attention(), counting_mode() as floor:
         root(x, torch.tensor([500.0]), context=models.conditioning()[0][0]).square().mean().backward()
     assert counts[2] - counts[1] <= most * floor.operations
+
+
+@dataclass(frozen=True)
+class Factors:
+    computed: torch.Tensor
+    parameter: torch.Tensor
+    scale: float = 2.0
+    missing: torch.Tensor | None = None
+
+
+def test_leaves_in_place_of_factors(pack: Pack) -> None:
+    """Of what autograd has computed; parameters stay themselves. Two backward passes are summed up."""
+    first, second, x = (models.random(4, 4, seed=seed) for seed in (1, 2, 3))
+    first.requires_grad_()
+    second.requires_grad_()
+    leaves, given = pack.trainers.step.leaves.Leaves(), Factors(first.sin() @ first, second)
+    factors = leaves.of(given)
+    assert factors.computed.is_leaf
+    assert torch.equal(factors.computed, given.computed)
+    assert (factors.parameter, factors.scale, factors.missing) == (second, 2.0, None)
+    assert leaves.of(Factors(first, second)).computed is first
+
+    def losses(of: Factors) -> list[torch.Tensor]:
+        return [((x @ of.computed).cos() @ of.parameter).sum(), (of.computed * of.parameter).square().sum()]
+
+    for place, loss in enumerate(losses(factors)):
+        loss.backward()
+        leaves.backward(retain_graph=not place)
+        assert factors.computed.grad is None
+    again = Factors(first.sin() @ first, second)
+    expected = torch.autograd.grad(sum(losses(again), torch.zeros(())), (first, second))
+    assert torch.allclose(first.grad, expected[0], rtol=1e-5)
+    assert torch.allclose(second.grad, expected[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])

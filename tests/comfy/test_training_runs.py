@@ -578,6 +578,7 @@ def test_previews_change_nothing_but_time(pack: Any) -> None:
     assert not torch.equal(result.pictures[0][1], result.pictures[1][1])
     assert traces(model) == before
     assert torch.equal(torch.get_rng_state(), state)
+    assert train(pack, model, steps=1, shown=shown(pack, model, Vae())).pictures == []  # none comes later
 
 
 def test_a_preview_is_what_the_adapter_makes(pack: Any) -> None:

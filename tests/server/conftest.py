@@ -42,7 +42,8 @@ def drive_browser(server: Any) -> Callable[..., Any]:
     except RuntimeError as missing:
         pytest.skip(str(missing))
 
-    def drive(command: str, *arguments: object, front_end: str = "") -> Any:
-        return json.loads(helper.drive_browser(command, server.url, *map(str, arguments), front_end=front_end))
+    def drive(command: str, *arguments: object, front_end: str = "", timeout: float = 300.0) -> Any:
+        words = map(str, arguments)
+        return json.loads(helper.drive_browser(command, server.url, *words, front_end=front_end, timeout=timeout))
 
     return drive

@@ -57,6 +57,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
         "vue": vue,
         "text": "a photo of sks",
         "name": name,
+        "own": f"own_{name}",
         "steps": 20,
         "set": {
             "DEFTPrepareTrainingPictures": {"folder": f"input/{folder}"},
@@ -93,7 +94,9 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     assert curve["drawn"] > 500  # pixels
     assert [title for title, _ in curve["previews"]] == [f"step {step}" for step in range(0, STEPS + 1, EVERY)]
     assert all(width > 0 for _, width in curve["previews"])
-    assert f"step {STEPS}/{STEPS}" in text_at(again, "20")
+    file = server.base / "models" / "loras" / f"own_{name}.safetensors"
+    assert text_at(again, "20").splitlines()[0] == f"written to {file}"
+    assert file.is_file()
     # Pictures that were prepared for the run before are in the server's cache.
     text = again["outputs"]["4"]["text"][0].splitlines()[0]
     assert text.startswith("10 of 12 files; ")

@@ -54,6 +54,8 @@ def sweep_report(folder: Path) -> Path:
     return write_report(store.cells, folder / "out", EVIL, Layout(rows=("method",)))[0]
 
 
+SOURCE = WORKFLOWS / "train_with_previews.json"
+ROOMS = {"DEFTComparisonGrid": 720, "DEFTScoreTable": 960, "DEFTFidelityPlot": 600}
 REPORT = {
     "filter": {"axis": "prompt", "label": "snow", "words": "lora 16"},
     "sort": "DINO",
@@ -97,7 +99,7 @@ def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str, tmp_pat
     options = {"vue": MODES[mode], "select": DUCK, "compare": CAT, "set": values, "seed": SEED + 30 + MODES[mode]}
     if mode == "canvas":  # the page of a sweep needs no server: it is opened in the same browser
         options["report"] = REPORT | {"file": str(sweep_report(tmp_path))}
-    seen = drive_browser("runs", json.dumps(options), WORKFLOWS / "train_with_previews.json")
+    seen = drive_browser("runs", json.dumps(options), SOURCE)
     assert seen["errors"] == []
     if mode == "canvas":
         check_report(seen["report"])
@@ -114,6 +116,17 @@ def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str, tmp_pat
     assert (compared["points"], len(compared["legend"])) == (200, 2)
     assert compared["drawn"] > selected["drawn"] > 500
     # "Use": a loader with the file, where it is seen; the server takes the file.
+    # New nodes of results have room for their pictures; a saved one keeps its size.
+    (grid,) = [
+        node for node in json.loads(SOURCE.read_text(encoding="utf-8"))["nodes"] if node["type"] == "DEFTComparisonGrid"
+    ]
+    assert seen["sizes"]["saved"] == grid["size"]
+    for name, width, height, least, widgets in seen["sizes"]["made"]:
+        if name in ROOMS:
+            assert width == ROOMS[name]
+            assert height >= widgets + 300
+        else:
+            assert least <= width < 500
     ((used),) = seen["used"]
     assert used["file"] == f"output/{DUCK}/adapter_00000100.safetensors"
     left, top, width, height = used["seen"]

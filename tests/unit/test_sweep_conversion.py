@@ -82,6 +82,18 @@ def test_a_front_end_that_is_not_known_is_refused() -> None:
         assert exactly(converted(CASES["combo00"]["workflow"], version)) == exactly(CASES["combo00"]["api"])
 
 
+def test_a_number_of_a_primitive_is_one_of_javascript_too() -> None:
+    workflow = json.loads(json.dumps(CASES["values00"]["workflow"]))
+    (sampler,) = (each for each in workflow["nodes"] if each["type"] == "KSampler")
+    slot = {"name": "cfg", "type": "FLOAT", "link": 99, "widget": {"name": "cfg"}}
+    sampler["inputs"] = [each for each in sampler["inputs"] if each["name"] != "cfg"] + [slot]
+    workflow["nodes"].append(
+        node("PrimitiveNode", 77, widgets_values=[3], outputs=[{"name": "FLOAT", "type": "FLOAT", "links": [99]}])
+    )
+    workflow["links"].append([99, 77, 0, sampler["id"], len(sampler["inputs"]) - 1, "FLOAT"])
+    assert exactly(converted(workflow)[str(sampler["id"])]["inputs"]["cfg"]) == "3"
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "error" in case])
 def test_what_the_page_cannot_run_is_refused(name: str) -> None:
     with pytest.raises(NotConvertible, match=r"\(\d+\): .*connect it"):
@@ -219,6 +231,16 @@ def test_what_is_not_sent_is_not_refused() -> None:
     for mode in (2, 4):
         workflow = alone(node("Other", 2, mode=mode, widgets_values={"a": 1}))
         assert set(convert(workflow, info, "1.47.12").prompt) == {"1"}
+
+
+def test_a_file_that_a_sweep_uploads_is_no_choice_yet() -> None:
+    picture = alone(node("LoadImage", 2, widgets_values=["not there.png", "image", "more"]))
+    assert converted(picture)["2"]["inputs"] == {"image": "not there.png"}
+    model = alone(node("CheckpointLoaderSimple", 2, widgets_values=["not there.safetensors", "more"]))
+    info = json.loads(json.dumps(INFO))
+    info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = ["there.safetensors"]
+    with pytest.raises(NotConvertible, match=r"\(2\): `ckpt_name`: .* saved with 1 value more than it has widgets"):
+        convert(model, info, "1.47.12")
 
 
 def test_a_group_node_is_refused() -> None:

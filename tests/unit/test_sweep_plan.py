@@ -189,6 +189,7 @@ WRONG = {
     + "{into: A.x, range: {from: 1, to: 2, by: 3}}\n": "`range` has the unknown word 'by'; there are: from, to, step",
     AXIS + "{into: A.x, range: {from: true, to: 2}}\n": "`range`: `from` is True: write a number",
     AXIS + "{into: A.x, range: {from: .nan, to: 2}}\n": "`range`: `from` is nan: write a number",
+    AXIS + "{into: A.x, range: {from: 1" + 400 * "0" + ", to: 2}}\n": "`range`: `from` is 1000",
     AXIS + "{values: {x: {A.y: [1]}}}\n": "the axis a: `values`: `x`: `A.y` is set to [1]; write a plain value",
     AXIS + "{csv: t.csv, into: A.x, only: 3}\n": "the axis a: `only` must be a mapping (name: value), not 3",
     MINIMAL + "axes: [1]\n": "`axes` must be a mapping (name: value), not [1]",

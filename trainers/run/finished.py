@@ -59,9 +59,7 @@ def check_free(file: Path, identity: Mapping[str, Any], settings: Settings) -> N
     header = header_of(file)
     names = changed(native.settings_of(header.get("training", "")), header.get("base_hash", ""), identity, settings)
     other = f"of a training with another {', '.join(names)}" if names else "of something else"
-    raise ValueError(
-        f"The file {file} is there already, {other}: choose another name in Training Settings, or move that file away."
-    )
+    raise ValueError(f"The file {file} is there already, {other}: choose another name, or move that file away.")
 
 
 def changed(record: Mapping[str, Any], base: str, identity: Mapping[str, Any], settings: Settings) -> list[str]:

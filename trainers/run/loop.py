@@ -104,8 +104,8 @@ class TrainingRun:
             random = trainer.random_state()
             saved = trainer.step
             try:
-                if self.shown is not None and trainer.step == 0:
-                    self.preview(self.shown)  # of the model as it is before the training
+                if self.shown is not None and trainer.step == 0 and self.shown.every <= settings.steps:
+                    self.preview(self.shown)  # of the model before the training, for those of later steps
                 while trainer.step < settings.steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     random = trainer.random_state()

@@ -29,6 +29,7 @@ from ..step.average import Average
 from ..step.decompositions import Decompositions
 from ..step.host import host_of
 from ..step.layers import Notes, TrainedLayer, choose, make_layers
+from ..step.leaves import Leaves
 from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
@@ -64,6 +65,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.layers: dict[str, TrainedLayer] = {}
         self.text_layers: dict[str, TrainedLayer] = {}
+        self.leaves = Leaves()
         self.frozen: list[FrozenNetwork] = []  # while it trains
         self.notes = Notes()
         self.build()
@@ -131,11 +133,12 @@ class Trainer:
 
     def refresh(self) -> None:
         """Compute every layer's factors from its parameters, once a step."""
+        self.leaves.clear()
         for layers in (self.layers.values(), self.text_layers.values()):  # these may be on another device
             params = [{name: value.float() for name, value in layer.params.items()} for layer in layers]
             factors_by_layer = self.training.factors_of(params, self.own)
             for layer, factors in zip(layers, factors_by_layer, strict=True):
-                layer.factors = factors
+                layer.factors = self.leaves.of(factors)
         for network in self.frozen:
             for place in network.placing:
                 place()
@@ -214,7 +217,9 @@ class Trainer:
                 loss = share * loss
             if torch.is_grad_enabled():
                 scaled = loss if self.scale is None else loss * self.scale.value
-                scaled.backward(retain_graph=place + 1 < len(pending))  # groups share graphs of factors and captions
+                more = place + 1 < len(pending)  # groups share graphs of factors and captions
+                scaled.backward(retain_graph=more)
+                self.leaves.backward(retain_graph=more)
             total += loss.detach()
         return float(total)
 
