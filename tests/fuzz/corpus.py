@@ -224,6 +224,7 @@ CORPUS: tuple[Entry, ...] = (
     ("runs", "read", "a loss that is an object", log({"loss": {}})),
     ("runs", "read", "a loss of 400 digits", log({"loss": 10**400})),
     ("runs", "read", "a step without end", log({"step": float("inf")})),
+    ("scorers", "read", "as it was written", scorer("clip", lambda settings: None)),
     ("scorers", "refused", "settings that are no text", scorer("dino", lambda settings: None, raw=b"\xff\xfe{")),
     ("scorers", "refused", "settings that are cut off", scorer("dino", lambda settings: None, raw=b'{"kind": "dino')),
     ("scorers", "refused", "no architecture", scorer("dino", lambda settings: settings.pop("timm"))),
@@ -248,7 +249,12 @@ CORPUS: tuple[Entry, ...] = (
         scorer("clip", lambda settings: settings["open_clip"].update(embed_dim=10**6)),
     ),
     ("scorers", "refused", "a tokenizer that is no text", scorer("clip", lambda settings: None, merges=b"\xff\xff")),
-    ("scorers", "refused", "a tokenizer with more tokens", scorer("clip", lambda settings: None)),
+    (
+        "scorers",
+        "refused",
+        "a tokenizer with more tokens",
+        scorer("clip", lambda settings: None, merges=b"#v\n" + b"a b\n" * 20),
+    ),
     (
         "scorers",
         "refused",

@@ -26,7 +26,7 @@ CLIP: dict[str, Any] = {
     "open_clip": {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 16, "head_width": 8},
-        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+        "text_cfg": {"context_length": 8, "vocab_size": 520, "width": 16, "heads": 2, "layers": 1},
     },
     "merges": "merges.txt",
     "preprocess": PREPROCESS,
