@@ -209,6 +209,7 @@ def _read(kind: type[Any], record: Any) -> Any:
     result = kind(**values)
     kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
     wrong = [name for name in declared if not isinstance(getattr(result, name), kinds.get(name, str))]
+    wrong += [name for name in declared if _is_huge(getattr(result, name))]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: not of the right kind")
     if kind is Score:
@@ -216,6 +217,8 @@ def _read(kind: type[Any], record: Any) -> Any:
             result.provenance.get("seeds", ()), (list, tuple)
         ):
             raise ValueError("texts, pictures and seeds must be lists")
+        if any(isinstance(seed, (list, dict)) for seed in result.provenance.get("seeds", ())):
+            raise ValueError("seeds must be numbers")
         numbers = result.values
         if (
             not isinstance(numbers, tuple)
@@ -224,3 +227,8 @@ def _read(kind: type[Any], record: Any) -> Any:
         ):
             raise ValueError("values must be finite numbers")
     return result
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether a value is a whole number that no float can hold."""
+    return isinstance(value, int) and abs(value) > 10**300
