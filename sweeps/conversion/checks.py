@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from .definitions import DYNAMIC_COMBO, InputSpec
@@ -81,7 +82,9 @@ def _numeric(value: Any) -> bool:
 def _whole(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip().lstrip("+-").isdecimal()
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+    )
 
 
 def check_connection(node: Node, slot: Slot, origin: Node, place: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -47,7 +48,10 @@ class File:
 
 
 def read(data: Mapping[str, Any]) -> File:
-    """The graphs of a saved workflow."""
+    """The graphs of a saved workflow. Raises NotConvertible for a file that has not the shape of one."""
+    from .shape import check_shape
+
+    check_shape(data)
     root: Json = numbers(dict(data))
     definitions = (root.get("definitions") or {}).get("subgraphs") or []
     _renumber(root, definitions)
@@ -64,7 +68,10 @@ def numbers(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
-        return int(Decimal(repr(float(value))))
+        try:
+            return int(Decimal(repr(float(value))))
+        except OverflowError:
+            return math.inf
     return value
 
 
