@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from .errors import NotConvertible
 
 Id = int | str
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Slot = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _Input(BaseModel):
@@ -43,12 +44,18 @@ class _Node(BaseModel):
 class _Link(BaseModel):
     id: Whole
     origin_id: Id
-    origin_slot: Whole
+    origin_slot: Slot
     target_id: Id
-    target_slot: Whole
+    target_slot: Slot
 
 
-Tuple = Annotated[list[Any], Field(min_length=5)]
+def _five(link: list[Any]) -> list[Any]:
+    """The older form: id, origin, its slot, target, its slot, and the type."""
+    _Link.model_validate(dict(zip(_Link.model_fields, link)))
+    return link
+
+
+Tuple = Annotated[list[Any], AfterValidator(_five)]
 
 
 class _Graph(BaseModel):
