@@ -269,7 +269,7 @@ def backbone_of(kind: str, small: bool, device: Any) -> Any:
     settings: Any = spec.settings
     if small:
         tower = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 64}
-        texts = {"context_length": 16, "vocab_size": 512, "width": 64, "heads": 2, "layers": 1}
+        texts = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
         sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 1, "num_heads": 3, "num_classes": 0}
         architecture = {"embed_dim": 32, "vision_cfg": tower, "text_cfg": texts} if kind == "clip" else sizes
         settings = EncoderSettings(architecture, Preprocess(32, 32, (0.5,) * 3, (0.25,) * 3))

@@ -34,7 +34,7 @@ def test_make_demo(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
     assert rows[0][0] == "method"
-    assert {"CLIP-I", "CLIP-T", "DINO"} <= set(rows[0])
+    assert {"CLIP-I \u2191", "CLIP-T \u2191", "DINO \u2191"} <= set(rows[0])
     assert "Base" in rows[2]
     assert any(row[0].startswith("DEFT") for row in rows)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md", "table.png", "grid.png", "plot.png"}
