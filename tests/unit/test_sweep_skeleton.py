@@ -71,6 +71,8 @@ def hostile() -> dict[str, Any]:
         "KSampler", "Small", model=["1", 0], positive=["7", 0], seed=2**53 - 1, cfg=1e-7, sampler_name="heun"
     )
     prompt["4"]["inputs"]["tiled"] = True
+    prompt["14"] = node("DEFTSaveScores", "Save", filename_prefix="a")
+    prompt["15"] = node("CLIPTextEncode", "Save.scores", text="an input of 14, too", clip=["2", 0])
     return prompt
 
 
@@ -98,11 +100,15 @@ def test_every_value_comes_back(tmp_path: Path, chinese: bool) -> None:
 
 
 def test_titles_and_short_names_where_they_are_clear(tmp_path: Path) -> None:
-    plan, _ = write(tmp_path, training(), [("4", "method.rank"), ("8", "seed"), ("7", "text")])
+    prompt = training()
+    prompt["6"]["_meta"]["title"] = "Strength 0.5"
+    chosen = [("4", "method.rank"), ("8", "seed"), ("7", "text"), ("6", "strength_model")]
+    plan, _ = write(tmp_path, prompt, chosen)
     assert [(axis.name, *target(axis)) for axis in plan.axes] == [
         ("rank", "Train.method.rank", 4),
         ("seed", "Sample.seed", 7),
         ("text", "Prompt.text", "a sks bear in the snow"),
+        ("strength_model", "Strength 0.5.strength_model", 1),
     ]
 
 

@@ -67,11 +67,13 @@ export function choices(prompt) {
   })).filter(({ inputs }) => inputs.length)
 }
 
-// As sweeps/template.py names a node: by its title; by its number where the title may be read in another way, too.
+// As sweeps/template.py names a node: by its title; by its number where the title may be read in another way, too: as
+// that of two nodes, as a number, or as another node and the beginning of its input.
 function nameOf(prompt, id) {
   const title = prompt[id]._meta?.title ?? ''
-  const same = Object.keys(prompt).filter((other) => titleOf(prompt, other) === title)
-  return same.length === 1 && !(title in prompt) && title.trim() && !/[.%\p{C}]/u.test(title) ? title : id
+  const others = Object.keys(prompt).filter((other) => other !== id).flatMap((other) => [other, titleOf(prompt, other)])
+  const clear = title.trim() && !others.some((other) => title === other || title.startsWith(`${other}.`))
+  return clear ? title : id
 }
 
 // What an axis is called: its input, with its node where two axes would have one name.
