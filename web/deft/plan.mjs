@@ -38,7 +38,7 @@ function nodeBox({ id, title, inputs }, boxes) {
     box.dataset.node = id
     box.dataset.input = input
     boxes.push({ box, place: [id, input] })
-    return make('label', 'deft-plan-input', '', [box, make('span', '', input), make('code', '', String(value))])
+    return make('label', 'deft-plan-input', '', [box, make('span', '', input), make('code', '', String(value).slice(0, 200))])
   })
   return make('fieldset', '', '', [make('legend', '', `${title} (${id})`), ...rows])
 }
