@@ -14,6 +14,7 @@
 //   node browser.mjs help      SERVER_URL LANGUAGE NODE_ID [NODE_ID ...]
 //   node browser.mjs search    SERVER_URL LANGUAGE QUERY [QUERY ...]
 //   node browser.mjs prompts   SERVER_URL LIST.json
+//   node browser.mjs plan      SERVER_URL OPTIONS
 //   node browser.mjs blueprint SERVER_URL API.json OPTIONS NAME [NAME ...]
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
@@ -28,7 +29,7 @@ import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
-  'search', 'blueprint', 'first', 'runs', 'prompts'
+  'search', 'blueprint', 'first', 'runs', 'prompts', 'plan'
 ]
 
 const [command, url, ...rest] = process.argv.slice(2)

@@ -1,7 +1,7 @@
 // What the pack adds to the page: the loss curve at the trainers' nodes, texts that stay, the side bar's tab of all
-// trainings, which of Load Scorer's protocols are ready, and room for the pictures of results. The rest is in deft/, whose
-// files are called .mjs because the page imports every .js by itself. Without this file everything works as without a
-// browser.
+// trainings, which of Load Scorer's protocols are ready, room for the pictures of results, and plans for batch runs. The
+// rest is in deft/, whose files are called .mjs because the page imports every .js by itself. Without this file everything
+// works as without a browser.
 
 import { app } from '../../scripts/app.js'
 
@@ -12,10 +12,12 @@ const part = (name) => import(new URL(`./deft/${name}.mjs?v=${VERSION}`, import.
 const { watchRuns } = await part('data')
 const { onOpened } = await part('graph')
 const { showCurves, watchNodes } = await part('node')
+const { makePlan } = await part('plan')
 const { addTab } = await part('runs')
 const { markProtocols, watchProtocols } = await part('ready')
 const { keepTexts, showTexts } = await part('texts')
 const { giveRoom } = await part('wide')
+const { say } = await part('words')
 
 watchRuns()
 watchNodes()
@@ -33,6 +35,8 @@ app.registerExtension({
       defaultValue: true
     }
   ],
+  commands: [{ id: 'DEFT.MakePlan', icon: 'pi pi-table', label: () => say('plan'), function: makePlan }],
+  menuCommands: [{ path: ['File'], commands: ['DEFT.MakePlan'] }],
   setup() {
     addTab()
     onOpened(() => {

@@ -2,9 +2,11 @@
 // run from the page and stopped from the tab.
 //
 // Options: vue, select and compare (names of runs), set and seed as for run, picture (a file: the tab with the comparison),
-// report (what report.mjs does with the page of a sweep, which needs the browser alone; file: its path).
+// report (what report.mjs does with the page of a sweep, which needs the browser alone; file: its path), plan (what
+// plan.mjs does with another workflow).
 
 import { complaints, load, quiet, setVue } from './page.mjs'
+import { makePlan } from './plan.mjs'
 import { useReport } from './report.mjs'
 import { setWidgets } from './run.mjs'
 
@@ -34,7 +36,7 @@ function read(page) {
 const row = (page, name) => page.locator('.deft-run').filter({ has: page.locator(`.deft-texts[title="${name}"]`) })
 
 export default async function ({ page, errors }, [options, source]) {
-  const { vue = false, select, compare, set = {}, seed = 0, picture, report } = JSON.parse(options)
+  const { vue = false, select, compare, set = {}, seed = 0, picture, report, plan } = JSON.parse(options)
   await setVue(page, vue)
   await load(page, source)
   await toggle(page, TAB)
@@ -89,5 +91,5 @@ export default async function ({ page, errors }, [options, source]) {
     return { saved: [...saved], made }
   })
   const seen = report && (await useReport(page.context(), report.file, report))
-  return { selected, compared, used, toasts, back, during, stopped, sizes, report: seen, errors }
+  return { selected, compared, used, toasts, back, during, stopped, sizes, report: seen, plan: await makePlan(page, { ...plan, vue }), errors }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.report import Layout, write_report
 
 from ..unit.test_run_history import line
 from ..unit.test_sweep_report import EVIL, Store, jsonl, png, score
 from .example_files import WORKFLOWS
+from .sweep_tools import cells, sweeps
 from .test_front_end import MODES, SEED
 
 DUCK, CAT = "pages/duck_0123456789", "pages/cat_abcdef0123"
@@ -92,17 +95,73 @@ def check_report(seen: dict[str, Any]) -> None:
     assert EVIL in first["text"] + second["text"]
 
 
+PLANS: dict[str, dict[str, Any]] = {
+    "canvas": {
+        "source": str(WORKFLOWS / "2 Use my adapter (demo).json"),
+        "chosen": [("40:41", "text"), ("40:44", "seed")],  # of nodes in a subgraph
+    },
+    "vue": {
+        "source": str(WORKFLOWS / "load_and_apply.json"),
+        "chosen": [("7", "prompts"), ("41", "steps")],
+        "retitle": {"7": '提示词: "x" # y', "41": "Same", "42": "Same"},
+        "locale": "zh",
+    },
+}
+SET_BY = {
+    "canvas": [("Prompt.text", "a sks teddy bear on a blue background"), ("Draw.seed", 7)],
+    "vue": [
+        (
+            '提示词: "x" # y.prompts',
+            "\n".join(
+                f"a sks teddy bear on a {color} background" for color in ("red", "blue", "green", "teal", "white")
+            ),
+        ),
+        ("41.steps", 20),  # two nodes have its title
+    ],
+}
+HEADINGS = {"canvas": "A plan for batch runs of this workflow", "vue": "此工作流的批量运行计划"}
+
+
+def check_plan(seen: dict[str, Any], mode: str, server: Any, folder: Path) -> None:
+    """The two files are what the page sends and a plan of it, which runs as it is and with another seed."""
+    assert seen["toasts"] == []
+    assert seen["heading"] == HEADINGS[mode]
+    assert (seen["checked"], seen["hidden"]) == (0, 0)  # nothing is chosen; the filter leaves no node
+    workflow, plan = map(Path, seen["files"])
+    name = {"canvas": "2_Use_my_adapter_demo", "vue": "load_and_apply"}[mode]
+    assert (workflow.name, plan.name) == (f"{name}.json", f"{name}.yaml")
+    assert json.loads(workflow.read_text(encoding="utf-8")) == seen["sent"]
+    axes = read_plan(plan).axes
+    assert [value.targets for axis in axes for value in axis.values] == [(each,) for each in SET_BY[mode]]
+    options = ["--server", server.url, "--store", str(folder / "cells")]
+    shown = sweeps("plan", plan, *options)
+    assert "1 picture cells, 0 of them in the store" in shown
+    if mode == "vue":
+        return
+    text = plan.read_text(encoding="utf-8")
+    plan.write_text(text.replace("seeds: 1 ", "seeds: 2 "), encoding="utf-8")
+    sweeps("run", plan, *options)
+    made = {cell["labels"]["seed"]: cell["prompt"] for cell in cells(folder / "cells").values()}
+    assert set(made) == {"7", "8"}
+    for seed, prompt in made.items():
+        sent = copy.deepcopy(seen["sent"])
+        sent["40:44"]["inputs"]["seed"] = int(seed)
+        assert prompt == sent
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str, tmp_path: Path) -> None:
     values = {"DEFTTrainAdapter": {"steps": 5000}, "DEFTTrainingPreviews": {"every": 100_000}}
     options = {"vue": MODES[mode], "select": DUCK, "compare": CAT, "set": values, "seed": SEED + 30 + MODES[mode]}
+    options["plan"] = PLANS[mode] | {"folder": str(tmp_path)}
     if mode == "canvas":  # the page of a sweep needs no server: it is opened in the same browser
         options["report"] = REPORT | {"file": str(sweep_report(tmp_path))}
     seen = drive_browser("runs", json.dumps(options), SOURCE)
     assert seen["errors"] == []
     if mode == "canvas":
         check_report(seen["report"])
+    check_plan(seen["plan"], mode, server, tmp_path)
     assert seen["toasts"] == []
     selected, compared = seen["selected"], seen["compared"]
     duck = next(row for row in selected["rows"] if row.startswith("duck"))

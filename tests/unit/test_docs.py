@@ -34,6 +34,9 @@ TRIES = {
     "tests/server/test_sweeps.py::test_two_servers_of_one_runner": [
         "python -m sweeps run PLAN --server http://127.0.0.1:8188 --server http://other:8188",
     ],
+    "tests/server/test_runs_page.py::test_the_tab": [
+        "python -m sweeps run NAME.yaml --server http://127.0.0.1:8188",
+    ],
     "tests/server/test_sweep_access.py::test_no_secret_is_written_or_printed": [
         "python -m sweeps run PLAN --server https://me@gpu.example.org/comfy --certificate own.pem "
         '--header "X-Access: ${MY_KEY}"',
