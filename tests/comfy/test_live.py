@@ -97,6 +97,6 @@ def test_the_node_names_its_run(pack: Any, comfyui: Any) -> None:
     routes = pack.nodes.routes
     found = routes.one_run(routes.output_folder(), name)
     assert found["curve"]["loss"] == finished.output("train", 1)["loss"]
-    assert (found["state"], found["step"], found["previews"]) == ("finished", 2, [2])
+    assert (found["state"], found["step"], found["previews"]) == ("finished", 2, [0, 2])
     assert routes.preview(routes.output_folder(), name, 2).startswith(b"\xff\xd8\xff")
     assert name in {run["id"] for run in routes.run_list(routes.output_folder())["runs"]}

@@ -135,12 +135,13 @@ def _optimizer_fits(saved: Any, now: Mapping[str, Any], parameters: Sequence[Ten
     entries = saved["state"]
     if not all(_is_index(index, len(parameters)) and isinstance(entry, dict) for index, entry in entries.items()):
         return False
-    # One that lacks a part, or has it in another form than the others, is damaged. Vectors have others in Adafactor.
+    # One that lacks a part, or has it in another form than the others, is damaged. Vectors have others in Adafactor,
+    # and optimizers with 8 bits have others for small tensors.
     forms = {
         (parameters[index].ndim, *sorted((str(key), _kind(value)) for key, value in entry.items()))
         for index, entry in entries.items()
     }
-    if len(forms) > len({parameters[index].ndim for index in entries}):
+    if native and len(forms) > len({parameters[index].ndim for index in entries}):
         return False
     return all(
         _is_part(str(key), value, parameters[index], native)
@@ -172,6 +173,8 @@ _WHOLE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_
 
 def _is_part(name: str, value: Any, parameter: Tensor, native: bool) -> bool:
     """Whether a value can be of the optimizer's state of a parameter."""
+    if isinstance(value, dict) and not native:  # bitsandbytes has the quantised state apart
+        return all(isinstance(key, str) and _is_part(key, part, parameter, native) for key, part in value.items())
     if not isinstance(value, Tensor):
         return value is None or isinstance(value, (bool, str)) or _is_number(value) or _is_plain(value)
     if not _is_sound(value):
