@@ -68,6 +68,7 @@ def compiled(
             prompt, dynamic = workflow.prompt, workflow.dynamic
         compiler = Compiler(plan, prompt, facts.info, files, embeddings, dynamic, workflow.names)
         cells = compiler.cells()
+        cells.remarks = [*workflow.remarks, *cells.remarks]
     except ValueError as error:
         raise ValueError(f"{plan.source}: {error}") from error
     store.write_plan(

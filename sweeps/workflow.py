@@ -36,7 +36,7 @@ NO_NAMES = Names()
 class Workflow:
     """A workflow of a file. prompt: in API form, with its texts as they are written. saved: whether it was in UI form.
 
-    names: by which people know parts of it, besides the titles in the prompt.
+    names: by which people know parts of it, besides the titles in the prompt. remarks: what should be looked at.
     dynamic: (node id, input) of the texts in it whose comments and {a|b} ComfyUI's page reads when it makes a prompt;
     of an API file, in which it has done so, the texts in inputs of that kind.
     """
@@ -45,6 +45,7 @@ class Workflow:
     dynamic: frozenset[tuple[str, str]]
     saved: bool
     names: Names
+    remarks: tuple[str, ...] = ()
 
 
 def read_workflow(path: Path, info: Info, front_end: str = "", choose: Choose = single) -> Prompt:
@@ -81,7 +82,7 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
         ValueError: the file is missing or no workflow, it has nodes that the server lacks, a connection leads nowhere,
             or its UI form cannot be converted. One sentence that names the file.
     """
-    names = NO_NAMES
+    names, remarks = NO_NAMES, tuple[str, ...]()
     try:
         data = _read(path.read_bytes())
     except FileNotFoundError:
@@ -94,6 +95,7 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
         converted = _converted(data, path, info, front_end)
         prompt, dynamic = converted.prompt, converted.dynamic
         names = Names(tuple(converted.shown.values()), converted.paths)
+        remarks = tuple(f"{path.name}: {remark}" for remark in converted.remarks)
     else:
         if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
             data = data["prompt"]
@@ -128,7 +130,7 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
         order(prompt)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Workflow(prompt, frozenset(dynamic), saved, names)
+    return Workflow(prompt, frozenset(dynamic), saved, names, remarks)
 
 
 def _read(content: bytes) -> Any:

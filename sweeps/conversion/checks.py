@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from .definitions import DYNAMIC_COMBO, InputSpec
@@ -33,6 +34,22 @@ def check_count(node: Node, info: Info) -> None:
             f"is saved with {node.uncounted} than it has widgets, so that JavaScript of its pack "
             f"({module.removeprefix('custom_nodes.')}), or another version of it, has a part in them",
         )
+
+
+def remarks_on(node: Node, inputs: Mapping[str, Any]) -> list[str]:
+    """What should be looked at though the page says nothing. inputs: those that are sent."""
+    remarks = []
+    if node.uncounted:
+        kept = "the last ones are dropped" if node.uncounted.endswith("more") else "the last ones keep their defaults"
+        remarks.append(
+            f"{node.where} is saved with {node.uncounted} than it has widgets, as by another version of it; {kept}, "
+            "as in ComfyUI's page."
+        )
+    required = (node.definition or {}).get("input", {}).get("required") or {}
+    open_slots = [slot.name for slot in node.slots if slot.name in required and slot.name not in inputs]
+    if open_slots:
+        remarks.append(f"{node.where}: {', '.join(open_slots)} has no connection; the server may refuse the workflow.")
+    return remarks
 
 
 def check_value(node: Node, name: str, item: InputSpec, value: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import check_connection, check_count, check_known, check_value
+from .checks import check_connection, check_count, check_known, check_value, remarks_on
 from .errors import EXPORT, MissingNodes, NotConvertible, refused
 from .file_names import SAVING, replaced
 from .front_ends import BEYOND, FIRST, LAST, numbered, written
@@ -47,13 +47,15 @@ class Converted:
     """A converted workflow.
 
     prompt: API form. dynamic: (node id, input) of the texts in it whose comments and {a|b} the page would read. shown:
-    by id and name. paths: of the nodes in subgraphs, the titles from the outermost on, with / between them.
+    by id and name. paths: of the nodes in subgraphs, the titles from the outermost on, with / between them. remarks:
+    what the page does in silence with values that do not fit, and inputs that the server will miss.
     """
 
     prompt: Prompt
     dynamic: list[tuple[str, str]] = field(default_factory=list)
     shown: dict[tuple[str, str], ShownWidget] = field(default_factory=dict, compare=False)
     paths: dict[str, str] = field(default_factory=dict, compare=False)
+    remarks: list[str] = field(default_factory=list, compare=False)
 
     def show(self, node: Node, path: Path, name: str, target: tuple[str, str]) -> None:
         """An input of the prompt gets the value of a widget of a node that is not sent. path: some way to its graph."""
@@ -196,3 +198,4 @@ def _add(result: Converted, workflow: Opened, resolver: Resolver, node: Node, pa
         "class_type": node.type,
         "_meta": {"title": node.title},
     }
+    result.remarks += remarks_on(node, result.prompt[key]["inputs"])

@@ -8,6 +8,7 @@ what ComfyUI 0.30.0 says of the nodes in them. tests/server compares ComfyUI's o
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,25 @@ def test_which_page_a_server_gives() -> None:
         (["--front-end-root", "/page"], ""),
     ):
         assert front_end_of({"system": system | {"argv": ["main.py", *option]}}) == version
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([64, 64, 1, 0, 5, 6], "is saved with 2 values more than it has widgets, .*; the last ones are dropped"),
+        ([64, 64, 1], "is saved with 1 value fewer than it has widgets, .*; the last ones keep their defaults"),
+    ],
+)
+def test_values_more_or_fewer_are_remarked_on(values: list[int], text: str) -> None:
+    """The page says nothing, and neither drops the node nor its other values."""
+    result = convert(alone(node("EmptyImage", 2, widgets_values=values)), INFO, "1.47.12")
+    assert result.prompt["2"]["inputs"] == {"width": 64, "height": 64, "batch_size": 1, "color": 0}
+    (remark,) = result.remarks
+    assert re.search(rf"\(2\) {text}", remark)
+
+
+def test_a_required_socket_without_a_connection_is_remarked_on() -> None:
+    result = convert(alone(node("SaveImage", 2, widgets_values=["x"])), INFO, "1.47.12")
+    (remark,) = result.remarks
+    assert "(2): images has no connection" in remark
+    assert convert(alone(), INFO, "1.47.12").remarks == []
