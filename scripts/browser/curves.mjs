@@ -18,7 +18,12 @@ export function watchCurves(page) {
 }
 
 // What is seen of the curves: their place, whether anything is drawn, the previews.
-export function readCurves(page) {
+export async function readCurves(page) {
+  // A preview that has just come is not loaded yet; what never loads is seen as 0 wide.
+  await page.waitForFunction(() => window.app.graph.nodes.every((node) => {
+    const root = node.widgets?.find((widget) => widget.name === 'deft_curve')?.element
+    return [...(root?.querySelectorAll('img') ?? [])].every((each) => each.naturalWidth > 0)
+  }), null, { timeout: 10_000 }).catch(() => null)
   return page.evaluate(() => Object.fromEntries(window.app.graph.nodes.flatMap((node) => {
     const root = node.widgets?.find((widget) => widget.name === 'deft_curve')?.element
     if (!root) return []
