@@ -88,9 +88,9 @@ def test_skewness_moves_the_interval_to_the_long_tail():
     assert found.high - found.mean > 1.1 * (found.mean - found.low)
     mirrored = interval(one_group(-skewed))
     assert (-mirrored.high, -mirrored.low) == pytest.approx((found.low, found.high))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.4 * error)
     plain = ttest_1samp(skewed, 0).confidence_interval()
-    assert high - plain.high > 0.5 * error
+    assert plain.low + 0.1 * error < found.low < low + 0.4 * error
+    assert plain.high + 0.2 * error < found.high < high
 
 
 @pytest.mark.parametrize("count", [4, 12, 60])
