@@ -62,24 +62,29 @@ function makeView(node) {
   return view
 }
 
+function figureOf(id, step) {
+  const figure = document.createElement('figure')
+  figure.style.cssText = 'margin: 0; flex: none; text-align: center; font-size: 10px; color: var(--input-text, #ccc)'
+  const picture = document.createElement('img')
+  picture.src = previewAddress(id, step)
+  picture.alt = picture.title = `step ${step}`
+  picture.style.cssText = 'height: 60px; display: block'
+  const caption = document.createElement('figcaption')
+  caption.textContent = String(step)
+  figure.append(picture, caption)
+  return figure
+}
+
 function showPreviews(view, run) {
   const steps = run.previews.slice(-SHOWN)
   if (view.run === run.id && String(steps) === String(view.pictures)) return
   const grows = !view.pictures.length && steps.length
   view.pictures = steps
   view.strip.style.display = steps.length ? 'flex' : 'none'
-  view.strip.replaceChildren(...steps.map((step) => {
-    const figure = document.createElement('figure')
-    figure.style.cssText = 'margin: 0; flex: none; text-align: center; font-size: 10px; color: var(--input-text, #ccc)'
-    const picture = document.createElement('img')
-    picture.src = previewAddress(run.id, step)
-    picture.alt = picture.title = `step ${step}`
-    picture.style.cssText = 'height: 60px; display: block'
-    const caption = document.createElement('figcaption')
-    caption.textContent = String(step)
-    figure.append(picture, caption)
-    return figure
-  }))
+  // Pictures that are there stay, so that they are not loaded anew with each that comes.
+  const kept = view.run === run.id ? view.figures : new Map()
+  view.figures = new Map(steps.map((step) => [step, kept?.get(step) ?? figureOf(run.id, step)]))
+  view.strip.replaceChildren(...view.figures.values())
   view.strip.scrollLeft = view.strip.scrollWidth
   if (grows) view.grow()
 }
