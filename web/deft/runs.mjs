@@ -159,7 +159,7 @@ function showHead(run) {
 
 function showBody(run) {
   const { record } = run
-  const now = JSON.stringify([run.id, run.previews, record?.adapters, record?.scores, language()])
+  const now = JSON.stringify([run.id, run.prompt, run.previews, record?.adapters, record?.scores, language()])
   if (now === bodyShown) return
   bodyShown = now
   const parts = []
@@ -167,7 +167,7 @@ function showBody(run) {
     parts.push(section(say('previews'), [make('div', 'deft-previews', '', run.previews.map((step) => {
       const picture = make('img')
       picture.loading = 'lazy'
-      picture.src = previewAddress(run.id, step)
+      picture.src = previewAddress(run, step)
       picture.alt = picture.title = `${say('step')} ${step}`
       return make('figure', '', '', [picture, make('figcaption', '', String(step))])
     }))]))
