@@ -27,7 +27,7 @@ from typing import Any
 from .access import API_KEY, PASSWORD, TOKEN, access_to
 from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
-from .launch import PACK, REPORT_FILE, Launch, compiled, files_of, remembered, started, workers_of
+from .launch import PACK, REPORT_FILE, Launch, compiled, end_orphans, files_of, remembered, started, workers_of
 from .plan import read_plan
 from .plan_file import words
 from .preview import SHOWN, print_plan
@@ -190,6 +190,9 @@ def run_command(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
     store = Store.open(_store_folder(options, plan.name), plan.name, options.join)
     progress = SweepProgress(quiet=options.quiet)
+    store.tidy()
+    for line in end_orphans(store):
+        progress.log(line)
 
     async def run() -> SweepResult:
         async with workers_of(_launch(options), store) as workers:

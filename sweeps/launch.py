@@ -110,6 +110,21 @@ def files_of(worker: Worker) -> Files:
     return ServerFiles(get)
 
 
+def end_orphans(store: Store) -> list[str]:
+    """End the servers in the store's folders whose runners are gone; a line about each."""
+    lines = []
+    for file in sorted((store.root / "work").glob("*/server.pid")):
+        folder = file.parent
+        if not store.claim(folder.name):
+            continue
+        try:
+            if pid := Server(Path(), folder).end_orphan():
+                lines.append(f"ended a ComfyUI (process {pid}) that a killed run had left at work in {folder}")
+        finally:
+            store.release(folder.name)
+    return lines
+
+
 @contextlib.asynccontextmanager
 async def workers_of(options: Launch, store: Store) -> AsyncIterator[list[Worker]]:
     """The servers that a run uses, not started yet."""

@@ -14,6 +14,7 @@ folders are the index: nothing else has to be read, or kept in step, to know wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .records import CELL_FILE, RUN_FILE, Cell, CellRun, Record, Status, read_record, to_json
-from .writing import sync, write, write_synced
+from .writing import is_left, sync, tidy, write, write_synced
 
 FORMAT = 1
 STALE = 60.0  # seconds without a sign of life after which a claim of another machine is taken over
@@ -157,6 +158,16 @@ class Store:
                 away.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(folder, away)
                 shutil.rmtree(away, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what killed runners have left behind a day ago or earlier. (`sweeps clean` removes all of it.)"""
+        for folder in (self.root, self.root / "claims", *(self.root / "plan").glob("*")):
+            tidy(folder)
+        living = {owner.token[:12] for _, owner in self.claims() if owner} | {self.owner.token[:12]}
+        for folder in (self.root / "tmp").glob("*"):
+            with contextlib.suppress(OSError):
+                if folder.name.partition("-")[0] not in living and is_left(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     # Claims
 

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,8 +133,33 @@ _ADVICE = {
 }
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_DAY = 24 * 60 * 60.0  # seconds; no write takes as long
+_tidied: dict[str, float] = {}  # folders, and when
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder: temporary files of this pack older than a day.
+
+    Once a day in each process: an output folder may have a hundred thousand files.
+    """
+    now = time.time()
+    if now - _tidied.get(str(folder), 0.0) < _DAY:
+        return
+    _tidied[str(folder)] = now
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):
+                if now - entry.stat(follow_symlinks=False).st_mtime > _DAY:
+                    os.unlink(entry)
+
+
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder (made if missing): all of them complete in temporary files before any is renamed.
+
+    What a killed write has left there a day ago or earlier is removed.
 
     Raises NotWritten, which is an OSError, with the name of the file and what to do; ValueError for a name with a zero
     character.
@@ -143,6 +170,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     pending = {folder / name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _tidy(folder)
         for target, temporary in pending.items():
             with temporary.open("wb") as file:
                 file.write(contents[target.name])

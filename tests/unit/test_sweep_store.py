@@ -264,3 +264,25 @@ def test_many_runners_never_hold_the_same(tmp_path: Path, stale: bool) -> None:
     assert set(won.values()) == {1}
     assert set(won).isdisjoint(left)
     assert not list(store.root.glob("claims/*.takeover"))
+
+
+def test_what_killed_runners_have_left_goes_after_a_day(tmp_path: Path) -> None:
+    """But for what a living runner is at, however long its cell takes."""
+    store, living = Store.open(tmp_path / "store", "ducks"), Store(tmp_path / "store")
+    living.owner = replace(living.owner, host="elsewhere")
+    assert living.claim("cell")
+    dead = Store(tmp_path / "store").scratch()
+    at_work, mine, young = living.scratch(), store.scratch(), Store(tmp_path / "store").scratch()
+    store.write_plan("ducks", {"plan.yaml": b""})
+    mark = "0123456789abcdef" * 2
+    names = (f".store.json.{mark}.tmp", f"plan/ducks/.plan.yaml.{mark}.tmp", f"claims/.x.{mark}.tmp")
+    for name in names:
+        (store.root / name).write_bytes(b"half")
+    yesterday = time.time() - 25 * 60 * 60
+    for path in (dead, at_work, mine, *(store.root / name for name in names)):
+        os.utime(path, (yesterday, yesterday))
+    store.tidy()
+    assert set((store.root / "tmp").iterdir()) == {at_work, mine, young}
+    assert not any((store.root / name).exists() for name in names)
+    assert living.claim("cell")
+    assert (store.root / "plan" / "ducks" / "plan.yaml").is_file()
