@@ -15,7 +15,7 @@ import comfy.weight_adapter
 from torch import Tensor
 
 from ..deft_ops import adapter as adapters
-from ..deft_ops import inspection, methods
+from ..deft_ops import costs, inspection, methods
 from ..deft_ops.files import peft_tuners
 from ..deft_ops.inspection import Measured
 from ..deft_ops.wording import cut, shortened
@@ -180,6 +180,8 @@ def inspect(
     adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     names, metadata = layer_names(adapter), dict(getattr(adapter, "metadata", {}))
+    if (cost := getattr(adapter, "cost", None)) is not None:
+        metadata[costs.KEY] = cost.text()
     info = Information("", None, adapters.count_parameters(adapter), len(names), metadata, _rows(adapter))
     kinds = {row.method for row in info.rows}
     ranks = [row.rank for row in info.rows if row.rank is not None]

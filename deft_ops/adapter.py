@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import methods
+from .costs import TrainingCost
 
 # ComfyUI reads these beside lora_up/lora_down; a layer that has one is not a plain LoRA and stays ComfyUI's.
 _COMPANIONS = ("lora_mid.weight", "reshape_weight")
@@ -28,8 +29,9 @@ _FACTOR = re.compile(
 class Adapter(dict[str, Tensor]):
     """Tensors by key "<layer name>.<suffix>", with `metadata` as in a safetensors header (strings only).
 
-    training_seconds: what the training took that has just made it. It is not in the metadata, because the same training
-    again gives the same file.
+    training_seconds: what the training took that has just made it.
+    cost: what its training has cost, measured by the trainer or read from the file. Neither is in the metadata, which
+    is the same for the same training; the cost is an entry of a native file's header.
     spelled: the file's own name of each tensor that has another one here.
     source: the name of the file that it was read from, for messages; empty if it was made here.
     Its layers are kept once they are parsed, see `parsed`.
@@ -39,6 +41,7 @@ class Adapter(dict[str, Tensor]):
         super().__init__(tensors or {})
         self.metadata: dict[str, str] = dict(metadata or {})
         self.training_seconds: float | None = None
+        self.cost: TrainingCost | None = None
         self.spelled: dict[str, str] = {}
         self.source = ""
         self._parsed: Parsed | None = None

@@ -114,7 +114,9 @@ def write_native(adapter: Adapter, path: Path, mark: str = "") -> Path:
 def of_base(adapter: Adapter, model: Any) -> Adapter:
     """The adapter with what managers read of its base, by its MODEL, where its metadata does not say that itself."""
     base = None if model is None else modelspec.base_of(model.model)
-    return Adapter(adapter, adapter.metadata | modelspec.completed(adapter.metadata, base))
+    completed = Adapter(adapter, adapter.metadata | modelspec.completed(adapter.metadata, base))
+    completed.cost = adapter.cost
+    return completed
 
 
 class DEFTSaveAdapter(io.ComfyNode):

@@ -12,6 +12,7 @@ from comfy_api.v0_0_2 import io
 
 from ..deft_ops.adapter import count_parameters
 from ..deft_ops.adapter import describe as describe_adapter
+from ..deft_ops.costs import TrainingCost
 from ..deft_ops.methods import METHODS
 from ..scoring.pictures import TensorPictures
 from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Labels, Scorer, Task, score
@@ -26,12 +27,24 @@ PROVENANCE = (io.Hidden.prompt, io.Hidden.unique_id)
 
 
 def cost_of(adapter: dict[str, torch.Tensor], row: Labels) -> Cost:
-    """The cost of an adapter: training time, parameters and bytes. Only those have a training time that come from a
-    training node.
+    """The cost of an adapter: as the trainer has measured it, which native files say too; of others without times and
+    memory, and with the values of the file.
     """
+    measured = getattr(adapter, "cost", None) or TrainingCost()
     seconds = getattr(adapter, "training_seconds", None)
     size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.values())
-    return Cost(row.label, seconds, count_parameters(adapter), size, row.method, row.rank, row.subject)
+    return Cost(
+        row.label,
+        measured.seconds if seconds is None else seconds,
+        count_parameters(adapter) if measured.values is None else measured.values,
+        size,
+        row.method,
+        row.rank,
+        row.subject,
+        measured.seconds_a_step,
+        measured.peak_bytes,
+        measured.memory,
+    )
 
 
 def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str, torch.Tensor] | None) -> Labels:

@@ -72,7 +72,8 @@ class Score:
 class Cost:
     """The cost of the adapter behind a label: seconds of training, values, bytes of its file's tensors.
 
-    None is what is not known.
+    None is what is not known. seconds_a_step: the median. peak_bytes: the most memory while it was trained. memory:
+    whose, "GPU" or "process".
     """
 
     label: str
@@ -82,6 +83,9 @@ class Cost:
     method: str = ""
     rank: int | None = None
     subject: str = ""
+    seconds_a_step: float | None = None
+    peak_bytes: float | None = None
+    memory: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,8 @@ KINDS: dict[str, Any] = {
     "provenance": dict,
     "training_seconds": MAYBE_NUMBER,
     "bytes": MAYBE_NUMBER,
+    "seconds_a_step": MAYBE_NUMBER,
+    "peak_bytes": MAYBE_NUMBER,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+from .. import costs
 from ..adapter import Adapter, check_shapes, check_values, describe
 from ..projectors import READ_PROJECTORS
 from ..wording import one_line
@@ -77,6 +78,8 @@ def _read(path: str | Path, projector: str, file_format: str, base: WeightOf | N
     if file_format != "auto" and not describe(adapter) and adapter.keys() == source.tensors.keys():
         raise ValueError(f"{source.path} has no layer of the format {file_format}: choose auto, or another format.")
     adapter.source = source.path.name
+    adapter.metadata.pop(costs.KEY, None)
+    adapter.cost = costs.from_text(source.metadata.get(costs.KEY, ""))
     notes = [note for note in (adapter.metadata.get("note"), source.note) if note]
     adapter.metadata |= {**describe(adapter), "file_format": reader.NAME}
     if notes:

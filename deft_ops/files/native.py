@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import modelspec
+from .. import costs, modelspec
 from ..adapter import Adapter, describe, layers, validate
 from . import peft_tuners, safe
 from .source import Source
@@ -50,9 +50,10 @@ def write(adapter: Adapter, path: str | Path, metadata: Mapping[str, str] | None
     """
     path = Path(path)
     validate(adapter, f"The adapter for {path.name}")
-    left = ("file_format", "note", RUN, *modelspec.HASHES)  # of the reader; of the file that was read
+    left = ("file_format", "note", RUN, costs.KEY, *modelspec.HASHES)  # of the reader; of the file that was read
     kept_metadata = {key: value for key, value in adapter.metadata.items() if key not in left}
-    safe.write_tensors(adapter, path, {"format": "pt", **kept_metadata, **(metadata or {})})
+    cost = {} if adapter.cost is None else {costs.KEY: adapter.cost.text()}
+    safe.write_tensors(adapter, path, {"format": "pt", **kept_metadata, **(metadata or {}), **cost})
     return path
 
 

@@ -17,9 +17,28 @@ from .table import DOWN, TIED, UP, TableCell
 
 Rows = Literal["label", "label x subject"]
 
-COSTS = ("training s", "trained parameters", "file MiB")
-CSV_COSTS = ("training s", "values", "MiB")  # as programs have always read them
-COST_FORMS = ("{:.0f}", "{:,.0f}", "{:.3f}")
+
+@dataclass(frozen=True)
+class CostColumn:
+    """A column of costs. csv_title: in a CSV file, as programs have always read it. form: how people read a number."""
+
+    title: str
+    csv_title: str
+    form: str
+    number: Callable[[Cost], float | None]
+
+
+# The first three are there for any adapter; the others where one row at least has them.
+ALWAYS = 3
+COST_COLUMNS = (
+    CostColumn("training s", "training s", "{:.0f}", lambda cost: cost.training_seconds),
+    CostColumn("trained parameters", "values", "{:,.0f}", lambda cost: cost.values),
+    CostColumn("file MiB", "MiB", "{:.3f}", lambda cost: None if cost.bytes is None else cost.bytes / 2**20),
+    CostColumn("s a step", "s a step", "{:.3g}", lambda cost: cost.seconds_a_step),
+    CostColumn(
+        "peak MiB", "peak MiB", "{:,.0f}", lambda cost: None if cost.peak_bytes is None else cost.peak_bytes / 2**20
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,8 @@ class Column:
 class ScoreRow:
     """A row of the table. name: its title; label, method: those of the scores. subject: "" where subjects are averaged.
 
-    costs: training seconds, trained parameters and MiB of the file, None for what is not known; empty if no row has
-    any. base: whether it is the base model's, the reference of the others.
+    costs: a number for each of the table's `cost_columns`, None for what is not known. base: whether it is the base
+    model's, the reference of the others.
     """
 
     name: str
@@ -74,14 +93,6 @@ class ScoreRow:
     cells: tuple[ScoreCell | None, ...]
     costs: tuple[float | None, ...] = ()
     base: bool = False
-
-    @property
-    def cost_entries(self) -> list[TableCell]:
-        """The costs as people read them, and with all digits."""
-        return [
-            TableCell(exact=("",)) if cost is None else TableCell(form.format(cost), exact=(repr(cost),))
-            for cost, form in zip(self.costs, COST_FORMS)
-        ]
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class ScoreTable:
     heading: str = "method"
     counted: str = "images"
     compared: bool = True
+    cost_columns: tuple[CostColumn, ...] = ()
 
     @property
     def arrows(self) -> tuple[str, ...]:
@@ -136,13 +148,14 @@ class ScoreTable:
     def csv_titles(self) -> tuple[str, ...]:
         """The mean, low and high of a metric are separate fields."""
         metrics = [f"{column.title}{end}" for column in self.columns for end in ("", " low", " high")]
-        return *self.leading, *metrics, *(CSV_COSTS if self.cost_titles else ())
+        return *self.leading, *metrics, *(column.csv_title for column in self.cost_columns)
 
     @property
     def lines(self) -> Iterator[list[TableCell]]:
         """The rows as they are written."""
         for row in self.rows:
-            yield [*map(TableCell, self.lead(row)), *map(_entry, row.cells), *row.cost_entries]
+            costs = [_cost_entry(column, cost) for column, cost in zip(self.cost_columns, row.costs, strict=True)]
+            yield [*map(TableCell, self.lead(row)), *map(_entry, row.cells), *costs]
 
     @property
     def flush_left(self) -> list[bool]:
@@ -154,7 +167,7 @@ class ScoreTable:
     @property
     def cost_titles(self) -> tuple[str, ...]:
         """The titles of the columns after the metrics."""
-        return COSTS if any(row.costs for row in self.rows) else ()
+        return tuple(column.title for column in self.cost_columns)
 
     @property
     def legend(self) -> str:
@@ -176,6 +189,11 @@ def _entry(cell: ScoreCell | None) -> TableCell:
         around = f"[{score_text(cell.low, cell.mean)}, {score_text(cell.high, cell.mean)}]"
     exact = tuple("" if value is None else repr(value) for value in (cell.mean, cell.low, cell.high))
     return TableCell(score_text(cell.mean), around, cell.best, cell.tied, exact)
+
+
+def _cost_entry(column: CostColumn, cost: float | None) -> TableCell:
+    """A cost as people read it, and with all digits."""
+    return TableCell(exact=("",)) if cost is None else TableCell(column.form.format(cost), exact=(repr(cost),))
 
 
 class Key(NamedTuple):
@@ -249,12 +267,12 @@ def _table(
     )
     counts = [group_count(cell) for line in values for cell in line if cell]
     findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
+    shown, costs, memory = _costs_of(keys, by_subject, scores.costs, names)
     lines = []
     for row, (key, group) in enumerate(groups.items()):
         images: Counter[tuple[str, str]] = Counter()
         for score in group:
             images[_metric_of(score)] += score.images
-        costs = _costs(key, by_subject, scores.costs) if scores.costs else ()
         lines.append(
             ScoreRow(
                 names[row],
@@ -264,12 +282,14 @@ def _table(
                 key.subject,
                 max(images.values()),
                 tuple(cells[row]),
-                costs,
+                costs[row],
                 is_base(key.name, key.method),
             )
         )
-    notes = (*_notes(columns), *scores.remarks)
-    return ScoreTable(columns, tuple(lines), by_subject, tuple(findings), notes, heading, compared=compare)
+    notes = (*_notes(columns), *memory, *scores.remarks)
+    return ScoreTable(
+        columns, tuple(lines), by_subject, tuple(findings), notes, heading, compared=compare, cost_columns=shown
+    )
 
 
 def _by_rank(keys: Sequence[Key]) -> list[Key]:
@@ -400,8 +420,39 @@ def _distinct_names(names: Sequence[str], ranks: Sequence[int | None]) -> list[s
     return [name if seen[name] == 1 or rank is None else f"{name} r{rank}" for name, rank in zip(names, ranks)]
 
 
-def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | None, ...]:
-    """The mean costs of the adapters behind a row. A field that either side lacks counts as equal."""
+def _costs_of(
+    keys: Sequence[Key], by_subject: bool, costs: Sequence[Cost], names: Sequence[str]
+) -> tuple[tuple[CostColumn, ...], list[tuple[float | None, ...]], list[str]]:
+    """The columns of the costs, the mean costs of the adapters behind each row, and a note on whose memory it was."""
+    if not costs:
+        return (), [() for _ in keys], []
+    matching = [_behind(key, by_subject, costs) for key in keys]
+    rows = [[_mean_cost(column, own) for column in COST_COLUMNS] for own in matching]
+    places = [
+        place for place in range(len(COST_COLUMNS)) if place < ALWAYS or any(row[place] is not None for row in rows)
+    ]
+    owners: dict[str, list[str]] = {}
+    for name, own in zip(names, matching):
+        for memory in dict.fromkeys(cost.memory for cost in own if cost.peak_bytes is not None):
+            owners.setdefault(memory, []).append(name)
+    words = {"GPU": "the GPU's memory, as PyTorch allocates it", "process": "the memory of the whole process"}
+    parts = [
+        words.get(memory, "not known whose memory") + (f" ({', '.join(theirs)})" if len(owners) > 1 else "")
+        for memory, theirs in owners.items()
+    ]
+    note = [f"peak MiB, while it was trained: {'; '.join(parts)}"] if parts else []
+    shown = tuple(COST_COLUMNS[place] for place in places)
+    return shown, [tuple(row[place] for place in places) for row in rows], note
+
+
+def _mean_cost(column: CostColumn, costs: Sequence[Cost]) -> float | None:
+    """The mean of what is known."""
+    values = [value for cost in costs if (value := column.number(cost)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _behind(key: Key, by_subject: bool, costs: Sequence[Cost]) -> list[Cost]:
+    """The costs of the adapters behind a row. A field that either side lacks counts as equal."""
 
     def belongs(cost: Cost) -> bool:
         same = [(cost.method, key.method), (cost.rank, key.rank), (cost.subject, key.subject if by_subject else "")]
@@ -409,11 +460,4 @@ def _costs(key: Key, by_subject: bool, costs: Sequence[Cost]) -> tuple[float | N
             one == other or one in (None, "") or other in (None, "") for one, other in same
         )
 
-    matching = list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may report one adapter
-    columns = (
-        [cost.training_seconds for cost in matching],
-        [cost.values for cost in matching],
-        [None if cost.bytes is None else cost.bytes / 2**20 for cost in matching],
-    )
-    values_by_column = [[value for value in column if value is not None] for column in columns]
-    return tuple(sum(values) / len(values) if values else None for values in values_by_column)
+    return list(dict.fromkeys(cost for cost in costs if belongs(cost)))  # several nodes may report one adapter

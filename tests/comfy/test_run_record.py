@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
+<<<<<<< HEAD
 from torch import Tensor
+=======
+from safetensors import safe_open
+>>>>>>> 23f98d2af9ada1ef48d5a40cf63942a61caccc39
 
 from . import models
 from .test_training import as_loaded
@@ -20,6 +26,20 @@ from .test_training_runs import Vae, names, run_of, same, shown, train
 def record_of(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run_of(folder) / "run.json").read_text())
     return record
+
+
+def but_cost(file: Path) -> bytes:
+    """An adapter's file without the entry of what its training has cost, which is measured."""
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    content = json.loads(data[8:end])
+    assert content["__metadata__"].pop("training_cost")
+    return json.dumps(content, sort_keys=True).encode() + data[end:]
+
+
+def safe_header(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata())
 
 
 def test_a_record_and_previews_change_nothing_else(pack: Any, tmp_path: Path) -> None:
@@ -42,7 +62,7 @@ def test_a_record_and_previews_change_nothing_else(pack: Any, tmp_path: Path) ->
     assert run.name[-10:] == other.name[-10:]
     files = ["adapter_00000002.safetensors", "adapter_00000004.safetensors"]
     for name in files:
-        assert (run / name).read_bytes() == (other / name).read_bytes()
+        assert but_cost(run / name) == but_cost(other / name)
     checkpoints = ["checkpoint_00000002.pt", "checkpoint_00000004.pt"]
     assert names(other) == [*files, *checkpoints, "log.jsonl"]
     previews = ["preview_00000000.jpg", "preview_00000002.jpg", "preview_00000004.jpg"]
@@ -86,6 +106,7 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
     assert history.detail(tmp_path, run)["previews"] == [0, 2]  # that of step 4 is not of this run
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(("step", "every"), [(0, 2), (2, 2), (6, 2), (4, 100), (6, 100)])
 def test_a_preview_that_was_interrupted_is_made_when_the_run_goes_on(
     pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, every: int
@@ -161,6 +182,63 @@ def test_previews_that_are_there_are_not_made_again(pack: Any, tmp_path: Path) -
         train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))
     again = train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))  # the adapter comes out
     assert same(again.adapter, train(pack, model).adapter)
+=======
+def test_what_a_training_costs_is_kept(pack: Any, tmp_path: Path) -> None:
+    """In the log's lines, the record, the file and the report; over a stop, too. Each number is checked against others'
+    counts."""
+    model = as_loaded(models.sd3)
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 4, keep=9)
+    seen: list[tuple[float, int]] = []
+
+    def stop(progress: Any) -> None:
+        seen.append((progress.seconds, psutil.Process().memory_info().rss))
+        if progress.step == 4 and len(seen) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pack, model, folder=folder, steps=7, on_step=stop)
+    result = train(pack, model, folder=folder, steps=7, on_step=stop)
+    run = run_of(folder.path)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines] == [round(seconds, 4) for seconds, _ in seen]
+    cost = result.adapter.cost
+    assert cost.seconds_a_step == pytest.approx(sorted(seconds for seconds, _ in seen)[3], abs=1e-4)
+    assert cost.seconds == pytest.approx(sum(seconds for seconds, _ in seen), abs=1e-3)
+    assert cost.values == sum(value.numel() for key, value in result.adapter.items() if not key.endswith("alpha"))
+    assert cost.peak_bytes == max(line["peak_bytes"] for line in lines)
+    if model.load_device.type == "cpu":
+        assert cost.memory == "process"
+        assert cost.peak_bytes >= 0.9 * max(rss for _, rss in seen)  # the system counts some pages late
+        assert cost.peak_bytes < psutil.virtual_memory().total
+    else:
+        assert cost.memory == "GPU"
+    file = run / "adapter_00000007.safetensors"
+    start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    assert cost.bytes == file.stat().st_size - start  # all behind the header is tensors
+    assert record_of(folder.path)["cost"] == dataclasses.asdict(cost)
+    assert json.loads(safe_header(file)["training_cost"])["seconds_a_step"] == cost.seconds_a_step
+    earlier = json.loads(safe_header(run / "adapter_00000004.safetensors")["training_cost"])
+    assert earlier["seconds"] == pytest.approx(sum(seconds for seconds, _ in seen[:4]), abs=1e-3)
+    assert f"cost: {cost.seconds_a_step:.3g} s a step (median), peak memory " in result.report
+    again = train(pack, model, folder=folder, steps=7, on_step=stop)
+    assert len(seen) == 7  # not trained again
+    assert again.adapter.cost == cost
+
+
+def test_the_peak_is_of_the_training_alone(pack: Any) -> None:
+    """What was there before, or is used for previews, is not in it."""
+    peak = pack.trainers.run.meter.Peak(torch.device("cpu"))
+    large = torch.ones(1 << 27)  # 512 MiB
+    del large
+    before = psutil.Process().memory_info().rss
+    peak.start()
+    assert peak.read() < before + (256 << 20)
+    large = torch.ones(1 << 27)
+    del large
+    assert peak.read() > before + (256 << 20)
+    peak.start()
+    assert peak.read() < before + (256 << 20)
+>>>>>>> 23f98d2af9ada1ef48d5a40cf63942a61caccc39
 
 
 def test_failed(pack: Any, tmp_path: Path) -> None:

@@ -158,6 +158,16 @@ def test_every_scoring_node_hands_the_adapters_costs_on(comfyui, kind, inputs):
     header, _, line = run.output("table", 1).splitlines()[:3]
     assert header.endswith("| training s | trained parameters | file MiB |")
     assert line.endswith("|  | 28 | 0.000 |")
+    # As the trainer writes it: 4 numbers were trained for 28 in the file.
+    entry = {"seconds": 8, "seconds_a_step": 0.5, "peak_bytes": 2**30, "memory": "GPU", "values": 4, "bytes": 116}
+    written = {"training_cost": json.dumps(entry)}
+    save_file(tensors, comfyui.base / "models" / "loras" / "costs.safetensors", written)
+    run = comfyui.run(prompt, want=["score", "table"])
+    (cost,) = run.output("score").costs
+    assert (cost.training_seconds, cost.seconds_a_step, cost.peak_bytes, cost.memory) == (8, 0.5, 2**30, "GPU")
+    header, _, line = run.output("table", 1).splitlines()[:3]
+    assert header.endswith("| training s | trained parameters | file MiB | s a step | peak MiB |")
+    assert line.endswith("| 8 | 4 | 0.000 | 0.5 | 1,024 |")
     del prompt["score"]["inputs"]["adapter"], prompt["table"]
     assert comfyui.run(prompt, want=["score"]).output("score").costs == ()
 

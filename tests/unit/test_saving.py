@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from deft_pack.deft_ops import adapter as adapters
 from deft_pack.deft_ops import files, modelspec
 from deft_pack.deft_ops.adapter import Adapter
+from deft_pack.deft_ops.costs import TrainingCost, from_text
 from deft_pack.deft_ops.files import native, peft_writer
 
 from .test_files import LAYERS, make_adapter
@@ -106,6 +107,39 @@ def test_an_unknown_base_is_not_called_anything(config: str, tmp_path: Path) -> 
         )
         assert not {"modelspec.architecture", "ss_base_model_version", "ss_v2"} & header(path).keys()
     assert as_lora_manager_reads(path) == ("Unknown", [], None)
+
+
+def test_the_cost_of_a_training_is_in_the_header_and_read_back(tmp_path: Path) -> None:
+    adapter = Adapter(make_adapter("deft"), {"base_model": "SDXL"})
+    plain = native.write(adapter, tmp_path / "plain.safetensors").read_bytes()
+    assert b"training_cost" not in plain
+    assert files.read(tmp_path / "plain.safetensors").cost is None
+    adapter.cost = TrainingCost(12.5, 0.25, 3 * 2**30, "GPU", 1000, 4000)
+    path = native.write(adapter, tmp_path / "dog.safetensors")
+    assert json.loads(header(path)["training_cost"]) == {
+        "seconds": 12.5, "seconds_a_step": 0.25, "peak_bytes": 3 * 2**30, "memory": "GPU", "values": 1000,
+        "bytes": 4000,
+    }  # fmt: skip
+    back = files.read(path)
+    assert back.cost == adapter.cost
+    assert back.metadata == files.read(tmp_path / "plain.safetensors").metadata
+    again = native.write(back, tmp_path / "again.safetensors")
+    assert header(again)["training_cost"] == header(path)["training_cost"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ("", None),
+        ("[1]", None),
+        ("[" * 100_000, None),
+        ('{"seconds": "long", "values": true, "bytes": -1, "peak_bytes": 1.5}', None),
+        ('{"seconds": 1e400, "peak_bytes": 7, "memory": "mine"}', TrainingCost(peak_bytes=7)),
+        ('{"seconds": 2, "seconds_a_step": NaN, "other": []}', TrainingCost(seconds=2)),
+    ],
+)
+def test_what_is_no_cost_is_skipped(text: str, cost: TrainingCost | None) -> None:
+    assert from_text(text) == cost
 
 
 @pytest.mark.parametrize("method", ["deft", "para", "lora", "svdiff"])

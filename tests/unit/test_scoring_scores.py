@@ -84,6 +84,15 @@ def test_a_damaged_line_is_named(line: str, reason: str):
         from_jsonl(good + line, "runs.jsonl")
 
 
+def test_measured_costs_are_kept_and_earlier_lines_are_read():
+    cost = Cost("DEFT", 9.0, 10, 40, "deft", 4, "", 0.5, 2**30, "GPU")
+    assert from_jsonl(Scores((), (cost,)).jsonl()).costs == (cost,)
+    earlier = '{"label": "DEFT", "training_seconds": 9.0, "values": 10, "bytes": 40, "method": "deft", "rank": 4}'
+    assert from_jsonl(earlier).costs == (Cost("DEFT", 9.0, 10, 40, "deft", 4),)
+    with pytest.raises(ValueError, match="peak_bytes: not of the right kind"):
+        from_jsonl(earlier.replace("}", ', "peak_bytes": "1"}'))
+
+
 def test_known_seeds_replace_and_unknown_ones_add():
     seeded = {"provenance": {"seeds": (1, 2)}}
     old = Scores((row("DEFT", (0.1, 0.2), pictures=("a", "b"), **seeded), row("PaRa", (0.3,), pictures=("c",))))

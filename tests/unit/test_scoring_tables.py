@@ -251,6 +251,23 @@ def test_costs_are_columns_where_they_are_known(results: Scores):
     assert picture(table).shape[1] > picture(tabulate(results)).shape[1]
 
 
+def test_measured_costs_are_columns_where_one_row_has_them(results: Scores):
+    measured = Cost("DEFT|r4", 10.0, 1000, 2**20, seconds_a_step=0.25, peak_bytes=3 * 2**30, memory="GPU")
+    known = replace(results, costs=(measured, Cost("base", 5.0, 7, 2**20)))
+    lines = markdown(known).splitlines()
+    assert lines[0].endswith("| training s | trained parameters | file MiB | s a step | peak MiB |")
+    assert lines[2].endswith("| 5 | 7 | 1.000 |  |  |")
+    assert lines[3].endswith("| 10 | 1,000 | 1.000 | 0.25 | 3,072 |")
+    assert "peak MiB, while it was trained: the GPU's memory, as PyTorch allocates it" in markdown(known)
+    rows = csv_rows(known)
+    assert rows[0][-5:] == ["training s", "values", "MiB", "s a step", "peak MiB"]
+    assert [float(value) for value in rows[2][-5:]] == [10.0, 1000.0, 1.0, 0.25, 3072.0]
+    on_cpu = Cost("base", None, None, None, peak_bytes=2**30, memory="process")
+    notes = tabulate(replace(results, costs=(measured, on_cpu))).notes
+    assert any("(DEFT|r4)" in note and "the whole process (base)" in note for note in notes)
+    assert tabulate(replace(results, costs=(Cost("base", 5.0, 7, 2**20),))).cost_titles[-1] == "file MiB"
+
+
 def test_costs_go_to_the_row_of_their_adapter():
     rows = tuple(
         row("DEFT", "DINO", (0.5,), method="deft", rank=rank, subject=subject)
@@ -515,7 +532,7 @@ def test_a_table_without_verdicts(three: Scores):
 def test_costs_that_are_not_known_are_empty(results: Scores):
     table = tabulate(replace(results, costs=(Cost("base", 3.0, None, None), Cost("base", 5.0, 7, None))))
     assert [line.costs for line in table.rows] == [(4.0, 7.0, None), (None, None, None)]
-    assert [entry.text for entry in table.rows[0].cost_entries] == ["4", "7", ""]
+    assert [entry.text for entry in list(table.lines)[0][-3:]] == ["4", "7", ""]
 
 
 def test_html(results: Scores):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...deft_ops import adapter as adapters
-from ...deft_ops import modelspec
+from ...deft_ops import costs, modelspec
 from ...deft_ops.files import native, safe
 from ..settings.settings import TOKEN, Settings, digest
 from .checkpoints import RunFolder
@@ -103,9 +103,10 @@ def find(
             folder.problem(f"{candidate.name} cannot be read and was passed over ({error})")
             continue
         if ours:
-            own = ("format", native.RUN, *modelspec.HASHES)
+            own = ("format", native.RUN, costs.KEY, *modelspec.HASHES)
             adapter = adapters.Adapter(tensors, {key: text for key, text in header.items() if key not in own})
             losses, rates = [line["loss"] for line in log] or [last], [line["rate"] for line in log]
+            adapter.cost = costs.from_text(header.get(costs.KEY, ""))
             adapter.training_seconds = sum(line["seconds"] for line in log) if log else None
             return MadeBefore(candidate, adapter, losses, rates)
     return None

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...deft_ops import adapter as adapters
+from ...deft_ops.costs import TrainingCost
 from ...models.fingerprint import fingerprint
 from ...models.source_file import name_of_file
 from ...models.titles import title_of
@@ -27,6 +28,7 @@ from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
 from . import finished, previews, report
 from .checkpoints import RunFolder
+from .meter import Meter
 from .record import broken_off, has_preview, keep_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer, training_title
@@ -80,6 +82,7 @@ class TrainingRun:
     ) -> None:
         self.trainer, self.identity, self.folder, self.shown, self.on_step = trainer, identity, folder, shown, on_step
         self.on_stop = on_stop
+        self.meter = Meter(trainer.device)
         self.pictures: list[tuple[int, Tensor]] = []
         self.rates: list[float] = []
         self.notes: list[str] = []
@@ -96,6 +99,7 @@ class TrainingRun:
                 f"resumed at step {step} from {self.folder.path}" if step < steps else report.again(self.folder.path)
             )
         self.folder.start_log(self.trainer.step)
+        self.meter.go_on(self.folder.lines(self.trainer.step))
 
     def run(self) -> None:
         """Run all steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
@@ -106,6 +110,7 @@ class TrainingRun:
             try:
                 if self.shown is not None and self.first_preview(self.shown):
                     self.preview(self.shown)
+                self.meter.start()
                 while trainer.step < settings.steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     random = trainer.random_state()
@@ -116,10 +121,11 @@ class TrainingRun:
                     progress = StepProgress(
                         trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate
                     )
+                    cost = self.meter.step(progress.seconds)
                     if self.folder is not None:
                         progress.folder = self.folder.path
                         record = {"step": trainer.step, "loss": loss, "rate": rate, "grad_norm": norm}
-                        self.folder.log(record | {"seconds": round(progress.seconds, 4)})
+                        self.folder.log(record | cost)
                         if self.folder.every and (
                             trainer.step % self.folder.every == 0 or trainer.step == settings.steps
                         ):
@@ -127,6 +133,7 @@ class TrainingRun:
                             saved = trainer.step
                     if self.shown is not None and trainer.step % self.shown.every == 0:
                         progress.pictures = self.preview(self.shown)
+                        self.meter.start()
                     self.on_step(progress)
             except BaseException as error:
                 diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
@@ -153,6 +160,7 @@ class TrainingRun:
         trainer = self.trainer
         adapter, change = trainer.finish()
         adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
+        adapter.cost = self.cost(adapter)
         self.folder.save(trainer.state(random, self.identity), adapter)
 
     def first_preview(self, shown: previews.Previews) -> bool:
@@ -163,6 +171,12 @@ class TrainingRun:
         if step == 0:
             return shown.every <= self.trainer.settings.steps
         return step % shown.every == 0 and self.folder is not None and not has_preview(self.folder, step)
+
+    def cost(self, adapter: adapters.Adapter) -> TrainingCost:
+        """What the training has cost up to this step, whose adapter this is."""
+        values = sum(parameter.numel() for parameter in self.trainer.parameters)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.values())
+        return self.meter.cost(self.trainer.step, values, size)
 
     def preview(self, shown: previews.Previews) -> Tensor:
         """Make the preview pictures of this step, and keep them."""
@@ -342,15 +356,18 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     started = time.perf_counter()
     run.resume()
     first = trainer.step
-    with recorded(run.folder, trainer, run.identity):
+    with recorded(run.folder, trainer, run.identity) as facts:
         run.run()
         adapter, change = trainer.finish()
         report.effect(change)
+        adapter.cost = run.cost(adapter)
+        facts["cost"] = asdict(adapter.cost)
     seconds = time.perf_counter() - started
     lines = [
         *run.notes,
         *report.patched_notes(trainer.model, run.shown),
         report.summary(trainer, change, seconds, trainer.step - first),
+        report.cost_line(adapter.cost),
         needed.text(),
         *report.rate_warnings(trainer.settings),
         *report.warnings(trainer, change, run.folder.problems if run.folder else ()),

@@ -40,13 +40,15 @@ def facts_of(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(folder: RunFolder | None, trainer: Trainer, identity: dict[str, Any]) -> Iterator[None]:
-    """Keep run.json for the time of a run: two small writes, before its first step and at its end.
+def recorded(folder: RunFolder | None, trainer: Trainer, identity: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Keep run.json for the time of a run: two small writes, before its first step and at its end. What is put into
+    the dictionary that is given stands in the second one.
 
     Previews of later steps than the one that the run begins at are removed, as the log's lines are.
     """
+    more: dict[str, Any] = {}
     if folder is None:
-        yield
+        yield more
         return
     for step, file in previews(folder.path):
         if step > trainer.step:
@@ -62,13 +64,14 @@ def recorded(folder: RunFolder | None, trainer: Trainer, identity: dict[str, Any
         "session": SESSION,
     }
 
-    def keep(state: str, **more: Any) -> None:
-        text = json.dumps({"format": 1, **facts, "state": state, "step": trainer.step, **more}, indent=1, default=str)
+    def keep(state: str, **ended: Any) -> None:
+        record = {"format": 1, **facts, "state": state, "step": trainer.step, **ended, **more}
+        text = json.dumps(record, indent=1, default=str)
         folder.write("the record of the run", {RECORD: text.encode()})
 
     keep("running")
     try:
-        yield
+        yield more
     except comfy.model_management.InterruptProcessingException:
         keep("stopped", ended=time.time())
         raise

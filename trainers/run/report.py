@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...deft_ops import modelspec
+from ...deft_ops.costs import GPU, PROCESS, TrainingCost
 from ...deft_ops.version import VERSION
 from ...models.fingerprint import fingerprint
 from ..data.material import Dataset
@@ -130,6 +131,15 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
             *how(trainer),
         ]
     )
+
+
+def cost_line(cost: TrainingCost) -> str:
+    """A line on what the training has cost."""
+    whose = {GPU: "the GPU's, as PyTorch allocates it", PROCESS: "the process's"}
+    parts = [] if cost.seconds_a_step is None else [f"{cost.seconds_a_step:.3g} s a step (median)"]
+    if cost.peak_bytes is not None:
+        parts.append(f"peak memory {cost.peak_bytes / 2**20:,.0f} MiB ({whose[cost.memory]})")
+    return "cost: " + ", ".join([*parts, f"{(cost.bytes or 0) / 2**20:.3f} MiB to save"])
 
 
 def how(trainer: Trainer) -> list[str]:
