@@ -12,11 +12,8 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-<<<<<<< HEAD
-from torch import Tensor
-=======
 from safetensors import safe_open
->>>>>>> 23f98d2af9ada1ef48d5a40cf63942a61caccc39
+from torch import Tensor
 
 from . import models
 from .test_training import as_loaded
@@ -106,7 +103,6 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
     assert history.detail(tmp_path, run)["previews"] == [0, 2]  # that of step 4 is not of this run
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("step", "every"), [(0, 2), (2, 2), (6, 2), (4, 100), (6, 100)])
 def test_a_preview_that_was_interrupted_is_made_when_the_run_goes_on(
     pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, every: int
@@ -182,7 +178,8 @@ def test_previews_that_are_there_are_not_made_again(pack: Any, tmp_path: Path) -
         train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))
     again = train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))  # the adapter comes out
     assert same(again.adapter, train(pack, model).adapter)
-=======
+
+
 def test_what_a_training_costs_is_kept(pack: Any, tmp_path: Path) -> None:
     """In the log's lines, the record, the file and the report; over a stop, too. Each number is checked against others'
     counts."""
@@ -238,7 +235,6 @@ def test_the_peak_is_of_the_training_alone(pack: Any) -> None:
     assert peak.read() > before + (256 << 20)
     peak.start()
     assert peak.read() < before + (256 << 20)
->>>>>>> 23f98d2af9ada1ef48d5a40cf63942a61caccc39
 
 
 def test_failed(pack: Any, tmp_path: Path) -> None:
