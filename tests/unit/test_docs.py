@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*DOCS, ROOT / "demo" / "README.md", *sorted((ROOT / "web" / "docs").rglob("*.md"))]
 PROGRAMS = ("python", "pip", "make", "comfy", "cm-cli", "git", "tail", "$(make")
 
