@@ -114,8 +114,9 @@ class FilePictures(Pictures):
             tiff = path.suffix.lower() in (".tif", ".tiff") and _start(path) in TIFF_STARTS
             why = UNKNOWN_TIFF if tiff else error
             raise ValueError(f"{path} cannot be read as a picture ({why}); replace or remove it.") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as a picture ({error}); replace or remove it.") from error
+        except Exception as error:  # each of Pillow's decoders raises its own kinds: struct.error, KeyError, ...
+            reason = " ".join(f"{error or type(error).__name__}".split())[:300]
+            raise ValueError(f"{path} cannot be read as a picture ({reason}); replace or remove it.") from error
 
 
 def _start(path: Path) -> bytes:

@@ -67,6 +67,7 @@ def _own_model(
     if isinstance(settings.architecture, dict):
         check_bounds(settings.architecture, state, beside)
     try:
+        _check_size(spec.kind, settings, state)
         backbone = KINDS[spec.kind](spec, settings, state, path, weights)
         side = settings.preprocess.crop
         backbone.encode_pixels(torch.zeros(1, 3, side, side))
@@ -79,6 +80,23 @@ def _own_model(
             raise
         raise _no_model(beside, error) from error
     return backbone
+
+
+def _check_size(kind: str, settings: EncoderSettings, state: State) -> None:
+    """Raise ValueError for a model with many more numbers than the file has, before they are made."""
+    if kind not in BUILD:
+        return
+    with torch.device("meta"):
+        module = BUILD[kind](settings)
+    if kind == "clip" and not any("token_embedding" in key for key in state):
+        module = getattr(module, "visual", module)
+    needed, there = (sum(tensor.numel() for tensor in tensors) for tensors in (module.parameters(), state.values()))
+    if needed > 2 * there + _FEW_NUMBERS:
+        raise ValueError(f"it has {needed:,} numbers, and they have {there:,}")
+
+
+BUILD = {"clip": clip.build, "dino": dino.build, "dinov2": dino.build}
+_FEW_NUMBERS = 10_000_000  # 40 MB
 
 
 def _no_model(path: Path, error: Exception) -> ValueError:
