@@ -209,7 +209,7 @@ def train(
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
             to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
-            little memory, another file at `file`.
+            little memory, another file at `file`, another process that trains into the folder.
     """
     settings.check()
     bases.check(model.model)
@@ -239,6 +239,8 @@ def train(
             if file is not None:
                 finished.check_free(file, identity, settings)
             run_folder = named(folder, identity)
+            if run_folder is not None:
+                stack.enter_context(run_folder.alone())
             made = finished.find(run_folder, file, identity, settings)
             if made is not None:
                 on_start(report.again(made.file))
