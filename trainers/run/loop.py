@@ -232,7 +232,7 @@ def train(
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
             to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
-            little memory, another file at `file`.
+            little memory, another file at `file`, another process that trains into the folder.
     """
     settings.check()
     bases.check(model.model)
@@ -262,6 +262,8 @@ def train(
             if file is not None:
                 finished.check_free(file, identity, settings)
             run_folder = named(folder, identity)
+            if run_folder is not None:
+                stack.enter_context(run_folder.alone())
             made = finished.find(run_folder, file, identity, settings)
             if made is not None and not last_preview_cut_off(run_folder, settings, shown):
                 on_start(report.again(made.file))
