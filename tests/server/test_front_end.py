@@ -14,7 +14,7 @@ import pytest
 
 from ..everyday import CHOSEN, name_of
 from ..search_words import OWN_TITLES, WORDS
-from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
+from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
 
 # One start of the browser looks at many examples, so that the first test of each kind takes minutes.
 pytestmark = pytest.mark.timeout(900)
@@ -27,11 +27,11 @@ SET = {
     "KSampler": {"steps": 2},
     "DEFTPrompts": {"prompts": "a sks teddy bear in the snow\na sks teddy bear"},
 }
-# Pictures for the documentation, of the canvas' nodes: of all examples. Otherwise what is in the graph is looked at
-# with Vue's nodes, which are part of the page, and the canvas and its pictures with these.
+# Pictures for the documentation, of the canvas' nodes: of all examples, otherwise of these.
 PICTURES = os.environ.get("DEFT_TEST_PICTURES")
-ON_CANVAS = ("compare_methods.json", "deft_table1.json", "train_with_previews.json")
-OPENED = [(mode, path) for mode, vue in MODES.items() for path in UI_FILES if vue or PICTURES or path.name in ON_CANVAS]
+PICTURED = ("compare_methods.json", "deft_table1.json", "train_with_previews.json")
+OPENED = [(mode, path) for mode in MODES for path in UI_FILES]
+READABLE = 8 / 14  # of the size at which a node's text is 14 pixels high: the page draws none below 8
 # Run from the page: all kinds of nodes that the examples have. comfy-cli runs each example (test_server.py), and
 # train_with_previews is run below. Each with one of the two, in turns; the first two with both.
 ELSEWHERE = (
@@ -106,7 +106,7 @@ def opened(drive_browser: Any, pictures: Path, request: pytest.FixtureRequest) -
         files = [path for kind, path in OPENED if kind == mode and f"{mode}-{path.stem}" in asked]
         options: dict[str, Any] = {"vue": MODES[mode], "told": {path.name: told(path) for path in files}}
         if not MODES[mode]:
-            options["pictures"] = str(pictures)
+            options |= {"pictures": str(pictures), "pictured": [path.name for path in files if pictured(path)]}
         found = drive_browser("check", json.dumps(options), *files)
         return dict(zip((path.name for path in files), found, strict=True))
 
@@ -127,6 +127,11 @@ def ran(drive_browser: Any, request: pytest.FixtureRequest) -> Look:
     return once(look)
 
 
+def pictured(path: Path) -> bool:
+    """Whether a picture is taken of an example on the canvas."""
+    return bool(PICTURES) or path.name in PICTURED
+
+
 @cases(OPENED)
 def test_opens(opened: Look, mode: str, path: Path) -> None:
     seen = opened(mode)[path.name]
@@ -135,11 +140,17 @@ def test_opens(opened: Look, mode: str, path: Path) -> None:
     assert seen["errors"] == []
     assert [text.splitlines()[0] for text in seen["complaints"]] == ([told(path)] if told(path) else [])
     # What the front end would send is what the API file says.
+    api = with_own_ids(seen["api"])
     for node_id, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items():
-        assert seen["api"][node_id]["class_type"] == node["class_type"]
-        sent = {name: seen["api"][node_id]["inputs"].get(name) for name in node["inputs"]}
+        assert api[node_id]["class_type"] == node["class_type"]
+        sent = {name: api[node_id]["inputs"].get(name) for name in node["inputs"]}
         assert sent == node["inputs"], node_id
-    if not MODES[mode]:
+    opening = seen["opening"]
+    assert opening["readable"]
+    assert opening["scale"] >= READABLE
+    assert opening["cut"] == []
+    assert [pair for pair in combinations(opening["boxes"], 2) if on_each_other(*pair)] == []
+    if not MODES[mode] and pictured(path):
         assert 10_000 < Path(seen["picture"]).stat().st_size < 200_000
 
 
@@ -148,11 +159,14 @@ def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
     """With Vue each node is an element of the page, on no other, and red only where its model file is missing."""
     seen = opened(mode)[path.name]
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
-    files = {key: node["inputs"].values() for key, node in seen["api"].items()}
+    files: dict[str, list[Any]] = {}  # by the node on top
+    for key, node in seen["api"].items():
+        files.setdefault(key.partition(":")[0], []).extend(node["inputs"].values())
     for node_id, element in seen["elements"].items():
         assert min(element["box"][2:]) > 0, (node_id, element)
         assert element["title"], (node_id, element)
         assert not element["broken"], (node_id, element)
+        assert not element["cut"], (node_id, element)
         models = {name for name in missing_files(path) if name.endswith(".safetensors")}
         assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
     boxes = {node_id: element["box"] for node_id, element in seen["elements"].items()}
@@ -178,8 +192,10 @@ def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> Non
         assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
         assert "2 errors found" in " ".join(seen["complaints"])
         if vue:
-            loaders = {node["id"] for node in seen["nodes"] if node["type"] == "UNETLoader"}
-            assert loaders <= {node_id for node_id, element in seen["elements"].items() if element["error"]}
+            (inside,) = {key for key, node in seen["api"].items() if node["class_type"] == "UNETLoader"}
+            assert inside.partition(":")[0] in {
+                node_id for node_id, element in seen["elements"].items() if element["error"]
+            }
 
 
 def test_template_browser(server: Any, drive_browser: Any) -> None:
@@ -191,7 +207,7 @@ def test_template_browser(server: Any, drive_browser: Any) -> None:
         # The page keeps a thumbnail that it has loaded as a blob, and shows its own picture where there is none.
         assert card["src"].startswith("blob:"), card
         assert card["width"] == 512, card
-    assert {node["id"]: node["type"] for node in seen["nodes"]}.items() >= named(path).items()
+    assert {own_id(key): node["class_type"] for key, node in seen["api"].items()} == named(path)
     # ComfyUI's own templates are a package of their own, which a server for tests does not have.
     assert [
         text
@@ -237,6 +253,8 @@ def test_runs_from_the_page(ran: Look, mode: str, path: Path) -> None:
             assert any(0 < width < 100 for width in during["bars"][training])
     shown_pictures = 0
     for node_id, output in seen["outputs"].items():
+        if ":" in node_id:
+            continue  # inside a node on top
         shown = seen["shown"][node_id]
         if output.get("images"):
             assert len(shown["pictures"]) == len(output["images"]), (node_id, shown)

@@ -99,9 +99,9 @@ def test_nodes_have_their_interface(blueprint: Blueprint) -> None:
         for name, words in own.items():
             if "[" in name or words.startswith(("COMFY_", "option")):
                 continue
-            if name not in given and "optional" in words and "widget" not in words:
-                continue  # a socket that came later: the page adds it
-            assert given[name]["type"] == words.split(",")[0], (node["type"], name)
+            if name not in given and "widget" in words and "optional" in words:
+                continue  # a widget that came later: the page adds it
+            assert given[name]["type"] == words.split(", ")[0], (node["type"], name)
             if "widget" not in words and "optional" not in words:
                 assert given[name]["link"], (node["type"], name)
 
