@@ -116,13 +116,13 @@ def common_inputs() -> list[io.Input]:
             optional=True,
             tooltip=("Name of the row in the table, for example 'DEFT r4'. Empty: the adapter's method."),
         ),
-        io.String.Input("subject", default="", optional=True, tooltip="Name of the subject, for the records."),
+        io.String.Input("subject", default="", optional=True, tooltip="Name of the subject, recorded with the scores."),
         LoraModel.Input(
             "adapter",
             optional=True,
             tooltip=(
-                "The trained adapter behind the images, from the training node: its method, rank, training time, "
-                "values and size become columns of the table."
+                "The trained adapter that made the images: its method, rank, training time, "
+                "trained values and size become columns of the table."
             ),
         ),
         io.String.Input(
@@ -130,7 +130,7 @@ def common_inputs() -> list[io.Input]:
             default="sks",
             optional=True,
             tooltip=(
-                "The rare word of the prompts; it is left out of the text, as the papers' CLIP-T is usually measured."
+                "The rare word of the prompts; it is removed from the text, as the papers' CLIP-T is usually measured."
             ),
         ),
     ]
@@ -180,8 +180,9 @@ class DEFTScoreImages(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "Text to score against: one line for all images, or one line for each image or each batch of a "
-                        "list. By default the prompt with the class word; the rare token is left out. Empty: no CLIP-T."
+                        "Text to score against: one line for all images, or one line for each "
+                        "image or each batch of a list. By default the prompt with the class "
+                        "word, without the rare token. Empty: no CLIP-T."
                     ),
                 ),
                 *common_inputs(),
@@ -235,9 +236,10 @@ class DEFTScoreDrift(io.ComfyNode):
             node_id="DEFTScoreDrift",
             display_name="Score Drift",
             category=CATEGORY,
-            description="Measures what an adapter has spoilt: how far pictures of unrelated prompts move from the base "
-            "model's (drift, as PEFT's benchmark), and how much other members of the class look like the "
-            "subject (prior preservation, PRES, as DreamBooth). Lower is better.",
+            description="Measures what an adapter has damaged: how far pictures of unrelated "
+            "prompts move from the base model's (drift, as in PEFT's benchmark), and "
+            "how much other members of the class look like the subject (prior "
+            "preservation, PRES, as in DreamBooth). Lower is better.",
             search_aliases=[
                 "drift",
                 "prior preservation",
@@ -275,7 +277,8 @@ class DEFTScoreDrift(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "The prompts: one line for all images, or one for each image or batch. Intervals are over them."
+                        "The prompts: one line for all images, or one for each image or batch. "
+                        "Intervals are computed over prompts."
                     ),
                 ),
                 *common_inputs(),

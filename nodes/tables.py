@@ -81,9 +81,11 @@ class DEFTScoreTable(io.ComfyNode):
             node_id="DEFTScoreTable",
             display_name="Score Table",
             category="DEFT/scoring",
-            description="Puts the scores of several methods into one table with 95% intervals, the best of each metric "
-            "in bold and what cannot be told apart from it marked: as a picture, Markdown, CSV, LaTeX and "
-            "JSON lines. Can add to the scores of earlier runs, and compare with a published table.",
+            description="Puts the scores of several methods into one table with 95% intervals, as"
+            " a picture, Markdown, CSV, LaTeX and JSON lines. The best of each metric"
+            " is bold, and values that cannot be distinguished from it are marked. "
+            "Can add to the scores of earlier runs and compare with a published "
+            "table.",
             search_aliases=[
                 "compare methods",
                 "results table",
@@ -138,8 +140,9 @@ class DEFTScoreTable(io.ComfyNode):
                     default=NONE,
                     optional=True,
                     tooltip=(
-                        "A published table: the report sets the measured numbers beside it. With filename_prefix it is "
-                        "saved as .report.html and .report.md, too."
+                        "A published table to compare the measured numbers with in the report. "
+                        "With filename_prefix the report is also saved as .report.html and "
+                        ".report.md."
                     ),
                 ),
             ],
@@ -147,11 +150,11 @@ class DEFTScoreTable(io.ComfyNode):
                 io.Image.Output("image", tooltip="The table as a picture."),
                 io.String.Output("markdown", tooltip="The table in Markdown, with the backbones and preprocessing."),
                 io.String.Output("csv", tooltip="The table as CSV, with all digits."),
-                io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object a line."),
+                io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object per line."),
                 io.String.Output("latex", tooltip="The table in LaTeX, for the booktabs package."),
                 io.String.Output(
                     "report",
-                    tooltip="What the numbers say, in sentences; with a published table the "
+                    tooltip="What the numbers show, as text; with a published table, the "
                     "comparison with it in Markdown.",
                 ),
             ],
