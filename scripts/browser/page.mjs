@@ -58,11 +58,11 @@ async function serveFrom(context, url, folder) {
   })
 }
 
-export async function openPage(profile, url) {
+export async function openPage(profile, url, locale = 'en') {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false, 'Comfy.Locale': 'en' })
+    body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false, 'Comfy.Locale': locale })
   })
   if (!answer.ok) throw new Error(`POST /settings: ${answer.status}`)
   const other = process.env.DEFT_FRONT_END
