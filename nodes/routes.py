@@ -61,7 +61,8 @@ def preview(root: Path, name: str, step: int) -> bytes | None:
 def scores_in(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The means of the scores that lie in a run's folder, as Score Table and Save Scores write them, and what of their
     files is damaged."""
-    rows, problems = [], []
+    rows: list[tuple[Any, ...]] = []
+    problems: list[str] = []
     for file in sorted(folder.iterdir()):
         data = history.read_bytes(file, LARGEST_SCORES) if _SCORES.fullmatch(file.name) else None
         try:

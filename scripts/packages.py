@@ -40,6 +40,7 @@ TOUCHING = (
     "tests/comfy/test_score_table.py",
 )
 ROOMS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "reports", "sweeps")
+WITHOUT_TORCH = ("test_sweep", "test_scoring_sc", "test_scoring_st", "test_scoring_tables", "test_run_history")
 TORCH = re.compile(r"\btorch\b|\bray\b|\bcomfy\b")
 
 
@@ -94,7 +95,7 @@ def with_packages(name: str) -> bool:
 def light_tests() -> list[str]:
     """The unit tests that need no PyTorch."""
     files = sorted((ROOT / "tests" / "unit").glob("test_*.py"))
-    chosen = [file for file in files if file.name.startswith(("test_sweep", "test_scoring", "test_run_history"))]
+    chosen = [file for file in files if file.name.startswith(WITHOUT_TORCH)]
     return [str(file.relative_to(ROOT)) for file in chosen if not TORCH.search(file.read_text(encoding="utf-8"))]
 
 
