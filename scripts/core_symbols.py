@@ -78,8 +78,8 @@ class _Walker(ast.NodeVisitor):
         for child in node.body:
             self.visit(child)
         self.trying -= catches
-        for child in (*node.handlers, *node.orelse, *node.finalbody):
-            self.visit(child)
+        for other in (*node.handlers, *node.orelse, *node.finalbody):
+            self.visit(other)
 
     def visit_If(self, node: ast.If) -> None:
         """The same where the attribute is asked for first, and under TYPE_CHECKING."""
@@ -112,7 +112,8 @@ class _Walker(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         """`comfy.utils.load_torch_file`, `io.Schema`, `PromptServer.instance`."""
-        chain, inner = [node.attr], node.value
+        chain = [node.attr]
+        inner: ast.AST = node.value
         while isinstance(inner, ast.Attribute):
             chain.insert(0, inner.attr)
             inner = inner.value
@@ -152,8 +153,8 @@ def routes() -> list[str]:
         tree = ast.parse((ROOT / "sweeps" / file).read_text(encoding="utf-8"))
         texts = {_path(node) for node in ast.walk(tree)}
         asked |= {form[1] for text in texts if (form := PATH.fullmatch(text))}
-    for file in sorted((ROOT / "web").rglob("*.js")):
-        asked |= set(ROUTE.findall(file.read_text(encoding="utf-8")))
+    for page in sorted((ROOT / "web").rglob("*.js")):
+        asked |= set(ROUTE.findall(page.read_text(encoding="utf-8")))
     return sorted(path for path in asked if not path.startswith(OWN_ROUTES) and len(path) > 1)
 
 
@@ -239,8 +240,8 @@ class Core:
                 return Place(place.module, inner, place.is_package)
             if getattr(inner, "name", None) == name or name in _bound(inner):
                 return UNKNOWN
-        for inner in ast.walk(node):  # self.name = ...
-            if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store) and inner.attr == name:
+        for each in ast.walk(node):  # self.name = ...
+            if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and each.attr == name:
                 return UNKNOWN
         outer = self.module(place.module)
         for base in node.bases:

@@ -252,7 +252,7 @@ def _store_folder(options: argparse.Namespace, name: str) -> Path:
 def status_command(options: argparse.Namespace) -> int:
     """Count the cells of the plan by what became of them."""
     store, name = _opened(options)
-    entries = read_index(store.plan_file(name, INDEX_FILE))
+    entries = store.read_plan_file(name, INDEX_FILE, read_index)
     status = {key: each for each in reversed(STATUSES) for key in store.keys(each)}
     missing = 0
     print(f"{name} in {store.root}")
@@ -287,8 +287,8 @@ def report_command(options: argparse.Namespace) -> int:
     from .report import Layout, ReportCell, write_report
 
     store, name = _opened(options)
-    entries = read_index(store.plan_file(name, INDEX_FILE))
-    kept = json.loads(store.plan_file(name, REPORT_FILE))
+    entries = store.read_plan_file(name, INDEX_FILE, read_index)
+    kept = store.read_plan_file(name, REPORT_FILE, lambda data: dict(json.loads(data)))
     layout: dict[str, Any] = {field.name: kept[field.name] for field in fields(Layout) if field.name in kept}
     for word in ("rows", "columns", "metrics", "grid_rows", "grid_columns"):
         chosen = getattr(options, word)
@@ -318,7 +318,7 @@ def clean_command(options: argparse.Namespace) -> int:
     damaged: set[str] = set()
     keys: dict[Any, set[str]] = {status: store.keys(status) - living for status in ("failed", "cancelled")}
     if options.unused:
-        used = {entry.key for name in store.plans() for entry in read_index(store.plan_file(name, INDEX_FILE))}
+        used = {entry.key for name in store.plans() for entry in store.read_plan_file(name, INDEX_FILE, read_index)}
         unused = store.keys("done") - used - living
     if options.damaged:
         damaged = {key for key in store.keys("done") - living if _is_damaged(store, key)}

@@ -87,8 +87,12 @@ def compiled(
 
 def remembered(store: Store, plan: str) -> Facts:
     """The stored facts about the server of the last `plan` or `run`. Raises ValueError if there was none."""
-    data = json.loads(store.plan_file(plan, FACTS_FILE))
-    return Facts(data["info"], data["stats"], [Path(folder) for folder in data["models"]])
+
+    def read(content: bytes) -> Facts:
+        data = json.loads(content)
+        return Facts(dict(data["info"]), dict(data["stats"]), [Path(folder) for folder in data["models"]])
+
+    return store.read_plan_file(plan, FACTS_FILE, read)
 
 
 def files_of(worker: Worker) -> Files:

@@ -151,7 +151,8 @@ function showHead(run) {
   head.name.textContent = record ? record.name : run.id
   head.title.textContent = record?.title ?? ''
   head.numbers.textContent = numbers.filter(Boolean).join(' · ')
-  head.message.textContent = now === 'failed' ? (record?.message ?? '') : ''
+  const error = now === 'failed' && record?.message ? [record.message] : []
+  head.message.textContent = [...error, ...(record?.problems ?? [])].join('\n')
   head.stop.hidden = now !== 'running'
   head.stop.disabled = stopping === run.id
   head.stop.textContent = say(stopping === run.id ? 'stopping' : 'stop')
