@@ -152,12 +152,15 @@ def manage(backbone: Backbone, patcher: Any, device: torch.device) -> None:
 
 
 async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:
-    """Download the weights that are not there into models/scorers, with a progress bar."""
+    """Download the weights that are not there into models/scorers, with a progress bar. Optional ones that nobody
+    offers for download stay missing.
+    """
     from ..scoring.download import download
 
     register_folder()
     for kind, spec in protocol.backbones.items():
-        if kind not in explicit and not there(spec):
+        optional = not protocol.needs(kind) and not (spec.hub or spec.url)
+        if kind not in explicit and not there(spec) and not optional:
             bar = comfy.utils.ProgressBar(100)
 
             def progress(done: int, total: int, bar: Any = bar) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -14,7 +15,7 @@ from ..deft_ops.adapter import count_parameters
 from ..deft_ops.adapter import describe as describe_adapter
 from ..deft_ops.costs import TrainingCost
 from ..deft_ops.methods import METHODS
-from ..scoring.pictures import TensorPictures
+from ..scoring.pictures import CutOut, TensorPictures
 from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Labels, Scorer, Task, score
 from ..scoring.scores import Cost
 from ..scoring.texts import split_texts, without_token
@@ -57,7 +58,7 @@ def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str
     return Labels(label, subject, method, rank, origin)
 
 
-def reporter(*batches: TensorPictures) -> Callable[[int], None]:
+def reporter(*batches: Sequence[Any]) -> Callable[[int], None]:
     """A progress bar over all pictures, which also ends the work when the user cancels."""
     total = sum(len(batch) for batch in batches)
     bar = comfy.utils.ProgressBar(total)
@@ -87,10 +88,16 @@ def scored(
     subject: tuple[str, ...],
     adapter: list[dict[str, torch.Tensor]] | None,
     token: tuple[str, ...],
+    masks: list[torch.Tensor] | None = None,
+    reference_masks: list[torch.Tensor] | None = None,
 ) -> io.NodeOutput:
     """Score what all three nodes get, which are lists: the scores, the means of some metrics, the report."""
     generated, base = TensorPictures(images), TensorPictures(base_images or [], "base_images")
     real = TensorPictures(references or [], "references")
+    if reference_masks and not len(real):
+        raise ValueError("reference_masks: there are no references; connect the subject's pictures, too.")
+    cut_out = CutOut(generated, masks, "masks") if masks else ()
+    references_cut_out = CutOut(real, reference_masks, "reference_masks") if reference_masks else ()
     row = row_of(node, label[0], subject[0], adapter[0] if adapter else None)
     result = score(
         scorer[0],
@@ -98,9 +105,11 @@ def scored(
         real,
         texts_of(text, token[0], generated),
         row,
-        reporter(generated, base, real),
+        reporter(generated, base, real, cut_out, references_cut_out),
         base=base,
         task=task,
+        cut_out=cut_out,
+        references_cut_out=references_cut_out,
     )
     if adapter:
         result = replace(result, costs=(cost_of(adapter[0], row),))
@@ -186,6 +195,20 @@ class DEFTScoreImages(io.ComfyNode):
                     ),
                 ),
                 *common_inputs(),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip=(
+                        "The subject in each image, white, or one mask for all: the background does not count for the "
+                        "likeness to the references. Text and copies are scored with the whole image. Load Image's "
+                        "MASK is white where an image is transparent: invert it."
+                    ),
+                ),
+                io.Mask.Input(
+                    "reference_masks",
+                    optional=True,
+                    tooltip="The subject in each reference, white, or one mask for all.",
+                ),
             ],
             outputs=[
                 ScoresSocket.Output("scores", tooltip=SCORES_TOOLTIP),
@@ -208,6 +231,8 @@ class DEFTScoreImages(io.ComfyNode):
         subject: tuple[str, ...] = ("",),
         adapter: list[dict[str, torch.Tensor]] | None = None,
         token: tuple[str, ...] = ("sks",),
+        masks: list[torch.Tensor] | None = None,
+        reference_masks: list[torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         """Every input is a list: a list of images is scored as one batch."""
         return scored(
@@ -223,6 +248,8 @@ class DEFTScoreImages(io.ComfyNode):
             subject,
             adapter,
             token,
+            masks,
+            reference_masks,
         )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..settings_file import Fields, check_bounds, read_object
 from ..weights import checksum, find_weights, read_weights
-from . import clip, dino, lpips, timm_model
+from . import clip, dino, dinov3, dreamsim, lpips, pickscore, siglip2, sscd, timm_model
 from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
 
@@ -22,6 +22,11 @@ KINDS: dict[str, Load] = {
     "dinov2": dino.load,
     "timm": timm_model.load,
     "lpips": lpips.load,
+    "dinov3": dinov3.load,
+    "siglip2": siglip2.load,
+    "dreamsim": dreamsim.load,
+    "pickscore": pickscore.load,
+    "sscd": sscd.load,
 }
 
 __all__ = ["KINDS", "Backbone", "BackboneSpec", "HubFile", "Settings", "WeightFile", "load_backbone"]

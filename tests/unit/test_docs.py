@@ -50,6 +50,9 @@ TRIES = {
     "tests/unit/test_scorer.py::test_the_command_line_scores_folders": [
         "python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER",
     ],
+    "tests/unit/test_scoring_judges.py::test_dreamsim_is_that_of_its_package": [
+        "python -m scoring merge FOLDER DINO OUT",
+    ],
     "tests/unit/test_docs.py::test_make_has_what_the_documents_say": [
         "make test",
     ],
