@@ -8,6 +8,7 @@ from ..patches.core_training import register_core_training
 from ..patches.weight_adapter import register
 from . import (
     adapters,
+    checkpoints,
     comparison,
     demo,
     extraction,
@@ -46,6 +47,7 @@ _MODULES = (
     scoring,
     tables,
     comparison,
+    checkpoints,
     demo,
 )
 NODES: list[type[io.ComfyNode]] = [node for module in _MODULES for node in module.NODES]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..sweeps.training_nodes import trains
@@ -37,6 +37,28 @@ def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -
             if is_link(value):
                 waiting.append(value[0])
     return {kind: sorted(set(values)) for kind, values in values_by_kind.items() if values}
+
+
+def graph_of(prompt: Mapping[str, Any] | None, node_id: str | None, names: Sequence[str]) -> dict[str, Any]:
+    """The nodes behind some inputs of a node, without their ids, for a hash of what these inputs are made of."""
+    if not prompt or node_id is None or node_id not in prompt:
+        return {}
+    made: dict[str, int] = {}
+    nodes: list[Any] = []
+
+    def place(value: Any) -> Any:
+        if not is_link(value) or value[0] not in prompt:
+            return value
+        if value[0] not in made:
+            made[value[0]] = -1  # a loop refers to itself
+            node = prompt[value[0]]
+            inputs = {name: place(item) for name, item in sorted(node["inputs"].items())}
+            made[value[0]] = len(nodes)
+            nodes.append([node.get("class_type"), inputs])
+        return ["from", made[value[0]], value[1]]
+
+    inputs = prompt[node_id]["inputs"]
+    return {"inputs": {name: place(inputs.get(name)) for name in names}, "nodes": nodes}
 
 
 def is_link(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,10 +52,13 @@ def row_of(node: type[io.ComfyNode], label: str, subject: str, adapter: dict[str
     """Label and subject, the method and rank of the adapter, and the images' provenance in the workflow."""
     origin = upstream(node.hidden.prompt, node.hidden.unique_id, "images")
     about = describe_adapter(adapter) if adapter else {}
-    method = about.get("method", "")
-    record = METHODS.get(method)  # none where methods are mixed
-    rank = int(about["rank"]) if record is not None and record.sized_by_rank else None
-    return Labels(label, subject, method, rank, origin)
+    return Labels(label, subject, about.get("method", ""), rank_of(about), origin)
+
+
+def rank_of(about: Mapping[str, str]) -> int | None:
+    """The rank of a described adapter; None for methods that have none, and where methods are mixed."""
+    record = METHODS.get(about.get("method", ""))
+    return int(about["rank"]) if record is not None and record.sized_by_rank else None
 
 
 def reporter(*batches: Sequence[Any]) -> Callable[[int], None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 WORDS = {
     "lora training": ("DEFTTrainAdapter",),
+    "best epoch": ("DEFTCompareCheckpoints",),
+    "overfitting": ("DEFTCompareCheckpoints", "DEFTScoreDrift", "DEFTScoreDiversity"),
     "apply lora": ("DEFTApplyAdapter", "DEFTAdapterLoader"),
     "lora loader": ("DEFTAdapterLoader",),
     "dreambooth lora": ("DEFTTrainAdapter",),

@@ -1,0 +1,100 @@
+"""The checkpoints of a training: the adapters of a run, or of a folder of models/loras, in the order of their steps."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..deft_ops import files
+from ..deft_ops.adapter import Adapter
+from ..deft_ops.files import native
+from ..models.fingerprint import compare, tolerance
+from .sockets import RUNS, adapter_files, adapter_path
+
+_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """An adapter of a training. name: in a table, "step 300" or the file's. file: as the file widgets have it."""
+
+    name: str
+    step: int
+    file: str
+    path: Path
+    adapter: Adapter
+
+
+def _folders() -> dict[str, list[str]]:
+    """The names of the adapter files by their folder; those that lie in models/loras itself are of no one training."""
+    folders: dict[str, list[str]] = {}
+    for name in adapter_files():
+        folder = PurePosixPath(name.replace("\\", "/")).parent.as_posix()
+        if folder != ".":
+            folders.setdefault(folder, []).append(name)
+    return folders
+
+
+def checkpoint_folders() -> list[str]:
+    """The names of the folders that the widget offers: runs of this pack, then folders of models/loras."""
+    return sorted(_folders(), key=lambda name: (not name.startswith(RUNS), name))
+
+
+def names_in(folder: object) -> list[str]:
+    """The names of the adapter files of a folder; none of what is no folder's name."""
+    return _folders().get(folder, []) if isinstance(folder, str) else []
+
+
+def checkpoints_of(folder: str) -> list[CheckpointFile]:
+    """The adapters of a folder.
+
+    Raises:
+        ValueError: none, only one, or a damaged file; files of different methods or bases.
+    """
+    names = names_in(folder)
+    if not names:
+        raise ValueError(
+            f"checkpoints: there are no adapter files in {folder!r}. Train with checkpoint_every in Training Settings, "
+            "or choose another folder (press R to refresh the list)."
+        )
+    found = [_read(name) for name in names]
+    if len(found) == 1:
+        raise ValueError(
+            f"checkpoints: {folder} has only {PurePosixPath(names[0]).name}, and nothing to compare it with. Train "
+            "with a smaller checkpoint_every and a larger keep in Training Settings."
+        )
+    first = found[0]
+    for other in found[1:]:
+        one, two = (item.adapter.metadata.get("method", "unknown") for item in (first, other))
+        if one != two:
+            raise ValueError(
+                f"checkpoints: {first.path.name} is of the method {one}, {other.path.name} of {two}. Checkpoints of "
+                "one training are compared; for methods use Score Table."
+            )
+        bases = [item.adapter.metadata.get("base_hash", "") for item in (first, other)]
+        apart = compare(*bases)
+        if apart is not None and apart > tolerance(*bases):
+            raise ValueError(
+                f"checkpoints: {first.path.name} and {other.path.name} were trained on different base models. Put "
+                "those of one base into a folder of their own."
+            )
+    found.sort(key=lambda item: (item.step, item.file))
+    return found if len({item.name for item in found}) == len(found) else [_by_file(item) for item in found]
+
+
+def _read(name: str) -> CheckpointFile:
+    """A file with its step: as its header has it, otherwise the last number of its name."""
+    path = adapter_path(name)
+    adapter = files.read(path)
+    step = native.settings_of(adapter.metadata.get("training", "")).get("steps")
+    if not isinstance(step, int) or isinstance(step, bool):
+        match = _NUMBER.search(path.stem)
+        step = int(match[1]) if match else None
+    if step is None:
+        return CheckpointFile(path.stem, 1 << 62, name, path, adapter)  # such as kohya's last file, behind the others
+    return CheckpointFile(f"step {step}", step, name, path, adapter)
+
+
+def _by_file(item: CheckpointFile) -> CheckpointFile:
+    return CheckpointFile(item.path.stem, item.step, item.file, item.path, item.adapter)
