@@ -33,6 +33,7 @@ from .sockets import LoraModel, ScorerSocket, ScoresSocket, file_state
 if TYPE_CHECKING:
     from ..trainers.run.kept_pictures import KeptPictures
 
+NONE = "none"  # where there is no folder yet: the node then says what to do
 LAYOUTS = ("all pictures", "first seed only")
 BASE = "base"
 LIKENESS = ("DINO", "DINOv3", "DINOv2", "CLIP-I")  # which of them decides, if a protocol has several
@@ -343,7 +344,7 @@ class DEFTCompareCheckpoints(io.ComfyNode):
                 io.Image.Input("references", tooltip="The training photos: likeness, and whether pictures copy them."),
                 io.Combo.Input(
                     "checkpoints",
-                    options=checkpoint_folders(),
+                    options=checkpoint_folders() or [NONE],
                     tooltip="A run of Train Adapter with checkpoints, or a folder of models/loras.",
                 ),
                 io.String.Input(

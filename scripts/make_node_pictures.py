@@ -64,6 +64,8 @@ def main() -> None:
         loras = Path(base) / "models" / "loras"
         loras.mkdir(parents=True)
         (loras / ADAPTER).touch()
+        (loras / "my_dog_steps").mkdir()
+        (loras / "my_dog_steps" / ADAPTER).touch()
         with ComfyServer(find_comfyui(), Path(base)) as server:
             take(server, sys.argv[1:])
 
