@@ -9,7 +9,7 @@ import { screenshot } from './picture.mjs'
 
 // Values go into the widgets of the open graph.
 export function setWidgets(page, values, seed) {
-  return page.evaluate(({ values, seed }) => {
+  return page.evaluate(({ values, seed, FROM_TOP }) => {
     // top: the node that holds those of a subgraph; what a link brings from there is that node's widget.
     const setAll = (graph, top) => {
       for (const node of graph.nodes) {
@@ -17,17 +17,17 @@ export function setWidgets(page, values, seed) {
         for (const widget of node.widgets ?? []) {
           const value = values[node.type]?.[widget.name] ?? (widget.name.endsWith('seed') ? widget.value + seed : undefined)
           if (value === undefined) continue
-          const socket = node.inputs?.find((input) => input.widget?.name === widget.name)
-          const link = top && socket?.link != null ? graph.getLink(socket.link) : undefined
-          const own = link?.origin_id === graph.inputNode?.id ? graph.inputs[link?.origin_slot]?.name : undefined
-          const shown = top?.widgets?.find((one) => one.name === own) ?? widget
+          const number = top && node.inputs?.find((input) => input.widget?.name === widget.name)?.link
+          const link = number == null ? undefined : graph.getLink(number)
+          const own = link?.origin_id === FROM_TOP ? graph.inputs[link.origin_slot].name : undefined
+          const shown = (own && top.widgets.find((one) => one.name === own)) ?? widget
           shown.value = value
           shown.callback?.(value)
         }
       }
     }
     setAll(window.app.graph)
-  }, { values, seed })
+  }, { values, seed, FROM_TOP: -10 })
 }
 
 // Looks at the page all the time and notes each thing that shows how far the run is.
@@ -86,7 +86,7 @@ function readResults(page) {
 export async function results(page, url, prompt) {
   const history = await (await fetch(`${url}/history/${prompt}`)).json()
   const { outputs } = history[prompt]
-  const wanted = Object.entries(outputs).filter(([, output]) => output.images?.length).map(([id]) => id)
+  const wanted = Object.entries(outputs).filter(([id, output]) => output.images?.length && !id.includes(':')).map(([id]) => id)
   await page.waitForFunction((wanted) => wanted.every((id) => {
     const element = document.querySelector(`[data-node-id="${id}"]`)
     const pictures = element ? [...element.querySelectorAll('img')] : window.app.graph.getNodeById(id).imgs ?? []

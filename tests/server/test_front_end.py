@@ -107,7 +107,7 @@ def opened(drive_browser: Any, pictures: Path, request: pytest.FixtureRequest) -
         options: dict[str, Any] = {"vue": MODES[mode], "told": {path.name: told(path) for path in files}}
         if not MODES[mode]:
             options |= {"pictures": str(pictures), "pictured": [path.name for path in files if pictured(path)]}
-        found = drive_browser("check", json.dumps(options), *files)
+        found = drive_browser("check", json.dumps(options), *files, timeout=60 + 25 * len(files))
         return dict(zip((path.name for path in files), found, strict=True))
 
     return once(look)
@@ -121,7 +121,7 @@ def ran(drive_browser: Any, request: pytest.FixtureRequest) -> Look:
     def look(mode: str) -> dict[str, Any]:
         files = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in asked]
         options = {"vue": MODES[mode], "set": SET, "seed": SEED + MODES[mode]}
-        found = drive_browser("run", json.dumps(options), *files)
+        found = drive_browser("run", json.dumps(options), *files, timeout=60 + 40 * len(files))
         return dict(zip((path.name for path in files), found, strict=True))
 
     return once(look)
@@ -182,17 +182,30 @@ def on_each_other(one: list[float], other: list[float]) -> bool:
 
 
 def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> None:
-    """The checks above would find a node that is not installed and a model file that is not there."""
-    path = tmp_path / "broken.json"
+    """The checks above would find a node that is not installed, a model file that is not there, a graph that is too
+    large, a title that is cut, and nodes on each other."""
+    path, title = tmp_path / "broken.json", "Base: draw, and score what was drawn with all of the scorers"
     text = (WORKFLOWS / "compare_methods.json").read_text()
-    path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
+    text = text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file")
+    graph = json.loads(text)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    nodes[73]["pos"][0] += 2000
+    nodes[910]["title"] = title
+    nodes[72]["pos"] = nodes[71]["pos"]
+    path.write_text(json.dumps(graph))
     for vue in MODES.values():
         options = {"vue": vue, "told": {path.name: "2 errors found"}}
         (seen,) = drive_browser("check", json.dumps(options), path)
         assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
         assert "2 errors found" in " ".join(seen["complaints"])
+        opening = seen["opening"]
+        assert opening["scale"] < READABLE
+        assert not opening["readable"]
+        assert title in opening["cut"]
+        assert [pair for pair in combinations(opening["boxes"], 2) if on_each_other(*pair)]
         if vue:
-            (inside,) = {key for key, node in seen["api"].items() if node["class_type"] == "UNETLoader"}
+            assert [node_id for node_id, element in seen["elements"].items() if element["cut"]] == ["910"]
+            (inside,) = {key for key, node in seen["api"].items() if node.get("class_type") == "UNETLoader"}
             assert inside.partition(":")[0] in {
                 node_id for node_id, element in seen["elements"].items() if element["error"]
             }
