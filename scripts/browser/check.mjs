@@ -10,31 +10,17 @@ import { screenshot } from './picture.mjs'
 
 // By id, what stands in the page for a node of the Vue front end, and its place in the graph's units.
 function readElements(page) {
-  return page.evaluate(() => {
-    // Whether a title's text goes on behind what hides it.
-    const isCut = (element) => {
-      const title = element.querySelector('[data-testid=node-title]')
-      if (!title) return false
-      const range = document.createRange()
-      range.selectNodeContents(title)
-      const { right } = range.getBoundingClientRect()
-      let part = title
-      while (part !== element && getComputedStyle(part).overflowX === 'visible') part = part.parentElement
-      return right > part.getBoundingClientRect().right + 1
+  return page.evaluate(() => Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map((element) => [
+    element.dataset.nodeId,
+    {
+      box: (({ x, y, width, height }) => [x, y, width, height].map((length) => length / window.app.canvas.ds.scale))(
+        element.getBoundingClientRect()
+      ),
+      title: element.querySelector('[data-testid=node-title]')?.innerText ?? '',
+      broken: Boolean(element.querySelector('.node-error')) || /Render Error/.test(element.innerText),
+      error: Boolean(element.querySelector('[data-testid=node-inner-wrapper].ring-destructive-background'))
     }
-    return Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map((element) => [
-      element.dataset.nodeId,
-      {
-        box: (({ x, y, width, height }) => [x, y, width, height].map((length) => length / window.app.canvas.ds.scale))(
-          element.getBoundingClientRect()
-        ),
-        title: element.querySelector('[data-testid=node-title]')?.innerText ?? '',
-        cut: isCut(element),
-        broken: Boolean(element.querySelector('.node-error')) || /Render Error/.test(element.innerText),
-        error: Boolean(element.querySelector('[data-testid=node-inner-wrapper].ring-destructive-background'))
-      }
-    ]))
-  })
+  ])))
 }
 
 // How large it is shown, whether the canvas draws text then, and the titles of nodes and groups that are wider than these.
