@@ -40,7 +40,7 @@ def _definitions(value: Mapping[str, Any]) -> str:
 
 
 def graph_text(graph: Mapping[str, Any]) -> str:
-    """A workflow in the front end's form: a line a node, a link and a group; one for all reroutes."""
+    """A workflow in the front end's form: a line a node, a link and a group."""
     parts = {}
     for name, value in graph.items():
         if name in LISTS and value:

@@ -17,9 +17,6 @@ function readElements(page) {
         element.getBoundingClientRect()
       ),
       title: element.querySelector('[data-testid=node-title]')?.innerText ?? '',
-      cut: [...element.querySelectorAll('[data-testid=node-title], [data-testid=node-title] *')].some(
-        (part) => part.scrollWidth > part.clientWidth + 1
-      ),
       broken: Boolean(element.querySelector('.node-error')) || /Render Error/.test(element.innerText),
       error: Boolean(element.querySelector('[data-testid=node-inner-wrapper].ring-destructive-background'))
     }

@@ -7,23 +7,27 @@ import path from 'node:path'
 import { complaints, each, fitView, load, quiet, setVue } from './page.mjs'
 import { screenshot } from './picture.mjs'
 
-// Values go into the widgets of the open graph.
+// Values go into the widgets of the open graph; those of nodes inside a subgraph into the widgets on top that stand for them.
 export function setWidgets(page, values, seed) {
   return page.evaluate(({ values, seed }) => {
-    // top: the node that holds those of a subgraph; what a link brings from there is that node's widget.
-    const setAll = (graph, top) => {
+    const valueOf = (type, widget) => values[type]?.[widget.name] ?? (widget.name.endsWith('seed') ? widget.value + seed : undefined)
+    const set = (widget, value) => {
+      if (value === undefined) return
+      widget.value = value
+      widget.callback?.(value)
+    }
+    const setAll = (graph) => {
       for (const node of graph.nodes) {
-        if (node.subgraph) setAll(node.subgraph, node)
         for (const widget of node.widgets ?? []) {
-          const value = values[node.type]?.[widget.name] ?? (widget.name.endsWith('seed') ? widget.value + seed : undefined)
-          if (value === undefined) continue
-          const socket = node.inputs?.find((input) => input.widget?.name === widget.name)
-          const link = top && socket?.link != null ? graph.getLink(socket.link) : undefined
-          const own = link?.origin_id === graph.inputNode?.id ? graph.inputs[link?.origin_slot]?.name : undefined
-          const shown = top?.widgets?.find((one) => one.name === own) ?? widget
-          shown.value = value
-          shown.callback?.(value)
+          let inside
+          for (const number of node.subgraph?.inputs.find((input) => input.name === widget.name)?.linkIds ?? []) {
+            const link = node.subgraph.getLink(number)
+            const target = node.subgraph.getNodeById(link.target_id)
+            inside ??= values[target.type]?.[target.inputs[link.target_slot].widget?.name]
+          }
+          set(widget, inside ?? valueOf(node.type, widget))
         }
+        if (node.subgraph) setAll(node.subgraph)
       }
     }
     setAll(window.app.graph)
@@ -86,7 +90,7 @@ function readResults(page) {
 export async function results(page, url, prompt) {
   const history = await (await fetch(`${url}/history/${prompt}`)).json()
   const { outputs } = history[prompt]
-  const wanted = Object.entries(outputs).filter(([, output]) => output.images?.length).map(([id]) => id)
+  const wanted = Object.entries(outputs).filter(([id, output]) => output.images?.length && !id.includes(':')).map(([id]) => id)
   await page.waitForFunction((wanted) => wanted.every((id) => {
     const element = document.querySelector(`[data-node-id="${id}"]`)
     const pictures = element ? [...element.querySelectorAll('img')] : window.app.graph.getNodeById(id).imgs ?? []

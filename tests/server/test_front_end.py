@@ -82,6 +82,7 @@ REFUSED = {
     "canvas": ("DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
 }
 FAILING = WORKFLOWS / "train_with_previews.json"
+TITLE = "Base: draw, and score what was drawn with all of the scorers"  # too long for its node
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +95,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An example with a node that is not installed and a model file that is not there."""
+    """An example with a node that is not installed, a model file that is not there, and a bad layout."""
     path = tmp_path_factory.mktemp("broken") / "broken.json"
     text = (WORKFLOWS / "compare_methods.json").read_text()
-    path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
+    text = text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file")
+    graph = json.loads(text)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    nodes[73]["pos"][0] += 2000
+    nodes[910]["title"] = TITLE
+    nodes[72]["pos"] = nodes[71]["pos"]
+    path.write_text(json.dumps(graph))
     return path
 
 
@@ -178,6 +185,7 @@ def test_every_node_is_drawn(in_page: Seen, mode: str, path: Path) -> None:
     """With Vue each node is an element of the page, on no other, and red only where its model file is missing."""
     seen = in_page(mode, "check")[path.name]
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
+    assert widened(path, seen) == []
     files: dict[str, list[Any]] = {}  # by the node on top
     for key, node in seen["api"].items():
         files.setdefault(key.partition(":")[0], []).extend(node["inputs"].values())
@@ -185,11 +193,16 @@ def test_every_node_is_drawn(in_page: Seen, mode: str, path: Path) -> None:
         assert min(element["box"][2:]) > 0, (node_id, element)
         assert element["title"], (node_id, element)
         assert not element["broken"], (node_id, element)
-        assert not element["cut"], (node_id, element)
         models = {name for name in missing_files(path) if name.endswith(".safetensors")}
         assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
     boxes = {node_id: element["box"] for node_id, element in seen["elements"].items()}
     assert [pair for pair in combinations(boxes, 2) if on_each_other(*(boxes[node_id] for node_id in pair))] == []
+
+
+def widened(path: Path, seen: dict[str, Any]) -> list[str]:
+    """The nodes that Vue makes wider than they are in the file, for their titles."""
+    widths = {str(node["id"]): node["size"][0] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
+    return [node_id for node_id, element in seen["elements"].items() if element["box"][2] > widths[node_id] + 4]
 
 
 def on_each_other(one: list[float], other: list[float]) -> bool:
@@ -202,15 +215,21 @@ def on_each_other(one: list[float], other: list[float]) -> bool:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_browser_sees_what_is_missing(in_page: Seen, broken: Path, mode: str) -> None:
-    """The checks above would find a node that is not installed and a model file that is not there."""
+    """The checks above would find a node that is not installed, a model file that is not there, a graph that is too
+    large, a title that is cut, and nodes on each other."""
     seen = in_page(mode, "check")[broken.name]
     assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
     assert "2 errors found" in " ".join(seen["complaints"])
+    opening = seen["opening"]
+    assert opening["scale"] < READABLE
+    assert not opening["readable"]
+    assert TITLE in opening["cut"]
+    assert [pair for pair in combinations(opening["boxes"], 2) if on_each_other(*pair)]
     if MODES[mode]:
-        (inside,) = {key for key, node in seen["api"].items() if node["class_type"] == "UNETLoader"}
-        assert inside.partition(":")[0] in {
-            node_id for node_id, element in seen["elements"].items() if element["error"]
-        }
+        assert widened(broken, seen) == ["910"]
+        (inside,) = {key for key, node in seen["api"].items() if node.get("class_type") == "UNETLoader"}
+        red = {node_id for node_id, element in seen["elements"].items() if element["error"]}
+        assert inside.partition(":")[0] in red
 
 
 def test_template_browser(in_language: Seen) -> None:
