@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from server import PromptServer
 
-from ..deft_ops.files.safe import write_files
+from ..deft_ops.files.safe import named, write_files
 from .sockets import ScoresSocket
 
 MAX_ROWS = 100  # as many as a growing input may have
@@ -63,15 +63,26 @@ def png(picture: np.ndarray) -> bytes:
     return target.getvalue()
 
 
+def save_place(prefix: str, root: str) -> tuple[Path, str, int]:
+    """The folder, the beginning of the name and the next number of files of a prefix; the folder is made.
+
+    Raises ComfyUI's own error for a prefix that leads out of the root, NotWritten (an OSError) for a folder that the
+    system refuses, ValueError for a zero character.
+    """
+    with named(Path(root) / prefix):
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
+    return Path(folder), name, counter
+
+
 def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
     """Write files by suffix into the output folder as prefix_00001_.suffix; the counter goes on from what is there.
 
     Raises ComfyUI's own error for a prefix that leads out of the output folder.
     """
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
-    named = {f"{name}_{counter:05}_.{suffix}": data for suffix, data in files.items()}
-    write_files(Path(folder), named)
-    return [Path(folder) / file for file in named]
+    folder, name, counter = save_place(prefix, folder_paths.get_output_directory())
+    contents = {f"{name}_{counter:05}_.{suffix}": data for suffix, data in files.items()}
+    write_files(folder, contents)
+    return [folder / file for file in contents]
 
 
 def listed(paths: Iterable[Path]) -> dict[str, list[dict[str, str]]]:
@@ -107,14 +118,14 @@ def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: Pn
     The names have to differ. The pictures may be made one by one. Raises ComfyUI's own error for a prefix that leads
     out of the output folder.
     """
-    folder, start, _, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    folder, start, _ = save_place(prefix, folder_paths.get_output_directory())
     form = re.compile(re.escape(start) + r"_.+_(\d+)_\.png", re.IGNORECASE)
     counter = 1 + max((int(match[1]) for file in os.listdir(folder) if (match := form.fullmatch(file))), default=0)
     paths = []
     for name, picture in pictures:
         target = BytesIO()
         picture.save(target, "PNG", pnginfo=info, compress_level=4)
-        paths.append(Path(folder) / f"{start}_{name}_{counter:05}_.png")
+        paths.append(folder / f"{start}_{name}_{counter:05}_.png")
         write_files(paths[-1].parent, {paths[-1].name: target.getvalue()})
     return paths
 

@@ -15,11 +15,12 @@ from ..convert.lora_naming import NAMINGS
 from ..deft_ops import modelspec
 from ..deft_ops.adapter import Adapter, layers, validate
 from ..deft_ops.files import native, peft_writer, svdiff
+from ..deft_ops.files.safe import named
 from ..deft_ops.version import VERSION
 from ..matching.match import sliced_shape
 from ..models.names import diffusers_names, model_names, module_names, target_key
 from .adapters import CATEGORY
-from .output import listed, text_ui
+from .output import listed, save_place, text_ui
 from .sockets import LoraModel
 
 
@@ -76,16 +77,18 @@ def next_path(prefix: str, place: str) -> Path:
     """The path of the next file of this prefix, without suffix: folder/name_00001_.
 
     Raises:
-        ValueError: an unknown place.
+        ValueError: an unknown place, a zero character.
+        NotWritten: a name that the system refuses; it is an OSError.
     """
     if place not in PLACES:
         raise ValueError(f"Unknown place {place!r}: choose one of {', '.join(PLACES)}.")
     root = folder_paths.get_folder_paths("loras")[0] if place == PLACES[0] else folder_paths.get_output_directory()
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
-    while (path := Path(folder) / f"{name}_{counter:05}_").exists() or path.with_name(
-        path.name + ".safetensors"
-    ).exists():
-        counter += 1
+    folder, name, counter = save_place(prefix, root)
+    with named(folder / name):
+        while (path := folder / f"{name}_{counter:05}_").exists() or path.with_name(
+            path.name + ".safetensors"
+        ).exists():
+            counter += 1
     return path
 
 

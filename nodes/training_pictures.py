@@ -16,6 +16,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from PIL import Image, ImageOps
 
+from ..deft_ops.files.safe import write_files
 from ..models.titles import title_of
 from ..scoring.pictures import SUFFIXES, FilePictures, TensorPictures, digest
 from ..trainers.data.pictures_folder import (
@@ -226,9 +227,8 @@ def contact_sheet(result: PreparedPictures, each: int) -> dict[str, list[dict[st
         )
     )
     folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"deft_training_pictures_{hashlib.blake2b(sheet, digest_size=8).hexdigest()}.png"
-    (folder / name).write_bytes(sheet)
+    write_files(folder, {name: sheet})
     return {"images": [{"filename": name, "subfolder": "", "type": "temp"}]}
 
 

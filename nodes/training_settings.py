@@ -11,6 +11,7 @@ import comfy.samplers
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..deft_ops.files.safe import check_zero
 from ..deft_ops.settings import MORE, described
 from ..models.source_file import name_of_file
 from ..models.titles import class_of, title_of
@@ -95,6 +96,7 @@ def run_folder(run: dict[str, Any]) -> RunFolder:
         ValueError: a name that leads out of the output folder.
     """
     output = Path(folder_paths.get_output_directory()).resolve()
+    check_zero(output / run["run_name"])
     path = (output / run["run_name"]).resolve()
     if path == output or output not in path.parents:
         raise ValueError(f"The run name {run['run_name']!r} is not within the output folder: use a name like a/b.")

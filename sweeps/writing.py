@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -16,20 +17,69 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 LEFT = 24 * 60 * 60.0  # seconds after which a temporary file is one that a killed process has left
 
 
-def write(path: Path, content: bytes) -> Path:
-    """Write a file at once: a reader sees the old one or the new one. Its folder is made. Returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(path)
+class Unwritable(OSError):
+    """An error of the disk or of a name, with the file's name and what to do. `strerror` is the system's own text."""
+
+    def __str__(self) -> str:
+        """The error message."""
+        advice = _ADVICE.get(self.errno or 0, "check the folder and its disk")
+        return f"{self.filename} could not be written ({self.strerror}): {advice}."
+
+
+_SPACE, _RIGHTS = "free some space, or choose another folder", "choose a folder that may be written to"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    getattr(errno, "EDQUOT", errno.ENOSPC): _SPACE,  # not on every system
+    errno.EFBIG: _SPACE,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "a file has the name of the folder, choose another",
+    errno.ENOTDIR: "a file has the name of the folder, choose another",
+}
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """The system's errors with the name of the file: those of writing and of waiting for the disk have none."""
     try:
-        write_synced(part, content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except Unwritable:
+        raise
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).parent not in (path.parent, *path.parents):
+            raise  # of another file
+        raise Unwritable(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a file at once: a reader sees the old one or the new one. Its folder is made. Returns the path.
+
+    Raises Unwritable, which is an OSError.
+    """
+    part = _part(path)
+    with named(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(part, content)
+            os.replace(part, path)
+        finally:
+            with suppress(OSError):  # a name that is too long is none
+                part.unlink(missing_ok=True)
     return path
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait for the disk; or a power cut could leave its name with nothing behind it."""
+    """Write a file and wait for the disk; or a power cut could leave its name with nothing behind it.
+
+    Raises Unwritable, which is an OSError.
+    """
+    with named(path):
+        _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
@@ -38,7 +88,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file that was written is on the disk."""
-    with open(path, "rb+") as file:
+    with named(path), open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -46,12 +96,14 @@ def sync(path: Path) -> None:
 def writing(path: Path) -> Iterator[TextIO]:
     """A text file (UTF-8) to write into, which takes its name when all is written, and is dropped on an error."""
     part = _part(path)
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with named(path):
+        try:
+            with part.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            os.replace(part, path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:

@@ -76,6 +76,9 @@ def _read(path: str | Path, projector: str, file_format: str, base: WeightOf | N
         reader = next(module for module in FORMATS if file_format == module.NAME)
     options = {"base": base} if reader is peft else {}
     adapter: Adapter = reader.read(source, projector, **options)
+    own = {id(tensor) for tensor in source.tensors.values()}
+    if made := {adapter.spelled.get(key, key): tensor for key, tensor in adapter.items() if id(tensor) not in own}:
+        check_values(made, str(source.path))  # finite numbers can make others that are not
     check_shapes(adapter, str(source.path))
     if file_format != "auto" and not describe(adapter) and adapter.keys() == source.tensors.keys():
         raise ValueError(f"{source.path} has no layer of the format {file_format}: choose auto, or another format.")

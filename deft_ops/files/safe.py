@@ -177,6 +177,25 @@ def _tidy(folder: Path) -> None:
                     os.unlink(entry)
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """The system's errors while a place for a file is looked for, as NotWritten with the file's name.
+
+    Raises ValueError for a name with a zero character.
+    """
+    check_zero(path)
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def check_zero(path: Path) -> None:
+    """Raise ValueError for a name with a zero character, which no system takes."""
+    if "\0" in str(path):
+        raise ValueError(f"{str(path)!r} has a zero character: choose another name.")
+
+
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder (made if missing): all of them complete in temporary files before any is renamed.
 
@@ -186,8 +205,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     character.
     """
     target = folder
-    if any("\0" in str(folder / name) for name in contents):
-        raise ValueError(f"{str(folder / next(iter(contents)))!r} has a zero character: choose another name.")
+    for name in contents:
+        check_zero(folder / name)
     pending = {folder / name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -195,3 +195,30 @@ def test_an_input_that_is_linked_to_nothing(comfyui: Any, node_id: str) -> None:
         place = f"{name}.{spec[1]['template']['prefix']}0" if kind_of(spec) == GROWING else name
         wrong[name] = problem(comfyui, node_id, least(node) | {place: ["given nothing", 0]})
     assert not {name: text for name, text in wrong.items() if text}
+
+
+# By node, the input that names its files.
+WRITERS = {
+    **dict.fromkeys(("DEFTSaveAdapter", "DEFTExportLoRA", "DEFTSaveScores", "DEFTScoreTable"), "filename_prefix"),
+    "DEFTComparisonGrid": "save_pictures",
+}
+
+
+@pytest.mark.parametrize(
+    "prefix, text, advice",
+    [
+        ("a" * 300, "aaaa", "shorter name"),
+        ("given file/b", "given file", "choose another"),
+        ("a\0b", r"a\x00b", "choose another name"),
+        ("a" * 300 + "/b", "aaaa", "shorter name"),
+    ],
+    ids=["a long name", "a file for a folder", "a zero character", "a long folder"],
+)
+@pytest.mark.parametrize("node_id", WRITERS)
+def test_a_name_that_the_system_refuses(comfyui: Any, node_id: str, prefix: str, text: str, advice: str) -> None:
+    for folder in (comfyui.base / "output", comfyui.base / "models" / "loras"):
+        (folder / "given file").write_bytes(b"")
+    inputs = least(comfyui.pack_nodes[node_id]) | {WRITERS[node_id]: prefix}
+    failed = comfyui.fail(prompt(node_id, inputs), want=["node"])
+    assert text in failed.message
+    assert advice in failed.message

@@ -209,6 +209,12 @@ CORPUS: tuple[Entry, ...] = (
     ("peft_folders", "refused", "letters that may be missing", peft("lora", {"alpha_pattern": {"a?" * 60: 3}})),
     ("peft_folders", "refused", "alternatives that are the same", peft("lora", {"rank_pattern": {"(a|a)" * 60: 3}})),
     ("peft_folders", "refused", "patterns of three repetitions for long names", long_names),
+    (
+        "peft_folders",
+        "refused",
+        "entries whose rotation is infinite",
+        peft("oft", **{"oft_R.weight": torch.full((16, 6), 1e30)}),
+    ),
     ("peft_folders", "refused", "blocks of one number", peft("oft", **{"oft_R.weight": torch.zeros(64, 0)})),
     (
         "peft_folders",

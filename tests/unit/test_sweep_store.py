@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deft_pack.sweeps import command
+from deft_pack.sweeps import command, writing
 from deft_pack.sweeps import store as module
 from deft_pack.sweeps.launch import remembered
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile
@@ -309,3 +309,25 @@ def test_what_killed_runners_have_left_goes_after_a_day(tmp_path: Path) -> None:
     assert not any((store.root / name).exists() for name in names)
     assert living.claim("cell")
     assert (store.root / "plan" / "ducks" / "plan.yaml").is_file()
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as the system's, without a name
+
+    (tmp_path / "run.json").write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (writing.write, writing.write_synced):
+        with pytest.raises(OSError, match=r"run\.json could not be written \(No space left.*\): free some space"):
+            write(tmp_path / "run.json", b"after")
+        if write is writing.write:
+            assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("run.json", b"before")]
+    with pytest.raises(OSError, match=r"aaa could not be written \(File name too long\): choose a shorter name"):
+        writing.write(tmp_path / ("a" * 300), b"")
+    with (
+        pytest.raises(OSError, match=r"aaa could not be written \(File name too long\)"),
+        writing.writing(tmp_path / ("a" * 300)),
+    ):
+        pass
+    with pytest.raises(FileNotFoundError, match="other"), writing.writing(tmp_path / "x"):
+        (tmp_path.parent / "no such folder" / "other").read_bytes()
