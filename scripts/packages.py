@@ -32,15 +32,13 @@ TOUCHING = (
     "tests/unit/test_scatter.py",
     "tests/unit/test_files_peft_records.py",
     "tests/unit/test_files_peft_tuners.py",
-    "tests/unit/test_files_foreign.py",
     "tests/unit/test_lora_start.py",
     "tests/comfy/test_peft_records.py",
     "tests/comfy/test_peft_tuners.py",
     "tests/comfy/test_scoring_nodes.py",
-    "tests/comfy/test_score_table.py",
 )
 ROOMS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "reports", "sweeps")
-WITHOUT_TORCH = ("test_sweep", "test_scoring_sc", "test_scoring_st", "test_scoring_tables", "test_run_history")
+WITHOUT_TORCH = ("test_sweep", "test_scoring_scores", "test_scoring_st", "test_scoring_tables", "test_run_history")
 TORCH = re.compile(r"\btorch\b|\bray\b|\bcomfy\b")
 
 
@@ -49,6 +47,15 @@ def bounds() -> dict[str, str]:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     forms = (re.fullmatch(r"([\w-]+)>=([\d.]+)", line.strip()) for line in lines)
     return {form[1]: form[2] for form in forms if form}
+
+
+def oldest(python: Path, package: str, floor: str) -> str:
+    """The requirement of the oldest release that is not below a bound, which itself may have been taken back."""
+    listed = call(str(python), "-m", "pip", "index", "versions", package).stdout
+    form = re.search(r"^Available versions: (.*)$", listed, re.M)
+    key = lambda version: tuple(map(int, version.split(".")))  # noqa: E731
+    releases = [each for each in (form[1] if form else floor).split(", ") if re.fullmatch(r"[\d.]+", each)]
+    return f"{package}=={min((each for each in releases if key(each) >= key(floor)), key=key, default=floor)}"
 
 
 def call(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -80,11 +87,11 @@ def tested(name: str, python: Path, about: str, files: list[str]) -> bool:
 def with_packages(name: str) -> bool:
     """The tests with the oldest or the newest packages."""
     floors = bounds()
-    wanted = [f"{package}=={floor}" for package, floor in floors.items()] if name == "floors" else list(floors)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         copy = Path(folder) / "made"
         copy_linked(environment_python().parent.parent, copy)
         python = copy / "bin" / "python"
+        wanted = [oldest(python, *each) for each in floors.items()] if name == "floors" else list(floors)
         done = call(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", *wanted)
         if done.returncode:
             print(f"[packages] {name}: pip cannot install {', '.join(wanted)}: {done.stderr[-600:]}", flush=True)
