@@ -10,6 +10,7 @@ Without a name: floors, newest, and each Python from 3.10 to 3.13 that there is.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -22,7 +23,19 @@ from pathlib import Path
 from environment import ROOT, cache_dir, comfyui_dir, copy_linked, environment_python
 
 PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
-LIGHT = ("numpy", "pillow", "aiohttp", "pyyaml", "psutil", "pydantic", "matplotlib", "jinja2", "safetensors")
+LIGHT = (
+    "numpy",
+    "pillow",
+    "aiohttp",
+    "pyyaml",
+    "psutil",
+    "pydantic",
+    "matplotlib",
+    "jinja2",
+    "safetensors",
+    "scipy",
+    "tqdm",
+)
 TOOLS = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.150")
 TOUCHING = (
     "tests/unit/test_scorer.py",
@@ -43,10 +56,10 @@ TORCH = re.compile(r"\btorch\b|\bray\b|\bcomfy\b")
 
 
 def bounds() -> dict[str, str]:
-    """The packages of requirements.txt with their lower bounds."""
+    """Packages of requirements.txt with their lower bounds. (That of matplotlib is for NumPy 1, which is not here.)"""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     forms = (re.fullmatch(r"([\w-]+)>=([\d.]+)", line.strip()) for line in lines)
-    return {form[1]: form[2] for form in forms if form}
+    return {form[1]: form[2] for form in forms if form and form[1] != "matplotlib"}
 
 
 def oldest(python: Path, package: str, floor: str) -> str:
@@ -112,11 +125,12 @@ def with_python(name: str) -> bool:
     if not found or call(found, "--version").returncode:
         print(f"[packages] {name}: there is none here", flush=True)
         return True
-    venv = cache_dir() / f"light-{name}"
+    packages = (*LIGHT, *TOOLS)
+    venv = cache_dir() / f"light-{name}-{hashlib.sha256(repr(packages).encode()).hexdigest()[:8]}"
     python = venv / "bin" / "python"
     if not (venv / ".ready").is_file():
         shutil.rmtree(venv, ignore_errors=True)
-        for command in ([found, "-m", "venv", str(venv)], [str(python), "-m", "pip", "install", "-qq", *LIGHT, *TOOLS]):
+        for command in ([found, "-m", "venv", str(venv)], [str(python), "-m", "pip", "install", "-qq", *packages]):
             done = call(*command)
             if done.returncode:
                 print(f"[packages] {name}: {' '.join(command)} fails: {done.stderr[-600:]}", flush=True)
