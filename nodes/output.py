@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from server import PromptServer
 
+from ..deft_ops.files import lock
 from ..deft_ops.files.safe import named, write_files
 from .sockets import ScoresSocket
 
+PATIENCE = 60.0  # seconds that a node waits for another server that writes files of the same name
 MAX_ROWS = 100  # as many as a growing input may have
 
 
@@ -77,11 +80,17 @@ def save_place(prefix: str, root: str) -> tuple[Path, str, int]:
 def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
     """Write files by suffix into the output folder as prefix_00001_.suffix; the counter goes on from what is there.
 
-    Raises ComfyUI's own error for a prefix that leads out of the output folder.
+    Two servers with one output folder do not take the same number. Raises ComfyUI's own error for a prefix that leads
+    out of the output folder.
     """
-    folder, name, counter = save_place(prefix, folder_paths.get_output_directory())
-    contents = {f"{name}_{counter:05}_.{suffix}": data for suffix, data in files.items()}
-    write_files(folder, contents)
+    output = folder_paths.get_output_directory()
+    folder, name, _ = save_place(prefix, output)
+    with ExitStack() as stack:
+        with suppress(OSError):  # of a folder or a name that cannot be written to: writing says so
+            stack.enter_context(lock.holding(folder / f".{name}.lock", PATIENCE))
+        _, _, counter = save_place(prefix, output)
+        contents = {f"{name}_{counter:05}_.{suffix}": data for suffix, data in files.items()}
+        write_files(folder, contents)
     return [folder / file for file in contents]
 
 

@@ -34,7 +34,7 @@ from typing import Any
 from comfy_server import ComfyServer, PromptError, find_comfyui
 
 Prompt = dict[str, Any]
-STEPS, EVERY, RUNS = 40, 4, 4  # of the trainings that are killed; how many different ones
+STEPS, EVERY, RUNS = 40, 4, 2  # of the trainings that are killed; how many different ones
 FEW = 10  # steps of larger batches
 MIB, SOAK_GROWTH = 2**20, 40.0  # bytes, MiB
 SAMPLED, TRAINED = 6, 12  # pictures and trainings that are compared

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -375,3 +376,12 @@ def test_a_score_file_behind_a_link_is_listed_where_it_lies(comfyui):
         folder_paths.set_output_directory(str(output))
         link.unlink()
     assert set(run.files("table")) == {"behind/scores.jsonl", *(f"behind/table_00001_.{end}" for end in SUFFIXES)}
+
+
+def test_two_who_save_at_once_overwrite_nothing(comfyui):
+    save = comfyui.module("nodes.output").save_files
+    with ThreadPoolExecutor(4) as pool:
+        files = [file for (file,) in pool.map(lambda n: save("both/x", {"txt": str(n).encode()}), range(40))]
+    assert len(set(files)) == 40
+    assert [file.read_text() for file in files] == list(map(str, range(40)))
+    assert names(files[0].parent) == {file.name for file in files}
