@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer; all else is made in a cache folder (see scripts/environment.py).
 PY ?= python3
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint fuzz generated python comfyui
+.PHONY: help demo test test-all lint fuzz faults packages generated python comfyui
 
 help:
 	@echo "make demo      run the demo workflow on a ComfyUI server without a screen, print the score table"
@@ -11,6 +11,9 @@ help:
 	@echo "make lint      style and types only"
 	@echo "make fuzz      100,000 damaged and hostile files for every reader, some 15 minutes, a line a kind"
 	@echo "make fuzz ARGS=\"--count 5000 --seed 7 plans\"   fewer, of another seed, for some readers (see scripts/fuzz.py)"
+	@echo "make faults    real servers interrupted, killed, without disk or memory, and 500 prompts in a row, a line a kind"
+	@echo "make faults ARGS=\"--kills 20 kills\"   fewer, some kinds (see scripts/faults.py)"
+	@echo "make packages  tests with the oldest and the newest peft, timm and open_clip, and in Python 3.10 to 3.13"
 	@echo "make generated  what is made from nodes and sources: workflows, blueprints, plans, interface.json, locales, help, pictures"
 	@echo "make generated PARTS=\"workflows help\"   parts of it (see scripts/make_generated.py)"
 	@echo "make python    path of the environment's Python (use: make -s python)"
@@ -35,6 +38,13 @@ lint:
 fuzz:
 	@python=$$($(PY) scripts/environment.py python) && DEFT_TEST_COMFYUI=$$($(PY) scripts/environment.py comfyui) \
 		$$python scripts/fuzz.py $(ARGS)
+
+faults:
+	@python=$$($(PY) scripts/environment.py python) && COMFYUI_DIR=$$($(PY) scripts/environment.py comfyui) \
+		$$python scripts/faults.py $(ARGS)
+
+packages:
+	@python=$$($(PY) scripts/environment.py python) && $$python scripts/packages.py $(ARGS)
 
 generated: export PARTS ?=
 generated:

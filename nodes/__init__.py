@@ -26,6 +26,7 @@ from . import (
     training_pictures,
     training_settings,
 )
+from .nothing import guard
 from .replaced import register_replaced
 from .routes import register_routes
 
@@ -50,6 +51,8 @@ _MODULES = (
     demo,
 )
 NODES: list[type[io.ComfyNode]] = [node for module in _MODULES for node in module.NODES]
+for _node in NODES:
+    guard(_node)
 
 
 class DEFTExtension(ComfyExtension):

@@ -18,9 +18,10 @@ from .sockets import LoraModel, adapter_files, adapter_path, file_state
 
 CATEGORY = "DEFT"
 PROJECTOR_TOOLTIP = (
-    "How the file's P becomes the projector. auto: as the file says. For PEFT's DEFT without its record "
-    "Load Adapter asks the model's weights, and what they do not tell has to be chosen here. qr, relu, ppt and svd "
-    "overrule it (PEFT: qr or relu; the DEFT repository's SDXL code: ppt)."
+    "How the file's P becomes the projector. auto: as recorded in the file. For PEFT's DEFT "
+    "without a record, Load Adapter finds it out from the model's weights; if that is not "
+    "possible, it has to be chosen here. qr, relu, ppt and svd override the record (PEFT: qr or "
+    "relu; the DEFT repository's SDXL code: ppt)."
 )
 # Whole phrases of at most 30 characters: the page looks for all words of a query in one of them. Chinese ones stand
 # beside the English ones, because the page has no translations of these.
@@ -56,8 +57,9 @@ def file_format_input() -> io.Combo.Input:
         default="auto",
         optional=True,  # workflows saved before it was there go on working
         advanced=True,
-        tooltip="What wrote the file. auto tells it from the tensors' names. para_authors has to be chosen by hand: "
-        "the files of PaRa's authors look like kohya LoRA files, but are subtracted and have no alpha.",
+        tooltip="The program that wrote the file. auto recognises it by the names of the tensors."
+        " para_authors has to be chosen by hand: the files of PaRa's authors look like "
+        "kohya LoRA files, but are subtracted and have no alpha.",
     )
 
 
@@ -83,9 +85,10 @@ def mode_input() -> io.Combo.Input:
         default=MODES[0],
         optional=True,
         advanced=True,
-        tooltip="weights: the weights are changed, as a LoRA does it. activations: the weights stay, the layers' "
-        "outputs are changed; costs a little in each step, and keeps small changes that quantised weights would "
-        "round away. DEFT, PaRa and plain LoRA only.",
+        tooltip="weights: the weights are changed, as with a LoRA. activations: the weights stay "
+        "and the layers' outputs are changed; each step takes slightly longer, and small "
+        "changes are kept that quantised weights would round away. DEFT, PaRa and plain "
+        "LoRA only.",
     )
 
 
@@ -112,9 +115,9 @@ class DEFTAdapterLoader(io.ComfyNode):
             node_id="DEFTAdapterLoader",
             display_name="Load Adapter (DEFT, PaRa, LoRA, SVDiff)",
             category=CATEGORY,
-            description="Loads a DEFT, PaRa, SVDiff or LoRA file (LoHa, LoKr, OFT, DoRA among them) of whatever "
-            "program, and applies it to the model and the CLIP. The report says how many layers matched and which "
-            "did not.",
+            description="Loads a DEFT, PaRa, SVDiff or LoRA file (including LoHa, LoKr, OFT, "
+            "DoRA) written by any program, and applies it to the model and the CLIP. "
+            "The report lists how many layers matched and which did not.",
             search_aliases=[*SEARCH, *APPLYING, "lora loader", "lora 加载器"],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
@@ -129,7 +132,7 @@ class DEFTAdapterLoader(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The changed diffusion model."),
                 io.Clip.Output(display_name="clip", tooltip="The changed CLIP."),
-                io.String.Output(display_name="report", tooltip="Matched layers, left out layers, assumptions."),
+                io.String.Output(display_name="report", tooltip="Matched layers, skipped layers, assumptions."),
             ],
         )
 
@@ -184,10 +187,8 @@ class DEFTLoadAdapterFile(io.ComfyNode):
                 file_format_input(),
             ],
             outputs=[
-                LoraModel.Output(
-                    display_name="adapter", tooltip="The adapter: tensors and what the file says of them."
-                ),
-                io.String.Output(display_name="info", tooltip="Method, rank, alpha and the other facts of the file."),
+                LoraModel.Output(display_name="adapter", tooltip="The adapter: its tensors and metadata."),
+                io.String.Output(display_name="info", tooltip="Method, rank, alpha and other facts about the file."),
             ],
         )
 
@@ -214,8 +215,8 @@ class DEFTApplyAdapter(io.ComfyNode):
             node_id="DEFTApplyAdapter",
             display_name="Apply Adapter",
             category=CATEGORY,
-            description="Applies an adapter, just trained or loaded, to a model. Use the model that it was trained on, "
-            "or one of the same architecture.",
+            description="Applies a trained or loaded adapter to a model. Use the model that it "
+            "was trained on, or one of the same architecture.",
             search_aliases=[*SEARCH, *APPLYING],
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to change."),
@@ -239,7 +240,7 @@ class DEFTApplyAdapter(io.ComfyNode):
                     max=20.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Weight of the injected part, s Q R; for a LoRA, of all it adds.",
+                    tooltip="Weight of the injected part, s Q R; for a LoRA, of the whole change.",
                 ),
                 stacking_input(),
                 mode_input(),
@@ -247,7 +248,7 @@ class DEFTApplyAdapter(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The changed diffusion model."),
                 io.Clip.Output(display_name="clip", tooltip="The changed CLIP."),
-                io.String.Output(display_name="report", tooltip="Matched layers and left out layers."),
+                io.String.Output(display_name="report", tooltip="Matched layers and skipped layers."),
             ],
         )
 

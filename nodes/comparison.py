@@ -43,9 +43,10 @@ class DEFTComparisonGrid(io.ComfyNode):
             node_id="DEFTComparisonGrid",
             display_name="Comparison Grid",
             category="DEFT/scoring",
-            description="Draws image batches as the rows of one labelled picture: methods down, prompts across, with "
-            "the subject's own pictures at the side and scores under the row labels and the pictures if "
-            "connected. What a row lacks is drawn as missing.",
+            description="Draws image batches as the rows of one labelled picture: methods down, "
+            "prompts across, the subject's own pictures at the left, and scores under"
+            " the row labels and pictures if connected. Missing pictures are marked "
+            "as missing.",
             search_aliases=[
                 "image grid",
                 "xy plot",
@@ -60,7 +61,9 @@ class DEFTComparisonGrid(io.ComfyNode):
             inputs=[
                 io.Autogrow.Input(
                     "images",
-                    tooltip=("One image batch a row. A row with fewer images than others ends in missing cells."),
+                    tooltip=(
+                        "One image batch per row. A row with fewer images than others ends in cells marked as missing."
+                    ),
                     template=io.Autogrow.TemplatePrefix(
                         io.Image.Input("images", tooltip="The images of one row."), prefix="images", min=1, max=MAX_ROWS
                     ),
@@ -71,8 +74,9 @@ class DEFTComparisonGrid(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "One line for each row, from top to bottom; a line more is a row whose images are all missing. "
-                        "Empty: the labels of the scores, if connected."
+                        "One line for each row, from top to bottom; an additional line is a row "
+                        "whose images are all missing. Empty: the labels of the scores, if "
+                        "connected."
                     ),
                 ),
                 io.String.Input(
@@ -81,10 +85,10 @@ class DEFTComparisonGrid(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "One line for each column, from left to right, or for each batch of a list; for example the "
-                        "prompts. A row whose scores carry the prompt of each image, all of them among these lines, is "
-                        "sorted into the columns of its prompts and the others stay missing; other rows are filled "
-                        "from the left."
+                        "One line for each column, from left to right, or for each batch of a "
+                        "list; for example the prompts. If a row's scores have the prompt of each"
+                        " image and all of them are among these lines, its images go into the "
+                        "columns of their prompts; other rows are filled from the left."
                     ),
                 ),
                 io.Combo.Input(
@@ -115,8 +119,8 @@ class DEFTComparisonGrid(io.ComfyNode):
                     default=True,
                     optional=True,
                     tooltip=(
-                        "Print each image's own scores under it, where the connected scores have one value an image. "
-                        "The means stay under the row labels."
+                        "Show each image's own scores under it, if the connected scores have one "
+                        "value per image. The means stay under the row labels."
                     ),
                 ),
                 io.String.Input(
@@ -124,8 +128,9 @@ class DEFTComparisonGrid(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "If not empty, each image is also saved singly into the output folder, in its full size and "
-                        "with the workflow: under this prefix, its row label and its column number, with a counter."
+                        "If not empty, each image is also saved by itself into the output folder,"
+                        " in full size and with the workflow, under this prefix, its row label "
+                        "and its column number, with a counter."
                     ),
                 ),
                 io.Float.Input(
@@ -136,7 +141,7 @@ class DEFTComparisonGrid(io.ComfyNode):
                     step=1.0,
                     optional=True,
                     advanced=True,
-                    tooltip=("The grid's largest size in millions of pixels: the cells are shrunk until it fits."),
+                    tooltip=("The grid's maximum size in millions of pixels: the cells are scaled down until it fits."),
                 ),
             ],
             outputs=[io.Image.Output("image", tooltip="The grid as one picture.")],
@@ -235,8 +240,8 @@ class DEFTFidelityPlot(io.ComfyNode):
             node_id="DEFTFidelityPlot",
             display_name="Fidelity Plot",
             category="DEFT/scoring",
-            description="Subject likeness against prompt following, one point a method with its 95% intervals: how to "
-            "choose between methods.",
+            description="Likeness to the subject against prompt following, one point per method "
+            "with its 95% intervals, to choose between methods.",
             search_aliases=[
                 "scatter plot",
                 "pareto",
@@ -255,7 +260,7 @@ class DEFTFidelityPlot(io.ComfyNode):
                     options=list(METRICS),
                     default="CLIP-T",
                     optional=True,
-                    tooltip="The metric to the right. The help page says what each of them is.",
+                    tooltip="The metric of the horizontal axis. The help page explains each.",
                 ),
                 io.Combo.Input(
                     "y",
@@ -263,7 +268,8 @@ class DEFTFidelityPlot(io.ComfyNode):
                     default="DINO",
                     optional=True,
                     tooltip=(
-                        "The metric upwards. Methods without one of the two metrics are left out and named below."
+                        "The metric of the vertical axis. Methods without one of the two metrics "
+                        "are skipped and listed below the plot."
                     ),
                 ),
                 io.String.Input("title", default="", optional=True, tooltip="Title above the plot."),

@@ -74,8 +74,8 @@ class DEFTDemoSubject(io.ComfyNode):
                 io.String.Input(
                     "token",
                     default="sks",
-                    tooltip="A rare word put before the object's name in the "
-                    "captions, so that the model can tell it from others.",
+                    tooltip="A rare word in front of the object's name in the captions, so that "
+                    "the model can distinguish it from others.",
                 ),
             ],
             outputs=[

@@ -23,9 +23,10 @@ class DEFTExtractAdapter(io.ComfyNode):
             node_id="DEFTExtractAdapter",
             display_name="Extract Adapter (low rank)",
             category=CATEGORY,
-            description="Makes a DEFT or LoRA adapter of what differs between a tuned model and its base: a full "
-            "fine-tune, a merge, or a model with LoRAs and adapters on it. Each layer gets the best change of its "
-            "rank, and the report says how much of the difference that is.",
+            description="Extracts a DEFT or LoRA adapter from the difference between a tuned "
+            "model and its base: a full fine-tune, a merge, or a model with LoRAs and"
+            " adapters on it. Each layer gets the best change of its rank, and the "
+            "report says how much of the difference is kept.",
             search_aliases=[
                 "extract lora",
                 "svd",
@@ -37,7 +38,7 @@ class DEFTExtractAdapter(io.ComfyNode):
                 "提取 lora",
             ],
             inputs=[
-                io.Model.Input("model_tuned", tooltip="The model to imitate, with whatever is applied to it."),
+                io.Model.Input("model_tuned", tooltip="The tuned model, with everything that is applied to it."),
                 io.Model.Input(
                     "model_base", tooltip="The model that the adapter will be used on, of the same architecture."
                 ),
@@ -47,11 +48,16 @@ class DEFTExtractAdapter(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default=METHODS[0],
-                    tooltip="The same change on this base. On another one they differ: lora adds the same matrix to "
-                    "it, deft replaces the output directions that changed most by those of the tuned model.",
+                    tooltip="Both have the same effect on this base. On another one, lora adds "
+                    "the same matrix, while deft replaces the output directions that "
+                    "changed most by those of the tuned model.",
                 ),
                 io.Int.Input(
-                    "rank", default=16, min=1, max=4096, tooltip="The largest rank of a layer: size against accuracy."
+                    "rank",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="The maximum rank of a layer: a higher rank is more accurate and makes a larger file.",
                 ),
                 io.Float.Input(
                     "energy",
@@ -66,22 +72,23 @@ class DEFTExtractAdapter(io.ComfyNode):
                 io.Boolean.Input(
                     "vectors",
                     default=False,
-                    tooltip="Also hold changes of biases and norms, as they are. ComfyUI reads them, this pack too; "
-                    "most other programs do not. Off: they are left out, and the report says their share.",
+                    tooltip="Also save changes of biases and norms. ComfyUI and this pack read "
+                    "them; most other programs do not. Off: they are skipped, and the "
+                    "report says their share.",
                 ),
                 io.String.Input(
                     "pattern",
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="A regular expression: only layers whose name it finds. Empty: all layers.",
+                    tooltip="A regular expression: only layers whose name matches. Empty: all layers.",
                 ),
             ],
             outputs=[
                 LoraModel.Output(display_name="adapter", tooltip="The adapter, for Apply, Save or Export."),
                 io.String.Output(
                     display_name="report",
-                    tooltip="Retained energy, the layers that lose most, and what was left out.",
+                    tooltip="Retained energy, the layers that lose most, and what was skipped.",
                 ),
             ],
         )

@@ -66,8 +66,9 @@ class DEFTLoadFolder(io.ComfyNode):
             node_id="DEFTLoadFolder",
             display_name="Load Pictures of a Folder",
             category=CATEGORY,
-            description="Reads all pictures of a folder of ComfyUI's input or output, in the order of their names, and "
-            "their captions: to score what was made before, or elsewhere.",
+            description="Reads all pictures and captions of a folder in ComfyUI's input or "
+            "output, in the order of their names, to score pictures that were made "
+            "before or elsewhere.",
             search_aliases=[
                 "image folder",
                 "load folder",
@@ -97,7 +98,7 @@ class DEFTLoadFolder(io.ComfyNode):
                 io.String.Output(
                     display_name="captions",
                     is_output_list=True,
-                    tooltip="The text of the .txt file beside each picture; empty where there is none.",
+                    tooltip="The text of the .txt file beside each picture; empty if there is none.",
                 ),
                 io.String.Output(display_name="names", is_output_list=True, tooltip="The file names without suffix."),
             ],

@@ -25,10 +25,11 @@ class DEFTCreateHookAdapter(io.ComfyNode):
             node_id="DEFTCreateHookAdapter",
             display_name="Create Hook Adapter",
             category=f"{CATEGORY}/hooks",
-            description="Makes a hook of an adapter, as Create Hook LoRA does of a file: Cond Set Props puts it on one "
-            "conditioning, Set CLIP Hooks on the text encoder, Set Hook Keyframes changes its strength over the steps. "
-            "For removal and injection with schedules of their own, make two hooks of the same adapter: one with "
-            "injection 0, one with removal 0.",
+            description="Creates a hook from an adapter, as Create Hook LoRA does from a file: "
+            "Cond Set Props puts it on one conditioning, Set CLIP Hooks on the text "
+            "encoder, Set Hook Keyframes changes its strength over the steps. For "
+            "separate schedules of removal and injection, create two hooks of the "
+            "same adapter, one with injection 0 and one with removal 0.",
             search_aliases=[
                 "hook",
                 "hooks",
@@ -44,7 +45,7 @@ class DEFTCreateHookAdapter(io.ComfyNode):
             inputs=[
                 LoraModel.Input("adapter", tooltip="The adapter, from Load Adapter File or Train Adapter."),
                 io.Model.Input(
-                    "model", tooltip="The diffusion model that is sampled: its layers are matched. It is not changed."
+                    "model", tooltip="The diffusion model that is sampled, to match its layers. It is not changed."
                 ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The CLIP that Set CLIP Hooks gets, for adapters of text encoders."
@@ -67,22 +68,23 @@ class DEFTCreateHookAdapter(io.ComfyNode):
                     max=20.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Weight of the injected part, s Q R; for a LoRA, of all it adds.",
+                    tooltip="Weight of the injected part, s Q R; for a LoRA, of the whole change.",
                 ),
                 io.Combo.Input(
                     "stacking",
                     options=list(STACKING),
                     default="from_base",
                     advanced=True,
-                    tooltip="from_base computes the change from the weights without any adapter or hook: hooks add up "
-                    "in any order. sequential computes it from the weights as the model's adapters and the hooks "
-                    "before this one left them, so that a later removal also removes what an earlier hook injected.",
+                    tooltip="from_base computes the change from the weights without any adapter "
+                    "or hook: hooks add up in any order. sequential computes it from the "
+                    "weights as changed by the model's adapters and the hooks before this"
+                    " one, so a later removal also removes what an earlier hook injected.",
                 ),
-                io.Hooks.Input("prev_hooks", optional=True, tooltip="Hooks that come before this one."),
+                io.Hooks.Input("prev_hooks", optional=True, tooltip="Hooks before this one."),
             ],
             outputs=[
                 io.Hooks.Output(display_name="hooks", tooltip="For Cond Set Props, Set CLIP Hooks or a schedule."),
-                io.String.Output(display_name="report", tooltip="Matched layers and left out layers."),
+                io.String.Output(display_name="report", tooltip="Matched layers and skipped layers."),
             ],
         )
 

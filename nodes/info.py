@@ -25,9 +25,10 @@ class DEFTAdapterInfo(io.ComfyNode):
             node_id="DEFTAdapterInfo",
             display_name="Adapter Info",
             category=CATEGORY,
-            description="Says what an adapter is: method, rank, metadata. With the model also what it changes: how "
-            "large the change of each block is, in how many directions, which layers match, and whether it was trained "
-            "on this base.",
+            description="Describes an adapter: method, rank, metadata. With the model connected, "
+            "also what it changes: the size of each block's change and the number of "
+            "directions in it, which layers match, and whether it was trained on this"
+            " base.",
             search_aliases=[
                 "lora info",
                 "metadata",
@@ -44,8 +45,9 @@ class DEFTAdapterInfo(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model that it is for: needed for the size of the change and for the base check. It is "
-                    "not changed, and patches that it carries do not count.",
+                    tooltip="The model that it is for: needed for the size of the change and for "
+                    "the base check. The model is not changed, and patches on it are "
+                    "ignored.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="The CLIP, for adapters of text encoders."),
             ],
@@ -56,8 +58,8 @@ class DEFTAdapterInfo(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="|delta W| / |W| and the effective rank of each block; without a model the norm and rank "
-                    "of the file's values.",
+                    tooltip="|delta W| / |W| and the effective rank of each block; without a "
+                    "model the norm and rank of the file's tensors.",
                 ),
             ],
         )

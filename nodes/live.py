@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..trainers.run.history import run_id
+from ..trainers.run.history import PREVIEW, numbered, run_id
 from .output import node_in_page
 from .routes import output_folder
 
@@ -45,6 +45,7 @@ class LiveRun:
         self.points: list[list[float]] = []
         self.began: tuple[float, int] | None = None
         self.sent = 0.0
+        self.new_previews = True  # those of before the first step come by no call of their own
 
     def left(self, progress: StepProgress) -> float:
         """The seconds that are left, by the mean time of the steps so far, previews and checkpoints counted.
@@ -61,17 +62,21 @@ class LiveRun:
     def step(self, progress: StepProgress, left: float) -> None:
         """Tell the page of a step; several go in one message."""
         self.points = [*self.points[1 - MOST :], [progress.step, progress.loss]]
+        self.new_previews |= progress.pictures is not None
         now = time.monotonic()
         due = now - self.sent >= BETWEEN or progress.step == progress.steps or progress.pictures is not None
         if due and progress.folder is not None and self.send(progress, left):
-            self.points, self.sent = [], now
+            self.points, self.sent, self.new_previews = [], now, False
 
     def send(self, progress: StepProgress, left: float) -> bool:
-        """Send what has not been sent; False if there is nobody to send it to."""
+        """Send what has not been sent; False if there is nobody to send it to.
+
+        `previews` are the steps of all pictures that lie in the run's folder, where there are new ones.
+        """
         server, context = getattr(PromptServer, "instance", None), get_executing_context()
         client = getattr(server, "client_id", None)
         run = shown_run(progress.folder)
-        if server is None or client is None or context is None or not run:
+        if server is None or client is None or context is None or progress.folder is None or not run:
             return False
         message: dict[str, Any] = {
             "node": node_in_page(context.node_id),
@@ -81,7 +86,7 @@ class LiveRun:
             "points": self.points,
             "seconds": progress.seconds,
             "left": left,
-            "preview": None if progress.pictures is None else progress.step,
+            "previews": [step for step, _ in numbered(progress.folder, PREVIEW)] if self.new_previews else None,
         }
         server.send_sync(EVENT, message, client)
         return True

@@ -35,8 +35,8 @@ class DEFTPrompts(io.ComfyNode):
                 io.String.Input(
                     "token",
                     default="sks",
-                    tooltip="The rare word of the training captions. It is left out "
-                    "of the scoring text. Empty: nothing is left out.",
+                    tooltip="The rare word of the training captions. It is removed from the "
+                    "scoring text. Empty: nothing is removed.",
                 ),
             ],
             outputs=[

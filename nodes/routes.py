@@ -22,7 +22,7 @@ import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from ..scoring.scores import Scores, from_jsonl
+from ..scoring.scores import whole_lines
 from ..trainers.run import history
 from .scorers import ready
 
@@ -45,7 +45,11 @@ def run_list(root: Path) -> dict[str, Any]:
 def one_run(root: Path, name: str) -> dict[str, Any] | None:
     """All of a run; None if there is none of that id."""
     folder = history.runs(root).get(name)
-    return None if folder is None else history.detail(root, folder) | {"scores": scores_in(folder)}
+    if folder is None:
+        return None
+    found = history.detail(root, folder)
+    scores, problems = scores_in(folder)
+    return found | {"scores": scores, "problems": [history.text(each) for each in (*found["problems"], *problems)][:50]}
 
 
 def preview(root: Path, name: str, step: int) -> bytes | None:
@@ -54,18 +58,21 @@ def preview(root: Path, name: str, step: int) -> bytes | None:
     return None if folder is None else history.preview(folder, step)
 
 
-def scores_in(folder: Path) -> list[dict[str, Any]]:
-    """The means of the scores that lie in a run's folder, as Score Table and Save Scores write them."""
-    rows = []
+def scores_in(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The means of the scores that lie in a run's folder, as Score Table and Save Scores write them, and what of their
+    files is damaged."""
+    rows: list[tuple[Any, ...]] = []
+    problems: list[str] = []
     for file in sorted(folder.iterdir()):
         data = history.read_bytes(file, LARGEST_SCORES) if _SCORES.fullmatch(file.name) else None
         try:
-            scores = from_jsonl(data.decode()) if data else Scores(())
-            rows += [(row.label, row.subject, row.metric, row.value, row.images) for row in scores.rows]
+            whole = whole_lines(data or b"", file.name)
+            rows += [(row.label, row.subject, row.metric, row.value, row.images) for row in whole.scores.rows]
+            problems += whole.problems
         except (ValueError, OverflowError) as error:
-            logging.debug(f"{file} holds no scores: {error}")
+            problems.append(f"{error} The file is skipped.")
     names = ("label", "subject", "metric", "value", "images")
-    return [history.simple(dict(zip(names, row, strict=True))) for row in rows[:200]]
+    return [history.simple(dict(zip(names, row, strict=True))) for row in rows[:200]], problems
 
 
 def as_json(value: Any) -> web.Response:

@@ -186,8 +186,9 @@ class DEFTExportLoRA(io.ComfyNode):
             node_id="DEFTExportLoRA",
             display_name="Export as LoRA (exact)",
             category=CATEGORY,
-            description="Turns an adapter into an ordinary LoRA that does exactly the same on this base model, for "
-            "programs that know LoRA only. On another base it does something else.",
+            description="Converts an adapter to an ordinary LoRA that has exactly the same effect"
+            " on this base model, for programs that only read LoRA. On another base "
+            "its effect differs.",
             search_aliases=[
                 "convert",
                 "lora",
@@ -210,8 +211,8 @@ class DEFTExportLoRA(io.ComfyNode):
                     options=list(NAMINGS),
                     default="comfyui",
                     optional=True,
-                    tooltip="Whose layer names the file has. ComfyUI reads all of them; "
-                    "the help page says what each is for.",
+                    tooltip="The program whose layer names the file uses. ComfyUI reads all of "
+                    "them; the help page explains each.",
                 ),
                 io.Int.Input(
                     "rank_limit",
@@ -220,9 +221,10 @@ class DEFTExportLoRA(io.ComfyNode):
                     max=4096,
                     optional=True,
                     advanced=True,
-                    tooltip="0: exact. DEFT, PaRa and LoRA keep their rank; SVDiff, DoRA, OFT and others become a LoRA "
-                    "of full rank, as large as the model's own layers. Another number cuts every layer to the best "
-                    "approximation of that rank, and the report says how much of the change is kept.",
+                    tooltip="0: exact. DEFT, PaRa and LoRA keep their rank; SVDiff, DoRA, OFT and"
+                    " others become a LoRA of full rank, as large as the model's own "
+                    "layers. Another number reduces every layer to its best approximation"
+                    " of that rank, and the report says how much of the change is kept.",
                 ),
             ],
             outputs=[
@@ -231,7 +233,8 @@ class DEFTExportLoRA(io.ComfyNode):
                 ),
                 io.String.Output(display_name="path", tooltip="The file that was written."),
                 io.String.Output(
-                    display_name="report", tooltip="Layers, ranks, what was assumed, and a warning for another base."
+                    display_name="report",
+                    tooltip="Layers, ranks, assumptions, and a warning if the base is another one.",
                 ),
             ],
         )

@@ -152,12 +152,15 @@ def manage(backbone: Backbone, patcher: Any, device: torch.device) -> None:
 
 
 async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:
-    """Download the weights that are not there into models/scorers, with a progress bar."""
+    """Download the weights that are not there into models/scorers, with a progress bar. Optional ones that nobody
+    offers for download stay missing.
+    """
     from ..scoring.download import download
 
     register_folder()
     for kind, spec in protocol.backbones.items():
-        if kind not in explicit and not there(spec):
+        optional = not protocol.needs(kind) and not (spec.hub or spec.url)
+        if kind not in explicit and not there(spec) and not optional:
             bar = comfy.utils.ProgressBar(100)
 
             def progress(done: int, total: int, bar: Any = bar) -> None:
@@ -225,12 +228,12 @@ class DEFTLoadScorer(io.ComfyNode):
                 io.String.Input(
                     "clip_model",
                     default="ViT-L-14/openai",
-                    tooltip=("A CLIP by open_clip's names, MODEL/WEIGHTS, for CLIP-I and CLIP-T. Empty: none."),
+                    tooltip=("A CLIP by its open_clip name, MODEL/WEIGHTS, for CLIP-I and CLIP-T. Empty: none."),
                 ),
                 io.String.Input(
                     "image_model",
                     default="",
-                    tooltip=("An image model by timm's name, such as vit_base_patch14_dinov2.lvd142m. Empty: none."),
+                    tooltip=("An image model by its timm name, such as vit_base_patch14_dinov2.lvd142m. Empty: none."),
                 ),
                 override("image_weights", "the image model"),
                 io.Combo.Input(
@@ -246,9 +249,9 @@ class DEFTLoadScorer(io.ComfyNode):
             node_id="DEFTLoadScorer",
             display_name="Load Scorer",
             category="DEFT/scoring",
-            description="Loads the encoders that measure subject and prompt fidelity, with the preprocessing and "
-            "the rules of one paper. Only local files are read unless download is on; a missing one is "
-            "named with its source.",
+            description="Loads the encoders that measure subject and prompt fidelity, with the "
+            "preprocessing and rules of one paper. Only local files are read unless "
+            "download is on; for a missing file its source is given.",
             search_aliases=[
                 "clip score",
                 "clip-i",
@@ -266,8 +269,8 @@ class DEFTLoadScorer(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "protocol",
                     options=[*(io.DynamicCombo.Option(name, []) for name in PROTOCOLS), custom_option],
-                    tooltip="Whose rules: encoders, which pictures are compared, scale. "
-                    "The help page says what each protocol has.",
+                    tooltip="The encoders, which pictures are compared, and the scale. The help "
+                    "page describes each protocol.",
                 ),
                 override("clip_weights", "CLIP (CLIP-I and CLIP-T)"),
                 override("dino_weights", "DINO"),
@@ -278,30 +281,31 @@ class DEFTLoadScorer(io.ComfyNode):
                     default=MISSING[0],
                     optional=True,
                     advanced=True,
-                    tooltip="What to do where weights are missing. leave out: the other metrics are "
-                    "measured, and the report says what was left out.",
+                    tooltip="What to do if weights are missing. leave out: the other metrics are "
+                    "measured, and the report lists the skipped ones.",
                 ),
                 io.Boolean.Input(
                     "download",
                     default=False,
                     optional=True,
                     tooltip=(
-                        "Fetch missing weights from Hugging Face into models/scorers, with their checksum. Off: the "
-                        "network is not used."
+                        "Download missing weights from Hugging Face into models/scorers and check"
+                        " their checksum. Off: the network is not used."
                     ),
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
                     tooltip=(
-                        "A loaded CLIP Vision to measure CLIP-I with instead of the protocol's CLIP, if you have no "
-                        "other file. Its numbers are those of its own model, not the protocol's."
+                        "A loaded CLIP Vision to measure CLIP-I with instead of the protocol's "
+                        "CLIP, if you have no other file. The numbers are those of that model, "
+                        "not of the protocol."
                     ),
                 ),
             ],
             outputs=[
                 ScorerSocket.Output("scorer", tooltip="Connect to Score Images, Score Drift and Score Diversity."),
-                io.String.Output("report", display_name="report", tooltip="The models, their files, what is left out."),
+                io.String.Output("report", display_name="report", tooltip="The models, their files, what is skipped."),
             ],
         )
 
@@ -399,8 +403,8 @@ class DEFTVerifyScorer(io.ComfyNode):
             node_id="DEFTVerifyScorer",
             display_name="Verify Scorer",
             category="DEFT/scoring",
-            description="Says which models the weight files of a scorer are, and compares them with numbers that "
-            "others have published for them. It needs no picture.",
+            description="Identifies the models in a scorer's weight files and compares them with "
+            "published numbers. It needs no pictures.",
             search_aliases=["check weights", "clip self test", "which model", "验证权重"],
             is_output_node=True,
             inputs=[ScorerSocket.Input("scorer", tooltip="From Load Scorer.")],
@@ -409,7 +413,9 @@ class DEFTVerifyScorer(io.ComfyNode):
                 io.Boolean.Output(
                     "right",
                     display_name="right",
-                    tooltip=("False if a published number is not met. Models without published numbers do not count."),
+                    tooltip=(
+                        "False if a published number does not match. Models without published numbers are ignored."
+                    ),
                 ),
             ],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -14,7 +15,7 @@ from ..deft_ops.adapter import count_parameters
 from ..deft_ops.adapter import describe as describe_adapter
 from ..deft_ops.costs import TrainingCost
 from ..deft_ops.methods import METHODS
-from ..scoring.pictures import TensorPictures
+from ..scoring.pictures import CutOut, TensorPictures
 from ..scoring.scorer import DIVERSITY, DRIFT, FIDELITY, Labels, Scorer, Task, score
 from ..scoring.scores import Cost
 from ..scoring.texts import split_texts, without_token
@@ -60,7 +61,7 @@ def rank_of(about: Mapping[str, str]) -> int | None:
     return int(about["rank"]) if record is not None and record.sized_by_rank else None
 
 
-def reporter(*batches: TensorPictures) -> Callable[[int], None]:
+def reporter(*batches: Sequence[Any]) -> Callable[[int], None]:
     """A progress bar over all pictures, which also ends the work when the user cancels."""
     total = sum(len(batch) for batch in batches)
     bar = comfy.utils.ProgressBar(total)
@@ -90,10 +91,16 @@ def scored(
     subject: tuple[str, ...],
     adapter: list[dict[str, torch.Tensor]] | None,
     token: tuple[str, ...],
+    masks: list[torch.Tensor] | None = None,
+    reference_masks: list[torch.Tensor] | None = None,
 ) -> io.NodeOutput:
     """Score what all three nodes get, which are lists: the scores, the means of some metrics, the report."""
     generated, base = TensorPictures(images), TensorPictures(base_images or [], "base_images")
     real = TensorPictures(references or [], "references")
+    if reference_masks and not len(real):
+        raise ValueError("reference_masks: there are no references; connect the subject's pictures, too.")
+    cut_out = CutOut(generated, masks, "masks") if masks else ()
+    references_cut_out = CutOut(real, reference_masks, "reference_masks") if reference_masks else ()
     row = row_of(node, label[0], subject[0], adapter[0] if adapter else None)
     result = score(
         scorer[0],
@@ -101,9 +108,11 @@ def scored(
         real,
         texts_of(text, token[0], generated),
         row,
-        reporter(generated, base, real),
+        reporter(generated, base, real, cut_out, references_cut_out),
         base=base,
         task=task,
+        cut_out=cut_out,
+        references_cut_out=references_cut_out,
     )
     if adapter:
         result = replace(result, costs=(cost_of(adapter[0], row),))
@@ -119,13 +128,13 @@ def common_inputs() -> list[io.Input]:
             optional=True,
             tooltip=("Name of the row in the table, for example 'DEFT r4'. Empty: the adapter's method."),
         ),
-        io.String.Input("subject", default="", optional=True, tooltip="Name of the subject, for the records."),
+        io.String.Input("subject", default="", optional=True, tooltip="Name of the subject, recorded with the scores."),
         LoraModel.Input(
             "adapter",
             optional=True,
             tooltip=(
-                "The trained adapter behind the images, from the training node: its method, rank, training time, "
-                "values and size become columns of the table."
+                "The trained adapter that made the images: its method, rank, training time, "
+                "trained values and size become columns of the table."
             ),
         ),
         io.String.Input(
@@ -133,7 +142,7 @@ def common_inputs() -> list[io.Input]:
             default="sks",
             optional=True,
             tooltip=(
-                "The rare word of the prompts; it is left out of the text, as the papers' CLIP-T is usually measured."
+                "The rare word of the prompts; it is removed from the text, as the papers' CLIP-T is usually measured."
             ),
         ),
     ]
@@ -183,11 +192,26 @@ class DEFTScoreImages(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "Text to score against: one line for all images, or one line for each image or each batch of a "
-                        "list. By default the prompt with the class word; the rare token is left out. Empty: no CLIP-T."
+                        "Text to score against: one line for all images, or one line for each "
+                        "image or each batch of a list. By default the prompt with the class "
+                        "word, without the rare token. Empty: no CLIP-T."
                     ),
                 ),
                 *common_inputs(),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip=(
+                        "The subject in each image, white, or one mask for all: the background does not count for the "
+                        "likeness to the references. Text and copies are scored with the whole image. Load Image's "
+                        "MASK is white where an image is transparent: invert it."
+                    ),
+                ),
+                io.Mask.Input(
+                    "reference_masks",
+                    optional=True,
+                    tooltip="The subject in each reference, white, or one mask for all.",
+                ),
             ],
             outputs=[
                 ScoresSocket.Output("scores", tooltip=SCORES_TOOLTIP),
@@ -210,6 +234,8 @@ class DEFTScoreImages(io.ComfyNode):
         subject: tuple[str, ...] = ("",),
         adapter: list[dict[str, torch.Tensor]] | None = None,
         token: tuple[str, ...] = ("sks",),
+        masks: list[torch.Tensor] | None = None,
+        reference_masks: list[torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         """Every input is a list: a list of images is scored as one batch."""
         return scored(
@@ -225,6 +251,8 @@ class DEFTScoreImages(io.ComfyNode):
             subject,
             adapter,
             token,
+            masks,
+            reference_masks,
         )
 
 
@@ -238,9 +266,10 @@ class DEFTScoreDrift(io.ComfyNode):
             node_id="DEFTScoreDrift",
             display_name="Score Drift",
             category=CATEGORY,
-            description="Measures what an adapter has spoilt: how far pictures of unrelated prompts move from the base "
-            "model's (drift, as PEFT's benchmark), and how much other members of the class look like the "
-            "subject (prior preservation, PRES, as DreamBooth). Lower is better.",
+            description="Measures what an adapter has damaged: how far pictures of unrelated "
+            "prompts move from the base model's (drift, as in PEFT's benchmark), and "
+            "how much other members of the class look like the subject (prior "
+            "preservation, PRES, as in DreamBooth). Lower is better.",
             search_aliases=[
                 "drift",
                 "prior preservation",
@@ -278,7 +307,8 @@ class DEFTScoreDrift(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "The prompts: one line for all images, or one for each image or batch. Intervals are over them."
+                        "The prompts: one line for all images, or one for each image or batch. "
+                        "Intervals are computed over prompts."
                     ),
                 ),
                 *common_inputs(),

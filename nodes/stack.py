@@ -121,9 +121,10 @@ class DEFTAdapterStack(io.ComfyNode):
             node_id="DEFTAdapterStack",
             display_name="Adapter Stack",
             category=CATEGORY,
-            description="Applies several adapter files of any kind, one after the other: first the lora_stack that "
-            "comes in, then the rows from top to bottom. The order matters for DEFT and PaRa, which remove a part of "
-            "what is there. Gives the files' trigger words, and a lora_stack for nodes of other packs.",
+            description="Applies several adapter files of any kind, one after the other: first "
+            "the connected lora_stack, then the rows from top to bottom. The order "
+            "matters for DEFT and PaRa, which remove a part of what is there. Returns"
+            " the files' trigger words, and a lora_stack for nodes of other packs.",
             search_aliases=[
                 *SEARCH,
                 "apply several loras",
@@ -138,8 +139,9 @@ class DEFTAdapterStack(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The diffusion model to change. Without model and CLIP nothing is applied, and the node "
-                    "gives the lora_stack and the trigger words only.",
+                    tooltip="The diffusion model to change. Without model and CLIP nothing is "
+                    "applied, and the node only returns the lora_stack and the trigger "
+                    "words.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="The CLIP to change, for files with text encoder layers."),
                 LoraStack.Input(
@@ -156,16 +158,17 @@ class DEFTAdapterStack(io.ComfyNode):
                 io.Clip.Output(display_name="clip", tooltip="The changed CLIP."),
                 LoraStack.Output(
                     display_name="lora_stack",
-                    tooltip="The lora_stack that came in and the rows that are on, for nodes of other packs that apply "
-                    "or extend a LORA_STACK. The model and the CLIP given out have these files already.",
+                    tooltip="The connected lora_stack and the rows that are on, for nodes of "
+                    "other packs that apply or extend a LORA_STACK. The returned model "
+                    "and CLIP already have these files applied.",
                 ),
                 io.String.Output(
                     display_name="trigger_words",
-                    tooltip="The trigger words of all files that are on, in their order, each once, with commas "
-                    "between them. Empty where no file names any.",
+                    tooltip="The trigger words of all files that are on, in order, each once, "
+                    "separated by commas. Empty if no file has any.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="For each file: matched layers, left out layers, trigger words."
+                    display_name="report", tooltip="For each file: matched layers, skipped layers, trigger words."
                 ),
             ],
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,10 @@ import numpy as np
 from comfy_api.v0_0_2 import io, ui
 from PIL import Image
 
+from ..deft_ops.files import lock
 from ..deft_ops.files.safe import write_files
 from ..scoring.published import PUBLISHED
-from ..scoring.scores import Scores, from_bytes, join, merge
+from ..scoring.scores import Scores, Whole, join, merge, whole_lines
 from .output import as_image, in_order, listed, save_files, scores_input, show_text, text_ui
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
 NONE = "none"
+PATIENCE = 60.0  # seconds that a table waits for another one with the same score file
 
 
 def score_file(name: str) -> Path:
@@ -38,10 +42,27 @@ def score_file(name: str) -> Path:
     return path
 
 
-def read_scores(path: Path) -> Scores:
-    """The scores of a file, none if there is no file. Raises ValueError that names file and line if it is damaged."""
+def read_scores(path: Path) -> Whole:
+    """The scores of a file, none if there is no file. Raises ValueError that names file and line if none is whole."""
     data = path.read_bytes() if path.exists() else b""
-    return from_bytes(data, f"append_to: {path}")
+    return whole_lines(data, f"append_to: {path}")
+
+
+@contextmanager
+def alone_at(path: Path | None) -> Iterator[None]:
+    """A context in which no other process adds to a score file: what it adds in between would be lost."""
+    with ExitStack() as stack:
+        if path is not None:
+            try:
+                stack.enter_context(lock.holding(path.with_name(f".{path.name}.lock"), PATIENCE))
+            except lock.Held as held:
+                raise ValueError(
+                    f"append_to: {path} has been in use for {PATIENCE:.0f} s ({held.owner}): run this again when that "
+                    "has ended, or choose another file."
+                ) from held
+            except OSError:  # a folder that cannot be written to: if there is anything to write, that says so
+                pass
+        yield
 
 
 def write_scores(path: Path, data: bytes) -> None:
@@ -60,9 +81,11 @@ class DEFTScoreTable(io.ComfyNode):
             node_id="DEFTScoreTable",
             display_name="Score Table",
             category="DEFT/scoring",
-            description="Puts the scores of several methods into one table with 95% intervals, the best of each metric "
-            "in bold and what cannot be told apart from it marked: as a picture, Markdown, CSV, LaTeX and "
-            "JSON lines. Can add to the scores of earlier runs, and compare with a published table.",
+            description="Puts the scores of several methods into one table with 95% intervals, as"
+            " a picture, Markdown, CSV, LaTeX and JSON lines. The best of each metric"
+            " is bold, and values that cannot be distinguished from it are marked. "
+            "Can add to the scores of earlier runs and compare with a published "
+            "table.",
             search_aliases=[
                 "compare methods",
                 "results table",
@@ -117,8 +140,9 @@ class DEFTScoreTable(io.ComfyNode):
                     default=NONE,
                     optional=True,
                     tooltip=(
-                        "A published table: the report sets the measured numbers beside it. With filename_prefix it is "
-                        "saved as .report.html and .report.md, too."
+                        "A published table to compare the measured numbers with in the report. "
+                        "With filename_prefix the report is also saved as .report.html and "
+                        ".report.md."
                     ),
                 ),
             ],
@@ -126,11 +150,11 @@ class DEFTScoreTable(io.ComfyNode):
                 io.Image.Output("image", tooltip="The table as a picture."),
                 io.String.Output("markdown", tooltip="The table in Markdown, with the backbones and preprocessing."),
                 io.String.Output("csv", tooltip="The table as CSV, with all digits."),
-                io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object a line."),
+                io.String.Output("jsonl", tooltip="Every score with all of its settings, one JSON object per line."),
                 io.String.Output("latex", tooltip="The table in LaTeX, for the booktabs package."),
                 io.String.Output(
                     "report",
-                    tooltip="What the numbers say, in sentences; with a published table the "
+                    tooltip="What the numbers show, as text; with a published table, the "
                     "comparison with it in Markdown.",
                 ),
             ],
@@ -165,32 +189,44 @@ class DEFTScoreTable(io.ComfyNode):
         append_to: tuple[str, ...] = ("",),
         published: tuple[str, ...] = (NONE,),
     ) -> io.NodeOutput:
-        """Merge, draw, write and preview. Nothing is written before all forms of the table are there."""
+        """Merge, draw, write and preview."""
+        name = append_to[0].strip()
+        path = score_file(name) if name else None
+        with alone_at(path):
+            return cls.made(scores, title[0], filename_prefix[0].strip(), rows[0], path, published[0])
+
+    @classmethod
+    def made(
+        cls, scores: dict[str, list[Scores]], title: str, prefix: str, rows: str, path: Path | None, published: str
+    ) -> io.NodeOutput:
+        """Make the table. path: the score file. Nothing is written before all forms of the table are there."""
         from ..reports.letters import warning
         from ..reports.published_page import html_page, report_page
         from ..reports.tables import FORMS, tabulate
 
         shown = join(part for parts in in_order(scores) for part in parts)
-        name, prefix = append_to[0].strip(), filename_prefix[0].strip()
-        if name:
-            shown = merge(read_scores(score_file(name)), shown)
-        table = tabulate(shown, ROWS[rows[0]])
-        files = {suffix: form(table, title[0]) for suffix, form in FORMS.items()}
+        earlier = Whole(Scores(()))
+        if path is not None:
+            earlier = read_scores(path)
+            shown = merge(earlier.scores, shown)
+        table = tabulate(shown, ROWS[rows])
+        files = {suffix: form(table, title) for suffix, form in FORMS.items()}
         files["jsonl"] = shown.jsonl().encode()
         report = "\n".join(table.findings)
-        lacking = warning([title[0], *table.titles, *(row.name + row.subject for row in table.rows), *table.notes])
+        letters = warning([title, *table.titles, *(row.name + row.subject for row in table.rows), *table.notes])
+        lacking = "\n".join([*earlier.problems, *filter(None, [letters])])
         if lacking:
             report += f"\n\n{lacking}"
             show_text(lacking)
-        if published[0] != NONE:
-            page = report_page(shown, PUBLISHED[published[0]], title[0])
+        if published != NONE:
+            page = report_page(shown, PUBLISHED[published], title)
             files["report.md"] = page.encode()
-            files["report.html"] = html_page(shown, PUBLISHED[published[0]], title[0]).encode()
+            files["report.html"] = html_page(shown, PUBLISHED[published], title).encode()
             report += f"\n\n{page}"
         written = []
-        if name:
-            written.append(score_file(name))
-            write_scores(written[0], files["jsonl"])
+        if path is not None:
+            written.append(path)
+            write_scores(path, files["jsonl"] + b"".join(line + b"\n" for line in earlier.damaged))
         if prefix:
             written += save_files(prefix, files)
         image = as_image(np.array(Image.open(BytesIO(files["png"]))))

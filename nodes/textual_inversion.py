@@ -43,9 +43,9 @@ class DEFTTrainTextualInversion(io.ComfyNode):
             node_id="DEFTTrainTextualInversion",
             display_name="Train Textual Inversion",
             category="DEFT/training",
-            description="Learns the vectors of a new token from a few pictures, and nothing else: a file of some "
-            "kilobytes in models/embeddings, used at once as embedding:name in any prompt. For models with CLIP text "
-            "encoders: SD 1.5, SD 2, SDXL.",
+            description="Learns only the vectors of a new token from a few pictures: a file of a "
+            "few kilobytes in models/embeddings, ready to use as embedding:name in "
+            "any prompt. For models with CLIP text encoders: SD 1.5, SD 2, SDXL.",
             search_aliases=[
                 "embedding",
                 "train embedding",
@@ -68,16 +68,20 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                     tooltip="The name: embedding:sks-1 in prompts. One word that the text encoder does not know.",
                 ),
                 io.Int.Input(
-                    "vectors", default=1, min=1, max=64, tooltip="Vectors of the token: more can learn more. 1 to 8."
+                    "vectors",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Number of vectors of the token: more vectors can learn more. 1 to 8.",
                 ),
                 io.String.Input(
-                    "start", default="", tooltip="Words to start from: the kind of thing, as dog or oil painting."
+                    "start", default="", tooltip="Words to start from: the class, such as dog or oil painting."
                 ),
                 io.Combo.Input(
                     "template",
                     options=list(TEMPLATES),
                     default="object",
-                    tooltip="Captions to learn with: for a thing, or for a style.",
+                    tooltip="Captions to train with: for an object, or for a style.",
                 ),
                 widget("steps", start=3000),
                 widget(
@@ -86,7 +90,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                     step=1e-6,
                     words="Step size of AdamW. 5e-4 times the batch size in the diffusers script.",
                 ),
-                widget("batch_size", words="Pictures a step."),
+                widget("batch_size", words="Pictures per step."),
                 widget("seed", words="Seed of the noise, the noise levels and the order of pictures and captions."),
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Replace an embedding of this name; otherwise it is an error."
@@ -100,8 +104,8 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="Captions of your own instead of the template, with the token in each: a list with one for "
-                    "all pictures, or one for each.",
+                    tooltip="Your own captions instead of the template, each containing the "
+                    "token: a list with one for all pictures, or one for each.",
                 ),
             ],
             outputs=[
@@ -110,7 +114,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Vectors, time, loss, gradient norms, file."),
                 io.Image.Output(display_name="loss_plot", tooltip="The loss and its moving average."),
                 LoraModel.Output(
-                    display_name="vectors", tooltip="The embedding's tensors, for Score Images: what the token cost."
+                    display_name="vectors", tooltip="The embedding's tensors, for Score Images to show its costs."
                 ),
             ],
         )

@@ -119,9 +119,10 @@ class DEFTTrainAdapter(io.ComfyNode):
             node_id="DEFTTrainAdapter",
             display_name="Train Adapter",
             category="DEFT/training",
-            description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few pictures, on the model "
-            "as ComfyUI loaded it: any architecture, no second copy, the model's own objective. The same seed gives "
-            "the same adapter.",
+            description="Trains an adapter of the chosen method (DEFT, PaRa, LoRA ...) on a few "
+            "pictures, using the model as ComfyUI loaded it: any architecture, no "
+            "second copy, the model's own objective. The same seed gives the same "
+            "adapter.",
             search_aliases=[
                 "train lora",
                 "lora training",
@@ -148,12 +149,13 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to train on. It is not changed."),
                 io.Latent.Input(
                     "latents",
-                    tooltip="The training pictures, encoded: one batch, or a list from Prepare Training Pictures or "
-                    "ComfyUI's data set nodes, of one or several sizes. A latent's noise mask says which part of the "
-                    "picture to learn.",
+                    tooltip="The encoded training pictures: one batch, or a list from Prepare "
+                    "Training Pictures or ComfyUI's data set nodes, of one or several "
+                    "sizes. A latent's noise mask selects the part of the picture to "
+                    "learn.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="The captions, encoded: one for all pictures, or a list with one for each."
+                    "positive", tooltip="The encoded captions: one for all pictures, or a list with one for each."
                 ),
                 io.DynamicCombo.Input(
                     "method",
@@ -168,14 +170,14 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.Latent.Input(
                     "prior_latents",
                     optional=True,
-                    tooltip="Prior preservation: pictures of other things of the subject's kind, encoded. As many as "
-                    "the batch size are added to each batch.",
+                    tooltip="Prior preservation: encoded pictures of other members of the "
+                    "subject's class. As many as the batch size are added to each batch.",
                 ),
                 io.Conditioning.Input(
                     "prior_positive", optional=True, tooltip="Captions of the prior pictures: one, or one for each."
                 ),
                 io.Conditioning.Input(
-                    "empty_caption", optional=True, tooltip="An empty text, encoded: needed for caption dropout only."
+                    "empty_caption", optional=True, tooltip="An encoded empty text; only needed for caption dropout."
                 ),
                 io.Clip.Input(
                     "clip",
@@ -186,8 +188,9 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="The captions as text, in the order of the encoded ones: to train the text encoder. Their "
-                    "tags and what all of them share, as trigger words, also go into the file's header.",
+                    tooltip="The captions as text, in the order of the encoded ones, to train the"
+                    " text encoder. Their tags, and the words that all of them share as "
+                    "trigger words, also go into the file's header.",
                 ),
                 *widgets(described(Settings), TRAINING, later=True),
                 # Of two types, so that it has no widget. With a second socket of force_input the page takes what was
@@ -196,8 +199,9 @@ class DEFTTrainAdapter(io.ComfyNode):
                     "name",
                     [io.String, io.Combo],
                     optional=True,
-                    tooltip="The adapter's name as a text, such as my_dog, where Training Settings has none: the "
-                    "finished adapter is also written to models/loras/my_dog.safetensors.",
+                    tooltip="The adapter's name as a text, such as my_dog, if Training Settings "
+                    "has none: the finished adapter is also written to "
+                    "models/loras/my_dog.safetensors.",
                 ),
             ],
             outputs=[
@@ -213,7 +217,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.Image.Output(display_name="loss_plot", tooltip="The loss and its moving average."),
                 io.Image.Output(
                     display_name="preview_sheet",
-                    tooltip="The previews, a column each with its step. Nothing comes out without Training Previews.",
+                    tooltip="The previews, one column per step. Empty without Training Previews.",
                 ),
             ],
         )

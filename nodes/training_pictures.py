@@ -261,9 +261,10 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
             node_id="DEFTPrepareTrainingPictures",
             display_name="Prepare Training Pictures",
             category="DEFT/training",
-            description="Makes what Train Adapter learns from of a folder of pictures with captions: turned and sized "
-            "for the base, encoded, and kept, so that a second run does not encode them again. Its report names every "
-            "file that is left out.",
+            description="Prepares a folder of pictures with captions for Train Adapter: rotates, "
+            "resizes and encodes them for the base, and keeps the result, so that a "
+            "second run does not encode them again. The report lists every skipped "
+            "file.",
             search_aliases=[
                 "dataset",
                 "image folder",
@@ -287,9 +288,10 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=training_folders(),
-                    tooltip="A folder in ComfyUI's input or output; demo/... comes with the pack. Captions lie beside "
-                    "the pictures as .txt or .caption; a folder in it named like 10_sks dog counts ten times. Press R "
-                    "for new ones.",
+                    tooltip="A folder in ComfyUI's input or output; demo/... comes with the pack."
+                    " Captions are .txt or .caption files beside the pictures; a "
+                    "subfolder named like 10_sks dog counts ten times. Press R to see new"
+                    " folders.",
                 ),
                 io.Vae.Input("vae", tooltip="The base's VAE, to encode the pictures."),
                 io.Clip.Input("clip", tooltip="The base's text encoder, to encode the captions."),
@@ -301,8 +303,9 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
                 io.String.Input(
                     "trigger_word",
                     default="",
-                    tooltip="A rare word that will mean your subject, such as sks. It takes the place of [trigger] in "
-                    "a caption; one without it gets the word at its beginning.",
+                    tooltip="A rare word that will stand for your subject, such as sks. It "
+                    "replaces [trigger] in a caption; a caption without it gets the word "
+                    "in front.",
                 ),
                 io.Int.Input(
                     "size",
@@ -310,29 +313,32 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="The area of the training pictures, as the side of a square. 0: what the connected model "
-                    "is used at, 512 for SD 1.5, 1024 for SDXL and newer bases. Less takes less memory.",
+                    tooltip="The area of the training pictures, as the side of a square. 0: the "
+                    "size that the connected model is used at, 512 for SD 1.5, 1024 for "
+                    "SDXL and newer bases. Smaller sizes need less memory.",
                 ),
                 io.Combo.Input(
                     "crop",
                     options=list(CROPS),
                     default=CROPS[0],
-                    tooltip="middle: into the nearest of the usual shapes (buckets), and what stands over is cut off. "
-                    "none: nothing is cut off, each picture keeps its shape as nearly as the base can.",
+                    tooltip="middle: crop to the nearest of the usual aspect ratios (buckets). "
+                    "none: no cropping; each picture keeps its aspect ratio as closely as"
+                    " the base allows.",
                 ),
                 io.Boolean.Input(
                     "flips",
                     default=False,
-                    tooltip="Add each picture mirrored. Not for faces, text, or what has a left and a right.",
+                    tooltip="Also use a mirrored copy of each picture. Not for faces, text, or "
+                    "subjects with a left and a right side.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The base: the size is what it is used at, sides are multiples of what it needs. Without "
-                    "it 512 px and multiples of 64 px.",
+                    tooltip="The base, which determines the size and the multiples of the sides. "
+                    "Without it 512 px and multiples of 64 px.",
                 ),
                 io.Image.Input(
-                    "images", optional=True, tooltip="Pictures instead of the folder's, which is not read then."
+                    "images", optional=True, tooltip="Pictures to use instead of the folder, which is then not read."
                 ),
                 io.String.Input(
                     "image_captions",
@@ -353,7 +359,7 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
                     is_output_list=True,
                     tooltip="The captions as text, one for each latent: for the trainer's captions.",
                 ),
-                io.String.Output(display_name="report", tooltip="What is used, what is left out and why."),
+                io.String.Output(display_name="report", tooltip="What is used, what is skipped and why."),
             ],
         )
 

@@ -111,8 +111,9 @@ class DEFTTrainingSettings(io.ComfyNode):
             node_id="DEFTTrainingSettings",
             display_name="Training Settings",
             category=CATEGORY,
-            description="Optimizer, schedule, objective, choice of layers and checkpoints for Train Adapter. Each "
-            "starts at the value that Train Adapter uses without this node.",
+            description="Optimizer, schedule, objective, choice of layers and checkpoints for "
+            "Train Adapter. The defaults are what Train Adapter uses without this "
+            "node.",
             search_aliases=[
                 "optimizer",
                 "scheduler",
@@ -132,8 +133,9 @@ class DEFTTrainingSettings(io.ComfyNode):
                     "preset",
                     options=[NONE, *PRESETS],
                     default=NONE,
-                    tooltip="Settings as published, instead of those here and at the training node (method excepted). "
-                    "The help page lists them with their sources.",
+                    tooltip="Published settings, which replace those here and at the training "
+                    "node (except the method). The help page lists them with their "
+                    "sources.",
                 ),
                 *widgets(training_settings(), MORE, later=False),
                 *widgets(described(Run), MORE, later=False),
@@ -161,9 +163,10 @@ class DEFTTrainingRecipe(io.ComfyNode):
             node_id="DEFTTrainingRecipe",
             display_name="Training Recipe",
             category=CATEGORY,
-            description="Steps, rank, layers, learning rate, noise levels and guidance for Train Adapter as the base's "
-            "reference trainer has them, found from the model; the learning rate follows the method. They go before "
-            "those at the training node, which shows what was chosen before the first step.",
+            description="Sets steps, rank, layers, learning rate, noise levels and guidance for "
+            "Train Adapter as in the base's reference trainer, chosen by the model; "
+            "the learning rate follows the method. They override the training node's "
+            "own, which shows the choice before the first step.",
             search_aliases=[
                 "training recipe",
                 "training preset",
@@ -179,20 +182,21 @@ class DEFTTrainingRecipe(io.ComfyNode):
                     "what",
                     options=list(by_recipe.WHAT),
                     default=by_recipe.SUBJECT,
-                    tooltip="What is learnt: a subject (a person, a thing) or a style, which takes more steps.",
+                    tooltip="What to learn: a subject (a person, an object) or a style, which takes more steps.",
                 ),
                 io.Combo.Input(
                     "how",
                     options=list(by_recipe.HOW),
                     default=by_recipe.USUAL,
-                    tooltip="quick: half of the steps and of the rank. usual: the recipe. thorough: twice the steps.",
+                    tooltip="quick: half the steps and half the rank. usual: the recipe. thorough: twice the steps.",
                 ),
                 io.Combo.Input(
                     "base",
                     options=[recipes.AUTO, *(recipe.title for recipe in recipes.RECIPES)],
                     default=recipes.AUTO,
-                    tooltip="Whose recipe. auto: by the model, and by its file's name where two are of one kind, as "
-                    "Z-Image and Z-Image Turbo.",
+                    tooltip="The base whose recipe is used. auto: by the model, and by its file's"
+                    " name if two models are of one kind, such as Z-Image and Z-Image "
+                    "Turbo.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -222,7 +226,7 @@ class DEFTTrainingRecipe(io.ComfyNode):
                 TrainingSettings.Input(
                     "settings",
                     optional=True,
-                    tooltip="Training Settings, for all else: what is changed there goes before the recipe.",
+                    tooltip="Training Settings for everything else; what is changed there overrides the recipe.",
                 ),
             ],
             outputs=[TrainingSettings.Output(display_name="settings", tooltip="For Train Adapter.")],
@@ -245,32 +249,39 @@ class DEFTTrainingPreviews(io.ComfyNode):
             node_id="DEFTTrainingPreviews",
             display_name="Training Previews",
             category=CATEGORY,
-            description="Samples pictures every so many steps of Train Adapter, always from the same noise: shown at "
-            "the node while it trains, and as a contact sheet at its end.",
+            description="Samples pictures at regular steps of Train Adapter, always from the same"
+            " noise. They are shown at the node while it trains, and as a contact "
+            "sheet at the end.",
             search_aliases=["sample", "validation", "preview", "sample while training", "训练预览", "样图"],
             inputs=[
                 io.Vae.Input("vae", tooltip="To decode the pictures."),
-                io.Conditioning.Input("positive", tooltip="The prompt to sample; several make a row of pictures."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt to sample; several prompts make a row of pictures."
+                ),
                 io.Conditioning.Input("negative", tooltip="The negative prompt, or the empty one."),
                 io.Latent.Input("latent", tooltip="An empty latent of the size of the pictures."),
                 io.Int.Input("every", default=100, min=1, max=1_000_000, tooltip="Steps between previews."),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps of a preview."),
                 io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance of a preview."),
                 io.Combo.Input(
-                    "sampler", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler", tooltip="Its sampler."
+                    "sampler",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="euler",
+                    tooltip="The sampler of a preview.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=list(comfy.samplers.KSampler.SCHEDULERS),
                     default="simple",
-                    tooltip="Its noise levels.",
+                    tooltip="The scheduler of a preview.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the noise."),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The trained model without the training adapter that a distilled base is trained with: the "
-                    "previews are of this one. Without it they are of the model that is trained.",
+                    tooltip="The model without the training adapter that a distilled base is "
+                    "trained with. Previews are sampled from it; if not connected, from "
+                    "the model that is trained.",
                 ),
             ],
             outputs=[TrainingPreviews.Output(display_name="previews", tooltip="For Train Adapter.")],

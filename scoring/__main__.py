@@ -2,10 +2,12 @@
 
     python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER
     python -m scoring verify FILE [FILE ...]
+    python -m scoring merge FOLDER DINO OUT
 
 `score` reads pictures one after the other, so that a folder of any size fits. Texts are .txt files of the pictures'
 names. With a protocol of matched pairs the folders hold files of equal relative paths. `verify` says which model a
-weight file is and compares it with published numbers.
+weight file is and compares it with published numbers. `merge` makes the one file that this pack reads of what
+DreamSim's authors publish.
 """
 
 from __future__ import annotations
@@ -68,6 +70,19 @@ def score_folders(options: argparse.Namespace) -> None:
             file.write(result.jsonl())
 
 
+def merge_dreamsim(options: argparse.Namespace) -> None:
+    """Write DreamSim's merged weights. An existing file is not replaced."""
+    from safetensors.torch import save_file
+
+    from .backbones.dreamsim import merge
+
+    if options.out.exists():
+        raise ValueError(f"{options.out} is there already; remove it first, or choose another name.")
+    if options.out.suffix != ".safetensors":
+        raise ValueError(f"{options.out} must end in .safetensors.")
+    save_file({key: value.contiguous() for key, value in merge(options.folder, options.dino).items()}, options.out)
+
+
 def main() -> None:
     """Read the command line; exit status 1 with a sentence for bad input and for weights that fail."""
     parser = argparse.ArgumentParser(
@@ -91,10 +106,17 @@ def main() -> None:
     command.add_argument("--out", type=Path, help="append the records to this .jsonl file")
     command = commands.add_parser("verify", help="compare weight files with published numbers")
     command.add_argument("files", type=Path, nargs="+")
+    command = commands.add_parser("merge", help="merge DreamSim's LoRA into its base models")
+    command.add_argument("folder", type=Path, help="the unpacked dreamsim_ensemble_checkpoint.zip")
+    command.add_argument("dino", type=Path, help="dino_vitbase16_pretrain.pth of facebookresearch/dino")
+    command.add_argument("out", type=Path, help="the file to write: models/scorers/dreamsim_ensemble.safetensors")
     options = parser.parse_args()
     try:
         if options.command == "score":
             score_folders(options)
+            return
+        if options.command == "merge":
+            merge_dreamsim(options)
             return
         results = [verify(load_file(path)) for path in options.files]
     except (ValueError, OSError, MissingPackage) as error:

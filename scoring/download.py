@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .backbones.base import BackboneSpec, HubFile
+from .weights import companion
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -21,7 +22,8 @@ DownloadProgress = Callable[[int, int], None]
 
 
 async def download(spec: BackboneSpec, folder: Path, progress: DownloadProgress) -> Path:
-    """Fetch the weights of a backbone into `folder`, under the name that `find_weights` looks for.
+    """Fetch the weights of a backbone, and what belongs beside them, into `folder`, under the names that `find_weights`
+    looks for.
 
     The checksum is that of the spec, or the one that Hugging Face gives with the file (SHA-256); a file without one is
     not taken. progress: called with the bytes so far and in all; what it raises ends the download. Nothing half-written
@@ -40,10 +42,17 @@ async def download(spec: BackboneSpec, folder: Path, progress: DownloadProgress)
     else:
         raise ValueError(f"There is no download for {spec.name}: get {spec.source}.")
     timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
+    target = folder / own_name(spec)
     try:
         # trust_env: proxies as the machine has them
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-            return await _fetch(session, address, sha256, folder / own_name(spec), progress)
+            for file in spec.beside:
+                address_beside, place = hub_address(file), target.with_name(f"{target.stem}.{file.name}")
+                if not companion(target, file.name).is_file():
+                    await _fetch(session, address_beside, file.sha256, place, progress)
+            if spec.beside and target.is_file():
+                return target
+            return await _fetch(session, address, sha256, target, progress)
     except (aiohttp.ClientError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise OSError(

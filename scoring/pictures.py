@@ -114,8 +114,9 @@ class FilePictures(Pictures):
             tiff = path.suffix.lower() in (".tif", ".tiff") and _start(path) in TIFF_STARTS
             why = UNKNOWN_TIFF if tiff else error
             raise ValueError(f"{path} cannot be read as a picture ({why}); replace or remove it.") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as a picture ({error}); replace or remove it.") from error
+        except Exception as error:  # each of Pillow's decoders raises its own kinds: struct.error, KeyError, ...
+            reason = " ".join(f"{error or type(error).__name__}".split())[:300]
+            raise ValueError(f"{path} cannot be read as a picture ({reason}); replace or remove it.") from error
 
 
 def _start(path: Path) -> bytes:
@@ -207,6 +208,58 @@ def _scaled(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     if isinstance(transparent, int):
         grey = np.where(numbers == transparent, 255, grey)
     return Image.fromarray(grey.astype(np.uint8))
+
+
+class CutOut(Pictures):
+    """Pictures whose background is white: of each what its mask leaves, as a transparent picture is read.
+
+    masks: batches [B, H, W] or one mask [H, W], 1 where the subject is; one mask for each picture, or one for all.
+    `what` names the input in errors.
+
+    Raises:
+        ValueError: another number of masks, masks of another size than their pictures, without a subject, or with
+            values that are none of a mask's.
+    """
+
+    def __init__(self, pictures: Sequence[Image.Image], masks: Sequence[torch.Tensor], what: str = "masks") -> None:
+        """Check the masks; pictures are looked at when they are asked for."""
+        import torch
+
+        self._pictures, self._what = pictures, what
+        self._masks = [mask for batch in masks for mask in (batch[None] if batch.ndim == 2 else batch)]
+        if any(mask.ndim != 2 for mask in self._masks):
+            raise ValueError(f"{what}: expected masks [count, height, width], got {list(masks[0].shape)}.")
+        if len(self._masks) not in (1, len(pictures)):
+            raise ValueError(
+                f"{what}: there are {len(self._masks)} masks for {len(pictures)} pictures; connect one for each "
+                "picture, or one for all."
+            )
+        for place, mask in enumerate(self._masks):
+            if not torch.isfinite(mask).all() or (mask < 0).any() or (mask > 1).any():
+                raise ValueError(f"{what}: mask {place} has values beyond 0 to 1; connect a MASK.")
+            if not (mask >= 0.5).any():
+                raise ValueError(
+                    f"{what}: mask {place} is empty, there is no subject in it; draw the subject white, or disconnect "
+                    "the masks."
+                )
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self._pictures)
+
+    def make(self, index: int) -> Image.Image:
+        """The picture at this place on white. Raises ValueError for a mask of another size."""
+        picture, place = self._pictures[index], index if len(self._masks) > 1 else 0
+        mask = self._masks[place]
+        if tuple(mask.shape) != (picture.height, picture.width):
+            raise ValueError(
+                f"{self._what}: mask {place} is {mask.shape[1]} x {mask.shape[0]}, picture {index} is {picture.width} "
+                f"x {picture.height}; make the mask of the picture's size."
+            )
+        alpha = Image.fromarray((mask.detach().cpu().float().numpy() * 255).round().astype(np.uint8))
+        white = Image.new("RGB", picture.size, (255, 255, 255))
+        white.paste(picture, mask=alpha)
+        return white
 
 
 def digest(picture: Image.Image) -> str:

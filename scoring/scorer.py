@@ -41,11 +41,17 @@ class Scorer:
         return {kind: backbone for kind, backbone in self.backbones.items() if kind in kinds}
 
     def remarks(self, measures: Sequence[Measure]) -> list[str]:
-        """A remark for each of some measures that are skipped, with the reason."""
+        """A remark for each of some measures that are skipped, or that another backbone makes, with the reason."""
         names = {
             kind: [measure.metric for measure in measures if measure.backbone.kind == kind] for kind in self.left_out
         }
-        return [f"{' and '.join(names[kind])} left out: {why}" for kind, why in self.left_out.items() if names[kind]]
+        skipped = [f"{' and '.join(names[kind])} left out: {why}" for kind, why in self.left_out.items() if names[kind]]
+        others = [
+            f"{measure.metric} is measured by {measure.backbone.name}: {self.left_out[measure.instead_of.kind]}"
+            for measure in measures
+            if measure.instead_of is not None
+        ]
+        return skipped + others
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def load_scorer(
             left_out[kind] = str(error)
     if not backbones:
         raise ValueError(f"the protocol {protocol.name} has no weights to measure with. " + " ".join(left_out.values()))
-    return Scorer(protocol, backbones, left_out)
+    return Scorer(protocol.without(left_out), backbones, left_out)
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,15 @@ def score(
     *,
     base: Sequence[Image.Image] = (),
     task: Task = FIDELITY,
+    cut_out: Sequence[Image.Image] = (),
+    references_cut_out: Sequence[Image.Image] = (),
 ) -> Scores:
     """Scores of generated RGB pictures, under the scorer's protocol, of what is given for the roles of a task.
 
     references: photos of the subject, for the roles `references` and `prior`. base: the base model's pictures, for
     `base`. texts: the prompt of each picture, for `text`; `within` compares the pictures of each of them, and without
-    them all.
+    them all. cut_out, references_cut_out: the same pictures without background; where they are given, the likeness to
+    references is that of these, unless the metric is of whole pictures.
 
     Raises:
         ValueError: no pictures, nothing to compare them with, a protocol without such metrics, or numbers of pictures
@@ -174,8 +183,19 @@ def score(
     for measure in measures:
         measure.comparison.check(len(images), counts[measure.comparison.role])
     batch = _Batch(scorer, measures, row, texts, progress)
-    ours = batch.embed(images, "images")
-    compared = {role: batch.embed(given[role], CALLED[role]) for role in roles if role in CALLED}
+    cut = [measure for measure in batch.measures if _is_cut(measure)]
+    ours_cut = batch.embed(cut_out, "images", cut) if cut_out and cut else None
+    ours = batch.embed(images, "images", [measure for measure in batch.measures if not (ours_cut and measure in cut)])
+    compared: dict[Role, _Side] = {}
+    theirs_cut = batch.embed(references_cut_out, "references", cut) if references_cut_out and cut else None
+    for role in roles:
+        needed = [
+            measure
+            for measure in batch.measures
+            if measure.comparison.role == role and not (theirs_cut and measure in cut)
+        ]
+        if role in CALLED and needed:
+            compared[role] = batch.embed(given[role], CALLED[role], needed)
     for measure in batch.measures:
         role, backbone = measure.comparison.role, scorer.backbones[measure.backbone.kind]
         if role == "within":
@@ -184,10 +204,18 @@ def score(
             prompts = [text for (text, _), values in zip(parts, part_values, strict=True) for _ in values]
             batch.add(measure, torch.cat(part_values), 0, prompts)
         elif role != "text":
-            batch.add(measure, _compared(measure, backbone, ours, compared[role]), len(given[role]), texts)
+            mine, others = (ours_cut, theirs_cut) if measure in cut else (None, None)
+            values = _compared(measure, backbone, mine or ours, others or compared[role])
+            what = " and ".join(name for name, side in (("images", mine), ("references", others)) if side)
+            batch.add(measure, values, len(given[role]), texts, f", {what} without background" if what else "")
         elif (read := batch.read(measure)) is not None:
             batch.add(measure, _compared(measure, backbone, ours, read), len(set(texts)), texts)
     return batch.scores()
+
+
+def _is_cut(measure: Measure) -> bool:
+    """Whether a measure is made of pictures without background, where these are given."""
+    return measure.comparison.role == "references" and not measure.comparison.whole
 
 
 def _by_text(texts: Sequence[str], pictures: int) -> dict[str, list[int]]:
@@ -239,9 +267,9 @@ class _Batch:
         self.digests: tuple[str, ...] = ()
         self.done, self.progress = 0, progress
 
-    def embed(self, pictures: Sequence[Image.Image], what: str) -> _Side:
-        """The features of these pictures, with a remark on those of one colour. The first call is of the images."""
-        encoders = self.scorer.encoders(self.measures)
+    def embed(self, pictures: Sequence[Image.Image], what: str, measures: Sequence[Measure]) -> _Side:
+        """The features of these pictures for some measures, with a remark on those of one colour."""
+        encoders = self.scorer.encoders(measures)
         before, most = self.done, {kind: backbone.most for kind, backbone in encoders.items()}
         result = embed_images(encoders, pictures, lambda done: self.progress(before + done), self.scorer.store)
         self.remarks += [
@@ -251,7 +279,8 @@ class _Batch:
             if backbone.most < most[kind]
         ]
         self.done += len(pictures)
-        self.digests = self.digests or result.digests
+        if what == "images":
+            self.digests = result.digests
         if result.flat:
             numbers = ", ".join(str(index) for index in result.flat[:8]) + (", ..." if len(result.flat) > 8 else "")
             self.remarks.append(
@@ -274,11 +303,14 @@ class _Batch:
                 )
         return _Side((), {backbone.kind: embed_texts(backbone, self.texts, truncate, self.scorer.store)})
 
-    def add(self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str]) -> None:
-        """Add one score of float64 values [n]."""
+    def add(
+        self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str], background: str = ""
+    ) -> None:
+        """Add one score of float64 values [n]. background: what the preprocessing says of it."""
         backbone, row, protocol = self.scorer.backbones[measure.backbone.kind], self.row, self.scorer.protocol
         if measure.floor is not None:
             values = values.clamp(min=measure.floor)
+        scale = measure.scale * (backbone.factor if measure.own_factor else 1.0)
         preprocessing = "as they are" if isinstance(measure.comparison, OfPictures) else str(backbone.preprocess)
         weights: dict[str, Any] = {"versions": versions()}
         if backbone.weights:
@@ -286,16 +318,16 @@ class _Batch:
         self.rows.append(
             Score(
                 measure.metric,
-                tuple((values * measure.scale).tolist()),
+                tuple((values * scale).tolist()),
                 row.label,
                 row.subject,
                 len(self.digests),
                 references,
                 protocol.name,
                 measure.pairing,
-                measure.scale,
+                scale,
                 backbone.name,
-                preprocessing,
+                preprocessing + background,
                 tuple(texts),
                 self.digests,
                 row.method,

@@ -153,10 +153,13 @@ def merge(old: Scores, new: Scores) -> Scores:
     return Scores(tuple(rows.values()), tuple(costs.values()), tuple(dict.fromkeys((*old.remarks, *new.remarks))))
 
 
-def from_jsonl(text: str, what: str = "the score file") -> Scores:
-    """The scores that `Scores.jsonl` has written. Raises ValueError that names the line for anything else."""
+def from_jsonl(text: str, what: str = "the score file", first: int = 1) -> Scores:
+    """The scores that `Scores.jsonl` has written. Raises ValueError that names the line for anything else.
+
+    first: the number of the text's first line.
+    """
     rows, costs, remarks = [], [], []
-    for number, line in enumerate(text.split("\n"), 1):  # prompts may hold other separators of lines
+    for number, line in enumerate(text.split("\n"), first):  # prompts may hold other separators of lines
         if not line.strip():
             continue
         try:
@@ -177,16 +180,43 @@ def from_jsonl(text: str, what: str = "the score file") -> Scores:
     return Scores(tuple(rows), tuple(costs), tuple(remarks))
 
 
-def from_bytes(data: bytes, what: str = "the score file") -> Scores:
+def from_bytes(data: bytes, what: str = "the score file", first: int = 1) -> Scores:
     """The scores in a file's content. Raises ValueError that names the line for anything else."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
+        number = data.count(b"\n", 0, error.start) + first
         raise ValueError(
             f"{what}, line {number}, is not UTF-8; repair or remove the line, or choose another file."
         ) from error
-    return from_jsonl(text, what)
+    return from_jsonl(text, what, first)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is whole in a score file. damaged: its other lines, and problems: an error message about each."""
+
+    scores: Scores
+    damaged: tuple[bytes, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def whole_lines(data: bytes, what: str = "the score file") -> Whole:
+    """The scores in the whole lines of a file's content. Raises ValueError where there are others only."""
+    try:
+        return Whole(from_bytes(data, what))
+    except ValueError:
+        parts, damaged, errors = [], [], []
+        for number, line in enumerate(data.split(b"\n"), 1):
+            try:
+                if line.strip():
+                    parts.append(from_bytes(line, what, number))
+            except ValueError as error:
+                damaged.append(line)
+                errors.append(error)
+        if not parts:  # a file of another kind
+            raise errors[0] from None
+    return Whole(join(parts), tuple(damaged), tuple(f"{error} It is skipped." for error in errors))
 
 
 # What a field of a record may hold; text where nothing is listed.

@@ -232,4 +232,7 @@ def known_models() -> dict[str, BackboneSpec]:
         "DINO-like ViT-S/8": specs.DINO_S8,
         "DINOv2 ViT-S/14": specs.DINOV2_S14,
         "DINOv2 ViT-B/14": specs.DINOV2_B14,
+        "DINOv3 ViT-B/16": specs.DINOV3_B16,
+        "SigLIP2 ViT-B/16": specs.SIGLIP2_B16,
+        "DreamSim (ensemble)": specs.DREAMSIM,
     }

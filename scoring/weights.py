@@ -38,24 +38,43 @@ def find_weights(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | N
 
     Raises:
         FileNotFoundError: there is no file `explicit`.
-        MissingWeights: it says which file, where to put it, how large it is and where to get it.
+        MissingWeights: it says which file, where to put it, how large it is, its licence and where to get it; also
+            where a file that belongs beside the weights is not there.
     """
     if explicit is not None:
         if not explicit.is_file():
             raise FileNotFoundError(f"{spec.name}: there is no weight file {explicit}.")
-        return explicit
+        return _with_companions(spec, explicit)
     for folder in folders:
         for name in spec.files:
             if (folder / name).is_file():
-                return folder / name
+                return _with_companions(spec, folder / name)
     if cached := find_cached(spec):
-        return cached
-    size = f" ({spec.size})" if spec.size else ""
+        return _with_companions(spec, cached)
+    facts = ", ".join(fact for fact in (spec.size, spec.licence) if fact)
     raise MissingWeights(
-        f"The weights of {spec.name} are missing{size}: get {spec.source}, and put the file as "
-        f"{' or '.join(spec.files)} into one of {', '.join(str(folder) for folder in folders)}.",
+        f"The weights of {spec.name} are missing{f' ({facts})' if facts else ''}: get {spec.source}, and put the file "
+        f"as {' or '.join(spec.files)} into one of {', '.join(str(folder) for folder in folders)}.",
         downloadable=bool(spec.hub or spec.url),
     )
+
+
+def companion(weights: Path, name: str) -> Path:
+    """The file that belongs beside weights: named after them (NAME.tokenizer.json), else under its own name."""
+    own = weights.with_name(f"{weights.stem}.{name}")
+    return own if own.is_file() else weights.with_name(name)
+
+
+def _with_companions(spec: BackboneSpec, path: Path) -> Path:
+    """The weight file, if all that belongs beside it is there. Raises MissingWeights otherwise."""
+    for file in spec.beside:
+        if not companion(path, file.name).is_file():
+            raise MissingWeights(
+                f"{spec.name} also needs {file.name}: get it from {file.repository} on Hugging Face, and put it as "
+                f"{path.stem}.{file.name} beside {path}.",
+                downloadable=True,
+            )
+    return path
 
 
 def find_cached(spec: BackboneSpec) -> Path | None:

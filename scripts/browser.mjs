@@ -19,7 +19,11 @@
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
-// printed as JSON. DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
+// printed as JSON. More commands for the same page follow after the word --then (`help URL en A --then search en x`, the
+// URL once): starting a browser and opening the page takes longer than most of them. Then a list is printed, with null
+// for a command that returns nothing and {"threw": TEXT} for one that fails; the others are run all the same. The page
+// opens in the language of the first.
+// DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
 // DEFT_FRONT_END, where it is set, names the folder of another front end than the server's own.
 
 import fs from 'node:fs'
@@ -32,15 +36,36 @@ const COMMANDS = [
   'search', 'blueprint', 'first', 'runs', 'prompts', 'plan'
 ]
 
-const [command, url, ...rest] = process.argv.slice(2)
-if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)
-const { default: run } = await import(`./browser/${command}.mjs`)
+// [command, ...arguments] each.
+function jobsOf(words) {
+  const jobs = [[]]
+  for (const word of words) {
+    if (word === '--then') jobs.push([])
+    else jobs.at(-1).push(word)
+  }
+  return jobs
+}
+
+const [first, url, ...rest] = process.argv.slice(2)
+const jobs = await Promise.all(jobsOf([first, ...rest]).map(async ([command, ...words]) => {
+  if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)
+  const { default: run, language = () => 'en' } = await import(`./browser/${command}.mjs`)
+  return { run, words, locale: language(words) }
+}))
 const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'deft-browser-'))
 let opened
 try {
-  opened = await openPage(profile, url)
-  const found = await run(opened, rest)
-  if (found !== undefined) console.log(JSON.stringify(found))
+  opened = await openPage(profile, url, jobs[0].locale)
+  const found = []
+  for (const { run, words } of jobs) {
+    opened.errors.length = 0
+    let seen = run(opened, words)
+    if (jobs.length > 1) seen = seen.catch((error) => ({ threw: String(error?.stack ?? error) }))
+    // A copy: the next command empties the list of the page's errors.
+    found.push(structuredClone(await seen))
+  }
+  if (jobs.length > 1) console.log(JSON.stringify(found))
+  else if (found[0] !== undefined) console.log(JSON.stringify(found[0]))
 } finally {
   await opened?.context.close()
   fs.rmSync(profile, { recursive: true, force: true, maxRetries: 5 })

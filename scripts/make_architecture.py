@@ -1,4 +1,4 @@
-"""Write pictures and lists of the rooms in docs/architecture.md, from the tables of tests/unit/test_architecture.py.
+"""Write pictures and lists of the rooms in docs/maintainers/architecture.md, from tests/unit/test_architecture.py.
 
     $(make -s python) scripts/make_architecture.py
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "maintainers" / "architecture.md"
 TABLE = ROOT / "tests" / "unit" / "test_architecture.py"
 BEGIN, END = "<!-- rooms: made by scripts/make_architecture.py -->", "<!-- end of rooms -->"
 TABLES = "ARROWS", "TRAINERS_ARROWS"

@@ -50,7 +50,7 @@ def make_graphs(server: ComfyServer | None, names: Collection[str]) -> None:
     """Write the API form of all examples, then the front end's: of the named ones anew, by a server's front end."""
     write(files.api_files())
     if server and names:
-        for name, graph in converted(server, {name: files.flat_prompt_of(name) for name in names}).items():
+        for name, graph in converted(server, {name: files.prompt_of(name) for name in names}).items():
             write({WORKFLOWS / f"{name}.json": files.arranged(graph, name)})
     write(files.graph_files())
 

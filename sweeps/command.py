@@ -27,7 +27,7 @@ from typing import Any
 from .access import API_KEY, PASSWORD, TOKEN, access_to
 from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
-from .launch import PACK, REPORT_FILE, Launch, compiled, files_of, remembered, started, workers_of
+from .launch import PACK, REPORT_FILE, Launch, compiled, end_orphans, files_of, remembered, started, workers_of
 from .plan import read_plan
 from .plan_file import words
 from .preview import SHOWN, print_plan
@@ -190,6 +190,9 @@ def run_command(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
     store = Store.open(_store_folder(options, plan.name), plan.name, options.join)
     progress = SweepProgress(quiet=options.quiet)
+    store.tidy()
+    for line in end_orphans(store):
+        progress.log(line)
 
     async def run() -> SweepResult:
         async with workers_of(_launch(options), store) as workers:
@@ -249,7 +252,7 @@ def _store_folder(options: argparse.Namespace, name: str) -> Path:
 def status_command(options: argparse.Namespace) -> int:
     """Count the cells of the plan by what became of them."""
     store, name = _opened(options)
-    entries = read_index(store.plan_file(name, INDEX_FILE))
+    entries = store.read_plan_file(name, INDEX_FILE, read_index)
     status = {key: each for each in reversed(STATUSES) for key in store.keys(each)}
     missing = 0
     print(f"{name} in {store.root}")
@@ -284,8 +287,8 @@ def report_command(options: argparse.Namespace) -> int:
     from .report import Layout, ReportCell, write_report
 
     store, name = _opened(options)
-    entries = read_index(store.plan_file(name, INDEX_FILE))
-    kept = json.loads(store.plan_file(name, REPORT_FILE))
+    entries = store.read_plan_file(name, INDEX_FILE, read_index)
+    kept = store.read_plan_file(name, REPORT_FILE, lambda data: dict(json.loads(data)))
     layout: dict[str, Any] = {field.name: kept[field.name] for field in fields(Layout) if field.name in kept}
     for word in ("rows", "columns", "metrics", "grid_rows", "grid_columns"):
         chosen = getattr(options, word)
@@ -315,7 +318,7 @@ def clean_command(options: argparse.Namespace) -> int:
     damaged: set[str] = set()
     keys: dict[Any, set[str]] = {status: store.keys(status) - living for status in ("failed", "cancelled")}
     if options.unused:
-        used = {entry.key for name in store.plans() for entry in read_index(store.plan_file(name, INDEX_FILE))}
+        used = {entry.key for name in store.plans() for entry in store.read_plan_file(name, INDEX_FILE, read_index)}
         unused = store.keys("done") - used - living
     if options.damaged:
         damaged = {key for key in store.keys("done") - living if _is_damaged(store, key)}

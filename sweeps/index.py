@@ -33,12 +33,16 @@ def write_index(compiler: Compiler, cells: Cells) -> bytes:
 
 
 def read_index(data: bytes) -> list[IndexEntry]:
-    """The entries that `write_index` has written."""
+    """The entries that `write_index` has written. Raises ValueError or TypeError for anything else."""
     first, *lines = data.decode().splitlines()
     axes = json.loads(first)
+    if not isinstance(axes, list):
+        raise ValueError("its first line names no axes")
     entries = []
     for line in lines:
         key, kind, labels, needs = json.loads(line)
+        if not isinstance(key, str) or not isinstance(labels, list) or not isinstance(needs, list):
+            raise ValueError(f"{line[:100]} is no cell")
         entries.append(
             IndexEntry(key, kind, {axis: label for axis, label in zip(axes, labels) if label is not None}, tuple(needs))
         )

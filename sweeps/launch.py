@@ -87,8 +87,12 @@ def compiled(
 
 def remembered(store: Store, plan: str) -> Facts:
     """The stored facts about the server of the last `plan` or `run`. Raises ValueError if there was none."""
-    data = json.loads(store.plan_file(plan, FACTS_FILE))
-    return Facts(data["info"], data["stats"], [Path(folder) for folder in data["models"]])
+
+    def read(content: bytes) -> Facts:
+        data = json.loads(content)
+        return Facts(dict(data["info"]), dict(data["stats"]), [Path(folder) for folder in data["models"]])
+
+    return store.read_plan_file(plan, FACTS_FILE, read)
 
 
 def files_of(worker: Worker) -> Files:
@@ -108,6 +112,21 @@ def files_of(worker: Worker) -> Files:
         return asyncio.run(ask())
 
     return ServerFiles(get)
+
+
+def end_orphans(store: Store) -> list[str]:
+    """End the servers in the store's folders whose runners are gone; a line about each."""
+    lines = []
+    for file in sorted((store.root / "work").glob("*/server.pid")):
+        folder = file.parent
+        if not store.claim(folder.name):
+            continue
+        try:
+            if pid := Server(Path(), folder).end_orphan():
+                lines.append(f"ended a ComfyUI (process {pid}) that a killed run had left at work in {folder}")
+        finally:
+            store.release(folder.name)
+    return lines
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from .axes import Axis, read_axis
 from .plan_file import read_plan_file
 from .schema import near
 
+MOST_PARTS, DEEPEST = 1_000_000, 100  # values of a plan, and brackets in each other
 PLACEHOLDER = re.compile(r"%([A-Za-z_][\w-]*)%")
 
 
@@ -64,17 +66,52 @@ def read_plan(path: Path) -> Plan:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _loaded(path.read_bytes().decode("utf-8-sig"))  # Windows' editors write a mark of the encoding first
     except FileNotFoundError:
         raise ValueError(f"The plan {path} does not exist: check its name.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The plan {path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"The plan {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise ValueError(f"The plan {path} has lists or mappings too deep in each other: write it flatter.") from error
     try:
         return _plan(data, path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _loaded(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises yaml.YAMLError, also for aliases that repeat more than MOST_PARTS values: some lines can stand for billions.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Whose work does not grow with the square of the brackets that are open."""
+
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            if self.flow_level >= DEEPEST:
+                raise yaml.YAMLError(f"more than {DEEPEST} brackets are open in each other")
+            super().fetch_flow_collection_start(token)
+
+    node = yaml.compose(text, Loader=Loader)
+    if node is None:
+        return None
+    if _parts(node, {}) > MOST_PARTS:
+        raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_PARTS:,} values, or hold themselves")
+    return yaml.constructor.SafeConstructor().construct_document(node)
+
+
+def _parts(node: Any, counts: dict[int, float]) -> float:
+    """How many values a node of YAML holds, those behind its aliases each time anew; infinity if it holds itself."""
+    if id(node) not in counts:
+        counts[id(node)] = math.inf  # until it is counted: whoever comes here meanwhile is inside of it
+        inner = node.value if isinstance(node.value, list) else ()
+        each = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        counts[id(node)] = 1 + sum(_parts(part, counts) for part in each)
+    return counts[id(node)]
 
 
 def _plan(data: Any, path: Path) -> Plan:

@@ -61,7 +61,7 @@ class ComfyUI:
         if self.server is None:
             self.work.mkdir(parents=True, exist_ok=True)
             comfyui = find_comfyui(self.pack, self.comfyui)
-            self.server = Server(comfyui, self.work, self.arguments, host=self.host, guarded=True)
+            self.server = Server(comfyui, self.work, self.arguments, host=self.host)
         self.server.start()
         return self.server.url
 

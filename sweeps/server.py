@@ -19,9 +19,10 @@ from .files import Files, LocalFiles
 
 HOST = "127.0.0.1"
 PORTS = range(20000, 32000)
-# Kills the process of that id when whoever has started this one is gone, however it went: its end of the pipe is closed
-# then. A line in the pipe ends this one alone.
-GUARD = "import os, sys; sys.stdin.readline() or os.kill(int(sys.argv[1]), 9)"
+# Kills the process whose id is the first line of its pipe when whoever has started this one is gone, however it went:
+# the pipe's other end is closed then. A second line ends this one alone. It is there before the process is, so that
+# none is without it for longer than a line takes.
+GUARD = "import os, sys; pid = sys.stdin.readline(); pid and not sys.stdin.readline() and os.kill(int(pid), 9)"
 
 
 def free_port(host: str = HOST) -> int:
@@ -56,7 +57,7 @@ class Server:
     """A ComfyUI process. comfyui: its folder. work: a folder for its output, temporary and user files and its log.
 
     arguments: more of ComfyUI's own, such as --base-directory or --cpu. host: the address that it listens on, and no
-    other. guarded: it ends when this process ends, however that happens. Not started until `start`.
+    other. It ends when this process ends, however that happens. Not started until `start`.
     """
 
     machine = ""  # this one
@@ -69,10 +70,9 @@ class Server:
         python: str = sys.executable,
         environment: dict[str, str] | None = None,
         host: str = HOST,
-        guarded: bool = False,
     ) -> None:
         self.comfyui, self.work, self.arguments, self.python = comfyui, work, list(arguments), python
-        self.environment, self.host, self.guarded = environment or {}, host, guarded
+        self.environment, self.host = environment or {}, host
         self.port = free_port(host)
         self.process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -118,24 +118,26 @@ class Server:
         (self.work / "models.yaml").write_text(
             json.dumps({"sweeps": {"base_path": str(self.work / "output"), "embeddings": "embeddings"}})
         )
-        self._end_orphan()
+        self.end_orphan()
         self.port = free_port(self.host)
         started = time.monotonic()
-        with open(self.log_file, "wb") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                cwd=self.comfyui,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | self.environment,
-                start_new_session=True,
-            )  # or Ctrl-C would end it, too
+        self._dismiss_guard()
+        guard = [sys.executable, "-I", "-S", "-c", GUARD]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
+        assert self._guard.stdin is not None
         try:
-            if self.guarded:
-                self._dismiss_guard()
-                command = [sys.executable, "-I", "-S", "-c", GUARD, str(self.process.pid)]
-                self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+            with open(self.log_file, "wb") as log:
+                self.process = subprocess.Popen(
+                    self.command(),
+                    cwd=self.comfyui,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | self.environment,
+                    start_new_session=True,
+                )  # or Ctrl-C would end it, too
+            self._guard.stdin.write(b"%d\n" % self.process.pid)
+            self._guard.stdin.flush()
             self.pid_file.write_text(f"{self.process.pid} {_created(self.process.pid)}")
             while not self._answers():
                 if self.process.poll() is not None:
@@ -155,18 +157,23 @@ class Server:
         """The file with the id of the process that works in this folder."""
         return self.work / "server.pid"
 
-    def _end_orphan(self) -> None:
-        """End the server that a killed runner has left in this folder."""
+    def end_orphan(self) -> int:
+        """End the server that a runner has left in this folder which was killed together with its guard; its id, 0 for
+        none."""
         import psutil
 
+        ended = 0
         try:
             pid, created = self.pid_file.read_text().split()
             if _created(int(pid)) == created:
-                psutil.Process(int(pid)).kill()
-                psutil.Process(int(pid)).wait(10)
+                orphan = psutil.Process(int(pid))
+                orphan.kill()
+                ended = orphan.pid
+                orphan.wait(10)
         except (OSError, ValueError, psutil.Error):
             pass
         self.pid_file.unlink(missing_ok=True)
+        return ended
 
     def _answers(self) -> bool:
         try:
@@ -183,6 +190,7 @@ class Server:
     def stop(self) -> None:
         """End the process and wait for it."""
         if self.process is None:
+            self._dismiss_guard()
             return
         self.pid_file.unlink(missing_ok=True)
         if self.process.poll() is None:

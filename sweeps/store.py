@@ -14,24 +14,26 @@ folders are the index: nothing else has to be read, or kept in step, to know wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from .records import CELL_FILE, RUN_FILE, Cell, CellRun, Record, Status, read_record, to_json
-from .writing import sync, write, write_synced
+from .writing import is_left, sync, tidy, write, write_synced
 
 FORMAT = 1
 STALE = 60.0  # seconds without a sign of life after which a claim of another machine is taken over
 BEAT = 10.0  # seconds between signs of life
 SERVERS = ("server-", "ray-")  # how claims of the folders of servers begin; all others are of cells
+T = TypeVar("T")
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -101,8 +103,10 @@ class Store:
         try:
             with os.scandir(self.root / status) as groups:
                 for group in groups:
+                    if not group.is_dir():  # what a system puts into folders, such as Thumbs.db
+                        continue
                     with os.scandir(group.path) as cells:
-                        keys.update(cell.name for cell in cells if not cell.name.startswith("."))
+                        keys.update(cell.name for cell in cells if not cell.name.startswith(".") and cell.is_dir())
         except FileNotFoundError:
             pass
         return keys
@@ -157,6 +161,16 @@ class Store:
                 away.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(folder, away)
                 shutil.rmtree(away, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what killed runners have left behind a day ago or earlier. (`sweeps clean` removes all of it.)"""
+        for folder in (self.root, self.root / "claims", *(self.root / "plan").glob("*")):
+            tidy(folder)
+        living = {owner.token[:12] for _, owner in self.claims() if owner} | {self.owner.token[:12]}
+        for folder in (self.root / "tmp").glob("*"):
+            with contextlib.suppress(OSError):
+                if folder.name.partition("-")[0] not in living and is_left(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     # Claims
 
@@ -253,6 +267,17 @@ class Store:
         except OSError as error:
             raise ValueError(
                 f"{self.root} does not hold the cells of the plan {name!r}: run `sweeps plan` or `sweeps run` first."
+            ) from error
+
+    def read_plan_file(self, name: str, file: str, read: Callable[[bytes], T]) -> T:
+        """The content of a file that `write_plan` has kept. Raises ValueError if there is none, or it is damaged."""
+        data = self.plan_file(name, file)
+        try:
+            return read(data)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{self.root / 'plan' / name / file} is damaged ({type(error).__name__}: {error}): `sweeps plan` and "
+                "`sweeps run` write it anew."
             ) from error
 
     def plans(self) -> list[str]:

@@ -152,10 +152,21 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
     missing = sorted({kind for kind in types if kind not in info})
     if missing:
         raise ValueError(
-            f"{path} needs nodes that this ComfyUI does not have: {', '.join(missing)}. Install their "
+            f"{path} needs nodes that this ComfyUI does not have: {_listed(missing)}. Install their "
             "packs (ComfyUI Manager: Install Missing Custom Nodes), and look into ComfyUI's log whether "
             "one of them failed to load."
         )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return _line(", ".join(names[:20])) + more
+
+
+def _line(text: str) -> str:
+    """A text in one line of bounded length: names and values in a file can be anything."""
+    line = " ".join(text.split())
+    return line if len(line) <= 1500 else f"{line[:1200]} ... {line[-290:]}"
 
 
 def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str) -> Converted:
@@ -166,7 +177,7 @@ def _converted(data: dict[str, Any], path: Path, info: Info, front_end: str) -> 
         _check_types(error.types, path, info)
         raise
     except NotConvertible as error:
-        raise ValueError(f"{path} cannot be converted to the API form: {error}.") from error
+        raise ValueError(f"{path} cannot be converted to the API form: {_line(str(error))}.") from error
     if not converted.prompt:
         raise ValueError(f"{path} has no node that runs: all of them are muted, bypassed or notes.")
     return converted

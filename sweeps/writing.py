@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+LEFT = 24 * 60 * 60.0  # seconds after which a temporary file is one that a killed process has left
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -74,3 +79,16 @@ def link(source: Path, target: Path) -> None:
 
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
+def tidy(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left in a folder."""
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if TEMPORARY.fullmatch(path.name)]:
+            if path.is_file() and is_left(path):
+                path.unlink()
+
+
+def is_left(path: Path) -> bool:
+    """Whether nothing has been written there for so long that nobody is going to."""
+    return time.time() - path.lstat().st_mtime > LEFT

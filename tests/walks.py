@@ -1,4 +1,4 @@
-"""The walks of docs/adding.md: new files, changes of lines and commands, read from the document and really done."""
+"""The walks of docs/maintainers/adding.md: new files, changed lines and commands, read from the document and done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs" / "adding.md"
+DOCUMENT = ROOT / "docs" / "maintainers" / "adding.md"
 # All but these is copied: what a walk changes may be anywhere, and tests look for files of the pack where they are.
 NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff_cache", "node_modules")
 # What the gate of a copy leaves out: itself, and what reads no list of the pack's and takes long (full-size encoders,

@@ -10,8 +10,8 @@ from typing import Any
 
 from . import bases, blueprints, scorers
 from .blueprints import Blueprint
-from .layout import EXAMPLES, arrange, sources
-from .packing import named, pack, unpacked
+from .layout import EXAMPLES, arrange, expanded, read, sources
+from .packing import flattened, of_layout, own_id, pack, unpacked
 from .plans import plans
 from .prompt import ROOT, Prompt
 from .tables import PLANS
@@ -28,20 +28,17 @@ def names() -> list[str]:
     return sorted(sources())
 
 
-def flat_prompt_of(name: str) -> Prompt:
-    """An example in API form with its own ids: what its source.py makes, or its source.json."""
+def prompt_of(name: str) -> Prompt:
+    """An example in API form with its own ids: what its source.py makes, or its source.json.
+
+    The page sends "20:40" for node 40 in node 20.
+    """
     folder, _ = sources()[name]
     written = EXAMPLES / folder / "source.json"
     if written.is_file():
         return Prompt(json.loads(written.read_text(encoding="utf-8")))
     computed: Prompt = importlib.import_module(f".examples.{folder}.source", __package__).prompt(name)
     return computed
-
-
-def prompt_of(name: str) -> Mapping[str, Any]:
-    """An example in API form with the ids that the page sends."""
-    prompt = flat_prompt_of(name)
-    return named(prompt, prompt.packings)
 
 
 def api_files() -> dict[Path, str]:
@@ -63,10 +60,12 @@ def graph_of(name: str) -> dict[str, Any]:
 
 def arranged(graph: dict[str, Any], name: str) -> str:
     """The text of a graph that the front end has written, laid out as the example's layout.yaml says."""
-    graph["nodes"] = [node for node in graph["nodes"] if node["type"] != NOTE]
-    if "definitions" not in graph:
-        for packing in flat_prompt_of(name).packings:
-            pack(graph, packing)
+    graph = flattened({**graph, "nodes": [node for node in graph["nodes"] if node["type"] != NOTE]})
+    for packing in prompt_of(name).packings:
+        pack(graph, packing)
+    for subgraph in read(name).get("subgraphs", []):
+        lines = expanded(subgraph["lines"], [node["id"] for node in graph["nodes"]])
+        pack(graph, of_layout(graph, {**subgraph, "lines": lines}, name))
     name_sources(graph)
     arrange(graph, name)
     return graph_text(graph)
@@ -111,9 +110,10 @@ def outdated(name: str) -> list[str]:
 def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str]:
     """The differences between the two forms of a workflow: nodes, titles, links and values."""
     graph = unpacked(graph)
-    nodes = {str(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
+    nodes = {own_id(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
+    prompt = {own_id(number): node for number, node in prompt.items()}
     lines = [f"node {number} is in one form only" for number in sorted(nodes.keys() ^ prompt.keys())]
-    links = {number: [str(origin), slot] for number, origin, slot, *_ in graph["links"]}
+    links = {number: [own_id(origin), slot] for number, origin, slot, *_ in graph["links"]}
     for number in nodes.keys() & prompt.keys():
         node, inputs = nodes[number], prompt[number]["inputs"]
         if node["type"] != prompt[number]["class_type"]:
@@ -121,7 +121,7 @@ def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str
         if node.get("title") != prompt[number]["_meta"]["title"]:
             lines.append(f"node {number} has two titles")
         joined = {item["name"]: links[item["link"]] for item in node["inputs"] if item["link"] is not None}
-        if joined != {key: value for key, value in inputs.items() if isinstance(value, list)}:
+        if joined != {key: [own_id(value[0]), value[1]] for key, value in inputs.items() if isinstance(value, list)}:
             lines.append(f"node {number} has other links")
         if node["mode"]:
             lines.append(f"node {number} is muted or bypassed")

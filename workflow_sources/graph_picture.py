@@ -21,13 +21,7 @@ TITLE, SLOT = 30, 20  # heights in a node
 def draw(graph: dict[str, Any], side: int = 1024) -> Image.Image:
     """A graph of the front end, `side` pixels wide or high."""
     left = min(group["bounding"][0] for group in graph["groups"]) - 40
-    top = (
-        min(
-            [group["bounding"][1] for group in graph["groups"]]
-            + [point["pos"][1] for point in graph["extra"].get("reroutes", [])]
-        )
-        - 40
-    )
+    top = min(group["bounding"][1] for group in graph["groups"]) - 40
     right = max(group["bounding"][0] + group["bounding"][2] for group in graph["groups"]) + 40
     bottom = max(group["bounding"][1] + group["bounding"][3] for group in graph["groups"]) + 40
     scale = side / max(right - left, bottom - top)
@@ -46,17 +40,13 @@ def draw(graph: dict[str, Any], side: int = 1024) -> Image.Image:
         )
         pen.rectangle((*at(x, y), *at(x + width, y + height)), (red, green, blue, 90), (red, green, blue, 255))
     nodes = {node["id"]: node for node in graph["nodes"]}
-    points = {point["id"]: point for point in graph["extra"].get("reroutes", [])}
-    ends = {extension["id"]: extension["parentId"] for extension in graph["extra"].get("linkExtensions", [])}
-    for number, origin, out, target, into, kind in graph["links"]:
+    for _, origin, out, target, into, kind in graph["links"]:
         source, goal = nodes[origin], nodes[target]
-        way = [(goal["pos"][0], goal["pos"][1] + SLOT * (into + 0.7))]
-        point = ends.get(number)
-        while point is not None:
-            way.append(points[point]["pos"])
-            point = points[point].get("parentId")
-        way.append((source["pos"][0] + source["size"][0], source["pos"][1] + SLOT * (out + 0.7)))
-        pen.line([at(*place) for place in way], LINK_COLOURS.get(kind, "#9FB09F"), 1)
+        ends = (
+            (source["pos"][0] + source["size"][0], source["pos"][1] + SLOT * (out + 0.7)),
+            (goal["pos"][0], goal["pos"][1] + SLOT * (into + 0.7)),
+        )
+        pen.line([at(*end) for end in ends], LINK_COLOURS.get(kind, "#9FB09F"), 1)
     for node in graph["nodes"]:
         x, y = node["pos"]
         width, height = node["size"]
@@ -65,7 +55,7 @@ def draw(graph: dict[str, Any], side: int = 1024) -> Image.Image:
         pen.rectangle((*at(x, y - TITLE), *at(x + width, y)), "#432" if note else "#4a4a4a")
     for group in graph["groups"]:
         x, y, width, _ = group["bounding"]
-        size = max(9.0, 44 * scale)
+        size = max(9.0, 30 * scale)
         font = ImageFont.load_default(size)
         text = group["title"]
         while len(text) > 1 and font.getlength(text) > width * scale - 4:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INPUT, OUTPUT = -10, -20  # the ids that the page gives the two ends of a subgraph
-WIDTH, LINE, TITLE, WIDGET, TEXT = 320, 22, 30, 34, 110  # of nodes on top; of a widget, and one of several lines
+WIDTH, NARROW = 320, 280  # of a node on top: a blueprint's, an example's
+TITLE, LINE, WIDGET, TEXT = 30, 22, 34, 110  # heights: of a title, a socket, a widget, a widget of several lines
+LINKED = 64  # and of such a widget that a link stands for
 APART = 80  # between nodes inside
 AFTER_A_RUN = ("fixed", "increment", "decrement", "randomize")
 
@@ -29,6 +31,7 @@ class Packing:
 
     node: its id. inputs, promoted: names on top, and the inputs and widgets inside that they go to, as (node, name).
     outputs: names on top, and the (node, slot) that gives them. texts: promoted widgets of several lines.
+    lines: the nodes as they stand inside; without it from left to right. key: of the ids, where titles are not alone.
     """
 
     node: int
@@ -40,10 +43,14 @@ class Packing:
     texts: Sequence[str] = ()
     category: str = ""
     description: str = ""
+    lines: Sequence[Sequence[int | None]] = ()
+    key: str = ""
+    width: int = WIDTH
 
     def uuid(self, what: str) -> str:
         """An id that is the same each time."""
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"deft-nodes {self.title} {what}"))
+        words = ("deft-nodes", self.key, self.title, what)
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, " ".join(word for word in words if word)))
 
 
 @dataclass
@@ -79,6 +86,70 @@ def named(prompt: Mapping[str, Any], packings: Sequence[Packing]) -> dict[str, A
         ids.get(number, number): {**node, "inputs": {name: value(one) for name, one in node["inputs"].items()}}
         for number, node in prompt.items()
     }
+
+
+def own_id(number: Any) -> str:
+    """A node's own id, of the one that the page sends: 40 of "20:40"."""
+    return str(number).rpartition(":")[2]
+
+
+def of_layout(graph: Graph, layout: Mapping[str, Any], example: str) -> Packing:
+    """What a layout puts into one node: its `node`, `title` and `lines`, the widgets `on_top` and `names` for sockets.
+
+    Inputs and outputs are those that links of the graph come to and go from. An input has the name of the socket
+    inside, an output that of the node's; `names` has others, by "node.socket".
+    """
+    rows = [[place for place in line if place is not None] for line in layout["lines"]]
+    inner = {number for line in rows for number in line}
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    names: Mapping[str, str] = layout.get("names", {})
+    promoted = {name: (place[0], place[1]) for name, place in layout.get("on_top", {}).items()}
+    inputs: dict[tuple[int, int], list[Place]] = {}
+    outputs: dict[tuple[int, int], None] = {}
+    for _, origin, slot, target, place, _ in graph["links"]:
+        if target in inner and origin not in inner:
+            inputs.setdefault((origin, slot), []).append((target, nodes[target]["inputs"][place]["name"]))
+        elif origin in inner and target not in inner:
+            outputs[origin, slot] = None
+
+    def unique(taken: Mapping[str, Any], name: str) -> str:
+        return next(one for one in (name, *(f"{name} {number}" for number in range(2, 100))) if one not in taken)
+
+    in_order = [number for line in rows for number in line]
+    in_names: dict[str, list[Place]] = {}
+    for places in inputs.values():
+        # A socket before a widget that a link stands for: the page shows such an input as a widget.
+        places.sort(key=lambda place: ("widget" in _input(nodes[place[0]], place[1]), in_order.index(place[0])))
+        first = places[0]
+        name = next((names[key] for key in (f"{node}.{own}" for node, own in places) if key in names), None)
+        in_names[unique({**in_names, **promoted}, name or first[1].rpartition(".")[2])] = places
+
+    def place_of(item: tuple[str, list[Place]]) -> tuple[bool, int, int]:
+        (node, own), *_ = item[1]
+        return "widget" in _input(nodes[node], own), in_order.index(node), slot_of(nodes[node], own)
+
+    sockets = sorted(in_names.items(), key=place_of)
+    out_names: dict[str, tuple[int, int]] = {}
+    for node, slot in sorted(outputs, key=lambda place: (in_order.index(place[0]), place[1])):
+        own = nodes[node]["outputs"][slot]["name"]
+        out_names[unique(out_names, names.get(f"{node}.{own}", own.lower()))] = (node, slot)
+    return Packing(
+        node=layout["node"],
+        title=layout["title"],
+        nodes=in_order,
+        inputs=dict(sockets),
+        promoted=promoted,
+        outputs=out_names,
+        texts=layout.get("texts", ()),
+        lines=layout["lines"],
+        key=example,
+        width=layout.get("width", NARROW),
+    )
+
+
+def _input(node: Node, name: str) -> dict[str, Any]:
+    """An input of a node, by its name."""
+    return node["inputs"][slot_of(node, name)]
 
 
 def widget_value(node: Node, name: str) -> Any:
@@ -144,24 +215,27 @@ def pack(graph: Graph, packing: Packing) -> None:
             outer.append([number, packing.node, origins[origin, slot], target, place, kind])
         else:
             outer.append([number, origin, slot, target, place, kind])
-    inputs, outputs = [], []
+    inputs, outputs, widgets = [], [], {}
     for top, name in enumerate(names):
         places = packing.inputs.get(name) or [packing.promoted[name]]
         kinds = []
         numbers = []
+        place_of_first = tuple(places[0])
         for node_id, own_name in places:
             own_slot = slot_of(inner[node_id], own_name)
             item = inner[node_id]["inputs"][own_slot]
             kinds.append(item["type"])
             item["link"] = inside.add((INPUT, top), (node_id, own_slot), item["type"])
             numbers.append(item["link"])
+            if place_of_first == (node_id, own_name) and "widget" in item:
+                widgets[name] = widget_value(inner[node_id], own_name)
         inputs.append({"id": packing.uuid(f"input {name}"), "name": name, "type": kinds[0], "linkIds": numbers})
     for top, (name, (node_id, own_slot)) in enumerate(packing.outputs.items()):
         item = inner[node_id]["outputs"][own_slot]
         own = inside.add((node_id, own_slot), (OUTPUT, top), item["type"])
         item["links"].append(own)
         outputs.append({"id": packing.uuid(f"output {name}"), "name": name, "type": item["type"], "linkIds": [own]})
-    right, bottom = _place(list(inner.values()), inside.links)
+    right, bottom = _lined_up(inner, packing.lines) if packing.lines else _place(list(inner.values()), inside.links)
     for items, left in ((inputs, -APART - 40), (outputs, right + APART)):
         for top, item in enumerate(items):
             item["pos"] = [left, TITLE + 20 * top]
@@ -194,14 +268,15 @@ def pack(graph: Graph, packing: Packing) -> None:
             },
         ]
     }
-    rows = max(len(packing.inputs), len(packing.outputs))
-    height = 20 + LINE * rows + sum(TEXT if name in packing.texts else WIDGET for name in packing.promoted)
+    rows = max(len(inputs) - len(widgets), len(packing.outputs))
+    heights = [TEXT if name in packing.texts else LINKED if name in packing.inputs else WIDGET for name in widgets]
+    height = 30 + LINE * rows + sum(heights)
     graph["nodes"] = [node for node in graph["nodes"] if node["id"] not in inner] + [
         {
             "id": packing.node,
             "type": packing.uuid("subgraph"),
             "pos": [0, 0],
-            "size": [WIDTH, height],
+            "size": [packing.width, height],
             "flags": {},
             "order": max(node["order"] for node in inner.values()),
             "mode": 0,
@@ -209,7 +284,7 @@ def pack(graph: Graph, packing: Packing) -> None:
                 {
                     "name": item["name"],
                     "type": item["type"],
-                    **({"widget": {"name": item["name"]}} if item["name"] in packing.promoted else {}),
+                    **({"widget": {"name": item["name"]}} if item["name"] in widgets else {}),
                     "link": entering.get(top),
                 }
                 for top, item in enumerate(inputs)
@@ -219,7 +294,7 @@ def pack(graph: Graph, packing: Packing) -> None:
             ],
             "title": packing.title,
             "properties": {},
-            "widgets_values": [widget_value(inner[place[0]], place[1]) for place in packing.promoted.values()],
+            "widgets_values": list(widgets.values()),
         }
     ]
     graph["links"] = outer
@@ -255,6 +330,47 @@ def _place(nodes: list[Node], links: Sequence[Mapping[str, Any]]) -> tuple[int, 
         bottom = max(bottom, top)
         left += round(max(node["size"][0] for node in columns[column])) + APART
     return left - APART, bottom
+
+
+def _lined_up(nodes: Mapping[int, Node], lines: Sequence[Sequence[int | None]]) -> tuple[int, int]:
+    """Place nodes as a layout has them; the width and height that they take."""
+    widths = [0] * max(map(len, lines))
+    for line in lines:
+        for column, number in enumerate(line):
+            if number is not None:
+                widths[column] = max(widths[column], round(nodes[number]["size"][0]))
+    top = TITLE
+    for line in lines:
+        for column, number in enumerate(line):
+            if number is not None:
+                nodes[number]["pos"] = [sum(widths[:column]) + APART * column, top]
+        top += max(round(nodes[number]["size"][1]) for number in line if number is not None) + APART
+    return sum(widths) + APART * (len(widths) - 1), top
+
+
+def flattened(graph: Mapping[str, Any]) -> Graph:
+    """A graph without its subgraphs, its nodes with their own ids and its links in order: for packing it anew."""
+    flat = unpacked(graph)
+    nodes = sorted(flat["nodes"], key=lambda node: int(own_id(node["id"])))
+    by_id: dict[int, Node] = {}
+    for node in nodes:
+        node["id"] = int(own_id(node["id"]))
+        by_id[node["id"]] = node
+        for item in node["outputs"]:
+            item["links"] = []
+    links = sorted([[0, int(own_id(a)), b, int(own_id(c)), d, kind] for _, a, b, c, d, kind in flat["links"]])
+    for number, link in enumerate(links, 1):
+        link[0] = number
+        by_id[link[1]]["outputs"][link[2]]["links"].append(number)
+        by_id[link[3]]["inputs"][link[4]]["link"] = number
+    without = {key: value for key, value in flat.items() if key != "definitions"}
+    return {
+        **without,
+        "nodes": nodes,
+        "links": links,
+        "last_node_id": max(by_id, default=0),
+        "last_link_id": len(links),
+    }
 
 
 def unpacked(graph: Mapping[str, Any]) -> Graph:

@@ -12,6 +12,7 @@ from ..wording import one_line
 from . import (
     deft_omnigen,
     deft_sdxl,
+    layer_patterns,
     native,
     para_authors,
     para_deft,
@@ -49,7 +50,8 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto", b
     Raises FileNotFoundError or ValueError: the message names the file, and the tensor where there is one.
     """
     try:
-        return _read(path, projector, file_format, base)
+        with layer_patterns.limited():
+            return _read(path, projector, file_format, base)
     except FileNotFoundError:
         raise
     except OSError as error:

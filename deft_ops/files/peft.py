@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..adapter import Adapter, from_layers
 from ..projectors import project, raw_qr
-from . import peft_kinds, peft_projector, peft_records, safe
+from . import layer_patterns, peft_kinds, peft_projector, peft_records, safe
 from .source import PEFT_HEADER, PEFT_PREFIX, Source
 
 NAME = "peft"
@@ -279,6 +279,8 @@ def _read_others(source: Source, records: Mapping[str, dict[str, Any]], spelled:
             layer = _layer(name, group, records, alpha if alpha is not None and alpha.numel() == 1 else None)
         except peft_kinds.BadTensor as error:
             raise ValueError(f"{source.path} has {spelled[f'{name}.{error.part}']} {error}.") from error
+        except layer_patterns.Slow as error:
+            raise ValueError(f"{source.path} {error}.") from error
         if records and alpha is not None:
             # The record's counts, as in diffusers. Where it is in a factor, ComfyUI's class would take the file's, too.
             if "alpha" not in layer:
@@ -368,6 +370,6 @@ def _pattern(
     """A layer's entry in alpha_pattern or rank_pattern, as PEFT's get_pattern_key finds it, or the usual value."""
     patterns: dict[str, Any] = record.get(field) or {}
     module = name if "" in records else name.partition(".")[2]
-    values = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    values = (value for key, value in patterns.items() if layer_patterns.matches(field, key, module))
     value = next(values, record.get(usual))
     return float(default if value is None else value)

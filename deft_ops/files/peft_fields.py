@@ -5,11 +5,10 @@ A record is checked with them before PEFT sees it. Compared with `peft/tuners/*/
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import peft_records
+from . import layer_patterns
 
 # The fields of the record that the change depends on. PEFT gets these and no others.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -214,10 +213,10 @@ def check_values(record: Mapping[str, Any]) -> None:
         if not isinstance(patterns, dict):
             raise ValueError(f"has {field} = {shown(patterns)} in its record, but an object is needed")
         for pattern in patterns:
-            peft_records.check_pattern(field, pattern)
+            layer_patterns.check(field, pattern)
     feedforward = record.get("feedforward_modules")
     if isinstance(feedforward, str):
-        peft_records.check_pattern("feedforward_modules", feedforward)
+        layer_patterns.check("feedforward_modules", feedforward)
     for field, limit in _LIMITS.items():
         value = record.get(field)
         if value is not None and not (_is_number(value) and abs(value) <= limit):
@@ -238,14 +237,13 @@ def layer_record(kind: str, record: Mapping[str, Any], name: str) -> dict[str, A
             fields |= {} if bits is None else {"kept": bits}
         else:
             for pattern, value in patterns.items():
-                peft_records.check_pattern(field, pattern)
-                if re.match(rf"(.*\.)?({pattern})$", name):
+                if layer_patterns.matches(field, pattern, name):
                     fields[replaced] = value
                     break
     if kind == "IA3":
         feedforward = fields.pop("feedforward_modules", None) or ()
         fields["feedforward"] = (
-            re.fullmatch(feedforward, name) is not None
+            layer_patterns.matches_fully("feedforward_modules", feedforward, name)
             if isinstance(feedforward, str)
             else any(name.endswith(str(end)) for end in feedforward)
         )

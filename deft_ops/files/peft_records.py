@@ -8,9 +8,10 @@ is what records without the field mean.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from . import layer_patterns
 
 # The types that this pack computes itself.
 OWN = ("DEFT", "LORA", "LOHA", "LOKR", "OFT")
@@ -174,9 +175,6 @@ _LOST_STARTS = {
     "loftq": "was trained on a base that it had quantised",
 }
 
-# How long a pattern of a record may be, and how many repetitions it may have: more can take hours to match.
-_PATTERN_LENGTH = 1000
-_REPEATS = 3
 # Of the series of an OFT; PEFT's default is 5.
 _TERMS = 100
 
@@ -276,7 +274,7 @@ def _check_values(record: Mapping[str, Any]) -> None:
             raise ValueError(f"has {field} = {_shown(patterns)} in its record, but an object is needed")
         for pattern, value in patterns.items():
             _check_number(f"{field} of {_shown(pattern)}", value, positive=field == "rank_pattern")
-            check_pattern(field, pattern)
+            layer_patterns.check(field, pattern)
 
 
 def _check_number(field: str, value: Any, *, positive: bool = False) -> None:
@@ -286,17 +284,6 @@ def _check_number(field: str, value: Any, *, positive: bool = False) -> None:
         raise ValueError(f"has {field} = {_shown(value)} in its record, but a number is needed")
     if positive and value <= 0:
         raise ValueError(f"has {field} = {_shown(value)} in its record, but a positive number is needed")
-
-
-def check_pattern(field: str, pattern: str) -> None:
-    """Raise ValueError for a pattern of a record that is no regular expression, or could take hours to match."""
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"has the pattern {_shown(pattern)} in {field} of its record: {error}") from error
-    repeats = len(re.findall(r"(?<!\\)[*+{]", pattern))
-    if len(pattern) > _PATTERN_LENGTH or repeats > _REPEATS or re.search(r"(?<!\\)\)[*+{]", pattern):
-        raise ValueError(f"has the pattern {_shown(pattern)} in {field} of its record, which is too long to match")
 
 
 def _is_default(kind: str, field: str, value: Any) -> bool:

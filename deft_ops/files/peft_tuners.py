@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..adapter import Adapter, source_of
 from ..wording import one_line
-from . import peft_fields, peft_records, peft_tensors
+from . import layer_patterns, peft_fields, peft_records, peft_tensors
 from .peft import records_of
 from .source import PEFT_HEADER, PEFT_PREFIX, Source
 
@@ -279,6 +279,8 @@ def _check(part: TunerPart, source: Source) -> None:
             record = part.record_of(name)
             peft_tensors.check_names(part.kind, record, group, bias=None)
             peft_tensors.check_sizes(part.kind, record, group, part.shared)
+        except layer_patterns.Slow as error:
+            raise ValueError(f"{source.path} {error}.") from error
         except peft_tensors.UNUSABLE as error:
             raise ValueError(
                 f"{source.path} does not fit together at layer {name}: {error}. Save or download it again."

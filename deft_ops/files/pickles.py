@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .safe import check_empty
+
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 _ALLOWED = {
@@ -144,7 +146,7 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         inner = [value for value in content.values() if isinstance(value, dict)]
         content = next((value for value in inner if any(isinstance(one, Tensor) for one in value.values())), {})
     tensors: dict[str, Tensor] = {}
-    room = _ROOM + 4 * path.stat().st_size
+    room = _ROOM + 3 * path.stat().st_size  # beside the file's own values
     for key, value in content.items():
         if not isinstance(value, Tensor) or not isinstance(key, str):
             continue
@@ -152,11 +154,13 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
             raise ValueError(f"{path} has {key} in an unusual form ({value.layout}): {_AGAIN}.")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{path} has {key} with more values than the file holds: it is damaged or hostile.")
+        check_empty(value, key, path)
         room -= value.numel() * value.element_size()
         if room < 0:
             raise ValueError(
                 f"{path} has many tensors of the same values, which need more memory than it allows: {_AGAIN}."
             )
-        tensors[key] = value.detach().contiguous()
+        tensors[key] = value.detach()
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
     left = [str(key) for key in content if key not in tensors]
     return tensors, f"{path.name}: {', '.join(left[:3])} left out, no tensors." if left else ""

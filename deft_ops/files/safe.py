@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ _REASONS = {
 
 
 _MOST_TENSORS = 100_000  # a file of empty ones has a header only, and each costs time
+_LARGEST_EMPTY = 1_000_000
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -35,13 +38,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off or not a safetensors file.
     """
     with _opened(path) as file:
-        names = file.keys()
-        if len(names) > _MOST_TENSORS:
-            raise ValueError(
-                f"{path} has {len(names):,} tensors, more than any adapter: it is damaged or of another kind."
-            )
-        tensors = {key: file.get_tensor(key) for key in names}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        for key, tensor in tensors.items():
+            check_empty(tensor, key, path)
         return tensors, dict(file.metadata() or {})
+
+
+def check_empty(tensor: Tensor, key: str, path: Path) -> None:
+    """Raise ValueError for a tensor without values whose other sizes are large: what is made of it may have values."""
+    if not tensor.numel() and max(tensor.shape, default=0) > _LARGEST_EMPTY:
+        raise ValueError(f"{path} has {key} of shape {list(tensor.shape)}, which is damaged or hostile.")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -56,6 +62,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: download or save it again.")
+    _check_count(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
@@ -63,6 +70,22 @@ def _opened(path: Path) -> Iterator[Any]:
         message = str(error).replace(" ", "").lower()
         reason = next((text for word, text in _REASONS.items() if word in message), str(error))
         raise ValueError(f"{path} is not a readable safetensors file ({reason}): download or save it again.") from error
+    except MemoryError as error:
+        raise ValueError(
+            f"{path} needs more memory than there is ({error}): close other programs, or check it."
+        ) from error
+
+
+def _check_count(path: Path) -> None:
+    """Raise ValueError for a header of more tensors than any adapter has, before it is parsed: that takes ten times
+    the memory."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > 100 << 20:  # safetensors refuses it
+            return
+        count = file.read(length).count(b'"data_offsets"')
+    if count > _MOST_TENSORS:
+        raise ValueError(f"{path} has {count:,} tensors, more than any adapter: it is damaged or of another kind.")
 
 
 def read_text(path: Path) -> str:
@@ -131,8 +154,33 @@ _ADVICE = {
 }
 
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_DAY = 24 * 60 * 60.0  # seconds; no write takes as long
+_tidied: dict[str, float] = {}  # folders, and when
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder: temporary files of this pack older than a day.
+
+    Once a day in each process: an output folder may have a hundred thousand files.
+    """
+    now = time.time()
+    if now - _tidied.get(str(folder), 0.0) < _DAY:
+        return
+    _tidied[str(folder)] = now
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):
+                if now - entry.stat(follow_symlinks=False).st_mtime > _DAY:
+                    os.unlink(entry)
+
+
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder (made if missing): all of them complete in temporary files before any is renamed.
+
+    What a killed write has left there a day ago or earlier is removed.
 
     Raises NotWritten, which is an OSError, with the name of the file and what to do; ValueError for a name with a zero
     character.
@@ -143,6 +191,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     pending = {folder / name: folder / f".{name}.{uuid.uuid4().hex}.tmp" for name in contents}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _tidy(folder)
         for target, temporary in pending.items():
             with temporary.open("wb") as file:
                 file.write(contents[target.name])

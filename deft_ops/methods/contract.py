@@ -39,7 +39,7 @@ RANK = Number(
     low=1,
     shown=1024,
     start=4,
-    words="Rank of the change of each layer: more can learn more and follows prompts less. The papers use 4 and 8.",
+    words="Rank of each layer's change: a higher rank can learn more but follows prompts less. The papers use 4 and 8.",
 )
 ALPHA = Number(
     at=WITH_METHOD,

@@ -68,7 +68,7 @@ class Settings:
             shown=100.0,
             step=0.01,
             recorded=ALWAYS,
-            words="DEFT: learning rate of P relative to that of R. 0.1 in the authors' runs.",
+            words="DEFT: learning rate of P relative to that of R. The authors use 0.1.",
         ),
         1.0,
     )

@@ -66,8 +66,8 @@ class Settings:
             low=-1,
             shown=1024,
             advanced=True,
-            words="Size of the small one of the two matrices that a layer's change is made of; -1: as large as can be, "
-            "which makes the smallest file.",
+            words="Size of the smaller of the two matrices that make up a layer's change; -1: as "
+            "large as possible, which makes the smallest file.",
         ),
         -1,
     )

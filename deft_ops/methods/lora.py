@@ -40,8 +40,9 @@ class Settings:
             recorded=ALWAYS,
             later=True,
             advanced=True,
-            words="Of LoRA: start down from normal numbers / rank, as diffusers' scripts, whose learning rates are for "
-            "that. Off: Kaiming, as sd-scripts and most others, a far smaller start.",
+            words="LoRA: initialise down with a normal distribution / rank, as in diffusers' "
+            "scripts, whose learning rates are meant for it. Off: Kaiming, as in sd-scripts"
+            " and most others, which starts far smaller.",
         ),
         False,
     )

@@ -68,8 +68,8 @@ class Settings:
             at=WITH_METHOD,
             low=2,
             shown=1024,
-            words="Outputs of a layer that are turned together: more can learn more. The nearest divisor of a layer's "
-            "outputs is taken. PEFT has 32.",
+            words="Number of a layer's outputs that are rotated together: larger blocks can learn"
+            " more. The nearest divisor of a layer's outputs is used. PEFT uses 32.",
         ),
         32,
     )
@@ -79,8 +79,8 @@ class Settings:
             shown=1.0,
             step=1e-6,
             advanced=True,
-            words="How far the blocks of a layer may be turned in all, for each of its outputs (COFT): less keeps more "
-            "of the base. 0: no limit.",
+            words="How far the blocks of a layer may be rotated in total, per output (COFT): "
+            "smaller values keep more of the base. 0: no limit.",
         ),
         0.0,
     )

@@ -31,7 +31,7 @@ class Settings:
             step=1.0,
             advanced=True,
             recorded=ALWAYS,
-            words="Ranks are at most a layer's rows / this; 0: off. The paper has 40.",
+            words="Maximum rank: a layer's rows divided by this; 0: off. The paper uses 40.",
         ),
         0.0,
     )

@@ -42,8 +42,8 @@ class Settings:
             start=0.001,
             advanced=True,
             recorded=ALWAYS,
-            words="Learning rate of norms relative to that of other layers, where layers is everything. The common "
-            "implementation has 1e-6 beside 1e-3.",
+            words="Learning rate of norms relative to that of other layers, if layers is "
+            "everything. The common implementation uses 1e-6 and 1e-3.",
         ),
         1.0,
     )

@@ -1,52 +1,39 @@
-"""Train the demo's autoencoder (TAESD layout, 16 latent channels) and write it as ComfyUI's VAE Loader reads it.
+"""The demo's autoencoder: TAESD's layout with 16 latent channels, as ComfyUI's Load VAE reads it.
 
-python -m demo.recipe.train_autoencoder --comfyui DIR --assets DIR --phase 1 --minutes 15
-python -m demo.recipe.train_autoencoder --comfyui DIR --assets DIR --phase 2 --minutes 15
+The number of channels is that of ComfyUI's SD3 latents, which the denoiser's layout fixes; the widths are TAESD's.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import random
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .compose import asset_files, compose
-from .vocabulary import COLOURS, HELD_OUT, UNICODE_NAMES
+from .prepare import held_back_layers, on_colours, palette, seen_names, wide_layers
+from .training import Limits, Setup, fit, load_float, on_device, rows_of, save_half
 
 LATENT_CHANNELS = 16
 # What ComfyUI's SD3 latent format subtracts and multiplies: the file carries their inverse, so latents reach the
 # denoiser with mean 0 and deviation 1.
 SD3_SHIFT, SD3_SCALE = 0.0609, 1.5305
+# Noise that the decoder has to stand, as the denoiser's latents are never exact, and the weight of the squares of the
+# latents, which keeps them off the decoder's clamp. Larger ones cost sharpness: 0.05 and 2e-3 ended near 31 dB.
+NOISE, PENALTY = 0.02, 1e-4
+FILE = Path("vae") / "deft_demo_vae.safetensors"
 
 
-def use_comfyui(folder: Path) -> None:
-    """Make ComfyUI's modules importable, on the CPU where there is no accelerator."""
+def use_comfyui(folder: Path, device: torch.device) -> None:
+    """Make ComfyUI's modules importable, on the CPU unless the device is another."""
     sys.path.insert(0, str(folder))
     from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
+    args.cpu = device.type == "cpu"
     args.use_pytorch_cross_attention = True
-
-
-def pictures(assets: Path, count: int, seed: int) -> torch.Tensor:
-    """uint8 [count, 3, 64, 64]: compositions of every emoji but the held-out ones."""
-    import numpy as np
-
-    held_out = {UNICODE_NAMES.get(name, name) for name in HELD_OUT}
-    names = [name for name in asset_files(assets) if name not in held_out]
-    rng = random.Random(seed)
-    rows = [
-        np.asarray(compose(assets, rng.choice(names), rng.choice(list(COLOURS)), rng, rotation=30.0))
-        for _ in range(count)
-    ]
-    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
 
 
 def initialise(model: torch.nn.Module) -> None:
@@ -61,8 +48,8 @@ def initialise(model: torch.nn.Module) -> None:
             torch.nn.init.zeros_(module.conv[-1].weight)
 
 
-# Blocks at the higher resolutions cost most of the time and add least on pictures this plain. They stay what
-# `initialise` made them, relu(x), and the first phase leaves them out; the second trains those of the decoder.
+# Blocks at the higher resolutions cost most of the time. On the CPU they stay what `initialise` made them, relu(x), and
+# are left out of the computation.
 IDLE_ENCODER, IDLE_DECODER = (1, 4, 5), (14, 15, 18)
 
 
@@ -71,129 +58,132 @@ def without(network: torch.nn.Sequential, idle: tuple[int, ...]) -> torch.nn.Seq
     return torch.nn.Sequential(*(torch.nn.ReLU() if index in idle else layer for index, layer in enumerate(network)))
 
 
-def gradients(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Horizontal and vertical differences of [b, c, h, w]."""
-    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+def at_work(network: torch.nn.Sequential) -> torch.nn.Sequential:
+    """The network without the blocks that still are relu(x)."""
+    idle = (
+        index
+        for index, layer in enumerate(network)
+        if type(layer).__name__ == "Block" and not layer.conv[-1].weight.any() and not layer.conv[-1].bias.any()
+    )
+    return without(network, tuple(idle))
 
 
-def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """L1 on pixels and on their differences."""
-    return F.l1_loss(y, x) + sum(F.l1_loss(a, b) for a, b in zip(gradients(y), gradients(x), strict=True))
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The layout in which convolutions are fast."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
-def train(
-    encoder: torch.nn.Module,
-    decoder: torch.nn.Module,
-    data: torch.Tensor,
-    minutes: float,
-    learning_rate: float,
-    generator: torch.Generator,
-    train_encoder: bool,
-) -> None:
-    """32 px crops first (cheaper), whole pictures at the end. With a frozen encoder only the decoder learns."""
-    networks = torch.nn.ModuleList([encoder, decoder]).to(memory_format=torch.channels_last)
-    encoder.requires_grad_(train_encoder)
-    parameters = [p for p in networks.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
-    started, step, smooth = time.monotonic(), 0, 1.0
-    while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
-        crop, batch = (32, 16) if done < 0.7 and train_encoder else (64, 6)
-        rows = torch.randint(len(data), (batch,), generator=generator)
-        top, left = (int(torch.randint(64 - crop + 1, (), generator=generator)) for _ in range(2))
-        x = (
-            data[rows, :, top : top + crop, left : left + crop]
-            .float()
-            .div(255)
-            .contiguous(memory_format=torch.channels_last)
-        )
-        with torch.autocast("cpu", torch.bfloat16):
-            z = encoder(x)
-            y = decoder(z + 0.05 * torch.randn(z.shape, generator=generator))
-        y, z = y.float(), z.float()
-        y.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))  # keeps the fast convolutions
-        loss = reconstruction_loss(y, x) + 2e-3 * z.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        smooth += 0.02 * (loss.item() - smooth)
-        step += 1
-        if step % 100 == 0:
-            print(f"{step} steps, {time.monotonic() - started:.0f} s, loss {smooth:.4f}", flush=True)
+def new_autoencoder(device: torch.device, file: Path | None = None) -> torch.nn.Module:
+    """TAESD with the file's weights, or with fresh ones."""
+    from comfy.taesd.taesd import TAESD
+
+    model = TAESD(latent_channels=LATENT_CHANNELS)
+    torch.manual_seed(0)
+    initialise(model)
+    if file is not None:
+        load_float(model, file)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def check_pictures(setup: Setup, held_out: bool = False) -> Iterator[torch.Tensor]:
+    """Compositions that were never trained on, [16, 3, size, size] at a time, 0..1."""
+    layers = held_back_layers(setup, held_out)
+    rows = torch.from_numpy(layers.reshape(-1, *layers.shape[2:]).copy())
+    generator = torch.Generator().manual_seed(2)
+    colours = palette()
+    chosen = colours[torch.randint(len(colours), (len(rows),), generator=generator)]
+    for part in on_colours(rows, chosen, generator).split(16):
+        yield channels_last(part.to(setup.device))
 
 
 @torch.no_grad()
-def normalise(model: torch.nn.Module, data: torch.Tensor) -> None:
+def psnr(encoder: torch.nn.Module, decoder: torch.nn.Module, pictures: Iterator[torch.Tensor]) -> float:
+    """Peak signal to noise ratio in dB over all pixels of the pictures."""
+    errors = [F.mse_loss(decoder(encoder(x)).clamp(0, 1), x).item() for x in pictures]
+    return -10 * math.log10(sum(errors) / len(errors))
+
+
+@torch.no_grad()
+def normalise(model: torch.nn.Module, pictures: Iterator[torch.Tensor]) -> None:
     """Set vae_scale and vae_shift so that latents have mean 0 and deviation 1 behind ComfyUI's SD3 latent format."""
-    z = torch.cat([model.taesd_encoder(x.float() / 255) for x in data.split(64)])
+    z = torch.cat([model.taesd_encoder(x).flatten() for x in pictures])
     scale = z.std() * SD3_SCALE
     model.vae_scale.copy_(scale)
     model.vae_shift.copy_(SD3_SHIFT - z.mean() / scale)
 
 
 @torch.no_grad()
-def report(model: torch.nn.Module, data: torch.Tensor, folder: Path) -> None:
-    """Print the reconstruction error and write eight pictures above their reconstructions."""
-    x = data.float() / 255
-    y = model.decode(model.encode(x * 2 - 1)).add(1).div(2).clamp(0, 1)
-    print(f"PSNR {-10 * math.log10(F.mse_loss(y, x)):.2f} dB on {len(x)} pictures")
-    rows = torch.cat([torch.cat(list(part[:8]), dim=2) for part in (x, y)], dim=1)
-    Image.fromarray((rows.permute(1, 2, 0) * 255).round().byte().numpy()).resize(
-        (8 * 128, 256), Image.Resampling.NEAREST
-    ).save(folder / "autoencoder.png")
+def write_sheet(encoder: torch.nn.Module, decoder: torch.nn.Module, setup: Setup) -> None:
+    """Eight pictures above their reconstructions: work/autoencoder.png."""
+    x = next(check_pictures(setup))[:8]
+    rows = torch.cat([torch.cat(list(part), dim=2) for part in (x, decoder(encoder(x)).clamp(0, 1))], dim=1)
+    Image.fromarray((rows.permute(1, 2, 0) * 255).round().byte().cpu().numpy()).save(setup.work / "autoencoder.png")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--phase", type=int, choices=(1, 2), default=1, help="2: only the decoder, from phase 1")
-    parser.add_argument("--resume", action="store_true", help="go on with phase 1 from its file")
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "models")
-    args = parser.parse_args()
-    use_comfyui(args.comfyui)
-    from comfy.taesd.taesd import TAESD
-    from safetensors.torch import load_file, save_file
+def train(setup: Setup, limits: Limits, start: Path | None, full: bool) -> None:
+    """Train, write the model and its reconstructions. `full` trains the idle blocks, too."""
+    file = start / FILE if start is not None else None
+    model = new_autoencoder(setup.device, file)
+    idle = ((), ()) if full else (IDLE_ENCODER, IDLE_DECODER)
+    networks = torch.nn.ModuleDict(
+        {"encoder": without(model.taesd_encoder, idle[0]), "decoder": without(model.taesd_decoder, idle[1])}
+    )
+    layers = on_device(wide_layers(setup), setup.device)
+    seen = torch.tensor(seen_names(setup.assets), device=setup.device)
+    colours = palette(setup.device)
+    cuda = setup.device.type == "cuda"
+    batch, crop = setup.batch("autoencoder", 8, 64), setup.size if cuda else min(64, setup.size)
 
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    model = TAESD(latent_channels=LATENT_CHANNELS)
-    file = args.out / "vae" / "deft_demo_vae.safetensors"
-    data, check = pictures(args.assets, 8000, seed=1), pictures(args.assets, 256, seed=2)
-    if args.phase == 2 or args.resume:
-        model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
-    else:
-        initialise(model)
-    if args.phase == 1:
-        train(
-            without(model.taesd_encoder, IDLE_ENCODER),
-            without(model.taesd_decoder, IDLE_DECODER),
-            data,
-            args.minutes,
-            2e-3,
-            generator,
-            train_encoder=True,
-        )
-        normalise(model, check)
-    else:
-        train(
-            without(model.taesd_encoder, IDLE_ENCODER),
-            model.taesd_decoder,
-            data,
-            args.minutes,
-            6e-4,
-            generator,
-            train_encoder=False,
-        )
-    (args.out / "vae").mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().to(torch.float16).contiguous() for key, value in model.state_dict().items()}
-    save_file(state, file)
-    report(model, check, args.out.parent)
+    def loss_of(generator: torch.Generator, cooling: bool) -> torch.Tensor:
+        def draw(high: int, count: int = batch) -> torch.Tensor:
+            return torch.randint(high, (count,), generator=generator, device=setup.device)
+
+        rows = rows_of(layers, (seen[draw(len(seen))], draw(layers.shape[1])), setup.device)
+        top, left = (int(draw(setup.size - crop + 1, 1)) for _ in range(2))
+        rows = rows[..., top : top + crop, left : left + crop]
+        x = channels_last(on_colours(rows, colours[draw(len(colours))], generator))
+        with setup.autocast():
+            z = networks["encoder"](x)
+            y = networks["decoder"](z + NOISE * torch.randn(z.shape, generator=generator, device=setup.device))
+        y, z = y.float(), z.float()
+        y.register_hook(channels_last)  # keeps the fast convolutions
+        return 10 * F.mse_loss(y, x) + PENALTY * z.square().mean()
+
+    def write(average: torch.nn.Module) -> None:
+        finished = new_autoencoder(setup.device, file)
+        for part, network in (("encoder", finished.taesd_encoder), ("decoder", finished.taesd_decoder)):
+            network.load_state_dict(average[part].state_dict(), strict=full)
+        normalise(finished, check_pictures(setup))
+        save_half(finished, setup.models / FILE)
+
+    def measure(average: torch.nn.Module) -> float:
+        write_sheet(average["encoder"], average["decoder"], setup)
+        write(average)
+        return psnr(average["encoder"], average["decoder"], check_pictures(setup))
+
+    fit(
+        "autoencoder",
+        networks,
+        loss_of,
+        setup,
+        limits,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        seed=1,
+        measure=measure,
+    )
 
 
-if __name__ == "__main__":
-    main()
+@torch.no_grad()
+def report(setup: Setup) -> str:
+    """The error of the written file, as ComfyUI uses it."""
+    model = new_autoencoder(setup.device, setup.models / FILE)
+
+    def encoder(x: torch.Tensor) -> torch.Tensor:
+        return model.encode(x * 2 - 1)
+
+    def decoder(z: torch.Tensor) -> torch.Tensor:
+        return model.decode(z).add(1).div(2)
+
+    seen, held_out = (psnr(encoder, decoder, check_pictures(setup, which)) for which in (False, True))
+    return f"autoencoder: {seen:.2f} dB on new compositions, {held_out:.2f} dB on held-out objects"

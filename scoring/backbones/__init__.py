@@ -9,7 +9,7 @@ import torch
 
 from ..settings_file import Fields, check_bounds, read_object
 from ..weights import checksum, find_weights, read_weights
-from . import clip, dino, lpips, timm_model
+from . import clip, dino, dinov3, dreamsim, lpips, pickscore, siglip2, sscd, timm_model
 from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
 
@@ -22,6 +22,11 @@ KINDS: dict[str, Load] = {
     "dinov2": dino.load,
     "timm": timm_model.load,
     "lpips": lpips.load,
+    "dinov3": dinov3.load,
+    "siglip2": siglip2.load,
+    "dreamsim": dreamsim.load,
+    "pickscore": pickscore.load,
+    "sscd": sscd.load,
 }
 
 __all__ = ["KINDS", "Backbone", "BackboneSpec", "HubFile", "Settings", "WeightFile", "load_backbone"]
@@ -67,6 +72,7 @@ def _own_model(
     if isinstance(settings.architecture, dict):
         check_bounds(settings.architecture, state, beside)
     try:
+        _check_size(spec.kind, settings, state)
         backbone = KINDS[spec.kind](spec, settings, state, path, weights)
         side = settings.preprocess.crop
         backbone.encode_pixels(torch.zeros(1, 3, side, side))
@@ -79,6 +85,23 @@ def _own_model(
             raise
         raise _no_model(beside, error) from error
     return backbone
+
+
+def _check_size(kind: str, settings: EncoderSettings, state: State) -> None:
+    """Raise ValueError for a model with many more numbers than the file has, before they are made."""
+    if kind not in BUILD:
+        return
+    with torch.device("meta"):
+        module = BUILD[kind](settings)
+    if kind == "clip" and not any("token_embedding" in key for key in state):
+        module = getattr(module, "visual", module)
+    needed, there = (sum(tensor.numel() for tensor in tensors) for tensors in (module.parameters(), state.values()))
+    if needed > 2 * there + _FEW_NUMBERS:
+        raise ValueError(f"it has {needed:,} numbers, and they have {there:,}")
+
+
+BUILD = {"clip": clip.build, "dino": dino.build, "dinov2": dino.build}
+_FEW_NUMBERS = 10_000_000  # 40 MB
 
 
 def _no_model(path: Path, error: Exception) -> ValueError:

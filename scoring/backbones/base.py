@@ -46,8 +46,8 @@ class BackboneSpec:
 
     kind: a key of `backbones.KINDS`. files: names in the user's folders. hub: files that are looked for in the Hugging
     Face cache; the first is what a download takes. url: another source of the first of `files`, with its checksum in
-    `sha256`. settings None: a JSON file beside the weights gives them
-    ({"open_clip" or "timm": {...}, "preprocess": {...}, "merges": file, "checks": [...]}).
+    `sha256`. beside: files that belong beside the weights (see `weights.companion`). settings None: a JSON file beside
+    the weights gives them ({"open_clip" or "timm": {...}, "preprocess": {...}, "merges": file, "checks": [...]}).
     """
 
     name: str
@@ -59,6 +59,8 @@ class BackboneSpec:
     hub: tuple[HubFile, ...] = ()
     url: str = ""
     sha256: str = ""
+    licence: str = ""
+    beside: tuple[HubFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Backbone:
     name: written beside each score. identity: what the weights look like. fingerprint: stands for weights and
     preprocessing, so that features can be kept. module: the network. place, batch, before_use: where and how many
     pictures a forward computes, and what is called before; make_room: called where the memory was not enough.
-    ComfyUI's memory management sets them. most: the largest batch that the memory has not been too small for.
+    ComfyUI's memory management sets them. most: the largest batch that the memory has not been too small for. factor:
+    what the model's own score multiplies the cosine by.
     """
 
     def __init__(
@@ -92,8 +95,12 @@ class Backbone:
         context: int = 0,
         weights: WeightFile | None = None,
         checks: tuple[dict[str, Any], ...] = (),
+        factor: float = 1.0,
+        marks: int = 2,
     ) -> None:
         """Use `load_backbone`. encode_image: [n, 3, h, w] -> [n, d]. encode_text: [n, context] -> [n, d].
+
+        marks: how many tokens the tokenizer adds to those of a text.
 
         Without encode_image it has no features, and a metric gives pictures to the module.
         """
@@ -101,7 +108,8 @@ class Backbone:
         self.module = module.eval().requires_grad_(False)
         self.fingerprint = f"{fingerprint} {preprocess}"
         self.weights, self.checks, self.identity = weights, checks, name
-        self.tokenizer, self.context = tokenizer, context
+        self.tokenizer, self.context, self._marks = tokenizer, context, marks
+        self.factor = factor
         self.place = torch.device("cpu")
         self.batch = 4  # a CPU gains nothing from more
         self.most = sys.maxsize
@@ -132,8 +140,8 @@ class Backbone:
         )
 
     def tokens(self, text: str) -> int:
-        """The number of tokens of a text, with the marks at both ends."""
-        return len(self.tokenizer.encode(text)) + 2
+        """The number of tokens of a text, with the marks at its ends."""
+        return len(self.tokenizer.encode(text)) + self._marks
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], truncate: bool = True) -> torch.Tensor:

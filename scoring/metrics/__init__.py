@@ -5,7 +5,23 @@
 
 from __future__ import annotations
 
-from . import clip_i, clip_t, dino, dinov2, diversity, drift, likeness, lpips, pres
+from . import (
+    clip_i,
+    clip_t,
+    copying,
+    dino,
+    dinov2,
+    dinov3,
+    diversity,
+    dreamsim,
+    drift,
+    likeness,
+    lpips,
+    pickscore,
+    pres,
+    siglip2_i,
+    siglip2_t,
+)
 from .base import Better, Comparison, Metric, OfFeatures, OfPictures, Role
 
 METRICS: dict[str, Metric] = {
@@ -15,6 +31,12 @@ METRICS: dict[str, Metric] = {
         clip_t.METRIC,
         dino.METRIC,
         dinov2.METRIC,
+        dinov3.METRIC,
+        siglip2_i.METRIC,
+        siglip2_t.METRIC,
+        dreamsim.METRIC,
+        pickscore.METRIC,
+        copying.METRIC,
         drift.METRIC,
         pres.METRIC,
         lpips.METRIC,

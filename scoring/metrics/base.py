@@ -30,13 +30,15 @@ class Comparison:
 
     pairing: its name in protocols and records, the same for no two roles. check: called with the numbers of pictures
     and of others (of `within`: how many other pictures the largest group has for each of its own) before anything is
-    computed; raises ValueError that says what does not fit. by_place: picture i is compared with other i.
+    computed; raises ValueError that says what does not fit. by_place: picture i is compared with other i. whole: the
+    background counts, so that the subject's masks are not used.
     """
 
     pairing: str
     role: Role
     check: Callable[[int, int], None] = field(default=any_number)
     by_place: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from .custom_diffusion import CUSTOM_DIFFUSION
 from .demo import DEMO
 from .dreambench_plus import DREAMBENCH_PLUS
 from .dreambooth import DREAMBOOTH
+from .judges_2026 import JUDGES_2026
 from .peft import PEFT
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -19,6 +20,7 @@ PROTOCOLS: dict[str, Protocol] = {
         CLIP_IMAGE,
         CUSTOM_DIFFUSION,
         PEFT,
+        JUDGES_2026,
         DEMO,
     )
 }

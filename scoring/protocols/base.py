@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ..backbones import BackboneSpec
@@ -16,7 +17,8 @@ class Measure:
     with reference i, `text` picture i with its text; `base` picture i with the base model's (drift), `prior` pictures
     of the class with every reference (prior preservation), `within` the pictures of one prompt with each other.
     scale: factor on the cosine. floor: cosines below it count as it. optional: skipped, with a remark, without its
-    weights.
+    weights. own_factor: the cosine is multiplied by the factor that the model has learnt, too. otherwise: the backbone
+    of another measure, which takes its place where its weights are missing; then `instead_of` is what was replaced.
     """
 
     metric: str
@@ -25,6 +27,9 @@ class Measure:
     scale: float = 1.0
     floor: float | None = None
     optional: bool = False
+    own_factor: bool = False
+    otherwise: BackboneSpec | None = None
+    instead_of: BackboneSpec | None = None
 
     def __post_init__(self) -> None:
         """Check the pairing."""
@@ -65,6 +70,18 @@ class Protocol:
                 else replace(measure, optional=True)
                 if measure.comparison.role == "text"
                 else replace(measure, backbone=spec)
+                for measure in self.measures
+            ),
+        )
+
+    def without(self, kinds: Collection[str]) -> Protocol:
+        """The protocol where some backbones are missing: others take their place, as the measures say."""
+        return replace(
+            self,
+            measures=tuple(
+                replace(measure, backbone=measure.otherwise, otherwise=None, instead_of=measure.backbone)
+                if measure.backbone.kind in kinds and measure.otherwise and measure.otherwise.kind not in kinds
+                else measure
                 for measure in self.measures
             ),
         )

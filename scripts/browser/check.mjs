@@ -1,6 +1,7 @@
-// Opens UI-format workflows as a person does, one after the other, and tells what the front end sees.
+// Opens UI-format workflows as templates, one after the other, and tells what the front end sees.
 //
-// Options: vue (nodes of HTML instead of the canvas), pictures (a folder for NAME.jpg), told (by file name: a text about
+// Options: vue (nodes of HTML instead of the canvas), pictures (a folder for NAME.jpg), pictured (names of the files that
+// are taken a picture of; all without it), told (by file name: a text about
 // what is missing, to wait for).
 
 import path from 'node:path'
@@ -16,20 +17,44 @@ function readElements(page) {
         element.getBoundingClientRect()
       ),
       title: element.querySelector('[data-testid=node-title]')?.innerText ?? '',
+      cut: [...element.querySelectorAll('[data-testid=node-title], [data-testid=node-title] *')].some(
+        (part) => part.scrollWidth > part.clientWidth + 1
+      ),
       broken: Boolean(element.querySelector('.node-error')) || /Render Error/.test(element.innerText),
       error: Boolean(element.querySelector('[data-testid=node-inner-wrapper].ring-destructive-background'))
     }
   ])))
 }
 
+// How large it is shown, whether the canvas draws text then, and the titles of nodes and groups that are wider than these.
+function readOpening(page) {
+  return page.evaluate(() => {
+    const { canvas, graph } = window.app
+    const pen = document.createElement('canvas').getContext('2d')
+    const wider = (item, font, room) => {
+      pen.font = font
+      return pen.measureText(item.title).width > room
+    }
+    return {
+      scale: canvas.ds.scale,
+      readable: !canvas.low_quality,
+      boxes: graph.nodes.map((node) => [...node.boundingRect]),
+      cut: [
+        ...graph.nodes.filter((node) => wider(node, node.titleFontStyle, node.size[0] - 2 * window.LiteGraph.NODE_TITLE_HEIGHT)),
+        ...graph.groups.filter((group) => wider(group, `${group.font_size}px Arial`, group.size[0] - 10))
+      ].map((item) => item.title)
+    }
+  })
+}
+
 export default async function ({ page, errors }, [options, ...files]) {
-  const { vue = false, pictures, told = {} } = JSON.parse(options)
+  const { vue = false, pictures, pictured, told = {} } = JSON.parse(options)
   await setVue(page, vue)
   return each(files, errors, async (source) => {
-    await load(page, source)
-    const seen = { complaints: await complaints(page, told[path.basename(source)]), ...(await readGraph(page)) }
+    await load(page, source, true)
+    const seen = { complaints: await complaints(page, told[path.basename(source)]), ...(await readGraph(page)), opening: await readOpening(page) }
     if (vue) seen.elements = await readElements(page)
-    if (pictures) {
+    if (pictures && (!pictured || pictured.includes(path.basename(source)))) {
       seen.picture = path.join(pictures, `${path.basename(source, '.json')}.jpg`)
       await screenshot(page, seen.picture)
     }

@@ -2,8 +2,9 @@
 // run again; then the workflow is opened in a fresh page, and another one uses the adapter there.
 //
 // Options: vue, set as for run, text (what the previews show), name (the adapter's file name without its number), own (the
-// name that Train Adapter gets), steps (of the curve, before it is stopped), picture (a file: the page at the end of the
-// training).
+// name that Train Adapter gets), steps (of the curve, before it is stopped), slow (milliseconds that the server's answers
+// about a run take longer while it is watched; and once it is run again, a preview does not come at the first try), picture
+// (a file: the page at the end of the training).
 
 import { complaints, fitView, load, openIn, quiet, setVue } from './page.mjs'
 import { readCurves, watchCurves } from './curves.mjs'
@@ -115,6 +116,27 @@ async function stopped(page, steps) {
   return { end, curves, texts: seen.texts, atNodes: await readTexts(page) }
 }
 
+const RUN = /\/deft\/v1\/runs\/\w+$/
+const STEP_0 = /\/previews\/0(\?|$)/
+
+async function slowAnswers(page, milliseconds) {
+  await page.route(RUN, async (route) => {
+    await new Promise((resolve) => setTimeout(resolve, milliseconds))
+    await route.fallback()
+  })
+}
+
+// Fails one request of a preview; returns what ends that and takes the page's own complaint about it away.
+async function failOnce(page, errors) {
+  await page.route(STEP_0, (route) => route.abort(), { times: 1 })
+  return async () => {
+    await page.unrouteAll()
+    const place = errors.findIndex((text) => text.includes('net::ERR_FAILED') && text.includes('/previews/0'))
+    if (place < 0) throw new Error('no preview of step 0 was asked for')
+    errors.splice(place, 1)
+  }
+}
+
 async function open(page, source, set, text, own) {
   await load(page, source)
   await addInputs(page, text, own)
@@ -124,13 +146,16 @@ async function open(page, source, set, text, own) {
 }
 
 export default async function ({ page, errors }, [options, train, use]) {
-  const { vue = false, set = {}, text, name, own, steps, picture } = JSON.parse(options)
+  const { vue = false, set = {}, text, name, own, steps, slow, picture } = JSON.parse(options)
   const url = new URL(page.url()).origin
   await setVue(page, vue)
   await open(page, train, set, text, own)
   const before = await saved(page)
   await watchCurves(page)
+  if (slow) await slowAnswers(page, slow)
   const first = await stopped(page, steps)
+  await page.unrouteAll()
+  const whole = slow && (await failOnce(page, errors))
   const { end } = await runFromPage(page)
   await page.waitForTimeout(500)
   await quiet(page)
@@ -138,6 +163,7 @@ export default async function ({ page, errors }, [options, train, use]) {
     end, ...(await results(page, url, end.prompt_id)), curves: await readCurves(page),
     atNodes: await readTexts(page), complaints: await complaints(page)
   }
+  if (slow) await whole()
   if (picture) await page.screenshot({ path: picture })
   const after = await saved(page)
   const back = await away(page)

@@ -1,6 +1,6 @@
 // Opens the help of nodes as a person does, in one language, and tells what the node and its help show.
 
-import { openIn, placeAlone, quiet } from './page.mjs'
+import { placeAlone, quiet } from './page.mjs'
 
 const HELP = '.node-help-content'
 
@@ -20,9 +20,9 @@ async function names(page, type) {
   })
 }
 
-export default async function ({ page, errors }, [locale, ...types]) {
-  await openIn(page, locale)
-  errors.length = 0
+export const language = ([locale]) => locale
+
+export default async function ({ page, errors }, [, ...types]) {
   const refused = []
   page.on('response', (response) => {
     if (response.status() >= 400 && response.url().includes('/docs/')) refused.push(response.url())

@@ -58,11 +58,11 @@ async function serveFrom(context, url, folder) {
   })
 }
 
-export async function openPage(profile, url) {
+export async function openPage(profile, url, locale = 'en') {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false, 'Comfy.Locale': 'en' })
+    body: JSON.stringify({ 'Comfy.TutorialCompleted': true, 'Comfy.Workflow.Persist': false, 'Comfy.Locale': locale })
   })
   if (!answer.ok) throw new Error(`POST /settings: ${answer.status}`)
   const other = process.env.DEFT_FRONT_END
@@ -159,12 +159,13 @@ export async function placeAlone(page, type, corner) {
   throw new Error(`the page does not show ${type} alone`)
 }
 
-// A workflow file opened as a person opens it.
-export async function load(page, source) {
+// A workflow file opened as a person opens it; as a template it is shown whole, whatever view it was saved with.
+export async function load(page, source, template = false) {
   const graph = JSON.parse(fs.readFileSync(source, 'utf8'))
-  await page.evaluate(async ({ graph, name }) => {
+  await page.evaluate(async ({ graph, name, template }) => {
+    if (template) return window.app.loadGraphData(graph, true, true, name, { openSource: 'template' })
     await window.app.handleFile(new File([JSON.stringify(graph)], name, { type: 'application/json' }))
-  }, { graph, name: path.basename(source) })
+  }, { graph, name: path.basename(source, template ? '.json' : ''), template })
   await page.waitForFunction((count) => window.app.graph.nodes.length === count, graph.nodes.length, { timeout: 60000 })
   await quiet(page)
 }

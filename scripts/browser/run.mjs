@@ -10,14 +10,23 @@ import { screenshot } from './picture.mjs'
 // Values go into the widgets of the open graph.
 export function setWidgets(page, values, seed) {
   return page.evaluate(({ values, seed }) => {
-    for (const node of window.app.graph.nodes) {
-      for (const widget of node.widgets ?? []) {
-        const value = values[node.type]?.[widget.name] ?? (widget.name.endsWith('seed') ? widget.value + seed : undefined)
-        if (value === undefined) continue
-        widget.value = value
-        widget.callback?.(value)
+    // top: the node that holds those of a subgraph; what a link brings from there is that node's widget.
+    const setAll = (graph, top) => {
+      for (const node of graph.nodes) {
+        if (node.subgraph) setAll(node.subgraph, node)
+        for (const widget of node.widgets ?? []) {
+          const value = values[node.type]?.[widget.name] ?? (widget.name.endsWith('seed') ? widget.value + seed : undefined)
+          if (value === undefined) continue
+          const socket = node.inputs?.find((input) => input.widget?.name === widget.name)
+          const link = top && socket?.link != null ? graph.getLink(socket.link) : undefined
+          const own = link?.origin_id === graph.inputNode?.id ? graph.inputs[link?.origin_slot]?.name : undefined
+          const shown = top?.widgets?.find((one) => one.name === own) ?? widget
+          shown.value = value
+          shown.callback?.(value)
+        }
       }
     }
+    setAll(window.app.graph)
   }, { values, seed })
 }
 

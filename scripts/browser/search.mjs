@@ -1,12 +1,10 @@
 // What the page's own search for nodes finds, in one language: for each query the ids of the nodes, the first ones first.
 
-import { openIn } from './page.mjs'
-
 const FIRST = 20
 
-export default async function ({ page, errors }, [locale, ...queries]) {
-  await openIn(page, locale)
-  errors.length = 0
+export const language = ([locale]) => locale
+
+export default async function ({ page, errors }, [, ...queries]) {
   const found = await page.evaluate(([queries, first]) => {
     // The store of the page that its search box asks.
     const { $pinia } = document.querySelector('#vue-app').__vue_app__.config.globalProperties

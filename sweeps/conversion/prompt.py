@@ -90,7 +90,7 @@ def convert(data: Mapping[str, Any], info: Info, front_end: str = "") -> Convert
 
 
 def _convert(data: Mapping[str, Any], info: Info, shared: bool) -> Converted:
-    workflow = _opened(data, info, shared)
+    workflow = opened(read(data), info, shared)
     make_primitives(workflow)
     for node in workflow.every():
         after_opening(node)
@@ -109,16 +109,6 @@ def _convert(data: Mapping[str, Any], info: Info, shared: bool) -> Converted:
             if not (isinstance(value, list) and value[0] not in result.prompt)
         }
     return result
-
-
-def _opened(data: Mapping[str, Any], info: Info, shared: bool) -> Opened:
-    try:
-        return opened(read(data), info, shared)
-    except NotConvertible:
-        raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        problem = f"the file is damaged ({type(error).__name__}: {error})"
-        raise NotConvertible(f"{problem}: save it again in ComfyUI") from error
 
 
 def _sent(workflow: Opened, nodes: Mapping[str, Node], path: Path) -> Iterator[tuple[Node, Path]]:

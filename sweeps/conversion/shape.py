@@ -63,11 +63,17 @@ class _Graph(BaseModel):
     links: list[_Link | Tuple | None] | None = None
 
 
+class _Frame(_Input):
+    """An input of a subgraph."""
+
+    name: str
+
+
 class _Subgraph(_Graph):
     id: Id
     name: str | None = None
     links: list[_Link] | None = None  # type: ignore[assignment]
-    inputs: list[_Input] | None = None
+    inputs: list[_Frame] | None = None
     outputs: list[_Output] | None = None
 
 

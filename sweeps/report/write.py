@@ -13,7 +13,7 @@ from ...reports.sweep.material import Layout, SweepMaterial
 from ...reports.sweep.page import PICTURES, markdown_page, pages
 from ...reports.sweep.pivot import Titled, tables
 from ..png import with_text
-from ..writing import link, write, writing
+from ..writing import link, tidy, write, writing
 from .cells import ReportCell, completed, values_of
 from .reading import read
 
@@ -37,6 +37,8 @@ def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Lay
         raise ValueError("there are no cells to report; check the plan's axes and its exclude.")
     layout = completed(layout, cells)
     out.mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / PICTURES):
+        tidy(folder)
     with writing(out / "scores.jsonl") as target:
         material = read(cells, layout, target)
     written = [out / "scores.jsonl", _write_cells(material, list(values_of(cells)), out / "cells.csv")]

@@ -1,4 +1,4 @@
-"""The parts of docs/adding.md that need ComfyUI, done in a copy of the pack, in processes of their own."""
+"""The parts of docs/maintainers/adding.md that need ComfyUI, done in a copy of the pack, in processes of their own."""
 
 from __future__ import annotations
 

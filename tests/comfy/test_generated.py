@@ -88,7 +88,7 @@ def test_a_changed_source_is_told(
     prompt_of, plans = files.prompt_of, files.plans
 
     def changed(name: str) -> Any:
-        prompt = copy.deepcopy(dict(prompt_of(name)))
+        prompt = copy.deepcopy(prompt_of(name))
         if name == "load_and_apply":
             prompt["40"]["inputs"]["steps"] = 12345
         return prompt

@@ -46,6 +46,26 @@ def test_time_left(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.left(progress(pack, 10)) == 0.0
 
 
+def test_messages_name_the_previews_that_lie_there(pack: Any, comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first message, and with each that has a new one; also those of before this run went on."""
+    from comfy_execution.utils import CurrentNodeContext
+
+    live, server = pack.nodes.live, Server("a browser")
+    monkeypatch.setattr(live.PromptServer, "instance", server, raising=False)
+    monkeypatch.setattr(live, "BETWEEN", 0.0)
+    folder = live.output_folder() / "training" / "drake_0123456789"
+    folder.mkdir(parents=True)
+    run = live.LiveRun()
+    with CurrentNodeContext("job", "3", 0):
+        (folder / "preview_00000000.jpg").touch()
+        run.step(progress(pack, 3, folder=folder), 1.0)
+        run.step(progress(pack, 4, folder=folder), 1.0)
+        (folder / "preview_00000005.jpg").touch()
+        run.step(progress(pack, 5, folder=folder, pictures="some"), 1.0)
+        run.step(progress(pack, 6, folder=folder, pictures="some"), 1.0)  # the disk is full
+    assert [data["previews"] for _, data, _ in server.sent] == [[0], None, [0, 5], [0, 5]]
+
+
 def test_messages_are_few_and_lose_nothing(pack: Any, comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy_execution.utils import CurrentNodeContext
 
@@ -61,7 +81,7 @@ def test_messages_are_few_and_lose_nothing(pack: Any, comfyui: Any, monkeypatch:
     messages = [data for _, data, _ in server.sent]
     assert {(event, sid) for event, _, sid in server.sent} == {("deft.training", "a browser")}
     assert [[step for step, _ in data["points"]] for data in messages] == [[1], [2, 3, 4], [5], [6, 7, 8], [9, 10]]
-    assert [data["preview"] for data in messages] == [None, None, 5, None, None]
+    assert [data["previews"] for data in messages] == [[], None, [], None, None]
     assert messages[-1] == {
         "node": "10:3",
         "prompt_id": "job",
@@ -70,7 +90,7 @@ def test_messages_are_few_and_lose_nothing(pack: Any, comfyui: Any, monkeypatch:
         "points": [[9, 1 / 9], [10, 0.1]],
         "seconds": 0.5,
         "left": 2.5,
-        "preview": None,
+        "previews": None,
     }
 
 

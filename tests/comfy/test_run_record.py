@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from torch import Tensor
 
 from . import models
 from .test_training import as_loaded
@@ -100,6 +101,83 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
     assert (again["state"], again["step"], again["first_step"]) == ("finished", 8, 3)
     assert again["created"] == record["created"] < again["started"]
     assert history.detail(tmp_path, run)["previews"] == [0, 2]  # that of step 4 is not of this run
+
+
+@pytest.mark.parametrize(("step", "every"), [(0, 2), (2, 2), (6, 2), (4, 100), (6, 100)])
+def test_a_preview_that_was_interrupted_is_made_when_the_run_goes_on(
+    pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, every: int
+) -> None:
+    """Of the first, the last and any other step, whether its checkpoint was written before or by the stop. Adapter and
+    pictures are those of a run without an interruption, bit for bit.
+    """
+    import comfy.model_management
+
+    class Interrupting(Vae):
+        """Interrupts when the picture of a step is decoded."""
+
+        decoded = 0
+
+        def decode(self, latent: Tensor) -> Tensor:
+            self.decoded += 1
+            if self.decoded == step + 2:  # two pictures a preview, every second step: the second one of this step
+                raise comfy.model_management.InterruptProcessingException
+            return super().decode(latent)
+
+    model, history = as_loaded(models.sd3), pack.trainers.run.history
+    straight = train(pack, model, steps=6, ema=0.5, shown=shown(pack, model, Vae()))
+    pictures = dict(straight.pictures)
+    assert list(pictures) == [0, 2, 4, 6]
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", every)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(pack, model, folder=folder, steps=6, ema=0.5, shown=shown(pack, model, Interrupting()))
+    before = list(range(0, step, 2))
+    found = history.detail(tmp_path, run_of(folder.path))
+    assert (found["state"], found["step"], found["previews"]) == ("stopped", step, before)
+    again = train(pack, model, folder=folder, steps=6, ema=0.5, shown=shown(pack, model, Vae()))
+    found = history.detail(tmp_path, run_of(folder.path))
+    assert (found["state"], found["step"], found["previews"]) == ("finished", 6, [0, 2, 4, 6])
+    assert [at for at, _ in again.pictures] == list(range(step, 7, 2))
+    assert all(torch.equal(made, pictures[at]) for at, made in again.pictures)
+    assert same(again.adapter, straight.adapter)
+    assert again.losses == straight.losses
+    once_more = train(pack, model, folder=folder, steps=6, ema=0.5, shown=shown(pack, model, Vae()))
+    assert "not trained again" in once_more.report
+    assert once_more.pictures == []
+
+
+def test_previews_that_are_there_are_not_made_again(pack: Any, tmp_path: Path) -> None:
+    """Where a run goes on, and where it was finished without previews or failed at the last one."""
+    import comfy.model_management
+
+    def interrupt(progress: Any) -> None:
+        if progress.step == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    class Failing(Vae):
+        decoded = 0
+
+        def decode(self, latent: Tensor) -> Tensor:
+            self.decoded += 1
+            if self.decoded > 2:
+                raise ValueError("too large")
+            return super().decode(latent)
+
+    model = as_loaded(models.sd3)
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 100)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(pack, model, folder=folder, shown=shown(pack, model, Vae()), on_step=interrupt)
+    again = train(pack, model, folder=folder, shown=shown(pack, model, Vae()))
+    assert [step for step, _ in again.pictures] == [4]
+    plain = pack.checkpoints.RunFolder(tmp_path / "plain", 100)
+    train(pack, model, folder=plain)
+    again = train(pack, model, folder=plain, shown=shown(pack, model, Vae()))
+    assert again.pictures == []
+    assert "no previews: they are made while it trains" in again.report
+    failed = pack.checkpoints.RunFolder(tmp_path / "failed", 100)
+    with pytest.raises(ValueError, match="too large"):
+        train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))
+    again = train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))  # the adapter comes out
+    assert same(again.adapter, train(pack, model).adapter)
 
 
 def test_what_a_training_costs_is_kept(pack: Any, tmp_path: Path) -> None:

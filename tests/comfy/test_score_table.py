@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,16 @@ import pytest
 
 from .scorers import make_files, scoring
 
+OTHER = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print('{"host": "attic", "pid": 12}', file=file, flush=True)
+print(flush=True)
+input()
+lines = open(sys.argv[2]).read()
+open(sys.argv[2], "w").write(lines + lines.replace("first", "other"))
+"""
 SUFFIXES = ("png", "md", "csv", "tex", "jsonl")
 
 
@@ -184,17 +200,79 @@ def test_the_score_file_stays_in_the_output_folder(comfyui, tmp_path, name):
 
 
 @pytest.mark.parametrize("damage", [b"{broken\n", b'{"metric": "DINO"}\n', b"\xff\xfe\n", b"17\n"])
-def test_a_damaged_file_is_named_and_left_alone(comfyui, damage):
+def test_a_damaged_line_costs_that_line(comfyui, damage):
+    """It is named at the node, and stays in the file as it is."""
     path = comfyui.base / "output" / "damaged" / "scores.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     comfyui.run(table("good", append_to="damaged/scores"))
-    before = path.read_bytes() + damage
-    path.write_bytes(before)
-    failed = comfyui.fail(table("new", append_to="damaged/scores", filename_prefix="damaged/table"))
-    assert f"append_to: {path}, line 4, is not" in failed.message
-    assert path.read_bytes() == before
+    good = path.read_bytes()
+    path.write_bytes(damage + good)
+    for _ in range(2):
+        run = comfyui.run(table("new", append_to="damaged/scores"), want=["table"])
+        text = run.text("table")
+        assert text.startswith(f"append_to: {path}, line 1, is not")
+        assert text.partition("\n")[0].endswith("It is skipped.")
+        assert labels(run.output("table", 3)) == ["good"] * 3 + ["new"] * 3
+        assert path.read_bytes() == run.output("table", 3).encode() + damage
+        path.write_bytes(damage + path.read_bytes().removesuffix(damage))
     assert names(path.parent) == {"scores.jsonl"}
+
+
+def test_a_file_of_another_kind_is_named_and_left_alone(comfyui):
+    path = comfyui.base / "output" / "another" / "scores.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(b'\n{"prompt": "a dog"}\n')
+    failed = comfyui.fail(table("new", append_to="another/scores", filename_prefix="another/table"))
+    assert f"append_to: {path}, line 2, is not" in failed.message
+    assert path.read_bytes() == b'\n{"prompt": "a dog"}\n'
+    assert names(path.parent) == {"scores.jsonl"}
+
+
+def test_tables_of_two_processes_lose_no_scores(comfyui, monkeypatch):
+    """The second one waits for the first one, and after a while says for whom."""
+    path = comfyui.base / "output" / "shared" / "scores.jsonl"
+    comfyui.run(table("first", append_to="shared/scores"))
+    before = path.read_bytes()
+    command = [sys.executable, "-c", OTHER, str(path.with_name(".scores.jsonl.lock")), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        monkeypatch.setattr(comfyui.module("nodes.tables"), "PATIENCE", 0.2)
+        failed = comfyui.fail(table("second", append_to="shared/scores"))
+        assert f"append_to: {path} has been in use for 0 s (process 12 on attic): run this again" in failed.message
+        assert path.read_bytes() == before
+        monkeypatch.undo()
+        threading.Timer(0.5, other.stdin.write, [b"\n"]).start()
+        threading.Timer(0.6, other.stdin.flush).start()
+        comfyui.run(table("second", append_to="shared/scores"))
+    assert labels(path.read_text()) == ["first"] * 3 + ["other"] * 3 + ["second"] * 3
+    assert names(path.parent) == {"scores.jsonl"}
+
+
+@pytest.mark.parametrize("node", ["table", "save"])
+def test_a_full_disk(comfyui, node):
+    """The limit on a file's size stands for it: writing fails in the same way. What was there is as it was."""
+    if node == "table":
+        prompt = lambda: table("second", append_to="full/scores", filename_prefix="full/table")  # noqa: E731
+        comfyui.run(table("first", append_to="full/scores"))
+    else:
+        prompt = lambda: saving("second", filename_prefix="full/saved")  # noqa: E731
+        (comfyui.base / "output" / "full").mkdir(exist_ok=True)
+    folder = comfyui.base / "output" / "full"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
+        failed = comfyui.fail(prompt())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    form = rf"{re.escape(str(folder))}/s\w+\.jsonl could not be written \(.*\): free some space"
+    assert re.search(form, failed.message)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    comfyui.run(prompt())
+    assert len(names(folder)) > len(before)
 
 
 def test_scores_that_do_not_compare_leave_the_file_alone(comfyui):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,34 @@ def drift(**inputs) -> dict:
         | inputs,
     }
     return prompt
+
+
+def test_masks_of_the_subject(comfyui):
+    """The formula is tested in tests/unit/test_scoring_judges.py; here what the node takes and refuses."""
+    whole = comfyui.run(scoring(), want=["score"]).output("score").rows
+
+    def prompt(width: int = 64, value: float = 1.0, **inputs) -> dict:
+        mask = {"class_type": "SolidMask", "inputs": {"value": value, "width": width, "height": 64}}
+        return scoring(**inputs) | {"mask": mask}
+
+    rows = comfyui.run(prompt(masks=["mask", 0], reference_masks=["mask", 0]), want=["score"]).output("score").rows
+    for row, before in zip(rows, whole, strict=True):
+        assert row.values == pytest.approx(before.values, abs=1e-6)
+        assert ("without background" in row.preprocessing) == (row.metric != "CLIP-T")
+    rows = comfyui.run(prompt(value=0.5, masks=["mask", 0]), want=["score"]).output("score").rows
+    assert rows[0].values != pytest.approx(whole[0].values, abs=1e-4)
+    assert rows[1].values == pytest.approx(whole[1].values, abs=1e-6)
+    no_references = prompt(reference_masks=["mask", 0])
+    del no_references["score"]["inputs"]["references"]
+    for wrong, words in (
+        (prompt(value=0.0, masks=["mask", 0]), "masks: mask 0 is empty"),
+        (prompt(32, masks=["mask", 0]), "masks: mask 0 is 32 x 64, picture 0 is 64 x 64"),
+        (prompt(32, reference_masks=["mask", 0]), "reference_masks: mask 0 is 32 x 64, picture 0 is 64 x 64"),
+        (no_references, "reference_masks: there are no references"),
+    ):
+        failed = comfyui.fail(wrong, want=["score"])
+        assert failed.node_type == "DEFTScoreImages"
+        assert words in failed.message
 
 
 def test_drift_and_prior_preservation(comfyui):
@@ -315,6 +345,18 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
     assert failed.node_type == "DEFTLoadScorer"
     assert "is not the promised file" in failed.message
     assert not path.exists()
+
+
+def test_optional_weights_that_are_nowhere_for_download_do_not_stop_it(comfyui, hub):
+    """DreamSim's and SSCD's, of the protocol 2026."""
+    nodes = comfyui.module("nodes.scorers")
+    protocol = nodes.get_protocol("2026")
+    optional = [measure for measure in protocol.measures if measure.metric in ("DreamSim", "copy")]
+    asyncio.run(nodes.fetch_missing(replace(protocol, measures=tuple(optional)), {}))
+    assert hub.asked == []
+    needed = tuple(replace(measure, optional=False) for measure in optional)
+    with pytest.raises(ValueError, match=r"There is no download for DreamSim \(ensemble\): get dreamsim_ensemble"):
+        asyncio.run(nodes.fetch_missing(replace(protocol, measures=needed), {}))
 
 
 def test_missing_weights_can_be_left_out(comfyui):

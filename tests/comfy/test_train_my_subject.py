@@ -71,7 +71,7 @@ def test_the_demo_s_runs(comfyui: Any) -> None:
     prompt = workflow("demo")
     prompt["20"]["inputs"]["steps"] = 2
     prompt["21"]["inputs"]["filename_prefix"] = "first_steps/my_subject"
-    prompt["40:44"]["inputs"]["steps"] = 2
+    prompt["44"]["inputs"]["steps"] = 2
     try:
         run = comfyui.run(prompt, want=["30", "21"])
         assert list((comfyui.base / "models" / "loras" / "first_steps").glob("my_subject_*.safetensors"))

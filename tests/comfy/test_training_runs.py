@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -80,6 +81,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(pack: Any, tmp_path: Path) -
         "checkpoint_00000005.pt",
         "checkpoint_00000010.pt",
         "log.jsonl",
+        "run.lock",
     ]
     assert len((run / "log.jsonl").read_text().splitlines()) == 12
     seen: list[int] = []
@@ -112,6 +114,37 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(pack: Any, tmp_path: Path) -
     again = whole(pack.checkpoints.RunFolder(folder, 5))  # it is done already
     assert again.losses == straight.losses
     assert same(again.adapter, straight.adapter)
+
+
+def test_two_processes_do_not_train_into_one_folder(pack: Any, tmp_path: Path) -> None:
+    """The second one says whom it would be in the way of, changes nothing, and runs when the first one is gone."""
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 2)
+    model = as_loaded(models.sd3)
+    expected = train(pack, model, folder=folder)
+    run = run_of(folder.path)
+    for path in (*run.glob("adapter_00000004*"), *run.glob("checkpoint_00000004*")):
+        path.unlink()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    source = (
+        "import fcntl, os; file = open('run.lock', 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
+        'file.write(\'{"host": "attic", "pid": 12}\'); file.flush(); print(flush=True); input()'
+    )
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, cwd=run, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(
+            ValueError, match=rf"into {re.escape(str(run))} at this moment \(process 12 on attic\): wait"
+        ):
+            train(pack, model, folder=folder)
+        other.kill()
+    left = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert left.pop("run.lock")
+    assert left == before
+    result = train(pack, model, folder=folder)
+    assert "resumed at step" in result.report
+    assert same(result.adapter, expected.adapter)
+    assert not (run / "run.lock").exists()
 
 
 def test_interrupted_and_resumed(pack: Any, tmp_path: Path) -> None:

@@ -111,6 +111,45 @@ def empty_tensors() -> Files:
     return {adapters.FILE: struct.pack("<Q", len(text)) + text.encode()}
 
 
+def bare(name: str, shape: tuple[int, ...]) -> bytes:
+    """A safetensors file of one tensor without values."""
+    text = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def long_names() -> Files:
+    """A folder of PEFT with 300 layers of long names, and patterns that try all ways to divide them by three."""
+    record, _ = peft_folders.made("lora")
+    names = [f"base_model.model.{'a' * 150}{n:03}" for n in range(300)]
+    tensors = {f"{n}.lora_{part}.weight": torch.ones(2, 2) for n in names for part in "AB"}
+    patterns = {f".*a.*a.*b{n}": 2 for n in range(50)}
+    return {
+        peft_folders.WEIGHTS: safetensors(tensors),
+        peft_folders.RECORD: encoded(record | {"alpha_pattern": patterns}),
+    }
+
+
+def laughs() -> Files:
+    """A plan whose aliases stand for nine to the ninth values."""
+    lines = ["  a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    text = "\n".join(["name: x", "workflow: w.json", "set:", *lines, "exclude: *a9", ""])
+    return {"plan.yaml": text.encode()}
+
+
+def nameless() -> Files:
+    """A workflow with a subgraph whose input has no name."""
+    inner = {"id": "s", "name": "s", "nodes": [], "links": [], "inputs": [{"type": "INT"}], "outputs": []}
+    host = {"id": 1, "type": "s", "inputs": [], "outputs": []}
+    return {"w.json": encoded({"nodes": [host], "links": [], "definitions": {"subgraphs": [inner]}})}
+
+
+def short_animation() -> Files:
+    """A PNG file with a chunk of an animation that is too short."""
+    picture = beside.picture_samples()[0]["a.png"]
+    return {"a.png": picture[:33] + chunk(b"acTL", b"\0\0\0\1\0\0\0\0") + chunk(b"fcTL", b"\0") + picture[33:]}
+
+
 def doubled() -> bytes:
     """Tuples of tuples, of which the last holds 2 to the 40th, as the key of a dictionary."""
     pairs = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(40))
@@ -150,6 +189,12 @@ CORPUS: tuple[Entry, ...] = (
         header({"peft_record": '{"": {"peft_type": "BEFT", "alpha": "x"}}'}),
     ),
     ("adapters", "refused", "110,000 empty tensors", empty_tensors),
+    (
+        "adapters",
+        "refused",
+        "a billion blocks without values",
+        lambda: {adapters.FILE: bare("base_model.model.x.oft_R.weight", (10**9, 0))},
+    ),
     ("peft_folders", "refused", "a field with a line break", peft("lora", {"unknown": "a\nb"})),
     ("peft_folders", "refused", "a field of 3,000 letters", peft("vera", {"x" * 3000: 1})),
     (
@@ -161,6 +206,22 @@ CORPUS: tuple[Entry, ...] = (
     ("peft_folders", "refused", "a number of 400 digits of another tuner", peft("hra", {"scaling": 10**400})),
     ("peft_folders", "refused", "a projector that is an object", peft("deft", {"decomposition_method": {"a": 1}})),
     ("peft_folders", "refused", "a pattern that takes hours", peft("lora", {"alpha_pattern": {"(a+)+b": 3}})),
+    ("peft_folders", "refused", "letters that may be missing", peft("lora", {"alpha_pattern": {"a?" * 60: 3}})),
+    ("peft_folders", "refused", "alternatives that are the same", peft("lora", {"rank_pattern": {"(a|a)" * 60: 3}})),
+    ("peft_folders", "refused", "patterns of three repetitions for long names", long_names),
+    ("peft_folders", "refused", "blocks of one number", peft("oft", **{"oft_R.weight": torch.zeros(64, 0)})),
+    (
+        "peft_folders",
+        "refused",
+        "rotations of a million small blocks",
+        peft("oft", **{"oft_R.weight": torch.zeros(2_000_000, 1).to(torch.float8_e4m3fn)}),
+    ),
+    (
+        "pickled",
+        "refused",
+        "a view of a stride of 0",
+        lambda: {"a.pt": pickled.saved({"x.deft_Q": torch.ones(1).expand(100_000_000, 2)})},
+    ),
     ("pickled", "refused", "tuples in tuples", program(doubled())),
     ("pickled", "refused", "a million steps and more", program(b"\x80\x02" + b"N0" * 501_000 + b"}.")),
     (
@@ -240,6 +301,18 @@ CORPUS: tuple[Entry, ...] = (
         "a deviation of zero",
         scorer("dino", lambda settings: settings["preprocess"].update(std=[0, 0, 0])),
     ),
+    (
+        "scorers",
+        "refused",
+        "the usual sizes around small weights",
+        scorer("clip", lambda settings: settings["open_clip"].update(vision_cfg={})),
+    ),
+    (
+        "scorers",
+        "refused",
+        "a name of a model of gigabytes",
+        scorer("clip", lambda settings: settings.update(open_clip="ViT-bigG-14")),
+    ),
     ("scorers", "refused", "no heads", scorer("dino", lambda settings: settings["timm"].update(num_heads=None))),
     ("scorers", "refused", "a billion blocks", scorer("dino", lambda settings: settings["timm"].update(depth=10**9))),
     (
@@ -271,6 +344,7 @@ CORPUS: tuple[Entry, ...] = (
         lambda: beside.picture_samples()[1] | {"b.txt": b"\xef\xbb\xbfa dog"},
     ),
     ("pictures", "refused", "PostScript", postscript),
+    ("pictures", "refused", "an animation's chunk that is cut off", short_animation),
     ("scores", "read", "as it was written", lambda: scores.samples()[0]),
     (
         "scores",
@@ -285,6 +359,19 @@ CORPUS: tuple[Entry, ...] = (
         scorer("dino", lambda settings: settings["preprocess"].update(resize=8192)),
     ),
     ("workflows", "refused", "200,000 brackets", lambda: {"w.json": b"[" * 200_000}),
+    (
+        "workflows",
+        "refused",
+        "names of nodes with line breaks",
+        lambda: {"w.json": encoded({"1": {"class_type": "a\nb", "inputs": {}}})},
+    ),
+    ("workflows", "refused", "an input of a subgraph without a name", nameless),
+    ("plans", "refused", "aliases that stand for billions", laughs),
+    ("plans", "refused", "an alias that holds itself", lambda: {"plan.yaml": b"axes: &a [*a]\nname: x\n"}),
+    ("plans", "refused", "20,000 brackets", lambda: {"plan.yaml": b"a: " + b"[" * 20_000}),
+    ("plans", "refused", "mappings too deep", lambda: {"plan.yaml": b"".join(b" " * n + b"a:\n" for n in range(1500))}),
+    ("plans", "read", "the mark of Windows", lambda: {"plan.yaml": b"\xef\xbb\xbfworkflow: w.json\n"}),
+    ("plans", "refused", "no UTF-8", lambda: {"plan.yaml": b"name: \xdc\n"}),
     (
         "cells",
         "refused",

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..everyday import name_of
 from ..scripts import load_script
+from ..search_words import WORDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
+# Whose help is opened: all in English. In another language some show that the page takes that language's files; what
+# stands in the files is held by tests/comfy/test_help.py.
+OPENED = {"en": NODES, "zh": NODES[::5]}
+TEMPLATE = "train_with_previews"  # the example that is opened from the template browser
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +55,49 @@ def drive_browser(server: Any) -> Callable[..., Any]:
         return json.loads(helper.drive_browser(command, server.url, *words, front_end=front_end, timeout=timeout))
 
     return drive
+
+
+Job = tuple[object, ...]
+Seen = Callable[[str, str], Any]
+
+
+@pytest.fixture(scope="session")
+def drive_together(drive_browser: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Runs commands one after the other on one page, by names; starting a browser takes longer than most of them."""
+
+    def drive(jobs: Mapping[str, Job], timeout: float = 300.0) -> dict[str, Any]:
+        words: list[object] = []
+        for job in jobs.values():
+            words += ["--then", *job]
+        seen = drive_browser(*words[1:], timeout=timeout) if words else []
+        return dict(zip(jobs, seen if len(jobs) > 1 else [seen], strict=True)) if jobs else {}
+
+    return drive
+
+
+@pytest.fixture(scope="session")
+def in_language(server: Any, drive_together: Callable[..., Any], request: pytest.FixtureRequest) -> Seen:
+    """What the page shows in a language: "help" and "search", and "templates" in English; of the tests that are run."""
+    jobs: dict[str, dict[str, tuple[str, Job]]] = {
+        language: {
+            "help": ("test_every_node_has_help_and_names", ("help", language, *OPENED[language])),
+            "search": ("test_search_finds_what_people_type", ("search", language, *WORDS)),
+        }
+        for language in OPENED
+    }
+    jobs["en"]["templates"] = ("test_template_browser", ("templates", server.pack_name, TEMPLATE))
+    asked = {name_of(item) for item in request.session.items}
+
+    @cache
+    def look(language: str) -> dict[str, Any]:
+        chosen = {name: job for name, (test, job) in jobs[language].items() if test in asked}
+        return drive_together(chosen)
+
+    return lambda language, name: result_of(look(language), name)
+
+
+def result_of(seen: Mapping[str, Any], name: str) -> Any:
+    """What a command of a page has returned; RuntimeError with its words where it failed."""
+    if isinstance(seen[name], dict) and "threw" in seen[name]:
+        raise RuntimeError(f"browser.mjs {name} failed:\n{seen[name]['threw']}")
+    return seen[name]

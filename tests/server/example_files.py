@@ -40,6 +40,23 @@ NOT_HERE = {
 }
 
 
+def own_id(node_id: Any) -> str:
+    """A node's id in an API file, of the one that the page sends: 40 of "20:40", for node 40 inside node 20."""
+    return str(node_id).rpartition(":")[2]
+
+
+def with_own_ids(prompt: dict[str, Any]) -> dict[str, Any]:
+    """What the page sends, with the ids that an API file has."""
+
+    def value(given: Any) -> Any:
+        return [own_id(given[0]), *given[1:]] if isinstance(given, list) and len(given) == 2 else given
+
+    return {
+        own_id(node_id): {**node, "inputs": {name: value(given) for name, given in node["inputs"].items()}}
+        for node_id, node in prompt.items()
+    }
+
+
 def missing_files(path: Path) -> set[str]:
     """Those of NOT_HERE that an example names."""
     nodes = json.loads((WORKFLOWS / "api" / path.name).read_text()).values()
@@ -53,16 +70,18 @@ INCOMPLETE = [path for path in API_FILES if missing_files(path)]
 def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
     """Either format of a workflow with short trainings and samplings."""
     if "nodes" in workflow:
-        for node in workflow["nodes"]:
-            if node["type"] in SHORTENED:
+        for graph in [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]:
+            for node in graph["nodes"]:
                 names = []
                 for socket in node["inputs"]:
                     if "widget" in socket:
                         names.append(socket["widget"]["name"])
                         if socket["name"].endswith("seed"):
                             names.append("control_after_generate")
-                assert len(names) == len(node["widgets_values"]), (names, node["widgets_values"])
-                node["widgets_values"][names.index("steps")] = SHORT_STEPS
+                # Steps on top of a subgraph are those of a node inside.
+                if node["type"] in SHORTENED or (graph is workflow and "-" in node["type"] and "steps" in names):
+                    assert len(names) == len(node["widgets_values"]), (names, node["widgets_values"])
+                    node["widgets_values"][names.index("steps")] = SHORT_STEPS
         return workflow
     for node in workflow.values():
         if node["class_type"] in SHORTENED:

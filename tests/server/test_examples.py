@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+LINK = ("origin_id", "origin_slot", "target_id", "target_slot")
 SAVED = ("compare_methods", "strength_ladder", "deft_table2")  # a usual one, one with many lines, a large one
 
 
@@ -37,14 +38,13 @@ def test_no_example_uses_a_node_that_is_going_away(server: Any) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_front_end_keeps_groups_and_reroutes(drive_browser: Any) -> None:
-    """What is opened and saved again has the places, groups and ways of the file."""
+def test_front_end_keeps_groups_and_subgraphs(drive_browser: Any) -> None:
+    """What is opened and saved again has the places, groups and subgraphs of the file."""
     files = [WORKFLOWS / f"{name}.json" for name in SAVED]
     for path, saved in zip(files, drive_browser("save", *files), strict=True):
         graph = json.loads(path.read_text(encoding="utf-8"))
-        assert graph["extra"]["reroutes"]
-        for key in ("reroutes", "linkExtensions"):
-            assert by_id(saved["extra"][key]) == by_id(graph["extra"][key]), (path.name, key)
+        assert subgraphs(graph)
+        assert subgraphs(saved) == subgraphs(graph)
         assert {group["title"]: group["bounding"] for group in saved["groups"]} == {
             group["title"]: group["bounding"] for group in graph["groups"]
         }
@@ -52,7 +52,12 @@ def test_front_end_keeps_groups_and_reroutes(drive_browser: Any) -> None:
         assert places == wanted
 
 
-def by_id(items: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def subgraphs(graph: dict[str, Any]) -> dict[str, Any]:
+    """By title, the links and what is in the nodes; the page does not keep a link's number."""
     return {
-        item["id"]: {**item, **({"linkIds": sorted(item["linkIds"])} if "linkIds" in item else {})} for item in items
+        one["name"]: (
+            {node["id"]: (node["type"], node["pos"], node["widgets_values"]) for node in one["nodes"]},
+            sorted(tuple(link[key] for key in LINK) for link in one["links"]),
+        )
+        for one in graph["definitions"]["subgraphs"]
     }

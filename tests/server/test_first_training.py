@@ -59,6 +59,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
         "name": name,
         "own": f"own_{name}",
         "steps": 20,
+        "slow": 1000 if page == "canvas" else 0,
         "set": {
             "DEFTPrepareTrainingPictures": {"folder": f"input/{folder}"},
             "DEFTTrainAdapter": {"steps": STEPS, "seed": 100 + list(PAGES).index(page)},
@@ -75,7 +76,8 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     assert first["end"]["kind"] == "execution_interrupted"
     (curve,) = first["curves"].values()
     assert 20 < curve["points"] < STEPS
-    assert curve["previews"][0][0] == "step 0"  # seen with a width by the script, which waits for it
+    assert curve["previews"][0][0] == "step 0"
+    assert curve["previews"][0][1] > 0
     texts = first["texts"]["20"]
     assert any("s a step" in text and " left" in text for text in texts)
     stopped = text_at(first, "20").splitlines()[-1]
@@ -92,12 +94,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     assert curve["inPage"]
     assert min(curve["box"]) > 50
     assert curve["drawn"] > 500  # pixels
-    # A stop right at a preview's step is before it: that one is not made later.
-    titles = [title for title, _ in curve["previews"]]
-    every = [f"step {step}" for step in range(0, STEPS + 1, EVERY)]
-    assert [title for title in every if title in titles] == titles
-    assert len(titles) >= len(every) - 1
-    assert (titles[0], titles[-1]) == (every[0], every[-1])
+    assert [title for title, _ in curve["previews"]] == [f"step {step}" for step in range(0, STEPS + 1, EVERY)]
     assert all(width > 0 for _, width in curve["previews"])
     file = server.base / "models" / "loras" / f"own_{name}.safetensors"
     assert text_at(again, "20").splitlines()[0] == f"written to {file}"

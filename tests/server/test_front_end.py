@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 
 from ..everyday import CHOSEN, name_of
 from ..search_words import OWN_TITLES, WORDS
-from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files
+from .conftest import TEMPLATE, Seen, result_of
+from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
 
-# One start of the browser looks at many examples, so that the first test of each kind takes minutes.
+# One page shows what many tests look at, so that the first test of each kind takes minutes.
 pytestmark = pytest.mark.timeout(900)
 
 MODES = {"canvas": False, "vue": True}
@@ -27,11 +29,11 @@ SET = {
     "KSampler": {"steps": 2},
     "DEFTPrompts": {"prompts": "a sks teddy bear in the snow\na sks teddy bear"},
 }
-# Pictures for the documentation, of the canvas' nodes: of all examples. Otherwise what is in the graph is looked at
-# with Vue's nodes, which are part of the page, and the canvas and its pictures with these.
+# Pictures for the documentation, of the canvas' nodes: of all examples, otherwise of these.
 PICTURES = os.environ.get("DEFT_TEST_PICTURES")
-ON_CANVAS = ("compare_methods.json", "deft_table1.json", "train_with_previews.json")
-OPENED = [(mode, path) for mode, vue in MODES.items() for path in UI_FILES if vue or PICTURES or path.name in ON_CANVAS]
+PICTURED = ("compare_methods.json", "deft_table1.json", "train_with_previews.json")
+OPENED = [(mode, path) for mode in MODES for path in UI_FILES]
+READABLE = 8 / 14  # of the size at which a node's text is 14 pixels high: the page draws none below 8
 # Run from the page: all kinds of nodes that the examples have. comfy-cli runs each example (test_server.py), and
 # train_with_previews is run below. Each with one of the two, in turns; the first two with both.
 ELSEWHERE = (
@@ -74,7 +76,12 @@ def ids_of(request: pytest.FixtureRequest, *names: str) -> set[str]:
     return {item.callspec.id for item in request.session.items if name_of(item) in names}
 
 
-Look = Callable[[str], dict[str, Any]]
+# What a node refuses, and what the page then has to show, by the kind of nodes.
+REFUSED = {
+    "vue": ("DEFTTrainAdapter", {"pattern": "no_such_layer"}, "is left by 'all linear' and pattern 'no_such_layer'"),
+    "canvas": ("DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
+}
+FAILING = WORKFLOWS / "train_with_previews.json"
 
 
 @pytest.fixture(scope="module")
@@ -85,74 +92,100 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def once(make: Look) -> Look:
-    """What has been looked at is kept, by its kind of nodes."""
-    kept: dict[str, Any] = {}
-
-    def look(mode: str) -> dict[str, Any]:
-        if mode not in kept:
-            kept[mode] = make(mode)
-        return kept[mode]
-
-    return look
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An example with a node that is not installed and a model file that is not there."""
+    path = tmp_path_factory.mktemp("broken") / "broken.json"
+    text = (WORKFLOWS / "compare_methods.json").read_text()
+    path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
+    return path
 
 
 @pytest.fixture(scope="module")
-def opened(drive_browser: Any, pictures: Path, request: pytest.FixtureRequest) -> Look:
-    """What the page shows of each example that is opened, by its name. Pictures are taken of the canvas' nodes."""
-    asked = ids_of(request, "test_opens", "test_every_node_is_drawn")
+def in_page(
+    server: Any, drive_together: Any, pictures: Path, broken: Path, request: pytest.FixtureRequest
+) -> Callable[[str, str], Any]:
+    """What a page with one of the two kinds of nodes shows, of the tests that are run: the widgets of dynamic choices
+    ("widgets"), each example that is opened and the broken one ("check") or run ("run") by its name, and what is told
+    of a node that fails ("fail"). One page for all; pictures are taken of the canvas' nodes."""
+    opened, ran = ids_of(request, "test_opens", "test_every_node_is_drawn"), ids_of(request, "test_runs_from_the_page")
+    asked = {name_of(item) for item in request.session.items}
+    widgets, failing = (
+        ids_of(request, name) for name in ("test_widgets_appear_where_they_apply", "test_page_tells_what_failed")
+    )
 
+    @cache
     def look(mode: str) -> dict[str, Any]:
-        files = [path for kind, path in OPENED if kind == mode and f"{mode}-{path.stem}" in asked]
-        options: dict[str, Any] = {"vue": MODES[mode], "told": {path.name: told(path) for path in files}}
-        if not MODES[mode]:
-            options["pictures"] = str(pictures)
-        found = drive_browser("check", json.dumps(options), *files)
-        return dict(zip((path.name for path in files), found, strict=True))
+        vue = {"vue": MODES[mode]}
+        opens = [path for kind, path in OPENED if kind == mode and f"{mode}-{path.stem}" in opened]
+        told_of = {path.name: told(path) for path in opens}
+        if "test_browser_sees_what_is_missing" in asked:
+            opens.append(broken)
+            told_of[broken.name] = "2 errors found"
+        runs = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in ran]
+        jobs: dict[str, tuple[object, ...]] = {}
+        if mode in widgets:
+            jobs["widgets"] = ("widgets", json.dumps({**vue, **choices(server)}))
+        if opens:
+            options: dict[str, Any] = {**vue, "told": told_of}
+            if not MODES[mode]:
+                options |= {"pictures": str(pictures), "pictured": [path.name for path in opens if pictured(path)]}
+            jobs["check"] = ("check", json.dumps(options), *opens)
+        if runs:
+            jobs["run"] = ("run", json.dumps({**vue, "set": SET, "seed": SEED + MODES[mode]}), *runs)
+        if mode in failing:
+            kind, bad, _ = REFUSED[mode]
+            options = {**vue, "type": kind, "bad": bad, "set": SET, "seed": SEED + 10 + MODES[mode]}
+            jobs["fail"] = ("fail", json.dumps(options), FAILING)
+        seen = drive_together(jobs, timeout=800)
+        for name, files in (("check", opens), ("run", runs)):
+            if isinstance(seen.get(name), list):
+                seen[name] = dict(zip((path.name for path in files), seen[name], strict=True))
+        return seen
 
-    return once(look)
+    return lambda mode, name: result_of(look(mode), name)
 
 
-@pytest.fixture(scope="module")
-def ran(drive_browser: Any, request: pytest.FixtureRequest) -> Look:
-    """What the page shows of each example that is run, by its name."""
-    asked = ids_of(request, "test_runs_from_the_page")
-
-    def look(mode: str) -> dict[str, Any]:
-        files = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in asked]
-        options = {"vue": MODES[mode], "set": SET, "seed": SEED + MODES[mode]}
-        found = drive_browser("run", json.dumps(options), *files)
-        return dict(zip((path.name for path in files), found, strict=True))
-
-    return once(look)
+def pictured(path: Path) -> bool:
+    """Whether a picture is taken of an example on the canvas."""
+    return bool(PICTURES) or path.name in PICTURED
 
 
 @cases(OPENED)
-def test_opens(opened: Look, mode: str, path: Path) -> None:
-    seen = opened(mode)[path.name]
+def test_opens(in_page: Seen, mode: str, path: Path) -> None:
+    seen = in_page(mode, "check")[path.name]
     assert "failed" not in seen, seen
     assert [node for node in seen["nodes"] if not node["registered"]] == []
     assert seen["errors"] == []
     assert [text.splitlines()[0] for text in seen["complaints"]] == ([told(path)] if told(path) else [])
     # What the front end would send is what the API file says.
+    api = with_own_ids(seen["api"])
     for node_id, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items():
-        assert seen["api"][node_id]["class_type"] == node["class_type"]
-        sent = {name: seen["api"][node_id]["inputs"].get(name) for name in node["inputs"]}
+        assert api[node_id]["class_type"] == node["class_type"]
+        sent = {name: api[node_id]["inputs"].get(name) for name in node["inputs"]}
         assert sent == node["inputs"], node_id
-    if not MODES[mode]:
+    opening = seen["opening"]
+    assert opening["readable"]
+    assert opening["scale"] >= READABLE
+    assert opening["cut"] == []
+    assert [pair for pair in combinations(opening["boxes"], 2) if on_each_other(*pair)] == []
+    if not MODES[mode] and pictured(path):
         assert 10_000 < Path(seen["picture"]).stat().st_size < 200_000
 
 
 @cases([("vue", path) for path in UI_FILES])
-def test_every_node_is_drawn(opened: Look, mode: str, path: Path) -> None:
+def test_every_node_is_drawn(in_page: Seen, mode: str, path: Path) -> None:
     """With Vue each node is an element of the page, on no other, and red only where its model file is missing."""
-    seen = opened(mode)[path.name]
+    seen = in_page(mode, "check")[path.name]
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
-    files = {key: node["inputs"].values() for key, node in seen["api"].items()}
+    files: dict[str, list[Any]] = {}  # by the node on top
+    for key, node in seen["api"].items():
+        files.setdefault(key.partition(":")[0], []).extend(node["inputs"].values())
     for node_id, element in seen["elements"].items():
         assert min(element["box"][2:]) > 0, (node_id, element)
         assert element["title"], (node_id, element)
         assert not element["broken"], (node_id, element)
+        assert not element["cut"], (node_id, element)
         models = {name for name in missing_files(path) if name.endswith(".safetensors")}
         assert element["error"] == any(value in models for value in files.get(node_id, ()) if isinstance(value, str))
     boxes = {node_id: element["box"] for node_id, element in seen["elements"].items()}
@@ -167,31 +200,29 @@ def on_each_other(one: list[float], other: list[float]) -> bool:
     )
 
 
-def test_browser_sees_what_is_missing(drive_browser: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_browser_sees_what_is_missing(in_page: Seen, broken: Path, mode: str) -> None:
     """The checks above would find a node that is not installed and a model file that is not there."""
-    path = tmp_path / "broken.json"
-    text = (WORKFLOWS / "compare_methods.json").read_text()
-    path.write_text(text.replace("DEFTScoreTable", "NoSuchNode").replace("deft_demo_denoiser", "no_such_file"))
-    for vue in MODES.values():
-        options = {"vue": vue, "told": {path.name: "2 errors found"}}
-        (seen,) = drive_browser("check", json.dumps(options), path)
-        assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
-        assert "2 errors found" in " ".join(seen["complaints"])
-        if vue:
-            loaders = {node["id"] for node in seen["nodes"] if node["type"] == "UNETLoader"}
-            assert loaders <= {node_id for node_id, element in seen["elements"].items() if element["error"]}
+    seen = in_page(mode, "check")[broken.name]
+    assert {node["type"] for node in seen["nodes"] if not node["registered"]} == {"NoSuchNode"}
+    assert "2 errors found" in " ".join(seen["complaints"])
+    if MODES[mode]:
+        (inside,) = {key for key, node in seen["api"].items() if node["class_type"] == "UNETLoader"}
+        assert inside.partition(":")[0] in {
+            node_id for node_id, element in seen["elements"].items() if element["error"]
+        }
 
 
-def test_template_browser(server: Any, drive_browser: Any) -> None:
+def test_template_browser(in_language: Seen) -> None:
     """It lists the pack's examples with their thumbnails, and a click opens one."""
-    path = WORKFLOWS / "train_with_previews.json"
-    seen = drive_browser("templates", server.pack_name, path.stem)
+    path = WORKFLOWS / f"{TEMPLATE}.json"
+    seen = in_language("en", "templates")
     assert sorted(card["name"] for card in seen["listed"]) == [path.stem for path in UI_FILES]
     for card in seen["listed"]:
         # The page keeps a thumbnail that it has loaded as a blob, and shows its own picture where there is none.
         assert card["src"].startswith("blob:"), card
         assert card["width"] == 512, card
-    assert {node["id"]: node["type"] for node in seen["nodes"]}.items() >= named(path).items()
+    assert {own_id(key): node["class_type"] for key, node in seen["api"].items()} == named(path)
     # ComfyUI's own templates are a package of their own, which a server for tests does not have.
     assert [
         text
@@ -215,9 +246,9 @@ def test_every_example_is_run_every_day() -> None:
 
 
 @cases(RUNS)
-def test_runs_from_the_page(ran: Look, mode: str, path: Path) -> None:
+def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
     """Progress, previews, texts and pictures are seen in the page, and nothing is complained about."""
-    seen = ran(mode)[path.name]
+    seen = in_page(mode, "run")[path.name]
     assert "failed" not in seen, seen
     assert seen["end"]["kind"] == "execution_success"
     assert seen["errors"] == []
@@ -237,6 +268,8 @@ def test_runs_from_the_page(ran: Look, mode: str, path: Path) -> None:
             assert any(0 < width < 100 for width in during["bars"][training])
     shown_pictures = 0
     for node_id, output in seen["outputs"].items():
+        if ":" in node_id:
+            continue  # inside a node on top
         shown = seen["shown"][node_id]
         if output.get("images"):
             assert len(shown["pictures"]) == len(output["images"]), (node_id, shown)
@@ -292,9 +325,8 @@ def test_no_choice_has_a_single_widget(server: Any) -> None:
         assert lost == [], (combo["type"], sockets)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: str) -> None:
-    """Each choice shows its own widgets and no other's; the node's keep their values, saved and opened too."""
+def choices(server: Any) -> dict[str, Any]:
+    """The dynamic choices, with values for the widgets of their nodes, and what is ready by the answer of the route."""
     combos = dynamic_combos(server)
     assert {(combo["type"], combo["name"]) for combo in combos} >= {
         ("DEFTTrainAdapter", "method"),
@@ -306,17 +338,24 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
     }
     jobs = [{**combo, "options": list(combo["own"]), "values": values[combo["type"]]} for combo in combos]
     last = list(next(combo["own"] for combo in combos if combo["name"] == "protocol"))[-1]
-    seen = drive_browser("widgets", json.dumps({"vue": MODES[mode], "combos": jobs, "answer": [last]}))
+    return {"combos": jobs, "answer": [last]}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_widgets_appear_where_they_apply(server: Any, in_page: Seen, mode: str) -> None:
+    """Each choice shows its own widgets and no other's; the node's keep their values, saved and opened too."""
+    jobs, (last,) = choices(server).values()
+    seen = in_page(mode, "widgets")
     assert seen["errors"] == []
     # Without an answer the page warns once; it asks again for the next node.
     (warning,) = seen["failing"]["warnings"]
     assert "/deft/v1/protocols" in warning
     assert [text for text in seen["failing"]["listed"] if "(" in text] == [f"{last} (ready)"]
     ready = server.get("/deft/v1/protocols")["ready"]
-    for combo, choices in zip(jobs, seen["found"], strict=True):
-        assert [choice["option"] for choice in choices] == [*combo["options"], combo["options"][0]]
+    for combo, chosen in zip(jobs, seen["found"], strict=True):
+        assert [choice["option"] for choice in chosen] == [*combo["options"], combo["options"][0]]
         behind = widgets_behind(combo["node"], combo["name"])
-        for choice in choices:
+        for choice in chosen:
             own = combo["own"][choice["option"]]
             advanced = {name: bool(rest[0].get("advanced")) if rest else False for name, (_, *rest) in own.items()}
             if MODES[mode]:
@@ -335,26 +374,14 @@ def test_widgets_appear_where_they_apply(server: Any, drive_browser: Any, mode: 
             assert choice["shownAgain"] == choice["shown"]
 
 
-@pytest.mark.parametrize(
-    "mode, kind, bad, sentence",
-    [
-        (
-            "vue",
-            "DEFTTrainAdapter",
-            {"pattern": "no_such_layer"},
-            "is left by 'all linear' and pattern 'no_such_layer'",
-        ),
-        ("canvas", "DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
-    ],
-)
-def test_page_tells_what_failed(drive_browser: Any, mode: str, kind: str, bad: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize("mode", REFUSED)
+def test_page_tells_what_failed(in_page: Seen, mode: str) -> None:
     """Our sentence is in the page, the node is marked, and the next run works and takes both away."""
-    path = WORKFLOWS / "train_with_previews.json"
-    options = {"vue": MODES[mode], "type": kind, "bad": bad, "set": SET, "seed": SEED + 10 + MODES[mode]}
-    seen = drive_browser("fail", json.dumps(options), path)
+    kind, _, sentence = REFUSED[mode]
+    seen = in_page(mode, "fail")
     failed, again = seen["failed"], seen["again"]
     assert failed["end"]["kind"] == "execution_error"
-    assert named(path)[failed["marked"][0]] == kind
+    assert named(FAILING)[failed["marked"][0]] == kind
     assert len(failed["marked"]) == 1
     assert sentence in failed["panel"]
     assert len(failed["complaints"]) == 1
@@ -367,9 +394,9 @@ def test_page_tells_what_failed(drive_browser: Any, mode: str, kind: str, bad: d
 
 
 @pytest.mark.parametrize("language", OWN_TITLES)
-def test_search_finds_what_people_type(server: Any, drive_browser: Any, language: str) -> None:
+def test_search_finds_what_people_type(server: Any, in_language: Seen, language: str) -> None:
     """The right node is first or second of all nodes, or of those that are not ComfyUI's own where its titles win."""
-    seen = drive_browser("search", language, *WORDS)
+    seen = in_language(language, "search")
     assert seen["errors"] == []
     own = {
         name

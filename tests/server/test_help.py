@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .conftest import OPENED, Seen
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAST_HEADING = {"en": "Mistakes", "zh": "常见错误"}
 CONTROLS = ("control_after_generate", "fixed")  # the page's own widget behind a seed, by what it starts at
-NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
-# All in English. In another language some show that the page takes that language's files; what stands in the files is
-# held by tests/comfy/test_help.py.
-OPENED = {"en": NODES, "zh": NODES[::5]}
 
 
 def names(language: str, node_id: str) -> dict[str, Any]:
@@ -26,8 +23,8 @@ def names(language: str, node_id: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("language", OPENED)
-def test_every_node_has_help_and_names(drive_browser: Callable[..., Any], language: str) -> None:
-    seen = drive_browser("help", language, *OPENED[language])
+def test_every_node_has_help_and_names(in_language: Seen, language: str) -> None:
+    seen = in_language(language, "help")
     assert (seen["refused"], seen["errors"]) == ([], [])
     for node_id in OPENED[language]:
         node, wanted = seen["nodes"][node_id], names(language, node_id)

@@ -27,7 +27,7 @@ def outside(server: Any) -> Iterator[Path]:
     run = make(output, f"routes/duck_{MARK}", title="<img src=x onerror=alert(1)>")
     score = {"metric": "CLIP-I", "values": [0.5, 0.75], "label": "deft", "subject": "duck", "images": 2}
     score |= {"references": 5, "protocol": "p", "pairing": "all", "scale": 1.0, "backbone": "b", "preprocessing": "c"}
-    (run / "scores.jsonl").write_text(json.dumps(score) + "\n")
+    (run / "scores.jsonl").write_text(json.dumps(score) + "\n{broken\n")
     damaged = make(output, f"routes/damaged_{MARK}")
     (damaged / "run.json").write_text("[" * 50_000)
     (damaged / "log.jsonl").write_bytes(b'\x00\xff{"step": NaN}\n' * 100)
@@ -75,6 +75,8 @@ def test_list_run_and_preview(server: Any, outside: Path) -> None:
         assert (shown["settings"]["rank"], shown["previews"], shown["checkpoints"]) == (4, [2, 10], [2])
         score = {"label": "deft", "subject": "duck", "metric": "CLIP-I", "value": 0.625, "images": 2}
         assert shown["scores"] == [score]
+        (problem,) = shown["problems"]
+        assert problem.startswith("scores.jsonl, line 2, is not a score")
         status, headers, data = ask(server, f"{prefix}{RUNS}/{run['id']}/previews/10")
         assert (status, headers["Content-Type"], data) == (200, "image/jpeg", JPEG)
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -84,6 +86,7 @@ def test_a_damaged_run_is_shown_as_far_as_it_goes(server: Any, outside: Path) ->
     run = listed(server)[f"damaged_{MARK}"]
     shown = server.get(f"{RUNS}/{run['id']}")
     assert (shown["state"], shown["step"], shown["scores"], shown["previews"]) == ("unknown", 0, [], [10])
+    assert [each.partition(" ")[0] for each in shown["problems"]] == ["log.jsonl:", "run.json", "scores.jsonl,"]
     assert ask(server, f"{RUNS}/{run['id']}/previews/2")[0] == 404
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.report import Layout, write_report
+from deft_pack.workflow_sources.packing import flattened
 
 from ..unit.test_run_history import line
 from ..unit.test_sweep_report import EVIL, Store, jsonl, png, score
@@ -57,7 +58,19 @@ def sweep_report(folder: Path) -> Path:
     return write_report(store.cells, folder / "out", EVIL, Layout(rows=("method",)))[0]
 
 
-SOURCE = WORKFLOWS / "train_with_previews.json"
+SAVED_SIZE = [300, 700]  # of the grid's node
+
+
+def without_subgraphs(name: str, folder: Path) -> str:
+    """The file of an example as it was saved before it had subgraphs."""
+    graph = flattened(json.loads((WORKFLOWS / name).read_text(encoding="utf-8")))
+    for node in graph["nodes"]:
+        if node["type"] == "DEFTComparisonGrid":
+            node["size"] = SAVED_SIZE
+    (folder / name).write_text(json.dumps(graph), encoding="utf-8")
+    return str(folder / name)
+
+
 ROOMS = {"DEFTComparisonGrid": 720, "DEFTScoreTable": 960, "DEFTFidelityPlot": 600}
 REPORT = {
     "filter": {"axis": "prompt", "label": "snow", "words": "lora 16"},
@@ -101,7 +114,6 @@ PLANS: dict[str, dict[str, Any]] = {
         "chosen": [("40:41", "text"), ("40:44", "seed")],  # of nodes in a subgraph
     },
     "vue": {
-        "source": str(WORKFLOWS / "load_and_apply.json"),
         "chosen": [("7", "prompts"), ("41", "steps")],
         "retitle": {"7": '提示词: "x" # y', "41": "Same", "42": "Same"},
         "locale": "zh",
@@ -155,9 +167,13 @@ def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str, tmp_pat
     values = {"DEFTTrainAdapter": {"steps": 5000}, "DEFTTrainingPreviews": {"every": 100_000}}
     options = {"vue": MODES[mode], "select": DUCK, "compare": CAT, "set": values, "seed": SEED + 30 + MODES[mode]}
     options["plan"] = PLANS[mode] | {"folder": str(tmp_path)}
+    if mode == "vue":
+        (tmp_path / "saved").mkdir()
+        options["plan"]["source"] = without_subgraphs("load_and_apply.json", tmp_path / "saved")
     if mode == "canvas":  # the page of a sweep needs no server: it is opened in the same browser
         options["report"] = REPORT | {"file": str(sweep_report(tmp_path))}
-    seen = drive_browser("runs", json.dumps(options), SOURCE)
+    source = without_subgraphs("train_with_previews.json", tmp_path)
+    seen = drive_browser("runs", json.dumps(options), source)
     assert seen["errors"] == []
     if mode == "canvas":
         check_report(seen["report"])
@@ -176,10 +192,7 @@ def test_the_tab(server: Any, drive_browser: Any, runs: Path, mode: str, tmp_pat
     assert compared["drawn"] > selected["drawn"] > 500
     # "Use": a loader with the file, where it is seen; the server takes the file.
     # New nodes of results have room for their pictures; a saved one keeps its size.
-    (grid,) = [
-        node for node in json.loads(SOURCE.read_text(encoding="utf-8"))["nodes"] if node["type"] == "DEFTComparisonGrid"
-    ]
-    assert seen["sizes"]["saved"] == grid["size"]
+    assert seen["sizes"]["saved"] == SAVED_SIZE
     for name, width, height, least, widgets in seen["sizes"]["made"]:
         if name in ROOMS:
             assert width == ROOMS[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ..everyday import name_of
+from .conftest import result_of
 from .sweep_tools import cells, sweeps, write_plan
 
 pytestmark = pytest.mark.timeout(600)
 
 LAYER = "diffusion_model.joint_blocks.0.x_block.attn.proj"
+MODES = {"canvas": False, "vue": True}
 NAMES = ("stack_one.safetensors", "stack_two.safetensors")
 
 
@@ -84,29 +86,50 @@ def workflow(files: tuple[str, ...], **changed: Any) -> dict[str, Any]:
     }
 
 
+def chosen(files: tuple[str, ...], vue: bool) -> dict[str, Any]:
+    """What is chosen in the rows: a file in one that was empty, another is turned on."""
+    return {"file_1": "None", "on_2": True, "strength_2": 0.5 + 0.25 * vue, "file_4": files[0]}
+
+
 @pytest.fixture(scope="module")
-def saved(drive_browser: Any, files: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workflow as the page saves it."""
+def page(
+    drive_together: Any,
+    files: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> tuple[Path, dict[str, Any]]:
+    """The workflow as the page saves it, and what one page shows of it: opened ("check"), and run with the
+    kinds of nodes that are asked for."""
     folder = tmp_path_factory.mktemp("stack")
-    (folder / "stack_api.json").write_text(json.dumps(workflow(files)))
-    with contextlib.suppress(json.JSONDecodeError):  # this command prints nothing
-        drive_browser("convert", folder / "stack_api.json", folder / "stack.json")
-    return folder / "stack.json"
+    source, target = folder / "stack_api.json", folder / "stack.json"
+    source.write_text(json.dumps(workflow(files)))
+    jobs: dict[str, tuple[object, ...]] = {
+        "convert": ("convert", source, target),
+        "check": ("check", json.dumps({"vue": True}), target),
+    }
+    asked = {
+        item.callspec.id for item in request.session.items if name_of(item) == "test_rows_that_are_set_in_the_page_run"
+    }
+    for mode in asked:
+        options = {"vue": MODES[mode], "set": {"DEFTAdapterStack": chosen(files, MODES[mode])}}
+        jobs[mode] = ("run", json.dumps(options), target)
+    return target, drive_together(jobs)
 
 
-def test_the_page_sends_what_was_saved(drive_browser: Any, files: tuple[str, ...], saved: Path) -> None:
-    (seen,) = drive_browser("check", json.dumps({"vue": True}), saved)
+def test_the_page_sends_what_was_saved(files: tuple[str, ...], page: tuple[Path, dict[str, Any]]) -> None:
+    (seen,) = result_of(page[1], "check")
     assert seen["errors"] == []
     assert seen["complaints"] == []
     wanted = workflow(files)["2"]["inputs"]
     assert {name: seen["api"]["2"]["inputs"].get(name) for name in wanted} == wanted
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
-def test_rows_that_are_set_in_the_page_run(drive_browser: Any, files: tuple[str, ...], saved: Path, vue: bool) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_that_are_set_in_the_page_run(
+    files: tuple[str, ...], page: tuple[Path, dict[str, Any]], mode: str
+) -> None:
     """A file is chosen in a row that was empty, another row is turned on, and both are applied in the rows' order."""
-    chosen = {"file_1": "None", "on_2": True, "strength_2": 0.5 + 0.25 * vue, "file_4": files[0]}
-    (seen,) = drive_browser("run", json.dumps({"vue": vue, "set": {"DEFTAdapterStack": chosen}}), saved)
+    (seen,) = result_of(page[1], mode)
     assert "failed" not in seen, seen
     assert seen["end"]["kind"] == "execution_success"
     assert seen["errors"] == []
@@ -118,11 +141,13 @@ def test_rows_that_are_set_in_the_page_run(drive_browser: Any, files: tuple[str,
     ]
 
 
-def test_rows_in_a_sweep(server: Any, files: tuple[str, ...], saved: Path, tmp_path: Path) -> None:
+def test_rows_in_a_sweep(
+    server: Any, files: tuple[str, ...], page: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     """Of the workflow that the page has saved: the file of one row and whether another is on, as axes."""
     plan = write_plan(
         tmp_path,
-        json.loads(saved.read_text()),
+        json.loads(page[0].read_text()),
         f"""
 axes:
   file: {{into: Stack.file_1, values: {json.dumps(["None", *files])}}}

@@ -20,6 +20,7 @@ from deft_pack.sweeps.plan import read_plan
 from deft_pack.sweeps.schema import growing, inputs_of
 from deft_pack.sweeps.workflow import read_workflow
 
+from .example_files import with_own_ids
 from .sweep_tools import ROOT, TRIVIAL, trained, write_plan
 
 
@@ -275,6 +276,7 @@ def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str,
         path = ROOT / "example_workflows" / f"{name}.json"
         _, by_ui = compile_(tmp_path, json.loads(path.read_text()), "", info)
         from_ui, api = (read_workflow(each, info) for each in (path, path.parent / "api" / path.name))
+        from_ui = with_own_ids(from_ui)
         for node_id, node in api.items():
             assert from_ui[node_id]["class_type"] == node["class_type"]
             for key, value in node["inputs"].items():

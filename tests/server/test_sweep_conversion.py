@@ -13,7 +13,7 @@ import pytest
 from deft_pack.sweeps.conversion import MissingNodes, NotConvertible, convert, front_end_of
 from deft_pack.sweeps.conversion.dynamic_prompts import read
 
-from .example_files import UI_FILES, WORKFLOWS
+from .example_files import UI_FILES, WORKFLOWS, with_own_ids
 from .sweep_tools import ROOT
 
 # One start of the browser opens some three hundred workflows.
@@ -95,7 +95,7 @@ def test_the_pack_s_examples_are_their_api_files(server: Any) -> None:
     """Beside optional inputs that an API file leaves out."""
     info, front_end = server.get("/object_info"), front_end_of(server.get("/system_stats"))
     for path in UI_FILES:
-        prompt = ours(path, info, front_end)
+        prompt = with_own_ids(ours(path, info, front_end))
         api = json.loads((WORKFLOWS / "api" / path.name).read_text())
         assert set(prompt) == set(api), path.name
         for node_id, node in api.items():

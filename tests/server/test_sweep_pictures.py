@@ -64,13 +64,26 @@ def of_vue(error: str) -> bool:
     return error.startswith("NotFoundError: Failed to execute 'removeChild'") and "/extensions/" not in error
 
 
+Stored = dict[str, tuple[list[dict[str, Any]], list[Path], list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def stored(server: Any, drive_browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """By the names of PLANS: the cells, their pictures, and what the page shows when each picture is dropped onto it.
+    One page for all."""
+    cells, pictures = {}, {}
+    for name in PLANS:
+        folders = run_sweep(tmp_path_factory.mktemp(name), name, server.url)
+        cells[name] = [json.loads((folder / "cell.json").read_text()) for folder in folders]
+        pictures[name] = [folder / cell["files"][0]["name"] for folder, cell in zip(folders, cells[name])]
+    seen = iter(drive_browser("drop", *(path for paths in pictures.values() for path in paths)))
+    return {name: (cells[name], paths, [next(seen) for _ in paths]) for name, paths in pictures.items()}
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PLANS)
-def test_a_stored_picture_is_its_workflow(server: Any, drive_browser: Any, tmp_path: Path, name: str) -> None:
-    cells = run_sweep(tmp_path, name, server.url)
-    known = [json.loads((folder / "cell.json").read_text()) for folder in cells]
-    pictures = [folder / cell["files"][0]["name"] for folder, cell in zip(cells, known)]
-
+def test_a_stored_picture_is_its_workflow(server: Any, stored: Stored, name: str) -> None:
+    known, pictures, dropped = stored[name]
     # The server's own files, by the prompt that SaveImage has written into them.
     made = {}
     for path in (server.base / "output" / "test_sweep_pictures").glob("*.png"):
@@ -85,7 +98,7 @@ def test_a_stored_picture_is_its_workflow(server: Any, drive_browser: Any, tmp_p
         assert pixels(path.read_bytes()) == pixels(made[json.dumps(cell["prompt"])])
     assert len({pixels(path.read_bytes()) for path in pictures}) == 2  # each cell has a picture of its own
 
-    for cell, seen in zip(known, drive_browser("drop", *pictures)):
+    for cell, seen in zip(known, dropped, strict=True):
         assert [node["type"] for node in seen["nodes"] if not node["registered"]] == []
         assert [error for error in seen["errors"] if not of_vue(error)] == []
         assert {node["id"]: node["title"] for node in seen["nodes"]} == {

@@ -386,7 +386,7 @@ def test_no_imports_in_a_circle() -> None:
 
 
 def test_the_page_shows_the_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/architecture.md: its picture and its list are what the script makes of the table, and each room says why."""
+    """docs/maintainers/architecture.md: picture and list are what the script makes of the table; each room says why."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import make_architecture
 

@@ -12,7 +12,18 @@ import pytest
 
 from deft_pack.workflow_sources import files
 from deft_pack.workflow_sources.blueprints import SUBGRAPHS, Blueprint, blueprints, graph_of
-from deft_pack.workflow_sources.packing import AFTER_A_RUN, INPUT, OUTPUT, Packing, named, pack, unpacked, widget_value
+from deft_pack.workflow_sources.packing import (
+    AFTER_A_RUN,
+    INPUT,
+    OUTPUT,
+    Packing,
+    flattened,
+    named,
+    of_layout,
+    pack,
+    unpacked,
+    widget_value,
+)
 
 ALL = pytest.mark.parametrize("blueprint", blueprints(), ids=lambda one: one.name)
 INTERFACE = json.loads((Path(__file__).resolve().parent.parent.parent / "interface.json").read_text(encoding="utf-8"))
@@ -99,9 +110,9 @@ def test_nodes_have_their_interface(blueprint: Blueprint) -> None:
         for name, words in own.items():
             if "[" in name or words.startswith(("COMFY_", "option")):
                 continue
-            if name not in given and "optional" in words and "widget" not in words:
-                continue  # a socket that came later: the page adds it
-            assert given[name]["type"] == words.split(",")[0], (node["type"], name)
+            if name not in given and "widget" in words and "optional" in words:
+                continue  # a widget that came later: the page adds it
+            assert given[name]["type"] == words.split(", ")[0], (node["type"], name)
             if "widget" not in words and "optional" not in words:
                 assert given[name]["link"], (node["type"], name)
 
@@ -188,6 +199,52 @@ def test_packed_and_unpacked() -> None:
         ("20:3", 0, "4", 1, "Z"),
     }
     assert {str(node["id"]) for node in again["nodes"]} == {"1", "4", "20:2", "20:3"}
+
+
+LAYOUT: dict[str, Any] = {
+    "node": 20,
+    "title": "Two in one",
+    "lines": [[2, None, 3]],
+    "on_top": {"count": [2, "count"]},
+    "names": {"3.c": "z"},
+}
+
+
+def test_a_layout_names_what_links_come_to_and_go_from() -> None:
+    packing = of_layout(FLAT, LAYOUT, "example")
+    assert packing.nodes == [2, 3]
+    assert packing.inputs == {"one": [(2, "one"), (3, "one")]}  # one link for both
+    assert packing.promoted == {"count": (2, "count")}
+    assert packing.outputs == {"z": (3, 0)}
+    alone = of_layout(FLAT, {"node": 20, "title": "One", "lines": [[4]], "names": {"4.x": "z"}}, "example")
+    assert alone.inputs == {"z": [(4, "x")], "z 2": [(4, "z")]}
+
+
+def test_a_widget_that_a_link_stands_for_is_one_on_top() -> None:
+    graph = copy.deepcopy(FLAT)
+    graph["nodes"][2]["inputs"][1]["widget"] = {"name": "two"}
+    graph["nodes"][2]["widgets_values"] = ["inside"]
+    pack(graph, of_layout(graph, {"node": 20, "title": "One", "lines": [[3]]}, "example"))
+    top = graph["nodes"][-1]
+    assert [(item["name"], "widget" in item, item["link"]) for item in top["inputs"]] == [
+        ("one", False, 2),
+        ("two", True, 3),
+    ]
+    assert top["widgets_values"] == ["inside"]
+
+
+def test_flattened_is_what_was_packed() -> None:
+    graph = copy.deepcopy(FLAT) | {"extra": {}}
+    pack(graph, of_layout(graph, LAYOUT, "example"))
+    (inner,) = graph["definitions"]["subgraphs"]
+    assert [node["pos"] for node in inner["nodes"]] == [[0, 30], [260, 30]]
+    again = flattened(graph)
+    assert [node["id"] for node in again["nodes"]] == [1, 2, 3, 4]
+    assert sorted(link[1:] for link in again["links"]) == sorted(link[1:] for link in FLAT["links"])
+    for number, origin, slot, target, place, _ in again["links"]:
+        assert number in again["nodes"][origin - 1]["outputs"][slot]["links"]
+        assert again["nodes"][target - 1]["inputs"][place]["link"] == number
+    assert "definitions" not in again
 
 
 def test_ids_of_the_api_form() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,26 @@ def test_names_that_the_system_refuses(tmp_path: Path) -> None:
         safe.write_files(tmp_path / "file", {"x": b""})
     with pytest.raises(ValueError, match=r"aaa\.safetensors cannot be read \(File name too long\): check its name"):
         files.read(tmp_path / f"{'a' * 300}.safetensors")
+
+
+def test_what_killed_writes_have_left_goes_after_a_day(tmp_path: Path) -> None:
+    """Of this pack's naming only, files only, and nothing that may still be written."""
+    mark = "0123456789abcdef" * 2
+    left = [f".duck.safetensors.{mark}.tmp", f".run.json.{mark}.tmp"]
+    others = [
+        f"duck.{mark}.tmp",
+        f".duck.{mark[1:]}.tmp",
+        ".duck.tmp",
+        f".duck.{mark}.part",
+        f".duck.{mark.upper()}.tmp",
+    ]
+    young, folder, link = f".young.{mark}.tmp", f".folder.{mark}.tmp", f".link.{mark}.tmp"
+    for name in (*left, *others, young):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / folder).mkdir()
+    (tmp_path / link).symlink_to(tmp_path / ".duck.tmp")
+    yesterday = time.time() - 25 * 60 * 60
+    for name in (*left, *others, folder, link):
+        os.utime(tmp_path / name, (yesterday, yesterday), follow_symlinks=False)
+    safe.write_files(tmp_path, {"new": b"whole"})
+    assert {file.name for file in tmp_path.iterdir()} == {*others, young, folder, link, "new"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*DOCS, ROOT / "demo" / "README.md", *sorted((ROOT / "web" / "docs").rglob("*.md"))]
 PROGRAMS = ("python", "pip", "make", "comfy", "cm-cli", "git", "tail", "$(make")
 
@@ -49,6 +49,9 @@ TRIES = {
     ],
     "tests/unit/test_scorer.py::test_the_command_line_scores_folders": [
         "python -m scoring score --protocol dreambench++ --images OUT --references SRC --texts TXT --weights FOLDER",
+    ],
+    "tests/unit/test_scoring_judges.py::test_dreamsim_is_that_of_its_package": [
+        "python -m scoring merge FOLDER DINO OUT",
     ],
     "tests/unit/test_docs.py::test_make_has_what_the_documents_say": [
         "make test",

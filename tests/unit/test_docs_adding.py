@@ -1,4 +1,4 @@
-"""docs/adding.md, done step by step in a copy of the pack. What needs ComfyUI is in tests/comfy/test_docs_adding.py."""
+"""docs/maintainers/adding.md, done step by step in a copy of the pack, without ComfyUI (tests/comfy has the rest)."""
 
 from __future__ import annotations
 

@@ -50,6 +50,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert found["name"] == f"training/duck_{MARK}"
     assert (found["method"], found["base"], found["state"]) == ("deft", "SDXL", "finished")
     assert (found["step"], found["steps"], found["loss"], found["created"]) == (3, 20, 1 / 3, 5.0)
+    assert found["problems"] == []
     assert found["curve"] == {"step": [1, 2, 3], "loss": [1, 1 / 2, 1 / 3], "rate": [1e-4] * 3}
     assert found["settings"] == {"rank": 4, "learning_rate": 1e-4, "options": {"alpha": 16}}
     assert found["checkpoints"] == [2]
@@ -144,6 +145,9 @@ def test_a_damaged_record_is_as_none(tmp_path: Path, text: str) -> None:
     found = only(tmp_path)
     assert (found["state"], found["title"], found["method"], found["message"]) == ("unknown", "", "", "")
     assert (found["steps"], found["settings"], found["step"]) == (None, {}, 3)
+    assert found["problems"] == (
+        [] if text.startswith('{"') and "9999" not in text else ["run.json is damaged and is skipped."]
+    )
 
 
 def test_long_texts_and_deep_values_are_cut(tmp_path: Path) -> None:
@@ -175,6 +179,7 @@ def test_lines_of_a_log_that_are_none(tmp_path: Path) -> None:
         "rate": [1e-4, 1e-4, 1e-4, None],
     }
     assert (found["step"], found["loss"]) == (6, 0.25)
+    assert found["problems"] == ["log.jsonl: 4 damaged lines are skipped (3, 4, 5, 8)."]
     log.write_text("")
     assert (only(tmp_path)["step"], only(tmp_path)["loss"], only(tmp_path)["curve"]["step"]) == (0, None, [])
 

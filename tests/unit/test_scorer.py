@@ -657,6 +657,19 @@ def test_a_download_is_checked_and_put_where_it_is_looked_for(hub: Hub, tmp_path
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_what_belongs_beside_weights_is_fetched_with_them(hub: Hub, tmp_path):
+    spec = replace(SPEC, beside=(HubFile("owner/words", "tokenizer.json"),))
+    tokenizer = tmp_path / "model.tokenizer.json"
+    for asked in (["/owner/words/resolve/main/tokenizer.json", "/owner/model/resolve/main/model.safetensors"], []):
+        hub.asked.clear()
+        assert asyncio.run(download(spec, tmp_path, lambda done, total: None)) == tmp_path / "model.safetensors"
+        assert hub.asked == asked
+        assert tokenizer.read_bytes() == hub.content
+    tokenizer.unlink()
+    asyncio.run(download(spec, tmp_path, lambda done, total: None))
+    assert hub.asked == ["/owner/words/resolve/main/tokenizer.json"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

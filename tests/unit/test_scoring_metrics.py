@@ -87,6 +87,12 @@ def test_the_metrics_keep_their_order_and_direction():
         "CLIP-T": "higher",
         "DINO": "higher",
         "DINOv2": "higher",
+        "DINOv3": "higher",
+        "SigLIP2-I": "higher",
+        "SigLIP2-T": "higher",
+        "DreamSim": "lower",
+        "PickScore": "higher",
+        "copy": "lower",
         "drift": "lower",
         "PRES": "lower",
         "DIV": "higher",
@@ -210,6 +216,18 @@ def rules(name: str) -> dict[str, tuple]:
 
 def test_protocols_say_what_the_papers_say():
     saved = ["dreambooth", "dreambench++", "clip-image", "custom-diffusion", "peft", "demo"]
+    v3, siglip2 = "DINOv3 ViT-B/16", "SigLIP2 ViT-B/16"
+    assert rules("2026") == {
+        "DINOv3": (v3, "all", 1.0),
+        "SigLIP2-I": (siglip2, "all", 1.0),
+        "SigLIP2-T": (siglip2, "text", 1.0),
+        "DreamSim": ("DreamSim (ensemble)", "all", 1.0),
+        "PickScore": ("PickScore v1 (CLIP ViT-H/14)", "text", 1.0),
+        "copy": ("SSCD ResNet-50 (disc_mixup)", "nearest", 1.0),
+        "drift": (v3, "base", 1.0),
+        "PRES": (v3, "prior", 1.0),
+        "diversity": (v3, "within", 1.0),
+    }
     assert [name for name in PROTOCOLS if name in saved] == saved
     clip, s16, s8, v2 = "CLIP ViT-B/32 (OpenAI)", "DINO ViT-S/16", "DINO ViT-S/8", "DINOv2 ViT-S/14"
     assert rules("dreambooth") == {
@@ -250,6 +268,11 @@ def test_protocols_say_what_the_papers_say():
         v2: "vit_small_patch14_dinov2",
         "DINOv2 ViT-B/14": "vit_base_patch14_dinov2",
         "LPIPS (AlexNet)": "alexnet",
+        v3: "vit_base_patch16_dinov3_qkvb",
+        siglip2: "ViT-B-16-SigLIP2",
+        "DreamSim (ensemble)": "ensemble of ViT-B/16",
+        "PickScore v1 (CLIP ViT-H/14)": "ViT-H-14",
+        "SSCD ResNet-50 (disc_mixup)": "resnet50",
     }
     with pytest.raises(ValueError, match=r"no scoring protocol 'dreambooht'; known are dreambooth, dreambench\+\+"):
         get_protocol("dreambooht")

@@ -19,6 +19,7 @@ import pytest
 
 from deft_pack.sweeps import command
 from deft_pack.sweeps import store as module
+from deft_pack.sweeps.launch import remembered
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile
 from deft_pack.sweeps.store import Store
 
@@ -101,6 +102,28 @@ def test_damaged_cells_are_named_and_removed_on_demand(tmp_path: Path, capsys: p
     assert "1 failed cells, 0 cancelled cells, 0 dead" in printed("clean")
     assert "1 failed cells, 0 cancelled cells, 1 damaged cells" in printed("clean", "--damaged", "--yes")
     assert store.keys() == {other}
+
+
+@pytest.mark.parametrize("file", ["cells.jsonl", "report.json", "facts.json"])
+@pytest.mark.parametrize("data", [b"", b"\xff", b"{", b"[1]\n[1]\n", b"7", b"[" * 100_000], ids=range(6))
+def test_a_damaged_file_of_a_plan_is_named(tmp_path: Path, file: str, data: bytes) -> None:
+    store = Store.open(tmp_path / "store", "ducks")
+    good = {"cells.jsonl": b'[]\n["%s", "picture", [], []]\n' % KEY.encode(), "report.json": b"{}", "facts.json": b""}
+    store.write_plan("ducks", good | {file: data})
+    with pytest.raises(ValueError, match=rf"plan/ducks/{file} is damaged \(.*: `sweeps plan` and `sweeps run` write"):
+        if file == "facts.json":
+            remembered(store, "ducks")
+        else:
+            options = command._parser().parse_args(["report", str(store.root)])
+            command.report_command(options)
+
+
+def test_files_of_a_system_between_the_cells(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", "ducks")
+    assert store.put(cell(), CellRun("done"), fill(store))
+    for folder in (store.root / "done", store.folder(KEY).parent):
+        (folder / "Thumbs.db").write_bytes(b"x")
+    assert store.keys() == {KEY}
 
 
 def test_the_second_of_two_results_is_dropped(tmp_path: Path) -> None:
@@ -264,3 +287,25 @@ def test_many_runners_never_hold_the_same(tmp_path: Path, stale: bool) -> None:
     assert set(won.values()) == {1}
     assert set(won).isdisjoint(left)
     assert not list(store.root.glob("claims/*.takeover"))
+
+
+def test_what_killed_runners_have_left_goes_after_a_day(tmp_path: Path) -> None:
+    """But for what a living runner is at, however long its cell takes."""
+    store, living = Store.open(tmp_path / "store", "ducks"), Store(tmp_path / "store")
+    living.owner = replace(living.owner, host="elsewhere")
+    assert living.claim("cell")
+    dead = Store(tmp_path / "store").scratch()
+    at_work, mine, young = living.scratch(), store.scratch(), Store(tmp_path / "store").scratch()
+    store.write_plan("ducks", {"plan.yaml": b""})
+    mark = "0123456789abcdef" * 2
+    names = (f".store.json.{mark}.tmp", f"plan/ducks/.plan.yaml.{mark}.tmp", f"claims/.x.{mark}.tmp")
+    for name in names:
+        (store.root / name).write_bytes(b"half")
+    yesterday = time.time() - 25 * 60 * 60
+    for path in (dead, at_work, mine, *(store.root / name for name in names)):
+        os.utime(path, (yesterday, yesterday))
+    store.tidy()
+    assert set((store.root / "tmp").iterdir()) == {at_work, mine, young}
+    assert not any((store.root / name).exists() for name in names)
+    assert living.claim("cell")
+    assert (store.root / "plan" / "ducks" / "plan.yaml").is_file()

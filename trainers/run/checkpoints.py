@@ -6,7 +6,8 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import torch
 
 from ...deft_ops import adapter as adapters
-from ...deft_ops.files import native, safe
+from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
 from ..settings.settings import differences, digest
 from .history import LARGEST_LOG, LOG, read_bytes, read_object
 from .state import FORMAT, finite, read
 
+LOCK = "run.lock"
 _NUMBERS = {"loss", "rate", "seconds"}  # of a line
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
@@ -33,6 +35,23 @@ class RunFolder:
     keep: int = 2
     resume: bool = True
     problems: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A context in which no other process writes into the folder.
+
+        Raises:
+            ValueError: another one does, or another part of this one.
+        """
+        with ExitStack() as stack:
+            try:
+                self._guarded(LOCK, lambda: stack.enter_context(lock.holding(self.path / LOCK)))
+            except lock.Held as held:
+                raise ValueError(
+                    f"Another training writes into {self.path} at this moment ({held.owner}): wait for its end and run "
+                    "this again, which takes over what it has made, or choose another run name."
+                ) from held
+            yield
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Steps and files, oldest first."""
@@ -131,7 +150,7 @@ class RunFolder:
 
         self._guarded("the log", append)
 
-    def _guarded(self, what: str, work: Callable[[], None]) -> None:
+    def _guarded(self, what: str, work: Callable[[], object]) -> None:
         try:
             work()
         except OSError as error:

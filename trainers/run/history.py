@@ -182,8 +182,28 @@ def numbered(folder: Path, form: re.Pattern[str]) -> list[tuple[int, os.DirEntry
         return []
 
 
+def problems(folder: Path) -> list[str]:
+    """What in a run's folder is damaged, and was skipped. A log's last line may be one that is being written."""
+    found = []
+    data = read_bytes(folder / LOG, LARGEST_LOG)
+    if data is None:
+        found.append(f"{LOG} cannot be read.")
+    wrong = [number for number, line in enumerate((data or b"").split(b"\n")[:-1], 1) if not _is_step(line)]
+    if wrong:
+        places = ", ".join(map(str, wrong[:5])) + (" and others" if len(wrong) > 5 else "")
+        found.append(f"{LOG}: {len(wrong)} damaged lines are skipped ({places}).")
+    if (folder / RECORD).exists() and not read_object(read_bytes(folder / RECORD, LARGEST) or b""):
+        found.append(f"{RECORD} is damaged and is skipped.")
+    return found
+
+
+def _is_step(line: bytes) -> bool:
+    return not line.strip() or isinstance(number(read_object(line[:2000]).get("step")), int)
+
+
 def detail(root: Path, folder: Path) -> dict[str, Any]:
-    """All that a run's folder says of it: summary, curve, settings, steps of the checkpoints and of the previews."""
+    """All that a run's folder says of it: summary, curve, settings, steps of the checkpoints and of the previews, and
+    what of it is damaged."""
     record = read_object(read_bytes(folder / RECORD, LARGEST) or b"")
     settings = record.get("settings")
     return summary(root, folder) | {
@@ -192,6 +212,7 @@ def detail(root: Path, folder: Path) -> dict[str, Any]:
         "checkpoints": [step for step, _ in numbered(folder, CHECKPOINT)],
         "adapters": [{"step": step, "file": entry.name} for step, entry in numbered(folder, ADAPTER)],
         "previews": [step for step, _ in numbered(folder, PREVIEW)],
+        "problems": problems(folder),
     }
 
 

@@ -29,7 +29,7 @@ from ..step.inference_only import without_inference_features
 from . import finished, previews, report
 from .checkpoints import RunFolder
 from .meter import Meter
-from .record import keep_preview, recorded
+from .record import broken_off, has_preview, keep_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer, training_title
 
@@ -108,8 +108,8 @@ class TrainingRun:
             random = trainer.random_state()
             saved = trainer.step
             try:
-                if self.shown is not None and trainer.step == 0 and self.shown.every <= settings.steps:
-                    self.preview(self.shown)  # of the model before the training, for those of later steps
+                if self.shown is not None and self.first_preview(self.shown):
+                    self.preview(self.shown)
                 self.meter.start()
                 while trainer.step < settings.steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -162,6 +162,15 @@ class TrainingRun:
         adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
         adapter.cost = self.cost(adapter)
         self.folder.save(trainer.state(random, self.identity), adapter)
+
+    def first_preview(self, shown: previews.Previews) -> bool:
+        """Whether a preview comes before the first step: of the model before the training, for those of later steps to
+        be compared with; or of the step that the run goes on from, where an interruption has cut it off.
+        """
+        step = self.trainer.step
+        if step == 0:
+            return shown.every <= self.trainer.settings.steps
+        return step % shown.every == 0 and self.folder is not None and not has_preview(self.folder, step)
 
     def cost(self, adapter: adapters.Adapter) -> TrainingCost:
         """What the training has cost up to this step, whose adapter this is."""
@@ -223,7 +232,7 @@ def train(
     Raises:
         ValueError: settings out of range, empty latents or those of another model, wrong number of captions, no layer
             to train, a loss that is not a number, a checkpoint of other settings, an adapter that changes nothing, too
-            little memory, another file at `file`.
+            little memory, another file at `file`, another process that trains into the folder.
     """
     settings.check()
     bases.check(model.model)
@@ -253,8 +262,10 @@ def train(
             if file is not None:
                 finished.check_free(file, identity, settings)
             run_folder = named(folder, identity)
+            if run_folder is not None:
+                stack.enter_context(run_folder.alone())
             made = finished.find(run_folder, file, identity, settings)
-            if made is not None:
+            if made is not None and not last_preview_cut_off(run_folder, settings, shown):
                 on_start(report.again(made.file))
                 return made_before(made, model, settings, identity, run_folder, shown is not None, notes)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
@@ -294,6 +305,14 @@ def train(
 def named(folder: RunFolder | None, identity: dict[str, Any]) -> RunFolder | None:
     """The folder of this run: what decides its result is in the name, so that others do not meet it."""
     return None if folder is None else replace(folder, path=Path(f"{folder.path}_{digest(identity)}"), problems=[])
+
+
+def last_preview_cut_off(folder: RunFolder | None, settings: Settings, shown: previews.Previews | None) -> bool:
+    """Whether a run was interrupted after its last step, while that step's preview was made: it goes on from there."""
+    if folder is None or shown is None or settings.steps % shown.every:
+        return False
+    there = any(step == settings.steps for step, _ in folder.checkpoints())
+    return there and broken_off(folder) and not has_preview(folder, settings.steps)
 
 
 def made_before(

@@ -89,6 +89,22 @@ def previews(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), file) for match, file in matches)
 
 
+def preview_name(step: int) -> str:
+    """The file name of a step's preview."""
+    return f"preview_{step:08}.jpg"
+
+
+def has_preview(folder: RunFolder, step: int) -> bool:
+    """Whether the picture of a step is in the run's folder."""
+    return (folder.path / preview_name(step)).is_file()
+
+
+def broken_off(folder: RunFolder) -> bool:
+    """Whether the run that was here before was interrupted or killed, by its record: neither finished nor failed."""
+    state = read_object(read_bytes(folder.path / RECORD, LARGEST) or b"").get("state")
+    return state in ("running", "stopped")
+
+
 def keep_preview(folder: RunFolder | None, step: int, pictures: Tensor) -> None:
     """Write the pictures of a step [n, h, w, 3] in 0 to 1 as one JPEG, side by side."""
     if folder is None:
@@ -97,4 +113,4 @@ def keep_preview(folder: RunFolder | None, step: int, pictures: Tensor) -> None:
     picture, target = Image.fromarray(row.cpu().numpy()), BytesIO()
     picture.thumbnail((SIDE, SIDE))
     picture.save(target, "JPEG", quality=90)
-    folder.write(f"the preview of step {step}", {f"preview_{step:08}.jpg": target.getvalue()})
+    folder.write(f"the preview of step {step}", {preview_name(step): target.getvalue()})

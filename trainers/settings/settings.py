@@ -57,12 +57,13 @@ class Settings:
             shown=1.0,
             step=1e-7,  # the front end cuts off what is smaller, and DreamBooth has 2.5e-6
             start=0.0,
-            words="Step size of the optimizer. 0: the usual one for the method, the optimizer and the base; what is "
-            "auto or left to the captions then follows the base's recipe, too. 1e-4 suits LoRA on most models.",
+            words="Step size of the optimizer. 0: the usual one for the method, the optimizer and"
+            " the base; settings on auto then follow the base's recipe, too. 1e-4 suits "
+            "LoRA on most models.",
         )
     )
     batch_size: int = entry(
-        Number(at=TRAINING, low=1, shown=1024, words="Pictures a step, at most as many as there are."), 1
+        Number(at=TRAINING, low=1, shown=1024, words="Pictures per step, at most as many as there are."), 1
     )
     alpha: float | None = entry(ALPHA, None)
     layers: str = entry(
@@ -70,7 +71,7 @@ class Settings:
             at=TRAINING,
             options=CHOICES,
             called="choice of layers",
-            words="Which layers get an adapter. The help page says what each choice takes.",
+            words="Which layers get an adapter. The help page describes each choice.",
         ),
         "attention",
     )
@@ -78,20 +79,24 @@ class Settings:
         Text(
             at=TRAINING,
             advanced=True,
-            words="A regular expression: only layers whose path it finds are kept. Empty keeps all.",
+            words="A regular expression: only layers whose path matches are trained. Empty: all.",
         ),
         "",
     )
     seed: int = entry(
-        Seed(at=TRAINING, words="Seed of the start, the noise, the noise levels and the order of the pictures."), 0
+        Seed(
+            at=TRAINING, words="Seed of the initial values, the noise, the noise levels and the order of the pictures."
+        ),
+        0,
     )
     precision: str = entry(
         Choice(
             at=TRAINING,
             options=PRECISIONS,
             advanced=True,
-            words="What the network computes in, whatever it is stored in. auto: bf16 where the GPU has it; else fp32, "
-            "or fp16 with loss scaling for a model that ComfyUI runs in fp16. What is trained stays in fp32.",
+            words="The precision that the network computes in, however it is stored. auto: bf16 "
+            "if the GPU supports it; otherwise fp32, or fp16 with loss scaling for a model "
+            "that ComfyUI runs in fp16. The trained values stay in fp32.",
         ),
         "auto",
     )
@@ -108,8 +113,9 @@ class Settings:
     optimizer: str = entry(
         Choice(
             options=OPTIMIZERS,
-            words="AdamW is right for most. Some need a package, which is named where it is missing. Lion wants a "
-            "fifth of AdamW's learning rate; Prodigy finds its own: set 1.",
+            words="AdamW is right in most cases. Some optimizers need a package; the error "
+            "message names it if it is missing. Lion needs a fifth of AdamW's learning "
+            "rate; Prodigy finds its own: set 1.",
         ),
         "AdamW",
     )
@@ -119,29 +125,45 @@ class Settings:
     warm_up: int = entry(Number(shown=1_000_000, words="Steps in which the learning rate rises from 0."), 0)
     cycles: int = entry(Number(low=1, shown=1000, advanced=True, words="Restarts of the cosine with restarts."), 1)
     accumulation: int = entry(
-        Number(low=1, shown=1024, words="Batches a step, one after the other: a larger batch, slowly."), 1
+        Number(
+            low=1, shown=1024, words="Batches per step, one after the other: like a larger batch, with less memory."
+        ),
+        1,
     )
     max_grad_norm: float = entry(
-        Number(shown=1000.0, step=0.1, words="Gradients are scaled down to this norm; 0: they are not."), 1.0
+        Number(shown=1000.0, step=0.1, words="Gradients are scaled down to this norm; 0: off."), 1.0
     )
     ema: float = entry(
         Number(
             high=ALMOST_ONE,
             step=0.0001,
-            words="Decay of a moving average of the adapter, which is then the result: steadier. 0: none. 0.99 to "
-            "0.999.",
+            words="Decay of a moving average of the adapter, which then is the result and varies "
+            "less. 0: off. Usual: 0.99 to 0.999.",
         ),
         0.0,
     )
     weight_decay: float = entry(
-        Number(shown=10.0, step=0.001, advanced=True, words="Of the optimizer; pulls the adapter's values to zero."),
+        Number(
+            shown=10.0,
+            step=0.001,
+            advanced=True,
+            words="Weight decay of the optimizer; pulls the adapter's values towards zero.",
+        ),
         0.0,
     )
     beta1: float = entry(
-        Number(high=ALMOST_ONE, step=0.001, advanced=True, words="Of the optimizer: memory of the gradient."), 0.9
+        Number(
+            high=ALMOST_ONE, step=0.001, advanced=True, words="The optimizer's decay of the gradient's moving average."
+        ),
+        0.9,
     )
     beta2: float = entry(
-        Number(high=ALMOST_ONE, step=0.0001, advanced=True, words="Of the optimizer: memory of the gradient's square."),
+        Number(
+            high=ALMOST_ONE,
+            step=0.0001,
+            advanced=True,
+            words="The optimizer's decay of the squared gradient's moving average.",
+        ),
         0.999,
     )
     options: dict[str, Any] = field(default_factory=dict)
@@ -162,7 +184,7 @@ class Settings:
             shown=100.0,
             step=0.1,
             advanced=True,
-            words="Moves the noise levels up; 0: as the model does itself. SD3: 3.",
+            words="Shifts the noise levels up; 0: the model's own shift. SD3: 3.",
         ),
         0.0,
     )
@@ -175,23 +197,32 @@ class Settings:
         "none",
     )
     gamma: float = entry(
-        Number(low=1e-6, shown=100.0, step=0.5, advanced=True, words="Of min-SNR; its paper has 5."), 5.0
+        Number(low=1e-6, shown=100.0, step=0.5, advanced=True, words="Gamma of min-SNR; its paper uses 5."), 5.0
     )
     loss: str = entry(
-        Choice(options=LOSSES, words="mse as the models were trained; huber and l1 mind outliers less."), "mse"
+        Choice(options=LOSSES, words="mse, as the models were trained; huber and l1 are less sensitive to outliers."),
+        "mse",
     )
     huber: float = entry(
-        Number(low=1e-6, shown=10.0, step=0.01, advanced=True, words="Where huber turns from mse to l1."), 0.1
+        Number(
+            low=1e-6, shown=10.0, step=0.01, advanced=True, words="The error at which huber changes from mse to l1."
+        ),
+        0.1,
     )
     noise_offset: float = entry(
-        Number(shown=1.0, step=0.01, advanced=True, words="Noise that is the same all over a picture: darker darks."),
+        Number(
+            shown=1.0,
+            step=0.01,
+            advanced=True,
+            words="Strength of noise that is the same over the whole picture; allows darker pictures.",
+        ),
         0.0,
     )
     caption_dropout: float = entry(
         Number(
             high=1.0,
             step=0.05,
-            words="Share of the captions that are replaced by the empty one (connect it to Train Adapter).",
+            words="Share of captions that are replaced by the empty caption (connect it to Train Adapter).",
         ),
         0.0,
     )
@@ -203,8 +234,8 @@ class Settings:
             options=(SAME_SHIFT, *SHIFTS),
             later=True,
             advanced=True,
-            words="Moves the noise levels up with the picture's size, as the trainers of these models do, in place of "
-            "shift.",
+            words="Shifts the noise levels up with the picture's size, as the trainers of these "
+            "models do. Replaces shift.",
         ),
         SAME_SHIFT,
     )
@@ -236,8 +267,9 @@ class Settings:
             step=0.1,
             later=True,
             advanced=True,
-            words="Guidance that networks with such an input (Flux.1 dev, Flux.2 dev, HunyuanVideo) see in training, "
-            "where a caption has none of its own. Their trainers take 1. -1: ComfyUI's own, 3.5 or more.",
+            words="Guidance during training for networks with such an input (Flux.1 dev, Flux.2 "
+            "dev, HunyuanVideo), unless a caption has its own. Their trainers use 1. -1: "
+            "ComfyUI's default, 3.5 or more.",
         ),
         AS_CAPTIONED,
     )
@@ -247,15 +279,16 @@ class Settings:
             called="mode of gradient checkpointing",
             later=True,
             advanced=True,
-            words="Gradient checkpointing, in place of the training node's switch. every second block: about half of "
-            "the saving for half of the time. offloaded: every block, and what is kept waits in the computer's memory. "
-            "auto: what costs least and fits into the free memory. The result is the same.",
+            words="Gradient checkpointing; replaces the training node's switch. every second "
+            "block: about half of the saving for half of the time. offloaded: every block, "
+            "with what is kept in the computer's memory. auto: the fastest mode that fits "
+            "into the free memory. The result is the same.",
         ),
         modes.AS_SWITCHED,
     )
     # layers, for those who know them
     exclude: str = entry(
-        Text(advanced=True, words="A regular expression: layers whose path it finds are left out."), ""
+        Text(advanced=True, words="A regular expression: layers whose path matches are not trained."), ""
     )
     blocks: str = entry(
         Text(
@@ -268,8 +301,8 @@ class Settings:
         Text(
             lines=True,
             advanced=True,
-            words="Other ranks, one rule a line: a pattern, '=', a rank, as in attn2 = 4. The first that finds a layer "
-            "counts.",
+            words="Other ranks, one rule per line: a pattern, '=', a rank, for example attn2 = 4."
+            " The first rule that matches a layer applies.",
         ),
         "",
     )
@@ -277,8 +310,8 @@ class Settings:
         Choice(
             options=ADAPTER_PRECISIONS,
             advanced=True,
-            words="Of the trained values, their gradients and the optimizer's memory. bf16 halves them and loses small "
-            "steps.",
+            words="Precision of the trained values, their gradients and the optimizer's state. "
+            "bf16 halves their memory but loses small steps.",
         ),
         "fp32",
     )
@@ -386,8 +419,8 @@ class Run:
 
     run_name: str = entry(
         Text(
-            words="Folder in the output folder for log and checkpoints; a mark of the settings is added, so that runs "
-            "do not meet.",
+            words="Folder in the output folder for log and checkpoints; a hash of the settings is"
+            " added, so that runs do not mix.",
         ),
         "training/adapter",
     )
@@ -400,7 +433,9 @@ class Run:
     )
     keep: int = entry(Number(low=1, shown=1000, words="How many checkpoints are kept."), 2)
     resume: bool = entry(
-        Switch(words="Go on from the newest checkpoint of the same settings, pictures and model. Off: start anew."),
+        Switch(
+            words="Continue from the newest checkpoint with the same settings, pictures and model. Off: start again."
+        ),
         True,
     )
     name: str = entry(

@@ -19,7 +19,11 @@ function changed(run) {
 // A run by its id; one that is new is empty.
 export function runOf(id) {
   if (!runs.has(id)) {
-    runs.set(id, { id, step: [], loss: [], previews: [], steps: 0, state: '', node: null, prompt: null, loading: null })
+    runs.set(id, {
+      id, step: [], loss: [], previews: [], steps: 0, state: '', node: null, prompt: null,
+      loading: null, stale: false, // whether what is being read may be too old
+      sent: null // previews that came by message meanwhile
+    })
   }
   return runs.get(id)
 }
@@ -29,61 +33,71 @@ async function answer(path) {
   return response.ok ? response.json() : null
 }
 
-export const previewAddress = (id, step) => api.apiURL(`${ROUTE}/${encodeURIComponent(id)}/previews/${step}`)
+// A run that is started anew has other pictures of the same steps, and pages use what they have of an address.
+export function previewAddress({ id, prompt }, step) {
+  const address = `${ROUTE}/${encodeURIComponent(id)}/previews/${step}`
+  return api.apiURL(prompt ? `${address}?${encodeURIComponent(prompt)}` : address)
+}
 
 // All runs in few words, the newest first; null where the server does not answer.
 export async function listRuns() {
   return (await answer(ROUTE).catch(() => null))?.runs ?? null
 }
 
-// Reads a run from the server. Steps that came by message meanwhile stay.
+// Reads a run from the server, and once more where this is called while an answer is under way: that one may be older
+// than what the call is about.
 export function loadRun(id) {
   const run = runOf(id)
-  run.loading ??= answer(`${ROUTE}/${encodeURIComponent(id)}`).catch(() => null).then((found) => {
-    run.loading = null
-    run.missing = !found
-    if (!found) return run
-    const last = found.curve.step.at(-1) ?? 0
-    const newer = run.step.findIndex((step) => step > last)
-    const later = newer < 0 || found.state !== 'running' ? [[], []] : [run.step.slice(newer), run.loss.slice(newer)]
-    Object.assign(run, {
-      record: found, state: found.state, steps: found.steps ?? 0, previews: found.previews,
-      step: [...found.curve.step, ...later[0]], loss: [...found.curve.loss, ...later[1]]
+  if (run.loading) run.stale = true
+  else {
+    run.stale = false
+    run.loading = read(run).finally(() => {
+      run.loading = null
+      return run.stale ? loadRun(id) : null
     })
-    changed(run)
-    return run
-  })
+  }
   return run.loading
 }
 
-// A message of the server: [[step, loss], ...] and how far the run is.
-export function receive({ run: id, node, prompt_id: prompt, steps, points, seconds, left, preview }) {
+// Steps and previews that come by message meanwhile stay.
+async function read(run) {
+  run.sent = null
+  const found = await answer(`${ROUTE}/${encodeURIComponent(run.id)}`).catch(() => null)
+  run.missing = !found
+  if (!found) return
+  const last = found.curve.step.at(-1) ?? 0
+  const newer = run.step.findIndex((step) => step > last)
+  const later = newer < 0 || found.state !== 'running' ? [[], []] : [run.step.slice(newer), run.loss.slice(newer)]
+  Object.assign(run, {
+    record: found, state: found.state, steps: found.steps ?? 0, previews: run.sent ?? found.previews,
+    step: [...found.curve.step, ...later[0]], loss: [...found.curve.loss, ...later[1]]
+  })
+  changed(run)
+}
+
+// A message of the server: [[step, loss], ...], how far the run is, and the steps of all previews if there are new ones.
+export function receive({ run: id, node, prompt_id: prompt, steps, points, seconds, left, previews }) {
   const run = runOf(id)
   const first = points[0][0]
   const gap = first > (run.step.at(-1) ?? 0) + 1
   // A run that went back to a checkpoint, or began anew.
   const kept = run.step.findIndex((step) => step >= first)
-  if (kept >= 0) {
-    run.step.length = run.loss.length = kept
-    run.previews = run.previews.filter((step) => step < first)
-  }
+  if (kept >= 0) run.step.length = run.loss.length = kept
   for (const [step, loss] of points) {
     run.step.push(step)
     run.loss.push(loss)
   }
-  // That of step 0 comes by no message.
-  const begun = preview !== null && !run.previews.length
-  if (preview !== null && !run.previews.includes(preview)) run.previews = [...run.previews, preview]
+  if (previews) run.previews = run.sent = previews
   const last = points.at(-1)[0]
   Object.assign(run, { node, prompt, steps, seconds, left, state: last >= steps ? 'finished' : 'running' })
   changed(run)
-  if (gap || begun) loadRun(id)
+  if (gap) loadRun(id)
 }
 
-// Reads the runs of a job again that was stopped or has failed: its last steps came by no message.
+// Reads the runs of a job again that has ended: the last steps of one that was stopped or has failed came by no message.
 function ended({ detail }) {
   for (const run of runs.values()) {
-    if (run.state === 'running' && (!detail?.prompt_id || run.prompt === detail.prompt_id)) loadRun(run.id)
+    if (detail?.prompt_id ? run.prompt === detail.prompt_id : run.state === 'running') loadRun(run.id)
   }
 }
 

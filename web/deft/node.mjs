@@ -13,6 +13,7 @@ const NAME = 'deft_curve'
 const CHART = 130 // pixels
 const PREVIEWS = 76
 const SHOWN = 12 // previews
+const AGAIN = 1000 // milliseconds, after which a picture that did not load is asked for once more
 const STORED = 'DEFT.curves'
 const KEPT = 30 // runs
 const places = new Map(stored()) // by run: {workflow, node}
@@ -44,7 +45,7 @@ function makeView(node) {
   const strip = document.createElement('div')
   strip.style.cssText = `flex: 0 0 ${PREVIEWS}px; display: none; gap: 4px; overflow: auto hidden`
   root.append(chart, strip)
-  const view = { run: null, pictures: [], show: makeChart(chart), strip }
+  const view = { run: null, prompt: null, pictures: [], figures: new Map(), show: makeChart(chart), strip }
   const height = () => CHART + (view.pictures.length ? PREVIEWS + 4 : 0)
   root.style.minHeight = `${CHART}px`
   const widget = node.addDOMWidget(NAME, 'DEFT_CURVE', root, {
@@ -62,11 +63,13 @@ function makeView(node) {
   return view
 }
 
-function figureOf(id, step) {
+function figureOf(run, step) {
   const figure = document.createElement('figure')
   figure.style.cssText = 'margin: 0; flex: none; text-align: center; font-size: 10px; color: var(--input-text, #ccc)'
   const picture = document.createElement('img')
-  picture.src = previewAddress(id, step)
+  const address = previewAddress(run, step)
+  picture.src = address
+  picture.addEventListener('error', () => setTimeout(() => { picture.src = address }, AGAIN), { once: true })
   picture.alt = picture.title = `step ${step}`
   picture.style.cssText = 'height: 60px; display: block'
   const caption = document.createElement('figcaption')
@@ -77,13 +80,14 @@ function figureOf(id, step) {
 
 function showPreviews(view, run) {
   const steps = run.previews.slice(-SHOWN)
-  if (view.run === run.id && String(steps) === String(view.pictures)) return
+  const same = view.run === run.id && view.prompt === run.prompt
+  if (same && String(steps) === String(view.pictures)) return
   const grows = !view.pictures.length && steps.length
   view.pictures = steps
   view.strip.style.display = steps.length ? 'flex' : 'none'
   // Pictures that are there stay, so that they are not loaded anew with each that comes.
-  const kept = view.run === run.id ? view.figures : new Map()
-  view.figures = new Map(steps.map((step) => [step, kept?.get(step) ?? figureOf(run.id, step)]))
+  const kept = same ? view.figures : new Map()
+  view.figures = new Map(steps.map((step) => [step, kept.get(step) ?? figureOf(run, step)]))
   view.strip.replaceChildren(...view.figures.values())
   view.strip.scrollLeft = view.strip.scrollWidth
   if (grows) view.grow()
@@ -97,7 +101,7 @@ function showAt(node, run) {
     view.grow()
   }
   showPreviews(view, run)
-  view.run = run.id
+  Object.assign(view, { run: run.id, prompt: run.prompt })
   view.show([{ label: 'loss', colour: COLOURS[0], step: run.step, loss: run.loss }])
 }
 
@@ -123,7 +127,7 @@ function show(id) {
   const run = runOf(id)
   if (!node) return
   if (run.step.length) showAt(node, run)
-  else if (!run.missing) loadRun(id)
+  else if (!run.missing && !run.record) loadRun(id)
 }
 
 export function watchNodes() {

@@ -151,7 +151,8 @@ function showHead(run) {
   head.name.textContent = record ? record.name : run.id
   head.title.textContent = record?.title ?? ''
   head.numbers.textContent = numbers.filter(Boolean).join(' · ')
-  head.message.textContent = now === 'failed' ? (record?.message ?? '') : ''
+  const error = now === 'failed' && record?.message ? [record.message] : []
+  head.message.textContent = [...error, ...(record?.problems ?? [])].join('\n')
   head.stop.hidden = now !== 'running'
   head.stop.disabled = stopping === run.id
   head.stop.textContent = say(stopping === run.id ? 'stopping' : 'stop')
@@ -159,7 +160,7 @@ function showHead(run) {
 
 function showBody(run) {
   const { record } = run
-  const now = JSON.stringify([run.id, run.previews, record?.adapters, record?.scores, language()])
+  const now = JSON.stringify([run.id, run.prompt, run.previews, record?.adapters, record?.scores, language()])
   if (now === bodyShown) return
   bodyShown = now
   const parts = []
@@ -167,7 +168,7 @@ function showBody(run) {
     parts.push(section(say('previews'), [make('div', 'deft-previews', '', run.previews.map((step) => {
       const picture = make('img')
       picture.loading = 'lazy'
-      picture.src = previewAddress(run.id, step)
+      picture.src = previewAddress(run, step)
       picture.alt = picture.title = `${say('step')} ${step}`
       return make('figure', '', '', [picture, make('figcaption', '', String(step))])
     }))]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,30 @@ UI: dict[str, Any] = {
 }
 
 
+@functools.cache
+def _cases() -> list[dict[str, Any]]:
+    """Small workflows as the page saves them: subgraphs, primitives, reroutes, growing inputs and more."""
+    from ...unit.test_sweep_conversion import CASES
+
+    each = [case["workflow"] for case in CASES.values() if len(json.dumps(case["workflow"])) < 12_000]
+    return [UI, *each]
+
+
+def _info() -> dict[str, Any]:
+    from ...unit import sweep_nodes, test_sweep_conversion
+
+    return test_sweep_conversion.INFO | sweep_nodes.INFO
+
+
 def workflow_samples() -> list[Files]:
     """A workflow in both forms."""
-    return [{"w.json": json.dumps(value).encode()} for value in (PROMPT, UI, {"prompt": PROMPT})]
+    return [{"w.json": json.dumps(value).encode()} for value in (PROMPT, {"prompt": PROMPT}, *_cases())]
 
 
 @st.composite
 def workflow_structures(draw: Any) -> Files:
     """A workflow near a valid one."""
-    return {"w.json": encoded(draw(near(draw(st.sampled_from((PROMPT, UI))))))}
+    return {"w.json": encoded(draw(near(draw(st.sampled_from((PROMPT, *_cases()))))))}
 
 
 def use_workflow(folder: Path) -> None:
@@ -128,12 +144,11 @@ def use_workflow(folder: Path) -> None:
     from deft_pack.sweeps.schema import inputs_of
     from deft_pack.sweeps.workflow import order, read_workflow, title_of
 
-    from ...unit.sweep_nodes import INFO
-
-    prompt = read_workflow(folder / "w.json", INFO)
+    info = _info()
+    prompt = read_workflow(folder / "w.json", info)
     for node_id in order(prompt):
-        title_of(prompt, node_id, INFO)
-        inputs_of(INFO[prompt[node_id]["class_type"]], prompt[node_id]["inputs"])
+        title_of(prompt, node_id, info)
+        inputs_of(info[prompt[node_id]["class_type"]], prompt[node_id]["inputs"])
 
 
 WORKFLOWS = Reader("workflows", workflow_samples, workflow_structures, use_workflow)

@@ -1,0 +1,137 @@
+"""Run the tests that touch the pack's packages with their oldest and newest versions, and unit tests in other Pythons:
+
+    make packages, or packages.py [floors] [newest] [python3.10 python3.11 ...]
+
+floors and newest: a copy of the tests' environment in hard links, with the lower bounds of requirements.txt, or with
+the newest releases, of the packages that it names. A Python: those unit tests that need no PyTorch, in an environment
+with a few small packages, and every module of the pack is compiled. A line for each; exit status 1 when one fails.
+Without a name: floors, newest, and each Python from 3.10 to 3.13 that there is. Not part of `make test`: it downloads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from environment import ROOT, cache_dir, comfyui_dir, copy_linked, environment_python
+
+PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
+LIGHT = ("numpy", "pillow", "aiohttp", "pyyaml", "psutil", "pydantic", "matplotlib", "jinja2", "safetensors")
+TOOLS = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.150")
+TOUCHING = (
+    "tests/unit/test_scorer.py",
+    "tests/unit/test_scoring_exactness.py",
+    "tests/unit/test_scoring_packages.py",
+    "tests/unit/test_scoring_backbones.py",
+    "tests/unit/test_scatter.py",
+    "tests/unit/test_files_peft_records.py",
+    "tests/unit/test_files_peft_tuners.py",
+    "tests/unit/test_files_foreign.py",
+    "tests/unit/test_lora_start.py",
+    "tests/comfy/test_peft_records.py",
+    "tests/comfy/test_peft_tuners.py",
+    "tests/comfy/test_scoring_nodes.py",
+    "tests/comfy/test_score_table.py",
+)
+ROOMS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "reports", "sweeps")
+WITHOUT_TORCH = ("test_sweep", "test_scoring_sc", "test_scoring_st", "test_scoring_tables", "test_run_history")
+TORCH = re.compile(r"\btorch\b|\bray\b|\bcomfy\b")
+
+
+def bounds() -> dict[str, str]:
+    """The packages of requirements.txt with their lower bounds."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    forms = (re.fullmatch(r"([\w-]+)>=([\d.]+)", line.strip()) for line in lines)
+    return {form[1]: form[2] for form in forms if form}
+
+
+def call(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the pack's folder, with its output kept."""
+    return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True)
+
+
+def versions(python: Path, names: list[str]) -> str:
+    """The installed versions of packages."""
+    source = "import sys, importlib.metadata as m; print(*[f'{n} {m.version(n)}' for n in sys.argv[1:]], sep=', ')"
+    done = call(str(python), "-c", source, *names)
+    return done.stdout.strip() or done.stderr[-300:]
+
+
+def tested(name: str, python: Path, about: str, files: list[str]) -> bool:
+    """Run tests and print a line; whether all have passed."""
+    started = time.monotonic()
+    variables = {"DEFT_TEST": "everyday"} | ({} if "unit" in name else {"DEFT_TEST_COMFYUI": str(comfyui_dir())})
+    done = call(str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, **variables)
+    last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-300:]]
+    print(f"[packages] {name} ({about}): {last[0].strip('= ')}; {time.monotonic() - started:.0f} s", flush=True)
+    if done.returncode:
+        print(
+            "\n".join(line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  ")))[:4000]
+        )
+    return done.returncode == 0
+
+
+def with_packages(name: str) -> bool:
+    """The tests with the oldest or the newest packages."""
+    floors = bounds()
+    wanted = [f"{package}=={floor}" for package, floor in floors.items()] if name == "floors" else list(floors)
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        copy = Path(folder) / "made"
+        copy_linked(environment_python().parent.parent, copy)
+        python = copy / "bin" / "python"
+        done = call(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", *wanted)
+        if done.returncode:
+            print(f"[packages] {name}: pip cannot install {', '.join(wanted)}: {done.stderr[-600:]}", flush=True)
+            return False
+        return tested(name, python, versions(python, list(floors)), list(TOUCHING))
+
+
+def light_tests() -> list[str]:
+    """The unit tests that need no PyTorch."""
+    files = sorted((ROOT / "tests" / "unit").glob("test_*.py"))
+    chosen = [file for file in files if file.name.startswith(WITHOUT_TORCH)]
+    return [str(file.relative_to(ROOT)) for file in chosen if not TORCH.search(file.read_text(encoding="utf-8"))]
+
+
+def with_python(name: str) -> bool:
+    """The unit tests in another Python."""
+    found = shutil.which(name)
+    if not found or call(found, "--version").returncode:
+        print(f"[packages] {name}: there is none here", flush=True)
+        return True
+    venv = cache_dir() / f"light-{name}"
+    python = venv / "bin" / "python"
+    if not (venv / ".ready").is_file():
+        shutil.rmtree(venv, ignore_errors=True)
+        for command in ([found, "-m", "venv", str(venv)], [str(python), "-m", "pip", "install", "-qq", *LIGHT, *TOOLS]):
+            done = call(*command)
+            if done.returncode:
+                print(f"[packages] {name}: {' '.join(command)} fails: {done.stderr[-600:]}", flush=True)
+                return False
+        (venv / ".ready").touch()
+    version = call(str(python), "-c", "import platform; print(platform.python_version())").stdout.strip()
+    with tempfile.TemporaryDirectory() as folder:  # no bytecode beside the sources
+        done = call(str(python), "-m", "compileall", "-q", *ROOMS, "__init__.py", PYTHONPYCACHEPREFIX=folder)
+    if done.returncode:
+        print(f"[packages] {name}: {done.stdout[-2000:]}", flush=True)
+        return False
+    return tested(f"unit {name}", python, f"{version}, all modules compile", light_tests())
+
+
+def main() -> None:
+    """Command line."""
+    names = sys.argv[1:] or ["floors", "newest", *PYTHONS]
+    if unknown := [name for name in names if name not in ("floors", "newest") and not name.startswith("python")]:
+        sys.exit(f"unknown: {' '.join(unknown)}\n{__doc__}")
+    passed = [with_python(name) if name.startswith("python") else with_packages(name) for name in names]
+    sys.exit(0 if all(passed) else 1)
+
+
+if __name__ == "__main__":
+    main()
