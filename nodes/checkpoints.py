@@ -17,7 +17,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..deft_ops.adapter import describe
 from ..patches.apply import apply
 from ..scoring.checkpoints import Checkpoint, Recommendation, mean, recommend
-from ..scoring.metrics import role_of
+from ..scoring.metrics import better, role_of
 from ..scoring.pictures import FilePictures, TensorPictures
 from ..scoring.scorer import DIVERSITY, DRIFT, Labels, Scorer, score
 from ..scoring.scores import Scores, join
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 NONE = "none"  # where there is no folder yet: the node then says what to do
 LAYOUTS = ("all pictures", "first seed only")
 BASE = "base"
-LIKENESS = ("DINO", "DINOv3", "DINOv2", "CLIP-I")  # which of them decides, if a protocol has several
+# Which of them decides, if a protocol has several; of likeness others may stand in, where more is better.
+LIKENESS, FOLLOWING = ("DINO", "DINOv3", "DINOv2", "CLIP-I", "SigLIP2-I"), ("CLIP-T", "SigLIP2-T")
 COMPARED = "compared"  # the folder of the pictures in the output folder
 
 
@@ -206,8 +207,9 @@ def chosen_metrics(scorer: Scorer) -> tuple[str, str]:
         role: [measure.metric for measure in scorer.protocol.of(role) if measure.backbone.kind in scorer.backbones]
         for role in ("references", "text")
     }
-    likeness = next((name for name in LIKENESS if name in names["references"]), next(iter(names["references"]), ""))
-    following = next(iter(names["text"]), "")
+    others = [name for name in names["references"] if better(name) == "higher"]
+    likeness = next((name for name in (*LIKENESS, *others) if name in names["references"]), "")
+    following = next((name for name in FOLLOWING if name in names["text"]), "")
     if not likeness or not following:
         raise ValueError(
             f"scorer: the protocol {scorer.protocol.name} does not measure both likeness to the subject and prompt "
@@ -230,7 +232,8 @@ def chosen(
     rows: Sequence[Row], scores: Scores, scorer: Scorer, pictures: Sequence[FilePictures], photos: TensorPictures
 ) -> Recommendation:
     """The recommendation, by the place among the rows with a checkpoint."""
-    from ..scoring.nearest import among, features_of, to_nearest
+    from ..scoring.metrics.copying import to_nearest
+    from ..scoring.nearest import among, features_of
 
     likeness, following = chosen_metrics(scorer)
     spread = diversity_of(scores)
@@ -245,7 +248,7 @@ def chosen(
         near: dict[tuple[str, str], list[float]] = {}
         if features is not None and real is not None:
             scored = next(score for score in scores.rows if score.label == row.name and score.metric == likeness)
-            for text, value in zip(scored.texts, to_nearest(features, real), strict=True):
+            for text, value in zip(scored.texts, to_nearest(features, real).tolist(), strict=True):
                 near.setdefault(("", text), []).append(value)
         items.append(
             Checkpoint(

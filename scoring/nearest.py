@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     from .scorer import Scorer
 
 
-def to_nearest(images: torch.Tensor, photos: torch.Tensor) -> list[float]:
-    """The highest cosine of each image to a photo, of L2-normalised features [n, d] and [m, d]."""
-    values: list[float] = (images @ photos.T).max(dim=1).values.tolist()
-    return values
-
-
 def among(photos: torch.Tensor) -> list[float]:
-    """The highest cosine of each photo to another one, of features [m, d]; none of fewer than two."""
+    """The highest cosine of each photo to another one, of L2-normalised features [m, d]; none of fewer than two."""
     if len(photos) < 2:
         return []
     cosines = photos @ photos.T

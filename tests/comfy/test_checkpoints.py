@@ -238,6 +238,24 @@ def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
         comfyui.module("nodes.checkpoints").chosen_metrics(scorer)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "chosen"),
+    [("demo", ("DINO", "CLIP-T")), ("2026", ("DINOv3", "SigLIP2-T")), ("dreambooth", ("DINO", "CLIP-T"))],
+)
+def test_the_metrics_that_decide(comfyui: Any, protocol: str, chosen: tuple[str, str]) -> None:
+    own = comfyui.module("scoring.protocols").get_protocol(protocol)
+    scorer = comfyui.module("scoring.scorer").Scorer(own, dict.fromkeys(own.backbones))
+    assert comfyui.module("nodes.checkpoints").chosen_metrics(scorer) == chosen
+
+
+def test_how_near_photos_are_to_each_other(comfyui: Any) -> None:
+    among = comfyui.module("scoring.nearest").among
+    photos = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.1, 1.0]]), dim=1)
+    wanted = [max(float(a @ b) for at, b in enumerate(photos) if at != place) for place, a in enumerate(photos)]
+    assert among(photos.double()) == pytest.approx(wanted)
+    assert among(photos[:1]) == []
+
+
 def test_what_a_training_cost_is_no_part_of_a_files_content(comfyui: Any, tmp_path: Path) -> None:
     content_of = comfyui.module("trainers.run.kept_pictures").content_of
     tensors = {"a.lora_up.weight": torch.ones(2, 2)}
