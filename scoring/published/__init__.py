@@ -6,9 +6,10 @@ from .base import Key, PublishedTable
 from .deft_dreambench import DEFT_DREAMBENCH
 from .deft_subjects import DEFT_SUBJECTS
 from .dreambooth import DREAMBOOTH_BASELINES
+from .peft_image import PEFT_IMAGE
 
 PUBLISHED: dict[str, PublishedTable] = {
-    table.name: table for table in (DEFT_SUBJECTS, DEFT_DREAMBENCH, DREAMBOOTH_BASELINES)
+    table.name: table for table in (DEFT_SUBJECTS, DEFT_DREAMBENCH, DREAMBOOTH_BASELINES, PEFT_IMAGE)
 }
 
 __all__ = ["PUBLISHED", "Key", "PublishedTable"]

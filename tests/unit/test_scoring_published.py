@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from deft_pack.deft_ops.methods import METHODS
 from deft_pack.reports.published_page import html_page, report_page
 from deft_pack.scoring.protocols import PROTOCOLS
 from deft_pack.scoring.published import PUBLISHED
@@ -71,6 +72,23 @@ def test_the_numbers_are_those_of_the_papers():
     assert sums == pytest.approx([623.7291, 550.6873, 639.5095, 285.0825], rel=0, abs=5e-5)
     assert BASELINES.values["Textual Inversion (SD)", None, ""] == {"DINO": 0.569, "CLIP-I": 0.780, "CLIP-T": 0.255}
     assert (ONE.decimals, TWO.decimals, BASELINES.decimals) == (4, 4, 3)
+
+
+def test_the_numbers_of_pefts_benchmark():
+    """Some cells, and the sums over PEFT's own result files before rounding (huggingface/peft at b8bf4075a)."""
+    table = PUBLISHED["PEFT, image generation"]
+    assert len(table.values) == 9
+    assert table.values["LoRA", 64, ""] == {"DINOv2": 0.7431, "drift": 0.2877}
+    assert table.values["DoRA", 64, ""]["DINOv2"] == 0.6680
+    sums = [sum(values[metric] for values in table.values.values()) for metric in table.metrics]
+    assert sums == pytest.approx([6.220945, 2.407744], abs=4e-4)
+    methods = ("deft", "para", "lora", "lora", "dora", "loha", "lokr", "oft", "ia3")
+    for key, method in zip(table.values, methods, strict=True):
+        assert method in METHODS
+        assert table.matches(key, "mine", method, key[1] or 8, "")
+    made = row("mine", (0.7, 0.71), "", "DINOv2", protocol="peft", pairing="matched", method="lora", rank=64)
+    rows = lines_of(report_page(Scores((made,)), table), "DINOv2")
+    assert [line for line in rows if line[0] == "LoRA" and line[1] == "64"][0][3:5] == ["0.7431", "mine"]
 
 
 def test_oddities_are_in_the_data():
