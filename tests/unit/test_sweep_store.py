@@ -205,6 +205,37 @@ def test_many_make_the_same_store_at_once(tmp_path: Path) -> None:
             assert list(pool.map(make, [tmp_path / str(number)] * 8)) == [["plan"]] * 8
 
 
+def test_the_mark_of_a_runner_that_died_while_it_took_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mark keeps others out while it is fresh; the first that finds it old removes it, the next look has the claim.
+    Of two that remove it at once, the second finds nothing to remove and just looks again."""
+    store = Store.open(tmp_path, "plan")
+    claim, mark = (tmp_path / "claims" / name for name in (KEY, f"{KEY}.takeover"))
+    claim.parent.mkdir()
+    claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "y"}))
+    mark.touch()
+    os.utime(claim, (1, 1))
+    assert not store.claim(KEY)
+    assert mark.exists()
+    os.utime(mark, (1, 1))
+    age = module._age
+
+    def removed_by_another(path: Path) -> float:
+        found = age(path)
+        if path == mark:
+            mark.unlink()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_age", removed_by_another)
+        assert store.claim(KEY) is False
+    mark.touch()
+    os.utime(mark, (1, 1))
+    assert store.claim(KEY) is False
+    assert not mark.exists()
+    assert store.claim(KEY)
+    assert store.holder(KEY) == store.owner
+
+
 def test_claims_of_living_and_dead(tmp_path: Path) -> None:
     mine, other = Store.open(tmp_path, "plan"), Store.open(tmp_path, "plan")
     assert mine.claim(KEY)
