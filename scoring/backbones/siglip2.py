@@ -66,7 +66,8 @@ class Tokenizer:
 
     def __init__(self, path: Path, context: int) -> None:
         """Raises ValueError for a file that is none."""
-        import tokenizers
+        with needed_by("SigLIP2"):
+            import tokenizers
 
         try:
             self._plain, self._filled = (tokenizers.Tokenizer.from_file(str(path)) for _ in range(2))
