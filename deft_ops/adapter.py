@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,8 +173,11 @@ def describe(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     return record if alpha is None else {**record, "alpha": f"{alpha:g}"}
 
 
-def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> None:
-    """Raise ValueError, its message starting with `source`: no tensors, complex numbers, a NaN or an infinity."""
+def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> float:
+    """Raise ValueError, its message starting with `source`: no tensors, complex numbers, a NaN or an infinity.
+
+    Returns the largest sum of a tensor, which is large where its numbers are; infinity where it is not known.
+    """
     if not tensors:
         raise ValueError(f"{source} holds no tensors: save or download it again.")
     for key, tensor in tensors.items():
@@ -182,12 +186,16 @@ def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> 
             raise ValueError(f"{source} has complex numbers ({kind}) in {key}, which are not read: save real numbers.")
     # A sum meets every value and makes no temporary. It is not finite if a value is not, or if it overflows.
     sums = {key: tensor.sum(dtype=torch.float32) for key, tensor in tensors.items() if _plain(tensor)}
-    if sums and torch.isfinite(torch.stack([value.cpu() for value in sums.values()])).all():
+    largest = float(torch.stack([value.cpu() for value in sums.values()]).abs().max()) if sums else math.inf
+    if math.isfinite(largest):
         tensors = {key: tensor for key, tensor in tensors.items() if key not in sums}
+    else:
+        largest = math.inf
     for key, tensor in tensors.items():
         values = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor  # fp8
         if not torch.isfinite(values).all():
             raise ValueError(f"{source} has a NaN or infinity in {key}: it is damaged, use another checkpoint.")
+    return math.inf if any(tensor.is_floating_point() for tensor in tensors.values()) else largest
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -216,7 +224,8 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
 
 
-def validate(adapter: Mapping[str, Tensor], source: str = "The adapter") -> None:
-    """Run `check_values` and `check_shapes`."""
-    check_values(adapter, source)
+def validate(adapter: Mapping[str, Tensor], source: str = "The adapter") -> float:
+    """Run `check_values` and `check_shapes`; returns what `check_values` does."""
+    largest = check_values(adapter, source)
     check_shapes(adapter, source)
+    return largest

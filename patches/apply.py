@@ -17,7 +17,7 @@ from ..models.base_weights import Shapes
 from ..models.fingerprint import base_note
 from ..models.names import Target, clip_names, describe, model_names, target_key
 from ..models.titles import title_of
-from . import activations, parameters
+from . import activations, overflow, parameters
 from .entries import Entry, entry
 from .weight_adapter import DeftWeightAdapter, Place, PlacesWeightAdapter, places
 
@@ -120,7 +120,7 @@ def apply(
             raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(options)}.")
     source = source or adapters.source_of(adapter)
     adapter = adapters.as_adapter(adapter)
-    adapters.validate(adapter, source[:1].upper() + source[1:])
+    largest = adapters.validate(adapter, source[:1].upper() + source[1:])
     adapter = converted(adapter)
     report = ApplyReport(source)
     matches: list[Match] = []
@@ -139,7 +139,10 @@ def apply(
             report.methods[name] = report.methods.get(name, 0) + 1
         if strength != 0 and (matched.layers or matched.foreign):
             if mode == "weights":
-                patcher = add(patcher, patches_of(matched, removal, injection, source), strength, stacking)
+                patches = patches_of(matched, removal, injection, source)
+                patcher = add(patcher, patches, strength, stacking)
+                if largest > overflow.USUAL:
+                    overflow.check(patcher, patches, strength * max(1.0, abs(removal), abs(injection)), source)
             else:
                 patcher = add_activations(patcher, matched, strength, removal, injection, stacking, source)
             if owner is clip:
