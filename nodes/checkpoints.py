@@ -374,7 +374,7 @@ class DEFTCompareCheckpoints(io.ComfyNode):
                     "scheduler",
                     options=list(comfy.samplers.KSampler.SCHEDULERS),
                     default="simple",
-                    tooltip="Its noise levels.",
+                    tooltip="Its scheduler.",
                 ),
                 io.String.Input(
                     "drift_prompts",

@@ -32,11 +32,16 @@ LEFT_OUT = (
 )
 # Beside the files that walks name these go over all files and lists of the pack; every day the gate is they.
 EVERY_DAY = ("architecture", "docs", "pack", "training_nodes", "web_files")
-# What a walk leaves to people: the help page of the new node, with its picture.
-TO_PEOPLE = "tests/comfy/test_help.py"
-# What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics.
-# Every day of the methods the new one.
-OVER_LISTS = ("every_method", "fields", "format_table", "help", "help_lists", "interface", "nodes_schema")
+# And of those files every day all but these: they take seconds and read no list of the pack's.
+SLOW = (
+    "tests/unit/test_docs.py::test_options_are_there",
+    "tests/unit/test_files_hostile.py::test_archives_that_grow",
+    "tests/unit/test_files_hostile.py::test_memory_stays_near_the_size_of_the_file",
+)
+# What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics, but for
+# test_help.py: a walk leaves the help page of the new node, with its picture, to people. Every day of the methods the
+# new one.
+OVER_LISTS = ("every_method", "fields", "format_table", "help_lists", "interface", "nodes_schema")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ const OF_THE_PAGE = /\/user\.css|\/userdata[/?]|\/missingModelDownload-|^https:\
 
 function watchErrors(page) {
   const errors = []
-  page.on('pageerror', (error) => errors.push(String(error)))
+  page.on('pageerror', (error) => errors.push(String(error.stack ?? error))) // the stack names the files
   page.on('console', (message) => {
     const from = message.location().url ?? ''
     if (message.type() === 'error' && !OF_THE_PAGE.test(from)) errors.push(`${message.text()} (${from})`)

@@ -6,6 +6,7 @@ import ast
 import graphlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -150,10 +151,31 @@ def folder_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
+READ = ast.Import | ast.ImportFrom | ast.Call | ast.Constant  # all kinds of nodes that the checks below look at
+
+
+@cache
+def nodes_of_text(text: str) -> tuple[READ, ...]:
+    """The nodes of a file that the checks look at: some ten of them go over each file."""
+    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, READ))
+
+
+def nodes_of(path: Path) -> tuple[READ, ...]:
+    """Of the file as it is now: a test writes the same one twice."""
+    return nodes_of_text(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nodes_are_let_go() -> Iterator[None]:
+    """With the last test here; the other files of a run do not need them."""
+    yield
+    nodes_of_text.cache_clear()
+
+
 def own_imports(path: Path, root: Path = ROOT) -> Iterator[tuple[str, int]]:
     """The pack's folders that a file imports by relative imports, with the line."""
     package = path.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in nodes_of(path):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         above = len(package) - (node.level - 1)
@@ -163,15 +185,20 @@ def own_imports(path: Path, root: Path = ROOT) -> Iterator[tuple[str, int]]:
             yield name, node.lineno
 
 
+def last_name(function: ast.expr) -> str:
+    """What stands before the brackets of a call, after the last dot."""
+    return str(getattr(function, "attr", "") or getattr(function, "id", ""))
+
+
 def absolute_imports(path: Path) -> Iterator[tuple[str, int]]:
     """The top-level names of absolute imports, with the line; importlib.import_module("name") counts."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], node.lineno
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield (node.module or "").split(".")[0], node.lineno
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        elif isinstance(node, ast.Call) and last_name(node.func).endswith("import_module"):
             for value in node.args:
                 if isinstance(value, ast.Constant):
                     yield str(value.value).split(".")[0], node.lineno
@@ -279,7 +306,7 @@ def test_comfy_stays_out(path: Path) -> None:
 def test_nothing_that_scanners_flag(path: Path) -> None:
     """Registry scanners flag these, and a flagged version is withheld from users. Sweeps talk HTTP, and are apart."""
     found = [f"line {line}: {name}" for name, line in absolute_imports(path) if name in UNSAFE_MODULES]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in UNSAFE_CALLS or name in {"os.system", "os.popen"}:
@@ -296,7 +323,7 @@ def test_nothing_that_scanners_flag(path: Path) -> None:
 def test_html_stands_in_templates(path: Path) -> None:
     """Where jinja2 escapes every value: a string of HTML in Python would have to be escaped by hand."""
     assert [f"line {line}" for name, line in absolute_imports(path) if name in ("html", "markupsafe")] == []
-    strings = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    strings = [node for node in nodes_of(path) if isinstance(node, ast.Constant)]
     assert [f"line {node.lineno}" for node in strings if isinstance(node.value, str) and "</" in node.value] == []
 
 
@@ -308,7 +335,7 @@ def method_modules() -> set[str]:
 
 def texts(path: Path) -> Iterator[str]:
     """All texts in a file, whole; docstrings are whole texts, too."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
 
@@ -316,7 +343,7 @@ def texts(path: Path) -> Iterator[str]:
 def imported_methods(path: Path, modules: set[str]) -> set[str]:
     """The methods' own modules that a file imports, itself or something of them."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (parts := (node.module or "").split(".")):
             names = {alias.name for alias in node.names} if parts[-1] == "methods" else set()
             found |= (names | {parts[-1]} if parts[-1] in modules and "methods" in parts else names) & modules

@@ -31,7 +31,8 @@ def gate(copy: Path) -> walks.Gate:
     """The unit tests of the copy, as far as a walk can have a part in them, in one process."""
     if is_everyday():
         over_lists = [f"tests/unit/test_{name}.py" for name in walks.EVERY_DAY]
-        return walks.gate(copy, *dict.fromkeys([*walks.files_of("unit"), *over_lists]))
+        slow = [f"--deselect={test}" for test in walks.SLOW]
+        return walks.gate(copy, *dict.fromkeys([*walks.files_of("unit"), *over_lists]), *slow)
     return walks.gate(copy, "tests/unit", *(f"--ignore=tests/unit/test_{name}.py" for name in walks.LEFT_OUT))
 
 
@@ -53,6 +54,12 @@ def test_the_commands_pass(copy: Path, gate: walks.Gate, section: str, line: str
             assert [name for name in gate.failed if name.startswith(file)] == []
     else:
         assert "nearest" in walks.run(line, copy)
+
+
+def test_what_the_gate_leaves_is_there() -> None:
+    for test in walks.SLOW:
+        file, _, name = test.partition("::")
+        assert f"\ndef {name}(" in (walks.ROOT / file).read_text(encoding="utf-8"), test
 
 
 def test_a_schedule_is_one_entry(copy: Path) -> None:
