@@ -50,6 +50,7 @@ COSTS = {
     "test_bases": 37,
     "test_docs_adding": 26,
     "test_export": 26,
+    "test_checkpoints": 26,
     "test_named_adapters": 23,
     "test_adapter_nodes": 20,
     "test_peft_tuners": 17,

@@ -217,7 +217,7 @@ def test_a_run_s_log_is_json_lines(comfyui: Any) -> None:
     (run,) = (comfyui.base / "output" / "training").glob("log_test_*")
     lines = [json.loads(line) for line in Path(run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all(set(line) == {"step", "loss", "rate", "grad_norm", "seconds"} for line in lines)
+    assert all(set(line) == {"step", "loss", "rate", "grad_norm", "seconds", "peak_bytes"} for line in lines)
 
 
 @pytest.fixture
