@@ -167,7 +167,7 @@ def train(setup: Setup, limits: Limits, start: Path | None, full: bool) -> None:
         loss_of,
         setup,
         limits,
-        learning_rate=1e-3,
+        learning_rate=min(1e-3, 5e-4 * math.sqrt(batch / 8)),
         weight_decay=1e-4,
         seed=1,
         measure=measure,
