@@ -52,14 +52,10 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
         "strength_ladder.json",
         "api/train_with_previews.json",
     ),
-    # What is on the canvas is the same as with Vue's nodes, whose page has all examples but table 2: its kinds of nodes
-    # are in table 1, and test_the_pack_s_examples_are_their_api_files compares its values.
+    # What is on the canvas is the same as with Vue's nodes, whose page has all examples.
     "server/test_front_end.py::test_opens": lambda ids: [
-        each
-        for each in ids
-        if (each.startswith("vue-") and each != "vue-deft_table2") or each == "canvas-compare_methods"
+        each for each in ids if each.startswith("vue-") or each == "canvas-compare_methods"
     ],
-    "server/test_front_end.py::test_every_node_is_drawn": all_but("vue-deft_table2"),
     # The first two examples run in both kinds of nodes, all others in one.
     "server/test_front_end.py::test_runs_from_the_page": one_of_each_name,
     "server/test_front_end.py::test_widgets_appear_where_they_apply": ("vue",),

@@ -19,7 +19,7 @@ from .conftest import TEMPLATE, Seen, result_of
 from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
 
 # One page shows what many tests look at, so that the first test of each kind takes minutes.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 MODES = {"canvas": False, "vue": True}
 STEPS = 6
@@ -144,7 +144,7 @@ def in_page(
             kind, bad, _ = REFUSED[mode]
             options = {**vue, "type": kind, "bad": bad, "set": SET, "seed": SEED + 10 + MODES[mode]}
             jobs["fail"] = ("fail", json.dumps(options), FAILING)
-        seen = drive_together(jobs, timeout=800)
+        seen = drive_together(jobs, timeout=300 + 25 * len(opens) + 40 * len(runs))
         for name, files in (("check", opens), ("run", runs)):
             if isinstance(seen.get(name), list):
                 seen[name] = dict(zip((path.name for path in files), seen[name], strict=True))
