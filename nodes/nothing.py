@@ -41,7 +41,8 @@ def given(node: type[io.ComfyNode], inputs: Mapping[str, Any]) -> dict[str, Any]
     result: dict[str, Any] = {}
     empty: list[str] = []
     for name, value in inputs.items():
-        parts = isinstance(value, dict) and bool(value)  # a growing input or a dynamic combo
+        # A growing input or a dynamic combo; an adapter is a dict of a class of its own.
+        parts = type(value) is dict and any(map(_is_nothing, value.values()))
         kept = {part: inner for part, inner in value.items() if not _is_nothing(inner)} if parts else value
         if _is_nothing(value) or (parts and not kept):
             empty.append(name)
