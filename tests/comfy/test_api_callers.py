@@ -23,10 +23,12 @@ DYNAMIC, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 # What takes long with its default; files and folders that are there.
 CHOSEN = {"steps": 1, "file": "given.safetensors", "rank": 2, "token": "given-1", "protocol": "demo"}
 CLEAR = {"ValueError", "FileNotFoundError", "NotWritten"}
-# Those that ask for more than the least: another model, CLIP-T, references, a second picture, words to start from.
+# Those that ask for more than the least: another model, CLIP-T, references, a second picture, words to start from,
+# checkpoints.
 NEED_MORE = {
     *("DEFTExtractAdapter", "DEFTFidelityPlot", "DEFTScoreImages", "DEFTScoreDrift", "DEFTScoreDiversity"),
     "DEFTTrainTextualInversion",
+    "DEFTCompareCheckpoints",
 }
 VALUES: dict[str, Any] = {"nothing": None}
 

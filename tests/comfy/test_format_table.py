@@ -37,7 +37,7 @@ def test_the_table_has_all_formats_and_its_count_is_true() -> None:
     rows = table()
     assert list(rows) == list(FORMATS)
     text = (ROOT / "docs" / "file_formats.md").read_text()
-    (count,) = re.findall(r"(\d+) formats, all of them compared", text)
+    (count,) = re.findall(r"(\d+) formats, each compared", text)
     assert int(count) == len(rows)
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ..measured import but_cost
 from .test_adapter_nodes import Prompt, loader, node, sampling, saver, settings, training_prompt
-from .test_run_record import but_cost
 from .test_training_nodes import previews
 
 NAME = "my dog"

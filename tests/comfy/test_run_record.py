@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+from ..measured import but_cost
 from . import models
 from .test_training import as_loaded
 from .test_training_runs import Vae, names, run_of, same, shown, train
@@ -23,15 +24,6 @@ from .test_training_runs import Vae, names, run_of, same, shown, train
 def record_of(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run_of(folder) / "run.json").read_text())
     return record
-
-
-def but_cost(file: Path) -> bytes:
-    """An adapter's file without the entry of what its training has cost, which is measured."""
-    data = file.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    content = json.loads(data[8:end])
-    assert content["__metadata__"].pop("training_cost")
-    return json.dumps(content, sort_keys=True).encode() + data[end:]
 
 
 def safe_header(file: Path) -> dict[str, str]:

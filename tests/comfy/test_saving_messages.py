@@ -94,7 +94,7 @@ def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> Non
     assert said["modelspec.trigger_phrase"] == "sks bear"
     assert said["modelspec.title"] == "bear_00001"
     assert said["ss_network_dim"] == "2"
-    named = ("modelspec.title", "ss_output_name")  # after the counter
+    named = ("modelspec.title", "ss_output_name", "training_cost")  # after the counter, and what is measured
     assert {key: value for key, value in header(second).items() if key not in named} == {
         key: value for key, value in said.items() if key not in named
     }

@@ -271,6 +271,18 @@ CORPUS: tuple[Entry, ...] = (
     (
         "checkpoints",
         "refused",
+        "no moment at all",
+        checkpoint(lambda state: [entry.pop("exp_avg") for entry in state["optimizer"]["state"].values()]),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "values with which nothing is a number",
+        checkpoint(lambda state: [value.fill_(1e38) for value in state["parameters"]]),
+    ),
+    (
+        "checkpoints",
+        "refused",
         "a moment of another size",
         checkpoint(lambda state: beginning(state).update(exp_avg=torch.ones(1))),
     ),

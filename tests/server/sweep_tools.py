@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..measured import but_measured
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRIVIAL = {
     "1": {
@@ -95,9 +97,11 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
 
 
 def contents(store: Path, status: str = "done") -> dict[str, str]:
-    """Every file of the cells of a store with a hash of its content; run.json tells of one run and is left out."""
+    """Every file of the cells of a store with a hash of its content, without what differs between equal runs: run.json,
+    and of a training the seconds and the memory that were measured.
+    """
     return {
-        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(store).as_posix(): hashlib.sha256(but_measured(path)).hexdigest()
         for path in sorted((store / status).rglob("*"))
         if path.is_file() and path.name != "run.json"
     }

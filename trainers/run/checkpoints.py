@@ -60,6 +60,10 @@ class RunFolder:
         matches = [(match, file) for file in self.path.iterdir() if (match := _CHECKPOINT.fullmatch(file.name))]
         return sorted((int(match[1]), file) for match, file in matches)
 
+    def checkpoint(self, step: int) -> Path:
+        """The file of the checkpoint of a step."""
+        return self.path / f"checkpoint_{step:08}.pt"
+
     def adapter(self, step: int) -> Path:
         """The file of the adapter as it was at a step."""
         return self.path / f"adapter_{step:08}.safetensors"
@@ -75,7 +79,7 @@ class RunFolder:
         native.write(adapter, self.adapter(step), {**adapter.metadata, native.RUN: digest(state["identity"])})
         buffer = io.BytesIO()  # torch turns a full disk into an error of its own
         torch.save({"format": FORMAT, **state}, buffer)
-        safe.write_files(self.path, {f"checkpoint_{step:08}.pt": buffer.getvalue()})
+        safe.write_files(self.path, {self.checkpoint(step).name: buffer.getvalue()})
         # Later ones are of a run that went further: not in the way, and not to be lost.
         for old, file in [entry for entry in self.checkpoints() if entry[0] <= step][: -self.keep]:
             file.unlink()

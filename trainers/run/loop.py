@@ -94,6 +94,7 @@ class TrainingRun:
         state = self.folder.newest(self.identity, self.trainer.settings.steps, self.trainer.misfit)
         if state is not None:
             self.trainer.load(state)
+            self.trainer.resumed = self.folder.checkpoint(state["step"]).name
             step, steps = state["step"], self.trainer.settings.steps
             self.notes.append(
                 f"resumed at step {step} from {self.folder.path}" if step < steps else report.again(self.folder.path)

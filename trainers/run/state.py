@@ -7,7 +7,7 @@ before anything of it is loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -50,12 +50,13 @@ def misfit(
     now: Mapping[str, Any],
     parameters: Sequence[Tensor],
     examples: tuple[int, int],
-    native: bool,
+    parts: Callable[[int], set[str] | None],
 ) -> str:
     """What of a checkpoint cannot be loaded; empty if all can.
 
     now: the state of the training that is to go on. parameters: of its optimizer, in its order. examples: how many
-    pictures and prior pictures there are. native: the optimizer is PyTorch's, whose tensors have the parameters' sizes.
+    pictures and prior pictures there are. parts: what the optimizer keeps of a parameter with so many dimensions, if it
+    is PyTorch's, whose tensors have the parameters' sizes; otherwise None.
     """
     step, losses, norms = (state.get(name) for name in ("step", "losses", "gradient_norms"))
     if (
@@ -68,7 +69,7 @@ def misfit(
     for name in ("parameters", "average"):
         if not _are_alike(state.get(name), now[name]):
             return f"its {name}"
-    if not _optimizer_fits(state.get("optimizer"), now["optimizer"], parameters, native):
+    if not _optimizer_fits(state.get("optimizer"), now["optimizer"], parameters, parts):
         return "the state of its optimizer"
     if not _random_fits(state.get("random"), now["random"], examples):
         return "its random numbers"
@@ -118,7 +119,9 @@ def _are_alike(values: Any, now: Sequence[Tensor] | None) -> bool:
     )
 
 
-def _optimizer_fits(saved: Any, now: Mapping[str, Any], parameters: Sequence[Tensor], native: bool) -> bool:
+def _optimizer_fits(
+    saved: Any, now: Mapping[str, Any], parameters: Sequence[Tensor], parts: Callable[[int], set[str] | None]
+) -> bool:
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
         return False
     groups, own_groups = saved.get("param_groups"), now["param_groups"]
@@ -137,6 +140,10 @@ def _optimizer_fits(saved: Any, now: Mapping[str, Any], parameters: Sequence[Ten
         return False
     # One that lacks a part, or has it in another form than the others, is damaged. Vectors have others in Adafactor,
     # and optimizers with 8 bits have others for small tensors.
+    needed = {dimensions: parts(dimensions) for dimensions in {parameters[index].ndim for index in entries}}
+    native = None not in needed.values()
+    if any((needed[parameters[index].ndim] or set()) - {str(key) for key in entry} for index, entry in entries.items()):
+        return False
     forms = {
         (parameters[index].ndim, *sorted((str(key), _kind(value)) for key, value in entry.items()))
         for index, entry in entries.items()

@@ -6,6 +6,7 @@ import contextlib
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class Trainer:
         self.first = True  # whether no step was taken yet, since a resume
         self.checked = ""  # how the first step's gradient was checked
         self.drawn: dict[str, Any] = {}  # where the random numbers of the last gradients began
+        self.resumed = ""  # the checkpoint that it goes on from, until its first step
         self.switched_off: list[str] = []  # what ComfyUI does when it samples and not while this trains
 
     # ------------------------------------------------------------------------------------------------- what is trained
@@ -325,7 +327,7 @@ class Trainer:
         if self.scale is not None:
             self.scale.succeeded()
         self.optimizer.step()
-        self.step += 1
+        self.step, self.resumed = self.step + 1, ""
         if self.average is not None:
             self.average.update(self.parameters, self.step)
         self.losses.append(loss)
@@ -338,6 +340,8 @@ class Trainer:
         settings, changes = self.settings, []
         if self.precision.dtype != torch.float32:
             changes.append(f"use precision fp32 (now {self.precision.name})")
+        if self.resumed:
+            changes.append(f"remove {self.resumed}, which it went on from and which may be damaged")
         if self.losses:
             changes.append(f"lower the learning rate ({settings.learning_rate:g})")
         if not changes:
@@ -458,7 +462,7 @@ class Trainer:
             self.state(self.random_state(), {}),
             [parameter for group in self.optimizer.param_groups for parameter in group["params"]],
             (len(self.dataset.examples), len(self.dataset.prior)),
-            type(self.optimizer).__module__.startswith("torch."),
+            partial(optimizers.parts_of, self.settings.optimizer),
         )
 
     def load(self, state: dict[str, Any]) -> None:

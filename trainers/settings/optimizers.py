@@ -95,3 +95,16 @@ def make_optimizer(
         [group | {"lr": rate * group["rate"]} for group in groups], lr=rate, weight_decay=weight_decay, **options
     )
     return optimizer
+
+
+def parts_of(name: str, dimensions: int) -> set[str] | None:
+    """What one of PyTorch's optimizers keeps of a parameter with so many dimensions, by name; None for other packages',
+    which may keep a small parameter in another form.
+    """
+    if not OPTIMIZERS[name].module.startswith("torch."):
+        return None
+    parameter = torch.nn.Parameter(torch.zeros((2,) * dimensions))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = make_optimizer(name, [{"params": [parameter], "rate": 1.0}], 1e-3, 0.0, (0.9, 0.999))
+    optimizer.step()
+    return {str(key) for key in optimizer.state[parameter]}

@@ -68,7 +68,7 @@ def use(folder: Path) -> None:
     from deft_pack.reports.tables.scores import tabulate
     from deft_pack.scoring.scores import from_jsonl, join, merge
 
-    scores = read_scores(folder / FILE)
+    scores = read_scores(folder / FILE).scores
     merged = merge(scores, join([scores]))
     assert merge(from_jsonl(merged.jsonl()), merged) == merged
     merged.report()
