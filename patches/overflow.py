@@ -60,6 +60,7 @@ def _size(patch: Any) -> float:
     """The product of the norms of all that a patch is made of; those below 1 count as 1."""
     parts = list(_parts(patch.weights if hasattr(patch, "weights") else patch))
     tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point() and part.numel()]
+    tensors = [part if part.itemsize > 1 else part.float() for part in tensors]  # 8 bits have no norm
     norms = [float(norm) for norm in torch._foreach_norm(tensors)] if tensors else []
     numbers = [abs(part) for part in parts if isinstance(part, (int, float)) and not isinstance(part, bool)]
     product = math.prod(max(1.0, number) for number in (*norms, *numbers))

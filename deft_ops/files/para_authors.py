@@ -32,6 +32,8 @@ def read(source: Source, projector: str = "auto") -> Adapter:
             there = next(iter(group))
             raise ValueError(f"{source.path} has {name}{there} without {name}{_UP}: is it of PaRa's authors?")
         up = numbers(source, f"{name}{_UP}", group[_UP])
+        if up.ndim < 2:
+            raise ValueError(f"{source.path} has {name}{_UP} of shape {list(up.shape)}, but a matrix is needed.")
         if _DOWN in group:
             if not group[_DOWN].ndim:
                 raise ValueError(f"{source.path} has {name}{_DOWN} as a single number, but a matrix is needed.")

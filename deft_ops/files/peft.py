@@ -323,6 +323,8 @@ def _layer(
             return group  # ComfyUI's own class knows how alpha and its rank belong together
         # Their own decomposition may have another rank than the record's, which is the one in the scale.
         rank = _pattern(name, "rank_pattern", record, records, "r", 1)
+        if not rank:
+            raise peft_kinds.BadTensor(next(iter(group)), "of rank 0 by its record, but a rank of 1 or more is needed")
         alpha = _pattern(name, "alpha_pattern", record, records, "alpha", rank)
         return peft_kinds.scaled(group, alpha / rank)
     if _MAGNITUDE in group and (lacking := [part for part in peft_kinds.DORA if part not in group]):

@@ -47,12 +47,12 @@ def rotation(entries: Tensor, record: Mapping[str, Any]) -> Tensor:
     skew.masked_scatter_(torch.ones(size, size, dtype=torch.bool).triu(1).expand_as(skew), entries.float())
     skew = skew - skew.transpose(1, 2)
     if record.get("coft"):
-        bound = float(record.get("eps", 6e-5)) / len(entries) ** 0.5
+        bound = float(_given(record, "eps", 6e-5)) / len(entries) ** 0.5
         norms = skew.norm(dim=(1, 2), keepdim=True)
         skew = torch.where(norms <= bound, skew, bound * skew / norms)
     identity = torch.eye(size).expand_as(skew)
     if record.get("use_cayley_neumann", True):
-        terms = int(record.get("num_cayley_neumann_terms", 5))
+        terms = int(_given(record, "num_cayley_neumann_terms", 5))
         # I + 2 S + 2 S^2 + ... + S^last; PEFT's 3 terms are its 4, and its 2 are I + 2 S. Before PEFT 0.18 the last
         # power had a 2, too.
         last = max(terms - 1, 3) if terms > 2 and not _before_0_18(record) else 0
@@ -64,6 +64,12 @@ def rotation(entries: Tensor, record: Mapping[str, Any]) -> Tensor:
         turned = torch.linalg.solve(identity + skew, identity - skew, left=False)
     # PEFT turns the inputs, x R, so the weight is W R^T.
     return turned.transpose(1, 2).contiguous()
+
+
+def _given(record: Mapping[str, Any], name: str, usual: float) -> float:
+    """A field of a record; what is usual where it is missing or null."""
+    value = record.get(name)
+    return usual if value is None else value
 
 
 def _before_0_18(record: Mapping[str, Any]) -> bool:

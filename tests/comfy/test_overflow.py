@@ -56,3 +56,14 @@ def test_a_base_that_is_not_finite_is_not_the_adapter_s_fault(comfyui: Any, pack
         model.model.get_parameter(f"{LAYER}.weight")[0, 0] = float("inf")
     patched, _, _ = pack.apply(pack.adapters.Adapter(factors("lora", 1e3, 2.0)), model, source="duck.safetensors")
     assert patched.patches
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_factors_of_few_bits(comfyui: Any, pack: Pack, stored: torch.dtype) -> None:
+    """A file may hold them in 8 bits, for which PyTorch has no norm: they do what they do in float32."""
+    model = models.sd3()
+    tensors = {key: value.to(stored) for key, value in factors("lora", 0.5, 2.0).items()}
+    patched, _, _ = pack.apply(pack.adapters.Adapter(tensors), model, source="duck.safetensors")
+    wanted, _, _ = pack.apply(pack.adapters.Adapter(factors("lora", 0.5, 2.0)), model, source="duck.safetensors")
+    name = f"{LAYER}.weight"
+    torch.testing.assert_close(models.patched_weights(patched)[name], models.patched_weights(wanted)[name])

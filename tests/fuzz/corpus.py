@@ -196,6 +196,8 @@ CORPUS: tuple[Entry, ...] = (
         lambda: {adapters.FILE: bare("base_model.model.x.oft_R.weight", (10**9, 0))},
     ),
     ("peft_folders", "refused", "a field with a line break", peft("lora", {"unknown": "a\nb"})),
+    ("peft_folders", "refused", "LoHa of rank 0", peft("loha", {"r": 0})),
+    ("peft_folders", "read", "null for a number of terms", peft("oft", {"num_cayley_neumann_terms": None})),
     ("peft_folders", "refused", "a field of 3,000 letters", peft("vera", {"x" * 3000: 1})),
     (
         "peft_folders",
@@ -227,6 +229,12 @@ CORPUS: tuple[Entry, ...] = (
         "refused",
         "a view of a stride of 0",
         lambda: {"a.pt": pickled.saved({"x.deft_Q": torch.ones(1).expand(100_000_000, 2)})},
+    ),
+    (
+        "pickled",
+        "refused",
+        "a vector for a matrix of PaRa's authors",
+        lambda: {"x_left_column_learn_Q.pt": pickled.saved({"lora_unet_x.lora_up.weight": torch.ones(4)})},
     ),
     ("pickled", "refused", "tuples in tuples", program(doubled())),
     ("pickled", "refused", "a million steps and more", program(b"\x80\x02" + b"N0" * 501_000 + b"}.")),
@@ -291,6 +299,24 @@ CORPUS: tuple[Entry, ...] = (
         "refused",
         "a rate that is a text",
         checkpoint(lambda state: state["optimizer"]["param_groups"][0].update(lr="x")),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "a tensor for the number of steps",
+        checkpoint(lambda state: state.update(step=torch.ones(3))),
+    ),
+    (
+        "checkpoints",
+        "refused",
+        "a tensor for the places of the parameters",
+        checkpoint(lambda state: state["optimizer"]["param_groups"][0].update(params=torch.ones(3))),
+    ),
+    (
+        "checkpoints",
+        "read",
+        "an optimizer without a setting",
+        checkpoint(lambda state: state["optimizer"]["param_groups"][0].pop("eps")),
     ),
     (
         "checkpoints",

@@ -110,7 +110,8 @@ class RunFolder:
                     f"The checkpoint {file} was made with another {', '.join(names)}: restore that, choose another run "
                     "name, or switch resume off."
                 )
-            wrong = f"its number of steps, {state.get('step')}" if state.get("step") != step else misfit(state)
+            said = state.get("step")
+            wrong = misfit(state) if isinstance(said, int) and said == step else f"its number of steps, {said}"
             if wrong:
                 self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was passed over")
                 continue

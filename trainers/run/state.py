@@ -128,7 +128,9 @@ def _optimizer_fits(
     if not isinstance(groups, list) or len(groups) != len(own_groups):
         return False
     for group, own in zip(groups, own_groups):
-        if not isinstance(group, dict) or group.get("params") != own["params"]:
+        if not isinstance(group, dict) or not isinstance(group.get("params"), list):
+            return False
+        if not all(isinstance(index, int) for index in group["params"]) or group["params"] != own["params"]:
             return False
         # Another version of PyTorch may have other settings.
         if not all(isinstance(name, str) for name in group) or "lr" not in group:

@@ -468,7 +468,10 @@ class Trainer:
     def load(self, state: dict[str, Any]) -> None:
         """Put a state back, to go on from it. `misfit` has looked it through."""
         self.assign(state["parameters"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        saved, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
+        # What another version of PyTorch did not know yet is as it is now.
+        groups = [now | group for group, now in zip(saved["param_groups"], own, strict=True)]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
         if self.average is not None:
             for value, saved in zip(self.average.values, state["average"], strict=True):
                 value.copy_(saved)
