@@ -245,7 +245,7 @@ def _read(kind: type[Any], record: Any) -> Any:
     result = kind(**values)
     kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
     wrong = [name for name in declared if not isinstance(getattr(result, name), kinds.get(name, str))]
-    wrong += [name for name in declared if _is_huge(getattr(result, name))]
+    wrong += [name for name in declared if _is_huge(getattr(result, name)) or _is_no_text(getattr(result, name))]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: not of the right kind")
     if kind is Score:
@@ -263,6 +263,15 @@ def _read(kind: type[Any], record: Any) -> Any:
         ):
             raise ValueError("values must be finite numbers")
     return result
+
+
+def _is_no_text(value: Any) -> bool:
+    """Whether a value is or holds a text that cannot be written: half of a pair of UTF-16, as JSON may escape it."""
+    if isinstance(value, dict):
+        return any(_is_no_text(key) or _is_no_text(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(_is_no_text(item) for item in value)
+    return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _is_huge(value: Any) -> bool:

@@ -314,6 +314,12 @@ CORPUS: tuple[Entry, ...] = (
     ),
     (
         "checkpoints",
+        "refused",
+        "two numbers for a number of steps",
+        checkpoint(lambda state: [entry.update(step=torch.ones(2)) for entry in state["optimizer"]["state"].values()]),
+    ),
+    (
+        "checkpoints",
         "read",
         "an optimizer without a setting",
         checkpoint(lambda state: state["optimizer"]["param_groups"][0].pop("eps")),
@@ -390,6 +396,12 @@ CORPUS: tuple[Entry, ...] = (
     ("pictures", "refused", "PostScript", postscript),
     ("pictures", "refused", "an animation's chunk that is cut off", short_animation),
     ("scores", "read", "as it was written", lambda: scores.samples()[0]),
+    (
+        "scores",
+        "refused",
+        "half of a letter",
+        lambda: {scores.FILE: json.dumps(scores.valid()[0] | {"label": "\ud800"}).encode()},
+    ),
     (
         "scores",
         "refused",

@@ -188,6 +188,8 @@ def _is_part(name: str, value: Any, parameter: Tensor, native: bool) -> bool:
         return value is None or isinstance(value, (bool, str)) or _is_number(value) or _is_plain(value)
     if not _is_sound(value):
         return False
+    if name == "step":
+        return value.numel() == 1
     if native and name in _WHOLE:
         return value.shape == parameter.shape and value.is_floating_point()
     if native:
