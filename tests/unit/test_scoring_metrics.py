@@ -297,7 +297,7 @@ def test_a_custom_protocol_takes_the_names_of_open_clip_and_timm():
         (("", ""), "needs a model"),
         (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
         (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
-        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_"),
+        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; similar: .*vit_"),
     ):
         with pytest.raises(ValueError, match=words):
             custom(*arguments)

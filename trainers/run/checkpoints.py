@@ -48,8 +48,9 @@ class RunFolder:
                 self._guarded(LOCK, lambda: stack.enter_context(lock.holding(self.path / LOCK)))
             except lock.Held as held:
                 raise ValueError(
-                    f"Another training writes into {self.path} at this moment ({held.owner}): wait for its end and run "
-                    "this again, which takes over what it has made, or choose another run name."
+                    f"Another training is writing into {self.path} ({held.owner}): wait until it has ended and run "
+                    "this "
+                    "again, which continues from its result, or choose another run name."
                 ) from held
             yield
 
@@ -103,17 +104,17 @@ class RunFolder:
             try:
                 state = read(file)
             except (ValueError, OSError) as error:
-                self.problem(f"{one_line(str(error))}; it was passed over")
+                self.problem(f"{one_line(str(error))}; it was skipped")
                 continue
             if names := differences(state["identity"], identity):
                 raise ValueError(
-                    f"The checkpoint {file} was made with another {', '.join(names)}: restore that, choose another run "
+                    f"The checkpoint {file} was made with another {', '.join(names)}: restore it, choose another run "
                     "name, or switch resume off."
                 )
             said = state.get("step")
             wrong = misfit(state) if isinstance(said, int) and said == step else f"its number of steps, {said}"
             if wrong:
-                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was passed over")
+                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was skipped")
                 continue
             return state
         return None

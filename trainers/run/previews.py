@@ -36,7 +36,7 @@ class Previews:
         """Raise ValueError for a model that is no clone of the trained one: it would not have the trained layers."""
         if self.model is not None and self.model.model is not trained.model:
             raise ValueError(
-                f"Training Previews has another model ({title_of(self.model.model)}) than is trained "
+                f"Training Previews has another model ({title_of(self.model.model)}) than the one that is trained "
                 f"({title_of(trained.model)}): connect the same loader to both, here without the training adapter."
             )
 
