@@ -260,7 +260,7 @@ def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Pat
         ({"token": "../deft-up"}, "must be one word"),
         ({"token": ""}, "must be one word"),
         ({"start": ""}, "Write words for the token to start from"),
-        ({"captions": ["wrong", 0]}, "'a picture of nothing' does not contain the token 'deft-test' in it"),
+        ({"captions": ["wrong", 0]}, "'a picture of nothing' does not contain the token 'deft-test'"),
         ({"template": "person"}, "template"),
     ],
 )
