@@ -26,10 +26,10 @@ def table_rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# More inputs of Score Table, for both workflows; {name} and {number} are filled in.
+# More inputs of Score Table, for all workflows; {number} is filled in. All readings of a table add to one file.
 EXTRA: dict[str, str] = {
     "rows": "method x subject",
-    "append_to": "{name}/all_scores",
+    "append_to": "deft_table{number}/all_scores",
     "published": "DEFT supplement, Table {number}",
 }
 
@@ -85,7 +85,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's workflow. batch: pictures a prompt; one of each is shown in the grid, which is shrunk by `shrink`."""
+    """A table's workflow. batch: pictures of a sampling; one of each is shown in the grid, which is shrunk by `shrink`.
+
+    noises: 0 where every prompt begins with the seed's first noise; else how many pictures of a subject are sampled from
+    the noise that one generator draws one after the other, `batch` of them at a time.
+    reading: what another reading of the same table is called in the names of files. behind: what stands behind the
+    labels of its scores. trained: the workflow whose trainings it has.
+    """
 
     number: int
     title: str
@@ -99,11 +105,20 @@ class Table:
     subjects: list[Subject]
     methods: list[Method]
     shrink: float
+    noises: int = 0
+    reading: str = ""
+    behind: str = ""
+    trained: str = ""
 
     @property
     def name(self) -> str:
-        """The workflow's file, and the folder of all that it writes."""
-        return f"deft_table{self.number}"
+        """The workflow's file, and the folder of all that it writes but trainings of another's."""
+        return "_".join(filter(None, (f"deft_table{self.number}", self.reading)))
+
+    @property
+    def trainings(self) -> str:
+        """The folder of its trainings and adapters."""
+        return self.trained or self.name
 
 
 def method(kind: str, **options: Any) -> dict[str, Any]:
@@ -158,7 +173,7 @@ def make(table: Table) -> Prompt:
         for number, subject in enumerate(table.subjects, 1)
         for link in add_subject(prompt, table, shared, subject, 1000 * number)
     ]
-    extra = {name: text.format(name=table.name, number=table.number) for name, text in EXTRA.items()}
+    extra = {name: text.format(number=table.number) for name, text in EXTRA.items()}
     prompt.add(
         1000 * (len(table.subjects) + 1),
         "DEFTScoreTable",
@@ -179,12 +194,17 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
     clip, vae = [model[0], 1], [model[0], 2]
     empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
     size = {"width": table.side, "height": table.side}
+    count = table.noises or table.batch
     latent = prompt.add(
         3,
         "EmptyLatentImage",
-        f"{table.batch} of each prompt, {table.side} x {table.side}",
-        size | {"batch_size": table.batch},
+        f"{count} of each prompt, {table.side} x {table.side}",
+        size | {"batch_size": count},
     )
+    if table.noises:
+        latent = prompt.add(
+            7, "RebatchLatents", f"{table.batch} at a time", {"latents": latent, "batch_size": table.batch}
+        )
     scorer = prompt.add(
         4,
         "DEFTLoadScorer",
@@ -200,7 +220,7 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
         class_latents = prompt.add(6, "RebatchLatents", "Eight at a time", {"latents": whole, "batch_size": 8})
     settings = {}
     for line, row in enumerate(table.methods, 1):
-        values = {**SETTINGS, **row.settings, "run_name": f"{table.name}/{row.name}"}
+        values = {**SETTINGS, **row.settings, "run_name": f"{table.trainings}/{row.name}"}
         settings[row.label] = prompt.add(10 * line, "DEFTTrainingSettings", f"Settings of {row.label}", values)
     return Shared(model, clip, vae, empty, latent, scorer, settings, class_latents)
 
@@ -270,7 +290,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                     "model": shared.model,
                     "clip": shared.clip,
                     "latents": latents,
-                    "token": f"{table.name.replace('_', '-')}-{subject.id}",
+                    "token": f"{table.trainings.replace('_', '-')}-{subject.id}",
                     "start": subject.kind,
                     **row.training,
                     **settings,
@@ -304,7 +324,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                 f"Save {label}",
                 {
                     "adapter": adapter,
-                    "filename_prefix": f"{table.name}/{subject.id}_{row.name}",
+                    "filename_prefix": f"{table.trainings}/{subject.id}_{row.name}",
                     "format": "native (.safetensors)",
                     "place": "models/loras",
                 },
@@ -336,7 +356,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                     "images": images,
                     "references": photos,
                     "text": text,
-                    "label": label,
+                    "label": label + table.behind,
                     "subject": name,
                     "adapter": adapter,
                     "token": table.token,
@@ -347,7 +367,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
             images = add(
                 here + 6,
                 "ImageFromBatch",
-                f"The first of each prompt, {label}",
+                f"The first of each {'sampling' if table.noises else 'prompt'}, {label}",
                 {"image": images, "batch_index": 0, "length": 1},
             )
         shown.append(images)
@@ -359,7 +379,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
         "Side by side",
         {
             "row_labels": "\n".join(row.label for row in table.methods),
-            "column_labels": text,
+            **({"column_labels": text} if len(subject.prompts) > 1 else {}),
             "subject": photos,
             **{f"images.images{place}": link for place, link in enumerate(shown)},
             **{f"scores.scores{place}": link for place, link in enumerate(scores)},
