@@ -14,6 +14,8 @@ from ..scoring.dreambench import is_captions, parsed, picture_of
 from ..scoring.pictures import FilePictures
 from .output import as_image, text_ui
 
+NOTHING = "no captions in input"  # shown where the list is empty
+
 
 def caption_files() -> list[str]:
     """All texts of subjects below ComfyUI's input folder, as paths in it."""
@@ -56,7 +58,7 @@ class DEFTLoadDreamBench(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "captions",
-                    options=caption_files(),
+                    options=caption_files() or [NOTHING],
                     tooltip="A .txt file below a folder captions; its picture is below the folder images beside that. "
                     "Press R for new ones.",
                 ),

@@ -12,11 +12,12 @@ from typing import Any
 
 from .examples.deft_table1.source import HEADER, ONE_PROMPT
 from .examples.deft_table1.source import TABLE as ONE
+from .examples.deft_table2.source import REPOSITORY
 from .examples.deft_table2.source import TABLE as TWO
 from .prompt import SETTINGS, TOKEN
 from .tables import SEED, Table
 
-TABLES = {table.name: table for table in (ONE, ONE_PROMPT, TWO)}
+TABLES = {table.name: table for table in (ONE, ONE_PROMPT, TWO, REPOSITORY)}
 CLASS = ["Class prompt", "Class pictures"]  # muted: no pictures of the class
 
 

@@ -70,12 +70,16 @@ class Method:
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject. name: in the table. folder: below ComfyUI's input folder. kind: the class word."""
+    """A subject. name: in the table. folder: below ComfyUI's input folder. kind: the class word.
+
+    captions: the text of DreamBench++ that picture and prompts come from, in place of folder and prompts.
+    """
 
     name: str
     folder: str
     kind: str
     prompts: list[str]
+    captions: str = ""
 
     @property
     def id(self) -> str:
@@ -88,7 +92,8 @@ class Table:
     """A table's workflow. batch: pictures of a sampling; one of each is shown in the grid, which is shrunk by `shrink`.
 
     noises: 0 where every prompt begins with the seed's first noise; else how many pictures of a subject are sampled from
-    the noise that one generator draws one after the other, `batch` of them at a time.
+    the noise that one generator draws one after the other, `batch` of them at a time. through: it draws on from subject to
+    subject.
     reading: what another reading of the same table is called in the names of files. behind: what stands behind the
     labels of its scores. trained: the workflow whose trainings it has.
     """
@@ -106,6 +111,7 @@ class Table:
     methods: list[Method]
     shrink: float
     noises: int = 0
+    through: bool = False
     reading: str = ""
     behind: str = ""
     trained: str = ""
@@ -194,14 +200,14 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
     clip, vae = [model[0], 1], [model[0], 2]
     empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
     size = {"width": table.side, "height": table.side}
-    count = table.noises or table.batch
+    count = (table.noises or table.batch) * (len(table.subjects) if table.through else 1)
     latent = prompt.add(
         3,
         "EmptyLatentImage",
-        f"{count} of each prompt, {table.side} x {table.side}",
+        f"{count} {'in all' if table.through else 'of each prompt'}, {table.side} x {table.side}",
         size | {"batch_size": count},
     )
-    if table.noises:
+    if table.noises and not table.through:
         latent = prompt.add(
             7, "RebatchLatents", f"{table.batch} at a time", {"latents": latent, "batch_size": table.batch}
         )
@@ -252,7 +258,12 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
             },
         )
 
-    photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
+    if subject.captions:
+        photos = add(0, "DEFTLoadDreamBench", "Picture and prompts", {"captions": subject.captions})
+        lines: str | Link = [photos[0], 1]
+    else:
+        photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
+        lines = "\n".join(line.format(called) for line in subject.prompts)
     cut = add(
         1,
         "ImageScale",
@@ -267,10 +278,15 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
     )
     latents = add(2, "VAEEncode", "Encode the photos", {"pixels": cut, "vae": shared.vae})
     caption = encode(3, "Caption", table.caption.format(subject.kind))
-    lines = "\n".join(line.format(called) for line in subject.prompts)
     prompts = add(4, "DEFTPrompts", "Prompts", {"prompts": lines, "token": table.token})
     encoded = encode(5, "Encode the prompts", prompts)
     text = [prompts[0], 1]
+    size = shared.latent
+    if table.through:
+        place = table.noises * (first // 1000 - 1)
+        own = {"samples": size, "batch_index": place, "length": table.noises}
+        mine = add(8, "LatentFromBatch", f"Noise {place + 1} to {place + table.noises}", own)
+        size = add(9, "RebatchLatents", f"{table.batch} at a time", {"latents": mine, "batch_size": table.batch})
     prior: dict[str, Link] = {}
     if shared.class_latents:
         of_class = encode(6, "Caption of the class", f"a photo of a {subject.kind}")
@@ -344,7 +360,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                     "stacking": "sequential",
                 },
             )
-        latent = sample(here + 3, f"Sample {label}", model, positive, shared.latent)
+        latent = sample(here + 3, f"Sample {label}", model, positive, size)
         images = add(here + 4, "VAEDecode", f"Decode {label}", {"samples": latent, "vae": shared.vae})
         scores.append(
             add(
@@ -379,7 +395,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
         "Side by side",
         {
             "row_labels": "\n".join(row.label for row in table.methods),
-            **({"column_labels": text} if len(subject.prompts) > 1 else {}),
+            **({"column_labels": text} if len(subject.prompts) != 1 else {}),
             "subject": photos,
             **{f"images.images{place}": link for place, link in enumerate(shown)},
             **{f"scores.scores{place}": link for place, link in enumerate(scores)},

@@ -55,6 +55,11 @@ def test_picture_prompts_and_names(comfyui: Any, data: Path) -> None:
 def test_the_list_has_texts_of_subjects_only(comfyui: Any, data: Path) -> None:
     options = comfyui.pack_nodes["DEFTLoadDreamBench"].GET_SCHEMA().inputs[0].options
     assert options == [NAME, "bench/data/captions/style/03.txt"]
+    shutil.rmtree(data / "captions")
+    (only,) = comfyui.pack_nodes["DEFTLoadDreamBench"].GET_SCHEMA().inputs[0].options
+    assert only == "no captions in input"
+    with pytest.raises(ValueError, match="'no captions in input' is no .txt file below a folder captions"):
+        comfyui.pack_nodes["DEFTLoadDreamBench"].execute(only)
 
 
 def test_a_text_of_windows_and_another_count(comfyui: Any, data: Path) -> None:

@@ -42,6 +42,7 @@ WANTED = {
     "deft_table1",
     "deft_table1_one_prompt",
     "deft_table2",
+    "deft_table2_repository",
     "2 Use my adapter (demo)",
     *(f"1 Train my subject ({base})" for base in BASES),
 }
