@@ -72,8 +72,8 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     "comfy/test_devices.py::test_adapter_info": ("every kind",),
     # The gradients of each are in the test after it.
     "comfy/test_training_runs.py::test_text_encoders_are_trained_with_the_model": ("svdiff-everything",),
-    # Its twin, table 2, has the same nodes with other values.
-    "comfy/test_tables.py::test_the_examples_run": ("deft_table2",),
+    # The others have the same nodes with other values; tests/server runs table 1's methods (compare_all_methods).
+    "comfy/test_tables.py::test_the_examples_run": ("deft_table2_repository",),
     # Each method goes through the nodes in test_every_method.py.
     "comfy/test_finished_runs.py::test_all_outputs_are_those_of_the_training": ("deft", "dreambooth"),
 }
