@@ -508,6 +508,18 @@ def test_numbers_above_8_bits_are_scaled_or_refused(tmp_path):
             FilePictures([path])[0]
 
 
+def test_a_picture_above_pillows_limit_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (2, 2)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    expected = r"large\.png has more pixels than the 178,956,970 that Pillow reads: make it smaller, or remove it\.$"
+    with pytest.raises(ValueError, match=expected):
+        FilePictures([path])[0]
+
+
 def test_a_png_of_16_bits_is_scaled_with_its_transparency(tmp_path):
     rng = np.random.default_rng(1)
     for channels in (1, 2, 3, 4):
