@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -11,7 +12,8 @@ from .checkpoints import Checkpoint, Recommendation, mean, recommend
 from .metrics import Role, better, role_of
 from .metrics.copying import to_nearest
 from .nearest import among, features_of
-from .scorer import Scorer
+from .pictures import digest
+from .scorer import Scorer, score
 from .scores import Scores
 from .statistics import Values, by_prompt
 
@@ -56,6 +58,66 @@ def deciding(scorer: Scorer) -> tuple[str, str]:
             "following; choose dreambooth, demo or another one that does."
         )
     return likeness, following
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """The metrics that decide, of pictures of the same prompts again and again: likeness to the photos, and where
+    there are texts prompt following. texts: one for each picture, or none.
+
+    Raises:
+        ValueError: no photos, or a protocol that does not measure what is asked for.
+    """
+
+    scorer: Scorer
+    photos: Sequence[Image.Image]
+    texts: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Check what is asked for."""
+        name = self.scorer.protocol.name
+        if not len(self.photos):
+            raise ValueError("references: there are none. Connect the photos of the subject.")
+        if not likeness_of(self.scorer):
+            raise ValueError(
+                f"scorer: the protocol {name} does not measure likeness to the subject; choose dreambooth, demo or "
+                "another one that does."
+            )
+        if self.texts and not following_of(self.scorer):
+            raise ValueError(
+                f"text: the protocol {name} does not measure prompt following with this scorer; leave the text empty, "
+                "or choose dreambooth, demo or another one that does."
+            )
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics, the likeness first."""
+        return [likeness_of(self.scorer), *([following_of(self.scorer)] if self.texts else [])]
+
+    @property
+    def _alone(self) -> Scorer:
+        """The scorer with these metrics alone."""
+        measures = [
+            measure for measure in self.scorer.protocol.of("references", "text") if measure.metric in self.metrics
+        ]
+        return replace(self.scorer, protocol=replace(self.scorer.protocol, measures=tuple(measures)), left_out={})
+
+    def about(self) -> dict[str, Any]:
+        """What the scores depend on beside the pictures."""
+        scorer = self._alone
+        return {
+            "metrics": [
+                f"{measure.metric} {measure.pairing} {measure.scale:g}" for measure in scorer.protocol.measures
+            ],
+            "weights": sorted(backbone.fingerprint for backbone in scorer.encoders(scorer.protocol.measures).values()),
+            "photos": [digest(photo) for photo in self.photos],
+            "texts": list(self.texts),
+        }
+
+    def score(self, pictures: Sequence[Image.Image]) -> tuple[dict[str, float], tuple[str, ...]]:
+        """The means by metric, and remarks. Raises ValueError as `score`."""
+        scores = score(self._alone, pictures, self.photos, self.texts)
+        return {name: scores.value(name) for name in self.metrics}, scores.remarks
 
 
 def decided(
