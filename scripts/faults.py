@@ -258,7 +258,9 @@ def servers(campaign: Campaign, options: argparse.Namespace) -> str:
             error = disturbed(one, prompt, 2, 0, second)
             campaign.check(not error, f"the first server fails: {error}")
             named = (
-                bool(said) and "Another training writes into" in said[0] and f"process {one.process.pid} on" in said[0]
+                bool(said)
+                and "Another training is writing into" in said[0]
+                and f"process {one.process.pid} on" in said[0]
             )
             campaign.check(named, f"the second server says {said}")
             report = "\n".join(two.run(prompt).outputs["report"]["text"])
