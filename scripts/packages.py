@@ -5,7 +5,8 @@
 floors and newest: a copy of the tests' environment in hard links, with the lower bounds of requirements.txt, or with
 the newest releases, of the packages that it names. A Python: those unit tests that need no PyTorch, in an environment
 with a few small packages, and every module of the pack is compiled. A line for each; exit status 1 when one fails.
-Without a name: floors, newest, and each Python from 3.10 to 3.13 that is on the path or pyenv's. Not part of `make test`: it downloads.
+Without a name: floors, newest (unless the tests' environment has the newest already), and each Python from 3.10 to 3.13
+that is on the path or pyenv's. Not part of `make test`: it downloads.
 """
 
 from __future__ import annotations
@@ -104,7 +105,11 @@ def with_packages(name: str) -> bool:
         if done.returncode:
             print(f"[packages] {name}: pip cannot install {', '.join(wanted)}: {done.stderr[-600:]}", flush=True)
             return False
-        return tested(name, python, versions(python, list(floors)), list(TOUCHING))
+        about = versions(python, list(floors))
+        if name == "newest" and about == versions(environment_python(), list(floors)):
+            print(f"[packages] {name} ({about}): the tests' environment has them, see make test", flush=True)
+            return True
+        return tested(name, python, about, list(TOUCHING))
 
 
 def light_tests() -> list[str]:
