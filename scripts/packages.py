@@ -86,9 +86,8 @@ def tested(name: str, python: Path, about: str, files: list[str]) -> bool:
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-300:]]
     print(f"[packages] {name} ({about}): {last[0].strip('= ')}; {time.monotonic() - started:.0f} s", flush=True)
     if done.returncode:
-        print(
-            "\n".join(line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  ")))[:4000]
-        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+        print("\n".join(dict.fromkeys(lines))[:4000], flush=True)  # each once: one fault fails many tests
     return done.returncode == 0
 
 
