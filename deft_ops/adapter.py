@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,13 @@ class Adapter(dict[str, Tensor]):
         self.spelled: dict[str, str] = {}
         self.source = ""
         self._parsed: Parsed | None = None
+
+    def __repr__(self) -> str:
+        """One line: ComfyUI's Preview as Text would print every tensor of a dict."""
+        counts = Counter(layer.method.title for layer in parsed(self).layers.values())
+        layers = ", ".join(f"{number} of {title}" for title, number in counts.items()) or "none"
+        mib = sum(tensor.numel() * tensor.element_size() for tensor in self.values()) / 2**20
+        return f"Adapter (file: {self.source or 'none'}; layers: {layers}; tensors: {len(self)}, {mib:.2f} MiB)"
 
 
 def source_of(adapter: Mapping[str, Tensor]) -> str:

@@ -121,7 +121,9 @@ class DEFTLoadFolder(io.ComfyNode):
             raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(SUFFIXES)}).")
         texts = [file.with_suffix(".txt") for file in files]
         captions = [safe.read_text(text).strip() if text.is_file() else "" for text in texts]
-        images = [as_image(np.array(picture)) for picture in FilePictures(files)]
+        pictures = FilePictures(files)
+        # By place: an iterator would keep Pillow's copy of a picture while its floats are made.
+        images = [as_image(np.array(pictures[place])) for place in range(len(files))]
         return io.NodeOutput(images, captions, [file.stem for file in files])
 
 

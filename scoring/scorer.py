@@ -19,6 +19,7 @@ from .packages import MissingPackage
 from .pictures import ChosenPictures
 from .protocols import Measure, Protocol, get_protocol
 from .scores import Score, Scores
+from .texts import first_sentence
 
 LONGEST = 60  # characters of a text that a remark quotes
 
@@ -295,13 +296,20 @@ class _Batch:
         if not backbone.reads_text:
             self.remarks.append(f"{measure.metric} skipped: the file of {backbone.name} has no text encoder.")
             return None
-        for text in dict.fromkeys(self.texts if truncate else ()):
+        texts: Sequence[str] = self.texts
+        if self.scorer.protocol.first_sentence:
+            texts = [first_sentence(text) for text in texts]
+            if cut := sum(read != text.strip() for read, text in zip(texts, self.texts, strict=True)):
+                self.remarks.append(
+                    f"{measure.metric} reads each text up to its first full stop; {cut} of {len(texts)} end there."
+                )
+        for text in dict.fromkeys(texts if truncate else ()):
             if (length := backbone.tokens(text)) > backbone.context:
                 short = text if len(text) <= LONGEST else text[:LONGEST] + "..."
                 self.remarks.append(
                     f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: {short}"
                 )
-        return _Side((), {backbone.kind: embed_texts(backbone, self.texts, truncate, self.scorer.store)})
+        return _Side((), {backbone.kind: embed_texts(backbone, texts, truncate, self.scorer.store)})
 
     def add(
         self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str], background: str = ""

@@ -105,7 +105,7 @@ class Client:
         self._reason: Exception | None = None  # why it refuses access
         self._connections = 0
         self._closed_here = False  # whether it was this side that has closed the websocket
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing: set[asyncio.Task[Any]] = set()
         self._connected = asyncio.Event()
@@ -200,7 +200,7 @@ class Client:
             if not waiting.ended.done():
                 waiting.ended.set_exception(error)
 
-    async def _open(self) -> aiohttp.ClientWebSocketResponse:
+    async def _open(self) -> aiohttp.ClientWebSocketResponse[bool]:
         """The websocket. It breaks when the server has sent nothing for `SILENCE`: a question to it comes after two
         thirds of that, and for the answer to it aiohttp waits half as long."""
         address = f"{self.url}/ws?clientId={self.id}"

@@ -121,7 +121,7 @@ class RayServer:
             self.url = ray.get(self.actor.start.remote())
             self._ended = self.actor.wait.remote()
             address = urlsplit(self.url)
-            socket.create_connection((address.hostname, address.port), REACH).close()
+            socket.create_connection((address.hostname, address.port or 0), REACH).close()
         except BaseException as error:
             self.kill()
             if isinstance(error, ray.exceptions.GetTimeoutError):

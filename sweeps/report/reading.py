@@ -15,6 +15,7 @@ from ...reports.arrangement import row_scores
 from ...reports.sweep.material import (
     ACROSS,
     AGAIN,
+    SEED,
     CellPicture,
     Layout,
     Shown,
@@ -191,7 +192,8 @@ class _Reader:
             axis for axis in cell.labels if axis not in self.layout.rows and axis != self.subject and not is_seed(axis)
         ]
         texts = score.texts if any(score.texts) else (joined(cell.labels, axes),) * len(score.values)
-        kept = {ACROSS: column, AGAIN: (cell.key, row) in self.seen}
+        kept: dict[str, object] = {ACROSS: column, AGAIN: (cell.key, row) in self.seen}
+        kept[SEED] = sys.intern(joined(cell.labels, filter(is_seed, cell.labels)))
         seeds = score.provenance.get("seeds")
         target.append(
             replace(

@@ -314,6 +314,17 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
     assert found == ["base_model.model.to_q.deft_P.default"]
 
 
+def test_an_adapter_as_text_is_one_line() -> None:
+    """ComfyUI's Preview as Text shows what is on any socket."""
+    layers = {"a": {"lora_up.weight": torch.zeros(8, 2), "lora_down.weight": torch.zeros(2, 16)}}
+    adapter = adapters.from_layers(layers)
+    assert str(adapter) == "Adapter (file: none; layers: 1 of LoRA; tensors: 2, 0.00 MiB)"
+    adapter.source = "dog.safetensors"
+    adapter["a.unknown"] = torch.zeros(2**18)
+    assert str(adapter) == "Adapter (file: dog.safetensors; layers: 1 of LoRA; tensors: 3, 1.00 MiB)"
+    assert str(Adapter()) == "Adapter (file: none; layers: none; tensors: 0, 0.00 MiB)"
+
+
 def test_peft_refusals(tmp_path: Path) -> None:
     def refused(adapter: Adapter, match: str, names=NAMES, **more) -> None:
         with pytest.raises(ValueError, match=match):
