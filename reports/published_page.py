@@ -107,7 +107,7 @@ def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Score
 
 def _mismatch(column: Column, published: PublishedTable) -> str:
     """The reason why a measured column does not compare with the published table; "" if it does."""
-    if (column.protocol, column.scale) == (published.protocol, published.scale):
+    if column.protocol in (published.protocol, *published.also) and column.scale == published.scale:
         return ""
     return (
         f"{column.metric} was measured under the protocol {column.protocol} at scale {column.scale:g}, but the "

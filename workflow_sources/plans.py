@@ -10,13 +10,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .examples.deft_table1.source import HEADER, ONE_PROMPT
 from .examples.deft_table1.source import TABLE as ONE
+from .examples.deft_table2.source import REPOSITORY
 from .examples.deft_table2.source import TABLE as TWO
 from .peft_image import ROWS, TRAINING, TRAINING_SETTINGS
 from .prompt import SETTINGS, TOKEN
 from .tables import SEED, Table
 
-TABLES = {table.name: table for table in (ONE, TWO)}
+TABLES = {table.name: table for table in (ONE, ONE_PROMPT, TWO, REPOSITORY)}
 CLASS = ["Class prompt", "Class pictures"]  # muted: no pictures of the class
 
 
@@ -85,7 +87,7 @@ def muted(table: Table) -> dict[str, dict[str, Any]]:
         by_label[row.label] = {
             **({"mute": mute} if mute else {}),
             **({"bypass": bypass} if bypass else {}),
-            "Score.label": row.label,
+            "Score.label": row.label + table.behind,
         }
         if row.inversion:
             by_label[row.label]["Replace.find"] = "%token% %class%"
@@ -245,6 +247,12 @@ def peft_plan() -> str:
     )
 
 
+def inline_prompts(*lines: str) -> str:
+    """Prompts that stand in the plan itself."""
+    values = "\n".join(f"      - {scalar(line)}" for line in lines)
+    return f"  prompt:\n    into: Prompt.value\n    values:\n{values}"
+
+
 def inline(table: Table) -> tuple[str, str]:
     """The subjects and prompts of a table that stand in the plan itself."""
     subjects = {
@@ -252,11 +260,7 @@ def inline(table: Table) -> tuple[str, str]:
         for subject in table.subjects
     }
     (prompts,) = {tuple(line.format("%class%") for line in subject.prompts) for subject in table.subjects}
-    lines = "\n".join(f"      - {scalar(line)}" for line in prompts)
-    return (
-        f"  subject:\n    values:\n{block(subjects, 6)}",
-        f"  prompt:\n    into: Prompt.value\n    values:\n{lines}",
-    )
+    return f"  subject:\n    values:\n{block(subjects, 6)}", inline_prompts(*prompts)
 
 
 def plans() -> dict[str, str]:
@@ -283,6 +287,26 @@ def plans() -> dict[str, str]:
             FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"),
             PROMPTS_CSV,
             1,
+            {"rows": ["method"], "columns": ["subject"]},
+            Scorer__protocol=ONE.protocol,
+            Size__batch_size=ONE.batch,
+        ),
+        "table1_one_prompt": plan(
+            ONE_PROMPT,
+            "sweep_sd15",
+            "table1_one_prompt",
+            "Table 1 of the DEFT paper's supplement with its header as the only prompt, on SD 1.5",
+            NEEDS.format(
+                checkpoint=ONE.checkpoint,
+                photos=dreambooth,
+                cells=(
+                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as many as "
+                    "in\n# the example deft_table1_one_prompt; a cell begins with a seed of its own."
+                ),
+            ),
+            FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"),
+            inline_prompts(HEADER.format("%token% %class%")),
+            ONE_PROMPT.noises // ONE_PROMPT.batch,
             {"rows": ["method"], "columns": ["subject"]},
             Scorer__protocol=ONE.protocol,
             Size__batch_size=ONE.batch,

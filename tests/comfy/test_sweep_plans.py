@@ -201,7 +201,13 @@ def test_plans_name_nodes_and_inputs_that_are_there(comfyui: Any, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("table1", "deft_table1"), ("table2", "deft_table2"), ("dreambooth", "deft_table1")]
+    ("name", "table"),
+    [
+        ("table1", "deft_table1"),
+        ("table1_one_prompt", "deft_table1_one_prompt"),
+        ("table2", "deft_table2"),
+        ("dreambooth", "deft_table1"),
+    ],
 )
 def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
     """Every training, sampling and scoring of the example of the table, with the same values."""
@@ -236,7 +242,7 @@ def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
             assert here[ids["Scorer"]]["inputs"]["protocol"] == (
                 "dreambooth" if name == "dreambooth" else made.protocol
             )
-    if name == "table1":
+    if name.startswith("table1"):
         assert here[ids["Size"]]["inputs"]["batch_size"] == made.batch
 
 

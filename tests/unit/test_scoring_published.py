@@ -153,6 +153,10 @@ def test_oddities_are_in_the_data():
         ("bear4", ("bear4", None)),
         ("SDXL 4", ("SDXL 4", None)),
         ("r4", ("r4", None)),
+        ("DEFT r4 (one prompt)", ("DEFT", 4)),
+        ("DEFT (r=8) (mine)", ("DEFT", 8)),
+        ("SVDiff (one prompt)", ("SVDiff", None)),
+        ("(one prompt)", ("(one prompt)", None)),
     ],
 )
 def test_a_label_may_carry_the_rank(label: str, found: tuple):
@@ -177,6 +181,9 @@ def test_names_are_compared_by_letters_and_digits():
         (("DEFT r4", "", None, "cat"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
         (("DEFT r4", "", None, ""), ("DEFT", 4, "BEAR_PLUSHIE"), False),
         (("TI", "", None, "cat"), ("Textual Inversion", None, "CAT"), True),
+        (("Textual Inversion (one prompt)", "", None, "cat"), ("Textual Inversion", None, "CAT"), True),
+        (("DEFT r4 (one prompt)", "", None, "cat"), ("DEFT", 4, "CAT"), True),
+        (("DEFT r4 (one prompt)", "", None, "cat"), ("DEFT", 8, "CAT"), False),
         (("mine", "svdiff", None, "CAT"), ("SVDiff", None, "CAT"), True),
         (("DEFT r16", "deft", 16, "kitten"), ("DEFT", None, "Kitten"), True),
     ],
@@ -254,6 +261,17 @@ def test_another_protocol_or_scale_is_warned_of(change: dict):
         "table is of clip-image at scale 1."
     ) in page
     assert ["DEFT", "4", "CAT", "0.9280", "DEFT r4", "0.8500 [0.2147, 1.4853]", ""] in lines_of(page, "CLIP-I")
+
+
+def test_both_readings_of_dreambench_compare_with_its_table():
+    bench = {"protocol": "dreambench++", "scale": 100.0}
+    deft = {"protocol": "dreambench++-deft", "scale": 100.0}
+    scores = Scores((row("DEFT r4", (83.0, 85.0), "kitten", **bench), row("DEFT r8", (80.0, 81.0), "kitten", **deft)))
+    page = report_page(scores, TWO)
+    assert "was measured under the protocol" not in page
+    for name, label, difference in (("", "DEFT r4", "+0.4133"), ("-deft", "DEFT r8", "-3.0867")):
+        lines = lines_of(page, f"CLIP-I (dreambench++{name})")
+        assert [(line[4], line[-1]) for line in lines if line[-1]] == [(label, difference)]
 
 
 def test_of_two_protocols_the_right_one_comes_first_without_a_warning():

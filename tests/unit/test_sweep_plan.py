@@ -160,7 +160,7 @@ WRONG = {
     AXIS + "{into: A.x, range: {from: 1}}\n": "the axis a: `range`: `to` is missing: write the last number",
     AXIS + "{into: A.x, range: {from: 1, to: 5, step: 0}}\n": "is never reached",
     AXIS + "{into: A.x, range: {from: 1, to: 0}}\n": "is never reached",
-    AXIS + "{into: A.x, range: {from: 1, to: 1.0e9}}\n": "1000000 are the most",
+    AXIS + "{into: A.x, range: {from: 1, to: 1.0e9}}\n": "1,000,000,000 values; 100,000 are the most",
     AXIS + "{into: A.x, range: {from: one, to: 2}}\n": "`range`: `from` is 'one': write a number",
     AXIS + "{into: A.x, seeds: 0}\n": "`seeds` is 0: write how many there are",
     AXIS + "{into: A.x, seeds: 2, first: 1.5}\n": "`first` is 1.5: write the first seed",

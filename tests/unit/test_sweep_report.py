@@ -681,7 +681,7 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     problems = found.text[found.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
         assert f"{name}: s.jsonl, line 1, is not a score" in problems
-    assert problems.count("Its scores are left out.") == len(damaged) + 1
+    assert problems.count("Its scores are skipped.") == len(damaged) + 1
     for part in (
         "run.json cannot be read",
         "the number n is not finite",
