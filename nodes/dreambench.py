@@ -35,7 +35,9 @@ def caption_file(name: str) -> Path:
     path = root / str(name)
     inside = "\0" not in str(name) and path.resolve().is_relative_to(root.resolve())
     if not inside or not is_captions(PurePosixPath(str(name))):
-        raise ValueError(f"{name!r} is no .txt file below a folder captions in ComfyUI's input: choose one of the list.")
+        raise ValueError(
+            f"{name!r} is no .txt file below a folder captions in ComfyUI's input: choose one of the list."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {name!r} in ComfyUI's input: put it there and press R.")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WORDS = {
     "lora training": ("DEFTTrainAdapter",),
+    "early stopping": ("DEFTTrainingPreviews",),
     "best epoch": ("DEFTCompareCheckpoints",),
     "overfitting": ("DEFTCompareCheckpoints", "DEFTScoreDrift", "DEFTScoreDiversity"),
     "apply lora": ("DEFTApplyAdapter", "DEFTAdapterLoader"),

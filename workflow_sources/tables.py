@@ -91,9 +91,9 @@ class Subject:
 class Table:
     """A table's workflow. batch: pictures of a sampling; one of each is shown in the grid, which is shrunk by `shrink`.
 
-    noises: 0 where every prompt begins with the seed's first noise; else how many pictures of a subject are sampled from
-    the noise that one generator draws one after the other, `batch` of them at a time. through: it draws on from subject to
-    subject.
+    noises: 0 where every prompt begins with the seed's first noise; else how many pictures of a subject are sampled
+    from the noise that one generator draws one after the other, `batch` of them at a time. through: it draws on from
+    subject to subject.
     reading: what another reading of the same table is called in the names of files. behind: what stands behind the
     labels of its scores. trained: the workflow whose trainings it has.
     """

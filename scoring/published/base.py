@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ..scores import Cost
 
 Key = tuple[str, int | None, str]
 ALIASES = {"ti": "textualinversion", "textureinversion": "textualinversion"}
@@ -15,8 +17,8 @@ class PublishedTable:
     """A published table. values[method, rank, subject][metric]: rank None where none is stated, subject "" for a mean.
 
     protocol: the name of ours that measures what the table does, or comes nearest to it (see the oddities). scale:
-    factor on the cosine. oddities: what a reader should know before comparing, in sentences. also: other protocols of
-    ours that compare with it.
+    factor on the cosine. oddities: what a reader should know before comparing, in sentences. costs: of the adapters, as
+    far as they are published. also: other protocols of ours that compare with it.
     """
 
     name: str
@@ -26,6 +28,7 @@ class PublishedTable:
     metrics: tuple[str, ...]
     values: Mapping[Key, Mapping[str, float]]
     oddities: tuple[str, ...]
+    costs: Mapping[Key, Cost] = field(default_factory=dict)
     also: tuple[str, ...] = ()
 
     @property

@@ -293,6 +293,18 @@ def test_differences_of_the_forms_are_noticed() -> None:
     ]
 
 
+def test_a_socket_that_came_later_is_noticed() -> None:
+    """On top and in a subgraph; so `make generated` has the page write these graphs again."""
+    graph, prompt = ui("score_everything"), api("score_everything")
+    assert files.differences(graph, prompt) == []
+    nodes = [*graph["nodes"], *(node for one in subgraphs(graph) for node in one["nodes"])]
+    scoring = [node for node in nodes if node["type"] == "DEFTScoreImages"]
+    assert scoring
+    for node in scoring:
+        node["inputs"] = [item for item in node["inputs"] if item["name"] != "masks"]
+    assert files.differences(graph, prompt) == [f"node {node['id']} lacks the socket masks" for node in scoring]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_node_leads_to_a_result(name: str) -> None:
     prompt = api(name)

@@ -203,7 +203,9 @@ def test_clip_t_as_in_the_deft_authors_code(bench: Scorer, loop: Loop, tmp_path:
     with pytest.raises(ValueError, match=r"nothing stands before the first full stop of '\. a dog'"):
         score(deft, FilePictures(images[:1]), texts=[". a dog"])
     long = score(deft, FilePictures(images[:1]), texts=["a dog. " + "dog " * 90])  # what is not read may be long
-    assert long.value("CLIP-T") == pytest.approx(score(bench, FilePictures(images[:1]), texts=["a dog"]).value("CLIP-T"))
+    assert long.value("CLIP-T") == pytest.approx(
+        score(bench, FilePictures(images[:1]), texts=["a dog"]).value("CLIP-T")
+    )
 
 
 def test_dreambooths_mean_over_all_pairs(dreambooth: Scorer, loop: Loop, dino16):

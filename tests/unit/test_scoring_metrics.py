@@ -300,7 +300,7 @@ def test_a_custom_protocol_takes_the_names_of_open_clip_and_timm():
         (("", ""), "needs a model"),
         (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
         (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
-        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_"),
+        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; similar: .*vit_"),
     ):
         with pytest.raises(ValueError, match=words):
             custom(*arguments)
@@ -506,6 +506,18 @@ def test_numbers_above_8_bits_are_scaled_or_refused(tmp_path):
         path = tiff(tmp_path / name, numbers.astype(kind), white)
         with pytest.raises(ValueError, match=f"{name} cannot be read as a picture .*{why}"):
             FilePictures([path])[0]
+
+
+def test_a_picture_above_pillows_limit_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (2, 2)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    expected = r"large\.png has more pixels than the 178,956,970 that Pillow reads: make it smaller, or remove it\.$"
+    with pytest.raises(ValueError, match=expected):
+        FilePictures([path])[0]
 
 
 def test_a_png_of_16_bits_is_scaled_with_its_transparency(tmp_path):

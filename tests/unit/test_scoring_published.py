@@ -13,7 +13,7 @@ from deft_pack.reports.published_page import html_page, report_page
 from deft_pack.scoring.protocols import PROTOCOLS
 from deft_pack.scoring.published import PUBLISHED
 from deft_pack.scoring.published.base import PublishedTable, plain, split_rank
-from deft_pack.scoring.scores import Score, Scores
+from deft_pack.scoring.scores import Cost, Score, Scores
 
 ONE, TWO, BASELINES = (
     PUBLISHED[name] for name in ("DEFT supplement, Table 1", "DEFT supplement, Table 2", "DreamBooth, Table 1")
@@ -89,6 +89,38 @@ def test_the_numbers_of_pefts_benchmark():
     made = row("mine", (0.7, 0.71), "", "DINOv2", protocol="peft", pairing="matched", method="lora", rank=64)
     rows = lines_of(report_page(Scores((made,)), table), "DINOv2")
     assert [line for line in rows if line[0] == "LoRA" and line[1] == "64"][0][3:5] == ["0.7431", "mine"]
+
+
+def test_costs_of_pefts_benchmark_stand_beside_measured_ones():
+    """The sums are over PEFT's own result files, before rounding."""
+    table = PUBLISHED["PEFT, image generation"]
+    assert set(table.costs) == set(table.values)
+    costs = table.costs.values()
+    assert sum(cost.values for cost in costs) == 341_959_680
+    assert sum(cost.bytes for cost in costs) == 1_368_044_312
+    assert sum(cost.peak_bytes for cost in costs) == pytest.approx(100_938_022_912, abs=9 * 5e5)
+    assert sum(cost.training_seconds for cost in costs) == pytest.approx(10159.195, abs=9 * 0.5)
+    own = {"protocol": "peft", "pairing": "matched"}
+    made = row("LoRA r32", (0.7, 0.71), "", "DINOv2", **own)
+    costs = (
+        Cost("LoRA r32", 700.0, 36_372_480, 145 * 2**20, peak_bytes=9000 * 2**20, memory="GPU"),
+        Cost("LoRA r32", 720.0, 36_372_480, 145 * 2**20, peak_bytes=9200 * 2**20, memory="GPU", subject="other"),
+    )
+    page = report_page(Scores((made,), costs), table)
+    header = page.split("\n## Costs\n")[1].strip().splitlines()[0]
+    titles = [cell.strip() for cell in header.strip("|").split("|")]
+    assert titles[3:5] == ["training s, published", "training s, measured"]
+    lines = {tuple(line[:2]): line[2:] for line in lines_of(page, "Costs")}
+    assert len(lines) == 9
+    assert lines["LoRA", "32"] == [
+        "LoRA r32",
+        *("759", "710"),
+        *("38,338,560", "36,372,480"),
+        *("146.272", "145.000"),
+        *("10,212", "9,100"),
+    ]
+    assert lines["IA3", ""] == ["not measured", "481", "", "307,200", "", "1.182", "", "9,142", ""]
+    assert "## Costs" not in report_page(Scores((row("DEFT r4"),), costs), ONE)
 
 
 def test_oddities_are_in_the_data():
