@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..deft_ops.files import native, safe
+from ..disk.errors import advice, named
 from ..scoring.pictures import to_pictures
 from .saving import write_native
 from .sockets import FOLDER
@@ -29,10 +30,13 @@ def named_file(name: str) -> Path | None:
 
     Raises:
         ValueError: another folder for LoRAs has a file of this name, which loaders would no longer find.
+        NotWritten: a name that the system refuses; it is an OSError.
     """
     if not name:
         return None
     own, *others = (Path(folder) / f"{name}{SUFFIX}" for folder in folder_paths.get_folder_paths(FOLDER))
+    with named(own):
+        own.exists()  # now, and not after the training
     for file in others:
         if file.exists() and file.parent.resolve() != own.parent.resolve():
             raise ValueError(
@@ -51,12 +55,12 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     if result.file is not None and is_made(file, result.mark, result.adapter.metadata):
         return [f"it lies in {file}"]
     if file.exists() and mark_of(file) != result.mark:
-        return [_warned(f"{file} has come meanwhile and was left: {_ADVICE}")]
+        return [_warned(f"{file} has come meanwhile and was left: choose another name; {_ADVICE}")]
     stem = file.with_suffix("")
     lines = _guarded(
         lambda: f"written to {write_native(result.adapter, stem, result.mark)}",
         f"the adapter could not be written to {file}",
-        f": {_ADVICE}",
+        f"; {_ADVICE}",
     )
     if result.pictures and file.is_file():
         picture = stem.with_name(stem.name + PICTURE)
@@ -64,10 +68,7 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     return lines
 
 
-_ADVICE = (
-    "the adapter is in the output `adapter`, so nothing is lost; free some space or choose another name and connect "
-    "Save Adapter, or run again"
-)
+_ADVICE = "the adapter is in the output `adapter`, so nothing is lost: connect Save Adapter, or run again"
 
 
 def _write_picture(result: TrainingResult, file: Path) -> str:
@@ -89,11 +90,11 @@ def _is_own_picture(file: Path, mark: str) -> bool:
         return False
 
 
-def _guarded(write: Callable[[], str], failure: str, advice: str = "") -> list[str]:
+def _guarded(write: Callable[[], str], failure: str, more: str = "") -> list[str]:
     try:
         return [write()]
     except OSError as error:
-        return [_warned(f"{failure} ({error.strerror or error}){advice}")]
+        return [_warned(f"{failure} ({error.strerror or error}): {advice(error)}{more}")]
 
 
 def _warned(text: str) -> str:

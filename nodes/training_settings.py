@@ -11,8 +11,8 @@ import comfy.samplers
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..deft_ops.files.safe import check_zero
 from ..deft_ops.settings import MORE, described
+from ..disk.errors import check_zero
 from ..models.source_file import name_of_file
 from ..models.titles import class_of, title_of
 from ..trainers.run.checkpoints import RunFolder

@@ -229,7 +229,7 @@ class Runner:
         except OSError as error:
             self.stopping = True
             self.result.stopped = (
-                f"the store {self.store.root} cannot be used ({error}); mend that, and run the same "
+                f"the store {self.store.root} cannot be used ({f'{error}'.rstrip('.')}); mend that, and run the same "
                 "command again: nothing that is done is lost"
             )
         finally:

@@ -199,10 +199,15 @@ def test_an_input_that_is_linked_to_nothing(comfyui: Any, node_id: str) -> None:
     assert not {name: text for name, text in wrong.items() if text}
 
 
-# By node, the input that names its files.
-WRITERS = {
-    **dict.fromkeys(("DEFTSaveAdapter", "DEFTExportLoRA", "DEFTSaveScores", "DEFTScoreTable"), "filename_prefix"),
-    "DEFTComparisonGrid": "save_pictures",
+# Nodes with the input that names their files, and what else that needs.
+WRITERS: dict[tuple[str, str], dict[str, Any]] = {
+    ("DEFTSaveAdapter", "filename_prefix"): {},
+    ("DEFTExportLoRA", "filename_prefix"): {},
+    ("DEFTSaveScores", "filename_prefix"): {},
+    ("DEFTScoreTable", "filename_prefix"): {},
+    ("DEFTScoreTable", "append_to"): {},
+    ("DEFTFidelityPlot", "filename_prefix"): {"x": "CLIP-I", "y": "DINO"},
+    ("DEFTComparisonGrid", "save_pictures"): {},
 }
 
 
@@ -216,11 +221,14 @@ WRITERS = {
     ],
     ids=["a long name", "a file for a folder", "a zero character", "a long folder"],
 )
-@pytest.mark.parametrize("node_id", WRITERS)
-def test_a_name_that_the_system_refuses(comfyui: Any, node_id: str, prefix: str, text: str, advice: str) -> None:
+@pytest.mark.parametrize("writer", WRITERS, ids="-".join)
+def test_a_name_that_the_system_refuses(
+    comfyui: Any, writer: tuple[str, str], prefix: str, text: str, advice: str
+) -> None:
     for folder in (comfyui.base / "output", comfyui.base / "models" / "loras"):
         (folder / "given file").write_bytes(b"")
-    inputs = least(comfyui.pack_nodes[node_id]) | {WRITERS[node_id]: prefix}
+    node_id, name = writer
+    inputs = least(comfyui.pack_nodes[node_id]) | WRITERS[writer] | {name: prefix}
     failed = comfyui.fail(prompt(node_id, inputs), want=["node"])
     assert text in failed.message
     assert advice in failed.message

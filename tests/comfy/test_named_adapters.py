@@ -226,12 +226,17 @@ def test_a_full_disk_does_not_lose_the_training(comfyui: Any, loras: Path, caplo
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    text = f"the adapter could not be written to {loras / FILE} (File too large)"
+    text = f"the adapter could not be written to {loras / FILE} (File too large): free some space"
     assert f"WARNING: {text}" in run.text("train")
     assert "connect Save Adapter" in run.text("train")
     assert text in caplog.text
     assert run.output("train")
     assert own_files(loras) == []
+
+
+def test_a_name_that_is_too_long_is_an_error_before_the_training(comfyui: Any, loras: Path) -> None:
+    failed = comfyui.fail(prompt_of("a" * 300, steps=40), want=["train"])
+    assert "could not be written (File name too long): choose a shorter name." in failed.message
 
 
 def test_a_file_that_comes_while_it_trains_is_left(comfyui: Any, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:

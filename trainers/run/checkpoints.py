@@ -17,6 +17,7 @@ import torch
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
+from ...disk.errors import advice
 from ..settings.settings import differences, digest
 from .history import LARGEST_LOG, LOG, read_bytes, read_object
 from .state import FORMAT, finite, read
@@ -159,7 +160,7 @@ class RunFolder:
         try:
             work()
         except OSError as error:
-            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): free some space")
+            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): {advice(error)}")
 
     def problem(self, text: str) -> None:
         """Log it and keep it for the report, once."""
