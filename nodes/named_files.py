@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..deft_ops.files import native, safe
-from ..disk.errors import advice, named
+from ..disk.errors import advice
 from ..scoring.pictures import to_pictures
 from .saving import write_native
 from .sockets import FOLDER
@@ -30,13 +30,10 @@ def named_file(name: str) -> Path | None:
 
     Raises:
         ValueError: another folder for LoRAs has a file of this name, which loaders would no longer find.
-        NotWritten: a name that the system refuses; it is an OSError.
     """
     if not name:
         return None
     own, *others = (Path(folder) / f"{name}{SUFFIX}" for folder in folder_paths.get_folder_paths(FOLDER))
-    with named(own):
-        own.exists()  # now, and not after the training
     for file in others:
         if file.exists() and file.parent.resolve() != own.parent.resolve():
             raise ValueError(

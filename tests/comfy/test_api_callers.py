@@ -192,13 +192,14 @@ def test_what_is_missing_or_unknown(comfyui: Any, node_id: str) -> None:
 
 def test_every_option_of_a_dynamic_combo(comfyui: Any) -> None:
     """With the inputs that it has, without them, and with each of them alone missing."""
-    wrong, count = {}, 0
-    for node_id, name, option in [
+    wrong: dict[tuple[str, str, str], str] = {}
+    every = [
         (node_id, name, option)
         for node_id in written_ids()
         for name, options in dynamic(comfyui.pack_nodes[node_id]).items()
         for option in options
-    ]:
+    ]
+    for node_id, name, option in every:
         whole = least(comfyui.pack_nodes[node_id], {name: option})
         bare = least(comfyui.pack_nodes[node_id], {name: option}, inner=False)
         without = [{key: value for key, value in whole.items() if key != part} for part in whole.keys() - bare.keys()]
@@ -206,8 +207,7 @@ def test_every_option_of_a_dynamic_combo(comfyui: Any) -> None:
         wrong |= {(node_id, option, case): problem(comfyui, node_id, inputs) for case, inputs in cases.items()}
         if node_id == "DEFTTrainAdapter":  # all that these need is in the schema; protocols need weights
             comfyui.run(prompt(node_id, whole), want=["node"])
-        count += 1
-    assert count >= 12
+    assert len(every) >= 12
     assert not {case: text for case, text in wrong.items() if text}
 
 

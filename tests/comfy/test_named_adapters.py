@@ -234,11 +234,6 @@ def test_a_full_disk_does_not_lose_the_training(comfyui: Any, loras: Path, caplo
     assert own_files(loras) == []
 
 
-def test_a_name_that_is_too_long_is_an_error_before_the_training(comfyui: Any, loras: Path) -> None:
-    failed = comfyui.fail(prompt_of("a" * 300, steps=40), want=["train"])
-    assert "could not be written (File name too long): choose a shorter name." in failed.message
-
-
 def test_a_file_that_comes_while_it_trains_is_left(comfyui: Any, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = comfyui.module("nodes.training").StepReporter
     own = reporter.__call__

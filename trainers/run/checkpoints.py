@@ -17,7 +17,7 @@ import torch
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
-from ...disk.errors import advice
+from ...disk.errors import advice, named
 from ..settings.settings import differences, digest
 from .history import LARGEST_LOG, LOG, read_bytes, read_object
 from .state import FORMAT, finite, read
@@ -43,7 +43,10 @@ class RunFolder:
 
         Raises:
             ValueError: another one does, or another part of this one.
+            NotWritten: a name that the system refuses, in which nothing can be looked for either; it is an OSError.
         """
+        with named(self.path / LOCK):
+            (self.path / LOCK).exists()
         with ExitStack() as stack:
             try:
                 self._guarded(LOCK, lambda: stack.enter_context(lock.holding(self.path / LOCK)))
