@@ -123,6 +123,14 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     assert len(drift) == 3
     assert drift[0] < drift[-1]  # it drifts further away
 
+    # In one workflow with the training, which says where its checkpoints are: the same pictures and the same choice.
+    comfyui.reset()
+    whole_way = comfyui.run(
+        training() | comparison("none") | {"it": comparison("none", adapter=["train", 0])["it"]}, want=["it"]
+    )
+    assert "0 pictures sampled, 48 kept from before" in whole_way.output("it", 6)
+    assert whole_way.output("it", 6).splitlines()[0] == report.splitlines()[0]
+
     # ComfyUI's own sampler makes the same picture of the same file.
     content = comfyui.module("trainers.run.kept_pictures").content_of(file)
     prompt = comparison(name) | {
@@ -227,6 +235,23 @@ def test_what_the_node_refuses(comfyui: Any, folder: Path) -> None:
     assert "prompts: there are none" in comfyui.fail(comparison(folder.name, prompts=" \n"), want=["it"]).message
     prompt = comparison(folder.name)
     assert "no layer" in comfyui.fail(prompt, want=["it"]).message.lower()  # of another model
+
+
+def test_an_adapter_that_was_not_trained_here(comfyui: Any, folder: Path) -> None:
+    """A file knows no run; one whose folder is gone has no checkpoints."""
+    module = comfyui.module("nodes.checkpoint_files")
+    adapter_file(folder, "a_1")
+    adapter = comfyui.module("deft_ops.files").read(folder / "a_1.safetensors")
+    with pytest.raises(ValueError, match="adapter: it does not come from Train Adapter.*choose the run in"):
+        module.run_of(adapter)
+    adapter.run = comfyui.base / "elsewhere"
+    with pytest.raises(ValueError, match="adapter: it does not come from Train Adapter"):
+        module.run_of(adapter)
+    adapter.run = (comfyui.base / "output" / "gone_0123456789").resolve()
+    name, run = module.run_of(adapter)
+    assert name == "output/gone_0123456789"
+    with pytest.raises(ValueError, match="there are no adapter files in 'output/gone_0123456789'"):
+        module.checkpoints_of(name, run)
 
 
 def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
