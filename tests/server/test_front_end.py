@@ -276,6 +276,9 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
     assert seen["errors"] == []
     assert seen["complaints"] == []
     during, types = seen["seen"], named(path)
+    for node_id, kind in types.items():
+        if kind == "DEFTCompareCheckpoints":
+            assert_compared(seen["shown"][node_id], seen["outputs"][node_id]["text"])
     assert during["running"], during
     assert during["title"], during
     trainers = {node_id for node_id, kind in types.items() if kind in TRAINERS}
@@ -288,9 +291,6 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
         assert len(during["previews"][training]) >= 2
         if MODES[mode]:
             assert any(0 < width < 100 for width in during["bars"][training])
-    for node_id, kind in types.items():
-        if kind == "DEFTCompareCheckpoints":
-            assert_compared(seen["shown"][node_id], seen["outputs"][node_id]["text"])
     shown_pictures = 0
     for node_id, output in seen["outputs"].items():
         if ":" in node_id:

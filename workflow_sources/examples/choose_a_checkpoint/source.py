@@ -101,7 +101,7 @@ def prompt(name: str) -> Prompt:
         {"text": "a sks teddy bear on a purple background", "clip": [compared[0], 1]},
     )
     picture = it.draw(0, "the recommended one", compared, ["8", 0])
-    it.save(51, picture, "With the recommended checkpoint", "picture")
+    it.save(51, picture, "The picture", "picture")
     it.save(70, [compared[0], 3], "All checkpoints", "grid")
     it.add(71, "PreviewImage", "Likeness against prompt following", {"images": [compared[0], 4]})
     it.show_text(72, "Which one, and why", [compared[0], 6])
