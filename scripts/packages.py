@@ -5,7 +5,8 @@
 floors and newest: a copy of the tests' environment in hard links, with the lower bounds of requirements.txt, or with
 the newest releases, of the packages that it names. A Python: those unit tests that need no PyTorch, in an environment
 with a few small packages, and every module of the pack is compiled. A line for each; exit status 1 when one fails.
-Without a name: floors, newest, and each Python from 3.10 to 3.13 that is on the path or pyenv's. Not part of `make test`: it downloads.
+Without a name: floors, newest, and each Python from 3.10 to 3.13 that is on the path or pyenv's. Not part of
+`make test`: it downloads.
 """
 
 from __future__ import annotations
