@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..deft_ops.files import native, safe
+from ..disk.errors import advice
 from ..scoring.pictures import to_pictures
 from .saving import write_native
 from .sockets import FOLDER
@@ -51,12 +52,12 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     if result.file is not None and is_made(file, result.mark, result.adapter.metadata):
         return [f"it is in {file}"]
     if file.exists() and mark_of(file) != result.mark:
-        return [_warned(f"{file} was created meanwhile and was not replaced: {_ADVICE}")]
+        return [_warned(f"{file} was created meanwhile and was not replaced: choose another name; {_ADVICE}")]
     stem = file.with_suffix("")
     lines = _guarded(
         lambda: f"written to {write_native(result.adapter, stem, result.mark)}",
         f"the adapter could not be written to {file}",
-        f": {_ADVICE}",
+        f"; {_ADVICE}",
     )
     if result.pictures and file.is_file():
         picture = stem.with_name(stem.name + PICTURE)
@@ -64,10 +65,7 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     return lines
 
 
-_ADVICE = (
-    "the adapter is in the output `adapter`, so nothing is lost; free some space or choose another name and connect "
-    "Save Adapter, or run again"
-)
+_ADVICE = "the adapter is in the output `adapter`, so nothing is lost: connect Save Adapter, or run again"
 
 
 def _write_picture(result: TrainingResult, file: Path) -> str:
@@ -89,11 +87,11 @@ def _is_own_picture(file: Path, mark: str) -> bool:
         return False
 
 
-def _guarded(write: Callable[[], str], failure: str, advice: str = "") -> list[str]:
+def _guarded(write: Callable[[], str], failure: str, more: str = "") -> list[str]:
     try:
         return [write()]
     except OSError as error:
-        return [_warned(f"{failure} ({error.strerror or error}){advice}")]
+        return [_warned(f"{failure} ({error.strerror or error}): {advice(error)}{more}")]
 
 
 def _warned(text: str) -> str:

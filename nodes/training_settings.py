@@ -12,8 +12,8 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..deft_ops.files.safe import check_zero
 from ..deft_ops.settings import MORE, described
+from ..disk.errors import check_zero
 from ..models.source_file import name_of_file
 from ..models.titles import class_of, title_of
 from ..scoring.deciding import Deciding
@@ -323,7 +323,14 @@ class DEFTTrainingPreviews(io.ComfyNode):
                     default="simple",
                     tooltip="The scheduler of a preview.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the noise."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Seed of the noise.",
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # or a resumed run could not compare scores
+                ),
                 io.Model.Input(
                     "model",
                     optional=True,

@@ -51,7 +51,19 @@ TOUCHING = (
     "tests/comfy/test_peft_tuners.py",
     "tests/comfy/test_scoring_nodes.py",
 )
-ROOMS = ("deft_ops", "models", "matching", "patches", "convert", "trainers", "nodes", "scoring", "reports", "sweeps")
+ROOMS = (
+    "deft_ops",
+    "models",
+    "matching",
+    "patches",
+    "convert",
+    "trainers",
+    "nodes",
+    "scoring",
+    "reports",
+    "sweeps",
+    "disk",
+)
 WITHOUT_TORCH = (
     *("test_sweep", "test_scoring_scores", "test_scoring_st", "test_scoring_tables", "test_interval_coverage"),
     *("test_run_history", "test_page_runs", "test_checkpoint_choice", "test_letters", "test_scatter"),

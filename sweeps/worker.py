@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..disk.errors import named
 from .access import Access
 from .cells import adapter_name
 from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
@@ -241,7 +242,8 @@ class Worker:
                 if item.get("type") == "temp" and not job.outputs.previews:
                     continue
                 name = _file_name(job, node_id, title, number, str(item["filename"]))
-                await self.client.fetch(item, scratch / name)
+                with named(scratch / name):
+                    await self.client.fetch(item, scratch / name)
                 if name.lower().endswith(".png"):
                     await asyncio.to_thread(_label_png, scratch / name, job)
                 stored.append(StoredFile(name, node_id, title, class_type))
@@ -298,7 +300,8 @@ def _label_png(path: Path, job: Job) -> None:
     """Write the whole workflow and the cell into a picture's text, whatever its saver has written."""
     note = {"cell": job.key, "plan": job.plan, "axes": job.labels}
     data = with_text(path.read_bytes(), {"prompt": json.dumps(job.whole), "deft_sweep": json.dumps(note)})
-    path.write_bytes(data)
+    with named(path):
+        path.write_bytes(data)
 
 
 def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:

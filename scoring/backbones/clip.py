@@ -78,7 +78,7 @@ def build_tokenizer(settings: EncoderSettings, context: int) -> SimpleTokenizer:
         return SimpleTokenizer(context_length=context)
     # open_clip takes the merges gzipped and would take a last line feed for one more token.
     try:
-        packed = gzip.compress(settings.merges.read_text(encoding="utf-8").strip().encode("utf-8"))
+        packed = gzip.compress(settings.merges.read_text(encoding="utf-8-sig").strip().encode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{settings.merges} cannot be read as the tokenizer's file ({error}).") from error
     return SimpleTokenizer(bpe_path=io.BytesIO(packed), context_length=context)

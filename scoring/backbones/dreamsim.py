@@ -127,7 +127,7 @@ def merge(folder: Path, dino: Path) -> dict[str, torch.Tensor]:
             branch = BRANCHES.format(place)
             result[f"{branch}proj" if key == "proj" else f"{branch}model.{key}"] = value
     try:
-        settings: Any = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        settings: Any = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8-sig"))
         scale = float(settings["lora_alpha"]) / int(settings["r"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{adapter / 'adapter_config.json'} is no LoRA's settings ({error}).") from error

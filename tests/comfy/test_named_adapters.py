@@ -226,7 +226,7 @@ def test_a_full_disk_does_not_lose_the_training(comfyui: Any, loras: Path, caplo
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    text = f"the adapter could not be written to {loras / FILE} (File too large)"
+    text = f"the adapter could not be written to {loras / FILE} (File too large): free some space"
     assert f"WARNING: {text}" in run.text("train")
     assert "connect Save Adapter" in run.text("train")
     assert text in caplog.text

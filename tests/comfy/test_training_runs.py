@@ -275,6 +275,20 @@ def test_a_full_disk_does_not_end_the_training(pack: Any, tmp_path: Path) -> Non
     assert same(result.adapter, train(pack, model).adapter)
 
 
+def test_what_the_system_refuses_a_training(pack: Any, tmp_path: Path) -> None:
+    """The advice is that for the reason, whatever space there is."""
+    model = as_loaded(models.sd3)
+    (tmp_path / "file").write_bytes(b"")
+    report = train(pack, model, folder=pack.checkpoints.RunFolder(tmp_path / "file" / "run", 2)).report
+    advice = r"\(.+\): a file has the name of the folder, choose another"
+    assert re.search(rf"WARNING: the checkpoint of step 2 could not be written to \S+ {advice}", report)
+    assert "free some space" not in report
+    with pytest.raises(
+        OSError, match=r"aaa_\w+/\S+ could not be written \(File name too long\): choose a shorter name"
+    ):
+        train(pack, model, folder=pack.checkpoints.RunFolder(tmp_path / ("a" * 300), 2))
+
+
 def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(pack: Any, tmp_path: Path) -> None:
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 1)
     model = as_loaded(models.sd3)

@@ -106,6 +106,9 @@ def test_own_merges_make_the_vocabulary(tmp_path):
     assert tokenizer.vocab_size == 516  # 512 bytes, 2 merges, start and end
     assert tokenizer.encode("dog") == [513]
     assert tokenizer(["dog"])[0, :4].tolist() == [514, 513, 515, 0]
+    # The mark that Windows' editors write first is no text, and an empty line behind it none of the merges.
+    settings.merges.write_bytes(b"\xef\xbb\xbf\n" + settings.merges.read_bytes())
+    assert build_tokenizer(settings, 12).encoder == tokenizer.encoder
 
 
 def only(scorer: Scorer, *measures: Measure, **changes) -> Scorer:

@@ -17,6 +17,7 @@ import torch
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
+from ...disk.errors import advice, named
 from ..settings.settings import differences, digest
 from .history import LARGEST_LOG, LOG, read_bytes, read_object
 from .preview_scores import PREVIEW
@@ -47,7 +48,10 @@ class RunFolder:
 
         Raises:
             ValueError: another one does, or another part of this one.
+            NotWritten: a name that the system refuses, in which nothing can be looked for either; it is an OSError.
         """
+        with named(self.path / LOCK):
+            (self.path / LOCK).exists()
         with ExitStack() as stack:
             try:
                 self._guarded(LOCK, lambda: stack.enter_context(lock.holding(self.path / LOCK)))
@@ -173,7 +177,7 @@ class RunFolder:
         try:
             work()
         except OSError as error:
-            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): free some space")
+            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): {advice(error)}")
 
     def problem(self, text: str) -> None:
         """Log it and keep it for the report, once."""
