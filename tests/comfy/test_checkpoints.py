@@ -177,7 +177,6 @@ def test_overfitting_is_named(comfyui: Any) -> None:
     chosen = re.match(r"Recommended: step (\d+)\.", report)
     assert chosen
     assert int(chosen[1]) < steps
-    print(report + "\n" + run.output("it", 5))
 
 
 def seeds_of(row: Any) -> Any:
