@@ -7,6 +7,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..deft_ops.files.safe import read_text
+
 DEMO = Path(__file__).parent.parent / "demo"
 CATEGORY = "DEFT/demo"
 
@@ -97,7 +99,7 @@ class DEFTDemoSubject(io.ComfyNode):
         pictures = [
             torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 255) for file in files
         ]
-        captions = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]
+        captions = [read_text(file.with_suffix(".txt")).strip() for file in files]
         name = subject.replace("_", " ")
         if token:
             captions = [caption.replace(name, f"{token} {name}", 1).replace("an sks", "a sks") for caption in captions]

@@ -50,7 +50,7 @@ def folder_of(name: str, demo: Path = DEMO) -> Path:
     word, _, below = str(name).partition("/")
     root = roots(demo).get(word)
     if root is None or not below or not (root / below).resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{name!r} is no folder in ComfyUI's input or output folder: choose one of the list.")
+        raise ValueError(f"{name!r} is not a folder in ComfyUI's input or output folder: choose one from the list.")
     if not (root / below).is_dir():
         raise ValueError(f"There is no folder {name!r}: put it there and press R to refresh the list.")
     return root / below
@@ -121,7 +121,9 @@ class DEFTLoadFolder(io.ComfyNode):
             raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(SUFFIXES)}).")
         texts = [file.with_suffix(".txt") for file in files]
         captions = [safe.read_text(text).strip() if text.is_file() else "" for text in texts]
-        images = [as_image(np.array(picture)) for picture in FilePictures(files)]
+        pictures = FilePictures(files)
+        # By place: an iterator would keep Pillow's copy of a picture while its floats are made.
+        images = [as_image(np.array(pictures[place])) for place in range(len(files))]
         return io.NodeOutput(images, captions, [file.stem for file in files])
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..deft_ops.files import native, safe
+from ..disk.errors import advice
 from ..scoring.pictures import to_pictures
 from .saving import write_native
 from .sockets import FOLDER
@@ -36,7 +37,7 @@ def named_file(name: str) -> Path | None:
     for file in others:
         if file.exists() and file.parent.resolve() != own.parent.resolve():
             raise ValueError(
-                f"The file {file} is there already, and loaders would find {own} in its place: choose another name."
+                f"The file {file} already exists, and loaders would find {own} in its place: choose another name."
             )
     return own
 
@@ -49,14 +50,14 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     from ..trainers.run.finished import is_made, mark_of
 
     if result.file is not None and is_made(file, result.mark, result.adapter.metadata):
-        return [f"it lies in {file}"]
+        return [f"it is in {file}"]
     if file.exists() and mark_of(file) != result.mark:
-        return [_warned(f"{file} has come meanwhile and was left: {_ADVICE}")]
+        return [_warned(f"{file} was created meanwhile and was not replaced: choose another name; {_ADVICE}")]
     stem = file.with_suffix("")
     lines = _guarded(
         lambda: f"written to {write_native(result.adapter, stem, result.mark)}",
         f"the adapter could not be written to {file}",
-        f": {_ADVICE}",
+        f"; {_ADVICE}",
     )
     if result.pictures and file.is_file():
         picture = stem.with_name(stem.name + PICTURE)
@@ -64,16 +65,13 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     return lines
 
 
-_ADVICE = (
-    "the adapter is in the output `adapter`, so nothing is lost; free some space or choose another name and connect "
-    "Save Adapter, or run again"
-)
+_ADVICE = "the adapter is in the output `adapter`, so nothing is lost: connect Save Adapter, or run again"
 
 
 def _write_picture(result: TrainingResult, file: Path) -> str:
     """The first of the last previews as PNG; a picture that is not of this run is left."""
     if file.exists() and not _is_own_picture(file, result.mark):
-        return f"the picture {file.name} beside it is not of this run and was left"
+        return f"the picture {file.name} beside it is not from this run and was kept"
     info, data = PngInfo(), BytesIO()
     info.add_text(native.RUN, result.mark)
     to_pictures(result.pictures[-1][1][:1])[0].save(data, "PNG", pnginfo=info)
@@ -89,11 +87,11 @@ def _is_own_picture(file: Path, mark: str) -> bool:
         return False
 
 
-def _guarded(write: Callable[[], str], failure: str, advice: str = "") -> list[str]:
+def _guarded(write: Callable[[], str], failure: str, more: str = "") -> list[str]:
     try:
         return [write()]
     except OSError as error:
-        return [_warned(f"{failure} ({error.strerror or error}){advice}")]
+        return [_warned(f"{failure} ({error.strerror or error}): {advice(error)}{more}")]
 
 
 def _warned(text: str) -> str:

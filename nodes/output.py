@@ -23,7 +23,8 @@ from PIL.PngImagePlugin import PngInfo
 from server import PromptServer
 
 from ..deft_ops.files import lock
-from ..deft_ops.files.safe import named, write_files
+from ..deft_ops.files.safe import write_files
+from ..disk.errors import named
 from .sockets import ScoresSocket
 
 PATIENCE = 60.0  # seconds that a node waits for another server that writes files of the same name
@@ -124,12 +125,13 @@ def file_name(label: str) -> str:
 def save_pngs(prefix: str, pictures: Iterable[tuple[str, Image.Image]], info: PngInfo | None) -> list[Path]:
     """Write named pictures as PNG into the output folder: prefix_name_00001_.png, one counter for all of them.
 
-    The names have to differ. The pictures may be made one by one. Raises ComfyUI's own error for a prefix that leads
-    out of the output folder.
+    The names have to differ. The pictures may be made one by one. Raises as save_place and write_files.
     """
     folder, start, _ = save_place(prefix, folder_paths.get_output_directory())
     form = re.compile(re.escape(start) + r"_.+_(\d+)_\.png", re.IGNORECASE)
-    counter = 1 + max((int(match[1]) for file in os.listdir(folder) if (match := form.fullmatch(file))), default=0)
+    with named(folder / start):
+        names = os.listdir(folder)
+    counter = 1 + max((int(match[1]) for file in names if (match := form.fullmatch(file))), default=0)
     paths = []
     for name, picture in pictures:
         target = BytesIO()

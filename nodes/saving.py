@@ -15,8 +15,8 @@ from ..convert.lora_naming import NAMINGS
 from ..deft_ops import modelspec
 from ..deft_ops.adapter import Adapter, layers, validate
 from ..deft_ops.files import native, peft_writer, svdiff
-from ..deft_ops.files.safe import named
 from ..deft_ops.version import VERSION
+from ..disk.errors import named
 from ..matching.match import sliced_shape
 from ..models.names import diffusers_names, model_names, module_names, target_key
 from .adapters import CATEGORY

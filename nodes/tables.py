@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..deft_ops.files import lock
 from ..deft_ops.files.safe import write_files
+from ..disk.errors import check_zero, named
 from ..scoring.published import PUBLISHED
 from ..scoring.scores import Scores, Whole, join, merge, whole_lines
 from .output import as_image, in_order, listed, save_files, scores_input, show_text, text_ui
@@ -31,14 +32,18 @@ def score_file(name: str) -> Path:
     """The .jsonl file of that name in the output folder; the suffix may be missing.
 
     Raises:
-        ValueError: the name leads out of the output folder, or names a folder.
+        ValueError: the name leads out of the output folder, names a folder, or has a zero character.
+        NotWritten: a name that the system refuses; it is an OSError.
     """
     folder = Path(folder_paths.get_output_directory()).resolve()
+    check_zero(folder / name)
     path = (folder / f"{name.removesuffix('.jsonl')}.jsonl").resolve()
     if not path.is_relative_to(folder) or path.name == ".jsonl":
         raise ValueError(
             f"append_to: {name!r} is not a file inside the output folder; write a name such as comparison/scores."
         )
+    with named(path):
+        path.exists()
     return path
 
 

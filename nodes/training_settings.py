@@ -12,8 +12,8 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..deft_ops.files.safe import check_zero
 from ..deft_ops.settings import MORE, described
+from ..disk.errors import check_zero
 from ..models.source_file import name_of_file
 from ..models.titles import class_of, title_of
 from ..scoring.deciding import Deciding

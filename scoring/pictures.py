@@ -110,6 +110,11 @@ class FilePictures(Pictures):
         try:
             with Image.open(path, formats=_formats()) as opened:
                 return as_rgb(ImageOps.exif_transpose(opened), getattr(opened, "tag_v2", {}))
+        except Image.DecompressionBombError as error:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # above the limit itself it warns only
+            raise ValueError(
+                f"{path} has more pixels than the {most:,} that Pillow reads: make it smaller, or remove it."
+            ) from error
         except UnidentifiedImageError as error:
             tiff = path.suffix.lower() in (".tif", ".tiff") and _start(path) in TIFF_STARTS
             why = UNKNOWN_TIFF if tiff else error

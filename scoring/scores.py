@@ -183,9 +183,9 @@ def from_jsonl(text: str, what: str = "the score file", first: int = 1) -> Score
 def from_bytes(data: bytes, what: str = "the score file", first: int = 1) -> Scores:
     """The scores in a file's content. Raises ValueError that names the line for anything else."""
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # Windows' editors write a mark of the encoding first
     except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + first
+        number = error.object.count(b"\n", 0, error.start) + first
         raise ValueError(
             f"{what}, line {number}, is not UTF-8; repair or remove the line, or choose another file."
         ) from error

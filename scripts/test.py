@@ -33,6 +33,7 @@ TYPED = (
     "scoring",
     "reports",
     "sweeps",
+    "disk",
     "benchmarks",
     "workflow_sources",
 )

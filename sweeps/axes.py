@@ -11,7 +11,8 @@ from typing import Any
 from .plan_file import AxisPart, AxisSetting, words
 from .schema import near
 
-MOST_VALUES = 1_000_000
+MOST_VALUES = 100_000  # of all axes of a plan: each takes half a kilobyte
+MOST_ENTRIES = 1_000_000  # rows of a CSV that are taken, times its columns
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _range(part: AxisPart, folder: Path) -> list[Value]:
         raise ValueError(f"`range` from {start} to {stop} is never reached in steps of {step}.")
     count = int((stop - start) / step + 1e-9) + 1
     if count > MOST_VALUES:
-        raise ValueError(f"`range` has {count} values; {MOST_VALUES} are the most.")
+        raise ValueError(f"`range` has {count:,} values; {MOST_VALUES:,} are the most.")
     values = [start + step * index for index in range(count)]
     if any(isinstance(value, float) for value in (start, stop, step)):
         values = [float(f"{value:.12g}") for value in values]  # 0.30000000000000004 is not what the plan says
@@ -107,7 +108,7 @@ def _seeds(part: AxisPart, folder: Path) -> list[Value]:
     seeds = part.seeds
     if isinstance(seeds, int):
         if seeds > MOST_VALUES:
-            raise ValueError(f"`seeds` is {seeds}; {MOST_VALUES} are the most.")
+            raise ValueError(f"`seeds` is {seeds:,}; {MOST_VALUES:,} are the most.")
         seeds = list(range(part.first, part.first + seeds))
     return [Value(str(seed), _targets(part.into, seed)) for seed in seeds or ()]
 
@@ -116,12 +117,15 @@ def _rows(part: AxisPart, folder: Path) -> list[Value]:
     path = folder / (part.csv or "")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
-            rows = list(reader)
+            return _row_values(part, path, csv.DictReader(file, restkey="", strict=True))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: check `csv`.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}).") from error
+
+
+def _row_values(part: AxisPart, path: Path, reader: csv.DictReader[str]) -> list[Value]:
+    """The values of a CSV's rows. Each is checked before the next is read: it holds all columns, also missing ones."""
     columns = list(reader.fieldnames or ())
     into, label = part.into, part.label if part.label is not None else (columns[0] if columns else "")
     if isinstance(into, (str, list)):
@@ -131,8 +135,8 @@ def _rows(part: AxisPart, folder: Path) -> list[Value]:
     for name in (label, *into, *part.only, *part.upload, *part.match):
         if name not in columns:
             raise ValueError(f"{path} has no column {name!r}; {near(name, columns)}.")
-    values = []
-    for number, row in enumerate(rows, 2):
+    values: list[Value] = []
+    for number, row in enumerate(reader, 2):
         if None in row.values() or "" in row:
             raise ValueError(f"{path}, line {number}: it has not as many values as the first line has columns.")
         if all(row[name] in allowed for name, allowed in part.only.items()):
@@ -142,6 +146,10 @@ def _rows(part: AxisPart, folder: Path) -> list[Value]:
                 for target in words(targets)
             )
             values.append(Value(row[label], targets, facts=row))
+        if len(values) > MOST_VALUES or len(values) * len(columns) > MOST_ENTRIES:
+            raise ValueError(
+                f"{path} is too long: an axis has at most {MOST_VALUES:,} rows, and {MOST_ENTRIES:,} values in them."
+            )
     return values
 
 

@@ -25,6 +25,7 @@ from .training_nodes import TRAINERS
 from .workflow import NO_NAMES, Names, Prompt, needed_by, order, title_of
 
 MODELS = {"MODEL", "CLIP", "VAE"}
+MOST_CELLS = 1_000_000  # of a plan: each takes a third of a kilobyte
 CellChoice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
 
 
@@ -141,6 +142,8 @@ class Compiler:
             cells.pictures.append(
                 PlannedCell(key, choice, shared.setdefault(needs, needs), shared.setdefault(models, models))
             )
+            if len(cells.pictures) > MOST_CELLS:
+                raise ValueError(f"the plan has more than {MOST_CELLS:,} cells: give its axes fewer values.")
         if not cells.pictures:
             raise ValueError("the plan has no cells: `exclude`, `only` and `match` leave nothing.")
         self._check_placeholders()

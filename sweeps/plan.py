@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .axes import Axis, read_axis
-from .plan_file import read_plan_file
+from .axes import MOST_VALUES, Axis, read_axis
+from .plan_file import PlanFile, read_plan_file
 from .schema import near
 
-MOST_PARTS, DEEPEST = 1_000_000, 100  # values of a plan, and brackets in each other
+MOST_NODES = 200_000  # names and values that a plan writes: each takes half a kilobyte
+MOST_PARTS, DEEPEST = 1_000_000, 100  # values of a plan with what aliases repeat, and brackets in each other
 PLACEHOLDER = re.compile(r"%([A-Za-z_][\w-]*)%")
 
 
@@ -74,7 +75,7 @@ def read_plan(path: Path) -> Plan:
     except yaml.YAMLError as error:
         raise ValueError(f"The plan {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except RecursionError as error:
-        raise ValueError(f"The plan {path} has lists or mappings too deep in each other: write it flatter.") from error
+        raise ValueError(f"The plan {path} has lists or mappings nested too deeply: flatten them.") from error
     try:
         return _plan(data, path)
     except ValueError as error:
@@ -84,23 +85,32 @@ def read_plan(path: Path) -> Plan:
 def _loaded(text: str) -> Any:
     """The content of a YAML text.
 
-    Raises yaml.YAMLError, also for aliases that repeat more than MOST_PARTS values: some lines can stand for billions.
+    Raises yaml.YAMLError, also for more than MOST_NODES names and values, and for aliases that repeat more than
+    MOST_PARTS: some lines can stand for billions.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Whose work does not grow with the square of the brackets that are open."""
+        """Whose work does not grow with the square of the brackets that are open, and has an end."""
+
+        nodes = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.nodes += 1
+            if self.nodes > MOST_NODES:
+                raise yaml.YAMLError(f"it has more than {MOST_NODES:,} names and values; put long lists into a CSV")
+            return super().compose_node(parent, index)
 
         def fetch_flow_collection_start(self, token: Any) -> None:
             if self.flow_level >= DEEPEST:
-                raise yaml.YAMLError(f"more than {DEEPEST} brackets are open in each other")
+                raise yaml.YAMLError(f"more than {DEEPEST} brackets are nested in each other")
             super().fetch_flow_collection_start(token)
 
     node = yaml.compose(text, Loader=Loader)
     if node is None:
         return None
     if _parts(node, {}) > MOST_PARTS:
-        raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_PARTS:,} values, or hold themselves")
+        raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_PARTS:,} values, or contain themselves")
     return yaml.constructor.SafeConstructor().construct_document(node)
 
 
@@ -116,7 +126,7 @@ def _parts(node: Any, counts: dict[int, float]) -> float:
 
 def _plan(data: Any, path: Path) -> Plan:
     parts = read_plan_file(data)
-    axes = tuple(read_axis(name, part, path.parent) for name, part in parts.axes.items())
+    axes = _axes(parts, path.parent)
     names = {axis.name for axis in axes} | {fact for axis in axes for fact in axis.facts}
     for axis in axes:
         _check_match(axis, axes)
@@ -145,6 +155,16 @@ def _plan(data: Any, path: Path) -> Plan:
         parts.choice_seed,
         {name: value for name, value in (data.get("report") or {}).items() if value is not None},
     )
+
+
+def _axes(parts: PlanFile, folder: Path) -> tuple[Axis, ...]:
+    axes, count = [], 0
+    for name, part in parts.axes.items():
+        axes.append(read_axis(name, part, folder))
+        count += len(axes[-1].values)
+        if count > MOST_VALUES:
+            raise ValueError(f"the axes have {count:,} values and more; {MOST_VALUES:,} are the most of all together.")
+    return tuple(axes)
 
 
 def _check_match(axis: Axis, axes: Iterable[Axis]) -> None:

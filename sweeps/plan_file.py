@@ -70,7 +70,7 @@ def _pattern(value: Any) -> re.Pattern[str]:
 
 def _not_empty(rule: dict[str, Any]) -> dict[str, Any]:
     if not rule:
-        raise ValueError("is empty: it would leave out everything.")
+        raise ValueError("is empty: it would exclude everything.")
     return rule
 
 
@@ -197,6 +197,7 @@ class ReportPart(PlanMapping):
     picture: Text | None = None
     grid_rows: Axes = None
     grid_columns: Axes = None
+    published: Text | None = None
 
 
 class PlanFile(PlanMapping):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from ..disk.errors import named
 from .records import CELL_FILE, RUN_FILE, Cell, CellRun, Record, Status, read_record, to_json
 from .writing import is_left, sync, tidy, write, write_synced
 
@@ -123,13 +124,14 @@ class Store:
     def scratch(self) -> Path:
         """A new empty folder, to be filled and then given to `put`."""
         folder = self.root / "tmp" / f"{self.owner.token[:12]}-{uuid.uuid4().hex}"
-        folder.mkdir(parents=True)
+        with named(folder):
+            folder.mkdir(parents=True)
         return folder
 
     def put(self, cell: Cell, run: CellRun, scratch: Path) -> bool:
         """Keep a cell whose files are in `scratch`, which is gone afterwards. False if another runner was first.
 
-        Raises OSError if the disk is full; then nothing of the cell is kept.
+        Raises NotWritten, which is an OSError, if the disk is full; then nothing of the cell is kept.
         """
         try:
             for file in scratch.iterdir():
@@ -137,11 +139,12 @@ class Store:
             write_synced(scratch / CELL_FILE, to_json(cell))
             write_synced(scratch / RUN_FILE, to_json(run))
             target = self.folder(cell.key, run.status)
-            target.parent.mkdir(parents=True, exist_ok=True)
             if run.status != "done":
                 self.forget(cell.key, ("failed", "cancelled"))
             try:
-                os.rename(scratch, target)
+                with named(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(scratch, target)
             except OSError:
                 if not target.is_dir():
                     raise
@@ -158,8 +161,9 @@ class Store:
             folder = self.folder(key, status)
             if folder.is_dir():
                 away = self.root / "tmp" / f"away-{uuid.uuid4().hex}"
-                away.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(folder, away)
+                with named(folder):
+                    away.parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(folder, away)
                 shutil.rmtree(away, ignore_errors=True)
 
     def tidy(self) -> None:
@@ -177,14 +181,9 @@ class Store:
     def claim(self, name: str) -> bool:
         """Take a cell (or anything of that name) for this runner. False while another living runner holds it."""
         path = self._claim_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = json.dumps({"host": self.owner.host, "pid": self.owner.pid, "token": self.owner.token}).encode()
-        try:
-            with open(path, "xb") as file:
-                file.write(data)
+        if _made(path, data):
             return True
-        except FileExistsError:
-            pass
         seen = self._read_claim(path)
         if seen == self.owner:
             return True
@@ -193,10 +192,7 @@ class Store:
             return False
         # Only one may take over: who makes this file. It is removed again at once.
         lock = path.with_name(f"{name}.takeover")
-        try:
-            with open(lock, "xb"):
-                pass
-        except FileExistsError:
+        if not _made(lock):
             if _age(lock) > STALE:
                 lock.unlink(missing_ok=True)
             return False
@@ -277,13 +273,25 @@ class Store:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{self.root / 'plan' / name / file} is damaged ({type(error).__name__}: {error}): `sweeps plan` and "
-                "`sweeps run` write it anew."
+                "`sweeps run` write it again."
             ) from error
 
     def plans(self) -> list[str]:
         """The names of the plans that use the store, the first one first."""
         content: dict[str, Any] = json.loads((self.root / "store.json").read_bytes())
         return list(content["plans"])
+
+
+def _made(path: Path, content: bytes = b"") -> bool:
+    """Make a file, and its folder. False if there is one. Raises NotWritten."""
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(path, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    return True
 
 
 def _age(path: Path) -> float:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..disk.errors import named
 from .access import Access
 from .cells import adapter_name
 from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
@@ -112,7 +113,7 @@ class Worker:
         Raises RuntimeError if it stays away, or has a prompt that it does not end.
         """
         if self._stuck and self.server is None:
-            raise RuntimeError(f"{self.url} goes on with a cell that was interrupted: restart that server")
+            raise RuntimeError(f"{self.url} still runs a cell that was interrupted: restart that server")
         self._stuck = False
         await self.stop()
         await self.start()
@@ -151,7 +152,7 @@ class Worker:
                 await asyncio.to_thread(self.server.drop_checkpoints, finished.ended)
             numbers = _numbers(job, texts)
             if job.kind == "training" and not any(file.name == ADAPTER for file in files) and job.saves_adapter:
-                raise NodeFailed("the training has given no file of its adapter: look into ComfyUI's log", "")
+                raise NodeFailed("the training wrote no adapter file: see ComfyUI's log", "")
         except (Refused, Interrupted) as reason:
             status, error = "cancelled" if isinstance(reason, Interrupted) else "failed", str(reason)
         except NodeFailed as reason:
@@ -241,7 +242,8 @@ class Worker:
                 if item.get("type") == "temp" and not job.outputs.previews:
                     continue
                 name = _file_name(job, node_id, title, number, str(item["filename"]))
-                await self.client.fetch(item, scratch / name)
+                with named(scratch / name):
+                    await self.client.fetch(item, scratch / name)
                 if name.lower().endswith(".png"):
                     await asyncio.to_thread(_label_png, scratch / name, job)
                 stored.append(StoredFile(name, node_id, title, class_type))
@@ -298,7 +300,8 @@ def _label_png(path: Path, job: Job) -> None:
     """Write the whole workflow and the cell into a picture's text, whatever its saver has written."""
     note = {"cell": job.key, "plan": job.plan, "axes": job.labels}
     data = with_text(path.read_bytes(), {"prompt": json.dumps(job.whole), "deft_sweep": json.dumps(note)})
-    path.write_bytes(data)
+    with named(path):
+        path.write_bytes(data)
 
 
 def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
@@ -313,6 +316,6 @@ def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
             numbers[number.name] = float(match.group(1) if match.re.groups else match.group())
         except (ValueError, TypeError):
             raise NodeFailed(
-                f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}) but {text[:200]!r}", ""
+                f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}), but {text[:200]!r}", ""
             ) from None
     return numbers

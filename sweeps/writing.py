@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -13,50 +12,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from ..disk.errors import named
+
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 LEFT = 24 * 60 * 60.0  # seconds after which a temporary file is one that a killed process has left
-
-
-class Unwritable(OSError):
-    """An error of the disk or of a name, with the file's name and what to do. `strerror` is the system's own text."""
-
-    def __str__(self) -> str:
-        """The error message."""
-        advice = _ADVICE.get(self.errno or 0, "check the folder and its disk")
-        return f"{self.filename} could not be written ({self.strerror}): {advice}."
-
-
-_SPACE, _RIGHTS = "free some space, or choose another folder", "choose a folder that may be written to"
-_ADVICE = {
-    errno.ENOSPC: _SPACE,
-    getattr(errno, "EDQUOT", errno.ENOSPC): _SPACE,  # not on every system
-    errno.EFBIG: _SPACE,
-    errno.EROFS: _RIGHTS,
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EEXIST: "a file has the name of the folder, choose another",
-    errno.ENOTDIR: "a file has the name of the folder, choose another",
-}
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """The system's errors with the name of the file: those of writing and of waiting for the disk have none."""
-    try:
-        yield
-    except Unwritable:
-        raise
-    except OSError as error:
-        if error.filename is not None and Path(error.filename).parent not in (path.parent, *path.parents):
-            raise  # of another file
-        raise Unwritable(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write(path: Path, content: bytes) -> Path:
     """Write a file at once: a reader sees the old one or the new one. Its folder is made. Returns the path.
 
-    Raises Unwritable, which is an OSError.
+    Raises NotWritten, which is an OSError.
     """
     part = _part(path)
     with named(path):
@@ -73,7 +38,7 @@ def write(path: Path, content: bytes) -> Path:
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait for the disk; or a power cut could leave its name with nothing behind it.
 
-    Raises Unwritable, which is an OSError.
+    Raises NotWritten, which is an OSError.
     """
     with named(path):
         _write(path, content)
@@ -109,24 +74,26 @@ def writing(path: Path) -> Iterator[TextIO]:
 def link(source: Path, target: Path) -> None:
     """Make target the same file as source (a hard link), or a copy of it where the file system cannot do that.
 
-    Raises OSError where the source cannot be read.
+    Raises NotWritten, which is an OSError; another OSError where the source cannot be read.
     """
     if target.exists():
         new, old = source.stat(), target.stat()
         if os.path.samestat(new, old) or (new.st_size, new.st_mtime_ns) == (old.st_size, old.st_mtime_ns):
             return
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = _part(target)
-    try:
+    with named(target):
         try:
-            os.link(source, part)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            shutil.copy2(source, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, part)
+            except FileNotFoundError as error:  # it names both files
+                raise FileNotFoundError(error.errno, error.strerror, str(source)) from None
+            except OSError:
+                shutil.copy2(source, part)
+            os.replace(part, target)
+        finally:
+            with suppress(OSError):  # a name that is too long is none
+                part.unlink(missing_ok=True)
 
 
 def _part(path: Path) -> Path:

@@ -10,6 +10,7 @@ WORDS = {
     "apply lora": ("DEFTApplyAdapter", "DEFTAdapterLoader"),
     "lora loader": ("DEFTAdapterLoader",),
     "dreambooth lora": ("DEFTTrainAdapter",),
+    "dreambench": ("DEFTLoadDreamBench",),
     "captions": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
     "loss curve": ("DEFTTrainAdapter",),
     "image folder": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),

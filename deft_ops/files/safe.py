@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from ...disk.errors import NotWritten, check_zero
 
 # safetensors' own words, which were once camel case.
 _REASONS = {
@@ -130,30 +131,6 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-class NotWritten(OSError):
-    """An error of the disk or of a name, with the file's name and what to do. `strerror` is the system's own text."""
-
-    def __str__(self) -> str:
-        """The error message."""
-        return f"{self.filename} could not be written ({self.strerror}): {_ADVICE.get(self.errno or 0, _CHECK)}."
-
-
-_CHECK = "check the folder and its disk"
-_SPACE, _RIGHTS = "free some space, or choose another place", "choose a folder that may be written to"
-_ADVICE = {
-    errno.ENOSPC: _SPACE,
-    getattr(errno, "EDQUOT", errno.ENOSPC): _SPACE,  # not on every system
-    errno.EFBIG: _SPACE,
-    errno.EROFS: _RIGHTS,
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EEXIST: "a file has the name of the folder, choose another",
-    errno.ENOTDIR: "a file has the name of the folder, choose another",
-    errno.EISDIR: "a folder has this name, choose another",
-}
-
-
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _DAY = 24 * 60 * 60.0  # seconds; no write takes as long
 _tidied: dict[str, float] = {}  # folders, and when
@@ -175,25 +152,6 @@ def _tidy(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 if now - entry.stat(follow_symlinks=False).st_mtime > _DAY:
                     os.unlink(entry)
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """The system's errors while a place for a file is looked for, as NotWritten with the file's name.
-
-    Raises ValueError for a name with a zero character.
-    """
-    check_zero(path)
-    try:
-        yield
-    except OSError as error:
-        raise NotWritten(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def check_zero(path: Path) -> None:
-    """Raise ValueError for a name with a zero character, which no system takes."""
-    if "\0" in str(path):
-        raise ValueError(f"{str(path)!r} has a zero character: choose another name.")
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:

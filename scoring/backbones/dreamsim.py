@@ -80,15 +80,7 @@ def load(
     size = settings.architecture if isinstance(settings.architecture, dict) else VIT_B
     module = Ensemble(size, {"clip": 512, "open_clip": 512} | projected, settings.preprocess.crop)
     load_state(module, named, path, spec.name)
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=module,
-        weights=weights,
-    )
+    return Backbone.of(spec, settings, module, weights)
 
 
 def ensemble_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -135,7 +127,7 @@ def merge(folder: Path, dino: Path) -> dict[str, torch.Tensor]:
             branch = BRANCHES.format(place)
             result[f"{branch}proj" if key == "proj" else f"{branch}model.{key}"] = value
     try:
-        settings: Any = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        settings: Any = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8-sig"))
         scale = float(settings["lora_alpha"]) / int(settings["r"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{adapter / 'adapter_config.json'} is no LoRA's settings ({error}).") from error

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...disk.errors import NotWritten, named
 from ...reports.sweep.grids import Grid, draw_grids
 from ...reports.sweep.material import Layout, SweepMaterial
 from ...reports.sweep.page import PICTURES, markdown_page, pages
@@ -36,7 +37,8 @@ def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Lay
     if not cells:
         raise ValueError("there are no cells to report; check the plan's axes and its exclude.")
     layout = completed(layout, cells)
-    out.mkdir(parents=True, exist_ok=True)
+    with named(out):
+        out.mkdir(parents=True, exist_ok=True)
     for folder in (out, out / PICTURES):
         tidy(folder)
     with writing(out / "scores.jsonl") as target:
@@ -77,10 +79,11 @@ def _link_pictures(material: SweepMaterial, folder: Path) -> set[str]:
         for picture in cell.pictures:
             if picture.name in ready:
                 continue
-            folder.mkdir(exist_ok=True)
             try:
                 link(picture.path, folder / picture.name)
                 ready.add(picture.name)
+            except NotWritten as error:
+                material.problems.append(f"{error} {picture.path} is not shown.")
             except OSError as error:
                 material.problems.append(f"{picture.path} cannot be read ({error.strerror}), and is not shown.")
     return ready

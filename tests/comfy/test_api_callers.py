@@ -126,16 +126,18 @@ def value_of(name: str, spec: Any) -> Any:
     return [f"given {kind}", 0]
 
 
-def least(node: Any, choices: dict[str, str] | None = None) -> dict[str, Any]:
-    """The inputs that a node cannot do without; of a dynamic combo the first option or that of `choices` alone."""
+def least(node: Any, choices: dict[str, str] | None = None, inner: bool = True) -> dict[str, Any]:
+    """The inputs that a node cannot do without; of a dynamic combo the first option or that of `choices`.
+
+    inner: with the inputs that the option has.
+    """
     inputs: dict[str, Any] = {}
     for name, spec in node.INPUT_TYPES().get("required", {}).items():
         if kind_of(spec) == DYNAMIC:
-            first = CHOSEN.get(name) or spec[1]["options"][0]["key"]
-            inputs[name] = (choices or {}).get(name, first)
-            inner = next((one["inputs"] for one in spec[1]["options"] if one["key"] == first), {})
-            if inputs[name] == first:
-                inputs |= {f"{name}.{part}": value_of(part, one) for part, one in inner.get("required", {}).items()}
+            options = {option["key"]: option["inputs"] for option in spec[1]["options"]}
+            inputs[name] = (choices or {}).get(name) or CHOSEN.get(name) or next(iter(options))
+            parts = options.get(inputs[name], {}).get("required", {}) if inner else {}
+            inputs |= {f"{name}.{part}": value_of(part, one) for part, one in parts.items()}
         elif kind_of(spec) == GROWING:
             template = spec[1]["template"]
             part, one = next(iter(template["input"]["required"].items()))
@@ -182,10 +184,31 @@ def test_what_is_missing_or_unknown(comfyui: Any, node_id: str) -> None:
         assert problem(comfyui, node_id, least(node)) == ""
     else:
         comfyui.run(prompt(node_id, least(node)), want=["node"])
-    for name, options in dynamic(node).items():
-        for option in (*options[1:3], options[-1], "no such choice", ""):
-            assert problem(comfyui, node_id, least(node, {name: option})) == "", option
+    for name in dynamic(node):
+        assert problem(comfyui, node_id, least(node) | {name: "no such choice"}) == ""
+        assert problem(comfyui, node_id, least(node) | {name: ""}) == ""
         assert problem(comfyui, node_id, {key: value for key, value in least(node).items() if key != name}) == ""
+
+
+def test_every_option_of_a_dynamic_combo(comfyui: Any) -> None:
+    """With the inputs that it has, without them, and with each of them alone missing."""
+    wrong: dict[tuple[str, str, str], str] = {}
+    every = [
+        (node_id, name, option)
+        for node_id in written_ids()
+        for name, options in dynamic(comfyui.pack_nodes[node_id]).items()
+        for option in options
+    ]
+    for node_id, name, option in every:
+        whole = least(comfyui.pack_nodes[node_id], {name: option})
+        bare = least(comfyui.pack_nodes[node_id], {name: option}, inner=False)
+        without = [{key: value for key, value in whole.items() if key != part} for part in whole.keys() - bare.keys()]
+        cases = {str(sorted(inputs)): inputs for inputs in (whole, bare, *without)}
+        wrong |= {(node_id, option, case): problem(comfyui, node_id, inputs) for case, inputs in cases.items()}
+        if node_id == "DEFTTrainAdapter":  # all that these need is in the schema; protocols need weights
+            comfyui.run(prompt(node_id, whole), want=["node"])
+    assert len(every) >= 12
+    assert not {case: text for case, text in wrong.items() if text}
 
 
 @pytest.mark.parametrize("node_id", written_ids())
@@ -199,10 +222,15 @@ def test_an_input_that_is_linked_to_nothing(comfyui: Any, node_id: str) -> None:
     assert not {name: text for name, text in wrong.items() if text}
 
 
-# By node, the input that names its files.
-WRITERS = {
-    **dict.fromkeys(("DEFTSaveAdapter", "DEFTExportLoRA", "DEFTSaveScores", "DEFTScoreTable"), "filename_prefix"),
-    "DEFTComparisonGrid": "save_pictures",
+# Nodes with the input that names their files, and what else that needs.
+WRITERS: dict[tuple[str, str], dict[str, Any]] = {
+    ("DEFTSaveAdapter", "filename_prefix"): {},
+    ("DEFTExportLoRA", "filename_prefix"): {},
+    ("DEFTSaveScores", "filename_prefix"): {},
+    ("DEFTScoreTable", "filename_prefix"): {},
+    ("DEFTScoreTable", "append_to"): {},
+    ("DEFTFidelityPlot", "filename_prefix"): {"x": "CLIP-I", "y": "DINO"},
+    ("DEFTComparisonGrid", "save_pictures"): {},
 }
 
 
@@ -216,11 +244,14 @@ WRITERS = {
     ],
     ids=["a long name", "a file for a folder", "a zero character", "a long folder"],
 )
-@pytest.mark.parametrize("node_id", WRITERS)
-def test_a_name_that_the_system_refuses(comfyui: Any, node_id: str, prefix: str, text: str, advice: str) -> None:
+@pytest.mark.parametrize("writer", WRITERS, ids="-".join)
+def test_a_name_that_the_system_refuses(
+    comfyui: Any, writer: tuple[str, str], prefix: str, text: str, advice: str
+) -> None:
     for folder in (comfyui.base / "output", comfyui.base / "models" / "loras"):
         (folder / "given file").write_bytes(b"")
-    inputs = least(comfyui.pack_nodes[node_id]) | {WRITERS[node_id]: prefix}
+    node_id, name = writer
+    inputs = least(comfyui.pack_nodes[node_id]) | WRITERS[writer] | {name: prefix}
     failed = comfyui.fail(prompt(node_id, inputs), want=["node"])
     assert text in failed.message
     assert advice in failed.message

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ..fuzz.memory import Memory
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -63,10 +65,10 @@ def test_demo_pictures_are_those_of_the_files(comfyui: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("output/../..", "is no folder in ComfyUI's input or output folder"),
-        ("/etc", "is no folder in ComfyUI's input"),
-        ("elsewhere/x", "is no folder in ComfyUI's input"),
-        (None, "None is no folder in ComfyUI's input"),
+        ("output/../..", "is not a folder in ComfyUI's input or output folder"),
+        ("/etc", "is not a folder in ComfyUI's input"),
+        ("elsewhere/x", "is not a folder in ComfyUI's input"),
+        (None, "None is not a folder in ComfyUI's input"),
         ("output/no such", "There is no folder 'output/no such'"),
     ],
 )
@@ -95,3 +97,14 @@ def test_transparency_lies_on_white(comfyui: Any) -> None:
     folder.mkdir(exist_ok=True)
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(folder / "clear.png")
     assert comfyui.run(prompt("input/see through"), want=["1"]).output("1")[0].min() == 1
+
+
+def test_a_picture_is_held_twice_at_most(comfyui: Any) -> None:
+    """The floats that are given, and one of 8 bits: 16 bytes a pixel, and some that the system has not yet got back."""
+    folder = comfyui.base / "output" / "large"
+    folder.mkdir()
+    Image.new("1", (6000, 5000), 1).save(folder / "0.png")
+    memory = Memory()
+    before = memory.start()
+    assert comfyui.run(prompt("output/large"), want=["1"]).output("1").shape == (1, 5000, 6000, 3)
+    assert memory.peak() - before < 19 * 6000 * 5000

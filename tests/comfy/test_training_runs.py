@@ -198,7 +198,7 @@ def test_a_checkpoint_of_other_settings_is_an_error(pack: Any, tmp_path: Path) -
     (run / "checkpoint_00000004.pt").replace(other / "checkpoint_00000003.pt")
     for name in ("checkpoint_00000004.pt", "adapter_00000004.safetensors"):  # or the run would be finished
         (other / name).unlink()
-    with pytest.raises(ValueError, match="was made with another rank, seed: restore that, choose another run name, or"):
+    with pytest.raises(ValueError, match="was made with another rank, seed: restore it, choose another run name, or"):
         train(pack, model, folder=folder, rank=4, seed=2)
 
 
@@ -273,6 +273,20 @@ def test_a_full_disk_does_not_end_the_training(pack: Any, tmp_path: Path) -> Non
     assert "free some space" in result.report
     assert names(run_of(folder.path)) == ["log.jsonl"]
     assert same(result.adapter, train(pack, model).adapter)
+
+
+def test_what_the_system_refuses_a_training(pack: Any, tmp_path: Path) -> None:
+    """The advice is that for the reason, whatever space there is."""
+    model = as_loaded(models.sd3)
+    (tmp_path / "file").write_bytes(b"")
+    report = train(pack, model, folder=pack.checkpoints.RunFolder(tmp_path / "file" / "run", 2)).report
+    advice = r"\(.+\): a file has the name of the folder, choose another"
+    assert re.search(rf"WARNING: the checkpoint of step 2 could not be written to \S+ {advice}", report)
+    assert "free some space" not in report
+    with pytest.raises(
+        OSError, match=r"aaa_\w+/\S+ could not be written \(File name too long\): choose a shorter name"
+    ):
+        train(pack, model, folder=pack.checkpoints.RunFolder(tmp_path / ("a" * 300), 2))
 
 
 def test_a_loss_that_explodes_keeps_the_last_good_checkpoint(pack: Any, tmp_path: Path) -> None:
@@ -557,7 +571,7 @@ def test_what_is_said_before_the_first_step(pack: Any) -> None:
 def test_training_on_top_of_an_adapter_is_said(pack: Any) -> None:
     model = as_loaded(models.sd3)
     adapter = train(pack, model).adapter
-    assert "trained on top of what is already on the model" in train(pack, pack.apply(adapter, model)[0]).report
+    assert "trained on top of " in train(pack, pack.apply(adapter, model)[0]).report
     assert "on top" not in train(pack, model).report
 
 

@@ -137,6 +137,25 @@ def laughs() -> Files:
     return {"plan.yaml": text.encode()}
 
 
+def plan(axes: str, **files: bytes) -> Callable[[], Files]:
+    """A plan with these axes; files: CSV files beside it, without their suffix."""
+    text = f"workflow: w.json\naxes: {{{axes}}}\n"
+    return lambda: {"plan.yaml": text.encode()} | {f"{name}.csv": content for name, content in files.items()}
+
+
+def wide() -> Files:
+    """A CSV of 300,000 columns and 300 rows that have one value each."""
+    columns = ",".join(f"{n:x}" for n in range(300_000))
+    return plan("a: {into: A.x, csv: wide.csv}", wide=f"{columns}\n".encode() + b"1\n" * 300)()
+
+
+def tall() -> Files:
+    """A picture of 12 x 1,048,585 points in 195 bytes: the height of one of 9 with a bit more."""
+    picture = beside.picture_samples()[0]["a.png"]
+    header = picture[16:20] + struct.pack(">I", (1 << 20) + 9) + picture[24:29]
+    return {"a.png": picture[:8] + chunk(b"IHDR", header) + picture[33:], "a.txt": b""}
+
+
 def nameless() -> Files:
     """A workflow with a subgraph whose input has no name."""
     inner = {"id": "s", "name": "s", "nodes": [], "links": [], "inputs": [{"type": "INT"}], "outputs": []}
@@ -394,6 +413,7 @@ CORPUS: tuple[Entry, ...] = (
         lambda: beside.picture_samples()[1] | {"b.txt": b"\xef\xbb\xbfa dog"},
     ),
     ("pictures", "refused", "PostScript", postscript),
+    ("pictures", "read", "12 million points in 195 bytes", tall),
     ("pictures", "refused", "an animation's chunk that is cut off", short_animation),
     ("scores", "read", "as it was written", lambda: scores.samples()[0]),
     (
@@ -427,6 +447,27 @@ CORPUS: tuple[Entry, ...] = (
     ("plans", "refused", "20,000 brackets", lambda: {"plan.yaml": b"a: " + b"[" * 20_000}),
     ("plans", "refused", "mappings too deep", lambda: {"plan.yaml": b"".join(b" " * n + b"a:\n" for n in range(1500))}),
     ("plans", "read", "the mark of Windows", lambda: {"plan.yaml": b"\xef\xbb\xbfworkflow: w.json\n"}),
+    ("plans", "refused", "a million seeds", plan("seed: {into: Sample.seed, seeds: 922337}")),
+    (
+        "plans",
+        "refused",
+        "ten axes of as many seeds as there may be",
+        plan(", ".join(f"s{n}: {{into: Sample.seed, seeds: 100000}}" for n in range(10))),
+    ),
+    (
+        "plans",
+        "refused",
+        "ten axes of as many steps as there may be",
+        plan(", ".join(f"s{n}: {{into: A.x, range: {{from: 1, to: 100000}}}}" for n in range(10))),
+    ),
+    ("plans", "refused", "800,000 values", plan(f"a: {{into: A.x, values: [{'1,' * 800_000}]}}")),
+    ("plans", "refused", "a CSV of rows that are too short", wide),
+    (
+        "plans",
+        "refused",
+        "a CSV of a million rows",
+        plan("a: {into: A.x, csv: long.csv}", long=b"x\n" + b"".join(b"%d\n" % n for n in range(1_000_000))),
+    ),
     ("plans", "refused", "no UTF-8", lambda: {"plan.yaml": b"name: \xdc\n"}),
     (
         "cells",

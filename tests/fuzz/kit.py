@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .memory import Memory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Files = dict[str, bytes]  # an input: names below a folder and their contents
@@ -21,13 +21,17 @@ MEMORY = 200 << 20  # bytes, beside four times the files' own size
 LONGEST_MESSAGE = 4000  # characters: a file must not decide how long an error message is
 
 
+_MEMORY = Memory()
+
+
 @dataclass(frozen=True)
 class Reader:
     """A kind of file.
 
     samples: valid inputs, whose bytes are mutated. structures: a hypothesis strategy of inputs near valid ones. use:
     reads what lies in a folder, and goes one step further with what was read. It raises one of `refusals`, with a
-    message that names a file, for what cannot be read. share: how often it has its turn beside the others.
+    message that names a file, for what cannot be read. share: how often it has its turn beside the others. size: the
+    bytes of what lies in a folder, where that is more than its files have.
     """
 
     name: str
@@ -36,6 +40,7 @@ class Reader:
     use: Callable[[Path], None]
     refusals: tuple[type[BaseException], ...] = (ValueError, FileNotFoundError)
     share: int = 1
+    size: Callable[[Path], int] = lambda folder: 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def lay(files: Files, folder: Path) -> None:
 def outcome(reader: Reader, files: Files, folder: Path, limit: bool = True) -> str | Fault:
     """What becomes of an input: "read", "refused" or a Fault. limit: time and memory are measured."""
     lay(files, folder)
-    peak = _peak()
+    before = _MEMORY.start()
     result: str | Fault = "read"
     try:
         with limited() if limit else nullcontext():
@@ -91,9 +96,10 @@ def outcome(reader: Reader, files: Files, folder: Path, limit: bool = True) -> s
         raise
     except BaseException as error:
         result = _fault(error)
-    grown = _peak() - peak
-    if limit and grown > MEMORY + 4 * sum(map(len, files.values())):
-        return Fault(f"{reader.name}: memory", f"{grown >> 20} MB for {sum(map(len, files.values()))} bytes")
+    grown = _MEMORY.peak() - before
+    size = sum(map(len, files.values()))
+    if limit and grown > MEMORY + 4 * size and grown > MEMORY + 4 * reader.size(folder):
+        return Fault(f"{reader.name}: memory", f"{grown >> 20} MB for {size} bytes")
     return result
 
 
@@ -104,11 +110,6 @@ def wrong_message(message: str, files: Files) -> str:
     if "\n" in message.strip():
         return "has several lines"
     return "is too long" if len(message) > LONGEST_MESSAGE else ""
-
-
-def _peak() -> int:
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used << 10
 
 
 def _fault(error: BaseException, reason: str = "") -> Fault:

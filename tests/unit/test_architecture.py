@@ -26,6 +26,7 @@ FOLDERS = (
     "reports",
     "sweeps",
     "demo",
+    "disk",
 )
 NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
@@ -42,17 +43,19 @@ ARROWS = {
         "deft_ops",
         "demo",
         "sweeps",
+        "disk",
     },
-    "trainers": {"models", "deft_ops"},
+    "trainers": {"models", "deft_ops", "disk"},
     "convert": {"matching", "models", "deft_ops"},
     "patches": {"matching", "models", "deft_ops"},
     "matching": {"models", "deft_ops"},
     "models": {"deft_ops"},
-    "deft_ops": set(),
+    "deft_ops": {"disk"},
     "scoring": set(),
     "reports": {"scoring"},
-    "sweeps": {"reports", "scoring"},  # the report; all else is HTTP
+    "sweeps": {"reports", "scoring", "disk"},  # the report, and what is written here; all else is HTTP
     "demo": set(),
+    "disk": set(),
 }
 # The same among the rooms of trainers.
 TRAINERS_ARROWS = {
@@ -256,6 +259,15 @@ def wrong_arrows(graph: dict[str, set[str]], arrows: dict[str, set[str]]) -> lis
     )
 
 
+def reachable(graph: dict[str, set[str]], module: str) -> set[str]:
+    """The module and all that it imports, itself or through others."""
+    found, ahead = set(), {module}
+    while ahead:
+        found |= ahead
+        ahead = {target for each in ahead for target in graph[each]} - found
+    return found
+
+
 def files_of(*folders: str) -> list[Path]:
     """Shipped files in the named folders."""
     return [path for path in shipped_files() if folder_of(path) in folders]
@@ -285,8 +297,11 @@ def test_arrows_within_trainers() -> None:
 
 @pytest.mark.parametrize("path", [path for path in files_of("sweeps") if path.parent.name == "sweeps"], ids=by_path)
 def test_a_ray_worker_needs_no_other_folder(path: Path) -> None:
-    """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
-    others = set(FOLDERS) - {"sweeps"}
+    """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work. What
+    only the machine of the store has may use `disk`."""
+    sent = reachable(module_graph(shipped_files()), "sweeps/remote")
+    assert "sweeps/server" in sent
+    others = set(FOLDERS) - {"sweeps"} - ({"disk"} if f"sweeps/{path.stem}" not in sent else set())
     assert [f"line {line}: {name}" for name, line in own_imports(path) if name in others] == []
 
 
@@ -296,7 +311,7 @@ def test_own_modules_are_imported_relatively(path: Path) -> None:
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own] == []
 
 
-@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "reports", "sweeps"), ids=by_path)
+@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "reports", "sweeps", "disk"), ids=by_path)
 def test_comfy_stays_out(path: Path) -> None:
     assert folder_of(path) not in MAY_IMPORT_COMFY
     assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in COMFY] == []

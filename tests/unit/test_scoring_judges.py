@@ -417,6 +417,9 @@ def test_what_cannot_be_merged(authors: Path, tmp_path: Path):
         merge(authors, authors / "nothing.pth")
     copy = tmp_path / "copy"
     shutil.copytree(authors, copy)
+    settings = copy / "ensemble_lora" / "adapter_config.json"
+    settings.write_bytes(b"\xef\xbb\xbf" + settings.read_bytes())  # what Windows' editors write first is no damage
+    merge(copy, authors / published.DINO)
     lora = copy / "ensemble_lora" / "adapter_model.safetensors"
     state = load_file(lora)
     key = next(key for key in state if key.endswith("lora_B.weight"))
@@ -426,7 +429,7 @@ def test_what_cannot_be_merged(authors: Path, tmp_path: Path):
     save_file(state | {"classifier.weight": torch.zeros(1)}, lora)
     with pytest.raises(ValueError, match=r"holds more than a LoRA of DreamSim: classifier.weight"):
         merge(copy, authors / published.DINO)
-    (copy / "ensemble_lora" / "adapter_config.json").write_text("{}")
+    settings.write_text("{}")
     with pytest.raises(ValueError, match="is no LoRA's settings"):
         merge(copy, authors / published.DINO)
     lora.unlink()
@@ -501,8 +504,8 @@ def test_without_sscd_the_nearest_photo_is_dinov3s(protocol: Protocol, folder: P
     assert list(row.values) == pytest.approx(theirs.amax(dim=1).tolist(), abs=LIMIT)
     assert row.backbone == "DINOv3 ViT-B/16"
     assert [remark[:60] for remark in result.remarks] == [
-        "DreamSim left out: The weights of DreamSim (ensemble) are mi",
-        "PickScore left out: The weights of PickScore v1 (CLIP ViT-H/",
+        "DreamSim skipped: The weights of DreamSim (ensemble) are mis",
+        "PickScore skipped: The weights of PickScore v1 (CLIP ViT-H/1",
         "copy is measured by DINOv3 ViT-B/16: The weights of SSCD Res",
     ]
 

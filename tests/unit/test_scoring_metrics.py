@@ -254,7 +254,10 @@ def test_protocols_say_what_the_papers_say():
     }
     assert rules("peft") == {"DINOv2": ("DINOv2 ViT-B/14", "matched", 1.0), "drift": ("DINOv2 ViT-B/14", "base", 1.0)}
     assert [measure.floor for measure in get_protocol("custom-diffusion").measures] == [None, 0.0, None]
-    assert [protocol.name for protocol in PROTOCOLS.values() if not protocol.truncate] == ["dreambench++"]
+    assert rules("dreambench++-deft") == rules("dreambench++")
+    bench = ["dreambench++", "dreambench++-deft"]
+    assert [protocol.name for protocol in PROTOCOLS.values() if not protocol.truncate] == bench
+    assert [protocol.name for protocol in PROTOCOLS.values() if protocol.first_sentence] == bench[1:]
     architectures = {
         spec.name: spec.settings.architecture
         for protocol in PROTOCOLS.values()
@@ -297,7 +300,7 @@ def test_a_custom_protocol_takes_the_names_of_open_clip_and_timm():
         (("", ""), "needs a model"),
         (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
         (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
-        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_"),
+        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; similar: .*vit_"),
     ):
         with pytest.raises(ValueError, match=words):
             custom(*arguments)
@@ -503,6 +506,18 @@ def test_numbers_above_8_bits_are_scaled_or_refused(tmp_path):
         path = tiff(tmp_path / name, numbers.astype(kind), white)
         with pytest.raises(ValueError, match=f"{name} cannot be read as a picture .*{why}"):
             FilePictures([path])[0]
+
+
+def test_a_picture_above_pillows_limit_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (2, 2)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    expected = r"large\.png has more pixels than the 178,956,970 that Pillow reads: make it smaller, or remove it\.$"
+    with pytest.raises(ValueError, match=expected):
+        FilePictures([path])[0]
 
 
 def test_a_png_of_16_bits_is_scaled_with_its_transparency(tmp_path):

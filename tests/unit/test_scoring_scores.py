@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl, join, merge
+from deft_pack.scoring.scores import Cost, Score, Scores, from_bytes, from_jsonl, join, merge, whole_lines
 
 
 def row(label: str, values: tuple[float, ...], **changes) -> Score:
@@ -82,6 +82,15 @@ def test_a_damaged_line_is_named(line: str, reason: str):
     good = Scores((row("DEFT", (0.1,)),)).jsonl()
     with pytest.raises(ValueError, match=rf"runs.jsonl, line 2, is not a score.*{reason}"):
         from_jsonl(good + line, "runs.jsonl")
+
+
+def test_the_mark_that_windows_editors_write_first_is_no_damage():
+    """A score file that somebody has looked at in one; a damaged line behind it has its own number."""
+    data = b"\xef\xbb\xbf" + Scores((row("DEFT", (0.5,)),)).jsonl().encode()
+    assert from_bytes(data) == from_bytes(data[3:])
+    assert whole_lines(data).problems == ()
+    with pytest.raises(ValueError, match="line 2, is not UTF-8"):
+        from_bytes(data + b"\xff\n")
 
 
 def test_measured_costs_are_kept_and_earlier_lines_are_read():

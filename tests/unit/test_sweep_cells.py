@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deft_pack.sweeps import cells as planned
 from deft_pack.sweeps.cells import Cells, Compiler, PlannedCell, PlannedTraining, adapter_name
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.plan import read_plan
@@ -383,8 +384,8 @@ REFUSED = {
     "axes: {a: {into: Paint.colour, values: [1]}}\n": "(EmptyImage) has no input 'colour'; near: color",
     "axes: {a: {into: 9.color, values: [1]}}\n": "'9.color' names no node",
     "axes: {a: {into: '%thing%', values: [1]}}\n": "the placeholder %thing% stands in no text of the workflow",
-    "axes: {a: {into: Paint.width, values: [64, 99999]}}\n": "Paint (1): `width` is 99999, but the most is 16384",
-    "axes: {a: {into: Paint.width, values: [0]}}\n": "`width` is 0, but the least is 1",
+    "axes: {a: {into: Paint.width, values: [64, 99999]}}\n": "Paint (1): `width` is 99999, but the maximum is 16384",
+    "axes: {a: {into: Paint.width, values: [0]}}\n": "`width` is 0, but the minimum is 1",
     "axes: {a: {into: Paint.width, values: [wide]}}\n": "`width` takes a whole number, not 'wide'",
     "axes: {a: {into: Paint.width, values: [1.5]}}\n": "`width` takes a whole number, not 1.5",
     "set: {Paint.width: true}\n": "`width` takes a whole number, not True",
@@ -658,3 +659,11 @@ def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path) -> None:
     cells = Compiler(read_plan(tmp_path / "plan.yaml"), training(), lacking, Files()).cells()
     assert cells.trainings == {}
     assert "has no Save Adapter and no Load Adapter File" in cells.remarks[0]
+
+
+def test_more_cells_than_a_plan_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million, of which a plan of a few lines may ask for more: here three."""
+    monkeypatch.setattr(planned, "MOST_CELLS", 3)
+    assert len(keys(compiled(tmp_path / "three", TRIVIAL, COLORS)[1])) == 3
+    with pytest.raises(ValueError, match="the plan has more than 3 cells: give its axes fewer values"):
+        compiled(tmp_path / "four", TRIVIAL, COLORS.replace("3]", "3, 4]"))

@@ -160,7 +160,7 @@ WRONG = {
     AXIS + "{into: A.x, range: {from: 1}}\n": "the axis a: `range`: `to` is missing: write the last number",
     AXIS + "{into: A.x, range: {from: 1, to: 5, step: 0}}\n": "is never reached",
     AXIS + "{into: A.x, range: {from: 1, to: 0}}\n": "is never reached",
-    AXIS + "{into: A.x, range: {from: 1, to: 1.0e9}}\n": "1000000 are the most",
+    AXIS + "{into: A.x, range: {from: 1, to: 1.0e9}}\n": "1,000,000,000 values; 100,000 are the most",
     AXIS + "{into: A.x, range: {from: one, to: 2}}\n": "`range`: `from` is 'one': write a number",
     AXIS + "{into: A.x, seeds: 0}\n": "`seeds` is 0: write how many there are",
     AXIS + "{into: A.x, seeds: 2, first: 1.5}\n": "`first` is 1.5: write the first seed",
@@ -181,6 +181,7 @@ WRONG = {
     MINIMAL
     + "outputs: {numbers: {n: {pattern: x}}}\n": "the number 'n': `node` is missing: write the title of the node",
     MINIMAL + "report: {row: [x]}\n": "unknown word 'row'; near: rows",
+    MINIMAL + "report: {published: [PEFT]}\n": "`published` is set to ['PEFT']; write a plain value",
     MINIMAL + "report: {rows: {a: b}}\n": "`report`: `rows` is {'a': 'b'}: write a name",
     AXIS + "3\n": "the axis a must be a mapping of values, range, seeds",
     AXIS + "{into: A.x, values: 3}\n": "`values` is 3: write a list of plain values, or a mapping of labels",

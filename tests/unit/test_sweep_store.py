@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from deft_pack.disk import errors
 from deft_pack.sweeps import command, writing
 from deft_pack.sweeps import store as module
 from deft_pack.sweeps.launch import remembered
@@ -271,7 +274,8 @@ def test_claims_of_living_and_dead(tmp_path: Path) -> None:
 WRESTLE = """
 import importlib, sys, time
 sys.path.insert(0, sys.argv[1])
-store = importlib.import_module("sweeps.store")
+importlib.import_module("sweeps.__main__").load_pack()
+store = importlib.import_module("deft_pack.sweeps.store")
 mine = store.Store.open(store.Path(sys.argv[2]), "plan")
 (mine.root / f"ready-{sys.argv[3]}").touch()
 while not (mine.root / "go").exists():
@@ -362,3 +366,47 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.
         pass
     with pytest.raises(FileNotFoundError, match="other"), writing.writing(tmp_path / "x"):
         (tmp_path.parent / "no such folder" / "other").read_bytes()
+
+
+def test_what_the_system_refuses_the_store(tmp_path: Path) -> None:
+    """Its own folders and claims: each with the file's name and what to do. A file stands where a folder should."""
+    store = Store.open(tmp_path, "plan")
+    scratch = fill(store)
+    for name in ("done", "claims"):
+        (tmp_path / name).write_bytes(b"")
+    advice = r"could not be written \(.+\): a file has the name of the folder, choose another\.$"
+    with pytest.raises(errors.NotWritten, match=rf"{KEY} {advice}"):
+        store.put(cell(), CellRun("done"), scratch)
+    with pytest.raises(errors.NotWritten, match=rf"{KEY} {advice}"):
+        store.claim(KEY)
+    (tmp_path / "tmp").rmdir()
+    (tmp_path / "tmp").write_bytes(b"")
+    with pytest.raises(errors.NotWritten, match=rf"tmp/\S+ {advice}"):
+        store.scratch()
+
+
+def test_a_link_names_the_file_that_is_to_blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files are in the system's error: what cannot be read, and where there is no space for it."""
+    source, target = tmp_path / "from" / "a.png", tmp_path / "to" / "b.png"
+    with pytest.raises(FileNotFoundError, match=r"from/a\.png"):
+        writing.link(source, target)
+    source.parent.mkdir()
+    source.write_bytes(b"x" * 5000)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refused)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+        with pytest.raises(
+            errors.NotWritten, match=r"to/b\.png could not be written \(File too large\): free some space"
+        ):
+            writing.link(source, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(target.parent.iterdir()) == []
+    writing.link(source, target)
+    assert target.read_bytes() == source.read_bytes()

@@ -45,5 +45,4 @@ def kept_latent(folder: Path, key: str) -> Tensor | None:
 
 def keep_latent(folder: Path, key: str, latent: Tensor) -> None:
     """Keep a latent under a key."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_files(folder, {f"{key}.safetensors": save({"latent": latent.detach().cpu().contiguous()})})

@@ -17,6 +17,7 @@ import torch
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
+from ...disk.errors import advice, named
 from ..settings.settings import differences, digest
 from .history import LARGEST_LOG, LOG, read_bytes, read_object
 from .preview_scores import PREVIEW
@@ -47,14 +48,18 @@ class RunFolder:
 
         Raises:
             ValueError: another one does, or another part of this one.
+            NotWritten: a name that the system refuses, in which nothing can be looked for either; it is an OSError.
         """
+        with named(self.path / LOCK):
+            (self.path / LOCK).exists()
         with ExitStack() as stack:
             try:
                 self._guarded(LOCK, lambda: stack.enter_context(lock.holding(self.path / LOCK)))
             except lock.Held as held:
                 raise ValueError(
-                    f"Another training writes into {self.path} at this moment ({held.owner}): wait for its end and run "
-                    "this again, which takes over what it has made, or choose another run name."
+                    f"Another training is writing into {self.path} ({held.owner}): wait until it has ended and run "
+                    "this "
+                    "again, which continues from its result, or choose another run name."
                 ) from held
             yield
 
@@ -108,17 +113,17 @@ class RunFolder:
             try:
                 state = read(file)
             except (ValueError, OSError) as error:
-                self.problem(f"{one_line(str(error))}; it was passed over")
+                self.problem(f"{one_line(str(error))}; it was skipped")
                 continue
             if names := differences(state["identity"], identity):
                 raise ValueError(
-                    f"The checkpoint {file} was made with another {', '.join(names)}: restore that, choose another run "
+                    f"The checkpoint {file} was made with another {', '.join(names)}: restore it, choose another run "
                     "name, or switch resume off."
                 )
             said = state.get("step")
             wrong = misfit(state) if isinstance(said, int) and said == step else f"its number of steps, {said}"
             if wrong:
-                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was passed over")
+                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was skipped")
                 continue
             return state
         return None
@@ -172,7 +177,7 @@ class RunFolder:
         try:
             work()
         except OSError as error:
-            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): free some space")
+            self.problem(f"{what} could not be written to {self.path} ({error.strerror or error}): {advice(error)}")
 
     def problem(self, text: str) -> None:
         """Log it and keep it for the report, once."""

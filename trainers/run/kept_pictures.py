@@ -83,6 +83,5 @@ class KeptPictures:
         info, target = PngInfo(), BytesIO()
         info.add_text("made_of", json.dumps(dict(about), sort_keys=True, default=str))
         Image.fromarray(values).save(target, "PNG", pnginfo=info, compress_level=4)
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.file(about)
         write_files(file.parent, {file.name: target.getvalue()})

@@ -48,7 +48,7 @@ class Previews:
             )
         if self.model is not None and self.model.model is not trained.model:
             raise ValueError(
-                f"Training Previews has another model ({title_of(self.model.model)}) than is trained "
+                f"Training Previews has another model ({title_of(self.model.model)}) than the one that is trained "
                 f"({title_of(trained.model)}): connect the same loader to both, here without the training adapter."
             )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...deft_ops.files import safe
 from ...deft_ops.methods.contract import Base
+from ...disk.errors import advice
 
 
 class Decompositions:
@@ -63,4 +64,5 @@ def _write(path: Path, tensors: dict[str, Tensor], digest: str) -> None:
     try:
         safe.write_tensors(tensors, path, {"weight": digest})
     except OSError as error:
-        logging.warning(f"The decomposition for {path} could not be kept ({error.strerror or error}).")
+        reason = error.strerror or error
+        logging.warning(f"The decomposition for {path} could not be kept ({reason}): {advice(error)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,4 +120,15 @@ def use_pictures(folder: Path) -> None:
         folders.folder_of = real
 
 
-PICTURES = Reader("pictures", picture_samples, picture_structures, use_pictures)
+def size_of_pictures(folder: Path) -> int:
+    """The bytes of the pictures without compression, four a pixel; none for what Pillow's limit refuses."""
+    from PIL import Image
+
+    size = 0
+    for path in folder.iterdir():
+        with suppress(Exception), Image.open(path) as picture:
+            size += 4 * picture.width * picture.height
+    return size
+
+
+PICTURES = Reader("pictures", picture_samples, picture_structures, use_pictures, size=size_of_pictures)
