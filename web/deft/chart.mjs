@@ -36,7 +36,8 @@ function options(host, curves, size, big) {
       label: name, scale: name, stroke: SCORES[place], width: 1.5, dash: [4, 3], points: { show: true, size: 4 }, spanGaps: true
     }))
   ])
-  const scored = [...new Set(curves.flatMap(metrics))].map((name, place) => ({
+  // A small chart has room for the likeness' axis alone.
+  const scored = [...new Set(curves.flatMap(metrics))].slice(0, big ? SCORES.length : 1).map((name, place) => ({
     ...axis, scale: name, side: 1, size: 40, label: name, labelFont: FONT, labelSize: 14, stroke: SCORES[place], grid: { show: false }
   }))
   return {
