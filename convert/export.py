@@ -49,11 +49,11 @@ class ExportReport:
             rank = f"rank {low}" if low == high else f"ranks {low} to {high}"
             lines.append(f"{len(self.ranks)} LoRA layers of {rank}")
         if self.carried_over:
-            lines.append(f"{self.carried_over} tensors carried over as they are")
+            lines.append(f"{self.carried_over} tensors copied unchanged")
         if self.energy is None:
             lines.append("exact: the same change at strength 1, on this base only")
         else:
-            lines.append(f"cut to the rank: {self.energy:.4%} of the change's squared norm is kept")
+            lines.append(f"reduced to the rank: {self.energy:.4%} of the change's squared norm is kept")
         return "\n".join(lines + self.notes)
 
 

@@ -66,12 +66,12 @@ class ExtractReport:
         whole = sum(total for _, total in self.kept.values()) + sum([*self.vectors.values(), *self.left_out.values()])
         if self.vectors:
             part = sum(self.vectors.values()) / whole
-            what = "held as they are" if self.with_vectors else "left out"
+            what = "saved unchanged" if self.with_vectors else "skipped"
             lines.append(f"{len(self.vectors)} biases, norms and other vectors, {part:.4%} of the change: {what}")
         if self.left_out:
             part = sum(self.left_out.values()) / whole
             names = ", ".join(list(self.left_out)[:3])
-            lines.append(f"{len(self.left_out)} other changed layers, {part:.4%} of the change, left out: {names}")
+            lines.append(f"{len(self.left_out)} other changed layers, {part:.4%} of the change, skipped: {names}")
         return "\n".join(lines + self.notes)
 
 
@@ -94,7 +94,7 @@ class _Pair:
         other = {key for key in first if not key.endswith(_STORAGE)}
         if strange := sorted(other ^ set(keys)):
             raise ValueError(
-                f"The two models are not of one architecture: {len(strange)} weights are in one of them only "
+                f"The two models have different architectures: {len(strange)} weights are in one of them only "
                 f"({', '.join(strange[:3])})."
             )
         return keys
@@ -240,8 +240,8 @@ def _square(change: Tensor) -> float:
 def _check(name: str, before: Tensor, after: Tensor) -> None:
     if before.shape != after.shape:
         raise ValueError(
-            f"{name} is of shape {list(before.shape)} in the base and {list(after.shape)} in the tuned model: leave it "
-            "out by the pattern, or connect the base that the tuned model was made from."
+            f"{name} is of shape {list(before.shape)} in the base and {list(after.shape)} in the tuned model: "
+            "exclude it with the pattern, or connect the base that the tuned model was made from."
         )
     for what, weight in (("base", before), ("tuned model", after)):
         if not torch.isfinite(weight).all():
@@ -262,6 +262,6 @@ def _nothing(report: ExtractReport) -> str:
         return "The two models have the same weights: there is nothing to extract. Connect the tuned one and its base."
     other_changes = len(report.vectors) + len(report.left_out)
     return (
-        f"No layer that a low-rank adapter can hold has changed among those chosen; {other_changes} others have "
-        f"({', '.join([*report.left_out, *report.vectors][:3])}). Change the pattern, or take convolutions."
+        f"None of the chosen layers that a low-rank adapter can hold has changed, but {other_changes} others have "
+        f"({', '.join([*report.left_out, *report.vectors][:3])}). Change the pattern, or include convolutions."
     )

@@ -240,7 +240,7 @@ def _measure(
         patched = len({_key(layer) for layer in layers} & set(patcher.patches))
         if patched:
             info.notes.append(
-                f"{title_of(patcher.model)} carries other patches on {patched} of these weights: the numbers are "
+                f"{title_of(patcher.model)} has other patches on {patched} of these weights: the numbers are "
                 "for the base without them."
             )
     info.matched = len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,13 @@ class Adapter(dict[str, Tensor]):
         self.spelled: dict[str, str] = {}
         self.source = ""
         self._parsed: Parsed | None = None
+
+    def __repr__(self) -> str:
+        """One line: ComfyUI's Preview as Text would print every tensor of a dict."""
+        counts = Counter(layer.method.title for layer in parsed(self).layers.values())
+        layers = ", ".join(f"{number} of {title}" for title, number in counts.items()) or "none"
+        mib = sum(tensor.numel() * tensor.element_size() for tensor in self.values()) / 2**20
+        return f"Adapter (file: {self.source or 'none'}; layers: {layers}; tensors: {len(self)}, {mib:.2f} MiB)"
 
 
 def source_of(adapter: Mapping[str, Tensor]) -> str:
@@ -183,7 +191,9 @@ def check_values(tensors: Mapping[str, Tensor], source: str = "The adapter") -> 
     for key, tensor in tensors.items():
         if tensor.is_complex():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{source} has complex numbers ({kind}) in {key}, which are not read: save real numbers.")
+            raise ValueError(
+                f"{source} has complex numbers ({kind}) in {key}, which are not supported: save real numbers."
+            )
     # A sum meets every value and makes no temporary. It is not finite if a value is not, or if it overflows.
     sums = {key: tensor.sum(dtype=torch.float32) for key, tensor in tensors.items() if _plain(tensor)}
     largest = float(torch.stack([value.cpu() for value in sums.values()]).abs().max()) if sums else math.inf
@@ -209,7 +219,7 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
         for suffix, tensor in layer.tensors.items() if not layer.method.any_dtype else ():
             if suffix not in ("alpha", *layer.method.flags) and not tensor.is_floating_point():
                 kind, key = str(tensor.dtype).removeprefix("torch."), spelling(adapter, f"{name}.{suffix}")
-                raise ValueError(f"{source} has {key} of {kind}, but floating numbers are needed.")
+                raise ValueError(f"{source} has {key} of {kind}, but floating-point numbers are needed.")
         try:
             _ = layer.factors
         except ValueError as error:
@@ -218,7 +228,7 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
     for key, tensor in by_layer.foreign.items():
         if not tensor.is_floating_point() and _FACTOR.search(key):
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{source} has {spelling(adapter, key)} of {kind}, but floating numbers are needed.")
+            raise ValueError(f"{source} has {spelling(adapter, key)} of {kind}, but floating-point numbers are needed.")
     for key in (spelling(adapter, key) for key in by_layer.foreign):
         if key.endswith(_HALVES):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")

@@ -82,12 +82,12 @@ def op_of(module: Any) -> LayerOp:
     if kernel_size is None:
         if hasattr(module, "in_features") and hasattr(module, "out_features"):
             return LinearOp()
-        raise ValueError(f"{name} layers cannot carry an adapter on activations: only linear and convolution can.")
+        raise ValueError(f"{name} layers cannot have an adapter on activations: only linear and convolution can.")
     if len(kernel_size) not in _CONVOLUTIONS or module.transposed:
-        raise ValueError(f"{name} layers cannot carry an adapter on activations: only linear and convolution can.")
+        raise ValueError(f"{name} layers cannot have an adapter on activations: only linear and convolution can.")
     if module.groups != 1:
-        raise ValueError(f"A {name} with {module.groups} groups cannot carry an adapter: leave grouped layers out.")
+        raise ValueError(f"A {name} with {module.groups} groups cannot have an adapter: exclude grouped layers.")
     if module.padding_mode != "zeros":
-        raise ValueError(f"A {name} with padding mode {module.padding_mode!r} cannot carry an adapter: leave it out.")
+        raise ValueError(f"A {name} with padding mode {module.padding_mode!r} cannot have an adapter: exclude it.")
     padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
     return ConvOp(tuple(kernel_size), tuple(module.stride), padding, tuple(module.dilation))

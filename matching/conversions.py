@@ -67,7 +67,7 @@ def _by_core(adapter: Mapping[str, Tensor]) -> Renamed:
     try:
         renamed = comfy.lora_convert.convert_lora(dict(adapter))
     except (KeyError, IndexError) as error:
-        raise ValueError(f"is of a kind that ComfyUI converts, and lacks a part of it ({error}).") from error
+        raise ValueError(f"is in a format that ComfyUI converts, but a part of it is missing ({error}).") from error
     if renamed.keys() == adapter.keys():
         return {key: (tensor, key) for key, tensor in adapter.items()}
     names = {id(tensor): key for key, tensor in adapter.items()}

@@ -213,10 +213,10 @@ def _misfit_of(method: methods.Method[Any], factors: Any, target: Target, whole:
 
 def _take(taken: dict[Target, str], target: Target, name: str, source: str) -> None:
     if taken.get(target) == name:
-        raise ValueError(f"Layer {name} of {source} has two kinds of change of one weight: remove one of them.")
+        raise ValueError(f"Layer {name} of {source} has two kinds of change for the same weight: remove one of them.")
     if target in taken:
         raise ValueError(
-            f"Two layers of {source} mean the same weight {target_key(target)}: {taken[target]} and {name}. "
+            f"Two layers of {source} are for the same weight {target_key(target)}: {taken[target]} and {name}. "
             "Remove one of them."
         )
     taken[target] = name

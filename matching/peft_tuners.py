@@ -269,7 +269,7 @@ def _check_frod(group: Mapping[str, Tensor], V: Tensor, places: Tensor, size: Te
     if list(V.shape) != [width, width] or list(places.shape) != [2, count] or size.tolist() != [width, width]:
         raise ValueError(f"its projections are not for {width} inputs and {count} values")
     if count and not 0 <= int(places.double().min()) <= int(places.double().max()) < width:  # fp8 has no smallest one
-        raise ValueError(f"frod_s_indices names places up to {int(places.double().max())}, but there are {width}")
+        raise ValueError(f"frod_s_indices has indices up to {int(places.double().max())}, but there are {width}")
 
 
 def _groups(part: TunerPart) -> dict[str, str]:

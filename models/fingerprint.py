@@ -102,8 +102,8 @@ def base_note(adapter: Mapping[str, Tensor], model: Any) -> str | None:
     apart = "are unrelated to" if difference > 0.5 else f"differ by about {100 * difference:.2g} % from"
     return (
         f"WARNING: the adapter was trained on another base{base}: the weights of the connected "
-        f"{title_of(model.model)} {apart} that one's. Load the checkpoint that it was trained on; on this one it "
-        "does something else."
+        f"{title_of(model.model)} {apart} that one's. Load the checkpoint that it was trained on; on this one its "
+        "effect differs."
     )
 
 
@@ -112,8 +112,8 @@ def _untold(recorded: str, current: str) -> str:
     coarse = max(recorded, current, key=lambda text: int(text[len(_HEAD)], 16))
     which = "the connected model" if coarse == current else "the model that the adapter was trained on"
     return (
-        f"Whether the base is the one that the adapter was trained on could not be told: {which} is stored in so few "
-        "bits (fp8, GGUF or the like) that a fine-tune looks like its base; only unrelated weights would have shown."
+        f"Could not check whether the adapter was trained on this base: {which} is stored in so few bits (fp8, GGUF or "
+        "the like) that a fine-tune looks like its base. Only an unrelated base would have been noticed."
     )
 
 

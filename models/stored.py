@@ -63,7 +63,7 @@ def dequantised(weight: Any, module: Any = None) -> Tensor:
     else:
         plain = weight
     if not plain.is_floating_point():
-        raise ValueError(f"is stored as {plain.dtype}, which is not read: load the base in fp16, bf16 or fp32.")
+        raise ValueError(f"is stored as {plain.dtype}, which is not supported: load the base in fp16, bf16 or fp32.")
     return plain.detach().to(torch.float32, copy=True)
 
 

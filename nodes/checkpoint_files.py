@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..deft_ops import files
 from ..deft_ops.adapter import Adapter
 from ..deft_ops.files import native
 from ..models.fingerprint import compare, tolerance
+from ..patches.apply import apply
 from .sockets import RUNS, adapter_files, adapter_path
 
+BASE = "base"
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
@@ -24,6 +28,50 @@ class CheckpointFile:
     file: str
     path: Path
     adapter: Adapter
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the grid: a checkpoint at a strength, or the model without an adapter. content: a hash of its file."""
+
+    name: str = BASE
+    checkpoint: CheckpointFile | None = None
+    strength: float = 0.0
+    content: str = ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What distinguishes its pictures from those of other rows."""
+        return {"adapter": self.content, "strength": self.strength}
+
+    def applied(self, model: Any, clip: Any) -> tuple[Any, Any]:
+        """MODEL and CLIP with the row's adapter."""
+        if self.checkpoint is None:
+            return model, clip
+        adapter, name = self.checkpoint.adapter, self.checkpoint.path.name
+        of_text = any(key.startswith(("text_encoders.", "lora_te", "text_model.")) for key in adapter)
+        model, changed, _ = apply(
+            adapter,
+            model,
+            clip if of_text else None,
+            strength_model=self.strength,
+            strength_clip=self.strength,
+            source=name,
+        )
+        return model, changed if of_text else clip
+
+
+def rows_of(found: Sequence[CheckpointFile], strengths: Sequence[float], with_base: bool) -> list[Row]:
+    """The rows: the base, then each checkpoint at each strength."""
+    from ..trainers.run.kept_pictures import content_of
+
+    rows = [Row()] if with_base else []
+    for item in found:
+        content = content_of(item.path)
+        for strength in strengths:
+            more = f", strength {strength:g}" if len(strengths) > 1 else ""
+            rows.append(Row(item.name + more, item, strength, content))
+    return rows
 
 
 def _folders() -> dict[str, list[str]]:

@@ -50,7 +50,7 @@ def folder_of(name: str, demo: Path = DEMO) -> Path:
     word, _, below = str(name).partition("/")
     root = roots(demo).get(word)
     if root is None or not below or not (root / below).resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{name!r} is no folder in ComfyUI's input or output folder: choose one of the list.")
+        raise ValueError(f"{name!r} is not a folder in ComfyUI's input or output folder: choose one from the list.")
     if not (root / below).is_dir():
         raise ValueError(f"There is no folder {name!r}: put it there and press R to refresh the list.")
     return root / below

@@ -14,7 +14,7 @@ from .output import node_in_page
 from .routes import output_folder
 
 if TYPE_CHECKING:
-    from ..trainers.run.loop import StepProgress
+    from ..trainers.run.training_run import StepProgress
 
 EVENT = "deft.training"
 BETWEEN = 0.25  # seconds between two messages, at least
@@ -71,7 +71,8 @@ class LiveRun:
     def send(self, progress: StepProgress, left: float) -> bool:
         """Send what has not been sent; False if there is nobody to send it to.
 
-        `previews` are the steps of all pictures that lie in the run's folder, where there are new ones.
+        `previews` are the steps of all pictures that lie in the run's folder, and `scores` what those are scored with,
+        where there are new ones.
         """
         server, context = getattr(PromptServer, "instance", None), get_executing_context()
         client = getattr(server, "client_id", None)
@@ -87,6 +88,7 @@ class LiveRun:
             "seconds": progress.seconds,
             "left": left,
             "previews": [step for step, _ in numbered(progress.folder, PREVIEW)] if self.new_previews else None,
+            "scores": [[step, dict(values)] for step, values in progress.scored[-MOST:]] if self.new_previews else None,
         }
         server.send_sync(EVENT, message, client)
         return True

@@ -37,7 +37,7 @@ def named_file(name: str) -> Path | None:
     for file in others:
         if file.exists() and file.parent.resolve() != own.parent.resolve():
             raise ValueError(
-                f"The file {file} is there already, and loaders would find {own} in its place: choose another name."
+                f"The file {file} already exists, and loaders would find {own} in its place: choose another name."
             )
     return own
 
@@ -50,9 +50,9 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
     from ..trainers.run.finished import is_made, mark_of
 
     if result.file is not None and is_made(file, result.mark, result.adapter.metadata):
-        return [f"it lies in {file}"]
+        return [f"it is in {file}"]
     if file.exists() and mark_of(file) != result.mark:
-        return [_warned(f"{file} has come meanwhile and was left: choose another name; {_ADVICE}")]
+        return [_warned(f"{file} was created meanwhile and was not replaced: choose another name; {_ADVICE}")]
     stem = file.with_suffix("")
     lines = _guarded(
         lambda: f"written to {write_native(result.adapter, stem, result.mark)}",
@@ -71,7 +71,7 @@ _ADVICE = "the adapter is in the output `adapter`, so nothing is lost: connect S
 def _write_picture(result: TrainingResult, file: Path) -> str:
     """The first of the last previews as PNG; a picture that is not of this run is left."""
     if file.exists() and not _is_own_picture(file, result.mark):
-        return f"the picture {file.name} beside it is not of this run and was left"
+        return f"the picture {file.name} beside it is not from this run and was kept"
     info, data = PngInfo(), BytesIO()
     info.add_text(native.RUN, result.mark)
     to_pictures(result.pictures[-1][1][:1])[0].save(data, "PNG", pnginfo=info)

@@ -55,8 +55,8 @@ def given(node: type[io.ComfyNode], inputs: Mapping[str, Any]) -> dict[str, Any]
     for name in empty:
         if name in needed:
             raise ValueError(
-                f"{schema.display_name}: `{name}` got nothing, for the node that is linked to it gave None: link "
-                "another one, or set a value here."
+                f"{schema.display_name}: `{name}` received nothing, because the linked node returned None: link "
+                "another node, or set a value here."
             )
     return result
 

@@ -29,7 +29,7 @@ def embedding_path(name: str, overwrite: bool) -> Path:
     for folder in folders:
         for file in folder.rglob("*"):
             if file.stem == name and file.suffix in (".safetensors", ".pt", ".bin") and not overwrite:
-                raise ValueError(f"There is an embedding {name!r} already ({file}): choose another name or overwrite.")
+                raise ValueError(f"The embedding {name!r} already exists ({file}): choose another name or overwrite.")
     return folders[0] / f"{name}.safetensors"
 
 

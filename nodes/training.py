@@ -25,7 +25,9 @@ from .sockets import LoraModel, LossMap, TrainingPreviews, TrainingSettings
 from .training_settings import by_its_recipe, gathered, run_folder, with_name
 
 if TYPE_CHECKING:
-    from ..trainers.run.loop import StepProgress, TrainingResult
+    from ..trainers.run.loop import TrainingResult
+    from ..trainers.run.preview_scores import Scored
+    from ..trainers.run.training_run import StepProgress
 
 # Each method with its own widgets.
 METHODS = [io.DynamicCombo.Option(name, method_widgets(methods.training_of(name))) for name in methods.TRAINABLE]
@@ -73,12 +75,21 @@ class StepReporter:
                 f"step {progress.step}/{progress.steps}, loss {progress.loss:.4f} (mean {self.smooth:.4f}), "
                 f"rate {progress.rate:.3g}, gradient {progress.grad_norm:.2g}, {progress.seconds:.2f} s a step"
                 + (f", {duration(left)} left" if left else "")
+                + newest_scores(progress.scored)
             )
         preview = None
         if progress.pictures is not None:
             row = torch.cat(list(progress.pictures), dim=1)[None]
             preview = ("JPEG", to_pictures(row)[0], 1024)
         self.bar.update_absolute(progress.step, preview=preview)
+
+
+def newest_scores(scored: Scored) -> str:
+    """The end of a text: the scores of the newest preview; nothing without scores."""
+    if not scored:
+        return ""
+    step, values = scored[-1]
+    return f"; preview of step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 def contact_sheet(result: TrainingResult) -> Any:
@@ -278,8 +289,8 @@ class DEFTTrainAdapter(io.ComfyNode):
             file=file,
         )
         written = [] if file is None else write_named(result, file)
-        if written:
-            show_text("\n".join(written))
+        if written or result.early:
+            show_text("\n".join(filter(None, [result.early, *written])))
         report = "\n".join([result.report, *notes, *written])
         return io.NodeOutput(
             result.adapter,

@@ -161,7 +161,7 @@ def encoded(picture: Image.Image, prepared: Fit, flipped: bool, vae: Any, vae_ke
         pixels = ImageOps.mirror(pixels)
     latent = vae.encode(as_image(np.array(pixels)))
     if not torch.isfinite(latent).all():
-        raise ValueError("The VAE gives NaN or infinite values: start ComfyUI with --fp32-vae, or take another VAE.")
+        raise ValueError("The VAE returns NaN or infinite values: start ComfyUI with --fp32-vae, or use another VAE.")
     keep_latent(kept_folder(), key, latent)
     return latent, False
 

@@ -9,20 +9,26 @@ from typing import Any
 
 import comfy.samplers
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.settings import MORE, described
 from ..disk.errors import check_zero
 from ..models.source_file import name_of_file
 from ..models.titles import class_of, title_of
+from ..scoring.deciding import Deciding
+from ..scoring.pictures import TensorPictures
+from ..scoring.scorer import Scorer
+from ..scoring.texts import split_texts, without_token
 from ..trainers.run.checkpoints import RunFolder
+from ..trainers.run.preview_scores import Judge
 from ..trainers.run.previews import Previews
 from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
-from ..trainers.settings.settings import TOKEN, Run, Settings, training_settings
+from ..trainers.settings.settings import TOKEN, Run, Settings, digest, training_settings
 from ..trainers.settings.targets import CHOICES
 from .fields import widgets
-from .sockets import TrainingPreviews, TrainingSettings
+from .sockets import ScorerSocket, TrainingPreviews, TrainingSettings
 
 CATEGORY = "DEFT/training"
 
@@ -241,6 +247,35 @@ class DEFTTrainingRecipe(io.ComfyNode):
         return io.NodeOutput(more | {"recipe": asdict(by_recipe.Wishes(**values))})
 
 
+def judge_of(
+    scorer: Scorer | None,
+    references: Sequence[torch.Tensor],
+    texts: str,
+    token: str,
+    stop_after: int,
+    prompts: int,
+) -> Judge | None:
+    """What scores previews of so many prompts; None where no scorer is connected.
+
+    Raises:
+        ValueError: a scorer without photos, or what it needs without a scorer; a number of texts that is not that of
+            the prompts; a protocol that does not measure it.
+    """
+    if scorer is None:
+        if references:
+            raise ValueError("scorer: there is none, and references are connected. Connect Load Scorer.")
+        if stop_after:
+            raise ValueError("stop_after: previews are not scored. Connect scorer and references, or set it to 0.")
+        return None
+    photos = TensorPictures([batch for batch in references if len(batch)], "references")
+    deciding = Deciding(scorer, photos, [without_token(text, token) for text in split_texts(texts, [prompts])])
+
+    def score(pictures: torch.Tensor) -> tuple[dict[str, float], Sequence[str]]:
+        return deciding.score(TensorPictures([pictures], "previews"))
+
+    return Judge(score, digest(deciding.about()), stop_after)
+
+
 class DEFTTrainingPreviews(io.ComfyNode):
     """The node of the pictures to sample in the midst of a training."""
 
@@ -253,8 +288,19 @@ class DEFTTrainingPreviews(io.ComfyNode):
             category=CATEGORY,
             description="Samples pictures at regular steps of Train Adapter, always from the same"
             " noise. They are shown at the node while it trains, and as a contact "
-            "sheet at the end.",
-            search_aliases=["sample", "validation", "preview", "sample while training", "训练预览", "样图"],
+            "sheet at the end. With a scorer each is scored, and a training that gets worse can stop.",
+            search_aliases=[
+                "sample",
+                "validation",
+                "preview",
+                "sample while training",
+                "early stopping",
+                "validation score",
+                "训练预览",
+                "样图",
+                "早停",
+            ],
+            is_input_list=True,
             inputs=[
                 io.Vae.Input("vae", tooltip="To decode the pictures."),
                 io.Conditioning.Input(
@@ -285,6 +331,37 @@ class DEFTTrainingPreviews(io.ComfyNode):
                     "trained with. Previews are sampled from it; if not connected, from "
                     "the model that is trained.",
                 ),
+                ScorerSocket.Input(
+                    "scorer",
+                    optional=True,
+                    tooltip="From Load Scorer: each preview is scored. The scores are drawn beside the loss.",
+                ),
+                io.Image.Input(
+                    "references", optional=True, tooltip="Photos of the subject, for the previews' likeness to it."
+                ),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="The prompts of the previews, one a line, to score how well they are followed. Empty: only "
+                    "the likeness is scored.",
+                ),
+                io.String.Input(
+                    "token",
+                    default="sks",
+                    optional=True,
+                    tooltip="The rare word of the prompts; it is left out of the text that is scored.",
+                ),
+                io.Int.Input(
+                    "stop_after",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="Stop when the likeness has been lower than its best for so many previews in a row, and "
+                    "keep the best checkpoint. 0: train all steps.",
+                ),
             ],
             outputs=[TrainingPreviews.Output(display_name="previews", tooltip="For Train Adapter.")],
         )
@@ -292,21 +369,21 @@ class DEFTTrainingPreviews(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        vae: Any,
-        positive: list,
-        negative: list,
-        latent: dict[str, Any],
-        every: int,
-        steps: int,
-        cfg: float,
-        sampler: str,
-        scheduler: str,
-        seed: int,
-        model: Any = None,
+        positive: list[list],
+        scorer: list[Scorer] | None = None,
+        references: list[torch.Tensor] | None = None,
+        text: Sequence[str] = ("",),
+        token: Sequence[str] = ("sks",),
+        stop_after: Sequence[int] = (0,),
+        **values: list[Any],
     ) -> io.NodeOutput:
-        """Pack them."""
+        """Pack them. All inputs are lists, because photos come as a list, and so do several prompts."""
+        prompts = [entry for entries in positive for entry in entries]
+        judge = judge_of(
+            scorer[0] if scorer else None, references or (), "\n".join(text), token[0], stop_after[0], len(prompts)
+        )
         return io.NodeOutput(
-            Previews(every, vae, positive, negative, latent, steps, cfg, sampler, scheduler, seed, model)
+            Previews(positive=prompts, judge=judge, **{name: value[0] for name, value in values.items()})
         )
 
 

@@ -52,8 +52,8 @@ class ApplyReport:
         explained = {*self.misfits, *self.unused}
         nameless = [name for name in self.unmatched if name not in explained]
         for names, reason in (
-            (nameless, "layers left out, no such weight"),
-            (self.misfits, "layers left out, they do not fit their weight"),
+            (nameless, "layers skipped, no such weight"),
+            (self.misfits, "layers skipped, they do not fit their weight"),
             (self.unused, "tensors not used, of layers that are applied"),
         ):
             if names:
@@ -157,14 +157,14 @@ def apply(
     if not report.matched:
         if encoders and len(encoders) == len(report.unmatched):
             raise ValueError(
-                f"All layers of {source} are of text encoders ({shortened(encoders, 2)}), and there is no CLIP: "
-                "connect the CLIP."
+                f"All layers of {source} are of text encoders ({shortened(encoders, 2)}), but no CLIP is "
+                "connected: connect the CLIP."
             )
         usual = "Load the base model that the adapter was trained on."
         message = f"{no_match(report, model, clip, bool(left.misfits))} {advice(adapter, usual)}"
         raise ValueError(one_line(message))
     if encoders:
-        report.notes.append(f"{len(encoders)} of the layers left out are of text encoders: connect the CLIP for them")
+        report.notes.append(f"{len(encoders)} of the skipped layers are of text encoders: connect the CLIP for them")
     note = None if model is None else base_note(adapter, model)
     report.notes += [note] if note else []
     report.notes += remarks(adapter)

@@ -42,7 +42,7 @@ def check(patcher: Any, patches: Mapping[Target, Any], strength: float, source: 
         if not torch.isfinite(result.to(weight.dtype)).all():
             kind = str(weight.dtype).removeprefix("torch.")
             raise ValueError(
-                f"{source}: the weight {key} would hold numbers beyond {kind}, and every picture would be black. Lower "
+                f"{source}: the weight {key} would exceed the range of {kind}, so every picture would be black. Lower "
                 "the strength, or use another file: this one is damaged, or has been trained too far."
             )
 

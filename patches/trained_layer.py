@@ -53,10 +53,10 @@ def to_train(entries: tuple[Entry, ...]) -> TrainedDeft:
     """A loaded DEFT or PaRa layer, to be trained on from where it is. Raises ValueError for other methods."""
     ((name, values, *_),) = entries
     if methods.get(name).Factors is not deft.Factors:
-        raise ValueError(f"Train LoRA cannot go on with {name} layers: choose a DEFT, PaRa or LoRA file.")
+        raise ValueError(f"Train LoRA cannot continue from {name} layers: choose a DEFT, PaRa or LoRA file.")
     factors = deft.Factors(*values)
     if factors.right is not None:
-        raise ValueError("Train LoRA cannot go on with this file: its projector is not qr.")
+        raise ValueError("Train LoRA cannot continue from this file: its projector is not qr.")
     Q = factors.Q.float()
     # qr(c Q) is Q but for signs; c gives P the size that it has at the start of a training.
     P = Q * (INIT_STD * len(Q) ** 0.5)

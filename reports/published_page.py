@@ -10,11 +10,13 @@ from ..scoring.published import Key, PublishedTable
 from ..scoring.scores import Scores
 from .html import render
 from .tables.markdown import rows as markdown_rows
-from .tables.scores import Column, ScoreCell, ScoreRow, ScoreTable, tabulate
+from .tables.scores import COST_COLUMNS, Column, ScoreCell, ScoreRow, ScoreTable, tabulate
 from .tables.table import Table, TableCell, text_table
 
 HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")
 NUMBERS = ("rank", "published", "measured", "difference")  # set flush right
+LEADING = ("method", "rank", "measured as")  # of the table of costs
+OF_MEANS = "95% interval of the measured mean"
 LISTED = 12  # of a longer list the report shows this many
 
 
@@ -33,16 +35,22 @@ def report_page(scores: Scores, published: PublishedTable, title: str = "") -> s
     """The page in Markdown. Raises ValueError as `tabulate` does."""
     lines = [f"# {title or published.name}", ""]
     for section in _sections(scores, published):
-        lines += [f"## {section.heading}", ""]
-        for warning in section.warnings:
-            lines += [f"> **Warning:** {warning}", ""]
-        for text in section.text:
-            lines += [text, ""]
-        if section.table:
-            lines += [*markdown_rows(section.table), ""]
-        if section.items:
-            lines += [*(f"* {item}" for item in section.items), ""]
+        lines += section_lines(section, 2)
     return "\n".join(lines)
+
+
+def section_lines(section: Section, level: int) -> list[str]:
+    """A section in Markdown, with a heading of that level."""
+    lines = [f"{'#' * level} {section.heading}", ""]
+    for warning in section.warnings:
+        lines += [f"> **Warning:** {warning}", ""]
+    for text in section.text:
+        lines += [text, ""]
+    if section.table:
+        lines += [*markdown_rows(section.table), ""]
+    if section.items:
+        lines += [*(f"* {item}" for item in section.items), ""]
+    return lines
 
 
 def html_page(scores: Scores, published: PublishedTable, title: str = "") -> str:
@@ -53,6 +61,15 @@ def html_page(scores: Scores, published: PublishedTable, title: str = "") -> str
 def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
     """The page, part by part."""
     table = tabulate(scores, "label x subject" if published.by_subject else "label")
+    yield from beside(table, published)
+    yield Section("How the measured numbers were made", items=(*table.notes, *_subjects(scores), *_provenance(scores)))
+
+
+def beside(table: ScoreTable, published: PublishedTable, brackets: str = OF_MEANS) -> Iterator[Section]:
+    """What compares a table of measured scores with a published one. brackets: what the intervals are of.
+
+    table: of rows "label x subject" for a published table of subjects, else "label".
+    """
     pairs = _pairs(table, published)
     count = sum(bool(rows) for rows in pairs.values())
     yield Section(
@@ -60,8 +77,7 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
         text=(
             f"Published: {published.source}.",
             f"{count} of {len(pairs)} published rows have a measured one. Rows are matched by method (or label), rank "
-            "and subject; a label as the published one sets a row beside it. In brackets: 95% interval of the measured "
-            "mean.",
+            f"and subject; a label as the published one sets a row beside it. In brackets: {brackets}.",
         ),
     )
     for metric in published.metrics:
@@ -76,8 +92,9 @@ def _sections(scores: Scores, published: PublishedTable) -> Iterator[Section]:
                 (wrong,) if wrong else (),
                 table=_beside(pairs, table, published, metric, column),
             )
+    if published.costs:
+        yield Section("Costs", table=_costs(pairs, table, published))
     yield Section("Oddities of the published table", items=published.oddities)
-    yield Section("How the measured numbers were made", items=(*table.notes, *_subjects(scores), *_provenance(scores)))
 
 
 def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[ScoreRow]]:
@@ -90,7 +107,7 @@ def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[Score
 
 def _mismatch(column: Column, published: PublishedTable) -> str:
     """The reason why a measured column does not compare with the published table; "" if it does."""
-    if (column.protocol, column.scale) == (published.protocol, published.scale):
+    if column.protocol in (published.protocol, *published.also) and column.scale == published.scale:
         return ""
     return (
         f"{column.metric} was measured under the protocol {column.protocol} at scale {column.scale:g}, but the "
@@ -143,6 +160,30 @@ def _lines(
         if row not in taken and (shown := cell(row)):
             key = (row.method, row.rank, row.subject)
             yield *_texts(key), "not published", row.name, _measured(shown, digits), ""
+
+
+def _costs(pairs: Mapping[Key, Sequence[ScoreRow]], table: ScoreTable, published: PublishedTable) -> Table:
+    """The published costs, each with the mean of what was measured behind it."""
+    columns = [
+        column for column in COST_COLUMNS if any(column.number(cost) is not None for cost in published.costs.values())
+    ]
+    titles = [f"{column.title}{end}" for column in columns for end in (", published", ", measured")]
+    lines = []
+    for key, cost in published.costs.items():
+        behind: list[ScoreRow | None] = [*pairs.get(key, ())]
+        for row in behind or [None]:
+            measured = dict(zip((column.title for column in table.cost_columns), row.costs)) if row else {}
+            numbers = [
+                (column, number) for column in columns for number in (column.number(cost), measured.get(column.title))
+            ]
+            lines.append(
+                [
+                    *_texts(key)[:2],
+                    row.name if row else "not measured",
+                    *("" if number is None else column.form.format(number) for column, number in numbers),
+                ]
+            )
+    return text_table([*LEADING, *titles], lines, ["rank", *titles])
 
 
 def _texts(key: Key) -> tuple[str, str, str]:

@@ -86,7 +86,7 @@ def points_of(scores: Scores, x: str = "CLIP-T", y: str = "DINO") -> tuple[list[
         notes.append("Grey: the base, the reference; dotted lines go through it.")
     for metric, side in ((x, across), (y, up)):
         if lacking := [label for label in labels if label not in side]:
-            notes.append(f"Left out, without {metric}: {', '.join(lacking)}.")
+            notes.append(f"Skipped, without {metric}: {', '.join(lacking)}.")
     return points, notes
 
 

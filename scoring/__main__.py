@@ -38,7 +38,7 @@ def score_folders(options: argparse.Namespace) -> None:
     matched = any(measure.comparison.by_place for measure in scorer.protocol.of("references"))
     if references and matched and stems(options.references, references) != names:
         raise ValueError(
-            f"{scorer.protocol.name} compares pictures of equal names, but those of {options.images} and "
+            f"{scorer.protocol.name} compares pictures with equal file names, but the names in {options.images} and "
             f"{options.references} differ."
         )
     texts = []
@@ -77,7 +77,7 @@ def merge_dreamsim(options: argparse.Namespace) -> None:
     from .backbones.dreamsim import merge
 
     if options.out.exists():
-        raise ValueError(f"{options.out} is there already; remove it first, or choose another name.")
+        raise ValueError(f"{options.out} already exists; remove it first, or choose another name.")
     if options.out.suffix != ".safetensors":
         raise ValueError(f"{options.out} must end in .safetensors.")
     save_file({key: value.contiguous() for key, value in merge(options.folder, options.dino).items()}, options.out)

@@ -80,7 +80,7 @@ async def _fetch(session: ClientSession, address: str, sha256: str, target: Path
     async with answer:
         answer.raise_for_status()
         if not promised:
-            raise ValueError(f"{address} comes without a checksum, so it cannot be told whether it is whole.")
+            raise ValueError(f"{address} has no checksum, so the download cannot be verified.")
         total = int(answer.headers.get("Content-Length", 0))
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".part")
@@ -94,7 +94,7 @@ async def _fetch(session: ClientSession, address: str, sha256: str, target: Path
                     progress(done, total)
             if not content.hexdigest().startswith(promised):
                 raise ValueError(
-                    f"What came from {address} is not the promised file (SHA-256 {content.hexdigest()} "
+                    f"The download from {address} is not the expected file (SHA-256 {content.hexdigest()} "
                     f"instead of {promised}); try again later."
                 )
             os.chmod(part, 0o644)  # mkstemp makes it private
@@ -119,4 +119,4 @@ async def _answer(session: ClientSession, address: str) -> tuple[ClientResponse,
             return answer, promised
         address = str(answer.url.join(URL(answer.headers["Location"])))
         answer.release()
-    raise ValueError(f"{address} sends from one address to the next without end.")
+    raise ValueError(f"{address} redirects without end.")

@@ -19,6 +19,7 @@ from .packages import MissingPackage
 from .pictures import ChosenPictures
 from .protocols import Measure, Protocol, get_protocol
 from .scores import Score, Scores
+from .texts import first_sentence
 
 LONGEST = 60  # characters of a text that a remark quotes
 
@@ -45,7 +46,7 @@ class Scorer:
         names = {
             kind: [measure.metric for measure in measures if measure.backbone.kind == kind] for kind in self.left_out
         }
-        skipped = [f"{' and '.join(names[kind])} left out: {why}" for kind, why in self.left_out.items() if names[kind]]
+        skipped = [f"{' and '.join(names[kind])} skipped: {why}" for kind, why in self.left_out.items() if names[kind]]
         others = [
             f"{measure.metric} is measured by {measure.backbone.name}: {self.left_out[measure.instead_of.kind]}"
             for measure in measures
@@ -273,8 +274,8 @@ class _Batch:
         before, most = self.done, {kind: backbone.most for kind, backbone in encoders.items()}
         result = embed_images(encoders, pictures, lambda done: self.progress(before + done), self.scorer.store)
         self.remarks += [
-            f"{backbone.name}: the memory was enough for {backbone.most} of the {what} at once only, which takes "
-            "longer; scores may differ in the last digits."
+            f"{backbone.name}: there was memory for only {backbone.most} of the {what} at once, which takes longer; "
+            "scores may differ in the last digits."
             for kind, backbone in encoders.items()
             if backbone.most < most[kind]
         ]
@@ -293,15 +294,22 @@ class _Batch:
         """The features of the texts; says which are cut, and where there is no encoder for them."""
         backbone, truncate = self.scorer.backbones[measure.backbone.kind], self.scorer.protocol.truncate
         if not backbone.reads_text:
-            self.remarks.append(f"{measure.metric} left out: the file of {backbone.name} has no text encoder.")
+            self.remarks.append(f"{measure.metric} skipped: the file of {backbone.name} has no text encoder.")
             return None
-        for text in dict.fromkeys(self.texts if truncate else ()):
+        texts: Sequence[str] = self.texts
+        if self.scorer.protocol.first_sentence:
+            texts = [first_sentence(text) for text in texts]
+            if cut := sum(read != text.strip() for read, text in zip(texts, self.texts, strict=True)):
+                self.remarks.append(
+                    f"{measure.metric} reads each text up to its first full stop; {cut} of {len(texts)} end there."
+                )
+        for text in dict.fromkeys(texts if truncate else ()):
             if (length := backbone.tokens(text)) > backbone.context:
                 short = text if len(text) <= LONGEST else text[:LONGEST] + "..."
                 self.remarks.append(
                     f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: {short}"
                 )
-        return _Side((), {backbone.kind: embed_texts(backbone, self.texts, truncate, self.scorer.store)})
+        return _Side((), {backbone.kind: embed_texts(backbone, texts, truncate, self.scorer.store)})
 
     def add(
         self, measure: Measure, values: torch.Tensor, references: int, texts: Sequence[str], background: str = ""

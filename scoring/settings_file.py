@@ -108,7 +108,7 @@ def check_bounds(architecture: Any, state: Mapping[str, torch.Tensor], path: Pat
         elif isinstance(value, bool) or value is None or isinstance(value, str):
             return
         elif not isinstance(value, (int, float)) or value != value:
-            raise ValueError(f"{path}: {name} is no value that an architecture can have.")
+            raise ValueError(f"{path}: {name} is not a valid value.")
         elif abs(value) > (len(state) if name in _COUNTS else values):
             raise ValueError(f"{path}: {name} = {str(value)[:40]} is more than the weights beside it have.")
 

@@ -91,8 +91,10 @@ class _Estimate:
 
     def _untransformed(self, y: float) -> float:
         """The t of which `y` is the transformation."""
+        from scipy.special import cbrt  # math has one from Python 3.11 on
+
         a = self.skewness
-        return 3 / a * (math.cbrt(1 + a * (y - a / 6)) - 1) if abs(a) > 1e-6 else y
+        return 3 / a * (float(cbrt(1 + a * (y - a / 6))) - 1) if abs(a) > 1e-6 else y
 
 
 def by_prompt(scores: Iterable[Score]) -> dict[PairedGroup, list[float]]:

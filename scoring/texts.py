@@ -13,6 +13,14 @@ def without_token(text: str, token: str) -> str:
     return re.sub(rf"\b{re.escape(token.strip())}\s+", "", text)
 
 
+def first_sentence(text: str) -> str:
+    """What stands before the first full stop. Raises ValueError for a text that begins with one."""
+    sentence = text.partition(".")[0].strip()
+    if not sentence:
+        raise ValueError(f"text: nothing stands before the first full stop of {text!r}, and only that is read.")
+    return sentence
+
+
 def split_texts(text: str, batches: Sequence[int]) -> list[str]:
     """One text for all images, or one a line for each image or for each batch: as many texts as images, or none.
 

@@ -170,7 +170,7 @@ def not_weights(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(64)
     if not start.strip(b"\0"):
-        return "it is empty" if not start else "it begins with zeros, as a download that stopped"
+        return "it is empty" if not start else "it begins with zeros, like an interrupted download"
     if start.startswith(b"version https://git-lfs"):
         return "it is the pointer that git keeps in place of a large file"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -1,5 +1,5 @@
 """Disturb real ComfyUI servers while they work, and look at what is left: make faults, or
-faults.py [--interruptions N] [--kills N] [--prompts N] [--seed N] [KIND...]
+faults.py [--interruptions N] [--kills N] [--prompts N] [--minutes N] [--seed N] [KIND...]
 
     interruptions   samplings and trainings are stopped at any moment; every picture and every training afterwards is
                     bit for bit an undisturbed one
@@ -16,7 +16,9 @@ The demo's model, on the CPU. A line a kind, and one for each fault; exit status
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import random
 import resource
@@ -32,160 +34,13 @@ from pathlib import Path
 from typing import Any
 
 from comfy_server import ComfyServer, PromptError, find_comfyui
+from fault_prompts import EVERY, Prompt, enlarged, exported, node, picture, saved, scored, training
+from forked_server import ForkedServer
 
-Prompt = dict[str, Any]
-STEPS, EVERY, RUNS = 40, 4, 2  # of the trainings that are killed; how many different ones
+STEPS, RUNS = 40, 2  # of the trainings that are killed; how many different ones
 FEW = 10  # steps of larger batches
 MIB, SOAK_GROWTH = 2**20, 40.0  # bytes, MiB
 SAMPLED, TRAINED = 6, 12  # pictures and trainings that are compared
-
-
-# ------------------------------------------------------------------------------------------------------------- prompts
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """A node of a prompt; __ in a name stands for a dot."""
-    return {"class_type": class_type, "inputs": {name.replace("__", "."): value for name, value in inputs.items()}}
-
-
-def base() -> Prompt:
-    """The demo's model."""
-    return {
-        "model": node("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default"),
-        "clip": node("DEFTDemoTextEncoder"),
-        "vae": node("VAELoader", vae_name="deft_demo_vae.safetensors"),
-    }
-
-
-def picture(seed: int, steps: int = 4, stacking: str = "sequential") -> Prompt:
-    """A picture with two adapters of the demo's."""
-    prompt = base()
-    last = "model"
-    for name in ("deft_demo_teddy_bear_deft", "deft_demo_teddy_bear_lora"):
-        prompt[f"file {name}"] = node("DEFTLoadAdapterFile", file=f"{name}.safetensors", projector="auto")
-        prompt[f"with {name}"] = node(
-            "DEFTApplyAdapter",
-            model=[last, 0],
-            adapter=[f"file {name}", 0],
-            strength_model=0.7,
-            strength_clip=1.0,
-            removal=1.0,
-            injection=1.0,
-            stacking=stacking,
-        )
-        last = f"with {name}"
-    return prompt | {
-        "text": node("CLIPTextEncode", text="a sks teddy bear on a red background", clip=["clip", 0]),
-        "empty": node("CLIPTextEncode", text="", clip=["clip", 0]),
-        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
-        "sample": node(
-            "KSampler",
-            model=[last, 0],
-            positive=["text", 0],
-            negative=["empty", 0],
-            latent_image=["latent", 0],
-            seed=seed,
-            steps=steps,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="simple",
-            denoise=1.0,
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
-        "show": node("PreviewImage", images=["decode", 0]),
-    }
-
-
-def training(seed: int, steps: int, run: str = "", method: str = "deft", **inputs: Any) -> Prompt:
-    """A training, with the folder of a run if it has a name; its adapter is shown as text by its file's name."""
-    options: dict[str, Any] = {"method__rank": 4, "method__alpha": 0.0}
-    if method == "deft":
-        options |= {"method__projector": "qr", "method__start": "identity"}
-    settings: Prompt = {}
-    if run:
-        example = json.loads((Path(__file__).parent.parent / SETTINGS).read_text()).values()
-        given = next(each for each in example if each["class_type"] == "DEFTTrainingSettings")["inputs"]
-        settings["settings"] = node("DEFTTrainingSettings", **given | {"run_name": run, "checkpoint_every": EVERY})
-        inputs["settings"] = ["settings", 0]
-    prompt = base() | settings
-    return prompt | {
-        "subject": node("DEFTDemoSubject", subject="teddy_bear", token="sks"),
-        "latents": node("VAEEncode", pixels=["subject", 0], vae=["vae", 0]),
-        "captions": node("CLIPTextEncode", text=["subject", 1], clip=["clip", 0]),
-        "train": node(
-            "DEFTTrainAdapter",
-            **{
-                "model": ["model", 0],
-                "latents": ["latents", 0],
-                "positive": ["captions", 0],
-                "steps": steps,
-                "learning_rate": 0.001,
-                "batch_size": 2,
-                "layers": "all linear",
-                "pattern": "",
-                "seed": seed,
-                "precision": "fp32",
-                "gradient_checkpointing": False,
-                "method": method,
-            }
-            | options
-            | inputs,
-        ),
-        "report": node("PreviewAny", source=["train", 2]),
-    }
-
-
-def enlarged(prompt: Prompt) -> Prompt:
-    """A training with a batch of 100 pictures, whose steps need some memory."""
-    train = prompt["train"] | {"inputs": prompt["train"]["inputs"] | {"batch_size": 100}}
-    return prompt | {
-        "many": node("RepeatImageBatch", image=["subject", 0], amount=20),
-        "latents": node("VAEEncode", pixels=["many", 0], vae=["vae", 0]),
-        "captions": node("CLIPTextEncode", text="a sks teddy bear", clip=["clip", 0]),
-        "train": train,
-    }
-
-
-SETTINGS = "example_workflows/api/train_with_previews.json"
-
-
-def saved(prompt: Prompt, prefix: str) -> Prompt:
-    """A training whose adapter is saved."""
-    save = node(
-        "DEFTSaveAdapter",
-        adapter=["train", 0],
-        filename_prefix=prefix,
-        format="native (.safetensors)",
-        place="output",
-    )
-    return prompt | {"save": save}
-
-
-def exported(prompt: Prompt, prefix: str) -> Prompt:
-    """A training whose adapter is exported."""
-    export = node("DEFTExportLoRA", adapter=["train", 0], model=["model", 0], filename_prefix=prefix, place="output")
-    return prompt | {"export": export}
-
-
-def scored(label: str, **table: Any) -> Prompt:
-    """The scores of the subject's own pictures, in a table or in a file."""
-    prompt = {
-        "subject": node("DEFTDemoSubject", subject="teddy_bear", token="sks"),
-        "scorer": node(
-            "DEFTLoadScorer", protocol="demo", clip_weights="auto", dino_weights="auto", dinov2_weights="auto"
-        ),
-        "score": node(
-            "DEFTScoreImages",
-            scorer=["scorer", 0],
-            images=["subject", 0],
-            references=["subject", 0],
-            text="a teddy bear",
-            label=label,
-            subject="teddy bear",
-        ),
-    }
-    kind = "DEFTScoreTable" if "append_to" in table else "DEFTSaveScores"
-    return prompt | {"out": node(kind, scores__scores0=["score", 0], **table)}
 
 
 # ------------------------------------------------------------------------------------------------------------- servers
@@ -194,18 +49,23 @@ def scored(label: str, **table: Any) -> Prompt:
 class Campaign:
     """A kind of fault: where it works, its random numbers, and what went wrong."""
 
-    def __init__(self, kind: str, folder: Path, seed: int) -> None:
+    def __init__(self, kind: str, folder: Path, seed: int, minutes: float = math.inf) -> None:
         self.kind, self.folder, self.random = kind, folder, random.Random(f"{kind} {seed}")
         self.faults: list[str] = []
+        self.last = time.monotonic() + 60 * minutes
+
+    def each(self, wanted: int) -> Iterator[int]:
+        """The numbers from 0 to those that are wanted, until the time is over."""
+        return itertools.takewhile(lambda number: time.monotonic() < self.last, range(wanted))
 
     def check(self, right: bool, what: str) -> None:
         """Write a fault down."""
         if not right:
             self.faults.append(what)
 
-    def server(self, name: str = "base") -> ComfyServer:
+    def server(self, name: str = "base", kind: type[ComfyServer] = ComfyServer) -> ComfyServer:
         """A server in a folder of its own."""
-        return ComfyServer(find_comfyui(), self.folder / name)
+        return kind(find_comfyui(), self.folder / name)
 
 
 def pixels(server: ComfyServer, prompt: Prompt) -> bytes:
@@ -256,8 +116,11 @@ def disturbed(server: ComfyServer, prompt: Prompt, events: int, delay: float, ac
     return ""
 
 
-def damaged(folder: Path) -> list[str]:
-    """The files below a folder that are not whole; temporary ones of a write that was killed may lie there."""
+def damaged(folder: Path, since: float = 0.0) -> list[str]:
+    """The files below a folder that are not whole, of those that were written after a time (seconds since 1970).
+
+    Temporary ones of a write that was killed may lie there.
+    """
     import torch
     from PIL import Image
 
@@ -274,7 +137,7 @@ def damaged(folder: Path) -> list[str]:
         ".tex": lambda file: file.read_text(),
     }
     wrong = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_mtime >= since):
         if file.name.startswith(".") and file.suffix in (".tmp", ".lock"):
             continue
         try:
@@ -313,7 +176,8 @@ def interruptions(campaign: Campaign, options: argparse.Namespace) -> str:
             lambda seed: training(1000 + seed, 2000, method="lora", gradient_checkpointing=True),
             lambda seed: training(1000 + seed, 2000, run=f"stopped/{seed}"),
         ]
-        for number in range(options.interruptions):
+        compared = 0
+        for number in campaign.each(options.interruptions):
             prompt = long[number % len(long)](number)
             interrupt = lambda: server.post("/interrupt", {})  # noqa: E731
             events, delay = campaign.random.randint(1, 4), campaign.random.uniform(0, 0.3)
@@ -322,6 +186,7 @@ def interruptions(campaign: Campaign, options: argparse.Namespace) -> str:
             stopped += bool(error)
             seed = number % SAMPLED
             campaign.check(pixels(server, picture(seed)) == pictures[seed], f"{number}: the picture {seed} is another")
+            compared += 1
             if number % len(long) == len(long) - 1:  # a training is stopped, goes on, and is the one that was not
                 seed = number // len(long) % (TRAINED // 4)
                 if seed not in trainings:
@@ -332,7 +197,7 @@ def interruptions(campaign: Campaign, options: argparse.Namespace) -> str:
                 same = adapter_of(server, prompt) == trainings[seed]
                 campaign.check(same, f"{number}: the training {seed} that was resumed is another")
         campaign.faults += damaged(server.base / "output")
-    return f"{stopped} interruptions, {options.interruptions} pictures compared"
+    return f"{stopped} interruptions, {compared} of {options.interruptions} pictures compared"
 
 
 def kills(campaign: Campaign, options: argparse.Namespace) -> str:
@@ -340,10 +205,11 @@ def kills(campaign: Campaign, options: argparse.Namespace) -> str:
     with campaign.server("whole") as server:
         whole = [adapter_of(server, saved(training(seed, STEPS), "whole")) for seed in range(RUNS)]
     killed = ended = 0
-    server, seed = campaign.server(), 0
-    while killed < options.kills:
+    server, seed = campaign.server(kind=ForkedServer), 0  # one is started for each kill
+    while killed < options.kills and time.monotonic() < campaign.last:
         run = f"killed/{ended}"
         prompt = saved(training(seed, STEPS, run=run), f"saved/{ended}")
+        started = time.time()
         with server:
             process = server.process
             assert process is not None
@@ -362,12 +228,15 @@ def kills(campaign: Campaign, options: argparse.Namespace) -> str:
             except OSError as error:  # the connection went before the client had it
                 campaign.check(process.poll() is not None, f"after {killed} kills: {error}")
                 killed += 1
-        campaign.faults += [f"after {killed} kills: {each}" for each in damaged(server.base / "output")]
+        campaign.faults += [f"after {killed} kills: {each}" for each in damaged(server.base / "output", started)]
     with server:  # the last one to its end
         same = adapter_of(server, saved(training(seed, STEPS, run=f"killed/{ended}"), "last")) == whole[seed]
         campaign.check(same, "the adapter after the last kill is another")
+    campaign.faults += damaged(server.base / "output")
     left = sum(1 for _ in (server.base / "output").rglob(".*.tmp"))
-    return f"{killed} kills, {ended + 1} trainings ended with the same bits, {left} temporary files left"
+    return (
+        f"{killed} of {options.kills} kills, {ended + 1} trainings end with the same bits, {left} temporary files left"
+    )
 
 
 def servers(campaign: Campaign, options: argparse.Namespace) -> str:
@@ -389,7 +258,9 @@ def servers(campaign: Campaign, options: argparse.Namespace) -> str:
             error = disturbed(one, prompt, 2, 0, second)
             campaign.check(not error, f"the first server fails: {error}")
             named = (
-                bool(said) and "Another training writes into" in said[0] and f"process {one.process.pid} on" in said[0]
+                bool(said)
+                and "Another training is writing into" in said[0]
+                and f"process {one.process.pid} on" in said[0]
             )
             campaign.check(named, f"the second server says {said}")
             report = "\n".join(two.run(prompt).outputs["report"]["text"])
@@ -483,13 +354,14 @@ def soak(campaign: Campaign, options: argparse.Namespace) -> str:
             lambda number: scored(f"label {number % 7}", append_to="soak/scores"),
             lambda number: saved(training(number, 2, method="lora"), f"soak/{number % 3}"),
         ]
-        for number in range(options.prompts):
+        for number in campaign.each(options.prompts):
             server.run(kinds[number % len(kinds)](number))
             sizes.append(server.memory())
     third = max(1, len(sizes) // 3)
     early, late = max(sizes[third : 2 * third] or sizes), max(sizes[-third:])
     campaign.check(late - early < SOAK_GROWTH, f"memory grows from {early:,.0f} to {late:,.0f} MiB")
-    return f"{len(sizes)} prompts, {early:,.0f} MiB in the second third and {late:,.0f} in the last at most"
+    sizes_of = f"{early:,.0f} MiB in the second third and {late:,.0f} in the last at most"
+    return f"{len(sizes)} of {options.prompts} prompts, {sizes_of}"
 
 
 KINDS = {each.__name__: each for each in (interruptions, kills, servers, disks, memory, soak)}
@@ -499,7 +371,7 @@ def run(kind: str, options: argparse.Namespace) -> list[str]:
     """Run a kind in a folder of its own, print its lines, and return its faults."""
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix=f"deft-faults-{kind}-"))
-    campaign = Campaign(kind, folder, options.seed)
+    campaign = Campaign(kind, folder, options.seed, options.minutes)
     try:
         line = KINDS[kind](campaign, options)
     except Exception as error:
@@ -523,6 +395,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="of servers (100)")
     parser.add_argument("--prompts", type=int, default=500, help="in a row (500)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed disturbs at the same moments (1)")
+    minutes = "the most that a kind goes on disturbing, whatever it has done by then (no limit)"
+    parser.add_argument("--minutes", type=float, default=math.inf, help=minutes)
     options = parser.parse_args()
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"unknown kind {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")

@@ -10,6 +10,7 @@ and no test says that one is stale, but for a node whose name, inputs or outputs
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -103,8 +104,25 @@ def make_thumbnails() -> None:
     make_workflows.make(thumbnails=True)
 
 
+def check_fonts() -> None:
+    """Ends the script where the browser would draw boxes: no font has the Chinese characters of the examples' notes.
+
+    Other systems than Linux come with one.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if shutil.which("fc-list") is None:
+        print("[generated] fc-list (of fontconfig) is missing: nobody knows whether a font has Chinese characters")
+    elif not subprocess.run(["fc-list", ":lang=zh-cn"], stdout=subprocess.PIPE, check=True).stdout.strip():
+        sys.exit(
+            "[generated] example_pictures: no font here has the Chinese characters of the notes, which would "
+            "be drawn as boxes: install one, such as the package fonts-noto-cjk."
+        )
+
+
 def make_example_pictures() -> None:
     """The examples in the browser, for docs/examples: by the test that opens them."""
+    check_fonts()
     run_script(
         "-m",
         "pytest",
@@ -132,12 +150,7 @@ def main() -> None:
     parts = sys.argv[1:] or [part for part in PARTS if part != "translated"]
     if unknown := set(parts) - set(PARTS):
         sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(PARTS)}")
-    if "workflows" in parts:
-        make_workflows()
-    if "blueprints" in parts:
-        make_blueprints()
-    for part in {"plans", "recipes"} & set(parts):
-        write(OF_SOURCES[part]())
+    # Before the workflows: which sockets their nodes have is read from interface.json.
     if {*OF_NODES, "translated"} & set(parts):
         pack = ask()
         for part, make in OF_NODES.items():
@@ -150,6 +163,12 @@ def main() -> None:
             write(make_locale.translated_files(pack))
         for line in make_locale.all_lacking(pack):
             print(f"[generated] {line}")
+    if "workflows" in parts:
+        make_workflows()
+    if "blueprints" in parts:
+        make_blueprints()
+    for part in {"plans", "recipes"} & set(parts):
+        write(OF_SOURCES[part]())
     for part, make_pictures in PICTURES.items():
         if part in parts:
             print(f"[generated] {part}", flush=True)

@@ -69,7 +69,10 @@ def tables(recipes: Any, shifts: Any) -> str:
         if recipe.file:
             lines[-1] += f" Found by the file's name: `{recipe.file}`."
         lines.append("")
-        lines += [f"* {WORDS[name]} {value(recipe, name)}: {source}" for name, source in recipe.sources.items()]
+        for name, source in recipe.sources.items():
+            if source != recipes.recipe.STEPS:  # which the page says above
+                shown = source.replace(recipes.recipe.STEPS, "otherwise as above")
+                lines.append(f"* {WORDS[name]} {value(recipe, name)}: {shown}")
         lines += [f"* {recipe.notes}"] * bool(recipe.notes)
         lines += [f"* Warning: {recipe.warning}."] * bool(recipe.warning)
         lines.append("")

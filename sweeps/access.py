@@ -98,4 +98,4 @@ def _add(headers: dict[str, str], name: str, value: str, url: str) -> None:
 
 def _check(name: str, value: str) -> None:
     if not value.isprintable() or not value.isascii():
-        raise ValueError(f"the header {name} has letters in it that no header may have.")
+        raise ValueError(f"the header {name} has characters that are not allowed in a header.")

@@ -125,7 +125,7 @@ def _rows(part: AxisPart, folder: Path) -> list[Value]:
 
 
 def _row_values(part: AxisPart, path: Path, reader: csv.DictReader[str]) -> list[Value]:
-    """The values of a CSV's rows, each looked at before the next is read: it holds all columns, also missing ones."""
+    """The values of a CSV's rows. Each is checked before the next is read: it holds all columns, also missing ones."""
     columns = list(reader.fieldnames or ())
     into, label = part.into, part.label if part.label is not None else (columns[0] if columns else "")
     if isinstance(into, (str, list)):

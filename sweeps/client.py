@@ -38,10 +38,10 @@ class ServerLost(RuntimeError):
 
 
 class Denied(RuntimeError):
-    """The server, or what stands before it, does not let us in."""
+    """The server, or what stands before it, refuses access."""
 
     def __init__(self, url: str, status: int) -> None:
-        what = "wants to know who asks" if status == 401 else "does not let us in"
+        what = "requires a login" if status == 401 else "refuses access"
         super().__init__(
             f"{url} {what} (HTTP {status}): give a user and a password in the address, a token in {TOKEN} or "
             f"{API_KEY}, or what it needs with --header; if you have done so, check them"
@@ -102,10 +102,10 @@ class Client:
         self.connection = 0  # which websocket is open; 0 while there is none
         self.sends_again = True
         self.lost = False
-        self._reason: Exception | None = None  # why it does not let us in
+        self._reason: Exception | None = None  # why it refuses access
         self._connections = 0
         self._closed_here = False  # whether it was this side that has closed the websocket
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing: set[asyncio.Task[Any]] = set()
         self._connected = asyncio.Event()
@@ -145,13 +145,13 @@ class Client:
                     to = urlsplit(answer.headers.get("Location", ""))
                     where = f"{to.scheme}://{to.hostname}" if to.hostname else to.path
                     raise ServerLost(
-                        f"{self.url} sends us on to {where} (HTTP {answer.status}), to log in there or since that is "
-                        "its address: name the right one, with what it needs to let us in."
+                        f"{self.url} redirects to {where} (HTTP {answer.status}), for a login or because it has moved: "
+                        "give the right address, with the login that it needs."
                     )
         except aiohttp.ClientConnectorCertificateError as error:
             raise ServerLost(
-                f"{self.url} has a certificate that is not trusted here ({error.certificate_error}): name a file with "
-                "its certificate, or with that of its issuer, by --certificate."
+                f"{self.url} has a certificate that is not trusted here ({error.certificate_error}): give a file with "
+                "its certificate, or with its issuer's, with --certificate."
             ) from error
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise ServerLost(self._no_server()) from error
@@ -200,7 +200,7 @@ class Client:
             if not waiting.ended.done():
                 waiting.ended.set_exception(error)
 
-    async def _open(self) -> aiohttp.ClientWebSocketResponse:
+    async def _open(self) -> aiohttp.ClientWebSocketResponse[bool]:
         """The websocket. It breaks when the server has sent nothing for `SILENCE`: a question to it comes after two
         thirds of that, and for the answer to it aiohttp waits half as long."""
         address = f"{self.url}/ws?clientId={self.id}"
@@ -225,7 +225,7 @@ class Client:
         """Look for prompts that have ended or were forgotten while nobody listened."""
         places = await self._places([prompt_id for prompt_id, each in self.waiting.items() if each.sent])
         for prompt_id, place in places.items():
-            gone = Gone() if self._closed_here else ServerLost(f"the server {self.url} has started anew")
+            gone = Gone() if self._closed_here else ServerLost(f"the server {self.url} has been restarted")
             self._answered(prompt_id, place, gone)
         self._closed_here = False
 
@@ -350,14 +350,16 @@ class Client:
                 if answer.status != 200:
                     raise NodeFailed(
                         f"the server has no file {query['subfolder']}/{query['filename']} in its "
-                        f"{query['type']} folder, although a node has named it",
+                        f"{query['type']} folder, although a node's result lists it",
                         "",
                     )
                 with open(target, "wb") as file:
                     async for block in answer.content.iter_chunked(BLOCK):
                         file.write(block)
         except aiohttp.ClientError as error:
-            raise ServerLost(f"the server {self.url} broke off while sending {query['filename']} ({error})") from error
+            raise ServerLost(
+                f"the server {self.url} ended the connection while sending {query['filename']} ({error})"
+            ) from error
 
     async def upload(self, path: Path, subfolder: str, name: str, place: str) -> None:
         """Send a file into the server's input or output folder. Raises Refused if the server does not take it."""
@@ -378,7 +380,9 @@ class Client:
                     if answer.status != 200:
                         raise Refused(f"the server did not take the file {path.name} (HTTP {answer.status})")
             except (aiohttp.ClientError, OSError) as error:
-                raise ServerLost(f"the server {self.url} broke off while it got {path.name} ({error})") from error
+                raise ServerLost(
+                    f"the server {self.url} ended the connection while receiving {path.name} ({error})"
+                ) from error
 
     async def run(self, prompt: Prompt, on_event: OnEvent, limit: float | None = None) -> Finished:
         """Run a prompt to its end, sent again if the server does not have it any more. limit: seconds that it may run.
@@ -392,10 +396,10 @@ class Client:
             with contextlib.suppress(Gone):
                 return await self._run(prompt, on_event, limit)
             if not self.sends_again:
-                raise Interrupted("it was taken out of the server's queue")
+                raise Interrupted("it was removed from the server's queue")
         raise Interrupted(
-            f"it was sent {SENDS} times, and each time it went out of the server's queue without an entry in its "
-            "history: does somebody clear them?"
+            f"it was sent {SENDS} times, and each time it disappeared from the server's queue without an entry in its "
+            "history: check whether somebody clears them"
         )
 
     async def _run(self, prompt: Prompt, on_event: OnEvent, limit: float | None) -> Finished:

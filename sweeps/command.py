@@ -5,6 +5,7 @@
     python -m sweeps status PLAN.yaml    how far it is
     python -m sweeps report PLAN.yaml    tables, grids and a page with all pictures, from the store alone
     python -m sweeps clean  PLAN.yaml    remove what is not needed any more
+    python -m sweeps peft   PHOTOS FILE  make what the plan peft_benchmark.yaml needs out of PEFT's own files
 
 A plan is described in docs/sweeps.md; sweeps/plans has some to begin with.
 """
@@ -29,7 +30,7 @@ from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, end_orphans, files_of, remembered, started, workers_of
 from .plan import read_plan
-from .plan_file import words
+from .plan_file import published_table, words
 from .preview import SHOWN, print_plan
 from .progress import SweepProgress, describe
 from .runner import Runner, SweepResult, run_until_signal
@@ -107,13 +108,15 @@ def _parser() -> argparse.ArgumentParser:
             "--comfyui-args",
             default="",
             metavar="TEXT",
-            help="more words of ComfyUI's command line for servers that are started, as one text: "
+            help="more options of ComfyUI's command line for the servers that are started, as one text: "
             '--comfyui-args="--lowvram --fast"',
         )
         subparser.add_argument("--join", action="store_true", help="use the store of another plan, too")
         if name == "plan":
             subparser.add_argument(
-                "--offline", action="store_true", help="ask no server, but use what the store remembers of one"
+                "--offline",
+                action="store_true",
+                help="use what the store has recorded of a server instead of asking one",
             )
             subparser.add_argument("--all", action="store_true", help=f"print all cells, not only the first {SHOWN}")
         else:
@@ -133,22 +136,43 @@ def _parser() -> argparse.ArgumentParser:
                 "where the cluster has no GPU",
             )
             subparser.add_argument("--quiet", action="store_true", help="print only what goes wrong")
-    command("status", status_command, "Say how far the sweep is.")
+    command("status", status_command, "Print the progress of the sweep.")
     subparser = command("report", report_command, "Write tables, grids and a page with all pictures.")
-    subparser.add_argument("--rows", help="axes of the tables' rows, divided by commas")
-    subparser.add_argument("--columns", help="axes of the tables' columns; by default the metrics stand there")
-    subparser.add_argument("--metrics", help="only these metrics, divided by commas")
+    subparser.add_argument("--rows", help="axes of the tables' rows, separated by commas")
+    subparser.add_argument("--columns", help="axes of the tables' columns; by default the metrics")
+    subparser.add_argument("--metrics", help="only these metrics, separated by commas")
     subparser.add_argument("--picture", help="title of the output node whose pictures the grid shows")
     subparser.add_argument("--grid-rows", help="axes of the grid's rows")
     subparser.add_argument("--grid-columns", help="axes of the grid's columns")
+    subparser.add_argument("--published", help="a published table that the scores are set beside")
     subparser.add_argument("--out", type=Path, help="the folder to write; by default report in the store")
     subparser = command("clean", clean_command, "Remove failed and cancelled cells and what was left behind.")
     subparser.add_argument("--unused", action="store_true", help="also cells that no plan of the store has any more")
     subparser.add_argument("--damaged", action="store_true", help="also done cells whose record cannot be read")
+    subparser.add_argument("--yes", action="store_true", help="remove them; without this option they are only listed")
+    about = "Make what sweeps/plans/peft_benchmark.yaml needs out of the photos and texts of PEFT's image benchmark."
+    subparser = commands.add_parser("peft", help=about, description=about)
+    subparser.add_argument("photos", type=Path, help="the folder of its photos, with names in the data set's order")
+    subparser.add_argument("parameters", type=Path, help="its default_training_params.json")
+    subparser.add_argument("--input", type=Path, help="ComfyUI's input folder; by default that of --comfyui")
     subparser.add_argument(
-        "--yes", action="store_true", help="do it; without this it is only said what would be removed"
+        "--prompts",
+        type=Path,
+        default=PACK / "sweeps" / "plans" / "peft_benchmark_prompts.csv",
+        help="the CSV file to write; by default beside the plan",
     )
+    subparser.add_argument("--comfyui", type=Path, help="ComfyUI's folder, found as for the other commands")
+    subparser.set_defaults(function=peft_command)
     return parser
+
+
+def peft_command(options: argparse.Namespace) -> int:
+    """Prepare PEFT's benchmark."""
+    from .peft_benchmark import prepare
+
+    inputs = options.input or find_comfyui(PACK, options.comfyui) / "input"
+    print("\n".join(prepare(options.photos, options.parameters, inputs, options.prompts)))
+    return 0
 
 
 # plan and run
@@ -219,7 +243,7 @@ def run_command(options: argparse.Namespace) -> int:
     if not options.quiet:
         print(
             f"{counts['done']} done, {counts['failed']} failed, {counts['cancelled']} cancelled"
-            + (f", {result.blocked} left out because their training was not made" if result.blocked else "")
+            + (f", {result.blocked} skipped because their training did not finish" if result.blocked else "")
             + (f", {result.elsewhere} by other runners" if result.elsewhere else "")
             + f"; the results are in {store.root}"
         )
@@ -293,8 +317,11 @@ def report_command(options: argparse.Namespace) -> int:
     for word in ("rows", "columns", "metrics", "grid_rows", "grid_columns"):
         chosen = getattr(options, word)
         layout[word] = tuple(words(layout.get(word)) if chosen is None else _split(chosen))
-    if options.picture is not None:
-        layout["picture"] = options.picture
+    for word in ("picture", "published"):
+        if (given := getattr(options, word)) is not None:
+            layout[word] = given
+    if layout.get("published"):
+        published_table(layout["published"])
     out = options.out or store.root / "report"
     written = write_report([_report_cell(ReportCell, store, entry) for entry in entries], out, name, Layout(**layout))
     print("\n".join(f"wrote {path}" for path in written))
@@ -337,7 +364,7 @@ def clean_command(options: argparse.Namespace) -> int:
         f"{size / 2**20:.1f} MiB"
     )
     if living:
-        print("  a runner is at work in this store, so its folders are left alone")
+        print("  a runner is at work in this store, so its folders are not touched")
     if not options.yes:
         print("  nothing is removed without --yes")
         return 0

@@ -54,7 +54,7 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
     if candidates and not {SAVER, LOADER} <= set(info):
         remarks.append(
             "This ComfyUI has no Save Adapter and no Load Adapter File (the pack is not installed there), "
-            "so every cell trains for itself."
+            "so every cell trains its own adapter."
         )
         candidates = []
     for trainer in [] if embeddings else [node for node in candidates if is_embedding(prompt[node])]:

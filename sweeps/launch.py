@@ -123,7 +123,7 @@ def end_orphans(store: Store) -> list[str]:
             continue
         try:
             if pid := Server(Path(), folder).end_orphan():
-                lines.append(f"ended a ComfyUI (process {pid}) that a killed run had left at work in {folder}")
+                lines.append(f"ended a ComfyUI (process {pid}) that a killed run had left running in {folder}")
         finally:
             store.release(folder.name)
     return lines
@@ -209,7 +209,7 @@ async def started(workers: Sequence[Worker], progress: SweepProgress) -> list[Wo
     if len(errors) == len(workers):
         raise errors[0]
     for error in errors:
-        progress.log(f"a server is out: {error}")
+        progress.log(f"a server failed: {error}")
     return [worker for worker, outcome in zip(workers, outcomes) if not isinstance(outcome, BaseException)]
 
 

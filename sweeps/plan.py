@@ -75,7 +75,7 @@ def read_plan(path: Path) -> Plan:
     except yaml.YAMLError as error:
         raise ValueError(f"The plan {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except RecursionError as error:
-        raise ValueError(f"The plan {path} has lists or mappings too deep in each other: write it flatter.") from error
+        raise ValueError(f"The plan {path} has lists or mappings nested too deeply: flatten them.") from error
     try:
         return _plan(data, path)
     except ValueError as error:
@@ -103,14 +103,14 @@ def _loaded(text: str) -> Any:
 
         def fetch_flow_collection_start(self, token: Any) -> None:
             if self.flow_level >= DEEPEST:
-                raise yaml.YAMLError(f"more than {DEEPEST} brackets are open in each other")
+                raise yaml.YAMLError(f"more than {DEEPEST} brackets are nested in each other")
             super().fetch_flow_collection_start(token)
 
     node = yaml.compose(text, Loader=Loader)
     if node is None:
         return None
     if _parts(node, {}) > MOST_PARTS:
-        raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_PARTS:,} values, or hold themselves")
+        raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_PARTS:,} values, or contain themselves")
     return yaml.constructor.SafeConstructor().construct_document(node)
 
 

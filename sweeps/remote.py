@@ -121,7 +121,7 @@ class RayServer:
             self.url = ray.get(self.actor.start.remote())
             self._ended = self.actor.wait.remote()
             address = urlsplit(self.url)
-            socket.create_connection((address.hostname, address.port), REACH).close()
+            socket.create_connection((address.hostname, address.port or 0), REACH).close()
         except BaseException as error:
             self.kill()
             if isinstance(error, ray.exceptions.GetTimeoutError):
@@ -133,7 +133,7 @@ class RayServer:
             elif isinstance(error, OSError):
                 text = (
                     f"{self.name} on {self.machine}: {self.url} cannot be reached from here ({error}): the machines "
-                    f"of the cluster have to let this one through to their ports {PORTS[0]} to {PORTS[-1]}"
+                    f"of the cluster must accept connections from this one on their ports {PORTS[0]} to {PORTS[-1]}"
                 )
             else:
                 raise

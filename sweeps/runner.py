@@ -65,7 +65,7 @@ class Runner:
         """Stop the run. First: running cells are finished, nothing new is begun. Again: running cells are cancelled."""
         self.stops += 1
         if self.stopping:
-            self.progress.log("cancelling the running cells; once more ends at once")
+            self.progress.log("cancelling the running cells; press Ctrl+C again to quit at once")
             for task in (*self.tasks, *self.connecting):
                 task.cancel()
         else:
@@ -73,8 +73,8 @@ class Runner:
             for worker in self.workers:
                 if worker.client is not None:
                     worker.client.sends_again = False
-            self.result.stopped = "stopped by hand; the same command goes on from here"
-            self.progress.log("finishing the running cells; once more cancels them")
+            self.result.stopped = "stopped; run the same command again to continue"
+            self.progress.log("finishing the running cells; press Ctrl+C again to cancel them")
         self._changed.set()
 
     async def run(self) -> SweepResult:
@@ -90,9 +90,9 @@ class Runner:
             for error in errors:
                 if not isinstance(error, RuntimeError):
                     raise error
-                self.progress.log(f"a server is out: {error}")
+                self.progress.log(f"a server failed: {error}")
             if len(errors) == len(loops) and not self.stops:
-                self.result.stopped = "no server is left; the same command goes on from here"
+                self.result.stopped = "no server is left; run the same command again to continue"
             self.result.blocked, self.result.elsewhere = self.schedule.blocked, self.schedule.elsewhere
             return self.result
         finally:
@@ -229,8 +229,8 @@ class Runner:
         except OSError as error:
             self.stopping = True
             self.result.stopped = (
-                f"the store {self.store.root} cannot be used ({f'{error}'.rstrip('.')}); mend that, and run the same "
-                "command again: nothing that is done is lost"
+                f"the store {self.store.root} cannot be used ({str(error).rstrip('.')}); correct this and run the same "
+                "command again: finished cells are kept"
             )
         finally:
             if scratch is not None:

@@ -116,9 +116,9 @@ def refusal(item: Input, value: Any) -> str:
     if item.type in ("INT", "FLOAT"):
         low, high = item.options.get("min"), item.options.get("max")
         if low is not None and value < low:
-            return f"is {value}, but the least is {low}"
+            return f"is {value}, but the minimum is {low}"
         if high is not None and value > high:
-            return f"is {value}, but the most is {high}"
+            return f"is {value}, but the maximum is {high}"
     choices = item.choices
     if choices is not None and value not in choices and not item.options.get("multiselect"):
         # A file in a folder below the input folder is no choice, but is taken.

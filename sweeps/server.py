@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from .client import Facts
 from .files import Files, LocalFiles
@@ -110,6 +111,18 @@ class Server:
             *self.arguments,
         ]
 
+    def launch(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """The process, just started, in a session of its own, or Ctrl-C would end it, too."""
+        return subprocess.Popen(
+            self.command(),
+            cwd=self.comfyui,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | self.environment,
+            start_new_session=True,
+        )
+
     def start(self, timeout: float = 300.0) -> None:
         """Start the process and wait for its first answer. Raises RuntimeError with the log's end when none comes."""
         for name in ("output", "user"):
@@ -127,15 +140,7 @@ class Server:
         assert self._guard.stdin is not None
         try:
             with open(self.log_file, "wb") as log:
-                self.process = subprocess.Popen(
-                    self.command(),
-                    cwd=self.comfyui,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | self.environment,
-                    start_new_session=True,
-                )  # or Ctrl-C would end it, too
+                self.process = self.launch(log)
             self._guard.stdin.write(b"%d\n" % self.process.pid)
             self._guard.stdin.flush()
             self.pid_file.write_text(f"{self.process.pid} {_created(self.process.pid)}")

@@ -273,7 +273,7 @@ class Store:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{self.root / 'plan' / name / file} is damaged ({type(error).__name__}: {error}): `sweeps plan` and "
-                "`sweeps run` write it anew."
+                "`sweeps run` write it again."
             ) from error
 
     def plans(self) -> list[str]:

@@ -113,7 +113,7 @@ class Worker:
         Raises RuntimeError if it stays away, or has a prompt that it does not end.
         """
         if self._stuck and self.server is None:
-            raise RuntimeError(f"{self.url} goes on with a cell that was interrupted: restart that server")
+            raise RuntimeError(f"{self.url} still runs a cell that was interrupted: restart that server")
         self._stuck = False
         await self.stop()
         await self.start()
@@ -152,7 +152,7 @@ class Worker:
                 await asyncio.to_thread(self.server.drop_checkpoints, finished.ended)
             numbers = _numbers(job, texts)
             if job.kind == "training" and not any(file.name == ADAPTER for file in files) and job.saves_adapter:
-                raise NodeFailed("the training has given no file of its adapter: look into ComfyUI's log", "")
+                raise NodeFailed("the training wrote no adapter file: see ComfyUI's log", "")
         except (Refused, Interrupted) as reason:
             status, error = "cancelled" if isinstance(reason, Interrupted) else "failed", str(reason)
         except NodeFailed as reason:
@@ -316,6 +316,6 @@ def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
             numbers[number.name] = float(match.group(1) if match.re.groups else match.group())
         except (ValueError, TypeError):
             raise NodeFailed(
-                f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}) but {text[:200]!r}", ""
+                f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}), but {text[:200]!r}", ""
             ) from None
     return numbers

@@ -153,8 +153,8 @@ def _check_types(types: Iterable[str], path: Path, info: Info) -> None:
     if missing:
         raise ValueError(
             f"{path} needs nodes that this ComfyUI does not have: {_listed(missing)}. Install their "
-            "packs (ComfyUI Manager: Install Missing Custom Nodes), and look into ComfyUI's log whether "
-            "one of them failed to load."
+            "packs (ComfyUI Manager: Install Missing Custom Nodes), and see ComfyUI's log for packs that "
+            "failed to load."
         )
 
 

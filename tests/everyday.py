@@ -46,7 +46,6 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     # Both formats of an example are one prompt, and test_front_end.py runs the other examples from the page.
     "server/test_server.py::test_comfy_cli_runs": (
         "api/compare_methods.json",
-        "compare_methods.json",
         "deft_against_lora.json",
         "api/scene_personalisation.json",
         "strength_ladder.json",
@@ -72,8 +71,10 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     "comfy/test_devices.py::test_adapter_info": ("every kind",),
     # The gradients of each are in the test after it.
     "comfy/test_training_runs.py::test_text_encoders_are_trained_with_the_model": ("svdiff-everything",),
-    # Its twin, table 2, has the same nodes with other values.
-    "comfy/test_tables.py::test_the_examples_run": ("deft_table2",),
+    # The others have the same nodes with other values; tests/server runs table 1's methods (compare_all_methods).
+    "comfy/test_tables.py::test_the_examples_run": ("deft_table2_repository",),
+    # A picture of each kind is in test_batches_of_one_and_eight.
+    "unit/test_scoring_exactness.py::test_features_of_every_kind_of_picture": ("square", "odd", "alpha"),
     # Each method goes through the nodes in test_every_method.py.
     "comfy/test_finished_runs.py::test_all_outputs_are_those_of_the_training": ("deft", "dreambooth"),
 }
@@ -86,6 +87,7 @@ ONLY_IN_ALL: dict[str, str] = {
     "one each in test_two_runners_share_a_store",
     "comfy/test_finished_runs.py::test_after_a_restart": "what another process has left is gone on with in "
     "test_killed_and_resumed_is_bit_for_bit_the_same, and the tests before it find a finished run",
+    "comfy/test_gpu_benchmark.py::test_every_line_runs": "it is a script for people who measure a GPU",
     f"{RAY}test_a_cell_is_cancelled": "test_control_c cancels cells over HTTP, which these workers talk, too",
     f"{RAY}test_a_token_is_sent": "test_a_token_is_trained_once sends one to an address, and "
     "test_files_travel_and_a_server_dies sends files to a cluster",
@@ -97,6 +99,8 @@ NEWEST = (0, 30)
 # what one case shows of that ComfyUI the others show, too. Those of these files are chosen by what ComfyUI has.
 MOST_CASES = 3
 EVERY_CASE = ("test_architectures.py", "test_bases.py", "test_conversions.py", "test_quantised.py")
+# Every day an older ComfyUI trains one of its bases: it is the trainer that has an interface with it.
+ONE_CASE = ("test_bases.py",)
 # Of these files an older ComfyUI runs these tests only: where ComfyUI has a part. The others are of the pack's own
 # files, texts and sums, and of PyTorch's, which are the same there.
 OF_COMFYUI: dict[str, set[str]] = {
@@ -321,7 +325,7 @@ def once(place: str, name: str, cases: list[pytest.Item], older: bool) -> list[p
         of_file = CONTRACT.get(file, set())
         if of_file is not EVERYTHING and name not in of_file:
             return []
-        if file not in EVERY_CASE:
+        if file not in EVERY_CASE or file in ONE_CASE:
             return cases[:1]
     if test in CHOSEN:
         by_id = {case.callspec.id: case for case in cases}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 WORDS = {
     "lora training": ("DEFTTrainAdapter",),
+    "early stopping": ("DEFTTrainingPreviews",),
     "best epoch": ("DEFTCompareCheckpoints",),
     "overfitting": ("DEFTCompareCheckpoints", "DEFTScoreDrift", "DEFTScoreDiversity"),
     "apply lora": ("DEFTApplyAdapter", "DEFTAdapterLoader"),
     "lora loader": ("DEFTAdapterLoader",),
     "dreambooth lora": ("DEFTTrainAdapter",),
+    "dreambench": ("DEFTLoadDreamBench",),
     "captions": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),
     "loss curve": ("DEFTTrainAdapter",),
     "image folder": ("DEFTLoadFolder", "DEFTPrepareTrainingPictures"),

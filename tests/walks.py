@@ -39,8 +39,8 @@ SLOW = (
     "tests/unit/test_files_hostile.py::test_memory_stays_near_the_size_of_the_file",
 )
 # What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics, but for
-# test_help.py: a walk leaves the help page of the new node, with its picture, to people. Every day of the methods the
-# new one.
+# test_help.py: a walk leaves the help page of the new node, with its picture, to people. Only in `make test-all`: the
+# files that they compare have to be made for it.
 OVER_LISTS = ("every_method", "fields", "format_table", "help_lists", "interface", "nodes_schema")
 
 

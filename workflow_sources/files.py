@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,25 @@ def outdated(name: str) -> list[str]:
     return differences(graph_of(name), prompt_of(name))
 
 
+@cache
+def sockets() -> dict[str, frozenset[str]]:
+    """The sockets that each node of the pack always has, by interface.json: no widgets, no options', none that grow."""
+    recorded = json.loads((ROOT / "interface.json").read_text(encoding="utf-8"))["nodes"]
+    return {
+        name: frozenset(
+            key
+            for key, kind in node["inputs"].items()
+            if "[" not in key and "widget" not in kind and kind[0].isupper() and "COMFY_" not in kind
+        )
+        for name, node in recorded.items()
+    }
+
+
 def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str]:
-    """The differences between the two forms of a workflow: nodes, titles, links and values."""
+    """The differences between the two forms of a workflow: nodes, titles, links and values.
+
+    So is a socket that a node has got since the front end has written the graph: the page would add it.
+    """
     graph = unpacked(graph)
     nodes = {own_id(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
     prompt = {own_id(number): node for number, node in prompt.items()}
@@ -123,6 +141,8 @@ def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str
         joined = {item["name"]: links[item["link"]] for item in node["inputs"] if item["link"] is not None}
         if joined != {key: [own_id(value[0]), value[1]] for key, value in inputs.items() if isinstance(value, list)}:
             lines.append(f"node {number} has other links")
+        lacking = sockets().get(node["type"], frozenset()) - {item["name"] for item in node["inputs"]}
+        lines += [f"node {number} lacks the socket {name}" for name in sorted(lacking)]
         if node["mode"]:
             lines.append(f"node {number} is muted or bypassed")
         values = [value for value in inputs.values() if not isinstance(value, list)]

@@ -1,4 +1,4 @@
-"""The sweeps' plans of the paper's tables and of DreamBooth's protocol, as YAML, with the settings of the tables.
+"""The sweeps' plans of the paper's tables, of DreamBooth's protocol and of PEFT's image benchmark, as YAML.
 
 sweeps/plans/demo.yaml and the CSV files there are written by hand.
 """
@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .examples.deft_table1.source import HEADER, ONE_PROMPT
 from .examples.deft_table1.source import TABLE as ONE
+from .examples.deft_table2.source import REPOSITORY
 from .examples.deft_table2.source import TABLE as TWO
+from .peft_image import ROWS, TRAINING, TRAINING_SETTINGS
 from .prompt import SETTINGS, TOKEN
 from .tables import SEED, Table
 
-TABLES = {table.name: table for table in (ONE, TWO)}
+TABLES = {table.name: table for table in (ONE, ONE_PROMPT, TWO, REPOSITORY)}
 CLASS = ["Class prompt", "Class pictures"]  # muted: no pictures of the class
 
 
@@ -84,7 +87,7 @@ def muted(table: Table) -> dict[str, dict[str, Any]]:
         by_label[row.label] = {
             **({"mute": mute} if mute else {}),
             **({"bypass": bypass} if bypass else {}),
-            "Score.label": row.label,
+            "Score.label": row.label + table.behind,
         }
         if row.inversion:
             by_label[row.label]["Replace.find"] = "%token% %class%"
@@ -168,6 +171,88 @@ def plan(
     )
 
 
+PEFT_HEAD = """{head}\
+# Needs the files that the note of sweep_flux2_klein names, DINOv2-base, and of PEFT's benchmark its 20 cat photos and
+# its default_training_params.json: `python -m sweeps peft PHOTOS default_training_params.json` makes of them the folder
+# input/peft_benchmark and the prompts beside this plan. docs/sweeps.md says where all of it comes from.
+# {cells}
+name: peft_benchmark
+about: PEFT's image benchmark on Flux.2 klein base 4B, with three seeds
+workflow: ../../example_workflows/api/sweep_flux2_klein.json
+set:
+{set}
+axes:
+  method:
+    values:
+{methods}
+  seed:
+    values:
+{seeds}
+  score:
+    values:
+      likeness: {{mute: [Score drift, Save drift]}}
+      drift: {{mute: [Score, Save scores]}}
+  prompt:
+    csv: peft_benchmark_prompts.csv
+    label: name
+    into: {{prompt: Prompt.value, photo: Held-out photo.image, pictures: Size.batch_size}}
+exclude:
+  - {{score: likeness, kind: drift}}
+  - {{score: drift, kind: likeness}}
+outputs:
+  only: [Save picture, Save scores, Save drift]
+report: {report}
+"""
+# The noise of its pictures has another seed than the training, so that none is of noise that was learnt.
+PEFT_SEEDS = {str(seed): {"Train.seed": seed, "Noise.noise_seed": 100_000 + seed} for seed in range(3)}
+PUBLISHED = "PEFT, image generation"
+
+
+def peft_plan() -> str:
+    """The plan of PEFT's image benchmark."""
+    chosen = ("weight_decay", "max_grad_norm", "timesteps", "shift", "p_rate", "exclude", "checkpoint_every")
+    fixed = {
+        "Photos.folder": "input/peft_benchmark/training",
+        "Score.subject": "cat",
+        "Score drift.subject": "cat",
+        "Settings.run_name": "peft_benchmark/training",
+        **{f"Settings.{name}": TRAINING_SETTINGS[name] for name in chosen},
+        **{f"Train.{name}": value for name, value in TRAINING.items() if name != "seed"},
+    }
+    rows = {
+        row.label: {"Score.label": row.label, "Score drift.label": row.label}
+        | {f"Train.{name}": value for name, value in row.training.items() if TRAINING.get(name) != value}
+        for row in ROWS
+    }
+    count, seeds = len(ROWS), len(PEFT_SEEDS)
+    return PEFT_HEAD.format(
+        head=HEAD,
+        cells=(
+            f"{count * seeds} trainings; {count} x {seeds} x (4 + 10) = {count * seeds * 14} cells, with "
+            f"{count * seeds * 22} pictures and {count * seeds * 10} of the base."
+        ),
+        set=block(fixed, 2),
+        methods=block(rows, 6),
+        seeds=block(PEFT_SEEDS, 6),
+        report=flow(
+            {
+                "rows": ["method"],
+                "columns": ["seed"],
+                "grid_columns": ["prompt"],
+                "picture": "Save picture",
+                "published": PUBLISHED,
+            },
+            8,
+        ),
+    )
+
+
+def inline_prompts(*lines: str) -> str:
+    """Prompts that stand in the plan itself."""
+    values = "\n".join(f"      - {scalar(line)}" for line in lines)
+    return f"  prompt:\n    into: Prompt.value\n    values:\n{values}"
+
+
 def inline(table: Table) -> tuple[str, str]:
     """The subjects and prompts of a table that stand in the plan itself."""
     subjects = {
@@ -175,11 +260,7 @@ def inline(table: Table) -> tuple[str, str]:
         for subject in table.subjects
     }
     (prompts,) = {tuple(line.format("%class%") for line in subject.prompts) for subject in table.subjects}
-    lines = "\n".join(f"      - {scalar(line)}" for line in prompts)
-    return (
-        f"  subject:\n    values:\n{block(subjects, 6)}",
-        f"  prompt:\n    into: Prompt.value\n    values:\n{lines}",
-    )
+    return f"  subject:\n    values:\n{block(subjects, 6)}", inline_prompts(*prompts)
 
 
 def plans() -> dict[str, str]:
@@ -189,6 +270,7 @@ def plans() -> dict[str, str]:
     subjects, prompts = inline(TWO)
     every = len(ONE.methods)
     return {
+        "peft_benchmark": peft_plan(),
         "table1": plan(
             ONE,
             "sweep_sd15",
@@ -205,6 +287,26 @@ def plans() -> dict[str, str]:
             FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"),
             PROMPTS_CSV,
             1,
+            {"rows": ["method"], "columns": ["subject"]},
+            Scorer__protocol=ONE.protocol,
+            Size__batch_size=ONE.batch,
+        ),
+        "table1_one_prompt": plan(
+            ONE_PROMPT,
+            "sweep_sd15",
+            "table1_one_prompt",
+            "Table 1 of the DEFT paper's supplement with its header as the only prompt, on SD 1.5",
+            NEEDS.format(
+                checkpoint=ONE.checkpoint,
+                photos=dreambooth,
+                cells=(
+                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as many as "
+                    "in\n# the example deft_table1_one_prompt; a cell begins with a seed of its own."
+                ),
+            ),
+            FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"),
+            inline_prompts(HEADER.format("%token% %class%")),
+            ONE_PROMPT.noises // ONE_PROMPT.batch,
             {"rows": ["method"], "columns": ["subject"]},
             Scorer__protocol=ONE.protocol,
             Size__batch_size=ONE.batch,

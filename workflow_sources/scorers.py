@@ -27,5 +27,8 @@ AUTO = {"clip_weights": "auto", "dino_weights": "auto", "dinov2_weights": "auto"
 WEIGHTS: Mapping[str, Mapping[str, str]] = {
     "clip-image": {**AUTO, "clip_weights": CLIP_B32},
     "dreambooth": {"clip_weights": CLIP_B32, "dino_weights": DINO_S16, "dinov2_weights": DINOV2_S14},
-    "dreambench++": {"clip_weights": CLIP_B32, "dino_weights": DINO_S8, "dinov2_weights": DINOV2_S14},
+    **dict.fromkeys(
+        ("dreambench++", "dreambench++-deft"),
+        {"clip_weights": CLIP_B32, "dino_weights": DINO_S8, "dinov2_weights": DINOV2_S14},
+    ),
 }

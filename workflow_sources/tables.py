@@ -26,10 +26,10 @@ def table_rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-# More inputs of Score Table, for both workflows; {name} and {number} are filled in.
+# More inputs of Score Table, for all workflows; {number} is filled in. All readings of a table add to one file.
 EXTRA: dict[str, str] = {
     "rows": "method x subject",
-    "append_to": "{name}/all_scores",
+    "append_to": "deft_table{number}/all_scores",
     "published": "DEFT supplement, Table {number}",
 }
 
@@ -70,12 +70,16 @@ class Method:
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject. name: in the table. folder: below ComfyUI's input folder. kind: the class word."""
+    """A subject. name: in the table. folder: below ComfyUI's input folder. kind: the class word.
+
+    captions: the text of DreamBench++ that picture and prompts come from, in place of folder and prompts.
+    """
 
     name: str
     folder: str
     kind: str
     prompts: list[str]
+    captions: str = ""
 
     @property
     def id(self) -> str:
@@ -85,7 +89,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's workflow. batch: pictures a prompt; one of each is shown in the grid, which is shrunk by `shrink`."""
+    """A table's workflow. batch: pictures of a sampling; one of each is shown in the grid, which is shrunk by `shrink`.
+
+    noises: 0 where every prompt begins with the seed's first noise; else how many pictures of a subject are sampled
+    from the noise that one generator draws one after the other, `batch` of them at a time. through: it draws on from
+    subject to subject.
+    reading: what another reading of the same table is called in the names of files. behind: what stands behind the
+    labels of its scores. trained: the workflow whose trainings it has.
+    """
 
     number: int
     title: str
@@ -99,11 +110,21 @@ class Table:
     subjects: list[Subject]
     methods: list[Method]
     shrink: float
+    noises: int = 0
+    through: bool = False
+    reading: str = ""
+    behind: str = ""
+    trained: str = ""
 
     @property
     def name(self) -> str:
-        """The workflow's file, and the folder of all that it writes."""
-        return f"deft_table{self.number}"
+        """The workflow's file, and the folder of all that it writes but trainings of another's."""
+        return "_".join(filter(None, (f"deft_table{self.number}", self.reading)))
+
+    @property
+    def trainings(self) -> str:
+        """The folder of its trainings and adapters."""
+        return self.trained or self.name
 
 
 def method(kind: str, **options: Any) -> dict[str, Any]:
@@ -158,7 +179,7 @@ def make(table: Table) -> Prompt:
         for number, subject in enumerate(table.subjects, 1)
         for link in add_subject(prompt, table, shared, subject, 1000 * number)
     ]
-    extra = {name: text.format(name=table.name, number=table.number) for name, text in EXTRA.items()}
+    extra = {name: text.format(number=table.number) for name, text in EXTRA.items()}
     prompt.add(
         1000 * (len(table.subjects) + 1),
         "DEFTScoreTable",
@@ -179,12 +200,17 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
     clip, vae = [model[0], 1], [model[0], 2]
     empty = prompt.add(2, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
     size = {"width": table.side, "height": table.side}
+    count = (table.noises or table.batch) * (len(table.subjects) if table.through else 1)
     latent = prompt.add(
         3,
         "EmptyLatentImage",
-        f"{table.batch} of each prompt, {table.side} x {table.side}",
-        size | {"batch_size": table.batch},
+        f"{count} {'in all' if table.through else 'of each prompt'}, {table.side} x {table.side}",
+        size | {"batch_size": count},
     )
+    if table.noises and not table.through:
+        latent = prompt.add(
+            7, "RebatchLatents", f"{table.batch} at a time", {"latents": latent, "batch_size": table.batch}
+        )
     scorer = prompt.add(
         4,
         "DEFTLoadScorer",
@@ -200,7 +226,7 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
         class_latents = prompt.add(6, "RebatchLatents", "Eight at a time", {"latents": whole, "batch_size": 8})
     settings = {}
     for line, row in enumerate(table.methods, 1):
-        values = {**SETTINGS, **row.settings, "run_name": f"{table.name}/{row.name}"}
+        values = {**SETTINGS, **row.settings, "run_name": f"{table.trainings}/{row.name}"}
         settings[row.label] = prompt.add(10 * line, "DEFTTrainingSettings", f"Settings of {row.label}", values)
     return Shared(model, clip, vae, empty, latent, scorer, settings, class_latents)
 
@@ -232,7 +258,12 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
             },
         )
 
-    photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
+    if subject.captions:
+        photos = add(0, "DEFTLoadDreamBench", "Picture and prompts", {"captions": subject.captions})
+        lines: str | Link = [photos[0], 1]
+    else:
+        photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
+        lines = "\n".join(line.format(called) for line in subject.prompts)
     cut = add(
         1,
         "ImageScale",
@@ -247,10 +278,15 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
     )
     latents = add(2, "VAEEncode", "Encode the photos", {"pixels": cut, "vae": shared.vae})
     caption = encode(3, "Caption", table.caption.format(subject.kind))
-    lines = "\n".join(line.format(called) for line in subject.prompts)
     prompts = add(4, "DEFTPrompts", "Prompts", {"prompts": lines, "token": table.token})
     encoded = encode(5, "Encode the prompts", prompts)
     text = [prompts[0], 1]
+    size = shared.latent
+    if table.through:
+        place = table.noises * (first // 1000 - 1)
+        own = {"samples": size, "batch_index": place, "length": table.noises}
+        mine = add(8, "LatentFromBatch", f"Noise {place + 1} to {place + table.noises}", own)
+        size = add(9, "RebatchLatents", f"{table.batch} at a time", {"latents": mine, "batch_size": table.batch})
     prior: dict[str, Link] = {}
     if shared.class_latents:
         of_class = encode(6, "Caption of the class", f"a photo of a {subject.kind}")
@@ -270,7 +306,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                     "model": shared.model,
                     "clip": shared.clip,
                     "latents": latents,
-                    "token": f"{table.name.replace('_', '-')}-{subject.id}",
+                    "token": f"{table.trainings.replace('_', '-')}-{subject.id}",
                     "start": subject.kind,
                     **row.training,
                     **settings,
@@ -304,7 +340,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                 f"Save {label}",
                 {
                     "adapter": adapter,
-                    "filename_prefix": f"{table.name}/{subject.id}_{row.name}",
+                    "filename_prefix": f"{table.trainings}/{subject.id}_{row.name}",
                     "format": "native (.safetensors)",
                     "place": "models/loras",
                 },
@@ -324,7 +360,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                     "stacking": "sequential",
                 },
             )
-        latent = sample(here + 3, f"Sample {label}", model, positive, shared.latent)
+        latent = sample(here + 3, f"Sample {label}", model, positive, size)
         images = add(here + 4, "VAEDecode", f"Decode {label}", {"samples": latent, "vae": shared.vae})
         scores.append(
             add(
@@ -336,7 +372,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
                     "images": images,
                     "references": photos,
                     "text": text,
-                    "label": label,
+                    "label": label + table.behind,
                     "subject": name,
                     "adapter": adapter,
                     "token": table.token,
@@ -347,7 +383,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
             images = add(
                 here + 6,
                 "ImageFromBatch",
-                f"The first of each prompt, {label}",
+                f"The first of each {'sampling' if table.noises else 'prompt'}, {label}",
                 {"image": images, "batch_index": 0, "length": 1},
             )
         shown.append(images)
@@ -359,7 +395,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
         "Side by side",
         {
             "row_labels": "\n".join(row.label for row in table.methods),
-            "column_labels": text,
+            **({"column_labels": text} if len(subject.prompts) != 1 else {}),
             "subject": photos,
             **{f"images.images{place}": link for place, link in enumerate(shown)},
             **{f"scores.scores{place}": link for place, link in enumerate(scores)},

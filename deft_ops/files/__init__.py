@@ -56,7 +56,7 @@ def read(path: str | Path, projector: str = "auto", file_format: str = "auto", b
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ValueError(one_line(f"{path} cannot be read ({reason}): check its name and who may read it.")) from error
+        raise ValueError(one_line(f"{path} cannot be read ({reason}): check its name and permissions.")) from error
     except ValueError as error:
         if str(error) == one_line(str(error)):
             raise

@@ -76,7 +76,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
             lora = lora_of_authors(source, name, group.get(".lora_A"), group.get(".lora_B"), alpha, gate)
             put(layers, name, lora, source)
             if alpha is None:
-                notes[f"No alpha of its LoRA is beside {source.path.name}: taken as the rank."] = None
+                notes[f"The alpha of the LoRA is not beside {source.path.name}: the rank is assumed."] = None
             continue
         chosen = _projector(record, group, projector, source, name)
         projectors.add(chosen)
@@ -96,7 +96,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
         adapter.metadata["projector"] = "/".join(sorted(projectors))
     if not records and projector == "auto" and projectors:
         notes[
-            f"{CONFIG} is not beside {source.path.name}: taken as {adapter.metadata['projector']}, with the gate if "
+            f"{CONFIG} is not beside {source.path.name}: {adapter.metadata['projector']} is assumed, with the gate if "
             "there is one."
         ] = None
     if notes:

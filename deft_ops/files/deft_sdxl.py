@@ -57,14 +57,15 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     if projected:
         adapter.metadata["projector"] = chosen
         if projector == "auto":
-            kind = "PaRa, as it has no R" if para else "DEFT"
+            kind = "PaRa, because it has no R" if para else "DEFT"
             notes.append(
-                f"{source.path.name} does not say its projector: taken as {chosen} ({kind}); the widget overrules it."
+                f"{source.path.name} has no record of its projector: {chosen} is assumed ({kind}); the widget "
+                "overrides it."
             )
         if chosen == "svd" and not para:
             notes.append(SVD_SIGNS)
     if loras:
-        notes.append(f"{source.path.name} does not say the alpha of its LoRA: taken as 8, its repository's default.")
+        notes.append(f"{source.path.name} has no record of its LoRA's alpha: 8 is assumed, its repository's default.")
     if notes:
         adapter.metadata["note"] = " ".join(notes)
     return adapter

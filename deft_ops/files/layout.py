@@ -13,13 +13,14 @@ from .source import Source
 
 # Where R belongs to the signs of singular vectors, which no two routines agree on.
 SVD_SIGNS = (
-    "The projector svd without its stored Q: R belongs to signs that the machine which wrote the file chose, and those "
-    "of this machine may differ."
+    "The file uses the projector svd and has no stored Q: R depends on signs that the machine which wrote it chose, "
+    "and "
+    "this machine's may differ."
 )
 
 _NO_MODEL = (
-    "It was trained on OmniGen (v1), which ComfyUI has no model of, and cannot be used on any other model, OmniGen2 "
-    "included."
+    "It was trained on OmniGen (v1), which ComfyUI does not support, and cannot be used on any other model, including "
+    "OmniGen2."
 )
 
 
@@ -41,7 +42,9 @@ def numbers(source: Source, key: str, tensor: Tensor) -> Tensor:
     """The tensor, which has to be of floating numbers. Raises ValueError naming the file and the tensor."""
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise ValueError(f"{source.path} has {key} of {kind}, but floating numbers are needed: save it as they are.")
+        raise ValueError(
+            f"{source.path} has {key} of {kind}, but floating-point numbers are needed: save it in fp16, bf16 or fp32."
+        )
     return tensor
 
 

@@ -30,7 +30,10 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     for name, group in groups.items():
         if _UP not in group:
             there = next(iter(group))
-            raise ValueError(f"{source.path} has {name}{there} without {name}{_UP}: is it of PaRa's authors?")
+            raise ValueError(
+                f"{source.path} has {name}{there} without {name}{_UP}: it is not a file of PaRa's authors, choose "
+                "another format."
+            )
         up = numbers(source, f"{name}{_UP}", group[_UP])
         if up.ndim < 2:
             raise ValueError(f"{source.path} has {name}{_UP} of shape {list(up.shape)}, but a matrix is needed.")
@@ -44,5 +47,5 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     adapter = from_layers(layers)
     spell(adapter, source, {"deft_Q": _UP})
     adapter.update(other_tensors)
-    adapter.metadata["note"] = f"{source.path.name} is taken as a file of PaRa's authors: subtracted, alpha ignored."
+    adapter.metadata["note"] = f"{source.path.name} is read as a file of PaRa's authors: subtracted, alpha ignored."
     return adapter

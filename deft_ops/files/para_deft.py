@@ -26,7 +26,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     """The adapter with the file's PaRa layers. Raises ValueError for the repository's sparse variant."""
     sparse = next((key for key in source.tensors if key.endswith(_OTHERS)), None)
     if sparse:
-        raise ValueError(f"{source.path} has {sparse}: PaRa with a sparse mask is not read, train it without.")
+        raise ValueError(f"{source.path} has {sparse}: PaRa with a sparse mask is not supported: train it without one.")
     groups, other_tensors = by_layer(source, (".B",))
     chosen = "qr" if projector == "auto" else projector
     layers: dict[str, dict[str, Tensor]] = {}
@@ -38,5 +38,5 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     adapter.update(other_tensors)
     adapter.metadata["projector"] = chosen
     if projector == "auto":
-        adapter.metadata["note"] = f"{source.path.name} does not say its projector: taken as qr."
+        adapter.metadata["note"] = f"{source.path.name} has no record of its projector: qr is assumed."
     return adapter

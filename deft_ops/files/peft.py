@@ -44,7 +44,7 @@ _SPELLINGS = (
     re.compile(r"(?:\.modules_to_save(?:\.[^.]+)?|\.base_layer)\.(weight|bias)$"),
 )
 # What is assumed without a record.
-_ASSUMED = {"oft_R": "its settings: taken as PEFT's defaults", "lora_A.weight": "its alpha: taken as the rank"}
+_ASSUMED = {"oft_R": "its settings: PEFT's defaults are assumed", "lora_A.weight": "its alpha: the rank is assumed"}
 # What a part becomes, where it gets another name.
 _RENAMED = {
     "lora_A.weight": ("lora_down.weight", "dora_down"),
@@ -102,7 +102,7 @@ def read(source: Source, projector: str = "auto", base: peft_projector.WeightOf 
             raise ValueError(f"{source.path} has {plain} twice, as {spelled[plain]} and {key}: remove one of them.")
         if _part_of(plain) and not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{source.path} has {key} of {kind}, but floating numbers are needed.")
+            raise ValueError(f"{source.path} has {key} of {kind}, but floating-point numbers are needed.")
         tensors[plain], spelled[plain] = tensor, key
     is_of_peft = bool(records) or any(key.startswith(PEFT_PREFIX) for key in source.tensors)
     source = replace(source, tensors=tensors)
@@ -238,7 +238,8 @@ def _read_deft(
         adapter.metadata["note"] = _unread([spelled[key] for key in unread])
     if guess:
         adapter.metadata["note"] = (
-            f"{source.path.name} has no record of its projector and alpha: taken as {guess} ({reason}), without alpha."
+            f"{source.path.name} has no record of its projector and alpha: {guess} is assumed ({reason}), without "
+            "alpha."
         )
     return adapter
 
@@ -304,7 +305,7 @@ def _read_others(source: Source, records: Mapping[str, dict[str, Any]], spelled:
 def _unread(keys: list[str]) -> str:
     """The note about alphas beside a record."""
     more = ", ..." if len(keys) > 1 else ""
-    return f"{len(keys)} alphas of the file are not used, the record's are: {keys[0]}{more}."
+    return f"{len(keys)} alphas of the file are not used, because the record's are: {keys[0]}{more}."
 
 
 def _layer(

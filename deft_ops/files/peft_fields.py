@@ -200,7 +200,8 @@ def check_record(kind: str, record: Mapping[str, Any], defaults: Mapping[str, An
             raise ValueError("is for transposed weights (fan_in_fan_out), which no image model here has")
         if field not in defaults or defaults[field] != value:
             raise ValueError(
-                f"has the field {field} = {shown(value)} in its record, which is not known here and may change the "
+                f"has the field {field} = {shown(value)} in its record, which this pack does not know and may change "
+                "the "
                 "result: update this pack, or merge it into its base with PEFT and use Extract Adapter on the models"
             )
     check_values(record)

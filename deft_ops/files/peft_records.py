@@ -208,11 +208,12 @@ def reading_of(record: Mapping[str, Any]) -> str:
             continue
         if field == "bias":
             if value not in ("none", "all", f"{kind.lower()}_only"):
-                raise ValueError(f"has the field bias = {_shown(value)} in its record, which is not known here")
+                raise ValueError(f"has the field bias = {_shown(value)} in its record, which this pack does not know")
         elif field not in _OFF[kind]:
             if not _is_default(kind, field, value):
                 raise ValueError(
-                    f"has the field {_shown(field)} = {_shown(value)} in its record, which is not known here and may "
+                    f"has the field {_shown(field)} = {_shown(value)} in its record, which this pack does not know "
+                    "and may "
                     f"change the result: update this pack, or {_ADVICE}"
                 )
         elif _OFF[kind][field] == "peft":
@@ -228,7 +229,9 @@ def reading_of(record: Mapping[str, Any]) -> str:
 def _not_read(kind: str) -> str:
     reason = _CANNOT.get(kind)
     if reason is None:
-        return f"holds a PEFT adapter of type {_shown(kind)}, which is not known here: update this pack, or {_ADVICE}"
+        return (
+            f"holds a PEFT adapter of type {_shown(kind)}, which this pack does not know: update the pack, or {_ADVICE}"
+        )
     return f"holds a PEFT adapter of type {kind}, {reason}"
 
 
@@ -249,7 +252,8 @@ def _start_is_repeated(start: Any) -> bool:
                 f"plain LoRA, or {_ADVICE}"
             )
     raise ValueError(
-        f"has init_lora_weights = {_shown(start)} in its record, which is not known here and may change the base: "
+        f"has init_lora_weights = {_shown(start)} in its record, which this pack does not know and may change the "
+        "base: "
         f"update this pack, or {_ADVICE}"
     )
 

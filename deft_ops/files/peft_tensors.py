@@ -207,7 +207,7 @@ _WHOLE = re.compile(r"indices|_size")
 def _check(name: str, tensor: Tensor, text: str, values: Mapping[str, int]) -> None:
     if not tensor.is_floating_point() and not _WHOLE.search(name):
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} is of {kind}, but floating numbers are needed")
+        raise ValueError(f"{name} is of {kind}, but floating-point numbers are needed")
     actual = list(tensor.shape)
     if text.startswith("~"):
         text = text.removeprefix("~").strip()
@@ -362,4 +362,4 @@ def _check_indices(
         rows = group[name] if len(sizes) > 1 else group[name].reshape(1, -1)
         for row, size in zip(rows.double(), sizes, strict=True):  # fp8 has no smallest one
             if float(row.min()) < 0 or float(row.max()) >= size:
-                raise ValueError(f"{name} names places up to {int(row.max())}, but there are {size}")
+                raise ValueError(f"{name} has indices up to {int(row.max())}, but there are {size}")

@@ -82,16 +82,16 @@ def _export(
     for name, group in groups.items():
         if (method := methods.method_of(group).name) not in _WRITTEN:
             raise ValueError(
-                f"{source} cannot be written for PEFT: layer {name} is of the method {method}, and only "
-                f"{', '.join(_WRITTEN)} are written for it. Choose the native format."
+                f"{source} cannot be written for PEFT: layer {name} is of the method {method}, but only "
+                f"{', '.join(_WRITTEN)} can be. Choose the native format."
             )
         if name not in names:
-            raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no module name there.")
+            raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no name in diffusers.")
         if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} is a convolution.")
     kinds = {methods.method_of(group).name for group in groups.values()}
     if len(kinds) > 1:
-        raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, and a PEFT adapter has one.")
+        raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, but a PEFT adapter has only one.")
     kind = methods.get(kinds.pop())
     assert not isinstance(kind.peft, str)
     # On the CPU, where the signs of a QR factorisation are those that a reader on a CPU will find.

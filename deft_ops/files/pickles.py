@@ -68,7 +68,7 @@ def check(path: Path) -> None:
             raise ValueError(f"{path} declares more data than it has: it is damaged or made to fill the memory.")
         names = [entry.filename for entry in entries if entry.filename.split("/")[-1] == "data.pkl"]
         if len(names) != 1:
-            raise ValueError(f"{path} is a zip archive but no file of torch.save: check what it is.")
+            raise ValueError(f"{path} is a zip archive, but not one of torch.save: choose another file.")
     with _opened(path) as archive, _zip_errors(path):
         program = archive.read(names[0])
     _check_program(program, path)
@@ -85,7 +85,9 @@ def _zip_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is no zip file of torch.save (cut off, old or of another kind): {_AGAIN}.") from error
+        raise ValueError(
+            f"{path} is not a zip file of torch.save (cut off, old or of another kind): {_AGAIN}."
+        ) from error
 
 
 def _check_program(program: bytes, path: Path) -> None:
@@ -103,7 +105,7 @@ def _check_program(program: bytes, path: Path) -> None:
         else:
             _count(operation, counts)
             if counts and counts[-1] > _MOST_OBJECTS:
-                raise ValueError(f"{path} is refused: its table of tensors holds itself many times over.")
+                raise ValueError(f"{path} is refused: its table of tensors contains itself many times.")
         if operation.name in ("GLOBAL", "INST"):
             module, _, name = str(argument).partition(" ")
             if f"{module} {name}" == _NEWER:
@@ -114,7 +116,7 @@ def _check_program(program: bytes, path: Path) -> None:
             if f"{module} {name}" not in _ALLOWED and not (module == "torch" and name.endswith("Storage")):
                 raise ValueError(f"{path} is refused: it asks for {module}.{name}, which tensors do not need.")
         elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "OBJ"):
-            raise ValueError(f"{path} is refused: it makes objects ({operation.name}) as torch.save does not.")
+            raise ValueError(f"{path} is refused: it creates objects ({operation.name}) which torch.save never does.")
 
 
 def _operations(program: bytes, path: Path) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
@@ -141,7 +143,7 @@ def _count(operation: pickletools.OpcodeInfo, counts: list[int]) -> None:
 
 def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors: check what it is.")
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors: choose another file.")
     if not any(isinstance(value, Tensor) for value in content.values()):
         inner = [value for value in content.values() if isinstance(value, dict)]
         content = next((value for value in inner if any(isinstance(one, Tensor) for one in value.values())), {})
@@ -158,9 +160,10 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         room -= value.numel() * value.element_size()
         if room < 0:
             raise ValueError(
-                f"{path} has many tensors of the same values, which need more memory than it allows: {_AGAIN}."
+                f"{path} has many tensors that share the same values and need more memory than its size allows: "
+                f"{_AGAIN}."
             )
         tensors[key] = value.detach()
     tensors = {key: value.contiguous() for key, value in tensors.items()}
     left = [str(key) for key in content if key not in tensors]
-    return tensors, f"{path.name}: {', '.join(left[:3])} left out, no tensors." if left else ""
+    return tensors, f"{path.name}: {', '.join(left[:3])} skipped, not tensors." if left else ""

@@ -101,5 +101,5 @@ def method_of(suffixes: Collection[str]) -> Method[Any]:
     """The method that claims a layer with these file suffixes. Raises ValueError if none does."""
     record = find(suffixes)
     if record is None:
-        raise ValueError(f"No method owns a layer with {', '.join(sorted(suffixes))}.")
+        raise ValueError(f"No method has layers with the tensors {', '.join(sorted(suffixes))}.")
     return record

@@ -43,7 +43,7 @@ def scale_of(alpha: float | None, rank: int) -> float:
     if alpha is None:
         return 1.0
     if alpha <= 0:
-        raise ValueError(f"alpha must be positive, not {alpha}: leave it out for a scale of 1.")
+        raise ValueError(f"alpha must be positive, not {alpha}: without alpha the scale is 1.")
     return float(alpha) / rank
 
 

@@ -100,7 +100,7 @@ def rank(tensors: Mapping[str, Tensor]) -> int:
 def size_of_blocks(out: int, size: int) -> int:
     """The divisor of `out` above 1 that is nearest to `size`; 1 of one output. Raises ValueError for less than 2."""
     if size < 2:
-        raise ValueError(f"The block size must be at least 2, not {size}: a block of 1 cannot be turned.")
+        raise ValueError(f"The block size must be at least 2, not {size}: a block of 1 cannot be rotated.")
     return min((k for k in range(1, out + 1) if out % k == 0 and k > 1 or out == 1), key=lambda k: (abs(k - size), k))
 
 
@@ -254,9 +254,9 @@ METHOD = Method(
     core_suffixes=(_BLOCKS, _RESCALE, "alpha"),
     marks=(_BLOCKS, _DIAGONAL),
     flags=(_SCALED,),
-    peft="PEFT's OFT turns a layer's inputs, and this one turns its outputs",
+    peft="PEFT's OFT rotates a layer's inputs, and this one its outputs",
     training=Training(
-        words="turns the outputs of a layer in blocks and keeps their lengths and angles",
+        words="rotates the outputs of a layer in blocks and keeps their lengths and angles",
         settings=Settings,
         init=init,
         factors_of=factors_of,

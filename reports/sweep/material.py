@@ -14,8 +14,8 @@ Kind = Literal["training", "picture"]
 State = Literal["done", "failed", "cancelled", "not run"]
 
 STATES: tuple[State, ...] = ("done", "failed", "cancelled", "not run")
-# In a kept score's provenance: which column of a pivot it belongs to, and whether its row has it already.
-ACROSS, AGAIN = "across", "again"
+# In a kept score's provenance: which column of a pivot it belongs to, whether its row has it already, and its seeds.
+ACROSS, AGAIN, SEED = "across", "again", "seed"
 
 
 SUBJECTS = ("subject", "subjects", "concept", "person", "object", "photo", "photos")
@@ -29,6 +29,7 @@ class Layout:
     rows: whose labels name the rows of the tables. columns: for a table of each metric with these across.
     picture: title of the output node whose pictures the grids show; empty: of the first picture.
     grid_rows, grid_columns: of the grids. metrics: the only ones shown, numbers of the cells among them; empty: all.
+    published: the name of a published table that the scores are set beside; empty: none.
     """
 
     rows: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Layout:
     grid_rows: tuple[str, ...] = ()
     grid_columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    published: str = ""
 
 
 @dataclass(frozen=True)

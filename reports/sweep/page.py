@@ -10,11 +10,13 @@ from typing import Any
 
 from ..arrangement import printed
 from ..html import stream
+from ..published_page import Section, section_lines
 from ..tables.markdown import rows as markdown_rows
 from ..tables.table import text_table
 from .grids import Grid
 from .material import Shown, SweepMaterial, named
 from .pivot import Titled, counts
+from .published import published_sections
 
 PICTURES = "pictures"  # the folder of the pictures
 TILES = 600  # cells with their pictures on one page
@@ -59,12 +61,15 @@ def pages(
     cells.sort(key=lambda cell: order[cell.row])
     parts = [cells[first : first + TILES] for first in range(0, len(cells), TILES)]
     names = [f"pictures-{place}.html" for place in range(1, len(parts) + 1)] if len(parts) > 1 else []
+    published = published_sections(material)
     yield (
         "index.html",
         stream(
             "sweep.html",
             title=title,
-            sections=_sections(material, tables, grids, bool(_chart(cells, ready))),
+            sections=_sections(material, tables, published, grids, bool(_chart(cells, ready))),
+            published=published,
+            published_name=material.layout.published,
             tables=[
                 {"title": one.title, "table": one.table, "files": [name for name in one.files if name in files]}
                 for one in tables
@@ -118,6 +123,9 @@ def markdown_page(title: str, material: SweepMaterial, tables: Sequence[Titled],
     """The report without the single pictures. `<` is escaped, as Markdown passes HTML on."""
     parts = [f"# {_flat(title)}\n"]
     parts += [one.form("md").decode() for one in tables]
+    if published := published_sections(material):
+        parts.append(f"## Beside published values: {_flat(material.layout.published)}\n")
+        parts += ["\n".join(section_lines(section, 3)) for section in published]
     parts += ["## Grids\n"] if grids else []
     parts += [f"{_flat(grid.caption)}\n\n![grid]({grid.name})\n" for grid in grids]
     parts.append("\n".join(["## Cells", "", *markdown_rows(counts(material))]) + "\n")
@@ -133,11 +141,14 @@ def markdown_page(title: str, material: SweepMaterial, tables: Sequence[Titled],
     return "\n".join(parts).replace("<", "&lt;").encode()
 
 
-def _sections(material: SweepMaterial, tables: Sequence[Titled], grids: Sequence[Grid], chart: bool) -> list[str]:
+def _sections(
+    material: SweepMaterial, tables: Sequence[Titled], published: Sequence[Section], grids: Sequence[Grid], chart: bool
+) -> list[str]:
     """The sections of index.html, in order."""
     kinds = {cell.kind for cell in material.cells}
     there = {
         "Tables": tables,
+        "Published": published,
         "Grids": grids,
         "Chart": chart,
         "Cells": True,

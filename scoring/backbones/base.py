@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,17 @@ class Backbone:
         self.make_room: Callable[[], None] = lambda: None
         self._encode_image, self._encode_text = encode_image, encode_text
 
+    @classmethod
+    def of(
+        cls, spec: BackboneSpec, settings: EncoderSettings, module: Any, weights: WeightFile, **given: Any
+    ) -> Backbone:
+        """The backbone of a network with its weights; `given` are other arguments of the constructor.
+
+        Unless given, the fingerprint is the weights' and the network itself encodes pictures.
+        """
+        given = {"fingerprint": weights.sha256, "encode_image": module, "checks": settings.checks} | given
+        return cls(spec.name, spec.kind, settings.preprocess, module, weights=weights, **given)
+
     @property
     def reads_text(self) -> bool:
         """Whether there is a text encoder."""
@@ -190,6 +202,27 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error of PyTorch's means that the memory of the device, or of the machine, was too small."""
     words = "out of memory", "can't allocate memory", "not enough memory"
     return isinstance(error, torch.OutOfMemoryError) or any(part in str(error).lower() for part in words)
+
+
+def renamed(
+    state: Mapping[str, torch.Tensor], names: Iterable[tuple[str, str]], fused: str, parts: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """The tensors under another program's names, with query, key and value [d, ...] as one [3 d, ...].
+
+    names: patterns and what replaces them, used in this order. fused: what is in the names of query, key and value,
+    with {} for one of `parts`; the joined tensor has the name of the first.
+    """
+    first, *others = (fused.format(part) for part in parts)
+    result = {}
+    for key, value in state.items():
+        if any(other in key for other in others):
+            continue
+        if first in key:
+            value = torch.cat([value, *(state[key.replace(first, other)] for other in others)])
+        for pattern, name in names:
+            key = re.sub(pattern, name, key)
+        result[key] = value
+    return result
 
 
 def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..packages import needed_by
-from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state
+from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state, renamed
 
 if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
@@ -31,18 +30,15 @@ def load(
             f"{path} has {module.vocab_size} tokens, and its tokenizer {tokenizer.vocab_size}: they do not belong "
             "together."
         )
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
+    return Backbone.of(
+        spec,
+        settings,
         tower,
-        fingerprint=weights.sha256,
+        weights,
         encode_image=module.encode_image,
         encode_text=module.encode_text if reads_text else None,
         tokenizer=tokenizer,
         context=context,
-        weights=weights,
-        checks=settings.checks,
     )
 
 
@@ -80,7 +76,7 @@ def build_tokenizer(settings: EncoderSettings, context: int) -> SimpleTokenizer:
 
     if settings.merges is None:
         return SimpleTokenizer(context_length=context)
-    # open_clip wants the merges gzipped and would take a last line feed for one more token.
+    # open_clip takes the merges gzipped and would take a last line feed for one more token.
     try:
         packed = gzip.compress(settings.merges.read_text(encoding="utf-8-sig").strip().encode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -96,18 +92,13 @@ def clip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for key, value in state.items()
             if key not in ("input_resolution", "context_length", "vocab_size")
         }
-    result = {}
-    for key, value in state.items():
-        if key.endswith("position_ids") or re.search(r"\.[kv]_proj\.", key):
-            continue
-        if "q_proj" in key:
-            value = torch.cat([state[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-        if key in ("visual_projection.weight", "text_projection.weight"):
-            value = value.T.contiguous()
-        for pattern, name in NAMES:
-            key = re.sub(pattern, name, key)
-        result[key] = value
-    return result
+    projections = ("visual_projection.weight", "text_projection.weight")
+    own = {
+        key: value.T.contiguous() if key in projections else value
+        for key, value in state.items()
+        if not key.endswith("position_ids")
+    }
+    return renamed(own, NAMES, ".{}_proj.", "qkv")
 
 
 # In this order: the general rules last. "pre_layrnorm" is transformers' own spelling.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from ..packages import needed_by
-from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state
+from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state, renamed
 
 
 def load(
@@ -18,16 +17,7 @@ def load(
     """A vision transformer whose feature is its class token after the last norm."""
     module = build(settings)
     load_state(module, vit_state(state, module.patch_embed.grid_size), path, spec.name)
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=module,
-        weights=weights,
-        checks=settings.checks,
-    )
+    return Backbone.of(spec, settings, module, weights)
 
 
 def build(settings: EncoderSettings) -> torch.nn.Module:
@@ -47,24 +37,12 @@ def vit_state(state: dict[str, torch.Tensor], grid: tuple[int, int]) -> dict[str
     The position embedding is resampled to the model's grid as transformers does: bicubic, no antialias.
     """
     if "embeddings.cls_token" in state:
-        state = _from_transformers(state)
+        own = {key: value for key, value in state.items() if not key.startswith("pooler.")}  # DINO has none
+        state = renamed(own, NAMES, "attention.{}.", ("query", "key", "value"))
     state = {key: value for key, value in state.items() if key != "mask_token"}
     if "pos_embed" in state:
         state["pos_embed"] = resample_positions(state["pos_embed"], grid)
     return state
-
-
-def _from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    result = {}
-    for key, value in state.items():
-        if re.search(r"attention\.(key|value)\.", key) or key.startswith("pooler."):  # DINO has no pooler
-            continue
-        if "attention.query" in key:
-            value = torch.cat([state[key.replace("query", part)] for part in ("query", "key", "value")])
-        for pattern, name in NAMES:
-            key = re.sub(pattern, name, key)
-        result[key] = value
-    return result
 
 
 NAMES = (

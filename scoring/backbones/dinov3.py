@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 
 from ..packages import needed_by
-from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state
+from .base import Backbone, BackboneSpec, EncoderSettings, WeightFile, load_state, renamed
 
 
 def load(
@@ -17,15 +16,7 @@ def load(
     """A vision transformer with rotary positions whose feature is its class token after the last norm."""
     module = build(settings)
     load_state(module, dinov3_state(state), path, spec.name)
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=module,
-        weights=weights,
-    )
+    return Backbone.of(spec, settings, module, weights)
 
 
 def build(settings: EncoderSettings) -> torch.nn.Module:
@@ -45,25 +36,12 @@ def dinov3_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     timm's files of the small, base and large models have no biases of query and value, because these are zero.
     """
     if "embeddings.cls_token" in state:
-        state = _from_transformers(state)
+        state = renamed(state, NAMES, "attention.{}_proj.weight", "qkv")
     state = {key: value for key, value in state.items() if key != "mask_token"}
     for key in [key for key in state if key.endswith(".attn.qkv.weight")]:
         for part in "qv":
             state.setdefault(key.replace("qkv.weight", f"{part}_bias"), torch.zeros(state[key].shape[1]))
     return state
-
-
-def _from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    result = {}
-    for key, value in state.items():
-        if re.search(r"attention\.[kv]_proj\.weight", key):
-            continue
-        if key.endswith("attention.q_proj.weight"):
-            value = torch.cat([state[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-        for pattern, name in NAMES:
-            key = re.sub(pattern, name, key)
-        result[key] = value
-    return result
 
 
 NAMES = (

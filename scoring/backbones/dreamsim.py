@@ -80,15 +80,7 @@ def load(
     size = settings.architecture if isinstance(settings.architecture, dict) else VIT_B
     module = Ensemble(size, {"clip": 512, "open_clip": 512} | projected, settings.preprocess.crop)
     load_state(module, named, path, spec.name)
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=module,
-        weights=weights,
-    )
+    return Backbone.of(spec, settings, module, weights)
 
 
 def ensemble_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -28,15 +28,7 @@ def load(
     if wrong := [name for name in names.values() if name not in state]:
         raise ValueError(f"{path} does not hold {spec.name}: {len(wrong)} tensors missing, such as {wrong[0]}.")
     module.net.load_state_dict({name: state[source] for name, source in names.items()})
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=None,
-        weights=weights,
-    )
+    return Backbone.of(spec, settings, module, weights, encode_image=None)
 
 
 # LPIPS takes pictures as they are.

@@ -11,7 +11,7 @@ import torch
 
 from ..packages import needed_by
 from ..weights import checksum, companion
-from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile, load_state
+from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile, load_state, renamed
 
 TOKENIZER = "tokenizer.json"
 PAD = 0
@@ -30,17 +30,16 @@ def load(
             f"{path} has {module.text.vocab_size} tokens, and {file.name} beside it {tokenizer.size}: they do not "
             f"belong together; get {TOKENIZER} of the same model."
         )
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
+    return Backbone.of(
+        spec,
+        settings,
         module,
+        weights,
         fingerprint=f"{weights.sha256} {checksum(file)}",
         encode_image=module.encode_image,
         encode_text=module.encode_text,
         tokenizer=tokenizer,
         context=module.text.context_length,
-        weights=weights,
         marks=1,
     )
 
@@ -92,25 +91,21 @@ def siglip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """State of open_clip's CustomTextCLIP from its own names, or those of transformers' SiglipModel."""
     if not any(key.startswith(("vision_model.", "text_model.")) for key in state):
         return state
-    result = {}
+    own = {}
     for key, value in state.items():
-        if key.endswith("position_ids") or re.search(r"\.self_attn\.[kv]_proj\.", key):
+        if key.endswith("position_ids"):
             continue
-        if ".self_attn.q_proj." in key:
-            value = torch.cat([state[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
         if key == "vision_model.embeddings.position_embedding.weight":
             value = value[None]
         if match := re.fullmatch(r"vision_model\.head\.attention\.in_proj_(weight|bias)", key):
             rows = len(value) // 3
-            result[f"visual.trunk.attn_pool.q.{match.group(1)}"] = value[:rows]
-            result[f"visual.trunk.attn_pool.kv.{match.group(1)}"] = value[rows:]
+            own[f"visual.trunk.attn_pool.q.{match.group(1)}"] = value[:rows]
+            own[f"visual.trunk.attn_pool.kv.{match.group(1)}"] = value[rows:]
             continue
         if key in ("logit_scale", "logit_bias"):
             value = value.reshape(())
-        for pattern, name in NAMES:
-            key = re.sub(pattern, name, key)
-        result[key] = value
-    return result
+        own[key] = value
+    return renamed(own, NAMES, ".self_attn.{}_proj.", "qkv")
 
 
 # In this order: the general rules last.

@@ -34,12 +34,4 @@ def load(
     module = get_model(str(settings.architecture), weights=None, num_classes=size)
     module.avgpool = PowerPool()
     load_state(module, state, path, spec.name)
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=module,
-        weights=weights,
-    )
+    return Backbone.of(spec, settings, module, weights)

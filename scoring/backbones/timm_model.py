@@ -38,15 +38,7 @@ def load(
     if wrong := missing or unknown:
         what = f"{len(wrong)} tensors {'missing' if missing else 'unknown'}, such as {wrong[0]}"
         raise ValueError(f"{path} does not hold {spec.name}: {what}.")
-    return Backbone(
-        spec.name,
-        spec.kind,
-        settings.preprocess,
-        module,
-        fingerprint=weights.sha256,
-        encode_image=module,
-        weights=weights,
-    )
+    return Backbone.of(spec, settings, module, weights)
 
 
 def _filled(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -66,7 +58,7 @@ def spec_of(name: str) -> BackboneSpec:
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), 5, 0.3)
-        raise ValueError(f"timm has no model {name!r}; near are {', '.join(near) or 'none'}. See timm.list_models().")
+        raise ValueError(f"timm has no model {name!r}; similar: {', '.join(near) or 'none'}. See timm.list_models().")
     config = timm.get_pretrained_cfg(name)
     side = config.input_size[-1]
     preprocess = Preprocess(

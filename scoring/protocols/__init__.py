@@ -7,7 +7,7 @@ from .clip_image import CLIP_IMAGE
 from .custom import custom
 from .custom_diffusion import CUSTOM_DIFFUSION
 from .demo import DEMO
-from .dreambench_plus import DREAMBENCH_PLUS
+from .dreambench_plus import DREAMBENCH_PLUS, DREAMBENCH_PLUS_DEFT
 from .dreambooth import DREAMBOOTH
 from .judges_2026 import JUDGES_2026
 from .peft import PEFT
@@ -17,6 +17,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         DREAMBOOTH,
         DREAMBENCH_PLUS,
+        DREAMBENCH_PLUS_DEFT,
         CLIP_IMAGE,
         CUSTOM_DIFFUSION,
         PEFT,

@@ -43,12 +43,16 @@ class Measure:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol. about: a sentence for the user. truncate: cut texts that are too long (False: an error)."""
+    """A protocol. about: a sentence for the user. truncate: cut texts that are too long (False: an error).
+
+    first_sentence: of a text only what stands before its first full stop is read.
+    """
 
     name: str
     about: str
     measures: tuple[Measure, ...]
     truncate: bool = True
+    first_sentence: bool = False
 
     @property
     def backbones(self) -> dict[str, BackboneSpec]:

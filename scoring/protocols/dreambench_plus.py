@@ -1,9 +1,13 @@
 """DreamBench++ (arXiv 2406.16855; yuangpeng/dreambench_plus, metrics/): matched pairs, 100 x cosine, DINO ViT-S/8.
 
-The DEFT paper's tables on DreamBench++ (table 2 of its supplement) use it. Long texts are an error there and here.
+Long texts are an error there and here. The DEFT paper's tables on DreamBench++ (table 2 of its supplement) use it with
+a change in CLIP-T: MAXNORM8650/DEFT, dreambench_plus/dreambench_plus/metrics/clip_score.py, reads `text.split(".")[0]`.
+It also takes the marks of OmniGen's pictures out of the text, which prompts for other models do not have.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from .base import Measure, Protocol
 from .specs import CLIP_B32, DINO_S8, DINOV2_S14
@@ -18,4 +22,10 @@ DREAMBENCH_PLUS = Protocol(
         Measure("DINOv2", DINOV2_S14, "matched", 100.0),
     ),
     truncate=False,
+)
+DREAMBENCH_PLUS_DEFT = replace(
+    DREAMBENCH_PLUS,
+    name="dreambench++-deft",
+    about="dreambench++ as in the DEFT authors' repository: CLIP-T reads a text up to its first full stop",
+    first_sentence=True,
 )

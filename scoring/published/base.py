@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ..scores import Cost
 
 Key = tuple[str, int | None, str]
 ALIASES = {"ti": "textualinversion", "textureinversion": "textualinversion"}
@@ -15,7 +17,8 @@ class PublishedTable:
     """A published table. values[method, rank, subject][metric]: rank None where none is stated, subject "" for a mean.
 
     protocol: the name of ours that measures what the table does, or comes nearest to it (see the oddities). scale:
-    factor on the cosine. oddities: what a reader should know before comparing, in sentences.
+    factor on the cosine. oddities: what a reader should know before comparing, in sentences. costs: of the adapters, as
+    far as they are published. also: other protocols of ours that compare with it.
     """
 
     name: str
@@ -25,6 +28,8 @@ class PublishedTable:
     metrics: tuple[str, ...]
     values: Mapping[Key, Mapping[str, float]]
     oddities: tuple[str, ...]
+    costs: Mapping[Key, Cost] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
     @property
     def by_subject(self) -> bool:
@@ -39,8 +44,8 @@ class PublishedTable:
     def matches(self, key: Key, label: str, method: str, rank: int | None, subject: str) -> bool:
         """Whether a measured row is the published one, by label or method, rank and subject.
 
-        Case, spaces and punctuation do not count, and a label may carry the rank ("DEFT r4"). A published row that
-        states no rank matches every rank.
+        Case, spaces, punctuation and a remark in brackets do not count, and a label may carry the rank ("DEFT r4"). A
+        published row that states no rank matches every rank.
         """
         written, of_label = split_rank(label)
         rank = of_label if rank is None else rank
@@ -58,6 +63,12 @@ def plain(name: str) -> str:
 
 
 def split_rank(label: str) -> tuple[str, int | None]:
-    """A label without its rank, and its rank: ("DEFT", 4) for "DEFT r4", "DEFT (r=4)"; None if it ends in no rank."""
+    """A label without its rank, and its rank: ("DEFT", 4) for "DEFT r4", "DEFT (r=4)"; None if it ends in no rank.
+
+    A remark in brackets at the end does not count: "DEFT r4 (one prompt)".
+    """
     match = re.fullmatch(r"(.*?)[\W_]+(?:r|rank)[\W_]*(\d+)[\W_]*", label, re.IGNORECASE)
-    return (match[1], int(match[2])) if match else (label, None)
+    if match:
+        return match[1], int(match[2])
+    remarked = re.fullmatch(r"(.*\S)\s*\([^()]*\)", label)
+    return split_rank(remarked[1]) if remarked else (label, None)

@@ -33,10 +33,12 @@ DEFT_DREAMBENCH = PublishedTable(
         "The text says that LoRA's DINO is always higher; for DINOv2 of Stork it is not.",
         "The text says that DEFT excels in CLIP-I and CLIP-T; its CLIP-I is the higher one for Stork only, and its "
         "CLIP-T is not for Stork.",
-        "The authors' code scores CLIP-T against the text before the first full stop only.",
+        "The authors' code scores CLIP-T against the text before the first full stop only, as the protocol "
+        "dreambench++-deft does; dreambench++ reads the whole text.",
         "The authors' code finds a subject's files by a part of their names, so that kitten finds the pictures of both "
         "kittens.",
         "The table states no rank: a measured row of any rank is set beside it.",
         "The scale is 100 times that of Table 1.",
     ),
+    also=("dreambench++-deft",),
 )

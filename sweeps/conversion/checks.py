@@ -25,14 +25,14 @@ def check_known(node: Node) -> None:
 def check_count(node: Node, info: Info) -> None:
     """Raise NotConvertible for values that are saved by name, or of another pack and not as many as the widgets."""
     if node.by_name:
-        raise refused(node.where, "has its values saved by name, which is up to the JavaScript of its pack")
+        raise refused(node.where, "has its values saved by name, which only the JavaScript of its pack can read")
     module = str((node.definition or {}).get("python_module") or "")
     own = (info.get(OWN_NODE) or {}).get("python_module")
     if module.startswith("custom_nodes.") and module != own and node.uncounted:
         raise refused(
             node.where,
-            f"is saved with {node.uncounted} than it has widgets, so that JavaScript of its pack "
-            f"({module.removeprefix('custom_nodes.')}), or another version of it, has a part in them",
+            f"is saved with {node.uncounted} than it has widgets, by JavaScript of its pack "
+            f"({module.removeprefix('custom_nodes.')}) or by another version of it",
         )
 
 
@@ -42,7 +42,8 @@ def remarks_on(node: Node, inputs: Mapping[str, Any]) -> list[str]:
     if node.uncounted:
         kept = "the last ones are dropped" if node.uncounted.endswith("more") else "the last ones keep their defaults"
         remarks.append(
-            f"{node.where} is saved with {node.uncounted} than it has widgets, as by another version of it; {kept}, "
+            f"{node.where} is saved with {node.uncounted} than it has widgets, probably by another version of it; "
+            f"{kept}, "
             "as in ComfyUI's page."
         )
     required = (node.definition or {}).get("input", {}).get("required") or {}

@@ -15,6 +15,7 @@ from ...reports.arrangement import row_scores
 from ...reports.sweep.material import (
     ACROSS,
     AGAIN,
+    SEED,
     CellPicture,
     Layout,
     Shown,
@@ -112,7 +113,7 @@ class _Reader:
             if suffix not in SUFFIXES:
                 continue
             if not path.resolve().is_relative_to(record.folder.resolve()):
-                self.problems.append(f"{key}: {file.name} is outside the cell's folder, and is left out.")
+                self.problems.append(f"{key}: {file.name} is outside the cell's folder and is skipped.")
                 continue
             yield CellPicture(path, f"{safe}-{record.cell.files.index(file) + 1}{suffix}", sys.intern(file.title))
 
@@ -120,7 +121,7 @@ class _Reader:
         """The finite numbers of a cell, which become one score each."""
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         for name in numbers.keys() - finite.keys():
-            self.problems.append(f"{cell.key}: the number {name} is not finite, and is left out.")
+            self.problems.append(f"{cell.key}: the number {name} is not finite and is skipped.")
         for name, value in finite.items():
             self._keep(self.numbers, cell, row, Score(name, (value,), row, "", 1, 0, "", "", 1.0, "", ""), row)
         return finite
@@ -133,10 +134,10 @@ class _Reader:
                 try:
                     parts.append(from_bytes(record.path(file).read_bytes(), f"{cell.key}: {file.name}"))
                 except (OSError, ValueError) as error:
-                    self.problems.append(f"{error} Its scores are left out.")
+                    self.problems.append(f"{error} Its scores are skipped.")
                 except OverflowError:  # a whole number may have any number of digits
                     self.problems.append(
-                        f"{cell.key}: {file.name} has a number that is too large. Its scores are left out."
+                        f"{cell.key}: {file.name} has a number that is too large. Its scores are skipped."
                     )
         scores = reduce(merge, parts, Scores(()))
         labels = {score.label or score.method for score in scores.rows}
@@ -191,7 +192,8 @@ class _Reader:
             axis for axis in cell.labels if axis not in self.layout.rows and axis != self.subject and not is_seed(axis)
         ]
         texts = score.texts if any(score.texts) else (joined(cell.labels, axes),) * len(score.values)
-        kept = {ACROSS: column, AGAIN: (cell.key, row) in self.seen}
+        kept: dict[str, object] = {ACROSS: column, AGAIN: (cell.key, row) in self.seen}
+        kept[SEED] = sys.intern(joined(cell.labels, filter(is_seed, cell.labels)))
         seeds = score.provenance.get("seeds")
         target.append(
             replace(

@@ -61,15 +61,15 @@ def test_weights_that_leave_the_range_when_squared(pack: Pack, factor: float) ->
         result = train(pack, model, method="lora", steps=3)
         assert all(bool(torch.isfinite(value).all()) for value in result.adapter.values())
     else:
-        with pytest.raises(ValueError, match=r"gives no number .*largest value is .*e\+\d\d, in joint_blocks.0"):
+        with pytest.raises(ValueError, match=r"returns no number .*largest value is .*e\+\d\d, in joint_blocks.0"):
             train(pack, model, method="lora", steps=3)
 
 
 def test_ranks_that_were_cut_are_said(pack: Pack) -> None:
     result = train(pack, as_loaded(models.sd3), method="deft", rank=200, steps=2, layers="all linear")
-    assert "the rank was cut at" in result.report
-    assert "layers that have no more (to " in result.report
-    assert "the rank was cut" not in train(pack, as_loaded(models.sd3), method="deft", rank=2, steps=2).report
+    assert "the rank was reduced at" in result.report
+    assert "layers whose sides are smaller (to " in result.report
+    assert "the rank was reduced" not in train(pack, as_loaded(models.sd3), method="deft", rank=2, steps=2).report
 
 
 # ---------------------------------------------------------------------------------------------------- the gradient

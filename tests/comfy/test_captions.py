@@ -391,7 +391,7 @@ def test_ranges_that_are_empty(pack: Pack) -> None:
     ):
         with pytest.raises(ValueError, match="The timestep range of caption 1 is empty"):
             dataset(pack, model, latents, [caption(**given)])
-    with pytest.raises(ValueError, match="Hardly any noise level that is trained lies between .* the timestep range"):
+    with pytest.raises(ValueError, match="Almost none of the trained noise levels are between .* the timestep range"):
         losses(pack, "sd15", [models.latents(models.unet(), 1)], [caption(start_percent=0.5, end_percent=0.50001)])
 
 
@@ -431,7 +431,7 @@ def refused(name: str) -> dict[str, Any]:
     [
         (
             "control",
-            "Caption 2 has a ControlNet, which a training cannot use: connect the caption to the trainer before "
+            "Caption 2 has a ControlNet, which cannot be used in a training: connect the caption to the trainer before "
             "Apply ControlNet",
         ),
         ("hooks", "Caption 2 has hooks"),
@@ -672,7 +672,7 @@ def nested() -> Any:
         (
             "sd15",
             lambda: {"samples": torch.zeros(2, 4, 1, 8, 8)},
-            r"picture 2 has 5 dimensions \(2 x 4 x 1 x 8 x 8\), but SD 1.5 wants pictures: \[batch, 4, height, width\]",
+            r"picture 2 has 5 dimensions \(2 x 4 x 1 x 8 x 8\), but SD 1.5 needs pictures: \[batch, 4, height, width\]",
         ),
         ("sd3", lambda: {"samples": torch.zeros(1, 16, 3, 8, 8)}, "picture 2 has 5 dimensions"),
         ("sd3", lambda: {"samples": torch.zeros(1, 16, 8)}, "picture 2 has 3 dimensions"),
@@ -682,13 +682,13 @@ def nested() -> Any:
             "picture 2 is sound, but SD3 wants pict",
         ),
         ("sd3", lambda: {"samples": torch.zeros(1, 64, 64), "type": "hunyuan3dv2"}, "picture 2 is a 3D shape, but SD3"),
-        ("sd3", lambda: {"samples": nested()}, "picture 2 is of picture and sound together"),
+        ("sd3", lambda: {"samples": nested()}, "picture 2 contains picture and sound"),
         ("sd3", lambda: {"samples": torch.zeros(1, 16, 0, 8)}, r"picture 2 is empty \(1 x 16 x 0 x 8\)"),
         ("sd3", lambda: {"samples": torch.zeros(0, 16, 8, 8)}, "The latents of the pictures are empty"),
         (
             "wan",
             lambda: {"samples": torch.zeros(1, 16, 64)},
-            r"picture 2 has 3 dimensions .* Wan wants pictures or videos: \[batch, 16, frames, height, width\]",
+            r"picture 2 has 3 dimensions .* Wan needs pictures or videos: \[batch, 16, frames, height, width\]",
         ),
         ("wan", lambda: {"samples": torch.zeros(1, 2, 16, 1, 8, 8)}, "picture 2 has 6 dimensions"),
     ],

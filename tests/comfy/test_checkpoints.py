@@ -235,7 +235,7 @@ def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
     dino = [measure for measure in protocol.measures if measure.metric == "DINO"]
     scorer = scoring.Scorer(comfyui.module("scoring.protocols").Protocol("own", "", tuple(dino)), {"dino": None})
     with pytest.raises(ValueError, match="scorer: the protocol own does not measure both likeness"):
-        comfyui.module("nodes.checkpoints").chosen_metrics(scorer)
+        comfyui.module("scoring.deciding").deciding(scorer)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
 def test_the_metrics_that_decide(comfyui: Any, protocol: str, chosen: tuple[str, str]) -> None:
     own = comfyui.module("scoring.protocols").get_protocol(protocol)
     scorer = comfyui.module("scoring.scorer").Scorer(own, dict.fromkeys(own.backbones))
-    assert comfyui.module("nodes.checkpoints").chosen_metrics(scorer) == chosen
+    assert comfyui.module("scoring.deciding").deciding(scorer) == chosen
 
 
 def test_how_near_photos_are_to_each_other(comfyui: Any) -> None:

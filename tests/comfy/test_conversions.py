@@ -1065,7 +1065,7 @@ BROKEN: dict[str, tuple[Callable[[], Tensors], str]] = {
     ),
     "control without a part": (
         lambda: {"img_in.lora_A.weight": torch.ones(2, 4), "single_blocks.0.norm.key_norm.scale": torch.ones(4)},
-        r"is of a kind that ComfyUI converts, and lacks .*img_in.lora_B.weight",
+        r"is in a format that ComfyUI converts, but a part of it is missing .*img_in.lora_B.weight",
     ),
     "two numbers for on_input": (
         lambda: {"lora_unet_x.weight": torch.ones(4), "lora_unet_x.on_input": torch.ones(2)},

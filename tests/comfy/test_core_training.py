@@ -191,5 +191,5 @@ def test_what_cannot_go_on_is_said(pack: Pack) -> None:
     with pytest.raises(ValueError, match="projector is not qr"):
         relu.to_train()
     svdiff = cls.load("a", {"a.delta": torch.ones(3)})
-    with pytest.raises(ValueError, match="cannot go on with svdiff"):
+    with pytest.raises(ValueError, match="cannot continue from svdiff"):
         svdiff.to_train()

@@ -613,7 +613,7 @@ def test_layers_of_other_methods(pack: Pack, exporter: Any, bases: Any) -> None:
         carried = {key for key in tensors if "hada" in key or "lokr" in key or key.endswith(".diff")}
         assert len(carried) == (7 if naming == "comfyui" else 0)
         assert all(torch.equal(tensors[key], adapter[key]) for key in carried)
-        assert ("8 tensors carried over" in report) == (naming == "comfyui")
+        assert ("8 tensors copied unchanged" in report) == (naming == "comfyui")
         assert models.relative(models.sample(by_core(path, model)), latent) < 1e-4, naming
     adapter[f"{UNET_LINEAR.replace('to_q', 'to_out.0')}.diff_b"] = torch.ones(32)
     assert "diff_b" in " ".join(pack.to_lora(adapter, model))

@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
     assert report.methods == {"loha": 1}
     assert text.startswith(name)
     assert said in text
-    assert f"1 layers left out, they do not fit their weight: {text}" in report.text()
+    assert f"1 layers skipped, they do not fit their weight: {text}" in report.text()
     info = pack.inspect(beside, model)
     assert info.unmatched == [text]
     assert info.matched == 1

@@ -175,7 +175,7 @@ def test_by_its_name(comfyui: Any, loras: Path, steps: list[int]) -> None:
     again = comfyui.run(prompt, want=["train"])
     assert steps == [1, 2, 3]
     assert again.text("train").splitlines()[0] == f"{AGAIN}{loras / FILE}"
-    assert again.text("train").splitlines()[-1] == f"it lies in {loras / FILE}"
+    assert again.text("train").splitlines()[-1] == f"it is in {loras / FILE}"
     assert (loras / FILE).stat().st_mtime_ns == written
     assert same(again.output("train"), first.output("train"))
     assert again.output("train", 1) == first.output("train", 1)
@@ -184,7 +184,7 @@ def test_by_its_name(comfyui: Any, loras: Path, steps: list[int]) -> None:
     again = comfyui.run(prompt, want=["train"])
     assert steps == [1, 2, 3]
     assert again.output("train", 1)["loss"] == first.output("train", 1)["loss"][-1:]
-    assert "at the last step; its log is not there any more" in again.text("train")
+    assert "at the last step; its log no longer exists" in again.text("train")
     assert again.output("train").training_seconds is None
     assert "training_run" not in again.output("train").metadata
 
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_passed_over(comfyui: Any, steps: list[int]) -> None:
     comfyui.reset()
     again = comfyui.run(prompt, want=["train"])
     assert steps == [1, 2, 3]
-    assert f"WARNING: {file.name} cannot be read and was passed over" in again.text("train")
+    assert f"WARNING: {file.name} cannot be read and was skipped" in again.text("train")
     assert f"{AGAIN}{file.parent}" in again.text("train").splitlines()
     assert same(again.output("train"), first.output("train"))
     assert again.output("train", 1) == first.output("train", 1)
@@ -266,10 +266,10 @@ def test_what_is_on_the_model_and_what_is_missing_is_said(comfyui: Any, steps: l
         reports.append(comfyui.run(prompt, want=["train"]).text("train").splitlines())
         assert steps == [1, 2, 3, 1, 2, 3]
         comfyui.reset()
-    (note,) = [line for line in reports[0] if line.startswith("trained on top of what is already on the model")]
+    (note,) = [line for line in reports[0] if line.startswith("trained on top of ")]
     assert reports[1][0].startswith(AGAIN)
     assert reports[1][1] == note
-    assert "no previews: they are made while it trains" in reports[1]
+    assert "no previews: they are only made during training" in reports[1]
 
 
 def test_an_adapter_that_changes_nothing_is_an_error_each_time(comfyui: Any) -> None:

@@ -65,10 +65,10 @@ def test_demo_pictures_are_those_of_the_files(comfyui: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("output/../..", "is no folder in ComfyUI's input or output folder"),
-        ("/etc", "is no folder in ComfyUI's input"),
-        ("elsewhere/x", "is no folder in ComfyUI's input"),
-        (None, "None is no folder in ComfyUI's input"),
+        ("output/../..", "is not a folder in ComfyUI's input or output folder"),
+        ("/etc", "is not a folder in ComfyUI's input"),
+        ("elsewhere/x", "is not a folder in ComfyUI's input"),
+        (None, "None is not a folder in ComfyUI's input"),
         ("output/no such", "There is no folder 'output/no such'"),
     ],
 )

@@ -235,7 +235,7 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     wrapped.merge_adapter()
     weights_by_name = pack.comfyui.module("models.weights_by_name").weights_by_name
     adapter = pack.files.read(path, base=weights_by_name(model))
-    assert f"taken as {projector}" in adapter.metadata["note"]
+    assert f"{projector} is assumed" in adapter.metadata["note"]
     found = models.patched_weights(pack.apply(adapter, model)[0])[key]
     for name, rows in slices.items():
         change = getattr(attention, name).get_base_layer().weight.detach() - weights[key][rows]
@@ -253,6 +253,6 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
         node = pack.comfyui.module("nodes.adapters").DEFTAdapterLoader
         loaded, _, report = node.execute(model, target.name, 1.0, 1.0, "auto").result
         assert torch.equal(models.patched_weights(loaded)[key], found)
-        assert f"taken as {projector}" in report
+        assert f"{projector} is assumed" in report
     finally:
         target.unlink()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +37,51 @@ def pack(comfyui: Any, make_generated: Any) -> Any:
 def test_nothing_is_stale(pack: Any, make_generated: Any) -> None:
     lines = make_generated.stale(pack)
     assert not lines, "\n".join(lines)
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or shutil.which("fc-list") is None, reason="there is no fontconfig"
+)
+def test_pictures_need_a_font_with_chinese_characters(
+    make_generated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
+    settings = f"<fontconfig><dir>{tmp_path}</dir><cachedir>{tmp_path / 'cache'}</cachedir></fontconfig>"
+    (tmp_path / "fonts.conf").write_text(f"<?xml version='1.0'?>{settings}")
+    monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+    with pytest.raises(SystemExit, match="no font here has the Chinese characters .* fonts-noto-cjk"):
+        make_generated.check_fonts()
+    font(tmp_path / "chinese.ttf")
+    make_generated.check_fonts()
+
+
+def font(path: Path) -> None:
+    """A font with a square for each letter that fontconfig asks of zh-cn, those of GB 2312 and two tones; no blanks."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    letters = [0x02C7, 0x02C9] + [
+        ord(bytes([row, place]).decode("gb2312"))
+        for row in range(0xB0, 0xF8)
+        for place in range(0xA1, 0xFF)
+        if (row, place) < (0xD7, 0xFA) or row > 0xD7
+    ]
+    names = [".notdef", *(f"uni{letter:04X}" for letter in letters)]
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(letters, names[1:])))
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for corner in ((100, 800), (900, 800), (900, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Chinese", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
 
 
 @pytest.fixture

@@ -375,7 +375,7 @@ def test_other_patches_do_not_change_the_numbers(pack: Pack) -> None:
         patched.unpatch_model(models.CPU)
     assert [row.change for row in loaded.rows] == [row.change for row in clean.rows]
     assert clean.notes == []
-    assert "SD3 carries other patches on 1 of these weights" in loaded.notes[0]
+    assert "SD3 has other patches on 1 of these weights" in loaded.notes[0]
 
 
 def test_blocks_together(pack: Pack) -> None:

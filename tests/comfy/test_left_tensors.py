@@ -93,7 +93,7 @@ def test_every_tensor_is_one_of_four(pack: Pack) -> None:
     assert len(report.misfits) == 1
     assert report.misfits[0].startswith(f"{UNET_CONVOLUTION} (")
     assert report.unmatched == ["diffusion_model.nowhere.1", "to_q", "weight", "x", *report.unused, *report.misfits]
-    assert "4 layers left out, no such weight: diffusion_model.nowhere.1, to_q, weight, x" in report.text()
+    assert "4 layers skipped, no such weight: diffusion_model.nowhere.1, to_q, weight, x" in report.text()
 
 
 @pytest.mark.parametrize("name", [UNET_LINEAR, KOHYA])

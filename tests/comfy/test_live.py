@@ -31,8 +31,8 @@ def test_durations(pack: Any, seconds: float, text: str) -> None:
     assert pack.nodes.live.duration(seconds) == text
 
 
-def progress(pack: Any, step: int, steps: int = 10, folder: Any = None, pictures: Any = None) -> Any:
-    return pack.loop.StepProgress(step, steps, 1 / step, 1.0, 0.5, 1e-4, pictures, folder)
+def progress(pack: Any, step: int, steps: int = 10, folder: Any = None, pictures: Any = None, scored: Any = ()) -> Any:
+    return pack.trainers.run.training_run.StepProgress(step, steps, 1 / step, 1.0, 0.5, 1e-4, pictures, folder, scored)
 
 
 def test_time_left(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,13 @@ def test_messages_name_the_previews_that_lie_there(pack: Any, comfyui: Any, monk
         run.step(progress(pack, 3, folder=folder), 1.0)
         run.step(progress(pack, 4, folder=folder), 1.0)
         (folder / "preview_00000005.jpg").touch()
-        run.step(progress(pack, 5, folder=folder, pictures="some"), 1.0)
+        scored = [(0, {"DINO": 0.5}), (5, {"DINO": 0.75})]
+        run.step(progress(pack, 5, folder=folder, pictures="some", scored=scored), 1.0)
         run.step(progress(pack, 6, folder=folder, pictures="some"), 1.0)  # the disk is full
     assert [data["previews"] for _, data, _ in server.sent] == [[0], None, [0, 5], [0, 5]]
+    assert [data["scores"] for _, data, _ in server.sent] == [[], None, [[0, {"DINO": 0.5}], [5, {"DINO": 0.75}]], []]
+    assert pack.nodes.training.newest_scores(scored) == "; preview of step 5: DINO 0.750"
+    assert pack.nodes.training.newest_scores([]) == ""
 
 
 def test_messages_are_few_and_lose_nothing(pack: Any, comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +95,7 @@ def test_messages_are_few_and_lose_nothing(pack: Any, comfyui: Any, monkeypatch:
         "seconds": 0.5,
         "left": 2.5,
         "previews": None,
+        "scores": None,
     }
 
 

@@ -21,7 +21,7 @@ def test_long_lists_are_cut_with_a_count(pack: Pack) -> None:
     adapter = pack.adapter(model, list(shapes), shapes=shapes)
     cut = ", ".join(sorted(strange)[:10]) + " and 20 more"
     applied, inspected = pack.apply(adapter, model)[2], pack.inspect(adapter, model)
-    assert f"30 layers left out, no such weight: {cut}\n" in f"{applied.text()}\n"
+    assert f"30 layers skipped, no such weight: {cut}\n" in f"{applied.text()}\n"
     assert f"unmatched: 30 layers: {cut}\n" in inspected.text()
     assert len(applied.unmatched) == len(inspected.unmatched) == 30  # all of them, for who asks
     few = pack.adapter(model, [SD3_PROJECTION, *strange[:10]], shapes=shapes)
@@ -63,11 +63,11 @@ def test_a_file_of_text_encoders_without_a_clip(pack: Pack, kind: str) -> None:
     with pytest.raises(ValueError) as caught:
         pack.apply(adapter, model, source="words.safetensors")
     assert str(caught.value) == (
-        f"All layers of words.safetensors are of text encoders ({name}), and there is no CLIP: connect the CLIP."
+        f"All layers of words.safetensors are of text encoders ({name}), but no CLIP is connected: connect the CLIP."
     )
     both = pack.adapter(model, [SD3_PROJECTION]) | adapter
     text = pack.apply(both, model)[2].text()
-    assert "1 of the layers left out are of text encoders: connect the CLIP for them" in text
+    assert "1 of the skipped layers are of text encoders: connect the CLIP for them" in text
     network = pack.adapter(model, [SD3_PROJECTION], shapes={SD3_PROJECTION: (64, 64)})
     other = {key.replace("joint_blocks.0", "joint_blocks.77"): value for key, value in network.items()}
     with pytest.raises(ValueError, match="their layer names differ"):  # not of a text encoder

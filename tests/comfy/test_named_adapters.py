@@ -108,7 +108,7 @@ def test_a_connected_name_is_that_of_training_settings(comfyui: Any, loras: Path
         comfyui.reset()
         lines = comfyui.run(again, want=["train"]).text("train").splitlines()
         assert lines[0].startswith("finished before, not trained again: taken from ")
-        assert lines[-1] == f"it lies in {loras / FILE}"
+        assert lines[-1] == f"it is in {loras / FILE}"
     assert (loras / FILE).read_bytes() == before
     assert list(folder.parent.iterdir()) == [folder]
     other = prompt_of("another", kept) | {"words": prompt["words"]}
@@ -145,7 +145,7 @@ def test_the_last_preview_lies_beside_it(comfyui: Any, loras: Path) -> None:
     Image.new("RGB", (8, 8)).save(loras / PICTURE)
     comfyui.reset()
     again = comfyui.run(prompt, want=["train"]).text("train")
-    assert f"the picture {PICTURE} beside it is not of this run and was left" in again
+    assert f"the picture {PICTURE} beside it is not from this run and was kept" in again
     with Image.open(loras / PICTURE) as picture:
         assert picture.size == (8, 8)
 
@@ -157,7 +157,7 @@ def test_another_run_s_file_is_an_error_before_the_first_step_and_the_same_run_s
     failed = comfyui.fail(prompt_of(seed=2, learning_rate=0.02, steps=40), want=["train"])
     assert failed.node_type == "DEFTTrainAdapter"
     assert failed.message == (
-        f"The file {loras / FILE} is there already, of a training with another learning rate, seed: choose another "
+        f"The file {loras / FILE} already exists, of a training with another learning rate, seed: choose another "
         "name, or move that file away."
     )
     assert same(load_file(loras / FILE), first)
@@ -181,7 +181,7 @@ def test_a_file_from_elsewhere_is_left(comfyui: Any, loras: Path) -> None:
     text = Path(run.output("save")).read_bytes()
     for data in (text, b"", b"something else"):
         (loras / FILE).write_bytes(data)
-        assert f"The file {loras / FILE} is there already, of " in comfyui.fail(prompt_of(), want=["train"]).message
+        assert f"The file {loras / FILE} already exists, of " in comfyui.fail(prompt_of(), want=["train"]).message
         assert (loras / FILE).read_bytes() == data
 
 
@@ -194,7 +194,7 @@ def test_a_file_of_another_folder_is_not_put_in_the_shade(
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([*paths, str(tmp_path)], suffixes))
     (tmp_path / FILE).write_bytes(b"of somebody")
     failed = comfyui.fail(prompt_of(steps=40), want=["train"])
-    assert failed.message.startswith(f"The file {tmp_path / FILE} is there already, and loaders would find")
+    assert failed.message.startswith(f"The file {tmp_path / FILE} already exists, and loaders would find")
     assert own_files(loras) == []
 
 
@@ -244,7 +244,7 @@ def test_a_file_that_comes_while_it_trains_is_left(comfyui: Any, loras: Path, mo
 
     monkeypatch.setattr(reporter, "__call__", write)
     run = comfyui.run(prompt_of(), want=["train"])
-    assert f"WARNING: {loras / FILE} has come meanwhile and was left" in run.text("train")
+    assert f"WARNING: {loras / FILE} was created meanwhile and was not replaced" in run.text("train")
     assert (loras / FILE).read_bytes() == b"of somebody"
     assert run.output("train")
 

@@ -471,10 +471,16 @@ CASES: list[tuple[str, str, Any, dict[str, Any] | None, str]] = [
     ("strange", "vera", strange, None, "vera_extra does not belong to VERA"),
     ("unrelated", "hra", unrelated, None, "has base_model.model.something, which is no tensor of its tuner"),
     ("size", "vera", cut(".vera_lambda_d"), None, r"vera_lambda_d has shape \[3\], but \[4\] is needed"),
-    ("places", "unilora", filled("unilora_indices_A", 64), None, "unilora_indices_A names places up to 64"),
+    ("places", "unilora", filled("unilora_indices_A", 64), None, "unilora_indices_A has indices up to 64"),
     ("not-finite", "hra", filled("hra_u", float("nan")), None, "NaN or infinity"),
-    ("whole-numbers", "hira", whole("hira_A"), None, "hira_A is of int64, but floating numbers are needed"),
-    ("field", "hra", None, {"new_field": 3}, "has the field new_field = 3 in its record, which is not known here"),
+    ("whole-numbers", "hira", whole("hira_A"), None, "hira_A is of int64, but floating-point numbers are needed"),
+    (
+        "field",
+        "hra",
+        None,
+        {"new_field": 3},
+        "has the field new_field = 3 in its record, which this pack does not know",
+    ),
     ("transposed", "hira", None, {"fan_in_fan_out": True}, "for transposed weights"),
     ("pattern", "hira", None, {"rank_pattern": {"(a*)*b": 3}}, "pattern"),
     ("no-indices", "unilora", None, {"save_indices": False}, "UniLoRA without its indices"),
@@ -510,7 +516,7 @@ def test_targets_are_the_tensors_and_no_pattern_of_the_file(pack: Pack, tmp_path
     adapter[key] = adapter[key] + 100
     report = pack.apply(adapter, patcher)[2]
     assert report.matched == 3
-    assert "shira_indices names places up to" in report.text()
+    assert "shira_indices has indices up to" in report.text()
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,9 @@ def test_a_format_that_is_not_known(pack: Pack) -> None:
     patched, _, report = pack.apply(adapter, model, mode="activations")
     assert report.matched == 1
     assert models.relative(output(patched), expected) < 1e-5
-    with pytest.raises(ValueError, match=rf"{SD3_PROJECTION}.weight is stored as torch.uint8, which is not read: load"):
+    with pytest.raises(
+        ValueError, match=rf"{SD3_PROJECTION}.weight is stored as torch.uint8, which is not supported: load"
+    ):
         pack.base_weight(model, f"{SD3_PROJECTION}.weight")
 
 

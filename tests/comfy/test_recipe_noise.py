@@ -184,7 +184,7 @@ def test_what_the_user_sets_stays(pack: Pack) -> None:
     chosen = pack.by_recipe.with_noise(asked.changed(shift_by_size="Flux"), recipe)
     assert (chosen.shift, chosen.shift_by_size, chosen.highest_noise) == (0, "Flux", 0.875)
     assert pack.by_recipe.with_noise(asked, None) == asked.changed(timesteps="auto")
-    assert "there is no recipe of Mochi" in pack.by_recipe.noise_note(asked, None, "Mochi")
+    assert "there is no recipe for Mochi" in pack.by_recipe.noise_note(asked, None, "Mochi")
 
 
 # ------------------------------------------------------------------------------------- workflows from before recipes

@@ -389,7 +389,7 @@ def test_files_of_omnigen_v1_say_that_no_model_can_take_them(pack: Pack, tmp_pat
     tensors = {f"{name}.P": matrix, f"{name}.R_new": models.random(4, 20, seed=2)}
     torch.save(tensors if file.startswith("knowledge") else {f"{name}.B": matrix}, tmp_path / file)
     adapter = pack.files.read(tmp_path / file)
-    text = "on OmniGen .v1., which ComfyUI has no model of, and cannot be used on any other model, OmniGen2 included"
+    text = "on OmniGen .v1., which ComfyUI does not support, and cannot be used on any other model, including OmniGen2"
     for make in (omnigen2, models.sd3):
         with pytest.raises(ValueError, match=f"No layer of .* fits .*{name}.*{text}") as caught:
             pack.apply(adapter, make())

@@ -164,7 +164,7 @@ def test_previews_that_are_there_are_not_made_again(pack: Any, tmp_path: Path) -
     train(pack, model, folder=plain)
     again = train(pack, model, folder=plain, shown=shown(pack, model, Vae()))
     assert again.pictures == []
-    assert "no previews: they are made while it trains" in again.report
+    assert "no previews: they are only made during training" in again.report
     failed = pack.checkpoints.RunFolder(tmp_path / "failed", 100)
     with pytest.raises(ValueError, match="too large"):
         train(pack, model, folder=failed, shown=shown(pack, model, Failing(), every=4))

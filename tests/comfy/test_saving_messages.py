@@ -22,7 +22,7 @@ from .test_quantised import lazy_sd3
 from .test_textual_inversion import inversion
 from .test_training import as_loaded
 
-UNTOLD = "Whether the base is the one that the adapter was trained on could not be told"
+UNTOLD = "Could not check whether the adapter was trained on this base"
 
 
 def header(path: str | Path) -> dict[str, str]:
@@ -166,8 +166,8 @@ def test_what_a_peft_folder_cannot_hold_is_said(pack: Pack, run: Any, method: st
     assert pack.adapters.describe(adapter)["method"] == method
     with pytest.raises(
         ValueError,
-        match=rf"layer {re.escape(SD3_PROJECTION)} is of the method {method}, and only "
-        "deft, para, lora, dora are written for it. Choose the native format",
+        match=rf"layer {re.escape(SD3_PROJECTION)} is of the method {method}, but only "
+        "deft, para, lora, dora can be. Choose the native format",
     ):
         run("DEFTSaveAdapter", adapter, "saved/no", "PEFT folder", "models/loras", model)
     assert not list((loras / "saved").glob("no*"))
@@ -221,7 +221,7 @@ def test_complex_numbers_are_refused_where_they_are_met(pack: Pack, run: Any) ->
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION])
     adapter["other.lora_up.weight"] = torch.ones(3, 2, dtype=torch.complex64)
-    said = r"has complex numbers \(complex64\) in other.lora_up.weight, which are not read"
+    said = r"has complex numbers \(complex64\) in other.lora_up.weight, which are not supported"
     for call in (
         lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.FORMATS[0], "models/loras"),
         lambda: pack.apply(adapter, model),

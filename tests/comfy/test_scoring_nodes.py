@@ -343,7 +343,7 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
     hub.promised = "0" * 64
     failed = comfyui.fail(scoring(scorer=own | {"download": True, "protocol.scale": 2.0}), want=["score"])
     assert failed.node_type == "DEFTLoadScorer"
-    assert "is not the promised file" in failed.message
+    assert "is not the expected file" in failed.message
     assert not path.exists()
 
 
@@ -369,11 +369,11 @@ def test_missing_weights_can_be_left_out(comfyui):
     assert [row.metric for row in run.output("score").rows] == ["DINO"]
     report = run.output("scorer", 1)
     assert "DINO, PRES, diversity: DINO ViT-S/16 from dino_vits16.safetensors (SHA-256 " in report
-    assert "CLIP-I and CLIP-T left out: The weights of CLIP ViT-B/32" in report
+    assert "CLIP-I and CLIP-T skipped: The weights of CLIP ViT-B/32" in report
     (ready,) = [line for line in report.splitlines() if line.startswith("Protocols that are ready on this machine: ")]
     assert "demo" in ready
     assert "dreambooth" not in ready  # its CLIP is not here
-    assert "CLIP-I and CLIP-T left out" in run.output("score", 5)
+    assert "CLIP-I and CLIP-T skipped" in run.output("score", 5)
     (folder / "dino_vits16.safetensors").unlink()
     assert "no weights to measure with" in comfyui.fail(prompt, want=["score"]).message
 

@@ -6,23 +6,28 @@ Plans are applied here by a few lines of their own, so that these tests say what
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deft_pack.sweeps.peft_benchmark import prepare
 from deft_pack.workflow_sources import plans
 
+from .. import peft_files
 from .conftest import BASE, ROOT
 from .test_tables import of_kind, prompt_of, small
 
 FOLDER = ROOT / "sweeps" / "plans"
 PLANS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-WORKFLOWS = ("sweep_demo", "sweep_sd15", "sweep_sdxl")
+WORKFLOWS = ("sweep_demo", "sweep_flux2_klein", "sweep_sd15", "sweep_sdxl")
 DATA = ROOT.parent / "shared" / "data" / "dreambooth"
 PASSED_ON = {"Apply": "model", "Replace": "string"}  # what goes through a bypassed node
 # What a choice of method has where the plan says nothing.
@@ -30,6 +35,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "deft": {"method.rank": 4, "method.alpha": 0.0, "method.projector": "qr", "method.start": "identity"},
     "para": {"method.rank": 4, "method.rank_cap": 0.0},
     "lora": {"method.rank": 4, "method.alpha": 0.0},
+    "dora": {"method.rank": 4, "method.alpha": 0.0},
+    "lokr": {"method.rank": 4, "method.alpha": 0.0, "method.factor": -1},
+    "oft": {"method.block_size": 32, "method.constraint": 0.0},
 }
 
 SWITCHES = ("mute", "bypass", "without")  # what is no input among the things that a value sets
@@ -47,8 +55,20 @@ def workflow_of(plan: Mapping[str, Any]) -> Prompt:
 
 
 def csv_rows(name: str) -> list[dict[str, str]]:
+    if name == peft_files.PROMPTS:
+        return peft_rows()
     with open(FOLDER / name, newline="") as file:
         return list(csv.DictReader(file))
+
+
+@functools.cache
+def peft_rows() -> list[dict[str, str]]:
+    """The list that `python -m sweeps peft` makes, of the demo's photos."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos, parameters = peft_files.peft_files(Path(folder))
+        prepare(photos, parameters, Path(folder) / "input", Path(folder) / "made.csv")
+        with open(Path(folder) / "made.csv", newline="") as file:
+            return list(csv.DictReader(file))
 
 
 def titled(prompt: Prompt) -> dict[str, str]:
@@ -170,17 +190,24 @@ def test_plans_name_nodes_and_inputs_that_are_there(comfyui: Any, name: str) -> 
         title, _, key = target.partition(".")
         if not key.startswith("method."):  # those of a dynamic choice: the runs below
             assert key in prompt[ids[title]]["inputs"], target
-    for value in values_of(plan["axes"]["method"]).values():
-        assert {*value.get("mute", []), *value.get("bypass", [])} <= set(ids)
+    for axis in plan["axes"].values():
+        for value in values_of(axis).values():
+            assert {*value.get("mute", []), *value.get("bypass", [])} <= set(ids)
     assert set(plan["outputs"]["only"]) | {plan["report"]["picture"]} <= set(ids)
-    named = [axis for key, axes in plan["report"].items() if key != "picture" for axis in axes]
+    named = [axis for key, axes in plan["report"].items() if key not in ("picture", "published") for axis in axes]
     assert named
     assert set(named) <= set(plan["axes"])
     assert plan["name"] == name
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("table1", "deft_table1"), ("table2", "deft_table2"), ("dreambooth", "deft_table1")]
+    ("name", "table"),
+    [
+        ("table1", "deft_table1"),
+        ("table1_one_prompt", "deft_table1_one_prompt"),
+        ("table2", "deft_table2"),
+        ("dreambooth", "deft_table1"),
+    ],
 )
 def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
     """Every training, sampling and scoring of the example of the table, with the same values."""
@@ -215,7 +242,7 @@ def test_cells_are_the_lines_of_the_tables(name: str, table: str) -> None:
             assert here[ids["Scorer"]]["inputs"]["protocol"] == (
                 "dreambooth" if name == "dreambooth" else made.protocol
             )
-    if name == "table1":
+    if name.startswith("table1"):
         assert here[ids["Size"]]["inputs"]["batch_size"] == made.batch
 
 

@@ -97,7 +97,7 @@ def test_another_embedding_in_a_caption_fits_or_is_refused(pack: Any, tmp_path: 
     save_file(fitting, tmp_path / "grass.safetensors")
     token.tokenize(["{} on embedding:grass"])
     save_file(fitting | {"clip_l": torch.ones(2, 7)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="embedding:other' has 7 values a vector, but clip_l takes 32"):
+    with pytest.raises(ValueError, match="embedding:other' has 7 values per vector, but clip_l needs 32"):
         token.tokenize(["{} on embedding:grass", "{} on embedding:other"])
 
 
@@ -244,7 +244,7 @@ def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Pat
         assert torch.equal(cond, clip.encode_from_tokens_scheduled(clip.tokenize("embedding:deft-test"))[0][0])
         assert models.relative(cond, clip.encode_from_tokens_scheduled(clip.tokenize("bear bear"))[0][0]) > 1e-2
     again = comfyui.fail(training_prompt() | {"train": inversion(seed=2)}, want=["train"])
-    assert "There is an embedding 'deft-test' already" in again.message
+    assert "The embedding 'deft-test' already exists" in again.message
     prompt = training_prompt() | {"train": inversion(seed=2, steps=2, overwrite=True)}
     prompt["settings"]["inputs"]["name"] = "my_dog"
     report = comfyui.run(prompt, want=["train"]).text("train")
@@ -260,7 +260,7 @@ def test_the_node_learns_saves_and_is_used_at_once(comfyui: Any, embeddings: Pat
         ({"token": "../deft-up"}, "must be one word"),
         ({"token": ""}, "must be one word"),
         ({"start": ""}, "Write words for the token to start from"),
-        ({"captions": ["wrong", 0]}, "'a picture of nothing' does not have the token 'deft-test' in it"),
+        ({"captions": ["wrong", 0]}, "'a picture of nothing' does not contain the token 'deft-test'"),
         ({"template": "person"}, "template"),
     ],
 )

@@ -617,7 +617,7 @@ def test_bad_input_is_told_in_a_sentence(pack: Pack) -> None:
     broken = {"samples": models.random(2, 16, 8, 8, seed=1)}
     broken["samples"][1, 3, 2, 2] = float("nan")
     bad(pack, "The latent of picture 2 holds a NaN or infinity", latents=[broken])
-    bad(pack, "The latents have 4 channels, but SD3 wants 16", latents=[{"samples": models.random(1, 4, 8, 8, seed=1)}])
+    bad(pack, "The latents have 4 channels, but SD3 needs 16", latents=[{"samples": models.random(1, 4, 8, 8, seed=1)}])
     bad(pack, "There are 2 captions for 3 pictures", captions=[models.conditioning(1), models.conditioning(2)])
     bad(pack, "There are 0 captions for 3 pictures", captions=[])
     bad(pack, "The latents of the pictures are empty", latents=[])

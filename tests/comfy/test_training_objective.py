@@ -263,7 +263,7 @@ def test_noise_levels_within_a_range(pack: Pack, kind: str) -> None:
     assert float(found.max()) <= high
     inside = whole[(whole >= low) & (whole <= high)]
     assert abs(float(found.mean()) - float(inside.mean())) < 0.02 * float(inside.mean())
-    with pytest.raises(ValueError, match="Hardly any noise level .* between 5000 and 6000"):
+    with pytest.raises(ValueError, match="Almost none of the trained noise levels .* between 5000 and 6000"):
         pack.objective.sample_sigmas(sampling, 2, models.generator(2), within=(5000.0, 6000.0))
 
 

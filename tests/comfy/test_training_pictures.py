@@ -197,7 +197,7 @@ def test_bad_folders_are_errors_at_the_node(comfyui: Any, pets: Path) -> None:
     assert "The caption 2.txt is not UTF-8" in str(comfyui.fail(prepared(), want=["pictures"]))
     (pets / "2.txt").unlink()
     failed = comfyui.fail(without_model(prepared(size=16)), want=["pictures"])
-    assert "size 16 is smaller than the 64 px" in str(failed)
+    assert "size 16 is too small: the sides of this base's pictures are multiples of 64 px" in str(failed)
     for number in range(3):
         (pets / f"{number}.png").write_bytes(b"no picture")
     failed = comfyui.fail(prepared(), want=["pictures"])

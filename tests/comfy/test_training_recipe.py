@@ -121,7 +121,7 @@ def test_every_recipe_has_layers_that_there_are(pack: Pack) -> None:
 
 def test_pictures_that_are_too_small_are_said(pack: Pack) -> None:
     recipe, wishes = recipe_of(pack, "Flux.1 dev"), pack.by_recipe.Wishes
-    assert "512 x 512 pixels, and the recipe Flux.1 dev has 1024" in pack.by_recipe.size_note(recipe, wishes(), 512**2)
+    assert "512 x 512 pixels, but the recipe Flux.1 dev uses 1024" in pack.by_recipe.size_note(recipe, wishes(), 512**2)
     assert pack.by_recipe.size_note(recipe, wishes(), 1024 * 1000) == ""
     assert pack.by_recipe.size_note(recipe, wishes(how="quick"), 512**2) == ""
 
@@ -159,7 +159,7 @@ def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, said: list[str]
     before, report = said[0], run.text("train")
     assert line in before
     assert line in report
-    assert "the pictures have the area of 64 x 64 pixels, and the recipe SD3 and 3.5 has 1024" in before
+    assert "the pictures have the area of 64 x 64 pixels, but the recipe SD3 and 3.5 uses 1024" in before
     assert "memory: the training needs " in before
     assert " beside the loaded model, and " in before
 
@@ -217,7 +217,7 @@ def test_training_previews_have_a_model_of_their_own(comfyui: Any) -> None:
     prompt["previews"] = previews(model=["model", 0], seed=3)
     prompt["sheet"] = node("PreviewImage", images=["train", 4])
     run = comfyui.run(prompt, want=["train"])
-    assert "previewed without: apply the adapter without them" in run.text("train")
+    assert "previewed without them: apply the adapter without them" in run.text("train")
     without = run.output("train", 4)
     del prompt["previews"]["inputs"]["model"]
     with_it = comfyui.run(prompt, want=["train"]).output("train", 4)
@@ -246,7 +246,7 @@ def test_another_bases_recipe_is_refused(comfyui: Any) -> None:
     prompt = training_prompt("lora", steps=2)
     prompt["recipe"] = recipe_node(base="SDXL")
     prompt["train"]["inputs"]["settings"] = ["recipe", 0]
-    assert "The recipe is that of SDXL, but the model is SD3" in comfyui.fail(prompt, want=["train"]).message
+    assert "The recipe is for SDXL, but the model is SD3" in comfyui.fail(prompt, want=["train"]).message
 
 
 def test_a_base_without_a_recipe_has_the_nodes_values(
@@ -258,8 +258,8 @@ def test_a_base_without_a_recipe_has_the_nodes_values(
     prompt["train"]["inputs"]["settings"] = ["recipe", 0]
     record = json.loads(comfyui.run(prompt, want=["train"]).output("train").metadata["training"])
     assert (record["steps"], record["timesteps"]) == (3, "auto")
-    assert "there is no recipe of SD3" in said[0]
-    assert ": all settings are as at the nodes" in said[0]
+    assert "there is no recipe for SD3" in said[0]
+    assert ": all settings stay as set at the nodes" in said[0]
     # A rate that was left open is the usual one, and nothing else follows a recipe.
     prompt["train"]["inputs"]["learning_rate"] = 0.0
     said.clear()
@@ -268,13 +268,13 @@ def test_a_base_without_a_recipe_has_the_nodes_values(
     assert (record["steps"], record["learning_rate"], record["timesteps"]) == (3, 1e-4, "auto")
     usual = "learning rate 1e-4: usual for lora with AdamW; this base has no recipe, so noise levels stay at auto"
     for text in (said[0], run.text("train")):
-        assert ": all settings but the learning rate are as at the nodes" in text
+        assert ": all settings but the learning rate stay as set at the nodes" in text
         assert usual in text
     del prompt["train"]["inputs"]["settings"]
     prompt["train"]["inputs"]["seed"] = 53
     said.clear()
     assert usual in comfyui.run(prompt, want=["train"]).text("train")
-    assert "no recipe of" not in said[0]
+    assert "no recipe for" not in said[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -317,7 +317,7 @@ def test_previews_are_without_the_training_adapter(pack: Pack) -> None:
     result = train(pack, patched, steps=3, shown=replace(asked, every=1))
     assert result.losses == alone.losses
     assert same(result.adapter, alone.adapter)
-    assert "previewed without: apply the adapter without them" in result.report
+    assert "previewed without them: apply the adapter without them" in result.report
     assert "apply the adapter after the same" in alone.report
     with torch.inference_mode():
         expected = pack.previews.sample(pack.apply(result.adapter, plain)[0], asked)
@@ -328,5 +328,7 @@ def test_previews_are_without_the_training_adapter(pack: Pack) -> None:
 def test_a_preview_of_another_model_is_refused(pack: Pack) -> None:
     model = as_loaded(models.sd3)
     asked = replace(shown(pack, model, Vae()), model=models.sd3())
-    with pytest.raises(ValueError, match=r"another model \(SD3\) than is trained \(SD3\): connect the same loader"):
+    with pytest.raises(
+        ValueError, match=r"another model \(SD3\) than the one that is trained \(SD3\): connect the same loader"
+    ):
         train(pack, model, steps=1, shown=asked)

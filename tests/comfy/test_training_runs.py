@@ -198,7 +198,7 @@ def test_a_checkpoint_of_other_settings_is_an_error(pack: Any, tmp_path: Path) -
     (run / "checkpoint_00000004.pt").replace(other / "checkpoint_00000003.pt")
     for name in ("checkpoint_00000004.pt", "adapter_00000004.safetensors"):  # or the run would be finished
         (other / name).unlink()
-    with pytest.raises(ValueError, match="was made with another rank, seed: restore that, choose another run name, or"):
+    with pytest.raises(ValueError, match="was made with another rank, seed: restore it, choose another run name, or"):
         train(pack, model, folder=folder, rank=4, seed=2)
 
 
@@ -571,7 +571,7 @@ def test_what_is_said_before_the_first_step(pack: Any) -> None:
 def test_training_on_top_of_an_adapter_is_said(pack: Any) -> None:
     model = as_loaded(models.sd3)
     adapter = train(pack, model).adapter
-    assert "trained on top of what is already on the model" in train(pack, pack.apply(adapter, model)[0]).report
+    assert "trained on top of " in train(pack, pack.apply(adapter, model)[0]).report
     assert "on top" not in train(pack, model).report
 
 

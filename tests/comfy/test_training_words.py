@@ -20,10 +20,10 @@ def shown(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"checkpoint_every": 100, "resume": True}, "stopped at step 3 of 200, kept; run again to go on"),
+        ({"checkpoint_every": 100, "resume": True}, "stopped at step 3 of 200, kept; run again to continue"),
         (
             {"checkpoint_every": 100, "resume": False},
-            "stopped at step 3 of 200, kept; switch resume on and run again to go on",
+            "stopped at step 3 of 200, kept; switch resume on and run again to continue",
         ),
         ({}, "stopped at step 3 of 200; nothing is kept, because checkpoint_every is 0"),
     ],
@@ -54,8 +54,8 @@ def test_a_stop_is_said_at_the_node(
     ("step", "kept", "expected"),
     [
         (0, 0, "stopped at step 0 of 200; nothing is kept"),
-        (36, 36, "stopped at step 36 of 200, kept; run again to go on"),
-        (36, 20, "stopped at step 36 of 200; step 20 is kept: run again to go on from there"),
+        (36, 36, "stopped at step 36 of 200, kept; run again to continue"),
+        (36, 20, "stopped at step 36 of 200; step 20 is kept: run again to continue from there"),
     ],
 )
 def test_what_a_stop_keeps(comfyui: Any, step: int, kept: int, expected: str) -> None:
@@ -75,3 +75,13 @@ def test_a_rate_far_from_the_usual_one_is_said_before_the_first_step_and_in_the_
     assert text in caplog.text
     usual = comfyui.run(training_prompt("dreambooth", learning_rate=2.5e-6), want=["train"]).text("train")
     assert "the usual one" not in usual
+
+
+def test_the_costs_name_what_was_not_measured(comfyui: Any) -> None:
+    line, costs = comfyui.module("trainers.run.report").cost_line, comfyui.module("deft_ops.costs")
+    known = {"seconds_a_step": 0.25, "bytes": 2**19}
+    assert (
+        line(costs.TrainingCost(**known)) == "cost: 0.25 s a step (median), peak memory not measured, adapter 0.500 MiB"
+    )
+    measured = costs.TrainingCost(**known, peak_bytes=3 * 2**30, memory="process")
+    assert "peak memory 3,072 MiB (of the process), " in line(measured)

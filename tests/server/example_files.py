@@ -37,6 +37,7 @@ NOT_HERE = {
     "dinov2-small.safetensors",
     *(f"dreambooth/{name}" for name in ("bear_plushie", "cat", "dog8")),
     *(f"dreambench_plus/live_subject_animal_{name}" for name in ("00_kitten", "01_stork", "02_kitten", "03_horse")),
+    *(f"dreambench_plus/captions/live_subject/animal/{number}.txt" for number in ("00", "01", "02", "03")),
 }
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..measured import but_measured
+from ..preloaded import Preloaded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRIVIAL = {
@@ -52,9 +56,22 @@ def own(base: Path) -> list[str]:
     return ["--comfyui-args", f"--cpu --disable-api-nodes --base-directory {shlex.quote(str(base))}"]
 
 
+# `python -m sweeps`, whose servers are started by another program.
+SWEEPS = "import runpy, sys; sys.executable = sys.argv.pop(1); runpy.run_module('sweeps', run_name='__main__')"
+
+
+@cache
+def servers_python() -> Path:
+    """The program that starts the servers of this process's sweeps (tests/preloaded.py)."""
+    folder = tempfile.TemporaryDirectory(prefix="deft-python-")
+    made = Preloaded(Path(folder.name)).__enter__()
+    atexit.register(lambda: (made.__exit__(), folder.cleanup()))
+    return made.python
+
+
 def command(*words: str | Path) -> list[str]:
     """The command line of `python -m sweeps`."""
-    return [sys.executable, "-m", "sweeps", *map(str, words)]
+    return [sys.executable, "-c", SWEEPS, str(servers_python()), *map(str, words)]
 
 
 def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:

@@ -81,7 +81,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
     texts = first["texts"]["20"]
     assert any("s a step" in text and " left" in text for text in texts)
     stopped = text_at(first, "20").splitlines()[-1]
-    assert re.fullmatch(rf"stopped at step \d+ of {STEPS}, kept; run again to go on", stopped)
+    assert re.fullmatch(rf"stopped at step \d+ of {STEPS}, kept; run again to continue", stopped)
 
     # Run again: it goes on, and the node says which photos it took.
     again = seen["again"]

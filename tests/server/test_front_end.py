@@ -78,7 +78,7 @@ def ids_of(request: pytest.FixtureRequest, *names: str) -> set[str]:
 
 # What a node refuses, and what the page then has to show, by the kind of nodes.
 REFUSED = {
-    "vue": ("DEFTTrainAdapter", {"pattern": "no_such_layer"}, "is left by 'all linear' and pattern 'no_such_layer'"),
+    "vue": ("DEFTTrainAdapter", {"pattern": "no_such_layer"}, "matches 'all linear' and pattern 'no_such_layer'"),
     "canvas": ("DEFTSaveAdapter", {"filename_prefix": "../outside"}, "outside"),
 }
 FAILING = WORKFLOWS / "train_with_previews.json"

@@ -66,7 +66,7 @@ def test_no_secret_is_written_or_printed(server: Any, certificate: tuple[Path, s
         proxy.door = {"Authorization": "another one"}
         printed += process.communicate(timeout=200)[0]
         assert process.returncode == 1
-        assert f"a server is out: {proxy.url} wants to know who asks (HTTP 401)" in printed
+        assert f"a server failed: {proxy.url} requires a login (HTTP 401)" in printed
         assert 2 <= len(cells(store)) < 60
         assert not runs(store, "failed")
         assert not runs(store, "cancelled")
@@ -92,9 +92,9 @@ def test_no_secret_is_written_or_printed(server: Any, certificate: tuple[Path, s
 @pytest.mark.parametrize(
     ("status", "error", "text"),
     [
-        (401, Denied, r"wants to know who asks \(HTTP 401\): give a user"),
-        (403, Denied, r"does not let us in \(HTTP 403\)"),
-        (302, ServerLost, r"sends us on to /login \(HTTP 302\)"),
+        (401, Denied, r"requires a login \(HTTP 401\): give a user"),
+        (403, Denied, r"refuses access \(HTTP 403\)"),
+        (302, ServerLost, r"redirects to /login \(HTTP 302\)"),
     ],
 )
 def test_what_stands_at_the_door(server: Any, status: int, error: type[Exception], text: str) -> None:

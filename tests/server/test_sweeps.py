@@ -281,7 +281,7 @@ def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_pat
             found.unlink()
     rest = process.communicate(timeout=200)[0]
     assert process.returncode == 1, rest
-    assert "4 done, 1 failed, 0 cancelled, 4 left out because their training was not made" in rest
+    assert "4 done, 1 failed, 0 cancelled, 4 skipped because their training did not finish" in rest
     (failed,) = runs(tmp_path / "store", "failed").values()
     assert "died 2 times while it ran this cell" in failed["error"]
     assert failed["attempts"] == 2
@@ -302,7 +302,7 @@ def test_control_c(server: Any, tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "finishing the running cells" in out
     assert "0 failed, 0 cancelled" in out
-    assert "the same command goes on from here" in out
+    assert "run the same command again to continue" in out
     done = len(cells(store))
     assert 2 <= done < 5
     process = start(*options)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -14,13 +18,64 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ..scripts import load_script
+from ..scripts import SCRIPTS, load_script
 
 
 @pytest.fixture(scope="module")
 def faults() -> Any:
     load_script("comfy_server")
     return load_script("faults")
+
+
+def test_what_a_killed_server_has_not_written_is_looked_at_once(faults: Any, tmp_path: Path) -> None:
+    (tmp_path / "before.json").write_text("{")
+    os.utime(tmp_path / "before.json", (100.0, 100.0))
+    (tmp_path / "after.json").write_text("{")
+    os.utime(tmp_path / "after.json", (200.0, 200.0))
+    assert [line.partition(":")[0] for line in faults.damaged(tmp_path, 150.0)] == ["after.json"]
+    assert [line.partition(":")[0] for line in faults.damaged(tmp_path)] == ["after.json", "before.json"]
+
+
+def test_a_kind_ends_when_its_minutes_are_over(faults: Any, tmp_path: Path) -> None:
+    assert list(faults.Campaign("kind", tmp_path, 1).each(3)) == [0, 1, 2]
+    assert list(faults.Campaign("kind", tmp_path, 1, minutes=0.0).each(3)) == []
+
+
+MAIN = """
+import json, os, sys, time
+seen = {"words": sys.argv[1:], "folder": os.getcwd(), "path": sys.path, "name": __name__}
+seen["variable"] = os.environ["SAID"]
+seen["loaded"] = sorted(name for name in sys.modules if name.startswith(("comfy", "deft", "nodes", "faults")))
+print(json.dumps(seen), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_forked_server_is_a_process_of_its_own(
+    faults: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs main.py as a Python that is started anew does, with nothing of the pack's loaded, and can be killed."""
+    forked = load_script("forked_server")
+    monkeypatch.setattr(forked, "LIBRARIES", ("json",))  # not the large ones
+    monkeypatch.setattr(sys, "path", [*sys.path, str(SCRIPTS)])  # as when one of them is run
+    (tmp_path / "main.py").write_text(MAIN)
+    server = forked.ForkedServer(tmp_path, tmp_path, environment={"SAID": "a word"})
+    with open(server.log_file, "wb") as log:
+        process = server.launch(log)
+    try:
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        while not (said := server.log_file.read_text()).endswith("\n"):
+            assert process.poll() is None
+    finally:
+        process.kill()
+    assert process.wait(60) == process.poll() == -signal.SIGKILL
+    seen = json.loads(said)
+    assert (seen["words"], seen["folder"], seen["name"]) == (server.command()[2:], str(tmp_path), "__main__")
+    assert (seen["path"][0], seen["variable"], seen["loaded"]) == (str(tmp_path), "a word", [])
+    assert not any(Path(folder).is_relative_to(root) for folder in seen["path"])
+    assert process.pid != os.getpid()
 
 
 def test_files_that_are_cut_off_are_found(faults: Any, tmp_path: Path) -> None:
@@ -56,7 +111,7 @@ def test_a_kind_that_does_not_end_is_a_fault(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setitem(faults.KINDS, "breaks", breaks)
     monkeypatch.setitem(faults.KINDS, "holds", lambda campaign, options: f"{options.prompts} prompts")
-    assert faults.run("holds", Namespace(seed=1, prompts=7)) == []
+    assert faults.run("holds", Namespace(seed=1, minutes=1.0, prompts=7)) == []
     assert capsys.readouterr().out.startswith("[faults] holds: 7 prompts; 0 faults, ")
-    assert faults.run("breaks", Namespace(seed=1)) == ["wrong", "RuntimeError: no server"]
+    assert faults.run("breaks", Namespace(seed=1, minutes=1.0)) == ["wrong", "RuntimeError: no server"]
     assert "[faults] breaks: not finished; 2 faults" in capsys.readouterr().out

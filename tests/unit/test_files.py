@@ -190,7 +190,7 @@ def test_without_a_record_the_base_tells_the_projector(tmp_path: Path, projector
     path = without_record(model, tmp_path)
     adapter = files.read(path, base=base.get)
     assert adapter.metadata["projector"] == projector
-    assert f"taken as {projector} (R is near its start from this base), without alpha" in adapter.metadata["note"]
+    assert f"{projector} is assumed (R is near its start from this base), without alpha" in adapter.metadata["note"]
     theirs = model.merge_and_unload()
     for name, group in adapters.layers(adapter).items():
         method = methods.method_of(group)
@@ -224,7 +224,7 @@ def test_comfyuis_names_are_those_of_its_own_training(tmp_path: Path) -> None:
     P, R, W = torch.randn(12, 3), torch.randn(3, 8), torch.randn(12, 8)
     save_file({"diffusion_model.layer.deft_P": P, "diffusion_model.layer.deft_R": R}, tmp_path / "a.safetensors")
     adapter = files.read(tmp_path / "a.safetensors")
-    assert "taken as qr (as ComfyUI's Train LoRA writes with this pack)" in adapter.metadata["note"]
+    assert "qr is assumed (as ComfyUI's Train LoRA writes with this pack)" in adapter.metadata["note"]
     (group,) = adapters.layers(adapter).values()
     Q = torch.linalg.qr(P).Q
     deft = methods.get("deft")
@@ -314,6 +314,17 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
     assert found == ["base_model.model.to_q.deft_P.default"]
 
 
+def test_an_adapter_as_text_is_one_line() -> None:
+    """ComfyUI's Preview as Text shows what is on any socket."""
+    layers = {"a": {"lora_up.weight": torch.zeros(8, 2), "lora_down.weight": torch.zeros(2, 16)}}
+    adapter = adapters.from_layers(layers)
+    assert str(adapter) == "Adapter (file: none; layers: 1 of LoRA; tensors: 2, 0.00 MiB)"
+    adapter.source = "dog.safetensors"
+    adapter["a.unknown"] = torch.zeros(2**18)
+    assert str(adapter) == "Adapter (file: dog.safetensors; layers: 1 of LoRA; tensors: 3, 1.00 MiB)"
+    assert str(Adapter()) == "Adapter (file: none; layers: none; tensors: 0, 0.00 MiB)"
+
+
 def test_peft_refusals(tmp_path: Path) -> None:
     def refused(adapter: Adapter, match: str, names=NAMES, **more) -> None:
         with pytest.raises(ValueError, match=match):
@@ -324,7 +335,7 @@ def test_peft_refusals(tmp_path: Path) -> None:
     good = make_adapter(prefix=PREFIX)
     first = PREFIX + LAYERS[0]
     refused(make_adapter(prefix=PREFIX, projector="ppt"), f"Q of layer {first} is not orthonormal")
-    refused(good, f"layer {first} has no module name", names={})
+    refused(good, f"layer {first} has no name in diffusers", names={})
     refused(good, f"layer {first} is a convolution", shapes={first: (24, 4, 2, 2)})
     both = NAMES | {"b." + layer: "b." + layer for layer in LAYERS}
     for other, match in [
@@ -597,7 +608,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         raises(path, words)
     pickle = tmp_path / "a.pt"
     pickle.write_bytes(b"PK")
-    raises(pickle, "no zip file of torch.save", ".safetensors")
+    raises(pickle, "not a zip file of torch.save", ".safetensors")
     save_file({}, tmp_path / "nothing.safetensors")
     raises(tmp_path / "nothing.safetensors", "holds no tensors")
 

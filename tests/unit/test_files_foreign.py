@@ -142,7 +142,7 @@ def test_additive_update_of_the_sdxl_code_is_its_lora(tmp_path: Path, gate: bool
     adapter = files.read(tmp_path)
     assert adapter.metadata["file_format"] == "deft_sdxl"
     assert adapter.metadata["method"] == "lora"
-    assert "alpha of its LoRA: taken as 8" in adapter.metadata["note"]
+    assert "its LoRA's alpha: 8 is assumed" in adapter.metadata["note"]
     assert "projector" not in adapter.metadata
     weight = torch.sigmoid(GATE.double()) if gate else 1.0
     expected = W.double() + up.double() @ down.double() * (8.0 / RANK) * weight
@@ -216,7 +216,7 @@ def test_additive_update_of_omnigen(tmp_path: Path, gate: bool, alpha: float) ->
 
 def test_omnigen_without_settings(tmp_path: Path) -> None:
     adapter = files.read(save_omnigen(tmp_path, {"P": P, "R_new": R}, None))
-    assert "taken as relu" in adapter.metadata["note"]
+    assert "relu is assumed" in adapter.metadata["note"]
     assert (
         relative(changed(adapter, OMNI), of_omnigen_code({"P": P, "R_new": R}, recorded(decomposition_method="None")))
         < 1e-6
@@ -224,11 +224,11 @@ def test_omnigen_without_settings(tmp_path: Path) -> None:
     cached = torch.linalg.qr(random(OUT, RANK, seed=9)).Q
     tensors = {"P": P, "R_new": R, "Q_P_cached": cached}
     adapter = files.read(save_omnigen(tmp_path, tensors, None))
-    assert "taken as qr" in adapter.metadata["note"]
+    assert "qr is assumed" in adapter.metadata["note"]
     assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, recorded())) < 1e-6
     tensors = {"P": P, "R_new": R, "lora_A": random(OUT, RANK, seed=11), "lora_B": random(RANK, IN, seed=12)}
     adapter = files.read(save_omnigen(tmp_path, tensors, None))
-    assert adapter.metadata["note"].endswith("taken as the rank.")
+    assert adapter.metadata["note"].endswith("the rank is assumed.")
     record = recorded(injection_method="additive_update", lora_alpha=RANK)
     assert relative(changed(adapter, OMNI), of_omnigen_code(tensors, record)) < 1e-6
 
@@ -401,7 +401,7 @@ def test_peft_lora_without_a_record(tmp_path: Path) -> None:
     tensors = {f"{layer}.lora_A.weight": random(RANK, IN), f"{layer}.lora_B.weight": random(OUT, RANK)}
     save_file(tensors, tmp_path / "a.safetensors")
     adapter = files.read(tmp_path / "a.safetensors")
-    assert "alpha: taken as the rank" in adapter.metadata["note"]
+    assert "alpha: the rank is assumed" in adapter.metadata["note"]
     down, up = tensors.values()
     assert relative(changed(adapter, "block.to_q"), W + up @ down) < 1e-6
 

@@ -195,9 +195,9 @@ def test_ranks_that_differ_inside_a_layer(tmp_path: Path, kind: str) -> None:
 DAMAGED: dict[str, tuple[Any, str]] = {
     "a number": (lambda value: torch.tensor(1.0), ""),
     "five dimensions": (lambda value: torch.ones(4, 3, 2, 2, 2), ""),
-    "whole numbers": (lambda value: torch.ones_like(value).to(torch.int64), "floating numbers are needed"),
-    "bytes": (lambda value: torch.ones_like(value).to(torch.uint8), "floating numbers are needed"),
-    "truths": (lambda value: torch.ones_like(value).bool(), "floating numbers are needed"),
+    "whole numbers": (lambda value: torch.ones_like(value).to(torch.int64), "floating-point numbers are needed"),
+    "bytes": (lambda value: torch.ones_like(value).to(torch.uint8), "floating-point numbers are needed"),
+    "truths": (lambda value: torch.ones_like(value).bool(), "floating-point numbers are needed"),
     "complex numbers": (lambda value: value.to(torch.complex64), "complex numbers"),
     "not a number": (lambda value: torch.full_like(value, torch.nan), "NaN or infinity"),
 }
@@ -266,7 +266,7 @@ def test_half_a_layer_of_a_native_deft_file(tmp_path: Path) -> None:
 )
 def test_factors_of_comfyuis_own_classes_are_floating(tmp_path: Path, key: str, dtype: torch.dtype) -> None:
     save_file({key: torch.ones(2, 2).to(dtype)}, tmp_path / "a.safetensors")
-    refused(tmp_path / "a.safetensors", f"has {key} of {str(dtype).removeprefix('torch.')}, but floating numbers")
+    refused(tmp_path / "a.safetensors", f"has {key} of {str(dtype).removeprefix('torch.')}, but floating-point numbers")
 
 
 @pytest.mark.parametrize("key", ["x.alpha", "x.reshape_weight", "lora_unet_x.on_input", "position_ids", "x.lora_A"])
@@ -432,7 +432,7 @@ def test_archives_that_grow(tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("hello.txt", "hello")
-    refused(other, "no file of torch.save")
+    refused(other, "not one of torch.save")
 
 
 def test_old_pickles_sparse_tensors_and_other_contents(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_old_pickles_sparse_tensors_and_other_contents(tmp_path: Path) -> None:
     torch.save({"state_dict": VALID["deft_sdxl"][1], "epoch": 3}, path)
     assert files.read(path).metadata["method"] == "deft"
     torch.save(VALID["deft_sdxl"][1] | {"epoch": 3}, path)
-    assert "epoch left out" in files.read(path).metadata["note"]
+    assert "epoch skipped" in files.read(path).metadata["note"]
     buffer = io.BytesIO()
     torch.save({f"{X}.lora_layer.P": torch.nn.Parameter(random(8, 2))}, buffer)
     path.write_bytes(buffer.getvalue())

@@ -105,8 +105,8 @@ def test_what_peft_computes(settings: dict[str, Any]) -> None:
         for start in ("pissa_niter_4", "lora_ga", "loftq", "corda")
     ]
     + [
-        (record_of("LORA", init_lora_weights="new_start"), "new_start in its record, which is not known here"),
-        (record_of("LORA", init_lora_weights=["pissa"]), "not known here"),
+        (record_of("LORA", init_lora_weights="new_start"), "new_start in its record, which this pack does not know"),
+        (record_of("LORA", init_lora_weights=["pissa"]), "does not know"),
         (record_of("LORA", arrow_config={"top_k": 3}), "arrow_config .*cannot be merged"),
         (record_of("LORA", alora_invocation_tokens=[1, 2]), "alora_invocation_tokens .*tokens of a text"),
         (record_of("LORA", layer_replication=[[0, 2]]), "layer_replication .*repeats layers"),
@@ -115,7 +115,7 @@ def test_what_peft_computes(settings: dict[str, Any]) -> None:
         (record_of("LORA", trainable_token_indices=[1]), "trainable_token_indices .*single words"),
         (record_of("LORA", bias="some"), "bias = some"),
         (record_of("LORA", bias="oft_only"), "bias = oft_only"),
-        (record_of("DEFT", of_2027=2), "of_2027 = 2 in its record, which is not known here"),
+        (record_of("DEFT", of_2027=2), "of_2027 = 2 in its record, which this pack does not know"),
         (record_of("OFT", kasa_config={"beta": 1}), "kasa_config"),
         (record_of("LORA", lora_alpha="much"), "lora_alpha = much .*a number"),
         (record_of("LORA", lora_alpha=float("nan")), "lora_alpha = nan"),
@@ -130,8 +130,8 @@ def test_what_peft_computes(settings: dict[str, Any]) -> None:
         (record_of("LORA", rank_pattern={"(.*a)+x": 2}), "too long to match"),
         (record_of("LORA", rank_pattern={".*.*.*.*x": 2}), "too long to match"),
         (record_of("LORA", rank_pattern={"x" * 2000: 2}), "too long to match"),
-        ({"peft_type": "NEW2027"}, "type NEW2027, which is not known here: update this pack"),
-        ({"peft_type": ["LORA"]}, "which is not known here"),
+        ({"peft_type": "NEW2027"}, "type NEW2027, which this pack does not know: update the pack"),
+        ({"peft_type": ["LORA"]}, "which this pack does not know"),
         ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING, which makes prompts"),
         ({"peft_type": "XLORA"}, "XLORA, which mixes"),
         ({"peft_type": "BONE"}, "BONE, which PEFT 0.21 calls MISS"),
@@ -533,10 +533,10 @@ def test_the_files_own_alpha_counts_without_a_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "note"),
     [
-        ({"lora_A.weight": A, "lora_B.weight": B}, "no record of its alpha: taken as the rank"),
-        ({"oft_R.weight": random(2, 3)}, "no record of its settings: taken as PEFT's defaults"),
+        ({"lora_A.weight": A, "lora_B.weight": B}, "no record of its alpha: the rank is assumed"),
+        ({"oft_R.weight": random(2, 3)}, "no record of its settings: PEFT's defaults are assumed"),
         ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A, "alpha": torch.tensor(1.0)}, None),
-        ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A}, "its alpha: taken as the rank"),
+        ({"hada_w1_a": B, "hada_w1_b": A, "hada_w2_a": B, "hada_w2_b": A}, "its alpha: the rank is assumed"),
     ],
     ids=["lora", "oft", "loha-alpha", "loha"],
 )

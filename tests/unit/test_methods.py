@@ -249,10 +249,10 @@ def test_gradient_through_the_projector(projector: str) -> None:
 
 def test_unsupported_layers_are_refused() -> None:
     for layer in (nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")):
-        with pytest.raises(ValueError, match="Conv2d with .* cannot carry an adapter"):
+        with pytest.raises(ValueError, match="Conv2d with .* cannot have an adapter"):
             op_of(layer)
     for layer in (nn.ConvTranspose2d(8, 8, 3), nn.LayerNorm(8)):
-        with pytest.raises(ValueError, match=f"{type(layer).__name__} layers cannot carry"):
+        with pytest.raises(ValueError, match=f"{type(layer).__name__} layers cannot have"):
             op_of(layer)
 
 
@@ -267,7 +267,7 @@ def test_bad_settings_are_named() -> None:
             start(name, weight, 0)
     with pytest.raises(ValueError, match="alpha must be positive"):
         start("deft", weight, 2, alpha=0.0)
-    with pytest.raises(ValueError, match="No method owns a layer with deft_R"):
+    with pytest.raises(ValueError, match="No method has layers with the tensors deft_R"):
         methods.method_of(["deft_R"])
 
 

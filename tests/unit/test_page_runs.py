@@ -28,15 +28,15 @@ export const say = (name, detail) => listeners.get(name)?.({ detail })
 """
 HELP = """
 import { asked, say } from './scripts/api.js'
-import { loadRun, onRun, previewAddress, runOf, watchRuns } from './extensions/pack/deft/data.mjs'
+import { loadRun, onRun, previewAddress, runOf, scoreText, watchRuns } from './extensions/pack/deft/data.mjs'
 watchRuns()
 const run = runOf('a')
-const message = (first, last, previews = null, prompt = 'job') => say('deft.training', {
-  run: 'a', node: '20', prompt_id: prompt, steps: 300, seconds: 1, left: 1, previews,
+const message = (first, last, previews = null, prompt = 'job', scores = null) => say('deft.training', {
+  run: 'a', node: '20', prompt_id: prompt, steps: 300, seconds: 1, left: 1, previews, scores,
   points: Array.from({ length: last - first + 1 }, (_, place) => [first + place, 1])
 })
-const found = (last, previews, state = 'running') => ({
-  state, steps: 300, previews,
+const found = (last, previews, state = 'running', scores = undefined) => ({
+  state, steps: 300, previews, preview_scores: scores,
   curve: { step: Array.from({ length: last }, (_, place) => place + 1), loss: Array.from({ length: last }, () => 1) }
 })
 const quiet = () => new Promise((resolve) => setTimeout(resolve))
@@ -108,6 +108,24 @@ def test_a_run_is_read_at_its_end_whatever_was_last_known_of_it(page: Any) -> No
       await give(1, 100, [0, 50, 100], 'stopped')
       console.log(JSON.stringify([run.previews, asked.length]))""")
     assert seen == [[0, 50, 100], 2]
+
+
+def test_scores_come_with_their_previews(page: Any) -> None:
+    """By message and from the run's folder; an answer from before a message takes none away."""
+    seen = page("""
+      const scores = [[0, { DINO: 0.25, 'CLIP-T': 0.5 }], [50, { DINO: 0.75, 'CLIP-T': null }]]
+      message(1, 50, [0, 50], 'job', scores)
+      const first = [run.scores.length, scoreText(run, 0), scoreText(run, 50), scoreText(run, 20)]
+      message(51, 60)
+      const kept = run.scores.length
+      message(80, 90)
+      message(91, 100, [0, 50, 100], 'job', [...scores, [100, { DINO: 0.5 }]])
+      await give(0, 95, [0, 50], 'running', scores)
+      const after = run.scores.length
+      loadRun('a')
+      await give(1, 100, [0, 50, 100], 'finished', scores.slice(0, 1))
+      console.log(JSON.stringify([first, kept, after, run.scores.length]))""")
+    assert seen == [[2, "DINO 0.250, CLIP-T 0.500", "DINO 0.750", ""], 2, 3, 1]
 
 
 def test_pictures_of_another_job_have_another_address(page: Any) -> None:

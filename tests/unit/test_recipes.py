@@ -91,9 +91,9 @@ def test_the_user_says_which_base_it_is() -> None:
     recipe = recipes.recipe_of(model_of("Flux"), "mine.safetensors", "Flux.1 Kontext")
     assert recipe is not None
     assert recipe.title == "Flux.1 Kontext"
-    with pytest.raises(ValueError, match=r"that of SDXL, but the model is Flux\.1: choose auto, Flux\.1 Kontext, "):
+    with pytest.raises(ValueError, match=r"is for SDXL, but the model is Flux\.1: choose auto, Flux\.1 Kontext, "):
         recipes.recipe_of(model_of("Flux"), "", "SDXL")
-    with pytest.raises(ValueError, match="no recipe of 'Flux.3': choose one of auto, SD 1.5"):
+    with pytest.raises(ValueError, match="no recipe for 'Flux.3': choose one of auto, SD 1.5"):
         recipes.recipe_of(model_of("Flux"), "", "Flux.3")
 
 

@@ -281,7 +281,7 @@ def test_complex_tensors_are_refused_by_name(tmp_path: Path, dtype: torch.dtype)
     with pytest.raises(ValueError, match=said):
         adapters.validate(tensors)
     torch.save({"x.B": torch.ones(8, 2, dtype=dtype)}, tmp_path / "para_rank_state.bin")
-    with pytest.raises(ValueError, match=r"para_rank_state.bin has complex numbers .* in x.B, which are not read"):
+    with pytest.raises(ValueError, match=r"para_rank_state.bin has complex numbers .* in x.B, which are not supported"):
         files.read(tmp_path / "para_rank_state.bin")
 
 
@@ -297,7 +297,7 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -
         with pytest.raises(ValueError) as caught:
             write(adapter, tmp_path / path, NAMES)
         assert str(caught.value) == (
-            f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, and "
-            "only deft, para, lora, dora are written for it. Choose the native format."
+            f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, but "
+            "only deft, para, lora, dora can be. Choose the native format."
         )
     assert not list(tmp_path.iterdir())

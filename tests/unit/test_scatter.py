@@ -69,7 +69,7 @@ def test_methods_with_one_of_the_metrics_are_named_as_left_out():
     scores = Scores((DINO, CLIP_T, named(DINO, "no text"), named(CLIP_T, "no references"), named(DRIFT, "other")))
     points, notes = points_of(scores)
     assert [point.label for point in points] == ["DEFT r4"]
-    assert notes[-2:] == ["Left out, without CLIP-T: no text.", "Left out, without DINO: no references."]
+    assert notes[-2:] == ["Skipped, without CLIP-T: no text.", "Skipped, without DINO: no references."]
 
 
 def test_what_cannot_be_plotted_is_said():

@@ -297,7 +297,7 @@ def test_where_memory_runs_out_batches_are_halved_and_it_is_said(scorer: Scorer,
     assert sum(int(call) for call in calls[6:]) == len(images) + len(references)
     assert asked.count("load") == len(calls) - calls.count("room"), "ComfyUI may have taken it away to make room"
     (remark,) = [remark for remark in found.remarks if "memory" in remark]
-    assert remark.startswith("demo DINO (64 px): the memory was enough for 2 of the images at once only")
+    assert remark.startswith("demo DINO (64 px): there was memory for only 2 of the images at once")
     assert caplog.text.count("the memory is not enough for a batch of") == 2
 
 
@@ -411,9 +411,9 @@ def test_missing_weights_are_an_error_or_left_out(tmp_path):
     assert list(partly.backbones) == ["dino"]
     result = score(partly, pictures(2), pictures(1, 1), ["a", "b"])
     assert [row.metric for row in result.rows] == ["DINO"]
-    assert result.remarks[0].startswith("CLIP-I and CLIP-T left out: The weights of demo CLIP (64 px) are missing")
+    assert result.remarks[0].startswith("CLIP-I and CLIP-T skipped: The weights of demo CLIP (64 px) are missing")
     assert diversity(partly, pictures(2)).remarks == ()  # nothing of that is left out
-    with pytest.raises(ValueError, match="nothing could be measured. CLIP-T left out: The weights of demo CLIP"):
+    with pytest.raises(ValueError, match="nothing could be measured. CLIP-T skipped: The weights of demo CLIP"):
         score(partly, pictures(2), texts=["a", "b"])
     with pytest.raises(ValueError, match="no weights to measure with"):
         load_scorer("demo", [tmp_path / "empty"], leave_out=True)
@@ -425,7 +425,7 @@ def test_an_optional_metric_needs_no_weights(scorer: Scorer, tmp_path):
     loaded = load_scorer(protocol, [MODELS])
     result = diversity(loaded, pictures(2))
     assert [row.metric for row in result.rows] == ["diversity"]
-    assert result.remarks[0].startswith("DIV left out: The weights of LPIPS (AlexNet) are missing")
+    assert result.remarks[0].startswith("DIV skipped: The weights of LPIPS (AlexNet) are missing")
 
 
 def test_lpips_is_that_of_its_package(tmp_path):
@@ -477,7 +477,7 @@ def test_the_image_encoder_of_a_clip_alone_gives_clip_i(tmp_path):
     images, references = pictures(2), pictures(2, 1)
     result = score(half, images, references, ["a", "b"])
     assert [row.metric for row in result.rows] == ["CLIP-I", "DINO"]
-    assert result.remarks == ("CLIP-T left out: the file of demo CLIP (64 px) has no text encoder.",)
+    assert result.remarks == ("CLIP-T skipped: the file of demo CLIP (64 px) has no text encoder.",)
     whole = score(load_scorer("demo", [MODELS]), images, references)
     assert result.value("CLIP-I") == pytest.approx(whole.value("CLIP-I"), abs=1e-6)
 
@@ -498,7 +498,7 @@ def test_another_encoder_takes_the_place_of_clip_i(scorer: Scorer, tmp_path):
         (tmp_path / name).write_bytes((MODELS / name).read_bytes())
     without = score(load_scorer("demo", [tmp_path], encoder=other), images, references, ["a", "b"])
     assert [row.metric for row in without.rows] == ["CLIP-I", "DINO"]
-    assert without.remarks[0].startswith("CLIP-T left out: The weights of demo CLIP")
+    assert without.remarks[0].startswith("CLIP-T skipped: The weights of demo CLIP")
 
 
 def test_picture_files_are_scored_as_they_are_opened(scorer: Scorer):
@@ -541,7 +541,7 @@ def test_the_command_line_scores_folders(tmp_path, monkeypatch, capsys):
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / f"{name}.png")
-    with pytest.raises(SystemExit, match="compares pictures of equal names"):
+    with pytest.raises(SystemExit, match="compares pictures with equal file names"):
         run(
             "score",
             "--protocol",
@@ -676,8 +676,8 @@ def test_what_belongs_beside_weights_is_fetched_with_them(hub: Hub, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"promised": "0" * 64}, "is not the promised file"),
-        ({"promised": "short"}, "comes without a checksum"),
+        ({"promised": "0" * 64}, "is not the expected file"),
+        ({"promised": "short"}, "has no checksum"),
         ({"sent": 1_000_000}, "could not be downloaded"),
     ],
 )

@@ -185,6 +185,29 @@ def test_dreambench_plus_from_files_to_scores(bench: Scorer, loop: Loop, tmp_pat
         score(bench, FilePictures(images[:1]), texts=["dog " * 90])
 
 
+def test_clip_t_as_in_the_deft_authors_code(bench: Scorer, loop: Loop, tmp_path: Path):
+    """Their `text.split(".")[0]` in DreamBench++'s own loop; the other metrics are the same."""
+    texts = ["a dog in the jungle. It is 5.30 p.m. and the sun is low", " a red bear plushie, photographed at noon!"]
+    images, references = saved(tmp_path / "images", BENCH, 1), saved(tmp_path / "references", BENCH, 2)
+    expected = loop.run(images, references, [text.split(".")[0] for text in texts])
+    deft = replace(bench, protocol=get_protocol("dreambench++-deft"))
+    result = score(deft, FilePictures(images), FilePictures(references), texts)
+    assert {row.metric for row in result.rows} == set(expected)
+    for metric, value in expected.items():
+        assert abs(result.value(metric) - value) <= 100 * LIMIT
+    assert result.remarks == ("CLIP-T reads each text up to its first full stop; 1 of 2 end there.",)
+    assert [row.texts for row in result.rows if row.metric == "CLIP-T"] == [tuple(texts)]  # intervals are by prompt
+    whole = score(bench, FilePictures(images), FilePictures(references), texts)
+    assert abs(whole.value("CLIP-T") - result.value("CLIP-T")) > 1000 * LIMIT
+    assert whole.value("DINO") == result.value("DINO")
+    with pytest.raises(ValueError, match=r"nothing stands before the first full stop of '\. a dog'"):
+        score(deft, FilePictures(images[:1]), texts=[". a dog"])
+    long = score(deft, FilePictures(images[:1]), texts=["a dog. " + "dog " * 90])  # what is not read may be long
+    assert long.value("CLIP-T") == pytest.approx(
+        score(bench, FilePictures(images[:1]), texts=["a dog"]).value("CLIP-T")
+    )
+
+
 def test_dreambooths_mean_over_all_pairs(dreambooth: Scorer, loop: Loop, dino16):
     images, references = [picture(kind, 3) for kind in ("square", "wide")], [picture(kind, 4) for kind in SIZES][:3]
     result = score(dreambooth, images, references, TEXTS[:2])

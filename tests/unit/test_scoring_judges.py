@@ -504,8 +504,8 @@ def test_without_sscd_the_nearest_photo_is_dinov3s(protocol: Protocol, folder: P
     assert list(row.values) == pytest.approx(theirs.amax(dim=1).tolist(), abs=LIMIT)
     assert row.backbone == "DINOv3 ViT-B/16"
     assert [remark[:60] for remark in result.remarks] == [
-        "DreamSim left out: The weights of DreamSim (ensemble) are mi",
-        "PickScore left out: The weights of PickScore v1 (CLIP ViT-H/",
+        "DreamSim skipped: The weights of DreamSim (ensemble) are mis",
+        "PickScore skipped: The weights of PickScore v1 (CLIP ViT-H/1",
         "copy is measured by DINOv3 ViT-B/16: The weights of SSCD Res",
     ]
 

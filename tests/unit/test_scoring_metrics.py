@@ -254,7 +254,10 @@ def test_protocols_say_what_the_papers_say():
     }
     assert rules("peft") == {"DINOv2": ("DINOv2 ViT-B/14", "matched", 1.0), "drift": ("DINOv2 ViT-B/14", "base", 1.0)}
     assert [measure.floor for measure in get_protocol("custom-diffusion").measures] == [None, 0.0, None]
-    assert [protocol.name for protocol in PROTOCOLS.values() if not protocol.truncate] == ["dreambench++"]
+    assert rules("dreambench++-deft") == rules("dreambench++")
+    bench = ["dreambench++", "dreambench++-deft"]
+    assert [protocol.name for protocol in PROTOCOLS.values() if not protocol.truncate] == bench
+    assert [protocol.name for protocol in PROTOCOLS.values() if protocol.first_sentence] == bench[1:]
     architectures = {
         spec.name: spec.settings.architecture
         for protocol in PROTOCOLS.values()
@@ -297,7 +300,7 @@ def test_a_custom_protocol_takes_the_names_of_open_clip_and_timm():
         (("", ""), "needs a model"),
         (("ViT-B-99/openai", ""), "no model 'ViT-B-99'"),
         (("ViT-B-32/nothing", ""), "no weights 'nothing' of ViT-B-32; it has openai"),
-        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; near are .*vit_"),
+        (("", "vit_tiny_banana"), "timm has no model 'vit_tiny_banana'; similar: .*vit_"),
     ):
         with pytest.raises(ValueError, match=words):
             custom(*arguments)

@@ -58,7 +58,7 @@ def test_a_scorer_can_leave_out_what_a_package_is_missing_for(monkeypatch: pytes
     left = scorer.load_scorer("demo", [demo_folder(root)], leave_out=True)
     assert left.backbones.keys() < whole.backbones.keys()
     (remark,) = left.remarks(protocols.get_protocol("demo").of("references", "text"))
-    assert "left out: DINO needs the package timm" in remark
+    assert "skipped: DINO needs the package timm" in remark
     assert "pip install timm" in remark
 
 

@@ -13,7 +13,7 @@ from deft_pack.reports.published_page import html_page, report_page
 from deft_pack.scoring.protocols import PROTOCOLS
 from deft_pack.scoring.published import PUBLISHED
 from deft_pack.scoring.published.base import PublishedTable, plain, split_rank
-from deft_pack.scoring.scores import Score, Scores
+from deft_pack.scoring.scores import Cost, Score, Scores
 
 ONE, TWO, BASELINES = (
     PUBLISHED[name] for name in ("DEFT supplement, Table 1", "DEFT supplement, Table 2", "DreamBooth, Table 1")
@@ -91,6 +91,38 @@ def test_the_numbers_of_pefts_benchmark():
     assert [line for line in rows if line[0] == "LoRA" and line[1] == "64"][0][3:5] == ["0.7431", "mine"]
 
 
+def test_costs_of_pefts_benchmark_stand_beside_measured_ones():
+    """The sums are over PEFT's own result files, before rounding."""
+    table = PUBLISHED["PEFT, image generation"]
+    assert set(table.costs) == set(table.values)
+    costs = table.costs.values()
+    assert sum(cost.values for cost in costs) == 341_959_680
+    assert sum(cost.bytes for cost in costs) == 1_368_044_312
+    assert sum(cost.peak_bytes for cost in costs) == pytest.approx(100_938_022_912, abs=9 * 5e5)
+    assert sum(cost.training_seconds for cost in costs) == pytest.approx(10159.195, abs=9 * 0.5)
+    own = {"protocol": "peft", "pairing": "matched"}
+    made = row("LoRA r32", (0.7, 0.71), "", "DINOv2", **own)
+    costs = (
+        Cost("LoRA r32", 700.0, 36_372_480, 145 * 2**20, peak_bytes=9000 * 2**20, memory="GPU"),
+        Cost("LoRA r32", 720.0, 36_372_480, 145 * 2**20, peak_bytes=9200 * 2**20, memory="GPU", subject="other"),
+    )
+    page = report_page(Scores((made,), costs), table)
+    header = page.split("\n## Costs\n")[1].strip().splitlines()[0]
+    titles = [cell.strip() for cell in header.strip("|").split("|")]
+    assert titles[3:5] == ["training s, published", "training s, measured"]
+    lines = {tuple(line[:2]): line[2:] for line in lines_of(page, "Costs")}
+    assert len(lines) == 9
+    assert lines["LoRA", "32"] == [
+        "LoRA r32",
+        *("759", "710"),
+        *("38,338,560", "36,372,480"),
+        *("146.272", "145.000"),
+        *("10,212", "9,100"),
+    ]
+    assert lines["IA3", ""] == ["not measured", "481", "", "307,200", "", "1.182", "", "9,142", ""]
+    assert "## Costs" not in report_page(Scores((row("DEFT r4"),), costs), ONE)
+
+
 def test_oddities_are_in_the_data():
     for method in ("DEFT", "LoRA"):
         assert TWO.values[method, None, "Kitten 2"] == TWO.values[method, None, "HORSE"]
@@ -121,6 +153,10 @@ def test_oddities_are_in_the_data():
         ("bear4", ("bear4", None)),
         ("SDXL 4", ("SDXL 4", None)),
         ("r4", ("r4", None)),
+        ("DEFT r4 (one prompt)", ("DEFT", 4)),
+        ("DEFT (r=8) (mine)", ("DEFT", 8)),
+        ("SVDiff (one prompt)", ("SVDiff", None)),
+        ("(one prompt)", ("(one prompt)", None)),
     ],
 )
 def test_a_label_may_carry_the_rank(label: str, found: tuple):
@@ -145,6 +181,9 @@ def test_names_are_compared_by_letters_and_digits():
         (("DEFT r4", "", None, "cat"), ("DEFT", 4, "BEAR_PLUSHIE"), False),
         (("DEFT r4", "", None, ""), ("DEFT", 4, "BEAR_PLUSHIE"), False),
         (("TI", "", None, "cat"), ("Textual Inversion", None, "CAT"), True),
+        (("Textual Inversion (one prompt)", "", None, "cat"), ("Textual Inversion", None, "CAT"), True),
+        (("DEFT r4 (one prompt)", "", None, "cat"), ("DEFT", 4, "CAT"), True),
+        (("DEFT r4 (one prompt)", "", None, "cat"), ("DEFT", 8, "CAT"), False),
         (("mine", "svdiff", None, "CAT"), ("SVDiff", None, "CAT"), True),
         (("DEFT r16", "deft", 16, "kitten"), ("DEFT", None, "Kitten"), True),
     ],
@@ -222,6 +261,17 @@ def test_another_protocol_or_scale_is_warned_of(change: dict):
         "table is of clip-image at scale 1."
     ) in page
     assert ["DEFT", "4", "CAT", "0.9280", "DEFT r4", "0.8500 [0.2147, 1.4853]", ""] in lines_of(page, "CLIP-I")
+
+
+def test_both_readings_of_dreambench_compare_with_its_table():
+    bench = {"protocol": "dreambench++", "scale": 100.0}
+    deft = {"protocol": "dreambench++-deft", "scale": 100.0}
+    scores = Scores((row("DEFT r4", (83.0, 85.0), "kitten", **bench), row("DEFT r8", (80.0, 81.0), "kitten", **deft)))
+    page = report_page(scores, TWO)
+    assert "was measured under the protocol" not in page
+    for name, label, difference in (("", "DEFT r4", "+0.4133"), ("-deft", "DEFT r8", "-3.0867")):
+        lines = lines_of(page, f"CLIP-I (dreambench++{name})")
+        assert [(line[4], line[-1]) for line in lines if line[-1]] == [(label, difference)]
 
 
 def test_of_two_protocols_the_right_one_comes_first_without_a_warning():

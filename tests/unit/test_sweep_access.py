@@ -56,7 +56,7 @@ def test_what_the_environment_gives() -> None:
         ("http://host", ["secret"], {}, "a --header cannot be read"),
         ("http://host", ["a secret: x"], {}, "a --header cannot be read"),
         ("http://host", ["X: secret ${NONE}"], {}, "--header X: there is no variable NONE"),
-        ("http://host", ["X: secret\r\nY: z"], {}, "the header X has letters"),
+        ("http://host", ["X: secret\r\nY: z"], {}, "the header X has characters"),
         ("http://me:secret@host", ["authorization: secret"], {}, "would get the header Authorization twice"),
         ("http://host", ["Authorization: secret"], {"SWEEPS_TOKEN": "secret"}, "Authorization twice"),
     ],

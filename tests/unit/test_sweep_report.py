@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from deft_pack.reports.sweep import grids, page
 from deft_pack.scoring.scores import Cost, Score, Scores, from_jsonl
@@ -679,7 +680,7 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     problems = found.text[found.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
         assert f"{name}: s.jsonl, line 1, is not a score" in problems
-    assert problems.count("Its scores are left out.") == len(damaged) + 1
+    assert problems.count("Its scores are skipped.") == len(damaged) + 1
     for part in (
         "run.json cannot be read",
         "the number n is not finite",
@@ -856,3 +857,43 @@ def test_importing_the_report_is_light(root: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_scores_stand_beside_a_published_table(tmp_path: Path) -> None:
+    """The intervals there are of the means of the seeds, those of the other tables of the prompts' means."""
+    store, values = Store(tmp_path / "store"), {}
+    for method, seed, prompt in product(("LoRA r32", "mine"), "012", "abcd"):
+        value = values[method, seed, prompt] = float(np.random.default_rng(len(values)).normal(0.7, 0.05))
+        made = score("DINOv2", value, prompt, protocol="peft", pairing="matched", provenance={"seeds": [int(seed)]})
+        labels = {"method": method, "seed": seed, "prompt": prompt}
+        cost = Cost("", 100.0 + int(seed), 10, 2**20)
+        store.add(f"{method[0]}{seed}{prompt}", "picture", labels, {"scores.jsonl": jsonl(made, costs=(cost,))})
+    layout = Layout(rows=("method",), published="PEFT, image generation")
+    out = tmp_path / "report"
+    write_report(store.cells, out, "Benchmark", layout)
+    text = (out / "report.md").read_text()
+    assert "## Beside published values: PEFT, image generation" in text
+    assert "95% interval of the measured mean, over 3 seeds." in text
+    assert "1 of 9 published rows have a measured one." in text
+    assert "**Warning:** drift was not measured." in text
+    means = [float(np.mean([values["LoRA r32", seed, prompt] for prompt in "abcd"])) for seed in "012"]
+    low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+    line = f"| LoRA | 32 |  | 0.6972 | LoRA r32 | {np.mean(means):.4f} [{low:.4f}, {high:.4f}] | "
+    assert line + f"{np.mean(means) - 0.6972:+.4f} |" in text
+    assert "| not published | mine |" in text
+    assert "| LoRA | 32 | LoRA r32 | 759 | 101 | 38,338,560 | 10 |" in text
+    page_text = (out / "index.html").read_text()
+    assert '<a href="#published">Published</a>' in page_text
+    assert f"[{low:.4f}, {high:.4f}]" in page_text
+    assert "Oddities of the published table" in page_text
+    with open(out / "scores.csv", newline="") as file:
+        row = next(line for line in csv.DictReader(file) if line["method"] == "LoRA r32")
+    prompts = [float(np.mean([values["LoRA r32", seed, prompt] for seed in "012"])) for prompt in "abcd"]
+    bounds = stats.t.interval(0.95, 3, np.mean(prompts), stats.sem(prompts))
+    assert (float(row["DINOv2 low"]), float(row["DINOv2 high"])) == pytest.approx(bounds, rel=1e-9)
+    # One seed only: the prompts are what there is.
+    one = [cell for cell in store.cells if cell.labels["seed"] == "0"]
+    write_report(one, out, "Benchmark", layout)
+    assert "In brackets: 95% interval of the measured mean." in (out / "report.md").read_text()
+    write_report(one, out, "Benchmark", Layout(rows=("method",)))
+    assert "published" not in (out / "index.html").read_text().lower()

@@ -101,7 +101,7 @@ def refuse(extras: dict[str, Any], name: str) -> None:
         value = extras.get(key)
         if value is None or value is False or getattr(value, "hooks", True) == []:
             continue
-        raise ValueError(f"{name.capitalize()} has {feature}, which a training cannot use: {advice}.")
+        raise ValueError(f"{name.capitalize()} has {feature}, which cannot be used in a training: {advice}.")
 
 
 def check_plain(entries: Sequence[Any], name: str) -> None:
@@ -112,7 +112,7 @@ def check_plain(entries: Sequence[Any], name: str) -> None:
         own_parts += ["its own timestep range"] if levels_of(extras, f"the {name}") else []
         if own_parts:
             raise ValueError(
-                f"The {name} has {own_parts[0]}, but what counts is that of the captions which it replaces: connect it "
+                f"The {name} has {own_parts[0]}, but that of the captions which it replaces is used: connect it "
                 "without."
             )
 
@@ -215,7 +215,7 @@ def area_of(extras: dict[str, Any], dims: tuple[int, ...], name: str, picture: s
         text = " x ".join(map(str, dims))
         raise ValueError(
             f"The area of {name} lies outside of {picture}, whose latent is {text} (8 pixels each for most models): "
-            "move it, or take it off the caption."
+            "move it, or remove it from the caption."
         )
     cut = [min(size, length - start) for size, start, length in zip(sizes, starts, dims, strict=True)]
     return (*cut, *starts)

@@ -99,27 +99,27 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
     samples = item["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError(
-            f"The latent of {first} is of picture and sound together, which cannot be trained: connect one of pictures."
+            f"The latent of {first} contains picture and sound, which cannot be trained: connect one of pictures only."
         )
     if not len(samples):
         raise ValueError("The latents of the pictures are empty: connect at least one encoded picture.")
     layout, name = model.latent_format, title_of(model)
     channels, axes = layout.latent_channels, layout.latent_dimensions
     expected = {
-        1: "no pictures, and this pack trains none but those",
+        1: "no pictures, and this pack trains on pictures only",
         2: f"pictures: [batch, {channels}, height, width]",
     }.get(axes, f"pictures or videos: [batch, {channels}, frames, height, width], or without frames")
     kind = KINDS.get(item.get("type", ""))
     if kind is not None:
-        raise ValueError(f"The latent of {first} is {kind}, but {name} wants {expected}.")
+        raise ValueError(f"The latent of {first} is {kind}, but {name} needs {expected}.")
     shape = " x ".join(map(str, samples.shape))
     if axes == 1 or samples.ndim - 2 not in (2, axes):
         raise ValueError(
-            f"The latent of {first} has {samples.ndim} dimensions ({shape}), but {name} wants {expected}. Encode "
+            f"The latent of {first} has {samples.ndim} dimensions ({shape}), but {name} needs {expected}. Encode "
             "pictures with this model's VAE."
         )
     if not all(samples.shape[1:]):
-        raise ValueError(f"The latent of {first} is empty ({shape}): {name} wants {expected}.")
+        raise ValueError(f"The latent of {first} is empty ({shape}): {name} needs {expected}.")
 
 
 def origins_of(item: dict[str, Any], first: str) -> list[Origin]:
@@ -157,7 +157,7 @@ def as_network(model: Any, latent: Tensor) -> Tensor:
     channels = layout.process_out(torch.zeros(1, layout.latent_channels, *[1] * layout.latent_dimensions)).shape[1]
     if len(latent) != channels:
         raise ValueError(
-            f"The latents have {len(latent)} channels, but {title_of(model)} wants {channels}: encode the pictures "
+            f"The latents have {len(latent)} channels, but {title_of(model)} needs {channels}: encode the pictures "
             "with this model's VAE."
         )
     batch = latent[None]

@@ -106,7 +106,7 @@ class Dataset:
             name = f"{caption} {example.caption - first + 1}"
             placed.append(captions.placed(example, self.entries[example.caption], name, f"{picture} {place}"))
         if placed and not any(example.weight for example in placed):
-            raise ValueError(f"Every {caption} has strength 0, so that nothing would be learned: raise a strength.")
+            raise ValueError(f"Every {caption} has strength 0, so nothing would be learned: raise a strength.")
         return placed
 
     def hash(self) -> str:

@@ -156,7 +156,7 @@ def buckets(size: int, multiple: int) -> list[tuple[int, int]]:
         ValueError: a size below the multiple.
     """
     if size < multiple:
-        raise ValueError(f"size {size} is smaller than the {multiple} px that the base's pictures are multiples of.")
+        raise ValueError(f"size {size} is too small: the sides of this base's pictures are multiples of {multiple} px.")
     sizes = set()
     for first in range(multiple, LONGEST * size + 1, multiple):
         other = size * size // first // multiple * multiple

@@ -20,6 +20,7 @@ from ...deft_ops.wording import one_line
 from ...disk.errors import advice, named
 from ..settings.settings import differences, digest
 from .history import LARGEST_LOG, LOG, read_bytes, read_object
+from .preview_scores import PREVIEW
 from .state import FORMAT, finite, read
 
 LOCK = "run.lock"
@@ -29,13 +30,17 @@ _CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pt")
 
 @dataclass
 class RunFolder:
-    """The folder of a run's log and newest checkpoints. Disk errors are reported, and do not end the training."""
+    """The folder of a run's log and newest checkpoints. Disk errors are reported, and do not end the training.
+
+    spared: the step of a checkpoint that stays beside the newest ones; 0: none does.
+    """
 
     path: Path
     every: int = 0
     keep: int = 2
     resume: bool = True
     problems: list[str] = field(default_factory=list)
+    spared: int = 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -52,8 +57,9 @@ class RunFolder:
                 self._guarded(LOCK, lambda: stack.enter_context(lock.holding(self.path / LOCK)))
             except lock.Held as held:
                 raise ValueError(
-                    f"Another training writes into {self.path} at this moment ({held.owner}): wait for its end and run "
-                    "this again, which takes over what it has made, or choose another run name."
+                    f"Another training is writing into {self.path} ({held.owner}): wait until it has ended and run "
+                    "this "
+                    "again, which continues from its result, or choose another run name."
                 ) from held
             yield
 
@@ -85,7 +91,7 @@ class RunFolder:
         torch.save({"format": FORMAT, **state}, buffer)
         safe.write_files(self.path, {self.checkpoint(step).name: buffer.getvalue()})
         # Later ones are of a run that went further: not in the way, and not to be lost.
-        for old, file in [entry for entry in self.checkpoints() if entry[0] <= step][: -self.keep]:
+        for old, file in [entry for entry in self.checkpoints() if self.spared != entry[0] <= step][: -self.keep]:
             file.unlink()
             self.adapter(old).unlink(missing_ok=True)
 
@@ -107,17 +113,17 @@ class RunFolder:
             try:
                 state = read(file)
             except (ValueError, OSError) as error:
-                self.problem(f"{one_line(str(error))}; it was passed over")
+                self.problem(f"{one_line(str(error))}; it was skipped")
                 continue
             if names := differences(state["identity"], identity):
                 raise ValueError(
-                    f"The checkpoint {file} was made with another {', '.join(names)}: restore that, choose another run "
+                    f"The checkpoint {file} was made with another {', '.join(names)}: restore it, choose another run "
                     "name, or switch resume off."
                 )
             said = state.get("step")
             wrong = misfit(state) if isinstance(said, int) and said == step else f"its number of steps, {said}"
             if wrong:
-                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was passed over")
+                self.problem(f"{file.name} is damaged ({one_line(wrong)}) and was skipped")
                 continue
             return state
         return None
@@ -127,7 +133,11 @@ class RunFolder:
         file = self.path / LOG
         lines = []
         if step and file.is_file():
-            lines = [line for line in self._lines() if _step_of(line) in range(1, step + 1)]
+            lines = [
+                line
+                for line in self._lines()
+                if _step_of(line) in range(1, step + 1) or _step_of(line, PREVIEW) in range(step + 1)
+            ]
         text = "".join(f"{line}\n" for line in lines)
 
         self._guarded("the log", lambda: safe.write_files(self.path, {LOG: text.encode()}))
@@ -141,6 +151,10 @@ class RunFolder:
         records = [read_object(line.encode()) for line in self._lines() if 1 <= _step_of(line) <= steps]
         whole = [record["step"] for record in records] == list(range(1, steps + 1))
         return records if whole and all(finite(record.get(name)) for record in records for name in _NUMBERS) else []
+
+    def preview_lines(self) -> list[dict[str, Any]]:
+        """The log's lines of scored previews."""
+        return [read_object(line.encode()) for line in self._lines() if _step_of(line, PREVIEW) >= 0]
 
     def _lines(self) -> list[str]:
         """The lines of the log; none where it is too long or cannot be read."""
@@ -172,7 +186,7 @@ class RunFolder:
             logging.warning(text)
 
 
-def _step_of(line: str) -> int:
-    """The step of a line; -1 for one that a crash cut off."""
-    step = read_object(line.encode()).get("step")
+def _step_of(line: str, key: str = "step") -> int:
+    """The step of a line; -1 for one that a crash cut off, and for one of another kind."""
+    step = read_object(line.encode()).get(key)
     return step if isinstance(step, int) and not isinstance(step, bool) else -1

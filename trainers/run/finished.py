@@ -59,7 +59,7 @@ def check_free(file: Path, identity: Mapping[str, Any], settings: Settings) -> N
     header = header_of(file)
     names = changed(native.settings_of(header.get("training", "")), header.get("base_hash", ""), identity, settings)
     other = f"of a training with another {', '.join(names)}" if names else "of something else"
-    raise ValueError(f"The file {file} is there already, {other}: choose another name, or move that file away.")
+    raise ValueError(f"The file {file} already exists, {other}: choose another name, or move that file away.")
 
 
 def changed(record: Mapping[str, Any], base: str, identity: Mapping[str, Any], settings: Settings) -> list[str]:
@@ -100,7 +100,7 @@ def find(
             if ours:
                 adapters.validate(tensors, str(candidate))
         except (OSError, ValueError, TypeError, OverflowError) as error:
-            folder.problem(f"{candidate.name} cannot be read and was passed over ({error})")
+            folder.problem(f"{candidate.name} cannot be read and was skipped ({error})")
             continue
         if ours:
             own = ("format", native.RUN, costs.KEY, *modelspec.HASHES)

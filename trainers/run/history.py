@@ -26,13 +26,15 @@ ADAPTER = re.compile(r"adapter_(\d{1,12})\.safetensors")
 PREVIEW = re.compile(r"preview_(\d{1,12})\.jpg")
 _MARKED = re.compile(r".*_[0-9a-f]{10}")
 _NUMBERS = ("created", "started", "ended", "first_step", "steps", "pictures")
-_TEXTS = ("title", "method", "base", "base_hash", "message", "version")
+_TEXTS = ("title", "method", "base", "base_hash", "message", "version", "early_stop")
 STATES = ("running", "stopped", "failed", "finished")
 DEPTH, FOLDERS, RUNS = 6, 20_000, 500  # how deep, in how many folders runs are looked for, and how many are listed
 LARGEST, LARGEST_LOG, LARGEST_PICTURE = 1 << 20, 256 << 20, 32 << 20  # bytes
 TAIL = 8192  # bytes of a log's end, in which its last line lies
 POINTS = 2000  # of a curve
 TEXT = 500  # characters
+LONGEST = 2000  # bytes of a log's line
+_SCORED = b'{"preview":'  # how the lines of scored previews begin
 
 
 def read_bytes(path: Path, most: int, tail: int = 0) -> bytes | None:
@@ -123,10 +125,25 @@ def runs(root: Path) -> dict[str, Path]:
 def lines(folder: Path, tail: int = 0) -> Iterator[dict[str, float | int | None]]:
     """The whole lines of a run's log, or of its end: step, loss, rate, gradient norm and seconds."""
     for line in (read_bytes(folder / LOG, LARGEST_LOG, tail) or b"").splitlines():
-        values = read_object(line[:2000])
+        values = read_object(line[:LONGEST])
         step = number(values.get("step"))
         if isinstance(step, int) and step > 0:
             yield {"step": step} | {name: number(values.get(name)) for name in ("loss", "rate", "grad_norm", "seconds")}
+
+
+def preview_scores(folder: Path) -> list[list[Any]]:
+    """The scored previews of a run, [step, values by metric] in the order of the steps: those that were measured as
+    the last one was.
+    """
+    found = []
+    for line in (read_bytes(folder / LOG, LARGEST_LOG) or b"").splitlines():
+        if line.startswith(_SCORED):  # of many steps few are previews
+            values = read_object(line[:LONGEST])
+            step, scores, measured = (values.get(name) for name in ("preview", "scores", "measured"))
+            if number(step) is not None and isinstance(step, int) and isinstance(scores, dict):
+                found.append((step, {text(name): number(value) for name, value in scores.items()}, measured))
+    alike = {step: scores for step, scores, measured in found if measured == found[-1][2]}
+    return [[step, alike[step]] for step in sorted(alike)]
 
 
 def summary(root: Path, folder: Path) -> dict[str, Any]:
@@ -198,12 +215,13 @@ def problems(folder: Path) -> list[str]:
 
 
 def _is_step(line: bytes) -> bool:
-    return not line.strip() or isinstance(number(read_object(line[:2000]).get("step")), int)
+    values = read_object(line[:LONGEST])
+    return not line.strip() or any(isinstance(number(values.get(name)), int) for name in ("step", "preview"))
 
 
 def detail(root: Path, folder: Path) -> dict[str, Any]:
-    """All that a run's folder says of it: summary, curve, settings, steps of the checkpoints and of the previews, and
-    what of it is damaged."""
+    """All that a run's folder says of it: summary, curve, settings, steps of the checkpoints and of the previews, the
+    previews' scores, and what of it is damaged."""
     record = read_object(read_bytes(folder / RECORD, LARGEST) or b"")
     settings = record.get("settings")
     return summary(root, folder) | {
@@ -212,6 +230,7 @@ def detail(root: Path, folder: Path) -> dict[str, Any]:
         "checkpoints": [step for step, _ in numbered(folder, CHECKPOINT)],
         "adapters": [{"step": step, "file": entry.name} for step, entry in numbered(folder, ADAPTER)],
         "previews": [step for step, _ in numbered(folder, PREVIEW)],
+        "preview_scores": preview_scores(folder),
         "problems": problems(folder),
     }
 

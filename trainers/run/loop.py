@@ -1,4 +1,4 @@
-"""A training from the node's inputs to the adapter: loading, steps, checkpoints, previews, failures."""
+"""A training from the node's inputs to the adapter: loading, a run, its result and report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ...deft_ops import adapter as adapters
-from ...deft_ops.costs import TrainingCost
 from ...models.fingerprint import fingerprint
 from ...models.source_file import name_of_file
 from ...models.titles import title_of
@@ -26,26 +25,12 @@ from ..settings.settings import TOKEN, Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
-from . import finished, previews, report
+from . import finished, preview_scores, previews, report
 from .checkpoints import RunFolder
-from .meter import Meter
-from .record import broken_off, has_preview, keep_preview, recorded
+from .record import broken_off, has_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer, training_title
-
-
-@dataclass
-class StepProgress:
-    """The numbers of a step that has ended. folder: that of the run, if it has one."""
-
-    step: int
-    steps: int
-    loss: float
-    grad_norm: float
-    seconds: float
-    rate: float = 0.0
-    pictures: Tensor | None = None
-    folder: Path | None = None
+from .training_run import StepProgress, TrainingRun
 
 
 @dataclass
@@ -54,7 +39,7 @@ class TrainingResult:
 
     title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
     name. folder: that of the run, if it has one. file: that of an adapter which the run had made before, and which was
-    not trained again.
+    not trained again. early: why the training has stopped before its last step, if it has.
     """
 
     adapter: adapters.Adapter
@@ -66,138 +51,7 @@ class TrainingResult:
     mark: str = ""
     folder: Path | None = None
     file: Path | None = None
-
-
-class TrainingRun:
-    """A trainer with its folder and previews: what happens between the steps."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        identity: dict[str, Any],
-        folder: RunFolder | None,
-        shown: previews.Previews | None,
-        on_step: Callable[[StepProgress], None],
-        on_stop: Callable[[str], None] = logging.info,
-    ) -> None:
-        self.trainer, self.identity, self.folder, self.shown, self.on_step = trainer, identity, folder, shown, on_step
-        self.on_stop = on_stop
-        self.meter = Meter(trainer.device)
-        self.pictures: list[tuple[int, Tensor]] = []
-        self.rates: list[float] = []
-        self.notes: list[str] = []
-
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        if self.folder is None:
-            return
-        state = self.folder.newest(self.identity, self.trainer.settings.steps, self.trainer.misfit)
-        if state is not None:
-            self.trainer.load(state)
-            self.trainer.resumed = self.folder.checkpoint(state["step"]).name
-            step, steps = state["step"], self.trainer.settings.steps
-            self.notes.append(
-                f"resumed at step {step} from {self.folder.path}" if step < steps else report.again(self.folder.path)
-            )
-        self.folder.start_log(self.trainer.step)
-        self.meter.go_on(self.folder.lines(self.trainer.step))
-
-    def run(self) -> None:
-        """Run all steps that are left. An interruption or a failure saves a checkpoint of the last whole step first."""
-        trainer, settings = self.trainer, self.trainer.settings
-        with trainer.prepared():
-            random = trainer.random_state()
-            saved = trainer.step
-            try:
-                if self.shown is not None and self.first_preview(self.shown):
-                    self.preview(self.shown)
-                self.meter.start()
-                while trainer.step < settings.steps:
-                    comfy.model_management.throw_exception_if_processing_interrupted()
-                    random = trainer.random_state()
-                    started = time.perf_counter()
-                    loss, norm, rate = trainer.take_step()
-                    random = trainer.random_state()
-                    self.rates.append(rate)
-                    progress = StepProgress(
-                        trainer.step, settings.steps, loss, norm, time.perf_counter() - started, rate
-                    )
-                    cost = self.meter.step(progress.seconds)
-                    if self.folder is not None:
-                        progress.folder = self.folder.path
-                        record = {"step": trainer.step, "loss": loss, "rate": rate, "grad_norm": norm}
-                        self.folder.log(record | cost)
-                        if self.folder.every and (
-                            trainer.step % self.folder.every == 0 or trainer.step == settings.steps
-                        ):
-                            self.save(random)
-                            saved = trainer.step
-                    if self.shown is not None and trainer.step % self.shown.every == 0:
-                        progress.pictures = self.preview(self.shown)
-                        self.meter.start()
-                    self.on_step(progress)
-            except BaseException as error:
-                diverged = isinstance(error, ValueError)  # what is not a number must not replace what was good
-                if self.folder is not None and self.folder.every and trainer.step > saved and not diverged:
-                    try:
-                        self.save(random)
-                    except Exception as second:  # the first one is what the user needs to read
-                        logging.warning(f"The last steps could not be saved: {second}")
-                if isinstance(error, comfy.model_management.InterruptProcessingException):
-                    self.on_stop(self.stopped())
-                raise
-
-    def stopped(self) -> str:
-        """What an interrupted run says, by what lies in its folder."""
-        folder, step = self.folder, self.trainer.step
-        on = folder is not None and folder.every > 0
-        steps = [at for at, _ in folder.checkpoints() if at <= step] if folder is not None and on else []
-        resume = folder is not None and folder.resume
-        return report.stopped(step, self.trainer.settings.steps, max(steps, default=0), resume, on)
-
-    def save(self, random: dict[str, Any]) -> None:
-        """Write a checkpoint."""
-        assert self.folder is not None
-        trainer = self.trainer
-        adapter, change = trainer.finish()
-        adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
-        adapter.cost = self.cost(adapter)
-        self.folder.save(trainer.state(random, self.identity), adapter)
-
-    def first_preview(self, shown: previews.Previews) -> bool:
-        """Whether a preview comes before the first step: of the model before the training, for those of later steps to
-        be compared with; or of the step that the run goes on from, where an interruption has cut it off.
-        """
-        step = self.trainer.step
-        if step == 0:
-            return shown.every <= self.trainer.settings.steps
-        return step % shown.every == 0 and self.folder is not None and not has_preview(self.folder, step)
-
-    def cost(self, adapter: adapters.Adapter) -> TrainingCost:
-        """What the training has cost up to this step, whose adapter this is."""
-        values = sum(parameter.numel() for parameter in self.trainer.parameters)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.values())
-        return self.meter.cost(self.trainer.step, values, size)
-
-    def preview(self, shown: previews.Previews) -> Tensor:
-        """Make the preview pictures of this step, and keep them."""
-        pictures = self.sample(shown)
-        self.pictures.append((self.trainer.step, pictures))
-        keep_preview(self.folder, self.trainer.step, pictures)
-        return pictures
-
-    def sample(self, shown: previews.Previews) -> Tensor:
-        """Make preview pictures of the adapter as it is."""
-        trainer = self.trainer
-        with torch.inference_mode(), trainer.averaged():
-            trainer.refresh()
-            trainer.release()
-            pictures = previews.sample(shown.model or trainer.model, shown)
-            # Sampling ends with the model put away, and the VAE may have pushed it out.
-            comfy.model_management.load_models_gpu([trainer.model])
-            trainer.model.pre_run()
-            trainer.loaded_again()
-        return pictures.clone()
+    early: str = ""
 
 
 def train(
@@ -238,7 +92,7 @@ def train(
     settings.check()
     bases.check(model.model)
     if shown is not None:
-        shown.check(model)
+        shown.check(model, settings.steps)
     loaded_from = name_of_file(model)
     recipe = recipes.recipe_of(model.model, loaded_from)
     notes = [*notes, *filter(None, [by_recipe.noise_note(settings, recipe, title_of(model.model))])]
@@ -268,7 +122,7 @@ def train(
             made = finished.find(run_folder, file, identity, settings)
             if made is not None and not last_preview_cut_off(run_folder, settings, shown):
                 on_start(report.again(made.file))
-                return made_before(made, model, settings, identity, run_folder, shown is not None, notes)
+                return made_before(made, model, settings, identity, run_folder, shown, notes)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
@@ -322,18 +176,22 @@ def made_before(
     settings: Settings,
     identity: dict[str, Any],
     folder: RunFolder | None,
-    shown: bool,
+    shown: previews.Previews | None,
     notes: Sequence[str],
 ) -> TrainingResult:
     """The result of a run whose adapter is there already."""
     parsed = adapters.parsed(made.adapter)
+    scored: preview_scores.Scored = []
+    if folder is not None and shown is not None and shown.judge is not None:
+        scored = list(preview_scores.read(folder.preview_lines(), shown.measured()).items())
     names = {*parsed.layers, *(key.rpartition(".")[0] for key in parsed.foreign)}
     title = training_title(settings, len(names), sum(name.startswith("text_encoders.") for name in names))
     lines = [
         report.again(made.file),
         *notes,
         *report.patched_notes(model),
-        *report.before(title, made.losses, settings.steps, made.adapter.training_seconds, shown),
+        *report.before(title, made.losses, settings.steps, made.adapter.training_seconds, shown is not None),
+        *preview_scores.summary(scored),
         *report.rate_warnings(settings),
         *[f"WARNING: {problem}" for problem in (folder.problems if folder else ())],
     ]
@@ -365,9 +223,16 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
         report.effect(change)
         adapter.cost = run.cost(adapter)
         facts["cost"] = asdict(adapter.cost)
+        if early := run.early():
+            facts["early_stop"] = early
+            run.on_stop(early)
     seconds = time.perf_counter() - started
+    scored = () if run.scores is None else run.scores.scored
     lines = [
+        *[early] * bool(early),
         *run.notes,
+        *(() if run.scores is None else run.scores.remarks),
+        *preview_scores.summary(scored),
         *report.patched_notes(trainer.model, run.shown),
         report.summary(trainer, change, seconds, trainer.step - first),
         report.cost_line(adapter.cost),
@@ -387,4 +252,5 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
         trainer.title(),
         digest(run.identity),
         run.folder.path if run.folder else None,
+        early=early,
     )

@@ -85,11 +85,11 @@ class Meter:
         self.peak.start()
 
     def step(self, seconds: float) -> dict[str, float | int]:
-        """Count a step; what the log's line has of it."""
+        """Count a step; what the log's line has of it: no `peak_bytes` where the device's allocator does not count."""
         self.took.append(seconds)
         now = self.peak.read()
         self.most = max(self.most, now)
-        return {"seconds": round(seconds, 4), "peak_bytes": now}
+        return {"seconds": round(seconds, 4)} | ({"peak_bytes": now} if now else {})
 
     def cost(self, steps: int, values: int, size: int) -> TrainingCost:
         """The cost of a training of so many steps; no seconds where the log of earlier ones is gone.

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from ...models.titles import title_of
+from ..data.batches import dataset_hash
+from ..data.kept_latents import vae_hash
+from ..settings.settings import digest
+from .preview_scores import Judge
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Previews:
     """The pictures to sample every so many steps. `latent` is an empty LATENT of the size of the pictures.
 
     model: a clone of the trained model that is sampled in its place, with other patches or none; as a distilled base
-    without the training adapter that is on it while it is trained.
+    without the training adapter that is on it while it is trained. judge: what scores them, if anything does.
     """
 
     every: int
@@ -31,14 +35,36 @@ class Previews:
     scheduler: str
     seed: int
     model: Any = None
+    judge: Judge | None = None
 
-    def check(self, trained: Any) -> None:
-        """Raise ValueError for a model that is no clone of the trained one: it would not have the trained layers."""
+    def check(self, trained: Any, steps: int) -> None:
+        """Raise ValueError for a model that is no clone of the trained one: it would not have the trained layers; and
+        for scores of previews that do not come within so many steps.
+        """
+        if self.judge is not None and self.every > steps:
+            raise ValueError(
+                f"Training Previews is to score previews, and with one every {self.every} steps the {steps} of this "
+                "training have none: lower `every`."
+            )
         if self.model is not None and self.model.model is not trained.model:
             raise ValueError(
-                f"Training Previews has another model ({title_of(self.model.model)}) than is trained "
+                f"Training Previews has another model ({title_of(self.model.model)}) than the one that is trained "
                 f"({title_of(trained.model)}): connect the same loader to both, here without the training adapter."
             )
+
+    def measured(self) -> str:
+        """A mark of what the scores of the previews depend on beside the adapter; empty where they are not scored."""
+        if self.judge is None:
+            return ""
+        return digest(
+            {
+                "judge": self.judge.about,
+                "captions": dataset_hash(self.positive, self.negative),
+                "latent": list(self.latent["samples"].shape[1:]),
+                "sampling": [self.steps, self.cfg, self.sampler, self.scheduler, self.seed],
+                "vae": vae_hash(self.vae.get_sd()),
+            }
+        )
 
 
 def sample(model: Any, previews: Previews) -> Tensor:

@@ -69,7 +69,7 @@ def stopped(step: int, steps: int, kept: int, resume: bool, checkpoints: bool) -
         return f"{place}; nothing is kept, because checkpoint_every is 0"
     if not kept:
         return f"{place}; nothing is kept"
-    go_on = "run again to go on" if resume else "switch resume on and run again to go on"
+    go_on = "run again to continue" if resume else "switch resume on and run again to continue"
     return f"{place}, kept; {go_on}" if kept == step else f"{place}; step {kept} is kept: {go_on} from there"
 
 
@@ -86,8 +86,8 @@ def before(title: str, losses: Sequence[float], steps: int, seconds: float | Non
         f"{title}, {steps} steps{took}",
         f"loss {first:.4f} (first tenth) -> {last:.4f} (last tenth)"
         if len(losses) == steps
-        else f"loss {last:.4f} at the last step; its log is not there any more",
-        *["no previews: they are made while it trains"] * shown,
+        else f"loss {last:.4f} at the last step; its log no longer exists",
+        *["no previews: they are only made during training"] * shown,
     ]
 
 
@@ -97,12 +97,11 @@ def patched_notes(model: Any, shown: Previews | None = None) -> list[str]:
         return []
     if shown is not None and shown.model is not None and not shown.model.patches:
         return [
-            f"trained with {len(model.patches)} patched weights, as of a training adapter, and previewed "
-            "without: apply the adapter without them"
+            f"trained with {len(model.patches)} patched weights (such as a training adapter's), and previewed "
+            "without them: apply the adapter without them"
         ]
     return [
-        f"trained on top of what is already on the model ({len(model.patches)} patched weights): apply the adapter "
-        "after the same"
+        f"trained on top of {len(model.patches)} patched weights of the model: apply the adapter after the same patches"
     ]
 
 
@@ -135,11 +134,13 @@ def summary(trainer: Trainer, change: dict[str, float], seconds: float, steps: i
 
 def cost_line(cost: TrainingCost) -> str:
     """A line on what the training has cost."""
-    whose = {GPU: "the GPU's, as PyTorch allocates it", PROCESS: "the process's"}
+    whose = {GPU: "of the GPU, as PyTorch allocates it", PROCESS: "of the process"}
     parts = [] if cost.seconds_a_step is None else [f"{cost.seconds_a_step:.3g} s a step (median)"]
     if cost.peak_bytes is not None:
         parts.append(f"peak memory {cost.peak_bytes / 2**20:,.0f} MiB ({whose[cost.memory]})")
-    return "cost: " + ", ".join([*parts, f"{(cost.bytes or 0) / 2**20:.3f} MiB to save"])
+    else:
+        parts.append("peak memory not measured")
+    return "cost: " + ", ".join([*parts, f"adapter {(cost.bytes or 0) / 2**20:.3f} MiB"])
 
 
 def how(trainer: Trainer) -> list[str]:
@@ -150,7 +151,8 @@ def how(trainer: Trainer) -> list[str]:
         lines.append(f"computed in {precision.name}, for ComfyUI's own {names_of(precision.native)}")
     if scale is not None:
         lines.append(
-            f"loss scaling for fp16: {scale.skipped} passes skipped and taken again, scale {scale.value:g} at the end"
+            f"loss scaling for fp16: {scale.skipped} passes overflowed and were repeated, scale {scale.value:g} at "
+            "the end"
         )
     lines += trainer.notes.lines()
     if trainer.switched_off:
@@ -174,7 +176,7 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
     if (middle := statistics.median(finite or [0.0])) > 1:
         texts.append(f"the weights moved by {middle:.1f} times their own size: lower the learning rate")
     if trainer.varying:
-        texts.append(f"the same training again gives slightly other numbers: {trainer.varying}")
+        texts.append(f"repeating this training gives slightly different numbers: {trainer.varying}")
     idle = [name for name, value in change.items() if not value]
     if idle:
         texts.append(f"{len(idle)} layers were not changed, the model does not use them: {', '.join(idle[:5])}")
@@ -192,7 +194,8 @@ def effect(change: dict[str, float]) -> None:
     broken = [name for name, value in change.items() if math.isnan(value)]
     if broken:
         raise ValueError(
-            f"The trained adapter is not finite at {len(broken)} layers ({broken[0]}): lower the learning rate."
+            f"The trained adapter has NaN or infinite values in {len(broken)} layers ({broken[0]}): lower the "
+            "learning rate."
         )
     if not any(change.values()):
         raise ValueError("The trained adapter changes nothing: raise the learning rate or the number of steps.")

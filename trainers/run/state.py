@@ -24,7 +24,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         pickles.check(file)
     except ValueError as error:
-        raise ValueError(f"{file.name} cannot be read (it is damaged, or no checkpoint)") from error
+        raise ValueError(f"{file.name} cannot be read (it is damaged or not a checkpoint)") from error
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -32,7 +32,7 @@ def read(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise ValueError(f"{file.name} is not a checkpoint of this version")
     if not isinstance(state.get("identity"), dict) or not _is_plain(state["identity"]):
-        raise ValueError(f"{file.name} does not say what it was made with")
+        raise ValueError(f"{file.name} has no record of what it was made with")
     return state
 
 

@@ -83,7 +83,7 @@ def captions_of(name: str, template: str, captions: Sequence[str] = ()) -> list[
         word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
         for caption in captions:
             if not word.search(caption):
-                raise ValueError(f"The caption {caption!r} does not have the token {name!r} in it.")
+                raise ValueError(f"The caption {caption!r} does not contain the token {name!r}.")
         return [word.sub("{}", caption.replace("{", "").replace("}", "")) for caption in captions]
     if template not in TEMPLATES:
         raise ValueError(f"Unknown template {template!r}: choose one of {', '.join(TEMPLATES)}.")
@@ -112,7 +112,7 @@ class Token:
         for key, tokenizer in self.tokenizers.items():
             ids = ids_of(tokenizer, words)
             if not ids:
-                raise ValueError("Write words for the token to start from, such as the kind of thing: dog.")
+                raise ValueError("Write words for the token to start from, such as the class: dog.")
             rows = [ids[place % len(ids)] for place in range(count)]
             self.start[key] = table_of(clip, key).detach()[rows].to(device, torch.float32, copy=True).clone()
         self.vectors = {key: value.clone().requires_grad_() for key, value in self.start.items()}
@@ -151,8 +151,8 @@ class Token:
                 width = self.vectors[key].shape[1]
                 if token.shape[-1] != width:
                     raise ValueError(
-                        f"An embedding in the caption {caption!r} has {token.shape[-1]} values a vector, but {key} "
-                        f"takes {width}: it is of another model."
+                        f"An embedding in the caption {caption!r} has {token.shape[-1]} values per vector, but {key} "
+                        f"needs {width}: it is for another model."
                     )
 
     def placed(self, tokens: Any) -> Any:

@@ -296,7 +296,9 @@ class Trainer:
                     if not math.isfinite(loss) or not self.scale.overflowed():
                         return loss
             self.set_random_state(random)
-        raise ValueError(f"The gradients of {self.repairs.model_name} cannot be had in {TRIES} tries: report this.")
+        raise ValueError(
+            f"The gradients of {self.repairs.model_name} could not be computed in {TRIES} tries: please report this."
+        )
 
     def accumulated(self) -> float:
         """The gradients of all batches of a step, where those are enabled; the mean loss."""
@@ -341,13 +343,13 @@ class Trainer:
         if self.precision.dtype != torch.float32:
             changes.append(f"use precision fp32 (now {self.precision.name})")
         if self.resumed:
-            changes.append(f"remove {self.resumed}, which it went on from and which may be damaged")
+            changes.append(f"remove {self.resumed}, from which it was resumed and which may be damaged")
         if self.losses:
             changes.append(f"lower the learning rate ({settings.learning_rate:g})")
         if not changes:
             changes.append(
-                "the base gives no number for these pictures and captions before anything is trained, so check its "
-                "file, the pictures and the captions"
+                "check the base's file, the pictures and the captions, because the base itself returns no number for "
+                "them before training"
             )
         return " or ".join(changes)
 

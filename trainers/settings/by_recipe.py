@@ -69,7 +69,7 @@ def noise_note(settings: Settings, recipe: Recipe | None, title: str) -> str:
     if settings.timesteps != RECIPE:
         return ""
     if recipe is None:
-        return f"noise levels: there is no recipe of {title}, so they are as with auto"
+        return f"noise levels: there is no recipe for {title}, so they are as with auto"
     return f"noise levels of the recipe {recipe.title}: {recipe.noise.words()}"
 
 
@@ -179,7 +179,7 @@ def size_note(recipe: Recipe, wishes: Wishes, area: int) -> str:
     if area > 0.7 * side**2:
         return ""
     return (
-        f"the pictures have the area of {area**0.5:.0f} x {area**0.5:.0f} pixels, and the recipe {recipe.title} has "
+        f"the pictures have the area of {area**0.5:.0f} x {area**0.5:.0f} pixels, but the recipe {recipe.title} uses "
         f"{side} x {side}: larger ones learn more detail"
     )
 
@@ -191,4 +191,4 @@ def lacking(name: str, title: str, rate_open: bool) -> str:
     """
     why = LACKING.get(name, "this pack does not know it")
     settings = "all settings but the learning rate" if rate_open else "all settings"
-    return f"there is no recipe of {title} ({why}): {settings} are as at the nodes"
+    return f"there is no recipe for {title} ({why}): {settings} stay as set at the nodes"

@@ -72,8 +72,9 @@ def note_of(root: nn.Module, preset: str) -> str:
     if choice_of(preset).kinds is None or not kinds.general:
         return ""
     return (
-        f"{type(root).__name__} is no architecture that this pack knows: its layers of {preset!r} were found by general"
-        " rules, by what they are called and how they are built"
+        f"{type(root).__name__} is an architecture that this pack does not know: its layers of {preset!r} were found "
+        "by "
+        "general rules, from their names and structure"
     )
 
 
@@ -171,7 +172,7 @@ def select(
         )
         limits = "".join(f" and {what} {text!r}" for what, text in (("exclude", exclude), ("blocks", blocks)) if text)
         raise ValueError(
-            f"No layer of {type(root).__name__} is left by {preset!r} and pattern {pattern!r}{limits}: "
+            f"No layer of {type(root).__name__} matches {preset!r} and pattern {pattern!r}{limits}: "
             f"its layers end in {', '.join(kinds[:20])}; its blocks are {', '.join(tops[:20])}."
             + (f" {note}." if note else "")
         )

@@ -95,11 +95,12 @@ def first_step(trainer: Trainer, random: dict[str, Any]) -> str:
     if not pairs:
         values = ", ".join(f"{value:.3g}" for value in slopes)
         return (
-            f"WARNING: the gradient could not be checked ({why}): it is {norm:.4g}, and finite differences say {values}"
+            f"WARNING: the gradient could not be checked ({why}): it is {norm:.4g}, and finite differences give "
+            f"{values}"
         )
     nearest = min((sum(pair) / 2 for pair in pairs), key=lambda value: abs(value - norm))
     raise ValueError(
-        f"The gradient of {trainer.repairs.model_name} is wrong ({why}): it is {norm:.4g}, and the losses beside it "
-        f"say {nearest:.4g}. Nothing was trained. Use another version of ComfyUI, precision fp32 or another base, and "
+        f"The gradient of {trainer.repairs.model_name} is wrong ({why}): it is {norm:.4g}, but finite differences "
+        f"give {nearest:.4g}. Nothing was trained. Use another version of ComfyUI, precision fp32 or another base, and "
         "please report it."
     )

@@ -48,7 +48,9 @@ class Notes:
         texts = []
         if self.cut:
             name, rank = next(iter(self.cut.items()))
-            texts.append(f"the rank was cut at {len(self.cut)} layers that have no more (to {rank} at {name})")
+            texts.append(
+                f"the rank was reduced at {len(self.cut)} layers whose sides are smaller (to {rank} at {name})"
+            )
         for words, names in self.otherwise.items():
             texts.append(f"{len(names)} layers have {words}: {', '.join(names[:5])}")
         if self.unfit:

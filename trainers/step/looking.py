@@ -34,7 +34,7 @@ def broken(name: str, what: str) -> str:
     """The error message for a weight that holds no numbers."""
     return (
         f"The base's layer {name} holds a {what}, so nothing can be trained on it: load another file of the model, or "
-        "take the patches off that were put on it before."
+        "remove the patches on it."
     )
 
 
@@ -50,7 +50,7 @@ def explain(root: nn.Module, precision: str) -> str:
         peak = max(peak, (name, top), key=lambda item: item[1])
     instead = "use precision fp32, " if precision != "fp32" else ""
     return (
-        f"The base gives no number for a picture before anything is trained, in {precision}: {instead}check the "
+        f"The base returns no number for a picture before training, in {precision}: {instead}check the "
         f"captions, or load another file of the model. Its largest value is {peak[1]:.3g}, in {peak[0]}."
     )
 

@@ -126,8 +126,8 @@ def check_free(device: torch.device, modules: Iterable[Any], settings: Settings)
     needed, free = trained + 4 * sum(count for _, count in kept), comfy.model_management.get_free_memory(device)
     if needed > free:
         raise ValueError(
-            f"Training {settings.method} on these {len(kept)} layers keeps {readable(int(needed))} beside the model, "
-            f"and {readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
+            f"Training {settings.method} on these {len(kept)} layers needs {readable(int(needed))} beside the model, "
+            f"but {readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
         )
 
 

@@ -127,7 +127,7 @@ def sample_sigmas(
         theirs = shift[outside] if isinstance(shift, Tensor) else shift
         sigmas[outside] = _drawn(model_sampling, len(outside), generator, timesteps, theirs)
     raise ValueError(
-        f"Hardly any noise level that is trained lies between {low:.4g} and {high:.4g}, the timestep range of a "
+        f"Almost none of the trained noise levels are between {low:.4g} and {high:.4g}, the timestep range of a "
         "caption or of the settings lowest_noise and highest_noise: widen that range."
     )
 

@@ -1,4 +1,4 @@
-// Loss curves on a uPlot chart that fills its element, whatever moves or scales that.
+// Loss curves, and the scores of previews, on a uPlot chart that fills its element, whatever moves or scales that.
 
 const { search } = new URL(import.meta.url)
 const { smoothed } = await import(`./data.mjs${search}`)
@@ -10,29 +10,48 @@ style.href = new URL(`./uPlot.min.css${search}`, import.meta.url).href
 document.head.append(style)
 
 export const COLOURS = ['#4f9cf9', '#f2994a', '#6fcf97', '#bb6bd9', '#eb5757', '#f2c94c']
+const SCORES = ['#f2c94c', '#56ccf2'] // of likeness and prompt following
 const FONT = '11px sans-serif'
+
+// The metrics of a curve's scores, the likeness first.
+const metrics = ({ scores }) => Object.keys(scores?.[0]?.[1] ?? {}).slice(0, SCORES.length)
+
+// A curve's numbers as uPlot joins them: losses, their mean, and the scores, which have steps of their own.
+function tables(curve) {
+  const { step, loss, scores } = curve
+  const of = metrics(curve)
+  const losses = [step, loss, smoothed(loss)]
+  return of.length ? [losses, [scores.map(([at]) => at), ...of.map((name) => scores.map(([, values]) => values[name] ?? null))]] : [losses]
+}
 
 function options(host, curves, size, big) {
   const colour = getComputedStyle(host).color || '#ccc'
   const axis = {
     stroke: colour, font: FONT, grid: { stroke: 'rgba(128, 128, 128, 0.2)', width: 1 }, ticks: { show: false }
   }
-  const series = curves.flatMap(({ label, colour }) => [
-    { label, stroke: `${colour}55`, width: 1, points: { show: false }, spanGaps: true },
-    { label: `${label} (mean)`, stroke: colour, width: 2, points: { show: false }, spanGaps: true }
+  const series = curves.flatMap((curve) => [
+    { label: curve.label, stroke: `${curve.colour}55`, width: 1, points: { show: false }, spanGaps: true },
+    { label: `${curve.label} (mean)`, stroke: curve.colour, width: 2, points: { show: false }, spanGaps: true },
+    ...metrics(curve).map((name, place) => ({
+      label: name, scale: name, stroke: SCORES[place], width: 1.5, dash: [4, 3], points: { show: true, size: 4 }, spanGaps: true
+    }))
   ])
+  const scored = [...new Set(curves.flatMap(metrics))].map((name, place) => ({
+    ...axis, scale: name, side: 1, size: 40, label: name, labelFont: FONT, labelSize: 14, stroke: SCORES[place], grid: { show: false }
+  }))
   return {
     ...size,
     cursor: { show: big, drag: { x: true, y: false } },
     legend: { show: false },
     padding: [6, 8, 0, 0],
     scales: { x: { time: false } },
-    axes: [{ ...axis, size: 24 }, { ...axis, size: 46 }],
+    axes: [{ ...axis, size: 24 }, { ...axis, size: 46 }, ...scored],
     series: [{ label: 'step' }, ...series]
   }
 }
 
-// Returns show(curves), with curves of {label, colour, step, loss}. `big` ones have a cursor and can be zoomed.
+// Returns show(curves), with curves of {label, colour, step, loss}, and scores: [[step, {metric: value}], ...] of one of
+// them or none. `big` ones have a cursor and can be zoomed.
 export function makeChart(host, { big = false } = {}) {
   let plot = null
   let curves = []
@@ -45,9 +64,9 @@ export function makeChart(host, { big = false } = {}) {
   function draw() {
     const { width, height } = size()
     if (width < 20 || height < 20) return
-    const tables = curves.map(({ step, loss }) => [step, loss, smoothed(loss)])
-    const data = tables.length ? UPlot.join(tables) : [[]]
-    const now = curves.map(({ label, colour }) => `${label} ${colour}`).join('\n')
+    const all = curves.flatMap(tables)
+    const data = all.length ? UPlot.join(all) : [[]]
+    const now = curves.map((curve) => `${curve.label} ${curve.colour} ${metrics(curve)}`).join('\n')
     if (!plot || now !== names) {
       plot?.destroy()
       names = now
@@ -56,6 +75,7 @@ export function makeChart(host, { big = false } = {}) {
     } else {
       plot.setData(data)
     }
+    host.dataset.scored = String(curves.reduce((sum, { scores }) => sum + (scores?.length ?? 0), 0))
     host.dataset.points = String(curves.reduce((sum, { step }) => sum + step.length, 0))
   }
 

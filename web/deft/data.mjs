@@ -20,9 +20,9 @@ function changed(run) {
 export function runOf(id) {
   if (!runs.has(id)) {
     runs.set(id, {
-      id, step: [], loss: [], previews: [], steps: 0, state: '', node: null, prompt: null,
+      id, step: [], loss: [], previews: [], scores: [], steps: 0, state: '', node: null, prompt: null,
       loading: null, stale: false, // whether what is being read may be too old
-      sent: null // previews that came by message meanwhile
+      sent: {} // previews and their scores that came by message meanwhile
     })
   }
   return runs.get(id)
@@ -61,7 +61,7 @@ export function loadRun(id) {
 
 // Steps and previews that come by message meanwhile stay.
 async function read(run) {
-  run.sent = null
+  run.sent = {}
   const found = await answer(`${ROUTE}/${encodeURIComponent(run.id)}`).catch(() => null)
   run.missing = !found
   if (!found) return
@@ -69,14 +69,16 @@ async function read(run) {
   const newer = run.step.findIndex((step) => step > last)
   const later = newer < 0 || found.state !== 'running' ? [[], []] : [run.step.slice(newer), run.loss.slice(newer)]
   Object.assign(run, {
-    record: found, state: found.state, steps: found.steps ?? 0, previews: run.sent ?? found.previews,
+    record: found, state: found.state, steps: found.steps ?? 0, previews: found.previews,
+    scores: found.preview_scores ?? [], ...run.sent,
     step: [...found.curve.step, ...later[0]], loss: [...found.curve.loss, ...later[1]]
   })
   changed(run)
 }
 
-// A message of the server: [[step, loss], ...], how far the run is, and the steps of all previews if there are new ones.
-export function receive({ run: id, node, prompt_id: prompt, steps, points, seconds, left, previews }) {
+// A message of the server: [[step, loss], ...], how far the run is, and if there are new ones the steps of all previews
+// and the scores of those that are scored, [[step, {metric: value}], ...], the likeness first.
+export function receive({ run: id, node, prompt_id: prompt, steps, points, seconds, left, previews, scores }) {
   const run = runOf(id)
   const first = points[0][0]
   const gap = first > (run.step.at(-1) ?? 0) + 1
@@ -87,7 +89,7 @@ export function receive({ run: id, node, prompt_id: prompt, steps, points, secon
     run.step.push(step)
     run.loss.push(loss)
   }
-  if (previews) run.previews = run.sent = previews
+  if (previews) Object.assign(run, run.sent = { previews, scores: scores ?? [] })
   const last = points.at(-1)[0]
   Object.assign(run, { node, prompt, steps, seconds, left, state: last >= steps ? 'finished' : 'running' })
   changed(run)
@@ -107,6 +109,12 @@ export function watchRuns() {
   for (const kind of ['execution_interrupted', 'execution_error', 'execution_success', 'reconnected']) {
     api.addEventListener(kind, ended)
   }
+}
+
+// The scores of a step's preview in a line; empty where it is not scored.
+export function scoreText({ scores }, step) {
+  const values = scores.find(([at]) => at === step)?.[1] ?? {}
+  return Object.entries(values).filter(([, value]) => value !== null).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(', ')
 }
 
 // The mean that the trainer's text shows: a twentieth of each new loss.

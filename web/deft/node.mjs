@@ -5,7 +5,7 @@ import { app } from '../../../scripts/app.js'
 
 const { search } = new URL(import.meta.url)
 const { nodeOf, openWorkflow } = await import(`./graph.mjs${search}`)
-const { loadRun, onRun, previewAddress, runOf } = await import(`./data.mjs${search}`)
+const { loadRun, onRun, previewAddress, runOf, scoreText } = await import(`./data.mjs${search}`)
 const { COLOURS, makeChart } = await import(`./chart.mjs${search}`)
 
 const TRAINERS = new Set(['DEFTTrainAdapter', 'DEFTTrainTextualInversion'])
@@ -70,7 +70,8 @@ function figureOf(run, step) {
   const address = previewAddress(run, step)
   picture.src = address
   picture.addEventListener('error', () => setTimeout(() => { picture.src = address }, AGAIN), { once: true })
-  picture.alt = picture.title = `step ${step}`
+  const scores = scoreText(run, step)
+  picture.alt = picture.title = scores ? `step ${step}, ${scores}` : `step ${step}`
   picture.style.cssText = 'height: 60px; display: block'
   const caption = document.createElement('figcaption')
   caption.textContent = String(step)
@@ -102,7 +103,7 @@ function showAt(node, run) {
   }
   showPreviews(view, run)
   Object.assign(view, { run: run.id, prompt: run.prompt })
-  view.show([{ label: 'loss', colour: COLOURS[0], step: run.step, loss: run.loss }])
+  view.show([{ label: 'loss', colour: COLOURS[0], step: run.step, loss: run.loss, scores: run.scores }])
 }
 
 function place(id, node, prompt) {

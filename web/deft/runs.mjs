@@ -4,7 +4,7 @@ import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
 
 const { search } = new URL(import.meta.url)
-const { listRuns, loadRun, onRun, previewAddress, runOf } = await import(`./data.mjs${search}`)
+const { listRuns, loadRun, onRun, previewAddress, runOf, scoreText } = await import(`./data.mjs${search}`)
 const { COLOURS, makeChart } = await import(`./chart.mjs${search}`)
 const { duration, language, say } = await import(`./words.mjs${search}`)
 const { useAdapter } = await import(`./use.mjs${search}`)
@@ -42,7 +42,7 @@ const notice = make('div', 'deft-notice')
 const list = make('div', 'deft-list')
 const detail = make('div', 'deft-detail')
 const head = {
-  name: make('b'), title: make('div', 'deft-small'), numbers: make('div', 'deft-small'), message: make('div', 'deft-message'),
+  name: make('b'), title: make('div', 'deft-small'), numbers: make('div', 'deft-small'), early: make('div', 'deft-early'), message: make('div', 'deft-message'),
   stop: button('deft-stop', '', '', () => {
     stopping = selected
     api.interrupt(runOf(selected).prompt ?? null)
@@ -121,7 +121,8 @@ function showCurves() {
   const ids = [selected, ...compared].filter((id, place, all) => id && all.indexOf(id) === place)
   const curves = ids.map(runOf).filter((run) => run.step.length).map((run, place) => ({
     label: run.record ? shortName(run.record.name) : run.id, id: run.id,
-    colour: COLOURS[place % COLOURS.length], step: run.step, loss: run.loss
+    colour: COLOURS[place % COLOURS.length], step: run.step, loss: run.loss,
+    scores: run.id === selected ? run.scores : []
   }))
   drawCurves(curves)
   legend.replaceChildren(...curves.map(({ label, colour, id, loss }) => {
@@ -151,6 +152,8 @@ function showHead(run) {
   head.name.textContent = record ? record.name : run.id
   head.title.textContent = record?.title ?? ''
   head.numbers.textContent = numbers.filter(Boolean).join(' · ')
+  head.early.textContent = record?.early_stop ?? ''
+  head.early.hidden = !head.early.textContent
   const error = now === 'failed' && record?.message ? [record.message] : []
   head.message.textContent = [...error, ...(record?.problems ?? [])].join('\n')
   head.stop.hidden = now !== 'running'
@@ -160,7 +163,7 @@ function showHead(run) {
 
 function showBody(run) {
   const { record } = run
-  const now = JSON.stringify([run.id, run.prompt, run.previews, record?.adapters, record?.scores, language()])
+  const now = JSON.stringify([run.id, run.prompt, run.previews, run.scores, record?.adapters, record?.scores, language()])
   if (now === bodyShown) return
   bodyShown = now
   const parts = []
@@ -169,8 +172,10 @@ function showBody(run) {
       const picture = make('img')
       picture.loading = 'lazy'
       picture.src = previewAddress(run, step)
-      picture.alt = picture.title = `${say('step')} ${step}`
-      return make('figure', '', '', [picture, make('figcaption', '', String(step))])
+      const scores = scoreText(run, step)
+      picture.alt = picture.title = [`${say('step')} ${step}`, scores].filter(Boolean).join(', ')
+      const lines = [String(step), ...scores.split(', ')].filter(Boolean).map((line) => make('div', '', line))
+      return make('figure', '', '', [picture, make('figcaption', '', '', lines)])
     }))]))
   }
   const adapters = record?.adapters ?? []

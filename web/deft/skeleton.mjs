@@ -2,29 +2,29 @@
 
 const ENGLISH = {
   about: (yaml, json) => [
-    `A plan for batch runs of the workflow ${json}, which has to lie beside this file. In the pack's folder:`,
-    `    python -m sweeps plan ${yaml}     shows what would be run`,
-    `    python -m sweeps run ${yaml}      runs what is not done yet`,
+    `A plan for batch runs of the workflow ${json}, which must be in the same folder. In the pack's folder:`,
+    `    python -m sweeps plan ${yaml}     shows what would run`,
+    `    python -m sweeps run ${yaml}      runs what is not done`,
     `    python -m sweeps report ${yaml}   writes tables and a page of the results`,
-    'Every value of each axis is combined with every value of the others. What stands behind a # does nothing until that #',
-    'is taken away. All words are explained in docs/sweeps.md of the pack.'
+    'Every value of each axis is combined with every value of the others. Lines with a # are comments: remove the # to',
+    'use them. docs/sweeps.md of the pack explains all keywords.'
   ],
-  value: 'one more value: take away the # and write it here',
+  value: 'one more value: remove the # and write it here',
   another: 'another value',
   axis: (title, id) => `Node ${title} (${id})`,
-  none: 'Nothing varies yet: this plan runs the workflow once. To vary an input, take away the # of such lines:',
-  seeds: 'for how many seeds each is made, from the first one on',
-  suggest: 'More pictures of each, with other seeds: take away the # of these lines.',
-  more: ['What else a plan may have:', 'save only some of the results: the titles or numbers of their nodes']
+  none: 'Nothing varies yet: this plan runs the workflow once. To vary an input, remove the # of these lines:',
+  seeds: 'number of seeds for each, starting with the first one',
+  suggest: 'More pictures of each, with other seeds: remove the # of these lines.',
+  more: ['Other settings of a plan:', 'save only some of the results: the titles or numbers of their nodes']
 }
 const CHINESE = {
   about: (yaml, json) => [
-    `批量运行工作流 ${json} 的计划；该文件须与本文件放在同一文件夹。在节点包的文件夹中执行：`,
+    `批量运行工作流 ${json} 的计划；该文件须与本文件放在同一文件夹。在本包的文件夹中执行：`,
     `    python -m sweeps plan ${yaml}     显示将要运行的内容`,
     `    python -m sweeps run ${yaml}      运行尚未完成的内容`,
     `    python -m sweeps report ${yaml}   生成结果的表格和网页`,
     '每个轴（axes）的每个值都会与其他轴的每个值组合。# 之后是注释，去掉 # 才会生效。',
-    '所有关键字的说明见节点包的 docs/sweeps.md。'
+    '所有关键字的说明见本包的 docs/sweeps.md。'
   ],
   value: '再加一个值：去掉 # 并写在这里',
   another: '另一个值',

@@ -109,7 +109,7 @@ def _places(value: Any, depth: int = 0) -> Any:
 def use(folder: Path) -> None:
     """Resume the training, and go one step on."""
     from deft_pack.trainers.run.checkpoints import RunFolder
-    from deft_pack.trainers.run.loop import TrainingRun
+    from deft_pack.trainers.run.training_run import TrainingRun
 
     made, identity = trainer()
     level = logging.getLogger().level

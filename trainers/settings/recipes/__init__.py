@@ -80,8 +80,8 @@ RECIPES: tuple[Recipe, ...] = (
     krea2.RAW,
 )
 
-_NO_REFERENCE = "no trainer of it was read"
-_OTHER_INPUTS = "it learns from more than a picture and a caption, and no trainer of it was read"
+_NO_REFERENCE = "no reference trainer was read for it"
+_OTHER_INPUTS = "it learns from more than a picture and a caption, and no reference trainer was read for it"
 # Bases that are trained and have no recipe, by their class, and why.
 LACKING: dict[str, str] = {
     "Boogu": _NO_REFERENCE,
@@ -150,10 +150,10 @@ def recipe_of(model: Any, file: str = "", base: str = AUTO) -> Recipe | None:
         chosen = next((recipe for recipe in RECIPES if recipe.title == base), None)
         if chosen is None:
             titles = ", ".join([AUTO, *(recipe.title for recipe in RECIPES)])
-            raise ValueError(f"There is no recipe of {base!r}: choose one of {titles}.")
+            raise ValueError(f"There is no recipe for {base!r}: choose one of {titles}.")
         if chosen not in of_class:
             fitting = ", ".join([AUTO, *(recipe.title for recipe in of_class)])
-            raise ValueError(f"The recipe is that of {base}, but the model is {title_of(model)}: choose {fitting}.")
+            raise ValueError(f"The recipe is for {base}, but the model is {title_of(model)}: choose {fitting}.")
         return chosen
     config = getattr(model.model_config, "unet_config", {})
     return next((recipe for recipe in of_class if _fits(recipe, config, file)), None)

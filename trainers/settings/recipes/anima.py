@@ -22,7 +22,7 @@ RECIPE = Recipe(
         "language model",
         "rank": "between sd-scripts' 8 and SimpleTuner's 64",
         "rate": "between SimpleTuner's 1e-5 and OneTrainer's 3e-5; diffusion-pipe: lower than for others",
-        "steps": f"more for the low rate: {OWN}",
+        "steps": f"more because of the low rate: {OWN}",
         "sides": "ai-toolkit's UI",
         "multiple": "ai-toolkit: 32",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, Noise, Recipe
+from .recipe import ATTENTION, OWN, STEPS, Noise, Recipe
 
 RECIPE = Recipe(
     title="AuraFlow",
@@ -21,7 +21,7 @@ RECIPE = Recipe(
         "rank": f"twice SimpleTuner's 8: {OWN}",
         "rate": "SimpleTuner examples/auraflow.peft-lora (with Lion)",
         "warm_up": "SimpleTuner examples/auraflow.peft-lora",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "the model's own size",
         "multiple": OWN,
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Chroma",
@@ -26,7 +26,7 @@ RECIPE = Recipe(
         "layers": "its author's training_config_chroma_lora.json: double and single blocks",
         "rank": "ai-toolkit train_lora_chroma_24gb.yaml",
         "rate": "ai-toolkit train_lora_chroma_24gb.yaml; its author has 1e-5 with batches of 128",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit's UI: 512, 768 and 1024",
         "multiple": "ai-toolkit",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Cosmos Predict2",
@@ -20,7 +20,7 @@ RECIPE = Recipe(
         "layers": "its maker's post-training_video2world_lora.md: q, k, v, output_proj and mlp",
         "rank": "its maker's post-training_video2world_lora.md (2B; 14B has 32)",
         "rate": f"between its maker's 2^-10 and SimpleTuner's 6e-5: {OWN}",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "SimpleTuner quickstart/COSMOS2IMAGE.md",
         "multiple": "SimpleTuner quickstart/COSMOS2IMAGE.md",
     },

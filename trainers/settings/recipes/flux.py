@@ -31,7 +31,7 @@ KONTEXT = Recipe(
         "sides": "ai-toolkit train_lora_flux_kontext_24gb.yaml",
         "multiple": "ai-toolkit's UI: 8 times the patch",
     },
-    notes="Its edits are learnt from pairs: a reference picture at the caption (ReferenceLatent).",
+    notes="Edits are learnt from pairs: connect a reference picture to the caption (ReferenceLatent).",
 )
 
 FILL = Recipe(
@@ -57,7 +57,7 @@ FILL = Recipe(
         "sides": "DiffSynth-Studio FLUX.1-Fill-dev.sh",
         "multiple": "ai-toolkit's UI: 8 times the patch",
     },
-    notes="Mask and masked picture are inputs: they come with the caption.",
+    notes="Mask and masked picture are inputs that come with the caption.",
 )
 
 DEV = Recipe(

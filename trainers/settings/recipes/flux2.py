@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 KLEIN_4B = Recipe(
     title="Flux.2 klein 4B",
@@ -26,11 +26,11 @@ KLEIN_4B = Recipe(
         "noise": "musubi-tuner docs/flux_2.md: flux2_shift; OneTrainer modules/model/Flux2Model.py. diffusion-pipe 3, "
         "DiffSynth-Studio 2.2",
         "dropout": "ai-toolkit's UI",
-        "layers": "DiffSynth-Studio FLUX.2-klein-base-4B.sh; modulation left out as in musubi-tuner",
+        "layers": "DiffSynth-Studio FLUX.2-klein-base-4B.sh; without modulation, as in musubi-tuner",
         "rank": "musubi-tuner docs/flux_2.md; DiffSynth-Studio FLUX.2-klein-base-4B.sh",
         "rate": "diffusers README_flux2.md; musubi-tuner docs/flux_2.md",
         "warm_up": "diffusers README_flux2.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit's UI: the largest of 512, 768 and 1024",
         "multiple": "ai-toolkit's UI",
     },
@@ -58,11 +58,11 @@ DEV = Recipe(
         "DiffSynth-Studio 2.2",
         "guidance": "diffusers README_flux2.md; musubi-tuner docs/flux_2.md; SimpleTuner quickstart/FLUX2.md",
         "dropout": "ai-toolkit's UI",
-        "layers": "DiffSynth-Studio FLUX.2-klein-base-4B.sh; modulation left out as in musubi-tuner",
+        "layers": "DiffSynth-Studio FLUX.2-klein-base-4B.sh; without modulation, as in musubi-tuner",
         "rank": "between diffusers' 4 and musubi-tuner's 32",
         "rate": "diffusers README_flux2.md; musubi-tuner docs/flux_2.md",
         "warm_up": "diffusers README_flux2.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit's UI: the largest of 512, 768 and 1024",
         "multiple": "ai-toolkit's UI",
     },

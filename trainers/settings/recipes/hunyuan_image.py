@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="HunyuanImage 2.1",
@@ -21,7 +21,7 @@ RECIPE = Recipe(
         "layers": "sd-scripts networks/lora_hunyuan_image.py, without modulation",
         "rank": "sd-scripts docs/hunyuan_image_train_network.md",
         "rate": "sd-scripts docs/hunyuan_image_train_network.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "sd-scripts docs/hunyuan_image_train_network.md: one size only; 1024 saves memory",
         "multiple": "sd-scripts",
     },

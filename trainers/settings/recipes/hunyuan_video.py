@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="HunyuanVideo",
@@ -25,7 +25,7 @@ RECIPE = Recipe(
         "layers": "musubi-tuner networks/lora.py: double and single blocks, without modulation",
         "rank": "musubi-tuner docs/hunyuan_video.md",
         "rate": f"half of musubi-tuner's 2e-4, which is with alpha 1: {OWN}",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "OneTrainer's preset #hunyuan video LoRA: 512",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },

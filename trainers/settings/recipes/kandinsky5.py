@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import ATTENTION, OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 IMAGE = Recipe(
     title="Kandinsky 5 Image",
@@ -19,7 +19,7 @@ IMAGE = Recipe(
         "layers": "SimpleTuner quickstart/KANDINSKY5_IMAGE.md: to_key, to_query, to_value",
         "rank": "musubi-tuner docs/kandinsky5.md",
         "rate": "musubi-tuner docs/kandinsky5.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "SimpleTuner quickstart/KANDINSKY5_IMAGE.md",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },
@@ -42,7 +42,7 @@ VIDEO = Recipe(
         "layers": "musubi-tuner networks/lora_kandinsky.py, without modulation",
         "rank": "musubi-tuner docs/kandinsky5.md",
         "rate": "musubi-tuner docs/kandinsky5.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": OWN,
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ALL_LINEAR, OWN, Noise, Recipe
+from .recipe import ALL_LINEAR, STEPS, Noise, Recipe
 
 TURBO = Recipe(
     title="Krea 2 Turbo",
@@ -26,7 +26,7 @@ TURBO = Recipe(
         "layers": "its maker's list in diffusers README_krea2.md; musubi-tuner docs/krea2.md",
         "rank": "its maker's README.md; musubi-tuner docs/krea2.md",
         "rate": "musubi-tuner docs/krea2.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "SimpleTuner quickstart/KREA2.md",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },
@@ -49,7 +49,7 @@ RAW = Recipe(
         "layers": "its maker's list in diffusers README_krea2.md; musubi-tuner docs/krea2.md",
         "rank": "its maker's README.md; musubi-tuner docs/krea2.md",
         "rate": "musubi-tuner docs/krea2.md; the maker's 3e-4 is with a gaussian start",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "SimpleTuner quickstart/KREA2.md",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },

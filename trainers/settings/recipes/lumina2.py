@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Lumina 2",
@@ -22,7 +22,7 @@ RECIPE = Recipe(
         "layers": "sd-scripts networks/lora_lumina.py",
         "rank": "ai-toolkit train_lora_lumina.yaml",
         "rate": "ai-toolkit train_lora_lumina.yaml; sd-scripts docs/lumina_train_network.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "diffusion-pipe recommended_lumina_dataset_config.toml: half 512, half 1024",
         "multiple": OWN,
     },

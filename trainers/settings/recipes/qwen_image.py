@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 EDIT = Recipe(
     title="Qwen-Image Edit",
@@ -51,7 +51,7 @@ RECIPE = Recipe(
         "layers": "musubi-tuner networks/lora_qwen_image.py: linear layers in blocks without modulation; OneTrainer",
         "rank": "ai-toolkit train_lora_qwen_image_24gb.yaml",
         "rate": "ai-toolkit train_lora_qwen_image_24gb.yaml; musubi-tuner has 5e-5",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit train_lora_qwen_image_24gb.yaml: the same picture at 512, 768 and 1024",
         "multiple": "ai-toolkit qwen_image.py: 32",
     },

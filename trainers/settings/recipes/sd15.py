@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="SD 1.5",
@@ -19,10 +19,9 @@ RECIPE = Recipe(
         "layers": "sd-scripts networks/lora.py: all linear layers of Transformer2DModel",
         "rank": "sd-scripts docs/train_network.md",
         "rate": "diffusers examples/dreambooth/README.md; sd-scripts docs/train_network.md",
-        "steps": f"diffusers has 500; 2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: "
-        f"{OWN}",
+        "steps": f"diffusers has 500; {STEPS}",
         "sides": "diffusers examples/dreambooth/README.md",
         "multiple": "OneTrainer StableDiffusionBaseDataLoader.py",
     },
-    notes="The text encoder stays as it is: with a few photos it learns them by heart first.",
+    notes="The text encoder is not trained: with few photos it would memorise them first.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="SD 2.1",
@@ -19,10 +19,10 @@ RECIPE = Recipe(
         "layers": "as SD 1.5: sd-scripts networks/lora.py",
         "rank": "OneTrainer's preset #sd 2.1 LoRA",
         "rate": "as SD 1.5: diffusers and sd-scripts",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "the model's own size; OneTrainer trains at 512",
         "multiple": "OneTrainer StableDiffusionBaseDataLoader.py",
     },
-    notes="ComfyUI tells noise and v prediction apart by the spread of one norm's bias, which a fine-tuned model "
-    "may cross.",
+    notes="ComfyUI distinguishes noise and v prediction by the spread of one norm's bias, which fine-tuning may move "
+    "across the limit.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, Noise, Recipe
+from .recipe import ATTENTION, STEPS, Noise, Recipe
 
 RECIPE = Recipe(
     title="SD3 and 3.5",
@@ -16,14 +16,13 @@ RECIPE = Recipe(
     sides=(1024,),
     multiple=64,
     sources={
-        "noise": "OneTrainer's preset #sd 3 LoRA; shift 1 in sd-scripts docs/sd3_train_network.md, ai-toolkit, and as "
-        "Stability advises (SimpleTuner quickstart/SD3.md). diffusers shifts by 3",
+        "noise": "OneTrainer's preset #sd 3 LoRA; shift 1 in sd-scripts docs/sd3_train_network.md, ai-toolkit and "
+        "Stability's advice (SimpleTuner quickstart/SD3.md). diffusers shifts by 3",
         "dropout": "ai-toolkit's UI",
         "layers": "diffusers train_dreambooth_lora_sd3.py: attention of both streams",
         "rank": "sd-scripts docs/sd3_train_network.md; ai-toolkit train_lora_sd35_large_24gb.yaml",
         "rate": "sd-scripts docs/sd3_train_network.md; ai-toolkit train_lora_sd35_large_24gb.yaml",
-        "steps": "ai-toolkit 2000, diffusers 1500 with Prodigy; 2000 steps are ai-toolkit's example, 500 to 4000 its "
-        f"range; which for what: {OWN}",
+        "steps": f"diffusers 1500 with Prodigy; {STEPS}",
         "sides": "ai-toolkit train_lora_sd35_large_24gb.yaml",
         "multiple": "sd-scripts library/train_util.py",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="SDXL",
@@ -23,8 +23,7 @@ RECIPE = Recipe(
         "rank": "OneTrainer's preset #sdxl 1.0 LoRA (its alpha is 1)",
         "rate": "diffusers examples/dreambooth/README_sdxl.md; sd-scripts docs/sdxl_train_network.md; SimpleTuner "
         "quickstart/SDXL.md",
-        "steps": f"diffusers has 500; 2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: "
-        f"{OWN}",
+        "steps": f"diffusers has 500; {STEPS}",
         "sides": "diffusers examples/dreambooth/README_sdxl.md",
         "multiple": "sd-scripts docs/sdxl_train_network.md, library/train_util.py",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 LOW = Recipe(
     title="Wan 2.2 14B, low noise",
@@ -26,7 +26,7 @@ LOW = Recipe(
         "layers": "musubi-tuner networks/lora_wan.py and DiffSynth-Studio: q, k, v, o and the feed-forward layers",
         "rank": "ai-toolkit train_lora_wan21_14b_24gb.yaml; musubi-tuner docs/wan.md",
         "rate": "ai-toolkit train_lora_wan21_14b_24gb.yaml",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit train_lora_wan22_14b_24gb.yaml",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },
@@ -82,7 +82,7 @@ RECIPE = Recipe(
         "layers": "musubi-tuner networks/lora_wan.py and DiffSynth-Studio: q, k, v, o and the feed-forward layers",
         "rank": "ai-toolkit train_lora_wan21_14b_24gb.yaml; musubi-tuner docs/wan.md",
         "rate": "ai-toolkit train_lora_wan21_14b_24gb.yaml",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit train_lora_wan21_14b_24gb.yaml: the area of 632 px",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },

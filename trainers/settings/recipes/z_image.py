@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 TURBO = Recipe(
     title="Z-Image Turbo",
@@ -27,7 +27,7 @@ TURBO = Recipe(
         "layers": "musubi-tuner networks/lora_zimage.py and OneTrainer's preset: no refiner, no modulation",
         "rank": f"half of musubi-tuner's 32: {OWN}",
         "rate": "musubi-tuner docs/zimage.md; diffusers README_z_image.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit's UI: 512, 768 and 1024",
         "multiple": "ai-toolkit's UI",
     },
@@ -53,7 +53,7 @@ RECIPE = Recipe(
         "rank": "musubi-tuner docs/zimage.md; ai-toolkit's UI",
         "rate": "musubi-tuner docs/zimage.md; diffusers README_z_image.md",
         "warm_up": "diffusers README_z_image.md",
-        "steps": f"2000 steps are ai-toolkit's example, 500 to 4000 its range; which for what: {OWN}",
+        "steps": STEPS,
         "sides": "ai-toolkit's UI: 512, 768 and 1024",
         "multiple": "ai-toolkit's UI",
     },

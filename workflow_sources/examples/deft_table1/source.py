@@ -1,6 +1,8 @@
-"""Table 1 of the DEFT paper's supplement: nine methods on SD 1.5."""
+"""Table 1 of the DEFT paper's supplement: nine methods on SD 1.5, in both readings of its prompts."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...prompt import TOKEN, Prompt
 from ...tables import PAPER_LAYERS, PROMPTS, SEED, SUBJECTS, Method, Subject, Table, low_rank, make, method, training
@@ -68,8 +70,20 @@ TABLE = Table(
     ],
     0.5,
 )
+# The table's header, "A photo of [V]", as its only prompt: a hundred pictures of it, as many as of 25 prompts.
+HEADER = "a photo of {}"
+ONE_PROMPT = replace(
+    TABLE,
+    title=f"{TABLE.title}, one prompt",
+    subjects=[replace(subject, prompts=[HEADER]) for subject in TABLE.subjects],
+    noises=100,
+    reading="one_prompt",
+    behind=" (one prompt)",
+    trained=TABLE.name,
+)
+READINGS = {table.name: table for table in (TABLE, ONE_PROMPT)}
 
 
 def prompt(name: str) -> Prompt:
-    """The workflow in API form."""
-    return make(TABLE)
+    """The workflow in API form. name: of the reading."""
+    return make(READINGS[name])

@@ -1,0 +1,177 @@
+"""An interpreter in which ComfyUI starts in some two seconds of CPU instead of seven: what it imports is loaded once.
+
+`Preloaded(folder).python` is the path of a program that takes the place of the Python interpreter:
+
+* `PROGRAM COMFYUI/main.py ...` becomes a fork of a process that has imported the packages of MODULES. The fork runs
+  that main.py as the interpreter would, with the arguments, environment, folder and files of the program.
+* Everything else is run by the interpreter itself, and so is a main.py where an environment variable differs that is
+  read at an import (AT_IMPORT), or when the process that is forked is gone.
+
+The program stays as the process that was started. SIGTERM and SIGINT go on to the fork, the program ends as the fork
+does, and the fork is killed when the program is. So only what belongs to the process itself is not the server's: its
+memory, limits on it, and its threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+# ComfyUI's packages that take longest to import; none of ComfyUI, whose modules read the command line.
+MODULES = (
+    "torch",
+    "torch._dynamo",
+    "torchvision",
+    "torchaudio",
+    "torchsde",
+    "transformers",
+    "spandrel",
+    "kornia",
+    "scipy.stats",
+    "scipy.integrate",
+    "scipy.ndimage",
+    "scipy.signal",
+    "alembic.context",
+    "sqlalchemy.orm",
+    "sqlalchemy.dialects.sqlite",
+    "aiohttp.web",
+    "pydantic_settings",
+    "requests",
+    "av",
+    "yaml",
+    "PIL.Image",
+    "einops",
+)
+AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "TORCH_", "CUDA_")
+# The program: as little of Python as possible.
+PROGRAM = """#!{interpreter} -IS
+import os, signal, socket, sys
+def itself():
+    os.execv({interpreter!r}, [{interpreter!r}, *sys.argv[1:]])
+if os.path.basename(sys.argv[1] if len(sys.argv) > 1 else "") != "main.py":
+    itself()
+import json
+served = {at_import!r}
+if {{k: v for k, v in os.environ.items() if k.startswith({prefixes!r})}} != served:
+    itself()
+line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+try:
+    line.connect({address!r})
+except OSError:
+    itself()
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: line.send(b"%d" % number))
+request = json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)]).encode()
+socket.send_fds(line, [request], [0, 1, 2])
+status = int(line.recv(16) or b"-9")
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+
+
+def at_import() -> dict[str, str]:
+    """The environment variables that are read at an import."""
+    return {name: value for name, value in os.environ.items() if name.startswith(AT_IMPORT)}
+
+
+class Preloaded:
+    """The process that is forked, as a context manager, and the program. folder: an empty one, with a short path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.python = folder, folder / "python"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Preloaded:
+        address = str(self.folder / "socket")
+        self.python.write_text(
+            PROGRAM.format(interpreter=sys.executable, at_import=at_import(), prefixes=AT_IMPORT, address=address)
+        )
+        self.python.chmod(0o755)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"{__file__} has ended with {self._process.wait()}.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.communicate()
+
+
+def serve(address: str) -> None:
+    """Fork for each request until this process's standard input is closed."""
+    for name in MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(address)
+    listener.listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
+    print("ready", flush=True)
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        line, _ = listener.accept()
+        if os.fork():
+            line.close()
+            continue
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        answer(line)
+
+
+def answer(line: socket.socket) -> None:
+    """Fork the process that is asked for, pass signals on to it, and say how it has ended. Does not return."""
+    request, files, _, _ = socket.recv_fds(line, 2**20, 3)
+    folder, arguments, environment = json.loads(request)
+    child = os.fork()
+    if not child:
+        line.close()
+        become(folder, arguments, environment, files)
+    for file in files:
+        os.close(file)
+    process = os.pidfd_open(child)
+    while True:
+        ready, _, _ = select.select([process, line], [], [])
+        if process in ready:
+            _, status = os.waitpid(child, 0)
+            with contextlib.suppress(OSError):
+                line.send(b"%d" % os.waitstatus_to_exitcode(status))
+            os._exit(0)
+        number = line.recv(16)
+        os.kill(child, int(number) if number else signal.SIGKILL)
+
+
+def become(folder: str, arguments: list[str], environment: dict[str, str], files: list[int]) -> None:
+    """Run a Python file in this process as the interpreter would, and end. sys.stdout writes into file 1, whatever it
+    is."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    sys.argv, sys.path[0] = arguments, os.path.dirname(arguments[0])
+    runpy.run_path(arguments[0], run_name="__main__")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
