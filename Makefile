@@ -13,7 +13,7 @@ help:
 	@echo "make fuzz ARGS=\"--count 5000 --seed 7 plans\"   fewer, of another seed, for some readers (see scripts/fuzz.py)"
 	@echo "make faults    real servers interrupted, killed, without disk or memory, and 500 prompts in a row, a line a kind"
 	@echo "make faults ARGS=\"--kills 20 kills\"   fewer, some kinds (see scripts/faults.py)"
-	@echo "make packages  tests with the oldest and the newest peft, timm and open_clip, and in Python 3.10 to 3.13"
+	@echo "make packages  tests with the oldest and the newest peft, timm, open_clip and matplotlib, and in Python 3.10 to 3.13"
 	@echo "make generated  what is made from nodes and sources: workflows, blueprints, plans, interface.json, locales, help, pictures"
 	@echo "make generated PARTS=\"workflows help\"   parts of it (see scripts/make_generated.py)"
 	@echo "make python    path of the environment's Python (use: make -s python)"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ _FACTOR = re.compile(
 class Adapter(dict[str, Tensor]):
     """Tensors by key "<layer name>.<suffix>", with `metadata` as in a safetensors header (strings only).
 
-    training_seconds: what the training took that has just made it.
+    training_seconds: what the training took that has just made it. run: the folder of that run, if it has one.
     cost: what its training has cost, measured by the trainer or read from the file. Neither is in the metadata, which
     is the same for the same training; the cost is an entry of a native file's header.
     spelled: the file's own name of each tensor that has another one here.
@@ -43,6 +44,7 @@ class Adapter(dict[str, Tensor]):
         super().__init__(tensors or {})
         self.metadata: dict[str, str] = dict(metadata or {})
         self.training_seconds: float | None = None
+        self.run: Path | None = None
         self.cost: TrainingCost | None = None
         self.spelled: dict[str, str] = {}
         self.source = ""

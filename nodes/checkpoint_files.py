@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import folder_paths
+
 from ..deft_ops import files
 from ..deft_ops.adapter import Adapter
 from ..deft_ops.files import native
 from ..models.fingerprint import compare, tolerance
 from ..patches.apply import apply
+from ..trainers.run import history
 from .sockets import RUNS, adapter_files, adapter_path
 
 BASE = "base"
@@ -94,22 +97,40 @@ def names_in(folder: object) -> list[str]:
     return _folders().get(folder, []) if isinstance(folder, str) else []
 
 
-def checkpoints_of(folder: str) -> list[CheckpointFile]:
-    """The adapters of a folder.
+def run_of(adapter: Adapter) -> tuple[str, Path]:
+    """The run that has made an adapter: its folder as the widget names it, and the folder.
+
+    Raises:
+        ValueError: no training of this workflow has made it, or one that keeps nothing in the output folder.
+    """
+    root, run = Path(folder_paths.get_output_directory()).resolve(), getattr(adapter, "run", None)
+    if run is None or not run.is_relative_to(root):
+        raise ValueError(
+            "adapter: it does not come from Train Adapter. Connect that node's adapter, or none and choose the run in "
+            "`checkpoints`."
+        )
+    return f"{RUNS}{run.relative_to(root).as_posix()}", run
+
+
+def checkpoints_of(folder: str, run: Path | None = None) -> list[CheckpointFile]:
+    """The adapters of a folder that the widget names. run: that of a training which may have just ended; the lists for
+    the widgets are kept for a moment, so it is looked into.
 
     Raises:
         ValueError: none, only one, or a damaged file; files of different methods or bases.
     """
-    names = names_in(folder)
+    names = [(name, adapter_path(name)) for name in names_in(folder)]
+    if run is not None:
+        names = [(f"{folder}/{entry.name}", run / entry.name) for _, entry in history.numbered(run, history.ADAPTER)]
     if not names:
         raise ValueError(
             f"checkpoints: there are no adapter files in {folder!r}. Train with checkpoint_every in Training Settings, "
             "or choose another folder (press R to refresh the list)."
         )
-    found = [_read(name) for name in names]
+    found = [_read(name, path) for name, path in names]
     if len(found) == 1:
         raise ValueError(
-            f"checkpoints: {folder} has only {PurePosixPath(names[0]).name}, and nothing to compare it with. Train "
+            f"checkpoints: {folder} has only {found[0].path.name}, and nothing to compare it with. Train "
             "with a smaller checkpoint_every and a larger keep in Training Settings."
         )
     first = found[0]
@@ -131,9 +152,8 @@ def checkpoints_of(folder: str) -> list[CheckpointFile]:
     return found if len({item.name for item in found}) == len(found) else [_by_file(item) for item in found]
 
 
-def _read(name: str) -> CheckpointFile:
+def _read(name: str, path: Path) -> CheckpointFile:
     """A file with its step: as its header has it, otherwise the last number of its name."""
-    path = adapter_path(name)
     adapter = files.read(path)
     step = native.settings_of(adapter.metadata.get("training", "")).get("steps")
     if not isinstance(step, int) or isinstance(step, bool):

@@ -18,14 +18,14 @@ from ..scoring.pictures import FilePictures, TensorPictures
 from ..scoring.scorer import DIVERSITY, DRIFT, Labels, Scorer, score
 from ..scoring.scores import join
 from ..scoring.texts import without_token
-from .checkpoint_files import BASE, Row, checkpoint_folders, checkpoints_of, names_in, rows_of
+from .checkpoint_files import BASE, Row, checkpoint_folders, checkpoints_of, names_in, rows_of, run_of
 from .output import as_image, text_ui
 from .prompts import lines
 from .provenance import graph_of
 from .scoring import CATEGORY, cost_of, rank_of
 from .sockets import LoraModel, ScorerSocket, ScoresSocket, file_state
 
-NONE = "none"  # where there is no folder yet: the node then says what to do
+NONE = "none"  # where there is no folder yet, or `adapter` says which
 LAYOUTS = ("all pictures", "first seed only")
 COMPARED = "compared"  # the folder of the pictures in the output folder
 
@@ -90,8 +90,9 @@ class DEFTCompareCheckpoints(io.ComfyNode):
                 io.Image.Input("references", tooltip="The training photos: likeness, and whether pictures copy them."),
                 io.Combo.Input(
                     "checkpoints",
-                    options=checkpoint_folders() or [NONE],
-                    tooltip="A run of Train Adapter with checkpoints, or a folder of models/loras.",
+                    options=[*checkpoint_folders(), NONE],
+                    tooltip="A run of Train Adapter with checkpoints, or a folder of models/loras; none if `adapter` "
+                    "is connected.",
                 ),
                 io.String.Input(
                     "prompts",
@@ -146,6 +147,12 @@ class DEFTCompareCheckpoints(io.ComfyNode):
                     optional=True,
                     tooltip="What the grid shows; no picture is sampled again for another one.",
                 ),
+                LoraModel.Input(
+                    "adapter",
+                    optional=True,
+                    tooltip="From Train Adapter in this workflow: the checkpoints of its run are compared, in place of "
+                    "those of `checkpoints`.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the recommended adapter."),
@@ -191,6 +198,7 @@ class DEFTCompareCheckpoints(io.ComfyNode):
         token: Sequence[str] = ("sks",),
         with_base: Sequence[bool] = (True,),
         layout: Sequence[str] = (LAYOUTS[0],),
+        adapter: list[Any] | None = None,
     ) -> io.NodeOutput:
         """Sample what is not kept, score, choose and draw."""
         from ..reports.checkpoints import checkpoint_grid
@@ -207,14 +215,15 @@ class DEFTCompareCheckpoints(io.ComfyNode):
         if not len(photos):
             raise ValueError("references: there are none. Connect the photos that the adapters were trained on.")
         likeness, following = deciding(scorer[0])
-        rows = rows_of(checkpoints_of(checkpoints[0]), strengths_of(strengths[0]), with_base[0])
+        place, run = run_of(adapter[0]) if adapter else (checkpoints[0], None)
+        rows = rows_of(checkpoints_of(place, run), strengths_of(strengths[0]), with_base[0])
         trained = [row for row in rows if row.checkpoint is not None]
         draws = [(first_seed[0] + place) % 2**64 for place in range(seeds[0])]
         sampling = Sampling(
             model[0], clip[0], vae[0], latent[0], negative[0], steps[0], cfg[0], sampler[0], scheduler[0]
         )
         about = sampling.about(graph_of(cls.hidden.prompt, cls.hidden.unique_id, ("model", "clip", "vae")))
-        folder = Path(folder_paths.get_output_directory()) / COMPARED / checkpoints[0].replace("/", "_")
+        folder = Path(folder_paths.get_output_directory()) / COMPARED / place.replace("/", "_")
         total = (len(rows) * len(texts) + (len(trained) + 1) * len(unrelated)) * len(draws)
         bar = comfy.utils.ProgressBar(total)
         maker = SampledOnce(sampling, KeptPictures(folder), about, lambda done: bar.update_absolute(done, total))

@@ -323,7 +323,14 @@ class DEFTTrainingPreviews(io.ComfyNode):
                     default="simple",
                     tooltip="The scheduler of a preview.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the noise."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Seed of the noise.",
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # or a resumed run could not compare scores
+                ),
                 io.Model.Input(
                     "model",
                     optional=True,

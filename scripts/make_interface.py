@@ -24,6 +24,8 @@ WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 # One node: {"inputs": {name: what}, "outputs": [what]}. A name is that of the API, with the option of a dynamic choice
 # that it belongs to: "method[deft].rank". What is a type, and "optional", "widget" and "control" (a second widget).
 Node = dict[str, Any]
+# The front end gives these a second widget, control after generate, unless the node itself says whether it has one.
+SEEDS = ("seed", "noise_seed")
 Layout = dict[tuple[str, ...], list[str]]
 
 
@@ -81,7 +83,8 @@ def layouts(node: Node) -> Layout:
                 if above and f"{above}]" not in chosen:
                     grown[chosen] = widgets
                     continue
-                longer = [*widgets, name, *([f"{name} control"] if "control" in marks else ())]
+                controlled = "control" in marks or (marks[0] == "INT" and name.rpartition(".")[2] in SEEDS)
+                longer = [*widgets, name, *([f"{name} control"] if controlled else ())]
                 for option in options.get(name, [""]):
                     grown[(*chosen, option) if option else chosen] = longer
             orders = grown

@@ -30,7 +30,7 @@ from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, end_orphans, files_of, remembered, started, workers_of
 from .plan import read_plan
-from .plan_file import published_table, words
+from .plan_file import words
 from .preview import SHOWN, print_plan
 from .progress import SweepProgress, describe
 from .runner import Runner, SweepResult, run_until_signal
@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def peft_command(options: argparse.Namespace) -> int:
     """Prepare PEFT's benchmark."""
-    from .peft_benchmark import prepare
+    from .ready.peft_benchmark import prepare
 
     inputs = options.input or find_comfyui(PACK, options.comfyui) / "input"
     print("\n".join(prepare(options.photos, options.parameters, inputs, options.prompts)))
@@ -320,8 +320,6 @@ def report_command(options: argparse.Namespace) -> int:
     for word in ("picture", "published"):
         if (given := getattr(options, word)) is not None:
             layout[word] = given
-    if layout.get("published"):
-        published_table(layout["published"])
     out = options.out or store.root / "report"
     written = write_report([_report_cell(ReportCell, store, entry) for entry in entries], out, name, Layout(**layout))
     print("\n".join(f"wrote {path}" for path in written))

@@ -68,15 +68,6 @@ def _pattern(value: Any) -> re.Pattern[str]:
         raise ValueError(f"is no regular expression ({error}).") from error
 
 
-def published_table(name: str) -> str:
-    """The name of a published table. Raises ValueError for another one, with the near ones."""
-    from ..scoring.published import PUBLISHED
-
-    if name not in PUBLISHED:
-        raise ValueError(f"{name!r} is no published table; {near(name, PUBLISHED)}.")
-    return name
-
-
 def _not_empty(rule: dict[str, Any]) -> dict[str, Any]:
     if not rule:
         raise ValueError("is empty: it would exclude everything.")
@@ -206,7 +197,7 @@ class ReportPart(PlanMapping):
     picture: Text | None = None
     grid_rows: Axes = None
     grid_columns: Axes = None
-    published: Annotated[Text, AfterValidator(published_table)] | None = None
+    published: Text | None = None
 
 
 class PlanFile(PlanMapping):

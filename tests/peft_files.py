@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from deft_pack.sweeps.peft_benchmark import PLANNED
+from deft_pack.sweeps.ready.peft_benchmark import PLANNED
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = ROOT / "sweeps" / "plans" / "peft_benchmark.yaml"

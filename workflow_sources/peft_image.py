@@ -2,7 +2,7 @@
 
 From huggingface/peft, method_comparison/image-gen: default_training_params.json and experiments/*, of August 2026. What
 ComfyUI or this pack does in another way is in docs/sweeps.md. Prompts and captions are those of the user's own copy of
-PEFT's file (sweeps/peft_benchmark.py).
+PEFT's file (sweeps/ready/peft_benchmark.py).
 """
 
 from __future__ import annotations

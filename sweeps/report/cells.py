@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...reports.sweep.material import Layout, is_seed, subject_axis
+from ...scoring.published import PUBLISHED
 from ..records import Kind, Record
 from ..schema import near
 
@@ -33,13 +34,19 @@ def values_of(cells: Iterable[ReportCell]) -> dict[str, list[str]]:
 
 
 def completed(layout: Layout, cells: Sequence[ReportCell]) -> Layout:
-    """The layout with its empty axes chosen. Raises ValueError for an axis that no cell has, with near names.
+    """The layout with its empty axes chosen.
+
+    Raises ValueError for an axis that no cell has and for a published table that is none, with near names.
 
     rows: the axes that training depends on, without subject and seed, as far as they have several values; else the
     first other axis with several values. grid_rows: as rows. grid_columns: as columns; else the last axis with several
     values that is neither in the grid's rows nor subject or seed; else the seed.
     """
     axes = values_of(cells)
+    if layout.published and layout.published not in PUBLISHED:
+        raise ValueError(
+            f"report: published: there is no table {layout.published!r}; {near(layout.published, PUBLISHED)}."
+        )
     for name in ("rows", "columns", "grid_rows", "grid_columns"):
         for axis in getattr(layout, name):
             if axis not in axes:

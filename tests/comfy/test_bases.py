@@ -302,7 +302,7 @@ def test_every_class_of_comfyui_is_trained_or_refused(pack: Pack) -> None:
 def test_the_documentation_lists_the_same(pack: Pack, root: Path) -> None:
     text = (root / "docs" / "architectures.md").read_text(encoding="utf-8")
     section = text.partition("## Which bases train")[2].partition("\n## ")[0]
-    trained, refused = section.split("Refused, with this as the error message")
+    trained, refused = section.split("Refused, with this error message")
     for part, names in ((trained, pack.bases.TRAINED), (refused, pack.bases.REFUSED)):
         rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("| ")][1:]
         listed = {name.strip() for row in rows for name in row[part is trained].split(",")}

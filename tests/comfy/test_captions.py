@@ -679,7 +679,7 @@ def nested() -> Any:
         (
             "sd3",
             lambda: {"samples": torch.zeros(1, 64, 100), "type": "audio"},
-            "picture 2 is sound, but SD3 wants pict",
+            "picture 2 is sound, but SD3 needs pict",
         ),
         ("sd3", lambda: {"samples": torch.zeros(1, 64, 64), "type": "hunyuan3dv2"}, "picture 2 is a 3D shape, but SD3"),
         ("sd3", lambda: {"samples": nested()}, "picture 2 contains picture and sound"),

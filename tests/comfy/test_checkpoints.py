@@ -123,6 +123,14 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     assert len(drift) == 3
     assert drift[0] < drift[-1]  # it drifts further away
 
+    # In one workflow with the training, which says where its checkpoints are: the same pictures and the same choice.
+    comfyui.reset()
+    whole_way = comfyui.run(
+        training() | comparison("none") | {"it": comparison("none", adapter=["train", 0])["it"]}, want=["it"]
+    )
+    assert "0 pictures sampled, 48 kept from before" in whole_way.output("it", 6)
+    assert whole_way.output("it", 6).splitlines()[0] == report.splitlines()[0]
+
     # ComfyUI's own sampler makes the same picture of the same file.
     content = comfyui.module("trainers.run.kept_pictures").content_of(file)
     prompt = comparison(name) | {
@@ -142,6 +150,34 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     own = comfyui.run(prompt, want=["decode"]).output("decode")[0].numpy() * 255
     with Image.open(pictures[content, 1.0, PROMPTS[1], 4]) as picture:
         assert np.abs(np.asarray(picture, dtype=np.float32) - own).max() <= 1.01  # 8 bits
+
+
+def test_overfitting_is_named(comfyui: Any) -> None:
+    """Two photos of a duck that are unlike each other, at a high rate: the pictures become those photos, whatever the
+    prompt says. The last checkpoint is not recommended, and the report says what it shows.
+    """
+    prompt = training_prompt("dreambooth", steps=EVERY * 3, learning_rate=3e-5, layers="everything", batch_size=4)
+    prompt |= {
+        "settings": settings(run_name="tests/overfitted/run", checkpoint_every=EVERY, keep=9),
+        "subject": node("DEFTDemoSubject", subject="duck", token="sks"),
+        "one": node("ImageFromBatch", image=["subject", 0], batch_index=0, length=1),
+        "two": node("ImageFromBatch", image=["subject", 0], batch_index=2, length=1),
+        "photos": node("ImageBatch", image1=["one", 0], image2=["two", 0]),
+        "latents": node("VAEEncode", pixels=["photos", 0], vae=["vae", 0]),
+        "captions": node("CLIPTextEncode", text="a sks duck", clip=["clip", 0]),
+    }
+    lines = "\n".join(line.replace("teddy bear", "duck") for line in PROMPTS)
+    compared = comparison("none", adapter=["train", 0], references=["photos", 0], prompts=lines)
+    report = comfyui.run(prompt | {name: compared[name] for name in ("latent", "scorer", "it")}, want=["it"]).output(
+        "it", 6
+    )
+    found = re.search(rf"^step {EVERY * 3} is overfitted: against step (\d+) DINO .*, CLIP-T down \(.*$", report, re.M)
+    assert found, report
+    assert "closer to the nearest training photo" in found[0]
+    chosen = re.match(r"Recommended: step (\d+)\.", report)
+    assert chosen
+    assert int(chosen[1]) < EVERY * 3
+    print(report)
 
 
 def seeds_of(row: Any) -> Any:
@@ -227,6 +263,23 @@ def test_what_the_node_refuses(comfyui: Any, folder: Path) -> None:
     assert "prompts: there are none" in comfyui.fail(comparison(folder.name, prompts=" \n"), want=["it"]).message
     prompt = comparison(folder.name)
     assert "no layer" in comfyui.fail(prompt, want=["it"]).message.lower()  # of another model
+
+
+def test_an_adapter_that_was_not_trained_here(comfyui: Any, folder: Path) -> None:
+    """A file knows no run; one whose folder is gone has no checkpoints."""
+    module = comfyui.module("nodes.checkpoint_files")
+    adapter_file(folder, "a_1")
+    adapter = comfyui.module("deft_ops.files").read(folder / "a_1.safetensors")
+    with pytest.raises(ValueError, match="adapter: it does not come from Train Adapter.*choose the run in"):
+        module.run_of(adapter)
+    adapter.run = comfyui.base / "elsewhere"
+    with pytest.raises(ValueError, match="adapter: it does not come from Train Adapter"):
+        module.run_of(adapter)
+    adapter.run = (comfyui.base / "output" / "gone_0123456789").resolve()
+    name, run = module.run_of(adapter)
+    assert name == "output/gone_0123456789"
+    with pytest.raises(ValueError, match="there are no adapter files in 'output/gone_0123456789'"):
+        module.checkpoints_of(name, run)
 
 
 def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:

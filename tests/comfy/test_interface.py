@@ -70,7 +70,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         ),
         "the widgets with method[para] were",
     ),
-    "a second widget of a seed that goes": (lambda node: node["inputs"].update(seed="INT, widget"), "seed control"),
+    "a second widget that comes": (lambda node: node["inputs"].update(steps="INT, widget, control"), "steps control"),
     "exchanged outputs": (lambda node: node["outputs"].reverse(), "output 0 was adapter: LORA_MODEL"),
     "an output before others": (lambda node: node["outputs"].insert(0, "new: INT"), "output 0 was"),
     "a removed output": (lambda node: node["outputs"].pop(), "output 4 was preview_sheet: IMAGE and is gone"),
@@ -96,6 +96,7 @@ def test_what_breaks_nothing_passes() -> None:
     nodes = copy.deepcopy(RECORD["nodes"])
     node = nodes["DEFTTrainAdapter"]
     node["inputs"] |= {"new": "INT, optional, widget", "method[new]": "option", "method[new].rank": "INT, widget"}
+    node["inputs"]["seed"] = "INT, widget"  # the front end knows seeds by their names
     node["outputs"].append("new: INT")
     nodes["DEFTNew"] = node
     assert make_interface.problems(RECORD, nodes, {}, "") == []

@@ -485,7 +485,7 @@ def test_an_unknown_network(targets: Any, caplog: pytest.LogCaptureFixture) -> N
 
 def test_the_error_names_the_general_rules(targets: Any) -> None:
     root = nn.ModuleDict({"one": nn.Linear(4, 4), "two": nn.Conv2d(4, 4, 1)})
-    with pytest.raises(ValueError, match=r"No layer of ModuleDict is left .* its layers end in one, two; .* general"):
+    with pytest.raises(ValueError, match=r"No layer of ModuleDict matches .* its layers end in one, two; .* general"):
         targets.select(root, ATTENTION)
     with pytest.raises(ValueError) as caught:
         targets.select(root, "all linear", "nowhere")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deft_pack.sweeps.peft_benchmark import prepare
+from deft_pack.sweeps.ready.peft_benchmark import prepare
 from deft_pack.workflow_sources import plans
 
 from .. import peft_files

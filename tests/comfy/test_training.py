@@ -626,7 +626,7 @@ def test_bad_input_is_told_in_a_sentence(pack: Pack) -> None:
     bad(pack, "Unknown method 'ia3': choose one of deft, para, lora", method="ia3")
     bad(pack, "Unknown choice of layers 'some'", layers="some")
     bad(pack, r"The layer pattern '\(' is not a regular expression", pattern="(")
-    bad(pack, "No layer of OpenAISignatureMMDITWrapper is left .* its layers end in", pattern="nowhere")
+    bad(pack, "No layer of OpenAISignatureMMDITWrapper matches .* its layers end in", pattern="nowhere")
 
 
 def test_a_loss_that_explodes_is_told_in_a_sentence(pack: Pack) -> None:

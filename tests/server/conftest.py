@@ -35,7 +35,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running ComfyServer (scripts/comfy_server.py) with the pack."""
     comfy_server = load_script("comfy_server")
     base = tmp_path_factory.mktemp("server base")
-    with comfy_server.ComfyServer(comfy_server.find_comfyui(), base) as running:
+    comfyui = comfy_server.find_comfyui()
+    (base / "input").mkdir()
+    shutil.copy(comfyui / "input" / "example.png", base / "input")  # which every ComfyUI has, and an example names
+    with comfy_server.ComfyServer(comfyui, base) as running:
         yield running
     assert running.process.poll() is not None
     shutil.rmtree(base, ignore_errors=True)

@@ -69,9 +69,10 @@ def servers_python() -> Path:
     return made.python
 
 
-def command(*words: str | Path) -> list[str]:
-    """The command line of `python -m sweeps`."""
-    return [sys.executable, "-c", SWEEPS, str(servers_python()), *map(str, words)]
+def command(*words: str | Path, preloaded: bool = True) -> list[str]:
+    """The command line of `python -m sweeps`. preloaded: its servers are forks; their memory is not measured then."""
+    start = ["-c", SWEEPS, str(servers_python())] if preloaded else ["-m", "sweeps"]
+    return [sys.executable, *start, *map(str, words)]
 
 
 def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
@@ -87,10 +88,10 @@ def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def sweeps(*words: str | Path, status: int = 0, timeout: float = 200) -> str:
-    """Run `python -m sweeps` to its end, with this exit status; what it has printed."""
+def sweeps(*words: str | Path, status: int = 0, timeout: float = 200, preloaded: bool = True) -> str:
+    """Run `python -m sweeps` to its end, with this exit status; what it has printed. preloaded: as in `command`."""
     done = subprocess.run(
-        command(*words),
+        command(*words, preloaded=preloaded),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
@@ -26,6 +27,8 @@ STEPS = 6
 SET = {
     **{trainer: {"steps": STEPS} for trainer in TRAINERS},
     "DEFTTrainingPreviews": {"every": 2, "steps": 2},
+    "DEFTTrainingSettings": {"checkpoint_every": STEPS // 2},
+    "DEFTCompareCheckpoints": {"prompts": "a sks teddy bear in the snow\na sks teddy bear", "steps": 2},
     "KSampler": {"steps": 2},
     "DEFTPrompts": {"prompts": "a sks teddy bear in the snow\na sks teddy bear"},
 }
@@ -44,7 +47,7 @@ ELSEWHERE = (
     "train_with_previews.json",
 )
 RUN_FILES = [path for path in UI_FILES if path in COMPLETE and path.name not in ELSEWHERE]
-BOTH = ("train_with_everything.json", "load_and_apply.json")
+BOTH = ("train_with_everything.json", "load_and_apply.json", "choose_a_checkpoint.json")
 RUNS = sorted(
     {(list(MODES)[number % 2], path) for number, path in enumerate(RUN_FILES)}
     | {(mode, path) for mode in MODES for path in RUN_FILES if path.name in BOTH}
@@ -273,6 +276,9 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
     assert seen["errors"] == []
     assert seen["complaints"] == []
     during, types = seen["seen"], named(path)
+    for node_id, kind in types.items():
+        if kind == "DEFTCompareCheckpoints":
+            assert_compared(seen["shown"][node_id], seen["outputs"][node_id]["text"])
     assert during["running"], during
     assert during["title"], during
     trainers = {node_id for node_id, kind in types.items() if kind in TRAINERS}
@@ -297,6 +303,17 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
         elif output.get("text"):
             assert_told(shown["text"], output["text"], types[node_id])
     assert shown_pictures or not any("Image" in kind or "Grid" in kind for kind in types.values())
+
+
+def assert_compared(shown: dict[str, Any], texts: list[str]) -> None:
+    """The checkpoints' grid and the recommended one are shown at the node."""
+    (width,) = shown["pictures"]
+    assert width > 4 * 64  # two prompts, two seeds
+    (text,) = texts
+    assert re.match(rf"Recommended: step ({STEPS // 2}|{STEPS})\. ", text)
+    place = r"output/choose_a_checkpoint/training_\w+/adapter_\d+\.safetensors"
+    assert re.search(rf"^The file: {place}, strength 1\.$", text, re.MULTILINE)
+    assert_told(shown["text"], texts, "DEFTCompareCheckpoints")
 
 
 def assert_told(shown: str, texts: list[str], kind: str) -> None:

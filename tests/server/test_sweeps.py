@@ -81,7 +81,7 @@ def clean(server: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """The plan TRAINED and the store of one run without any trouble, on a server of the runner's own."""
     folder = tmp_path_factory.mktemp("clean")
     plan = write_plan(folder, trained(), TRAINED)
-    out = sweeps("run", plan, "--store", folder / "store", *own(server.base))
+    out = sweeps("run", plan, "--store", folder / "store", *own(server.base), preloaded=False)
     assert f"{TRAININGS + PICTURES} done, 0 failed, 0 cancelled" in out
     return plan, folder / "store"
 

@@ -31,6 +31,11 @@ TRIES = {
         "python -m sweeps report PLAN [--rows method,rank] [--grid-columns prompt] "
         "[--metrics CLIP-I,DINO] [--out FOLDER]",
     ],
+    "tests/server/test_sweep_peft.py::test_the_whole_benchmark": [
+        "python -m sweeps peft photos default_training_params.json",
+        "python -m sweeps run sweeps/plans/peft_benchmark.yaml",
+        "python -m sweeps report sweeps/plans/peft_benchmark.yaml",
+    ],
     "tests/server/test_sweeps.py::test_two_servers_of_one_runner": [
         "python -m sweeps run PLAN --server http://127.0.0.1:8188 --server http://other:8188",
     ],

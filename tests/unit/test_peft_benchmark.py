@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_pack.sweeps.peft_benchmark import prepare, split
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.ready.peft_benchmark import prepare, split
 
 from ..peft_files import CAPTIONS, DRIFT, PLAN, PROMPTS, SIDE, peft_files
 

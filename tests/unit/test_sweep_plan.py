@@ -181,7 +181,6 @@ WRONG = {
     MINIMAL
     + "outputs: {numbers: {n: {pattern: x}}}\n": "the number 'n': `node` is missing: write the title of the node",
     MINIMAL + "report: {row: [x]}\n": "unknown word 'row'; near: rows",
-    MINIMAL + "report: {published: PEFT}\n": "`published` 'PEFT' is no published table; near: PEFT, image generation",
     MINIMAL + "report: {published: [PEFT]}\n": "`published` is set to ['PEFT']; write a plain value",
     MINIMAL + "report: {rows: {a: b}}\n": "`report`: `rows` is {'a': 'b'}: write a name",
     AXIS + "3\n": "the axis a must be a mapping of values, range, seeds",

@@ -503,6 +503,7 @@ def test_an_older_report_is_replaced(sweep: Store, tmp_path: Path):
         (Layout(columns=("xyz",)), "columns: .*'xyz'; there are: method, rank, subject, prompt, seed"),
         (Layout(grid_rows=("Seed",)), "grid rows: .*near: seed"),
         (Layout(grid_columns=("",)), "grid columns"),
+        (Layout(published="PEFT"), "published: there is no table 'PEFT'; near: PEFT, image generation"),
     ],
 )
 def test_unknown_axes_are_named(sweep: Store, tmp_path: Path, layout: Layout, hint: str):

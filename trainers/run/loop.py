@@ -185,6 +185,7 @@ def made_before(
     if folder is not None and shown is not None and shown.judge is not None:
         scored = list(preview_scores.read(folder.preview_lines(), shown.measured()).items())
     names = {*parsed.layers, *(key.rpartition(".")[0] for key in parsed.foreign)}
+    made.adapter.run = folder.path if folder else None
     title = training_title(settings, len(names), sum(name.startswith("text_encoders.") for name in names))
     lines = [
         report.again(made.file),
@@ -243,6 +244,7 @@ def trained(trainer: Trainer, run: TrainingRun, needed: memory.Estimate) -> Trai
     adapter.metadata = report.metadata(trainer, run.identity, change) | adapters.describe(adapter)
     if trainer.step > first:
         adapter.training_seconds = seconds / (trainer.step - first) * trainer.step
+    adapter.run = run.folder.path if run.folder else None
     return TrainingResult(
         adapter,
         trainer.losses,

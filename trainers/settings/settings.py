@@ -145,7 +145,7 @@ class Settings:
     weight_decay: float = entry(
         Number(
             shown=10.0,
-            step=0.001,
+            step=0.0001,
             advanced=True,
             words="Weight decay of the optimizer; pulls the adapter's values towards zero.",
         ),

@@ -42,8 +42,8 @@ TABLE = Table(
     ],
     0.25,
 )
-# MAXNORM8650/DEFT, dreambench_plus: what its commands and its sampling say (docs/tables.md). The decay is that of the
-# LoRA script; DEFT's own script is in no public version.
+# MAXNORM8650/DEFT, dreambench_plus: what its commands and its sampling say (docs/tables.md). DEFT's own script is in no
+# public version.
 REPOSITORY = replace(
     TABLE,
     title=f"{TABLE.title}, as in the authors' repository",
@@ -56,12 +56,12 @@ REPOSITORY = replace(
         Method(
             "DEFT r8",
             method("deft", rank=8, alpha=0.0, projector="ppt", start="paper") | SDXL,
-            {"preset": "DEFT r8 (SDXL)", "weight_decay": 1e-4},
+            {"preset": "DEFT r8 (SDXL)"},
         ),
         Method(
             "LoRA r4",
             low_rank("lora", 4) | SDXL,
-            {"preset": "LoRA r4 (SDXL)", "weight_decay": 1e-4, "gaussian_start": True},
+            {"preset": "LoRA r4 (SDXL)", "gaussian_start": True},
         ),
     ],
     noises=len(NINE),

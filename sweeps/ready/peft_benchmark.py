@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .writing import write
+from ..writing import write
 
 PHOTOS, TESTS, REPEATS = "instance_prompts", "test_size", 3  # it draws each test caption three times
 DRIFT = "drift_image_prompts"
@@ -49,7 +49,7 @@ def prepare(photos: Path, parameters: Path, inputs: Path, prompts: Path) -> list
     """
     from PIL import Image
 
-    from ..scoring.pictures import FilePictures, picture_files
+    from ...scoring.pictures import FilePictures, picture_files
 
     given = _read(parameters)
     captions, drift = _texts(given, PHOTOS, parameters), _texts(given, DRIFT, parameters)

@@ -1,0 +1,1 @@
+"""What ready plans need before they run, made out of files that others have published."""
