@@ -229,7 +229,7 @@ class Runner:
         except OSError as error:
             self.stopping = True
             self.result.stopped = (
-                f"the store {self.store.root} cannot be used ({f'{error}'.rstrip('.')}); correct this and run the same "
+                f"the store {self.store.root} cannot be used ({str(error).rstrip('.')}); correct this and run the same "
                 "command again: finished cells are kept"
             )
         finally:
