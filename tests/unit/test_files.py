@@ -501,14 +501,13 @@ def test_native_round_trip(tmp_path: Path, name: str, options: dict, alpha: floa
 def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
     """Byte for byte, in processes of their own: safetensors alone orders the metadata by chance."""
     program = (
-        "import importlib.util, sys, torch; spec = importlib.util.spec_from_file_location('safe', sys.argv[1]); "
-        "safe = importlib.util.module_from_spec(spec); spec.loader.exec_module(safe); "
-        "safe.write_tensors({'b': torch.ones(3), 'a': torch.zeros(2, 2)}, safe.Path(sys.argv[2]), "
+        "import sys, torch, tests.conftest; from deft_pack.deft_ops.files import safe; "
+        "safe.write_tensors({'b': torch.ones(3), 'a': torch.zeros(2, 2)}, safe.Path(sys.argv[1]), "
         "{f'key {number} \u00e9': str(number) for number in range(20)})"
     )
-    source = Path(files.__file__).parent / "safe.py"
+    root = Path(__file__).resolve().parent.parent.parent
     for name in ("one", "two"):
-        subprocess.run([sys.executable, "-c", program, str(source), str(tmp_path / name)], check=True)
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / name)], cwd=root, check=True)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     with safe_open(tmp_path / "one", framework="pt") as file:
         assert file.metadata() == {f"key {number} \u00e9": str(number) for number in range(20)}
