@@ -2,8 +2,9 @@
 
 `Preloaded(folder).python` is the path of a program that takes the place of the Python interpreter:
 
-* `PROGRAM COMFYUI/main.py ...` becomes a fork of a process that has imported the packages of MODULES. The fork runs
-  that main.py as the interpreter would, with the arguments, environment, folder and files of the program.
+* `PROGRAM COMFYUI/main.py ...` becomes a fork of a process that has imported the libraries of scripts/forked_server.py,
+  which forks servers that a script itself starts; these here are started by other programs. The fork runs that main.py
+  as the interpreter would, with the arguments, environment, folder and files of the program.
 * Everything else is run by the interpreter itself, and so is a main.py where an environment variable differs that is
   read at an import (AT_IMPORT), or when the process that is forked is gone.
 
@@ -26,31 +27,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# ComfyUI's packages that take longest to import; none of ComfyUI, whose modules read the command line.
-MODULES = (
-    "torch",
-    "torch._dynamo",
-    "torchvision",
-    "torchaudio",
-    "torchsde",
-    "transformers",
-    "spandrel",
-    "kornia",
-    "scipy.stats",
-    "scipy.integrate",
-    "scipy.ndimage",
-    "scipy.signal",
-    "alembic.context",
-    "sqlalchemy.orm",
-    "sqlalchemy.dialects.sqlite",
-    "aiohttp.web",
-    "pydantic_settings",
-    "requests",
-    "av",
-    "yaml",
-    "PIL.Image",
-    "einops",
-)
+from .scripts import load_script
+
 AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "TORCH_", "CUDA_")
 # The program: as little of Python as possible.
 PROGRAM = """#!{interpreter} -IS
@@ -98,9 +76,10 @@ class Preloaded:
             PROGRAM.format(interpreter=sys.executable, at_import=at_import(), prefixes=AT_IMPORT, address=address)
         )
         self.python.chmod(0o755)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        libraries = load_script("forked_server").LIBRARIES
+        command = [sys.executable, "-m", __spec__.name, address, *libraries]
+        root = Path(__file__).resolve().parent.parent
+        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
             raise RuntimeError(f"{__file__} has ended with {self._process.wait()}.")
@@ -111,9 +90,9 @@ class Preloaded:
         self._process.communicate()
 
 
-def serve(address: str) -> None:
-    """Fork for each request until this process's standard input is closed."""
-    for name in MODULES:
+def serve(address: str, libraries: list[str]) -> None:
+    """Import the libraries, and fork for each request until this process's standard input is closed."""
+    for name in libraries:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -166,6 +145,8 @@ def become(folder: str, arguments: list[str], environment: dict[str, str], files
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     sys.argv, sys.path[0] = arguments, os.path.dirname(arguments[0])
@@ -174,4 +155,4 @@ def become(folder: str, arguments: list[str], environment: dict[str, str], files
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])
