@@ -31,6 +31,8 @@ def caption_file(name: str) -> Path:
         FileNotFoundError: no such file.
         ValueError: a place outside the input folder, or no text of a subject.
     """
+    if name == NOTHING:
+        raise ValueError("ComfyUI's input has no subjects of DreamBench++: put its folder data there and press R.")
     root = Path(folder_paths.get_input_directory())
     path = root / str(name)
     inside = "\0" not in str(name) and path.resolve().is_relative_to(root.resolve())

@@ -36,7 +36,8 @@ function addInputs(page, text, own) {
     const [caption, empty, latent] = [place('CLIPTextEncode', 400), place('CLIPTextEncode', 800), place('EmptyLatentImage', 1200)]
     set(caption, { text })
     set(latent, { width: 64, height: 64 })
-    set(previews, { control_after_generate: 'fixed' })
+    // Older front ends call it by its first value.
+    previews.widgets[previews.widgets.findIndex((widget) => widget.name === 'seed') + 1].value = 'fixed'
     for (const node of [caption, empty]) join(of('DEFTDemoTextEncoder'), node, 'clip')
     join(of('VAELoader'), previews, 'vae')
     join(caption, previews, 'positive')

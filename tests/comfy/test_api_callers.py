@@ -27,7 +27,7 @@ CLEAR = {"ValueError", "FileNotFoundError", "NotWritten"}
 # checkpoints.
 NEED_MORE = {
     *("DEFTExtractAdapter", "DEFTFidelityPlot", "DEFTScoreImages", "DEFTScoreDrift", "DEFTScoreDiversity"),
-    "DEFTTrainTextualInversion",
+    *("DEFTTrainTextualInversion", "DEFTLoadDreamBench"),
     "DEFTCompareCheckpoints",
 }
 VALUES: dict[str, Any] = {"nothing": None}

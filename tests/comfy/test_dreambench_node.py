@@ -58,7 +58,7 @@ def test_the_list_has_texts_of_subjects_only(comfyui: Any, data: Path) -> None:
     shutil.rmtree(data / "captions")
     (only,) = comfyui.pack_nodes["DEFTLoadDreamBench"].GET_SCHEMA().inputs[0].options
     assert only == "no captions in input"
-    with pytest.raises(ValueError, match="'no captions in input' is no .txt file below a folder captions"):
+    with pytest.raises(ValueError, match="ComfyUI's input has no subjects of DreamBench++"):
         comfyui.pack_nodes["DEFTLoadDreamBench"].execute(only)
 
 

@@ -236,7 +236,7 @@ def test_what_cannot_be_extracted_is_said(pack: Pack) -> None:
     norm = dict(tuned.model.named_parameters())[f"{SD3_NORM}.weight"]
     with torch.inference_mode():
         norm += 1
-    with pytest.raises(ValueError, match=rf"No layer .* 1 others have \({SD3_NORM}\)"):
+    with pytest.raises(ValueError, match=rf"None of the chosen layers .* 1 others have \({SD3_NORM}\)"):
         pack.extract(base, tuned)
     tuned = fine_tuned(models.sd3)
     for options, sentence in (
