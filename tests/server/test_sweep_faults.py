@@ -102,7 +102,7 @@ def test_a_prompt_that_is_always_taken_out_is_cancelled(server: Any) -> None:
                 times += bool(server.get("/queue")["queue_pending"])
                 server.post("/queue", {"clear": True})
                 await asyncio.sleep(0.05)
-            with pytest.raises(Interrupted, match="out of the server's queue"):
+            with pytest.raises(Interrupted, match="from the server's queue"):
                 await mine
         return times
 
@@ -200,7 +200,7 @@ def test_one_control_c_after_the_queue_was_cleared(server: Any, tmp_path: Path) 
     process.send_signal(signal.SIGINT)
     read_until(process, "finishing")
     server.post("/queue", {"clear": True})
-    assert "cancelled" in read_until(process, "out of the server's queue")
+    assert "cancelled" in read_until(process, "from the server's queue")
     server.post("/interrupt", {})
     out = process.communicate(timeout=60)[0]
     assert process.returncode == 1
