@@ -1,4 +1,4 @@
-"""Errors of writing files: each has the name of the file, the system's own words, and what to do."""
+"""Errors of files: each has the name of the file, the system's own words, and what to do."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ class NotWritten(OSError):
     def __str__(self) -> str:
         """The error message."""
         return f"{self.filename} could not be written ({self.strerror}): {advice(self)}."
+
+
+def described(error: BaseException) -> str:
+    """The text of any error: a system's own error of a file has the file's name, the system's words and what to do."""
+    if isinstance(error, NotWritten) or not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}: {advice(error)}." if error.errno in _ADVICE else str(error)
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name: the system's own words, or what the content's reader says."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
 def advice(error: OSError) -> str:

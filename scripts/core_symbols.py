@@ -18,20 +18,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from rooms import ROOMS
+
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = (
-    "deft_ops",
-    "models",
-    "matching",
-    "patches",
-    "convert",
-    "trainers",
-    "nodes",
-    "scoring",
-    "reports",
-    "sweeps",
-    "disk",
-)
 CORE = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "node_helpers"}
 CORE |= {"execution", "server", "nodes"}  # relative imports of `nodes` are of the pack's own
 ROUTE = re.compile(r"""fetchApi\(\s*["'`](/[^"'`?$]*)""")

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from environment import ROOT, cache_dir, comfyui_dir, copy_linked, environment_python
+from rooms import ROOMS
 
 PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 LIGHT = (
@@ -50,19 +51,6 @@ TOUCHING = (
     "tests/comfy/test_peft_records.py",
     "tests/comfy/test_peft_tuners.py",
     "tests/comfy/test_scoring_nodes.py",
-)
-ROOMS = (
-    "deft_ops",
-    "models",
-    "matching",
-    "patches",
-    "convert",
-    "trainers",
-    "nodes",
-    "scoring",
-    "reports",
-    "sweeps",
-    "disk",
 )
 WITHOUT_TORCH = (
     *("test_sweep", "test_scoring_scores", "test_scoring_st", "test_scoring_tables", "test_interval_coverage"),

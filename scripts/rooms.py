@@ -1,4 +1,5 @@
-"""A folder of the pack as a package of its own: with the pack's root on sys.path its `nodes` would hide ComfyUI's."""
+"""The folders of the pack's Python code, and one of them as a package of its own: with the pack's root on sys.path its
+`nodes` would hide ComfyUI's."""
 
 from __future__ import annotations
 
@@ -9,6 +10,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "deft_ops",
+    "models",
+    "matching",
+    "patches",
+    "convert",
+    "trainers",
+    "nodes",
+    "scoring",
+    "reports",
+    "sweeps",
+    "disk",
+)
 
 
 def load_room(folder: str, module: str) -> Any:

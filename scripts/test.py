@@ -20,23 +20,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from rooms import ROOMS
+
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path(os.environ.get("DEFT_TEST_LOGS") or tempfile.mkdtemp(prefix="deft-test-logs-"))
-TYPED = (
-    "deft_ops",
-    "models",
-    "matching",
-    "patches",
-    "convert",
-    "trainers",
-    "nodes",
-    "scoring",
-    "reports",
-    "sweeps",
-    "disk",
-    "benchmarks",
-    "workflow_sources",
-)
+TYPED = (*ROOMS, "benchmarks", "workflow_sources")
 # Some forty ComfyUI servers are started: without bytecode each would compile all of ComfyUI and the pack again.
 COMMON = {
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),

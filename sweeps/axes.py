@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..disk.errors import reason
 from .plan_file import AxisPart, AxisSetting, words
 from .schema import near
 
@@ -121,7 +122,7 @@ def _rows(part: AxisPart, folder: Path) -> list[Value]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: check `csv`.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from error
+        raise ValueError(f"{path} cannot be read ({reason(error)}): check `csv` and the file.") from error
 
 
 def _row_values(part: AxisPart, path: Path, reader: csv.DictReader[str]) -> list[Value]:

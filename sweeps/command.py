@@ -25,6 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..disk.errors import described
 from .access import API_KEY, PASSWORD, TOKEN, access_to
 from .cells import Cells, Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`
         return 0
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"sweeps: {error}", file=sys.stderr)
+        print(f"sweeps: {described(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..disk.errors import described
 from .access import Access
 from .cells import Cells, Compiler
 from .client import Client, Facts
@@ -209,7 +210,7 @@ async def started(workers: Sequence[Worker], progress: SweepProgress) -> list[Wo
     if len(errors) == len(workers):
         raise errors[0]
     for error in errors:
-        progress.log(f"a server failed: {error}")
+        progress.log(f"a server failed: {described(error)}")
     return [worker for worker, outcome in zip(workers, outcomes) if not isinstance(outcome, BaseException)]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..disk.errors import reason
 from .axes import MOST_VALUES, Axis, read_axis
 from .plan_file import PlanFile, read_plan_file
 from .schema import near
@@ -71,7 +72,10 @@ def read_plan(path: Path) -> Plan:
     except FileNotFoundError:
         raise ValueError(f"The plan {path} does not exist: check its name.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The plan {path} cannot be read: {error}.") from error
+        raise ValueError(
+            f"The plan {path} cannot be read ({reason(error)}): check its name and permissions, and that it is "
+            "saved as UTF-8."
+        ) from error
     except yaml.YAMLError as error:
         raise ValueError(f"The plan {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except RecursionError as error:

@@ -67,14 +67,11 @@ class Store:
         join: the plan may use the store of another plan; equal cells are the same cell.
         """
         store, marker = cls(root), root / "store.json"
-        if not marker.is_file():
-            if not plan:
-                raise ValueError(f"{root} is not the store of a sweep: name the folder that `sweeps run` has made.")
-            foreign = root.exists() and any(not path.name.startswith(".store.json.") for path in root.iterdir())
-            if foreign and not marker.is_file():  # another runner may just have made it
-                raise ValueError(f"{root} is not empty and not the store of a sweep: name another folder with --store.")
-            if not foreign:
-                write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
+        if not plan and not marker.is_file():
+            raise ValueError(f"{root} is not the store of a sweep: name the folder that `sweeps run` has made.")
+        if plan:
+            with named(marker):
+                cls._make(marker, plan)
         try:
             content = json.loads(marker.read_bytes())
             plans = list(content["plans"])
@@ -93,6 +90,18 @@ class Store:
                 )
             write(marker, json.dumps(content | {"plans": [*plans, plan]}).encode())
         return store
+
+    @staticmethod
+    def _make(marker: Path, plan: str) -> None:
+        """The file that makes a folder a store, where there is none yet."""
+        root = marker.parent
+        if marker.is_file():
+            return
+        foreign = root.exists() and any(not path.name.startswith(".store.json.") for path in root.iterdir())
+        if not foreign:
+            write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
+        elif not marker.is_file():  # another runner may just have made it
+            raise ValueError(f"{root} is not empty and not the store of a sweep: name another folder with --store.")
 
     def folder(self, key: str, status: Status = "done") -> Path:
         """The folder of a cell of that key and status."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...disk.errors import reason
 from ..writing import write
 
 PHOTOS, TESTS, REPEATS = "instance_prompts", "test_size", 3  # it draws each test caption three times
@@ -115,7 +116,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): name PEFT's default_training_params.json.") from error
+        raise ValueError(
+            f"{path} cannot be read ({reason(error)}): name PEFT's default_training_params.json."
+        ) from error
     if not isinstance(given, dict):
         raise ValueError(f"{path} is not PEFT's default_training_params.json: it holds no names with values.")
     return given

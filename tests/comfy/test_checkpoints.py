@@ -136,17 +136,32 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     prompt = comparison(name) | {
         "file": node("DEFTLoadAdapterFile", file=f"{name}/{file.name}", projector="auto"),
         "apply": node(
-            "DEFTApplyAdapter", model=["model", 0], adapter=["file", 0], strength_model=1.0, strength_clip=1.0,
-            removal=1.0, injection=1.0, stacking="sequential",
+            "DEFTApplyAdapter",
+            model=["model", 0],
+            adapter=["file", 0],
+            strength_model=1.0,
+            strength_clip=1.0,
+            removal=1.0,
+            injection=1.0,
+            stacking="sequential",
         ),
         "text": node("CLIPTextEncode", text=PROMPTS[1], clip=["clip", 0]),
         "none": node("CLIPTextEncode", text="", clip=["clip", 0]),
         "sample": node(
-            "KSampler", model=["apply", 0], seed=4, steps=6, cfg=2.0, sampler_name="euler", scheduler="simple",
-            positive=["text", 0], negative=["none", 0], latent_image=["latent", 0], denoise=1.0,
+            "KSampler",
+            model=["apply", 0],
+            seed=4,
+            steps=6,
+            cfg=2.0,
+            sampler_name="euler",
+            scheduler="simple",
+            positive=["text", 0],
+            negative=["none", 0],
+            latent_image=["latent", 0],
+            denoise=1.0,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
-    }  # fmt: skip
+    }
     own = comfyui.run(prompt, want=["decode"]).output("decode")[0].numpy() * 255
     with Image.open(pictures[content, 1.0, PROMPTS[1], 4]) as picture:
         assert np.abs(np.asarray(picture, dtype=np.float32) - own).max() <= 1.01  # 8 bits

@@ -52,14 +52,23 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     again = prompt | {
         "final": applied(["train", 0]),
         "sample": node(
-            "KSampler", model=["final", 0], seed=3, steps=2, cfg=3.0, sampler_name="euler", scheduler="simple",
-            positive=["prompt", 0], negative=["prompt", 0], latent_image=["empty", 0], denoise=1.0,
+            "KSampler",
+            model=["final", 0],
+            seed=3,
+            steps=2,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="simple",
+            positive=["prompt", 0],
+            negative=["prompt", 0],
+            latent_image=["empty", 0],
+            denoise=1.0,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
         "score": node(
             "DEFTScoreImages", scorer=["scorer", 0], images=["decode", 0], references=["subject", 0], text=TEXT
         ),
-    }  # fmt: skip
+    }
     scores = comfyui.run(again, want=["score"])
     clip_t, dino = scores.output("score", 2), scores.output("score", 3)
     assert lines[-1]["scores"] == pytest.approx({"DINO": dino, "CLIP-T": clip_t}, abs=2e-3)
@@ -192,6 +201,22 @@ def test_damaged_lines_of_scores(pack: Any) -> None:
     ]
     assert module.read([good, *bad], "m") == {20: {"DINO": 0.5}}
     assert module.read(bad, "m") == {}
+
+
+def test_what_a_run_takes_over_from_before_it_was_killed(pack: Any) -> None:
+    """From a checkpoint older than the last scored preview: that preview is made again, and nothing is said of it."""
+    module = pack.trainers.run.preview_scores
+    lines = [module.line_of(step, {"DINO": step / 10}, "m") for step in (0, 2, 4, 6)]
+    judge = module.Judge(lambda _: ({}, ()), "m")
+    scores = module.PreviewScores(judge, "m")
+    scores.go_on(lines, 4)
+    assert (scores.scored, scores.remarks) == ([(0, {"DINO": 0.0}), (2, {"DINO": 0.2}), (4, {"DINO": 0.4})], [])
+    other = module.PreviewScores(judge, "other")
+    other.go_on(lines, 4)
+    assert other.scored == []
+    assert [remark.partition(" were made of")[0] for remark in other.remarks] == [
+        "the scores of the previews up to step 4"
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

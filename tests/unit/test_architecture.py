@@ -13,21 +13,10 @@ import pytest
 
 from deft_pack.deft_ops import methods
 
+from ..scripts import load_script
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = (
-    "deft_ops",
-    "models",
-    "matching",
-    "patches",
-    "convert",
-    "trainers",
-    "nodes",
-    "scoring",
-    "reports",
-    "sweeps",
-    "demo",
-    "disk",
-)
+FOLDERS = (*load_script("rooms").ROOMS, "demo")
 NOT_SHIPPED = ("demo/run.py", "demo/recipe")  # left out by .comfyignore
 # Who may import whom (besides itself). The root imports nodes only.
 ARROWS = {

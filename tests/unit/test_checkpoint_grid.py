@@ -20,12 +20,23 @@ def grid(marks: list[str], first_seed_only: bool = False) -> np.ndarray:
     scores = Scores(
         tuple(
             Score(
-                "DINO", (0.1, 0.2, 0.3, 0.4), name, "", 4, 1, "demo", "all", 1.0, "DINO", "", texts,
+                "DINO",
+                (0.1, 0.2, 0.3, 0.4),
+                name,
+                "",
+                4,
+                1,
+                "demo",
+                "all",
+                1.0,
+                "DINO",
+                "",
+                texts,
                 tuple(f"{name} {place}" for place in range(4)),
             )
             for name in NAMES
         )
-    )  # fmt: skip
+    )
     return checkpoint_grid(pictures, NAMES, marks, scores, PROMPTS, SEEDS, pictures[0][:1], first_seed_only)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -383,6 +384,44 @@ def test_what_the_system_refuses_the_store(tmp_path: Path) -> None:
     (tmp_path / "tmp").write_bytes(b"")
     with pytest.raises(errors.NotWritten, match=rf"tmp/\S+ {advice}"):
         store.scratch()
+
+
+def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line with the file, the reason and what to do: of the store, a server's own folder and files to read."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.yaml").mkdir()
+    plan, long = ROOT / "sweeps" / "plans" / "demo.yaml", "a" * 300
+
+    def said(*arguments: object) -> str:
+        assert command.main(list(map(str, arguments))) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert "[Errno" not in line
+        return line
+
+    for name in ("plan", "run"):
+        line = said(name, plan, "--store", tmp_path / long)
+        assert line.endswith("aaa/store.json could not be written (File name too long): choose a shorter name.\n")
+        line = said(name, plan, "--store", tmp_path / "file")
+        assert "file/store.json could not be written (Not a directory): a file has the name of the folder" in line
+    for name in ("status", "report", "clean"):
+        assert "aaa: File name too long: choose a shorter name." in said(name, tmp_path / long)
+        assert "file is not the store of a sweep: name" in said(name, plan, "--store", tmp_path / "file")
+    assert "folder.yaml cannot be read (Is a directory): check its name" in said("plan", tmp_path / "folder.yaml")
+    assert "aaa cannot be read (File name too long): check its name" in said("plan", tmp_path / long)
+    comfyui = tmp_path / "ComfyUI"
+    comfyui.mkdir()
+    (comfyui / "main.py").write_text("")
+    for folder in ("work", "work/server-1"):
+        store = tmp_path / folder.replace("/", "-")
+        store.mkdir()
+        Store.open(store, "demo")
+        (store / folder).parent.mkdir(exist_ok=True)
+        (store / folder).write_bytes(b"")
+        line = said("run", plan, "--store", store, "--comfyui", comfyui, "--quiet")
+        assert re.search(
+            rf"{folder}\S*: (Not a directory|File exists): a file has the name of the folder, choose", line
+        )
 
 
 def test_a_link_names_the_file_that_is_to_blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,8 @@ class PreviewScores:
     def go_on(self, lines: Sequence[Mapping[str, Any]], step: int) -> None:
         """Take over the scores of an earlier session up to a step, by the lines of its log."""
         self.values = {at: values for at, values in read(lines, self.measured).items() if at <= step}
-        if others := [at for line in lines if isinstance(at := line.get(PREVIEW), int) and at not in self.values]:
+        steps = {at for line in lines if isinstance(at := line.get(PREVIEW), int) and at <= step}
+        if others := steps - set(self.values):
             self.remarks.append(
                 f"the scores of the previews up to step {max(others)} were made of another scorer, photos, text or "
                 "previews, and are not compared"
