@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workflow["4"] = {"class_type": "LoadImage", "inputs": {"image": "none.png"}, "_meta": {"title": "Photo"}}
     workflow["6"]["inputs"]["text"] = "a photo of a sks teddy bear"
     workflow["8"]["inputs"]["text"] = "a sks teddy bear on a red background"
-    workflow["20"]["inputs"].update({"steps": 30, "batch_size": 1})
+    workflow["20"]["inputs"].update({"steps": 12, "batch_size": 1})
     workflow["20"]["_meta"]["title"] = "Train"
     workflow["43"]["inputs"].update({"model": ["30", 0], "steps": 3})
     workflow["43"]["_meta"]["title"] = "Sample"
