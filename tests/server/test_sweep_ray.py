@@ -309,7 +309,7 @@ def test_a_cell_is_cancelled(folder: Path, comfyui: Path, cluster: None, plain: 
 
     result, queue = asyncio.run(run())
     assert set(result.counts) == {"cancelled"}
-    assert "by hand" in result.stopped
+    assert "run the same command again" in result.stopped
     assert queue == {"queue_running": [], "queue_pending": []}
     assert not store.keys("done")
 
