@@ -29,8 +29,8 @@ COMBINED = "comfy/"  # where combinations are left out, and where there is an ol
 
 
 def one_of_each_name(ids: list[str]) -> list[str]:
-    """Of those that differ by what stands before the first hyphen the first."""
-    return list({each.partition("-")[2]: each for each in reversed(ids)}.values())
+    """Of those that differ by what stands before the first hyphen the last."""
+    return list({each.partition("-")[2]: each for each in ids}.values())
 
 
 def all_but(*names: str) -> Callable[[list[str]], list[str]]:
@@ -55,7 +55,7 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     "server/test_front_end.py::test_opens": lambda ids: [
         each for each in ids if each.startswith("vue-") or each == "canvas-compare_methods"
     ],
-    # The first two examples run in both kinds of nodes, all others in one.
+    # Three examples run in both kinds of nodes, of which every day with Vue's, all others in one.
     "server/test_front_end.py::test_runs_from_the_page": one_of_each_name,
     "server/test_front_end.py::test_widgets_appear_where_they_apply": ("vue",),
     "server/test_runs_page.py::test_the_tab": ("vue",),

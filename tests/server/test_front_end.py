@@ -38,7 +38,7 @@ PICTURED = ("compare_methods.json", "deft_table1.json", "train_with_previews.jso
 OPENED = [(mode, path) for mode in MODES for path in UI_FILES]
 READABLE = 8 / 14  # of the size at which a node's text is 14 pixels high: the page draws none below 8
 # Run from the page: all kinds of nodes that the examples have. comfy-cli runs each example (test_server.py), and
-# train_with_previews is run below. Each with one of the two, in turns; the first two with both.
+# train_with_previews is run below. Each with one of the two, in turns; those in BOTH with both.
 ELSEWHERE = (
     "compare_methods.json",
     "deft_against_lora.json",
