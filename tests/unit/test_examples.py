@@ -33,6 +33,7 @@ WANTED = {
     "diverse_prompts",
     "deft_against_lora",
     "scene_personalisation",
+    "scene_personalisation_garden",
     "train_with_previews",
     "stack_two_concepts",
     "export_as_lora",
