@@ -288,7 +288,9 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
         training = max(trainers, key=lambda node_id: len(during["previews"].get(node_id, ())))
         assert any(0 < value < 1 for value in during["progress"][training])
         assert any(f"step {STEPS}/{STEPS}" in text for text in during["texts"][training])
-        assert len(during["previews"][training]) >= 2
+        assert during["previews"][training]  # a busy page draws not each of them
+        if "DEFTCompareCheckpoints" in types.values():  # previews are scored, too: what the dashed lines are
+            assert re.search(r"DINO \d\.\d{3}\s+CLIP-T \d\.\d{3}", seen["shown"][training]["text"])
         if MODES[mode]:
             assert any(0 < width < 100 for width in during["bars"][training])
     shown_pictures = 0
