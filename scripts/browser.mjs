@@ -16,6 +16,7 @@
 //   node browser.mjs prompts   SERVER_URL LIST.json
 //   node browser.mjs plan      SERVER_URL OPTIONS
 //   node browser.mjs blueprint SERVER_URL API.json OPTIONS NAME [NAME ...]
+//   node browser.mjs training  SERVER_URL OPTIONS UI.json
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments; what it returns is
@@ -33,7 +34,7 @@ import { openPage } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
-  'search', 'blueprint', 'first', 'runs', 'prompts', 'plan'
+  'search', 'blueprint', 'first', 'runs', 'prompts', 'plan', 'training'
 ]
 
 // [command, ...arguments] each.

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 TITLE = 30  # height of a node's title, above its position
+ROOM_OF_PREVIEWS = 460  # pixels by which a training node grows: its text, the curve, all previews and the last one
 MOST_NODES = 16  # on top, the note too
 # The page shows a template in three quarters of its window, and text below 0.571 of its size not at all: tests/server
 # opens each on 1920 x 1080.
@@ -135,6 +136,31 @@ def test_all_examples_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_graph_can_be_read(name: str) -> None:
     assert problems(ui(name)) == []
+
+
+def covered(graph: dict[str, Any]) -> list[tuple[int, int]]:
+    """The nodes that lie where a training on top shows its curve and previews, each with the training's node."""
+    rooms = {}
+    for node in graph["nodes"]:
+        if any(item["name"] == "previews" and item["link"] for item in node["inputs"]):
+            left, _, right, bottom = box(node)
+            rooms[node["id"]] = (left, bottom, right, bottom + ROOM_OF_PREVIEWS)
+    return [
+        (number, other["id"]) for number, room in rooms.items() for other in graph["nodes"] if overlap(box(other), room)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_with_previews_covers_no_node(name: str) -> None:
+    assert covered(ui(name)) == []
+
+
+def test_a_covered_node_is_found() -> None:
+    graph = ui("train_with_previews")
+    below = next(node for node in graph["nodes"] if node["type"] == "SaveImage")
+    trainer = next(node for node in graph["nodes"] if node["type"] == "DEFTTrainAdapter")
+    below["pos"] = [trainer["pos"][0], trainer["pos"][1] + trainer["size"][1] + 90]
+    assert covered(graph) == [(trainer["id"], below["id"])]
 
 
 def test_bad_arrangements_are_found() -> None:
