@@ -162,8 +162,8 @@ def test_batches_of_one_and_eight(dreambooth: Scorer, bench: Scorer, loop: Loop)
     found = embed_images(dinov2, [mine[place] for place in few], store=FeatureStore(), batch=8).features["dinov2"]
     assert furthest(found, torch.cat([loop.dinov2_image(theirs[place]) for place in few])) <= LIMIT
     dino = {"dino": bench.backbones["dino"]}
-    found = embed_images(dino, [ours(kind, 1) for kind in BENCH], store=bench.store, batch=8).features["dino"]
-    assert furthest(found, torch.cat([loop.dino_image(picture(kind, 1)) for kind in BENCH])) <= LIMIT
+    found = embed_images(dino, [ours(kind) for kind in BENCH], store=bench.store, batch=8).features["dino"]
+    assert furthest(found, torch.cat([loop.dino_image(picture(kind)) for kind in BENCH])) <= LIMIT
 
 
 def test_texts(dreambooth: Scorer, loop: Loop):
@@ -190,7 +190,7 @@ def saved(folder: Path, kinds: Sequence[str], seed: int) -> list[Path]:
 
 
 def test_dreambench_plus_from_files_to_scores(bench: Scorer, loop: Loop, tmp_path: Path):
-    images, references = saved(tmp_path / "images", BENCH, 1), saved(tmp_path / "references", BENCH_REFERENCES, 1)
+    images, references = saved(tmp_path / "images", BENCH, 0), saved(tmp_path / "references", BENCH_REFERENCES, 0)
     expected = loop.run(images, references, TEXTS[: len(BENCH)])
     result = score(bench, FilePictures(images), FilePictures(references), TEXTS[: len(BENCH)])
     assert {row.metric for row in result.rows} == set(expected)
@@ -203,7 +203,7 @@ def test_dreambench_plus_from_files_to_scores(bench: Scorer, loop: Loop, tmp_pat
 def test_clip_t_as_in_the_deft_authors_code(bench: Scorer, loop: Loop, tmp_path: Path):
     """Their `text.split(".")[0]` in DreamBench++'s own loop; the other metrics are the same."""
     texts = ["a dog in the jungle. It is 5.30 p.m. and the sun is low", " a red bear plushie, photographed at noon!"]
-    images, references = saved(tmp_path / "images", BENCH, 1), saved(tmp_path / "references", BENCH_REFERENCES, 1)
+    images, references = saved(tmp_path / "images", BENCH, 0), saved(tmp_path / "references", BENCH_REFERENCES, 0)
     expected = loop.run(images, references, [text.split(".")[0] for text in texts])
     deft = replace(bench, protocol=get_protocol("dreambench++-deft"))
     result = score(deft, FilePictures(images), FilePictures(references), texts)
@@ -329,11 +329,11 @@ def test_the_published_numbers_are_those_of_torchmetrics_examples():
     assert [check.expected for check in PUBLISHED["CLIP ViT-B/16"]] == [(float(number),) for number in examples]
 
 
-def test_custom_diffusions_formulas(loop: Loop, folder: Path, dino16):
+def test_custom_diffusions_formulas(loop: Loop, folder: Path, dreambooth: Scorer, dino16):
     """2.5 x max(cosine, 0); torchvision's margins, with the conversion to RGB after the crop."""
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-    scorer = replace(load_scorer("custom-diffusion", [folder]), store=FeatureStore())
+    scorer = replace(load_scorer("custom-diffusion", [folder]), store=dreambooth.store)
     spec = get_protocol("custom-diffusion").backbones["clip"]
     assert spec.settings is not None
     transform = Compose(
