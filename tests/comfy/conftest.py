@@ -186,6 +186,7 @@ class ComfyUI:
             self.server, cache_type=self.execution.CacheType.CLASSIC, cache_args=cache_args
         )
         gc.collect()
+        gc.freeze()  # what is left is modules and what fixtures keep: the next collection need not look at it
 
     def run(self, prompt: dict[str, Any], want: tuple[str, ...] | list[str] = ()) -> PromptRun:
         """Validate and execute an API-format prompt; raise PromptFailed at the first error.
