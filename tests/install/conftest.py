@@ -59,6 +59,7 @@ class Installation:
             "HOME": str(self.comfyui.parent),
             "PIP_CACHE_DIR": pip_cache(),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_COMPILE": "0",  # a server compiles what it imports, which is a part of it
         }
         variables.pop("PYTHONPATH", None)
         done = subprocess.run(
@@ -75,13 +76,16 @@ class Installation:
         return done.stdout
 
     def packages(self) -> dict[str, str]:
-        """`pip freeze`: version, or what stands for it, by name."""
-        return dict(line.partition("==")[::2] for line in self.run("-m", "pip", "freeze").splitlines() if "==" in line)
+        """Version by name, as the packages themselves say it."""
+        program = (
+            "import importlib.metadata, json; "
+            "print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}))"
+        )
+        return json.loads(self.run("-c", program))
 
-    def server(self, **how: Any) -> Any:
-        """A ComfyServer (scripts/comfy_server.py) of this installation."""
-        how = {"base": self.comfyui, "pack": None} | how
-        return comfy_server.ComfyServer(self.comfyui, python=str(self.python), **how)
+    def server(self, python: Path) -> Any:
+        """A ComfyServer (scripts/comfy_server.py) of this installation. python: its own, or one that starts faster."""
+        return comfy_server.ComfyServer(self.comfyui, self.comfyui, pack=None, python=str(python))
 
 
 def pip_cache() -> str:
