@@ -6,6 +6,7 @@ All is made in hard links of the cached environment, so in the cache folder (the
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import json
 import os
@@ -60,6 +61,7 @@ class Installation:
             "PIP_CACHE_DIR": pip_cache(),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_COMPILE": "0",  # a server compiles what it imports, which is a part of it
+            "PIP_NO_WARN_CONFLICTS": "0",  # which turns the warning off: `pip check` is run in the end
         }
         variables.pop("PYTHONPATH", None)
         done = subprocess.run(
@@ -88,6 +90,7 @@ class Installation:
         return comfy_server.ComfyServer(self.comfyui, self.comfyui, pack=None, python=str(python))
 
 
+@functools.cache
 def pip_cache() -> str:
     """pip's own cache, though HOME is another folder."""
     command = [sys.executable, "-m", "pip", "cache", "dir"]
