@@ -177,8 +177,7 @@ class ComfyUI:
         return importlib.import_module(f"{str(self.pack_path).replace('.', '_x_')}.{name}")
 
     def reset(self) -> None:
-        """Forget cached results and loaded models. What modules have made since stays for the whole session, and is not
-        looked through at each collection."""
+        """Forget cached results and loaded models. What modules have made stays, and is not looked through again."""
         import comfy.model_management
 
         comfy.model_management.unload_all_models()
@@ -188,7 +187,7 @@ class ComfyUI:
         )
         gc.collect()
         if len(sys.modules) >= self._frozen + 100:
-            gc.freeze()
+            gc.freeze()  # not each time: cycles that are still in use now would stay after their use
             self._frozen = len(sys.modules)
 
     def run(self, prompt: dict[str, Any], want: tuple[str, ...] | list[str] = ()) -> PromptRun:
