@@ -89,6 +89,8 @@ ONLY_IN_ALL: dict[str, str] = {
     "test_killed_and_resumed_is_bit_for_bit_the_same, and the tests before it find a finished run",
     "comfy/test_checkpoints.py::test_overfitting_is_named": "unit/test_checkpoint_choice.py has the rule, and "
     "test_a_training_that_goes_too_far the node",
+    "unit/test_scoring_exactness.py::test_plain_gelu_is_another_model": "test_plain_gelu_would_be_another_model of "
+    "test_scoring_backbones.py has it, smaller",
     "comfy/test_gpu_benchmark.py::test_every_line_runs": "it is a script for people who measure a GPU",
     f"{RAY}test_a_cell_is_cancelled": "test_control_c cancels cells over HTTP, which these workers talk, too",
     f"{RAY}test_a_token_is_sent": "test_a_token_is_trained_once sends one to an address, and "

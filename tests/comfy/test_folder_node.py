@@ -100,11 +100,14 @@ def test_transparency_lies_on_white(comfyui: Any) -> None:
 
 
 def test_a_picture_is_held_twice_at_most(comfyui: Any) -> None:
-    """The floats that are given, and one of 8 bits: 16 bytes a pixel, and some that the system has not yet got back."""
+    """The floats that are given and Pillow's picture: 16 bytes a pixel, and some that the system has not yet got back.
+
+    Floats once more would be 28.
+    """
     folder = comfyui.base / "output" / "large"
     folder.mkdir()
     Image.new("1", (6000, 5000), 1).save(folder / "0.png")
     memory = Memory()
     before = memory.start()
     assert comfyui.run(prompt("output/large"), want=["1"]).output("1").shape == (1, 5000, 6000, 3)
-    assert memory.peak() - before < 19 * 6000 * 5000
+    assert memory.peak() - before < 22 * 6000 * 5000

@@ -178,6 +178,9 @@ def targets_of(kind: Kind, model: str) -> list[str]:
     return [target for target in targets if kind.layers != "biased" or network[target].bias is not None]
 
 
+WRITTEN: dict[tuple[str, str], dict[str, bytes]] = {}  # the files of a kind and a model
+
+
 def saved(kind: Kind, model: str, folder: Path) -> nn.Module:
     """A random adapter on diffusers' model, saved; PEFT's merged model."""
     import peft
@@ -189,7 +192,16 @@ def saved(kind: Kind, model: str, folder: Path) -> nn.Module:
         if parameter.requires_grad:
             parameter.data.add_(scale * models.random(*parameter.shape, seed=500 + index))
     wrapped.save_pretrained(folder)
+    WRITTEN[repr(kind), model] = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     return wrapped.merge_and_unload()
+
+
+def write(kind: Kind, model: str, folder: Path) -> None:
+    """The files of `saved`, which PEFT writes once for all tests that need no more of it."""
+    if (repr(kind), model) not in WRITTEN:
+        saved(kind, model, folder)
+    for name, content in WRITTEN[repr(kind), model].items():
+        (folder / name).write_bytes(content)
 
 
 def piece(pack: Pack, state: dict[str, Tensor], target: Any, ending: str) -> Tensor:
@@ -344,7 +356,7 @@ def test_text_encoder(pack: Pack, text_pairs: Any, tmp_path: Path, name: str) ->
 
 def test_an_exported_lora_can_be_cut_to_a_rank(pack: Pack, tmp_path: Path) -> None:
     patcher = twins("sd15")[1]
-    saved(KINDS["vera"], "sd15", tmp_path)
+    write(KINDS["vera"], "sd15", tmp_path)
     lora, report = pack.export(pack.files.read(tmp_path), patcher, rank=2)
     assert set(report.ranks) == {2}
     assert 0.3 < report.energy < 1
@@ -395,7 +407,7 @@ def test_what_cannot_be_merged_is_refused_by_name(pack: Pack, tmp_path: Path, ki
 
 def damaged(kind: Kind, folder: Path, tensors: Any = None, record: Any = None) -> None:
     """A file of the small UNet with other tensors, by a function, or other fields in its record."""
-    saved(kind, "sd15", folder)
+    write(kind, "sd15", folder)
     path = folder / "adapter_model.safetensors"
     if tensors is not None:
         found = tensors(load_file(path))
@@ -536,7 +548,7 @@ def test_what_peft_cannot_compute_is_told_before_anything_is_patched(
 
 
 def test_a_record_in_a_native_file_is_not_trusted(pack: Pack, tmp_path: Path) -> None:
-    saved(KINDS["vera"], "sd15", tmp_path)
+    write(KINDS["vera"], "sd15", tmp_path)
     adapter = pack.files.read(tmp_path)
     record = json.loads(adapter.metadata["peft_record"])
     for change, reason in (
@@ -558,7 +570,7 @@ def test_files_of_half_precision(pack: Pack, tmp_path: Path, name: str) -> None:
         return {key: value.bfloat16() if value.is_floating_point() else value for key, value in tensors.items()}
 
     patcher, base = twins("sd15")[1], models.weights(twins("sd15")[1])
-    saved(KINDS[name], "sd15", tmp_path)
+    write(KINDS[name], "sd15", tmp_path)
     expected = models.patched_weights(pack.apply(pack.files.read(tmp_path), patcher)[0])
     damaged(KINDS[name], tmp_path, halved)
     patched, _, report = pack.apply(pack.files.read(tmp_path), patcher)
@@ -582,7 +594,7 @@ def test_the_adapters_name_may_be_left_in(pack: Pack, tmp_path: Path, name: str)
         return found
 
     patcher = twins("sd15")[1]
-    saved(KINDS[name], "sd15", tmp_path)
+    write(KINDS[name], "sd15", tmp_path)
     expected = models.patched_weights(pack.apply(pack.files.read(tmp_path), patcher)[0])
     damaged(KINDS[name], tmp_path, named)
     found = models.patched_weights(pack.apply(pack.files.read(tmp_path), patcher)[0])
@@ -591,13 +603,13 @@ def test_the_adapters_name_may_be_left_in(pack: Pack, tmp_path: Path, name: str)
 
 @pytest.mark.parametrize("name", ["hra", "vera-drawn", "boft", "ia3", "tinylora"])
 def test_a_model_of_another_size_is_told(pack: Pack, tmp_path: Path, name: str) -> None:
-    saved(KINDS[name], "sd3", tmp_path)
+    write(KINDS[name], "sd3", tmp_path)
     with pytest.raises(ValueError, match=r"No layer of adapter_model.safetensors fits \(their sizes differ\): .* fit"):
         pack.apply(pack.files.read(tmp_path), models.sd3())
 
 
 def test_a_cut_file_says_so(pack: Pack, tmp_path: Path) -> None:
-    saved(KINDS["hra"], "sd15", tmp_path)
+    write(KINDS["hra"], "sd15", tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="adapter_model.safetensors"):
