@@ -65,9 +65,10 @@ def drive_browser(server: Any, browser: Any) -> Iterator[Callable[..., Any]]:
         yield page.ask
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive_new_browser(server: Any, browser: Any) -> Callable[..., Any]:
-    """Runs a command of scripts/browser.mjs in a browser of its own, which may have another front end."""
+    """Runs a command of scripts/browser.mjs in a browser of its own: for another front end, and for what leaves
+    the page changed."""
     return lambda command, *words, **options: browser.drive_browser(command, server.url, *words, **options)
 
 
