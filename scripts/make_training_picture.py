@@ -9,7 +9,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
+from browser import drive_browser
+from comfy_server import ROOT, ComfyServer, find_comfyui
 
 PICTURE = ROOT / "docs" / "training_tab.jpg"
 SOURCE = ROOT / "example_workflows" / "choose_a_checkpoint.json"
@@ -21,7 +22,7 @@ def take(picture: Path) -> None:
     """Take the picture with a server of its own."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
         options = {"set": SET, "picture": str(picture)}
-        if complaints := json.loads(drive_browser("training", server.url, json.dumps(options), str(SOURCE))):
+        if complaints := drive_browser("training", server.url, json.dumps(options), SOURCE):
             raise RuntimeError("\n".join(complaints))
 
 
