@@ -3,14 +3,17 @@
 Overfitted is a checkpoint that follows the prompt less than an earlier one of the same strength, is no less like the
 subject, and either gives less different pictures of a prompt, or pictures closer to a training photo than the photos
 are to each other. Among the others the likeness decides. Another one than the most like is recommended only where its
-likeness is not distinguishable from that, it has most of what the training gained, and its prompt following is better
-beyond chance. Each set of comparisons is corrected for their number (Holm).
+likeness is as good (not distinguishable from that, with most of what the training gained, or short of it by next to
+nothing) and its prompt following is better beyond chance. Each set of comparisons is corrected for their number (Holm).
+
+Lower prompt following alone is no overfitting: a text encoder's score also falls where the pictures are less like the
+class word, whatever else the prompt asks for and gets. What the recommended one has lost of it is a remark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +22,9 @@ from .statistics import LEVEL, Difference, Values, difference, holm, interval
 
 Key = TypeVar("Key")
 
-GAINED = 0.8  # of the likeness that the training has added: few prompts distinguish nothing, so that alone is no reason
+# Shares of the likeness that the training has added. Few prompts distinguish nothing, and many what nobody sees:
+# neither is a reason by itself.
+GAINED, ALL_BUT = 0.8, 0.95
 FEW = 5  # prompts: below, intervals are wide
 
 
@@ -75,7 +80,8 @@ def recommend(
     """
     if not checkpoints:
         raise ValueError("There are no checkpoints to compare.")
-    overfitted = _overfitted(checkpoints, likeness, following, photos)
+    falls = _changes(checkpoints, lambda item: item.following)
+    overfitted = _overfitted(checkpoints, falls, likeness, following, photos)
     # Never empty: the first of a strength has none to be overfitted against.
     places = [place for place in range(len(checkpoints)) if place not in overfitted]
     top = max(places, key=lambda place: (mean(checkpoints[place].likeness), -checkpoints[place].step))
@@ -83,14 +89,14 @@ def recommend(
     better = _better(checkpoints, near, top)
     best = max(better, key=lambda place: mean(checkpoints[place].following), default=top)
     groups = len(checkpoints[0].likeness)
-    remarks = [f"{groups} prompt{'s' * (groups > 1)}: more prompts distinguish more."] if groups < FEW else []
+    remarks = _lost(checkpoints, falls, best, overfitted, likeness, following)
+    if groups < FEW:
+        remarks.append(f"{groups} prompt{'s' * (groups > 1)}: more prompts distinguish more.")
     name, other = checkpoints[best].name, checkpoints[top].name
     if best != top:
         one, two = (score_text(mean(checkpoints[place].likeness)) for place in (best, top))
-        reason = (
-            f"Recommended: {name}. {likeness} not distinguishable from {other} ({one}, {two}), {following} better, "
-            f"{_amount(better[best])}."
-        )
+        like = f"{'not distinguishable from' if near[best] else 'almost that of'} {other}"
+        reason = f"Recommended: {name}. {likeness} {like} ({one}, {two}), {following} better, {_amount(better[best])}."
     else:
         about = f"{likeness} {score_text(mean(checkpoints[top].likeness))}{_around(checkpoints[top].likeness)}"
         rivals = "of those that are not overfitted" if overfitted and len(places) > 1 else "of all"
@@ -100,45 +106,82 @@ def recommend(
     return Recommendation(best, reason, overfitted, tuple(remarks))
 
 
-def _overfitted(
-    checkpoints: Sequence[Checkpoint], likeness: str, following: str, photos: float | None
-) -> dict[int, str]:
-    """The places of the overfitted checkpoints, and what each of them shows."""
-    result: dict[int, str] = {}
+def _changes(
+    checkpoints: Sequence[Checkpoint], of: Callable[[Checkpoint], Values]
+) -> dict[tuple[int, int], Difference]:
+    """Scores of a later checkpoint minus those of an earlier one of the same strength, by the places of both, where
+    that is not 0; of each strength corrected for the number of its pairs.
+    """
+    result: dict[tuple[int, int], Difference] = {}
     for strength in dict.fromkeys(item.strength for item in checkpoints):
         own = sorted(
             (place for place, item in enumerate(checkpoints) if item.strength == strength),
             key=lambda place: checkpoints[place].step,
         )
-        pairs = [(late, early) for at, late in enumerate(own) for early in own[:at]]
-        falls, spreads = (
-            _distinguishable(
-                {
-                    (late, early): shown
-                    for late, early in pairs
-                    if (one := of(checkpoints[late])) and (two := of(checkpoints[early]))
-                    if (shown := difference(one, two)) is not None
-                }
-            )
-            for of in (lambda item: item.following, lambda item: item.diversity)
+        result |= _distinguishable(
+            {
+                (late, early): shown
+                for at, late in enumerate(own)
+                for early in own[:at]
+                if (one := of(checkpoints[late])) and (two := of(checkpoints[early]))
+                if (shown := difference(one, two)) is not None
+            }
         )
-        for late in own:
-            # The earlier one that follows best is what was lost.
-            earlier = sorted(
-                (early for at, early in falls if at == late and falls[at, early].mean < 0),
-                key=lambda place: -mean(checkpoints[place].following),
-            )
-            for early in earlier:
-                signs = _signs(checkpoints[late], spreads.get((late, early)), photos)
-                gain = difference(checkpoints[late].likeness, checkpoints[early].likeness)
-                if signs and gain is not None and not (gain.distinguishable and gain.mean < 0):
-                    way = "up" if gain.mean > 0 else "not down"
-                    result[late] = (
-                        f"{checkpoints[late].name} is overfitted: against {checkpoints[early].name} {likeness} {way} "
-                        f"({_amount(gain)}), {following} down ({_amount(falls[late, early])}), {', '.join(signs)}."
-                    )
-                    break
-    return {place: result[place] for place in sorted(result)}
+    return result
+
+
+def _earlier(checkpoints: Sequence[Checkpoint], falls: Mapping[tuple[int, int], Difference], late: int) -> list[int]:
+    """The places of the earlier ones that a checkpoint follows the prompt less than, those that follow best first."""
+    places = [early for at, early in falls if at == late and falls[at, early].mean < 0]
+    return sorted(places, key=lambda place: -mean(checkpoints[place].following))
+
+
+def _overfitted(
+    checkpoints: Sequence[Checkpoint],
+    falls: Mapping[tuple[int, int], Difference],
+    likeness: str,
+    following: str,
+    photos: float | None,
+) -> dict[int, str]:
+    """The places of the overfitted checkpoints, and what each of them shows. falls: `_changes` of prompt following."""
+    result: dict[int, str] = {}
+    spreads = _changes(checkpoints, lambda item: item.diversity)
+    for late, item in enumerate(checkpoints):
+        for early in _earlier(checkpoints, falls, late):
+            signs = _signs(item, spreads.get((late, early)), photos)
+            gain = difference(item.likeness, checkpoints[early].likeness)
+            if signs and gain is not None and not (gain.distinguishable and gain.mean < 0):
+                way = "up" if gain.mean > 0 else "not down"
+                result[late] = (
+                    f"{item.name} is overfitted: against {checkpoints[early].name} {likeness} {way} "
+                    f"({_amount(gain)}), {following} down ({_amount(falls[late, early])}), {', '.join(signs)}."
+                )
+                break
+    return result
+
+
+def _lost(
+    checkpoints: Sequence[Checkpoint],
+    falls: Mapping[tuple[int, int], Difference],
+    best: int,
+    overfitted: Mapping[int, str],
+    likeness: str,
+    following: str,
+) -> list[str]:
+    """A remark where the recommended checkpoint follows the prompt less than an earlier one: by how much against the
+    one that follows best, and which to take for more, the most like of those. falls: as `_overfitted`.
+    """
+    earlier = _earlier(checkpoints, falls, best)
+    if not earlier:
+        return []
+    usable = [place for place in earlier if place not in overfitted] or earlier
+    other = checkpoints[max(usable, key=lambda place: mean(checkpoints[place].likeness))]
+    scores = f"{likeness} {score_text(mean(other.likeness))}, {following} {score_text(mean(other.following))}"
+    return [
+        f"{checkpoints[best].name} has lost prompt following: against {checkpoints[earlier[0]].name} {following} down "
+        f"({_amount(falls[best, earlier[0]])}). For more of it take {other.name} ({scores}), a lower strength, or "
+        "train for fewer steps."
+    ]
 
 
 def _signs(late: Checkpoint, spread: Difference | None, photos: float | None) -> list[str]:
@@ -158,11 +201,13 @@ def _signs(late: Checkpoint, spread: Difference | None, photos: float | None) ->
     return signs
 
 
-def _near(checkpoints: Sequence[Checkpoint], places: Sequence[int], top: int, base: Values | None) -> list[int]:
-    """The places whose likeness is as good as that of the top one, itself among them."""
+def _near(checkpoints: Sequence[Checkpoint], places: Sequence[int], top: int, base: Values | None) -> dict[int, bool]:
+    """The places whose likeness is as good as that of the top one, itself among them, and whether it is not
+    distinguishable from that.
+    """
     best = mean(checkpoints[top].likeness)
     floor = mean(base) if base else min(mean(checkpoints[place].likeness) for place in places)
-    least = best - (1 - GAINED) * max(0.0, best - floor)
+    gained = max(0.0, best - floor)
     lower = _distinguishable(
         {
             place: shown
@@ -171,9 +216,11 @@ def _near(checkpoints: Sequence[Checkpoint], places: Sequence[int], top: int, ba
             and (shown := difference(checkpoints[place].likeness, checkpoints[top].likeness)) is not None
         }
     )
-    return [
-        place for place in places if place == top or (place not in lower and mean(checkpoints[place].likeness) >= least)
-    ]
+    return {
+        place: place not in lower
+        for place in places
+        if mean(checkpoints[place].likeness) >= best - (1 - (ALL_BUT if place in lower else GAINED)) * gained
+    }
 
 
 def _better(checkpoints: Sequence[Checkpoint], near: Iterable[int], top: int) -> dict[int, Difference]:

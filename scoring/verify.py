@@ -213,10 +213,11 @@ def load_file(path: Path) -> Backbone:
         if kind not in KINDS:
             raise ValueError(f"{beside}: kind must be one of {', '.join(KINDS)}, not {kind[:60]!r}.")
         return load_backbone(BackboneSpec(path.stem, kind, (), "", ""), (), path)
-    looks_like = identify(read_weights(path))
+    state = read_weights(path)
+    looks_like = identify(state)
     for start, spec in known_models().items():
         if looks_like.startswith(start):
-            return load_backbone(spec, (), path)
+            return load_backbone(spec, (), path, state)
     raise ValueError(
         f"{path} looks like {looks_like or 'no model that is known here'}; known are {', '.join(known_models())}."
     )

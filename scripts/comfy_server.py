@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -123,40 +122,3 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
             raise PromptError(f"{error}; the end of its log:\n{self.log_tail()}") from error
         except (sweeps_client.Refused, sweeps_client.Interrupted) as error:
             raise PromptError(str(error)) from error
-
-
-def browser_environment() -> dict[str, str]:
-    """The environment variables of scripts/browser.mjs; RuntimeError says what is missing and how to get it."""
-    browser = os.environ.get("DEFT_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-    )
-    if browser is None:
-        raise RuntimeError("no browser: get Chromium (Debian: apt-get install chromium), or name one in DEFT_CHROMIUM")
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        raise RuntimeError("no node or npm: install Node.js 20 or newer (Debian: apt-get install nodejs npm)")
-    command = [sys.executable, str(ROOT / "scripts" / "environment.py"), "browser"]
-    modules = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    return {"DEFT_CHROMIUM": browser, "DEFT_PLAYWRIGHT": modules}
-
-
-def drive_browser(*arguments: str, timeout: float = 300.0, front_end: str = "") -> str:
-    """Run scripts/browser.mjs and return what it prints; RuntimeError with its words when it fails.
-
-    front_end: a version of ComfyUI's front end, in place of the one that the server has.
-    """
-    variables = browser_environment()
-    if front_end:
-        command = [sys.executable, str(ROOT / "scripts" / "environment.py"), "frontend", front_end]
-        made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        variables["DEFT_FRONT_END"] = made.stdout.strip()
-    done = subprocess.run(
-        ["node", str(ROOT / "scripts" / "browser.mjs"), *arguments],
-        env=os.environ | variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    if done.returncode:
-        raise RuntimeError(f"browser.mjs {arguments[0]} failed:\n{done.stdout}\n{done.stderr}")
-    return done.stdout

@@ -140,6 +140,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "node_pictures": lambda: run_script("scripts/make_node_pictures.py"),
     "example_pictures": make_example_pictures,
     "method_pictures": lambda: run_script("scripts/make_method_pictures.py"),
+    "training_picture": lambda: run_script("scripts/make_training_picture.py"),
 }
 # translated is run by hand, after the translations were brought up to date.
 PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)

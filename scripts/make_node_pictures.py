@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
+from browser import drive_browser
+from comfy_server import ROOT, ComfyServer, find_comfyui
 from make_locale import inputs_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo

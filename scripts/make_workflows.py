@@ -20,7 +20,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from comfy_server import ROOT, ComfyServer, drive_browser, find_comfyui
+from browser import drive_browser
+from comfy_server import ROOT, ComfyServer, find_comfyui
 from generated import write
 from PIL import Image, ImageOps
 from rooms import load_room

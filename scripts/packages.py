@@ -3,17 +3,15 @@
     make packages, or packages.py [floors] [newest] [python3.10 python3.11 ...]
 
 floors and newest: a copy of the tests' environment in hard links, with the lower bounds of requirements.txt, or with
-the newest releases, of the packages that it names. A Python: those unit tests that need no PyTorch, in an environment
-with a few small packages, and every module of the pack is compiled. A line for each; exit status 1 when one fails.
+the newest releases, of the packages that it names. A Python: all unit tests, in an environment of its own like that of
+the tests (some 5 GB and minutes each, once; in the same cache folder). A line for each; exit status 1 when one fails.
 Without a name: floors, newest (unless the tests' environment has the newest already), and each Python from 3.10 to 3.13
 that is on the path or pyenv's. Not part of `make test`: it downloads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,23 +20,8 @@ import time
 from pathlib import Path
 
 from environment import ROOT, cache_dir, comfyui_dir, copy_linked, environment_python
-from rooms import ROOMS
 
 PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
-LIGHT = (
-    "numpy",
-    "pillow",
-    "aiohttp",
-    "pyyaml",
-    "psutil",
-    "pydantic",
-    "matplotlib",
-    "jinja2",
-    "safetensors",
-    "scipy",
-    "tqdm",
-)
-TOOLS = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.150")
 TOUCHING = (
     "tests/unit/test_scorer.py",
     "tests/unit/test_scoring_exactness.py",
@@ -52,12 +35,6 @@ TOUCHING = (
     "tests/comfy/test_peft_tuners.py",
     "tests/comfy/test_scoring_nodes.py",
 )
-WITHOUT_TORCH = (
-    *("test_sweep", "test_scoring_scores", "test_scoring_st", "test_scoring_tables", "test_interval_coverage"),
-    *("test_run_history", "test_page_runs", "test_checkpoint_choice", "test_letters", "test_scatter"),
-    *("test_benchmark_frame", "test_blueprints", "test_workflow_files", "test_training_nodes", "test_web_files"),
-)
-TORCH = re.compile(r"\btorch\b|\bray\b|\bcomfy\b")
 
 
 def bounds() -> dict[str, str]:
@@ -111,13 +88,6 @@ def with_packages(name: str) -> bool:
         return tested(name, python, about, list(TOUCHING))
 
 
-def light_tests() -> list[str]:
-    """The unit tests that need no PyTorch."""
-    files = sorted((ROOT / "tests" / "unit").glob("test_*.py"))
-    chosen = [file for file in files if file.name.startswith(WITHOUT_TORCH)]
-    return [str(file.relative_to(ROOT)) for file in chosen if not TORCH.search(file.read_text(encoding="utf-8"))]
-
-
 def interpreter(name: str) -> str | None:
     """A Python of this name: on the path, or one of pyenv's, which has all on the path but runs those chosen only."""
     versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
@@ -131,24 +101,13 @@ def with_python(name: str) -> bool:
     if not found:
         print(f"[packages] {name}: not run, there is no {name} on this machine", flush=True)
         return True
-    packages = (*LIGHT, *TOOLS)
-    venv = cache_dir() / f"light-{name}-{hashlib.sha256(repr(packages).encode()).hexdigest()[:8]}"
-    python = venv / "bin" / "python"
-    if not (venv / ".ready").is_file():
-        shutil.rmtree(venv, ignore_errors=True)
-        for command in ([found, "-m", "venv", str(venv)], [str(python), "-m", "pip", "install", "-qq", *packages]):
-            done = call(*command)
-            if done.returncode:
-                print(f"[packages] {name}: {' '.join(command)} fails: {done.stderr[-600:]}", flush=True)
-                return False
-        (venv / ".ready").touch()
-    version = call(str(python), "-c", "import platform; print(platform.python_version())").stdout.strip()
-    with tempfile.TemporaryDirectory() as folder:  # no bytecode beside the sources
-        done = call(str(python), "-m", "compileall", "-q", *ROOMS, "__init__.py", PYTHONPYCACHEPREFIX=folder)
-    if done.returncode:
-        print(f"[packages] {name}: {done.stdout[-2000:]}", flush=True)
+    made = call(found, str(ROOT / "scripts" / "environment.py"), "python", COMFYUI_DIR=str(comfyui_dir()))
+    if made.returncode:
+        print(f"[packages] {name}: its environment cannot be made: {made.stderr[-600:]}", flush=True)
         return False
-    return tested(f"unit {name}", python, f"{version}, all modules compile", light_tests())
+    python = Path(made.stdout.strip())
+    version = call(str(python), "-c", "import platform; print(platform.python_version())").stdout.strip()
+    return tested(f"unit {name}", python, version, ["tests/unit"])
 
 
 def main() -> None:

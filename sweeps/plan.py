@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from .plan_file import PlanFile, read_plan_file
 from .schema import near
 
 MOST_NODES = 200_000  # names and values that a plan writes: each takes half a kilobyte
+TOO_MANY = f"it has more than {MOST_NODES:,} names and values; put long lists into a CSV"
 MOST_PARTS, DEEPEST = 1_000_000, 100  # values of a plan with what aliases repeat, and brackets in each other
 PLACEHOLDER = re.compile(r"%([A-Za-z_][\w-]*)%")
 
@@ -102,7 +104,7 @@ def _loaded(text: str) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.nodes += 1
             if self.nodes > MOST_NODES:
-                raise yaml.YAMLError(f"it has more than {MOST_NODES:,} names and values; put long lists into a CSV")
+                raise yaml.YAMLError(TOO_MANY)
             return super().compose_node(parent, index)
 
         def fetch_flow_collection_start(self, token: Any) -> None:
@@ -110,12 +112,31 @@ def _loaded(text: str) -> Any:
                 raise yaml.YAMLError(f"more than {DEEPEST} brackets are nested in each other")
             super().fetch_flow_collection_start(token)
 
+    if len(text) > MOST_NODES and _has_too_many(text):
+        raise yaml.YAMLError(TOO_MANY)
     node = yaml.compose(text, Loader=Loader)
     if node is None:
         return None
     if _parts(node, {}) > MOST_PARTS:
         raise yaml.YAMLError(f"its aliases (*name) stand for more than {MOST_PARTS:,} values, or contain themselves")
     return yaml.constructor.SafeConstructor().construct_document(node)
+
+
+def _has_too_many(text: str) -> bool:
+    """Whether a text has more than MOST_NODES names and values: libyaml, where PyYAML has it, says so in no time.
+
+    What it cannot read, and what is nested too deeply, is left to the loader.
+    """
+    import yaml
+
+    nodes = depth = 0
+    with contextlib.suppress(yaml.YAMLError):
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            nodes += isinstance(event, yaml.NodeEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if nodes > MOST_NODES or depth > DEEPEST or isinstance(event, yaml.DocumentEndEvent):
+                break
+    return nodes > MOST_NODES
 
 
 def _parts(node: Any, counts: dict[int, float]) -> float:

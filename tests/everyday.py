@@ -29,8 +29,8 @@ COMBINED = "comfy/"  # where combinations are left out, and where there is an ol
 
 
 def one_of_each_name(ids: list[str]) -> list[str]:
-    """Of those that differ by what stands before the first hyphen the first."""
-    return list({each.partition("-")[2]: each for each in reversed(ids)}.values())
+    """Of those that differ by what stands before the first hyphen the last."""
+    return list({each.partition("-")[2]: each for each in ids}.values())
 
 
 def all_but(*names: str) -> Callable[[list[str]], list[str]]:
@@ -55,7 +55,7 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     "server/test_front_end.py::test_opens": lambda ids: [
         each for each in ids if each.startswith("vue-") or each == "canvas-compare_methods"
     ],
-    # The first two examples run in both kinds of nodes, all others in one.
+    # Three examples run in both kinds of nodes, of which every day with Vue's, all others in one.
     "server/test_front_end.py::test_runs_from_the_page": one_of_each_name,
     "server/test_front_end.py::test_widgets_appear_where_they_apply": ("vue",),
     "server/test_runs_page.py::test_the_tab": ("vue",),
@@ -89,6 +89,8 @@ ONLY_IN_ALL: dict[str, str] = {
     "test_killed_and_resumed_is_bit_for_bit_the_same, and the tests before it find a finished run",
     "comfy/test_checkpoints.py::test_overfitting_is_named": "unit/test_checkpoint_choice.py has the rule, and "
     "test_a_training_that_goes_too_far the node",
+    "unit/test_scoring_exactness.py::test_plain_gelu_is_another_model": "test_plain_gelu_would_be_another_model of "
+    "test_scoring_backbones.py has it, smaller",
     "comfy/test_gpu_benchmark.py::test_every_line_runs": "it is a script for people who measure a GPU",
     f"{RAY}test_a_cell_is_cancelled": "test_control_c cancels cells over HTTP, which these workers talk, too",
     f"{RAY}test_a_token_is_sent": "test_a_token_is_trained_once sends one to an address, and "

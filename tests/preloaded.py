@@ -71,19 +71,22 @@ def at_import() -> dict[str, str]:
 
 
 class Preloaded:
-    """The process that is forked, as a context manager, and the program. folder: an empty one, with a short path."""
+    """The process that is forked, as a context manager, and the program. folder: an empty one, with a short path.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.python = folder, folder / "python"
+    interpreter: that of another environment, whose libraries are loaded.
+    """
+
+    def __init__(self, folder: Path, interpreter: str = sys.executable) -> None:
+        self.folder, self.python, self.interpreter = folder, folder / "python", interpreter
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Preloaded:
         address = str(self.folder / "socket")
         words = {"at_import": at_import(), "prefixes": AT_IMPORT, "later": LATER, "address": address}
-        self.python.write_text(PROGRAM.format(interpreter=sys.executable, **words))
+        self.python.write_text(PROGRAM.format(interpreter=self.interpreter, **words))
         self.python.chmod(0o755)
         libraries = (*load_script("forked_server").LIBRARIES, *AT_FIRST_USE)
-        command = [sys.executable, "-m", __spec__.name, address, *libraries]
+        command = [self.interpreter, "-m", __spec__.name, address, *libraries]
         root = Path(__file__).resolve().parent.parent
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None

@@ -37,6 +37,7 @@ SLOW = (
     "tests/unit/test_docs.py::test_options_are_there",
     "tests/unit/test_files_hostile.py::test_archives_that_grow",
     "tests/unit/test_files_hostile.py::test_memory_stays_near_the_size_of_the_file",
+    "tests/unit/test_scoring_metrics.py::test_preprocessing_equals_the_processors_of_transformers",
 )
 # What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics, but for
 # test_help.py: a walk leaves the help page of the new node, with its picture, to people. Only in `make test-all`: the

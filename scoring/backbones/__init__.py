@@ -12,6 +12,7 @@ from ..weights import checksum, find_weights, read_weights
 from . import clip, dino, dinov3, dreamsim, lpips, pickscore, siglip2, sscd, timm_model
 from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
+from .unset import Unset
 
 State = dict[str, torch.Tensor]
 Load = Callable[[BackboneSpec, EncoderSettings, State, Path, WeightFile], Backbone]
@@ -32,19 +33,28 @@ KINDS: dict[str, Load] = {
 __all__ = ["KINDS", "Backbone", "BackboneSpec", "HubFile", "Settings", "WeightFile", "load_backbone"]
 
 
-def load_backbone(spec: BackboneSpec, folders: Sequence[Path], explicit: Path | None = None) -> Backbone:
+def load_backbone(
+    spec: BackboneSpec, folders: Sequence[Path], explicit: Path | None = None, state: State | None = None
+) -> Backbone:
     """Find the weights, build the model without the network, and load every tensor.
+
+    state: what `read_weights` gives of the file, where it has been read already.
 
     Raises FileNotFoundError for missing weights and ValueError for a file of another model.
     """
     path = find_weights(spec, folders, explicit)
     settings = spec.settings or read_settings(spec, path.with_suffix(".json"))
     weights = WeightFile(path.name if path.parent in folders else f"{path.parent.name}/{path.name}", checksum(path))
-    state = read_weights(path)
-    load = KINDS[spec.kind] if spec.settings else _own_model
+    state = read_weights(path) if state is None else state
+    load = _filled if spec.settings else _own_model
     backbone = load(spec, settings, state, path, weights)
     backbone.identity = identify(state) or spec.name
     return backbone
+
+
+def _filled(spec: BackboneSpec, settings: EncoderSettings, state: State, path: Path, weights: WeightFile) -> Backbone:
+    with Unset():
+        return KINDS[spec.kind](spec, settings, state, path, weights)
 
 
 def read_settings(spec: BackboneSpec, path: Path) -> EncoderSettings:
@@ -73,7 +83,7 @@ def _own_model(
         check_bounds(settings.architecture, state, beside)
     try:
         _check_size(spec.kind, settings, state)
-        backbone = KINDS[spec.kind](spec, settings, state, path, weights)
+        backbone = _filled(spec, settings, state, path, weights)
         side = settings.preprocess.crop
         backbone.encode_pixels(torch.zeros(1, 3, side, side))
         if backbone.reads_text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,13 +76,20 @@ def build_tokenizer(settings: EncoderSettings, context: int) -> SimpleTokenizer:
     from open_clip.tokenizer import SimpleTokenizer
 
     if settings.merges is None:
-        return SimpleTokenizer(context_length=context)
+        return _clips_own(context)
     # open_clip takes the merges gzipped and would take a last line feed for one more token.
     try:
         packed = gzip.compress(settings.merges.read_text(encoding="utf-8-sig").strip().encode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{settings.merges} cannot be read as the tokenizer's file ({error}).") from error
     return SimpleTokenizer(bpe_path=io.BytesIO(packed), context_length=context)
+
+
+@cache
+def _clips_own(context: int) -> SimpleTokenizer:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(context_length=context)
 
 
 def clip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

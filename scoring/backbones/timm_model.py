@@ -11,6 +11,7 @@ from ..packages import needed_by
 from ..preprocessing import Preprocess
 from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
+from .unset import Unset, unset
 
 HEADS = ("head", "fc", "classifier", "mask_token")  # tensors of a file that features do not need
 
@@ -24,17 +25,17 @@ def load(
     """
     name = str(settings.architecture)
     try:
-        module, again = (_filled(name, state) for _ in range(2))
+        with Unset():
+            module = _filled(name, state)
     except (RuntimeError, KeyError, AttributeError) as error:  # raised by timm's renaming and by torch for other files
         raise ValueError(
             f"{path} does not hold {spec.name} ({str(error).splitlines()[0]}). It looks like "
             f"{identify(state) or 'another model'}."
         ) from error
-    # timm does not report which tensors are missing in the file; those are random, and differ between two models.
-    first_state, second_state = module.state_dict(), again.state_dict()
-    missing = [key for key in first_state if not torch.equal(first_state[key], second_state[key])]
-    extra = sorted(key for key in state.keys() - first_state.keys() if not key.startswith(HEADS))
-    unknown = extra if first_state.keys() <= state.keys() else []  # otherwise timm has renamed them
+    missing = unset(module)  # timm does not report which tensors are missing in the file
+    own = module.state_dict().keys()
+    extra = sorted(key for key in state.keys() - own if not key.startswith(HEADS))
+    unknown = extra if own <= state.keys() else []  # otherwise timm has renamed them
     if wrong := missing or unknown:
         what = f"{len(wrong)} tensors {'missing' if missing else 'unknown'}, such as {wrong[0]}"
         raise ValueError(f"{path} does not hold {spec.name}: {what}.")

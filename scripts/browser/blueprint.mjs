@@ -4,7 +4,7 @@
 // ({widget: value}).
 
 import fs from 'node:fs'
-import { complaints, each, openIn, quiet, readGraph } from './page.mjs'
+import { complaints, each, quiet, readGraph } from './page.mjs'
 import { runFromPage } from './run.mjs'
 
 // The node that comes onto the canvas when the name is typed into the search box and the hit clicked.
@@ -18,6 +18,8 @@ async function add(page, name) {
   await hit.waitFor({ timeout: 10000 })
   await quiet(page)
   await hit.click()
+  await hit.waitFor({ state: 'hidden' })
+  await quiet(page)
   await page.mouse.click(400, 400) // a node from the search follows the pointer until a click
   const added = await page.waitForFunction(
     (before) => window.app.graph.nodes.find((node) => !before.includes(node.id))?.id, before, { timeout: 20000 }
@@ -57,8 +59,6 @@ export default async function ({ page, errors }, [source, options, ...names]) {
   const api = JSON.parse(fs.readFileSync(source, 'utf8'))
   const url = new URL(page.url()).origin
   return each(names, errors, async (name) => {
-    await openIn(page, 'en') // what the search box added last is not carried to the next graph
-    errors.length = 0
     await page.evaluate(async (api) => { await window.app.loadApiJson(api, 'blueprint') }, api)
     await quiet(page)
     const id = await add(page, name)

@@ -51,8 +51,5 @@ async function convert(page, source, target) {
 }
 
 export default async function ({ page }, files) {
-  for (let i = 0; i < files.length; i += 2) {
-    await convert(page, files[i], files[i + 1])
-    console.error(`[browser] wrote ${files[i + 1]}`)
-  }
+  for (let i = 0; i < files.length; i += 2) await convert(page, files[i], files[i + 1])
 }

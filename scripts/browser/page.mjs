@@ -58,6 +58,12 @@ async function serveFrom(context, url, folder) {
   })
 }
 
+// Chromium's Energy Saver, always on: 30 pictures a second in place of 60. Without a GPU each one costs.
+function saveEnergy(profile) {
+  const settings = { performance_tuning: { battery_saver_mode: { state: 3 } } }
+  fs.writeFileSync(path.join(profile, 'Local State'), JSON.stringify(settings))
+}
+
 export async function openPage(profile, url, locale = 'en') {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
@@ -68,6 +74,7 @@ export async function openPage(profile, url, locale = 'en') {
   const other = process.env.DEFT_FRONT_END
   // Chromium lets no page that does not come from the network itself open a socket to this machine.
   const args = other ? [...FLAGS, '--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets'] : FLAGS
+  saveEnergy(profile)
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.DEFT_CHROMIUM, args, viewport: { width: 1920, height: 1080 }
   })
@@ -86,6 +93,8 @@ async function ready(page) {
   )
   await quiet(page)
 }
+
+export const localeOf = (page) => page.evaluate(() => window.app.extensionManager.setting.get('Comfy.Locale'))
 
 // The page again, in one language.
 export async function openIn(page, locale) {

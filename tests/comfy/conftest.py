@@ -162,8 +162,8 @@ class ComfyUI:
         self.pack_nodes = {name: node for name, node in nodes.NODE_CLASS_MAPPINGS.items() if name not in core}
         self.modules_of_loading = set(sys.modules) - modules
         self._hook_progress()
+        self._frozen = 0
         self.reset()
-        gc.freeze()  # what stays for the whole session is not looked through at each collection
 
     @property
     def version(self) -> str:
@@ -177,7 +177,7 @@ class ComfyUI:
         return importlib.import_module(f"{str(self.pack_path).replace('.', '_x_')}.{name}")
 
     def reset(self) -> None:
-        """Forget cached results and loaded models."""
+        """Forget cached results and loaded models. What modules have made stays, and is not looked through again."""
         import comfy.model_management
 
         comfy.model_management.unload_all_models()
@@ -186,7 +186,9 @@ class ComfyUI:
             self.server, cache_type=self.execution.CacheType.CLASSIC, cache_args=cache_args
         )
         gc.collect()
-        gc.freeze()  # what is left is modules and what fixtures keep: the next collection need not look at it
+        if len(sys.modules) >= self._frozen + 100:
+            gc.freeze()  # not each time: cycles that are still in use now would stay after their use
+            self._frozen = len(sys.modules)
 
     def run(self, prompt: dict[str, Any], want: tuple[str, ...] | list[str] = ()) -> PromptRun:
         """Validate and execute an API-format prompt; raise PromptFailed at the first error.

@@ -85,6 +85,17 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     assert EVERY <= int(chosen[1]) < int(chosen[2]) <= STEPS
     file = folder / f"adapter_{int(chosen[1]):08}.safetensors"
     assert f"The file: {name}/{file.name}, strength 1." in report
+    # It follows the prompt less than an earlier one, which is said.
+    lost = re.search(
+        r"^step (\d+) has lost prompt following: against step (\d+) CLIP-T down \(0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]\)\. "
+        r"For more of it take step (\d+) \(DINO 0\.\d{3}, CLIP-T 0\.\d{3}\), a lower strength, or train for fewer "
+        r"steps\.$",
+        report,
+        re.MULTILINE,
+    )
+    assert lost, report
+    assert lost[1] == chosen[1]
+    assert max(int(lost[2]), int(lost[3])) < int(chosen[1])
     assert "48 pictures sampled, 0 kept from before" in report
     adapter, tensors = run.output("it", 2), load_file(file)
     assert adapter.keys() == tensors.keys()

@@ -25,18 +25,24 @@ def make_generated() -> Any:
     return load_script("make_generated")
 
 
-@pytest.fixture
-def pack(comfyui: Any, make_generated: Any) -> Any:
+@pytest.fixture(scope="module")
+def pack(comfyui_session: Any, make_generated: Any) -> Any:
     """The pack as a server would describe it."""
+    comfyui = comfyui_session
     nodes = {name: json.loads(json.dumps(node.GET_NODE_INFO_V1())) for name, node in comfyui.pack_nodes.items()}
     replaced = {item.old_node_id: item.new_node_id for item in comfyui.module("nodes.replaced").REPLACED}
     words = load_script("generated").option_words(comfyui.module)
     return make_generated.Pack(nodes, replaced, words)
 
 
-def test_nothing_is_stale(pack: Any, make_generated: Any) -> None:
-    lines = make_generated.stale(pack)
-    assert not lines, "\n".join(lines)
+@pytest.fixture(scope="module")
+def stale(pack: Any, make_generated: Any) -> list[str]:
+    """What is told of the pack as it is."""
+    return make_generated.stale(pack)
+
+
+def test_nothing_is_stale(stale: list[str]) -> None:
+    assert not stale, "\n".join(stale)
 
 
 @pytest.mark.skipif(
@@ -85,15 +91,13 @@ def font(path: Path) -> None:
 
 
 @pytest.fixture
-def told(pack: Any, make_generated: Any) -> Callable[[Any], set[str]]:
+def told(stale: list[str], make_generated: Any) -> Callable[[Any], set[str]]:
     """The files and parts that are named for another pack, and are not for this one as it is."""
 
-    def named(other: Any) -> set[str]:
-        lines = make_generated.stale(other)
+    def named(lines: list[str]) -> set[str]:
         return {line.split("\n")[0].replace(" is stale: make generated PARTS=", " ") for line in lines}
 
-    before = named(pack)
-    return lambda other: named(other) - before
+    return lambda other: named(make_generated.stale(other)) - named(stale)
 
 
 def test_a_changed_tooltip_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:

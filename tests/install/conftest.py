@@ -6,6 +6,7 @@ All is made in hard links of the cached environment, so in the cache folder (the
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import json
 import os
@@ -59,6 +60,8 @@ class Installation:
             "HOME": str(self.comfyui.parent),
             "PIP_CACHE_DIR": pip_cache(),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_COMPILE": "0",  # a server compiles what it imports, which is a part of it
+            "PIP_NO_WARN_CONFLICTS": "0",  # which turns the warning off: `pip check` is run in the end
         }
         variables.pop("PYTHONPATH", None)
         done = subprocess.run(
@@ -75,15 +78,19 @@ class Installation:
         return done.stdout
 
     def packages(self) -> dict[str, str]:
-        """`pip freeze`: version, or what stands for it, by name."""
-        return dict(line.partition("==")[::2] for line in self.run("-m", "pip", "freeze").splitlines() if "==" in line)
+        """Version by name, as the packages themselves say it."""
+        program = (
+            "import importlib.metadata, json; "
+            "print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}))"
+        )
+        return json.loads(self.run("-c", program))
 
-    def server(self, **how: Any) -> Any:
-        """A ComfyServer (scripts/comfy_server.py) of this installation."""
-        how = {"base": self.comfyui, "pack": None} | how
-        return comfy_server.ComfyServer(self.comfyui, python=str(self.python), **how)
+    def server(self, python: Path) -> Any:
+        """A ComfyServer (scripts/comfy_server.py) of this installation. python: its own, or one that starts faster."""
+        return comfy_server.ComfyServer(self.comfyui, self.comfyui, pack=None, python=str(python))
 
 
+@functools.cache
 def pip_cache() -> str:
     """pip's own cache, though HOME is another folder."""
     command = [sys.executable, "-m", "pip", "cache", "dir"]

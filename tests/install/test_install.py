@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..preloaded import Preloaded
 from ..server.example_files import WORKFLOWS, with_few_steps
 from ..server.test_server import literal_node_ids
 from .conftest import CM_CLI
@@ -46,7 +48,10 @@ def works(server: Any) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_zip_and_git_checkout(fresh: Any, registry: str, checkout: Path, version: str) -> None:
-    """The archive in a fresh installation, and then the repository in its place: the packages are there by then."""
+    """The archive in a fresh installation, and then the repository in its place: the packages are there by then.
+
+    Both servers are forks of one process, which has imported the installation's large libraries (preloaded.py).
+    """
     made = fresh(version)
     before = made.packages()
     said = made.run("-c", CM_CLI, registry, "install", "deft-nodes@0.1.0")
@@ -58,18 +63,19 @@ def test_zip_and_git_checkout(fresh: Any, registry: str, checkout: Path, version
     folder = made.comfyui / "custom_nodes" / "deft-nodes"
     assert (folder / ".tracking").is_file()
     assert not (folder / "tests").exists()
-    with made.server() as server:
-        has_all_nodes(server, folder.name)
-        works(server)
-    shutil.rmtree(folder)
-    said = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
-    assert "[INSTALLED]" in said, said
-    assert "ERROR" not in said, said
-    assert made.packages() == after
-    folder = made.comfyui / "custom_nodes" / "comfyui_DEFT"  # Manager cuts off what looks like a suffix
-    assert (folder / ".git").is_dir()
-    with made.server() as server:
-        has_all_nodes(server, folder.name)
+    with tempfile.TemporaryDirectory() as short, Preloaded(Path(short), str(made.python)) as preloaded:
+        with made.server(preloaded.python) as server:
+            has_all_nodes(server, folder.name)
+            works(server)
+        shutil.rmtree(folder)
+        said = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
+        assert "[INSTALLED]" in said, said
+        assert "ERROR" not in said, said
+        assert made.packages() == after
+        folder = made.comfyui / "custom_nodes" / "comfyui_DEFT"  # Manager cuts off what looks like a suffix
+        assert (folder / ".git").is_dir()
+        with made.server(preloaded.python) as server:
+            has_all_nodes(server, folder.name)
 
 
 def test_a_changed_version_would_be_seen() -> None:

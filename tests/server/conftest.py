@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -51,42 +50,53 @@ def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     shutil.rmtree(base, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that need the page come last: it is drawn as long as it is open."""
+    items.sort(key=lambda item: "drive_browser" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
-def drive_browser(server: Any) -> Callable[..., Any]:
-    """Runs a command of scripts/browser.mjs on the server and reads its JSON; skips where there is no browser."""
-    helper = sys.modules["comfy_server"]
+def browser() -> Any:
+    """scripts/browser.py; skips where there is no browser."""
+    module = load_script("browser")
     try:
-        helper.browser_environment()
+        module.browser_environment()
     except RuntimeError as missing:
         pytest.skip(str(missing))
+    return module
 
-    def drive(command: str, *arguments: object, front_end: str = "", timeout: float = 300.0) -> Any:
-        words = map(str, arguments)
-        return json.loads(helper.drive_browser(command, server.url, *words, front_end=front_end, timeout=timeout))
 
-    return drive
+@pytest.fixture(scope="session")
+def drive_browser(server: Any, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Runs a command of scripts/browser.mjs on the page that all tests of this server share."""
+    with browser.Browser(server.url) as page:
+        yield page.ask
+
+
+@pytest.fixture(scope="session")
+def drive_new_browser(server: Any, browser: Any) -> Callable[..., Any]:
+    """Runs a command of scripts/browser.mjs in a browser of its own: for another front end, and for what leaves
+    the page changed."""
+    return lambda command, *words, **options: browser.drive_browser(command, server.url, *words, **options)
 
 
 Job = tuple[object, ...]
 Seen = Callable[[str, str], Any]
 
 
-@pytest.fixture(scope="session")
-def drive_together(drive_browser: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """Runs commands one after the other on one page, by names; starting a browser takes longer than most of them."""
-
-    def drive(jobs: Mapping[str, Job], timeout: float = 300.0) -> dict[str, Any]:
-        words: list[object] = []
-        for job in jobs.values():
-            words += ["--then", *job]
-        seen = drive_browser(*words[1:], timeout=timeout) if words else []
-        return dict(zip(jobs, seen if len(jobs) > 1 else [seen], strict=True)) if jobs else {}
-
-    return drive
+def done_by(drive: Callable[..., Any], jobs: Mapping[str, Job], timeout: float = 300.0) -> dict[str, Any]:
+    """What the page shows of each job, by name; an error for one that fails, the others are done all the same."""
+    seen: dict[str, Any] = {}
+    for name, job in jobs.items():
+        try:
+            seen[name] = drive(*job, timeout=timeout)
+        except RuntimeError as error:
+            seen[name] = error
+    return seen
 
 
 @pytest.fixture(scope="session")
-def in_language(server: Any, drive_together: Callable[..., Any], request: pytest.FixtureRequest) -> Seen:
+def in_language(server: Any, drive_browser: Callable[..., Any], request: pytest.FixtureRequest) -> Seen:
     """What the page shows in a language: "help" and "search", and "templates" in English; of the tests that are run."""
     jobs: dict[str, dict[str, tuple[str, Job]]] = {
         language: {
@@ -101,13 +111,13 @@ def in_language(server: Any, drive_together: Callable[..., Any], request: pytest
     @cache
     def look(language: str) -> dict[str, Any]:
         chosen = {name: job for name, (test, job) in jobs[language].items() if test in asked}
-        return drive_together(chosen)
+        return done_by(drive_browser, chosen)
 
     return lambda language, name: result_of(look(language), name)
 
 
 def result_of(seen: Mapping[str, Any], name: str) -> Any:
-    """What a command of a page has returned; RuntimeError with its words where it failed."""
-    if isinstance(seen[name], dict) and "threw" in seen[name]:
-        raise RuntimeError(f"browser.mjs {name} failed:\n{seen[name]['threw']}")
+    """What a command of a page has returned; its error where it failed."""
+    if isinstance(seen[name], RuntimeError):
+        raise seen[name]
     return seen[name]

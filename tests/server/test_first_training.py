@@ -49,7 +49,7 @@ PAGES = {"canvas": (False, ""), "vue": (True, ""), "canvas-1.45.15": (False, "1.
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES)
-def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str) -> None:
+def test_from_odd_photos_to_a_picture(server: Any, drive_new_browser: Any, page: str) -> None:
     vue, front_end = PAGES[page]
     folder, name = f"odd photos {page}", f"odd_{page}".replace(".", "_")
     odd_photos(server.base / "input" / folder)
@@ -68,7 +68,7 @@ def test_from_odd_photos_to_a_picture(server: Any, drive_browser: Any, page: str
             "KSampler": {"steps": 2},
         },
     }
-    seen = drive_browser("first", json.dumps(options), TRAIN, USE, front_end=front_end)
+    seen = drive_new_browser("first", json.dumps(options), TRAIN, USE, front_end=front_end)
     assert seen["errors"] == []
 
     # While it trains: a curve that grows, previews, the time; stopped from the side bar's tab.

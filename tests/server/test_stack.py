@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..everyday import name_of
-from .conftest import result_of
+from .conftest import done_by, result_of
 from .sweep_tools import cells, sweeps, write_plan
 
 pytestmark = pytest.mark.timeout(600)
@@ -93,7 +93,7 @@ def chosen(files: tuple[str, ...], vue: bool) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page(
-    drive_together: Any,
+    drive_browser: Any,
     files: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
@@ -113,7 +113,7 @@ def page(
     for mode in asked:
         options = {"vue": MODES[mode], "set": {"DEFTAdapterStack": chosen(files, MODES[mode])}}
         jobs[mode] = ("run", json.dumps(options), target)
-    return target, drive_together(jobs)
+    return target, done_by(drive_browser, jobs)
 
 
 def test_the_page_sends_what_was_saved(files: tuple[str, ...], page: tuple[Path, dict[str, Any]]) -> None:

@@ -83,7 +83,7 @@ def sent(prompt: dict[str, Any]) -> str:
 
 
 def test_templates_are_what_the_page_makes_of_them_or_refused(
-    server: Any, drive_browser: Any, workflows: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, drive_new_browser: Any, workflows: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     info, front_end = server.get("/object_info"), front_end_of(server.get("/system_stats"))
     converted: dict[Path, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ def test_templates_are_what_the_page_makes_of_them_or_refused(
     different = []
     for version, prompts in (("", converted), (OLD, older)):
         (tmp_path / "list.json").write_text(json.dumps([str(path) for path in prompts]))
-        pages = drive_browser("prompts", tmp_path / "list.json", front_end=version, timeout=840)
+        pages = drive_new_browser("prompts", tmp_path / "list.json", front_end=version, timeout=840)
         for (path, prompt), page in zip(prompts.items(), pages, strict=True):
             if "error" in page or sent(prompt) != sent(page["api"]):
                 different.append((version or front_end, path.stem, page.get("error", "other values")))

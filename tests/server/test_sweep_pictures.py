@@ -72,7 +72,7 @@ Stored = dict[str, tuple[list[dict[str, Any]], list[Path], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def stored(server: Any, drive_browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+def stored(server: Any, drive_new_browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """By the names of PLANS: the cells, their pictures, and what the page shows when each picture is dropped onto it.
     One page for all."""
     cells, pictures = {}, {}
@@ -80,7 +80,7 @@ def stored(server: Any, drive_browser: Any, tmp_path_factory: pytest.TempPathFac
         folders = run_sweep(tmp_path_factory.mktemp(name), name, server.url)
         cells[name] = [json.loads((folder / "cell.json").read_text()) for folder in folders]
         pictures[name] = [folder / cell["files"][0]["name"] for folder, cell in zip(folders, cells[name])]
-    seen = iter(drive_browser("drop", *(path for paths in pictures.values() for path in paths)))
+    seen = iter(drive_new_browser("drop", *(path for paths in pictures.values() for path in paths)))
     return {name: (cells[name], paths, [next(seen) for _ in paths]) for name, paths in pictures.items()}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def by_path(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
 def shipped_files() -> list[Path]:
     """The Python files that a user's ComfyUI loads."""
     found = [ROOT / "__init__.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
@@ -146,22 +148,52 @@ def folder_of(path: Path) -> str:
 READ = ast.Import | ast.ImportFrom | ast.Call | ast.Constant  # all kinds of nodes that the checks below look at
 
 
+@dataclass(frozen=True)
+class Source:
+    """What the checks look at in a file: these nodes, its relative imports that run, the names of its classes."""
+
+    nodes: tuple[READ, ...]
+    imports: tuple[ast.ImportFrom, ...]
+    classes: tuple[str, ...]
+
+
 @cache
-def nodes_of_text(text: str) -> tuple[READ, ...]:
-    """The nodes of a file that the checks look at: some ten of them go over each file."""
-    return tuple(node for node in ast.walk(ast.parse(text)) if isinstance(node, READ))
+def source_of_text(text: str) -> Source:
+    """Read once: some ten checks go over each file."""
+    tree = ast.parse(text)
+    nodes = tuple(node for node in ast.walk(tree) if isinstance(node, READ))
+    classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
+    return Source(nodes, tuple(import_nodes(tree)), classes)
+
+
+def source_of(path: Path) -> Source:
+    """Of the file as it is now: a test writes the same one twice."""
+    return source_of_text(path.read_text(encoding="utf-8"))
 
 
 def nodes_of(path: Path) -> tuple[READ, ...]:
-    """Of the file as it is now: a test writes the same one twice."""
-    return nodes_of_text(path.read_text(encoding="utf-8"))
+    """The nodes of a file that the checks look at."""
+    return source_of(path).nodes
+
+
+@cache
+def module_graph_of_the_pack() -> dict[str, set[str]]:
+    """That of the shipped files."""
+    return module_graph(shipped_files())
 
 
 @pytest.fixture(autouse=True, scope="module")
-def nodes_are_let_go() -> Iterator[None]:
+def sources_are_let_go() -> Iterator[None]:
     """With the last test here; the other files of a run do not need them."""
     yield
-    nodes_of_text.cache_clear()
+    source_of_text.cache_clear()
+
+
+def offences(paths: Iterable[Path], wrong: Callable[[Path], list[str]]) -> dict[str, list[str]]:
+    """What is wrong in these files, by path. One test over all of them: there are hundreds."""
+    paths = list(paths)
+    assert paths
+    return {by_path(path): found for path in paths if (found := wrong(path))}
 
 
 def own_imports(path: Path, root: Path = ROOT) -> Iterator[tuple[str, int]]:
@@ -205,6 +237,8 @@ def module_of(path: Path, root: Path) -> tuple[str, ...]:
 def import_nodes(tree: ast.AST) -> Iterator[ast.ImportFrom]:
     """Relative imports, those within functions among them, but not those for type checkers, which never run."""
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.expr):  # there are no statements in one
+            continue
         if isinstance(node, ast.ImportFrom) and node.level:
             yield node
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -221,7 +255,7 @@ def module_graph(paths: list[Path], root: Path = ROOT) -> dict[str, set[str]]:
     for module, path in modules.items():
         package = path.relative_to(root).parent.parts
         targets = set()
-        for node in import_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in source_of(path).imports:
             start = package[: len(package) - (node.level - 1)] + tuple(node.module.split(".") if node.module else ())
             targets |= {(*start, alias.name) if (*start, alias.name) in modules else start for alias in node.names}
         graph["/".join(module)] = {"/".join(target) for target in targets if target in modules and target != module}
@@ -266,47 +300,51 @@ def test_the_folders_are_there() -> None:
     assert {folder_of(path) for path in shipped_files()} >= {"", "deft_ops", "patches", "trainers", "nodes", "scoring"}
 
 
-@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
-def test_arrows(path: Path) -> None:
-    here = folder_of(path)
-    wrong = [
-        f"line {line}: {name}"
-        for name, line in own_imports(path)
-        if name in FOLDERS and name != here and name not in ARROWS[here]
-    ]
-    assert wrong == [], f"{here or 'the root'} may import {sorted(ARROWS[here])} only"
+def test_arrows() -> None:
+    def wrong(path: Path) -> list[str]:
+        here = folder_of(path)
+        return [
+            f"line {line}: {name}; {here or 'the root'} may import {sorted(ARROWS[here])} only"
+            for name, line in own_imports(path)
+            if name in FOLDERS and name != here and name not in ARROWS[here]
+        ]
+
+    assert offences(shipped_files(), wrong) == {}
 
 
 def test_arrows_within_trainers() -> None:
     """Imports within functions counted; those for type checkers (of `step.checking`, the Trainer) never run."""
     folders = {path.relative_to(ROOT).parent.as_posix() for path in files_of("trainers")}
     assert {"/".join(folder.split("/")[:2]) for folder in folders} == {"trainers", *TRAINERS_ARROWS}
-    assert wrong_arrows(module_graph(shipped_files()), TRAINERS_ARROWS) == []
+    assert wrong_arrows(module_graph_of_the_pack(), TRAINERS_ARROWS) == []
 
 
 def test_a_ray_worker_needs_no_other_folder() -> None:
     """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
-    sent = reachable(module_graph(shipped_files()), "sweeps/remote")
+    sent = reachable(module_graph_of_the_pack(), "sweeps/remote")
     assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/client"}
     assert [module for module in sent if not module.startswith("sweeps/")] == []
-    assert reachable(module_graph(shipped_files()), "sweeps/worker") >= {"disk/errors"}
+    assert reachable(module_graph_of_the_pack(), "sweeps/worker") >= {"disk/errors"}
 
 
-@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
-def test_own_modules_are_imported_relatively(path: Path) -> None:
+def imported(path: Path, names: set[str]) -> list[str]:
+    """Lines of a file that import something of these names, absolutely."""
+    return [f"line {line}: {name}" for name, line in absolute_imports(path) if name in names]
+
+
+def test_own_modules_are_imported_relatively() -> None:
     own = (set(FOLDERS) | {"deft_pack", "benchmarks", "tests"}) - {"nodes"}  # `nodes` is ComfyUI's there
-    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own] == []
+    assert offences(shipped_files(), lambda path: imported(path, own)) == {}
 
 
-@pytest.mark.parametrize("path", files_of("", "deft_ops", "scoring", "reports", "sweeps", "disk"), ids=by_path)
-def test_comfy_stays_out(path: Path) -> None:
-    assert folder_of(path) not in MAY_IMPORT_COMFY
-    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in COMFY] == []
+def test_comfy_stays_out() -> None:
+    folders = {"", "deft_ops", "scoring", "reports", "sweeps", "disk"}
+    assert folders & MAY_IMPORT_COMFY == set()
+    assert offences(files_of(*folders), lambda path: imported(path, COMFY)) == {}
 
 
-@pytest.mark.parametrize("path", files_of("", *(name for name in FOLDERS if name != "sweeps")), ids=by_path)
-def test_nothing_that_scanners_flag(path: Path) -> None:
-    """Registry scanners flag these, and a flagged version is withheld from users. Sweeps talk HTTP, and are apart."""
+def flagged(path: Path) -> list[str]:
+    """What registry scanners flag in a file, and seeds of everybody."""
     found = [f"line {line}: {name}" for name, line in absolute_imports(path) if name in UNSAFE_MODULES]
     for node in nodes_of(path):
         if isinstance(node, ast.Call):
@@ -318,15 +356,23 @@ def test_nothing_that_scanners_flag(path: Path) -> None:
                 found.append(f"line {node.lineno}: torch.load without weights_only=True")
             if name in {"torch.manual_seed", "random.seed", "np.random.seed", "torch.cuda.manual_seed_all"}:
                 found.append(f"line {node.lineno}: {name}() changes the seed of everybody")
-    assert found == []
+    return found
 
 
-@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
-def test_html_stands_in_templates(path: Path) -> None:
+def test_nothing_that_scanners_flag() -> None:
+    """A version that registry scanners flag is withheld from users. Sweeps talk HTTP, and are apart."""
+    assert offences(files_of("", *(name for name in FOLDERS if name != "sweeps")), flagged) == {}
+
+
+def test_html_stands_in_templates() -> None:
     """Where jinja2 escapes every value: a string of HTML in Python would have to be escaped by hand."""
-    assert [f"line {line}" for name, line in absolute_imports(path) if name in ("html", "markupsafe")] == []
-    strings = [node for node in nodes_of(path) if isinstance(node, ast.Constant)]
-    assert [f"line {node.lineno}" for node in strings if isinstance(node.value, str) and "</" in node.value] == []
+
+    def wrong(path: Path) -> list[str]:
+        strings = [node for node in nodes_of(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        of_html = [f"line {node.lineno}: {node.value}" for node in strings if "</" in str(node.value)]
+        return imported(path, {"html", "markupsafe"}) + of_html
+
+    assert offences(shipped_files(), wrong) == {}
 
 
 def method_modules() -> set[str]:
@@ -361,29 +407,43 @@ def test_methods_are_records() -> None:
     assert len(method_modules()) == len(methods.METHODS)
 
 
-@pytest.mark.parametrize("path", files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), ids=by_path)
-def test_no_code_names_a_method(path: Path) -> None:
+def test_no_code_names_a_method() -> None:
     """Outside of the methods' own files: what others have to know of one is in its record."""
-    if by_path(path).startswith("deft_ops/methods/"):
-        return
     names = set(methods.METHODS) - {"peft"}  # a package, and a file format
-    assert set(texts(path)) & names == METHOD_WORDS.get(by_path(path), set())
-    assert imported_methods(path, method_modules()) == METHOD_IMPORTS.get(by_path(path), set())
-    assert re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text()) == []
+    modules = method_modules()
+
+    def wrong(path: Path) -> list[str]:
+        where = by_path(path)
+        if where.startswith("deft_ops/methods/"):
+            return []
+        words, allowed = set(texts(path)) & names, METHOD_WORDS.get(where, set())
+        taken, expected = imported_methods(path, modules), METHOD_IMPORTS.get(where, set())
+        found = [f"names {word}" for word in sorted(words - allowed)]
+        found += [f"METHOD_WORDS has {word}, which is not there" for word in sorted(allowed - words)]
+        found += [f"imports {name}" for name in sorted(taken - expected)]
+        found += [f"METHOD_IMPORTS has {name}, which is not there" for name in sorted(expected - taken)]
+        return found + re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text(encoding="utf-8"))
+
+    assert offences(files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), wrong) == {}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workflow_sources").rglob("*.py")), ids=by_path)
-def test_what_workflows_are_made_from_stands_alone(path: Path) -> None:
+def test_what_workflows_are_made_from_stands_alone() -> None:
     """It is data and text: no folder of the pack, no ComfyUI, no server."""
     own = set(FOLDERS) | {"deft_pack", "benchmarks", "tests", "scripts", "workflow_sources"}
-    assert [f"line {line}: {name}" for name, line in own_imports(path) if name != "workflow_sources"] == []
-    assert [f"line {line}: {name}" for name, line in absolute_imports(path) if name in own | COMFY] == []
+
+    def wrong(path: Path) -> list[str]:
+        others = [f"line {line}: {name}" for name, line in own_imports(path) if name != "workflow_sources"]
+        return others + imported(path, own | COMFY)
+
+    assert offences(sorted((ROOT / "workflow_sources").rglob("*.py")), wrong) == {}
 
 
-@pytest.mark.parametrize("path", shipped_files(), ids=by_path)
-def test_users_need_no_source_of_a_workflow(path: Path) -> None:
-    names = [*own_imports(path), *absolute_imports(path)]
-    assert [f"line {line}: {name}" for name, line in names if name == "workflow_sources"] == []
+def test_users_need_no_source_of_a_workflow() -> None:
+    def wrong(path: Path) -> list[str]:
+        names = [*own_imports(path), *absolute_imports(path)]
+        return [f"line {line}: {name}" for name, line in names if name == "workflow_sources"]
+
+    assert offences(shipped_files(), wrong) == {}
 
 
 # What every method has by the same name; Settings are a whole training's, too.
@@ -392,9 +452,7 @@ OF_EVERY_METHOD = {"Factors", "Settings"}
 
 def public_classes(path: Path) -> Iterator[str]:
     """The classes of a file that others may import."""
-    for node in ast.parse(path.read_text(), str(path)).body:
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield node.name
+    return (name for name in source_of(path).classes if not name.startswith("_"))
 
 
 def test_a_name_stands_for_one_type() -> None:
@@ -409,7 +467,7 @@ def test_a_name_stands_for_one_type() -> None:
 
 def test_no_imports_in_a_circle() -> None:
     """Imports within functions counted: one that only breaks a circle hides it. Exceptions: none."""
-    graph = module_graph(shipped_files())
+    graph = module_graph_of_the_pack()
     assert graph["patches/apply"] >= {"matching/match", "patches/weight_adapter"}
     assert circle(graph) == []
 

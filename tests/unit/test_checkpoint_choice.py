@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deft_pack.scoring.checkpoints import Checkpoint, Recommendation, recommend
+from deft_pack.scoring.checkpoints import Checkpoint, Recommendation, mean, recommend
+from deft_pack.scoring.scores import score_text
+from deft_pack.scoring.statistics import difference
 
 STEPS = (100, 200, 300, 400, 500)
 PROMPTS, SEEDS, RUNS = 12, 2, 80
@@ -21,6 +23,7 @@ def simulated(
     nearest: Sequence[float],
     seed: int,
     prompts: int = PROMPTS,
+    seeds: int = SEEDS,
 ) -> list[Checkpoint]:
     """Checkpoints of these true means. Prompts differ by more than checkpoints do, seeds by less."""
     random = np.random.default_rng(seed)
@@ -33,8 +36,8 @@ def simulated(
         }
 
     return [
-        Checkpoint(f"step {step}", step, 1.0, drawn(one, SEEDS), drawn(two, SEEDS), drawn(three, 1), drawn(four, SEEDS))
-        for step, one, two, three, four in zip(STEPS, likeness, following, diversity, nearest, strict=True)
+        Checkpoint(f"step {step}", step, 1.0, drawn(one, seeds), drawn(two, seeds), drawn(three, 1), drawn(four, seeds))
+        for step, one, two, three, four in zip(STEPS, likeness, following, diversity, nearest)
     ]
 
 
@@ -43,8 +46,8 @@ FAR = (0.6,) * 5  # from the nearest photo
 PHOTOS = 0.75
 
 
-def of_runs(*truth: Sequence[float], runs: int = RUNS, prompts: int = PROMPTS) -> list[Recommendation]:
-    return [recommend(simulated(*truth, seed, prompts), photos=PHOTOS) for seed in range(runs)]
+def of_runs(*truth: Sequence[float], prompts: int = PROMPTS, seeds: int = SEEDS) -> list[Recommendation]:
+    return [recommend(simulated(*truth, seed, prompts, seeds), photos=PHOTOS) for seed in range(RUNS)]
 
 
 def test_where_likeness_stands_still_and_the_prompt_is_lost_the_first_of_the_best_is_taken() -> None:
@@ -94,6 +97,57 @@ def test_without_any_difference_few_are_called_overfitted() -> None:
 def test_likeness_for_prompt_following_is_no_overfitting_by_itself() -> None:
     found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.34, 0.33, 0.32, 0.31, 0.30), LEVEL, FAR)
     assert sum(bool(one.overfitted) for one in found) <= 0.07 * RUNS
+
+
+def test_what_the_recommended_one_has_lost_is_said() -> None:
+    """Much more like the subject, and much less what the prompt says: it is still the one most like, and no more than
+    that. The remark has the difference's own numbers, and which checkpoint to take instead.
+    """
+    truth = (0.55, 0.66, 0.72, 0.80, 0.86), (0.502, 0.45, 0.39, 0.33, 0.293), LEVEL, FAR
+    items = simulated(*truth, 0)
+    found = recommend(items, "DINO", "CLIP-T", PHOTOS)
+    assert found.best == 4
+    assert not found.overfitted
+    first, last, other = items[0], items[4], items[3]
+    lost = difference(first.following, last.following)
+    assert lost is not None
+    size, low, high = (score_text(value) for value in (lost.mean, lost.low, lost.high))
+    assert lost.low < 0.502 - 0.293 < lost.high
+    assert found.remarks == (
+        f"step 500 has lost prompt following: against step 100 CLIP-T down ({size} [{low}, {high}]). "
+        f"For more of it take step 400 (DINO {score_text(mean(other.likeness))}, CLIP-T "
+        f"{score_text(mean(other.following))}), a lower strength, or train for fewer steps.",
+    )
+    assert found.text().splitlines()[-1] == found.remarks[0]
+    assert all(one.remarks for one in of_runs(*truth))
+
+
+def test_nothing_is_said_where_nothing_is_lost() -> None:
+    found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30,) * 5, LEVEL, FAR)
+    assert sum(bool(one.remarks) for one in found) <= 0.07 * RUNS
+    found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30, 0.31, 0.32, 0.33, 0.34), LEVEL, FAR)
+    assert not any(one.remarks for one in found)
+
+
+def test_what_it_has_lost_is_not_looked_for_in_overfitted_ones() -> None:
+    """The one that went wrong in between is not what to take for more prompt following."""
+    likeness, following = (0.50, 0.60, 0.75, 0.90), (0.40, 0.38, 0.30, 0.22)
+    diversity = (0.5, 0.5, 0.1, 0.5)
+    found = of_runs(likeness, following, diversity, FAR)
+    right = [one for one in found if one.best == 3 and set(one.overfitted) == {2}]
+    assert len(right) >= 0.9 * RUNS
+    assert all("For more of it take step 200 (" in one.remarks[0] for one in right)
+
+
+def test_what_nobody_sees_does_not_count_for_a_lost_prompt() -> None:
+    """25 prompts and four seeds distinguish .905 and .900: no reason to take what no longer does as it is told."""
+    truth = (0.60, 0.80, 0.895, 0.90, 0.905), (0.34, 0.34, 0.33, 0.28, 0.22), LEVEL, FAR
+    found = of_runs(*truth, prompts=25, seeds=4)
+    assert sum(one.best == 2 for one in found) >= 0.95 * RUNS
+    shown = sum("likeness almost that of step" in one.reason for one in found)
+    assert shown >= 0.9 * RUNS
+    alike = of_runs(truth[0], (0.30,) * 5, LEVEL, FAR, prompts=25, seeds=4)
+    assert sum(one.best == 4 for one in alike) >= 0.9 * RUNS
 
 
 @pytest.mark.parametrize("sign", ["diversity", "nearest"])

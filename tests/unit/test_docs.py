@@ -122,10 +122,22 @@ def test_the_tests_that_run_them_are_there(test: str) -> None:
     assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
-def help_of(module: str, command: str) -> str:
-    """What `python -m module command --help` prints."""
-    line = [sys.executable, "-m", module, command, "--help"]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def help_of(commands: list[tuple[str, str]]) -> list[str]:
+    """What `python -m module command --help` prints of each, one after the other in one process."""
+    program = (
+        "import json, runpy, sys\n"
+        "for module, command in json.loads(sys.argv.pop()):\n"
+        "    sys.argv[1:] = [command, '--help']\n"
+        "    try:\n"
+        "        runpy.run_module(module, run_name='__main__', alter_sys=True)\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, command\n"
+        "    print('\\0', end='')\n"
+    )
+    line = [sys.executable, "-c", program, json.dumps(commands)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\0")[:-1]
 
 
 def test_options_are_there() -> None:
@@ -136,8 +148,8 @@ def test_options_are_there() -> None:
             if found:
                 wanted.setdefault((found[1], found[2]), set()).update(re.findall(r"--[\w-]+", line))
     assert {module for module, _ in wanted} == {"sweeps", "scoring"}
-    for (module, command), options in wanted.items():
-        assert options - set(re.findall(r"--[\w-]+", help_of(module, command))) == set(), (module, command)
+    for (command, options), text in zip(wanted.items(), help_of(list(wanted)), strict=True):
+        assert options - set(re.findall(r"--[\w-]+", text)) == set(), command
 
 
 def test_make_has_what_the_documents_say() -> None:

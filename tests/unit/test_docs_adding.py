@@ -40,7 +40,7 @@ def gate(copy: Path) -> walks.Gate:
 def test_the_gate_of_the_pack_passes(gate: walks.Gate) -> None:
     """Who follows the walks to the letter is done: no other test of the pack fails."""
     assert gate.failed == (), gate.output[-12000:]
-    assert sum(gate.passed.values()) > 1000
+    assert sum(gate.passed.values()) > 800
 
 
 @pytest.mark.timeout(600)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 TITLE = 30  # height of a node's title, above its position
+ROOM_OF_PREVIEWS = 460  # pixels by which a training node grows: its text, the curve, all previews and the last one
 MOST_NODES = 16  # on top, the note too
 # The page shows a template in three quarters of its window, and text below 0.571 of its size not at all: tests/server
 # opens each on 1920 x 1080.
@@ -33,6 +34,7 @@ WANTED = {
     "diverse_prompts",
     "deft_against_lora",
     "scene_personalisation",
+    "scene_personalisation_garden",
     "train_with_previews",
     "stack_two_concepts",
     "export_as_lora",
@@ -134,6 +136,31 @@ def test_all_examples_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_graph_can_be_read(name: str) -> None:
     assert problems(ui(name)) == []
+
+
+def covered(graph: dict[str, Any]) -> list[tuple[int, int]]:
+    """The nodes that lie where a training on top shows its curve and previews, each with the training's node."""
+    rooms = {}
+    for node in graph["nodes"]:
+        if any(item["name"] == "previews" and item["link"] for item in node["inputs"]):
+            left, _, right, bottom = box(node)
+            rooms[node["id"]] = (left, bottom, right, bottom + ROOM_OF_PREVIEWS)
+    return [
+        (number, other["id"]) for number, room in rooms.items() for other in graph["nodes"] if overlap(box(other), room)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_with_previews_covers_no_node(name: str) -> None:
+    assert covered(ui(name)) == []
+
+
+def test_a_covered_node_is_found() -> None:
+    graph = ui("train_with_previews")
+    below = next(node for node in graph["nodes"] if node["type"] == "SaveImage")
+    trainer = next(node for node in graph["nodes"] if node["type"] == "DEFTTrainAdapter")
+    below["pos"] = [trainer["pos"][0], trainer["pos"][1] + trainer["size"][1] + 90]
+    assert covered(graph) == [(trainer["id"], below["id"])]
 
 
 def test_bad_arrangements_are_found() -> None:
@@ -343,7 +370,8 @@ def test_thumbnail(name: str) -> None:
     assert path.stat().st_size <= 60_000
     with Image.open(path) as picture:
         assert (picture.format, picture.size) == ("JPEG", (512, 512))
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+        some = picture.convert("RGB").resize((64, 64), Image.Resampling.NEAREST)
+        assert len(some.getcolors(64 * 64)) > 50
 
 
 def test_every_example_is_in_the_docs() -> None:

@@ -40,9 +40,3 @@ def test_a_python_that_only_pyenv_has(packages: Any, tmp_path: Path, monkeypatch
 def test_a_python_that_is_not_there_is_named(packages: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert packages.with_python("python3.98")
     assert capsys.readouterr().out == "[packages] python3.98: not run, there is no python3.98 on this machine\n"
-
-
-def test_the_light_tests_are_files_without_pytorch(packages: Any, root: Path) -> None:
-    files = packages.light_tests()
-    assert "tests/unit/test_scoring_tables.py" in files
-    assert all("import torch" not in (root / file).read_text() for file in files)

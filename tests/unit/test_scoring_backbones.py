@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from deft_pack.scoring.backbones import BackboneSpec, EncoderSettings, WeightFile, dino, load_backbone
+from deft_pack.scoring.backbones import KINDS, BackboneSpec, EncoderSettings, WeightFile, dino, load_backbone
 from deft_pack.scoring.backbones.dino import resample_positions
+from deft_pack.scoring.backbones.unset import Unset, unset
 from deft_pack.scoring.pictures import to_pictures
 from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
+from deft_pack.scoring.weights import find_weights, read_weights
 
 VOCABULARY = 49408
 
@@ -318,3 +320,30 @@ def test_settings_beside_the_weights(tmp_path):
     ours = load_backbone(own, [tmp_path])
     assert ours.encode_images(pictures()).shape == (5, 24)
     assert str(ours.preprocess) == "resize 16 bicubic, centre crop 16, own mean and std"
+
+
+def same_without_initial_values(spec: BackboneSpec, folder: Path) -> None:
+    """An encoder as it is loaded has the bits of one whose random initial values were drawn before its weights came."""
+    path = find_weights(spec, [folder])
+    before = torch.get_rng_state()
+    ours = load_backbone(spec, [folder])
+    assert torch.equal(torch.get_rng_state(), before)
+    drawn = KINDS[spec.kind](spec, spec.settings, read_weights(path), path, WeightFile(path.name, ""))
+    assert not torch.equal(torch.get_rng_state(), before)
+    assert not unset(ours.module)
+    for tensors in ("named_parameters", "named_buffers"):
+        found, expected = (dict(getattr(each.module, tensors)()) for each in (ours, drawn))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert torch.equal(ours.encode_images(pictures()), drawn.encode_images(pictures()))
+    if ours.reads_text:
+        assert torch.equal(ours.encode_texts(["a dog"]), drawn.encode_texts(["a dog"]))
+
+
+def test_random_initial_values_are_not_drawn(clip_pair, dinov2_pair):
+    for own, folder in ((clip_spec(True), clip_pair[2]), dinov2_pair[1:]):
+        same_without_initial_values(own, folder)
+    with Unset():
+        module = dino.build(dinov2_pair[1].settings)
+    assert {"cls_token", "pos_embed", "blocks.2.mlp.fc2.weight"} <= set(unset(module))
+    assert "norm.bias" not in unset(module)

@@ -31,7 +31,7 @@ from deft_pack.scoring.pictures import CutOut
 from deft_pack.scoring.protocols import Measure, Protocol, get_protocol, specs
 from deft_pack.scoring.scorer import DRIFT, Scorer, load_scorer, score
 from deft_pack.tests import dreamsim_reference as published
-from deft_pack.tests.unit.test_scoring_backbones import randomise
+from deft_pack.tests.unit.test_scoring_backbones import randomise, same_without_initial_values
 
 LIMIT = 1e-5
 TEXTS = ["a dog in the Jungle", "A red bear, at noon!"]
@@ -533,6 +533,11 @@ def test_a_file_of_another_model_is_refused(kind: str, protocol: Protocol, folde
     looks = "CLIP ViT of width 160" if kind == "dinov3" else "DINOv3 ViT of width 128"
     with pytest.raises(ValueError, match=rf"does not hold {spec.name.split(' ')[0]}.*It looks like {looks}"):
         load_backbone(spec, [], path)
+
+
+@pytest.mark.parametrize("kind", ["dinov3", "siglip2", "dreamsim", "pickscore", "sscd"])
+def test_random_initial_values_are_not_drawn(kind: str, protocol: Protocol, folder: Path):
+    same_without_initial_values(protocol.backbones[kind], folder)
 
 
 def test_dreamsims_lora_by_itself_is_refused(dreamsim: BackboneSpec, authors: Path):

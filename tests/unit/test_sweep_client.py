@@ -108,12 +108,18 @@ def test_a_server_that_never_answers_is_none() -> None:
     """Only the system takes the connection."""
 
     async def run() -> None:
-        server = await asyncio.start_server(lambda *_: asyncio.Event().wait(), "127.0.0.1", 0)
-        async with server:
+        tried = asyncio.Event()
+
+        async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await tried.wait()
+            writer.close()  # since Python 3.12 a server's end waits for its connections
+
+        async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
             with pytest.raises(ServerLost, match="does not answer as a ComfyUI server"):
                 await asyncio.wait_for(
                     Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}").__aenter__(), 20
                 )
+            tried.set()
 
     asyncio.run(run())
 

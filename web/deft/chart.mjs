@@ -16,6 +16,18 @@ const FONT = '11px sans-serif'
 // The metrics of a curve's scores, the likeness first.
 const metrics = ({ scores }) => Object.keys(scores?.[0]?.[1] ?? {}).slice(0, SCORES.length)
 
+// What the dashed lines of a run are, each an element with the metric's last value, in its line's colour.
+export function scoreLegend(run) {
+  return metrics(run).map((name, place) => {
+    const value = run.scores.map(([, values]) => values[name] ?? null).findLast((each) => each !== null)
+    const entry = document.createElement('span')
+    entry.textContent = [name, value?.toFixed(3)].filter(Boolean).join(' ')
+    entry.className = 'deft-scores'
+    entry.style.color = SCORES[place]
+    return entry
+  })
+}
+
 // A curve's numbers as uPlot joins them: losses, their mean, and the scores, which have steps of their own.
 function tables(curve) {
   const { step, loss, scores } = curve
@@ -36,9 +48,9 @@ function options(host, curves, size, big) {
       label: name, scale: name, stroke: SCORES[place], width: 1.5, dash: [4, 3], points: { show: true, size: 4 }, spanGaps: true
     }))
   ])
-  // A small chart has room for the likeness' axis alone.
+  // A small chart has room for the likeness' axis alone. Their colours and the legend say what they are.
   const scored = [...new Set(curves.flatMap(metrics))].slice(0, big ? SCORES.length : 1).map((name, place) => ({
-    ...axis, scale: name, side: 1, size: 40, label: name, labelFont: FONT, labelSize: 14, stroke: SCORES[place], grid: { show: false }
+    ...axis, scale: name, side: 1, size: 36, gap: 3, stroke: SCORES[place], grid: { show: false }
   }))
   return {
     ...size,

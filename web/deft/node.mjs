@@ -6,12 +6,13 @@ import { app } from '../../../scripts/app.js'
 const { search } = new URL(import.meta.url)
 const { nodeOf, openWorkflow } = await import(`./graph.mjs${search}`)
 const { loadRun, onRun, previewAddress, runOf, scoreText } = await import(`./data.mjs${search}`)
-const { COLOURS, makeChart } = await import(`./chart.mjs${search}`)
+const { COLOURS, makeChart, scoreLegend } = await import(`./chart.mjs${search}`)
 
 const TRAINERS = new Set(['DEFTTrainAdapter', 'DEFTTrainTextualInversion'])
 const NAME = 'deft_curve'
 const CHART = 130 // pixels
 const PREVIEWS = 76
+const LEGEND = 14
 const SHOWN = 12 // previews
 const AGAIN = 1000 // milliseconds, after which a picture that did not load is asked for once more
 const STORED = 'DEFT.curves'
@@ -42,11 +43,13 @@ function makeView(node) {
   root.style.cssText = 'width: 100%; height: 100%; display: flex; flex-direction: column; gap: 4px; overflow: hidden'
   const chart = document.createElement('div')
   chart.style.cssText = `flex: 1 1 ${CHART}px; min-height: 60px; width: 100%; color: var(--input-text, #ccc)`
+  const legend = document.createElement('div')
+  legend.style.cssText = `flex: 0 0 ${LEGEND}px; display: none; gap: 10px; justify-content: flex-end; font-size: 11px; white-space: nowrap; overflow: hidden`
   const strip = document.createElement('div')
   strip.style.cssText = `flex: 0 0 ${PREVIEWS}px; display: none; gap: 4px; overflow: auto hidden`
-  root.append(chart, strip)
-  const view = { run: null, prompt: null, pictures: [], figures: new Map(), show: makeChart(chart), strip }
-  const height = () => CHART + (view.pictures.length ? PREVIEWS + 4 : 0)
+  root.append(legend, chart, strip)
+  const view = { run: null, prompt: null, pictures: [], figures: new Map(), show: makeChart(chart), legend, scored: false, strip }
+  const height = () => CHART + (view.scored ? LEGEND + 4 : 0) + (view.pictures.length ? PREVIEWS + 4 : 0)
   root.style.minHeight = `${CHART}px`
   const widget = node.addDOMWidget(NAME, 'DEFT_CURVE', root, {
     serialize: false, hideOnZoom: false, getMinHeight: height, getValue: () => '', setValue() {}
@@ -63,12 +66,13 @@ function makeView(node) {
   return view
 }
 
-function figureOf(run, step) {
+function figureOf(run, step, loaded) {
   const figure = document.createElement('figure')
   figure.style.cssText = 'margin: 0; flex: none; text-align: center; font-size: 10px; color: var(--input-text, #ccc)'
   const picture = document.createElement('img')
   const address = previewAddress(run, step)
   picture.src = address
+  picture.addEventListener('load', loaded, { once: true }) // it has no width before
   picture.addEventListener('error', () => setTimeout(() => { picture.src = address }, AGAIN), { once: true })
   const scores = scoreText(run, step)
   picture.alt = picture.title = scores ? `step ${step}, ${scores}` : `step ${step}`
@@ -88,10 +92,20 @@ function showPreviews(view, run) {
   view.strip.style.display = steps.length ? 'flex' : 'none'
   // Pictures that are there stay, so that they are not loaded anew with each that comes.
   const kept = same ? view.figures : new Map()
-  view.figures = new Map(steps.map((step) => [step, kept.get(step) ?? figureOf(run, step)]))
+  const toEnd = () => { view.strip.scrollLeft = view.strip.scrollWidth }
+  view.figures = new Map(steps.map((step) => [step, kept.get(step) ?? figureOf(run, step, toEnd)]))
   view.strip.replaceChildren(...view.figures.values())
-  view.strip.scrollLeft = view.strip.scrollWidth
+  toEnd()
   if (grows) view.grow()
+}
+
+function showLegend(view, run) {
+  const entries = scoreLegend(run)
+  const changed = view.scored !== entries.length > 0
+  view.scored = entries.length > 0
+  view.legend.style.display = view.scored ? 'flex' : 'none'
+  view.legend.replaceChildren(...entries)
+  if (changed) view.grow()
 }
 
 function showAt(node, run) {
@@ -102,6 +116,7 @@ function showAt(node, run) {
     view.grow()
   }
   showPreviews(view, run)
+  showLegend(view, run)
   Object.assign(view, { run: run.id, prompt: run.prompt })
   view.show([{ label: 'loss', colour: COLOURS[0], step: run.step, loss: run.loss, scores: run.scores }])
 }

@@ -5,7 +5,7 @@ import { app } from '../../../scripts/app.js'
 
 const { search } = new URL(import.meta.url)
 const { listRuns, loadRun, onRun, previewAddress, runOf, scoreText } = await import(`./data.mjs${search}`)
-const { COLOURS, makeChart } = await import(`./chart.mjs${search}`)
+const { COLOURS, makeChart, scoreLegend } = await import(`./chart.mjs${search}`)
 const { duration, language, say } = await import(`./words.mjs${search}`)
 const { useAdapter } = await import(`./use.mjs${search}`)
 
@@ -130,7 +130,7 @@ function showCurves() {
     const entry = make('span', '', `${label} ${mark(name)} ${number(loss.at(-1))}`)
     entry.style.setProperty('--deft-colour', colour)
     return entry
-  }))
+  }), ...(selected ? scoreLegend(runOf(selected)) : []))
 }
 
 function section(title, children) {
