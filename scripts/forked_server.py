@@ -18,7 +18,8 @@ from rooms import ROOT
 # What takes long to import of what ComfyUI and the pack import.
 LIBRARIES = (
     *("torch", "torchvision", "torchaudio", "torchsde", "transformers", "comfy_kitchen", "spandrel", "kornia"),
-    *("scipy.integrate", "sqlalchemy", "alembic", "aiohttp.web", "av"),
+    *("scipy.integrate", "scipy.stats", "scipy.signal", "scipy.ndimage", "sqlalchemy.orm", "alembic.command"),
+    *("pydantic_settings", "aiohttp.web", "requests", "psutil", "av"),
 )
 
 

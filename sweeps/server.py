@@ -57,8 +57,9 @@ def find_comfyui(pack: Path, named: Path | None = None) -> Path:
 class Server:
     """A ComfyUI process. comfyui: its folder. work: a folder for its output, temporary and user files and its log.
 
-    arguments: more of ComfyUI's own, such as --base-directory or --cpu. host: the address that it listens on, and no
-    other. It ends when this process ends, however that happens. Not started until `start`.
+    arguments: more of ComfyUI's own, such as --base-directory or --cpu. python: the interpreter, "" for that of the
+    process in which this is made. host: the address that it listens on, and no other. It ends when this process ends,
+    however that happens. Not started until `start`.
     """
 
     machine = ""  # this one
@@ -68,11 +69,11 @@ class Server:
         comfyui: Path,
         work: Path,
         arguments: Sequence[str] = (),
-        python: str = sys.executable,
+        python: str = "",
         environment: dict[str, str] | None = None,
         host: str = HOST,
     ) -> None:
-        self.comfyui, self.work, self.arguments, self.python = comfyui, work, list(arguments), python
+        self.comfyui, self.work, self.arguments, self.python = comfyui, work, list(arguments), python or sys.executable
         self.environment, self.host = environment or {}, host
         self.port = free_port(host)
         self.process: subprocess.Popen[bytes] | None = None

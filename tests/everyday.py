@@ -81,7 +81,7 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
 # Not every day at all, and why.
 SWEEPS, RAY = "server/test_sweeps.py::", "server/test_sweep_ray.py::"
 ONLY_IN_ALL: dict[str, str] = {
-    f"{SWEEPS}test_a_server_that_dies": "test_on_the_oldest_comfyui has a server that dies in the same way",
+    f"{SWEEPS}test_a_server_that_dies": "test_killed_and_run_again has a server that dies in the same way",
     f"{SWEEPS}test_a_cell_that_kills_its_server_is_not_tried_for_ever": "unit/test_sweep_runner.py has it, without one",
     f"{SWEEPS}test_two_servers_of_one_runner": "a runner has two servers in test_sweep_ray.py, and two runners have "
     "one each in test_two_runners_share_a_store",

@@ -1,21 +1,24 @@
-"""An interpreter in which ComfyUI starts in some two seconds of CPU instead of seven: what it imports is loaded once.
+"""An interpreter in which ComfyUI starts in some two seconds of CPU instead of seven, and `python -m sweeps` in a third
+of its time: what they import is loaded once.
 
 `Preloaded(folder).python` is the path of a program that takes the place of the Python interpreter:
 
-* `PROGRAM COMFYUI/main.py ...` becomes a fork of a process that has imported the libraries of scripts/forked_server.py,
-  which forks servers that a script itself starts; these here are started by other programs. The fork runs that main.py
-  as the interpreter would, with the arguments, environment, folder and files of the program.
-* Everything else is run by the interpreter itself, and so is a main.py where an environment variable differs that is
+* `PROGRAM COMFYUI/main.py ...` becomes a fork of a process that has imported AT_FIRST_USE and the libraries of
+  scripts/forked_server.py, which forks servers that a script itself starts; these here are started by other programs.
+  The fork runs that main.py as the interpreter would, with the arguments, environment, folder and files of the program.
+* `PROGRAM -m MODULE ...` becomes such a fork, too. Its sys.executable is the program: what it starts is forked as well.
+* Everything else is run by the interpreter itself, and so are these two where an environment variable differs that is
   read at an import (AT_IMPORT), or when the process that is forked is gone.
 
 The program stays as the process that was started. SIGTERM and SIGINT go on to the fork, the program ends as the fork
-does, and the fork is killed when the program is. So only what belongs to the process itself is not the server's: its
-memory, limits on it, and its threads.
+does, and the fork is killed when the program is. So only what belongs to the process itself is not the fork's: its
+memory, limits on it, its threads, its children, and whether it is halted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -26,20 +29,24 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from .scripts import load_script
 
 AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "TORCH_", "CUDA_")
+# What the pack's nodes import when they are first run.
+AT_FIRST_USE = ("timm", "open_clip", "matplotlib.figure", "matplotlib.backends.backend_agg")
+LATER = "PYTHONBREAKPOINT"  # is not read at an import, and Ray sets it
 # The program: as little of Python as possible.
 PROGRAM = """#!{interpreter} -IS
 import os, signal, socket, sys
 def itself():
     os.execv({interpreter!r}, [{interpreter!r}, *sys.argv[1:]])
-if os.path.basename(sys.argv[1] if len(sys.argv) > 1 else "") != "main.py":
+if len(sys.argv) < 2 or os.path.basename(sys.argv[1]) not in ("main.py", "-m"):
     itself()
 import json
 served = {at_import!r}
-if {{k: v for k, v in os.environ.items() if k.startswith({prefixes!r})}} != served:
+if {{k: v for k, v in os.environ.items() if k.startswith({prefixes!r}) and k != {later!r}}} != served:
     itself()
 line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 try:
@@ -48,7 +55,7 @@ except OSError:
     itself()
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: line.send(b"%d" % number))
-request = json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)]).encode()
+request = json.dumps([os.getcwd(), sys.argv, dict(os.environ)]).encode()
 socket.send_fds(line, [request], [0, 1, 2])
 status = int(line.recv(16) or b"-9")
 if status < 0:
@@ -60,7 +67,7 @@ os._exit(status)
 
 def at_import() -> dict[str, str]:
     """The environment variables that are read at an import."""
-    return {name: value for name, value in os.environ.items() if name.startswith(AT_IMPORT)}
+    return {name: value for name, value in os.environ.items() if name.startswith(AT_IMPORT) and name != LATER}
 
 
 class Preloaded:
@@ -75,11 +82,10 @@ class Preloaded:
 
     def __enter__(self) -> Preloaded:
         address = str(self.folder / "socket")
-        self.python.write_text(
-            PROGRAM.format(interpreter=self.interpreter, at_import=at_import(), prefixes=AT_IMPORT, address=address)
-        )
+        words = {"at_import": at_import(), "prefixes": AT_IMPORT, "later": LATER, "address": address}
+        self.python.write_text(PROGRAM.format(interpreter=self.interpreter, **words))
         self.python.chmod(0o755)
-        libraries = load_script("forked_server").LIBRARIES
+        libraries = (*load_script("forked_server").LIBRARIES, *AT_FIRST_USE)
         command = [self.interpreter, "-m", __spec__.name, address, *libraries]
         root = Path(__file__).resolve().parent.parent
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -98,6 +104,8 @@ def serve(address: str, libraries: list[str]) -> None:
     for name in libraries:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # or each fork's collections would look at all of the libraries, and copy them by that
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen()
@@ -139,8 +147,8 @@ def answer(line: socket.socket) -> None:
 
 
 def become(folder: str, arguments: list[str], environment: dict[str, str], files: list[int]) -> None:
-    """Run a Python file in this process as the interpreter would, and end. sys.stdout writes into file 1, whatever it
-    is."""
+    """Run a Python file or module in this process as the interpreter would, and end. arguments: the program's, with its
+    own path. sys.stdout writes into file 1, whatever it is."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -152,9 +160,21 @@ def become(folder: str, arguments: list[str], environment: dict[str, str], files
         del sys.modules[name]
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    sys.argv, sys.path[0] = arguments, os.path.dirname(arguments[0])
-    runpy.run_path(arguments[0], run_name="__main__")
-    sys.exit(0)
+    program, first, *others = arguments
+    status: Any = 0
+    try:
+        if first == "-m":
+            sys.executable, sys.argv, sys.path[0] = program, others, folder
+            runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = [first, *others], os.path.dirname(first)
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as error:
+        status = error.code or 0
+        if not isinstance(status, int):
+            raise
+    sys.stdout.flush()
+    os._exit(status)  # taking all of the libraries apart would take longer than a short program
 
 
 if __name__ == "__main__":

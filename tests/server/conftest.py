@@ -13,6 +13,7 @@ import pytest
 from ..everyday import name_of
 from ..scripts import load_script
 from ..search_words import WORDS
+from .sweep_tools import servers_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODES = sorted(folder.name for folder in (ROOT / "web" / "docs").iterdir())
@@ -28,15 +29,21 @@ def make_locale(server: Any) -> Any:
     return load_script("make_locale")
 
 
+def is_of_sweeps(item: pytest.Item) -> bool:
+    """Whether a test is in one of the files of sweeps."""
+    return item.path.name.startswith("test_sweep")
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A running ComfyServer (scripts/comfy_server.py) with the pack."""
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A running ComfyServer (scripts/comfy_server.py) with the pack; a fork where tests of sweeps have some anyway."""
     comfy_server = load_script("comfy_server")
     base = tmp_path_factory.mktemp("server base")
     comfyui = comfy_server.find_comfyui()
+    python = str(servers_python()) if any(is_of_sweeps(item) for item in request.session.items) else sys.executable
     (base / "input").mkdir()
     shutil.copy(comfyui / "input" / "example.png", base / "input")  # which every ComfyUI has, and an example names
-    with comfy_server.ComfyServer(comfyui, base) as running:
+    with comfy_server.ComfyServer(comfyui, base, python=python) as running:
         yield running
     assert running.process.poll() is not None
     shutil.rmtree(base, ignore_errors=True)

@@ -56,29 +56,23 @@ def own(base: Path) -> list[str]:
     return ["--comfyui-args", f"--cpu --disable-api-nodes --base-directory {shlex.quote(str(base))}"]
 
 
-# `python -m sweeps`, whose servers are started by another program.
+# `python -m sweeps` in an interpreter of its own, whose servers are started by another program.
 SWEEPS = "import runpy, sys; sys.executable = sys.argv.pop(1); runpy.run_module('sweeps', run_name='__main__')"
 
 
 @cache
 def servers_python() -> Path:
-    """The program that starts the servers of this process's sweeps (tests/preloaded.py)."""
+    """The program that starts sweeps and servers of this process (tests/preloaded.py)."""
     folder = tempfile.TemporaryDirectory(prefix="deft-python-")
     made = Preloaded(Path(folder.name)).__enter__()
     atexit.register(lambda: (made.__exit__(), folder.cleanup()))
     return made.python
 
 
-def command(*words: str | Path, preloaded: bool = True) -> list[str]:
-    """The command line of `python -m sweeps`. preloaded: its servers are forks; their memory is not measured then."""
-    start = ["-c", SWEEPS, str(servers_python())] if preloaded else ["-m", "sweeps"]
-    return [sys.executable, *start, *map(str, words)]
-
-
 def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """A running `python -m sweeps`, both of its outputs in one pipe."""
+    """A running `python -m sweeps` whose servers are forks, both of its outputs in one pipe."""
     return subprocess.Popen(
-        command(*words),
+        [sys.executable, "-c", SWEEPS, str(servers_python()), *map(str, words)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -88,16 +82,18 @@ def start(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def sweeps(*words: str | Path, status: int = 0, timeout: float = 200, preloaded: bool = True) -> str:
-    """Run `python -m sweeps` to its end, with this exit status; what it has printed. preloaded: as in `command`."""
+def sweeps(*words: str | Path, status: int = 0, timeout: float = 200, **options: Any) -> str:
+    """Run `python -m sweeps` to its end, with this exit status; what it has printed. It is a fork, as its servers are:
+    `start` has one whose process is its own."""
     done = subprocess.run(
-        command(*words, preloaded=preloaded),
+        [str(servers_python()), "-m", "sweeps", *map(str, words)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=timeout,
+        **options,
     )
     assert done.returncode == status, f"exit status {done.returncode}:\n{done.stdout}"
     return done.stdout

@@ -17,6 +17,7 @@ from deft_pack.sweeps.client import Client, Denied, ServerLost
 
 from .proxy import Proxy, in_thread
 from .sweep_tools import TRIVIAL, cells, environment, read_until, runs, start, write_plan
+from .sweep_tools import sweeps as run_to_end
 
 PASSWORD, KEY = "pass word/2", "k3y-of-the-door"
 BASIC = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
@@ -52,9 +53,7 @@ def test_no_secret_is_written_or_printed(server: Any, certificate: tuple[Path, s
 
     def sweeps(*words: str | Path, status: int) -> str:
         nonlocal printed
-        process = start(*words, env=environment(DOOR=KEY))
-        out = process.communicate(timeout=200)[0]
-        assert process.returncode == status, out
+        out = run_to_end(*words, status=status, env=environment(DOOR=KEY))
         printed += out
         return out
 

@@ -32,26 +32,36 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def workflows(server: Any) -> list[Path]:
-    """ComfyUI's templates and the blueprints of its subgraphs: all of them, or every day those with each kind of
+    """ComfyUI's templates and the blueprints of its subgraphs: all of them, or every day a few with each kind of
     node."""
     command = [sys.executable, str(ROOT / "scripts" / "environment.py"), "templates", TEMPLATES]
     folder = Path(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
     files = [*sorted(folder.glob("*.json")), *sorted((server.comfyui / "blueprints").glob("*.json"))]
     files = [path for path in files if '"nodes"' in path.read_text()]  # the others are lists of the templates
-    return files if size_of_run() == "all" else first_of_each(files, set(server.get("/object_info")) | OF_THE_PAGE)
+    return files if size_of_run() == "all" else with_each_kind(files, set(server.get("/object_info")) | OF_THE_PAGE)
 
 
-def first_of_each(files: list[Path], there: set[str]) -> list[Path]:
-    """Of workflows of these kinds of nodes those that have one that none before them has."""
-    seen: set[str] = set()
-    chosen = []
+def with_each_kind(files: list[Path], there: set[str]) -> list[Path]:
+    """Of workflows of these kinds of nodes so many that each kind is in one of them: time and again the one with the
+    most new kinds for its size, then without those that the later ones have made needless."""
+    kinds: dict[Path, set[str]] = {}
+    sizes: dict[Path, int] = {}
     for path in files:
         workflow = json.loads(path.read_text())
         graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
-        kinds = {node["type"] for graph in graphs for node in graph["nodes"]} - {graph.get("id") for graph in graphs}
-        if kinds <= there and not kinds <= seen:
-            chosen.append(path)
-            seen |= kinds
+        nodes = [node["type"] for graph in graphs for node in graph["nodes"]]
+        found = set(nodes) - {graph.get("id") for graph in graphs}
+        if found and found <= there:
+            kinds[path], sizes[path] = found, len(nodes)
+    chosen: list[Path] = []
+    lacking = set().union(*kinds.values())
+    while lacking:
+        chosen.append(max(kinds, key=lambda path: len(kinds[path] & lacking) / sizes[path]))
+        lacking -= kinds[chosen[-1]]
+    for path in chosen[::-1]:
+        others = [kinds[other] for other in chosen if other != path]
+        if kinds[path] <= set().union(*others):
+            chosen.remove(path)
     return chosen
 
 

@@ -26,9 +26,11 @@ import socket, sys
 from pathlib import Path
 from ray import cloudpickle
 before = set(sys.modules)
+sys.executable = sys.argv[2]
 ComfyUI = cloudpickle.loads(sys.stdin.buffer.read())
 actor = ComfyUI(False, "ray-1", ("elsewhere", ""), "/nowhere", sys.argv[1], "/", ["--cpu", "last"])
 url = actor.start()
+assert actor.server.command()[0] == sys.executable
 host, port = url.removeprefix("http://").split(":")
 assert host != "127.0.0.1" or actor.host == "127.0.0.1"
 socket.create_connection((host, int(port))).close()
@@ -48,7 +50,7 @@ assert not new & {"deft_pack", "aiohttp", "torch", "yaml"}, new
 
 
 def test_the_actor_takes_nothing_of_this_pack_along(tmp_path: Path) -> None:
-    """It starts a server, removes files, tells them apart, and goes, with what was sent and psutil."""
+    """It starts a server by its own Python, removes files, tells them apart, goes, with what was sent and psutil."""
     (tmp_path / "main.py").write_text(MAIN)
     cloudpickle.register_pickle_by_value(sweeps)
     try:
@@ -56,8 +58,10 @@ def test_the_actor_takes_nothing_of_this_pack_along(tmp_path: Path) -> None:
     finally:
         cloudpickle.unregister_pickle_by_value(sweeps)
     assert len(sent) < 100_000
+    python = tmp_path / "python of that machine"
+    python.symlink_to(sys.executable)
     done = subprocess.run(
-        [sys.executable, "-c", THERE, tmp_path], input=sent, capture_output=True, cwd=tmp_path, timeout=100
+        [sys.executable, "-c", THERE, tmp_path, python], input=sent, capture_output=True, cwd=tmp_path, timeout=100
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().strip() == remote.LocalFiles([tmp_path], {}).look_up("main.py") != ""
