@@ -23,6 +23,7 @@
 //   plan      OPTIONS
 //   blueprint API.json OPTIONS NAME [NAME ...]
 //   training  OPTIONS UI.json
+//   reload    the page is loaded again for the next command: it has the server's lists of files as they were before
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
 // A command is a file in browser/ whose default export gets the opened page and the other arguments. It may export the
@@ -60,6 +61,10 @@ async function pageIn(locale, viewport) {
 }
 
 async function done([command, ...words]) {
+  if (command === 'reload') {
+    failed = true
+    return { found: null }
+  }
   if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)
   const { default: run, language = () => 'en', viewport = SMALL } = await import(`./browser/${command}.mjs`)
   return { found: (await run(await pageIn(language(words), viewport), words)) ?? null }
