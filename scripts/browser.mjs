@@ -23,9 +23,11 @@
 //   plan      OPTIONS
 //   blueprint API.json OPTIONS NAME [NAME ...]
 //   training  OPTIONS UI.json
+//   reload    the page is loaded again for the next command: it has the server's lists of files as they were before
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
-// A command is a file in browser/ whose default export gets the opened page and the other arguments.
+// A command is a file in browser/ whose default export gets the opened page and the other arguments. It may export the
+// page's `language`, a function of the arguments, and its `viewport`, where it is to be larger than the usual one.
 // DEFT_PLAYWRIGHT names the node_modules folder with playwright-core, DEFT_CHROMIUM the browser.
 // DEFT_FRONT_END, where it is set, names the folder of another front end than the server's own.
 
@@ -33,7 +35,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
-import { localeOf, openIn, openPage, setVue } from './browser/page.mjs'
+import { localeOf, openIn, openPage, setVue, SMALL } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
@@ -45,10 +47,13 @@ const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'deft-browser-'))
 let opened
 let failed = false
 
-// The page as a command finds it: in its language, with the canvas' nodes, without errors.
-async function pageIn(locale) {
-  if (!opened) opened = await openPage(profile, url, locale)
-  else if (failed || (await localeOf(opened.page)) !== locale) await openIn(opened.page, locale)
+// The page as a command finds it: in its language and its size, with the canvas' nodes, without errors.
+async function pageIn(locale, viewport) {
+  if (!opened) opened = await openPage(profile, url, locale, viewport)
+  else {
+    await opened.page.setViewportSize(viewport)
+    if (failed || (await localeOf(opened.page)) !== locale) await openIn(opened.page, locale)
+  }
   failed = false
   await setVue(opened.page, false)
   opened.errors.length = 0
@@ -56,9 +61,13 @@ async function pageIn(locale) {
 }
 
 async function done([command, ...words]) {
+  if (command === 'reload') {
+    failed = true
+    return { found: null }
+  }
   if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)
-  const { default: run, language = () => 'en' } = await import(`./browser/${command}.mjs`)
-  return { found: (await run(await pageIn(language(words)), words)) ?? null }
+  const { default: run, language = () => 'en', viewport = SMALL } = await import(`./browser/${command}.mjs`)
+  return { found: (await run(await pageIn(language(words), viewport), words)) ?? null }
 }
 
 try {

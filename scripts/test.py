@@ -17,12 +17,17 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from rooms import ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))
+
+from tests.preloaded import Preloaded  # noqa: E402
+
 LOGS = Path(os.environ.get("DEFT_TEST_LOGS") or tempfile.mkdtemp(prefix="deft-test-logs-"))
 TYPED = (*ROOMS, "benchmarks", "workflow_sources")
 # Some forty ComfyUI servers are started: without bytecode each would compile all of ComfyUI and the pack again.
@@ -32,6 +37,10 @@ COMMON = {
     "PYTHONDONTWRITEBYTECODE": "",
 }
 
+
+# Parts whose process is a fork of one that has imported the libraries (tests/preloaded.py), and the program for each.
+FORKED = ("server", "comfy-0.30.0-a", "comfy-0.30.0-b", "sweeps", "unit")
+PYTHONS: dict[str, str] = {}
 
 # CPU seconds of `make test` by file of tests/comfy, for its halves: those of ten and more; each other file has OTHERS.
 COSTS = {
@@ -75,7 +84,7 @@ class Result:
     skipped: list[str]
     seconds: float
     log: Path
-    cpu: float = 0.0  # seconds of CPU, of the part's processes that have ended
+    cpu: float = 0.0  # seconds of CPU, of the part's processes that have ended; without forked servers
     repeats: int = 0  # combinations that only --all runs
 
 
@@ -95,7 +104,7 @@ def call(part: str, command: list[str], folder: Path, variables: dict[str, str])
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | COMMON | variables,
+            env=os.environ | variables,
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -113,8 +122,9 @@ def pytest(part: str, files: list[str], variables: dict[str, str] | None = None)
     """Run the tests of files in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
+    variables = (variables or {}) | ({"DEFT_TEST_FORKS": PYTHONS[part]} if part in PYTHONS else {})
     command = [
-        sys.executable,
+        PYTHONS.get(part, sys.executable),
         "-m",
         "pytest",
         "-q",
@@ -123,7 +133,8 @@ def pytest(part: str, files: list[str], variables: dict[str, str] | None = None)
         f"--junitxml={report}",
         *files,
     ]
-    status, cpu, log = call(part, command, ROOT, variables or {})
+    status, _, log = call(part, command, ROOT, variables)
+    text = log.read_text(errors="replace")
     passed = failed = 0
     skipped = []
     if report.is_file():
@@ -137,8 +148,10 @@ def pytest(part: str, files: list[str], variables: dict[str, str] | None = None)
                 passed += 1
     if status and not failed:  # pytest itself failed, or there was no test
         failed = 1
-    counted = re.search(r"^(\d+) combinations only in make test-all$", log.read_text(errors="replace"), re.M)
+    counted = re.search(r"^(\d+) combinations only in make test-all$", text, re.M)
     repeats = int(counted[1]) if counted else 0
+    used = re.findall(r"^([\d.]+) s of CPU$", text, re.M)
+    cpu = float(used[-1]) if used else 0.0
     return Result(part, passed, failed, skipped, time.monotonic() - started, log, cpu, repeats)
 
 
@@ -230,7 +243,7 @@ PARTS = {
 
 def main() -> None:
     """Run the parts and print the totals; exit status 1 when anything failed."""
-    COMMON["DEFT_TEST"] = "all" if "--all" in sys.argv else "everyday"
+    os.environ.update(COMMON, DEFT_TEST="all" if "--all" in sys.argv else "everyday")
     names = [name for name in sys.argv[1:] if name != "--all"] or list(PARTS)
     unknown = set(names) - set(PARTS)
     if unknown:
@@ -239,7 +252,11 @@ def main() -> None:
     started = time.monotonic()
     print(f"[test] running {' '.join(names)}, {AT_A_TIME} at a time; logs in {LOGS}", flush=True)
     results = []
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ExitStack() as stack:
+        if forked := set(FORKED) & set(names) if hasattr(os, "pidfd_open") else set():  # Linux
+            program = Preloaded(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            PYTHONS.update(dict.fromkeys(forked, str(stack.enter_context(program).python)))
+        pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
         for done in as_completed([pool.submit(PARTS[name], name) for name in names]):
             result = done.result()
             results.append(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from aiohttp import web
 
 from . import everyday
 from .hub import Hub
+from .preloaded import own_interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.executable = own_interpreter()  # also in a fork, which scripts/test.py makes of some parts
 
 
 def load_pack() -> None:
@@ -52,9 +55,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """How many cases only `make test-all` has; scripts/test.py adds them up."""
+    """How many cases only `make test-all` has, and the time of this process and its children; scripts/test.py adds
+    them up."""
     if config.stash.get(REPEATS, 0):
         terminalreporter.write_line(f"{config.stash[REPEATS]} combinations only in make test-all")
+    terminalreporter.write_line(f"{sum(os.times()[:4]):.1f} s of CPU")
 
 
 @pytest.fixture(scope="session")

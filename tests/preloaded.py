@@ -17,6 +17,7 @@ memory, limits on it, its threads, its children, and whether it is halted.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -70,14 +71,21 @@ def at_import() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(AT_IMPORT) and name != LATER}
 
 
+def own_interpreter() -> str:
+    """The interpreter of this process, which may itself be a fork: then sys.executable is the program, a script."""
+    with open(sys.executable, "rb") as file:
+        first = file.readline()
+    return first[2:].split()[0].decode() if first.startswith(b"#!") else sys.executable
+
+
 class Preloaded:
     """The process that is forked, as a context manager, and the program. folder: an empty one, with a short path.
 
     interpreter: that of another environment, whose libraries are loaded.
     """
 
-    def __init__(self, folder: Path, interpreter: str = sys.executable) -> None:
-        self.folder, self.python, self.interpreter = folder, folder / "python", interpreter
+    def __init__(self, folder: Path, interpreter: str = "") -> None:
+        self.folder, self.python, self.interpreter = folder, folder / "python", interpreter or own_interpreter()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Preloaded:
@@ -173,6 +181,7 @@ def become(folder: str, arguments: list[str], environment: dict[str, str], files
         status = error.code or 0
         if not isinstance(status, int):
             raise
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(status)  # taking all of the libraries apart would take longer than a short program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PYTHON = os.environ.get("DEFT_TEST_FORKS") or sys.executable  # scripts/test.py: that of tests/preloaded.py
 DOCUMENT = ROOT / "docs" / "maintainers" / "adding.md"
 # All but these is copied: what a walk changes may be anywhere, and tests look for files of the pack where they are.
 NOT_COPIED = shutil.ignore_patterns(".git", "__pycache__", ".mypy_cache", ".ruff_cache", "node_modules")
@@ -120,7 +122,7 @@ class Gate:
 def gate(folder: Path, *words: str) -> Gate:
     """Run tests of a copy, in one process; none of them stops the others."""
     report = folder / "gate.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}", *words]
+    command = [PYTHON, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}", *words]
     done = subprocess.run(
         command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -141,7 +143,7 @@ def run(line: str, folder: Path) -> str:
     program, *arguments = shlex.split(line)
     assert program == "python"
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [PYTHON, *arguments],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -4,7 +4,7 @@
 // ({widget: value}).
 
 import fs from 'node:fs'
-import { complaints, each, quiet, readGraph } from './page.mjs'
+import { complaints, each, LARGE, quiet, readGraph } from './page.mjs'
 import { runFromPage } from './run.mjs'
 
 // The node that comes onto the canvas when the name is typed into the search box and the hit clicked.
@@ -54,6 +54,8 @@ async function join(page, id, { links = {}, shown = {}, set = {} }) {
     return { title: top.title, widgets, inputs: top.inputs.map((item) => item.name), outputs: top.outputs.map((item) => item.name) }
   }, { id, links, shown, set })
 }
+
+export const viewport = LARGE
 
 export default async function ({ page, errors }, [source, options, ...names]) {
   const api = JSON.parse(fs.readFileSync(source, 'utf8'))

@@ -5,7 +5,7 @@
 // what is missing, to wait for).
 
 import path from 'node:path'
-import { complaints, each, load, readGraph, setVue } from './page.mjs'
+import { complaints, each, LARGE, load, readGraph, setVue } from './page.mjs'
 import { screenshot } from './picture.mjs'
 
 // By id, what stands in the page for a node of the Vue front end, and its place in the graph's units.
@@ -43,6 +43,8 @@ function readOpening(page) {
     }
   })
 }
+
+export const viewport = LARGE
 
 export default async function ({ page, errors }, [options, ...files]) {
   const { vue = false, pictures, pictured, told = {} } = JSON.parse(options)

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
-import { fitView, quiet, setVue } from './page.mjs'
+import { fitView, LARGE, quiet, setVue } from './page.mjs'
 
 // A name's own UUID: the front end keeps drafts by it, so that two examples must not share one.
 function uuidOf(name) {
@@ -49,6 +49,8 @@ async function convert(page, source, target) {
   fs.writeFileSync(`${target}.part`, JSON.stringify(graph, null, 2) + '\n')
   fs.renameSync(`${target}.part`, target)
 }
+
+export const viewport = LARGE
 
 export default async function ({ page }, files) {
   for (let i = 0; i < files.length; i += 2) await convert(page, files[i], files[i + 1])

@@ -180,6 +180,7 @@ export default async function ({ page, errors }, [options, train, use]) {
   fresh.curves = await readCurves(page)
 
   await load(page, use)
+  await fitView(page, 60) // the canvas loads a result's picture when it draws the node
   const file = await page.evaluate((name) => {
     const { widgets } = window.app.graph.nodes.find((node) => node.type === 'DEFTAdapterLoader')
     const { values } = widgets.find((widget) => widget.name === 'file').options

@@ -1,6 +1,6 @@
 // Takes a picture of single nodes, each alone on the canvas and as large as its content needs.
 
-import { placeAlone, quiet } from './page.mjs'
+import { LARGE, placeAlone, quiet } from './page.mjs'
 
 const CORNER = [200, 160] // the top bar and the side bar lie over the canvas
 const MARGIN = 5 // less than to the pack's name above the title
@@ -22,6 +22,8 @@ async function show(page, type) {
   await quiet(page)
   return place
 }
+
+export const viewport = LARGE
 
 export default async function ({ page }, args) {
   for (let i = 0; i < args.length; i += 2) {

@@ -10,6 +10,10 @@ const FLAGS = [
   '--disable-component-update', '--disable-sync'
 ]
 
+// Pixels of the page. Without a GPU the processor draws it: it is large only for what looks at sizes or takes pictures.
+export const SMALL = { width: 1280, height: 720 }
+export const LARGE = { width: 1920, height: 1080 }
+
 // The front end asks for a person's own files (style sheet, saved workflows) and takes 404 for "none". On a slow machine
 // it also asks another server how large the models of its own first workflow are, which is there before ours.
 const OF_THE_PAGE = /\/user\.css|\/userdata[/?]|\/missingModelDownload-|^https:\/\/huggingface\.co\//
@@ -64,7 +68,7 @@ function saveEnergy(profile) {
   fs.writeFileSync(path.join(profile, 'Local State'), JSON.stringify(settings))
 }
 
-export async function openPage(profile, url, locale = 'en') {
+export async function openPage(profile, url, locale, viewport) {
   const answer = await fetch(`${url}/settings`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
@@ -76,10 +80,11 @@ export async function openPage(profile, url, locale = 'en') {
   const args = other ? [...FLAGS, '--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets'] : FLAGS
   saveEnergy(profile)
   const context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.DEFT_CHROMIUM, args, viewport: { width: 1920, height: 1080 }
+    executablePath: process.env.DEFT_CHROMIUM, args, viewport: LARGE, reducedMotion: 'reduce'
   })
   if (other) await serveFrom(context, url, other)
   const page = context.pages()[0] ?? (await context.newPage())
+  await page.setViewportSize(viewport)
   quietOf.set(page, watchQuiet(page))
   await page.goto(url, { waitUntil: 'domcontentloaded', timeout: 120000 })
   await ready(page)

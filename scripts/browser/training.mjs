@@ -3,7 +3,7 @@
 //
 // Options: set (by node type: widgets' values), picture (a JPEG file).
 
-import { load, quiet, setSettings } from './page.mjs'
+import { LARGE, load, quiet, setSettings } from './page.mjs'
 import { runFromPage, setWidgets } from './run.mjs'
 
 const TAB = 'Workspace.ToggleSidebarTab.deft-runs'
@@ -23,6 +23,8 @@ function place(page) {
     canvas.setDirty(true, true)
   }, TOP)
 }
+
+export const viewport = LARGE
 
 export default async function ({ page, errors }, [options, source]) {
   const { set, picture } = JSON.parse(options)

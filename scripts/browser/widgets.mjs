@@ -4,7 +4,7 @@
 // their name, to see what a change of the choice and a saved and opened graph leave of them. The route that knows which
 // protocols are ready fails afterwards, and then answers with "answer".
 
-import { placeAlone, quiet, setVue } from './page.mjs'
+import { LARGE, placeAlone, quiet, setVue } from './page.mjs'
 
 function setValues(page, values) {
   return page.evaluate((values) => {
@@ -86,6 +86,8 @@ async function withoutProtocols(page, vue, { type, name, options: [option] }, an
   page.off('console', note)
   return { warnings, listed: listed.map((text) => text.trim()) }
 }
+
+export const viewport = LARGE
 
 export default async function ({ page, errors }, [options]) {
   const { vue, combos, answer } = JSON.parse(options)

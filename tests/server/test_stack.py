@@ -104,6 +104,7 @@ def page(
     source, target = folder / "stack_api.json", folder / "stack.json"
     source.write_text(json.dumps(workflow(files)))
     jobs: dict[str, tuple[object, ...]] = {
+        "reload": ("reload",),  # its lists have the adapters then
         "convert": ("convert", source, target),
         "check": ("check", json.dumps({"vue": True}), target),
     }
