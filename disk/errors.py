@@ -35,7 +35,10 @@ def described(error: BaseException) -> str:
     """The text of any error: a system's own error of a file has the file's name, the system's words and what to do."""
     if isinstance(error, NotWritten) or not isinstance(error, OSError) or error.filename is None:
         return str(error)
-    return f"{error.filename}: {error.strerror}: {advice(error)}." if error.errno in _ADVICE else str(error)
+    if error.errno not in _ADVICE:
+        return str(error)
+    what = "check its permissions" if error.errno in (errno.EACCES, errno.EPERM) else advice(error)  # read or written
+    return f"{error.filename}: {error.strerror}: {what}."
 
 
 def reason(error: Exception) -> str:

@@ -169,18 +169,21 @@ def _lost(
     following: str,
 ) -> list[str]:
     """A remark where the recommended checkpoint follows the prompt less than an earlier one: by how much against the
-    one that follows best, and which to take for more, the most like of those. falls: as `_overfitted`.
+    one that follows best, and which to take for more, of all strengths the most like of those that follow it better.
+    falls: as `_overfitted`.
     """
     earlier = _earlier(checkpoints, falls, best)
     if not earlier:
         return []
-    usable = [place for place in earlier if place not in overfitted] or earlier
-    other = checkpoints[max(usable, key=lambda place: mean(checkpoints[place].likeness))]
+    others = [place for place in range(len(checkpoints)) if place not in overfitted]
+    usable = {place for place in earlier if place not in overfitted} | set(_better(checkpoints, others, best))
+    other = checkpoints[max(usable or earlier, key=lambda place: mean(checkpoints[place].likeness))]
     scores = f"{likeness} {score_text(mean(other.likeness))}, {following} {score_text(mean(other.following))}"
+    is_lowest = checkpoints[best].strength <= min(item.strength for item in checkpoints)
     return [
         f"{checkpoints[best].name} has lost prompt following: against {checkpoints[earlier[0]].name} {following} down "
-        f"({_amount(falls[best, earlier[0]])}). For more of it take {other.name} ({scores}), a lower strength, or "
-        "train for fewer steps."
+        f"({_amount(falls[best, earlier[0]])}). For more of it take {other.name} ({scores})"
+        f"{', a lower strength,' if is_lowest else ''} or train for fewer steps."
     ]
 
 

@@ -58,7 +58,8 @@ def versions(python: Path, names: list[str]) -> str:
 def tested(name: str, python: Path, about: str, files: list[str]) -> bool:
     """Run tests and print a line; whether all have passed."""
     started = time.monotonic()
-    variables = {"DEFT_TEST": "everyday"} | ({} if "unit" in name else {"DEFT_TEST_COMFYUI": str(comfyui_dir())})
+    inside = {"DEFT_TEST": "everyday", "DEFT_TEST_COMFYUI": str(comfyui_dir())}
+    variables = {"DEFT_TEST": "all"} if "unit" in name else inside
     done = call(str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, **variables)
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-300:]]
     print(f"[packages] {name} ({about}): {last[0].strip('= ')}; {time.monotonic() - started:.0f} s", flush=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from rooms import ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
+sys.path.insert(1, str(ROOT))  # after this folder
 
 from tests.preloaded import Preloaded  # noqa: E402
 
@@ -253,7 +253,7 @@ def main() -> None:
     print(f"[test] running {' '.join(names)}, {AT_A_TIME} at a time; logs in {LOGS}", flush=True)
     results = []
     with ExitStack() as stack:
-        if forked := set(FORKED) & set(names) if hasattr(os, "pidfd_open") else set():  # Linux
+        if forked := set(FORKED) & set(names):
             program = Preloaded(Path(stack.enter_context(tempfile.TemporaryDirectory())))
             PYTHONS.update(dict.fromkeys(forked, str(stack.enter_context(program).python)))
         pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from ..disk.errors import named
+from ..disk.errors import named, reason
 from .records import CELL_FILE, RUN_FILE, Cell, CellRun, Record, Status, read_record, to_json
 from .writing import is_left, sync, tidy, write, write_synced
 
@@ -77,7 +77,9 @@ class Store:
             plans = list(content["plans"])
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise ValueError(f"{marker} cannot be read ({reason(error)}): check its permissions.") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{marker} cannot be read ({error}): it was written by another version or is damaged; "
                 "name another folder with --store."
@@ -244,10 +246,13 @@ class Store:
         return self.root / "claims" / name
 
     def _read_claim(self, path: Path) -> Owner | None:
+        """The owner that a claim names; None where it names none that there can be."""
         try:
-            return Owner(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            owner = Owner(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        is_whole = isinstance(owner.host, str) and isinstance(owner.token, str) and type(owner.pid) is int
+        return owner if is_whole and 0 < owner.pid < 2**31 else None
 
     def _dead(self, path: Path, owner: Owner) -> bool:
         """Whether a holder is gone: its process here, or no sign of life elsewhere."""
@@ -269,10 +274,13 @@ class Store:
         """A file that `write_plan` has kept. Raises ValueError if there is none."""
         try:
             return (self.root / "plan" / name / file).read_bytes()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise ValueError(
                 f"{self.root} does not hold the cells of the plan {name!r}: run `sweeps plan` or `sweeps run` first."
             ) from error
+        except OSError as error:
+            where = self.root / "plan" / name / file
+            raise ValueError(f"{where} cannot be read ({reason(error)}): check its permissions.") from error
 
     def read_plan_file(self, name: str, file: str, read: Callable[[bytes], T]) -> T:
         """The content of a file that `write_plan` has kept. Raises ValueError if there is none, or it is damaged."""

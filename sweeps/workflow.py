@@ -87,9 +87,13 @@ def open_workflow(path: Path, info: Info, front_end: str = "") -> Workflow:
         data = _read(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"The workflow {path} does not exist: check `workflow` in the plan.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).rstrip(".")
-        raise ValueError(f"The workflow {path} cannot be read ({reason}): save it again from ComfyUI.") from error
+    except OSError as error:
+        raise ValueError(
+            f"The workflow {path} cannot be read ({error.strerror}): check `workflow` in the plan."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        why = str(error).rstrip(".")
+        raise ValueError(f"The workflow {path} cannot be read ({why}): save it again from ComfyUI.") from error
     saved = isinstance(data, dict) and isinstance(data.get("nodes"), list)
     if saved:
         converted = _converted(data, path, info, front_end)

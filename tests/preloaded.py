@@ -29,6 +29,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ class Preloaded:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Preloaded:
+        try:
+            self._start()
+            subprocess.run([str(self.python), "-c", ""], check=True)
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            # Another system than Linux, or a name that it does not take for a socket or in a script's first line.
+            print(f"[tests] no forks here, each interpreter is started: {error}", file=sys.stderr, flush=True)
+            self.python = Path(self.interpreter)
+        return self
+
+    def _start(self) -> None:
+        if not hasattr(os, "pidfd_open"):
+            raise RuntimeError("Python cannot wait for a process by a file")
         address = str(self.folder / "socket")
         words = {"at_import": at_import(), "prefixes": AT_IMPORT, "later": LATER, "address": address}
         self.python.write_text(PROGRAM.format(interpreter=self.interpreter, **words))
@@ -99,12 +112,11 @@ class Preloaded:
         self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
-            raise RuntimeError(f"{__file__} has ended with {self._process.wait()}.")
-        return self
+            raise RuntimeError(f"{__file__} has ended with {self._process.wait()}")
 
     def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        self._process.communicate()
+        if self._process is not None:
+            self._process.communicate()
 
 
 def serve(address: str, libraries: list[str]) -> None:
@@ -181,6 +193,7 @@ def become(folder: str, arguments: list[str], environment: dict[str, str], files
         status = error.code or 0
         if not isinstance(status, int):
             raise
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(status)  # taking all of the libraries apart would take longer than a short program

@@ -122,6 +122,19 @@ def test_what_the_recommended_one_has_lost_is_said() -> None:
     assert all(one.remarks for one in of_runs(*truth))
 
 
+def test_another_strength_that_was_compared_is_what_to_take_for_more() -> None:
+    """Not the earlier one of the same strength, where a lower one is more like the subject than that and follows."""
+    strong = simulated((0.55, 0.66, 0.72, 0.80, 0.90), (0.50, 0.45, 0.39, 0.33, 0.29), LEVEL, FAR, 0)
+    weak = simulated((0.50, 0.60, 0.70, 0.78, 0.86), (0.50, 0.46, 0.42, 0.40, 0.38), LEVEL, FAR, 0)
+    weak = [replace(item, name=f"{item.name} at 0.6", strength=0.6) for item in weak]
+    found = recommend([*weak, *strong], photos=PHOTOS)
+    assert found.best == 9
+    (remark,) = found.remarks
+    assert "step 500 has lost prompt following: against step 100 prompt following down" in remark
+    assert "For more of it take step 500 at 0.6 (" in remark
+    assert remark.endswith(") or train for fewer steps.")
+
+
 def test_nothing_is_said_where_nothing_is_lost() -> None:
     found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30,) * 5, LEVEL, FAR)
     assert sum(bool(one.remarks) for one in found) <= 0.07 * RUNS

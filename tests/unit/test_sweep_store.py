@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,7 @@ from deft_pack.sweeps import store as module
 from deft_pack.sweeps.launch import remembered
 from deft_pack.sweeps.records import Cell, CellRun, StoredFile
 from deft_pack.sweeps.store import Store
+from deft_pack.sweeps.workflow import open_workflow
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "ab" * 16
@@ -188,7 +191,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "store", "two")
     assert Store.open(tmp_path / "store", "two", join=True).plans() == ["one", "two"]
     Store.open(tmp_path / "store", "two")
-    for text in ("{", '{"format": 99, "plans": []}', "[]"):
+    for text in ("{", '{"format": 99, "plans": []}', "[]", "[" * 200_000):
         (tmp_path / "store" / "store.json").write_text(text)
         with pytest.raises(ValueError, match=r"store\.json cannot be read"):
             Store.open(tmp_path / "store", "one")
@@ -408,6 +411,10 @@ def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.Capt
         assert "aaa: File name too long: choose a shorter name." in said(name, tmp_path / long)
         assert "file is not the store of a sweep: name" in said(name, plan, "--store", tmp_path / "file")
     assert "folder.yaml cannot be read (Is a directory): check its name" in said("plan", tmp_path / "folder.yaml")
+    with pytest.raises(
+        ValueError, match=r"folder\.yaml cannot be read \(Is a directory\): check `workflow` in the plan"
+    ):
+        open_workflow(tmp_path / "folder.yaml", {})
     assert "aaa cannot be read (File name too long): check its name" in said("plan", tmp_path / long)
     comfyui = tmp_path / "ComfyUI"
     comfyui.mkdir()
@@ -422,6 +429,55 @@ def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.Capt
         assert re.search(
             rf"{folder}\S*: (Not a directory|File exists): a file has the name of the folder, choose", line
         )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000,
+        "{",
+        '{"host": "HOST", "pid": "abc", "token": "x"}',
+        '{"host": "HOST", "pid": 1e300, "token": "x"}',
+        f'{{"host": "HOST", "pid": 1{"0" * 30}, "token": "x"}}',
+        '{"host": "HOST", "pid": -5, "token": "x"}',
+        '{"host": ["HOST"], "pid": 5, "token": "x"}',
+    ],
+)
+def test_a_damaged_claim_is_nobodys(tmp_path: Path, content: str) -> None:
+    store = Store.open(tmp_path, "plan")
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "cell").write_text(content.replace("HOST", socket.gethostname()))
+    assert dict(store.claims()) == {"cell": None}
+    assert store.holder("cell") is None
+
+
+def test_what_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither damaged nor missing: nothing says so, and nothing advises to begin anew or elsewhere."""
+    store = Store.open(tmp_path / "store", "demo")
+    store.write_plan("demo", {"cells.jsonl": b'["seed"]\n'})
+    names: set[str] = set()
+
+    def refusing(function: Any) -> Any:
+        def called(path: Any, *others: Any) -> Any:
+            if Path(path).name in names:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *others)
+
+        return called
+
+    monkeypatch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    for name, text in (
+        ("store.json", r"store\.json cannot be read \(Permission denied\): check its permissions\."),
+        ("cells.jsonl", r"plan/demo/cells\.jsonl cannot be read \(Permission denied\): check its permissions\."),
+        ("done", r"store/done: Permission denied: check its permissions\."),
+    ):
+        names.clear()
+        names.add(name)
+        assert command.main(["status", str(store.root)]) == 2
+        assert re.fullmatch(rf"sweeps: \S*{text}\n", capsys.readouterr().err)
 
 
 def test_a_link_names_the_file_that_is_to_blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

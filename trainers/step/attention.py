@@ -26,7 +26,7 @@ def pytorch_attention() -> Iterator[None]:
         for path, module in list(sys.modules.items())
         if path.startswith("comfy.")
         for name in _NAMES
-        if vars(module).get(name) is chosen[name] and chosen[name] is not attention.attention_pytorch
+        if getattr(module, "__dict__", {}).get(name) is chosen[name] and chosen[name] is not attention.attention_pytorch
     ]
     try:
         for module, name in replaced:
