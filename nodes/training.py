@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from ..trainers.run.training_run import StepProgress
 
 # Each method with its own widgets.
-METHODS = [io.DynamicCombo.Option(name, method_widgets(methods.training_of(name))) for name in methods.TRAINABLE]
-METHODS_TOOLTIP = " ".join(f"{name}: {methods.training_of(name).words}." for name in methods.TRAINABLE)
+_METHOD_OPTIONS = [
+    io.DynamicCombo.Option(name, method_widgets(methods.training_of(name))) for name in methods.TRAINABLE
+]
+_METHOD_WORDS = " ".join(f"{name}: {methods.training_of(name).words}." for name in methods.TRAINABLE)
 
 
 def first(value: Any) -> Any:
@@ -41,7 +43,7 @@ def first(value: Any) -> Any:
     return value[0] if isinstance(value, list) else value
 
 
-def method_settings(choice: dict[str, Any]) -> dict[str, Any]:
+def chosen_method(choice: dict[str, Any]) -> dict[str, Any]:
     """Settings of the dynamic choice: the method, and those that it shows."""
     name = choice["method"]
     values = {
@@ -170,8 +172,8 @@ class DEFTTrainAdapter(io.ComfyNode):
                 ),
                 io.DynamicCombo.Input(
                     "method",
-                    options=METHODS,
-                    tooltip=METHODS_TOOLTIP,
+                    options=_METHOD_OPTIONS,
+                    tooltip=_METHOD_WORDS,
                 ),
                 *widgets(described(Settings), TRAINING, later=False),
                 TrainingSettings.Input(
@@ -255,11 +257,11 @@ class DEFTTrainAdapter(io.ComfyNode):
         from ..trainers.run.loop import train
 
         if method is None:  # ComfyUI drops a dynamic choice that has no such option
-            raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in METHODS)}.")
+            raise ValueError(f"Unknown method: choose one of {', '.join(option.key for option in _METHOD_OPTIONS)}.")
         connected = first(settings) if settings else None
         chosen, run, notes = gathered(
             connected,
-            **method_settings(first(method)),
+            **chosen_method(first(method)),
             **first(values),
         )
         run = with_name(run, first(name) if name else "")

@@ -27,7 +27,7 @@ from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
 from ..trainers.settings.settings import TOKEN, Run, Settings, digest, training_settings
 from ..trainers.settings.targets import CHOICES
-from .fields import widgets
+from .fields import widget, widgets
 from .sockets import ScorerSocket, TrainingPreviews, TrainingSettings
 
 CATEGORY = "DEFT/training"
@@ -206,25 +206,9 @@ class DEFTTrainingRecipe(io.ComfyNode):
                     " name if two models are of one kind, such as Z-Image and Z-Image "
                     "Turbo.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=1_000_000,
-                    tooltip="Training steps; 0: the recipe's for what and how.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-7,
-                    round=False,
-                    tooltip="Step size; 0: the recipe's, for the method and the optimizer.",
-                ),
-                io.Int.Input(
-                    "rank", default=0, min=0, max=1024, tooltip="Rank of each layer's change; 0: the recipe's."
-                ),
+                widget("steps", low=0, start=0, words="Training steps; 0: the recipe's for what and how."),
+                widget("learning_rate", words="Step size; 0: the recipe's, for the method and the optimizer."),
+                widget("rank", low=0, start=0, words="Rank of each layer's change; 0: the recipe's."),
                 io.Combo.Input(
                     "layers",
                     options=[recipes.AUTO, *CHOICES],

@@ -227,9 +227,24 @@ def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
     key = [line for text in key for line in small.wrap(text, right - 2 * gap)]
     bottom = top + len(key) * small.step + (gap if key else 0)
     return _Layout(
-        cell, gap, room, tops, gap + stack, side, left, head, (right, bottom), label, small, strong, names, titles,
-        prints, key, (each, across),
-    )  # fmt: skip
+        cell,
+        gap,
+        room,
+        tops,
+        gap + stack,
+        side,
+        left,
+        head,
+        (right, bottom),
+        label,
+        small,
+        strong,
+        names,
+        titles,
+        prints,
+        key,
+        (each, across),
+    )
 
 
 def _needed(score: GridScore, small: Lettering, strong: Lettering) -> int:

@@ -24,11 +24,37 @@ Colour = tuple[int, int, int]
 
 # How the files of fonts with Chinese, Japanese or Korean begin, in lower case without spaces, best first.
 EAST_ASIAN = (
-    "notosanscjk", "notosanssc", "sourcehansans", "msyh", "pingfang", "hiraginosansgb", "stheiti", "wqy-microhei",
-    "wqy-zenhei", "droidsansfallback", "simhei", "simsun", "notosansjp", "notosanskr", "notosanstc", "yugoth", "meiryo",
-    "hiraginokakugothic", "malgun", "applesdgothic", "msgothic", "nanumgothic", "ipag", "takao", "vl-gothic",
-    "notoserifcjk", "arialunicode", "uming", "ukai", "unifont",
-)  # fmt: skip
+    "notosanscjk",
+    "notosanssc",
+    "sourcehansans",
+    "msyh",
+    "pingfang",
+    "hiraginosansgb",
+    "stheiti",
+    "wqy-microhei",
+    "wqy-zenhei",
+    "droidsansfallback",
+    "simhei",
+    "simsun",
+    "notosansjp",
+    "notosanskr",
+    "notosanstc",
+    "yugoth",
+    "meiryo",
+    "hiraginokakugothic",
+    "malgun",
+    "applesdgothic",
+    "msgothic",
+    "nanumgothic",
+    "ipag",
+    "takao",
+    "vl-gothic",
+    "notoserifcjk",
+    "arialunicode",
+    "uming",
+    "ukai",
+    "unifont",
+)
 FONT_FILES = (".ttf", ".otf", ".ttc", ".otc")
 MOST_FONTS = 4  # of the system's that are asked for a letter
 NAMED = 20  # letters in a warning

@@ -1,7 +1,11 @@
-"""One matrix through which every trainable method passes: train, stop and resume, save, read, apply, export."""
+"""One matrix through which every trainable method passes.
+
+Train, stop and resume, save, read, apply, ComfyUI's own Load LoRA, the PEFT folder, export.
+"""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,15 @@ from .test_training_runs import as_loaded, same, settings
 
 @pytest.mark.parametrize("method", methods.TRAINABLE)
 def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
-    make = models.unet
+    import comfy.sd
+    import comfy.utils
+    import peft
+
+    network = models.diffusers_sd15()
+
+    def make() -> Any:
+        return models.comfy_sd15(network)
+
     model = as_loaded(make)
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
@@ -43,7 +55,7 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
     assert same(adapter, whole.adapter)
     assert adapter.metadata["method"] == method
 
-    # Applied: nothing at strength 0, more at 1 than at 0.5, and as ComfyUI's own loader does it where that reads it.
+    # Applied: nothing at strength 0, and more at 1 than at 0.5.
     before = models.weights(make())
     changed = {}
     for strength in (0.0, 0.5, 1.0):
@@ -56,10 +68,35 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
     if method != "svdiff":  # whose strength is inside of a relu
         assert changed[0.5] == pytest.approx(changed[1.0] / 2, rel=1e-3)
 
+    # Read by ComfyUI's own Load LoRA, with this pack's class beside its own: the same weights.
+    by_core, _ = comfy.sd.load_lora_for_models(make(), None, comfy.utils.load_torch_file(str(path)), 1.0, 0.0)
+    core = models.patched_weights(by_core)
+    assert max(models.relative(core[key], after[key]) for key in before) < 1e-6
+
+    # A PEFT folder of the linear layers: PEFT merges it into the same weights. The other methods have none.
+    linear = {key.removesuffix("weight") for key in before if key.endswith(".weight") and before[key].ndim == 2}
+    tensors = {key: value for key, value in adapter.items() if key.startswith(tuple(linear))}
+    assert 0 < len(tensors) < len(adapter)
+    peft_folder, for_peft = tmp_path / "peft", pack.adapters.Adapter(tensors, adapter.metadata)
+    write_peft = pack.comfyui.module("nodes.saving").write_peft
+    if isinstance(pack.methods.get(method).peft, str):
+        with pytest.raises(
+            ValueError, match=f"cannot be written for PEFT: .* is of (the method {method}|another format)"
+        ):
+            write_peft(for_peft, peft_folder, make(), {})
+        assert not peft_folder.exists()
+    else:
+        write_peft(for_peft, peft_folder, make(), {})
+        wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(network), peft_folder)
+        merged = models.weights(models.comfy_sd15(wrapped.merge_and_unload()))
+        linear_weights = [key for key in before if (after[key] != before[key]).any() and before[key].ndim == 2]
+        assert linear_weights
+        assert max(models.relative(merged[key], after[key]) for key in linear_weights) < 1e-5
+
     # Exported: the same weights as a plain LoRA of full rank.
     lora, _ = pack.comfyui.module("convert.export").export(adapter, make())
     exported, _, _ = pack.apply(lora, make())
-    one, other = models.patched_weights(exported), models.patched_weights(pack.apply(adapter, make())[0])
+    one = models.patched_weights(exported)
     matrices = [key for key in before if before[key].ndim > 1]
-    assert max(models.relative(one[key], other[key]) for key in matrices) < 1e-5
+    assert max(models.relative(one[key], after[key]) for key in matrices) < 1e-5
     assert any((one[key] != before[key]).any() for key in matrices)

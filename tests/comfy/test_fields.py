@@ -70,7 +70,7 @@ def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> N
 
 def test_a_widget_means_the_setting(comfyui: Any) -> None:
     """What is chosen at the node, as the method gets it."""
-    training = comfyui.module("nodes.training").method_settings
+    training = comfyui.module("nodes.training").chosen_method
     make = comfyui.module("trainers.settings.settings").Settings.of
     chosen = training({"method": "deft", "rank": 3, "alpha": 0.0, "projector": "ppt", "start": "paper"})
     own = make(**chosen, steps=1, learning_rate=1.0, p_rate=0.5).own

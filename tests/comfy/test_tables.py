@@ -64,7 +64,7 @@ def test_nodes_show_what_their_preset_sets(comfyui: Any, name: str) -> None:
             chosen = {"method": node["method"]} | {
                 key.partition(".")[2]: value for key, value in node.items() if key.startswith("method.")
             }
-            own = training.method_settings(chosen)
+            own = training.chosen_method(chosen)
         else:
             own = {"method": "textual_inversion", "rank": 1}
         names = (

@@ -117,9 +117,13 @@ def test_the_cost_of_a_training_is_in_the_header_and_read_back(tmp_path: Path) -
     adapter.cost = TrainingCost(12.5, 0.25, 3 * 2**30, "GPU", 1000, 4000)
     path = native.write(adapter, tmp_path / "dog.safetensors")
     assert json.loads(header(path)["training_cost"]) == {
-        "seconds": 12.5, "seconds_a_step": 0.25, "peak_bytes": 3 * 2**30, "memory": "GPU", "values": 1000,
+        "seconds": 12.5,
+        "seconds_a_step": 0.25,
+        "peak_bytes": 3 * 2**30,
+        "memory": "GPU",
+        "values": 1000,
         "bytes": 4000,
-    }  # fmt: skip
+    }
     back = files.read(path)
     assert back.cost == adapter.cost
     assert back.metadata == files.read(tmp_path / "plain.safetensors").metadata

@@ -433,9 +433,16 @@ def test_titles_stand_over_their_numbers_and_no_text_covers_another(results: Sco
         for one in numbers:
             assert edges[one.row] <= one.box[1] < one.box[3] <= edges[one.row + 1]
     assert dict(zip(table.titles, table.arrows)) == {
-        "method": "", "rank": "", "images": "", "CLIP-T": UP, "DINO": UP, "drift": DOWN,
-        "training s": "", "trained parameters": "", "file MiB": "",
-    }  # fmt: skip
+        "method": "",
+        "rank": "",
+        "images": "",
+        "CLIP-T": UP,
+        "DINO": UP,
+        "drift": DOWN,
+        "training s": "",
+        "trained parameters": "",
+        "file MiB": "",
+    }
 
 
 def test_the_base_stands_on_a_band_of_its_own(results: Scores):

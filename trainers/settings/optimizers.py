@@ -78,7 +78,9 @@ def make_optimizer(
     """
     record = OPTIMIZERS[name]
     if record.one_rate and len({group["rate"] for group in groups} - {0.0}) > 1:
-        raise ValueError(f"{name} finds one learning rate for all: set p_rate and text_rate to 1, or choose AdamW.")
+        raise ValueError(
+            f"{name} finds one learning rate for all: set text_rate and the method's own rates to 1, or choose AdamW."
+        )
     try:
         make = getattr(importlib.import_module(record.module), record.name)
     except ImportError as error:

@@ -18,8 +18,8 @@ from ...models.stored import changes_in_a_pass, is_plain, unpacks
 # Weight and bias.
 Own = tuple[Tensor, Tensor | None]
 # Classes whose forward does no more than what their weight_function, bias_function and casts say.
-_KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
-_FORWARDS = [getattr(owner, kind).forward for owner in (nn, comfy.ops.disable_weight_init) for kind in _KINDS]
+_PLAIN_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
+_FORWARDS = [getattr(owner, kind).forward for owner in (nn, comfy.ops.disable_weight_init) for kind in _PLAIN_LAYERS]
 
 
 class Function(torch.autograd.Function):
