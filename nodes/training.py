@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,7 +297,7 @@ class DEFTTrainAdapter(io.ComfyNode):
         report = "\n".join([result.report, *notes, *written])
         return io.NodeOutput(
             result.adapter,
-            {"loss": result.losses},
+            {"loss": [loss for loss in result.losses if not math.isnan(loss)]},  # ComfyUI's plot fails at a NaN
             report,
             loss_plot(result, chosen),
             contact_sheet(result),

@@ -152,7 +152,7 @@ def _bars(
 def training_picture(losses: Sequence[float], rates: Sequence[float], title: str = "") -> np.ndarray:
     """The loss of each step and its moving average, uint8 [height, width, 3]; the learning rate beside if it changes.
 
-    rates may be shorter than losses: those of a resumed run's own steps.
+    NaN is a step that is not known: a gap. rates may be shorter than losses: those of a resumed run's own steps.
     """
     canvas = white_canvas("The plot of the loss", (8, 4.5), dpi=120, layout="constrained")
     figure = canvas.figure
@@ -164,7 +164,7 @@ def training_picture(losses: Sequence[float], rates: Sequence[float], title: str
     axes.set_ylabel("loss")
     axes.grid(color="0.93")
     axes.set_axisbelow(True)
-    if len(set(rates)) > 1:
+    if len({rate for rate in rates if not math.isnan(rate)}) > 1:
         second = axes.twinx()
         second.plot(steps[len(steps) - len(rates) :], rates, color=_ORANGE, linewidth=1, label="learning rate")
         second.set_ylabel("learning rate", color=_ORANGE)
@@ -175,10 +175,17 @@ def training_picture(losses: Sequence[float], rates: Sequence[float], title: str
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """The mean over a window of a twentieth of the values (5 at least) that ends at each of them."""
+    """The mean over a window of a twentieth of the values (5 at least) that ends at each of them.
+
+    NaN values are left out; the mean of nothing else is NaN.
+    """
     window = max(5, len(values) // 20)
-    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, dtype=np.float64)]))
+    given = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(given)
+    sums = np.cumsum(np.concatenate([[0.0], np.where(known, given, 0.0)]))
+    counts = np.cumsum(np.concatenate([[0], known]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
-    means: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
+    count = counts[ends] - counts[starts]
+    means: np.ndarray = np.where(count > 0, (sums[ends] - sums[starts]) / np.maximum(count, 1), np.nan)
     return means

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -254,6 +255,78 @@ def test_a_log_that_is_cut_off(comfyui: Any, steps: list[int]) -> None:
     assert f"{AGAIN}{log.parent}" in again.text("train").splitlines()
     assert again.output("train", 1) == first.output("train", 1)
     assert same(again.output("train"), first.output("train"))
+
+
+def damage(log: Path, number: int) -> list[str]:
+    """Cut a line of a log, and leave its end; the lines that stay."""
+    lines = log.read_text().splitlines()
+    cut = lines.pop(number - 1)
+    log.write_text("".join(f"{line}\n" for line in [*lines[: number - 1], cut[:20], *lines[number - 1 :]]))
+    return lines
+
+
+def test_a_log_with_a_damaged_line(comfyui: Any, steps: list[int]) -> None:
+    """The checkpoint of the last step has all losses; the log keeps its other lines."""
+    prompt = prompt_of("damaged_line")
+    first = comfyui.run(prompt, want=["train"])
+    log = folder_of(comfyui, "damaged_line") / "log.jsonl"
+    kept = damage(log, 2)
+    comfyui.reset()
+    again = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    assert again.text("train").count("WARNING: log.jsonl: damaged line 2 is skipped") == 1
+    assert again.output("train", 1) == first.output("train", 1)
+    assert same(again.output("train"), first.output("train"))
+    assert log.read_text().splitlines() == kept
+    # Its cost is that of the steps that are known, and no sum of a part.
+    cost = again.output("train").cost
+    assert cost.seconds is None
+    assert cost.seconds_a_step == pytest.approx(sum(json.loads(line)["seconds"] for line in kept) / 2)
+    assert cost.peak_bytes == max(json.loads(line)["peak_bytes"] for line in kept)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_log_with_a_damaged_line_and_no_checkpoint(comfyui: Any, loras: Path, steps: list[int], number: int) -> None:
+    """That loss is lost and no other one; the last one is in the adapter's file as well."""
+    folder = f"no_checkpoint_{number}"
+    prompt = prompt_of(folder, kept={"name": NAME, "checkpoint_every": 0})
+    prompt |= {"graph": node("LossGraphNode", loss=["train", 1], filename_prefix="tests/loss")}
+    first = comfyui.run(prompt, want=["train"])
+    damage(folder_of(comfyui, folder) / "log.jsonl", number)
+    comfyui.reset()
+    again = comfyui.run(prompt, want=["train"])
+    assert steps == [1, 2, 3]
+    assert again.text("train").splitlines()[0] == f"{AGAIN}{loras / FILE}"
+    assert again.text("train").count(f"WARNING: log.jsonl: damaged line {number} is skipped") == 1
+    losses = first.output("train", 1)["loss"]
+    left = [loss for step, loss in enumerate(losses, 1) if step != number or step == 3]
+    assert again.output("train", 1) == {"loss": left}
+    said = f"loss {losses[0]:.4f} (first tenth) -> {losses[2]:.4f} (last tenth)"
+    if number == 1:
+        said = said.replace(f"{losses[0]:.4f}", "not known", 1)
+    said += "" if number == 3 else "; its log has lost 1 of 3 losses"
+    assert said in again.text("train").splitlines()
+    assert again.output("train").training_seconds is None
+    assert again.output("train").cost == first.output("train").cost
+    assert again.output("train", 3).shape == first.output("train", 3).shape
+
+
+def test_what_a_report_says_of_losses_with_a_gap(pack: Any) -> None:
+    report = pack.trainers.run.report
+    losses = [float(step) for step in range(1, 101)]
+    assert report.before("t", losses, 100, 50.0, False) == [
+        "t, 100 steps in 50.0 s (0.500 s a step)",
+        "loss 5.5000 (first tenth) -> 95.5000 (last tenth)",
+    ]
+    losses[49] = math.nan
+    lost = "; its log has lost 1 of 100 losses"
+    assert report.before("t", losses, 100, None, False)[1] == (
+        f"loss 5.5000 (first tenth) -> 95.5000 (last tenth){lost}"
+    )
+    losses[0] = math.nan  # the mean of 2 to 10
+    assert report.before("t", losses, 100, None, False)[1].startswith("loss 6.0000 (first tenth) -> 95.5000 (last")
+    losses[:10] = [math.nan] * 10
+    assert report.before("t", losses, 100, None, False)[1].startswith("loss not known (first tenth) -> 95.5000")
 
 
 def test_what_is_on_the_model_and_what_is_missing_is_said(comfyui: Any, steps: list[int]) -> None:

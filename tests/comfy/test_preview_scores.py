@@ -219,6 +219,15 @@ def test_what_a_run_takes_over_from_before_it_was_killed(pack: Any) -> None:
     ]
 
 
+def test_damaged_scores_are_not_said_to_be_of_another_scorer(pack: Any) -> None:
+    module = pack.trainers.run.preview_scores
+    lines = [module.line_of(step, {"DINO": step / 10}, "m") for step in (0, 2, 4)]
+    lines[1]["scores"] = {"DINO": float("nan")}
+    scores = module.PreviewScores(module.Judge(lambda _: ({}, ()), "m"), "m")
+    scores.go_on(lines, 4)
+    assert (scores.scored, scores.remarks) == ([(0, {"DINO": 0.0}), (4, {"DINO": 0.4})], [])
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 

@@ -236,6 +236,27 @@ def test_damaged_checkpoints_are_passed_over(pack: Any, tmp_path: Path) -> None:
     assert len((run / "log.jsonl").read_text().splitlines()) == 6
 
 
+def test_a_run_whose_log_has_a_damaged_line_goes_on(pack: Any, tmp_path: Path) -> None:
+    folder = pack.checkpoints.RunFolder(tmp_path / "run", 2)
+    model = as_loaded(models.sd3)
+    train(pack, model, folder=folder, steps=4)
+    run = run_of(folder.path)
+    lines = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("\n".join([lines[0], lines[1][:25], *lines[2:]]) + "\n")
+    longer = train(pack, model, folder=folder, steps=6)
+    assert "resumed at step 4" in longer.report
+    assert longer.report.count("WARNING: log.jsonl: damaged line 2 is skipped") == 1
+    assert len(longer.losses) == 6
+    after = (run / "log.jsonl").read_text().splitlines()
+    assert after[:3] == [lines[0], *lines[2:]]
+    found = [json.loads(line) for line in after]
+    assert [line["step"] for line in found] == [1, 3, 4, 5, 6]
+    cost = longer.adapter.cost
+    assert cost.seconds is None
+    assert cost.peak_bytes == max(line["peak_bytes"] for line in found)
+    assert cost.seconds_a_step == pytest.approx(sorted(line["seconds"] for line in found)[2], abs=1e-4)
+
+
 class Trap:
     """What a pickle of an attacker does."""
 

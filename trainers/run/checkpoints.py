@@ -19,7 +19,8 @@ from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
 from ...disk.errors import advice, named
 from ..settings.settings import differences, digest
-from .history import LARGEST_LOG, LOG, read_bytes, read_object
+from . import preview_scores
+from .history import LARGEST_LOG, LOG, read_bytes, read_object, skipped
 from .preview_scores import PREVIEW
 from .state import FORMAT, finite, read
 
@@ -129,40 +130,40 @@ class RunFolder:
         return None
 
     def start_log(self, step: int) -> None:
-        """Keep the log's lines up to a step, from which the run goes on; 0 begins a new log."""
-        file = self.path / LOG
-        lines = []
-        if step and file.is_file():
-            lines = [
-                line
-                for line in self._lines()
-                if _step_of(line) in range(1, step + 1) or _step_of(line, PREVIEW) in range(step + 1)
-            ]
-        text = "".join(f"{line}\n" for line in lines)
-
-        self._guarded("the log", lambda: safe.write_files(self.path, {LOG: text.encode()}))
+        """Keep the log's whole lines up to a step, from which the run goes on; 0 begins a new log."""
+        lines = self._lines() if step else []
+        kept = [line for line, record in lines if record.get("step", record.get(PREVIEW, 0)) <= step]
+        text = b"".join(line + b"\n" for line in kept)
+        self._guarded("the log", lambda: safe.write_files(self.path, {LOG: text}))
 
     def write(self, what: str, contents: dict[str, bytes]) -> None:
         """Write files of the run, all of them complete before any has its name; `what` names them in a warning."""
         self._guarded(what, lambda: safe.write_files(self.path, contents))
 
     def lines(self, steps: int) -> list[dict[str, Any]]:
-        """The log's lines of the first `steps` steps; none if one of them is not there or not whole."""
-        records = [read_object(line.encode()) for line in self._lines() if 1 <= _step_of(line) <= steps]
-        whole = [record["step"] for record in records] == list(range(1, steps + 1))
-        return records if whole and all(finite(record.get(name)) for record in records for name in _NUMBERS) else []
+        """The log's whole lines of the first `steps` steps, in their order and one a step; damaged ones are missing."""
+        found = {record["step"]: record for _, record in self._lines() if "step" in record and record["step"] <= steps}
+        return [found[step] for step in sorted(found)]
 
     def preview_lines(self) -> list[dict[str, Any]]:
         """The log's lines of scored previews."""
-        return [read_object(line.encode()) for line in self._lines() if _step_of(line, PREVIEW) >= 0]
+        return [record for _, record in self._lines() if "step" not in record]
 
-    def _lines(self) -> list[str]:
-        """The lines of the log; none where it is too long or cannot be read."""
+    def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """The whole lines of the log and what they say; none where it is too long or cannot be read.
+
+        Damaged ones are reported, but for a last one that has no end: a run that was killed leaves it.
+        """
         file = self.path / LOG
         data = read_bytes(file, LARGEST_LOG) if file.is_file() else b""
         if data is None:
             self.problem(f"the log {file} cannot be read")
-        return (data or b"").decode("utf-8", "replace").splitlines()
+        *ended, last = (data or b"").split(b"\n")
+        found = [(line, read_object(line)) for line in (*ended, last)]
+        wrong = [at for at, (line, record) in enumerate(found[:-1], 1) if line.strip() and not _whole(record)]
+        if wrong:
+            self.problem(skipped(wrong))
+        return [(line, record) for line, record in found if _whole(record)]
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line of JSON; it is in the file when this returns."""
@@ -186,7 +187,10 @@ class RunFolder:
             logging.warning(text)
 
 
-def _step_of(line: str, key: str = "step") -> int:
-    """The step of a line; -1 for one that a crash cut off, and for one of another kind."""
-    step = read_object(line.encode()).get(key)
-    return step if isinstance(step, int) and not isinstance(step, bool) else -1
+def _whole(record: dict[str, Any]) -> bool:
+    """Whether a line is one of a step, with its numbers, or of a scored preview."""
+    if "step" not in record:
+        return preview_scores.whole(record)
+    step = record["step"]
+    number = isinstance(step, int) and not isinstance(step, bool)
+    return number and step > 0 and all(finite(record.get(name)) for name in _NUMBERS)

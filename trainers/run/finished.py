@@ -4,7 +4,7 @@ train again."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from .checkpoints import RunFolder
 class MadeBefore:
     """An adapter that a run has made before, and the file that it was read from.
 
-    losses and rates: of all steps. Where the log is gone there is the last loss alone, and no `training_seconds`.
+    losses and rates: of all steps, NaN for those that the log lacks. Where it is gone there is the last loss alone. In
+    both cases there is no `training_seconds`.
     """
 
     file: Path
@@ -87,7 +88,8 @@ def find(
     if folder is None or not folder.resume or settings.method == TOKEN:
         return None
     log = folder.lines(settings.steps)
-    if not log and any(step == settings.steps for step, _ in folder.checkpoints()):
+    whole = len(log) == settings.steps
+    if not whole and any(step == settings.steps for step, _ in folder.checkpoints()):
         return None
     for candidate in (folder.adapter(settings.steps), file):
         if candidate is None or not candidate.is_file():
@@ -105,8 +107,16 @@ def find(
         if ours:
             own = ("format", native.RUN, costs.KEY, *modelspec.HASHES)
             adapter = adapters.Adapter(tensors, {key: text for key, text in header.items() if key not in own})
-            losses, rates = [line["loss"] for line in log] or [last], [line["rate"] for line in log]
+            losses, rates = _of_steps(log, "loss", settings.steps), _of_steps(log, "rate", settings.steps)
+            if not losses or math.isnan(losses[-1]):
+                losses[-1:] = [last]
             adapter.cost = costs.from_text(header.get(costs.KEY, ""))
-            adapter.training_seconds = sum(line["seconds"] for line in log) if log else None
+            adapter.training_seconds = sum(line["seconds"] for line in log) if whole else None
             return MadeBefore(candidate, adapter, losses, rates)
     return None
+
+
+def _of_steps(log: Sequence[Mapping[str, Any]], name: str, steps: int) -> list[float]:
+    """A number of each step, NaN where the log lacks it; empty without any line."""
+    values = {line["step"]: float(line[name]) for line in log}
+    return [values.get(step, math.nan) for step in range(1, steps + 1)] if values else []

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +207,18 @@ def problems(folder: Path) -> list[str]:
         found.append(f"{LOG} cannot be read.")
     wrong = [number for number, line in enumerate((data or b"").split(b"\n")[:-1], 1) if not _is_step(line)]
     if wrong:
-        places = ", ".join(map(str, wrong[:5])) + (" and others" if len(wrong) > 5 else "")
-        found.append(f"{LOG}: {len(wrong)} damaged lines are skipped ({places}).")
+        found.append(f"{skipped(wrong)}.")
     if (folder / RECORD).exists() and not read_object(read_bytes(folder / RECORD, LARGEST) or b""):
         found.append(f"{RECORD} is damaged and is skipped.")
     return found
+
+
+def skipped(numbers: Sequence[int]) -> str:
+    """What is said of damaged lines of a log, by their numbers from 1."""
+    if len(numbers) == 1:
+        return f"{LOG}: damaged line {numbers[0]} is skipped"
+    places = ", ".join(map(str, numbers[:5])) + (" and others" if len(numbers) > 5 else "")
+    return f"{LOG}: {len(numbers)} damaged lines are skipped ({places})"
 
 
 def _is_step(line: bytes) -> bool:

@@ -37,9 +37,10 @@ from .training_run import StepProgress, TrainingRun
 class TrainingResult:
     """A trained adapter with its report. pictures: (step, [n, h, w, 3]) of each preview.
 
-    title: the method, its rank if it has one, and the number of layers. mark: that of the run, the end of its folder's
-    name. folder: that of the run, if it has one. file: that of an adapter which the run had made before, and which was
-    not trained again. early: why the training has stopped before its last step, if it has.
+    losses: of all steps; of a run that was finished before as in MadeBefore. title: the method, its rank if it has one,
+    and the number of layers. mark: that of the run, the end of its folder's name. folder: that of the run, if it has
+    one. file: that of an adapter which the run had made before, and which was not trained again. early: why the
+    training has stopped before its last step, if it has.
     """
 
     adapter: adapters.Adapter

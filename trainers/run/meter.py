@@ -75,7 +75,7 @@ class Meter:
         self.most = 0
 
     def go_on(self, lines: list[dict[str, Any]]) -> None:
-        """Count the steps of an earlier session, by the lines of its log."""
+        """Count the steps of an earlier session, by the lines of its log; some may be missing."""
         self.took = [float(line["seconds"]) for line in lines]
         peaks = [line.get("peak_bytes") for line in lines]
         self.most = max((peak for peak in peaks if isinstance(peak, int) and 0 < peak < 1 << 60), default=0)
@@ -92,7 +92,7 @@ class Meter:
         return {"seconds": round(seconds, 4)} | ({"peak_bytes": now} if now else {})
 
     def cost(self, steps: int, values: int, size: int) -> TrainingCost:
-        """The cost of a training of so many steps; no seconds where the log of earlier ones is gone.
+        """The cost of a training of so many steps; no seconds where the log lacks one of them.
 
         values: how many numbers are trained. size: bytes of the adapter's tensors.
         """

@@ -33,15 +33,26 @@ def line_of(step: int, values: Mapping[str, float], measured: str) -> dict[str, 
     return {PREVIEW: step, SCORES: dict(values), MEASURED: measured}
 
 
+def whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the log is a scored preview whose values can be used."""
+    step, values = line.get(PREVIEW), line.get(SCORES)
+    return (
+        isinstance(step, int)
+        and not isinstance(step, bool)
+        and step >= 0
+        and isinstance(values, dict)
+        and bool(values)
+        and all(finite(value) for value in values.values())
+    )
+
+
 def read(lines: Iterable[Mapping[str, Any]], measured: str) -> dict[int, dict[str, float]]:
     """The values by step out of lines of a log that have this mark. What is damaged is left out."""
-    found: dict[int, dict[str, float]] = {}
-    for line in lines:
-        step, values = line.get(PREVIEW), line.get(SCORES)
-        if not isinstance(step, int) or not isinstance(values, dict) or line.get(MEASURED) != measured:
-            continue
-        if values and all(finite(value) for value in values.values()):
-            found[step] = {name: float(value) for name, value in values.items()}
+    found = {
+        line[PREVIEW]: {name: float(value) for name, value in line[SCORES].items()}
+        for line in lines
+        if whole(line) and line.get(MEASURED) == measured
+    }
     return dict(sorted(found.items()))
 
 
@@ -97,7 +108,7 @@ class PreviewScores:
     def go_on(self, lines: Sequence[Mapping[str, Any]], step: int) -> None:
         """Take over the scores of an earlier session up to a step, by the lines of its log."""
         self.values = {at: values for at, values in read(lines, self.measured).items() if at <= step}
-        steps = {at for line in lines if isinstance(at := line.get(PREVIEW), int) and at <= step}
+        steps = {line[PREVIEW] for line in lines if whole(line) and line[PREVIEW] <= step}
         if others := steps - set(self.values):
             self.remarks.append(
                 f"the scores of the previews up to step {max(others)} were made of another scorer, photos, text or "

@@ -79,14 +79,18 @@ def again(place: Path) -> str:
 
 
 def before(title: str, losses: Sequence[float], steps: int, seconds: float | None, shown: bool) -> list[str]:
-    """The report of a run that was finished before. shown: whether previews were asked for."""
+    """The report of a run that was finished before. losses: NaN for steps whose line in the log is damaged; those of
+    fewer steps where the log is gone. shown: whether previews were asked for.
+    """
     took = "" if seconds is None else f" in {seconds:.1f} s ({seconds / steps:.3f} s a step)"
-    first, last = ends(losses)
+    lacking = sum(map(math.isnan, losses))
+    first, last = ("not known" if math.isnan(mean) else f"{mean:.4f}" for mean in ends(losses))
     return [
         f"{title}, {steps} steps{took}",
-        f"loss {first:.4f} (first tenth) -> {last:.4f} (last tenth)"
+        f"loss {first} (first tenth) -> {last} (last tenth)"
+        + f"; its log has lost {lacking} of {steps} losses" * bool(lacking)
         if len(losses) == steps
-        else f"loss {last:.4f} at the last step; its log no longer exists",
+        else f"loss {last} at the last step; its log no longer exists",
         *["no previews: they are only made during training"] * shown,
     ]
 
@@ -184,9 +188,10 @@ def warnings(trainer: Trainer, change: Mapping[str, float], problems: Sequence[s
 
 
 def ends(losses: Sequence[float]) -> tuple[float, float]:
-    """The means of the first and of the last tenth of the values."""
+    """The means of the first and of the last tenth of the values: of those that are known, NaN without any."""
     tenth = max(1, len(losses) // 10)
-    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    first, last = ([loss for loss in part if not math.isnan(loss)] for part in (losses[:tenth], losses[-tenth:]))
+    return sum(first) / len(first) if first else math.nan, sum(last) / len(last) if last else math.nan
 
 
 def effect(change: dict[str, float]) -> None:
