@@ -221,6 +221,7 @@ def peft_plan() -> str:
     }
     rows = {
         row.label: {"Score.label": row.label, "Score drift.label": row.label}
+        | {f"Settings.{name}": value for name, value in row.settings.items()}
         | {f"Train.{name}": value for name, value in row.training.items() if TRAINING.get(name) != value}
         for row in ROWS
     }
