@@ -155,7 +155,7 @@ def extract(
         raise ValueError(f"The rank must be at least 1 and the energy from 0 (off) to 1, not {rank} and {energy}.")
     try:
         keep = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"The layer pattern {pattern!r} is not a regular expression: {error}.") from error
     report = ExtractReport(method, rank, with_vectors=vectors)
     adapter = adapters.Adapter()

@@ -64,7 +64,7 @@ def _axes(value: Any) -> Any:
 def _pattern(value: Any) -> re.Pattern[str]:
     try:
         return re.compile(str(value))
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"is no regular expression ({error}).") from error
 
 

@@ -79,7 +79,7 @@ class Store:
                 raise ValueError(f"format {content['format']}")
         except OSError as error:
             raise ValueError(f"{marker} cannot be read ({reason(error)}): check its permissions.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{marker} cannot be read ({error}): it was written by another version or is damaged; "
                 "name another folder with --store."
@@ -246,10 +246,13 @@ class Store:
         return self.root / "claims" / name
 
     def _read_claim(self, path: Path) -> Owner | None:
+        """The owner that a claim names; None where it names none that there can be."""
         try:
-            return Owner(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            owner = Owner(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        is_whole = isinstance(owner.host, str) and isinstance(owner.token, str) and type(owner.pid) is int
+        return owner if is_whole and 0 < owner.pid < 2**31 else None
 
     def _dead(self, path: Path, owner: Owner) -> bool:
         """Whether a holder is gone: its process here, or no sign of life elsewhere."""

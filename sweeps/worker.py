@@ -18,7 +18,7 @@ from .cells import adapter_name
 from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
 from .cutting import SAVER
 from .files import FOLDER
-from .plan import Outputs
+from .plan import Outputs, PlanNumber
 from .png import with_text
 from .records import Cell, CellRun, Kind, StoredFile
 from .remote import RayServer
@@ -29,6 +29,7 @@ from .writing import link
 
 ADAPTER = "adapter.safetensors"
 SAMPLE_SECONDS = 1.0
+PATTERN_SECONDS = 5.0  # to find a number in a node's text
 
 
 @dataclass(frozen=True)
@@ -306,16 +307,29 @@ def _label_png(path: Path, job: Job) -> None:
 
 def _numbers(job: Job, texts: Mapping[str, list[str]]) -> dict[str, float]:
     """The numbers that the plan's output rules take from the texts. Raises NodeFailed where there is none."""
-    numbers = {}
-    for number in job.outputs.numbers:
-        text = "\n".join(texts.get(job.titles.get(number.node, number.node), ()))
-        match = number.pattern.search(text)
-        try:
-            if match is None:
-                raise ValueError
-            numbers[number.name] = float(match.group(1) if match.re.groups else match.group())
-        except (ValueError, TypeError):
-            raise NodeFailed(
-                f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}), but {text[:200]!r}", ""
-            ) from None
-    return numbers
+    shown = {number: texts.get(job.titles.get(number.node, number.node), ()) for number in job.outputs.numbers}
+    return {number.name: number_in(number, "\n".join(lines)) for number, lines in shown.items()}
+
+
+def number_in(number: PlanNumber, text: str) -> float:
+    """The number that a node's text holds. Raises NodeFailed where it holds none, or where the pattern takes longer
+    than PATTERN_SECONDS.
+    """
+    import regex  # Python's own expressions, with a time limit
+
+    try:
+        match = regex.search(number.pattern.pattern, text, timeout=PATTERN_SECONDS)
+        if match is None:
+            raise ValueError
+        return float(match.group(1) if match.re.groups else match.group())
+    except (TimeoutError, regex.error) as error:
+        why = str(error) if isinstance(error, regex.error) else f"it takes more than {PATTERN_SECONDS:g} s"
+        raise NodeFailed(
+            f"{number.node}: the pattern {number.pattern.pattern!r} of {number.name!r} cannot be matched with its text "
+            f"({why}): write it without repeats in repeats",
+            "",
+        ) from None
+    except (ValueError, TypeError):
+        raise NodeFailed(
+            f"{number.node} shows no number {number.name!r} ({number.pattern.pattern}), but {text[:200]!r}", ""
+        ) from None

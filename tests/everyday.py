@@ -73,7 +73,7 @@ CHOSEN: dict[str, tuple[str, ...] | Callable[[list[str]], list[str]]] = {
     "comfy/test_training_runs.py::test_text_encoders_are_trained_with_the_model": ("svdiff-everything",),
     # The others have the same nodes with other values; tests/server runs table 1's methods (compare_all_methods).
     "comfy/test_tables.py::test_the_examples_run": ("deft_table2_repository",),
-    # A picture of each kind is in test_batches_of_one_and_eight.
+    # The other kinds are in test_batches_of_one_and_eight.
     "unit/test_scoring_exactness.py::test_features_of_every_kind_of_picture": ("square", "odd", "alpha"),
     # Each method goes through the nodes in test_every_method.py.
     "comfy/test_finished_runs.py::test_all_outputs_are_those_of_the_training": ("deft", "dreambooth"),

@@ -101,8 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: check the name, or put the file there.")
-    # Windows' editors write a mark of the encoding first.
-    return parse_json(path.read_text(encoding="utf-8-sig", errors="replace"), str(path))
+    return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, source: str) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def merge(folder: Path, dino: Path) -> dict[str, torch.Tensor]:
     try:
         settings: Any = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8-sig"))
         scale = float(settings["lora_alpha"]) / int(settings["r"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{adapter / 'adapter_config.json'} is no LoRA's settings ({error}).") from error
     factors = {key.removeprefix("base_model.model."): value for key, value in read_weights(lora).items()}
     for key in [key for key in factors if key.endswith(".lora_A.weight")]:

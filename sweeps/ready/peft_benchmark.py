@@ -114,8 +114,8 @@ def split(count: int, valid: int, test: int) -> tuple[list[int], list[int]]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read ({reason(error)}): name PEFT's default_training_params.json."
         ) from error

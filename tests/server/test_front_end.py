@@ -52,6 +52,7 @@ RUNS = sorted(
     {(list(MODES)[number % 2], path) for number, path in enumerate(RUN_FILES)}
     | {(mode, path) for mode in MODES for path in RUN_FILES if path.name in BOTH}
 )
+SLOWEST = "train_with_everything.json"  # of the trainings with previews: some half a second for a step
 CONTROL = "fixed"  # the front end's name of the widget behind a seed that is to stay
 SEED = random.SystemRandom().randrange(1, 2**31)  # the server gives what it has where nothing has changed
 
@@ -288,7 +289,8 @@ def test_runs_from_the_page(in_page: Seen, mode: str, path: Path) -> None:
         training = max(trainers, key=lambda node_id: len(during["previews"].get(node_id, ())))
         assert any(0 < value < 1 for value in during["progress"][training])
         assert any(f"step {STEPS}/{STEPS}" in text for text in during["texts"][training])
-        assert during["previews"][training]  # a busy page draws not each of them
+        # A busy page draws not each of the three, where they follow each other in tenths of a second.
+        assert len(during["previews"][training]) >= (2 if path.name == SLOWEST else 1)
         if "DEFTCompareCheckpoints" in types.values():  # previews are scored, too: what the dashed lines are
             assert re.search(r"DINO \d\.\d{3}\s+CLIP-T \d\.\d{3}", seen["shown"][training]["text"])
         if MODES[mode]:

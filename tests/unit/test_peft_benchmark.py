@@ -110,9 +110,16 @@ def test_files_that_are_not_pefts(tmp_path: Path, changes: dict[str, Any], text:
     assert not (tmp_path / PROMPTS).exists()
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "not JSON"])
+@pytest.mark.parametrize("content", ["", "[1]", "not JSON", "[" * 200_000])
 def test_parameters_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     photos, parameters = peft_files(tmp_path)
     parameters.write_text(content)
     with pytest.raises(ValueError, match="PEFT's default_training_params.json"):
         prepare(photos, parameters, tmp_path / "input", tmp_path / PROMPTS)
+
+
+def test_parameters_with_a_mark_of_their_encoding(tmp_path: Path) -> None:
+    """Windows' editors write it first."""
+    photos, parameters = peft_files(tmp_path)
+    parameters.write_bytes(b"\xef\xbb\xbf" + parameters.read_bytes())
+    assert prepare(photos, parameters, tmp_path / "input", tmp_path / PROMPTS)

@@ -33,6 +33,8 @@ from deft_pack.scoring.scorer import DRIFT, Scorer, load_scorer, score
 from deft_pack.scoring.verify import CHEF, PUBLISHED, verify
 from deft_pack.scoring.verify import load_file as load_for_check
 
+from ..everyday import CHOSEN
+
 LIMIT = 1e-5
 SIZES = {  # width, height, channels
     "square": (224, 224, 3),
@@ -44,6 +46,9 @@ SIZES = {  # width, height, channels
     "grey": (300, 301, 1),
     "odd": (227, 225, 3),
 }
+# What everyday.py leaves out of test_features_of_every_kind_of_picture, one batch of DINO's and DINOv2's.
+EVERY_DAY = CHOSEN["unit/test_scoring_exactness.py::test_features_of_every_kind_of_picture"]
+IN_ONE_BATCH = [kind for kind in SIZES if kind not in EVERY_DAY]
 # Three pictures for ViT-S/8, which takes over a second for one. The second has the first for its reference.
 BENCH = ("wide", "alpha")
 BENCH_REFERENCES = ("odd", "wide")
@@ -150,17 +155,21 @@ def test_features_of_every_kind_of_picture(kind: str, loop: Loop, dreambooth: Sc
     assert furthest(found["dinov2"], loop.dinov2_image(theirs)) <= LIMIT
 
 
-def test_batches_of_one_and_eight(dreambooth: Scorer, bench: Scorer, loop: Loop):
-    """A picture of each kind; the reference takes them one by one."""
-    mine, theirs = [ours(kind) for kind in SIZES], [picture(kind) for kind in SIZES]
-    clip = {"clip": dreambooth.backbones["clip"]}
-    eight = embed_images(clip, mine, store=FeatureStore(), batch=8).features["clip"]
-    assert furthest(eight, torch.cat([loop.clip_image(image) for image in theirs])) <= LIMIT
-    one = embed_images(clip, mine[:2], store=FeatureStore(), batch=1).features["clip"]
-    assert furthest(one, eight[:2]) <= LIMIT
-    dinov2, few = {"dinov2": dreambooth.backbones["dinov2"]}, [0, 3, 7]
-    found = embed_images(dinov2, [mine[place] for place in few], store=FeatureStore(), batch=8).features["dinov2"]
-    assert furthest(found, torch.cat([loop.dinov2_image(theirs[place]) for place in few])) <= LIMIT
+def test_batches_of_one_and_eight(dreambooth: Scorer, bench: Scorer, loop: Loop, dino16):
+    """CLIP: a picture of each kind in a batch of eight, and two of them one by one. DINO and DINOv2: one batch of the
+    kinds that the test above does not have every day; batches of one are there. The references take one by one."""
+    mine, theirs = {kind: ours(kind) for kind in SIZES}, {kind: picture(kind) for kind in SIZES}
+
+    def features(name: str, kinds: Sequence[str], batch: int) -> torch.Tensor:
+        backbone, images = {name: dreambooth.backbones[name]}, [mine[kind] for kind in kinds]
+        return embed_images(backbone, images, store=FeatureStore(), batch=batch).features[name]
+
+    eight = features("clip", list(SIZES), 8)
+    assert furthest(eight, torch.cat([loop.clip_image(image) for image in theirs.values()])) <= LIMIT
+    assert furthest(features("clip", list(SIZES)[:2], 1), eight[:2]) <= LIMIT
+    for name, reference in (("dino", dino16), ("dinov2", loop.dinov2_image)):
+        found = features(name, IN_ONE_BATCH, 8)
+        assert furthest(found, torch.cat([reference(theirs[kind]) for kind in IN_ONE_BATCH])) <= LIMIT
     dino = {"dino": bench.backbones["dino"]}
     found = embed_images(dino, [ours(kind) for kind in BENCH], store=bench.store, batch=8).features["dino"]
     assert furthest(found, torch.cat([loop.dino_image(picture(kind)) for kind in BENCH])) <= LIMIT

@@ -429,9 +429,10 @@ def test_what_cannot_be_merged(authors: Path, tmp_path: Path):
     save_file(state | {"classifier.weight": torch.zeros(1)}, lora)
     with pytest.raises(ValueError, match=r"holds more than a LoRA of DreamSim: classifier.weight"):
         merge(copy, authors / published.DINO)
-    settings.write_text("{}")
-    with pytest.raises(ValueError, match="is no LoRA's settings"):
-        merge(copy, authors / published.DINO)
+    for text in ("{}", '{"lora_alpha": 1, "r": 0}', '{"lora_alpha": 1, "r": 1e999}', "[" * 200_000):
+        settings.write_text(text)
+        with pytest.raises(ValueError, match="is no LoRA's settings"):
+            merge(copy, authors / published.DINO)
     lora.unlink()
     with pytest.raises(FileNotFoundError, match="the LoRA is missing"):
         merge(copy, authors / published.DINO)

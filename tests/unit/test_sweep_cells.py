@@ -662,7 +662,7 @@ def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path) -> None:
 
 
 def test_more_cells_than_a_plan_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million, of which a plan of a few lines may ask for more: here three."""
+    """There is a most, and a plan of a few lines may ask for more: here it is three."""
     monkeypatch.setattr(planned, "MOST_CELLS", 3)
     assert len(keys(compiled(tmp_path / "three", TRIVIAL, COLORS)[1])) == 3
     with pytest.raises(ValueError, match="the plan has more than 3 cells: give its axes fewer values"):

@@ -178,6 +178,9 @@ WRONG = {
     AXIS + "{into: A.x, values: [1]}\nexclude: [{}]\n": "a rule of `exclude` is empty",
     MINIMAL + "outputs: {ony: [x]}\n": "`outputs` has the unknown word 'ony'; near: only",
     MINIMAL + "outputs: {numbers: {n: {node: A, pattern: '('}}}\n": "is no regular expression",
+    MINIMAL + f"outputs: {{numbers: {{n: {{node: A, pattern: 'a{{{'9' * 20}}}'}}}}}}\n": "is no regular expression",
+    MINIMAL
+    + f"outputs: {{numbers: {{n: {{node: A, pattern: '{'(' * 3000}{')' * 3000}'}}}}}}\n": "is no regular expression",
     MINIMAL
     + "outputs: {numbers: {n: {pattern: x}}}\n": "the number 'n': `node` is missing: write the title of the node",
     MINIMAL + "report: {row: [x]}\n": "unknown word 'row'; near: rows",

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -190,7 +191,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "store", "two")
     assert Store.open(tmp_path / "store", "two", join=True).plans() == ["one", "two"]
     Store.open(tmp_path / "store", "two")
-    for text in ("{", '{"format": 99, "plans": []}', "[]"):
+    for text in ("{", '{"format": 99, "plans": []}', "[]", "[" * 200_000):
         (tmp_path / "store" / "store.json").write_text(text)
         with pytest.raises(ValueError, match=r"store\.json cannot be read"):
             Store.open(tmp_path / "store", "one")
@@ -428,6 +429,26 @@ def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.Capt
         assert re.search(
             rf"{folder}\S*: (Not a directory|File exists): a file has the name of the folder, choose", line
         )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000,
+        "{",
+        '{"host": "HOST", "pid": "abc", "token": "x"}',
+        '{"host": "HOST", "pid": 1e300, "token": "x"}',
+        f'{{"host": "HOST", "pid": 1{"0" * 30}, "token": "x"}}',
+        '{"host": "HOST", "pid": -5, "token": "x"}',
+        '{"host": ["HOST"], "pid": 5, "token": "x"}',
+    ],
+)
+def test_a_damaged_claim_is_nobodys(tmp_path: Path, content: str) -> None:
+    store = Store.open(tmp_path, "plan")
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "cell").write_text(content.replace("HOST", socket.gethostname()))
+    assert dict(store.claims()) == {"cell": None}
+    assert store.holder("cell") is None
 
 
 def test_what_may_not_be_read(

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
+import pytest
+
+from deft_pack.sweeps import worker
+from deft_pack.sweeps.client import NodeFailed
+from deft_pack.sweeps.plan import PlanNumber
 from deft_pack.sweeps.server import HOST, Server, free_port
+from deft_pack.sweeps.worker import number_in
 
 
 def test_checkpoints_of_ended_trainings_go(tmp_path: Path) -> None:
@@ -33,3 +40,17 @@ def test_a_free_port_is_free() -> None:
     assert all(20000 <= port < 32000 for port in ports)
     with socket.socket() as probe:
         probe.bind((HOST, ports.pop()))
+
+
+def test_the_number_of_a_text() -> None:
+    assert number_in(PlanNumber("n", "Scores", re.compile(r"DINO (\d\.\d+)")), "CLIP-T 0.3\nDINO 0.75") == 0.75
+    with pytest.raises(NodeFailed, match=r"Scores shows no number 'n' \(DINO\), but 'none'"):
+        number_in(PlanNumber("n", "Scores", re.compile("DINO")), "none")
+
+
+def test_a_pattern_that_would_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PATTERN_SECONDS", 0.2)
+    started = time.monotonic()
+    with pytest.raises(NodeFailed, match=r"Scores: the pattern .* of 'n' cannot be matched .* more than 0\.2 s"):
+        number_in(PlanNumber("n", "Scores", re.compile(r"^(a|aa)+$")), "a" * 5000 + "!")
+    assert time.monotonic() - started < 20

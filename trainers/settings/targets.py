@@ -82,7 +82,7 @@ def expression(text: str, what: str) -> re.Pattern[str]:
     """A regular expression from a widget. Raises ValueError if it is none."""
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"The {what} {text!r} is not a regular expression: {error}.") from error
 
 
