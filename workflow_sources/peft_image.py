@@ -45,18 +45,12 @@ def _row(label: str, kind: str, rate: float = 1e-4, **options: Any) -> Method:
 
 # SVDiff is not in the benchmark: its layers and steps, and the rates of svdiff-pytorch.
 SVDIFF = _row("SVDiff", "svdiff", 1e-3, norm_rate=1e-3, keep_decomposition=True)
-# Its full fine-tuning (experiments/full-finetuning) has all layers, and values, gradients and averages in bf16. It has
-# no checkpoints here, which would be 23 GB each, and so none to resume from.
+# Its full fine-tuning (experiments/full-finetuning) has all layers, fewer steps, and another rate and decay. No
+# checkpoints, which would be 47 GB each, and so none to resume from.
 DREAMBOOTH = Method(
     "DreamBooth",
     method("dreambooth") | {"steps": 300, "learning_rate": 5e-5, "layers": "everything"},
-    {
-        "weight_decay": 1e-2,
-        "exclude": "",
-        "adapter_precision": "bf16",
-        "checkpoint_every": 0,
-        "resume": False,
-    },
+    {"weight_decay": 1e-2, "exclude": "", "checkpoint_every": 0, "resume": False},
 )
 # All methods that are trained here; those of the benchmark have its ranks and rates. alpha 0 is a scale of 1, as its
 # alpha = r.
