@@ -43,7 +43,17 @@ def _row(label: str, kind: str, rate: float = 1e-4, **options: Any) -> Method:
     return Method(label, method(kind, **options) | {"learning_rate": rate})
 
 
-# Those of its methods that are trained here, with its ranks and rates. alpha 0 is a scale of 1, as its alpha = r.
+# SVDiff is not in the benchmark: its layers and steps, and the rates of svdiff-pytorch.
+SVDIFF = _row("SVDiff", "svdiff", 1e-3, norm_rate=1e-3, keep_decomposition=True)
+# Its full fine-tuning (experiments/full-finetuning) has all layers, fewer steps, and another rate and decay. No
+# checkpoints, which would be 47 GB each, and so none to resume from.
+DREAMBOOTH = Method(
+    "DreamBooth",
+    method("dreambooth") | {"steps": 300, "learning_rate": 5e-5, "layers": "everything"},
+    {"weight_decay": 1e-2, "exclude": "", "checkpoint_every": 0, "resume": False},
+)
+# All methods that are trained here; those of the benchmark have its ranks and rates. alpha 0 is a scale of 1, as its
+# alpha = r.
 ROWS = (
     _row("DEFT r32", "deft", rank=32, alpha=0.0, projector="qr", start="identity"),
     _row("PaRa r32", "para", rank=32, rank_cap=0.0),
@@ -52,4 +62,6 @@ ROWS = (
     _row("DoRA r64", "dora", rank=64, alpha=0.0),
     _row("LoKr r32", "lokr", 1e-3, rank=32, alpha=0.0, factor=-1),
     _row("OFT", "oft", block_size=32, constraint=0.0),
+    SVDIFF,
+    DREAMBOOTH,
 )

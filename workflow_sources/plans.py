@@ -176,6 +176,7 @@ PEFT_HEAD = """{head}\
 # its default_training_params.json: `python -m sweeps peft PHOTOS default_training_params.json` makes of them the folder
 # input/peft_benchmark and the prompts beside this plan. docs/sweeps.md says where all of it comes from.
 # {cells}
+# DreamBooth needs some 70 GB of GPU memory, SVDiff some 25: delete these rows where there is less.
 name: peft_benchmark
 about: PEFT's image benchmark on Flux.2 klein base 4B, with three seeds
 workflow: ../../example_workflows/api/sweep_flux2_klein.json
@@ -221,6 +222,7 @@ def peft_plan() -> str:
     }
     rows = {
         row.label: {"Score.label": row.label, "Score drift.label": row.label}
+        | {f"Settings.{name}": value for name, value in row.settings.items()}
         | {f"Train.{name}": value for name, value in row.training.items() if TRAINING.get(name) != value}
         for row in ROWS
     }

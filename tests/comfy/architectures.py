@@ -328,36 +328,36 @@ def diffusers_flux2() -> nn.Module:
     )
 
 
+FLUX2 = {
+    "image_model": "flux2",
+    "guidance_embed": True,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 1,
+    "vec_in_dim": None,
+    "context_in_dim": WIDTH,
+    "hidden_size": 64,
+    "mlp_ratio": 3.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 2,
+    "axes_dim": [8, 8, 8, 8],
+    "theta": 2000,
+    "qkv_bias": False,
+    "ops_bias": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+    "txt_ids_dims": [3],
+    "yak_mlp": False,
+    "txt_norm": False,
+}
+
+
 def comfyui_flux2() -> Any:
     """ComfyUI's Flux.2."""
-    return small(
-        "Flux2",
-        {
-            "image_model": "flux2",
-            "guidance_embed": True,
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 1,
-            "vec_in_dim": None,
-            "context_in_dim": WIDTH,
-            "hidden_size": 64,
-            "mlp_ratio": 3.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 2,
-            "axes_dim": [8, 8, 8, 8],
-            "theta": 2000,
-            "qkv_bias": False,
-            "ops_bias": False,
-            "global_modulation": True,
-            "mlp_silu_act": True,
-            "default_ref_method": "index",
-            "ref_index_scale": 10.0,
-            "txt_ids_dims": [3],
-            "yak_mlp": False,
-            "txt_norm": False,
-        },
-    )
+    return small("Flux2", FLUX2)
 
 
 def call_flux2(network: nn.Module) -> Tensor:

@@ -10,6 +10,7 @@ import shutil
 from typing import Any
 
 import pytest
+import torch
 
 from deft_pack.workflow_sources import peft_image, plans
 
@@ -51,6 +52,31 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
     assert published == peft_table().costs["LoRA", 32, ""].values
 
 
+def test_dreambooth_trains_all_that_pefts_full_fine_tuning_does(comfyui_session: Any) -> None:
+    """As many values as its result file says (num_trainable_params, results/full-finetuning--flux2-klein-default)."""
+    import comfy.ldm.flux.model
+    import comfy.ops
+
+    targets = comfyui_session.module("trainers.settings.targets")
+    config = architectures.FLUX2 | {
+        "guidance_embed": False,
+        "in_channels": 128,
+        "out_channels": 128,
+        "context_in_dim": 7680,
+        "hidden_size": 3072,
+        "num_heads": 24,
+        "depth": 5,
+        "depth_single_blocks": 20,
+        "axes_dim": [32, 32, 32, 32],
+    }
+    klein = comfy.ldm.flux.model.Flux(**config, dtype=torch.bfloat16, device="meta", operations=comfy.ops.manual_cast)
+    row = cell("peft_benchmark", method="DreamBooth")
+    train, settings = of_kind(row, "DEFTTrainAdapter")[0], of_kind(row, "DEFTTrainingSettings")[0]
+    layers = targets.select(klein, train["layers"], train["pattern"], settings["exclude"]).values()
+    biases = [layer.bias for layer in layers if getattr(layer, "bias", None) is not None]
+    assert sum(value.numel() for value in [*(layer.weight for layer in layers), *biases]) == 3_875_544_576
+
+
 def peft_table() -> Any:
     from deft_pack.scoring.published import PUBLISHED
 
@@ -58,13 +84,14 @@ def peft_table() -> Any:
 
 
 def test_rows_of_the_benchmark_are_published_ones() -> None:
-    """Each of its rows is one of PEFT's, in its settings; those of PEFT that are not here cannot be trained."""
+    """All methods of adapters that are trained here, those of PEFT in its settings; PEFT's others cannot be trained."""
     from deft_pack.deft_ops.methods import METHODS, TRAINABLE
 
     table, plan = peft_table(), plan_of("peft_benchmark")
     rows = values_of(plan["axes"]["method"])
     found = {key: [label for label in rows if table.matches(key, label, "", None, "")] for key in table.values}
-    assert {label for labels in found.values() for label in labels} == set(rows)
+    assert set(rows) - {label for labels in found.values() for label in labels} == {"SVDiff", "DreamBooth"}
+    assert {sets["Train.method"] for sets in rows.values()} == set(TRAINABLE)
     lacking = {key[0].lower() for key, labels in found.items() if not labels}
     assert lacking == {"loha", "ia3"}
     assert lacking <= set(METHODS)
@@ -76,6 +103,15 @@ def test_rows_of_the_benchmark_are_published_ones() -> None:
         assert train["learning_rate"] == (1e-3 if method == "LoKr" else 1e-4)
         assert (train["steps"], train["batch_size"]) == (750, 2)
         assert of_kind(here, "DEFTScoreImages")[0]["label"] == label
+    of_all = cell("peft_benchmark", method="DreamBooth")  # PEFT's experiments/full-finetuning, training_params.json
+    train, settings = of_kind(of_all, "DEFTTrainAdapter")[0], of_kind(of_all, "DEFTTrainingSettings")[0]
+    assert (train["steps"], train["learning_rate"], train["batch_size"]) == (300, 5e-5, 2)
+    assert (settings["weight_decay"], settings["max_grad_norm"]) == (0.01, 1.0)
+    of_none = cell("peft_benchmark", method="SVDiff")  # the benchmark's, but for the method's own rate
+    train, usual = of_kind(of_none, "DEFTTrainAdapter")[0], METHODS["svdiff"].training.usual_rates
+    assert usual.lowest == usual.highest == train["learning_rate"]
+    assert (train["steps"], train["batch_size"], train["layers"]) == (750, 2, peft_image.LAYERS)
+    assert of_kind(of_none, "DEFTTrainingSettings") == of_kind(cell("peft_benchmark"), "DEFTTrainingSettings")
     drift = cell("peft_benchmark", method="OFT", score="drift", seed="2", prompt="drift 00")
     assert not of_kind(drift, "DEFTScoreImages")
     assert of_kind(drift, "DEFTScoreDrift")[0]["label"] == "OFT"
