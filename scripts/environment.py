@@ -125,7 +125,7 @@ def environment_python() -> Path:
         requirements = Path(folder) / "requirements.txt"
         lines = [line for file in requirement_files() for line in file.read_text().splitlines()]
         if sys.version_info < (3, 11):  # has no newest diffusers and transformers
-            lines = [line if line.startswith("torch") else line.partition("==")[0] for line in lines]
+            lines = [line if line.startswith(("torch", "ruff")) else line.partition("==")[0] for line in lines]
         requirements.write_text("\n".join(line for line in lines if not line.startswith(LEFT_OUT)) + "\n")
         # Both requirement lists name the same packages with different bounds: pip takes the meet of them.
         run(str(python), "-m", "pip", "install", "-qq", "-r", str(requirements))
