@@ -164,6 +164,7 @@ def from_jsonl(text: str, what: str = "the score file", first: int = 1) -> Score
             continue
         try:
             record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is in no file of UTF-8
             if not isinstance(record, dict):
                 raise ValueError("not a JSON object")
             if "metric" in record:

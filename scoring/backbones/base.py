@@ -238,7 +238,7 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Pa
     ]
     if missing or unknown or shapes:
         parts = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
-        what = "; ".join(f"{len(keys)} tensors {word}, such as {keys[0]}" for word, keys in parts if keys)
+        what = "; ".join(f"{len(keys)} tensors {word}, such as {keys[0]:.100}" for word, keys in parts if keys)
         looks = identify(state)
         raise ValueError(f"{path} does not hold {name}: {what}." + (f" It looks like {looks}." if looks else ""))
     module.load_state_dict(state)

@@ -306,6 +306,10 @@ def test_a_file_of_another_model_is_named(dinov2_pair, tmp_path):
     ) as caught:
         load_backbone(own, [], tmp_path / "w.safetensors")
     assert "w.safetensors" in str(caught.value)
+    del state["head.weight"]
+    save_file(state | {"x" * 5000: torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="1 tensors unknown, such as x{100};"):
+        load_backbone(own, [], tmp_path / "w.safetensors")
 
 
 def test_settings_beside_the_weights(tmp_path):

@@ -76,6 +76,7 @@ def test_lines_are_read_back():
             "training_seconds: not of the right kind",
         ),
         ("[" * 100_000, "recursion|nest"),
+        (Scores((row("DEFT", (0.5,)),)).jsonl().replace('"DEFT"', '"\\ud800"'), "surrogates"),
     ],
 )
 def test_a_damaged_line_is_named(line: str, reason: str):
