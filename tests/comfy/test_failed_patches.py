@@ -80,6 +80,8 @@ def sized(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return numbers(8, **shapes)
 
 
+# What makes a layer none of this pack's classes': a tensor that belongs to another kind of adapter.
+BESIDE_IT = tucker_lora(32, 32) | sized(lora_mid__weight=(4, 4))
 # What ComfyUI logs and leaves, or spreads over a weight that it was not made for: layer, tensors, what is said of it.
 MISFITS: dict[str, tuple[str, dict[str, Tensor], str]] = {
     "loha": (UNET_LINEAR, loha(64, 64), "made for [64, 64], this weight is [32, 32]"),
@@ -124,6 +126,8 @@ MISFITS: dict[str, tuple[str, dict[str, Tensor], str]] = {
     "tucker-lora": (UNET_CONVOLUTION, tucker_lora(32, 16), "made for [32, 16, 3, 3], this weight is [32, 32, 3, 3]"),
     "tucker-lora-ranks": (UNET_CONVOLUTION, tucker_lora(32, 32) | sized(lora_mid__weight=(4, 2, 3, 3)), "its factors"),
     "dora": (UNET_LINEAR, dora(32, 32, (64, 1)), "loha of another size, this weight is [32, 32]"),
+    "tucker-loha-beside": (UNET_CONVOLUTION, tucker_loha(32, 32) | BESIDE_IT, "not computed: loha with tensors"),
+    "tucker-lokr-beside": (UNET_CONVOLUTION, tucker_lokr(32, 32) | BESIDE_IT, "not computed: lokr with tensors"),
     "loha-incomplete": (UNET_LINEAR, {k: v for k, v in loha(32, 32).items() if k != "hada_w2_b"}, "hada_w2_b"),
 }
 
