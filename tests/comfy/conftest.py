@@ -35,6 +35,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER_NAME = "deft nodes-1.0"  # a space, a hyphen, a dot: no code may count on the folder's name
 BASE = Path(tempfile.mkdtemp(prefix="deft-comfy-"))
+WRITTEN = ("input", "models", "output", "temp", "user")  # the folders of BASE that nodes and tests write into
 DEVICE = os.environ.get("DEFT_TEST_DEVICE") or "cpu"
 atexit.register(shutil.rmtree, BASE, ignore_errors=True)
 
@@ -72,7 +73,7 @@ def prepare() -> Path:
 
     if DEVICE != "cpu":
         prepare_cuda()
-    for name in ("input", "output", "temp", "user"):
+    for name in WRITTEN:
         (BASE / name).mkdir(exist_ok=True)
     for name in ("loras", "embeddings", "checkpoints", "vae", "text_encoders", "diffusion_models"):
         (BASE / "models" / name).mkdir(parents=True, exist_ok=True)
@@ -267,6 +268,20 @@ class ComfyUI:
             self.server.send_sync("progress", {"value": value, "max": total, "node": node_id}, self.server.client_id)
 
         comfy.utils.set_progress_bar_global_hook(hook)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_folders() -> Iterator[None]:
+    """Remove what a module's tests and fixtures have written into ComfyUI's folders, before the next module starts."""
+    before = set(written())
+    yield
+    for path in sorted(set(written()) - before, reverse=True):  # what is in a folder before the folder
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def written() -> list[Path]:
+    """All files and folders in ComfyUI's folders."""
+    return [path for name in WRITTEN for path in (BASE / name).rglob("*")]
 
 
 @pytest.fixture(scope="session")

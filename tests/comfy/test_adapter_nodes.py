@@ -83,24 +83,29 @@ def training_prompt(kind: str = "deft", **changed: Any) -> Prompt:
     }
 
 
+def sampler(model: list, **changed: Any) -> dict[str, Any]:
+    """Two steps of KSampler on the nodes of `sampling`."""
+    inputs: dict[str, Any] = {
+        "model": model,
+        "seed": 3,
+        "steps": 2,
+        "cfg": 3.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "positive": ["prompt", 0],
+        "negative": ["prompt", 0],
+        "latent_image": ["empty", 0],
+        "denoise": 1.0,
+    }
+    return node("KSampler", **(inputs | changed))
+
+
 def sampling(model: list, key: str) -> Prompt:
     """Two steps of KSampler on a model, node `key`."""
     return {
         "prompt": node("CLIPTextEncode", text="a sks teddy bear on a red background", clip=["clip", 0]),
         "empty": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
-        key: node(
-            "KSampler",
-            model=model,
-            seed=3,
-            steps=2,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="simple",
-            positive=["prompt", 0],
-            negative=["prompt", 0],
-            latent_image=["empty", 0],
-            denoise=1.0,
-        ),
+        key: sampler(model),
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .test_adapter_nodes import Prompt, node, settings, training_prompt
+from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
 PROMPTS = [f"a sks teddy bear on a {colour} background" for colour in COLOURS]
@@ -146,30 +146,17 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     content = comfyui.module("trainers.run.kept_pictures").content_of(file)
     prompt = comparison(name) | {
         "file": node("DEFTLoadAdapterFile", file=f"{name}/{file.name}", projector="auto"),
-        "apply": node(
-            "DEFTApplyAdapter",
-            model=["model", 0],
-            adapter=["file", 0],
-            strength_model=1.0,
-            strength_clip=1.0,
-            removal=1.0,
-            injection=1.0,
-            stacking="sequential",
-        ),
+        "apply": applied(["file", 0]),
         "text": node("CLIPTextEncode", text=PROMPTS[1], clip=["clip", 0]),
         "none": node("CLIPTextEncode", text="", clip=["clip", 0]),
-        "sample": node(
-            "KSampler",
-            model=["apply", 0],
+        "sample": sampler(
+            ["apply", 0],
             seed=4,
             steps=6,
             cfg=2.0,
-            sampler_name="euler",
-            scheduler="simple",
             positive=["text", 0],
             negative=["none", 0],
             latent_image=["latent", 0],
-            denoise=1.0,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
     }

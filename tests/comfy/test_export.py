@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..clips import TOKENS
 from . import models
 from .pack import Pack
 from .test_architectures import NAMES as ARCHITECTURES
@@ -356,14 +357,7 @@ def transformers_clip(clip: Any, part: str) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     weights = getattr(clip.cond_stage_model, part).transformer.state_dict()
-    config = CLIPTextConfig(
-        vocab_size=49408,
-        max_position_embeddings=77,
-        eos_token_id=49407,
-        bos_token_id=49406,
-        hidden_act="quick_gelu" if part == "clip_l" else "gelu",
-        **CLIP_CONFIG,
-    )
+    config = CLIPTextConfig(hidden_act="quick_gelu" if part == "clip_l" else "gelu", **TOKENS, **CLIP_CONFIG)
     network = CLIPTextModel(config).eval()
     own = network.state_dict()
     named = {key if key in own else key.removeprefix("text_model."): value for key, value in weights.items()}

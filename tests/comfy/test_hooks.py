@@ -6,7 +6,6 @@ A run with a hook is compared with runs in which the adapter is applied in the o
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -66,13 +65,6 @@ def with_keyframes(hooks: Any, *points: tuple[float, float]) -> Any:
 def on_conditioning(conditioning: list, hooks: Any) -> list:
     """Cond Set Props."""
     return core("ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default", hooks=hooks)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_files_left(pack: Pack) -> Iterator[None]:
-    yield
-    for path in pack.loras.glob("hook_*"):
-        path.unlink()
 
 
 def every_layer(model: Any) -> list[str]:

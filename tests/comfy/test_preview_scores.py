@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from .test_adapter_nodes import Prompt, applied, node, settings, training_prompt
+from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 from .test_training_nodes import previews
 from .test_training_runs import Vae, as_loaded, models, same, shown, train
 
@@ -20,7 +20,7 @@ def scored_prompt(run_name: str = "tests/scored", every: int = 2, **changed: Any
     """A training of the demo whose previews are scored, and which keeps checkpoints."""
     more = {name: changed.pop(name) for name in ("text", "token", "stop_after", "positive") if name in changed}
     prompt = training_prompt(**{"steps": 4, "seed": 41, "previews": ["previews", 0]} | changed)
-    prompt["settings"] = settings(run_name=run_name, checkpoint_every=50, keep=2, resume=True)
+    prompt["settings"] = settings(run_name=run_name, checkpoint_every=50, keep=1, resume=True)
     return prompt | {
         "prompt": node("CLIPTextEncode", text=TEXT, clip=["clip", 0]),
         "empty": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
@@ -51,19 +51,7 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     assert all(list(line["scores"]) == ["DINO", "CLIP-T"] for line in lines)
     again = prompt | {
         "final": applied(["train", 0]),
-        "sample": node(
-            "KSampler",
-            model=["final", 0],
-            seed=3,
-            steps=2,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="simple",
-            positive=["prompt", 0],
-            negative=["prompt", 0],
-            latent_image=["empty", 0],
-            denoise=1.0,
-        ),
+        "sample": sampler(["final", 0]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
         "score": node(
             "DEFTScoreImages", scorer=["scorer", 0], images=["decode", 0], references=["subject", 0], text=TEXT

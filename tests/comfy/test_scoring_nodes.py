@@ -475,10 +475,12 @@ def test_a_replaced_weight_file_is_loaded_again(comfyui):
 
     state = load_file(path)
     state["cls_token"] = state["cls_token"] + torch.linspace(-3, 3, state["cls_token"].shape[-1])
-    save_file(state, path)
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
-    assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
-    path.write_bytes(before)
+    try:
+        save_file(state, path)
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+        assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
+    finally:
+        path.write_bytes(before)
 
 
 def test_comfyuis_memory_management_has_the_encoders(comfyui):
