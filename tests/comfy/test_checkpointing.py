@@ -25,8 +25,8 @@ MODES = ("off", "every second block", "every block", "offloaded")
 
 def base(title: str, **config: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any]]:
     """A base of the list, of another depth: model, latents of a model, captions."""
-    found = next(item for item in BASES if item.title == title)
-    changed = dataclasses.replace(found, config=found.config | config)
+    listed = next(item for item in BASES if item.title == title)
+    changed = dataclasses.replace(listed, config=listed.config | config)
     return changed.model, lambda model: changed.latents(), lambda: changed.conditioning(5)
 
 

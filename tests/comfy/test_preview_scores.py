@@ -65,10 +65,10 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     assert f"DINO of the previews: {lines[0]['scores']['DINO']:.3f} at step 0, best " in report
     assert f"last {lines[-1]['scores']['CLIP-T']:.3f} at step 4" in report
     history = comfyui.module("trainers.run.history")
-    found = history.detail(folder.parent, folder)
-    assert found["preview_scores"] == [[line["preview"], line["scores"]] for line in lines]
-    assert found["problems"] == []
-    assert len(found["curve"]["step"]) == 4
+    record = history.detail(folder.parent, folder)
+    assert record["preview_scores"] == [[line["preview"], line["scores"]] for line in lines]
+    assert record["problems"] == []
+    assert len(record["curve"]["step"]) == 4
 
     # Finished: taken from its folder, with the scores.
     comfyui.reset()
@@ -92,8 +92,8 @@ def test_a_run_that_goes_on_has_the_scores_of_one_that_was_not_stopped(comfyui: 
     folder, lines = log_of(comfyui, "tests/scored_resumed")
     assert [line["preview"] for line in lines] == [0, 2, 4, 6, 6, 8]  # that of the last step was made anew
     assert list(lines[-1]["scores"]) == ["DINO"]
-    found = comfyui.module("trainers.run.history").preview_scores(folder)
-    assert [step for step, _ in found] == [6, 8]
+    scores = comfyui.module("trainers.run.history").preview_scores(folder)
+    assert [step for step, _ in scores] == [6, 8]
 
 
 def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
@@ -235,9 +235,9 @@ def test_what_is_refused(comfyui: Any) -> None:
     both = ("scorer", "references")
     assert "previews: stop_after: previews are not scored" in refused(comfyui, {"stop_after": 1}, both)
     assert "previews: text: 2 lines for 1 images" in refused(comfyui, {"text": "one\ntwo"})
-    said = refused(comfyui, {"every": 9})
-    assert "train: Training Previews is to score previews, and with one every 9 steps the 4 of this training" in said
-    assert "lower `every`" in said
+    message = refused(comfyui, {"every": 9})
+    assert "train: Training Previews is to score previews, and with one every 9 steps the 4 of this training" in message
+    assert "lower `every`" in message
 
 
 def test_photos_and_prompts_come_as_lists(comfyui: Any) -> None:

@@ -422,8 +422,8 @@ def test_a_clip_vision_measures_clip_i(comfyui):
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     with torch.no_grad():
         expected = theirs(torch.as_tensor(np.stack(processor(pictures)["pixel_values"])).float()).image_embeds
-    found = encoder.encode_images(pictures)
-    assert (found - torch.nn.functional.normalize(expected, dim=-1)).abs().max() <= 1e-5
+    features = encoder.encode_images(pictures)
+    assert (features - torch.nn.functional.normalize(expected, dim=-1)).abs().max() <= 1e-5
     ours.model_type = "siglip_vision_model"
     with pytest.raises(ValueError, match="not the image encoder of a CLIP with its projection"):
         comfyui.module("nodes.scorers").clip_vision_encoder(ours)
