@@ -271,12 +271,15 @@ class ComfyUI:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_folders() -> Iterator[None]:
-    """Remove what a module's tests and fixtures have written into ComfyUI's folders, before the next module starts."""
+def as_it_was() -> Iterator[None]:
+    """Before the next module starts: remove what this one's tests and fixtures have written into ComfyUI's folders, and
+    unload its models."""
     before = set(written())
     yield
     for path in sorted(set(written()) - before, reverse=True):  # what is in a folder before the folder
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    if "comfy.model_management" in sys.modules:
+        sys.modules["comfy.model_management"].unload_all_models()
 
 
 def written() -> list[Path]:

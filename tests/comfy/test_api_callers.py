@@ -98,7 +98,8 @@ def given(comfyui_session: Any) -> Iterator[None]:
     VALUES.update({kind: run.output(name) for kind, name in names.items()})
     yield
     del comfyui.nodes.NODE_CLASS_MAPPINGS["Given"]
-    VALUES.clear()
+    for kind in VALUES.keys() - {"nothing"}:
+        del VALUES[kind]
 
 
 def kind_of(spec: Any) -> str:
