@@ -486,14 +486,16 @@ class Waiting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, name = kwargs or {}, pretended.name_of(func)
         tensors = [leaf for leaf in pretended.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        there = [pretended.on_device(tensor) for tensor in tensors]
-        if any(there) and name in READING + FACTORING:
+        on_device = [pretended.on_device(tensor) for tensor in tensors]
+        if any(on_device) and name in READING + FACTORING:
             self.counts[name] += 1
-        if any(there) and name.startswith("index") and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
+        if any(on_device) and name.startswith("index") and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
             self.counts[BY_MASK] += 1
         result = func(*args, **kwargs)
         if name in ("_to_copy", "copy_") and not kwargs.get("non_blocking"):
-            source, target = (there[1], there[0]) if name == "copy_" else (there[0], pretended.on_device(result))
+            source, target = (
+                (on_device[1], on_device[0]) if name == "copy_" else (on_device[0], pretended.on_device(result))
+            )
             if source != target:
                 self.counts[TO_DEVICE if target else FROM_DEVICE] += 1
         return result

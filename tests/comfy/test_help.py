@@ -129,13 +129,13 @@ def test_help_names_every_input_and_output(comfyui: Any, language: str) -> None:
     words, wrong = WORDS[language], []
     for node_id, node in comfyui.pack_nodes.items():
         schema, parts = node.define_schema(), sections(read(node_id, language))
-        inputs, there = expected(schema.inputs, words), listed(parts.get(words["inputs"], ""))
-        wrong += [f"{node_id}: input {name} is not in the help" for name in inputs.keys() - there.keys()]
-        wrong += [f"{node_id}: the help has {name}, the node does not" for name in there.keys() - inputs.keys()]
+        inputs, in_help = expected(schema.inputs, words), listed(parts.get(words["inputs"], ""))
+        wrong += [f"{node_id}: input {name} is not in the help" for name in inputs.keys() - in_help.keys()]
+        wrong += [f"{node_id}: the help has {name}, the node does not" for name in in_help.keys() - inputs.keys()]
         wrong += [
-            f"{node_id}: {name} ({brackets}), but the help has ({there[name]})"
+            f"{node_id}: {name} ({brackets}), but the help has ({in_help[name]})"
             for name, (brackets, _) in inputs.items()
-            if name in there and brackets not in ("", there[name])
+            if name in in_help and brackets not in ("", in_help[name])
         ]
         outputs = {item.display_name or item.id: f"`{item.get_io_type()}`" for item in schema.outputs}
         if listed(parts.get(words["outputs"], "")) != outputs:

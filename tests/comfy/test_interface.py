@@ -106,19 +106,19 @@ def test_what_breaks_nothing_passes() -> None:
 def test_a_node_that_is_gone_needs_a_replacement_and_the_changelog() -> None:
     nodes = copy.deepcopy(RECORD["nodes"])
     nodes["DEFTTrainAdapterTwo"] = nodes.pop("DEFTTrainAdapter")
-    there = {"DEFTTrainAdapter": "DEFTTrainAdapterTwo"}
+    replacements = {"DEFTTrainAdapter": "DEFTTrainAdapterTwo"}
     for replaced, changelog, message in (
         ({}, "", "DEFTTrainAdapter is gone"),
         ({"DEFTTrainAdapter": "DEFTNothing"}, "", "which is no node"),
-        (there, "- DEFTTrainAdapterTwo is new.", "CHANGELOG.md does not name it"),
+        (replacements, "- DEFTTrainAdapterTwo is new.", "CHANGELOG.md does not name it"),
     ):
         (problem,) = make_interface.problems(RECORD, nodes, replaced, changelog)
         assert message in problem
     changelog = "- DEFTTrainAdapter is replaced by DEFTTrainAdapterTwo."
-    assert make_interface.problems(RECORD, nodes, there, changelog) == []
+    assert make_interface.problems(RECORD, nodes, replacements, changelog) == []
     # And for good: a later release has to keep the replacement.
-    later = make_interface.record_of(nodes, there)
-    assert make_interface.problems(later, nodes, there, changelog) == []
+    later = make_interface.record_of(nodes, replacements)
+    assert make_interface.problems(later, nodes, replacements, changelog) == []
     (problem,) = make_interface.problems(later, nodes, {}, changelog)
     assert "DEFTTrainAdapter is gone" in problem
 

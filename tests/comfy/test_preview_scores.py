@@ -98,8 +98,8 @@ def test_a_run_that_goes_on_has_the_scores_of_one_that_was_not_stopped(comfyui: 
 
 def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
     """The demo at a rate that destroys the model: the best checkpoint stays, and running it again changes nothing."""
-    asked = {"steps": 40, "seed": 43, "learning_rate": 0.05, "stop_after": 2}
-    run = comfyui.run(scored_prompt("tests/scored_stop", **asked), want=["train"])
+    options = {"steps": 40, "seed": 43, "learning_rate": 0.05, "stop_after": 2}
+    run = comfyui.run(scored_prompt("tests/scored_stop", **options), want=["train"])
     folder, lines = log_of(comfyui, "tests/scored_stop")
     likeness = {line["preview"]: line["scores"]["DINO"] for line in lines if line["preview"]}
     end = max(likeness)
@@ -120,13 +120,13 @@ def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
     assert record["early_stop"] == report.splitlines()[0]
 
     comfyui.reset()
-    again = comfyui.run(scored_prompt("tests/scored_stop", **asked), want=["train"])
+    again = comfyui.run(scored_prompt("tests/scored_stop", **options), want=["train"])
     assert again.text("train").splitlines()[0] == report.splitlines()[0]
     assert "not trained again" in again.text("train")
     assert same(again.output("train"), run.output("train"))
     assert log_of(comfyui, "tests/scored_stop")[1] == lines
     # With more patience it goes on from where it stopped.
-    further = comfyui.run(scored_prompt("tests/scored_stop", **(asked | {"stop_after": 3})), want=["train"])
+    further = comfyui.run(scored_prompt("tests/scored_stop", **(options | {"stop_after": 3})), want=["train"])
     assert f"resumed at step {end}" in further.text("train")
     assert max(line["preview"] for line in log_of(comfyui, "tests/scored_stop")[1]) > end
 

@@ -36,8 +36,8 @@ def drawn(pack: Pack, model: Any, side: int, file: str = "", **changed: Any) -> 
     channels, pixels = inner.latent_format.latent_channels, inner.latent_format.spacial_downscale_ratio
     axes = [1] * (inner.latent_format.latent_dimensions - 2)
     latent = torch.zeros(1, channels, *axes, side // pixels, side // pixels)
-    asked = pack.settings.Settings("lora", 4, 1, 1e-4).changed(**{"timesteps": "recipe"} | changed)
-    chosen = pack.by_recipe.with_noise(asked, pack.recipes.recipe_of(inner, file))
+    node_settings = pack.settings.Settings("lora", 4, 1, 1e-4).changed(**{"timesteps": "recipe"} | changed)
+    chosen = pack.by_recipe.with_noise(node_settings, pack.recipes.recipe_of(inner, file))
     example = pack.batches.Example(latent, None, 0)
     sigma = pack.batches.noise_levels(inner, [example] * COUNT, models.generator(3), chosen)
     return pack.objective.share_of_noise(inner.model_sampling, sigma)
@@ -178,13 +178,13 @@ def test_a_range_is_in_shares_of_noise(pack: Pack, name: str) -> None:
 
 def test_what_the_user_sets_stays(pack: Pack) -> None:
     recipe = next(item for item in pack.recipes.RECIPES if item.title == "Wan 2.2 14B, low noise")
-    asked = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps="recipe")
-    chosen = pack.by_recipe.with_noise(asked.changed(shift=5.0, lowest_noise=0.5), recipe)
+    node_settings = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps="recipe")
+    chosen = pack.by_recipe.with_noise(node_settings.changed(shift=5.0, lowest_noise=0.5), recipe)
     assert (chosen.timesteps, chosen.shift, chosen.lowest_noise, chosen.highest_noise) == ("logit-normal", 5, 0.5, 1)
-    chosen = pack.by_recipe.with_noise(asked.changed(shift_by_size="Flux"), recipe)
+    chosen = pack.by_recipe.with_noise(node_settings.changed(shift_by_size="Flux"), recipe)
     assert (chosen.shift, chosen.shift_by_size, chosen.highest_noise) == (0, "Flux", 0.875)
-    assert pack.by_recipe.with_noise(asked, None) == asked.changed(timesteps="auto")
-    assert "there is no recipe for Mochi" in pack.by_recipe.noise_note(asked, None, "Mochi")
+    assert pack.by_recipe.with_noise(node_settings, None) == node_settings.changed(timesteps="auto")
+    assert "there is no recipe for Mochi" in pack.by_recipe.noise_note(node_settings, None, "Mochi")
 
 
 # ------------------------------------------------------------------------------------- workflows from before recipes

@@ -286,8 +286,8 @@ def test_too_little_memory_is_said_before_the_first_step(pack: Pack, monkeypatch
     model, texts = as_loaded(models.sd3), []
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
-        asked = pack.settings.Settings.of("lora", 2, 1, 1e-3, layers="all linear", precision="fp32")
-        pack.loop.train(model, material, asked, lambda progress: None, on_start=texts.append)
+        settings_of_run = pack.settings.Settings.of("lora", 2, 1, 1e-3, layers="all linear", precision="fp32")
+        pack.loop.train(model, material, settings_of_run, lambda progress: None, on_start=texts.append)
         own = comfy.model_management.get_free_memory
         monkeypatch.setattr(
             comfy.model_management,
@@ -295,7 +295,7 @@ def test_too_little_memory_is_said_before_the_first_step(pack: Pack, monkeypatch
             lambda *args, **named: own(*args, **named) if args[1:] or named else 1,
         )
         monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *args, **named: None)
-        pack.loop.train(model, material, asked, lambda progress: None, on_start=texts.append)
+        pack.loop.train(model, material, settings_of_run, lambda progress: None, on_start=texts.append)
     enough, short = texts
     assert "\nmemory: the training needs " in enough
     assert "WARNING" not in enough
@@ -313,22 +313,22 @@ def test_previews_are_without_the_training_adapter(pack: Pack) -> None:
     patched = pack.apply(first, plain, strength_model=4.0)[0]
     vae = Vae()
     alone = train(pack, patched, steps=3)
-    asked = replace(shown(pack, plain, vae), model=plain)
-    result = train(pack, patched, steps=3, shown=replace(asked, every=1))
+    previews = replace(shown(pack, plain, vae), model=plain)
+    result = train(pack, patched, steps=3, shown=replace(previews, every=1))
     assert result.losses == alone.losses
     assert same(result.adapter, alone.adapter)
     assert "previewed without them: apply the adapter without them" in result.report
     assert "apply the adapter after the same" in alone.report
     with torch.inference_mode():
-        expected = pack.previews.sample(pack.apply(result.adapter, plain)[0], asked)
-        patched_too = pack.previews.sample(pack.apply(result.adapter, patched)[0], asked)
+        expected = pack.previews.sample(pack.apply(result.adapter, plain)[0], previews)
+        patched_too = pack.previews.sample(pack.apply(result.adapter, patched)[0], previews)
     assert models.relative(result.pictures[-1][1], expected) < 1e-4 < 1e-3 < models.relative(patched_too, expected)
 
 
 def test_a_preview_of_another_model_is_refused(pack: Pack) -> None:
     model = as_loaded(models.sd3)
-    asked = replace(shown(pack, model, Vae()), model=models.sd3())
+    previews = replace(shown(pack, model, Vae()), model=models.sd3())
     with pytest.raises(
         ValueError, match=r"another model \(SD3\) than the one that is trained \(SD3\): connect the same loader"
     ):
-        train(pack, model, steps=1, shown=asked)
+        train(pack, model, steps=1, shown=previews)
