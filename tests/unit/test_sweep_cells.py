@@ -77,11 +77,11 @@ def test_the_slot_of_a_connection_is_part_of_the_key(tmp_path: Path) -> None:
 
 def test_a_number_is_the_same_however_it_is_written(tmp_path: Path) -> None:
     """1 and 1.0 are one strength; as a text they are two."""
-    found = [
+    cell_keys = [
         keys(compiled(tmp_path / str(index), training(), f"set: {{{target}: {value}}}\n")[1])[0]
         for index, (target, value) in enumerate([("Sample.cfg", 2), ("Sample.cfg", 2.0), ("Sample.cfg", '"2"')])
     ]
-    assert len(set(found)) == 1
+    assert len(set(cell_keys)) == 1
     texts = [keys(compiled(tmp_path / f"t{each}", training(), f"set: {{Prompt.text: '{each}'}}\n")[1]) for each in "ab"]
     assert texts[0] != texts[1]
 
@@ -250,8 +250,8 @@ exclude:
     every = labels(*compiled(tmp_path, TRIVIAL, axes.replace("exclude:", "")))
     assert len(every) == 12
     for rule, left_out in rules.items():
-        found = labels(*compiled(tmp_path, TRIVIAL, axes + rule))
-        assert found == [each for each in every if not left_out(each)], rule
+        cell_labels = labels(*compiled(tmp_path, TRIVIAL, axes + rule))
+        assert cell_labels == [each for each in every if not left_out(each)], rule
 
 
 def test_a_column_of_two_axes_is_met_by_either(tmp_path: Path) -> None:
