@@ -311,9 +311,9 @@ def same_without_initial_values(spec: BackboneSpec, folder: Path) -> None:
     assert not torch.equal(torch.get_rng_state(), before)
     assert not unset(ours.module)
     for tensors in ("named_parameters", "named_buffers"):
-        found, expected = (dict(getattr(each.module, tensors)()) for each in (ours, drawn))
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in found)
+        values, expected = (dict(getattr(each.module, tensors)()) for each in (ours, drawn))
+        assert values.keys() == expected.keys()
+        assert all(torch.equal(values[name], expected[name]) for name in values)
     assert torch.equal(ours.encode_images(pictures()), drawn.encode_images(pictures()))
     if ours.reads_text:
         assert torch.equal(ours.encode_texts(["a dog"]), drawn.encode_texts(["a dog"]))
