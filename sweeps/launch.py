@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from ..disk.errors import described
 from .access import Access
 from .cells import Cells, Compiler
-from .client import Client, Facts
+from .client import Client
 from .conversion import front_end_of
+from .facts import Facts
 from .files import Files, LocalFiles, ServerFiles
 from .index import INDEX_FILE, write_index
 from .plan import Plan

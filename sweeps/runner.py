@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import Cells, Compiler, PlannedTraining
-from .client import Denied, ServerLost
+from .errors import Denied, ServerLost
 from .progress import SweepProgress
 from .records import Cell, CellRun, Kind
 from .schedule import Planned, Schedule, Taken

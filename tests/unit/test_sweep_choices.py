@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deft_pack.sweeps.cells import Cells, Compiler
-from deft_pack.sweeps.client import Facts
+from deft_pack.sweeps.facts import Facts
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.launch import compiled
 from deft_pack.sweeps.plan import read_plan
