@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from deft_pack.sweeps import cells as planned
-from deft_pack.sweeps.cells import Cells, Compiler, PlannedCell, PlannedTraining, adapter_name
+from deft_pack.sweeps import cells as module
+from deft_pack.sweeps.cells import Compiler
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.planned import Cells, PlannedCell, PlannedTraining, adapter_name
 from deft_pack.sweeps.schedule import Schedule
 
 from .sweep_nodes import INFO, TRIVIAL, node, token_trained, training, twice_trained
@@ -663,7 +664,7 @@ def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path) -> None:
 
 def test_more_cells_than_a_plan_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a most, and a plan of a few lines may ask for more: here it is three."""
-    monkeypatch.setattr(planned, "MOST_CELLS", 3)
+    monkeypatch.setattr(module, "MOST_CELLS", 3)
     assert len(keys(compiled(tmp_path / "three", TRIVIAL, COLORS)[1])) == 3
     with pytest.raises(ValueError, match="the plan has more than 3 cells: give its axes fewer values"):
         compiled(tmp_path / "four", TRIVIAL, COLORS.replace("3]", "3, 4]"))
