@@ -322,7 +322,7 @@ def test_arrows_within_trainers() -> None:
 def test_a_ray_worker_needs_no_other_folder() -> None:
     """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
     sent = reachable(module_graph_of_the_pack(), "sweeps/remote")
-    assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/client"}
+    assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/facts"}
     assert [module for module in sent if not module.startswith("sweeps/")] == []
     assert reachable(module_graph_of_the_pack(), "sweeps/worker") >= {"disk/errors"}
 
