@@ -242,7 +242,8 @@ METHOD = Method(
     marks=("lokr_w",),
     peft="ComfyUI's own class reads its layers, and this pack writes for PEFT what it reads itself",
     training=Training(
-        words="a product of a small matrix with parts of a layer: small files",
+        words="builds each change from a small and a medium-sized matrix: files about an eighth as large as "
+        "lora's",
         settings=Settings,
         init=init,
         factors_of=factors_of,
