@@ -242,8 +242,7 @@ METHOD = Method(
     marks=("lokr_w",),
     peft="ComfyUI's own class reads its layers, and this pack writes for PEFT what it reads itself",
     training=Training(
-        words="builds each change from a small and a medium-sized matrix: files about an eighth as large as "
-        "lora's",
+        words="builds each change from a small and a medium-sized matrix: files about an eighth as large as lora's",
         settings=Settings,
         init=init,
         factors_of=factors_of,
