@@ -427,6 +427,27 @@ def test_no_code_names_a_method() -> None:
     assert offences(files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), wrong) == {}
 
 
+# Names in ComfyUI's and GGUF loaders' code by which a weight's storage is known.
+STORAGE_NAMES = re.compile(
+    r"\b(QuantizedTensor|_layout_cls|tensor_type|get_weight|convert_weight|dequantize|pre_quant_scale|_v|"
+    r"comfy_quant|scale_weight|scale_input|weight_scale(?:_2)?|input_scale)\b"
+)
+
+
+def storage_names(text: str) -> set[str]:
+    """The names in a file by which a weight's storage is known."""
+    return set(STORAGE_NAMES.findall(text))
+
+
+def test_one_file_knows_how_weights_are_stored() -> None:
+    """models/stored.py: a new storage, such as another quantisation, is added there alone."""
+
+    def names(path: Path) -> list[str]:
+        return sorted(storage_names(path.read_text(encoding="utf-8")))
+
+    assert set(offences(files_of(*FOLDERS), names)) == {"models/stored.py"}
+
+
 def test_what_workflows_are_made_from_stands_alone() -> None:
     """It is data and text: no folder of the pack, no ComfyUI, no server."""
     own = set(FOLDERS) | {"deft_pack", "benchmarks", "tests", "scripts", "workflow_sources"}
@@ -537,6 +558,7 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     assert imported_methods(path, method_modules()) == {"lora", "deft"}
     assert method_modules() >= {"lora", "deft", "peft_tuner"}
     assert "common" not in method_modules()
+    assert storage_names("own.get('_v'); key.endswith('.weight_scale'); a_v") == {"_v", "weight_scale"}
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:
