@@ -618,6 +618,7 @@ def test_the_node_on_a_trained_adapter(comfyui: Any, pack: Pack) -> None:
         report, plot = run.output(key, 0), run.output(key, 1)
         assert report == run.text(key)
         assert report.startswith("deft, rank 4: 11 layers")
+        assert report.splitlines()[1] == "method: DEFT, arXiv 2509.22793"
         assert f"base_hash: {adapter.metadata['base_hash']}" in report
         assert "training: " in report
         assert plot.shape[0] == 1
