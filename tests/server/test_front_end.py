@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from deft_pack.sweeps.training_nodes import TRAINERS
+
 from ..everyday import CHOSEN, name_of
 from ..search_words import OWN_TITLES, WORDS
 from .conftest import TEMPLATE, Seen, done_by, result_of
-from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
+from .example_files import COMPLETE, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
 
 # One command of the page shows what many tests look at, so that the first test of each kind takes minutes.
 pytestmark = pytest.mark.timeout(1800)

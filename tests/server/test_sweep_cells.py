@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from deft_pack.sweeps.cells import Cells, Compiler
+from deft_pack.sweeps.cells import Compiler
 from deft_pack.sweeps.files import Files, LocalFiles, ServerFiles
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.planned import Cells
 from deft_pack.sweeps.schema import growing, inputs_of
 from deft_pack.sweeps.workflow import read_workflow
 

@@ -15,7 +15,8 @@ import pytest
 
 from deft_pack.sweeps import client as client_module
 from deft_pack.sweeps import waiting as waiting_module
-from deft_pack.sweeps.client import Client, Interrupted, TooLong
+from deft_pack.sweeps.client import Client
+from deft_pack.sweeps.errors import Interrupted, TooLong
 from deft_pack.sweeps.workflow import needed_by
 
 from .proxy import Cable, Proxy

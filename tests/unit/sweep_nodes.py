@@ -11,9 +11,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from deft_pack.sweeps.cells import Cells, Compiler, PlannedCell, PlannedTraining
+from deft_pack.sweeps.cells import Compiler
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.planned import Cells, PlannedCell, PlannedTraining
 from deft_pack.sweeps.schema import Info
 
 Inputs = dict[str, list[Any]]

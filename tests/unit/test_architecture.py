@@ -322,7 +322,7 @@ def test_arrows_within_trainers() -> None:
 def test_a_ray_worker_needs_no_other_folder() -> None:
     """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
     sent = reachable(module_graph_of_the_pack(), "sweeps/remote")
-    assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/client"}
+    assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/facts"}
     assert [module for module in sent if not module.startswith("sweeps/")] == []
     assert reachable(module_graph_of_the_pack(), "sweeps/worker") >= {"disk/errors"}
 
@@ -425,6 +425,27 @@ def test_no_code_names_a_method() -> None:
         return lines + re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text(encoding="utf-8"))
 
     assert offences(files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), wrong) == {}
+
+
+# Names in ComfyUI's and GGUF loaders' code by which a weight's storage is known.
+STORAGE_NAMES = re.compile(
+    r"\b(QuantizedTensor|_layout_cls|tensor_type|get_weight|convert_weight|dequantize|pre_quant_scale|_v|"
+    r"comfy_quant|scale_weight|scale_input|weight_scale(?:_2)?|input_scale)\b"
+)
+
+
+def storage_names(text: str) -> set[str]:
+    """The names in a file by which a weight's storage is known."""
+    return set(STORAGE_NAMES.findall(text))
+
+
+def test_one_file_knows_how_weights_are_stored() -> None:
+    """models/stored.py: a new storage, such as another quantisation, is added there alone."""
+
+    def names(path: Path) -> list[str]:
+        return sorted(storage_names(path.read_text(encoding="utf-8")))
+
+    assert set(offences(files_of(*FOLDERS), names)) == {"models/stored.py"}
 
 
 def test_what_workflows_are_made_from_stands_alone() -> None:
@@ -537,6 +558,7 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     assert imported_methods(path, method_modules()) == {"lora", "deft"}
     assert method_modules() >= {"lora", "deft", "peft_tuner"}
     assert "common" not in method_modules()
+    assert storage_names("own.get('_v'); key.endswith('.weight_scale'); a_v") == {"_v", "weight_scale"}
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deft_pack.sweeps import cells as planned
-from deft_pack.sweeps.cells import adapter_name
+from deft_pack.sweeps import cells as compiling
+from deft_pack.sweeps.planned import adapter_name
 from deft_pack.sweeps.schedule import Schedule
 
 from .sweep_nodes import (
@@ -668,7 +668,7 @@ def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path, lacking:
 
 def test_more_cells_than_a_plan_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a most, and a plan of a few lines may ask for more: here it is three."""
-    monkeypatch.setattr(planned, "MOST_CELLS", 3)
+    monkeypatch.setattr(compiling, "MOST_CELLS", 3)
     assert len(keys(compiled(tmp_path / "three", TRIVIAL, COLORS)[1])) == 3
     with pytest.raises(ValueError, match="the plan has more than 3 cells: give its axes fewer values"):
         compiled(tmp_path / "four", TRIVIAL, COLORS.replace("3]", "3, 4]"))

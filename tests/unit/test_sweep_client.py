@@ -11,7 +11,9 @@ import pytest
 from aiohttp import web
 
 from deft_pack.sweeps import client as module
-from deft_pack.sweeps.client import Client, Facts, ServerLost
+from deft_pack.sweeps.client import Client
+from deft_pack.sweeps.errors import ServerLost
+from deft_pack.sweeps.facts import Facts
 
 
 @pytest.fixture(autouse=True)
