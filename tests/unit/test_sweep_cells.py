@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def test_a_key_is_what_is_run(tmp_path: Path) -> None:
     assert len({key for each in [keys(first), *every] for key in each}) == 3 * 4
     # The same cell by another plan: the value is fixed here.
     assert keys(compiled(tmp_path / "fixed", TRIVIAL, "set: {Paint.color: 2}\n")[1]) == keys(first)[1:2]
+
+
+def test_a_key_is_the_same_in_every_version(tmp_path: Path) -> None:
+    """Stores are folders named by keys. Numbers are hashed in their input's type, all else as the workflow has it."""
+    workflow = {
+        "1": node("EmptyImage", "Paint", width=32.0, height=32, color=0),
+        "2": node("SaveImage", "Save", images=["1", 0], filename_prefix="größe"),
+        "3": node("StringConcatenate", "Join", string_a=5, string_b="5"),
+        "4": node("PreviewAny", "Show", source=["3", 0]),
+    }
+
+    def hashed(*parts: bytes) -> bytes:
+        return hashlib.sha256(b"".join(parts)).digest()[:16]
+
+    paint = hashed(b"EmptyImage", b"\0color\0=0", b"\0height\0=32", b"\0width\0=32")
+    save = hashed(b"SaveImage", b"\0filename_prefix\0=", '"größe"'.encode(), b"\0images\0>", paint, b"0")
+    join = hashed(b"StringConcatenate", b"\0string_a\0=5", b'\0string_b\0="5"')
+    show = hashed(b"PreviewAny", b"\0source\0>", join, b"0")
+    expected = hashlib.sha256(b"picture" + b"".join(sorted((save, show)))).hexdigest()[:32]
+    assert keys(compiled(tmp_path, workflow)[1]) == [expected]
 
 
 def test_the_slot_of_a_connection_is_part_of_the_key(tmp_path: Path) -> None:

@@ -170,21 +170,23 @@ DRAWING: dict[str, Any] = INFO | {
 SEEDS = "axes:\n  seed: {into: Sample.seed, seeds: 12}\n"
 
 
-def test_a_drawn_text_is_an_axis_of_its_node(tmp_path: Path) -> None:
-    """One training for each text that is drawn, also where only some values of a placeholder have a choice."""
-    for number, text in enumerate(
-        (
-            SEEDS + "set: {Caption.text: 'a {red|green} bear'}\n",
-            SEEDS + "  colors: [red, 'red|green']\nset: {Caption.text: 'a {%colors%} bear'}\n",
-        )
-    ):
-        compiler, cells = compiled(
-            tmp_path / str(number), training(), text + "choice_seed: 1\n", DRAWING, dynamic=frozenset()
-        )
-        pairs = {(inputs(compiler, cell, "Caption")["text"], cell.needs) for cell in cells.pictures}
-        assert {caption for caption, _ in pairs} == {"a red bear", "a green bear"}
-        assert len(pairs) == len(cells.trainings) == 2
-        assert all("seed" in compiler.labels_of(made) for made in cells.trainings.values())
+@pytest.mark.parametrize(
+    ("axes", "text", "name"),
+    [
+        (SEEDS, "a {red|green} bear", "seed"),
+        (SEEDS + "  colors: [red, 'red|green']\n", "a {%colors%} bear", "seed"),
+        ("axes:\n  cfg: {into: Sample.cfg, range: {from: 1.05, to: 1.95, step: 0.1}}\n", "a {red|green} bear", "cfg"),
+    ],
+    ids=["written", "in one value of a placeholder", "by fractions"],
+)
+def test_a_drawn_text_is_an_axis_of_its_node(tmp_path: Path, axes: str, text: str, name: str) -> None:
+    """One training for each text that is drawn."""
+    plan = f"{axes}set: {{Caption.text: '{text}'}}\nchoice_seed: 1\n"
+    compiler, cells = compiled(tmp_path, training(), plan, DRAWING, dynamic=frozenset())
+    pairs = {(inputs(compiler, cell, "Caption")["text"], cell.needs) for cell in cells.pictures}
+    assert {caption for caption, _ in pairs} == {"a red bear", "a green bear"}
+    assert len(pairs) == len(cells.trainings) == 2
+    assert all(name in compiler.labels_of(made) for made in cells.trainings.values())
 
 
 def test_a_text_that_is_sent_as_it_is_depends_on_no_axis(tmp_path: Path) -> None:
