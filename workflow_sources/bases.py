@@ -19,7 +19,7 @@ _OMNIGEN2 = f"{_HUB}/Comfy-Org/Omnigen2_ComfyUI_repackaged/resolve/main/split_fi
 _QWEN_IMAGE = f"{_HUB}/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files"
 _Z_IMAGE = f"{_HUB}/Comfy-Org/z_image_turbo/resolve/main/split_files"
 # By the file's name: the folder below models, and the address that the page offers for its download.
-FILES: Mapping[str, tuple[str, str]] = {
+BASE_FILES: Mapping[str, tuple[str, str]] = {
     "v1-5-pruned-emaonly-fp16.safetensors": (
         "checkpoints",
         f"{_HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",

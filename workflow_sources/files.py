@@ -18,10 +18,10 @@ from .prompt import ROOT, Prompt
 from .tables import PLANS
 from .text import api_text, graph_text
 
-FILES = {**bases.FILES, **scorers.FILES}  # by name: the folder below models, and the address
-TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
-API = TEMPLATES / "api"
-NOTE = "MarkdownNote"
+FILES = {**bases.BASE_FILES, **scorers.SCORER_FILES}  # by name: the folder below models, and the address
+_TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
+API = _TEMPLATES / "api"
+_NOTE = "MarkdownNote"
 
 
 def names() -> list[str]:
@@ -54,14 +54,14 @@ def plan_files() -> dict[Path, str]:
 
 def graph_of(name: str) -> dict[str, Any]:
     """The front end's form of an example as it is on disk; without nodes where there is none yet."""
-    path = TEMPLATES / f"{name}.json"
+    path = _TEMPLATES / f"{name}.json"
     graph: dict[str, Any] = {"nodes": [], "links": []}
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else graph
 
 
 def arranged(graph: dict[str, Any], name: str) -> str:
     """The text of a graph that the front end has written, laid out as the example's layout.yaml says."""
-    graph = flattened({**graph, "nodes": [node for node in graph["nodes"] if node["type"] != NOTE]})
+    graph = flattened({**graph, "nodes": [node for node in graph["nodes"] if node["type"] != _NOTE]})
     for packing in prompt_of(name).packings:
         pack(graph, packing)
     for subgraph in read(name).get("subgraphs", []):
@@ -86,7 +86,7 @@ def name_sources(graph: dict[str, Any]) -> None:
 
 def graph_files() -> dict[Path, str]:
     """The front end's form of all examples that need no other graph, in their layouts."""
-    return {TEMPLATES / f"{name}.json": arranged(graph_of(name), name) for name in names() if not outdated(name)}
+    return {_TEMPLATES / f"{name}.json": arranged(graph_of(name), name) for name in names() if not outdated(name)}
 
 
 def blueprint_files() -> dict[Path, str]:
@@ -128,7 +128,7 @@ def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str
     So is a socket that a node has got since the front end has written the graph: the page would add it.
     """
     graph = unpacked(graph)
-    nodes = {own_id(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
+    nodes = {own_id(node["id"]): node for node in graph["nodes"] if node["type"] != _NOTE}
     prompt = {own_id(number): node for number, node in prompt.items()}
     lines = [f"node {number} is in one form only" for number in sorted(nodes.keys() ^ prompt.keys())]
     links = {number: [own_id(origin), slot] for number, origin, slot, *_ in graph["links"]}

@@ -16,7 +16,7 @@ DINO_S8 = "dino_deitsmall8_pretrain.safetensors"
 DINOV2_S14 = "dinov2-small.safetensors"
 
 # By the file's name: the folder below models, and the address.
-FILES: Mapping[str, tuple[str, str]] = {
+SCORER_FILES: Mapping[str, tuple[str, str]] = {
     CLIP_B32: ("scorers", f"{_HUB}/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"),
     DINO_S16: ("scorers", f"{_HUB}/timm/vit_small_patch16_224.dino/resolve/main/model.safetensors"),
     DINO_S8: ("scorers", f"{_HUB}/timm/vit_small_patch8_224.dino/resolve/main/model.safetensors"),
