@@ -19,8 +19,8 @@ from .tables import PLANS
 from .text import api_text, graph_text
 
 FILES = {**bases.BASE_FILES, **scorers.SCORER_FILES}  # by name: the folder below models, and the address
-_TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
-API = _TEMPLATES / "api"
+TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
+API = TEMPLATES / "api"
 _NOTE = "MarkdownNote"
 
 
@@ -54,7 +54,7 @@ def plan_files() -> dict[Path, str]:
 
 def graph_of(name: str) -> dict[str, Any]:
     """The front end's form of an example as it is on disk; without nodes where there is none yet."""
-    path = _TEMPLATES / f"{name}.json"
+    path = TEMPLATES / f"{name}.json"
     graph: dict[str, Any] = {"nodes": [], "links": []}
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else graph
 
@@ -86,7 +86,7 @@ def name_sources(graph: dict[str, Any]) -> None:
 
 def graph_files() -> dict[Path, str]:
     """The front end's form of all examples that need no other graph, in their layouts."""
-    return {_TEMPLATES / f"{name}.json": arranged(graph_of(name), name) for name in names() if not outdated(name)}
+    return {TEMPLATES / f"{name}.json": arranged(graph_of(name), name) for name in names() if not outdated(name)}
 
 
 def blueprint_files() -> dict[Path, str]:

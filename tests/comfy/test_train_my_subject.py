@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deft_pack.workflow_sources import files
-from deft_pack.workflow_sources.bases import BASES, BASE_FILES
+from deft_pack.workflow_sources.bases import BASE_FILES, BASES
 
 from .pack import Pack
 
