@@ -21,7 +21,7 @@ from bases import FLUX
 GIB = 2**30
 CONTEXT = GIB // 2  # of CUDA, and what its allocator cannot use
 RESERVED = 400 * 2**20  # what ComfyUI keeps free for others
-RANK = 8
+_RANK = 8
 CARDS = (8, 12, 16, 24)
 TRAINING, README = ROOT / "docs" / "training.md", ROOT / "README.md"
 FLUX2_KLEIN: dict[str, Any] = {
@@ -89,7 +89,7 @@ class Sized:
 
 
 FLUX_OTHERS = {"y": (1, 768), "guidance": (1,)}
-BASES = {
+_BASES = {
     "sd15": Sized("SD 1.5", 512, "SD15", CONFIGS["sd15"], (4, 64, 64), (77, 768), {}),
     "sdxl": Sized("SDXL", 1024, "SDXL", CONFIGS["sdxl"], (4, 128, 128), (77, 2048), {"y": (1, 2816)}, target=8),
     "flux_512": Sized("Flux.1 dev fp8", 512, "Flux", FLUX, (16, 64, 64), (512, 4096), FLUX_OTHERS, True, 12),
@@ -153,7 +153,7 @@ def parameters_of(method: str, layers: dict[str, Any]) -> list[Any]:
         shape = tuple(layer.weight.shape)
         if shape not in made:
             made[shape] = list(
-                training.init(torch.zeros(shape), RANK, training.settings_of(rank=RANK), source).values()
+                training.init(torch.zeros(shape), _RANK, training.settings_of(rank=_RANK), source).values()
             )
     return [parameter for layer in layers.values() for parameter in made[tuple(layer.weight.shape)]]
 
@@ -163,11 +163,11 @@ def rows(name: str, method_names: list[str]) -> Iterator[dict[str, Any]]:
     import comfy.model_management
 
     from deft_pack.trainers.settings import targets
-    from deft_pack.trainers.settings.checkpointing import MODES
+    from deft_pack.trainers.settings.checkpointing import CHECKPOINTING_MODES
     from deft_pack.trainers.step import activation_bytes, memory
     from deft_pack.trainers.step.attention import pytorch_attention
 
-    base = BASES[name]
+    base = _BASES[name]
     network = network_of(base)
     layers = targets.select(network, "attention")
     before, comfy.model_management.in_training = getattr(comfy.model_management, "in_training", False), True
@@ -180,7 +180,7 @@ def rows(name: str, method_names: list[str]) -> Iterator[dict[str, Any]]:
     for method in method_names:
         adapter = memory.adapter_bytes(parameters_of(method, layers), "AdamW", False)
         needs = memory.Needs(stored, adapter, 1, shown)
-        for mode in MODES:
+        for mode in CHECKPOINTING_MODES:
             estimate = needs.of(mode)
             total = stored + estimate.added + computed + CONTEXT
             yield {
@@ -256,11 +256,11 @@ def replaced(text: str, name: str, lines: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print the lines; write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", nargs="+", choices=BASES, default=list(BASES))
+    parser.add_argument("--base", nargs="+", choices=_BASES, default=list(_BASES))
     parser.add_argument("--method", nargs="+", default=["lora", "deft"])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
-    if options.write and (options.base, options.method) != (list(BASES), ["lora", "deft"]):
+    if options.write and (options.base, options.method) != (list(_BASES), ["lora", "deft"]):
         parser.error("--write needs all bases, and LoRA and DEFT")
     prepare()
     found = []

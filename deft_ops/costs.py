@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 
-KEY = "training_cost"  # of the header
+COST_KEY = "training_cost"  # of the header
 GPU, PROCESS = "GPU", "process"  # whose memory was measured
 
 

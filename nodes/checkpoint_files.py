@@ -121,7 +121,9 @@ def checkpoints_of(folder: str, run: Path | None = None) -> list[CheckpointFile]
     """
     names = [(name, adapter_path(name)) for name in names_in(folder)]
     if run is not None:
-        names = [(f"{folder}/{entry.name}", run / entry.name) for _, entry in history.numbered(run, history.ADAPTER)]
+        names = [
+            (f"{folder}/{entry.name}", run / entry.name) for _, entry in history.numbered(run, history.ADAPTER_NAME)
+        ]
     if not names:
         raise ValueError(
             f"checkpoints: there are no adapter files in {folder!r}. Train with checkpoint_every in Training Settings, "

@@ -26,7 +26,7 @@ from ..scoring.scores import whole_lines
 from ..trainers.run import history
 from .scorers import ready
 
-PREFIX = "/deft/v1/runs"
+_PREFIX = "/deft/v1/runs"
 LARGEST_SCORES = 8 << 20  # bytes
 _SCORES = re.compile(rf"(?!{re.escape(history.LOG)}$).+\.jsonl")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -126,9 +126,9 @@ async def list_protocols(request: web.Request) -> web.StreamResponse:
 
 HANDLERS: dict[str, Handler] = {
     "/deft/v1/protocols": list_protocols,
-    PREFIX: list_runs,
-    PREFIX + "/{run:[0-9a-f]{16}}": show_run,
-    PREFIX + r"/{run:[0-9a-f]{16}}/previews/{step:\d{1,12}}": show_preview,
+    _PREFIX: list_runs,
+    _PREFIX + "/{run:[0-9a-f]{16}}": show_run,
+    _PREFIX + r"/{run:[0-9a-f]{16}}/previews/{step:\d{1,12}}": show_preview,
 }
 
 

@@ -30,7 +30,7 @@ from deft_ops import adapter as adapters  # noqa: E402
 from deft_ops import inspection, methods  # noqa: E402
 
 _WORKFLOW = ROOT / "example_workflows" / "api" / "compare_all_methods.json"
-MODELS = ROOT / "demo" / "models"
+_DEMO_MODELS = ROOT / "demo" / "models"
 LAYER = "joint_blocks.1.x_block.attn.proj"  # 192 x 192: what the image tokens' attention gives, in the second block
 _TITLES = {
     "deft": "Train DEFT r4",
@@ -180,7 +180,9 @@ def main() -> None:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if not (folder / "textual_inversion.safetensors").is_file():
             train(folder)
-        weight = load_file(MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[f"{LAYER}.weight"].float()
+        weight = load_file(_DEMO_MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[
+            f"{LAYER}.weight"
+        ].float()
         print(f"{LAYER}, {list(weight.shape)}")
         for method in _TITLES:
             file = folder / f"{method}.safetensors"
@@ -193,8 +195,10 @@ def main() -> None:
                 f"sum of the singular values {-100 * lost:+.1f} %"
             )
         (vectors,) = load_file(folder / "textual_inversion.safetensors").values()
-        table = load_file(MODELS / "deft_demo_text_encoder.safetensors")["text_model.embeddings.token_embedding.weight"]
-        vocabulary = json.loads((MODELS / "tokenizer" / "vocab.json").read_text())
+        table = load_file(_DEMO_MODELS / "deft_demo_text_encoder.safetensors")[
+            "text_model.embeddings.token_embedding.weight"
+        ]
+        vocabulary = json.loads((_DEMO_MODELS / "tokenizer" / "vocab.json").read_text())
         words = [vocabulary[f"{word}</w>"] for word in _WORDS]
         table, vectors = table.float(), vectors.float()
         draw_token(vectors, table, words, ROOT / "docs" / "methods_textual_inversion.png")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from environment import ROOT, cache_dir, comfyui_dir, copy_linked, environment_python
 
-PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
+_PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 TOUCHING = (
     "tests/unit/test_scorer.py",
     "tests/unit/test_scoring_exactness.py",
@@ -113,7 +113,7 @@ def with_python(name: str) -> bool:
 
 def main() -> None:
     """Command line."""
-    names = sys.argv[1:] or ["floors", "newest", *PYTHONS]
+    names = sys.argv[1:] or ["floors", "newest", *_PYTHONS]
     if unknown := [name for name in names if name not in ("floors", "newest") and not name.startswith("python")]:
         sys.exit(f"unknown: {' '.join(unknown)}\n{__doc__}")
     passed = [with_python(name) if name.startswith("python") else with_packages(name) for name in names]

@@ -16,7 +16,7 @@ from typing import Any
 
 from .axes import LocalFile
 from .cutting import Cut, built_on, find_cut, is_embedding, picture_prompt, training_prompt
-from .files import FOLDER, Files
+from .files import SWEEPS_FOLDER, Files
 from .plan import PLACEHOLDER, Plan
 from .records import Kind
 from .schema import Info, converted, inputs_of, is_link, links_of, near
@@ -24,7 +24,7 @@ from .template import Finder, Template
 from .training_nodes import TRAINERS
 from .workflow import NO_NAMES, Names, Prompt, needed_by, order, title_of
 
-MODELS = {"MODEL", "CLIP", "VAE"}
+MODEL_TYPES = {"MODEL", "CLIP", "VAE"}
 MOST_CELLS = 200_000  # of a plan: each takes half a kilobyte and 40 microseconds
 CellChoice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
 
@@ -348,7 +348,9 @@ class _Compiled:
 
     def changes_model(self, node_id: str) -> bool:
         """Whether a node gives a model: it loads one, or changes one by an adapter."""
-        return not MODELS.isdisjoint(self.template.info[self.template.prompt[node_id]["class_type"]].get("output", ()))
+        return not MODEL_TYPES.isdisjoint(
+            self.template.info[self.template.prompt[node_id]["class_type"]].get("output", ())
+        )
 
     def loads_model(self, node_id: str) -> bool:
         """Whether a node gives a model and takes nothing from other nodes."""
@@ -458,7 +460,7 @@ def _needed_first(nodes: Iterable[str], needs: Mapping[str, Iterable[str]]) -> l
 
 def adapter_name(key: str) -> str:
     """The name that loaders have for the adapter of a training cell, below the loras folder."""
-    return f"{FOLDER}/{key}.safetensors"
+    return f"{SWEEPS_FOLDER}/{key}.safetensors"
 
 
 def _key(kind: bytes, digests: Any) -> str:

@@ -14,7 +14,7 @@ from .blueprints import Blueprint
 from .layout import EXAMPLES, arrange, expanded, read, sources
 from .packing import flattened, of_layout, own_id, pack, unpacked
 from .plans import plans
-from .prompt import ROOT, Prompt
+from .prompt import ROOT, PromptBuilder
 from .tables import PLANS
 from .text import api_text, graph_text
 
@@ -29,7 +29,7 @@ def names() -> list[str]:
     return sorted(sources())
 
 
-def prompt_of(name: str) -> Prompt:
+def prompt_of(name: str) -> PromptBuilder:
     """An example in API form with its own ids: what its source.py makes, or its source.json.
 
     The page sends "20:40" for node 40 in node 20.
@@ -37,8 +37,8 @@ def prompt_of(name: str) -> Prompt:
     folder, _ = sources()[name]
     written = EXAMPLES / folder / "source.json"
     if written.is_file():
-        return Prompt(json.loads(written.read_text(encoding="utf-8")))
-    computed: Prompt = importlib.import_module(f".examples.{folder}.source", __package__).prompt(name)
+        return PromptBuilder(json.loads(written.read_text(encoding="utf-8")))
+    computed: PromptBuilder = importlib.import_module(f".examples.{folder}.source", __package__).prompt(name)
     return computed
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from .compose import asset_files, cutout
 from .training import Setup, log, write_whole
-from .vocabulary import COLOURS, HELD_OUT, TRAINED, UNICODE_NAMES
+from .vocabulary import COLOURS, HELD_OUT, TRAINED_NAMES, UNICODE_NAMES
 
 # What the denoiser learns to draw: upright and large, so that small details are worth some pixels.
 SCALE, ROTATION = (0.70, 0.94), 10.0
@@ -96,7 +96,7 @@ def wide_layers(setup: Setup) -> np.ndarray:
 
 def trained_layers(setup: Setup) -> np.ndarray:
     """Layers of the objects that the denoiser draws."""
-    return prepared(setup, "trained", TRAINED, 2 * setup.per_caption, SCALE, ROTATION, seed=12)
+    return prepared(setup, "trained", TRAINED_NAMES, 2 * setup.per_caption, SCALE, ROTATION, seed=12)
 
 
 def held_back_layers(setup: Setup, held_out: bool = False) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from ..weights import finite
 
 # By name: PyTorch's `init` and its tensors' methods have the same ones, and so has what transformers puts in its place.
-DRAWN = {
+_DRAWN = {
     *("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_"),
     *("kaiming_normal_", "orthogonal_"),
 }
@@ -38,7 +38,7 @@ class Unset(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name == STEP:
             return arguments[0]
-        if name in DRAWN:
+        if name in _DRAWN:
             tensor = arguments[0] if arguments else named["tensor"]
         elif name in MADE:
             tensor = torch.empty(*arguments, **{key: value for key, value in named.items() if key != "generator"})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..schema import Info
 from .definitions import (
     AUTOGROW,
     DYNAMIC_COMBO,
@@ -20,7 +21,6 @@ from .definitions import (
 )
 from .graph import Graph, Json
 
-Info = Mapping[str, Any]
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "nothing"})()  # JavaScript's undefined: it is not sent
 
 

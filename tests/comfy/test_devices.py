@@ -378,7 +378,7 @@ def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) ->
     """What is asked to compute there goes to the CPU by itself and comes back."""
     extraction = pack.deft_ops.extraction
     before, after = models.random(24, 20, seed=1), models.random(24, 20, seed=2)
-    for method in extraction.METHODS:
+    for method in extraction.EXTRACTED_METHODS:
         found = extraction.extract(before.to(device), after.to(device), method, 4)
         expected = extraction.extract(before, after, method, 4)
         assert found.kept == expected.kept

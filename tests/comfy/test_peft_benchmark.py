@@ -80,7 +80,7 @@ def test_dreambooth_trains_all_that_pefts_full_fine_tuning_does(comfyui_session:
 def peft_table() -> Any:
     from deft_pack.scoring.published import PUBLISHED
 
-    return PUBLISHED[plans.PUBLISHED]
+    return PUBLISHED[plans.PEFT_TABLE]
 
 
 def test_rows_of_the_benchmark_are_published_ones() -> None:

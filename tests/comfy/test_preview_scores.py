@@ -164,7 +164,10 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(pack: Any, tmp_path: Path
     assert same(result.adapter, plain.adapter)
     assert len(set(seen)) == 9
     (place,) = tmp_path.glob("run_*")
-    assert [step for step, _ in pack.trainers.run.history.numbered(place, pack.trainers.run.history.ADAPTER)] == [3, 8]
+    assert [step for step, _ in pack.trainers.run.history.numbered(place, pack.trainers.run.history.ADAPTER_NAME)] == [
+        3,
+        8,
+    ]
     assert result.report.count("a remark") == 1
     assert result.early == ""
 

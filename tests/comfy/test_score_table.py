@@ -238,7 +238,7 @@ def test_tables_of_two_processes_lose_no_scores(comfyui, monkeypatch):
     command = [sys.executable, "-c", OTHER, str(path.with_name(".scores.jsonl.lock")), str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        monkeypatch.setattr(comfyui.module("nodes.tables"), "PATIENCE", 0.2)
+        monkeypatch.setattr(comfyui.module("nodes.tables"), "_PATIENCE", 0.2)
         failed = comfyui.fail(table("second", append_to="shared/scores"))
         assert f"append_to: {path} has been in use for 0 s (process 12 on attic): run this again" in failed.message
         assert path.read_bytes() == before

@@ -150,11 +150,12 @@ READ = ast.Import | ast.ImportFrom | ast.Call | ast.Constant  # all kinds of nod
 
 @dataclass(frozen=True)
 class Source:
-    """What the checks look at in a file: these nodes, its relative imports that run, the names of its classes."""
+    """What the checks look at in a file: these nodes, its relative imports that run, names of classes and constants."""
 
     nodes: tuple[READ, ...]
     imports: tuple[ast.ImportFrom, ...]
     classes: tuple[str, ...]
+    constants: tuple[str, ...]
 
 
 @cache
@@ -163,7 +164,14 @@ def source_of_text(text: str) -> Source:
     tree = ast.parse(text)
     nodes = tuple(node for node in ast.walk(tree) if isinstance(node, READ))
     classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    return Source(nodes, tuple(import_nodes(tree)), classes)
+    return Source(nodes, tuple(import_nodes(tree)), classes, tuple(assigned(tree)))
+
+
+def assigned(tree: ast.Module) -> Iterator[str]:
+    """The names that a module assigns to at its top: its constants and type aliases."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def source_of(path: Path) -> Source:
@@ -446,23 +454,64 @@ def test_users_need_no_source_of_a_workflow() -> None:
     assert offences(shipped_files(), wrong) == {}
 
 
-# What every method has by the same name; Settings are a whole training's, too.
-OF_EVERY_METHOD = {"Factors", "Settings"}
+# What every file of some folders has by the same name. Settings are a whole training's, too.
+CONVENTIONS = {
+    "Factors": {"deft_ops/methods"},
+    "Settings": {"deft_ops/methods", "trainers/settings"},
+    "METHOD": {"deft_ops/methods"},
+    "NAME": {"deft_ops/methods", "deft_ops/files"},
+    "SUFFIXES": {"deft_ops/methods"},
+    "METRIC": {"scoring/metrics"},
+    "MODELS": {"models/names/architectures"},
+    "RECIPE": {"trainers/settings/recipes"},
+    "NODES": {"nodes"},
+    "CATEGORY": {"nodes"},
+    "ROOT": {"benchmarks", "scripts", "demo", "demo/recipe", "workflow_sources"},
+}
 
 
-def public_classes(path: Path) -> Iterator[str]:
-    """The classes of a file that others may import."""
-    return (name for name in source_of(path).classes if not name.startswith("_"))
+def public_names(path: Path) -> set[str]:
+    """The classes, constants and type aliases of a file that others may import."""
+    source = source_of(path)
+    return {name for name in (*source.classes, *source.constants) if not name.startswith("_")}
 
 
-def test_a_name_stands_for_one_type() -> None:
-    """Somebody who reads Row or Report need not ask which."""
+def repeated(paths: Iterable[Path], root: Path = ROOT) -> dict[str, list[str]]:
+    """The names that several files give to something, with those files, but for those of CONVENTIONS."""
     places: dict[str, list[str]] = {}
-    for path in shipped_files():
-        for name in public_classes(path):
-            places.setdefault(name, []).append(by_path(path))
-    assert len(places) > 150
-    assert {name: paths for name, paths in places.items() if len(paths) > 1 and name not in OF_EVERY_METHOD} == {}
+    for path in paths:
+        where = path.relative_to(root)
+        for name in public_names(path):
+            if where.parent.as_posix() not in CONVENTIONS.get(name, ()):
+                places.setdefault(name, []).append(where.as_posix())
+    assert places
+    return {name: files for name, files in places.items() if len(files) > 1 or name in CONVENTIONS}
+
+
+def test_a_name_stands_for_one_thing() -> None:
+    """Somebody who reads Row, Report or METHODS need not ask which; what only its own file uses begins with _."""
+    folders = [*FOLDERS, "benchmarks", "scripts", "workflow_sources"]
+    paths = [ROOT / "__init__.py", *(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))]
+    assert len({name for path in paths for name in public_names(path)}) > 600
+    assert repeated(paths) == {}
+
+
+def test_repeated_names_are_seen(tmp_path: Path) -> None:
+    """Those of constants, type aliases and classes; not private ones, nor what a convention allows in that folder."""
+    texts = {
+        "nodes/a.py": "NODES = [1]\nMETHODS: dict = {}\n_FEW = 1\nRow = tuple[int, str]\n",
+        "nodes/b.py": "NODES = [2]\nclass Row: ...\n_FEW = 2\nMETHODS = ONE = 2\n",
+        "scoring/c.py": "NODES = [3]\ndef ONE(): ...\n",
+    }
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert repeated(sorted(tmp_path.rglob("*.py")), tmp_path) == {
+        "METHODS": ["nodes/a.py", "nodes/b.py"],
+        "Row": ["nodes/a.py", "nodes/b.py"],
+        "NODES": ["scoring/c.py"],
+    }
 
 
 def test_no_imports_in_a_circle() -> None:
@@ -478,8 +527,8 @@ def test_the_page_shows_the_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
     import make_architecture
 
     tables = ARROWS, TRAINERS_ARROWS
-    assert [make_architecture.arrows(name) for name in make_architecture.TABLES] == [*tables]
-    text = make_architecture.PAGE.read_text(encoding="utf-8")
+    assert [make_architecture.arrows(name) for name in make_architecture.ARROW_TABLES] == [*tables]
+    text = make_architecture.ARCHITECTURE_PAGE.read_text(encoding="utf-8")
     assert make_architecture.page(text, *tables) == text, "run scripts/make_architecture.py"
     pictures = [part.partition("```")[0] for part in text.split("```mermaid")[1:]]
     for picture, table in zip(pictures, tables, strict=True):

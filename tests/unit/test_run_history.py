@@ -157,9 +157,9 @@ def test_long_texts_and_deep_values_are_cut(tmp_path: Path) -> None:
     settings = {"deep": deep, "long": "x" * 10_000, "huge": 10**400, "bad": math.inf, "list": list(range(1000))}
     make(tmp_path, title="<b>" * 1000, settings=settings)
     found = only(tmp_path)
-    assert len(found["title"]) == history.TEXT
+    assert len(found["title"]) == history.TEXT_LENGTH
     assert found["settings"]["deep"] == {"more": {"more": None}}
-    assert len(found["settings"]["long"]) == history.TEXT
+    assert len(found["settings"]["long"]) == history.TEXT_LENGTH
     assert (found["settings"]["huge"], found["settings"]["bad"]) == (None, None)
     assert found["settings"]["list"] == list(range(200))
     (tmp_path / f"training/duck_{MARK}" / "run.json").write_text(" " * (history.LARGEST + 1))

@@ -22,18 +22,18 @@ from typing import Any
 SESSION = uuid.uuid4().hex
 LOG, RECORD = "log.jsonl", "run.json"
 CHECKPOINT = re.compile(r"checkpoint_(\d{1,12})\.pt")
-ADAPTER = re.compile(r"adapter_(\d{1,12})\.safetensors")
+ADAPTER_NAME = re.compile(r"adapter_(\d{1,12})\.safetensors")
 PREVIEW = re.compile(r"preview_(\d{1,12})\.jpg")
 _MARKED = re.compile(r".*_[0-9a-f]{10}")
 _NUMBERS = ("created", "started", "ended", "first_step", "steps", "pictures")
 _TEXTS = ("title", "method", "base", "base_hash", "message", "version", "early_stop")
-STATES = ("running", "stopped", "failed", "finished")
+_STATES = ("running", "stopped", "failed", "finished")
 DEPTH, FOLDERS, RUNS = 6, 20_000, 500  # how deep, in how many folders runs are looked for, and how many are listed
 LARGEST, LARGEST_LOG, LARGEST_PICTURE = 1 << 20, 256 << 20, 32 << 20  # bytes
 TAIL = 8192  # bytes of a log's end, in which its last line lies
 POINTS = 2000  # of a curve
-TEXT = 500  # characters
-LONGEST = 2000  # bytes of a log's line
+TEXT_LENGTH = 500  # characters
+_LONGEST = 2000  # bytes of a log's line
 _SCORED = b'{"preview":'  # how the lines of scored previews begin
 
 
@@ -75,7 +75,7 @@ def number(value: Any) -> float | int | None:
 
 def text(value: Any) -> str:
     """A text of bounded length; empty for anything else."""
-    return value[:TEXT] if isinstance(value, str) else ""
+    return value[:TEXT_LENGTH] if isinstance(value, str) else ""
 
 
 def simple(value: Any, depth: int = 3) -> Any:
@@ -125,7 +125,7 @@ def runs(root: Path) -> dict[str, Path]:
 def lines(folder: Path, tail: int = 0) -> Iterator[dict[str, float | int | None]]:
     """The whole lines of a run's log, or of its end: step, loss, rate, gradient norm and seconds."""
     for line in (read_bytes(folder / LOG, LARGEST_LOG, tail) or b"").splitlines():
-        values = read_object(line[:LONGEST])
+        values = read_object(line[:_LONGEST])
         step = number(values.get("step"))
         if isinstance(step, int) and step > 0:
             yield {"step": step} | {name: number(values.get(name)) for name in ("loss", "rate", "grad_norm", "seconds")}
@@ -138,7 +138,7 @@ def preview_scores(folder: Path) -> list[list[Any]]:
     found = []
     for line in (read_bytes(folder / LOG, LARGEST_LOG) or b"").splitlines():
         if line.startswith(_SCORED):  # of many steps few are previews
-            values = read_object(line[:LONGEST])
+            values = read_object(line[:_LONGEST])
             step, scores, measured = (values.get(name) for name in ("preview", "scores", "measured"))
             if number(step) is not None and isinstance(step, int) and isinstance(scores, dict):
                 found.append((step, {text(name): number(value) for name, value in scores.items()}, measured))
@@ -150,7 +150,7 @@ def summary(root: Path, folder: Path) -> dict[str, Any]:
     """A run in few words."""
     record = read_object(read_bytes(folder / RECORD, LARGEST) or b"")
     last = next(reversed(list(lines(folder, TAIL))), {})
-    state = record.get("state") if record.get("state") in STATES else "unknown"
+    state = record.get("state") if record.get("state") in _STATES else "unknown"
     if state == "running" and record.get("session") != SESSION:
         state = "broken off"
     found: dict[str, Any] = {"id": run_id(root, folder), "name": text(folder.relative_to(root).as_posix())}
@@ -222,7 +222,7 @@ def skipped(numbers: Sequence[int]) -> str:
 
 
 def _is_step(line: bytes) -> bool:
-    values = read_object(line[:LONGEST])
+    values = read_object(line[:_LONGEST])
     return not line.strip() or any(isinstance(number(values.get(name)), int) for name in ("step", "preview"))
 
 
@@ -235,7 +235,7 @@ def detail(root: Path, folder: Path) -> dict[str, Any]:
         "curve": curve(folder),
         "settings": simple(settings) if isinstance(settings, dict) else {},
         "checkpoints": [step for step, _ in numbered(folder, CHECKPOINT)],
-        "adapters": [{"step": step, "file": entry.name} for step, entry in numbered(folder, ADAPTER)],
+        "adapters": [{"step": step, "file": entry.name} for step, entry in numbered(folder, ADAPTER_NAME)],
         "previews": [step for step, _ in numbered(folder, PREVIEW)],
         "preview_scores": preview_scores(folder),
         "problems": problems(folder),
