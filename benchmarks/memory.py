@@ -204,11 +204,11 @@ def size(value: float) -> str:
     return f"{value / GIB:.1f}"
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
+def table(measured: list[dict[str, Any]]) -> list[str]:
     """A row of the table of docs/training.md for each base, of lines of LoRA and DEFT."""
     lines = []
-    for base in dict.fromkeys((row["base"], row["pixels"]) for row in found):
-        of_base = [row for row in found if (row["base"], row["pixels"]) == base]
+    for base in dict.fromkeys((row["base"], row["pixels"]) for row in measured):
+        of_base = [row for row in measured if (row["base"], row["pixels"]) == base]
         lora, deft = ([row for row in of_base if row["method"] == method] for method in ("lora", "deft"))
         off, second, every, offloaded = lora
         cells = [
@@ -223,21 +223,21 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def on_card(found: list[dict[str, Any]], card: int) -> str:
+def on_card(modes: list[dict[str, Any]], card: int) -> str:
     """What a card of so many GiB can do with a base: the mode that costs least, or how much of the weights must go."""
-    fitting = [row["mode"] for row in found if row["total"] + RESERVED <= card * GIB]
+    fitting = [row["mode"] for row in modes if row["total"] + RESERVED <= card * GIB]
     if fitting:
         return fitting[0]
-    least = min(found, key=lambda row: row["total"])
+    least = min(modes, key=lambda row: row["total"])
     away = least["total"] + RESERVED - card * GIB
     return f"offloaded, {size(away)} GB of weights away" if away < least["weights"] / 2 else "not tried"
 
 
-def hardware(found: list[dict[str, Any]]) -> list[str]:
+def hardware(measured: list[dict[str, Any]]) -> list[str]:
     """A row of README's table for each base: what each card can do."""
     lines = []
-    for base in dict.fromkeys((row["base"], row["pixels"]) for row in found):
-        of_base = [row for row in found if (row["base"], row["pixels"]) == base and row["method"] == "lora"]
+    for base in dict.fromkeys((row["base"], row["pixels"]) for row in measured):
+        of_base = [row for row in measured if (row["base"], row["pixels"]) == base and row["method"] == "lora"]
         lines.append(f"| {base[0]}, {base[1]} px | {' | '.join(on_card(of_base, card) for card in CARDS)} |")
     return lines
 
@@ -245,8 +245,8 @@ def hardware(found: list[dict[str, Any]]) -> list[str]:
 def replaced(text: str, name: str, lines: list[str]) -> str:
     """A page with other rows in the table below a marker; the table's two head lines stay."""
     marker = f"<!-- {name}: benchmarks/memory.py --write -->"
-    before, found, after = text.partition(marker)
-    if not found:
+    before, mark, after = text.partition(marker)
+    if not mark:
         raise ValueError(f"The page has no {marker!r}.")
     table, gap, rest = after.strip("\n").partition("\n\n")
     head = table.splitlines()[:2]
@@ -263,14 +263,14 @@ def main(arguments: list[str] | None = None) -> None:
     if options.write and (options.base, options.method) != (list(_BASES), ["lora", "deft"]):
         parser.error("--write needs all bases, and LoRA and DEFT")
     prepare()
-    found = []
+    measured = []
     for name in options.base:
         for row in rows(name, options.method):
             sizes = {key: round(row[key] / GIB, 2) for key in ("weights", "adapter", "activations", "host", "total")}
             print(json.dumps(row | sizes), flush=True)
-            found.append(row)
+            measured.append(row)
     if options.write:
-        for page, name, lines in ((TRAINING, "memory", table(found)), (README, "hardware", hardware(found))):
+        for page, name, lines in ((TRAINING, "memory", table(measured)), (README, "hardware", hardware(measured))):
             page.write_text(replaced(page.read_text(encoding="utf-8"), name, lines), encoding="utf-8")
 
 

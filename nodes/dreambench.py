@@ -20,8 +20,8 @@ _NO_CAPTIONS = "no captions in input"  # shown where the list is empty
 def caption_files() -> list[str]:
     """All texts of subjects below ComfyUI's input folder, as paths in it."""
     root = Path(folder_paths.get_input_directory())
-    found = (Path(place, name).relative_to(root) for place, _, names in os.walk(root) for name in names)
-    return sorted(path.as_posix() for path in found if is_captions(path))
+    paths = (Path(place, name).relative_to(root) for place, _, names in os.walk(root) for name in names)
+    return sorted(path.as_posix() for path in paths if is_captions(path))
 
 
 def caption_file(name: str) -> Path:

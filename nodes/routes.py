@@ -47,9 +47,12 @@ def one_run(root: Path, name: str) -> dict[str, Any] | None:
     folder = history.runs(root).get(name)
     if folder is None:
         return None
-    found = history.detail(root, folder)
+    details = history.detail(root, folder)
     scores, problems = scores_in(folder)
-    return found | {"scores": scores, "problems": [history.text(each) for each in (*found["problems"], *problems)][:50]}
+    return details | {
+        "scores": scores,
+        "problems": [history.text(each) for each in (*details["problems"], *problems)][:50],
+    }
 
 
 def preview(root: Path, name: str, step: int) -> bytes | None:

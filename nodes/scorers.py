@@ -86,8 +86,8 @@ def chosen_protocol(protocol: dict[str, Any] | None) -> Protocol:
 
 def usual_files(kind: str) -> set[str]:
     """The file names that `auto` looks for, of all protocols. kind: of the backbones."""
-    known = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
-    return {name for spec in known if spec.kind == kind for name in spec.files}
+    backbones = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
+    return {name for spec in backbones if spec.kind == kind for name in spec.files}
 
 
 def explicit_files(protocol: dict[str, Any], clip: str | None, dino: str | None, dinov2: str | None) -> dict[str, Path]:

@@ -55,8 +55,8 @@ def readable_suffixes() -> tuple[str, ...]:
         except (ImportError, OSError):  # not installed, or without its library
             continue
     Image.init()
-    known = Image.registered_extensions()
-    return (*PICTURE_SUFFIXES, *(suffix for suffix in WITH_PLUGIN if suffix in known))
+    registered = Image.registered_extensions()
+    return (*PICTURE_SUFFIXES, *(suffix for suffix in WITH_PLUGIN if suffix in registered))
 
 
 def _heif() -> None:

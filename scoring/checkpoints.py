@@ -229,11 +229,11 @@ def _near(checkpoints: Sequence[Checkpoint], places: Sequence[int], top: int, ba
 def _better(checkpoints: Sequence[Checkpoint], near: Iterable[int], top: int) -> dict[int, Difference]:
     """The places of those that follow the prompt better than the top one, beyond chance."""
     shown = {
-        place: found
+        place: gain
         for place in near
-        if place != top and (found := difference(checkpoints[place].following, checkpoints[top].following)) is not None
+        if place != top and (gain := difference(checkpoints[place].following, checkpoints[top].following)) is not None
     }
-    return {place: found for place, found in _distinguishable(shown).items() if found.mean > 0}
+    return {place: gain for place, gain in _distinguishable(shown).items() if gain.mean > 0}
 
 
 def _distinguishable(differences: Mapping[_Key, Difference]) -> dict[_Key, Difference]:

@@ -54,9 +54,9 @@ class Campaign:
         self.faults: list[str] = []
         self.last = time.monotonic() + 60 * minutes
 
-    def each(self, wanted: int) -> Iterator[int]:
-        """The numbers from 0 to those that are wanted, until the time is over."""
-        return itertools.takewhile(lambda number: time.monotonic() < self.last, range(wanted))
+    def each(self, count: int) -> Iterator[int]:
+        """The numbers below `count`, until the time is over."""
+        return itertools.takewhile(lambda number: time.monotonic() < self.last, range(count))
 
     def check(self, right: bool, what: str) -> None:
         """Write a fault down."""

@@ -47,12 +47,12 @@ def sources() -> dict[str, tuple[str, dict[str, Any]]]:
 
     A folder is one example of its own name, or what stands under `files` in its layout.
     """
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    folders: dict[str, tuple[str, dict[str, Any]]] = {}
     for path in sorted(EXAMPLES.glob("*/layout.yaml")):
         folder = path.parent.name
         for name, words in _layout(folder).get("files", {folder: {}}).items():
-            found[name] = (folder, words)
-    return found
+            folders[name] = (folder, words)
+    return folders
 
 
 def _layout(folder: str) -> dict[str, Any]:

@@ -59,17 +59,17 @@ def matches(field: str, pattern: str, name: str) -> bool:
     Raises Slow for one that takes too long.
     """
     _check_ways(field, pattern, len(name))
-    found = re.match(rf"(.*\.)?({pattern})$", name) is not None
+    is_match = re.match(rf"(.*\.)?({pattern})$", name) is not None
     _check_time(field)
-    return found
+    return is_match
 
 
 def matches_fully(field: str, pattern: str, name: str) -> bool:
     """Whether a pattern is the whole of a layer's name. Raises Slow for one that takes too long."""
     _check_ways(field, pattern, len(name))
-    found = re.fullmatch(pattern, name) is not None
+    is_match = re.fullmatch(pattern, name) is not None
     _check_time(field)
-    return found
+    return is_match
 
 
 def _check_time(field: str) -> None:

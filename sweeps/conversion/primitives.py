@@ -40,8 +40,8 @@ def make_primitives(opened: Opened) -> None:
 def targets_of(opened: Opened, primitive: Node) -> list[_Target]:
     """The nodes and slots that a primitive is connected to, in the order of its output's links."""
     links = primitive.outputs[0].links if primitive.outputs else []
-    found = [opened.target(primitive.graph, number) for number in links]
-    return [target for target in found if target]
+    targets = [opened.target(primitive.graph, number) for number in links]
+    return [target for target in targets if target]
 
 
 def _shown(opened: Opened, node: Node, slot: Slot) -> tuple[InputSpec, Any] | None:

@@ -135,14 +135,14 @@ def preview_scores(folder: Path) -> list[list[Any]]:
     """The scored previews of a run, [step, values by metric] in the order of the steps: those that were measured as
     the last one was.
     """
-    found = []
+    previews = []
     for line in (read_bytes(folder / LOG, LARGEST_LOG) or b"").splitlines():
         if line.startswith(_SCORED):  # of many steps few are previews
             values = read_object(line[:_LONGEST])
             step, scores, measured = (values.get(name) for name in ("preview", "scores", "measured"))
             if number(step) is not None and isinstance(step, int) and isinstance(scores, dict):
-                found.append((step, {text(name): number(value) for name, value in scores.items()}, measured))
-    alike = {step: scores for step, scores, measured in found if measured == found[-1][2]}
+                previews.append((step, {text(name): number(value) for name, value in scores.items()}, measured))
+    alike = {step: scores for step, scores, measured in previews if measured == previews[-1][2]}
     return [[step, alike[step]] for step in sorted(alike)]
 
 
@@ -153,13 +153,13 @@ def summary(root: Path, folder: Path) -> dict[str, Any]:
     state = record.get("state") if record.get("state") in _STATES else "unknown"
     if state == "running" and record.get("session") != SESSION:
         state = "broken off"
-    found: dict[str, Any] = {"id": run_id(root, folder), "name": text(folder.relative_to(root).as_posix())}
-    found |= {name: text(record.get(name)) for name in _TEXTS} | {name: number(record.get(name)) for name in _NUMBERS}
-    if found["created"] is None:
+    fields: dict[str, Any] = {"id": run_id(root, folder), "name": text(folder.relative_to(root).as_posix())}
+    fields |= {name: text(record.get(name)) for name in _TEXTS} | {name: number(record.get(name)) for name in _NUMBERS}
+    if fields["created"] is None:
         with contextlib.suppress(OSError):
-            found["created"] = (folder / LOG).lstat().st_mtime
+            fields["created"] = (folder / LOG).lstat().st_mtime
     step, loss, seconds = (last.get(name) for name in ("step", "loss", "seconds"))
-    return found | {"state": state, "step": step or 0, "loss": loss, "seconds": seconds}
+    return fields | {"state": state, "step": step or 0, "loss": loss, "seconds": seconds}
 
 
 def curve(folder: Path) -> dict[str, list[Any]]:
@@ -201,16 +201,16 @@ def numbered(folder: Path, form: re.Pattern[str]) -> list[tuple[int, os.DirEntry
 
 def problems(folder: Path) -> list[str]:
     """What in a run's folder is damaged, and was skipped. A log's last line may be one that is being written."""
-    found = []
+    texts = []
     data = read_bytes(folder / LOG, LARGEST_LOG)
     if data is None:
-        found.append(f"{LOG} cannot be read.")
+        texts.append(f"{LOG} cannot be read.")
     wrong = [number for number, line in enumerate((data or b"").split(b"\n")[:-1], 1) if not _is_step(line)]
     if wrong:
-        found.append(f"{skipped(wrong)}.")
+        texts.append(f"{skipped(wrong)}.")
     if (folder / RECORD).exists() and not read_object(read_bytes(folder / RECORD, LARGEST) or b""):
-        found.append(f"{RECORD} is damaged and is skipped.")
-    return found
+        texts.append(f"{RECORD} is damaged and is skipped.")
+    return texts
 
 
 def skipped(numbers: Sequence[int]) -> str:
