@@ -116,7 +116,7 @@ def say(name: str, **values: Any) -> None:
 
 
 def about(session: Session, name: str) -> None:
-    """What it runs on."""
+    """What the benchmark runs on."""
     import comfy.model_management
     import comfyui_version
     import torch
@@ -313,7 +313,7 @@ def scoring(session: Session, name: str, kind: str) -> None:
 
 
 def apply_turns(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[float, float]:
-    """Both sides in turns, the first round not counted."""
+    """Measure both sides in turns; the first round is not counted."""
     from frame import alternate
 
     return alternate(ours, peer, 2)

@@ -44,7 +44,7 @@ class Row:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What distinguishes its pictures from those of other rows."""
+        """What distinguishes the row's pictures from those of other rows."""
         return {"adapter": self.content, "strength": self.strength}
 
     def applied(self, model: Any, clip: Any) -> tuple[Any, Any]:

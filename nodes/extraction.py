@@ -107,7 +107,7 @@ class DEFTExtractAdapter(io.ComfyNode):
         clip_tuned: Any = None,
         clip_base: Any = None,
     ) -> io.NodeOutput:
-        """Extract."""
+        """Extract the adapter."""
         from ..convert.extract import extract
 
         adapter, report = extract(

@@ -155,7 +155,7 @@ class DEFTTrainingSettings(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        """Pack them."""
+        """Pack the settings."""
         run = asdict(Run.of(**{name: values.pop(name) for name in described(Run) if name in values}))
         run_folder(run)
         return io.NodeOutput({"preset": values.pop("preset"), "settings": values, "run": run})

@@ -61,7 +61,7 @@ class _Words:
 
     @property
     def scores(self) -> list[GridScore]:
-        """All scores."""
+        """All scores of the grid."""
         cells = [score for row in self.cell_scores for cell in row for score in cell]
         return [*cells, *(score for row in self.row_scores for score in row)]
 

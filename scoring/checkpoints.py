@@ -237,7 +237,7 @@ def _better(checkpoints: Sequence[Checkpoint], near: Iterable[int], top: int) ->
 
 
 def _distinguishable(differences: Mapping[_Key, Difference]) -> dict[_Key, Difference]:
-    """Those that are not 0, corrected for the number of all."""
+    """The differences that are not 0, corrected for the number of all."""
     adjusted = holm([shown.p for shown in differences.values()])
     return {key: shown for (key, shown), p in zip(differences.items(), adjusted) if p < LEVEL}
 

@@ -178,7 +178,7 @@ class Core:
         self.folder = folder
 
     def has(self, symbol: Symbol) -> bool:
-        """Whether it has a symbol. Where it cannot be known (a value, a class whose base is another package's): yes."""
+        """Whether this ComfyUI has a symbol. Where that cannot be known (a value, a class of another package's base): yes."""
         place: Place | None = self.module(symbol.module)
         for name in symbol.names:
             if place is None:

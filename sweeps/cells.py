@@ -444,7 +444,7 @@ class _Compiled:
 
 
 def _needed_first(nodes: Iterable[str], needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """These nodes and all that they need, each after what it needs, else in the order given. `needs` has no circle."""
+    """The nodes and all that they need, each after what it needs, else in the order given. `needs` has no circle."""
     ordered: dict[str, None] = {}
 
     def add(node: str) -> None:

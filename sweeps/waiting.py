@@ -57,7 +57,7 @@ class Waiting:
         self.on_event(kind, data)
 
     def to_ask(self, now: float) -> bool:
-        """Whether nothing was heard of it for so long that the server should be asked."""
+        """Whether nothing was heard of the prompt for so long that the server should be asked."""
         return self.sent and not self.ended.done() and now - self.heard >= self.pause
 
     def answered(self, place: PromptPlace, now: float) -> None:
@@ -67,7 +67,7 @@ class Waiting:
             self.started = now
 
     def too_long(self, now: float) -> bool:
-        """Whether it runs longer than it may."""
+        """Whether the prompt runs longer than it may."""
         return self.limit is not None and self.started is not None and now - self.started > self.limit
 
     def entry(self, connection: int) -> dict[str, Any] | None:

@@ -221,7 +221,7 @@ def score_a_folder() -> Blueprint:
 
 
 def blueprints() -> list[Blueprint]:
-    """All of them."""
+    """All blueprints."""
     return [training("LoRA", 1e-4), training("DEFT", 1e-4), use_and_score(), score_a_folder()]
 
 

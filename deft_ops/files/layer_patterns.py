@@ -85,7 +85,7 @@ def _check_ways(field: str, pattern: str, length: int) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _ways_of(pattern: str, length: int) -> float:
-    """At most so many ways are tried to match the pattern with a name of that length."""
+    """The number of ways that are tried at most to match the pattern with a name of that length."""
     repeats, factor = _ways(parser.parse(pattern), length)
     repeats += 1  # what PEFT puts before it
     return math.inf if repeats > 50 else factor * math.comb(length + repeats, repeats)

@@ -21,7 +21,7 @@ RUN = "training_run"
 
 
 def matches(source: Source) -> bool:
-    """True for any tensors: a file that no other format claims is kept as it is, for ComfyUI's own loader."""
+    """Return True for any tensors: a file that no other format claims is kept as it is, for ComfyUI's own loader."""
     return True
 
 

@@ -126,7 +126,7 @@ class Terms:
 
 
 def no_misfit(factors: Any, shape: Shape) -> str | None:
-    """None: the method has no reason of its own against a weight."""
+    """Return None: the method has no reason of its own against a weight."""
     return None
 
 
@@ -146,7 +146,7 @@ def as_they_are(factors: F, weight: Tensor) -> F:
 
 
 def any_rank(rows: int, settings: Any) -> int | None:
-    """None: the method has no limit of its own."""
+    """Return None: the method has no limit of its own."""
     return None
 
 

@@ -64,7 +64,7 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """False: the file's record determines the tensors of a layer (see `matching/peft_tuners.py`)."""
+    """Return False: the file's record determines the tensors of a layer (see `matching/peft_tuners.py`)."""
     return False
 
 

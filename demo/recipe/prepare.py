@@ -125,7 +125,7 @@ def on_colours(rows: torch.Tensor, colours: torch.Tensor, generator: torch.Gener
 
 
 def painted(rows: torch.Tensor, colours: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Like `on_colours`, but fading backgrounds, flips, blur and noise: what the scorers should not mind."""
+    """Pictures as of `on_colours` with fading backgrounds, flips, blur and noise: what the scorers should not mind."""
     count, size, device = len(rows), rows.shape[-1], rows.device
     base = (colours + uniform((count, 3), -16, 16, generator)).clamp(0, 255)
     # A third of the backgrounds fades to another colour: generated pictures are never as plain as painted ones.

@@ -74,7 +74,7 @@ def normalise(x: torch.Tensor, preprocess: dict) -> torch.Tensor:
 
 
 def new_dino(size: int, patch_drop: float = 0.0) -> torch.nn.Module:
-    """The vision transformer, fresh."""
+    """A new vision transformer."""
     from timm.models.vision_transformer import VisionTransformer
 
     torch.manual_seed(11)
@@ -82,7 +82,7 @@ def new_dino(size: int, patch_drop: float = 0.0) -> torch.nn.Module:
 
 
 def new_clip(size: int, patch_drop: float = 0.0) -> torch.nn.Module:
-    """The open_clip model, fresh."""
+    """A new open_clip model."""
     from open_clip.model import CLIP
 
     torch.manual_seed(13)

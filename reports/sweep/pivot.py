@@ -32,7 +32,7 @@ class Titled:
 
     @property
     def drawable(self) -> bool:
-        """Whether it is small enough to be a picture."""
+        """Whether the table is small enough to be a picture."""
         return len(self.table.rows) <= MOST_ROWS and sum(map(len, self.table.titles)) <= MOST_CHARACTERS
 
     def form(self, suffix: str) -> bytes:

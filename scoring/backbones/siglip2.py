@@ -20,7 +20,7 @@ PAD = 0
 def load(
     spec: BackboneSpec, settings: EncoderSettings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
 ) -> Backbone:
-    """Both towers. Raises ValueError for a tokenizer that is another model's."""
+    """Load both towers. Raises ValueError for a tokenizer that is another model's."""
     module = build(settings)
     load_state(module, siglip_state(state), path, spec.name)
     file = companion(path, _TOKENIZER)

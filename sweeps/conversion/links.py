@@ -1,4 +1,4 @@
-"""Where a connection comes from: through muted and bypassed nodes, reroutes, Set and Get, into and out of subgraphs."""
+"""The origin of a connection: through muted and bypassed nodes, reroutes, Set and Get, into and out of subgraphs."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ class TokenTrainer(Trainer):
         return [{"params": self.parameters, "rate": 1.0}]
 
     def refresh(self) -> None:
-        """Nothing to do: the vectors are used as they are."""
+        """Do nothing: the vectors are used as they are."""
 
     def title(self) -> str:
         """The first line of the report: the method, the token and its vectors."""
