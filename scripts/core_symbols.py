@@ -178,7 +178,7 @@ class Core:
         self.folder = folder
 
     def has(self, symbol: Symbol) -> bool:
-        """Whether this ComfyUI has a symbol. Where that cannot be known (a value, a class of another package's base): yes."""
+        """Whether this ComfyUI has a symbol; yes where it cannot be known: a value, or a class of another package's."""
         place: Place | None = self.module(symbol.module)
         for name in symbol.names:
             if place is None:

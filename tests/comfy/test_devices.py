@@ -536,7 +536,7 @@ WAITING: dict[str, tuple[dict[str, Any], Counter[str]]] = {
 
 @pytest.mark.parametrize("kind", WAITING)
 def test_how_often_a_step_waits(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Of the device with all of torch.linalg, as CUDA is. The first step may wait more often."""
+    """The device has all of torch.linalg, as CUDA has. The first step may wait more often."""
     monkeypatch.setattr(pack.deft_ops.host, "_TRUSTED", ("cpu", device.type))
     monkeypatch.setattr(pretended.Pretended, "refused", frozenset())
     own, most = WAITING[kind]

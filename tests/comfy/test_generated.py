@@ -51,7 +51,7 @@ def test_nothing_is_stale(stale: list[str]) -> None:
 def test_pictures_need_a_font_with_chinese_characters(
     make_generated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
+    """Run with no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
     settings = f"<fontconfig><dir>{tmp_path}</dir><cachedir>{tmp_path / 'cache'}</cachedir></fontconfig>"
     (tmp_path / "fonts.conf").write_text(f"<?xml version='1.0'?>{settings}")
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))

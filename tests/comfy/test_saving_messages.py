@@ -190,7 +190,7 @@ def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, l
 @pytest.mark.parametrize("prefix", ["", "base_model.model.", "transformer."])
 @pytest.mark.parametrize("method", ["deft", "para", "lora"])
 def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method: str, prefix: str) -> None:
-    """As files of PEFT and of the DEFT repository have; a slice of a fused weight is a layer of its own there."""
+    """PEFT and the DEFT repository write such files; a slice of a fused weight is a layer of its own there."""
     model = models.sd3()
     names = [f"{prefix}transformer_blocks.0.attn.{part}" for part in ("to_out.0", "to_q", "add_v_proj")]
     adapter = pack.adapter(model, names, method, dict.fromkeys(names, (64, 64)))

@@ -158,7 +158,7 @@ def test_runs_append_without_duplicates(comfyui):
 
 
 def test_a_changed_or_deleted_file_is_noticed(comfyui):
-    """Once more after its own writing, then from the cache, and again when somebody else touches the file."""
+    """Noticed once more after its own writing, then from the cache, and again when somebody else touches the file."""
     folder = comfyui.base / "output" / "noticed"
     prompt = table("mine", append_to="noticed/scores", filename_prefix="noticed/table")
 

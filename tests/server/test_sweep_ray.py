@@ -246,7 +246,7 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
 
 @pytest.mark.timeout(480)
 def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: None, plain: dict[str, str]) -> None:
-    """As from another machine: servers listen on the address that the cluster knows, and work outside of the store."""
+    """Servers listen on the address that the cluster knows, as on another machine, and work outside of the store."""
     store = Store.open(folder / "apart", "small")
     address = ray.util.get_node_ip_address()
     workers: list[Worker] = []

@@ -150,12 +150,10 @@ READ = ast.Import | ast.ImportFrom | ast.Call | ast.Constant  # all kinds of nod
 
 @dataclass(frozen=True)
 class Source:
-    """What the checks look at in a file: these nodes, its relative imports that run, names of classes and constants."""
+    """What the checks look at in a file: these nodes, and its relative imports that run."""
 
     nodes: tuple[READ, ...]
     imports: tuple[ast.ImportFrom, ...]
-    classes: tuple[str, ...]
-    constants: tuple[str, ...]
 
 
 @cache
@@ -163,19 +161,11 @@ def source_of_text(text: str) -> Source:
     """Read once: some ten checks go over each file."""
     tree = ast.parse(text)
     nodes = tuple(node for node in ast.walk(tree) if isinstance(node, READ))
-    classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    return Source(nodes, tuple(import_nodes(tree)), classes, tuple(assigned(tree)))
-
-
-def assigned(tree: ast.Module) -> Iterator[str]:
-    """The names that a module assigns to at its top: its constants and type aliases."""
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        yield from (target.id for target in targets if isinstance(target, ast.Name))
+    return Source(nodes, tuple(import_nodes(tree)))
 
 
 def source_of(path: Path) -> Source:
-    """Of the file as it is now: a test writes the same one twice."""
+    """What the checks look at in the file as it is now: a test writes the same one twice."""
     return source_of_text(path.read_text(encoding="utf-8"))
 
 
@@ -186,13 +176,13 @@ def nodes_of(path: Path) -> tuple[READ, ...]:
 
 @cache
 def module_graph_of_the_pack() -> dict[str, set[str]]:
-    """That of the shipped files."""
+    """The module graph of the shipped files."""
     return module_graph(shipped_files())
 
 
 @pytest.fixture(autouse=True, scope="module")
 def sources_are_let_go() -> Iterator[None]:
-    """With the last test here; the other files of a run do not need them."""
+    """Let the sources go with the last test here; the other files of a run do not need them."""
     yield
     source_of_text.cache_clear()
 
@@ -407,7 +397,7 @@ def imported_methods(path: Path, modules: set[str]) -> set[str]:
 
 
 def test_methods_are_records() -> None:
-    """Of one type, which mypy checks; each in a module of its own, and all of these in the list."""
+    """The records are of one type, which mypy checks; each in a module of its own, and all of these in the list."""
     assert all(type(record) is methods.Method for record in methods.METHODS.values())
     assert all(name == record.name for name, record in methods.METHODS.items())
     modules = {record.delta.__module__.rpartition(".")[2] for record in methods.METHODS.values()}
@@ -452,66 +442,6 @@ def test_users_need_no_source_of_a_workflow() -> None:
         return [f"line {line}: {name}" for name, line in names if name == "workflow_sources"]
 
     assert offences(shipped_files(), wrong) == {}
-
-
-# What every file of some folders has by the same name. Settings are a whole training's, too.
-CONVENTIONS = {
-    "Factors": {"deft_ops/methods"},
-    "Settings": {"deft_ops/methods", "trainers/settings"},
-    "METHOD": {"deft_ops/methods"},
-    "NAME": {"deft_ops/methods", "deft_ops/files"},
-    "SUFFIXES": {"deft_ops/methods"},
-    "METRIC": {"scoring/metrics"},
-    "MODELS": {"models/names/architectures"},
-    "RECIPE": {"trainers/settings/recipes"},
-    "NODES": {"nodes"},
-    "CATEGORY": {"nodes"},
-    "ROOT": {"benchmarks", "scripts", "demo", "demo/recipe", "workflow_sources"},
-}
-
-
-def public_names(path: Path) -> set[str]:
-    """The classes, constants and type aliases of a file that others may import."""
-    source = source_of(path)
-    return {name for name in (*source.classes, *source.constants) if not name.startswith("_")}
-
-
-def repeated(paths: Iterable[Path], root: Path = ROOT) -> dict[str, list[str]]:
-    """The names that several files give to something, with those files, but for those of CONVENTIONS."""
-    places: dict[str, list[str]] = {}
-    for path in paths:
-        where = path.relative_to(root)
-        for name in public_names(path):
-            if where.parent.as_posix() not in CONVENTIONS.get(name, ()):
-                places.setdefault(name, []).append(where.as_posix())
-    assert places
-    return {name: files for name, files in places.items() if len(files) > 1 or name in CONVENTIONS}
-
-
-def test_a_name_stands_for_one_thing() -> None:
-    """Somebody who reads Row, Report or METHODS need not ask which; what only its own file uses begins with _."""
-    folders = [*FOLDERS, "benchmarks", "scripts", "workflow_sources"]
-    paths = [ROOT / "__init__.py", *(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))]
-    assert len({name for path in paths for name in public_names(path)}) > 600
-    assert repeated(paths) == {}
-
-
-def test_repeated_names_are_seen(tmp_path: Path) -> None:
-    """Those of constants, type aliases and classes; not private ones, nor what a convention allows in that folder."""
-    texts = {
-        "nodes/a.py": "NODES = [1]\nMETHODS: dict = {}\n_FEW = 1\nRow = tuple[int, str]\n",
-        "nodes/b.py": "NODES = [2]\nclass Row: ...\n_FEW = 2\nMETHODS = ONE = 2\n",
-        "scoring/c.py": "NODES = [3]\ndef ONE(): ...\n",
-    }
-    for name, text in texts.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert repeated(sorted(tmp_path.rglob("*.py")), tmp_path) == {
-        "METHODS": ["nodes/a.py", "nodes/b.py"],
-        "Row": ["nodes/a.py", "nodes/b.py"],
-        "NODES": ["scoring/c.py"],
-    }
 
 
 def test_no_imports_in_a_circle() -> None:
@@ -589,7 +519,7 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:
-    """Also through a package's __init__.py and an import within a function, and not those for type checkers."""
+    """Those through a package's __init__.py and within a function are seen, not those for type checkers."""
     room = tmp_path / "room"
     room.mkdir()
     texts = {
@@ -607,7 +537,7 @@ def test_circles_are_seen(tmp_path: Path) -> None:
 
 
 def test_arrows_within_a_room_are_seen(tmp_path: Path) -> None:
-    """Also of an import within a function, and of one in a folder below; the right way round there is none."""
+    """Those within a function and of a folder below are seen; the right way round there is none."""
     arrows: dict[str, set[str]] = {"room/late": {"room/early"}, "room/early": set()}
     texts = {
         "early/a": "",
