@@ -178,7 +178,7 @@ class UsualRates:
 class Training(Generic[F, S, K]):
     """The training of a method.
 
-    words: what it does, for the choice of the training node; a clause, without a full stop.
+    words: what it does, for the list on the training node's help page; a clause, without a full stop.
     settings: its own settings, in the order of their widgets. `rank` and `alpha` among them are those of the run.
     init: trainable float32 tensors by name for a weight [out, in, ...] on its device, a rank, the settings and the
         generator that everything random comes from.
