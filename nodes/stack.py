@@ -17,7 +17,7 @@ from ..patches.apply import MODES, STACKING
 from .adapters import CATEGORY, SEARCH, apply_file, mode_input, stacking_input
 from .sockets import ADAPTER_FOLDER, LoraStack, adapter_files, adapter_path, file_state
 
-_FIRST_ROWS = 5  # more: a second node behind this one
+_ROWS = 5  # more: a second node behind this one
 _NONE = "None"  # the file of an empty row, in other packs too
 
 
@@ -74,7 +74,7 @@ def _listed(name: str) -> str:
 def rows_of(inputs: Mapping[str, Any]) -> list[StackRow]:
     """The rows of the node that are on and have a file."""
     rows = []
-    for number in range(1, _FIRST_ROWS + 1):
+    for number in range(1, _ROWS + 1):
         file, strength = inputs.get(f"file_{number}", _NONE), float(inputs.get(f"strength_{number}", 1.0))
         if inputs.get(f"on_{number}", True) and file not in ("", _NONE):
             rows.append(StackRow(f"Row {number}", file, strength, strength))
@@ -149,7 +149,7 @@ class DEFTAdapterStack(io.ComfyNode):
                     optional=True,
                     tooltip="A LORA_STACK of this or another pack. Its files are applied first, then the rows.",
                 ),
-                *(item for number in range(1, _FIRST_ROWS + 1) for item in row_inputs(number, options)),
+                *(item for number in range(1, _ROWS + 1) for item in row_inputs(number, options)),
                 stacking_input(optional=True),
                 mode_input(),
             ],
