@@ -23,10 +23,10 @@ from ..scoring.weights import MissingWeights, find_weights
 from .output import text_ui
 from .sockets import ScorerSocket
 
-OWN = "scorers"
-CATEGORIES = ("clip_vision", "text_encoders", OWN)  # in the order in which they are looked through
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-AUTO = "auto"
+_FOLDER = "scorers"
+CATEGORIES = ("clip_vision", "text_encoders", _FOLDER)  # in the order in which they are looked through
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_AUTO = "auto"
 CUSTOM = "custom"
 MISSING = ("error", "leave out")
 GPU_BATCH = 32
@@ -34,7 +34,7 @@ GPU_BATCH = 32
 
 def register_folder() -> None:
     """Register models/scorers at ComfyUI, so that extra_model_paths.yaml can add to it."""
-    folder_paths.add_model_folder_path(OWN, str(Path(folder_paths.models_dir) / OWN))
+    folder_paths.add_model_folder_path(_FOLDER, str(Path(folder_paths.models_dir) / _FOLDER))
 
 
 def weight_folders() -> list[Path]:
@@ -48,7 +48,7 @@ def weight_files() -> list[str]:
     """The names that the override widgets offer."""
     register_folder()
     names = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
-    return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
+    return [_AUTO, *sorted(name for name in names if name.endswith(_SUFFIXES))]
 
 
 def is_offered(name: str) -> bool:
@@ -86,17 +86,17 @@ def chosen_protocol(protocol: dict[str, Any] | None) -> Protocol:
 
 def usual_files(kind: str) -> set[str]:
     """The file names that `auto` looks for, of all protocols. kind: of the backbones."""
-    known = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
-    return {name for spec in known if spec.kind == kind for name in spec.files}
+    backbones = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
+    return {name for spec in backbones if spec.kind == kind for name in spec.files}
 
 
 def explicit_files(protocol: dict[str, Any], clip: str | None, dino: str | None, dinov2: str | None) -> dict[str, Path]:
     """The overrides by kind, without those left at auto, and without usual names that are not there: the examples name
     those for the page to offer their download, and elsewhere or under another name auto finds the same weights."""
-    names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", AUTO)}
+    names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", _AUTO)}
     explicit = {}
     for kind, name in names.items():
-        if name not in (AUTO, None) and (is_offered(name) or name not in usual_files(kind)):
+        if name not in (_AUTO, None) and (is_offered(name) or name not in usual_files(kind)):
             explicit[kind] = explicit_path(name)
     return explicit
 
@@ -167,7 +167,7 @@ async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 bar.update_absolute(done, total or done)
 
-            await download(spec, Path(folder_paths.get_folder_paths(OWN)[0]), progress)
+            await download(spec, Path(folder_paths.get_folder_paths(_FOLDER)[0]), progress)
 
 
 def there(spec: BackboneSpec) -> bool:
@@ -214,7 +214,7 @@ class DEFTLoadScorer(io.ComfyNode):
             return io.Combo.Input(
                 name,
                 options=weight_files(),
-                default=AUTO,
+                default=_AUTO,
                 optional=True,
                 advanced=True,
                 tooltip=f"Weight file for {what}. auto looks for the usual file names in models/clip_vision, "
@@ -313,9 +313,9 @@ class DEFTLoadScorer(io.ComfyNode):
     def validate_inputs(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str | None = AUTO,
-        dino_weights: str | None = AUTO,
-        dinov2_weights: str | None = AUTO,
+        clip_weights: str | None = _AUTO,
+        dino_weights: str | None = _AUTO,
+        dinov2_weights: str | None = _AUTO,
     ) -> bool | str:
         """Usual names of files that are not there are taken as `auto` is; others are refused.
 
@@ -335,9 +335,9 @@ class DEFTLoadScorer(io.ComfyNode):
     def fingerprint_inputs(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str = AUTO,
-        dino_weights: str = AUTO,
-        dinov2_weights: str = AUTO,
+        clip_weights: str = _AUTO,
+        dino_weights: str = _AUTO,
+        dinov2_weights: str = _AUTO,
         **_: Any,
     ) -> list[Any]:
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
@@ -356,9 +356,9 @@ class DEFTLoadScorer(io.ComfyNode):
     async def execute(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str = AUTO,
-        dino_weights: str = AUTO,
-        dinov2_weights: str = AUTO,
+        clip_weights: str = _AUTO,
+        dino_weights: str = _AUTO,
+        dinov2_weights: str = _AUTO,
         missing: str = MISSING[0],
         download: bool = False,
         clip_vision: Any = None,

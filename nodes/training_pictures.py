@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from ..deft_ops.files.safe import write_files
 from ..models.titles import title_of
-from ..scoring.pictures import SUFFIXES, FilePictures, TensorPictures, digest
+from ..scoring.pictures import PICTURE_SUFFIXES, FilePictures, TensorPictures, digest
 from ..trainers.data.pictures_folder import (
     CAPTIONS,
     CROPS,
@@ -40,10 +40,10 @@ from .training import first
 if TYPE_CHECKING:
     from ..trainers.data.pictures_folder import Fit, Listing
 
-SUBJECTS = Path(__file__).parent.parent / "demo" / "subjects"
+_DEMO_SUBJECTS = Path(__file__).parent.parent / "demo" / "subjects"
 THUMBNAIL = 160  # px
-COLUMNS = 4
-SHOWN = 48  # pictures at the node
+_COLUMNS = 4
+_SHOWN = 48  # pictures at the node
 LINE, LINES = 24, 4  # letters in a line of a caption below its picture, and how many lines it has at most
 
 
@@ -55,8 +55,8 @@ def readable_suffixes() -> tuple[str, ...]:
         except (ImportError, OSError):  # not installed, or without its library
             continue
     Image.init()
-    known = Image.registered_extensions()
-    return (*SUFFIXES, *(suffix for suffix in WITH_PLUGIN if suffix in known))
+    registered = Image.registered_extensions()
+    return (*PICTURE_SUFFIXES, *(suffix for suffix in WITH_PLUGIN if suffix in registered))
 
 
 def _heif() -> None:
@@ -74,7 +74,7 @@ def training_folders() -> list[str]:
 
     The demo's are always there, so that the widget has a value even where no folder has been made.
     """
-    names = set(folders((*SUFFIXES, *WITH_PLUGIN), SUBJECTS))
+    names = set(folders((*PICTURE_SUFFIXES, *WITH_PLUGIN), _DEMO_SUBJECTS))
     for name in list(names):
         above, _, last = name.rpartition("/")
         if "/" in above and REPEATED.fullmatch(last):
@@ -200,7 +200,7 @@ def prepare(
             result.captions.append(caption(source))
             result.repeats.append(source.repeats)
         result.sizes[how.size] = result.sizes.get(how.size, 0) + 1
-        if len(result.thumbnails) < SHOWN:
+        if len(result.thumbnails) < _SHOWN:
             result.thumbnails.append(ImageOps.pad(how(picture), (THUMBNAIL, THUMBNAIL), color="white"))
         bar.update_absolute(place)
     if not result.latents:
@@ -217,7 +217,7 @@ def contact_sheet(result: PreparedPictures, each: int) -> dict[str, list[dict[st
 
     captions = result.captions[::each][: len(result.thumbnails)]
     texts = ["  ".join(textwrap.wrap(text, LINE, max_lines=LINES, placeholder="...")) for text in captions]
-    thumbnails, columns = list(result.thumbnails), min(COLUMNS, len(texts))
+    thumbnails, columns = list(result.thumbnails), min(_COLUMNS, len(texts))
     thumbnails += [Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")] * (-len(texts) % columns)
     starts = range(0, len(texts), columns)
     sheet = png(
@@ -367,10 +367,10 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
     def fingerprint_inputs(cls, folder: Any = None, **others: Any) -> list[tuple[str, int, int]]:
         """Run again when a file has come, gone or changed."""
         try:
-            place = folder_of(first(folder) or "", SUBJECTS)
+            place = folder_of(first(folder) or "", _DEMO_SUBJECTS)
         except ValueError:  # execute raises what is wrong with the name
             return []
-        read = (*SUFFIXES, *WITH_PLUGIN, *CAPTIONS)
+        read = (*PICTURE_SUFFIXES, *WITH_PLUGIN, *CAPTIONS)
         files = sorted(path for path in [*place.glob("*"), *place.glob("*/*")] if path.suffix.lower() in read)
         return [(path.relative_to(place).as_posix(), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
 
@@ -400,7 +400,7 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
             sources = image_sources(images, image_captions)
             notes.append("the images are used, the folder is not read")
         else:
-            place = listing(folder_of(first(folder), SUBJECTS), readable_suffixes())
+            place = listing(folder_of(first(folder), _DEMO_SUBJECTS), readable_suffixes())
             sources, lacking, notes = folder_sources(place), place.unreadable, list(place.notes)
             if image_captions:
                 notes.append("image_captions are not used: they belong to connected images")
@@ -426,7 +426,7 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
         if len(set(repeats)) > 1:
             lines.append(f"repeats: {sum(repeats)} latents of {len(repeats)}, by the numbers of their folders")
         lines.append(f"{result.encoded} encoded, {result.kept} kept from earlier runs")
-        lines += [f"{source.name}: {caption(source) or '(no caption)'}" for source in used[:SHOWN]]
+        lines += [f"{source.name}: {caption(source) or '(no caption)'}" for source in used[:_SHOWN]]
         report = "\n".join(lines)
         show_text(report)
 

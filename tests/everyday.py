@@ -29,7 +29,7 @@ COMBINED = "comfy/"  # where combinations are left out, and where there is an ol
 
 
 def one_of_each_name(ids: list[str]) -> list[str]:
-    """Of those that differ by what stands before the first hyphen the last."""
+    """The last of each group of cases that differ by what stands before the first hyphen."""
     return list({each.partition("-")[2]: each for each in ids}.values())
 
 

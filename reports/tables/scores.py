@@ -12,7 +12,7 @@ from ...scoring.metrics import better, order
 from ...scoring.scores import Cost, Score, Scores, score_text
 from ...scoring.statistics import Values, by_prompt, group_count, interval
 from ..reference import is_base
-from .findings import FEW, FEW_TEXT, NOTHING, against, judge
+from .findings import FEW_PROMPTS, FEW_TEXT, NOTHING_TO_COMPARE, against, judge
 from .table import DOWN, TIED, UP, TableCell
 
 Rows = Literal["label", "label x subject"]
@@ -29,7 +29,7 @@ class CostColumn:
 
 
 # The first three are there for any adapter; the others where one row at least has them.
-ALWAYS = 3
+_ALWAYS = 3
 COST_COLUMNS = (
     CostColumn("training s", "training s", "{:.0f}", lambda cost: cost.training_seconds),
     CostColumn("trained parameters", "values", "{:,.0f}", lambda cost: cost.values),
@@ -266,7 +266,7 @@ def _table(
         else ([[_cell(cell) for cell in line] for line in values], [])
     )
     counts = [group_count(cell) for line in values for cell in line if cell]
-    findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
+    findings += [FEW_TEXT] if any(1 < count < FEW_PROMPTS for count in counts) else []
     shown, costs, memory = _costs_of(keys, by_subject, scores.costs, names)
     lines = []
     for row, (key, group) in enumerate(groups.items()):
@@ -402,7 +402,7 @@ def _compared(
             for rival, row in enumerate(rivals):
                 cell = cells[row][place]
                 cells[row][place] = cell and replace(cell, best=rival == verdict.best, tied=rival in verdict.tied)
-    return cells, findings or [NOTHING]
+    return cells, findings or [NOTHING_TO_COMPARE]
 
 
 def _names(keys: Sequence[Key]) -> list[str]:
@@ -429,7 +429,7 @@ def _costs_of(
     matching = [_behind(key, by_subject, costs) for key in keys]
     rows = [[_mean_cost(column, own) for column in COST_COLUMNS] for own in matching]
     places = [
-        place for place in range(len(COST_COLUMNS)) if place < ALWAYS or any(row[place] is not None for row in rows)
+        place for place in range(len(COST_COLUMNS)) if place < _ALWAYS or any(row[place] is not None for row in rows)
     ]
     owners: dict[str, list[str]] = {}
     for name, own in zip(names, matching):

@@ -31,7 +31,7 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .targets import CHOICES, rank_rules
 
-TOKEN = "textual_inversion"  # the method that has no layers: trainers/run/token.py
+TEXTUAL_INVERSION = "textual_inversion"  # the method that has no layers: trainers/run/token.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
 AS_CAPTIONED = -1.0  # a guidance that is left to the captions and to ComfyUI
@@ -275,7 +275,7 @@ class Settings:
     )
     checkpointing: str = entry(
         Choice(
-            options=modes.CHOICES,
+            options=modes.CHECKPOINTING,
             called="mode of gradient checkpointing",
             later=True,
             advanced=True,
@@ -355,7 +355,7 @@ class Settings:
                 f"The setting lowest_noise must be below highest_noise, not {self.lowest_noise:g} and "
                 f"{self.highest_noise:g}."
             )
-        if self.method == TOKEN:
+        if self.method == TEXTUAL_INVERSION:
             return
         own_settings = described(self.training.settings) | shared_settings()
         for name, value in self.options.items():
