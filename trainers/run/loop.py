@@ -21,7 +21,8 @@ from ...models.titles import title_of
 from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
 from ..settings.checkpointing import AUTO
-from ..settings.settings import TOKEN, Settings, digest
+from ..settings.run import digest
+from ..settings.settings import TOKEN, Settings
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
