@@ -28,6 +28,7 @@ from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
 from . import finished, preview_scores, previews, report
 from .checkpoints import RunFolder
+from .needs import needs_of
 from .record import broken_off, has_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer, training_title
@@ -129,7 +130,7 @@ def train(
             make = TokenTrainer if settings.method == TOKEN else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
-            needs = trainer.needs()
+            needs = needs_of(trainer)
             if trainer.mode == AUTO:  # before ComfyUI makes room by putting weights away, which costs more
                 free = memory.free_for(patchers, model.load_device)
                 free_host = comfy.model_management.get_free_memory(torch.device("cpu"))
