@@ -24,7 +24,7 @@ from server import PromptServer
 
 from ..scoring.scores import whole_lines
 from ..trainers.run import history
-from .scorers import ready
+from .scorer_files import ready
 
 _PREFIX = "/deft/v1/runs"
 LARGEST_SCORES = 8 << 20  # bytes

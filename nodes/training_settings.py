@@ -25,7 +25,8 @@ from ..trainers.run.preview_scores import Judge
 from ..trainers.run.previews import Previews
 from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
-from ..trainers.settings.settings import TEXTUAL_INVERSION, Run, Settings, digest, training_settings
+from ..trainers.settings.run import Run, digest
+from ..trainers.settings.settings import TEXTUAL_INVERSION, Settings, training_settings
 from ..trainers.settings.targets import CHOICES
 from .fields import widget, widgets
 from .sockets import ScorerSocket, TrainingPreviews, TrainingSettings

@@ -10,7 +10,8 @@ from ..scoring.published import PublishedTable, RowKey
 from ..scoring.scores import Scores
 from .html import render
 from .tables.markdown import rows as markdown_rows
-from .tables.scores import COST_COLUMNS, Column, ScoreCell, ScoreRow, ScoreTable, tabulate
+from .tables.score_table import COST_COLUMNS, Column, ScoreCell, ScoreRow, ScoreTable
+from .tables.scores import tabulate
 from .tables.table import Table, TableCell, text_table
 
 _HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")

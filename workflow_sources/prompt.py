@@ -30,11 +30,12 @@ class PromptBuilder(dict[str, Any]):
 def defaults() -> dict[str, Any]:
     """The default values of Training Settings, in the order of its widgets.
 
-    Read from the source, since its modules import ComfyUI: the entries of trainers/settings/settings.py that have
-    their widget there, and those of the methods where `options` stands.
+    Read from the source, since its modules import ComfyUI: the entries of trainers/settings/settings.py and run.py
+    that have their widget there, and those of the methods where `options` stands.
     """
     values: dict[str, Any] = {"preset": "none"}
-    for name, call in _annotated(ROOT / "trainers" / "settings" / "settings.py"):
+    folder = ROOT / "trainers" / "settings"
+    for name, call in _annotated(folder / "settings.py") + _annotated(folder / "run.py"):
         if name == "options":
             for path in sorted((ROOT / "deft_ops" / "methods").glob("*.py")):
                 values |= _widgets(_annotated(path))

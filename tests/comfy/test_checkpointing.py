@@ -141,7 +141,7 @@ class Step:
             material = pack.material.Material([latents(self.model)], [captions()])
             dataset = pack.material.Dataset(self.model.model, material, chosen_settings)
             self.trainer = pack.trainer.Trainer(self.model, chosen_settings, dataset)
-            self.needs = self.trainer.needs()
+            self.needs = pack.trainers.run.needs.needs_of(self.trainer)
 
     def under(self, counter: Any) -> Any:
         """The second step, under a mode that counts: the first shows where copies are needed."""

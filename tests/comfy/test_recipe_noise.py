@@ -223,9 +223,9 @@ def test_auto_draws_what_it_drew(pack: Pack, kind: str, timesteps: str, shift: f
 def test_a_saved_run_is_found_again(pack: Pack, method: str, plain: str, falling: str) -> None:
     """The marks are those that version 0.1.0 gave these settings."""
     chosen = pack.settings.Settings(method, 4, 10, 1e-4)
-    assert pack.settings.digest(chosen.identity()) == plain
+    assert pack.trainers.settings.run.digest(chosen.identity()) == plain
     chosen = pack.settings.Settings.of(method, 4, 10, 1e-4, schedule="cosine", timesteps="auto", shift=0.0)
-    assert pack.settings.digest(chosen.identity()) == falling
+    assert pack.trainers.settings.run.digest(chosen.identity()) == falling
 
 
 # ------------------------------------------------------------------------------------------------------ through ComfyUI

@@ -568,7 +568,7 @@ def test_the_estimate_is_near_what_is_kept(pack: Any, make: Any) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
             trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
-            estimated = trainer.needs().of(chosen.mode)
+            estimated = pack.trainers.run.needs.needs_of(trainer).of(chosen.mode)
             with trainer.prepared(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 trainer.refresh()
                 trainer.backward()

@@ -112,6 +112,7 @@ METHOD_IMPORTS = {
     "patches/core_training.py": {"deft", "para"},
     "patches/trained_layer.py": {"deft"},
 }
+LINES = 421  # of a file, at most: a longer one has parts that stand alone
 NOT_IN_REQUIREMENTS = {
     "torch",
     "torchvision",
@@ -465,6 +466,17 @@ def test_users_need_no_source_of_a_workflow() -> None:
     assert offences(shipped_files(), wrong) == {}
 
 
+def too_long(path: Path) -> list[str]:
+    """How many lines a file has, if they are more than a reader takes in at once."""
+    lines = path.read_text(encoding="utf-8").count("\n")
+    return [f"{lines} lines"] if lines > LINES else []
+
+
+def test_no_file_is_long() -> None:
+    """Exceptions: none."""
+    assert offences(shipped_files(), too_long) == {}
+
+
 def test_no_imports_in_a_circle() -> None:
     """Imports within functions counted: one that only breaks a circle hides it. Exceptions: none."""
     graph = module_graph_of_the_pack()
@@ -538,6 +550,10 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     assert method_modules() >= {"lora", "deft", "peft_tuner"}
     assert "common" not in method_modules()
     assert storage_names("own.get('_v'); key.endswith('.weight_scale'); a_v") == {"_v", "weight_scale"}
+    path.write_text("x = 1\n" * LINES)
+    assert too_long(path) == []
+    path.write_text("x = 1\n" * (LINES + 1))
+    assert too_long(path) == [f"{LINES + 1} lines"]
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ...deft_ops import adapter as adapters
 from ...deft_ops.files import lock, native, safe
 from ...deft_ops.wording import one_line
 from ...disk.errors import advice, named
-from ..settings.settings import differences, digest
+from ..settings.run import differences, digest
 from . import preview_scores
 from .history import LARGEST_LOG, LOG, read_bytes, read_object, skipped
 from .preview_scores import PREVIEW

@@ -12,7 +12,8 @@ from typing import Any
 from ...deft_ops import adapter as adapters
 from ...deft_ops import costs, modelspec
 from ...deft_ops.files import native, safe
-from ..settings.settings import TEXTUAL_INVERSION, Settings, digest
+from ..settings.run import digest
+from ..settings.settings import TEXTUAL_INVERSION, Settings
 from .checkpoints import RunFolder
 
 

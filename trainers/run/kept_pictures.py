@@ -18,7 +18,7 @@ from torch import Tensor
 from ...deft_ops.costs import COST_KEY
 from ...deft_ops.files.safe import write_files
 from ...models.fingerprint import fingerprint
-from ..settings.settings import digest
+from ..settings.run import digest
 from .report import described
 
 _FORM = 1  # of the key; another one where pictures are made in another way
