@@ -22,7 +22,7 @@ from . import (
     tlora,
 )
 from .common import move
-from .contract import Method, Training
+from .contract import CoreTraining, Method, Training
 
 __all__ = [
     "BY_PEFT",
@@ -31,6 +31,7 @@ __all__ = [
     "OWN_SUFFIXES",
     "SUFFIXES",
     "TRAINABLE",
+    "CoreTraining",
     "Method",
     "Training",
     "find",

@@ -238,6 +238,20 @@ class Training(Generic[F, S, K]):
         return factors
 
 
+@dataclass(frozen=True)
+class CoreTraining(Generic[F]):
+    """The training of a method by ComfyUI's own Train LoRA, which keeps parameters by their suffixes in files.
+
+    init: float32 parameters for a weight [out, in, ...], of a rank and a generator. factors: of such parameters,
+    differentiable. params: parameters from which these factors are trained on; raises ValueError, its message to be put
+    after "Train LoRA cannot continue from this file: ", where there are none.
+    """
+
+    init: Callable[[Tensor, int, torch.Generator], dict[str, Tensor]]
+    factors: Callable[[Mapping[str, Tensor]], F]
+    params: Callable[[F], dict[str, Tensor]]
+
+
 # ------------------------------------------------------------------------------------------------------------- method
 
 
@@ -266,7 +280,8 @@ class Method(Generic[F]):
     terms: the two terms of a change that removes and injects. extracted: the factors that are the best change of a
         rank.
     peft: its form for PEFT, or the reason why it has none. peft_convolutions: whether the form holds convolutions.
-    training: how it is trained, None of what is read and applied only.
+    training: how it is trained, None of what is read and applied only. core_training: how ComfyUI's own node trains it,
+        None where that has no such algorithm, or one of its own; `forward` is needed then.
     """
 
     name: str
@@ -297,3 +312,4 @@ class Method(Generic[F]):
     extracted: Callable[[BestPair], F] | None = None
     peft_convolutions: bool = False
     training: Training[F, Any, Any] | None = None
+    core_training: CoreTraining[F] | None = None
