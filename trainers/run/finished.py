@@ -12,7 +12,7 @@ from typing import Any
 from ...deft_ops import adapter as adapters
 from ...deft_ops import costs, modelspec
 from ...deft_ops.files import native, safe
-from ..settings.settings import TOKEN, Settings, digest
+from ..settings.settings import Settings, digest
 from .checkpoints import RunFolder
 
 
@@ -85,7 +85,7 @@ def find(
     An adapter that changed nothing counts as none, so that the run ends in the error that says so. Without a whole log
     a checkpoint of the last step goes first: it has the losses.
     """
-    if folder is None or not folder.resume or settings.method == TOKEN:
+    if folder is None or not folder.resume or settings.trains_token:
         return None
     log = folder.lines(settings.steps)
     whole = len(log) == settings.steps

@@ -21,7 +21,7 @@ from ...models.titles import title_of
 from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
 from ..settings.checkpointing import AUTO
-from ..settings.settings import TOKEN, Settings, digest
+from ..settings.settings import Settings, digest
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
@@ -125,7 +125,7 @@ def train(
                 on_start(report.again(made.file))
                 return made_before(made, model, settings, identity, run_folder, shown, notes)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
-            make = TokenTrainer if settings.method == TOKEN else Trainer
+            make = TokenTrainer if settings.trains_token else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
             needs = trainer.needs()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .settings import TOKEN, Settings
+from .settings import Settings
 from .targets import EVERYTHING
+from .textual_inversion import TOKEN
 
 NONE = "none"
 PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
