@@ -8,28 +8,8 @@ from functools import partial
 from typing import Any
 
 from apply import COMMON, CONFIGS, random_weights, unet
+from configs import FLUX
 
-# Latents of 64 channels in patches of 2 x 2, rotary embeddings of 16 + 56 + 56.
-FLUX: dict[str, Any] = {
-    "image_model": "flux",
-    "guidance_embed": True,
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
-    "vec_in_dim": 768,
-    "context_in_dim": 4096,
-    "hidden_size": 3072,
-    "mlp_ratio": 4.0,
-    "num_heads": 24,
-    "depth": 19,
-    "depth_single_blocks": 38,
-    "axes_dim": [16, 56, 56],
-    "theta": 10000,
-    "qkv_bias": True,
-    "txt_ids_dims": [],
-    "yak_mlp": False,
-    "txt_norm": False,
-}
 # One level with one block; heads of 64 channels in SDXL's.
 TINY = COMMON | {
     "model_channels": 32,

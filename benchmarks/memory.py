@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apply import CONFIGS, ROOT, prepare
-from bases import FLUX
+from configs import FLUX, FLUX2_KLEIN, Z_IMAGE
 
 GIB = 2**30
 CONTEXT = GIB // 2  # of CUDA, and what its allocator cannot use
@@ -24,49 +24,6 @@ RESERVED = 400 * 2**20  # what ComfyUI keeps free for others
 RANK = 8
 CARDS = (8, 12, 16, 24)
 TRAINING, README = ROOT / "docs" / "training.md", ROOT / "README.md"
-FLUX2_KLEIN: dict[str, Any] = {
-    "image_model": "flux2",
-    "guidance_embed": False,
-    "in_channels": 128,
-    "out_channels": 128,
-    "patch_size": 1,
-    "vec_in_dim": None,
-    "context_in_dim": 7680,
-    "hidden_size": 3072,
-    "mlp_ratio": 3.0,
-    "num_heads": 24,
-    "depth": 5,
-    "depth_single_blocks": 20,
-    "axes_dim": [32, 32, 32, 32],
-    "theta": 2000,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "global_modulation": True,
-    "mlp_silu_act": True,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-    "txt_ids_dims": [3],
-    "yak_mlp": False,
-    "txt_norm": False,
-}
-Z_IMAGE: dict[str, Any] = {
-    "image_model": "lumina2",
-    "patch_size": 2,
-    "in_channels": 16,
-    "dim": 3840,
-    "cap_feat_dim": 2560,
-    "n_layers": 30,
-    "qk_norm": True,
-    "n_heads": 30,
-    "n_kv_heads": 30,
-    "axes_dims": [32, 48, 48],
-    "axes_lens": [1536, 512, 512],
-    "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8 / 3,
-    "z_image_modulation": True,
-    "time_scale": 1000.0,
-    "pad_tokens_multiple": 32,
-}
 
 
 @dataclass(frozen=True)

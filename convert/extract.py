@@ -21,11 +21,10 @@ from ..deft_ops.extraction import extract as extract_layer
 from ..deft_ops.host import on_host, trusted
 from ..models.base_weights import base_weight
 from ..models.fingerprint import fingerprint
+from ..models.stored import belongs_to_storage
 from ..models.titles import title_of
 
 _WORST = 5  # layers named in the report
-# Parameters that belong to the storage of quantised weights.
-_STORAGE = ("scale_weight", "scale_input", "weight_scale", "input_scale", "weight_scale_2", "comfy_quant")
 
 
 @dataclass
@@ -90,8 +89,8 @@ class _Pair:
             [name for name, _ in patcher.model.named_parameters() if name.startswith(self.prefix)]
             for patcher in (self.base, self.tuned)
         )
-        keys = [key for key in second if not key.endswith(_STORAGE)]
-        other = {key for key in first if not key.endswith(_STORAGE)}
+        keys = [key for key in second if not belongs_to_storage(key)]
+        other = {key for key in first if not belongs_to_storage(key)}
         if strange := sorted(other ^ set(keys)):
             raise ValueError(
                 f"The two models have different architectures: {len(strange)} weights are in one of them only "

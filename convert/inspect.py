@@ -118,6 +118,8 @@ class Information:
     def text(self) -> str:
         """The report: one line a fact, then a table of the blocks."""
         lines = [f"{self.title}: {self.layers} layers, {self.parameters:,} values"]
+        if (record := methods.METHODS.get(self.method)) is not None:
+            lines.append(f"method: {record.title}, {record.source}")
         if self.warning:
             lines.append(self.warning)
         if self.bases:

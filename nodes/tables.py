@@ -86,11 +86,9 @@ class DEFTScoreTable(io.ComfyNode):
             node_id="DEFTScoreTable",
             display_name="Score Table",
             category="DEFT/scoring",
-            description="Puts the scores of several methods into one table with 95% intervals, as"
-            " a picture, Markdown, CSV, LaTeX and JSON lines. The best of each metric"
-            " is bold, and values that cannot be distinguished from it are marked. "
-            "Can add to the scores of earlier runs and compare with a published "
-            "table.",
+            description="Puts the scores of several methods into one table with 95% intervals, as a picture, as texts "
+            "and as files. The best of each metric is bold, and values that cannot be distinguished from it are "
+            "marked. Can add to the scores of earlier runs and compare with a published table.",
             search_aliases=[
                 "compare methods",
                 "results table",
@@ -115,8 +113,8 @@ class DEFTScoreTable(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "If not empty, the table is saved into the output folder under this name as .png, .md, .csv, "
-                        ".tex and .jsonl, with a counter."
+                        "If not empty, the table is saved into the output folder under this name in every form, with "
+                        "a counter. The help page lists the forms."
                     ),
                 ),
                 io.Combo.Input(

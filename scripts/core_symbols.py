@@ -26,7 +26,7 @@ CORE |= {"execution", "server", "nodes"}  # relative imports of `nodes` are of t
 ROUTE = re.compile(r"""fetchApi\(\s*["'`](/[^"'`?$]*)""")
 OWN_ROUTES = "/deft/"
 METHODS = {"get", "post", "put", "delete", "patch", "head", "static"}
-ASKING = ("client.py", "files.py", "waiting.py", "worker.py")  # of sweeps
+ASKING = ("client.py", "facts.py", "files.py", "waiting.py", "worker.py")  # of sweeps
 PATH = re.compile(r"(?:\{\})?((?:/[a-z_]+)(?:/[a-z_]+|/\{\})*)")  # of a whole address, too
 
 

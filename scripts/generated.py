@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -32,6 +33,7 @@ def option_words(module: Callable[[str], Any]) -> Words:
     """The descriptions of options of inputs, from the pack's lists. module: a module of the pack by its name."""
     protocols, metrics = module("scoring.protocols").PROTOCOLS, module("scoring.metrics").METRICS
     presets, efforts = module("trainers.settings.presets").PRESETS, module("trainers.settings.by_recipe").HOW
+    methods, forms = module("deft_ops.methods"), module("reports.tables").FORMS
     settings = module("deft_ops.settings")
     abouts = {name: metric.about for name, metric in metrics.items()}
     return {
@@ -41,7 +43,14 @@ def option_words(module: Callable[[str], Any]) -> Words:
         },
         "DEFTFidelityPlot": {"x": abouts},
         "DEFTExportLoRA": {"naming": dict(module("convert.lora_naming").NAMINGS)},
-        "DEFTTrainAdapter": table_words(module, settings.TRAINING),
+        "DEFTScoreTable": {
+            "filename_prefix": {f".{suffix}": str(inspect.getmodule(form).__doc__) for suffix, form in forms.items()}
+            | {".jsonl": "every score with all of its settings, one JSON object per line"}
+        },
+        "DEFTTrainAdapter": {
+            "method": {name: methods.training_of(name).words for name in methods.TRAINABLE},
+            **table_words(module, settings.TRAINING),
+        },
         "DEFTTrainingSettings": {
             "preset": {name: preset.source for name, preset in presets.items()},
             **table_words(module, settings.MORE),

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from browser import drive_browser
 from comfy_server import ROOT, ComfyServer, find_comfyui
-from make_locale import inputs_of
+from make_help import members_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -23,7 +24,22 @@ ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is re
 
 def shown(node: dict[str, Any]) -> str:
     """The text of the picture of a node of /object_info; it stands in the file, so that a test sees an old picture."""
-    return "\n".join([node["display_name"], *(name for name, _ in inputs_of(node["input"])), *node["output_name"]])
+    return "\n".join([node["display_name"], *visible(node["input"]), *node["output_name"]])
+
+
+def visible(groups: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The names of the inputs on a new node: those of a dynamic choice's first option, the first of a growing input's.
+
+    What comes with another option is on no picture, so a new option leaves the picture as it is.
+    """
+    for name, kind, options, _ in members_of(groups):
+        if kind == "COMFY_AUTOGROW_V3":
+            template = options["template"]
+            yield from (f"{name}.{template['prefix']}{number}" for number in range(template["min"] + 1))
+            continue
+        yield prefix + name
+        if kind == "COMFY_DYNAMICCOMBO_V3":
+            yield from visible(options["options"][0]["inputs"], f"{prefix}{name}.")
 
 
 def text_of(path: Path) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .client import Facts, ServerLost
+from .errors import ServerLost
+from .facts import Facts
 from .files import Files, LocalFiles
 from .server import HOST, PORTS, Server, find_comfyui
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .cells import Cells, Compiler, PlannedTraining
-from .client import Denied, ServerLost
+from .cells import Compiler
+from .errors import Denied, ServerLost
+from .planned import Cells, PlannedTraining
 from .progress import SweepProgress
 from .records import Cell, CellRun, Kind
 from .schedule import Planned, Schedule, Taken

@@ -14,11 +14,14 @@ from typing import Any
 
 from ..disk.errors import named
 from .access import Access
-from .cells import adapter_name
-from .client import Client, Facts, Finished, Interrupted, NodeFailed, Refused, ServerLost, TooLong, facts_of
+from .answers import Finished
+from .client import Client
 from .cutting import SAVER
+from .errors import Interrupted, NodeFailed, Refused, ServerLost, TooLong
+from .facts import Facts, facts_of
 from .files import FOLDER
 from .plan import Outputs, PlanNumber
+from .planned import adapter_name
 from .png import with_text
 from .records import Cell, CellRun, Kind, StoredFile
 from .remote import RayServer

@@ -178,7 +178,7 @@ class UsualRates:
 class Training(Generic[F, S, K]):
     """The training of a method.
 
-    words: what it does, for the choice of the training node; a clause, without a full stop.
+    words: what it does, for the list on the training node's help page; a clause, without a full stop.
     settings: its own settings, in the order of their widgets. `rank` and `alpha` among them are those of the run.
     init: trainable float32 tensors by name for a weight [out, in, ...] on its device, a rank, the settings and the
         generator that everything random comes from.
@@ -237,7 +237,7 @@ class Training(Generic[F, S, K]):
 class Method(Generic[F]):
     """A method: its names first, then its computations, then its traits.
 
-    name: in files, widgets and reports. title: in tables. source: the paper.
+    name: in files, widgets and tables. title, source: its usual name and its paper, which Adapter Info shows.
     suffixes: of its tensors in files. claims: whether a layer with these suffixes is one of the method's.
     Factors: one layer's adapter. from_tensors: of a layer's file entries; raises ValueError where they do not fit
         together. to_tensors: the entries; contiguous, detached.

@@ -218,7 +218,8 @@ METHOD = Method(
     extracted=extracted,
     peft=deft_form,
     training=Training(
-        words="removes a subspace and injects an update into it",
+        words="removes a part of each weight's output space and injects a trained update into it; starts as the "
+        "identity",
         settings=Settings,
         init=init,
         factors_of=factors_of,

@@ -124,3 +124,31 @@ def counts(material: SweepMaterial) -> Table:
             ]
         )
     return text_table([", ".join(material.layout.rows) or "row", *COUNTS], lines, COUNTS[1:])
+
+
+def cells_table(material: SweepMaterial, axes: Sequence[str]) -> Table:
+    """The table of all cells, for a CSV file: one line a cell with its labels, how it was run, and its numbers."""
+    memory = list(dict.fromkeys(what for cell in material.cells for what in cell.memory))
+    numbers = list(dict.fromkeys(name for cell in material.cells for name in cell.numbers))
+    titles = ["cell", "kind", *axes, "state", "seconds", "training seconds", "attempts", "finished", "worker"]
+    titles += [*(f"memory {what}, MiB" for what in memory), *numbers, "error"]
+
+    def line(cell: Shown) -> list[object]:
+        ran = cell.state != "not run"
+        return [
+            cell.key,
+            cell.kind,
+            *(cell.labels.get(axis, "") for axis in axes),
+            cell.state,
+            cell.seconds if ran else "",
+            "" if cell.training_seconds is None else cell.training_seconds,
+            cell.attempts if ran else "",
+            cell.finished,
+            cell.worker,
+            *(cell.memory.get(what, "") for what in memory),
+            *(cell.numbers.get(name, "") for name in numbers),
+            cell.error,
+        ]
+
+    # One line at a time: a sweep may have 200,000 cells.
+    return text_table(titles, ([str(value) for value in line(cell)] for cell in material.cells))

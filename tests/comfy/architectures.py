@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deft_pack.benchmarks.configs import FLUX2_KLEIN
+
+from .. import clips
 from . import models
 
 TOKENS = 7
@@ -187,26 +190,28 @@ def diffusers_sd3(**options: Any) -> nn.Module:
     )
 
 
+def sd3(*dual: int) -> dict[str, Any]:
+    """SD3's configuration; `dual` are the layers with a second attention, which 3.5 medium has."""
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
+    return {
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_size": 2,
+        "depth": 2,
+        "input_size": None,
+        "adm_in_channels": models.POOLED_WIDTH,
+        "context_embedder_config": embedder,
+        "num_patches": 64,
+        "pos_embed_max_size": 8,
+        "pos_embed_scaling_factor": None,
+        "qk_norm": "rms",
+        "x_block_self_attn_layers": list(dual),
+    }
+
+
 def comfyui_sd3(*dual: int) -> Any:
     """ComfyUI's SD3; `dual` are the layers with a second attention."""
-    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
-    return small(
-        "SD3",
-        {
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 2,
-            "depth": 2,
-            "input_size": None,
-            "adm_in_channels": models.POOLED_WIDTH,
-            "context_embedder_config": embedder,
-            "num_patches": 64,
-            "pos_embed_max_size": 8,
-            "pos_embed_scaling_factor": None,
-            "qk_norm": "rms",
-            "x_block_self_attn_layers": list(dual),
-        },
-    )
+    return small("SD3", sd3(*dual))
 
 
 def call_sd3(network: nn.Module) -> Tensor:
@@ -328,30 +333,16 @@ def diffusers_flux2() -> nn.Module:
     )
 
 
-FLUX2 = {
-    "image_model": "flux2",
+FLUX2 = FLUX2_KLEIN | {
     "guidance_embed": True,
     "in_channels": 16,
     "out_channels": 16,
-    "patch_size": 1,
-    "vec_in_dim": None,
     "context_in_dim": WIDTH,
     "hidden_size": 64,
-    "mlp_ratio": 3.0,
     "num_heads": 2,
     "depth": 1,
     "depth_single_blocks": 2,
     "axes_dim": [8, 8, 8, 8],
-    "theta": 2000,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "global_modulation": True,
-    "mlp_silu_act": True,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-    "txt_ids_dims": [3],
-    "yak_mlp": False,
-    "txt_norm": False,
 }
 
 
@@ -403,32 +394,32 @@ def diffusers_chroma() -> nn.Module:
     return fill(network, seed=29)
 
 
+CHROMA = {
+    "image_model": "chroma",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": None,
+    "context_in_dim": WIDTH,
+    "hidden_size": 48,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 2,
+    "axes_dim": [8, 8, 8],
+    "theta": 10000,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+    "in_dim": 64,
+    "out_dim": 48,
+    "hidden_dim": 32,
+    "n_layers": 2,
+}
+
+
 def comfyui_chroma() -> Any:
     """ComfyUI's Chroma."""
-    return small(
-        "Chroma",
-        {
-            "image_model": "chroma",
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 2,
-            "vec_in_dim": None,
-            "context_in_dim": WIDTH,
-            "hidden_size": 48,
-            "mlp_ratio": 4.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 2,
-            "axes_dim": [8, 8, 8],
-            "theta": 10000,
-            "qkv_bias": True,
-            "txt_ids_dims": [],
-            "in_dim": 64,
-            "out_dim": 48,
-            "hidden_dim": 32,
-            "n_layers": 2,
-        },
-    )
+    return small("Chroma", CHROMA)
 
 
 def call_chroma(network: nn.Module) -> Tensor:
@@ -583,24 +574,26 @@ def diffusers_pixart(alpha: bool) -> nn.Module:
     )
 
 
+def pixart(alpha: bool) -> dict[str, Any]:
+    """PixArt's configuration."""
+    return {
+        "image_model": "pixart_alpha" if alpha else "pixart_sigma",
+        "num_heads": 2,
+        "patch_size": 2,
+        "hidden_size": 48,
+        "in_channels": 4,
+        "depth": 2,
+        "caption_channels": WIDTH,
+        "model_max_length": TOKENS,
+        "pe_interpolation": 1,
+        "input_size": PIXART_SIZE,
+        "micro_condition": alpha,
+    }
+
+
 def comfyui_pixart(alpha: bool) -> Any:
     """ComfyUI's PixArt."""
-    return small(
-        "PixArtAlpha" if alpha else "PixArtSigma",
-        {
-            "image_model": "pixart_alpha" if alpha else "pixart_sigma",
-            "num_heads": 2,
-            "patch_size": 2,
-            "hidden_size": 48,
-            "in_channels": 4,
-            "depth": 2,
-            "caption_channels": WIDTH,
-            "model_max_length": TOKENS,
-            "pe_interpolation": 1,
-            "input_size": PIXART_SIZE,
-            "micro_condition": alpha,
-        },
-    )
+    return small("PixArtAlpha" if alpha else "PixArtSigma", pixart(alpha))
 
 
 def call_pixart(network: nn.Module) -> Tensor:
@@ -655,26 +648,28 @@ def diffusers_hunyuan_dit(first: bool) -> nn.Module:
     )
 
 
+def hunyuan_dit(first: bool) -> dict[str, Any]:
+    """HunyuanDiT's configuration; the first versions take a style and the picture's size."""
+    extra = {"size_cond": True, "use_style_cond": True} if first else {}
+    return {
+        "image_model": "hydit1" if first else "hydit",
+        "in_channels": 4,
+        "patch_size": 2,
+        "hidden_size": 48,
+        "depth": 4,
+        "num_heads": 2,
+        "mlp_ratio": 4.0,
+        "text_states_dim": WIDTH,
+        "text_states_dim_t5": T5_WIDTH,
+        "text_len": TOKENS,
+        "text_len_t5": 9,
+        **extra,
+    }
+
+
 def comfyui_hunyuan_dit(first: bool) -> Any:
     """ComfyUI's HunyuanDiT."""
-    extra = {"size_cond": True, "use_style_cond": True} if first else {}
-    return small(
-        "HunyuanDiT1" if first else "HunyuanDiT",
-        {
-            "image_model": "hydit1" if first else "hydit",
-            "in_channels": 4,
-            "patch_size": 2,
-            "hidden_size": 48,
-            "depth": 4,
-            "num_heads": 2,
-            "mlp_ratio": 4.0,
-            "text_states_dim": WIDTH,
-            "text_states_dim_t5": T5_WIDTH,
-            "text_len": TOKENS,
-            "text_len_t5": 9,
-            **extra,
-        },
-    )
+    return small("HunyuanDiT1" if first else "HunyuanDiT", hunyuan_dit(first))
 
 
 def hunyuan_texts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -1286,12 +1281,7 @@ def transformers_clip(projection: bool, sizes: dict[str, Any], act: str) -> nn.M
     return fill(
         kind(
             transformers.CLIPTextConfig(
-                vocab_size=49408,
-                max_position_embeddings=77,
-                hidden_act=act,
-                bos_token_id=49406,
-                eos_token_id=49407,
-                **({"projection_dim": sizes["hidden_size"]} | sizes),
+                hidden_act=act, **clips.TOKENS, **({"projection_dim": sizes["hidden_size"]} | sizes)
             )
         ),
         seed=41,

@@ -140,8 +140,8 @@ def test_a_loss_that_is_all_rounding_is_a_warning(pack: Pack, newer: None, monke
     noise, accumulated = random.Random(0), pack.trainer.Trainer.accumulated
 
     def rounded(trainer: Any) -> float:
-        found = accumulated(trainer)
-        return found if torch.is_grad_enabled() else found + noise.uniform(-10, 10)
+        loss = accumulated(trainer)
+        return loss if torch.is_grad_enabled() else loss + noise.uniform(-10, 10)
 
     monkeypatch.setattr(pack.trainer.Trainer, "accumulated", rounded)
     result = train(pack, as_loaded(models.sd3), method="lora", steps=2)

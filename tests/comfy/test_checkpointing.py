@@ -25,8 +25,8 @@ MODES = ("off", "every second block", "every block", "offloaded")
 
 def base(title: str, **config: Any) -> tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any]]:
     """A base of the list, of another depth: model, latents of a model, captions."""
-    found = next(item for item in BASES if item.title == title)
-    changed = dataclasses.replace(found, config=found.config | config)
+    listed = next(item for item in BASES if item.title == title)
+    changed = dataclasses.replace(listed, config=listed.config | config)
     return changed.model, lambda model: changed.latents(), lambda: changed.conditioning(5)
 
 
@@ -136,11 +136,11 @@ class Step:
         patch.setattr(comfy.model_management, "in_training", True)
         make, latents, captions = NETWORKS[kind]
         self.pack, self.model = pack, as_loaded(make)
-        asked = settings(pack, "lora", 2, batch_size=2, checkpointing=mode, **chosen)
+        chosen_settings = settings(pack, "lora", 2, batch_size=2, checkpointing=mode, **chosen)
         with torch.inference_mode(False), pack.without_inference_features(self.model):
             material = pack.material.Material([latents(self.model)], [captions()])
-            dataset = pack.material.Dataset(self.model.model, material, asked)
-            self.trainer = pack.trainer.Trainer(self.model, asked, dataset)
+            dataset = pack.material.Dataset(self.model.model, material, chosen_settings)
+            self.trainer = pack.trainer.Trainer(self.model, chosen_settings, dataset)
             self.needs = self.trainer.needs()
 
     def under(self, counter: Any) -> Any:

@@ -62,7 +62,7 @@ def core(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("module", "names", "there"),
+    ("module", "names", "present"),
     [
         ("comfy.utils", (), True),
         ("comfy.gone", (), False),
@@ -75,8 +75,8 @@ def core(tmp_path: Path) -> Path:
         ("comfy.utils", ("gone",), False),
     ],
 )
-def test_what_was_dropped_is_noticed(core: Path, module: str, names: tuple[str, ...], there: bool) -> None:
-    assert scripts.Core(core).has(scripts.Symbol(module, names)) == there
+def test_what_was_dropped_is_noticed(core: Path, module: str, names: tuple[str, ...], present: bool) -> None:
+    assert scripts.Core(core).has(scripts.Symbol(module, names)) == present
 
 
 def test_what_was_dropped_is_named(core: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,11 +301,11 @@ def test_a_log_with_a_damaged_line_and_no_checkpoint(comfyui: Any, loras: Path, 
     losses = first.output("train", 1)["loss"]
     left = [loss for step, loss in enumerate(losses, 1) if step != number or step == 3]
     assert again.output("train", 1) == {"loss": left}
-    said = f"loss {losses[0]:.4f} (first tenth) -> {losses[2]:.4f} (last tenth)"
+    line = f"loss {losses[0]:.4f} (first tenth) -> {losses[2]:.4f} (last tenth)"
     if number == 1:
-        said = said.replace(f"{losses[0]:.4f}", "not known", 1)
-    said += "" if number == 3 else "; its log has lost 1 of 3 losses"
-    assert said in again.text("train").splitlines()
+        line = line.replace(f"{losses[0]:.4f}", "not known", 1)
+    line += "" if number == 3 else "; its log has lost 1 of 3 losses"
+    assert line in again.text("train").splitlines()
     assert again.output("train").training_seconds is None
     assert again.output("train").cost == first.output("train").cost
     assert again.output("train", 3).shape == first.output("train", 3).shape

@@ -133,6 +133,19 @@ def test_a_new_option_is_told(pack: Any, told: Callable[[Any], set[str]]) -> Non
     }
 
 
+def test_a_new_method_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
+    """With widgets that other methods have. Its words are for the help pages: no tooltip and no picture changes."""
+    nodes, words = copy.deepcopy(dict(pack.nodes)), copy.deepcopy(pack.words)
+    options = nodes["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
+    options.append({"key": "mine", "inputs": next(each["inputs"] for each in options if each["key"] == "para")})
+    words["DEFTTrainAdapter"]["method"]["mine"] = "does what I like"
+    assert told(dataclasses.replace(pack, nodes=nodes, words=words)) == {
+        "interface.json interface",
+        "web/docs/DEFTTrainAdapter/en.md help",
+        "web/docs/DEFTTrainAdapter/zh.md help",
+    }
+
+
 def test_a_changed_source_is_told(
     pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,8 +120,8 @@ def test_the_node_names_its_run(pack: Any, comfyui: Any) -> None:
     finished = comfyui.run(prompt, want=["train"])
     (name,) = finished.ui["train"]["deft_run"]
     routes = pack.nodes.routes
-    found = routes.one_run(routes.output_folder(), name)
-    assert found["curve"]["loss"] == finished.output("train", 1)["loss"]
-    assert (found["state"], found["step"], found["previews"]) == ("finished", 2, [0, 2])
+    record = routes.one_run(routes.output_folder(), name)
+    assert record["curve"]["loss"] == finished.output("train", 1)["loss"]
+    assert (record["state"], record["step"], record["previews"]) == ("finished", 2, [0, 2])
     assert routes.preview(routes.output_folder(), name, 2).startswith(b"\xff\xd8\xff")
     assert name in {run["id"] for run in routes.run_list(routes.output_folder())["runs"]}

@@ -37,7 +37,7 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
     theirs = inject_adapter_in_model(LoraConfig(target_modules=PEFT_TARGETS), architectures.diffusers_flux2())
     patcher = architectures.comfyui_flux2()
     table = names.diffusers_names(patcher)
-    found = {
+    of_peft = {
         key(table[name]).removeprefix("diffusion_model.").removesuffix(".weight")
         for name, module in theirs.named_modules()
         if isinstance(module, LoraLayer)
@@ -45,7 +45,7 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
     ours = targets.select(
         patcher.model.diffusion_model, peft_image.LAYERS, exclude=plan_of("peft_benchmark")["set"]["Settings.exclude"]
     )
-    assert set(ours) == found
+    assert set(ours) == of_peft
     width, mlp = 3072, 9216  # of klein 4B: 5 double blocks, 20 single ones
     double = 2 * (4 * 2 * width + (width + 2 * mlp) + (mlp + width))
     published = 32 * (5 * double + 20 * (width + 3 * width + 2 * mlp))
@@ -89,14 +89,14 @@ def test_rows_of_the_benchmark_are_published_ones() -> None:
 
     table, plan = peft_table(), plan_of("peft_benchmark")
     rows = values_of(plan["axes"]["method"])
-    found = {key: [label for label in rows if table.matches(key, label, "", None, "")] for key in table.values}
-    assert set(rows) - {label for labels in found.values() for label in labels} == {"SVDiff", "DreamBooth"}
+    matching = {key: [label for label in rows if table.matches(key, label, "", None, "")] for key in table.values}
+    assert set(rows) - {label for labels in matching.values() for label in labels} == {"SVDiff", "DreamBooth"}
     assert {sets["Train.method"] for sets in rows.values()} == set(TRAINABLE)
-    lacking = {key[0].lower() for key, labels in found.items() if not labels}
+    lacking = {key[0].lower() for key, labels in matching.items() if not labels}
     assert lacking == {"loha", "ia3"}
     assert lacking <= set(METHODS)
     assert not lacking & set(TRAINABLE)
-    for (method, rank, _), (label,) in ((key, labels) for key, labels in found.items() if labels):
+    for (method, rank, _), (label,) in ((key, labels) for key, labels in matching.items() if labels):
         here = cell("peft_benchmark", method=label)
         train = of_kind(here, "DEFTTrainAdapter")[0]
         assert (train["method"], train.get("method.rank")) == (method.lower(), rank)

@@ -186,9 +186,9 @@ def test_a_checkpointed_block_runs_twice_and_keeps_its_precision(pack: Pack) -> 
 
     region = pack.saved.Region("0")
     with torch.autocast("cpu", torch.bfloat16):
-        found = pack.saved.checkpointed(region, block, x)
+        output = pack.saved.checkpointed(region, block, x)
         expected = block(x)
-    found.float().sum().backward()
+    output.float().sum().backward()
     gradient = weight.grad.clone()
     weight.grad = None
     expected.float().sum().backward()
@@ -262,7 +262,7 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
         result = train(pack, as_loaded(models.unet), method="lora", steps=2)
     assert "written for inference" not in result.report
     base = next(base for base in BASES if base.name == "Flux")
-    for checkpointing, said in (
+    for checkpointing, pattern in (
         (False, r"tensors that it writes into are kept as copies"),
         (True, "so are the inputs of [1-9] blocks"),
     ):
@@ -278,7 +278,7 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
         (line,) = [line for line in result.report.splitlines() if line.startswith("Flux.1 is written for inference")]
         import re
 
-        assert re.search(said, line)
+        assert re.search(pattern, line)
         assert "gradient checked by finite differences (it is written for inference)" in result.report
 
 

@@ -28,9 +28,9 @@ def test_only_the_models_are_missing(comfyui: Any, base: str) -> None:
     validated = comfyui.execution.validate_prompt("id", workflow(base), None)
     valid, _, _, errors = comfyui.loop.run_until_complete(validated)
     assert not valid
-    found = [error for node in errors.values() for error in node["errors"]]
-    assert {error["type"] for error in found} == {"value_not_in_list"}, found
-    missing = {error["extra_info"]["received_value"] for error in found}
+    problems = [error for node in errors.values() for error in node["errors"]]
+    assert {error["type"] for error in problems} == {"value_not_in_list"}, problems
+    missing = {error["extra_info"]["received_value"] for error in problems}
     named = {value for _, inputs in BASES[base].loaders for value in inputs.values() if value in FILES}
     assert missing == named
 

@@ -121,8 +121,8 @@ def test_the_page_sends_what_was_saved(files: tuple[str, ...], page: tuple[Path,
     (seen,) = result_of(page[1], "check")
     assert seen["errors"] == []
     assert seen["complaints"] == []
-    wanted = workflow(files)["2"]["inputs"]
-    assert {name: seen["api"]["2"]["inputs"].get(name) for name in wanted} == wanted
+    inputs = workflow(files)["2"]["inputs"]
+    assert {name: seen["api"]["2"]["inputs"].get(name) for name in inputs} == inputs
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -156,8 +156,8 @@ axes:
 """,
     )
     assert "6 done, 0 failed" in sweeps("run", plan, "--store", tmp_path / "store", "--server", server.url)
-    found = {
+    choices = {
         (cell["prompt"]["2"]["inputs"]["file_1"], cell["prompt"]["2"]["inputs"]["on_2"])
         for cell in cells(tmp_path / "store").values()
     }
-    assert found == {(file, on) for file in ("None", *files) for on in (True, False)}
+    assert choices == {(file, on) for file in ("None", *files) for on in (True, False)}

@@ -50,9 +50,9 @@ def with_each_kind(files: list[Path], there: set[str]) -> list[Path]:
         workflow = json.loads(path.read_text())
         graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
         nodes = [node["type"] for graph in graphs for node in graph["nodes"]]
-        found = set(nodes) - {graph.get("id") for graph in graphs}
-        if found and found <= there:
-            kinds[path], sizes[path] = found, len(nodes)
+        types = set(nodes) - {graph.get("id") for graph in graphs}
+        if types and types <= there:
+            kinds[path], sizes[path] = types, len(nodes)
     chosen: list[Path] = []
     lacking = set().union(*kinds.values())
     while lacking:

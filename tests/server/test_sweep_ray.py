@@ -263,9 +263,9 @@ def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: No
     progress = Murder("ray-1", kill)
 
     async def run() -> SweepResult:
-        async with ray_servers(launch(folder, comfyui, 2), store, apart=True) as found:
-            workers.extend(found)
-            return await sweep(folder, store, found, progress)
+        async with ray_servers(launch(folder, comfyui, 2), store, apart=True) as started:
+            workers.extend(started)
+            return await sweep(folder, store, started, progress)
 
     result = asyncio.run(run())
     assert killed
@@ -348,9 +348,9 @@ def token_plan(folder: Path) -> Path:
     return write_plan(folder / "token", workflow, text)
 
 
-def scores(found: dict[str, str]) -> list[str]:
+def scores(digests: dict[str, str]) -> list[str]:
     """The digests of the files of scores."""
-    return sorted(digest for name, digest in found.items() if "Save_scores" in name)
+    return sorted(digest for name, digest in digests.items() if "Save_scores" in name)
 
 
 @pytest.mark.timeout(480)

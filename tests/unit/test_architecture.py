@@ -135,8 +135,8 @@ def by_path(path: Path) -> str:
 @cache
 def shipped_files() -> list[Path]:
     """The Python files that a user's ComfyUI loads."""
-    found = [ROOT / "__init__.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
-    return [path for path in found if not by_path(path).startswith(NOT_SHIPPED)]
+    paths = [ROOT / "__init__.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
+    return [path for path in paths if not by_path(path).startswith(NOT_SHIPPED)]
 
 
 def folder_of(path: Path) -> str:
@@ -193,7 +193,7 @@ def offences(paths: Iterable[Path], wrong: Callable[[Path], list[str]]) -> dict[
     """What is wrong in these files, by path. One test over all of them: there are hundreds."""
     paths = list(paths)
     assert paths
-    return {by_path(path): found for path in paths if (found := wrong(path))}
+    return {by_path(path): lines for path in paths if (lines := wrong(path))}
 
 
 def own_imports(path: Path, root: Path = ROOT) -> Iterator[tuple[str, int]]:
@@ -284,11 +284,11 @@ def wrong_arrows(graph: dict[str, set[str]], arrows: dict[str, set[str]]) -> lis
 
 def reachable(graph: dict[str, set[str]], module: str) -> set[str]:
     """The module and all that it imports, itself or through others."""
-    found, ahead = set(), {module}
+    reached, ahead = set(), {module}
     while ahead:
-        found |= ahead
-        ahead = {target for each in ahead for target in graph[each]} - found
-    return found
+        reached |= ahead
+        ahead = {target for each in ahead for target in graph[each]} - reached
+    return reached
 
 
 def files_of(*folders: str) -> list[Path]:
@@ -322,7 +322,7 @@ def test_arrows_within_trainers() -> None:
 def test_a_ray_worker_needs_no_other_folder() -> None:
     """Ray sends its actor by value, with what it uses of this folder alone; `test_sweep_remote` lets one work."""
     sent = reachable(module_graph_of_the_pack(), "sweeps/remote")
-    assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/client"}
+    assert sent >= {"sweeps/remote", "sweeps/server", "sweeps/facts"}
     assert [module for module in sent if not module.startswith("sweeps/")] == []
     assert reachable(module_graph_of_the_pack(), "sweeps/worker") >= {"disk/errors"}
 
@@ -345,18 +345,18 @@ def test_comfy_stays_out() -> None:
 
 def flagged(path: Path) -> list[str]:
     """What registry scanners flag in a file, and seeds of everybody."""
-    found = [f"line {line}: {name}" for name, line in absolute_imports(path) if name in UNSAFE_MODULES]
+    lines = [f"line {line}: {name}" for name, line in absolute_imports(path) if name in UNSAFE_MODULES]
     for node in nodes_of(path):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             if name in UNSAFE_CALLS or name in {"os.system", "os.popen"}:
-                found.append(f"line {node.lineno}: {name}()")
+                lines.append(f"line {node.lineno}: {name}()")
             weights_only = [k for k in node.keywords if k.arg == "weights_only" and ast.unparse(k.value) == "True"]
             if name == "torch.load" and not weights_only:
-                found.append(f"line {node.lineno}: torch.load without weights_only=True")
+                lines.append(f"line {node.lineno}: torch.load without weights_only=True")
             if name in {"torch.manual_seed", "random.seed", "np.random.seed", "torch.cuda.manual_seed_all"}:
-                found.append(f"line {node.lineno}: {name}() changes the seed of everybody")
-    return found
+                lines.append(f"line {node.lineno}: {name}() changes the seed of everybody")
+    return lines
 
 
 def test_nothing_that_scanners_flag() -> None:
@@ -390,12 +390,12 @@ def texts(path: Path) -> Iterator[str]:
 
 def imported_methods(path: Path, modules: set[str]) -> set[str]:
     """The methods' own modules that a file imports, itself or something of them."""
-    found: set[str] = set()
+    method_names: set[str] = set()
     for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (parts := (node.module or "").split(".")):
             names = {alias.name for alias in node.names} if parts[-1] == "methods" else set()
-            found |= (names | {parts[-1]} if parts[-1] in modules and "methods" in parts else names) & modules
-    return found
+            method_names |= (names | {parts[-1]} if parts[-1] in modules and "methods" in parts else names) & modules
+    return method_names
 
 
 def test_methods_are_records() -> None:
@@ -418,13 +418,34 @@ def test_no_code_names_a_method() -> None:
             return []
         words, allowed = set(texts(path)) & names, METHOD_WORDS.get(where, set())
         taken, expected = imported_methods(path, modules), METHOD_IMPORTS.get(where, set())
-        found = [f"names {word}" for word in sorted(words - allowed)]
-        found += [f"METHOD_WORDS has {word}, which is not there" for word in sorted(allowed - words)]
-        found += [f"imports {name}" for name in sorted(taken - expected)]
-        found += [f"METHOD_IMPORTS has {name}, which is not there" for name in sorted(expected - taken)]
-        return found + re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text(encoding="utf-8"))
+        lines = [f"names {word}" for word in sorted(words - allowed)]
+        lines += [f"METHOD_WORDS has {word}, which is not there" for word in sorted(allowed - words)]
+        lines += [f"imports {name}" for name in sorted(taken - expected)]
+        lines += [f"METHOD_IMPORTS has {name}, which is not there" for name in sorted(expected - taken)]
+        return lines + re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text(encoding="utf-8"))
 
     assert offences(files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), wrong) == {}
+
+
+# Names in ComfyUI's and GGUF loaders' code by which a weight's storage is known.
+STORAGE_NAMES = re.compile(
+    r"\b(QuantizedTensor|_layout_cls|tensor_type|get_weight|convert_weight|dequantize|pre_quant_scale|_v|"
+    r"comfy_quant|scale_weight|scale_input|weight_scale(?:_2)?|input_scale)\b"
+)
+
+
+def storage_names(text: str) -> set[str]:
+    """The names in a file by which a weight's storage is known."""
+    return set(STORAGE_NAMES.findall(text))
+
+
+def test_one_file_knows_how_weights_are_stored() -> None:
+    """models/stored.py: a new storage, such as another quantisation, is added there alone."""
+
+    def names(path: Path) -> list[str]:
+        return sorted(storage_names(path.read_text(encoding="utf-8")))
+
+    assert set(offences(files_of(*FOLDERS), names)) == {"models/stored.py"}
 
 
 def test_what_workflows_are_made_from_stands_alone() -> None:
@@ -513,9 +534,9 @@ def test_what_is_not_checked_is_not_shipped() -> None:
 
 def test_project_file_names_the_same_requirements() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    found = re.search(r"^dependencies = \[(.*?)\]", text, re.M | re.S)
-    assert found
-    assert re.findall(r'"([^"]+)"', found.group(1)) == (ROOT / "requirements.txt").read_text().split()
+    matched = re.search(r"^dependencies = \[(.*?)\]", text, re.M | re.S)
+    assert matched
+    assert re.findall(r'"([^"]+)"', matched.group(1)) == (ROOT / "requirements.txt").read_text().split()
 
 
 def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
@@ -537,6 +558,7 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     assert imported_methods(path, method_modules()) == {"lora", "deft"}
     assert method_modules() >= {"lora", "deft", "peft_tuner"}
     assert "common" not in method_modules()
+    assert storage_names("own.get('_v'); key.endswith('.weight_scale'); a_v") == {"_v", "weight_scale"}
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:

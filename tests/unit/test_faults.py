@@ -66,12 +66,12 @@ def test_a_forked_server_is_a_process_of_its_own(
         assert process.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
-        while not (said := server.log_file.read_text()).endswith("\n"):
+        while not (printed := server.log_file.read_text()).endswith("\n"):
             assert process.poll() is None
     finally:
         process.kill()
     assert process.wait(60) == process.poll() == -signal.SIGKILL
-    seen = json.loads(said)
+    seen = json.loads(printed)
     assert (seen["words"], seen["folder"], seen["name"]) == (server.command()[2:], str(tmp_path), "__main__")
     assert (seen["path"][0], seen["variable"], seen["loaded"]) == (str(tmp_path), "a word", [])
     assert not any(Path(folder).is_relative_to(root) for folder in seen["path"])

@@ -5,43 +5,28 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from deft_pack.sweeps import cells as planned
-from deft_pack.sweeps.cells import Cells, Compiler, PlannedCell, PlannedTraining, adapter_name
-from deft_pack.sweeps.files import Files
-from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps import cells as compiling
+from deft_pack.sweeps.planned import adapter_name
 from deft_pack.sweeps.schedule import Schedule
 
-from .sweep_nodes import INFO, TRIVIAL, node, token_trained, training, twice_trained
-
-Workflow = dict[str, dict[str, Any]]
-
-
-def compiled(folder: Path, workflow: Workflow, text: str = "", **options: Any) -> tuple[Compiler, Cells]:
-    """A plan of this text over this workflow, and its cells."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.yaml").write_text(f"workflow: w.json\n{text}")
-    compiler = Compiler(read_plan(folder / "plan.yaml"), copy.deepcopy(workflow), INFO, Files(), **options)
-    return compiler, compiler.cells()
-
-
-def keys(cells: Cells) -> list[str]:
-    return [cell.key for cell in cells.pictures]
-
-
-def inputs(compiler: Compiler, cell: PlannedCell | PlannedTraining, title: str) -> dict[str, Any]:
-    """What the node of this title gets in the whole workflow of a cell."""
-    return next(node["inputs"] for node in compiler.whole(cell.choice).values() if node["_meta"]["title"] == title)
-
-
-def labels(compiler: Compiler, cells: Cells) -> list[dict[str, str]]:
-    return [compiler.labels(cell.choice) for cell in cells.pictures]
-
-
-COLORS = "axes: {color: {into: Paint.color, values: [1, 2, 3]}}\n"
+from .sweep_nodes import (
+    COLORS,
+    INFO,
+    TRIVIAL,
+    Workflow,
+    compiled,
+    inputs,
+    keys,
+    kinds,
+    labels,
+    node,
+    token_trained,
+    training,
+    twice_trained,
+)
 
 # ---------------------------------------------------------------------------------------------------------------- keys
 
@@ -77,11 +62,11 @@ def test_the_slot_of_a_connection_is_part_of_the_key(tmp_path: Path) -> None:
 
 def test_a_number_is_the_same_however_it_is_written(tmp_path: Path) -> None:
     """1 and 1.0 are one strength; as a text they are two."""
-    found = [
+    cell_keys = [
         keys(compiled(tmp_path / str(index), training(), f"set: {{{target}: {value}}}\n")[1])[0]
         for index, (target, value) in enumerate([("Sample.cfg", 2), ("Sample.cfg", 2.0), ("Sample.cfg", '"2"')])
     ]
-    assert len(set(found)) == 1
+    assert len(set(cell_keys)) == 1
     texts = [keys(compiled(tmp_path / f"t{each}", training(), f"set: {{Prompt.text: '{each}'}}\n")[1]) for each in "ab"]
     assert texts[0] != texts[1]
 
@@ -250,8 +235,8 @@ exclude:
     every = labels(*compiled(tmp_path, TRIVIAL, axes.replace("exclude:", "")))
     assert len(every) == 12
     for rule, left_out in rules.items():
-        found = labels(*compiled(tmp_path, TRIVIAL, axes + rule))
-        assert found == [each for each in every if not left_out(each)], rule
+        cell_labels = labels(*compiled(tmp_path, TRIVIAL, axes + rule))
+        assert cell_labels == [each for each in every if not left_out(each)], rule
 
 
 def test_a_column_of_two_axes_is_met_by_either(tmp_path: Path) -> None:
@@ -481,10 +466,6 @@ def test_what_is_muted_takes_away_what_needs_it(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- cutting
 
 
-def kinds(prompt: Workflow) -> list[str]:
-    return sorted(each["class_type"] for each in prompt.values())
-
-
 def test_training_is_cut_out(tmp_path: Path) -> None:
     """A training cell saves the adapter and shows the loss; the picture cells load its file."""
     compiler, cells = compiled(tmp_path, training(), "axes: {seed: {into: Sample.seed, seeds: 2}}\n")
@@ -653,17 +634,20 @@ def test_a_token_is_cut_out_on_servers_of_our_own(tmp_path: Path) -> None:
     assert "DEFTTrainTextualInversion" in kinds(compiler.prompt_of(cells.pictures[0]))
 
 
-def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text("workflow: w.json\n")
-    lacking = {name: each for name, each in INFO.items() if name != "DEFTLoadAdapterFile"}
-    cells = Compiler(read_plan(tmp_path / "plan.yaml"), training(), lacking, Files()).cells()
+@pytest.mark.parametrize("lacking", ["DEFTLoadAdapterFile", "DEFTSaveAdapter"])
+def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path, lacking: str) -> None:
+    info = {name: each for name, each in INFO.items() if name != lacking}
+    _, cells = compiled(tmp_path / "training", training(), "", info)
     assert cells.trainings == {}
     assert "has no Save Adapter and no Load Adapter File" in cells.remarks[0]
+    assert compiled(tmp_path / "trivial", TRIVIAL, "", info)[1].remarks == []  # nothing is trained there
+    only = {name: each for name, each in INFO.items() if name in ("EmptyImage", "SaveImage")}
+    assert compiled(tmp_path / "core", TRIVIAL, "", only)[1].remarks == []
 
 
 def test_more_cells_than_a_plan_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a most, and a plan of a few lines may ask for more: here it is three."""
-    monkeypatch.setattr(planned, "MOST_CELLS", 3)
+    monkeypatch.setattr(compiling, "MOST_CELLS", 3)
     assert len(keys(compiled(tmp_path / "three", TRIVIAL, COLORS)[1])) == 3
     with pytest.raises(ValueError, match="the plan has more than 3 cells: give its axes fewer values"):
         compiled(tmp_path / "four", TRIVIAL, COLORS.replace("3]", "3, 4]"))

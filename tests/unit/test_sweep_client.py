@@ -11,7 +11,9 @@ import pytest
 from aiohttp import web
 
 from deft_pack.sweeps import client as module
-from deft_pack.sweeps.client import Client, Facts, ServerLost
+from deft_pack.sweeps.client import Client
+from deft_pack.sweeps.errors import ServerLost
+from deft_pack.sweeps.facts import Facts
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +99,9 @@ def test_a_server_that_falls_silent_is_lost() -> None:
             assert not running.done()
             assert not client.lost
             server.silent.set()
-            told = time.monotonic()
+            start = time.monotonic()
             await running
-            return time.monotonic() - told
+            return time.monotonic() - start
 
     assert 0.3 < asyncio.run(run()) < 10
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deft_pack.sweeps.cells import Cells, PlannedCell, PlannedTraining
+from deft_pack.sweeps.planned import Cells, PlannedCell, PlannedTraining
 from deft_pack.sweeps.schedule import Planned, Schedule, Taken
 
 

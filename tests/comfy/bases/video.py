@@ -37,11 +37,11 @@ def vision(width: int, tokens: int = 6) -> Any:
     """What ComfyUI's CLIP Vision Encode gives."""
     import comfy.clip_vision
 
-    found = comfy.clip_vision.Output()
-    found.image_embeds = models.random(1, width, seed=61)
-    found.last_hidden_state = models.random(1, tokens, width, seed=62)
-    found.penultimate_hidden_states = models.random(1, tokens, width, seed=63)
-    return found
+    output = comfy.clip_vision.Output()
+    output.image_embeds = models.random(1, width, seed=61)
+    output.last_hidden_state = models.random(1, tokens, width, seed=62)
+    output.penultimate_hidden_states = models.random(1, tokens, width, seed=63)
+    return output
 
 
 def caption(extras: Callable[[], dict[str, Any]] = dict, width: int = WIDTH, pooled: int = 0) -> Callable[[int], list]:
