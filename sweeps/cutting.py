@@ -38,7 +38,7 @@ class Cut:
 def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: bool) -> Cut:
     """The training nodes that are cut out, and the cells in which output nodes run.
 
-    embeddings: the server takes files of embeddings, which only one of our own does.
+    embeddings: the server takes files of embeddings, see `Facts.embeddings`.
     """
     candidates = [
         node_id
@@ -61,7 +61,7 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
         candidates.remove(trainer)
         remarks.append(
             f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server with a folder of "
-            "embeddings in its output folder can be given one (docs/sweeps.md)."
+            "embeddings in its output or input folder can be given one (docs/sweeps.md)."
         )
     while True:
         apart = _without_adapters(prompt, candidates)

@@ -214,7 +214,7 @@ class Worker:
             if embedding and not await self.client.get_bytes("/view_metadata/embeddings", filename=name):
                 raise Refused(
                     f"the server {self.url} cannot be given an embedding: it has no folder of embeddings inside its "
-                    "output folder (docs/sweeps.md says how to name one)"
+                    "output or input folder (docs/sweeps.md says how to name one)"
                 )
         self.holds.add(key)
 

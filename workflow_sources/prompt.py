@@ -64,5 +64,6 @@ def _widgets(calls: Iterable[tuple[str, ast.Call]]) -> dict[str, Any]:
     return values
 
 
-# As the node has them, but a checkpoint every 100 steps.
+# What examples and plans share: the node's own values, but one checkpoint is kept, from every 100 steps, and each
+# example names its runs.
 SETTINGS = defaults() | {"run_name": "", "checkpoint_every": 100, "keep": 1}

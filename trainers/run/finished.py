@@ -13,7 +13,7 @@ from ...deft_ops import adapter as adapters
 from ...deft_ops import costs, modelspec
 from ...deft_ops.files import native, safe
 from ..settings.run import digest
-from ..settings.settings import TEXTUAL_INVERSION, Settings
+from ..settings.settings import Settings
 from .checkpoints import RunFolder
 
 
@@ -86,7 +86,7 @@ def find(
     An adapter that changed nothing counts as none, so that the run ends in the error that says so. Without a whole log
     a checkpoint of the last step goes first: it has the losses.
     """
-    if folder is None or not folder.resume or settings.method == TEXTUAL_INVERSION:
+    if folder is None or not folder.resume or settings.trains_token:
         return None
     log = folder.lines(settings.steps)
     whole = len(log) == settings.steps

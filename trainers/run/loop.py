@@ -22,7 +22,7 @@ from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
 from ..settings.checkpointing import BY_MEMORY
 from ..settings.run import digest
-from ..settings.settings import TEXTUAL_INVERSION, Settings
+from ..settings.settings import Settings
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
@@ -127,7 +127,7 @@ def train(
                 on_start(report.again(made.file))
                 return made_before(made, model, settings, identity, run_folder, shown, notes)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
-            make = TokenTrainer if settings.method == TEXTUAL_INVERSION else Trainer
+            make = TokenTrainer if settings.trains_token else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
             needs = needs_of(trainer)

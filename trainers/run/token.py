@@ -15,7 +15,7 @@ from torch import Tensor
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import safe
 from ..data.material import Material
-from ..settings.settings import TEXTUAL_INVERSION
+from ..settings.textual_inversion import TEXTUAL_INVERSION
 from .trainer import Trainer
 
 # What the token stands for, and captions for it; {} is the token.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .formulas import OF_RECIPE, SAME_SHIFT
 from .optimizers import OPTIMIZERS
 from .recipes import AUTO, LACKING, Recipe
-from .settings import AS_CAPTIONED, TEXTUAL_INVERSION, Settings
+from .settings import AS_CAPTIONED, Settings
 from .targets import EVERYTHING
 from .usual_rates import in_short
 
@@ -18,15 +18,22 @@ LORA_RATE = 1e-4  # of LoRA on most bases: what other methods' usual rates are c
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on a training, relative to the recipe. smallest: on the recipe's smallest pictures."""
+    """How much is spent on a training, relative to the recipe. words: for the help page. smallest: on the recipe's
+    smallest pictures.
+    """
 
+    words: str
     steps: float
     rank: float
     smallest: bool = False
 
 
 QUICK, USUAL, THOROUGH = "quick", "usual", "thorough"
-HOW: dict[str, Effort] = {QUICK: Effort(0.5, 0.5, smallest=True), USUAL: Effort(1, 1), THOROUGH: Effort(2, 1)}
+HOW: dict[str, Effort] = {
+    QUICK: Effort("half the steps and half the rank", 0.5, 0.5, smallest=True),
+    USUAL: Effort("the recipe", 1, 1),
+    THOROUGH: Effort("twice the steps", 2, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     if settings.timesteps == "auto":
         settings = settings.changed(timesteps=OF_RECIPE)
     settings = with_noise(settings, recipe).changed(**values)
-    if settings.method == TEXTUAL_INVERSION:
+    if settings.trains_token:
         return settings
     effort, training = HOW[wishes.how], settings.training
     pictures = recipe.steps[WHAT.index(wishes.what)] * effort.steps
@@ -127,7 +134,7 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     if training.has_rank:
         values["rank"] = wishes.rank or max(1, round(recipe.rank * effort.rank))
     values["layers"] = wishes.layers if wishes.layers != AUTO else EVERYTHING if training.small else recipe.layers
-    if settings.schedule == "constant":
+    if settings.schedule == Settings.schedule:
         values["schedule"] = recipe.schedule
     if not settings.warm_up:
         values["warm_up"] = min(recipe.warm_up, steps // 10)
@@ -161,12 +168,12 @@ def usual_rate_note(settings: Settings, recipe: Recipe | None) -> str:
 def chosen_values(settings: Settings, recipe: Recipe, wishes: Wishes) -> str:
     """A line on what was chosen by a recipe, for the node before the first step and for the report."""
     parts = []
-    if settings.method != TEXTUAL_INVERSION:
+    if not settings.trains_token:
         parts = [f"{settings.steps} steps", f"learning rate {in_short(settings.learning_rate)}"]
         parts += [f"rank {settings.rank}"] * settings.training.has_rank
         parts += [f"layers {settings.layers}"]
         parts += [f"warm-up {settings.warm_up}"] * bool(settings.warm_up)
-        parts += [f"schedule {settings.schedule}"] * (settings.schedule != "constant")
+        parts += [f"schedule {settings.schedule}"] * (settings.schedule != Settings.schedule)
     parts += left_open(settings)
     if settings.caption_dropout:
         parts.append(f"caption dropout {settings.caption_dropout:g}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .settings import TEXTUAL_INVERSION, Settings
+from .settings import Settings
 from .targets import EVERYTHING
+from .textual_inversion import TEXTUAL_INVERSION
 
 NONE = "none"
 _PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"

@@ -125,9 +125,11 @@ def check_free(device: torch.device, modules: Iterable[Any], settings: Settings)
     )
     needed, free = trained + 4 * sum(count for _, count in kept), comfy.model_management.get_free_memory(device)
     if needed > free:
+        smaller = OPTIMIZERS[settings.optimizer].smaller
+        optimizer = f"the optimizer {smaller}, " if smaller else ""
         raise ValueError(
             f"Training {settings.method} on these {len(kept)} layers needs {readable(int(needed))} beside the model, "
-            f"but {readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
+            f"but {readable(int(free))} are free: choose fewer layers, {optimizer}or a method with a rank."
         )
 
 
