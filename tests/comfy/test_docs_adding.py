@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +29,7 @@ class Followed:
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     """Walk by walk, each with all that it leaves to `make generated` and to people."""
     result = Followed(walks.unwalked_copy(tmp_path_factory.mktemp("followed")))
-    before: dict[str, Any] = _by_people(result.copy)
-    assert before["stale"] == before["lacking"] == before["words"] == []
+    before: dict[str, list[str]] = {"left": []}
     for section in dict.fromkeys(step.section for step in walks.steps()):
         walks.walk(result.copy, section)
         now = _by_people(result.copy)
