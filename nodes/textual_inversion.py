@@ -9,8 +9,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files import safe
-from ..trainers.run.token import TEMPLATES, captions_of, check_name, material_of
-from ..trainers.settings.settings import TOKEN
+from ..trainers.run.token import CAPTION_TEMPLATES, captions_of, check_name, material_of
+from ..trainers.settings.settings import TEXTUAL_INVERSION
 from .fields import widget
 from .live import shown_run
 from .output import text_ui
@@ -79,7 +79,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "template",
-                    options=list(TEMPLATES),
+                    options=list(CAPTION_TEMPLATES),
                     default="object",
                     tooltip="Captions to train with: for an object, or for a style.",
                 ),
@@ -148,7 +148,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         connected = first(settings) if settings else None
         chosen, run, notes = gathered(
             connected,
-            method=TOKEN,
+            method=TEXTUAL_INVERSION,
             rank=1,
             steps=first(steps),
             learning_rate=first(learning_rate),

@@ -41,7 +41,7 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
 
 
 def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> None:
-    """At Train Adapter, with a method there, or at Training Settings: once, with its default."""
+    """Each is at Train Adapter, with a method there, or at Training Settings: once, with its default."""
     settings, fields, _ = modules.values()
     methods = comfyui.module("deft_ops.methods")
     nodes = {

@@ -21,24 +21,24 @@ TEXTS_OF = ("nodes", "deft_ops", "trainers/settings")
 
 def written_ids() -> list[str]:
     """The node ids that stand as literals in the source, in the way ComfyUI Manager's scanner reads them."""
-    found = []
+    ids = []
     for path in sorted((ROOT / "nodes").rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
                 value = next(keyword.value for keyword in call.keywords if keyword.arg == "node_id")
                 assert isinstance(value, ast.Constant), f"{path.name}: node_id is not a literal"
-                found.append(value.value)
-    return found
+                ids.append(value.value)
+    return ids
 
 
 def with_nested(inputs: list[Any]) -> list[Any]:
     """Inputs and those that appear with an option of a dynamic choice."""
-    found = []
+    nested = []
     for item in inputs:
-        found.append(item)
+        nested.append(item)
         for option in getattr(item, "options", None) or []:
-            found += with_nested(getattr(option, "inputs", None) or [])
-    return found
+            nested += with_nested(getattr(option, "inputs", None) or [])
+    return nested
 
 
 def is_written(value: ast.expr, names: Collection[str]) -> bool:
@@ -68,8 +68,8 @@ def computed_texts(sources: Iterable[str]) -> list[str]:
         if isinstance(target, ast.Name)
     }
     arguments = [keyword for node in nodes if isinstance(node, ast.Call) for keyword in node.keywords]
-    found = [keyword.value for keyword in arguments if keyword.arg in TEXTS]
-    return [ast.unparse(value) for value in found if not is_written(value, names)]
+    texts = [keyword.value for keyword in arguments if keyword.arg in TEXTS]
+    return [ast.unparse(value) for value in texts if not is_written(value, names)]
 
 
 def test_texts_are_written_and_not_computed() -> None:
@@ -137,11 +137,11 @@ def test_extension_file_settings(comfyui: Any) -> None:
     """ComfyUI's own reader takes pyproject.toml, and serves the pack's web folder."""
     from comfy_config import config_parser
 
-    found = config_parser.extract_node_configuration(str(comfyui.pack_path))
-    assert found.project.name == "deft-nodes"
-    assert found.project.supported_comfyui_version == ">=0.24.0"
-    assert found.project.supported_os
-    assert found.project.supported_accelerators
+    configuration = config_parser.extract_node_configuration(str(comfyui.pack_path))
+    assert configuration.project.name == "deft-nodes"
+    assert configuration.project.supported_comfyui_version == ">=0.24.0"
+    assert configuration.project.supported_os
+    assert configuration.project.supported_accelerators
     assert Path(comfyui.nodes.EXTENSION_WEB_DIRS[comfyui.pack_path.name]).resolve() == (ROOT / "web").resolve()
 
 

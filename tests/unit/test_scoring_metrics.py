@@ -76,9 +76,9 @@ def test_wrong_counts_name_both():
 
 def test_a_metric_is_one_file_and_one_line():
     files = {file.stem for file in Path(metrics.__file__).parent.glob("*.py")} - {"__init__", "base", "likeness"}
-    found = [importlib.import_module(f"deft_pack.scoring.metrics.{name}").METRIC for name in files]
-    assert sorted(metric.name for metric in found) == sorted(METRICS)
-    assert all(METRICS[metric.name] is metric and metric.about and metric.comparisons for metric in found)
+    imported = [importlib.import_module(f"deft_pack.scoring.metrics.{name}").METRIC for name in files]
+    assert sorted(metric.name for metric in imported) == sorted(METRICS)
+    assert all(METRICS[metric.name] is metric and metric.about and metric.comparisons for metric in imported)
 
 
 def test_the_metrics_keep_their_order_and_direction():

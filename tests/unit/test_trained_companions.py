@@ -182,9 +182,9 @@ def test_a_peft_folder_of_dora_is_read_by_peft_and_here(alpha: float | None, tmp
     folder = peft_writer.write(adapters.from_layers({"a": saved}), tmp_path / "out", {"a": "inner.layer"})
     tree = nn.ModuleDict({"inner": nn.ModuleDict({"layer": copy.deepcopy(layer)})})
     model = peft.PeftModel.from_pretrained(tree, folder).eval()
-    found = model.base_model.model["inner"]["layer"]
+    wrapped = model.base_model.model["inner"]["layer"]
     with torch.no_grad():
-        assert relative(found(x), trained.output(x)) < 1e-5
+        assert relative(wrapped(x), trained.output(x)) < 1e-5
     (group,) = adapters.layers(files.read(folder)).values()
     again = trained.method.delta(trained.method.from_tensors(group), trained.weight)
     assert relative(again, trained.delta()) < 1e-6

@@ -8,7 +8,7 @@ OFF = "off"
 EVERY = "every block"
 SECOND = "every second block"
 OFFLOADED = "offloaded"  # every block, and what the blocks get is on the CPU until then
-AUTO = "auto"  # what costs least and fits into the free memory
+BY_MEMORY = "auto"  # what costs least and fits into the free memory
 
-MODES = (OFF, SECOND, EVERY, OFFLOADED)  # what costs least first
-CHOICES = (AS_SWITCHED, OFF, EVERY, SECOND, OFFLOADED, AUTO)
+CHECKPOINTING_MODES = (OFF, SECOND, EVERY, OFFLOADED)  # what costs least first
+CHECKPOINTING = (AS_SWITCHED, OFF, EVERY, SECOND, OFFLOADED, BY_MEMORY)

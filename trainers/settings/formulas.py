@@ -50,7 +50,7 @@ def inverted_parabola(count: int, generator: torch.Generator) -> Tensor:
     return (0.5 + a * torch.sin(torch.asin(3 * c / (a * _HEIGHT)) / 3)).float()
 
 
-RECIPE = "recipe"  # the noise levels of the base's recipe
+OF_RECIPE = "recipe"  # the noise levels of the base's recipe
 # How the share of noise u in (0, 1) is drawn. Sources: SD3 (arXiv 2403.03206) section 3.1, equations 19 and 20.
 TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
     "auto": None,  # logit-normal for flow models, uniform for others
@@ -58,7 +58,7 @@ TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
     "logit-normal": logit_normal,
     "mode": _mode,
     "inverted parabola": inverted_parabola,
-    RECIPE: None,  # put in its place by `recipes.with_noise`; as auto where there is no recipe
+    OF_RECIPE: None,  # put in its place by `recipes.with_noise`; as auto where there is no recipe
 }
 
 
