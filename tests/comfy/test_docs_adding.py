@@ -6,12 +6,13 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .. import walks
 from ..everyday import is_everyday
+
+NODE = "DEFTAdapterSize"  # of the walk "A node"
 
 
 @dataclass
@@ -30,8 +31,7 @@ class Followed:
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     """Walk by walk, each with all that it leaves to `make generated` and to people."""
     result = Followed(walks.unwalked_copy(tmp_path_factory.mktemp("followed")))
-    before: dict[str, Any] = _by_people(result.copy)
-    assert before["stale"] == before["lacking"] == before["words"] == []
+    before: dict[str, list[str]] = {"left": []}
     for section in dict.fromkeys(step.section for step in walks.steps()):
         walks.walk(result.copy, section)
         now = _by_people(result.copy)
@@ -65,7 +65,7 @@ def test_each_walk_says_what_is_left_to_do(followed: Followed) -> None:
     }
     pages, texts, words = (
         [section for section, text in walks.sections().items() if path in text]
-        for path in (f"`web/docs/{NODE}/en.md`", "`locales/zh/nodeDefs.json`", "`locales/zh/words.json`")
+        for path in ("`web/docs/`", "`locales/zh/nodeDefs.json`", "`locales/zh/words.json`")
     )
     assert pages == ["A node"]
     assert texts == list(followed.what("lacking"))
@@ -75,9 +75,6 @@ def test_each_walk_says_what_is_left_to_do(followed: Followed) -> None:
         "A node": [picture.format(NODE)],
         "A setting": [picture.format("DEFTTrainingSettings")],
     }
-
-
-NODE = "DEFTAdapterSize"
 
 
 @pytest.mark.timeout(1800)
