@@ -16,16 +16,15 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import modelspec
-from ..deft_ops.extraction import METHODS, share
+from ..deft_ops.extraction import EXTRACTED_METHODS, share
 from ..deft_ops.extraction import extract as extract_layer
 from ..deft_ops.host import on_host, trusted
 from ..models.base_weights import base_weight
 from ..models.fingerprint import fingerprint
+from ..models.stored import belongs_to_storage
 from ..models.titles import title_of
 
 _WORST = 5  # layers named in the report
-# Parameters that belong to the storage of quantised weights.
-_STORAGE = ("scale_weight", "scale_input", "weight_scale", "input_scale", "weight_scale_2", "comfy_quant")
 
 
 @dataclass
@@ -90,8 +89,8 @@ class _Pair:
             [name for name, _ in patcher.model.named_parameters() if name.startswith(self.prefix)]
             for patcher in (self.base, self.tuned)
         )
-        keys = [key for key in second if not key.endswith(_STORAGE)]
-        other = {key for key in first if not key.endswith(_STORAGE)}
+        keys = [key for key in second if not belongs_to_storage(key)]
+        other = {key for key in first if not belongs_to_storage(key)}
         if strange := sorted(other ^ set(keys)):
             raise ValueError(
                 f"The two models have different architectures: {len(strange)} weights are in one of them only "
@@ -131,7 +130,7 @@ def extract(
     base_clip: Any = None,
     tuned_clip: Any = None,
     *,
-    method: str = METHODS[0],
+    method: str = EXTRACTED_METHODS[0],
     rank: int = 16,
     energy: float = 0.0,
     convolutions: bool = True,
@@ -149,8 +148,8 @@ def extract(
         ValueError: other architectures or sizes, one CLIP without the other, nothing that changed, an unknown method, a
             rank or energy out of range, a pattern that is none, a NaN.
     """
-    if method not in METHODS:
-        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    if method not in EXTRACTED_METHODS:
+        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(EXTRACTED_METHODS)}.")
     if rank < 1 or not 0 <= energy <= 1:
         raise ValueError(f"The rank must be at least 1 and the energy from 0 (off) to 1, not {rank} and {energy}.")
     try:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..deft_ops.methods.common import fits_matrix
+from ..deft_ops.methods.contract import Shape
 
-Shape = tuple[int, ...]
 Slice = tuple[int, int, int]
 
 
@@ -104,9 +104,10 @@ def misfit(patch: Any, shape: Shape) -> str | None:
     """The reason why a patch does not fit a weight (or slice) of this shape, None if it fits. Its values do not matter.
 
     What ComfyUI would spread over a weight of another size, as torch spreads tensors of size 1, does not fit either.
-    OFT of ComfyUI's own class is OFT with more tensors than the method here takes.
+    OFT of ComfyUI's own class is OFT with more tensors than the method here takes, and so are Tucker LoHa and LoKr,
+    which ComfyUI computes in another way than LyCORIS or not at all.
     """
-    if isinstance(patch, (core.OFTAdapter, core.BOFTAdapter)):
+    if isinstance(patch, (core.OFTAdapter, core.BOFTAdapter)) or _has_tucker_core(patch):
         return f"not computed: {kind(patch)} with tensors that no program writes beside it"
     change: Shape | None
     try:
@@ -124,6 +125,12 @@ def misfit(patch: Any, shape: Shape) -> str | None:
     except ValueError as error:
         return f"does not fit: {error}, this weight is {list(shape)}"
     return None if fits else f"does not fit: made for {list(change)}, this weight is {list(shape)}"
+
+
+def _has_tucker_core(patch: Any) -> bool:
+    """Whether it is a LoHa or LoKr with hada_t1, hada_t2 or lokr_t2."""
+    cores = {core.LoHaAdapter: (5, 6), core.LoKrAdapter: (7,)}.get(type(patch), ())
+    return any(patch.weights[place] is not None for place in cores)
 
 
 def _fits(change: Shape, shape: Shape) -> bool:
@@ -168,15 +175,6 @@ def _tucker_misfit(middle: Tensor, up: Tensor, down: Tensor) -> bool:
     )
 
 
-def _tucker(core_tensor: Tensor, rows: Tensor, columns: Tensor) -> Shape:
-    """The shape of LyCORIS' Tucker form [i, j, *kernel], [i, out], [j, in]. ComfyUI computes it for 2-D kernels."""
-    if core_tensor.ndim != 4:
-        raise ValueError(f"ComfyUI knows the Tucker form of 2-D kernels only, not of {list(core_tensor.shape)}")
-    if rows.ndim != 2 or columns.ndim != 2 or tuple(core_tensor.shape[:2]) != (len(rows), len(columns)):
-        raise ValueError(f"its factors are {_listed(core_tensor, rows, columns)}")
-    return (rows.shape[1], columns.shape[1], *core_tensor.shape[2:])
-
-
 def _lora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
     up, down, _, middle, _, reshape = weights
     whole = shape
@@ -197,26 +195,20 @@ def _lora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
 
 
 def _loha(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
-    w1_a, w1_b, _, w2_a, w2_b, t1, t2, _ = weights
-    if t1 is not None:
-        one, two = _tucker(t1, w1_a, w1_b), _tucker(t2, w2_a, w2_b)
-    else:
-        one, two = _product(w1_a, w1_b), _product(w2_a, w2_b)
+    w1_a, w1_b, _, w2_a, w2_b, *_ = weights
+    one, two = _product(w1_a, w1_b), _product(w2_a, w2_b)
     if one != two:
         raise ValueError(f"its two halves are for {list(one)} and {list(two)}")
     return one, shape
 
 
 def _lokr(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
-    w1, w2, _, w1_a, w1_b, w2_a, w2_b, t2, _ = weights
+    w1, w2, _, w1_a, w1_b, w2_a, w2_b, *_ = weights
     for name, whole, parts in (("w1", w1, (w1_a, w1_b)), ("w2", w2, (w2_a, w2_b))):
         if whole is None and any(part is None for part in parts):
             raise ValueError(f"lokr_{name} is missing")
     left = _product(w1_a, w1_b) if w1 is None else tuple(w1.shape)
-    if w2 is not None:
-        right = tuple(w2.shape)
-    else:
-        right = _product(w2_a, w2_b) if t2 is None else _tucker(t2, w2_a, w2_b)
+    right = _product(w2_a, w2_b) if w2 is None else tuple(w2.shape)
     # ComfyUI gives w1 its kernel dimensions for 2-D kernels itself, for others `repaired` has.
     kernel = len(right) - 2 if len(right) in (3, 5) else 0
     if len(right) < 2 or len(left) != 2 + kernel or left[2:] != (1,) * kernel:

@@ -9,8 +9,8 @@ import comfy.model_patcher
 import comfy.utils
 from torch import Tensor
 
+from . import stored
 from .layers import module_of
-from .stored import dequantised, quantised
 
 
 class Shapes(dict[str, tuple[int, ...]]):
@@ -44,9 +44,7 @@ def logical_shape(model: Any, key: str) -> tuple[int, ...]:
     """The shape [out, in, ...] that the values of a weight have. Raises AttributeError if there is no such weight."""
     module = module_of(model, key)
     weight = getattr(module, key.rpartition(".")[2])
-    if not weight.is_floating_point() and hasattr(module, "in_features") and key.endswith(".weight"):
-        return module.out_features, module.in_features  # packed formats (4 bits) store another shape
-    return tuple(weight.shape)
+    return stored.logical_shape(weight, module) if key.endswith(".weight") else tuple(weight.shape)
 
 
 def base_weight(patcher: Any, key: str) -> tuple[Tensor, str | None]:
@@ -60,8 +58,8 @@ def base_weight(patcher: Any, key: str) -> tuple[Tensor, str | None]:
         weight = patcher.backup[key].weight
     elif key in getattr(patcher, "hook_backup", {}):
         weight = patcher.hook_backup[key][0]
-    stored = quantised(weight)
+    kind = stored.quantised(weight)
     try:
-        return dequantised(weight, module), f"dequantised from {stored}" if stored else None
+        return stored.dequantised(weight, module), f"dequantised from {kind}" if kind else None
     except ValueError as error:
         raise ValueError(f"{key} {error}") from error

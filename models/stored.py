@@ -14,6 +14,16 @@ import torch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
+# Parameters that ComfyUI keeps beside a quantised weight, by the ends of their names.
+_STORAGE = ("scale_weight", "scale_input", "weight_scale", "input_scale", "weight_scale_2", "comfy_quant")
+# A layer's attributes through which ComfyUI moves (`_v`, of dynamic VRAM) or patches its tensors when it computes.
+IN_A_PASS = ("_v", "weight_function", "bias_function")
+
+
+def belongs_to_storage(key: str) -> bool:
+    """Whether a parameter is a part of how another one is quantised, and has no values of its own."""
+    return key.endswith(_STORAGE)
+
 
 def is_plain(weight: Any) -> bool:
     """Whether a weight is a tensor of PyTorch's own, whatever its dtype."""
@@ -83,6 +93,13 @@ def changes_in_a_pass(module: Any) -> bool:
     """Whether ComfyUI patches the weight or bias of a layer when it computes, or moves them then."""
     own = vars(module)  # a look-up that fails takes a microsecond in a module
     return bool(own.get("weight_function") or own.get("bias_function") or "_v" in own)
+
+
+def logical_shape(weight: Any, module: Any) -> tuple[int, ...]:
+    """The shape [out, in, ...] of the values of a layer's weight, which packed formats (4 bits) keep in another one."""
+    if not weight.is_floating_point() and hasattr(module, "in_features"):
+        return module.out_features, module.in_features
+    return tuple(weight.shape)
 
 
 def effective(module: nn.Module, weight: Tensor) -> Tensor:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _METHOD_OPTIONS = [
     io.DynamicCombo.Option(name, method_widgets(methods.training_of(name))) for name in methods.TRAINABLE
 ]
-_METHOD_WORDS = " ".join(f"{name}: {methods.training_of(name).words}." for name in methods.TRAINABLE)
 
 
 def first(value: Any) -> Any:
@@ -174,7 +173,7 @@ class DEFTTrainAdapter(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=_METHOD_OPTIONS,
-                    tooltip=_METHOD_WORDS,
+                    tooltip="How each layer is changed. The help page describes each method.",
                 ),
                 *widgets(described(Settings), TRAINING, later=False),
                 TrainingSettings.Input(

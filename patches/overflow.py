@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..models.names import Target, target_key
+from ..models.stored import is_plain
 
 USUAL = 1000.0  # up to which the sums of an adapter's tensors are, and nothing is looked at: it costs time
 _SMALLEST_LIMIT = torch.finfo(torch.float16).max
@@ -32,7 +33,7 @@ def check(patcher: Any, patches: Mapping[Target, Any], strength: float, source: 
     computed = 0
     for key, size in sorted(large, key=lambda pair: -pair[1]):
         weight = comfy.utils.get_attr(patcher.model, key)
-        if not _is_plain(weight) or size < torch.finfo(weight.dtype).max or computed == _MOST:
+        if not _has_a_range(weight) or size < torch.finfo(weight.dtype).max or computed == _MOST:
             continue
         computed += 1
         values = weight.detach().to(torch.float32, copy=True)
@@ -47,13 +48,8 @@ def check(patcher: Any, patches: Mapping[Target, Any], strength: float, source: 
             )
 
 
-def _is_plain(weight: Any) -> bool:
-    return (
-        type(weight) in (Tensor, torch.nn.Parameter)
-        and weight.is_floating_point()
-        and weight.itemsize > 1
-        and weight.device.type != "meta"
-    )
+def _has_a_range(weight: Any) -> bool:
+    return is_plain(weight) and weight.is_floating_point() and weight.itemsize > 1 and weight.device.type != "meta"
 
 
 def _size(patch: Any) -> float:

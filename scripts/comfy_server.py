@@ -22,8 +22,9 @@ from typing import Any
 
 from rooms import ROOT, load_room
 
-OnEvent = Callable[[str, dict[str, Any]], None]
+_OnEvent = Callable[[str, dict[str, Any]], None]
 sweeps_server, sweeps_client = load_room("sweeps", "server"), load_room("sweeps", "client")
+sweeps_errors = load_room("sweeps", "errors")
 
 
 def find_comfyui() -> Path:
@@ -103,8 +104,8 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
         """The file behind an entry of a node's UI output: {"filename", "subfolder", "type"}."""
         return self.get_bytes("/view?" + urllib.parse.urlencode(item))
 
-    def run(self, prompt: dict[str, Any], on_event: OnEvent | None = None) -> Any:
-        """Run an API-format prompt to its end and return what it has given (`Finished` of sweeps/client.py).
+    def run(self, prompt: dict[str, Any], on_event: _OnEvent | None = None) -> Any:
+        """Run an API-format prompt to its end and return what it has given (`Finished` of sweeps/answers.py).
 
         on_event(kind, data) sees the websocket's messages about it. Raises PromptError when the server finds an error
         in the prompt (in any of its outputs), a node raises, or somebody interrupts it.
@@ -116,9 +117,9 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
 
         try:
             return asyncio.run(run())
-        except sweeps_client.NodeFailed as error:
+        except sweeps_errors.NodeFailed as error:
             raise PromptError(f"{error}\n{error.traceback}") from error
-        except sweeps_client.ServerLost as error:
+        except sweeps_errors.ServerLost as error:
             raise PromptError(f"{error}; the end of its log:\n{self.log_tail()}") from error
-        except (sweeps_client.Refused, sweeps_client.Interrupted) as error:
+        except (sweeps_errors.Refused, sweeps_errors.Interrupted) as error:
             raise PromptError(str(error)) from error

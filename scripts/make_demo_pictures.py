@@ -23,7 +23,7 @@ from PIL import Image
 from rooms import load_room
 
 workflow_files = load_room("workflow_sources", "files")
-DOCS = ROOT / "docs"
+_DOCS = ROOT / "docs"
 # Of an example: the node whose picture it is.
 OF_EXAMPLES = {
     "demo_grid.jpg": ("compare_methods", "DEFTComparisonGrid"),
@@ -45,7 +45,7 @@ def marks() -> dict[Path, str]:
     plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
     made = {name: picture_marks.digest(workflow_files.computed(example)) for name, (example, _) in OF_EXAMPLES.items()}
     made |= dict.fromkeys(OF_REPORT, picture_marks.digest(workflow_files.computed(SWEPT), plan))
-    return {DOCS / name: mark for name, mark in made.items()}
+    return {_DOCS / name: mark for name, mark in made.items()}
 
 
 def encoded(picture: Image.Image, path: Path) -> bytes:

@@ -20,14 +20,14 @@ from comfy_server import ROOT, find_comfyui
 from rooms import load_room
 
 workflow_files = load_room("workflow_sources", "files")
-DOCS = ROOT / "docs" / "examples"
+_DOCS = ROOT / "docs" / "examples"
 TEST = "tests/server/test_front_end.py::test_opens"
 
 
 def marks() -> dict[Path, str]:
     """What each picture is made from."""
     names = workflow_files.names()
-    return {DOCS / f"{name}.jpg": picture_marks.digest(workflow_files.drawn(name)) for name in names}
+    return {_DOCS / f"{name}.jpg": picture_marks.digest(workflow_files.drawn(name)) for name in names}
 
 
 def check_fonts() -> None:

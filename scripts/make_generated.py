@@ -49,7 +49,7 @@ OF_NODES: dict[str, Callable[[Pack], Mapping[Path, str]]] = {
 
 
 @dataclass(frozen=True)
-class Pictures:
+class GeneratedPictures:
     """A part of pictures: the mark of each by its file, and how those of given files are made."""
 
     marks: Callable[[Pack], Mapping[Path, str]]
@@ -66,25 +66,25 @@ def run_script(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, f"scripts/{name}.py", *arguments], cwd=ROOT, check=True)
 
 
-PICTURES: dict[str, Pictures] = {
-    "thumbnails": Pictures(
+OF_PICTURES: dict[str, GeneratedPictures] = {
+    "thumbnails": GeneratedPictures(
         lambda pack: make_workflows.thumbnail_marks(), lambda paths: make_workflows.make_thumbnails(stems(paths))
     ),
-    "node_pictures": Pictures(
+    "node_pictures": GeneratedPictures(
         lambda pack: make_node_pictures.marks(pack.nodes),
         lambda paths: run_script("make_node_pictures", *(path.parent.name for path in paths)),
     ),
-    "example_pictures": Pictures(
+    "example_pictures": GeneratedPictures(
         lambda pack: make_example_pictures.marks(), lambda paths: make_example_pictures.make(stems(paths))
     ),
     # One training is for all of them.
-    "method_pictures": Pictures(
+    "method_pictures": GeneratedPictures(
         lambda pack: make_method_pictures.marks(), lambda paths: run_script("make_method_pictures")
     ),
-    "training_picture": Pictures(
+    "training_picture": GeneratedPictures(
         lambda pack: make_training_picture.marks(), lambda paths: make_training_picture.make()
     ),
-    "demo_pictures": Pictures(
+    "demo_pictures": GeneratedPictures(
         lambda pack: make_demo_pictures.marks(), lambda paths: make_demo_pictures.make(stems(paths))
     ),
 }
@@ -125,7 +125,7 @@ def stale_pictures(pack: Pack) -> list[str]:
     """The pictures that were made from something else than what is there now."""
     return [
         _line(path, part)
-        for part, pictures in PICTURES.items()
+        for part, pictures in OF_PICTURES.items()
         for path in picture_marks.outdated(pictures.marks(pack))
     ]
 
@@ -135,7 +135,7 @@ def left_over(pack: Pack) -> list[str]:
     made = {workflow_files.TEMPLATES / f"{name}.json" for name in workflow_files.names()}
     made |= {blueprint.path for blueprint in workflow_files.blueprints.blueprints()}
     made = made.union(
-        workflow_files.api_files(), make_help.files(pack), *(one.marks(pack) for one in PICTURES.values())
+        workflow_files.api_files(), make_help.files(pack), *(one.marks(pack) for one in OF_PICTURES.values())
     )
     there = {path for pattern in GENERATED for path in ROOT.glob(pattern)}
     return [f"{path.relative_to(ROOT)} has no source any more: remove it" for path in sorted(there - made)]
@@ -146,14 +146,14 @@ def _line(path: Path, part: str) -> str:
 
 
 # translated is run by hand, after the translations were brought up to date.
-PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)
+_PARTS = (*OF_SOURCES, *OF_NODES, "translated", *OF_PICTURES)
 
 
 def main() -> None:
     """Make the named parts; all but `translated` without a name."""
-    parts = sys.argv[1:] or [part for part in PARTS if part != "translated"]
-    if unknown := set(parts) - set(PARTS):
-        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(PARTS)}")
+    parts = sys.argv[1:] or [part for part in _PARTS if part != "translated"]
+    if unknown := set(parts) - set(_PARTS):
+        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(_PARTS)}")
     # Before the workflows: which sockets their nodes have is read from interface.json.
     pack = Pack({}, {}, {})
     if {*OF_NODES, "translated", "node_pictures"} & set(parts):
@@ -174,7 +174,7 @@ def main() -> None:
         make_workflows.make_blueprints(None)
     for part in {"plans", "recipes"} & set(parts):
         write(OF_SOURCES[part]())
-    for part, pictures in PICTURES.items():
+    for part, pictures in OF_PICTURES.items():
         if part in parts and (paths := picture_marks.outdated(pictures.marks(pack))):
             print(f"[generated] {part}: {len(paths)}", flush=True)
             pictures.make(paths)

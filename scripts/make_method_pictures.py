@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 workflow_files = load_room("workflow_sources", "files")
-DOCS = ROOT / "docs"
-EXAMPLE = "compare_all_methods"
-MODELS = ROOT / "demo" / "models"
+_DOCS = ROOT / "docs"
+_EXAMPLE = "compare_all_methods"
+_DEMO_MODELS = ROOT / "demo" / "models"
 LAYER = "joint_blocks.1.x_block.attn.proj"  # 192 x 192: what the image tokens' attention gives, in the second block
-RANK = 4  # of those that have one
-TOKEN = "textual_inversion"
-NAMES = {
-    "deft": f"DEFT, rank {RANK}",
-    "para": f"PaRa, rank {RANK}",
-    "lora": f"LoRA, rank {RANK}",
+_RANK = 4  # of those that have one
+_TOKEN = "textual_inversion"
+_NAMES = {
+    "deft": f"DEFT, rank {_RANK}",
+    "para": f"PaRa, rank {_RANK}",
+    "lora": f"LoRA, rank {_RANK}",
     "svdiff": "SVDiff",
     "dreambooth": "DreamBooth",
-    TOKEN: "Textual Inversion, 2 vectors",
+    _TOKEN: "Textual Inversion, 2 vectors",
 }
-WORDS = ("teddy", "bear")  # what the demo's new token starts from
+_WORDS = ("teddy", "bear")  # what the demo's new token starts from
 DIRECTIONS = 8
 CORNER = 64  # rows and columns of a weight that are shown: more are smaller than a dot
 BEFORE, AFTER, CHANGE = "#7a7a7a", "#1f77b4", "#d62728"
@@ -59,23 +59,23 @@ def needed(prompt: dict[str, Any], ends: list[str]) -> dict[str, Any]:
 
 
 def trainings(prompt: dict[str, Any]) -> dict[str, str]:
-    """By method, the node of the prompt that trains it, with the rank of the pictures where it has one."""
+    """The node of the prompt, by method, that trains it, with the rank of the pictures where it has one."""
     nodes = {}
     for node_id, node in prompt.items():
         inputs = node["inputs"]
-        if node["class_type"] == "DEFTTrainAdapter" and inputs.get("method.rank", RANK) == RANK:
+        if node["class_type"] == "DEFTTrainAdapter" and inputs.get("method.rank", _RANK) == _RANK:
             nodes[inputs["method"]] = node_id
         elif node["class_type"] == "DEFTTrainTextualInversion":
-            nodes[TOKEN] = node_id
-    return {method: nodes[method] for method in NAMES}
+            nodes[_TOKEN] = node_id
+    return {method: nodes[method] for method in _NAMES}
 
 
 def marks() -> dict[Path, str]:
     """What each picture is made from."""
-    prompt = workflow_files.computed(EXAMPLE)
+    prompt = workflow_files.computed(_EXAMPLE)
     return {
-        DOCS / f"methods_{method}.png": picture_marks.digest(
-            needed(prompt, [node_id]), NAMES[method], WORDS if method == TOKEN else [LAYER, DIRECTIONS, CORNER]
+        _DOCS / f"methods_{method}.png": picture_marks.digest(
+            needed(prompt, [node_id]), _NAMES[method], _WORDS if method == _TOKEN else [LAYER, DIRECTIONS, CORNER]
         )
         for method, node_id in trainings(prompt).items()
     }
@@ -83,10 +83,10 @@ def marks() -> dict[Path, str]:
 
 def train(folder: Path) -> None:
     """Fill the folder with METHOD.safetensors, trained as the demo does it."""
-    whole = dict(workflow_files.prompt_of(EXAMPLE))
+    whole = dict(workflow_files.prompt_of(_EXAMPLE))
     nodes = trainings(whole)
     prompt = needed(whole, list(nodes.values()))
-    token = nodes.pop(TOKEN)
+    token = nodes.pop(_TOKEN)
     for method, node_id in nodes.items():
         prompt[f"save_{method}"] = {
             "class_type": "DEFTSaveAdapter",
@@ -106,7 +106,7 @@ def train(folder: Path) -> None:
         for method in nodes:
             shutil.copy(Path(base) / "output" / f"{method}_00001_.safetensors", folder / f"{method}.safetensors")
         (vectors,) = Path(base).rglob(f"{prompt[token]['inputs']['token']}.safetensors")
-        shutil.copy(vectors, folder / f"{TOKEN}.safetensors")
+        shutil.copy(vectors, folder / f"{_TOKEN}.safetensors")
 
 
 def change_of(method: str, file: Path, weight: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def figure(method: str) -> tuple[Figure, Any]:
 
     picture = Figure(figsize=(15, 3), dpi=80, layout="constrained")
     FigureCanvasAgg(picture)
-    picture.suptitle(NAMES[method], fontsize=11)
+    picture.suptitle(_NAMES[method], fontsize=11)
     return picture, picture.subplots(1, 5)
 
 
@@ -191,7 +191,7 @@ def draw_token(vectors: Tensor, table: Tensor, words: list[int]) -> bytes:
     """The table of tokens with the new rows below, their way from the words they started from, and their neighbours."""
     import torch
 
-    picture, (first, second, third, values, bars) = figure(TOKEN)
+    picture, (first, second, third, values, bars) = figure(_TOKEN)
     start = table[words]
     heat(first, table[max(0, words[0] - 60) : words[0] + 1], "a part of the table, unchanged", limit_of(table))
     heat(second, start, "rows that it starts from: teddy, bear", limit_of(table))
@@ -201,7 +201,7 @@ def draw_token(vectors: Tensor, table: Tensor, words: list[int]) -> bytes:
         values.axvline(float(row.norm()), color=colour)
     values.set_title("sizes of all rows, and of the two (lines)", fontsize=9)
     near = torch.nn.functional.normalize(table, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T
-    for column, (word, colour) in enumerate(zip(WORDS, (AFTER, CHANGE), strict=True)):
+    for column, (word, colour) in enumerate(zip(_WORDS, (AFTER, CHANGE), strict=True)):
         bars.plot(near[:, column].sort(descending=True).values[:40].numpy(), color=colour, label=f"from {word}")
         bars.axhline(float(near[words[column], column]), color=colour, linestyle=":")
     bars.set_title("cosine to the nearest rows; dotted: to its start", fontsize=9)
@@ -220,29 +220,33 @@ def main() -> None:
     files = {path.stem.removeprefix("methods_"): (path, mark) for path, mark in marks().items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        if not (folder / f"{TOKEN}.safetensors").is_file():
+        if not (folder / f"{_TOKEN}.safetensors").is_file():
             train(folder)
-        weight = load_file(MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[f"{LAYER}.weight"].float()
+        weight = load_file(_DEMO_MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[
+            f"{LAYER}.weight"
+        ].float()
         print(f"{LAYER}, {list(weight.shape)}")
-        for method in [name for name in NAMES if name != TOKEN]:
+        for method in [name for name in _NAMES if name != _TOKEN]:
             change = change_of(method, folder / f"{method}.safetensors", weight)
             path, mark = files[method]
             picture_marks.write(path, draw_weight(method, weight, change), mark)
             measures = inspection.of_delta(change, weight)
             lost = 1 - float(torch.linalg.svdvals(weight + change).sum() / torch.linalg.svdvals(weight).sum())
             print(
-                f"{NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
+                f"{_NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
                 f"sum of the singular values {-100 * lost:+.1f} %"
             )
-        (vectors,) = load_file(folder / f"{TOKEN}.safetensors").values()
-        table = load_file(MODELS / "deft_demo_text_encoder.safetensors")["text_model.embeddings.token_embedding.weight"]
-        vocabulary = json.loads((MODELS / "tokenizer" / "vocab.json").read_text())
-        words = [vocabulary[f"{word}</w>"] for word in WORDS]
+        (vectors,) = load_file(folder / f"{_TOKEN}.safetensors").values()
+        table = load_file(_DEMO_MODELS / "deft_demo_text_encoder.safetensors")[
+            "text_model.embeddings.token_embedding.weight"
+        ]
+        vocabulary = json.loads((_DEMO_MODELS / "tokenizer" / "vocab.json").read_text())
+        words = [vocabulary[f"{word}</w>"] for word in _WORDS]
         table, vectors = table.float(), vectors.float()
-        path, mark = files[TOKEN]
+        path, mark = files[_TOKEN]
         picture_marks.write(path, draw_token(vectors, table, words), mark)
         moved = ((vectors - table[words]).norm(dim=1) / table[words].norm(dim=1)).tolist()
-        print(f"{NAMES[TOKEN]}: moved by {moved[0]:.2f} and {moved[1]:.2f} of the size of their start")
+        print(f"{_NAMES[_TOKEN]}: moved by {moved[0]:.2f} and {moved[1]:.2f} of the size of their start")
 
 
 if __name__ == "__main__":

@@ -8,23 +8,38 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import picture_marks
 from browser import drive_browser
 from comfy_server import ROOT, ComfyServer, find_comfyui
-from make_locale import inputs_of
+from make_help import members_of
 from PIL import Image
 
 DOCS = ROOT / "web" / "docs"
-ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is read
+_ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is read
 
 
 def shown(node: dict[str, Any]) -> str:
     """The text of the picture of a node of /object_info, which is also the picture's mark."""
-    return "\n".join([node["display_name"], *(name for name, _ in inputs_of(node["input"])), *node["output_name"]])
+    return "\n".join([node["display_name"], *visible(node["input"]), *node["output_name"]])
+
+
+def visible(groups: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The names of the inputs on a new node: those of a dynamic choice's first option, the first of a growing input's.
+
+    What comes with another option is on no picture, so a new option leaves the picture as it is.
+    """
+    for name, kind, options, _ in members_of(groups):
+        if kind == "COMFY_AUTOGROW_V3":
+            template = options["template"]
+            yield from (f"{name}.{template['prefix']}{number}" for number in range(template["min"] + 1))
+            continue
+        yield prefix + name
+        if kind == "COMFY_DYNAMICCOMBO_V3":
+            yield from visible(options["options"][0]["inputs"], f"{prefix}{name}.")
 
 
 def marks(nodes: Mapping[str, Any]) -> dict[Path, str]:
@@ -58,9 +73,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         loras = Path(base) / "models" / "loras"
         loras.mkdir(parents=True)
-        (loras / ADAPTER).touch()
+        (loras / _ADAPTER).touch()
         (loras / "my_dog_steps").mkdir()
-        (loras / "my_dog_steps" / ADAPTER).touch()
+        (loras / "my_dog_steps" / _ADAPTER).touch()
         with ComfyServer(find_comfyui(), Path(base)) as server:
             take(server, sys.argv[1:])
 

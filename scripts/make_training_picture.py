@@ -15,23 +15,23 @@ from comfy_server import ROOT, ComfyServer, find_comfyui
 from rooms import load_room
 
 workflow_files = load_room("workflow_sources", "files")
-PICTURE = ROOT / "docs" / "training_tab.jpg"
-EXAMPLE = "choose_a_checkpoint"
+_PICTURE = ROOT / "docs" / "training_tab.jpg"
+_EXAMPLE = "choose_a_checkpoint"
 # What comes after the training is made short.
 SET = {"DEFTCompareCheckpoints": {"prompts": "a sks teddy bear", "steps": 2}, "KSampler": {"steps": 2}}
 
 
 def marks() -> dict[Path, str]:
     """What the picture is made from."""
-    return {PICTURE: picture_marks.digest(workflow_files.computed(EXAMPLE), SET)}
+    return {_PICTURE: picture_marks.digest(workflow_files.computed(_EXAMPLE), SET)}
 
 
 def make() -> None:
     """Take the picture with a server of its own."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        taken = server.base / PICTURE.name
+        taken = server.base / _PICTURE.name
         options = {"set": SET, "picture": str(taken)}
-        source = workflow_files.TEMPLATES / f"{EXAMPLE}.json"
+        source = workflow_files.TEMPLATES / f"{_EXAMPLE}.json"
         if complaints := drive_browser("training", server.url, json.dumps(options), source):
             raise RuntimeError("\n".join(complaints))
         for path, mark in marks().items():

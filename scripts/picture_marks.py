@@ -19,7 +19,7 @@ from comfy_server import ROOT
 from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-KEYWORD = b"Description\0"  # of the PNG's text
+_KEYWORD = b"Description\0"  # of the PNG's text
 COMMENT, APPLICATION = 0xFE, range(0xE0, 0xF0)  # JPEG's segments
 
 
@@ -46,9 +46,9 @@ def outdated(marks: Mapping[Path, str]) -> list[Path]:
 def marked(picture: bytes, mark: str) -> bytes:
     """A PNG or JPEG file with this mark in place of any other; its pixels stay as they are encoded."""
     if picture.startswith(PNG):
-        text = KEYWORD + mark.encode("latin-1")
+        text = _KEYWORD + mark.encode("latin-1")
         chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
-        head, *others = (part for part in _chunks(picture) if not part[4:].startswith(b"tEXt" + KEYWORD))
+        head, *others = (part for part in _chunks(picture) if not part[4:].startswith(b"tEXt" + _KEYWORD))
         return PNG + head + chunk + b"".join(others)
     if not picture.startswith(JPEG):
         raise ValueError("a mark can be written into a PNG or a JPEG only, and this is neither")

@@ -8,15 +8,16 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from .access import API_KEY, TOKEN, Access
-from .waiting import OnEvent, Place, Waiting, place_of
+from .access import Access
+from .answers import Finished, describe_refusal, result_of
+from .errors import Denied, Gone, Interrupted, NodeFailed, Refused, ServerLost, TooLong
+from .waiting import OnEvent, PromptPlace, Waiting, place_of
 from .workflow import Prompt
 
 PATIENCE = 30.0  # seconds for a server that does not answer to come back
@@ -24,66 +25,9 @@ SILENCE = 120.0  # seconds without a word from a server that is connected; readi
 TICK = 0.25  # seconds between looks at what is waited for
 SENDS = 3  # times that a prompt is sent which the server does not have any more
 ASKING = 10.0  # seconds for the first answer to a question about a prompt; then it is asked again, with more time
-GOODBYE = 5.0  # seconds that a server has to take in that a prompt is cancelled
+_GOODBYE = 5.0  # seconds that a server has to take in that a prompt is cancelled
 STOPPING = 60.0  # seconds that a node has to end after it was interrupted; many only look now and then
-BLOCK = 1 << 20
-
-
-class Refused(ValueError):
-    """The server refused a prompt; the text names node and reason."""
-
-
-class ServerLost(RuntimeError):
-    """The server is gone, with what it was running."""
-
-
-class Denied(RuntimeError):
-    """The server, or what stands before it, refuses access."""
-
-    def __init__(self, url: str, status: int) -> None:
-        what = "requires a login" if status == 401 else "refuses access"
-        super().__init__(
-            f"{url} {what} (HTTP {status}): give a user and a password in the address, a token in {TOKEN} or "
-            f"{API_KEY}, or what it needs with --header; if you have done so, check them"
-        )
-
-
-class Interrupted(RuntimeError):
-    """Somebody has cancelled the prompt on the server."""
-
-
-class Gone(RuntimeError):
-    """A prompt is neither in the server's queue nor in its history: somebody has cleared one of them."""
-
-
-class NodeFailed(RuntimeError):
-    """A node raised; the text names node and reason. traceback: Python's, as the server sent it."""
-
-    def __init__(self, text: str, traceback: str) -> None:
-        super().__init__(text)
-        self.traceback = traceback
-
-
-class TooLong(NodeFailed):
-    """A prompt ran longer than the plan lets it. stopped: whether the server has ended it when it was asked to."""
-
-    def __init__(self, limit: float, stopped: bool) -> None:
-        text = f"it ran longer than {limit:g} s (`time_limit` in the plan), and was interrupted"
-        super().__init__(text if stopped else f"{text}, but the server has not ended it", "")
-        self.stopped = stopped
-
-
-@dataclass
-class Finished:
-    """The server's record of a prompt that went through. outputs: node id -> UI output.
-
-    seconds: from the start of its execution to its end. ended: when that was (s since 1970). Both by its own clock.
-    """
-
-    outputs: dict[str, dict[str, list[Any]]]
-    seconds: float
-    node_seconds: dict[str, float] = field(default_factory=dict)
-    ended: float = 0.0
+_BLOCK = 1 << 20
 
 
 class Client:
@@ -266,9 +210,9 @@ class Client:
             if "ended" in places.values():
                 self._reconnect()
 
-    async def _places(self, prompt_ids: Iterable[str]) -> dict[str, Place]:
+    async def _places(self, prompt_ids: Iterable[str]) -> dict[str, PromptPlace]:
         """Where these prompts are. Raises ServerLost if the server does not say so."""
-        places: dict[str, Place] = {}
+        places: dict[str, PromptPlace] = {}
         queue = None
         for prompt_id in prompt_ids:
             queue = queue or await self._ask("/queue")
@@ -297,7 +241,7 @@ class Client:
                 patience *= 2
                 await asyncio.sleep(TICK)
 
-    def _answered(self, prompt_id: str, place: Place, gone: Exception) -> None:
+    def _answered(self, prompt_id: str, place: PromptPlace, gone: Exception) -> None:
         """Take in where a prompt is. gone: its error, if the server does not have it."""
         waiting = self.waiting.get(prompt_id)
         if waiting is None or waiting.ended.done():
@@ -354,7 +298,7 @@ class Client:
                         "",
                     )
                 with open(target, "wb") as file:
-                    async for block in answer.content.iter_chunked(BLOCK):
+                    async for block in answer.content.iter_chunked(_BLOCK):
                         file.write(block)
         except aiohttp.ClientError as error:
             raise ServerLost(
@@ -422,7 +366,7 @@ class Client:
             entry = (await self._ask(f"/history/{prompt_id}")).get(prompt_id) or waiting.entry(self.connection)
             if not entry:
                 raise Gone
-            return _finished(entry, prompt, waiting)
+            return result_of(entry, prompt, waiting)
         except asyncio.CancelledError:
             await self.cancel(prompt_id)
             raise
@@ -435,8 +379,8 @@ class Client:
     async def cancel(self, prompt_id: str) -> None:
         """Take a prompt from the queue, and interrupt it if it runs. A server that is gone has nothing to cancel."""
         with contextlib.suppress(ServerLost, Denied, asyncio.TimeoutError):
-            await asyncio.wait_for(self.post("/queue", {"delete": [prompt_id]}), GOODBYE)
-            await asyncio.wait_for(self.post("/interrupt", {"prompt_id": prompt_id}), GOODBYE)
+            await asyncio.wait_for(self.post("/queue", {"delete": [prompt_id]}), _GOODBYE)
+            await asyncio.wait_for(self.post("/interrupt", {"prompt_id": prompt_id}), _GOODBYE)
 
     async def _has_stopped(self, prompt_id: str) -> bool:
         """Whether the server ends a prompt that was cancelled, within `STOPPING`."""
@@ -447,94 +391,3 @@ class Client:
                     return True
             await asyncio.sleep(TICK)
         return False
-
-
-def _finished(entry: Mapping[str, Any], prompt: Prompt, waiting: Waiting) -> Finished:
-    """The result in a history entry; raises the error of a failed one."""
-    messages = dict((entry.get("status") or {}).get("messages") or ())
-    error = messages.get("execution_error")
-    if error:
-        text = f"{error['exception_type']}: {str(error['exception_message']).strip()}"
-        raise NodeFailed(
-            f"{_named(prompt, error['node_id'], error['node_type'])}: {text}", "".join(error.get("traceback") or ())
-        )
-    stopped = messages.get("execution_interrupted")
-    if stopped:
-        raise Interrupted(f"{_named(prompt, stopped['node_id'], stopped['node_type'])}: cancelled on the server")
-    start, end = (messages.get(kind, {}).get("timestamp") for kind in ("execution_start", "execution_success"))
-    seconds = (end - start) / 1000 if start and end else 0.0
-    return Finished(entry.get("outputs") or {}, seconds, waiting.node_seconds, (end or 0) / 1000)
-
-
-def _named(prompt: Prompt, node_id: str, class_type: str) -> str:
-    title = (prompt.get(node_id, {}).get("_meta") or {}).get("title")
-    return f"{title or class_type} ({node_id})"
-
-
-def describe_refusal(answer: Mapping[str, Any]) -> str:
-    """The server's answer to a bad prompt, one sentence a node."""
-    lines = []
-    for node_id, refusal in (answer.get("node_errors") or {}).items():
-        lines += [
-            f"{refusal['class_type']} {node_id}: {error['message']}: {error['details']}" for error in refusal["errors"]
-        ]
-    error = answer.get("error")
-    if error and not lines:
-        lines.append(f"{error['message']}: {error['details']}" if isinstance(error, Mapping) else str(error))
-    return "; ".join(lines)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts about a server. info: /object_info. models: its folders of models. stats: /system_stats."""
-
-    info: dict[str, Any]
-    stats: dict[str, Any]
-    models: list[Path]
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """The versions of ComfyUI, PyTorch and Python, and the device, for the records."""
-        system, devices = self.stats.get("system", {}), self.stats.get("devices") or [{}]
-        return {
-            "comfyui": str(system.get("comfyui_version", "")),
-            "torch": str(system.get("pytorch_version", "")),
-            "python": str(system.get("python_version", "")).split(" ")[0],
-            "device": str(devices[0].get("name", "")),
-        }
-
-    @property
-    def embeddings(self) -> tuple[str, str] | None:
-        """The place that makes a file an embedding: "output" or "input", and the folder in it. None: there is none.
-
-        It takes a folder of embeddings inside those two: no others can be sent to. ComfyUI has none by itself.
-        """
-        for folder in self.models:
-            for place in ("output", "input"):
-                if folder.name == "embeddings" and place in self.places and folder.is_relative_to(self.places[place]):
-                    return place, folder.relative_to(self.places[place]).as_posix()
-        return None
-
-    @property
-    def places(self) -> dict[str, Path]:
-        """The server's input, output and temporary folders, as far as its command line has them."""
-        arguments = [str(word) for word in self.stats.get("system", {}).get("argv", ())]
-        options = dict(zip(arguments, arguments[1:]))
-        base = options.get("--base-directory") or (str(Path(arguments[0]).parent) if arguments else "")
-        folders = {}
-        for place in ("input", "output", "temp"):
-            folder = options.get(f"--{place}-directory")
-            path = Path(folder) / ("temp" if place == "temp" else "") if folder else Path(base) / place
-            if path.is_absolute():
-                folders[place] = path
-        return folders
-
-
-async def facts_of(client: Client) -> Facts:
-    """Ask a server about itself. Raises ServerLost."""
-    info, stats, models = await asyncio.gather(
-        client.get("/object_info"), client.get("/system_stats"), client.get("/experiment/models")
-    )
-    if not isinstance(info, dict) or not isinstance(stats, dict):
-        raise ServerLost(f"{client.url} does not answer as a ComfyUI server: check the address.")
-    return Facts(info, stats, [Path(folder) for item in models or () for folder in item["folders"]])

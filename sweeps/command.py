@@ -27,11 +27,12 @@ from typing import Any
 
 from ..disk.errors import described
 from .access import API_KEY, PASSWORD, TOKEN, access_to
-from .cells import Cells, Compiler
+from .cells import Compiler
 from .index import INDEX_FILE, IndexEntry, read_index
 from .launch import PACK, REPORT_FILE, Launch, compiled, end_orphans, files_of, remembered, started, workers_of
 from .plan import read_plan
 from .plan_file import words
+from .planned import Cells
 from .preview import SHOWN, print_plan
 from .progress import SweepProgress, describe
 from .runner import Runner, SweepResult, run_until_signal

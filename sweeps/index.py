@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from .cells import Cells, Compiler, PlannedCell, PlannedTraining
+from .cells import Compiler
+from .planned import Cells, PlannedCell, PlannedTraining
 from .records import Kind
 
 INDEX_FILE = "cells.jsonl"

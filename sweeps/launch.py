@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 
 from ..disk.errors import described
 from .access import Access
-from .cells import Cells, Compiler
-from .client import Client, Facts
+from .cells import Compiler
+from .client import Client
 from .conversion import front_end_of
+from .facts import Facts
 from .files import Files, LocalFiles, ServerFiles
 from .index import INDEX_FILE, write_index
 from .plan import Plan
+from .planned import Cells
 from .progress import SweepProgress
 from .remote import RayServer, connected, machine, shares
 from .server import HOST, Server, find_comfyui

@@ -6,7 +6,8 @@ import contextlib
 import statistics
 from collections.abc import Sequence
 
-from .cells import Cells, Compiler
+from .cells import Compiler
+from .planned import Cells
 from .progress import describe, duration
 from .store import Store
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from .cells import Cells, PlannedCell, PlannedTraining
+from .planned import Cells, PlannedCell, PlannedTraining
 from .records import Kind
 
 Planned = PlannedCell | PlannedTraining

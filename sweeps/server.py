@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
-from .client import Facts
+from .facts import Facts
 from .files import Files, LocalFiles
 
 HOST = "127.0.0.1"

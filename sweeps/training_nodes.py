@@ -19,7 +19,8 @@ class TrainingNode:
     embedding: bool = False
 
 
-# By class type: those that batch runs cut out. A further one is a further line.
+# By class type: those that batch runs cut out. A further one is a further line; the pack's own also stand in
+# web/deft/node.mjs, which a test compares.
 TRAINERS = {
     "DEFTTrainAdapter": TrainingNode(0, 0),
     "TrainLoraNode": TrainingNode(0, 0),

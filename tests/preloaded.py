@@ -193,10 +193,13 @@ def become(folder: str, arguments: list[str], environment: dict[str, str], files
         status = error.code or 0
         if not isinstance(status, int):
             raise
+    # What the interpreter does at its end, before it takes all of the libraries apart: that would take longer than a
+    # short program. There is no public way: joining the threads would leave out what concurrent.futures registers to
+    # stop its workers, and atexit has no function that calls the registered ones.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
-    os._exit(status)  # taking all of the libraries apart would take longer than a short program
+    os._exit(status)
 
 
 if __name__ == "__main__":

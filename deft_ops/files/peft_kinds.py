@@ -35,7 +35,7 @@ def rotation(entries: Tensor, record: Mapping[str, Any]) -> Tensor:
     The Cayley transform of the skew-symmetric matrices, or its Neumann series (the default since OFTv2), and before
     that COFT's bound on their size, as the record says. Raises BadTensor if the entries are no triangle.
     """
-    if entries.ndim != 2:
+    if entries.ndim != 2 or not len(entries):
         raise BadTensor("oft_R", f"of shape {list(entries.shape)}, but [blocks, k (k - 1) / 2] is needed")
     size = round((1 + (1 + 8 * entries.shape[-1]) ** 0.5) / 2)
     if size < 2 or size * (size - 1) // 2 != entries.shape[1]:

@@ -198,7 +198,8 @@ METHOD = Method(
     marks=("dora_scale",),
     peft=dora_form,
     training=Training(
-        words="a lora, and the length of each output apart: closer to training all values; a little slower",
+        words="a lora that learns the length of each output separately from its direction, which is closer to "
+        "training all values and slightly slower",
         settings=Settings,
         init=init,
         factors_of=factors_of,

@@ -30,7 +30,7 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """False: ComfyUI's own loader reads such layers."""
+    """Return False: ComfyUI's own loader reads such layers."""
     return False
 
 
@@ -113,7 +113,9 @@ METHOD = Method(
     to_lora=to_lora,
     peft="PEFT has no layer whose adapter is a whole weight's difference",
     training=Training(
-        words="all values of the chosen layers; learning rate 2.5e-6, and memory of four times their size",
+        words="trains all values of the layers: a learning rate of 2.5e-6, 16 bytes of memory per value, and "
+        "files as large as the layers. Extract Adapter makes a small LoRA or DEFT from the result; "
+        "ComfyUI's Save Checkpoint, behind Apply Adapter, a whole model",
         settings=NoSettings,
         init=init,
         factors_of=factors_of,

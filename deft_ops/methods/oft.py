@@ -256,7 +256,8 @@ METHOD = Method(
     flags=(_SCALED,),
     peft="PEFT's OFT rotates a layer's inputs, and this one its outputs",
     training=Training(
-        words="rotates the outputs of a layer in blocks and keeps their lengths and angles",
+        words="rotates a layer's outputs in blocks and preserves their lengths and the angles between them, which "
+        "keeps most of what the model knows",
         settings=Settings,
         init=init,
         factors_of=factors_of,

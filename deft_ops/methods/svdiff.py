@@ -162,7 +162,8 @@ METHOD = Method(
     to_lora=to_lora,
     peft="PEFT has no layer that shifts singular values",
     training=Training(
-        words="scales what is there; learning rate 1e-3",
+        words="scales the singular values of a weight: the smallest files, and a learning rate of 1e-3. The first "
+        "run on a model takes minutes to decompose its weights; the result is kept in ComfyUI's user folder",
         settings=Settings,
         init=init,
         factors_of=factors_of,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,10 +76,10 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of texts alone; `texts` of its columns are words, the others are numbers."""
+    """A table of texts alone. lines: where they are many, an iterator, for one form."""
 
     titles: tuple[str, ...]
-    lines: tuple[tuple[TableCell, ...], ...]
+    lines: Iterable[Sequence[TableCell]]
     flush_left: tuple[bool, ...]
     legend: str = ""
     findings: tuple[str, ...] = ()
@@ -106,7 +106,11 @@ def with_arrows(table: Table) -> list[str]:
 def text_table(
     titles: Sequence[str], lines: Iterable[Sequence[str | TableCell]], numbers: Iterable[str] = ()
 ) -> TextTable:
-    """A table of these texts. numbers: titles of the columns that are set flush right."""
+    """A table of these texts. numbers: titles of the columns that are set flush right.
+
+    lines: an iterator stays one, and its table can be written once; everything else is kept.
+    """
     right = set(numbers)
-    entries = tuple(tuple(TableCell(each) if isinstance(each, str) else each for each in line) for line in lines)
-    return TextTable(tuple(titles), entries, tuple(title not in right for title in titles))
+    entries = (tuple(TableCell(each) if isinstance(each, str) else each for each in line) for line in lines)
+    kept = entries if isinstance(lines, Iterator) else tuple(entries)
+    return TextTable(tuple(titles), kept, tuple(title not in right for title in titles))

@@ -23,7 +23,7 @@ async function show(page, type) {
   return place
 }
 
-export const viewport = LARGE
+export const viewport = { ...LARGE, height: 1600 } // what lies below is on no picture
 
 export default async function ({ page }, args) {
   for (let i = 0; i < args.length; i += 2) {

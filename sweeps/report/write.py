@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from ...disk.errors import NotWritten, named
 from ...reports.sweep.grids import Grid, draw_grids
 from ...reports.sweep.material import Layout, SweepMaterial
 from ...reports.sweep.page import PICTURES, markdown_page, pages
-from ...reports.sweep.pivot import Titled, tables
+from ...reports.sweep.pivot import Titled, cells_table, tables
+from ...reports.tables import FORMS
 from ..png import with_text
 from ..writing import link, tidy, write, writing
 from .cells import ReportCell, completed, values_of
@@ -20,7 +20,7 @@ from .reading import read
 
 KEYWORD = "deft_sweep"
 MAX_KEYS = 1000  # in a picture's deft_sweep
-OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
+_OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
 
 
 def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Layout) -> list[Path]:
@@ -43,13 +43,16 @@ def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Lay
         tidy(folder)
     with writing(out / "scores.jsonl") as target:
         material = read(cells, layout, target)
-    written = [out / "scores.jsonl", _write_cells(material, list(values_of(cells)), out / "cells.csv")]
+    written = [
+        out / "scores.jsonl",
+        write(out / "cells.csv", FORMS["csv"](cells_table(material, list(values_of(cells))), "")),
+    ]
     shown = tables(material)
     written += _write_tables(shown, material, out)
     grids = _write_grids(material, out)
     written += [out / grid.name for grid in grids]
     for path in sorted(out.iterdir()):  # before the pages, which link what is there
-        if OURS.fullmatch(path.name) and path not in written:
+        if _OURS.fullmatch(path.name) and path not in written:
             path.unlink()
     ready = _link_pictures(material, out / PICTURES)
     shown_pages = []
@@ -107,46 +110,3 @@ def _write_tables(shown: Sequence[Titled], material: SweepMaterial, out: Path) -
             written.append(write(out / f"{one.name}.png", with_text(one.form("png"), {KEYWORD: about})))
     tex = b"\n".join(one.form("tex") for one in shown) or b"% There are no scores and no numbers.\n"
     return [*written, write(out / "table.tex", tex)]
-
-
-def _write_cells(material: SweepMaterial, axes: Sequence[str], path: Path) -> Path:
-    """Write a CSV file with one line a cell: labels, how it was run, numbers."""
-    memory = list(dict.fromkeys(what for cell in material.cells for what in cell.memory))
-    numbers = list(dict.fromkeys(name for cell in material.cells for name in cell.numbers))
-    with writing(path) as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(
-            [
-                "cell",
-                "kind",
-                *axes,
-                "state",
-                "seconds",
-                "training seconds",
-                "attempts",
-                "finished",
-                "worker",
-                *(f"memory {what}, MiB" for what in memory),
-                *numbers,
-                "error",
-            ]
-        )
-        for cell in material.cells:
-            ran = cell.state != "not run"
-            lines.writerow(
-                [
-                    cell.key,
-                    cell.kind,
-                    *(cell.labels.get(axis, "") for axis in axes),
-                    cell.state,
-                    cell.seconds if ran else "",
-                    "" if cell.training_seconds is None else cell.training_seconds,
-                    cell.attempts if ran else "",
-                    cell.finished,
-                    cell.worker,
-                    *(cell.memory.get(what, "") for what in memory),
-                    *(cell.numbers.get(name, "") for name in numbers),
-                    cell.error,
-                ]
-            )
-    return path

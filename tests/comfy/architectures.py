@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deft_pack.benchmarks.configs import FLUX2_KLEIN
+
+from .. import clips
 from . import models
 
 TOKENS = 7
@@ -98,12 +101,12 @@ def native(model: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def call_unet(network: nn.Module) -> Tensor:
-    """Of a UNet without further conditions."""
+    """The output of diffusers' UNet without further conditions."""
     return network(latent(4, 8, 8), timestep=torch.tensor([311.0]), encoder_hidden_states=context()).sample
 
 
 def call_unet_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 8), timesteps=torch.tensor([311.0]), context=context())
 
 
@@ -116,7 +119,7 @@ def pooled() -> Tensor:
 
 
 def call_sdxl(network: nn.Module) -> Tensor:
-    """Of SDXL's UNet, which embeds the sizes itself."""
+    """The output of SDXL's UNet in diffusers, which embeds the sizes itself."""
     added = {"text_embeds": pooled(), "time_ids": SIZES}
     return network(
         latent(4, 8, 8), timestep=torch.tensor([311.0]), encoder_hidden_states=context(), added_cond_kwargs=added
@@ -124,7 +127,7 @@ def call_sdxl(network: nn.Module) -> Tensor:
 
 
 def call_sdxl_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, which gets the sizes embedded (model_base.SDXL.encode_adm)."""
+    """The output of ComfyUI's network, which gets the sizes embedded (model_base.SDXL.encode_adm)."""
     sizes = model.model.embedder(SIZES.flatten()).flatten()[None]
     y = torch.cat((pooled(), sizes), dim=1)
     return native(model, latent(4, 8, 8), timesteps=torch.tensor([311.0]), context=context(), y=y)
@@ -187,37 +190,39 @@ def diffusers_sd3(**options: Any) -> nn.Module:
     )
 
 
+def sd3(*dual: int) -> dict[str, Any]:
+    """SD3's configuration; `dual` are the layers with a second attention, which 3.5 medium has."""
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
+    return {
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_size": 2,
+        "depth": 2,
+        "input_size": None,
+        "adm_in_channels": models.POOLED_WIDTH,
+        "context_embedder_config": embedder,
+        "num_patches": 64,
+        "pos_embed_max_size": 8,
+        "pos_embed_scaling_factor": None,
+        "qk_norm": "rms",
+        "x_block_self_attn_layers": list(dual),
+    }
+
+
 def comfyui_sd3(*dual: int) -> Any:
     """ComfyUI's SD3; `dual` are the layers with a second attention."""
-    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
-    return small(
-        "SD3",
-        {
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 2,
-            "depth": 2,
-            "input_size": None,
-            "adm_in_channels": models.POOLED_WIDTH,
-            "context_embedder_config": embedder,
-            "num_patches": 64,
-            "pos_embed_max_size": 8,
-            "pos_embed_scaling_factor": None,
-            "qk_norm": "rms",
-            "x_block_self_attn_layers": list(dual),
-        },
-    )
+    return small("SD3", sd3(*dual))
 
 
 def call_sd3(network: nn.Module) -> Tensor:
-    """Of SD3."""
+    """The output of diffusers' SD3."""
     return network(
         latent(16, 8, 8), timestep=torch.tensor([311.0]), encoder_hidden_states=context(), pooled_projections=pooled()
     ).sample
 
 
 def call_sd3_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(16, 8, 8), timesteps=torch.tensor([311.0]), context=context(), y=pooled())
 
 
@@ -290,7 +295,7 @@ def grid(height: int, width: int, axes: int = 3) -> Tensor:
 
 
 def call_flux(network: nn.Module) -> Tensor:
-    """Of Flux.1, packed by hand."""
+    """The output of diffusers' Flux.1 on latents packed by hand."""
     out = network(
         packed(latent(4, 8, 12)),
         timestep=torch.tensor([0.7]),
@@ -304,7 +309,7 @@ def call_flux(network: nn.Module) -> Tensor:
 
 
 def call_flux_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 12), torch.tensor([0.7]), context(), y=pooled(), guidance=torch.tensor([3.5]))
 
 
@@ -328,30 +333,16 @@ def diffusers_flux2() -> nn.Module:
     )
 
 
-FLUX2 = {
-    "image_model": "flux2",
+FLUX2 = FLUX2_KLEIN | {
     "guidance_embed": True,
     "in_channels": 16,
     "out_channels": 16,
-    "patch_size": 1,
-    "vec_in_dim": None,
     "context_in_dim": WIDTH,
     "hidden_size": 64,
-    "mlp_ratio": 3.0,
     "num_heads": 2,
     "depth": 1,
     "depth_single_blocks": 2,
     "axes_dim": [8, 8, 8, 8],
-    "theta": 2000,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "global_modulation": True,
-    "mlp_silu_act": True,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-    "txt_ids_dims": [3],
-    "yak_mlp": False,
-    "txt_norm": False,
 }
 
 
@@ -361,7 +352,7 @@ def comfyui_flux2() -> Any:
 
 
 def call_flux2(network: nn.Module) -> Tensor:
-    """Of Flux.2: a token is a pixel of the latent; text tokens count on the last axis."""
+    """The output of diffusers' Flux.2: a token is a pixel of the latent; text tokens count on the last axis."""
     text_ids = torch.zeros(1, TOKENS, 4)
     text_ids[..., 3] = torch.arange(TOKENS)
     hidden = latent(16, 4, 6).flatten(2).transpose(1, 2)
@@ -377,7 +368,7 @@ def call_flux2(network: nn.Module) -> Tensor:
 
 
 def call_flux2_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(16, 4, 6), torch.tensor([0.7]), context(), guidance=torch.tensor([3.5]))
 
 
@@ -403,36 +394,36 @@ def diffusers_chroma() -> nn.Module:
     return fill(network, seed=29)
 
 
+CHROMA = {
+    "image_model": "chroma",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": None,
+    "context_in_dim": WIDTH,
+    "hidden_size": 48,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 2,
+    "axes_dim": [8, 8, 8],
+    "theta": 10000,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+    "in_dim": 64,
+    "out_dim": 48,
+    "hidden_dim": 32,
+    "n_layers": 2,
+}
+
+
 def comfyui_chroma() -> Any:
     """ComfyUI's Chroma."""
-    return small(
-        "Chroma",
-        {
-            "image_model": "chroma",
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 2,
-            "vec_in_dim": None,
-            "context_in_dim": WIDTH,
-            "hidden_size": 48,
-            "mlp_ratio": 4.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 2,
-            "axes_dim": [8, 8, 8],
-            "theta": 10000,
-            "qkv_bias": True,
-            "txt_ids_dims": [],
-            "in_dim": 64,
-            "out_dim": 48,
-            "hidden_dim": 32,
-            "n_layers": 2,
-        },
-    )
+    return small("Chroma", CHROMA)
 
 
 def call_chroma(network: nn.Module) -> Tensor:
-    """Of Chroma, packed by hand."""
+    """The output of diffusers' Chroma on latents packed by hand."""
     out = network(
         packed(latent(4, 8, 12)),
         timestep=torch.tensor([0.7]),
@@ -444,7 +435,7 @@ def call_chroma(network: nn.Module) -> Tensor:
 
 
 def call_chroma_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, without guidance."""
+    """The output of ComfyUI's network, without guidance."""
     return native(model, latent(4, 8, 12), torch.tensor([0.7]), context(), guidance=torch.tensor([0.0]))
 
 
@@ -486,7 +477,7 @@ def comfyui_qwen_image() -> Any:
 
 
 def call_qwen_image(network: nn.Module) -> Tensor:
-    """Of Qwen-Image, packed by hand."""
+    """The output of diffusers' Qwen-Image on latents packed by hand."""
     out = network(
         packed(latent(4, 8, 12)),
         timestep=torch.tensor([0.7]),
@@ -498,7 +489,7 @@ def call_qwen_image(network: nn.Module) -> Tensor:
 
 
 def call_qwen_image_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, which takes a film of one frame."""
+    """The output of ComfyUI's network, which takes a film of one frame."""
     return native(model, latent(4, 8, 12)[:, :, None], torch.tensor([0.7]), context())
 
 
@@ -544,12 +535,12 @@ def comfyui_auraflow() -> Any:
 
 
 def call_auraflow(network: nn.Module) -> Tensor:
-    """Of AuraFlow."""
+    """The output of diffusers' AuraFlow."""
     return network(latent(4, 8, 8), encoder_hidden_states=context(), timestep=torch.tensor([0.7])).sample
 
 
 def call_auraflow_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 8), torch.tensor([0.7]), context())
 
 
@@ -583,28 +574,30 @@ def diffusers_pixart(alpha: bool) -> nn.Module:
     )
 
 
+def pixart(alpha: bool) -> dict[str, Any]:
+    """PixArt's configuration."""
+    return {
+        "image_model": "pixart_alpha" if alpha else "pixart_sigma",
+        "num_heads": 2,
+        "patch_size": 2,
+        "hidden_size": 48,
+        "in_channels": 4,
+        "depth": 2,
+        "caption_channels": WIDTH,
+        "model_max_length": TOKENS,
+        "pe_interpolation": 1,
+        "input_size": PIXART_SIZE,
+        "micro_condition": alpha,
+    }
+
+
 def comfyui_pixart(alpha: bool) -> Any:
     """ComfyUI's PixArt."""
-    return small(
-        "PixArtAlpha" if alpha else "PixArtSigma",
-        {
-            "image_model": "pixart_alpha" if alpha else "pixart_sigma",
-            "num_heads": 2,
-            "patch_size": 2,
-            "hidden_size": 48,
-            "in_channels": 4,
-            "depth": 2,
-            "caption_channels": WIDTH,
-            "model_max_length": TOKENS,
-            "pe_interpolation": 1,
-            "input_size": PIXART_SIZE,
-            "micro_condition": alpha,
-        },
-    )
+    return small("PixArtAlpha" if alpha else "PixArtSigma", pixart(alpha))
 
 
 def call_pixart(network: nn.Module) -> Tensor:
-    """Of PixArt: the first half of its output, without the variance."""
+    """The first half of diffusers' PixArt's output, without the variance."""
     size = PIXART_SIZE
     alpha = network.config.use_additional_conditions
     added = (
@@ -618,7 +611,7 @@ def call_pixart(network: nn.Module) -> Tensor:
 
 
 def call_pixart_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, which sets size and aspect ratio itself."""
+    """The output of ComfyUI's network, which sets size and aspect ratio itself."""
     return native(model, latent(4, PIXART_SIZE, PIXART_SIZE), torch.tensor([311.0]), context())
 
 
@@ -655,26 +648,28 @@ def diffusers_hunyuan_dit(first: bool) -> nn.Module:
     )
 
 
+def hunyuan_dit(first: bool) -> dict[str, Any]:
+    """HunyuanDiT's configuration; the first versions take a style and the picture's size."""
+    extra = {"size_cond": True, "use_style_cond": True} if first else {}
+    return {
+        "image_model": "hydit1" if first else "hydit",
+        "in_channels": 4,
+        "patch_size": 2,
+        "hidden_size": 48,
+        "depth": 4,
+        "num_heads": 2,
+        "mlp_ratio": 4.0,
+        "text_states_dim": WIDTH,
+        "text_states_dim_t5": T5_WIDTH,
+        "text_len": TOKENS,
+        "text_len_t5": 9,
+        **extra,
+    }
+
+
 def comfyui_hunyuan_dit(first: bool) -> Any:
     """ComfyUI's HunyuanDiT."""
-    extra = {"size_cond": True, "use_style_cond": True} if first else {}
-    return small(
-        "HunyuanDiT1" if first else "HunyuanDiT",
-        {
-            "image_model": "hydit1" if first else "hydit",
-            "in_channels": 4,
-            "patch_size": 2,
-            "hidden_size": 48,
-            "depth": 4,
-            "num_heads": 2,
-            "mlp_ratio": 4.0,
-            "text_states_dim": WIDTH,
-            "text_states_dim_t5": T5_WIDTH,
-            "text_len": TOKENS,
-            "text_len_t5": 9,
-            **extra,
-        },
-    )
+    return small("HunyuanDiT1" if first else "HunyuanDiT", hunyuan_dit(first))
 
 
 def hunyuan_texts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -684,7 +679,7 @@ def hunyuan_texts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def call_hunyuan_dit(network: nn.Module) -> Tensor:
-    """Of HunyuanDiT, with the rotary embedding of its pipeline."""
+    """The output of diffusers' HunyuanDiT, with the rotary embedding of its pipeline."""
     from diffusers.models.embeddings import get_2d_rotary_pos_embed
     from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
@@ -704,7 +699,7 @@ def call_hunyuan_dit(network: nn.Module) -> Tensor:
 
 
 def call_hunyuan_dit_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     text, mask, t5, t5_mask = hunyuan_texts()
     return native(
         model,
@@ -772,7 +767,7 @@ def wan_image() -> Tensor:
 
 
 def call_wan(network: nn.Module) -> Tensor:
-    """Of Wan: a film of two frames."""
+    """The output of diffusers' Wan for a film of two frames."""
     image = {"encoder_hidden_states_image": wan_image()} if network.config.image_dim else {}
     return network(
         latent(16, 2, 4, 6), timestep=torch.tensor([311.0]), encoder_hidden_states=context(tokens=WAN_TEXT), **image
@@ -780,7 +775,7 @@ def call_wan(network: nn.Module) -> Tensor:
 
 
 def call_wan_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     image = {"clip_fea": wan_image()} if model.model.diffusion_model.img_emb is not None else {}
     return native(model, latent(16, 2, 4, 6), torch.tensor([311.0]), context(tokens=WAN_TEXT), **image)
 
@@ -845,7 +840,7 @@ def comfyui_lumina2() -> Any:
 
 
 def call_lumina2(network: nn.Module) -> Tensor:
-    """Of Lumina 2."""
+    """The output of diffusers' Lumina 2."""
     return -network(
         latent(4, 8, 12),
         timestep=torch.tensor([1 - LEVEL]),
@@ -855,7 +850,7 @@ def call_lumina2(network: nn.Module) -> Tensor:
 
 
 def call_lumina2_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 12), torch.tensor([LEVEL]), context(), num_tokens=TOKENS)
 
 
@@ -910,13 +905,13 @@ def comfyui_z_image() -> Any:
 
 
 def call_z_image(network: nn.Module) -> Tensor:
-    """Of Z-Image: lists of films of one frame and of texts."""
+    """The output of diffusers' Z-Image, which takes lists of films of one frame and of texts."""
     out = network([latent(4, 8, 12)[0][:, None]], torch.tensor([1 - LEVEL]), [context()[0]]).sample
     return -out[0][None, :, 0]
 
 
 def call_z_image_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 12), torch.tensor([LEVEL]), context(), num_tokens=TOKENS)
 
 
@@ -1030,12 +1025,12 @@ def references() -> list[Tensor]:
 
 
 def call_omnigen2(network: nn.Module) -> Tensor:
-    """Of OmniGen2."""
+    """The output of diffusers' OmniGen2."""
     return -network(latent(4, 8, 12), torch.tensor([1 - LEVEL]), context(), references())
 
 
 def call_omnigen2_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(
         model, latent(4, 8, 12), torch.tensor([LEVEL]), context(), num_tokens=TOKENS, ref_latents=references()
     )
@@ -1286,12 +1281,7 @@ def transformers_clip(projection: bool, sizes: dict[str, Any], act: str) -> nn.M
     return fill(
         kind(
             transformers.CLIPTextConfig(
-                vocab_size=49408,
-                max_position_embeddings=77,
-                hidden_act=act,
-                bos_token_id=49406,
-                eos_token_id=49407,
-                **({"projection_dim": sizes["hidden_size"]} | sizes),
+                hidden_act=act, **clips.TOKENS, **({"projection_dim": sizes["hidden_size"]} | sizes)
             )
         ),
         seed=41,

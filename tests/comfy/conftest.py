@@ -35,6 +35,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER_NAME = "deft nodes-1.0"  # a space, a hyphen, a dot: no code may count on the folder's name
 BASE = Path(tempfile.mkdtemp(prefix="deft-comfy-"))
+WRITTEN = ("input", "models", "output", "temp", "user")  # the folders of BASE that nodes and tests write into
 DEVICE = os.environ.get("DEFT_TEST_DEVICE") or "cpu"
 atexit.register(shutil.rmtree, BASE, ignore_errors=True)
 
@@ -72,7 +73,7 @@ def prepare() -> Path:
 
     if DEVICE != "cpu":
         prepare_cuda()
-    for name in ("input", "output", "temp", "user"):
+    for name in WRITTEN:
         (BASE / name).mkdir(exist_ok=True)
     for name in ("loras", "embeddings", "checkpoints", "vae", "text_encoders", "diffusion_models"):
         (BASE / "models" / name).mkdir(parents=True, exist_ok=True)
@@ -204,10 +205,10 @@ class ComfyUI:
         valid, error, good, node_errors = self.loop.run_until_complete(
             self.execution.validate_prompt(prompt_id, prompt, None)
         )
-        for node_id, found in node_errors.items():
-            first = found["errors"][0]
+        for node_id, node_error in node_errors.items():
+            first = node_error["errors"][0]
             text = f"{first['message']}: {first['details']}"
-            raise PromptFailed("validation", node_id, found["class_type"], first["type"], text)
+            raise PromptFailed("validation", node_id, node_error["class_type"], first["type"], text)
         if not valid:
             info = error.get("extra_info", {})
             where = (info.get("node_id", ""), info.get("class_type", ""))
@@ -244,11 +245,11 @@ class ComfyUI:
     def _messages(self) -> list[tuple[Any, Any]]:
         """What the server would have sent to the browser since the last call: (event, data)."""
         self.loop.run_until_complete(asyncio.sleep(0))
-        found = []
+        messages = []
         while not self.server.messages.empty():
             event, data, _ = self.server.messages.get_nowait()
-            found.append((event, data))
-        return found
+            messages.append((event, data))
+        return messages
 
     def _hook_progress(self) -> None:
         """Let progress bars report as in ComfyUI's main.py, whose hook cannot be had without starting a server."""
@@ -267,6 +268,25 @@ class ComfyUI:
             self.server.send_sync("progress", {"value": value, "max": total, "node": node_id}, self.server.client_id)
 
         comfy.utils.set_progress_bar_global_hook(hook)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Remove what this module's tests and fixtures have written into ComfyUI's folders before the next one starts, and
+    unload its models."""
+    before = set(written())
+    yield
+    for path in sorted(set(written()) - before, reverse=True):  # what is in a folder before the folder
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    if "comfy.model_management" in sys.modules:
+        sys.modules["comfy.model_management"].unload_all_models()
+
+
+def written() -> list[Path]:
+    """All files and folders in ComfyUI's folders, without the kinds of models: ComfyUI keeps what it has listed there,
+    and fails when such a folder is gone."""
+    paths = [path for name in WRITTEN for path in (BASE / name).rglob("*")]
+    return [path for path in paths if path.parent != BASE / "models"]
 
 
 @pytest.fixture(scope="session")

@@ -231,16 +231,16 @@ def dynamic_weights(model: Any) -> dict[str, Tensor]:
     import comfy.ops
 
     comfy.model_management.load_models_gpu([model])
-    found = weights(model)
+    copies = weights(model)
     for name, module in model.model.named_modules():
         if hasattr(module, "_v"):
             place = {"device": DEVICE, "dtype": module.weight.dtype, "bias_dtype": module.weight.dtype}
             weight, bias, stream = comfy.ops.cast_bias_weight(module, offloadable=True, **place)
-            found[f"{name}.weight"] = weight.clone().to(CPU)
+            copies[f"{name}.weight"] = weight.clone().to(CPU)
             if bias is not None:
-                found[f"{name}.bias"] = bias.clone().to(CPU)
+                copies[f"{name}.bias"] = bias.clone().to(CPU)
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
-    return found
+    return copies
 
 
 def deft_layers(

@@ -105,16 +105,16 @@ def compute(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     given = [*leaves(args), *leaves(kwargs)]
     refuse(func, [leaf for leaf in given if isinstance(leaf, Tensor)])
     device = next((leaf for leaf in given if isinstance(leaf, torch.device)), DEVICE)
-    found = func(*mapped(as_computed, args), **mapped(as_computed, kwargs))
+    result = func(*mapped(as_computed, args), **mapped(as_computed, kwargs))
     if device.type == CPU.type:
-        return found
+        return result
     if name.endswith("_"):  # into a tensor that is somewhere already
         return args[0]
     if "out" in kwargs:
         return kwargs["out"]
-    if any(leaf.dtype in WIDE for leaf in leaves(found) if isinstance(leaf, Tensor)):
+    if any(leaf.dtype in WIDE for leaf in leaves(result) if isinstance(leaf, Tensor)):
         raise Refused(f"{func} makes float64 on the device")
-    return mapped(as_returned, found)
+    return mapped(as_returned, result)
 
 
 def refuse(func: Any, tensors: list[Tensor]) -> None:
@@ -150,7 +150,7 @@ def pretended(refused: Iterable[str]) -> Iterator[torch.device]:
     names = "autocast", "is_autocast_enabled", "get_autocast_dtype", "tensor", "as_tensor"
     before: dict[str, Any] = {name: getattr(torch, name) for name in names}
 
-    def known(device_type: str) -> str:
+    def autocast_type(device_type: str) -> str:
         """The CPU in place of the device, of which autocast knows nothing."""
         return CPU.type if device_type == DEVICE.type else device_type
 
@@ -161,13 +161,13 @@ def pretended(refused: Iterable[str]) -> Iterator[torch.device]:
 
     class Autocast(torch.autocast):
         def __init__(self, device_type: str, *args: Any, **options: Any) -> None:
-            super().__init__(known(device_type), *args, **options)
+            super().__init__(autocast_type(device_type), *args, **options)
 
     Pretended.refused = frozenset(refused)
     torch.autocast = Autocast  # type: ignore[misc]
     torch.tensor, torch.as_tensor = partial(from_data, "tensor"), partial(from_data, "as_tensor")
-    torch.is_autocast_enabled = lambda *kind: before["is_autocast_enabled"](*map(known, kind))
-    torch.get_autocast_dtype = lambda kind: before["get_autocast_dtype"](known(kind))
+    torch.is_autocast_enabled = lambda *kind: before["is_autocast_enabled"](*map(autocast_type, kind))
+    torch.get_autocast_dtype = lambda kind: before["get_autocast_dtype"](autocast_type(kind))
     try:
         with _Factories():
             yield DEVICE

@@ -45,9 +45,9 @@ def test_the_same_as_on_the_weights(pack: Pack, kind: str, method: str, options:
     model = models.sd3(depth=2) if kind == "sd3" else models.unet("sd15" if kind == "unet" else "sdxl")
     base_output, base = models.network_output(model), models.weights(model)
     adapter = pack.adapter(model, callable_layers(model), method, **options)
-    expected, found, patched = both(pack, adapter, model, strength_model=0.3)
+    expected, output, patched = both(pack, adapter, model, strength_model=0.3)
     assert models.relative(expected, base_output) > 1e-2
-    assert models.relative(found, expected) < 1e-5
+    assert models.relative(output, expected) < 1e-5
     now = models.weights(patched)
     assert all(torch.equal(now[key], base[key]) for key in base)  # loaded, and yet untouched
     assert torch.equal(models.network_output(model), base_output)  # and the original is the base again
@@ -62,7 +62,7 @@ def test_the_same_as_on_the_weights(pack: Pack, kind: str, method: str, options:
     ],
 )
 def test_plain_lora_of_any_naming(pack: Pack, up: str, down: str) -> None:
-    """Also weighed by `injection`, which ComfyUI's own patch does not know."""
+    """The LoRA is also weighed by `injection`, which ComfyUI's own patch does not know."""
     model = models.sd3()
     adapter = pack.adapters.Adapter(
         {
@@ -73,20 +73,20 @@ def test_plain_lora_of_any_naming(pack: Pack, up: str, down: str) -> None:
     )
     plain = models.network_output(pack.apply(adapter, model)[0])
     assert models.relative(plain, models.network_output(model)) > 1e-2
-    expected, found, _ = both(pack, adapter, model)
-    assert models.relative(found, expected) < 1e-5
+    expected, output, _ = both(pack, adapter, model)
+    assert models.relative(output, expected) < 1e-5
     assert models.relative(plain, expected) < 1e-5
     half = models.network_output(pack.apply(adapter, model, strength_model=0.5)[0])
-    for found in both(pack, adapter, model, injection=0.5)[:2]:
-        assert models.relative(found, half) < 1e-5
+    for output in both(pack, adapter, model, injection=0.5)[:2]:
+        assert models.relative(output, half) < 1e-5
 
 
 def test_knobs(pack: Pack) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION, SD3_QKV])
     for options in ({"removal": 0.5, "injection": 1.5}, {"strength_model": -0.7}, {"removal": 0.0}):
-        expected, found, _ = both(pack, adapter, model, **options)
-        assert models.relative(found, expected) < 1e-5
+        expected, output, _ = both(pack, adapter, model, **options)
+        assert models.relative(output, expected) < 1e-5
     same = pack.apply(adapter, model, strength_model=0, mode="activations")[0]
     assert torch.equal(models.network_output(same), models.network_output(model))
 
@@ -95,9 +95,9 @@ def test_slices_and_swapped_rows(pack: Pack) -> None:
     model = models.sd3()
     shapes = {f"transformer_blocks.0.attn.to_{part}": (64, 64) for part in "qkv"} | {"norm_out.linear": (128, 64)}
     adapter = pack.adapter(model, list(shapes), shapes=shapes)
-    expected, found, _ = both(pack, adapter, model)
+    expected, output, _ = both(pack, adapter, model)
     assert models.relative(expected, models.network_output(model)) > 1e-2
-    assert models.relative(found, expected) < 1e-5
+    assert models.relative(output, expected) < 1e-5
     assert (
         f"{SD3_MODULATION}.weight"
         in next(iter(pack.apply(adapter, model, mode="activations")[0].injections.values()))[0].items
@@ -171,9 +171,9 @@ def test_on_a_partly_loaded_model(pack: Pack) -> None:
     with torch.inference_mode():
         patched.load(models.DEVICE, lowvram_model_memory=1)
         patched.inject_model()
-        found = models.forward(patched, **models.network_inputs(patched))
+        output = models.forward(patched, **models.network_inputs(patched))
         patched.detach()
-    assert models.relative(found, expected) < 1e-5
+    assert models.relative(output, expected) < 1e-5
 
 
 def test_sampling_and_the_nodes(pack: Pack, comfyui_session: Any) -> None:
@@ -192,10 +192,10 @@ def test_half_precision_activations(pack: Pack) -> None:
     model = models.sd3(dtype=torch.bfloat16)
     adapter = pack.adapter(model, [SD3_PROJECTION, SD3_QKV])
     inputs = {name: value.bfloat16() for name, value in models.network_inputs(model).items()}
-    found = models.network_output(pack.apply(adapter, model, mode="activations")[0], **inputs)
-    assert found.dtype == torch.bfloat16
+    output = models.network_output(pack.apply(adapter, model, mode="activations")[0], **inputs)
+    assert output.dtype == torch.bfloat16
     expected = models.network_output(pack.apply(adapter, model)[0], **inputs)
-    assert models.relative(found, expected) < 2e-2
+    assert models.relative(output, expected) < 2e-2
 
 
 def test_what_cannot_work_on_activations_is_said(pack: Pack) -> None:
@@ -335,7 +335,7 @@ def test_copies_of_the_factors_are_freed(pack: Pack) -> None:
     ids=["linear-4d", "linear-vector", "conv1d", "conv2d-same", "conv2d-no-batch", "conv3d"],
 )
 def test_kinds_of_layers(pack: Pack, layer: nn.Module, shape: tuple[int, ...], method: str, options: dict) -> None:
-    """Against the layer with the changed weight, for two adapters in a row and three dimensions of input."""
+    """Compared with the layer with the changed weight, for two adapters in a row and three dimensions of input."""
     model = models.sd3()
     model.model.diffusion_model.extra = layer
     name = "diffusion_model.extra"
@@ -348,13 +348,13 @@ def test_kinds_of_layers(pack: Pack, layer: nn.Module, shape: tuple[int, ...], m
             weight += 0.7 * pack.delta(adapter, name, weight)
             patched = pack.apply(adapter, patched, strength_model=0.7, mode="activations")[0]
         patched.inject_model()
-        found = layer(x).clone()
-        assert torch.equal(layer(input=x), found)
+        output = layer(x).clone()
+        assert torch.equal(layer(input=x), output)
         patched.eject_model()
         assert torch.equal(layer(x), before)
         layer.weight.copy_(weight)
         assert models.relative(layer(x), before) > 1e-2
-        assert models.relative(found, layer(x)) < 1e-5
+        assert models.relative(output, layer(x)) < 1e-5
 
 
 def test_layers_that_cannot_are_named(pack: Pack) -> None:
@@ -410,12 +410,12 @@ def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
     names = comfyui_session.module("models.names").clip_names(clip)
     state = clip.patcher.model.state_dict()
     linear = {f"{name}.weight" for name, module in clip.patcher.model.named_modules() if isinstance(module, nn.Linear)}
-    found = {
+    shapes = {
         name: tuple(state[key].shape)
         for name, key in names.items()
         if name.startswith("text_encoders.") and key in linear and "text_projection" not in name
     }
-    layers = models.deft_layers(found, pack.methods.get(method))
+    layers = models.deft_layers(shapes, pack.methods.get(method))
     adapter = pack.adapters.from_layers(layers)
 
     def encoded(clip: Any) -> Tensor:
@@ -425,7 +425,7 @@ def test_a_clip(pack: Pack, comfyui_session: Any, method: str) -> None:
     base = encoded(clip)
     expected = encoded(pack.apply(adapter, None, clip, strength_clip=0.6)[1])
     _, patched, report = pack.apply(adapter, None, clip, strength_clip=0.6, mode="activations")
-    assert report.matched == len(found) > 10
+    assert report.matched == len(shapes) > 10
     assert models.relative(expected, base) > 1e-2
     assert models.relative(encoded(patched), expected) < 1e-5
     assert models.relative(encoded(patched.clone()), expected) < 1e-5

@@ -83,24 +83,29 @@ def training_prompt(kind: str = "deft", **changed: Any) -> Prompt:
     }
 
 
+def sampler(model: list, **changed: Any) -> dict[str, Any]:
+    """Two steps of KSampler on the nodes of `sampling`."""
+    inputs: dict[str, Any] = {
+        "model": model,
+        "seed": 3,
+        "steps": 2,
+        "cfg": 3.0,
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "positive": ["prompt", 0],
+        "negative": ["prompt", 0],
+        "latent_image": ["empty", 0],
+        "denoise": 1.0,
+    }
+    return node("KSampler", **(inputs | changed))
+
+
 def sampling(model: list, key: str) -> Prompt:
     """Two steps of KSampler on a model, node `key`."""
     return {
         "prompt": node("CLIPTextEncode", text="a sks teddy bear on a red background", clip=["clip", 0]),
         "empty": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
-        key: node(
-            "KSampler",
-            model=model,
-            seed=3,
-            steps=2,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="simple",
-            positive=["prompt", 0],
-            negative=["prompt", 0],
-            latent_image=["empty", 0],
-            denoise=1.0,
-        ),
+        key: sampler(model),
     }
 
 
@@ -229,13 +234,13 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
     name = "PaRa (its paper, SDXL)"
     prompt = training_prompt("para", steps=3) | {"settings": settings(preset=name, p_rate=0.5)}
     prompt["train"]["inputs"]["pattern"] = "no such layer"  # the preset has none
-    wanted = {"steps": 1000, "learning_rate": 1e-4, "rank_cap": 40.0, "layers": "attention without cross-attention"}
-    assert wanted.items() <= presets[name].values.items()
+    published = {"steps": 1000, "learning_rate": 1e-4, "rank_cap": 40.0, "layers": "attention without cross-attention"}
+    assert published.items() <= presets[name].values.items()
     short = {**presets[name].values, "steps": 2}
     gathered = comfyui.module("nodes.training_settings").gathered
     connected = {"preset": name, "settings": {"p_rate": 0.5}, "run": {}}
     chosen, _, notes = gathered(connected, method="para", rank=9, steps=3, learning_rate=1.0, pattern="x")
-    assert wanted.items() <= (vars(chosen) | chosen.options).items()
+    assert published.items() <= (vars(chosen) | chosen.options).items()
     assert chosen.rank == 4
     assert chosen.pattern == ""
     assert chosen.options["p_rate"] == 0.5
@@ -329,7 +334,7 @@ def test_one_caption_for_all_and_a_count_that_does_not_fit(comfyui: Any) -> None
 
 
 def test_interruption_through_the_executor(comfyui: Any) -> None:
-    """Within one step, and the next prompt runs."""
+    """The training stops within one step, and the next prompt runs."""
     import comfy.model_management
     import comfy.utils
 
@@ -459,12 +464,12 @@ def test_a_peft_folder_of_a_unet_is_read_by_peft(comfyui: Any, loras: Path) -> N
     inputs = models.network_inputs(model)
     wrapped = peft.PeftModel.from_pretrained(network, folder)
     with torch.no_grad():
-        found = wrapped(inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"]).sample
+        output = wrapped(inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"]).sample
         with wrapped.disable_adapter():
             base = network(inputs["x"], timestep=inputs["timesteps"], encoder_hidden_states=inputs["context"]).sample
     expected = models.network_output(patched, **inputs)
     assert models.relative(base, expected) > 1e-3
-    assert models.relative(found, expected) < 1e-4
+    assert models.relative(output, expected) < 1e-4
     # The folder lies in models/loras, so its weights are offered as a file, with the record beside it.
     load = comfyui.pack_nodes["DEFTAdapterLoader"].execute
     again, _, text = load(model, f"tests/{folder.name}/adapter_model.safetensors", 1.0, 1.0, "auto").result
@@ -550,8 +555,8 @@ def test_values_that_no_widget_offers(comfyui: Any, changed: dict[str, Any], nam
     failed = comfyui.fail(training_prompt(**changed), want=["train"])
     assert failed.node_type == "DEFTTrainAdapter"
     assert named in failed.message
-    known = "Unknown method: choose one of deft, para, lora, svdiff, dreambooth, dora, oft, lokr."
-    assert failed.stage == "validation" or known in failed.message
+    message = "Unknown method: choose one of deft, para, lora, svdiff, dreambooth, dora, oft, lokr."
+    assert failed.stage == "validation" or message in failed.message
 
 
 def test_values_of_the_other_nodes(comfyui: Any) -> None:

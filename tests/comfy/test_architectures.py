@@ -96,18 +96,18 @@ UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
 def test_every_layer_is_found_under_every_prefix(architecture_pairs: Any, comfyui_session: Any, name: str) -> None:
     pair = architecture_pairs(name)
     names = comfyui_session.module("models.names")
-    table, known = names.diffusers_names(pair.model), names.model_names(pair.model)
+    table, keys = names.diffusers_names(pair.model), names.model_names(pair.model)
     component = "unet" if hasattr(pair.network, "mid_block") else "transformer"
     layers = [layer for layer, module in pair.network.named_modules() if getattr(module, "weight", None) is not None]
     assert set(layers) == set(table)
     for layer in layers:
         for prefix in ("", "base_model.model.", f"{component}.", f"{component}.base_model.model.", "diffusion_model."):
             clash = CLASHES.get((name.split()[0], prefix), r"$^")
-            assert known[prefix + layer] == table[layer] or re.fullmatch(clash, layer), prefix + layer
+            assert keys[prefix + layer] == table[layer] or re.fullmatch(clash, layer), prefix + layer
     for layer, module in pair.network.named_modules():
         if isinstance(module, LAYERS):
             for prefix in UNDERSCORED:
-                assert known[prefix + layer.replace(".", "_")] == table[layer], prefix + layer
+                assert keys[prefix + layer.replace(".", "_")] == table[layer], prefix + layer
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +116,7 @@ def test_comfyui_s_own_names_and_the_original_ones(architecture_pairs: Any, comf
 
     model = architecture_pairs(name).model
     names = comfyui_session.module("models.names")
-    table, known = names.diffusers_names(model), names.model_names(model)
+    table, keys = names.diffusers_names(model), names.model_names(model)
     shapes = {key: value.shape for key, value in model.model.state_dict().items()}
     for layer, target in comfy.lora.model_lora_keys_unet(model.model, {}).items():
         key, part = names.target_key(target), names.target_slice(target)
@@ -125,14 +125,14 @@ def test_comfyui_s_own_names_and_the_original_ones(architecture_pairs: Any, comf
         if part is not None and part[1] + part[2] > shapes[key][part[0]]:
             # ComfyUI takes Lumina 2 for Z-Image here, whose key and value have as many rows as the query.
             assert name == "Lumina 2", layer
-            assert layer not in known, layer
+            assert layer not in keys, layer
         else:
-            assert known[layer] == target, layer
+            assert keys[layer] == target, layer
     paths = [key.removeprefix("diffusion_model.").removesuffix(".weight") for key in shapes if key.endswith(".weight")]
     for path in paths:
-        assert known[f"model.diffusion_model.{path}"] == f"diffusion_model.{path}.weight"
+        assert keys[f"model.diffusion_model.{path}"] == f"diffusion_model.{path}.weight"
         if path not in table:
-            assert known[path] == known[f"base_model.model.{path}"] == f"diffusion_model.{path}.weight"
+            assert keys[path] == keys[f"base_model.model.{path}"] == f"diffusion_model.{path}.weight"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -254,7 +254,7 @@ ENCODERS = [entry.name for entry in TEXT_ENCODERS]
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_layer_of_a_text_encoder_is_found(text_pairs: Any, comfyui_session: Any, name: str) -> None:
     entry, network, clip = text_pairs(name)
-    known = comfyui_session.module("models.names").clip_names(clip)
+    keys = comfyui_session.module("models.names").clip_names(clip)
     state = clip.cond_stage_model.state_dict()
     assert models.relative(call_text_model(clip, entry.part, network), call_transformers(network)) < 1e-5
     for layer, module in network.named_modules():
@@ -262,11 +262,11 @@ def test_every_layer_of_a_text_encoder_is_found(text_pairs: Any, comfyui_session
             continue
         prefixes = [f"{entry.component}.", f"{entry.component}.base_model.model."]
         for prefix in prefixes + (["", "base_model.model."] if entry.bare else []):
-            key = known[prefix + layer]
+            key = keys[prefix + layer]
             assert key.startswith(f"{entry.part}."), prefix + layer
             assert state[key].shape == module.weight.shape, prefix + layer
         if not entry.bare:
-            assert not known[layer].startswith(f"{entry.part}."), layer
+            assert not keys[layer].startswith(f"{entry.part}."), layer
 
 
 @pytest.mark.parametrize("method", METHODS)

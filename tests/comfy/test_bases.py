@@ -91,11 +91,11 @@ def is_older() -> bool:
 
 def chosen() -> list[Case]:
     """Those of this ComfyUI; of an older one than the list was made from, one for each class, to save time."""
-    found = [case for case in cases() if case.base in here(BASES)]
+    listed = [case for case in cases() if case.base in here(BASES)]
     if not is_older():
-        return found
-    first = {case.base.name: case for case in reversed(found)}
-    return [case for case in found if first[case.base.name] is case and case.base.title not in NEWER]
+        return listed
+    first = {case.base.name: case for case in reversed(listed)}
+    return [case for case in listed if first[case.base.name] is case and case.base.title not in NEWER]
 
 
 @dataclass
@@ -123,14 +123,14 @@ def training(pack: Pack, case: Case, model: Any, patch: pytest.MonkeyPatch, **ch
                 name: {key: value.detach().clone() for key, value in layer.params.items()}
                 for name, layer in trainer.layers.items()
             }
-        found = take_step(trainer)
+        taken = take_step(trainer)
         if not seen.gradients:
-            seen.loss = found[0]
+            seen.loss = taken[0]
             seen.gradients = {
                 name: {key: value.grad.clone() for key, value in layer.params.items() if value.grad is not None}
                 for name, layer in trainer.layers.items()
             }
-        return found
+        return taken
 
     def watched_loss(trainer: Any, examples: Any, noise: Tensor, sigma: Tensor, conds: Any) -> Tensor:
         if trainer is seen.trainer and not seen.gradients and torch.is_grad_enabled():
@@ -146,7 +146,7 @@ def training(pack: Pack, case: Case, model: Any, patch: pytest.MonkeyPatch, **ch
     patch.setattr(pack.trainer.Trainer, "accumulated", watched_pass)
     patch.setattr(pack.trainer.Trainer, "loss", watched_loss)
     everything = {"layers": "everything" if case.method in FULL_RANK else "all linear and convolution"}
-    wanted = settings(
+    choices = settings(
         pack,
         case.method,
         2,
@@ -161,7 +161,7 @@ def training(pack: Pack, case: Case, model: Any, patch: pytest.MonkeyPatch, **ch
     )
     with torch.inference_mode():
         material = pack.material.Material([case.base.latents()], [case.base.conditioning(5)])
-        seen.result = pack.loop.train(model, material, wanted, lambda progress: None)
+        seen.result = pack.loop.train(model, material, choices, lambda progress: None)
     return seen
 
 
@@ -233,13 +233,13 @@ def reference(
     return leaves, float(loss)
 
 
-def errors(found: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> tuple[float, float]:
+def errors(gradients: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> tuple[float, float]:
     """The relative error of all gradients, and the largest of a tensor whose gradient is not zero but for rounding."""
     leaves = [(name, key, leaf.grad) for name, params in expected.items() for key, leaf in params.items()]
     largest = max(float(grad.norm()) for _, _, grad in leaves if grad is not None)
     worst, compared, total, wrong = 0.0, 0, 0.0, 0.0
     for name, key, grad in leaves:
-        own = found[name].get(key)
+        own = gradients[name].get(key)
         if grad is None:
             assert own is None or not own.any(), f"{name} is not used, and has a gradient"
             continue
@@ -280,9 +280,9 @@ def test_it_trains(pack: Pack, case: Case, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_each_kind_of_base_has_each_method() -> None:
-    found = {(case.base.kind, case.method) for case in cases()}
+    covered = {(case.base.kind, case.method) for case in cases()}
     kinds = {base.kind for base in BASES}
-    assert found == {(kind, method) for kind in kinds for method in METHODS}
+    assert covered == {(kind, method) for kind in kinds for method in METHODS}
     for kind in kinds:
         of_kind = [case for case in cases() if case.base.kind == kind]
         assert {case.checkpointing for case in of_kind} == {True, False}
@@ -312,7 +312,7 @@ def test_the_documentation_lists_the_same(pack: Pack, root: Path) -> None:
 
 
 def test_refused_bases_are_refused_by_name(pack: Pack) -> None:
-    """Before anything is looked at: their latents and captions are of another kind."""
+    """They are refused before anything is looked at: their latents and captions are of another kind."""
     import types
 
     import comfy.supported_models

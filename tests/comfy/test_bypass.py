@@ -87,13 +87,13 @@ def test_model_and_text_encoder(pack: Pack, write: Callable[[Any], None]) -> Non
     model, clip = models.unet(), small_clip("sd15")
     write({**clip_adapter(pack, clip, "deft-qr"), **layers_of(pack, model, "deft", [UNET_LINEAR, UNET_CONVOLUTION])})
     expected_model, expected_clip = loaded("LoraLoader", model, 0.7, clip)
-    found_model, found_clip = loaded("LoraLoaderBypass", model, 0.7, clip)
+    patched_model, patched_clip = loaded("LoraLoaderBypass", model, 0.7, clip)
     expected, base = encode(expected_clip), encode(clip)
     assert models.relative(expected, base) > 1e-2
-    assert models.relative(encode(found_clip), expected) < 1e-5
-    assert not found_clip.patcher.patches
+    assert models.relative(encode(patched_clip), expected) < 1e-5
+    assert not patched_clip.patcher.patches
     expected = models.network_output(expected_model)
-    assert models.relative(models.network_output(found_model), expected) < 1e-5
+    assert models.relative(models.network_output(patched_model), expected) < 1e-5
     assert torch.equal(encode(clip), base)
 
 
@@ -124,9 +124,9 @@ def test_kinds_of_layers(pack: Pack, layer: Any, method: str, options: dict) -> 
     weight = layer.weight.detach().clone()
     cls = pack.weight_adapter.DeftWeightAdapter
     first, second = (
-        cls.load("a", {f"a.{suffix}": value for suffix, value in found.items()})
+        cls.load("a", {f"a.{suffix}": value for suffix, value in factors.items()})
         for seed in (10, 40)
-        for found in models.deft_layers(
+        for factors in models.deft_layers(
             {"a": tuple(weight.shape)}, pack.methods.get(method), seed=seed, **options
         ).values()
     )
@@ -141,13 +141,13 @@ def test_kinds_of_layers(pack: Pack, layer: Any, method: str, options: dict) -> 
         plain = layer(x)
         hook = comfy.weight_adapter.BypassForwardHook(layer, both, multiplier=0.8)
         hook.inject()
-        found = layer(x)
+        output = layer(x)
         hook.eject()
         layer.weight.copy_(both.calculate_weight(weight.clone(), "a", 0.8, 1.0, None, lambda w: w))
         expected = layer(x)
         layer.weight.copy_(weight)
     assert models.relative(expected, plain) > 1e-2
-    assert models.relative(found, expected) < 1e-5
+    assert models.relative(output, expected) < 1e-5
 
 
 def test_among_other_patches_and_on_a_partly_loaded_model(pack: Pack, write: Callable[[Any], None]) -> None:
@@ -167,9 +167,9 @@ def test_among_other_patches_and_on_a_partly_loaded_model(pack: Pack, write: Cal
     with torch.inference_mode():
         patched.load(models.DEVICE, lowvram_model_memory=1)
         patched.inject_model()
-        found = models.forward(patched, **models.network_inputs(patched))
+        output = models.forward(patched, **models.network_inputs(patched))
         patched.detach()
-    assert models.relative(found, expected) < 1e-5
+    assert models.relative(output, expected) < 1e-5
 
 
 def test_gradients_go_through(pack: Pack, write: Callable[[Any], None]) -> None:
@@ -223,8 +223,8 @@ def test_strength_zero_needs_nothing(pack: Pack, write: Callable[[Any], None]) -
     with torch.inference_mode():
         import nodes
 
-        found = nodes.NODE_CLASS_MAPPINGS["LoraLoaderBypass"]().load_lora(model, clip, FILE, 0.0, 1.0)[0]
-    assert torch.equal(models.network_output(found), base)
+        patched = nodes.NODE_CLASS_MAPPINGS["LoraLoaderBypass"]().load_lora(model, clip, FILE, 0.0, 1.0)[0]
+    assert torch.equal(models.network_output(patched), base)
 
 
 def test_slices_are_left_out_with_a_warning(
@@ -239,10 +239,10 @@ def test_slices_are_left_out_with_a_warning(
     write({**whole, **random_layers(pack, slices, "deft")})
     with caplog.at_level(logging.WARNING):
         caplog.clear()
-        found = loaded("LoraLoaderBypassModelOnly", model)
+        patched = loaded("LoraLoaderBypassModelOnly", model)
     for name, count in ((SD3_QKV, 3), (SD3_MODULATION, 1)):
         assert len([text for text in caplog.messages if "NOT LOADED" in text and f"{name}.weight" in text]) == count
-    assert models.relative(models.network_output(found), expected) < 1e-5  # and what is no slice is applied
+    assert models.relative(models.network_output(patched), expected) < 1e-5  # and what is no slice is applied
     assert models.relative(models.network_output(loaded("LoraLoaderModelOnly", model)), expected) > 1e-2
 
 
@@ -253,12 +253,12 @@ def test_layers_of_another_model_and_of_another_kind(pack: Pack) -> None:
     other = adapter("some.layer", {"some.layer.deft_Q": torch.eye(24)[:, :3], "some.layer.deft_R": torch.ones(3, 19)})
     table = adapter("some.table", {"some.table.deft_Q": torch.eye(24)[:, :3]})
     grouped = adapter("some.grouped", {"some.grouped.deft_Q": torch.eye(24)[:, :3]})
-    for found, layer, x, message in (
+    for patch, layer, x, message in (
         (other, nn.Linear(20, 24), torch.ones(2, 20), r"^some\.layer is not for a weight of \[24, 20\]: the file"),
         (table, nn.Embedding(24, 20), torch.tensor([1]), r"^some\.table: Embedding layers cannot .* without bypass"),
         (grouped, nn.Conv2d(4, 24, 1, groups=2), torch.ones(1, 4, 5, 5), r"^some\.grouped: A Conv2d with 2 groups"),
     ):
-        hook = comfy.weight_adapter.BypassForwardHook(layer, found)
+        hook = comfy.weight_adapter.BypassForwardHook(layer, patch)
         hook.inject()
         with pytest.raises(ValueError, match=message):
             layer(x)
@@ -285,9 +285,9 @@ def test_without_registration(
     model = models.sd3()
     write(layers_of(pack, model, "deft", [SD3_PROJECTION]))
     with caplog.at_level(logging.WARNING):
-        found = loaded("LoraLoaderBypassModelOnly", model)
+        patched = loaded("LoraLoaderBypassModelOnly", model)
     assert f"lora key not loaded: {SD3_PROJECTION}.deft_Q" in caplog.messages
-    assert torch.equal(models.network_output(found), models.network_output(model))
+    assert torch.equal(models.network_output(patched), models.network_output(model))
 
 
 @pytest.mark.parametrize("node", ["LoraLoaderModelOnly", "LoraLoaderBypassModelOnly"])

@@ -112,26 +112,26 @@ def test_row_i_is_what_the_sampler_gives_to_picture_i(pack: Pack, kind: str) -> 
     given = rows(*(caption(seed) for seed in (20, 30, 40)))
     given[0][1].update(extras)
     (cond,) = resolved(model, given, latents["samples"])
-    wanted = shown(cond, latents["samples"], 0.5).conditioning
+    sampled = shown(cond, latents["samples"], 0.5).conditioning
     made = dataset(pack, model, [latents], [given])
-    known = pack.batches.Captions(model.model, made.entries, models.CPU)
+    captions = pack.batches.Captions(model.model, made.entries, models.CPU)
     for place, example in enumerate(made.examples):
-        found = known.conds(example.caption, tuple(example.latent.shape), example.origin)
-        assert found.keys() == wanted.keys()
-        assert len(found) > 1
-        assert all(torch.equal(found[name].cond[0], wanted[name].cond[place]) for name in found)
+        conds = captions.conds(example.caption, tuple(example.latent.shape), example.origin)
+        assert conds.keys() == sampled.keys()
+        assert len(conds) > 1
+        assert all(torch.equal(conds[name].cond[0], sampled[name].cond[place]) for name in conds)
 
 
 def test_pictures_beside_one_text_are_rows_too(pack: Pack) -> None:
-    """As InpaintModelConditioning makes them of a batch of pictures."""
+    """InpaintModelConditioning makes them so of a batch of pictures."""
     latents = [models.latents(inpaint(), 2)]
     images = models.random(2, 4, 8, 8, seed=9)
     masks = torch.zeros(2, 1, 64, 64)
     masks[0, ..., :32], masks[1, ..., 20:] = 1, 1
     both = caption(concat_latent_image=images, concat_mask=masks)
     each = [caption(concat_latent_image=images[i : i + 1], concat_mask=masks[i : i + 1]) for i in range(2)]
-    found = losses(pack, "inpaint", latents, [both])
-    assert found == losses(pack, "inpaint", latents, each) != losses(pack, "inpaint", latents, [each[0]])
+    in_one = losses(pack, "inpaint", latents, [both])
+    assert in_one == losses(pack, "inpaint", latents, each) != losses(pack, "inpaint", latents, [each[0]])
 
 
 def test_lists_and_what_is_one_row_go_to_each_caption(pack: Pack) -> None:
@@ -190,14 +190,14 @@ def test_an_area_is_trained_as_that_part_alone(pack: Pack, kind: str, area: tupl
     latent = models.latents(MAKE[kind](), 2)
     mask = torch.rand(2, 64, 64, generator=models.generator(3))
     part = {"samples": latent["samples"][..., 2:8, 4:8], "noise_mask": mask[:, 16:64, 32:64]}
-    found = losses(pack, kind, [latent | {"noise_mask": mask}], [caption(area=area, strength=1.0)])
-    assert found == pytest.approx(losses(pack, kind, [part], [caption()]), rel=1e-6)
-    assert found != pytest.approx(losses(pack, kind, [latent | {"noise_mask": mask}], [caption()]), rel=1e-2)
+    of_area = losses(pack, kind, [latent | {"noise_mask": mask}], [caption(area=area, strength=1.0)])
+    assert of_area == pytest.approx(losses(pack, kind, [part], [caption()]), rel=1e-6)
+    assert of_area != pytest.approx(losses(pack, kind, [latent | {"noise_mask": mask}], [caption()]), rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "inpaint"])
 def test_an_area_is_shown_to_the_network_as_by_the_sampler(pack: Pack, kind: str) -> None:
-    """With the sizes of the whole picture (SDXL), and cut where it is a picture (inpainting)."""
+    """The network gets the sizes of the whole picture (SDXL), and a part where it is a picture (inpainting)."""
     model = MAKE[kind]()
     latents = {"samples": models.random(1, 4, 8, 12, seed=5)}
     given = caption(
@@ -207,15 +207,15 @@ def test_an_area_is_shown_to_the_network_as_by_the_sampler(pack: Pack, kind: str
         concat_mask=torch.rand(1, 1, 64, 96, generator=models.generator(4)),
     )
     (cond,) = resolved(model, given, latents["samples"])
-    wanted = shown(cond, model.model.process_latent_in(latents["samples"]), 0.5)
+    sampled = shown(cond, model.model.process_latent_in(latents["samples"]), 0.5)
     (example,) = (made := dataset(pack, model, [latents], [given])).examples
-    assert torch.equal(example.latent, wanted.input_x)
+    assert torch.equal(example.latent, sampled.input_x)
     assert example.latent.shape[2:] == (4, 6)
-    known = pack.batches.Captions(model.model, made.entries, models.CPU)
-    found = known.conds(0, tuple(example.latent.shape), example.origin)
-    assert found.keys() == wanted.conditioning.keys()
-    assert len(found) == 2
-    assert all(torch.equal(found[name].cond, wanted.conditioning[name].cond) for name in found)
+    captions = pack.batches.Captions(model.model, made.entries, models.CPU)
+    conds = captions.conds(0, tuple(example.latent.shape), example.origin)
+    assert conds.keys() == sampled.conditioning.keys()
+    assert len(conds) == 2
+    assert all(torch.equal(conds[name].cond, sampled.conditioning[name].cond) for name in conds)
 
 
 def test_areas_of_each_caption(pack: Pack) -> None:
@@ -224,8 +224,8 @@ def test_areas_of_each_caption(pack: Pack) -> None:
     made = dataset(pack, model, [latents], [caption(20, area=(4, 6, 0, 2)), caption(30)])
     assert [tuple(example.latent.shape[2:]) for example in made.examples] == [(4, 6), (8, 8)]
     assert made.notes == ["2 captions, one for each picture", "captions: 1 of 2 has an area, which alone is trained"]
-    found = train(pack, as_loaded(models.sd3), [latents], [caption(20, area=(4, 6, 0, 2)), caption(30)], steps=2)
-    assert "2 pictures, 2 sizes\n2 captions, one for each picture\n" in found.report
+    result = train(pack, as_loaded(models.sd3), [latents], [caption(20, area=(4, 6, 0, 2)), caption(30)], steps=2)
+    assert "2 pictures, 2 sizes\n2 captions, one for each picture\n" in result.report
 
 
 @pytest.mark.parametrize(
@@ -247,9 +247,9 @@ def test_the_area_of_a_video(pack: Pack) -> None:
         ("percentage", 0.5, 0.5, 0.25, 0.25): (3, 4, 4),
         ("percentage", 0.4, 0.5, 0.5, 0.7, 0.0, 0.0): (1, 4, 4),
     }  # the last with frames
-    for area, wanted in shapes.items():
+    for area, shape in shapes.items():
         (example,) = dataset(pack, model, [latents], [caption(area=area)]).examples
-        assert tuple(example.latent.shape[2:]) == wanted
+        assert tuple(example.latent.shape[2:]) == shape
     # frames of an area mean nothing to pictures
     (example,) = dataset(
         pack,
@@ -295,9 +295,9 @@ def test_bounds_of_a_mask_are_an_area(pack: Pack) -> None:
     mask[:, 40:160, 80:176] = 1
     given = caption(mask=mask, mask_strength=1.0, set_area_to_bounds=True)
     (cond,) = resolved(model, given, latents["samples"])
-    wanted = shown(cond, latents["samples"], 0.5)
+    sampled = shown(cond, latents["samples"], 0.5)
     (example,) = dataset(pack, model, [latents], [given]).examples
-    assert example.latent.shape == wanted.input_x.shape == (1, 4, 15, 12)
+    assert example.latent.shape == sampled.input_x.shape == (1, 4, 15, 12)
     (other,) = dataset(pack, model, [latents], [caption(area=(15, 12, 5, 10), mask=mask)]).examples
     assert torch.equal(example.latent, other.latent)
     assert torch.equal(example.mask, other.mask)
@@ -324,7 +324,7 @@ def seen_levels(pack: Pack, model: Any, captions: list, steps: int = 12, **chose
     """The places of captions and the noise levels of a training."""
     import comfy.model_management
 
-    found: list[tuple[int, float]] = []
+    levels: list[tuple[int, float]] = []
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model])
         with torch.inference_mode(False), torch.enable_grad():
@@ -333,14 +333,14 @@ def seen_levels(pack: Pack, model: Any, captions: list, steps: int = 12, **chose
             own = trainer.loss
 
             def loss(examples: Any, noise: Tensor, sigma: Tensor, conds: Any) -> Tensor:
-                found.extend((example.caption, float(level)) for example, level in zip(examples, sigma, strict=True))
+                levels.extend((example.caption, float(level)) for example, level in zip(examples, sigma, strict=True))
                 return own(examples, noise, sigma, conds)
 
             trainer.loss = loss
             with trainer.prepared():
                 for _ in range(steps):
                     trainer.take_step()
-    return found
+    return levels
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
@@ -350,11 +350,11 @@ def test_noise_levels_are_those_of_the_captions_range(pack: Pack, kind: str, tim
 
     model = as_loaded(MAKE[kind])
     ranged = nodes.ConditioningSetTimestepRange().set_range(caption(20), 0.3, 0.6)[0]
-    found = seen_levels(pack, model, [ranged, caption(30)], timesteps=timesteps)
+    levels = seen_levels(pack, model, [ranged, caption(30)], timesteps=timesteps)
     (cond,) = resolved(model, ranged, models.latents(model)["samples"])
     latent = torch.zeros(1, models.channels(model), 8, 8)
     inside = {
-        place: [shown(cond, latent, level) is not None for own, level in found if own == place] for place in (0, 1)
+        place: [shown(cond, latent, level) is not None for own, level in levels if own == place] for place in (0, 1)
     }
     assert all(inside[0])
     assert len(inside[0]) == 12
@@ -366,10 +366,10 @@ def test_a_shifted_models_range_is_its_own(pack: Pack) -> None:
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     model = as_loaded(lambda: ModelSamplingSD3().patch(models.sd3(), 9.0)[0])
-    found = [level for _, level in seen_levels(pack, model, [caption(20, start_percent=0.8, end_percent=1.0)])]
+    levels = [level for _, level in seen_levels(pack, model, [caption(20, start_percent=0.8, end_percent=1.0)])]
     top = 9 * 0.2 / (1 + 8 * 0.2)
-    assert min(found) > 0
-    assert 0.5 < max(found) <= top + 1e-6
+    assert min(levels) > 0
+    assert 0.5 < max(levels) <= top + 1e-6
 
 
 def test_a_whole_range_is_none(pack: Pack) -> None:
@@ -427,7 +427,7 @@ def refused(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (
             "control",
@@ -439,14 +439,14 @@ def refused(name: str) -> dict[str, Any]:
         ("default", "Caption 2 has the mark of a default"),
     ],
 )
-def test_what_changes_the_model_is_refused(pack: Pack, name: str, said: str) -> None:
+def test_what_changes_the_model_is_refused(pack: Pack, name: str, message: str) -> None:
     model = models.sd3()
     latents, other = [models.latents(model, 2)], caption(30, **refused(name))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         dataset(pack, model, latents, [caption(), other])
-    with pytest.raises(ValueError, match=said.replace("Caption 2", "Prior caption 1")):
+    with pytest.raises(ValueError, match=message.replace("Caption 2", "Prior caption 1")):
         dataset(pack, model, latents, [caption()], prior_latents=latents, prior_captions=[other])
-    with pytest.raises(ValueError, match=said.replace("Caption 2", "Empty caption 1")):
+    with pytest.raises(ValueError, match=message.replace("Caption 2", "Empty caption 1")):
         dataset(pack, model, latents, [caption()], dropout=0.1, empty=[other])
 
 
@@ -526,12 +526,13 @@ def embedded(model: Any, pooled: Tensor, *values: int) -> Tensor:
     return torch.cat([pooled, torch.cat([angles.cos(), angles.sin()], 1).reshape(1, -1)], 1)
 
 
-def told(pack: Pack, model: Any, latents: list, captions: list) -> list[Tensor]:
+def size_vectors(pack: Pack, model: Any, latents: list, captions: list) -> list[Tensor]:
     """The vectors that SDXL gets for each picture."""
     made = dataset(pack, model, latents, captions)
-    known = pack.batches.Captions(model.model, made.entries, models.CPU)
+    prepared = pack.batches.Captions(model.model, made.entries, models.CPU)
     return [
-        known.conds(example.caption, tuple(example.latent.shape), example.origin)["y"].cond for example in made.examples
+        prepared.conds(example.caption, tuple(example.latent.shape), example.origin)["y"].cond
+        for example in made.examples
     ]
 
 
@@ -539,30 +540,30 @@ def test_sizes_of_a_caption_and_of_pictures(pack: Pack) -> None:
     model = models.unet("sdxl")
     own = (1024, 768, 10, 20, 512, 640)
     latents = {"samples": models.random(2, 4, 8, 12, seed=1)}
-    known = latents | {"original_sizes": [(800, 600), (333, 444)], "crops": [(0, 16), (24, 0)]}
+    sized = latents | {"original_sizes": [(800, 600), (333, 444)], "crops": [(0, 16), (24, 0)]}
     pooled = caption()[0][1]["pooled_output"]
 
-    def same(found: list[Tensor], *wanted: tuple) -> bool:
+    def same(vectors: list[Tensor], *expected: tuple) -> bool:
         return all(
             torch.allclose(value, embedded(model, pooled, *values), atol=1e-5)
-            for value, values in zip(found, wanted, strict=True)
+            for value, values in zip(vectors, expected, strict=True)
         )
 
-    assert same(told(pack, model, [latents], [caption()]), *[(96, 64, 0, 0, 96, 64)] * 2)
-    assert same(told(pack, model, [latents], [caption(**sizes(*own))]), own, own)
-    assert same(told(pack, model, [known], [caption()]), (800, 600, 0, 16, 96, 64), (333, 444, 24, 0, 96, 64))
-    assert same(told(pack, model, [known], [caption(**sizes(*own))]), own, own)
-    only = {key: value for key, value in known.items() if key != "original_sizes"}
-    assert same(told(pack, model, [only], [caption()]), (96, 64, 0, 16, 96, 64), (96, 64, 24, 0, 96, 64))
+    assert same(size_vectors(pack, model, [latents], [caption()]), *[(96, 64, 0, 0, 96, 64)] * 2)
+    assert same(size_vectors(pack, model, [latents], [caption(**sizes(*own))]), own, own)
+    assert same(size_vectors(pack, model, [sized], [caption()]), (800, 600, 0, 16, 96, 64), (333, 444, 24, 0, 96, 64))
+    assert same(size_vectors(pack, model, [sized], [caption(**sizes(*own))]), own, own)
+    only = {key: value for key, value in sized.items() if key != "original_sizes"}
+    assert same(size_vectors(pack, model, [only], [caption()]), (96, 64, 0, 16, 96, 64), (96, 64, 24, 0, 96, 64))
 
 
 def test_sizes_are_trained(pack: Pack) -> None:
     latents = models.latents(models.unet("sdxl"), 2)
-    known = latents | {"original_sizes": [(800, 600), (333, 444)], "crops": [(0, 16), (24, 0)]}
+    sized = latents | {"original_sizes": [(800, 600), (333, 444)], "crops": [(0, 16), (24, 0)]}
     each = [caption(**sizes(800, 600, 0, 16, 64, 64)), caption(**sizes(333, 444, 24, 0, 64, 64))]
-    found = losses(pack, "sdxl", [known], [caption()], batch_size=2)
-    assert found == losses(pack, "sdxl", [latents], each, batch_size=2)
-    assert found != losses(pack, "sdxl", [latents], [caption()], batch_size=2)
+    from_latents = losses(pack, "sdxl", [sized], [caption()], batch_size=2)
+    assert from_latents == losses(pack, "sdxl", [latents], each, batch_size=2)
+    assert from_latents != losses(pack, "sdxl", [latents], [caption()], batch_size=2)
     # a base that has no use for them learns the same
     plain = models.latents(models.sd3(), 2)
     assert losses(pack, "sd3", [plain | {"original_sizes": [(9, 9)] * 2}], [caption()]) == losses(
@@ -574,10 +575,10 @@ def test_texts_are_kept_once_for_all_sizes(pack: Pack) -> None:
     model = models.unet("sdxl")
     latents = models.latents(model, 5) | {"original_sizes": [(100 * place + 500, 400) for place in range(5)]}
     made = dataset(pack, model, [latents], [caption()])
-    known = pack.batches.Captions(model.model, made.entries, models.CPU)
-    found = [known.conds(0, tuple(example.latent.shape), example.origin) for example in made.examples]
-    assert len({conds["c_crossattn"].cond.data_ptr() for conds in found}) == 1
-    assert len({conds["y"].cond.data_ptr() for conds in found}) == 5
+    captions = pack.batches.Captions(model.model, made.entries, models.CPU)
+    shown_to_network = [captions.conds(0, tuple(example.latent.shape), example.origin) for example in made.examples]
+    assert len({conds["c_crossattn"].cond.data_ptr() for conds in shown_to_network}) == 1
+    assert len({conds["y"].cond.data_ptr() for conds in shown_to_network}) == 5
 
 
 def test_sizes_with_a_trained_text_encoder(pack: Pack, comfyui_session: Any) -> None:
@@ -591,7 +592,7 @@ def test_sizes_with_a_trained_text_encoder(pack: Pack, comfyui_session: Any) -> 
         cond = own(tokens)[0] @ project
         return cond, cond[:, 0, : models.POOLED_WIDTH]
 
-    def found(extras: dict, **more: Any) -> list[float]:
+    def losses_with(extras: dict, **more: Any) -> list[float]:
         with torch.inference_mode():
             encoded = clip.encode_from_tokens_scheduled(clip.tokenize("a sks cat"), add_dict=extras)
         model = as_loaded(MAKE["sdxl"])
@@ -599,14 +600,14 @@ def test_sizes_with_a_trained_text_encoder(pack: Pack, comfyui_session: Any) -> 
 
     stage.encode_token_weights = projected
     try:
-        known = found({}, original_sizes=[(800, 600)], crops=[(0, 16)])
-        assert known == found(sizes(800, 600, 0, 16, 64, 64)) != found({})
+        from_latents = losses_with({}, original_sizes=[(800, 600)], crops=[(0, 16)])
+        assert from_latents == losses_with(sizes(800, 600, 0, 16, 64, 64)) != losses_with({})
     finally:
         del stage.encode_token_weights
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"original_sizes": [(8, 8)]}, "have 2 pictures, but 1 original sizes"),
         ({"crops": [(0, 0)] * 3}, "have 2 pictures, but 3 crops"),
@@ -614,9 +615,9 @@ def test_sizes_with_a_trained_text_encoder(pack: Pack, comfyui_session: Any) -> 
         ({"crops": [(0, 0), (0, -1)]}, "crops of the latents from picture 1 on must be at least 0"),
     ],
 )
-def test_sizes_that_are_wrong(pack: Pack, given: dict, said: str) -> None:
+def test_sizes_that_are_wrong(pack: Pack, given: dict, message: str) -> None:
     model = models.unet("sdxl")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         dataset(pack, model, [models.latents(model, 2) | given], [caption()])
 
 
@@ -632,7 +633,7 @@ def test_all_that_changes_the_result_is_part_of_a_runs_identity(pack: Pack) -> N
     vision = [comfy.clip_vision.Output() for _ in range(2)]
     for seed, output in enumerate(vision):
         output["image_embeds"] = models.random(1, 8, seed=seed)
-    known = latents | {"original_sizes": [(8, 9)] * 2}
+    sized = latents | {"original_sizes": [(8, 9)] * 2}
     hashes = [
         dataset(pack, model, [latent], [given]).hash()
         for latent, given in (
@@ -644,7 +645,7 @@ def test_all_that_changes_the_result_is_part_of_a_runs_identity(pack: Pack) -> N
             (latents, caption(start_percent=0.5)),
             (latents, caption(end_percent=0.5)),
             (latents, caption(**sizes(1, 2, 3, 4, 5, 6))),
-            (known, caption()),
+            (sized, caption()),
             (latents | {"original_sizes": [(9, 8)] * 2}, caption()),
             (latents | {"crops": [(8, 9)] * 2}, caption()),
             (latents, caption(clip_vision_output=vision[0])),
@@ -654,7 +655,7 @@ def test_all_that_changes_the_result_is_part_of_a_runs_identity(pack: Pack) -> N
         )
     ]
     assert len(set(hashes)) == len(hashes)
-    assert dataset(pack, model, [dict(known)], [caption()]).hash() in hashes
+    assert dataset(pack, model, [dict(sized)], [caption()]).hash() in hashes
 
 
 # -------------------------------------------------------------------------------------------------------------- latents
@@ -667,7 +668,7 @@ def nested() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "latent", "said"),
+    ("kind", "latent", "message"),
     [
         (
             "sd15",
@@ -693,11 +694,11 @@ def nested() -> Any:
         ("wan", lambda: {"samples": torch.zeros(1, 2, 16, 1, 8, 8)}, "picture 2 has 6 dimensions"),
     ],
 )
-def test_latents_of_another_kind(pack: Pack, kind: str, latent: Callable[[], dict], said: str) -> None:
+def test_latents_of_another_kind(pack: Pack, kind: str, latent: Callable[[], dict], message: str) -> None:
     from .architectures import comfyui_wan
 
     model = comfyui_wan(False) if kind == "wan" else MAKE[kind]()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         dataset(pack, model, [models.latents(model, 1), latent()], [caption()])
 
 
@@ -715,11 +716,11 @@ def test_a_size_that_the_network_cannot_take(pack: Pack, where: str) -> None:
     """One place at the UNet's bottom is too few for its norms."""
     tiny, ordinary = {"samples": models.random(1, 4, 1, 1, seed=4)}, models.latents(models.unet(), 2)
     given = [tiny] if where == "first" else [ordinary, tiny]
-    said = (
+    message = (
         f"SD 1.5 cannot take the latent of picture {1 if where == 'first' else 3}, 1 x 1 .width x height.: the "
         "next size that it takes is 4 x 4, a picture of 32 x 32"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         losses(pack, "sd15", given, [caption()], steps=6)
     odd = {"samples": models.random(1, 4, 1, 9, seed=4)}
     assert all(map(math.isfinite, losses(pack, "sd15", [odd], [caption()], steps=2)))
@@ -734,7 +735,7 @@ def test_another_error_is_not_laid_on_the_size(pack: Pack) -> None:
 
 
 def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
-    """As of code that cannot be differentiated: the network itself takes this size."""
+    """Code that cannot be differentiated fails in training alone: the network itself takes this size."""
     import comfy.model_management
 
     model = as_loaded(models.unet)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .test_adapter_nodes import Prompt, node, settings, training_prompt
+from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
 PROMPTS = [f"a sks teddy bear on a {colour} background" for colour in COLOURS]
@@ -146,30 +146,17 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     content = comfyui.module("trainers.run.kept_pictures").content_of(file)
     prompt = comparison(name) | {
         "file": node("DEFTLoadAdapterFile", file=f"{name}/{file.name}", projector="auto"),
-        "apply": node(
-            "DEFTApplyAdapter",
-            model=["model", 0],
-            adapter=["file", 0],
-            strength_model=1.0,
-            strength_clip=1.0,
-            removal=1.0,
-            injection=1.0,
-            stacking="sequential",
-        ),
+        "apply": applied(["file", 0]),
         "text": node("CLIPTextEncode", text=PROMPTS[1], clip=["clip", 0]),
         "none": node("CLIPTextEncode", text="", clip=["clip", 0]),
-        "sample": node(
-            "KSampler",
-            model=["apply", 0],
+        "sample": sampler(
+            ["apply", 0],
             seed=4,
             steps=6,
             cfg=2.0,
-            sampler_name="euler",
-            scheduler="simple",
             positive=["text", 0],
             negative=["none", 0],
             latent_image=["latent", 0],
-            denoise=1.0,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
     }
@@ -195,11 +182,11 @@ def test_overfitting_is_named(comfyui: Any) -> None:
     compared = comparison("none", adapter=["train", 0], references=["photos", 0], with_base=False)
     run = comfyui.run(prompt | {name: compared[name] for name in ("latent", "scorer", "it")}, want=["it"])
     report = run.output("it", 6)
-    found = re.search(
+    match = re.search(
         rf"^step {steps} is overfitted: against step \d+ DINO .*, CLIP-T down \(.*$", report, re.MULTILINE
     )
-    assert found, report + "\n" + run.output("it", 5)
-    assert "closer to the nearest training photo" in found[0]
+    assert match, report + "\n" + run.output("it", 5)
+    assert "closer to the nearest training photo" in match[0]
     chosen = re.match(r"Recommended: step (\d+)\.", report)
     assert chosen
     assert int(chosen[1]) < steps
@@ -233,14 +220,14 @@ def base_hash(digit: str) -> str:
 
 
 def test_checkpoints_of_a_folder(comfyui: Any, folder: Path) -> None:
-    """In the order of the steps: of the header, or else the last number of the name; a file without one is last."""
+    """The order is that of the steps: of the header, or else the last number of the name; others come last."""
     module = comfyui.module("nodes.checkpoint_files")
     adapter_file(folder, "dog")
     adapter_file(folder, "dog-000010")
     adapter_file(folder, "dog-000002")
     adapter_file(folder, "other_v2", steps=5)
-    found = module.checkpoints_of(folder.name)
-    assert [(item.name, item.path.stem) for item in found] == [
+    checkpoints = module.checkpoints_of(folder.name)
+    assert [(item.name, item.path.stem) for item in checkpoints] == [
         ("step 2", "dog-000002"),
         ("step 5", "other_v2"),
         ("step 10", "dog-000010"),
@@ -312,8 +299,13 @@ def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
     protocol = comfyui.module("scoring.protocols").get_protocol("demo")
     dino = [measure for measure in protocol.measures if measure.metric == "DINO"]
     scorer = scoring.Scorer(comfyui.module("scoring.protocols").Protocol("own", "", tuple(dino)), {"dino": None})
-    with pytest.raises(ValueError, match="scorer: the protocol own does not measure both likeness"):
+    with pytest.raises(ValueError, match="scorer: the protocol own does not measure both likeness") as error:
         comfyui.module("scoring.deciding").deciding(scorer)
+    named = re.fullmatch(r".*; choose (.*) or custom\.", str(error.value))
+    assert named
+    assert {"dreambooth", "2026", "demo"} <= set(named[1].split(", "))
+    # No likeness, no following, or photos and pictures in pairs.
+    assert not {"clip-image", "peft", "dreambench++"} & set(named[1].split(", "))
 
 
 @pytest.mark.parametrize(
@@ -329,8 +321,8 @@ def test_the_metrics_that_decide(comfyui: Any, protocol: str, chosen: tuple[str,
 def test_how_near_photos_are_to_each_other(comfyui: Any) -> None:
     among = comfyui.module("scoring.nearest").among
     photos = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.1, 1.0]]), dim=1)
-    wanted = [max(float(a @ b) for at, b in enumerate(photos) if at != place) for place, a in enumerate(photos)]
-    assert among(photos.double()) == pytest.approx(wanted)
+    nearest = [max(float(a @ b) for at, b in enumerate(photos) if at != place) for place, a in enumerate(photos)]
+    assert among(photos.double()) == pytest.approx(nearest)
     assert among(photos[:1]) == []
 
 

@@ -118,7 +118,7 @@ def cases() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "case"), cases(), ids=lambda value: value.rpartition(".")[2])
 def test_what_its_writer_computes(pack: Pack, tmp_path: Path, name: str, case: str) -> None:
-    """On weights at any strength, exported, measured, and after it was saved natively."""
+    """Compared on weights at any strength, exported, measured, and after it was saved natively."""
     import comfy.sd
 
     model = models.unet()
@@ -134,9 +134,9 @@ def test_what_its_writer_computes(pack: Pack, tmp_path: Path, name: str, case: s
         patched, _, report = pack.apply(read, model, strength_model=strength)
         assert report.methods == {kind: 1}
         assert not report.unmatched
-        found = models.patched_weights(patched)
-        assert models.relative(found[key], base + strength * (expected - base)) < 1e-5
-        assert sum(not torch.equal(found[other], value) for other, value in models.weights(model).items()) == 1
+        weights = models.patched_weights(patched)
+        assert models.relative(weights[key], base + strength * (expected - base)) < 1e-5
+        assert sum(not torch.equal(weights[other], value) for other, value in models.weights(model).items()) == 1
     (row,) = pack.inspect(adapter, model).rows
     assert row.method == kind
     assert row.change.norm == pytest.approx(float((expected - base).norm()), rel=1e-4)
@@ -158,9 +158,9 @@ def test_comfyuis_load_lora_reads_onetrainers_oft(pack: Pack, case: str) -> None
     weights = models.weights(model)
     layers = {name: onetrainer(case, weights[f"{name}.weight"]) for name in (UNET_LINEAR, UNET_CONVOLUTION)}
     tensors = {f"{name}.{suffix}": tensor for name, (group, _) in layers.items() for suffix, tensor in group.items()}
-    found = models.patched_weights(comfy.sd.load_lora_for_models(model, None, tensors, 1, 0)[0])
+    by_core = models.patched_weights(comfy.sd.load_lora_for_models(model, None, tensors, 1, 0)[0])
     for name, (_, expected) in layers.items():
-        assert models.relative(found[f"{name}.weight"], expected) < 1e-5
+        assert models.relative(by_core[f"{name}.weight"], expected) < 1e-5
     adapter_of = pack.weight_adapter.DeftWeightAdapter.load
     assert adapter_of(UNET_LINEAR, tensors) is not None
     for other in ("oft-rescaled", "dora-loha", "tucker-lokr", "dora-tucker-lora"):

@@ -106,14 +106,14 @@ def test_pictures_go_to_the_columns_of_their_prompts(comfyui):
         column_labels="a dog\na cat\non the moon\nin a hat",
     )
     comfyui.run(prompt)
-    found = saved(comfyui, "columns")
+    pictures = saved(comfyui, "columns")
     # The two scored pictures are placed; four with two texts fill their row from the left.
     expected = {"dog_DEFT_r4_01_00001_.png": 1, "dog_DEFT_r4_03_00001_.png": 0} | {
         f"dog_DEFT_r4_2_{i + 1:02}_00001_.png": i for i in range(4)
     }
-    assert set(found) == set(expected)
+    assert set(pictures) == set(expected)
     for name, index in expected.items():
-        assert np.array_equal(np.array(found[name]), original(comfyui, f"score{index}"))
+        assert np.array_equal(np.array(pictures[name]), original(comfyui, f"score{index}"))
 
 
 def test_extra_labels_are_missing_rows_and_columns(comfyui):
@@ -140,9 +140,9 @@ def test_saved_pictures_carry_the_workflow(comfyui, monkeypatch):
         lambda prompt, number, data, outputs: execute(prompt, number, data | {"extra_pnginfo": workflow}, outputs),
     )
     comfyui.run(prompt)
-    found = saved(comfyui, "single")
-    assert set(found) == {f"run_DEFT_r4_best_{column:02}_00001_.png" for column in (1, 2)}
-    for index, picture in enumerate(found.values()):
+    pictures = saved(comfyui, "single")
+    assert set(pictures) == {f"run_DEFT_r4_best_{column:02}_00001_.png" for column in (1, 2)}
+    for index, picture in enumerate(pictures.values()):
         assert np.array_equal(np.array(picture), original(comfyui, f"score{index}"))
         assert json.loads(picture.info["prompt"])["grid"] == prompt["grid"]
         assert json.loads(picture.info["workflow"]) == workflow["workflow"]
@@ -152,7 +152,7 @@ def test_saved_pictures_carry_the_workflow(comfyui, monkeypatch):
     monkeypatch.setattr(args, "disable_metadata", True)
     prompt["grid"]["inputs"]["row_labels"] = "LoRA"
     comfyui.run(prompt)
-    added = {name: picture for name, picture in saved(comfyui, "single").items() if name not in found}
+    added = {name: picture for name, picture in saved(comfyui, "single").items() if name not in pictures}
     # One counter for all pictures of a run.
     assert set(added) == {"run_LoRA_01_00002_.png", "run_LoRA_02_00002_.png"}
     assert not any(picture.info.keys() & {"prompt", "workflow"} for picture in added.values())
@@ -205,10 +205,10 @@ def test_fidelity_plot(comfyui):
     image = two.output("plot")
     assert image.shape[2] == one.output("plot").shape[2]
     assert not image.equal(one.output("plot"))
-    found = saved(comfyui, "plots")
-    assert list(found) == ["dog_00001_.png", "dog_00002_.png"]
-    assert [run.files("plot") for run in (one, two)] == [[f"plots/{name}"] for name in found]
-    assert np.array_equal(np.array(found["dog_00002_.png"]), (image[0] * 255).round().byte().numpy())
+    plots = saved(comfyui, "plots")
+    assert list(plots) == ["dog_00001_.png", "dog_00002_.png"]
+    assert [run.files("plot") for run in (one, two)] == [[f"plots/{name}"] for name in plots]
+    assert np.array_equal(np.array(plots["dog_00002_.png"]), (image[0] * 255).round().byte().numpy())
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ def model_of(name: str) -> Any:
     """A small model with random weights: of tests/comfy/architectures.py, or a class of comfy.supported_models."""
     import comfy.supported_models
 
-    found = [entry for entry in small.ARCHITECTURES if entry.name == name]
-    if not found:
+    entries = [entry for entry in small.ARCHITECTURES if entry.name == name]
+    if not entries:
         if not hasattr(comfy.supported_models, name):
             pytest.skip(f"this ComfyUI has no {name}")
         return next(base for base in BASES if base.name == name).model()
-    patcher = found[0].comfyui()
+    patcher = entries[0].comfyui()
     network = patcher.model.diffusion_model
     network.load_state_dict(models.filled({key: value.shape for key, value in network.state_dict().items()}, 3))
     return patcher
@@ -59,14 +59,16 @@ def by_core(tensors: Tensors, model: Any) -> Tensors:
     return models.patched_weights(comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)[0])
 
 
-def assert_same(found: Tensors, expected: Tensors, base: Tensors, changed: int, tolerance: float = 1e-5) -> None:
+def assert_same(patched: Tensors, expected: Tensors, base: Tensors, changed: int, tolerance: float = 1e-5) -> None:
     """Equal weights, of which so many differ from the base."""
-    assert found.keys() == expected.keys()
-    different = [key for key in base if found[key].shape != base[key].shape or not torch.equal(found[key], base[key])]
+    assert patched.keys() == expected.keys()
+    different = [
+        key for key in base if patched[key].shape != base[key].shape or not torch.equal(patched[key], base[key])
+    ]
     assert len(different) == changed, different
     for key in different:
-        assert found[key].shape == expected[key].shape, key
-        assert models.relative(found[key], expected[key]) < tolerance, key
+        assert patched[key].shape == expected[key].shape, key
+        assert models.relative(patched[key], expected[key]) < tolerance, key
         if base[key].shape == expected[key].shape:
             assert models.relative(base[key], expected[key]) > 1e-3, key
     assert all(torch.equal(expected[key], base[key]) for key in base.keys() - set(different))
@@ -196,11 +198,11 @@ def test_what_comfyui_converts_is_what_its_load_lora_makes_of_it(pack: Pack, tmp
     counts = {"lora": sum(key.endswith((".lora_A.weight", "down.weight")) for key in tensors)}
     differences = sum(key.endswith((".bias", ".scale")) for key in tensors)
     counts |= {"diff": differences} if differences else {}
-    found = applied(pack, tensors, model, tmp_path, counts)
-    assert_same(found, expected, base, changed)
+    patched = applied(pack, tensors, model, tmp_path, counts)
+    assert_same(patched, expected, base, changed)
     assert changed == sum(counts.values())
     if kind == "Flux control":
-        assert found[f"{NETWORK}img_in.weight"].shape[1] == 2 * base[f"{NETWORK}img_in.weight"].shape[1]
+        assert patched[f"{NETWORK}img_in.weight"].shape[1] == 2 * base[f"{NETWORK}img_in.weight"].shape[1]
 
 
 # ------------------------------------------------------------------------------------------------- names of the writers
@@ -208,14 +210,14 @@ def test_what_comfyui_converts_is_what_its_load_lora_makes_of_it(pack: Pack, tmp
 
 @pytest.mark.parametrize(("prefix", "double", "single"), [("", 1, 0), ("", 0, 2), ("diffusion_model.", 1, 2)])
 def test_xlabs_blocks_of_either_kind(pack: Pack, tmp_path: Path, prefix: str, double: int, single: int) -> None:
-    """As diffusers converts them, which ComfyUI's loader reads."""
+    """ComfyUI's loader reads them as diffusers converts them."""
     from diffusers.loaders.lora_conversion_utils import _convert_xlabs_flux_lora_to_diffusers
 
     model = model_of("Flux.1")
     tensors = xlabs(prefix, double, single)
     expected = by_core(_convert_xlabs_flux_lora_to_diffusers(dict(tensors)), model)
-    found = applied(pack, tensors, model, tmp_path, {"lora": len(tensors) // 2})
-    assert_same(found, expected, models.weights(model), len(tensors) // 2)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": len(tensors) // 2})
+    assert_same(patched, expected, models.weights(model), len(tensors) // 2)
 
 
 def dots(name: str) -> str:
@@ -242,8 +244,8 @@ def dots(name: str) -> str:
 def test_names_that_musubi_tuner_has_converted(pack: Pack, tmp_path: Path, base: str, prefix: str) -> None:
     model = model_of(base)
     tensors, expected = pairs_for(model, lambda path: prefix + dots(path.replace(".", "_")))
-    found = applied(pack, tensors, model, tmp_path, {"lora": len(tensors) // 2})
-    assert_same(found, expected, models.weights(model), len(tensors) // 2)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": len(tensors) // 2})
+    assert_same(patched, expected, models.weights(model), len(tensors) // 2)
 
 
 # Layers of musubi-tuner's own networks, as it names them by default -> ComfyUI's path and the rows there.
@@ -308,13 +310,13 @@ def test_names_of_musubi_tuners_own_networks(pack: Pack, tmp_path: Path, base: s
             stem, ends = f"diffusion_model.{dots(name)}", ("lora_B.weight", "lora_A.weight")
         tensors |= {f"{stem}.{ends[0]}": up, f"{stem}.{ends[1]}": down}
     changed = len({path for path, _ in OWN_NETWORKS[base].values()})
-    found = applied(pack, tensors, model, tmp_path, {"lora": len(tensors) // 2})
-    assert_same(found, expected, weights, changed)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": len(tensors) // 2})
+    assert_same(patched, expected, weights, changed)
 
 
 def diffsynth(path: str) -> str | None:
     """DiffSynth-Studio, utils/lora/flux.py: the layers of its Flux by the names that kohya's files have for them."""
-    found = re.fullmatch(r"(double|single)_blocks\.(\d+)\.(.+)", path)
+    match = re.fullmatch(r"(double|single)_blocks\.(\d+)\.(.+)", path)
     layers = {
         "img_mod.lin": "norm1_a.linear",
         "txt_mod.lin": "norm1_b.linear",
@@ -330,9 +332,9 @@ def diffsynth(path: str) -> str | None:
         "linear1": "to_qkv_mlp",
         "linear2": "proj_out",
     }
-    if found is None or found[3] not in layers:
+    if match is None or match[3] not in layers:
         return None
-    return f"{'blocks' if found[1] == 'double' else 'single_blocks'}.{found[2]}.{layers[found[3]]}"
+    return f"{'blocks' if match[1] == 'double' else 'single_blocks'}.{match[2]}.{layers[match[3]]}"
 
 
 def in_pipe(path: str) -> str:
@@ -408,8 +410,8 @@ def test_names_of_other_programs(pack: Pack, tmp_path: Path, writer: str) -> Non
     model = model_of(base)
     tensors, expected = pairs_for(model, name_of, *options)
     count = sum(".lora_B." in key or ".lora_up." in key for key in tensors)
-    found = applied(pack, tensors, model, tmp_path, {"lora": count})
-    assert_same(found, expected, models.weights(model), count)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": count})
+    assert_same(patched, expected, models.weights(model), count)
 
 
 # Layers of text encoders by the names of kohya's scripts and of ComfyUI's own files.
@@ -433,7 +435,7 @@ TEXT = {
 
 
 def test_text_encoders_of_kohyas_files_for_flux(pack: Pack, tmp_path: Path) -> None:
-    """With T5 and position embeddings, which diffusers leaves out."""
+    """The files have T5 and position embeddings, which diffusers leaves out."""
     import comfy.model_management
 
     clip = small.text_model("comfy.text_encoders.flux", "FluxClipModel")
@@ -464,8 +466,8 @@ def test_fused_projections_under_diffusers_names(pack: Pack, tmp_path: Path) -> 
         stem = f"transformer.transformer_blocks.0.attn.{name}"
         tensors |= {f"{stem}.lokr_w1": w1, f"{stem}.lokr_w2": w2}
         expected[f"{NETWORK}double_blocks.0.{side}_attn.qkv.weight"] += torch.kron(w1, w2)
-    found = applied(pack, tensors, model, tmp_path, {"lokr": 2})
-    assert_same(found, expected, weights, 2)
+    patched = applied(pack, tensors, model, tmp_path, {"lokr": 2})
+    assert_same(patched, expected, weights, 2)
 
 
 def test_hunyuan_video_as_diffusers_converts_it(pack: Pack, tmp_path: Path) -> None:
@@ -484,14 +486,14 @@ def test_hunyuan_video_as_diffusers_converts_it(pack: Pack, tmp_path: Path) -> N
 
     tensors, expected = pairs_for(model, original)
     count = len(tensors) // 2
-    found = applied(pack, tensors, model, tmp_path, {"lora": count})
-    assert_same(found, expected, weights, count)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": count})
+    assert_same(patched, expected, weights, count)
     theirs = _convert_hunyuan_video_lora_to_diffusers(dict(tensors))
     # It leaves the rows of A in place for the swapped norm, and halves A too: an error of its own.
     key = "transformer.norm_out.linear.lora_A.weight"
     theirs[key] = tensors["diffusion_model.final_layer.adaLN_modulation.1.lora_A.weight"]
-    found = applied(pack, theirs, model, tmp_path, {"lora": len(theirs) // 2})
-    assert_same(found, expected, weights, count)
+    patched = applied(pack, theirs, model, tmp_path, {"lora": len(theirs) // 2})
+    assert_same(patched, expected, weights, count)
 
 
 # A model, which of its layers diffusers' conversion knows, and that conversion.
@@ -516,11 +518,11 @@ def test_names_that_diffusers_makes_of_the_originals(pack: Pack, tmp_path: Path,
     """A file under the original's names, and what diffusers converts it to, mean the same layers."""
     from diffusers.loaders import lora_conversion_utils
 
-    known, name = CONVERTED[base]
+    pattern, name = CONVERTED[base]
     model = SMALL[base]() if base in SMALL else model_of(base)
     prefix = "base_model.model." if base == "ACEStep15" else "diffusion_model."
     tensors, expected = pairs_for(
-        model, lambda path: prefix + path.removeprefix("decoder.") if re.fullmatch(known, path) else None
+        model, lambda path: prefix + path.removeprefix("decoder.") if re.fullmatch(pattern, path) else None
     )
     weights, count = models.weights(model), len(tensors) // 2
     assert_same(applied(pack, tensors, model, tmp_path, {"lora": count}), expected, weights, count)
@@ -601,8 +603,8 @@ def test_rows_of_fused_layers_of_hunyuan_video(pack: Pack, tmp_path: Path) -> No
         up, down = 0.3 * models.random(len(part), 2, seed=index), models.random(2, 48, seed=9 + index)
         part += up @ down
         tensors |= {f"transformer.{name}.lora_B.weight": up, f"transformer.{name}.lora_A.weight": down}
-    found = applied(pack, tensors, model, tmp_path, {"lora": 4})
-    assert_same(found, expected, weights, 2)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": 4})
+    assert_same(patched, expected, weights, 2)
 
 
 # ----------------------------------------------------------------------------------------------- changes of other kinds
@@ -625,8 +627,8 @@ def test_differences_of_the_modulation(pack: Pack, tmp_path: Path, prefix: str) 
         key = f"{NETWORK}{path}.{part}"
         tensors[f"{prefix}{path}.{ending}"] = 0.3 * models.random(*weights[key].shape, seed=index)
         expected[key] += tensors[f"{prefix}{path}.{ending}"]
-    found = applied(pack, tensors, model, tmp_path, {"diff": 4})
-    assert_same(found, expected, weights, 4)
+    patched = applied(pack, tensors, model, tmp_path, {"diff": 4})
+    assert_same(patched, expected, weights, 4)
 
 
 def test_the_modulation_is_what_the_model_computes_with(pack: Pack) -> None:
@@ -648,15 +650,15 @@ def test_the_modulation_is_what_the_model_computes_with(pack: Pack) -> None:
     ]
     once = pack.apply(adapters[0], model, strength_model=0.5)[0]
     twice = pack.apply(adapters[1], once)[0]
-    found = small.call_wan_natively(twice)
+    output = small.call_wan_natively(twice)
     assert torch.equal(small.call_wan_natively(model), plain)
     changed = model_of("Wan 2.1 T2V")
     state = changed.model.state_dict()
     for key in keys:
         stem = f"diffusion_model.{key.removesuffix('.modulation')}.diff_m"
         state[f"{NETWORK}{key}"] += 0.5 * adapters[0][stem] + adapters[1][stem]
-    assert models.relative(found, small.call_wan_natively(changed)) < 1e-5
-    assert models.relative(plain, found) > 1e-2
+    assert models.relative(output, small.call_wan_natively(changed)) < 1e-5
+    assert models.relative(plain, output) > 1e-2
     assert all(torch.equal(value, weights[key]) for key, value in models.weights(model).items())
 
 
@@ -699,8 +701,8 @@ def test_a_bias_beside_the_up_matrix(pack: Pack, tmp_path: Path, alpha: float | 
     bias = models.random(48, seed=7)
     tensors["diffusion_model.blocks.0.ffn.2.lora_B.bias"] = bias
     expected[f"{NETWORK}blocks.0.ffn.2.bias"] += bias if alpha is None else alpha / 2 * bias
-    found = applied(pack, tensors, model, tmp_path, {"lora": 1, "diff": 1})
-    assert_same(found, expected, weights, 2)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": 1, "diff": 1})
+    assert_same(patched, expected, weights, 2)
 
 
 def turned(blocks: Tensor, alpha: float, weight: Tensor) -> Tensor:
@@ -740,8 +742,8 @@ def test_oft_of_kohyas_scripts_for_flux(pack: Pack, tmp_path: Path, alpha: float
             parts.append(turned(blocks, alpha, W[start : start + size]))
             start += size
         expected[f"{NETWORK}{path}.weight"] += strength * (torch.cat(parts) - W)
-    found = applied(pack, tensors, model, tmp_path, {"oft": 14}, strength_model=strength)
-    assert_same(found, expected, weights, 7)
+    patched = applied(pack, tensors, model, tmp_path, {"oft": 14}, strength_model=strength)
+    assert_same(patched, expected, weights, 7)
 
 
 def test_oft_of_kohyas_scripts_for_unets(pack: Pack, tmp_path: Path) -> None:
@@ -760,8 +762,8 @@ def test_oft_of_kohyas_scripts_for_unets(pack: Pack, tmp_path: Path) -> None:
         blocks = 0.1 * models.random(4, len(W) // 4, len(W) // 4, seed=index)
         tensors |= {f"oft_unet_{name}.oft_blocks": blocks, f"oft_unet_{name}.alpha": torch.tensor(1e-2)}
         expected[f"{NETWORK}{path}.weight"] = turned(blocks, 1e-2, W.flatten(1)).reshape(W.shape)
-    found = applied(pack, tensors, model, tmp_path, {"oft": 2})
-    assert_same(found, expected, weights, 2)
+    patched = applied(pack, tensors, model, tmp_path, {"oft": 2})
+    assert_same(patched, expected, weights, 2)
 
 
 IA3 = {
@@ -797,8 +799,8 @@ def test_ia3_of_lycoris(pack: Pack, tmp_path: Path, strength: float) -> None:
     weights = models.weights(model)
     tensors, changes = ia3(model)
     expected = weights | {key: weights[key] + strength * change for key, change in changes.items()}
-    found = applied(pack, tensors, model, tmp_path, {"ia3": 4}, strength_model=strength)
-    assert_same(found, expected, weights, 4)
+    patched = applied(pack, tensors, model, tmp_path, {"ia3": 4}, strength_model=strength)
+    assert_same(patched, expected, weights, 4)
 
 
 def test_ia3_exported_inspected_and_saved(pack: Pack, tmp_path: Path) -> None:
@@ -865,8 +867,8 @@ def tlora(model: Any, prefix: str) -> tuple[Tensors, Tensors]:
 def test_t_lora_of_its_authors(pack: Pack, tmp_path: Path, prefix: str) -> None:
     model = models.unet()
     tensors, expected = tlora(model, prefix)
-    found = applied(pack, tensors, model, tmp_path, {"lora": 8})
-    assert_same(found, expected, models.weights(model), 8)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": 8})
+    assert_same(patched, expected, models.weights(model), 8)
     adapter = pack.adapters.Adapter(tensors)
     on_weights, _, report = pack.apply(adapter, model)
     assert "all ranks are at work at every step" in report.text()
@@ -917,7 +919,7 @@ def test_t_lora_of_lycoris(pack: Pack, tmp_path: Path, part: str) -> None:
     model = models.unet()
     weights = models.weights(model)
     tensors, changes = lycoris_tlora(weights, part)
-    found = applied(pack, tensors, model, tmp_path, {"tlora": 4}, strength_model=0.5)
+    patched = applied(pack, tensors, model, tmp_path, {"tlora": 4}, strength_model=0.5)
     adapter = pack.files.read(tmp_path / "file.safetensors")
     lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
     exported = models.patched_weights(pack.apply(lora, model)[0])
@@ -925,7 +927,7 @@ def test_t_lora_of_lycoris(pack: Pack, tmp_path: Path, part: str) -> None:
     again = models.patched_weights(pack.apply(again, model)[0])
     for key, change in changes.items():
         assert change.norm() > 1e-3 * weights[key].norm()
-        assert models.relative(found[key] - weights[key], 0.5 * change) < 1e-3
+        assert models.relative(patched[key] - weights[key], 0.5 * change) < 1e-3
         assert models.relative(exported[key] - weights[key], change) < 1e-3
         assert models.relative(again[key] - weights[key], change) < 1e-3
 
@@ -960,12 +962,12 @@ def test_t_lora_for_flux(pack: Pack, tmp_path: Path, blocks: str) -> None:
             f"transformer.{blocks}.attn.{layer}.lora_B.weight": up,
             f"transformer.{blocks}.attn.{layer}.lora_A.weight": down,
         }
-    found = applied(pack, tensors, model, tmp_path, {"lora": len(layers)})
-    assert_same(found, by_core(theirs, model), models.weights(model), 3 if blocks.startswith("transformer") else 1)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": len(layers)})
+    assert_same(patched, by_core(theirs, model), models.weights(model), 3 if blocks.startswith("transformer") else 1)
 
 
 def test_z_image_with_query_key_and_value_both_apart_and_fused(pack: Pack, tmp_path: Path) -> None:
-    """As diffusers reads it: the fused copies are not added once more."""
+    """Read as diffusers reads it: the fused copies are not added once more."""
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_z_image_lora_to_diffusers
 
     model = model_of("Z-Image")
@@ -980,8 +982,8 @@ def test_z_image_with_query_key_and_value_both_apart_and_fused(pack: Pack, tmp_p
         }
     theirs = _convert_non_diffusers_z_image_lora_to_diffusers(dict(tensors))
     assert len(theirs) == 8
-    found = applied(pack, tensors, model, tmp_path, {"lora": 4})
-    assert_same(found, by_core(theirs, model), models.weights(model), 2)
+    patched = applied(pack, tensors, model, tmp_path, {"lora": 4})
+    assert_same(patched, by_core(theirs, model), models.weights(model), 2)
 
 
 def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
@@ -999,10 +1001,10 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
     theirs = convert(dict(tensors))
     parts = [theirs[f"transformer.transformer_blocks.0.attn.to_{part}.lora_B.weight"] for part in "qkv"]
     adapter = pack.adapters.Adapter(tensors)
-    found = pack.comfyui.module("matching.conversions").converted(adapter)
-    assert torch.equal(found[f"{stem}.lora_B.default.weight"], torch.cat(parts))
+    converted = pack.comfyui.module("matching.conversions").converted(adapter)
+    assert torch.equal(converted[f"{stem}.lora_B.default.weight"], torch.cat(parts))
     assert adapter == tensors
-    assert found.keys() == tensors.keys()
+    assert converted.keys() == tensors.keys()
 
 
 # ------------------------------------------------------------------------------------------------------ the conversion
@@ -1016,19 +1018,19 @@ def test_the_adapter_stays_as_it_is_and_the_names_of_the_file_are_kept(pack: Pac
     adapter.spelled = {"diffusion_model.double_blocks.0.processor.qkv_lora1.up.weight": "in the file"}
     adapter.training_seconds = 3.0
     before = dict(adapter)
-    found = conversions.converted(adapter)
+    converted = conversions.converted(adapter)
     assert adapter.keys() == before.keys()
     assert all(adapter[key] is value for key, value in before.items())
-    assert found.metadata["alpha"] == "4"
-    assert "alpha" not in found
-    assert found.training_seconds == 3.0
+    assert converted.metadata["alpha"] == "4"
+    assert "alpha" not in converted
+    assert converted.training_seconds == 3.0
     assert adapter.metadata == {"alpha": "4"}
-    assert any("timestep" in note for note in conversions.remarks(found))
-    assert found.spelled["diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight"] == "in the file"
-    assert found.spelled["diffusion_model.double_blocks.0.txt_attn.proj.lora_down.weight"] == (
+    assert any("timestep" in note for note in conversions.remarks(converted))
+    assert converted.spelled["diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight"] == "in the file"
+    assert converted.spelled["diffusion_model.double_blocks.0.txt_attn.proj.lora_down.weight"] == (
         "diffusion_model.double_blocks.0.processor.proj_lora2.down.weight"
     )
-    assert all(pack.adapters.spelling(found, key) in {*before, "in the file"} for key in found)
+    assert all(pack.adapters.spelling(converted, key) in {*before, "in the file"} for key in converted)
 
 
 def test_newer_conversions_of_comfyui(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1043,9 +1045,9 @@ def test_newer_conversions_of_comfyui(pack: Pack, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(comfy.lora_convert, "convert_lora", convert_lora)
     adapter = pack.adapters.Adapter({"t_embedder.mlp.0.lora_A.weight": torch.ones(2, 4)})
-    found = pack.comfyui.module("matching.conversions").converted(adapter)
+    converted = pack.comfyui.module("matching.conversions").converted(adapter)
     assert list(adapter) == ["t_embedder.mlp.0.lora_A.weight"]
-    assert found.spelled == {"t_embedder_2.mlp.0.lora_A.weight": "t_embedder.mlp.0.lora_A.weight"}
+    assert converted.spelled == {"t_embedder_2.mlp.0.lora_A.weight": "t_embedder.mlp.0.lora_A.weight"}
 
 
 def test_an_adapter_with_names_that_are_read_is_returned_itself(pack: Pack) -> None:
@@ -1109,7 +1111,7 @@ def test_what_cannot_be_converted_is_refused_by_name(pack: Pack, kind: str) -> N
 
 
 def test_a_conversion_costs_milliseconds(pack: Pack) -> None:
-    """Of some 600 layers, the size of the largest files that people have."""
+    """The file has some 600 layers, the size of the largest files that people have."""
     converted = pack.comfyui.module("matching.conversions").converted
     value = torch.zeros(1)
     tensors = {

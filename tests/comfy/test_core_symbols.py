@@ -36,7 +36,7 @@ def test_the_source_is_read_as_python_reads_it(comfyui: Any) -> None:
 
 
 def test_the_routes_are_the_servers(comfyui: Any) -> None:
-    """As aiohttp has them in the server that runs."""
+    """The routes are those that aiohttp has in the server that runs."""
     server = sys.modules["server"].PromptServer.instance
     forms = {route.path for route in server.routes if hasattr(route, "path")}
     texts = {path for path in scripts.routes() if "{}" not in path and "/embeddings" not in path}
@@ -62,7 +62,7 @@ def core(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("module", "names", "there"),
+    ("module", "names", "present"),
     [
         ("comfy.utils", (), True),
         ("comfy.gone", (), False),
@@ -75,8 +75,8 @@ def core(tmp_path: Path) -> Path:
         ("comfy.utils", ("gone",), False),
     ],
 )
-def test_what_was_dropped_is_noticed(core: Path, module: str, names: tuple[str, ...], there: bool) -> None:
-    assert scripts.Core(core).has(scripts.Symbol(module, names)) == there
+def test_what_was_dropped_is_noticed(core: Path, module: str, names: tuple[str, ...], present: bool) -> None:
+    assert scripts.Core(core).has(scripts.Symbol(module, names)) == present
 
 
 def test_what_was_dropped_is_named(core: Path, monkeypatch: pytest.MonkeyPatch) -> None:

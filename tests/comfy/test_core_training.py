@@ -120,12 +120,12 @@ def test_bypass_is_the_weight_mode(pack: Pack, algorithm: str, layer: nn.Module)
     hook = comfy.weight_adapter.BypassForwardHook(layer, created)
     plain = layer(x)
     hook.inject()
-    found = layer(x)
+    output = layer(x)
     hook.eject()
     with torch.no_grad():
         layer.weight.copy_(created(layer.weight.detach().clone()))
     assert models.relative(layer(x), plain) > 1e-2
-    assert models.relative(found, layer(x)) < 1e-5
+    assert models.relative(output, layer(x)) < 1e-5
 
 
 def test_deft_starts_as_the_base_and_is_capped(pack: Pack) -> None:
@@ -154,9 +154,9 @@ def test_what_is_trained_is_what_is_applied(pack: Pack, algorithm: str) -> None:
             parameter.add_(0.1 * models.random(*parameter.shape, seed=index))
     expected = created(base.clone()).detach()
     tensors = {f"{SD3_PROJECTION}.{name}": value.detach() for name, value in created.named_parameters()}
-    found = models.patched_weights(pack.apply(tensors, model)[0])[key]
+    patched = models.patched_weights(pack.apply(tensors, model)[0])[key]
     assert models.relative(expected, base) > 1e-2
-    assert models.relative(found, expected) < 1e-5
+    assert models.relative(patched, expected) < 1e-5
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

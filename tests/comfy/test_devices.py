@@ -76,8 +76,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     # ComfyUI patches weights in half precision on such a device, which has nothing to do with it here.
     monkeypatch.setattr(management, "lora_compute_dtype", lambda device: torch.float32)
     monkeypatch.setattr(management, "is_device_mps", lambda device: getattr(device, "type", "") == "meta")
-    with pretended.pretended(LACKING) as found:
-        yield found
+    with pretended.pretended(LACKING) as stand_in:
+        yield stand_in
         management.unload_all_models()
 
 
@@ -98,13 +98,13 @@ def loaded(model: Any) -> Any:
     return model
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor], error: float) -> None:
+def close(tensors: dict[str, Tensor], expected: dict[str, Tensor], error: float) -> None:
     """Every tensor is that of the CPU but for rounding, and lies on the CPU."""
-    assert set(found) == set(expected)
+    assert set(tensors) == set(expected)
     for key, value in expected.items():
-        assert found[key].device == models.CPU, key
-        assert found[key].dtype == value.dtype, key
-        assert (found[key] - value).norm() <= error * value.norm() + 1e-7, key
+        assert tensors[key].device == models.CPU, key
+        assert tensors[key].dtype == value.dtype, key
+        assert (tensors[key] - value).norm() <= error * value.norm() + 1e-7, key
 
 
 # ------------------------------------------------------------------------------------------------- the pretended device
@@ -175,16 +175,16 @@ OF_FLOW: dict[str, dict[str, Any]] = {
 
 def gradients_of_step(pack: Any, patch: pytest.MonkeyPatch) -> list[Tensor]:
     """The gradients of the step that is taken next, as soon as it is."""
-    found: list[Tensor] = []
+    gradients: list[Tensor] = []
     take_step = pack.trainer.Trainer.take_step
 
     def watched(trainer: Any) -> Any:
         result = take_step(trainer)
-        found.extend(parameter.grad.clone() for parameter in trainer.parameters)
+        gradients.extend(parameter.grad.clone() for parameter in trainer.parameters)
         return result
 
     patch.setattr(pack.trainer.Trainer, "take_step", watched)
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("kind", [*TRAININGS, *OF_FLOW])
@@ -201,14 +201,14 @@ def test_training(pack: Any, device: torch.device, kind: str, monkeypatch: pytes
         latents["noise_mask"] = (models.random(2, 64, 64, seed=8) > 0).float()
         material = pack.material.Material([latents], [models.conditioning()])
         with monkeypatch.context() as patch:
-            found = gradients_of_step(pack, patch)
+            gradients = gradients_of_step(pack, patch)
             result = pack.loop.train(model(device), material, chosen, lambda progress: None)
     assert all(value.device == models.CPU for value in result.adapter.values())
     expected, loss = one_step(pack, model(models.CPU), latents, models.conditioning(), chosen)
     assert result.losses == [pytest.approx(loss, rel=1e-4)]
     whole = torch.stack([parameter.grad.norm() for parameter in expected.parameters]).norm()
     assert whole > 0
-    for one, parameter in zip(found, expected.parameters, strict=True):
+    for one, parameter in zip(gradients, expected.parameters, strict=True):
         assert one.device == device
         assert (one.cpu() - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-5 * whole
 
@@ -313,9 +313,9 @@ def test_applying_to_activations(pack: Any, device: torch.device, kind: str) -> 
         model = pack.apply(adapter, on(where, models.unet), strength_model=0.5, mode="activations")[0]
         return models.network_output(loaded(model))
 
-    found, expected = applied(device), applied(models.CPU)
-    assert models.relative(found, expected) < 1e-4
-    assert models.relative(found, models.network_output(models.unet())) > 1e-2
+    output, expected = applied(device), applied(models.CPU)
+    assert models.relative(output, expected) < 1e-4
+    assert models.relative(output, models.network_output(models.unet())) > 1e-2
 
 
 def test_hooks(pack: Any, device: torch.device) -> None:
@@ -336,9 +336,9 @@ def test_hooks(pack: Any, device: torch.device) -> None:
     assert torch.allclose(hooked(device).cpu(), hooked(models.CPU), atol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["DeftAlgorithm", "ParaAlgorithm"])
+@pytest.mark.parametrize("algorithm", ["DEFT", "PaRa"])
 def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algorithm: str) -> None:
-    cls = getattr(pack.patches.core_training, algorithm)
+    cls = pack.patches.core_training.ALGORITHMS[algorithm]
     weight = models.random(24, 20, seed=1)
     P = models.random(24, 4, seed=2)
 
@@ -352,8 +352,8 @@ def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algori
         (changed.square().sum() + changed.sum()).backward()
         return changed.detach().cpu(), layer.deft_P.grad.cpu()
 
-    for found, expected in zip(step(device), step(models.CPU), strict=True):
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for tensor, expected in zip(step(device), step(models.CPU), strict=True):
+        assert torch.allclose(tensor, expected, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------- what is made of models and files
@@ -367,8 +367,8 @@ def test_extraction(pack: Any, device: torch.device, method: str) -> None:
         base, tuned = on(where, models.unet), on(where, lambda: fine_tuned(models.unet))
         return extract(loaded(base), loaded(tuned), method=method, rank=3, vectors=True)
 
-    (found, report), (expected, other) = made(device), made(models.CPU)
-    close(found, expected, 1e-5)
+    (extracted, report), (expected, other) = made(device), made(models.CPU)
+    close(extracted, expected, 1e-5)
     assert report.energy == pytest.approx(other.energy, rel=1e-6)
     assert "computed on the CPU, because meta has no float64" in report.text()
     assert "computed on the CPU" not in other.text()
@@ -378,13 +378,13 @@ def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) ->
     """What is asked to compute there goes to the CPU by itself and comes back."""
     extraction = pack.deft_ops.extraction
     before, after = models.random(24, 20, seed=1), models.random(24, 20, seed=2)
-    for method in extraction.METHODS:
-        found = extraction.extract(before.to(device), after.to(device), method, 4)
+    for method in extraction.EXTRACTED_METHODS:
+        extracted = extraction.extract(before.to(device), after.to(device), method, 4)
         expected = extraction.extract(before, after, method, 4)
-        assert found.kept == expected.kept
-        assert found.total == expected.total
-        assert all(torch.equal(found.tensors[key].cpu(), value) for key, value in expected.tensors.items())
-        assert found.tensors[next(key for key in found.tensors if key != "alpha")].device == device
+        assert extracted.kept == expected.kept
+        assert extracted.total == expected.total
+        assert all(torch.equal(extracted.tensors[key].cpu(), value) for key, value in expected.tensors.items())
+        assert extracted.tensors[next(key for key in extracted.tensors if key != "alpha")].device == device
     up, down = models.random(24, 6, seed=3), models.random(6, 20, seed=4)
     cut, expected_cut = extraction.limit_rank(up.to(device), down.to(device), 2), extraction.limit_rank(up, down, 2)
     assert torch.equal(cut[0].cpu(), expected_cut[0])
@@ -399,19 +399,19 @@ def test_export(pack: Any, device: torch.device, kind: str, rank: int) -> None:
     adapter = adapter_of(pack, kind, models.unet())
     if kind == "every kind":  # of which a part is no pair
         adapter = pack.adapters.Adapter({key: value for key, value in adapter.items() if not key.endswith(".diff")})
-    found, report = export(adapter, loaded(on(device, models.unet)), rank=rank)
+    exported, report = export(adapter, loaded(on(device, models.unet)), rank=rank)
     expected, other = export(adapter, models.unet(), rank=rank)
     assert report.text() == other.text()
-    close(found, expected, 1e-4)
+    close(exported, expected, 1e-4)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "every kind"])
 def test_adapter_info(pack: Any, device: torch.device, kind: str) -> None:
     adapter = adapter_of(pack, kind, models.unet())
-    found = pack.inspect(adapter, loaded(on(device, models.unet)))
+    info = pack.inspect(adapter, loaded(on(device, models.unet)))
     expected = pack.inspect(adapter, models.unet())
-    assert found.matched == expected.matched == len(expected.changes) > 0
-    for (row, change), (_, other) in zip(found.changes, expected.changes, strict=True):
+    assert info.matched == expected.matched == len(expected.changes) > 0
+    for (row, change), (_, other) in zip(info.changes, expected.changes, strict=True):
         for name, value in vars(other).items():
             assert getattr(change, name) == (value and pytest.approx(value, rel=1e-4, abs=1e-5)), (row.name, name)
 
@@ -419,8 +419,10 @@ def test_adapter_info(pack: Any, device: torch.device, kind: str) -> None:
 def test_fingerprint(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(pack.models.stored, "Tensor", pretended.Pretended)  # it asks for the very type of a weight
-        found = pack.fingerprint.fingerprint(loaded(on(device, models.unet)))
-    assert found == pack.fingerprint.fingerprint(models.unet()) != pack.fingerprint.fingerprint(models.unet(seed=1))
+        fingerprint = pack.fingerprint.fingerprint(loaded(on(device, models.unet)))
+    assert (
+        fingerprint == pack.fingerprint.fingerprint(models.unet()) != pack.fingerprint.fingerprint(models.unet(seed=1))
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -451,17 +453,17 @@ def test_scoring(pack: Any, device: torch.device, tmp_path: Path) -> None:
             backbone.module.to(where)
             backbone.place = where
         ours, others, texts = pictures(3, 0), pictures(3, 1), ["a dog"] * 3
-        found = [
+        results = [
             scoring.score(scorer, ours, others, texts),
             scoring.score(scorer, ours, task=scoring.DIVERSITY),
             scoring.score(scorer, ours, pictures(2, 2), base=others, task=scoring.DRIFT),
         ]
-        return [(row.metric, row.values) for result in found for row in result.rows]
+        return [(row.metric, row.values) for result in results for row in result.rows]
 
-    found, expected = scores(device), scores(models.CPU)
-    assert {name for name, _ in found} == {measure.metric for measure in measures}
-    assert [name for name, _ in found] == [name for name, _ in expected]
-    for (name, values), (_, others) in zip(found, expected, strict=True):
+    results, expected = scores(device), scores(models.CPU)
+    assert {name for name, _ in results} == {measure.metric for measure in measures}
+    assert [name for name, _ in results] == [name for name, _ in expected]
+    for (name, values), (_, others) in zip(results, expected, strict=True):
         assert values == pytest.approx(others, abs=1e-5), name
 
 
@@ -484,14 +486,16 @@ class Waiting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, name = kwargs or {}, pretended.name_of(func)
         tensors = [leaf for leaf in pretended.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        there = [pretended.on_device(tensor) for tensor in tensors]
-        if any(there) and name in READING + FACTORING:
+        on_device = [pretended.on_device(tensor) for tensor in tensors]
+        if any(on_device) and name in READING + FACTORING:
             self.counts[name] += 1
-        if any(there) and name.startswith("index") and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
+        if any(on_device) and name.startswith("index") and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
             self.counts[BY_MASK] += 1
         result = func(*args, **kwargs)
         if name in ("_to_copy", "copy_") and not kwargs.get("non_blocking"):
-            source, target = (there[1], there[0]) if name == "copy_" else (there[0], pretended.on_device(result))
+            source, target = (
+                (on_device[1], on_device[0]) if name == "copy_" else (on_device[0], pretended.on_device(result))
+            )
             if source != target:
                 self.counts[TO_DEVICE if target else FROM_DEVICE] += 1
         return result
@@ -536,7 +540,7 @@ WAITING: dict[str, tuple[dict[str, Any], Counter[str]]] = {
 
 @pytest.mark.parametrize("kind", WAITING)
 def test_how_often_a_step_waits(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Of the device with all of torch.linalg, as CUDA is. The first step may wait more often."""
+    """The device has all of torch.linalg, as CUDA has. The first step may wait more often."""
     monkeypatch.setattr(pack.deft_ops.host, "_TRUSTED", ("cpu", device.type))
     monkeypatch.setattr(pretended.Pretended, "refused", frozenset())
     own, most = WAITING[kind]

@@ -1,4 +1,4 @@
-"""That `make test` leaves out combinations only: what the documents list is run in it."""
+"""`make test` leaves out combinations only: what the documents list is run in it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def params(items: list[pytest.Item], file: str, test: str, name: str) -> list[An
 
 def test_what_the_documents_list_is_run(pack: Pack, everyday: list[pytest.Item]) -> None:
     for test in ("test_both_networks_are_the_same_without_an_adapter", "test_an_adapter_does_the_same_in_both"):
-        found = params(everyday, "test_architectures.py", test, "name")
-        assert set(found) == {architecture.name for architecture in ARCHITECTURES}
+        names = params(everyday, "test_architectures.py", test, "name")
+        assert set(names) == {architecture.name for architecture in ARCHITECTURES}
     assert set(params(everyday, "test_every_method.py", "test_method", "method")) == set(methods.TRAINABLE)
     assert set(params(everyday, "test_format_table.py", "test_a_row_says_what_happens", "name")) == set(FORMATS)
     assert set(params(everyday, "test_training_runs.py", "test_every_optimizer_resumes", "optimizer")) == set(
@@ -76,7 +76,7 @@ def test_every_base_is_trained(everyday: list[pytest.Item]) -> None:
 
 
 def test_combinations_are_left_out_and_values_are_not(everyday: list[pytest.Item]) -> None:
-    """Of each test of these files whose cases are not chosen by hand all values are there, in fewer cases."""
+    """Each test of these files whose cases are not chosen by hand keeps all values, in fewer cases."""
     by_hand = {*CHOSEN, *ONLY_IN_ALL}
     everyday, whole = (
         [item for item in items if f"{place_of(item)}::{name_of(item)}" not in by_hand]

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..clips import TOKENS
 from . import models
 from .pack import Pack
 from .test_architectures import NAMES as ARCHITECTURES
@@ -140,9 +141,9 @@ def test_core_loader_gives_the_picture_of_the_adapter(
         assert f"{len(shapes)} layers ({len(shapes)} {name})" in report
         assert "exact" in report
         assert "not read by ComfyUI" not in report
-        found = models.sample(by_core(path, model))
+        sampled = models.sample(by_core(path, model))
         assert not [message for message in caplog.messages if "not loaded" in message or "ERROR" in message]
-        assert models.relative(found, latent) < 1e-4, naming
+        assert models.relative(sampled, latent) < 1e-4, naming
 
 
 def test_names_of_the_three_namings(pack: Pack, bases: Any) -> None:
@@ -203,7 +204,7 @@ def comfy_sdxl(network: nn.Module) -> Any:
 
 @pytest.fixture(scope="module")
 def pairs() -> dict[str, Any]:
-    """By kind: diffusers' network, the same in ComfyUI, inputs for both, and a call of the first."""
+    """Diffusers' network, the same in ComfyUI, inputs for both, and a call of the first, by kind."""
     made = {}
     for kind in ("sd15", "sdxl", "sd3"):
         network = getattr(models, f"diffusers_{kind}")()
@@ -356,14 +357,7 @@ def transformers_clip(clip: Any, part: str) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     weights = getattr(clip.cond_stage_model, part).transformer.state_dict()
-    config = CLIPTextConfig(
-        vocab_size=49408,
-        max_position_embeddings=77,
-        eos_token_id=49407,
-        bos_token_id=49406,
-        hidden_act="quick_gelu" if part == "clip_l" else "gelu",
-        **CLIP_CONFIG,
-    )
+    config = CLIPTextConfig(hidden_act="quick_gelu" if part == "clip_l" else "gelu", **TOKENS, **CLIP_CONFIG)
     network = CLIPTextModel(config).eval()
     own = network.state_dict()
     named = {key if key in own else key.removeprefix("text_model."): value for key, value in weights.items()}
@@ -399,8 +393,8 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
     networks = {part: transformers_clip(clip, part) for part in parts}  # before anything is patched
     adapter = clip_adapter(pack, clip, method)
     adapter.update(pack.adapter(model, [every_layer(model)[5]]))
-    wanted = encode(pack.apply(adapter, model, clip)[1])
-    assert models.relative(encode(clip), wanted) > 1e-2
+    encoded = encode(pack.apply(adapter, model, clip)[1])
+    assert models.relative(encode(clip), encoded) > 1e-2
     starts = {
         "comfyui": ["text_encoders.clip_l.transformer.text_model.", "text_encoders.clip_g."],
         "kohya": ["lora_te_text_model_" if kind == "sd15" else "lora_te1_text_model_", "lora_te2_text_model_"],
@@ -412,7 +406,7 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
         used = starts[naming][: 1 if kind == "sd15" else 2]
         assert all(key.startswith(tuple(used)) for key in texts)
         assert all(any(key.startswith(start) for key in texts) for start in used)
-        assert models.relative(encode(by_core(path, model, clip)[1]), wanted) < 1e-4, naming
+        assert models.relative(encode(by_core(path, model, clip)[1]), encoded) < 1e-4, naming
 
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["lora_adapter_metadata"])
@@ -429,9 +423,9 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
             load_file(path), None, network, prefix=prefix, text_encoder_name=prefix, metadata=record
         )
         with torch.inference_mode():
-            found = network(ids).last_hidden_state
+            hidden = network(ids).last_hidden_state
         assert models.relative(plain, expected) > 1e-2
-        assert models.relative(found, expected) < 1e-4
+        assert models.relative(hidden, expected) < 1e-4
 
 
 # ----------------------------------------------------------------------------------------------------- slices and ranks
@@ -497,9 +491,9 @@ def test_a_limited_rank_and_its_energy(pack: Pack) -> None:
         change = pack.delta(adapter, name, base[f"{name}.weight"]).double().numpy()
         U, sigma, Vh = numpy.linalg.svd(change)
         best = torch.from_numpy((U[:, :3] * sigma[:3]) @ Vh[:3])
-        found = lora[f"{name}.lora_up.weight"] @ lora[f"{name}.lora_down.weight"]
+        product = lora[f"{name}.lora_up.weight"] @ lora[f"{name}.lora_down.weight"]
         assert lora[f"{name}.alpha"] == 3
-        assert models.relative(found, best) < 1e-5
+        assert models.relative(product, best) < 1e-5
         kept, total = kept + (sigma[:3] ** 2).sum(), total + (sigma**2).sum()
     assert report.energy == pytest.approx(kept / total, rel=1e-6)
     assert 0.1 < report.energy < 0.99
@@ -538,8 +532,8 @@ def test_a_base_that_another_clone_has_patched_in_place(pack: Pack) -> None:
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patched])
     assert models.relative(models.weights(model)[key], before) > 1e-3
-    found = pack.to_lora(adapter, model)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    lora = pack.to_lora(adapter, model)
+    assert all(torch.equal(lora[name], value) for name, value in expected.items())
 
 
 def test_a_quantised_base_is_read_with_a_note(pack: Pack) -> None:
@@ -550,8 +544,8 @@ def test_a_quantised_base_is_read_with_a_note(pack: Pack) -> None:
         model.model.diffusion_model.joint_blocks[0].x_block.attn.proj.weight = nn.Parameter(quantised, False)
     adapter = pack.adapter(model, [SD3_PROJECTION])
     lora, report = pack.export(adapter, model)
-    found = lora[f"{SD3_PROJECTION}.lora_up.weight"] @ lora[f"{SD3_PROJECTION}.lora_down.weight"]
-    assert models.relative(found, pack.delta(adapter, SD3_PROJECTION, quantised.float())) < 1e-6
+    product = lora[f"{SD3_PROJECTION}.lora_up.weight"] @ lora[f"{SD3_PROJECTION}.lora_down.weight"]
+    assert models.relative(product, pack.delta(adapter, SD3_PROJECTION, quantised.float())) < 1e-6
     assert f"dequantised from float8_e4m3fn (1 weights, such as {SD3_PROJECTION}.weight)" in report.text()
 
 

@@ -84,9 +84,9 @@ def test_a_model_that_carries_a_lora(pack: Pack, lora_file: Any, kind: str, meth
     assert set(report.ranks.values()) <= {1, 2, 3}
     assert not report.vectors
     assert not report.left_out
-    applied, _, found = pack.apply(adapter, model)
-    assert found.methods == {method: len(layers)}
-    assert not found.unmatched
+    applied, _, matching = pack.apply(adapter, model)
+    assert matching.methods == {method: len(layers)}
+    assert not matching.unmatched
     assert models.relative(models.network_output(applied), expected) < 1e-4
     assert adapter.metadata["method"] == method
     assert adapter.metadata["rank"] == "3"
@@ -131,8 +131,8 @@ def test_a_fine_tune_against_numpy(pack: Pack) -> None:
     # Full rank and the vectors: the tuned model itself.
     adapter, report = pack.extract(base, tuned, rank=1000, vectors=True)
     assert report.overall > 1 - 1e-9
-    patched, _, found = pack.apply(adapter, base)
-    assert not found.unmatched
+    patched, _, matching = pack.apply(adapter, base)
+    assert not matching.unmatched
     assert models.relative(models.network_output(patched), tuned_output) < 1e-4
 
 
@@ -158,17 +158,17 @@ def test_a_merge_and_adapters_on_top_count(pack: Pack) -> None:
     adapter = pack.adapter(base, every_layer(base)[3:6])
     tuned = pack.apply(adapter, merged)[0]
     expected = models.patched_weights(tuned)
-    found, report = pack.extract(base, tuned, rank=1000, vectors=True)
-    result = models.patched_weights(pack.apply(found, base)[0])
+    extracted, report = pack.extract(base, tuned, rank=1000, vectors=True)
+    result = models.patched_weights(pack.apply(extracted, base)[0])
     for key, value in expected.items():
         if value.is_floating_point() and key.startswith("diffusion_model."):
             assert models.relative(result[key], value) < 1e-5, key
     assert report.energy > 1 - 1e-9
     # And with patches on the base: they count as base.
-    found, report = pack.extract(merged, tuned, rank=8)
+    extracted, report = pack.extract(merged, tuned, rank=8)
     assert set(report.kept) == set(every_layer(base)[3:6])
     assert "they count as base" in report.text()
-    result = models.patched_weights(pack.apply(found, merged)[0])
+    result = models.patched_weights(pack.apply(extracted, merged)[0])
     for name in report.kept:
         assert models.relative(result[f"{name}.weight"], expected[f"{name}.weight"]) < 1e-5
 
@@ -254,7 +254,7 @@ def test_what_cannot_be_extracted_is_said(pack: Pack) -> None:
 
 
 def test_layers_of_another_size_are_refused_by_name(pack: Pack) -> None:
-    """As an inpainting UNet's first convolution, which has more input channels."""
+    """The layer is like an inpainting UNet's first convolution, which has more input channels."""
     base, tuned = models.unet(), fine_tuned(models.unet)
     first = tuned.model.diffusion_model.input_blocks[0][0]
     first.weight = nn.Parameter(models.random(32, 9, 3, 3, seed=1), requires_grad=False)

@@ -80,6 +80,8 @@ def sized(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
     return numbers(8, **shapes)
 
 
+# What makes a layer none of this pack's classes': a tensor that belongs to another kind of adapter.
+BESIDE_IT = tucker_lora(32, 32) | sized(lora_mid__weight=(4, 4))
 # What ComfyUI logs and leaves, or spreads over a weight that it was not made for: layer, tensors, what is said of it.
 MISFITS: dict[str, tuple[str, dict[str, Tensor], str]] = {
     "loha": (UNET_LINEAR, loha(64, 64), "made for [64, 64], this weight is [32, 32]"),
@@ -124,13 +126,15 @@ MISFITS: dict[str, tuple[str, dict[str, Tensor], str]] = {
     "tucker-lora": (UNET_CONVOLUTION, tucker_lora(32, 16), "made for [32, 16, 3, 3], this weight is [32, 32, 3, 3]"),
     "tucker-lora-ranks": (UNET_CONVOLUTION, tucker_lora(32, 32) | sized(lora_mid__weight=(4, 2, 3, 3)), "its factors"),
     "dora": (UNET_LINEAR, dora(32, 32, (64, 1)), "loha of another size, this weight is [32, 32]"),
+    "tucker-loha-beside": (UNET_CONVOLUTION, tucker_loha(32, 32) | BESIDE_IT, "not computed: loha with tensors"),
+    "tucker-lokr-beside": (UNET_CONVOLUTION, tucker_lokr(32, 32) | BESIDE_IT, "not computed: lokr with tensors"),
     "loha-incomplete": (UNET_LINEAR, {k: v for k, v in loha(32, 32).items() if k != "hada_w2_b"}, "hada_w2_b"),
 }
 
 
 @pytest.mark.parametrize("case", MISFITS)
 def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: pytest.LogCaptureFixture) -> None:
-    name, tensors, said = MISFITS[case]
+    name, tensors, message = MISFITS[case]
     model = models.unet()
     base = models.weights(model)
     assert {name: tuple(base[f"{name}.weight"].shape) for name in (UNET_LINEAR, UNET_CONVOLUTION)} == {
@@ -141,21 +145,21 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
     with pytest.raises(ValueError, match="their sizes differ") as error:
         pack.apply(alone, model)
     assert name in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
     with pytest.raises(ValueError, match="1 layers of .* do not fit the base") as error:
         pack.export(alone, model)
     assert name in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
     beside = pack.adapters.Adapter(alone | named(BESIDE, loha(*LINEAR)))
     caplog.clear()
     patched, _, report = pack.apply(beside, model)
-    found = models.patched_weights(patched)
-    assert {key for key in base if not torch.equal(base[key], found[key])} == {f"{BESIDE}.weight"}
+    weights = models.patched_weights(patched)
+    assert {key for key in base if not torch.equal(base[key], weights[key])} == {f"{BESIDE}.weight"}
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and record.name == "root"]
     (text,) = report.unmatched
     assert report.methods == {"loha": 1}
     assert text.startswith(name)
-    assert said in text
+    assert message in text
     assert f"1 layers skipped, they do not fit their weight: {text}" in report.text()
     info = pack.inspect(beside, model)
     assert info.unmatched == [text]
@@ -163,7 +167,7 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         (
             tucker_lokr(32, 32) | sized(lokr_w2_a=(3, 8)),
@@ -173,13 +177,13 @@ def test_what_does_not_fit_is_left_out_by_name(pack: Pack, case: str, caplog: py
         (sized(oft_blocks=(4, 8, 7)), "oft_blocks has shape [4, 8, 7]"),
     ],
 )
-def test_a_damaged_layer_is_refused_by_name(pack: Pack, tensors: dict[str, Tensor], said: str) -> None:
+def test_a_damaged_layer_is_refused_by_name(pack: Pack, tensors: dict[str, Tensor], message: str) -> None:
     adapter = pack.adapters.Adapter(named(UNET_CONVOLUTION, tensors) | named(BESIDE, loha(*LINEAR)))
     for refuse in (pack.apply, pack.export, pack.inspect):
         with pytest.raises(ValueError, match="does not fit together") as error:
             refuse(adapter, models.unet())
         assert UNET_CONVOLUTION in str(error.value)
-        assert said in str(error.value)
+        assert message in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------ what ComfyUI can apply
@@ -267,8 +271,8 @@ def test_other_kernels(pack: Pack, kind: str, kernel: tuple[int, ...]) -> None:
     patch = pack.foreign.repaired(patch)
     assert pack.foreign.misfit(patch, tuple(weight.shape)) is None
     assert pack.foreign.misfit(patch, (24, 16, *kernel)) is not None
-    found = comfy.lora.calculate_weight([(0.5, patch, 1.0, None, None)], weight.clone(), "layer.weight")
-    assert models.relative(found - weight, 0.5 * expected) < 1e-5
+    patched = comfy.lora.calculate_weight([(0.5, patch, 1.0, None, None)], weight.clone(), "layer.weight")
+    assert models.relative(patched - weight, 0.5 * expected) < 1e-5
     assert models.relative(pack.foreign.change_of(patch, weight, "layer.weight"), expected) < 1e-5
 
 
@@ -314,8 +318,8 @@ def test_factors_of_four_dimensions(pack: Pack, tensors: dict[str, tuple[int, ..
     for naming in ("comfyui", "kohya", "diffusers"):
         # Under ComfyUI's names, too, a LoRA: the tensors as they are would do nothing there.
         lora, _ = pack.export(adapter, model, naming=naming)
-        found = models.patched_weights(comfy.sd.load_lora_for_models(model, None, dict(lora), 1, 0)[0])[key]
-        assert models.relative(found - base, change) < 1e-4, naming
+        by_core = models.patched_weights(comfy.sd.load_lora_for_models(model, None, dict(lora), 1, 0)[0])[key]
+        assert models.relative(by_core - base, change) < 1e-4, naming
 
 
 def test_the_bias_of_slices(pack: Pack) -> None:
@@ -328,10 +332,10 @@ def test_the_bias_of_slices(pack: Pack) -> None:
     patched, _, report = pack.apply(pack.adapters.Adapter(tensors), model)
     assert report.methods == {"diff": 3}
     assert not report.unmatched
-    found = models.patched_weights(patched)
+    weights = models.patched_weights(patched)
     bias = torch.cat([tensors[f"{names['q']}.diff_b"], torch.zeros(64), tensors[f"{names['v']}.diff_b"]])
-    assert models.relative(found[f"{SD3_QKV}.bias"], base[f"{SD3_QKV}.bias"] + bias) < 1e-6
-    changed = (found[f"{SD3_QKV}.weight"] - base[f"{SD3_QKV}.weight"])[:64]
+    assert models.relative(weights[f"{SD3_QKV}.bias"], base[f"{SD3_QKV}.bias"] + bias) < 1e-6
+    changed = (weights[f"{SD3_QKV}.weight"] - base[f"{SD3_QKV}.weight"])[:64]
     assert models.relative(changed, tensors[f"{names['q']}.diff"]) < 1e-6
     _, _, report = pack.apply(pack.adapters.Adapter(tensors | {f"{names['v']}.diff_b": torch.ones(63)}), model)
     assert report.methods == {"diff": 2}
@@ -343,12 +347,12 @@ def test_the_bias_of_slices(pack: Pack) -> None:
 
 def both_refuse(pack: Pack, adapter: Any, model: Any) -> list[str]:
     """The error messages of the export and of Adapter Info."""
-    found = []
+    messages = []
     for refuse in (lambda: pack.export(adapter, model, naming="kohya"), lambda: pack.inspect(adapter, model)):
         with pytest.raises(ValueError, match=f"{SD3_PROJECTION}.weight") as error:
             refuse()
-        found.append(str(error.value))
-    return found
+        messages.append(str(error.value))
+    return messages
 
 
 @pytest.mark.parametrize("kind", ["loha", "glora", "diff"])

@@ -94,7 +94,7 @@ def test_after_a_restart(pack: Any, tmp_path: Path) -> None:
 
 
 def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Start Loop of newer cores does it (comfy_extras/nodes_loop.py): each pass has copies of the body's nodes under
+    """Start Loop of newer cores does it so (comfy_extras/nodes_loop.py): each pass has copies of the body's nodes under
     ids of their own, shown at the original; what they take from Start Loop comes from a node of the pass, and that is
     never taken from the cache. Other passes wait for what the pass before has made."""
     from comfy_execution.graph_utils import GraphBuilder, is_link
@@ -168,7 +168,7 @@ def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPat
 
 
 def test_by_its_name(comfyui: Any, loras: Path, steps: list[int]) -> None:
-    """Without checkpoints the file of the name is taken, with the log's losses while there are any."""
+    """The file of the name is taken where there are no checkpoints, with the log's losses while there are any."""
     prompt = prompt_of("by_name", kept={"name": NAME, "checkpoint_every": 0})
     first = comfyui.run(prompt, want=["train"])
     written = (loras / FILE).stat().st_mtime_ns
@@ -287,7 +287,7 @@ def test_a_log_with_a_damaged_line(comfyui: Any, steps: list[int]) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_log_with_a_damaged_line_and_no_checkpoint(comfyui: Any, loras: Path, steps: list[int], number: int) -> None:
-    """That loss is lost and no other one; the last one is in the adapter's file as well."""
+    """The loss of that line is lost and no other one; the last one is in the adapter's file as well."""
     folder = f"no_checkpoint_{number}"
     prompt = prompt_of(folder, kept={"name": NAME, "checkpoint_every": 0})
     prompt |= {"graph": node("LossGraphNode", loss=["train", 1], filename_prefix="tests/loss")}
@@ -301,11 +301,11 @@ def test_a_log_with_a_damaged_line_and_no_checkpoint(comfyui: Any, loras: Path, 
     losses = first.output("train", 1)["loss"]
     left = [loss for step, loss in enumerate(losses, 1) if step != number or step == 3]
     assert again.output("train", 1) == {"loss": left}
-    said = f"loss {losses[0]:.4f} (first tenth) -> {losses[2]:.4f} (last tenth)"
+    line = f"loss {losses[0]:.4f} (first tenth) -> {losses[2]:.4f} (last tenth)"
     if number == 1:
-        said = said.replace(f"{losses[0]:.4f}", "not known", 1)
-    said += "" if number == 3 else "; its log has lost 1 of 3 losses"
-    assert said in again.text("train").splitlines()
+        line = line.replace(f"{losses[0]:.4f}", "not known", 1)
+    line += "" if number == 3 else "; its log has lost 1 of 3 losses"
+    assert line in again.text("train").splitlines()
     assert again.output("train").training_seconds is None
     assert again.output("train").cost == first.output("train").cost
     assert again.output("train", 3).shape == first.output("train", 3).shape

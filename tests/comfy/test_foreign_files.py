@@ -131,18 +131,18 @@ def test_svdiff_on_a_unet_with_norms_and_convolutions(pack: Pack, tmp_path: Path
     patched, _, report = pack.apply(pack.files.read(tmp_path), model, strength_model=0.7)
     assert report.methods == {"svdiff": len(names)}
     assert not report.unmatched
-    found = models.patched_weights(patched)
+    shifted = models.patched_weights(patched)
     for name, key in names.items():
         W = weights[key]
         U, S, Vh = torch.linalg.svd(W.flatten(1) if W.ndim > 1 else W[None], full_matrices=False)
         expected = (U @ torch.diag(relu(S + 0.7 * shifts[f"{name}.delta"])) @ Vh).reshape(W.shape)
-        assert models.relative(found[key], expected) < 1e-4, name
+        assert models.relative(shifted[key], expected) < 1e-4, name
 
 
 def model_names(pack: Pack, model: Any) -> dict[str, str]:
     """A few layers of each kind by their names in diffusers: linear, convolution, norm."""
     names = pack.comfyui.module("models.names").diffusers_names(model)
-    wanted = (
+    layers = (
         "conv_in",
         "down_blocks.0.resnets.0.norm1",
         "down_blocks.0.resnets.0.conv1",
@@ -150,7 +150,7 @@ def model_names(pack: Pack, model: Any) -> dict[str, str]:
         "down_blocks.0.attentions.0.transformer_blocks.0.norm1",
         "time_embedding.linear_1",
     )
-    return {name: names[name] for name in wanted}
+    return {name: names[name] for name in layers}
 
 
 # -------------------------------------------------------------------------------------------- the DEFT repository, SDXL
@@ -170,7 +170,7 @@ def authors_weight(layer: dict[str, Tensor], W: Tensor, ortho: bool) -> Tensor:
 def test_the_deft_repositorys_files_do_what_its_layers_compute(
     pack: Pack, tmp_path: Path, kind: str, projector: str, gate: bool
 ) -> None:
-    """On a UNet's weights, and after it was saved as a native file."""
+    """Compared on a UNet's weights, and after it was saved as a native file."""
     model = models.unet()
     names = {name: key for name, key in model_names(pack, model).items() if name.endswith("to_q")}
     names["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"] = (
@@ -208,7 +208,7 @@ def test_the_deft_repositorys_files_do_what_its_layers_compute(
 
 @pytest.mark.parametrize("projector", ["relu", "qr"])
 def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, projector: str) -> None:
-    """By the weights under diffusers' names, on the slices that ComfyUI fuses; what another base does not tell."""
+    """Told by the weights under diffusers' names, on the slices that ComfyUI fuses; what another base does not tell."""
     import peft
 
     model = models.sd3()
@@ -236,11 +236,11 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     weights_by_name = pack.comfyui.module("models.weights_by_name").weights_by_name
     adapter = pack.files.read(path, base=weights_by_name(model))
     assert f"{projector} is assumed" in adapter.metadata["note"]
-    found = models.patched_weights(pack.apply(adapter, model)[0])[key]
+    weight = models.patched_weights(pack.apply(adapter, model)[0])[key]
     for name, rows in slices.items():
         change = getattr(attention, name).get_base_layer().weight.detach() - weights[key][rows]
         assert change.norm() > 1e-4 * weights[key][rows].norm()
-        assert models.relative(found[rows] - weights[key][rows], change) < 1e-2
+        assert models.relative(weight[rows] - weights[key][rows], change) < 1e-2
     # A patched model tells the same: its weights before any patch are looked at.
     patched = pack.apply(adapter, model)[0]
     models.patched_weights(patched)
@@ -252,7 +252,7 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     try:
         node = pack.comfyui.module("nodes.adapters").DEFTAdapterLoader
         loaded, _, report = node.execute(model, target.name, 1.0, 1.0, "auto").result
-        assert torch.equal(models.patched_weights(loaded)[key], found)
+        assert torch.equal(models.patched_weights(loaded)[key], weight)
         assert f"{projector} is assumed" in report
     finally:
         target.unlink()

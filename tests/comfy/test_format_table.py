@@ -43,9 +43,9 @@ def test_the_table_has_all_formats_and_its_count_is_true() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_test_that_a_row_names_is_there(name: str) -> None:
-    found = re.findall(r"`(tests/\S+\.py)::(\w+)`", table()[name]["test"])
-    assert found
-    for file, test in found:
+    references = re.findall(r"`(tests/\S+\.py)::(\w+)`", table()[name]["test"])
+    assert references
+    for file, test in references:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
 
 

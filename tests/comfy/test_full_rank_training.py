@@ -33,11 +33,11 @@ def test_every_layer_is_trained_saved_and_applied(
 
     model = as_loaded(make)
     result = train(pack, model, method=method, layers="everything", steps=6, learning_rate=1e-3)
-    wanted = pack.targets.select(model.model.diffusion_model, "everything")
+    layers = pack.targets.select(model.model.diffusion_model, "everything")
     names = {key.rpartition(".")[0].removeprefix("diffusion_model.") for key in result.adapter}
-    assert names == set(wanted)
+    assert names == set(layers)
     assert {key.rpartition(".")[2] for key in result.adapter} == ENDINGS[method]
-    assert any(layer.weight.ndim == 1 for layer in wanted.values())
+    assert any(layer.weight.ndim == 1 for layer in layers.values())
 
     path = tmp_path / f"{method}.safetensors"
     comfyui_session.module("nodes.saving").write_native(result.adapter, path.with_suffix(""))
@@ -50,10 +50,10 @@ def test_every_layer_is_trained_saved_and_applied(
     by_core, _ = comfy.sd.load_lora_for_models(plain, None, comfy.utils.load_torch_file(str(path)), 1.0, 1.0)
     core = models.patched_weights(by_core)
     # In a small SD3 of one block, nobody reads what the text stream's last norms give.
-    idle = [name for name in wanted if f"diffusion_model.{name}" in result.report]
+    idle = [name for name in layers if f"diffusion_model.{name}" in result.report]
     assert len(idle) < 3
     method_of = pack.methods.get(method)
-    for name in wanted:
+    for name in layers:
         key = f"diffusion_model.{name}"
         tensors = {k.rpartition(".")[2]: v for k, v in result.adapter.items() if k.rpartition(".")[0] == key}
         weight = before[f"{key}.weight"]
@@ -136,10 +136,12 @@ def test_a_full_disk_does_not_stop_the_decomposition(
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    known = comfyui_session.module("trainers.step.decompositions")
-    monkeypatch.setattr(known.safe, "write_files", full)
-    found = known.Decompositions(tmp_path).of("a", torch.randn(4, 3), pack.methods.training_of("svdiff").base)
-    assert found.sigma.shape == (3,)
+    decompositions = comfyui_session.module("trainers.step.decompositions")
+    monkeypatch.setattr(decompositions.safe, "write_files", full)
+    decomposition = decompositions.Decompositions(tmp_path).of(
+        "a", torch.randn(4, 3), pack.methods.training_of("svdiff").base
+    )
+    assert decomposition.sigma.shape == (3,)
     assert "could not be kept (No space left on device)" in caplog.text
 
 
@@ -162,9 +164,11 @@ def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:
     huge = nn.Linear(10**7, 10**7, device="meta")
     for method, needed in (("dreambooth", 16e14), ("svdiff", 8e14)):
         settings = pack.settings.Settings(method, 1, 1, 1e-3)
-        text = f"Training {method} on these 1 layers needs {needed / 2**30:.0f}.*are free"
-        with pytest.raises(ValueError, match=text):
+        text = f"Training {method} on these 1 layers needs {needed / 2**30:.0f}.*are free: choose fewer layers, "
+        with pytest.raises(ValueError, match=text + "the optimizer AdamW 8-bit, or a method with a rank"):
             memory.check_free(torch.device("cpu"), [huge], settings)
+        with pytest.raises(ValueError, match="are free: choose fewer layers, or a method with a rank"):
+            memory.check_free(torch.device("cpu"), [huge], settings.changed(optimizer="AdamW 8-bit"))
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["model", "with text encoder"])
@@ -197,7 +201,7 @@ def test_svdiff_files_of_the_common_implementation(
     if text:
         assert load_file(folder / "spectral_shifts_te.safetensors").keys() == {f"{ENCODER}.delta"}
     again = files.read(folder / "spectral_shifts.safetensors")
-    one, other = (pack.apply(found, models.comfy_sd15(network))[0] for found in (again, adapter))
+    one, other = (pack.apply(read, models.comfy_sd15(network))[0] for read in (again, adapter))
     one, other = models.patched_weights(one), models.patched_weights(other)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -230,14 +234,14 @@ def test_dreambooth_becomes_a_small_lora(pack: Any, comfyui_session: Any) -> Non
     plain = models.unet()
     applied, _, _ = pack.apply(adapter, plain)
     node = comfyui_session.pack_nodes["DEFTExtractAdapter"]
-    wanted = models.patched_weights(applied)
+    of_dreambooth = models.patched_weights(applied)
     for rank, full in ((64, True), (2, False)):
         extracted = node.execute(applied, models.unet(), "lora", rank, 0.0, True, False).result[0]
-        found = models.patched_weights(pack.apply(extracted, models.unet())[0])
+        of_lora = models.patched_weights(pack.apply(extracted, models.unet())[0])
         errors = [
-            models.relative(found[key] - value, wanted[key] - value)
+            models.relative(of_lora[key] - value, of_dreambooth[key] - value)
             for key, value in models.weights(models.unet()).items()
-            if (wanted[key] - value).norm() > 1e-6 and value.ndim > 1
+            if (of_dreambooth[key] - value).norm() > 1e-6 and value.ndim > 1
         ]
         assert errors
         assert max(errors) < 1e-3 if full else min(errors) > 0.05 and max(errors) < 1

@@ -49,7 +49,7 @@ def test_nothing_is_stale(stale: list[str]) -> None:
     not sys.platform.startswith("linux") or shutil.which("fc-list") is None, reason="there is no fontconfig"
 )
 def test_pictures_need_a_font_with_chinese_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
+    """Run with no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
     settings = f"<fontconfig><dir>{tmp_path}</dir><cachedir>{tmp_path / 'cache'}</cachedir></fontconfig>"
     (tmp_path / "fonts.conf").write_text(f"<?xml version='1.0'?>{settings}")
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
@@ -129,6 +129,19 @@ def test_a_new_option_is_told(pack: Any, told: Callable[[Any], set[str]]) -> Non
     assert told(dataclasses.replace(pack, words=words)) == {
         "web/docs/DEFTLoadScorer/en.md help",
         "web/docs/DEFTLoadScorer/zh.md help",
+    }
+
+
+def test_a_new_method_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
+    """Its widgets are those of other methods, its words are for the help pages: no tooltip and no picture changes."""
+    nodes, words = copy.deepcopy(dict(pack.nodes)), copy.deepcopy(pack.words)
+    options = nodes["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
+    options.append({"key": "mine", "inputs": next(each["inputs"] for each in options if each["key"] == "para")})
+    words["DEFTTrainAdapter"]["method"]["mine"] = "does what I like"
+    assert told(dataclasses.replace(pack, nodes=nodes, words=words)) == {
+        "interface.json interface",
+        "web/docs/DEFTTrainAdapter/en.md help",
+        "web/docs/DEFTTrainAdapter/zh.md help",
     }
 
 
@@ -256,7 +269,7 @@ def test_a_changed_title_is_told_of_no_result(
 def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
     pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In deft_table1, whose thumbnail is its graph, and in sweep_demo, whose thumbnail is a result."""
+    """A change in deft_table1, whose thumbnail is its graph, and in sweep_demo, whose thumbnail is a result."""
     files = make_generated.workflow_files
     graph_of = files.graph_of
 

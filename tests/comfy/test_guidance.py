@@ -18,12 +18,12 @@ def seen(pack: Pack, name: str, captions: list[list], empty: list | None = None,
     """The guidance that the network is shown with each caption, and with the stand-in if there is one."""
     base = next(item for item in BASES if item.name == name)
     model = base.model()
-    asked = pack.settings.Settings("lora", 4, 1, 1e-4).changed(layers="all linear", precision="fp32", **chosen)
-    asked.check()
+    settings = pack.settings.Settings("lora", 4, 1, 1e-4).changed(layers="all linear", precision="fp32", **chosen)
+    settings.check()
     with torch.inference_mode(False), torch.enable_grad():
         material = pack.material.Material([base.latents(len(captions))], captions, empty=[empty] if empty else ())
-        data = pack.material.Dataset(model.model, material, asked)
-        trainer = pack.trainer.Trainer(model, asked, data)
+        data = pack.material.Dataset(model.model, material, settings)
+        trainer = pack.trainer.Trainer(model, settings, data)
         shape = tuple(data.examples[0].latent.shape)
         conds = [trainer.captions.conds(place, shape) for place in range(len(data.entries))]
     return [float(cond["guidance"].cond) for cond in conds]
@@ -51,9 +51,9 @@ def test_a_caption_s_own_guidance_goes_before(pack: Pack) -> None:
 
 def test_the_report_has_the_guidance(pack: Pack) -> None:
     base = next(item for item in BASES if item.name == "Flux")
-    asked = pack.settings.Settings("lora", 4, 1, 1e-4).changed(guidance=1.0)
+    settings = pack.settings.Settings("lora", 4, 1, 1e-4).changed(guidance=1.0)
     material = pack.material.Material([base.latents(1)], [caption("Flux")])
-    assert "guidance of caption 1: 1" in pack.material.Dataset(base.model().model, material, asked).notes
+    assert "guidance of caption 1: 1" in pack.material.Dataset(base.model().model, material, settings).notes
 
 
 def test_a_guidance_below_that_of_none_is_refused(pack: Pack) -> None:

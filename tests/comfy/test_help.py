@@ -73,9 +73,9 @@ def listed(text: str) -> dict[str, str]:
     lines = re.findall(r"^- `([^`]+)`[^(（`]*[(（]((?:`[^`]*`|[^`)）])+)[)）][:：] ?(.*)$", text, flags=re.MULTILINE)
     assert len(lines) == len(re.findall(r"^- ", text, flags=re.MULTILINE)), text
     assert all(len(words) > 2 for _, _, words in lines)
-    found = {name: kind for name, kind, _ in lines}
-    assert len(found) == len(lines), "a line is there twice"
-    return found
+    kinds = {name: kind for name, kind, _ in lines}
+    assert len(kinds) == len(lines), "a line is there twice"
+    return kinds
 
 
 def read(node_id: str, language: str) -> str:
@@ -86,7 +86,7 @@ def read(node_id: str, language: str) -> str:
 
 def expected(items: list[Any], words: dict[str, str], prefix: str = "") -> dict[str, tuple[str, str]]:
     """Brackets and English tooltip by name, from the inputs of a schema; brackets are empty for files of a machine."""
-    wanted: dict[str, tuple[str, str]] = {}
+    entries: dict[str, tuple[str, str]] = {}
     for item in items:
         name, kind = prefix + item.id, item.get_io_type()
         options, template = getattr(item, "options", None), getattr(item, "template", None)
@@ -96,8 +96,8 @@ def expected(items: list[Any], words: dict[str, str], prefix: str = "") -> dict[
         elif kind == "COMFY_DYNAMICCOMBO_V3":
             brackets = f"{words['default']}`{options[0].key}`"
             for option in options:
-                for inner, found in expected(option.inputs, words, f"{name}.").items():
-                    wanted.setdefault(inner, found)
+                for inner, described_input in expected(option.inputs, words, f"{name}.").items():
+                    entries.setdefault(inner, described_input)
         elif default is None:
             brackets = "" if options else f"`{kind}`"
         elif default is True or default is False:
@@ -110,8 +110,8 @@ def expected(items: list[Any], words: dict[str, str], prefix: str = "") -> dict[
             brackets = words["default"] + format(default, "g")
         if item.optional and brackets.startswith("`"):
             brackets += words["optional"]
-        wanted[name] = brackets, item.tooltip or ""
-    return wanted
+        entries[name] = brackets, item.tooltip or ""
+    return entries
 
 
 def described(page: str) -> dict[str, str]:
@@ -129,13 +129,13 @@ def test_help_names_every_input_and_output(comfyui: Any, language: str) -> None:
     words, wrong = WORDS[language], []
     for node_id, node in comfyui.pack_nodes.items():
         schema, parts = node.define_schema(), sections(read(node_id, language))
-        wanted, there = expected(schema.inputs, words), listed(parts.get(words["inputs"], ""))
-        wrong += [f"{node_id}: input {name} is not in the help" for name in wanted.keys() - there.keys()]
-        wrong += [f"{node_id}: the help has {name}, the node does not" for name in there.keys() - wanted.keys()]
+        inputs, in_help = expected(schema.inputs, words), listed(parts.get(words["inputs"], ""))
+        wrong += [f"{node_id}: input {name} is not in the help" for name in inputs.keys() - in_help.keys()]
+        wrong += [f"{node_id}: the help has {name}, the node does not" for name in in_help.keys() - inputs.keys()]
         wrong += [
-            f"{node_id}: {name} ({brackets}), but the help has ({there[name]})"
-            for name, (brackets, _) in wanted.items()
-            if name in there and brackets not in ("", there[name])
+            f"{node_id}: {name} ({brackets}), but the help has ({in_help[name]})"
+            for name, (brackets, _) in inputs.items()
+            if name in in_help and brackets not in ("", in_help[name])
         ]
         outputs = {item.display_name or item.id: f"`{item.get_io_type()}`" for item in schema.outputs}
         if listed(parts.get(words["outputs"], "")) != outputs:
@@ -144,17 +144,17 @@ def test_help_names_every_input_and_output(comfyui: Any, language: str) -> None:
 
 
 def test_help_says_what_the_tooltips_say(comfyui: Any) -> None:
-    """In English; the other languages are held against their texts by test_generated.py."""
+    """Compared in English; the other languages are held against their texts by test_generated.py."""
     wrong, total = [], 0
     for node_id, node in comfyui.pack_nodes.items():
         schema, parts = node.define_schema(), sections(read(node_id, "en"))
-        told = described(parts.get("Inputs", ""))
-        wanted = {name: tooltip for name, (_, tooltip) in expected(schema.inputs, WORDS["en"]).items()}
-        wrong += [f"{node_id}.{name}" for name, tooltip in wanted.items() if not told[name].endswith(tooltip)]
-        told = described(parts.get("Outputs", ""))
+        entries = described(parts.get("Inputs", ""))
+        inputs = {name: tooltip for name, (_, tooltip) in expected(schema.inputs, WORDS["en"]).items()}
+        wrong += [f"{node_id}.{name}" for name, tooltip in inputs.items() if not entries[name].endswith(tooltip)]
+        entries = described(parts.get("Outputs", ""))
         outputs = {item.display_name or item.id: item.tooltip for item in schema.outputs}
-        wrong += [f"{node_id}.{name}" for name, tooltip in outputs.items() if told[name] != tooltip]
-        total += len(wanted) + len(outputs)
+        wrong += [f"{node_id}.{name}" for name, tooltip in outputs.items() if entries[name] != tooltip]
+        total += len(inputs) + len(outputs)
     assert wrong == []
     assert total > 250
 
@@ -190,15 +190,15 @@ def test_pictures_are_small(nodes: dict[str, Any]) -> None:
 
 def texts_of_code() -> list[str]:
     """The texts in the pack's code, with ... for what is filled in."""
-    found = []
+    texts = []
     for path in (path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))):
         for item in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(item, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "..." for part in item.values)
-                found.append("".join(map(str, parts)))
+                texts.append("".join(map(str, parts)))
             elif isinstance(item, ast.Constant) and isinstance(item.value, str):
-                found.append(item.value)
-    return found
+                texts.append(item.value)
+    return texts
 
 
 def messages(page: str, heading: str) -> list[str]:
@@ -208,14 +208,14 @@ def messages(page: str, heading: str) -> list[str]:
 
 def test_quoted_messages_are_the_pack_s_own(nodes: dict[str, Any]) -> None:
     """A message that was reworded in the code is found here, and both languages quote the same ones."""
-    known, total, unknown = texts_of_code(), 0, []
+    texts, total, unknown = texts_of_code(), 0, []
     for node_id in nodes:
         quoted = messages(read(node_id, "en"), WORDS["en"]["mistakes"])
         assert quoted == messages(read(node_id, "zh"), WORDS["zh"]["mistakes"]), node_id
         total += len(quoted)
         for message in quoted:
             pattern = re.compile(".*".join(re.escape(part.strip()) for part in message.split("...")), re.DOTALL)
-            if not any(pattern.search(text) for text in known):
+            if not any(pattern.search(text) for text in texts):
                 unknown.append(f"{node_id}: {message}")
     assert unknown == []
     assert total > 60
@@ -237,8 +237,8 @@ def test_a_new_or_changed_text_is_told(nodes: dict[str, Any], make_locale: Any) 
     english[node_id]["inputs"]["token"] = {"name": "token", "tooltip": "Something else."}
     english[node_id]["inputs"]["new"] = {"name": "new", "tooltip": "New."}
     translation[node_id]["inputs"]["old"] = {"name": "old", "tooltip": "Old."}
-    told = [line.partition(":")[0] for line in make_locale.lacking(english, translation, source)]
-    assert told == [f"{node_id}.inputs.{name}" for name in ("new", "old", "token")]
+    reported = [line.partition(":")[0] for line in make_locale.lacking(english, translation, source)]
+    assert reported == [f"{node_id}.inputs.{name}" for name in ("new", "old", "token")]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -6,7 +6,6 @@ A run with a hook is compared with runs in which the adapter is applied in the o
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -66,13 +65,6 @@ def with_keyframes(hooks: Any, *points: tuple[float, float]) -> Any:
 def on_conditioning(conditioning: list, hooks: Any) -> list:
     """Cond Set Props."""
     return core("ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default", hooks=hooks)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_files_left(pack: Pack) -> Iterator[None]:
-    yield
-    for path in pack.loras.glob("hook_*"):
-        path.unlink()
 
 
 def every_layer(model: Any) -> list[str]:
@@ -194,15 +186,15 @@ def test_a_schedule_is_sampling_in_stages(pack: Pack, kind: str, maker: str) -> 
         hooks = hook_of(pack, adapter, model, strength_model=0.8)
     for first, second in ((1.0, 0.25), (0.0, 1.0), (1.0, -0.5)):
         scheduled = with_keyframes(hooks, (first, 0.0), (second, 0.4))
-        found = sample(model, on_conditioning(POSITIVE, scheduled), on_conditioning(NEGATIVE, scheduled))
+        sampled = sample(model, on_conditioning(POSITIVE, scheduled), on_conditioning(NEGATIVE, scheduled))
         stages = [pack.apply(adapter, model, strength_model=0.8 * part)[0] for part in (first, second)]
-        assert models.relative(found, staged(*stages, step_of(model, 0.4))) < 1e-5
-        assert all(models.relative(found, sample(stage)) > 1e-3 for stage in stages)
+        assert models.relative(sampled, staged(*stages, step_of(model, 0.4))) < 1e-5
+        assert all(models.relative(sampled, sample(stage)) > 1e-3 for stage in stages)
 
 
 @pytest.mark.parametrize("maker", ["core", "ours"])
 def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
-    """After one step of Euler the latent is the prediction, and guidance mixes two of them that can be had alone."""
+    """The latent after one step of Euler is the prediction, and guidance mixes two of them that can be had alone."""
     model = fresh()
     adapter = random_adapter(pack, "relu", model)
     hooks = (
@@ -217,14 +209,14 @@ def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
         for caption, which_caption in (("positive", POSITIVE), ("negative", NEGATIVE))
     }
     for hooked in ({"positive"}, {"negative"}, set(), {"positive", "negative"}):
-        found = sample(
+        sampled = sample(
             model,
             on_conditioning(POSITIVE, hooks) if "positive" in hooked else POSITIVE,
             on_conditioning(NEGATIVE, hooks) if "negative" in hooked else NEGATIVE,
             steps=1,
         )
         one, other = (ways["patched" if side in hooked else "base", side] for side in ("positive", "negative"))
-        assert models.relative(found, other + 3.0 * (one - other)) < 1e-5
+        assert models.relative(sampled, other + 3.0 * (one - other)) < 1e-5
     assert models.relative(ways["patched", "positive"], ways["base", "positive"]) > 1e-2
 
 
@@ -232,7 +224,7 @@ def test_two_hooks_on_two_conditionings(pack: Pack) -> None:
     """Core keeps the weights of both groups and swaps them at every step."""
     model = fresh()
     one, two = (random_adapter(pack, label, model, seed=seed) for label, seed in (("qr", 10), ("para", 50)))
-    found = sample(
+    sampled = sample(
         model,
         on_conditioning(POSITIVE, hook_of(pack, one, model)),
         on_conditioning(NEGATIVE, hook_of(pack, two, model)),
@@ -242,7 +234,7 @@ def test_two_hooks_on_two_conditionings(pack: Pack) -> None:
         sample(pack.apply(adapter, model)[0], caption, caption, cfg=1.0, steps=1)
         for adapter, caption in ((one, POSITIVE), (two, NEGATIVE))
     )
-    assert models.relative(found, second + 3.0 * (first - second)) < 1e-5
+    assert models.relative(sampled, second + 3.0 * (first - second)) < 1e-5
     again = [
         sample(
             model,
@@ -288,10 +280,10 @@ def test_every_strength_in_a_hook(pack: Pack, label: str, stacking: str) -> None
         (1.0, 1.0, 0.0),
     ):
         parts = {"removal": removal, "injection": injection}
-        wanted = patched_weights(pack.apply(adapter, model, strength_model=strength, **parts)[0])
-        found = effective(model, hook_of(pack, adapter, model, strength_model=strength, stacking=stacking, **parts))
-        for key in wanted:
-            assert models.relative(found[key], wanted[key]) < 1e-6, key
+        applied = patched_weights(pack.apply(adapter, model, strength_model=strength, **parts)[0])
+        hooked = effective(model, hook_of(pack, adapter, model, strength_model=strength, stacking=stacking, **parts))
+        for key in applied:
+            assert models.relative(hooked[key], applied[key]) < 1e-6, key
         assert is_untouched(model)
 
 
@@ -304,13 +296,13 @@ def test_hooks_on_half_precision_and_fp8(pack: Pack, dtype: torch.dtype, stackin
     base = sample(model)
     off = with_keyframes(hook_of(pack, adapter, model, stacking=stacking), (0.0, 0.0))
     assert torch.equal(sample(model, on_conditioning(POSITIVE, off), on_conditioning(NEGATIVE, off)), base)
-    found = effective(model, hook_of(pack, adapter, model, stacking=stacking))
-    wanted = patched_weights(pack.apply(adapter, model)[0])
+    hooked = effective(model, hook_of(pack, adapter, model, stacking=stacking))
+    applied = patched_weights(pack.apply(adapter, model)[0])
     step = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float8_e4m3fn: 2**-3}[dtype]
-    for key, value in found.items():
-        assert value.dtype == wanted[key].dtype
-        distance = (value.float() - wanted[key].float()).abs()
-        assert torch.all(distance <= step * wanted[key].float().abs() + 2**-9)
+    for key, value in hooked.items():
+        assert value.dtype == applied[key].dtype
+        distance = (value.float() - applied[key].float()).abs()
+        assert torch.all(distance <= step * applied[key].float().abs() + 2**-9)
         assert (distance > 0).float().mean() < 1e-2  # the same rounding but where float32 sums end differently
 
 
@@ -354,17 +346,17 @@ def test_names_that_core_does_not_read(pack: Pack) -> None:
     native = random_adapter(pack, "qr", model, ["diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"])
     name = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     adapter = pack.adapters.Adapter({f"{name}.{key.rpartition('.')[2]}": value for key, value in native.items()})
-    base, wanted = sample(model), sample(pack.apply(native, model)[0])
-    assert models.relative(wanted, base) > 1e-4
+    base, applied = sample(model), sample(pack.apply(native, model)[0])
+    assert models.relative(applied, base) > 1e-4
     for hooks, latent in (
         (
             core("CreateHookLora", lora_name=save(pack, adapter, "peft_names"), strength_model=1.0, strength_clip=1.0),
             base,
         ),
-        (hook_of(pack, adapter, model), wanted),
+        (hook_of(pack, adapter, model), applied),
     ):
-        found = sample(model, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
-        assert models.relative(found, latent) < 1e-5
+        sampled = sample(model, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
+        assert models.relative(sampled, latent) < 1e-5
 
 
 def test_slices_and_rows_of_another_order(pack: Pack) -> None:
@@ -375,11 +367,11 @@ def test_slices_and_rows_of_another_order(pack: Pack) -> None:
         "norm_out.linear": (128, 64),
     }
     adapter = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="relu"))
-    wanted = patched_weights(pack.apply(adapter, model)[0])
+    applied = patched_weights(pack.apply(adapter, model)[0])
     for stacking in ("sequential", "from_base"):
-        found = effective(model, hook_of(pack, adapter, model, stacking=stacking))
-        assert all(models.relative(found[key], wanted[key]) < 1e-6 for key in wanted)
-    assert models.relative(wanted[f"{QKV}.weight"], models.weights(model)[f"{QKV}.weight"]) > 1e-2
+        hooked = effective(model, hook_of(pack, adapter, model, stacking=stacking))
+        assert all(models.relative(hooked[key], applied[key]) < 1e-6 for key in applied)
+    assert models.relative(applied[f"{QKV}.weight"], models.weights(model)[f"{QKV}.weight"]) > 1e-2
 
 
 def test_a_model_that_the_hook_was_not_made_for(pack: Pack) -> None:
@@ -405,20 +397,20 @@ def formula(adapter: Any, name: str, base: Tensor, removal: float, injection: fl
 @pytest.mark.parametrize("order", ["removal first", "injection first"])
 @pytest.mark.parametrize("stacking", ["sequential", "from_base"])
 def test_removal_and_injection_as_two_hooks(pack: Pack, stacking: str, order: str) -> None:
-    """From the base they add up to both at once; in sequence a later removal takes the injection away again."""
+    """Both from the base add up to both at once; in sequence a later removal takes the injection away again."""
     model = fresh()
     base = models.weights(model)[f"{PROJECTION}.weight"].double()
     adapter = random_adapter(pack, "qr", model, [PROJECTION])
     removing = hook_of(pack, adapter, model, injection=0.0, stacking=stacking)
     injecting = hook_of(pack, adapter, model, removal=0.0, stacking=stacking)
     pair = (removing, injecting) if order == "removal first" else (injecting, removing)
-    found = effective(model, core("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1]))[f"{PROJECTION}.weight"]
+    hooked = effective(model, core("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1]))[f"{PROJECTION}.weight"]
     both = base + formula(adapter, PROJECTION, base, 1, 1)
     removed = base + formula(adapter, PROJECTION, base, 1, 0)
     assert models.relative(both, removed) > 1e-2
     # With orthonormal Q, Q Q^T (Q s R) = Q s R: nothing is left of what was injected.
-    wanted = removed if (stacking, order) == ("sequential", "injection first") else both
-    assert models.relative(found, wanted) < 1e-6
+    expected = removed if (stacking, order) == ("sequential", "injection first") else both
+    assert models.relative(hooked, expected) < 1e-6
 
 
 def test_removal_and_injection_on_schedules_of_their_own(pack: Pack) -> None:
@@ -430,12 +422,12 @@ def test_removal_and_injection_on_schedules_of_their_own(pack: Pack) -> None:
         pack.apply(adapter, model, removal=removal, injection=injection)[0]
         for removal, injection in ((1.0, 0.5), (0.25, 2.0))
     ]
-    wanted = staged(*stages, step_of(model, 0.4))
+    expected = staged(*stages, step_of(model, 0.4))
     for pair in ((removing, injecting), (injecting, removing)):
         hooks = core("CombineHooks2", hooks_A=pair[0], hooks_B=pair[1])
-        found = sample(model, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
-        assert models.relative(found, wanted) < 1e-5
-    assert all(models.relative(wanted, sample(stage)) > 1e-3 for stage in stages)
+        sampled = sample(model, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
+        assert models.relative(sampled, expected) < 1e-5
+    assert all(models.relative(expected, sample(stage)) > 1e-3 for stage in stages)
 
 
 @pytest.mark.parametrize("stacking", ["sequential", "from_base"])
@@ -448,21 +440,21 @@ def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: st
         for label, seed in (("lora", 5), ("qr", 10), ("relu", 30), ("para", 50))
     )
     patched = pack.apply(one, pack.apply(lora, model)[0], strength_model=0.5, stacking=stacking)[0]
-    wanted = patched
+    stacked = patched
     hooks = None
     for adapter, strength in ((two, 0.7), (three, -0.4)):
-        wanted = pack.apply(adapter, wanted, strength_model=strength, stacking=stacking)[0]
+        stacked = pack.apply(adapter, stacked, strength_model=strength, stacking=stacking)[0]
         hooks = hook_of(pack, adapter, model, strength_model=strength, stacking=stacking, prev_hooks=hooks)
-    weights = patched_weights(wanted)
+    weights = patched_weights(stacked)
     with torch.inference_mode():
         patched.patch_model(models.DEVICE)
-        found = effective(patched, hooks)
+        hooked = effective(patched, hooks)
         before = models.weights(patched)
         patched.unpatch_model(models.CPU)
-    assert models.relative(found[key], weights[key]) < 1e-6
-    assert models.relative(before[key], found[key]) > 1e-2
+    assert models.relative(hooked[key], weights[key]) < 1e-6
+    assert models.relative(before[key], hooked[key]) > 1e-2
     latent = sample(patched, on_conditioning(POSITIVE, hooks), on_conditioning(NEGATIVE, hooks))
-    assert models.relative(latent, sample(wanted)) < 1e-5
+    assert models.relative(latent, sample(stacked)) < 1e-5
     unload()
     assert is_untouched(model)
 
@@ -470,15 +462,15 @@ def test_several_adapters_as_hooks_over_a_patched_model(pack: Pack, stacking: st
 def test_the_two_ways_differ(pack: Pack) -> None:
     model = fresh()
     key = f"{PROJECTION}.weight"
-    found = {}
+    weights = {}
     for stacking in ("sequential", "from_base"):
         hooks = None
         for label, seed in (("qr", 10), ("relu", 30)):
             hooks = hook_of(
                 pack, random_adapter(pack, label, model, [PROJECTION], seed), model, stacking=stacking, prev_hooks=hooks
             )
-        found[stacking] = effective(model, hooks)[key]
-    assert models.relative(found["sequential"], found["from_base"]) > 1e-3
+        weights[stacking] = effective(model, hooks)[key]
+    assert models.relative(weights["sequential"], weights["from_base"]) > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------------- low VRAM
@@ -512,12 +504,12 @@ def test_hooks_on_a_model_that_does_not_fit(pack: Pack, stacking: str) -> None:
     hooked = models.network_output(pack.apply(hook, model)[0], **inputs)
     assert models.relative(low_vram_output(model.clone(), hooks), hooked) < 1e-5
     lora = pack.apply(random_adapter(pack, "lora", model, seed=70), model)[0]  # its change is the same on any weight
-    wanted = models.network_output(pack.apply(hook, lora, stacking="from_base")[0], **inputs)
-    assert models.relative(low_vram_output(lora, hooks), wanted) < 1e-5
+    from_base = models.network_output(pack.apply(hook, lora, stacking="from_base")[0], **inputs)
+    assert models.relative(low_vram_output(lora, hooks), from_base) < 1e-5
     hook_first = models.network_output(pack.apply(own, pack.apply(hook, model)[0])[0], **inputs)
     own_first = models.network_output(pack.apply(hook, pack.apply(own, model)[0], stacking=stacking)[0], **inputs)
-    found = low_vram_output(pack.apply(own, model)[0], hooks)
-    assert models.relative(found, hook_first) < 1e-5 < models.relative(found, own_first)
+    low_vram = low_vram_output(pack.apply(own, model)[0], hooks)
+    assert models.relative(low_vram, hook_first) < 1e-5 < models.relative(low_vram, own_first)
     assert is_untouched(model)
 
 
@@ -532,13 +524,13 @@ def demo(pack: Pack, comfyui_session: Any) -> Any:
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     names = comfyui_session.module("models.names").clip_names(clip)
     keys = {name for name, module in clip.cond_stage_model.named_modules() if isinstance(module, nn.Linear)}
-    found = [
+    layers = [
         name
         for name, target in names.items()
         if name.startswith("text_encoders.") and isinstance(target, str) and target.removesuffix(".weight") in keys
     ]
     state = clip.patcher.model.state_dict()
-    shapes = {name: tuple(state[names[name]].shape) for name in found}
+    shapes = {name: tuple(state[names[name]].shape) for name in layers}
     text = pack.adapters.from_layers(models.deft_layers(shapes, pack.methods.get("deft"), projector="qr", seed=90))
     adapter = pack.adapters.Adapter(random_adapter(pack, "qr", model) | text)
     assert len(shapes) > 3
@@ -565,19 +557,19 @@ def test_hooks_on_the_text_encoder(pack: Pack, demo: Any, maker: str) -> None:
     before = {key: value.clone() for key, value in demo.clip.patcher.model.state_dict().items()}
     plain = encode(demo.clip)
     patched, patched_clip, _ = pack.apply(demo.adapter, demo.model, demo.clip, strength_model=0.5, strength_clip=0.8)
-    wanted = encode(patched_clip)
+    expected = encode(patched_clip)
     hooked_clip = core("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=False, hooks=hooks)
     hooked = encode(hooked_clip)
-    assert models.relative(wanted[0][0], plain[0][0]) > 1e-2
-    assert models.relative(hooked[0][0], wanted[0][0]) < (1e-6 if maker == "core" else 1e-5)
-    assert models.relative(sample(demo.model, hooked, hooked), sample(patched, wanted, wanted)) < 1e-5
+    assert models.relative(expected[0][0], plain[0][0]) > 1e-2
+    assert models.relative(hooked[0][0], expected[0][0]) < (1e-6 if maker == "core" else 1e-5)
+    assert models.relative(sample(demo.model, hooked, hooked), sample(patched, expected, expected)) < 1e-5
     assert torch.equal(encode(demo.clip)[0][0], plain[0][0])
 
     scheduled = with_keyframes(hooks, (1.0, 0.0), (0.0, 0.5))
     hooked_clip = core("SetClipHooks", clip=demo.clip, apply_to_conds=True, schedule_clip=True, hooks=scheduled)
     early, late = encode(hooked_clip)
     assert (early[1]["clip_start_percent"], late[1]["clip_start_percent"]) == (0.0, 0.5)
-    assert models.relative(early[0], wanted[0][0]) < 1e-5
+    assert models.relative(early[0], expected[0][0]) < 1e-5
     assert torch.equal(late[0], plain[0][0])
     unload()
     now = demo.clip.patcher.model.state_dict()

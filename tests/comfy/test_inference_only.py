@@ -53,9 +53,9 @@ def test_a_model_that_has_nothing_of_it_runs_as_it_is(without: Any, comfyui_sess
     functions = {name: getattr(comfy.ops, name) for name in ("cast_bias_weight", "fp8_linear")}
     fused = {name: getattr(ck, name) for name in dir(ck)}
     expected = run(model)
-    with pytest.raises(KeyboardInterrupt), without(model) as found:
+    with pytest.raises(KeyboardInterrupt), without(model) as left_out:
         assert torch.equal(run(model), expected)
-        assert found == []
+        assert left_out == []
         raise KeyboardInterrupt
     assert functions == {name: getattr(comfy.ops, name) for name in functions}
     assert fused == {name: getattr(ck, name) for name in dir(ck)}
@@ -68,10 +68,10 @@ def test_graphs_and_the_compiler_are_off(without: Any, monkeypatch: pytest.Monke
 
     for option in ("disable_cuda_graphs", "disable_comfy_compiler"):
         monkeypatch.setattr(args, option, chosen, raising=False)
-    with without(dynamic(models.sd3(), monkeypatch)) as found:
+    with without(dynamic(models.sd3(), monkeypatch)) as left_out:
         assert args.disable_cuda_graphs
         assert args.disable_comfy_compiler
-        assert ("CUDA graphs" in found, "ComfyUI's compiler" in found) == (not chosen, not chosen)
+        assert ("CUDA graphs" in left_out, "ComfyUI's compiler" in left_out) == (not chosen, not chosen)
     assert (args.disable_cuda_graphs, args.disable_comfy_compiler) == (chosen, chosen)
 
 
@@ -79,9 +79,9 @@ def test_options_that_this_comfyui_lacks_are_not_made(without: Any, monkeypatch:
     from comfy.cli_args import args
 
     monkeypatch.delattr(args, "disable_cuda_graphs", raising=False)
-    with without(dynamic(models.sd3(), monkeypatch)) as found:
+    with without(dynamic(models.sd3(), monkeypatch)) as left_out:
         assert not hasattr(args, "disable_cuda_graphs")
-        assert "CUDA graphs" not in found
+        assert "CUDA graphs" not in left_out
     assert not hasattr(args, "disable_cuda_graphs")
 
 
@@ -98,9 +98,9 @@ def test_blocks_are_not_prefetched(without: Any, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(network, "forward", spy)
     run(model)
-    with without(model) as found:
+    with without(model) as left_out:
         run(model)
-        assert "prefetching of blocks" in found
+        assert "prefetching of blocks" in left_out
     run(model)
     before, within, after = seen
     assert not within
@@ -190,10 +190,10 @@ def test_norms_keep_weights_of_their_own(without: Any, monkeypatch: pytest.Monke
     expected = input_gradient(plain, x)
     wrong = input_gradient(ours, x)
     assert not torch.allclose(wrong, expected, rtol=0.1)  # what would happen, without a word
-    with without(models.sd3()) as found:
-        assert found == []
+    with without(models.sd3()) as left_out:
+        assert left_out == []
         given = input_gradient(ours, x)
-        assert found == ["weights in buffers that are used again"]
+        assert left_out == ["weights in buffers that are used again"]
     torch.testing.assert_close(given, expected)
 
 
@@ -201,7 +201,7 @@ def test_norms_keep_weights_of_their_own(without: Any, monkeypatch: pytest.Monke
 def test_a_training_with_streamed_norms_has_the_right_gradients(
     pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Of DreamBooth those of the norms' own weights as well, which then come from the trainer."""
+    """DreamBooth has those of the norms' own weights as well, which then come from the trainer."""
     import comfy.ops
 
     layers = "everything" if method == "dreambooth" else "all linear"
@@ -211,9 +211,9 @@ def test_a_training_with_streamed_norms_has_the_right_gradients(
     model = models.unet()
     stream(model.model.diffusion_model)
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", reused_buffer())
-    with without(model) as found:
+    with without(model) as left_out:
         trainer, given = one_step(pack, model, latents, captions, chosen)
-    assert found == ["weights in buffers that are used again"]
+    assert left_out == ["weights in buffers that are used again"]
     assert given == pytest.approx(float(loss), rel=1e-5)
     for name, layer in trainer.layers.items():
         for key, parameter in layer.params.items():
@@ -221,7 +221,7 @@ def test_a_training_with_streamed_norms_has_the_right_gradients(
 
 
 def test_norms_that_are_put_away_again_for_a_preview(pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the midst of a DreamBooth training, which has given them weights of their own."""
+    """A DreamBooth training has given the norms weights of their own when the preview begins."""
     import comfy.ops
 
     chosen = settings(pack, "dreambooth", layers="everything", max_grad_norm=0.0)
@@ -251,9 +251,9 @@ def test_tables_of_embeddings_are_not_copied(without: Any, monkeypatch: pytest.M
     table._v = object()  # type: ignore[assignment]
     weight = models.random(10, 4, seed=6)
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", lambda *args, **kwargs: (weight, None, None))
-    with without(models.sd3()) as found:
+    with without(models.sd3()) as left_out:
         assert comfy.ops.cast_bias_weight(table, device=models.CPU, offloadable=True)[0] is weight
-        assert found == []
+        assert left_out == []
 
 
 # ---------------------------------------------------------------------------------------------------------- kernels
@@ -287,12 +287,12 @@ def test_fused_kernels_have_the_gradient_of_their_values(without: Any, name: str
         pytest.skip(f"this comfy_kitchen has no {name}")
     function, inputs = fused(name)
     expected = function(*(value.float() for value in inputs))
-    with without(models.sd3()) as found:
+    with without(models.sd3()) as left_out:
         torch.testing.assert_close(function(*(value.float() for value in inputs)), expected)
-        assert found == []  # nothing wanted a gradient
+        assert left_out == []  # nothing wanted a gradient
         torch.testing.assert_close(function(*(value.float().requires_grad_() for value in inputs)), expected)
         assert torch.autograd.gradcheck(function, [value.requires_grad_() for value in inputs])  # finite differences
-        assert found == ["fused kernels without a gradient"]
+        assert left_out == ["fused kernels without a gradient"]
 
 
 def test_cosmos_attention_is_trained(without: Any, comfyui_session: Any) -> None:
@@ -324,9 +324,9 @@ def test_fast_fp8_layers_leave_their_input_alone(without: Any, comfyui_session: 
     expected = layer(clamped)
     assert not torch.equal(clamped, x)
     given = x.clone()
-    with without(models.sd3()) as found:
+    with without(models.sd3()) as left_out:
         torch.testing.assert_close(layer(given), expected)
-        assert "fp8 layers that change their input" in found
+        assert "fp8 layers that change their input" in left_out
     assert torch.equal(given, x)
 
 
@@ -360,10 +360,10 @@ def test_compiled_blocks_run_as_they_were_written(without: Any, how: str) -> Non
     else:
         blocks[1].compile(backend=backend)
     compiled = blocks[1]
-    with without(SimpleNamespace(model=root)) as found:
+    with without(SimpleNamespace(model=root)) as left_out:
         assert [name for name, _ in root.named_modules()] == names
         torch.testing.assert_close(root.diffusion_model(x), expected)
-        assert found == ["torch.compile"]
+        assert left_out == ["torch.compile"]
         assert not compilations
     assert blocks[1] is compiled
     torch.testing.assert_close(root.diffusion_model(x), expected)

@@ -51,19 +51,19 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_every_pair_of_precisions_is_one_base(pack: Pack, kind: str) -> None:
-    found = {dtype: pack.fingerprint.fingerprint(cast(MAKERS[kind](), dtype)) for dtype in DTYPES}
+    fingerprints = {dtype: pack.fingerprint.fingerprint(cast(MAKERS[kind](), dtype)) for dtype in DTYPES}
     other = {dtype: pack.fingerprint.fingerprint(cast(MAKERS[kind](seed=1), dtype)) for dtype in DTYPES}
-    assert len(set(found.values())) == len(DTYPES)
+    assert len(set(fingerprints.values())) == len(DTYPES)
     for first in DTYPES:
-        assert len(found[first]) == 64
-        assert int(found[first], 16)
+        assert len(fingerprints[first]) == 64
+        assert int(fingerprints[first], 16)
         for second in DTYPES:
-            pair = found[first], found[second]
+            pair = fingerprints[first], fingerprints[second]
             allowed = 0 if first == second else pack.fingerprint.tolerance(*pair) / 1.5
             assert pack.fingerprint.compare(*pair) <= allowed
-            assert pack.fingerprint.compare(found[first], other[second]) > 0.6
+            assert pack.fingerprint.compare(fingerprints[first], other[second]) > 0.6
     loaded_finer = cast(MAKERS[kind](), torch.float8_e4m3fn, torch.float32)  # an fp8 file on a GPU without fp8
-    assert pack.fingerprint.fingerprint(loaded_finer) == found[torch.float8_e4m3fn]
+    assert pack.fingerprint.fingerprint(loaded_finer) == fingerprints[torch.float8_e4m3fn]
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def ink(picture: Any) -> float:
 
 @pytest.mark.parametrize("blocks", [1, 5, 60, 200])
 def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also with a backend that needs a display, and none there."""
+    """The backend needs a display, and there is none."""
     import matplotlib
 
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -618,6 +618,7 @@ def test_the_node_on_a_trained_adapter(comfyui: Any, pack: Pack) -> None:
         report, plot = run.output(key, 0), run.output(key, 1)
         assert report == run.text(key)
         assert report.startswith("deft, rank 4: 11 layers")
+        assert report.splitlines()[1] == "method: DEFT, arXiv 2509.22793"
         assert f"base_hash: {adapter.metadata['base_hash']}" in report
         assert "training: " in report
         assert plot.shape[0] == 1
@@ -647,7 +648,7 @@ def test_text_encoder_layers(comfyui_session: Any, pack: Pack) -> None:
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     names = comfyui_session.module("models.names").clip_names(clip)
     state = clip.patcher.model.state_dict()
-    found = [
+    layers = [
         name
         for name, target in names.items()
         if name.startswith("text_encoders.")
@@ -655,13 +656,13 @@ def test_text_encoder_layers(comfyui_session: Any, pack: Pack) -> None:
         and state[target].ndim == 2
         and ".layers." in target
     ]
-    assert len(found) > 3
-    adapter = pack.adapter(None, [], shapes={name: tuple(state[names[name]].shape) for name in found})
+    assert len(layers) > 3
+    adapter = pack.adapter(None, [], shapes={name: tuple(state[names[name]].shape) for name in layers})
     patched = pack.apply(adapter, None, clip)[1]
     info = pack.inspect(adapter, None, clip)
-    assert info.matched == len(found)
+    assert info.matched == len(layers)
     assert info.warning is None
     for row in info.rows:
         before, patches = state[row.key].float(), patched.patcher.patches[row.key]
         check(row.change, comfy.lora.calculate_weight(patches, before.clone(), row.key), before)
-    assert len(pack.inspect(adapter, models.sd3()).unmatched) == len(found)
+    assert len(pack.inspect(adapter, models.sd3()).unmatched) == len(layers)

@@ -79,16 +79,16 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_that_breaks_is_found(change: str) -> None:
-    """Also with an entry under the node's own id, for ComfyUI replaces no node that is there."""
-    edit, said = CHANGES[change]
+    """One change is an entry under the node's own id, for ComfyUI replaces no node that is there."""
+    edit, message = CHANGES[change]
     nodes = copy.deepcopy(RECORD["nodes"])
     edit(nodes["DEFTTrainAdapter"])
-    found = make_interface.problems(RECORD, nodes, {}, "")
-    assert any(said in text for text in found), found
-    assert all(text.startswith("DEFTTrainAdapter") for text in found)
+    problems = make_interface.problems(RECORD, nodes, {}, "")
+    assert any(message in text for text in problems), problems
+    assert all(text.startswith("DEFTTrainAdapter") for text in problems)
     assert (
         len(make_interface.problems(RECORD, nodes, {"DEFTTrainAdapter": "DEFTApplyAdapter"}, "DEFTTrainAdapter"))
-        == len(found) + 1
+        == len(problems) + 1
     )
 
 
@@ -106,21 +106,21 @@ def test_what_breaks_nothing_passes() -> None:
 def test_a_node_that_is_gone_needs_a_replacement_and_the_changelog() -> None:
     nodes = copy.deepcopy(RECORD["nodes"])
     nodes["DEFTTrainAdapterTwo"] = nodes.pop("DEFTTrainAdapter")
-    there = {"DEFTTrainAdapter": "DEFTTrainAdapterTwo"}
-    for replaced, changelog, said in (
+    replacements = {"DEFTTrainAdapter": "DEFTTrainAdapterTwo"}
+    for replaced, changelog, message in (
         ({}, "", "DEFTTrainAdapter is gone"),
         ({"DEFTTrainAdapter": "DEFTNothing"}, "", "which is no node"),
-        (there, "- DEFTTrainAdapterTwo is new.", "CHANGELOG.md does not name it"),
+        (replacements, "- DEFTTrainAdapterTwo is new.", "CHANGELOG.md does not name it"),
     ):
-        (found,) = make_interface.problems(RECORD, nodes, replaced, changelog)
-        assert said in found
+        (problem,) = make_interface.problems(RECORD, nodes, replaced, changelog)
+        assert message in problem
     changelog = "- DEFTTrainAdapter is replaced by DEFTTrainAdapterTwo."
-    assert make_interface.problems(RECORD, nodes, there, changelog) == []
+    assert make_interface.problems(RECORD, nodes, replacements, changelog) == []
     # And for good: a later release has to keep the replacement.
-    later = make_interface.record_of(nodes, there)
-    assert make_interface.problems(later, nodes, there, changelog) == []
-    (found,) = make_interface.problems(later, nodes, {}, changelog)
-    assert "DEFTTrainAdapter is gone" in found
+    later = make_interface.record_of(nodes, replacements)
+    assert make_interface.problems(later, nodes, replacements, changelog) == []
+    (problem,) = make_interface.problems(later, nodes, {}, changelog)
+    assert "DEFTTrainAdapter is gone" in problem
 
 
 def test_comfyui_replaces_what_is_listed(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,12 @@ def kinds_in(names: Any) -> set[str]:
 
 def spelled(text: str) -> set[str]:
     """Paths written as a.{b,c}.d, with blanks between them."""
-    found = set()
+    names = set()
     for word in text.split():
         pieces = [piece.split(",") for piece in re.split(r"[{}]", word)]
         choices = [["".join(piece)] if index % 2 == 0 else piece for index, piece in enumerate(pieces)]
-        found |= {"".join(parts) for parts in itertools.product(*choices)}
-    return found
+        names |= {"".join(parts) for parts in itertools.product(*choices)}
+    return names
 
 
 def test_spelled() -> None:
@@ -114,15 +114,20 @@ def test_every_choice_on_every_base(targets: Any, layer_kinds: Any, base: Base) 
     family = layer_kinds.family_of(root)
     assert family is not None
     assert targets.note_of(root, ATTENTION) == ""
-    found = {choice: set(targets.select(root, choice)) for choice in (*CHOICES, *OTHERS)}
-    attention = found[ATTENTION]
-    cross = attention - found[WITHOUT_CROSS]
-    assert found[WITHOUT_CROSS] <= attention
-    assert found[PAPER] <= attention
-    assert attention < found[FEED_FORWARD] or root_fuses(attention)
-    assert found[FEED_FORWARD] < found["all linear"] <= found["all linear and convolution"] <= found["everything"]
+    selected = {choice: set(targets.select(root, choice)) for choice in (*CHOICES, *OTHERS)}
+    attention = selected[ATTENTION]
+    cross = attention - selected[WITHOUT_CROSS]
+    assert selected[WITHOUT_CROSS] <= attention
+    assert selected[PAPER] <= attention
+    assert attention < selected[FEED_FORWARD] or root_fuses(attention)
+    assert (
+        selected[FEED_FORWARD]
+        < selected["all linear"]
+        <= selected["all linear and convolution"]
+        <= selected["everything"]
+    )
     assert bool(cross) == bool(family.cross)  # the table says cross attention where there is some, and only there
-    for name in found[FEED_FORWARD]:
+    for name in selected[FEED_FORWARD]:
         assert not NEVER.search(name), name
         assert LEFT_OUT.get(base.name, "\0") not in name, name
 
@@ -332,14 +337,14 @@ def test_written_out_by_hand(targets: Any, title: str) -> None:
     attention, cross, paper, feed_forward = (spelled(text) - {"=", "-", "?"} for text in EXACT[title])
     paper = paper or attention
 
-    def found(choice: str) -> set[str]:
+    def selected_kinds(choice: str) -> set[str]:
         return kinds_in(targets.select(root, choice))
 
-    assert found(ATTENTION) == attention
-    assert found(WITHOUT_CROSS) == attention - cross
+    assert selected_kinds(ATTENTION) == attention
+    assert selected_kinds(WITHOUT_CROSS) == attention - cross
     assert cross <= attention  # "?" differs in numbers alone
-    assert found(PAPER) == paper
-    assert found(FEED_FORWARD) == attention | feed_forward
+    assert selected_kinds(PAPER) == paper
+    assert selected_kinds(FEED_FORWARD) == attention | feed_forward
 
 
 # --------------------------------------------------------------------------------------------- lists of target modules
@@ -470,8 +475,8 @@ def test_an_unknown_network(targets: Any, caplog: pytest.LogCaptureFixture) -> N
     cross = "layers.N.cross_attn.{to_q,to_k,to_v,to_out}"
     attention = spelled(f"layers.N.{{q_proj,k_proj,v_proj,look.query_and_more}} {cross} fused.{{linear1,linear2}}")
     with caplog.at_level(logging.INFO):
-        found = kinds_in(targets.select(root, ATTENTION)) - {"layers.N.look.last"}
-    assert found == attention
+        kinds = kinds_in(targets.select(root, ATTENTION)) - {"layers.N.look.last"}
+    assert kinds == attention
     note = targets.note_of(root, ATTENTION)
     assert "LatestNetwork" in note
     assert "general rules" in note
@@ -500,17 +505,17 @@ def test_general_rules_on_every_base(
 ) -> None:
     """What a network would get that is built like this one and is not in the table."""
     root = base_network(base)
-    known = layer_kinds.kinds_of(root)
+    kinds = layer_kinds.kinds_of(root)
     monkeypatch.setattr(layer_kinds, "FAMILIES", ())
     general = layer_kinds.kinds_of(root)
     assert general.general
-    assert not known.general
+    assert not kinds.general
     for choice in CHOICES:
         assert targets.select(root, choice)
     assert general.paper <= general.attention
     assert general.cross <= general.attention
     # Refiners are left out in any case; of the rest all attention is found.
-    assert {name for name in known.attention if "refiner" not in name} <= general.attention
+    assert {name for name in kinds.attention if "refiner" not in name} <= general.attention
     assert not any(NEVER.search(name) for name in general.attention | general.feed_forward)
 
 
@@ -518,19 +523,19 @@ def test_general_rules_on_every_base(
 def test_nothing_is_forgotten(layer_kinds: Any, base: Base) -> None:
     """What looks like attention is taken, or the table says that it is left out."""
     root = base_network(base)
-    family, known = layer_kinds.family_of(root), layer_kinds.kinds_of(root)
+    family, kinds = layer_kinds.family_of(root), layer_kinds.kinds_of(root)
     linear = {name: module for name, module in root.named_modules() if isinstance(module, nn.Linear)}
     looks = layer_kinds.general_kinds(root, linear, sides=True).attention
     left_out = {name for name in linear if layer_kinds.families.compiled(family.left_out).fullmatch(name)}
-    assert kinds_in(looks - known.attention - known.feed_forward - left_out) == set()
-    assert not left_out & (known.attention | known.feed_forward)
+    assert kinds_in(looks - kinds.attention - kinds.feed_forward - left_out) == set()
+    assert not left_out & (kinds.attention | kinds.feed_forward)
 
 
 def test_a_class_made_of_a_known_one(layer_kinds: Any) -> None:
     import comfy.ldm.flux.model
 
     class Changed(comfy.ldm.flux.model.Flux):
-        """As custom nodes make them."""
+        """A network as custom nodes make it."""
 
         def __init__(self) -> None:
             nn.Module.__init__(self)
@@ -555,7 +560,7 @@ def test_the_table(layer_kinds: Any) -> None:
 
 
 def test_cosmos_1_looks_at_the_text_in_its_second_layers(targets: Any) -> None:
-    """As core's own modules say of themselves."""
+    """Core's own modules say so of themselves."""
     root = base_network(next(base for base in BASES if base.title == "CosmosT2V"))
 
     def of_itself(name: str) -> bool:

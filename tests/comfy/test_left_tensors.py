@@ -29,8 +29,8 @@ def logged_by_comfyui(tensors: Mapping[str, Tensor], model: Any, caplog: pytest.
     caplog.clear()
     with caplog.at_level("WARNING"):
         comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)
-    said = [record.getMessage() for record in caplog.records]
-    return {text.partition("lora key not loaded: ")[2] for text in said if "lora key not loaded" in text}
+    messages = [record.getMessage() for record in caplog.records]
+    return {text.partition("lora key not loaded: ")[2] for text in messages if "lora key not loaded" in text}
 
 
 EXTRAS = {
@@ -69,8 +69,8 @@ def test_what_of_a_layer_is_not_used(pack: Pack, case: str, name: str, caplog: p
     exported, written = pack.export(pack.adapters.Adapter(adapter), model, naming="kohya")
     assert f"{len(extras)} tensors of the file are not read" in written.text()
     alone = models.patched_weights(pack.apply(pack.adapters.Adapter(named(name, tensors)), model)[0])
-    found = models.patched_weights(patched)
-    assert all(torch.equal(found[key], alone[key]) for key in found)
+    weights = models.patched_weights(patched)
+    assert all(torch.equal(weights[key], alone[key]) for key in weights)
 
 
 def test_every_tensor_is_one_of_four(pack: Pack) -> None:
@@ -102,16 +102,16 @@ def test_half_a_layer_is_no_unknown_name(pack: Pack, end: str, name: str) -> Non
     """The model has the weight, and the report says what of the layer there is."""
     model, key = models.unet(), f"{name}.{end}"
     alone = pack.adapters.Adapter({key: models.random(4, 32, seed=3)})
-    said = f"{name} (not computed: {end} without what belongs to it, or of an unknown kind)"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = f"{name} (not computed: {end} without what belongs to it, or of an unknown kind)"
+    with pytest.raises(ValueError, match=re.escape(message)):
         pack.apply(alone, model)
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         pack.export(alone, model)
     beside = pack.adapters.Adapter(alone | named(UNET_CONVOLUTION, {"diff_b": torch.ones(32)}))
     report = pack.apply(beside, model)[2]
-    assert report.misfits == report.unmatched == [said]
+    assert report.misfits == report.unmatched == [message]
     assert "no such weight" not in report.text()
-    assert pack.inspect(beside, model).unmatched == [said]
+    assert pack.inspect(beside, model).unmatched == [message]
 
 
 def test_the_core_of_a_lokr_beside_a_lora_is_not_used(pack: Pack) -> None:
@@ -138,15 +138,15 @@ def test_a_lora_and_a_difference_of_one_layer_are_both_applied(pack: Pack, name:
     assert not report.unmatched
     tensors = lora()
     change = difference + 0.5 * tensors["lora_up.weight"] @ tensors["lora_down.weight"]
-    found = models.patched_weights(patched)[f"{UNET_LINEAR}.weight"]
-    assert models.relative(found - base, strength * change) < 1e-5
+    patched_weight = models.patched_weights(patched)[f"{UNET_LINEAR}.weight"]
+    assert models.relative(patched_weight - base, strength * change) < 1e-5
     exported, _ = pack.export(pack.adapters.Adapter(adapter), model)
     alone = models.patched_weights(comfy.sd.load_lora_for_models(model, None, dict(exported), 1, 0)[0])
     assert models.relative(alone[f"{UNET_LINEAR}.weight"] - base, change) < 1e-4
 
 
 def test_another_pair_of_one_layer_keeps_the_last(pack: Pack) -> None:
-    """As ComfyUI does; what is not used of it is named."""
+    """ComfyUI does so, too; what is not used of it is named."""
     model = models.unet()
     both = named(UNET_LINEAR, loha(32, 32) | {"diff": models.random(32, 32, seed=41)})
     patched, _, report = pack.apply(pack.adapters.Adapter(both), model)

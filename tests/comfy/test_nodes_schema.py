@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,81 @@ from ..search_words import WORDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEAVY = {"peft", "open_clip", "timm", "matplotlib", "diffusers"}
+# What is read on a node: each has a translation. words: a setting's tooltip, a method's entry on the help page.
+TEXTS = ("display_name", "description", "tooltip", "search_aliases", "words")
+TEXTS_OF = ("nodes", "deft_ops", "trainers/settings")
 
 
 def written_ids() -> list[str]:
     """The node ids that stand as literals in the source, in the way ComfyUI Manager's scanner reads them."""
-    found = []
+    ids = []
     for path in sorted((ROOT / "nodes").rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
                 value = next(keyword.value for keyword in call.keywords if keyword.arg == "node_id")
                 assert isinstance(value, ast.Constant), f"{path.name}: node_id is not a literal"
-                found.append(value.value)
-    return found
+                ids.append(value.value)
+    return ids
 
 
 def with_nested(inputs: list[Any]) -> list[Any]:
     """Inputs and those that appear with an option of a dynamic choice."""
-    found = []
+    nested = []
     for item in inputs:
-        found.append(item)
+        nested.append(item)
         for option in getattr(item, "options", None) or []:
-            found += with_nested(getattr(option, "inputs", None) or [])
-    return found
+            nested += with_nested(getattr(option, "inputs", None) or [])
+    return nested
+
+
+def is_written(value: ast.expr, names: Collection[str]) -> bool:
+    """Whether an expression is a literal text, or a list of them; names may stand in it."""
+    match value:
+        case ast.Constant():
+            return isinstance(value.value, str)
+        case ast.Name():
+            return value.id in names
+        case ast.Starred() | ast.FormattedValue():
+            return is_written(value.value, names)
+        case ast.List():
+            return all(is_written(item, names) for item in value.elts)
+        case ast.JoinedStr():
+            return all(is_written(item, names) for item in value.values)
+    return False
+
+
+def computed_texts(sources: Iterable[str]) -> list[str]:
+    """The texts of nodes that are computed, as from a list of the pack's. Parameters and names of literals are not."""
+    nodes = [node for text in sources for node in ast.walk(ast.parse(text))]
+    names = {node.arg for node in nodes if isinstance(node, ast.arg)} | {
+        target.id
+        for node in nodes
+        if isinstance(node, ast.Assign) and is_written(node.value, ())
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    arguments = [keyword for node in nodes if isinstance(node, ast.Call) for keyword in node.keywords]
+    texts = [keyword.value for keyword in arguments if keyword.arg in TEXTS]
+    return [ast.unparse(value) for value in texts if not is_written(value, names)]
+
+
+def test_texts_are_written_and_not_computed() -> None:
+    """One more method, metric or table changes no tooltip, so it asks for no translation."""
+    paths = [path for folder in TEXTS_OF for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert computed_texts(path.read_text(encoding="utf-8") for path in paths) == []
+
+
+def test_a_computed_text_is_seen() -> None:
+    own = """
+ENDS = "Two."
+ALL = " ".join(METHODS)
+def make(what, *words):
+    io.Int.Input("a", tooltip=f"{what} {ENDS}", search_aliases=["a", *NAMES])
+    io.Int.Input("b", tooltip=ALL, display_name="b")
+    io.Schema(description=f"All of {', '.join(METRICS)}.")
+NAMES = ["x", "y"]
+"""
+    assert computed_texts([own]) == ["ALL", "f\"All of {', '.join(METRICS)}.\""]
 
 
 def test_ids_are_literal_unique_and_all_loaded(comfyui: Any) -> None:
@@ -83,11 +137,11 @@ def test_extension_file_settings(comfyui: Any) -> None:
     """ComfyUI's own reader takes pyproject.toml, and serves the pack's web folder."""
     from comfy_config import config_parser
 
-    found = config_parser.extract_node_configuration(str(comfyui.pack_path))
-    assert found.project.name == "deft-nodes"
-    assert found.project.supported_comfyui_version == ">=0.24.0"
-    assert found.project.supported_os
-    assert found.project.supported_accelerators
+    configuration = config_parser.extract_node_configuration(str(comfyui.pack_path))
+    assert configuration.project.name == "deft-nodes"
+    assert configuration.project.supported_comfyui_version == ">=0.24.0"
+    assert configuration.project.supported_os
+    assert configuration.project.supported_accelerators
     assert Path(comfyui.nodes.EXTENSION_WEB_DIRS[comfyui.pack_path.name]).resolve() == (ROOT / "web").resolve()
 
 

@@ -19,14 +19,14 @@ def test_adafactor_takes_pytorch_s_steps(
     method: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Beside each step, torch.optim.Adafactor takes one with the same gradients from the same start."""
+    """Compared step by step with torch.optim.Adafactor, with the same gradients from the same start."""
     optimizers, memory = (pack.comfyui.module(f"trainers.{name}") for name in ("settings.optimizers", "step.memory"))
     made, seen = optimizers.make_optimizer, []
     pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
 
     def make(name: str, groups: list[dict[str, Any]], rate: float, decay: float, betas: tuple[float, float]) -> Any:
-        found = made(name, groups, rate, decay, betas)
-        assert type(found) is torch.optim.Adafactor
+        optimizer = made(name, groups, rate, decay, betas)
+        assert type(optimizer) is torch.optim.Adafactor
         theirs = []
         for group in groups:
             copies = [nn.Parameter(value.detach().clone()) for value in group["params"]]
@@ -38,22 +38,24 @@ def test_adafactor_takes_pytorch_s_steps(
         def before(*_: Any) -> None:
             for own, twin in pairs:
                 twin.grad = None if own.grad is None else own.grad.clone()
-            for own, twin in zip(found.param_groups, other.param_groups, strict=True):
+            for own, twin in zip(optimizer.param_groups, other.param_groups, strict=True):
                 twin["lr"] = own["lr"]
 
         def after(*_: Any) -> None:
             with torch.inference_mode(False):
                 other.step()
             assert all(torch.equal(own, twin) for own, twin in pairs)
-            kept = [value for state in found.state.values() for value in state.values() if isinstance(value, Tensor)]
-            told = memory.adapter_bytes([own for own, _ in pairs], name, False)
+            kept = [
+                value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+            ]
+            estimate = memory.adapter_bytes([own for own, _ in pairs], name, False)
             state = sum(value.numel() * 4 for value in kept if value.ndim)
-            assert told == 3 * 4 * sum(own.numel() for own, _ in pairs) + state
+            assert estimate == 3 * 4 * sum(own.numel() for own, _ in pairs) + state
             seen.append(state)
 
-        found.register_step_pre_hook(before)
-        found.register_step_post_hook(after)
-        return found
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+        return optimizer
 
     monkeypatch.setattr(optimizers, "make_optimizer", make)
     model = as_loaded(models.unet)

@@ -64,6 +64,6 @@ def test_factors_of_few_bits(comfyui: Any, pack: Pack, stored: torch.dtype) -> N
     model = models.sd3()
     tensors = {key: value.to(stored) for key, value in factors("lora", 0.5, 2.0).items()}
     patched, _, _ = pack.apply(pack.adapters.Adapter(tensors), model, source="duck.safetensors")
-    wanted, _, _ = pack.apply(pack.adapters.Adapter(factors("lora", 0.5, 2.0)), model, source="duck.safetensors")
+    exact, _, _ = pack.apply(pack.adapters.Adapter(factors("lora", 0.5, 2.0)), model, source="duck.safetensors")
     name = f"{LAYER}.weight"
-    torch.testing.assert_close(models.patched_weights(patched)[name], models.patched_weights(wanted)[name])
+    torch.testing.assert_close(models.patched_weights(patched)[name], models.patched_weights(exact)[name])

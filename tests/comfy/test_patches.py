@@ -43,14 +43,14 @@ def test_fp32_weights_are_w_plus_delta_and_come_back(pack: Pack, kind: str, meth
     patched, _, report = pack.apply(adapter, model, strength_model=0.75)
     assert report.methods == {method: len(every_layer(model))}
     assert not report.unmatched
-    found = models.patched_weights(patched)
+    weights = models.patched_weights(patched)
     for name in every_layer(model):
         key = f"{name}.weight"
         expected = base[key] + 0.75 * pack.delta(adapter, name, base[key])
-        assert models.relative(found[key], expected) < 1e-6, name
-        assert models.relative(found[key], base[key]) > 1e-3, name
+        assert models.relative(weights[key], expected) < 1e-6, name
+        assert models.relative(weights[key], base[key]) > 1e-3, name
     others = base.keys() - {f"{name}.weight" for name in every_layer(model)}
-    assert all(torch.equal(found[key], base[key]) for key in others)
+    assert all(torch.equal(weights[key], base[key]) for key in others)
     after = models.weights(model)
     assert all(torch.equal(after[key], base[key]) for key in base)
 
@@ -62,11 +62,11 @@ def test_bf16_weights_are_rounded_once(pack: Pack, method: str, options: dict) -
     base = models.weights(model)[key]
     assert base.dtype == torch.bfloat16
     adapter = pack.adapter(model, [SD3_PROJECTION], method, **options)
-    found = models.patched_weights(pack.apply(adapter, model)[0])[key]
+    weight = models.patched_weights(pack.apply(adapter, model)[0])[key]
     expected = base.float() + pack.delta(adapter, SD3_PROJECTION, base)
-    assert found.dtype == torch.bfloat16
+    assert weight.dtype == torch.bfloat16
     # ComfyUI rounds stochastically: by less than one unit in the last place, 2^-7 of the value's binade.
-    assert torch.all((found.float() - expected).abs() <= expected.abs() * 2**-7 + 1e-6)
+    assert torch.all((weight.float() - expected).abs() <= expected.abs() * 2**-7 + 1e-6)
     assert torch.equal(models.weights(model)[key], base)
 
 
@@ -76,14 +76,14 @@ def test_slices_of_a_fused_weight(pack: Pack) -> None:
     adapter = pack.adapter(model, names, shapes=dict.fromkeys(names, (64, 64)))
     key = f"{SD3_QKV}.weight"
     base = models.weights(model)[key]
-    found = models.patched_weights(pack.apply(adapter, model)[0])[key]
+    weight = models.patched_weights(pack.apply(adapter, model)[0])[key]
     for index, part in enumerate("qkv"):
         rows = slice(64 * index, 64 * (index + 1))
         if part == "k":
-            assert torch.equal(found[rows], base[rows])
+            assert torch.equal(weight[rows], base[rows])
         else:
             change = pack.delta(adapter, f"transformer_blocks.0.attn.to_{part}", base[rows])
-            assert models.relative(found[rows], base[rows] + change) < 1e-6
+            assert models.relative(weight[rows], base[rows] + change) < 1e-6
 
 
 def test_rows_swapped_between_the_two_namings(pack: Pack) -> None:
@@ -95,8 +95,8 @@ def test_rows_swapped_between_the_two_namings(pack: Pack) -> None:
     base = models.weights(model)[key]
     swapped = torch.cat([base[64:], base[:64]])
     expected = swapped + pack.delta(adapter, name, swapped)
-    found = models.patched_weights(pack.apply(adapter, model)[0])[key]
-    assert models.relative(torch.cat([found[64:], found[:64]]), expected) < 1e-6
+    weight = models.patched_weights(pack.apply(adapter, model)[0])[key]
+    assert models.relative(torch.cat([weight[64:], weight[:64]]), expected) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -131,9 +131,9 @@ def test_strengths(pack: Pack) -> None:
     change = pack.delta(adapter, SD3_PROJECTION, base)
     assert models.relative(opposite, base - 1.5 * change) < 1e-6
     for removal, injection in ((0, 1), (1, 0), (0.5, 2)):
-        found = models.patched_weights(pack.apply(adapter, model, removal=removal, injection=injection)[0])[key]
+        weight = models.patched_weights(pack.apply(adapter, model, removal=removal, injection=injection)[0])[key]
         change = pack.delta(adapter, SD3_PROJECTION, base, removal=removal, injection=injection)
-        assert models.relative(found, base + change) < 1e-6
+        assert models.relative(weight, base + change) < 1e-6
 
 
 def test_one_adapter_on_two_models(pack: Pack) -> None:
@@ -142,8 +142,8 @@ def test_one_adapter_on_two_models(pack: Pack) -> None:
     adapter = pack.adapter(first, [SD3_PROJECTION])
     for model in (first, second, first):
         base = models.weights(model)[key]
-        found = models.patched_weights(pack.apply(adapter, model)[0])[key]
-        assert models.relative(found, base + pack.delta(adapter, SD3_PROJECTION, base)) < 1e-6
+        weight = models.patched_weights(pack.apply(adapter, model)[0])[key]
+        assert models.relative(weight, base + pack.delta(adapter, SD3_PROJECTION, base)) < 1e-6
 
 
 def test_what_does_not_fit_is_said_and_left_out(pack: Pack) -> None:
@@ -279,12 +279,12 @@ def test_from_base_of_slices(pack: Pack) -> None:
     patched = model
     for adapter in adapters:
         patched = pack.apply(adapter, patched, stacking="from_base")[0]
-    found = models.patched_weights(patched)[key]
+    weight = models.patched_weights(patched)[key]
     for index, name in enumerate(names):
         rows = slice(64 * index, 64 * (index + 1))
         expected = base[rows] + sum(pack.delta(adapter, name, base[rows]) for adapter in adapters)
-        assert models.relative(found[rows], expected) < 1e-6
-    assert torch.equal(found[128:], base[128:])
+        assert models.relative(weight[rows], expected) < 1e-6
+    assert torch.equal(weight[128:], base[128:])
 
 
 def test_a_lora_beside_an_adapter(pack: Pack) -> None:
@@ -347,9 +347,9 @@ def test_from_base_is_the_sum_that_peft_computes(pack: Pack, tmp_path: Path, pro
         patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking="from_base")
         assert report.methods == {"deft": 1}
         assert not report.unmatched
-    found = models.patched_weights(patched)[key]
+    weight = models.patched_weights(patched)[key]
     assert models.relative(merged, base) > 1e-2
-    assert models.relative(found, merged) < 1e-5
+    assert models.relative(weight, merged) < 1e-5
 
 
 # --------------------------------------------------------------------------------------------- ComfyUI's own loaders
@@ -409,9 +409,9 @@ def test_exported_lora_of_slices_and_convolutions(pack: Pack) -> None:
         adapter = pack.adapter(model, names, shapes=shapes)
         with_lora = comfy.sd.load_lora_for_models(model, None, dict(pack.to_lora(adapter, model)), 1.0, 0)[0]
         expected = models.patched_weights(pack.apply(adapter, model)[0])
-        found = models.patched_weights(with_lora)
+        weights = models.patched_weights(with_lora)
         for key in with_lora.patches:
-            assert models.relative(found[key], expected[key]) < 1e-5, key
+            assert models.relative(weights[key], expected[key]) < 1e-5, key
 
 
 def test_export_refuses_a_base_that_is_not_plain(pack: Pack) -> None:

@@ -37,7 +37,7 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
     theirs = inject_adapter_in_model(LoraConfig(target_modules=PEFT_TARGETS), architectures.diffusers_flux2())
     patcher = architectures.comfyui_flux2()
     table = names.diffusers_names(patcher)
-    found = {
+    of_peft = {
         key(table[name]).removeprefix("diffusion_model.").removesuffix(".weight")
         for name, module in theirs.named_modules()
         if isinstance(module, LoraLayer)
@@ -45,7 +45,7 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
     ours = targets.select(
         patcher.model.diffusion_model, peft_image.LAYERS, exclude=plan_of("peft_benchmark")["set"]["Settings.exclude"]
     )
-    assert set(ours) == found
+    assert set(ours) == of_peft
     width, mlp = 3072, 9216  # of klein 4B: 5 double blocks, 20 single ones
     double = 2 * (4 * 2 * width + (width + 2 * mlp) + (mlp + width))
     published = 32 * (5 * double + 20 * (width + 3 * width + 2 * mlp))
@@ -53,7 +53,7 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
 
 
 def test_dreambooth_trains_all_that_pefts_full_fine_tuning_does(comfyui_session: Any) -> None:
-    """As many values as its result file says (num_trainable_params, results/full-finetuning--flux2-klein-default)."""
+    """There are as many values as its result file says (num_trainable_params, full-finetuning--flux2-klein-default)."""
     import comfy.ldm.flux.model
     import comfy.ops
 
@@ -80,7 +80,7 @@ def test_dreambooth_trains_all_that_pefts_full_fine_tuning_does(comfyui_session:
 def peft_table() -> Any:
     from deft_pack.scoring.published import PUBLISHED
 
-    return PUBLISHED[plans.PUBLISHED]
+    return PUBLISHED[plans.PEFT_TABLE]
 
 
 def test_rows_of_the_benchmark_are_published_ones() -> None:
@@ -89,14 +89,14 @@ def test_rows_of_the_benchmark_are_published_ones() -> None:
 
     table, plan = peft_table(), plan_of("peft_benchmark")
     rows = values_of(plan["axes"]["method"])
-    found = {key: [label for label in rows if table.matches(key, label, "", None, "")] for key in table.values}
-    assert set(rows) - {label for labels in found.values() for label in labels} == {"SVDiff", "DreamBooth"}
+    matching = {key: [label for label in rows if table.matches(key, label, "", None, "")] for key in table.values}
+    assert set(rows) - {label for labels in matching.values() for label in labels} == {"SVDiff", "DreamBooth"}
     assert {sets["Train.method"] for sets in rows.values()} == set(TRAINABLE)
-    lacking = {key[0].lower() for key, labels in found.items() if not labels}
+    lacking = {key[0].lower() for key, labels in matching.items() if not labels}
     assert lacking == {"loha", "ia3"}
     assert lacking <= set(METHODS)
     assert not lacking & set(TRAINABLE)
-    for (method, rank, _), (label,) in ((key, labels) for key, labels in found.items() if labels):
+    for (method, rank, _), (label,) in ((key, labels) for key, labels in matching.items() if labels):
         here = cell("peft_benchmark", method=label)
         train = of_kind(here, "DEFTTrainAdapter")[0]
         assert (train["method"], train.get("method.rank")) == (method.lower(), rank)
@@ -121,7 +121,7 @@ def test_rows_of_the_benchmark_are_published_ones() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_line_on_flux_2_klein_runs_as_it_is(comfyui: Any) -> None:
-    """With the demo's model and scorers."""
+    """Run with the demo's model and scorers."""
     shutil.copy(ROOT / "demo" / "subjects" / "teddy_bear" / "4.png", BASE / "input" / "example.png")
     prompt = peft_files.small(prompt_of("sweep_flux2_klein"))
     ids = titled(prompt)

@@ -48,13 +48,13 @@ def trained(twin: str, config: Any, folder: Path) -> tuple[Any, Any]:
 
 def compare(model: Any, merged: Any, base: dict[str, Tensor], tolerance: float = 1e-5) -> set[str]:
     """All weights of a patched model with those of the merged one; the keys of those that are not the base's."""
-    found, expected = models.patched_weights(model), models.weights(merged)
+    weights, expected = models.patched_weights(model), models.weights(merged)
     changed = {key for key in base if not torch.equal(base[key], expected[key])}
     for key in base:
         if key in changed:
-            assert models.relative(found[key] - base[key], expected[key] - base[key]) < tolerance, key
+            assert models.relative(weights[key] - base[key], expected[key] - base[key]) < tolerance, key
         else:
-            assert torch.equal(found[key], base[key]), key
+            assert torch.equal(weights[key], base[key]), key
     return changed
 
 
@@ -252,11 +252,11 @@ def test_biases_and_saved_modules_of_a_text_encoder(pack: Pack, tmp_path: Path) 
     assert not report.unmatched
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([patched.patcher])
-        found = models.weights(patched.patcher)
-    changed = {key for key in base if not torch.equal(base[key], found[key])}
+        weights = models.weights(patched.patcher)
+    changed = {key for key in base if not torch.equal(base[key], weights[key])}
     start = "clip_l.transformer.text_model."
     for key in changed:
-        assert models.relative(found[key], merged[key.removeprefix(start)]) < 1e-5, key
+        assert models.relative(weights[key], merged[key.removeprefix(start)]) < 1e-5, key
     expected = {f"{start}{name}" for name, value in merged.items() if not torch.equal(value, base[f"{start}{name}"])}
     assert changed == expected
     assert len(changed) > 10

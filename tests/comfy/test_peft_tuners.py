@@ -212,7 +212,7 @@ def piece(pack: Pack, state: dict[str, Tensor], target: Any, ending: str) -> Ten
     return value if function is None else function(value)
 
 
-def errors(pack: Pack, model: str, found: dict[str, Tensor], network: nn.Module) -> dict[str, float]:
+def errors(pack: Pack, model: str, weights: dict[str, Tensor], network: nn.Module) -> dict[str, float]:
     """How far each tensor of ComfyUI's model is from that of diffusers' model, by diffusers' names."""
     table = pack.names.diffusers_names(twins(model)[1])
     state = {name: value for name, value in network.state_dict().items() if name.rpartition(".")[0] in table}
@@ -220,21 +220,21 @@ def errors(pack: Pack, model: str, found: dict[str, Tensor], network: nn.Module)
     result = {}
     for name, value in state.items():
         layer, _, ending = name.rpartition(".")
-        result[name] = models.relative(piece(pack, found, table[layer], ending), value)
+        result[name] = models.relative(piece(pack, weights, table[layer], ending), value)
     return result
 
 
 def changed(network: nn.Module, merged: nn.Module) -> dict[str, float]:
     """The tensors that PEFT has changed, and by how much."""
     before = network.state_dict()
-    found = {name: models.relative(value, before[name]) for name, value in merged.state_dict().items()}
-    return {name: size for name, size in found.items() if size}
+    sizes = {name: models.relative(value, before[name]) for name, value in merged.state_dict().items()}
+    return {name: size for name, size in sizes.items() if size}
 
 
 @pytest.mark.parametrize("model", ["sd15", "sd3"])
 @pytest.mark.parametrize("name", KINDS)
 def test_tuner_changes_what_peft_merges(pack: Pack, tmp_path: Path, name: str, model: str) -> None:
-    """On slices and re-ordered rows of fused weights too; at other strengths a part of it; the same as a LoRA."""
+    """Compared on slices and re-ordered rows of fused weights; at other strengths a part of it; the same as a LoRA."""
     kind = KINDS[name]
     network, patcher = twins(model)
     merged = saved(kind, model, tmp_path)
@@ -248,20 +248,22 @@ def test_tuner_changes_what_peft_merges(pack: Pack, tmp_path: Path, name: str, m
     patched, _, report = pack.apply(adapter, patcher)
     assert not report.unmatched, report.text()
     assert report.matched == len(sizes), report.text()
-    found = models.patched_weights(patched)
+    weights = models.patched_weights(patched)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert max(errors(pack, model, found, merged).values()) < 1e-6
+    assert max(errors(pack, model, weights, merged).values()) < 1e-6
     base = models.weights(patcher)
     if model == "sd3":
         half = models.patched_weights(pack.apply(adapter, patcher, strength_model=-0.5)[0])
         for key, value in half.items():
-            assert torch.allclose(value, base[key] - 0.5 * (found[key] - base[key]), rtol=1e-5, atol=1e-5), key
+            assert torch.allclose(value, base[key] - 0.5 * (weights[key] - base[key]), rtol=1e-5, atol=1e-5), key
         return
     lora, text = pack.export(adapter, patcher)
     assert "exact" in text.text()
     exported = models.patched_weights(pack.apply(lora, patcher)[0])
     for key, value in exported.items():
-        assert models.relative(value - base[key], found[key] - base[key]) < 1e-4 or torch.equal(value, found[key]), key
+        assert models.relative(value - base[key], weights[key] - base[key]) < 1e-4 or torch.equal(
+            value, weights[key]
+        ), key
 
 
 SOME = ["boft", "glora", "hra", "ia3", "ln_tuning", "vera", "pissa"]
@@ -269,18 +271,18 @@ SOME = ["boft", "glora", "hra", "ia3", "ln_tuning", "vera", "pissa"]
 
 @pytest.mark.parametrize("name", SOME)
 def test_saved_again_inspected_stacked_and_cast(pack: Pack, tmp_path: Path, name: str) -> None:
-    """As a native file; Adapter Info's rows; two of them from one base; the road of weights patched while cast."""
+    """A native file; Adapter Info's rows; two of them from one base; the road of weights patched while cast."""
     import comfy.model_patcher
 
     kind, (network, patcher) = KINDS[name], twins("sd3")
     sizes = changed(network, saved(kind, "sd3", tmp_path))
     adapter = pack.files.read(tmp_path)
     patched = pack.apply(adapter, patcher)[0]
-    base, found = models.weights(patcher), models.patched_weights(patched)
+    base, weights = models.weights(patcher), models.patched_weights(patched)
     native = pack.files.read(pack.native.write(adapter, tmp_path / "native" / "a.safetensors"))
     with torch.inference_mode():  # as in a node
         again = models.patched_weights(pack.apply(native, patcher)[0])
-    assert all(torch.equal(again[key], found[key]) for key in found)
+    assert all(torch.equal(again[key], weights[key]) for key in weights)
 
     info = pack.inspect(adapter, patcher)
     assert not info.unmatched
@@ -292,7 +294,7 @@ def test_saved_again_inspected_stacked_and_cast(pack: Pack, tmp_path: Path, name
 
     twice = models.patched_weights(pack.apply(adapter, patched, stacking="from_base")[0])
     for key, value in twice.items():
-        assert torch.allclose(value, base[key] + 2 * (found[key] - base[key]), rtol=1e-5, atol=1e-5), key
+        assert torch.allclose(value, base[key] + 2 * (weights[key] - base[key]), rtol=1e-5, atol=1e-5), key
     with pytest.raises(ValueError, match="need the weight and cannot work on activations: choose weights"):
         pack.apply(adapter, patcher, mode="activations")
 
@@ -300,7 +302,7 @@ def test_saved_again_inspected_stacked_and_cast(pack: Pack, tmp_path: Path, name
         patch = comfy.model_patcher.LowVramPatch(key, patched.patches)
         buffer = torch.zeros(patch.memory_required(), dtype=torch.uint8)
         patch.prepare(buffer, None)
-        assert models.relative(patch(base[key].clone()), found[key]) < 1e-6, key
+        assert models.relative(patch(base[key].clone()), weights[key]) < 1e-6, key
 
 
 class BlockDiagonal:
@@ -410,8 +412,8 @@ def damaged(kind: Kind, folder: Path, tensors: Any = None, record: Any = None) -
     write(kind, "sd15", folder)
     path = folder / "adapter_model.safetensors"
     if tensors is not None:
-        found = tensors(load_file(path))
-        save_file({name: value.contiguous() for name, value in found.items()}, path)
+        altered = tensors(load_file(path))
+        save_file({name: value.contiguous() for name, value in altered.items()}, path)
     if record is not None:
         place = folder / "adapter_config.json"
         place.write_text(json.dumps(json.loads(place.read_text()) | record))
@@ -575,30 +577,30 @@ def test_files_of_half_precision(pack: Pack, tmp_path: Path, name: str) -> None:
     damaged(KINDS[name], tmp_path, halved)
     patched, _, report = pack.apply(pack.files.read(tmp_path), patcher)
     assert not report.unmatched
-    found = models.patched_weights(patched)
+    weights = models.patched_weights(patched)
     keys = [key for key in base if not torch.equal(base[key], expected[key])]
     assert keys
-    assert all(models.relative(found[key] - base[key], expected[key] - base[key]) < 0.05 for key in keys)
+    assert all(models.relative(weights[key] - base[key], expected[key] - base[key]) < 0.05 for key in keys)
 
 
 @pytest.mark.parametrize("name", ["vera", "hra", "tinylora", "olora"])
 def test_the_adapters_name_may_be_left_in(pack: Pack, tmp_path: Path, name: str) -> None:
-    """As in a raw state dictionary."""
+    """The name `default` may stand in the keys, as in a raw state dictionary."""
 
     def named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = {}
+        renamed = {}
         for key, value in tensors.items():
             parts = key.split(".")
             place = next(index for index, part in enumerate(parts) if part.startswith(name.replace("olora", "lora")))
-            found[".".join([*parts[: place + 1], "default", *parts[place + 1 :]])] = value
-        return found
+            renamed[".".join([*parts[: place + 1], "default", *parts[place + 1 :]])] = value
+        return renamed
 
     patcher = twins("sd15")[1]
     write(KINDS[name], "sd15", tmp_path)
     expected = models.patched_weights(pack.apply(pack.files.read(tmp_path), patcher)[0])
     damaged(KINDS[name], tmp_path, named)
-    found = models.patched_weights(pack.apply(pack.files.read(tmp_path), patcher)[0])
-    assert all(torch.equal(found[key], expected[key]) for key in found)
+    weights = models.patched_weights(pack.apply(pack.files.read(tmp_path), patcher)[0])
+    assert all(torch.equal(weights[key], expected[key]) for key in weights)
 
 
 @pytest.mark.parametrize("name", ["hra", "vera-drawn", "boft", "ia3", "tinylora"])

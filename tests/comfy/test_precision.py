@@ -25,8 +25,8 @@ def half() -> Any:
 
 
 def gradients(pack: Pack, model: Any, size: int, **chosen: Any) -> tuple[float, Tensor]:
-    wanted = settings(pack, "lora", steps=1, learning_rate=0.0, layers="all linear", **chosen)
-    trainer, loss = one_step(pack, model, models.latents(model, 2, size=size), models.conditioning(), wanted)
+    chosen_settings = settings(pack, "lora", steps=1, learning_rate=0.0, layers="all linear", **chosen)
+    trainer, loss = one_step(pack, model, models.latents(model, 2, size=size), models.conditioning(), chosen_settings)
     return loss, torch.cat([parameter.grad.flatten().float() for parameter in trainer.parameters])
 
 
@@ -34,33 +34,33 @@ def gradients(pack: Pack, model: Any, size: int, **chosen: Any) -> tuple[float, 
 @pytest.mark.parametrize("size", [8, 32])
 def test_float32_is_float32_whatever_is_stored(pack: Pack, size: int, chosen: dict) -> None:
     loss, expected = gradients(pack, as_loaded(half_in_float), size, precision="fp32", **chosen)
-    found_loss, found = gradients(pack, as_loaded(half), size, precision="fp32", **chosen)
-    assert found_loss == pytest.approx(loss, rel=1e-5)
-    assert models.relative(found, expected) < 1e-4
+    half_loss, gradient = gradients(pack, as_loaded(half), size, precision="fp32", **chosen)
+    assert half_loss == pytest.approx(loss, rel=1e-5)
+    assert models.relative(gradient, expected) < 1e-4
 
 
 def test_loss_scaling_keeps_the_gradients_of_half_precision(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it many are less than the smallest number: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
+    """Many gradients are too small for it without: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
     # No attention at the full size, which takes half a minute on a CPU.
     for key, value in (("transformer_depth", [0, 1]), ("transformer_depth_output", [0, 0, 1, 1])):
         monkeypatch.setitem(models.SD15_CONFIG, key, value)
     _, expected = gradients(pack, as_loaded(half_in_float), 64, precision="fp32")
-    _, found = gradients(pack, as_loaded(half), 64, precision="fp16")
-    assert models.relative(found, expected) < 1e-2
+    _, gradient = gradients(pack, as_loaded(half), 64, precision="fp16")
+    assert models.relative(gradient, expected) < 1e-2
 
 
 def test_what_auto_is(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     bases = {dtype: models.unet("sd15", dtype=dtype).model for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
 
-    def found(device: torch.device) -> list[str]:
+    def chosen(device: torch.device) -> list[str]:
         return [pack.precision.resolve("auto", model, device).name for model in bases.values()]
 
-    assert found(cpu) == ["fp32", "fp32", "fp32"]
+    assert chosen(cpu) == ["fp32", "fp32", "fp32"]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert found(cuda) == ["fp32", "fp16", "fp32"]  # a T4, which has bf16 in software only
+    assert chosen(cuda) == ["fp32", "fp16", "fp32"]  # a T4, which has bf16 in software only
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert found(cuda) == ["bf16", "bf16", "bf16"]
+    assert chosen(cuda) == ["bf16", "bf16", "bf16"]
     resolved = [pack.precision.resolve("bf16", model, cpu) for model in bases.values()]
     assert [(one.compute, one.autocast) for one in resolved] == [(None, True), (torch.bfloat16, False), (None, False)]
 
@@ -83,7 +83,7 @@ def test_the_rule_of_the_scale_is_pytorch_s(pack: Pack) -> None:
 
 
 def test_an_overflow_is_taken_again_and_counted(pack: Pack) -> None:
-    """With a scale that is far too large at first: the same steps, the same pictures, the same adapter."""
+    """The scale is far too large at first: the same steps, the same pictures, the same adapter."""
     chosen: dict[str, Any] = {"method": "lora", "steps": 3, "precision": "fp16"}
     plain = train(pack, as_loaded(half), **chosen)
     first = pack.precision.LossScale.FIRST
@@ -115,7 +115,7 @@ def test_a_picture_that_overflows_is_passed_over_and_counted(pack: Pack) -> None
 def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
     pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not on those before them, whose loss had overflowed."""
+    """The pictures of the check are not those before, whose loss had overflowed."""
     monkeypatch.setattr(pack.checking, "reason", lambda trainer: "test")
     passed_over = 0
     for seed in range(4):
@@ -131,7 +131,7 @@ def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
 
 @pytest.mark.parametrize("first", [True, False], ids=["put away while it trains", "brought back while it trains"])
 def test_a_model_that_comfyui_moves_while_it_trains(pack: Pack, first: bool) -> None:
-    """As for a preview, when memory is short: it goes on in float32, and ComfyUI puts everything back afterwards."""
+    """A preview moves it when memory is short: it goes on in float32, and ComfyUI puts everything back afterwards."""
     import comfy.model_management
 
     network_module = pack.network
@@ -171,10 +171,10 @@ def overflowing(dtype: torch.dtype) -> Any:
 def test_the_advice_can_be_followed(pack: Pack) -> None:
     with pytest.raises(ValueError, match=r"no longer a number at step \d: use precision fp32 \(now fp16\)"):
         train(pack, as_loaded(lambda: overflowing(torch.float16)), method="lora", precision="fp16")
-    found = train(pack, as_loaded(lambda: overflowing(torch.float16)), method="lora", precision="fp32")
+    result = train(pack, as_loaded(lambda: overflowing(torch.float16)), method="lora", precision="fp32")
     exact = train(pack, as_loaded(lambda: overflowing(torch.float32)), method="lora", precision="fp32")
-    assert found.losses == pytest.approx(exact.losses, rel=1e-2)
-    assert "computed in fp32, for ComfyUI's own float16" in found.report
+    assert result.losses == pytest.approx(exact.losses, rel=1e-2)
+    assert "computed in fp32, for ComfyUI's own float16" in result.report
 
 
 def test_a_divergence_in_float32_does_not_advise_float32(pack: Pack) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from .test_adapter_nodes import Prompt, applied, node, settings, training_prompt
+from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 from .test_training_nodes import previews
 from .test_training_runs import Vae, as_loaded, models, same, shown, train
 
@@ -20,7 +20,7 @@ def scored_prompt(run_name: str = "tests/scored", every: int = 2, **changed: Any
     """A training of the demo whose previews are scored, and which keeps checkpoints."""
     more = {name: changed.pop(name) for name in ("text", "token", "stop_after", "positive") if name in changed}
     prompt = training_prompt(**{"steps": 4, "seed": 41, "previews": ["previews", 0]} | changed)
-    prompt["settings"] = settings(run_name=run_name, checkpoint_every=50, keep=2, resume=True)
+    prompt["settings"] = settings(run_name=run_name, checkpoint_every=50, keep=1, resume=True)
     return prompt | {
         "prompt": node("CLIPTextEncode", text=TEXT, clip=["clip", 0]),
         "empty": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
@@ -38,7 +38,7 @@ def log_of(comfyui: Any, run_name: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> None:
-    """Of ComfyUI's own sampling with the finished adapter; with and without them the adapter is the same."""
+    """Compared with ComfyUI's own sampling with the finished adapter; with and without them the adapter is the same."""
     prompt = scored_prompt("tests/scored_once")
     run = comfyui.run(prompt, want=["train"])
     plain = training_prompt(steps=4, seed=41)
@@ -51,19 +51,7 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     assert all(list(line["scores"]) == ["DINO", "CLIP-T"] for line in lines)
     again = prompt | {
         "final": applied(["train", 0]),
-        "sample": node(
-            "KSampler",
-            model=["final", 0],
-            seed=3,
-            steps=2,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="simple",
-            positive=["prompt", 0],
-            negative=["prompt", 0],
-            latent_image=["empty", 0],
-            denoise=1.0,
-        ),
+        "sample": sampler(["final", 0]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
         "score": node(
             "DEFTScoreImages", scorer=["scorer", 0], images=["decode", 0], references=["subject", 0], text=TEXT
@@ -77,10 +65,10 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     assert f"DINO of the previews: {lines[0]['scores']['DINO']:.3f} at step 0, best " in report
     assert f"last {lines[-1]['scores']['CLIP-T']:.3f} at step 4" in report
     history = comfyui.module("trainers.run.history")
-    found = history.detail(folder.parent, folder)
-    assert found["preview_scores"] == [[line["preview"], line["scores"]] for line in lines]
-    assert found["problems"] == []
-    assert len(found["curve"]["step"]) == 4
+    record = history.detail(folder.parent, folder)
+    assert record["preview_scores"] == [[line["preview"], line["scores"]] for line in lines]
+    assert record["problems"] == []
+    assert len(record["curve"]["step"]) == 4
 
     # Finished: taken from its folder, with the scores.
     comfyui.reset()
@@ -104,14 +92,14 @@ def test_a_run_that_goes_on_has_the_scores_of_one_that_was_not_stopped(comfyui: 
     folder, lines = log_of(comfyui, "tests/scored_resumed")
     assert [line["preview"] for line in lines] == [0, 2, 4, 6, 6, 8]  # that of the last step was made anew
     assert list(lines[-1]["scores"]) == ["DINO"]
-    found = comfyui.module("trainers.run.history").preview_scores(folder)
-    assert [step for step, _ in found] == [6, 8]
+    scores = comfyui.module("trainers.run.history").preview_scores(folder)
+    assert [step for step, _ in scores] == [6, 8]
 
 
 def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
     """The demo at a rate that destroys the model: the best checkpoint stays, and running it again changes nothing."""
-    asked = {"steps": 40, "seed": 43, "learning_rate": 0.05, "stop_after": 2}
-    run = comfyui.run(scored_prompt("tests/scored_stop", **asked), want=["train"])
+    options = {"steps": 40, "seed": 43, "learning_rate": 0.05, "stop_after": 2}
+    run = comfyui.run(scored_prompt("tests/scored_stop", **options), want=["train"])
     folder, lines = log_of(comfyui, "tests/scored_stop")
     likeness = {line["preview"]: line["scores"]["DINO"] for line in lines if line["preview"]}
     end = max(likeness)
@@ -132,13 +120,13 @@ def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
     assert record["early_stop"] == report.splitlines()[0]
 
     comfyui.reset()
-    again = comfyui.run(scored_prompt("tests/scored_stop", **asked), want=["train"])
+    again = comfyui.run(scored_prompt("tests/scored_stop", **options), want=["train"])
     assert again.text("train").splitlines()[0] == report.splitlines()[0]
     assert "not trained again" in again.text("train")
     assert same(again.output("train"), run.output("train"))
     assert log_of(comfyui, "tests/scored_stop")[1] == lines
     # With more patience it goes on from where it stopped.
-    further = comfyui.run(scored_prompt("tests/scored_stop", **(asked | {"stop_after": 3})), want=["train"])
+    further = comfyui.run(scored_prompt("tests/scored_stop", **(options | {"stop_after": 3})), want=["train"])
     assert f"resumed at step {end}" in further.text("train")
     assert max(line["preview"] for line in log_of(comfyui, "tests/scored_stop")[1]) > end
 
@@ -164,7 +152,10 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(pack: Any, tmp_path: Path
     assert same(result.adapter, plain.adapter)
     assert len(set(seen)) == 9
     (place,) = tmp_path.glob("run_*")
-    assert [step for step, _ in pack.trainers.run.history.numbered(place, pack.trainers.run.history.ADAPTER)] == [3, 8]
+    assert [step for step, _ in pack.trainers.run.history.numbered(place, pack.trainers.run.history.ADAPTER_NAME)] == [
+        3,
+        8,
+    ]
     assert result.report.count("a remark") == 1
     assert result.early == ""
 
@@ -204,7 +195,7 @@ def test_damaged_lines_of_scores(pack: Any) -> None:
 
 
 def test_what_a_run_takes_over_from_before_it_was_killed(pack: Any) -> None:
-    """From a checkpoint older than the last scored preview: that preview is made again, and nothing is said of it."""
+    """The checkpoint is older than the last scored preview: that one is made again, and nothing is said of it."""
     module = pack.trainers.run.preview_scores
     lines = [module.line_of(step, {"DINO": step / 10}, "m") for step in (0, 2, 4, 6)]
     judge = module.Judge(lambda _: ({}, ()), "m")
@@ -247,9 +238,9 @@ def test_what_is_refused(comfyui: Any) -> None:
     both = ("scorer", "references")
     assert "previews: stop_after: previews are not scored" in refused(comfyui, {"stop_after": 1}, both)
     assert "previews: text: 2 lines for 1 images" in refused(comfyui, {"text": "one\ntwo"})
-    said = refused(comfyui, {"every": 9})
-    assert "train: Training Previews is to score previews, and with one every 9 steps the 4 of this training" in said
-    assert "lower `every`" in said
+    message = refused(comfyui, {"every": 9})
+    assert "train: Training Previews is to score previews, and with one every 9 steps the 4 of this training" in message
+    assert "lower `every`" in message
 
 
 def test_photos_and_prompts_come_as_lists(comfyui: Any) -> None:

@@ -62,11 +62,11 @@ def quantised_state(kind: str) -> dict[str, Tensor]:
             state[key] = (state[key] / scale).to(torch.float8_e4m3fn)
             state[key.replace(".weight", ".scale_weight")] = scale
         return state
-    name, said, made = MIXED[kind]
+    name, options, made = MIXED[kind]
     for key in names:
         tensor = QuantizedTensor.from_float(state.pop(key), QUANT_ALGOS[name]["comfy_tensor_layout"], **made)
         state |= {part: value.clone() for part, value in tensor.state_dict(key).items()}
-        marker = json.dumps({"format": name, **said}).encode()
+        marker = json.dumps({"format": name, **options}).encode()
         state[key.replace(".weight", ".comfy_quant")] = torch.tensor(list(marker), dtype=torch.uint8)
     return state
 
@@ -104,9 +104,9 @@ def block_layers(model: Any) -> list[str]:
 
 def output(model: Any) -> Tensor:
     """The network's output; float32 in and out."""
-    found = models.network_output(model)
-    assert found.dtype == torch.float32
-    return found
+    result = models.network_output(model)
+    assert result.dtype == torch.float32
+    return result
 
 
 def unload() -> None:
@@ -135,7 +135,7 @@ def output_of_low_vram(model: Any) -> Tensor:
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "convrot_w4a4"])
 def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options: dict) -> None:
-    """For |dW| / |W| of 0.1 and 0.001: on the weights, on the activations, and patched at each use (low VRAM)."""
+    """Run for |dW| / |W| of 0.1 and 0.001 on the weights, on the activations and patched at each use (low VRAM)."""
     model = quantised_sd3(kind)
     plain = truth(pack, model, depth_of(kind))
     names = block_layers(plain)
@@ -149,23 +149,23 @@ def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options:
     base, expected_base = output(model), output(plain)
     assert models.relative(base, expected_base) < (0.25 if kind in ROUNDS_INPUTS else 1e-5)
     errors: dict[tuple[float, str], float] = {}
-    for wanted in (0.1, 0.001):
-        strength = wanted / size
+    for share in (0.1, 0.001):
+        strength = share / size
         expected = output(pack.apply(adapter, plain, strength_model=strength)[0])
-        found = {}
+        outputs = {}
         for mode in ("weights", "activations"):
             patched, _, report = pack.apply(adapter, model, strength_model=strength, mode=mode)
             assert report.matched == len(names)
             assert not report.unmatched
-            found[mode] = output(patched)
+            outputs[mode] = output(patched)
         low = output_of_low_vram(pack.apply(adapter, model, strength_model=strength)[0])
         low_base = output_of_low_vram(model)
-        for mode, change in (*((mode, value - base) for mode, value in found.items()), ("low", low - low_base)):
-            errors[wanted, mode] = models.relative(change, expected - expected_base)
-        whole = {mode: models.relative(value, expected) for mode, value in found.items()}
+        for mode, change in (*((mode, value - base) for mode, value in outputs.items()), ("low", low - low_base)):
+            errors[share, mode] = models.relative(change, expected - expected_base)
+        whole = {mode: models.relative(value, expected) for mode, value in outputs.items()}
         print(
-            f"\n{kind} {method} {options.get('projector', '')} |dW|/|W| {wanted}: effect "
-            + ", ".join(f"{mode} {errors[wanted, mode]:.2g}" for mode in ("weights", "activations", "low"))
+            f"\n{kind} {method} {options.get('projector', '')} |dW|/|W| {share}: effect "
+            + ", ".join(f"{mode} {errors[share, mode]:.2g}" for mode in ("weights", "activations", "low"))
             + "; output "
             + ", ".join(f"{mode} {value:.2g}" for mode, value in whole.items()),
             end="",
@@ -288,18 +288,18 @@ class BlockTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, data: Tensor, values: torch.Size) -> BlockTensor:
-        found = torch.Tensor._make_subclass(cls, data)
-        found.values_shape, found.patches = values, []
-        return found
+        tensor = torch.Tensor._make_subclass(cls, data)
+        tensor.values_shape, tensor.patches = values, []
+        return tensor
 
     @property
     def shape(self) -> torch.Size:  # type: ignore[override]
         return self.values_shape
 
     def to(self, *args: Any, **kwargs: Any) -> BlockTensor:
-        found = super().to(*args, **kwargs)
-        found.values_shape, found.patches = self.values_shape, self.patches.copy()
-        return found
+        tensor = super().to(*args, **kwargs)
+        tensor.values_shape, tensor.patches = self.values_shape, self.patches.copy()
+        return tensor
 
     def detach(self) -> BlockTensor:
         return self
@@ -414,7 +414,7 @@ def test_a_loader_that_dequantises_lazily(pack: Pack, method: str, options: dict
 
 
 def test_a_format_that_is_not_known(pack: Pack) -> None:
-    """As NF4 loaders store weights: bytes of another shape. Activations do not need them; reading them is refused."""
+    """Weights are stored as by NF4 loaders: bytes of another shape. Activations need none; reading them is refused."""
 
     class Nibbles(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -36,8 +36,8 @@ def drawn(pack: Pack, model: Any, side: int, file: str = "", **changed: Any) -> 
     channels, pixels = inner.latent_format.latent_channels, inner.latent_format.spacial_downscale_ratio
     axes = [1] * (inner.latent_format.latent_dimensions - 2)
     latent = torch.zeros(1, channels, *axes, side // pixels, side // pixels)
-    asked = pack.settings.Settings("lora", 4, 1, 1e-4).changed(**{"timesteps": "recipe"} | changed)
-    chosen = pack.by_recipe.with_noise(asked, pack.recipes.recipe_of(inner, file))
+    node_settings = pack.settings.Settings("lora", 4, 1, 1e-4).changed(**{"timesteps": "recipe"} | changed)
+    chosen = pack.by_recipe.with_noise(node_settings, pack.recipes.recipe_of(inner, file))
     example = pack.batches.Example(latent, None, 0)
     sigma = pack.batches.noise_levels(inner, [example] * COUNT, models.generator(3), chosen)
     return pack.objective.share_of_noise(inner.model_sampling, sigma)
@@ -97,10 +97,10 @@ REFERENCES: list[tuple[str, int, Callable[[float], float], float]] = [
 def test_noise_levels_are_the_references(
     pack: Pack, name: str, side: int, quantile: Callable[[float], float], shift: float
 ) -> None:
-    found = drawn(pack, base(name), side)
+    levels = drawn(pack, base(name), side)
     for share in SHARES:
         u = quantile(share)
-        assert float(torch.quantile(found, share)) == pytest.approx(shift * u / (1 + (shift - 1) * u), abs=0.012)
+        assert float(torch.quantile(levels, share)) == pytest.approx(shift * u / (1 + (shift - 1) * u), abs=0.012)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_shifts_by_size_are_diffusers(pack: Pack, name: str, tokens: int, side: 
 
 
 def test_each_picture_has_the_shift_of_its_size(pack: Pack) -> None:
-    """In one batch, and of the whole picture where a caption has a part of it."""
+    """All are in one batch; the whole picture counts where a caption has a part of it."""
     inner = base("Flux").model
     chosen = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps="logit-normal", shift_by_size="Flux")
     small = pack.batches.Example(torch.zeros(1, 16, 64, 64), None, 0)
@@ -138,53 +138,53 @@ def test_each_picture_has_the_shift_of_its_size(pack: Pack) -> None:
     part = pack.batches.Example(
         torch.zeros(1, 16, 64, 64), None, 0, origin=pack.batches.Origin(whole=(1, 16, 128, 128), area=(64, 64, 0, 0))
     )
-    found = pack.batches.noise_levels(inner, [small, large, part] * 500, models.generator(4), chosen)
+    levels = pack.batches.noise_levels(inner, [small, large, part] * 500, models.generator(4), chosen)
     u = torch.sigmoid(torch.randn(1500, generator=models.generator(4)))
     shifts = torch.tensor([math.exp(0.63), math.exp(1.15), math.exp(1.15)] * 500)
-    assert torch.allclose(found, shifts * u / (1 + (shifts - 1) * u), atol=1e-5)
+    assert torch.allclose(levels, shifts * u / (1 + (shifts - 1) * u), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("file", "low", "high"), [("wan2.2_t2v_low_noise.safetensors", 0, 0.875), ("high_noise", 0.875, 1)]
 )
 def test_the_experts_of_wan_2_2_learn_their_noise_levels(pack: Pack, file: str, low: float, high: float) -> None:
-    found, whole = drawn(pack, base("WAN21_T2V"), 512, file), drawn(pack, base("WAN21_T2V"), 512)
-    assert low <= float(found.min()) < float(found.max()) <= high
+    levels, whole = drawn(pack, base("WAN21_T2V"), 512, file), drawn(pack, base("WAN21_T2V"), 512)
+    assert low <= float(levels.min()) < float(levels.max()) <= high
     inside = whole[(whole >= low) & (whole <= high)]
-    assert float(found.mean()) == pytest.approx(float(inside.mean()), abs=0.01)
+    assert float(levels.mean()) == pytest.approx(float(inside.mean()), abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["sd3", "unet"])
 def test_a_range_is_in_shares_of_noise(pack: Pack, name: str) -> None:
-    """Of the time of a flow model, of the steps of others; together with that of a caption."""
+    """The shares are of the time of a flow model, of the steps of others; together with that of a caption."""
     inner = getattr(models, name)().model
     chosen = pack.settings.Settings("lora", 4, 1, 1e-4).changed(
         timesteps="uniform", lowest_noise=0.25, highest_noise=0.75
     )
     chosen = chosen.changed(shift=1.0)
     example = pack.batches.Example(torch.zeros(1, 4, 8, 8), None, 0)
-    found = pack.batches.noise_levels(inner, [example] * 2000, models.generator(4), chosen)
-    share = found if name == "sd3" else torch.searchsorted(inner.model_sampling.sigmas, found) / 1000
+    levels = pack.batches.noise_levels(inner, [example] * 2000, models.generator(4), chosen)
+    share = levels if name == "sd3" else torch.searchsorted(inner.model_sampling.sigmas, levels) / 1000
     assert torch.allclose(
         torch.quantile(share, torch.tensor([0.0, 0.5, 1.0])), torch.tensor([0.25, 0.5, 0.75]), atol=0.02
     )
     halved = pack.batches.Example(torch.zeros(1, 4, 8, 8), None, 0, levels=(0.5, 1.0))
     ranged = pack.batches.noise_levels(inner, [halved] * 200, models.generator(4), chosen)
-    assert float(ranged.min()) >= float(found.min())
-    assert float(ranged.max()) <= min(float(inner.model_sampling.percent_to_sigma(0.5)), float(found.max())) + 1e-6
+    assert float(ranged.min()) >= float(levels.min())
+    assert float(ranged.max()) <= min(float(inner.model_sampling.percent_to_sigma(0.5)), float(levels.max())) + 1e-6
     with pytest.raises(ValueError, match="lowest_noise must be below highest_noise, not 0.5 and 0.5"):
         chosen.changed(lowest_noise=0.5, highest_noise=0.5).check()
 
 
 def test_what_the_user_sets_stays(pack: Pack) -> None:
     recipe = next(item for item in pack.recipes.RECIPES if item.title == "Wan 2.2 14B, low noise")
-    asked = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps="recipe")
-    chosen = pack.by_recipe.with_noise(asked.changed(shift=5.0, lowest_noise=0.5), recipe)
+    node_settings = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps="recipe")
+    chosen = pack.by_recipe.with_noise(node_settings.changed(shift=5.0, lowest_noise=0.5), recipe)
     assert (chosen.timesteps, chosen.shift, chosen.lowest_noise, chosen.highest_noise) == ("logit-normal", 5, 0.5, 1)
-    chosen = pack.by_recipe.with_noise(asked.changed(shift_by_size="Flux"), recipe)
+    chosen = pack.by_recipe.with_noise(node_settings.changed(shift_by_size="Flux"), recipe)
     assert (chosen.shift, chosen.shift_by_size, chosen.highest_noise) == (0, "Flux", 0.875)
-    assert pack.by_recipe.with_noise(asked, None) == asked.changed(timesteps="auto")
-    assert "there is no recipe for Mochi" in pack.by_recipe.noise_note(asked, None, "Mochi")
+    assert pack.by_recipe.with_noise(node_settings, None) == node_settings.changed(timesteps="auto")
+    assert "there is no recipe for Mochi" in pack.by_recipe.noise_note(node_settings, None, "Mochi")
 
 
 # ------------------------------------------------------------------------------------- workflows from before recipes
@@ -208,8 +208,8 @@ def test_auto_draws_what_it_drew(pack: Pack, kind: str, timesteps: str, shift: f
     chosen = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps=timesteps, shift=shift)
     assert pack.by_recipe.with_noise(chosen, pack.recipes.recipe_of(inner)) is chosen
     example = pack.batches.Example(torch.zeros(1, 4, 8, 8), None, 0)
-    found = pack.batches.noise_levels(inner, [example] * 3, models.generator(5), chosen)
-    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+    levels = pack.batches.noise_levels(inner, [example] * 3, models.generator(5), chosen)
+    assert levels.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -221,11 +221,11 @@ def test_auto_draws_what_it_drew(pack: Pack, kind: str, timesteps: str, shift: f
     ],
 )
 def test_a_saved_run_is_found_again(pack: Pack, method: str, plain: str, falling: str) -> None:
-    """By the marks that version 0.1.0 gave these settings."""
+    """The marks are those that version 0.1.0 gave these settings."""
     chosen = pack.settings.Settings(method, 4, 10, 1e-4)
-    assert pack.settings.digest(chosen.identity()) == plain
+    assert pack.trainers.settings.run.digest(chosen.identity()) == plain
     chosen = pack.settings.Settings.of(method, 4, 10, 1e-4, schedule="cosine", timesteps="auto", shift=0.0)
-    assert pack.settings.digest(chosen.identity()) == falling
+    assert pack.trainers.settings.run.digest(chosen.identity()) == falling
 
 
 # ------------------------------------------------------------------------------------------------------ through ComfyUI

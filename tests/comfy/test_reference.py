@@ -232,17 +232,17 @@ def test_references_are_scaled_once_and_wait_on_the_cpu(pack: Pack) -> None:
         entries = caption(small, tall)
         before = small.clone()
     with torch.inference_mode(False):
-        known = pack.batches.Captions(model.model, entries, models.CPU)
-        found = known.conds(0, (1, 16, 8, 8))["ref_latents"]
-        for latent, own in zip((small, tall), found.cond, strict=True):
+        captions = pack.batches.Captions(model.model, entries, models.CPU)
+        references = captions.conds(0, (1, 16, 8, 8))["ref_latents"]
+        for latent, own in zip((small, tall), references.cond, strict=True):
             assert torch.allclose(own, (latent - SHIFT) * SCALE)
             assert own.shape == latent.shape
             assert not own.is_inference()
             assert own.device == models.CPU
     assert torch.equal(small, before)
-    elsewhere = pack.batches.moved(found, torch.device("meta"))
+    elsewhere = pack.batches.moved(references, torch.device("meta"))
     assert [latent.device.type for latent in elsewhere.cond] == ["meta", "meta"]
-    assert [latent.device.type for latent in found.cond] == ["cpu", "cpu"]
+    assert [latent.device.type for latent in references.cond] == ["cpu", "cpu"]
 
 
 def test_references_of_other_sizes_or_counts_go_in_groups(pack: Pack) -> None:
@@ -371,7 +371,7 @@ def test_the_examples_run_and_share_one_adapter(comfyui: Any, monkeypatch: pytes
     assert f"{EMBEDDER}.deft_Q" not in adapter
     assert all(torch.equal(adapter[key], second.output("12")[key]) for key in adapter)
     pictures = [torch.cat(run.outputs[key][0]) for run in (first, second) for key in ("50", "51")]
-    assert all(found.shape == (2, 64, 64, 3) and torch.isfinite(found).all() for found in pictures)
+    assert all(picture.shape == (2, 64, 64, 3) and torch.isfinite(picture).all() for picture in pictures)
     assert all(
         float((one - other).abs().max()) > 1e-3 for place, one in enumerate(pictures) for other in pictures[:place]
     )

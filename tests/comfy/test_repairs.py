@@ -108,7 +108,7 @@ def test_gradients_are_those_of_the_same_without_writing_in_place(pack: Pack, ki
 @pytest.mark.parametrize("offloaded", [False, True], ids=["kept", "offloaded"])
 @pytest.mark.parametrize("how", ["tuple", "dictionary", "afterwards"])
 def test_inputs_of_checkpointed_blocks_that_are_written_into(pack: Pack, how: str, offloaded: bool) -> None:
-    """In a tuple (LTX-2), in a dictionary, or by the code around the block before the backward pass."""
+    """The input is in a tuple (LTX-2) or a dictionary, or the code around the block writes into it afterwards."""
     x, (first, second) = leaves()
     repairs = pack.repairs.Repairs("Net")
     region = repairs.blocks.setdefault("0", pack.saved.Region("0"))
@@ -186,9 +186,9 @@ def test_a_checkpointed_block_runs_twice_and_keeps_its_precision(pack: Pack) -> 
 
     region = pack.saved.Region("0")
     with torch.autocast("cpu", torch.bfloat16):
-        found = pack.saved.checkpointed(region, block, x)
+        output = pack.saved.checkpointed(region, block, x)
         expected = block(x)
-    found.float().sum().backward()
+    output.float().sum().backward()
     gradient = weight.grad.clone()
     weight.grad = None
     expected.float().sum().backward()
@@ -262,7 +262,7 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
         result = train(pack, as_loaded(models.unet), method="lora", steps=2)
     assert "written for inference" not in result.report
     base = next(base for base in BASES if base.name == "Flux")
-    for checkpointing, said in (
+    for checkpointing, pattern in (
         (False, r"tensors that it writes into are kept as copies"),
         (True, "so are the inputs of [1-9] blocks"),
     ):
@@ -278,7 +278,7 @@ def test_a_model_that_needs_nothing_pays_nothing(pack: Pack, monkeypatch: pytest
         (line,) = [line for line in result.report.splitlines() if line.startswith("Flux.1 is written for inference")]
         import re
 
-        assert re.search(said, line)
+        assert re.search(pattern, line)
         assert "gradient checked by finite differences (it is written for inference)" in result.report
 
 

@@ -59,15 +59,15 @@ DAMAGED = {
 def test_a_damaged_line_in_the_middle_costs_itself(pack: Any, tmp_path: Path, line: str) -> None:
     run = run_of(pack, tmp_path, {100: line})
     without = [record(step) for step in range(1, STEPS + 1) if step != 100]
-    said = ["log.jsonl: damaged line 100 is skipped"]
+    problems = ["log.jsonl: damaged line 100 is skipped"]
     assert run.lines(STEPS) == without
-    assert run.problems == said
+    assert run.problems == problems
     assert (run.lines(99), run.lines(120), run.preview_lines()) == (without[:99], without[:119], [])
     # The run goes on from step 150: the log has all other lines of before, and the damage is said once.
     run.start_log(150)
     assert (tmp_path / "log.jsonl").read_text() == "".join(json.dumps(each) + "\n" for each in without[:149])
     assert run.lines(150) == without[:149]
-    assert run.problems == said
+    assert run.problems == problems
     run.log(record(151))
     assert [each["step"] for each in run.lines(STEPS)] == [*range(1, 100), *range(101, 152)]
 
@@ -98,9 +98,9 @@ def test_a_step_that_is_there_twice_counts_once(pack: Any, tmp_path: Path) -> No
     """The later line is that of the run that went on."""
     again = json.dumps(record(100) | {"seconds": 9.0})
     run = run_of(pack, tmp_path, {101: again, 102: text(101)})
-    found = run.lines(110)
-    assert [each["step"] for each in found] == [step for step in range(1, 111) if step != 102]
-    assert found[99]["seconds"] == 9.0
+    lines = run.lines(110)
+    assert [each["step"] for each in lines] == [step for step in range(1, 111) if step != 102]
+    assert lines[99]["seconds"] == 9.0
 
 
 def test_scored_previews_stay_beside_a_damaged_line(pack: Any, tmp_path: Path) -> None:
@@ -118,23 +118,23 @@ def test_a_run_that_goes_on_knows_its_peak_and_says_no_wrong_sum(pack: Any, tmp_
     whole, gap = pack.trainers.run.meter.Meter(device), pack.trainers.run.meter.Meter(device)
     whole.go_on(run_of(pack, tmp_path, {}).lines(STEPS))
     gap.go_on(run_of(pack, tmp_path, {1: "x"}).lines(STEPS))
-    known, lacking = whole.cost(STEPS, 1, 4), gap.cost(STEPS, 1, 4)
-    assert known.seconds == 0.25 * STEPS * (STEPS + 1) / 2
+    complete, lacking = whole.cost(STEPS, 1, 4), gap.cost(STEPS, 1, 4)
+    assert complete.seconds == 0.25 * STEPS * (STEPS + 1) / 2
     assert lacking.seconds is None
-    assert (known.seconds_a_step, lacking.seconds_a_step) == (0.25 * 100.5, 0.25 * 101)
-    assert known.peak_bytes == lacking.peak_bytes == 2**20 + STEPS
+    assert (complete.seconds_a_step, lacking.seconds_a_step) == (0.25 * 100.5, 0.25 * 101)
+    assert complete.peak_bytes == lacking.peak_bytes == 2**20 + STEPS
 
 
 def test_the_moving_average_passes_over_a_gap(pack: Any) -> None:
     generator = np.random.default_rng(3)
     values = generator.random(60)
     values[[0, 20, *range(30, 40)]] = np.nan
-    found = pack.plots.smoothed(list(values))
-    for place, mean in enumerate(found):
+    means = pack.plots.smoothed(list(values))
+    for place, mean in enumerate(means):
         window = values[max(0, place - 4) : place + 1]
-        known = window[~np.isnan(window)]
-        assert mean == pytest.approx(known.mean(), abs=1e-12) if len(known) else math.isnan(mean)
-    assert np.isnan(found).sum() == 7  # the first one, and six of the ten
+        numbers = window[~np.isnan(window)]
+        assert mean == pytest.approx(numbers.mean(), abs=1e-12) if len(numbers) else math.isnan(mean)
+    assert np.isnan(means).sum() == 7  # the first one, and six of the ten
 
 
 def test_the_plot_of_a_gap(pack: Any) -> None:

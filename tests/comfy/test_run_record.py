@@ -65,8 +65,8 @@ def test_a_record_and_previews_change_nothing_else(pack: Any, tmp_path: Path) ->
     with Image.open(run / previews[1]) as picture:
         assert picture.size == (16, 8)  # two pictures side by side
         written = np.asarray(picture.convert("L"), dtype=np.float32) / 255
-    wanted = np.concatenate([item.numpy() for item in result.pictures[1][1]], axis=1) @ [0.299, 0.587, 0.114]
-    assert np.abs(written - wanted).mean() < 0.03  # what JPEG leaves of noise
+    expected = np.concatenate([item.numpy() for item in result.pictures[1][1]], axis=1) @ [0.299, 0.587, 0.114]
+    assert np.abs(written - expected).mean() < 0.03  # what JPEG leaves of noise
 
 
 def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
     record = record_of(folder.path)
     assert (record["state"], record["step"]) == ("stopped", 5)
     run = run_of(folder.path)
-    found = history.detail(tmp_path, run)
-    assert (found["state"], found["step"], found["previews"]) == ("stopped", 5, [0, 2, 4])
-    assert found["checkpoints"] == [3, 5]
+    detail = history.detail(tmp_path, run)
+    assert (detail["state"], detail["step"], detail["previews"]) == ("stopped", 5, [0, 2, 4])
+    assert detail["checkpoints"] == [3, 5]
     (run / "checkpoint_00000005.pt").unlink()
     train(pack, model, folder=folder, steps=8)
     again = record_of(folder.path)
@@ -99,7 +99,7 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
 def test_a_preview_that_was_interrupted_is_made_when_the_run_goes_on(
     pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, every: int
 ) -> None:
-    """Of the first, the last and any other step, whether its checkpoint was written before or by the stop. Adapter and
+    """The preview is the first, the last or another one, its checkpoint written before or by the stop. Adapter and
     pictures are those of a run without an interruption, bit for bit.
     """
     import comfy.model_management
@@ -123,11 +123,11 @@ def test_a_preview_that_was_interrupted_is_made_when_the_run_goes_on(
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(pack, model, folder=folder, steps=6, ema=0.5, shown=shown(pack, model, Interrupting()))
     before = list(range(0, step, 2))
-    found = history.detail(tmp_path, run_of(folder.path))
-    assert (found["state"], found["step"], found["previews"]) == ("stopped", step, before)
+    detail = history.detail(tmp_path, run_of(folder.path))
+    assert (detail["state"], detail["step"], detail["previews"]) == ("stopped", step, before)
     again = train(pack, model, folder=folder, steps=6, ema=0.5, shown=shown(pack, model, Vae()))
-    found = history.detail(tmp_path, run_of(folder.path))
-    assert (found["state"], found["step"], found["previews"]) == ("finished", 6, [0, 2, 4, 6])
+    detail = history.detail(tmp_path, run_of(folder.path))
+    assert (detail["state"], detail["step"], detail["previews"]) == ("finished", 6, [0, 2, 4, 6])
     assert [at for at, _ in again.pictures] == list(range(step, 7, 2))
     assert all(torch.equal(made, pictures[at]) for at, made in again.pictures)
     assert same(again.adapter, straight.adapter)
@@ -173,7 +173,7 @@ def test_previews_that_are_there_are_not_made_again(pack: Any, tmp_path: Path) -
 
 
 def test_what_a_training_costs_is_kept(pack: Any, tmp_path: Path) -> None:
-    """In the log's lines, the record, the file and the report; over a stop, too. Each number is checked against others'
+    """The log's lines, record, file and report have it; over a stop, too. Each number is checked against others'
     counts."""
     model = as_loaded(models.sd3)
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 4, keep=9)

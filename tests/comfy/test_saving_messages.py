@@ -45,13 +45,13 @@ def test_every_base_is_one_of_comfyuis(pack: Pack) -> None:
     import comfy.model_base
     import comfy.supported_models
 
-    known = {config.__name__: config for config in comfy.supported_models.models}
+    configs = {config.__name__: config for config in comfy.supported_models.models}
     for name in ("SD15", "SD20", "SDXL", "SD3", "Flux", "FluxSchnell", "Chroma", "Lumina2", "ZImage", "QwenImage"):
-        assert name in known
+        assert name in configs
         assert name in pack.modelspec._CONFIGS
     made = {
         name: set(re.findall(r"model_base\.(\w+)\(", inspect.getsource(config.get_model)))
-        for name, config in known.items()
+        for name, config in configs.items()
     }
     for name in pack.modelspec._CLASSES:
         several = {config for config, kinds in made.items() if name in kinds}
@@ -80,27 +80,31 @@ def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> Non
     first, second = (
         Path(
             run(
-                "DEFTSaveAdapter", trained(pack, model, captions), "saved/bear", pack.saving.FORMATS[0], "models/loras"
+                "DEFTSaveAdapter",
+                trained(pack, model, captions),
+                "saved/bear",
+                pack.saving.SAVED_FORMATS[0],
+                "models/loras",
             )[0]
         )
         for _ in range(2)
     )
-    said = header(first)
-    assert said["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
-    assert said["ss_base_model_version"] == "sd3"
-    assert said["modelspec.resolution"] == "1024x1024"
-    assert json.loads(said["ss_tag_frequency"]) == {"img": {"sks bear": 2, "on a hill": 1, "in a car": 1}}
-    assert json.loads(said["ss_datasets"])[0]["subsets"][0]["class_tokens"] == said["modelspec.trigger_phrase"]
-    assert said["modelspec.trigger_phrase"] == "sks bear"
-    assert said["modelspec.title"] == "bear_00001"
-    assert said["ss_network_dim"] == "2"
+    metadata = header(first)
+    assert metadata["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
+    assert metadata["ss_base_model_version"] == "sd3"
+    assert metadata["modelspec.resolution"] == "1024x1024"
+    assert json.loads(metadata["ss_tag_frequency"]) == {"img": {"sks bear": 2, "on a hill": 1, "in a car": 1}}
+    assert json.loads(metadata["ss_datasets"])[0]["subsets"][0]["class_tokens"] == metadata["modelspec.trigger_phrase"]
+    assert metadata["modelspec.trigger_phrase"] == "sks bear"
+    assert metadata["modelspec.title"] == "bear_00001"
+    assert metadata["ss_network_dim"] == "2"
     named = ("modelspec.title", "ss_output_name", "training_cost")  # after the counter, and what is measured
     assert {key: value for key, value in header(second).items() if key not in named} == {
-        key: value for key, value in said.items() if key not in named
+        key: value for key, value in metadata.items() if key not in named
     }
     without = trained(pack, model, [])
     assert not {"ss_tag_frequency", "ss_datasets", "modelspec.trigger_phrase"} & without.metadata.keys()
-    assert without.metadata["modelspec.architecture"] == said["modelspec.architecture"]
+    assert without.metadata["modelspec.architecture"] == metadata["modelspec.architecture"]
 
 
 def test_what_is_exported_says_the_same(pack: Pack, run: Any) -> None:
@@ -115,16 +119,16 @@ def test_what_is_exported_says_the_same(pack: Pack, run: Any) -> None:
     single = pack.adapter(model, names)
     single.metadata |= adapter.metadata
     (folder,) = run("DEFTSaveAdapter", single, "saved/peft", "PEFT folder", "models/loras", model)
-    said = header(Path(folder) / "adapter_model.safetensors")
-    assert said["modelspec.title"] == Path(folder).name.rstrip("_")
+    metadata = header(Path(folder) / "adapter_model.safetensors")
+    assert metadata["modelspec.title"] == Path(folder).name.rstrip("_")
     for name in ("modelspec.architecture", "ss_base_model_version", "ss_tag_frequency"):
-        assert said[name] == adapter.metadata[name]
+        assert metadata[name] == adapter.metadata[name]
 
 
 def test_the_connected_model_names_the_base_of_an_adapter_that_does_not(pack: Pack, run: Any) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION])
-    native = pack.saving.FORMATS[0]
+    native = pack.saving.SAVED_FORMATS[0]
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras", model)
     assert header(path)["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras")
@@ -146,13 +150,13 @@ def test_captions_that_reach_the_nodes_as_text(comfyui: Any, embeddings: Path) -
     assert counts == {"sks bear": pictures, "snow": pictures}  # one caption, of every picture
     assert metadata["modelspec.trigger_phrase"] == "sks bear, snow"
     comfyui.run(training_prompt() | {"train": inversion(steps=2)}, want=["train"])
-    said = header(embeddings / "deft-test.safetensors")
-    assert said["modelspec.title"] == "deft-test"
-    assert said["modelspec.sai_model_spec"] == "1.0.1"
-    assert said["modelspec.architecture"].endswith("/textual-inversion")
-    assert said["ss_base_model_version"] == "sd3"
-    assert "ss_tag_frequency" not in said
-    assert "modelspec.trigger_phrase" not in said
+    header_of_file = header(embeddings / "deft-test.safetensors")
+    assert header_of_file["modelspec.title"] == "deft-test"
+    assert header_of_file["modelspec.sai_model_spec"] == "1.0.1"
+    assert header_of_file["modelspec.architecture"].endswith("/textual-inversion")
+    assert header_of_file["ss_base_model_version"] == "sd3"
+    assert "ss_tag_frequency" not in header_of_file
+    assert "modelspec.trigger_phrase" not in header_of_file
 
 
 # ------------------------------------------------------------------------------------------------- what is not saved
@@ -186,7 +190,7 @@ def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, l
 @pytest.mark.parametrize("prefix", ["", "base_model.model.", "transformer."])
 @pytest.mark.parametrize("method", ["deft", "para", "lora"])
 def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method: str, prefix: str) -> None:
-    """As files of PEFT and of the DEFT repository have; a slice of a fused weight is a layer of its own there."""
+    """PEFT and the DEFT repository write such files; a slice of a fused weight is a layer of its own there."""
     model = models.sd3()
     names = [f"{prefix}transformer_blocks.0.attn.{part}" for part in ("to_out.0", "to_q", "add_v_proj")]
     adapter = pack.adapter(model, names, method, dict.fromkeys(names, (64, 64)))
@@ -196,11 +200,11 @@ def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method:
     again, _, report = pack.apply(pack.files.read(folder), model)
     assert report.matched == 3
     assert not report.unmatched
-    base, found = models.weights(model), models.patched_weights(again)
-    wanted = models.patched_weights(pack.apply(adapter, model)[0])
-    changed = [key for key in base if not torch.equal(base[key], wanted[key])]
+    base, weights = models.weights(model), models.patched_weights(again)
+    expected = models.patched_weights(pack.apply(adapter, model)[0])
+    changed = [key for key in base if not torch.equal(base[key], expected[key])]
     assert len(changed) == 3
-    assert all(models.relative(found[key] - base[key], wanted[key] - base[key]) < 1e-5 for key in changed)
+    assert all(models.relative(weights[key] - base[key], expected[key] - base[key]) < 1e-5 for key in changed)
 
 
 @pytest.mark.parametrize("training", ["by someone else", "[1]", "null", '{"steps": {"all": 3}}'])
@@ -210,7 +214,7 @@ def test_a_foreign_training_header(pack: Pack, run: Any, training: str, loras: P
     tensors = dict(pack.adapter(model, [SD3_PROJECTION]))
     save_file(tensors, loras / "saved" / "other.safetensors", {"training": training})
     adapter, _ = run("DEFTLoadAdapterFile", "saved/other.safetensors", "auto")
-    (path,) = run("DEFTSaveAdapter", adapter, "saved/again", pack.saving.FORMATS[0], "models/loras")
+    (path,) = run("DEFTSaveAdapter", adapter, "saved/again", pack.saving.SAVED_FORMATS[0], "models/loras")
     assert header(path)["training"] == training
     _, path, _ = run("DEFTExportLoRA", adapter, model, "saved/lora", "models/loras")
     assert header(path)["training"] == training
@@ -221,13 +225,13 @@ def test_complex_numbers_are_refused_where_they_are_met(pack: Pack, run: Any) ->
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION])
     adapter["other.lora_up.weight"] = torch.ones(3, 2, dtype=torch.complex64)
-    said = r"has complex numbers \(complex64\) in other.lora_up.weight, which are not supported"
+    message = r"has complex numbers \(complex64\) in other.lora_up.weight, which are not supported"
     for call in (
-        lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.FORMATS[0], "models/loras"),
+        lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.SAVED_FORMATS[0], "models/loras"),
         lambda: pack.apply(adapter, model),
         lambda: pack.inspect(adapter, model),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             call()
 
 

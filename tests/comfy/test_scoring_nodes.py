@@ -349,7 +349,7 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
 
 def test_optional_weights_that_are_nowhere_for_download_do_not_stop_it(comfyui, hub):
     """DreamSim's and SSCD's, of the protocol 2026."""
-    nodes = comfyui.module("nodes.scorers")
+    nodes = comfyui.module("nodes.scorer_files")
     protocol = nodes.get_protocol("2026")
     optional = [measure for measure in protocol.measures if measure.metric in ("DreamSim", "copy")]
     asyncio.run(nodes.fetch_missing(replace(protocol, measures=tuple(optional)), {}))
@@ -422,8 +422,8 @@ def test_a_clip_vision_measures_clip_i(comfyui):
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     with torch.no_grad():
         expected = theirs(torch.as_tensor(np.stack(processor(pictures)["pixel_values"])).float()).image_embeds
-    found = encoder.encode_images(pictures)
-    assert (found - torch.nn.functional.normalize(expected, dim=-1)).abs().max() <= 1e-5
+    features = encoder.encode_images(pictures)
+    assert (features - torch.nn.functional.normalize(expected, dim=-1)).abs().max() <= 1e-5
     ours.model_type = "siglip_vision_model"
     with pytest.raises(ValueError, match="not the image encoder of a CLIP with its projection"):
         comfyui.module("nodes.scorers").clip_vision_encoder(ours)
@@ -475,10 +475,12 @@ def test_a_replaced_weight_file_is_loaded_again(comfyui):
 
     state = load_file(path)
     state["cls_token"] = state["cls_token"] + torch.linspace(-3, 3, state["cls_token"].shape[-1])
-    save_file(state, path)
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
-    assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
-    path.write_bytes(before)
+    try:
+        save_file(state, path)
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+        assert comfyui.run(prompt, want=["score"]).output("score", 3) != first
+    finally:
+        path.write_bytes(before)
 
 
 def test_comfyuis_memory_management_has_the_encoders(comfyui):

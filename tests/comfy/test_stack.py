@@ -39,19 +39,19 @@ def files(pack: Pack) -> Iterator[Files]:
     model = models.sd3()
     folder = pack.loras / "stack"
     folder.mkdir()
-    found: Files = {}
+    saved: Files = {}
     for seed, label in enumerate(("qr", "para", "lora")):
         adapter = random_adapter(pack, label, [PROJECTION], model, seed=10 + 20 * seed)
         pack.native.write(adapter, folder / f"{label}.safetensors", {"modelspec.trigger_phrase": f"{label} word"})
-        found[label] = (f"stack/{label}.safetensors", adapter)
+        saved[label] = (f"stack/{label}.safetensors", adapter)
     for seed, kind in enumerate(("loha", "lokr")):
         tensors, change = foreign_tensors(kind, 64, 64, 100 + 20 * seed)
         save_file(
             {f"{PROJECTION}.{suffix}": value.contiguous() for suffix, value in tensors.items()},
             folder / f"{kind}.safetensors",
         )
-        found[kind] = (f"stack/{kind}.safetensors", change)
-    yield found
+        saved[kind] = (f"stack/{kind}.safetensors", change)
+    yield saved
     for path in sorted(folder.iterdir()):
         path.unlink()
     folder.rmdir()
@@ -92,12 +92,12 @@ def test_rows_are_applied_one_after_the_other(stack: Any, files: Files, order: t
     strengths = [0.8, -0.5, 1.5, 1.0, 0.3]
     chosen = [(files[label][0], strength) for label, strength in zip(order, strengths)]
     patched, clip, given, _, report = stack.execute(model, **rows(*chosen)).result
-    wanted = models.patched_weights(one_by_one(model, chosen))[KEY]
-    assert models.relative(models.patched_weights(patched)[KEY], wanted) < 1e-6
-    assert models.relative(wanted, base[KEY]) > 1e-3
+    expected = models.patched_weights(one_by_one(model, chosen))[KEY]
+    assert models.relative(models.patched_weights(patched)[KEY], expected) < 1e-6
+    assert models.relative(expected, base[KEY]) > 1e-3
     if set(order) != {order[0]}:
         other = models.patched_weights(one_by_one(model, chosen[::-1]))[KEY]
-        assert models.relative(other, wanted) > 1e-3  # the order is told apart
+        assert models.relative(other, expected) > 1e-3  # the order is told apart
     assert clip is None
     assert same_weights(model, base)
     assert given == [(file, strength, strength) for file, strength in chosen]
@@ -114,10 +114,10 @@ def test_stacking_is_that_of_apply_adapter(stack: Any, files: Files, order: tupl
     one, two = (files[label][1] for label in order)
     first = base + 0.8 * delta(one, PROJECTION, base)
     seen = first if stacking == "sequential" else base
-    wanted = first + 0.6 * delta(two, PROJECTION, seen)
+    expected = first + 0.6 * delta(two, PROJECTION, seen)
     chosen = rows(*((files[label][0], strength) for label, strength in zip(order, (0.8, 0.6))))
     patched = stack.execute(model, **chosen, stacking=stacking).result[0]
-    assert models.relative(models.patched_weights(patched)[KEY], wanted) < 1e-6
+    assert models.relative(models.patched_weights(patched)[KEY], expected) < 1e-6
 
 
 def test_on_activations(stack: Any, files: Files) -> None:
@@ -138,8 +138,8 @@ def test_rows_that_are_off_or_empty_are_left_out(stack: Any, files: Files) -> No
     qr, para = files["qr"][0], files["para"][0]
     chosen = rows((qr, 1.0, False), ("None", 1.0, True), (para, 0.5, True), ("gone.safetensors", 1.0, False))
     patched, _, given, words, report = stack.execute(model, **chosen).result
-    wanted = models.patched_weights(one_by_one(model, [(para, 0.5)]))[KEY]
-    assert torch.equal(models.patched_weights(patched)[KEY], wanted)
+    expected = models.patched_weights(one_by_one(model, [(para, 0.5)]))[KEY]
+    assert torch.equal(models.patched_weights(patched)[KEY], expected)
     assert given == [(para, 0.5, 0.5)]
     assert words == "para word"
     assert report.startswith("Row 3: ")
@@ -148,7 +148,7 @@ def test_rows_that_are_off_or_empty_are_left_out(stack: Any, files: Files) -> No
 
 
 def test_strength_zero_is_the_base_and_keeps_its_words(stack: Any, files: Files) -> None:
-    """So that pictures over a series of strengths have the same prompt."""
+    """Pictures over a series of strengths then have the same prompt."""
     model = models.sd3()
     patched, _, given, words, _ = stack.execute(model, **rows((files["qr"][0], 0.0))).result
     assert torch.equal(models.patched_weights(patched)[KEY], models.weights(model)[KEY])
@@ -176,10 +176,10 @@ def test_clip(comfyui: Any, pack: Pack, stack: Any, files: Files) -> None:
     save_file({f"{target}.lora_up.weight": up, f"{target}.lora_down.weight": down}, path)
     try:
         _, changed, given, _, report = stack.execute(None, clip, **rows(("stack/text.safetensors", 0.5))).result
-        _, wanted = nodes.LoraLoader().load_lora(None, clip, "stack/text.safetensors", 0.0, 0.5)
-        assert changed.patcher.patches.keys() == wanted.patcher.patches.keys() == {key}
+        _, by_core = nodes.LoraLoader().load_lora(None, clip, "stack/text.safetensors", 0.0, 0.5)
+        assert changed.patcher.patches.keys() == by_core.patcher.patches.keys() == {key}
         weight = changed.patcher.patches[key]
-        assert [patch[0] for patch in weight] == [patch[0] for patch in wanted.patcher.patches[key]] == [0.5]
+        assert [patch[0] for patch in weight] == [patch[0] for patch in by_core.patcher.patches[key]] == [0.5]
         assert given == [("stack/text.safetensors", 0.5, 0.5)]
         assert "1 layers applied" in report
         with pytest.raises(ValueError, match=r"^Row 2: All layers of stack/text\.safetensors .*connect the CLIP"):
@@ -223,10 +223,10 @@ def test_round_trip_with_another_pack(stack: Any, files: Files) -> None:
     )
     given = stack.execute(model, None, theirs, **rows((files["qr"][0], 0.9))).result
     assert given[2] == [*theirs, (files["qr"][0], 0.9, 0.9)]
-    wanted = models.patched_weights(comfyroll_apply(model, None, given[2])[0])[KEY]
-    assert models.relative(models.patched_weights(given[0])[KEY], wanted) < 1e-6
+    expected = models.patched_weights(comfyroll_apply(model, None, given[2])[0])[KEY]
+    assert models.relative(models.patched_weights(given[0])[KEY], expected) < 1e-6
     first = models.patched_weights(comfyroll_apply(model, None, [given[2][2], *theirs])[0])[KEY]
-    assert models.relative(first, wanted) > 1e-3  # what came in goes first
+    assert models.relative(first, expected) > 1e-3  # what came in goes first
     assert given[3] == "lora word, para word, qr word"
     assert [line.partition(":")[0] for line in given[4].splitlines()[::2]] == [
         "Entry 1 of lora_stack",
@@ -283,8 +283,8 @@ NONSENSE: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_what_is_no_stack_is_refused_by_its_place(stack: Any, name: str) -> None:
-    value, said = NONSENSE[name]
-    with pytest.raises((ValueError, FileNotFoundError), match=f"^{said}"):
+    value, message = NONSENSE[name]
+    with pytest.raises((ValueError, FileNotFoundError), match=f"^{message}"):
         stack.execute(models.sd3(), None, value)
 
 

@@ -220,13 +220,13 @@ def test_any_mix_on_every_road(pack: Pack, labels: tuple[str, ...], stacking: st
     patched = model
     for one, strength in zip(members, strengths, strict=True):
         patched = one.put(patched, strength, stacking)
-    wanted = expected(members, strengths, base[key], stacking)
+    reference = expected(members, strengths, base[key], stacking)
     other = expected(members, strengths, base[key], "from_base" if stacking == "sequential" else "sequential")
     tolerance = 1e-5 if "svdiff" in labels else 1e-6  # an SVD in float32
-    assert models.relative(other, wanted) > 1e-3  # the two ways are told apart
-    assert models.relative(models.patched_weights(patched)[key], wanted) < tolerance
-    assert models.relative(lowvram_weight(patched, key, base[key], prepared=False), wanted) < tolerance
-    assert models.relative(lowvram_weight(patched, key, base[key], prepared=True), wanted) < tolerance
+    assert models.relative(other, reference) > 1e-3  # the two ways are told apart
+    assert models.relative(models.patched_weights(patched)[key], reference) < tolerance
+    assert models.relative(lowvram_weight(patched, key, base[key], prepared=False), reference) < tolerance
+    assert models.relative(lowvram_weight(patched, key, base[key], prepared=True), reference) < tolerance
     assert same_weights(model, base)
 
 
@@ -236,30 +236,30 @@ def test_where_the_two_ways_are_the_same(pack: Pack) -> None:
     key = f"{PROJECTION}.weight"
     for labels in (("qr",), ("para", "core-lora", "core-loha"), ("lora", "core-lora")):
         members = [member(pack, label, model, seed=10 + index) for index, label in enumerate(labels)]
-        found = []
+        weights = []
         for stacking in STACKINGS:
             patched = model
             for one in members:
                 patched = one.put(patched, 0.7, stacking)
-            found.append(models.patched_weights(patched)[key])
-        assert models.relative(found[0], found[1]) < 1e-6
-        assert models.relative(found[0], models.weights(model)[key]) > 1e-3
+            weights.append(models.patched_weights(patched)[key])
+        assert models.relative(weights[0], weights[1]) < 1e-6
+        assert models.relative(weights[0], models.weights(model)[key]) > 1e-3
 
 
 def test_from_base_does_not_depend_on_the_order(pack: Pack) -> None:
     model = models.sd3()
     key = f"{PROJECTION}.weight"
     members = [member(pack, label, model, seed=10 + 20 * index) for index, label in enumerate(("qr", "relu", "para"))]
-    found: dict[str, list[Tensor]] = {stacking: [] for stacking in STACKINGS}
+    weights: dict[str, list[Tensor]] = {stacking: [] for stacking in STACKINGS}
     for stacking in STACKINGS:
         for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
             patched = model
             for index in order:
                 patched = members[index].put(patched, 1.0 + index, stacking)
-            found[stacking].append(models.patched_weights(patched)[key])
-    first, *others = found["from_base"]
+            weights[stacking].append(models.patched_weights(patched)[key])
+    first, *others = weights["from_base"]
     assert all(models.relative(other, first) < 1e-6 for other in others)
-    first, *others = found["sequential"]
+    first, *others = weights["sequential"]
     assert all(models.relative(other, first) > 1e-3 for other in others)
 
 
@@ -308,7 +308,7 @@ def test_a_multiplicative_patch_of_core_sees_what_ours_did(pack: Pack) -> None:
 
     deft = member(pack, "qr", model, 10)
     ours = base + deft.change(base)
-    for stacking, order, wanted in (
+    for stacking, order, reference in (
         ("sequential", "deft first", dora(ours)),
         ("sequential", "dora first", dora(base) + deft.change(dora(base))),
         ("from_base", "deft first", dora(ours)),
@@ -317,7 +317,7 @@ def test_a_multiplicative_patch_of_core_sees_what_ours_did(pack: Pack) -> None:
         patched = (
             loaded(deft.put(model, 1.0, stacking)) if order == "deft first" else deft.put(loaded(model), 1.0, stacking)
         )
-        assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-5, (stacking, order)
+        assert models.relative(models.patched_weights(patched)[key], reference) < 1e-5, (stacking, order)
     assert models.relative(dora(base) + deft.change(dora(base)), dora(ours)) > 1e-3
 
 
@@ -343,15 +343,15 @@ def test_slices_and_the_whole_of_a_fused_weight(pack: Pack, stacking: str, order
     ]
     whole = random_adapter(pack, "relu", [QKV], model, seed=50)
     stack = [*slices, whole] if order == "slices first" else [whole, *slices]
-    patched, wanted = model, base.double()
+    patched, reference = model, base.double()
     for adapter in stack:
         patched = pack.apply(adapter, patched, strength_model=0.7, stacking=stacking)[0]
-        seen = base.double() if stacking == "from_base" else wanted.clone()
+        seen = base.double() if stacking == "from_base" else reference.clone()
         if adapter is whole:
-            wanted = wanted + 0.7 * delta(adapter, QKV, seen)
+            reference = reference + 0.7 * delta(adapter, QKV, seen)
         else:
             for part, name in names.items():
-                wanted[rows_of(part)] += 0.7 * delta(adapter, name, seen[rows_of(part)])
+                reference[rows_of(part)] += 0.7 * delta(adapter, name, seen[rows_of(part)])
     other = models.patched_weights(
         pack.apply(
             stack[2],
@@ -359,10 +359,10 @@ def test_slices_and_the_whole_of_a_fused_weight(pack: Pack, stacking: str, order
             strength_model=0.7,
         )[0]
     )[key]
-    assert (models.relative(other, wanted) < 1e-6) is (stacking == "sequential")
-    assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
+    assert (models.relative(other, reference) < 1e-6) is (stacking == "sequential")
+    assert models.relative(models.patched_weights(patched)[key], reference) < 1e-6
     for prepared in (False, True):
-        assert models.relative(lowvram_weight(patched, key, base, prepared=prepared), wanted) < 1e-6
+        assert models.relative(lowvram_weight(patched, key, base, prepared=prepared), reference) < 1e-6
 
 
 def test_rows_in_two_orders(pack: Pack) -> None:
@@ -377,15 +377,15 @@ def test_rows_in_two_orders(pack: Pack) -> None:
     )
     swapped = torch.cat([base[64:], base[:64]])
     change = delta(second, theirs, swapped)
-    wanted = base.double() + delta(first, own, base) + torch.cat([change[64:], change[:64]])
+    reference = base.double() + delta(first, own, base) + torch.cat([change[64:], change[:64]])
     for order in ((first, second), (second, first)):
         patched = model
         for adapter in order:
             patched = pack.apply(adapter, patched, stacking="from_base")[0]
-        assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
-        assert models.relative(lowvram_weight(patched, key, base, prepared=True), wanted) < 1e-6
+        assert models.relative(models.patched_weights(patched)[key], reference) < 1e-6
+        assert models.relative(lowvram_weight(patched, key, base, prepared=True), reference) < 1e-6
     again = models.patched_weights(pack.apply(second, pack.apply(first, model)[0])[0])[key]
-    assert models.relative(again, wanted) > 1e-3
+    assert models.relative(again, reference) > 1e-3
 
 
 @pytest.mark.parametrize("stacking", STACKINGS)
@@ -399,8 +399,8 @@ def test_convolutions(pack: Pack, stacking: str) -> None:
     patched = model
     for one in members:
         patched = one.put(patched, 0.7, stacking)
-    wanted = expected(members, [0.7] * 3, base, stacking)
-    assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
+    reference = expected(members, [0.7] * 3, base, stacking)
+    assert models.relative(models.patched_weights(patched)[key], reference) < 1e-6
     assert (
         models.relative(
             expected(members, [0.7] * 3, base, "sequential"), expected(members, [0.7] * 3, base, "from_base")
@@ -492,8 +492,8 @@ def test_clones_do_not_see_each_other(pack: Pack, stacking: str) -> None:
         (first, [one]),
         (third.clone(), [one, two, three]),
     ):
-        found = models.patched_weights(patched)[key]
-        assert models.relative(found, expected(members, [1.0] * len(members), base[key], stacking)) < 1e-6
+        weight = models.patched_weights(patched)[key]
+        assert models.relative(weight, expected(members, [1.0] * len(members), base[key], stacking)) < 1e-6
         assert same_weights(model, base)
     assert not model.patches
 
@@ -507,8 +507,8 @@ def test_adapters_on_models_of_other_weights(pack: Pack, stacking: str) -> None:
     for model in (first, second, first):
         base = models.weights(model)
         patched = members[1].put(members[0].put(model, 0.5, stacking), 1.0, stacking)
-        wanted = expected(members, [0.5, 1.0], base[key], stacking)
-        assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
+        reference = expected(members, [0.5, 1.0], base[key], stacking)
+        assert models.relative(models.patched_weights(patched)[key], reference) < 1e-6
         assert same_weights(model, base)
 
 
@@ -519,8 +519,8 @@ def test_the_same_adapter_twice_and_members_of_strength_zero(pack: Pack, stackin
     base = models.weights(model)
     qr, relu, lora = (member(pack, label, model, seed) for label, seed in (("qr", 10), ("relu", 30), ("core-lora", 50)))
     twice = qr.put(qr.put(model, 1.0, stacking), 1.0, stacking)
-    found = models.patched_weights(twice)[key]
-    assert models.relative(found, expected([qr, qr], [1.0, 1.0], base[key], stacking)) < 1e-6
+    weight = models.patched_weights(twice)[key]
+    assert models.relative(weight, expected([qr, qr], [1.0, 1.0], base[key], stacking)) < 1e-6
     once = qr.put(model, 1.0, stacking)
     mixed = model
     for one, strength in ((relu, 0.0), (qr, 1.0), (lora, 0.0), (relu, 0.0)):
@@ -616,18 +616,18 @@ def test_from_base_is_what_peft_merges(pack: Pack, tmp_path: Path, kinds: list[s
         active = wrapped(x)
     wrapped.merge_adapter(names)
     merged = wrapped.get_submodule(f"base_model.model.{name}").get_base_layer().weight.detach()
-    found = {}
+    weights = {}
     for stacking in STACKINGS:
         patched = model
         for folder in names:
             patched, _, report = pack.apply(pack.files.read(tmp_path / folder), patched, stacking=stacking)
             assert report.matched == 1
             assert not report.unmatched
-        found[stacking] = models.patched_weights(patched)[key]
+        weights[stacking] = models.patched_weights(patched)[key]
     assert models.relative(merged, base) > 1e-2
-    assert models.relative(found["from_base"], merged) < 1e-5
-    assert models.relative(x @ found["from_base"].T, active) < 1e-5
-    assert models.relative(found["sequential"], merged) > 1e-3
+    assert models.relative(weights["from_base"], merged) < 1e-5
+    assert models.relative(x @ weights["from_base"].T, active) < 1e-5
+    assert models.relative(weights["sequential"], merged) > 1e-3
 
 
 def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path) -> None:
@@ -641,7 +641,7 @@ def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path
 
     plain = diffusers_output()
     wrapped, names = peft_adapters(network, ["to_q", "to_k", "to_v", "to_out.0"], ["qr", "relu", "para"], tmp_path)
-    wanted = diffusers_output()
+    merged_output = diffusers_output()
     wrapped.merge_adapter(names)
     state = {name.replace(".base_layer", ""): value for name, value in network.state_dict().items()}
     outputs = {}
@@ -653,17 +653,17 @@ def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path
             assert not report.unmatched
         outputs[stacking] = models.network_output(patched, **inputs)
         if stacking == "from_base":
-            found = models.patched_weights(patched)
+            weights = models.patched_weights(patched)
     import comfy.utils
 
     table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     keys = {name: f"diffusion_model.{key}" for name, key in table.items()}
     keys = {name: key for name, key in keys.items() if key in patched.patches}
     assert len(keys) == 32
-    assert max(models.relative(found[key], state[name]) for name, key in keys.items()) < 1e-5
-    assert models.relative(wanted, plain) > 1e-2
-    assert models.relative(outputs["from_base"], wanted) < 1e-5
-    assert models.relative(outputs["sequential"], wanted) > 1e-3
+    assert max(models.relative(weights[key], state[name]) for name, key in keys.items()) < 1e-5
+    assert models.relative(merged_output, plain) > 1e-2
+    assert models.relative(outputs["from_base"], merged_output) < 1e-5
+    assert models.relative(outputs["sequential"], merged_output) > 1e-3
 
 
 # --------------------------------------------------------------------------------------------------------- strength
@@ -672,7 +672,7 @@ def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, *FP8], ids=str)
 @pytest.mark.parametrize("label", ["qr", "para", "lora"])
 def test_strength_zero_is_the_base_bit_for_bit(pack: Pack, label: str, dtype: torch.dtype) -> None:
-    """Also where ComfyUI computes the patch: a patch of strength 0, and removal and injection of 0."""
+    """The same holds where ComfyUI computes the patch: a patch of strength 0, and removal and injection of 0."""
     model = models.sd3(dtype=dtype)
     base = models.weights(model)
     assert base[f"{PROJECTION}.weight"].dtype == dtype
@@ -685,8 +685,8 @@ def test_strength_zero_is_the_base_bit_for_bit(pack: Pack, label: str, dtype: to
     computed.add_patches({key: patches[0][1] for key, patches in pack.apply(adapter, model)[0].patches.items()}, 0.0)
     assert len(computed.patches) == len(every_layer(model))
     for patched in (none, weighed, computed):
-        found = models.patched_weights(patched)
-        assert all(torch.equal(bits(found[key]), bits(base[key])) for key in base)
+        weights = models.patched_weights(patched)
+        assert all(torch.equal(bits(weights[key]), bits(base[key])) for key in base)
         for key in patched.patches:
             assert torch.equal(lowvram_weight(patched, key, base[key].float(), prepared=True), base[key].float())
         assert torch.equal(models.sample(patched), plain)
@@ -705,10 +705,10 @@ def test_strength_removal_and_injection(pack: Pack, label: str, parts: tuple[flo
     change = delta(adapter, PROJECTION, base, removal, injection)
     for strength in (-1.5, 0.3, 1.0, 4.0):
         patched = pack.apply(adapter, model, strength_model=strength, removal=removal, injection=injection)[0]
-        wanted = base.double() + strength * change
-        assert models.relative(models.patched_weights(patched)[key], wanted) < 1e-6
+        reference = base.double() + strength * change
+        assert models.relative(models.patched_weights(patched)[key], reference) < 1e-6
         for prepared in (False, True):
-            assert models.relative(lowvram_weight(patched, key, base, prepared=prepared), wanted) < 1e-6
+            assert models.relative(lowvram_weight(patched, key, base, prepared=prepared), reference) < 1e-6
     whole = delta(adapter, PROJECTION, base)
     if label == "para":
         assert models.relative(change, removal * whole) < 1e-12 if removal else not change.any()
@@ -726,8 +726,8 @@ def test_the_strength_of_the_weight_itself(pack: Pack, stacking: str) -> None:
     patch = pack.apply(one, model)[0].patches[key][0][1]
     scaled = model.clone()
     scaled.add_patches({key: patch}, 0.5, 0.8)
-    wanted = 0.8 * base + 0.5 * delta(one, PROJECTION, 0.8 * base)
-    assert models.relative(models.patched_weights(scaled)[key], wanted) < 1e-6
+    reference = 0.8 * base + 0.5 * delta(one, PROJECTION, 0.8 * base)
+    assert models.relative(models.patched_weights(scaled)[key], reference) < 1e-6
 
 
 def test_a_merge_of_two_models_and_an_adapter(pack: Pack) -> None:

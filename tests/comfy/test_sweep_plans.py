@@ -79,15 +79,15 @@ def titled(prompt: Prompt) -> dict[str, str]:
 def values_of(axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each value of an axis sets, by its label. Seeds: the first only."""
     if "csv" in axis:
-        found = {}
+        values = {}
         for row in csv_rows(axis["csv"]):
             sets: dict[str, Any] = {}
             for column, targets in axis["into"].items():
                 sets |= dict.fromkeys([targets] if isinstance(targets, str) else targets, row[column])
-            if all(row[column] in wanted for column, wanted in axis.get("only", {}).items()):
-                assert row[axis["label"]] not in found  # a label names one value
-                found[row[axis["label"]]] = sets
-        return found
+            if all(row[column] in allowed for column, allowed in axis.get("only", {}).items()):
+                assert row[axis["label"]] not in values  # a label names one value
+                values[row[axis["label"]]] = sets
+        return values
     if isinstance(axis.get("values"), dict):
         return axis["values"]
     targets = [axis["into"]] if isinstance(axis["into"], str) else axis["into"]
@@ -133,7 +133,7 @@ def cell(name: str, **labels: str) -> Prompt:
             if isinstance(value, list) and value[0] not in prompt:
                 del node["inputs"][key]
             while isinstance(value, str) and any(word in value for word in words):
-                value = node["inputs"][key] = re.sub("%[a-z]+%", lambda found: words[found[0]], value)
+                value = node["inputs"][key] = re.sub("%[a-z]+%", lambda match: words[match[0]], value)
     return prompt
 
 

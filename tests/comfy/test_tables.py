@@ -100,9 +100,9 @@ def test_settings_are_the_nodes_own(comfyui: Any, name: str) -> None:
     that came later are optional, and are left out."""
     settings = comfyui.module("nodes.training_settings")
     inputs = settings.DEFTTrainingSettings.define_schema().inputs
-    known = {item.id: item.default for item in inputs if not item.optional}
-    assert set(prompt.SETTINGS) == set(known)
-    changed = {key for key, value in prompt.SETTINGS.items() if value != known[key]} - {"preset"}
+    defaults = {item.id: item.default for item in inputs if not item.optional}
+    assert set(prompt.SETTINGS) == set(defaults)
+    changed = {key for key, value in prompt.SETTINGS.items() if value != defaults[key]} - {"preset"}
     assert changed == {"run_name", "checkpoint_every", "keep"}
 
 
@@ -164,7 +164,7 @@ def test_table_2_as_in_the_authors_repository() -> None:
 
 
 def test_the_noise_is_drawn_one_after_the_other_by_one_generator(comfyui: Any) -> None:
-    """As in a loop over a diffusers pipeline that gets the same generator each time."""
+    """The order is that of a loop over a diffusers pipeline that gets the same generator each time."""
     import comfy.sample
     from diffusers.utils.torch_utils import randn_tensor
 
@@ -275,15 +275,15 @@ def test_the_examples_run(comfyui: Any, photos: None, name: str) -> None:
     metrics = ("CLIP-I", "CLIP-T", "DINO")  # of the demo's protocol
     labels = [row.label + table.behind for row in table.methods]
     subjects = [subject.name for subject in table.subjects]
-    wanted = {(label, subject, metric) for label in labels for subject in subjects for metric in metrics}
+    expected = {(label, subject, metric) for label in labels for subject in subjects for metric in metrics}
     report = run.output(end, 5)
     assert "## Oddities of the published table" in report
-    every = len(wanted) // len(metrics)
+    every = len(expected) // len(metrics)
     assert f"{every} of {every} published rows have a measured one." in report
     measured = [record for record in records if "metric" in record]
     scores = {(record["label"], record["subject"], record["metric"]): record for record in measured}
-    assert scores.keys() == wanted
-    assert len(wanted) == len(measured)
+    assert scores.keys() == expected
+    assert len(expected) == len(measured)
     for record in scores.values():
         assert math.isfinite(record["value"])
         assert record["images"] == (2 if table.noises else 2 * min(2, table.batch))

@@ -63,8 +63,8 @@ def backward(repairs: Any, value: Callable[[], Tensor], leaves: list[Tensor]) ->
         try:
             with repairs.active():
                 with repairs.network.watching():
-                    found = value()
-                found.backward()
+                    loss = value()
+                loss.backward()
         except RuntimeError as error:
             assert repairs.learn(error), error
         else:
@@ -229,16 +229,16 @@ def test_frozen_convolutions_of_any_padding(pack: Pack, size: int, mode: str, pa
     x, grad = torch.randn(1, 4, size, size, requires_grad=True), torch.randn(1, 64, size, size)
     with pack.network.frozen(root, {}):
         y = root(x)
-        (found,) = torch.autograd.grad(y, x, grad)
+        (gradient,) = torch.autograd.grad(y, x, grad)
     ordinary = nn.Conv2d(4, 64, 3, padding=padding, padding_mode=mode)
     ordinary.load_state_dict({name: value.clone() for name, value in root[0].state_dict().items()})
     expected = ordinary(x)
     assert torch.allclose(y, expected, rtol=1e-5, atol=1e-5)
-    assert torch.allclose(found, torch.autograd.grad(expected, x, grad)[0], rtol=1e-5, atol=1e-4)
+    assert torch.allclose(gradient, torch.autograd.grad(expected, x, grad)[0], rtol=1e-5, atol=1e-4)
 
 
 def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In both directions; but a forward of somebody else, and weights that are patched on the fly, are left alone."""
+    """Forward and gradient are; a forward of somebody else, and weights that are patched on the fly, are left alone."""
     import comfy.ops
 
     calls: list[str] = []
@@ -277,9 +277,9 @@ def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest
         "weight": (weight, 12.0, ["input_gradient"]),
         "bias": (bias, 5.0, ["input_gradient"]),
     }
-    for name, (change, value, wanted) in expected.items():
-        y, found = run(change)
-        assert (float(y.detach().mean()), found) == (value, wanted), name
+    for name, (change, value, expected_products) in expected.items():
+        y, products = run(change)
+        assert (float(y.detach().mean()), products) == (value, expected_products), name
 
 
 def test_bf16(pack: Pack) -> None:
@@ -314,9 +314,9 @@ def test_loss_of_epsilon_and_v_models_is_that_of_diffusers(pack: Pack, kind: str
     with torch.no_grad():
         output = ordinary_output(model, noisy, times.float(), conds)
         expected = (output - target).square().flatten(1).mean(1)
-        found = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
+        loss = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
         assert models.relative(pack.objective.target(model.model.model_sampling, sigma, x0, noise), target) < 1e-5
-    assert torch.allclose(found, expected, rtol=1e-4)
+    assert torch.allclose(loss, expected, rtol=1e-4)
 
 
 def test_loss_of_flow_models_is_that_of_diffusers(pack: Pack) -> None:
@@ -334,9 +334,9 @@ def test_loss_of_flow_models_is_that_of_diffusers(pack: Pack) -> None:
     with torch.no_grad():
         output = ordinary_output(model, scheduler.scale_noise(x0, times, noise), times, conds)
         expected = (output - (noise - x0)).square().flatten(1).mean(1)
-        found = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
+        loss = pack.objective.loss(model.model, x0, noise.clone(), sigma, conds, {})
         assert models.relative(pack.objective.target(model.model.model_sampling, sigma, x0, noise), noise - x0) < 1e-6
-    assert torch.allclose(found, expected, rtol=1e-4)
+    assert torch.allclose(loss, expected, rtol=1e-4)
 
 
 def test_raw_output_is_undone(pack: Pack) -> None:
@@ -409,7 +409,7 @@ def test_deterministic_algorithms_for_the_time_of_a_step(pack: Pack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("error", "note"),
     [
         (
             "grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set "
@@ -425,23 +425,23 @@ def test_deterministic_algorithms_for_the_time_of_a_step(pack: Pack) -> None:
     ],
     ids=["operation", "cublas"],
 )
-def test_what_cannot_be_deterministic(pack: Pack, monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
-    """As PyTorch says it: the step is taken all the same, with the same random numbers, and the report tells."""
-    wanted = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
+def test_what_cannot_be_deterministic(pack: Pack, monkeypatch: pytest.MonkeyPatch, error: str, note: str) -> None:
+    """The step is taken all the same, with the same random numbers, and the report says what PyTorch says of it."""
+    plain = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
     own, calls = pack.objective.loss, []
 
     def loss(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:  # 1 is the estimate's, 2 and 3 the first step's
-            raise RuntimeError(said)
+            raise RuntimeError(error)
         return own(*arguments)
 
     monkeypatch.setattr(pack.objective, "loss", loss)
-    found = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
+    result = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
     assert len(calls) == 7
-    assert all(torch.equal(found.adapter[key], wanted.adapter[key]) for key in wanted.adapter)
-    assert told in found.report
-    assert "deterministic" not in wanted.report
+    assert all(torch.equal(result.adapter[key], plain.adapter[key]) for key in plain.adapter)
+    assert note in result.report
+    assert "deterministic" not in plain.report
 
 
 def test_other_errors_of_a_step_are_not_taken_for_that(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,8 +654,8 @@ def test_a_loss_that_explodes_is_told_in_a_sentence(pack: Pack) -> None:
 def test_presets(pack: Pack, preset: str, sd3: set[str], unet: set[str]) -> None:
     def ends(model: Any) -> set[str]:
         names = pack.targets.select(model.model.diffusion_model, preset)
-        known = sorted(sd3 | unet, key=len, reverse=True)  # net.0.proj before proj
-        return {next((end for end in known if name.endswith(f".{end}")), name) for name in names}
+        endings = sorted(sd3 | unet, key=len, reverse=True)  # net.0.proj before proj
+        return {next((end for end in endings if name.endswith(f".{end}")), name) for name in names}
 
     assert ends(models.sd3(depth=2)) == sd3
     assert ends(models.unet()) == unet

@@ -38,14 +38,14 @@ def test_quantised_bases(pack: Any, kind: str) -> None:
     models.network_output(model)  # loading makes new parameters of some formats
     before = traces(model)
     chosen: dict[str, Any] = {"layers": "attention and feed-forward", "steps": 4, "precision": "fp32", "method": "deft"}
-    found, expected = train(pack, model, **chosen), train(pack, plain, **chosen)
+    result, expected = train(pack, model, **chosen), train(pack, plain, **chosen)
     limit = 0.05 if kind in ROUNDS_INPUTS else 1e-4
-    assert found.losses == pytest.approx(expected.losses, rel=limit)
-    assert found.losses[-1] != found.losses[0]
-    assert found.adapter.keys() == expected.adapter.keys()
+    assert result.losses == pytest.approx(expected.losses, rel=limit)
+    assert result.losses[-1] != result.losses[0]
+    assert result.adapter.keys() == expected.adapter.keys()
     if kind not in ROUNDS_INPUTS:
-        for key in found.adapter:
-            assert models.relative(found.adapter[key], expected.adapter[key]) < 1e-2, key
+        for key in result.adapter:
+            assert models.relative(result.adapter[key], expected.adapter[key]) < 1e-2, key
     assert traces(model) == before
 
 
@@ -109,12 +109,12 @@ def test_offloaded_bases(pack: Any, kind: str) -> None:
     model.load = partly
     lowvram: list[bool] = []
     try:
-        found = train(pack, model, on_step=lambda progress: lowvram.append(model.model.model_lowvram), **chosen)
+        result = train(pack, model, on_step=lambda progress: lowvram.append(model.model.model_lowvram), **chosen)
     finally:
         del model.load
     assert lowvram == [True] * 3
-    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
-    assert all(models.relative(found.adapter[key], expected.adapter[key]) < 1e-3 for key in found.adapter)
+    assert result.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert all(models.relative(result.adapter[key], expected.adapter[key]) < 1e-3 for key in result.adapter)
 
 
 def test_a_patched_base_that_is_offloaded(pack: Any) -> None:
@@ -127,20 +127,20 @@ def test_a_patched_base_that_is_offloaded(pack: Any) -> None:
     load = patched.load
     patched.load = lambda device, **options: load(device, **options | {"lowvram_model_memory": 1, "full_load": False})
     try:
-        found = train(pack, patched, steps=3)
+        result = train(pack, patched, steps=3)
     finally:
         del patched.load
-    assert found.losses == pytest.approx(expected.losses, rel=1e-4)
-    assert found.losses != pytest.approx(train(pack, model, steps=3).losses, rel=1e-3)
+    assert result.losses == pytest.approx(expected.losses, rel=1e-4)
+    assert result.losses != pytest.approx(train(pack, model, steps=3).losses, rel=1e-3)
 
 
 def test_a_base_that_is_dequantised_lazily(pack: Any) -> None:
-    """As GGUF loaders do it, with and without an adapter below."""
+    """GGUF loaders do it so; with and without an adapter below."""
     model = lazy_sd3()
     plain = truth(pack, model)
     adapter = train(pack, plain, steps=2, learning_rate=0.1).adapter
     for base, expected in ((model, plain), (pack.apply(adapter, model)[0], pack.apply(adapter, plain)[0])):
-        found = train(pack, base, steps=3, layers="attention and feed-forward")
-        wanted = train(pack, expected, steps=3, layers="attention and feed-forward")
-        assert found.losses == pytest.approx(wanted.losses, rel=1e-4)
-        assert all(models.relative(found.adapter[key], wanted.adapter[key]) < 1e-2 for key in found.adapter)
+        result = train(pack, base, steps=3, layers="attention and feed-forward")
+        reference = train(pack, expected, steps=3, layers="attention and feed-forward")
+        assert result.losses == pytest.approx(reference.losses, rel=1e-4)
+        assert all(models.relative(result.adapter[key], reference.adapter[key]) < 1e-2 for key in result.adapter)

@@ -22,7 +22,7 @@ SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
 
 
 def scheduler() -> Any:
-    """That of SD 1 and 2."""
+    """The noise scheduler of SD 1 and 2."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
@@ -137,10 +137,10 @@ def test_loss_and_gradients_are_those_of_diffusers_training(pack: Pack, kind: st
         conds = [trainer.conds(0, tuple(examples[0].latent.shape)) for _ in examples]
         trainer.refresh()
         with trainer.prepared():
-            found = trainer.loss(examples, noise, sigma, conds)
-            found.backward()
+            loss = trainer.loss(examples, noise, sigma, conds)
+            loss.backward()
             trainer.leaves.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     worst = 0.0
     for name, layer in trainer.layers.items():
         one, two = (parameter.grad for parameter in peft_values(wrapped, paths[name], method))
@@ -168,11 +168,11 @@ def test_min_snr_is_that_of_diffusers_scripts(pack: Pack, kind: str) -> None:
     times = torch.tensor([0, 20, 300, 600, 999])
     snr = compute_snr(scheduler(), times)
     expected = snr.clamp(max=5.0) / (snr + (1 if kind == "v" else 0))
-    found = pack.objective.weights(sampling, sampling.sigmas[times], "min-SNR", 5.0)
-    assert torch.allclose(found, expected, rtol=1e-3)
+    weights = pack.objective.weights(sampling, sampling.sigmas[times], "min-SNR", 5.0)
+    assert torch.allclose(weights, expected, rtol=1e-3)
     if kind == "sd15":  # kohya's apply_debiased_estimation
-        found = pack.objective.weights(sampling, sampling.sigmas[times], "debiased")
-        assert torch.allclose(found, 1 / snr.clamp(max=1000).sqrt(), rtol=1e-3)
+        weights = pack.objective.weights(sampling, sampling.sigmas[times], "debiased")
+        assert torch.allclose(weights, 1 / snr.clamp(max=1000).sqrt(), rtol=1e-3)
 
 
 def test_weightings_of_flow_models_are_those_of_diffusers(pack: Pack) -> None:
@@ -181,8 +181,8 @@ def test_weightings_of_flow_models_are_those_of_diffusers(pack: Pack) -> None:
     sampling = models.sd3().model.model_sampling
     sigma = torch.tensor([0.02, 0.3, 0.5, 0.9, 0.999])
     for name in ("sigma_sqrt", "cosmap"):
-        found = pack.objective.weights(sampling, sigma, name)
-        assert torch.allclose(found, compute_loss_weighting_for_sd3(name, sigma))
+        weights = pack.objective.weights(sampling, sigma, name)
+        assert torch.allclose(weights, compute_loss_weighting_for_sd3(name, sigma))
     # Min-SNR on the clean picture's error, which is sigma times the velocity's.
     snr = ((1 - sigma) / sigma) ** 2
     assert torch.allclose(pack.objective.weights(sampling, sigma, "min-SNR", 5.0), snr.clamp(max=5) * sigma**2)
@@ -206,15 +206,15 @@ def test_noise_levels_are_drawn_as_in_diffusers(pack: Pack, ours: str, theirs: s
         .sort()
         .values
     )
-    found = pack.formulas.TIMESTEPS[ours](count, models.generator(2)).sort().values
-    assert float((found - expected).abs().max()) < 0.02  # the two distributions' quantiles
+    levels = pack.formulas.TIMESTEPS[ours].draw(count, models.generator(2)).sort().values
+    assert float((levels - expected).abs().max()) < 0.02  # the two distributions' quantiles
 
 
 def test_shifts_of_noise_levels(pack: Pack) -> None:
     flow, discrete = models.sd3().model.model_sampling, models.unet().model.model_sampling
-    u = pack.formulas.TIMESTEPS["uniform"](500, models.generator(3))
-    found = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform", 5.0)
-    assert torch.allclose(found, 5 * u / (1 + 4 * u))
+    u = pack.formulas.TIMESTEPS["uniform"].draw(500, models.generator(3))
+    levels = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform", 5.0)
+    assert torch.allclose(levels, 5 * u / (1 + 4 * u))
     own = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform")
     assert torch.allclose(own, 3 * u / (1 + 2 * u), atol=1e-5)  # SD3's own shift is 3
     plain, shifted = (
@@ -236,7 +236,7 @@ def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
     quantiles = torch.quantile(sigma / (1 + sigma), torch.tensor([0.1, 0.5, 0.9]))
     assert torch.allclose(quantiles, torch.tensor([0.217, 0.5, 0.783]), atol=0.01)
     shifted = pack.objective.sample_sigmas(sampling, 40_000, models.generator(1), "uniform", 3.0)
-    u = pack.formulas.TIMESTEPS["uniform"](40_000, models.generator(1))
+    u = pack.formulas.TIMESTEPS["uniform"].draw(40_000, models.generator(1))
     assert torch.allclose(shifted / (1 + shifted), (3 * u / (1 + 2 * u)).clamp(max=80 / 81), atol=1e-2)
     # What the network sees and has to give: (1 - t) x0 + t noise, and noise - x0, at the time t.
     sigma = torch.tensor([0.2, 3.0])
@@ -245,10 +245,10 @@ def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
     seen: list[Tensor] = []
     model.model.diffusion_model.forward = lambda x, time, **others: (seen.extend((x, time)), x)[1]
     with torch.no_grad():
-        found = pack.objective.loss(model.model, x0, noise.clone(), sigma, {}, {})
+        loss = pack.objective.loss(model.model, x0, noise.clone(), sigma, {}, {})
     assert torch.allclose(seen[0], (1 - t) * x0 + t * noise, atol=1e-6)
     assert torch.allclose(seen[1].flatten(), t.flatten())
-    assert torch.allclose(found, (seen[0] - (noise - x0)).square().flatten(1).mean(1), rtol=1e-4)
+    assert torch.allclose(loss, (seen[0] - (noise - x0)).square().flatten(1).mean(1), rtol=1e-4)
     weights = pack.objective.weights(sampling, sigma, "cosmap")
     assert torch.allclose(weights, 2 / (math.pi * (1 - 2 * t.flatten() + 2 * t.flatten() ** 2)))
 
@@ -258,11 +258,11 @@ def test_noise_levels_within_a_range(pack: Pack, kind: str) -> None:
     sampling = getattr(models, kind)().model.model_sampling
     whole = pack.objective.sample_sigmas(sampling, 4000, models.generator(2))
     low, high = (float(torch.quantile(whole, share)) for share in (0.3, 0.6))
-    found = pack.objective.sample_sigmas(sampling, 4000, models.generator(2), within=(low, high))
-    assert float(found.min()) >= low
-    assert float(found.max()) <= high
+    levels = pack.objective.sample_sigmas(sampling, 4000, models.generator(2), within=(low, high))
+    assert float(levels.min()) >= low
+    assert float(levels.max()) <= high
     inside = whole[(whole >= low) & (whole <= high)]
-    assert abs(float(found.mean()) - float(inside.mean())) < 0.02 * float(inside.mean())
+    assert abs(float(levels.mean()) - float(inside.mean())) < 0.02 * float(inside.mean())
     with pytest.raises(ValueError, match="Almost none of the trained noise levels .* between 5000 and 6000"):
         pack.objective.sample_sigmas(sampling, 2, models.generator(2), within=(5000.0, 6000.0))
 
@@ -271,11 +271,11 @@ def test_noise_levels_within_a_range(pack: Pack, kind: str) -> None:
 
 
 def test_losses(pack: Pack) -> None:
-    output, wanted = models.random(2, 4, 3, 3, seed=1), models.random(2, 4, 3, 3, seed=2)
-    d = output - wanted
+    output, target = models.random(2, 4, 3, 3, seed=1), models.random(2, 4, 3, 3, seed=2)
+    d = output - target
     expected = {"mse": d**2, "l1": d.abs(), "huber": 2 * 0.1 * (torch.sqrt(d**2 + 0.1**2) - 0.1)}
     for name, value in expected.items():
-        assert torch.allclose(pack.formulas.LOSSES[name](output, wanted, 0.1), value, atol=1e-7)
+        assert torch.allclose(pack.formulas.LOSSES[name].formula(output, target, 0.1), value, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["mse", "huber", "l1"])
@@ -290,11 +290,11 @@ def test_a_masked_loss_is_that_of_its_places(pack: Pack, kind: str) -> None:
     with torch.no_grad():
         noisy = sigma.view(2, 1, 1, 1) * noise + (1 - sigma.view(2, 1, 1, 1)) * x0
         output = model.model.diffusion_model(noisy, sigma * 1000, context=conds["c_crossattn"], y=conds["y"])
-        errors = pack.formulas.LOSSES[kind](output, noise - x0, 0.1)
+        errors = pack.formulas.LOSSES[kind].formula(output, noise - x0, 0.1)
         expected = torch.stack([errors[i][:, mask[i, 0] > 0].mean() for i in range(2)])
         for scale in (1.0, 0.25):
-            found = pack.objective.loss(model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)
-            assert torch.allclose(found, expected, rtol=1e-4)
+            loss = pack.objective.loss(model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)
+            assert torch.allclose(loss, expected, rtol=1e-4)
 
 
 def test_masks_of_latents(pack: Pack) -> None:
@@ -328,15 +328,15 @@ def test_schedules_are_those_of_diffusers(pack: Pack, ours: str, theirs: str, mo
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = get_scheduler(theirs, optimizer, num_warmup_steps=7, num_training_steps=50, **more)
     for step in range(50):
-        found = pack.schedules.rate_factor(ours, step, 50, 7, more.get("num_cycles", 1))
-        assert found == pytest.approx(reference.get_last_lr()[0], abs=1e-6), step
+        factor = pack.schedules.rate_factor(ours, step, 50, 7, more.get("num_cycles", 1))
+        assert factor == pytest.approx(reference.get_last_lr()[0], abs=1e-6), step
         optimizer.step()
         reference.step()
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_optimizers_lower_a_loss_and_mind_their_groups(pack: Pack, name: str) -> None:
-    wanted = models.random(2, 80, 80, seed=1)
+    target = models.random(2, 80, 80, seed=1)
     first, second = (nn.Parameter(torch.zeros(80, 80)) for _ in range(2))
     rate, slower = {"Prodigy": 1.0, "Lion": 1e-2}.get(name, 3e-2), 0.0 if OPTIMIZERS[name].one_rate else 0.1
     groups = [{"params": [first], "rate": 1.0}, {"params": [second], "rate": slower}]
@@ -345,7 +345,7 @@ def test_optimizers_lower_a_loss_and_mind_their_groups(pack: Pack, name: str) ->
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = (first - wanted[0]).square().mean() + (second - wanted[1]).square().mean()
+        loss = (first - target[0]).square().mean() + (second - target[1]).square().mean()
         loss.backward()
         optimizer.step()
         return float(loss)

@@ -130,7 +130,7 @@ def test_pictures_that_are_too_small_are_said(pack: Pack) -> None:
 
 
 @pytest.fixture
-def said(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def node_texts(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts at the training node, in their order."""
     texts: list[str] = []
     monkeypatch.setattr(comfyui.module("nodes.training"), "show_text", texts.append)
@@ -143,7 +143,7 @@ def recipe_node(**changed: Any) -> dict[str, Any]:
     return node("DEFTTrainingRecipe", **(inputs | {"layers": "auto"} | changed))
 
 
-def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, said: list[str]) -> None:
+def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, node_texts: list[str]) -> None:
     """The demo's model is of the class of SD3. Its run name comes through from Training Settings."""
     prompt = training_prompt("dreambooth", steps=300, seed=51)
     prompt["recipe"] = recipe_node(settings=["settings", 0])
@@ -156,7 +156,7 @@ def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, said: list[str]
         "recipe SD3 and 3.5, subject, usual: 2 steps, learning rate 2.5e-6, layers everything, noise levels "
         "logit-normal"
     )
-    before, report = said[0], run.text("train")
+    before, report = node_texts[0], run.text("train")
     assert line in before
     assert line in report
     assert "the pictures have the area of 64 x 64 pixels, but the recipe SD3 and 3.5 uses 1024" in before
@@ -165,7 +165,7 @@ def test_the_node_trains_by_the_recipe_and_says_so(comfyui: Any, said: list[str]
 
 
 @pytest.mark.parametrize(("method", "rate"), [("lora", 1e-4), ("dreambooth", 2.5e-6), ("svdiff", 1e-3)])
-def test_a_new_node_s_rate_follows_the_method(comfyui: Any, said: list[str], method: str, rate: float) -> None:
+def test_a_new_node_s_rate_follows_the_method(comfyui: Any, node_texts: list[str], method: str, rate: float) -> None:
     """A new training node has 0 there: then what is open is the recipe's, and what the node has stays."""
     (widget,) = [
         item
@@ -177,7 +177,7 @@ def test_a_new_node_s_rate_follows_the_method(comfyui: Any, said: list[str], met
     record = json.loads(run.output("train").metadata["training"])
     assert (record["learning_rate"], record["timesteps"], record["steps"]) == (rate, "logit-normal", 2)
     line = f"usual for {method} with AdamW on SD3 and 3.5; noise levels logit-normal"
-    assert line in said[0]
+    assert line in node_texts[0]
     assert line in run.text("train")
     assert "WARNING" not in run.text("train")
     prompt["train"]["inputs"]["learning_rate"] = 0.001
@@ -250,7 +250,7 @@ def test_another_bases_recipe_is_refused(comfyui: Any) -> None:
 
 
 def test_a_base_without_a_recipe_has_the_nodes_values(
-    comfyui: Any, said: list[str], monkeypatch: pytest.MonkeyPatch
+    comfyui: Any, node_texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comfyui.module("trainers.settings.recipes"), "RECIPES", ())
     prompt = training_prompt("lora", steps=3, seed=52)
@@ -258,23 +258,23 @@ def test_a_base_without_a_recipe_has_the_nodes_values(
     prompt["train"]["inputs"]["settings"] = ["recipe", 0]
     record = json.loads(comfyui.run(prompt, want=["train"]).output("train").metadata["training"])
     assert (record["steps"], record["timesteps"]) == (3, "auto")
-    assert "there is no recipe for SD3" in said[0]
-    assert ": all settings stay as set at the nodes" in said[0]
+    assert "there is no recipe for SD3" in node_texts[0]
+    assert ": all settings stay as set at the nodes" in node_texts[0]
     # A rate that was left open is the usual one, and nothing else follows a recipe.
     prompt["train"]["inputs"]["learning_rate"] = 0.0
-    said.clear()
+    node_texts.clear()
     run = comfyui.run(prompt, want=["train"])
     record = json.loads(run.output("train").metadata["training"])
     assert (record["steps"], record["learning_rate"], record["timesteps"]) == (3, 1e-4, "auto")
     usual = "learning rate 1e-4: usual for lora with AdamW; this base has no recipe, so noise levels stay at auto"
-    for text in (said[0], run.text("train")):
+    for text in (node_texts[0], run.text("train")):
         assert ": all settings but the learning rate stay as set at the nodes" in text
         assert usual in text
     del prompt["train"]["inputs"]["settings"]
     prompt["train"]["inputs"]["seed"] = 53
-    said.clear()
+    node_texts.clear()
     assert usual in comfyui.run(prompt, want=["train"]).text("train")
-    assert "no recipe for" not in said[0]
+    assert "no recipe for" not in node_texts[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -286,8 +286,8 @@ def test_too_little_memory_is_said_before_the_first_step(pack: Pack, monkeypatch
     model, texts = as_loaded(models.sd3), []
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
-        asked = pack.settings.Settings.of("lora", 2, 1, 1e-3, layers="all linear", precision="fp32")
-        pack.loop.train(model, material, asked, lambda progress: None, on_start=texts.append)
+        settings_of_run = pack.settings.Settings.of("lora", 2, 1, 1e-3, layers="all linear", precision="fp32")
+        pack.loop.train(model, material, settings_of_run, lambda progress: None, on_start=texts.append)
         own = comfy.model_management.get_free_memory
         monkeypatch.setattr(
             comfy.model_management,
@@ -295,7 +295,7 @@ def test_too_little_memory_is_said_before_the_first_step(pack: Pack, monkeypatch
             lambda *args, **named: own(*args, **named) if args[1:] or named else 1,
         )
         monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *args, **named: None)
-        pack.loop.train(model, material, asked, lambda progress: None, on_start=texts.append)
+        pack.loop.train(model, material, settings_of_run, lambda progress: None, on_start=texts.append)
     enough, short = texts
     assert "\nmemory: the training needs " in enough
     assert "WARNING" not in enough
@@ -313,22 +313,22 @@ def test_previews_are_without_the_training_adapter(pack: Pack) -> None:
     patched = pack.apply(first, plain, strength_model=4.0)[0]
     vae = Vae()
     alone = train(pack, patched, steps=3)
-    asked = replace(shown(pack, plain, vae), model=plain)
-    result = train(pack, patched, steps=3, shown=replace(asked, every=1))
+    previews = replace(shown(pack, plain, vae), model=plain)
+    result = train(pack, patched, steps=3, shown=replace(previews, every=1))
     assert result.losses == alone.losses
     assert same(result.adapter, alone.adapter)
     assert "previewed without them: apply the adapter without them" in result.report
     assert "apply the adapter after the same" in alone.report
     with torch.inference_mode():
-        expected = pack.previews.sample(pack.apply(result.adapter, plain)[0], asked)
-        patched_too = pack.previews.sample(pack.apply(result.adapter, patched)[0], asked)
+        expected = pack.previews.sample(pack.apply(result.adapter, plain)[0], previews)
+        patched_too = pack.previews.sample(pack.apply(result.adapter, patched)[0], previews)
     assert models.relative(result.pictures[-1][1], expected) < 1e-4 < 1e-3 < models.relative(patched_too, expected)
 
 
 def test_a_preview_of_another_model_is_refused(pack: Pack) -> None:
     model = as_loaded(models.sd3)
-    asked = replace(shown(pack, model, Vae()), model=models.sd3())
+    previews = replace(shown(pack, model, Vae()), model=models.sd3())
     with pytest.raises(
         ValueError, match=r"another model \(SD3\) than the one that is trained \(SD3\): connect the same loader"
     ):
-        train(pack, model, steps=1, shown=asked)
+        train(pack, model, steps=1, shown=previews)

@@ -56,8 +56,8 @@ def same(one: Any, other: Any) -> bool:
 
 def run_of(folder: Path) -> Path:
     """The one run within a folder."""
-    (found,) = folder.parent.glob(f"{folder.name}_*")
-    return found
+    (run,) = folder.parent.glob(f"{folder.name}_*")
+    return run
 
 
 def names(folder: Path) -> list[str]:
@@ -249,12 +249,12 @@ def test_a_run_whose_log_has_a_damaged_line_goes_on(pack: Any, tmp_path: Path) -
     assert len(longer.losses) == 6
     after = (run / "log.jsonl").read_text().splitlines()
     assert after[:3] == [lines[0], *lines[2:]]
-    found = [json.loads(line) for line in after]
-    assert [line["step"] for line in found] == [1, 3, 4, 5, 6]
+    records = [json.loads(line) for line in after]
+    assert [line["step"] for line in records] == [1, 3, 4, 5, 6]
     cost = longer.adapter.cost
     assert cost.seconds is None
-    assert cost.peak_bytes == max(line["peak_bytes"] for line in found)
-    assert cost.seconds_a_step == pytest.approx(sorted(line["seconds"] for line in found)[2], abs=1e-4)
+    assert cost.peak_bytes == max(line["peak_bytes"] for line in records)
+    assert cost.seconds_a_step == pytest.approx(sorted(line["seconds"] for line in records)[2], abs=1e-4)
 
 
 class Trap:
@@ -369,9 +369,9 @@ def test_a_mask_comes_with_the_latent(pack: Any) -> None:
 
     def losses(**mask: Tensor) -> list[float]:
         material = pack.material.Material([models.latents(model, 1) | mask], [models.conditioning()])
-        found = train(pack, model, material, steps=2)
-        assert ("1 with a mask" in found.report) == bool(mask)
-        return found.losses
+        result = train(pack, model, material, steps=2)
+        assert ("1 with a mask" in result.report) == bool(mask)
+        return result.losses
 
     half = torch.zeros(1, 64, 64)
     half[..., :32] = 1
@@ -420,10 +420,10 @@ def test_one_picture(pack: Any) -> None:
 
 
 def test_accumulation_is_a_larger_batch(pack: Any) -> None:
-    """Of the same pictures and noise: the mean gradient of two batches of one."""
+    """The pictures and the noise are the same: the mean gradient of two batches of one."""
     model = as_loaded(models.sd3)
     with torch.inference_mode(False), torch.enable_grad():
-        found = []
+        results = []
         for accumulation in (1, 2):
             chosen = settings(pack, accumulation=accumulation, max_grad_norm=0.0)
             material = pack.material.Material([models.latents(model, 1)], [models.conditioning()])
@@ -434,8 +434,8 @@ def test_accumulation_is_a_larger_batch(pack: Any) -> None:
                 while len(losses) < 2 and accumulation == 1:
                     losses.append(trainer.gradients())
                     gradients.append([p.grad.clone() for p in trainer.parameters])
-            found.append((sum(losses) / len(losses), [sum(parts) / len(parts) for parts in zip(*gradients)]))
-    (first, mean), (second, own) = found
+            results.append((sum(losses) / len(losses), [sum(parts) / len(parts) for parts in zip(*gradients)]))
+    (first, mean), (second, own) = results
     assert second == pytest.approx(first, rel=1e-5)
     assert all(models.relative(a, b) < 1e-4 or float(b.norm()) < 1e-7 for a, b in zip(own, mean))
 
@@ -552,10 +552,10 @@ def test_pytorch_s_attention_for_the_time_of_a_training(pack: Any) -> None:
 
 @pytest.mark.parametrize("make", [lambda: models.sd3(depth=3), models.unet], ids=["sd3", "unet"])
 def test_the_estimate_is_near_what_is_kept(pack: Any, make: Any) -> None:
-    """Against the bytes that autograd keeps, each storage counted once, without the network's own weights."""
+    """Compared with the bytes that autograd keeps, each storage counted once, without the network's own weights."""
     model = as_loaded(make)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.model.parameters()}
-    found: dict[bool, tuple[Any, int]] = {}
+    sizes: dict[bool, tuple[Any, int]] = {}
     for checkpointing in (False, True):
         chosen = settings(pack, batch_size=2, gradient_checkpointing=checkpointing, layers="attention")
         kept: dict[int, int] = {}
@@ -568,23 +568,23 @@ def test_the_estimate_is_near_what_is_kept(pack: Any, make: Any) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
             trainer = pack.trainer.Trainer(model, chosen, pack.material.Dataset(model.model, material, chosen))
-            estimated = trainer.needs().of(chosen.mode)
+            estimated = pack.trainers.run.needs.needs_of(trainer).of(chosen.mode)
             with trainer.prepared(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 trainer.refresh()
                 trainer.backward()
         values = sum(parameter.numel() for parameter in trainer.parameters)
         assert estimated.adapter == 20 * values  # values, gradients, factors; two moments
-        found[checkpointing] = estimated.activations, sum(kept.values())
-    assert 0.5 < found[False][0] / found[False][1] < 2, found
+        sizes[checkpointing] = estimated.activations, sum(kept.values())
+    assert 0.5 < sizes[False][0] / sizes[False][1] < 2, sizes
     # With checkpointing the hooks see what is kept between the blocks, and not the block that is recomputed.
-    assert found[True][1] < found[True][0] < found[False][0], found
+    assert sizes[True][1] < sizes[True][0] < sizes[False][0], sizes
 
 
 def test_what_is_said_before_the_first_step(pack: Any) -> None:
-    said: list[str] = []
-    adapter = train(pack, as_loaded(models.sd3), on_start=said.append, steps=1).adapter
-    assert f"deft rank 3: {len(pack.adapters.layers(adapter))} layers, " in said[0]
-    assert "trained values; memory estimate: model" in said[0]
+    messages: list[str] = []
+    adapter = train(pack, as_loaded(models.sd3), on_start=messages.append, steps=1).adapter
+    assert f"deft rank 3: {len(pack.adapters.layers(adapter))} layers, " in messages[0]
+    assert "trained values; memory estimate: model" in messages[0]
 
 
 def test_training_on_top_of_an_adapter_is_said(pack: Any) -> None:
@@ -712,7 +712,7 @@ def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: An
 
 @pytest.mark.parametrize(("method", "layers"), TEXT_METHODS)
 def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any, method: str, layers: str) -> None:
-    """Against finite differences of the loss along the gradient."""
+    """Compared with finite differences of the loss along the gradient."""
     model = as_loaded(models.sd3)
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     width = clip.encode_from_tokens(clip.tokenize("a")).shape[-1]

@@ -66,8 +66,8 @@ def test_gradients_are_those_of_transformers(comfyui_session: Any, text_pairs: A
     leaves = [value for pair in own.values() for value in pair.values()]
     with torch.inference_mode(False), torch.enable_grad(), training.frozen(root, changes):
         backward(comfyui_session.module("trainers.step.repairs").Repairs(name), output, leaves)
-    found = outputs[-1]
-    assert models.relative(found.detach(), expected.detach()) < 1e-4
+    last_output = outputs[-1]
+    assert models.relative(last_output.detach(), expected.detach()) < 1e-4
     checked = 0
     for layer in chosen:
         for kind, value in values[layer].items():

@@ -79,9 +79,10 @@ def test_a_rate_far_from_the_usual_one_is_said_before_the_first_step_and_in_the_
 
 def test_the_costs_name_what_was_not_measured(comfyui: Any) -> None:
     line, costs = comfyui.module("trainers.run.report").cost_line, comfyui.module("deft_ops.costs")
-    known = {"seconds_a_step": 0.25, "bytes": 2**19}
+    measurements = {"seconds_a_step": 0.25, "bytes": 2**19}
     assert (
-        line(costs.TrainingCost(**known)) == "cost: 0.25 s a step (median), peak memory not measured, adapter 0.500 MiB"
+        line(costs.TrainingCost(**measurements))
+        == "cost: 0.25 s a step (median), peak memory not measured, adapter 0.500 MiB"
     )
-    measured = costs.TrainingCost(**known, peak_bytes=3 * 2**30, memory="process")
+    measured = costs.TrainingCost(**measurements, peak_bytes=3 * 2**30, memory="process")
     assert "peak memory 3,072 MiB (of the process), " in line(measured)

@@ -33,11 +33,24 @@ def peft(kind: str, record: dict[str, Any] | None = None, **tensors: torch.Tenso
     def make() -> Files:
         old, weights = peft_folders.made(kind)
         changed = {
-            key: next((new for end, new in tensors.items() if key.endswith(end)), own) for key, own in weights.items()
+            key: next((new for end, new in tensors.items() if key.endswith(end.replace("__", "."))), own)
+            for key, own in weights.items()
         }
         return {peft_folders.WEIGHTS: safetensors(changed), peft_folders.RECORD: encoded(old | (record or {}))}
 
     return make
+
+
+def two_layers_in_one() -> Files:
+    """A LoKr in Tucker form beside a LoRA of the same layer: ComfyUI's own class fails at it and logs that only."""
+    layer, draw = "diffusion_model.joint_blocks.0.x_block.attn.proj", torch.Generator().manual_seed(0)
+    sizes = {"lokr_w1": (2, 2), "lokr_w2_a": (4, 32), "lokr_w2_b": (4, 32), "lokr_t2": (4, 4, 1, 1)}
+    sizes |= {"lora_up.weight": (64, 4), "lora_mid.weight": (4, 4), "lora_down.weight": (3, 4, 64)}
+    return {
+        adapters.FILE: safetensors(
+            {f"{layer}.{name}": torch.randn(size, generator=draw) for name, size in sizes.items()}
+        )
+    }
 
 
 def program(steps: bytes, **members: bytes) -> Callable[[], Files]:
@@ -213,6 +226,13 @@ CORPUS: tuple[Entry, ...] = (
         "refused",
         "a billion blocks without values",
         lambda: {adapters.FILE: bare("base_model.model.x.oft_R.weight", (10**9, 0))},
+    ),
+    ("adapters", "refused", "LoKr in Tucker form beside LoRA", two_layers_in_one),
+    (
+        "peft_folders",
+        "refused",
+        "rotations of no blocks with a bound",
+        peft("oft", {"coft": True}, oft_R__weight=torch.zeros(0, 6)),
     ),
     ("peft_folders", "refused", "a field with a line break", peft("lora", {"unknown": "a\nb"})),
     ("peft_folders", "refused", "LoHa of rank 0", peft("loha", {"r": 0})),

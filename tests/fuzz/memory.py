@@ -43,6 +43,6 @@ class Memory:
 
 def _status(name: str) -> int:
     """The bytes of an entry of Linux's account of this process."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) << 10
+    matched = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    assert matched is not None
+    return int(matched[1]) << 10

@@ -68,12 +68,12 @@ def near(draw: Any, value: Any, values: Any = JSON) -> Any:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    found: list[tuple[Any, Any]] = []
+    places: list[tuple[Any, Any]] = []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        found.append((value, key))
-        found += _places(inner)
-    return found
+        places.append((value, key))
+        places += _places(inner)
+    return places
 
 
 def encoded(value: Any) -> bytes:

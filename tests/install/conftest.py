@@ -151,8 +151,8 @@ def checkout(workshop: Path) -> Path:
 @pytest.fixture(scope="session")
 def archive(checkout: Path) -> Path:
     """What `comfy node pack` makes of the checkout."""
-    say = comfy(checkout, "node", "pack")
-    assert "Created zip file" in say, say
+    output = comfy(checkout, "node", "pack")
+    assert "Created zip file" in output, output
     return (checkout / "node.zip").rename(checkout.parent / "node.zip")
 
 

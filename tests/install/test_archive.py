@@ -69,9 +69,9 @@ def test_validate_would_say_something(checkout: Path, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "pyproject.toml").write_text((checkout / "pyproject.toml").read_text())
     (folder / "bad.py").write_text("eval('1'); exec('2')\n")
-    said = comfy(folder, "node", "validate")
-    assert all(rule in said for rule in ("S307", "S102", "E702"))
-    assert "passed" not in said
+    output = comfy(folder, "node", "validate")
+    assert all(rule in output for rule in ("S307", "S102", "E702"))
+    assert "passed" not in output
 
 
 def test_size_and_content(archive: Path, checkout: Path) -> None:
@@ -79,7 +79,7 @@ def test_size_and_content(archive: Path, checkout: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         names = file.namelist()
     assert [name for name in names if name.startswith(LEFT_OUT)] == []
-    assert [name for name in NEEDED if not any(found.startswith(name) for found in names)] == []
+    assert [name for name in NEEDED if not any(member.startswith(name) for member in names)] == []
     assert [name for name in LEFT_OUT if not (ROOT / name).exists()] == []  # or the list says nothing
     # Every help page, template and picture of the checkout.
     for folder in ("web", "example_workflows", "subgraphs", "locales", "sweeps"):
@@ -91,7 +91,7 @@ def test_size_and_content(archive: Path, checkout: Path) -> None:
 
 
 def test_no_rule_of_the_registry_is_broken(unpacked: Path) -> None:
-    """Without this project's settings, and without comments that silence a rule."""
+    """The rules hold without this project's settings, and without comments that silence a rule."""
     command = [
         sys.executable,
         "-m",

@@ -54,9 +54,9 @@ def test_zip_and_git_checkout(fresh: Any, registry: str, checkout: Path, version
     """
     made = fresh(version)
     before = made.packages()
-    said = made.run("-c", CM_CLI, registry, "install", "deft-nodes@0.1.0")
-    assert "[INSTALLED] deft-nodes" in said, said
-    assert "ERROR" not in said, said
+    output = made.run("-c", CM_CLI, registry, "install", "deft-nodes@0.1.0")
+    assert "[INSTALLED] deft-nodes" in output, output
+    assert "ERROR" not in output, output
     after = made.packages()
     pip_changes_nothing(before, after)
     made.run("-m", "pip", "check")
@@ -68,9 +68,9 @@ def test_zip_and_git_checkout(fresh: Any, registry: str, checkout: Path, version
             has_all_nodes(server, folder.name)
             works(server)
         shutil.rmtree(folder)
-        said = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
-        assert "[INSTALLED]" in said, said
-        assert "ERROR" not in said, said
+        output = made.run("-m", "cm_cli", "install", f"file://localhost{checkout}")
+        assert "[INSTALLED]" in output, output
+        assert "ERROR" not in output, output
         assert made.packages() == after
         folder = made.comfyui / "custom_nodes" / "comfyui_DEFT"  # Manager cuts off what looks like a suffix
         assert (folder / ".git").is_dir()

@@ -1,4 +1,4 @@
-"""In a ComfyUI without one package of the pack's: every node is there, and only what needs a package asks for it."""
+"""A ComfyUI without one package of the pack's: every node is there, and only what needs a package asks for it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def server(workshop: Path) -> Iterator[Any]:
         yield running
 
 
-def part(*wanted: str) -> dict[str, Any]:
+def part(*node_ids: str) -> dict[str, Any]:
     """The nodes of the demo that the wanted ones need."""
-    whole, kept, todo = demo(), {}, list(wanted)
+    whole, kept, todo = demo(), {}, list(node_ids)
     while todo:
         name = todo.pop()
         kept[name] = whole[name]
@@ -37,11 +37,11 @@ def part(*wanted: str) -> dict[str, Any]:
     return kept
 
 
-def told(server: Any, prompt: dict[str, Any]) -> str:
+def error_of(server: Any, prompt: dict[str, Any]) -> str:
     """What a prompt that has to fail says."""
-    with pytest.raises(comfy_server.PromptError) as failed:
+    with pytest.raises(comfy_server.PromptError) as caught:
         server.run(prompt)
-    return str(failed.value)
+    return str(caught.value)
 
 
 def command(server: Any, package: str) -> str:
@@ -87,9 +87,9 @@ def test_the_plot_of_the_loss_asks_for_matplotlib_and_the_adapter_is_there(serve
 
 
 def test_the_scorer_asks_for_open_clip(server: Any) -> None:
-    said = told(server, part("60") | {"90": {"class_type": "PreviewAny", "inputs": {"source": ["60", 0]}}})
-    assert "CLIP needs the package open_clip_torch, which is not installed" in said
-    assert command(server, "open_clip_torch") in said
+    error = error_of(server, part("60") | {"90": {"class_type": "PreviewAny", "inputs": {"source": ["60", 0]}}})
+    assert "CLIP needs the package open_clip_torch, which is not installed" in error
+    assert command(server, "open_clip_torch") in error
 
 
 def test_a_scorer_of_timms_asks_for_timm(server: Any) -> None:
@@ -103,15 +103,15 @@ def test_a_scorer_of_timms_asks_for_timm(server: Any) -> None:
             "protocol.scale": 1.0,
         },
     }
-    said = told(server, {"1": scorer, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}})
-    assert "needs the package timm, which is not installed" in said
-    assert command(server, "timm") in said
+    error = error_of(server, {"1": scorer, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}})
+    assert "needs the package timm, which is not installed" in error
+    assert command(server, "timm") in error
 
 
 def test_adapter_info_asks_for_matplotlib(server: Any) -> None:
-    said = told(server, part("20") | {"90": {"class_type": "DEFTAdapterInfo", "inputs": {"adapter": ["20", 0]}}})
-    assert "needs the package matplotlib, which is not installed" in said
-    assert command(server, "matplotlib") in said
+    error = error_of(server, part("20") | {"90": {"class_type": "DEFTAdapterInfo", "inputs": {"adapter": ["20", 0]}}})
+    assert "needs the package matplotlib, which is not installed" in error
+    assert command(server, "matplotlib") in error
 
 
 def test_an_optimizer_asks_for_its_package(server: Any) -> None:
@@ -126,6 +126,6 @@ def test_an_optimizer_asks_for_its_package(server: Any) -> None:
     prompt["90"] = {"class_type": "DEFTTrainingSettings", "inputs": given | {"optimizer": "Prodigy"}}
     prompt["20"]["inputs"]["settings"] = ["90", 0]
     prompt["91"] = {"class_type": "PreviewAny", "inputs": {"source": ["20", 2]}}
-    said = told(server, prompt)
-    assert "The optimizer Prodigy needs the package 'prodigyopt'" in said
-    assert command(server, "prodigyopt") in said
+    error = error_of(server, prompt)
+    assert "The optimizer Prodigy needs the package 'prodigyopt'" in error
+    assert command(server, "prodigyopt") in error

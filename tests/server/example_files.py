@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deft_pack.sweeps.training_nodes import TRAINERS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOWS = ROOT / "example_workflows"
 UI_FILES = sorted(WORKFLOWS.glob("*.json"))
 API_FILES = sorted((WORKFLOWS / "api").glob("*.json"))
 SHORT_STEPS = 2  # of trainings and samplings; a test looks at whether a workflow runs, not at what it learns
-TRAINERS = ("DEFTTrainAdapter", "DEFTTrainTextualInversion")
 SHORTENED = (*TRAINERS, "KSampler")
 # Files of gigabytes and folders of photos. The examples that name them run in tests/comfy/test_reference.py and
 # test_tables.py, with small models and the demo's pictures instead.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deft_pack.workflow_sources.blueprints import blueprints
-from deft_pack.workflow_sources.demo import MODEL, Example
+from deft_pack.workflow_sources.demo import MODEL, DemoExample
 
 NAMES = [one.name for one in blueprints()]
 LOADERS = {"model": ["1", 0], "clip": ["2", 0], "vae": ["3", 0]}
@@ -49,7 +49,7 @@ def test_comfyui_lists_them(server: Any) -> None:
 @pytest.mark.timeout(600)
 def test_each_runs_from_the_page(drive_browser: Any, tmp_path: Path) -> None:
     """Added by the search box, joined to the demo's loaders, run with other values in the promoted widgets."""
-    it = Example("blueprints")
+    it = DemoExample("blueprints")
     it.photos()
     it.sampling()
     it.scorer()
@@ -57,12 +57,12 @@ def test_each_runs_from_the_page(drive_browser: Any, tmp_path: Path) -> None:
     source = tmp_path / "loaders.json"
     source.write_text(json.dumps(it))
     seen = drive_browser("blueprint", source, json.dumps(OPTIONS), *NAMES)
-    for one, found in zip(blueprints(), seen, strict=True):
-        assert "failed" not in found, found
-        assert found["errors"] == []
-        assert found["complaints"] == []
-        assert found["end"]["kind"] == "execution_success"
-        top, packing = found["top"], one.packing
+    for one, page in zip(blueprints(), seen, strict=True):
+        assert "failed" not in page, page
+        assert page["errors"] == []
+        assert page["complaints"] == []
+        assert page["end"]["kind"] == "execution_success"
+        top, packing = page["top"], one.packing
         assert top["title"] == one.name
         assert top["inputs"] == [*packing.inputs, *packing.promoted]
         assert top["outputs"] == list(packing.outputs)
@@ -71,6 +71,6 @@ def test_each_runs_from_the_page(drive_browser: Any, tmp_path: Path) -> None:
         for name, value in OPTIONS[one.name]["set"].items():  # what the page sends is what stands on top
             node, widget = packing.promoted[name]
             kind = one.prompt[str(node)]["class_type"]
-            sent = [each["inputs"] for each in found["api"].values() if each["class_type"] == kind]
+            sent = [each["inputs"] for each in page["api"].values() if each["class_type"] == kind]
             assert value in [inputs[widget] for inputs in sent], (name, sent)
-        assert RESULTS[one.name] in json.dumps(found["outputs"]["90"]), found["outputs"]
+        assert RESULTS[one.name] in json.dumps(page["outputs"]["90"]), page["outputs"]

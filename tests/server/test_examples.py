@@ -48,12 +48,12 @@ def test_front_end_keeps_groups_and_subgraphs(drive_browser: Any) -> None:
         assert {group["title"]: group["bounding"] for group in saved["groups"]} == {
             group["title"]: group["bounding"] for group in graph["groups"]
         }
-        places, wanted = ({node["id"]: node["pos"] for node in each["nodes"]} for each in (saved, graph))
-        assert places == wanted
+        places, expected = ({node["id"]: node["pos"] for node in each["nodes"]} for each in (saved, graph))
+        assert places == expected
 
 
 def subgraphs(graph: dict[str, Any]) -> dict[str, Any]:
-    """By title, the links and what is in the nodes; the page does not keep a link's number."""
+    """The links and what is in the nodes, by title; the page does not keep a link's number."""
     return {
         one["name"]: (
             {node["id"]: (node["type"], node["pos"], node["widgets_values"]) for node in one["nodes"]},

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from deft_pack.sweeps.training_nodes import TRAINERS
+
 from ..everyday import CHOSEN, name_of
 from ..search_words import OWN_TITLES, WORDS
 from .conftest import TEMPLATE, Seen, done_by, result_of
-from .example_files import COMPLETE, TRAINERS, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
+from .example_files import COMPLETE, UI_FILES, WORKFLOWS, missing_files, own_id, with_own_ids
 
 # One command of the page shows what many tests look at, so that the first test of each kind takes minutes.
 pytestmark = pytest.mark.timeout(1800)
@@ -67,7 +69,7 @@ def named(path: Path, kind: str = "class_type") -> dict[str, str]:
     return {key: node[kind] for key, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items()}
 
 
-def told(path: Path) -> str:
+def missing_text(path: Path) -> str:
     """How the page begins to tell what is missing. It looks for model files only, and names a single one."""
     missing = sorted(name for name in missing_files(path) if name.endswith(".safetensors"))
     if len(missing) > 1:
@@ -129,16 +131,16 @@ def in_page(
     def look(mode: str) -> dict[str, Any]:
         vue = {"vue": MODES[mode]}
         opens = [path for kind, path in OPENED if kind == mode and f"{mode}-{path.stem}" in opened]
-        told_of = {path.name: told(path) for path in opens}
+        missing_texts = {path.name: missing_text(path) for path in opens}
         if "test_browser_sees_what_is_missing" in asked:
             opens.append(broken)
-            told_of[broken.name] = "2 errors found"
+            missing_texts[broken.name] = "2 errors found"
         runs = [path for kind, path in RUNS if kind == mode and f"{mode}-{path.stem}" in ran]
         jobs: dict[str, tuple[object, ...]] = {}
         if mode in widgets:
             jobs["widgets"] = ("widgets", json.dumps({**vue, **choices(server)}))
         if opens:
-            options: dict[str, Any] = {**vue, "told": told_of}
+            options: dict[str, Any] = {**vue, "told": missing_texts}
             if not MODES[mode]:
                 options |= {"pictures": str(pictures), "pictured": [path.name for path in opens if pictured(path)]}
             jobs["check"] = ("check", json.dumps(options), *opens)
@@ -168,7 +170,7 @@ def test_opens(in_page: Seen, mode: str, path: Path) -> None:
     assert "failed" not in seen, seen
     assert [node for node in seen["nodes"] if not node["registered"]] == []
     assert seen["errors"] == []
-    assert [text.splitlines()[0] for text in seen["complaints"]] == ([told(path)] if told(path) else [])
+    assert [text.splitlines()[0] for text in seen["complaints"]] == ([missing_text(path)] if missing_text(path) else [])
     # What the front end would send is what the API file says.
     api = with_own_ids(seen["api"])
     for node_id, node in json.loads((WORKFLOWS / "api" / path.name).read_text()).items():
@@ -186,7 +188,7 @@ def test_opens(in_page: Seen, mode: str, path: Path) -> None:
 
 @cases([("vue", path) for path in UI_FILES])
 def test_every_node_is_drawn(in_page: Seen, mode: str, path: Path) -> None:
-    """With Vue each node is an element of the page, on no other, and red only where its model file is missing."""
+    """Each node is an element of the page with Vue, on no other, and red only where its model file is missing."""
     seen = in_page(mode, "check")[path.name]
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
     assert widened(path, seen) == []
@@ -263,7 +265,7 @@ def test_every_kind_of_node_is_run_from_the_page() -> None:
 
 
 def test_every_example_is_run_every_day() -> None:
-    """From the page or by comfy-cli."""
+    """Each is run from the page or by comfy-cli."""
     by_cli = {name.rpartition("/")[2] for name in CHOSEN["server/test_server.py::test_comfy_cli_runs"]}
     assert by_cli | {path.name for path in RUN_FILES} == {path.name for path in COMPLETE}
 
@@ -328,7 +330,7 @@ def assert_told(shown: str, texts: list[str], kind: str) -> None:
 
 def dynamic_combos(server: Any) -> list[dict[str, Any]]:
     """All dynamic choices of the pack's nodes, with the widgets that the server names for each."""
-    found = []
+    combos = []
     for name, node in server.get("/object_info").items():
         if node["python_module"] != f"custom_nodes.{server.pack_name}":
             continue
@@ -339,20 +341,20 @@ def dynamic_combos(server: Any) -> list[dict[str, Any]]:
                         option["key"]: {**option["inputs"].get("required", {}), **option["inputs"].get("optional", {})}
                         for option in rest[0]["options"]
                     }
-                    found.append({"type": name, "name": key, "own": options, "node": node["input"]})
-    return found
+                    combos.append({"type": name, "name": key, "own": options, "node": node["input"]})
+    return combos
 
 
 def widgets_behind(node: dict[str, Any], name: str) -> dict[str, bool]:
     """Names of a node's ordinary widgets, and whether each is an advanced one."""
-    found = {}
+    widgets = {}
     for inputs in node.values():
         for key, (kind, *rest) in inputs.items():
             settings = rest[0] if rest else {}
             widget = isinstance(kind, list) or kind in ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
             if widget and key != name and not settings.get("forceInput"):
-                found[key] = bool(settings.get("advanced"))
-    return found
+                widgets[key] = bool(settings.get("advanced"))
+    return widgets
 
 
 def test_no_choice_has_a_single_widget(server: Any) -> None:

@@ -17,8 +17,8 @@ CONTROLS = ("control_after_generate", "fixed")  # the page's own widget behind a
 
 def names(language: str, node_id: str) -> dict[str, Any]:
     """A node's entry of a locale file."""
-    found: dict[str, Any] = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())[node_id]
-    return found
+    entry: dict[str, Any] = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text())[node_id]
+    return entry
 
 
 @pytest.mark.timeout(600)
@@ -27,14 +27,14 @@ def test_every_node_has_help_and_names(in_language: Seen, language: str) -> None
     seen = in_language(language, "help")
     assert (seen["refused"], seen["errors"]) == ([], [])
     for node_id in OPENED[language]:
-        node, wanted = seen["nodes"][node_id], names(language, node_id)
-        assert node["title"] == node["heading"] == wanted["display_name"]
+        node, entry = seen["nodes"][node_id], names(language, node_id)
+        assert node["title"] == node["heading"] == entry["display_name"]
         ((picture),) = node["pictures"]
         assert picture["src"].endswith(f"/extensions/deft-nodes/docs/{node_id}/node.png")
         assert picture["width"] >= 300
         assert f"\n{LAST_HEADING[language]}\n" in node["text"], node_id
         assert "<!--" not in node["text"], node_id  # the marks around the lists
         own = {name: shown for name, shown in node["inputs"].items() if name not in CONTROLS}
-        assert own == {name: wanted["inputs"][name.replace(".", "_")]["name"] for name in own}, node_id
+        assert own == {name: entry["inputs"][name.replace(".", "_")]["name"] for name in own}, node_id
         assert [name for name in own if name.rpartition(".")[2] not in node["text"]] == [], node_id
-        assert node["outputs"] == [output["name"] for output in wanted["outputs"].values()]
+        assert node["outputs"] == [output["name"] for output in entry["outputs"].values()]

@@ -18,12 +18,12 @@ from .example_files import API_FILES, COMPLETE, INCOMPLETE, ROOT, UI_FILES, WORK
 
 def literal_node_ids() -> set[str]:
     """The node ids written in the source, as ComfyUI Manager's scanner finds them."""
-    found = set()
+    node_ids = set()
     for path in (ROOT / "nodes").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
-                found |= {ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "node_id"}
-    return found
+                node_ids |= {ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "node_id"}
+    return node_ids
 
 
 def test_every_node_is_listed(server: Any) -> None:
@@ -35,8 +35,8 @@ def test_every_node_is_listed(server: Any) -> None:
 
 def test_locale_file_says_what_the_nodes_say(server: Any, make_locale: Any) -> None:
     info = server.get("/object_info")
-    wanted = {name: make_locale.texts(info[name]) for name in literal_node_ids()}
-    assert json.loads(make_locale.TARGET.read_text()) == wanted, "make generated PARTS=locales"
+    texts = {name: make_locale.texts(info[name]) for name in literal_node_ids()}
+    assert json.loads(make_locale.ENGLISH_FILE.read_text()) == texts, "make generated PARTS=locales"
 
 
 def test_both_formats_of_every_example_are_there() -> None:
@@ -85,14 +85,14 @@ def test_nothing_but_files_and_folders_is_missing(server: Any, path: Path) -> No
     """The server knows the nodes and their inputs, and refuses the example for the files alone."""
     prompt, info = json.loads(path.read_text()), server.get("/object_info")
     for node in prompt.values():
-        known = {name for names in info[node["class_type"]]["input_order"].values() for name in names}
+        input_names = {name for names in info[node["class_type"]]["input_order"].values() for name in names}
         # What a dynamic input adds is named behind a dot.
-        assert {name.partition(".")[0] for name in node["inputs"]} <= known, node
-    with pytest.raises(urllib.error.HTTPError) as refused:
+        assert {name.partition(".")[0] for name in node["inputs"]} <= input_names, node
+    with pytest.raises(urllib.error.HTTPError) as caught:
         server.post("/prompt", {"prompt": prompt})
-    found = [error for node in json.loads(refused.value.read())["node_errors"].values() for error in node["errors"]]
-    assert {error["type"] for error in found} == {"value_not_in_list"}
+    errors = [error for node in json.loads(caught.value.read())["node_errors"].values() for error in node["errors"]]
+    assert {error["type"] for error in errors} == {"value_not_in_list"}
     # A scorer's usual file that is not there is no error here: the node looks for it, and offers its download.
     scorers = (node["inputs"].values() for node in prompt.values() if node["class_type"] == "DEFTLoadScorer")
     usual = {value for inputs in scorers for value in inputs if isinstance(value, str)}
-    assert {error["extra_info"]["received_value"] for error in found} == missing_files(path) - usual
+    assert {error["extra_info"]["received_value"] for error in errors} == missing_files(path) - usual

@@ -121,8 +121,8 @@ def test_the_page_sends_what_was_saved(files: tuple[str, ...], page: tuple[Path,
     (seen,) = result_of(page[1], "check")
     assert seen["errors"] == []
     assert seen["complaints"] == []
-    wanted = workflow(files)["2"]["inputs"]
-    assert {name: seen["api"]["2"]["inputs"].get(name) for name in wanted} == wanted
+    inputs = workflow(files)["2"]["inputs"]
+    assert {name: seen["api"]["2"]["inputs"].get(name) for name in inputs} == inputs
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -145,7 +145,7 @@ def test_rows_that_are_set_in_the_page_run(
 def test_rows_in_a_sweep(
     server: Any, files: tuple[str, ...], page: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Of the workflow that the page has saved: the file of one row and whether another is on, as axes."""
+    """The workflow is one that the page has saved; its axes are the file of one row and whether another is on."""
     plan = write_plan(
         tmp_path,
         json.loads(page[0].read_text()),
@@ -156,8 +156,8 @@ axes:
 """,
     )
     assert "6 done, 0 failed" in sweeps("run", plan, "--store", tmp_path / "store", "--server", server.url)
-    found = {
+    choices = {
         (cell["prompt"]["2"]["inputs"]["file_1"], cell["prompt"]["2"]["inputs"]["on_2"])
         for cell in cells(tmp_path / "store").values()
     }
-    assert found == {(file, on) for file in ("None", *files) for on in (True, False)}
+    assert choices == {(file, on) for file in ("None", *files) for on in (True, False)}

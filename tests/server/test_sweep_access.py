@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from deft_pack.sweeps.access import Access
-from deft_pack.sweeps.client import Client, Denied, ServerLost
+from deft_pack.sweeps.client import Client
+from deft_pack.sweeps.errors import Denied, ServerLost
 
 from .proxy import Proxy, in_thread
 from .sweep_tools import TRIVIAL, cells, environment, read_until, runs, start, write_plan

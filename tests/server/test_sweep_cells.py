@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from deft_pack.sweeps.cells import Cells, Compiler
+from deft_pack.sweeps.cells import Compiler
 from deft_pack.sweeps.files import Files, LocalFiles, ServerFiles
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.planned import Cells
 from deft_pack.sweeps.schema import growing, inputs_of
 from deft_pack.sweeps.workflow import read_workflow
 
@@ -27,8 +28,8 @@ from .sweep_tools import ROOT, TRIVIAL, trained, write_plan
 @pytest.fixture(scope="module")
 def info(server: Any) -> dict[str, Any]:
     """The server's /object_info."""
-    found: dict[str, Any] = server.get("/object_info")
-    return found
+    node_info: dict[str, Any] = server.get("/object_info")
+    return node_info
 
 
 def compile_(
@@ -176,8 +177,8 @@ def test_another_option_of_a_dynamic_combo(tmp_path: Path, info: dict[str, Any])
     assert set(below[0]) == {"method.rank", "method.alpha", "method.projector", "method.start"}
     assert below[1] == {"method.rank": 7, "method.rank_cap": 0.0}
     options = info["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
-    wanted = next(option for option in options if option["key"] == "svdiff")["inputs"]["required"]
-    assert below[2] == {f"method.{name}": spec[1]["default"] for name, spec in wanted.items()}
+    settings = next(option for option in options if option["key"] == "svdiff")["inputs"]["required"]
+    assert below[2] == {f"method.{name}": spec[1]["default"] for name, spec in settings.items()}
 
 
 def test_rows_match_and_rules_exclude(tmp_path: Path, info: dict[str, Any]) -> None:
@@ -245,11 +246,11 @@ def test_files_of_a_server_elsewhere(server: Any) -> None:
 
     picture = server.base / "input" / "elsewhere" / "cat.png"
     picture.parent.mkdir(parents=True)
-    found = []
+    digests = []
     for content in (b"one", b"two"):
         picture.write_bytes(content)
-        found.append(ServerFiles(get).digest("elsewhere/cat.png", combo=True))
-    assert found == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
+        digests.append(ServerFiles(get).digest("elsewhere/cat.png", combo=True))
+    assert digests == [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
     files = ServerFiles(get)
     model = files.digest("deft_demo_denoiser.safetensors", combo=True)
     assert len(model) == 64
@@ -293,7 +294,7 @@ def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str,
     [("demo", 6, 0, 56), ("table1", 24, 3, 675), ("table2", 8, 0, 72), ("dreambooth", 240, 30, 27000)],
 )
 def test_ready_plans_are_what_they_say(server: Any, name: str, trainings: int, tokens: int, pictures: int) -> None:
-    """With folders of photos where they want them; the checkpoints that they name are not looked for before a run."""
+    """The photos are in folders where the plans want them; their checkpoints are not looked for before a run."""
     with open(ROOT / "sweeps" / "plans" / "dreambooth_subjects.csv", newline="") as file:
         subjects = [row["folder"] for row in csv.DictReader(file)]
     subjects += [
@@ -317,10 +318,10 @@ def test_ready_plans_are_what_they_say(server: Any, name: str, trainings: int, t
             if isinstance(value, str) and "%" in value
         ], "a placeholder was left"
         for node in prompt.values():  # nothing that ComfyUI would refuse as missing
-            known = inputs_of(info[node["class_type"]], node["inputs"])
+            inputs = inputs_of(info[node["class_type"]], node["inputs"])
             assert [
                 item.name
-                for item in known.values()
+                for item in inputs.values()
                 if item.required and item.name not in node["inputs"] and not growing(item)
             ] == [], node
 
@@ -366,7 +367,7 @@ def test_two_nodes_of_one_title(tmp_path: Path, info: dict[str, Any]) -> None:
 
 
 def test_workflows_that_cannot_be_read(tmp_path: Path, info: dict[str, Any]) -> None:
-    def said(workflow: Any) -> str:
+    def error_of(workflow: Any) -> str:
         path = tmp_path / "w.json"
         path.write_text(workflow if isinstance(workflow, str) else json.dumps(workflow))
         with pytest.raises(ValueError) as caught:
@@ -374,27 +375,27 @@ def test_workflows_that_cannot_be_read(tmp_path: Path, info: dict[str, Any]) -> 
         assert str(path) in str(caught.value) or "circle" in str(caught.value)
         return str(caught.value)
 
-    assert "cannot be read" in said("{")
-    assert "is not a ComfyUI workflow" in said({"a": 1})
-    assert "is not a ComfyUI workflow" in said([])
+    assert "cannot be read" in error_of("{")
+    assert "is not a ComfyUI workflow" in error_of({"a": 1})
+    assert "is not a ComfyUI workflow" in error_of([])
     unknown = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
-    assert "needs nodes that this ComfyUI does not have: NoSuchNode" in said(unknown)
+    assert "needs nodes that this ComfyUI does not have: NoSuchNode" in error_of(unknown)
     lost = copy.deepcopy(TRIVIAL)
     lost["2"]["inputs"]["images"] = ["7", 0]
-    assert "takes `images` from the node 7, which is not in the workflow" in said(lost)
+    assert "takes `images` from the node 7, which is not in the workflow" in error_of(lost)
     circle = {
         "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     }
-    assert "run in a circle" in said(circle)
+    assert "run in a circle" in error_of(circle)
     ui = json.loads((ROOT / "example_workflows" / "sweep_demo.json").read_text())
     foreign = copy.deepcopy(ui)
     foreign["nodes"][0]["type"] = "NoSuchNode"
-    assert "does not have: NoSuchNode" in said(foreign)
+    assert "does not have: NoSuchNode" in error_of(foreign)
     del ui["links"]
-    assert "cannot be converted to the API form" in said(ui)
+    assert "cannot be converted to the API form" in error_of(ui)
     for node in foreign["nodes"]:
         node["mode"] = 2
-    assert "has no node that runs" in said(foreign)
+    assert "has no node that runs" in error_of(foreign)
     with pytest.raises(ValueError, match=r"none\.json does not exist"):
         read_workflow(tmp_path / "none.json", info)

@@ -15,7 +15,8 @@ import pytest
 
 from deft_pack.sweeps import client as client_module
 from deft_pack.sweeps import waiting as waiting_module
-from deft_pack.sweeps.client import Client, Interrupted, TooLong
+from deft_pack.sweeps.client import Client
+from deft_pack.sweeps.errors import Interrupted, TooLong
 from deft_pack.sweeps.workflow import needed_by
 
 from .proxy import Cable, Proxy
@@ -170,9 +171,9 @@ def test_a_prompt_that_runs_too_long(server: Any) -> None:
 
     async def run() -> None:
         async with Client(server.url) as client:
-            with pytest.raises(TooLong, match="longer than 0.5 s") as error:
+            with pytest.raises(TooLong, match="longer than 0.5 s") as caught:
                 await asyncio.wait_for(client.run(sampling(10000, next(SEEDS)), lambda *_: None, 0.5), 60)
-            assert error.value.stopped
+            assert caught.value.stopped
 
     asyncio.run(run())
     assert not server.get("/queue")["queue_running"]

@@ -50,8 +50,8 @@ def dinov2(server: Any) -> Path:
 @pytest.mark.timeout(1800)
 def test_the_whole_benchmark(server: Any, dinov2: Path, tmp_path: Path) -> None:
     photos, parameters = peft_files(tmp_path, valid_size=2, test_size=1)
-    said = sweeps("peft", photos, parameters, "--input", server.base / "input", "--prompts", tmp_path / PROMPTS)
-    assert all(f": {caption}" in said for caption in CAPTIONS)
+    output = sweeps("peft", photos, parameters, "--input", server.base / "input", "--prompts", tmp_path / PROMPTS)
+    assert all(f": {caption}" in output for caption in CAPTIONS)
     plan = yaml.safe_load(PLAN.read_text())
     (tmp_path / "line.json").write_text(json.dumps(small(json.loads(WORKFLOW.read_text()))))
     plan["workflow"] = "line.json"
@@ -68,12 +68,12 @@ def test_the_whole_benchmark(server: Any, dinov2: Path, tmp_path: Path) -> None:
     prompts = 1 + len(DRIFT)
     done = sweeps("run", path, "--store", store, "--server", server.url, timeout=1500)
     assert f"{len(ROWS) * len(SEEDS) * (1 + prompts)} done, 0 failed, 0 cancelled" in done
-    found = cells(store).values()
-    trained = [cell["labels"] for cell in found if cell["kind"] == "training"]
+    stored_cells = cells(store).values()
+    trained = [cell["labels"] for cell in stored_cells if cell["kind"] == "training"]
     assert sorted((one["method"], one["seed"]) for one in trained) == sorted(
         (row, seed) for row in ROWS for seed in SEEDS
     )
-    for cell in found:
+    for cell in stored_cells:
         if cell["kind"] == "picture":
             pictures = [file for file in cell["files"] if file["name"].endswith(".png")]
             assert len(pictures) == (3 if cell["labels"]["score"] == "likeness" else 1)

@@ -73,7 +73,7 @@ Stored = dict[str, tuple[list[dict[str, Any]], list[Path], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def stored(server: Any, drive_new_browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """By the names of PLANS: the cells, their pictures, and what the page shows when each picture is dropped onto it.
+    """The cells, their pictures, and what the page shows when each picture is dropped onto it, by the names of PLANS.
     One page for all."""
     cells, pictures = {}, {}
     for name in PLANS:
@@ -87,13 +87,13 @@ def stored(server: Any, drive_new_browser: Any, tmp_path_factory: pytest.TempPat
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", PLANS)
 def test_a_stored_picture_is_its_workflow(server: Any, stored: Stored, name: str) -> None:
-    known, pictures, dropped = stored[name]
+    picture_cells, pictures, dropped = stored[name]
     # The server's own files, by the prompt that SaveImage has written into them.
     made = {}
     for path in (server.base / "output" / "test_sweep_pictures").glob("*.png"):
         with Image.open(path) as picture:
             made[picture.info["prompt"]] = path.read_bytes()
-    for cell, path in zip(known, pictures):
+    for cell, path in zip(picture_cells, pictures):
         assert [file["class_type"] for file in cell["files"]] == ["SaveImage"]
         with Image.open(path) as picture:
             texts = dict(picture.info)
@@ -102,7 +102,7 @@ def test_a_stored_picture_is_its_workflow(server: Any, stored: Stored, name: str
         assert pixels(path.read_bytes()) == pixels(made[json.dumps(cell["prompt"])])
     assert len({pixels(path.read_bytes()) for path in pictures}) == 2  # each cell has a picture of its own
 
-    for cell, seen in zip(known, dropped, strict=True):
+    for cell, seen in zip(picture_cells, dropped, strict=True):
         assert [node["type"] for node in seen["nodes"] if not node["registered"]] == []
         assert [error for error in seen["errors"] if not of_vue(error)] == []
         assert {node["id"]: node["title"] for node in seen["nodes"]} == {

@@ -66,9 +66,9 @@ def is_comfyui(process: psutil.Process) -> bool:
 
 def server_of(process: subprocess.Popen[str]) -> psutil.Process:
     """The ComfyUI that a runner has started."""
-    found = next(child for child in psutil.Process(process.pid).children() if is_comfyui(child))
-    SEEN.append(found)
-    return found
+    comfyui = next(child for child in psutil.Process(process.pid).children() if is_comfyui(child))
+    SEEN.append(comfyui)
+    return comfyui
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -129,14 +129,14 @@ def test_a_running_server_is_used(server: Any, tmp_path: Path) -> None:
 
 def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> None:
     _, store = clean
-    found = cells(store)
-    trainings = {key: cell for key, cell in found.items() if cell["kind"] == "training"}
+    stored = cells(store)
+    trainings = {key: cell for key, cell in stored.items() if cell["kind"] == "training"}
     assert len(trainings) == TRAININGS
-    assert len(found) == TRAININGS + PICTURES
+    assert len(stored) == TRAININGS + PICTURES
     for cell in trainings.values():
         assert {file["title"] for file in cell["files"]} == {"Save Adapter", "Loss"}
         assert set(cell["labels"]) == {"method", "rank"}
-    for key, cell in found.items():
+    for key, cell in stored.items():
         if cell["kind"] == "picture":
             assert len(cell["needs"]) == (cell["labels"]["method"] != "Base")
             assert set(cell["needs"]) <= set(trainings)
@@ -147,7 +147,7 @@ def test_an_adapter_is_trained_once(server: Any, clean: tuple[Path, Path]) -> No
     # A picture from the saved adapter is the picture of the whole workflow, trained and sampled in one go.
     cell = next(
         cell
-        for cell in found.values()
+        for cell in stored.values()
         if cell["labels"] == {"method": "DEFT", "rank": "3", "prompt": "a sks teddy bear", "seed": "1"}
     )
     saved = next(
@@ -226,9 +226,9 @@ def test_a_token_is_trained_once(server: Any, tmp_path: Path) -> None:
 def test_an_adapter_that_was_removed_is_made_when_it_is_needed(
     server: Any, clean: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    plan, wanted = clean
+    plan, clean_store = clean
     store = tmp_path / "store"
-    shutil.copytree(wanted, store)
+    shutil.copytree(clean_store, store)
     removed = next(cell for cell in cells(store).values() if cell["labels"] == {"method": "DEFT", "rank": "3"})["key"]
     (store / "done" / removed[:2] / removed / "adapter.safetensors").unlink()
     assert "every cell is in the store already" in sweeps("run", plan, "--store", store, "--server", server.url)
@@ -237,14 +237,14 @@ def test_an_adapter_that_was_removed_is_made_when_it_is_needed(
     out = sweeps("run", more, "--store", store, "--server", server.url)
     assert out.count("trained") == 1
     assert f"{1 + PICTURES // 2} done, 0 failed" in out  # the third seed's
-    found = contents(store)
-    assert {name: found[name] for name in contents(wanted)} == contents(wanted)
+    files = contents(store)
+    assert {name: files[name] for name in contents(clean_store)} == contents(clean_store)
 
 
 def test_killed_and_run_again(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
     """SIGKILL twice, while a picture and while a training runs, then ComfyUI is killed under the runner, which starts a
     new one; in the end all is as in a clean run."""
-    plan, wanted = clean
+    plan, clean_store = clean
     store = tmp_path / "store"
     for word in ("[3/", "trained"):
         process = start("run", plan, "--store", store, *own(server.base))
@@ -254,7 +254,7 @@ def test_killed_and_run_again(server: Any, clean: tuple[Path, Path], tmp_path: P
         process.wait()
         psutil.wait_procs([its_server], timeout=30)
         assert not its_server.is_running()
-        assert contents(store).items() <= contents(wanted).items()
+        assert contents(store).items() <= contents(clean_store).items()
     assert "not run" in sweeps("status", plan, "--store", store, status=1)
     process = start("run", plan, "--store", store, *own(server.base))
     read_until(process, "[2/")
@@ -263,23 +263,23 @@ def test_killed_and_run_again(server: Any, clean: tuple[Path, Path], tmp_path: P
     assert process.returncode == 0, out
     assert "trying again" in out
     assert "0 failed, 0 cancelled" in out
-    assert contents(store) == contents(wanted)
+    assert contents(store) == contents(clean_store)
     assert list((store / "tmp").iterdir()) == [] or "folders of unfinished work" in sweeps("clean", store)
     sweeps("clean", store, "--yes")
     assert not (store / "tmp").exists()
-    assert contents(store) == contents(wanted)
+    assert contents(store) == contents(clean_store)
 
 
 def test_a_server_that_dies(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
     """ComfyUI is killed under the runner: a new one is started, the cell is run again, the rest goes on."""
-    plan, wanted = clean
+    plan, clean_store = clean
     process = start("run", plan, "--store", tmp_path / "store", *own(server.base))
     read_until(process, "[6/")
     server_of(process).kill()
     rest = process.communicate(timeout=200)[0]
     assert process.returncode == 0, rest
     assert "trying again" in rest
-    assert contents(tmp_path / "store") == contents(wanted)
+    assert contents(tmp_path / "store") == contents(clean_store)
 
 
 def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_pat
         victim = server_of(process)
         victim.kill()
         victim.wait(10)
-        for found in work.rglob("log.jsonl"):  # the next one is written by the next server
-            found.unlink()
+        for log in work.rglob("log.jsonl"):  # the next one is written by the next server
+            log.unlink()
     rest = process.communicate(timeout=200)[0]
     assert process.returncode == 1, rest
     assert "4 done, 1 failed, 0 cancelled, 4 skipped because their training did not finish" in rest
@@ -309,7 +309,7 @@ def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_pat
 
 
 def test_control_c(server: Any, tmp_path: Path) -> None:
-    """Once: what runs is finished. Twice: it is cancelled. The same command goes on afterwards."""
+    """One Ctrl+C lets what runs finish, a second one cancels it. The same command goes on afterwards."""
     # A second each. Up to two of them are with the server, so the last is among those that are cancelled: it takes
     # longer, so that both signals arrive in time.
     seeds = "{a: 1, b: 2, c: 3, d: {Sample.seed: 4, Sample.steps: 400}}"
@@ -347,7 +347,7 @@ def test_control_c(server: Any, tmp_path: Path) -> None:
 
 def test_two_runners_share_a_store(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
     """Each on its own server: no cell is run twice, and together they give what one gives."""
-    plan, wanted = clean
+    plan, clean_store = clean
     store = tmp_path / "store"
     first = start("run", plan, "--store", store, *own(server.base))
     out = read_until(first, "[1/")
@@ -362,18 +362,18 @@ def test_two_runners_share_a_store(server: Any, clean: tuple[Path, Path], tmp_pa
     assert len(counted) == 2
     assert sum(counted) == TRAININGS + PICTURES
     assert min(counted) > 0
-    assert contents(store) == contents(wanted)
+    assert contents(store) == contents(clean_store)
     assert {run["worker"] for run in runs(store).values()} == {"server-1", "server-2"}
 
 
 def test_two_servers_of_one_runner(server: Any, clean: tuple[Path, Path], tmp_path: Path) -> None:
-    plan, wanted = clean
+    plan, clean_store = clean
     process = start("run", plan, "--store", tmp_path / "store", "--workers", "2", *own(server.base))
     out = read_until(process, "[1/")
     assert sum(map(is_comfyui, psutil.Process(process.pid).children())) == 2
     out += process.communicate(timeout=200)[0]
     assert process.returncode == 0, out
-    assert contents(tmp_path / "store") == contents(wanted)
+    assert contents(tmp_path / "store") == contents(clean_store)
     # One of them may have had everything done before the other was up.
     assert {run["worker"] for run in runs(tmp_path / "store").values()} <= {"server-1", "server-2"}
 
@@ -428,12 +428,12 @@ def test_numbers_from_texts_and_previews(server: Any, tmp_path: Path) -> None:
         "1": {"class_type": "PrimitiveInt", "inputs": {"value": 3}, "_meta": {"title": "Number"}},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}, "_meta": {"title": "Show"}},
     }
-    text = "axes: {n: {into: Number.value, values: [3, 12]}}\noutputs: {numbers: {found: {node: Show}}}\n"
+    text = "axes: {n: {into: Number.value, values: [3, 12]}}\noutputs: {numbers: {shown: {node: Show}}}\n"
     plan, store = write_plan(tmp_path, workflow, text), tmp_path / "store"
     sweeps("run", plan, "--store", store, "--server", server.url)
     assert {cell["labels"]["n"]: cell["numbers"] for cell in cells(store).values()} == {
-        "3": {"found": 3.0},
-        "12": {"found": 12.0},
+        "3": {"shown": 3.0},
+        "12": {"shown": 12.0},
     }
     assert {tuple(run["texts"]["Show"]) for run in runs(store).values()} == {("3",), ("12",)}
     none = write_plan(tmp_path / "none", workflow, "outputs: {numbers: {n: {node: Show, pattern: 'x(.)'}}}\n")
@@ -473,27 +473,27 @@ def test_bad_input_is_one_sentence(server: Any, tmp_path: Path) -> None:
     plan, store = write_plan(tmp_path, TRIVIAL, COLORS % 1), tmp_path / "store"
     on = ["--store", store, "--server", server.url]
 
-    def said(*words: str | Path) -> str:
+    def error_of(*words: str | Path) -> str:
         out = sweeps(*words, status=2)
         assert out.startswith("sweeps: "), out
         assert out.count("\n") == 1, out
         return out
 
-    assert "does not exist" in said("run", tmp_path / "none.yaml", *on)
+    assert "does not exist" in error_of("run", tmp_path / "none.yaml", *on)
     wrong = write_plan(tmp_path, TRIVIAL, "axes: {a: {into: Paint.colour, values: [1]}}\n", "wrong")
-    assert "wrong.yaml: the node 'Paint' (EmptyImage) has no input 'colour'; near: color" in said(
+    assert "wrong.yaml: the node 'Paint' (EmptyImage) has no input 'colour'; near: color" in error_of(
         "run", wrong, "--store", tmp_path / "w", "--server", server.url
     )
-    assert "does not answer as a ComfyUI server" in said(
+    assert "does not answer as a ComfyUI server" in error_of(
         "run", plan, "--store", store, "--server", "http://127.0.0.1:9"
     )
-    assert "is not a ComfyUI folder" in said("run", plan, "--store", store, "--comfyui", tmp_path)
+    assert "is not a ComfyUI folder" in error_of("run", plan, "--store", store, "--comfyui", tmp_path)
     sweeps("run", plan, *on)
     other = write_plan(tmp_path / "other", TRIVIAL, COLORS % 1, "other")
-    assert "is the store of the plan 'plan', not of 'other'" in said("run", other, *on)
+    assert "is the store of the plan 'plan', not of 'other'" in error_of("run", other, *on)
     assert "every cell is in the store already" in sweeps("run", other, *on, "--join")
-    assert "is not the store of a sweep" in said("status", tmp_path)
-    assert "there is no axis 'colour'; near: color" in said("report", plan, "--store", store, "--rows", "colour")
+    assert "is not the store of a sweep" in error_of("status", tmp_path)
+    assert "there is no axis 'colour'; near: color" in error_of("report", plan, "--store", store, "--rows", "colour")
 
 
 def test_a_server_that_cannot_start_says_why(server: Any, tmp_path: Path) -> None:
@@ -522,6 +522,6 @@ def test_on_the_oldest_comfyui(server: Any, tmp_path: Path, monkeypatch: pytest.
     plan, store = write_plan(tmp_path, trained(), text), tmp_path / "store"
     old = ["--comfyui", os.environ["DEFT_OLD_COMFYUI"], *own(server.base)]
     assert "5 done, 0 failed" in sweeps("run", plan, "--store", store, *old)
-    found = runs(store).values()
-    assert {run["versions"]["comfyui"] for run in found} == {"0.24.0"}
-    assert all(run["memory"]["process"] > 100 for run in found)
+    records = runs(store).values()
+    assert {run["versions"]["comfyui"] for run in records} == {"0.24.0"}
+    assert all(run["memory"]["process"] > 100 for run in records)

@@ -1,15 +1,24 @@
-"""A small server's nodes, in the form of ComfyUI's /object_info, and a workflow of them that trains and samples.
+"""A small server's nodes, in the form of ComfyUI's /object_info, a workflow of them that trains and samples, and the
+cells of a plan over it.
 
-Written by hand, with what plans of sweeps look at: types, limits, choices, dynamic combos, outputs. That the same holds
-for the nodes of a real server is shown in tests/server/test_sweep_cells.py.
+The nodes are written by hand, with what plans of sweeps look at: types, limits, choices, dynamic combos, outputs. That
+the same holds for the nodes of a real server is shown in tests/server/test_sweep_cells.py.
 """
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+from deft_pack.sweeps.cells import Compiler
+from deft_pack.sweeps.files import Files
+from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.planned import Cells, PlannedCell, PlannedTraining
+from deft_pack.sweeps.schema import Info
+
 Inputs = dict[str, list[Any]]
+Workflow = dict[str, dict[str, Any]]
 
 
 def described(required: Inputs, *outputs: str, optional: Inputs | None = None, saves: bool = False) -> dict[str, Any]:
@@ -153,3 +162,33 @@ def token_trained() -> dict[str, Any]:
     workflow["7"]["inputs"]["text"] = ["13", 0]
     workflow["8"]["inputs"]["model"] = ["1", 0]
     return workflow
+
+
+COLORS = "axes: {color: {into: Paint.color, values: [1, 2, 3]}}\n"
+
+
+def compiled(
+    folder: Path, workflow: Workflow, text: str = "", info: Info = INFO, **options: Any
+) -> tuple[Compiler, Cells]:
+    """A plan of this text over this workflow, and its cells."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.yaml").write_text(f"workflow: w.json\n{text}")
+    compiler = Compiler(read_plan(folder / "plan.yaml"), copy.deepcopy(workflow), info, Files(), **options)
+    return compiler, compiler.cells()
+
+
+def keys(cells: Cells) -> list[str]:
+    return [cell.key for cell in cells.pictures]
+
+
+def inputs(compiler: Compiler, cell: PlannedCell | PlannedTraining, title: str) -> dict[str, Any]:
+    """What the node of this title gets in the whole workflow of a cell."""
+    return next(node["inputs"] for node in compiler.whole(cell.choice).values() if node["_meta"]["title"] == title)
+
+
+def labels(compiler: Compiler, cells: Cells) -> list[dict[str, str]]:
+    return [compiler.labels(cell.choice) for cell in cells.pictures]
+
+
+def kinds(prompt: Workflow) -> list[str]:
+    return sorted(each["class_type"] for each in prompt.values())

@@ -74,13 +74,13 @@ def test_the_reason_names_both_metrics_with_their_numbers() -> None:
         likeness={group: [0.8005] for group in groups},
         following={group: [0.30] for group in groups},
     )
-    found = recommend([early, late], "DINO", "CLIP-T", base={group: [0.4] for group in groups})
-    assert found.best == 0
-    assert found.reason.startswith(
+    recommendation = recommend([early, late], "DINO", "CLIP-T", base={group: [0.4] for group in groups})
+    assert recommendation.best == 0
+    assert recommendation.reason.startswith(
         "Recommended: step 1. DINO not distinguishable from step 2 (0.800, 0.800), CLIP-T better, 0.030 [0.02"
     )
-    assert not found.overfitted
-    assert found.remarks == ()
+    assert not recommendation.overfitted
+    assert recommendation.remarks == ()
 
 
 def test_where_the_prompt_is_followed_alike_the_most_like_is_taken() -> None:
@@ -90,13 +90,14 @@ def test_where_the_prompt_is_followed_alike_the_most_like_is_taken() -> None:
 
 
 def test_without_any_difference_few_are_called_overfitted() -> None:
-    found = of_runs((0.8,) * 5, (0.3,) * 5, LEVEL, (0.9,) * 5)  # all close to the photos, so that one sign is there
-    assert sum(bool(one.overfitted) for one in found) <= 0.07 * RUNS
+    # All close to the photos, so that one sign is there.
+    recommendations = of_runs((0.8,) * 5, (0.3,) * 5, LEVEL, (0.9,) * 5)
+    assert sum(bool(one.overfitted) for one in recommendations) <= 0.07 * RUNS
 
 
 def test_likeness_for_prompt_following_is_no_overfitting_by_itself() -> None:
-    found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.34, 0.33, 0.32, 0.31, 0.30), LEVEL, FAR)
-    assert sum(bool(one.overfitted) for one in found) <= 0.07 * RUNS
+    recommendations = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.34, 0.33, 0.32, 0.31, 0.30), LEVEL, FAR)
+    assert sum(bool(one.overfitted) for one in recommendations) <= 0.07 * RUNS
 
 
 def test_what_the_recommended_one_has_lost_is_said() -> None:
@@ -105,49 +106,49 @@ def test_what_the_recommended_one_has_lost_is_said() -> None:
     """
     truth = (0.55, 0.66, 0.72, 0.80, 0.86), (0.502, 0.45, 0.39, 0.33, 0.293), LEVEL, FAR
     items = simulated(*truth, 0)
-    found = recommend(items, "DINO", "CLIP-T", PHOTOS)
-    assert found.best == 4
-    assert not found.overfitted
+    recommendation = recommend(items, "DINO", "CLIP-T", PHOTOS)
+    assert recommendation.best == 4
+    assert not recommendation.overfitted
     first, last, other = items[0], items[4], items[3]
     lost = difference(first.following, last.following)
     assert lost is not None
     size, low, high = (score_text(value) for value in (lost.mean, lost.low, lost.high))
     assert lost.low < 0.502 - 0.293 < lost.high
-    assert found.remarks == (
+    assert recommendation.remarks == (
         f"step 500 has lost prompt following: against step 100 CLIP-T down ({size} [{low}, {high}]). "
         f"For more of it take step 400 (DINO {score_text(mean(other.likeness))}, CLIP-T "
         f"{score_text(mean(other.following))}), a lower strength, or train for fewer steps.",
     )
-    assert found.text().splitlines()[-1] == found.remarks[0]
+    assert recommendation.text().splitlines()[-1] == recommendation.remarks[0]
     assert all(one.remarks for one in of_runs(*truth))
 
 
 def test_another_strength_that_was_compared_is_what_to_take_for_more() -> None:
-    """Not the earlier one of the same strength, where a lower one is more like the subject than that and follows."""
+    """It is not the earlier one of the same strength where a lower one is more like the subject and follows."""
     strong = simulated((0.55, 0.66, 0.72, 0.80, 0.90), (0.50, 0.45, 0.39, 0.33, 0.29), LEVEL, FAR, 0)
     weak = simulated((0.50, 0.60, 0.70, 0.78, 0.86), (0.50, 0.46, 0.42, 0.40, 0.38), LEVEL, FAR, 0)
     weak = [replace(item, name=f"{item.name} at 0.6", strength=0.6) for item in weak]
-    found = recommend([*weak, *strong], photos=PHOTOS)
-    assert found.best == 9
-    (remark,) = found.remarks
+    recommendation = recommend([*weak, *strong], photos=PHOTOS)
+    assert recommendation.best == 9
+    (remark,) = recommendation.remarks
     assert "step 500 has lost prompt following: against step 100 prompt following down" in remark
     assert "For more of it take step 500 at 0.6 (" in remark
     assert remark.endswith(") or train for fewer steps.")
 
 
 def test_nothing_is_said_where_nothing_is_lost() -> None:
-    found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30,) * 5, LEVEL, FAR)
-    assert sum(bool(one.remarks) for one in found) <= 0.07 * RUNS
-    found = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30, 0.31, 0.32, 0.33, 0.34), LEVEL, FAR)
-    assert not any(one.remarks for one in found)
+    recommendations = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30,) * 5, LEVEL, FAR)
+    assert sum(bool(one.remarks) for one in recommendations) <= 0.07 * RUNS
+    recommendations = of_runs((0.50, 0.60, 0.70, 0.80, 0.86), (0.30, 0.31, 0.32, 0.33, 0.34), LEVEL, FAR)
+    assert not any(one.remarks for one in recommendations)
 
 
 def test_what_it_has_lost_is_not_looked_for_in_overfitted_ones() -> None:
     """The one that went wrong in between is not what to take for more prompt following."""
     likeness, following = (0.50, 0.60, 0.75, 0.90), (0.40, 0.38, 0.30, 0.22)
     diversity = (0.5, 0.5, 0.1, 0.5)
-    found = of_runs(likeness, following, diversity, FAR)
-    right = [one for one in found if one.best == 3 and set(one.overfitted) == {2}]
+    recommendations = of_runs(likeness, following, diversity, FAR)
+    right = [one for one in recommendations if one.best == 3 and set(one.overfitted) == {2}]
     assert len(right) >= 0.9 * RUNS
     assert all("For more of it take step 200 (" in one.remarks[0] for one in right)
 
@@ -155,9 +156,9 @@ def test_what_it_has_lost_is_not_looked_for_in_overfitted_ones() -> None:
 def test_what_nobody_sees_does_not_count_for_a_lost_prompt() -> None:
     """25 prompts and four seeds distinguish .905 and .900: no reason to take what no longer does as it is told."""
     truth = (0.60, 0.80, 0.895, 0.90, 0.905), (0.34, 0.34, 0.33, 0.28, 0.22), LEVEL, FAR
-    found = of_runs(*truth, prompts=25, seeds=4)
-    assert sum(one.best == 2 for one in found) >= 0.95 * RUNS
-    shown = sum("likeness almost that of step" in one.reason for one in found)
+    recommendations = of_runs(*truth, prompts=25, seeds=4)
+    assert sum(one.best == 2 for one in recommendations) >= 0.95 * RUNS
+    shown = sum("likeness almost that of step" in one.reason for one in recommendations)
     assert shown >= 0.9 * RUNS
     alike = of_runs(truth[0], (0.30,) * 5, LEVEL, FAR, prompts=25, seeds=4)
     assert sum(one.best == 4 for one in alike) >= 0.9 * RUNS
@@ -166,15 +167,15 @@ def test_what_nobody_sees_does_not_count_for_a_lost_prompt() -> None:
 @pytest.mark.parametrize("sign", ["diversity", "nearest"])
 def test_overfitting_is_named_and_not_recommended(sign: str) -> None:
     """The likeness goes on rising to the end, where the photos are repeated."""
-    found = of_runs(
+    recommendations = of_runs(
         (0.50, 0.70, 0.80, 0.88, 0.90),
         (0.34, 0.34, 0.33, 0.26, 0.22),
         (0.5, 0.5, 0.5, 0.3, 0.1) if sign == "diversity" else LEVEL,
         (0.6, 0.6, 0.65, 0.9, 0.95) if sign == "nearest" else FAR,
     )
-    assert sum(one.best == 2 for one in found) >= 0.95 * RUNS
-    assert sum(set(one.overfitted) == {3, 4} for one in found) >= 0.95 * RUNS
-    text = found[0].overfitted[4]
+    assert sum(one.best == 2 for one in recommendations) >= 0.95 * RUNS
+    assert sum(set(one.overfitted) == {3, 4} for one in recommendations) >= 0.95 * RUNS
+    text = recommendations[0].overfitted[4]
     assert text.startswith("step 500 is overfitted: against step ")
     assert ("diversity down (" in text) == (sign == "diversity")
     assert ("closer to the nearest training photo (0.9" in text) == (sign == "nearest")
@@ -182,23 +183,25 @@ def test_overfitting_is_named_and_not_recommended(sign: str) -> None:
 
 def test_a_training_that_went_wrong_is_no_overfitting() -> None:
     """Neither like the subject nor what the prompt says: noise."""
-    found = of_runs((0.50, 0.70, 0.80, 0.40, 0.20), (0.34, 0.34, 0.33, 0.20, 0.10), (0.5, 0.5, 0.5, 0.2, 0.1), FAR)
-    assert sum(bool(one.overfitted) for one in found) <= 0.07 * RUNS
-    assert sum(one.best == 2 for one in found) >= 0.95 * RUNS
+    recommendations = of_runs(
+        (0.50, 0.70, 0.80, 0.40, 0.20), (0.34, 0.34, 0.33, 0.20, 0.10), (0.5, 0.5, 0.5, 0.2, 0.1), FAR
+    )
+    assert sum(bool(one.overfitted) for one in recommendations) <= 0.07 * RUNS
+    assert sum(one.best == 2 for one in recommendations) >= 0.95 * RUNS
 
 
 def test_where_only_the_last_is_left_by_chance_little_training_is_not_enough() -> None:
     """Two prompts distinguish nothing; an early checkpoint has not learnt the subject and is still not taken."""
-    found = of_runs((0.45, 0.50, 0.55, 0.80, 0.80), (0.36, 0.35, 0.34, 0.30, 0.30), LEVEL, FAR, prompts=2)
-    assert all(one.best >= 3 for one in found)
-    assert all("2 prompts: more prompts distinguish more." in one.remarks for one in found)
+    recommendations = of_runs((0.45, 0.50, 0.55, 0.80, 0.80), (0.36, 0.35, 0.34, 0.30, 0.30), LEVEL, FAR, prompts=2)
+    assert all(one.best >= 3 for one in recommendations)
+    assert all("2 prompts: more prompts distinguish more." in one.remarks for one in recommendations)
 
 
 def test_strengths_are_not_compared_as_steps() -> None:
     """A stronger adapter of one checkpoint is not an overfitted weaker one."""
     weak, *_, strong = simulated((0.6, 0.6, 0.6, 0.6, 0.9), (0.34, 0.34, 0.34, 0.34, 0.2), (0.5,) * 4 + (0.1,), FAR, 1)
-    found = recommend([weak, replace(strong, step=weak.step, strength=1.5)], photos=PHOTOS)
-    assert not found.overfitted
+    recommendation = recommend([weak, replace(strong, step=weak.step, strength=1.5)], photos=PHOTOS)
+    assert not recommendation.overfitted
 
 
 def test_a_single_checkpoint_and_none() -> None:

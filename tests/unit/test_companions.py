@@ -72,9 +72,9 @@ def check(tensors: dict[str, Tensor], layer: nn.Module, x: Tensor, expected: Ten
     assert relative(method.delta(method.from_tensors(again), weight), change) < 1e-6
     assert method.rank(again) == method.rank(tensors)
     # A file is split into its layers by these names.
-    found = adapters.layers({f"a.b.{suffix}": tensor for suffix, tensor in tensors.items()})
-    assert found.keys() == {"a.b"}
-    assert found["a.b"].keys() == tensors.keys()
+    layers = adapters.layers({f"a.b.{suffix}": tensor for suffix, tensor in tensors.items()})
+    assert layers.keys() == {"a.b"}
+    assert layers["a.b"].keys() == tensors.keys()
 
 
 # -------------------------------------------------------------------------------------------------------------- LyCORIS
@@ -128,8 +128,8 @@ def test_factors_with_companions_are_what_lycoris_computes(cls: str, layer: str,
         tensors = dict(reference.state_dict())
         assert any(name.endswith(("_t1", "_t2", "mid.weight")) for name in tensors) <= has_core
         if not dora and (cls == "LoConModule" or not any("_t2" in name for name in tensors)):
-            found = methods.find(tensors)
-            assert found is None or found.name == "lora"
+            method = methods.find(tensors)
+            assert method is None or method.name == "lora"
             continue
         check(tensors, module, x, reference(x), {"LohaModule": "loha", "LokrModule": "lokr"}.get(cls, "dora"))
         tried += 1
@@ -145,7 +145,7 @@ def test_factors_with_companions_are_what_lycoris_computes(cls: str, layer: str,
 def test_oft_of_outputs_is_what_lycoris_computes(
     cls: str, size: int, layer: str, constraint: float, rescaled: bool
 ) -> None:
-    """Without a constraint, with one that holds and with one that is never reached."""
+    """Run without a constraint, with one that holds and with one that is never reached."""
     module, x = layer_of(layer)
     reference = lycoris(cls, module, lora_dim=size, constraint=constraint, rescaled=rescaled)
     tensors = dict(reference.state_dict())
@@ -259,9 +259,9 @@ def test_onetrainers_dora(tmp_path: Path, layer: str, rows: bool, suffixes: tupl
         {f"diffusion_model.a.{suffix}": tensor.contiguous() for suffix, tensor in tensors.items()},
         tmp_path / "a.safetensors",
     )
-    found = adapters.layers(files.read(tmp_path / "a.safetensors"))
-    assert found.keys() == {"diffusion_model.a"}
-    assert found["diffusion_model.a"].keys() == tensors.keys()
+    layers = adapters.layers(files.read(tmp_path / "a.safetensors"))
+    assert layers.keys() == {"diffusion_model.a"}
+    assert layers["diffusion_model.a"].keys() == tensors.keys()
 
 
 def test_onetrainers_files_are_no_peft_files(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_the_best_of_a_column_is_marked_and_the_base_is_none():
 
 
 def test_a_score_that_a_report_has_as_text_is_read_back():
-    found = row_scores(Scores((CLIP_I, replace(CLIP_I, protocol="dreambooth", values=(50.0, 70.0)))), 2)
-    assert [(score.name, score.metric, score.value) for score in printed(found.note.splitlines())] == [
+    scored_row = row_scores(Scores((CLIP_I, replace(CLIP_I, protocol="dreambooth", values=(50.0, 70.0)))), 2)
+    assert [(score.name, score.metric, score.value) for score in printed(scored_row.note.splitlines())] == [
         ("CLIP-I (demo)", "CLIP-I", 0.625),
         ("CLIP-I (dreambooth)", "CLIP-I", 60.0),
     ]
@@ -326,11 +326,11 @@ def prints(row: RowScores) -> list[str]:
 
 
 def test_scores_of_a_row_become_its_note_and_one_print_a_picture():
-    found = row_scores(Scores((DINO, CLIP_I)), 2)
-    assert found.label == "DEFT r4"
-    assert found.note == "CLIP-I 0.625\nDINO 0.375"
-    assert found.texts == (("a", "b"),)
-    assert prints(found) == ["CLIP-I 0.500  DINO 0.250", "CLIP-I 0.750  DINO 0.500"]
+    scored_row = row_scores(Scores((DINO, CLIP_I)), 2)
+    assert scored_row.label == "DEFT r4"
+    assert scored_row.note == "CLIP-I 0.625\nDINO 0.375"
+    assert scored_row.texts == (("a", "b"),)
+    assert prints(scored_row) == ["CLIP-I 0.500  DINO 0.250", "CLIP-I 0.750  DINO 0.500"]
     parts = tuple(replace(CLIP_I, values=(value,), texts=(text,)) for value, text in ((0.5, "a"), (0.75, "b")))
     assert prints(row_scores(Scores(parts), 2)) == ["CLIP-I 0.500", "CLIP-I 0.750"]
     assert row_scores(Scores(parts), 2).texts == (("a", "b"),)
@@ -341,15 +341,15 @@ def test_only_a_picture_s_own_scores_are_printed_under_it():
     pairs = replace(CLIP_I, metric="DIV", values=(0.1, 0.2), pairing="within", pictures=("1", "2"))
     other = replace(DINO, metric="PRES", pictures=("3", "4"))
     mine = replace(CLIP_I, pictures=("1", "2"))
-    found = row_scores(Scores((mine, pairs, other)), 2)
-    assert prints(found) == ["CLIP-I 0.500", "CLIP-I 0.750"]
-    assert found.note == "CLIP-I 0.625\nPRES 0.375\nDIV 0.150"
+    scored_row = row_scores(Scores((mine, pairs, other)), 2)
+    assert prints(scored_row) == ["CLIP-I 0.500", "CLIP-I 0.750"]
+    assert scored_row.note == "CLIP-I 0.625\nPRES 0.375\nDIV 0.150"
 
 
 def test_two_protocols_in_a_row_are_told_apart():
-    found = row_scores(Scores((CLIP_I, replace(CLIP_I, protocol="dreambooth", values=(50.0, 70.0)))), 2)
-    assert found.note == "CLIP-I (demo) 0.625\nCLIP-I (dreambooth) 60.00"
-    assert prints(found)[0] == "CLIP-I (demo) 0.500  CLIP-I (dreambooth) 50.00"
+    scored_row = row_scores(Scores((CLIP_I, replace(CLIP_I, protocol="dreambooth", values=(50.0, 70.0)))), 2)
+    assert scored_row.note == "CLIP-I (demo) 0.625\nCLIP-I (dreambooth) 60.00"
+    assert prints(scored_row)[0] == "CLIP-I (demo) 0.500  CLIP-I (dreambooth) 50.00"
 
 
 def test_wrap_keeps_lines_inside_the_width():

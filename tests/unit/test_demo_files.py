@@ -9,21 +9,21 @@ from PIL import Image
 
 from deft_pack.deft_ops import files
 from deft_pack.deft_ops.version import VERSION
-from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, SCENES, TRAINED, caption, scene_caption
+from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, SCENES, TRAINED_NAMES, caption, scene_caption
 
 
 def test_demo_models_are_small(root: Path) -> None:
-    found = list((root / "demo" / "models").rglob("*.safetensors"))
-    assert len(found) == 8
-    assert sum(file.stat().st_size for file in found) < 25e6
+    paths = list((root / "demo" / "models").rglob("*.safetensors"))
+    assert len(paths) == 8
+    assert sum(file.stat().st_size for file in paths) < 25e6
 
 
 def test_adapters_are_small_and_say_what_they_are(root: Path) -> None:
-    found = sorted((root / "demo" / "models" / "loras").iterdir())
-    assert [file.stem for file in found] == [
+    adapters = sorted((root / "demo" / "models" / "loras").iterdir())
+    assert [file.stem for file in adapters] == [
         f"deft_demo_{name}" for name in ("duck_deft", "teddy_bear_deft", "teddy_bear_lora")
     ]
-    for file in found:
+    for file in adapters:
         assert file.stat().st_size < 300e3
         adapter = files.read(file)
         assert adapter.metadata["method"] == file.stem.rsplit("_", 1)[1]
@@ -37,13 +37,13 @@ def test_every_scene_has_five_pictures_whose_captions_name_what_is_there(root: P
     assert captions == [scene_caption(name, objects, colour) for *objects, colour in SCENES[name]]
     assert len(set(captions)) == 5
     assert {Image.open(picture).size for picture in folder.glob("*.png")} == {(64, 64)}
-    known = set(HELD_OUT + TRAINED)
-    assert all(thing in known for *objects, _ in SCENES[name] for thing in objects)
+    subjects = set(HELD_OUT + TRAINED_NAMES)
+    assert all(subject in subjects for *objects, _ in SCENES[name] for subject in objects)
 
 
 def test_subjects_are_these_and_no_others(root: Path) -> None:
-    found = {folder.name for folder in (root / "demo" / "subjects").iterdir() if folder.is_dir()}
-    assert found == {name.replace(" ", "_") for name in (*HELD_OUT, *SCENES)}
+    folders = {folder.name for folder in (root / "demo" / "subjects").iterdir() if folder.is_dir()}
+    assert folders == {name.replace(" ", "_") for name in (*HELD_OUT, *SCENES)}
 
 
 def test_folders_of_pictures_have_captions(root: Path) -> None:
@@ -62,16 +62,16 @@ def test_every_subject_has_five_captioned_pictures(root: Path, name: str) -> Non
     folder = root / "demo" / "subjects" / name.replace(" ", "_")
     pictures = sorted(folder.glob("*.png"))
     assert len(pictures) == 5
-    known = {caption(name, colour) for colour in COLOURS}
+    expected = {caption(name, colour) for colour in COLOURS}
     captions = [picture.with_suffix(".txt").read_text().strip() for picture in pictures]
-    assert set(captions) <= known
+    assert set(captions) <= expected
     assert len(set(captions)) == 5
     assert {Image.open(picture).size for picture in pictures} == {(64, 64)}
 
 
 def test_held_out_objects_are_in_no_trained_caption() -> None:
-    assert not set(HELD_OUT) & set(TRAINED)
-    assert len(TRAINED) > 200
+    assert not set(HELD_OUT) & set(TRAINED_NAMES)
+    assert len(TRAINED_NAMES) > 200
 
 
 def test_licence_notice_is_beside_the_pictures(root: Path) -> None:
@@ -82,7 +82,7 @@ def test_captions_fit_the_text_encoder(root: Path) -> None:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(root / "demo" / "models" / "tokenizer")
-    texts = [caption(f"sks {name}", colour) for name in HELD_OUT + TRAINED for colour in COLOURS]
+    texts = [caption(f"sks {name}", colour) for name in HELD_OUT + TRAINED_NAMES for colour in COLOURS]
     texts += [scene_caption(f"sks {name}", objects, colour) for name in SCENES for *objects, colour in SCENES[name]]
     assert max(map(len, tokenizer(texts)["input_ids"])) <= 16
 

@@ -80,17 +80,17 @@ def blocks(text: str) -> Iterator[tuple[str, list[str], str]]:
 
 def commands(path: Path) -> list[tuple[str, bool]]:
     """Each command line without its comment and with single spaces, and whether its output stands behind it."""
-    found = []
+    command_lines = []
     for language, lines, rest in blocks(path.read_text(encoding="utf-8")):
         shown = rest.lstrip().startswith("```text")
         for line in lines:
             if line.startswith(PROGRAMS) and (language in ("", "sh")):
-                found.append((" ".join(line.split("  #")[0].split()), shown))
-    return found
+                command_lines.append((" ".join(line.split("  #")[0].split()), shown))
+    return command_lines
 
 
 def test_shell_blocks_hold_commands_only() -> None:
-    """So that none is missed because its program is not known here."""
+    """No command may be missed because its program is not known here."""
     for path in DOCS:
         for language, lines, _ in blocks(path.read_text(encoding="utf-8")):
             if language == "sh":
@@ -111,8 +111,8 @@ def test_every_command_is_run_or_shown(path: Path) -> None:
 
 
 def test_the_list_has_nothing_that_no_document_says() -> None:
-    said = {line for path in DOCS for line, _ in commands(path)}
-    assert set(RUN_BY) - said == set()
+    command_lines = {line for path in DOCS for line, _ in commands(path)}
+    assert set(RUN_BY) - command_lines == set()
 
 
 @pytest.mark.parametrize("test", sorted(set(RUN_BY.values())))
@@ -141,24 +141,24 @@ def help_of(commands: list[tuple[str, str]]) -> list[str]:
 
 
 def test_options_are_there() -> None:
-    wanted: dict[tuple[str, str], set[str]] = {}
+    documented: dict[tuple[str, str], set[str]] = {}
     for path in DOCS:
         for line, _ in commands(path):
-            found = re.match(r"python -m (sweeps|scoring) (\w+)", line)
-            if found:
-                wanted.setdefault((found[1], found[2]), set()).update(re.findall(r"--[\w-]+", line))
-    assert {module for module, _ in wanted} == {"sweeps", "scoring"}
-    for (command, options), text in zip(wanted.items(), help_of(list(wanted)), strict=True):
+            matched = re.match(r"python -m (sweeps|scoring) (\w+)", line)
+            if matched:
+                documented.setdefault((matched[1], matched[2]), set()).update(re.findall(r"--[\w-]+", line))
+    assert {module for module, _ in documented} == {"sweeps", "scoring"}
+    for (command, options), text in zip(documented.items(), help_of(list(documented)), strict=True):
         assert options - set(re.findall(r"--[\w-]+", text)) == set(), command
 
 
 def test_make_has_what_the_documents_say() -> None:
     """`make test` is what has started this. Of the others it is looked at what they would run."""
-    said = {line.split()[1] for path in DOCS for line, _ in commands(path) if line.startswith("make ")}
+    make_targets = {line.split()[1] for path in DOCS for line, _ in commands(path) if line.startswith("make ")}
     for path in DOCS:
-        said |= set(re.findall(r"`make (?:-s )?(\w+)", path.read_text(encoding="utf-8")))
-    assert {"demo", "test", "lint"} <= said
-    for target in sorted(said):
+        make_targets |= set(re.findall(r"`make (?:-s )?(\w+)", path.read_text(encoding="utf-8")))
+    assert {"demo", "test", "lint"} <= make_targets
+    for target in sorted(make_targets):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         scripts = re.findall(r"\b(?:scripts|demo)/\w+\.py", done.stdout)
@@ -187,8 +187,8 @@ def target_of(path: Path, file: str) -> Path:
 def links(path: Path) -> list[str]:
     """Targets of links and pictures that are no addresses; not of code."""
     text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
-    found = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text)
-    return [one or other for one, other in found if "://" not in (one or other)]
+    targets = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text)
+    return [one or other for one, other in targets if "://" not in (one or other)]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -245,13 +245,13 @@ def test_files_and_folders_in_code_font_are_there(path: Path) -> None:
 
 def schemas() -> dict[str, str]:
     """Display name by id of all nodes, as they are written in the source."""
-    found = {}
+    display_names = {}
     for path in sorted((ROOT / "nodes").rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Schema":
                 values = {keyword.arg: keyword.value for keyword in call.keywords}
-                found[ast.literal_eval(values["node_id"])] = ast.literal_eval(values["display_name"])
-    return found
+                display_names[ast.literal_eval(values["node_id"])] = ast.literal_eval(values["display_name"])
+    return display_names
 
 
 def table_under(heading: str) -> list[list[str]]:

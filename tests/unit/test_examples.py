@@ -105,25 +105,25 @@ def subgraphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
 
 def problems(graph: dict[str, Any]) -> list[str]:
     """What is not as it should be in the arrangement of a graph."""
-    found = []
+    messages = []
     groups = [group_box(group) for group in graph["groups"]]
     titles = [group["title"] for group in graph["groups"]]
     for one, other in combinations(range(len(groups)), 2):
         if overlap(groups[one], groups[other]):
-            found.append(f"groups {titles[one]} and {titles[other]} lie on each other")
+            messages.append(f"groups {titles[one]} and {titles[other]} lie on each other")
     for node in graph["nodes"]:
         if sum(inside(box(node), group) for group in groups) != 1:
-            found.append(f"node {node['id']} is not inside one group")
+            messages.append(f"node {node['id']} is not inside one group")
     for one, other in combinations(graph["nodes"], 2):
         if overlap(box(one), box(other)):
-            found.append(f"nodes {one['id']} and {other['id']} lie on each other")
+            messages.append(f"nodes {one['id']} and {other['id']} lie on each other")
     if len(back := backwards(graph)) > 0.1 * len(graph["links"]):
-        found.append(f"links {back} of {len(graph['links'])} run back")
+        messages.append(f"links {back} of {len(graph['links'])} run back")
     for one in subgraphs(graph):
         for node, other in combinations(one["nodes"], 2):
             if overlap(box(node), box(other)):
-                found.append(f"nodes {node['id']} and {other['id']} lie on each other in {one['name']}")
-    return found
+                messages.append(f"nodes {node['id']} and {other['id']} lie on each other in {one['name']}")
+    return messages
 
 
 def test_all_examples_are_there() -> None:
@@ -309,8 +309,8 @@ def test_differences_of_the_forms_are_noticed() -> None:
     del prompt["70"]
     prompt["44"]["inputs"]["steps"] = 12345
     prompt["30"]["inputs"]["model"] = ["2", 0]
-    found = files.differences(graph, prompt)
-    assert sorted(found) == [
+    differences = files.differences(graph, prompt)
+    assert sorted(differences) == [
         "node 1 is CheckpointLoaderSimple and UNETLoader",
         "node 2 has two titles",
         "node 3 is muted or bypassed",
@@ -321,7 +321,7 @@ def test_differences_of_the_forms_are_noticed() -> None:
 
 
 def test_a_socket_that_came_later_is_noticed() -> None:
-    """On top and in a subgraph; so `make generated` has the page write these graphs again."""
+    """Sockets on top and in a subgraph count; so `make generated` has the page write these graphs again."""
     graph, prompt = ui("score_everything"), api("score_everything")
     assert files.differences(graph, prompt) == []
     nodes = [*graph["nodes"], *(node for one in subgraphs(graph) for node in one["nodes"])]
@@ -357,11 +357,11 @@ def test_nothing_of_one_machine(name: str) -> None:
 def test_outputs_go_to_a_folder_of_its_name(name: str) -> None:
     keys = ("filename_prefix", "run_name", "append_to")
     nodes = [node["inputs"] for node in api(name).values() if node["inputs"].get("place") != "models/loras"]
-    found = [inputs[key] for inputs in nodes for key in keys if inputs.get(key)]
+    prefixes = [inputs[key] for inputs in nodes for key in keys if inputs.get(key)]
     # The readings of a table have trainings and scores in common, in the folder of the first.
     own = (f"{name}/", f"{layout.sources()[name][0]}/")
-    assert [value for value in found if not value.startswith(own)] == []
-    assert len(set(found)) == len(found)
+    assert [value for value in prefixes if not value.startswith(own)] == []
+    assert len(set(prefixes)) == len(prefixes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -394,7 +394,7 @@ def test_layout_refuses_what_does_not_fit() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_line_is_a_node(name: str) -> None:
-    """So that a difference of two versions says which nodes have changed."""
+    """A difference of two versions then says which nodes have changed."""
     written, graph = (WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"), ui(name)
     assert written.count("\n") == len(api(name)) + 2
     lines = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8").splitlines()

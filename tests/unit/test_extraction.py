@@ -23,11 +23,11 @@ def reference(change: Tensor, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return (U[:, :rank] * sigma[:rank]) @ Vh[:rank], sigma
 
 
-def delta(found: extraction.Extracted, method: str, weight: Tensor) -> Tensor:
+def delta(extracted: extraction.Extracted, method: str, weight: Tensor) -> Tensor:
     """What the layer does to a weight, by the method's own formula."""
     module = methods.get(method)
-    assert module.claims(found.tensors)
-    return module.delta(module.from_tensors(found.tensors), weight)
+    assert module.claims(extracted.tensors)
+    return module.delta(module.from_tensors(extracted.tensors), weight)
 
 
 def relative(value: Tensor, expected: Tensor) -> float:
@@ -35,21 +35,21 @@ def relative(value: Tensor, expected: Tensor) -> float:
     return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
-@pytest.mark.parametrize("method", extraction.METHODS)
+@pytest.mark.parametrize("method", extraction.EXTRACTED_METHODS)
 @pytest.mark.parametrize("rank", [1, 4, 100])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_best_change_of_its_rank_and_its_energy(shape: tuple[int, ...], rank: int, method: str) -> None:
     weight = random(*shape)
     tuned = weight + 0.1 * random(*shape, seed=1)
-    found = extraction.extract(weight, tuned, method, rank)
+    extracted = extraction.extract(weight, tuned, method, rank)
     best, sigma = reference(tuned.double() - weight.double(), rank)
-    assert found.rank == min(rank, len(sigma))
-    assert relative(delta(found, method, weight).flatten(1), torch.from_numpy(best)) < 5e-6
-    assert found.kept == pytest.approx((sigma[:rank] ** 2).sum(), rel=1e-9)
-    assert found.total == pytest.approx((sigma**2).sum(), rel=1e-9)
-    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in found.tensors.values())
+    assert extracted.rank == min(rank, len(sigma))
+    assert relative(delta(extracted, method, weight).flatten(1), torch.from_numpy(best)) < 5e-6
+    assert extracted.kept == pytest.approx((sigma[:rank] ** 2).sum(), rel=1e-9)
+    assert extracted.total == pytest.approx((sigma**2).sum(), rel=1e-9)
+    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in extracted.tensors.values())
     again = extraction.extract(weight, tuned, method, rank)
-    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in found.tensors.items())
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in extracted.tensors.items())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -72,10 +72,10 @@ def test_the_factors(shape: tuple[int, ...]) -> None:
 def test_a_change_that_is_of_low_rank_is_kept_whole() -> None:
     weight = random(48, 64)
     change = random(48, 5, seed=1) @ random(5, 64, seed=2)
-    for method in extraction.METHODS:
-        found = extraction.extract(weight, weight + change, method, 5)
-        assert found.kept / found.total > 1 - 1e-12
-        assert relative(delta(found, method, weight), change) < 1e-6
+    for method in extraction.EXTRACTED_METHODS:
+        extracted = extraction.extract(weight, weight + change, method, 5)
+        assert extracted.kept / extracted.total > 1 - 1e-12
+        assert relative(delta(extracted, method, weight), change) < 1e-6
 
 
 def test_energy_is_monotone_in_the_rank_and_picks_the_smallest() -> None:
@@ -84,10 +84,10 @@ def test_energy_is_monotone_in_the_rank_and_picks_the_smallest() -> None:
     shares = (sigma**2).cumsum() / (sigma**2).sum()
     previous = 0.0
     for rank in range(1, 31):
-        found = extraction.extract(weight, tuned, "lora", rank)
-        assert found.kept / found.total == pytest.approx(shares[rank - 1], rel=1e-6)
-        assert found.kept > previous
-        previous = found.kept
+        extracted = extraction.extract(weight, tuned, "lora", rank)
+        assert extracted.kept / extracted.total == pytest.approx(shares[rank - 1], rel=1e-6)
+        assert extracted.kept > previous
+        previous = extracted.kept
     for energy in (0.05, 0.5, 0.9, 1.0):
         expected = int((shares < energy - 1e-9).sum()) + 1
         assert extraction.extract(weight, tuned, "deft", 100, energy).rank == expected

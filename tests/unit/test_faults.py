@@ -66,12 +66,12 @@ def test_a_forked_server_is_a_process_of_its_own(
         assert process.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
-        while not (said := server.log_file.read_text()).endswith("\n"):
+        while not (printed := server.log_file.read_text()).endswith("\n"):
             assert process.poll() is None
     finally:
         process.kill()
     assert process.wait(60) == process.poll() == -signal.SIGKILL
-    seen = json.loads(said)
+    seen = json.loads(printed)
     assert (seen["words"], seen["folder"], seen["name"]) == (server.command()[2:], str(tmp_path), "__main__")
     assert (seen["path"][0], seen["variable"], seen["loaded"]) == (str(tmp_path), "a word", [])
     assert not any(Path(folder).is_relative_to(root) for folder in seen["path"])
@@ -109,8 +109,8 @@ def test_a_kind_that_does_not_end_is_a_fault(
         raise RuntimeError("no server")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setitem(faults.KINDS, "breaks", breaks)
-    monkeypatch.setitem(faults.KINDS, "holds", lambda campaign, options: f"{options.prompts} prompts")
+    monkeypatch.setitem(faults.FAULT_KINDS, "breaks", breaks)
+    monkeypatch.setitem(faults.FAULT_KINDS, "holds", lambda campaign, options: f"{options.prompts} prompts")
     assert faults.run("holds", Namespace(seed=1, minutes=1.0, prompts=7)) == []
     assert capsys.readouterr().out.startswith("[faults] holds: 7 prompts; 0 faults, ")
     assert faults.run("breaks", Namespace(seed=1, minutes=1.0)) == ["wrong", "RuntimeError: no server"]

@@ -310,8 +310,8 @@ def test_peft_targets_exactly_the_named_modules(tmp_path: Path) -> None:
     adapter = adapters.from_layers({"a": methods.get("para").to_tensors(para.factors(params, para.settings_of()))})
     peft_writer.write(adapter, tmp_path, {"a": "to_q"})
     model = PeftModel.from_pretrained(tree(), tmp_path)
-    found = [name for name, _ in model.named_parameters() if "deft_P" in name]
-    assert found == ["base_model.model.to_q.deft_P.default"]
+    parameters = [name for name, _ in model.named_parameters() if "deft_P" in name]
+    assert parameters == ["base_model.model.to_q.deft_P.default"]
 
 
 def test_an_adapter_as_text_is_one_line() -> None:

@@ -120,7 +120,7 @@ def test_the_signs_of_qr_are_those_of_lapacks_householder(tmp_path: Path, shape:
 
 
 def test_para_of_the_sdxl_code(tmp_path: Path) -> None:
-    """Without any R_new the repository calls it PaRa; its gate multiplies nothing."""
+    """The repository calls it PaRa without any R_new; its gate multiplies nothing."""
     torch.save({f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.gate": GATE}, tmp_path / "a.pt")
     adapter = files.read(tmp_path / "a.pt")
     assert adapter.metadata["method"] == "para"
@@ -294,11 +294,11 @@ def test_para_of_its_authors(tmp_path: Path, shape: tuple[int, ...]) -> None:
     as_lora = files.read(tmp_path / "cat.pt")
     assert as_lora.metadata["file_format"] == "native"
     assert relative(changed(as_lora, name, weight), weight + change / RANK) < 1e-6
-    known = tmp_path / "catXL_left_column_learn_Q_Linear_and_Conv2_alpha1.0_rank4_noxattn_last.pt"
-    torch.save(tensors, known)
-    assert relative(changed(files.read(known), name, weight), weight - change) < 1e-6
-    torch.save({f"{name}.lora_up.weight": up}, known)  # the light variant
-    light = files.read(known)
+    file = tmp_path / "catXL_left_column_learn_Q_Linear_and_Conv2_alpha1.0_rank4_noxattn_last.pt"
+    torch.save(tensors, file)
+    assert relative(changed(files.read(file), name, weight), weight - change) < 1e-6
+    torch.save({f"{name}.lora_up.weight": up}, file)  # the light variant
+    light = files.read(file)
     flat = weight.flatten(1)
     assert relative(changed(light, name, weight), (flat - up.flatten(1) @ up.flatten(1).T @ flat).reshape(shape)) < 1e-6
 

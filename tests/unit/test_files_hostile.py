@@ -208,11 +208,11 @@ SINGLE = (".gate", ".alpha")  # of one number, in any dtype
 @pytest.mark.parametrize("kind", [kind for kind in VALID if not kind.startswith("peft")])
 def test_a_damaged_tensor_is_named(tmp_path: Path, kind: str, name: str) -> None:
     """Every tensor of every file in turn, by the name that it has in the file."""
-    damage, said = DAMAGED[name]
+    damage, message = DAMAGED[name]
     for key, value in VALID[kind][1].items():
         if key.endswith(SINGLE) and name != "not a number":
             continue
-        refused(write(tmp_path, kind, {**VALID[kind][1], key: damage(value)}), key, said)
+        refused(write(tmp_path, kind, {**VALID[kind][1], key: damage(value)}), key, message)
 
 
 HALVES: dict[str, tuple[str, str, str]] = {
@@ -230,12 +230,12 @@ HALVES: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("name", HALVES)
 def test_half_a_layer_is_named(tmp_path: Path, name: str) -> None:
-    kind, missing, said = HALVES[name]
+    kind, missing, message = HALVES[name]
     tensors = dict(VALID[kind][1])
     if kind == "para_authors":  # another layer, so that the file is still told
         tensors |= {"lora_unet_y.lora_up.weight": random(8, 2), "lora_unet_y.lora_down.weight": random(2, 6)}
     del tensors[missing]
-    refused(write(tmp_path, kind, tensors), said)
+    refused(write(tmp_path, kind, tensors), message)
 
 
 def test_half_a_layer_of_a_native_deft_file(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_records_that_are_no_json(tmp_path: Path, text: str) -> None:
 
 
 def test_a_record_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """As Windows' editors save it."""
+    """Windows' editors save it so."""
     path = write(tmp_path, "peft-deft")
     (tmp_path / "adapter_config.json").write_text(json.dumps(VALID["peft-deft"][2]), encoding="utf-8-sig")
     assert files.read(path).metadata["projector"] == "qr"

@@ -144,7 +144,7 @@ def test_what_is_refused(record: dict[str, Any], message: str) -> None:
 
 
 def test_a_new_field_with_its_default_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when PEFT is newer than this pack: records without the field mean the default."""
+    """The field may be one of a PEFT that is newer than this pack: records without it mean the default."""
 
     @dataclasses.dataclass
     class Newer(peft.LoraConfig):
@@ -202,19 +202,19 @@ def trained(config: Any, folder: Path) -> tuple[dict[str, Tensor], dict[str, Ten
 
 def applied(adapter: Any, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """The base's tensors with every layer of the adapter, by its names; all of its tensors are used."""
-    found = dict(base)
+    weights = dict(base)
     layers, others = adapters.layers(adapter), adapters.foreign(adapter)
     for name, group in layers.items():
         key = name if name.endswith(".bias") else f"{name}.weight"
         method = methods.method_of(group)
         factors = method.from_tensors(group)
         assert method.fits(factors, tuple(base[key].shape))
-        found[key] = found[key] + method.delta(factors, base[key])
+        weights[key] = weights[key] + method.delta(factors, base[key])
     for key, tensor in others.items():
         name, _, suffix = key.rpartition(".")
         assert suffix == "diff_b"  # ComfyUI's own
-        found[f"{name}.bias"] = found[f"{name}.bias"] + tensor
-    return found
+        weights[f"{name}.bias"] = weights[f"{name}.bias"] + tensor
+    return weights
 
 
 LINEAR = ["to_q"]
@@ -279,12 +279,12 @@ def test_all_that_peft_saves_is_applied(tmp_path: Path, case: str) -> None:
     assert more <= {key.rpartition(".")[2] for key in adapter}
     again = files.read(native.write(adapter, tmp_path / "native" / "a.safetensors"))
     for read in (adapter, again):
-        found = applied(read, base)
+        weights = applied(read, base)
         changed = {key for key in base if not torch.equal(base[key], merged[key])}
         assert changed
-        assert {key for key in base if not torch.equal(base[key], found[key])} == changed
+        assert {key for key in base if not torch.equal(base[key], weights[key])} == changed
         for key in changed:
-            assert torch.allclose(found[key], merged[key], atol=1e-6), key
+            assert torch.allclose(weights[key], merged[key], atol=1e-6), key
     assert {
         adapters.spelling(adapter, key).removeprefix("base_model.model.")
         for key in adapter
@@ -316,16 +316,16 @@ def test_a_folder_that_was_converted_when_it_was_saved_is_a_plain_lora(
     wrapped.save_pretrained(tmp_path / "whole")
     wrapped.save_pretrained(tmp_path / "out", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
     merged = wrapped.merge_and_unload().state_dict()
-    found = applied(files.read(tmp_path / "out"), base)
+    weights = applied(files.read(tmp_path / "out"), base)
     assert (merged["block.to_q.weight"] - base["block.to_q.weight"]).norm() > 0.1
-    assert torch.allclose(found["block.to_q.weight"], merged["block.to_q.weight"], atol=1e-5)
+    assert torch.allclose(weights["block.to_q.weight"], merged["block.to_q.weight"], atol=1e-5)
     with pytest.raises(ValueError, match="adapter_model.safetensors .*(only PEFT itself|path_initial_model)"):
         files.read(tmp_path / "whole", file_format="peft")
 
 
 @pytest.mark.parametrize("options", [{}, {"block_share": True}, {"coft": True, "eps": 0.5}], ids=str)
 def test_oft_is_what_pefts_forward_computes(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Of linear layers and of 1 x 1 convolutions. PEFT's forward of larger ones is no convolution, see below."""
+    """Checked for linear layers and 1 x 1 convolutions. PEFT's forward of larger ones is no convolution, see below."""
     network = Network()
     linear, conv = network.block.to_q, network.block.conv
     weights = {"block.to_q": linear.weight.detach().clone(), "block.conv": conv.weight.detach().clone()}
@@ -348,7 +348,7 @@ def test_oft_is_what_pefts_forward_computes(tmp_path: Path, options: dict[str, A
 
 
 def test_oft_of_larger_convolutions_fits_no_weight(tmp_path: Path) -> None:
-    """Even at its start, where PEFT's forward should do nothing: it adds what overlapping patches have in common."""
+    """PEFT's forward is no identity at its start, as it should be: it adds what overlapping patches have in common."""
     network = Network()
     x = random(1, 6, 7, 7, seed=3)
     base = network.block.wide(x)
@@ -367,12 +367,12 @@ def test_oft_of_larger_convolutions_fits_no_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize("terms", [2, 3, 5])
 @pytest.mark.parametrize("version", [None, "0.17.1", "0.18.0", "0.21.2"])
 def test_the_series_of_oft_is_that_of_the_version(tmp_path: Path, version: str | None, terms: int) -> None:
-    """Before 0.18 (its tuners/oft/layer.py, _cayley_batch) each power had the factor 2, and now the last one has 1."""
+    """Each power had the factor 2 before 0.18 (its tuners/oft/layer.py, _cayley_batch), and now the last one has 1."""
     config = peft.OFTConfig(r=0, oft_block_size=3, num_cayley_neumann_terms=terms, target_modules=LINEAR)
     base, merged = trained(config, tmp_path)
     record = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(record | {"peft_version": version}))
-    found = applied(files.read(tmp_path), base)["block.to_q.weight"]
+    weight = applied(files.read(tmp_path), base)["block.to_q.weight"]
     entries = load_file(tmp_path / "adapter_model.safetensors")["base_model.model.block.to_q.oft_R.weight"].double()
     blocks = []
     for a, b, c in entries:
@@ -380,7 +380,7 @@ def test_the_series_of_oft_is_that_of_the_version(tmp_path: Path, version: str |
         blocks.append(torch.eye(3) + 2 * sum(torch.linalg.matrix_power(S, k) for k in range(1, terms)))
     old = base["block.to_q.weight"].double() @ torch.block_diag(*blocks).T
     is_old = version in (None, "0.17.1")
-    assert torch.allclose(found.double(), old if is_old else merged["block.to_q.weight"].double(), atol=1e-5)
+    assert torch.allclose(weight.double(), old if is_old else merged["block.to_q.weight"].double(), atol=1e-5)
     assert terms == 2 or not torch.allclose(old, merged["block.to_q.weight"].double(), atol=1e-3)
 
 

@@ -55,16 +55,16 @@ def test_svdiff_on_activations_is_the_written_formula(kind: str) -> None:
         expected = linear(x.double(), changed, layer.bias.double())
     else:
         expected = conv2d(x.double(), changed, layer.bias.double(), layer.stride, layer.padding)
-    found = SVDIFF.change(SVDIFF.factors(params, OWN), no_weight, base)
-    assert isinstance(found, LowRank)
+    change = SVDIFF.change(SVDIFF.factors(params, OWN), no_weight, base)
+    assert isinstance(change, LowRank)
     y = layer(x)
-    y = y + found.forward(op_of(layer), x, y)
+    y = y + change.forward(op_of(layer), x, y)
     assert relative(y, expected) < 2e-5  # of a decomposition in float32
     grad = torch.randn(y.shape, generator=generator(2))
     (own,) = torch.autograd.grad(y, shifts, grad)
-    (wanted,) = torch.autograd.grad(expected, reference, grad.double())
-    assert relative(own, wanted) < 2e-4
-    assert own[-1] == wanted[-1] == 0
+    (expected_grad,) = torch.autograd.grad(expected, reference, grad.double())
+    assert relative(own, expected_grad) < 2e-4
+    assert own[-1] == expected_grad[-1] == 0
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (1, 2, 3, 3)], ids=["norm", "one row", "one filter"])
@@ -74,9 +74,9 @@ def test_a_weight_of_one_row_is_scaled(shape: tuple[int, ...]) -> None:
     assert params["shifts"].shape == (1,)
     with torch.no_grad():
         params["shifts"] += 0.5
-    found = SVDIFF.change(SVDIFF.factors(params, OWN), no_weight, BASE.of(weight))
-    assert isinstance(found, WeightChange)
-    assert torch.allclose(found.weight.reshape(shape), weight * 0.5 / weight.norm(), atol=1e-6)
+    change = SVDIFF.change(SVDIFF.factors(params, OWN), no_weight, BASE.of(weight))
+    assert isinstance(change, WeightChange)
+    assert torch.allclose(change.weight.reshape(shape), weight * 0.5 / weight.norm(), atol=1e-6)
 
 
 def test_svdiff_keeps_what_it_says() -> None:
@@ -98,11 +98,11 @@ def test_dreambooth_is_a_difference() -> None:
         for name, value in params.items():
             value += torch.randn(value.shape, generator=generator(len(name)))
     factors = DREAMBOOTH.factors(params, own)
-    found = DREAMBOOTH.change(factors, no_weight, None)
-    assert isinstance(found, WeightChange)
-    assert found.bias is not None
-    assert torch.equal(found.weight, params["weight"])
-    assert torch.equal(found.bias, params["bias"])
+    change = DREAMBOOTH.change(factors, no_weight, None)
+    assert isinstance(change, WeightChange)
+    assert change.bias is not None
+    assert torch.equal(change.weight, params["weight"])
+    assert torch.equal(change.bias, params["bias"])
     assert torch.equal(methods.get("dreambooth").delta(factors, layer.weight, strength=0.5), 0.5 * params["weight"])
     assert methods.get("dreambooth").to_tensors(factors).keys() == {"diff", "diff_b"}
     assert methods.find(["diff", "diff_b"]) is None  # ComfyUI's own loader reads them

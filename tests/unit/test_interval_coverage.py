@@ -39,8 +39,8 @@ def test_intervals_hold_the_mean(kind: str, size: tuple[int, int]):
     rng = np.random.default_rng(7)
     held = 0
     for _ in range(DRAWS):
-        found = interval(groups(drawn(draw, rng, size)))
-        held += found.low < 0 < found.high
+        estimate = interval(groups(drawn(draw, rng, size)))
+        held += estimate.low < 0 < estimate.high
     assert held / DRAWS >= least
     assert held / DRAWS <= 0.97  # wider would only hide differences
 
@@ -57,6 +57,6 @@ def test_intervals_of_differences_hold_it(kind: str, size: tuple[int, int], pair
         prompts = draw(rng, (size[0], 1)) if paired else 0
         first, second = (prompts + drawn(draw, rng, size) for _ in range(2))
         second = second if paired else second[: size[0] - 1] * 2
-        found = difference(groups(first), groups(second))
-        held += found.low < 0 < found.high
+        estimate = difference(groups(first), groups(second))
+        held += estimate.low < 0 < estimate.high
     assert held / DRAWS >= least

@@ -20,27 +20,27 @@ const listeners = new Map()
 export const api = {
   apiURL: (path) => `/api${path}`,
   fetchApi: (path) => new Promise((resolve) => asked.push({
-    path, give: (found) => resolve({ ok: found !== null, json: async () => found })
+    path, give: (answer) => resolve({ ok: answer !== null, json: async () => answer })
   })),
   addEventListener: (name, listener) => listeners.set(name, listener)
 }
-export const say = (name, detail) => listeners.get(name)?.({ detail })
+export const send = (name, detail) => listeners.get(name)?.({ detail })
 """
 HELP = """
-import { asked, say } from './scripts/api.js'
+import { asked, send } from './scripts/api.js'
 import { loadRun, onRun, previewAddress, runOf, scoreText, watchRuns } from './extensions/pack/deft/data.mjs'
 watchRuns()
 const run = runOf('a')
-const message = (first, last, previews = null, prompt = 'job', scores = null) => say('deft.training', {
+const message = (first, last, previews = null, prompt = 'job', scores = null) => send('deft.training', {
   run: 'a', node: '20', prompt_id: prompt, steps: 300, seconds: 1, left: 1, previews, scores,
   points: Array.from({ length: last - first + 1 }, (_, place) => [first + place, 1])
 })
-const found = (last, previews, state = 'running', scores = undefined) => ({
+const answer = (last, previews, state = 'running', scores = undefined) => ({
   state, steps: 300, previews, preview_scores: scores,
   curve: { step: Array.from({ length: last }, (_, place) => place + 1), loss: Array.from({ length: last }, () => 1) }
 })
 const quiet = () => new Promise((resolve) => setTimeout(resolve))
-const give = async (place, ...values) => { asked[place].give(found(...values)); await quiet() }
+const give = async (place, ...values) => { asked[place].give(answer(...values)); await quiet() }
 """
 
 
@@ -67,7 +67,7 @@ def page(tmp_path: Path) -> Any:
 
 
 def test_the_first_message_has_the_preview_of_before_the_first_step(page: Any) -> None:
-    """So that it is the first one at the node from the beginning, and none comes before it later."""
+    """The preview is then the first one at the node from the beginning, and none comes before it later."""
     seen = page("""
       const seen = []
       onRun((run) => seen.push([...run.previews]))
@@ -90,7 +90,7 @@ def test_an_answer_from_before_a_message_takes_no_preview_away(page: Any) -> Non
 def test_what_has_ended_while_an_answer_is_under_way_is_read_again(page: Any) -> None:
     seen = page("""
       message(80, 90)
-      say('execution_interrupted', { prompt_id: 'job' })
+      send('execution_interrupted', { prompt_id: 'job' })
       await give(0, 95, [0, 50])
       const before = [run.state, run.previews, asked.length]
       await give(1, 100, [0, 50, 100], 'stopped')
@@ -103,15 +103,15 @@ def test_a_run_is_read_at_its_end_whatever_was_last_known_of_it(page: Any) -> No
     seen = page("""
       message(80, 90)
       await give(0, 79, [0, 50], 'stopped')
-      say('execution_interrupted', { prompt_id: 'another' })
-      say('execution_interrupted', { prompt_id: 'job' })
+      send('execution_interrupted', { prompt_id: 'another' })
+      send('execution_interrupted', { prompt_id: 'job' })
       await give(1, 100, [0, 50, 100], 'stopped')
       console.log(JSON.stringify([run.previews, asked.length]))""")
     assert seen == [[0, 50, 100], 2]
 
 
 def test_scores_come_with_their_previews(page: Any) -> None:
-    """By message and from the run's folder; an answer from before a message takes none away."""
+    """They come by message and from the run's folder; an answer from before a message takes none away."""
     seen = page("""
       const scores = [[0, { DINO: 0.25, 'CLIP-T': 0.5 }], [50, { DINO: 0.75, 'CLIP-T': null }]]
       message(1, 50, [0, 50], 'job', scores)

@@ -50,10 +50,10 @@ def relative(value: Tensor, expected: Tensor) -> float:
 @pytest.fixture
 def decomposed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that have gone to PyTorch's QR."""
-    found: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     before = projectors.raw_qr
-    monkeypatch.setattr(projectors, "raw_qr", lambda P: (found.append(tuple(P.shape)), before(P))[1])
-    return found
+    monkeypatch.setattr(projectors, "raw_qr", lambda P: (shapes.append(tuple(P.shape)), before(P))[1])
+    return shapes
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -143,7 +143,7 @@ def test_the_same_bits_again() -> None:
 
 
 def test_rough_products_are_not_used(decomposed: list) -> None:
-    """With TF32 or bf16 in products Q would be orthonormal to 1e-3; under autocast it is not let in."""
+    """Products in TF32 or bf16 would make Q orthonormal to 1e-3 only; autocast is kept out."""
     P = conditioned(320, 8, 3.0)[None]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
@@ -175,9 +175,9 @@ def test_what_is_slow_on_the_host_is_said_once(
     monkeypatch.setattr(host, "_TRUSTED", ("cuda",))
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            found = host.on_host(lambda a, n: ({"a": a + n}, [a, n], (n,)), torch.ones(2), 3, slow="This thing")
+            outputs = host.on_host(lambda a, n: ({"a": a + n}, [a, n], (n,)), torch.ones(2), 3, slow="This thing")
         host.on_host(torch.exp, torch.ones(2))
     assert caplog.messages == ["This thing: computed on the CPU, because cpu cannot do it. This takes longer."]
-    assert found[0]["a"].tolist() == [4, 4]
-    assert found[1][1] == 3
-    assert found[2] == (3,)
+    assert outputs[0]["a"].tolist() == [4, 4]
+    assert outputs[1][1] == 3
+    assert outputs[2] == (3,)

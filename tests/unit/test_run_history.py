@@ -39,23 +39,23 @@ def make(root: Path, name: str = f"training/duck_{MARK}", steps: int = 3, **reco
 def only(root: Path) -> dict[str, Any]:
     """The summary of the one run below a root; it can be sent as JSON."""
     (folder,) = history.runs(root).values()
-    found = history.detail(root, folder)
-    json.dumps(found, allow_nan=False)
-    return found
+    run = history.detail(root, folder)
+    json.dumps(run, allow_nan=False)
+    return run
 
 
 def test_a_run(tmp_path: Path) -> None:
     folder = make(tmp_path)
-    found = only(tmp_path)
-    assert found["name"] == f"training/duck_{MARK}"
-    assert (found["method"], found["base"], found["state"]) == ("deft", "SDXL", "finished")
-    assert (found["step"], found["steps"], found["loss"], found["created"]) == (3, 20, 1 / 3, 5.0)
-    assert found["problems"] == []
-    assert found["curve"] == {"step": [1, 2, 3], "loss": [1, 1 / 2, 1 / 3], "rate": [1e-4] * 3}
-    assert found["settings"] == {"rank": 4, "learning_rate": 1e-4, "options": {"alpha": 16}}
-    assert found["checkpoints"] == [2]
-    assert found["adapters"] == [{"step": 2, "file": "adapter_00000002.safetensors"}]
-    assert found["previews"] == [2, 10]
+    run = only(tmp_path)
+    assert run["name"] == f"training/duck_{MARK}"
+    assert (run["method"], run["base"], run["state"]) == ("deft", "SDXL", "finished")
+    assert (run["step"], run["steps"], run["loss"], run["created"]) == (3, 20, 1 / 3, 5.0)
+    assert run["problems"] == []
+    assert run["curve"] == {"step": [1, 2, 3], "loss": [1, 1 / 2, 1 / 3], "rate": [1e-4] * 3}
+    assert run["settings"] == {"rank": 4, "learning_rate": 1e-4, "options": {"alpha": 16}}
+    assert run["checkpoints"] == [2]
+    assert run["adapters"] == [{"step": 2, "file": "adapter_00000002.safetensors"}]
+    assert run["previews"] == [2, 10]
     assert history.preview(folder, 10) == JPEG
     assert history.preview(folder, 3) is None
 
@@ -71,9 +71,9 @@ def test_only_this_process_knows_that_a_run_goes_on(tmp_path: Path) -> None:
 def test_a_run_from_before_there_were_records(tmp_path: Path) -> None:
     folder = make(tmp_path)
     (folder / "run.json").unlink()
-    found = only(tmp_path)
-    assert (found["state"], found["title"], found["settings"], found["step"]) == ("unknown", "", {}, 3)
-    assert abs(found["created"] - time.time()) < 60
+    run = only(tmp_path)
+    assert (run["state"], run["title"], run["settings"], run["step"]) == ("unknown", "", {}, 3)
+    assert abs(run["created"] - time.time()) < 60
 
 
 def test_the_newest_are_first_and_no_more_than_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +107,8 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     for name in ("run.json", "preview_00000002.jpg", "checkpoint_00000002.pt"):
         (folder / name).unlink()
         (folder / name).symlink_to(secret / name)
-    found = only(root)
-    assert (found["state"], found["previews"], found["checkpoints"]) == ("unknown", [10], [])
+    run = only(root)
+    assert (run["state"], run["previews"], run["checkpoints"]) == ("unknown", [10], [])
     assert history.preview(folder, 2) is None
     (folder / "log.jsonl").unlink()
     (folder / "log.jsonl").symlink_to(secret / "log.jsonl")
@@ -142,10 +142,10 @@ def test_a_pipe_does_not_hold_it_up(tmp_path: Path) -> None:
 )
 def test_a_damaged_record_is_as_none(tmp_path: Path, text: str) -> None:
     (make(tmp_path) / "run.json").write_text(text)
-    found = only(tmp_path)
-    assert (found["state"], found["title"], found["method"], found["message"]) == ("unknown", "", "", "")
-    assert (found["steps"], found["settings"], found["step"]) == (None, {}, 3)
-    assert found["problems"] == (
+    run = only(tmp_path)
+    assert (run["state"], run["title"], run["method"], run["message"]) == ("unknown", "", "", "")
+    assert (run["steps"], run["settings"], run["step"]) == (None, {}, 3)
+    assert run["problems"] == (
         [] if text.startswith('{"') and "9999" not in text else ["run.json is damaged and is skipped."]
     )
 
@@ -156,12 +156,12 @@ def test_long_texts_and_deep_values_are_cut(tmp_path: Path) -> None:
         deep = {"more": deep}
     settings = {"deep": deep, "long": "x" * 10_000, "huge": 10**400, "bad": math.inf, "list": list(range(1000))}
     make(tmp_path, title="<b>" * 1000, settings=settings)
-    found = only(tmp_path)
-    assert len(found["title"]) == history.TEXT
-    assert found["settings"]["deep"] == {"more": {"more": None}}
-    assert len(found["settings"]["long"]) == history.TEXT
-    assert (found["settings"]["huge"], found["settings"]["bad"]) == (None, None)
-    assert found["settings"]["list"] == list(range(200))
+    run = only(tmp_path)
+    assert len(run["title"]) == history.TEXT_LENGTH
+    assert run["settings"]["deep"] == {"more": {"more": None}}
+    assert len(run["settings"]["long"]) == history.TEXT_LENGTH
+    assert (run["settings"]["huge"], run["settings"]["bad"]) == (None, None)
+    assert run["settings"]["list"] == list(range(200))
     (tmp_path / f"training/duck_{MARK}" / "run.json").write_text(" " * (history.LARGEST + 1))
     assert only(tmp_path)["state"] == "unknown"
 
@@ -172,14 +172,14 @@ def test_lines_of_a_log_that_are_none(tmp_path: Path) -> None:
         (line(1) + line(-1) + '{"step": "2"}\n{"step": 1.5}\n[3]\n' + line(4, math.nan) + line(5, "low")).encode()
         + b'\xff\xfe\n{"step": 6, "loss": 0.25}\n{"step": 7, "lo'
     )
-    found = only(tmp_path)
-    assert found["curve"] == {
+    run = only(tmp_path)
+    assert run["curve"] == {
         "step": [1, 4, 5, 6],
         "loss": [0.5, None, None, 0.25],
         "rate": [1e-4, 1e-4, 1e-4, None],
     }
-    assert (found["step"], found["loss"]) == (6, 0.25)
-    assert found["problems"] == ["log.jsonl: 4 damaged lines are skipped (3, 4, 5, 8)."]
+    assert (run["step"], run["loss"]) == (6, 0.25)
+    assert run["problems"] == ["log.jsonl: 4 damaged lines are skipped (3, 4, 5, 8)."]
     log.write_text("")
     assert (only(tmp_path)["step"], only(tmp_path)["loss"], only(tmp_path)["curve"]["step"]) == (0, None, [])
 
@@ -188,10 +188,10 @@ def test_a_long_curve_keeps_its_peaks(tmp_path: Path) -> None:
     steps, peaks = 50_000, {17: 90.0, 33_333: 80.0, 49_999: -3.0}
     log = make(tmp_path) / "log.jsonl"
     log.write_text("".join(line(step, peaks.get(step, 0.5)) for step in range(1, steps + 1)))
-    found = only(tmp_path)["curve"]
-    assert len(found["step"]) <= history.POINTS
-    assert found["step"] == sorted(set(found["step"]))
-    assert peaks.items() <= dict(zip(found["step"], found["loss"], strict=True)).items()
+    curve = only(tmp_path)["curve"]
+    assert len(curve["step"]) <= history.POINTS
+    assert curve["step"] == sorted(set(curve["step"]))
+    assert peaks.items() <= dict(zip(curve["step"], curve["loss"], strict=True)).items()
 
 
 def test_a_preview_that_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deft_pack.deft_ops import adapter as adapters
-from deft_pack.deft_ops import files, modelspec
+from deft_pack.deft_ops import files, methods, modelspec
 from deft_pack.deft_ops.adapter import Adapter
 from deft_pack.deft_ops.costs import TrainingCost, from_text
 from deft_pack.deft_ops.files import native, peft_writer
 
 from .test_files import LAYERS, make_adapter
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 NAMES = {layer: layer for layer in LAYERS}
 # What kohya's sd-scripts (library/sai_model_spec.py, model_util.py, flux_utils.py, lumina_util.py, ...) writes for a
@@ -54,9 +56,9 @@ def model_of(config: str, kind: str = "EPS", **unet_config: Any) -> Any:
 
 
 def fields_of(model: Any) -> tuple[str | None, str | None, str | None]:
-    found = modelspec.base_fields(modelspec.base_of(model))
+    fields = modelspec.base_fields(modelspec.base_of(model))
     keys = ("modelspec.architecture", "ss_base_model_version", "modelspec.resolution")
-    return tuple(found.get(key) for key in keys)  # type: ignore[return-value]
+    return tuple(fields.get(key) for key in keys)  # type: ignore[return-value]
 
 
 def header(path: Path) -> dict[str, str]:
@@ -66,13 +68,13 @@ def header(path: Path) -> dict[str, str]:
 
 def as_lora_manager_reads(path: Path) -> tuple[str, list[tuple[str, int]], str | None]:
     """Base, words by frequency and class words, by the rules of ComfyUI LoRA Manager (py/utils/lora_metadata.py)."""
-    said = header(path)
-    version = said.get("ss_base_model_version", "Unknown")
+    metadata = header(path)
+    version = metadata.get("ss_base_model_version", "Unknown")
     shown = {"sdxl": "SDXL 1.0", "flux1": "Flux.1 D"}
     base = next((name for mark, name in shown.items() if mark in version.lower()), version)
-    tags = json.loads(said.get("ss_tag_frequency", "{}"))
+    tags = json.loads(metadata.get("ss_tag_frequency", "{}"))
     first = next(iter(tags.values()), {})
-    datasets = json.loads(said.get("ss_datasets", "[]"))
+    datasets = json.loads(metadata.get("ss_datasets", "[]"))
     token = datasets[0]["subsets"][0]["class_tokens"] if datasets else None
     return base, sorted(first.items(), key=lambda item: -item[1]), token
 
@@ -157,30 +159,30 @@ def test_a_native_file_is_shown_by_lora_manager(tmp_path: Path, method: str) -> 
     assert token == "sks dog"
     assert words[:2] == [("sks dog", 3), ("grass", 2)]
     assert dict(words[2:]) == {"sitting": 1, "running": 1}
-    said = header(path)
+    fields = header(path)
     required = ("sai_model_spec", "architecture", "implementation", "title", "resolution")  # of ModelSpec 1.0.1
-    assert all(said[f"modelspec.{name}"] for name in required)
-    assert said["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
-    assert said["modelspec.trigger_phrase"] == "sks dog"
-    assert said["ss_network_module"] == f"deft-nodes.{method}"
-    assert method == "svdiff" or said["ss_network_dim"] == "4"
+    assert all(fields[f"modelspec.{name}"] for name in required)
+    assert fields["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert fields["modelspec.trigger_phrase"] == "sks dog"
+    assert fields["ss_network_module"] == f"deft-nodes.{method}"
+    assert method == "svdiff" or fields["ss_network_dim"] == "4"
     first = path.read_bytes()
     native.write(adapter, path, native.native_metadata(adapter, name="dog", version="1"))
     assert path.read_bytes() == first  # nothing in it is of the day or the run
-    assert "modelspec.date" not in said
+    assert "modelspec.date" not in fields
     assert files.read(path).keys() == adapter.keys()
 
 
 def test_captions_are_counted_as_kohya_counts_them() -> None:
-    """By its DreamBooth data set: between commas, without spaces around, in lower case, once a picture."""
+    """Its DreamBooth data set counts them: between commas, without spaces around, in lower case, once a picture."""
 
     def kohya(texts: list[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for text in texts:
             for tag in text.split(","):
                 if tag.strip():
-                    found[tag.strip().lower()] = found.get(tag.strip().lower(), 0) + 1
-        return found
+                    counts[tag.strip().lower()] = counts.get(tag.strip().lower(), 0) + 1
+        return counts
 
     def counted(captions: list[str], pictures: int) -> dict[str, int]:
         return json.loads(modelspec.caption_fields(captions, pictures)["ss_tag_frequency"])["img"]
@@ -197,23 +199,23 @@ def test_captions_are_counted_as_kohya_counts_them() -> None:
 def test_a_peft_folder_carries_them_too(tmp_path: Path) -> None:
     from peft import load_peft_weights
 
-    said = {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1", "format": "other"}
+    metadata = {"modelspec.architecture": "flux-1-dev/lora", "ss_base_model_version": "flux1", "format": "other"}
     adapter = make_adapter("lora")
-    folder = peft_writer.write(adapter, tmp_path / "folder", NAMES, metadata=said)
-    assert header(folder / "adapter_model.safetensors") == said | {"format": "pt"}
+    folder = peft_writer.write(adapter, tmp_path / "folder", NAMES, metadata=metadata)
+    assert header(folder / "adapter_model.safetensors") == metadata | {"format": "pt"}
     assert as_lora_manager_reads(folder / "adapter_model.safetensors")[0] == "Flux.1 D"
     plain = load_peft_weights(str(peft_writer.write(adapter, tmp_path / "plain", NAMES)), device="cpu")
-    found = load_peft_weights(str(folder), device="cpu")
-    assert found.keys() == plain.keys()
-    assert all(torch.equal(found[key], plain[key]) for key in plain)
-    file = peft_writer.write_diffusers(adapter, tmp_path / "a.safetensors", NAMES, metadata=said)
+    tensors = load_peft_weights(str(folder), device="cpu")
+    assert tensors.keys() == plain.keys()
+    assert all(torch.equal(tensors[key], plain[key]) for key in plain)
+    file = peft_writer.write_diffusers(adapter, tmp_path / "a.safetensors", NAMES, metadata=metadata)
     assert header(file)["ss_base_model_version"] == "flux1"
     assert "lora_adapter_metadata" in header(file)
 
 
 def test_hashes_of_the_file_that_was_read_are_left_out(tmp_path: Path) -> None:
     """Managers look a file up by them without reading its tensors."""
-    said = {
+    metadata = {
         "sshs_model_hash": "ab" * 32,
         "sshs_legacy_hash": "12345678",
         "modelspec.hash_sha256": "0x" + "ab" * 32,
@@ -221,25 +223,25 @@ def test_hashes_of_the_file_that_was_read_are_left_out(tmp_path: Path) -> None:
         "ss_tag_frequency": '{"img": {"dog": 2}}',
         "mine": "kept",
     }
-    save_file(dict(make_adapter()), tmp_path / "a.safetensors", said)
+    save_file(dict(make_adapter()), tmp_path / "a.safetensors", metadata)
     adapter = files.read(tmp_path / "a.safetensors")
     written = header(
         native.write(adapter, tmp_path / "b.safetensors", native.native_metadata(adapter, name="b", version="1"))
     )
     assert not {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"} & written.keys()
     assert {key: written[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")} == {
-        key: said[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")
+        key: metadata[key] for key in ("ss_base_model_version", "ss_tag_frequency", "mine")
     }
-    assert not {"modelspec.hash_sha256", "sshs_model_hash"} & modelspec.of_managers(said).keys()
+    assert not {"modelspec.hash_sha256", "sshs_model_hash"} & modelspec.of_managers(metadata).keys()
 
 
 def test_a_base_that_a_file_names_itself_stays(tmp_path: Path) -> None:
     sdxl = modelspec.base_of(model_of("SDXL"))
     assert modelspec.completed({"ss_base_model_version": "sd_v1"}, sdxl) == {}
     assert modelspec.completed({"modelspec.architecture": "flux-1-dev/lora"}, modelspec.named("Flux")) == {}
-    found = modelspec.completed({"ss_base_model_version": "sdxl_base_v1-0"}, sdxl)
-    assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
-    assert "ss_base_model_version" not in found
+    metadata = modelspec.completed({"ss_base_model_version": "sdxl_base_v1-0"}, sdxl)
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert "ss_base_model_version" not in metadata
     adapter = Adapter(make_adapter(), {"base_model": "Flux"})
     assert native.native_metadata(adapter, name="a", version="1")["modelspec.architecture"] == "flux-1/lora"
 
@@ -270,23 +272,36 @@ def test_a_foreign_training_header_is_kept_and_does_not_stop_the_saving(tmp_path
 
 def test_our_own_training_header_still_fills_the_fields(tmp_path: Path) -> None:
     adapter = Adapter(make_adapter(), {"training": '{"learning_rate": 0.001, "seed": 0, "steps": 5}'})
-    said = native.native_metadata(adapter, name="b", version="1")
-    assert (said["ss_steps"], said["ss_seed"], said["ss_learning_rate"]) == ("5", "0", "0.001")
-    assert said["training"] == adapter.metadata["training"]
+    metadata = native.native_metadata(adapter, name="b", version="1")
+    assert (metadata["ss_steps"], metadata["ss_seed"], metadata["ss_learning_rate"]) == ("5", "0", "0.001")
+    assert metadata["training"] == adapter.metadata["training"]
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_complex_tensors_are_refused_by_name(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = dict(make_adapter()) | {"diffusion_model.x.deft_R": torch.ones(2, 3, dtype=dtype)}
-    said = f"complex numbers \\({str(dtype)[6:]}\\) in diffusion_model.x.deft_R"
-    with pytest.raises(ValueError, match=f"^The adapter for a.safetensors has {said}"):
+    message = f"complex numbers \\({str(dtype)[6:]}\\) in diffusion_model.x.deft_R"
+    with pytest.raises(ValueError, match=f"^The adapter for a.safetensors has {message}"):
         native.write(Adapter(tensors), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         adapters.validate(tensors)
     torch.save({"x.B": torch.ones(8, 2, dtype=dtype)}, tmp_path / "para_rank_state.bin")
     with pytest.raises(ValueError, match=r"para_rank_state.bin has complex numbers .* in x.B, which are not supported"):
         files.read(tmp_path / "para_rank_state.bin")
+
+
+@pytest.mark.parametrize(
+    ("page", "between", "last"),
+    [
+        ("docs/file_formats.md", ", ", " and "),
+        ("web/docs/DEFTSaveAdapter/en.md", ", ", " and "),
+        ("web/docs/DEFTSaveAdapter/zh.md", "、", " 和 "),
+    ],
+)
+def test_pages_list_the_methods_with_a_peft_folder(page: str, between: str, last: str) -> None:
+    *first, end = (record.title for record in methods.METHODS.values() if not isinstance(record.peft, str))
+    assert f"{between.join(first)}{last}{end}" in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("method", ["svdiff", "oft"])
@@ -302,6 +317,6 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -
             write(adapter, tmp_path / path, NAMES)
         assert str(caught.value) == (
             f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, but "
-            "only deft, para, lora, dora can be. Choose the native format."
+            "only deft, para, lora, dora, lokr can be. Choose the native format."
         )
     assert not list(tmp_path.iterdir())

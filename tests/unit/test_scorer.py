@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from deft_pack.scoring.download import download
 from deft_pack.scoring.embeddings import FeatureStore, embed_images, embed_texts
 from deft_pack.scoring.metrics import METRICS, Metric, OfPictures, likeness
 from deft_pack.scoring.pictures import FilePictures, digest
-from deft_pack.scoring.protocols import Measure, Protocol, get_protocol
+from deft_pack.scoring.protocols import PROTOCOLS, Measure, Protocol, get_protocol
 from deft_pack.scoring.scorer import DIVERSITY, DRIFT, Labels, Scorer, load_scorer, score
 from deft_pack.scoring.scores import Scores
 from deft_pack.scoring.verify import load_file as load_for_check
@@ -51,6 +52,13 @@ def scorer() -> Scorer:
 def drift(scorer: Scorer, images: list, base: list, references: Sequence[Image.Image] = (), *rest) -> Scores:
     """What Score Drift measures."""
     return score(scorer, images, references, *rest, base=base, task=DRIFT)
+
+
+def protocols_with(role: str) -> str:
+    """The protocols with a comparison of a role, as a message names them."""
+    names = [name for name, it in PROTOCOLS.items() if any(measure.comparison.role == role for measure in it.measures)]
+    assert {"dreambooth", "demo"} <= set(names) < set(PROTOCOLS)
+    return f"{', '.join(names)} or custom"
 
 
 def diversity(scorer: Scorer, images: list, texts: Sequence[str] = ()) -> Scores:
@@ -189,12 +197,15 @@ def test_drift_and_prior_preservation(scorer: Scorer):
         drift(scorer, images, base[:3])
     with pytest.raises(ValueError, match="nothing to compare with"):
         drift(scorer, images, [])
-    with pytest.raises(ValueError, match="protocol clip-image measures nothing of what is connected"):
-        drift(replace(scorer, protocol=get_protocol("clip-image")), images, base)
+    other = replace(scorer, protocol=get_protocol("clip-image"))
+    for given, role in (((images, base), "base"), ((images, [], references), "prior")):
+        text = f"the protocol clip-image measures nothing of what is connected; choose {protocols_with(role)}."
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            drift(other, *given)
 
 
 def test_a_metric_may_compare_pictures_with_any_role(scorer: Scorer, monkeypatch):
-    """As LPIPS does within a prompt: here the mean difference of brightness to the references, from no features."""
+    """LPIPS does so within a prompt: here the mean difference of brightness to the references, from no features."""
 
     def darker(backbone, images, others):
         return torch.tensor([np.mean(other) - np.mean(image) for image, other in zip(images, others, strict=True)])
@@ -237,7 +248,8 @@ def test_diversity_compares_the_pictures_of_each_prompt(scorer: Scorer):
     assert len(diversity(scorer, images).rows[0].values) == 10
     with pytest.raises(ValueError, match="no prompt has two"):
         diversity(scorer, images[:2], ["a", "b"])
-    with pytest.raises(ValueError, match="has no diversity"):
+    text = f"the protocol peft has no diversity; choose {protocols_with('within')}."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         diversity(replace(scorer, protocol=get_protocol("peft")), images)
 
 
@@ -258,8 +270,8 @@ def test_batches_do_not_change_features_and_order_is_kept(scorer: Scorer):
     dino = {"dino": scorer.backbones["dino"]}
     expected = torch.cat([scorer.backbones["dino"].encode_images([image]) for image in images])
     for batch in (1, 4, 16):
-        found = embed_images(dino, images, store=FeatureStore(), batch=batch)
-        torch.testing.assert_close(found.features["dino"], expected, atol=1e-6, rtol=0)
+        embedded = embed_images(dino, images, store=FeatureStore(), batch=batch)
+        torch.testing.assert_close(embedded.features["dino"], expected, atol=1e-6, rtol=0)
 
 
 def short_of_memory(backbone, monkeypatch, most: int, error: BaseException, room: int = 0) -> list[str]:
@@ -288,8 +300,8 @@ def test_where_memory_runs_out_batches_are_halved_and_it_is_said(scorer: Scorer,
     expected = score(replace(scorer, store=FeatureStore()), images, references)
     dino.batch = 8
     asked = short_of_memory(dino, monkeypatch, 3, error)
-    found = score(scorer, images, references)
-    for row, other in zip(found.rows, expected.rows, strict=True):
+    scores = score(scorer, images, references)
+    for row, other in zip(scores.rows, expected.rows, strict=True):
         assert row.values == pytest.approx(other.values, abs=1e-6)
     calls = [call for call in asked if call != "load"]
     # Room is made first; later batches start with what the memory was enough for.
@@ -297,7 +309,7 @@ def test_where_memory_runs_out_batches_are_halved_and_it_is_said(scorer: Scorer,
     assert set(calls[7:]) == {"2", "1"}
     assert sum(int(call) for call in calls[6:]) == len(images) + len(references)
     assert asked.count("load") == len(calls) - calls.count("room"), "ComfyUI may have taken it away to make room"
-    (remark,) = [remark for remark in found.remarks if "memory" in remark]
+    (remark,) = [remark for remark in scores.remarks if "memory" in remark]
     assert remark.startswith("demo DINO (64 px): there was memory for only 2 of the images at once")
     assert caplog.text.count("the memory is not enough for a batch of") == 2
 
@@ -326,8 +338,8 @@ def test_no_memory_for_a_single_picture_and_other_errors_are_raised(scorer: Scor
 def test_a_full_store_forgets_the_least_used_and_stays_right(scorer: Scorer, forwards):
     images, dino = pictures(20), {"dino": scorer.backbones["dino"]}
     store = FeatureStore(limit=2 * 192 * 4)  # two features
-    found = embed_images(dino, [*images, *images], store=store, batch=2).features["dino"]
-    torch.testing.assert_close(found[:20], found[20:], atol=1e-6, rtol=0)
+    features = embed_images(dino, [*images, *images], store=store, batch=2).features["dino"]
+    torch.testing.assert_close(features[:20], features[20:], atol=1e-6, rtol=0)
     assert store.size == 2 * 192 * 4
     assert 20 < forwards["dino encode_pixels"] <= 40
     store.clear()
@@ -372,8 +384,8 @@ class Counted(list):
 def test_only_a_few_pictures_are_in_memory_and_a_cancellation_ends_the_reading(scorer: Scorer):
     Counted.alive = Counted.most = 0
     dino = {"dino": scorer.backbones["dino"]}
-    found = embed_images(dino, Counted(range(200)), store=FeatureStore(), batch=4)
-    assert len(found.digests) == len(set(found.digests)) == 200
+    embedded = embed_images(dino, Counted(range(200)), store=FeatureStore(), batch=4)
+    assert len(embedded.digests) == len(set(embedded.digests)) == 200
     assert 0 < Counted.most <= 16
 
     class Cancelled(Exception):
@@ -398,9 +410,9 @@ def test_only_a_few_pictures_are_in_memory_and_a_cancellation_ends_the_reading(s
 def test_texts_are_batched_and_stored(scorer: Scorer):
     clip, store = scorer.backbones["clip"], FeatureStore()
     texts = [f"a {word} on a {colour} background" for word in ("dog", "cat", "duck") for colour in "abcdefghijklmnop"]
-    found = embed_texts(clip, texts, True, store)
-    torch.testing.assert_close(found, torch.cat([clip.encode_texts([text]) for text in texts]), atol=1e-6, rtol=0)
-    assert torch.equal(embed_texts(clip, texts[::-1], True, store), found.flip(0))
+    features = embed_texts(clip, texts, True, store)
+    torch.testing.assert_close(features, torch.cat([clip.encode_texts([text]) for text in texts]), atol=1e-6, rtol=0)
+    assert torch.equal(embed_texts(clip, texts[::-1], True, store), features.flip(0))
 
 
 def test_missing_weights_are_an_error_or_left_out(tmp_path):
@@ -430,7 +442,7 @@ def test_an_optional_metric_needs_no_weights(scorer: Scorer, tmp_path):
 
 
 def test_lpips_is_that_of_its_package(tmp_path):
-    """With AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
+    """Compared with AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
     import lpips
     from torchvision.models import alexnet
     from torchvision.transforms.functional import to_tensor
@@ -578,10 +590,10 @@ def test_the_demos_numbers_are_those_of_transformers_and_verify(monkeypatch, cap
     monkeypatch.setattr(
         "sys.argv", ["scoring", "verify", *(str(MODELS / f"deft_demo_{name}.safetensors") for name in ("clip", "dino"))]
     )
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as caught:
         command.main()
     text = capsys.readouterr().out
-    assert ended.value.code == 0
+    assert caught.value.code == 0
     assert text.count("gives the expected numbers") == 2
     assert "WRONG" not in text
     assert text.count("right: ") == 3
@@ -595,10 +607,10 @@ def test_verification_fails_for_other_weights(tmp_path):
     state = load_file(MODELS / "deft_demo_clip.safetensors")
     state["visual.proj"] = state["visual.proj"] * torch.linspace(0.9, 1.1, state["visual.proj"].shape[1])
     save_file(state, tmp_path / "deft_demo_clip.safetensors")
-    found = verify(load_for_check(tmp_path / "deft_demo_clip.safetensors"))
-    assert found.passed is False
-    assert "does NOT give the expected numbers" in found.report()
-    assert [result.passed for result in found.results] == [False, True, None]  # pixels, text, soundness
+    verification = verify(load_for_check(tmp_path / "deft_demo_clip.safetensors"))
+    assert verification.passed is False
+    assert "does NOT give the expected numbers" in verification.report()
+    assert [result.passed for result in verification.results] == [False, True, None]  # pixels, text, soundness
 
 
 def test_a_file_of_another_model_is_said_to_be_what_it_looks_like(tmp_path):

@@ -20,7 +20,9 @@ from deft_pack.scoring.pictures import to_pictures
 from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 from deft_pack.scoring.weights import find_weights, read_weights
 
-VOCABULARY = 49408
+from ..clips import clip_sizes
+
+CLIP = (64, 16, 128, 3)  # side, patch, width and layers
 
 
 def pictures() -> list[Image.Image]:
@@ -55,46 +57,19 @@ def spec(kind: str, architecture, preprocess: Preprocess, file: str = "w.safeten
 @pytest.fixture(scope="module")
 def clip_pair(tmp_path_factory):
     """transformers' CLIPModel, and ours loaded from the file that it saved."""
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPModel
 
     folder = tmp_path_factory.mktemp("clip")
-    config = CLIPConfig(
-        text_config={
-            "hidden_size": 64,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "vocab_size": VOCABULARY,
-            "eos_token_id": 49407,
-            "bos_token_id": 49406,
-        },
-        vision_config={
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 16,
-        },
-        projection_dim=48,
-    )
+    config, _ = clip_sizes(*CLIP, "quick_gelu")
     theirs = randomise(CLIPModel(config))
     theirs.save_pretrained(folder)
     return theirs, load_backbone(clip_spec(True), [folder]), folder
 
 
 def clip_spec(quick_gelu: bool, file: str = "model.safetensors") -> BackboneSpec:
-    return spec(
-        "clip",
-        {
-            "embed_dim": 48,
-            "quick_gelu": quick_gelu,
-            "vision_cfg": {"image_size": 64, "patch_size": 16, "layers": 3, "width": 128, "head_width": 64},
-            "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 64, "heads": 4, "layers": 2},
-        },
-        Preprocess(64, 64, *OPENAI_CLIP, as_transformers=True),
-        file,
-    )
+    _, architecture = clip_sizes(*CLIP, "quick_gelu")
+    preprocess = Preprocess(64, 64, *OPENAI_CLIP, as_transformers=True)
+    return spec("clip", architecture | {"quick_gelu": quick_gelu}, preprocess, file)
 
 
 def prepared(preprocess: Preprocess, images: list[Image.Image]) -> torch.Tensor:
@@ -336,9 +311,9 @@ def same_without_initial_values(spec: BackboneSpec, folder: Path) -> None:
     assert not torch.equal(torch.get_rng_state(), before)
     assert not unset(ours.module)
     for tensors in ("named_parameters", "named_buffers"):
-        found, expected = (dict(getattr(each.module, tensors)()) for each in (ours, drawn))
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in found)
+        values, expected = (dict(getattr(each.module, tensors)()) for each in (ours, drawn))
+        assert values.keys() == expected.keys()
+        assert all(torch.equal(values[name], expected[name]) for name in values)
     assert torch.equal(ours.encode_images(pictures()), drawn.encode_images(pictures()))
     if ours.reads_text:
         assert torch.equal(ours.encode_texts(["a dog"]), drawn.encode_texts(["a dog"]))

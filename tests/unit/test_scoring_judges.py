@@ -31,6 +31,7 @@ from deft_pack.scoring.pictures import CutOut
 from deft_pack.scoring.protocols import Measure, Protocol, get_protocol, specs
 from deft_pack.scoring.scorer import DRIFT, Scorer, load_scorer, score
 from deft_pack.tests import dreamsim_reference as published
+from deft_pack.tests.clips import clip_sizes
 from deft_pack.tests.unit.test_scoring_backbones import randomise, same_without_initial_values
 
 LIMIT = 1e-5
@@ -255,38 +256,12 @@ def test_a_tokenizer_that_is_missing_damaged_or_another_ones(siglip, folder: Pat
 
 @pytest.fixture(scope="module")
 def pickscore(folder: Path) -> tuple[BackboneSpec, Callable[[list[Image.Image], list[str]], torch.Tensor]]:
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+    from transformers import CLIPImageProcessorPil, CLIPModel
 
-    config = CLIPConfig(
-        text_config={
-            "hidden_size": 64,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "vocab_size": 49408,
-            "eos_token_id": 49407,
-            "bos_token_id": 49406,
-            "hidden_act": "gelu",
-        },
-        vision_config={
-            "hidden_size": 160,
-            "intermediate_size": 640,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 56,
-            "patch_size": 14,
-            "hidden_act": "gelu",
-        },
-        projection_dim=48,
-    )
+    config, architecture = clip_sizes(56, 14, 160, 2, "gelu")
     theirs = randomise(CLIPModel(config))
     theirs.logit_scale.data.fill_(4.57)
     theirs.save_pretrained(folder / "PickScore_v1")
-    architecture = {
-        "embed_dim": 48,
-        "vision_cfg": {"image_size": 56, "patch_size": 14, "layers": 2, "width": 160, "head_width": 80},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
-    }
     processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     tokens = load_backbone(small(specs.PICKSCORE, architecture, 56), [folder]).tokenizer
 
@@ -495,7 +470,7 @@ def test_a_copy_of_a_photo_is_one(protocol: Protocol, folder: Path):
 
 
 def test_without_sscd_the_nearest_photo_is_dinov3s(protocol: Protocol, folder: Path, dinov3, tmp_path: Path):
-    """And without DreamSim and PickScore these are skipped. Nothing else is read from their folders."""
+    """DreamSim and PickScore are skipped without their weights. Nothing else is read from their folders."""
     for name in ("dinov3-vitb16-pretrain-lvd1689m", "siglip2-base-patch16-224"):
         shutil.copytree(folder / name, tmp_path / name)
     scorer = scorer_of(protocol, tmp_path)
@@ -560,7 +535,7 @@ def oval(width: int, height: int, rise: float) -> torch.Tensor:
 
 
 def test_with_masks_the_background_is_out_of_the_likeness(protocol: Protocol, folder: Path):
-    """As pictures with the mask as their transparency are scored; text, preference and copies see the whole picture."""
+    """Pictures are scored with the mask as their transparency; text, preference and copies see the whole picture."""
     scorer = scorer_of(protocol, folder)
     masks = [oval(*image.size, rise) for image, rise in zip(PICTURES, (1.5, 2.5), strict=True)]
     of_photos = oval(*PHOTOS[0].size, 2.0)

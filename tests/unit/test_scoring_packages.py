@@ -25,9 +25,9 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 @pytest.mark.parametrize(("module", "package"), [("open_clip", "open_clip_torch"), ("timm", "timm")])
 def test_the_sentence(monkeypatch: pytest.MonkeyPatch, module: str, package: str) -> None:
     without(monkeypatch, module)
-    with pytest.raises(MissingPackage) as missing, needed_by("The thing"):
+    with pytest.raises(MissingPackage) as caught, needed_by("The thing"):
         importlib.import_module(module)
-    assert str(missing.value) == (
+    assert str(caught.value) == (
         f"The thing needs the package {package}, which is not installed: install it with "
         f"`{sys.executable} -m pip install {package}` and start ComfyUI again."
     )

@@ -137,13 +137,13 @@ def test_oddities_are_in_the_data():
         for number in re.findall(r"\d+\.\d{4}", oddity)
         if number != "0.8838"
     ]
-    known = {value for table in (ONE, TWO) for values in table.values.values() for value in values.values()}
+    published = {value for table in (ONE, TWO) for values in table.values.values() for value in values.values()}
     assert len(numbers) > 10
-    assert set(numbers) <= known
+    assert set(numbers) <= published
 
 
 @pytest.mark.parametrize(
-    ("label", "found"),
+    ("label", "expected"),
     [
         ("DEFT r4", ("DEFT", 4)),
         ("deft_rank_16", ("deft", 16)),
@@ -159,8 +159,8 @@ def test_oddities_are_in_the_data():
         ("(one prompt)", ("(one prompt)", None)),
     ],
 )
-def test_a_label_may_carry_the_rank(label: str, found: tuple):
-    assert split_rank(label) == found
+def test_a_label_may_carry_the_rank(label: str, expected: tuple):
+    assert split_rank(label) == expected
 
 
 def test_names_are_compared_by_letters_and_digits():

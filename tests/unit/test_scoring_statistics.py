@@ -27,45 +27,45 @@ def near(interval) -> tuple[float, float]:
 
 @pytest.mark.parametrize("groups", [one_group, one_each])
 def test_few_groups_are_scipys_t(groups):
-    """With one group each value counts as one, so both are a plain t interval of the values."""
+    """Each value of one group counts as one, so both are a plain t interval of the values."""
     from scipy.stats import ttest_1samp
 
     values = normal(5) + 3
-    found = interval(groups(values))
-    assert (found.low, found.high) == near(ttest_1samp(values, 0).confidence_interval())
-    assert found.mean == pytest.approx(values.mean())
-    assert found.values == 5
+    estimate = interval(groups(values))
+    assert (estimate.low, estimate.high) == near(ttest_1samp(values, 0).confidence_interval())
+    assert estimate.mean == pytest.approx(values.mean())
+    assert estimate.values == 5
 
 
 def test_groups_of_one_size_are_scipys_t_of_their_means():
     from scipy.stats import ttest_1samp
 
     values = normal(5, 1) + normal(5, 25, seed=1)
-    found = interval({("dog", str(place)): row.tolist() for place, row in enumerate(values)})
-    assert (found.low, found.high) == near(ttest_1samp(values.mean(axis=1), 0).confidence_interval())
-    assert (found.groups, found.values) == (5, 125)
+    estimate = interval({("dog", str(place)): row.tolist() for place, row in enumerate(values)})
+    assert (estimate.low, estimate.high) == near(ttest_1samp(values.mean(axis=1), 0).confidence_interval())
+    assert (estimate.groups, estimate.values) == (5, 125)
 
 
 def test_paired_difference_is_scipys():
     from scipy.stats import ttest_rel
 
     first, second = normal(5, seed=1) + 1, normal(5, seed=2)
-    found, expected = difference(one_each(first), one_each(second)), ttest_rel(first, second)
-    assert found.paired
-    assert (found.low, found.high) == near(expected.confidence_interval())
-    assert found.p == pytest.approx(expected.pvalue)
+    estimate, expected = difference(one_each(first), one_each(second)), ttest_rel(first, second)
+    assert estimate.paired
+    assert (estimate.low, estimate.high) == near(expected.confidence_interval())
+    assert estimate.p == pytest.approx(expected.pvalue)
 
 
 def test_unpaired_difference_is_scipys_welch():
     from scipy.stats import ttest_ind
 
     first, second = normal(4, seed=1) + 1, 2 * normal(5, seed=2)
-    found, expected = difference(one_group(first), one_group(second)), ttest_ind(first, second, equal_var=False)
-    assert not found.paired
-    assert found.mean == pytest.approx(first.mean() - second.mean())
-    assert (found.low, found.high) == near(expected.confidence_interval())
-    assert found.p == pytest.approx(expected.pvalue)
-    assert (found.groups, found.values) == (1, 4)
+    estimate, expected = difference(one_group(first), one_group(second)), ttest_ind(first, second, equal_var=False)
+    assert not estimate.paired
+    assert estimate.mean == pytest.approx(first.mean() - second.mean())
+    assert (estimate.low, estimate.high) == near(expected.confidence_interval())
+    assert estimate.p == pytest.approx(expected.pvalue)
+    assert (estimate.groups, estimate.values) == (1, 4)
 
 
 def test_skewness_moves_the_interval_to_the_long_tail():
@@ -77,20 +77,20 @@ def test_skewness_moves_the_interval_to_the_long_tail():
 
     half = np.abs(normal(20))
     symmetric = np.concatenate([half, -half])
-    found = interval(one_group(symmetric))
-    assert (found.low, found.high) == pytest.approx(tuple(ttest_1samp(symmetric, 0).confidence_interval()))
+    estimate = interval(one_group(symmetric))
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(ttest_1samp(symmetric, 0).confidence_interval()))
     skewed = np.random.default_rng(1).exponential(size=60)
-    found = interval(one_group(skewed))
+    estimate = interval(one_group(skewed))
     error = skewed.std(ddof=1) / 60**0.5
     picks = skewed[np.random.default_rng(2).integers(60, size=(20000, 60))]
     studentised = (picks.mean(axis=1) - skewed.mean()) / (picks.std(axis=1, ddof=1) / 60**0.5)
     low, high = skewed.mean() - np.percentile(studentised, [97.5, 2.5]) * error
-    assert found.high - found.mean > 1.1 * (found.mean - found.low)
+    assert estimate.high - estimate.mean > 1.1 * (estimate.mean - estimate.low)
     mirrored = interval(one_group(-skewed))
-    assert (-mirrored.high, -mirrored.low) == pytest.approx((found.low, found.high))
+    assert (-mirrored.high, -mirrored.low) == pytest.approx((estimate.low, estimate.high))
     plain = ttest_1samp(skewed, 0).confidence_interval()
-    assert plain.low + 0.1 * error < found.low < low + 0.4 * error
-    assert plain.high + 0.2 * error < found.high < high
+    assert plain.low + 0.1 * error < estimate.low < low + 0.4 * error
+    assert plain.high + 0.2 * error < estimate.high < high
 
 
 @pytest.mark.parametrize("count", [4, 12, 60])
@@ -101,10 +101,10 @@ def test_p_is_below_a_twentieth_where_the_interval_excludes_0(count: int, paired
     for _ in range(200):
         first = rng.exponential(size=count) + rng.uniform(0, 3 / count**0.5)
         second = rng.exponential(size=count if paired else count + 2)
-        found = difference(one_each(first), one_each(second))
-        assert found.paired == paired
-        assert found.distinguishable == (found.p < 0.05)
-        distinguishable.add(found.distinguishable)
+        estimate = difference(one_each(first), one_each(second))
+        assert estimate.paired == paired
+        assert estimate.distinguishable == (estimate.p < 0.05)
+        distinguishable.add(estimate.distinguishable)
     assert distinguishable == {True, False}
 
 
@@ -117,19 +117,19 @@ def test_holm_by_hand():
 
 def test_identical_methods_differ_by_nothing():
     values = one_each(normal(12))
-    found = difference(values, dict(reversed(values.items())))
-    assert (found.mean, found.low, found.high, found.paired) == (0, 0, 0, True)
-    assert not found.distinguishable
+    estimate = difference(values, dict(reversed(values.items())))
+    assert (estimate.mean, estimate.low, estimate.high, estimate.paired) == (0, 0, 0, True)
+    assert not estimate.distinguishable
 
 
 def test_a_constant_shift_is_exact_in_pairs_and_lost_without():
     hard_and_easy = 10 * normal(15)
     first, second = one_each(hard_and_easy + 0.25), one_each(hard_and_easy)
-    found = difference(first, second)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
-    assert found.paired
-    assert found.distinguishable
-    assert (found.groups, found.values) == (15, 15)
+    estimate = difference(first, second)
+    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert estimate.paired
+    assert estimate.distinguishable
+    assert (estimate.groups, estimate.values) == (15, 15)
     turned = difference(second, first)
     assert turned.high == pytest.approx(-0.25)
     assert turned.distinguishable
@@ -144,8 +144,9 @@ def test_pairs_take_away_what_a_prompt_and_seed_share():
     seeds = 10 * normal(6, 4)
     first = {("dog", str(place)): (row + 1).tolist() for place, row in enumerate(seeds)}
     second = {("dog", str(place)): row.tolist() for place, row in enumerate(seeds)}
-    found = difference(first, second)
-    assert (found.low, found.high, found.groups, found.values) == (pytest.approx(1), pytest.approx(1), 6, 24)
+    estimate = difference(first, second)
+    assert (estimate.low, estimate.high) == pytest.approx((1, 1))
+    assert (estimate.groups, estimate.values) == (6, 24)
     other_prompts = difference(first, {("cat", text): values for (_, text), values in second.items()})
     assert other_prompts.low < 0 < other_prompts.high
 
@@ -156,13 +157,14 @@ def test_unequal_groups_are_weighted_by_their_values():
     Cluster-robust variance of a constant, with the correction G / (G - 1): sum over groups of (sum of residuals)² / N².
     """
     groups = [[0.0, 1.0, 5.0], [1.0], [2.0, 4.0], [3.0] * 4]
-    found = interval({("dog", str(place)): group for place, group in enumerate(groups)})
+    estimate = interval({("dog", str(place)): group for place, group in enumerate(groups)})
     flat = np.concatenate(groups)
     variance = 4 / 3 * sum((np.array(group) - flat.mean()).sum() ** 2 for group in groups) / len(flat) ** 2
-    assert found.mean == pytest.approx(flat.mean())
-    assert found.high - found.mean == pytest.approx(3.182446305 * variance**0.5)  # t of 3 degrees of freedom, a table's
-    assert found.mean - found.low == pytest.approx(found.high - found.mean)
-    assert (found.groups, found.values) == (4, 10)
+    assert estimate.mean == pytest.approx(flat.mean())
+    t = 3.182446305  # of 3 degrees of freedom, from a table
+    assert estimate.high - estimate.mean == pytest.approx(t * variance**0.5)
+    assert estimate.mean - estimate.low == pytest.approx(estimate.high - estimate.mean)
+    assert (estimate.groups, estimate.values) == (4, 10)
     values = {("dog", "a"): [0.0] * 3, ("dog", "b"): [1.0]}
     assert not difference(values, {("dog", "a"): [0.0] * 2, ("dog", "b"): [1.0]}).paired
 
@@ -201,14 +203,14 @@ def score(values: tuple[float, ...], texts: tuple[str, ...] = (), subject: str =
 
 
 def test_values_by_subject_and_prompt():
-    found = by_prompt([score((1, 2, 3), ("a", "b", "a")), score((4,), ("a",)), score((5,), ("a",), "cat")])
-    assert found == {("dog", "a"): [1, 3, 4], ("dog", "b"): [2], ("cat", "a"): [5]}
+    grouped = by_prompt([score((1, 2, 3), ("a", "b", "a")), score((4,), ("a",)), score((5,), ("a",), "cat")])
+    assert grouped == {("dog", "a"): [1, 3, 4], ("dog", "b"): [2], ("cat", "a"): [5]}
     assert by_prompt([score((1, 2))]) == {("dog", ""): [1, 2]}  # no prompts known: one group
     assert by_prompt([]) == {}
 
 
 def test_values_are_in_the_order_of_their_seeds():
-    """So that two methods pair up whatever order their batches came in: seeds by picture, or one for a batch."""
+    """Two methods pair up whatever order their batches came in: seeds by picture, or one for a batch."""
     one = by_prompt([score((1, 2), ("a", "a"), seeds=(7, 3)), score((3,), ("a",), seeds=(5,))])
     other = by_prompt([score((3,), ("a",), seeds=(5,)), score((2, 1), ("a", "a"), seeds=(3, 7))])
     assert one == other == {("dog", "a"): [2, 3, 1]}

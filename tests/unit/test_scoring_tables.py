@@ -235,31 +235,31 @@ def test_csv_has_mean_and_interval_with_all_digits(results: Scores):
 
 def test_costs_are_columns_where_they_are_known(results: Scores):
     measured = [Cost("DEFT|r4", 10.0, 1000, 2**20), Cost("DEFT|r4", None, 3000, 3 * 2**20)]
-    known = replace(results, costs=tuple(measured))
-    table = tabulate(known)
+    with_costs = replace(results, costs=tuple(measured))
+    table = tabulate(with_costs)
     assert [line.costs for line in table.rows] == [(None, None, None), (10.0, 2000.0, 2.0)]  # means of what is known
-    lines = markdown(known).splitlines()
+    lines = markdown(with_costs).splitlines()
     assert lines[0] == "| method | images | CLIP-T \u2191 | DINO \u2191 | training s | trained parameters | file MiB |"
     assert lines[1].count("---:|") == 6
     assert lines[2].endswith("|  |  |  |")
     assert lines[3].endswith("| 10 | 2,000 | 2.000 |")
-    rows = csv_rows(known)
+    rows = csv_rows(with_costs)
     assert rows[0][-3:] == ["training s", "values", "MiB"]
     assert rows[1][-3:] == ["", "", ""]
     assert [float(value) for value in rows[2][-3:]] == [10.0, 2000.0, 2.0]
-    assert "& 10 & 2,000 & 2.000 \\\\" in latex(known)
+    assert "& 10 & 2,000 & 2.000 \\\\" in latex(with_costs)
     assert picture(table).shape[1] > picture(tabulate(results)).shape[1]
 
 
 def test_measured_costs_are_columns_where_one_row_has_them(results: Scores):
     measured = Cost("DEFT|r4", 10.0, 1000, 2**20, seconds_a_step=0.25, peak_bytes=3 * 2**30, memory="GPU")
-    known = replace(results, costs=(measured, Cost("base", 5.0, 7, 2**20)))
-    lines = markdown(known).splitlines()
+    with_costs = replace(results, costs=(measured, Cost("base", 5.0, 7, 2**20)))
+    lines = markdown(with_costs).splitlines()
     assert lines[0].endswith("| training s | trained parameters | file MiB | s a step | peak MiB |")
     assert lines[2].endswith("| 5 | 7 | 1.000 |  |  |")
     assert lines[3].endswith("| 10 | 1,000 | 1.000 | 0.25 | 3,072 |")
-    assert "peak MiB, while it was trained: the GPU's memory, as PyTorch allocates it" in markdown(known)
-    rows = csv_rows(known)
+    assert "peak MiB, while it was trained: the GPU's memory, as PyTorch allocates it" in markdown(with_costs)
+    rows = csv_rows(with_costs)
     assert rows[0][-5:] == ["training s", "values", "MiB", "s a step", "peak MiB"]
     assert [float(value) for value in rows[2][-5:]] == [10.0, 1000.0, 1.0, 0.25, 3072.0]
     on_cpu = Cost("base", None, None, None, peak_bytes=2**30, memory="process")
@@ -378,8 +378,8 @@ def test_the_base_is_the_reference_and_no_rival(results: Scores):
     # base follows the prompts best (0.32), and DEFT|r4 with 0.3 is the best of the others.
     assert best == {"CLIP-T": ["DEFT|r4"], "DINO": [], "drift": ["deft r8"]}
     assert not any(cell.tied for cell in table.rows[0].cells if cell)
-    said = [text for text in table.findings if "base" in text]
-    assert said == [
+    findings = [text for text in table.findings if "base" in text]
+    assert findings == [
         "CLIP-T: DEFT|r4 is lower than base, but there are too few pictures for an interval.",
         "DINO: DEFT|r4 is not distinguishable from base (95% interval of the difference contains 0).",
     ]

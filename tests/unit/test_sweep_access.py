@@ -62,9 +62,9 @@ def test_what_the_environment_gives() -> None:
     ],
 )
 def test_what_cannot_be_read(address: str, headers: list[str], environment: dict[str, str], text: str) -> None:
-    with pytest.raises(ValueError, match=text) as error:
+    with pytest.raises(ValueError, match=text) as caught:
         access_to(address, headers, environment)
-    assert "secret" not in str(error.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_certificate_that_is_none(tmp_path: Path) -> None:

@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from deft_pack.sweeps import cells as planned
-from deft_pack.sweeps.cells import Cells, Compiler, PlannedCell, PlannedTraining, adapter_name
-from deft_pack.sweeps.files import Files
-from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps import cells as compiling
+from deft_pack.sweeps.planned import adapter_name
 from deft_pack.sweeps.schedule import Schedule
 
-from .sweep_nodes import INFO, TRIVIAL, node, token_trained, training, twice_trained
-
-Workflow = dict[str, dict[str, Any]]
-
-
-def compiled(folder: Path, workflow: Workflow, text: str = "", **options: Any) -> tuple[Compiler, Cells]:
-    """A plan of this text over this workflow, and its cells."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.yaml").write_text(f"workflow: w.json\n{text}")
-    compiler = Compiler(read_plan(folder / "plan.yaml"), copy.deepcopy(workflow), INFO, Files(), **options)
-    return compiler, compiler.cells()
-
-
-def keys(cells: Cells) -> list[str]:
-    return [cell.key for cell in cells.pictures]
-
-
-def inputs(compiler: Compiler, cell: PlannedCell | PlannedTraining, title: str) -> dict[str, Any]:
-    """What the node of this title gets in the whole workflow of a cell."""
-    return next(node["inputs"] for node in compiler.whole(cell.choice).values() if node["_meta"]["title"] == title)
-
-
-def labels(compiler: Compiler, cells: Cells) -> list[dict[str, str]]:
-    return [compiler.labels(cell.choice) for cell in cells.pictures]
-
-
-COLORS = "axes: {color: {into: Paint.color, values: [1, 2, 3]}}\n"
+from .sweep_nodes import (
+    COLORS,
+    INFO,
+    TRIVIAL,
+    Workflow,
+    compiled,
+    inputs,
+    keys,
+    kinds,
+    labels,
+    node,
+    token_trained,
+    training,
+    twice_trained,
+)
 
 # ---------------------------------------------------------------------------------------------------------------- keys
 
@@ -68,6 +54,26 @@ def test_a_key_is_what_is_run(tmp_path: Path) -> None:
     assert keys(compiled(tmp_path / "fixed", TRIVIAL, "set: {Paint.color: 2}\n")[1]) == keys(first)[1:2]
 
 
+def test_a_key_is_the_same_in_every_version(tmp_path: Path) -> None:
+    """Stores are folders named by keys. Numbers are hashed in their input's type, all else as the workflow has it."""
+    workflow = {
+        "1": node("EmptyImage", "Paint", width=32.0, height=32, color=0),
+        "2": node("SaveImage", "Save", images=["1", 0], filename_prefix="größe"),
+        "3": node("StringConcatenate", "Join", string_a=5, string_b="5"),
+        "4": node("PreviewAny", "Show", source=["3", 0]),
+    }
+
+    def hashed(*parts: bytes) -> bytes:
+        return hashlib.sha256(b"".join(parts)).digest()[:16]
+
+    paint = hashed(b"EmptyImage", b"\0color\0=0", b"\0height\0=32", b"\0width\0=32")
+    save = hashed(b"SaveImage", b"\0filename_prefix\0=", '"größe"'.encode(), b"\0images\0>", paint, b"0")
+    join = hashed(b"StringConcatenate", b"\0string_a\0=5", b'\0string_b\0="5"')
+    show = hashed(b"PreviewAny", b"\0source\0>", join, b"0")
+    expected = hashlib.sha256(b"picture" + b"".join(sorted((save, show)))).hexdigest()[:32]
+    assert keys(compiled(tmp_path, workflow)[1]) == [expected]
+
+
 def test_the_slot_of_a_connection_is_part_of_the_key(tmp_path: Path) -> None:
     workflow = {"1": node("LoadImage", "Load", image="x.png"), "2": node("PreviewAny", "Show", source=["1", 0])}
     first = keys(compiled(tmp_path / "a", workflow)[1])
@@ -77,11 +83,11 @@ def test_the_slot_of_a_connection_is_part_of_the_key(tmp_path: Path) -> None:
 
 def test_a_number_is_the_same_however_it_is_written(tmp_path: Path) -> None:
     """1 and 1.0 are one strength; as a text they are two."""
-    found = [
+    cell_keys = [
         keys(compiled(tmp_path / str(index), training(), f"set: {{{target}: {value}}}\n")[1])[0]
         for index, (target, value) in enumerate([("Sample.cfg", 2), ("Sample.cfg", 2.0), ("Sample.cfg", '"2"')])
     ]
-    assert len(set(found)) == 1
+    assert len(set(cell_keys)) == 1
     texts = [keys(compiled(tmp_path / f"t{each}", training(), f"set: {{Prompt.text: '{each}'}}\n")[1]) for each in "ab"]
     assert texts[0] != texts[1]
 
@@ -250,8 +256,8 @@ exclude:
     every = labels(*compiled(tmp_path, TRIVIAL, axes.replace("exclude:", "")))
     assert len(every) == 12
     for rule, left_out in rules.items():
-        found = labels(*compiled(tmp_path, TRIVIAL, axes + rule))
-        assert found == [each for each in every if not left_out(each)], rule
+        cell_labels = labels(*compiled(tmp_path, TRIVIAL, axes + rule))
+        assert cell_labels == [each for each in every if not left_out(each)], rule
 
 
 def test_a_column_of_two_axes_is_met_by_either(tmp_path: Path) -> None:
@@ -438,7 +444,7 @@ def test_a_title_may_hold_dots(tmp_path: Path) -> None:
 
 
 def test_inputs_that_grow(tmp_path: Path) -> None:
-    """Below an input that takes any number of connections every name is one, and below others none."""
+    """Every name below an input that takes any number of connections is one, and below others none."""
     workflow = training() | {"15": node("DEFTSaveScores", "Scores", **{"scores.scores0": ["10", 1]})}
     with pytest.raises(ValueError, match="has no input 'scors.scores1'"):
         compiled(tmp_path, workflow, "set: {Scores.scors.scores1: x}\n")
@@ -450,7 +456,7 @@ def test_inputs_that_grow(tmp_path: Path) -> None:
 
 
 def test_only_the_outputs_that_the_plan_names(tmp_path: Path) -> None:
-    """By title or id; what they do not need is not in the prompt, nor in the key."""
+    """Outputs are named by title or id; what they do not need is not in the prompt, nor in the key."""
     both = TRIVIAL | {"3": node("EmptyImage", "Other", color=1), "4": node("PreviewImage", "Look", images=["3", 0])}
     compiler, cells = compiled(tmp_path, both, "outputs: {only: Save picture}\n")
     assert set(compiler.prompt_of(cells.pictures[0])) == {"1", "2"}
@@ -479,10 +485,6 @@ def test_what_is_muted_takes_away_what_needs_it(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- cutting
-
-
-def kinds(prompt: Workflow) -> list[str]:
-    return sorted(each["class_type"] for each in prompt.values())
 
 
 def test_training_is_cut_out(tmp_path: Path) -> None:
@@ -523,7 +525,7 @@ def test_training_is_cut_out(tmp_path: Path) -> None:
 
 
 def test_scores_that_nothing_writes_are_written(tmp_path: Path) -> None:
-    """Behind a node of scores that an output needs, unless the workflow writes them."""
+    """Scores that an output needs are written by a node behind theirs, unless the workflow writes them."""
     workflow = training() | {"15": node("PreviewAny", "Show", source=["10", 0])}
     compiler, cells = compiled(tmp_path, workflow)
     savers = [each for each in compiler.prompt_of(cells.pictures[0]).values() if each["class_type"] == "DEFTSaveScores"]
@@ -554,7 +556,7 @@ def test_a_training_whose_adapter_nothing_uses_is_no_cell_of_its_own(tmp_path: P
 
 
 def test_only_a_loss_is_asked_for(tmp_path: Path) -> None:
-    """Without a picture there is nothing to cut: the training is the cell."""
+    """There is nothing to cut without a picture: the training is the cell."""
     compiler, cells = compiled(tmp_path, training(), "outputs: {only: Loss}\n")
     assert cells.trainings == {}
     assert "DEFTTrainAdapter" in kinds(compiler.prompt_of(cells.pictures[0]))
@@ -653,17 +655,20 @@ def test_a_token_is_cut_out_on_servers_of_our_own(tmp_path: Path) -> None:
     assert "DEFTTrainTextualInversion" in kinds(compiler.prompt_of(cells.pictures[0]))
 
 
-def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text("workflow: w.json\n")
-    lacking = {name: each for name, each in INFO.items() if name != "DEFTLoadAdapterFile"}
-    cells = Compiler(read_plan(tmp_path / "plan.yaml"), training(), lacking, Files()).cells()
+@pytest.mark.parametrize("lacking", ["DEFTLoadAdapterFile", "DEFTSaveAdapter"])
+def test_a_server_without_the_pack_trains_in_every_cell(tmp_path: Path, lacking: str) -> None:
+    info = {name: each for name, each in INFO.items() if name != lacking}
+    _, cells = compiled(tmp_path / "training", training(), "", info)
     assert cells.trainings == {}
     assert "has no Save Adapter and no Load Adapter File" in cells.remarks[0]
+    assert compiled(tmp_path / "trivial", TRIVIAL, "", info)[1].remarks == []  # nothing is trained there
+    only = {name: each for name, each in INFO.items() if name in ("EmptyImage", "SaveImage")}
+    assert compiled(tmp_path / "core", TRIVIAL, "", only)[1].remarks == []
 
 
 def test_more_cells_than_a_plan_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a most, and a plan of a few lines may ask for more: here it is three."""
-    monkeypatch.setattr(planned, "MOST_CELLS", 3)
+    monkeypatch.setattr(compiling, "MOST_CELLS", 3)
     assert len(keys(compiled(tmp_path / "three", TRIVIAL, COLORS)[1])) == 3
     with pytest.raises(ValueError, match="the plan has more than 3 cells: give its axes fewer values"):
         compiled(tmp_path / "four", TRIVIAL, COLORS.replace("3]", "3, 4]"))

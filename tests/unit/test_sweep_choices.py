@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from deft_pack.sweeps.cells import Cells, Compiler
-from deft_pack.sweeps.client import Facts
+from deft_pack.sweeps.cells import Compiler
+from deft_pack.sweeps.facts import Facts
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.launch import compiled
 from deft_pack.sweeps.plan import read_plan
+from deft_pack.sweeps.planned import Cells
 from deft_pack.sweeps.store import Store
 
 INFO = json.loads((Path(__file__).parent / "conversion" / "object_info.json").read_text())

@@ -11,7 +11,9 @@ import pytest
 from aiohttp import web
 
 from deft_pack.sweeps import client as module
-from deft_pack.sweeps.client import Client, Facts, ServerLost
+from deft_pack.sweeps.client import Client
+from deft_pack.sweeps.errors import ServerLost
+from deft_pack.sweeps.facts import Facts
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ class Silent:
         await self.runner.cleanup()
 
     async def wait(self) -> None:
-        """For ever, if it is silent."""
+        """Wait for ever, if the server is silent."""
         if self.silent.is_set():
             await asyncio.Event().wait()
 
@@ -97,9 +99,9 @@ def test_a_server_that_falls_silent_is_lost() -> None:
             assert not running.done()
             assert not client.lost
             server.silent.set()
-            told = time.monotonic()
+            start = time.monotonic()
             await running
-            return time.monotonic() - told
+            return time.monotonic() - start
 
     assert 0.3 < asyncio.run(run()) < 10
 
@@ -163,6 +165,6 @@ def test_an_error_of_who_is_told_is_not_lost() -> None:
     ],
 )
 def test_where_an_embedding_can_be_sent(argv: list[str], folders: list[str], place: Any) -> None:
-    """Into a folder of embeddings that lies in the output or input folder: /upload/image writes nowhere else."""
+    """Embeddings go into a folder of embeddings in the output or input folder: /upload/image writes nowhere else."""
     facts = Facts({}, {"system": {"argv": argv}}, [Path("/comfy/output/loras"), *map(Path, folders)])
     assert facts.embeddings == place

@@ -66,7 +66,7 @@ def test_numbers_are_those_of_javascript() -> None:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "api" in case and name not in REFUSED])
 def test_an_older_page_gives_subgraphs_their_own_values(name: str) -> None:
-    """Before 1.47 a subgraph's node shows what is inside; its saved values are not read."""
+    """A subgraph's node shows what is inside before 1.47; its saved values are not read."""
     case = CASES[name]
     assert exactly(converted(case["workflow"], "1.45.15")) == exactly(case.get("old", case["api"]))
 
@@ -103,9 +103,9 @@ def test_what_the_page_cannot_run_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name, text", REFUSED.items())
 def test_what_cannot_be_known_is_refused(name: str, text: str) -> None:
-    with pytest.raises(NotConvertible) as refusal:
+    with pytest.raises(NotConvertible) as caught:
         converted(CASES[name]["workflow"])
-    assert str(refusal.value).startswith(text)
+    assert str(caught.value).startswith(text)
 
 
 # By the page's processDynamicPrompt, recorded in the front end 1.47.12.
@@ -170,9 +170,9 @@ def test_a_plan_s_workflow_is_converted(tmp_path: Path) -> None:
 def test_a_plan_s_workflow_that_is_refused(tmp_path: Path) -> None:
     """The file, then the node and the input, and what to do."""
     path = saved(tmp_path, CASES["values06"]["workflow"])
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError) as caught:
         read_workflow(path, INFO)
-    assert str(refusal.value) == (
+    assert str(caught.value) == (
         f'{path} cannot be converted to the API form: KSampler (1): `cfg`: is "euler", where a number is needed; '
         "look at it in ComfyUI, and save it with File > Export (API)."
     )

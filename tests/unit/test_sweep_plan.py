@@ -20,8 +20,8 @@ def plan_of(folder: Path, text: str) -> Plan:
 
 def values_of(plan: Plan, axis: str) -> list[object]:
     """What the values of an axis set, one target each."""
-    found = next(each for each in plan.axes if each.name == axis)
-    return [value.targets[0][1] for value in found.values]
+    declared = next(each for each in plan.axes if each.name == axis)
+    return [value.targets[0][1] for value in declared.values]
 
 
 def test_the_smallest_plan(tmp_path: Path) -> None:

@@ -45,12 +45,12 @@ def by_pil(data: bytes) -> dict[str, str]:
 
 def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     """Kind and body of each chunk, read by an own few lines."""
-    place, found = 8, []
+    place, parts = 8, []
     while place < len(data):
         length = int.from_bytes(data[place : place + 4], "big")
-        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
+        parts.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
         place += 12 + length
-    return found
+    return parts
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -210,10 +210,10 @@ def test_bad_texts():
 
 
 def test_comfyui_reads_the_texts_as_pil_does():
-    """As its front end does (getFromPngBuffer): tEXt and iTXt, both taken for UTF-8."""
-    found = {}
+    """Its front end does so (getFromPngBuffer): tEXt and iTXt, both taken for UTF-8."""
+    texts = {}
     for kind, body in chunks(with_text(saved(picture("RGB")), TEXTS)):
         if kind in (b"tEXt", b"iTXt"):
             keyword, rest = body.split(b"\0", 1)
-            found[keyword.decode()] = (rest[2:].split(b"\0", 2)[2] if kind == b"iTXt" else rest).decode()
-    assert found == TEXTS
+            texts[keyword.decode()] = (rest[2:].split(b"\0", 2)[2] if kind == b"iTXt" else rest).decode()
+    assert texts == TEXTS

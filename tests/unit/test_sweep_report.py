@@ -314,26 +314,26 @@ def test_every_cell_has_a_line(report: Path, sweep: Store):
 
 
 def test_all_scores_are_kept_with_their_settings(report: Path):
-    found = from_jsonl((report / "scores.jsonl").read_text())
-    assert len(found.rows) == len(METRICS) * len(done_cells())
-    assert len(found.costs) == 8
-    for row in found.rows:
+    scores = from_jsonl((report / "scores.jsonl").read_text())
+    assert len(scores.rows) == len(METRICS) * len(done_cells())
+    assert len(scores.costs) == 8
+    for row in scores.rows:
         labels = row.provenance["sweep"]["labels"]
         assert row.label == f"{labels['method']} rank {labels['rank']}"
         assert row.subject == labels["subject"]
         assert (row.method, row.rank) == (labels["method"].lower(), int(labels["rank"]))
         assert row.value == value_of(row.metric, *labels.values())
         assert row.provenance["seeds"] == [int(labels["seed"])]
-    assert {cost.training_seconds for cost in found.costs} == {40.0, 41.0, 80.0, 81.0}
+    assert {cost.training_seconds for cost in scores.costs} == {40.0, 41.0, 80.0, 81.0}
 
 
 def box(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
     """Where that colour is: left, top, right, bottom; all of it must have the colour."""
-    found = (pixels == colour).all(axis=-1)
-    if not found.any():
+    mask = (pixels == colour).all(axis=-1)
+    if not mask.any():
         return None
-    (rows,), (columns,) = np.nonzero(found.any(axis=1)), np.nonzero(found.any(axis=0))
-    assert found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    (rows,), (columns,) = np.nonzero(mask.any(axis=1)), np.nonzero(mask.any(axis=0))
+    assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
@@ -347,9 +347,9 @@ def test_grids_show_the_pictures(report: Path, place: int):
         (name, prompt): box(pixels, colour_of(*name, subject, prompt, "42")) for name in names for prompt in PROMPTS
     }
     absent = (("PaRa", "4"), "in the jungle") if subject == "dog" else None
-    assert [place for place, found in boxes.items() if found is None] == ([absent] if absent else [])
-    found = [found for found in boxes.values() if found]
-    assert {(right - left, bottom - top) for left, top, right, bottom in found} == {SIZE}
+    assert [cell for cell, bounds in boxes.items() if bounds is None] == ([absent] if absent else [])
+    visible = [bounds for bounds in boxes.values() if bounds]
+    assert {(right - left, bottom - top) for left, top, right, bottom in visible} == {SIZE}
     tops = [next(boxes[name, prompt] for prompt in PROMPTS if boxes[name, prompt])[1] for name in names]
     lefts = [boxes[names[0], prompt][0] for prompt in PROMPTS]
     assert tops == sorted(set(tops))
@@ -399,13 +399,13 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs) -> None:
         self.elements.append(tag)
-        known = dict(attrs)
-        assert not [name for name in known if name.startswith("on")]
-        self.links += [known[name] for name in ("href", "src") if name in known]
-        self.ids += [known["id"]] if "id" in known else []
+        attributes = dict(attrs)
+        assert not [name for name in attributes if name.startswith("on")]
+        self.links += [attributes[name] for name in ("href", "src") if name in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
         if tag == "img":
-            assert known["loading"] == "lazy"
-            assert "alt" in known
+            assert attributes["loading"] == "lazy"
+            assert "alt" in attributes
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -420,8 +420,8 @@ class Page(HTMLParser):
 
 def check_links(folder: Path, name: str = "index.html") -> Page:
     """All links of a page are relative and lead to something in its folder."""
-    found = Page(folder / name)
-    for link in found.links:
+    parsed = Page(folder / name)
+    for link in parsed.links:
         parts = urlsplit(link)
         assert not parts.scheme, link
         assert not parts.netloc, link
@@ -430,33 +430,33 @@ def check_links(folder: Path, name: str = "index.html") -> Page:
             assert (folder / parts.path).resolve().is_relative_to(folder.resolve())
             assert (folder / parts.path).is_file()
         else:
-            assert parts.fragment in found.ids
-    return found
+            assert parts.fragment in parsed.ids
+    return parsed
 
 
 def test_the_page(report: Path):
-    found = check_links(report)
-    assert set(found.elements).isdisjoint({"link", "iframe", "object", "form"})
+    parsed = check_links(report)
+    assert set(parsed.elements).isdisjoint({"link", "iframe", "object", "form"})
     # Its own script, word for word, and the numbers of its chart.
-    assert found.elements.count("script") == 2
-    assert (ROOT / "reports" / "templates" / "sweep.js").read_text(encoding="utf-8") in found.text
-    data = json.loads(found.data)
-    assert len(data) == len(done_cells())
+    assert parsed.elements.count("script") == 2
+    assert (ROOT / "reports" / "templates" / "sweep.js").read_text(encoding="utf-8") in parsed.text
+    cells = json.loads(parsed.data)
+    assert len(cells) == len(done_cells())
     place = ("DEFT", "8", "dog", EVIL, "42")
-    (cell,) = [cell for cell in data if tuple(cell["labels"].values()) == place]
+    (cell,) = [cell for cell in cells if tuple(cell["labels"].values()) == place]
     assert cell["scores"] == {
         "loss": CELLS.index(place),
         **{metric: pytest.approx(value_of(metric, *place), abs=5e-4) for metric in METRICS},
     }
     assert cell["row"] == "DEFT rank 8"
     assert (report / cell["picture"]).is_file()
-    assert EVIL in found.text
-    assert f"Sweep {EVIL}" in found.text
-    assert f"RuntimeError: {EVIL}" in found.text
-    pictures = [link for link in found.links if link.startswith("pictures/")]
+    assert EVIL in parsed.text
+    assert f"Sweep {EVIL}" in parsed.text
+    assert f"RuntimeError: {EVIL}" in parsed.text
+    pictures = [link for link in parsed.links if link.startswith("pictures/")]
     assert len(set(pictures)) == 2 * len(done_cells()) == len(list((report / "pictures").iterdir()))
     for text in ("ComfyUI 0.30.0", "process 1,234", "CLIP-I 0.", "loss 1", "not run", "DEFT rank 8"):
-        assert text in found.text, text
+        assert text in parsed.text, text
 
 
 def test_pictures_are_shared_with_the_store_and_the_folder_can_be_moved(sweep: Store, tmp_path: Path):
@@ -677,8 +677,8 @@ def test_damaged_stores_make_a_report_that_says_so(tmp_path: Path):
     (folder / "cell.json").write_text(text)
     out = tmp_path / "out"
     write_report(store.cells, out, "Damaged", Layout())
-    found = check_links(out)
-    problems = found.text[found.text.index("\nProblems\n") :]
+    parsed = check_links(out)
+    problems = parsed.text[parsed.text.index("\nProblems\n") :]
     for name in damaged.keys() - {"binary"}:
         assert f"{name}: s.jsonl, line 1, is not a score" in problems
     assert problems.count("Its scores are skipped.") == len(damaged) + 1
@@ -810,8 +810,8 @@ def test_several_pictures_and_sizes_a_cell(tmp_path: Path):
     store.add("two", "picture", {"m": "y"}, {"a.png": png((30, 0, 0), (96, 160)), "b.png": png((40, 0, 0))}, same)
     out = tmp_path / "out"
     write_report(store.cells, out, "x", Layout())
-    found = check_links(out)
-    assert {link for link in found.links if link.startswith("pictures/")} == {
+    parsed = check_links(out)
+    assert {link for link in parsed.links if link.startswith("pictures/")} == {
         f"pictures/{key}-{place}.png" for key in ("one", "two") for place in (1, 2)
     }
     pixels = np.asarray(Image.open(out / "grid-1.png"))
@@ -840,10 +840,10 @@ def test_what_is_chosen_where_nothing_is_said(axes, trained, expected):
     cells = [ReportCell("p", dict(zip(axes, labels)), "picture", partial(int)) for labels in product(*axes.values())]
     if trained:
         cells.insert(0, ReportCell("t", {axis: axes[axis][0] for axis in trained}, "training", partial(int)))
-    found = completed(Layout(), cells)
-    assert (found.rows, found.grid_columns) == expected
-    assert found.grid_rows == found.rows
-    assert found.columns == ()
+    layout = completed(Layout(), cells)
+    assert (layout.rows, layout.grid_columns) == expected
+    assert layout.grid_rows == layout.rows
+    assert layout.columns == ()
 
 
 def test_importing_the_report_is_light(root: Path):

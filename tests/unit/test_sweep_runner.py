@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from deft_pack.sweeps.client import ServerLost
+from deft_pack.sweeps.errors import ServerLost
 from deft_pack.sweeps.progress import SweepProgress
 from deft_pack.sweeps.records import Cell, CellRun
 from deft_pack.sweeps.runner import Runner

@@ -58,10 +58,10 @@ def test_a_cell_is_kept_and_read_back(tmp_path: Path) -> None:
     assert store.keys() == set()
     run = CellRun("done", seconds=1.5, memory={"process": 10.0}, versions={"torch": "2"}, texts={"Show": ["a\u2028b"]})
     assert store.put(cell(), run, fill(store))
-    found = store.read(KEY)
-    assert found is not None
-    assert (found.cell, found.run) == (cell(), run)
-    assert found.path(found.cell.files[0]).read_bytes() == b"picture"
+    stored = store.read(KEY)
+    assert stored is not None
+    assert (stored.cell, stored.run) == (cell(), run)
+    assert stored.path(stored.cell.files[0]).read_bytes() == b"picture"
     assert store.keys() == {KEY}
     assert list((store.root / "tmp").iterdir()) == []
 
@@ -78,10 +78,10 @@ def test_what_a_newer_version_has_added_is_no_damage(tmp_path: Path) -> None:
         for file in content.get("files", ()):
             file["size"] = 5
         path.write_text(json.dumps(content))
-    found = store.read(KEY)
-    assert found is not None
-    assert found.cell == replace(cell(), numbers={})
-    assert found.run == CellRun("done", seconds=1.5)
+    stored = store.read(KEY)
+    assert stored is not None
+    assert stored.cell == replace(cell(), numbers={})
+    assert stored.run == CellRun("done", seconds=1.5)
     marker = store.root / "store.json"
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"new": 1}))
     assert Store.open(store.root, "other", join=True).plans() == ["plan", "other"]
@@ -145,9 +145,9 @@ def test_failed_then_done(tmp_path: Path) -> None:
     store = Store.open(tmp_path, "plan")
     store.put(cell(), CellRun("failed", "first"), fill(store))
     store.put(cell(), CellRun("failed", "second"), fill(store))
-    found = store.read(KEY)
-    assert found is not None
-    assert found.run.error == "second"
+    stored = store.read(KEY)
+    assert stored is not None
+    assert stored.run.error == "second"
     store.put(cell(), CellRun("cancelled"), fill(store))
     assert (store.status(KEY), store.keys("failed")) == ("cancelled", set())
     store.put(cell(), CellRun("done"), fill(store))
@@ -227,10 +227,10 @@ def test_the_mark_of_a_runner_that_died_while_it_took_over(tmp_path: Path, monke
     age = module._age
 
     def removed_by_another(path: Path) -> float:
-        found = age(path)
+        seconds = age(path)
         if path == mark:
             mark.unlink()
-        return found
+        return seconds
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_age", removed_by_another)
@@ -329,7 +329,7 @@ def test_many_runners_never_hold_the_same(tmp_path: Path, stale: bool) -> None:
 
 
 def test_what_killed_runners_have_left_goes_after_a_day(tmp_path: Path) -> None:
-    """But for what a living runner is at, however long its cell takes."""
+    """Everything goes but what a living runner is at, however long its cell takes."""
     store, living = Store.open(tmp_path / "store", "ducks"), Store(tmp_path / "store")
     living.owner = replace(living.owner, host="elsewhere")
     assert living.claim("cell")
@@ -395,7 +395,7 @@ def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "folder.yaml").mkdir()
     plan, long = ROOT / "sweeps" / "plans" / "demo.yaml", "a" * 300
 
-    def said(*arguments: object) -> str:
+    def error_of(*arguments: object) -> str:
         assert command.main(list(map(str, arguments))) == 2
         line = capsys.readouterr().err
         assert line.count("\n") == 1
@@ -403,19 +403,19 @@ def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.Capt
         return line
 
     for name in ("plan", "run"):
-        line = said(name, plan, "--store", tmp_path / long)
+        line = error_of(name, plan, "--store", tmp_path / long)
         assert line.endswith("aaa/store.json could not be written (File name too long): choose a shorter name.\n")
-        line = said(name, plan, "--store", tmp_path / "file")
+        line = error_of(name, plan, "--store", tmp_path / "file")
         assert "file/store.json could not be written (Not a directory): a file has the name of the folder" in line
     for name in ("status", "report", "clean"):
-        assert "aaa: File name too long: choose a shorter name." in said(name, tmp_path / long)
-        assert "file is not the store of a sweep: name" in said(name, plan, "--store", tmp_path / "file")
-    assert "folder.yaml cannot be read (Is a directory): check its name" in said("plan", tmp_path / "folder.yaml")
+        assert "aaa: File name too long: choose a shorter name." in error_of(name, tmp_path / long)
+        assert "file is not the store of a sweep: name" in error_of(name, plan, "--store", tmp_path / "file")
+    assert "folder.yaml cannot be read (Is a directory): check its name" in error_of("plan", tmp_path / "folder.yaml")
     with pytest.raises(
         ValueError, match=r"folder\.yaml cannot be read \(Is a directory\): check `workflow` in the plan"
     ):
         open_workflow(tmp_path / "folder.yaml", {})
-    assert "aaa cannot be read (File name too long): check its name" in said("plan", tmp_path / long)
+    assert "aaa cannot be read (File name too long): check its name" in error_of("plan", tmp_path / long)
     comfyui = tmp_path / "ComfyUI"
     comfyui.mkdir()
     (comfyui / "main.py").write_text("")
@@ -425,7 +425,7 @@ def test_what_the_system_refuses_the_command(tmp_path: Path, capsys: pytest.Capt
         Store.open(store, "demo")
         (store / folder).parent.mkdir(exist_ok=True)
         (store / folder).write_bytes(b"")
-        line = said("run", plan, "--store", store, "--comfyui", comfyui, "--quiet")
+        line = error_of("run", plan, "--store", store, "--comfyui", comfyui, "--quiet")
         assert re.search(
             rf"{folder}\S*: (Not a directory|File exists): a file has the name of the folder, choose", line
         )

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deft_pack.sweeps.cells import Compiler
-from deft_pack.sweeps.client import Facts
+from deft_pack.sweeps.facts import Facts
 from deft_pack.sweeps.files import Files
 from deft_pack.sweeps.launch import compiled
 from deft_pack.sweeps.plan import read_plan

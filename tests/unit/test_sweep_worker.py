@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deft_pack.sweeps import worker
-from deft_pack.sweeps.client import NodeFailed
+from deft_pack.sweeps.errors import NodeFailed
 from deft_pack.sweeps.plan import PlanNumber
 from deft_pack.sweeps.server import HOST, Server, free_port
 from deft_pack.sweeps.worker import number_in

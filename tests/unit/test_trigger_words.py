@@ -154,12 +154,12 @@ def test_a_record_without_words(adapter: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_record_that_cannot_be_read_is_told(adapter: Path, name: str) -> None:
-    text, said = DAMAGED[name]
+    text, message = DAMAGED[name]
     adapter.with_name("a.b.metadata.json").write_text(text)
     words, field, (note,) = words_of(adapter)
     assert (words, field) == (("of the header",), "modelspec.trigger_phrase")
     assert note.startswith("a.b.metadata.json was not read for trigger words: ")
-    assert said in note
+    assert message in note
 
 
 def test_files_without_a_header(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import deft_pack
 from deft_pack.deft_ops.version import VERSION
+from deft_pack.sweeps.training_nodes import TRAINERS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEB = ROOT / deft_pack.WEB_DIRECTORY
@@ -57,3 +58,10 @@ def test_settings_have_names_in_both_languages() -> None:
     for language in ("en", "zh"):
         names = json.loads((ROOT / "locales" / language / "settings.json").read_text(encoding="utf-8"))
         assert set(names) >= {name.replace(".", "_") for name in ids}
+
+
+def test_curves_are_at_every_training_node_of_the_pack() -> None:
+    """The page has a list of its own, of the table for batch runs and scores."""
+    listed = re.search(r"^const TRAINERS = new Set\(\[(.*)\]\)$", (WEB / "deft" / "node.mjs").read_text(), re.M)
+    assert listed
+    assert sorted(re.findall(r"'(\w+)'", listed[1])) == sorted(kind for kind in TRAINERS if kind.startswith("DEFT"))

@@ -16,9 +16,9 @@ FILES = ("publish", "test")
 @pytest.fixture
 def workflows(root: Path) -> dict[str, dict[str, Any]]:
     """Every workflow by its file's name. YAML 1.1 takes the key `on` for true."""
-    found = {path.stem: yaml.safe_load(path.read_text()) for path in (root / ".github" / "workflows").glob("*.yml")}
-    assert sorted(found) == sorted(FILES)
-    return found
+    by_name = {path.stem: yaml.safe_load(path.read_text()) for path in (root / ".github" / "workflows").glob("*.yml")}
+    assert sorted(by_name) == sorted(FILES)
+    return by_name
 
 
 def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:

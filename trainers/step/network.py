@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.layers import is_linear_or_convolution
+from ...models.stored import IN_A_PASS
 from ..settings.checkpointing import EVERY, OFF, SECOND
 from .adapted import ChangeNow, adapted_forward, place_change, table_forward
 from .at_hand import AtHand
@@ -50,15 +51,13 @@ class OwnTensors:
     them; `undo` ends that.
     """
 
-    NAMES = ("_v", "weight_function", "bias_function")  # _v: of dynamic VRAM
-
     def __init__(self, module: nn.Module, device: torch.device | None) -> None:
         self.module = module
         self.hidden: dict[str, Any] = {}
         self.kept = {key: value for key, value in module._parameters.items() if value is not None}
         self.streams = hasattr(module, "comfy_cast_weights")
         device = device or module.weight.device
-        if self.streams and (module.weight.device != device or any(getattr(module, name, ()) for name in self.NAMES)):
+        if self.streams and (module.weight.device != device or any(getattr(module, name, ()) for name in IN_A_PASS)):
             like = torch.empty(0, dtype=module.weight.dtype, device=device)
             with torch.no_grad():
                 weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
@@ -68,9 +67,9 @@ class OwnTensors:
         self.hide()
 
     def hide(self) -> None:
-        """Once a step: ComfyUI may have put the module away again, for a preview."""
+        """Hide the module once a step: ComfyUI may have put it away again, for a preview."""
         if self.streams:
-            for name in self.NAMES:
+            for name in IN_A_PASS:
                 if name in self.module.__dict__:
                     self.hidden[name] = self.module.__dict__.pop(name)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import models
-from ..architectures import HIDREAM, SD21_CONFIG, T5_WIDTH, WIDTH, small
+from .. import architectures, models
+from ..architectures import HIDREAM, SD21_CONFIG, T5_WIDTH, WIDTH, sd3, small
 from .base import TOKENS, Base, text
 
 POOLED = models.POOLED_WIDTH
@@ -263,25 +263,6 @@ CASCADE = [
 # ------------------------------------------------------------------------ transformers with a text and a picture stream
 
 
-def sd3(*dual: int) -> dict[str, Any]:
-    """SD3; `dual` are the layers with a second attention, which 3.5 medium has."""
-    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}}
-    return {
-        "in_channels": 16,
-        "out_channels": 16,
-        "patch_size": 2,
-        "depth": 2,
-        "input_size": None,
-        "adm_in_channels": POOLED,
-        "context_embedder_config": embedder,
-        "num_patches": 64,
-        "pos_embed_max_size": 8,
-        "pos_embed_scaling_factor": None,
-        "qk_norm": "rms",
-        "x_block_self_attn_layers": list(dual),
-    }
-
-
 # Of head size 24 = 3 x 8.
 FLUX = {
     "image_model": "flux",
@@ -303,52 +284,8 @@ FLUX = {
     "yak_mlp": False,
     "txt_norm": False,
 }
-FLUX2 = {
-    "image_model": "flux2",
-    "guidance_embed": True,
-    "in_channels": 128,
-    "out_channels": 128,
-    "patch_size": 1,
-    "vec_in_dim": None,
-    "context_in_dim": WIDTH,
-    "hidden_size": 64,
-    "mlp_ratio": 3.0,
-    "num_heads": 2,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "axes_dim": [8, 8, 8, 8],
-    "theta": 2000,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "global_modulation": True,
-    "mlp_silu_act": True,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-    "txt_ids_dims": [3],
-    "yak_mlp": False,
-    "txt_norm": False,
-}
-CHROMA = {
-    "image_model": "chroma",
-    "in_channels": 64,
-    "out_channels": 64,
-    "patch_size": 2,
-    "vec_in_dim": None,
-    "context_in_dim": WIDTH,
-    "hidden_size": 48,
-    "mlp_ratio": 4.0,
-    "num_heads": 2,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "axes_dim": [8, 8, 8],
-    "theta": 10000,
-    "qkv_bias": True,
-    "txt_ids_dims": [],
-    "in_dim": 64,
-    "out_dim": 48,
-    "hidden_dim": 32,
-    "n_layers": 2,
-}
+FLUX2 = architectures.FLUX2 | {"in_channels": 128, "out_channels": 128, "depth": 2}
+CHROMA = architectures.CHROMA | {"in_channels": 64, "out_channels": 64, "depth": 2}
 RADIANCE = CHROMA | {
     "image_model": "chroma_radiance",
     "in_channels": 3,
@@ -526,22 +463,9 @@ LANGUAGE = [
 
 def pixart(alpha: bool) -> Base:
     """PixArt. Latents below 48 give its positions a base grid of size 0."""
-    kind = "PixArtAlpha" if alpha else "PixArtSigma"
     return Base(
-        kind,
-        {
-            "image_model": "pixart_alpha" if alpha else "pixart_sigma",
-            "num_heads": 2,
-            "patch_size": 2,
-            "hidden_size": 48,
-            "in_channels": 4,
-            "depth": 2,
-            "caption_channels": WIDTH,
-            "model_max_length": TOKENS,
-            "pe_interpolation": 1,
-            "input_size": 48,
-            "micro_condition": alpha,
-        },
+        "PixArtAlpha" if alpha else "PixArtSigma",
+        architectures.pixart(alpha) | {"model_max_length": TOKENS, "input_size": 48},
         (4, 48, 48),
         text(),
         "cross",
@@ -553,7 +477,6 @@ T5_TOKENS = 9
 
 def hunyuan_dit(first: bool) -> Base:
     """HunyuanDiT; the first versions take a style and the picture's size."""
-    given = {"size_cond": True, "use_style_cond": True} if first else {}
 
     def caption(seed: int) -> list:
         masks = [torch.tensor([[1] * (count - 2) + [0] * 2]) for count in (TOKENS, T5_TOKENS)]
@@ -565,20 +488,7 @@ def hunyuan_dit(first: bool) -> Base:
 
     return Base(
         "HunyuanDiT1" if first else "HunyuanDiT",
-        {
-            "image_model": "hydit1" if first else "hydit",
-            "in_channels": 4,
-            "patch_size": 2,
-            "hidden_size": 48,
-            "depth": 4,
-            "num_heads": 2,
-            "mlp_ratio": 4.0,
-            "text_states_dim": WIDTH,
-            "text_states_dim_t5": T5_WIDTH,
-            "text_len": TOKENS,
-            "text_len_t5": T5_TOKENS,
-            **given,
-        },
+        architectures.hunyuan_dit(first) | {"text_len": TOKENS, "text_len_t5": T5_TOKENS},
         (4, 8, 8),
         caption,
         "cross",

@@ -1,0 +1,70 @@
+"""Configurations of networks of their published size, as comfy.model_detection finds them in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Latents of 64 channels in patches of 2 x 2, rotary embeddings of 16 + 56 + 56.
+FLUX: dict[str, Any] = {
+    "image_model": "flux",
+    "guidance_embed": True,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 3072,
+    "mlp_ratio": 4.0,
+    "num_heads": 24,
+    "depth": 19,
+    "depth_single_blocks": 38,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+    "yak_mlp": False,
+    "txt_norm": False,
+}
+FLUX2_KLEIN: dict[str, Any] = {
+    "image_model": "flux2",
+    "guidance_embed": False,
+    "in_channels": 128,
+    "out_channels": 128,
+    "patch_size": 1,
+    "vec_in_dim": None,
+    "context_in_dim": 7680,
+    "hidden_size": 3072,
+    "mlp_ratio": 3.0,
+    "num_heads": 24,
+    "depth": 5,
+    "depth_single_blocks": 20,
+    "axes_dim": [32, 32, 32, 32],
+    "theta": 2000,
+    "qkv_bias": False,
+    "ops_bias": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+    "txt_ids_dims": [3],
+    "yak_mlp": False,
+    "txt_norm": False,
+}
+Z_IMAGE: dict[str, Any] = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 3840,
+    "cap_feat_dim": 2560,
+    "n_layers": 30,
+    "qk_norm": True,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8 / 3,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
