@@ -276,7 +276,7 @@ def peft_folder(layers: dict[str, tuple[nn.Module, dict[str, Tensor]]], folder: 
 def test_a_peft_folder_of_lokr_is_merged_by_peft_and_read_here(
     rank: int, factor: int, alpha: float | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """Of layers of which some have w2 whole, which has the scale 1 whatever alpha is, and some as a product."""
+    """Some layers have w2 whole, which has the scale 1 whatever alpha is, and some as a product."""
     layers = {kind: layer_of(kind)[0] for kind in HELD} | {"narrow": nn.Linear(16, 20).requires_grad_(False)}
     trained = {kind: Trained("lokr", layer, rank, alpha=alpha, factor=factor) for kind, layer in layers.items()}
     saved = {kind: (one.layer, one.method.to_tensors(one.factors)) for kind, one in trained.items()}
