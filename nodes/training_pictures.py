@@ -74,9 +74,6 @@ def training_folders() -> list[str]:
     return sorted(names, key=lambda name: (name.startswith("demo/"), name))
 
 
-_DEMO_SUBJECTS = Path(__file__).parent.parent / "demo" / "subjects"
-
-
 class DEFTPrepareTrainingPictures(io.ComfyNode):
     """The node that makes latents and captions of a folder of pictures."""
 

@@ -88,12 +88,12 @@ def by_run(marks_of_files: Mapping[Path, str]) -> dict[str, list[Path]]:
 
 def make(names: Collection[str] = ()) -> None:
     """Make these pictures; all without names."""
-    wanted = picture_marks.chosen(marks(), names)
+    chosen = picture_marks.chosen(marks(), names)
     with own_server() as server:
-        for example, paths in by_run(wanted).items():
+        for example, paths in by_run(chosen).items():
             made: dict[Path, Any] = of_report(server, paths) if example == SWEPT else of_example(server, example, paths)
             for path, picture in made.items():
-                picture_marks.write(path, encoded(picture, path), wanted[path])
+                picture_marks.write(path, encoded(picture, path), chosen[path])
 
 
 if __name__ == "__main__":
