@@ -455,7 +455,7 @@ def test_a_title_may_hold_dots(tmp_path: Path) -> None:
 
 
 def test_inputs_that_grow(tmp_path: Path) -> None:
-    """Below an input that takes any number of connections every name is one, and below others none."""
+    """Every name below an input that takes any number of connections is one, and below others none."""
     workflow = training() | {"15": node("DEFTSaveScores", "Scores", **{"scores.scores0": ["10", 1]})}
     with pytest.raises(ValueError, match="has no input 'scors.scores1'"):
         compiled(tmp_path, workflow, "set: {Scores.scors.scores1: x}\n")
@@ -467,7 +467,7 @@ def test_inputs_that_grow(tmp_path: Path) -> None:
 
 
 def test_only_the_outputs_that_the_plan_names(tmp_path: Path) -> None:
-    """By title or id; what they do not need is not in the prompt, nor in the key."""
+    """Outputs are named by title or id; what they do not need is not in the prompt, nor in the key."""
     both = TRIVIAL | {"3": node("EmptyImage", "Other", color=1), "4": node("PreviewImage", "Look", images=["3", 0])}
     compiler, cells = compiled(tmp_path, both, "outputs: {only: Save picture}\n")
     assert set(compiler.prompt_of(cells.pictures[0])) == {"1", "2"}
@@ -539,7 +539,7 @@ def test_training_is_cut_out(tmp_path: Path) -> None:
 
 
 def test_scores_that_nothing_writes_are_written(tmp_path: Path) -> None:
-    """Behind a node of scores that an output needs, unless the workflow writes them."""
+    """Scores that an output needs are written by a node behind theirs, unless the workflow writes them."""
     workflow = training() | {"15": node("PreviewAny", "Show", source=["10", 0])}
     compiler, cells = compiled(tmp_path, workflow)
     savers = [each for each in compiler.prompt_of(cells.pictures[0]).values() if each["class_type"] == "DEFTSaveScores"]
@@ -570,7 +570,7 @@ def test_a_training_whose_adapter_nothing_uses_is_no_cell_of_its_own(tmp_path: P
 
 
 def test_only_a_loss_is_asked_for(tmp_path: Path) -> None:
-    """Without a picture there is nothing to cut: the training is the cell."""
+    """There is nothing to cut without a picture: the training is the cell."""
     compiler, cells = compiled(tmp_path, training(), "outputs: {only: Loss}\n")
     assert cells.trainings == {}
     assert "DEFTTrainAdapter" in kinds(compiler.prompt_of(cells.pictures[0]))
