@@ -13,7 +13,12 @@ WORKFLOWS = ROOT / "example_workflows"
 UI_FILES = sorted(WORKFLOWS.glob("*.json"))
 API_FILES = sorted((WORKFLOWS / "api").glob("*.json"))
 SHORT_STEPS = 2  # of trainings and samplings; a test looks at whether a workflow runs, not at what it learns
-SHORTENED = (*TRAINERS, "KSampler")
+# Class -> the input that is made small. Previews and checkpoints come at every step, as some examples need several.
+SHORTENED = {
+    **dict.fromkeys((*TRAINERS, "KSampler"), ("steps", SHORT_STEPS)),
+    "DEFTTrainingPreviews": ("every", 1),
+    "DEFTTrainingSettings": ("checkpoint_every", 1),
+}
 # Files of gigabytes and folders of photos. The examples that name them run in tests/comfy/test_reference.py and
 # test_tables.py, with small models and the demo's pictures instead.
 NOT_HERE = {
@@ -80,12 +85,16 @@ def with_few_steps(workflow: dict[str, Any]) -> dict[str, Any]:
                         names.append(socket["widget"]["name"])
                         if socket["name"].endswith("seed"):
                             names.append("control_after_generate")
-                # Steps on top of a subgraph are those of a node inside.
-                if node["type"] in SHORTENED or (graph is workflow and "-" in node["type"] and "steps" in names):
-                    assert len(names) == len(node["widgets_values"]), (names, node["widgets_values"])
-                    node["widgets_values"][names.index("steps")] = SHORT_STEPS
+                # Those on top of a subgraph are those of a node inside.
+                on_top = graph is workflow and "-" in node["type"]
+                for name, most in set(SHORTENED.values()) if on_top else [SHORTENED.get(node["type"], ("", 0))]:
+                    if name in names:
+                        assert len(names) == len(node["widgets_values"]), (names, node["widgets_values"])
+                        place = names.index(name)
+                        node["widgets_values"][place] = min(node["widgets_values"][place], most)
         return workflow
     for node in workflow.values():
-        if node["class_type"] in SHORTENED:
-            node["inputs"]["steps"] = SHORT_STEPS
+        name, most = SHORTENED.get(node["class_type"], ("", 0))
+        if name in node["inputs"]:
+            node["inputs"][name] = min(node["inputs"][name], most)
     return workflow

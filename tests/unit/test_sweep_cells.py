@@ -260,6 +260,17 @@ exclude:
         assert cell_labels == [each for each in every if not left_out(each)], rule
 
 
+def test_a_value_that_sets_no_input_or_several_is_met_by_its_label_alone(tmp_path: Path) -> None:
+    axes = """
+axes:
+  size: {values: {plain: {}, wide: {Paint.width: 64, Paint.height: 8}, small: {Paint.width: 8}, old: {Paint.width: 64}}}
+exclude:
+"""
+    for rule, left in (("64", ["plain", "wide", "small"]), ("wide", ["plain", "small", "old"])):
+        sizes = [each["size"] for each in labels(*compiled(tmp_path, TRIVIAL, f"{axes}  - {{size: {rule}}}\n"))]
+        assert sizes == left
+
+
 def test_a_column_of_two_axes_is_met_by_either(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("one,kind\nx,live\ny,object\n")
     (tmp_path / "b.csv").write_text("two,kind\nv,live\nw,object\n")
@@ -518,6 +529,9 @@ def test_training_is_cut_out(tmp_path: Path) -> None:
     assert prompt[loader]["inputs"] == {"file": f"deft_sweeps/{made.key}.safetensors"}
     assert adapter_name(made.key) == prompt[loader]["inputs"]["file"]
     assert prompt["6"]["inputs"]["adapter"] == [loader, 0]
+    titles = compiler.titles(prompt)
+    assert titles.keys() == prompt.keys()
+    assert (titles["6"], titles[loader]) == ("Apply", "DEFTLoadAdapterFile")
     assert compiler.labels_of(made) == {}
     assert compiler.labels_of(picture) == {"seed": "0"}
     assert (compiler.kind_of(made), compiler.kind_of(picture)) == ("training", "picture")
