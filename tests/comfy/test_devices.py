@@ -64,13 +64,14 @@ LACKING = {
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+def device(comfyui_session: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The pretended device."""
     import comfy.model_management as management
 
     def memory(device: Any = None, part: bool = False, **options: Any) -> Any:
         return (MEMORY, MEMORY) if part or any(options.values()) else MEMORY
 
+    monkeypatch.setattr(comfyui_session.module("deft_ops.host"), "_warned", set())  # what this device lacks
     monkeypatch.setattr(management, "get_free_memory", memory)
     monkeypatch.setattr(management, "get_total_memory", memory)
     # ComfyUI patches weights in half precision on such a device, which has nothing to do with it here.
