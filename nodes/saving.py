@@ -52,7 +52,7 @@ def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str
 
 # Folders under diffusers' names, by what they are called in the widget; the native format is another one.
 FOLDERS = {"PEFT folder": write_peft, "SVDiff folder": write_svdiff}
-FORMATS = ["native (.safetensors)", *FOLDERS]
+SAVED_FORMATS = ["native (.safetensors)", *FOLDERS]
 PLACES = ["models/loras", "output"]
 
 
@@ -142,8 +142,8 @@ class DEFTSaveAdapter(io.ComfyNode):
                 prefix_input("adapters/deft"),
                 io.Combo.Input(
                     "format",
-                    options=FORMATS,
-                    default=FORMATS[0],
+                    options=SAVED_FORMATS,
+                    default=SAVED_FORMATS[0],
                     tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
                     "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
                     "needs the model, and holds no convolutions and no fused layers. SVDiff folder: "
@@ -167,11 +167,11 @@ class DEFTSaveAdapter(io.ComfyNode):
         validate(adapter)
         path = next_path(filename_prefix, place)
         files: dict[str, list[dict[str, str]]] = {}
-        if format == FORMATS[0]:
+        if format == SAVED_FORMATS[0]:
             path = write_native(adapter, path)
             files = listed([path]) if place == PLACES[1] else {}
         elif format not in FOLDERS:
-            raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(FORMATS)}.")
+            raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(SAVED_FORMATS)}.")
         elif model is None:
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:

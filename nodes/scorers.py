@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..scoring.backbones import Backbone, BackboneSpec
+from ..scoring.backbones import Backbone
 from ..scoring.backbones.identify import identify
 from ..scoring.packages import MissingPackage
 from ..scoring.preprocessing import Preprocess
@@ -21,49 +19,23 @@ from ..scoring.protocols import PROTOCOLS, Protocol, custom, get_protocol
 from ..scoring.scorer import Scorer, load_scorer
 from ..scoring.weights import MissingWeights, find_weights
 from .output import text_ui
+from .scorer_files import (
+    BY_NAME,
+    CATEGORIES,
+    advice,
+    explicit_files,
+    fetch_missing,
+    ready_line,
+    there,
+    usual_files,
+    weight_files,
+    weight_folders,
+)
 from .sockets import ScorerSocket
 
-OWN = "scorers"
-CATEGORIES = ("clip_vision", "text_encoders", OWN)  # in the order in which they are looked through
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-AUTO = "auto"
 CUSTOM = "custom"
 MISSING = ("error", "leave out")
 GPU_BATCH = 32
-
-
-def register_folder() -> None:
-    """Register models/scorers at ComfyUI, so that extra_model_paths.yaml can add to it."""
-    folder_paths.add_model_folder_path(OWN, str(Path(folder_paths.models_dir) / OWN))
-
-
-def weight_folders() -> list[Path]:
-    """The folders in which weight files are looked for, in order; the pack's own demo models last."""
-    register_folder()
-    named = [Path(folder) for category in CATEGORIES for folder in folder_paths.get_folder_paths(category)]
-    return [*named, Path(__file__).parent.parent / "demo" / "models"]
-
-
-def weight_files() -> list[str]:
-    """The names that the override widgets offer."""
-    register_folder()
-    names = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
-    return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
-
-
-def is_offered(name: str) -> bool:
-    """Whether a weight file is in one of the folders."""
-    register_folder()
-    return any(folder_paths.get_full_path(category, name) for category in CATEGORIES)
-
-
-def explicit_path(name: str) -> Path:
-    """The file that an override widget names. Raises FileNotFoundError if it is in none of the folders."""
-    register_folder()
-    for category in CATEGORIES:
-        if path := folder_paths.get_full_path(category, name):
-            return Path(path)
-    raise FileNotFoundError(f"There is no weight file {name!r} in models/{', models/'.join(CATEGORIES)}.")
 
 
 def chosen_protocol(protocol: dict[str, Any] | None) -> Protocol:
@@ -82,23 +54,6 @@ def chosen_protocol(protocol: dict[str, Any] | None) -> Protocol:
         protocol.get("pairing", "all"),
         protocol.get("scale", 1.0),
     )
-
-
-def usual_files(kind: str) -> set[str]:
-    """The file names that `auto` looks for, of all protocols. kind: of the backbones."""
-    known = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
-    return {name for spec in known if spec.kind == kind for name in spec.files}
-
-
-def explicit_files(protocol: dict[str, Any], clip: str | None, dino: str | None, dinov2: str | None) -> dict[str, Path]:
-    """The overrides by kind, without those left at auto, and without usual names that are not there: the examples name
-    those for the page to offer their download, and elsewhere or under another name auto finds the same weights."""
-    names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", AUTO)}
-    explicit = {}
-    for kind, name in names.items():
-        if name not in (AUTO, None) and (is_offered(name) or name not in usual_files(kind)):
-            explicit[kind] = explicit_path(name)
-    return explicit
 
 
 def clip_vision_encoder(clip_vision: Any) -> Backbone:
@@ -151,58 +106,6 @@ def manage(backbone: Backbone, patcher: Any, device: torch.device) -> None:
     backbone.make_room = make_room
 
 
-async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:
-    """Download the weights that are not there into models/scorers, with a progress bar. Optional ones that nobody
-    offers for download stay missing.
-    """
-    from ..scoring.download import download
-
-    register_folder()
-    for kind, spec in protocol.backbones.items():
-        optional = not protocol.needs(kind) and not (spec.hub or spec.url)
-        if kind not in explicit and not there(spec) and not optional:
-            bar = comfy.utils.ProgressBar(100)
-
-            def progress(done: int, total: int, bar: Any = bar) -> None:
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                bar.update_absolute(done, total or done)
-
-            await download(spec, Path(folder_paths.get_folder_paths(OWN)[0]), progress)
-
-
-def there(spec: BackboneSpec) -> bool:
-    """Whether the weights of a backbone are on this machine."""
-    try:
-        find_weights(spec, weight_folders())
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def ready() -> list[str]:
-    """The protocols that need nothing which is not on this machine; weights of optional metrics may be missing."""
-    protocols = {name: get_protocol(name) for name in PROTOCOLS}
-    return [
-        name
-        for name, protocol in protocols.items()
-        if all(there(spec) for kind, spec in protocol.backbones.items() if protocol.needs(kind))
-    ]
-
-
-def ready_line() -> str:
-    """The protocols that are ready, for messages and reports; the page marks them in the list (web/deft/ready.mjs)."""
-    return f"Protocols that are ready on this machine: {', '.join(ready()) or 'none'}."
-
-
-def advice(error: MissingWeights) -> str:
-    """The error message for missing weights at Load Scorer: first what is done with a click."""
-    if not error.downloadable:
-        return f"{error} {ready_line()}"
-    return (
-        f"Switch download on at this node and run again: it fetches what is missing. Or by hand: {error} {ready_line()}"
-    )
-
-
 class DEFTLoadScorer(io.ComfyNode):
     """The node that loads the backbones of a protocol from local files."""
 
@@ -214,7 +117,7 @@ class DEFTLoadScorer(io.ComfyNode):
             return io.Combo.Input(
                 name,
                 options=weight_files(),
-                default=AUTO,
+                default=BY_NAME,
                 optional=True,
                 advanced=True,
                 tooltip=f"Weight file for {what}. auto looks for the usual file names in models/clip_vision, "
@@ -313,9 +216,9 @@ class DEFTLoadScorer(io.ComfyNode):
     def validate_inputs(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str | None = AUTO,
-        dino_weights: str | None = AUTO,
-        dinov2_weights: str | None = AUTO,
+        clip_weights: str | None = BY_NAME,
+        dino_weights: str | None = BY_NAME,
+        dinov2_weights: str | None = BY_NAME,
     ) -> bool | str:
         """Usual names of files that are not there are taken as `auto` is; others are refused.
 
@@ -335,9 +238,9 @@ class DEFTLoadScorer(io.ComfyNode):
     def fingerprint_inputs(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str = AUTO,
-        dino_weights: str = AUTO,
-        dinov2_weights: str = AUTO,
+        clip_weights: str = BY_NAME,
+        dino_weights: str = BY_NAME,
+        dinov2_weights: str = BY_NAME,
         **_: Any,
     ) -> list[Any]:
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
@@ -356,9 +259,9 @@ class DEFTLoadScorer(io.ComfyNode):
     async def execute(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str = AUTO,
-        dino_weights: str = AUTO,
-        dinov2_weights: str = AUTO,
+        clip_weights: str = BY_NAME,
+        dino_weights: str = BY_NAME,
+        dinov2_weights: str = BY_NAME,
         missing: str = MISSING[0],
         download: bool = False,
         clip_vision: Any = None,

@@ -10,8 +10,8 @@ from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files import safe
 from ..deft_ops.settings import described
-from ..trainers.run.token import TEMPLATES, captions_of, check_name, material_of
-from ..trainers.settings.textual_inversion import TOKEN, TokenSettings
+from ..trainers.run.token import CAPTION_TEMPLATES, captions_of, check_name, material_of
+from ..trainers.settings.textual_inversion import TEXTUAL_INVERSION, TokenSettings
 from .fields import widget, widget_of
 from .live import shown_run
 from .output import text_ui
@@ -69,7 +69,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                 widget_of("start", *own["words"]),
                 io.Combo.Input(
                     "template",
-                    options=list(TEMPLATES),
+                    options=list(CAPTION_TEMPLATES),
                     default="object",
                     tooltip="Captions to train with: for an object, or for a style.",
                 ),
@@ -138,7 +138,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         connected = first(settings) if settings else None
         chosen, run, notes = gathered(
             connected,
-            method=TOKEN,
+            method=TEXTUAL_INVERSION,
             rank=1,
             steps=first(steps),
             learning_rate=first(learning_rate),

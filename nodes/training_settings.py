@@ -25,7 +25,8 @@ from ..trainers.run.preview_scores import Judge
 from ..trainers.run.previews import Previews
 from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
-from ..trainers.settings.settings import Run, Settings, digest, training_settings
+from ..trainers.settings.run import Run, digest
+from ..trainers.settings.settings import Settings, training_settings
 from ..trainers.settings.targets import CHOICES
 from .fields import widget, widgets
 from .sockets import ScorerSocket, TrainingPreviews, TrainingSettings
@@ -155,7 +156,7 @@ class DEFTTrainingSettings(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        """Pack them."""
+        """Pack the settings."""
         run = asdict(Run.of(**{name: values.pop(name) for name in described(Run) if name in values}))
         run_folder(run)
         return io.NodeOutput({"preset": values.pop("preset"), "settings": values, "run": run})

@@ -21,7 +21,7 @@ from .protocols import Measure, Protocol, get_protocol, those_that
 from .scores import Score, Scores
 from .texts import first_sentence
 
-LONGEST = 60  # characters of a text that a remark quotes
+_LONGEST = 60  # characters of a text that a remark quotes
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class _Batch:
                 )
         for text in dict.fromkeys(texts if truncate else ()):
             if (length := backbone.tokens(text)) > backbone.context:
-                short = text if len(text) <= LONGEST else text[:LONGEST] + "..."
+                short = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
                 self.remarks.append(
                     f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: {short}"
                 )

@@ -17,7 +17,7 @@ from typing import Any
 
 from comfy_server import ROOT, ComfyServer, find_comfyui
 
-Words = dict[str, dict[str, dict[str, str]]]  # by node, input and option: what the option is
+_Words = dict[str, dict[str, dict[str, str]]]  # by node, input and option: what the option is
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Pack:
 
     nodes: Mapping[str, Any]
     replaced: Mapping[str, str]
-    words: Words
+    words: _Words
 
 
-def option_words(module: Callable[[str], Any]) -> Words:
+def option_words(module: Callable[[str], Any]) -> _Words:
     """The descriptions of options of inputs, from the pack's lists. module: a module of the pack by its name."""
     protocols, metrics = module("scoring.protocols").PROTOCOLS, module("scoring.metrics").METRICS
     presets, efforts = module("trainers.settings.presets").PRESETS, module("trainers.settings.by_recipe").HOW

@@ -135,7 +135,7 @@ def make_example_pictures() -> None:
     )
 
 
-PICTURES: dict[str, Callable[[], Any]] = {
+OF_PICTURES: dict[str, Callable[[], Any]] = {
     "thumbnails": make_thumbnails,
     "node_pictures": lambda: run_script("scripts/make_node_pictures.py"),
     "example_pictures": make_example_pictures,
@@ -143,14 +143,14 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "training_picture": lambda: run_script("scripts/make_training_picture.py"),
 }
 # translated is run by hand, after the translations were brought up to date.
-PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)
+_PARTS = (*OF_SOURCES, *OF_NODES, "translated", *OF_PICTURES)
 
 
 def main() -> None:
     """Make the named parts; all but `translated` without a name."""
-    parts = sys.argv[1:] or [part for part in PARTS if part != "translated"]
-    if unknown := set(parts) - set(PARTS):
-        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(PARTS)}")
+    parts = sys.argv[1:] or [part for part in _PARTS if part != "translated"]
+    if unknown := set(parts) - set(_PARTS):
+        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(_PARTS)}")
     # Before the workflows: which sockets their nodes have is read from interface.json.
     if {*OF_NODES, "translated"} & set(parts):
         pack = ask()
@@ -170,7 +170,7 @@ def main() -> None:
         make_blueprints()
     for part in {"plans", "recipes"} & set(parts):
         write(OF_SOURCES[part]())
-    for part, make_pictures in PICTURES.items():
+    for part, make_pictures in OF_PICTURES.items():
         if part in parts:
             print(f"[generated] {part}", flush=True)
             make_pictures()

@@ -29,17 +29,17 @@ from comfy_server import ComfyServer, find_comfyui  # noqa: E402
 from deft_ops import adapter as adapters  # noqa: E402
 from deft_ops import inspection, methods  # noqa: E402
 
-WORKFLOW = ROOT / "example_workflows" / "api" / "compare_all_methods.json"
-MODELS = ROOT / "demo" / "models"
+_WORKFLOW = ROOT / "example_workflows" / "api" / "compare_all_methods.json"
+_DEMO_MODELS = ROOT / "demo" / "models"
 LAYER = "joint_blocks.1.x_block.attn.proj"  # 192 x 192: what the image tokens' attention gives, in the second block
-TITLES = {
+_TITLES = {
     "deft": "Train DEFT r4",
     "para": "Train PaRa r4",
     "lora": "Train LoRA r4",
     "svdiff": "Train SVDiff",
     "dreambooth": "Train DreamBooth",
 }
-NAMES = {
+_NAMES = {
     "deft": "DEFT, rank 4",
     "para": "PaRa, rank 4",
     "lora": "LoRA, rank 4",
@@ -47,7 +47,7 @@ NAMES = {
     "dreambooth": "DreamBooth",
     "textual_inversion": "Textual Inversion, 2 vectors",
 }
-WORDS = ("teddy", "bear")  # what the demo's new token starts from
+_WORDS = ("teddy", "bear")  # what the demo's new token starts from
 DIRECTIONS = 8
 CORNER = 64  # rows and columns of a weight that are shown: more are smaller than a dot
 BEFORE, AFTER, CHANGE = "#7a7a7a", "#1f77b4", "#d62728"
@@ -67,11 +67,11 @@ def needed(prompt: dict[str, Any], ends: list[str]) -> dict[str, Any]:
 
 def train(folder: Path) -> None:
     """Fill the folder with METHOD.safetensors, trained as the demo does it."""
-    whole = json.loads(WORKFLOW.read_text())
+    whole = json.loads(_WORKFLOW.read_text())
     ids = {node["_meta"]["title"]: node_id for node_id, node in whole.items()}
     token = ids["Train Textual Inversion"]
-    prompt = needed(whole, [*(ids[title] for title in TITLES.values()), token])
-    for method, title in TITLES.items():
+    prompt = needed(whole, [*(ids[title] for title in _TITLES.values()), token])
+    for method, title in _TITLES.items():
         prompt[f"save_{method}"] = {
             "class_type": "DEFTSaveAdapter",
             "inputs": {
@@ -87,7 +87,7 @@ def train(folder: Path) -> None:
         with ComfyServer(find_comfyui(), Path(base)) as server:
             server.run(prompt)
         folder.mkdir(parents=True, exist_ok=True)
-        for method in TITLES:
+        for method in _TITLES:
             shutil.copy(Path(base) / "output" / f"{method}_00001_.safetensors", folder / f"{method}.safetensors")
         (vectors,) = Path(base).rglob(f"{prompt[token]['inputs']['token']}.safetensors")
         shutil.copy(vectors, folder / "textual_inversion.safetensors")
@@ -121,7 +121,7 @@ def figure(method: str) -> tuple[Figure, Any]:
     """An empty figure with five places."""
     picture = Figure(figsize=(15, 3), dpi=80, layout="constrained")
     FigureCanvasAgg(picture)
-    picture.suptitle(NAMES[method], fontsize=11)
+    picture.suptitle(_NAMES[method], fontsize=11)
     return picture, picture.subplots(1, 5)
 
 
@@ -166,7 +166,7 @@ def draw_token(vectors: Tensor, table: Tensor, words: list[int], file: Path) -> 
         values.axvline(float(row.norm()), color=colour)
     values.set_title("sizes of all rows, and of the two (lines)", fontsize=9)
     near = torch.nn.functional.normalize(table, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T
-    for column, (word, colour) in enumerate(zip(WORDS, (AFTER, CHANGE), strict=True)):
+    for column, (word, colour) in enumerate(zip(_WORDS, (AFTER, CHANGE), strict=True)):
         bars.plot(near[:, column].sort(descending=True).values[:40].numpy(), color=colour, label=f"from {word}")
         bars.axhline(float(near[words[column], column]), color=colour, linestyle=":")
     bars.set_title("cosine to the nearest rows; dotted: to its start", fontsize=9)
@@ -180,26 +180,30 @@ def main() -> None:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if not (folder / "textual_inversion.safetensors").is_file():
             train(folder)
-        weight = load_file(MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[f"{LAYER}.weight"].float()
+        weight = load_file(_DEMO_MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[
+            f"{LAYER}.weight"
+        ].float()
         print(f"{LAYER}, {list(weight.shape)}")
-        for method in TITLES:
+        for method in _TITLES:
             file = folder / f"{method}.safetensors"
             change = change_of(method, file, weight)
             draw_weight(method, weight, change, ROOT / "docs" / f"methods_{method}.png")
             measures = inspection.of_delta(change, weight)
             lost = 1 - float(torch.linalg.svdvals(weight + change).sum() / torch.linalg.svdvals(weight).sum())
             print(
-                f"{NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
+                f"{_NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
                 f"sum of the singular values {-100 * lost:+.1f} %"
             )
         (vectors,) = load_file(folder / "textual_inversion.safetensors").values()
-        table = load_file(MODELS / "deft_demo_text_encoder.safetensors")["text_model.embeddings.token_embedding.weight"]
-        vocabulary = json.loads((MODELS / "tokenizer" / "vocab.json").read_text())
-        words = [vocabulary[f"{word}</w>"] for word in WORDS]
+        table = load_file(_DEMO_MODELS / "deft_demo_text_encoder.safetensors")[
+            "text_model.embeddings.token_embedding.weight"
+        ]
+        vocabulary = json.loads((_DEMO_MODELS / "tokenizer" / "vocab.json").read_text())
+        words = [vocabulary[f"{word}</w>"] for word in _WORDS]
         table, vectors = table.float(), vectors.float()
         draw_token(vectors, table, words, ROOT / "docs" / "methods_textual_inversion.png")
         moved = ((vectors - table[words]).norm(dim=1) / table[words].norm(dim=1)).tolist()
-        print(f"{NAMES['textual_inversion']}: moved by {moved[0]:.2f} and {moved[1]:.2f} of the size of their start")
+        print(f"{_NAMES['textual_inversion']}: moved by {moved[0]:.2f} and {moved[1]:.2f} of the size of their start")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 DOCS = ROOT / "web" / "docs"
-ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is read
+_ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is read
 
 
 def shown(node: dict[str, Any]) -> str:
@@ -80,9 +80,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         loras = Path(base) / "models" / "loras"
         loras.mkdir(parents=True)
-        (loras / ADAPTER).touch()
+        (loras / _ADAPTER).touch()
         (loras / "my_dog_steps").mkdir()
-        (loras / "my_dog_steps" / ADAPTER).touch()
+        (loras / "my_dog_steps" / _ADAPTER).touch()
         with ComfyServer(find_comfyui(), Path(base)) as server:
             take(server, sys.argv[1:])
 

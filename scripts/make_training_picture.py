@@ -12,8 +12,8 @@ from pathlib import Path
 from browser import drive_browser
 from comfy_server import ROOT, ComfyServer, find_comfyui
 
-PICTURE = ROOT / "docs" / "training_tab.jpg"
-SOURCE = ROOT / "example_workflows" / "choose_a_checkpoint.json"
+_PICTURE = ROOT / "docs" / "training_tab.jpg"
+_EXAMPLE = ROOT / "example_workflows" / "choose_a_checkpoint.json"
 # What comes after the training is made short.
 SET = {"DEFTCompareCheckpoints": {"prompts": "a sks teddy bear", "steps": 2}, "KSampler": {"steps": 2}}
 
@@ -22,10 +22,10 @@ def take(picture: Path) -> None:
     """Take the picture with a server of its own."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
         options = {"set": SET, "picture": str(picture)}
-        if complaints := drive_browser("training", server.url, json.dumps(options), SOURCE):
+        if complaints := drive_browser("training", server.url, json.dumps(options), _EXAMPLE):
             raise RuntimeError("\n".join(complaints))
 
 
 if __name__ == "__main__":
-    take(PICTURE)
-    print(f"[pictures] wrote {PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    take(_PICTURE)
+    print(f"[pictures] wrote {_PICTURE.relative_to(ROOT)}: {_PICTURE.stat().st_size / 1000:.0f} kB")

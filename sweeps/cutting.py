@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from .files import FOLDER
+from .files import SWEEPS_FOLDER
 from .schema import Info, default_of, inputs_of, links_of
 from .training_nodes import TRAINERS
 from .workflow import Prompt, needed_by, title_of
@@ -171,7 +171,7 @@ def training_prompt(
         SAVER,
         info,
         adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]].saved],
-        filename_prefix=f"{FOLDER}/{uuid.uuid4().hex}/{key}",
+        filename_prefix=f"{SWEEPS_FOLDER}/{uuid.uuid4().hex}/{key}",
         place="output",
     )
     return _only(result, [*outputs, saver])
@@ -189,7 +189,7 @@ def picture_prompt(prompt: Prompt, outputs: Sequence[str], adapters: Mapping[str
                 result[_free_id(result)] = _node(
                     SCORE_SAVER,
                     info,
-                    filename_prefix=f"{FOLDER}/scores",
+                    filename_prefix=f"{SWEEPS_FOLDER}/scores",
                     **{"scores.scores0": [node_id, types.index(SCORES)]},
                 )
     return result

@@ -13,15 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "sks"
 APPLY = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0, "stacking": "sequential"}
 
-Link = list[Any]  # [node, output]
+Connection = list[Any]  # [node, output]
 
 
-class Prompt(dict[str, Any]):
+class PromptBuilder(dict[str, Any]):
     """A workflow in ComfyUI's API form. packings: which of its nodes are one on top."""
 
     packings: Sequence[Packing] = ()
 
-    def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
+    def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Connection:
         """A node; its first output."""
         self[str(node_id)] = {"class_type": kind, "inputs": dict(inputs), "_meta": {"title": title}}
         return [str(node_id), 0]
@@ -30,11 +30,12 @@ class Prompt(dict[str, Any]):
 def defaults() -> dict[str, Any]:
     """The default values of Training Settings, in the order of its widgets.
 
-    Read from the source, since its modules import ComfyUI: the entries of trainers/settings/settings.py that have
-    their widget there, and those of the methods where `options` stands.
+    Read from the source, since its modules import ComfyUI: the entries of trainers/settings/settings.py and run.py
+    that have their widget there, and those of the methods where `options` stands.
     """
     values: dict[str, Any] = {"preset": "none"}
-    for name, call in _annotated(ROOT / "trainers" / "settings" / "settings.py"):
+    folder = ROOT / "trainers" / "settings"
+    for name, call in _annotated(folder / "settings.py") + _annotated(folder / "run.py"):
         if name == "options":
             for path in sorted((ROOT / "deft_ops" / "methods").glob("*.py")):
                 values |= _widgets(_annotated(path))

@@ -21,9 +21,9 @@ from ..settings import NEVER, WITH_METHOD, Number, Switch, described
 F = TypeVar("F")  # the factors of one layer, a frozen dataclass
 S = TypeVar("S")  # the method's own settings, a frozen dataclass of `entry(...)`
 K = TypeVar("K")  # what training keeps of a base weight, a frozen dataclass of tensors
-FactorsT = TypeVar("FactorsT", contravariant=True)
+_FactorsT = TypeVar("_FactorsT", contravariant=True)
 Shape = tuple[int, ...]
-Pair = tuple[Tensor, Tensor]
+_Pair = tuple[Tensor, Tensor]
 # The base weight as it acts, float32, on the device of the layer; fetched, and dequantised, when it is called. Nobody
 # may write into it, and autograd must not keep it.
 Weight = Callable[[], Tensor]
@@ -67,7 +67,7 @@ class NoSettings:
 # ---------------------------------------------------------------------------------------------------------- functions
 
 
-class Delta(Protocol[FactorsT]):
+class Delta(Protocol[_FactorsT]):
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
     `removal` and `injection` weigh the two terms of a method that has both.
@@ -75,7 +75,7 @@ class Delta(Protocol[FactorsT]):
 
     def __call__(
         self,
-        factors: FactorsT,
+        factors: _FactorsT,
         weight: Tensor,
         /,
         *,
@@ -85,19 +85,19 @@ class Delta(Protocol[FactorsT]):
     ) -> Tensor: ...
 
 
-class ToLora(Protocol[FactorsT]):
+class ToLora(Protocol[_FactorsT]):
     """The exact LoRA form for a weight at strength 1: up [out, k] and down [k, in*], float32."""
 
     def __call__(
-        self, factors: FactorsT, weight: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
-    ) -> Pair: ...
+        self, factors: _FactorsT, weight: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
+    ) -> _Pair: ...
 
 
-class Forward(Protocol[FactorsT]):
+class Forward(Protocol[_FactorsT]):
     """The addition to a layer's output y = W x without bias, in the dtype of x; linear in `removal` and `injection`."""
 
     def __call__(
-        self, factors: FactorsT, op: LayerOp, x: Tensor, y: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
+        self, factors: _FactorsT, op: LayerOp, x: Tensor, y: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
     ) -> Tensor: ...
 
 
@@ -126,7 +126,7 @@ class Terms:
 
 
 def no_misfit(factors: Any, shape: Shape) -> str | None:
-    """None: the method has no reason of its own against a weight."""
+    """Return None: the method has no reason of its own against a weight."""
     return None
 
 
@@ -146,7 +146,7 @@ def as_they_are(factors: F, weight: Tensor) -> F:
 
 
 def any_rank(rows: int, settings: Any) -> int | None:
-    """None: the method has no limit of its own."""
+    """Return None: the method has no limit of its own."""
     return None
 
 

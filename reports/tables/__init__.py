@@ -11,7 +11,8 @@ from .csv_file import csv_file
 from .latex import latex
 from .markdown import markdown
 from .picture import png
-from .scores import Rows, ScoreTable, pivot, tabulate
+from .score_table import ScoreTable
+from .scores import Rows, pivot, tabulate
 from .table import Table, TableCell, TextTable, text_table
 
 Form = Callable[[Table, str], bytes]

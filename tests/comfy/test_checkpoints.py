@@ -220,7 +220,7 @@ def base_hash(digit: str) -> str:
 
 
 def test_checkpoints_of_a_folder(comfyui: Any, folder: Path) -> None:
-    """In the order of the steps: of the header, or else the last number of the name; a file without one is last."""
+    """The order is that of the steps: of the header, or else the last number of the name; others come last."""
     module = comfyui.module("nodes.checkpoint_files")
     adapter_file(folder, "dog")
     adapter_file(folder, "dog-000010")

@@ -378,7 +378,7 @@ def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) ->
     """What is asked to compute there goes to the CPU by itself and comes back."""
     extraction = pack.deft_ops.extraction
     before, after = models.random(24, 20, seed=1), models.random(24, 20, seed=2)
-    for method in extraction.METHODS:
+    for method in extraction.EXTRACTED_METHODS:
         extracted = extraction.extract(before.to(device), after.to(device), method, 4)
         expected = extraction.extract(before, after, method, 4)
         assert extracted.kept == expected.kept
@@ -540,7 +540,7 @@ WAITING: dict[str, tuple[dict[str, Any], Counter[str]]] = {
 
 @pytest.mark.parametrize("kind", WAITING)
 def test_how_often_a_step_waits(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Of the device with all of torch.linalg, as CUDA is. The first step may wait more often."""
+    """The device has all of torch.linalg, as CUDA has. The first step may wait more often."""
     monkeypatch.setattr(pack.deft_ops.host, "_TRUSTED", ("cpu", device.type))
     monkeypatch.setattr(pretended.Pretended, "refused", frozenset())
     own, most = WAITING[kind]

@@ -54,7 +54,7 @@ def test_textual_inversion_has_one_range(comfyui: Any, modules: dict[str, Any]) 
 
 
 def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> None:
-    """At Train Adapter, with a method there, or at Training Settings: once, with its default."""
+    """Each is at Train Adapter, with a method there, or at Training Settings: once, with its default."""
     settings, fields, _ = modules.values()
     methods = comfyui.module("deft_ops.methods")
     nodes = {

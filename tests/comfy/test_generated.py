@@ -51,7 +51,7 @@ def test_nothing_is_stale(stale: list[str]) -> None:
 def test_pictures_need_a_font_with_chinese_characters(
     make_generated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
+    """Run with no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
     settings = f"<fontconfig><dir>{tmp_path}</dir><cachedir>{tmp_path / 'cache'}</cachedir></fontconfig>"
     (tmp_path / "fonts.conf").write_text(f"<?xml version='1.0'?>{settings}")
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
@@ -134,7 +134,7 @@ def test_a_new_option_is_told(pack: Any, told: Callable[[Any], set[str]]) -> Non
 
 
 def test_a_new_method_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
-    """With widgets that other methods have. Its words are for the help pages: no tooltip and no picture changes."""
+    """Its widgets are those of other methods, its words are for the help pages: no tooltip and no picture changes."""
     nodes, words = copy.deepcopy(dict(pack.nodes)), copy.deepcopy(pack.words)
     options = nodes["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
     options.append({"key": "mine", "inputs": next(each["inputs"] for each in options if each["key"] == "para")})

@@ -349,7 +349,7 @@ def test_missing_weights_are_downloaded_only_when_asked(comfyui, hub):
 
 def test_optional_weights_that_are_nowhere_for_download_do_not_stop_it(comfyui, hub):
     """DreamSim's and SSCD's, of the protocol 2026."""
-    nodes = comfyui.module("nodes.scorers")
+    nodes = comfyui.module("nodes.scorer_files")
     protocol = nodes.get_protocol("2026")
     optional = [measure for measure in protocol.measures if measure.metric in ("DreamSim", "copy")]
     asyncio.run(nodes.fetch_missing(replace(protocol, measures=tuple(optional)), {}))

@@ -22,7 +22,7 @@ SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
 
 
 def scheduler() -> Any:
-    """That of SD 1 and 2."""
+    """The noise scheduler of SD 1 and 2."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)

@@ -205,7 +205,7 @@ def test_drift_and_prior_preservation(scorer: Scorer):
 
 
 def test_a_metric_may_compare_pictures_with_any_role(scorer: Scorer, monkeypatch):
-    """As LPIPS does within a prompt: here the mean difference of brightness to the references, from no features."""
+    """LPIPS does so within a prompt: here the mean difference of brightness to the references, from no features."""
 
     def darker(backbone, images, others):
         return torch.tensor([np.mean(other) - np.mean(image) for image, other in zip(images, others, strict=True)])
@@ -442,7 +442,7 @@ def test_an_optional_metric_needs_no_weights(scorer: Scorer, tmp_path):
 
 
 def test_lpips_is_that_of_its_package(tmp_path):
-    """With AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
+    """Compared with AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
     import lpips
     from torchvision.models import alexnet
     from torchvision.transforms.functional import to_tensor

@@ -12,7 +12,8 @@ from typing import Any
 from ...deft_ops import adapter as adapters
 from ...deft_ops import costs, modelspec
 from ...deft_ops.files import native, safe
-from ..settings.settings import Settings, digest
+from ..settings.run import digest
+from ..settings.settings import Settings
 from .checkpoints import RunFolder
 
 
@@ -105,12 +106,12 @@ def find(
             folder.problem(f"{candidate.name} cannot be read and was skipped ({error})")
             continue
         if ours:
-            own = ("format", native.RUN, costs.KEY, *modelspec.HASHES)
+            own = ("format", native.RUN, costs.COST_KEY, *modelspec.HASHES)
             adapter = adapters.Adapter(tensors, {key: text for key, text in header.items() if key not in own})
             losses, rates = _of_steps(log, "loss", settings.steps), _of_steps(log, "rate", settings.steps)
             if not losses or math.isnan(losses[-1]):
                 losses[-1:] = [last]
-            adapter.cost = costs.from_text(header.get(costs.KEY, ""))
+            adapter.cost = costs.from_text(header.get(costs.COST_KEY, ""))
             adapter.training_seconds = sum(line["seconds"] for line in log) if whole else None
             return MadeBefore(candidate, adapter, losses, rates)
     return None

@@ -20,13 +20,15 @@ from ...models.source_file import name_of_file
 from ...models.titles import title_of
 from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
-from ..settings.checkpointing import AUTO
-from ..settings.settings import Settings, digest
+from ..settings.checkpointing import BY_MEMORY
+from ..settings.run import digest
+from ..settings.settings import Settings
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
 from . import finished, preview_scores, previews, report
 from .checkpoints import RunFolder
+from .needs import needs_of
 from .record import broken_off, has_preview, recorded
 from .token import TokenTrainer
 from .trainer import Trainer, training_title
@@ -128,8 +130,8 @@ def train(
             make = TokenTrainer if settings.trains_token else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
-            needs = trainer.needs()
-            if trainer.mode == AUTO:  # before ComfyUI makes room by putting weights away, which costs more
+            needs = needs_of(trainer)
+            if trainer.mode == BY_MEMORY:  # before ComfyUI makes room by putting weights away, which costs more
                 free = memory.free_for(patchers, model.load_device)
                 free_host = comfy.model_management.get_free_memory(torch.device("cpu"))
                 trainer.mode, line = needs.choose(free, int(free_host), model.load_device)

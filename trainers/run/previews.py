@@ -12,7 +12,7 @@ from torch import Tensor
 from ...models.titles import title_of
 from ..data.batches import dataset_hash
 from ..data.kept_latents import vae_hash
-from ..settings.settings import digest
+from ..settings.run import digest
 from .preview_scores import Judge
 
 

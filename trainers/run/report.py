@@ -18,7 +18,8 @@ from ...deft_ops.version import VERSION
 from ...models.fingerprint import fingerprint
 from ..data.material import Dataset
 from ..settings import targets
-from ..settings.settings import Settings, digest
+from ..settings.run import digest
+from ..settings.settings import Settings
 from ..settings.usual_rates import far_from_usual
 from .previews import Previews
 from .trainer import Trainer

@@ -11,7 +11,7 @@ import comfy.model_management
 from torch import Tensor
 
 from ..data.kept_latents import vae_hash
-from ..settings.settings import digest
+from ..settings.run import digest
 from .kept_pictures import KeptPictures, model_key
 from .previews import Previews, sample
 from .report import described

@@ -1,4 +1,4 @@
-"""Checkpoints, read and compared with the training that is to go on from one: what is accepted can be loaded.
+"""The state of a training, taken, and put back from a checkpoint, which is read and compared with the training first.
 
 A checkpoint can be damaged on the disk. What is wrong with it costs that checkpoint alone, so each is looked through
 before anything of it is loaded.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from ...deft_ops.files import pickles
+from ..settings import optimizers
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 FORMAT = 1
 
@@ -43,6 +48,49 @@ def _is_plain(value: Any, depth: int = 8) -> bool:
     if isinstance(value, (list, tuple)):
         return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
     return value is None or isinstance(value, (str, int, float))
+
+
+def state_of(trainer: Trainer, random: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+    """The state of a trainer that a run needs to go on: tensors, numbers and lists only."""
+    return {
+        "identity": identity,
+        "step": trainer.step,
+        "losses": list(trainer.losses),
+        "gradient_norms": list(trainer.gradient_norms),
+        "parameters": [parameter.detach().cpu() for parameter in trainer.parameters],
+        "average": None if trainer.average is None else [value.cpu() for value in trainer.average.values],
+        "optimizer": trainer.optimizer.state_dict(),
+        "random": random,
+        "loss_scale": None if trainer.scale is None else trainer.scale.state(),
+    }
+
+
+def misfit_of(trainer: Trainer, state: dict[str, Any]) -> str:
+    """What of a state `put_back` could not put back; empty if it can."""
+    return misfit(
+        state,
+        state_of(trainer, trainer.random_state(), {}),
+        [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]],
+        (len(trainer.dataset.examples), len(trainer.dataset.prior)),
+        partial(optimizers.parts_of, trainer.settings.optimizer),
+    )
+
+
+def put_back(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Put a state back, to go on from it. `misfit_of` has looked it through."""
+    trainer.assign(state["parameters"])
+    saved, own = state["optimizer"], trainer.optimizer.state_dict()["param_groups"]
+    # What another version of PyTorch did not know yet is as it is now.
+    groups = [now | group for group, now in zip(saved["param_groups"], own, strict=True)]
+    trainer.optimizer.load_state_dict({**saved, "param_groups": groups})
+    if trainer.average is not None:
+        for value, saved in zip(trainer.average.values, state["average"], strict=True):
+            value.copy_(saved)
+    trainer.step, trainer.losses = state["step"], list(state["losses"])
+    trainer.gradient_norms = list(state["gradient_norms"])
+    trainer.set_random_state(state["random"])
+    if trainer.scale is not None and state.get("loss_scale"):
+        trainer.scale.load(state["loss_scale"])
 
 
 def misfit(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import statistics
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from ..settings import optimizers
 from ..settings.schedules import rate_factor
 from ..settings.settings import Settings
 from ..settings.targets import is_small_kind
-from ..step import activation_bytes, checking, looking, memory, objective, precision
+from ..step import checking, looking, memory, objective, precision
 from ..step.adapted import ChangeNow
 from ..step.attention import pytorch_attention, without_override
 from ..step.average import Average
@@ -34,9 +32,8 @@ from ..step.leaves import Leaves
 from ..step.network import FrozenNetwork, cast_weights, checkpointing, computing_in, frozen
 from ..step.repairs import Repairs
 from ..step.reproducible import deterministic, varying
-from .state import misfit
+from . import divergence
 
-WINDOW, GROWTH = 10, 10.0  # steps and factor of a loss that has diverged
 TRIES = 100  # of a step: each finds what the one before could not
 LOST = 10  # batches in a row whose loss overflows in fp16
 
@@ -325,7 +322,7 @@ class Trainer:
         self.first = False
         norm = float(nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf))
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise ValueError(f"The loss is no longer a number at step {self.step + 1}: {self.advice()}.")
+            raise ValueError(f"The loss is no longer a number at step {self.step + 1}: {divergence.advice(self)}.")
         if self.scale is not None:
             self.scale.succeeded()
         self.optimizer.step()
@@ -334,35 +331,8 @@ class Trainer:
             self.average.update(self.parameters, self.step)
         self.losses.append(loss)
         self.gradient_norms.append(norm)
-        self.check_growth()
+        divergence.check_growth(self)
         return loss, norm, settings.learning_rate * factor
-
-    def advice(self) -> str:
-        """Advice for the error message: what can still be changed where numbers have left their range."""
-        settings, changes = self.settings, []
-        if self.precision.dtype != torch.float32:
-            changes.append(f"use precision fp32 (now {self.precision.name})")
-        if self.resumed:
-            changes.append(f"remove {self.resumed}, from which it was resumed and which may be damaged")
-        if self.losses:
-            changes.append(f"lower the learning rate ({settings.learning_rate:g})")
-        if not changes:
-            changes.append(
-                "check the base's file, the pictures and the captions, because the base itself returns no number for "
-                "them before training"
-            )
-        return " or ".join(changes)
-
-    def check_growth(self) -> None:
-        """Raise ValueError if the losses have left all that a training does: far above the start, and above 1, which is
-        what a network has that knows nothing. Median, because single ones jump.
-        """
-        now = statistics.median(self.losses[-WINDOW:])
-        if len(self.losses) >= WINDOW and now > GROWTH * max(1.0, self.losses[0]):
-            raise ValueError(
-                f"The training diverges: the loss was {self.losses[0]:.3g} at first and is {now:.3g} at step "
-                f"{self.step}. Lower the learning rate ({self.settings.learning_rate:g})."
-            )
 
     def encode_captions(self) -> None:
         """Encode the captions of all examples, with the model as it is without adapters."""
@@ -402,31 +372,6 @@ class Trainer:
         if self.precision.compute is not None:
             cast_weights(self.root)
 
-    def needs(self) -> memory.Needs:
-        """The memory that the run will need in any mode of checkpointing, by a forward pass of its largest example.
-
-        Raises:
-            ValueError: the base gives no number for it.
-        """
-        example = max(self.dataset.examples, key=lambda item: item.latent.numel())
-        settings, shape = self.settings, tuple(example.latent.shape)
-
-        def run() -> Tensor:
-            sigma = self.model.model.model_sampling.sigma_max.reshape(1).to(self.device)
-            conds = [self.captions.conds(example.caption, shape, example.origin)]
-            return self.loss([example], torch.zeros(shape, device=self.device), sigma, conds)
-
-        adapted = {layer.module for layer in self.layers.values()}
-        with pytorch_attention(), computing_in(self.model.model, self.precision.compute):
-            loss, shown = activation_bytes.measure(self.root, run, adapted, self.dataset.text is not None)
-            if not torch.isfinite(loss):
-                raise ValueError(looking.explain(self.root, self.precision.name))
-        adapter = memory.adapter_bytes(self.parameters, settings.optimizer, bool(settings.ema)) + sum(
-            value.numel() * value.element_size() for value in self.decompositions.tensors()
-        )
-        batch = min(settings.batch_size, len(self.dataset.examples))
-        return memory.Needs(self.model.model_size(), adapter, batch, shown)
-
     # ----------------------------------------------------------------------------------------------------------- state
 
     def random_state(self) -> dict[str, Any]:
@@ -442,46 +387,6 @@ class Trainer:
         self.generator.set_state(random["generator"])
         self.order.waiting = [list(batch) for batch in random["order"]]
         self.prior_order.waiting = [list(batch) for batch in random["prior_order"]]
-
-    def state(self, random: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
-        """The state that a run needs to go on: tensors, numbers and lists only."""
-        return {
-            "identity": identity,
-            "step": self.step,
-            "losses": list(self.losses),
-            "gradient_norms": list(self.gradient_norms),
-            "parameters": [parameter.detach().cpu() for parameter in self.parameters],
-            "average": None if self.average is None else [value.cpu() for value in self.average.values],
-            "optimizer": self.optimizer.state_dict(),
-            "random": random,
-            "loss_scale": None if self.scale is None else self.scale.state(),
-        }
-
-    def misfit(self, state: dict[str, Any]) -> str:
-        """What of a state `load` could not put back; empty if it can."""
-        return misfit(
-            state,
-            self.state(self.random_state(), {}),
-            [parameter for group in self.optimizer.param_groups for parameter in group["params"]],
-            (len(self.dataset.examples), len(self.dataset.prior)),
-            partial(optimizers.parts_of, self.settings.optimizer),
-        )
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Put a state back, to go on from it. `misfit` has looked it through."""
-        self.assign(state["parameters"])
-        saved, own = state["optimizer"], self.optimizer.state_dict()["param_groups"]
-        # What another version of PyTorch did not know yet is as it is now.
-        groups = [now | group for group, now in zip(saved["param_groups"], own, strict=True)]
-        self.optimizer.load_state_dict({**saved, "param_groups": groups})
-        if self.average is not None:
-            for value, saved in zip(self.average.values, state["average"], strict=True):
-                value.copy_(saved)
-        self.step, self.losses = state["step"], list(state["losses"])
-        self.gradient_norms = list(state["gradient_norms"])
-        self.set_random_state(state["random"])
-        if self.scale is not None and state.get("loss_scale"):
-            self.scale.load(state["loss_scale"])
 
     @torch.no_grad()
     def finish(self) -> tuple[adapters.Adapter, dict[str, float]]:

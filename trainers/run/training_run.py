@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .checkpoints import RunFolder
 from .meter import Meter
 from .preview_scores import PreviewScores
 from .record import has_preview, keep_preview
+from .state import misfit_of, put_back, state_of
 from .trainer import Trainer
 
 
@@ -65,9 +67,9 @@ class TrainingRun:
         """Go on from the newest checkpoint, if there is one."""
         if self.folder is None:
             return
-        state = self.folder.newest(self.identity, self.trainer.settings.steps, self.trainer.misfit)
+        state = self.folder.newest(self.identity, self.trainer.settings.steps, partial(misfit_of, self.trainer))
         if state is not None:
-            self.trainer.load(state)
+            put_back(self.trainer, state)
             self.trainer.resumed = self.folder.checkpoint(state["step"]).name
         if self.scores is not None and self.trainer.step:
             self.scores.go_on(self.folder.preview_lines(), self.trainer.step)
@@ -172,7 +174,7 @@ class TrainingRun:
         adapter, change = trainer.finish()
         adapter.metadata = report.metadata(trainer, self.identity, change) | adapters.describe(adapter)
         adapter.cost = self.cost(adapter)
-        self.folder.save(trainer.state(random, self.identity), adapter)
+        self.folder.save(state_of(trainer, random, self.identity), adapter)
 
     def first_preview(self, shown: previews.Previews) -> bool:
         """Whether a preview comes before the first step: of the model before the training, for those of later steps to

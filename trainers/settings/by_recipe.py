@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .formulas import RECIPE, SAME_SHIFT
+from .formulas import OF_RECIPE, SAME_SHIFT
 from .optimizers import OPTIMIZERS
 from .recipes import AUTO, LACKING, Recipe
 from .settings import AS_CAPTIONED, Settings
@@ -58,7 +58,7 @@ def with_noise(settings: Settings, recipe: Recipe | None) -> Settings:
     A shift and a range of the user's own stay. What was not asked for stays as it is: a workflow that was saved before
     there were recipes has `auto`, and trains the same.
     """
-    if settings.timesteps != RECIPE:
+    if settings.timesteps != OF_RECIPE:
         return settings
     if recipe is None:
         return settings.changed(timesteps="auto")
@@ -73,7 +73,7 @@ def with_noise(settings: Settings, recipe: Recipe | None) -> Settings:
 
 def noise_note(settings: Settings, recipe: Recipe | None, title: str) -> str:
     """A line on the noise levels that a recipe gives; empty where none was asked for. title: the base's."""
-    if settings.timesteps != RECIPE:
+    if settings.timesteps != OF_RECIPE:
         return ""
     if recipe is None:
         return f"noise levels: there is no recipe for {title}, so they are as with auto"
@@ -104,7 +104,7 @@ def with_usual_rate(settings: Settings, recipe: Recipe | None) -> Settings:
     if recipe is None:
         return settings
     if settings.timesteps == "auto":
-        settings = settings.changed(timesteps=RECIPE)
+        settings = settings.changed(timesteps=OF_RECIPE)
     if settings.guidance == AS_CAPTIONED and recipe.guidance is not None:
         settings = settings.changed(guidance=recipe.guidance)
     return with_noise(settings, recipe)
@@ -123,7 +123,7 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     if empty and not settings.caption_dropout:
         values["caption_dropout"] = recipe.dropout
     if settings.timesteps == "auto":
-        settings = settings.changed(timesteps=RECIPE)
+        settings = settings.changed(timesteps=OF_RECIPE)
     settings = with_noise(settings, recipe).changed(**values)
     if settings.trains_token:
         return settings

@@ -60,7 +60,7 @@ class Timesteps:
     draw: Callable[[int, torch.Generator], Tensor] | None = None
 
 
-RECIPE = "recipe"  # the noise levels of the base's recipe
+OF_RECIPE = "recipe"  # the noise levels of the base's recipe
 # How the share of noise u in (0, 1) is drawn. Sources: SD3 (arXiv 2403.03206) section 3.1, equations 19 and 20.
 TIMESTEPS: dict[str, Timesteps] = {
     "auto": Timesteps("logit-normal for flow models (SD3, Flux ...), uniform for others"),
@@ -69,7 +69,7 @@ TIMESTEPS: dict[str, Timesteps] = {
     "mode": Timesteps("the middle levels more often than the ends, as in SD3's paper", _mode),
     "inverted parabola": Timesteps("the middle levels more often, as in Chroma's trainer", inverted_parabola),
     # Put in its place by `by_recipe.with_noise`; as auto where there is no recipe.
-    RECIPE: Timesteps("as the base's reference trainer draws and shifts them"),
+    OF_RECIPE: Timesteps("as the base's reference trainer draws and shifts them"),
 }
 
 

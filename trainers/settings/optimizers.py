@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 # From the shape of a parameter and the bytes of one of its values to the bytes of the optimizer's state.
-State = Callable[[Sequence[int], int], int]
+_State = Callable[[Sequence[int], int], int]
 
 
-def copies(count: int) -> State:
+def copies(count: int) -> _State:
     """The size of so many tensors of the parameter's shape and type."""
     return lambda shape, size: count * math.prod(shape) * size
 
@@ -47,7 +47,7 @@ class Optimizer:
     about: str
     module: str
     name: str
-    state: State
+    state: _State
     package: str = ""
     betas: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -16,7 +13,6 @@ from ...deft_ops.settings import (
     NEVER,
     TRAINING,
     Choice,
-    FileName,
     Number,
     Seed,
     Setting,
@@ -30,7 +26,7 @@ from .formulas import LOSSES, SAME_SHIFT, SHIFTS, TIMESTEPS, WEIGHTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .targets import CHOICES, rank_rules
-from .textual_inversion import TOKEN, TokenSettings
+from .textual_inversion import TEXTUAL_INVERSION, TokenSettings
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
@@ -272,7 +268,7 @@ class Settings:
     )
     checkpointing: str = entry(
         Choice(
-            options=modes.CHOICES,
+            options=modes.CHECKPOINTING,
             called="mode of gradient checkpointing",
             later=True,
             advanced=True,
@@ -326,7 +322,7 @@ class Settings:
     @property
     def trains_token(self) -> bool:
         """Whether the vectors of a token are trained, and no layers: such a run has no `training`."""
-        return self.method == TOKEN
+        return self.method == TEXTUAL_INVERSION
 
     @property
     def training(self) -> Training[Any, Any, Any]:
@@ -409,63 +405,3 @@ def training_settings() -> dict[str, tuple[Setting, Any]]:
         elif item.name in entries:
             settings[item.name] = entries[item.name]
     return {name: pair for name, pair in settings.items() if pair[0].at == MORE}
-
-
-@dataclass(frozen=True)
-class Run:
-    """The files that a run writes and goes on from; this does not change its result."""
-
-    run_name: str = entry(
-        Text(
-            words="Folder in the output folder for log and checkpoints; a hash of the settings is"
-            " added, so that runs do not mix.",
-        ),
-        "training/adapter",
-    )
-    checkpoint_every: int = entry(
-        Number(
-            shown=1_000_000,
-            words="Steps between checkpoints; one more is written at the end and when the run is interrupted. 0: none.",
-        ),
-        250,
-    )
-    keep: int = entry(Number(low=1, shown=1000, words="How many checkpoints are kept."), 2)
-    resume: bool = entry(
-        Switch(
-            words="Continue from the newest checkpoint with the same settings, pictures and model. Off: start again."
-        ),
-        True,
-    )
-    name: str = entry(
-        FileName(
-            later=True,
-            suffix=".safetensors",
-            words="With a name, such as my_dog, Train Adapter also writes the finished adapter to "
-            "models/loras/my_dog.safetensors, where loaders list it, with the last preview beside it. The file of "
-            "another training is never replaced.",
-        ),
-        "",
-    )
-
-    @classmethod
-    def of(cls, **values: Any) -> Run:
-        """The run of the widgets' values.
-
-        Raises:
-            ValueError: a value that is out of range, or no file's name.
-        """
-        for name, (setting, _) in described(cls).items():
-            if name in values:
-                setting.check(name, values[name])
-                values[name] = setting.stored(values[name])
-        return cls(**values)
-
-
-def digest(*parts: Mapping[str, Any]) -> str:
-    """A short name for a run: the same for the same settings, data and base."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two records."""
-    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

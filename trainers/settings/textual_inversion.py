@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...deft_ops.settings import TRAINING, Number, Text, entry
 
-TOKEN = "textual_inversion"
+TEXTUAL_INVERSION = "textual_inversion"
 
 
 @dataclass(frozen=True)

@@ -45,19 +45,23 @@ def trainer() -> tuple[Any, dict[str, Any]]:
 
 @functools.cache
 def _start() -> dict[str, Any]:
+    from deft_pack.trainers.run.state import state_of
+
     made, identity = trainer()
-    return copied(made.state(made.random_state(), identity))
+    return copied(state_of(made, made.random_state(), identity))
 
 
 @functools.cache
 def state() -> dict[str, Any]:
     """What a checkpoint of the second step holds."""
+    from deft_pack.trainers.run.state import state_of
+
     made, identity = trainer()
     _start()
     with made.prepared():
         made.take_step()
         made.take_step()
-    return {"format": 1, **copied(made.state(made.random_state(), identity))}
+    return {"format": 1, **copied(state_of(made, made.random_state(), identity))}
 
 
 def copied(value: Any) -> Any:
