@@ -28,7 +28,7 @@ TEXTS, WORDS = (make_locale.LOCALES / LANGUAGE / name for name in ("nodeDefs.jso
 
 
 def translated(text: str) -> str:
-    """As good as Chinese."""
+    """A stand-in for a translation into Chinese."""
     return f"译 {text}"
 
 

@@ -42,6 +42,19 @@ def prompt_of(name: str) -> PromptBuilder:
     return computed
 
 
+def computed(name: str) -> dict[str, Any]:
+    """What an example computes: its API form without titles."""
+    return {number: {**node, "_meta": None} for number, node in prompt_of(name).items()}
+
+
+def drawn(name: str) -> dict[str, Any]:
+    """What a picture of an example's graph shows of the file: subgraphs are closed, and properties are not seen."""
+    graph = graph_of(name)
+    unseen = {"order", "properties"}
+    nodes = [{key: node[key] for key in node.keys() - unseen} for node in graph["nodes"]]
+    return {"nodes": nodes, "links": graph["links"], "groups": graph.get("groups", [])}
+
+
 def api_files() -> dict[Path, str]:
     """The API form of all examples."""
     return {API / f"{name}.json": api_text(prompt_of(name)) for name in names()}

@@ -28,8 +28,11 @@ _Pair = tuple[Tensor, Tensor]
 # may write into it, and autograd must not keep it.
 Weight = Callable[[], Tensor]
 # PEFT's tensors by "<module>.<part>" and its configuration (without the target modules), of factors by layer name, the
-# layers' module names, and what messages call the adapter. Raises ValueError for what PEFT cannot hold.
-PeftForm = Callable[[Mapping[str, F], Mapping[str, str], str], tuple[dict[str, Tensor], dict[str, Any]]]
+# layers' module names, the base weights' shapes where they are known, and what messages call the adapter. Raises
+# ValueError for what PEFT cannot hold.
+PeftForm = Callable[
+    [Mapping[str, F], Mapping[str, str], Mapping[str, Shape], str], tuple[dict[str, Tensor], dict[str, Any]]
+]
 
 
 # ------------------------------------------------------------------------------------------ settings that methods share
@@ -123,6 +126,11 @@ class Terms:
     up: Tensor
     removed: Tensor
     injected: Tensor | None
+
+
+def no_layers(suffixes: Collection[str]) -> bool:
+    """False: ComfyUI's own class has none of the method's layers that the method does not claim."""
+    return False
 
 
 def no_misfit(factors: Any, shape: Shape) -> str | None:
@@ -230,6 +238,20 @@ class Training(Generic[F, S, K]):
         return factors
 
 
+@dataclass(frozen=True)
+class CoreTraining(Generic[F]):
+    """The training of a method by ComfyUI's own Train LoRA, which keeps parameters by their suffixes in files.
+
+    init: float32 parameters for a weight [out, in, ...], of a rank and a generator. factors: of such parameters,
+    differentiable. params: parameters from which these factors are trained on; raises ValueError, its message to be put
+    after "Train LoRA cannot continue from this file: ", where there are none.
+    """
+
+    init: Callable[[Tensor, int, torch.Generator], dict[str, Tensor]]
+    factors: Callable[[Mapping[str, Tensor]], F]
+    params: Callable[[F], dict[str, Tensor]]
+
+
 # ------------------------------------------------------------------------------------------------------------- method
 
 
@@ -249,14 +271,17 @@ class Method(Generic[F]):
         says how large the adapter is, so that tables of scores show it.
     core_suffixes: those of `suffixes` that a class of ComfyUI's own reads. A layer of these alone is left to that class
         by ComfyUI's own loaders, whatever `claims` says.
+    of_core: whether a layer with these suffixes, which the method does not claim, is one of its layers that ComfyUI's
+        own class applies. It is written for PEFT like the others.
     marks: parts of tensor names that tell the method of a layer that ComfyUI's own loader reads; of several methods the
         last of the list counts.
     any_dtype: whether its tensors may be whole numbers. flags: suffixes of which the tensors are no floating numbers.
     halves: suffixes that are of no other method or program: alone they are a damaged layer.
     terms: the two terms of a change that removes and injects. extracted: the factors that are the best change of a
         rank.
-    peft: its form for PEFT, or the reason why it has none.
-    training: how it is trained, None of what is read and applied only.
+    peft: its form for PEFT, or the reason why it has none. peft_convolutions: whether the form holds convolutions.
+    training: how it is trained, None of what is read and applied only. core_training: how ComfyUI's own node trains it,
+        None where that has no such algorithm, or one of its own; `forward` is needed then.
     """
 
     name: str
@@ -278,10 +303,13 @@ class Method(Generic[F]):
     has_rank: bool = False
     sized_by_rank: bool = False
     core_suffixes: tuple[str, ...] = ("alpha",)
+    of_core: Callable[[Collection[str]], bool] = no_layers
     marks: tuple[str, ...] = ()
     any_dtype: bool = False
     flags: tuple[str, ...] = ()
     halves: tuple[str, ...] = ()
     terms: Callable[[F, Tensor], Terms] | None = None
     extracted: Callable[[BestPair], F] | None = None
+    peft_convolutions: bool = False
     training: Training[F, Any, Any] | None = None
+    core_training: CoreTraining[F] | None = None

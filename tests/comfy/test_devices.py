@@ -336,9 +336,9 @@ def test_hooks(pack: Any, device: torch.device) -> None:
     assert torch.allclose(hooked(device).cpu(), hooked(models.CPU), atol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["DeftAlgorithm", "ParaAlgorithm"])
+@pytest.mark.parametrize("algorithm", ["DEFT", "PaRa"])
 def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algorithm: str) -> None:
-    cls = getattr(pack.patches.core_training, algorithm)
+    cls = pack.patches.core_training.ALGORITHMS[algorithm]
     weight = models.random(24, 20, seed=1)
     P = models.random(24, 4, seed=2)
 

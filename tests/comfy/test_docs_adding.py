@@ -97,5 +97,5 @@ def test_the_gate_of_the_pack_passes(copy: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_types_are_right(copy: Path) -> None:
-    """As `make lint` checks them."""
+    """mypy passes, as in `make lint`."""
     assert "[test] types: 1 passed" in walks.run("python scripts/test.py types", copy)

@@ -117,7 +117,7 @@ def test_a_run_is_known_by_what_changes_its_result(modules: dict[str, Any]) -> N
 def test_a_run_goes_on_with_more_steps_where_its_schedule_does_not_use_them(
     comfyui: Any, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the schedule's record, whatever it is called."""
+    """The schedule's record decides, whatever it is called."""
     make, schedules = modules["trainers.settings.settings"].Settings.of, comfyui.module("trainers.settings.schedules")
     halved = schedules.RateSchedule("half of it", lambda done, cycles: 0.5, uses_steps=False)
     monkeypatch.setitem(schedules.SCHEDULES, "halved", halved)

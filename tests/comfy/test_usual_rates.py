@@ -9,7 +9,8 @@ import pytest
 from deft_pack.deft_ops import methods
 from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 from deft_pack.trainers.settings.presets import PRESETS, with_preset
-from deft_pack.trainers.settings.settings import TEXTUAL_INVERSION, Settings
+from deft_pack.trainers.settings.settings import Settings
+from deft_pack.trainers.settings.textual_inversion import TEXTUAL_INVERSION
 from deft_pack.trainers.settings.usual_rates import far_from_usual
 
 from .conftest import ROOT

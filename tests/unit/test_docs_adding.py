@@ -33,7 +33,7 @@ def test_a_walk_is_a_screen() -> None:
 
 
 def test_every_walk_says_what_is_generated() -> None:
-    """In tests/comfy it is compared with what is stale after the walk."""
+    """Each walk says what it leaves; tests/comfy compares that with what is stale after the walk."""
     for section in {step.section for step in walks.steps()}:
         (said,) = re.findall(r"Generated: (nothing|`make generated PARTS=)", walks.sections()[section])
         assert (said == "nothing") == (not walks.generated(section)), section

@@ -24,6 +24,7 @@ CONVENTIONS = {
     "RECIPE": {"trainers/settings/recipes"},
     "NODES": {"nodes"},
     "CATEGORY": {"nodes"},
+    "workflow_files": {"scripts"},
     "ROOT": {"benchmarks", "scripts", "demo", "demo/recipe", "workflow_sources"},
 }
 

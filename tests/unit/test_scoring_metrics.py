@@ -121,7 +121,7 @@ def test_the_metrics_keep_their_order_and_direction():
     ],
 )
 def test_which_metric_decides_between_checkpoints(names: tuple[str, ...], chosen: str):
-    """By its record; of those without a number the first of which more is better."""
+    """The metric's record decides; of those without a number the first of which more is better."""
     assert metrics.decisive(names) == chosen
 
 
