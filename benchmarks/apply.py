@@ -35,8 +35,8 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 from comfy_server import find_comfyui  # noqa: E402
 from frame import compare, memory, report, seconds  # noqa: E402
 
-MODELS = ("sd15", "sdxl")
-DTYPES = ("float32", "float16")
+_MODELS = ("sd15", "sdxl")
+_DTYPES = ("float32", "float16")
 # As ComfyUI's detection gives it for the two checkpoints.
 COMMON: dict[str, Any] = {
     "image_size": 32,
@@ -72,7 +72,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "adm_in_channels": 2816,
     },
 }
-COUNTS = {"sd15": 128, "sdxl": 560}
+_COUNTS = {"sd15": 128, "sdxl": 560}
 
 
 def prepare(device: str = "cpu", dynamic: bool = False) -> None:
@@ -142,7 +142,7 @@ def unet(kind: str, dtype: str, every: bool = False) -> Any:
     model = config.get_model({}, "", device=cpu)  # with dynamic VRAM there would be no weights before a file is loaded
     comfy.memory_management.aimdo_enabled = dynamic
     layers = attention(model.diffusion_model)
-    assert len(layers) == COUNTS.get(kind, len(layers))
+    assert len(layers) == _COUNTS.get(kind, len(layers))
     random_weights(model.parameters() if every else [layer.weight for layer in layers.values()])
     return comfy.model_patcher.CoreModelPatcher(model.eval(), device, cpu)
 
@@ -430,8 +430,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = ("patch", "forward", "load", "memory")
     parser.add_argument("what", nargs="*", help=f"which of {', '.join(kinds)} (all)")
-    parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--model", nargs="+", choices=_MODELS, default=_MODELS)
+    parser.add_argument("--dtype", nargs="+", choices=_DTYPES, default=_DTYPES)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -38,11 +38,11 @@ TINY_FLUX = FLUX | {
     "axes_dim": [8, 12, 12],
 }
 TO = ("to_q", "to_k", "to_v", "to_out.0")
-SIZES = 6 * 256  # what SDXL embeds of a picture's sizes
+_SIZES = 6 * 256  # what SDXL embeds of a picture's sizes
 
 
 @dataclass(frozen=True)
-class Base:
+class MeasuredBase:
     """A base and what it is trained on.
 
     make: a ModelPatcher, by the dtype of its weights. diffusers: the network there, and a call of it with (noisy
@@ -80,7 +80,7 @@ class Base:
         if self.guided:
             guidance = torch.full((1,), 3.5, device=device, dtype=dtype)
             return {"y": random(5, 1, self.pooled).to(device, dtype), "guidance": guidance}
-        return {"y": random(5, 1, SIZES + self.pooled).to(device, dtype)} if self.pooled else {}
+        return {"y": random(5, 1, _SIZES + self.pooled).to(device, dtype)} if self.pooled else {}
 
 
 def random(seed: int, *shape: int) -> Any:
@@ -120,7 +120,7 @@ def diffusers_unet(config: dict[str, Any]) -> tuple[Any, Callable[..., Any]]:
     def call(network: Any, x: Any, time_step: Any, text: Any) -> Any:
         if not sequential:
             return network(x, time_step, text).sample
-        pooled = random(5, 1, config["adm_in_channels"] - SIZES).to(x)
+        pooled = random(5, 1, config["adm_in_channels"] - _SIZES).to(x)
         conditions = {"text_embeds": pooled, "time_ids": x.new_full((1, 6), 512.0)}
         return network(x, time_step, text, added_cond_kwargs=conditions).sample
 
@@ -182,17 +182,17 @@ def diffusers_flux(config: dict[str, Any]) -> tuple[Any, Callable[..., Any]]:
     return network, call
 
 
-def of_unet(kind: str, side: int, tokens: int) -> Base:
+def of_unet(kind: str, side: int, tokens: int) -> MeasuredBase:
     """The base of a UNet of CONFIGS."""
     config = CONFIGS[kind]
-    pooled = (config["adm_in_channels"] or SIZES) - SIZES
+    pooled = (config["adm_in_channels"] or _SIZES) - _SIZES
     make, diffusers = partial(unet, kind, every=True), partial(diffusers_unet, config)
-    return Base(make, diffusers, (4, side, side), (tokens, config["context_dim"]), pooled)
+    return MeasuredBase(make, diffusers, (4, side, side), (tokens, config["context_dim"]), pooled)
 
 
-def of_flux(config: dict[str, Any], side: int, tokens: int) -> Base:
+def of_flux(config: dict[str, Any], side: int, tokens: int) -> MeasuredBase:
     """The base of a Flux."""
-    return Base(
+    return MeasuredBase(
         partial(flux, config),
         partial(diffusers_flux, config),
         (16, side, side),
@@ -207,7 +207,7 @@ def of_flux(config: dict[str, Any], side: int, tokens: int) -> Base:
 CONFIGS["mid"] = CONFIGS["sd15"] | {"model_channels": 128, "context_dim": 320}
 CONFIGS["narrow"] = CONFIGS["sd15"] | {"model_channels": 32, "context_dim": 64}
 CONFIGS["tiny"], CONFIGS["tiny_xl"] = TINY, TINY_XL
-BASES = {
+MEASURED_BASES = {
     "narrow": of_unet("narrow", 8, 8),
     "mid": of_unet("mid", 32, 77),
     "sd15": of_unet("sd15", 32, 77),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_NORM = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class DinoAttention(torch.nn.Module):
@@ -183,13 +183,15 @@ def make_loop(folder: Path, seed: int = 0) -> Loop:
     clip.save_pretrained(folder / "clip-vit-base-patch32")
     dinov2.save_pretrained(folder / "dinov2-small")
     torch.save(dino.state_dict(), folder / "dino_deitsmall8_pretrain.pth")
-    transform = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224), ToTensor(), Normalize(*IMAGENET)])
+    transform = Compose(
+        [Resize(256, InterpolationMode.BICUBIC), CenterCrop(224), ToTensor(), Normalize(*IMAGENET_NORM)]
+    )
     processor = BitImageProcessorPil(
         size={"shortest_edge": 256},
         crop_size={"height": 224, "width": 224},
         resample=3,
         do_center_crop=True,
-        image_mean=list(IMAGENET[0]),
-        image_std=list(IMAGENET[1]),
+        image_mean=list(IMAGENET_NORM[0]),
+        image_std=list(IMAGENET_NORM[1]),
     )
     return Loop(clip, dino, dinov2, CLIPImageProcessorPil(), transform, processor, SimpleTokenizer().encode)

@@ -54,9 +54,9 @@ import bases  # noqa: E402
 import train  # noqa: E402
 from frame import compare, counting_mode, in_use, report, seconds  # noqa: E402
 
-METHODS = ("deft", "lora", "para", "svdiff", "lokr")
+APPLIED_METHODS = ("deft", "lora", "para", "svdiff", "lokr")
 CHECKPOINTED = "deft_checkpointed"
-SIDES = train.SIDES | {
+_SIDES = train.SIDES | {
     CHECKPOINTED: partial(train.ours, method="deft", layers=train.PAPER, checkpointing=True),
     "lora_checkpointed": partial(train.ours, method="lora", layers=train.PAPER, checkpointing=True),
     "core_bypass_checkpointed": partial(train.core, only_attention=True, bypass=True, checkpointing=True),
@@ -85,7 +85,7 @@ class Session:
         if key not in self.figures:
             if side.startswith("core"):
                 self.put_away()  # it loads a copy of the model
-            self.figures[key] = SIDES[side](kind, precision, 2 if watch and not self.small else self.steps, watch)
+            self.figures[key] = _SIDES[side](kind, precision, 2 if watch and not self.small else self.steps, watch)
         return self.figures[key]
 
     def put_away(self) -> None:
@@ -95,7 +95,7 @@ class Session:
 
         with torch.inference_mode():
             comfy.model_management.unload_all_models()
-            for model in (train.KEPT or {}).values():
+            for model in (train.KEPT_BASE or {}).values():
                 model.model.to("cpu")  # the floor has moved it, and ComfyUI does not know
         gc.collect()
         comfy.model_management.soft_empty_cache()
@@ -116,7 +116,7 @@ def say(name: str, **values: Any) -> None:
 
 
 def about(session: Session, name: str) -> None:
-    """What it runs on."""
+    """What the benchmark runs on."""
     import comfy.model_management
     import comfyui_version
     import torch
@@ -243,7 +243,8 @@ def patching(session: Session, name: str) -> None:
     session.put_away()
     base = apply.unet("tiny_xl" if session.small else "sdxl", "float16")
     ours, peer = (
-        apply.patch_once(apply.patched(base, apply.adapter(base, method, train.RANK))) for method in ("deft", "lora")
+        apply.patch_once(apply.patched(base, apply.adapter(base, method, train.MEASURED_RANK)))
+        for method in ("deft", "lora")
     )
     compare(name, ours, peer, runs=2 if session.small else 7)
     counts = []
@@ -312,7 +313,7 @@ def scoring(session: Session, name: str, kind: str) -> None:
 
 
 def apply_turns(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[float, float]:
-    """Both sides in turns, the first round not counted."""
+    """Measure both sides in turns; the first round is not counted."""
     from frame import alternate
 
     return alternate(ours, peer, 2)
@@ -363,7 +364,7 @@ LINES = [
     of_step(15, "flux", "fp8", "deft", "floor"),
     of_step(40, "flux", "fp8", *OF_FLUX),
     *(Line(f"gpu.score.{kind}", 20, partial(scoring, kind=kind)) for kind in ("clip", "dino", "dinov2")),
-    *(Line(f"gpu.bits.{method}", 25, partial(bits, method=method)) for method in METHODS[1:]),
+    *(Line(f"gpu.bits.{method}", 25, partial(bits, method=method)) for method in APPLIED_METHODS[1:]),
     of_step(20, "sdxl", "bf16", "lora", "peft_lora"),
     of_step(30, "sdxl", "bf16", "lora", "core_bypass"),
     of_computing(60, "flux", "bf16", "deft"),
@@ -414,9 +415,9 @@ def main(arguments: list[str] | None = None) -> None:
     session = Session(options.small, train.device_of())
     if session.device.type == "cpu" and options.device == "gpu":
         parser.error("ComfyUI computes on the CPU here: --device cpu --small shows that the script works")
-    train.KEPT = {}
+    train.KEPT_BASE = {}
     if options.small:
-        bases.BASES |= bases.SMALL
+        bases.MEASURED_BASES |= bases.SMALL
     torch.manual_seed(0)
     chosen = [line for line in LINES if line.name.startswith(tuple(options.lines))]
     run(chosen, session, lambda: 60 * options.minutes - (time.perf_counter() - started))

@@ -21,7 +21,7 @@ from configs import FLUX, FLUX2_KLEIN, Z_IMAGE
 GIB = 2**30
 CONTEXT = GIB // 2  # of CUDA, and what its allocator cannot use
 RESERVED = 400 * 2**20  # what ComfyUI keeps free for others
-RANK = 8
+_RANK = 8
 CARDS = (8, 12, 16, 24)
 TRAINING, README = ROOT / "docs" / "training.md", ROOT / "README.md"
 
@@ -46,7 +46,7 @@ class Sized:
 
 
 FLUX_OTHERS = {"y": (1, 768), "guidance": (1,)}
-BASES = {
+_BASES = {
     "sd15": Sized("SD 1.5", 512, "SD15", CONFIGS["sd15"], (4, 64, 64), (77, 768), {}),
     "sdxl": Sized("SDXL", 1024, "SDXL", CONFIGS["sdxl"], (4, 128, 128), (77, 2048), {"y": (1, 2816)}, target=8),
     "flux_512": Sized("Flux.1 dev fp8", 512, "Flux", FLUX, (16, 64, 64), (512, 4096), FLUX_OTHERS, True, 12),
@@ -110,7 +110,7 @@ def parameters_of(method: str, layers: dict[str, Any]) -> list[Any]:
         shape = tuple(layer.weight.shape)
         if shape not in made:
             made[shape] = list(
-                training.init(torch.zeros(shape), RANK, training.settings_of(rank=RANK), source).values()
+                training.init(torch.zeros(shape), _RANK, training.settings_of(rank=_RANK), source).values()
             )
     return [parameter for layer in layers.values() for parameter in made[tuple(layer.weight.shape)]]
 
@@ -120,11 +120,11 @@ def rows(name: str, method_names: list[str]) -> Iterator[dict[str, Any]]:
     import comfy.model_management
 
     from deft_pack.trainers.settings import targets
-    from deft_pack.trainers.settings.checkpointing import MODES
+    from deft_pack.trainers.settings.checkpointing import CHECKPOINTING_MODES
     from deft_pack.trainers.step import activation_bytes, memory
     from deft_pack.trainers.step.attention import pytorch_attention
 
-    base = BASES[name]
+    base = _BASES[name]
     network = network_of(base)
     layers = targets.select(network, "attention")
     before, comfy.model_management.in_training = getattr(comfy.model_management, "in_training", False), True
@@ -137,7 +137,7 @@ def rows(name: str, method_names: list[str]) -> Iterator[dict[str, Any]]:
     for method in method_names:
         adapter = memory.adapter_bytes(parameters_of(method, layers), "AdamW", False)
         needs = memory.Needs(stored, adapter, 1, shown)
-        for mode in MODES:
+        for mode in CHECKPOINTING_MODES:
             estimate = needs.of(mode)
             total = stored + estimate.added + computed + CONTEXT
             yield {
@@ -161,11 +161,11 @@ def size(value: float) -> str:
     return f"{value / GIB:.1f}"
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
+def table(measured: list[dict[str, Any]]) -> list[str]:
     """A row of the table of docs/training.md for each base, of lines of LoRA and DEFT."""
     lines = []
-    for base in dict.fromkeys((row["base"], row["pixels"]) for row in found):
-        of_base = [row for row in found if (row["base"], row["pixels"]) == base]
+    for base in dict.fromkeys((row["base"], row["pixels"]) for row in measured):
+        of_base = [row for row in measured if (row["base"], row["pixels"]) == base]
         lora, deft = ([row for row in of_base if row["method"] == method] for method in ("lora", "deft"))
         off, second, every, offloaded = lora
         cells = [
@@ -180,21 +180,21 @@ def table(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def on_card(found: list[dict[str, Any]], card: int) -> str:
+def on_card(modes: list[dict[str, Any]], card: int) -> str:
     """What a card of so many GiB can do with a base: the mode that costs least, or how much of the weights must go."""
-    fitting = [row["mode"] for row in found if row["total"] + RESERVED <= card * GIB]
+    fitting = [row["mode"] for row in modes if row["total"] + RESERVED <= card * GIB]
     if fitting:
         return fitting[0]
-    least = min(found, key=lambda row: row["total"])
+    least = min(modes, key=lambda row: row["total"])
     away = least["total"] + RESERVED - card * GIB
     return f"offloaded, {size(away)} GB of weights away" if away < least["weights"] / 2 else "not tried"
 
 
-def hardware(found: list[dict[str, Any]]) -> list[str]:
+def hardware(measured: list[dict[str, Any]]) -> list[str]:
     """A row of README's table for each base: what each card can do."""
     lines = []
-    for base in dict.fromkeys((row["base"], row["pixels"]) for row in found):
-        of_base = [row for row in found if (row["base"], row["pixels"]) == base and row["method"] == "lora"]
+    for base in dict.fromkeys((row["base"], row["pixels"]) for row in measured):
+        of_base = [row for row in measured if (row["base"], row["pixels"]) == base and row["method"] == "lora"]
         lines.append(f"| {base[0]}, {base[1]} px | {' | '.join(on_card(of_base, card) for card in CARDS)} |")
     return lines
 
@@ -202,8 +202,8 @@ def hardware(found: list[dict[str, Any]]) -> list[str]:
 def replaced(text: str, name: str, lines: list[str]) -> str:
     """A page with other rows in the table below a marker; the table's two head lines stay."""
     marker = f"<!-- {name}: benchmarks/memory.py --write -->"
-    before, found, after = text.partition(marker)
-    if not found:
+    before, mark, after = text.partition(marker)
+    if not mark:
         raise ValueError(f"The page has no {marker!r}.")
     table, gap, rest = after.strip("\n").partition("\n\n")
     head = table.splitlines()[:2]
@@ -213,21 +213,21 @@ def replaced(text: str, name: str, lines: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print the lines; write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", nargs="+", choices=BASES, default=list(BASES))
+    parser.add_argument("--base", nargs="+", choices=_BASES, default=list(_BASES))
     parser.add_argument("--method", nargs="+", default=["lora", "deft"])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
-    if options.write and (options.base, options.method) != (list(BASES), ["lora", "deft"]):
+    if options.write and (options.base, options.method) != (list(_BASES), ["lora", "deft"]):
         parser.error("--write needs all bases, and LoRA and DEFT")
     prepare()
-    found = []
+    measured = []
     for name in options.base:
         for row in rows(name, options.method):
             sizes = {key: round(row[key] / GIB, 2) for key in ("weights", "adapter", "activations", "host", "total")}
             print(json.dumps(row | sizes), flush=True)
-            found.append(row)
+            measured.append(row)
     if options.write:
-        for page, name, lines in ((TRAINING, "memory", table(found)), (README, "hardware", hardware(found))):
+        for page, name, lines in ((TRAINING, "memory", table(measured)), (README, "hardware", hardware(measured))):
             page.write_text(replaced(page.read_text(encoding="utf-8"), name, lines), encoding="utf-8")
 
 

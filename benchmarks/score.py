@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1e-5
-METRICS = ("CLIP-I", "CLIP-T", "DINO", "DINOv2")
+_METRICS = ("CLIP-I", "CLIP-T", "DINO", "DINOv2")
 MANY, FEW = 10_000, 1_000
 
 
@@ -87,7 +87,7 @@ def measure_pairs(options: argparse.Namespace, again: bool, pairs: bool) -> bool
         def ours(store: Any) -> float:
             started = time.perf_counter()
             result = score(replace(scorer, store=store), FilePictures(images), FilePictures(references), texts)
-            results["ours"] = {metric: result.value(metric) for metric in METRICS}
+            results["ours"] = {metric: result.value(metric) for metric in _METRICS}
             return time.perf_counter() - started
 
         def peer() -> float:
@@ -98,7 +98,7 @@ def measure_pairs(options: argparse.Namespace, again: bool, pairs: bool) -> bool
         equal = True
         if pairs:
             compare("score.pairs", lambda: ours(FeatureStore()), peer, runs=options.runs, warm_up=0)
-            difference = max(abs(results["ours"][metric] - results["peer"][metric]) / 100 for metric in METRICS)
+            difference = max(abs(results["ours"][metric] - results["peer"][metric]) / 100 for metric in _METRICS)
             equal = difference <= LIMIT
             print(
                 json.dumps(

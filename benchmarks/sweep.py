@@ -37,12 +37,12 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 from comfy_server import ComfyServer, find_comfyui  # noqa: E402
 from frame import alternate, memory, report, seconds  # noqa: E402
 
-WORKFLOW = ROOT / "example_workflows" / "api" / "sweep_demo.json"
-METHODS = {"DEFT": ("deft", 1.0), "PaRa": ("para", 1.0), "LoRA": ("lora", 1.0), "half DEFT": ("deft", 0.5)}
+_WORKFLOW = ROOT / "example_workflows" / "api" / "sweep_demo.json"
+METHOD_STRENGTHS = {"DEFT": ("deft", 1.0), "PaRa": ("para", 1.0), "LoRA": ("lora", 1.0), "half DEFT": ("deft", 0.5)}
 RANKS = (1, 2, 4, 8, 16)
-SUBJECTS = tuple(f"subject {number}" for number in range(10))
-PROMPTS = tuple(f"a sks %class% in place {number}" for number in range(25))
-COMBINATIONS = len(METHODS) * len(RANKS) * len(SUBJECTS) * len(PROMPTS)
+_SUBJECTS = tuple(f"subject {number}" for number in range(10))
+_PROMPTS = tuple(f"a sks %class% in place {number}" for number in range(25))
+COMBINATIONS = len(METHOD_STRENGTHS) * len(RANKS) * len(_SUBJECTS) * len(_PROMPTS)
 LISTING = "import os, sys; print(sum(len(os.listdir(group.path)) for group in os.scandir(sys.argv[1])))"
 
 
@@ -184,18 +184,18 @@ def plan_of(seeds: int) -> dict[str, Any]:
     """The large plan."""
     return {
         "name": "large",
-        "workflow": str(WORKFLOW),
+        "workflow": str(_WORKFLOW),
         "set": {"Captions.text": "a photo of sks %class%"},
         "axes": {
             "method": {
                 "values": {
                     label: {"Train.method": method, "Apply.strength_model": strength}
-                    for label, (method, strength) in METHODS.items()
+                    for label, (method, strength) in METHOD_STRENGTHS.items()
                 }
             },
             "rank": {"into": "Train.method.rank", "values": list(RANKS)},
-            "subject": {"into": "%class%", "values": list(SUBJECTS)},
-            "prompt": {"into": ["Prompt.text", "Score.text"], "values": list(PROMPTS)},
+            "subject": {"into": "%class%", "values": list(_SUBJECTS)},
+            "prompt": {"into": ["Prompt.text", "Score.text"], "values": list(_PROMPTS)},
             "seed": {"into": "Sample.seed", "seeds": seeds, "first": 42},
         },
         "outputs": {"only": ["Save picture"]},
@@ -204,10 +204,10 @@ def plan_of(seeds: int) -> dict[str, Any]:
 
 def print_naive_plan(seeds: int) -> None:
     """The peer, in a process of its own: every combination as a whole graph, identified by the hash of its JSON."""
-    prompt = json.loads(WORKFLOW.read_text())
+    prompt = json.loads(_WORKFLOW.read_text())
     keys = []
     for (method, strength), rank, subject, text, seed in itertools.product(
-        METHODS.values(), RANKS, SUBJECTS, PROMPTS, range(42, 42 + seeds)
+        METHOD_STRENGTHS.values(), RANKS, _SUBJECTS, _PROMPTS, range(42, 42 + seeds)
     ):
         filled = {node_id: {**node, "inputs": dict(node["inputs"])} for node_id, node in prompt.items()}
         filled["20"]["inputs"] |= {"method": method, "method.rank": rank}

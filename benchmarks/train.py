@@ -42,18 +42,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from apply import finish, prepare  # noqa: E402
-from bases import BASES  # noqa: E402
+from bases import MEASURED_BASES  # noqa: E402
 from frame import alternate, counting_mode, in_use, new_peak, peak, report  # noqa: E402
 
 NARROW = "narrow"  # measured by the CPU time of the process
-MODELS = (NARROW, "mid", "sd15")
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "float8_e4m3fn"}  # of the base
+_MODELS = (NARROW, "mid", "sd15")
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "float8_e4m3fn"}  # of the base
 STORED = {"fp8": "bf16"}  # what is computed in another dtype than it is stored in
-RANK = 8
+MEASURED_RANK = 8
 OPERATIONS, COMPUTING = "operations", "computing"  # what is looked at in steps, beside their time
 MIB = 1 << 20
 # Line -> our side and the peer's.
-LINES = {
+_LINES = {
     "deft_over_floor": ("deft", "floor"),
     "deft_over_floor_chunked": ("deft", "floor_chunked"),
     "deft_over_lora": ("deft", "lora"),
@@ -71,10 +71,10 @@ LINES = {
 }
 OF_NARROW = ("deft_over_floor", "lora_over_floor", "deft_over_peft_deft", "lora_over_peft_lora")
 SLOW = ("core",)  # half a minute a step on a CPU: fewer of them
-OURS = ("deft", "lora", "deft_all")
+_OURS = ("deft", "lora", "deft_all")
 
 
-class Meter:
+class StepMeter:
     """Starts when the model is there; then takes the end of each step, and the operations up to then.
 
     cpu_time: of the process, in place of the time on the clock.
@@ -173,17 +173,17 @@ def device_of() -> Any:
     return comfy.model_management.get_torch_device()
 
 
-KEPT: dict[tuple[str, str], Any] | None = None  # the last base, for a process that measures several sides
+KEPT_BASE: dict[tuple[str, str], Any] | None = None  # the last base, for a process that measures several sides
 
 
 def model_of(kind: str, precision: str) -> Any:
     """The base as nodes get it."""
-    if KEPT is None:
-        return BASES[kind].make(DTYPES[precision])
-    if (kind, precision) not in KEPT:
-        KEPT.clear()
-        KEPT[kind, precision] = BASES[kind].make(DTYPES[precision])
-    return KEPT[kind, precision]
+    if KEPT_BASE is None:
+        return MEASURED_BASES[kind].make(_DTYPES[precision])
+    if (kind, precision) not in KEPT_BASE:
+        KEPT_BASE.clear()
+        KEPT_BASE[kind, precision] = MEASURED_BASES[kind].make(_DTYPES[precision])
+    return KEPT_BASE[kind, precision]
 
 
 @contextlib.contextmanager
@@ -220,14 +220,14 @@ def floor(kind: str, precision: str, steps: int, watch: str, chunked: bool) -> d
     from deft_pack.trainers.step.inference_only import without_inference_features
     from deft_pack.trainers.step.repairs import Repairs
 
-    device, base, model = device_of(), BASES[kind], model_of(kind, precision)
+    device, base, model = device_of(), MEASURED_BASES[kind], model_of(kind, precision)
     network = model.model.diffusion_model.requires_grad_(False).to(device)
-    dtype = getattr(torch, DTYPES[STORED.get(precision, precision)])
+    dtype = getattr(torch, _DTYPES[STORED.get(precision, precision)])
     time_step, text = torch.tensor([500.0], device=device), base.context().to(device, dtype)
     inputs, repairs = base.inputs(device, dtype), Repairs(kind)
 
     def step() -> bool:
-        """Whether it could be taken."""
+        """Take a step; whether it could be taken."""
         x = base.latents().to(device, dtype).requires_grad_()
         try:
             with repairs.active():
@@ -240,7 +240,7 @@ def floor(kind: str, precision: str, steps: int, watch: str, chunked: bool) -> d
             return False
         return not repairs.learnt()
 
-    meter = Meter(network, kind == NARROW)
+    meter = StepMeter(network, kind == NARROW)
     attention = contextlib.nullcontext() if chunked else pytorch_attention()
     with ordinary_weights(network), attention, without_inference_features(model), meter.watching(watch, steps):
         for _ in range(steps + 1):
@@ -262,7 +262,7 @@ def training_of(
 
     settings = Settings(
         method,
-        RANK,
+        MEASURED_RANK,
         steps,
         1e-4,
         layers=layers,
@@ -272,7 +272,7 @@ def training_of(
     )
     with torch.inference_mode():
         model = model_of(kind, precision)
-        material = Material([{"samples": BASES[kind].latents()}], [BASES[kind].conditioning()])
+        material = Material([{"samples": MEASURED_BASES[kind].latents()}], [MEASURED_BASES[kind].conditioning()])
 
     def run(on_step: Callable) -> Any:
         with torch.inference_mode():
@@ -286,7 +286,7 @@ def ours(
 ) -> dict[str, float]:
     """Measure Train Adapter."""
     model, run = training_of(kind, precision, steps + 1, method, layers, checkpointing)
-    meter = Meter(model.model, kind == NARROW)
+    meter = StepMeter(model.model, kind == NARROW)
     with meter.watching(watch, steps):
         result = run(meter.step)
     return meter.result(sum(value.numel() for value in result.adapter.values()))
@@ -301,7 +301,11 @@ def core(
 
     def limited(setup: Callable) -> Callable:
         def run(mp: Any, *args: Any) -> Any:
-            every = [(name, module) for name, module in mp.model.named_modules() if name.endswith(BASES[kind].endings)]
+            every = [
+                (name, module)
+                for name, module in mp.model.named_modules()
+                if name.endswith(MEASURED_BASES[kind].endings)
+            ]
             mp.model.named_modules = lambda: iter(every)
             try:
                 return setup(mp, *args)
@@ -314,8 +318,8 @@ def core(
     for name, setup in setups.items():
         setattr(core_train, name, limited(setup) if only_attention else setup)
     model = model_of(kind, precision)
-    model.cached_patcher_init = (lambda disable_dynamic=False: BASES[kind].make(DTYPES[precision]), ())
-    meter = Meter(model.model, kind == NARROW)
+    model.cached_patcher_init = (lambda disable_dynamic=False: MEASURED_BASES[kind].make(_DTYPES[precision]), ())
+    meter = StepMeter(model.model, kind == NARROW)
     optimizer_step = torch.optim.AdamW.step
 
     def step(*args: Any, **named: Any) -> Any:
@@ -326,13 +330,13 @@ def core(
     torch.optim.AdamW.step = step
     values: dict[str, Any] = {
         "model": model,
-        "latents": {"samples": BASES[kind].latents()},
-        "positive": BASES[kind].conditioning(),
+        "latents": {"samples": MEASURED_BASES[kind].latents()},
+        "positive": MEASURED_BASES[kind].conditioning(),
         "batch_size": 1,
         "grad_accumulation_steps": 1,
         "steps": steps + 1,
         "learning_rate": 1e-4,
-        "rank": RANK,
+        "rank": MEASURED_RANK,
         "optimizer": "AdamW",
         "loss_function": "MSE",
         "seed": 0,
@@ -362,7 +366,7 @@ def peft_side(kind: str, precision: str, steps: int, watch: str, method: str) ->
     import peft
     import torch
 
-    base, dtype = BASES[kind], getattr(torch, DTYPES[precision])
+    base, dtype = MEASURED_BASES[kind], getattr(torch, _DTYPES[precision])
     usual = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
@@ -373,12 +377,12 @@ def peft_side(kind: str, precision: str, steps: int, watch: str, method: str) ->
     network = network.to(dtype)
     device, text = device_of(), base.context().to(device_of(), dtype)
     time_step = torch.tensor([500], device=device)
-    meter = Meter(network, kind == NARROW)
+    meter = StepMeter(network, kind == NARROW)
     targets = list(base.targets)
     lora_config = (
-        peft.LoraConfig(r=RANK, target_modules=targets)
+        peft.LoraConfig(r=MEASURED_RANK, target_modules=targets)
         if method == "lora"
-        else peft.DeftConfig(r=RANK, decomposition_method="qr", target_modules=targets)
+        else peft.DeftConfig(r=MEASURED_RANK, decomposition_method="qr", target_modules=targets)
     )
     network = peft.get_peft_model(network, lora_config)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -417,7 +421,7 @@ SIDES: dict[str, Callable[[str, str, int, str], dict[str, float]]] = {
 def child(
     side: str, kind: str, precision: str, steps: int, options: argparse.Namespace, watch: str = ""
 ) -> dict[str, float]:
-    """Run one measurement in a process of its own. watch: as in Meter; its seconds mean nothing then."""
+    """Run one measurement in a process of its own. watch: as in StepMeter; its seconds mean nothing then."""
     command = [
         sys.executable,
         __file__,
@@ -432,7 +436,7 @@ def child(
         "--device",
         options.device,
         *(["--watch", watch] if watch else []),
-        *(["--dynamic-vram"] if options.dynamic_vram and side in OURS else []),
+        *(["--dynamic-vram"] if options.dynamic_vram and side in _OURS else []),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -443,7 +447,7 @@ def child(
 
 def compare_line(line: str, kind: str, precision: str, options: argparse.Namespace) -> None:
     """Measure both sides in turns and print seconds and memory."""
-    sides = LINES[line]
+    sides = _LINES[line]
     seen: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     slow = set(SLOW) & set(sides) if options.device == "cpu" else set()
 
@@ -474,9 +478,9 @@ def compare_line(line: str, kind: str, precision: str, options: argparse.Namespa
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", choices=MODELS, default=["mid"])
+    parser.add_argument("--model", nargs="+", choices=_MODELS, default=["mid"])
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
-    parser.add_argument("--lines", nargs="+", choices=LINES, help="all, or those of the host's work for narrow")
+    parser.add_argument("--lines", nargs="+", choices=_LINES, help="all, or those of the host's work for narrow")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -490,7 +494,7 @@ def main() -> None:
         return
     for kind in options.model:
         for precision in options.precision:
-            for line in options.lines or (OF_NARROW if kind == NARROW else LINES):
+            for line in options.lines or (OF_NARROW if kind == NARROW else _LINES):
                 compare_line(line, kind, precision, options)
 
 

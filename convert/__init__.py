@@ -1,1 +1,1 @@
-"""From adapters to something else: LoRA files, adapters out of two models, what an adapter holds."""
+"""Conversions of adapters: to LoRA files, out of two models, and into a list of what an adapter holds."""

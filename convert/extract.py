@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..deft_ops import adapter as adapters
 from ..deft_ops import modelspec
-from ..deft_ops.extraction import METHODS, share
+from ..deft_ops.extraction import EXTRACTED_METHODS, share
 from ..deft_ops.extraction import extract as extract_layer
 from ..deft_ops.host import on_host, trusted
 from ..models.base_weights import base_weight
@@ -130,7 +130,7 @@ def extract(
     base_clip: Any = None,
     tuned_clip: Any = None,
     *,
-    method: str = METHODS[0],
+    method: str = EXTRACTED_METHODS[0],
     rank: int = 16,
     energy: float = 0.0,
     convolutions: bool = True,
@@ -148,8 +148,8 @@ def extract(
         ValueError: other architectures or sizes, one CLIP without the other, nothing that changed, an unknown method, a
             rank or energy out of range, a pattern that is none, a NaN.
     """
-    if method not in METHODS:
-        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    if method not in EXTRACTED_METHODS:
+        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(EXTRACTED_METHODS)}.")
     if rank < 1 or not 0 <= energy <= 1:
         raise ValueError(f"The rank must be at least 1 and the energy from 0 (off) to 1, not {rank} and {energy}.")
     try:

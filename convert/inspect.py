@@ -183,7 +183,7 @@ def inspect(
     adapter = converted(adapter)
     names, metadata = layer_names(adapter), dict(getattr(adapter, "metadata", {}))
     if (cost := getattr(adapter, "cost", None)) is not None:
-        metadata[costs.KEY] = cost.text()
+        metadata[costs.COST_KEY] = cost.text()
     info = Information("", None, adapters.count_parameters(adapter), len(names), metadata, _rows(adapter))
     kinds = {row.method for row in info.rows}
     ranks = [row.rank for row in info.rows if row.rank is not None]

@@ -22,7 +22,7 @@ from ..models.base_weights import Shapes
 from ..models.names import Target, clip_names, diffusers_names, model_names, target_function, target_key, target_slice
 from ..models.titles import title_of
 
-Pair = tuple[Tensor, Tensor]  # up [out, r], down [r, in*]
+_Pair = tuple[Tensor, Tensor]  # up [out, r], down [r, in*]
 
 NAMINGS = {
     "comfyui": "ComfyUI's own layer names",
@@ -222,7 +222,7 @@ def _diffusers_layers(side: Side, pairs: Mapping[str, list[LayerPair]]) -> Itera
     table = diffusers_parts(side)
     for key, layer_pairs in pairs.items():
         shape, parts = side.shapes[key], table.get(key, [])
-        pieces: dict[int, list[Pair]] = {}  # by the number of the part
+        pieces: dict[int, list[_Pair]] = {}  # by the number of the part
         for change in layer_pairs:
             same = [number for number, part in enumerate(parts) if _same_place(part[2], change.target)]
             if same:
@@ -246,7 +246,7 @@ def _diffusers_layers(side: Side, pairs: Mapping[str, list[LayerPair]]) -> Itera
             yield Written(diffusers_name(component, path), *summed(some), part_shape, component, path)
 
 
-def summed(pairs: Sequence[Pair]) -> Pair:
+def summed(pairs: Sequence[_Pair]) -> _Pair:
     """The pair whose product is the sum of the pairs' products."""
     return torch.cat([up for up, _ in pairs], 1), torch.cat([down for _, down in pairs], 0)
 

@@ -161,6 +161,23 @@ def foreign(adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(parsed(adapter).foreign)
 
 
+def with_layers_of_core(adapter: Mapping[str, Tensor]) -> tuple[dict[str, ParsedLayer], dict[str, Tensor]]:
+    """The layers that a method knows, those that ComfyUI's own class applies among them, and all other tensors."""
+    by_layer = parsed(adapter)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in by_layer.foreign.items():
+        if parts := _split_key(key):
+            groups.setdefault(parts[0], {})[parts[1]] = tensor
+    records = {name: methods.find_of_core(group) for name, group in groups.items()}
+    of_core = {name: ParsedLayer(record, groups[name]) for name, record in records.items() if record is not None}
+    others = {
+        key: tensor
+        for key, tensor in by_layer.foreign.items()
+        if (parts := _split_key(key)) is None or parts[0] not in of_core
+    }
+    return by_layer.layers | of_core, others
+
+
 def count_parameters(adapter: Mapping[str, Tensor]) -> int:
     """The number of values in the adapter, without alphas."""
     return sum(tensor.numel() for key, tensor in adapter.items() if not key.endswith(".alpha"))
@@ -222,11 +239,7 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
             if suffix not in ("alpha", *layer.method.flags) and not tensor.is_floating_point():
                 kind, key = str(tensor.dtype).removeprefix("torch."), spelling(adapter, f"{name}.{suffix}")
                 raise ValueError(f"{source} has {key} of {kind}, but floating-point numbers are needed.")
-        try:
-            _ = layer.factors
-        except ValueError as error:
-            tensors = ", ".join(dict.fromkeys(spelling(adapter, f"{name}.{suffix}") for suffix in layer.tensors))
-            raise ValueError(f"{source} does not fit together at layer {name} ({tensors}): {error}.") from error
+        checked_factors(adapter, name, layer, source)
     for key, tensor in by_layer.foreign.items():
         if not tensor.is_floating_point() and _FACTOR.search(key):
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -234,6 +247,15 @@ def check_shapes(adapter: Mapping[str, Tensor], source: str = "The adapter") -> 
     for key in (spelling(adapter, key) for key in by_layer.foreign):
         if key.endswith(_HALVES):
             raise ValueError(f"{source} has {key} without the tensors that belong to it: save or download it again.")
+
+
+def checked_factors(adapter: Mapping[str, Tensor], name: str, layer: ParsedLayer, source: str) -> Any:
+    """The factors of a layer. Raises ValueError, its message starting with `source`, if they do not fit together."""
+    try:
+        return layer.factors
+    except ValueError as error:
+        tensors = ", ".join(dict.fromkeys(spelling(adapter, f"{name}.{suffix}") for suffix in layer.tensors))
+        raise ValueError(f"{source} does not fit together at layer {name} ({tensors}): {error}.") from error
 
 
 def validate(adapter: Mapping[str, Tensor], source: str = "The adapter") -> float:

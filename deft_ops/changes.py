@@ -99,7 +99,7 @@ class Rescaled:
 
 @dataclass(frozen=True)
 class Rotated:
-    """Outputs in blocks of k, each turned: y' = y + diag(turn_1, ..., turn_b)^T y of y = W x.
+    """A change that turns outputs, in blocks of k: y' = y + diag(turn_1, ..., turn_b)^T y of y = W x.
 
     turn is [b, k, k], out = b k: a rotation less the identity, because in bf16 the diagonal of a small one would be 1.
     """

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 
-KEY = "training_cost"  # of the header
+COST_KEY = "training_cost"  # of the header
 GPU, PROCESS = "GPU", "process"  # whose memory was measured
 
 
@@ -32,8 +32,8 @@ class TrainingCost:
 
     def text(self) -> str:
         """The entry of a header."""
-        known = {name: value for name, value in asdict(self).items() if value not in (None, "")}
-        return json.dumps(known, sort_keys=True)
+        entries = {name: value for name, value in asdict(self).items() if value not in (None, "")}
+        return json.dumps(entries, sort_keys=True)
 
 
 def from_text(text: str) -> TrainingCost | None:
@@ -44,10 +44,10 @@ def from_text(text: str) -> TrainingCost | None:
         return None
     if not isinstance(record, dict):
         return None
-    known = {item.name: record.get(item.name) for item in fields(TrainingCost)}
-    memory = known.pop("memory")
-    whole = {name: known.pop(name) for name in ("peak_bytes", "values", "bytes")}
-    values = {name: value for name, value in known.items() if _is_amount(value)}
+    entries = {item.name: record.get(item.name) for item in fields(TrainingCost)}
+    memory = entries.pop("memory")
+    whole = {name: entries.pop(name) for name in ("peak_bytes", "values", "bytes")}
+    values = {name: value for name, value in entries.items() if _is_amount(value)}
     values |= {name: value for name, value in whole.items() if _is_amount(value) and isinstance(value, int)}
     if not values:
         return None

@@ -20,7 +20,7 @@ from .host import on_host
 from .methods import METHODS as RECORDS
 from .methods.contract import BestPair
 
-METHODS = tuple(name for name, record in RECORDS.items() if record.extracted is not None)
+EXTRACTED_METHODS = tuple(name for name, record in RECORDS.items() if record.extracted is not None)
 _NOTHING = 1e-7  # of the largest singular value: below it are the rounding errors of float32 weights
 
 
@@ -84,7 +84,7 @@ def rank_for(squares: Tensor, rank: int, energy: float = 0.0) -> int:
 
 
 def extract(weight: Tensor, tuned: Tensor, method: str, rank: int, energy: float = 0.0) -> Extracted:
-    """The change from `weight` to `tuned`, both [out, in, ...], as a layer of `method`, one of METHODS.
+    """The change from `weight` to `tuned`, both [out, in, ...], as a layer of `method`, one of EXTRACTED_METHODS.
 
     For the rank see `rank_for`. Computed in float64, by `on_host`; the entries are float32 on the weights' device.
 
@@ -107,7 +107,7 @@ def _extracted(
         raise ValueError("nothing has changed")
     record = RECORDS.get(method)
     if record is None or record.extracted is None:
-        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+        raise ValueError(f"Unknown method {method!r}: choose one of {', '.join(EXTRACTED_METHODS)}.")
     rank = rank_for(change_spectrum.squares, rank, energy)
     up, down = best_pair(change, change_spectrum, rank)
     tensors = record.to_tensors(

@@ -24,7 +24,7 @@ from comfy_server import ComfyServer, PromptError, find_comfyui  # noqa: E402
 ALL = os.environ.get("METHODS") == "all"
 WORKFLOW = ROOT / "example_workflows" / "api" / f"compare_{'all_' if ALL else ''}methods.json"
 OUT = ROOT / "demo" / "out"
-PICTURES = (("table", "DEFTScoreTable"), ("grid", "DEFTComparisonGrid"), ("plot", "DEFTFidelityPlot"))
+_PICTURES = (("table", "DEFTScoreTable"), ("grid", "DEFTComparisonGrid"), ("plot", "DEFTFidelityPlot"))
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -72,7 +72,7 @@ def collect(server: ComfyServer, prompt: dict[str, Any], outputs: dict[str, Any]
     """The score table in Markdown, and the pictures of table, grid and plot, copied into demo/out/."""
     OUT.mkdir(exist_ok=True)
     table, files = "", []
-    for name, class_type in PICTURES:
+    for name, class_type in _PICTURES:
         shown = next(
             (outputs[key] for key, node in prompt.items() if node["class_type"] == class_type and key in outputs), None
         )

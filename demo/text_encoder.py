@@ -15,14 +15,14 @@ import comfy.sd1_clip
 import comfy.utils
 from comfy.supported_models_base import ClipTarget
 
-TOKENIZER = Path(__file__).parent / "models" / "tokenizer"
+_TOKENIZER = Path(__file__).parent / "models" / "tokenizer"
 CONTEXT_LENGTH = 16  # tokens with start and end; longer prompts become several chunks, as ComfyUI does with 77
 WIDTH = 192
 
 
 def vocabulary_size() -> int:
     """Number of tokens in the demo's vocabulary."""
-    return len(json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8")))
+    return len(json.loads((_TOKENIZER / "vocab.json").read_text(encoding="utf-8")))
 
 
 class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
@@ -30,7 +30,7 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: dict | None = None) -> None:
         super().__init__(
-            str(TOKENIZER),
+            str(_TOKENIZER),
             max_length=CONTEXT_LENGTH,
             embedding_directory=embedding_directory,
             embedding_size=WIDTH,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..deft_ops.adapter import Adapter, check_shapes, source_of, spelling
 
-NOTE = "conversion_note"
+_NOTE = "conversion_note"
 
 # A file's tensors by their new names, each with the name that it had.
 Renamed = dict[str, tuple[Tensor, str]]
@@ -25,7 +25,7 @@ Renamed = dict[str, tuple[Tensor, str]]
 def converted(adapter: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The adapter under names that the matcher reads, or itself if it has such names.
 
-    The adapter is not changed. The metadata is kept, with the notes about the conversion under NOTE; `spelled`
+    The adapter is not changed. The metadata is kept, with the notes about the conversion under `_NOTE`; `spelled`
     has the file's own name of each tensor that has another one now.
 
     Raises ValueError, with the name of the file, if two tensors get the same name or tensors do not fit together.
@@ -51,7 +51,7 @@ def converted(adapter: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     spelled = {key: spelling(adapter, name) for key, (_, name) in result.items()}
     renamed.spelled = {key: name for key, name in spelled.items() if key != name}
     if notes:
-        renamed.metadata[NOTE] = " ".join(notes)
+        renamed.metadata[_NOTE] = " ".join(notes)
     check_shapes(renamed, source)
     return renamed
 
@@ -59,7 +59,7 @@ def converted(adapter: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def remarks(adapter: Mapping[str, Tensor]) -> list[str]:
     """The notes about an adapter's conversion, for a report."""
     metadata: Mapping[str, str] = getattr(adapter, "metadata", {})
-    return [metadata[NOTE]] if NOTE in metadata else []
+    return [metadata[_NOTE]] if _NOTE in metadata else []
 
 
 def _by_core(adapter: Mapping[str, Tensor]) -> Renamed:

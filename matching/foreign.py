@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..deft_ops.methods.common import fits_matrix
+from ..deft_ops.methods.contract import Shape
 
-Shape = tuple[int, ...]
 Slice = tuple[int, int, int]
 
 

@@ -17,7 +17,7 @@ from ..deft_ops.methods.peft_tuner import Factors
 from ..models.names import Target, bias_target, target_function, target_key, target_slice
 
 # Tuners that PEFT has for convolutions, too.
-CONVOLUTIONS = ("ADALORA", "BOFT", "HIRA", "HRA", "IA3", "LORA")
+_CONVOLUTIONS = ("ADALORA", "BOFT", "HIRA", "HRA", "IA3", "LORA")
 # What all layers share, drawn by the largest of them where the file does not have it.
 _BY_LARGEST = {"VERA": ("vera_A", "vera_B"), "PVERA": ("pvera_A", "pvera_B"), "RANDLORA": ("randlora_A", "randlora_B")}
 
@@ -164,7 +164,7 @@ def _factors(
 def _layer_shape(kind: str, group: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that PEFT's layer has: the model's, but a matrix and a 1 x 1 convolution may be each other."""
     tensor = next((group[name] for name in ("lora_A.weight", "hira_A", "ia3_l") if name in group), None)
-    dims = tensor.ndim if tensor is not None else (len(shape) if kind in CONVOLUTIONS else 2)
+    dims = tensor.ndim if tensor is not None else (len(shape) if kind in _CONVOLUTIONS else 2)
     if dims == len(shape):
         return shape
     if dims == 2 and torch.Size(shape[2:]).numel() == 1:

@@ -44,7 +44,7 @@ class Row:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What distinguishes its pictures from those of other rows."""
+        """What distinguishes the row's pictures from those of other rows."""
         return {"adapter": self.content, "strength": self.strength}
 
     def applied(self, model: Any, clip: Any) -> tuple[Any, Any]:
@@ -64,12 +64,12 @@ class Row:
         return model, changed if of_text else clip
 
 
-def rows_of(found: Sequence[CheckpointFile], strengths: Sequence[float], with_base: bool) -> list[Row]:
+def rows_of(checkpoints: Sequence[CheckpointFile], strengths: Sequence[float], with_base: bool) -> list[Row]:
     """The rows: the base, then each checkpoint at each strength."""
     from ..trainers.run.kept_pictures import content_of
 
     rows = [Row()] if with_base else []
-    for item in found:
+    for item in checkpoints:
         content = content_of(item.path)
         for strength in strengths:
             more = f", strength {strength:g}" if len(strengths) > 1 else ""
@@ -121,20 +121,22 @@ def checkpoints_of(folder: str, run: Path | None = None) -> list[CheckpointFile]
     """
     names = [(name, adapter_path(name)) for name in names_in(folder)]
     if run is not None:
-        names = [(f"{folder}/{entry.name}", run / entry.name) for _, entry in history.numbered(run, history.ADAPTER)]
+        names = [
+            (f"{folder}/{entry.name}", run / entry.name) for _, entry in history.numbered(run, history.ADAPTER_NAME)
+        ]
     if not names:
         raise ValueError(
             f"checkpoints: there are no adapter files in {folder!r}. Train with checkpoint_every in Training Settings, "
             "or choose another folder (press R to refresh the list)."
         )
-    found = [_read(name, path) for name, path in names]
-    if len(found) == 1:
+    checkpoints = [_read(name, path) for name, path in names]
+    if len(checkpoints) == 1:
         raise ValueError(
-            f"checkpoints: {folder} has only {found[0].path.name}, and nothing to compare it with. Train "
+            f"checkpoints: {folder} has only {checkpoints[0].path.name}, and nothing to compare it with. Train "
             "with a smaller checkpoint_every and a larger keep in Training Settings."
         )
-    first = found[0]
-    for other in found[1:]:
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
         one, two = (item.adapter.metadata.get("method", "unknown") for item in (first, other))
         if one != two:
             raise ValueError(
@@ -148,8 +150,12 @@ def checkpoints_of(folder: str, run: Path | None = None) -> list[CheckpointFile]
                 f"checkpoints: {first.path.name} and {other.path.name} were trained on different base models. Put "
                 "those of one base into a folder of their own."
             )
-    found.sort(key=lambda item: (item.step, item.file))
-    return found if len({item.name for item in found}) == len(found) else [_by_file(item) for item in found]
+    checkpoints.sort(key=lambda item: (item.step, item.file))
+    return (
+        checkpoints
+        if len({item.name for item in checkpoints}) == len(checkpoints)
+        else [_by_file(item) for item in checkpoints]
+    )
 
 
 def _read(name: str, path: Path) -> CheckpointFile:

@@ -25,7 +25,7 @@ from .provenance import graph_of
 from .scoring import CATEGORY, cost_of, rank_of
 from .sockets import LoraModel, ScorerSocket, ScoresSocket, file_state
 
-NONE = "none"  # where there is no folder yet, or `adapter` says which
+_NONE = "none"  # where there is no folder yet, or `adapter` says which
 LAYOUTS = ("all pictures", "first seed only")
 COMPARED = "compared"  # the folder of the pictures in the output folder
 
@@ -90,7 +90,7 @@ class DEFTCompareCheckpoints(io.ComfyNode):
                 io.Image.Input("references", tooltip="The training photos: likeness, and whether pictures copy them."),
                 io.Combo.Input(
                     "checkpoints",
-                    options=[*checkpoint_folders(), NONE],
+                    options=[*checkpoint_folders(), _NONE],
                     tooltip="A run of Train Adapter with checkpoints, or a folder of models/loras; none if `adapter` "
                     "is connected.",
                 ),

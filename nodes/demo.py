@@ -9,19 +9,19 @@ from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files.safe import read_text
 
-DEMO = Path(__file__).parent.parent / "demo"
+_FOLDER = Path(__file__).parent.parent / "demo"
 CATEGORY = "DEFT/demo"
 
 
 def register_models() -> None:
     """Let ComfyUI's Load Diffusion Model and Load VAE and the adapters' loaders offer the demo's files."""
     for kind in ("diffusion_models", "vae", "loras"):
-        folder_paths.add_model_folder_path(kind, str(DEMO / "models" / kind))
+        folder_paths.add_model_folder_path(kind, str(_FOLDER / "models" / kind))
 
 
 def subjects() -> list[str]:
     """Names of the demo's subjects, objects and scenes that its model has never seen."""
-    return sorted(folder.name for folder in (DEMO / "subjects").iterdir() if folder.is_dir())
+    return sorted(folder.name for folder in (_FOLDER / "subjects").iterdir() if folder.is_dir())
 
 
 class DEFTDemoTextEncoder(io.ComfyNode):
@@ -48,7 +48,8 @@ class DEFTDemoTextEncoder(io.ComfyNode):
 
         return io.NodeOutput(
             load(
-                str(DEMO / "models" / "deft_demo_text_encoder.safetensors"), folder_paths.get_folder_paths("embeddings")
+                str(_FOLDER / "models" / "deft_demo_text_encoder.safetensors"),
+                folder_paths.get_folder_paths("embeddings"),
             )
         )
 
@@ -95,7 +96,7 @@ class DEFTDemoSubject(io.ComfyNode):
 
         if subject not in subjects():
             raise ValueError(f"There is no demo subject {subject!r}: choose one of {', '.join(subjects())}.")
-        files = sorted((DEMO / "subjects" / subject).glob("*.png"))
+        files = sorted((_FOLDER / "subjects" / subject).glob("*.png"))
         pictures = [
             torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 255) for file in files
         ]

@@ -14,14 +14,14 @@ from ..scoring.dreambench import is_captions, parsed, picture_of
 from ..scoring.pictures import FilePictures
 from .output import as_image, text_ui
 
-NOTHING = "no captions in input"  # shown where the list is empty
+_NO_CAPTIONS = "no captions in input"  # shown where the list is empty
 
 
 def caption_files() -> list[str]:
     """All texts of subjects below ComfyUI's input folder, as paths in it."""
     root = Path(folder_paths.get_input_directory())
-    found = (Path(place, name).relative_to(root) for place, _, names in os.walk(root) for name in names)
-    return sorted(path.as_posix() for path in found if is_captions(path))
+    paths = (Path(place, name).relative_to(root) for place, _, names in os.walk(root) for name in names)
+    return sorted(path.as_posix() for path in paths if is_captions(path))
 
 
 def caption_file(name: str) -> Path:
@@ -31,7 +31,7 @@ def caption_file(name: str) -> Path:
         FileNotFoundError: no such file.
         ValueError: a place outside the input folder, or no text of a subject.
     """
-    if name == NOTHING:
+    if name == _NO_CAPTIONS:
         raise ValueError("ComfyUI's input has no subjects of DreamBench++: put its folder data there and press R.")
     root = Path(folder_paths.get_input_directory())
     path = root / str(name)
@@ -62,7 +62,7 @@ class DEFTLoadDreamBench(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "captions",
-                    options=caption_files() or [NOTHING],
+                    options=caption_files() or [_NO_CAPTIONS],
                     tooltip="A .txt file below a folder captions; its picture is below the folder images beside that. "
                     "Press R for new ones.",
                 ),

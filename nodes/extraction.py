@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..deft_ops.extraction import METHODS
+from ..deft_ops.extraction import EXTRACTED_METHODS
 from .adapters import CATEGORY
 from .output import text_ui
 from .sockets import LoraModel
@@ -46,8 +46,8 @@ class DEFTExtractAdapter(io.ComfyNode):
                 io.Clip.Input("clip_base", optional=True, tooltip="The base's CLIP; needed with the tuned one."),
                 io.Combo.Input(
                     "method",
-                    options=list(METHODS),
-                    default=METHODS[0],
+                    options=list(EXTRACTED_METHODS),
+                    default=EXTRACTED_METHODS[0],
                     tooltip="Both have the same effect on this base. On another one, lora adds "
                     "the same matrix, while deft replaces the output directions that "
                     "changed most by those of the tuned model.",
@@ -107,7 +107,7 @@ class DEFTExtractAdapter(io.ComfyNode):
         clip_tuned: Any = None,
         clip_base: Any = None,
     ) -> io.NodeOutput:
-        """Extract."""
+        """Extract the adapter."""
         from ..convert.extract import extract
 
         adapter, report = extract(

@@ -10,14 +10,14 @@ import numpy as np
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files import safe
-from ..scoring.pictures import SUFFIXES, FilePictures
+from ..scoring.pictures import PICTURE_SUFFIXES, FilePictures
 from .adapters import CATEGORY
 from .output import as_image
 
-DEMO = Path(__file__).parent.parent / "demo" / "pictures"
+_DEMO_PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
 
 
-def roots(demo: Path = DEMO) -> dict[str, Path]:
+def roots(demo: Path = _DEMO_PICTURES) -> dict[str, Path]:
     """The places in which folders are looked for, by the word that their names begin with; demo: the pack's own."""
     return {
         "input": Path(folder_paths.get_input_directory()),
@@ -28,10 +28,10 @@ def roots(demo: Path = DEMO) -> dict[str, Path]:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The picture files that lie in a folder itself, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
 
 
-def folders(suffixes: tuple[str, ...] = SUFFIXES, demo: Path = DEMO) -> list[str]:
+def folders(suffixes: tuple[str, ...] = PICTURE_SUFFIXES, demo: Path = _DEMO_PICTURES) -> list[str]:
     """All folders below the roots that hold pictures, or files of those suffixes, as root/relative path."""
     places = []
     for word, root in roots(demo).items():
@@ -41,7 +41,7 @@ def folders(suffixes: tuple[str, ...] = SUFFIXES, demo: Path = DEMO) -> list[str
     return sorted(places)
 
 
-def folder_of(name: str, demo: Path = DEMO) -> Path:
+def folder_of(name: str, demo: Path = _DEMO_PICTURES) -> Path:
     """The folder of a widget's value, which may come from an API call and be anything.
 
     Raises:
@@ -118,7 +118,7 @@ class DEFTLoadFolder(io.ComfyNode):
         """Read the files. Raises ValueError for no folder, an empty one, or a file that is no whole picture."""
         files = pictures_in(folder_of(folder))
         if not files:
-            raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(SUFFIXES)}).")
+            raise ValueError(f"There is no picture in {folder!r}: put some there ({', '.join(PICTURE_SUFFIXES)}).")
         texts = [file.with_suffix(".txt") for file in files]
         captions = [safe.read_text(text).strip() if text.is_file() else "" for text in texts]
         pictures = FilePictures(files)

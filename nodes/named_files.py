@@ -16,13 +16,13 @@ from ..deft_ops.files import native, safe
 from ..disk.errors import advice
 from ..scoring.pictures import to_pictures
 from .saving import write_native
-from .sockets import FOLDER
+from .sockets import ADAPTER_FOLDER
 
 if TYPE_CHECKING:
     from ..trainers.run.loop import TrainingResult
 
-SUFFIX = ".safetensors"
-PICTURE = ".preview.png"  # LoRA managers and ComfyUI's own list of models look for this one first
+_SUFFIX = ".safetensors"
+_PICTURE = ".preview.png"  # LoRA managers and ComfyUI's own list of models look for this one first
 
 
 def named_file(name: str) -> Path | None:
@@ -33,7 +33,7 @@ def named_file(name: str) -> Path | None:
     """
     if not name:
         return None
-    own, *others = (Path(folder) / f"{name}{SUFFIX}" for folder in folder_paths.get_folder_paths(FOLDER))
+    own, *others = (Path(folder) / f"{name}{_SUFFIX}" for folder in folder_paths.get_folder_paths(ADAPTER_FOLDER))
     for file in others:
         if file.exists() and file.parent.resolve() != own.parent.resolve():
             raise ValueError(
@@ -60,7 +60,7 @@ def write_named(result: TrainingResult, file: Path) -> list[str]:
         f"; {_ADVICE}",
     )
     if result.pictures and file.is_file():
-        picture = stem.with_name(stem.name + PICTURE)
+        picture = stem.with_name(stem.name + _PICTURE)
         lines += _guarded(lambda: _write_picture(result, picture), f"the preview could not be written to {picture}")
     return lines
 

@@ -1,4 +1,4 @@
-"""Inputs that are linked to a node which gives None: as left out where they are optional, else a clear error message.
+"""Inputs linked to a node that gives None: left out where they are optional, else refused with a clear error message.
 
 ComfyUI hands None on as it is, and what Python says about it names no input.
 """
@@ -62,5 +62,5 @@ def given(node: type[io.ComfyNode], inputs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _is_nothing(value: Any) -> bool:
-    """Whether it is None, or what a node that takes lists gets for it."""
+    """Whether a value is None, or what a node that takes lists gets for it."""
     return value is None or (isinstance(value, list) and bool(value) and all(one is None for one in value))

@@ -27,7 +27,7 @@ from ..deft_ops.files.safe import write_files
 from ..disk.errors import named
 from .sockets import ScoresSocket
 
-PATIENCE = 60.0  # seconds that a node waits for another server that writes files of the same name
+_PATIENCE = 60.0  # seconds that a node waits for another server that writes files of the same name
 MAX_ROWS = 100  # as many as a growing input may have
 
 
@@ -88,7 +88,7 @@ def save_files(prefix: str, files: dict[str, bytes]) -> list[Path]:
     folder, name, _ = save_place(prefix, output)
     with ExitStack() as stack:
         with suppress(OSError):  # of a folder or a name that cannot be written to: writing says so
-            stack.enter_context(lock.holding(folder / f".{name}.lock", PATIENCE))
+            stack.enter_context(lock.holding(folder / f".{name}.lock", _PATIENCE))
         _, _, counter = save_place(prefix, output)
         contents = {f"{name}_{counter:05}_.{suffix}": data for suffix, data in files.items()}
         write_files(folder, contents)

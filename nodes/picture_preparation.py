@@ -21,8 +21,8 @@ from ..trainers.data.pictures_folder import Fit, Listing, fit, own_caption, shor
 from .output import as_image, png
 
 THUMBNAIL = 160  # px
-COLUMNS = 4
-SHOWN = 48  # pictures at the node
+_COLUMNS = 4
+SHEET_PICTURES = 48  # pictures at the node
 LINE, LINES = 24, 4  # letters in a line of a caption below its picture, and how many lines it has at most
 
 
@@ -144,7 +144,7 @@ def prepare(
             result.captions.append(caption(source))
             result.repeats.append(source.repeats)
         result.sizes[how.size] = result.sizes.get(how.size, 0) + 1
-        if len(result.thumbnails) < SHOWN:
+        if len(result.thumbnails) < SHEET_PICTURES:
             result.thumbnails.append(ImageOps.pad(how(picture), (THUMBNAIL, THUMBNAIL), color="white"))
         bar.update_absolute(place)
     if not result.latents:
@@ -161,7 +161,7 @@ def contact_sheet(result: PreparedPictures, each: int) -> dict[str, list[dict[st
 
     captions = result.captions[::each][: len(result.thumbnails)]
     texts = ["  ".join(textwrap.wrap(text, LINE, max_lines=LINES, placeholder="...")) for text in captions]
-    thumbnails, columns = list(result.thumbnails), min(COLUMNS, len(texts))
+    thumbnails, columns = list(result.thumbnails), min(_COLUMNS, len(texts))
     thumbnails += [Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")] * (-len(texts) % columns)
     starts = range(0, len(texts), columns)
     sheet = png(

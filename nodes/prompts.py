@@ -50,7 +50,7 @@ class DEFTPrompts(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts: str, token: str) -> io.NodeOutput:
-        """Split."""
+        """Split the text into prompts."""
         texts = lines(prompts)
         if not texts:
             raise ValueError("There are no prompts: write at least one line.")

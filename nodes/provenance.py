@@ -8,7 +8,7 @@ from typing import Any
 from ..sweeps.training_nodes import trains
 
 MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
-SEEDS = ("seed", "noise_seed")
+_SEEDS = ("seed", "noise_seed")
 
 
 def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -> dict[str, list[Any]]:
@@ -30,7 +30,7 @@ def upstream(prompt: Mapping[str, Any] | None, node_id: str | None, name: str) -
         seen.add(here)
         inputs = prompt[here]["inputs"]
         for key, value in inputs.items():
-            if key in SEEDS and isinstance(seed := constant(prompt, value), int):
+            if key in _SEEDS and isinstance(seed := constant(prompt, value), int):
                 values_by_kind["training_seeds" if trains(prompt[here]) else "seeds"].append(seed)
             elif isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES):
                 values_by_kind["files"].append(value)

@@ -26,7 +26,7 @@ from ..scoring.scores import whole_lines
 from ..trainers.run import history
 from .scorer_files import ready
 
-PREFIX = "/deft/v1/runs"
+_PREFIX = "/deft/v1/runs"
 LARGEST_SCORES = 8 << 20  # bytes
 _SCORES = re.compile(rf"(?!{re.escape(history.LOG)}$).+\.jsonl")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,9 +47,12 @@ def one_run(root: Path, name: str) -> dict[str, Any] | None:
     folder = history.runs(root).get(name)
     if folder is None:
         return None
-    found = history.detail(root, folder)
+    details = history.detail(root, folder)
     scores, problems = scores_in(folder)
-    return found | {"scores": scores, "problems": [history.text(each) for each in (*found["problems"], *problems)][:50]}
+    return details | {
+        "scores": scores,
+        "problems": [history.text(each) for each in (*details["problems"], *problems)][:50],
+    }
 
 
 def preview(root: Path, name: str, step: int) -> bytes | None:
@@ -126,9 +129,9 @@ async def list_protocols(request: web.Request) -> web.StreamResponse:
 
 HANDLERS: dict[str, Handler] = {
     "/deft/v1/protocols": list_protocols,
-    PREFIX: list_runs,
-    PREFIX + "/{run:[0-9a-f]{16}}": show_run,
-    PREFIX + r"/{run:[0-9a-f]{16}}/previews/{step:\d{1,12}}": show_preview,
+    _PREFIX: list_runs,
+    _PREFIX + "/{run:[0-9a-f]{16}}": show_run,
+    _PREFIX + r"/{run:[0-9a-f]{16}}/previews/{step:\d{1,12}}": show_preview,
 }
 
 

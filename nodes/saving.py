@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..convert.lora_naming import NAMINGS
 from ..deft_ops import modelspec
-from ..deft_ops.adapter import Adapter, layers, validate
+from ..deft_ops.adapter import Adapter, validate, with_layers_of_core
 from ..deft_ops.files import native, peft_writer, svdiff
 from ..deft_ops.version import VERSION
 from ..disk.errors import named
@@ -42,7 +42,7 @@ def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str
     theirs = {target: name for name, target in diffusers_names(model).items()}
     theirs |= {f"{name}.weight": module for name, module in names.items()}
     meant = model_names(model)
-    for layer in layers(adapter):
+    for layer in with_layers_of_core(adapter)[0]:
         target = meant.get(layer)
         if layer not in names and target in theirs:
             names[layer] = theirs[target]
@@ -52,7 +52,7 @@ def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str
 
 # Folders under diffusers' names, by what they are called in the widget; the native format is another one.
 FOLDERS = {"PEFT folder": write_peft, "SVDiff folder": write_svdiff}
-FORMATS = ["native (.safetensors)", *FOLDERS]
+SAVED_FORMATS = ["native (.safetensors)", *FOLDERS]
 PLACES = ["models/loras", "output"]
 
 
@@ -142,11 +142,11 @@ class DEFTSaveAdapter(io.ComfyNode):
                 prefix_input("adapters/deft"),
                 io.Combo.Input(
                     "format",
-                    options=FORMATS,
-                    default=FORMATS[0],
+                    options=SAVED_FORMATS,
+                    default=SAVED_FORMATS[0],
                     tooltip="native: one .safetensors under ComfyUI's layer names. PEFT folder: "
                     "adapter_model.safetensors and adapter_config.json under diffusers' names; it "
-                    "needs the model, and holds no convolutions and no fused layers. SVDiff folder: "
+                    "needs the model, and holds no fused layers, and no convolutions but those of LoKr. SVDiff folder: "
                     "spectral_shifts.safetensors under diffusers' names, and ..._te for a text encoder; it needs the "
                     "model, too.",
                 ),
@@ -167,11 +167,11 @@ class DEFTSaveAdapter(io.ComfyNode):
         validate(adapter)
         path = next_path(filename_prefix, place)
         files: dict[str, list[dict[str, str]]] = {}
-        if format == FORMATS[0]:
+        if format == SAVED_FORMATS[0]:
             path = write_native(adapter, path)
             files = listed([path]) if place == PLACES[1] else {}
         elif format not in FOLDERS:
-            raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(FORMATS)}.")
+            raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(SAVED_FORMATS)}.")
         elif model is None:
             raise ValueError(f"A {format} needs the model that the adapter was trained on: connect it.")
         else:

@@ -13,15 +13,15 @@ from ..scoring.backbones import BackboneSpec
 from ..scoring.protocols import PROTOCOLS, Protocol, get_protocol
 from ..scoring.weights import MissingWeights, find_weights
 
-OWN = "scorers"
-CATEGORIES = ("clip_vision", "text_encoders", OWN)  # in the order in which they are looked through
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-AUTO = "auto"
+_FOLDER = "scorers"
+CATEGORIES = ("clip_vision", "text_encoders", _FOLDER)  # in the order in which they are looked through
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+BY_NAME = "auto"
 
 
 def register_folder() -> None:
     """Register models/scorers at ComfyUI, so that extra_model_paths.yaml can add to it."""
-    folder_paths.add_model_folder_path(OWN, str(Path(folder_paths.models_dir) / OWN))
+    folder_paths.add_model_folder_path(_FOLDER, str(Path(folder_paths.models_dir) / _FOLDER))
 
 
 def weight_folders() -> list[Path]:
@@ -35,7 +35,7 @@ def weight_files() -> list[str]:
     """The names that the override widgets offer."""
     register_folder()
     names = {name for category in CATEGORIES for name in folder_paths.get_filename_list(category)}
-    return [AUTO, *sorted(name for name in names if name.endswith(SUFFIXES))]
+    return [BY_NAME, *sorted(name for name in names if name.endswith(_SUFFIXES))]
 
 
 def is_offered(name: str) -> bool:
@@ -55,17 +55,17 @@ def explicit_path(name: str) -> Path:
 
 def usual_files(kind: str) -> set[str]:
     """The file names that `auto` looks for, of all protocols. kind: of the backbones."""
-    known = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
-    return {name for spec in known if spec.kind == kind for name in spec.files}
+    backbones = [spec for name in PROTOCOLS for spec in get_protocol(name).backbones.values()]
+    return {name for spec in backbones if spec.kind == kind for name in spec.files}
 
 
 def explicit_files(protocol: dict[str, Any], clip: str | None, dino: str | None, dinov2: str | None) -> dict[str, Path]:
     """The overrides by kind, without those left at auto, and without usual names that are not there: the examples name
     those for the page to offer their download, and elsewhere or under another name auto finds the same weights."""
-    names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", AUTO)}
+    names = {"clip": clip, "dino": dino, "dinov2": dinov2, "timm": protocol.get("image_weights", BY_NAME)}
     explicit = {}
     for kind, name in names.items():
-        if name not in (AUTO, None) and (is_offered(name) or name not in usual_files(kind)):
+        if name not in (BY_NAME, None) and (is_offered(name) or name not in usual_files(kind)):
             explicit[kind] = explicit_path(name)
     return explicit
 
@@ -86,7 +86,7 @@ async def fetch_missing(protocol: Protocol, explicit: dict[str, Path]) -> None:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 bar.update_absolute(done, total or done)
 
-            await download(spec, Path(folder_paths.get_folder_paths(OWN)[0]), progress)
+            await download(spec, Path(folder_paths.get_folder_paths(_FOLDER)[0]), progress)
 
 
 def there(spec: BackboneSpec) -> bool:

@@ -20,7 +20,7 @@ from ..scoring.scorer import Scorer, load_scorer
 from ..scoring.weights import MissingWeights, find_weights
 from .output import text_ui
 from .scorer_files import (
-    AUTO,
+    BY_NAME,
     CATEGORIES,
     advice,
     explicit_files,
@@ -117,7 +117,7 @@ class DEFTLoadScorer(io.ComfyNode):
             return io.Combo.Input(
                 name,
                 options=weight_files(),
-                default=AUTO,
+                default=BY_NAME,
                 optional=True,
                 advanced=True,
                 tooltip=f"Weight file for {what}. auto looks for the usual file names in models/clip_vision, "
@@ -216,9 +216,9 @@ class DEFTLoadScorer(io.ComfyNode):
     def validate_inputs(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str | None = AUTO,
-        dino_weights: str | None = AUTO,
-        dinov2_weights: str | None = AUTO,
+        clip_weights: str | None = BY_NAME,
+        dino_weights: str | None = BY_NAME,
+        dinov2_weights: str | None = BY_NAME,
     ) -> bool | str:
         """Usual names of files that are not there are taken as `auto` is; others are refused.
 
@@ -238,9 +238,9 @@ class DEFTLoadScorer(io.ComfyNode):
     def fingerprint_inputs(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str = AUTO,
-        dino_weights: str = AUTO,
-        dinov2_weights: str = AUTO,
+        clip_weights: str = BY_NAME,
+        dino_weights: str = BY_NAME,
+        dinov2_weights: str = BY_NAME,
         **_: Any,
     ) -> list[Any]:
         """Name, time and size of each weight file, so that a replaced file is loaded again."""
@@ -259,9 +259,9 @@ class DEFTLoadScorer(io.ComfyNode):
     async def execute(
         cls,
         protocol: dict[str, Any] | None = None,
-        clip_weights: str = AUTO,
-        dino_weights: str = AUTO,
-        dinov2_weights: str = AUTO,
+        clip_weights: str = BY_NAME,
+        dino_weights: str = BY_NAME,
+        dinov2_weights: str = BY_NAME,
         missing: str = MISSING[0],
         download: bool = False,
         clip_vision: Any = None,

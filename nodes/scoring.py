@@ -182,8 +182,9 @@ class DEFTScoreImages(io.ComfyNode):
                     "references",
                     optional=True,
                     tooltip=(
-                        "Pictures of the subject. Most protocols compare each image with all of them; dreambench++ and "
-                        "peft need as many as images, or one. Without them only CLIP-T is measured."
+                        "Pictures of the subject. Most protocols compare each image with all of them; others compare "
+                        "image i with picture i and need as many as images, or one. Without them only the text is "
+                        "scored."
                     ),
                 ),
                 io.String.Input(

@@ -17,7 +17,7 @@ TrainingSettings = io.Custom("DEFT_TRAINING_SETTINGS")
 TrainingPreviews = io.Custom("DEFT_TRAINING_PREVIEWS")
 ScorerSocket = io.Custom("DEFT_SCORER")
 ScoresSocket = io.Custom("DEFT_SCORES")
-FOLDER = "loras"
+ADAPTER_FOLDER = "loras"
 RUNS = "output/"  # how the names of the runs' adapters begin
 MOST_RUNS = 50  # the newest, whose adapters are offered
 _KEPT = 1.0  # seconds
@@ -35,7 +35,7 @@ def run_adapters() -> dict[str, Path]:
         names = {
             f"{RUNS}{folder.relative_to(root).as_posix()}/{entry.name}": folder / entry.name
             for folder in list(history.runs(root).values())[:MOST_RUNS]
-            for _, entry in history.numbered(folder, history.ADAPTER)
+            for _, entry in history.numbered(folder, history.ADAPTER_NAME)
         }
         _run_adapters = now, root, names
     return _run_adapters[2]
@@ -45,7 +45,7 @@ def adapter_files() -> list[str]:
     """The names that the file widgets offer: ComfyUI's LoRA files, PEFT folders by their weights file among them; then
     the adapters of trainings.
     """
-    files = folder_paths.get_filename_list(FOLDER)
+    files = folder_paths.get_filename_list(ADAPTER_FOLDER)
     return [*files, *(name for name in run_adapters() if name not in files)]
 
 
@@ -53,7 +53,7 @@ def full_path(name: str) -> str | Path | None:
     """The file of a name that the widgets offer; None if there is none, and for what is linked in and is no name."""
     if not isinstance(name, str) or "\0" in name:
         return None
-    path = folder_paths.get_full_path(FOLDER, name)
+    path = folder_paths.get_full_path(ADAPTER_FOLDER, name)
     if path is not None or not name.startswith(RUNS):
         return path
     file = run_adapters().get(name)

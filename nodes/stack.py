@@ -15,10 +15,10 @@ from ..deft_ops.trigger_words import distinct, records_of, words_of
 from ..deft_ops.wording import cut
 from ..patches.apply import MODES, STACKING
 from .adapters import CATEGORY, SEARCH, apply_file, mode_input, stacking_input
-from .sockets import FOLDER, LoraStack, adapter_files, adapter_path, file_state
+from .sockets import ADAPTER_FOLDER, LoraStack, adapter_files, adapter_path, file_state
 
-ROWS = 5  # more: a second node behind this one
-NONE = "None"  # the file of an empty row, in other packs too
+_ROWS = 5  # more: a second node behind this one
+_NONE = "None"  # the file of an empty row, in other packs too
 
 
 class StackRow(NamedTuple):
@@ -44,7 +44,7 @@ def entries_of(stack: Any) -> list[StackRow]:
                 f"{place} cannot be read: {cut(repr(item))}. It has to be a file name, the strength for the model and "
                 "the strength for the CLIP: connect the LORA_STACK output of another node."
             )
-        if item[0] not in ("", NONE):
+        if item[0] not in ("", _NONE):
             rows.append(StackRow(place, _listed(item[0]), float(item[1]), float(item[-1])))
     return rows
 
@@ -64,19 +64,19 @@ def _strength(value: Any) -> bool:
 
 def _listed(name: str) -> str:
     """A name as ComfyUI's list of models/loras has it, of one with a whole path or of another system's."""
-    for folder in folder_paths.get_folder_paths(FOLDER):
+    for folder in folder_paths.get_folder_paths(ADAPTER_FOLDER):
         if Path(name).is_absolute() and Path(name).is_relative_to(folder):
             return str(Path(name).relative_to(folder))
     other = name.replace("\\", "/")
-    return other if folder_paths.get_full_path(FOLDER, name) is None else name
+    return other if folder_paths.get_full_path(ADAPTER_FOLDER, name) is None else name
 
 
 def rows_of(inputs: Mapping[str, Any]) -> list[StackRow]:
     """The rows of the node that are on and have a file."""
     rows = []
-    for number in range(1, ROWS + 1):
-        file, strength = inputs.get(f"file_{number}", NONE), float(inputs.get(f"strength_{number}", 1.0))
-        if inputs.get(f"on_{number}", True) and file not in ("", NONE):
+    for number in range(1, _ROWS + 1):
+        file, strength = inputs.get(f"file_{number}", _NONE), float(inputs.get(f"strength_{number}", 1.0))
+        if inputs.get(f"on_{number}", True) and file not in ("", _NONE):
             rows.append(StackRow(f"Row {number}", file, strength, strength))
     return rows
 
@@ -87,7 +87,7 @@ def row_inputs(number: int, options: list[str]) -> list[io.Input]:
         io.Combo.Input(
             f"file_{number}",
             options=options,
-            default=NONE,
+            default=_NONE,
             optional=True,
             tooltip=f"Row {number}: a file of models/loras, or None for an empty row. It comes after the rows above.",
         ),
@@ -116,7 +116,7 @@ class DEFTAdapterStack(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The schema: rows of a file and strengths; the changed MODEL and CLIP, the stack and its trigger words."""
-        options = [NONE, *adapter_files()]
+        options = [_NONE, *adapter_files()]
         return io.Schema(
             node_id="DEFTAdapterStack",
             display_name="Adapter Stack",
@@ -149,7 +149,7 @@ class DEFTAdapterStack(io.ComfyNode):
                     optional=True,
                     tooltip="A LORA_STACK of this or another pack. Its files are applied first, then the rows.",
                 ),
-                *(item for number in range(1, ROWS + 1) for item in row_inputs(number, options)),
+                *(item for number in range(1, _ROWS + 1) for item in row_inputs(number, options)),
                 stacking_input(optional=True),
                 mode_input(),
             ],
@@ -176,11 +176,11 @@ class DEFTAdapterStack(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        file_1: str = NONE,
-        file_2: str = NONE,
-        file_3: str = NONE,
-        file_4: str = NONE,
-        file_5: str = NONE,
+        file_1: str = _NONE,
+        file_2: str = _NONE,
+        file_3: str = _NONE,
+        file_4: str = _NONE,
+        file_5: str = _NONE,
     ) -> bool:
         """A row that is off may name a file that is not there; `execute` reports what is missing of the others."""
         return True
@@ -191,7 +191,7 @@ class DEFTAdapterStack(io.ComfyNode):
         parts = []
         for entry in rows_of(inputs):
             parts.append(file_state(entry.file))
-            path = folder_paths.get_full_path(FOLDER, entry.file)
+            path = folder_paths.get_full_path(ADAPTER_FOLDER, entry.file)
             states = [(record.name, record.stat()) for record in records_of(Path(path))] if path else []
             parts += [f"{name} {state.st_mtime_ns} {state.st_size}" for name, state in states]
         return parts

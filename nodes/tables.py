@@ -23,9 +23,9 @@ from .output import as_image, in_order, listed, save_files, scores_input, show_t
 if TYPE_CHECKING:
     from ..reports.tables import Rows
 
-ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
-NONE = "none"
-PATIENCE = 60.0  # seconds that a table waits for another one with the same score file
+_ROWS: dict[str, Rows] = {"method": "label", "method x subject": "label x subject"}
+_NONE = "none"
+_PATIENCE = 60.0  # seconds that a table waits for another one with the same score file
 
 
 def score_file(name: str) -> Path:
@@ -59,10 +59,10 @@ def alone_at(path: Path | None) -> Iterator[None]:
     with ExitStack() as stack:
         if path is not None:
             try:
-                stack.enter_context(lock.holding(path.with_name(f".{path.name}.lock"), PATIENCE))
+                stack.enter_context(lock.holding(path.with_name(f".{path.name}.lock"), _PATIENCE))
             except lock.Held as held:
                 raise ValueError(
-                    f"append_to: {path} has been in use for {PATIENCE:.0f} s ({held.owner}): run this again when that "
+                    f"append_to: {path} has been in use for {_PATIENCE:.0f} s ({held.owner}): run this again when that "
                     "has ended, or choose another file."
                 ) from held
             except OSError:  # a folder that cannot be written to: if there is anything to write, that says so
@@ -119,7 +119,7 @@ class DEFTScoreTable(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "rows",
-                    options=list(ROWS),
+                    options=list(_ROWS),
                     default="method",
                     optional=True,
                     tooltip=(
@@ -139,8 +139,8 @@ class DEFTScoreTable(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "published",
-                    options=[NONE, *PUBLISHED],
-                    default=NONE,
+                    options=[_NONE, *PUBLISHED],
+                    default=_NONE,
                     optional=True,
                     tooltip=(
                         "A published table to compare the measured numbers with in the report. "
@@ -190,7 +190,7 @@ class DEFTScoreTable(io.ComfyNode):
         filename_prefix: tuple[str, ...] = ("",),
         rows: tuple[str, ...] = ("method",),
         append_to: tuple[str, ...] = ("",),
-        published: tuple[str, ...] = (NONE,),
+        published: tuple[str, ...] = (_NONE,),
     ) -> io.NodeOutput:
         """Merge, draw, write and preview."""
         name = append_to[0].strip()
@@ -212,7 +212,7 @@ class DEFTScoreTable(io.ComfyNode):
         if path is not None:
             earlier = read_scores(path)
             shown = merge(earlier.scores, shown)
-        table = tabulate(shown, ROWS[rows])
+        table = tabulate(shown, _ROWS[rows])
         files = {suffix: form(table, title) for suffix, form in FORMS.items()}
         files["jsonl"] = shown.jsonl().encode()
         report = "\n".join(table.findings)
@@ -221,7 +221,7 @@ class DEFTScoreTable(io.ComfyNode):
         if lacking:
             report += f"\n\n{lacking}"
             show_text(lacking)
-        if published != NONE:
+        if published != _NONE:
             page = report_page(shown, PUBLISHED[published], title)
             files["report.md"] = page.encode()
             files["report.html"] = html_page(shown, PUBLISHED[published], title).encode()

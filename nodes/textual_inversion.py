@@ -9,9 +9,10 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..deft_ops.files import safe
-from ..trainers.run.token import TEMPLATES, captions_of, check_name, material_of
-from ..trainers.settings.settings import TOKEN
-from .fields import widget
+from ..deft_ops.settings import described
+from ..trainers.run.token import CAPTION_TEMPLATES, captions_of, check_name, material_of
+from ..trainers.settings.textual_inversion import TEXTUAL_INVERSION, TokenSettings
+from .fields import widget, widget_of
 from .live import shown_run
 from .output import text_ui
 from .sockets import LoraModel, LossMap, TrainingSettings
@@ -39,6 +40,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The schema: a model, pictures, the token and its captions; the embedding, its losses and a report."""
+        own = described(TokenSettings)
         return io.Schema(
             node_id="DEFTTrainTextualInversion",
             display_name="Train Textual Inversion",
@@ -62,24 +64,12 @@ class DEFTTrainTextualInversion(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to learn with. It is not changed."),
                 io.Clip.Input("clip", tooltip="Its text encoder. It is not changed."),
                 io.Latent.Input("latents", tooltip="The pictures, encoded: one batch or a list, of any sizes."),
-                io.String.Input(
-                    "token",
-                    default="sks-1",
-                    tooltip="The name: embedding:sks-1 in prompts. One word that the text encoder does not know.",
-                ),
-                io.Int.Input(
-                    "vectors",
-                    default=1,
-                    min=1,
-                    max=64,
-                    tooltip="Number of vectors of the token: more vectors can learn more. 1 to 8.",
-                ),
-                io.String.Input(
-                    "start", default="", tooltip="Words to start from: the class, such as dog or oil painting."
-                ),
+                widget_of("token", *own["token"]),
+                widget_of("vectors", *own["vectors"]),
+                widget_of("start", *own["words"]),
                 io.Combo.Input(
                     "template",
-                    options=list(TEMPLATES),
+                    options=list(CAPTION_TEMPLATES),
                     default="object",
                     tooltip="Captions to train with: for an object, or for a style.",
                 ),
@@ -148,7 +138,7 @@ class DEFTTrainTextualInversion(io.ComfyNode):
         connected = first(settings) if settings else None
         chosen, run, notes = gathered(
             connected,
-            method=TOKEN,
+            method=TEXTUAL_INVERSION,
             rank=1,
             steps=first(steps),
             learning_rate=first(learning_rate),

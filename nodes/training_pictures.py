@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from PIL import Image
 
 from ..models.titles import title_of
-from ..scoring.pictures import SUFFIXES
+from ..scoring.pictures import PICTURE_SUFFIXES
 from ..trainers.data.pictures_folder import (
     CAPTIONS,
     CROPS,
@@ -26,7 +26,7 @@ from ..trainers.data.pictures_folder import (
 from .folders import folder_of, folders
 from .output import show_text
 from .picture_preparation import (
-    SHOWN,
+    SHEET_PICTURES,
     PictureSource,
     caption_note,
     contact_sheet,
@@ -36,7 +36,7 @@ from .picture_preparation import (
 )
 from .training import first
 
-SUBJECTS = Path(__file__).parent.parent / "demo" / "subjects"
+_DEMO_SUBJECTS = Path(__file__).parent.parent / "demo" / "subjects"
 
 
 def readable_suffixes() -> tuple[str, ...]:
@@ -47,8 +47,8 @@ def readable_suffixes() -> tuple[str, ...]:
         except (ImportError, OSError):  # not installed, or without its library
             continue
     Image.init()
-    known = Image.registered_extensions()
-    return (*SUFFIXES, *(suffix for suffix in WITH_PLUGIN if suffix in known))
+    registered = Image.registered_extensions()
+    return (*PICTURE_SUFFIXES, *(suffix for suffix in WITH_PLUGIN if suffix in registered))
 
 
 def _heif() -> None:
@@ -66,12 +66,15 @@ def training_folders() -> list[str]:
 
     The demo's are always there, so that the widget has a value even where no folder has been made.
     """
-    names = set(folders((*SUFFIXES, *WITH_PLUGIN), SUBJECTS))
+    names = set(folders((*PICTURE_SUFFIXES, *WITH_PLUGIN), _DEMO_SUBJECTS))
     for name in list(names):
         above, _, last = name.rpartition("/")
         if "/" in above and REPEATED.fullmatch(last):
             names.add(above)
     return sorted(names, key=lambda name: (name.startswith("demo/"), name))
+
+
+_DEMO_SUBJECTS = Path(__file__).parent.parent / "demo" / "subjects"
 
 
 class DEFTPrepareTrainingPictures(io.ComfyNode):
@@ -190,10 +193,10 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
     def fingerprint_inputs(cls, folder: Any = None, **others: Any) -> list[tuple[str, int, int]]:
         """Run again when a file has come, gone or changed."""
         try:
-            place = folder_of(first(folder) or "", SUBJECTS)
+            place = folder_of(first(folder) or "", _DEMO_SUBJECTS)
         except ValueError:  # execute raises what is wrong with the name
             return []
-        read = (*SUFFIXES, *WITH_PLUGIN, *CAPTIONS)
+        read = (*PICTURE_SUFFIXES, *WITH_PLUGIN, *CAPTIONS)
         files = sorted(path for path in [*place.glob("*"), *place.glob("*/*")] if path.suffix.lower() in read)
         return [(path.relative_to(place).as_posix(), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
 
@@ -223,7 +226,7 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
             sources = image_sources(images, image_captions)
             notes.append("the images are used, the folder is not read")
         else:
-            place = listing(folder_of(first(folder), SUBJECTS), readable_suffixes())
+            place = listing(folder_of(first(folder), _DEMO_SUBJECTS), readable_suffixes())
             sources, lacking, notes = folder_sources(place), place.unreadable, list(place.notes)
             if image_captions:
                 notes.append("image_captions are not used: they belong to connected images")
@@ -249,7 +252,7 @@ class DEFTPrepareTrainingPictures(io.ComfyNode):
         if len(set(repeats)) > 1:
             lines.append(f"repeats: {sum(repeats)} latents of {len(repeats)}, by the numbers of their folders")
         lines.append(f"{result.encoded} encoded, {result.kept} kept from earlier runs")
-        lines += [f"{source.name}: {caption(source) or '(no caption)'}" for source in used[:SHOWN]]
+        lines += [f"{source.name}: {caption(source) or '(no caption)'}" for source in used[:SHEET_PICTURES]]
         report = "\n".join(lines)
         show_text(report)
 

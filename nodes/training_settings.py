@@ -26,7 +26,7 @@ from ..trainers.run.previews import Previews
 from ..trainers.settings import by_recipe, recipes
 from ..trainers.settings.presets import NONE, PRESETS, with_preset
 from ..trainers.settings.run import Run, digest
-from ..trainers.settings.settings import TOKEN, Settings, training_settings
+from ..trainers.settings.settings import Settings, training_settings
 from ..trainers.settings.targets import CHOICES
 from .fields import widget, widgets
 from .sockets import ScorerSocket, TrainingPreviews, TrainingSettings
@@ -89,7 +89,7 @@ def by_its_recipe(
 
 def _with_usual_rate(chosen: Settings, model: Any) -> tuple[Settings, list[str]]:
     """The settings with the usual learning rate where theirs is 0, and a line on it."""
-    if chosen.learning_rate or chosen.method == TOKEN:
+    if chosen.learning_rate or chosen.trains_token:
         return chosen, []
     recipe = recipes.recipe_of(model.model, name_of_file(model), recipes.AUTO)
     chosen = by_recipe.with_usual_rate(chosen, recipe)
@@ -156,7 +156,7 @@ class DEFTTrainingSettings(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        """Pack them."""
+        """Pack the settings."""
         run = asdict(Run.of(**{name: values.pop(name) for name in described(Run) if name in values}))
         run_folder(run)
         return io.NodeOutput({"preset": values.pop("preset"), "settings": values, "run": run})
@@ -197,7 +197,7 @@ class DEFTTrainingRecipe(io.ComfyNode):
                     "how",
                     options=list(by_recipe.HOW),
                     default=by_recipe.USUAL,
-                    tooltip="quick: half the steps and half the rank. usual: the recipe. thorough: twice the steps.",
+                    tooltip="Steps and rank relative to the recipe. The help page describes each choice.",
                 ),
                 io.Combo.Input(
                     "base",

@@ -24,7 +24,7 @@ from ..matching.match import MatchedLayer
 from ..models.layers import bias_of
 from ..models.names import target_function, target_key, target_slice
 
-KEY = "deft"
+_KEY = "deft"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def add(
     """
     check(patcher, layers)
     clone = patcher.clone()
-    earlier = clone.get_injections(KEY)
+    earlier = clone.get_injections(_KEY)
     items: dict[str, tuple[Item, ...]] = dict(earlier[0].items) if earlier else {}
     from_base = stacking == "from_base"
     for layer in layers:
@@ -193,10 +193,10 @@ def add(
         if from_base:
             before = tuple(replace(item, from_base=True) for item in before)
         items[key] = (*before, Item(layer, strength, removal, injection, from_base))
-    clone.set_injections(KEY, [Activations(items)])
+    clone.set_injections(_KEY, [Activations(items)])
     for call, function in ((CallbacksMP.ON_CLONE, _not_injected), (CallbacksMP.ON_CLEANUP, _report)):
-        clone.remove_callbacks_with_key(call, KEY)
-        clone.add_callback_with_key(call, KEY, function)
+        clone.remove_callbacks_with_key(call, _KEY)
+        clone.add_callback_with_key(call, _KEY, function)
     _not_injected(patcher, clone)
     return clone
 
@@ -207,7 +207,7 @@ def _not_injected(patcher: Any, clone: Any) -> None:
 
 
 def _report(patcher: Any) -> None:
-    for injection in patcher.get_injections(KEY) or []:
+    for injection in patcher.get_injections(_KEY) or []:
         injection.report(patcher)
 
 

@@ -19,7 +19,7 @@ from ..models.names import Target, clip_names, describe, model_names, target_key
 from ..models.titles import title_of
 from . import activations, overflow, parameters
 from .entries import Entry, entry
-from .weight_adapter import DeftWeightAdapter, Place, PlacesWeightAdapter, places
+from .weight_adapter import DeftWeightAdapter, PlacesWeightAdapter, WeightSlice, places
 
 STACKING = ("sequential", "from_base")
 MODES = ("weights", "activations")
@@ -80,7 +80,7 @@ def summed_from_base(patches: list[tuple]) -> list[tuple]:
     of_this_pack = [patch for patch in patches if isinstance(patch[1], DeftWeightAdapter) and patch[2] == 1.0]
     other_patches = [patch for patch in patches if not any(patch is mine for mine in of_this_pack)]
     names: set[str] = set().union(*(patch[1].loaded_keys for patch in of_this_pack))
-    entries: dict[Place, tuple[Entry, ...]] = {}
+    entries: dict[WeightSlice, tuple[Entry, ...]] = {}
     for place, items in (pair for patch in of_this_pack for pair in places(patch)):
         entries[place] = entries.get(place, ()) + items
     if len(entries) == 1:

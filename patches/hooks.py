@@ -27,7 +27,7 @@ from ..models.titles import title_of
 from .apply import STACKING, ApplyReport, apply
 from .weight_adapter import DeftWeightAdapter
 
-Shapes = dict[str, tuple[int, ...]]
+_Shapes = dict[str, tuple[int, ...]]
 
 
 class FromBaseHookAdapter(DeftWeightAdapter):
@@ -94,14 +94,14 @@ def from_base(patches: Mapping[Target, Any]) -> dict[Target, Any]:
     }
 
 
-def shapes_of(patches: Mapping[Target, Any], patcher: Any) -> Shapes:
+def shapes_of(patches: Mapping[Target, Any], patcher: Any) -> _Shapes:
     """The shapes of the weights that are patched, by key."""
     state = patcher.model.state_dict()
     return {target_key(target): tuple(state[target_key(target)].shape) for target in patches}
 
 
 def fits_model(
-    expected: Mapping[comfy.hooks.EnumWeightTarget, Shapes],
+    expected: Mapping[comfy.hooks.EnumWeightTarget, _Shapes],
     hook: Any,
     patcher: Any,
     model_options: Any,

@@ -141,7 +141,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
 
 
 # The slice (dim, start, length) that entries are for, and what re-orders its rows; None: all of it, as it is.
-Place = tuple[tuple[int, int, int] | None, Callable[[Tensor], Tensor] | None]
+WeightSlice = tuple[tuple[int, int, int] | None, Callable[[Tensor], Tensor] | None]
 
 
 class PlacesWeightAdapter(DeftWeightAdapter):
@@ -152,7 +152,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
 
     weights: Any
 
-    def __init__(self, loaded_keys: set[str], weights: tuple[tuple[Place, tuple[Entry, ...]], ...]) -> None:
+    def __init__(self, loaded_keys: set[str], weights: tuple[tuple[WeightSlice, tuple[Entry, ...]], ...]) -> None:
         self.loaded_keys = loaded_keys
         self.weights = weights
 
@@ -183,7 +183,7 @@ class PlacesWeightAdapter(DeftWeightAdapter):
         return weight.copy_(result)
 
 
-def places(patch: tuple) -> tuple[tuple[Place, tuple[Entry, ...]], ...]:
+def places(patch: tuple) -> tuple[tuple[WeightSlice, tuple[Entry, ...]], ...]:
     """The entries by place of one of this pack's patches, ComfyUI's (strength, adapter, ..., offset, function).
 
     The strength goes into the entries' shares.

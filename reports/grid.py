@@ -15,24 +15,24 @@ VISIBLE = 160  # px: smaller pictures are enlarged by a whole factor to at least
 SMALLEST = 16  # px: the longer side of the smallest cell that is still drawn
 LABEL_WIDTH = 84  # px: what a label or a score needs to be read, however small the cell
 BAR = 36  # px: the shortest bar that shows anything
-MAX_PIXELS = 40_000_000
+_MAX_PIXELS = 40_000_000
 GAP = 6  # px: the smallest
 INK, FAINT, PAPER = (20, 20, 20), (90, 90, 90), (255, 255, 255)
 PALE, CROSS = (246, 246, 246), (205, 205, 205)
 BEST, BARS, TRACK = (22, 112, 62), (139, 155, 173), (232, 235, 239)  # of scores: the best's, the bars', their ground
-KEY = "bold green: the best of its column, the base apart"
+_LEGEND = "bold green: the best of its column, the base apart"
 
 GridPicture = Image.Image
-Item = TypeVar("Item", covariant=True)
+_Item = TypeVar("_Item", covariant=True)
 
 
-class PictureRow(Protocol[Item]):
+class PictureRow(Protocol[_Item]):
     """A sequence of RGB pictures, which may be made when they are asked for."""
 
     def __len__(self) -> int:
         """The number of pictures."""
 
-    def __getitem__(self, index: int, /) -> Item:
+    def __getitem__(self, index: int, /) -> _Item:
         """The picture at this place."""
 
 
@@ -61,7 +61,7 @@ class _Words:
 
     @property
     def scores(self) -> list[GridScore]:
-        """All scores."""
+        """All scores of the grid."""
         cells = [score for row in self.cell_scores for cell in row for score in cell]
         return [*cells, *(score for row in self.row_scores for score in row)]
 
@@ -107,7 +107,7 @@ def comparison_grid(
     fit: bool = False,
     cell_notes: Sequence[Sequence[str]] = (),
     cell_scores: Sequence[Sequence[Sequence[GridScore]]] = (),
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = _MAX_PIXELS,
 ) -> np.ndarray:
     """Draw rows of RGB pictures with labels: uint8 [height, width, 3].
 
@@ -223,7 +223,7 @@ def _lay_out(cell: tuple[int, int], words: _Words, subjects: int) -> _Layout:
     stack = max(across * (each + gap), small.width("subject") + gap) if subjects else 0
     left = gap + stack + (side + 2 * gap if side else 0)
     right = left + len(titles) * (room + gap)
-    key = [KEY] if any(score.best for score in words.scores) else []
+    key = [_LEGEND] if any(score.best for score in words.scores) else []
     key = [line for text in key for line in small.wrap(text, right - 2 * gap)]
     bottom = top + len(key) * small.step + (gap if key else 0)
     return _Layout(

@@ -64,12 +64,12 @@ class Face:
     """A font: its files, and which letters it has. path: None is the font in Pillow, where matplotlib is missing."""
 
     def __init__(self, path: Path | None, bold: Path | None = None) -> None:
-        """Nothing is opened yet. bold: the file of its bold letters; None draws the others in their place."""
+        """Keep the files for later. bold: the file of its bold letters; None draws the others in their place."""
         self.path, self.bold = path, bold
         self._index: Callable[[int], int] | None = None
 
     def has(self, letter: str) -> bool:
-        """Whether its cmap has this letter."""
+        """Whether the font's cmap has this letter."""
         if self.path is None:  # Pillow does not show the cmap: a letter that it lacks looks like one that no font has
             font = self.at(20, False)
             return bytes(font.getmask(letter)) != bytes(font.getmask("\U0010ffff"))
@@ -91,7 +91,7 @@ def _opened(path: Path | None, size: int) -> ImageFont.FreeTypeFont | ImageFont.
 
 @cache
 def _simplified(path: Path) -> int:
-    """Of a collection of fonts for several languages, the number of the one for simplified Chinese, else the first."""
+    """The number of the font for simplified Chinese in a collection of fonts for several languages, else the first."""
     if path.suffix.lower() not in (".ttc", ".otc"):
         return 0
     for index in range(16):

@@ -181,9 +181,9 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
     """
     window = max(5, len(values) // 20)
     given = np.asarray(values, dtype=np.float64)
-    known = ~np.isnan(given)
-    sums = np.cumsum(np.concatenate([[0.0], np.where(known, given, 0.0)]))
-    counts = np.cumsum(np.concatenate([[0], known]))
+    is_number = ~np.isnan(given)
+    sums = np.cumsum(np.concatenate([[0.0], np.where(is_number, given, 0.0)]))
+    counts = np.cumsum(np.concatenate([[0], is_number]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
     count = counts[ends] - counts[starts]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..scoring.published import Key, PublishedTable
+from ..scoring.published import PublishedTable, RowKey
 from ..scoring.scores import Scores
 from .html import render
 from .tables.markdown import rows as markdown_rows
@@ -14,11 +14,11 @@ from .tables.score_table import COST_COLUMNS, Column, ScoreCell, ScoreRow, Score
 from .tables.scores import tabulate
 from .tables.table import Table, TableCell, text_table
 
-HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")
+_HEADER = ("method", "rank", "subject", "published", "measured as", "measured", "difference")
 NUMBERS = ("rank", "published", "measured", "difference")  # set flush right
 LEADING = ("method", "rank", "measured as")  # of the table of costs
 OF_MEANS = "95% interval of the measured mean"
-LISTED = 12  # of a longer list the report shows this many
+_LISTED = 12  # of a longer list the report shows this many
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def beside(table: ScoreTable, published: PublishedTable, brackets: str = OF_MEAN
     yield Section("Oddities of the published table", items=published.oddities)
 
 
-def _pairs(table: ScoreTable, published: PublishedTable) -> dict[Key, list[ScoreRow]]:
+def _pairs(table: ScoreTable, published: PublishedTable) -> dict[RowKey, list[ScoreRow]]:
     """The measured rows of each published row."""
     return {
         key: [row for row in table.rows if published.matches(key, row.label, row.method, row.rank, row.subject)]
@@ -118,7 +118,7 @@ def _mismatch(column: Column, published: PublishedTable) -> str:
 
 
 def _beside(
-    pairs: Mapping[Key, Sequence[ScoreRow]],
+    pairs: Mapping[RowKey, Sequence[ScoreRow]],
     table: ScoreTable,
     published: PublishedTable,
     metric: str,
@@ -126,17 +126,17 @@ def _beside(
 ) -> Table | None:
     """The table of one metric; None without a line."""
     lines = list(_lines(pairs, table, published, metric, column))
-    return text_table(HEADER, lines, NUMBERS) if lines else None
+    return text_table(_HEADER, lines, NUMBERS) if lines else None
 
 
 def _lines(
-    pairs: Mapping[Key, Sequence[ScoreRow]],
+    pairs: Mapping[RowKey, Sequence[ScoreRow]],
     table: ScoreTable,
     published: PublishedTable,
     metric: str,
     column: Column | None,
 ) -> Iterator[tuple[str | TableCell, ...]]:
-    """The lines under HEADER for one metric: the published ones, then the measured ones that are not published."""
+    """The lines under the header for one metric: the published ones, then the measured ones that are not published."""
 
     def cell(row: ScoreRow) -> ScoreCell | None:
         return row.cells[table.columns.index(column)] if column else None
@@ -163,7 +163,7 @@ def _lines(
             yield *_texts(key), "not published", row.name, _measured(shown, digits), ""
 
 
-def _costs(pairs: Mapping[Key, Sequence[ScoreRow]], table: ScoreTable, published: PublishedTable) -> Table:
+def _costs(pairs: Mapping[RowKey, Sequence[ScoreRow]], table: ScoreTable, published: PublishedTable) -> Table:
     """The published costs, each with the mean of what was measured behind it."""
     columns = [
         column for column in COST_COLUMNS if any(column.number(cost) is not None for cost in published.costs.values())
@@ -187,7 +187,7 @@ def _costs(pairs: Mapping[Key, Sequence[ScoreRow]], table: ScoreTable, published
     return text_table([*LEADING, *titles], lines, ["rank", *titles])
 
 
-def _texts(key: Key) -> tuple[str, str, str]:
+def _texts(key: RowKey) -> tuple[str, str, str]:
     method, rank, subject = key
     return method, "" if rank is None else str(rank), subject
 
@@ -217,9 +217,9 @@ def _provenance(scores: Scores) -> list[str]:
         f"{key}: "
         + "; ".join(
             text if len(texts) == 1 else f"{text} ({', '.join(dict.fromkeys(names))})"
-            for text, names in list(texts.items())[:LISTED]
+            for text, names in list(texts.items())[:_LISTED]
         )
-        + (f"; and {len(texts) - LISTED} more" if len(texts) > LISTED else "")
+        + (f"; and {len(texts) - _LISTED} more" if len(texts) > _LISTED else "")
         for key, texts in texts_by_key.items()
     ]
 
@@ -229,6 +229,6 @@ def _flat(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items())
     if isinstance(value, (list, tuple)):
-        more = f" and {len(value) - LISTED} more" if len(value) > LISTED else ""
-        return ", ".join(map(_flat, value[:LISTED])) + more
+        more = f" and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        return ", ".join(map(_flat, value[:_LISTED])) + more
     return str(value)

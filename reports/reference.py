@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-BASE = re.compile(r"(the )?base( model)?|no adapter|without adapter|(底模|基础模型|基模|原模型)", re.IGNORECASE)
+_BASE = re.compile(r"(the )?base( model)?|no adapter|without adapter|(底模|基础模型|基模|原模型)", re.IGNORECASE)
 
 
 def is_base(label: str, method: str = "") -> bool:
@@ -12,4 +12,4 @@ def is_base(label: str, method: str = "") -> bool:
 
     Scores do not carry it: Score Images knows no model. So it goes by the label that the examples and the help give it.
     """
-    return not method and BASE.fullmatch(" ".join(label.split())) is not None
+    return not method and _BASE.fullmatch(" ".join(label.split())) is not None

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 12  # more points than this are numbered, with their names beside the plot
 DPI = 144
-COLOURS = ("#3b6ea8", "#d98032", "#4b9a5a", "#b5484a", "#7d63a8", "#8a6a52", "#c76ba4", "#5f6b73", "#9a9a35", "#3a9fae")
+POINT_COLOURS = (
+    "#3b6ea8",
+    "#d98032",
+    "#4b9a5a",
+    "#b5484a",
+    "#7d63a8",
+    "#8a6a52",
+    "#c76ba4",
+    "#5f6b73",
+    "#9a9a35",
+    "#3a9fae",
+)
 MARKERS = ("o", "s", "^", "D", "v")
 GREY = "#6b6b6b"  # of the base
 # What a metric measures, by what it compares the pictures with.
@@ -229,7 +240,7 @@ def _short(label: str) -> str:
 
 def _look(index: int) -> tuple[str, str]:
     """The colour and marker of a point: the marker changes when the colours are used up."""
-    return COLOURS[index % len(COLOURS)], MARKERS[index // len(COLOURS) % len(MARKERS)]
+    return POINT_COLOURS[index % len(POINT_COLOURS)], MARKERS[index // len(POINT_COLOURS) % len(MARKERS)]
 
 
 def _draw_point(axes: Axes, point: Point, index: int, label: str) -> None:

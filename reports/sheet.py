@@ -9,7 +9,7 @@ from PIL import Image
 
 from .grid import comparison_grid
 
-WIDTH = 4096  # px: a line is as wide as this at most
+_WIDTH = 4096  # px: a line is as wide as this at most
 FEWEST, MOST = 4, 8  # steps in a line, however wide they are
 
 
@@ -25,7 +25,7 @@ def preview_sheet(previews: Sequence[tuple[int, Sequence[Image.Image]]]) -> np.n
 
 def columns_of(count: int, width: int) -> int:
     """How many steps with pictures of that width stand in a line."""
-    most = max(FEWEST, min(MOST, WIDTH // width))
+    most = max(FEWEST, min(MOST, _WIDTH // width))
     lines = -(-count // most)
     return -(-count // lines)
 

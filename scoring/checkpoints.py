@@ -20,12 +20,12 @@ from typing import TypeVar
 from .scores import score_text
 from .statistics import LEVEL, Difference, Values, difference, holm, interval
 
-Key = TypeVar("Key")
+_Key = TypeVar("_Key")
 
 # Shares of the likeness that the training has added. Few prompts distinguish nothing, and many what nobody sees:
 # neither is a reason by itself.
 GAINED, ALL_BUT = 0.8, 0.95
-FEW = 5  # prompts: below, intervals are wide
+_FEW = 5  # prompts: below, intervals are wide
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def recommend(
     best = max(better, key=lambda place: mean(checkpoints[place].following), default=top)
     groups = len(checkpoints[0].likeness)
     remarks = _lost(checkpoints, falls, best, overfitted, likeness, following)
-    if groups < FEW:
+    if groups < _FEW:
         remarks.append(f"{groups} prompt{'s' * (groups > 1)}: more prompts distinguish more.")
     name, other = checkpoints[best].name, checkpoints[top].name
     if best != top:
@@ -229,15 +229,15 @@ def _near(checkpoints: Sequence[Checkpoint], places: Sequence[int], top: int, ba
 def _better(checkpoints: Sequence[Checkpoint], near: Iterable[int], top: int) -> dict[int, Difference]:
     """The places of those that follow the prompt better than the top one, beyond chance."""
     shown = {
-        place: found
+        place: gain
         for place in near
-        if place != top and (found := difference(checkpoints[place].following, checkpoints[top].following)) is not None
+        if place != top and (gain := difference(checkpoints[place].following, checkpoints[top].following)) is not None
     }
-    return {place: found for place, found in _distinguishable(shown).items() if found.mean > 0}
+    return {place: gain for place, gain in _distinguishable(shown).items() if gain.mean > 0}
 
 
-def _distinguishable(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    """Those that are not 0, corrected for the number of all."""
+def _distinguishable(differences: Mapping[_Key, Difference]) -> dict[_Key, Difference]:
+    """The differences that are not 0, corrected for the number of all."""
     adjusted = holm([shown.p for shown in differences.values()])
     return {key: shown for (key, shown), p in zip(differences.items(), adjusted) if p < LEVEL}
 

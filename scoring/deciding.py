@@ -9,16 +9,14 @@ from typing import Any
 from PIL import Image
 
 from .checkpoints import Checkpoint, Recommendation, mean, recommend
-from .metrics import Role, better, role_of
+from .metrics import Role, decisive, role_of
 from .metrics.copying import to_nearest
 from .nearest import among, features_of
 from .pictures import digest
+from .protocols import Protocol, those_that
 from .scorer import Scorer, score
 from .scores import Scores
 from .statistics import Values, by_prompt
-
-# Which of them decides, if a protocol has several; of likeness others may stand in, where more is better.
-LIKENESS, FOLLOWING = ("DINO", "DINOv3", "DINOv2", "CLIP-I", "SigLIP2-I"), ("CLIP-T", "SigLIP2-T")
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,31 @@ class Sampled:
 
 def likeness_of(scorer: Scorer) -> str:
     """The metric of likeness to the subject that decides; empty where the scorer measures none."""
-    names = _measured(scorer, "references")
-    others = [name for name in names if better(name) == "higher"]
-    return next((name for name in (*LIKENESS, *others) if name in names), "")
+    return decisive(_measured(scorer, "references"))
 
 
 def following_of(scorer: Scorer) -> str:
     """The metric of prompt following that decides; empty where the scorer measures none."""
-    names = _measured(scorer, "text")
-    return next((name for name in FOLLOWING if name in names), "")
+    return decisive(_measured(scorer, "text"))
 
 
 def _measured(scorer: Scorer, role: Role) -> list[str]:
     measures = scorer.protocol.of(role)
     return [measure.metric for measure in measures if measure.backbone.kind in scorer.backbones]
+
+
+def _likeness_in(protocol: Protocol) -> str:
+    """The metric of likeness to all photos, of whatever number, that a protocol decides by."""
+    return decisive(it.metric for it in protocol.of("references") if not it.comparison.by_place)
+
+
+def _following_in(protocol: Protocol) -> str:
+    """The metric of prompt following that a protocol decides by."""
+    return decisive(measure.metric for measure in protocol.of("text"))
+
+
+def _both_in(protocol: Protocol) -> bool:
+    return bool(_likeness_in(protocol) and _following_in(protocol))
 
 
 def deciding(scorer: Scorer) -> tuple[str, str]:
@@ -55,7 +64,7 @@ def deciding(scorer: Scorer) -> tuple[str, str]:
     if not likeness or not following:
         raise ValueError(
             f"scorer: the protocol {scorer.protocol.name} does not measure both likeness to the subject and prompt "
-            "following; choose dreambooth, demo or another one that does."
+            f"following; choose {those_that(_both_in)}."
         )
     return likeness, following
 
@@ -80,13 +89,13 @@ class Deciding:
             raise ValueError("references: there are none. Connect the photos of the subject.")
         if not likeness_of(self.scorer):
             raise ValueError(
-                f"scorer: the protocol {name} does not measure likeness to the subject; choose dreambooth, demo or "
-                "another one that does."
+                f"scorer: the protocol {name} does not measure likeness to the subject; choose "
+                f"{those_that(_likeness_in)}."
             )
         if self.texts and not following_of(self.scorer):
             raise ValueError(
                 f"text: the protocol {name} does not measure prompt following with this scorer; leave the text empty, "
-                "or choose dreambooth, demo or another one that does."
+                f"or choose {those_that(_both_in)}."
             )
 
     @property

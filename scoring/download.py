@@ -16,7 +16,7 @@ from .weights import companion
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-BLOCK = 2**20
+_BLOCK = 2**20
 REDIRECTS = 8
 DownloadProgress = Callable[[int, int], None]
 
@@ -87,7 +87,7 @@ async def _fetch(session: ClientSession, address: str, sha256: str, target: Path
         try:
             content, done = hashlib.sha256(), 0
             with os.fdopen(handle, "wb") as file:
-                async for block in answer.content.iter_chunked(BLOCK):
+                async for block in answer.content.iter_chunked(_BLOCK):
                     file.write(block)
                     content.update(block)
                     done += len(block)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 CAPTIONS, IMAGES = "captions", "images"
-PROMPTS = 9  # of each subject
+_PROMPTS = 9  # of each subject
 LIVE = ("animal", "human")
 
 
@@ -27,7 +27,7 @@ class Subject:
     def report(self) -> str:
         """The name and how many prompts it has, with a remark where these are not nine."""
         count = f"{self.name}: {len(self.prompts)} prompt{'' if len(self.prompts) == 1 else 's'}"
-        return count if len(self.prompts) == PROMPTS else f"{count}; a subject of DreamBench++ has {PROMPTS}"
+        return count if len(self.prompts) == _PROMPTS else f"{count}; a subject of DreamBench++ has {_PROMPTS}"
 
 
 def parsed(text: str, path: PurePath) -> Subject:

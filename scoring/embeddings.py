@@ -19,7 +19,7 @@ from PIL import Image
 from .backbones import Backbone
 from .pictures import digest, is_flat
 
-TEXTS = 32  # texts a forward
+_TEXTS = 32  # texts a forward
 BLOCK = 1024  # features that are allocated at once
 
 CachePlace = tuple[torch.Tensor, int]  # a block [BLOCK, d] and a row in it
@@ -188,8 +188,8 @@ def embed_texts(backbone: Backbone, texts: Sequence[str], truncate: bool, store:
     keys = {text: f"text {truncate} {text}" for text in texts}
     new = [text for text in keys if store.get(backbone, keys[text]) is None]
     features = {text: feature for text in keys if (feature := store.get(backbone, keys[text])) is not None}
-    for start in range(0, len(new), TEXTS):
-        part = new[start : start + TEXTS]
+    for start in range(0, len(new), _TEXTS):
+        part = new[start : start + _TEXTS]
         features |= dict(zip(part, backbone.encode_texts(part, truncate), strict=True))
     for text in new:
         store.put(backbone, keys[text], features[text])

@@ -20,7 +20,7 @@ UNKNOWN_TIFF = "Pillow does not know this kind of TIFF, as of 32-bit colours or 
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 BRIGHT = 10  # floats whose highest is above 1 and below this are not known to go to 255
 SIGNED = 2  # a sample format
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Pictures(Sequence[Image.Image]):
@@ -156,9 +156,9 @@ def _formats() -> list[str]:
 
 def picture_files(folder: Path) -> list[Path]:
     """The picture files below a folder, sorted by path. Raises FileNotFoundError for none."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
     if not paths:
-        raise FileNotFoundError(f"There are no pictures in {folder}: expected files {', '.join(SUFFIXES)}.")
+        raise FileNotFoundError(f"There are no pictures in {folder}: expected files {', '.join(PICTURE_SUFFIXES)}.")
     return paths
 
 

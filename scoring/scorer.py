@@ -17,11 +17,11 @@ from .embeddings import STORE, FeatureStore, embed_images, embed_texts
 from .metrics import OfFeatures, OfPictures, Role
 from .packages import MissingPackage
 from .pictures import ChosenPictures
-from .protocols import Measure, Protocol, get_protocol
+from .protocols import Measure, Protocol, get_protocol, those_that
 from .scores import Score, Scores
 from .texts import first_sentence
 
-LONGEST = 60  # characters of a text that a remark quotes
+_LONGEST = 60  # characters of a text that a remark quotes
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Task:
     """The task of a call: to measure the protocol's metrics that compare with one of `roles`, where it is given.
 
     nothing: the error message where none of them is given. lacking: the error message where the protocol has no metric
-    of what is given; {name} and {about} stand for the protocol's.
+    of what is given; {name} and {about} stand for the protocol's, {others} for the protocols that have one.
     """
 
     roles: tuple[Role, ...]
@@ -130,11 +130,10 @@ DRIFT = Task(
     ("base", "prior"),
     "there is nothing to compare with: connect the base model's pictures of the same prompts and "
     "seeds (drift), or photos of the subject (prior preservation).",
-    "the protocol {name} measures nothing of what is connected; choose dreambooth, demo or custom, or peft for drift "
-    "alone.",
+    "the protocol {name} measures nothing of what is connected; choose {others}.",
 )
 # How different the pictures of each prompt are, over seeds.
-DIVERSITY = Task(("within",), "", "the protocol {name} has no diversity; choose dreambooth, demo or custom.")
+DIVERSITY = Task(("within",), "", "the protocol {name} has no diversity; choose {others}.")
 
 # What remarks call the pictures of a role.
 CALLED: dict[Role, str] = {"references": "references", "base": "the base's pictures", "prior": "references"}
@@ -178,7 +177,8 @@ def score(
         raise ValueError(task.nothing)
     measures = scorer.protocol.of(*roles)
     if not measures:
-        raise ValueError(task.lacking.format(name=scorer.protocol.name, about=scorer.protocol.about))
+        able = those_that(lambda protocol: protocol.of(*roles))
+        raise ValueError(task.lacking.format(name=scorer.protocol.name, about=scorer.protocol.about, others=able))
     groups = _by_text(texts if "within" in roles else (), len(images))
     counts = {role: len(given[role]) for role in roles} | {"within": max(map(len, groups.values())) - 1}
     for measure in measures:
@@ -305,7 +305,7 @@ class _Batch:
                 )
         for text in dict.fromkeys(texts if truncate else ()):
             if (length := backbone.tokens(text)) > backbone.context:
-                short = text if len(text) <= LONGEST else text[:LONGEST] + "..."
+                short = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
                 self.remarks.append(
                     f"text cut: {backbone.name} reads {backbone.context} tokens, this has {length}: {short}"
                 )

@@ -222,7 +222,7 @@ def whole_lines(data: bytes, what: str = "the score file") -> Whole:
 
 # What a field of a record may hold; text where nothing is listed.
 NUMBER, MAYBE_NUMBER = (int, float), (int, float, type(None))
-KINDS: dict[str, Any] = {
+_KINDS: dict[str, Any] = {
     "images": int,
     "references": int,
     "scale": NUMBER,
@@ -244,7 +244,7 @@ def _read(kind: type[Any], record: Any) -> Any:
         name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in declared
     }
     result = kind(**values)
-    kinds = KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
+    kinds = _KINDS | {"values": object if kind is Score else MAYBE_NUMBER}
     wrong = [name for name in declared if not isinstance(getattr(result, name), kinds.get(name, str))]
     wrong += [name for name in declared if _is_huge(getattr(result, name)) or _is_no_text(getattr(result, name))]
     if wrong:

@@ -76,7 +76,7 @@ class _Estimate:
         return self.mean - self.error * self._untransformed(bound), self.mean - self.error * self._untransformed(-bound)
 
     def p(self) -> float:
-        """Of the two-sided test that the true value is 0."""
+        """The p-value of the two-sided test that the true value is 0."""
         from scipy.special import stdtr
 
         if self.error == 0:

@@ -81,7 +81,7 @@ def _texts(backbone: Backbone) -> list[float]:
 
 
 # By what `identify` says of OpenAI's weights.
-PUBLISHED: dict[str, tuple[Check, ...]] = {
+CHECKS: dict[str, tuple[Check, ...]] = {
     # Of openai/clip-vit-base-patch32 bumblebee gives the projection [-0.3381, -0.0196, -0.4053] of pixels 0.5 before
     # normalisation; fastembed the first five of the normalised "hello world".
     "CLIP ViT-B/32": (
@@ -158,7 +158,7 @@ class Verification:
 def verify(backbone: Backbone) -> Verification:
     """Compare a loaded backbone with the published numbers of its model, and with those beside its weights."""
     checks = [
-        *(check for model, of_model in PUBLISHED.items() if backbone.identity.startswith(model) for check in of_model),
+        *(check for model, of_model in CHECKS.items() if backbone.identity.startswith(model) for check in of_model),
         *(beside_weights(record) for record in backbone.checks),
     ]
     results = [_run(check, backbone) for check in checks if backbone.reads_text or not check.text]

@@ -23,6 +23,7 @@
 //   plan      OPTIONS
 //   blueprint API.json OPTIONS NAME [NAME ...]
 //   training  OPTIONS UI.json
+//   file      PAGE.html PICTURE.png WIDTH HEIGHT
 //   reload    the page is loaded again for the next command: it has the server's lists of files as they were before
 //
 // OPTIONS is a JSON object; what may be in it is said in the command's file.
@@ -39,7 +40,7 @@ import { localeOf, openIn, openPage, setVue, SMALL } from './browser/page.mjs'
 
 const COMMANDS = [
   'convert', 'save', 'check', 'run', 'fail', 'widgets', 'templates', 'drop', 'nodes', 'help',
-  'search', 'blueprint', 'first', 'runs', 'prompts', 'plan', 'training'
+  'search', 'blueprint', 'first', 'runs', 'prompts', 'plan', 'training', 'file'
 ]
 
 const [url] = process.argv.slice(2)

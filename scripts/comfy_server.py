@@ -22,7 +22,7 @@ from typing import Any
 
 from rooms import ROOT, load_room
 
-OnEvent = Callable[[str, dict[str, Any]], None]
+_OnEvent = Callable[[str, dict[str, Any]], None]
 sweeps_server, sweeps_client = load_room("sweeps", "server"), load_room("sweeps", "client")
 sweeps_errors = load_room("sweeps", "errors")
 
@@ -104,7 +104,7 @@ class ComfyServer(sweeps_server.Server):  # type: ignore[misc, name-defined]
         """The file behind an entry of a node's UI output: {"filename", "subfolder", "type"}."""
         return self.get_bytes("/view?" + urllib.parse.urlencode(item))
 
-    def run(self, prompt: dict[str, Any], on_event: OnEvent | None = None) -> Any:
+    def run(self, prompt: dict[str, Any], on_event: _OnEvent | None = None) -> Any:
         """Run an API-format prompt to its end and return what it has given (`Finished` of sweeps/answers.py).
 
         on_event(kind, data) sees the websocket's messages about it. Raises PromptError when the server finds an error

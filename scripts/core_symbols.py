@@ -25,8 +25,8 @@ CORE = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths",
 CORE |= {"execution", "server", "nodes"}  # relative imports of `nodes` are of the pack's own
 ROUTE = re.compile(r"""fetchApi\(\s*["'`](/[^"'`?$]*)""")
 OWN_ROUTES = "/deft/"
-METHODS = {"get", "post", "put", "delete", "patch", "head", "static"}
-ASKING = ("client.py", "facts.py", "files.py", "waiting.py", "worker.py")  # of sweeps
+HTTP_METHODS = {"get", "post", "put", "delete", "patch", "head", "static"}
+_ASKING = ("client.py", "facts.py", "files.py", "waiting.py", "worker.py")  # of sweeps
 PATH = re.compile(r"(?:\{\})?((?:/[a-z_]+)(?:/[a-z_]+|/\{\})*)")  # of a whole address, too
 
 
@@ -150,7 +150,7 @@ def symbols() -> list[Symbol]:
 def routes() -> list[str]:
     """The routes of ComfyUI's server that sweeps and pages ask for, {} for what changes in them."""
     asked: set[str] = set()
-    for file in ASKING:
+    for file in _ASKING:
         tree = ast.parse((ROOT / "sweeps" / file).read_text(encoding="utf-8"))
         texts = {_path(node) for node in ast.walk(tree)}
         asked |= {form[1] for text in texts if (form := PATH.fullmatch(text))}
@@ -178,12 +178,12 @@ class Core:
         self.folder = folder
 
     def has(self, symbol: Symbol) -> bool:
-        """Whether it has a symbol. Where it cannot be known (a value, a class whose base is another package's): yes."""
+        """Whether this ComfyUI has a symbol; yes where it cannot be known: a value, or a class of another package's."""
         place: Place | None = self.module(symbol.module)
         for name in symbol.names:
             if place is None:
                 return False
-            if place == UNKNOWN:
+            if place == _UNKNOWN:
                 return True
             place = self.inside(place, name)
         return place is not None
@@ -205,7 +205,7 @@ class Core:
         stars = []
         for node in _statements(place.node.body):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
-                return UNKNOWN
+                return _UNKNOWN
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return Place(place.module, node, place.is_package)
             if isinstance(node, ast.ImportFrom):
@@ -218,12 +218,12 @@ class Core:
             elif isinstance(node, ast.Import):
                 for item in node.names:
                     if (item.asname or item.name.partition(".")[0]) == name:
-                        return self.module(item.name if item.asname else name) or UNKNOWN
+                        return self.module(item.name if item.asname else name) or _UNKNOWN
             elif name in _bound(node):
                 value = getattr(node, "value", None)
                 if isinstance(value, ast.Name) and value.id != name:  # another name of the same
-                    return self.inside(place, value.id) or UNKNOWN
-                return UNKNOWN
+                    return self.inside(place, value.id) or _UNKNOWN
+                return _UNKNOWN
         for module in stars:
             if (there := self._imported(module, name)) is not None:
                 return there
@@ -232,7 +232,7 @@ class Core:
     def _imported(self, module: str, name: str) -> Place | None:
         place = self.module(module)
         if place is None:
-            return UNKNOWN  # another package's
+            return _UNKNOWN  # another package's
         return self.inside(place, name)
 
     def _of_class(self, place: Place, node: ast.ClassDef, name: str) -> Place | None:
@@ -240,10 +240,10 @@ class Core:
             if isinstance(inner, ast.ClassDef) and inner.name == name:
                 return Place(place.module, inner, place.is_package)
             if getattr(inner, "name", None) == name or name in _bound(inner):
-                return UNKNOWN
+                return _UNKNOWN
         for each in ast.walk(node):  # self.name = ...
             if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and each.attr == name:
-                return UNKNOWN
+                return _UNKNOWN
         outer = self.module(place.module)
         for base in node.bases:
             parts = ast.unparse(base).partition("[")[0].split(".")
@@ -251,9 +251,9 @@ class Core:
                 continue
             above: Place | None = outer
             for part in parts:
-                above = self.inside(above, part) if above is not None and above != UNKNOWN else above
-            if above is None or above == UNKNOWN or self.inside(above, name) is not None:
-                return UNKNOWN
+                above = self.inside(above, part) if above is not None and above != _UNKNOWN else above
+            if above is None or above == _UNKNOWN or self.inside(above, name) is not None:
+                return _UNKNOWN
         return None
 
     def routes(self) -> list[re.Pattern[str]]:
@@ -261,7 +261,11 @@ class Core:
         forms = []
         for file in (self.folder / "server.py", *sorted((self.folder / "app").rglob("*.py"))):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Attribute)
+                    and node.func.attr in HTTP_METHODS
+                ):
                     path = next((text for item in node.args if (text := _path(item)).startswith("/")), "")
                     if path:
                         forms.append(re.compile("[^/]+".join(map(re.escape, re.split(r"\{[^/]*\}", path)))))
@@ -284,7 +288,7 @@ class Place:
     is_package: bool = False
 
 
-UNKNOWN = Place("", ast.Module([], []))  # there, but what it has cannot be read
+_UNKNOWN = Place("", ast.Module([], []))  # there, but what it has cannot be read
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-Prompt = dict[str, Any]
-SETTINGS = "example_workflows/api/train_with_previews.json"
-EVERY = 4  # steps between the checkpoints of a training
+FaultPrompt = dict[str, Any]
+_SETTINGS = "example_workflows/api/train_with_previews.json"
+CHECKPOINT_EVERY = 4  # steps between the checkpoints of a training
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": {name.replace("__", "."): value for name, value in inputs.items()}}
 
 
-def base() -> Prompt:
+def base() -> FaultPrompt:
     """The demo's model."""
     return {
         "model": node("UNETLoader", unet_name="deft_demo_denoiser.safetensors", weight_dtype="default"),
@@ -25,7 +25,7 @@ def base() -> Prompt:
     }
 
 
-def picture(seed: int, steps: int = 4, stacking: str = "sequential") -> Prompt:
+def picture(seed: int, steps: int = 4, stacking: str = "sequential") -> FaultPrompt:
     """A picture with two adapters of the demo's."""
     prompt = base()
     last = "model"
@@ -64,16 +64,18 @@ def picture(seed: int, steps: int = 4, stacking: str = "sequential") -> Prompt:
     }
 
 
-def training(seed: int, steps: int, run: str = "", method: str = "deft", **inputs: Any) -> Prompt:
+def training(seed: int, steps: int, run: str = "", method: str = "deft", **inputs: Any) -> FaultPrompt:
     """A training, with the folder of a run if it has a name; its adapter is shown as text by its file's name."""
     options: dict[str, Any] = {"method__rank": 4, "method__alpha": 0.0}
     if method == "deft":
         options |= {"method__projector": "qr", "method__start": "identity"}
-    settings: Prompt = {}
+    settings: FaultPrompt = {}
     if run:
-        example = json.loads((Path(__file__).parent.parent / SETTINGS).read_text()).values()
+        example = json.loads((Path(__file__).parent.parent / _SETTINGS).read_text()).values()
         given = next(each for each in example if each["class_type"] == "DEFTTrainingSettings")["inputs"]
-        settings["settings"] = node("DEFTTrainingSettings", **given | {"run_name": run, "checkpoint_every": EVERY})
+        settings["settings"] = node(
+            "DEFTTrainingSettings", **given | {"run_name": run, "checkpoint_every": CHECKPOINT_EVERY}
+        )
         inputs["settings"] = ["settings", 0]
     prompt = base() | settings
     return prompt | {
@@ -103,7 +105,7 @@ def training(seed: int, steps: int, run: str = "", method: str = "deft", **input
     }
 
 
-def enlarged(prompt: Prompt) -> Prompt:
+def enlarged(prompt: FaultPrompt) -> FaultPrompt:
     """A training with a batch of 100 pictures, whose steps need some memory."""
     train = prompt["train"] | {"inputs": prompt["train"]["inputs"] | {"batch_size": 100}}
     return prompt | {
@@ -114,7 +116,7 @@ def enlarged(prompt: Prompt) -> Prompt:
     }
 
 
-def saved(prompt: Prompt, prefix: str) -> Prompt:
+def saved(prompt: FaultPrompt, prefix: str) -> FaultPrompt:
     """A training whose adapter is saved."""
     save = node(
         "DEFTSaveAdapter",
@@ -126,13 +128,13 @@ def saved(prompt: Prompt, prefix: str) -> Prompt:
     return prompt | {"save": save}
 
 
-def exported(prompt: Prompt, prefix: str) -> Prompt:
+def exported(prompt: FaultPrompt, prefix: str) -> FaultPrompt:
     """A training whose adapter is exported."""
     export = node("DEFTExportLoRA", adapter=["train", 0], model=["model", 0], filename_prefix=prefix, place="output")
     return prompt | {"export": export}
 
 
-def scored(label: str, **table: Any) -> Prompt:
+def scored(label: str, **table: Any) -> FaultPrompt:
     """The scores of the subject's own pictures, in a table or in a file."""
     prompt = {
         "subject": node("DEFTDemoSubject", subject="teddy_bear", token="sks"),

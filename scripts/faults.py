@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from comfy_server import ComfyServer, PromptError, find_comfyui
-from fault_prompts import EVERY, Prompt, enlarged, exported, node, picture, saved, scored, training
+from fault_prompts import CHECKPOINT_EVERY, FaultPrompt, enlarged, exported, node, picture, saved, scored, training
 from forked_server import ForkedServer
 
 STEPS, RUNS = 40, 2  # of the trainings that are killed; how many different ones
-FEW = 10  # steps of larger batches
+_FEW = 10  # steps of larger batches
 MIB, SOAK_GROWTH = 2**20, 40.0  # bytes, MiB
 SAMPLED, TRAINED = 6, 12  # pictures and trainings that are compared
 
@@ -54,9 +54,9 @@ class Campaign:
         self.faults: list[str] = []
         self.last = time.monotonic() + 60 * minutes
 
-    def each(self, wanted: int) -> Iterator[int]:
-        """The numbers from 0 to those that are wanted, until the time is over."""
-        return itertools.takewhile(lambda number: time.monotonic() < self.last, range(wanted))
+    def each(self, count: int) -> Iterator[int]:
+        """The numbers below `count`, until the time is over."""
+        return itertools.takewhile(lambda number: time.monotonic() < self.last, range(count))
 
     def check(self, right: bool, what: str) -> None:
         """Write a fault down."""
@@ -68,7 +68,7 @@ class Campaign:
         return kind(find_comfyui(), self.folder / name)
 
 
-def pixels(server: ComfyServer, prompt: Prompt) -> bytes:
+def pixels(server: ComfyServer, prompt: FaultPrompt) -> bytes:
     """The picture of a prompt."""
     from PIL import Image
 
@@ -86,14 +86,14 @@ def tensors(file: Path) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in load_file(file).items()}
 
 
-def adapter_of(server: ComfyServer, prompt: Prompt) -> dict[str, bytes]:
+def adapter_of(server: ComfyServer, prompt: FaultPrompt) -> dict[str, bytes]:
     """The adapter that a prompt saves."""
     finished = server.run(prompt)
     name = next(item for item in finished.outputs["save"]["files"] if item["filename"].endswith(".safetensors"))
     return tensors(server.base / "output" / name["subfolder"] / name["filename"])
 
 
-def disturbed(server: ComfyServer, prompt: Prompt, events: int, delay: float, act: Callable[[], object]) -> str:
+def disturbed(server: ComfyServer, prompt: FaultPrompt, events: int, delay: float, act: Callable[[], object]) -> str:
     """Run a prompt and disturb it some time after its n-th progress; what the server says, "" if it got through."""
     seen = 0
     timers: list[threading.Timer] = []
@@ -169,7 +169,7 @@ def interruptions(campaign: Campaign, options: argparse.Namespace) -> str:
         # Two in turn are never the same, so that none comes from the cache.
         pictures = [pixels(server, picture(seed)) for seed in range(SAMPLED)]
         trainings: dict[int, dict[str, bytes]] = {}
-        long: list[Callable[[int], Prompt]] = [
+        long: list[Callable[[int], FaultPrompt]] = [
             lambda seed: picture(1000 + seed, steps=1000),
             lambda seed: picture(1000 + seed, steps=1000, stacking="from_base"),
             lambda seed: training(1000 + seed, 2000),
@@ -283,7 +283,7 @@ def disks(campaign: Campaign, options: argparse.Namespace) -> str:
     with Unlogged(find_comfyui(), campaign.folder / "base") as server:
         output = server.base / "output"
         server.run(scored("first", append_to="table/scores"))
-        full: dict[str, Callable[[int], Prompt]] = {
+        full: dict[str, Callable[[int], FaultPrompt]] = {
             "Save Adapter": lambda seed: saved(training(seed, 3), "adapter/full"),
             "Export LoRA": lambda seed: exported(training(seed + 10, 3), "export/full"),
             "Training Settings": lambda seed: training(seed + 20, 8, run="run/full"),
@@ -320,17 +320,17 @@ def memory(campaign: Campaign, options: argparse.Namespace) -> str:
 
     # Each larger block is one of its own for the system, as on a real base, so that the next step asks for memory.
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
-    prompt = saved(enlarged(training(1, FEW, run="memory/run")), "memory/adapter")
+    prompt = saved(enlarged(training(1, _FEW, run="memory/run")), "memory/adapter")
     with ComfyServer(find_comfyui(), campaign.folder / "base", environment=allocator) as server:
         assert server.process is not None
         process = psutil.Process(server.process.pid)
-        whole = adapter_of(server, saved(enlarged(training(1, FEW)), "whole"))
+        whole = adapter_of(server, saved(enlarged(training(1, _FEW)), "whole"))
         before = resource.prlimit(process.pid, resource.RLIMIT_AS)
 
         def limit() -> None:
             resource.prlimit(process.pid, resource.RLIMIT_AS, (process.memory_info().vms + 8 * MIB, before[1]))
 
-        error = disturbed(server, prompt, EVERY + 1, 0, limit)
+        error = disturbed(server, prompt, CHECKPOINT_EVERY + 1, 0, limit)
         resource.prlimit(process.pid, resource.RLIMIT_AS, before)
         campaign.check("There is not enough memory for this training" in error, f"it says {error[:600]!r}")
         kept = sorted(path.name for path in (server.base / "output").rglob("checkpoint_*"))
@@ -338,7 +338,7 @@ def memory(campaign: Campaign, options: argparse.Namespace) -> str:
         campaign.faults += damaged(server.base / "output")
         seen = server.run(prompt).outputs["report"]["text"]
         campaign.check("resumed at step" in "\n".join(seen), f"it does not go on: {seen}")
-        file = next((server.base / "output").rglob(f"adapter_{FEW:08}.safetensors"))
+        file = next((server.base / "output").rglob(f"adapter_{_FEW:08}.safetensors"))
         campaign.check(tensors(file) == whole, "the adapter is another")
     return f"the node says so, {len(kept)} checkpoints are kept, the next run goes on with the same bits"
 
@@ -347,7 +347,7 @@ def soak(campaign: Campaign, options: argparse.Namespace) -> str:
     """Prompts in a row, of all kinds, and the process's memory after each."""
     sizes: list[float] = []
     with campaign.server() as server:
-        kinds: list[Callable[[int], Prompt]] = [
+        kinds: list[Callable[[int], FaultPrompt]] = [
             lambda number: picture(number, steps=2),
             lambda number: picture(number, steps=2, stacking="from_base"),
             lambda number: training(number, 2),
@@ -364,7 +364,7 @@ def soak(campaign: Campaign, options: argparse.Namespace) -> str:
     return f"{len(sizes)} of {options.prompts} prompts, {sizes_of}"
 
 
-KINDS = {each.__name__: each for each in (interruptions, kills, servers, disks, memory, soak)}
+FAULT_KINDS = {each.__name__: each for each in (interruptions, kills, servers, disks, memory, soak)}
 
 
 def run(kind: str, options: argparse.Namespace) -> list[str]:
@@ -373,7 +373,7 @@ def run(kind: str, options: argparse.Namespace) -> list[str]:
     folder = Path(tempfile.mkdtemp(prefix=f"deft-faults-{kind}-"))
     campaign = Campaign(kind, folder, options.seed, options.minutes)
     try:
-        line = KINDS[kind](campaign, options)
+        line = FAULT_KINDS[kind](campaign, options)
     except Exception as error:
         line = "not finished"
         campaign.faults.append(f"{type(error).__name__}: {error}".partition("\n")[0])
@@ -390,7 +390,7 @@ def run(kind: str, options: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; all without one")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(FAULT_KINDS)}; all without one")
     parser.add_argument("--interruptions", type=int, default=200, help="of samplings and trainings (200)")
     parser.add_argument("--kills", type=int, default=100, help="of servers (100)")
     parser.add_argument("--prompts", type=int, default=500, help="in a row (500)")
@@ -398,9 +398,9 @@ def main() -> None:
     minutes = "the most that a kind goes on disturbing, whatever it has done by then (no limit)"
     parser.add_argument("--minutes", type=float, default=math.inf, help=minutes)
     options = parser.parse_args()
-    if unknown := set(options.kinds) - set(KINDS):
-        parser.error(f"unknown kind {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")
-    faults = [fault for kind in options.kinds or KINDS for fault in run(kind, options)]
+    if unknown := set(options.kinds) - set(FAULT_KINDS):
+        parser.error(f"unknown kind {', '.join(sorted(unknown))}; there are: {', '.join(FAULT_KINDS)}")
+    faults = [fault for kind in options.kinds or FAULT_KINDS for fault in run(kind, options)]
     print(f"[faults] {len(faults)} faults", flush=True)
     sys.exit(1 if faults else 0)
 

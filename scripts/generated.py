@@ -17,7 +17,7 @@ from typing import Any
 
 from comfy_server import ROOT, ComfyServer, find_comfyui
 
-Words = dict[str, dict[str, dict[str, str]]]  # by node, input and option: what the option is
+_Words = dict[str, dict[str, dict[str, str]]]  # by node, input and option: what the option is
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,15 @@ class Pack:
 
     nodes: Mapping[str, Any]
     replaced: Mapping[str, str]
-    words: Words
+    words: _Words
 
 
-def option_words(module: Callable[[str], Any]) -> Words:
+def option_words(module: Callable[[str], Any]) -> _Words:
     """The descriptions of options of inputs, from the pack's lists. module: a module of the pack by its name."""
     protocols, metrics = module("scoring.protocols").PROTOCOLS, module("scoring.metrics").METRICS
-    presets, layers = module("trainers.settings.presets").PRESETS, module("trainers.settings.targets").CHOICES
+    presets, efforts = module("trainers.settings.presets").PRESETS, module("trainers.settings.by_recipe").HOW
     methods, forms = module("deft_ops.methods"), module("reports.tables").FORMS
+    settings = module("deft_ops.settings")
     abouts = {name: metric.about for name, metric in metrics.items()}
     return {
         "DEFTLoadScorer": {
@@ -48,9 +49,25 @@ def option_words(module: Callable[[str], Any]) -> Words:
         },
         "DEFTTrainAdapter": {
             "method": {name: methods.training_of(name).words for name in methods.TRAINABLE},
-            "layers": {name: choice.words for name, choice in layers.items()},
+            **table_words(module, settings.TRAINING),
         },
-        "DEFTTrainingSettings": {"preset": {name: preset.source for name, preset in presets.items()}},
+        "DEFTTrainingSettings": {
+            "preset": {name: preset.source for name, preset in presets.items()},
+            **table_words(module, settings.MORE),
+        },
+        "DEFTTrainingRecipe": {"how": {name: effort.words for name, effort in efforts.items()}},
+    }
+
+
+def table_words(module: Callable[[str], Any], place: str) -> dict[str, dict[str, str]]:
+    """The words of the options of each training setting that a table has, by the setting. place: of the widgets."""
+    described = module("deft_ops.settings").described(module("trainers.settings.settings").Settings)
+    return {
+        name: {
+            option: record if isinstance(record, str) else record.words for option, record in setting.options.items()
+        }
+        for name, (setting, _) in described.items()
+        if setting.at == place and isinstance(getattr(setting, "options", None), Mapping)
     }
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-ALWAYS = {"pip", "setuptools"}
+_ALWAYS = {"pip", "setuptools"}
 
 
 def requirements(files: list[str]) -> list[Requirement]:
@@ -44,7 +44,7 @@ def needed_packages(named: list[Requirement]) -> set[str]:
                 continue
             if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                 todo += [(canonicalize_name(needed.name), wish) for wish in ("", *needed.extras)]
-    return {name for name, _ in seen} | ALWAYS
+    return {name for name, _ in seen} | _ALWAYS
 
 
 def main() -> None:

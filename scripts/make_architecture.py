@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "maintainers" / "architecture.md"
-TABLE = ROOT / "tests" / "unit" / "test_architecture.py"
+ARCHITECTURE_PAGE = ROOT / "docs" / "maintainers" / "architecture.md"
+_TABLE = ROOT / "tests" / "unit" / "test_architecture.py"
 BEGIN, END = "<!-- rooms: made by scripts/make_architecture.py -->", "<!-- end of rooms -->"
-TABLES = "ARROWS", "TRAINERS_ARROWS"
+ARROW_TABLES = "ARROWS", "TRAINERS_ARROWS"
 WITHIN = "The rooms of `trainers`, with their arrows among each other:"
-START = "__init__.py"  # what ComfyUI imports, "" in the table
+_START = "__init__.py"  # what ComfyUI imports, "" in the table
 
 
 def arrows(name: str) -> dict[str, set[str]]:
     """The table of this name: which rooms a room may import."""
-    for statement in ast.parse(TABLE.read_text(encoding="utf-8")).body:
+    for statement in ast.parse(_TABLE.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             table: dict[str, set[str]] = ast.literal_eval(statement.value)
             return table
-    raise ValueError(f"{TABLE} has no table {name}.")
+    raise ValueError(f"{_TABLE} has no table {name}.")
 
 
 def purpose(room: str) -> str:
@@ -41,14 +41,14 @@ def rooms(table: Mapping[str, set[str]]) -> str:
     """A mermaid graph of the arrows, and a table with a line a room; both in the order of the arrows' table."""
     ids = {room: room.rpartition("/")[2] or "start" for room in table}
     lines = ["```mermaid", "graph TD"]
-    lines += [f'    {ids[room]}["{room or START}"]' for room in table]
+    lines += [f'    {ids[room]}["{room or _START}"]' for room in table]
     lines += [
         f"    {ids[room]} --> {ids[other]}" for room, imported in table.items() for other in table if other in imported
     ]
     lines += ["```", "", "| Room | What is in it | What it may import |", "|---|---|---|"]
     for room, imported in table.items():
         imports = ", ".join(f"`{other}`" for other in table if other in imported) or "no other room"
-        lines.append(f"| `{room or START}` | {purpose(room)} | {imports} |")
+        lines.append(f"| `{room or _START}` | {purpose(room)} | {imports} |")
     return "\n".join(lines)
 
 
@@ -57,13 +57,15 @@ def page(text: str, table: Mapping[str, set[str]], within: Mapping[str, set[str]
     before, _, behind = text.partition(BEGIN)
     _, end, after = behind.partition(END)
     if not end:
-        raise ValueError(f"{PAGE.name} has no marks {BEGIN} and {END}.")
+        raise ValueError(f"{ARCHITECTURE_PAGE.name} has no marks {BEGIN} and {END}.")
     return f"{before}{BEGIN}\n{rooms(table)}\n\n{WITHIN}\n\n{rooms(within)}\n{END}{after}"
 
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), *map(arrows, TABLES)), encoding="utf-8")
+    ARCHITECTURE_PAGE.write_text(
+        page(ARCHITECTURE_PAGE.read_text(encoding="utf-8"), *map(arrows, ARROW_TABLES)), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -3,26 +3,32 @@
     make generated
     make generated PARTS="interface locales help"
 
-Texts take seconds, and tests/comfy/test_generated.py says which of them is stale. Pictures need a browser or a run,
-and no test says that one is stale, but for a node whose name, inputs or outputs have changed.
+Texts take seconds. Pictures need a browser or a run: each has a mark of what it was made from (picture_marks.py), and
+is made again where that is something else now, or where it is missing: remove one to have it made anew.
+tests/comfy/test_generated.py names what is stale.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import make_demo_pictures
+import make_example_pictures
 import make_help
 import make_interface
 import make_locale
+import make_method_pictures
 import make_node_pictures
 import make_recipes
-from comfy_server import ROOT, find_comfyui
+import make_training_picture
+import make_workflows
+import picture_marks
+from comfy_server import ROOT
 from generated import Pack, ask, changed, write
 from rooms import load_room
 
@@ -40,6 +46,57 @@ OF_NODES: dict[str, Callable[[Pack], Mapping[Path, str]]] = {
     "locales": make_locale.files,
     "help": make_help.files,
 }
+
+
+@dataclass(frozen=True)
+class GeneratedPictures:
+    """A part of pictures: the mark of each by its file, and how those of given files are made."""
+
+    marks: Callable[[Pack], Mapping[Path, str]]
+    make: Callable[[Collection[Path]], Any]
+
+
+def stems(paths: Collection[Path]) -> list[str]:
+    """The names of files without their endings."""
+    return [path.stem for path in paths]
+
+
+def run_script(name: str, *arguments: str) -> None:
+    """A script in a process of its own."""
+    subprocess.run([sys.executable, f"scripts/{name}.py", *arguments], cwd=ROOT, check=True)
+
+
+OF_PICTURES: dict[str, GeneratedPictures] = {
+    "thumbnails": GeneratedPictures(
+        lambda pack: make_workflows.thumbnail_marks(), lambda paths: make_workflows.make_thumbnails(stems(paths))
+    ),
+    "node_pictures": GeneratedPictures(
+        lambda pack: make_node_pictures.marks(pack.nodes),
+        lambda paths: run_script("make_node_pictures", *(path.parent.name for path in paths)),
+    ),
+    "example_pictures": GeneratedPictures(
+        lambda pack: make_example_pictures.marks(), lambda paths: make_example_pictures.make(stems(paths))
+    ),
+    # One training is for all of them.
+    "method_pictures": GeneratedPictures(
+        lambda pack: make_method_pictures.marks(), lambda paths: run_script("make_method_pictures")
+    ),
+    "training_picture": GeneratedPictures(
+        lambda pack: make_training_picture.marks(), lambda paths: make_training_picture.make()
+    ),
+    "demo_pictures": GeneratedPictures(
+        lambda pack: make_demo_pictures.marks(), lambda paths: make_demo_pictures.make(stems(paths))
+    ),
+}
+# Folders in which all files of these names are generated.
+GENERATED = (
+    "example_workflows/**/*.*",
+    "subgraphs/*.json",
+    "web/docs/*/*",
+    "docs/examples/*",
+    "docs/methods_*.png",
+    "docs/demo_*",
+)
 
 
 def stale(pack: Pack) -> list[str]:
@@ -61,98 +118,45 @@ def stale(pack: Pack) -> list[str]:
             "locales: translate what is named here, then make generated PARTS=translated\n"
             + "\n".join(make_locale.all_lacking(pack))
         )
-    return [*lines, *stale_pictures(pack)]
+    return [*lines, *stale_pictures(pack), *left_over(pack)]
 
 
 def stale_pictures(pack: Pack) -> list[str]:
-    """The pictures of nodes that look different by now, as far as a picture's own text says."""
+    """The pictures that were made from something else than what is there now."""
     return [
-        _line(path, "node_pictures")
-        for name, node in pack.nodes.items()
-        if make_node_pictures.text_of(path := make_node_pictures.DOCS / name / "node.png")
-        != make_node_pictures.shown(node)
+        _line(path, part)
+        for part, pictures in OF_PICTURES.items()
+        for path in picture_marks.outdated(pictures.marks(pack))
     ]
+
+
+def left_over(pack: Pack) -> list[str]:
+    """The files that were generated from something that is gone."""
+    made = {workflow_files.TEMPLATES / f"{name}.json" for name in workflow_files.names()}
+    made |= {blueprint.path for blueprint in workflow_files.blueprints.blueprints()}
+    made = made.union(
+        workflow_files.api_files(), make_help.files(pack), *(one.marks(pack) for one in OF_PICTURES.values())
+    )
+    there = {path for pattern in GENERATED for path in ROOT.glob(pattern)}
+    return [f"{path.relative_to(ROOT)} has no source any more: remove it" for path in sorted(there - made)]
 
 
 def _line(path: Path, part: str) -> str:
     return f"{path.relative_to(ROOT)} is stale: make generated PARTS={part}"
 
 
-def make_workflows() -> None:
-    """The workflows, by the front end where their nodes, links or values have changed."""
-    import make_workflows
-
-    make_workflows.make()
-
-
-def make_blueprints() -> None:
-    """The blueprints, by the front end where their nodes, links or values have changed."""
-    import make_workflows
-
-    make_workflows.make_blueprints(None)
-
-
-def run_script(*arguments: str, **variables: str) -> None:
-    """A script with a server of its own."""
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=os.environ | variables, check=True)
-
-
-def make_thumbnails() -> None:
-    """Run the examples and make the pictures of the template browser."""
-    import make_workflows
-
-    make_workflows.make(thumbnails=True)
-
-
-def check_fonts() -> None:
-    """Ends the script where the browser would draw boxes: no font has the Chinese characters of the examples' notes.
-
-    Other systems than Linux come with one.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    if shutil.which("fc-list") is None:
-        print("[generated] fc-list (of fontconfig) is missing: nobody knows whether a font has Chinese characters")
-    elif not subprocess.run(["fc-list", ":lang=zh-cn"], stdout=subprocess.PIPE, check=True).stdout.strip():
-        sys.exit(
-            "[generated] example_pictures: no font here has the Chinese characters of the notes, which would "
-            "be drawn as boxes: install one, such as the package fonts-noto-cjk."
-        )
-
-
-def make_example_pictures() -> None:
-    """The examples in the browser, for docs/examples: by the test that opens them."""
-    check_fonts()
-    run_script(
-        "-m",
-        "pytest",
-        "-q",
-        "tests/server/test_front_end.py",
-        "-k",
-        "test_opens and canvas",
-        DEFT_TEST_PICTURES=str(ROOT / "docs" / "examples"),
-        COMFYUI_DIR=str(find_comfyui()),
-    )
-
-
-PICTURES: dict[str, Callable[[], Any]] = {
-    "thumbnails": make_thumbnails,
-    "node_pictures": lambda: run_script("scripts/make_node_pictures.py"),
-    "example_pictures": make_example_pictures,
-    "method_pictures": lambda: run_script("scripts/make_method_pictures.py"),
-    "training_picture": lambda: run_script("scripts/make_training_picture.py"),
-}
 # translated is run by hand, after the translations were brought up to date.
-PARTS = (*OF_SOURCES, *OF_NODES, "translated", *PICTURES)
+_PARTS = (*OF_SOURCES, *OF_NODES, "translated", *OF_PICTURES)
 
 
 def main() -> None:
     """Make the named parts; all but `translated` without a name."""
-    parts = sys.argv[1:] or [part for part in PARTS if part != "translated"]
-    if unknown := set(parts) - set(PARTS):
-        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(PARTS)}")
+    parts = sys.argv[1:] or [part for part in _PARTS if part != "translated"]
+    if unknown := set(parts) - set(_PARTS):
+        sys.exit(f"unknown part {', '.join(sorted(unknown))}; there are: {' '.join(_PARTS)}")
     # Before the workflows: which sockets their nodes have is read from interface.json.
-    if {*OF_NODES, "translated"} & set(parts):
+    pack = Pack({}, {}, {})
+    if {*OF_NODES, "translated", "node_pictures"} & set(parts):
         pack = ask()
         for part, make in OF_NODES.items():
             if part in parts:
@@ -165,15 +169,15 @@ def main() -> None:
         for line in make_locale.all_lacking(pack):
             print(f"[generated] {line}")
     if "workflows" in parts:
-        make_workflows()
+        make_workflows.make()
     if "blueprints" in parts:
-        make_blueprints()
+        make_workflows.make_blueprints(None)
     for part in {"plans", "recipes"} & set(parts):
         write(OF_SOURCES[part]())
-    for part, make_pictures in PICTURES.items():
-        if part in parts:
-            print(f"[generated] {part}", flush=True)
-            make_pictures()
+    for part, pictures in OF_PICTURES.items():
+        if part in parts and (paths := picture_marks.outdated(pictures.marks(pack))):
+            print(f"[generated] {part}: {len(paths)}", flush=True)
+            pictures.make(paths)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from generated import ROOT, Pack, ask, write
 from make_locale import LOCALES, key_of, read
 from make_locale import texts as texts_of
 
-DOCS = ROOT / "web" / "docs"
+HELP_PAGES = ROOT / "web" / "docs"
 START = "<!-- generated: what people write stands indented below an entry -->"
 END = "<!-- end -->"
-WORDS = {
+HELP_WORDS = {
     "en": {
         "inputs": "Inputs",
         "outputs": "Outputs",
@@ -59,7 +59,7 @@ WORDS = {
 
 
 @dataclass
-class Entry:
+class ListEntry:
     """A line of a list. choices: the options of a dynamic choice with which the input appears; not all of them.
 
     slots: the names of a growing input's, as words.
@@ -90,14 +90,14 @@ def members_of(groups: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[st
             yield name, kind, more[0] if more else {}, group == "optional"
 
 
-def inputs_of(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str = "") -> dict[str, Entry]:
+def inputs_of(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str = "") -> dict[str, ListEntry]:
     """An entry for each input by its name in the help: choice.input for one that appears with an option."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ListEntry] = {}
     for name, kind, options, optional in members_of(groups):
         behind = words["optional"] if optional else ""
         if kind == "COMFY_DYNAMICCOMBO_V3":
             keys = [option["key"] for option in options["options"]]
-            entries[prefix + name] = Entry(f"{words['default']}`{keys[0]}`")
+            entries[prefix + name] = ListEntry(f"{words['default']}`{keys[0]}`")
             for option in options["options"]:
                 for inner, entry in inputs_of(option["inputs"], words, f"{prefix}{name}.").items():
                     entries.setdefault(inner, entry).choices.append(option["key"])
@@ -108,11 +108,11 @@ def inputs_of(groups: Mapping[str, Any], words: Mapping[str, str], prefix: str =
             template = options["template"]
             ((slot, *_),) = (slot for part in template["input"].values() for slot in part.values())
             slots = words["slots"].format(template["prefix"], template["max"])
-            entries[prefix + name] = Entry(f"`{slot}`{behind}", slots)
+            entries[prefix + name] = ListEntry(f"`{slot}`{behind}", slots)
         elif kind == "COMBO" or "default" in options:
-            entries[prefix + name] = Entry(words["default"] + default_words(options.get("default"), words))
+            entries[prefix + name] = ListEntry(words["default"] + default_words(options.get("default"), words))
         else:
-            entries[prefix + name] = Entry(f"`{kind}`{behind}")
+            entries[prefix + name] = ListEntry(f"`{kind}`{behind}")
     return entries
 
 
@@ -134,7 +134,7 @@ def people_s_lines(block: str) -> dict[str, list[str]]:
 
 
 def block_of(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, ListEntry],
     texts: Mapping[str, Mapping[str, str]],
     options: Mapping[str, Mapping[str, str]],
     kept: Mapping[str, list[str]],
@@ -189,9 +189,9 @@ def page_of(
     language: str,
 ) -> str:
     """A help page with its two lists up to date. texts: of the node, in the page's language. options: their words."""
-    words = WORDS[language]
+    words = HELP_WORDS[language]
     inputs = inputs_of(node["input"], words)
-    outputs = {name: Entry(f"`{kind}`") for name, kind in zip(node["output_name"], node["output"], strict=True)}
+    outputs = {name: ListEntry(f"`{kind}`") for name, kind in zip(node["output_name"], node["output"], strict=True)}
     input_texts = {name: texts["inputs"][key_of(name)] for name in inputs}
     output_texts = {name: texts["outputs"][str(place)] for place, name in enumerate(node["output_name"])}
     for heading, entries, texts_by_name, lists in (
@@ -221,11 +221,11 @@ def merged(english: Mapping[str, Any], translated: Mapping[str, Any]) -> dict[st
 def files(pack: Pack) -> dict[Path, str]:
     """All pages that are there, as they have to be."""
     pages = {}
-    for language in WORDS:
+    for language in HELP_WORDS:
         translated = read(LOCALES / language / "nodeDefs.json") if language != "en" else {}
         options = read(LOCALES / language / "words.json")
         for name, node in pack.nodes.items():
-            path = DOCS / name / f"{language}.md"
+            path = HELP_PAGES / name / f"{language}.md"
             if path.is_file():
                 lists = {
                     key: {option: options.get(about, about) for option, about in abouts.items()}

@@ -20,13 +20,13 @@ from generated import ROOT, Pack, ask, write
 
 TARGET = ROOT / "interface.json"
 DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
+_WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 # One node: {"inputs": {name: what}, "outputs": [what]}. A name is that of the API, with the option of a dynamic choice
 # that it belongs to: "method[deft].rank". What is a type, and "optional", "widget" and "control" (a second widget).
-Node = dict[str, Any]
+_Node = dict[str, Any]
 # The front end gives these a second widget, control after generate, unless the node itself says whether it has one.
-SEEDS = ("seed", "noise_seed")
-Layout = dict[tuple[str, ...], list[str]]
+_SEEDS = ("seed", "noise_seed")
+NodeLayout = dict[tuple[str, ...], list[str]]
 
 
 def _definitions(inputs: Mapping[str, Any]) -> Iterator[tuple[str, list[Any], bool]]:
@@ -47,7 +47,7 @@ def _inputs(inputs: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
         marks = [kind]
         if optional:
             marks.append("optional")
-        if kind in WIDGETS and not options.get("forceInput"):
+        if kind in _WIDGETS and not options.get("forceInput"):
             marks.append("widget")
         if options.get("control_after_generate"):
             marks.append("control")
@@ -58,7 +58,7 @@ def _inputs(inputs: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
             yield from _inputs(option["inputs"], f"{place}.")
 
 
-def describe(info: Mapping[str, Any]) -> Node:
+def describe(info: Mapping[str, Any]) -> _Node:
     """The record of one node, from its entry in ComfyUI's /object_info."""
     outputs = [
         f"{name}: {'COMBO' if isinstance(kind, list) else kind}"
@@ -67,9 +67,9 @@ def describe(info: Mapping[str, Any]) -> Node:
     return {"inputs": dict(_inputs(info["input"])), "outputs": outputs}
 
 
-def layouts(node: Node) -> Layout:
+def layouts(node: _Node) -> NodeLayout:
     """The widgets in their order, for each choice of options: workflows keep their values by position."""
-    orders: Layout = {(): []}
+    orders: NodeLayout = {(): []}
     options: dict[str, list[str]] = {}
     for name, what in node["inputs"].items():
         if what == "option":
@@ -78,12 +78,12 @@ def layouts(node: Node) -> Layout:
         marks = what.split(", ")
         if "widget" in marks:
             above = name.rpartition("].")[0]
-            grown: Layout = {}
+            grown: NodeLayout = {}
             for chosen, widgets in orders.items():
                 if above and f"{above}]" not in chosen:
                     grown[chosen] = widgets
                     continue
-                controlled = "control" in marks or (marks[0] == "INT" and name.rpartition(".")[2] in SEEDS)
+                controlled = "control" in marks or (marks[0] == "INT" and name.rpartition(".")[2] in _SEEDS)
                 longer = [*widgets, name, *([f"{name} control"] if controlled else ())]
                 for option in options.get(name, [""]):
                     grown[(*chosen, option) if option else chosen] = longer
@@ -91,7 +91,7 @@ def layouts(node: Node) -> Layout:
     return orders
 
 
-def broken(name: str, old: Node, new: Node) -> list[str]:
+def broken(name: str, old: _Node, new: _Node) -> list[str]:
     """The changes of a node after which workflows saved before fail or mean something else."""
     breaks = []
     for key, what in old["inputs"].items():
@@ -130,7 +130,7 @@ def broken(name: str, old: Node, new: Node) -> list[str]:
 
 
 def problems(
-    record: Mapping[str, Any], nodes: Mapping[str, Node], replaced: Mapping[str, str], changelog: str
+    record: Mapping[str, Any], nodes: Mapping[str, _Node], replaced: Mapping[str, str], changelog: str
 ) -> list[str]:
     """The changes that break workflows saved with the recorded nodes, a sentence each.
 
@@ -155,7 +155,7 @@ def problems(
     return breaks
 
 
-def _missing(name: str, nodes: Mapping[str, Node], replaced: Mapping[str, str], changelog: str) -> list[str]:
+def _missing(name: str, nodes: Mapping[str, _Node], replaced: Mapping[str, str], changelog: str) -> list[str]:
     if name not in replaced:
         return [f"{name} is gone: add a NodeReplace to nodes/replaced.py."]
     if replaced[name] not in nodes:
@@ -165,7 +165,7 @@ def _missing(name: str, nodes: Mapping[str, Node], replaced: Mapping[str, str], 
     return []
 
 
-def record_of(nodes: Mapping[str, Node], replaced: Mapping[str, str]) -> dict[str, Any]:
+def record_of(nodes: Mapping[str, _Node], replaced: Mapping[str, str]) -> dict[str, Any]:
     """The record of the nodes that is written to the file."""
     return {"nodes": {name: nodes[name] for name in sorted(nodes)}, "replaced": dict(sorted(replaced.items()))}
 

@@ -21,8 +21,8 @@ from typing import Any
 from generated import ROOT, Pack, ask, write
 
 LOCALES = ROOT / "locales"
-TARGET = LOCALES / "en" / "nodeDefs.json"
-SOURCE = "source.json"
+ENGLISH_FILE = LOCALES / "en" / "nodeDefs.json"
+_SOURCE = "source.json"
 GROWN = 8  # slots of a growing input that get a text; each has one of its own, and more rows are rare
 
 
@@ -112,7 +112,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def translations() -> list[Path]:
     """The folders of the other languages."""
-    return sorted(folder for folder in LOCALES.iterdir() if folder.is_dir() and folder != TARGET.parent)
+    return sorted(folder for folder in LOCALES.iterdir() if folder.is_dir() and folder != ENGLISH_FILE.parent)
 
 
 def english_of(pack: Pack) -> dict[str, Any]:
@@ -127,12 +127,12 @@ def text_of(content: Mapping[str, Any]) -> str:
 
 def files(pack: Pack) -> dict[Path, str]:
     """The English file."""
-    return {TARGET: text_of(english_of(pack))}
+    return {ENGLISH_FILE: text_of(english_of(pack))}
 
 
 def translated_files(pack: Pack) -> dict[Path, str]:
     """The marks of the English that the translations were made from, taken as brought up to date."""
-    return {folder / SOURCE: text_of(marks(english_of(pack))) for folder in translations()}
+    return {folder / _SOURCE: text_of(marks(english_of(pack))) for folder in translations()}
 
 
 def all_lacking(pack: Pack) -> list[str]:
@@ -140,7 +140,7 @@ def all_lacking(pack: Pack) -> list[str]:
     return [
         f"{folder.name}: {line}"
         for folder in translations()
-        for line in lacking(english_of(pack), read(folder / TARGET.name), read(folder / SOURCE))
+        for line in lacking(english_of(pack), read(folder / ENGLISH_FILE.name), read(folder / _SOURCE))
     ]
 
 

@@ -9,45 +9,38 @@ ComfyUI server: some two minutes on two CPU cores.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from safetensors.torch import load_file
-from torch import Tensor
+import picture_marks
+from comfy_server import ROOT, ComfyServer, find_comfyui
+from rooms import load_room
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-from comfy_server import ComfyServer, find_comfyui  # noqa: E402
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
 
-from deft_ops import adapter as adapters  # noqa: E402
-from deft_ops import inspection, methods  # noqa: E402
-
-WORKFLOW = ROOT / "example_workflows" / "api" / "compare_all_methods.json"
-MODELS = ROOT / "demo" / "models"
+workflow_files = load_room("workflow_sources", "files")
+_DOCS = ROOT / "docs"
+_EXAMPLE = "compare_all_methods"
+_DEMO_MODELS = ROOT / "demo" / "models"
 LAYER = "joint_blocks.1.x_block.attn.proj"  # 192 x 192: what the image tokens' attention gives, in the second block
-TITLES = {
-    "deft": "Train DEFT r4",
-    "para": "Train PaRa r4",
-    "lora": "Train LoRA r4",
-    "svdiff": "Train SVDiff",
-    "dreambooth": "Train DreamBooth",
-}
-NAMES = {
-    "deft": "DEFT, rank 4",
-    "para": "PaRa, rank 4",
-    "lora": "LoRA, rank 4",
+_RANK = 4  # of those that have one
+_TOKEN = "textual_inversion"
+_NAMES = {
+    "deft": f"DEFT, rank {_RANK}",
+    "para": f"PaRa, rank {_RANK}",
+    "lora": f"LoRA, rank {_RANK}",
     "svdiff": "SVDiff",
     "dreambooth": "DreamBooth",
-    "textual_inversion": "Textual Inversion, 2 vectors",
+    _TOKEN: "Textual Inversion, 2 vectors",
 }
-WORDS = ("teddy", "bear")  # what the demo's new token starts from
+_WORDS = ("teddy", "bear")  # what the demo's new token starts from
 DIRECTIONS = 8
 CORNER = 64  # rows and columns of a weight that are shown: more are smaller than a dot
 BEFORE, AFTER, CHANGE = "#7a7a7a", "#1f77b4", "#d62728"
@@ -65,17 +58,40 @@ def needed(prompt: dict[str, Any], ends: list[str]) -> dict[str, Any]:
     return nodes
 
 
+def trainings(prompt: dict[str, Any]) -> dict[str, str]:
+    """The node of the prompt, by method, that trains it, with the rank of the pictures where it has one."""
+    nodes = {}
+    for node_id, node in prompt.items():
+        inputs = node["inputs"]
+        if node["class_type"] == "DEFTTrainAdapter" and inputs.get("method.rank", _RANK) == _RANK:
+            nodes[inputs["method"]] = node_id
+        elif node["class_type"] == "DEFTTrainTextualInversion":
+            nodes[_TOKEN] = node_id
+    return {method: nodes[method] for method in _NAMES}
+
+
+def marks() -> dict[Path, str]:
+    """What each picture is made from."""
+    prompt = workflow_files.computed(_EXAMPLE)
+    return {
+        _DOCS / f"methods_{method}.png": picture_marks.digest(
+            needed(prompt, [node_id]), _NAMES[method], _WORDS if method == _TOKEN else [LAYER, DIRECTIONS, CORNER]
+        )
+        for method, node_id in trainings(prompt).items()
+    }
+
+
 def train(folder: Path) -> None:
     """Fill the folder with METHOD.safetensors, trained as the demo does it."""
-    whole = json.loads(WORKFLOW.read_text())
-    ids = {node["_meta"]["title"]: node_id for node_id, node in whole.items()}
-    token = ids["Train Textual Inversion"]
-    prompt = needed(whole, [*(ids[title] for title in TITLES.values()), token])
-    for method, title in TITLES.items():
+    whole = dict(workflow_files.prompt_of(_EXAMPLE))
+    nodes = trainings(whole)
+    prompt = needed(whole, list(nodes.values()))
+    token = nodes.pop(_TOKEN)
+    for method, node_id in nodes.items():
         prompt[f"save_{method}"] = {
             "class_type": "DEFTSaveAdapter",
             "inputs": {
-                "adapter": [ids[title], 0],
+                "adapter": [node_id, 0],
                 "filename_prefix": method,
                 "format": "native (.safetensors)",
                 "place": "output",
@@ -87,14 +103,19 @@ def train(folder: Path) -> None:
         with ComfyServer(find_comfyui(), Path(base)) as server:
             server.run(prompt)
         folder.mkdir(parents=True, exist_ok=True)
-        for method in TITLES:
+        for method in nodes:
             shutil.copy(Path(base) / "output" / f"{method}_00001_.safetensors", folder / f"{method}.safetensors")
         (vectors,) = Path(base).rglob(f"{prompt[token]['inputs']['token']}.safetensors")
-        shutil.copy(vectors, folder / "textual_inversion.safetensors")
+        shutil.copy(vectors, folder / f"{_TOKEN}.safetensors")
 
 
 def change_of(method: str, file: Path, weight: Tensor) -> Tensor:
     """The change of the layer's weight by the adapter in the file, at strength 1."""
+    from safetensors.torch import load_file
+
+    from deft_ops import adapter as adapters
+    from deft_ops import methods
+
     name = f"diffusion_model.{LAYER}"
     tensors = load_file(file)
     module = methods.get(method)
@@ -119,14 +140,26 @@ def limit_of(matrix: Tensor) -> float:
 
 def figure(method: str) -> tuple[Figure, Any]:
     """An empty figure with five places."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     picture = Figure(figsize=(15, 3), dpi=80, layout="constrained")
     FigureCanvasAgg(picture)
-    picture.suptitle(NAMES[method], fontsize=11)
+    picture.suptitle(_NAMES[method], fontsize=11)
     return picture, picture.subplots(1, 5)
 
 
-def draw_weight(method: str, weight: Tensor, change: Tensor, file: Path) -> None:
+def png(picture: Figure) -> bytes:
+    """The figure as a file."""
+    data = io.BytesIO()
+    picture.savefig(data, format="png")
+    return data.getvalue()
+
+
+def draw_weight(method: str, weight: Tensor, change: Tensor) -> bytes:
     """Draw W, its change and their sum; singular values; and how much W has in the directions that change most."""
+    import torch
+
     after = weight + change
     picture, (first, second, third, values, bars) = figure(method)
     for place, matrix, title, scale in (
@@ -151,12 +184,14 @@ def draw_weight(method: str, weight: Tensor, change: Tensor, file: Path) -> None
     bars.set_xticks(places, [str(place + 1) for place in places])
     bars.set_title("size in the output directions of the change", fontsize=9)
     bars.legend(fontsize=8, loc="lower right")
-    picture.savefig(file)
+    return png(picture)
 
 
-def draw_token(vectors: Tensor, table: Tensor, words: list[int], file: Path) -> None:
+def draw_token(vectors: Tensor, table: Tensor, words: list[int]) -> bytes:
     """The table of tokens with the new rows below, their way from the words they started from, and their neighbours."""
-    picture, (first, second, third, values, bars) = figure("textual_inversion")
+    import torch
+
+    picture, (first, second, third, values, bars) = figure(_TOKEN)
     start = table[words]
     heat(first, table[max(0, words[0] - 60) : words[0] + 1], "a part of the table, unchanged", limit_of(table))
     heat(second, start, "rows that it starts from: teddy, bear", limit_of(table))
@@ -166,40 +201,52 @@ def draw_token(vectors: Tensor, table: Tensor, words: list[int], file: Path) -> 
         values.axvline(float(row.norm()), color=colour)
     values.set_title("sizes of all rows, and of the two (lines)", fontsize=9)
     near = torch.nn.functional.normalize(table, dim=1) @ torch.nn.functional.normalize(vectors, dim=1).T
-    for column, (word, colour) in enumerate(zip(WORDS, (AFTER, CHANGE), strict=True)):
+    for column, (word, colour) in enumerate(zip(_WORDS, (AFTER, CHANGE), strict=True)):
         bars.plot(near[:, column].sort(descending=True).values[:40].numpy(), color=colour, label=f"from {word}")
         bars.axhline(float(near[words[column], column]), color=colour, linestyle=":")
     bars.set_title("cosine to the nearest rows; dotted: to its start", fontsize=9)
     bars.legend(fontsize=8)
-    picture.savefig(file)
+    return png(picture)
 
 
 def main() -> None:
     """Train or take the adapters, draw, print."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+    from safetensors.torch import load_file
+
+    from deft_ops import inspection
+
+    files = {path.stem.removeprefix("methods_"): (path, mark) for path, mark in marks().items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        if not (folder / "textual_inversion.safetensors").is_file():
+        if not (folder / f"{_TOKEN}.safetensors").is_file():
             train(folder)
-        weight = load_file(MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[f"{LAYER}.weight"].float()
+        weight = load_file(_DEMO_MODELS / "diffusion_models" / "deft_demo_denoiser.safetensors")[
+            f"{LAYER}.weight"
+        ].float()
         print(f"{LAYER}, {list(weight.shape)}")
-        for method in TITLES:
-            file = folder / f"{method}.safetensors"
-            change = change_of(method, file, weight)
-            draw_weight(method, weight, change, ROOT / "docs" / f"methods_{method}.png")
+        for method in [name for name in _NAMES if name != _TOKEN]:
+            change = change_of(method, folder / f"{method}.safetensors", weight)
+            path, mark = files[method]
+            picture_marks.write(path, draw_weight(method, weight, change), mark)
             measures = inspection.of_delta(change, weight)
             lost = 1 - float(torch.linalg.svdvals(weight + change).sum() / torch.linalg.svdvals(weight).sum())
             print(
-                f"{NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
+                f"{_NAMES[method]}: |change| / |W| {measures.ratio:.3f}, effective rank {measures.effective_rank:.1f}, "
                 f"sum of the singular values {-100 * lost:+.1f} %"
             )
-        (vectors,) = load_file(folder / "textual_inversion.safetensors").values()
-        table = load_file(MODELS / "deft_demo_text_encoder.safetensors")["text_model.embeddings.token_embedding.weight"]
-        vocabulary = json.loads((MODELS / "tokenizer" / "vocab.json").read_text())
-        words = [vocabulary[f"{word}</w>"] for word in WORDS]
+        (vectors,) = load_file(folder / f"{_TOKEN}.safetensors").values()
+        table = load_file(_DEMO_MODELS / "deft_demo_text_encoder.safetensors")[
+            "text_model.embeddings.token_embedding.weight"
+        ]
+        vocabulary = json.loads((_DEMO_MODELS / "tokenizer" / "vocab.json").read_text())
+        words = [vocabulary[f"{word}</w>"] for word in _WORDS]
         table, vectors = table.float(), vectors.float()
-        draw_token(vectors, table, words, ROOT / "docs" / "methods_textual_inversion.png")
+        path, mark = files[_TOKEN]
+        picture_marks.write(path, draw_token(vectors, table, words), mark)
         moved = ((vectors - table[words]).norm(dim=1) / table[words].norm(dim=1)).tolist()
-        print(f"{NAMES['textual_inversion']}: moved by {moved[0]:.2f} and {moved[1]:.2f} of the size of their start")
+        print(f"{_NAMES[_TOKEN]}: moved by {moved[0]:.2f} and {moved[1]:.2f} of the size of their start")
 
 
 if __name__ == "__main__":

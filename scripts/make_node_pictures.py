@@ -5,25 +5,25 @@ $(make -s python) scripts/make_node_pictures.py [NODE_ID ...]
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import picture_marks
 from browser import drive_browser
 from comfy_server import ROOT, ComfyServer, find_comfyui
 from make_help import members_of
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 DOCS = ROOT / "web" / "docs"
-ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is read
+_ADAPTER = "my_dog_deft.safetensors"  # what the file widgets show; nothing is read
 
 
 def shown(node: dict[str, Any]) -> str:
-    """The text of the picture of a node of /object_info; it stands in the file, so that a test sees an old picture."""
+    """The text of the picture of a node of /object_info, which is also the picture's mark."""
     return "\n".join([node["display_name"], *visible(node["input"]), *node["output_name"]])
 
 
@@ -42,22 +42,18 @@ def visible(groups: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from visible(options["options"][0]["inputs"], f"{prefix}{name}.")
 
 
-def text_of(path: Path) -> str:
-    """The text in a picture; empty where there is no picture or none of a node."""
-    if not path.is_file():
-        return ""
-    with Image.open(path) as picture:
-        return str(picture.info.get("Description", ""))
+def marks(nodes: Mapping[str, Any]) -> dict[Path, str]:
+    """What should be the mark of each node's picture. nodes: those of the pack in /object_info."""
+    return {DOCS / name / "node.png": shown(node) for name, node in nodes.items()}
 
 
-def shrink(source: Path, target: Path, text: str) -> None:
-    """Write a screenshot as a PNG with a palette: some kilobytes, and no difference that one sees."""
-    part, info = target.with_suffix(".part"), PngInfo()
-    info.add_text("Description", text)
+def shrunk(source: Path) -> bytes:
+    """A screenshot as a PNG with a palette: some kilobytes, and no difference that one sees."""
+    data = io.BytesIO()
     with Image.open(source) as picture:
         small = picture.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
-    small.save(part, "PNG", optimize=True, pnginfo=info)
-    os.replace(part, target)
+    small.save(data, "PNG", optimize=True)
+    return data.getvalue()
 
 
 def take(server: ComfyServer, names: list[str]) -> None:
@@ -69,10 +65,7 @@ def take(server: ComfyServer, names: list[str]) -> None:
     pictures = {name: server.base / f"{name}.png" for name in names or ours}
     drive_browser("nodes", server.url, *(str(word) for pair in pictures.items() for word in pair))
     for name, picture in pictures.items():
-        target = DOCS / name / "node.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shrink(picture, target, shown(info[name]))
-        print(f"[pictures] wrote {target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
+        picture_marks.write(DOCS / name / "node.png", shrunk(picture), shown(info[name]))
 
 
 def main() -> None:
@@ -80,9 +73,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         loras = Path(base) / "models" / "loras"
         loras.mkdir(parents=True)
-        (loras / ADAPTER).touch()
+        (loras / _ADAPTER).touch()
         (loras / "my_dog_steps").mkdir()
-        (loras / "my_dog_steps" / ADAPTER).touch()
+        (loras / "my_dog_steps" / _ADAPTER).touch()
         with ComfyServer(find_comfyui(), Path(base)) as server:
             take(server, sys.argv[1:])
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "recipes.md"
+RECIPES_PAGE = ROOT / "docs" / "recipes.md"
 BEGIN, END = "<!-- made by make generated PARTS=recipes -->", "<!-- end of what is made -->"
-HEAD = ("base", "noise levels", "guidance", "layers", "rank", "rate", "steps: subject, style", "sides, multiple of")
+_HEAD = ("base", "noise levels", "guidance", "layers", "rank", "rate", "steps: subject, style", "sides, multiple of")
 # By the names of a recipe's fields, for the lists of sources.
-WORDS = {
+_WORDS = {
     "noise": "noise levels",
     "guidance": "guidance",
     "dropout": "caption dropout",
@@ -53,7 +53,7 @@ def value(recipe: Any, name: str) -> str:
 
 def tables(recipes: Any, shifts: Any) -> str:
     """The tables of all recipes, of the shifts by size and of the bases without one; the sources of each."""
-    lines = [row(*HEAD), row(*["---"] * len(HEAD))]
+    lines = [row(*_HEAD), row(*["---"] * len(_HEAD))]
     for recipe in recipes.RECIPES:
         guidance = "-" if recipe.guidance is None else f"{recipe.guidance:g}"
         cells = (recipe.title, recipe.noise.words(), guidance, recipe.layers, recipe.rank, number(recipe.rate))
@@ -72,7 +72,7 @@ def tables(recipes: Any, shifts: Any) -> str:
         for name, source in recipe.sources.items():
             if source != recipes.recipe.STEPS:  # which the page says above
                 shown = source.replace(recipes.recipe.STEPS, "otherwise as above")
-                lines.append(f"* {WORDS[name]} {value(recipe, name)}: {shown}")
+                lines.append(f"* {_WORDS[name]} {value(recipe, name)}: {shown}")
         lines += [f"* {recipe.notes}"] * bool(recipe.notes)
         lines += [f"* Warning: {recipe.warning}."] * bool(recipe.warning)
         lines.append("")
@@ -87,7 +87,7 @@ def page(text: str, recipes: Any, shifts: Any) -> str:
     before, _, behind = text.partition(BEGIN)
     _, end, after = behind.partition(END)
     if not end:
-        raise ValueError(f"{PAGE.name} has no marks {BEGIN} and {END}.")
+        raise ValueError(f"{RECIPES_PAGE.name} has no marks {BEGIN} and {END}.")
     return f"{before}{BEGIN}\n\n{tables(recipes, shifts)}\n\n{END}{after}"
 
 
@@ -103,4 +103,4 @@ def load() -> tuple[Any, Any]:
 
 def files() -> dict[Path, str]:
     """The page by its path."""
-    return {PAGE: page(PAGE.read_text(encoding="utf-8"), *load())}
+    return {RECIPES_PAGE: page(RECIPES_PAGE.read_text(encoding="utf-8"), *load())}

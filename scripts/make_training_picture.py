@@ -9,23 +9,34 @@ import json
 import tempfile
 from pathlib import Path
 
+import picture_marks
 from browser import drive_browser
 from comfy_server import ROOT, ComfyServer, find_comfyui
+from rooms import load_room
 
-PICTURE = ROOT / "docs" / "training_tab.jpg"
-SOURCE = ROOT / "example_workflows" / "choose_a_checkpoint.json"
+workflow_files = load_room("workflow_sources", "files")
+_PICTURE = ROOT / "docs" / "training_tab.jpg"
+_EXAMPLE = "choose_a_checkpoint"
 # What comes after the training is made short.
 SET = {"DEFTCompareCheckpoints": {"prompts": "a sks teddy bear", "steps": 2}, "KSampler": {"steps": 2}}
 
 
-def take(picture: Path) -> None:
+def marks() -> dict[Path, str]:
+    """What the picture is made from."""
+    return {_PICTURE: picture_marks.digest(workflow_files.computed(_EXAMPLE), SET)}
+
+
+def make() -> None:
     """Take the picture with a server of its own."""
     with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
-        options = {"set": SET, "picture": str(picture)}
-        if complaints := drive_browser("training", server.url, json.dumps(options), SOURCE):
+        taken = server.base / _PICTURE.name
+        options = {"set": SET, "picture": str(taken)}
+        source = workflow_files.TEMPLATES / f"{_EXAMPLE}.json"
+        if complaints := drive_browser("training", server.url, json.dumps(options), source):
             raise RuntimeError("\n".join(complaints))
+        for path, mark in marks().items():
+            picture_marks.write(path, taken.read_bytes(), mark)
 
 
 if __name__ == "__main__":
-    take(PICTURE)
-    print(f"[pictures] wrote {PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    make()

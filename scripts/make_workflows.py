@@ -4,24 +4,26 @@
 
 The API form is what the example's source says. The other form is written by ComfyUI's own front end, in a browser, for
 the named examples and for those whose nodes, links or values have changed; layout.yaml then places the nodes of all.
---thumbnails also runs those that need no other files, and makes NAME.jpg of what comes out; the picture of the others
-is their graph.
+--thumbnails makes NAME.jpg of the named examples, or of those where it is outdated: those that need no other files are
+run, and the picture shows what comes out; that of the others shows their graph.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import picture_marks
 from browser import drive_browser
-from comfy_server import ROOT, ComfyServer, find_comfyui
+from comfy_server import ComfyServer, find_comfyui
 from generated import write
 from PIL import Image, ImageOps
 from rooms import load_room
@@ -60,7 +62,7 @@ def make_blueprints(server: ComfyServer | None) -> None:
     """Write the blueprints; those whose nodes, links or values have changed by a server's front end."""
     changed = {one.name: one for one in blueprints.blueprints() if files.outdated_blueprint(one)}
     if changed and server is None:
-        with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as started:
+        with own_server() as started:
             make_blueprints(started)
             return
     if server:
@@ -69,7 +71,7 @@ def make_blueprints(server: ComfyServer | None) -> None:
     write(files.blueprint_files())
 
 
-def write_thumbnail(pictures: list[Image.Image], path: Path, background: str = "white") -> None:
+def thumbnail(pictures: list[Image.Image], background: str = "white") -> bytes:
     """The pictures below each other in a square, as JPEG, in the best quality that is small enough."""
     shown = [picture.convert("RGB") for picture in pictures]
     width = max(picture.width for picture in shown)
@@ -84,11 +86,10 @@ def write_thumbnail(pictures: list[Image.Image], path: Path, background: str = "
         square.save(data, "JPEG", quality=quality, optimize=True)
         if data.tell() <= MOST_BYTES:
             break
-    path.write_bytes(data.getvalue())
-    print(f"[workflows] wrote {path.relative_to(ROOT)}, {data.tell() / 1024:.0f} kB")
+    return data.getvalue()
 
 
-def results(server: ComfyServer, name: str, nodes: list[int]) -> list[Image.Image]:
+def results(server: ComfyServer, name: str, nodes: Collection[int | str]) -> list[Image.Image]:
     """Run a workflow, with nothing kept of those before, and the first picture that each of the nodes shows."""
     prompt: dict[str, Any] = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     server.post("/free", {"unload_models": True, "free_memory": True})
@@ -100,37 +101,65 @@ def results(server: ComfyServer, name: str, nodes: list[int]) -> list[Image.Imag
     return [Image.open(io.BytesIO(server.image(outputs[str(node)]["images"][0]))) for node in nodes]
 
 
-def make_thumbnails(server: ComfyServer, names: Collection[str]) -> None:
-    """Run the named examples, or draw their graphs, and write the pictures of the template browser."""
-    for name in names:
-        nodes = layout.read(name).get("thumbnail", [])
-        if nodes:
-            pictures = results(server, name, nodes if isinstance(nodes, list) else [nodes])
-            write_thumbnail(pictures, WORKFLOWS / f"{name}.jpg")
+def shown_nodes(name: str) -> list[int | str]:
+    """The nodes whose results are an example's thumbnail; none where its graph is."""
+    nodes = layout.read(name).get("thumbnail") or []
+    return nodes if isinstance(nodes, list) else [nodes]
+
+
+def thumbnail_marks() -> dict[Path, str]:
+    """What each thumbnail is made from."""
+    marks = {}
+    for name in files.names():
+        if nodes := shown_nodes(name):
+            mark = picture_marks.digest(nodes, files.computed(name))
         else:
-            picture = graph_picture.draw(files.graph_of(name))
-            write_thumbnail([picture], WORKFLOWS / f"{name}.jpg", graph_picture.BACKGROUND)
+            mark = picture_marks.digest(graph_picture.shown(files.graph_of(name)))
+        marks[WORKFLOWS / f"{name}.jpg"] = mark
+    return marks
 
 
-def make(names: Collection[str] = (), thumbnails: bool = False) -> None:
-    """Make these graphs and thumbnails; without names the graphs that are outdated and, on request, all thumbnails."""
+def make_thumbnails(names: Collection[str]) -> None:
+    """Run the named examples, or draw their graphs, and write the pictures of the template browser."""
+    with contextlib.ExitStack() as stack:
+        server = None
+        for path, mark in picture_marks.chosen(thumbnail_marks(), names).items():
+            if nodes := shown_nodes(path.stem):
+                server = server or stack.enter_context(own_server())
+                picture = thumbnail(results(server, path.stem, nodes))
+            else:
+                picture = thumbnail([graph_picture.draw(files.graph_of(path.stem))], graph_picture.BACKGROUND)
+            picture_marks.write(path, picture, mark)
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[ComfyServer]:
+    """A server in a temporary folder."""
+    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
+        yield server
+
+
+def make(names: Collection[str] = ()) -> None:
+    """Make the graphs of these examples; without names those that are outdated."""
     changed = names or [name for name in files.names() if files.outdated(name)]
-    if not changed and not thumbnails:
+    if not changed:
         make_graphs(None, ())
         return
-    with tempfile.TemporaryDirectory() as base, ComfyServer(find_comfyui(), Path(base)) as server:
+    with own_server() as server:
         make_graphs(server, changed)
-        if thumbnails:
-            make_thumbnails(server, names or files.names())
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--thumbnails", action="store_true", help="also run them and make the pictures")
+    parser.add_argument("--thumbnails", action="store_true", help="also make the pictures")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
-    make(options.names, options.thumbnails)
+    make(options.names)
+    if options.thumbnails:
+        outdated = [path.stem for path in picture_marks.outdated(thumbnail_marks())]
+        if names := options.names or outdated:
+            make_thumbnails(names)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from environment import ROOT, cache_dir, comfyui_dir, copy_linked, environment_python
 
-PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
+_PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 TOUCHING = (
     "tests/unit/test_scorer.py",
     "tests/unit/test_scoring_exactness.py",
@@ -77,10 +77,12 @@ def with_packages(name: str) -> bool:
         copy_linked(environment_python().parent.parent, copy)
         python = copy / "bin" / "python"
         # A bound is a release: one that has been taken back cannot be tried, and pip's error message says so.
-        wanted = [f"{package}=={floor}" for package, floor in floors.items()] if name == "floors" else list(floors)
-        done = call(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", *wanted)
+        requirements = (
+            [f"{package}=={floor}" for package, floor in floors.items()] if name == "floors" else list(floors)
+        )
+        done = call(str(python), "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", *requirements)
         if done.returncode:
-            print(f"[packages] {name}: pip cannot install {', '.join(wanted)}: {done.stderr[-600:]}", flush=True)
+            print(f"[packages] {name}: pip cannot install {', '.join(requirements)}: {done.stderr[-600:]}", flush=True)
             return False
         about = versions(python, list(floors))
         if name == "newest" and about == versions(environment_python(), list(floors)):
@@ -98,11 +100,11 @@ def interpreter(name: str) -> str | None:
 
 def with_python(name: str) -> bool:
     """The unit tests in another Python."""
-    found = interpreter(name)
-    if not found:
+    plain = interpreter(name)
+    if not plain:
         print(f"[packages] {name}: not run, there is no {name} on this machine", flush=True)
         return True
-    made = call(found, str(ROOT / "scripts" / "environment.py"), "python", COMFYUI_DIR=str(comfyui_dir()))
+    made = call(plain, str(ROOT / "scripts" / "environment.py"), "python", COMFYUI_DIR=str(comfyui_dir()))
     if made.returncode:
         print(f"[packages] {name}: its environment cannot be made: {made.stderr[-600:]}", flush=True)
         return False
@@ -113,7 +115,7 @@ def with_python(name: str) -> bool:
 
 def main() -> None:
     """Command line."""
-    names = sys.argv[1:] or ["floors", "newest", *PYTHONS]
+    names = sys.argv[1:] or ["floors", "newest", *_PYTHONS]
     if unknown := [name for name in names if name not in ("floors", "newest") and not name.startswith("python")]:
         sys.exit(f"unknown: {' '.join(unknown)}\n{__doc__}")
     passed = [with_python(name) if name.startswith("python") else with_packages(name) for name in names]

@@ -31,7 +31,7 @@ from tests.preloaded import Preloaded  # noqa: E402
 LOGS = Path(os.environ.get("DEFT_TEST_LOGS") or tempfile.mkdtemp(prefix="deft-test-logs-"))
 TYPED = (*ROOMS, "benchmarks", "workflow_sources")
 # Some forty ComfyUI servers are started: without bytecode each would compile all of ComfyUI and the pack again.
-COMMON = {
+_COMMON = {
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
     "DEFT_TEST_LOGS": str(LOGS),
     "PYTHONDONTWRITEBYTECODE": "",
@@ -40,10 +40,10 @@ COMMON = {
 
 # Parts whose process is a fork of one that has imported the libraries (tests/preloaded.py), and the program for each.
 FORKED = ("server", "comfy-0.30.0-a", "comfy-0.30.0-b", "sweeps", "unit")
-PYTHONS: dict[str, str] = {}
+_PYTHONS: dict[str, str] = {}
 
 # CPU seconds of `make test` by file of tests/comfy, for its halves: those of ten and more; each other file has OTHERS.
-COSTS = {
+_COSTS = {
     "test_bases": 42,
     "test_devices": 30,
     "test_training_runs": 23,
@@ -122,9 +122,9 @@ def pytest(part: str, files: list[str], variables: dict[str, str] | None = None)
     """Run the tests of files in a process of their own and count them by pytest's own report."""
     started = time.monotonic()
     report = LOGS / f"{part}.xml"
-    variables = (variables or {}) | ({"DEFT_TEST_FORKS": PYTHONS[part]} if part in PYTHONS else {})
+    variables = (variables or {}) | ({"DEFT_TEST_FORKS": _PYTHONS[part]} if part in _PYTHONS else {})
     command = [
-        PYTHONS.get(part, sys.executable),
+        _PYTHONS.get(part, sys.executable),
         "-m",
         "pytest",
         "-q",
@@ -194,10 +194,10 @@ def halves(files: list[Path]) -> tuple[list[Path], list[Path]]:
     """Files dealt out, those with the highest costs first, each to the half that has cost less until then."""
     dealt: tuple[list[Path], list[Path]] = ([], [])
     spent = [0, 0]
-    for path in sorted(files, key=lambda path: (-COSTS.get(path.stem, OTHERS), path.name)):
+    for path in sorted(files, key=lambda path: (-_COSTS.get(path.stem, OTHERS), path.name)):
         half = spent.index(min(spent))
         dealt[half].append(path)
-        spent[half] += COSTS.get(path.stem, OTHERS)
+        spent[half] += _COSTS.get(path.stem, OTHERS)
     return sorted(dealt[0]), sorted(dealt[1])
 
 
@@ -243,7 +243,7 @@ PARTS = {
 
 def main() -> None:
     """Run the parts and print the totals; exit status 1 when anything failed."""
-    os.environ.update(COMMON, DEFT_TEST="all" if "--all" in sys.argv else "everyday")
+    os.environ.update(_COMMON, DEFT_TEST="all" if "--all" in sys.argv else "everyday")
     names = [name for name in sys.argv[1:] if name != "--all"] or list(PARTS)
     unknown = set(names) - set(PARTS)
     if unknown:
@@ -255,7 +255,7 @@ def main() -> None:
     with ExitStack() as stack:
         if forked := set(FORKED) & set(names):
             program = Preloaded(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            PYTHONS.update(dict.fromkeys(forked, str(stack.enter_context(program).python)))
+            _PYTHONS.update(dict.fromkeys(forked, str(stack.enter_context(program).python)))
         pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
         for done in as_completed([pool.submit(PARTS[name], name) for name in names]):
             result = done.result()

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 TOKEN, API_KEY, PASSWORD = "SWEEPS_TOKEN", "SWEEPS_API_KEY", "SWEEPS_PASSWORD"  # noqa: S105 (names of variables)
-NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 FORM = "write it as http://HOST:PORT or https://USER:PASSWORD@HOST/PATH, with special characters of the password as %XX"
 
@@ -79,7 +79,7 @@ def access_to(
 def _header(text: str, environment: Mapping[str, str]) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     name = name.strip()
-    if not colon or not NAME.fullmatch(name):
+    if not colon or not _NAME.fullmatch(name):
         raise ValueError('a --header cannot be read: write it as --header "Name: value".')
     missing = [variable for variable in VARIABLE.findall(value) if variable not in environment]
     if missing:

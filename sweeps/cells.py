@@ -32,7 +32,7 @@ class Compiler:
         dynamic: frozenset[tuple[str, str]] | None = None,
         names: Names = NO_NAMES,
     ) -> None:
-        """Look up upload names and output nodes. embeddings: the servers are our own, and take files of embeddings.
+        """Look up upload names and output nodes. embeddings: the servers take files of embeddings.
 
         dynamic: (node id, input) of the texts of the workflow in which {a|b} is drawn for each cell; None: in no text,
         those of the plan included. names: by which targets may name parts of the workflow, besides titles and ids.

@@ -17,7 +17,7 @@ import aiohttp
 from .access import Access
 from .answers import Finished, describe_refusal, result_of
 from .errors import Denied, Gone, Interrupted, NodeFailed, Refused, ServerLost, TooLong
-from .waiting import OnEvent, Place, Waiting, place_of
+from .waiting import OnEvent, PromptPlace, Waiting, place_of
 from .workflow import Prompt
 
 PATIENCE = 30.0  # seconds for a server that does not answer to come back
@@ -25,9 +25,9 @@ SILENCE = 120.0  # seconds without a word from a server that is connected; readi
 TICK = 0.25  # seconds between looks at what is waited for
 SENDS = 3  # times that a prompt is sent which the server does not have any more
 ASKING = 10.0  # seconds for the first answer to a question about a prompt; then it is asked again, with more time
-GOODBYE = 5.0  # seconds that a server has to take in that a prompt is cancelled
+_GOODBYE = 5.0  # seconds that a server has to take in that a prompt is cancelled
 STOPPING = 60.0  # seconds that a node has to end after it was interrupted; many only look now and then
-BLOCK = 1 << 20
+_BLOCK = 1 << 20
 
 
 class Client:
@@ -210,9 +210,9 @@ class Client:
             if "ended" in places.values():
                 self._reconnect()
 
-    async def _places(self, prompt_ids: Iterable[str]) -> dict[str, Place]:
+    async def _places(self, prompt_ids: Iterable[str]) -> dict[str, PromptPlace]:
         """Where these prompts are. Raises ServerLost if the server does not say so."""
-        places: dict[str, Place] = {}
+        places: dict[str, PromptPlace] = {}
         queue = None
         for prompt_id in prompt_ids:
             queue = queue or await self._ask("/queue")
@@ -241,7 +241,7 @@ class Client:
                 patience *= 2
                 await asyncio.sleep(TICK)
 
-    def _answered(self, prompt_id: str, place: Place, gone: Exception) -> None:
+    def _answered(self, prompt_id: str, place: PromptPlace, gone: Exception) -> None:
         """Take in where a prompt is. gone: its error, if the server does not have it."""
         waiting = self.waiting.get(prompt_id)
         if waiting is None or waiting.ended.done():
@@ -298,7 +298,7 @@ class Client:
                         "",
                     )
                 with open(target, "wb") as file:
-                    async for block in answer.content.iter_chunked(BLOCK):
+                    async for block in answer.content.iter_chunked(_BLOCK):
                         file.write(block)
         except aiohttp.ClientError as error:
             raise ServerLost(
@@ -379,8 +379,8 @@ class Client:
     async def cancel(self, prompt_id: str) -> None:
         """Take a prompt from the queue, and interrupt it if it runs. A server that is gone has nothing to cancel."""
         with contextlib.suppress(ServerLost, Denied, asyncio.TimeoutError):
-            await asyncio.wait_for(self.post("/queue", {"delete": [prompt_id]}), GOODBYE)
-            await asyncio.wait_for(self.post("/interrupt", {"prompt_id": prompt_id}), GOODBYE)
+            await asyncio.wait_for(self.post("/queue", {"delete": [prompt_id]}), _GOODBYE)
+            await asyncio.wait_for(self.post("/interrupt", {"prompt_id": prompt_id}), _GOODBYE)
 
     async def _has_stopped(self, prompt_id: str) -> bool:
         """Whether the server ends a prompt that was cancelled, within `STOPPING`."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from .files import FOLDER
+from .files import SWEEPS_FOLDER
 from .schema import Info, default_of, inputs_of, links_of
 from .training_nodes import TRAINERS
 from .workflow import Prompt, needed_by, title_of
@@ -38,7 +38,7 @@ class Cut:
 def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: bool) -> Cut:
     """The training nodes that are cut out, and the cells in which output nodes run.
 
-    embeddings: the server takes files of embeddings, which only one of our own does.
+    embeddings: the server takes files of embeddings, see `Facts.embeddings`.
     """
     candidates = [
         node_id
@@ -61,7 +61,7 @@ def find_cut(prompt: Prompt, outputs: Sequence[str], info: Info, embeddings: boo
         candidates.remove(trainer)
         remarks.append(
             f"{title_of(prompt, trainer, info)} trains in every cell that needs it: only a server with a folder of "
-            "embeddings in its output folder can be given one (docs/sweeps.md)."
+            "embeddings in its output or input folder can be given one (docs/sweeps.md)."
         )
     while True:
         apart = _without_adapters(prompt, candidates)
@@ -171,7 +171,7 @@ def training_prompt(
         SAVER,
         info,
         adapter=[trainer, TRAINERS[prompt[trainer]["class_type"]].saved],
-        filename_prefix=f"{FOLDER}/{uuid.uuid4().hex}/{key}",
+        filename_prefix=f"{SWEEPS_FOLDER}/{uuid.uuid4().hex}/{key}",
         place="output",
     )
     return _only(result, [*outputs, saver])
@@ -189,7 +189,7 @@ def picture_prompt(prompt: Prompt, outputs: Sequence[str], adapters: Mapping[str
                 result[_free_id(result)] = _node(
                     SCORE_SAVER,
                     info,
-                    filename_prefix=f"{FOLDER}/scores",
+                    filename_prefix=f"{SWEEPS_FOLDER}/scores",
                     **{"scores.scores0": [node_id, types.index(SCORES)]},
                 )
     return result

@@ -11,11 +11,11 @@ from typing import Any
 
 from .schema import Info, inputs_of
 
-FOLDER = "deft_sweeps"  # below the input, output and loras folders of a server; names in it hold a digest
-HEADER = 64 * 1024  # bytes of a model file that are hashed where it has no safetensors header
+SWEEPS_FOLDER = "deft_sweeps"  # below the input, output and loras folders of a server; names in it hold a digest
+_HASHED_START = 64 * 1024  # bytes of a model file that are hashed where it has no safetensors header
 LARGEST_HEADER = 100 * 2**20
-MODELS = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"}
-SUFFIX = re.compile(r"\.\w{1,12}$")
+_MODEL_SUFFIXES = {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"}
+_SUFFIX = re.compile(r"\.\w{1,12}$")
 PLACE = re.compile(r" \[(input|output|temp)\]$")  # how ComfyUI's widgets name a folder
 EMBEDDING = re.compile(r"embedding:([^\s,()\[\]:]+)")
 
@@ -30,12 +30,12 @@ def file_digest(path: Path) -> str:
         for item in sorted(path.rglob("*")):
             if item.is_file() and not item.name.startswith("."):
                 digest.update(f"{item.relative_to(path).as_posix()}\0{file_digest(item)}\0".encode())
-    elif path.suffix.lower() in MODELS:
+    elif path.suffix.lower() in _MODEL_SUFFIXES:
         with open(path, "rb") as file:
-            start = file.read(HEADER)
+            start = file.read(_HASHED_START)
             length = int.from_bytes(start[:8], "little")
-            if path.suffix.lower() in (".safetensors", ".sft") and HEADER < length + 8 <= LARGEST_HEADER:
-                start += file.read(length + 8 - HEADER)
+            if path.suffix.lower() in (".safetensors", ".sft") and _HASHED_START < length + 8 <= LARGEST_HEADER:
+                start += file.read(length + 8 - _HASHED_START)
         digest.update(f"{path.stat().st_size}\0".encode() + start)
     else:
         with open(path, "rb") as file:
@@ -57,9 +57,9 @@ class Files:
 
     def digest(self, name: str, combo: bool) -> str:
         """The digest of what a value names, "" if it names no file. combo: it is a choice, not free text."""
-        if not name or len(name) > 400 or "\n" in name or not (combo or SUFFIX.search(name)):
+        if not name or len(name) > 400 or "\n" in name or not (combo or _SUFFIX.search(name)):
             return ""
-        if name.startswith(f"{FOLDER}/"):  # the name says what it is
+        if name.startswith(f"{SWEEPS_FOLDER}/"):  # the name says what it is
             return ""
         if name not in self.digests:
             self.digests[name] = self.look_up(name)
@@ -80,7 +80,7 @@ class Files:
     def upload_name(self, path: Path) -> str:
         """The server's name of a file or folder of this machine after it was sent there."""
         if path not in self.uploaded:
-            self.uploaded[path] = f"{FOLDER}/{file_digest(path)[:16]}/{path.name}"
+            self.uploaded[path] = f"{SWEEPS_FOLDER}/{file_digest(path)[:16]}/{path.name}"
         return self.uploaded[path]
 
 
@@ -132,7 +132,7 @@ class ServerFiles(Files):
             return hashlib.sha256(f"{size}\0".encode() + metadata).hexdigest()
         place = PLACE.search(name)
         bare = name[: place.start()] if place else name
-        if not SUFFIX.search(bare):
+        if not _SUFFIX.search(bare):
             return ""
         subfolder, _, file = bare.rpartition("/")
         body = self.get("/view", {"filename": file, "subfolder": subfolder, "type": place[1] if place else "input"})

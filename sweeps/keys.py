@@ -21,7 +21,7 @@ from .template import Template
 from .training_nodes import TRAINERS
 from .workflow import needed_by, order
 
-MODELS = {"MODEL", "CLIP", "VAE"}
+MODEL_TYPES = {"MODEL", "CLIP", "VAE"}
 
 
 class KeyedTemplate:
@@ -63,7 +63,9 @@ class KeyedTemplate:
 
     def changes_model(self, node_id: str) -> bool:
         """Whether a node gives a model: it loads one, or changes one by an adapter."""
-        return not MODELS.isdisjoint(self.template.info[self.template.prompt[node_id]["class_type"]].get("output", ()))
+        return not MODEL_TYPES.isdisjoint(
+            self.template.info[self.template.prompt[node_id]["class_type"]].get("output", ())
+        )
 
     def loads_model(self, node_id: str) -> bool:
         """Whether a node gives a model and takes nothing from other nodes."""

@@ -97,7 +97,7 @@ def _loaded(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Whose work does not grow with the square of the brackets that are open, and has an end."""
+        """A loader whose work does not grow with the square of the brackets that are open, and has an end."""
 
         nodes = 0
 

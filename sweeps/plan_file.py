@@ -83,13 +83,13 @@ def _kind(value: Any) -> str | None:
     return "<plain>"
 
 
-Text = Annotated[str, BeforeValidator(lambda value: str(_plain(value)))]
-Words = Annotated[tuple[Text, ...], BeforeValidator(words)]
+PlanText = Annotated[str, BeforeValidator(lambda value: str(_plain(value)))]
+_Words = Annotated[tuple[PlanText, ...], BeforeValidator(words)]
 Plain = Annotated[Any, BeforeValidator(_plain)]
 Finite = Annotated[Any, BeforeValidator(_number)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Axes = Annotated[Any, AfterValidator(_axes)]
-Rule = Annotated[dict[Text, Words], AfterValidator(_not_empty)]
+Rule = Annotated[dict[PlanText, _Words], AfterValidator(_not_empty)]
 
 
 class PlanMapping(BaseModel):
@@ -118,9 +118,9 @@ class AxisSetting(PlanMapping):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Plain]
 
-    mute: Words = ()
-    bypass: Words = ()
-    without: Words = ()
+    mute: _Words = ()
+    bypass: _Words = ()
+    without: _Words = ()
 
 
 Listed = Annotated[list[Plain], Tag("<list>")]
@@ -128,7 +128,7 @@ Labelled = Annotated[
     Annotated[AxisSetting, Tag("<mapping>")] | Annotated[Plain, Tag("<plain>")] | Annotated[Plain, Tag("<list>")],
     Discriminator(_kind),
 ]
-Values = Annotated[Listed | Annotated[dict[Text, Labelled], Tag("<mapping>")], Discriminator(_kind)]
+_Values = Annotated[Listed | Annotated[dict[PlanText, Labelled], Tag("<mapping>")], Discriminator(_kind)]
 Seeds = Annotated[Listed | Annotated[int, Field(strict=True, ge=1), Tag("<plain>")], Discriminator(_kind)]
 
 
@@ -143,22 +143,22 @@ class Range(PlanMapping):
 class AxisPart(PlanMapping):
     """An axis: one of SOURCES, and where its values go."""
 
-    values: Values | None = Field(
+    values: _Values | None = Field(
         None, description="write a list of plain values, or a mapping of labels to what each of them sets"
     )
     range: Range | None = None
     seeds: Seeds | None = Field(
         None, description="write how many there are, a whole number from 1 on, or a list of them"
     )
-    csv: Text | None = None
-    files: Words | None = None
-    folders: Words | None = None
+    csv: PlanText | None = None
+    files: _Words | None = None
+    folders: _Words | None = None
     into: Any = None
     first: int = Field(0, strict=True, description="write the first seed, a whole number")
-    label: Text | None = None
-    only: dict[Text, Words] = {}
-    match: Words = ()
-    upload: Words = ()
+    label: PlanText | None = None
+    only: dict[PlanText, _Words] = {}
+    match: _Words = ()
+    upload: _Words = ()
 
     @property
     def source(self) -> str:
@@ -176,16 +176,16 @@ class AxisPart(PlanMapping):
 class NumberPart(PlanMapping):
     """A number that a node shows as text."""
 
-    node: Text = Field(description="write the title of the node that shows the number")
+    node: PlanText = Field(description="write the title of the node that shows the number")
     pattern: Annotated[Any, AfterValidator(_pattern)] = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 class OutputsPart(PlanMapping):
     """What is stored of a cell."""
 
-    only: Words = ()
+    only: _Words = ()
     previews: bool = Field(default=False, description="write true or false")
-    numbers: dict[Text, NumberPart] = {}
+    numbers: dict[PlanText, NumberPart] = {}
 
 
 class ReportPart(PlanMapping):
@@ -194,20 +194,20 @@ class ReportPart(PlanMapping):
     rows: Axes = None
     columns: Axes = None
     metrics: Axes = None
-    picture: Text | None = None
+    picture: PlanText | None = None
     grid_rows: Axes = None
     grid_columns: Axes = None
-    published: Text | None = None
+    published: PlanText | None = None
 
 
 class PlanFile(PlanMapping):
     """The whole file."""
 
-    name: Text = ""
-    about: Text = ""
+    name: PlanText = ""
+    about: PlanText = ""
     workflow: str = Field(description="name the file of a saved workflow")
-    fixed: dict[Text, Any] = Field({}, alias="set")
-    axes: dict[Text, AxisPart] = {}
+    fixed: dict[PlanText, Any] = Field({}, alias="set")
+    axes: dict[PlanText, AxisPart] = {}
     exclude: list[Rule] = Field([], description="write a list of rules, each of them a mapping")
     choice_seed: int | None = Field(
         None, strict=True, description="write the seed by which {a|b} in texts is drawn for each cell, a whole number"

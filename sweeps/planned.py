@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .files import FOLDER
+from .files import SWEEPS_FOLDER
 
 CellChoice = tuple[int, ...]  # the index of the chosen value of each axis, in the plan's order
 
@@ -44,4 +44,4 @@ class Cells:
 
 def adapter_name(key: str) -> str:
     """The name that loaders have for the adapter of a training cell, below the loras folder."""
-    return f"{FOLDER}/{key}.safetensors"
+    return f"{SWEEPS_FOLDER}/{key}.safetensors"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 MAX_TEXT = 64 * 2**20  # bytes that all compressed texts may have: a small file can hold huge ones
 
 
@@ -35,7 +35,7 @@ def with_text(data: bytes, texts: Mapping[str, str]) -> bytes:
     for chunk in _chunks(data):
         if chunk.kind == b"IDAT" and new:
             parts, new = [*parts, *new], []
-        if chunk.kind not in TEXTS or chunk.body.split(b"\0", 1)[0] not in old:
+        if chunk.kind not in _TEXTS or chunk.body.split(b"\0", 1)[0] not in old:
             parts.append(chunk.whole)
     return b"".join(parts)
 
@@ -48,7 +48,7 @@ def read_text(data: bytes) -> dict[str, str]:
     texts = {}
     room = MAX_TEXT
     for chunk in _chunks(data):
-        if chunk.kind in TEXTS:
+        if chunk.kind in _TEXTS:
             keyword, divider, content = chunk.body.partition(b"\0")
             if not divider:
                 raise ValueError("a text of the PNG file has no keyword; save the picture again.")

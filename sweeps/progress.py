@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 SHORTEST = 0.2  # seconds between two changes of the bar
-TEXT = 60  # characters of a label that are shown
-FEW: dict[Kind, int] = {"training": 1, "picture": 3}  # cells that have to be seen before the rest is guessed
+_TEXT = 60  # characters of a label that are shown
+_FEW: dict[Kind, int] = {"training": 1, "picture": 3}  # cells that have to be seen before the rest is guessed
 
 
 class SweepProgress:
@@ -28,7 +28,7 @@ class SweepProgress:
         self.quiet = quiet
         self.total = self.count = 0
         # Seconds between the end of a cell and that of the one before it.
-        self.steps: dict[Kind, deque[float]] = {kind: deque(maxlen=50) for kind in FEW}
+        self.steps: dict[Kind, deque[float]] = {kind: deque(maxlen=50) for kind in _FEW}
         self.last_end = 0.0
         self.bar: tqdm[Any] | None = None
         self.waited: list[str] = []
@@ -98,14 +98,14 @@ class SweepProgress:
     def _left(self, left: Counter[Kind]) -> str:
         """The time that is left, by the medians of the last cells of each kind; nothing while one is unknown."""
         kinds = [kind for kind, count in left.items() if count]
-        if not kinds or any(len(self.steps[kind]) < FEW[kind] for kind in kinds):
+        if not kinds or any(len(self.steps[kind]) < _FEW[kind] for kind in kinds):
             return ""
         return f"  ({duration(sum(statistics.median(self.steps[kind]) * left[kind] for kind in kinds))} left)"
 
 
 def describe(labels: dict[str, str]) -> str:
     """The labels of a cell on one line."""
-    shown = [label if len(label) <= TEXT else f"{label[: TEXT - 3]}..." for label in labels.values()]
+    shown = [label if len(label) <= _TEXT else f"{label[: _TEXT - 3]}..." for label in labels.values()]
     return " · ".join(shown) or "the one cell"
 
 

@@ -25,8 +25,8 @@ from .files import Files, LocalFiles
 from .server import HOST, PORTS, Server, find_comfyui
 
 CPUS = 4  # that a ComfyUI gets where the cluster has no GPU
-PATIENCE = 120.0  # seconds to wait for a free GPU or CPUs
-GOODBYE = 20.0  # seconds for an actor to end its server
+_PATIENCE = 120.0  # seconds to wait for a free GPU or CPUs
+_GOODBYE = 20.0  # seconds for an actor to end its server
 REACH = 10.0  # seconds for a connection to a server that has just started
 OBJECTS = 256 * 2**20  # bytes of Ray's object store of a cluster of our own
 UPLOAD = "1000000"  # MiB that a server takes as one file; ComfyUI's own limit, 100, is less than an adapter may have
@@ -108,7 +108,7 @@ class RayServer:
         self.actor: Any = None
         self._ended: Any = None  # what Ray will answer when the server or the actor is gone
 
-    def start(self, timeout: float = PATIENCE) -> None:
+    def start(self, timeout: float = _PATIENCE) -> None:
         """Start the server. Raises RuntimeError if it cannot be had: no room for it, no ComfyUI, no way to it."""
         import ray
 
@@ -194,7 +194,7 @@ class RayServer:
         with contextlib.suppress(ServerLost):
             return self._get("ask", method, *arguments)
 
-    def _get(self, method: str, *arguments: Any, timeout: float | None = GOODBYE) -> Any:
+    def _get(self, method: str, *arguments: Any, timeout: float | None = _GOODBYE) -> Any:
         """The result of a method of the actor. Raises ServerLost if there is no answer."""
         import ray
 

@@ -18,7 +18,7 @@ from .progress import SweepProgress
 from .records import Cell, CellRun, Kind
 from .schedule import Planned, Schedule, Taken
 from .store import BEAT, SERVERS, Store
-from .worker import ADAPTER, Job, Worker
+from .worker import ADAPTER_FILE, Job, Worker
 
 ATTEMPTS = 2  # a cell whose server died is run once more
 POLL = 1.0  # seconds between looks at what other runners have done
@@ -48,7 +48,7 @@ class Runner:
         self.compiler, self.store, self.workers, self.progress = compiler, store, list(workers), progress
         done = store.keys("done")
         # Adapters that were removed by hand, to save room: they are made again where a picture needs them.
-        lacking = {key for key in done & set(cells.trainings) if not (store.folder(key) / ADAPTER).is_file()}
+        lacking = {key for key in done & set(cells.trainings) if not (store.folder(key) / ADAPTER_FILE).is_file()}
         self.schedule = Schedule(cells, done - lacking)
         for key in lacking.intersection(training.key for training in self.schedule.trainings):
             store.forget(key)
@@ -270,7 +270,7 @@ class Runner:
             whole,
             compiler.plan.outputs,
             compiler.titles(prompt),
-            {key: self.store.folder(key) / ADAPTER for key in cell.needs},
+            {key: self.store.folder(key) / ADAPTER_FILE for key in cell.needs},
             compiler.uploads(cell.choice),
             frozenset(
                 key

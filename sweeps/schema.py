@@ -12,7 +12,7 @@ Info = Mapping[str, Any]  # class type -> what /object_info says of it
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 # Inputs of these types take any dotted name below their own: what is connected decides how many there are.
 GROWING = ("COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3")
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
+_WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def refusal(item: Input, value: Any) -> str:
         if item.uploads and isinstance(value, str) and ("/" in value or value.endswith("]")):
             return ""
         return f"is {value!r}, which is not a choice; {near(str(value), map(str, choices))}"
-    if item.type not in WIDGETS and item.type != "*" and not isinstance(value, (list, Mapping)):
+    if item.type not in _WIDGETS and item.type != "*" and not isinstance(value, (list, Mapping)):
         return f"is {value!r}, but a socket of type {item.type} takes a connection only"
     return ""
 

@@ -30,7 +30,7 @@ from ..disk.errors import named, reason
 from .records import CELL_FILE, RUN_FILE, Cell, CellRun, Record, Status, read_record, to_json
 from .writing import is_left, sync, tidy, write, write_synced
 
-FORMAT = 1
+_FORMAT = 1
 STALE = 60.0  # seconds without a sign of life after which a claim of another machine is taken over
 BEAT = 10.0  # seconds between signs of life
 SERVERS = ("server-", "ray-")  # how claims of the folders of servers begin; all others are of cells
@@ -75,7 +75,7 @@ class Store:
         try:
             content = json.loads(marker.read_bytes())
             plans = list(content["plans"])
-            if content["format"] != FORMAT:
+            if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']}")
         except OSError as error:
             raise ValueError(f"{marker} cannot be read ({reason(error)}): check its permissions.") from error
@@ -101,7 +101,7 @@ class Store:
             return
         foreign = root.exists() and any(not path.name.startswith(".store.json.") for path in root.iterdir())
         if not foreign:
-            write(marker, json.dumps({"format": FORMAT, "plans": [plan]}).encode())
+            write(marker, json.dumps({"format": _FORMAT, "plans": [plan]}).encode())
         elif not marker.is_file():  # another runner may just have made it
             raise ValueError(f"{root} is not empty and not the store of a sweep: name another folder with --store.")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 # Where a server has a prompt. "gone": neither in its queue nor in its history.
-Place = Literal["running", "pending", "ended", "gone"]
+PromptPlace = Literal["running", "pending", "ended", "gone"]
 
 QUIET = 3.0  # seconds without a message about a prompt after which the server is asked
 RARELY = 12.0  # seconds between two questions, at most: the answer to /queue holds every prompt in it
@@ -57,17 +57,17 @@ class Waiting:
         self.on_event(kind, data)
 
     def to_ask(self, now: float) -> bool:
-        """Whether nothing was heard of it for so long that the server should be asked."""
+        """Whether nothing was heard of the prompt for so long that the server should be asked."""
         return self.sent and not self.ended.done() and now - self.heard >= self.pause
 
-    def answered(self, place: Place, now: float) -> None:
+    def answered(self, place: PromptPlace, now: float) -> None:
         """The server was asked and has it in its queue: the next question comes later."""
         self.pause = now - self.heard + min(now - self.heard, RARELY)
         if place == "running" and self.started is None:  # its first message was lost
             self.started = now
 
     def too_long(self, now: float) -> bool:
-        """Whether it runs longer than it may."""
+        """Whether the prompt runs longer than it may."""
         return self.limit is not None and self.started is not None and now - self.started > self.limit
 
     def entry(self, connection: int) -> dict[str, Any] | None:
@@ -77,12 +77,12 @@ class Waiting:
         return {"outputs": self.outputs, "status": {"messages": list(self.messages.items())}}
 
 
-def place_of(prompt_id: str, queue: Any, history: Any) -> Place | None:
+def place_of(prompt_id: str, queue: Any, history: Any) -> PromptPlace | None:
     """Where a prompt is, by the answers to /queue and, asked after that, /history/ID. None: these are no answers.
 
     The order matters: a prompt that ends between the two questions is in the second answer.
     """
-    lists: dict[Place, str] = {"running": "queue_running", "pending": "queue_pending"}
+    lists: dict[PromptPlace, str] = {"running": "queue_running", "pending": "queue_pending"}
     if not isinstance(queue, Mapping) or not isinstance(history, Mapping) or not queue.keys() >= set(lists.values()):
         return None
     for place, name in lists.items():

@@ -19,7 +19,7 @@ from .client import Client
 from .cutting import SAVER
 from .errors import Interrupted, NodeFailed, Refused, ServerLost, TooLong
 from .facts import Facts, facts_of
-from .files import FOLDER
+from .files import SWEEPS_FOLDER
 from .plan import Outputs, PlanNumber
 from .planned import adapter_name
 from .png import with_text
@@ -30,7 +30,7 @@ from .waiting import OnEvent
 from .workflow import Prompt
 from .writing import link
 
-ADAPTER = "adapter.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
 SAMPLE_SECONDS = 1.0
 PATTERN_SECONDS = 5.0  # to find a number in a node's text
 
@@ -155,7 +155,7 @@ class Worker:
             if job.kind == "training" and self.server is not None:
                 await asyncio.to_thread(self.server.drop_checkpoints, finished.ended)
             numbers = _numbers(job, texts)
-            if job.kind == "training" and not any(file.name == ADAPTER for file in files) and job.saves_adapter:
+            if job.kind == "training" and not any(file.name == ADAPTER_FILE for file in files) and job.saves_adapter:
                 raise NodeFailed("the training wrote no adapter file: see ComfyUI's log", "")
         except (Refused, Interrupted) as reason:
             status, error = "cancelled" if isinstance(reason, Interrupted) else "failed", str(reason)
@@ -210,11 +210,11 @@ class Worker:
         else:
             place, folder_there = (self.facts.embeddings if embedding else ("output", "loras")) or ("", "")
             if place:
-                await self.client.upload(path, f"{folder_there}/{FOLDER}", Path(name).name, place)
+                await self.client.upload(path, f"{folder_there}/{SWEEPS_FOLDER}", Path(name).name, place)
             if embedding and not await self.client.get_bytes("/view_metadata/embeddings", filename=name):
                 raise Refused(
                     f"the server {self.url} cannot be given an embedding: it has no folder of embeddings inside its "
-                    "output folder (docs/sweeps.md says how to name one)"
+                    "output or input folder (docs/sweeps.md says how to name one)"
                 )
         self.holds.add(key)
 
@@ -263,8 +263,8 @@ class Worker:
 
     async def _keep_adapter(self, job: Job, files: Sequence[StoredFile], scratch: Path) -> None:
         """Leave a trained adapter where the loaders of a server of our own find it: its pictures may be made there."""
-        if self.server is not None and job.kind == "training" and any(file.name == ADAPTER for file in files):
-            await self._send_adapter(job.key, scratch / ADAPTER, job.key in job.embeddings)
+        if self.server is not None and job.kind == "training" and any(file.name == ADAPTER_FILE for file in files):
+            await self._send_adapter(job.key, scratch / ADAPTER_FILE, job.key in job.embeddings)
 
     # Memory
 
@@ -295,7 +295,7 @@ def _file_name(job: Job, node_id: str, title: str, number: int, original: str) -
     """The name of a file in the store: by title, node and number, whatever the server's counter says."""
     suffix = Path(original).suffix.lower()
     if job.kind == "training" and suffix == ".safetensors" and node_id not in job.whole:
-        return ADAPTER
+        return ADAPTER_FILE
     words = re.sub(r"[^\w.-]+", "_", title).strip("._")[:40] or "output"
     return f"{words}-{re.sub(r'[^0-9A-Za-z-]+', '_', node_id)}-{number}{suffix}"
 

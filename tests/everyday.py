@@ -29,7 +29,7 @@ COMBINED = "comfy/"  # where combinations are left out, and where there is an ol
 
 
 def one_of_each_name(ids: list[str]) -> list[str]:
-    """Of those that differ by what stands before the first hyphen the last."""
+    """The last of each group of cases that differ by what stands before the first hyphen."""
     return list({each.partition("-")[2]: each for each in ids}.values())
 
 
@@ -91,6 +91,9 @@ ONLY_IN_ALL: dict[str, str] = {
     "test_a_training_that_goes_too_far the node",
     "unit/test_scoring_exactness.py::test_plain_gelu_is_another_model": "test_plain_gelu_would_be_another_model of "
     "test_scoring_backbones.py has it, smaller",
+    "comfy/test_docs_adding.py::test_each_walk_says_what_is_left_to_do": "a server is asked after each walk, and "
+    "test_generated.py has a new method, option and input",
+    "comfy/test_docs_adding.py::test_the_types_are_right": "it takes a minute, and the walks rarely change",
     "comfy/test_gpu_benchmark.py::test_every_line_runs": "it is a script for people who measure a GPU",
     f"{RAY}test_a_cell_is_cancelled": "test_control_c cancels cells over HTTP, which these workers talk, too",
     f"{RAY}test_a_token_is_sent": "test_a_token_is_trained_once sends one to an address, and "

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,14 @@ SLOW = (
     "tests/unit/test_files_hostile.py::test_memory_stays_near_the_size_of_the_file",
     "tests/unit/test_scoring_metrics.py::test_preprocessing_equals_the_processors_of_transformers",
 )
-# What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics, but for
-# test_help.py: a walk leaves the help page of the new node, with its picture, to people. Only in `make test-all`: the
-# files that they compare have to be made for it.
-OVER_LISTS = ("every_method", "fields", "format_table", "help_lists", "interface", "nodes_schema")
+# What the gate runs inside ComfyUI: the files that go over lists of methods, nodes, settings and metrics. Only in
+# `make test-all`: what they compare has to be made for it. Pictures are not; what is stale of them is compared apart.
+OVER_LISTS = ("every_method", "fields", "format_table", "generated", "help", "help_lists", "interface", "nodes_schema")
+OF_PICTURES = (
+    "tests/comfy/test_generated.py::test_nothing_is_stale",
+    "tests/comfy/test_help.py::test_pictures_are_small",
+)
+LONGEST = 60  # lines of a walk: a screen
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,43 @@ class Step:
 
 
 def steps() -> list[Step]:
-    """All blocks in order. The last "New file `...`" or "In `...`" before a block names its file."""
+    """All blocks in order. The last "New file `...`" before a block names its file, in a diff the line with +++."""
     found, section, path = [], "", ""
     text = DOCUMENT.read_text(encoding="utf-8")
-    pattern = r"^## ([^\n]+)$|(?:New file|[Ii]n) `([\w./]+\.(?:py|md))`|^```(\w+)\n(.*?)^```$"
+    pattern = r"^## ([^\n]+)$|New file `([\w./]+)`|^```(\w+)\n(.*?)^```$"
     for match in re.finditer(pattern, text, re.M | re.S):
         section, path = match.group(1) or section, match.group(2) or path
-        if match.group(3):
+        if match.group(3) == "diff":
+            before, *files = re.split(r"^\+\+\+ (\S+)\n", match.group(4), flags=re.M)
+            assert not before, f"{section}: a diff begins with the name of its file"
+            found += [Step(section, "diff", *each) for each in zip(files[::2], files[1::2])]
+        elif match.group(3):
             found.append(Step(section, match.group(3), path, match.group(4)))
     return found
 
 
+def sections() -> dict[str, str]:
+    """The text of each section, with its heading."""
+    parts = re.split(r"^(?=## )", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)[1:]
+    return {part.partition("\n")[0].removeprefix("## "): part for part in parts}
+
+
+def generated(section: str) -> set[str]:
+    """The parts of `make generated` that a section names."""
+    return {
+        part for parts in re.findall(r'`make generated PARTS="([^"]*)"`', sections()[section]) for part in parts.split()
+    }
+
+
 def changed(before: str, diff: str) -> str:
-    """A text with the change in it. What the diff takes away and leaves as it is has to stand there exactly once."""
+    """A text with the changes in it, between which stands @@."""
+    for part in re.split(r"^@@\n", diff, flags=re.M):
+        before = _changed(before, part)
+    return before
+
+
+def _changed(before: str, diff: str) -> str:
+    """A text with one change. What the diff takes away and leaves as it is has to stand there exactly once."""
     lines = diff.splitlines()
     assert all(line[:1] in " +-" for line in lines), diff
     old = "".join(f"{line[1:]}\n" for line in lines if line[:1] != "+")
@@ -80,16 +108,28 @@ def changed(before: str, diff: str) -> str:
     return before[: places[0]] + new + before[places[0] + len(old) :]
 
 
-def walked_copy(folder: Path) -> Path:
-    """A copy of the pack in which all that the document writes is done."""
+def unwalked_copy(folder: Path) -> Path:
+    """A copy of the pack as it is."""
     shutil.copytree(ROOT, folder, ignore=NOT_COPIED, dirs_exist_ok=True, symlinks=True)
-    for step in steps():
+    return folder
+
+
+def walk(folder: Path, section: str) -> None:
+    """Do in a copy what a section writes."""
+    for step in (step for step in steps() if step.section == section):
         path = folder / step.path
         if step.kind == "python":
             assert not path.exists(), f"{step.path} is there already"
             path.write_text(step.text, encoding="utf-8")
         elif step.kind == "diff":
             path.write_text(changed(path.read_text(encoding="utf-8"), step.text), encoding="utf-8")
+
+
+def walked_copy(folder: Path) -> Path:
+    """A copy of the pack in which all that the document writes is done."""
+    unwalked_copy(folder)
+    for section in sections():
+        walk(folder, section)
     return folder
 
 
@@ -108,6 +148,16 @@ def files_of(where: str) -> list[str]:
     """The files of tests that the commands of the walks name."""
     words = [word for _, line in commands(where) for word in line.split()]
     return list(dict.fromkeys(word for word in words if word.startswith(f"tests/{where}/")))
+
+
+def chosen(where: str, whole: Collection[str] = ()) -> str:
+    """pytest's -k for these files in one run: of those that a command names with -k only what it chooses.
+
+    whole: names of files of which all is run nevertheless.
+    """
+    found = re.findall(r"tests/\w+/(test_\w+)\.py -k (\w+)", "\n".join(line for _, line in commands(where)))
+    files = [file for file, _ in found if file.removeprefix("test_") not in whole]
+    return " or ".join([f"not ({' or '.join(files)})", *(word for _, word in found)])
 
 
 @dataclass(frozen=True)

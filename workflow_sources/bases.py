@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .packing import Packing
-from .prompt import APPLY, TOKEN, Link, Prompt
+from .prompt import APPLY, TOKEN, Connection, PromptBuilder
 
 _HUB = "https://huggingface.co"
 _FLUX_TEXT = f"{_HUB}/comfyanonymous/flux_text_encoders/resolve/main"
@@ -19,7 +19,7 @@ _OMNIGEN2 = f"{_HUB}/Comfy-Org/Omnigen2_ComfyUI_repackaged/resolve/main/split_fi
 _QWEN_IMAGE = f"{_HUB}/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files"
 _Z_IMAGE = f"{_HUB}/Comfy-Org/z_image_turbo/resolve/main/split_files"
 # By the file's name: the folder below models, and the address that the page offers for its download.
-FILES: Mapping[str, tuple[str, str]] = {
+BASE_FILES: Mapping[str, tuple[str, str]] = {
     "v1-5-pruned-emaonly-fp16.safetensors": (
         "checkpoints",
         f"{_HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
@@ -66,7 +66,7 @@ DRAW, ENCODE, EMPTY, SIZE, SAMPLE, DECODE, EXTRA = 40, 41, 42, 43, 44, 45, 46  #
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseNodes:
     """A base: its loaders as (node class, inputs), one for a checkpoint, else of MODEL, CLIP and VAE; its settings.
 
     size, rank, steps, learning_rate, layers, precision: of the training; size 0 is the base's own. side, latent: of the
@@ -92,7 +92,7 @@ class Base:
     zero: bool = False
 
     @property
-    def sockets(self) -> tuple[Link, Link, Link]:
+    def sockets(self) -> tuple[Connection, Connection, Connection]:
         """MODEL, CLIP and VAE."""
         if len(self.loaders) == 1:
             return [str(MODEL), 0], [str(MODEL), 1], [str(MODEL), 2]
@@ -120,8 +120,8 @@ def _sampler(steps: int, cfg: float, sampler: str = "euler", scheduler: str = "s
     return {"seed": 7, "steps": steps, "cfg": cfg, "sampler_name": sampler, "scheduler": scheduler, "denoise": 1.0}
 
 
-BASES: Mapping[str, Base] = {
-    "demo": Base(
+BASES: Mapping[str, BaseNodes] = {
+    "demo": BaseNodes(
         "the demo's model",
         (
             ("UNETLoader", {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"}),
@@ -140,7 +140,7 @@ BASES: Mapping[str, Base] = {
         side=64,
         sampler=_sampler(20, 3.0),
     ),
-    "SD 1.5": Base(
+    "SD 1.5": BaseNodes(
         "SD 1.5",
         _checkpoint("v1-5-pruned-emaonly-fp16.safetensors"),
         steps=800,
@@ -148,13 +148,13 @@ BASES: Mapping[str, Base] = {
         latent="EmptyLatentImage",
         sampler=_sampler(25, 7.0, "dpmpp_2m", "karras"),
     ),
-    "SDXL": Base(
+    "SDXL": BaseNodes(
         "SDXL",
         _checkpoint("sd_xl_base_1.0.safetensors"),
         latent="EmptyLatentImage",
         sampler=_sampler(25, 7.0, "dpmpp_2m", "karras"),
     ),
-    "Flux.1 dev": Base(
+    "Flux.1 dev": BaseNodes(
         "Flux.1 dev",
         (
             ("UNETLoader", {"unet_name": "flux1-dev.safetensors", "weight_dtype": "default"}),
@@ -173,14 +173,14 @@ BASES: Mapping[str, Base] = {
         sampler=_sampler(20, 1.0),
         zero=True,
     ),
-    "Flux.2 klein": Base(
+    "Flux.2 klein": BaseNodes(
         "Flux.2 klein base 4B",
         _parts("flux-2-klein-base-4b.safetensors", "qwen_3_4b.safetensors", "flux2", "flux2-vae.safetensors"),
         rank=32,
         latent="EmptyFlux2LatentImage",
         sampler={"seed": 7, "steps": 20, "cfg": 5.0, "sampler_name": "euler"},
     ),
-    "Z-Image": Base(
+    "Z-Image": BaseNodes(
         "Z-Image",
         _parts("z_image_bf16.safetensors", "qwen_3_4b.safetensors", "lumina2", "ae.safetensors"),
         rank=32,
@@ -188,7 +188,7 @@ BASES: Mapping[str, Base] = {
         sampler=_sampler(25, 4.0, "res_multistep"),
         shift=3.0,
     ),
-    "Qwen-Image": Base(
+    "Qwen-Image": BaseNodes(
         "Qwen-Image",
         _parts(
             "qwen_image_fp8_e4m3fn.safetensors",
@@ -204,7 +204,7 @@ BASES: Mapping[str, Base] = {
 }
 TITLES = ("Model", "Text encoder", "Autoencoder")
 # As the base's recipe has it; the same numbers stand at the training node.
-RECIPE: Mapping[str, Any] = {
+_RECIPE: Mapping[str, Any] = {
     "what": "subject",
     "how": "usual",
     "base": "auto",
@@ -215,14 +215,14 @@ RECIPE: Mapping[str, Any] = {
 }
 
 
-def load(it: Prompt, base: Base) -> None:
+def load(it: PromptBuilder, base: BaseNodes) -> None:
     """Add a base's loaders."""
     for number, (kind, inputs) in enumerate(base.loaders, 1):
         title = f"Checkpoint of {base.title}" if len(base.loaders) == 1 else TITLES[number - 1]
         it.add(number, kind, title, inputs)
 
 
-def train(it: Prompt, base: Base) -> Link:
+def train(it: PromptBuilder, base: BaseNodes) -> Connection:
     """Add pictures (4), training (20), saving (21) and the base's recipe (22); the adapter."""
     model, clip, vae = base.sockets
     pictures = it.add(
@@ -241,7 +241,7 @@ def train(it: Prompt, base: Base) -> Link:
             "flips": False,
         },
     )
-    settings = {"settings": it.add(22, "DEFTTrainingRecipe", "Recipe of the base", RECIPE)} if base.recipe else {}
+    settings = {"settings": it.add(22, "DEFTTrainingRecipe", "Recipe of the base", _RECIPE)} if base.recipe else {}
     adapter = it.add(
         20,
         "DEFTTrainAdapter",
@@ -280,13 +280,13 @@ def train(it: Prompt, base: Base) -> Link:
     return adapter
 
 
-def apply(it: Prompt, base: Base, adapter: Link) -> Link:
+def apply(it: PromptBuilder, base: BaseNodes, adapter: Connection) -> Connection:
     """Add what puts an adapter on the model (30)."""
     model = base.sockets[0]
     return it.add(30, "DEFTApplyAdapter", "Put it on the model", {"model": model, "adapter": adapter, **APPLY})
 
 
-def draw(it: Prompt, base: Base, model: Link, words: str, folder: str) -> Packing:
+def draw(it: PromptBuilder, base: BaseNodes, model: Connection, words: str, folder: str) -> Packing:
     """Add what draws a picture, to be one node on top (40), and what saves it (70)."""
     _, clip, vae = base.sockets
     positive = it.add(ENCODE, "CLIPTextEncode", "Prompt", {"text": words, "clip": clip})

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .demo import DEFT_FILE, METHODS
+from .demo import DEFT_FILE, DEMO_METHODS
 from .packing import Packing, named, pack
-from .prompt import APPLY, ROOT, Prompt
+from .prompt import APPLY, ROOT, PromptBuilder
 from .text import graph_text
 
 SUBGRAPHS = ROOT / "subgraphs"
@@ -24,7 +24,7 @@ TOP = 100  # the id of the node on top
 class Blueprint:
     """A blueprint: the nodes inside in API form, without what comes from outside, and what is on top."""
 
-    prompt: Prompt
+    prompt: PromptBuilder
     packing: Packing
 
     @property
@@ -40,7 +40,7 @@ class Blueprint:
 
 def training(method: str, learning_rate: float) -> Blueprint:
     """A folder of photos to a MODEL with the adapter. method: one of the demo's."""
-    it = Prompt()
+    it = PromptBuilder()
     pictures = it.add(
         1,
         "DEFTPrepareTrainingPictures",
@@ -62,7 +62,7 @@ def training(method: str, learning_rate: float) -> Blueprint:
             "latents": pictures,
             "positive": ["1", 1],
             "captions": ["1", 2],
-            **METHODS[method],
+            **DEMO_METHODS[method],
             "method.rank": 16,
             "steps": 800,
             "learning_rate": learning_rate,
@@ -114,7 +114,7 @@ def training(method: str, learning_rate: float) -> Blueprint:
 
 def use_and_score() -> Blueprint:
     """An adapter file on a MODEL, a picture for each prompt, their scores."""
-    it = Prompt()
+    it = PromptBuilder()
     model = it.add(
         1,
         "DEFTAdapterLoader",
@@ -183,7 +183,7 @@ def use_and_score() -> Blueprint:
 
 def score_a_folder() -> Blueprint:
     """The pictures of a folder against those of another."""
-    it = Prompt()
+    it = PromptBuilder()
     pictures = it.add(1, "DEFTLoadFolder", "Pictures to score", {"folder": "demo/teddy_bear_deft"})
     references = it.add(2, "DEFTLoadFolder", "Pictures of the subject", {"folder": "demo/teddy_bear_lora"})
     scores = it.add(
@@ -221,7 +221,7 @@ def score_a_folder() -> Blueprint:
 
 
 def blueprints() -> list[Blueprint]:
-    """All of them."""
+    """All blueprints."""
     return [training("LoRA", 1e-4), training("DEFT", 1e-4), use_and_score(), score_a_folder()]
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .prompt import APPLY, TOKEN, Link, Prompt
+from .prompt import APPLY, TOKEN, Connection, PromptBuilder
 
-SAMPLING = {"seed": 7, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-METHODS: dict[str, dict[str, Any]] = {
+_SAMPLING = {"seed": 7, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+DEMO_METHODS: dict[str, dict[str, Any]] = {
     "DEFT": {
         "method": "deft",
         "method.rank": 4,
@@ -30,7 +30,7 @@ SECOND_FILE, SECOND, SECOND_TOKEN = "deft_demo_duck_deft.safetensors", "duck", "
 
 MODEL, CLIP, VAE, PHOTOS, LATENTS, CAPTIONS = (([str(node), 0]) for node in (1, 2, 3, 4, 5, 6))
 PROMPTS, ENCODED, EMPTY, SIZE, SCORER = (([str(node), 0]) for node in (7, 8, 9, 10, 11))
-TEXT: Link = ["7", 1]
+PROMPT_TEXT: Connection = ["7", 1]
 
 
 def on_backgrounds(subject: str, count: int = 8) -> list[str]:
@@ -38,7 +38,7 @@ def on_backgrounds(subject: str, count: int = 8) -> list[str]:
     return [f"{subject} on {background} background" for background in BACKGROUNDS[:count]]
 
 
-class Example(Prompt):
+class DemoExample(PromptBuilder):
     """A workflow on the demo's model. name: of its file, and the folder of all that it writes."""
 
     def __init__(self, name: str) -> None:
@@ -51,7 +51,7 @@ class Example(Prompt):
         self.add(2, "DEFTDemoTextEncoder", "Demo text encoder", {})
         self.add(3, "VAELoader", "Demo autoencoder", {"vae_name": "deft_demo_vae.safetensors"})
 
-    def subject(self, subject: str = "teddy_bear", first: int = 4, of: str = "") -> Link:
+    def subject(self, subject: str = "teddy_bear", first: int = 4, of: str = "") -> Connection:
         """A subject's pictures with captions, encoded for the training; the pictures. of: more for the titles."""
         photos = self.add(
             first, "DEFTDemoSubject", f"Five pictures{of or ' of the subject'}", {"subject": subject, "token": TOKEN}
@@ -60,11 +60,13 @@ class Example(Prompt):
         self.add(first + 2, "CLIPTextEncode", f"Encode the captions{of}", {"text": [photos[0], 1], "clip": CLIP})
         return photos
 
-    def photos(self, subject: str = "teddy_bear", node: int = 4, title: str = "Pictures of the subject") -> Link:
+    def photos(self, subject: str = "teddy_bear", node: int = 4, title: str = "Pictures of the subject") -> Connection:
         """A subject's pictures, to look at and to compare with."""
         return self.add(node, "DEFTDemoSubject", title, {"subject": subject, "token": TOKEN})
 
-    def prompts(self, lines: Sequence[str], node: int = 7, title: str = "Prompts to draw", token: str = TOKEN) -> Link:
+    def prompts(
+        self, lines: Sequence[str], node: int = 7, title: str = "Prompts to draw", token: str = TOKEN
+    ) -> Connection:
         """Add prompts and, as the next node, their encoding, which is returned."""
         prompts = self.add(node, "DEFTPrompts", title, {"prompts": "\n".join(lines), "token": token})
         return self.add(
@@ -93,7 +95,9 @@ class Example(Prompt):
             },
         )
 
-    def train(self, node: int, label: str, latents: Link = LATENTS, captions: Link = CAPTIONS, **more: Any) -> Link:
+    def train(
+        self, node: int, label: str, latents: Connection = LATENTS, captions: Connection = CAPTIONS, **more: Any
+    ) -> Connection:
         """A training of DEFT, PaRa or LoRA, the first word of the label."""
         return self.add(
             node,
@@ -111,20 +115,26 @@ class Example(Prompt):
                 "seed": 1,
                 "precision": "fp32",
                 "gradient_checkpointing": False,
-                **METHODS[label.split()[0]],
+                **DEMO_METHODS[label.split()[0]],
                 **more,
             },
         )
 
-    def apply(self, node: int, label: str, adapter: Link, model: Link = MODEL, **more: Any) -> Link:
+    def apply(self, node: int, label: str, adapter: Connection, model: Connection = MODEL, **more: Any) -> Connection:
         """An adapter on the model."""
         return self.add(
             node, "DEFTApplyAdapter", f"Apply {label}", {"model": model, "adapter": adapter, **APPLY, **more}
         )
 
     def draw(
-        self, line: int, label: str, model: Link, positive: Link = ENCODED, first: int = 40, second: int = 50
-    ) -> Link:
+        self,
+        line: int,
+        label: str,
+        model: Connection,
+        positive: Connection = ENCODED,
+        first: int = 40,
+        second: int = 50,
+    ) -> Connection:
         """Sample and decode; the pictures. first, second: the nodes' ids at line 0."""
         latent = self.add(
             first + line,
@@ -135,7 +145,7 @@ class Example(Prompt):
                 "positive": positive,
                 "negative": EMPTY,
                 "latent_image": SIZE,
-                **SAMPLING,
+                **_SAMPLING,
             },
         )
         return self.add(second + line, "VAEDecode", f"Decode {label}", {"samples": latent, "vae": VAE})
@@ -144,13 +154,13 @@ class Example(Prompt):
         self,
         line: int,
         label: str,
-        images: Link,
-        adapter: Link | None = None,
-        references: Link = PHOTOS,
-        text: Link = TEXT,
+        images: Connection,
+        adapter: Connection | None = None,
+        references: Connection = PHOTOS,
+        text: Connection = PROMPT_TEXT,
         subject: str = "teddy bear",
         first: int = 60,
-    ) -> Link:
+    ) -> Connection:
         """The scores of a row. first: the id at line 0. What is behind a comma of the label is in the title alone."""
         return self.add(
             first + line,
@@ -169,15 +179,15 @@ class Example(Prompt):
 
     def grid(
         self,
-        rows: Mapping[str, Link],
-        scores: list[Link] = [],  # noqa: B006
-        subject: Link | None = PHOTOS,
-        columns: Link = TEXT,
+        rows: Mapping[str, Connection],
+        scores: list[Connection] = [],  # noqa: B006
+        subject: Connection | None = PHOTOS,
+        columns: Connection = PROMPT_TEXT,
         node: int = 70,
         title: str = "Side by side",
         file: str = "grid",
         **more: Any,
-    ) -> Link:
+    ) -> Connection:
         """The rows as a labelled grid, which is saved by the node after the next."""
         image = self.add(
             node,
@@ -195,11 +205,11 @@ class Example(Prompt):
         self.save(node + 2, image, f"Save: {title.lower()}" if node != 70 else "Save the grid", file)
         return image
 
-    def save(self, node: int, image: Link, title: str, file: str) -> None:
+    def save(self, node: int, image: Connection, title: str, file: str) -> None:
         """A picture to the output folder."""
         self.add(node, "SaveImage", title, {"images": image, "filename_prefix": f"{self.name}/{file}"})
 
-    def table(self, scores: list[Link], title: str, node: int = 71, **more: Any) -> None:
+    def table(self, scores: list[Connection], title: str, node: int = 71, **more: Any) -> None:
         """The score table."""
         self.add(
             node,
@@ -213,7 +223,7 @@ class Example(Prompt):
             },
         )
 
-    def plot(self, scores: list[Link], title: str, node: int = 73) -> None:
+    def plot(self, scores: list[Connection], title: str, node: int = 73) -> None:
         """Add a plot of likeness against prompt following."""
         self.add(
             node,
@@ -228,6 +238,6 @@ class Example(Prompt):
             },
         )
 
-    def show_text(self, node: int, title: str, source: Link) -> None:
+    def show_text(self, node: int, title: str, source: Connection) -> None:
         """A text on the canvas."""
         self.add(node, "PreviewAny", title, {"source": source})

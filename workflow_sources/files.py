@@ -14,14 +14,14 @@ from .blueprints import Blueprint
 from .layout import EXAMPLES, arrange, expanded, read, sources
 from .packing import flattened, of_layout, own_id, pack, unpacked
 from .plans import plans
-from .prompt import ROOT, Prompt
+from .prompt import ROOT, PromptBuilder
 from .tables import PLANS
 from .text import api_text, graph_text
 
-FILES = {**bases.FILES, **scorers.FILES}  # by name: the folder below models, and the address
+FILES = {**bases.BASE_FILES, **scorers.SCORER_FILES}  # by name: the folder below models, and the address
 TEMPLATES = ROOT / "example_workflows"  # what ComfyUI's template browser shows
 API = TEMPLATES / "api"
-NOTE = "MarkdownNote"
+_NOTE = "MarkdownNote"
 
 
 def names() -> list[str]:
@@ -29,7 +29,7 @@ def names() -> list[str]:
     return sorted(sources())
 
 
-def prompt_of(name: str) -> Prompt:
+def prompt_of(name: str) -> PromptBuilder:
     """An example in API form with its own ids: what its source.py makes, or its source.json.
 
     The page sends "20:40" for node 40 in node 20.
@@ -37,9 +37,22 @@ def prompt_of(name: str) -> Prompt:
     folder, _ = sources()[name]
     written = EXAMPLES / folder / "source.json"
     if written.is_file():
-        return Prompt(json.loads(written.read_text(encoding="utf-8")))
-    computed: Prompt = importlib.import_module(f".examples.{folder}.source", __package__).prompt(name)
+        return PromptBuilder(json.loads(written.read_text(encoding="utf-8")))
+    computed: PromptBuilder = importlib.import_module(f".examples.{folder}.source", __package__).prompt(name)
     return computed
+
+
+def computed(name: str) -> dict[str, Any]:
+    """What an example computes: its API form without titles."""
+    return {number: {**node, "_meta": None} for number, node in prompt_of(name).items()}
+
+
+def drawn(name: str) -> dict[str, Any]:
+    """What a picture of an example's graph shows of the file: subgraphs are closed, and properties are not seen."""
+    graph = graph_of(name)
+    unseen = {"order", "properties"}
+    nodes = [{key: node[key] for key in node.keys() - unseen} for node in graph["nodes"]]
+    return {"nodes": nodes, "links": graph["links"], "groups": graph.get("groups", [])}
 
 
 def api_files() -> dict[Path, str]:
@@ -61,7 +74,7 @@ def graph_of(name: str) -> dict[str, Any]:
 
 def arranged(graph: dict[str, Any], name: str) -> str:
     """The text of a graph that the front end has written, laid out as the example's layout.yaml says."""
-    graph = flattened({**graph, "nodes": [node for node in graph["nodes"] if node["type"] != NOTE]})
+    graph = flattened({**graph, "nodes": [node for node in graph["nodes"] if node["type"] != _NOTE]})
     for packing in prompt_of(name).packings:
         pack(graph, packing)
     for subgraph in read(name).get("subgraphs", []):
@@ -128,7 +141,7 @@ def differences(graph: Mapping[str, Any], prompt: Mapping[str, Any]) -> list[str
     So is a socket that a node has got since the front end has written the graph: the page would add it.
     """
     graph = unpacked(graph)
-    nodes = {own_id(node["id"]): node for node in graph["nodes"] if node["type"] != NOTE}
+    nodes = {own_id(node["id"]): node for node in graph["nodes"] if node["type"] != _NOTE}
     prompt = {own_id(number): node for number, node in prompt.items()}
     lines = [f"node {number} is in one form only" for number in sorted(nodes.keys() ^ prompt.keys())]
     links = {number: [own_id(origin), slot] for number, origin, slot, *_ in graph["links"]}

@@ -18,6 +18,12 @@ BACKGROUND = "#202020"
 TITLE, SLOT = 30, 20  # heights in a node
 
 
+def shown(graph: dict[str, Any]) -> list[Any]:
+    """All that `draw` reads of a graph."""
+    nodes = [[node[key] for key in ("id", "type", "pos", "size")] for node in graph["nodes"]]
+    return [nodes, graph["links"], graph.get("groups", [])]
+
+
 def draw(graph: dict[str, Any], side: int = 1024) -> Image.Image:
     """A graph of the front end, `side` pixels wide or high."""
     left = min(group["bounding"][0] for group in graph["groups"]) - 40

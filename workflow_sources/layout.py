@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
-COLOURS = {  # ComfyUI's own group colours, by what a group holds
+_GROUP_COLOURS = {  # ComfyUI's own group colours, by what a group holds
     "note": "#444",
     "model": "#3f789e",
     "subject": "#8A8",
@@ -39,7 +39,7 @@ MARGIN, COLUMN, LINE = 20, 50, 20  # around a group's nodes, between columns, be
 APART, BELOW = 30, 30  # between groups
 NOTE_WIDTH, LETTER, NOTE_LINE = 440, 5.2, 14  # of the note: its width, of a letter, the height of a line
 
-Node = dict[str, Any]
+_Node = dict[str, Any]
 
 
 def sources() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -47,12 +47,12 @@ def sources() -> dict[str, tuple[str, dict[str, Any]]]:
 
     A folder is one example of its own name, or what stands under `files` in its layout.
     """
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    folders: dict[str, tuple[str, dict[str, Any]]] = {}
     for path in sorted(EXAMPLES.glob("*/layout.yaml")):
         folder = path.parent.name
         for name, words in _layout(folder).get("files", {folder: {}}).items():
-            found[name] = (folder, words)
-    return found
+            folders[name] = (folder, words)
+    return folders
 
 
 def _layout(folder: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Group:
 
     title: str
     role: str
-    lines: list[list[Node | None]]
+    lines: list[list[_Node | None]]
     stack: int
     band: int = 0
     x: float = 0
@@ -121,7 +121,7 @@ def _lines_of(text: str) -> int:
     return number
 
 
-def note_node(number: int, text: str) -> Node:
+def note_node(number: int, text: str) -> _Node:
     """The note, as high as its text needs."""
     return {
         "id": number,
@@ -165,7 +165,7 @@ class Arrangement:
             ValueError: a node in no group, or in two.
         """
         self.graph = graph
-        nodes: dict[int, Node] = {node["id"]: node for node in graph["nodes"]}
+        nodes: dict[int, _Node] = {node["id"]: node for node in graph["nodes"]}
         for number, size in layout.get("sizes", {}).items():
             nodes[number]["size"] = size
         text = f"{layout['note'].strip()}\n\n---\n\n{layout['note_zh'].strip()}"
@@ -238,7 +238,7 @@ class Arrangement:
                 "id": number,
                 "title": group.title,
                 "font_size": FONT,
-                "color": COLOURS[group.role],
+                "color": _GROUP_COLOURS[group.role],
                 "flags": {},
                 "bounding": [round(group.x), round(group.y), round(group.width), round(group.height)],
             }

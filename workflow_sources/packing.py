@@ -20,9 +20,9 @@ LINKED = 64  # and of such a widget that a link stands for
 APART = 80  # between nodes inside
 AFTER_A_RUN = ("fixed", "increment", "decrement", "randomize")
 
-Node = dict[str, Any]
-Place = tuple[int, str]  # a node inside, and its input
-Graph = dict[str, Any]
+_Node = dict[str, Any]
+_Place = tuple[int, str]  # a node inside, and its input
+_Graph = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Packing:
     node: int
     title: str
     nodes: Sequence[int]
-    inputs: Mapping[str, Sequence[Place]]
-    promoted: Mapping[str, Place]
+    inputs: Mapping[str, Sequence[_Place]]
+    promoted: Mapping[str, _Place]
     outputs: Mapping[str, tuple[int, int]]
     texts: Sequence[str] = ()
     category: str = ""
@@ -93,7 +93,7 @@ def own_id(number: Any) -> str:
     return str(number).rpartition(":")[2]
 
 
-def of_layout(graph: Graph, layout: Mapping[str, Any], example: str) -> Packing:
+def of_layout(graph: _Graph, layout: Mapping[str, Any], example: str) -> Packing:
     """What a layout puts into one node: its `node`, `title` and `lines`, the widgets `on_top` and `names` for sockets.
 
     Inputs and outputs are those that links of the graph come to and go from. An input has the name of the socket
@@ -104,7 +104,7 @@ def of_layout(graph: Graph, layout: Mapping[str, Any], example: str) -> Packing:
     nodes = {node["id"]: node for node in graph["nodes"]}
     names: Mapping[str, str] = layout.get("names", {})
     promoted = {name: (place[0], place[1]) for name, place in layout.get("on_top", {}).items()}
-    inputs: dict[tuple[int, int], list[Place]] = {}
+    inputs: dict[tuple[int, int], list[_Place]] = {}
     outputs: dict[tuple[int, int], None] = {}
     for _, origin, slot, target, place, _ in graph["links"]:
         if target in inner and origin not in inner:
@@ -116,7 +116,7 @@ def of_layout(graph: Graph, layout: Mapping[str, Any], example: str) -> Packing:
         return next(one for one in (name, *(f"{name} {number}" for number in range(2, 100))) if one not in taken)
 
     in_order = [number for line in rows for number in line]
-    in_names: dict[str, list[Place]] = {}
+    in_names: dict[str, list[_Place]] = {}
     for places in inputs.values():
         # A socket before a widget that a link stands for: the page shows such an input as a widget.
         places.sort(key=lambda place: ("widget" in _input(nodes[place[0]], place[1]), in_order.index(place[0])))
@@ -124,7 +124,7 @@ def of_layout(graph: Graph, layout: Mapping[str, Any], example: str) -> Packing:
         name = next((names[key] for key in (f"{node}.{own}" for node, own in places) if key in names), None)
         in_names[unique({**in_names, **promoted}, name or first[1].rpartition(".")[2])] = places
 
-    def place_of(item: tuple[str, list[Place]]) -> tuple[bool, int, int]:
+    def place_of(item: tuple[str, list[_Place]]) -> tuple[bool, int, int]:
         (node, own), *_ = item[1]
         return "widget" in _input(nodes[node], own), in_order.index(node), slot_of(nodes[node], own)
 
@@ -147,12 +147,12 @@ def of_layout(graph: Graph, layout: Mapping[str, Any], example: str) -> Packing:
     )
 
 
-def _input(node: Node, name: str) -> dict[str, Any]:
+def _input(node: _Node, name: str) -> dict[str, Any]:
     """An input of a node, by its name."""
     return node["inputs"][slot_of(node, name)]
 
 
-def widget_value(node: Node, name: str) -> Any:
+def widget_value(node: _Node, name: str) -> Any:
     """The value of a node's widget. Behind a seed may stand what happens with it after a run, which is no input."""
     values = iter(node["widgets_values"])
     value = next(values, None)
@@ -167,12 +167,12 @@ def widget_value(node: Node, name: str) -> Any:
     raise ValueError(f"node {node['id']} has no widget {name}")
 
 
-def slot_of(node: Node, name: str) -> int:
+def slot_of(node: _Node, name: str) -> int:
     """The place of an input among a node's."""
     return next(place for place, item in enumerate(node["inputs"]) if item["name"] == name)
 
 
-def pack(graph: Graph, packing: Packing) -> None:
+def pack(graph: _Graph, packing: Packing) -> None:
     """Put nodes of a graph, as the page has written it, into one on top. Links to and from them go there.
 
     Raises:
@@ -181,7 +181,7 @@ def pack(graph: Graph, packing: Packing) -> None:
     inner = {node["id"]: node for node in graph["nodes"] if node["id"] in packing.nodes}
     inside = _Inside()
     names = [*packing.inputs, *packing.promoted]
-    targets: dict[Place, int] = {
+    targets: dict[_Place, int] = {
         place: names.index(name) for name, places in packing.inputs.items() for place in places
     } | {place: names.index(name) for name, place in packing.promoted.items()}
     origins = {place: number for number, place in enumerate(packing.outputs.values())}
@@ -301,14 +301,14 @@ def pack(graph: Graph, packing: Packing) -> None:
     graph["last_node_id"] = max(node["id"] for node in graph["nodes"])
 
 
-def _drop_link(graph: Graph, origin: int, slot: int, number: int) -> None:
+def _drop_link(graph: _Graph, origin: int, slot: int, number: int) -> None:
     """Take a link from its origin, where one to the node on top stands for several."""
     for node in graph["nodes"]:
         if node["id"] == origin:
             node["outputs"][slot]["links"].remove(number)
 
 
-def _place(nodes: list[Node], links: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _place(nodes: list[_Node], links: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Place nodes from left to right, each behind those that it takes from; the width and height that they take."""
     depth: dict[int, int] = {}
 
@@ -318,7 +318,7 @@ def _place(nodes: list[Node], links: Sequence[Mapping[str, Any]]) -> tuple[int, 
             depth[number] = max((1 + depth_of(one) for one in before), default=0)
         return depth[number]
 
-    columns: dict[int, list[Node]] = {}
+    columns: dict[int, list[_Node]] = {}
     for node in nodes:
         columns.setdefault(depth_of(node["id"]), []).append(node)
     left = bottom = 0
@@ -332,7 +332,7 @@ def _place(nodes: list[Node], links: Sequence[Mapping[str, Any]]) -> tuple[int, 
     return left - APART, bottom
 
 
-def _lined_up(nodes: Mapping[int, Node], lines: Sequence[Sequence[int | None]]) -> tuple[int, int]:
+def _lined_up(nodes: Mapping[int, _Node], lines: Sequence[Sequence[int | None]]) -> tuple[int, int]:
     """Place nodes as a layout has them; the width and height that they take."""
     widths = [0] * max(map(len, lines))
     for line in lines:
@@ -348,11 +348,11 @@ def _lined_up(nodes: Mapping[int, Node], lines: Sequence[Sequence[int | None]]) 
     return sum(widths) + APART * (len(widths) - 1), top
 
 
-def flattened(graph: Mapping[str, Any]) -> Graph:
+def flattened(graph: Mapping[str, Any]) -> _Graph:
     """A graph without its subgraphs, its nodes with their own ids and its links in order: for packing it anew."""
     flat = unpacked(graph)
     nodes = sorted(flat["nodes"], key=lambda node: int(own_id(node["id"])))
-    by_id: dict[int, Node] = {}
+    by_id: dict[int, _Node] = {}
     for node in nodes:
         node["id"] = int(own_id(node["id"]))
         by_id[node["id"]] = node
@@ -373,10 +373,10 @@ def flattened(graph: Mapping[str, Any]) -> Graph:
     }
 
 
-def unpacked(graph: Mapping[str, Any]) -> Graph:
+def unpacked(graph: Mapping[str, Any]) -> _Graph:
     """A graph without its subgraphs: nodes inside have the ids that the page sends, links go to and from them."""
     definitions = {one["id"]: one for one in graph.get("definitions", {}).get("subgraphs", [])}
-    nodes: list[Node] = []
+    nodes: list[_Node] = []
     links: list[list[Any]] = []
     into: dict[tuple[Any, int], list[tuple[str, int]]] = {}  # by the node on top and its input
     out_of: dict[tuple[Any, int], tuple[str, int]] = {}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .prompt import SETTINGS
-from .tables import Method, method
+from .tables import TableMethod, method
 
 SIDE = 512
 SAMPLING: Mapping[str, Any] = {"steps": 20, "cfg": 3.5, "sampler": "euler"}
@@ -39,15 +39,15 @@ TRAINING_SETTINGS: Mapping[str, Any] = SETTINGS | {
 }
 
 
-def _row(label: str, kind: str, rate: float = 1e-4, **options: Any) -> Method:
-    return Method(label, method(kind, **options) | {"learning_rate": rate})
+def _row(label: str, kind: str, rate: float = 1e-4, **options: Any) -> TableMethod:
+    return TableMethod(label, method(kind, **options) | {"learning_rate": rate})
 
 
 # SVDiff is not in the benchmark: its layers and steps, and the rates of svdiff-pytorch.
-SVDIFF = _row("SVDiff", "svdiff", 1e-3, norm_rate=1e-3, keep_decomposition=True)
+_SVDIFF = _row("SVDiff", "svdiff", 1e-3, norm_rate=1e-3, keep_decomposition=True)
 # Its full fine-tuning (experiments/full-finetuning) has all layers, fewer steps, and another rate and decay. No
 # checkpoints, which would be 47 GB each, and so none to resume from.
-DREAMBOOTH = Method(
+_DREAMBOOTH = TableMethod(
     "DreamBooth",
     method("dreambooth") | {"steps": 300, "learning_rate": 5e-5, "layers": "everything"},
     {"weight_decay": 1e-2, "exclude": "", "checkpoint_every": 0, "resume": False},
@@ -62,6 +62,6 @@ ROWS = (
     _row("DoRA r64", "dora", rank=64, alpha=0.0),
     _row("LoKr r32", "lokr", 1e-3, rank=32, alpha=0.0, factor=-1),
     _row("OFT", "oft", block_size=32, constraint=0.0),
-    SVDIFF,
-    DREAMBOOTH,
+    _SVDIFF,
+    _DREAMBOOTH,
 )

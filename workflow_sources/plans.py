@@ -10,15 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .examples.deft_table1.source import HEADER, ONE_PROMPT
-from .examples.deft_table1.source import TABLE as ONE
-from .examples.deft_table2.source import REPOSITORY
-from .examples.deft_table2.source import TABLE as TWO
+from .examples.deft_table1.source import HEADER_PROMPT, ONE_PROMPT, TABLE_1
+from .examples.deft_table2.source import REPOSITORY, TABLE_2
 from .peft_image import ROWS, TRAINING, TRAINING_SETTINGS
 from .prompt import SETTINGS, TOKEN
-from .tables import SEED, Table
+from .tables import SEED, PaperTable
 
-TABLES = {table.name: table for table in (ONE, ONE_PROMPT, TWO, REPOSITORY)}
+TABLES = {table.name: table for table in (TABLE_1, ONE_PROMPT, TABLE_2, REPOSITORY)}
 CLASS = ["Class prompt", "Class pictures"]  # muted: no pictures of the class
 
 
@@ -54,7 +52,7 @@ def block(values: Mapping[str, Any], indent: int) -> str:
     return "\n".join(lines)
 
 
-def rows_of(table: Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def rows_of(table: PaperTable) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The settings of a table's first row, and by label those that each row has instead: method and differences."""
     differing = {name for row in table.methods if not row.inversion for name in row.settings}
     rows: dict[str, dict[str, Any]] = {}
@@ -73,7 +71,7 @@ def rows_of(table: Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return shared, by_label
 
 
-def muted(table: Table) -> dict[str, dict[str, Any]]:
+def muted(table: PaperTable) -> dict[str, dict[str, Any]]:
     """The nodes that each row mutes or bypasses, its label, and what Textual Inversion sets."""
     priors, inversions = (any(getattr(row, kind) for row in table.methods) for kind in ("prior", "inversion"))
     by_label: dict[str, dict[str, Any]] = {}
@@ -94,7 +92,7 @@ def muted(table: Table) -> dict[str, dict[str, Any]]:
     return by_label
 
 
-HEAD = "# Generated from workflow_sources/plans.py: make generated PARTS=plans\n"
+_HEAD = "# Generated from workflow_sources/plans.py: make generated PARTS=plans\n"
 PLAN = """{head}{needs}
 name: {name}
 about: {about}
@@ -127,7 +125,7 @@ NEEDS = """# Needs {checkpoint} in models/checkpoints, the weights of the scorer
 
 
 def plan(
-    table: Table,
+    table: PaperTable,
     workflow: str,
     name: str,
     about: str,
@@ -156,7 +154,7 @@ def plan(
         }
     values = {label: {**leave[label], **by_label.get(label, {})} for label in leave}
     return PLAN.format(
-        head=HEAD,
+        head=_HEAD,
         needs=needs,
         name=name,
         about=about,
@@ -206,7 +204,7 @@ report: {report}
 """
 # The noise of its pictures has another seed than the training, so that none is of noise that was learnt.
 PEFT_SEEDS = {str(seed): {"Train.seed": seed, "Noise.noise_seed": 100_000 + seed} for seed in range(3)}
-PUBLISHED = "PEFT, image generation"
+PEFT_TABLE = "PEFT, image generation"
 
 
 def peft_plan() -> str:
@@ -228,7 +226,7 @@ def peft_plan() -> str:
     }
     count, seeds = len(ROWS), len(PEFT_SEEDS)
     return PEFT_HEAD.format(
-        head=HEAD,
+        head=_HEAD,
         cells=(
             f"{count * seeds} trainings; {count} x {seeds} x (4 + 10) = {count * seeds * 14} cells, with "
             f"{count * seeds * 22} pictures and {count * seeds * 10} of the base."
@@ -242,7 +240,7 @@ def peft_plan() -> str:
                 "columns": ["seed"],
                 "grid_columns": ["prompt"],
                 "picture": "Save picture",
-                "published": PUBLISHED,
+                "published": PEFT_TABLE,
             },
             8,
         ),
@@ -255,7 +253,7 @@ def inline_prompts(*lines: str) -> str:
     return f"  prompt:\n    into: Prompt.value\n    values:\n{values}"
 
 
-def inline(table: Table) -> tuple[str, str]:
+def inline(table: PaperTable) -> tuple[str, str]:
     """The subjects and prompts of a table that stand in the plan itself."""
     subjects = {
         subject.name: {"Photos.folder": subject.folder, "%class%": subject.kind, "Score.subject": subject.name}
@@ -268,21 +266,21 @@ def inline(table: Table) -> tuple[str, str]:
 def plans() -> dict[str, str]:
     """All of them by name."""
     dreambooth = "the folders of DreamBooth's photos in input/dreambooth"
-    three = [subject.name for subject in ONE.subjects]
-    subjects, prompts = inline(TWO)
-    every = len(ONE.methods)
+    three = [subject.name for subject in TABLE_1.subjects]
+    subjects, prompts = inline(TABLE_2)
+    every = len(TABLE_1.methods)
     return {
         "peft_benchmark": peft_plan(),
         "table1": plan(
-            ONE,
+            TABLE_1,
             "sweep_sd15",
             "table1",
             "Table 1 of the DEFT paper's supplement, CLIP image similarity on SD 1.5",
             NEEDS.format(
-                checkpoint=ONE.checkpoint,
+                checkpoint=TABLE_1.checkpoint,
                 photos=dreambooth,
                 cells=(
-                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as the "
+                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {TABLE_1.batch} pictures, as the "
                     "example deft_table1 makes them."
                 ),
             ),
@@ -290,8 +288,8 @@ def plans() -> dict[str, str]:
             PROMPTS_CSV,
             1,
             {"rows": ["method"], "columns": ["subject"]},
-            Scorer__protocol=ONE.protocol,
-            Size__batch_size=ONE.batch,
+            Scorer__protocol=TABLE_1.protocol,
+            Size__batch_size=TABLE_1.batch,
         ),
         "table1_one_prompt": plan(
             ONE_PROMPT,
@@ -299,27 +297,27 @@ def plans() -> dict[str, str]:
             "table1_one_prompt",
             "Table 1 of the DEFT paper's supplement with its header as the only prompt, on SD 1.5",
             NEEDS.format(
-                checkpoint=ONE.checkpoint,
+                checkpoint=TABLE_1.checkpoint,
                 photos=dreambooth,
                 cells=(
-                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {ONE.batch} pictures, as many as "
-                    "in\n# the example deft_table1_one_prompt; a cell begins with a seed of its own."
+                    f"{every * 3} trainings; {every} x 3 x 25 = {every * 75} cells of {TABLE_1.batch} pictures, "
+                    "as many as in\n# the example deft_table1_one_prompt; a cell begins with a seed of its own."
                 ),
             ),
             FROM_CSV.format(only=f"\n    only: {{name: [{', '.join(three)}]}}"),
-            inline_prompts(HEADER.format("%token% %class%")),
+            inline_prompts(HEADER_PROMPT.format("%token% %class%")),
             ONE_PROMPT.noises // ONE_PROMPT.batch,
             {"rows": ["method"], "columns": ["subject"]},
-            Scorer__protocol=ONE.protocol,
-            Size__batch_size=ONE.batch,
+            Scorer__protocol=TABLE_1.protocol,
+            Size__batch_size=TABLE_1.batch,
         ),
         "table2": plan(
-            TWO,
+            TABLE_2,
             "sweep_sdxl",
             "table2",
             "Table 2 of the DEFT paper's supplement, DreamBench++ on SDXL",
             NEEDS.format(
-                checkpoint=TWO.checkpoint,
+                checkpoint=TABLE_2.checkpoint,
                 photos="four photos of DreamBench++ in input/dreambench_plus",
                 cells="8 trainings; 2 x 4 x 9 = 72 pictures, as the example deft_table2 makes them.",
             ),
@@ -327,16 +325,16 @@ def plans() -> dict[str, str]:
             prompts,
             1,
             {"rows": ["method", "subject"], "grid_rows": ["method"], "grid_columns": ["subject"]},
-            Scorer__protocol=TWO.protocol,
-            Size__batch_size=TWO.batch,
+            Scorer__protocol=TABLE_2.protocol,
+            Size__batch_size=TABLE_2.batch,
         ),
         "dreambooth": plan(
-            ONE,
+            TABLE_1,
             "sweep_sd15",
             "dreambooth",
             "DreamBooth's whole protocol, 30 subjects x 25 prompts x 4 pictures, on SD 1.5",
             NEEDS.format(
-                checkpoint=ONE.checkpoint,
+                checkpoint=TABLE_1.checkpoint,
                 photos=dreambooth,
                 cells=(
                     f"{every * 30} trainings; {every} x 30 x 25 x 4 = {every * 3000} pictures.\n"

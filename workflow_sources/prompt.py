@@ -13,15 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "sks"
 APPLY = {"strength_model": 1.0, "strength_clip": 1.0, "removal": 1.0, "injection": 1.0, "stacking": "sequential"}
 
-Link = list[Any]  # [node, output]
+Connection = list[Any]  # [node, output]
 
 
-class Prompt(dict[str, Any]):
+class PromptBuilder(dict[str, Any]):
     """A workflow in ComfyUI's API form. packings: which of its nodes are one on top."""
 
     packings: Sequence[Packing] = ()
 
-    def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
+    def add(self, node_id: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Connection:
         """A node; its first output."""
         self[str(node_id)] = {"class_type": kind, "inputs": dict(inputs), "_meta": {"title": title}}
         return [str(node_id), 0]
@@ -64,5 +64,6 @@ def _widgets(calls: Iterable[tuple[str, ast.Call]]) -> dict[str, Any]:
     return values
 
 
-# As the node has them, but a checkpoint every 100 steps.
+# What examples and plans share: the node's own values, but one checkpoint is kept, from every 100 steps, and each
+# example names its runs.
 SETTINGS = defaults() | {"run_name": "", "checkpoint_every": 100, "keep": 1}

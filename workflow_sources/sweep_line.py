@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .prompt import APPLY, SETTINGS, Link, Prompt
-from .scorers import AUTO as MODELS
-from .tables import SEED, Method, Table
+from .prompt import APPLY, SETTINGS, Connection, PromptBuilder
+from .scorers import AUTO_WEIGHTS as MODELS
+from .tables import SEED, PaperTable, TableMethod
 
 TOKEN_MARK = "[token]"  # in a prompt of sweep_sd15 as it is saved: what Train token has learnt
 
 
-def of_table(table: Table, name: str, row: Method, folder: str, kind: str, words: str, subject: str) -> Prompt:
+def of_table(
+    table: PaperTable, name: str, row: TableMethod, folder: str, kind: str, words: str, subject: str
+) -> PromptBuilder:
     """The line with a table's model and settings, saved as a row and a subject of it.
 
     Where the table has such rows: pictures of the class for the training, and Textual Inversion beside it.
     """
-    prompt = Prompt()
+    prompt = PromptBuilder()
     model = prompt.add(1, "CheckpointLoaderSimple", "Model", {"ckpt_name": table.checkpoint})
     clip, vae = [model[0], 1], [model[0], 2]
     scorer = prompt.add(2, "DEFTLoadScorer", "Scorer", {"protocol": table.protocol, **MODELS})
@@ -34,7 +36,7 @@ def of_table(table: Table, name: str, row: Method, folder: str, kind: str, words
     latents = prompt.add(12, "VAEEncode", "Encode photos", {"pixels": cut, "vae": vae})
     caption = prompt.add(13, "CLIPTextEncode", "Caption", {"text": table.caption.format(kind), "clip": clip})
     negative = prompt.add(14, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})
-    prior: dict[str, Link] = {}
+    prior: dict[str, Connection] = {}
     if any(one.prior for one in table.methods):
         of_class = prompt.add(15, "CLIPTextEncode", "Class prompt", {"text": f"a photo of a {kind}", "clip": clip})
         whole = prompt.add(16, "EmptyLatentImage", "200 class pictures", {**side, "batch_size": 200})
@@ -108,15 +110,15 @@ def of_table(table: Table, name: str, row: Method, folder: str, kind: str, words
 
 
 def end(
-    prompt: Prompt,
-    model: Link,
-    trained: Link,
-    positive: Link,
-    negative: Link,
-    size: Link,
-    vae: Link,
-    scorer: Link,
-    photos: Link,
+    prompt: PromptBuilder,
+    model: Connection,
+    trained: Connection,
+    positive: Connection,
+    negative: Connection,
+    size: Connection,
+    vae: Connection,
+    scorer: Connection,
+    photos: Connection,
     name: str,
     sampling: Mapping[str, Any],
     scored: Mapping[str, Any],

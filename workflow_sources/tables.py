@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .prompt import ROOT, SETTINGS, Link, Prompt
+from .prompt import ROOT, SETTINGS, Connection, PromptBuilder
 from .scorers import WEIGHTS
 
 PLANS = ROOT / "sweeps" / "plans"
@@ -50,7 +50,7 @@ PROMPTS = {
 
 
 @dataclass(frozen=True)
-class Method:
+class TableMethod:
     """A row of a table: its name, the training node's inputs, and what differs from SETTINGS.
 
     prior: with pictures of the class, made by the base model. inversion: trained by Train Textual Inversion.
@@ -69,7 +69,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Subject:
+class TableSubject:
     """A subject. name: in the table. folder: below ComfyUI's input folder. kind: the class word.
 
     captions: the text of DreamBench++ that picture and prompts come from, in place of folder and prompts.
@@ -88,7 +88,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table's workflow. batch: pictures of a sampling; one of each is shown in the grid, which is shrunk by `shrink`.
 
     noises: 0 where every prompt begins with the seed's first noise; else how many pictures of a subject are sampled
@@ -107,8 +107,8 @@ class Table:
     protocol: str
     batch: int
     sampling: Mapping[str, Any]
-    subjects: list[Subject]
-    methods: list[Method]
+    subjects: list[TableSubject]
+    methods: list[TableMethod]
     shrink: float
     noises: int = 0
     through: bool = False
@@ -160,19 +160,19 @@ def training(steps: int, rate: float, layers: str, precision: str = "auto", chec
 class Shared:
     """The outputs that all subjects use. settings: by the row's label."""
 
-    model: Link
-    clip: Link
-    vae: Link
-    empty: Link
-    latent: Link
-    scorer: Link
-    settings: dict[str, Link]
-    class_latents: Link | None
+    model: Connection
+    clip: Connection
+    vae: Connection
+    empty: Connection
+    latent: Connection
+    scorer: Connection
+    settings: dict[str, Connection]
+    class_latents: Connection | None
 
 
-def make(table: Table) -> Prompt:
+def make(table: PaperTable) -> PromptBuilder:
     """The whole workflow."""
-    prompt = Prompt()
+    prompt = PromptBuilder()
     shared = add_shared(prompt, table)
     scores = [
         link
@@ -194,7 +194,7 @@ def make(table: Table) -> Prompt:
     return prompt
 
 
-def add_shared(prompt: Prompt, table: Table) -> Shared:
+def add_shared(prompt: PromptBuilder, table: PaperTable) -> Shared:
     """Add the model, scorer, latents, and the settings of each method."""
     model = prompt.add(1, "CheckpointLoaderSimple", "Base model", {"ckpt_name": table.checkpoint})
     clip, vae = [model[0], 1], [model[0], 2]
@@ -231,18 +231,20 @@ def add_shared(prompt: Prompt, table: Table) -> Shared:
     return Shared(model, clip, vae, empty, latent, scorer, settings, class_latents)
 
 
-def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, first: int) -> list[Link]:
+def add_subject(
+    prompt: PromptBuilder, table: PaperTable, shared: Shared, subject: TableSubject, first: int
+) -> list[Connection]:
     """A subject's nodes, with ids from `first` on; the scores of its rows."""
     name = subject.name
     called = f"{table.token} {subject.kind}".strip()
 
-    def add(node: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Link:
+    def add(node: int, kind: str, title: str, inputs: Mapping[str, Any]) -> Connection:
         return prompt.add(first + node, kind, f"{title}, {name}", inputs)
 
-    def encode(node: int, title: str, text: str | Link) -> Link:
+    def encode(node: int, title: str, text: str | Connection) -> Connection:
         return add(node, "CLIPTextEncode", title, {"text": text, "clip": shared.clip})
 
-    def sample(node: int, title: str, model: Link, positive: Link, latent: Link) -> Link:
+    def sample(node: int, title: str, model: Connection, positive: Connection, latent: Connection) -> Connection:
         return add(
             node,
             "KSampler",
@@ -260,7 +262,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
 
     if subject.captions:
         photos = add(0, "DEFTLoadDreamBench", "Picture and prompts", {"captions": subject.captions})
-        lines: str | Link = [photos[0], 1]
+        lines: str | Connection = [photos[0], 1]
     else:
         photos = add(0, "LoadImageDataSetFromFolder", "Photos", {"folder": subject.folder})
         lines = "\n".join(line.format(called) for line in subject.prompts)
@@ -287,7 +289,7 @@ def add_subject(prompt: Prompt, table: Table, shared: Shared, subject: Subject, 
         own = {"samples": size, "batch_index": place, "length": table.noises}
         mine = add(8, "LatentFromBatch", f"Noise {place + 1} to {place + table.noises}", own)
         size = add(9, "RebatchLatents", f"{table.batch} at a time", {"latents": mine, "batch_size": table.batch})
-    prior: dict[str, Link] = {}
+    prior: dict[str, Connection] = {}
     if shared.class_latents:
         of_class = encode(6, "Caption of the class", f"a photo of a {subject.kind}")
         pictures = sample(7, "Pictures of the class", shared.model, of_class, shared.class_latents)

@@ -83,8 +83,8 @@ def _read(path: str | Path, projector: str, file_format: str, base: WeightOf | N
     if file_format != "auto" and not describe(adapter) and adapter.keys() == source.tensors.keys():
         raise ValueError(f"{source.path} has no layer of the format {file_format}: choose auto, or another format.")
     adapter.source = source.path.name
-    adapter.metadata.pop(costs.KEY, None)
-    adapter.cost = costs.from_text(source.metadata.get(costs.KEY, ""))
+    adapter.metadata.pop(costs.COST_KEY, None)
+    adapter.cost = costs.from_text(source.metadata.get(costs.COST_KEY, ""))
     notes = [note for note in (adapter.metadata.get("note"), source.note) if note]
     adapter.metadata |= {**describe(adapter), "file_format": reader.NAME}
     if notes:

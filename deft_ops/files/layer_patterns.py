@@ -59,17 +59,17 @@ def matches(field: str, pattern: str, name: str) -> bool:
     Raises Slow for one that takes too long.
     """
     _check_ways(field, pattern, len(name))
-    found = re.match(rf"(.*\.)?({pattern})$", name) is not None
+    is_match = re.match(rf"(.*\.)?({pattern})$", name) is not None
     _check_time(field)
-    return found
+    return is_match
 
 
 def matches_fully(field: str, pattern: str, name: str) -> bool:
     """Whether a pattern is the whole of a layer's name. Raises Slow for one that takes too long."""
     _check_ways(field, pattern, len(name))
-    found = re.fullmatch(pattern, name) is not None
+    is_match = re.fullmatch(pattern, name) is not None
     _check_time(field)
-    return found
+    return is_match
 
 
 def _check_time(field: str) -> None:
@@ -85,7 +85,7 @@ def _check_ways(field: str, pattern: str, length: int) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _ways_of(pattern: str, length: int) -> float:
-    """At most so many ways are tried to match the pattern with a name of that length."""
+    """The number of ways that are tried at most to match the pattern with a name of that length."""
     repeats, factor = _ways(parser.parse(pattern), length)
     repeats += 1  # what PEFT puts before it
     return math.inf if repeats > 50 else factor * math.comb(length + repeats, repeats)

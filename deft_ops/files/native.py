@@ -21,7 +21,7 @@ RUN = "training_run"
 
 
 def matches(source: Source) -> bool:
-    """True for any tensors: a file that no other format claims is kept as it is, for ComfyUI's own loader."""
+    """Return True for any tensors: a file that no other format claims is kept as it is, for ComfyUI's own loader."""
     return True
 
 
@@ -50,9 +50,9 @@ def write(adapter: Adapter, path: str | Path, metadata: Mapping[str, str] | None
     """
     path = Path(path)
     validate(adapter, f"The adapter for {path.name}")
-    left = ("file_format", "note", RUN, costs.KEY, *modelspec.HASHES)  # of the reader; of the file that was read
+    left = ("file_format", "note", RUN, costs.COST_KEY, *modelspec.HASHES)  # of the reader; of the file that was read
     kept_metadata = {key: value for key, value in adapter.metadata.items() if key not in left}
-    cost = {} if adapter.cost is None else {costs.KEY: adapter.cost.text()}
+    cost = {} if adapter.cost is None else {costs.COST_KEY: adapter.cost.text()}
     safe.write_tensors(adapter, path, {"format": "pt", **kept_metadata, **(metadata or {}), **cost})
     return path
 

@@ -47,6 +47,6 @@ def projector_of(layers: Mapping[str, tuple[Tensor, Tensor]], base: WeightOf) ->
 
 
 def _some(names: list[str]) -> list[str]:
-    """At most LAYERS of the names, from all parts of the file."""
+    """Some of the names, LAYERS at most, from all parts of the file."""
     step = max(1, len(names) // LAYERS)
     return names[::step][:LAYERS]

@@ -14,7 +14,7 @@ from typing import Any
 from . import layer_patterns
 
 # The types that this pack computes itself.
-OWN = ("DEFT", "LORA", "LOHA", "LOKR", "OFT")
+COMPUTED_TYPES = ("DEFT", "LORA", "LOHA", "LOKR", "OFT")
 # Those that PEFT can merge into weights.
 MERGEABLE = frozenset(
     (
@@ -188,7 +188,7 @@ def kind_of(record: Mapping[str, Any]) -> str:
 
 
 def known_fields(kind: str) -> set[str]:
-    """The fields that a record of one of OWN may have."""
+    """The fields that a record of one of COMPUTED_TYPES may have."""
     return {"bias", *_HARMLESS[kind], *_UNDERSTOOD[kind], *_OFF[kind]}
 
 
@@ -200,7 +200,7 @@ def reading_of(record: Mapping[str, Any]) -> str:
     kind = kind_of(record)
     if kind in MERGEABLE:
         return "peft"
-    if kind not in OWN:
+    if kind not in COMPUTED_TYPES:
         raise ValueError(_not_read(kind))
     reading = "own"
     for field, value in record.items():

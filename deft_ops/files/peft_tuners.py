@@ -74,7 +74,7 @@ def _reading(record: Mapping[str, Any]) -> str:
     try:
         return peft_records.reading_of(record)
     except ValueError:
-        return "own" if peft_records.kind_of(record) in peft_records.OWN else "peft"
+        return "own" if peft_records.kind_of(record) in peft_records.COMPUTED_TYPES else "peft"
 
 
 def read(source: Source, projector: str = "auto") -> Adapter:

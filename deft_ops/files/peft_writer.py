@@ -1,7 +1,6 @@
 """PEFT's files, written: the folder, and diffusers' one file with the record in its header; peft.py reads both.
 
-DEFT, PaRa and LoRA are written. PEFT stores P and R per layer and one configuration for all (peft/tuners/deft, 0.20 and
-later). Its qr takes Q as torch returns it, so R follows the signs of that factorisation.
+A method's record has its form for PEFT, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import methods
-from ..adapter import Adapter, foreign, layers, validate
+from ..adapter import Adapter, checked_factors, validate, with_layers_of_core
 from . import safe
 from .source import PEFT_CONFIG, PEFT_HEADER, PEFT_PREFIX, PEFT_WEIGHTS
 
@@ -34,8 +33,8 @@ def write(
 
     `names` gives each layer's module name in the diffusers or transformers model. `shapes`, the base weights' shapes by
     layer name, separates convolutions from linear layers. `metadata` goes into the header of the weights. Raises
-    ValueError for what PEFT cannot hold: other methods than DEFT, PaRa and LoRA, the ppt projector, convolutions, mixed
-    methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
+    ValueError for what PEFT cannot hold: methods without a form, the ppt projector, convolutions (of all methods but
+    LoKr), mixed methods, ranks or alphas that differ (DEFT), other formats, unnamed layers.
     """
     folder = Path(folder)
     tensors, config = _export(adapter, names, shapes or {}, f"The adapter for {folder.name}")
@@ -75,29 +74,32 @@ def _export(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of PEFT by "<module>.<part>" and its configuration."""
     validate(adapter, source)
-    unclaimed = foreign(adapter)
+    by_layer, unclaimed = with_layers_of_core(adapter)
     if unclaimed:
         raise ValueError(f"{source} cannot be written for PEFT: {next(iter(unclaimed))} is of another format.")
-    groups = layers(adapter)
-    for name, group in groups.items():
-        if (method := methods.method_of(group).name) not in _WRITTEN:
+    for name, layer in by_layer.items():
+        if layer.method.name not in _WRITTEN:
             raise ValueError(
-                f"{source} cannot be written for PEFT: layer {name} is of the method {method}, but only "
+                f"{source} cannot be written for PEFT: layer {name} is of the method {layer.method.name}, but only "
                 f"{', '.join(_WRITTEN)} can be. Choose the native format."
             )
         if name not in names:
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no name in diffusers.")
-        if len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in group.values()):
+        convolution = len(shapes.get(name, ())) > 2 or any(tensor.ndim > 2 for tensor in layer.tensors.values())
+        if convolution and not layer.method.peft_convolutions:
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} is a convolution.")
-    kinds = {methods.method_of(group).name for group in groups.values()}
+    kinds = {layer.method.name for layer in by_layer.values()}
     if len(kinds) > 1:
         raise ValueError(f"{source} cannot be written for PEFT: it mixes methods, but a PEFT adapter has only one.")
     kind = methods.get(kinds.pop())
     assert not isinstance(kind.peft, str)
     # On the CPU, where the signs of a QR factorisation are those that a reader on a CPU will find.
-    factors = {name: methods.move(kind.from_tensors(group), device="cpu") for name, group in groups.items()}
-    tensors, config = kind.peft(factors, names, source)
-    return tensors, {**config, "target_modules": _targets([names[name] for name in groups])}
+    factors = {
+        name: methods.move(checked_factors(adapter, name, layer, source), device="cpu")
+        for name, layer in by_layer.items()
+    }
+    tensors, config = kind.peft(factors, names, shapes, source)
+    return tensors, {**config, "target_modules": _targets([names[name] for name in by_layer])}
 
 
 def _targets(modules: list[str]) -> list[str] | str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .safe import check_empty
 
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 _ALLOWED = {
     "torch._utils _rebuild_tensor_v2",

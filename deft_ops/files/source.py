@@ -52,7 +52,7 @@ def open_source(path: str | Path) -> Source:
         path = path / next((name for name in _IN_FOLDERS if (path / name).is_file()), PEFT_WEIGHTS)
     note = ""
     metadata: dict[str, str] = {}
-    if path.suffix.lower() in pickles.SUFFIXES:
+    if path.suffix.lower() in pickles.PICKLE_SUFFIXES:
         tensors, note = pickles.read_tensors(path)
     else:
         tensors, metadata = safe.read_tensors(path)

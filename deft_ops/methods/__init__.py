@@ -22,7 +22,7 @@ from . import (
     tlora,
 )
 from .common import move
-from .contract import Method, Training
+from .contract import CoreTraining, Method, Training
 
 __all__ = [
     "BY_PEFT",
@@ -31,9 +31,11 @@ __all__ = [
     "OWN_SUFFIXES",
     "SUFFIXES",
     "TRAINABLE",
+    "CoreTraining",
     "Method",
     "Training",
     "find",
+    "find_of_core",
     "get",
     "method_of",
     "move",
@@ -95,6 +97,16 @@ def find(suffixes: Collection[str]) -> Method[Any] | None:
 @functools.cache  # an adapter has hundreds of layers, and a handful of kinds
 def _find(suffixes: frozenset[str]) -> Method[Any] | None:
     return next((record for record in METHODS.values() if record.claims(suffixes)), None)
+
+
+@functools.cache
+def _find_of_core(suffixes: frozenset[str]) -> Method[Any] | None:
+    return next((record for record in METHODS.values() if record.of_core(suffixes)), None)
+
+
+def find_of_core(suffixes: Collection[str]) -> Method[Any] | None:
+    """The method of a layer with these file suffixes that ComfyUI's own class applies, or None."""
+    return _find_of_core(frozenset(suffixes))
 
 
 def method_of(suffixes: Collection[str]) -> Method[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 INIT_STD = 0.02  # of P, R and B in the DEFT repository and in PEFT
 
-FactorsT = TypeVar("FactorsT")
+_FactorsT = TypeVar("_FactorsT")
 
 
 def flat(weight: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def file_scale(tensors: Mapping[str, Tensor], rank: int) -> float:
     return 1.0 if alpha is None else alpha / rank
 
 
-def move(factors: FactorsT, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FactorsT:
+def move(factors: _FactorsT, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> _FactorsT:
     """The same factors on a device and in a dtype (either may be None: unchanged)."""
     tensors: dict[str, Any] = {}
     for field in fields(factors):  # type: ignore[arg-type]

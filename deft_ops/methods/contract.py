@@ -21,15 +21,18 @@ from ..settings import NEVER, WITH_METHOD, Number, Switch, described
 F = TypeVar("F")  # the factors of one layer, a frozen dataclass
 S = TypeVar("S")  # the method's own settings, a frozen dataclass of `entry(...)`
 K = TypeVar("K")  # what training keeps of a base weight, a frozen dataclass of tensors
-FactorsT = TypeVar("FactorsT", contravariant=True)
+_FactorsT = TypeVar("_FactorsT", contravariant=True)
 Shape = tuple[int, ...]
-Pair = tuple[Tensor, Tensor]
+_Pair = tuple[Tensor, Tensor]
 # The base weight as it acts, float32, on the device of the layer; fetched, and dequantised, when it is called. Nobody
 # may write into it, and autograd must not keep it.
 Weight = Callable[[], Tensor]
 # PEFT's tensors by "<module>.<part>" and its configuration (without the target modules), of factors by layer name, the
-# layers' module names, and what messages call the adapter. Raises ValueError for what PEFT cannot hold.
-PeftForm = Callable[[Mapping[str, F], Mapping[str, str], str], tuple[dict[str, Tensor], dict[str, Any]]]
+# layers' module names, the base weights' shapes where they are known, and what messages call the adapter. Raises
+# ValueError for what PEFT cannot hold.
+PeftForm = Callable[
+    [Mapping[str, F], Mapping[str, str], Mapping[str, Shape], str], tuple[dict[str, Tensor], dict[str, Any]]
+]
 
 
 # ------------------------------------------------------------------------------------------ settings that methods share
@@ -67,7 +70,7 @@ class NoSettings:
 # ---------------------------------------------------------------------------------------------------------- functions
 
 
-class Delta(Protocol[FactorsT]):
+class Delta(Protocol[_FactorsT]):
     """The change of a weight [out, in, ...] times the strength, of the same shape, float32.
 
     `removal` and `injection` weigh the two terms of a method that has both.
@@ -75,7 +78,7 @@ class Delta(Protocol[FactorsT]):
 
     def __call__(
         self,
-        factors: FactorsT,
+        factors: _FactorsT,
         weight: Tensor,
         /,
         *,
@@ -85,19 +88,19 @@ class Delta(Protocol[FactorsT]):
     ) -> Tensor: ...
 
 
-class ToLora(Protocol[FactorsT]):
+class ToLora(Protocol[_FactorsT]):
     """The exact LoRA form for a weight at strength 1: up [out, k] and down [k, in*], float32."""
 
     def __call__(
-        self, factors: FactorsT, weight: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
-    ) -> Pair: ...
+        self, factors: _FactorsT, weight: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
+    ) -> _Pair: ...
 
 
-class Forward(Protocol[FactorsT]):
+class Forward(Protocol[_FactorsT]):
     """The addition to a layer's output y = W x without bias, in the dtype of x; linear in `removal` and `injection`."""
 
     def __call__(
-        self, factors: FactorsT, op: LayerOp, x: Tensor, y: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
+        self, factors: _FactorsT, op: LayerOp, x: Tensor, y: Tensor, /, *, removal: float = 1.0, injection: float = 1.0
     ) -> Tensor: ...
 
 
@@ -125,8 +128,13 @@ class Terms:
     injected: Tensor | None
 
 
+def no_layers(suffixes: Collection[str]) -> bool:
+    """False: ComfyUI's own class has none of the method's layers that the method does not claim."""
+    return False
+
+
 def no_misfit(factors: Any, shape: Shape) -> str | None:
-    """None: the method has no reason of its own against a weight."""
+    """Return None: the method has no reason of its own against a weight."""
     return None
 
 
@@ -146,7 +154,7 @@ def as_they_are(factors: F, weight: Tensor) -> F:
 
 
 def any_rank(rows: int, settings: Any) -> int | None:
-    """None: the method has no limit of its own."""
+    """Return None: the method has no limit of its own."""
     return None
 
 
@@ -230,6 +238,20 @@ class Training(Generic[F, S, K]):
         return factors
 
 
+@dataclass(frozen=True)
+class CoreTraining(Generic[F]):
+    """The training of a method by ComfyUI's own Train LoRA, which keeps parameters by their suffixes in files.
+
+    init: float32 parameters for a weight [out, in, ...], of a rank and a generator. factors: of such parameters,
+    differentiable. params: parameters from which these factors are trained on; raises ValueError, its message to be put
+    after "Train LoRA cannot continue from this file: ", where there are none.
+    """
+
+    init: Callable[[Tensor, int, torch.Generator], dict[str, Tensor]]
+    factors: Callable[[Mapping[str, Tensor]], F]
+    params: Callable[[F], dict[str, Tensor]]
+
+
 # ------------------------------------------------------------------------------------------------------------- method
 
 
@@ -249,14 +271,17 @@ class Method(Generic[F]):
         says how large the adapter is, so that tables of scores show it.
     core_suffixes: those of `suffixes` that a class of ComfyUI's own reads. A layer of these alone is left to that class
         by ComfyUI's own loaders, whatever `claims` says.
+    of_core: whether a layer with these suffixes, which the method does not claim, is one of its layers that ComfyUI's
+        own class applies. It is written for PEFT like the others.
     marks: parts of tensor names that tell the method of a layer that ComfyUI's own loader reads; of several methods the
         last of the list counts.
     any_dtype: whether its tensors may be whole numbers. flags: suffixes of which the tensors are no floating numbers.
     halves: suffixes that are of no other method or program: alone they are a damaged layer.
     terms: the two terms of a change that removes and injects. extracted: the factors that are the best change of a
         rank.
-    peft: its form for PEFT, or the reason why it has none.
-    training: how it is trained, None of what is read and applied only.
+    peft: its form for PEFT, or the reason why it has none. peft_convolutions: whether the form holds convolutions.
+    training: how it is trained, None of what is read and applied only. core_training: how ComfyUI's own node trains it,
+        None where that has no such algorithm, or one of its own; `forward` is needed then.
     """
 
     name: str
@@ -278,10 +303,13 @@ class Method(Generic[F]):
     has_rank: bool = False
     sized_by_rank: bool = False
     core_suffixes: tuple[str, ...] = ("alpha",)
+    of_core: Callable[[Collection[str]], bool] = no_layers
     marks: tuple[str, ...] = ()
     any_dtype: bool = False
     flags: tuple[str, ...] = ()
     halves: tuple[str, ...] = ()
     terms: Callable[[F, Tensor], Terms] | None = None
     extracted: Callable[[BestPair], F] | None = None
+    peft_convolutions: bool = False
     training: Training[F, Any, Any] | None = None
+    core_training: CoreTraining[F] | None = None

@@ -16,8 +16,19 @@ from ..layer_ops import LayerOp
 from ..products import transposed_product
 from ..projectors import PROJECTORS, project, project_all, raw_qr
 from ..settings import ALWAYS, WITH_METHOD, Choice, Either, Number, entry
-from .common import alpha_tensor, capped, file_scale, fits_matrix, flat, normal, scale_of, smaller_side, trainable
-from .contract import ALPHA, RANK, BestPair, Method, Terms, Training, UsualRates
+from .common import (
+    INIT_STD,
+    alpha_tensor,
+    capped,
+    file_scale,
+    fits_matrix,
+    flat,
+    normal,
+    scale_of,
+    smaller_side,
+    trainable,
+)
+from .contract import ALPHA, RANK, BestPair, CoreTraining, Method, Terms, Training, UsualRates
 from .peft_form import deft_form
 
 NAME = "deft"
@@ -196,6 +207,33 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> Factors:
     return Factors(Q, right, None if R is None else R.flatten(1), file_scale(tensors, Q.shape[1]))
 
 
+# ------------------------------------------------------------------------------------------ ComfyUI's own Train LoRA
+
+
+def core_init(weight: Tensor, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Parameters that start as the base: P, and R with PEFT's signs, of the projector qr and a scale of 1."""
+    params = init(weight, rank, Settings(), generator)
+    P, R = params["P"].detach(), params["R"].detach()
+    return {"deft_P": P, "deft_R": raw_qr(P)[1][:, None] * R}
+
+
+def core_factors(params: Mapping[str, Tensor]) -> Factors:
+    """The factors that the parameters mean; without an R they only remove."""
+    return Factors(raw_qr(params["deft_P"])[0], None, params.get("deft_R"))
+
+
+def core_params(factors: Factors) -> dict[str, Tensor]:
+    """Parameters that mean these factors. Raises ValueError for another projector than qr."""
+    if factors.right is not None:
+        raise ValueError("its projector is not qr")
+    Q = factors.Q.float()
+    # qr(c Q) is Q but for signs; c gives P the size that it has at the start of a training.
+    P = Q * (INIT_STD * len(Q) ** 0.5)
+    if factors.R is None:
+        return {"deft_P": P}
+    return {"deft_P": P, "deft_R": raw_qr(P)[1][:, None] * (factors.scale * factors.R.float())}
+
+
 METHOD = Method(
     name=NAME,
     title="DEFT",
@@ -228,4 +266,5 @@ METHOD = Method(
         given_rank=smaller_side,
         usual_rates=UsualRates(5e-5, 1e-3, "DEFT's repository for SDXL and OmniGen"),
     ),
+    core_training=CoreTraining(core_init, core_factors, core_params),
 )

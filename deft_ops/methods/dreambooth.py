@@ -30,7 +30,7 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """False: ComfyUI's own loader reads such layers."""
+    """Return False: ComfyUI's own loader reads such layers."""
     return False
 
 

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from ..host import on_host
 from .common import fits_matrix, svd
-
-Shape = tuple[int, ...]
-
+from .contract import Shape
 
 # ------------------------------------------------------------------------------------------------------------ products
 

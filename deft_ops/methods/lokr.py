@@ -2,7 +2,8 @@
 
 Read is only what ComfyUI's own class does not compute as LyCORIS does: the Tucker form of convolutions (its issue
 11245), and `dora_scale`, where it takes the norm of W for output rows and LyCORIS the merged weight's. PEFT's LoKr has
-the same form, its scale in w1 or w1_a. Trained layers have w1 whole, and neither; they are left to ComfyUI's class.
+the same form, its scale in w1 or w1_a. Trained layers have w1 whole, and neither; they are left to ComfyUI's class,
+and written for PEFT like others.
 
 Training starts as LyCORIS does (modules/lokr.py): w1 Kaiming uniform, w2 or its second factor zero.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ from .factored import (
     shapes_of,
     weighed,
 )
+from .peft_form import alpha_number, config_of, module_pattern, others
 
 NAME = "lokr"
 _WHOLE = ("lokr_w1", "lokr_w2")
@@ -75,8 +78,13 @@ class Settings:
 
 def claims(suffixes: Collection[str]) -> bool:
     """Whether a layer with these suffixes is a LoKr in Tucker form or with a DoRA scale."""
+    return not {_CORE, "dora_scale"}.isdisjoint(suffixes) and is_complete(suffixes)
+
+
+def is_complete(suffixes: Collection[str]) -> bool:
+    """Whether a layer with these suffixes is a LoKr in any form."""
     present = set(suffixes)
-    if not present <= set(SUFFIXES) or not present & {_CORE, "dora_scale"}:
+    if not present <= set(SUFFIXES):
         return False
     for whole, pair in ((_WHOLE[0], set(_FACTORS[:2])), (_WHOLE[1], set(_FACTORS[2:]))):
         if (whole in present) == bool(present & pair) or present & pair not in (set(), pair):
@@ -224,6 +232,108 @@ def _shape(whole: Tensor | None, rows: Tensor | None, columns: Tensor | None, co
     return tuple(whole.shape)
 
 
+# --------------------------------------------------------------------------------------------------------- PEFT's form
+
+Sizes = tuple[int, int]
+
+
+def pefts_split(size: int, factor: int) -> Sizes:
+    """The two sizes that PEFT's decompose_factor gives (peft/tuners/lokr/layer.py, factorization).
+
+    Unlike those of `split`, the first is the larger one where a factor above the root divides the size.
+    """
+    return (factor, size // factor) if factor > 0 and size % factor == 0 else split(size, factor)
+
+
+def peft_form(
+    factors: Mapping[str, Factors], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """PEFT's form of the factors by layer name, with the layers' module names and the adapter's name in messages.
+
+    w1 is whole; w2 is whole where the rank is half of its larger side or more, or where it is in Tucker form, else a
+    product. A layer without a shape is taken for a linear one. Raises ValueError for DoRA's norms, for convolutions
+    other than 2-D ones, and for factors whose sizes no single decompose_factor gives.
+    """
+    tensors: dict[str, Tensor] = {}
+    sizes: dict[str, tuple[Sizes, Sizes]] = {}
+    ranks: dict[str, int | None] = {}  # None: w2 is whole
+    like = torch.empty(0)
+    for name, one in factors.items():
+        kernel = shapes.get(name, () if one.w2 is None else tuple(one.w2.shape))[2:]
+        if name in shapes and not fits(one, shapes[name]):
+            raise ValueError(
+                f"{source} cannot be written for PEFT: layer {name} is not for the model's weight of "
+                f"{list(shapes[name])}: connect the model that it was trained on."
+            )
+        if one.magnitude is not None:
+            raise ValueError(
+                f"{source} cannot be written for PEFT: layer {name} has the norms of DoRA (dora_scale), which PEFT's "
+                "LoKr does not have."
+            )
+        if len(kernel) not in (0, 2):
+            # For one dimension PEFT takes the Kronecker product of a matrix and a w2 of three, which mixes the axes.
+            raise ValueError(
+                f"{source} cannot be written for PEFT: layer {name} is a {len(kernel)}-D convolution, and PEFT's LoKr "
+                "is the same on linear layers and 2-D convolutions only."
+            )
+        w1 = _matrix(like, one.w1, one.w1_a, one.w1_b, None)
+        w2 = _matrix(like, one.w2, one.w2_a, one.w2_b, one.t2)
+        columns = w2.shape[1] // math.prod(kernel)
+        sizes[name] = (len(w1), len(w2)), (w1.shape[1], columns)
+        parts = {"w1": w1, "w2": w2.reshape(len(w2), columns, *kernel)}
+        ranks[name] = None
+        pair = None if one.w2_a is None or one.w2_b is None or one.t2 is not None else (one.w2_a, one.w2_b)
+        if pair is not None and 2 * len(pair[1]) < max(len(w2), columns):
+            ranks[name] = len(pair[1])
+            parts = {"w1": w1, "w2_a": flat(pair[0]), "w2_b": flat(pair[1])}
+        tensors |= {f"{names[name]}.lokr_{part}": tensor.contiguous() for part, tensor in parts.items()}
+    least = {name: -(-max(rows[1], columns[1]) // 2) for name, (rows, columns) in sizes.items()}  # of a whole w2
+    usual = max((rank for rank in ranks.values() if rank), default=max(least.values()))
+    patterns = {name: module_pattern(names[name]) for name in factors}
+    chosen = {patterns[name]: rank or max(usual, least[name]) for name, rank in ranks.items()}
+    alphas = {patterns[name]: alpha_number(one.scale, chosen[patterns[name]]) for name, one in factors.items()}
+    alpha = max(alphas.values())
+    config = {
+        **config_of("LOKR", usual),
+        "alpha": alpha,
+        "rank_pattern": others(chosen, usual),
+        "alpha_pattern": others(alphas, alpha),
+        "decompose_both": False,
+        "decompose_factor": _pefts_factor(sizes, source),
+        "init_weights": True,
+        "module_dropout": 0.0,
+        "rank_dropout": 0.0,
+        "rank_dropout_scale": False,
+        "use_effective_conv2d": False,
+    }
+    return tensors, config
+
+
+def _pefts_factor(sizes: Mapping[str, tuple[Sizes, Sizes]], source: str) -> int:
+    """The decompose_factor with which PEFT splits rows and columns of all layers as they are, -1 where it does.
+
+    Raises ValueError if there is none, which names the first layer that the best one does not fit.
+    """
+    first: dict[Sizes, str] = {}  # the layer that has them first
+    for name, pairs in sizes.items():
+        for pair in pairs:
+            first.setdefault(pair, name)
+    # Above all roots and first sizes, a factor is -1 or gives a first size that no layer has.
+    limit = max(max(pair[0], math.isqrt(math.prod(pair))) for pair in first)
+    failed: list[int] = []
+    for factor in (-1, *range(1, limit + 1)):
+        places = (at for at, pair in enumerate(first) if pefts_split(math.prod(pair), factor) != pair)
+        failed.append(next(places, len(first)))
+        if failed[-1] == len(first):
+            return factor
+    pair = list(first)[max(failed)]
+    raise ValueError(
+        f"{source} cannot be written for PEFT: its layers split their sizes, such as {math.prod(pair)} into {pair[0]} "
+        f"and {pair[1]} at {first[pair]}, as no single decompose_factor of PEFT does. Choose the native format, or "
+        "train it with the factor -1."
+    )
+
+
 METHOD = Method(
     name=NAME,
     title="LoKr",
@@ -239,8 +349,10 @@ METHOD = Method(
     to_lora=to_lora,
     has_rank=True,
     core_suffixes=SUFFIXES,
+    of_core=is_complete,
     marks=("lokr_w",),
-    peft="ComfyUI's own class reads its layers, and this pack writes for PEFT what it reads itself",
+    peft=peft_form,
+    peft_convolutions=True,
     training=Training(
         words="builds each change from a small and a medium-sized matrix: files about an eighth as large as lora's",
         settings=Settings,

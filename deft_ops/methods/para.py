@@ -11,8 +11,21 @@ from torch import Tensor
 from ..projectors import project_all
 from ..settings import ALWAYS, WITH_METHOD, Number, entry
 from .common import capped, normal, smaller_side, trainable
-from .contract import RANK, Method, Training, UsualRates
-from .deft import Factors, change, delta, fits, forward, from_tensors, rank, terms, to_lora, to_tensors
+from .contract import RANK, CoreTraining, Method, Training, UsualRates
+from .deft import (
+    Factors,
+    change,
+    core_factors,
+    core_params,
+    delta,
+    fits,
+    forward,
+    from_tensors,
+    rank,
+    terms,
+    to_lora,
+    to_tensors,
+)
 from .peft_form import deft_form
 
 NAME = "para"
@@ -62,6 +75,11 @@ def largest_rank(rows: int, settings: Settings) -> int | None:
     return int(rows / settings.rank_cap) if settings.rank_cap else None
 
 
+def core_init(weight: Tensor, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """The parameter of ComfyUI's own Train LoRA, B under DEFT's name."""
+    return {"deft_P": init(weight, rank, Settings(), generator)["B"].detach()}
+
+
 METHOD = Method(
     name=NAME,
     title="PaRa",
@@ -91,4 +109,5 @@ METHOD = Method(
         given_rank=smaller_side,
         usual_rates=UsualRates(5e-5, 3e-4, "DEFT's repository and PEFT's picture benchmark"),
     ),
+    core_training=CoreTraining(core_init, core_factors, core_params),
 )

@@ -1,4 +1,4 @@
-"""The forms of DEFT and LoRA that PEFT computes: its tensors by module, and its configuration."""
+"""The forms of DEFT, LoRA and DoRA that PEFT computes: its tensors by module, and its configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..projectors import raw_qr
+from .common import alpha_tensor
 
 
 def config_of(kind: str, rank: int) -> dict[str, Any]:
@@ -19,11 +20,22 @@ def config_of(kind: str, rank: int) -> dict[str, Any]:
         "r": rank,
         "task_type": None,
         "base_model_name_or_path": None,
-        "bias": "none",
-        "fan_in_fan_out": False,
         "inference_mode": True,
         "modules_to_save": None,
     }
+
+
+_OF_LORA = {"bias": "none", "fan_in_fan_out": False}  # as DEFT's configuration has, too
+
+
+def module_pattern(module: str) -> str:
+    """A key of PEFT's patterns for one module: PEFT would take a bare name as the end of longer ones too."""
+    return "^" + re.escape(module)
+
+
+def others(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """The entries of a pattern that differ from the usual value."""
+    return {key: value for key, value in values.items() if value != usual}
 
 
 def number(value: float) -> int | float:
@@ -31,8 +43,13 @@ def number(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
+def alpha_number(scale: float, rank: int) -> int | float:
+    """The alpha of a layer, through float32, as files store it."""
+    return number(float(alpha_tensor(scale, rank)))
+
+
 def deft_form(
-    factors: Mapping[str, Any], names: Mapping[str, str], source: str
+    factors: Mapping[str, Any], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """PEFT's form of DEFT's factors by layer name, with the layers' module names and the adapter's name in messages.
 
@@ -56,6 +73,7 @@ def deft_form(
     para = all(one.R is None for one in factors.values())
     config = {
         **config_of("DEFT", rank),
+        **_OF_LORA,
         "decomposition_method": kinds.pop(),
         "alpha": None if para else _common_alpha(factors, source),
         "para": para,
@@ -88,15 +106,14 @@ def _common_alpha(factors: Mapping[str, Any], source: str) -> int | float | None
     """The one alpha of all layers, None for a scale of 1 everywhere."""
     if all(one.scale == 1.0 for one in factors.values()):
         return None
-    # Through float32, as files store it, so that layers of capped rank agree.
-    alphas = {float(torch.tensor(one.scale * one.Q.shape[1], dtype=torch.float32)) for one in factors.values()}
+    alphas = {alpha_number(one.scale, one.Q.shape[1]) for one in factors.values()}  # layers of capped rank agree
     if len(alphas) > 1:
         raise ValueError(f"{source} cannot be written for PEFT: its layers have different alphas.")
-    return number(alphas.pop())
+    return alphas.pop()
 
 
 def lora_form(
-    factors: Mapping[str, Any], names: Mapping[str, str], source: str
+    factors: Mapping[str, Any], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """PEFT's form of LoRA's factors by layer name, with the layers' module names and the adapter's name in messages."""
     tensors: dict[str, Tensor] = {}
@@ -106,15 +123,16 @@ def lora_form(
         module = names[name]
         tensors[f"{module}.lora_A.weight"] = one.down.float()
         tensors[f"{module}.lora_B.weight"] = one.up.float()
-        pattern = "^" + re.escape(module)  # PEFT would take a bare name as the end of longer ones too
+        pattern = module_pattern(module)
         ranks[pattern] = one.up.shape[1]
-        alphas[pattern] = number(float(torch.tensor(one.scale * one.up.shape[1], dtype=torch.float32)))
+        alphas[pattern] = alpha_number(one.scale, one.up.shape[1])
     rank, alpha = max(ranks.values()), max(alphas.values())
     config = {
         **config_of("LORA", rank),
+        **_OF_LORA,
         "lora_alpha": alpha,
-        "rank_pattern": {key: value for key, value in ranks.items() if value != rank},
-        "alpha_pattern": {key: value for key, value in alphas.items() if value != alpha},
+        "rank_pattern": others(ranks, rank),
+        "alpha_pattern": others(alphas, alpha),
         "lora_dropout": 0.0,
         "use_dora": False,
         "use_rslora": False,
@@ -124,10 +142,10 @@ def lora_form(
 
 
 def dora_form(
-    factors: Mapping[str, Any], names: Mapping[str, str], source: str
+    factors: Mapping[str, Any], names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """PEFT's form of DoRA's factors. Raises ValueError for norms of input columns, which PEFT does not have."""
-    tensors, config = lora_form(factors, names, source)
+    tensors, config = lora_form(factors, names, shapes, source)
     for name, one in factors.items():
         if one.magnitude.shape[0] != len(one.up):
             raise ValueError(

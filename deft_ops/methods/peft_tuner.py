@@ -24,7 +24,7 @@ from .contract import Method
 NAME = "peft"
 SUFFIXES: tuple[str, ...] = ()
 
-PARTS = ("weight", "bias", "difference")
+_PARTS = ("weight", "bias", "difference")
 # What PEFT raises for fields and tensors that it does not expect.
 _FAILURES = (
     RuntimeError,
@@ -51,7 +51,7 @@ class Factors:
         layer. For a "difference" one tensor, the change itself.
     shape: of the weight, as PEFT's layer has it.
     largest: [outputs, inputs] of the largest layers of the file, where PEFT draws what they share by it.
-    part: which of PARTS is changed. has_bias: whether the layer has a bias.
+    part: which of _PARTS is changed. has_bias: whether the layer has a bias.
     """
 
     record: str
@@ -64,7 +64,7 @@ class Factors:
 
 
 def claims(suffixes: Collection[str]) -> bool:
-    """False: the file's record determines the tensors of a layer (see `matching/peft_tuners.py`)."""
+    """Return False: the file's record determines the tensors of a layer (see `matching/peft_tuners.py`)."""
     return False
 
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from .train_autoencoder import FILE as AUTOENCODER
 from .train_autoencoder import new_autoencoder
 from .train_denoiser import decoded, new_parts, sample, tokens_of
-from .train_scorers import TOKENIZER, clip_settings, new_clip, normalise, tokenizer
+from .train_scorers import MERGES, clip_settings, new_clip, normalise, tokenizer
 from .training import Setup, load_float
-from .vocabulary import COLOURS, TRAINED, caption
+from .vocabulary import COLOURS, TRAINED_NAMES, caption
 
 
 @torch.no_grad()
@@ -27,10 +27,10 @@ def report(setup: Setup, depth: int) -> str:
     parts = new_parts(setup, depth, setup.models).eval()
     vae = new_autoencoder(setup.device, setup.models / AUTOENCODER)
     scorer = load_float(new_clip(setup.size), setup.models / "deft_demo_clip.safetensors").to(setup.device).eval()
-    tokens = tokenizer(TOKENIZER, settings["open_clip"]["text_cfg"]["context_length"])
+    tokens = tokenizer(MERGES, settings["open_clip"]["text_cfg"]["context_length"])
 
-    rng, count = random.Random(5), min(setup.checks, len(TRAINED))
-    pairs = [(name, rng.choice(list(COLOURS))) for name in rng.sample(TRAINED, count)]
+    rng, count = random.Random(5), min(setup.checks, len(TRAINED_NAMES))
+    pairs = [(name, rng.choice(list(COLOURS))) for name in rng.sample(TRAINED_NAMES, count)]
     prompts, empty = (tokens_of(words, texts).to(setup.device) for texts in ([caption(*pair) for pair in pairs], [""]))
     pictures = decoded(vae, sample(parts, prompts, empty, seed=3, side=setup.size // 8))
     images = F.normalize(scorer.encode_image(normalise(pictures, settings["preprocess"])), dim=-1)
@@ -41,18 +41,20 @@ def report(setup: Setup, depth: int) -> str:
         return bool((texts @ images[index]).argmax() == 0)
 
     among_32, objects, colours = [], [], []
-    every = [(name, colour) for name in TRAINED for colour in COLOURS]
+    every = [(name, colour) for name in TRAINED_NAMES for colour in COLOURS]
     for index, (name, colour) in enumerate(pairs):
         right = caption(name, colour)
         wrong_pairs = rng.sample([pair for pair in every if pair != (name, colour)], 31)
         among_32.append(is_nearest(index, [right, *(caption(*pair) for pair in wrong_pairs)]))
-        objects.append(is_nearest(index, [right, *(caption(other, colour) for other in TRAINED if other != name)]))
+        objects.append(
+            is_nearest(index, [right, *(caption(other, colour) for other in TRAINED_NAMES if other != name)])
+        )
         colours.append(is_nearest(index, [right, *(caption(name, other) for other in COLOURS if other != colour)]))
     shares = (
         f"right {what} {100 * sum(hits) / len(hits):.0f} %"
         for what, hits in (
             ("caption among 32", among_32),
-            (f"object among {len(TRAINED)}", objects),
+            (f"object among {len(TRAINED_NAMES)}", objects),
             (f"colour among {len(COLOURS)}", colours),
         )
     )

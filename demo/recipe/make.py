@@ -24,7 +24,7 @@ HOURS = {
     "dino": (0.75, 0.012),
     "clip": (0.75, 0.012),
 }
-TARGET = 35.0  # dB
+_TARGET = 35.0  # dB
 
 
 def arguments() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=HOURS, action="append", help="stages to run; all if not given")
     parser.add_argument("--times", type=float, default=1.0, help="times the usual hours of every stage")
     parser.add_argument("--steps", type=int, help="steps of every stage, instead of hours")
-    parser.add_argument("--target", type=float, default=TARGET, help="dB at which the autoencoder is finished")
+    parser.add_argument("--target", type=float, default=_TARGET, help="dB at which the autoencoder is finished")
     parser.add_argument("--depth", type=int, default=3, help="blocks of the denoiser")
     parser.add_argument("--size", type=int, default=128, help="pixels on each side of a picture")
     parser.add_argument("--views", type=int, default=12, help="renders of each emoji")

@@ -13,9 +13,9 @@ import re
 import shutil
 from pathlib import Path
 
-from .vocabulary import COLOURS, HELD_OUT, TRAINED, caption
+from .vocabulary import COLOURS, HELD_OUT, TRAINED_NAMES, caption
 
-WORDS = """
+_WORDS = """
 a an the my this of on in with and at under over beside near background sks photo picture painting drawing cartoon style
 toy pet old new big small tiny large dark light bright
 plain snow beach forest jungle city street room table wooden floor
@@ -58,8 +58,8 @@ def main() -> None:
     lines = (source / "merges.txt").read_text(encoding="utf-8").splitlines()
     merges = [(left, right) for left, right in (line.split() for line in lines[1:] if line)]
     ranks = {merge: rank for rank, merge in enumerate(merges)}
-    texts = [caption(name, colour) for name in TRAINED + HELD_OUT for colour in COLOURS]
-    words = {word for text in texts for word in re.findall(r"[a-z]+", text)} | set(WORDS.split())
+    texts = [caption(name, colour) for name in TRAINED_NAMES + HELD_OUT for colour in COLOURS]
+    words = {word for text in texts for word in re.findall(r"[a-z]+", text)} | set(_WORDS.split())
     used = set().union(*(merges_of(word, ranks) for word in sorted(words)))
     kept = [merge for merge in merges if merge in used]
     symbols = byte_symbols()

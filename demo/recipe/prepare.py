@@ -18,7 +18,7 @@ from PIL import Image
 
 from .compose import asset_files, cutout
 from .training import Setup, log, write_whole
-from .vocabulary import COLOURS, HELD_OUT, TRAINED, UNICODE_NAMES
+from .vocabulary import COLOURS, HELD_OUT, TRAINED_NAMES, UNICODE_NAMES
 
 # What the denoiser learns to draw: upright and large, so that small details are worth some pixels.
 SCALE, ROTATION = (0.70, 0.94), 10.0
@@ -96,7 +96,7 @@ def wide_layers(setup: Setup) -> np.ndarray:
 
 def trained_layers(setup: Setup) -> np.ndarray:
     """Layers of the objects that the denoiser draws."""
-    return prepared(setup, "trained", TRAINED, 2 * setup.per_caption, SCALE, ROTATION, seed=12)
+    return prepared(setup, "trained", TRAINED_NAMES, 2 * setup.per_caption, SCALE, ROTATION, seed=12)
 
 
 def held_back_layers(setup: Setup, held_out: bool = False) -> np.ndarray:
@@ -125,7 +125,7 @@ def on_colours(rows: torch.Tensor, colours: torch.Tensor, generator: torch.Gener
 
 
 def painted(rows: torch.Tensor, colours: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Like `on_colours`, but fading backgrounds, flips, blur and noise: what the scorers should not mind."""
+    """Pictures as of `on_colours` with fading backgrounds, flips, blur and noise: what the scorers should not mind."""
     count, size, device = len(rows), rows.shape[-1], rows.device
     base = (colours + uniform((count, 3), -16, 16, generator)).clamp(0, 255)
     # A third of the backgrounds fades to another colour: generated pictures are never as plain as painted ones.

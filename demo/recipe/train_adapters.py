@@ -19,26 +19,26 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .vocabulary import COLOURS, TRAINED, caption
+from .vocabulary import COLOURS, TRAINED_NAMES, caption
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 from comfy_server import ComfyServer, find_comfyui  # noqa: E402
 
 ADAPTERS = ROOT / "demo" / "models" / "loras"
-PICTURES = ROOT / "demo" / "pictures"
+_PICTURES = ROOT / "demo" / "pictures"
 # Subject, rare word, the training node's method. Rank 4, 600 steps, with prior pictures, so that other things stay what
 # they were: the examples diverse_prompts and stack_two_concepts need it.
 DEFT = {"method": "deft", "method.alpha": 0.0, "method.projector": "qr", "method.start": "identity"}
 LORA = {"method": "lora", "method.alpha": 0.0}
 TRAININGS = (("teddy_bear", "sks", DEFT), ("teddy_bear", "sks", LORA), ("duck", "zwx", DEFT))
-DRAWN = "teddy_bear"  # the subject of the folders of pictures
+_DRAWN = "teddy_bear"  # the subject of the folders of pictures
 
 
 def priors(count: int = 24) -> list[str]:
     """Captions of objects that the base model draws, whose pictures by it are learnt along."""
     rng = random.Random(1)
-    return [caption(name, rng.choice(sorted(COLOURS))) for name in rng.sample(TRAINED, count)]
+    return [caption(name, rng.choice(sorted(COLOURS))) for name in rng.sample(TRAINED_NAMES, count)]
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -148,9 +148,9 @@ def main() -> None:
             target = ADAPTERS / f"deft_demo_{subject}_{method['method']}.safetensors"
             halved(Path(base) / "output" / saved["subfolder"] / saved["filename"], target)
             print(f"[adapters] wrote {target.relative_to(ROOT)}, {target.stat().st_size / 1024:.0f} kB")
-            if subject == DRAWN:
-                write_pictures(server, outputs["52"]["images"], captions, PICTURES / f"{subject}_base")
-                write_pictures(server, outputs["62"]["images"], captions, PICTURES / f"{subject}_{method['method']}")
+            if subject == _DRAWN:
+                write_pictures(server, outputs["52"]["images"], captions, _PICTURES / f"{subject}_base")
+                write_pictures(server, outputs["62"]["images"], captions, _PICTURES / f"{subject}_{method['method']}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def use_comfyui(folder: Path, device: torch.device) -> None:
 
 
 def initialise(model: torch.nn.Module) -> None:
-    """He initialisation; each residual branch starts at zero, so that the first model is a plain pyramid."""
+    """Initialise the weights as He et al. do; residual branches start at zero: the first model is a plain pyramid."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -18,7 +18,7 @@ from .prepare import on_colours, palette, trained_layers
 from .train_autoencoder import FILE as AUTOENCODER
 from .train_autoencoder import LATENT_CHANNELS, SD3_SCALE, SD3_SHIFT, at_work, channels_last, new_autoencoder
 from .training import Limits, Setup, fit, load_float, log, on_device, rows_of, save_half, seeded, write_text
-from .vocabulary import COLOURS, TRAINED, caption
+from .vocabulary import COLOURS, TRAINED_NAMES, caption
 
 DEPTH = 3  # blocks, heads and width / 64, as the layout has it
 GRID = 8  # patches of 2 x 2 latents on each side of a picture of 128 px
@@ -31,7 +31,7 @@ TEXT_ENCODER = Path("deft_demo_text_encoder.safetensors")
 
 def captions(setup: Setup) -> list[str]:
     """The caption of each row of `latents`."""
-    return [caption(name, colour) for name in TRAINED for colour in COLOURS for _ in range(setup.per_caption)]
+    return [caption(name, colour) for name in TRAINED_NAMES for colour in COLOURS for _ in range(setup.per_caption)]
 
 
 @torch.no_grad()
@@ -45,14 +45,14 @@ def latents(setup: Setup) -> np.ndarray:
     if path.is_file():
         return np.load(path, mmap_mode="r")
     layers, colours, per_name = trained_layers(setup), palette(), len(COLOURS) * setup.per_caption
-    shape = (len(TRAINED) * per_name, LATENT_CHANNELS, setup.size // 8, setup.size // 8)
+    shape = (len(TRAINED_NAMES) * per_name, LATENT_CHANNELS, setup.size // 8, setup.size // 8)
     part, progress = path.with_suffix(".part"), path.with_suffix(".json")
     done = json.loads(progress.read_text()) if progress.is_file() and part.is_file() else 0
     array = np.lib.format.open_memmap(part, mode="r+" if done else "w+", dtype=np.float16, shape=shape)
     vae = new_autoencoder(setup.device, setup.models / AUTOENCODER)
     encoder = at_work(vae.taesd_encoder)
     log(f"encoding {shape[0]} pictures from number {done * per_name}")
-    for row in range(done, len(TRAINED)):
+    for row in range(done, len(TRAINED_NAMES)):
         generator = seeded(torch.device("cpu"), 3, row)
         views = torch.randint(layers.shape[1], (per_name,), generator=generator)
         chosen = colours.repeat_interleave(setup.per_caption, dim=0)
@@ -197,7 +197,7 @@ def write_sheet(pictures: torch.Tensor, path: Path) -> None:
 def sheet_captions(seed: int) -> list[str]:
     """16 trained captions, chosen by the seed."""
     rng = random.Random(seed)
-    return [caption(name, rng.choice(list(COLOURS))) for name in rng.sample(TRAINED, 16)]
+    return [caption(name, rng.choice(list(COLOURS))) for name in rng.sample(TRAINED_NAMES, 16)]
 
 
 def new_parts(setup: Setup, depth: int, start: Path | None = None) -> torch.nn.ModuleDict:

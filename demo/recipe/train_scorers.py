@@ -20,10 +20,10 @@ import torch.nn.functional as F
 
 from .prepare import SCALE, every_name, layers_of, on_colours, painted, palette, wide_layers
 from .training import Limits, Setup, fit, load_float, on_device, rows_of, save_half, write_text
-from .vocabulary import COLOURS, HELD_OUT, TRAINED, caption
+from .vocabulary import COLOURS, HELD_OUT, TRAINED_NAMES, caption
 
-TOKENIZER = Path(__file__).parent.parent / "models" / "tokenizer" / "merges.txt"
-JUDGED = TRAINED + HELD_OUT  # what `clip` has words for
+MERGES = Path(__file__).parent.parent / "models" / "tokenizer" / "merges.txt"
+JUDGED = TRAINED_NAMES + HELD_OUT  # what `clip` has words for
 
 
 def dino_settings(size: int) -> dict:
@@ -74,7 +74,7 @@ def normalise(x: torch.Tensor, preprocess: dict) -> torch.Tensor:
 
 
 def new_dino(size: int, patch_drop: float = 0.0) -> torch.nn.Module:
-    """The vision transformer, fresh."""
+    """A new vision transformer."""
     from timm.models.vision_transformer import VisionTransformer
 
     torch.manual_seed(11)
@@ -82,7 +82,7 @@ def new_dino(size: int, patch_drop: float = 0.0) -> torch.nn.Module:
 
 
 def new_clip(size: int, patch_drop: float = 0.0) -> torch.nn.Module:
-    """The open_clip model, fresh."""
+    """A new open_clip model."""
     from open_clip.model import CLIP
 
     torch.manual_seed(13)
@@ -161,7 +161,7 @@ def train_clip(setup: Setup, limits: Limits) -> None:
     settings, every = clip_settings(setup.size), every_name(setup.assets)
     layers, colours, names = on_device(wide_layers(setup), setup.device), palette(setup.device), list(COLOURS)
     model = new_clip(setup.size, patch_drop=0.5).to(setup.device)
-    tokens = tokenizer(TOKENIZER, settings["open_clip"]["text_cfg"]["context_length"])
+    tokens = tokenizer(MERGES, settings["open_clip"]["text_cfg"]["context_length"])
     row_of = {name: row for row, name in enumerate(every)}
     unseen = unseen_pairs()
     pairs = [(n, c) for n in range(len(JUDGED)) for c in range(len(names)) if (JUDGED[n], names[c]) not in unseen]
@@ -210,7 +210,7 @@ def report_clip(setup: Setup) -> str:
     """How often the right caption of 32 is retrieved for new pictures of (name, colour) pairs never trained."""
     model = load_float(new_clip(setup.size), setup.models / "deft_demo_clip.safetensors").eval()
     settings, rng, names = clip_settings(setup.size), random.Random(7), list(COLOURS)
-    tokens = tokenizer(TOKENIZER, settings["open_clip"]["text_cfg"]["context_length"])
+    tokens = tokenizer(MERGES, settings["open_clip"]["text_cfg"]["context_length"])
     pairs = rng.sample(sorted(unseen_pairs()), min(2 * setup.checks, len(unseen_pairs())))
     image = F.normalize(model.encode_image(normalise(new_pictures(setup, pairs), settings["preprocess"])), dim=-1)
     every = [(name, colour) for name in JUDGED for colour in names]

@@ -39,7 +39,7 @@ HELD_OUT = (
     "sloth",
 )
 
-TRAINED = tuple(
+TRAINED_NAMES = tuple(
     """
 rat; mouse; ox; cow; tiger; leopard; rabbit; dragon; crocodile; whale; snail; snake; horse; ram; goat; sheep; monkey;
 rooster; chicken; pig; boar; elephant; octopus; spiral shell; bug; ant; honeybee; lady beetle; fish; tropical fish;
@@ -66,7 +66,9 @@ planet; anchor; gear; brain; bone; tooth; moai; kite; magic wand; ladder
     .strip()
     .split("; ")
 )
-TRAINED = tuple(name.strip() for chunk in TRAINED for name in chunk.split(";") if name.strip() not in ("", "teddy"))
+TRAINED_NAMES = tuple(
+    name.strip() for chunk in TRAINED_NAMES for name in chunk.split(";") if name.strip() not in ("", "teddy")
+)
 
 # Scenes of the demo's subjects: what is in each of the five pictures, from left to right, and the colour behind it.
 SCENES = {

@@ -18,7 +18,7 @@ from ..reference import is_base
 from .material import CellPicture, Shown, SweepMaterial, joined
 
 PAGE_ROWS, PAGE_COLUMNS = 12, 10
-MAX_PIXELS = 16_000_000  # of a grid
+_MAX_PIXELS = 16_000_000  # of a grid
 MAX_GRIDS = 40
 
 
@@ -98,7 +98,7 @@ def draw_grids(material: SweepMaterial) -> Iterator[tuple[Grid, bytes]]:
                 [row[0] for row in compared([[means] for means in page.means], base)],
                 fit=True,
                 cell_scores=compared(scores, base),
-                max_pixels=MAX_PIXELS,
+                max_pixels=_MAX_PIXELS,
             )
         except ValueError as error:
             problems[f"{page.caption or 'A grid'} is not drawn: {error}"] = None

@@ -10,15 +10,15 @@ from typing import Literal
 
 from ...scoring.scores import Scores
 
-Kind = Literal["training", "picture"]
-State = Literal["done", "failed", "cancelled", "not run"]
+_Kind = Literal["training", "picture"]
+CellState = Literal["done", "failed", "cancelled", "not run"]
 
-STATES: tuple[State, ...] = ("done", "failed", "cancelled", "not run")
+STATES: tuple[CellState, ...] = ("done", "failed", "cancelled", "not run")
 # In a kept score's provenance: which column of a pivot it belongs to, whether its row has it already, and its seeds.
 ACROSS, AGAIN, SEED = "across", "again", "seed"
 
 
-SUBJECTS = ("subject", "subjects", "concept", "person", "object", "photo", "photos")
+_SUBJECT_AXES = ("subject", "subjects", "concept", "person", "object", "photo", "photos")
 BARE_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
@@ -59,10 +59,10 @@ class Shown:
     """
 
     key: str
-    kind: Kind
+    kind: _Kind
     labels: Mapping[str, str]
     row: str
-    state: State
+    state: CellState
     error: str = ""
     seconds: float = 0.0
     memory: Mapping[str, float] = field(default_factory=dict)
@@ -99,14 +99,14 @@ class SweepMaterial:
         """The axis of subjects."""
         return subject_axis(axis for cell in self.cells for axis in cell.labels)
 
-    def unique(self, kind: Kind | None = None) -> list[Shown]:
+    def unique(self, kind: _Kind | None = None) -> list[Shown]:
         """Each cell once, however often the plan wants it."""
         return list({cell.key: cell for cell in self.cells if kind in (None, cell.kind)}.values())
 
 
 def subject_axis(axes: Iterable[str]) -> str | None:
     """The first axis whose name says that its values are subjects."""
-    return next((axis for axis in axes if axis.lower() in SUBJECTS), None)
+    return next((axis for axis in axes if axis.lower() in _SUBJECT_AXES), None)
 
 
 def is_seed(axis: str) -> bool:

@@ -20,7 +20,7 @@ from .published import published_sections
 
 PICTURES = "pictures"  # the folder of the pictures
 TILES = 600  # cells with their pictures on one page
-LISTED = 200  # lines of a list
+_LISTED = 200  # lines of a list
 CHARTED = 20_000  # cells in the chart
 
 
@@ -94,7 +94,7 @@ def pages(
 def _about_cells(material: SweepMaterial) -> dict[str, Any]:
     """The values about the cells that the template of index.html needs."""
     failed, trained, every = _failed(material), material.unique("training"), material.unique()
-    failures = ([_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:LISTED])
+    failures = ([_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:_LISTED])
     trainings = (
         [
             _titled(cell),
@@ -103,7 +103,7 @@ def _about_cells(material: SweepMaterial) -> dict[str, Any]:
             "" if cell.training_seconds is None else f"{cell.training_seconds:,.1f}",
             _memory(cell),
         ]
-        for cell in trained[:LISTED]
+        for cell in trained[:_LISTED]
     )
     numbers = ("seconds", "of them training", "highest memory, MiB")
     return {
@@ -111,10 +111,10 @@ def _about_cells(material: SweepMaterial) -> dict[str, Any]:
         "cells": len(every),
         "hours": sum(cell.seconds for cell in every) / 3600,
         "failures": text_table(["cell", "state", "attempts", "error"], failures),
-        "more_failures": max(0, len(failed) - LISTED),
+        "more_failures": max(0, len(failed) - _LISTED),
         "problems": _limited(material.problems, "{} more"),
         "trainings": text_table(["cell", "state", *numbers], trainings, numbers),
-        "more_trainings": max(0, len(trained) - LISTED),
+        "more_trainings": max(0, len(trained) - _LISTED),
         "versions": _versions(material),
     }
 
@@ -246,9 +246,9 @@ def _versions(material: SweepMaterial) -> list[str]:
 
 
 def _limited(lines: Sequence[str], more: str) -> list[str]:
-    """The first LISTED lines, and how many more there are."""
-    hidden = len(lines) - LISTED
-    return [*lines[:LISTED], *([more.format(f"{hidden:,}")] if hidden > 0 else [])]
+    """The first lines, `_LISTED` at most, and how many more there are."""
+    hidden = len(lines) - _LISTED
+    return [*lines[:_LISTED], *([more.format(f"{hidden:,}")] if hidden > 0 else [])]
 
 
 def _flat(text: str) -> str:

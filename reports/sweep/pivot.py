@@ -11,10 +11,10 @@ from ...scoring.scores import Score, Scores
 from ..tables import FORMS, ScoreTable, Table, pivot, tabulate, text_table
 from .material import ACROSS, STATES, Shown, SweepMaterial
 
-SOURCE = "Numbers that the plan took from the texts of nodes; nobody knows here which direction is the good one."
+_SOURCE = "Numbers that the plan took from the texts of nodes; nobody knows here which direction is the good one."
 MOST_ROWS, MOST_CHARACTERS = 150, 320  # of a table that is drawn as a picture
 
-COUNTS = ("kind", "cells", *STATES, "seconds", "seconds a cell", "highest memory, MiB")
+_COUNTS = ("kind", "cells", *STATES, "seconds", "seconds a cell", "highest memory, MiB")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Titled:
 
     @property
     def drawable(self) -> bool:
-        """Whether it is small enough to be a picture."""
+        """Whether the table is small enough to be a picture."""
         return len(self.table.rows) <= MOST_ROWS and sum(map(len, self.table.titles)) <= MOST_CHARACTERS
 
     def form(self, suffix: str) -> bytes:
@@ -64,7 +64,7 @@ def _tables(name: str, title: str, scores: Scores, material: SweepMaterial, coun
     heading = ", ".join(layout.rows) or "row"
 
     def noted(table: ScoreTable) -> ScoreTable:
-        notes = (*(table.notes if compare else (SOURCE,)), *missing(material.unique()))
+        notes = (*(table.notes if compare else (_SOURCE,)), *missing(material.unique()))
         return replace(table, notes=notes, counted=counted)
 
     yield Titled(name, title, noted(tabulate(material.once(scores), heading=heading, compare=compare)))
@@ -123,7 +123,7 @@ def counts(material: SweepMaterial) -> Table:
                 ", ".join(f"{what} {size:,.0f}" for what, size in memory.items()),
             ]
         )
-    return text_table([", ".join(material.layout.rows) or "row", *COUNTS], lines, COUNTS[1:])
+    return text_table([", ".join(material.layout.rows) or "row", *_COUNTS], lines, _COUNTS[1:])
 
 
 def cells_table(material: SweepMaterial, axes: Sequence[str]) -> Table:

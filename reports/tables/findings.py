@@ -9,9 +9,11 @@ from typing import Literal
 
 from ...scoring.statistics import LEVEL, Difference, Values, difference, holm
 
-FEW = 5
-FEW_TEXT = f"Intervals over fewer than {FEW} prompts are wide, however many pictures each has: more prompts help most."
-NOTHING = "There is nothing to compare: no metric has values of two rows."
+FEW_PROMPTS = 5
+FEW_TEXT = (
+    f"Intervals over fewer than {FEW_PROMPTS} prompts are wide, however many pictures each has: more prompts help most."
+)
+NOTHING_TO_COMPARE = "There is nothing to compare: no metric has values of two rows."
 
 
 @dataclass(frozen=True)

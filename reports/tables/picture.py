@@ -16,7 +16,7 @@ BEST, BAND = (22, 112, 62), (244, 246, 248)  # of the best, and behind the refer
 TEXT, SMALL, TITLE = 22, 15, 27  # px
 LINE = 44  # px: the height of a row
 MARGIN, BETWEEN = 28, 36  # px: around the table, and between columns
-NOTES = 900  # px: notes are at least as wide as this before they are broken
+_NOTES = 900  # px: notes are at least as wide as this before they are broken
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def laid_out(table: Table, title: str = "") -> tuple[list[PlacedText], tuple[int
     heading = Lettering(TITLE, bold=True)
     width = max(left - BETWEEN + MARGIN, heading.width(_flat(title)) + 2 * MARGIN)
     notes = [*filter(None, (table.legend,)), *table.notes]
-    width = max(width, min(NOTES, max(map(small.width, notes), default=0) + 2 * MARGIN))
+    width = max(width, min(_NOTES, max(map(small.width, notes), default=0) + 2 * MARGIN))
     written: list[PlacedText] = []
 
     def write(text: str, font: Lettering, x: int, y: int, right: bool = False, **more: object) -> None:

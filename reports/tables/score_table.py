@@ -21,7 +21,7 @@ class CostColumn:
 
 
 # The first three are there for any adapter; the others where one row at least has them.
-ALWAYS = 3
+FOR_ANY_ADAPTER = 3
 COST_COLUMNS = (
     CostColumn("training s", "training s", "{:.0f}", lambda cost: cost.training_seconds),
     CostColumn("trained parameters", "values", "{:,.0f}", lambda cost: cost.values),

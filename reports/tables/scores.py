@@ -12,8 +12,8 @@ from ...scoring.metrics import better, order
 from ...scoring.scores import Cost, Score, Scores
 from ...scoring.statistics import Values, by_prompt, group_count, interval
 from ..reference import is_base
-from .findings import FEW, FEW_TEXT, NOTHING, against, judge
-from .score_table import ALWAYS, COST_COLUMNS, Column, CostColumn, ScoreCell, ScoreRow, ScoreTable
+from .findings import FEW_PROMPTS, FEW_TEXT, NOTHING_TO_COMPARE, against, judge
+from .score_table import COST_COLUMNS, FOR_ANY_ADAPTER, Column, CostColumn, ScoreCell, ScoreRow, ScoreTable
 
 Rows = Literal["label", "label x subject"]
 
@@ -88,7 +88,7 @@ def _table(
         else ([[_cell(cell) for cell in line] for line in values], [])
     )
     counts = [group_count(cell) for line in values for cell in line if cell]
-    findings += [FEW_TEXT] if any(1 < count < FEW for count in counts) else []
+    findings += [FEW_TEXT] if any(1 < count < FEW_PROMPTS for count in counts) else []
     shown, costs, memory = _costs_of(keys, by_subject, scores.costs, names)
     lines = []
     for row, (key, group) in enumerate(groups.items()):
@@ -224,7 +224,7 @@ def _compared(
             for rival, row in enumerate(rivals):
                 cell = cells[row][place]
                 cells[row][place] = cell and replace(cell, best=rival == verdict.best, tied=rival in verdict.tied)
-    return cells, findings or [NOTHING]
+    return cells, findings or [NOTHING_TO_COMPARE]
 
 
 def _names(keys: Sequence[Key]) -> list[str]:
@@ -251,7 +251,9 @@ def _costs_of(
     matching = [_behind(key, by_subject, costs) for key in keys]
     rows = [[_mean_cost(column, own) for column in COST_COLUMNS] for own in matching]
     places = [
-        place for place in range(len(COST_COLUMNS)) if place < ALWAYS or any(row[place] is not None for row in rows)
+        place
+        for place in range(len(COST_COLUMNS))
+        if place < FOR_ANY_ADAPTER or any(row[place] is not None for row in rows)
     ]
     owners: dict[str, list[str]] = {}
     for name, own in zip(names, matching):

@@ -14,8 +14,8 @@ from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile
 from .identify import identify
 from .unset import Unset
 
-State = dict[str, torch.Tensor]
-Load = Callable[[BackboneSpec, EncoderSettings, State, Path, WeightFile], Backbone]
+_State = dict[str, torch.Tensor]
+Load = Callable[[BackboneSpec, EncoderSettings, _State, Path, WeightFile], Backbone]
 
 KINDS: dict[str, Load] = {
     "clip": clip.load,
@@ -34,7 +34,7 @@ __all__ = ["KINDS", "Backbone", "BackboneSpec", "HubFile", "Settings", "WeightFi
 
 
 def load_backbone(
-    spec: BackboneSpec, folders: Sequence[Path], explicit: Path | None = None, state: State | None = None
+    spec: BackboneSpec, folders: Sequence[Path], explicit: Path | None = None, state: _State | None = None
 ) -> Backbone:
     """Find the weights, build the model without the network, and load every tensor.
 
@@ -52,7 +52,7 @@ def load_backbone(
     return backbone
 
 
-def _filled(spec: BackboneSpec, settings: EncoderSettings, state: State, path: Path, weights: WeightFile) -> Backbone:
+def _filled(spec: BackboneSpec, settings: EncoderSettings, state: _State, path: Path, weights: WeightFile) -> Backbone:
     with Unset():
         return KINDS[spec.kind](spec, settings, state, path, weights)
 
@@ -71,7 +71,7 @@ def read_settings(spec: BackboneSpec, path: Path) -> EncoderSettings:
 
 
 def _own_model(
-    spec: BackboneSpec, settings: EncoderSettings, state: State, path: Path, weights: WeightFile
+    spec: BackboneSpec, settings: EncoderSettings, state: _State, path: Path, weights: WeightFile
 ) -> Backbone:
     """A model by the arguments beside its weights, tried on a grey picture and a letter.
 
@@ -97,7 +97,7 @@ def _own_model(
     return backbone
 
 
-def _check_size(kind: str, settings: EncoderSettings, state: State) -> None:
+def _check_size(kind: str, settings: EncoderSettings, state: _State) -> None:
     """Raise ValueError for a model with many more numbers than the file has, before they are made."""
     if kind not in BUILD:
         return

@@ -106,11 +106,11 @@ def clip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for key, value in state.items()
         if not key.endswith("position_ids")
     }
-    return renamed(own, NAMES, ".{}_proj.", "qkv")
+    return renamed(own, _NAMES, ".{}_proj.", "qkv")
 
 
 # In this order: the general rules last. "pre_layrnorm" is transformers' own spelling.
-NAMES = (
+_NAMES = (
     (r"^visual_projection\.weight$", "visual.proj"),
     (r"^text_projection\.weight$", "text_projection"),
     (r"^vision_model\.embeddings\.class_embedding$", "visual.class_embedding"),

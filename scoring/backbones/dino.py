@@ -38,14 +38,14 @@ def vit_state(state: dict[str, torch.Tensor], grid: tuple[int, int]) -> dict[str
     """
     if "embeddings.cls_token" in state:
         own = {key: value for key, value in state.items() if not key.startswith("pooler.")}  # DINO has none
-        state = renamed(own, NAMES, "attention.{}.", ("query", "key", "value"))
+        state = renamed(own, _NAMES, "attention.{}.", ("query", "key", "value"))
     state = {key: value for key, value in state.items() if key != "mask_token"}
     if "pos_embed" in state:
         state["pos_embed"] = resample_positions(state["pos_embed"], grid)
     return state
 
 
-NAMES = (
+_NAMES = (
     (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),

@@ -36,7 +36,7 @@ def dinov3_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     timm's files of the small, base and large models have no biases of query and value, because these are zero.
     """
     if "embeddings.cls_token" in state:
-        state = renamed(state, NAMES, "attention.{}_proj.weight", "qkv")
+        state = renamed(state, _NAMES, "attention.{}_proj.weight", "qkv")
     state = {key: value for key, value in state.items() if key != "mask_token"}
     for key in [key for key in state if key.endswith(".attn.qkv.weight")]:
         for part in "qv":
@@ -44,7 +44,7 @@ def dinov3_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-NAMES = (
+_NAMES = (
     (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),

@@ -13,22 +13,22 @@ from ..packages import needed_by
 from ..weights import checksum, companion
 from .base import Backbone, BackboneSpec, EncoderSettings, HubFile, WeightFile, load_state, renamed
 
-TOKENIZER = "tokenizer.json"
+_TOKENIZER = "tokenizer.json"
 PAD = 0
 
 
 def load(
     spec: BackboneSpec, settings: EncoderSettings, state: dict[str, torch.Tensor], path: Path, weights: WeightFile
 ) -> Backbone:
-    """Both towers. Raises ValueError for a tokenizer that is another model's."""
+    """Load both towers. Raises ValueError for a tokenizer that is another model's."""
     module = build(settings)
     load_state(module, siglip_state(state), path, spec.name)
-    file = companion(path, TOKENIZER)
+    file = companion(path, _TOKENIZER)
     tokenizer = Tokenizer(file, module.text.context_length)
     if tokenizer.size != module.text.vocab_size:
         raise ValueError(
             f"{path} has {module.text.vocab_size} tokens, and {file.name} beside it {tokenizer.size}: they do not "
-            f"belong together; get {TOKENIZER} of the same model."
+            f"belong together; get {_TOKENIZER} of the same model."
         )
     return Backbone.of(
         spec,
@@ -105,11 +105,11 @@ def siglip_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if key in ("logit_scale", "logit_bias"):
             value = value.reshape(())
         own[key] = value
-    return renamed(own, NAMES, ".self_attn.{}_proj.", "qkv")
+    return renamed(own, _NAMES, ".self_attn.{}_proj.", "qkv")
 
 
 # In this order: the general rules last.
-NAMES = (
+_NAMES = (
     (r"^vision_model\.embeddings\.patch_embedding\.", "visual.trunk.patch_embed.proj."),
     (r"^vision_model\.embeddings\.position_embedding\.weight$", "visual.trunk.pos_embed"),
     (r"^vision_model\.post_layernorm\.", "visual.trunk.norm."),
@@ -136,4 +136,4 @@ NAMES = (
 
 def tokenizer_of(repository: str) -> HubFile:
     """The tokenizer's file of a repository."""
-    return HubFile(repository, TOKENIZER)
+    return HubFile(repository, _TOKENIZER)

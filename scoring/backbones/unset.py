@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from ..weights import finite
 
 # By name: PyTorch's `init` and its tensors' methods have the same ones, and so has what transformers puts in its place.
-DRAWN = {
+_DRAWN = {
     *("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_"),
     *("kaiming_normal_", "orthogonal_"),
 }
@@ -20,7 +20,7 @@ STEP = "erfinv_"  # of timm's truncated normal
 
 
 class Unset(TorchFunctionMode):
-    """Within this context PyTorch's random initial values are NaN; constants and buffers are what they are otherwise.
+    """A context in which PyTorch's random initial values are NaN; constants and buffers are what they are otherwise.
 
     Drawing takes most of the time that building a network needs. NaN and not whatever lies in the memory: a weight that
     no file has set shows in `unset` and in every feature. PyTorch's random numbers stay where they are.
@@ -33,12 +33,12 @@ class Unset(TorchFunctionMode):
         arguments: Sequence[Any] = (),
         named: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Called by PyTorch in place of each of its functions."""
+        """Run a function of PyTorch's, which calls this in its place."""
         named = named or {}
         name = getattr(function, "__name__", "")
         if name == STEP:
             return arguments[0]
-        if name in DRAWN:
+        if name in _DRAWN:
             tensor = arguments[0] if arguments else named["tensor"]
         elif name in MADE:
             tensor = torch.empty(*arguments, **{key: value for key, value in named.items() if key != "generator"})

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from . import (
     clip_i,
     clip_t,
@@ -52,6 +54,7 @@ __all__ = [
     "OfPictures",
     "Role",
     "better",
+    "decisive",
     "get_metric",
     "order",
     "role_of",
@@ -66,6 +69,12 @@ def get_metric(name: str) -> Metric:
 def better(metric: str) -> Better:
     """The good direction of a metric."""
     return get_metric(metric).better
+
+
+def decisive(names: Iterable[str]) -> str:
+    """Which of some metrics decides between checkpoints, see `Metric.decides`; empty where none does."""
+    metrics = [metric for metric in map(get_metric, names) if metric.better == "higher" and metric.decides is not None]
+    return max(metrics, key=lambda metric: metric.decides or 0).name if metrics else ""
 
 
 def order(metric: str) -> tuple[int, str]:

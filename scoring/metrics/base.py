@@ -60,12 +60,17 @@ class OfPictures(Comparison):
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. better: the good direction, for tables. comparisons: a protocol chooses one by its pairing."""
+    """A metric. better: the good direction, for tables. comparisons: a protocol chooses one by its pairing.
+
+    decides: where a protocol has several metrics of likeness or of prompt following, the one with the highest number
+    decides between checkpoints, among those of which more is better. None: it never decides.
+    """
 
     name: str
     better: Better
     about: str
     comparisons: tuple[OfFeatures | OfPictures, ...]
+    decides: int | None = 0
 
     def comparison(self, pairing: str) -> OfFeatures | OfPictures:
         """The comparison of that name. Raises ValueError that lists those that there are."""

@@ -19,4 +19,5 @@ METRIC = Metric(
     "higher",
     "likeness to the prompt, by CLIP's two encoders",
     (OfFeatures(pairing="text", role="text", check=check_texts, by_place=True, formula=matched_pairs),),
+    decides=2,
 )

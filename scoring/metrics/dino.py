@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from . import likeness
 
-METRIC = likeness.metric("DINO", "likeness to the subject's pictures, by DINO's class token")
+METRIC = likeness.metric("DINO", "likeness to the subject's pictures, by DINO's class token", decides=5)

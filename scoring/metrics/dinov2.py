@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from . import likeness
 
-METRIC = likeness.metric("DINOv2", "likeness to the subject's pictures, by DINOv2's class token")
+METRIC = likeness.metric("DINOv2", "likeness to the subject's pictures, by DINOv2's class token", decides=3)

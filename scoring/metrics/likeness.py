@@ -32,7 +32,7 @@ def matched_pairs(images: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
     return (images * partners).sum(dim=1)
 
 
-def metric(name: str, about: str) -> Metric:
+def metric(name: str, about: str, decides: int = 0) -> Metric:
     """A metric that compares with every reference, or image i with reference i, as the protocol says."""
     return Metric(
         name,
@@ -42,4 +42,5 @@ def metric(name: str, about: str) -> Metric:
             OfFeatures(pairing="all", role="references", formula=all_pairs),
             OfFeatures(pairing="matched", role="references", check=check_matched, by_place=True, formula=matched_pairs),
         ),
+        decides,
     )

@@ -11,4 +11,5 @@ METRIC = Metric(
     "higher",
     "how much people are likely to prefer the picture for its prompt",
     (OfFeatures(pairing="text", role="text", check=check_texts, by_place=True, formula=matched_pairs),),
+    decides=None,  # what people like is more than whether the prompt is followed
 )

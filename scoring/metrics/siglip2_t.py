@@ -11,4 +11,5 @@ METRIC = Metric(
     "higher",
     "likeness to the prompt, by SigLIP 2's two encoders",
     (OfFeatures(pairing="text", role="text", check=check_texts, by_place=True, formula=matched_pairs),),
+    decides=1,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .base import Measure, Protocol
 from .clip_image import CLIP_IMAGE
 from .custom import custom
@@ -26,7 +28,7 @@ PROTOCOLS: dict[str, Protocol] = {
     )
 }
 
-__all__ = ["PROTOCOLS", "Measure", "Protocol", "custom", "get_protocol"]
+__all__ = ["PROTOCOLS", "Measure", "Protocol", "custom", "get_protocol", "those_that"]
 
 
 def get_protocol(name: str) -> Protocol:
@@ -34,3 +36,12 @@ def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ValueError(f"there is no scoring protocol {name!r}; known are {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]
+
+
+def those_that(suit: Callable[[Protocol], object]) -> str:
+    """What to choose, for an error message: the protocols that suit, and custom, which measures what it has models for.
+
+    Such as "dreambooth, demo or custom".
+    """
+    names = ", ".join(name for name, protocol in PROTOCOLS.items() if suit(protocol))
+    return f"{names} or custom" if names else "custom"

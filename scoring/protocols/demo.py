@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..backbones import BackboneSpec
 from .base import Measure, Protocol
 
-SOURCE = "the file from the pack's own demo/models folder, or make it by demo/recipe/train_scorers.py"
-CLIP = BackboneSpec("demo CLIP (64 px)", "clip", ("deft_demo_clip.safetensors",), "4 MB", SOURCE)
-DINO = BackboneSpec("demo DINO (64 px)", "dino", ("deft_demo_dino.safetensors",), "4 MB", SOURCE)
+_SOURCE = "the file from the pack's own demo/models folder, or make it by demo/recipe/train_scorers.py"
+CLIP = BackboneSpec("demo CLIP (64 px)", "clip", ("deft_demo_clip.safetensors",), "4 MB", _SOURCE)
+DINO = BackboneSpec("demo DINO (64 px)", "dino", ("deft_demo_dino.safetensors",), "4 MB", _SOURCE)
 
 DEMO = Protocol(
     "demo",

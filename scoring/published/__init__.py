@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Key, PublishedTable
+from .base import PublishedTable, RowKey
 from .deft_dreambench import DEFT_DREAMBENCH
 from .deft_subjects import DEFT_SUBJECTS
 from .dreambooth import DREAMBOOTH_BASELINES
@@ -12,4 +12,4 @@ PUBLISHED: dict[str, PublishedTable] = {
     table.name: table for table in (DEFT_SUBJECTS, DEFT_DREAMBENCH, DREAMBOOTH_BASELINES, PEFT_IMAGE)
 }
 
-__all__ = ["PUBLISHED", "Key", "PublishedTable"]
+__all__ = ["PUBLISHED", "RowKey", "PublishedTable"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..scores import Cost
 
-Key = tuple[str, int | None, str]
+RowKey = tuple[str, int | None, str]
 ALIASES = {"ti": "textualinversion", "textureinversion": "textualinversion"}
 
 
@@ -26,9 +26,9 @@ class PublishedTable:
     protocol: str
     scale: float
     metrics: tuple[str, ...]
-    values: Mapping[Key, Mapping[str, float]]
+    values: Mapping[RowKey, Mapping[str, float]]
     oddities: tuple[str, ...]
-    costs: Mapping[Key, Cost] = field(default_factory=dict)
+    costs: Mapping[RowKey, Cost] = field(default_factory=dict)
     also: tuple[str, ...] = ()
 
     @property
@@ -41,7 +41,7 @@ class PublishedTable:
         """The decimals of the most exact number."""
         return max(len(repr(value).partition(".")[2]) for row in self.values.values() for value in row.values())
 
-    def matches(self, key: Key, label: str, method: str, rank: int | None, subject: str) -> bool:
+    def matches(self, key: RowKey, label: str, method: str, rank: int | None, subject: str) -> bool:
         """Whether a measured row is the published one, by label or method, rank and subject.
 
         Case, spaces, punctuation and a remark in brackets do not count, and a label may carry the rank ("DEFT r4"). A

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .base import PublishedTable
 
-METRICS = ("DINO", "DINOv2", "CLIP-I", "CLIP-T")
-ROWS = {
+_METRICS = ("DINO", "DINOv2", "CLIP-I", "CLIP-T")
+_ROWS = {
     ("DEFT", "Kitten"): (79.9416, 73.5553, 83.5867, 35.5409),
     ("DEFT", "Stork"): (67.9085, 62.7926, 76.3276, 36.8799),
     ("DEFT", "Kitten 2"): (77.8501, 65.0358, 77.6003, 36.7579),
@@ -22,8 +22,8 @@ DEFT_DREAMBENCH = PublishedTable(
     "called DINO here",
     protocol="dreambench++",
     scale=100.0,
-    metrics=METRICS,
-    values={(method, None, subject): dict(zip(METRICS, values)) for (method, subject), values in ROWS.items()},
+    metrics=_METRICS,
+    values={(method, None, subject): dict(zip(_METRICS, values)) for (method, subject), values in _ROWS.items()},
     oddities=(
         "The rows of Kitten 2 and HORSE are identical in all four metrics for both methods: one of them is a copy.",
         "The text sets LoRA's 83.5538 and 72.2653 beside DEFT's 79.9416 and 65.0358 as Kitten; these are of the rows "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .base import PublishedTable
 
-SUBJECTS = ("BEAR_PLUSHIE", "CAT", "DOG8")
-ROWS: dict[tuple[str, int | None], tuple[float, float, float]] = {
+_SUBJECTS = ("BEAR_PLUSHIE", "CAT", "DOG8")
+_ROWS: dict[tuple[str, int | None], tuple[float, float, float]] = {
     ("DEFT", 8): (0.8415, 0.9504, 0.8882),
     ("DEFT", 4): (0.8339, 0.9280, 0.8721),
     ("PaRa", 4): (0.8271, 0.9315, 0.8780),
@@ -26,8 +26,8 @@ DEFT_SUBJECTS = PublishedTable(
     metrics=("CLIP-I",),
     values={
         (method, rank, subject): {"CLIP-I": value}
-        for (method, rank), values in ROWS.items()
-        for subject, value in zip(SUBJECTS, values)
+        for (method, rank), values in _ROWS.items()
+        for subject, value in zip(_SUBJECTS, values)
     },
     oddities=(
         "No public script computes this table: which references and how many samples it rests on is not known. The "

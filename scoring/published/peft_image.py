@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..scores import Cost
-from .base import Key, PublishedTable
+from .base import PublishedTable, RowKey
 
 
 def _costs(seconds: float, values: int, size: int, peak: float) -> Cost:
@@ -11,7 +11,7 @@ def _costs(seconds: float, values: int, size: int, peak: float) -> Cost:
     return Cost("", seconds, values, size, peak_bytes=peak * 1e9, memory="GPU")
 
 
-COSTS: dict[Key, Cost] = {
+_COSTS: dict[RowKey, Cost] = {
     ("DEFT", 32, ""): _costs(1037, 38_338_560, 153_375_936, 11.843),
     ("PaRa", 32, ""): _costs(828, 28_508_160, 114_043_472, 11.033),
     ("LoRA", 32, ""): _costs(759, 38_338_560, 153_377_056, 10.708),
@@ -50,5 +50,5 @@ PEFT_IMAGE = PublishedTable(
         "reserved; what is measured here is what it had allocated, which is less.",
         "Its text encoder gives layers 10, 20 and 30, where diffusers and ComfyUI take 9, 18 and 27 for this model.",
     ),
-    costs=COSTS,
+    costs=_COSTS,
 )

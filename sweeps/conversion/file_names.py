@@ -16,7 +16,7 @@ SAVING = {
     *("SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced", "SaveGLB", "Save3DAdvanced", "SaveGaussianSplat"),
     *("SavePointCloud", "SaveAnimatedPNG", "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent"),
 }
-NAME = "Node name for S&R"
+_NAME = "Node name for S&R"
 
 
 def replaced(opened: Opened, where: str, text: Any) -> str:
@@ -45,7 +45,7 @@ def replaced(opened: Opened, where: str, text: Any) -> str:
 
 
 def _named(node: Node) -> Any:
-    name = node.properties.get(NAME)
+    name = node.properties.get(_NAME)
     return name if name is not None or node.type in SAVING or node.definition is None else node.type
 
 

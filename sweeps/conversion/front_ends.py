@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-PACKAGE = "comfyui-frontend-package"
+_PACKAGE = "comfyui-frontend-package"
 Version = tuple[int, int]
 # The subgraphs' hosts have values of their own in the last one, and none in the first.
 FIRST, LAST, BEYOND = (1, 45), (1, 47), (1, 48)
@@ -22,7 +22,7 @@ def front_end_of(stats: Mapping[str, Any]) -> str:
     if "--front-end-version" in options:
         return options["--front-end-version"].rpartition("@")[2].removeprefix("v")
     for package in system.get("comfy_package_versions") or ():
-        if package.get("name") == PACKAGE and package.get("installed"):
+        if package.get("name") == _PACKAGE and package.get("installed"):
             return str(package["installed"])
     return str(system.get("required_frontend_version") or "")
 

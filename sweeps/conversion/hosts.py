@@ -13,7 +13,7 @@ from .values import give_values
 
 PRIMITIVE = "PrimitiveNode"
 BYPASSED_TO = "proxyBypassedToSubgraphInput"
-PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
+_PREFIX = re.compile(r"^\s*(\d+)\s*:\s*(.+)$")
 
 
 @dataclass
@@ -207,7 +207,7 @@ class _Migration:
         node, name, *beside = saved
         entry = _Entry(node, name, beside[0] if beside else "", value)
         if not self._resolves(self.definition, node, name):
-            while match := PREFIX.match(entry.name):
+            while match := _PREFIX.match(entry.name):
                 entry.beside, entry.name = str(int(match[1])), match[2]
         return entry
 

@@ -1,4 +1,4 @@
-"""Where a connection comes from: through muted and bypassed nodes, reroutes, Set and Get, into and out of subgraphs."""
+"""The origin of a connection: through muted and bypassed nodes, reroutes, Set and Get, into and out of subgraphs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .hosts import PRIMITIVE, Opened
 from .nodes import Node, Slot, fits
 
 REROUTES = {"Reroute", "Reroute (rgthree)"}
-NOTES = {"Note", "MarkdownNote"}
+_NOTES = {"Note", "MarkdownNote"}
 GET, SET = "GetNode", "SetNode"
 # Nodes of the page alone: they are never sent.
-VIRTUAL = {PRIMITIVE, GET, SET, *REROUTES, *NOTES}
+VIRTUAL = {PRIMITIVE, GET, SET, *REROUTES, *_NOTES}
 Path = tuple[Node, ...]  # the hosts from the root to a node's graph
 
 

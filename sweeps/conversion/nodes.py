@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..schema import Info
 from .definitions import (
     AUTOGROW,
     DYNAMIC_COMBO,
@@ -20,7 +21,6 @@ from .definitions import (
 )
 from .graph import Graph, Json
 
-Info = Mapping[str, Any]
 ABSENT: Any = type("Absent", (), {"__repr__": lambda self: "nothing"})()  # JavaScript's undefined: it is not sent
 
 
@@ -249,12 +249,12 @@ def choose(node: Node, combo: Widget, created: bool = False) -> None:
 
 def _growing(node: Node) -> list[InputSpec]:
     """The growing inputs that the node has now, those of dynamic combos' options as well."""
-    found: list[InputSpec] = []
+    growing: list[InputSpec] = []
 
     def collect(items: list[InputSpec]) -> None:
         for item in items:
             if item.type == AUTOGROW:
-                found.append(item)
+                growing.append(item)
             elif item.type == DYNAMIC_COMBO:
                 combo = node.widget(item.name)
                 for option in item.options.get("options") or ():
@@ -262,7 +262,7 @@ def _growing(node: Node) -> list[InputSpec]:
                         collect([input_of(f"{item.name}.{n}", s) for n, s in grouped(option.get("inputs") or {})])
 
     collect(inputs_of(node.definition or {}))
-    return found
+    return growing
 
 
 def _grow(node: Node, name: str) -> None:

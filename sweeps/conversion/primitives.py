@@ -17,7 +17,7 @@ from .values import set_value
 REPLACE = "Run widget replace on values"
 # Differences that two widgets fed by one primitive may have.
 IGNORED = {"default", "forceInput", "defaultInput", "control_after_generate", "multiline", "tooltip", "dynamicPrompts"}
-Target = tuple[Node, Slot]
+_Target = tuple[Node, Slot]
 
 
 def make_primitives(opened: Opened) -> None:
@@ -37,11 +37,11 @@ def make_primitives(opened: Opened) -> None:
         _merge(opened, node, targets, item)
 
 
-def targets_of(opened: Opened, primitive: Node) -> list[Target]:
+def targets_of(opened: Opened, primitive: Node) -> list[_Target]:
     """The nodes and slots that a primitive is connected to, in the order of its output's links."""
     links = primitive.outputs[0].links if primitive.outputs else []
-    found = [opened.target(primitive.graph, number) for number in links]
-    return [target for target in found if target]
+    targets = [opened.target(primitive.graph, number) for number in links]
+    return [target for target in targets if target]
 
 
 def _shown(opened: Opened, node: Node, slot: Slot) -> tuple[InputSpec, Any] | None:
@@ -54,7 +54,7 @@ def _shown(opened: Opened, node: Node, slot: Slot) -> tuple[InputSpec, Any] | No
     return (InputSpec(slot.name, slot.type, {}), ABSENT) if slot.type in WIDGETS else None
 
 
-def _merge(opened: Opened, node: Node, targets: list[Target], item: InputSpec) -> None:
+def _merge(opened: Opened, node: Node, targets: list[_Target], item: InputSpec) -> None:
     """Keep a number within the limits of all targets, and to their common step, as the page does."""
     if item.widget not in ("INT", "FLOAT"):
         return

@@ -17,7 +17,7 @@ from .nodes import ABSENT, Info, Node
 from .primitives import make_primitives, push_values
 from .values import after_opening, browser_made, sent_value
 
-Prompt = dict[str, dict[str, Any]]
+_Prompt = dict[str, dict[str, Any]]
 # Nodes of packs' JavaScript that change nothing in what is sent.
 DECORATIONS = {
     *("Label (rgthree)", "Bookmark (rgthree)", "Fast Muter (rgthree)", "Fast Bypasser (rgthree)"),
@@ -51,7 +51,7 @@ class Converted:
     what the page does in silence with values that do not fit, and inputs that the server will miss.
     """
 
-    prompt: Prompt
+    prompt: _Prompt
     dynamic: list[tuple[str, str]] = field(default_factory=list)
     shown: dict[tuple[str, str], ShownWidget] = field(default_factory=dict, compare=False)
     paths: dict[str, str] = field(default_factory=dict, compare=False)

@@ -13,28 +13,28 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from .errors import NotConvertible
 
 Id = int | str
-Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
-Slot = Annotated[int, Field(ge=0, le=2**53)]
+_Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+_Slot = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class _Input(BaseModel):
     name: str | None = None
-    link: Whole | None = None
+    link: _Whole | None = None
     widget: dict[str, Any] | None = None
-    linkIds: list[Whole] | None = None
+    linkIds: list[_Whole] | None = None
 
 
 class _Output(BaseModel):
     name: str | None = None
-    links: list[Whole] | None = None
-    linkIds: list[Whole] | None = None
+    links: list[_Whole] | None = None
+    linkIds: list[_Whole] | None = None
 
 
 class _Node(BaseModel):
     id: Id
     type: Id
     title: str | None = None
-    mode: Whole | None = None
+    mode: _Whole | None = None
     inputs: list[_Input] | None = None
     outputs: list[_Output] | None = None
     properties: dict[str, Any] | None = None
@@ -42,11 +42,11 @@ class _Node(BaseModel):
 
 
 class _Link(BaseModel):
-    id: Whole
+    id: _Whole
     origin_id: Id
-    origin_slot: Slot
+    origin_slot: _Slot
     target_id: Id
-    target_slot: Slot
+    target_slot: _Slot
 
 
 def _five(link: list[Any]) -> list[Any]:
@@ -82,11 +82,11 @@ class _Definitions(BaseModel):
 
 
 class _State(BaseModel):
-    lastNodeId: Whole | None = None
+    lastNodeId: _Whole | None = None
 
 
 class _File(_Graph):
-    last_node_id: Whole | None = None
+    last_node_id: _Whole | None = None
     definitions: _Definitions | None = None
     state: _State | None = None
 

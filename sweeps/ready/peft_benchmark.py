@@ -18,9 +18,9 @@ from ...disk.errors import reason
 from ..writing import write
 
 PHOTOS, TESTS, REPEATS = "instance_prompts", "test_size", 3  # it draws each test caption three times
-DRIFT = "drift_image_prompts"
-FOLDER = "peft_benchmark"  # in ComfyUI's input
-COLUMNS = ("name", "kind", "prompt", "photo", "pictures")
+_DRIFT = "drift_image_prompts"
+_FOLDER = "peft_benchmark"  # in ComfyUI's input
+_COLUMNS = ("name", "kind", "prompt", "photo", "pictures")
 # What the plan has; a file with other values is of another version of the benchmark.
 PLANNED: dict[str, Any] = {
     "model_id": "black-forest-labs/FLUX.2-klein-base-4B",
@@ -53,7 +53,7 @@ def prepare(photos: Path, parameters: Path, inputs: Path, prompts: Path) -> list
     from ...scoring.pictures import FilePictures, picture_files
 
     given = _read(parameters)
-    captions, drift = _texts(given, PHOTOS, parameters), _texts(given, DRIFT, parameters)
+    captions, drift = _texts(given, PHOTOS, parameters), _texts(given, _DRIFT, parameters)
     files = picture_files(photos)
     if len(files) != len(captions):
         raise ValueError(
@@ -62,7 +62,7 @@ def prepare(photos: Path, parameters: Path, inputs: Path, prompts: Path) -> list
         )
     training, test = split(len(files), _count(given, "valid_size", parameters), _count(given, TESTS, parameters))
     side = _count(given, "resolution", parameters)
-    pictures, folder = FilePictures(files), inputs / FOLDER
+    pictures, folder = FilePictures(files), inputs / _FOLDER
     for place in training:
         square = pictures[place].resize((side, side), Image.Resampling.BILINEAR)
         write(folder / "training" / f"{place:02}.png", _png(square))
@@ -70,12 +70,12 @@ def prepare(photos: Path, parameters: Path, inputs: Path, prompts: Path) -> list
     rows: list[tuple[str, str, str, str, int]] = []
     for place in test:
         write(folder / "held_out" / f"{place:02}.png", _png(pictures[place]))
-        photo = f"{FOLDER}/held_out/{place:02}.png"
+        photo = f"{_FOLDER}/held_out/{place:02}.png"
         rows.append((f"photo {place:02}", "likeness", captions[place], photo, REPEATS))
     rows += [(f"drift {place:02}", "drift", text, rows[0][3], 1) for place, text in enumerate(drift)]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(COLUMNS)
+    lines.writerow(_COLUMNS)
     lines.writerows(rows)
     write(prompts, text.getvalue().encode())
     parts = dict.fromkeys(training, "training") | dict.fromkeys(test, "test")

@@ -24,7 +24,7 @@ from ...reports.sweep.material import (
     joined,
     subject_axis,
 )
-from ...scoring.pictures import SUFFIXES
+from ...scoring.pictures import PICTURE_SUFFIXES
 from ...scoring.scores import Cost, Score, Scores, from_bytes, merge
 from ..records import Record
 from ..training_nodes import trains
@@ -110,7 +110,7 @@ class _Reader:
         safe = re.sub(r"[^0-9A-Za-z_-]", "_", key)[:80]
         for file in record.cell.files:
             path, suffix = record.path(file), Path(file.name).suffix.lower()
-            if suffix not in SUFFIXES:
+            if suffix not in PICTURE_SUFFIXES:
                 continue
             if not path.resolve().is_relative_to(record.folder.resolve()):
                 self.problems.append(f"{key}: {file.name} is outside the cell's folder and is skipped.")

@@ -20,7 +20,7 @@ from .reading import read
 
 KEYWORD = "deft_sweep"
 MAX_KEYS = 1000  # in a picture's deft_sweep
-OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
+_OURS = re.compile(r"grid-\d+\.png|pictures-\d+\.html|(scores|numbers)(-[0-9A-Za-z-]*)?\.(csv|png)")
 
 
 def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Layout) -> list[Path]:
@@ -52,7 +52,7 @@ def write_report(cells: Sequence[ReportCell], out: Path, title: str, layout: Lay
     grids = _write_grids(material, out)
     written += [out / grid.name for grid in grids]
     for path in sorted(out.iterdir()):  # before the pages, which link what is there
-        if OURS.fullmatch(path.name) and path not in written:
+        if _OURS.fullmatch(path.name) and path not in written:
             path.unlink()
     ready = _link_pictures(material, out / PICTURES)
     shown_pages = []

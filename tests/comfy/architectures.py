@@ -101,12 +101,12 @@ def native(model: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def call_unet(network: nn.Module) -> Tensor:
-    """Of a UNet without further conditions."""
+    """The output of diffusers' UNet without further conditions."""
     return network(latent(4, 8, 8), timestep=torch.tensor([311.0]), encoder_hidden_states=context()).sample
 
 
 def call_unet_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 8), timesteps=torch.tensor([311.0]), context=context())
 
 
@@ -119,7 +119,7 @@ def pooled() -> Tensor:
 
 
 def call_sdxl(network: nn.Module) -> Tensor:
-    """Of SDXL's UNet, which embeds the sizes itself."""
+    """The output of SDXL's UNet in diffusers, which embeds the sizes itself."""
     added = {"text_embeds": pooled(), "time_ids": SIZES}
     return network(
         latent(4, 8, 8), timestep=torch.tensor([311.0]), encoder_hidden_states=context(), added_cond_kwargs=added
@@ -127,7 +127,7 @@ def call_sdxl(network: nn.Module) -> Tensor:
 
 
 def call_sdxl_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, which gets the sizes embedded (model_base.SDXL.encode_adm)."""
+    """The output of ComfyUI's network, which gets the sizes embedded (model_base.SDXL.encode_adm)."""
     sizes = model.model.embedder(SIZES.flatten()).flatten()[None]
     y = torch.cat((pooled(), sizes), dim=1)
     return native(model, latent(4, 8, 8), timesteps=torch.tensor([311.0]), context=context(), y=y)
@@ -215,14 +215,14 @@ def comfyui_sd3(*dual: int) -> Any:
 
 
 def call_sd3(network: nn.Module) -> Tensor:
-    """Of SD3."""
+    """The output of diffusers' SD3."""
     return network(
         latent(16, 8, 8), timestep=torch.tensor([311.0]), encoder_hidden_states=context(), pooled_projections=pooled()
     ).sample
 
 
 def call_sd3_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(16, 8, 8), timesteps=torch.tensor([311.0]), context=context(), y=pooled())
 
 
@@ -295,7 +295,7 @@ def grid(height: int, width: int, axes: int = 3) -> Tensor:
 
 
 def call_flux(network: nn.Module) -> Tensor:
-    """Of Flux.1, packed by hand."""
+    """The output of diffusers' Flux.1 on latents packed by hand."""
     out = network(
         packed(latent(4, 8, 12)),
         timestep=torch.tensor([0.7]),
@@ -309,7 +309,7 @@ def call_flux(network: nn.Module) -> Tensor:
 
 
 def call_flux_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 12), torch.tensor([0.7]), context(), y=pooled(), guidance=torch.tensor([3.5]))
 
 
@@ -352,7 +352,7 @@ def comfyui_flux2() -> Any:
 
 
 def call_flux2(network: nn.Module) -> Tensor:
-    """Of Flux.2: a token is a pixel of the latent; text tokens count on the last axis."""
+    """The output of diffusers' Flux.2: a token is a pixel of the latent; text tokens count on the last axis."""
     text_ids = torch.zeros(1, TOKENS, 4)
     text_ids[..., 3] = torch.arange(TOKENS)
     hidden = latent(16, 4, 6).flatten(2).transpose(1, 2)
@@ -368,7 +368,7 @@ def call_flux2(network: nn.Module) -> Tensor:
 
 
 def call_flux2_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(16, 4, 6), torch.tensor([0.7]), context(), guidance=torch.tensor([3.5]))
 
 
@@ -423,7 +423,7 @@ def comfyui_chroma() -> Any:
 
 
 def call_chroma(network: nn.Module) -> Tensor:
-    """Of Chroma, packed by hand."""
+    """The output of diffusers' Chroma on latents packed by hand."""
     out = network(
         packed(latent(4, 8, 12)),
         timestep=torch.tensor([0.7]),
@@ -435,7 +435,7 @@ def call_chroma(network: nn.Module) -> Tensor:
 
 
 def call_chroma_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, without guidance."""
+    """The output of ComfyUI's network, without guidance."""
     return native(model, latent(4, 8, 12), torch.tensor([0.7]), context(), guidance=torch.tensor([0.0]))
 
 
@@ -477,7 +477,7 @@ def comfyui_qwen_image() -> Any:
 
 
 def call_qwen_image(network: nn.Module) -> Tensor:
-    """Of Qwen-Image, packed by hand."""
+    """The output of diffusers' Qwen-Image on latents packed by hand."""
     out = network(
         packed(latent(4, 8, 12)),
         timestep=torch.tensor([0.7]),
@@ -489,7 +489,7 @@ def call_qwen_image(network: nn.Module) -> Tensor:
 
 
 def call_qwen_image_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, which takes a film of one frame."""
+    """The output of ComfyUI's network, which takes a film of one frame."""
     return native(model, latent(4, 8, 12)[:, :, None], torch.tensor([0.7]), context())
 
 
@@ -535,12 +535,12 @@ def comfyui_auraflow() -> Any:
 
 
 def call_auraflow(network: nn.Module) -> Tensor:
-    """Of AuraFlow."""
+    """The output of diffusers' AuraFlow."""
     return network(latent(4, 8, 8), encoder_hidden_states=context(), timestep=torch.tensor([0.7])).sample
 
 
 def call_auraflow_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 8), torch.tensor([0.7]), context())
 
 
@@ -597,7 +597,7 @@ def comfyui_pixart(alpha: bool) -> Any:
 
 
 def call_pixart(network: nn.Module) -> Tensor:
-    """Of PixArt: the first half of its output, without the variance."""
+    """The first half of diffusers' PixArt's output, without the variance."""
     size = PIXART_SIZE
     alpha = network.config.use_additional_conditions
     added = (
@@ -611,7 +611,7 @@ def call_pixart(network: nn.Module) -> Tensor:
 
 
 def call_pixart_natively(model: Any) -> Tensor:
-    """Of ComfyUI's, which sets size and aspect ratio itself."""
+    """The output of ComfyUI's network, which sets size and aspect ratio itself."""
     return native(model, latent(4, PIXART_SIZE, PIXART_SIZE), torch.tensor([311.0]), context())
 
 
@@ -679,7 +679,7 @@ def hunyuan_texts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def call_hunyuan_dit(network: nn.Module) -> Tensor:
-    """Of HunyuanDiT, with the rotary embedding of its pipeline."""
+    """The output of diffusers' HunyuanDiT, with the rotary embedding of its pipeline."""
     from diffusers.models.embeddings import get_2d_rotary_pos_embed
     from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
@@ -699,7 +699,7 @@ def call_hunyuan_dit(network: nn.Module) -> Tensor:
 
 
 def call_hunyuan_dit_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     text, mask, t5, t5_mask = hunyuan_texts()
     return native(
         model,
@@ -767,7 +767,7 @@ def wan_image() -> Tensor:
 
 
 def call_wan(network: nn.Module) -> Tensor:
-    """Of Wan: a film of two frames."""
+    """The output of diffusers' Wan for a film of two frames."""
     image = {"encoder_hidden_states_image": wan_image()} if network.config.image_dim else {}
     return network(
         latent(16, 2, 4, 6), timestep=torch.tensor([311.0]), encoder_hidden_states=context(tokens=WAN_TEXT), **image
@@ -775,7 +775,7 @@ def call_wan(network: nn.Module) -> Tensor:
 
 
 def call_wan_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     image = {"clip_fea": wan_image()} if model.model.diffusion_model.img_emb is not None else {}
     return native(model, latent(16, 2, 4, 6), torch.tensor([311.0]), context(tokens=WAN_TEXT), **image)
 
@@ -840,7 +840,7 @@ def comfyui_lumina2() -> Any:
 
 
 def call_lumina2(network: nn.Module) -> Tensor:
-    """Of Lumina 2."""
+    """The output of diffusers' Lumina 2."""
     return -network(
         latent(4, 8, 12),
         timestep=torch.tensor([1 - LEVEL]),
@@ -850,7 +850,7 @@ def call_lumina2(network: nn.Module) -> Tensor:
 
 
 def call_lumina2_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 12), torch.tensor([LEVEL]), context(), num_tokens=TOKENS)
 
 
@@ -905,13 +905,13 @@ def comfyui_z_image() -> Any:
 
 
 def call_z_image(network: nn.Module) -> Tensor:
-    """Of Z-Image: lists of films of one frame and of texts."""
+    """The output of diffusers' Z-Image, which takes lists of films of one frame and of texts."""
     out = network([latent(4, 8, 12)[0][:, None]], torch.tensor([1 - LEVEL]), [context()[0]]).sample
     return -out[0][None, :, 0]
 
 
 def call_z_image_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(model, latent(4, 8, 12), torch.tensor([LEVEL]), context(), num_tokens=TOKENS)
 
 
@@ -1025,12 +1025,12 @@ def references() -> list[Tensor]:
 
 
 def call_omnigen2(network: nn.Module) -> Tensor:
-    """Of OmniGen2."""
+    """The output of diffusers' OmniGen2."""
     return -network(latent(4, 8, 12), torch.tensor([1 - LEVEL]), context(), references())
 
 
 def call_omnigen2_natively(model: Any) -> Tensor:
-    """Of ComfyUI's."""
+    """The output of ComfyUI's network."""
     return native(
         model, latent(4, 8, 12), torch.tensor([LEVEL]), context(), num_tokens=TOKENS, ref_latents=references()
     )

@@ -272,7 +272,7 @@ class ComfyUI:
 
 @pytest.fixture(scope="module", autouse=True)
 def as_it_was() -> Iterator[None]:
-    """Before the next module starts: remove what this one's tests and fixtures have written into ComfyUI's folders, and
+    """Remove what this module's tests and fixtures have written into ComfyUI's folders before the next one starts, and
     unload its models."""
     before = set(written())
     yield

@@ -17,7 +17,7 @@ STEPS, EVERY = 20, 5
 
 
 def settings(module: Any) -> Any:
-    """With everything that has a state: order, moments, moving average, schedule, dropout."""
+    """Settings with everything that has a state: order, moments, moving average, schedule, dropout."""
     return module.Settings(
         "deft",
         3,

@@ -62,7 +62,7 @@ def test_the_same_as_on_the_weights(pack: Pack, kind: str, method: str, options:
     ],
 )
 def test_plain_lora_of_any_naming(pack: Pack, up: str, down: str) -> None:
-    """Also weighed by `injection`, which ComfyUI's own patch does not know."""
+    """The LoRA is also weighed by `injection`, which ComfyUI's own patch does not know."""
     model = models.sd3()
     adapter = pack.adapters.Adapter(
         {
@@ -335,7 +335,7 @@ def test_copies_of_the_factors_are_freed(pack: Pack) -> None:
     ids=["linear-4d", "linear-vector", "conv1d", "conv2d-same", "conv2d-no-batch", "conv3d"],
 )
 def test_kinds_of_layers(pack: Pack, layer: nn.Module, shape: tuple[int, ...], method: str, options: dict) -> None:
-    """Against the layer with the changed weight, for two adapters in a row and three dimensions of input."""
+    """Compared with the layer with the changed weight, for two adapters in a row and three dimensions of input."""
     model = models.sd3()
     model.model.diffusion_model.extra = layer
     name = "diffusion_model.extra"

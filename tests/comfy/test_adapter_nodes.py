@@ -334,7 +334,7 @@ def test_one_caption_for_all_and_a_count_that_does_not_fit(comfyui: Any) -> None
 
 
 def test_interruption_through_the_executor(comfyui: Any) -> None:
-    """Within one step, and the next prompt runs."""
+    """The training stops within one step, and the next prompt runs."""
     import comfy.model_management
     import comfy.utils
 

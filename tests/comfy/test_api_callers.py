@@ -184,7 +184,7 @@ def test_what_is_missing_or_unknown(comfyui: Any, node_id: str) -> None:
 
 
 def test_every_option_of_a_dynamic_combo(comfyui: Any) -> None:
-    """With the inputs that it has, without them, and with each of them alone missing."""
+    """The node gets the inputs of the option, none of them, and all but each of them."""
     wrong: dict[tuple[str, str, str], str] = {}
     every = [
         (node_id, name, option)

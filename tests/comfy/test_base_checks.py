@@ -86,7 +86,7 @@ def newer(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     [("lora", "fp32"), ("deft", "fp32"), ("para", "bf16"), ("dreambooth", "bf16"), ("lora", "fp16")],
 )
 def test_a_newer_comfyui_is_checked(pack: Pack, newer: None, method: str, precision: str) -> None:
-    """And nothing else changes: the same bits as without."""
+    """Nothing else changes: the bits are the same as without the check."""
     chosen: dict[str, Any] = {"method": method, "precision": precision, "steps": 3}
     checked = train(pack, as_loaded(models.sd3), **chosen)
     assert "gradient checked by finite differences (ComfyUI is newer than 0.1.0" in checked.report
@@ -102,7 +102,7 @@ def test_a_newer_comfyui_is_checked(pack: Pack, newer: None, method: str, precis
 def test_a_wrong_gradient_is_never_silent(
     pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """As if the weights of frozen layers had been written over before the backward pass."""
+    """The gradient is as of frozen weights that are written over before the backward pass."""
     monkeypatch.setattr(pack.frozen, "OF_PARTS", ())  # the pack's own gradient for linear layers, too
     right = pack.frozen.input_gradient
 
@@ -122,7 +122,7 @@ def test_a_wrong_gradient_is_never_silent(
 
 
 def test_a_gradient_of_zero_is_never_silent(pack: Pack, newer: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a block had been replayed, so that nothing of the loss reaches the adapters."""
+    """The gradient is as of a block that is replayed: nothing of the loss reaches the adapters."""
 
     def nothing(module: Any, weight: torch.Tensor, grad: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         return grad.new_zeros(shape)

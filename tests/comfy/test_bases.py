@@ -312,7 +312,7 @@ def test_the_documentation_lists_the_same(pack: Pack, root: Path) -> None:
 
 
 def test_refused_bases_are_refused_by_name(pack: Pack) -> None:
-    """Before anything is looked at: their latents and captions are of another kind."""
+    """They are refused before anything is looked at: their latents and captions are of another kind."""
     import types
 
     import comfy.supported_models

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deft_pack.workflow_sources.blueprints import Blueprint, blueprints, sent
-from deft_pack.workflow_sources.demo import CLIP, MODEL, VAE, Example
+from deft_pack.workflow_sources.demo import CLIP, MODEL, VAE, DemoExample
 
 # What an input on top is joined to, and the results that are looked at.
 JOINED = {
@@ -25,7 +25,7 @@ CHANGED = {"size": 64, "steps": 2, "name": "blueprints/subject"}
 
 def joined(blueprint: Blueprint, **changed: Any) -> dict[str, Any]:
     """The workflow that the page sends, with these values in the promoted widgets where it has them."""
-    it = Example("blueprints")
+    it = DemoExample("blueprints")
     it.photos()
     it.sampling()
     it.scorer()

@@ -123,7 +123,7 @@ def test_row_i_is_what_the_sampler_gives_to_picture_i(pack: Pack, kind: str) -> 
 
 
 def test_pictures_beside_one_text_are_rows_too(pack: Pack) -> None:
-    """As InpaintModelConditioning makes them of a batch of pictures."""
+    """InpaintModelConditioning makes them so of a batch of pictures."""
     latents = [models.latents(inpaint(), 2)]
     images = models.random(2, 4, 8, 8, seed=9)
     masks = torch.zeros(2, 1, 64, 64)
@@ -197,7 +197,7 @@ def test_an_area_is_trained_as_that_part_alone(pack: Pack, kind: str, area: tupl
 
 @pytest.mark.parametrize("kind", ["sdxl", "inpaint"])
 def test_an_area_is_shown_to_the_network_as_by_the_sampler(pack: Pack, kind: str) -> None:
-    """With the sizes of the whole picture (SDXL), and cut where it is a picture (inpainting)."""
+    """The network gets the sizes of the whole picture (SDXL), and a part where it is a picture (inpainting)."""
     model = MAKE[kind]()
     latents = {"samples": models.random(1, 4, 8, 12, seed=5)}
     given = caption(
@@ -735,7 +735,7 @@ def test_another_error_is_not_laid_on_the_size(pack: Pack) -> None:
 
 
 def test_an_error_of_training_alone_is_not_laid_on_the_size(pack: Pack) -> None:
-    """As of code that cannot be differentiated: the network itself takes this size."""
+    """Code that cannot be differentiated fails in training alone: the network itself takes this size."""
     import comfy.model_management
 
     model = as_loaded(models.unet)

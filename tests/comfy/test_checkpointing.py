@@ -162,7 +162,7 @@ class Step:
 def test_the_estimate_is_the_peak_of_a_step(
     pack: Pack, kind: str, layers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the bytes of all tensors that are there at one time, as PyTorch makes and frees them."""
+    """Compared with the bytes of all tensors that are there at one time, as PyTorch makes and frees them."""
     peaks = []
     for mode in MODES:
         counted = LiveBytes()
@@ -192,7 +192,7 @@ def test_the_estimate_is_the_peak_of_a_step(
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_share_of_operations_that_a_mode_adds(pack: Pack, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against PyTorch's own count of a step."""
+    """Compared with PyTorch's own count of a step."""
     counts, estimated = {}, {}
     for mode in MODES:
         step = Step(pack, kind, mode, monkeypatch, layers="attention")
@@ -226,7 +226,7 @@ CUDA = torch.device("cuda")
 
 
 def needs(pack: Pack) -> Any:
-    """Of four blocks with 1000 bytes inside and 100 that each gets, and of two pictures."""
+    """The needs of four blocks with 1000 bytes inside and 100 that each gets, and of two pictures."""
     blocks = [pack.activation_bytes.BlockBytes(place % 2 == 0, 1000, 100, 10) for place in range(4)]
     return pack.memory.Needs(5000, 10, 2, pack.activation_bytes.ActivationBytes(blocks, 50, 7, 80))
 

@@ -220,7 +220,7 @@ def base_hash(digit: str) -> str:
 
 
 def test_checkpoints_of_a_folder(comfyui: Any, folder: Path) -> None:
-    """In the order of the steps: of the header, or else the last number of the name; a file without one is last."""
+    """The order is that of the steps: of the header, or else the last number of the name; others come last."""
     module = comfyui.module("nodes.checkpoint_files")
     adapter_file(folder, "dog")
     adapter_file(folder, "dog-000010")
@@ -299,8 +299,13 @@ def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
     protocol = comfyui.module("scoring.protocols").get_protocol("demo")
     dino = [measure for measure in protocol.measures if measure.metric == "DINO"]
     scorer = scoring.Scorer(comfyui.module("scoring.protocols").Protocol("own", "", tuple(dino)), {"dino": None})
-    with pytest.raises(ValueError, match="scorer: the protocol own does not measure both likeness"):
+    with pytest.raises(ValueError, match="scorer: the protocol own does not measure both likeness") as error:
         comfyui.module("scoring.deciding").deciding(scorer)
+    named = re.fullmatch(r".*; choose (.*) or custom\.", str(error.value))
+    assert named
+    assert {"dreambooth", "2026", "demo"} <= set(named[1].split(", "))
+    # No likeness, no following, or photos and pictures in pairs.
+    assert not {"clip-image", "peft", "dreambench++"} & set(named[1].split(", "))
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def cases() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "case"), cases(), ids=lambda value: value.rpartition(".")[2])
 def test_what_its_writer_computes(pack: Pack, tmp_path: Path, name: str, case: str) -> None:
-    """On weights at any strength, exported, measured, and after it was saved natively."""
+    """Compared on weights at any strength, exported, measured, and after it was saved natively."""
     import comfy.sd
 
     model = models.unet()

@@ -210,7 +210,7 @@ def test_what_comfyui_converts_is_what_its_load_lora_makes_of_it(pack: Pack, tmp
 
 @pytest.mark.parametrize(("prefix", "double", "single"), [("", 1, 0), ("", 0, 2), ("diffusion_model.", 1, 2)])
 def test_xlabs_blocks_of_either_kind(pack: Pack, tmp_path: Path, prefix: str, double: int, single: int) -> None:
-    """As diffusers converts them, which ComfyUI's loader reads."""
+    """ComfyUI's loader reads them as diffusers converts them."""
     from diffusers.loaders.lora_conversion_utils import _convert_xlabs_flux_lora_to_diffusers
 
     model = model_of("Flux.1")
@@ -435,7 +435,7 @@ TEXT = {
 
 
 def test_text_encoders_of_kohyas_files_for_flux(pack: Pack, tmp_path: Path) -> None:
-    """With T5 and position embeddings, which diffusers leaves out."""
+    """The files have T5 and position embeddings, which diffusers leaves out."""
     import comfy.model_management
 
     clip = small.text_model("comfy.text_encoders.flux", "FluxClipModel")
@@ -967,7 +967,7 @@ def test_t_lora_for_flux(pack: Pack, tmp_path: Path, blocks: str) -> None:
 
 
 def test_z_image_with_query_key_and_value_both_apart_and_fused(pack: Pack, tmp_path: Path) -> None:
-    """As diffusers reads it: the fused copies are not added once more."""
+    """Read as diffusers reads it: the fused copies are not added once more."""
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_z_image_lora_to_diffusers
 
     model = model_of("Z-Image")
@@ -1111,7 +1111,7 @@ def test_what_cannot_be_converted_is_refused_by_name(pack: Pack, kind: str) -> N
 
 
 def test_a_conversion_costs_milliseconds(pack: Pack) -> None:
-    """Of some 600 layers, the size of the largest files that people have."""
+    """The file has some 600 layers, the size of the largest files that people have."""
     converted = pack.comfyui.module("matching.conversions").converted
     value = torch.zeros(1)
     tensors = {

@@ -36,7 +36,7 @@ def test_the_source_is_read_as_python_reads_it(comfyui: Any) -> None:
 
 
 def test_the_routes_are_the_servers(comfyui: Any) -> None:
-    """As aiohttp has them in the server that runs."""
+    """The routes are those that aiohttp has in the server that runs."""
     server = sys.modules["server"].PromptServer.instance
     forms = {route.path for route in server.routes if hasattr(route, "path")}
     texts = {path for path in scripts.routes() if "{}" not in path and "/embeddings" not in path}

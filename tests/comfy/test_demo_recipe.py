@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from deft_pack.demo.recipe import prepare, train_autoencoder, train_denoiser, train_scorers, training, vocabulary
 from deft_pack.demo.recipe.training import Limits, Setup
 
-SOME = vocabulary.TRAINED[:20]
+SOME = vocabulary.TRAINED_NAMES[:20]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def setup(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
     """Pictures of 32 px, four in a step, a checkpoint after every step, one CPU thread."""
     for module in (prepare, train_denoiser):
-        monkeypatch.setattr(module, "TRAINED", SOME)
+        monkeypatch.setattr(module, "TRAINED_NAMES", SOME)
     monkeypatch.setattr(train_scorers, "JUDGED", (*SOME, *vocabulary.HELD_OUT))
     monkeypatch.setattr(train_denoiser, "STEPS", 2)
     threads = torch.get_num_threads()

@@ -336,9 +336,9 @@ def test_hooks(pack: Any, device: torch.device) -> None:
     assert torch.allclose(hooked(device).cpu(), hooked(models.CPU), atol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["DeftAlgorithm", "ParaAlgorithm"])
+@pytest.mark.parametrize("algorithm", ["DEFT", "PaRa"])
 def test_layers_of_comfyuis_own_training(pack: Any, device: torch.device, algorithm: str) -> None:
-    cls = getattr(pack.patches.core_training, algorithm)
+    cls = pack.patches.core_training.ALGORITHMS[algorithm]
     weight = models.random(24, 20, seed=1)
     P = models.random(24, 4, seed=2)
 
@@ -378,7 +378,7 @@ def test_extraction_of_weights_on_the_device(pack: Any, device: torch.device) ->
     """What is asked to compute there goes to the CPU by itself and comes back."""
     extraction = pack.deft_ops.extraction
     before, after = models.random(24, 20, seed=1), models.random(24, 20, seed=2)
-    for method in extraction.METHODS:
+    for method in extraction.EXTRACTED_METHODS:
         extracted = extraction.extract(before.to(device), after.to(device), method, 4)
         expected = extraction.extract(before, after, method, 4)
         assert extracted.kept == expected.kept
@@ -540,7 +540,7 @@ WAITING: dict[str, tuple[dict[str, Any], Counter[str]]] = {
 
 @pytest.mark.parametrize("kind", WAITING)
 def test_how_often_a_step_waits(pack: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Of the device with all of torch.linalg, as CUDA is. The first step may wait more often."""
+    """The device has all of torch.linalg, as CUDA has. The first step may wait more often."""
     monkeypatch.setattr(pack.deft_ops.host, "_TRUSTED", ("cpu", device.type))
     monkeypatch.setattr(pretended.Pretended, "refused", frozenset())
     own, most = WAITING[kind]

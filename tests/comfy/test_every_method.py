@@ -1,6 +1,6 @@
 """One matrix through which every trainable method passes.
 
-Train, stop and resume, save, read, apply, ComfyUI's own Load LoRA, the PEFT folder, export.
+Train, stop and resume, previews, save, read, apply, ComfyUI's own Load LoRA, the PEFT folder, export.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deft_pack.deft_ops import methods
 
 from . import models
 from .pack import Pack
-from .test_training_runs import as_loaded, same, settings
+from .test_training_runs import Vae, as_loaded, run_of, same, settings
 
 
 @pytest.mark.parametrize("method", methods.TRAINABLE)
@@ -34,20 +34,41 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         material = pack.material.Material([models.latents(model, 3)], [models.conditioning()])
 
-    def train(steps: int, folder: Any = None) -> Any:
+    def train(steps: int, folder: Any = None, shown: Any = None) -> Any:
         chosen = settings(pack, method=method, layers="all linear and convolution", steps=steps, learning_rate=3e-3)
         with torch.inference_mode():
             cache = tmp_path / "decompositions"
-            return pack.loop.train(model, material, chosen, lambda progress: None, folder=folder, cache=cache)
+            return pack.loop.train(
+                model, material, chosen, lambda progress: None, folder=folder, cache=cache, shown=shown
+            )
 
-    # Stopped and resumed: the same bits.
+    # Stopped and resumed, with previews, and straight through without any: the same bits.
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 3)
+    sampled = (
+        models.conditioning(20),
+        models.conditioning(30),
+        {"samples": torch.zeros(1, models.channels(model), 8, 8)},
+    )
+    previews = pack.previews.Previews(3, Vae(), *sampled, 2, 3.0, "euler", "simple", 5)
     whole = train(6)
-    train(3, folder)
-    resumed = train(6, folder)
+    stopped = train(3, folder, previews)
+    resumed = train(6, folder, previews)
     assert "resumed at step 3" in resumed.report
     assert same(whole.adapter, resumed.adapter)
     assert resumed.losses == whole.losses
+
+    # A preview is what ComfyUI's KSampler makes with the adapter saved at its step. The first is the base's picture,
+    # but for PaRa, which begins by removing a random subspace.
+    pictures = dict([*stopped.pictures, *resumed.pictures])
+    expected = {0: Vae().decode(models.sample(model))}
+    for step in (3, 6):
+        file = run_of(tmp_path / "run") / f"adapter_{step:08}.safetensors"
+        expected[step] = Vae().decode(models.sample(pack.apply(pack.files.read(file), model)[0]))
+    assert sorted(pictures) == sorted(expected)
+    errors = {step: models.relative(pictures[step], expected[step]) for step in expected}
+    assert {step for step, error in errors.items() if not error < 1e-4} <= ({0} if method == "para" else set())
+    for one, other in ((0, 3), (0, 6), (3, 6)):
+        assert models.relative(pictures[other], expected[one]) > 1e-3
 
     # Saved and read: nothing lost, and the record says what it is.
     path = pack.comfyui.module("nodes.saving").write_native(whole.adapter, tmp_path / "adapter")
@@ -73,13 +94,17 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
     core = models.patched_weights(by_core)
     assert max(models.relative(core[key], after[key]) for key in before) < 1e-6
 
-    # A PEFT folder of the linear layers: PEFT merges it into the same weights. The other methods have none.
+    # A PEFT folder, of the linear layers where PEFT has no other: PEFT merges it into the same weights, and it is read
+    # here. The other methods have none.
+    record = pack.methods.get(method)
     linear = {key.removesuffix("weight") for key in before if key.endswith(".weight") and before[key].ndim == 2}
     tensors = {key: value for key, value in adapter.items() if key.startswith(tuple(linear))}
     assert 0 < len(tensors) < len(adapter)
+    if record.peft_convolutions:
+        tensors = dict(adapter)
     peft_folder, for_peft = tmp_path / "peft", pack.adapters.Adapter(tensors, adapter.metadata)
     write_peft = pack.comfyui.module("nodes.saving").write_peft
-    if isinstance(pack.methods.get(method).peft, str):
+    if isinstance(record.peft, str):
         with pytest.raises(
             ValueError, match=f"cannot be written for PEFT: .* is of (the method {method}|another format)"
         ):
@@ -89,9 +114,15 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
         write_peft(for_peft, peft_folder, make(), {})
         wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(network), peft_folder)
         merged = models.weights(models.comfy_sd15(wrapped.merge_and_unload()))
-        linear_weights = [key for key in before if (after[key] != before[key]).any() and before[key].ndim == 2]
-        assert linear_weights
-        assert max(models.relative(merged[key], after[key]) for key in linear_weights) < 1e-5
+        read_back = models.patched_weights(pack.apply(pack.files.read(peft_folder), make())[0])
+        written = [
+            key
+            for key in before
+            if (after[key] != before[key]).any() and (before[key].ndim == 2 or record.peft_convolutions)
+        ]
+        assert written
+        for weights in (merged, read_back):
+            assert max(models.relative(weights[key], after[key]) for key in written) < 1e-5
 
     # Exported: the same weights as a plain LoRA of full rank.
     lora, _ = pack.comfyui.module("convert.export").export(adapter, make())

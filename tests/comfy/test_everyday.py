@@ -1,4 +1,4 @@
-"""That `make test` leaves out combinations only: what the documents list is run in it."""
+"""`make test` leaves out combinations only: what the documents list is run in it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_base_is_trained(everyday: list[pytest.Item]) -> None:
 
 
 def test_combinations_are_left_out_and_values_are_not(everyday: list[pytest.Item]) -> None:
-    """Of each test of these files whose cases are not chosen by hand all values are there, in fewer cases."""
+    """Each test of these files whose cases are not chosen by hand keeps all values, in fewer cases."""
     by_hand = {*CHOSEN, *ONLY_IN_ALL}
     everyday, whole = (
         [item for item in items if f"{place_of(item)}::{name_of(item)}" not in by_hand]

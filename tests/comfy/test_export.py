@@ -204,7 +204,7 @@ def comfy_sdxl(network: nn.Module) -> Any:
 
 @pytest.fixture(scope="module")
 def pairs() -> dict[str, Any]:
-    """By kind: diffusers' network, the same in ComfyUI, inputs for both, and a call of the first."""
+    """Diffusers' network, the same in ComfyUI, inputs for both, and a call of the first, by kind."""
     made = {}
     for kind in ("sd15", "sdxl", "sd3"):
         network = getattr(models, f"diffusers_{kind}")()

@@ -254,7 +254,7 @@ def test_what_cannot_be_extracted_is_said(pack: Pack) -> None:
 
 
 def test_layers_of_another_size_are_refused_by_name(pack: Pack) -> None:
-    """As an inpainting UNet's first convolution, which has more input channels."""
+    """The layer is like an inpainting UNet's first convolution, which has more input channels."""
     base, tuned = models.unet(), fine_tuned(models.unet)
     first = tuned.model.diffusion_model.input_blocks[0][0]
     first.weight = nn.Parameter(models.random(32, 9, 3, 3, seed=1), requires_grad=False)

@@ -40,8 +40,21 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
     assert limited >= 23
 
 
+def test_textual_inversion_has_one_range(comfyui: Any, modules: dict[str, Any]) -> None:
+    """The number of vectors, at the node and for a caller without one."""
+    make = modules["trainers.settings.settings"].Settings.of
+    shown = comfyui.pack_nodes["DEFTTrainTextualInversion"].GET_NODE_INFO_V1()["input"]["required"]["vectors"][1]
+    for count in (shown["min"], shown["max"]):
+        make("textual_inversion", 1, 1, 1e-3, vectors=count).check()
+    for count in (shown["min"] - 1, shown["max"] + 1):
+        with pytest.raises(ValueError, match="The setting vectors must be from 1 to 64"):
+            make("textual_inversion", 1, 1, 1e-3, vectors=count).check()
+    with pytest.raises(ValueError, match="The method textual_inversion has no setting 'projector': it has token, "):
+        make("textual_inversion", 1, 1, 1e-3, projector="qr").check()
+
+
 def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> None:
-    """At Train Adapter, with a method there, or at Training Settings: once, with its default."""
+    """Each is at Train Adapter, with a method there, or at Training Settings: once, with its default."""
     settings, fields, _ = modules.values()
     methods = comfyui.module("deft_ops.methods")
     nodes = {
@@ -99,6 +112,20 @@ def test_a_run_is_known_by_what_changes_its_result(modules: dict[str, Any]) -> N
     record = make("deft", 4, 5, 1e-3, projector="relu", p_rate=0.5, options={"identity": False}).identity()
     assert record["p_rate"] == 0.5
     assert record["options"] == {"projector": "relu", "identity": False}
+
+
+def test_a_run_goes_on_with_more_steps_where_its_schedule_does_not_use_them(
+    comfyui: Any, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schedule's record decides, whatever it is called."""
+    make, schedules = modules["trainers.settings.settings"].Settings.of, comfyui.module("trainers.settings.schedules")
+    halved = schedules.RateSchedule("half of it", lambda done, cycles: 0.5, uses_steps=False)
+    monkeypatch.setitem(schedules.SCHEDULES, "halved", halved)
+    for name, record in schedules.SCHEDULES.items():
+        short, long = (make("lora", 4, steps, 1e-3, schedule=name).identity() for steps in (10, 20))
+        assert (short == long) == (name in ("constant", "halved")), name
+        factors = [schedules.rate_factor(name, 5, steps, 2, 2) for steps in (10, 20)]
+        assert (factors[0] == factors[1]) == (not record.uses_steps), name
 
 
 def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> None:

@@ -94,7 +94,7 @@ def test_after_a_restart(pack: Any, tmp_path: Path) -> None:
 
 
 def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Start Loop of newer cores does it (comfy_extras/nodes_loop.py): each pass has copies of the body's nodes under
+    """Start Loop of newer cores does it so (comfy_extras/nodes_loop.py): each pass has copies of the body's nodes under
     ids of their own, shown at the original; what they take from Start Loop comes from a node of the pass, and that is
     never taken from the cache. Other passes wait for what the pass before has made."""
     from comfy_execution.graph_utils import GraphBuilder, is_link
@@ -168,7 +168,7 @@ def test_in_a_loop(comfyui: Any, steps: list[int], monkeypatch: pytest.MonkeyPat
 
 
 def test_by_its_name(comfyui: Any, loras: Path, steps: list[int]) -> None:
-    """Without checkpoints the file of the name is taken, with the log's losses while there are any."""
+    """The file of the name is taken where there are no checkpoints, with the log's losses while there are any."""
     prompt = prompt_of("by_name", kept={"name": NAME, "checkpoint_every": 0})
     first = comfyui.run(prompt, want=["train"])
     written = (loras / FILE).stat().st_mtime_ns
@@ -287,7 +287,7 @@ def test_a_log_with_a_damaged_line(comfyui: Any, steps: list[int]) -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_log_with_a_damaged_line_and_no_checkpoint(comfyui: Any, loras: Path, steps: list[int], number: int) -> None:
-    """That loss is lost and no other one; the last one is in the adapter's file as well."""
+    """The loss of that line is lost and no other one; the last one is in the adapter's file as well."""
     folder = f"no_checkpoint_{number}"
     prompt = prompt_of(folder, kept={"name": NAME, "checkpoint_every": 0})
     prompt |= {"graph": node("LossGraphNode", loss=["train", 1], filename_prefix="tests/loss")}

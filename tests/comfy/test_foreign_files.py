@@ -170,7 +170,7 @@ def authors_weight(layer: dict[str, Tensor], W: Tensor, ortho: bool) -> Tensor:
 def test_the_deft_repositorys_files_do_what_its_layers_compute(
     pack: Pack, tmp_path: Path, kind: str, projector: str, gate: bool
 ) -> None:
-    """On a UNet's weights, and after it was saved as a native file."""
+    """Compared on a UNet's weights, and after it was saved as a native file."""
     model = models.unet()
     names = {name: key for name, key in model_names(pack, model).items() if name.endswith("to_q")}
     names["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"] = (
@@ -208,7 +208,7 @@ def test_the_deft_repositorys_files_do_what_its_layers_compute(
 
 @pytest.mark.parametrize("projector", ["relu", "qr"])
 def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, projector: str) -> None:
-    """By the weights under diffusers' names, on the slices that ComfyUI fuses; what another base does not tell."""
+    """Told by the weights under diffusers' names, on the slices that ComfyUI fuses; what another base does not tell."""
     import peft
 
     model = models.sd3()

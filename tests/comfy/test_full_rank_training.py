@@ -164,9 +164,11 @@ def test_what_is_refused(pack: Any, comfyui_session: Any) -> None:
     huge = nn.Linear(10**7, 10**7, device="meta")
     for method, needed in (("dreambooth", 16e14), ("svdiff", 8e14)):
         settings = pack.settings.Settings(method, 1, 1, 1e-3)
-        text = f"Training {method} on these 1 layers needs {needed / 2**30:.0f}.*are free"
-        with pytest.raises(ValueError, match=text):
+        text = f"Training {method} on these 1 layers needs {needed / 2**30:.0f}.*are free: choose fewer layers, "
+        with pytest.raises(ValueError, match=text + "the optimizer AdamW 8-bit, or a method with a rank"):
             memory.check_free(torch.device("cpu"), [huge], settings)
+        with pytest.raises(ValueError, match="are free: choose fewer layers, or a method with a rank"):
+            memory.check_free(torch.device("cpu"), [huge], settings.changed(optimizer="AdamW 8-bit"))
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["model", "with text encoder"])

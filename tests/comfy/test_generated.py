@@ -1,7 +1,7 @@
 """What is generated is what would be made now: this test names each file that is stale, and the command that makes it.
 
-Texts are made again here and compared. Pictures are not, for they need a browser or a run: of a node's picture only the
-names on it are compared, and nothing is known of the others.
+Texts are made again here and compared. Pictures are not, for they need a browser or a run: what each was made from is
+compared, by the mark in its file.
 """
 
 from __future__ import annotations
@@ -48,17 +48,16 @@ def test_nothing_is_stale(stale: list[str]) -> None:
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or shutil.which("fc-list") is None, reason="there is no fontconfig"
 )
-def test_pictures_need_a_font_with_chinese_characters(
-    make_generated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
+def test_pictures_need_a_font_with_chinese_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run with no font at all, and with one that has them, as far as fontconfig's own list of its letters says."""
     settings = f"<fontconfig><dir>{tmp_path}</dir><cachedir>{tmp_path / 'cache'}</cachedir></fontconfig>"
     (tmp_path / "fonts.conf").write_text(f"<?xml version='1.0'?>{settings}")
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+    check_fonts = load_script("make_example_pictures").check_fonts
     with pytest.raises(SystemExit, match="no font here has the Chinese characters .* fonts-noto-cjk"):
-        make_generated.check_fonts()
+        check_fonts()
     font(tmp_path / "chinese.ttf")
-    make_generated.check_fonts()
+    check_fonts()
 
 
 def font(path: Path) -> None:
@@ -134,7 +133,7 @@ def test_a_new_option_is_told(pack: Any, told: Callable[[Any], set[str]]) -> Non
 
 
 def test_a_new_method_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
-    """With widgets that other methods have. Its words are for the help pages: no tooltip and no picture changes."""
+    """Its widgets are those of other methods, its words are for the help pages: no tooltip and no picture changes."""
     nodes, words = copy.deepcopy(dict(pack.nodes)), copy.deepcopy(pack.words)
     options = nodes["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
     options.append({"key": "mine", "inputs": next(each["inputs"] for each in options if each["key"] == "para")})
@@ -163,6 +162,7 @@ def test_a_changed_source_is_told(
     assert told(pack) == {
         "example_workflows/load_and_apply.json workflows",
         "example_workflows/api/load_and_apply.json workflows",
+        "example_workflows/load_and_apply.jpg thumbnails",
         "sweeps/plans/table1.yaml plans",
     }
 
@@ -199,6 +199,117 @@ def test_a_changed_layout_is_told(
     original = files.arrange
     monkeypatch.setattr(files, "arrange", arrange)
     assert told(pack) == {"example_workflows/sweep_demo.json workflows"}
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "pictures"),
+    [
+        (
+            "compare_all_methods",
+            {"method": "para", "method.rank": 4},
+            {
+                "example_workflows/compare_all_methods.jpg thumbnails",
+                "docs/methods_para.png method_pictures",
+                "docs/demo_all_grid.jpg demo_pictures",
+                "docs/demo_table.png demo_pictures",
+                "docs/demo_plot.png demo_pictures",
+            },
+        ),
+        (
+            "choose_a_checkpoint",
+            {"method": "dreambooth"},
+            {"example_workflows/choose_a_checkpoint.jpg thumbnails", "docs/training_tab.jpg training_picture"},
+        ),
+    ],
+)
+def test_a_changed_training_is_told_of_each_of_its_pictures(
+    pack: Any,
+    make_generated: Any,
+    told: Callable[[Any], set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    training: dict[str, Any],
+    pictures: set[str],
+) -> None:
+    files = make_generated.workflow_files
+    prompt_of = files.prompt_of
+
+    def changed(asked: str) -> Any:
+        prompt = copy.deepcopy(prompt_of(asked))
+        if asked == name:
+            (node,) = [node for node in prompt.values() if training.items() <= node["inputs"].items()]
+            node["inputs"]["steps"] = 12345
+        return prompt
+
+    monkeypatch.setattr(files, "prompt_of", changed)
+    texts = {f"example_workflows/{name}.json workflows", f"example_workflows/api/{name}.json workflows"}
+    assert told(pack) == texts | pictures
+
+
+def test_a_changed_title_is_told_of_no_result(
+    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a text of the workflow, and no picture of what comes out shows it."""
+    files = make_generated.workflow_files
+    prompt_of = files.prompt_of
+
+    def changed(name: str) -> Any:
+        prompt = copy.deepcopy(prompt_of(name))
+        if name == "compare_methods":
+            prompt["70"]["_meta"]["title"] = "Another"
+        return prompt
+
+    monkeypatch.setattr(files, "prompt_of", changed)
+    assert told(pack) == {
+        "example_workflows/compare_methods.json workflows",
+        "example_workflows/api/compare_methods.json workflows",
+    }
+
+
+def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
+    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change in deft_table1, whose thumbnail is its graph, and in sweep_demo, whose thumbnail is a result."""
+    files = make_generated.workflow_files
+    graph_of = files.graph_of
+
+    def moved(name: str) -> Any:
+        graph = graph_of(name)
+        if name in ("deft_table1", "sweep_demo"):
+            graph["nodes"][0]["pos"][0] += 10
+        return graph
+
+    monkeypatch.setattr(files, "graph_of", moved)
+    assert told(pack) == {
+        "docs/examples/deft_table1.jpg example_pictures",
+        "docs/examples/sweep_demo.jpg example_pictures",
+        "example_workflows/deft_table1.jpg thumbnails",
+    }
+
+
+def test_a_changed_plan_is_told(
+    pack: Any, told: Callable[[Any], set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values; a comment is in no picture."""
+    demo = load_script("make_demo_pictures")
+    text = demo.PLAN.read_text(encoding="utf-8")
+    plan = tmp_path / "demo.yaml"
+    monkeypatch.setattr(demo, "PLAN", plan)
+    plan.write_text(f"# another comment\n{text}", encoding="utf-8")
+    assert told(pack) == set()
+    plan.write_text(text.replace("Sample.steps: 20", "Sample.steps: 21"), encoding="utf-8")
+    assert told(pack) == {f"docs/demo_sweep_{name} demo_pictures" for name in ("table.png", "grid.jpg", "page.jpg")}
+
+
+def test_what_an_example_has_left_behind_is_told(
+    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_generated.workflow_files
+    sources = {name: source for name, source in files.sources().items() if name != "sweep_sd15"}
+    monkeypatch.setattr(files, "sources", lambda: sources)
+    places = ("example_workflows/sweep_sd15.json", "example_workflows/sweep_sd15.jpg")
+    places += ("example_workflows/api/sweep_sd15.json", "docs/examples/sweep_sd15.jpg")
+    assert told(pack) == {f"{place} has no source any more: remove it" for place in places}
 
 
 def test_what_would_break_workflows_is_not_written(pack: Any) -> None:

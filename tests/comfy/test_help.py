@@ -144,7 +144,7 @@ def test_help_names_every_input_and_output(comfyui: Any, language: str) -> None:
 
 
 def test_help_says_what_the_tooltips_say(comfyui: Any) -> None:
-    """In English; the other languages are held against their texts by test_generated.py."""
+    """Compared in English; the other languages are held against their texts by test_generated.py."""
     wrong, total = [], 0
     for node_id, node in comfyui.pack_nodes.items():
         schema, parts = node.define_schema(), sections(read(node_id, "en"))

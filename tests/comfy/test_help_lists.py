@@ -26,7 +26,7 @@ def described(comfyui: Any, name: str) -> dict[str, Any]:
 )
 def test_a_new_setting_is_a_line(comfyui: Any, make_help: Any, language: str, new: str) -> None:
     name = "DEFTTrainingSettings"
-    node, path = described(comfyui, name), make_help.DOCS / name / f"{language}.md"
+    node, path = described(comfyui, name), make_help.HELP_PAGES / name / f"{language}.md"
     english, translated = (
         make_help.read(make_help.LOCALES / place / "nodeDefs.json")[name] for place in ("en", language)
     )
@@ -83,7 +83,7 @@ def test_a_page_without_a_list_gets_one(make_help: Any) -> None:
 
 
 def test_an_input_says_with_which_choice_it_comes(comfyui: Any, make_help: Any) -> None:
-    entries = make_help.inputs_of(described(comfyui, "DEFTTrainAdapter")["input"], make_help.WORDS["en"])
+    entries = make_help.inputs_of(described(comfyui, "DEFTTrainAdapter")["input"], make_help.HELP_WORDS["en"])
     assert entries["method.norm_rate"].choices == ["svdiff"]
     assert {"deft", "para", "lora"} <= set(entries["method.rank"].choices)
     assert entries["steps"].choices == []

@@ -194,7 +194,7 @@ def test_a_schedule_is_sampling_in_stages(pack: Pack, kind: str, maker: str) -> 
 
 @pytest.mark.parametrize("maker", ["core", "ours"])
 def test_a_hook_acts_on_its_conditioning_only(pack: Pack, maker: str) -> None:
-    """After one step of Euler the latent is the prediction, and guidance mixes two of them that can be had alone."""
+    """The latent after one step of Euler is the prediction, and guidance mixes two of them that can be had alone."""
     model = fresh()
     adapter = random_adapter(pack, "relu", model)
     hooks = (
@@ -397,7 +397,7 @@ def formula(adapter: Any, name: str, base: Tensor, removal: float, injection: fl
 @pytest.mark.parametrize("order", ["removal first", "injection first"])
 @pytest.mark.parametrize("stacking", ["sequential", "from_base"])
 def test_removal_and_injection_as_two_hooks(pack: Pack, stacking: str, order: str) -> None:
-    """From the base they add up to both at once; in sequence a later removal takes the injection away again."""
+    """Both from the base add up to both at once; in sequence a later removal takes the injection away again."""
     model = fresh()
     base = models.weights(model)[f"{PROJECTION}.weight"].double()
     adapter = random_adapter(pack, "qr", model, [PROJECTION])

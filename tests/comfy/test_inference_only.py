@@ -201,7 +201,7 @@ def test_norms_keep_weights_of_their_own(without: Any, monkeypatch: pytest.Monke
 def test_a_training_with_streamed_norms_has_the_right_gradients(
     pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Of DreamBooth those of the norms' own weights as well, which then come from the trainer."""
+    """DreamBooth has those of the norms' own weights as well, which then come from the trainer."""
     import comfy.ops
 
     layers = "everything" if method == "dreambooth" else "all linear"
@@ -221,7 +221,7 @@ def test_a_training_with_streamed_norms_has_the_right_gradients(
 
 
 def test_norms_that_are_put_away_again_for_a_preview(pack: Pack, without: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the midst of a DreamBooth training, which has given them weights of their own."""
+    """A DreamBooth training has given the norms weights of their own when the preview begins."""
     import comfy.ops
 
     chosen = settings(pack, "dreambooth", layers="everything", max_grad_norm=0.0)

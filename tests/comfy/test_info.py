@@ -511,7 +511,7 @@ def ink(picture: Any) -> float:
 
 @pytest.mark.parametrize("blocks", [1, 5, 60, 200])
 def test_the_picture_grows_with_the_blocks(pack: Pack, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also with a backend that needs a display, and none there."""
+    """The backend needs a display, and there is none."""
     import matplotlib
 
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -79,7 +79,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_that_breaks_is_found(change: str) -> None:
-    """Also with an entry under the node's own id, for ComfyUI replaces no node that is there."""
+    """One change is an entry under the node's own id, for ComfyUI replaces no node that is there."""
     edit, message = CHANGES[change]
     nodes = copy.deepcopy(RECORD["nodes"])
     edit(nodes["DEFTTrainAdapter"])

@@ -535,7 +535,7 @@ def test_a_class_made_of_a_known_one(layer_kinds: Any) -> None:
     import comfy.ldm.flux.model
 
     class Changed(comfy.ldm.flux.model.Flux):
-        """As custom nodes make them."""
+        """A network as custom nodes make it."""
 
         def __init__(self) -> None:
             nn.Module.__init__(self)
@@ -560,7 +560,7 @@ def test_the_table(layer_kinds: Any) -> None:
 
 
 def test_cosmos_1_looks_at_the_text_in_its_second_layers(targets: Any) -> None:
-    """As core's own modules say of themselves."""
+    """Core's own modules say so of themselves."""
     root = base_network(next(base for base in BASES if base.title == "CosmosT2V"))
 
     def of_itself(name: str) -> bool:

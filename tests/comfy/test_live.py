@@ -47,7 +47,7 @@ def test_time_left(pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_messages_name_the_previews_that_lie_there(pack: Any, comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the first message, and with each that has a new one; also those of before this run went on."""
+    """They come with the first message, and with each that has a new one; also those of before this run went on."""
     from comfy_execution.utils import CurrentNodeContext
 
     live, server = pack.nodes.live, Server("a browser")
@@ -101,7 +101,7 @@ def test_messages_are_few_and_lose_nothing(pack: Any, comfyui: Any, monkeypatch:
 
 @pytest.mark.parametrize("client", [None, "a browser"])
 def test_nobody_is_told_what_nobody_asked_for(pack: Any, monkeypatch: pytest.MonkeyPatch, client: str | None) -> None:
-    """Without a browser, and outside of a node; what waits does not grow without end."""
+    """Nothing is sent without a browser, or outside of a node; what waits does not grow without end."""
     server = Server(client)
     monkeypatch.setattr(pack.nodes.live.PromptServer, "instance", server, raising=False)
     run = pack.nodes.live.LiveRun()
@@ -113,7 +113,7 @@ def test_nobody_is_told_what_nobody_asked_for(pack: Any, monkeypatch: pytest.Mon
 
 
 def test_the_node_names_its_run(pack: Any, comfyui: Any) -> None:
-    """By the id that the routes have for it; its previews lie in the run's folder."""
+    """The name is the id that the routes have for it; its previews lie in the run's folder."""
     prompt = training_prompt(steps=2, seed=77) | sampling(["model", 0], "sample") | {"previews": previews()}
     prompt["train"]["inputs"]["previews"] = ["previews", 0]
     del prompt["sample"]

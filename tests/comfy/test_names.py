@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ..everyday import NEWEST
 from . import models
 
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -18,6 +19,19 @@ def test_describe(comfyui_session: Any) -> None:
     describe = comfyui_session.module("models.names").describe
     assert describe({"a": 1}) == "a"
     assert describe(dict.fromkeys("abc")) == "a, b, ..."
+
+
+def test_every_table_is_for_classes_of_comfyui_s(comfyui_session: Any) -> None:
+    """A class that ComfyUI does not have would leave a table without a use, and nothing would say so."""
+    import comfy.model_base
+    import comfyui_version
+
+    if tuple(map(int, comfyui_version.__version__.split(".")[:2])) < NEWEST:
+        pytest.skip("this ComfyUI lacks some")
+    tables = comfyui_session.module("models.names.architectures").ARCHITECTURES
+    named = [name for table in tables for name in table.MODELS]
+    assert [name for name in named if not hasattr(comfy.model_base, name)] == []
+    assert len(named) > 20
 
 
 def test_projections_of_ltx_2_under_the_names_of_its_published_weights(comfyui_session: Any) -> None:

@@ -68,8 +68,8 @@ def computed_texts(sources: Iterable[str]) -> list[str]:
         if isinstance(target, ast.Name)
     }
     arguments = [keyword for node in nodes if isinstance(node, ast.Call) for keyword in node.keywords]
-    found = [keyword.value for keyword in arguments if keyword.arg in TEXTS]
-    return [ast.unparse(value) for value in found if not is_written(value, names)]
+    texts = [keyword.value for keyword in arguments if keyword.arg in TEXTS]
+    return [ast.unparse(value) for value in texts if not is_written(value, names)]
 
 
 def test_texts_are_written_and_not_computed() -> None:

@@ -19,7 +19,7 @@ def test_adafactor_takes_pytorch_s_steps(
     method: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Beside each step, torch.optim.Adafactor takes one with the same gradients from the same start."""
+    """Compared step by step with torch.optim.Adafactor, with the same gradients from the same start."""
     optimizers, memory = (pack.comfyui.module(f"trainers.{name}") for name in ("settings.optimizers", "step.memory"))
     made, seen = optimizers.make_optimizer, []
     pairs: list[tuple[nn.Parameter, nn.Parameter]] = []

@@ -53,7 +53,7 @@ def test_the_benchmark_trains_the_layers_of_peft(comfyui_session: Any) -> None:
 
 
 def test_dreambooth_trains_all_that_pefts_full_fine_tuning_does(comfyui_session: Any) -> None:
-    """As many values as its result file says (num_trainable_params, results/full-finetuning--flux2-klein-default)."""
+    """There are as many values as its result file says (num_trainable_params, full-finetuning--flux2-klein-default)."""
     import comfy.ldm.flux.model
     import comfy.ops
 
@@ -80,7 +80,7 @@ def test_dreambooth_trains_all_that_pefts_full_fine_tuning_does(comfyui_session:
 def peft_table() -> Any:
     from deft_pack.scoring.published import PUBLISHED
 
-    return PUBLISHED[plans.PUBLISHED]
+    return PUBLISHED[plans.PEFT_TABLE]
 
 
 def test_rows_of_the_benchmark_are_published_ones() -> None:
@@ -121,7 +121,7 @@ def test_rows_of_the_benchmark_are_published_ones() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_line_on_flux_2_klein_runs_as_it_is(comfyui: Any) -> None:
-    """With the demo's model and scorers."""
+    """Run with the demo's model and scorers."""
     shutil.copy(ROOT / "demo" / "subjects" / "teddy_bear" / "4.png", BASE / "input" / "example.png")
     prompt = peft_files.small(prompt_of("sweep_flux2_klein"))
     ids = titled(prompt)

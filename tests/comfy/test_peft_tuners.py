@@ -234,7 +234,7 @@ def changed(network: nn.Module, merged: nn.Module) -> dict[str, float]:
 @pytest.mark.parametrize("model", ["sd15", "sd3"])
 @pytest.mark.parametrize("name", KINDS)
 def test_tuner_changes_what_peft_merges(pack: Pack, tmp_path: Path, name: str, model: str) -> None:
-    """On slices and re-ordered rows of fused weights too; at other strengths a part of it; the same as a LoRA."""
+    """Compared on slices and re-ordered rows of fused weights; at other strengths a part of it; the same as a LoRA."""
     kind = KINDS[name]
     network, patcher = twins(model)
     merged = saved(kind, model, tmp_path)
@@ -271,7 +271,7 @@ SOME = ["boft", "glora", "hra", "ia3", "ln_tuning", "vera", "pissa"]
 
 @pytest.mark.parametrize("name", SOME)
 def test_saved_again_inspected_stacked_and_cast(pack: Pack, tmp_path: Path, name: str) -> None:
-    """As a native file; Adapter Info's rows; two of them from one base; the road of weights patched while cast."""
+    """A native file; Adapter Info's rows; two of them from one base; the road of weights patched while cast."""
     import comfy.model_patcher
 
     kind, (network, patcher) = KINDS[name], twins("sd3")
@@ -585,7 +585,7 @@ def test_files_of_half_precision(pack: Pack, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vera", "hra", "tinylora", "olora"])
 def test_the_adapters_name_may_be_left_in(pack: Pack, tmp_path: Path, name: str) -> None:
-    """As in a raw state dictionary."""
+    """The name `default` may stand in the keys, as in a raw state dictionary."""
 
     def named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed = {}

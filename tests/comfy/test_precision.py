@@ -40,7 +40,7 @@ def test_float32_is_float32_whatever_is_stored(pack: Pack, size: int, chosen: di
 
 
 def test_loss_scaling_keeps_the_gradients_of_half_precision(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it many are less than the smallest number: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
+    """Many gradients are too small for it without: they were 9 % off at 64 x 64, and 43 % at 128 x 128."""
     # No attention at the full size, which takes half a minute on a CPU.
     for key, value in (("transformer_depth", [0, 1]), ("transformer_depth_output", [0, 0, 1, 1])):
         monkeypatch.setitem(models.SD15_CONFIG, key, value)
@@ -83,7 +83,7 @@ def test_the_rule_of_the_scale_is_pytorch_s(pack: Pack) -> None:
 
 
 def test_an_overflow_is_taken_again_and_counted(pack: Pack) -> None:
-    """With a scale that is far too large at first: the same steps, the same pictures, the same adapter."""
+    """The scale is far too large at first: the same steps, the same pictures, the same adapter."""
     chosen: dict[str, Any] = {"method": "lora", "steps": 3, "precision": "fp16"}
     plain = train(pack, as_loaded(half), **chosen)
     first = pack.precision.LossScale.FIRST
@@ -115,7 +115,7 @@ def test_a_picture_that_overflows_is_passed_over_and_counted(pack: Pack) -> None
 def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
     pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not on those before them, whose loss had overflowed."""
+    """The pictures of the check are not those before, whose loss had overflowed."""
     monkeypatch.setattr(pack.checking, "reason", lambda trainer: "test")
     passed_over = 0
     for seed in range(4):
@@ -131,7 +131,7 @@ def test_the_first_gradient_is_checked_on_the_pictures_that_it_is_of(
 
 @pytest.mark.parametrize("first", [True, False], ids=["put away while it trains", "brought back while it trains"])
 def test_a_model_that_comfyui_moves_while_it_trains(pack: Pack, first: bool) -> None:
-    """As for a preview, when memory is short: it goes on in float32, and ComfyUI puts everything back afterwards."""
+    """A preview moves it when memory is short: it goes on in float32, and ComfyUI puts everything back afterwards."""
     import comfy.model_management
 
     network_module = pack.network

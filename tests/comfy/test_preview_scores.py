@@ -38,7 +38,7 @@ def log_of(comfyui: Any, run_name: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> None:
-    """Of ComfyUI's own sampling with the finished adapter; with and without them the adapter is the same."""
+    """Compared with ComfyUI's own sampling with the finished adapter; with and without them the adapter is the same."""
     prompt = scored_prompt("tests/scored_once")
     run = comfyui.run(prompt, want=["train"])
     plain = training_prompt(steps=4, seed=41)
@@ -152,7 +152,10 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(pack: Any, tmp_path: Path
     assert same(result.adapter, plain.adapter)
     assert len(set(seen)) == 9
     (place,) = tmp_path.glob("run_*")
-    assert [step for step, _ in pack.trainers.run.history.numbered(place, pack.trainers.run.history.ADAPTER)] == [3, 8]
+    assert [step for step, _ in pack.trainers.run.history.numbered(place, pack.trainers.run.history.ADAPTER_NAME)] == [
+        3,
+        8,
+    ]
     assert result.report.count("a remark") == 1
     assert result.early == ""
 
@@ -192,7 +195,7 @@ def test_damaged_lines_of_scores(pack: Any) -> None:
 
 
 def test_what_a_run_takes_over_from_before_it_was_killed(pack: Any) -> None:
-    """From a checkpoint older than the last scored preview: that preview is made again, and nothing is said of it."""
+    """The checkpoint is older than the last scored preview: that one is made again, and nothing is said of it."""
     module = pack.trainers.run.preview_scores
     lines = [module.line_of(step, {"DINO": step / 10}, "m") for step in (0, 2, 4, 6)]
     judge = module.Judge(lambda _: ({}, ()), "m")

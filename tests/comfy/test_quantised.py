@@ -135,7 +135,7 @@ def output_of_low_vram(model: Any) -> Tensor:
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "convrot_w4a4"])
 def test_effect_on_a_quantised_base(pack: Pack, kind: str, method: str, options: dict) -> None:
-    """For |dW| / |W| of 0.1 and 0.001: on the weights, on the activations, and patched at each use (low VRAM)."""
+    """Run for |dW| / |W| of 0.1 and 0.001 on the weights, on the activations and patched at each use (low VRAM)."""
     model = quantised_sd3(kind)
     plain = truth(pack, model, depth_of(kind))
     names = block_layers(plain)
@@ -414,7 +414,7 @@ def test_a_loader_that_dequantises_lazily(pack: Pack, method: str, options: dict
 
 
 def test_a_format_that_is_not_known(pack: Pack) -> None:
-    """As NF4 loaders store weights: bytes of another shape. Activations do not need them; reading them is refused."""
+    """Weights are stored as by NF4 loaders: bytes of another shape. Activations need none; reading them is refused."""
 
     class Nibbles(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

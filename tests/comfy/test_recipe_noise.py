@@ -130,7 +130,7 @@ def test_shifts_by_size_are_diffusers(pack: Pack, name: str, tokens: int, side: 
 
 
 def test_each_picture_has_the_shift_of_its_size(pack: Pack) -> None:
-    """In one batch, and of the whole picture where a caption has a part of it."""
+    """All are in one batch; the whole picture counts where a caption has a part of it."""
     inner = base("Flux").model
     chosen = pack.settings.Settings("lora", 4, 1, 1e-4).changed(timesteps="logit-normal", shift_by_size="Flux")
     small = pack.batches.Example(torch.zeros(1, 16, 64, 64), None, 0)
@@ -156,7 +156,7 @@ def test_the_experts_of_wan_2_2_learn_their_noise_levels(pack: Pack, file: str, 
 
 @pytest.mark.parametrize("name", ["sd3", "unet"])
 def test_a_range_is_in_shares_of_noise(pack: Pack, name: str) -> None:
-    """Of the time of a flow model, of the steps of others; together with that of a caption."""
+    """The shares are of the time of a flow model, of the steps of others; together with that of a caption."""
     inner = getattr(models, name)().model
     chosen = pack.settings.Settings("lora", 4, 1, 1e-4).changed(
         timesteps="uniform", lowest_noise=0.25, highest_noise=0.75
@@ -221,7 +221,7 @@ def test_auto_draws_what_it_drew(pack: Pack, kind: str, timesteps: str, shift: f
     ],
 )
 def test_a_saved_run_is_found_again(pack: Pack, method: str, plain: str, falling: str) -> None:
-    """By the marks that version 0.1.0 gave these settings."""
+    """The marks are those that version 0.1.0 gave these settings."""
     chosen = pack.settings.Settings(method, 4, 10, 1e-4)
     assert pack.trainers.settings.run.digest(chosen.identity()) == plain
     chosen = pack.settings.Settings.of(method, 4, 10, 1e-4, schedule="cosine", timesteps="auto", shift=0.0)

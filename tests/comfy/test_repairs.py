@@ -108,7 +108,7 @@ def test_gradients_are_those_of_the_same_without_writing_in_place(pack: Pack, ki
 @pytest.mark.parametrize("offloaded", [False, True], ids=["kept", "offloaded"])
 @pytest.mark.parametrize("how", ["tuple", "dictionary", "afterwards"])
 def test_inputs_of_checkpointed_blocks_that_are_written_into(pack: Pack, how: str, offloaded: bool) -> None:
-    """In a tuple (LTX-2), in a dictionary, or by the code around the block before the backward pass."""
+    """The input is in a tuple (LTX-2) or a dictionary, or the code around the block writes into it afterwards."""
     x, (first, second) = leaves()
     repairs = pack.repairs.Repairs("Net")
     region = repairs.blocks.setdefault("0", pack.saved.Region("0"))

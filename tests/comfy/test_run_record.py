@@ -99,7 +99,7 @@ def test_stopped_and_gone_on(pack: Any, tmp_path: Path) -> None:
 def test_a_preview_that_was_interrupted_is_made_when_the_run_goes_on(
     pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, every: int
 ) -> None:
-    """Of the first, the last and any other step, whether its checkpoint was written before or by the stop. Adapter and
+    """The preview is the first, the last or another one, its checkpoint written before or by the stop. Adapter and
     pictures are those of a run without an interruption, bit for bit.
     """
     import comfy.model_management
@@ -173,7 +173,7 @@ def test_previews_that_are_there_are_not_made_again(pack: Any, tmp_path: Path) -
 
 
 def test_what_a_training_costs_is_kept(pack: Any, tmp_path: Path) -> None:
-    """In the log's lines, the record, the file and the report; over a stop, too. Each number is checked against others'
+    """The log's lines, record, file and report have it; over a stop, too. Each number is checked against others'
     counts."""
     model = as_loaded(models.sd3)
     folder = pack.checkpoints.RunFolder(tmp_path / "run", 4, keep=9)

@@ -80,7 +80,11 @@ def test_a_trained_file_says_base_words_and_trigger(pack: Pack, run: Any) -> Non
     first, second = (
         Path(
             run(
-                "DEFTSaveAdapter", trained(pack, model, captions), "saved/bear", pack.saving.FORMATS[0], "models/loras"
+                "DEFTSaveAdapter",
+                trained(pack, model, captions),
+                "saved/bear",
+                pack.saving.SAVED_FORMATS[0],
+                "models/loras",
             )[0]
         )
         for _ in range(2)
@@ -124,7 +128,7 @@ def test_what_is_exported_says_the_same(pack: Pack, run: Any) -> None:
 def test_the_connected_model_names_the_base_of_an_adapter_that_does_not(pack: Pack, run: Any) -> None:
     model = models.sd3()
     adapter = pack.adapter(model, [SD3_PROJECTION])
-    native = pack.saving.FORMATS[0]
+    native = pack.saving.SAVED_FORMATS[0]
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras", model)
     assert header(path)["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
     (path,) = run("DEFTSaveAdapter", dict(adapter), "saved/a", native, "models/loras")
@@ -186,7 +190,7 @@ def test_a_peft_folder_holds_no_convolution(pack: Pack, run: Any, method: str, l
 @pytest.mark.parametrize("prefix", ["", "base_model.model.", "transformer."])
 @pytest.mark.parametrize("method", ["deft", "para", "lora"])
 def test_a_peft_folder_of_what_has_diffusers_names(pack: Pack, run: Any, method: str, prefix: str) -> None:
-    """As files of PEFT and of the DEFT repository have; a slice of a fused weight is a layer of its own there."""
+    """PEFT and the DEFT repository write such files; a slice of a fused weight is a layer of its own there."""
     model = models.sd3()
     names = [f"{prefix}transformer_blocks.0.attn.{part}" for part in ("to_out.0", "to_q", "add_v_proj")]
     adapter = pack.adapter(model, names, method, dict.fromkeys(names, (64, 64)))
@@ -210,7 +214,7 @@ def test_a_foreign_training_header(pack: Pack, run: Any, training: str, loras: P
     tensors = dict(pack.adapter(model, [SD3_PROJECTION]))
     save_file(tensors, loras / "saved" / "other.safetensors", {"training": training})
     adapter, _ = run("DEFTLoadAdapterFile", "saved/other.safetensors", "auto")
-    (path,) = run("DEFTSaveAdapter", adapter, "saved/again", pack.saving.FORMATS[0], "models/loras")
+    (path,) = run("DEFTSaveAdapter", adapter, "saved/again", pack.saving.SAVED_FORMATS[0], "models/loras")
     assert header(path)["training"] == training
     _, path, _ = run("DEFTExportLoRA", adapter, model, "saved/lora", "models/loras")
     assert header(path)["training"] == training
@@ -223,7 +227,7 @@ def test_complex_numbers_are_refused_where_they_are_met(pack: Pack, run: Any) ->
     adapter["other.lora_up.weight"] = torch.ones(3, 2, dtype=torch.complex64)
     message = r"has complex numbers \(complex64\) in other.lora_up.weight, which are not supported"
     for call in (
-        lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.FORMATS[0], "models/loras"),
+        lambda: run("DEFTSaveAdapter", adapter, "saved/no", pack.saving.SAVED_FORMATS[0], "models/loras"),
         lambda: pack.apply(adapter, model),
         lambda: pack.inspect(adapter, model),
     ):

@@ -158,7 +158,7 @@ def test_runs_append_without_duplicates(comfyui):
 
 
 def test_a_changed_or_deleted_file_is_noticed(comfyui):
-    """Once more after its own writing, then from the cache, and again when somebody else touches the file."""
+    """Noticed once more after its own writing, then from the cache, and again when somebody else touches the file."""
     folder = comfyui.base / "output" / "noticed"
     prompt = table("mine", append_to="noticed/scores", filename_prefix="noticed/table")
 
@@ -238,7 +238,7 @@ def test_tables_of_two_processes_lose_no_scores(comfyui, monkeypatch):
     command = [sys.executable, "-c", OTHER, str(path.with_name(".scores.jsonl.lock")), str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        monkeypatch.setattr(comfyui.module("nodes.tables"), "PATIENCE", 0.2)
+        monkeypatch.setattr(comfyui.module("nodes.tables"), "_PATIENCE", 0.2)
         failed = comfyui.fail(table("second", append_to="shared/scores"))
         assert f"append_to: {path} has been in use for 0 s (process 12 on attic): run this again" in failed.message
         assert path.read_bytes() == before

@@ -148,7 +148,7 @@ def test_rows_that_are_off_or_empty_are_left_out(stack: Any, files: Files) -> No
 
 
 def test_strength_zero_is_the_base_and_keeps_its_words(stack: Any, files: Files) -> None:
-    """So that pictures over a series of strengths have the same prompt."""
+    """Pictures over a series of strengths then have the same prompt."""
     model = models.sd3()
     patched, _, given, words, _ = stack.execute(model, **rows((files["qr"][0], 0.0))).result
     assert torch.equal(models.patched_weights(patched)[KEY], models.weights(model)[KEY])

@@ -672,7 +672,7 @@ def test_from_base_is_what_peft_computes_in_diffusers(pack: Pack, tmp_path: Path
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, *FP8], ids=str)
 @pytest.mark.parametrize("label", ["qr", "para", "lora"])
 def test_strength_zero_is_the_base_bit_for_bit(pack: Pack, label: str, dtype: torch.dtype) -> None:
-    """Also where ComfyUI computes the patch: a patch of strength 0, and removal and injection of 0."""
+    """The same holds where ComfyUI computes the patch: a patch of strength 0, and removal and injection of 0."""
     model = models.sd3(dtype=dtype)
     base = models.weights(model)
     assert base[f"{PROJECTION}.weight"].dtype == dtype

@@ -164,7 +164,7 @@ def test_table_2_as_in_the_authors_repository() -> None:
 
 
 def test_the_noise_is_drawn_one_after_the_other_by_one_generator(comfyui: Any) -> None:
-    """As in a loop over a diffusers pipeline that gets the same generator each time."""
+    """The order is that of a loop over a diffusers pipeline that gets the same generator each time."""
     import comfy.sample
     from diffusers.utils.torch_utils import randn_tensor
 

@@ -62,7 +62,7 @@ def test_the_vectors_do_what_comfyui_does_with_the_file(pack: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_every_encoder_gets_its_gradient(pack: Any, tmp_path: Path, kind: str) -> None:
-    """Of the encoded caption, through the frozen encoders, against finite differences, each encoder by itself."""
+    """The gradient through the frozen encoders is compared with finite differences, each encoder by itself."""
     clip = clip_of(kind, tmp_path)
     stage = clip.cond_stage_model
     token = pack.token.Token(clip, "sks-1", 2, "dog", torch.device("cpu"))
@@ -140,7 +140,7 @@ def projected(comfyui_session: Any) -> Any:
 
 
 def test_gradient_of_the_vectors(pack: Any, projected: Any) -> None:
-    """Against finite differences of the loss along the gradient."""
+    """Compared with finite differences of the loss along the gradient."""
     model = as_loaded(models.sd3)
     data = material(pack, model, projected, ["a photo of {}", "{} on a hill"])
     with torch.inference_mode(False), torch.enable_grad():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deft_pack.workflow_sources import files
-from deft_pack.workflow_sources.bases import BASES, FILES
+from deft_pack.workflow_sources.bases import BASE_FILES, BASES
 
 from .pack import Pack
 
@@ -31,7 +31,7 @@ def test_only_the_models_are_missing(comfyui: Any, base: str) -> None:
     problems = [error for node in errors.values() for error in node["errors"]]
     assert {error["type"] for error in problems} == {"value_not_in_list"}, problems
     missing = {error["extra_info"]["received_value"] for error in problems}
-    named = {value for _, inputs in BASES[base].loaders for value in inputs.values() if value in FILES}
+    named = {value for _, inputs in BASES[base].loaders for value in inputs.values() if value in BASE_FILES}
     assert missing == named
 
 
@@ -41,8 +41,8 @@ def test_with_the_files_there_comfyui_takes_it(comfyui: Any, base: str) -> None:
     made = []
     for _, inputs in BASES[base].loaders:
         for value in inputs.values():
-            if value in FILES:
-                made.append(comfyui.base / "models" / FILES[value][0] / value)
+            if value in BASE_FILES:
+                made.append(comfyui.base / "models" / BASE_FILES[value][0] / value)
                 made[-1].write_bytes(b"")
     try:
         validated = comfyui.execution.validate_prompt("id", workflow(base), None)

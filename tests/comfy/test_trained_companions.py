@@ -36,7 +36,7 @@ def by_core(model: Any, path: Path, strength: float) -> dict[str, torch.Tensor]:
 def test_comfyui_makes_the_same_weights_without_this_pack(
     pack: Pack, method: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """By its own classes alone, and with this pack's beside them; at other strengths, too, where they are linear."""
+    """ComfyUI's classes alone make them, and with this pack's beside them; at other strengths where they are linear."""
     import comfy.weight_adapter
 
     path = tmp_path / "adapter.safetensors"

@@ -238,7 +238,7 @@ def test_frozen_convolutions_of_any_padding(pack: Pack, size: int, mode: str, pa
 
 
 def test_convolutions_of_few_pixels_are_products(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In both directions; but a forward of somebody else, and weights that are patched on the fly, are left alone."""
+    """Forward and gradient are; a forward of somebody else, and weights that are patched on the fly, are left alone."""
     import comfy.ops
 
     calls: list[str] = []
@@ -426,7 +426,7 @@ def test_deterministic_algorithms_for_the_time_of_a_step(pack: Pack) -> None:
     ids=["operation", "cublas"],
 )
 def test_what_cannot_be_deterministic(pack: Pack, monkeypatch: pytest.MonkeyPatch, error: str, note: str) -> None:
-    """As PyTorch says it: the step is taken all the same, with the same random numbers, and the report tells."""
+    """The step is taken all the same, with the same random numbers, and the report says what PyTorch says of it."""
     plain = train(pack, as_loaded(models.sd3), steps=2, accumulation=2)
     own, calls = pack.objective.loss, []
 

@@ -135,7 +135,7 @@ def test_a_patched_base_that_is_offloaded(pack: Any) -> None:
 
 
 def test_a_base_that_is_dequantised_lazily(pack: Any) -> None:
-    """As GGUF loaders do it, with and without an adapter below."""
+    """GGUF loaders do it so; with and without an adapter below."""
     model = lazy_sd3()
     plain = truth(pack, model)
     adapter = train(pack, plain, steps=2, learning_rate=0.1).adapter

@@ -38,7 +38,7 @@ def network(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(("method", "most"), [("deft", 2.0), ("lora", 1.7)])
 def test_operations_of_a_step(pack: Pack, network: Any, method: str, most: float) -> None:
-    """Against ComfyUI's network alone, frozen, with the gradient of its input. The products of a DEFT step alone are 9
+    """Counted against ComfyUI's network alone, frozen, with its input's gradient. The products of a DEFT step are 9
     more for each layer, those of LoRA 5.
     """
     counts: list[int] = []
@@ -69,7 +69,7 @@ class Factors:
 
 
 def test_leaves_in_place_of_factors(pack: Pack) -> None:
-    """Of what autograd has computed; parameters stay themselves. Two backward passes are summed up."""
+    """Leaves are of what autograd has computed; parameters stay themselves. Two backward passes are summed up."""
     first, second, x = (models.random(4, 4, seed=seed) for seed in (1, 2, 3))
     first.requires_grad_()
     second.requires_grad_()
@@ -95,7 +95,7 @@ def test_leaves_in_place_of_factors(pack: Pack) -> None:
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 def test_weights_that_are_at_hand(pack: Pack, kind: str) -> None:
-    """In the layer's own memory, as long as they are the layer's, and can be used as they lie."""
+    """They are in the layer's own memory as long as they are the layer's and can be used as they lie."""
     import comfy.ops
 
     with torch.inference_mode():
@@ -128,7 +128,7 @@ def test_weights_that_are_at_hand(pack: Pack, kind: str) -> None:
 
 
 def test_a_preview_finds_no_weight_held(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or ComfyUI could move the model out of the GPU's memory, and it would still be full."""
+    """ComfyUI could otherwise move the model out of the GPU's memory, and it would still be full."""
     trainer, previews = pack.trainer.Trainer, pack.previews
     prepare, sample = trainer.prepared, previews.sample
     trainers: list[Any] = []

@@ -72,7 +72,7 @@ def test_settings_reach_the_trainer(comfyui: Any) -> None:
 
 
 def test_a_queue_that_is_run_again_goes_on(comfyui: Any) -> None:
-    """As after a stop: the same workflow with the defaults, and then with more steps."""
+    """The queue is run after a stop: the same workflow with the defaults, and then with more steps."""
     prompt = without_settings(training_prompt(seed=32))
     first = comfyui.run(prompt, want=["train"]).output("train")
     comfyui.reset()
@@ -264,7 +264,7 @@ def test_a_folder_of_photos_in_buckets_and_as_a_saved_dataset(comfyui: Any, phot
 
 
 def test_the_seed_of_a_training_is_not_that_of_a_picture(comfyui: Any) -> None:
-    """In what scores say of how pictures were made, for every training node of the table."""
+    """Scores say how pictures were made: a training's seed is apart there, for every training node of the table."""
     upstream = comfyui.module("nodes.provenance").upstream
     for kind in comfyui.module("sweeps.training_nodes").TRAINERS:
         prompt = {

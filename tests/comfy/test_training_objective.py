@@ -22,7 +22,7 @@ SD3_LAYERS = r"(attn\.proj|mlp\.fc[12])$"  # ComfyUI's SD3 has the others fused
 
 
 def scheduler() -> Any:
-    """That of SD 1 and 2."""
+    """The noise scheduler of SD 1 and 2."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
@@ -206,13 +206,13 @@ def test_noise_levels_are_drawn_as_in_diffusers(pack: Pack, ours: str, theirs: s
         .sort()
         .values
     )
-    levels = pack.formulas.TIMESTEPS[ours](count, models.generator(2)).sort().values
+    levels = pack.formulas.TIMESTEPS[ours].draw(count, models.generator(2)).sort().values
     assert float((levels - expected).abs().max()) < 0.02  # the two distributions' quantiles
 
 
 def test_shifts_of_noise_levels(pack: Pack) -> None:
     flow, discrete = models.sd3().model.model_sampling, models.unet().model.model_sampling
-    u = pack.formulas.TIMESTEPS["uniform"](500, models.generator(3))
+    u = pack.formulas.TIMESTEPS["uniform"].draw(500, models.generator(3))
     levels = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform", 5.0)
     assert torch.allclose(levels, 5 * u / (1 + 4 * u))
     own = pack.objective.sample_sigmas(flow, 500, models.generator(3), "uniform")
@@ -236,7 +236,7 @@ def test_cosmos_predict_2_is_a_flow_model(pack: Pack) -> None:
     quantiles = torch.quantile(sigma / (1 + sigma), torch.tensor([0.1, 0.5, 0.9]))
     assert torch.allclose(quantiles, torch.tensor([0.217, 0.5, 0.783]), atol=0.01)
     shifted = pack.objective.sample_sigmas(sampling, 40_000, models.generator(1), "uniform", 3.0)
-    u = pack.formulas.TIMESTEPS["uniform"](40_000, models.generator(1))
+    u = pack.formulas.TIMESTEPS["uniform"].draw(40_000, models.generator(1))
     assert torch.allclose(shifted / (1 + shifted), (3 * u / (1 + 2 * u)).clamp(max=80 / 81), atol=1e-2)
     # What the network sees and has to give: (1 - t) x0 + t noise, and noise - x0, at the time t.
     sigma = torch.tensor([0.2, 3.0])
@@ -275,7 +275,7 @@ def test_losses(pack: Pack) -> None:
     d = output - target
     expected = {"mse": d**2, "l1": d.abs(), "huber": 2 * 0.1 * (torch.sqrt(d**2 + 0.1**2) - 0.1)}
     for name, value in expected.items():
-        assert torch.allclose(pack.formulas.LOSSES[name](output, target, 0.1), value, atol=1e-7)
+        assert torch.allclose(pack.formulas.LOSSES[name].formula(output, target, 0.1), value, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["mse", "huber", "l1"])
@@ -290,7 +290,7 @@ def test_a_masked_loss_is_that_of_its_places(pack: Pack, kind: str) -> None:
     with torch.no_grad():
         noisy = sigma.view(2, 1, 1, 1) * noise + (1 - sigma.view(2, 1, 1, 1)) * x0
         output = model.model.diffusion_model(noisy, sigma * 1000, context=conds["c_crossattn"], y=conds["y"])
-        errors = pack.formulas.LOSSES[kind](output, noise - x0, 0.1)
+        errors = pack.formulas.LOSSES[kind].formula(output, noise - x0, 0.1)
         expected = torch.stack([errors[i][:, mask[i, 0] > 0].mean() for i in range(2)])
         for scale in (1.0, 0.25):
             loss = pack.objective.loss(model.model, x0, noise, sigma, conds, {}, kind, 0.1, scale * mask)

@@ -223,7 +223,9 @@ def test_without_a_size_it_is_the_base_s(comfyui: Any, pets: Path) -> None:
     import comfy.supported_models
 
     classes = dir(comfy.supported_models)
-    assert [start for start in pictures_folder.SIDES if not any(name.startswith(start) for name in classes)] == []
+    assert [
+        start for start in pictures_folder.TRAINING_SIDES if not any(name.startswith(start) for name in classes)
+    ] == []
 
 
 def test_the_demo_s_folders_are_there_without_any_other(comfyui: Any) -> None:

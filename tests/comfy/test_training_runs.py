@@ -420,7 +420,7 @@ def test_one_picture(pack: Any) -> None:
 
 
 def test_accumulation_is_a_larger_batch(pack: Any) -> None:
-    """Of the same pictures and noise: the mean gradient of two batches of one."""
+    """The pictures and the noise are the same: the mean gradient of two batches of one."""
     model = as_loaded(models.sd3)
     with torch.inference_mode(False), torch.enable_grad():
         results = []
@@ -552,7 +552,7 @@ def test_pytorch_s_attention_for_the_time_of_a_training(pack: Any) -> None:
 
 @pytest.mark.parametrize("make", [lambda: models.sd3(depth=3), models.unet], ids=["sd3", "unet"])
 def test_the_estimate_is_near_what_is_kept(pack: Any, make: Any) -> None:
-    """Against the bytes that autograd keeps, each storage counted once, without the network's own weights."""
+    """Compared with the bytes that autograd keeps, each storage counted once, without the network's own weights."""
     model = as_loaded(make)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.model.parameters()}
     sizes: dict[bool, tuple[Any, int]] = {}
@@ -712,7 +712,7 @@ def test_text_encoders_are_trained_with_the_model(pack: Any, comfyui_session: An
 
 @pytest.mark.parametrize(("method", "layers"), TEXT_METHODS)
 def test_gradients_of_text_encoders(pack: Any, comfyui_session: Any, method: str, layers: str) -> None:
-    """Against finite differences of the loss along the gradient."""
+    """Compared with finite differences of the loss along the gradient."""
     model = as_loaded(models.sd3)
     clip = comfyui_session.pack_nodes["DEFTDemoTextEncoder"].execute().result[0]
     width = clip.encode_from_tokens(clip.tokenize("a")).shape[-1]

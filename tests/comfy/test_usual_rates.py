@@ -9,7 +9,8 @@ import pytest
 from deft_pack.deft_ops import methods
 from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 from deft_pack.trainers.settings.presets import PRESETS, with_preset
-from deft_pack.trainers.settings.settings import TOKEN, Settings
+from deft_pack.trainers.settings.settings import Settings
+from deft_pack.trainers.settings.textual_inversion import TEXTUAL_INVERSION
 from deft_pack.trainers.settings.usual_rates import far_from_usual
 
 from .conftest import ROOT
@@ -45,7 +46,7 @@ def text(method: str, rate: float, **values: Any) -> str:
         ("svdiff", 1.1e-4, ""),
         ("deft", 9.9e-3, ""),
         ("lora", 0.0, ""),
-        (TOKEN, 1.0, ""),
+        (TEXTUAL_INVERSION, 1.0, ""),
     ],
 )
 def test_ten_times_off_is_a_text(method: str, rate: float, expected: str) -> None:

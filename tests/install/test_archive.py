@@ -91,7 +91,7 @@ def test_size_and_content(archive: Path, checkout: Path) -> None:
 
 
 def test_no_rule_of_the_registry_is_broken(unpacked: Path) -> None:
-    """Without this project's settings, and without comments that silence a rule."""
+    """The rules hold without this project's settings, and without comments that silence a rule."""
     command = [
         sys.executable,
         "-m",

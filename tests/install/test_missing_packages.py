@@ -1,4 +1,4 @@
-"""In a ComfyUI without one package of the pack's: every node is there, and only what needs a package asks for it."""
+"""A ComfyUI without one package of the pack's: every node is there, and only what needs a package asks for it."""
 
 from __future__ import annotations
 

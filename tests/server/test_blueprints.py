@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deft_pack.workflow_sources.blueprints import blueprints
-from deft_pack.workflow_sources.demo import MODEL, Example
+from deft_pack.workflow_sources.demo import MODEL, DemoExample
 
 NAMES = [one.name for one in blueprints()]
 LOADERS = {"model": ["1", 0], "clip": ["2", 0], "vae": ["3", 0]}
@@ -49,7 +49,7 @@ def test_comfyui_lists_them(server: Any) -> None:
 @pytest.mark.timeout(600)
 def test_each_runs_from_the_page(drive_browser: Any, tmp_path: Path) -> None:
     """Added by the search box, joined to the demo's loaders, run with other values in the promoted widgets."""
-    it = Example("blueprints")
+    it = DemoExample("blueprints")
     it.photos()
     it.sampling()
     it.scorer()

@@ -53,7 +53,7 @@ def test_front_end_keeps_groups_and_subgraphs(drive_browser: Any) -> None:
 
 
 def subgraphs(graph: dict[str, Any]) -> dict[str, Any]:
-    """By title, the links and what is in the nodes; the page does not keep a link's number."""
+    """The links and what is in the nodes, by title; the page does not keep a link's number."""
     return {
         one["name"]: (
             {node["id"]: (node["type"], node["pos"], node["widgets_values"]) for node in one["nodes"]},

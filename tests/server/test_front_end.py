@@ -188,7 +188,7 @@ def test_opens(in_page: Seen, mode: str, path: Path) -> None:
 
 @cases([("vue", path) for path in UI_FILES])
 def test_every_node_is_drawn(in_page: Seen, mode: str, path: Path) -> None:
-    """With Vue each node is an element of the page, on no other, and red only where its model file is missing."""
+    """Each node is an element of the page with Vue, on no other, and red only where its model file is missing."""
     seen = in_page(mode, "check")[path.name]
     assert set(seen["elements"]) == {node["id"] for node in seen["nodes"]}
     assert widened(path, seen) == []
@@ -265,7 +265,7 @@ def test_every_kind_of_node_is_run_from_the_page() -> None:
 
 
 def test_every_example_is_run_every_day() -> None:
-    """From the page or by comfy-cli."""
+    """Each is run from the page or by comfy-cli."""
     by_cli = {name.rpartition("/")[2] for name in CHOSEN["server/test_server.py::test_comfy_cli_runs"]}
     assert by_cli | {path.name for path in RUN_FILES} == {path.name for path in COMPLETE}
 

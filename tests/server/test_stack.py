@@ -145,7 +145,7 @@ def test_rows_that_are_set_in_the_page_run(
 def test_rows_in_a_sweep(
     server: Any, files: tuple[str, ...], page: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Of the workflow that the page has saved: the file of one row and whether another is on, as axes."""
+    """The workflow is one that the page has saved; its axes are the file of one row and whether another is on."""
     plan = write_plan(
         tmp_path,
         json.loads(page[0].read_text()),

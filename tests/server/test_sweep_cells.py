@@ -294,7 +294,7 @@ def test_ui_form_and_api_form_are_the_same_cells(tmp_path: Path, info: dict[str,
     [("demo", 6, 0, 56), ("table1", 24, 3, 675), ("table2", 8, 0, 72), ("dreambooth", 240, 30, 27000)],
 )
 def test_ready_plans_are_what_they_say(server: Any, name: str, trainings: int, tokens: int, pictures: int) -> None:
-    """With folders of photos where they want them; the checkpoints that they name are not looked for before a run."""
+    """The photos are in folders where the plans want them; their checkpoints are not looked for before a run."""
     with open(ROOT / "sweeps" / "plans" / "dreambooth_subjects.csv", newline="") as file:
         subjects = [row["folder"] for row in csv.DictReader(file)]
     subjects += [

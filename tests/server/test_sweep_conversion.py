@@ -42,7 +42,7 @@ def workflows(server: Any) -> list[Path]:
 
 
 def with_each_kind(files: list[Path], there: set[str]) -> list[Path]:
-    """Of workflows of these kinds of nodes so many that each kind is in one of them: time and again the one with the
+    """Workflows of these kinds of nodes, so many that each kind is in one of them: time and again the one with the
     most new kinds for its size, then without those that the later ones have made needless."""
     kinds: dict[Path, set[str]] = {}
     sizes: dict[Path, int] = {}
@@ -120,7 +120,7 @@ def test_templates_are_what_the_page_makes_of_them_or_refused(
 
 
 def test_the_pack_s_examples_are_their_api_files(server: Any) -> None:
-    """Beside optional inputs that an API file leaves out."""
+    """Optional inputs that an API file leaves out are apart."""
     info, front_end = server.get("/object_info"), front_end_of(server.get("/system_stats"))
     for path in UI_FILES:
         prompt = with_own_ids(ours(path, info, front_end))

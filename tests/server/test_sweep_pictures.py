@@ -73,7 +73,7 @@ Stored = dict[str, tuple[list[dict[str, Any]], list[Path], list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def stored(server: Any, drive_new_browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """By the names of PLANS: the cells, their pictures, and what the page shows when each picture is dropped onto it.
+    """The cells, their pictures, and what the page shows when each picture is dropped onto it, by the names of PLANS.
     One page for all."""
     cells, pictures = {}, {}
     for name in PLANS:

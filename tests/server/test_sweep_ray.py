@@ -28,7 +28,7 @@ from deft_pack.sweeps.progress import SweepProgress
 from deft_pack.sweeps.runner import Runner, SweepResult
 from deft_pack.sweeps.server import Server, find_comfyui
 from deft_pack.sweeps.store import Store
-from deft_pack.sweeps.worker import ADAPTER, Worker
+from deft_pack.sweeps.worker import ADAPTER_FILE, Worker
 
 from ..scripts import load_script
 from .sweep_tools import contents, servers_python, trained, write_plan
@@ -246,7 +246,7 @@ def test_an_actor_is_killed(folder: Path, comfyui: Path, cluster: None, plain: d
 
 @pytest.mark.timeout(480)
 def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: None, plain: dict[str, str]) -> None:
-    """As from another machine: servers listen on the address that the cluster knows, and work outside of the store."""
+    """Servers listen on the address that the cluster knows, as on another machine, and work outside of the store."""
     store = Store.open(folder / "apart", "small")
     address = ray.util.get_node_ip_address()
     workers: list[Worker] = []
@@ -275,7 +275,7 @@ def test_files_travel_and_a_server_dies(folder: Path, comfyui: Path, cluster: No
     assert dict(result.counts) == {"done": CELLS}, result
     assert contents(store.root) == plain
     trained = check_records(store)
-    assert all((record.folder / ADAPTER).stat().st_nlink == 1 for record in trained)
+    assert all((record.folder / ADAPTER_FILE).stat().st_nlink == 1 for record in trained)
 
 
 @pytest.mark.timeout(480)
@@ -378,7 +378,7 @@ def test_a_token_is_sent(folder: Path, comfyui: Path, cluster: None) -> None:
     asyncio.run(all_three())
     own, address, cluster_s = given
     assert own == cluster_s
-    assert sum(name.endswith(ADAPTER) for name in own) == 1
+    assert sum(name.endswith(ADAPTER_FILE) for name in own) == 1
     # Files of a server elsewhere have other digests, so its keys are others; what comes out is the same.
     assert scores(own) == scores(address)
     assert len(scores(own)) == 2

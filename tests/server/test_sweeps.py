@@ -309,7 +309,7 @@ def test_a_cell_that_kills_its_server_is_not_tried_for_ever(server: Any, tmp_pat
 
 
 def test_control_c(server: Any, tmp_path: Path) -> None:
-    """Once: what runs is finished. Twice: it is cancelled. The same command goes on afterwards."""
+    """One Ctrl+C lets what runs finish, a second one cancels it. The same command goes on afterwards."""
     # A second each. Up to two of them are with the server, so the last is among those that are cancelled: it takes
     # longer, so that both signals arrive in time.
     seeds = "{a: 1, b: 2, c: 3, d: {Sample.seed: 4, Sample.steps: 400}}"

@@ -89,7 +89,7 @@ UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 # in their files, ComfyUI's names of its own classes, and words to search nodes by.
 METHOD_WORDS = {
     "trainers/settings/presets.py": {"deft", "para", "lora", "svdiff", "dreambooth"},
-    "deft_ops/files/native.py": {"deft"},
+    "deft_ops/files/native.py": {"deft", "lora"},
     "deft_ops/files/peft.py": {"para"},
     "deft_ops/files/peft_records.py": {"para"},
     "deft_ops/files/peft_tensors.py": {"lora"},
@@ -103,14 +103,12 @@ METHOD_WORDS = {
     "nodes/adapters.py": {"deft", "para", "svdiff", "lora", "dora"},
     "nodes/hooks.py": {"deft", "para"},
     "nodes/saving.py": {"lora"},
-    "nodes/training.py": {"svdiff", "dreambooth"},
+    "nodes/training.py": {"svdiff", "dreambooth", "lora"},
 }
-# Who takes a method's own module: its file format, the reader of what PEFT computes, ComfyUI's Train LoRA.
+# Who takes a method's own module: its file format, and the reader of what PEFT computes.
 METHOD_IMPORTS = {
     "deft_ops/files/svdiff.py": {"svdiff"},
     "matching/peft_tuners.py": {"peft_tuner"},
-    "patches/core_training.py": {"deft", "para"},
-    "patches/trained_layer.py": {"deft"},
 }
 LINES = 421  # of a file, at most: a longer one has parts that stand alone
 NOT_IN_REQUIREMENTS = {
@@ -146,16 +144,17 @@ def folder_of(path: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-READ = ast.Import | ast.ImportFrom | ast.Call | ast.Constant  # all kinds of nodes that the checks below look at
+READ = (
+    ast.Import | ast.ImportFrom | ast.Call | ast.Constant | ast.Attribute
+)  # all kinds of nodes that the checks below look at
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the checks look at in a file: these nodes, its relative imports that run, the names of its classes."""
+    """What the checks look at in a file: these nodes, and its relative imports that run."""
 
     nodes: tuple[READ, ...]
     imports: tuple[ast.ImportFrom, ...]
-    classes: tuple[str, ...]
 
 
 @cache
@@ -163,12 +162,11 @@ def source_of_text(text: str) -> Source:
     """Read once: some ten checks go over each file."""
     tree = ast.parse(text)
     nodes = tuple(node for node in ast.walk(tree) if isinstance(node, READ))
-    classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    return Source(nodes, tuple(import_nodes(tree)), classes)
+    return Source(nodes, tuple(import_nodes(tree)))
 
 
 def source_of(path: Path) -> Source:
-    """Of the file as it is now: a test writes the same one twice."""
+    """What the checks look at in the file as it is now: a test writes the same one twice."""
     return source_of_text(path.read_text(encoding="utf-8"))
 
 
@@ -179,13 +177,13 @@ def nodes_of(path: Path) -> tuple[READ, ...]:
 
 @cache
 def module_graph_of_the_pack() -> dict[str, set[str]]:
-    """That of the shipped files."""
+    """The module graph of the shipped files."""
     return module_graph(shipped_files())
 
 
 @pytest.fixture(autouse=True, scope="module")
 def sources_are_let_go() -> Iterator[None]:
-    """With the last test here; the other files of a run do not need them."""
+    """Let the sources go with the last test here; the other files of a run do not need them."""
     yield
     source_of_text.cache_clear()
 
@@ -389,18 +387,32 @@ def texts(path: Path) -> Iterator[str]:
             yield node.value
 
 
+def named(path: Path, names: set[str]) -> set[str]:
+    """Which of these names are texts in a file, parts of f-strings and keys among them; or all that a text lists."""
+    lists = (set(re.split(r"[\s,/|;]+", text)) - {""} for text in texts(path))
+    return {name for listed in lists if listed <= names for name in listed}
+
+
 def imported_methods(path: Path, modules: set[str]) -> set[str]:
-    """The methods' own modules that a file imports, itself or something of them."""
+    """The methods' own modules that a file imports, itself or something of them, or takes from their package."""
     method_names: set[str] = set()
     for node in nodes_of(path):
+        if isinstance(node, ast.Attribute) and last_name(node.value) == "methods":
+            method_names |= {node.attr} & modules
         if isinstance(node, ast.ImportFrom) and (parts := (node.module or "").split(".")):
             names = {alias.name for alias in node.names} if parts[-1] == "methods" else set()
             method_names |= (names | {parts[-1]} if parts[-1] in modules and "methods" in parts else names) & modules
     return method_names
 
 
+def asked_by_attribute(text: str) -> list[str]:
+    """Where a file asks whether a method's record has an attribute: its fields are those of its type."""
+    return re.findall(r"(?:has|get)attr\((?:\w+\.)*(?:method|record|training)\b", text)
+
+
 def test_methods_are_records() -> None:
-    """Of one type, which mypy checks; each in a module of its own, and all of these in the list."""
+    """The records are of one type, which mypy checks; each in a module of its own, and all of these in the list."""
+    assert not any("ModuleType" in path.read_text() for path in (ROOT / "deft_ops" / "methods").glob("*.py"))
     assert all(type(record) is methods.Method for record in methods.METHODS.values())
     assert all(name == record.name for name, record in methods.METHODS.items())
     modules = {record.delta.__module__.rpartition(".")[2] for record in methods.METHODS.values()}
@@ -417,13 +429,13 @@ def test_no_code_names_a_method() -> None:
         where = by_path(path)
         if where.startswith("deft_ops/methods/"):
             return []
-        words, allowed = set(texts(path)) & names, METHOD_WORDS.get(where, set())
+        words, allowed = named(path, names), METHOD_WORDS.get(where, set())
         taken, expected = imported_methods(path, modules), METHOD_IMPORTS.get(where, set())
         lines = [f"names {word}" for word in sorted(words - allowed)]
         lines += [f"METHOD_WORDS has {word}, which is not there" for word in sorted(allowed - words)]
         lines += [f"imports {name}" for name in sorted(taken - expected)]
         lines += [f"METHOD_IMPORTS has {name}, which is not there" for name in sorted(expected - taken)]
-        return lines + re.findall(r"hasattr\((?:\w+\.)*(?:method|training)\b", path.read_text(encoding="utf-8"))
+        return lines + asked_by_attribute(path.read_text(encoding="utf-8"))
 
     assert offences(files_of(*sorted({*FOLDERS} - {"scoring", "sweeps"})), wrong) == {}
 
@@ -468,25 +480,6 @@ def test_users_need_no_source_of_a_workflow() -> None:
     assert offences(shipped_files(), wrong) == {}
 
 
-# What every method has by the same name; Settings are a whole training's, too.
-OF_EVERY_METHOD = {"Factors", "Settings"}
-
-
-def public_classes(path: Path) -> Iterator[str]:
-    """The classes of a file that others may import."""
-    return (name for name in source_of(path).classes if not name.startswith("_"))
-
-
-def test_a_name_stands_for_one_type() -> None:
-    """Somebody who reads Row or Report need not ask which."""
-    places: dict[str, list[str]] = {}
-    for path in shipped_files():
-        for name in public_classes(path):
-            places.setdefault(name, []).append(by_path(path))
-    assert len(places) > 150
-    assert {name: paths for name, paths in places.items() if len(paths) > 1 and name not in OF_EVERY_METHOD} == {}
-
-
 def too_long(path: Path) -> list[str]:
     """How many lines a file has, if they are more than a reader takes in at once."""
     lines = path.read_text(encoding="utf-8").count("\n")
@@ -511,8 +504,8 @@ def test_the_page_shows_the_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
     import make_architecture
 
     tables = ARROWS, TRAINERS_ARROWS
-    assert [make_architecture.arrows(name) for name in make_architecture.TABLES] == [*tables]
-    text = make_architecture.PAGE.read_text(encoding="utf-8")
+    assert [make_architecture.arrows(name) for name in make_architecture.ARROW_TABLES] == [*tables]
+    text = make_architecture.ARCHITECTURE_PAGE.read_text(encoding="utf-8")
     assert make_architecture.page(text, *tables) == text, "run scripts/make_architecture.py"
     pictures = [part.partition("```")[0] for part in text.split("```mermaid")[1:]]
     for picture, table in zip(pictures, tables, strict=True):
@@ -568,6 +561,13 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     )
     assert set(texts(path)) == {"lora", "a lora", "deft"}
     assert imported_methods(path, method_modules()) == {"lora", "deft"}
+    path.write_text(
+        "from .. import methods\nx = methods.oft.init\ny = f'{x}svdiff'\nz = 'deft, para'.split(', ')\n"
+        "w = getattr(layer.method, 'rate', 1) or hasattr(record, 'z') or 'a dora'\n"
+    )
+    assert imported_methods(path, method_modules()) == {"oft"}
+    assert named(path, set(methods.METHODS)) == {"svdiff", "deft", "para"}
+    assert len(asked_by_attribute(path.read_text())) == 2
     assert method_modules() >= {"lora", "deft", "peft_tuner"}
     assert "common" not in method_modules()
     assert storage_names("own.get('_v'); key.endswith('.weight_scale'); a_v") == {"_v", "weight_scale"}
@@ -578,7 +578,7 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
 
 
 def test_circles_are_seen(tmp_path: Path) -> None:
-    """Also through a package's __init__.py and an import within a function, and not those for type checkers."""
+    """Those through a package's __init__.py and within a function are seen, not those for type checkers."""
     room = tmp_path / "room"
     room.mkdir()
     texts = {
@@ -596,7 +596,7 @@ def test_circles_are_seen(tmp_path: Path) -> None:
 
 
 def test_arrows_within_a_room_are_seen(tmp_path: Path) -> None:
-    """Also of an import within a function, and of one in a folder below; the right way round there is none."""
+    """Those within a function and of a folder below are seen; the right way round there is none."""
     arrows: dict[str, set[str]] = {"room/late": {"room/early"}, "room/early": set()}
     texts = {
         "early/a": "",

@@ -45,7 +45,7 @@ def test_seconds_measures_the_call() -> None:
 
 
 def test_a_childs_peak_is_its_own() -> None:
-    """Not what its parent held when it was started."""
+    """The peak is not that of what its parent held when it was started."""
     held = bytearray(600 * 2**20)
     held[::4096] = b"x" * len(held[::4096])
     assert frame.memory("VmRSS") > 600

@@ -145,7 +145,7 @@ def test_factors_with_companions_are_what_lycoris_computes(cls: str, layer: str,
 def test_oft_of_outputs_is_what_lycoris_computes(
     cls: str, size: int, layer: str, constraint: float, rescaled: bool
 ) -> None:
-    """Without a constraint, with one that holds and with one that is never reached."""
+    """Run without a constraint, with one that holds and with one that is never reached."""
     module, x = layer_of(layer)
     reference = lycoris(cls, module, lora_dim=size, constraint=constraint, rescaled=rescaled)
     tensors = dict(reference.state_dict())

@@ -9,7 +9,7 @@ from PIL import Image
 
 from deft_pack.deft_ops import files
 from deft_pack.deft_ops.version import VERSION
-from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, SCENES, TRAINED, caption, scene_caption
+from deft_pack.demo.recipe.vocabulary import COLOURS, HELD_OUT, SCENES, TRAINED_NAMES, caption, scene_caption
 
 
 def test_demo_models_are_small(root: Path) -> None:
@@ -37,7 +37,7 @@ def test_every_scene_has_five_pictures_whose_captions_name_what_is_there(root: P
     assert captions == [scene_caption(name, objects, colour) for *objects, colour in SCENES[name]]
     assert len(set(captions)) == 5
     assert {Image.open(picture).size for picture in folder.glob("*.png")} == {(64, 64)}
-    subjects = set(HELD_OUT + TRAINED)
+    subjects = set(HELD_OUT + TRAINED_NAMES)
     assert all(subject in subjects for *objects, _ in SCENES[name] for subject in objects)
 
 
@@ -70,8 +70,8 @@ def test_every_subject_has_five_captioned_pictures(root: Path, name: str) -> Non
 
 
 def test_held_out_objects_are_in_no_trained_caption() -> None:
-    assert not set(HELD_OUT) & set(TRAINED)
-    assert len(TRAINED) > 200
+    assert not set(HELD_OUT) & set(TRAINED_NAMES)
+    assert len(TRAINED_NAMES) > 200
 
 
 def test_licence_notice_is_beside_the_pictures(root: Path) -> None:
@@ -82,7 +82,7 @@ def test_captions_fit_the_text_encoder(root: Path) -> None:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(root / "demo" / "models" / "tokenizer")
-    texts = [caption(f"sks {name}", colour) for name in HELD_OUT + TRAINED for colour in COLOURS]
+    texts = [caption(f"sks {name}", colour) for name in HELD_OUT + TRAINED_NAMES for colour in COLOURS]
     texts += [scene_caption(f"sks {name}", objects, colour) for name in SCENES for *objects, colour in SCENES[name]]
     assert max(map(len, tokenizer(texts)["input_ids"])) <= 16
 

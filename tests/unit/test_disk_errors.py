@@ -44,7 +44,7 @@ def test_names_that_the_system_refuses(tmp_path: Path) -> None:
 
 
 def test_what_killed_writes_have_left_goes_after_a_day(tmp_path: Path) -> None:
-    """Of this pack's naming only, files only, and nothing that may still be written."""
+    """Only files of this pack's naming go, and nothing that may still be written."""
     mark = "0123456789abcdef" * 2
     left = [f".duck.safetensors.{mark}.tmp", f".run.json.{mark}.tmp"]
     others = [

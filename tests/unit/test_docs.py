@@ -90,7 +90,7 @@ def commands(path: Path) -> list[tuple[str, bool]]:
 
 
 def test_shell_blocks_hold_commands_only() -> None:
-    """So that none is missed because its program is not known here."""
+    """No command may be missed because its program is not known here."""
     for path in DOCS:
         for language, lines, _ in blocks(path.read_text(encoding="utf-8")):
             if language == "sh":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,20 @@ def test_every_walk_ends_with_a_test() -> None:
     for step in walks.steps():
         assert step.kind in ("python", "diff", "sh"), step
         kinds.setdefault(step.section, set()).add(step.kind)
-    assert len(kinds) == 10
+    assert len(kinds) == 12
     assert all({"diff", "sh"} <= found for found in kinds.values())
+
+
+def test_a_walk_is_a_screen() -> None:
+    lines = {section: text.count("\n") for section, text in walks.sections().items()}
+    assert {section: count for section, count in lines.items() if count > walks.LONGEST} == {}
+
+
+def test_every_walk_says_what_is_generated() -> None:
+    """Each walk says what it leaves; tests/comfy compares that with what is stale after the walk."""
+    for section in {step.section for step in walks.steps()}:
+        (said,) = re.findall(r"Generated: (nothing|`make generated PARTS=)", walks.sections()[section])
+        assert (said == "nothing") == (not walks.generated(section)), section
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +70,7 @@ def test_the_commands_pass(copy: Path, gate: walks.Gate, section: str, line: str
 
 
 def test_what_the_gate_leaves_is_there() -> None:
-    for test in walks.SLOW:
+    for test in (*walks.SLOW, *walks.OF_PICTURES):
         file, _, name = test.partition("::")
         assert f"\ndef {name}(" in (walks.ROOT / file).read_text(encoding="utf-8"), test
 
@@ -80,6 +93,7 @@ def test_what_is_written_keeps_the_rules(copy: Path, how: str) -> None:
 
 def test_a_change_that_does_not_fit_is_seen() -> None:
     assert walks.changed("a\nb\nc\n", " a\n-b\n+d\n") == "a\nd\nc\n"
+    assert walks.changed("a\nb\nc\n", " a\n-b\n+d\n@@\n+e\n c\n") == "a\nd\ne\nc\n"
     for text in ("a\nc\n", "a\nb\na\nb\n", "xa\nb\n"):
         with pytest.raises(AssertionError, match="stands there"):
             walks.changed(text, " a\n-b\n+d\n")

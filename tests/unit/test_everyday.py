@@ -45,7 +45,7 @@ def ids(items: list[Any]) -> list[str]:
 
 
 def test_each_value_is_run_once() -> None:
-    """Of 3 x 2 the three in which all five values occur: pairs are the combinations that are left out."""
+    """Three of 3 x 2 cases have all five values: pairs are the combinations that are left out."""
     cases = made("comfy/test_a.py", "test_one", ["a", "b", "c"], [1, 2])
     choice = everyday.choose(cases, "everyday")
     assert ids(choice.kept) == ["a-1", "b-2", "c-1"]

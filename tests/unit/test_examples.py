@@ -321,7 +321,7 @@ def test_differences_of_the_forms_are_noticed() -> None:
 
 
 def test_a_socket_that_came_later_is_noticed() -> None:
-    """On top and in a subgraph; so `make generated` has the page write these graphs again."""
+    """Sockets on top and in a subgraph count; so `make generated` has the page write these graphs again."""
     graph, prompt = ui("score_everything"), api("score_everything")
     assert files.differences(graph, prompt) == []
     nodes = [*graph["nodes"], *(node for one in subgraphs(graph) for node in one["nodes"])]
@@ -394,7 +394,7 @@ def test_layout_refuses_what_does_not_fit() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_line_is_a_node(name: str) -> None:
-    """So that a difference of two versions says which nodes have changed."""
+    """A difference of two versions then says which nodes have changed."""
     written, graph = (WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"), ui(name)
     assert written.count("\n") == len(api(name)) + 2
     lines = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8").splitlines()

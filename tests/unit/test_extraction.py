@@ -35,7 +35,7 @@ def relative(value: Tensor, expected: Tensor) -> float:
     return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
-@pytest.mark.parametrize("method", extraction.METHODS)
+@pytest.mark.parametrize("method", extraction.EXTRACTED_METHODS)
 @pytest.mark.parametrize("rank", [1, 4, 100])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_best_change_of_its_rank_and_its_energy(shape: tuple[int, ...], rank: int, method: str) -> None:
@@ -72,7 +72,7 @@ def test_the_factors(shape: tuple[int, ...]) -> None:
 def test_a_change_that_is_of_low_rank_is_kept_whole() -> None:
     weight = random(48, 64)
     change = random(48, 5, seed=1) @ random(5, 64, seed=2)
-    for method in extraction.METHODS:
+    for method in extraction.EXTRACTED_METHODS:
         extracted = extraction.extract(weight, weight + change, method, 5)
         assert extracted.kept / extracted.total > 1 - 1e-12
         assert relative(delta(extracted, method, weight), change) < 1e-6

@@ -109,8 +109,8 @@ def test_a_kind_that_does_not_end_is_a_fault(
         raise RuntimeError("no server")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setitem(faults.KINDS, "breaks", breaks)
-    monkeypatch.setitem(faults.KINDS, "holds", lambda campaign, options: f"{options.prompts} prompts")
+    monkeypatch.setitem(faults.FAULT_KINDS, "breaks", breaks)
+    monkeypatch.setitem(faults.FAULT_KINDS, "holds", lambda campaign, options: f"{options.prompts} prompts")
     assert faults.run("holds", Namespace(seed=1, minutes=1.0, prompts=7)) == []
     assert capsys.readouterr().out.startswith("[faults] holds: 7 prompts; 0 faults, ")
     assert faults.run("breaks", Namespace(seed=1, minutes=1.0)) == ["wrong", "RuntimeError: no server"]

@@ -120,7 +120,7 @@ def test_the_signs_of_qr_are_those_of_lapacks_householder(tmp_path: Path, shape:
 
 
 def test_para_of_the_sdxl_code(tmp_path: Path) -> None:
-    """Without any R_new the repository calls it PaRa; its gate multiplies nothing."""
+    """The repository calls it PaRa without any R_new; its gate multiplies nothing."""
     torch.save({f"{LAYER}.lora_layer.P": P, f"{LAYER}.lora_layer.gate": GATE}, tmp_path / "a.pt")
     adapter = files.read(tmp_path / "a.pt")
     assert adapter.metadata["method"] == "para"

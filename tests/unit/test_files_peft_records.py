@@ -144,7 +144,7 @@ def test_what_is_refused(record: dict[str, Any], message: str) -> None:
 
 
 def test_a_new_field_with_its_default_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when PEFT is newer than this pack: records without the field mean the default."""
+    """The field may be one of a PEFT that is newer than this pack: records without it mean the default."""
 
     @dataclasses.dataclass
     class Newer(peft.LoraConfig):
@@ -325,7 +325,7 @@ def test_a_folder_that_was_converted_when_it_was_saved_is_a_plain_lora(
 
 @pytest.mark.parametrize("options", [{}, {"block_share": True}, {"coft": True, "eps": 0.5}], ids=str)
 def test_oft_is_what_pefts_forward_computes(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Of linear layers and of 1 x 1 convolutions. PEFT's forward of larger ones is no convolution, see below."""
+    """Checked for linear layers and 1 x 1 convolutions. PEFT's forward of larger ones is no convolution, see below."""
     network = Network()
     linear, conv = network.block.to_q, network.block.conv
     weights = {"block.to_q": linear.weight.detach().clone(), "block.conv": conv.weight.detach().clone()}
@@ -348,7 +348,7 @@ def test_oft_is_what_pefts_forward_computes(tmp_path: Path, options: dict[str, A
 
 
 def test_oft_of_larger_convolutions_fits_no_weight(tmp_path: Path) -> None:
-    """Even at its start, where PEFT's forward should do nothing: it adds what overlapping patches have in common."""
+    """PEFT's forward is no identity at its start, as it should be: it adds what overlapping patches have in common."""
     network = Network()
     x = random(1, 6, 7, 7, seed=3)
     base = network.block.wide(x)
@@ -367,7 +367,7 @@ def test_oft_of_larger_convolutions_fits_no_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize("terms", [2, 3, 5])
 @pytest.mark.parametrize("version", [None, "0.17.1", "0.18.0", "0.21.2"])
 def test_the_series_of_oft_is_that_of_the_version(tmp_path: Path, version: str | None, terms: int) -> None:
-    """Before 0.18 (its tuners/oft/layer.py, _cayley_batch) each power had the factor 2, and now the last one has 1."""
+    """Each power had the factor 2 before 0.18 (its tuners/oft/layer.py, _cayley_batch), and now the last one has 1."""
     config = peft.OFTConfig(r=0, oft_block_size=3, num_cayley_neumann_terms=terms, target_modules=LINEAR)
     base, merged = trained(config, tmp_path)
     record = json.loads((tmp_path / "adapter_config.json").read_text())

@@ -12,7 +12,7 @@ from deft_pack.deft_ops import methods
 
 @pytest.mark.parametrize("rank", [4, 16])
 def test_the_gaussian_start_is_pefts(rank: int) -> None:
-    """As many numbers, the same deviation, and no bound, where Kaiming has 1 / sqrt(in)."""
+    """The start has as many numbers, the same deviation, and no bound, where Kaiming has 1 / sqrt(in)."""
     torch.manual_seed(0)
     config = peft.LoraConfig(r=rank, init_lora_weights="gaussian", target_modules=["0"])
     theirs = peft.get_peft_model(nn.Sequential(nn.Linear(2048, 64)), config)

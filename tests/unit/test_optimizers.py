@@ -15,7 +15,7 @@ SHAPES = [(320, 4), (8, 6, 3, 3), (320,), (96, 80)]
 
 
 def stepped(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
-    """After one step of a parameter."""
+    """The optimizer after one step of a parameter."""
     generator = torch.Generator().manual_seed(1)
     parameter = nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
     parameter.grad = torch.randn(shape, generator=generator).to(dtype)

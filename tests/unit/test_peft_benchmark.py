@@ -73,7 +73,7 @@ def test_folders_and_prompts(tmp_path: Path) -> None:
 
 
 def test_training_pictures_are_squeezed_into_a_square(tmp_path: Path) -> None:
-    """As torchvision's Resize to (side, side), which PEFT uses, without keeping the shape."""
+    """PEFT uses torchvision's Resize to (side, side), without keeping the shape."""
     from torchvision.transforms import InterpolationMode, Resize
 
     photos, parameters = peft_files(tmp_path)

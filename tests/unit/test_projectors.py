@@ -143,7 +143,7 @@ def test_the_same_bits_again() -> None:
 
 
 def test_rough_products_are_not_used(decomposed: list) -> None:
-    """With TF32 or bf16 in products Q would be orthonormal to 1e-3; under autocast it is not let in."""
+    """Products in TF32 or bf16 would make Q orthonormal to 1e-3 only; autocast is kept out."""
     P = conditioned(320, 8, 3.0)[None]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

@@ -120,7 +120,7 @@ def test_distilled_bases_are_warned_of(title: str, file: str, distilled: bool) -
 def test_the_page_shows_the_recipes() -> None:
     """docs/recipes.md is what the script makes of them."""
     script = load_script("make_recipes")
-    text = script.PAGE.read_text(encoding="utf-8")
+    text = script.RECIPES_PAGE.read_text(encoding="utf-8")
     assert script.page(text, recipes, SHIFTS) == text, "make generated PARTS=recipes"
     for recipe in recipes.RECIPES:
         assert text.count(f"\n### {recipe.title}\n") == 1

@@ -157,9 +157,9 @@ def test_long_texts_and_deep_values_are_cut(tmp_path: Path) -> None:
     settings = {"deep": deep, "long": "x" * 10_000, "huge": 10**400, "bad": math.inf, "list": list(range(1000))}
     make(tmp_path, title="<b>" * 1000, settings=settings)
     run = only(tmp_path)
-    assert len(run["title"]) == history.TEXT
+    assert len(run["title"]) == history.TEXT_LENGTH
     assert run["settings"]["deep"] == {"more": {"more": None}}
-    assert len(run["settings"]["long"]) == history.TEXT
+    assert len(run["settings"]["long"]) == history.TEXT_LENGTH
     assert (run["settings"]["huge"], run["settings"]["bad"]) == (None, None)
     assert run["settings"]["list"] == list(range(200))
     (tmp_path / f"training/duck_{MARK}" / "run.json").write_text(" " * (history.LARGEST + 1))

@@ -13,12 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deft_pack.deft_ops import adapter as adapters
-from deft_pack.deft_ops import files, modelspec
+from deft_pack.deft_ops import files, methods, modelspec
 from deft_pack.deft_ops.adapter import Adapter
 from deft_pack.deft_ops.costs import TrainingCost, from_text
 from deft_pack.deft_ops.files import native, peft_writer
 
 from .test_files import LAYERS, make_adapter
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 NAMES = {layer: layer for layer in LAYERS}
 # What kohya's sd-scripts (library/sai_model_spec.py, model_util.py, flux_utils.py, lumina_util.py, ...) writes for a
@@ -172,7 +174,7 @@ def test_a_native_file_is_shown_by_lora_manager(tmp_path: Path, method: str) -> 
 
 
 def test_captions_are_counted_as_kohya_counts_them() -> None:
-    """By its DreamBooth data set: between commas, without spaces around, in lower case, once a picture."""
+    """Its DreamBooth data set counts them: between commas, without spaces around, in lower case, once a picture."""
 
     def kohya(texts: list[str]) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -289,6 +291,19 @@ def test_complex_tensors_are_refused_by_name(tmp_path: Path, dtype: torch.dtype)
         files.read(tmp_path / "para_rank_state.bin")
 
 
+@pytest.mark.parametrize(
+    ("page", "between", "last"),
+    [
+        ("docs/file_formats.md", ", ", " and "),
+        ("web/docs/DEFTSaveAdapter/en.md", ", ", " and "),
+        ("web/docs/DEFTSaveAdapter/zh.md", "、", " 和 "),
+    ],
+)
+def test_pages_list_the_methods_with_a_peft_folder(page: str, between: str, last: str) -> None:
+    *first, end = (record.title for record in methods.METHODS.values() if not isinstance(record.peft, str))
+    assert f"{between.join(first)}{last}{end}" in (ROOT / page).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("method", ["svdiff", "oft"])
 def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -> None:
     layers = {
@@ -302,6 +317,6 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -
             write(adapter, tmp_path / path, NAMES)
         assert str(caught.value) == (
             f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, but "
-            "only deft, para, lora, dora can be. Choose the native format."
+            "only deft, para, lora, dora, lokr can be. Choose the native format."
         )
     assert not list(tmp_path.iterdir())

@@ -96,7 +96,7 @@ def coloured(picture: np.ndarray, colour: str) -> np.ndarray:
 
 def test_points_stand_where_their_values_are():
     points = [Point("a", 0.2, 0.5), Point("b", 0.3, 0.7)]
-    first, second = (coloured(scatter(points), colour).mean(axis=0) for colour in module.COLOURS[:2])
+    first, second = (coloured(scatter(points), colour).mean(axis=0) for colour in module.POINT_COLOURS[:2])
     assert first[1] < second[1]
     assert first[0] > second[0]
 
@@ -179,7 +179,7 @@ def test_the_base_is_grey_with_lines_through_it_and_the_axes_say_what_they_measu
     assert any("the base, the reference" in note for note in notes)
     drawn = scatter(points, notes=notes)
     plain = scatter([replace(point, base=False) for point in points], notes=notes)
-    blue = module.COLOURS[0]  # of the first point, which is grey now
+    blue = module.POINT_COLOURS[0]  # of the first point, which is grey now
     assert len(coloured(plain, blue)) > 50
     assert len(coloured(drawn, blue)) == 0
     changed = np.argwhere((drawn != plain).any(axis=2))  # the dotted lines go from side to side

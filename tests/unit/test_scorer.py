@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 import threading
 import weakref
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from deft_pack.scoring.download import download
 from deft_pack.scoring.embeddings import FeatureStore, embed_images, embed_texts
 from deft_pack.scoring.metrics import METRICS, Metric, OfPictures, likeness
 from deft_pack.scoring.pictures import FilePictures, digest
-from deft_pack.scoring.protocols import Measure, Protocol, get_protocol
+from deft_pack.scoring.protocols import PROTOCOLS, Measure, Protocol, get_protocol
 from deft_pack.scoring.scorer import DIVERSITY, DRIFT, Labels, Scorer, load_scorer, score
 from deft_pack.scoring.scores import Scores
 from deft_pack.scoring.verify import load_file as load_for_check
@@ -51,6 +52,13 @@ def scorer() -> Scorer:
 def drift(scorer: Scorer, images: list, base: list, references: Sequence[Image.Image] = (), *rest) -> Scores:
     """What Score Drift measures."""
     return score(scorer, images, references, *rest, base=base, task=DRIFT)
+
+
+def protocols_with(role: str) -> str:
+    """The protocols with a comparison of a role, as a message names them."""
+    names = [name for name, it in PROTOCOLS.items() if any(measure.comparison.role == role for measure in it.measures)]
+    assert {"dreambooth", "demo"} <= set(names) < set(PROTOCOLS)
+    return f"{', '.join(names)} or custom"
 
 
 def diversity(scorer: Scorer, images: list, texts: Sequence[str] = ()) -> Scores:
@@ -189,12 +197,15 @@ def test_drift_and_prior_preservation(scorer: Scorer):
         drift(scorer, images, base[:3])
     with pytest.raises(ValueError, match="nothing to compare with"):
         drift(scorer, images, [])
-    with pytest.raises(ValueError, match="protocol clip-image measures nothing of what is connected"):
-        drift(replace(scorer, protocol=get_protocol("clip-image")), images, base)
+    other = replace(scorer, protocol=get_protocol("clip-image"))
+    for given, role in (((images, base), "base"), ((images, [], references), "prior")):
+        text = f"the protocol clip-image measures nothing of what is connected; choose {protocols_with(role)}."
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            drift(other, *given)
 
 
 def test_a_metric_may_compare_pictures_with_any_role(scorer: Scorer, monkeypatch):
-    """As LPIPS does within a prompt: here the mean difference of brightness to the references, from no features."""
+    """LPIPS does so within a prompt: here the mean difference of brightness to the references, from no features."""
 
     def darker(backbone, images, others):
         return torch.tensor([np.mean(other) - np.mean(image) for image, other in zip(images, others, strict=True)])
@@ -237,7 +248,8 @@ def test_diversity_compares_the_pictures_of_each_prompt(scorer: Scorer):
     assert len(diversity(scorer, images).rows[0].values) == 10
     with pytest.raises(ValueError, match="no prompt has two"):
         diversity(scorer, images[:2], ["a", "b"])
-    with pytest.raises(ValueError, match="has no diversity"):
+    text = f"the protocol peft has no diversity; choose {protocols_with('within')}."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         diversity(replace(scorer, protocol=get_protocol("peft")), images)
 
 
@@ -430,7 +442,7 @@ def test_an_optional_metric_needs_no_weights(scorer: Scorer, tmp_path):
 
 
 def test_lpips_is_that_of_its_package(tmp_path):
-    """With AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
+    """Compared with AlexNet in torchvision's format, whose numbering of layers differs from the package's."""
     import lpips
     from torchvision.models import alexnet
     from torchvision.transforms.functional import to_tensor

@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from deft_pack.benchmarks.dreambench_loop import IMAGENET, Dino, Loop, make_loop, randomise, read_picture
+from deft_pack.benchmarks.dreambench_loop import IMAGENET_NORM, Dino, Loop, make_loop, randomise, read_picture
 from deft_pack.scoring.backbones import Backbone, load_backbone
 from deft_pack.scoring.backbones.unset import Unset
 from deft_pack.scoring.embeddings import FeatureStore, embed_images
 from deft_pack.scoring.pictures import FilePictures, TensorPictures
 from deft_pack.scoring.protocols import Measure, Protocol, custom, get_protocol
 from deft_pack.scoring.scorer import DRIFT, Scorer, load_scorer, score
-from deft_pack.scoring.verify import CHEF, PUBLISHED, verify
+from deft_pack.scoring.verify import CHECKS, CHEF, verify
 from deft_pack.scoring.verify import load_file as load_for_check
 
 from ..everyday import CHOSEN
@@ -300,7 +300,7 @@ def test_verification_does_what_the_publishers_of_its_numbers_do(dreambooth: Sco
 
     clip = dreambooth.backbones["clip"]
     one, other = (torch.randint(255, (3, 224, 224), generator=torch.Generator().manual_seed(seed)) for seed in (42, 43))
-    noise, pictures, texts = (check.measure(clip)[0] for check in PUBLISHED["CLIP ViT-B/16"])
+    noise, pictures, texts = (check.measure(clip)[0] for check in CHECKS["CLIP ViT-B/16"])
     assert abs(pictures - float(clip_score(one, other, for_torchmetrics(loop)))) <= 100 * LIMIT
     assert abs(texts - float(clip_score(*CHEF, for_torchmetrics(loop)))) <= 100 * LIMIT
     image = Image.fromarray(one.permute(1, 2, 0).to(torch.uint8).numpy())
@@ -308,7 +308,7 @@ def test_verification_does_what_the_publishers_of_its_numbers_do(dreambooth: Sco
     with torch.no_grad():  # bumblebee: pixel_values 0.5, embedding 1..3
         pooled = loop.clip.vision_model(pixel_values=torch.full((1, 3, 224, 224), 0.5)).pooler_output
         embedding = loop.clip.visual_projection(pooled)[0]
-    pixels, text = (check.measure(clip) for check in PUBLISHED["CLIP ViT-B/32"])
+    pixels, text = (check.measure(clip) for check in CHECKS["CLIP ViT-B/32"])
     assert pixels == pytest.approx(F.normalize(embedding[1:4], dim=0).tolist(), abs=10 * LIMIT)
     assert text == pytest.approx(loop.clip_text("hello world")[0, :5].tolist(), abs=LIMIT)
 
@@ -318,7 +318,7 @@ def test_openais_numbers_are_asked_of_files_that_look_like_openais(folder: Path,
     found = verify(load_for_check(folder / "clip-vit-base-patch32" / "model.safetensors"))
     assert found.model == "CLIP ViT-B/32 (transformers names)"
     assert found.passed is False
-    assert [result.source for result in found.results[:2]] == [check.source for check in PUBLISHED["CLIP ViT-B/32"]]
+    assert [result.source for result in found.results[:2]] == [check.source for check in CHECKS["CLIP ViT-B/32"]]
     shutil.copy(folder / "dino_deitsmall16_pretrain.pth", tmp_path / "dino.pth")
     found = verify(load_for_check(tmp_path / "dino.pth"))
     assert found.passed is None
@@ -335,7 +335,7 @@ def test_the_published_numbers_are_those_of_torchmetrics_examples():
     from torchmetrics.functional.multimodal import clip_score
 
     examples = re.findall(r"tensor\((\d+\.\d+)\)", inspect.getdoc(clip_score) or "")
-    assert [check.expected for check in PUBLISHED["CLIP ViT-B/16"]] == [(float(number),) for number in examples]
+    assert [check.expected for check in CHECKS["CLIP ViT-B/16"]] == [(float(number),) for number in examples]
 
 
 def test_custom_diffusions_formulas(loop: Loop, folder: Path, dreambooth: Scorer, dino16):
@@ -519,4 +519,4 @@ def test_measures_are_means_of_their_values(bench: Scorer):
     features = bench.backbones["dinov2"].encode_images(images).double()
     assert result.rows[0].values == pytest.approx((features @ features.T).mean(dim=1).tolist(), abs=1e-6)
     assert result.value("DINOv2") == pytest.approx((features.mean(0) @ features.mean(0)).item(), abs=1e-6)
-    assert (bench.backbones["dinov2"].preprocess.mean, bench.backbones["dinov2"].preprocess.std) == IMAGENET
+    assert (bench.backbones["dinov2"].preprocess.mean, bench.backbones["dinov2"].preprocess.std) == IMAGENET_NORM

@@ -470,7 +470,7 @@ def test_a_copy_of_a_photo_is_one(protocol: Protocol, folder: Path):
 
 
 def test_without_sscd_the_nearest_photo_is_dinov3s(protocol: Protocol, folder: Path, dinov3, tmp_path: Path):
-    """And without DreamSim and PickScore these are skipped. Nothing else is read from their folders."""
+    """DreamSim and PickScore are skipped without their weights. Nothing else is read from their folders."""
     for name in ("dinov3-vitb16-pretrain-lvd1689m", "siglip2-base-patch16-224"):
         shutil.copytree(folder / name, tmp_path / name)
     scorer = scorer_of(protocol, tmp_path)
@@ -535,7 +535,7 @@ def oval(width: int, height: int, rise: float) -> torch.Tensor:
 
 
 def test_with_masks_the_background_is_out_of_the_likeness(protocol: Protocol, folder: Path):
-    """As pictures with the mask as their transparency are scored; text, preference and copies see the whole picture."""
+    """Pictures are scored with the mask as their transparency; text, preference and copies see the whole picture."""
     scorer = scorer_of(protocol, folder)
     masks = [oval(*image.size, rise) for image, rise in zip(PICTURES, (1.5, 2.5), strict=True)]
     of_photos = oval(*PHOTOS[0].size, 2.0)

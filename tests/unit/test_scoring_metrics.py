@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,35 @@ def test_the_metrics_keep_their_order_and_direction():
     assert [name for name in METRICS if name in directions] == list(directions)
     assert {name: metrics.better(name) for name in directions} == directions
     assert sorted([*directions, "of one's own"], key=metrics.order) == [*directions, "of one's own"]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (("CLIP-I", "DINOv2", "DINO"), "DINO"),
+        (("SigLIP2-I", "CLIP-I", "DINOv2", "DINOv3"), "DINOv3"),
+        (("SigLIP2-I", "CLIP-I", "DINOv2"), "DINOv2"),
+        (("SigLIP2-I", "CLIP-I"), "CLIP-I"),
+        (("likeness (resnet50)", "SigLIP2-I"), "SigLIP2-I"),
+        (("copy", "DreamSim", "likeness (resnet50)", "likeness (vgg)"), "likeness (resnet50)"),
+        (("SigLIP2-T", "CLIP-T"), "CLIP-T"),
+        (("PickScore", "SigLIP2-T"), "SigLIP2-T"),
+        (("PickScore",), ""),
+        (("DreamSim", "copy"), ""),
+        ((), ""),
+    ],
+)
+def test_which_metric_decides_between_checkpoints(names: tuple[str, ...], chosen: str):
+    """The metric's record decides; of those without a number the first of which more is better."""
+    assert metrics.decisive(names) == chosen
+
+
+def test_a_new_metric_of_prompt_following_decides_where_there_is_no_other(monkeypatch):
+    for name, better in (("ours-T", "higher"), ("far-T", "lower")):
+        monkeypatch.setitem(METRICS, name, replace(METRICS["CLIP-T"], name=name, better=better, decides=0))
+    assert metrics.decisive(["far-T", "PickScore", "ours-T"]) == "ours-T"
+    assert metrics.decisive(["ours-T", "SigLIP2-T"]) == "SigLIP2-T"
+    assert metrics.decisive(["far-T"]) == ""
 
 
 def test_a_pairing_says_what_is_compared_and_belongs_to_the_metric():

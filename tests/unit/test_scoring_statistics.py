@@ -27,7 +27,7 @@ def near(interval) -> tuple[float, float]:
 
 @pytest.mark.parametrize("groups", [one_group, one_each])
 def test_few_groups_are_scipys_t(groups):
-    """With one group each value counts as one, so both are a plain t interval of the values."""
+    """Each value of one group counts as one, so both are a plain t interval of the values."""
     from scipy.stats import ttest_1samp
 
     values = normal(5) + 3
@@ -210,7 +210,7 @@ def test_values_by_subject_and_prompt():
 
 
 def test_values_are_in_the_order_of_their_seeds():
-    """So that two methods pair up whatever order their batches came in: seeds by picture, or one for a batch."""
+    """Two methods pair up whatever order their batches came in: seeds by picture, or one for a batch."""
     one = by_prompt([score((1, 2), ("a", "a"), seeds=(7, 3)), score((3,), ("a",), seeds=(5,))])
     other = by_prompt([score((3,), ("a",), seeds=(5,)), score((2, 1), ("a", "a"), seeds=(3, 7))])
     assert one == other == {("dog", "a"): [2, 3, 1]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def test_a_key_is_what_is_run(tmp_path: Path) -> None:
     assert len({key for each in [keys(first), *every] for key in each}) == 3 * 4
     # The same cell by another plan: the value is fixed here.
     assert keys(compiled(tmp_path / "fixed", TRIVIAL, "set: {Paint.color: 2}\n")[1]) == keys(first)[1:2]
+
+
+def test_a_key_is_the_same_in_every_version(tmp_path: Path) -> None:
+    """Stores are folders named by keys. Numbers are hashed in their input's type, all else as the workflow has it."""
+    workflow = {
+        "1": node("EmptyImage", "Paint", width=32.0, height=32, color=0),
+        "2": node("SaveImage", "Save", images=["1", 0], filename_prefix="größe"),
+        "3": node("StringConcatenate", "Join", string_a=5, string_b="5"),
+        "4": node("PreviewAny", "Show", source=["3", 0]),
+    }
+
+    def hashed(*parts: bytes) -> bytes:
+        return hashlib.sha256(b"".join(parts)).digest()[:16]
+
+    paint = hashed(b"EmptyImage", b"\0color\0=0", b"\0height\0=32", b"\0width\0=32")
+    save = hashed(b"SaveImage", b"\0filename_prefix\0=", '"größe"'.encode(), b"\0images\0>", paint, b"0")
+    join = hashed(b"StringConcatenate", b"\0string_a\0=5", b'\0string_b\0="5"')
+    show = hashed(b"PreviewAny", b"\0source\0>", join, b"0")
+    expected = hashlib.sha256(b"picture" + b"".join(sorted((save, show)))).hexdigest()[:32]
+    assert keys(compiled(tmp_path, workflow)[1]) == [expected]
 
 
 def test_the_slot_of_a_connection_is_part_of_the_key(tmp_path: Path) -> None:
@@ -423,7 +444,7 @@ def test_a_title_may_hold_dots(tmp_path: Path) -> None:
 
 
 def test_inputs_that_grow(tmp_path: Path) -> None:
-    """Below an input that takes any number of connections every name is one, and below others none."""
+    """Every name below an input that takes any number of connections is one, and below others none."""
     workflow = training() | {"15": node("DEFTSaveScores", "Scores", **{"scores.scores0": ["10", 1]})}
     with pytest.raises(ValueError, match="has no input 'scors.scores1'"):
         compiled(tmp_path, workflow, "set: {Scores.scors.scores1: x}\n")
@@ -435,7 +456,7 @@ def test_inputs_that_grow(tmp_path: Path) -> None:
 
 
 def test_only_the_outputs_that_the_plan_names(tmp_path: Path) -> None:
-    """By title or id; what they do not need is not in the prompt, nor in the key."""
+    """Outputs are named by title or id; what they do not need is not in the prompt, nor in the key."""
     both = TRIVIAL | {"3": node("EmptyImage", "Other", color=1), "4": node("PreviewImage", "Look", images=["3", 0])}
     compiler, cells = compiled(tmp_path, both, "outputs: {only: Save picture}\n")
     assert set(compiler.prompt_of(cells.pictures[0])) == {"1", "2"}
@@ -504,7 +525,7 @@ def test_training_is_cut_out(tmp_path: Path) -> None:
 
 
 def test_scores_that_nothing_writes_are_written(tmp_path: Path) -> None:
-    """Behind a node of scores that an output needs, unless the workflow writes them."""
+    """Scores that an output needs are written by a node behind theirs, unless the workflow writes them."""
     workflow = training() | {"15": node("PreviewAny", "Show", source=["10", 0])}
     compiler, cells = compiled(tmp_path, workflow)
     savers = [each for each in compiler.prompt_of(cells.pictures[0]).values() if each["class_type"] == "DEFTSaveScores"]
@@ -535,7 +556,7 @@ def test_a_training_whose_adapter_nothing_uses_is_no_cell_of_its_own(tmp_path: P
 
 
 def test_only_a_loss_is_asked_for(tmp_path: Path) -> None:
-    """Without a picture there is nothing to cut: the training is the cell."""
+    """There is nothing to cut without a picture: the training is the cell."""
     compiler, cells = compiled(tmp_path, training(), "outputs: {only: Loss}\n")
     assert cells.trainings == {}
     assert "DEFTTrainAdapter" in kinds(compiler.prompt_of(cells.pictures[0]))

@@ -46,7 +46,7 @@ class Silent:
         await self.runner.cleanup()
 
     async def wait(self) -> None:
-        """For ever, if it is silent."""
+        """Wait for ever, if the server is silent."""
         if self.silent.is_set():
             await asyncio.Event().wait()
 
@@ -165,6 +165,6 @@ def test_an_error_of_who_is_told_is_not_lost() -> None:
     ],
 )
 def test_where_an_embedding_can_be_sent(argv: list[str], folders: list[str], place: Any) -> None:
-    """Into a folder of embeddings that lies in the output or input folder: /upload/image writes nowhere else."""
+    """Embeddings go into a folder of embeddings in the output or input folder: /upload/image writes nowhere else."""
     facts = Facts({}, {"system": {"argv": argv}}, [Path("/comfy/output/loras"), *map(Path, folders)])
     assert facts.embeddings == place

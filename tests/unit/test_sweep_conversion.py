@@ -66,7 +66,7 @@ def test_numbers_are_those_of_javascript() -> None:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "api" in case and name not in REFUSED])
 def test_an_older_page_gives_subgraphs_their_own_values(name: str) -> None:
-    """Before 1.47 a subgraph's node shows what is inside; its saved values are not read."""
+    """A subgraph's node shows what is inside before 1.47; its saved values are not read."""
     case = CASES[name]
     assert exactly(converted(case["workflow"], "1.45.15")) == exactly(case.get("old", case["api"]))
 

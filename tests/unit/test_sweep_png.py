@@ -210,7 +210,7 @@ def test_bad_texts():
 
 
 def test_comfyui_reads_the_texts_as_pil_does():
-    """As its front end does (getFromPngBuffer): tEXt and iTXt, both taken for UTF-8."""
+    """Its front end does so (getFromPngBuffer): tEXt and iTXt, both taken for UTF-8."""
     texts = {}
     for kind, body in chunks(with_text(saved(picture("RGB")), TEXTS)):
         if kind in (b"tEXt", b"iTXt"):

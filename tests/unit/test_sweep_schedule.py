@@ -40,6 +40,9 @@ def test_one_worker_goes_group_by_group() -> None:
 def test_what_is_done_is_not_there_and_needs_no_training() -> None:
     assert drain(Schedule(plan(("a", 2), ("b", 2)), {"a0", "a1", "b", "b1"})) == ["b0"]
     assert Schedule(plan(("a", 1)), {"a", "a0"}).left == 0
+    on_top = Schedule(plan(("a", 1), ("b<a", 1)), {"a", "a0"})
+    assert [cell.key for cell in on_top.trainings] == ["b"]
+    assert drain(on_top) == ["b", "b0"]
 
 
 def test_a_training_on_another() -> None:

@@ -329,7 +329,7 @@ def test_many_runners_never_hold_the_same(tmp_path: Path, stale: bool) -> None:
 
 
 def test_what_killed_runners_have_left_goes_after_a_day(tmp_path: Path) -> None:
-    """But for what a living runner is at, however long its cell takes."""
+    """Everything goes but what a living runner is at, however long its cell takes."""
     store, living = Store.open(tmp_path / "store", "ducks"), Store(tmp_path / "store")
     living.owner = replace(living.owner, host="elsewhere")
     assert living.claim("cell")

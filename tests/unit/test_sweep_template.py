@@ -28,7 +28,7 @@ from .sweep_nodes import (
 
 @pytest.mark.parametrize("switch", ["mute: Look", "bypass: Invert"])
 def test_a_switch_of_one_kind_is_one(tmp_path: Path, switch: str) -> None:
-    """In the cells of its value alone, which need not be the first one."""
+    """The switch acts in the cells of its value alone, which need not be the first one."""
     workflow = TRIVIAL | {
         "3": node("ImageInvert", "Invert", image=["1", 0]),
         "4": node("PreviewImage", "Look", images=["3", 0]),
@@ -69,7 +69,7 @@ axes:
 
 
 def test_only_what_loads_a_model_is_a_model(tmp_path: Path) -> None:
-    """Not what changes one, nor what else takes nothing from other nodes."""
+    """A node that changes a model is none, nor is one that takes nothing from other nodes."""
     workflow = training() | {
         "15": node("EmptyImage", "Paint", width=8, height=8, color=0),
         "16": node("SaveImage", "Save painted", images=["15", 0], filename_prefix="x"),
@@ -112,7 +112,7 @@ NESTED: dict[str, Any] = INFO | {
 
 
 def test_inputs_of_every_option_are_targets(tmp_path: Path) -> None:
-    """Of options that the workflow has not chosen, too, and of the combos below those."""
+    """Options that the workflow has not chosen count, and so do the combos below those."""
     text = """
 axes:
   method:
@@ -146,7 +146,7 @@ axes:
 
 
 def test_a_placeholder_whose_value_is_a_placeholder_has_its_value(tmp_path: Path) -> None:
-    """As it is, not as text: a file of this machine goes to the server, and true is no word."""
+    """The value is used as it is, not as text: a file of this machine goes to the server, and true is no word."""
     (tmp_path / "photo.png").write_bytes(b"x")
     workflow = {"1": node("LoadImage", "Load", image="x.png"), "2": node("PreviewAny", "Show", source=["1", 0])}
     text = "axes: {photo: {into: '%photo%', files: '*.png'}}\nset: {Load.image: '%picture%', '%picture%': '%photo%'}\n"
@@ -170,25 +170,27 @@ DRAWING: dict[str, Any] = INFO | {
 SEEDS = "axes:\n  seed: {into: Sample.seed, seeds: 12}\n"
 
 
-def test_a_drawn_text_is_an_axis_of_its_node(tmp_path: Path) -> None:
-    """One training for each text that is drawn, also where only some values of a placeholder have a choice."""
-    for number, text in enumerate(
-        (
-            SEEDS + "set: {Caption.text: 'a {red|green} bear'}\n",
-            SEEDS + "  colors: [red, 'red|green']\nset: {Caption.text: 'a {%colors%} bear'}\n",
-        )
-    ):
-        compiler, cells = compiled(
-            tmp_path / str(number), training(), text + "choice_seed: 1\n", DRAWING, dynamic=frozenset()
-        )
-        pairs = {(inputs(compiler, cell, "Caption")["text"], cell.needs) for cell in cells.pictures}
-        assert {caption for caption, _ in pairs} == {"a red bear", "a green bear"}
-        assert len(pairs) == len(cells.trainings) == 2
-        assert all("seed" in compiler.labels_of(made) for made in cells.trainings.values())
+@pytest.mark.parametrize(
+    ("axes", "text", "name"),
+    [
+        (SEEDS, "a {red|green} bear", "seed"),
+        (SEEDS + "  colors: [red, 'red|green']\n", "a {%colors%} bear", "seed"),
+        ("axes:\n  cfg: {into: Sample.cfg, range: {from: 1.05, to: 1.95, step: 0.1}}\n", "a {red|green} bear", "cfg"),
+    ],
+    ids=["written", "in one value of a placeholder", "by fractions"],
+)
+def test_a_drawn_text_is_an_axis_of_its_node(tmp_path: Path, axes: str, text: str, name: str) -> None:
+    """One training for each text that is drawn."""
+    plan = f"{axes}set: {{Caption.text: '{text}'}}\nchoice_seed: 1\n"
+    compiler, cells = compiled(tmp_path, training(), plan, DRAWING, dynamic=frozenset())
+    pairs = {(inputs(compiler, cell, "Caption")["text"], cell.needs) for cell in cells.pictures}
+    assert {caption for caption, _ in pairs} == {"a red bear", "a green bear"}
+    assert len(pairs) == len(cells.trainings) == 2
+    assert all(name in compiler.labels_of(made) for made in cells.trainings.values())
 
 
 def test_a_text_that_is_sent_as_it_is_depends_on_no_axis(tmp_path: Path) -> None:
-    """Without a `choice_seed`, and in inputs in which the page draws nothing."""
+    """A text is sent as it is without a `choice_seed`, and in inputs in which the page draws nothing."""
     for number, (info, dynamic) in enumerate(((DRAWING, None), (INFO, frozenset()))):
         text = SEEDS + "set: {Caption.text: '{red|green}'}\nchoice_seed: 1\n"
         compiler, cells = compiled(tmp_path / str(number), training(), text, info, dynamic=dynamic)

@@ -190,14 +190,17 @@ def test_a_peft_folder_of_dora_is_read_by_peft_and_here(alpha: float | None, tmp
     assert relative(again, trained.delta()) < 1e-6
 
 
-@pytest.mark.parametrize(("name", "reason"), [("oft", "only deft, para, lora, dora"), ("lokr", "of another format")])
-def test_what_has_no_peft_folder(name: str, reason: str, tmp_path: Path) -> None:
+def test_oft_has_no_peft_folder(tmp_path: Path) -> None:
+    """PEFT's layer rotates the inputs: what it can do to a weight leaves the products of its rows as they are."""
     layer, _ = layer_of("linear")
-    trained = Trained(name, layer)
+    trained = Trained("oft", layer, block_size=8)
     adapter = adapters.from_layers({"a": trained.method.to_tensors(trained.factors)})
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match="only deft, para, lora, dora, lokr can be"):
         peft_writer.write(adapter, tmp_path / "out", {"a": "inner.layer"})
     assert isinstance(trained.method.peft, str)
+    changed = trained.weight + trained.delta()
+    assert relative(changed.T @ changed, trained.weight.T @ trained.weight) < 1e-5  # rotated outputs
+    assert relative(changed @ changed.T, trained.weight @ trained.weight.T) > 1e-2  # which no rotation of inputs does
 
 
 # ---------------------------------------------------------------------------------------------------------------- LoKr
@@ -249,6 +252,128 @@ def test_lokr_is_lycoris_own(kind: str, rank: int) -> None:
     check(trained, reference, same, x, None)
     merged = torch.func.functional_call(layer, {"weight": trained.weight + trained.delta()}, x)
     assert relative(merged, reference(x)) < 1e-5
+
+
+# What PEFT's LoKr can hold.
+HELD = ("linear", "no bias", "1x1", "3x3")
+
+
+def peft_folder(layers: dict[str, tuple[nn.Module, dict[str, Tensor]]], folder: Path, **options: Any) -> nn.Module:
+    """A network of layers, by name, with their adapters' tensors, as PEFT loads and merges it from a folder."""
+    import peft
+
+    tree = nn.ModuleDict({"inner": nn.ModuleDict({name: copy.deepcopy(layer) for name, (layer, _) in layers.items()})})
+    adapter = adapters.from_layers({f"diffusion_model.{name}": tensors for name, (_, tensors) in layers.items()})
+    names = {f"diffusion_model.{name}": f"inner.{name}" for name in layers}
+    shapes = {f"diffusion_model.{name}": tuple(layer.weight.shape) for name, (layer, _) in layers.items()}
+    peft_writer.write(adapter, folder, names, shapes)
+    return peft.PeftModel.from_pretrained(tree, folder, **options).merge_and_unload()["inner"]
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0])
+@pytest.mark.parametrize("factor", [-1, 2, 4])
+@pytest.mark.parametrize("rank", [1, 3, 40])
+def test_a_peft_folder_of_lokr_is_merged_by_peft_and_read_here(
+    rank: int, factor: int, alpha: float | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Some layers have w2 whole, which has the scale 1 whatever alpha is, and some as a product."""
+    layers = {kind: layer_of(kind)[0] for kind in HELD} | {"narrow": nn.Linear(16, 20).requires_grad_(False)}
+    trained = {kind: Trained("lokr", layer, rank, alpha=alpha, factor=factor) for kind, layer in layers.items()}
+    saved = {kind: (one.layer, one.method.to_tensors(one.factors)) for kind, one in trained.items()}
+    whole = {"lokr_w2" in tensors for _, tensors in saved.values()}
+    assert whole == ({True, False} if rank == 3 and factor != 2 else {rank == 40})
+    merged = peft_folder(saved, tmp_path / "out")
+    assert [str(each.message) for each in recwarn if "peft" in str(each.filename)] == []  # no field that it ignores
+    again = files.read(tmp_path / "out")
+    for kind, one in trained.items():
+        assert relative(merged[kind].weight, one.weight + one.delta()) < 1e-5
+        tensors = {key.rpartition(".")[2]: value for key, value in again.items() if key.startswith(f"inner.{kind}.")}
+        assert relative(one.method.delta(lokr.from_tensors(tensors), one.weight), one.delta()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 6 * 9), "alpha": 3.0},
+        {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 4), "lokr_w2": (8, 6, 3, 3), "alpha": 3.0},
+        {"lokr_w1": (4, 4, 1, 1), "lokr_w2_a": (8, 5), "lokr_w2_b": (5, 6, 3, 3), "alpha": 3.0},
+        {"lokr_w1": (4, 4), "lokr_t2": (2, 2, 3, 3), "lokr_w2_a": (2, 8), "lokr_w2_b": (2, 6), "alpha": 3.0},
+    ],
+    ids=["two products", "w1 a product", "more rank than PEFT splits", "tucker"],
+)
+def test_other_programs_lokr_as_a_peft_folder(parts: dict[str, Any], tmp_path: Path) -> None:
+    layer, _ = layer_of("3x3")
+    tensors = {
+        key: 0.2 * random(*shape, seed=place) if isinstance(shape, tuple) else torch.tensor(shape)
+        for place, (key, shape) in enumerate(parts.items())
+    }
+    merged = peft_folder({"a": (layer, tensors)}, tmp_path / "out")
+    assert (
+        relative(merged["a"].weight, layer.weight + lokr.METHOD.delta(lokr.from_tensors(tensors), layer.weight)) < 1e-5
+    )
+
+
+def test_the_sizes_of_a_decompose_factor_are_pefts() -> None:
+    from peft.tuners.lokr.layer import factorization
+
+    for size in [*range(1, 130), 320, 640, 768, 1280, 3072, 5120]:
+        for factor in (-1, 1, 2, 3, 4, 8, 16, 40, 100):
+            assert lokr.pefts_split(size, factor) == factorization(size, factor), (size, factor)
+
+
+def test_a_decompose_factor_that_is_neither_the_trained_one_nor_a_first_size(tmp_path: Path) -> None:
+    """256 = 8 x 32 and 24 = 4 x 6, as of the factor 9: 8 would make 8 x 3 of the 24."""
+    layer = nn.Linear(24, 256)
+    trained = Trained("lokr", layer, 2, factor=9)
+    merged = peft_folder({"a": (layer, trained.method.to_tensors(trained.factors))}, tmp_path / "out")
+    assert relative(merged["a"].weight, trained.weight + trained.delta()) < 1e-5
+    assert '"decompose_factor": 9' in (tmp_path / "out" / "adapter_config.json").read_text()
+
+
+def test_what_pefts_lokr_does_not_hold(tmp_path: Path) -> None:
+    import peft
+
+    def refused(saved: dict[str, tuple[nn.Module, dict[str, Tensor]]], *words: str) -> None:
+        with pytest.raises(ValueError, match="cannot be written for PEFT") as error:
+            peft_folder(saved, tmp_path / "out")
+        assert all(word in str(error.value) for word in words)
+        assert not (tmp_path / "out").exists()
+
+    def saved(layer: nn.Module, **own: Any) -> tuple[nn.Module, dict[str, Tensor]]:
+        trained = Trained("lokr", layer, 2, **own)
+        return layer, trained.method.to_tensors(trained.factors)
+
+    # A factor that divides 64 and is above its root: here 4 x 16, in PEFT 16 x 4, but 256 = 16 x 16 in both.
+    both = {"b": saved(nn.Linear(64, 64), factor=16), "a": saved(nn.Linear(256, 256), factor=16)}
+    refused(both, "256 into 16 and 16 at diffusion_model.a", "train it with the factor -1")
+    # A layer of four outputs: 1 x 4 with the factor 4, and 4 x 1 in PEFT.
+    refused({"a": saved(nn.Linear(16, 4), factor=4)}, "16 into 4 and 4 at diffusion_model.a")
+    peft_folder({"b": both["b"]}, tmp_path / "alone")  # of the factor 4 in PEFT
+    linear = layer_of("linear")[0]
+    norms = saved(linear)[1] | {"dora_scale": torch.ones(32, 1)}
+    refused({"a": (linear, norms)}, "diffusion_model.a has the norms of DoRA (dora_scale)")
+    refused({"a": (nn.Linear(20, 32), saved(linear)[1])}, "diffusion_model.a is not for the model's weight of [32, 20]")
+    for kind in ("1-D", "3-D"):
+        refused({"a": saved(layer_of(kind)[0])}, f"diffusion_model.a is a {kind} convolution")
+    # In one dimension PEFT merges something else than the Kronecker product, and three it does not have.
+    trained = Trained("lokr", layer_of("1-D")[0], 40)
+    _, theirs = with_peft(peft.LoKrConfig(r=40, alpha=40, target_modules=["0"]), trained.layer)
+    for key, value in trained.params.items():
+        of_peft = getattr(theirs, f"lokr_{key}")["default"]
+        of_peft.data.copy_(value.detach().view(of_peft.shape))
+    theirs.merge()
+    assert relative(theirs.base_layer.weight - trained.weight, trained.delta()) > 0.1
+    with pytest.raises(TypeError, match="not supported"):
+        with_peft(peft.LoKrConfig(r=2, alpha=2, target_modules=["0"]), layer_of("3-D")[0])
+
+
+def test_a_damaged_lokr_is_named_before_it_is_written(tmp_path: Path) -> None:
+    tensors = {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(8, 2), "lokr_w2_b": torch.ones(3, 6)}
+    adapter = adapters.from_layers({"a": tensors})
+    with pytest.raises(ValueError, match=r"does not fit together at layer a \(a.lokr_w1, .*cannot be multiplied"):
+        peft_writer.write(adapter, tmp_path / "out", {"a": "inner.layer"})
+    with pytest.raises(ValueError, match="a.lokr_w1 is of another format"):
+        peft_writer.write(adapters.from_layers({"a": {"lokr_w1": torch.ones(4, 4)}}), tmp_path / "out", {"a": "b"})
 
 
 @pytest.mark.parametrize("rank", [1, 40])

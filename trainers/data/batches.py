@@ -19,7 +19,7 @@ from ..step import memory, objective
 from .latents import UNKNOWN, Example, Origin
 
 Conds = dict[str, Any]  # one caption for one size: ComfyUI's COND objects by name
-SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")  # as captions have them
+_SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")  # as captions have them
 
 
 def dataset_hash(*parts: Sequence[Any]) -> str:
@@ -104,11 +104,11 @@ class LocatedModel:
     def __init__(self, model: Any, entry: Any, shape: tuple[int, ...], origin: Origin) -> None:
         self.model, self.area = model, list(origin.area)
         self.values: dict[str, Any] = {}
-        if (origin.size or origin.crop) and not any(name in entry[1] for name in SIZES):
+        if (origin.size or origin.crop) and not any(name in entry[1] for name in _SIZES):
             whole = origin.whole or shape
             target = whole[-1] * 8, whole[-2] * 8  # the default of ComfyUI's models
             values = *(origin.size or target), *(origin.crop or (0, 0)), *target
-            self.values = dict(zip(SIZES, values, strict=True))
+            self.values = dict(zip(_SIZES, values, strict=True))
         if self.area or "area" in entry[1]:
             self.values["area"] = tuple(self.area) or None
 

@@ -22,7 +22,7 @@ from ..step import objective
 from .latents import Example
 
 # What changes the model for one caption, and what to do about it.
-REFUSED = {
+_REFUSED = {
     "control": ("a ControlNet", "connect the caption to the trainer before Apply ControlNet"),
     "hooks": ("hooks", "connect the caption to the trainer before its hooks, and a CLIP without hooks to its encoder"),
     "gligen": ("GLIGEN boxes", "connect the caption to the trainer before GLIGEN Textbox Apply"),
@@ -30,7 +30,7 @@ REFUSED = {
     "default": ("the mark of a default for the rest of the picture", "connect it without Cond Set Default Combine"),
 }
 # Tensors of captions that nodes make of a batch of pictures, even where there is one text for all.
-OF_PICTURES = ("mask", "concat_latent_image", "concat_mask", "concat_image", "pooled_output")
+_OF_PICTURES = ("mask", "concat_latent_image", "concat_mask", "concat_image", "pooled_output")
 MOST_LINES = 3  # of one thing in the notes
 
 
@@ -71,7 +71,7 @@ def rows_of(entry: Any, name: str) -> list:
     Tensors beside the text that have as many rows are split, in lists, too; the rest goes to each.
     """
     text, extras = entry
-    counts = {key: _count(extras.get(key)) for key in OF_PICTURES} | {"text": _count(text)}
+    counts = {key: _count(extras.get(key)) for key in _OF_PICTURES} | {"text": _count(text)}
     count = max(counts.values())
     if count == 1:
         return [entry]
@@ -97,7 +97,7 @@ def _count(value: Any) -> int:
 
 def refuse(extras: dict[str, Any], name: str) -> None:
     """Raise ValueError for what changes the model while a caption is sampled."""
-    for key, (feature, advice) in REFUSED.items():
+    for key, (feature, advice) in _REFUSED.items():
         value = extras.get(key)
         if value is None or value is False or getattr(value, "hooks", True) == []:
             continue

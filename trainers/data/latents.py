@@ -91,7 +91,7 @@ def gather(model: Any, latents: Sequence[dict[str, Any]], captions: int, what: s
 
 
 # Of LATENT dicts that hold something else than pictures, by what ComfyUI's nodes write into `type`.
-KINDS = {"audio": "sound", "hunyuan3dv2": "a 3D shape"}
+_KINDS = {"audio": "sound", "hunyuan3dv2": "a 3D shape"}
 
 
 def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
@@ -109,7 +109,7 @@ def check_kind(model: Any, item: dict[str, Any], first: str) -> None:
         1: "no pictures, and this pack trains on pictures only",
         2: f"pictures: [batch, {channels}, height, width]",
     }.get(axes, f"pictures or videos: [batch, {channels}, frames, height, width], or without frames")
-    kind = KINDS.get(item.get("type", ""))
+    kind = _KINDS.get(item.get("type", ""))
     if kind is not None:
         raise ValueError(f"The latent of {first} is {kind}, but {name} needs {expected}.")
     shape = " x ".join(map(str, samples.shape))

@@ -28,14 +28,14 @@ WITH_PLUGIN = {
 }
 REPEATED = re.compile(r"(\d+)_(.+)")
 PIXELS = 64  # the multiple of sides without a MODEL: that of kohya's trainers, which suits every base
-LONGEST = 2  # a bucket's side is at most this many times the size
+_LONGEST = 2  # a bucket's side is at most this many times the size
 # The side of a square of the area that a base without a recipe is used at, by the beginning of its class' name.
-SIDES = {"SD15": 512, "WAN": 640, "HunyuanVideo": 640, "LTX": 768, "HunyuanImage21": 2048}
+TRAINING_SIDES = {"SD15": 512, "WAN": 640, "HunyuanVideo": 640, "LTX": 768, "HunyuanImage21": 2048}
 SIDE, SIDE_OF_SD20 = 1024, 512  # of all others; of SD 2.0, which predicts the noise and has SD 2.1's class
 WITHOUT_MODEL = 512
 CROPS = ("middle", "none")
 TRIGGER = "[trigger]"
-NAMES = 5  # in one note
+_MOST_NAMES = 5  # in one note
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def _add(result: Listing, folder: Path, repeats: int, words: str, suffixes: Coll
 
 def shortened(names: Sequence[str]) -> str:
     """Names with commas; of many the first, and how many more there are."""
-    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-    return ", ".join(names[:NAMES]) + more
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def own_caption(picture: Path) -> str:
@@ -158,9 +158,9 @@ def buckets(size: int, multiple: int) -> list[tuple[int, int]]:
     if size < multiple:
         raise ValueError(f"size {size} is too small: the sides of this base's pictures are multiples of {multiple} px.")
     sizes = set()
-    for first in range(multiple, LONGEST * size + 1, multiple):
+    for first in range(multiple, _LONGEST * size + 1, multiple):
         other = size * size // first // multiple * multiple
-        if multiple <= other <= LONGEST * size:
+        if multiple <= other <= _LONGEST * size:
             sizes |= {(first, other), (other, first)}
     return sorted(sizes)
 
@@ -214,7 +214,7 @@ def usual_size(model: Any = None) -> int:
         return SIDE_OF_SD20
     if recipe is not None:
         return recipe.sides[0]
-    return next((side for start, side in SIDES.items() if name.startswith(start)), SIDE)
+    return next((side for start, side in TRAINING_SIDES.items() if name.startswith(start)), SIDE)
 
 
 def side_multiple(pixels: int, model: Any = None) -> int:

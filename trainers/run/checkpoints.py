@@ -142,8 +142,10 @@ class RunFolder:
 
     def lines(self, steps: int) -> list[dict[str, Any]]:
         """The log's whole lines of the first `steps` steps, in their order and one a step; damaged ones are missing."""
-        found = {record["step"]: record for _, record in self._lines() if "step" in record and record["step"] <= steps}
-        return [found[step] for step in sorted(found)]
+        by_step = {
+            record["step"]: record for _, record in self._lines() if "step" in record and record["step"] <= steps
+        }
+        return [by_step[step] for step in sorted(by_step)]
 
     def preview_lines(self) -> list[dict[str, Any]]:
         """The log's lines of scored previews."""
@@ -159,11 +161,11 @@ class RunFolder:
         if data is None:
             self.problem(f"the log {file} cannot be read")
         *ended, last = (data or b"").split(b"\n")
-        found = [(line, read_object(line)) for line in (*ended, last)]
-        wrong = [at for at, (line, record) in enumerate(found[:-1], 1) if line.strip() and not _whole(record)]
+        records = [(line, read_object(line)) for line in (*ended, last)]
+        wrong = [at for at, (line, record) in enumerate(records[:-1], 1) if line.strip() and not _whole(record)]
         if wrong:
             self.problem(skipped(wrong))
-        return [(line, record) for line, record in found if _whole(record)]
+        return [(line, record) for line, record in records if _whole(record)]
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line of JSON; it is in the file when this returns."""

@@ -13,7 +13,7 @@ from ...deft_ops import adapter as adapters
 from ...deft_ops import costs, modelspec
 from ...deft_ops.files import native, safe
 from ..settings.run import digest
-from ..settings.settings import TOKEN, Settings
+from ..settings.settings import Settings
 from .checkpoints import RunFolder
 
 
@@ -86,7 +86,7 @@ def find(
     An adapter that changed nothing counts as none, so that the run ends in the error that says so. Without a whole log
     a checkpoint of the last step goes first: it has the losses.
     """
-    if folder is None or not folder.resume or settings.method == TOKEN:
+    if folder is None or not folder.resume or settings.trains_token:
         return None
     log = folder.lines(settings.steps)
     whole = len(log) == settings.steps
@@ -106,12 +106,12 @@ def find(
             folder.problem(f"{candidate.name} cannot be read and was skipped ({error})")
             continue
         if ours:
-            own = ("format", native.RUN, costs.KEY, *modelspec.HASHES)
+            own = ("format", native.RUN, costs.COST_KEY, *modelspec.HASHES)
             adapter = adapters.Adapter(tensors, {key: text for key, text in header.items() if key not in own})
             losses, rates = _of_steps(log, "loss", settings.steps), _of_steps(log, "rate", settings.steps)
             if not losses or math.isnan(losses[-1]):
                 losses[-1:] = [last]
-            adapter.cost = costs.from_text(header.get(costs.KEY, ""))
+            adapter.cost = costs.from_text(header.get(costs.COST_KEY, ""))
             adapter.training_seconds = sum(line["seconds"] for line in log) if whole else None
             return MadeBefore(candidate, adapter, losses, rates)
     return None

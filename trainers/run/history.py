@@ -22,18 +22,18 @@ from typing import Any
 SESSION = uuid.uuid4().hex
 LOG, RECORD = "log.jsonl", "run.json"
 CHECKPOINT = re.compile(r"checkpoint_(\d{1,12})\.pt")
-ADAPTER = re.compile(r"adapter_(\d{1,12})\.safetensors")
+ADAPTER_NAME = re.compile(r"adapter_(\d{1,12})\.safetensors")
 PREVIEW = re.compile(r"preview_(\d{1,12})\.jpg")
 _MARKED = re.compile(r".*_[0-9a-f]{10}")
 _NUMBERS = ("created", "started", "ended", "first_step", "steps", "pictures")
 _TEXTS = ("title", "method", "base", "base_hash", "message", "version", "early_stop")
-STATES = ("running", "stopped", "failed", "finished")
+_STATES = ("running", "stopped", "failed", "finished")
 DEPTH, FOLDERS, RUNS = 6, 20_000, 500  # how deep, in how many folders runs are looked for, and how many are listed
 LARGEST, LARGEST_LOG, LARGEST_PICTURE = 1 << 20, 256 << 20, 32 << 20  # bytes
 TAIL = 8192  # bytes of a log's end, in which its last line lies
 POINTS = 2000  # of a curve
-TEXT = 500  # characters
-LONGEST = 2000  # bytes of a log's line
+TEXT_LENGTH = 500  # characters
+_LONGEST = 2000  # bytes of a log's line
 _SCORED = b'{"preview":'  # how the lines of scored previews begin
 
 
@@ -75,7 +75,7 @@ def number(value: Any) -> float | int | None:
 
 def text(value: Any) -> str:
     """A text of bounded length; empty for anything else."""
-    return value[:TEXT] if isinstance(value, str) else ""
+    return value[:TEXT_LENGTH] if isinstance(value, str) else ""
 
 
 def simple(value: Any, depth: int = 3) -> Any:
@@ -125,7 +125,7 @@ def runs(root: Path) -> dict[str, Path]:
 def lines(folder: Path, tail: int = 0) -> Iterator[dict[str, float | int | None]]:
     """The whole lines of a run's log, or of its end: step, loss, rate, gradient norm and seconds."""
     for line in (read_bytes(folder / LOG, LARGEST_LOG, tail) or b"").splitlines():
-        values = read_object(line[:LONGEST])
+        values = read_object(line[:_LONGEST])
         step = number(values.get("step"))
         if isinstance(step, int) and step > 0:
             yield {"step": step} | {name: number(values.get(name)) for name in ("loss", "rate", "grad_norm", "seconds")}
@@ -135,14 +135,14 @@ def preview_scores(folder: Path) -> list[list[Any]]:
     """The scored previews of a run, [step, values by metric] in the order of the steps: those that were measured as
     the last one was.
     """
-    found = []
+    previews = []
     for line in (read_bytes(folder / LOG, LARGEST_LOG) or b"").splitlines():
         if line.startswith(_SCORED):  # of many steps few are previews
-            values = read_object(line[:LONGEST])
+            values = read_object(line[:_LONGEST])
             step, scores, measured = (values.get(name) for name in ("preview", "scores", "measured"))
             if number(step) is not None and isinstance(step, int) and isinstance(scores, dict):
-                found.append((step, {text(name): number(value) for name, value in scores.items()}, measured))
-    alike = {step: scores for step, scores, measured in found if measured == found[-1][2]}
+                previews.append((step, {text(name): number(value) for name, value in scores.items()}, measured))
+    alike = {step: scores for step, scores, measured in previews if measured == previews[-1][2]}
     return [[step, alike[step]] for step in sorted(alike)]
 
 
@@ -150,16 +150,16 @@ def summary(root: Path, folder: Path) -> dict[str, Any]:
     """A run in few words."""
     record = read_object(read_bytes(folder / RECORD, LARGEST) or b"")
     last = next(reversed(list(lines(folder, TAIL))), {})
-    state = record.get("state") if record.get("state") in STATES else "unknown"
+    state = record.get("state") if record.get("state") in _STATES else "unknown"
     if state == "running" and record.get("session") != SESSION:
         state = "broken off"
-    found: dict[str, Any] = {"id": run_id(root, folder), "name": text(folder.relative_to(root).as_posix())}
-    found |= {name: text(record.get(name)) for name in _TEXTS} | {name: number(record.get(name)) for name in _NUMBERS}
-    if found["created"] is None:
+    fields: dict[str, Any] = {"id": run_id(root, folder), "name": text(folder.relative_to(root).as_posix())}
+    fields |= {name: text(record.get(name)) for name in _TEXTS} | {name: number(record.get(name)) for name in _NUMBERS}
+    if fields["created"] is None:
         with contextlib.suppress(OSError):
-            found["created"] = (folder / LOG).lstat().st_mtime
+            fields["created"] = (folder / LOG).lstat().st_mtime
     step, loss, seconds = (last.get(name) for name in ("step", "loss", "seconds"))
-    return found | {"state": state, "step": step or 0, "loss": loss, "seconds": seconds}
+    return fields | {"state": state, "step": step or 0, "loss": loss, "seconds": seconds}
 
 
 def curve(folder: Path) -> dict[str, list[Any]]:
@@ -201,16 +201,16 @@ def numbered(folder: Path, form: re.Pattern[str]) -> list[tuple[int, os.DirEntry
 
 def problems(folder: Path) -> list[str]:
     """What in a run's folder is damaged, and was skipped. A log's last line may be one that is being written."""
-    found = []
+    texts = []
     data = read_bytes(folder / LOG, LARGEST_LOG)
     if data is None:
-        found.append(f"{LOG} cannot be read.")
+        texts.append(f"{LOG} cannot be read.")
     wrong = [number for number, line in enumerate((data or b"").split(b"\n")[:-1], 1) if not _is_step(line)]
     if wrong:
-        found.append(f"{skipped(wrong)}.")
+        texts.append(f"{skipped(wrong)}.")
     if (folder / RECORD).exists() and not read_object(read_bytes(folder / RECORD, LARGEST) or b""):
-        found.append(f"{RECORD} is damaged and is skipped.")
-    return found
+        texts.append(f"{RECORD} is damaged and is skipped.")
+    return texts
 
 
 def skipped(numbers: Sequence[int]) -> str:
@@ -222,7 +222,7 @@ def skipped(numbers: Sequence[int]) -> str:
 
 
 def _is_step(line: bytes) -> bool:
-    values = read_object(line[:LONGEST])
+    values = read_object(line[:_LONGEST])
     return not line.strip() or any(isinstance(number(values.get(name)), int) for name in ("step", "preview"))
 
 
@@ -235,7 +235,7 @@ def detail(root: Path, folder: Path) -> dict[str, Any]:
         "curve": curve(folder),
         "settings": simple(settings) if isinstance(settings, dict) else {},
         "checkpoints": [step for step, _ in numbered(folder, CHECKPOINT)],
-        "adapters": [{"step": step, "file": entry.name} for step, entry in numbered(folder, ADAPTER)],
+        "adapters": [{"step": step, "file": entry.name} for step, entry in numbered(folder, ADAPTER_NAME)],
         "previews": [step for step, _ in numbered(folder, PREVIEW)],
         "preview_scores": preview_scores(folder),
         "problems": problems(folder),

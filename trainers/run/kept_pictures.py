@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ...deft_ops.costs import KEY
+from ...deft_ops.costs import COST_KEY
 from ...deft_ops.files.safe import write_files
 from ...models.fingerprint import fingerprint
 from ..settings.run import digest
@@ -34,7 +34,7 @@ def content_of(file: Path) -> str:
         header = opened.read(length) if file.suffix == ".safetensors" and length < 1 << 27 else b""
         try:
             entries = json.loads(header)
-            entries.get("__metadata__", {}).pop(KEY, None)
+            entries.get("__metadata__", {}).pop(COST_KEY, None)
             header = json.dumps(entries, sort_keys=True).encode()
         except (ValueError, AttributeError, RecursionError):
             header = size + header

@@ -20,9 +20,9 @@ from ...models.source_file import name_of_file
 from ...models.titles import title_of
 from ..data.material import Dataset, Material
 from ..settings import by_recipe, recipes
-from ..settings.checkpointing import AUTO
+from ..settings.checkpointing import BY_MEMORY
 from ..settings.run import digest
-from ..settings.settings import TOKEN, Settings
+from ..settings.settings import Settings
 from ..step import bases, memory
 from ..step.decompositions import Decompositions
 from ..step.inference_only import without_inference_features
@@ -127,11 +127,11 @@ def train(
                 on_start(report.again(made.file))
                 return made_before(made, model, settings, identity, run_folder, shown, notes)
             decompositions = Decompositions(None if cache is None else cache / fingerprint(model))
-            make = TokenTrainer if settings.method == TOKEN else Trainer
+            make = TokenTrainer if settings.trains_token else Trainer
             trainer = make(model, settings, dataset, decompositions)
             trainer.switched_off = switched_off
             needs = needs_of(trainer)
-            if trainer.mode == AUTO:  # before ComfyUI makes room by putting weights away, which costs more
+            if trainer.mode == BY_MEMORY:  # before ComfyUI makes room by putting weights away, which costs more
                 free = memory.free_for(patchers, model.load_device)
                 free_host = comfy.model_management.get_free_memory(torch.device("cpu"))
                 trainer.mode, line = needs.choose(free, int(free_host), model.load_device)

@@ -96,9 +96,9 @@ class Meter:
 
         values: how many numbers are trained. size: bytes of the adapter's tensors.
         """
-        known = len(self.took) == steps > 0
+        is_whole = len(self.took) == steps > 0
         return TrainingCost(
-            seconds=math.fsum(self.took) if known else None,
+            seconds=math.fsum(self.took) if is_whole else None,
             seconds_a_step=statistics.median(self.took) if self.took else None,
             peak_bytes=self.most or None,
             memory=self.peak.memory if self.most else "",

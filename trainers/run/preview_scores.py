@@ -48,12 +48,12 @@ def whole(line: Mapping[str, Any]) -> bool:
 
 def read(lines: Iterable[Mapping[str, Any]], measured: str) -> dict[int, dict[str, float]]:
     """The values by step out of lines of a log that have this mark. What is damaged is left out."""
-    found = {
+    by_step = {
         line[PREVIEW]: {name: float(value) for name, value in line[SCORES].items()}
         for line in lines
         if whole(line) and line.get(MEASURED) == measured
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(by_step.items()))
 
 
 def best_and_since(scored: Scored) -> tuple[int, list[float]]:
@@ -75,7 +75,7 @@ def summary(scored: Scored) -> list[str]:
         return []
     lines = []
     for name in scored[0][1]:
-        values = [(step, found[name]) for step, found in scored if name in found]
+        values = [(step, scores[name]) for step, scores in scored if name in scores]
         best, last = max(values, key=lambda pair: (pair[1], -pair[0])), values[-1]
         parts = [f"{values[0][1]:.3f} at step {values[0][0]}"]
         if len(values) > 1:

@@ -21,7 +21,7 @@ from .checkpoints import RunFolder
 from .history import LARGEST, PREVIEW, RECORD, SESSION, read_bytes, read_object
 from .trainer import Trainer
 
-SIDE = 2048  # of a stored preview, at most
+_SIDE = 2048  # of a stored preview, at most
 
 
 def facts_of(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +111,6 @@ def keep_preview(folder: RunFolder | None, step: int, pictures: Tensor) -> None:
         return
     row = torch.cat(list(pictures), dim=1).clamp(0, 1).mul(255).round().byte()
     picture, target = Image.fromarray(row.cpu().numpy()), BytesIO()
-    picture.thumbnail((SIDE, SIDE))
+    picture.thumbnail((_SIDE, _SIDE))
     picture.save(target, "JPEG", quality=90)
     folder.write(f"the preview of step {step}", {preview_name(step): target.getvalue()})

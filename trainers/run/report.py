@@ -19,7 +19,7 @@ from ...models.fingerprint import fingerprint
 from ..data.material import Dataset
 from ..settings import targets
 from ..settings.run import digest
-from ..settings.settings import TOKEN, Settings
+from ..settings.settings import Settings
 from ..settings.usual_rates import far_from_usual
 from .previews import Previews
 from .trainer import Trainer
@@ -37,7 +37,7 @@ def identity_of(model: Any, settings: Settings, dataset: Dataset) -> dict[str, A
         "base": fingerprint(model),
         "patches": digest({key: described(patches[key]) for key in sorted(patches)}),
         "sampling": [type(sampling).__name__, float(sampling.percent_to_sigma(0.5))],
-        "text_encoder": dataset.text is not None and settings.method != TOKEN,
+        "text_encoder": dataset.text is not None and not settings.trains_token,
     }
 
 
@@ -223,7 +223,7 @@ def metadata(trainer: Trainer, identity: dict[str, Any], change: dict[str, float
         record["largest_change"] = max((value for value in change.values() if math.isfinite(value)), default=0.0)
     projector = {"projector": settings.options["projector"]} if "projector" in settings.options else {}
     base = modelspec.base_of(trainer.model.model)
-    if settings.method == TOKEN:  # written as it is, and its captions have a mark for the token
+    if settings.trains_token:  # written as it is, and its captions have a mark for the token
         managed = modelspec.base_fields(base, "textual-inversion") | modelspec.own_fields(settings.options["token"])
     else:
         managed = modelspec.base_fields(base)

@@ -15,11 +15,11 @@ from torch import Tensor
 from ...deft_ops import adapter as adapters
 from ...deft_ops.files import safe
 from ..data.material import Material
-from ..settings.settings import TOKEN
+from ..settings.textual_inversion import TEXTUAL_INVERSION
 from .trainer import Trainer
 
 # What the token stands for, and captions for it; {} is the token.
-TEMPLATES: dict[str, tuple[str, ...]] = {
+CAPTION_TEMPLATES: dict[str, tuple[str, ...]] = {
     "object": (
         "a photo of {}",
         "a close-up photo of {}",
@@ -85,9 +85,9 @@ def captions_of(name: str, template: str, captions: Sequence[str] = ()) -> list[
             if not word.search(caption):
                 raise ValueError(f"The caption {caption!r} does not contain the token {name!r}.")
         return [word.sub("{}", caption.replace("{", "").replace("}", "")) for caption in captions]
-    if template not in TEMPLATES:
-        raise ValueError(f"Unknown template {template!r}: choose one of {', '.join(TEMPLATES)}.")
-    return list(TEMPLATES[template])
+    if template not in CAPTION_TEMPLATES:
+        raise ValueError(f"Unknown template {template!r}: choose one of {', '.join(CAPTION_TEMPLATES)}.")
+    return list(CAPTION_TEMPLATES[template])
 
 
 def is_mark(token: Tensor) -> bool:
@@ -216,11 +216,11 @@ class TokenTrainer(Trainer):
         return [{"params": self.parameters, "rate": 1.0}]
 
     def refresh(self) -> None:
-        """Nothing to do: the vectors are used as they are."""
+        """Do nothing: the vectors are used as they are."""
 
     def title(self) -> str:
         """The first line of the report: the method, the token and its vectors."""
-        return f"{TOKEN}: {self.token.name}, {self.token.count} vectors in {', '.join(self.token.vectors)}"
+        return f"{TEXTUAL_INVERSION}: {self.token.name}, {self.token.count} vectors in {', '.join(self.token.vectors)}"
 
     @torch.no_grad()
     def finish(self) -> tuple[adapters.Adapter, dict[str, float]]:

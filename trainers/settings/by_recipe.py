@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .formulas import RECIPE, SAME_SHIFT
+from .formulas import OF_RECIPE, SAME_SHIFT
 from .optimizers import OPTIMIZERS
 from .recipes import AUTO, LACKING, Recipe
-from .settings import AS_CAPTIONED, TOKEN, Settings
+from .settings import AS_CAPTIONED, Settings
 from .targets import EVERYTHING
 from .usual_rates import in_short
 
@@ -18,15 +18,22 @@ LORA_RATE = 1e-4  # of LoRA on most bases: what other methods' usual rates are c
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on a training, relative to the recipe. smallest: on the recipe's smallest pictures."""
+    """How much is spent on a training, relative to the recipe. words: for the help page. smallest: on the recipe's
+    smallest pictures.
+    """
 
+    words: str
     steps: float
     rank: float
     smallest: bool = False
 
 
 QUICK, USUAL, THOROUGH = "quick", "usual", "thorough"
-HOW: dict[str, Effort] = {QUICK: Effort(0.5, 0.5, smallest=True), USUAL: Effort(1, 1), THOROUGH: Effort(2, 1)}
+HOW: dict[str, Effort] = {
+    QUICK: Effort("half the steps and half the rank", 0.5, 0.5, smallest=True),
+    USUAL: Effort("the recipe", 1, 1),
+    THOROUGH: Effort("twice the steps", 2, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def with_noise(settings: Settings, recipe: Recipe | None) -> Settings:
     A shift and a range of the user's own stay. What was not asked for stays as it is: a workflow that was saved before
     there were recipes has `auto`, and trains the same.
     """
-    if settings.timesteps != RECIPE:
+    if settings.timesteps != OF_RECIPE:
         return settings
     if recipe is None:
         return settings.changed(timesteps="auto")
@@ -66,7 +73,7 @@ def with_noise(settings: Settings, recipe: Recipe | None) -> Settings:
 
 def noise_note(settings: Settings, recipe: Recipe | None, title: str) -> str:
     """A line on the noise levels that a recipe gives; empty where none was asked for. title: the base's."""
-    if settings.timesteps != RECIPE:
+    if settings.timesteps != OF_RECIPE:
         return ""
     if recipe is None:
         return f"noise levels: there is no recipe for {title}, so they are as with auto"
@@ -97,7 +104,7 @@ def with_usual_rate(settings: Settings, recipe: Recipe | None) -> Settings:
     if recipe is None:
         return settings
     if settings.timesteps == "auto":
-        settings = settings.changed(timesteps=RECIPE)
+        settings = settings.changed(timesteps=OF_RECIPE)
     if settings.guidance == AS_CAPTIONED and recipe.guidance is not None:
         settings = settings.changed(guidance=recipe.guidance)
     return with_noise(settings, recipe)
@@ -116,9 +123,9 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     if empty and not settings.caption_dropout:
         values["caption_dropout"] = recipe.dropout
     if settings.timesteps == "auto":
-        settings = settings.changed(timesteps=RECIPE)
+        settings = settings.changed(timesteps=OF_RECIPE)
     settings = with_noise(settings, recipe).changed(**values)
-    if settings.method == TOKEN:
+    if settings.trains_token:
         return settings
     effort, training = HOW[wishes.how], settings.training
     pictures = recipe.steps[WHAT.index(wishes.what)] * effort.steps
@@ -127,7 +134,7 @@ def with_recipe(settings: Settings, recipe: Recipe, wishes: Wishes, empty: bool)
     if training.has_rank:
         values["rank"] = wishes.rank or max(1, round(recipe.rank * effort.rank))
     values["layers"] = wishes.layers if wishes.layers != AUTO else EVERYTHING if training.small else recipe.layers
-    if settings.schedule == "constant":
+    if settings.schedule == Settings.schedule:
         values["schedule"] = recipe.schedule
     if not settings.warm_up:
         values["warm_up"] = min(recipe.warm_up, steps // 10)
@@ -161,12 +168,12 @@ def usual_rate_note(settings: Settings, recipe: Recipe | None) -> str:
 def chosen_values(settings: Settings, recipe: Recipe, wishes: Wishes) -> str:
     """A line on what was chosen by a recipe, for the node before the first step and for the report."""
     parts = []
-    if settings.method != TOKEN:
+    if not settings.trains_token:
         parts = [f"{settings.steps} steps", f"learning rate {in_short(settings.learning_rate)}"]
         parts += [f"rank {settings.rank}"] * settings.training.has_rank
         parts += [f"layers {settings.layers}"]
         parts += [f"warm-up {settings.warm_up}"] * bool(settings.warm_up)
-        parts += [f"schedule {settings.schedule}"] * (settings.schedule != "constant")
+        parts += [f"schedule {settings.schedule}"] * (settings.schedule != Settings.schedule)
     parts += left_open(settings)
     if settings.caption_dropout:
         parts.append(f"caption dropout {settings.caption_dropout:g}")

@@ -50,15 +50,26 @@ def inverted_parabola(count: int, generator: torch.Generator) -> Tensor:
     return (0.5 + a * torch.sin(torch.asin(3 * c / (a * _HEIGHT)) / 3)).float()
 
 
-RECIPE = "recipe"  # the noise levels of the base's recipe
+@dataclass(frozen=True)
+class Timesteps:
+    """A choice of noise levels. words: which they are, for the help page. draw: shares of noise [count]; None: the
+    model's or the recipe's.
+    """
+
+    words: str
+    draw: Callable[[int, torch.Generator], Tensor] | None = None
+
+
+OF_RECIPE = "recipe"  # the noise levels of the base's recipe
 # How the share of noise u in (0, 1) is drawn. Sources: SD3 (arXiv 2403.03206) section 3.1, equations 19 and 20.
-TIMESTEPS: dict[str, Callable[[int, torch.Generator], Tensor] | None] = {
-    "auto": None,  # logit-normal for flow models, uniform for others
-    "uniform": uniform,
-    "logit-normal": logit_normal,
-    "mode": _mode,
-    "inverted parabola": inverted_parabola,
-    RECIPE: None,  # put in its place by `recipes.with_noise`; as auto where there is no recipe
+TIMESTEPS: dict[str, Timesteps] = {
+    "auto": Timesteps("logit-normal for flow models (SD3, Flux ...), uniform for others"),
+    "uniform": Timesteps("all levels equally often", uniform),
+    "logit-normal": Timesteps("the middle levels most often, the ends hardly ever", logit_normal),
+    "mode": Timesteps("the middle levels more often than the ends, as in SD3's paper", _mode),
+    "inverted parabola": Timesteps("the middle levels more often, as in Chroma's trainer", inverted_parabola),
+    # Put in its place by `by_recipe.with_noise`; as auto where there is no recipe.
+    OF_RECIPE: Timesteps("as the base's reference trainer draws and shifts them"),
 }
 
 
@@ -115,15 +126,30 @@ def _cosmap(snr: Tensor, b: Tensor, sigma: Tensor, gamma: float) -> Tensor:
     return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma.square()))
 
 
-# The last two are SD3's (section 3.1), for flow models only.
-WEIGHTINGS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
-    "none": _no_weight,
-    "min-SNR": _min_snr,
-    "debiased": _debiased,
-    "sigma_sqrt": _sigma_sqrt,
-    "cosmap": _cosmap,
+@dataclass(frozen=True)
+class Weighting:
+    """Weights of noise levels. about: which count more. formula: of SNR, b, share of noise and gamma, each [n] but the
+    last. flow_only: for flow models only.
+    """
+
+    about: str
+    formula: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    flow_only: bool = False
+
+    @property
+    def words(self) -> str:
+        """What it does, for the help page."""
+        return f"{self.about}; for flow models only" if self.flow_only else self.about
+
+
+# The last two are SD3's (section 3.1).
+WEIGHTINGS: dict[str, Weighting] = {
+    "none": Weighting("all levels count the same", _no_weight),
+    "min-SNR": Weighting("by the SNR, at most gamma, on the error of the clean picture", _min_snr),
+    "debiased": Weighting("by the square root of the SNR, on the error of the clean picture", _debiased),
+    "sigma_sqrt": Weighting("levels with little noise count most", _sigma_sqrt, flow_only=True),
+    "cosmap": Weighting("the middle levels count most", _cosmap, flow_only=True),
 }
-FLOW_WEIGHTINGS = ("sigma_sqrt", "cosmap")
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
@@ -141,9 +167,19 @@ def _absolute(output: Tensor, target: Tensor, huber: float) -> Tensor:
     return (output - target).abs()
 
 
+@dataclass(frozen=True)
+class Loss:
+    """A loss. words: what it is, for the help page. formula: of output, target and threshold, value by value."""
+
+    words: str
+    formula: Callable[[Tensor, Tensor, float], Tensor]
+
+
 # huber is the pseudo-Huber loss as diffusers' and kohya's scripts scale it: close to mse below the threshold.
-LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "mse": _squared,
-    "huber": _pseudo_huber,
-    "l1": _absolute,
+LOSSES: dict[str, Loss] = {
+    "mse": Loss("the squared error, as the models were trained", _squared),
+    "huber": Loss(
+        "squared for small errors, absolute above the setting huber: less sensitive to outliers", _pseudo_huber
+    ),
+    "l1": Loss("the absolute error: less sensitive to outliers", _absolute),
 }

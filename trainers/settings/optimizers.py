@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 # From the shape of a parameter and the bytes of one of its values to the bytes of the optimizer's state.
-State = Callable[[Sequence[int], int], int]
+_State = Callable[[Sequence[int], int], int]
 
 
-def copies(count: int) -> State:
+def copies(count: int) -> _State:
     """The size of so many tensors of the parameter's shape and type."""
     return lambda shape, size: count * math.prod(shape) * size
 
@@ -36,16 +36,18 @@ def rows_and_columns(shape: Sequence[int], size: int) -> int:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """module, name: where the class is. package: what to install for it, if PyTorch does not bring it.
+    """about: when to choose it. module, name: where the class is. package: what to install for it, if PyTorch does not
+    bring it.
 
     state: bytes of memory. betas: it takes beta1 and beta2. fused: it has one pass over a parameter instead of ten, on
     CPUs and CUDA. one_rate: it finds one learning rate for all. smaller: what to choose where memory is short.
     to_adamw: the learning rate that it wants relative to AdamW's; None: its scale is its own.
     """
 
+    about: str
     module: str
     name: str
-    state: State
+    state: _State
     package: str = ""
     betas: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -54,17 +56,39 @@ class Optimizer:
     smaller: str = ""
     to_adamw: float | None = 1.0
 
+    @property
+    def words(self) -> str:
+        """What to know of it, for the help page: when to choose it, its learning rate, its package."""
+        parts = [self.about]
+        if self.to_adamw is None:
+            parts.append("set the learning rate to 1")
+        elif self.to_adamw != 1:
+            parts.append(f"use {self.to_adamw:g} times AdamW's learning rate")
+        parts += [f"needs the package {self.package}"] * bool(self.package)
+        return "; ".join(parts)
+
 
 # By the name in the widget.
 OPTIMIZERS: dict[str, Optimizer] = {
-    "AdamW": Optimizer("torch.optim", "AdamW", copies(2), fused=True, smaller="AdamW 8-bit"),
-    "AdamW 8-bit": Optimizer("bitsandbytes.optim", "AdamW8bit", two_in_8_bit, "bitsandbytes"),
+    "AdamW": Optimizer("right in most cases", "torch.optim", "AdamW", copies(2), fused=True, smaller="AdamW 8-bit"),
+    "AdamW 8-bit": Optimizer(
+        "a quarter of AdamW's state", "bitsandbytes.optim", "AdamW8bit", two_in_8_bit, "bitsandbytes"
+    ),
     # Its every step is as large as the learning rate; its paper takes a tenth to a third of AdamW's.
-    "Lion": Optimizer("lion_pytorch", "Lion", copies(1), "lion-pytorch", to_adamw=0.2),
+    "Lion": Optimizer("half of AdamW's state", "lion_pytorch", "Lion", copies(1), "lion-pytorch", to_adamw=0.2),
     # Its steps are relative to a parameter's size, at least the second of eps: an adapter starts at or near 0. With 1
     # for that a step is as large as AdamW's.
-    "Adafactor": Optimizer("torch.optim", "Adafactor", rows_and_columns, betas=False, options={"eps": (None, 1.0)}),
-    "Prodigy": Optimizer("prodigyopt", "Prodigy", copies(4), "prodigyopt", one_rate=True, to_adamw=None),
+    "Adafactor": Optimizer(
+        "hardly any memory for its state",
+        "torch.optim",
+        "Adafactor",
+        rows_and_columns,
+        betas=False,
+        options={"eps": (None, 1.0)},
+    ),
+    "Prodigy": Optimizer(
+        "finds its step size by itself", "prodigyopt", "Prodigy", copies(4), "prodigyopt", one_rate=True, to_adamw=None
+    ),
 }
 
 

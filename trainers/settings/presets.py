@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .settings import TOKEN, Settings
+from .settings import Settings
 from .targets import EVERYTHING
+from .textual_inversion import TEXTUAL_INVERSION
 
 NONE = "none"
-PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
+_PAPER_LAYERS = "paper (to_q, to_k, to_v, to_out.0)"
 _DEFT = "DEFT repository, dreambench_plus"
-_SDXL: dict[str, Any] = {"learning_rate": 5e-5, "steps": 500, "batch_size": 1, "layers": PAPER_LAYERS, "pattern": ""}
+_SDXL: dict[str, Any] = {"learning_rate": 5e-5, "steps": 500, "batch_size": 1, "layers": _PAPER_LAYERS, "pattern": ""}
 _QR: dict[str, Any] = {"projector": "qr", "identity": False}
 
 
@@ -63,7 +64,7 @@ PRESETS: dict[str, Preset] = {
         },
     ),
     "Textual Inversion (SD 1.5)": Preset(
-        TOKEN,
+        TEXTUAL_INVERSION,
         "DreamBench++: 5e-4 times 2 (--scale_lr on two GPUs), 3000 steps",
         {"learning_rate": 1e-3, "steps": 3000, "batch_size": 1, "weight_decay": 1e-2},
     ),
@@ -106,7 +107,7 @@ PRESETS: dict[str, Preset] = {
             "learning_rate": 1e-4,
             "steps": 800,
             "batch_size": 1,
-            "layers": PAPER_LAYERS,
+            "layers": _PAPER_LAYERS,
             "pattern": r"\.to_[qv]$",
             "weight_decay": 1e-2,
             "projector": "qr",

@@ -26,8 +26,8 @@ from .formulas import LOSSES, SAME_SHIFT, SHIFTS, TIMESTEPS, WEIGHTINGS
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 from .targets import CHOICES, rank_rules
+from .textual_inversion import TEXTUAL_INVERSION, TokenSettings
 
-TOKEN = "textual_inversion"  # the method that has no layers: trainers/run/token.py
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ADAPTER_PRECISIONS = ("fp32", "bf16")
 AS_CAPTIONED = -1.0  # a guidance that is left to the captions and to ComfyUI
@@ -109,9 +109,8 @@ class Settings:
     optimizer: str = entry(
         Choice(
             options=OPTIMIZERS,
-            words="AdamW is right in most cases. Some optimizers need a package; the error "
-            "message names it if it is missing. Lion needs a fifth of AdamW's learning "
-            "rate; Prodigy finds its own: set 1.",
+            words="The algorithm that changes the values by their gradients. Some need a package, or another learning "
+            "rate; the help page describes each.",
         ),
         "AdamW",
     )
@@ -170,8 +169,7 @@ class Settings:
     timesteps: str = entry(
         Choice(
             options=TIMESTEPS,
-            words="Which noise levels are trained. auto: logit-normal for flow models (SD3, Flux ...), uniform for "
-            "others. recipe: as the base's reference trainer draws and shifts them.",
+            words="Which noise levels are trained how often. The help page describes each choice.",
         ),
         "auto",
     )
@@ -187,8 +185,7 @@ class Settings:
     weighting: str = entry(
         Choice(
             options=WEIGHTINGS,
-            words="Weight of a noise level's loss. min-SNR and debiased for all models; sigma_sqrt and cosmap for "
-            "flow models.",
+            words="Weight of a noise level's loss. Some are for flow models only; the help page describes each.",
         ),
         "none",
     )
@@ -196,7 +193,7 @@ class Settings:
         Number(low=1e-6, shown=100.0, step=0.5, advanced=True, words="Gamma of min-SNR; its paper uses 5."), 5.0
     )
     loss: str = entry(
-        Choice(options=LOSSES, words="mse, as the models were trained; huber and l1 are less sensitive to outliers."),
+        Choice(options=LOSSES, words="How the network's error becomes the loss. The help page describes each choice."),
         "mse",
     )
     huber: float = entry(
@@ -271,14 +268,12 @@ class Settings:
     )
     checkpointing: str = entry(
         Choice(
-            options=modes.CHOICES,
+            options=modes.CHECKPOINTING,
             called="mode of gradient checkpointing",
             later=True,
             advanced=True,
-            words="Gradient checkpointing; replaces the training node's switch. every second "
-            "block: about half of the saving for half of the time. offloaded: every block, "
-            "with what is kept in the computer's memory. auto: the fastest mode that fits "
-            "into the free memory. The result is the same.",
+            words="Gradient checkpointing; replaces the training node's switch. The help page describes each mode. "
+            "The result is the same.",
         ),
         modes.AS_SWITCHED,
     )
@@ -325,6 +320,11 @@ class Settings:
         return replace(self, **{name: value for name, value in values.items() if name in field_names}, options=options)
 
     @property
+    def trains_token(self) -> bool:
+        """Whether the vectors of a token are trained, and no layers: such a run has no `training`."""
+        return self.method == TEXTUAL_INVERSION
+
+    @property
     def training(self) -> Training[Any, Any, Any]:
         """How the method is trained."""
         return methods.training_of(self.method)
@@ -351,14 +351,12 @@ class Settings:
                 f"The setting lowest_noise must be below highest_noise, not {self.lowest_noise:g} and "
                 f"{self.highest_noise:g}."
             )
-        if self.method == TOKEN:
-            return
-        own_settings = described(self.training.settings) | shared_settings()
+        own_settings = described(TokenSettings if self.trains_token else self.training.settings) | shared_settings()
         for name, value in self.options.items():
             if name not in own_settings:
                 raise ValueError(f"The method {self.method} has no setting {name!r}: it has {', '.join(own_settings)}.")
             own_settings[name][0].check(name, value)
-        if CHOICES[self.layers].small and not self.training.small:
+        if CHOICES[self.layers].small and not self.trains_token and not self.training.small:
             raise ValueError(f"Norms cannot have a rank: choose other layers than {self.layers!r} for {self.method}.")
 
     def record(self) -> dict[str, Any]:
@@ -379,7 +377,7 @@ class Settings:
         """
         record = self.record()
         del record["checkpointing"]
-        if self.schedule == "constant":
+        if not SCHEDULES[self.schedule].uses_steps:
             del record["steps"]
         for name, (setting, default) in (described(self) | shared_settings()).items():
             if setting.later and name in record and record[name] == default:

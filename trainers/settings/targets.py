@@ -46,7 +46,7 @@ CHOICES: dict[str, LayerChoice] = {
         rule=lambda module: is_linear(module) or (isinstance(module, nn.Conv2d) and module.groups == 1),
     ),
     "everything": LayerChoice(
-        "all layers, norms too; for svdiff and dreambooth",
+        "all layers, norms too; for methods that train norms",
         rule=lambda module: is_linear(module) or getattr(module, "groups", 1) == 1,
         small=True,
     ),

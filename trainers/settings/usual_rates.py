@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .optimizers import OPTIMIZERS
-from .settings import TOKEN, Settings
+from .settings import Settings
 
 FAR = 10.0  # times
 _ROUNDED = 1e-9  # what a quotient of two decimal numbers may be off
@@ -21,7 +21,7 @@ def far_from_usual(settings: Settings) -> str:
     Those are for AdamW; for another optimizer they are scaled as its own record has it. Empty: not far, or nothing to
     compare with.
     """
-    usual = None if settings.method == TOKEN else settings.training.usual_rates
+    usual = None if settings.trains_token else settings.training.usual_rates
     scale = OPTIMIZERS[settings.optimizer].to_adamw
     rate = settings.learning_rate
     if usual is None or scale is None or not rate:

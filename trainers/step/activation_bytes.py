@@ -19,7 +19,7 @@ from .host import version_of
 from .network import checkpointed_blocks
 
 # The most that a step has at one time over the bytes that are counted: 0.7 to 1.0 (UNets, SD3, Flux.1).
-KEPT = 1.0
+_KEPT = 1.0
 
 
 @dataclass
@@ -63,11 +63,11 @@ class ActivationBytes:
                     between, before = before + block.own, block.own  # of this one, and of the next to be fetched
                 else:
                     between += block.own
-                most = max(most, KEPT * (whole + block.within) + between)
+                most = max(most, _KEPT * (whole + block.within) + between)
             else:
                 whole += block.within
-        most = max(most, KEPT * whole + between)
-        return int(KEPT * self.outside + most) + (self.shared if again else 0)
+        most = max(most, _KEPT * whole + between)
+        return int(_KEPT * self.outside + most) + (self.shared if again else 0)
 
     def on_host(self, mode: str) -> int:
         """Bytes that are kept on the CPU."""

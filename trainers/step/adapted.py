@@ -19,10 +19,10 @@ from .frozen import frozen_forward, input_gradient, weight_of
 
 # Gives what an adapter changes of a layer, as it is in this step.
 ChangeNow = Callable[[], changes.Change]
-NOTHING = nullcontext()
+_NO_CONTEXT = nullcontext()
 Optional = TypeVar("Optional", Tensor, Tensor | None)
 # By the number of spatial dimensions.
-CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 WEIGHT_GRADIENTS = {1: torch.nn.grad.conv1d_weight, 2: torch.nn.grad.conv2d_weight, 3: torch.nn.grad.conv3d_weight}
 
 
@@ -90,7 +90,7 @@ class AdaptedLinear(Function):
         if cast:
             up, down = up.to(dtype), in_dtype(down, dtype)
             right = up if removes else in_dtype(right, dtype)
-        with NOTHING if own is not None else torch.autocast(z.device.type, enabled=False):
+        with _NO_CONTEXT if own is not None else torch.autocast(z.device.type, enabled=False):
             removed = None
             if right is not None:
                 removed = rows @ right
@@ -122,7 +122,7 @@ class AdaptedLinear(Function):
         if down is not None:
             of_down = in_dtype(product if scale == 1 else scale * product, change.down.dtype)
         of_right = of_x = None
-        with weight_of(ctx.module, grad) if ctx.own is None else NOTHING as given:
+        with weight_of(ctx.module, grad) if ctx.own is None else _NO_CONTEXT as given:
             weight = ctx.own[0] if given is None else given
             if ctx.needs_input_grad[0]:
                 of_y = rows if removing is None else torch.addmm(rows, inner, removing.T, alpha=-1)
@@ -168,7 +168,7 @@ class ChangedLayer(Function):
                 y = F.linear(x, changed)
             else:
                 arguments = module.stride, module.padding, module.dilation, module.groups
-                y = CONVOLUTIONS[change.ndim - 2](x, changed, None, *arguments)
+                y = _CONVOLUTIONS[change.ndim - 2](x, changed, None, *arguments)
         channel = op_of(module).channel(y)
         bias = bias_of(module, y, channel)
         if bias is not None:

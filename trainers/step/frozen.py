@@ -23,7 +23,7 @@ from ...models.layers import is_linear
 from ...models.stored import is_at_hand, weight_of
 from .at_hand import AtHand, Function, Own
 
-CONVOLUTIONS = {
+_CONVOLUTIONS = {
     nn.Conv1d: torch.nn.grad.conv1d_input,
     nn.Conv2d: torch.nn.grad.conv2d_input,
     nn.Conv3d: torch.nn.grad.conv3d_input,
@@ -47,7 +47,7 @@ def input_gradient(module: nn.Module, weight: Tensor, grad: Tensor, shape: torch
     op = plain_op(module)
     if op is not None and convolution.suits(op, shape, weight):
         return convolution.input_gradient(op, shape, weight, grad)  # type: ignore[arg-type]
-    conv = next(function for kind, function in CONVOLUTIONS.items() if isinstance(module, kind))
+    conv = next(function for kind, function in _CONVOLUTIONS.items() if isinstance(module, kind))
     arguments = module.dilation, module.groups
     if module.padding_mode == "zeros" and not isinstance(module.padding, str):
         return conv(shape, weight, grad, module.stride, module.padding, *arguments)

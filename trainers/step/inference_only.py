@@ -112,7 +112,7 @@ def without_prefetch(root: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_cache(root: nn.Module, switched_off: list[str]) -> Iterator[None]:
-    """Nothing that one forward pass keeps is used by the next: the weights have changed in between (HiDream O1)."""
+    """A context in which no forward pass uses what another has kept: the weights have changed since (HiDream O1)."""
     network = getattr(root, "diffusion_model", None)
     clear = getattr(network, "clear_kv_cache", None)
     if clear is None or not isinstance(network, nn.Module):

@@ -22,7 +22,7 @@ class Leaves:
         self.names: dict[type, tuple[str, ...]] = {}  # of a dataclass' fields
 
     def clear(self) -> None:
-        """Forget them."""
+        """Forget all leaves."""
         self.pairs = []
 
     def of(self, factors: Any) -> Any:

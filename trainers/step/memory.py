@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..settings.checkpointing import EVERY, MODES, OFF, OFFLOADED, SECOND
+from ..settings.checkpointing import CHECKPOINTING_MODES, EVERY, OFF, OFFLOADED, SECOND
 from ..settings.optimizers import OPTIMIZERS
 from ..settings.settings import Settings
 from .activation_bytes import ActivationBytes
@@ -67,7 +67,7 @@ class Needs:
         free: bytes beside the loaded model; free_host: of the computer's memory. device: of the model. Where that is
         the computer's memory, nothing is offloaded.
         """
-        estimates = [self.of(mode) for mode in MODES]
+        estimates = [self.of(mode) for mode in CHECKPOINTING_MODES]
         if device.type in SAME_MEMORY or estimates[-1].host > free_host:
             estimates.pop()
         chosen = next((it for it in estimates if it.added <= free), min(estimates, key=lambda it: it.added))
@@ -125,9 +125,11 @@ def check_free(device: torch.device, modules: Iterable[Any], settings: Settings)
     )
     needed, free = trained + 4 * sum(count for _, count in kept), comfy.model_management.get_free_memory(device)
     if needed > free:
+        smaller = OPTIMIZERS[settings.optimizer].smaller
+        optimizer = f"the optimizer {smaller}, " if smaller else ""
         raise ValueError(
             f"Training {settings.method} on these {len(kept)} layers needs {readable(int(needed))} beside the model, "
-            f"but {readable(int(free))} are free: choose fewer layers (attention), AdamW 8-bit, or the method deft."
+            f"but {readable(int(free))} are free: choose fewer layers, {optimizer}or a method with a rank."
         )
 
 

@@ -67,7 +67,7 @@ class OwnTensors:
         self.hide()
 
     def hide(self) -> None:
-        """Once a step: ComfyUI may have put the module away again, for a preview."""
+        """Hide the module once a step: ComfyUI may have put it away again, for a preview."""
         if self.streams:
             for name in IN_A_PASS:
                 if name in self.module.__dict__:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..settings.formulas import FLOW_WEIGHTINGS, LOSSES, TIMESTEPS, WEIGHTINGS, logit_normal, uniform
+from ..settings.formulas import LOSSES, TIMESTEPS, WEIGHTINGS, logit_normal, uniform
 
 ValueT = TypeVar("ValueT")
 
@@ -137,7 +137,7 @@ def _drawn(
 ) -> Tensor:
     """Noise levels [count] of the whole range."""
     flow = is_flow(model_sampling)
-    draw = TIMESTEPS[timesteps]
+    draw = TIMESTEPS[timesteps].draw
     shifted = isinstance(shift, Tensor) or shift != 0
     if draw is None and not flow and not shifted:
         sigmas = _levels(model_sampling)
@@ -204,13 +204,15 @@ def weights(model_sampling: Any, sigma: Tensor, weighting: str, gamma: float = 5
     Raises:
         ValueError: a weighting of flow models on another model.
     """
-    if weighting in FLOW_WEIGHTINGS and not is_flow(model_sampling):
-        raise ValueError(f"The weighting {weighting} is for flow models (SD3, Flux ...): choose none or min-SNR.")
+    record = WEIGHTINGS[weighting]
+    if record.flow_only and not is_flow(model_sampling):
+        others = ", ".join(name for name, other in WEIGHTINGS.items() if not other.flow_only)
+        raise ValueError(f"The weighting {weighting} is for flow models (SD3, Flux ...): choose one of {others}.")
     level = _exact(sigma)
     signal, noise = _noised(model_sampling, level)
     _, b = _denoised(model_sampling, level)
     share = share_of_noise(model_sampling, level)
-    return WEIGHTINGS[weighting]((signal / noise).square(), b, share, gamma).float().to(sigma.device)
+    return record.formula((signal / noise).square(), b, share, gamma).float().to(sigma.device)
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
@@ -241,7 +243,7 @@ def loss(
     transformer_options = transformer_options | {"sigmas": sigma, "sample_sigmas": sigma.repeat_interleave(2)}
     with raw_output(sampling):
         output = model.apply_model(xt, sigma, transformer_options=transformer_options, **conds)
-    errors = LOSSES[kind](output.float(), native, huber)
+    errors = LOSSES[kind].formula(output.float(), native, huber)
     if mask is None:
         return errors.flatten(1).mean(1)
     mask = mask.to(errors)

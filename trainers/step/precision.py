@@ -1,4 +1,4 @@
-"""In which precision a network computes while it is trained, and loss scaling for half precision."""
+"""The precision in which a network computes while it is trained, and loss scaling for half precision."""
 
 from __future__ import annotations
 

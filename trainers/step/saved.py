@@ -167,7 +167,7 @@ class _Recomputed:
         return [self.input(place, leaf) for place, leaf in enumerate(self.leaves)]
 
     def input(self, place: int, leaf: Any) -> Any:
-        """One input."""
+        """The input of the block at a place: fetched if it is on the CPU, and copied where the block writes into it."""
         copied, requires_grad = place in self.copied, self.requires_grad[place]
         if isinstance(leaf, HostTensor):
             value = leaf.fetch().requires_grad_(requires_grad)

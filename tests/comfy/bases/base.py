@@ -41,7 +41,7 @@ class Base:
 
     @property
     def title(self) -> str:
-        """For test ids."""
+        """The base's name in test ids."""
         return f"{self.name} {self.variant}".strip()
 
     def model(self, dtype: torch.dtype = torch.float32, seed: int = 1) -> Any:

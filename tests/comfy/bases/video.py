@@ -96,12 +96,12 @@ def wan(kind: str = "t2v", in_dim: int = 16, **others: Any) -> dict[str, Any]:
 
 
 def start_picture(channels: int = 16, mask_channels: int = 1) -> dict[str, Any]:
-    """Of WanImageToVideo and its like."""
+    """What WanImageToVideo and its like put beside a caption."""
     return {"concat_latent_image": frame(channels), "concat_mask": mask(mask_channels)}
 
 
 def with_vision(**others: Any) -> dict[str, Any]:
-    """With the start picture as CLIP sees it."""
+    """What those nodes put beside a caption with the start picture as CLIP sees it."""
     return {"clip_vision_output": vision(WIDTH)} | others
 
 
@@ -167,7 +167,7 @@ DANCER = wan("wandancer", 36, audio_inject_layers=[0, 1], music_dim=32, music_he
 
 
 def dancer(fps: float) -> dict[str, Any]:
-    """Of WanDancerVideo: two pictures as CLIP sees them and music."""
+    """What WanDancerVideo puts beside a caption: two pictures as CLIP sees them and music."""
     return with_vision(
         **start_picture(),
         clip_vision_output_ref=vision(WIDTH),
@@ -352,7 +352,7 @@ def glyphs() -> tuple[Any, str, Any]:
 
 
 def upscaled() -> dict[str, Any]:
-    """Of HunyuanVideo15SuperResolution."""
+    """What HunyuanVideo15SuperResolution puts beside a caption."""
     picture = torch.zeros(1, 66, 1, *SIZE)
     picture[:, 33:65], picture[:, 65] = frame(32), 1.0
     return {"pooled_output": None, "concat_latent_image": picture, "noise_augmentation": 0.7}
@@ -630,7 +630,7 @@ def svd(adm: int) -> dict[str, Any]:
 
 
 def start(**others: Any) -> Callable[[int], list]:
-    """Of SVD_img2vid_Conditioning: one token, and the picture itself."""
+    """A caption of SVD_img2vid_Conditioning: one token, and the picture itself."""
     return lambda seed: [
         [
             models.random(1, 1, WIDTH, seed=seed),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Anima",
@@ -22,7 +22,7 @@ RECIPE = Recipe(
         "language model",
         "rank": "between sd-scripts' 8 and SimpleTuner's 64",
         "rate": "between SimpleTuner's 1e-5 and OneTrainer's 3e-5; diffusion-pipe: lower than for others",
-        "steps": f"more because of the low rate: {OWN}",
+        "steps": f"more because of the low rate: {OWN_ESTIMATE}",
         "sides": "ai-toolkit's UI",
         "multiple": "ai-toolkit: 32",
     },

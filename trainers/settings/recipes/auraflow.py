@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, STEPS, Noise, Recipe
+from .recipe import ATTENTION, OWN_ESTIMATE, STEPS, Noise, Recipe
 
 RECIPE = Recipe(
     title="AuraFlow",
@@ -18,11 +18,11 @@ RECIPE = Recipe(
     sources={
         "noise": "SimpleTuner simpletuner/helpers/models/auraflow/model.py; diffusion-pipe has 1",
         "layers": "SimpleTuner examples/auraflow.peft-lora: the projections of attention",
-        "rank": f"twice SimpleTuner's 8: {OWN}",
+        "rank": f"twice SimpleTuner's 8: {OWN_ESTIMATE}",
         "rate": "SimpleTuner examples/auraflow.peft-lora (with Lion)",
         "warm_up": "SimpleTuner examples/auraflow.peft-lora",
         "steps": STEPS,
         "sides": "the model's own size",
-        "multiple": OWN,
+        "multiple": OWN_ESTIMATE,
     },
 )

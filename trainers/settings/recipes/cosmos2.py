@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Cosmos Predict2",
@@ -19,7 +19,7 @@ RECIPE = Recipe(
         "of noise",
         "layers": "its maker's post-training_video2world_lora.md: q, k, v, output_proj and mlp",
         "rank": "its maker's post-training_video2world_lora.md (2B; 14B has 32)",
-        "rate": f"between its maker's 2^-10 and SimpleTuner's 6e-5: {OWN}",
+        "rate": f"between its maker's 2^-10 and SimpleTuner's 6e-5: {OWN_ESTIMATE}",
         "steps": STEPS,
         "sides": "SimpleTuner quickstart/COSMOS2IMAGE.md",
         "multiple": "SimpleTuner quickstart/COSMOS2IMAGE.md",

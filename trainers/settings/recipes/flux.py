@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, WITH_FEED_FORWARD, Noise, Recipe
 
 KONTEXT = Recipe(
     title="Flux.1 Kontext",
@@ -53,14 +53,14 @@ FILL = Recipe(
         "in musubi-tuner",
         "rank": "DiffSynth-Studio FLUX.1-Fill-dev.sh",
         "rate": "DiffSynth-Studio FLUX.1-Fill-dev.sh",
-        "steps": f"ai-toolkit: 2000 of 500 to 4000; half of it for a subject is {OWN}",
+        "steps": f"ai-toolkit: 2000 of 500 to 4000; half of it for a subject is {OWN_ESTIMATE}",
         "sides": "DiffSynth-Studio FLUX.1-Fill-dev.sh",
         "multiple": "ai-toolkit's UI: 8 times the patch",
     },
     notes="Mask and masked picture are inputs that come with the caption.",
 )
 
-DEV = Recipe(
+FLUX_DEV = Recipe(
     title="Flux.1 dev",
     classes=("Flux",),
     noise=Noise(distribution="logit-normal", by_size="Flux"),
@@ -85,7 +85,7 @@ DEV = Recipe(
         "in musubi-tuner",
         "rank": "ai-toolkit train_lora_flux_24gb.yaml",
         "rate": "ai-toolkit train_lora_flux_24gb.yaml; sd-scripts docs/flux_train_network.md",
-        "steps": f"ai-toolkit: 2000 of 500 to 4000; half of it for a subject is {OWN}",
+        "steps": f"ai-toolkit: 2000 of 500 to 4000; half of it for a subject is {OWN_ESTIMATE}",
         "sides": "ai-toolkit train_lora_flux_24gb.yaml: the same picture at 512, 768 and 1024",
         "multiple": "ai-toolkit's UI: 8 times the patch",
     },

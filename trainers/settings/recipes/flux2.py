@@ -38,7 +38,7 @@ KLEIN_4B = Recipe(
 
 KLEIN_9B = replace(KLEIN_4B, title="Flux.2 klein 9B", when=lambda config: config.get("hidden_size") == 4096)
 
-DEV = Recipe(
+FLUX2_DEV = Recipe(
     title="Flux.2 dev",
     classes=("Flux2",),
     noise=Noise(distribution="logit-normal", by_size="Flux"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Flux.1 schnell",
@@ -26,7 +26,7 @@ RECIPE = Recipe(
         "in musubi-tuner",
         "rank": "ai-toolkit train_lora_flux_schnell_24gb.yaml",
         "rate": "ai-toolkit train_lora_flux_schnell_24gb.yaml",
-        "steps": f"ai-toolkit: 2000 of 500 to 4000; half of it for a subject is {OWN}",
+        "steps": f"ai-toolkit: 2000 of 500 to 4000; half of it for a subject is {OWN_ESTIMATE}",
         "sides": "ai-toolkit train_lora_flux_24gb.yaml: the same picture at 512, 768 and 1024",
         "multiple": "ai-toolkit's UI: 8 times the patch",
     },

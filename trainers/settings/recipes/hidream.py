@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, Noise, Recipe
+from .recipe import ATTENTION, OWN_ESTIMATE, Noise, Recipe
 
 RECIPE = Recipe(
     title="HiDream I1 Full",
@@ -28,7 +28,7 @@ RECIPE = Recipe(
         "warm_up": "diffusers README_hidream.md",
         "steps": "diffusers 1000, ai-toolkit 3000",
         "sides": "diffusion-pipe docs/supported_models.md: below 1024 the loss gets worse. ai-toolkit mixes",
-        "multiple": OWN,
+        "multiple": OWN_ESTIMATE,
     },
     notes="ComfyUI itself samples with a shift of 1. Routers are not trained.",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, Noise, Recipe
+from .recipe import ATTENTION, OWN_ESTIMATE, Noise, Recipe
 
 RECIPE = Recipe(
     title="HunyuanDiT",
@@ -17,10 +17,10 @@ RECIPE = Recipe(
     sources={
         "noise": "its maker's hydit/train_deepspeed.py",
         "layers": "its maker's lora/train_lora.sh: Wqkv, q, kv, out",
-        "rank": f"half of its maker's 64: {OWN}",
+        "rank": f"half of its maker's 64: {OWN_ESTIMATE}",
         "rate": "its maker's lora/train_lora.sh",
-        "steps": f"its maker's lora/README.md: 2000; half of it for a subject is {OWN}",
+        "steps": f"its maker's lora/README.md: 2000; half of it for a subject is {OWN_ESTIMATE}",
         "sides": "its maker's lora/train_lora.sh",
-        "multiple": OWN,
+        "multiple": OWN_ESTIMATE,
     },
 )

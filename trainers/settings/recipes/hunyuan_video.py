@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="HunyuanVideo",
@@ -24,7 +24,7 @@ RECIPE = Recipe(
         "dropout": "ai-toolkit's UI",
         "layers": "musubi-tuner networks/lora.py: double and single blocks, without modulation",
         "rank": "musubi-tuner docs/hunyuan_video.md",
-        "rate": f"half of musubi-tuner's 2e-4, which is with alpha 1: {OWN}",
+        "rate": f"half of musubi-tuner's 2e-4, which is with alpha 1: {OWN_ESTIMATE}",
         "steps": STEPS,
         "sides": "OneTrainer's preset #hunyuan video LoRA: 512",
         "multiple": "musubi-tuner dataset/bucket.py: 16",

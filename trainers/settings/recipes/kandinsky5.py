@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import ATTENTION, OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 IMAGE = Recipe(
     title="Kandinsky 5 Image",
@@ -15,7 +15,7 @@ IMAGE = Recipe(
     sides=(1024,),
     multiple=16,
     sources={
-        "noise": f"between SimpleTuner's 1 and the model's 3: {OWN}",
+        "noise": f"between SimpleTuner's 1 and the model's 3: {OWN_ESTIMATE}",
         "layers": "SimpleTuner quickstart/KANDINSKY5_IMAGE.md: to_key, to_query, to_value",
         "rank": "musubi-tuner docs/kandinsky5.md",
         "rate": "musubi-tuner docs/kandinsky5.md",
@@ -43,7 +43,7 @@ VIDEO = Recipe(
         "rank": "musubi-tuner docs/kandinsky5.md",
         "rate": "musubi-tuner docs/kandinsky5.md",
         "steps": STEPS,
-        "sides": OWN,
+        "sides": OWN_ESTIMATE,
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },
     notes="Trained on single frames.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .recipe import ALL_LINEAR, STEPS, Noise, Recipe
 
-TURBO = Recipe(
+KREA2_TURBO = Recipe(
     title="Krea 2 Turbo",
     classes=("Krea2",),
     file="turbo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, Noise, Recipe
+from .recipe import ATTENTION, OWN_ESTIMATE, Noise, Recipe
 
 RECIPE = Recipe(
     title="LTX-Video",
@@ -25,7 +25,7 @@ RECIPE = Recipe(
         "rank": "its maker's ltxv_2b_lora_low_vram.yaml",
         "rate": "its maker's trainer of LTX-2; its older one has 2e-4",
         "schedule": "its maker's ltxv_13b_lora_cakeify.yaml",
-        "steps": f"its maker's ltxv_13b_lora_cakeify.yaml: 2000; a subject is {OWN}",
+        "steps": f"its maker's ltxv_13b_lora_cakeify.yaml: 2000; a subject is {OWN_ESTIMATE}",
         "sides": "its maker's configurations: the area of 768 px",
         "multiple": "the VAE's 32 px",
     },

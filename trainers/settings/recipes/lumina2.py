@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="Lumina 2",
@@ -24,7 +24,7 @@ RECIPE = Recipe(
         "rate": "ai-toolkit train_lora_lumina.yaml; sd-scripts docs/lumina_train_network.md",
         "steps": STEPS,
         "sides": "diffusion-pipe recommended_lumina_dataset_config.toml: half 512, half 1024",
-        "multiple": OWN,
+        "multiple": OWN_ESTIMATE,
     },
     notes="Each caption begins with the model's system prompt.",
 )

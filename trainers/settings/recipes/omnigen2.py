@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import ATTENTION, OWN, Noise, Recipe
+from .recipe import ATTENTION, OWN_ESTIMATE, Noise, Recipe
 
 RECIPE = Recipe(
     title="OmniGen2",
@@ -21,8 +21,8 @@ RECIPE = Recipe(
         "layers": "its maker's options/ft_lora.yml: to_q, to_k, to_v, to_out.0",
         "rank": "ai-toolkit train_lora_omnigen2_24gb.yaml",
         "rate": "ai-toolkit train_lora_omnigen2_24gb.yaml; its maker's 8e-7 is a rate of full tuning",
-        "steps": f"ai-toolkit 3000; half of it for a subject is {OWN}",
+        "steps": f"ai-toolkit 3000; half of it for a subject is {OWN_ESTIMATE}",
         "sides": "ai-toolkit train_lora_omnigen2_24gb.yaml: the same picture at 512, 768 and 1024",
-        "multiple": OWN,
+        "multiple": OWN_ESTIMATE,
     },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 RECIPE = Recipe(
     title="PixArt",
@@ -20,7 +20,7 @@ RECIPE = Recipe(
         "dropout": "its maker's PixArt_sigma_xl2_img1024_internalms.py",
         "layers": "its maker's train_pixart_lora_hf.py",
         "rank": "its maker's train_pixart_lora.sh; OneTrainer's preset",
-        "rate": f"between its maker's 1e-5, with batches of 16, and what others use: {OWN}",
+        "rate": f"between its maker's 1e-5, with batches of 16, and what others use: {OWN_ESTIMATE}",
         "steps": STEPS,
         "sides": "its maker's PixArt_sigma_xl2_img1024_internalms.py",
         "multiple": "OneTrainer PixArtAlphaBaseDataLoader.py",

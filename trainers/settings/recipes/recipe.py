@@ -9,12 +9,12 @@ from typing import Any
 # Choices of layers, by their names in `targets.CHOICES`.
 ATTENTION, WITH_FEED_FORWARD, ALL_LINEAR = "attention", "attention and feed-forward", "all linear"
 # A source that is none: between what references have, or where they have nothing.
-OWN = "this pack's estimate"
+OWN_ESTIMATE = "this pack's estimate"
 # The source of steps where no trainer of the base has others.
-STEPS = f"ai-toolkit's example has 2000, its range is 500 to 4000; how they differ by subject and style: {OWN}"
+STEPS = f"ai-toolkit's example has 2000, its range is 500 to 4000; how they differ by subject and style: {OWN_ESTIMATE}"
 CONSTANT = 1.0  # the shift that changes nothing
 # What a recipe has beside the values with a source of their own.
-WORDS = ("title", "classes", "when", "file", "distilled", "warning", "notes", "sources")
+_TEXTS = ("title", "classes", "when", "file", "distilled", "warning", "notes", "sources")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,6 @@ class Recipe:
         given = {
             item.name
             for item in fields(self)
-            if item.name not in WORDS and getattr(self, item.name) != item.default or item.name == "noise"
+            if item.name not in _TEXTS and getattr(self, item.name) != item.default or item.name == "noise"
         }
         assert given == set(self.sources), f"{self.title}: {given ^ set(self.sources)}"

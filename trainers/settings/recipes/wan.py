@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
 LOW = Recipe(
     title="Wan 2.2 14B, low noise",
@@ -55,7 +55,7 @@ HIGH = Recipe(
         "layers": "musubi-tuner networks/lora_wan.py and DiffSynth-Studio: q, k, v, o and the feed-forward layers",
         "rank": "ai-toolkit train_lora_wan21_14b_24gb.yaml; musubi-tuner docs/wan.md",
         "rate": "ai-toolkit train_lora_wan21_14b_24gb.yaml",
-        "steps": f"{OWN}: what pictures show is in the low-noise model",
+        "steps": f"{OWN_ESTIMATE}: what pictures show is in the low-noise model",
         "sides": "ai-toolkit train_lora_wan22_14b_24gb.yaml",
         "multiple": "musubi-tuner dataset/bucket.py: 16",
     },

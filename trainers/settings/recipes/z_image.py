@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .recipe import OWN, STEPS, WITH_FEED_FORWARD, Noise, Recipe
+from .recipe import OWN_ESTIMATE, STEPS, WITH_FEED_FORWARD, Noise, Recipe
 
-TURBO = Recipe(
+Z_IMAGE_TURBO = Recipe(
     title="Z-Image Turbo",
     classes=("ZImage",),
     file="^(?!.*de-?_?turbo).*turbo",
@@ -25,7 +25,7 @@ TURBO = Recipe(
         "3",
         "dropout": "ai-toolkit's UI",
         "layers": "musubi-tuner networks/lora_zimage.py and OneTrainer's preset: no refiner, no modulation",
-        "rank": f"half of musubi-tuner's 32: {OWN}",
+        "rank": f"half of musubi-tuner's 32: {OWN_ESTIMATE}",
         "rate": "musubi-tuner docs/zimage.md; diffusers README_z_image.md",
         "steps": STEPS,
         "sides": "ai-toolkit's UI: 512, 768 and 1024",

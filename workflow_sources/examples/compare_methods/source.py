@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ...demo import CLIP, ENCODED, METHODS, MODEL, Example, on_backgrounds
-from ...prompt import Prompt
+from ...demo import CLIP, DEMO_METHODS, ENCODED, MODEL, DemoExample, on_backgrounds
+from ...prompt import PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     it.subject()
     it.prompts(on_backgrounds("a sks teddy bear"))
     it.sampling()
     it.scorer()
     applied, trained = {}, {}
-    for line, method in enumerate(METHODS):
+    for line, method in enumerate(DEMO_METHODS):
         trained[method] = it.train(20 + line, f"{method} r4")
         applied[method] = it.apply(30 + line, f"{method} r4", trained[method])
     bare = it.add(12, "CLIPTextEncode", "Prompts without the rare word, encoded", {"text": ["13", 0], "clip": CLIP})

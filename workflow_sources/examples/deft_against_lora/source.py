@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...demo import CLIP, Example, on_backgrounds
-from ...prompt import TOKEN, Link, Prompt
+from ...demo import CLIP, DemoExample, on_backgrounds
+from ...prompt import TOKEN, Connection, PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     it.sampling()
     it.scorer()
     scores = []
@@ -27,7 +27,7 @@ def prompt(name: str) -> Prompt:
             f"Encode the prompts of the {name}",
             {"text": [str(first + 3), 0], "clip": CLIP},
         )
-        text: Link = [str(first + 3), 1]
+        text: Connection = [str(first + 3), 1]
         rows, here = {}, []
         for line, method in enumerate(("DEFT", "LoRA")):
             place, label = first + 10 * (line + 1), f"{method} r4"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...prompt import Prompt
-from ...tables import PAPER_LAYERS, Method, Subject, Table, low_rank, make, method, training
+from ...prompt import PromptBuilder
+from ...tables import PAPER_LAYERS, PaperTable, TableMethod, TableSubject, low_rank, make, method, training
 
 # In the manner of DreamBench++: four photographs, three styles, two imagined scenes. These are not its own prompts.
 NINE = [
@@ -20,7 +20,7 @@ NINE = [
     "a giant {} walking between the towers of a city at night",
 ]
 SDXL = training(500, 5e-5, PAPER_LAYERS, checkpointing=True)
-TABLE = Table(
+TABLE_2 = PaperTable(
     2,
     "DEFT supplement, Table 2: DreamBench++ on SDXL",
     "sd_xl_base_1.0.safetensors",
@@ -31,34 +31,34 @@ TABLE = Table(
     1,
     {"steps": 100, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal"},
     [
-        Subject("kitten", "dreambench_plus/live_subject_animal_00_kitten", "kitten", NINE),
-        Subject("stork", "dreambench_plus/live_subject_animal_01_stork", "stork", NINE),
-        Subject("kitten 2", "dreambench_plus/live_subject_animal_02_kitten", "kitten", NINE),
-        Subject("horse", "dreambench_plus/live_subject_animal_03_horse", "horse", NINE),
+        TableSubject("kitten", "dreambench_plus/live_subject_animal_00_kitten", "kitten", NINE),
+        TableSubject("stork", "dreambench_plus/live_subject_animal_01_stork", "stork", NINE),
+        TableSubject("kitten 2", "dreambench_plus/live_subject_animal_02_kitten", "kitten", NINE),
+        TableSubject("horse", "dreambench_plus/live_subject_animal_03_horse", "horse", NINE),
     ],
     [
-        Method("DEFT r4", low_rank("deft", 4) | SDXL, {"preset": "DEFT r4 (SDXL)"}),
-        Method("LoRA r4", low_rank("lora", 4) | SDXL, {"preset": "LoRA r4 (SDXL)"}),
+        TableMethod("DEFT r4", low_rank("deft", 4) | SDXL, {"preset": "DEFT r4 (SDXL)"}),
+        TableMethod("LoRA r4", low_rank("lora", 4) | SDXL, {"preset": "LoRA r4 (SDXL)"}),
     ],
     0.25,
 )
 # MAXNORM8650/DEFT, dreambench_plus: what its commands and its sampling say (docs/tables.md). DEFT's own script is in no
 # public version.
 REPOSITORY = replace(
-    TABLE,
-    title=f"{TABLE.title}, as in the authors' repository",
+    TABLE_2,
+    title=f"{TABLE_2.title}, as in the authors' repository",
     protocol="dreambench++-deft",
     subjects=[
         replace(subject, prompts=[], captions=f"dreambench_plus/captions/live_subject/animal/{number:02}.txt")
-        for number, subject in enumerate(TABLE.subjects)
+        for number, subject in enumerate(TABLE_2.subjects)
     ],
     methods=[
-        Method(
+        TableMethod(
             "DEFT r8",
             method("deft", rank=8, alpha=0.0, projector="ppt", start="paper") | SDXL,
             {"preset": "DEFT r8 (SDXL)"},
         ),
-        Method(
+        TableMethod(
             "LoRA r4",
             low_rank("lora", 4) | SDXL,
             {"preset": "LoRA r4 (SDXL)", "gaussian_start": True},
@@ -69,9 +69,9 @@ REPOSITORY = replace(
     reading="repository",
     behind=" (repository)",
 )
-READINGS = {table.name: table for table in (TABLE, REPOSITORY)}
+_READINGS = {table.name: table for table in (TABLE_2, REPOSITORY)}
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form. name: of the reading."""
-    return make(READINGS[name])
+    return make(_READINGS[name])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...demo import DEFT_FILE, MODEL, Example
-from ...prompt import Link, Prompt
+from ...demo import DEFT_FILE, MODEL, DemoExample
+from ...prompt import Connection, PromptBuilder
 
 SECTIONS = {
     "Abstract": (
@@ -33,9 +33,9 @@ SECTIONS = {
 }
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     it.add(12, "PreviewImage", "The subject", {"images": it.photos()})
     it.sampling()
     deft = it.add(
@@ -50,7 +50,7 @@ def prompt(name: str) -> Prompt:
             "projector": "auto",
         },
     )
-    joined: Link = []
+    joined: Connection = []
     for number, (section, lines) in enumerate(SECTIONS.items()):
         node = 100 * (number + 1)
         encoded = it.prompts(lines, node, section)

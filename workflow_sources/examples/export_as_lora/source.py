@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...demo import DEFT_FILE, MODEL, Example, on_backgrounds
-from ...prompt import Prompt
+from ...demo import DEFT_FILE, MODEL, DemoExample, on_backgrounds
+from ...prompt import PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     it.photos()
     it.prompts(on_backgrounds("a sks teddy bear", 5))
     it.sampling()

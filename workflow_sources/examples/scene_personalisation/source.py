@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...demo import CAPTIONS, LATENTS, MODEL, TEXT, Example
-from ...prompt import Prompt
+from ...demo import CAPTIONS, LATENTS, MODEL, PROMPT_TEXT, DemoExample
+from ...prompt import PromptBuilder
 
 # By the example's name: the scene, and what is drawn of it.
-SCENES = {
+_SCENES = {
     "scene_personalisation": (
         "table",
         (
@@ -30,15 +30,15 @@ SCENES = {
 }
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    scene, lines = SCENES[name]
-    it = Example(name)
+    scene, lines = _SCENES[name]
+    it = DemoExample(name)
     photos = it.subject(scene, of=f" of the {scene}")
     it.prompts(lines)
     it.sampling()
     adapter = it.train(20, "DEFT r8", LATENTS, CAPTIONS, **{"method.rank": 8, "steps": 600})
     models = {"Base": MODEL, "DEFT r8": it.apply(30, "DEFT r8", adapter)}
     rows = {label: it.draw(line, label, model) for line, (label, model) in enumerate(models.items())}
-    it.grid(rows, [], photos, TEXT)
+    it.grid(rows, [], photos, PROMPT_TEXT)
     return it

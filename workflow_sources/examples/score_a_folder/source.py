@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...demo import Example
-from ...prompt import Prompt
+from ...demo import DemoExample
+from ...prompt import PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     del it["1"], it["2"], it["3"]
     it.photos()
     it.scorer()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...demo import DEFT_FILE, MODEL, SECOND, SECOND_FILE, SECOND_TOKEN, Example, on_backgrounds
-from ...prompt import TOKEN, Prompt
+from ...demo import DEFT_FILE, MODEL, SECOND, SECOND_FILE, SECOND_TOKEN, DemoExample, on_backgrounds
+from ...prompt import TOKEN, PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     both_subjects = it.add(
         6,
         "BatchImagesNode",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ...demo import DEFT_FILE, Example, on_backgrounds
-from ...prompt import Prompt
+from ...demo import DEFT_FILE, DemoExample, on_backgrounds
+from ...prompt import PromptBuilder
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     it.photos()
     it.prompts(on_backgrounds("a sks teddy bear", 5))
     it.sampling()

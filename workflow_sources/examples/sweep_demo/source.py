@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...prompt import TOKEN, Prompt
+from ...prompt import TOKEN, PromptBuilder
 from ...sweep_line import MODELS, end
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    line = Prompt()
+    line = PromptBuilder()
     words = "a sks teddy bear on a red background"
     model = line.add(
         1, "UNETLoader", "Model", {"unet_name": "deft_demo_denoiser.safetensors", "weight_dtype": "default"}

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from ...bases import BASES, CLIP, MODEL, VAE, load
 from ...peft_image import ROWS, SAMPLING, SIDE, TRAINING, TRAINING_SETTINGS
-from ...prompt import APPLY, TOKEN, Link, Prompt
-from ...scorers import AUTO
+from ...prompt import APPLY, TOKEN, Connection, PromptBuilder
+from ...scorers import AUTO_WEIGHTS
 
-WORDS = f"a photo of a {TOKEN} bear on a wooden table"
+_PROMPT = f"a photo of a {TOKEN} bear on a wooden table"
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form, saved as the benchmark's first row on the demo's photos."""
-    line = Prompt()
+    line = PromptBuilder()
     load(line, BASES["Flux.2 klein"])
     model, clip, vae = ([str(number), 0] for number in (MODEL, CLIP, VAE))
-    scorer = line.add(4, "DEFTLoadScorer", "Scorer", {"protocol": "peft", **AUTO})
+    scorer = line.add(4, "DEFTLoadScorer", "Scorer", {"protocol": "peft", **AUTO_WEIGHTS})
     settings = line.add(5, "DEFTTrainingSettings", "Settings", {**TRAINING_SETTINGS, "run_name": f"{name}/training"})
     photos = line.add(
         10,
@@ -49,7 +49,7 @@ def prompt(name: str) -> Prompt:
         },
     )
     applied = line.add(21, "DEFTApplyAdapter", "Apply", {"model": model, "adapter": trained, **APPLY})
-    text = line.add(40, "PrimitiveStringMultiline", "Prompt", {"value": WORDS})
+    text = line.add(40, "PrimitiveStringMultiline", "Prompt", {"value": _PROMPT})
     with_adapter, of_base = draw(line, model, applied, clip, vae, text)
     line.add(56, "SaveImage", "Save picture", {"images": with_adapter, "filename_prefix": f"{name}/picture"})
     held_out = line.add(60, "LoadImage", "Held-out photo", {"image": "example.png"})
@@ -68,7 +68,9 @@ def prompt(name: str) -> Prompt:
     return line
 
 
-def draw(line: Prompt, model: Link, applied: Link, clip: Link, vae: Link, text: Link) -> tuple[Link, Link]:
+def draw(
+    line: PromptBuilder, model: Connection, applied: Connection, clip: Connection, vae: Connection, text: Connection
+) -> tuple[Connection, Connection]:
     """Add what draws the prompt with the adapter and by the base, from the same noise; the pictures of both."""
     positive = line.add(42, "CLIPTextEncode", "Encode prompt", {"text": text, "clip": clip})
     negative = line.add(43, "CLIPTextEncode", "Empty prompt", {"text": "", "clip": clip})

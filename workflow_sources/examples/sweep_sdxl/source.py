@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...prompt import Prompt
+from ...prompt import PromptBuilder
 from ...sweep_line import of_table
-from ..deft_table2.source import TABLE
+from ..deft_table2.source import TABLE_2
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    kitten = TABLE.subjects[0]
+    kitten = TABLE_2.subjects[0]
     words = kitten.prompts[0].format(kitten.kind)
-    return of_table(TABLE, name, TABLE.methods[0], kitten.folder, kitten.kind, words, kitten.name)
+    return of_table(TABLE_2, name, TABLE_2.methods[0], kitten.folder, kitten.kind, words, kitten.name)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...bases import BASES, apply, draw, load, train
-from ...prompt import Prompt
+from ...prompt import PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form. name: "1 Train my subject (BASE)"."""
     base = BASES[name.partition("(")[2].rstrip(")")]
-    it = Prompt()
+    it = PromptBuilder()
     load(it, base)
     adapter = train(it, base)
     model = apply(it, base, adapter)

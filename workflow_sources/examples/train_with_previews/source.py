@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...demo import CLIP, EMPTY, MODEL, SIZE, VAE, Example, on_backgrounds
-from ...prompt import SETTINGS, Prompt
+from ...demo import CLIP, EMPTY, MODEL, SIZE, VAE, DemoExample, on_backgrounds
+from ...prompt import SETTINGS, PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
-    it = Example(name)
+    it = DemoExample(name)
     it.subject()
     it.sampling()
     it.add(

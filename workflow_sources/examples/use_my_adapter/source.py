@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ...bases import BASES, draw, load
 from ...demo import LORA_FILE
-from ...prompt import Prompt
+from ...prompt import PromptBuilder
 
 
-def prompt(name: str) -> Prompt:
+def prompt(name: str) -> PromptBuilder:
     """The workflow in API form."""
     base = BASES["demo"]
-    it = Prompt()
+    it = PromptBuilder()
     load(it, base)
     model = it.add(
         30,
