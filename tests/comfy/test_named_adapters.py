@@ -212,7 +212,7 @@ def test_a_name_that_is_no_file_s_is_an_error(comfyui: Any, loras: Path, name: s
 
 @pytest.mark.parametrize("name", ["my dog", "my.dog", "我的狗", "my-dog_2", "nullo"])
 def test_names_of_files(comfyui: Any, name: str) -> None:
-    run = comfyui.module("trainers.settings.settings").Run.of(name=f"{name}.safetensors")
+    run = comfyui.module("trainers.settings.run").Run.of(name=f"{name}.safetensors")
     assert run.name == name
 
 

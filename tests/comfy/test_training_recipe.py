@@ -196,7 +196,7 @@ def test_the_usual_rate_of_a_base_without_a_recipe(pack: Pack) -> None:
 def test_a_saved_training_settings_node_trains_the_same(comfyui: Any) -> None:
     """One as version 0.1.0 wrote it, without what came later, and one with all of it at its defaults."""
     described, every = comfyui.module("deft_ops.settings"), comfyui.module("trainers.settings.settings")
-    entries = every.training_settings() | described.described(every.Run)
+    entries = every.training_settings() | described.described(comfyui.module("trainers.settings.run").Run)
     later = {name: default for name, (setting, default) in entries.items() if setting.later}
     assert {"guidance", "gaussian_start", "shift_by_size", "lowest_noise", "highest_noise"} <= later.keys()
     prompt = training_prompt("lora", seed=53)
