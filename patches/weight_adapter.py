@@ -20,13 +20,6 @@ from . import bypass
 from .entries import Entry, entry, layer_name
 from .trained_layer import to_train
 
-# Tensors that PEFT writes too, and the layer names that show that it did: ComfyUI's Train LoRA has its own names, and
-# OneTrainer has not PEFT's.
-_OF_PEFT: dict[str, Callable[[str], bool]] = {
-    "deft_P": lambda name: not name.startswith("diffusion_model."),
-    "oft_R.weight": lambda name: name.startswith("base_model.model."),
-}
-
 
 class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
     """The patch W + strength * sum of the entries' deltas, each delta computed from the weight that comes in.
@@ -80,7 +73,7 @@ class DeftWeightAdapter(comfy.weight_adapter.WeightAdapterBase):
         """
         if not any(f"{x}.{suffix}" in lora for suffix in methods.OWN_SUFFIXES):  # asked for every weight of the model
             return None
-        for suffix, apart in _OF_PEFT.items():
+        for suffix, apart in methods.OF_PEFT.items():
             if f"{x}.{suffix}" in lora and apart(x):
                 raise ValueError(
                     f"{x}.{suffix} is PEFT's, and what it means is in a record (adapter_config.json, or the file's "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import costs, modelspec
+from .. import costs, methods, modelspec
 from ..adapter import Adapter, describe, layers, validate
 from . import peft_tuners, safe
 from .source import Source
@@ -28,18 +28,21 @@ def matches(source: Source) -> bool:
 def read(source: Source, projector: str = "auto") -> Adapter:
     """The adapter with the tensors as they are. `projector` is not used: a native file stores the projected Q.
 
-    Raises ValueError for half a layer of a file that is of DEFT by its header, and for a damaged record of PEFT's.
+    Raises ValueError for a part of a layer of the header's method that would be a layer of another, and for a damaged
+    record of PEFT's.
     """
     adapter = Adapter(source.tensors, source.metadata)
     adapter.source = source.path.name
     peft_tuners.parts_of(adapter)
-    if source.metadata.get("method") == "deft":  # otherwise half a layer would be one of PaRa
-        for name, group in layers(adapter).items():
-            if "deft_Q" in group and "deft_R" not in group:
-                raise ValueError(
-                    f"{source.path} has {name}.deft_Q without {name}.deft_R, which belongs to it: save or download it "
-                    "again."
-                )
+    method = methods.METHODS.get(source.metadata.get("method", ""))
+    for name, group in layers(adapter).items() if method is not None and method.whole else ():
+        there = [suffix for suffix in method.whole if suffix in group]
+        lacking = [suffix for suffix in method.whole if suffix not in group]
+        if there and lacking:
+            raise ValueError(
+                f"{source.path} has {name}.{there[0]} without {name}.{lacking[0]}, which belongs to it: save or "
+                "download it again."
+            )
     return adapter
 
 

@@ -80,8 +80,8 @@ def _export(
     for name, layer in by_layer.items():
         if layer.method.name not in _WRITTEN:
             raise ValueError(
-                f"{source} cannot be written for PEFT: layer {name} is of the method {layer.method.name}, but only "
-                f"{', '.join(_WRITTEN)} can be. Choose the native format."
+                f"{source} cannot be written for PEFT: layer {name} is of the method {layer.method.name}, and "
+                f"{layer.method.peft}. Choose the native format; PEFT's is for {', '.join(_WRITTEN)}."
             )
         if name not in names:
             raise ValueError(f"{source} cannot be written for PEFT: layer {name} has no name in diffusers.")

@@ -28,6 +28,7 @@ __all__ = [
     "BY_PEFT",
     "METHODS",
     "PLAIN_PAIR",
+    "OF_PEFT",
     "OWN_SUFFIXES",
     "SUFFIXES",
     "TRAINABLE",
@@ -72,6 +73,8 @@ SUFFIXES: tuple[str, ...] = tuple(dict.fromkeys(suffix for record in METHODS.val
 OWN_SUFFIXES: tuple[str, ...] = tuple(
     suffix for suffix in SUFFIXES if not any(suffix in record.core_suffixes for record in METHODS.values())
 )
+# What PEFT writes too: whether a layer's name shows that it did.
+OF_PEFT = {suffix: apart for record in METHODS.values() for suffix, apart in record.of_peft.items()}
 
 
 def get(name: str) -> Method[Any]:

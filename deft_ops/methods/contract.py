@@ -8,7 +8,7 @@ the product of all dimensions but the first, r the rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -276,7 +276,9 @@ class Method(Generic[F]):
     marks: parts of tensor names that tell the method of a layer that ComfyUI's own loader reads; of several methods the
         last of the list counts.
     any_dtype: whether its tensors may be whole numbers. flags: suffixes of which the tensors are no floating numbers.
-    halves: suffixes that are of no other method or program: alone they are a damaged layer.
+    halves: suffixes that are of no other method or program: alone they are a damaged layer. whole: suffixes that every
+        layer has, where some of them alone would be a layer of another method.
+    of_peft: of suffixes that PEFT writes too, whether a layer of this name is PEFT's, whose meaning is in a record.
     terms: the two terms of a change that removes and injects. extracted: the factors that are the best change of a
         rank.
     peft: its form for PEFT, or the reason why it has none. peft_convolutions: whether the form holds convolutions.
@@ -308,6 +310,8 @@ class Method(Generic[F]):
     any_dtype: bool = False
     flags: tuple[str, ...] = ()
     halves: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    of_peft: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
     terms: Callable[[F, Tensor], Terms] | None = None
     extracted: Callable[[BestPair], F] | None = None
     peft_convolutions: bool = False

@@ -252,6 +252,9 @@ METHOD = Method(
     has_rank=True,
     sized_by_rank=True,
     halves=("deft_Q", "deft_right", "deft_P", "deft_R"),
+    whole=("deft_Q", "deft_R"),
+    # ComfyUI's Train LoRA has its own names of layers.
+    of_peft={"deft_P": lambda name: not name.startswith("diffusion_model.")},
     terms=terms,
     extracted=extracted,
     peft=deft_form,

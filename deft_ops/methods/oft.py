@@ -254,6 +254,7 @@ METHOD = Method(
     core_suffixes=(_BLOCKS, _RESCALE, "alpha"),
     marks=(_BLOCKS, _DIAGONAL),
     flags=(_SCALED,),
+    of_peft={_ENTRIES: lambda name: name.startswith("base_model.model.")},  # OneTrainer's layers have other names
     peft="PEFT's OFT rotates a layer's inputs, and this one its outputs",
     training=Training(
         words="rotates a layer's outputs in blocks and preserves their lengths and the angles between them, which "

@@ -89,7 +89,7 @@ UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
 # in their files, ComfyUI's names of its own classes, and words to search nodes by.
 METHOD_WORDS = {
     "trainers/settings/presets.py": {"deft", "para", "lora", "svdiff", "dreambooth"},
-    "deft_ops/files/native.py": {"deft", "lora"},
+    "deft_ops/files/native.py": {"lora"},
     "deft_ops/files/peft.py": {"para"},
     "deft_ops/files/peft_records.py": {"para"},
     "deft_ops/files/peft_tensors.py": {"lora"},

@@ -316,7 +316,7 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path: Path, method: str) -
         with pytest.raises(ValueError) as caught:
             write(adapter, tmp_path / path, NAMES)
         assert str(caught.value) == (
-            f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, but "
-            "only deft, para, lora, dora, lokr can be. Choose the native format."
+            f"The adapter for {path} cannot be written for PEFT: layer blocks.0.to_q is of the method {method}, and "
+            f"{methods.get(method).peft}. Choose the native format; PEFT's is for deft, para, lora, dora, lokr."
         )
     assert not list(tmp_path.iterdir())
