@@ -45,9 +45,9 @@ def test_a_mark_changes_no_pixel(marks: Any, tmp_path: Path, kind: str, mode: st
         with Image.open(io.BytesIO(data.getvalue())) as before, Image.open(path) as after:
             assert before.mode == after.mode == mode
             assert before.tobytes() == after.tobytes()
-            told = {"comment", "Description"}
-            assert {key: before.info[key] for key in before.info.keys() - told} == {
-                key: after.info[key] for key in after.info.keys() - told
+            mark_keys = {"comment", "Description"}
+            assert {key: before.info[key] for key in before.info.keys() - mark_keys} == {
+                key: after.info[key] for key in after.info.keys() - mark_keys
             }
     assert b"made from" not in twice
     assert marks.marked(twice, "CLIPLoader\nclip") == twice

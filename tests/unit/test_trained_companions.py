@@ -334,9 +334,9 @@ def test_what_pefts_lokr_does_not_hold(tmp_path: Path) -> None:
     import peft
 
     def refused(saved: dict[str, tuple[nn.Module, dict[str, Tensor]]], *words: str) -> None:
-        with pytest.raises(ValueError, match="cannot be written for PEFT") as error:
+        with pytest.raises(ValueError, match="cannot be written for PEFT") as caught:
             peft_folder(saved, tmp_path / "out")
-        assert all(word in str(error.value) for word in words)
+        assert all(word in str(caught.value) for word in words)
         assert not (tmp_path / "out").exists()
 
     def saved(layer: nn.Module, **own: Any) -> tuple[nn.Module, dict[str, Tensor]]:
