@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..tools import random, relative  # noqa: F401  (tests of ComfyUI say models.random and models.relative)
+
 CPU = torch.device("cpu")
 # Where the models here compute (see conftest.py).
 DEVICE = torch.device("cuda", 0) if os.environ.get("DEFT_TEST_DEVICE", "cpu").startswith("cuda") else CPU
@@ -24,11 +26,6 @@ POOLED_WIDTH = 32
 def generator(seed: int) -> torch.Generator:
     """A private generator."""
     return torch.Generator().manual_seed(seed)
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    """Normal numbers."""
-    return torch.randn(shape, generator=generator(seed))
 
 
 def filled(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
@@ -264,11 +261,6 @@ def deft_layers(
     return layers
 
 
-def relative(value: Tensor, expected: Tensor) -> float:
-    """|value - expected| / |expected|."""
-    return float((value.double() - expected.double()).norm() / expected.double().norm())
-
-
 def fill(network: nn.Module, seed: int) -> nn.Module:
     """Random weights in a diffusers model."""
     state = filled({name: value.shape for name, value in network.state_dict().items()}, seed)
@@ -365,3 +357,11 @@ def comfy_sd3(network: nn.Module) -> Any:
 
     state = {name: value.clone() for name, value in network.state_dict().items()}
     return comfy.sd.load_diffusion_model_state_dict(state)
+
+
+def every_layer(model: Any) -> list[str]:
+    """Native names of all linear and convolution weights."""
+    root = model.model.diffusion_model
+    return [
+        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]

@@ -17,7 +17,6 @@ from .test_patches import (
     SD3_QKV,
     UNET_CONVOLUTION,
     UNET_LINEAR,
-    every_layer,
 )
 
 METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("para", {}), ("lora", {})]
@@ -36,7 +35,7 @@ def both(pack: Pack, adapter: Any, model: Any, **options: Any) -> tuple[Tensor, 
 
 def callable_layers(model: Any) -> list[str]:
     """Layers that are called as modules (a patch embedding's weight may be used otherwise)."""
-    return [name for name in every_layer(model) if "pos_embed" not in name]
+    return [name for name in models.every_layer(model) if "pos_embed" not in name]
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS, ids=METHOD_IDS)

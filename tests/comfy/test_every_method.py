@@ -14,9 +14,10 @@ import torch
 
 from deft_pack.deft_ops import methods
 
+from ..tools import same
 from . import models
 from .pack import Pack
-from .test_training_runs import Vae, as_loaded, run_of, same, settings
+from .test_training_runs import Vae, as_loaded, run_of, settings
 
 
 @pytest.mark.parametrize("method", methods.TRAINABLE)

@@ -21,7 +21,7 @@ from ..clips import TOKENS
 from . import models
 from .pack import Pack
 from .test_architectures import NAMES as ARCHITECTURES
-from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR, every_layer
+from .test_patches import SD3_PROJECTION, SD3_QKV, UNET_LINEAR
 
 NAMINGS = ["comfyui", "kohya", "diffusers"]
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -96,7 +96,7 @@ def random_layers(pack: Pack, shapes: dict[str, tuple[int, ...]], method: str, s
 def layer_shapes(model: Any, method: str) -> dict[str, tuple[int, ...]]:
     """Native layers of a UNet; of an SD3 native and diffusers' ones: slices of fused weights, rows in another order."""
     state = model.model.state_dict()
-    shapes = {name: tuple(state[f"{name}.weight"].shape) for name in every_layer(model)}
+    shapes = {name: tuple(state[f"{name}.weight"].shape) for name in models.every_layer(model)}
     if "diffusion_model.joint_blocks.0.x_block.attn.qkv" in shapes:
         del shapes[SD3_QKV], shapes["diffusion_model.final_layer.adaLN_modulation.1"]
         shapes |= {
@@ -308,7 +308,9 @@ def test_every_architecture(
     skipped = re.compile(pair.architecture.without_effect)
     keys = {names.target_key(target) for path, target in table.items() if not skipped.fullmatch(path)}
     shapes = {
-        layer: tuple(state[f"{layer}.weight"].shape) for layer in every_layer(pair.model) if f"{layer}.weight" in keys
+        layer: tuple(state[f"{layer}.weight"].shape)
+        for layer in models.every_layer(pair.model)
+        if f"{layer}.weight" in keys
     }
     adapter = random_layers(pack, shapes, "deft")
     patched, _, report = pack.apply(adapter, pair.model)
@@ -392,7 +394,7 @@ def test_text_encoders(pack: Pack, exporter: Any, bases: Any, kind: str, method:
     parts = {"clip_l": "text_encoder"} | ({} if kind == "sd15" else {"clip_g": "text_encoder_2"})
     networks = {part: transformers_clip(clip, part) for part in parts}  # before anything is patched
     adapter = clip_adapter(pack, clip, method)
-    adapter.update(pack.adapter(model, [every_layer(model)[5]]))
+    adapter.update(pack.adapter(model, [models.every_layer(model)[5]]))
     encoded = encode(pack.apply(adapter, model, clip)[1])
     assert models.relative(encode(clip), encoded) > 1e-2
     starts = {

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from . import models
 from .pack import Pack
 from .test_export import encode, small_clip
-from .test_patches import every_layer
 
 SD3_NORM = "diffusion_model.joint_blocks.0.x_block.attn.ln_q"
 
@@ -30,7 +29,7 @@ def lora_file(comfyui_session: Any) -> Iterator[Any]:
 
     def write(model: Any, rank: int, scale: float = 0.05, seed: int = 30) -> str:
         state, tensors = model.model.state_dict(), {}
-        for index, name in enumerate(every_layer(model)):
+        for index, name in enumerate(models.every_layer(model)):
             shape = state[f"{name}.weight"].shape
             width = shape[1:].numel()
             numbers = models.generator(seed + index)
@@ -76,7 +75,7 @@ def test_a_model_that_carries_a_lora(pack: Pack, lora_file: Any, kind: str, meth
     expected = models.network_output(tuned)
     assert models.relative(models.network_output(model), expected) > 1e-2
     adapter, report = pack.extract(model, tuned, method=method, rank=3)
-    layers = every_layer(model)
+    layers = models.every_layer(model)
     assert set(pack.adapters.layers(adapter)) == set(layers)
     assert not pack.adapters.foreign(adapter)
     assert report.energy > 1 - 1e-9
@@ -96,7 +95,7 @@ def test_a_model_that_carries_a_lora(pack: Pack, lora_file: Any, kind: str, meth
 def test_a_fine_tune_against_numpy(pack: Pack) -> None:
     base, tuned = models.unet(), fine_tuned(models.unet)
     before, after = models.weights(base), models.weights(tuned)
-    layers = every_layer(base)
+    layers = models.every_layer(base)
     squares = {name: np.linalg.svd(difference(before, after, name), compute_uv=False) ** 2 for name in layers}
     rest = sum(
         float((after[key].double() - before[key].double()).square().sum())
@@ -155,7 +154,7 @@ def test_a_merge_and_adapters_on_top_count(pack: Pack) -> None:
 
     base, other = models.sd3(), fine_tuned(models.sd3, size=0.2)
     merged = ModelMergeSimple().merge(base, other, 0.25)[0]
-    adapter = pack.adapter(base, every_layer(base)[3:6])
+    adapter = pack.adapter(base, models.every_layer(base)[3:6])
     tuned = pack.apply(adapter, merged)[0]
     expected = models.patched_weights(tuned)
     extracted, report = pack.extract(base, tuned, rank=1000, vectors=True)
@@ -166,7 +165,7 @@ def test_a_merge_and_adapters_on_top_count(pack: Pack) -> None:
     assert report.energy > 1 - 1e-9
     # And with patches on the base: they count as base.
     extracted, report = pack.extract(merged, tuned, rank=8)
-    assert set(report.kept) == set(every_layer(base)[3:6])
+    assert set(report.kept) == set(models.every_layer(base)[3:6])
     assert "they count as base" in report.text()
     result = models.patched_weights(pack.apply(extracted, merged)[0])
     for name in report.kept:
@@ -176,10 +175,10 @@ def test_a_merge_and_adapters_on_top_count(pack: Pack) -> None:
 def test_what_is_left_out_is_counted(pack: Pack) -> None:
     base, tuned = models.unet(), fine_tuned(models.unet, keep="middle_block")
     state = base.model.state_dict()
-    convolutions = {name for name in every_layer(base) if state[f"{name}.weight"].ndim > 2}
+    convolutions = {name for name in models.every_layer(base) if state[f"{name}.weight"].ndim > 2}
     _, everything = pack.extract(base, tuned, rank=2)
-    unchanged = {name for name in every_layer(base) if ".middle_block." in name}
-    assert set(everything.kept) == set(every_layer(base)) - unchanged
+    unchanged = {name for name in models.every_layer(base) if ".middle_block." in name}
+    assert set(everything.kept) == set(models.every_layer(base)) - unchanged
     assert unchanged
     assert everything.unchanged == sum(".middle_block." in key for key, _ in base.model.named_parameters())
     _, report = pack.extract(base, tuned, rank=2, convolutions=False)

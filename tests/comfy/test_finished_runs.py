@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from ..tools import header, same
 from . import killed_training, models
 from .conftest import ROOT
 from .test_adapter_nodes import METHODS, Prompt, applied, node, sampling, settings, trainer, training_prompt
-from .test_named_adapters import FILE, NAME, header, own_files, own_folder, same  # noqa: F401 (a fixture)
+from .test_named_adapters import FILE, NAME, own_files, own_folder  # noqa: F401 (a fixture)
 from .test_training_nodes import previews
 
 AGAIN = "finished before, not trained again: taken from "

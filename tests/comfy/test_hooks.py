@@ -38,7 +38,7 @@ def core(node: str, **inputs: Any) -> Any:
 def random_adapter(pack: Pack, label: str, model: Any, names: list[str] | None = None, seed: int = 10) -> Any:
     """A random adapter of all layers of a model, or of the named ones."""
     method, options = METHODS[label]
-    return pack.adapter(model, names or every_layer(model), method, seed=seed, **options)
+    return pack.adapter(model, names or models.every_layer(model), method, seed=seed, **options)
 
 
 def save(pack: Pack, adapter: Any, name: str) -> str:
@@ -65,14 +65,6 @@ def with_keyframes(hooks: Any, *points: tuple[float, float]) -> Any:
 def on_conditioning(conditioning: list, hooks: Any) -> list:
     """Cond Set Props."""
     return core("ConditioningSetProperties", cond_NEW=conditioning, strength=1.0, set_cond_area="default", hooks=hooks)
-
-
-def every_layer(model: Any) -> list[str]:
-    """Native names of all linear and convolution weights."""
-    root = model.model.diffusion_model
-    return [
-        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-    ]
 
 
 def fresh(kind: str = "sd3", **options: Any) -> Any:
@@ -320,7 +312,7 @@ def test_the_node(pack: Pack) -> None:
         "stacking": "from_base",
     }
     first, report = pack.nodes.hooks.DEFTCreateHookAdapter.execute(adapter, model, **inputs).result
-    assert f"{len(every_layer(model))} layers" in report
+    assert f"{len(models.every_layer(model))} layers" in report
     assert "somewhere.else" in report
     both, _ = pack.nodes.hooks.DEFTCreateHookAdapter.execute(
         random_adapter(pack, "para", model), model, prev_hooks=first, **inputs

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ..measured import but_cost
+from ..tools import header, same
 from .test_adapter_nodes import Prompt, loader, node, sampling, saver, settings, training_prompt
 from .test_training_nodes import previews
 
@@ -37,15 +37,6 @@ def own_folder(loras: Path) -> Iterator[None]:
 def prompt_of(name: str = NAME, kept: dict[str, Any] | None = None, **changed: Any) -> Prompt:
     """A training of this name; `kept` are other values of Training Settings."""
     return training_prompt(**changed) | {"settings": settings(name=name, **(kept or {}))}
-
-
-def header(file: Path) -> dict[str, str]:
-    with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata())
-
-
-def same(one: Any, other: Any) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def own_files(loras: Path) -> list[str]:

@@ -23,14 +23,6 @@ METHODS = [("deft", {"projector": "qr"}), ("deft", {"projector": "relu"}), ("def
 METHOD_IDS = ["deft-qr", "deft-relu", "deft-ppt", "para"]
 
 
-def every_layer(model: Any) -> list[str]:
-    """Native names of all linear and convolution weights."""
-    root = model.model.diffusion_model
-    return [
-        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-    ]
-
-
 # ------------------------------------------------------------------------------------------------------- one adapter
 
 
@@ -39,17 +31,17 @@ def every_layer(model: Any) -> list[str]:
 def test_fp32_weights_are_w_plus_delta_and_come_back(pack: Pack, kind: str, method: str, options: dict) -> None:
     model = models.sd3() if kind == "sd3" else models.unet()
     base = models.weights(model)
-    adapter = pack.adapter(model, every_layer(model), method, **options)
+    adapter = pack.adapter(model, models.every_layer(model), method, **options)
     patched, _, report = pack.apply(adapter, model, strength_model=0.75)
-    assert report.methods == {method: len(every_layer(model))}
+    assert report.methods == {method: len(models.every_layer(model))}
     assert not report.unmatched
     weights = models.patched_weights(patched)
-    for name in every_layer(model):
+    for name in models.every_layer(model):
         key = f"{name}.weight"
         expected = base[key] + 0.75 * pack.delta(adapter, name, base[key])
         assert models.relative(weights[key], expected) < 1e-6, name
         assert models.relative(weights[key], base[key]) > 1e-3, name
-    others = base.keys() - {f"{name}.weight" for name in every_layer(model)}
+    others = base.keys() - {f"{name}.weight" for name in models.every_layer(model)}
     assert all(torch.equal(weights[key], base[key]) for key in others)
     after = models.weights(model)
     assert all(torch.equal(after[key], base[key]) for key in base)
@@ -232,7 +224,7 @@ def test_low_vram_patches(pack: Pack, method: str) -> None:
 
 def test_a_model_that_does_not_fit_gives_the_same_output(pack: Pack) -> None:
     model = models.sd3()
-    patched = pack.apply(pack.adapter(model, every_layer(model)), model)[0]
+    patched = pack.apply(pack.adapter(model, models.every_layer(model)), model)[0]
     inputs = models.network_inputs(model)
     with torch.inference_mode():
         patched.patch_model(models.DEVICE)
@@ -359,7 +351,7 @@ def test_from_base_is_the_sum_that_peft_computes(pack: Pack, tmp_path: Path, pro
 def native_file(pack: Pack, comfyui_session: Any) -> Any:
     """A native file in models/loras, with DEFT, PaRa and LoRA layers; its name and the model that it is for."""
     model = models.sd3()
-    adapter = pack.adapter(model, every_layer(model), "deft", projector="relu")
+    adapter = pack.adapter(model, models.every_layer(model), "deft", projector="relu")
     adapter.update(pack.adapter(model, [SD3_PROJECTION], "para"))
     for suffix in ("deft_R", "deft_right", "alpha"):
         adapter.pop(f"{SD3_PROJECTION}.{suffix}", None)
@@ -377,7 +369,7 @@ def test_core_loader_and_ours_give_the_same_latent(pack: Pack, comfyui_session: 
     ours = comfyui_session.pack_nodes["DEFTAdapterLoader"].execute(model, native_file.name, 0.8, 1.0, "auto")
     patched, clip, report = ours.result
     assert clip is None
-    assert f"{len(every_layer(model))} layers" in report
+    assert f"{len(models.every_layer(model))} layers" in report
     assert "skipped" not in report
     base = models.sample(model)
     latent = models.sample(patched)
@@ -405,7 +397,7 @@ def test_exported_lora_of_slices_and_convolutions(pack: Pack) -> None:
 
     slices = [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"]
     shapes = dict.fromkeys(slices, (64, 64)) | {"norm_out.linear": (128, 64)}
-    for model, names in ((models.sd3(), list(shapes)), (models.unet(), every_layer(models.unet()))):
+    for model, names in ((models.sd3(), list(shapes)), (models.unet(), models.every_layer(models.unet()))):
         adapter = pack.adapter(model, names, shapes=shapes)
         with_lora = comfy.sd.load_lora_for_models(model, None, dict(pack.to_lora(adapter, model)), 1.0, 0)[0]
         expected = models.patched_weights(pack.apply(adapter, model)[0])

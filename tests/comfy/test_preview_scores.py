@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from ..tools import same
 from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 from .test_training_nodes import previews
-from .test_training_runs import Vae, as_loaded, models, same, shown, train
+from .test_training_runs import Vae, as_loaded, models, shown, train
 
 TEXT = "a sks teddy bear on a red background"
 

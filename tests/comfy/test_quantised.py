@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import models
 from .pack import Pack
-from .test_patches import SD3_PROJECTION, SD3_QKV, every_layer
+from .test_patches import SD3_PROJECTION, SD3_QKV
 
 PLAIN = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 ROTATION = {"convrot": True, "convrot_groupsize": 64}
@@ -99,7 +99,7 @@ def truth(pack: Pack, model: Any, depth: int = 1) -> Any:
 
 def block_layers(model: Any) -> list[str]:
     """The layers of the blocks: all that are quantised."""
-    return [name for name in every_layer(model) if "joint_blocks" in name]
+    return [name for name in models.every_layer(model) if "joint_blocks" in name]
 
 
 def output(model: Any) -> Tensor:

@@ -12,23 +12,18 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from torch import Tensor
 
 from ..measured import but_cost
+from ..tools import header, same
 from . import models
 from .test_training import as_loaded
-from .test_training_runs import Vae, names, run_of, same, shown, train
+from .test_training_runs import Vae, names, run_of, shown, train
 
 
 def record_of(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((run_of(folder) / "run.json").read_text())
     return record
-
-
-def safe_header(file: Path) -> dict[str, str]:
-    with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata())
 
 
 def test_a_record_and_previews_change_nothing_else(pack: Any, tmp_path: Path) -> None:
@@ -205,8 +200,8 @@ def test_what_a_training_costs_is_kept(pack: Any, tmp_path: Path) -> None:
     start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert cost.bytes == file.stat().st_size - start  # all behind the header is tensors
     assert record_of(folder.path)["cost"] == dataclasses.asdict(cost)
-    assert json.loads(safe_header(file)["training_cost"])["seconds_a_step"] == cost.seconds_a_step
-    earlier = json.loads(safe_header(run / "adapter_00000004.safetensors")["training_cost"])
+    assert json.loads(header(file)["training_cost"])["seconds_a_step"] == cost.seconds_a_step
+    earlier = json.loads(header(run / "adapter_00000004.safetensors")["training_cost"])
     assert earlier["seconds"] == pytest.approx(sum(seconds for seconds, _ in seen[:4]), abs=1e-3)
     assert f"cost: {cost.seconds_a_step:.3g} s a step (median), peak memory " in result.report
     again = train(pack, model, folder=folder, steps=7, on_step=stop)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..tools import header
 from . import models
 from .pack import Pack
 from .test_adapter_nodes import node, training_prompt
@@ -23,11 +23,6 @@ from .test_textual_inversion import inversion
 from .test_training import as_loaded
 
 UNTOLD = "Could not check whether the adapter was trained on this base"
-
-
-def header(path: str | Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata())
 
 
 def trained(pack: Pack, model: Any, captions: list[str], pictures: int = 2, **settings: Any) -> Any:

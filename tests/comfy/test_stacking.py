@@ -412,19 +412,11 @@ def test_convolutions(pack: Pack, stacking: str) -> None:
 # --------------------------------------------------------------------------------- one object, many models and runs
 
 
-def every_layer(model: Any) -> list[str]:
-    """Native names of all linear and convolution weights."""
-    root = model.model.diffusion_model
-    return [
-        f"diffusion_model.{name}" for name, module in root.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-    ]
-
-
 def whole_stack(pack: Pack, model: Any, stacking: str) -> Any:
     """Three adapters of all layers on a model."""
     for label, seed, strength in (("qr", 10, 0.6), ("para", 30, 0.5), ("relu", 50, 0.4)):
         model = pack.apply(
-            random_adapter(pack, label, every_layer(model), model, seed),
+            random_adapter(pack, label, models.every_layer(model), model, seed),
             model,
             strength_model=strength,
             stacking=stacking,
@@ -677,13 +669,13 @@ def test_strength_zero_is_the_base_bit_for_bit(pack: Pack, label: str, dtype: to
     base = models.weights(model)
     assert base[f"{PROJECTION}.weight"].dtype == dtype
     plain = models.sample(model)
-    adapter = random_adapter(pack, label, every_layer(model), model)
+    adapter = random_adapter(pack, label, models.every_layer(model), model)
     none = pack.apply(adapter, model, strength_model=0)[0]
     weighed = pack.apply(adapter, model, removal=0, injection=0)[0]
-    assert weighed.patches.keys() == {f"{name}.weight" for name in every_layer(model)}
+    assert weighed.patches.keys() == {f"{name}.weight" for name in models.every_layer(model)}
     computed = model.clone()
     computed.add_patches({key: patches[0][1] for key, patches in pack.apply(adapter, model)[0].patches.items()}, 0.0)
-    assert len(computed.patches) == len(every_layer(model))
+    assert len(computed.patches) == len(models.every_layer(model))
     for patched in (none, weighed, computed):
         weights = models.patched_weights(patched)
         assert all(torch.equal(bits(weights[key]), bits(base[key])) for key in base)

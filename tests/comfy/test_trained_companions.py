@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from ..tools import same
 from . import models
 from .pack import Pack
-from .test_training_runs import as_loaded, same, settings, train
+from .test_training_runs import as_loaded, settings, train
 
 NAMES = ("dora", "lokr", "oft")
 LAYERS = "all linear and convolution"

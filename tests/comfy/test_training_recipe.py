@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from ..tools import same
 from . import models
 from .pack import Pack
 from .test_adapter_nodes import applied, node, sampling, trainer, training_prompt
 from .test_adapter_nodes import settings as settings_node
 from .test_textual_inversion import inversion
 from .test_training_nodes import previews
-from .test_training_runs import Vae, as_loaded, same, shown, train
+from .test_training_runs import Vae, as_loaded, shown, train
 
 
 def recipe_of(pack: Pack, title: str) -> Any:

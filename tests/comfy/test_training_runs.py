@@ -20,6 +20,7 @@ from torch import Tensor
 
 from deft_pack.trainers.settings.optimizers import OPTIMIZERS
 
+from ..tools import same
 from . import killed_training, models
 from .conftest import ROOT
 from .test_training import as_loaded, traces
@@ -48,10 +49,6 @@ def train(
         return pack.loop.train(
             model, material, settings(pack, **chosen), on_step, folder=folder, shown=shown, on_start=on_start
         )
-
-
-def same(one: Any, other: Any) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def run_of(folder: Path) -> Path:

@@ -10,15 +10,9 @@ from torch import Tensor, nn
 from deft_pack.deft_ops import methods
 from deft_pack.deft_ops.products import transposed_product
 
+from ..tools import random, relative
+
 SHAPES = {"linear": (24, 20), "wide": (8, 40), "conv": (12, 6, 3, 2)}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 def tensors_of(name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from deft_pack.deft_ops import adapter as adapters
 from deft_pack.deft_ops import files, methods
 
+from ..tools import random, relative
+
 LAYERS: dict[str, tuple[type[nn.Module], tuple[Any, ...], tuple[int, ...]]] = {
     "linear": (nn.Linear, (24, 32), (5, 24)),
     "1x1": (nn.Conv2d, (24, 32, 1), (2, 24, 5, 5)),
@@ -25,14 +27,6 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[Any, ...], tuple[int, ...]]] = {
     "1-D": (nn.Conv1d, (24, 32, 3), (2, 24, 7)),
     "3-D": (nn.Conv3d, (24, 32, (1, 2, 3)), (2, 24, 3, 4, 5)),
 }
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 def layer_of(kind: str) -> tuple[nn.Module, Tensor]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deft_pack.deft_ops import convolution
 from deft_pack.deft_ops.layer_ops import op_of
 
+from ..tools import relative
+
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["fp32", "bf16"])

@@ -9,12 +9,9 @@ from torch import Tensor
 
 from deft_pack.deft_ops import extraction, methods
 
+from ..tools import random, relative
+
 SHAPES = [(24, 40), (40, 24), (32, 32), (12, 6, 3, 3), (40, 4, 3, 3), (1, 8), (8, 1)]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def reference(change: Tensor, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,11 +25,6 @@ def delta(extracted: extraction.Extracted, method: str, weight: Tensor) -> Tenso
     module = methods.get(method)
     assert module.claims(extracted.tensors)
     return module.delta(module.from_tensors(extracted.tensors), weight)
-
-
-def relative(value: Tensor, expected: Tensor) -> float:
-    """|value - expected| / |expected|."""
-    return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.parametrize("method", extraction.EXTRACTED_METHODS)

@@ -20,6 +20,8 @@ from deft_pack.deft_ops import files, methods
 from deft_pack.deft_ops.adapter import Adapter
 from deft_pack.deft_ops.files import native, peft_writer
 
+from ..tools import random
+
 PREFIX = "diffusion_model."
 
 
@@ -143,10 +145,6 @@ def test_reading_by_bare_file_and_by_folder_agree(tmp_path: Path) -> None:
     assert all(torch.equal(folder[key], bare[key]) for key in folder)
     assert folder.metadata == bare.metadata
     assert folder.metadata["alpha"] == "8"
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def without_record(model: nn.Module, folder: Path) -> Path:

@@ -15,17 +15,11 @@ from torch import Tensor, nn
 from deft_pack.deft_ops import adapter as adapters
 from deft_pack.deft_ops import files, methods
 
+from ..tools import random, relative
+
 OUT, IN, RANK = 24, 20, 4
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 OMNI = "llm.layers.0.self_attn.qkv_proj"
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 W = random(OUT, IN, seed=1)

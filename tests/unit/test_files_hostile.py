@@ -22,11 +22,9 @@ from torch import Tensor
 
 from deft_pack.deft_ops import files
 
+from ..tools import random
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 X, Y = "blocks.0.attn.to_q", "blocks.1.attn.to_q"

@@ -20,6 +20,8 @@ from deft_pack.deft_ops import adapter as adapters
 from deft_pack.deft_ops import files, methods
 from deft_pack.deft_ops.files import native, peft_records
 
+from ..tools import random
+
 CONFIGS: dict[str, Any] = {
     "DEFT": peft.DeftConfig,
     "LORA": peft.LoraConfig,
@@ -182,10 +184,6 @@ class Network(nn.Module):
         self.block.conv = nn.Conv2d(6, 8, 1)
         self.block.wide = nn.Conv2d(6, 8, 3)
         self.proj_out = nn.Linear(10, 12)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def trained(config: Any, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -11,6 +11,8 @@ from deft_pack.deft_ops import methods
 from deft_pack.deft_ops.changes import LowRank, WeightChange
 from deft_pack.deft_ops.layer_ops import op_of
 
+from ..tools import relative
+
 SVDIFF, DREAMBOOTH = methods.training_of("svdiff"), methods.training_of("dreambooth")
 OWN = SVDIFF.settings_of()
 assert SVDIFF.base is not None
@@ -23,10 +25,6 @@ def no_weight() -> Tensor:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 def layer_and_input(kind: str) -> tuple[nn.Module, Tensor]:

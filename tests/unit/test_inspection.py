@@ -12,12 +12,10 @@ from torch import Tensor
 from deft_pack.deft_ops import inspection, methods
 from deft_pack.deft_ops.projectors import PROJECTORS, project
 
+from ..tools import random
+
 SHAPES = {"linear": (24, 20), "tall": (40, 6), "conv": (12, 5, 3, 3)}
 RANKS = (1, 4, 40)  # 40 is more than any layer here has inputs
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def entropy_rank(matrix: Tensor) -> float:

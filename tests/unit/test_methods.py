@@ -13,6 +13,8 @@ from deft_pack.deft_ops import methods
 from deft_pack.deft_ops.layer_ops import LinearOp, op_of
 from deft_pack.deft_ops.projectors import PROJECTORS, project, raw_qr
 
+from ..tools import relative
+
 KINDS = ("linear", "conv")
 RANKS = (1, 4, 40)  # 40 is more than any layer here has outputs
 ALPHAS = (None, 1.0, 16.0)
@@ -74,10 +76,6 @@ def expected_delta(name: str, factors: Any, weight: Tensor, removal: float = 1.0
     if factors.R is not None:
         change = change + injection * factors.scale * Q @ factors.R.double()
     return change.reshape(weight.shape)
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

@@ -11,6 +11,8 @@ from torch import Tensor
 from deft_pack.deft_ops import host, projectors
 from deft_pack.deft_ops.projectors import LARGEST_CONDITION, orthonormal, project, project_all
 
+from ..tools import relative
+
 SHAPES = [(320, 8), (1280, 32), (64, 16), (40, 40), (7, 1)]
 
 
@@ -41,10 +43,6 @@ def ours(P: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     Q = orthonormal(P)
     (of_P,) = torch.autograd.grad(Q, P, grad)
     return Q.detach(), of_P
-
-
-def relative(value: Tensor, expected: Tensor) -> float:
-    return float((value.detach().double() - expected).norm() / expected.norm())
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from deft_pack.deft_ops import adapter as adapters
@@ -18,6 +17,7 @@ from deft_pack.deft_ops.adapter import Adapter
 from deft_pack.deft_ops.costs import TrainingCost, from_text
 from deft_pack.deft_ops.files import native, peft_writer
 
+from ..tools import header
 from .test_files import LAYERS, make_adapter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -59,11 +59,6 @@ def fields_of(model: Any) -> tuple[str | None, str | None, str | None]:
     fields = modelspec.base_fields(modelspec.base_of(model))
     keys = ("modelspec.architecture", "ss_base_model_version", "modelspec.resolution")
     return tuple(fields.get(key) for key in keys)  # type: ignore[return-value]
-
-
-def header(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata())
 
 
 def as_lora_manager_reads(path: Path) -> tuple[str, list[tuple[str, int]], str | None]:

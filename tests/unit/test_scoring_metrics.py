@@ -21,6 +21,8 @@ from deft_pack.scoring.preprocessing import IMAGENET, OPENAI_CLIP, Preprocess
 from deft_pack.scoring.protocols import PROTOCOLS, Measure, custom, get_protocol
 from deft_pack.scoring.texts import split_texts
 
+from ..fuzz.mutation import chunk
+
 
 def features(count: int, seed: int, width: int = 32) -> torch.Tensor:
     return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
@@ -453,10 +455,6 @@ def tiff(path: Path, numbers: np.ndarray, photometric: int) -> Path:
 
 def png16(path: Path, numbers: np.ndarray, clear: int | None = None) -> Path:
     """A PNG of 16 bits [h, w, 1 to 4], by its specification. clear: the grey that is transparent."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     height, width, channels = numbers.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in numbers)

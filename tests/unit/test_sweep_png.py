@@ -13,6 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from deft_pack.sweeps.png import MAX_TEXT, read_text, with_text
 
+from ..fuzz.mutation import chunk
+
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 TEXTS = {
     "deft_sweep": json.dumps({"cells": ["a"], "axes": {"prompt": "Ünïcode"}}),
@@ -51,10 +53,6 @@ def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
         parts.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
         place += 12 + length
     return parts
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 @pytest.mark.parametrize("mode", MODES)

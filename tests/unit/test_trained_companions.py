@@ -21,6 +21,8 @@ from deft_pack.deft_ops.files import peft_writer
 from deft_pack.deft_ops.layer_ops import op_of
 from deft_pack.deft_ops.methods import lokr, oft
 
+from ..tools import random, relative
+
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(24, 32), (2, 5, 24)),
     "no bias": (lambda: nn.Linear(24, 32, bias=False), (5, 24)),
@@ -30,14 +32,6 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "3-D": (lambda: nn.Conv3d(24, 32, (1, 2, 3)), (2, 24, 3, 4, 5)),
 }
 NAMES = ("dora", "lokr", "oft")
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
 
 
 def layer_of(kind: str) -> tuple[nn.Module, Tensor]:
