@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import types
 import uuid
 from collections.abc import Iterator
@@ -115,11 +114,10 @@ class PromptFailed(AssertionError):
 
 @dataclass
 class PromptRun:
-    """What a prompt gave: outputs by wanted node, UI results by node, the server's messages, seconds."""
+    """What a prompt gave: outputs by wanted node, UI results by node, the server's messages."""
 
     outputs: dict[str, list[Any]]
     ui: dict[str, dict[str, list[Any]]]
-    seconds: float
     messages: list[tuple[Any, Any]] = field(default_factory=list)
 
     def output(self, node_id: str, slot: int = 0) -> Any:
@@ -201,7 +199,6 @@ class ComfyUI:
         for node_id in want:
             prompt[f"want {node_id}"] = {"class_type": "PreviewAny", "inputs": {"source": [node_id, 0]}}
         prompt_id = str(uuid.uuid4())
-        started = time.perf_counter()
         valid, error, good, node_errors = self.loop.run_until_complete(
             self.execution.validate_prompt(prompt_id, prompt, None)
         )
@@ -229,9 +226,8 @@ class ComfyUI:
             if event == "execution_interrupted":
                 raise PromptFailed("execution", data["node_id"], data["node_type"], "interrupted", "interrupted")
         assert self.executor.success
-        seconds = time.perf_counter() - started
         outputs = {node_id: self._cached(node_id).outputs for node_id in want}
-        return PromptRun(outputs, dict(self.executor.history_result["outputs"]), seconds, messages)
+        return PromptRun(outputs, dict(self.executor.history_result["outputs"]), messages)
 
     def fail(self, prompt: dict[str, Any], want: tuple[str, ...] | list[str] = ()) -> PromptFailed:
         """Run a prompt that has to fail, and return how it did."""

@@ -6,8 +6,10 @@ change under the layer that the writer means, written out after the writer's sou
 
 from __future__ import annotations
 
+import itertools
 import re
-import time
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -1110,20 +1112,39 @@ def test_what_cannot_be_converted_is_refused_by_name(pack: Pack, kind: str) -> N
         converted(adapter)
 
 
-def test_a_conversion_costs_milliseconds(pack: Pack) -> None:
-    """The file has some 600 layers, the size of the largest files that people have."""
-    converted = pack.comfyui.module("matching.conversions").converted
-    value = torch.zeros(1)
-    tensors = {
-        f"pipe.dit.blocks.{index}.{layer}.{part}.default.weight": value
-        for index in range(60)
-        for layer in ("ffn.0", "ffn.2", *(f"{kind}_attn.{x}" for kind in ("self", "cross") for x in "qkvo"))
-        for part in ("lora_A", "lora_B")
-    }
-    adapter = pack.adapters.Adapter(tensors)
-    spent = []
-    for _ in range(5):
-        start = time.process_time()
-        converted(adapter)
-        spent.append(time.process_time() - start)
-    assert min(spent) < 0.1, spent
+def lines(work: Callable[[], object]) -> int:
+    """How many lines of Python a call runs; each turn of a loop is one."""
+    count, before = itertools.count(), sys.gettrace()
+
+    def trace(frame: types.FrameType, event: str, _: object) -> Any:
+        if event == "line":
+            next(count)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return next(count)
+
+
+def test_a_conversion_takes_work_in_proportion_to_the_file(pack: Pack) -> None:
+    """Counted, not timed. The larger file has some 600 layers, as the largest ones that people have."""
+
+    def of_blocks(blocks: int) -> tuple[int, int]:
+        """The tensors of a file of so many blocks, and the lines that its conversion runs."""
+        adapter = pack.adapters.Adapter(
+            {
+                f"pipe.dit.blocks.{index}.{layer}.{part}.default.weight": torch.zeros(1)
+                for index in range(blocks)
+                for layer in ("ffn.0", "ffn.2", *(f"{kind}_attn.{x}" for kind in ("self", "cross") for x in "qkvo"))
+                for part in ("lora_A", "lora_B")
+            }
+        )
+        return len(adapter), lines(lambda: pack.matching.conversions.converted(adapter))
+
+    of_blocks(1)  # imports and compiles
+    (fewer, few), (more, many) = of_blocks(30), of_blocks(60)
+    assert many / few == pytest.approx(more / fewer, rel=0.05)
+    assert many / more < 200

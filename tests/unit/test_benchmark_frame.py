@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,10 +39,16 @@ def test_the_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(printed) == {"name": "a.b", "ours": 2.0, "peer": 3.0, "ratio": 0.6667, "unit": "GiB", "runs": 2}
 
 
-def test_seconds_measures_the_call() -> None:
-    import time
+def test_seconds_measures_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr(frame, "time", SimpleNamespace(perf_counter=lambda: clock.now))
 
-    assert 0.02 <= frame.seconds(lambda: time.sleep(0.02))() < 1.0
+    def work() -> None:
+        clock.now += 2.5
+
+    measure = frame.seconds(work)
+    clock.now += 100.0
+    assert measure() == 2.5
 
 
 def test_a_childs_peak_is_its_own() -> None:

@@ -79,12 +79,10 @@ class Silent:
         return web.json_response({})
 
 
-async def seconds_until_lost(client: Client) -> float:
-    """Seconds until a running prompt's server counts as lost."""
-    begun = time.monotonic()
+async def lost(client: Client) -> None:
+    """A prompt runs until its server counts as lost."""
     with pytest.raises(ServerLost):
-        await asyncio.wait_for(client.run({}, lambda *_: None), 20)
-    return time.monotonic() - begun
+        await client.run({}, lambda *_: None)
 
 
 def test_a_server_that_falls_silent_is_lost() -> None:
@@ -93,7 +91,7 @@ def test_a_server_that_falls_silent_is_lost() -> None:
     async def run() -> float:
         server = Silent()
         async with server as url, Client(url) as client:
-            running = asyncio.create_task(seconds_until_lost(client))
+            running = asyncio.create_task(lost(client))
             await asyncio.sleep(3)  # five times SILENCE, and no message but the answers to aiohttp's questions
             assert server.prompts
             assert not running.done()
@@ -103,7 +101,7 @@ def test_a_server_that_falls_silent_is_lost() -> None:
             await running
             return time.monotonic() - start
 
-    assert 0.3 < asyncio.run(run()) < 10
+    assert asyncio.run(run()) > 0.3  # at least PATIENCE goes by
 
 
 def test_a_server_that_never_answers_is_none() -> None:

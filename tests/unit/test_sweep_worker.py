@@ -50,7 +50,5 @@ def test_the_number_of_a_text() -> None:
 
 def test_a_pattern_that_would_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "PATTERN_SECONDS", 0.2)
-    started = time.monotonic()
     with pytest.raises(NodeFailed, match=r"Scores: the pattern .* of 'n' cannot be matched .* more than 0\.2 s"):
         number_in(PlanNumber("n", "Scores", re.compile(r"^(a|aa)+$")), "a" * 5000 + "!")
-    assert time.monotonic() - started < 20
