@@ -370,7 +370,7 @@ def test_a_bias_with_patches_of_its_own(pack: Pack) -> None:
     """The bias is not a part of W x, also where ComfyUI patches it at each use (partly loaded, and dynamic VRAM)."""
     import comfy.model_patcher
 
-    bias_of = pack.comfyui.module("models.layers").bias_of
+    bias_of = pack.models.layers.bias_of
     layer = nn.Linear(4, 6)
     with torch.inference_mode():
         change = models.random(6, seed=1)

@@ -205,7 +205,7 @@ def test_a_trained_adapter_works_in_our_nodes_and_in_core_nodes(
     assert tensors.keys() == adapter.keys()
     assert all(torch.equal(tensors[key], adapter[key]) for key in tensors)
     assert run.ui["graph"]["images"]
-    cost = comfyui.module("nodes.scoring").cost_of(adapter, comfyui.module("scoring.scorer").Labels(method))
+    cost = pack.nodes.scoring.cost_of(adapter, pack.scoring.scorer.Labels(method))
     assert cost.training_seconds == 6.0
     assert cost.bytes >= 4 * cost.values > 0
     assert f"{cost.values:,} trained values" in report
@@ -235,15 +235,15 @@ def test_dreambooth_becomes_a_whole_model_by_core_nodes(comfyui: Any) -> None:
         assert (stored - plain).norm() > 0.5 * change.norm()
 
 
-def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
-    presets = comfyui.module("trainers.settings.presets").PRESETS
+def test_a_preset_goes_before_the_widgets(comfyui: Any, pack: Pack) -> None:
+    presets = pack.trainers.settings.presets.PRESETS
     name = "PaRa (its paper, SDXL)"
     prompt = training_prompt("para", steps=3) | {"settings": settings(preset=name, p_rate=0.5)}
     prompt["train"]["inputs"]["pattern"] = "no such layer"  # the preset has none
     published = {"steps": 1000, "learning_rate": 1e-4, "rank_cap": 40.0, "layers": "attention without cross-attention"}
     assert published.items() <= presets[name].values.items()
     short = {**presets[name].values, "steps": 2}
-    gathered = comfyui.module("nodes.training_settings").gathered
+    gathered = pack.nodes.training_settings.gathered
     connected = {"preset": name, "settings": {"p_rate": 0.5}, "run": {}}
     chosen, _, notes = gathered(connected, method="para", rank=9, steps=3, learning_rate=1.0, pattern="x")
     assert published.items() <= (vars(chosen) | chosen.options).items()
@@ -264,10 +264,10 @@ def test_a_preset_goes_before_the_widgets(comfyui: Any) -> None:
     assert f"The preset {name!r} is for the method para, not lora." in failed.message
 
 
-def test_every_preset_is_valid(comfyui: Any) -> None:
+def test_every_preset_is_valid(pack: Pack) -> None:
     presets, settings_of = (
-        comfyui.module("trainers.settings.presets"),
-        comfyui.module("trainers.settings.settings").Settings,
+        pack.trainers.settings.presets,
+        pack.settings.Settings,
     )
     for name, preset in presets.PRESETS.items():
         options = {"token": "a-1", "vectors": 1, "words": "a"} if preset.method == "textual_inversion" else {}
@@ -290,7 +290,7 @@ def test_the_same_seed_gives_the_same_adapter_through_the_executor(comfyui: Any)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_the_choice_of_method_reaches_the_trainer(comfyui: Any) -> None:
+def test_the_choice_of_method_reaches_the_trainer(comfyui: Any, pack: Pack) -> None:
     changed = {
         "method.rank": 2,
         "method.alpha": 6.0,
@@ -302,7 +302,7 @@ def test_the_choice_of_method_reaches_the_trainer(comfyui: Any) -> None:
     }
     run = comfyui.run(training_prompt(**changed), want=["train"])
     adapter = run.output("train")
-    layers = comfyui.module("deft_ops.adapter").layers(adapter)
+    layers = pack.adapters.layers(adapter)
     assert all(name.startswith("diffusion_model.joint_blocks.0.") for name in layers)
     for group in layers.values():
         assert group["deft_Q"].shape[1] == 2
@@ -452,20 +452,18 @@ def test_exported_lora(comfyui: Any, method: str) -> None:
     assert written.keys() == lora.keys()
 
 
-def test_a_peft_folder_of_a_unet_is_read_by_peft(comfyui: Any, loras: Path) -> None:
+def test_a_peft_folder_of_a_unet_is_read_by_peft(comfyui: Any, pack: Pack, loras: Path) -> None:
     import peft
 
     network = models.diffusers_sd15()
     with torch.inference_mode():
         model = models.comfy_sd15(network)
-        chosen = comfyui.module("trainers.settings.settings").Settings("deft", 3, 3, 0.02, layers="all linear")
-        material = comfyui.module("trainers.data.material").Material(
-            [models.latents(model, 2)], [models.conditioning()]
-        )
-        result = comfyui.module("trainers.run.loop").train(model, material, chosen, lambda progress: None)
+        chosen = pack.settings.Settings("deft", 3, 3, 0.02, layers="all linear")
+        material = pack.material.Material([models.latents(model, 2)], [models.conditioning()])
+        result = pack.loop.train(model, material, chosen, lambda progress: None)
         save = comfyui.pack_nodes["DEFTSaveAdapter"].execute
         folder = Path(save(result.adapter, "tests/peft", "PEFT folder", "models/loras", model).result[0])
-        patched, _, report = comfyui.module("patches.apply").apply(result.adapter, model)
+        patched, _, report = pack.apply(result.adapter, model)
     assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     inputs = models.network_inputs(model)
     wrapped = peft.PeftModel.from_pretrained(network, folder)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from .pack import Pack
 from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
@@ -69,7 +70,7 @@ def pictures_of(folder: Path) -> dict[tuple[Any, ...], Path]:
     return result
 
 
-def test_a_training_that_goes_too_far(comfyui: Any) -> None:
+def test_a_training_that_goes_too_far(comfyui: Any, pack: Pack) -> None:
     """The one before the end is recommended: as like the subject, and it follows the prompt better."""
     comfyui.run(training(), want=["train"])
     (folder,) = (comfyui.base / "output" / "tests" / "checkpoints").iterdir()
@@ -102,9 +103,7 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     assert all(torch.equal(adapter[key], tensors[key]) for key in tensors)
     assert (
         run.outputs["it"][0][0].patches.keys()
-        == comfyui.module("patches.apply")
-        .apply(adapter, comfyui.run(comparison(name), want=["model"]).output("model"))[0]
-        .patches.keys()
+        == pack.apply(adapter, comfyui.run(comparison(name), want=["model"]).output("model"))[0].patches.keys()
     )
     table = run.output("it", 5)
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:6]] == ["base", "step 30", "step 60", "step 90"]
@@ -143,7 +142,7 @@ def test_a_training_that_goes_too_far(comfyui: Any) -> None:
     assert whole_way.output("it", 6).splitlines()[0] == report.splitlines()[0]
 
     # ComfyUI's own sampler makes the same picture of the same file.
-    content = comfyui.module("trainers.run.kept_pictures").content_of(file)
+    content = pack.trainers.run.kept_pictures.content_of(file)
     prompt = comparison(name) | {
         "file": node("DEFTLoadAdapterFile", file=f"{name}/{file.name}", projector="auto"),
         "apply": applied(["file", 0]),
@@ -219,9 +218,9 @@ def base_hash(digit: str) -> str:
     return f"df10{digit * 60}"
 
 
-def test_checkpoints_of_a_folder(comfyui: Any, folder: Path) -> None:
+def test_checkpoints_of_a_folder(pack: Pack, folder: Path) -> None:
     """The order is that of the steps: of the header, or else the last number of the name; others come last."""
-    module = comfyui.module("nodes.checkpoint_files")
+    module = pack.nodes.checkpoint_files
     adapter_file(folder, "dog")
     adapter_file(folder, "dog-000010")
     adapter_file(folder, "dog-000002")
@@ -238,8 +237,8 @@ def test_checkpoints_of_a_folder(comfyui: Any, folder: Path) -> None:
     assert [item.name for item in module.checkpoints_of(folder.name)][:2] == ["b_2", "dog-000002"]
 
 
-def test_folders_that_cannot_be_compared(comfyui: Any, folder: Path) -> None:
-    checkpoints_of = comfyui.module("nodes.checkpoint_files").checkpoints_of
+def test_folders_that_cannot_be_compared(pack: Pack, folder: Path) -> None:
+    checkpoints_of = pack.nodes.checkpoint_files.checkpoints_of
     for nothing in (folder.name, "..", "", None, 3):
         with pytest.raises(
             ValueError, match="checkpoints: there are no adapter files in .*Train with checkpoint_every"
@@ -260,13 +259,13 @@ def test_folders_that_cannot_be_compared(comfyui: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "one", "1, nan", "0", "30", "inf"])
-def test_strengths_that_are_none(comfyui: Any, text: str) -> None:
+def test_strengths_that_are_none(pack: Pack, text: str) -> None:
     with pytest.raises(ValueError, match="strengths: .* is no list of numbers"):
-        comfyui.module("nodes.checkpoints").strengths_of(text)
+        pack.nodes.checkpoints.strengths_of(text)
 
 
-def test_strengths(comfyui: Any) -> None:
-    assert comfyui.module("nodes.checkpoints").strengths_of(" 0.7,1 1,-2") == [0.7, 1.0, -2.0]
+def test_strengths(pack: Pack) -> None:
+    assert pack.nodes.checkpoints.strengths_of(" 0.7,1 1,-2") == [0.7, 1.0, -2.0]
 
 
 def test_what_the_node_refuses(comfyui: Any, folder: Path) -> None:
@@ -277,11 +276,11 @@ def test_what_the_node_refuses(comfyui: Any, folder: Path) -> None:
     assert "no layer" in comfyui.fail(prompt, want=["it"]).message.lower()  # of another model
 
 
-def test_an_adapter_that_was_not_trained_here(comfyui: Any, folder: Path) -> None:
+def test_an_adapter_that_was_not_trained_here(comfyui: Any, pack: Pack, folder: Path) -> None:
     """A file knows no run; one whose folder is gone has no checkpoints."""
-    module = comfyui.module("nodes.checkpoint_files")
+    module = pack.nodes.checkpoint_files
     adapter_file(folder, "a_1")
-    adapter = comfyui.module("deft_ops.files").read(folder / "a_1.safetensors")
+    adapter = pack.files.read(folder / "a_1.safetensors")
     with pytest.raises(ValueError, match="adapter: it does not come from Train Adapter.*choose the run in"):
         module.run_of(adapter)
     adapter.run = comfyui.base / "elsewhere"
@@ -294,13 +293,13 @@ def test_an_adapter_that_was_not_trained_here(comfyui: Any, folder: Path) -> Non
         module.checkpoints_of(name, run)
 
 
-def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
-    scoring = comfyui.module("scoring.scorer")
-    protocol = comfyui.module("scoring.protocols").get_protocol("demo")
+def test_a_protocol_that_cannot_choose(pack: Pack) -> None:
+    scoring = pack.scoring.scorer
+    protocol = pack.scoring.protocols.get_protocol("demo")
     dino = [measure for measure in protocol.measures if measure.metric == "DINO"]
-    scorer = scoring.Scorer(comfyui.module("scoring.protocols").Protocol("own", "", tuple(dino)), {"dino": None})
+    scorer = scoring.Scorer(pack.scoring.protocols.Protocol("own", "", tuple(dino)), {"dino": None})
     with pytest.raises(ValueError, match="scorer: the protocol own does not measure both likeness") as error:
-        comfyui.module("scoring.deciding").deciding(scorer)
+        pack.scoring.deciding.deciding(scorer)
     named = re.fullmatch(r".*; choose (.*) or custom\.", str(error.value))
     assert named
     assert {"dreambooth", "2026", "demo"} <= set(named[1].split(", "))
@@ -312,22 +311,22 @@ def test_a_protocol_that_cannot_choose(comfyui: Any) -> None:
     ("protocol", "chosen"),
     [("demo", ("DINO", "CLIP-T")), ("2026", ("DINOv3", "SigLIP2-T")), ("dreambooth", ("DINO", "CLIP-T"))],
 )
-def test_the_metrics_that_decide(comfyui: Any, protocol: str, chosen: tuple[str, str]) -> None:
-    own = comfyui.module("scoring.protocols").get_protocol(protocol)
-    scorer = comfyui.module("scoring.scorer").Scorer(own, dict.fromkeys(own.backbones))
-    assert comfyui.module("scoring.deciding").deciding(scorer) == chosen
+def test_the_metrics_that_decide(pack: Pack, protocol: str, chosen: tuple[str, str]) -> None:
+    own = pack.scoring.protocols.get_protocol(protocol)
+    scorer = pack.scoring.scorer.Scorer(own, dict.fromkeys(own.backbones))
+    assert pack.scoring.deciding.deciding(scorer) == chosen
 
 
-def test_how_near_photos_are_to_each_other(comfyui: Any) -> None:
-    among = comfyui.module("scoring.nearest").among
+def test_how_near_photos_are_to_each_other(pack: Pack) -> None:
+    among = pack.scoring.nearest.among
     photos = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.1, 1.0]]), dim=1)
     nearest = [max(float(a @ b) for at, b in enumerate(photos) if at != place) for place, a in enumerate(photos)]
     assert among(photos.double()) == pytest.approx(nearest)
     assert among(photos[:1]) == []
 
 
-def test_what_a_training_cost_is_no_part_of_a_files_content(comfyui: Any, tmp_path: Path) -> None:
-    content_of = comfyui.module("trainers.run.kept_pictures").content_of
+def test_what_a_training_cost_is_no_part_of_a_files_content(pack: Pack, tmp_path: Path) -> None:
+    content_of = pack.trainers.run.kept_pictures.content_of
     tensors = {"a.lora_up.weight": torch.ones(2, 2)}
     for name, header in {"one": {}, "two": {"training_cost": "{}"}, "three": {"training": "x"}}.items():
         save_file(tensors, tmp_path / f"{name}.safetensors", {"method": "lora", **header})
@@ -337,9 +336,9 @@ def test_what_a_training_cost_is_no_part_of_a_files_content(comfyui: Any, tmp_pa
     assert len({one, three, four}) == 3
 
 
-def test_nodes_behind_an_input(comfyui: Any) -> None:
+def test_nodes_behind_an_input(pack: Pack) -> None:
     """Their ids do not count; their values and how they are connected do."""
-    graph_of = comfyui.module("nodes.provenance").graph_of
+    graph_of = pack.nodes.provenance.graph_of
     prompt = comparison("x") | {
         "lora": node("LoraLoaderModelOnly", model=["model", 0], lora_name="a", strength_model=1)
     }

@@ -478,9 +478,7 @@ def test_hunyuan_video_as_diffusers_converts_it(pack: Pack, tmp_path: Path) -> N
 
     model = model_of("HunyuanVideo")
     weights = models.weights(model)
-    table = pack.comfyui.module("models.names.architectures.hunyuan_video").spellings(
-        model.model, list(matrices(model))
-    )
+    table = pack.models.names.architectures.hunyuan_video.spellings(model.model, list(matrices(model)))
     named = {path: name for name, path in table.items() if isinstance(path, str)}
 
     def original(path: str) -> str | None:
@@ -811,9 +809,9 @@ def test_ia3_exported_inspected_and_saved(pack: Pack, tmp_path: Path) -> None:
     tensors, changes = ia3(model)
     save_file(tensors, tmp_path / "a.safetensors")
     adapter = pack.files.read(tmp_path / "a.safetensors")
-    lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
+    lora, _ = pack.export(adapter, model)
     patched = models.patched_weights(pack.apply(lora, model)[0])
-    info = pack.comfyui.module("convert.inspect").inspect(adapter, model)
+    info = pack.inspect(adapter, model)
     assert info.matched == 4
     assert info.method == "ia3"
     assert not info.unmatched
@@ -923,7 +921,7 @@ def test_t_lora_of_lycoris(pack: Pack, tmp_path: Path, part: str) -> None:
     tensors, changes = lycoris_tlora(weights, part)
     patched = applied(pack, tensors, model, tmp_path, {"tlora": 4}, strength_model=0.5)
     adapter = pack.files.read(tmp_path / "file.safetensors")
-    lora, _ = pack.comfyui.module("convert.export").export(adapter, model)
+    lora, _ = pack.export(adapter, model)
     exported = models.patched_weights(pack.apply(lora, model)[0])
     again = pack.files.read(pack.native.write(adapter, tmp_path / "native.safetensors"))
     again = models.patched_weights(pack.apply(again, model)[0])
@@ -937,7 +935,7 @@ def test_t_lora_of_lycoris(pack: Pack, tmp_path: Path, part: str) -> None:
 def test_t_lora_of_another_base_is_refused(pack: Pack) -> None:
     tensors, _ = lycoris_tlora(models.weights(models.unet(seed=1)), "principal")
     with pytest.raises(ValueError, match=r"T-LoRA layer .* did not start from this weight"):
-        pack.comfyui.module("convert.export").export(pack.adapters.Adapter(tensors), models.unet())
+        pack.export(pack.adapters.Adapter(tensors), models.unet())
 
 
 def test_t_lora_that_does_not_fit_together_is_refused(pack: Pack) -> None:
@@ -1003,7 +1001,7 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
     theirs = convert(dict(tensors))
     parts = [theirs[f"transformer.transformer_blocks.0.attn.to_{part}.lora_B.weight"] for part in "qkv"]
     adapter = pack.adapters.Adapter(tensors)
-    converted = pack.comfyui.module("matching.conversions").converted(adapter)
+    converted = pack.matching.conversions.converted(adapter)
     assert torch.equal(converted[f"{stem}.lora_B.default.weight"], torch.cat(parts))
     assert adapter == tensors
     assert converted.keys() == tensors.keys()
@@ -1013,7 +1011,7 @@ def test_minimax_h3_of_diffsynth_studio(pack: Pack) -> None:
 
 
 def test_the_adapter_stays_as_it_is_and_the_names_of_the_file_are_kept(pack: Pack) -> None:
-    conversions = pack.comfyui.module("matching.conversions")
+    conversions = pack.matching.conversions
     tensors, _ = tlora(models.unet(), "")
     tensors |= xlabs("diffusion_model.", 1, 0)
     adapter = pack.adapters.Adapter(tensors, {"alpha": "4"})
@@ -1047,13 +1045,13 @@ def test_newer_conversions_of_comfyui(pack: Pack, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(comfy.lora_convert, "convert_lora", convert_lora)
     adapter = pack.adapters.Adapter({"t_embedder.mlp.0.lora_A.weight": torch.ones(2, 4)})
-    converted = pack.comfyui.module("matching.conversions").converted(adapter)
+    converted = pack.matching.conversions.converted(adapter)
     assert list(adapter) == ["t_embedder.mlp.0.lora_A.weight"]
     assert converted.spelled == {"t_embedder_2.mlp.0.lora_A.weight": "t_embedder.mlp.0.lora_A.weight"}
 
 
 def test_an_adapter_with_names_that_are_read_is_returned_itself(pack: Pack) -> None:
-    conversions = pack.comfyui.module("matching.conversions")
+    conversions = pack.matching.conversions
     for tensors in (
         pairs_for(model_of("Flux.1"), lambda path: f"diffusion_model.{path}")[0],
         pairs_for(models.unet(), lambda path: f"lora_unet_{path.replace('.', '_')}")[0],
@@ -1104,7 +1102,7 @@ BROKEN: dict[str, tuple[Callable[[], Tensors], str]] = {
 def test_what_cannot_be_converted_is_refused_by_name(pack: Pack, kind: str) -> None:
     make, message = BROKEN[kind]
     adapter = pack.adapters.Adapter(make())
-    converted = pack.comfyui.module("matching.conversions").converted
+    converted = pack.matching.conversions.converted
     with pytest.raises(ValueError, match=f"^The adapter {message}"):
         converted(adapter)
     adapter.source = "style.safetensors"

@@ -61,7 +61,7 @@ def test_the_algorithms_are_offered(pack: Pack, comfyui_session: Any) -> None:
 
     (options,) = [one.options for one in TrainLoraNode.define_schema().inputs if one.id == "algorithm"]
     assert set(options) >= {"LoRA", "DEFT", "PaRa"}
-    pack.comfyui.module("patches.core_training").register_core_training()
+    pack.patches.core_training.register_core_training()
     assert list(comfy.weight_adapter.adapter_maps).count("DEFT") == 1
 
 
@@ -101,7 +101,7 @@ def test_trained_by_core_and_loaded_everywhere(
 
 
 def modules_of(pack: Pack) -> Any:
-    return pack.comfyui.module("patches.core_training")
+    return pack.patches.core_training
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

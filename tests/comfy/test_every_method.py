@@ -72,7 +72,7 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
         assert models.relative(pictures[other], expected[one]) > 1e-3
 
     # Saved and read: nothing lost, and the record says what it is.
-    path = pack.comfyui.module("nodes.saving").write_native(whole.adapter, tmp_path / "adapter")
+    path = pack.saving.write_native(whole.adapter, tmp_path / "adapter")
     adapter = pack.files.read(path)
     assert same(adapter, whole.adapter)
     assert adapter.metadata["method"] == method
@@ -104,7 +104,7 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
     if record.peft_convolutions:
         tensors = dict(adapter)
     peft_folder, for_peft = tmp_path / "peft", pack.adapters.Adapter(tensors, adapter.metadata)
-    write_peft = pack.comfyui.module("nodes.saving").write_peft
+    write_peft = pack.saving.write_peft
     if isinstance(record.peft, str):
         with pytest.raises(
             ValueError, match=f"cannot be written for PEFT: .* is of (the method {method}|another format)"
@@ -126,7 +126,7 @@ def test_method(pack: Pack, method: str, tmp_path: Path) -> None:
             assert max(models.relative(weights[key], after[key]) for key in written) < 1e-5
 
     # Exported: the same weights as a plain LoRA of full rank.
-    lora, _ = pack.comfyui.module("convert.export").export(adapter, make())
+    lora, _ = pack.export(adapter, make())
     exported, _, _ = pack.apply(lora, make())
     one = models.patched_weights(exported)
     matrices = [key for key in before if before[key].ndim > 1]

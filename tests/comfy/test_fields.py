@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 
-
-@pytest.fixture
-def modules(comfyui: Any) -> dict[str, Any]:
-    names = ("trainers.settings.settings", "deft_ops.settings", "nodes.fields")
-    return {name: comfyui.module(name) for name in names}
+from .pack import Pack
 
 
-def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
-    settings, fields, nodes = modules.values()
+def test_check_and_widget_have_one_range(pack: Pack) -> None:
+    settings, fields, nodes = pack.settings, pack.deft_ops.settings, pack.nodes.fields
     start = settings.Settings("deft", 4, 10, 1e-3)
     start.check()
     limited = 0
@@ -40,9 +36,9 @@ def test_check_and_widget_have_one_range(modules: dict[str, Any]) -> None:
     assert limited >= 23
 
 
-def test_textual_inversion_has_one_range(comfyui: Any, modules: dict[str, Any]) -> None:
+def test_textual_inversion_has_one_range(comfyui: Any, pack: Pack) -> None:
     """The number of vectors, at the node and for a caller without one."""
-    make = modules["trainers.settings.settings"].Settings.of
+    make = pack.settings.Settings.of
     shown = comfyui.pack_nodes["DEFTTrainTextualInversion"].GET_NODE_INFO_V1()["input"]["required"]["vectors"][1]
     for count in (shown["min"], shown["max"]):
         make("textual_inversion", 1, 1, 1e-3, vectors=count).check()
@@ -53,10 +49,10 @@ def test_textual_inversion_has_one_range(comfyui: Any, modules: dict[str, Any]) 
         make("textual_inversion", 1, 1, 1e-3, projector="qr").check()
 
 
-def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> None:
+def test_every_setting_has_its_place(comfyui: Any, pack: Pack) -> None:
     """Each is at Train Adapter, with a method there, or at Training Settings: once, with its default."""
-    settings, fields, _ = modules.values()
-    methods = comfyui.module("deft_ops.methods")
+    settings, fields = pack.settings, pack.deft_ops.settings
+    methods = pack.methods
     nodes = {
         name: node.GET_NODE_INFO_V1()["input"]["required"] | node.GET_NODE_INFO_V1()["input"].get("optional", {})
         for name, node in comfyui.pack_nodes.items()
@@ -81,10 +77,10 @@ def test_every_setting_has_its_place(comfyui: Any, modules: dict[str, Any]) -> N
             assert places[own[key][0].at][key][1]["default"] == own[key][1], key
 
 
-def test_a_widget_means_the_setting(comfyui: Any) -> None:
+def test_a_widget_means_the_setting(pack: Pack) -> None:
     """What is chosen at the node, as the method gets it."""
-    training = comfyui.module("nodes.training").chosen_method
-    make = comfyui.module("trainers.settings.settings").Settings.of
+    training = pack.nodes.training.chosen_method
+    make = pack.settings.Settings.of
     chosen = training({"method": "deft", "rank": 3, "alpha": 0.0, "projector": "ppt", "start": "paper"})
     own = make(**chosen, steps=1, learning_rate=1.0, p_rate=0.5).own
     assert vars(own) == {"rank": 3, "alpha": None, "projector": "ppt", "identity": False, "p_rate": 0.5}
@@ -95,18 +91,18 @@ def test_a_widget_means_the_setting(comfyui: Any) -> None:
         make("lora", 1, 1, 1.0, projector="qr").check()
 
 
-def test_a_name_means_the_same_in_every_method(comfyui: Any, modules: dict[str, Any]) -> None:
+def test_a_name_means_the_same_in_every_method(pack: Pack) -> None:
     """Methods' own settings lie in one record by their names."""
-    fields, methods = modules["deft_ops.settings"], comfyui.module("deft_ops.methods")
+    fields, methods = pack.deft_ops.settings, pack.methods
     seen: dict[str, Any] = {}
     for name in methods.TRAINABLE:
         for key, pair in fields.described(methods.training_of(name).settings).items():
             assert seen.setdefault(key, pair) == pair, (name, key)
 
 
-def test_a_run_is_known_by_what_changes_its_result(modules: dict[str, Any]) -> None:
+def test_a_run_is_known_by_what_changes_its_result(pack: Pack) -> None:
     """The record of a run, which older runs are found by: as it was when all settings were every run's."""
-    make = modules["trainers.settings.settings"].Settings.of
+    make = pack.settings.Settings.of
     record = make("svdiff", 1, 5, 1e-3, keep_decomposition=False, norm_rate=0.1).identity()
     assert (record["norm_rate"], record["p_rate"], record["rank_cap"], record["options"]) == (0.1, 1.0, 0.0, {})
     record = make("deft", 4, 5, 1e-3, projector="relu", p_rate=0.5, options={"identity": False}).identity()
@@ -115,10 +111,10 @@ def test_a_run_is_known_by_what_changes_its_result(modules: dict[str, Any]) -> N
 
 
 def test_a_run_goes_on_with_more_steps_where_its_schedule_does_not_use_them(
-    comfyui: Any, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The schedule's record decides, whatever it is called."""
-    make, schedules = modules["trainers.settings.settings"].Settings.of, comfyui.module("trainers.settings.schedules")
+    make, schedules = pack.settings.Settings.of, pack.schedules
     halved = schedules.RateSchedule("half of it", lambda done, cycles: 0.5, uses_steps=False)
     monkeypatch.setitem(schedules.SCHEDULES, "halved", halved)
     for name, record in schedules.SCHEDULES.items():
@@ -128,8 +124,8 @@ def test_a_run_goes_on_with_more_steps_where_its_schedule_does_not_use_them(
         assert (factors[0] == factors[1]) == (not record.uses_steps), name
 
 
-def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> None:
-    settings, fields, nodes = modules.values()
+def test_what_came_later_leaves_the_rest_as_it_is(pack: Pack) -> None:
+    settings, fields, nodes = pack.settings, pack.deft_ops.settings, pack.nodes.fields
 
     @dataclass(frozen=True)
     class More(settings.Settings):  # type: ignore[name-defined,misc]
@@ -149,8 +145,8 @@ def test_what_came_later_leaves_the_rest_as_it_is(modules: dict[str, Any]) -> No
     assert list(fields.described(More))[-1] == "new"
 
 
-def test_a_range_stands_once(modules: dict[str, Any]) -> None:
-    number = modules["deft_ops.settings"].Number
+def test_a_range_stands_once(pack: Pack) -> None:
+    number = pack.deft_ops.settings.Number
     for more in ({}, {"high": 1.0, "shown": 2.0}):
         with pytest.raises(AssertionError):
             number(words="", **more)

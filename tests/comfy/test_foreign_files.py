@@ -141,7 +141,7 @@ def test_svdiff_on_a_unet_with_norms_and_convolutions(pack: Pack, tmp_path: Path
 
 def model_names(pack: Pack, model: Any) -> dict[str, str]:
     """A few layers of each kind by their names in diffusers: linear, convolution, norm."""
-    names = pack.comfyui.module("models.names").diffusers_names(model)
+    names = pack.names.diffusers_names(model)
     layers = (
         "conv_in",
         "down_blocks.0.resnets.0.norm1",
@@ -233,7 +233,7 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     (tmp_path / "adapter_config.json").unlink()
     path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "bare.safetensors")
     wrapped.merge_adapter()
-    weights_by_name = pack.comfyui.module("models.weights_by_name").weights_by_name
+    weights_by_name = pack.models.weights_by_name.weights_by_name
     adapter = pack.files.read(path, base=weights_by_name(model))
     assert f"{projector} is assumed" in adapter.metadata["note"]
     weight = models.patched_weights(pack.apply(adapter, model)[0])[key]
@@ -250,7 +250,7 @@ def test_the_loaded_base_tells_pefts_projector(pack: Pack, tmp_path: Path, proje
     target = pack.comfyui.base / "models" / "loras" / f"bare_{projector}.safetensors"
     path.rename(target)
     try:
-        node = pack.comfyui.module("nodes.adapters").DEFTAdapterLoader
+        node = pack.nodes.adapters.DEFTAdapterLoader
         loaded, _, report = node.execute(model, target.name, 1.0, 1.0, "auto").result
         assert torch.equal(models.patched_weights(loaded)[key], weight)
         assert f"{projector} is assumed" in report

@@ -26,7 +26,7 @@ def make_generated() -> Any:
 
 
 @pytest.fixture(scope="module")
-def pack(comfyui_session: Any, make_generated: Any) -> Any:
+def described(comfyui_session: Any, make_generated: Any) -> Any:
     """The pack as a server would describe it."""
     comfyui = comfyui_session
     nodes = {name: json.loads(json.dumps(node.GET_NODE_INFO_V1())) for name, node in comfyui.pack_nodes.items()}
@@ -36,9 +36,9 @@ def pack(comfyui_session: Any, make_generated: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def stale(pack: Any, make_generated: Any) -> list[str]:
+def stale(described: Any, make_generated: Any) -> list[str]:
     """What is told of the pack as it is."""
-    return make_generated.stale(pack)
+    return make_generated.stale(described)
 
 
 def test_nothing_is_stale(stale: list[str]) -> None:
@@ -99,20 +99,20 @@ def told(stale: list[str], make_generated: Any) -> Callable[[Any], set[str]]:
     return lambda other: named(make_generated.stale(other)) - named(stale)
 
 
-def test_a_changed_tooltip_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
-    nodes = copy.deepcopy(dict(pack.nodes))
+def test_a_changed_tooltip_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
+    nodes = copy.deepcopy(dict(described.nodes))
     nodes["DEFTPrompts"]["input"]["required"]["prompts"][1]["tooltip"] = "Another."
-    assert told(dataclasses.replace(pack, nodes=nodes)) == {
+    assert told(dataclasses.replace(described, nodes=nodes)) == {
         "locales/en/nodeDefs.json locales",
         "web/docs/DEFTPrompts/en.md help",
         "locales: translate what is named here, then make generated PARTS=translated",
     }
 
 
-def test_a_new_input_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
-    nodes = copy.deepcopy(dict(pack.nodes))
+def test_a_new_input_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
+    nodes = copy.deepcopy(dict(described.nodes))
     nodes["DEFTPrompts"]["input"]["optional"] = {"new": ["MODEL", {"tooltip": "New."}]}
-    assert told(dataclasses.replace(pack, nodes=nodes)) == {
+    assert told(dataclasses.replace(described, nodes=nodes)) == {
         "interface.json interface",
         "locales/en/nodeDefs.json locales",
         "web/docs/DEFTPrompts/en.md help",
@@ -122,23 +122,23 @@ def test_a_new_input_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None
     }
 
 
-def test_a_new_option_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
+def test_a_new_option_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
     """One more protocol changes the help pages and no translation."""
-    words = copy.deepcopy(pack.words)
+    words = copy.deepcopy(described.words)
     words["DEFTLoadScorer"]["protocol"]["mine"] = "as I like it"
-    assert told(dataclasses.replace(pack, words=words)) == {
+    assert told(dataclasses.replace(described, words=words)) == {
         "web/docs/DEFTLoadScorer/en.md help",
         "web/docs/DEFTLoadScorer/zh.md help",
     }
 
 
-def test_a_new_method_is_told(pack: Any, told: Callable[[Any], set[str]]) -> None:
+def test_a_new_method_is_told(described: Any, told: Callable[[Any], set[str]]) -> None:
     """Its widgets are those of other methods, its words are for the help pages: no tooltip and no picture changes."""
-    nodes, words = copy.deepcopy(dict(pack.nodes)), copy.deepcopy(pack.words)
+    nodes, words = copy.deepcopy(dict(described.nodes)), copy.deepcopy(described.words)
     options = nodes["DEFTTrainAdapter"]["input"]["required"]["method"][1]["options"]
     options.append({"key": "mine", "inputs": next(each["inputs"] for each in options if each["key"] == "para")})
     words["DEFTTrainAdapter"]["method"]["mine"] = "does what I like"
-    assert told(dataclasses.replace(pack, nodes=nodes, words=words)) == {
+    assert told(dataclasses.replace(described, nodes=nodes, words=words)) == {
         "interface.json interface",
         "web/docs/DEFTTrainAdapter/en.md help",
         "web/docs/DEFTTrainAdapter/zh.md help",
@@ -146,7 +146,7 @@ def test_a_new_method_is_told(pack: Any, told: Callable[[Any], set[str]]) -> Non
 
 
 def test_a_changed_source_is_told(
-    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_generated.workflow_files
     prompt_of, plans = files.prompt_of, files.plans
@@ -159,7 +159,7 @@ def test_a_changed_source_is_told(
 
     monkeypatch.setattr(files, "prompt_of", changed)
     monkeypatch.setattr(files, "plans", lambda: plans() | {"table1": "name: another"})
-    assert told(pack) == {
+    assert told(described) == {
         "example_workflows/load_and_apply.json workflows",
         "example_workflows/api/load_and_apply.json workflows",
         "example_workflows/load_and_apply.jpg thumbnails",
@@ -168,7 +168,7 @@ def test_a_changed_source_is_told(
 
 
 def test_a_changed_blueprint_is_told(
-    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blueprints = make_generated.workflow_files.blueprints
     whole = blueprints.blueprints()
@@ -180,14 +180,14 @@ def test_a_changed_blueprint_is_told(
         return [first, second, *others]
 
     monkeypatch.setattr(blueprints, "blueprints", changed)
-    assert told(pack) == {
+    assert told(described) == {
         "subgraphs/DEFT Train a subject with LoRA.json blueprints",
         "subgraphs/DEFT Train a subject with DEFT.json blueprints",
     }
 
 
 def test_a_changed_layout_is_told(
-    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_generated.workflow_files
 
@@ -198,7 +198,7 @@ def test_a_changed_layout_is_told(
 
     original = files.arrange
     monkeypatch.setattr(files, "arrange", arrange)
-    assert told(pack) == {"example_workflows/sweep_demo.json workflows"}
+    assert told(described) == {"example_workflows/sweep_demo.json workflows"}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_changed_layout_is_told(
     ],
 )
 def test_a_changed_training_is_told_of_each_of_its_pictures(
-    pack: Any,
+    described: Any,
     make_generated: Any,
     told: Callable[[Any], set[str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -243,11 +243,11 @@ def test_a_changed_training_is_told_of_each_of_its_pictures(
 
     monkeypatch.setattr(files, "prompt_of", changed)
     texts = {f"example_workflows/{name}.json workflows", f"example_workflows/api/{name}.json workflows"}
-    assert told(pack) == texts | pictures
+    assert told(described) == texts | pictures
 
 
 def test_a_changed_title_is_told_of_no_result(
-    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is a text of the workflow, and no picture of what comes out shows it."""
     files = make_generated.workflow_files
@@ -260,14 +260,14 @@ def test_a_changed_title_is_told_of_no_result(
         return prompt
 
     monkeypatch.setattr(files, "prompt_of", changed)
-    assert told(pack) == {
+    assert told(described) == {
         "example_workflows/compare_methods.json workflows",
         "example_workflows/api/compare_methods.json workflows",
     }
 
 
 def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
-    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change in deft_table1, whose thumbnail is its graph, and in sweep_demo, whose thumbnail is a result."""
     files = make_generated.workflow_files
@@ -280,7 +280,7 @@ def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
         return graph
 
     monkeypatch.setattr(files, "graph_of", moved)
-    assert told(pack) == {
+    assert told(described) == {
         "docs/examples/deft_table1.jpg example_pictures",
         "docs/examples/sweep_demo.jpg example_pictures",
         "example_workflows/deft_table1.jpg thumbnails",
@@ -288,7 +288,7 @@ def test_a_moved_node_is_told_of_the_pictures_of_the_graph(
 
 
 def test_a_changed_plan_is_told(
-    pack: Any, told: Callable[[Any], set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    described: Any, told: Callable[[Any], set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its values; a comment is in no picture."""
     demo = load_script("make_demo_pictures")
@@ -296,24 +296,26 @@ def test_a_changed_plan_is_told(
     plan = tmp_path / "demo.yaml"
     monkeypatch.setattr(demo, "PLAN", plan)
     plan.write_text(f"# another comment\n{text}", encoding="utf-8")
-    assert told(pack) == set()
+    assert told(described) == set()
     plan.write_text(text.replace("Sample.steps: 20", "Sample.steps: 21"), encoding="utf-8")
-    assert told(pack) == {f"docs/demo_sweep_{name} demo_pictures" for name in ("table.png", "grid.jpg", "page.jpg")}
+    assert told(described) == {
+        f"docs/demo_sweep_{name} demo_pictures" for name in ("table.png", "grid.jpg", "page.jpg")
+    }
 
 
 def test_what_an_example_has_left_behind_is_told(
-    pack: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
+    described: Any, make_generated: Any, told: Callable[[Any], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = make_generated.workflow_files
     sources = {name: source for name, source in files.sources().items() if name != "sweep_sd15"}
     monkeypatch.setattr(files, "sources", lambda: sources)
     places = ("example_workflows/sweep_sd15.json", "example_workflows/sweep_sd15.jpg")
     places += ("example_workflows/api/sweep_sd15.json", "docs/examples/sweep_sd15.jpg")
-    assert told(pack) == {f"{place} has no source any more: remove it" for place in places}
+    assert told(described) == {f"{place} has no source any more: remove it" for place in places}
 
 
-def test_what_would_break_workflows_is_not_written(pack: Any) -> None:
-    nodes = copy.deepcopy(dict(pack.nodes))
+def test_what_would_break_workflows_is_not_written(described: Any) -> None:
+    nodes = copy.deepcopy(dict(described.nodes))
     del nodes["DEFTPrompts"]["input"]["required"]["prompts"]
     with pytest.raises(ValueError, match="DEFTPrompts: input prompts is gone"):
-        load_script("make_interface").files(dataclasses.replace(pack, nodes=nodes))
+        load_script("make_interface").files(dataclasses.replace(described, nodes=nodes))

@@ -75,7 +75,7 @@ def test_a_file_of_text_encoders_without_a_clip(pack: Pack, kind: str) -> None:
 
 
 def test_an_extracted_adapter_says_its_base(pack: Pack) -> None:
-    extract = pack.comfyui.module("convert.extract").extract
+    extract = pack.extract
     adapter, _ = extract(models.sd3(), moved(models.sd3(), 0.1), rank=2)
     assert adapter.metadata["modelspec.architecture"] == "stable-diffusion-3-5-large/lora"
     assert adapter.metadata["ss_base_model_version"] == "sd3"

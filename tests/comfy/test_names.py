@@ -11,34 +11,35 @@ from torch import Tensor, nn
 
 from ..everyday import NEWEST
 from . import models
+from .pack import Pack
 
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
-def test_describe(comfyui_session: Any) -> None:
-    describe = comfyui_session.module("models.names").describe
+def test_describe(pack: Pack) -> None:
+    describe = pack.names.describe
     assert describe({"a": 1}) == "a"
     assert describe(dict.fromkeys("abc")) == "a, b, ..."
 
 
-def test_every_table_is_for_classes_of_comfyui_s(comfyui_session: Any) -> None:
+def test_every_table_is_for_classes_of_comfyui_s(pack: Pack) -> None:
     """A class that ComfyUI does not have would leave a table without a use, and nothing would say so."""
     import comfy.model_base
     import comfyui_version
 
     if tuple(map(int, comfyui_version.__version__.split(".")[:2])) < NEWEST:
         pytest.skip("this ComfyUI lacks some")
-    tables = comfyui_session.module("models.names.architectures").ARCHITECTURES
+    tables = pack.models.names.architectures.ARCHITECTURES
     named = [name for table in tables for name in table.MODELS]
     assert [name for name in named if not hasattr(comfy.model_base, name)] == []
     assert len(named) > 20
 
 
-def test_projections_of_ltx_2_under_the_names_of_its_published_weights(comfyui_session: Any) -> None:
+def test_projections_of_ltx_2_under_the_names_of_its_published_weights(pack: Pack) -> None:
     """ComfyUI's LTXAVTEModel.load_sd, and diffusers' conversion of LoRA files; LTX-2.3 has two with their own names."""
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_ltx2_lora_to_diffusers
 
-    encoder_names = comfyui_session.module("models.names.text_encoders").encoder_names
+    encoder_names = pack.models.names.text_encoders.encoder_names
     name, key = "text_embedding_projection", "text_embedding_projection.weight"
     network = nn.Module()
     network.text_embedding_projection = nn.Linear(8, 4, bias=False)
@@ -67,7 +68,7 @@ def peft_adapter(network: nn.Module, folder: Path, targets: list[str], **options
 @pytest.mark.parametrize("options", [{"alpha": 6}, {"para": True}], ids=["deft", "para"])
 @pytest.mark.parametrize("kind", ["sd15", "sd3"])
 def test_a_peft_file_does_the_same_in_comfyui_and_in_diffusers(
-    comfyui_session: Any, tmp_path: Path, kind: str, options: dict
+    pack: Pack, tmp_path: Path, kind: str, options: dict
 ) -> None:
     network = models.diffusers_sd15() if kind == "sd15" else models.diffusers_sd3()
     model = models.comfy_sd15(network) if kind == "sd15" else models.comfy_sd3(network)
@@ -88,30 +89,30 @@ def test_a_peft_file_does_the_same_in_comfyui_and_in_diffusers(
     expected = diffusers_output()
     assert models.relative(expected, plain) > 1e-2
 
-    adapter = comfyui_session.module("deft_ops.files").read(tmp_path)
-    patched, _, report = comfyui_session.module("patches.apply").apply(adapter, model)
+    adapter = pack.files.read(tmp_path)
+    patched, _, report = pack.apply(adapter, model)
     assert report.matched == layers == (32 if kind == "sd15" else 8)
     assert not report.unmatched
     assert models.relative(models.network_output(patched, **inputs), expected) < 1e-4
 
 
-def test_a_file_of_diffusers_with_its_record_in_the_header(comfyui_session: Any, tmp_path: Path) -> None:
+def test_a_file_of_diffusers_with_its_record_in_the_header(pack: Pack, tmp_path: Path) -> None:
     """What our PEFT writer makes for pipelines ("unet." before all names) is applied to the same layers."""
     model = models.unet("sd15")
-    names = comfyui_session.module("models.names").module_names(model)
+    names = pack.names.module_names(model)
     layers = [
         f"diffusion_model.{name}"
         for name, module in model.model.diffusion_model.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    methods = comfyui_session.module("deft_ops.methods")
+    methods = pack.methods
     shapes = {name: tuple(model.model.state_dict()[f"{name}.weight"].shape) for name in layers}
-    adapter = comfyui_session.module("deft_ops.adapter").from_layers(models.deft_layers(shapes, methods.get("deft")))
-    path = comfyui_session.module("deft_ops.files.peft_writer").write_diffusers(
+    adapter = pack.adapters.from_layers(models.deft_layers(shapes, methods.get("deft")))
+    path = pack.deft_ops.files.peft_writer.write_diffusers(
         adapter, tmp_path / "pytorch_lora_weights.safetensors", names, prefix="unet"
     )
-    apply = comfyui_session.module("patches.apply").apply
-    again, _, report = apply(comfyui_session.module("deft_ops.files").read(path), model)
+    apply = pack.apply
+    again, _, report = apply(pack.files.read(path), model)
     assert report.matched == len(layers)
     assert not report.unmatched
     expected = models.network_output(apply(adapter, model)[0])

@@ -20,7 +20,7 @@ def test_adafactor_takes_pytorch_s_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Compared step by step with torch.optim.Adafactor, with the same gradients from the same start."""
-    optimizers, memory = (pack.comfyui.module(f"trainers.{name}") for name in ("settings.optimizers", "step.memory"))
+    optimizers, memory = pack.optimizers, pack.memory
     made, seen = optimizers.make_optimizer, []
     pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
 

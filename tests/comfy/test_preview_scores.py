@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ..tools import same
+from .pack import Pack
 from .test_adapter_nodes import Prompt, applied, node, sampler, settings, training_prompt
 from .test_training_nodes import previews
 from .test_training_runs import Vae, as_loaded, models, shown, train
@@ -38,7 +39,7 @@ def log_of(comfyui: Any, run_name: str) -> tuple[Path, list[dict[str, Any]]]:
     return folder, [line for line in lines if "preview" in line]
 
 
-def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> None:
+def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any, pack: Pack) -> None:
     """Compared with ComfyUI's own sampling with the finished adapter; with and without them the adapter is the same."""
     prompt = scored_prompt("tests/scored_once")
     run = comfyui.run(prompt, want=["train"])
@@ -65,7 +66,7 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     report = run.text("train")
     assert f"DINO of the previews: {lines[0]['scores']['DINO']:.3f} at step 0, best " in report
     assert f"last {lines[-1]['scores']['CLIP-T']:.3f} at step 4" in report
-    history = comfyui.module("trainers.run.history")
+    history = pack.trainers.run.history
     record = history.detail(folder.parent, folder)
     assert record["preview_scores"] == [[line["preview"], line["scores"]] for line in lines]
     assert record["problems"] == []
@@ -80,7 +81,7 @@ def test_scores_are_those_of_score_images_and_change_nothing(comfyui: Any) -> No
     ]
 
 
-def test_a_run_that_goes_on_has_the_scores_of_one_that_was_not_stopped(comfyui: Any) -> None:
+def test_a_run_that_goes_on_has_the_scores_of_one_that_was_not_stopped(comfyui: Any, pack: Pack) -> None:
     straight = comfyui.run(scored_prompt("tests/scored_straight", steps=6, seed=42), want=["train"])
     comfyui.run(scored_prompt("tests/scored_resumed", steps=4, seed=42), want=["train"])
     resumed = comfyui.run(scored_prompt("tests/scored_resumed", steps=6, seed=42), want=["train"])
@@ -93,11 +94,11 @@ def test_a_run_that_goes_on_has_the_scores_of_one_that_was_not_stopped(comfyui: 
     folder, lines = log_of(comfyui, "tests/scored_resumed")
     assert [line["preview"] for line in lines] == [0, 2, 4, 6, 6, 8]  # that of the last step was made anew
     assert list(lines[-1]["scores"]) == ["DINO"]
-    scores = comfyui.module("trainers.run.history").preview_scores(folder)
+    scores = pack.trainers.run.history.preview_scores(folder)
     assert [step for step, _ in scores] == [6, 8]
 
 
-def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
+def test_a_training_that_gets_worse_stops(comfyui: Any, pack: Pack) -> None:
     """The demo at a rate that destroys the model: the best checkpoint stays, and running it again changes nothing."""
     options = {"steps": 40, "seed": 43, "learning_rate": 0.05, "stop_after": 2}
     run = comfyui.run(scored_prompt("tests/scored_stop", **options), want=["train"])
@@ -116,7 +117,7 @@ def test_a_training_that_gets_worse_stops(comfyui: Any) -> None:
     ]
     straight = comfyui.run(training_prompt(steps=end, seed=43, learning_rate=0.05), want=["train"])
     assert same(run.output("train"), straight.output("train"))
-    record = comfyui.module("trainers.run.history").detail(folder.parent, folder)
+    record = pack.trainers.run.history.detail(folder.parent, folder)
     assert (record["state"], record["step"]) == ("finished", end)
     assert record["early_stop"] == report.splitlines()[0]
 

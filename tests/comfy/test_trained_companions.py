@@ -42,7 +42,7 @@ def test_comfyui_makes_the_same_weights_without_this_pack(
 
     path = tmp_path / "adapter.safetensors"
     result = trained(pack, as_loaded(make), method)
-    pack.comfyui.module("nodes.saving").write_native(result.adapter, path.with_suffix(""))
+    pack.saving.write_native(result.adapter, path.with_suffix(""))
     before = models.weights(make())
     own = [cls for cls in comfy.weight_adapter.adapters if not cls.__module__.startswith("comfy.")]
     core = [cls for cls in comfy.weight_adapter.adapters if cls not in own]
@@ -121,7 +121,7 @@ def test_a_limited_rank_says_what_is_kept(pack: Pack, method: str) -> None:
     model = as_loaded(models.unet)
     adapter = trained(pack, model, method).adapter
     # Under ComfyUI's own names a LoKr stays one, because ComfyUI reads it.
-    lora, report = pack.comfyui.module("convert.export").export(adapter, models.unet(), rank=2, naming="kohya")
+    lora, report = pack.export(adapter, models.unet(), rank=2, naming="kohya")
     assert "of the change's squared norm is kept" in report.text()
     assert 0 < report.energy < 1
     assert {len(lora[key]) for key in lora if key.endswith("lora_down.weight")} <= {1, 2}

@@ -59,7 +59,7 @@ def test_int8_layers_train_by_their_own_product(pack: Any, kind: str) -> None:
         weight = layer.weight.dequantize().clone()
     x, grad = models.random(6, weight.shape[1], seed=3), models.random(6, weight.shape[0], seed=4)
     ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
-    made = pack.comfyui.module("trainers.step.frozen").FrozenLayer.apply(ours, layer, layer.forward)
+    made = pack.frozen.FrozenLayer.apply(ours, layer, layer.forward)
     made.backward(grad)
     with torch.no_grad():
         assert torch.equal(made, layer(x))
@@ -89,7 +89,7 @@ def test_the_input_gradient_of_a_layer_that_scales_its_input(pack: Any) -> None:
     layer.register_parameter("pre_quant_scale", torch.nn.Parameter(scale, requires_grad=False))
     x, grad = models.random(3, 16, seed=3), models.random(3, 16, seed=4)
     ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
-    pack.comfyui.module("trainers.step.frozen").FrozenLayer.apply(ours, layer, layer.forward).backward(grad)
+    pack.frozen.FrozenLayer.apply(ours, layer, layer.forward).backward(grad)
     ((plain * scale) @ layer.weight.dequantize().T).backward(grad)
     torch.testing.assert_close(ours.grad, plain.grad)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from . import models
+from .pack import Pack
 from .test_adapter_nodes import Prompt, applied, latent, node, sampling, settings, training_prompt
 
 
@@ -38,17 +39,17 @@ def without_settings(prompt: Prompt) -> Prompt:
     return prompt
 
 
-def test_the_settings_start_where_train_adapter_is_without_them(comfyui: Any) -> None:
+def test_the_settings_start_where_train_adapter_is_without_them(comfyui: Any, pack: Pack) -> None:
     alone = comfyui.run(without_settings(training_prompt(seed=31)), want=["train"]).output("train")
     with_node = comfyui.run(training_prompt(seed=31), want=["train"]).output("train")
     assert all(torch.equal(alone[key], with_node[key]) for key in alone)
-    spec = comfyui.module("trainers.settings.settings").Settings("deft", 4, 1, 1e-4)
+    spec = pack.settings.Settings("deft", 4, 1, 1e-4)
     widgets = comfyui.run({"settings": settings()}, want=["settings"]).output("settings")["settings"]
     record = spec.record()
     assert {name: record[name] for name in widgets} == widgets
 
 
-def test_settings_reach_the_trainer(comfyui: Any) -> None:
+def test_settings_reach_the_trainer(comfyui: Any, pack: Pack) -> None:
     prompt = training_prompt(steps=4)
     changed = {
         "schedule": "linear",
@@ -66,7 +67,7 @@ def test_settings_reach_the_trainer(comfyui: Any) -> None:
     adapter = comfyui.run(prompt, want=["train"]).output("train")
     training = json.loads(adapter.metadata["training"])
     assert {name: training[name] for name in changed} == changed
-    layers = comfyui.module("deft_ops.adapter").layers(adapter)
+    layers = pack.adapters.layers(adapter)
     assert layers
     assert all(name.endswith("qkv") and group["deft_Q"].shape[1] == 2 for name, group in layers.items())
 
@@ -189,9 +190,9 @@ def test_a_learning_rate_that_is_too_high_is_told(comfyui: Any) -> None:
     assert "WARNING" not in lower.text("train")
 
 
-def test_too_little_memory_through_the_executor(comfyui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_through_the_executor(comfyui: Any, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocator's own error in the midst of a step; then the same model samples and trains."""
-    objective = comfyui.module("trainers.step.objective")
+    objective = pack.objective
     own, calls = objective.loss, []
 
     def greedy(*args: Any, **kwargs: Any) -> Any:
@@ -263,10 +264,10 @@ def test_a_folder_of_photos_in_buckets_and_as_a_saved_dataset(comfyui: Any, phot
     assert again.output("train", 1)["loss"] == pytest.approx(run.output("train", 1)["loss"], rel=1e-5)
 
 
-def test_the_seed_of_a_training_is_not_that_of_a_picture(comfyui: Any) -> None:
+def test_the_seed_of_a_training_is_not_that_of_a_picture(pack: Pack) -> None:
     """Scores say how pictures were made: a training's seed is apart there, for every training node of the table."""
-    upstream = comfyui.module("nodes.provenance").upstream
-    for kind in comfyui.module("sweeps.training_nodes").TRAINERS:
+    upstream = pack.nodes.provenance.upstream
+    for kind in pack.sweeps.training_nodes.TRAINERS:
         prompt = {
             "1": node(kind, seed=3),
             "2": node("KSampler", model=["1", 0], seed=5),
