@@ -22,6 +22,7 @@ import make_help  # noqa: E402
 import make_locale  # noqa: E402
 from generated import Pack, ask, write  # noqa: E402
 
+DOCS = ROOT / "web" / "docs"
 SHOWN = "DEFTAdapterInfo"  # whose page is taken
 LANGUAGE = "zh"
 TEXTS, WORDS = (make_locale.LOCALES / LANGUAGE / name for name in ("nodeDefs.json", "words.json"))
@@ -34,12 +35,12 @@ def translated(text: str) -> str:
 
 def write_pages(pack: Pack) -> None:
     """Help pages of nodes that have none."""
-    for name in [name for name in pack.nodes if not (make_help.DOCS / name).is_dir()]:
+    for name in [name for name in pack.nodes if not (DOCS / name).is_dir()]:
         title, shown = pack.nodes[name]["display_name"], pack.nodes[SHOWN]["display_name"]
         titles = {"en": (shown, title), LANGUAGE: (make_locale.read(TEXTS)[SHOWN]["display_name"], translated(title))}
         for language, (old, new) in titles.items():
-            page = (make_help.DOCS / SHOWN / f"{language}.md").read_text(encoding="utf-8")
-            write({make_help.DOCS / name / f"{language}.md": page.replace(SHOWN, name).replace(old, new)})
+            page = (DOCS / SHOWN / f"{language}.md").read_text(encoding="utf-8")
+            write({DOCS / name / f"{language}.md": page.replace(SHOWN, name).replace(old, new)})
 
 
 def translate(pack: Pack) -> None:
