@@ -2,7 +2,7 @@
 //
 //   echo '["search", "en", "lora"]' | node browser.mjs SERVER_URL
 //
-// Each line of the standard input is a JSON list, a command and its arguments; for each a line is printed, {"found": what
+// Each line of the standard input is a JSON list, a command and its arguments; for each a line is printed, {"result": what
 // the command returns} or {"threw": TEXT}. All are done on one page, which is opened for the first: to open it takes
 // longer than most commands do. It is loaded again where a command wants another language or the one before has failed.
 //
@@ -64,11 +64,11 @@ async function pageIn(locale, viewport) {
 async function done([command, ...words]) {
   if (command === 'reload') {
     failed = true
-    return { found: null }
+    return { result: null }
   }
   if (!COMMANDS.includes(command)) throw new Error(`unknown command ${command}; there are: ${COMMANDS.join(' ')}`)
   const { default: run, language = () => 'en', viewport = SMALL } = await import(`./browser/${command}.mjs`)
-  return { found: (await run(await pageIn(language(words), viewport), words)) ?? null }
+  return { result: (await run(await pageIn(language(words), viewport), words)) ?? null }
 }
 
 try {

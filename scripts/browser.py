@@ -86,7 +86,7 @@ class Browser:
         answer = json.loads(line) if line else {"threw": f"it ended, or took longer than {timeout:g} seconds"}
         if "threw" in answer:
             raise RuntimeError(f"browser.mjs {command} failed:\n{answer['threw']}")
-        return answer["found"]
+        return answer["result"]
 
     def close(self) -> None:
         """End the page and the browser."""

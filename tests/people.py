@@ -34,12 +34,12 @@ def translated(text: str) -> str:
 
 def write_pages(pack: Pack) -> None:
     """Help pages of nodes that have none."""
-    for name in [name for name in pack.nodes if not (make_help.DOCS / name).is_dir()]:
+    for name in [name for name in pack.nodes if not (make_help.HELP_PAGES / name).is_dir()]:
         title, shown = pack.nodes[name]["display_name"], pack.nodes[SHOWN]["display_name"]
         titles = {"en": (shown, title), LANGUAGE: (make_locale.read(TEXTS)[SHOWN]["display_name"], translated(title))}
         for language, (old, new) in titles.items():
-            page = (make_help.DOCS / SHOWN / f"{language}.md").read_text(encoding="utf-8")
-            write({make_help.DOCS / name / f"{language}.md": page.replace(SHOWN, name).replace(old, new)})
+            page = (make_help.HELP_PAGES / SHOWN / f"{language}.md").read_text(encoding="utf-8")
+            write({make_help.HELP_PAGES / name / f"{language}.md": page.replace(SHOWN, name).replace(old, new)})
 
 
 def translate(pack: Pack) -> None:

@@ -35,9 +35,10 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     adapter.source = source.path.name
     peft_tuners.parts_of(adapter)
     method = methods.METHODS.get(source.metadata.get("method", ""))
-    for name, group in layers(adapter).items() if method is not None and method.whole else ():
-        there = [suffix for suffix in method.whole if suffix in group]
-        lacking = [suffix for suffix in method.whole if suffix not in group]
+    whole = () if method is None else method.whole
+    for name, group in layers(adapter).items() if whole else ():
+        there = [suffix for suffix in whole if suffix in group]
+        lacking = [suffix for suffix in whole if suffix not in group]
         if there and lacking:
             raise ValueError(
                 f"{source.path} has {name}.{there[0]} without {name}.{lacking[0]}, which belongs to it: save or "

@@ -1,7 +1,7 @@
 // Opens UI-format workflows as templates, one after the other, and tells what the front end sees.
 //
 // Options: vue (nodes of HTML instead of the canvas), pictures (a folder for NAME.jpg), pictured (names of the files that
-// are taken a picture of; all without it), told (by file name: a text about
+// are taken a picture of; all without it), expected (by file name: a text about
 // what is missing, to wait for).
 
 import path from 'node:path'
@@ -47,11 +47,11 @@ function readOpening(page) {
 export const viewport = LARGE
 
 export default async function ({ page, errors }, [options, ...files]) {
-  const { vue = false, pictures, pictured, told = {} } = JSON.parse(options)
+  const { vue = false, pictures, pictured, expected = {} } = JSON.parse(options)
   await setVue(page, vue)
   return each(files, errors, async (source) => {
     await load(page, source, true)
-    const seen = { complaints: await complaints(page, told[path.basename(source)]), ...(await readGraph(page)), opening: await readOpening(page) }
+    const seen = { complaints: await complaints(page, expected[path.basename(source)]), ...(await readGraph(page)), opening: await readOpening(page) }
     if (vue) seen.elements = await readElements(page)
     if (pictures && (!pictured || pictured.includes(path.basename(source)))) {
       seen.picture = path.join(pictures, `${path.basename(source, '.json')}.jpg`)

@@ -24,11 +24,11 @@ async function drop(page, source) {
 }
 
 export default async function ({ page, errors }, pictures) {
-  const found = []
+  const graphs = []
   await quiet(page) // the page may still put itself together
   for (const source of pictures) {
     await drop(page, source)
-    found.push({ ...(await readGraph(page)), errors })
+    graphs.push({ ...(await readGraph(page)), errors })
   }
-  return found
+  return graphs
 }

@@ -37,7 +37,7 @@ export default async function ({ page, errors }, [, ...types]) {
       (help) => [...document.querySelectorAll(`${help} img`)].every((picture) => picture.complete), HELP
     )
     const pictures = await help.locator('img').evaluateAll(
-      (found) => found.map((picture) => ({ src: picture.src, width: picture.naturalWidth }))
+      (images) => images.map((picture) => ({ src: picture.src, width: picture.naturalWidth }))
     )
     nodes[type] = { ...node, heading: await help.locator('h1').innerText(), text: await help.innerText(), pictures }
   }

@@ -205,11 +205,11 @@ export async function complaints(page, expected) {
 
 // One result a workflow: what failed for one is told as its own, and the others are still looked at.
 export async function each(jobs, errors, look) {
-  const found = []
+  const results = []
   for (const job of jobs) {
     errors.length = 0
     const seen = await look(job).catch((failure) => ({ failed: String(failure) }))
-    found.push({ ...seen, errors: [...errors] })
+    results.push({ ...seen, errors: [...errors] })
   }
-  return found
+  return results
 }

@@ -28,7 +28,7 @@ export default async function ({ page }, [list]) {
     document.body.style.display = 'none'
     window.app.canvas.draw = () => {}
   })
-  const found = []
-  for (const source of JSON.parse(fs.readFileSync(list, 'utf8'))) found.push(await promptOf(page, source))
-  return found
+  const prompts = []
+  for (const source of JSON.parse(fs.readFileSync(list, 'utf8'))) prompts.push(await promptOf(page, source))
+  return prompts
 }

@@ -122,8 +122,8 @@ export default async function ({ page, errors }, [options, ...files]) {
     await fitView(page, 60)
     await setWidgets(page, set, seed)
     const { end, seen } = await runFromPage(page)
-    const found = { end, seen, ...(await results(page, url, end.prompt_id)), complaints: await complaints(page) }
+    const outcome = { end, seen, ...(await results(page, url, end.prompt_id)), complaints: await complaints(page) }
     if (pictures) await screenshot(page, path.join(pictures, `${path.basename(source, '.json')}.jpg`))
-    return found
+    return outcome
   })
 }

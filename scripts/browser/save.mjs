@@ -3,10 +3,10 @@
 import { load } from './page.mjs'
 
 export default async function ({ page }, files) {
-  const found = []
+  const graphs = []
   for (const source of files) {
     await load(page, source)
-    found.push(await page.evaluate(() => window.app.graph.serialize()))
+    graphs.push(await page.evaluate(() => window.app.graph.serialize()))
   }
-  return found
+  return graphs
 }

@@ -11,7 +11,7 @@ export default async function ({ page, errors }, [pack, name]) {
   await cards.first().waitFor()
   const listed = []
   // By their ids: while thumbnails come, the page makes its elements anew.
-  for (const id of await cards.evaluateAll((found) => found.map((card) => card.dataset.testid))) {
+  for (const id of await cards.evaluateAll((elements) => elements.map((card) => card.dataset.testid))) {
     await dialog.getByTestId(id).scrollIntoViewIfNeeded() // a thumbnail is loaded when it comes into view
     const picture = await page.waitForFunction((id) => {
       const img = document.querySelector(`[data-testid="${id}"] img`)

@@ -55,7 +55,7 @@ async function shown(page, vue) {
   const read = async (advanced) => {
     await page.evaluate((advanced) => { window.app.graph.nodes[0].showAdvanced = advanced }, advanced)
     await quiet(page)
-    return page.locator('[data-testid=node-widget]').evaluateAll((found) => found.map((element) => (
+    return page.locator('[data-testid=node-widget]').evaluateAll((elements) => elements.map((element) => (
       element.querySelector('[data-testid=widget-layout-field-label]') ?? element.querySelector('label') ?? element
     ).innerText.trim()))
   }
@@ -92,7 +92,7 @@ export const viewport = LARGE
 export default async function ({ page, errors }, [options]) {
   const { vue, combos, answer } = JSON.parse(options)
   await setVue(page, vue)
-  const found = []
+  const offered = []
   for (const combo of combos) {
     await placeAlone(page, combo.type, [300, 100])
     await setValues(page, combo.values)
@@ -115,8 +115,8 @@ export default async function ({ page, errors }, [options]) {
       Object.assign(choice, { opened: await values(page), shownAgain: await shown(page, vue) })
       delete choice.saved
     }
-    found.push(choices)
+    offered.push(choices)
   }
   const scorer = combos.find(({ name }) => name === 'protocol')
-  return { found, failing: await withoutProtocols(page, vue, scorer, answer), errors }
+  return { offered, failing: await withoutProtocols(page, vue, scorer, answer), errors }
 }

@@ -20,11 +20,11 @@ class Followed:
     """A copy in which all walks are done; by walk what tests/people.py said after it that it had not said before."""
 
     copy: Path
-    found: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    by_section: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def what(self, kind: str) -> dict[str, list[str]]:
         """The lines of a kind, of the walks that have some."""
-        return {section: lines[kind] for section, lines in self.found.items() if lines[kind]}
+        return {section: lines[kind] for section, lines in self.by_section.items() if lines[kind]}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     for section in dict.fromkeys(step.section for step in walks.steps()):
         walks.walk(result.copy, section)
         now = _by_people(result.copy)
-        result.found[section] = {kind: [line for line in now[kind] if line not in before["left"]] for kind in now}
+        result.by_section[section] = {kind: [line for line in now[kind] if line not in before["left"]] for kind in now}
         before = now
     return result
 
@@ -56,9 +56,10 @@ def copy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_each_walk_says_what_is_left_to_do(followed: Followed) -> None:
     """What is not up to date after a walk is made by the parts that it names, or written by people where it says so."""
     parts = {
-        section: set(re.findall(r"PARTS=(\w+)", "\n".join(lines["stale"]))) for section, lines in followed.found.items()
+        section: set(re.findall(r"PARTS=(\w+)", "\n".join(lines["stale"])))
+        for section, lines in followed.by_section.items()
     }
-    assert parts == {section: walks.generated(section) for section in followed.found}
+    assert parts == {section: walks.generated(section) for section in followed.by_section}
     assert followed.what("lacking") == {
         "A node": [f"zh: {path}: not translated" for path in (NODE, f"{NODE}.inputs.adapter", f"{NODE}.outputs.0")],
         "A setting": ["zh: DEFTTrainingSettings.inputs.lowest_rate: not translated"],

@@ -140,7 +140,7 @@ def in_page(
         if mode in widgets:
             jobs["widgets"] = ("widgets", json.dumps({**vue, **choices(server)}))
         if opens:
-            options: dict[str, Any] = {**vue, "told": missing_texts}
+            options: dict[str, Any] = {**vue, "expected": missing_texts}
             if not MODES[mode]:
                 options |= {"pictures": str(pictures), "pictured": [path.name for path in opens if pictured(path)]}
             jobs["check"] = ("check", json.dumps(options), *opens)
@@ -394,7 +394,7 @@ def test_widgets_appear_where_they_apply(server: Any, in_page: Seen, mode: str) 
     assert "/deft/v1/protocols" in warning
     assert [text for text in seen["failing"]["listed"] if "(" in text] == [f"{last} (ready)"]
     ready = server.get("/deft/v1/protocols")["ready"]
-    for combo, chosen in zip(jobs, seen["found"], strict=True):
+    for combo, chosen in zip(jobs, seen["offered"], strict=True):
         assert [choice["option"] for choice in chosen] == [*combo["options"], combo["options"][0]]
         behind = widgets_behind(combo["node"], combo["name"])
         for choice in chosen:
@@ -446,7 +446,7 @@ def test_search_finds_what_people_type(server: Any, in_language: Seen, language:
         if node["python_module"] == f"custom_nodes.{server.pack_name}"
     }
     missed = {}
-    for (query, right), hits in zip(WORDS.items(), seen["found"], strict=True):
+    for (query, right), hits in zip(WORDS.items(), seen["hits"], strict=True):
         considered = [name for name in hits if name in own or query not in OWN_TITLES[language]]
         if not set(right) & set(considered[:2]):
             missed[query] = hits

@@ -189,7 +189,7 @@ def test_oft_has_no_peft_folder(tmp_path: Path) -> None:
     layer, _ = layer_of("linear")
     trained = Trained("oft", layer, block_size=8)
     adapter = adapters.from_layers({"a": trained.method.to_tensors(trained.factors)})
-    with pytest.raises(ValueError, match="only deft, para, lora, dora, lokr can be"):
+    with pytest.raises(ValueError, match="PEFT.s OFT rotates a layer.s inputs, and this one its outputs"):
         peft_writer.write(adapter, tmp_path / "out", {"a": "inner.layer"})
     assert isinstance(trained.method.peft, str)
     changed = trained.weight + trained.delta()
