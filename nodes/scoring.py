@@ -183,8 +183,8 @@ class DEFTScoreImages(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Pictures of the subject. Most protocols compare each image with all of them; others compare "
-                        "image i with picture i and need as many as images, or one. Without them only the text is "
-                        "scored."
+                        "image i with picture i and need as many as images, or one. Without them only the "
+                        "likeness to the text is measured."
                     ),
                 ),
                 io.String.Input(

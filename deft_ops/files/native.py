@@ -39,7 +39,7 @@ def read(source: Source, projector: str = "auto") -> Adapter:
     for name, group in layers(adapter).items() if whole else ():
         there = [suffix for suffix in whole if suffix in group]
         lacking = [suffix for suffix in whole if suffix not in group]
-        if there and lacking:
+        if there and lacking and methods.method_of(group) is not method:
             raise ValueError(
                 f"{source.path} has {name}.{there[0]} without {name}.{lacking[0]}, which belongs to it: save or "
                 "download it again."

@@ -129,7 +129,7 @@ class Terms:
 
 
 def no_layers(suffixes: Collection[str]) -> bool:
-    """False: ComfyUI's own class has none of the method's layers that the method does not claim."""
+    """Return False: ComfyUI's own class has none of the method's layers that the method does not claim."""
     return False
 
 

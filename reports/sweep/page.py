@@ -94,8 +94,8 @@ def pages(
 def _about_cells(material: SweepMaterial) -> dict[str, Any]:
     """The values about the cells that the template of index.html needs."""
     failed, trained, every = _failed(material), material.unique("training"), material.unique()
-    failures = ([_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:_LISTED])
-    trainings = (
+    failures = [[_titled(cell), cell.state, str(cell.attempts), cell.error] for cell in failed[:_LISTED]]
+    trainings = [
         [
             _titled(cell),
             cell.state,
@@ -104,7 +104,7 @@ def _about_cells(material: SweepMaterial) -> dict[str, Any]:
             _memory(cell),
         ]
         for cell in trained[:_LISTED]
-    )
+    ]
     numbers = ("seconds", "of them training", "highest memory, MiB")
     return {
         "counts": counts(material),

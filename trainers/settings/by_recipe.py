@@ -30,7 +30,7 @@ class Effort:
 
 QUICK, USUAL, THOROUGH = "quick", "usual", "thorough"
 HOW: dict[str, Effort] = {
-    QUICK: Effort("half the steps and half the rank", 0.5, 0.5, smallest=True),
+    QUICK: Effort("half the steps and half the rank, with the smallest of the sides", 0.5, 0.5, smallest=True),
     USUAL: Effort("the recipe", 1, 1),
     THOROUGH: Effort("twice the steps", 2, 1),
 }

@@ -11,7 +11,7 @@ TEXTUAL_INVERSION = "textual_inversion"
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """They are in `Settings.options`, as methods' own settings are. words: what the token starts from."""
+    """The settings of a token, kept in `Settings.options` as methods' own are. words: what the token starts from."""
 
     token: str = entry(
         Text(

@@ -67,7 +67,7 @@ class OwnTensors:
         self.hide()
 
     def hide(self) -> None:
-        """Hide the module once a step: ComfyUI may have put it away again, for a preview."""
+        """Hide what ComfyUI moves and patches the module by; once a step, since a preview may have put it back."""
         if self.streams:
             for name in IN_A_PASS:
                 if name in self.module.__dict__:
