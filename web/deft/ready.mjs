@@ -21,9 +21,9 @@ async function lookAgain() {
   if (asking) return
   asking = true
   try {
-    const found = await names()
+    const protocols = await names()
     ready.clear()
-    for (const name of found) ready.add(name)
+    for (const name of protocols) ready.add(name)
     answered = true
   } catch (error) {
     answered = false

@@ -57,7 +57,7 @@ root.append(notice, list, detail)
 detail.hidden = true
 
 const drawCurves = makeChart(chart, { big: true })
-let known = [] // the server's list
+let listed = [] // the server's list
 let selected = null
 const compared = new Set()
 let bodyShown = '' // what of the selected run is on the page, to leave it alone while only numbers change
@@ -106,8 +106,8 @@ function makeRow(id) {
 }
 
 function showList() {
-  notice.textContent = known === null ? say('unreachable') : known.length ? '' : say('none')
-  const runs = known ?? []
+  notice.textContent = listed === null ? say('unreachable') : listed.length ? '' : say('none')
+  const runs = listed ?? []
   for (const run of runs) {
     if (!rows.has(run.id)) rows.set(run.id, makeRow(run.id))
     rows.get(run.id).show(run)
@@ -126,7 +126,7 @@ function showCurves() {
   }))
   drawCurves(curves)
   legend.replaceChildren(...curves.map(({ label, colour, id, loss }) => {
-    const name = known?.find((run) => run.id === id)?.name ?? ''
+    const name = listed?.find((run) => run.id === id)?.name ?? ''
     const entry = make('span', '', `${label} ${mark(name)} ${number(loss.at(-1))}`)
     entry.style.setProperty('--deft-colour', colour)
     return entry
@@ -214,12 +214,12 @@ function select(id) {
 }
 
 async function look() {
-  known = await listRuns()
-  const chosen = known?.find((run) => run.id === selected)
-  if (known && !chosen) selected = null
+  listed = await listRuns()
+  const chosen = listed?.find((run) => run.id === selected)
+  if (listed && !chosen) selected = null
   // Of a training that another browser has started no messages come here.
   if (chosen && (chosen.state === 'running' || chosen.step !== runOf(selected).step.at(-1))) loadRun(selected)
-  if (!selected && known?.length) select(known[0].id)
+  if (!selected && listed?.length) select(listed[0].id)
   showList()
   showDetail()
 }
@@ -252,7 +252,7 @@ export function addTab() {
   onRun((run) => {
     if (stopping === run.id && run.state !== 'running') stopping = null
     if (run.id === selected || compared.has(run.id)) soon()
-    else if (root.isConnected && !known?.some(({ id }) => id === run.id)) look()
+    else if (root.isConnected && !listed?.some(({ id }) => id === run.id)) look()
   })
   for (const kind of ['execution_success', 'execution_interrupted', 'execution_error']) {
     api.addEventListener(kind, () => { if (root.isConnected) setTimeout(look, 300) })
