@@ -17,7 +17,7 @@ const { addTab } = await part('runs')
 const { markProtocols, watchProtocols } = await part('ready')
 const { keepTexts, showTexts } = await part('texts')
 const { giveRoom } = await part('wide')
-const { say } = await part('words')
+const { textOf } = await part('words')
 
 watchRuns()
 watchNodes()
@@ -35,7 +35,7 @@ app.registerExtension({
       defaultValue: true
     }
   ],
-  commands: [{ id: 'DEFT.MakePlan', icon: 'pi pi-table', label: () => say('plan'), function: makePlan }],
+  commands: [{ id: 'DEFT.MakePlan', icon: 'pi pi-table', label: () => textOf('plan'), function: makePlan }],
   menuCommands: [{ path: ['File'], commands: ['DEFT.MakePlan'] }],
   setup() {
     addTab()

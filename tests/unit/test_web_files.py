@@ -37,6 +37,20 @@ def test_the_version_is_in_every_address() -> None:
                 assert "${search}" in line or "?v=${VERSION}" in line, (path.name, line)
 
 
+def test_what_a_file_takes_of_another_is_exported_there() -> None:
+    """Import by destructuring gives undefined for a name that is not there, without an error."""
+    pattern = r"^const \{ ([\w, ]+) \} = await (?:part\('(\w+)'\)|import\(`\./(\w+)\.mjs)"
+    taken = []
+    for path in [WEB / "deft.js", *(WEB / "deft").glob("*.mjs")]:
+        if path.name not in UPLOT:
+            for names, by_part, by_file in re.findall(pattern, path.read_text(encoding="utf-8"), re.M):
+                taken += [(path.name, by_part or by_file, name) for name in names.split(", ")]
+    assert len(taken) > 20
+    for file, module, name in taken:
+        text = (WEB / "deft" / f"{module}.mjs").read_text(encoding="utf-8")
+        assert re.search(rf"^export (?:async )?(?:const|let|function) {name}\b", text, re.M), (file, module, name)
+
+
 def test_what_is_not_ours_is_unchanged_and_has_its_licence() -> None:
     for name, digest in UPLOT.items():
         assert hashlib.sha256((WEB / "deft" / name).read_bytes()).hexdigest() == digest
