@@ -43,6 +43,7 @@ def option_words(module: Callable[[str], Any]) -> _Words:
         },
         "DEFTFidelityPlot": {"x": abouts},
         "DEFTExportLoRA": {"naming": dict(module("convert.lora_naming").NAMINGS)},
+        "DEFTSaveAdapter": {"format": dict(module("nodes.saving").FORMAT_WORDS)},
         "DEFTScoreTable": {
             "filename_prefix": {f".{suffix}": str(inspect.getmodule(form).__doc__) for suffix, form in forms.items()}
             | {".jsonl": "every score with all of its settings, one JSON object per line"}
