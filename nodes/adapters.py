@@ -20,8 +20,8 @@ CATEGORY = "DEFT"
 PROJECTOR_TOOLTIP = (
     "How the file's P becomes the projector. auto: as recorded in the file. For PEFT's DEFT "
     "without a record, Load Adapter finds it out from the model's weights; if that is not "
-    "possible, it has to be chosen here. All others override the record. PEFT uses qr or relu, the "
-    "DEFT repository's SDXL code ppt."
+    "possible, it has to be chosen here. All others override the record; the "
+    "help page describes each."
 )
 # Whole phrases of at most 30 characters: the page looks for all words of a query in one of them. Chinese ones stand
 # beside the English ones, because the page has no translations of these.

@@ -36,7 +36,10 @@ def option_words(module: Callable[[str], Any]) -> _Words:
     methods, forms = module("deft_ops.methods"), module("reports.tables").FORMS
     settings = module("deft_ops.settings")
     abouts = {name: metric.about for name, metric in metrics.items()}
+    projectors = dict(module("deft_ops.projectors").READ_PROJECTORS)
     return {
+        "DEFTAdapterLoader": {"projector": projectors},
+        "DEFTLoadAdapterFile": {"projector": projectors},
         "DEFTLoadScorer": {
             "protocol": {name: protocol.about for name, protocol in protocols.items()}
             | {"custom": "models of your choice"}

@@ -108,10 +108,11 @@ def listed_names(text: str, names: Collection[str]) -> list[str]:
 
 
 def names_of_records(comfyui: Any) -> set[str]:
-    """What methods, metrics, protocols and formats of files are called. PEFT is a program's name as well."""
+    """What methods, metrics, protocols, projectors and formats of files are called. PEFT is a program's name as well."""
     methods = comfyui.module("deft_ops.methods").METHODS
     names = {*methods} | {record.title for record in methods.values()} - {"PEFT"}
     names |= {*comfyui.module("scoring.metrics").METRICS, *comfyui.module("scoring.protocols").PROTOCOLS}
+    names |= {*comfyui.module("deft_ops.projectors").READ_PROJECTORS}
     return names | {*comfyui.module("deft_ops.files").FORMAT_NAMES} - {"native", "peft"}
 
 
