@@ -104,10 +104,10 @@ def misfit(patch: Any, shape: Shape) -> str | None:
     """The reason why a patch does not fit a weight (or slice) of this shape, None if it fits. Its values do not matter.
 
     What ComfyUI would spread over a weight of another size, as torch spreads tensors of size 1, does not fit either.
-    OFT of ComfyUI's own class is OFT with more tensors than the method here takes, and so are Tucker LoHa and LoKr,
-    which ComfyUI computes in another way than LyCORIS or not at all.
+    OFT of ComfyUI's own class is OFT with more tensors than the method here takes. So is LoKr in Tucker form, at which
+    ComfyUI's class fails for most sizes, and LoHa in a Tucker form that is not of 2-D kernels.
     """
-    if isinstance(patch, (core.OFTAdapter, core.BOFTAdapter)) or _has_tucker_core(patch):
+    if isinstance(patch, (core.OFTAdapter, core.BOFTAdapter)) or _has_other_core(patch):
         return f"not computed: {kind(patch)} with tensors that no program writes beside it"
     change: Shape | None
     try:
@@ -127,10 +127,12 @@ def misfit(patch: Any, shape: Shape) -> str | None:
     return None if fits else f"does not fit: made for {list(change)}, this weight is {list(shape)}"
 
 
-def _has_tucker_core(patch: Any) -> bool:
-    """Whether it is a LoHa or LoKr with hada_t1, hada_t2 or lokr_t2."""
-    cores = {core.LoHaAdapter: (5, 6), core.LoKrAdapter: (7,)}.get(type(patch), ())
-    return any(patch.weights[place] is not None for place in cores)
+def _has_other_core(patch: Any) -> bool:
+    """Whether it is a LoKr with a Tucker core, or a LoHa with cores that are not both of 2-D kernels."""
+    if isinstance(patch, core.LoHaAdapter):
+        cores = [tensor for tensor in patch.weights[5:7] if tensor is not None]
+        return bool(cores) and [tensor.ndim for tensor in cores] != [4, 4]
+    return isinstance(patch, core.LoKrAdapter) and patch.weights[7] is not None
 
 
 def _fits(change: Shape, shape: Shape) -> bool:
@@ -175,6 +177,13 @@ def _tucker_misfit(middle: Tensor, up: Tensor, down: Tensor) -> bool:
     )
 
 
+def _tucker(middle: Tensor, rows: Tensor, columns: Tensor) -> Shape:
+    """The shape of LyCORIS' Tucker form [i, j, *kernel], [i, out], [j, in]."""
+    if rows.ndim != 2 or columns.ndim != 2 or tuple(middle.shape[:2]) != (len(rows), len(columns)):
+        raise ValueError(f"its factors are {_listed(middle, rows, columns)}")
+    return (rows.shape[1], columns.shape[1], *middle.shape[2:])
+
+
 def _lora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
     up, down, _, middle, _, reshape = weights
     whole = shape
@@ -195,8 +204,11 @@ def _lora(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
 
 
 def _loha(weights: Any, shape: Shape) -> tuple[Shape, Shape]:
-    w1_a, w1_b, _, w2_a, w2_b, *_ = weights
-    one, two = _product(w1_a, w1_b), _product(w2_a, w2_b)
+    w1_a, w1_b, _, w2_a, w2_b, t1, t2, _ = weights
+    if t1 is None:
+        one, two = _product(w1_a, w1_b), _product(w2_a, w2_b)
+    else:
+        one, two = _tucker(t1, w1_a, w1_b), _tucker(t2, w2_a, w2_b)
     if one != two:
         raise ValueError(f"its two halves are for {list(one)} and {list(two)}")
     return one, shape

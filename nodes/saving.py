@@ -19,6 +19,7 @@ from ..deft_ops.files import native, peft_writer, svdiff
 from ..deft_ops.version import VERSION
 from ..disk.errors import named
 from ..matching.match import sliced_shape
+from ..models.base_weights import Shapes
 from ..models.names import diffusers_names, model_names, module_names, target_key
 from .adapters import CATEGORY
 from .output import listed, save_place, text_ui
@@ -38,8 +39,8 @@ def write_svdiff(adapter: Adapter, folder: Path, model: Any, header: Mapping[str
 
 def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """The names in diffusers of an adapter's layers, whatever it calls them, and the shapes of their weights."""
-    names, state = module_names(model), model.model.state_dict()
-    shapes = {name: tuple(state[f"{name}.weight"].shape) for name in names}
+    names, whole = module_names(model), Shapes(model.model)
+    shapes = {name: whole[f"{name}.weight"] for name in names}
     theirs = {target: name for name, target in diffusers_names(model).items()}
     theirs |= {f"{name}.weight": module for name, module in names.items()}
     meant = model_names(model)
@@ -47,7 +48,7 @@ def in_diffusers(adapter: Adapter, model: Any) -> tuple[dict[str, str], dict[str
         target = meant.get(layer)
         if layer not in names and target in theirs:
             names[layer] = theirs[target]
-            shapes[layer] = sliced_shape(tuple(state[target_key(target)].shape), target)
+            shapes[layer] = sliced_shape(whole[target_key(target)], target)
     return names, shapes
 
 

@@ -126,7 +126,11 @@ MISFITS: dict[str, tuple[str, dict[str, Tensor], str]] = {
     "tucker-lora": (UNET_CONVOLUTION, tucker_lora(32, 16), "made for [32, 16, 3, 3], this weight is [32, 32, 3, 3]"),
     "tucker-lora-ranks": (UNET_CONVOLUTION, tucker_lora(32, 32) | sized(lora_mid__weight=(4, 2, 3, 3)), "its factors"),
     "dora": (UNET_LINEAR, dora(32, 32, (64, 1)), "loha of another size, this weight is [32, 32]"),
-    "tucker-loha-beside": (UNET_CONVOLUTION, tucker_loha(32, 32) | BESIDE_IT, "not computed: loha with tensors"),
+    "tucker-loha-beside": (
+        UNET_CONVOLUTION,
+        tucker_loha(32, 32, (3, 3, 1)) | BESIDE_IT,
+        "not computed: loha with tensors",
+    ),
     "tucker-lokr-beside": (UNET_CONVOLUTION, tucker_lokr(32, 32) | BESIDE_IT, "not computed: lokr with tensors"),
     "loha-incomplete": (UNET_LINEAR, {k: v for k, v in loha(32, 32).items() if k != "hada_w2_b"}, "hada_w2_b"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,6 +268,19 @@ def test_the_exported_lora_is_of_the_dequantised_base(pack: Pack, kind: str) -> 
     assert "dequantised from" in report.text()
     with_lora = comfy.sd.load_lora_for_models(plain, None, dict(lora), 1.0, 0)[0]
     assert models.relative(output(with_lora), output(pack.apply(adapter, plain)[0])) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["scaled_fp8", "nvfp4", "convrot_w4a4"])
+def test_a_peft_folder_is_for_the_size_of_the_values(pack: Pack, kind: str, tmp_path: Path) -> None:
+    """LoKr's folder needs the sizes of the weights, which 4 bits keep in half the columns."""
+    model = quantised_sd3(kind)
+    rows, columns = models.weights(truth(pack, model, depth_of(kind)))[f"{SD3_PROJECTION}.weight"].shape
+    tensors = {"lokr_w1": models.random(4, 4, seed=1), "lokr_w2": models.random(rows // 4, columns // 4, seed=2)}
+    adapter = pack.adapters.from_layers({SD3_PROJECTION: tensors})
+    pack.saving.write_peft(adapter, tmp_path / "folder", model, {})
+    read = pack.files.read(tmp_path / "folder")
+    _, _, report = pack.apply(read, model)
+    assert (report.matched, report.unmatched) == (1, [])
 
 
 def test_another_size_is_told_by_the_values_not_the_storage(pack: Pack) -> None:

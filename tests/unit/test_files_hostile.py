@@ -245,6 +245,14 @@ def test_half_a_layer_of_a_native_deft_file(tmp_path: Path) -> None:
     assert files.read(path).keys() == tensors.keys()
 
 
+def test_a_native_file_of_p_and_r_is_whole(tmp_path: Path) -> None:
+    """ComfyUI's Train LoRA keeps P, from which Q is computed."""
+    tensors = {f"diffusion_model.{X}.deft_P": random(8, 2), f"diffusion_model.{X}.deft_R": random(2, 6)}
+    path = tmp_path / "a.safetensors"
+    save_file(tensors, path, {"method": "deft"})
+    assert files.read(path, file_format="native").keys() == tensors.keys()
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
 @pytest.mark.parametrize(
     "key",

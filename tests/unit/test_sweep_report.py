@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -431,6 +432,9 @@ def check_links(folder: Path, name: str = "index.html") -> Page:
             assert (folder / parts.path).is_file()
         else:
             assert parts.fragment in parsed.ids
+    # No heading of a section that is not there: its list leads to all that are.
+    headings = set(re.findall(r'<h2 id="(\w+)"', (folder / name).read_text(encoding="utf-8")))
+    assert headings <= {urlsplit(link).fragment for link in parsed.links}
     return parsed
 
 
