@@ -108,7 +108,7 @@ def listed_names(text: str, names: Collection[str]) -> list[str]:
 
 
 def names_of_records(comfyui: Any) -> set[str]:
-    """What methods, metrics, protocols, projectors and formats of files are called. PEFT is a program's name as well."""
+    """What methods, metrics, protocols, projectors and file formats are called. PEFT is also the name of a program."""
     methods = comfyui.module("deft_ops.methods").METHODS
     names = {*methods} | {record.title for record in methods.values()} - {"PEFT"}
     names |= {*comfyui.module("scoring.metrics").METRICS, *comfyui.module("scoring.protocols").PROTOCOLS}
